@@ -1,15 +1,16 @@
 #![doc = include_str!("../README.md")]
 
-mod aggregate;
-mod clock;
-mod codec;
 mod event;
-mod hash;
+mod stream;
+mod aggregate;
+mod codec;
+mod repository;
+mod snapshot;
 mod metadata;
 pub mod ports;
 mod resilience;
-mod snapshot;
-mod stream;
+mod hash;
+mod clock;
 
 pub use aggregate::{Aggregate, Context, Decide, Decision, Snapshot};
 pub use clock::{Clock, IdSource, InvalidTimestamp, SystemClock, SystemIds, Timestamp};
@@ -22,6 +23,9 @@ pub use foldstream_macros::DomainEvent;
 pub use hash::{kafka_partition, murmur2};
 pub use metadata::{
     ActorId, CausationId, CommandId, CommitId, CorrelationId, EventId, InvalidId, Metadata,
+};
+pub use repository::{
+    AppendError, ExecuteError, Executed, LoadError, Loaded, Rejection, Repository, Settled,
 };
 pub use resilience::{Backoff, ConflictRetry, RetryPolicy};
 pub use snapshot::SnapshotPolicy;
