@@ -83,11 +83,16 @@ impl Cart {
     /// [`MoneyError::TooManyDigits`].
     pub fn total(&self) -> Result<Money, MoneyError> {
         let amounts = self.items.iter().map(CartItem::amount);
-        amounts.into_iter().try_fold(Money::ZERO, |sum, amount| sum.plus(amount?))
+        amounts
+            .into_iter()
+            .try_fold(Money::ZERO, |sum, amount| sum.plus(amount?))
     }
 
     fn units_of(&self, stock_code: &str) -> i64 {
-        let items = self.items.iter().filter(|item| item.stock_code == stock_code);
+        let items = self
+            .items
+            .iter()
+            .filter(|item| item.stock_code == stock_code);
         items.fold(0, |units, item| item.quantity.saturating_add(units))
     }
 }
@@ -178,7 +183,10 @@ impl Decide<CartCommand> for Cart {
                 }
                 if self.units_of(&stock_code).saturating_add(quantity) > *in_stock {
                     let in_stock = *in_stock;
-                    return Err(CartRefusal::NotInStock { stock_code, in_stock });
+                    return Err(CartRefusal::NotInStock {
+                        stock_code,
+                        in_stock,
+                    });
                 }
                 Ok(vec![CartEvent::CartItemAdded(item.clone())])
             }
@@ -191,7 +199,9 @@ impl Decide<CartCommand> for Cart {
                 Ok(vec![CartEvent::CartItemRemoved(item.clone())])
             }
             CartCommand::CheckOut if self.items.is_empty() => Err(CartRefusal::Empty),
-            CartCommand::CheckOut => Ok(vec![CartEvent::CartCheckedOut { total: self.total()? }]),
+            CartCommand::CheckOut => Ok(vec![CartEvent::CartCheckedOut {
+                total: self.total()?,
+            }]),
         }
     }
 }
@@ -224,12 +234,190 @@ mod rfc3339 {
     use foldstream::Timestamp;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    pub(super) fn serialize<S: Serializer>(at: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(
+        at: &Timestamp,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.collect_str(at)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Timestamp, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Timestamp, D::Error> {
         let text = String::deserialize(deserializer)?;
         text.parse().map_err(D::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use foldstream::{StreamId, Version};
+
+    fn item(stock_code: &str, quantity: i64) -> CartItem {
+        CartItem {
+            stock_code: stock_code.into(),
+            description: String::new(),
+            quantity,
+            unit_price: "2.55".parse().unwrap(),
+            invoiced_at: Timestamp::from_micros(0),
+            customer: None,
+            country: "France".into(),
+        }
+    }
+
+    fn add(stock_code: &str, quantity: i64) -> CartCommand {
+        CartCommand::AddItem {
+            item: item(stock_code, quantity),
+            in_stock: 10,
+        }
+    }
+
+    fn given(events: impl IntoIterator<Item = CartEvent>) -> Cart {
+        events.into_iter().fold(Cart::default(), |mut cart, event| {
+            cart.evolve(&event);
+            cart
+        })
+    }
+
+    fn decide<C>(cart: &Cart, command: &C) -> Decision<Cart, <Cart as Decide<C>>::Error>
+    where
+        Cart: Decide<C>,
+    {
+        let stream = StreamId::new(CartEvent::AGGREGATE, "1").unwrap();
+        cart.decide(
+            command,
+            &Context::new(stream, Version::NONE, Timestamp::from_micros(0)),
+        )
+    }
+
+    use CartEvent::{CartCheckedOut, CartItemAdded, CartItemRemoved};
+
+    #[test]
+    fn an_item_is_added_while_it_is_in_stock() {
+        let cart = given([CartItemAdded(item("tea", 8))]);
+        assert_eq!(
+            decide(&cart, &add("tea", 2)),
+            Ok(vec![CartItemAdded(item("tea", 2))])
+        );
+        let refusal = CartRefusal::NotInStock {
+            stock_code: "tea".into(),
+            in_stock: 10,
+        };
+        assert_eq!(decide(&cart, &add("tea", 3)), Err(refusal));
+        assert!(decide(&cart, &add("cup", 10)).is_ok());
+    }
+
+    #[test]
+    fn less_than_one_unit_is_refused() {
+        for quantity in [0, -1] {
+            let refusal = CartRefusal::NoUnits { quantity };
+            assert_eq!(
+                decide(&Cart::default(), &add("tea", quantity)),
+                Err(refusal)
+            );
+        }
+    }
+
+    #[test]
+    fn what_was_added_last_is_removed_first() {
+        let cart = given([CartItemAdded(item("tea", 1)), CartItemAdded(item("tea", 2))]);
+        let remove = CartCommand::RemoveItem {
+            stock_code: "tea".into(),
+        };
+        assert_eq!(
+            decide(&cart, &remove),
+            Ok(vec![CartItemRemoved(item("tea", 2))])
+        );
+        let after = given([
+            CartItemAdded(item("tea", 1)),
+            CartItemAdded(item("tea", 2)),
+            CartItemRemoved(item("tea", 2)),
+        ]);
+        assert_eq!(after.items(), [item("tea", 1)]);
+        let other_case = CartCommand::RemoveItem {
+            stock_code: "TEA".into(),
+        };
+        let refusal = CartRefusal::NotInCart {
+            stock_code: "TEA".into(),
+        };
+        assert_eq!(decide(&cart, &other_case), Err(refusal));
+    }
+
+    #[test]
+    fn an_order_has_the_exact_total_and_is_final() {
+        let cart = given([CartItemAdded(item("tea", 3)), CartItemAdded(item("cup", 1))]);
+        let ordered = CartCheckedOut {
+            total: "10.20".parse().unwrap(),
+        };
+        assert_eq!(
+            decide(&cart, &CartCommand::CheckOut),
+            Ok(vec![ordered.clone()])
+        );
+        let cart = given([CartItemAdded(item("tea", 3)), ordered]);
+        for command in [add("tea", 1), CartCommand::CheckOut] {
+            assert_eq!(decide(&cart, &command), Err(CartRefusal::AlreadyCheckedOut));
+        }
+    }
+
+    #[test]
+    fn an_empty_cart_cannot_be_ordered() {
+        assert_eq!(
+            decide(&Cart::default(), &CartCommand::CheckOut),
+            Err(CartRefusal::Empty)
+        );
+        let emptied = given([
+            CartItemAdded(item("tea", 1)),
+            CartItemRemoved(item("tea", 1)),
+        ]);
+        assert_eq!(
+            decide(&emptied, &CartCommand::CheckOut),
+            Err(CartRefusal::Empty)
+        );
+    }
+
+    #[test]
+    fn an_invoice_is_imported_once_as_it_stands() {
+        let invoice = ImportInvoice {
+            lines: vec![item("tea", -3), item("tea", 0)],
+        };
+        let events = [
+            CartItemAdded(item("tea", -3)),
+            CartItemAdded(item("tea", 0)),
+        ];
+        assert_eq!(decide(&Cart::default(), &invoice), Ok(events.to_vec()));
+        assert_eq!(decide(&given(events), &invoice), Ok(vec![]));
+    }
+
+    #[test]
+    fn an_import_leaves_a_cart_alone_that_customers_use() {
+        let emptied = given([
+            CartItemAdded(item("tea", 1)),
+            CartItemRemoved(item("tea", 1)),
+        ]);
+        assert_eq!(
+            decide(
+                &emptied,
+                &ImportInvoice {
+                    lines: vec![item("cup", 1)]
+                }
+            ),
+            Ok(vec![])
+        );
+    }
+
+    #[test]
+    fn an_item_is_stored_as_readable_json() {
+        let mut stored = Vec::new();
+        let event = CartItemAdded(CartItem {
+            customer: Some("17850".into()),
+            ..item("85123a", -6)
+        });
+        event.encode(&mut stored).unwrap();
+        assert_eq!(
+            String::from_utf8(stored.clone()).unwrap(),
+            r#"{"stock_code":"85123a","description":"","quantity":-6,"unit_price":"2.55","invoiced_at":"1970-01-01T00:00:00.000000Z","customer":"17850","country":"France"}"#
+        );
+        assert_eq!(CartEvent::decode(0, &stored).unwrap(), event);
     }
 }

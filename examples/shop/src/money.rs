@@ -24,6 +24,11 @@ impl Money {
     /// Nothing.
     pub const ZERO: Self = Self(Decimal::ZERO);
 
+    /// From the smallest coin: 250 is 2.50.
+    pub fn from_cents(cents: i64) -> Self {
+        Self(Decimal::new(cents, 2))
+    }
+
     /// This amount so many times.
     ///
     /// # Errors
@@ -69,12 +74,15 @@ impl FromStr for Money {
     fn from_str(text: &str) -> Result<Self, MoneyError> {
         // Decimal itself also reads `1_000`; a price list does not.
         let plain = |b: u8| b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'+');
-        let amount = text.bytes().all(plain).then(|| Decimal::from_str_exact(text));
+        let amount = text
+            .bytes()
+            .all(plain)
+            .then(|| Decimal::from_str_exact(text));
         match amount {
             Some(Ok(amount)) => Ok(Self(amount)),
-            Some(Err(rust_decimal::Error::Underflow | rust_decimal::Error::ExceedsMaximumPossibleValue)) => {
-                Err(MoneyError::TooManyDigits)
-            }
+            Some(Err(
+                rust_decimal::Error::Underflow | rust_decimal::Error::ExceedsMaximumPossibleValue,
+            )) => Err(MoneyError::TooManyDigits),
             _ => Err(MoneyError::NotAnAmount(text.into())),
         }
     }
@@ -109,14 +117,24 @@ mod tests {
 
     #[test]
     fn amounts_are_kept_as_written() {
-        for text in ["0", "0.0", "2.55", "2.10", "-11062.06", "0.001", "79228162514264337593543950335"] {
+        for text in [
+            "0",
+            "0.0",
+            "2.55",
+            "2.10",
+            "-11062.06",
+            "0.001",
+            "79228162514264337593543950335",
+        ] {
             assert_eq!(money(text).to_string(), text);
         }
     }
 
     #[test]
     fn what_is_no_amount_is_refused() {
-        for text in ["", "-", ".", "abc", "1e3", "1_000", "1,5", "£2", "1.2.3", "NaN"] {
+        for text in [
+            "", "-", ".", "abc", "1e3", "1_000", "1,5", "£2", "1.2.3", "NaN",
+        ] {
             let refused = text.parse::<Money>();
             assert_eq!(refused, Err(MoneyError::NotAnAmount(text.into())), "{text}");
         }
@@ -137,7 +155,9 @@ mod tests {
     #[test]
     fn the_text_of_a_sum_does_not_depend_on_the_order_of_its_terms() {
         let sum = |terms: &[&str]| {
-            let total = terms.iter().try_fold(Money::ZERO, |sum, term| sum.plus(money(term)));
+            let total = terms
+                .iter()
+                .try_fold(Money::ZERO, |sum, term| sum.plus(money(term)));
             total.unwrap().to_string()
         };
         assert_eq!(sum(&["0.00", "1.5", "2"]), "3.50");

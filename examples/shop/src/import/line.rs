@@ -74,23 +74,43 @@ impl Columns {
     /// From the header; the error is the columns that it lacks.
     pub(super) fn find(header: &csv::StringRecord) -> Result<Self, Vec<&'static str>> {
         // Some programs begin a file with a byte order mark.
-        let names: Vec<_> = header.iter().map(|name| name.trim_start_matches('\u{feff}').trim()).collect();
+        let names: Vec<_> = header
+            .iter()
+            .map(|name| name.trim_start_matches('\u{feff}').trim())
+            .collect();
         let place = |column: &&str| names.iter().position(|name| name == column);
-        let missing: Vec<_> = COLUMNS.into_iter().filter(|column| place(column).is_none()).collect();
+        let missing: Vec<_> = COLUMNS
+            .into_iter()
+            .filter(|column| place(column).is_none())
+            .collect();
         if !missing.is_empty() {
             return Err(missing);
         }
         let at = COLUMNS.map(|column| place(&column).unwrap_or_default());
-        Ok(Self { at, width: names.len() })
+        Ok(Self {
+            at,
+            width: names.len(),
+        })
     }
 
     /// Reads one line: the invoice that it belongs to, and what it says.
     pub(super) fn read(&self, fields: &csv::StringRecord) -> Result<(CartId, CartItem), LineError> {
         if fields.len() != self.width {
-            return Err(LineError::FieldCount { found: fields.len(), expected: self.width });
+            return Err(LineError::FieldCount {
+                found: fields.len(),
+                expected: self.width,
+            });
         }
-        let [invoice, stock_code, description, quantity, date, price, customer, country] =
-            self.at.map(|place| fields.get(place).unwrap_or_default());
+        let [
+            invoice,
+            stock_code,
+            description,
+            quantity,
+            date,
+            price,
+            customer,
+            country,
+        ] = self.at.map(|place| fields.get(place).unwrap_or_default());
         for (column, text) in [("InvoiceNo", invoice), ("StockCode", stock_code)] {
             if text.trim().is_empty() {
                 return Err(LineError::Empty { column });
@@ -103,9 +123,14 @@ impl Columns {
             stock_code: stock_code.into(),
             description: description.into(),
             quantity: quantity_of(quantity)?,
-            unit_price: price.trim().parse::<Money>().map_err(LineError::UnitPrice)?,
+            unit_price: price
+                .trim()
+                .parse::<Money>()
+                .map_err(LineError::UnitPrice)?,
             invoiced_at: time_of(date)?,
-            customer: Some(customer).filter(|text| !text.is_empty()).map(String::from),
+            customer: Some(customer)
+                .filter(|text| !text.is_empty())
+                .map(String::from),
             country: country.into(),
         };
         item.amount().map_err(LineError::Amount)?;
@@ -121,7 +146,11 @@ fn quantity_of(text: &str) -> Result<i64, LineError> {
 /// The file names no zone; its times are taken as UTC. Seconds may be missing.
 fn time_of(text: &str) -> Result<Timestamp, LineError> {
     let trimmed = text.trim();
-    let seconds = if trimmed.len() == "2010-12-01 08:26".len() { ":00" } else { "" };
+    let seconds = if trimmed.len() == "2010-12-01 08:26".len() {
+        ":00"
+    } else {
+        ""
+    };
     let with_zone = format!("{trimmed}{seconds}Z").parse();
     let at = with_zone.or_else(|_| trimmed.parse());
     at.map_err(|_| LineError::InvoiceDate { text: text.into() })
@@ -136,8 +165,16 @@ mod tests {
         columns.read(&fields.to_vec().into())
     }
 
-    const LINE: [&str; 8] =
-        ["536365", "85123A", "T-LIGHT HOLDER", "6", "2010-12-01 08:26:00", "2.55", "17850.0", "France"];
+    const LINE: [&str; 8] = [
+        "536365",
+        "85123A",
+        "T-LIGHT HOLDER",
+        "6",
+        "2010-12-01 08:26:00",
+        "2.55",
+        "17850.0",
+        "France",
+    ];
 
     fn with(column: usize, text: &str) -> Result<(CartId, CartItem), LineError> {
         let mut fields = LINE;
@@ -160,7 +197,10 @@ mod tests {
     fn zero_negative_and_empty_values_that_mean_something_are_no_errors() {
         assert_eq!(with(3, "-6").unwrap().1.quantity, -6);
         assert_eq!(with(3, "0").unwrap().1.quantity, 0);
-        assert_eq!(with(5, "-11062.06").unwrap().1.unit_price.to_string(), "-11062.06");
+        assert_eq!(
+            with(5, "-11062.06").unwrap().1.unit_price.to_string(),
+            "-11062.06"
+        );
         assert_eq!(with(2, "").unwrap().1.description, "");
         assert_eq!(with(6, "").unwrap().1.customer, None);
         assert_eq!(with(1, "85123a").unwrap().1.stock_code, "85123a");
@@ -169,16 +209,21 @@ mod tests {
 
     #[test]
     fn each_malformed_field_is_named() {
-        let refusal = |column, text| with(column, text).unwrap_err().to_string();
+        let refusal = |column, text: &str| with(column, text).unwrap_err().to_string();
         assert_eq!(refusal(0, " "), "InvoiceNo is empty");
         assert_eq!(refusal(1, ""), "StockCode is empty");
         assert_eq!(refusal(3, "six"), "Quantity \"six\" is not a whole number");
         assert_eq!(refusal(3, "1.5"), "Quantity \"1.5\" is not a whole number");
         assert!(refusal(4, "yesterday").starts_with("InvoiceDate \"yesterday\" is not a time"));
         assert!(refusal(4, "2010-02-30 08:26:00").starts_with("InvoiceDate"));
-        assert_eq!(refusal(5, "1e3"), "UnitPrice: \"1e3\" is not an amount as in 12.50");
+        assert_eq!(
+            refusal(5, "1e3"),
+            "UnitPrice: \"1e3\" is not an amount as in 12.50"
+        );
         assert!(refusal(0, &"9".repeat(600)).starts_with("InvoiceNo cannot name an order: "));
-        assert!(refusal(5, "7922816251426433759354395.0335").starts_with("Quantity times UnitPrice"));
+        assert!(
+            refusal(5, "7922816251426433759354395.0335").starts_with("Quantity times UnitPrice")
+        );
     }
 
     #[test]

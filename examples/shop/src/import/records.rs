@@ -23,7 +23,11 @@ pub(super) struct Records<R> {
 
 impl<R: BufRead> Records<R> {
     pub(super) const fn new(input: R) -> Self {
-        Self { input, ahead: VecDeque::new(), line: 0 }
+        Self {
+            input,
+            ahead: VecDeque::new(),
+            line: 0,
+        }
     }
 
     /// The next record that is not blank, as `parse` reads its fields; `None` at the end of the file.
@@ -32,14 +36,19 @@ impl<R: BufRead> Records<R> {
         parse: impl Fn(&csv::StringRecord) -> Result<T, LineError>,
     ) -> io::Result<Option<(u64, Result<T, LineError>)>> {
         let mut record = loop {
-            let Some(line) = self.line()? else { return Ok(None) };
+            let Some(line) = self.line()? else {
+                return Ok(None);
+            };
             if !line.trim_ascii().is_empty() {
                 break line;
             }
         };
         let number = self.line;
         if shape(&record) != Shape::Open {
-            return Ok(Some((number, split(&record).and_then(|fields| parse(&fields)))));
+            return Ok(Some((
+                number,
+                split(&record).and_then(|fields| parse(&fields)),
+            )));
         }
         let mut behind = Vec::new();
         while shape(&record) == Shape::Open && behind.len() + 1 < MAX_LINES {
@@ -113,7 +122,10 @@ fn shape(text: &[u8]) -> Shape {
 fn split(record: &[u8]) -> Result<csv::StringRecord, LineError> {
     let mut fields = csv::StringRecord::new();
     let mut reader = csv::ReaderBuilder::new();
-    reader.has_headers(false).flexible(true).buffer_capacity(record.len());
+    reader
+        .has_headers(false)
+        .flexible(true)
+        .buffer_capacity(record.len());
     // Memory does not fail to be read: what is left is text that is not UTF-8.
     let read = reader.from_reader(record).read_record(&mut fields);
     read.map_err(|_| LineError::NotUtf8)?;
@@ -151,14 +163,21 @@ mod tests {
 
     #[test]
     fn blank_lines_count_and_are_no_records() {
-        assert_eq!(records("\n\r\na,b,c\n\n\nd,e,f\n\n"), [well(3, ["a", "b", "c"]), well(6, ["d", "e", "f"])]);
+        assert_eq!(
+            records("\n\r\na,b,c\n\n\nd,e,f\n\n"),
+            [well(3, ["a", "b", "c"]), well(6, ["d", "e", "f"])]
+        );
     }
 
     #[test]
     fn a_quote_that_is_never_closed_costs_one_line() {
         assert_eq!(
             records("a,\"b,c\nd,e,f\ng,h,i\n"),
-            [(1, Err(LineError::OpenQuote)), well(2, ["d", "e", "f"]), well(3, ["g", "h", "i"])]
+            [
+                (1, Err(LineError::OpenQuote)),
+                well(2, ["d", "e", "f"]),
+                well(3, ["g", "h", "i"])
+            ]
         );
     }
 
@@ -180,7 +199,10 @@ mod tests {
         let found = records(&text);
         assert_eq!(found[0], (1, Err(LineError::OpenQuote)));
         assert_eq!(found.len(), MAX_LINES + 2);
-        assert_eq!(found[MAX_LINES], well(MAX_LINES as u64 + 1, ["x", "y", "z"]));
+        assert_eq!(
+            found[MAX_LINES],
+            well(MAX_LINES as u64 + 1, ["x", "y", "z"])
+        );
     }
 
     #[test]
