@@ -3,6 +3,7 @@
 mod aggregate;
 mod clock;
 mod codec;
+pub mod control;
 mod event;
 mod hash;
 mod metadata;
@@ -10,6 +11,7 @@ pub mod ports;
 mod resilience;
 mod snapshot;
 mod stream;
+mod wire;
 
 pub use aggregate::{Aggregate, Context, Decide, Decision, Snapshot};
 pub use clock::{Clock, IdSource, InvalidTimestamp, SystemClock, SystemIds, Timestamp};
@@ -28,6 +30,7 @@ pub use snapshot::SnapshotPolicy;
 pub use stream::{
     ExpectedVersion, InvalidStreamId, StreamHead, StreamId, Version, VersionConflict,
 };
+pub use wire::{WireError, from_message, to_message};
 
 /// A boxed error, as every `source` is kept.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
