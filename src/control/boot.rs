@@ -131,7 +131,11 @@ impl BootRows {
                 started: true,
                 ..row.value
             };
-            match self.rows.put(&key, boot, Expect::Revision(row.revision)).await? {
+            match self
+                .rows
+                .put(&key, boot, Expect::Revision(row.revision))
+                .await?
+            {
                 PutIf::Written(row) | PutIf::Conflict(Some(row)) => {
                     self.known.insert(partition.clone(), row);
                 }

@@ -57,7 +57,9 @@ pub(super) struct Failure {
 
 /// The history that a processor has followed is not the history that is stored now.
 #[derive(Debug, thiserror::Error)]
-#[error("the history of {stream} has forked: version {version} was of commit {followed}, now it is of {found}; rebuild the read model")]
+#[error(
+    "the history of {stream} has forked: version {version} was of commit {followed}, now it is of {found}; rebuild the read model"
+)]
 pub(super) struct HistoryForked {
     stream: StreamId,
     version: Version,
@@ -101,7 +103,8 @@ impl Attempt {
         }
         if let Progress::At(version, commit) = self.progress {
             if header.version <= version {
-                self.check_fork(header.version, version, commit).map_err(here)?;
+                self.check_fork(header.version, version, commit)
+                    .map_err(here)?;
                 self.tally.duplicates += 1;
                 return Ok(());
             }
@@ -210,7 +213,8 @@ impl Attempt {
         };
         let ctx = EventContext::new(self.shared.model.clone(), event.header.clone(), source)
             .with_attempt(self.number, self.cancelled.clone());
-        self.in_time(self.shared.processor.handle(&*decoded, &ctx)).await?;
+        self.in_time(self.shared.processor.handle(&*decoded, &ctx))
+            .await?;
         self.tally.handled += 1;
         Ok(())
     }
@@ -222,7 +226,12 @@ impl Attempt {
         let lifted = self
             .shared
             .upcasters
-            .apply(aggregate, &header.name, header.schema_version, &event.payload)
+            .apply(
+                aggregate,
+                &header.name,
+                header.schema_version,
+                &event.payload,
+            )
             .map_err(HandlerError::poison)?;
         let Some(lifted) = lifted else {
             return Ok(None);

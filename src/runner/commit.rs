@@ -49,7 +49,9 @@ impl Session<'_> {
         let flush = self.shared.processor.flush(&self.shared.model);
         let flushed = match tokio::time::timeout(self.shared.timeout, flush).await {
             Ok(flushed) => flushed,
-            Err(_) => Err(HandlerError::transient("flush took longer than the attempt timeout")),
+            Err(_) => Err(HandlerError::transient(
+                "flush took longer than the attempt timeout",
+            )),
         };
         let Err(error) = flushed else {
             (self.flushes_failed, self.flush_failing_since) = (0, None);
@@ -59,9 +61,9 @@ impl Session<'_> {
         self.flushes_failed += 1;
         let policy = &self.processor.policy.retry;
         let may_retry = match error.class() {
-            ErrorClass::Transient | ErrorClass::Throttled { .. } => {
-                policy.next_delay(self.flushes_failed, since.elapsed()).is_some()
-            }
+            ErrorClass::Transient | ErrorClass::Throttled { .. } => policy
+                .next_delay(self.flushes_failed, since.elapsed())
+                .is_some(),
             ErrorClass::Permanent | ErrorClass::Poison | ErrorClass::Fatal => false,
         };
         if !may_retry {

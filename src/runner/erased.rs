@@ -9,8 +9,16 @@ pub(super) type AnyEvent = dyn Any + Send + Sync;
 
 pub(super) trait ErasedProcessor: Send + Sync {
     fn selectors(&self) -> Vec<EventSelector>;
-    fn decode(&self, aggregate: &str, lifted: &Lifted) -> Result<Decoded<Box<AnyEvent>>, CodecError>;
-    fn handle<'a>(&'a self, event: &'a AnyEvent, ctx: &'a EventContext) -> BoxFuture<'a, HandlerResult>;
+    fn decode(
+        &self,
+        aggregate: &str,
+        lifted: &Lifted,
+    ) -> Result<Decoded<Box<AnyEvent>>, CodecError>;
+    fn handle<'a>(
+        &'a self,
+        event: &'a AnyEvent,
+        ctx: &'a EventContext,
+    ) -> BoxFuture<'a, HandlerResult>;
     fn flush<'a>(&'a self, model: &'a ModelId) -> BoxFuture<'a, HandlerResult>;
     fn position<'a>(
         &'a self,
@@ -49,10 +57,18 @@ impl<L: Listener> ErasedProcessor for ListenerCell<L> {
     fn selectors(&self) -> Vec<EventSelector> {
         L::Events::selectors()
     }
-    fn decode(&self, aggregate: &str, lifted: &Lifted) -> Result<Decoded<Box<AnyEvent>>, CodecError> {
+    fn decode(
+        &self,
+        aggregate: &str,
+        lifted: &Lifted,
+    ) -> Result<Decoded<Box<AnyEvent>>, CodecError> {
         decode::<L::Events>(aggregate, lifted)
     }
-    fn handle<'a>(&'a self, event: &'a AnyEvent, ctx: &'a EventContext) -> BoxFuture<'a, HandlerResult> {
+    fn handle<'a>(
+        &'a self,
+        event: &'a AnyEvent,
+        ctx: &'a EventContext,
+    ) -> BoxFuture<'a, HandlerResult> {
         Box::pin(async move { self.0.handle(typed::<L::Events>(event)?, ctx).await })
     }
     fn flush<'a>(&'a self, _: &'a ModelId) -> BoxFuture<'a, HandlerResult> {
@@ -71,10 +87,18 @@ impl<P: Projector> ErasedProcessor for ProjectorCell<P> {
     fn selectors(&self) -> Vec<EventSelector> {
         P::Events::selectors()
     }
-    fn decode(&self, aggregate: &str, lifted: &Lifted) -> Result<Decoded<Box<AnyEvent>>, CodecError> {
+    fn decode(
+        &self,
+        aggregate: &str,
+        lifted: &Lifted,
+    ) -> Result<Decoded<Box<AnyEvent>>, CodecError> {
         decode::<P::Events>(aggregate, lifted)
     }
-    fn handle<'a>(&'a self, event: &'a AnyEvent, ctx: &'a EventContext) -> BoxFuture<'a, HandlerResult> {
+    fn handle<'a>(
+        &'a self,
+        event: &'a AnyEvent,
+        ctx: &'a EventContext,
+    ) -> BoxFuture<'a, HandlerResult> {
         Box::pin(async move { self.0.project(typed::<P::Events>(event)?, ctx).await })
     }
     fn flush<'a>(&'a self, model: &'a ModelId) -> BoxFuture<'a, HandlerResult> {

@@ -210,7 +210,10 @@ mod tests {
 
     #[test]
     fn a_refused_command_is_permanent_however_it_is_wrapped() {
-        assert_eq!(class(ExecuteError::Rejected(InsufficientFunds)), ErrorClass::Permanent);
+        assert_eq!(
+            class(ExecuteError::Rejected(InsufficientFunds)),
+            ErrorClass::Permanent
+        );
         let wrapped = PaymentFailed(ExecuteError::Rejected(InsufficientFunds));
         assert_eq!(class(wrapped), ErrorClass::Permanent);
     }

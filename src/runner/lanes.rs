@@ -116,7 +116,12 @@ impl<T: Clone> Lanes<T> {
         self.ready.retain(|stream| self.lanes.contains_key(stream));
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(super) fn contains(&self, stream: &StreamId) -> bool {
+        self.lanes.contains_key(stream)
+    }
+
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
         self.lanes.is_empty()
     }
 }

@@ -103,7 +103,12 @@ impl RunnerBuilder {
     /// Adds a projector under its own policy.
     #[must_use]
     pub fn projector_with<P: Projector>(self, projector: P, policy: ProcessorPolicy) -> Self {
-        self.register(P::NAME, Arc::new(ProjectorCell(projector)), P::MODEL, policy)
+        self.register(
+            P::NAME,
+            Arc::new(ProjectorCell(projector)),
+            P::MODEL,
+            policy,
+        )
     }
     fn register(
         mut self,

@@ -72,14 +72,22 @@ impl Processor {
     pub(super) async fn ends(&self) -> Result<Ends, RunnerError> {
         let mut ends = Ends::new();
         for topic in &self.topics {
-            let offsets = self.bus.offsets(topic).await.map_err(|e| self.bus_error(e))?;
+            let offsets = self
+                .bus
+                .offsets(topic)
+                .await
+                .map_err(|e| self.bus_error(e))?;
             ends.extend(offsets.into_iter().map(|o| (o.partition, o.end)));
         }
         Ok(ends)
     }
 
     /// Runs until `stop`, or until the ends are reached, or until it halts.
-    pub(super) async fn run(mut self, stop: CancellationToken, ends: Option<Ends>) -> ProcessorReport {
+    pub(super) async fn run(
+        mut self,
+        stop: CancellationToken,
+        ends: Option<Ends>,
+    ) -> ProcessorReport {
         match self.drive(&stop, ends.as_ref()).await {
             Ok(()) => self.report,
             Err(error) => self.failed(error),
@@ -92,7 +100,11 @@ impl Processor {
         self.report
     }
 
-    async fn drive(&mut self, stop: &CancellationToken, ends: Option<&Ends>) -> Result<(), RunnerError> {
+    async fn drive(
+        &mut self,
+        stop: &CancellationToken,
+        ends: Option<&Ends>,
+    ) -> Result<(), RunnerError> {
         let Some(generation) = self.join(stop).await? else {
             return Ok(());
         };
@@ -130,7 +142,14 @@ impl Processor {
 
     /// The live generation; none if it was told to stop first.
     async fn join(&self, stop: &CancellationToken) -> Result<Option<u32>, RunnerError> {
-        let ask = || join_generation(self.control.clone(), self.ids.clone(), &self.name, self.model);
+        let ask = || {
+            join_generation(
+                self.control.clone(),
+                self.ids.clone(),
+                &self.name,
+                self.model,
+            )
+        };
         let joined = patiently(stop, ask, ControlStoreError::is_transient).await;
         let Some(live) = joined.transpose().map_err(|e| self.control_error(e))? else {
             return Ok(None);
@@ -146,11 +165,17 @@ impl Processor {
     }
 
     /// Resolves start positions; false if it was told to stop first.
-    async fn resolve(&self, boot: &mut BootRows, stop: &CancellationToken) -> Result<bool, RunnerError> {
+    async fn resolve(
+        &self,
+        boot: &mut BootRows,
+        stop: &CancellationToken,
+    ) -> Result<bool, RunnerError> {
         let (policy, started) = (patience(), Instant::now());
         let mut failed = 0;
         loop {
-            let resolved = boot.resolve(&*self.bus, &self.topics, self.policy.start).await;
+            let resolved = boot
+                .resolve(&*self.bus, &self.topics, self.policy.start)
+                .await;
             let error = match resolved {
                 Ok(()) => return Ok(true),
                 Err(error) => error,
@@ -160,7 +185,9 @@ impl Processor {
                 BootError::Control(e) => e.is_transient(),
             };
             failed += 1;
-            let wait = policy.next_delay(failed, started.elapsed()).filter(|_| is_transient);
+            let wait = policy
+                .next_delay(failed, started.elapsed())
+                .filter(|_| is_transient);
             let Some(wait) = wait else {
                 return Err(match error {
                     BootError::Bus(e) => self.bus_error(e),

@@ -34,7 +34,9 @@ pub enum BuildError {
 #[non_exhaustive]
 pub enum RunnerError {
     /// An event could not be handled, and the policy says halt.
-    #[error("processor {processor} halted at event {version} of {stream} ({partition}) after {attempts} attempts; it comes again after a restart")]
+    #[error(
+        "processor {processor} halted at event {version} of {stream} ({partition}) after {attempts} attempts; it comes again after a restart"
+    )]
     Halted {
         /// Whose handler.
         processor: Arc<str>,
@@ -66,7 +68,9 @@ pub enum RunnerError {
         source: BoxError,
     },
     /// The group had committed an offset and has none now, or one that the partition does not hold any more.
-    #[error("processor {processor} has lost its place in {partition}: {reason}; rebuild it under a new name from the beginning, or commit an offset for group {group} by hand")]
+    #[error(
+        "processor {processor} has lost its place in {partition}: {reason}; rebuild it under a new name from the beginning, or commit an offset for group {group} by hand"
+    )]
     PositionLost {
         /// Whose.
         processor: Arc<str>,
@@ -78,7 +82,9 @@ pub enum RunnerError {
         reason: String,
     },
     /// The live read model is of another [`Projector::MODEL`](super::Projector::MODEL).
-    #[error("processor {processor} is of model {expected}, the live read model is {found}: run the matching build, or rebuild under a new name")]
+    #[error(
+        "processor {processor} is of model {expected}, the live read model is {found}: run the matching build, or rebuild under a new name"
+    )]
     WrongModel {
         /// Whose.
         processor: Arc<str>,

@@ -117,7 +117,8 @@ impl<'a> Session<'a> {
         let worked = self.work(stop).await;
         let all: HashSet<_> = self.partitions.keys().cloned().collect();
         let deadline = Instant::now() + self.processor.policy.drain;
-        self.finish_running(&all, deadline).await;
+        // Whatever fails now is not done, thus not committed: it comes again.
+        let _ = self.finish_running(&all, deadline).await;
         let committed = self.commit().await;
         if let Err(error) = self.consumer.leave().await {
             // The membership ends by itself after the session timeout.
@@ -264,9 +265,8 @@ impl<'a> Session<'a> {
                 retry.failed += 1;
                 policy.next_delay(retry.failed, elapsed)
             }
-            ErrorClass::Throttled { retry_after } => {
-                Some(retry_after).filter(|after| elapsed.saturating_add(*after) <= policy.max_elapsed)
-            }
+            ErrorClass::Throttled { retry_after } => Some(retry_after)
+                .filter(|after| elapsed.saturating_add(*after) <= policy.max_elapsed),
             ErrorClass::Permanent | ErrorClass::Poison | ErrorClass::Fatal => None,
         };
         let attempts = retry.attempts;
@@ -321,8 +321,9 @@ impl<'a> Session<'a> {
             ConsumerEvent::Revoking(revocation) => self.give_up(&revocation).await?,
             ConsumerEvent::Lost(partitions) => {
                 let lost = partitions.into_iter().collect();
-                self.finish_running(&lost, Instant::now()).await;
+                let finished = self.finish_running(&lost, Instant::now()).await;
                 self.forget(&lost);
+                finished?;
             }
             ConsumerEvent::NoPosition(partition, NoPosition::Missing)
                 if self.boot.get(&partition).is_none() =>
@@ -363,7 +364,8 @@ impl<'a> Session<'a> {
             epoch: delivery.epoch,
             event,
         };
-        self.lanes.push(&stream, delivery.partition, Arc::new(incoming));
+        self.lanes
+            .push(&stream, delivery.partition, Arc::new(incoming));
         Ok(())
     }
 
@@ -410,37 +412,50 @@ impl<'a> Session<'a> {
         let leaving = revocation.partitions().iter().cloned().collect();
         // Time is left for the commit.
         let grace = self.processor.policy.drain.min(revocation.grace() * 3 / 4);
-        self.finish_running(&leaving, Instant::now() + grace).await;
+        let finished = self.finish_running(&leaving, Instant::now() + grace).await;
         let committed = self.commit().await;
         self.forget(&leaving);
-        committed
+        finished.and(committed)
     }
 
     /// Drops what is queued of these partitions and waits for what runs of them; past the deadline it is cancelled.
-    async fn finish_running(&mut self, partitions: &HashSet<PartitionId>, deadline: Instant) {
+    ///
+    /// # Errors
+    /// Only of handlers of other partitions. What failed of these is not done, so it comes again, here or elsewhere.
+    async fn finish_running(
+        &mut self,
+        partitions: &HashSet<PartitionId>,
+        deadline: Instant,
+    ) -> Result<(), RunnerError> {
         self.lanes.drop_queued(partitions);
         let runs = |jobs: &HashMap<Id, Job>| {
-            jobs.values().any(|job| partitions.contains(&job.incoming.partition))
+            jobs.values()
+                .any(|job| partitions.contains(&job.incoming.partition))
         };
-        let mut is_cancelled = false;
+        let (mut is_cancelled, mut outcome) = (false, Ok(()));
         while runs(&self.jobs) {
             let joined = tokio::select! {
                 biased;
-                joined = self.running.join_next_with_id() => joined,
+                Some(joined) = self.running.join_next_with_id() => joined,
                 () = tokio::time::sleep_until(deadline), if !is_cancelled => {
                     is_cancelled = true;
                     self.cancel(partitions);
                     continue;
                 }
+                else => break,
             };
-            let Some(joined) = joined else { return };
-            if let Err(error) = self.settle(joined) {
-                // It is not done, so it is not committed: it comes again, here or elsewhere.
-                tracing::warn!(error = &error as &dyn std::error::Error, "a handler failed while its partition was given up");
+            match self.settle(joined) {
+                Err(RunnerError::Halted {
+                    partition, source, ..
+                }) if partitions.contains(&partition) => {
+                    tracing::warn!(%partition, error = &*source, "a handler failed while its partition was given up");
+                }
+                settled => outcome = outcome.and(settled),
             }
             // A failed one that now waits for a retry must not be started again.
             self.lanes.drop_queued(partitions);
         }
+        outcome
     }
 
     fn cancel(&self, partitions: &HashSet<PartitionId>) {
@@ -454,8 +469,10 @@ impl<'a> Session<'a> {
     }
 
     fn forget(&mut self, partitions: &HashSet<PartitionId>) {
-        self.partitions.retain(|partition, _| !partitions.contains(partition));
+        self.partitions
+            .retain(|partition, _| !partitions.contains(partition));
         self.streams.forget(partitions);
+        self.retries.retain(|stream, _| self.lanes.contains(stream));
     }
 
     /// Pauses partitions whose window is full, and resumes those that are half empty.
@@ -463,25 +480,47 @@ impl<'a> Session<'a> {
         let policy = &self.processor.policy;
         let (records, bytes) = (policy.max_records, policy.max_bytes);
         let (mut full, mut free) = (Vec::new(), Vec::new());
-        for (partition, owned) in &mut self.partitions {
+        for (partition, owned) in &self.partitions {
             let (len, size) = (owned.window.len(), owned.window.bytes());
             if !owned.is_paused && (len >= records || size >= bytes) {
-                owned.is_paused = true;
                 full.push(partition.clone());
             } else if owned.is_paused && len <= records / 2 && size <= bytes / 2 {
-                owned.is_paused = false;
                 free.push(partition.clone());
             }
         }
         if !full.is_empty() {
             let paused = self.consumer.pause(&full).await;
-            paused.map_err(|e| self.processor.bus_error(e))?;
+            self.note_pause(&full, true, paused)?;
         }
         if !free.is_empty() {
             let resumed = self.consumer.resume(&free).await;
-            resumed.map_err(|e| self.processor.bus_error(e))?;
+            self.note_pause(&free, false, resumed)?;
         }
         Ok(())
+    }
+
+    fn note_pause(
+        &mut self,
+        partitions: &[PartitionId],
+        is_paused: bool,
+        outcome: Result<(), MessageBusError>,
+    ) -> Result<(), RunnerError> {
+        match outcome {
+            Ok(()) => {
+                for partition in partitions {
+                    if let Some(owned) = self.partitions.get_mut(partition) {
+                        owned.is_paused = is_paused;
+                    }
+                }
+                Ok(())
+            }
+            // The next round asks again.
+            Err(error) if error.is_transient() => {
+                tracing::warn!(processor = %self.processor.name, %error, "a partition could not be paused or resumed yet");
+                Ok(())
+            }
+            Err(error) => Err(self.processor.bus_error(error)),
+        }
     }
 
     /// Whether this member owns everything up to the ends and has dealt with it.
@@ -534,5 +573,8 @@ fn panic_message(error: JoinError) -> String {
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())
         .or_else(|| payload.downcast_ref::<String>().cloned());
-    format!("the handler panicked: {}", text.as_deref().unwrap_or("no message"))
+    format!(
+        "the handler panicked: {}",
+        text.as_deref().unwrap_or("no message")
+    )
 }

@@ -102,7 +102,10 @@ mod tests {
             assert!(window.push(at(offset), 100));
         }
         window.done(at(11));
-        assert_eq!((window.low(), window.to_commit(), window.len()), (at(10), None, 3));
+        assert_eq!(
+            (window.low(), window.to_commit(), window.len()),
+            (at(10), None, 3)
+        );
         window.done(at(10));
         assert_eq!((window.low(), window.to_commit()), (at(14), Some(at(14))));
         window.done(at(14));
