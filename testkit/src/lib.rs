@@ -1,1 +1,7 @@
 #![doc = include_str!("../README.md")]
+
+mod clock;
+mod memory;
+
+pub use clock::{ManualClock, SeededIds};
+pub use memory::{InMemoryControlStore, InMemoryEventStore, InMemorySnapshotStore};
