@@ -1,9 +1,11 @@
 #![doc = include_str!("../README.md")]
 
-pub mod cart;
-pub mod generate;
-pub mod import;
 pub mod money;
+pub mod cart;
+pub mod import;
+pub mod generate;
 pub mod read_model;
+pub mod projector;
+pub mod listener;
 pub mod report;
 pub mod tally;
