@@ -13,6 +13,7 @@ use foldstream::{
 use futures::{StreamExt, TryStreamExt, stream};
 use std::{
     collections::HashMap,
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -23,20 +24,30 @@ const CONCURRENT_WRITES: usize = 16;
 ///
 /// Rows are changed in memory and written by [`flush`](Projector::flush), which the runner calls before it commits an
 /// offset: an invoice of 500 lines is one write, not 500. What a crash loses was never committed, so it comes again.
-#[derive(Debug)]
 pub struct SalesProjector {
     model: Arc<dyn ReadModel>,
     /// Rows that are newer than the stored ones.
     unwritten: Mutex<HashMap<StreamId, OrderRow>>,
+    progress: Box<dyn Fn() + Send + Sync>,
+}
+
+impl fmt::Debug for SalesProjector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SalesProjector").field("model", &self.model).finish_non_exhaustive()
+    }
 }
 
 impl SalesProjector {
     /// Keeps its rows in `model`.
     pub fn new(model: Arc<dyn ReadModel>) -> Self {
-        Self {
-            model,
-            unwritten: Mutex::default(),
-        }
+        Self { model, unwritten: Mutex::default(), progress: Box::new(|| ()) }
+    }
+
+    /// Calls `progress` after each event.
+    #[must_use]
+    pub fn with_progress(mut self, progress: impl Fn() + Send + Sync + 'static) -> Self {
+        self.progress = Box::new(progress);
+        self
     }
 
     fn unwritten(&self) -> MutexGuard<'_, HashMap<StreamId, OrderRow>> {
@@ -45,19 +56,27 @@ impl SalesProjector {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    async fn write(&self, order: &StreamId, row: &OrderRow) -> HandlerResult {
-        self.model
-            .put_if_newer(order, row)
-            .await
-            .classify(class_of)?;
+impl SalesProjector {
+    async fn take_in(&self, event: &CartEvent, ctx: &EventContext) -> HandlerResult {
+        let order = ctx.stream();
+        if let Some(row) = self.unwritten().get_mut(order) {
+            return take(row, event, ctx);
+        }
+        // Nobody else puts this row there meanwhile: the events of one order come one after the other.
+        let stored = self.model.row(order).await.classify(class_of)?;
         let mut rows = self.unwritten();
-        // Unless it has gone on meanwhile.
-        if rows
-            .get(order)
-            .is_some_and(|now| now.version == row.version)
-        {
-            rows.remove(order);
+        let row = rows.entry(order.clone()).or_insert(stored.unwrap_or_default());
+        take(row, event, ctx)
+    }
+
+    /// Writes one row, and forgets it unless it has gone on meanwhile.
+    async fn write(&self, order: StreamId, row: OrderRow) -> HandlerResult {
+        self.model.put_if_newer(&order, &row).await.classify(class_of)?;
+        let mut rows = self.unwritten();
+        if rows.get(&order).is_some_and(|now| now.version == row.version) {
+            rows.remove(&order);
         }
         Ok(())
     }
@@ -68,31 +87,16 @@ impl Projector for SalesProjector {
     type Events = CartEvent;
 
     async fn project(&self, event: &CartEvent, ctx: &EventContext) -> HandlerResult {
-        let order = ctx.stream();
-        let is_at_hand = self.unwritten().contains_key(order);
-        let stored = match is_at_hand {
-            true => None,
-            false => self.model.row(order).await.classify(class_of)?,
-        };
-        let mut rows = self.unwritten();
-        let row = rows
-            .entry(order.clone())
-            .or_insert_with(|| stored.unwrap_or_default());
-        // Delivered again, or late: the row has it already.
-        if row.version < ctx.version() {
-            row.take(ctx.version(), event).permanent()?;
-        }
+        self.take_in(event, ctx).await?;
+        (self.progress)();
         Ok(())
     }
 
     async fn flush(&self, _: &ModelId) -> HandlerResult {
-        let rows: Vec<_> = self
-            .unwritten()
-            .iter()
-            .map(|(id, row)| (id.clone(), row.clone()))
-            .collect();
-        let writes = rows.iter().map(|(order, row)| self.write(order, row));
-        stream::iter(writes)
+        // Copies, for the next events need not wait for the writes.
+        let rows: Vec<_> = self.unwritten().clone().into_iter().collect();
+        let writes = stream::iter(rows).map(|(order, row)| self.write(order, row));
+        writes
             .buffer_unordered(CONCURRENT_WRITES)
             .try_collect()
             .await
@@ -111,6 +115,14 @@ impl Projector for SalesProjector {
     }
 }
 
+fn take(row: &mut OrderRow, event: &CartEvent, ctx: &EventContext) -> HandlerResult {
+    // Delivered again, or late: the row has it already.
+    if row.version >= ctx.version() {
+        return Ok(());
+    }
+    row.take(ctx.version(), event).permanent()
+}
+
 fn class_of(error: &ReadModelError) -> ErrorClass {
     match error {
         ReadModelError::Unavailable(_) => ErrorClass::Transient,
@@ -122,8 +134,15 @@ fn class_of(error: &ReadModelError) -> ErrorClass {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{cart::CartItem, read_model::InMemoryReadModel};
-    use foldstream::{CommitId, EventHeader, Timestamp, Version, runner::EventSource};
+    use crate::{
+        cart::CartItem,
+        read_model::{InMemoryReadModel, OrderEntry},
+    };
+    use async_trait::async_trait;
+    use foldstream::{
+        CommitId, EventHeader, Timestamp, Version, ports::BoxStream, runner::EventSource,
+    };
+    use tokio::sync::Notify;
 
     fn added(quantity: i64) -> CartEvent {
         CartEvent::CartItemAdded(CartItem {
@@ -177,6 +196,55 @@ mod tests {
         let position = projector.position(&model(), &order()).await.unwrap();
         assert_eq!(position, Position::stored(Version::new(2)));
         assert!(projector.unwritten().is_empty());
+    }
+
+    /// Writes only when it is let.
+    #[derive(Debug, Default)]
+    struct Slow {
+        rows: InMemoryReadModel,
+        began: Notify,
+        let_on: Notify,
+    }
+
+    #[async_trait]
+    impl ReadModel for Slow {
+        async fn row(&self, order: &StreamId) -> Result<Option<OrderRow>, ReadModelError> {
+            self.rows.row(order).await
+        }
+        async fn put_if_newer(
+            &self,
+            order: &StreamId,
+            row: &OrderRow,
+        ) -> Result<(), ReadModelError> {
+            self.began.notify_one();
+            self.let_on.notified().await;
+            self.rows.put_if_newer(order, row).await
+        }
+        fn rows(&self) -> BoxStream<'_, Result<OrderEntry, ReadModelError>> {
+            self.rows.rows()
+        }
+        async fn clear(&self) -> Result<(), ReadModelError> {
+            self.rows.clear().await
+        }
+    }
+
+    #[tokio::test]
+    async fn an_event_that_comes_during_a_flush_is_in_the_next_one() {
+        let slow = Arc::new(Slow::default());
+        let projector = SalesProjector::new(slow.clone());
+        project(&projector, 1).await;
+        let id = model();
+        let flush = projector.flush(&id);
+        let meanwhile = async {
+            slow.began.notified().await;
+            project(&projector, 2).await;
+            slow.let_on.notify_one();
+        };
+        tokio::join!(flush, meanwhile).0.unwrap();
+        assert_eq!(stored(&slow.rows).await, (1, 2));
+        slow.let_on.notify_one();
+        projector.flush(&id).await.unwrap();
+        assert_eq!(stored(&slow.rows).await, (2, 6));
     }
 
     #[tokio::test]

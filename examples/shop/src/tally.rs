@@ -27,13 +27,12 @@ impl Tally {
         for event in events {
             self.orders.insert(order.clone());
             self.events += 1;
-            match event {
-                CartEvent::CartItemAdded(item) => self.sale(item, item.quantity)?,
-                CartEvent::CartItemRemoved(item) => {
-                    self.sale(item, item.quantity.saturating_neg())?
-                }
-                CartEvent::CartCheckedOut { .. } => {}
-            }
+            let (item, units) = match event {
+                CartEvent::CartItemAdded(item) => (item, item.quantity),
+                CartEvent::CartItemRemoved(item) => (item, item.quantity.saturating_neg()),
+                CartEvent::CartCheckedOut { .. } => continue,
+            };
+            self.sale(item, units)?;
         }
         Ok(())
     }

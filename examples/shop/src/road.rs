@@ -1,0 +1,95 @@
+//! The road of an event behind the command: published, projected, reported. Every way of running the shop walks it.
+use crate::{
+    backend::Backend,
+    projector::SalesProjector,
+    report::{Report, ReportError},
+    tally::{Tally, differences},
+};
+use foldstream::{
+    StreamId,
+    ports::EventStoreError,
+    publisher::PublishError,
+    runner::{BuildError, RunnerError, RunnerReport},
+};
+use std::time::{Duration, Instant};
+
+/// Why the road ends before the report.
+#[derive(Debug, thiserror::Error)]
+pub enum RoadError {
+    /// The unpublished events cannot be listed.
+    #[error("the unpublished events cannot be listed")]
+    List(#[from] EventStoreError),
+    /// Some streams could not be published. They stay listed: the next publisher tries again.
+    #[error("{count} carts are not published, the first of them is {stream}")]
+    Publish {
+        /// How many.
+        count: usize,
+        /// One of them.
+        stream: StreamId,
+        /// Why that one is not.
+        #[source]
+        source: PublishError,
+    },
+    /// The runner is not set up well.
+    #[error("the runner cannot be built")]
+    Build(#[from] BuildError),
+    /// A listener or projector halted. What it had done is kept; started again, it goes on from there.
+    #[error(transparent)]
+    Run(#[from] RunnerError),
+    /// The report.
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    /// The projections are not what was decided.
+    #[error("the projections differ from a direct aggregation: {}", .0.join("; "))]
+    Mismatch(Vec<String>),
+}
+
+/// Publishes until nothing is left to publish; the answer is the number of records sent.
+///
+/// # Errors
+/// [`RoadError::List`], [`RoadError::Publish`].
+pub async fn publish_all(backend: &Backend) -> Result<u64, RoadError> {
+    let publisher = backend.publisher();
+    let (mut sent, mut quiet_since) = (0, Instant::now());
+    loop {
+        let report = publisher.publish_pending().await?;
+        sent += report.messages;
+        let count = report.failed.len();
+        if let Some(failure) = report.failed.into_iter().next() {
+            return Err(RoadError::Publish { count, stream: failure.stream, source: failure.error });
+        }
+        if report.messages > 0 {
+            quiet_since = Instant::now();
+        }
+        if quiet_since.elapsed() >= backend.settling {
+            return Ok(sent);
+        }
+        tokio::time::sleep(backend.settling.min(Duration::from_millis(100))).await;
+    }
+}
+
+/// Projects all that is on the bus now, and calls `progress` after each event.
+///
+/// # Errors
+/// [`RoadError::Build`], [`RoadError::Run`].
+pub async fn project_all(
+    backend: &Backend,
+    progress: impl Fn() + Send + Sync + 'static,
+) -> Result<RunnerReport, RoadError> {
+    let projector = SalesProjector::new(backend.read_model.clone()).with_progress(progress);
+    let runner = backend.runner().projector(projector).build()?;
+    Ok(runner.run_until_caught_up().await.into_result()?)
+}
+
+/// Compares what the projections say of the orders in `tally` with the tally itself; the answer is the whole report.
+///
+/// # Errors
+/// [`RoadError::Mismatch`] names the differences.
+pub async fn check(backend: &Backend, tally: &Tally) -> Result<Report, RoadError> {
+    let expected = tally.report();
+    let found = Report::read(&*backend.read_model, |order| tally.has(order.id())).await?;
+    if found != expected {
+        return Err(RoadError::Mismatch(differences(&expected, &found)));
+    }
+    Ok(Report::read(&*backend.read_model, |_| true).await?)
+}
