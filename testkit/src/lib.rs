@@ -4,4 +4,6 @@ mod clock;
 mod memory;
 
 pub use clock::{ManualClock, SeededIds};
-pub use memory::{InMemoryControlStore, InMemoryEventStore, InMemorySnapshotStore};
+pub use memory::{
+    InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, InMemorySnapshotStore,
+};
