@@ -1,1 +1,4 @@
 //! Placeholder.
+
+#[cfg(feature = "containers")]
+pub mod containers;
