@@ -1,1 +1,43 @@
-//! Placeholder.
+#![doc = include_str!("../README.md")]
+
+mod event;
+mod stream;
+mod aggregate;
+mod codec;
+mod repository;
+mod snapshot;
+mod metadata;
+pub mod ports;
+mod resilience;
+mod hash;
+mod clock;
+
+pub use aggregate::{Aggregate, Context, Decide, Decision, Snapshot};
+pub use clock::{Clock, IdSource, InvalidTimestamp, SystemClock, SystemIds, Timestamp};
+pub use codec::{CodecError, Lifted, Upcast, Upcasters};
+pub use event::{
+    Decoded, DomainEvent, EventHeader, EventName, EventSelector, EventSet, EventType, Recorded,
+    RecordedEvent,
+};
+pub use foldstream_macros::DomainEvent;
+pub use hash::{kafka_partition, murmur2};
+pub use metadata::{
+    ActorId, CausationId, CommandId, CommitId, CorrelationId, EventId, InvalidId, Metadata,
+};
+pub use repository::{
+    AppendError, ExecuteError, Executed, LoadError, Loaded, Rejection, Repository, Settled,
+};
+pub use resilience::{Backoff, ConflictRetry, RetryPolicy};
+pub use snapshot::SnapshotPolicy;
+pub use stream::{
+    ExpectedVersion, InvalidStreamId, StreamHead, StreamId, Version, VersionConflict,
+};
+
+/// A boxed error, as every `source` is kept.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
+
+#[doc(hidden)]
+pub mod __private {
+    pub use crate::codec::{bad_index, decode_json, encode_json};
+    pub use serde;
+}

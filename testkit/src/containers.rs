@@ -47,10 +47,10 @@
 //! # }
 //! ```
 
-mod address;
-mod engine;
 mod error;
+mod engine;
 mod reaper;
+mod address;
 
 use std::time::Duration;
 

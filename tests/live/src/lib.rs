@@ -1,1 +1,1 @@
-//! Placeholder.
+//! What the live suites share. The suites themselves are in `tests/live`.

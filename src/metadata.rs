@@ -1,0 +1,276 @@
+//! Identity of commits and events, and the metadata that a commit carries.
+use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
+use uuid::Uuid;
+
+crate::id!(
+    /// Names one command of a client, so that sending it twice applies it once. At most 256 bytes where it is stored.
+    pub CommandId
+);
+crate::id!(
+    /// Groups everything that one request caused.
+    pub CorrelationId
+);
+crate::id!(
+    /// What directly caused a commit: an event id or a request id.
+    pub CausationId
+);
+crate::id!(
+    /// Who asked for it: a user, a service, a job.
+    pub ActorId
+);
+
+/// Names one append content: the same id is never sent with other events.
+///
+/// It settles an append whose answer was lost, and it identifies history: a version alone does not, since a restored
+/// backup reuses version numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CommitId(Uuid);
+
+impl CommitId {
+    /// A fresh id (UUIDv7) from the system. Code that takes an [`IdSource`](crate::IdSource) asks that instead.
+    pub fn random() -> Self {
+        Self(Uuid::now_v7())
+    }
+
+    /// From its 128 bits.
+    pub const fn from_u128(bits: u128) -> Self {
+        Self(Uuid::from_u128(bits))
+    }
+
+    /// Its 128 bits.
+    pub const fn as_u128(self) -> u128 {
+        self.0.as_u128()
+    }
+
+    /// The id that the same command on the same stream always gets (UUIDv5 of stream and command id).
+    pub fn of_command(stream: &crate::StreamId, command: &CommandId) -> Self {
+        let namespace = Uuid::new_v5(&Uuid::NAMESPACE_URL, stream.as_str().as_bytes());
+        Self(Uuid::new_v5(&namespace, command.as_str().as_bytes()))
+    }
+
+    /// The id of the commit's event at `index`, from 0.
+    pub const fn event_id(self, index: u16) -> EventId {
+        EventId {
+            commit_id: self,
+            index,
+        }
+    }
+}
+
+impl From<Uuid> for CommitId {
+    fn from(uuid: Uuid) -> Self {
+        Self(uuid)
+    }
+}
+impl fmt::Display for CommitId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+impl fmt::Debug for CommitId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "CommitId({})", self.0)
+    }
+}
+
+/// A text that is no commit id or event id.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not {expected}")]
+pub struct InvalidId {
+    text: String,
+    expected: &'static str,
+}
+
+impl FromStr for CommitId {
+    type Err = InvalidId;
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        text.parse().map(Self).map_err(|_| InvalidId {
+            text: text.into(),
+            expected: "a commit id (a UUID)",
+        })
+    }
+}
+impl serde::Serialize for CommitId {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+impl<'de> serde::Deserialize<'de> for CommitId {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(d)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Names one event for ever: its commit and its place there, shown `<uuid>/<n>` with n from 0.
+///
+/// Derived, so it costs no bytes in the store; duplicates on the bus carry the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EventId {
+    commit_id: CommitId,
+    index: u16,
+}
+
+impl EventId {
+    /// The commit.
+    pub const fn commit_id(self) -> CommitId {
+        self.commit_id
+    }
+    /// The place in the commit, from 0.
+    pub const fn index(self) -> u16 {
+        self.index
+    }
+}
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.commit_id, self.index)
+    }
+}
+impl FromStr for EventId {
+    type Err = InvalidId;
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let read = || {
+            let (commit, index) = text.split_once('/')?;
+            Some(Self {
+                commit_id: commit.parse().ok()?,
+                index: index.parse().ok()?,
+            })
+        };
+        read().ok_or_else(|| InvalidId {
+            text: text.into(),
+            expected: "an event id (<uuid>/<n>)",
+        })
+    }
+}
+
+/// What travels with a commit beside its events. Empty costs nothing; cloning is a reference count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Metadata(Option<Arc<Entries>>);
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Entries {
+    command_id: Option<CommandId>,
+    correlation_id: Option<CorrelationId>,
+    causation_id: Option<CausationId>,
+    actor: Option<ActorId>,
+    traceparent: Option<Arc<str>>,
+    user: BTreeMap<String, String>,
+}
+
+impl Metadata {
+    /// Nothing.
+    pub const fn new() -> Self {
+        Self(None)
+    }
+
+    fn edit(mut self, change: impl FnOnce(&mut Entries)) -> Self {
+        change(Arc::make_mut(self.0.get_or_insert_default()));
+        self
+    }
+
+    /// Names the command.
+    #[must_use]
+    pub fn with_command_id(self, id: impl Into<CommandId>) -> Self {
+        self.edit(|m| m.command_id = Some(id.into()))
+    }
+    /// Groups this with everything else that the request caused.
+    #[must_use]
+    pub fn with_correlation_id(self, id: impl Into<CorrelationId>) -> Self {
+        self.edit(|m| m.correlation_id = Some(id.into()))
+    }
+    /// Says what directly caused this.
+    #[must_use]
+    pub fn with_causation_id(self, id: impl Into<CausationId>) -> Self {
+        self.edit(|m| m.causation_id = Some(id.into()))
+    }
+    /// Says who asked for it.
+    #[must_use]
+    pub fn with_actor(self, actor: impl Into<ActorId>) -> Self {
+        self.edit(|m| m.actor = Some(actor.into()))
+    }
+    /// W3C trace context.
+    #[must_use]
+    pub fn with_traceparent(self, value: impl Into<Arc<str>>) -> Self {
+        self.edit(|m| m.traceparent = Some(value.into()))
+    }
+    /// The user's own entry. A later entry of the same key replaces an earlier one.
+    #[must_use]
+    pub fn with(self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.edit(|m| {
+            m.user.insert(key.into(), value.into());
+        })
+    }
+
+    /// Whether there is nothing in it.
+    pub fn is_empty(&self) -> bool {
+        self.0.as_deref().is_none_or(|m| *m == Entries::default())
+    }
+    /// The command's id.
+    pub fn command_id(&self) -> Option<&CommandId> {
+        self.0.as_ref()?.command_id.as_ref()
+    }
+    /// The correlation.
+    pub fn correlation_id(&self) -> Option<&CorrelationId> {
+        self.0.as_ref()?.correlation_id.as_ref()
+    }
+    /// The cause.
+    pub fn causation_id(&self) -> Option<&CausationId> {
+        self.0.as_ref()?.causation_id.as_ref()
+    }
+    /// Who asked for it.
+    pub fn actor(&self) -> Option<&ActorId> {
+        self.0.as_ref()?.actor.as_ref()
+    }
+    /// W3C trace context.
+    pub fn traceparent(&self) -> Option<&str> {
+        self.0.as_ref()?.traceparent.as_deref()
+    }
+    /// One of the user's entries.
+    pub fn get(&self, key: &str) -> Option<&str> {
+        self.0.as_ref()?.user.get(key).map(String::as_str)
+    }
+    /// All of the user's entries, by key.
+    pub fn user(&self) -> impl Iterator<Item = (&str, &str)> {
+        let entries = self.0.as_deref().into_iter();
+        entries.flat_map(|m| m.user.iter().map(|(k, v)| (k.as_str(), v.as_str())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_id_is_shown_as_commit_and_index_and_read_back() {
+        let id = CommitId::random().event_id(7);
+        assert!(id.to_string().ends_with("/7"));
+        assert_eq!(id.to_string().parse(), Ok(id));
+        for text in [
+            "",
+            "x/1",
+            &id.commit_id().to_string(),
+            &format!("{}/65536", id.commit_id()),
+        ] {
+            assert!(text.parse::<EventId>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_command_on_a_stream_always_gets_the_same_commit_id() {
+        let stream = |id: &str| crate::StreamId::new("cart", id).unwrap();
+        let command = CommandId::from("c-1");
+        let id = CommitId::of_command(&stream("a"), &command);
+        assert_eq!(id, CommitId::of_command(&stream("a"), &command));
+        assert_ne!(id, CommitId::of_command(&stream("b"), &command));
+    }
+
+    #[test]
+    fn metadata_emptied_of_everything_is_empty() {
+        assert!(Metadata::new().is_empty());
+        assert!(!Metadata::new().with("k", "v").is_empty());
+        assert_eq!(
+            Metadata::new().with("k", "v").with("k", "w").get("k"),
+            Some("w")
+        );
+    }
+}

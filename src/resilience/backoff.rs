@@ -1,0 +1,91 @@
+//! Exponential backoff with full jitter.
+use std::time::Duration;
+
+/// Delays between attempts: a random share of an exponentially growing bound ("full jitter").
+///
+/// Full jitter, since equal delays make clients that failed together fail together again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Backoff {
+    /// Upper bound of the first delay. Default 100 ms. Zero: no delays.
+    pub first: Duration,
+    /// Upper bound of every delay. Default 30 s.
+    pub max: Duration,
+    /// Fixes the jitter, for tests and simulations; `None` draws it anew each time, so that nodes do not share it.
+    pub seed: Option<u64>,
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_millis(100),
+            max: Duration::from_secs(30),
+            seed: None,
+        }
+    }
+}
+
+impl Backoff {
+    /// From an upper bound of the first delay to an upper bound of all.
+    #[must_use]
+    pub const fn new(first: Duration, max: Duration) -> Self {
+        Self {
+            first,
+            max,
+            seed: None,
+        }
+    }
+
+    /// Fixes the jitter.
+    #[must_use]
+    pub const fn with_seed(mut self, seed: u64) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// The upper bound of the delay before the given attempt, from 1: `first` doubled `attempt - 1` times, at most `max`.
+    #[must_use]
+    pub fn bound(&self, attempt: u32) -> Duration {
+        let doublings = attempt.saturating_sub(1).min(31);
+        self.first.saturating_mul(1 << doublings).min(self.max)
+    }
+
+    /// The delay before the given delayed attempt, from 1.
+    #[must_use]
+    pub fn delay(&self, attempt: u32) -> Duration {
+        let share = match self.seed {
+            // Each attempt its own generator: the delay depends on seed and attempt alone, not on the calls before.
+            Some(seed) => {
+                let mixed = seed ^ u64::from(attempt).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+                fastrand::Rng::with_seed(mixed).f64()
+            }
+            None => fastrand::f64(),
+        };
+        self.bound(attempt).mul_f64(share)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn bounds_double_up_to_the_maximum() {
+        let backoff = Backoff::new(100 * MS, 1000 * MS);
+        let bounds: Vec<_> = (1..=6).map(|n| backoff.bound(n).as_millis()).collect();
+        assert_eq!(bounds, [100, 200, 400, 800, 1000, 1000]);
+        assert_eq!(backoff.bound(u32::MAX), 1000 * MS);
+    }
+
+    #[test]
+    fn a_seed_repeats_the_jitter_and_no_seed_does_not() {
+        let delays = |b: Backoff| (1..=20).map(|n| b.delay(n)).collect::<Vec<_>>();
+        let backoff = Backoff::default();
+        assert_eq!(delays(backoff.with_seed(7)), delays(backoff.with_seed(7)));
+        assert_ne!(delays(backoff.with_seed(7)), delays(backoff.with_seed(8)));
+        assert_ne!(delays(backoff), delays(backoff));
+        assert!((1..=20).all(|n| backoff.delay(n) <= backoff.bound(n)));
+    }
+}

@@ -1,0 +1,405 @@
+//! Streams: who they belong to, where they end, and what an append may expect.
+use crate::{CommitId, Timestamp};
+use std::{
+    fmt::{self, Display, Write as _},
+    hash::{Hash, Hasher},
+    str::FromStr,
+    sync::Arc,
+};
+
+/// Place of an event in its stream: the first is 1; 0 means "no events". Gapless.
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
+)]
+#[serde(transparent)]
+pub struct Version(u64);
+
+impl Version {
+    /// Before the first event.
+    pub const NONE: Self = Self(0);
+
+    /// A version from a number, for instance of an HTTP `If-Match`.
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+    /// The number.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+    /// The version of the next event.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        self.plus(1)
+    }
+    /// The version `events` places further on; saturates.
+    #[must_use]
+    pub const fn plus(self, events: u64) -> Self {
+        Self(self.0.saturating_add(events))
+    }
+}
+
+impl Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The identity of one stream, written `<aggregate type>#<id>`. Cloning is a reference count.
+///
+/// The type is 1 to 64 characters of `[A-Za-z0-9_.-]`; the first `#` splits, so the id may contain `#`. The whole text
+/// has at most [`StreamId::MAX_LEN`] bytes.
+#[derive(Clone)]
+pub struct StreamId {
+    text: Arc<str>,
+    /// Bytes before the `#`.
+    split: u8,
+}
+
+/// A text that cannot name a stream.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidStreamId {
+    /// The id is empty.
+    #[error("the id of a stream of {aggregate} is empty")]
+    EmptyId {
+        /// The aggregate type.
+        aggregate: String,
+    },
+    /// The aggregate type is empty, too long, or has a character that is not allowed.
+    #[error("{found:?} is no aggregate type: 1 to 64 characters of A-Z a-z 0-9 _ . -")]
+    AggregateType {
+        /// What was given.
+        found: String,
+    },
+    /// There is no `#` between aggregate type and id.
+    #[error("{found:?} is no stream id: it is written <aggregate type>#<id>")]
+    NoSeparator {
+        /// What was given.
+        found: String,
+    },
+    /// Longer than [`StreamId::MAX_LEN`] bytes.
+    #[error("a stream id has at most {max} bytes, this one has {len}", max = StreamId::MAX_LEN)]
+    TooLong {
+        /// Bytes found.
+        len: usize,
+    },
+}
+
+impl StreamId {
+    /// Bytes that every adapter can store and still have room for a composite key (DynamoDB's sort keys end at 1,024).
+    pub const MAX_LEN: usize = 512;
+    /// Characters of an aggregate type.
+    pub const MAX_AGGREGATE_LEN: usize = 64;
+
+    /// Joins an aggregate type and an id.
+    ///
+    /// # Errors
+    /// [`InvalidStreamId`] names the rule that is broken.
+    ///
+    /// # Example
+    /// ```
+    /// use foldstream::StreamId;
+    /// let stream = StreamId::new("cart", "a#b")?;
+    /// assert_eq!((stream.aggregate(), stream.id(), stream.as_str()), ("cart", "a#b", "cart#a#b"));
+    /// # Ok::<(), foldstream::InvalidStreamId>(())
+    /// ```
+    pub fn new(aggregate: &str, id: &(impl Display + ?Sized)) -> Result<Self, InvalidStreamId> {
+        let mut text = String::with_capacity(aggregate.len() + 40);
+        text.push_str(aggregate);
+        text.push('#');
+        // Writing to a String cannot fail; a Display that returns an error yields a truncated, thus visible, id.
+        let _ = write!(text, "{id}");
+        Self::checked(aggregate.len(), text.into())
+    }
+
+    /// Reads the stored form.
+    ///
+    /// # Errors
+    /// [`InvalidStreamId`] names the rule that is broken.
+    pub fn parse(text: &str) -> Result<Self, InvalidStreamId> {
+        let split = text.find('#').ok_or_else(|| InvalidStreamId::NoSeparator {
+            found: text.chars().take(80).collect(),
+        })?;
+        Self::checked(split, text.into())
+    }
+
+    fn checked(split: usize, text: Arc<str>) -> Result<Self, InvalidStreamId> {
+        let aggregate = &text[..split];
+        let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+        if split == 0 || split > Self::MAX_AGGREGATE_LEN || !aggregate.bytes().all(allowed) {
+            return Err(InvalidStreamId::AggregateType {
+                found: aggregate.chars().take(80).collect(),
+            });
+        }
+        if text.len() == split + 1 {
+            return Err(InvalidStreamId::EmptyId {
+                aggregate: aggregate.into(),
+            });
+        }
+        if text.len() > Self::MAX_LEN {
+            return Err(InvalidStreamId::TooLong { len: text.len() });
+        }
+        // At most 64, checked above.
+        let split = split as u8;
+        Ok(Self { text, split })
+    }
+
+    /// The stored form.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+    /// The aggregate type.
+    pub fn aggregate(&self) -> &str {
+        &self.text[..usize::from(self.split)]
+    }
+    /// The id within its type.
+    pub fn id(&self) -> &str {
+        &self.text[usize::from(self.split) + 1..]
+    }
+    /// Which of `shards` (0 counts as 1) rows about this stream belong to: `murmur2(stream) % shards`.
+    pub fn shard(&self, shards: u32) -> u32 {
+        crate::murmur2(self.text.as_bytes()) % shards.max(1)
+    }
+}
+
+impl PartialEq for StreamId {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.text, &other.text) || self.text == other.text
+    }
+}
+impl Eq for StreamId {}
+impl Hash for StreamId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.text.hash(state);
+    }
+}
+impl PartialOrd for StreamId {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for StreamId {
+    /// Bytewise, by the stored form.
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        self.text.cmp(&other.text)
+    }
+}
+impl Display for StreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+impl fmt::Debug for StreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "StreamId({})", self.text)
+    }
+}
+impl FromStr for StreamId {
+    type Err = InvalidStreamId;
+    fn from_str(text: &str) -> Result<Self, InvalidStreamId> {
+        Self::parse(text)
+    }
+}
+impl serde::Serialize for StreamId {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&self.text)
+    }
+}
+impl<'de> serde::Deserialize<'de> for StreamId {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(d)?;
+        Self::parse(&text).map_err(serde::de::Error::custom)
+    }
+}
+
+/// Proof that a stream was seen to end at a version: what a load or an append returned.
+///
+/// An append takes its stream from here, so a version can be used neither on another stream nor ahead of the real tail
+/// (which would leave a hole). A head exists only where a commit ends.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct StreamHead {
+    stream: StreamId,
+    version: Version,
+    commit_id: Option<CommitId>,
+    recorded_at: Timestamp,
+}
+
+impl StreamHead {
+    /// A stream that is expected not to exist; safe for anyone to claim, the store checks it.
+    pub const fn empty(stream: StreamId) -> Self {
+        Self {
+            stream,
+            version: Version::NONE,
+            commit_id: None,
+            recorded_at: Timestamp::from_micros(0),
+        }
+    }
+
+    /// For adapters and the core only: the store has a commit `commit_id` of `stream` that ends at `version`.
+    pub const fn observed(
+        stream: StreamId,
+        version: Version,
+        commit_id: CommitId,
+        recorded_at: Timestamp,
+    ) -> Self {
+        Self {
+            stream,
+            version,
+            commit_id: Some(commit_id),
+            recorded_at,
+        }
+    }
+
+    /// The stream.
+    pub const fn stream(&self) -> &StreamId {
+        &self.stream
+    }
+    /// The last version seen; 0 for an empty stream.
+    pub const fn version(&self) -> Version {
+        self.version
+    }
+    /// The commit that ends here; none for an empty stream.
+    pub const fn commit_id(&self) -> Option<CommitId> {
+        self.commit_id
+    }
+    /// When that commit was recorded; 1970 for an empty stream. The next commit's time is never below it.
+    pub const fn recorded_at(&self) -> Timestamp {
+        self.recorded_at
+    }
+}
+
+/// What a caller of [`Repository::append`](crate::Repository::append) expects of the stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ExpectedVersion {
+    /// Whatever is there; the append is retried behind newer events.
+    Any,
+    /// The stream must not exist.
+    NoStream,
+    /// What a load or an append returned: no read.
+    Head(StreamHead),
+    /// A number from outside: it counts only if a commit *ends* there, which a read verifies. 0 is [`NoStream`](Self::NoStream).
+    Number(Version),
+}
+impl From<Version> for ExpectedVersion {
+    fn from(version: Version) -> Self {
+        Self::Number(version)
+    }
+}
+impl From<StreamHead> for ExpectedVersion {
+    fn from(head: StreamHead) -> Self {
+        Self::Head(head)
+    }
+}
+impl From<&StreamHead> for ExpectedVersion {
+    fn from(head: &StreamHead) -> Self {
+        Self::Head(head.clone())
+    }
+}
+
+/// Somebody else wrote first, or the expected version is not where a commit ends.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("version conflict on {stream}: expected {expected}, found {}", actual.map_or_else(|| "another".into(), |v| format!("at least {v}")))]
+#[non_exhaustive]
+pub struct VersionConflict {
+    /// The stream.
+    pub stream: StreamId,
+    /// What the writer had seen.
+    pub expected: Version,
+    /// The stream has at least this version, where the store said so without another read.
+    pub actual: Option<Version>,
+}
+impl VersionConflict {
+    /// For adapters: a failed condition.
+    #[must_use]
+    pub const fn new(stream: StreamId, expected: Version, actual: Option<Version>) -> Self {
+        Self {
+            stream,
+            expected,
+            actual,
+        }
+    }
+}
+
+/// Declares a typed text id with `new`, `as_str`, `Display`, `FromStr`, serde and `From<&str>`: `id!(pub CartId);`
+///
+/// # Example
+/// ```
+/// foldstream::id!(CartId);
+/// assert_eq!(CartId::from("c-1").to_string(), "c-1");
+/// ```
+#[macro_export]
+macro_rules! id {
+    ($(#[$attr:meta])* $vis:vis $name:ident) => {
+        $(#[$attr])*
+        #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        $vis struct $name(::std::sync::Arc<str>);
+        #[allow(dead_code, unreachable_pub, reason = "a generated id offers more than every user needs")]
+        impl $name {
+            /// Wraps a text.
+            $vis fn new(text: impl Into<::std::sync::Arc<str>>) -> Self { Self(text.into()) }
+            /// The text.
+            $vis fn as_str(&self) -> &str { &self.0 }
+        }
+        impl ::std::fmt::Display for $name {
+            fn fmt(&self, f: &mut ::std::fmt::Formatter<'_>) -> ::std::fmt::Result { f.write_str(&self.0) }
+        }
+        impl ::std::str::FromStr for $name {
+            type Err = ::std::convert::Infallible;
+            fn from_str(text: &str) -> ::std::result::Result<Self, Self::Err> { Ok(Self(text.into())) }
+        }
+        impl From<&str> for $name { fn from(text: &str) -> Self { Self(text.into()) } }
+        impl From<String> for $name { fn from(text: String) -> Self { Self(text.into()) } }
+        impl $crate::__private::serde::Serialize for $name {
+            fn serialize<S: $crate::__private::serde::Serializer>(&self, s: S) -> ::std::result::Result<S::Ok, S::Error> { s.serialize_str(&self.0) }
+        }
+        impl<'de> $crate::__private::serde::Deserialize<'de> for $name {
+            fn deserialize<D: $crate::__private::serde::Deserializer<'de>>(d: D) -> ::std::result::Result<Self, D::Error> {
+                <::std::string::String as $crate::__private::serde::Deserialize>::deserialize(d).map(|text| Self(text.into()))
+            }
+        }
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_separator_splits() {
+        let stream = StreamId::parse("cart#a#b").unwrap();
+        assert_eq!((stream.aggregate(), stream.id()), ("cart", "a#b"));
+        assert_eq!(stream, StreamId::new("cart", "a#b").unwrap());
+    }
+
+    #[test]
+    fn invalid_stream_ids_name_the_broken_rule() {
+        let new = |aggregate: &str, id: &str| StreamId::new(aggregate, id).unwrap_err();
+        assert!(matches!(new("cart", ""), InvalidStreamId::EmptyId { .. }));
+        for aggregate in ["", "ca#rt", "ca rt", "käse", &"x".repeat(65)] {
+            assert!(
+                matches!(new(aggregate, "x"), InvalidStreamId::AggregateType { .. }),
+                "{aggregate}"
+            );
+        }
+        assert_eq!(
+            new("cart", &"x".repeat(508)),
+            InvalidStreamId::TooLong { len: 513 }
+        );
+        assert!(StreamId::new("cart", &"x".repeat(507)).is_ok());
+        assert!(matches!(
+            StreamId::parse("cart"),
+            Err(InvalidStreamId::NoSeparator { .. })
+        ));
+    }
+}
