@@ -8,6 +8,9 @@ mod repository;
 mod snapshot;
 mod metadata;
 pub mod ports;
+mod wire;
+pub mod runner;
+pub mod control;
 mod resilience;
 mod hash;
 mod clock;
@@ -32,6 +35,7 @@ pub use snapshot::SnapshotPolicy;
 pub use stream::{
     ExpectedVersion, InvalidStreamId, StreamHead, StreamId, Version, VersionConflict,
 };
+pub use wire::{WireError, from_message, to_message};
 
 /// A boxed error, as every `source` is kept.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
