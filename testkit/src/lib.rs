@@ -2,6 +2,8 @@
 
 mod clock;
 mod memory;
+#[cfg(feature = "containers")]
+pub mod containers;
 
 pub use clock::{ManualClock, SeededIds};
 pub use memory::{

@@ -1,2 +1,4 @@
-//! The core's tests that need more than the core: in-memory adapters and generated data.
-mod wire;
+//! Integration tests of the core on the in-memory adapters.
+mod repository;
+mod runner;
+mod support;
