@@ -8,6 +8,7 @@ mod event;
 mod hash;
 mod metadata;
 pub mod ports;
+pub mod publisher;
 mod resilience;
 mod snapshot;
 mod stream;
