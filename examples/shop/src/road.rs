@@ -1,6 +1,8 @@
 //! The road of an event behind the command: published, projected, reported. Every way of running the shop walks it.
 use crate::{
     backend::Backend,
+    import::{ImportError, Imported, InvoiceFile, RefusedLine, import},
+    progress,
     projector::SalesProjector,
     report::{Report, ReportError},
     tally::{Tally, differences},
@@ -11,11 +13,28 @@ use foldstream::{
     publisher::PublishError,
     runner::{BuildError, RunnerError, RunnerReport},
 };
-use std::time::{Duration, Instant};
+use std::{
+    error::Error,
+    path::Path,
+    time::{Duration, Instant},
+};
+use tokio_util::sync::CancellationToken;
+
+/// An error and what caused it, on one line.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    let mut texts: Vec<_> = causes.map(ToString::to_string).collect();
+    // A wrapper that only passes its cause on says the same twice.
+    texts.dedup();
+    texts.join(": ")
+}
 
 /// Why the road ends before the report.
 #[derive(Debug, thiserror::Error)]
 pub enum RoadError {
+    /// The file cannot be imported.
+    #[error(transparent)]
+    Import(#[from] ImportError),
     /// The unpublished events cannot be listed.
     #[error("the unpublished events cannot be listed")]
     List(#[from] EventStoreError),
@@ -42,6 +61,44 @@ pub enum RoadError {
     /// The projections are not what was decided.
     #[error("the projections differ from a direct aggregation: {}", .0.join("; "))]
     Mismatch(Vec<String>),
+}
+
+/// Imports a file, and says on standard error which lines are refused.
+///
+/// # Errors
+/// [`RoadError::Import`]; what was imported until then stays.
+pub async fn import_file(
+    backend: &Backend,
+    path: &Path,
+    shutdown: &CancellationToken,
+) -> Result<Imported, RoadError> {
+    let checking = progress::spinner("checking");
+    let refused = |line: RefusedLine| checking.suspend(|| eprintln!("refused: {line}"));
+    let file = InvoiceFile::check(path, refused).map_err(ImportError::from);
+    checking.finish_and_clear();
+    let file = file?;
+    println!(
+        "checked    {} lines of {} invoices; {} lines refused",
+        file.lines(),
+        file.invoices(),
+        file.refused()
+    );
+    let (bar, started) = (progress::bar("importing", file.lines()), Instant::now());
+    let stop = shutdown.clone().cancelled_owned();
+    let imported = import(&backend.carts(), &file, |lines| bar.inc(lines as u64), stop).await;
+    bar.finish_and_clear();
+    let imported = imported?;
+    for (_, error) in &imported.failed {
+        eprintln!("not imported: {}", chain(error));
+    }
+    println!(
+        "imported   {} orders ({} were there before, {} are cancellations) in {:.1} s",
+        imported.new + imported.known,
+        imported.known,
+        imported.cancellations,
+        started.elapsed().as_secs_f64()
+    );
+    Ok(imported)
 }
 
 /// Publishes until nothing is left to publish; the answer is the number of records sent.

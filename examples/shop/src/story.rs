@@ -16,7 +16,6 @@ use foldstream::{
 use std::{
     cmp::Reverse,
     collections::BTreeMap,
-    mem::{Discriminant, discriminant},
     sync::atomic::{AtomicU64, Ordering},
     time::Duration,
 };
@@ -58,8 +57,7 @@ struct Outcome {
     commands: usize,
     tally: Tally,
     events: usize,
-    refusals: BTreeMap<String, usize>,
-    told_refusals: Vec<Discriminant<CartRefusal>>,
+    refusals: BTreeMap<&'static str, usize>,
     told_events: usize,
 }
 
@@ -101,17 +99,16 @@ impl Outcome {
         if self.told_events < SHOWN {
             self.told_events += 1;
             let names: Vec<_> = events.iter().map(|event| event.event_type().name()).collect();
-            println!("   {id}  {:38} -> {}", words(command), names.join(", "));
+            println!("   {id}  {:26} -> {}", words(command), names.join(", "));
         }
     }
 
     fn refused(&mut self, id: &CartId, command: &CartCommand, refusal: &CartRefusal) {
-        let kind = discriminant(refusal);
-        if !self.told_refusals.contains(&kind) {
-            self.told_refusals.push(kind);
-            println!("   {id}  {:38} -> refused: {refusal}", words(command));
+        let times = self.refusals.entry(kind_of(refusal)).or_default();
+        *times += 1;
+        if *times == 1 {
+            println!("   {id}  {:26} -> refused: {refusal}", words(command));
         }
-        *self.refusals.entry(kind_of(refusal).into()).or_default() += 1;
     }
 }
 

@@ -29,6 +29,8 @@ pub struct Imported {
     pub cancellations: usize,
     /// Lines of both.
     pub lines: usize,
+    /// Lines that are not, since they are malformed.
+    pub refused: u64,
     /// Invoices that the event store does not take, and why; they are not imported.
     pub failed: Vec<(CartId, ImportError)>,
     /// What the projections must come to say of both.
@@ -84,7 +86,7 @@ pub async fn import(
     progress: impl Fn(usize),
     shutdown: impl Future<Output = ()>,
 ) -> Result<Imported, ImportError> {
-    let mut imported = Imported::default();
+    let mut imported = Imported { refused: file.refused(), ..Imported::default() };
     let invoices = stream::iter(file.read()?).take_until(shutdown);
     let mut results = Box::pin(
         invoices
