@@ -27,6 +27,8 @@ pub struct Backend {
     pub topic: Arc<str>,
     /// First part of the consumer groups' names.
     pub group_prefix: Arc<str>,
+    /// What the ids of generated carts begin with; on a store that may hold carts already, something new.
+    pub cart_prefix: String,
     /// How late the list of unpublished commits may be.
     pub settling: Duration,
 }
@@ -47,6 +49,7 @@ impl Backend {
             read_model: Arc::new(InMemoryReadModel::default()),
             topic: topic.into(),
             group_prefix: "shop".into(),
+            cart_prefix: "c".into(),
             settling: Duration::ZERO,
         }
     }

@@ -4,6 +4,8 @@ use foldstream::BoxError;
 use shop::{
     backend::Backend,
     import::Imported,
+    progress,
+    report::Report,
     road::{self, chain},
     shutdown,
     story::{self, Customers},
@@ -114,4 +116,177 @@ async fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+async fn run(cli: Cli) -> Result<Ending, BoxError> {
+    let shutdown = shutdown::on_signal()?;
+    let Cli {
+        what,
+        servers,
+        step,
+    } = cli;
+    match step {
+        None => {
+            let backend = match servers {
+                Servers {
+                    dynamodb: None,
+                    kafka: None,
+                } => Backend::embedded(),
+                servers => connect(servers).await?,
+            };
+            whole_road(&backend, &what, &shutdown).await
+        }
+        Some(Step::Import { file }) => {
+            let file = one_of(file, what.import, "import")?;
+            let imported = road::import_file(&connect(servers).await?, &file, &shutdown).await?;
+            ending_of(&imported)
+        }
+        Some(Step::Publish { until_idle }) => {
+            publish(&connect(servers).await?, until_idle, &shutdown).await
+        }
+        Some(Step::Run {
+            name,
+            until_caught_up,
+        }) => {
+            project(
+                &connect(servers).await?,
+                name.as_deref(),
+                until_caught_up,
+                &shutdown,
+            )
+            .await
+        }
+        Some(Step::Report { file }) => {
+            let file = one_of(file, what.report, "report")?;
+            let backend = connect(servers).await?;
+            let report = Report::read(&*backend.read_model, |_| true).await?;
+            write(&report, Some(&file))?;
+            Ok(Ending::AllWell)
+        }
+    }
+}
+
+#[cfg(not(feature = "production"))]
+async fn connect(_: Servers) -> Result<Backend, BoxError> {
+    Err(
+        "this build has no adapters for DynamoDB and Kafka: build it with --features production"
+            .into(),
+    )
+}
+
+/// The file that a subcommand is about, given behind it or by its option.
+fn one_of(
+    behind: Option<PathBuf>,
+    option: Option<PathBuf>,
+    step: &str,
+) -> Result<PathBuf, BoxError> {
+    let file = behind.or(option);
+    file.ok_or_else(|| format!("name the file: shop {step} FILE").into())
+}
+
+async fn whole_road(
+    backend: &Backend,
+    what: &What,
+    shutdown: &CancellationToken,
+) -> Result<Ending, BoxError> {
+    let Some(file) = &what.import else {
+        let customers = Customers {
+            count: what.customers,
+            seed: what.seed,
+        };
+        let told = tokio::select! {
+            report = story::tell(backend, &customers) => report?,
+            () = shutdown.cancelled() => return Ok(Ending::Interrupted),
+        };
+        write(&told, what.report.as_deref())?;
+        return Ok(Ending::AllWell);
+    };
+    let imported = road::import_file(backend, file, shutdown).await?;
+    publish(backend, true, shutdown).await?;
+    project(backend, None, true, shutdown).await?;
+    if shutdown.is_cancelled() {
+        return Ok(Ending::Interrupted);
+    }
+    let report = road::check(backend, &imported.tally).await?;
+    println!("checked    the projections equal a direct aggregation of the file");
+    write(&report, what.report.as_deref())?;
+    ending_of(&imported)
+}
+
+async fn publish(
+    backend: &Backend,
+    until_idle: bool,
+    shutdown: &CancellationToken,
+) -> Result<Ending, BoxError> {
+    let spinner = progress::spinner("publishing");
+    let (sent, ending) = if until_idle {
+        tokio::select! {
+            sent = road::publish_all(backend) => (Some(sent?), Ending::AllWell),
+            () = shutdown.cancelled() => (None, Ending::Interrupted),
+        }
+    } else {
+        let report = road::publish(backend, shutdown).await?;
+        (Some(report.messages), Ending::AllWell)
+    };
+    spinner.finish_and_clear();
+    if let Some(sent) = sent {
+        println!("published  {sent} records to topic {}", backend.topic);
+    }
+    Ok(ending)
+}
+
+async fn project(
+    backend: &Backend,
+    name: Option<&str>,
+    until_caught_up: bool,
+    shutdown: &CancellationToken,
+) -> Result<Ending, BoxError> {
+    let spinner = progress::spinner("projecting");
+    let counter = spinner.clone();
+    let runner = road::sales_runner(backend, name, move || counter.inc(1))?;
+    let report = if until_caught_up {
+        tokio::select! {
+            report = runner.run_until_caught_up() => report,
+            () = shutdown.cancelled() => return Ok(Ending::Interrupted),
+        }
+    } else {
+        runner.run(shutdown.clone().cancelled_owned()).await
+    };
+    spinner.finish_and_clear();
+    for processor in report.into_result()?.processors {
+        println!(
+            "projected  {} events as {}; {} known already and dropped",
+            processor.handled, processor.name, processor.duplicates
+        );
+    }
+    Ok(Ending::AllWell)
+}
+
+fn write(report: &Report, file: Option<&Path>) -> Result<(), BoxError> {
+    if let Some(file) = file {
+        report.write(file)?;
+        println!(
+            "reported   {} orders, {} events to {}",
+            report.orders,
+            report.events,
+            file.display()
+        );
+    }
+    Ok(())
+}
+
+/// # Errors
+/// If some invoices could not be stored.
+fn ending_of(imported: &Imported) -> Result<Ending, BoxError> {
+    if !imported.failed.is_empty() {
+        return Err(format!("{} invoices are not imported", imported.failed.len()).into());
+    }
+    Ok(match imported {
+        Imported {
+            is_interrupted: true,
+            ..
+        } => Ending::Interrupted,
+        Imported { refused: 1.., .. } => Ending::SomeRefused,
+        _ => Ending::AllWell,
+    })
 }

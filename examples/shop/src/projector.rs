@@ -33,14 +33,20 @@ pub struct SalesProjector {
 
 impl fmt::Debug for SalesProjector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SalesProjector").field("model", &self.model).finish_non_exhaustive()
+        f.debug_struct("SalesProjector")
+            .field("model", &self.model)
+            .finish_non_exhaustive()
     }
 }
 
 impl SalesProjector {
     /// Keeps its rows in `model`.
     pub fn new(model: Arc<dyn ReadModel>) -> Self {
-        Self { model, unwritten: Mutex::default(), progress: Box::new(|| ()) }
+        Self {
+            model,
+            unwritten: Mutex::default(),
+            progress: Box::new(|| ()),
+        }
     }
 
     /// Calls `progress` after each event.
@@ -67,15 +73,23 @@ impl SalesProjector {
         // Nobody else puts this row there meanwhile: the events of one order come one after the other.
         let stored = self.model.row(order).await.classify(class_of)?;
         let mut rows = self.unwritten();
-        let row = rows.entry(order.clone()).or_insert(stored.unwrap_or_default());
+        let row = rows
+            .entry(order.clone())
+            .or_insert(stored.unwrap_or_default());
         take(row, event, ctx)
     }
 
     /// Writes one row, and forgets it unless it has gone on meanwhile.
     async fn write(&self, order: StreamId, row: OrderRow) -> HandlerResult {
-        self.model.put_if_newer(&order, &row).await.classify(class_of)?;
+        self.model
+            .put_if_newer(&order, &row)
+            .await
+            .classify(class_of)?;
         let mut rows = self.unwritten();
-        if rows.get(&order).is_some_and(|now| now.version == row.version) {
+        if rows
+            .get(&order)
+            .is_some_and(|now| now.version == row.version)
+        {
             rows.remove(&order);
         }
         Ok(())

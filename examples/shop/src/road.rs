@@ -1,6 +1,7 @@
 //! The road of an event behind the command: published, projected, reported. Every way of running the shop walks it.
 use crate::{
     backend::Backend,
+    cart::CartEvent,
     import::{ImportError, Imported, InvoiceFile, RefusedLine, import},
     progress,
     projector::SalesProjector,
@@ -8,10 +9,10 @@ use crate::{
     tally::{Tally, differences},
 };
 use foldstream::{
-    StreamId,
+    DomainEvent, StreamId,
     ports::EventStoreError,
-    publisher::PublishError,
-    runner::{BuildError, RunnerError, RunnerReport},
+    publisher::{PollConfig, PollError, PollReport, PublishError, TopicError},
+    runner::{BuildError, ProcessorPolicy, Runner},
 };
 use std::{
     error::Error,
@@ -22,8 +23,12 @@ use tokio_util::sync::CancellationToken;
 
 /// An error and what caused it, on one line.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    let mut texts: Vec<_> = causes.map(ToString::to_string).collect();
+    let mut texts = vec![error.to_string()];
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        texts.push(error.to_string());
+        cause = error.source();
+    }
     // A wrapper that only passes its cause on says the same twice.
     texts.dedup();
     texts.join(": ")
@@ -35,6 +40,12 @@ pub enum RoadError {
     /// The file cannot be imported.
     #[error(transparent)]
     Import(#[from] ImportError),
+    /// The topic cannot be used.
+    #[error(transparent)]
+    Topic(#[from] TopicError),
+    /// The publisher cannot go on.
+    #[error(transparent)]
+    Poll(#[from] PollError),
     /// The unpublished events cannot be listed.
     #[error("the unpublished events cannot be listed")]
     List(#[from] EventStoreError),
@@ -47,14 +58,8 @@ pub enum RoadError {
         stream: StreamId,
         /// Why that one is not.
         #[source]
-        source: PublishError,
+        source: Box<PublishError>,
     },
-    /// The runner is not set up well.
-    #[error("the runner cannot be built")]
-    Build(#[from] BuildError),
-    /// A listener or projector halted. What it had done is kept; started again, it goes on from there.
-    #[error(transparent)]
-    Run(#[from] RunnerError),
     /// The report.
     #[error(transparent)]
     Report(#[from] ReportError),
@@ -104,16 +109,21 @@ pub async fn import_file(
 /// Publishes until nothing is left to publish; the answer is the number of records sent.
 ///
 /// # Errors
-/// [`RoadError::List`], [`RoadError::Publish`].
+/// [`RoadError`]; what was sent counts, the rest stays listed as unpublished.
 pub async fn publish_all(backend: &Backend) -> Result<u64, RoadError> {
     let publisher = backend.publisher();
+    publisher.check_topics([CartEvent::AGGREGATE]).await?;
     let (mut sent, mut quiet_since) = (0, Instant::now());
     loop {
         let report = publisher.publish_pending().await?;
         sent += report.messages;
         let count = report.failed.len();
         if let Some(failure) = report.failed.into_iter().next() {
-            return Err(RoadError::Publish { count, stream: failure.stream, source: failure.error });
+            return Err(RoadError::Publish {
+                count,
+                stream: failure.stream,
+                source: failure.error.into(),
+            });
         }
         if report.messages > 0 {
             quiet_since = Instant::now();
@@ -125,17 +135,34 @@ pub async fn publish_all(backend: &Backend) -> Result<u64, RoadError> {
     }
 }
 
-/// Projects all that is on the bus now, and calls `progress` after each event.
+/// Publishes what is stored and what comes, until it is told to stop.
 ///
 /// # Errors
-/// [`RoadError::Build`], [`RoadError::Run`].
-pub async fn project_all(
+/// [`RoadError`], once something must be changed before anything can be published.
+pub async fn publish(
     backend: &Backend,
+    shutdown: &CancellationToken,
+) -> Result<PollReport, RoadError> {
+    let publisher = backend.publisher();
+    let stop = shutdown.clone().cancelled_owned();
+    Ok(publisher.poll(PollConfig::default(), stop).await?)
+}
+
+/// The sales projector in a runner, under its own name or another; a new name starts from the beginning.
+///
+/// # Errors
+/// [`BuildError`] if the name cannot be one.
+pub fn sales_runner(
+    backend: &Backend,
+    name: Option<&str>,
     progress: impl Fn() + Send + Sync + 'static,
-) -> Result<RunnerReport, RoadError> {
+) -> Result<Runner, BuildError> {
     let projector = SalesProjector::new(backend.read_model.clone()).with_progress(progress);
-    let runner = backend.runner().projector(projector).build()?;
-    Ok(runner.run_until_caught_up().await.into_result()?)
+    let mut policy = ProcessorPolicy::projector();
+    if let Some(name) = name {
+        policy = policy.with_name(name);
+    }
+    backend.runner().projector_with(projector, policy).build()
 }
 
 /// Compares what the projections say of the orders in `tally` with the tally itself; the answer is the whole report.

@@ -28,8 +28,6 @@ pub struct Customers {
     pub count: u32,
     /// Decides what they do.
     pub seed: u64,
-    /// What the ids of their carts begin with: on a store that has carts already, something new.
-    pub cart_prefix: String,
 }
 
 /// Tells the whole story; the answer is the report.
@@ -37,7 +35,9 @@ pub struct Customers {
 /// # Errors
 /// Whatever went wrong; above all, projections that differ from a direct aggregation.
 pub async fn tell(backend: &Backend, customers: &Customers) -> Result<Report, BoxError> {
-    let tally = shop(&backend.carts(), customers).await?;
+    let commands = shopping(customers.seed, customers.count, &backend.cart_prefix);
+    println!("1. {} customers shop", customers.count);
+    let tally = shop(&backend.carts(), commands).await?;
     println!("\n3. The publisher sends them, each cart in order");
     let sent = road::publish_all(backend).await?;
     println!("   {sent} records on topic {}", backend.topic);
@@ -47,7 +47,9 @@ pub async fn tell(backend: &Backend, customers: &Customers) -> Result<Report, Bo
     println!("\n6. The projections");
     let report = road::check(backend, &tally).await?;
     tell_report(&report);
-    println!("   They equal a direct aggregation of what was decided: nothing lost, nothing counted twice.");
+    println!(
+        "   They equal a direct aggregation of what was decided: nothing lost, nothing counted twice."
+    );
     Ok(report)
 }
 
@@ -61,10 +63,11 @@ struct Outcome {
     told_events: usize,
 }
 
-async fn shop(carts: &Repository<Cart>, customers: &Customers) -> Result<Tally, BoxError> {
-    println!("1. {} customers shop", customers.count);
+async fn shop(
+    carts: &Repository<Cart>,
+    commands: Vec<(CartId, CartCommand)>,
+) -> Result<Tally, BoxError> {
     let mut outcome = Outcome::default();
-    let commands = shopping(customers.seed, customers.count, &customers.cart_prefix);
     let mut favourite = None;
     for (id, command) in commands {
         outcome.commands += 1;
@@ -83,7 +86,10 @@ async fn shop(carts: &Repository<Cart>, customers: &Customers) -> Result<Tally, 
         }
     }
     let refused: usize = outcome.refusals.values().sum();
-    println!("   {} commands: {} events stored, {refused} commands refused", outcome.commands, outcome.events);
+    println!(
+        "   {} commands: {} events stored, {refused} commands refused",
+        outcome.commands, outcome.events
+    );
     for (reason, count) in &outcome.refusals {
         println!("     {count:4} x {reason}");
     }
@@ -98,7 +104,10 @@ impl Outcome {
         const SHOWN: usize = 3;
         if self.told_events < SHOWN {
             self.told_events += 1;
-            let names: Vec<_> = events.iter().map(|event| event.event_type().name()).collect();
+            let names: Vec<_> = events
+                .iter()
+                .map(|event| event.event_type().name())
+                .collect();
             println!("   {id}  {:26} -> {}", words(command), names.join(", "));
         }
     }
@@ -115,7 +124,10 @@ impl Outcome {
 fn words(command: &CartCommand) -> String {
     match command {
         CartCommand::AddItem { item, .. } => {
-            format!("add {} x {} at {}", item.quantity, item.stock_code, item.unit_price)
+            format!(
+                "add {} x {} at {}",
+                item.quantity, item.stock_code, item.unit_price
+            )
         }
         CartCommand::RemoveItem { stock_code } => format!("remove {stock_code}"),
         CartCommand::CheckOut => "check out".into(),
@@ -156,11 +168,16 @@ fn runner(
     let often = Duration::from_millis(5);
     backend
         .runner()
-        .projector_with(projector, ProcessorPolicy::projector().with_commit_interval(often))
+        .projector_with(
+            projector,
+            ProcessorPolicy::projector().with_commit_interval(often),
+        )
         .listener_with(
             ConfirmationListener::new(mails.clone()),
             // A listener starts with what happens from now on, unless it is told otherwise.
-            ProcessorPolicy::listener().with_start(Start::Beginning).with_commit_interval(often),
+            ProcessorPolicy::listener()
+                .with_start(Start::Beginning)
+                .with_commit_interval(often),
         )
         .build()
 }
@@ -183,7 +200,10 @@ async fn crash(backend: &Backend, mails: &MailService, events: u64) -> Result<()
     }
     drop(runner);
     let durable = Report::read(&*backend.read_model, |_| true).await?;
-    println!("   the read model holds {} events of {events}; what was only in memory is gone", durable.events);
+    println!(
+        "   the read model holds {} events of {events}; what was only in memory is gone",
+        durable.events
+    );
     Ok(())
 }
 
@@ -198,7 +218,10 @@ async fn catch_up(backend: &Backend, mails: &MailService) -> Result<(), BoxError
             processor.name, processor.handled, processor.duplicates
         );
     }
-    println!("   {} orders are confirmed by mail, each once", mails.sent().len());
+    println!(
+        "   {} orders are confirmed by mail, each once",
+        mails.sent().len()
+    );
     Ok(())
 }
 

@@ -86,7 +86,10 @@ pub async fn import(
     progress: impl Fn(usize),
     shutdown: impl Future<Output = ()>,
 ) -> Result<Imported, ImportError> {
-    let mut imported = Imported { refused: file.refused(), ..Imported::default() };
+    let mut imported = Imported {
+        refused: file.refused(),
+        ..Imported::default()
+    };
     let invoices = stream::iter(file.read()?).take_until(shutdown);
     let mut results = Box::pin(
         invoices
