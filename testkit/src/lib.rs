@@ -2,8 +2,10 @@
 
 mod clock;
 mod memory;
+mod scenario;
 
 pub use clock::{ManualClock, SeededIds};
 pub use memory::{
     InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, InMemorySnapshotStore,
 };
+pub use scenario::{Outcome, Scenario};
