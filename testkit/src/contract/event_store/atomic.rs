@@ -1,15 +1,15 @@
 //! Appends of several streams at once.
 use super::given::{
     Store, append_all_settled, append_of, assert_conflict, assert_history, assert_invalid,
-    assert_repeated, at_once, brief, commit_after, fresh_stream, given, given_on, large_event,
-    must_append, signed_by, stream, tail,
+    assert_repeated, brief, commit_after, fresh_stream, given, given_on, large_event, must_append,
+    signed_by, stream, tail,
 };
-use crate::contract::support::unique;
+use crate::contract::support::{at_once, drop_midway, unique};
 use foldstream::{
     StreamHead, Version,
     ports::{Append, AppendAll, AppendOutcome, EventStoreError, RefusedKind},
 };
-use std::{fmt::Debug, time::Duration};
+use std::fmt::Debug;
 
 /// Two streams that do not exist yet.
 fn two_empty() -> (StreamHead, StreamHead) {
@@ -202,17 +202,7 @@ pub async fn a_dropped_atomic_append_leaves_all_commits_or_none(store: Store) {
         let (one, two) = two_empty();
         let (first, second) = (commit_after(&one, 2), commit_after(&two, 3));
         let all = AppendAll::new(vec![first.clone(), second.clone()]);
-        {
-            let mut sent = std::pin::pin!(store.append_all(&all));
-            if attempt < 5 {
-                for _ in 0..attempt {
-                    let _ = futures::poll!(sent.as_mut());
-                }
-            } else {
-                let patience = Duration::from_micros(200 << (attempt - 5));
-                let _ = tokio::time::timeout(patience, sent).await;
-            }
-        }
+        drop_midway(attempt, store.append_all(&all)).await;
         let outcome = append_all_settled(&store, &all).await;
         if let AppendOutcome::Conflict(conflict) = outcome {
             panic!("attempt {attempt}: {conflict}");

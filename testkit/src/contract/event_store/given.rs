@@ -223,26 +223,3 @@ pub(super) async fn append_all_settled(
         }
     }
 }
-
-/// Runs one task a number, all let go at the same moment, and returns their answers.
-pub(super) async fn at_once<T, F>(tasks: usize, job: impl Fn(usize) -> F) -> Vec<T>
-where
-    T: Send + 'static,
-    F: Future<Output = T> + Send + 'static,
-{
-    let start = Arc::new(tokio::sync::Barrier::new(tasks));
-    let running: Vec<_> = (0..tasks)
-        .map(|n| {
-            let (start, job) = (start.clone(), job(n));
-            tokio::spawn(async move {
-                start.wait().await;
-                job.await
-            })
-        })
-        .collect();
-    let mut answers = Vec::new();
-    for task in running {
-        answers.push(task.await.unwrap());
-    }
-    answers
-}

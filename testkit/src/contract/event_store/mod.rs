@@ -153,6 +153,26 @@ pub async fn ready(fresh: impl Future<Output = Arc<dyn EventStore>>) -> Arc<dyn 
 /// - `unpublished`: `lists_unpublished` is true.
 ///
 /// Call it in a module of its own: the tests have the names of the rules.
+///
+/// # Example
+/// ```
+/// # #[allow(dead_code)]
+/// mod event_store {
+///     use foldstream::ports::EventStore;
+///     use foldstream_testkit::InMemoryEventStore;
+///     use std::sync::Arc;
+///
+///     async fn fresh() -> Arc<dyn EventStore> {
+///         InMemoryEventStore::new()
+///     }
+///     foldstream_testkit::event_store_contract! {
+///         #[ignore = "needs a server"]
+///         store = fresh,
+///         with = [atomic_append, unpublished],
+///     }
+/// }
+/// # fn main() {}
+/// ```
 #[macro_export]
 macro_rules! event_store_contract {
     ($(#[$attribute:meta])* store = $store:path $(, with = [$($group:ident),* $(,)?])? $(,)?) => {

@@ -1,18 +1,16 @@
 //! Append and read by several at once, and futures that are dropped.
 use super::given::{
-    Store, append_settled, assert_contiguous, assert_history, at_once, brief, commit_after, events,
+    Store, append_settled, assert_contiguous, assert_history, brief, commit_after, events,
     fresh_stream, given, history, must_append, read, signed_by, tail, try_read,
 };
+use crate::contract::support::{at_once, drop_midway};
 use foldstream::{
     StreamHead,
     ports::{AppendOutcome, Commit, ReadFrom},
 };
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
 const WRITERS: usize = 8;
@@ -172,17 +170,7 @@ pub async fn a_dropped_append_leaves_the_commit_whole_or_not_at_all(store: Store
     for attempt in 0..16u32 {
         let stream = fresh_stream();
         let append = commit_after(&StreamHead::empty(stream.clone()), 40);
-        {
-            let mut sent = std::pin::pin!(store.append(&append));
-            if attempt < 6 {
-                for _ in 0..attempt {
-                    let _ = futures::poll!(sent.as_mut());
-                }
-            } else {
-                let patience = Duration::from_micros(100 << (attempt - 6));
-                let _ = tokio::time::timeout(patience, sent).await;
-            }
-        }
+        drop_midway(attempt, store.append(&append)).await;
         let empty = StreamHead::empty(stream.clone());
         let seen = try_read(&store, &stream, ReadFrom::After(empty), None).await;
         match seen.unwrap().as_slice() {
