@@ -21,6 +21,7 @@
     reason = "a case is a test: it fails by panicking"
 )]
 
+pub mod control_store;
 pub mod event_store;
 mod run;
 mod support;
