@@ -24,6 +24,7 @@
 pub mod control_store;
 pub mod event_store;
 mod run;
+pub mod snapshot_store;
 mod support;
 
 pub use run::{Case, LIMIT, run};

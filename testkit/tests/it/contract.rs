@@ -34,3 +34,14 @@ mod control_store {
     }
     foldstream_testkit::control_store_contract! { store = fresh }
 }
+
+mod snapshot_store {
+    use foldstream::ports::SnapshotStore;
+    use foldstream_testkit::InMemorySnapshotStore;
+    use std::sync::Arc;
+
+    async fn fresh() -> Arc<dyn SnapshotStore> {
+        InMemorySnapshotStore::new()
+    }
+    foldstream_testkit::snapshot_store_contract! { store = fresh }
+}
