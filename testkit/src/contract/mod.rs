@@ -23,6 +23,7 @@
 
 pub mod control_store;
 pub mod event_store;
+pub mod message_bus;
 mod run;
 pub mod snapshot_store;
 mod support;
