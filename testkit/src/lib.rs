@@ -3,6 +3,10 @@
 mod clock;
 pub mod contract;
 mod memory;
+mod scenario;
 
 pub use clock::{ManualClock, SeededIds};
-pub use memory::{InMemoryControlStore, InMemoryEventStore, InMemorySnapshotStore};
+pub use memory::{
+    InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, InMemorySnapshotStore,
+};
+pub use scenario::{Outcome, Scenario};

@@ -1,0 +1,3 @@
+//! Integration tests of the core on the in-memory adapters.
+mod repository;
+mod support;
