@@ -1,7 +1,9 @@
 #![doc = include_str!("../README.md")]
 
-mod clock;
+mod scenario;
 mod memory;
+mod clock;
+pub mod contract;
 #[cfg(feature = "containers")]
 pub mod containers;
 
@@ -9,3 +11,4 @@ pub use clock::{ManualClock, SeededIds};
 pub use memory::{
     InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, InMemorySnapshotStore,
 };
+pub use scenario::{Outcome, Scenario};
