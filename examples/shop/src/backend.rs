@@ -23,6 +23,8 @@ pub struct Backend {
     pub control: Arc<dyn ControlStore>,
     /// What the report is summed from.
     pub read_model: Arc<dyn ReadModel>,
+    /// Whether the read model was made just now, so that it lacks what processors of the past have read.
+    pub is_read_model_new: bool,
     /// Where the events go.
     pub topic: Arc<str>,
     /// First part of the consumer groups' names.
@@ -47,6 +49,7 @@ impl Backend {
             bus,
             control: InMemoryControlStore::new(),
             read_model: Arc::new(InMemoryReadModel::default()),
+            is_read_model_new: true,
             topic: topic.into(),
             group_prefix: "shop".into(),
             cart_prefix: "c".into(),

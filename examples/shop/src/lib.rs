@@ -14,3 +14,5 @@ pub mod story;
 pub mod tally;
 pub mod progress;
 pub mod shutdown;
+#[cfg(feature = "production")]
+pub mod production;
