@@ -253,7 +253,7 @@ async fn project(
         runner.run(shutdown.clone().cancelled_owned()).await
     };
     spinner.finish_and_clear();
-    for processor in report.into_result()?.processors {
+    for processor in report.into_result()? {
         println!(
             "projected  {} events as {}; {} known already and dropped",
             processor.handled, processor.name, processor.duplicates

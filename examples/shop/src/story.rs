@@ -215,7 +215,7 @@ async fn catch_up(backend: &Backend, mails: &MailService) -> Result<(), BoxError
     println!("\n5. It starts again and goes on from the last commit");
     let runner = runner(backend, mails, || ())?;
     let report = runner.run_until_caught_up().await.into_result()?;
-    for processor in report.processors {
+    for processor in report {
         println!(
             "   {:14} {:5} events handled, {} known already and dropped",
             processor.name, processor.handled, processor.duplicates
