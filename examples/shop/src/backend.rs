@@ -23,8 +23,6 @@ pub struct Backend {
     pub control: Arc<dyn ControlStore>,
     /// What the report is summed from.
     pub read_model: Arc<dyn ReadModel>,
-    /// Whether the read model was made just now, so that it lacks what processors of the past have read.
-    pub is_read_model_new: bool,
     /// Where the events go.
     pub topic: Arc<str>,
     /// First part of the consumer groups' names.
@@ -33,6 +31,15 @@ pub struct Backend {
     pub cart_prefix: String,
     /// How late the list of unpublished commits may be.
     pub settling: Duration,
+}
+
+/// Which parts of a backend a process uses; on real servers the others need not be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uses {
+    /// The event store: an import needs no bus.
+    EventStore,
+    /// The event store, the bus and the read model.
+    Everything,
 }
 
 /// Partitions of the topic. Events of one cart always go to one of them, so their order is kept.
@@ -49,7 +56,6 @@ impl Backend {
             bus,
             control: InMemoryControlStore::new(),
             read_model: Arc::new(InMemoryReadModel::default()),
-            is_read_model_new: true,
             topic: topic.into(),
             group_prefix: "shop".into(),
             cart_prefix: "c".into(),

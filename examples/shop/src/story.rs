@@ -44,6 +44,7 @@ pub async fn tell(backend: &Backend, customers: &Customers) -> Result<Report, Bo
     println!("\n3. The publisher sends them, each cart in order");
     let sent = road::publish_all(backend).await?;
     println!("   {sent} records on topic {}", backend.topic);
+    road::prepare_read_model(backend, None).await?;
     let mails = MailService::default();
     crash(backend, &mails, sent).await?;
     catch_up(backend, &mails).await?;

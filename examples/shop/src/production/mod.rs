@@ -5,7 +5,7 @@ mod row;
 pub use read_model::DynamoDbReadModel;
 
 use crate::{
-    backend::{Backend, PARTITIONS},
+    backend::{Backend, PARTITIONS, Uses},
     read_model::ReadModelError,
 };
 use foldstream::{Timestamp, ports::MessageBusError};
@@ -23,17 +23,6 @@ pub struct Servers {
     pub dynamodb: Option<String>,
     /// Brokers of Kafka.
     pub kafka: Option<String>,
-}
-
-/// Which parts of the backend a process uses; the others need not be there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Uses {
-    /// The event store: an import needs no bus.
-    EventStore,
-    /// The event store and the bus.
-    Bus,
-    /// These and the read model.
-    ReadModel,
 }
 
 /// Why the servers cannot be used.
@@ -70,7 +59,7 @@ impl Servers {
         })
     }
 
-    /// Connects, and makes the tables and the topic that are used and missing.
+    /// Connects, and makes what is used and missing: the tables of the event store, the topic.
     ///
     /// # Errors
     /// [`ConnectError`] says what to do.
@@ -81,18 +70,18 @@ impl Servers {
         let dynamodb = DynamoDb::connect(config).await?;
         let read_model = DynamoDbReadModel::new(dynamodb.client().clone(), read_table);
         let kafka = self.kafka()?;
-        let (topic, group_prefix) = (kafka.events_topic().into(), kafka.group_id().into());
+        let topic: Arc<str> = kafka.events_topic().into();
+        let group_prefix = kafka.group_id().into();
         let bus = KafkaMessageBus::new(kafka)?;
-        if uses != Uses::EventStore {
-            bus.create_topic(&TopicSpec::new(&*topic, PARTITIONS)).await?;
+        if uses == Uses::Everything {
+            bus.create_topic(&TopicSpec::new(topic.as_ref(), PARTITIONS))
+                .await?;
         }
-        let is_read_model_new = uses == Uses::ReadModel && read_model.create_table().await?;
         Ok(Backend {
             store: Arc::new(dynamodb.event_store()),
             bus: Arc::new(bus),
             control: Arc::new(dynamodb.control_store()),
             read_model: Arc::new(read_model),
-            is_read_model_new,
             topic,
             group_prefix,
             cart_prefix: format!("c{:x}-", Timestamp::now().as_micros()),

@@ -19,6 +19,8 @@ use std::{
 
 /// How long a new table may take to become active.
 const CREATION: Duration = Duration::from_secs(120);
+/// DynamoDB's code of a table that is missing.
+const NOT_FOUND: &str = "ResourceNotFoundException";
 /// Rows that are deleted at the same time.
 const CONCURRENT_DELETES: usize = 16;
 
@@ -30,61 +32,26 @@ pub struct DynamoDbReadModel {
 }
 
 impl DynamoDbReadModel {
-    /// Uses a table that exists, or that [`create_table`](Self::create_table) makes.
+    /// Uses a table that exists, or that [`create`](ReadModel::create) makes.
     pub const fn new(client: Client, table: String) -> Self {
         Self { client, table }
     }
 
-    /// Makes the table if it is missing, and waits until it can be used. Whether it was missing.
-    ///
-    /// # Errors
-    /// [`ReadModelError`].
-    pub async fn create_table(&self) -> Result<bool, ReadModelError> {
-        let key = KeySchemaElement::builder().attribute_name(ORDER).key_type(KeyType::Hash).build();
-        let attribute = AttributeDefinition::builder()
-            .attribute_name(ORDER)
-            .attribute_type(ScalarAttributeType::S)
-            .build();
-        let request = self
-            .client
-            .create_table()
-            .table_name(&self.table)
-            .key_schema(key.map_err(|e| self.refused("this is a bug", e))?)
-            .attribute_definitions(attribute.map_err(|e| self.refused("this is a bug", e))?)
-            .billing_mode(BillingMode::PayPerRequest);
-        let is_new = match request.send().await {
-            Ok(_) => true,
-            Err(error) if error.code() == Some("ResourceInUseException") => false,
-            Err(error) => return Err(self.failed(error)),
-        };
-        self.wait_until_active().await?;
-        Ok(is_new)
-    }
-
-    async fn wait_until_active(&self) -> Result<(), ReadModelError> {
-        let started = Instant::now();
-        loop {
-            let described = self.client.describe_table().table_name(&self.table).send().await;
-            let table = match described {
-                Ok(described) => described.table,
-                // Descriptions are eventually consistent: a new table may not show yet.
-                Err(error) if error.code() == Some("ResourceNotFoundException") => None,
-                Err(error) => return Err(self.failed(error)),
-            };
-            match table.and_then(|table| table.table_status) {
-                Some(TableStatus::Active | TableStatus::Updating) => return Ok(()),
-                _ if started.elapsed() > CREATION => {
-                    let waited = format!("table {} is not active after {CREATION:?}", self.table);
-                    return Err(ReadModelError::Unavailable(waited.into()));
-                }
-                _ => tokio::time::sleep(Duration::from_millis(100)).await,
-            }
+    async fn status(&self) -> Result<Option<TableStatus>, ReadModelError> {
+        let request = self.client.describe_table().table_name(&self.table);
+        match request.send().await {
+            Ok(described) => Ok(described.table.and_then(|table| table.table_status)),
+            Err(error) if error.code() == Some(NOT_FOUND) => Ok(None),
+            Err(error) => Err(self.failed(error)),
         }
     }
 
     fn refused(&self, todo: &str, error: impl Error + Send + Sync + 'static) -> ReadModelError {
         let todo = format!("table {}: {todo}", self.table);
-        ReadModelError::Refused { todo, source: error.into() }
+        ReadModelError::Refused {
+            todo,
+            source: error.into(),
+        }
     }
 
     /// The one place where the SDK's errors become the read model's.
@@ -94,21 +61,27 @@ impl DynamoDbReadModel {
     {
         // What is unknown may pass: the runner repeats it within bounds.
         let todo = match error.code() {
-            Some("ResourceNotFoundException") => {
+            Some(NOT_FOUND) => {
                 "it is missing; `shop run` makes it, and a new --name fills it from the beginning"
             }
             Some("ValidationException") => "it is not the shop's; use another DYNAMODB_PREFIX",
             Some("AccessDeniedException") => "allow this account to use it",
-            Some("ExpiredTokenException" | "UnrecognizedClientException" | "InvalidSignatureException") => {
-                "renew the AWS credentials"
-            }
+            Some(
+                "ExpiredTokenException"
+                | "UnrecognizedClientException"
+                | "InvalidSignatureException",
+            ) => "renew the AWS credentials",
             _ => return ReadModelError::Unavailable(error.into()),
         };
         self.refused(todo, error)
     }
 
     async fn delete(&self, order: AttributeValue) -> Result<(), ReadModelError> {
-        let request = self.client.delete_item().table_name(&self.table).key(ORDER, order);
+        let request = self
+            .client
+            .delete_item()
+            .table_name(&self.table)
+            .key(ORDER, order);
         request.send().await.map_err(|error| self.failed(error))?;
         Ok(())
     }
@@ -116,6 +89,45 @@ impl DynamoDbReadModel {
 
 #[async_trait]
 impl ReadModel for DynamoDbReadModel {
+    async fn exists(&self) -> Result<bool, ReadModelError> {
+        Ok(self.status().await?.is_some())
+    }
+
+    async fn create(&self) -> Result<(), ReadModelError> {
+        let built = |error| self.refused("its key cannot be described", error);
+        let key = KeySchemaElement::builder()
+            .attribute_name(ORDER)
+            .key_type(KeyType::Hash);
+        let text = AttributeDefinition::builder()
+            .attribute_name(ORDER)
+            .attribute_type(ScalarAttributeType::S);
+        let request = self
+            .client
+            .create_table()
+            .table_name(&self.table)
+            .key_schema(key.build().map_err(built)?)
+            .attribute_definitions(text.build().map_err(built)?)
+            .billing_mode(BillingMode::PayPerRequest);
+        match request.send().await {
+            Ok(_) => {}
+            // Somebody else has just made it.
+            Err(error) if error.code() == Some("ResourceInUseException") => {}
+            Err(error) => return Err(self.failed(error)),
+        }
+        let started = Instant::now();
+        while !matches!(
+            self.status().await?,
+            Some(TableStatus::Active | TableStatus::Updating)
+        ) {
+            if started.elapsed() > CREATION {
+                let waited = format!("table {} is not active after {CREATION:?}", self.table);
+                return Err(ReadModelError::Unavailable(waited.into()));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
+    }
+
     async fn row(&self, order: &StreamId) -> Result<Option<OrderRow>, ReadModelError> {
         let request = self
             .client
@@ -145,19 +157,29 @@ impl ReadModel for DynamoDbReadModel {
     }
 
     fn rows(&self) -> BoxStream<'_, Result<OrderEntry, ReadModelError>> {
-        let request = self.client.scan().table_name(&self.table).consistent_read(true);
+        let request = self
+            .client
+            .scan()
+            .table_name(&self.table)
+            .consistent_read(true);
         // The paginator follows LastEvaluatedKey: a page may be empty before the end.
-        let items = stream::unfold(request.into_paginator().items().send(), |mut items| async move {
-            Some((items.next().await?, items))
-        });
+        let items = stream::unfold(
+            request.into_paginator().items().send(),
+            |mut items| async move { Some((items.next().await?, items)) },
+        );
         items
             .map(|item| row::from_item(&item.map_err(|error| self.failed(error))?))
             .boxed()
     }
 
     async fn clear(&self) -> Result<(), ReadModelError> {
-        let orders = self.rows().map_ok(|(order, _)| AttributeValue::S(order.as_str().into()));
+        let orders = self
+            .rows()
+            .map_ok(|(order, _)| AttributeValue::S(order.as_str().into()));
         let deletes = orders.map_ok(|order| self.delete(order));
-        deletes.try_buffer_unordered(CONCURRENT_DELETES).try_collect().await
+        deletes
+            .try_buffer_unordered(CONCURRENT_DELETES)
+            .try_collect()
+            .await
     }
 }

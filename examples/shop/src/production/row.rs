@@ -20,9 +20,15 @@ type Item = HashMap<String, AttributeValue>;
 
 pub(super) fn to_item(order: &StreamId, row: &OrderRow) -> Item {
     let text = |text: &str| AttributeValue::S(text.into());
-    let units = row.units.iter().map(|(code, n)| (code.clone(), AttributeValue::N(n.to_string())));
+    let units = row
+        .units
+        .iter()
+        .map(|(code, n)| (code.clone(), AttributeValue::N(n.to_string())));
     let revenue = row.revenue.iter().map(|(country, amount)| {
-        let entry = [("country", text(country)), ("amount", text(&amount.to_string()))];
+        let entry = [
+            ("country", text(country)),
+            ("amount", text(&amount.to_string())),
+        ];
         AttributeValue::M(entry.map(|(name, value)| (name.into(), value)).into())
     });
     let item = [
@@ -48,7 +54,10 @@ fn read(item: &Item) -> Option<OrderEntry> {
     let units = units.map(|(code, n)| Some((code.clone(), number(n)?)));
     let revenue = item.get("revenue")?.as_l().ok()?.iter().map(|entry| {
         let entry = entry.as_m().ok()?;
-        Some((text(entry, "country")?.into(), text(entry, "amount")?.parse().ok()?))
+        Some((
+            text(entry, "country")?.into(),
+            text(entry, "amount")?.parse().ok()?,
+        ))
     });
     let row = OrderRow {
         version: Version::new(number(item.get(VERSION)?)?),
@@ -76,7 +85,11 @@ mod tests {
         let row = OrderRow {
             version: Version::new(3),
             units: [("85123A".into(), -6), ("85123a".into(), i64::MAX)].into(),
-            revenue: [(String::new(), "-0.10".parse().unwrap()), ("EIRE".into(), "2".parse().unwrap())].into(),
+            revenue: [
+                (String::new(), "-0.10".parse().unwrap()),
+                ("EIRE".into(), "2".parse().unwrap()),
+            ]
+            .into(),
         };
         assert_eq!(from_item(&to_item(&order, &row)).unwrap(), (order, row));
     }
@@ -84,7 +97,10 @@ mod tests {
     #[test]
     fn a_row_that_somebody_else_wrote_is_corrupt() {
         let order = StreamId::new("cart", "1").unwrap();
-        let row = OrderRow { revenue: [("EIRE".into(), "2".parse().unwrap())].into(), ..OrderRow::default() };
+        let row = OrderRow {
+            revenue: [("EIRE".into(), "2".parse().unwrap())].into(),
+            ..OrderRow::default()
+        };
         for attribute in [VERSION, "units", "revenue"] {
             let mut item = to_item(&order, &row);
             item.insert(attribute.into(), AttributeValue::S("?".into()));
