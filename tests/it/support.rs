@@ -92,6 +92,8 @@ pub(crate) trait Mischief: std::fmt::Debug + Send + Sync + 'static {
     ) -> Result<AppendOutcome, EventStoreError> {
         inner.append(append).await
     }
+    /// When a read begins.
+    fn reading(&self) {}
     /// To a commit that is read; none hides it.
     fn read(&self, commit: Commit) -> Option<Commit> {
         Some(commit)
@@ -126,6 +128,7 @@ impl<M: Mischief> EventStore for Misbehaving<M> {
         from: ReadFrom,
         limit: Option<NonZeroU32>,
     ) -> BoxStream<'_, Result<Commit, EventStoreError>> {
+        self.mischief.reading();
         let commits = self.inner.read(stream, from, limit);
         commits
             .filter_map(|commit| async {
