@@ -414,6 +414,14 @@ impl KafkaConfig {
         match self.group_protocol {
             GroupProtocol::Classic => {
                 config.set("session.timeout.ms", millis(self.session_timeout));
+                if !self.properties.contains_key("heartbeat.interval.ms") {
+                    // Two may be lost; 3 s is Kafka's own.
+                    let beat = (self.session_timeout / 3).min(Duration::from_secs(3));
+                    config.set(
+                        "heartbeat.interval.ms",
+                        millis(beat.max(Duration::from_millis(1))),
+                    );
+                }
                 if !self
                     .properties
                     .contains_key("partition.assignment.strategy")

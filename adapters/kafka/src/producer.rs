@@ -12,7 +12,7 @@ use crate::{
 };
 use foldstream::{
     kafka_partition,
-    ports::{Message, MessageBusError, Offset, PartitionId, RefusedKind},
+    ports::{Message, MessageBusError, Offset, PartitionId},
 };
 use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
@@ -124,7 +124,7 @@ impl Producer {
         }
     }
 
-    /// After an error: a fatal one ends the client's life, an unknown topic or partition what is known of it.
+    /// After an error: a fatal one ends the client's life, a refusal what is known of the topic.
     fn mend(&self, client: &Arc<DropElsewhere<Client>>, topic: &str, error: &KafkaError) {
         let fatal = code(error) == Some(RDKafkaErrorCode::Fatal)
             || client
@@ -138,11 +138,9 @@ impl Producer {
                 *current = None;
             }
         }
-        let unknown = matches!(
-            code(error).map(class),
-            Some(Class::Refused(RefusedKind::MissingTopic))
-        );
-        if unknown || code(error) == Some(RDKafkaErrorCode::UnknownPartition) {
+        let refused = matches!(code(error).map(class), Some(Class::Refused(_)));
+        if refused || code(error) == Some(RDKafkaErrorCode::UnknownPartition) {
+            // The client remembers refusals of a topic too; asking for it anew clears them.
             lock(&self.topics).remove(topic);
         }
     }

@@ -15,17 +15,17 @@ type Order = Box<dyn FnOnce(&Cluster) + Send>;
 
 /// A mock cluster. It lives on a thread of its own, since it may not be sent between threads.
 #[derive(Debug)]
-pub struct Mock {
+pub(crate) struct Mock {
     orders: mpsc::Sender<Order>,
-    pub brokers: String,
+    pub(crate) brokers: String,
 }
 
 impl Mock {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::with_brokers(1)
     }
 
-    pub fn with_brokers(count: i32) -> Self {
+    pub(crate) fn with_brokers(count: i32) -> Self {
         let (orders, received) = mpsc::channel::<Order>();
         let (ready, brokers) = mpsc::channel();
         std::thread::spawn(move || {
@@ -42,26 +42,31 @@ impl Mock {
     }
 
     /// Does something to the cluster.
-    pub fn order<T: Send + 'static>(&self, f: impl FnOnce(&Cluster) -> T + Send + 'static) -> T {
+    pub(crate) fn order<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&Cluster) -> T + Send + 'static,
+    ) -> T {
         let (answer, answered) = mpsc::channel();
         let order: Order = Box::new(move |cluster| answer.send(f(cluster)).unwrap());
         self.orders.send(order).unwrap();
         answered.recv().unwrap()
     }
 
-    pub fn config(&self) -> KafkaConfig {
+    pub(crate) fn config(&self) -> KafkaConfig {
         KafkaConfig::default()
             .with_brokers(&*self.brokers)
             .with_request_timeout(Duration::from_secs(5))
             .with_publish_timeout(Duration::from_secs(10))
+            // The mock ends every rebalance but a group's first one second before the session.
+            .with_session_timeout(Duration::from_secs(3))
     }
 
-    pub fn bus(&self) -> KafkaMessageBus {
+    pub(crate) fn bus(&self) -> KafkaMessageBus {
         KafkaMessageBus::new(self.config()).unwrap()
     }
 
     /// A fresh topic.
-    pub fn topic(&self, partitions: i32) -> Arc<str> {
+    pub(crate) fn topic(&self, partitions: i32) -> Arc<str> {
         let name = fresh("topic");
         let topic = name.clone();
         self.order(move |cluster| cluster.create_topic(&topic, partitions, 1).unwrap());
@@ -70,11 +75,11 @@ impl Mock {
 }
 
 /// A name that no other test uses.
-pub fn fresh(what: &str) -> String {
+pub(crate) fn fresh(what: &str) -> String {
     format!("{what}-{}", uuid::Uuid::new_v4())
 }
 
-pub fn message(topic: &Arc<str>, key: &str, value: &str) -> Message {
+pub(crate) fn message(topic: &Arc<str>, key: &str, value: &str) -> Message {
     let at = Timestamp::from_micros(1_700_000_000_123_000);
     Message::new(
         Arc::clone(topic),
@@ -85,7 +90,7 @@ pub fn message(topic: &Arc<str>, key: &str, value: &str) -> Message {
 }
 
 /// Publishes values "0", "1", ... under one key and returns their partition.
-pub async fn publish(
+pub(crate) async fn publish(
     bus: &KafkaMessageBus,
     topic: &Arc<str>,
     key: &str,
@@ -103,7 +108,7 @@ pub async fn publish(
 }
 
 /// A subscription from the beginning.
-pub fn from_start(group: &str, topic: &Arc<str>, partitions: u32) -> Subscription {
+pub(crate) fn from_start(group: &str, topic: &Arc<str>, partitions: u32) -> Subscription {
     let start = (0..partitions)
         .map(|p| OffsetMark::new(PartitionId::new(Arc::clone(topic), p), Offset::new(0)))
         .collect();
@@ -111,11 +116,11 @@ pub fn from_start(group: &str, topic: &Arc<str>, partitions: u32) -> Subscriptio
 }
 
 /// The next event, within a time that is long for any of them.
-pub async fn next(consumer: &Arc<dyn Consumer>) -> ConsumerEvent {
+pub(crate) async fn next(consumer: &Arc<dyn Consumer>) -> ConsumerEvent {
     next_result(consumer).await.unwrap()
 }
 
-pub async fn next_result(
+pub(crate) async fn next_result(
     consumer: &Arc<dyn Consumer>,
 ) -> Result<ConsumerEvent, foldstream::ports::MessageBusError> {
     tokio::time::timeout(Duration::from_secs(30), consumer.next())
@@ -123,26 +128,26 @@ pub async fn next_result(
         .expect("an event within 30 s")
 }
 
-pub async fn next_assigned(consumer: &Arc<dyn Consumer>) -> Vec<AssignedPartition> {
+pub(crate) async fn next_assigned(consumer: &Arc<dyn Consumer>) -> Vec<AssignedPartition> {
     match next(consumer).await {
         ConsumerEvent::Assigned(assignment) => assignment.partitions,
         other => panic!("not an assignment: {other:?}"),
     }
 }
 
-pub async fn next_delivery(consumer: &Arc<dyn Consumer>) -> Delivery {
+pub(crate) async fn next_delivery(consumer: &Arc<dyn Consumer>) -> Delivery {
     match next(consumer).await {
         ConsumerEvent::Delivery(delivery) => delivery,
         other => panic!("not a delivery: {other:?}"),
     }
 }
 
-pub fn value(delivery: &Delivery) -> &str {
+pub(crate) fn value(delivery: &Delivery) -> &str {
     std::str::from_utf8(delivery.message.value.as_ref().unwrap()).unwrap()
 }
 
 /// The mark that says: this delivery is done.
-pub fn done(delivery: &Delivery) -> OwnedMark {
+pub(crate) fn done(delivery: &Delivery) -> OwnedMark {
     OwnedMark::new(
         delivery.partition.clone(),
         delivery.epoch,
@@ -151,7 +156,7 @@ pub fn done(delivery: &Delivery) -> OwnedMark {
 }
 
 /// Nothing comes for a while. A pause says only that there was time; every use is followed by a positive check.
-pub async fn quiet(consumer: &Arc<dyn Consumer>, how_long: Duration) {
+pub(crate) async fn quiet(consumer: &Arc<dyn Consumer>, how_long: Duration) {
     if let Ok(event) = tokio::time::timeout(how_long, consumer.next()).await {
         panic!("expected nothing, got {event:?}");
     }

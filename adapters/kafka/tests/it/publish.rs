@@ -162,10 +162,13 @@ async fn a_dropped_publish_leaves_the_bus_in_order() {
     let mock = Mock::new();
     let (bus, topic, group) = (mock.bus(), mock.topic(1), fresh("group"));
     bus.publish(&message(&topic, "k", "first")).await.unwrap();
+    // No answer can come within one poll.
+    let delay = std::time::Duration::from_millis(50);
+    mock.order(move |cluster| cluster.broker_round_trip_time(1, delay).unwrap());
     for _ in 0..20 {
         let dropped = message(&topic, "k", "dropped");
         let sending = bus.publish(&dropped);
-        assert!(futures_poll_once(sending).await.is_none());
+        assert!(poll_once(sending).await.is_none());
     }
     bus.publish(&message(&topic, "k", "last")).await.unwrap();
     let consumer = bus.subscribe(from_start(&group, &topic, 1)).await.unwrap();
@@ -180,7 +183,7 @@ async fn a_dropped_publish_leaves_the_bus_in_order() {
 }
 
 /// Polls once and drops: what a timeout or a `select!` does.
-async fn futures_poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
+async fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
     let mut future = Box::pin(future);
     std::future::poll_fn(|cx| {
         std::task::Poll::Ready(match future.as_mut().poll(cx) {
