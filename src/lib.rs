@@ -1,15 +1,20 @@
 #![doc = include_str!("../README.md")]
 
-mod aggregate;
-mod clock;
-mod codec;
 mod event;
-mod hash;
+mod stream;
+mod aggregate;
+mod codec;
+mod repository;
+mod snapshot;
 mod metadata;
 pub mod ports;
+mod wire;
+pub mod publisher;
+pub mod runner;
+pub mod control;
 mod resilience;
-mod snapshot;
-mod stream;
+mod hash;
+mod clock;
 
 pub use aggregate::{Aggregate, Context, Decide, Decision, Snapshot};
 pub use clock::{Clock, IdSource, InvalidTimestamp, SystemClock, SystemIds, Timestamp};
@@ -23,11 +28,15 @@ pub use hash::{kafka_partition, murmur2};
 pub use metadata::{
     ActorId, CausationId, CommandId, CommitId, CorrelationId, EventId, InvalidId, Metadata,
 };
+pub use repository::{
+    AppendError, ExecuteError, Executed, LoadError, Loaded, Rejection, Repository, Settled,
+};
 pub use resilience::{Backoff, ConflictRetry, RetryPolicy};
 pub use snapshot::SnapshotPolicy;
 pub use stream::{
     ExpectedVersion, InvalidStreamId, StreamHead, StreamId, Version, VersionConflict,
 };
+pub use wire::{WireError, from_message, to_message};
 
 /// A boxed error, as every `source` is kept.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;

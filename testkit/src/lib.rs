@@ -1,1 +1,14 @@
 #![doc = include_str!("../README.md")]
+
+mod scenario;
+mod memory;
+mod clock;
+pub mod contract;
+#[cfg(feature = "containers")]
+pub mod containers;
+
+pub use clock::{ManualClock, SeededIds};
+pub use memory::{
+    InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, InMemorySnapshotStore,
+};
+pub use scenario::{Outcome, Scenario};

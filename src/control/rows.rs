@@ -1,0 +1,86 @@
+//! Typed rows: JSON values under compare-and-set.
+use crate::{
+    IdSource,
+    ports::{ControlStore, ControlStoreError, Expect, PutOutcome, Revision, Row, RowKey},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use std::sync::Arc;
+
+/// A value as a row holds it, and the write that put it there: what the next compare-and-set expects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stored<T> {
+    /// The value.
+    pub value: T,
+    /// The write that it comes from.
+    pub revision: Revision,
+}
+
+/// What became of a conditional put.
+#[derive(Debug, PartialEq)]
+#[must_use]
+pub(crate) enum PutIf<T> {
+    /// Ours is the row.
+    Written(Stored<T>),
+    /// Not written; the row as it is, if there is one.
+    Conflict(Option<Stored<T>>),
+}
+
+/// Reads and writes rows whose values are JSON, without expiry. Cloning shares it.
+#[derive(Clone, Debug)]
+pub(crate) struct Rows {
+    store: Arc<dyn ControlStore>,
+    ids: Arc<dyn IdSource>,
+}
+
+impl Rows {
+    pub(crate) fn new(store: Arc<dyn ControlStore>, ids: Arc<dyn IdSource>) -> Self {
+        Self { store, ids }
+    }
+
+    /// The row as last written.
+    pub(crate) async fn get<T: DeserializeOwned>(
+        &self,
+        key: &RowKey,
+    ) -> Result<Option<Stored<T>>, ControlStoreError> {
+        self.store.get(key).await?.map(decode).transpose()
+    }
+
+    /// Writes the value if the row is as expected, under a fresh revision.
+    ///
+    /// A lost answer is settled here: the same write is sent once more, which is harmless (same revision). If that fails
+    /// too, the caller does not know whether the row was written.
+    pub(crate) async fn put<T: Serialize + DeserializeOwned>(
+        &self,
+        key: &RowKey,
+        value: T,
+        expect: Expect,
+    ) -> Result<PutIf<T>, ControlStoreError> {
+        let bytes = serde_json::to_vec(&value).map_err(|e| ControlStoreError::Invalid {
+            reason: format!("the value of row {key} is no JSON: {e}"),
+        })?;
+        let revision = self.ids.revision();
+        let row = Row::new(key.clone(), bytes, revision);
+        let outcome = match self.store.put(&row, expect).await {
+            Err(ControlStoreError::Unavailable { .. }) => self.store.put(&row, expect).await?,
+            answered => answered?,
+        };
+        Ok(match outcome {
+            PutOutcome::Written => PutIf::Written(Stored { value, revision }),
+            PutOutcome::Conflict(theirs) => PutIf::Conflict(theirs.map(decode).transpose()?),
+        })
+    }
+}
+
+fn decode<T: DeserializeOwned>(row: Row) -> Result<Stored<T>, ControlStoreError> {
+    match serde_json::from_slice(&row.value) {
+        Ok(value) => Ok(Stored {
+            value,
+            revision: row.revision,
+        }),
+        Err(e) => Err(ControlStoreError::Corrupt {
+            key: row.key,
+            reason: e.to_string(),
+        }),
+    }
+}

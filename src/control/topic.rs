@@ -1,0 +1,69 @@
+//! How many partitions a topic has had since its first event.
+use super::{PutIf, Rows};
+use crate::ports::{ControlStoreError, Expect, RowKey};
+
+/// Partition of the row; the sort key is the topic's name.
+const PARTITION: &str = "topic";
+
+/// The row's value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+struct TopicPin {
+    #[serde(rename = "p")]
+    partitions: u32,
+}
+
+/// The rows `topic/<name>` -> `{"p": partitions}`.
+///
+/// A key's partition follows from their number: one more moves streams to other partitions, behind whose end older events
+/// of the same stream may still wait. So the number is pinned, and a change is an operator's decision.
+#[derive(Clone, Debug)]
+pub(crate) struct TopicPins {
+    rows: Rows,
+}
+
+impl TopicPins {
+    pub(crate) const fn new(rows: Rows) -> Self {
+        Self { rows }
+    }
+
+    /// The pinned number: `partitions`, unless somebody has pinned another before.
+    pub(crate) async fn pinned_or(
+        &self,
+        topic: &str,
+        partitions: u32,
+    ) -> Result<u32, ControlStoreError> {
+        let key = RowKey::new(PARTITION, topic);
+        loop {
+            if let Some(pin) = self.rows.get::<TopicPin>(&key).await? {
+                return Ok(pin.value.partitions);
+            }
+            let pin = TopicPin { partitions };
+            match self.rows.put(&key, pin, Expect::Absent).await? {
+                PutIf::Written(_) => return Ok(partitions),
+                PutIf::Conflict(Some(pin)) => return Ok(pin.value.partitions),
+                // Deleted between the two: look again.
+                PutIf::Conflict(None) => {}
+            }
+        }
+    }
+
+    /// Pins this number whatever was pinned.
+    pub(crate) async fn pin(&self, topic: &str, partitions: u32) -> Result<(), ControlStoreError> {
+        let key = RowKey::new(PARTITION, topic);
+        let pin = TopicPin { partitions };
+        // Without a condition there is no conflict.
+        let _ = self.rows.put(&key, pin, Expect::Any).await?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stored_form_of_a_pin_is_fixed() {
+        let text = serde_json::to_string(&TopicPin { partitions: 12 }).unwrap();
+        assert_eq!(text, r#"{"p":12}"#);
+    }
+}

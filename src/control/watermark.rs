@@ -1,0 +1,122 @@
+//! How far the bus has acknowledged each stream.
+use super::{PutIf, Rows, Stored};
+use crate::{
+    CommitId, IdSource, StreamId, Version,
+    ports::{ControlStore, ControlStoreError, Expect, RowKey},
+};
+use std::sync::Arc;
+
+/// The last commit of a stream that the bus has acknowledged: always a commit end.
+///
+/// Stored as `{"v": version, "c": commit id}`. The id goes with the version, since a restored backup reuses version
+/// numbers for another history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[non_exhaustive]
+pub struct Watermark {
+    /// Version of the commit's last event.
+    #[serde(rename = "v")]
+    pub version: Version,
+    /// The commit.
+    #[serde(rename = "c")]
+    pub commit_id: CommitId,
+}
+impl Watermark {
+    /// At the end of this commit.
+    pub const fn new(version: Version, commit_id: CommitId) -> Self {
+        Self { version, commit_id }
+    }
+}
+
+/// The rows `wm/<shard>`, stream -> [`Watermark`], in 64 shards by [`StreamId::shard`]. They only move forward.
+#[derive(Clone, Debug)]
+pub struct Watermarks {
+    rows: Rows,
+}
+
+impl Watermarks {
+    /// Partitions that the rows are spread over. Stored by its effect: it never changes.
+    pub const SHARDS: u32 = 64;
+    /// Lost races of one advance before it is given up; each means that somebody else has moved the row.
+    const MAX_RACES: u32 = 64;
+
+    /// The watermarks in this store.
+    pub fn new(store: Arc<dyn ControlStore>, ids: Arc<dyn IdSource>) -> Self {
+        Self::over(Rows::new(store, ids))
+    }
+
+    pub(crate) const fn over(rows: Rows) -> Self {
+        Self { rows }
+    }
+
+    /// Where the row of a stream is.
+    pub fn key(stream: &StreamId) -> RowKey {
+        let shard = stream.shard(Self::SHARDS);
+        RowKey::new(format!("wm/{shard}"), stream.as_str())
+    }
+
+    /// The watermark of a stream; none before its first commit is acknowledged.
+    ///
+    /// # Errors
+    /// [`ControlStoreError`]; `Corrupt` if the row is not a watermark.
+    pub async fn get(
+        &self,
+        stream: &StreamId,
+    ) -> Result<Option<Stored<Watermark>>, ControlStoreError> {
+        self.rows.get(&Self::key(stream)).await
+    }
+
+    /// Moves the watermark forward to `to` and returns where it is now: there, or where somebody else has moved it, at
+    /// the same version or further. `seen` is what the caller last knew, none if it knew of no row.
+    ///
+    /// At the same version the commit ids may differ: then there are two histories, and the caller must stop.
+    /// A dropped future leaves the watermark moved or not.
+    ///
+    /// # Errors
+    /// [`ControlStoreError`]; after `Unavailable` it may have been moved, and calling again with the same `seen` is safe.
+    pub async fn advance(
+        &self,
+        stream: &StreamId,
+        seen: Option<Stored<Watermark>>,
+        to: Watermark,
+    ) -> Result<Stored<Watermark>, ControlStoreError> {
+        let key = Self::key(stream);
+        let mut seen = seen;
+        for _ in 0..Self::MAX_RACES {
+            if let Some(theirs) = seen.filter(|s| s.value.version >= to.version) {
+                return Ok(theirs);
+            }
+            let expect = seen.map_or(Expect::Absent, |s| Expect::Revision(s.revision));
+            match self.rows.put(&key, to, expect).await? {
+                PutIf::Written(ours) => return Ok(ours),
+                PutIf::Conflict(theirs) => seen = theirs,
+            }
+        }
+        Err(ControlStoreError::Unavailable {
+            source: format!("row {key} changed {} times meanwhile", Self::MAX_RACES).into(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stored_form_of_a_watermark_is_fixed() {
+        let mark = Watermark::new(Version::new(7), CommitId::from_u128(0xAB));
+        let text = r#"{"v":7,"c":"00000000-0000-0000-0000-0000000000ab"}"#;
+        assert_eq!(serde_json::to_string(&mark).unwrap(), text);
+        let newer = r#"{"v":7,"c":"00000000-0000-0000-0000-0000000000ab","x":true}"#;
+        assert_eq!(serde_json::from_str::<Watermark>(newer).unwrap(), mark);
+    }
+
+    #[test]
+    fn a_stream_has_its_row_in_the_shard_of_its_hash() {
+        let stream = StreamId::new("cart", "c-1").unwrap();
+        let key = Watermarks::key(&stream);
+        assert_eq!(
+            (key.partition.as_str(), key.sort.as_str()),
+            ("wm/55", "cart#c-1")
+        );
+    }
+}

@@ -1,0 +1,231 @@
+//! `InMemoryControlStore`.
+use super::lock;
+use async_trait::async_trait;
+use foldstream::{
+    Clock, SystemClock, Timestamp,
+    ports::{
+        ControlStore, ControlStoreError, DeleteExpect, DeleteOutcome, Direction, Expect,
+        PutOutcome, RangeQuery, Row, RowKey, RowPage, SortBounds,
+    },
+};
+use std::{
+    collections::BTreeMap,
+    ops::Bound,
+    sync::{Arc, Mutex},
+};
+
+/// Rows by partition, then by sort key: two maps, so that a look-up by `&str` allocates nothing.
+type Rows = BTreeMap<String, BTreeMap<String, Row>>;
+
+/// A [`ControlStore`] in memory. Keeps its rows until the last clone of the `Arc` is dropped.
+///
+/// Expired rows stay in memory, invisible, until they are overwritten, deleted, or swept by
+/// [`delete_expired`](Self::delete_expired): as in DynamoDB, which deletes late.
+#[derive(Debug)]
+pub struct InMemoryControlStore {
+    rows: Mutex<Rows>,
+    clock: Arc<dyn Clock>,
+}
+
+impl InMemoryControlStore {
+    /// Bytes of values after which a page ends, as DynamoDB's queries do.
+    const PAGE_BYTES: usize = 1024 * 1024;
+
+    /// An empty store on the system's clock.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Self::with_clock(Arc::new(SystemClock))
+    }
+
+    /// An empty store whose rows expire by this clock.
+    #[must_use]
+    pub fn with_clock(clock: Arc<dyn Clock>) -> Arc<Self> {
+        Arc::new(Self {
+            rows: Mutex::default(),
+            clock,
+        })
+    }
+
+    /// Deletes what is past its expiry, as a backend does when it gets to it. Nothing that a caller sees changes.
+    pub fn delete_expired(&self) {
+        let now = self.clock.now();
+        lock(&self.rows).retain(|_, rows| {
+            rows.retain(|_, row| is_live(row, now));
+            !rows.is_empty()
+        });
+    }
+}
+
+fn is_live(row: &Row, now: Timestamp) -> bool {
+    row.expires_at.is_none_or(|at| now < at)
+}
+
+fn live<'a>(rows: &'a Rows, key: &RowKey, now: Timestamp) -> Option<&'a Row> {
+    let row = rows.get(&key.partition)?.get(&key.sort)?;
+    is_live(row, now).then_some(row)
+}
+
+/// The smallest text behind all that start with `prefix`; `None`: they reach to the end. UTF-8 sorts by characters, so
+/// the last one that has a successor is raised.
+fn behind(prefix: &str) -> Option<String> {
+    let mut rest = prefix.chars();
+    while let Some(last) = rest.next_back() {
+        if let Some(next) = (last..=char::MAX).nth(1) {
+            let mut text = rest.as_str().to_owned();
+            text.push(next);
+            return Some(text);
+        }
+    }
+    None
+}
+
+/// The ends of a range of sort keys.
+type Ends<'a> = (Bound<&'a str>, Bound<String>);
+
+/// The sort keys that a query still has to look at; `None`: none.
+fn bounds(query: &RangeQuery) -> Result<Option<Ends<'_>>, ControlStoreError> {
+    let (mut low, mut high) = match &query.bounds {
+        SortBounds::All => (Bound::Unbounded, Bound::Unbounded),
+        SortBounds::Prefix(prefix) => (
+            Bound::Included(prefix.as_str()),
+            behind(prefix).map_or(Bound::Unbounded, Bound::Excluded),
+        ),
+        SortBounds::Between(first, last) => (
+            Bound::Included(first.as_str()),
+            Bound::Included(last.clone()),
+        ),
+        other => {
+            return Err(ControlStoreError::Invalid {
+                reason: format!("this store does not know the bounds {other:?}"),
+            });
+        }
+    };
+    if let Some(after) = query.after.as_deref() {
+        match (query.direction, &low, &high) {
+            // In front of the bounds: they decide.
+            (Direction::Ascending, Bound::Included(first), _) if after < *first => {}
+            (Direction::Descending, _, Bound::Included(last) | Bound::Excluded(last))
+                if after > last.as_str() => {}
+            (Direction::Ascending, ..) => low = Bound::Excluded(after),
+            (Direction::Descending, ..) => high = Bound::Excluded(after.to_owned()),
+        }
+    }
+    // A map panics on a range whose ends are the wrong way round.
+    let is_empty = match (low, &high) {
+        (Bound::Included(low), Bound::Included(high)) => low > high.as_str(),
+        (
+            Bound::Included(low) | Bound::Excluded(low),
+            Bound::Included(high) | Bound::Excluded(high),
+        ) => low >= high.as_str(),
+        _ => false,
+    };
+    Ok((!is_empty).then_some((low, high)))
+}
+
+/// One page: at most `limit` rows are *looked at*, expired ones too, so a page may be empty before the end, as it may
+/// be in production.
+fn page<'a>(
+    query: &RangeQuery,
+    now: Timestamp,
+    rows: impl Iterator<Item = (&'a String, &'a Row)>,
+) -> RowPage {
+    let mut rows = rows.peekable();
+    let mut found = Vec::new();
+    let (mut looked_at, mut bytes) = (0, 0);
+    while let Some((sort, row)) = rows.next() {
+        looked_at += 1;
+        if is_live(row, now) {
+            bytes += row.value.len();
+            found.push(row.clone());
+        }
+        let is_full = looked_at == query.limit.get() || bytes >= InMemoryControlStore::PAGE_BYTES;
+        if is_full && rows.peek().is_some() {
+            return RowPage::new(found, Some(sort.clone()));
+        }
+    }
+    RowPage::new(found, None)
+}
+
+#[async_trait]
+impl ControlStore for InMemoryControlStore {
+    async fn get(&self, key: &RowKey) -> Result<Option<Row>, ControlStoreError> {
+        key.validate()?;
+        Ok(live(&lock(&self.rows), key, self.clock.now()).cloned())
+    }
+
+    async fn get_many(&self, keys: &[RowKey]) -> Result<Vec<Option<Row>>, ControlStoreError> {
+        keys.iter().try_for_each(RowKey::validate)?;
+        let (rows, now) = (lock(&self.rows), self.clock.now());
+        Ok(keys
+            .iter()
+            .map(|key| live(&rows, key, now).cloned())
+            .collect())
+    }
+
+    async fn put(&self, row: &Row, expect: Expect) -> Result<PutOutcome, ControlStoreError> {
+        row.validate()?;
+        let (mut rows, now) = (lock(&self.rows), self.clock.now());
+        let current = live(&rows, &row.key, now);
+        let found = current.map(|row| row.revision);
+        // My own token: an earlier attempt was applied and its answer was lost.
+        if found == Some(row.revision) {
+            return Ok(PutOutcome::Written);
+        }
+        let is_met = match expect {
+            Expect::Any => true,
+            Expect::Absent => found.is_none(),
+            Expect::Revision(revision) => found == Some(revision),
+        };
+        if !is_met {
+            return Ok(PutOutcome::Conflict(current.cloned()));
+        }
+        let RowKey {
+            partition, sort, ..
+        } = &row.key;
+        match rows.get_mut(partition) {
+            Some(rows) => rows.insert(sort.clone(), row.clone()),
+            None => rows
+                .entry(partition.clone())
+                .or_default()
+                .insert(sort.clone(), row.clone()),
+        };
+        Ok(PutOutcome::Written)
+    }
+
+    async fn delete(
+        &self,
+        key: &RowKey,
+        expect: DeleteExpect,
+    ) -> Result<DeleteOutcome, ControlStoreError> {
+        key.validate()?;
+        let (mut rows, now) = (lock(&self.rows), self.clock.now());
+        let current = live(&rows, key, now);
+        if let DeleteExpect::Revision(revision) = expect
+            && current.map(|row| row.revision) != Some(revision)
+        {
+            return Ok(DeleteOutcome::Conflict(current.cloned()));
+        }
+        if let Some(partition) = rows.get_mut(&key.partition) {
+            partition.remove(&key.sort);
+            if partition.is_empty() {
+                rows.remove(&key.partition);
+            }
+        }
+        Ok(DeleteOutcome::Deleted)
+    }
+
+    async fn range(&self, query: &RangeQuery) -> Result<RowPage, ControlStoreError> {
+        // A sort key that is valid in any case: only the partition is checked.
+        RowKey::new(query.partition.as_str(), "-").validate()?;
+        let (rows, now) = (lock(&self.rows), self.clock.now());
+        let (Some(rows), Some(bounds)) = (rows.get(&query.partition), bounds(query)?) else {
+            return Ok(RowPage::new(Vec::new(), None));
+        };
+        let (low, high) = &bounds;
+        let rows = rows.range::<str, _>((*low, high.as_ref().map(String::as_str)));
+        Ok(match query.direction {
+            Direction::Ascending => page(query, now, rows),
+            Direction::Descending => page(query, now, rows.rev()),
+        })
+    }
+}

@@ -1,0 +1,392 @@
+//! `InMemoryEventStore`.
+use super::{
+    cursor::{Position, Walk},
+    lock,
+    locked::Locked,
+    shard::{ReadAt, Shard, Slot},
+};
+use async_trait::async_trait;
+use foldstream::{
+    Metadata, StreamHead, StreamId,
+    ports::{
+        Append, AppendAll, AppendOutcome, BoxStream, Capabilities, Commit, CommitKey, EventData,
+        EventStore, EventStoreError, ReadFrom, RefusedKind, ScanCursor, ScanItems, ScanPage,
+        ScanWhat, Segment, StreamPage, UnpublishedPage,
+    },
+};
+use futures::{StreamExt, stream};
+use std::{
+    num::NonZeroU32,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+/// An [`EventStore`] in memory.
+///
+/// Cloning the `Arc` shares the store; what was acknowledged stays until the last clone is dropped, so a test simulates
+/// a crash by dropping everything but this. Appends cost O(1), reads take a page of commits at a time and clone
+/// reference counts, not payloads.
+///
+/// # Example
+/// ```
+/// use foldstream::{CommitId, StreamHead, StreamId, Timestamp, ports::*};
+/// use foldstream_testkit::InMemoryEventStore;
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// let store = InMemoryEventStore::new();
+/// let empty = StreamHead::empty(StreamId::new("cart", "a")?);
+/// let added = [EventData::new("Added", 1, r#"{"sku":"x"}"#)];
+/// let append = Append::after(empty, CommitId::random(), Timestamp::now(), added);
+/// assert!(matches!(store.append(&append).await?, AppendOutcome::Appended(_)));
+/// assert!(matches!(store.append(&append).await?, AppendOutcome::Repeated(_)));
+/// # Ok::<(), foldstream::BoxError>(())
+/// # })?;
+/// # Ok::<(), foldstream::BoxError>(())
+/// ```
+#[derive(Debug)]
+pub struct InMemoryEventStore {
+    shards: Vec<Mutex<Shard>>,
+    capabilities: Capabilities,
+}
+
+impl InMemoryEventStore {
+    /// Shards, each under its own lock. A stream's is `murmur2(stream) % SHARDS`; a scan's segment takes every
+    /// `total`-th, so more segments than this leave some empty.
+    const SHARDS: u32 = 64;
+    /// Commits that a read takes under the lock at a time.
+    const READ_PAGE: usize = 256;
+    /// Streams that [`EventStore::streams`] looks at for one page.
+    const STREAMS_PAGE: usize = 1000;
+    /// What DynamoDB holds of one commit: ten parts of 390 KB.
+    const MAX_COMMIT_BYTES: usize = 3_900_000;
+    /// Items of one transaction in DynamoDB.
+    const MAX_STREAMS_PER_APPEND: u32 = 100;
+
+    /// An empty store with DynamoDB's limits: 100 streams an append, 3,900,000 bytes a commit; it lists unpublished commits.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Self::with_capabilities(
+            Capabilities::new(Self::MAX_COMMIT_BYTES)
+                .with_streams_per_append(Self::MAX_STREAMS_PER_APPEND)
+                .with_unpublished_list(true),
+        )
+    }
+
+    /// An empty store with other limits, for instance those of a backend without atomic appends.
+    ///
+    /// The size of a commit is the bytes of its stream id, metadata, and of each event's name, codec and payload.
+    #[must_use]
+    pub fn with_capabilities(capabilities: Capabilities) -> Arc<Self> {
+        Arc::new(Self {
+            shards: (0..Self::SHARDS).map(|_| Mutex::default()).collect(),
+            capabilities,
+        })
+    }
+
+    fn shard(&self, number: u32) -> MutexGuard<'_, Shard> {
+        lock(&self.shards[number as usize])
+    }
+    fn shard_of(&self, stream: &StreamId) -> MutexGuard<'_, Shard> {
+        self.shard(stream.shard(Self::SHARDS))
+    }
+
+    /// Everything that is refused before any look at what is stored.
+    fn validate(&self, append: &Append) -> Result<(), EventStoreError> {
+        append.validate()?;
+        let (bytes, limit) = (commit_bytes(append), self.capabilities.max_commit_bytes);
+        if bytes > limit {
+            return Err(EventStoreError::TooLarge {
+                stream: append.head.stream().clone(),
+                bytes,
+                limit,
+            });
+        }
+        append.events.iter().try_for_each(check_payload)
+    }
+
+    /// Runs a walk over the shards of a segment, each under its own lock, from a cursor on until `visit` stops it.
+    /// The cursor of the next page, if it was stopped.
+    fn walk(
+        &self,
+        walk: Walk,
+        after: Option<&ScanCursor>,
+        mut visit: impl FnMut(&Shard, usize, usize) -> Option<(usize, usize)>,
+    ) -> Result<Option<ScanCursor>, EventStoreError> {
+        let start = Position::decode(after, walk)?;
+        for shard in walk.shards(Self::SHARDS).skip_while(|s| *s < start.shard) {
+            let (stream, commit) = if shard == start.shard {
+                (start.stream, start.commit)
+            } else {
+                (0, 0)
+            };
+            let stopped = visit(&self.shard(shard), stream, commit);
+            if let Some((stream, commit)) = stopped {
+                let next = Position {
+                    shard,
+                    stream,
+                    commit,
+                };
+                return Ok(Some(next.encode(walk)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn commit_bytes(append: &Append) -> usize {
+    let event =
+        |e: &EventData| e.name.len() + e.payload.len() + e.codec.as_deref().map_or(0, str::len);
+    append.head.stream().as_str().len()
+        + metadata_bytes(&append.metadata)
+        + append.events.iter().map(event).sum::<usize>()
+}
+
+fn metadata_bytes(metadata: &Metadata) -> usize {
+    let fixed = [
+        metadata.command_id().map(|id| id.as_str()),
+        metadata.correlation_id().map(|id| id.as_str()),
+        metadata.causation_id().map(|id| id.as_str()),
+        metadata.actor().map(|id| id.as_str()),
+        metadata.traceparent(),
+    ];
+    let fixed: usize = fixed.into_iter().flatten().map(str::len).sum();
+    let user: usize = metadata.user().map(|(k, v)| k.len() + v.len()).sum();
+    fixed + user
+}
+
+/// A payload without codec is JSON: checked without building a tree.
+fn check_payload(event: &EventData) -> Result<(), EventStoreError> {
+    if event.codec.is_some() {
+        return Ok(());
+    }
+    let invalid = |why: &dyn std::fmt::Display| EventStoreError::Invalid {
+        reason: format!(
+            "the payload of {} is no JSON ({why}): encode it as JSON or name its codec",
+            event.name
+        ),
+    };
+    // The parser skips strings without looking at their bytes, so UTF-8 is checked first.
+    let text = std::str::from_utf8(&event.payload).map_err(|e| invalid(&e))?;
+    serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|e| invalid(&e))?;
+    Ok(())
+}
+
+fn unsupported(reason: String) -> EventStoreError {
+    EventStoreError::Refused {
+        kind: RefusedKind::Unsupported,
+        source: "see the store's capabilities".into(),
+        reason,
+    }
+}
+
+/// A read, as an iterator that locks only to take its next page.
+#[derive(Debug)]
+struct Read<'a> {
+    store: &'a InMemoryEventStore,
+    stream: StreamId,
+    from: ReadFrom,
+    /// Number of the stream in its shard, and where the read stands in it; `None` before the first page.
+    at: Option<(usize, ReadAt)>,
+    /// Commits that may still be taken into a page.
+    remaining: usize,
+    page: std::vec::IntoIter<Commit>,
+    ended: bool,
+}
+
+impl Read<'_> {
+    fn next_page(&mut self) -> Result<(), EventStoreError> {
+        let shard = self.store.shard_of(&self.stream);
+        let at = match self.at {
+            Some(at) => Some(at),
+            None => shard.start(&self.stream, &self.from)?,
+        };
+        let Some((number, at)) = at else {
+            self.ended = true;
+            return Ok(());
+        };
+        let max = self.remaining.min(InMemoryEventStore::READ_PAGE);
+        let (page, at) = shard.page(number, at, max);
+        self.at = Some((number, at));
+        self.remaining -= page.len();
+        // A short page reached the end under the lock: no further look.
+        self.ended = page.len() < InMemoryEventStore::READ_PAGE;
+        self.page = page.into_iter();
+        Ok(())
+    }
+}
+
+impl Iterator for Read<'_> {
+    type Item = Result<Commit, EventStoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(commit) = self.page.next() {
+                return Some(Ok(commit));
+            }
+            if self.ended {
+                return None;
+            }
+            if let Err(error) = self.next_page() {
+                self.ended = true;
+                return Some(Err(error));
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl EventStore for InMemoryEventStore {
+    fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
+    async fn append(&self, append: &Append) -> Result<AppendOutcome, EventStoreError> {
+        // As a call over a network would, let others run now and then.
+        tokio::task::coop::consume_budget().await;
+        self.validate(append)?;
+        let mut shard = self.shard_of(append.head.stream());
+        let number = shard.number(append.head.stream());
+        Ok(match shard.slot(number, append) {
+            Slot::Free => {
+                let listed = self.capabilities.lists_unpublished;
+                AppendOutcome::Appended(shard.push(number, append, listed))
+            }
+            Slot::Mine(stored) => AppendOutcome::Repeated(vec![stored]),
+            Slot::Taken(conflict) => AppendOutcome::Conflict(conflict),
+        })
+    }
+
+    async fn append_all(
+        &self,
+        all: &AppendAll,
+    ) -> Result<AppendOutcome<Vec<StreamHead>>, EventStoreError> {
+        tokio::task::coop::consume_budget().await;
+        all.validate()?;
+        let (touched, most) = (
+            all.commits.len() + all.unchanged.len(),
+            self.capabilities.max_streams_per_append,
+        );
+        if touched > most as usize {
+            return Err(unsupported(format!(
+                "an append touches at most {most} streams, this one {touched}"
+            )));
+        }
+        all.commits.iter().try_for_each(|a| self.validate(a))?;
+
+        let mut locked = Locked::new(&self.shards, all);
+        Ok(locked.append(all, self.capabilities.lists_unpublished))
+    }
+
+    fn read(
+        &self,
+        stream: &StreamId,
+        from: ReadFrom,
+        limit: Option<NonZeroU32>,
+    ) -> BoxStream<'_, Result<Commit, EventStoreError>> {
+        stream::iter(Read {
+            store: self,
+            stream: stream.clone(),
+            from,
+            at: None,
+            remaining: limit.map_or(usize::MAX, |limit| limit.get() as usize),
+            page: Vec::new().into_iter(),
+            ended: false,
+        })
+        .boxed()
+    }
+
+    async fn streams(
+        &self,
+        aggregate: &str,
+        after: Option<ScanCursor>,
+    ) -> Result<StreamPage, EventStoreError> {
+        let mut streams = Vec::new();
+        let mut seen = 0;
+        let next = self.walk(
+            Walk::streams(aggregate),
+            after.as_ref(),
+            |shard, stream, _| {
+                shard.walk_streams(stream, |id| {
+                    if seen == Self::STREAMS_PAGE {
+                        return false;
+                    }
+                    seen += 1;
+                    if id.aggregate() == aggregate {
+                        streams.push(id.clone());
+                    }
+                    true
+                })
+            },
+        )?;
+        Ok(StreamPage::new(streams, next))
+    }
+
+    async fn scan(
+        &self,
+        segment: Segment,
+        after: Option<ScanCursor>,
+        what: ScanWhat,
+        max_items: NonZeroU32,
+    ) -> Result<ScanPage, EventStoreError> {
+        let max = max_items.get() as usize;
+        let mut items = match what {
+            ScanWhat::Commits => ScanItems::Commits(Vec::new()),
+            // As a backend that only projects: every commit end, so callers learn to take the last one.
+            ScanWhat::Tails => ScanItems::Tails(Vec::new()),
+            other => return Err(unsupported(format!("a scan for {other:?}"))),
+        };
+        let mut taken = 0;
+        let next = self.walk(
+            Walk::Scan(segment),
+            after.as_ref(),
+            |shard, stream, commit| {
+                shard.walk_commits(stream, commit, |commit| {
+                    if taken == max {
+                        return false;
+                    }
+                    taken += 1;
+                    match &mut items {
+                        ScanItems::Commits(commits) => commits.push(commit.clone()),
+                        ScanItems::Tails(tails) => tails.push(commit.head()),
+                    }
+                    true
+                })
+            },
+        )?;
+        Ok(ScanPage::new(items, next))
+    }
+
+    async fn unpublished(
+        &self,
+        segment: Segment,
+        after: Option<ScanCursor>,
+        limit: NonZeroU32,
+    ) -> Result<UnpublishedPage, EventStoreError> {
+        if !self.capabilities.lists_unpublished {
+            return Err(unsupported(
+                "this store does not list unpublished commits".into(),
+            ));
+        }
+        let limit = limit.get() as usize;
+        let mut keys = Vec::new();
+        let next = self.walk(
+            Walk::Unpublished(segment),
+            after.as_ref(),
+            |shard, stream, commit| {
+                shard.walk_unpublished(stream, commit, |key| {
+                    let room = keys.len() < limit;
+                    if room {
+                        keys.push(key);
+                    }
+                    room
+                })
+            },
+        )?;
+        Ok(UnpublishedPage::new(keys, next))
+    }
+
+    async fn clear_unpublished(&self, commits: &[CommitKey]) -> Result<(), EventStoreError> {
+        for key in commits {
+            self.shard_of(&key.stream).clear_unpublished(key);
+        }
+        Ok(())
+    }
+}

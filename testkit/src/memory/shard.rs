@@ -1,0 +1,287 @@
+//! One shard of the in-memory event store: some of the streams, in the order of their first commit.
+use foldstream::{
+    CommitId, StreamHead, StreamId, Version, VersionConflict,
+    ports::{Append, Commit, CommitKey, EventStoreError, ReadFrom},
+};
+use std::{
+    collections::{BTreeSet, HashMap},
+    hash::{BuildHasherDefault, Hasher},
+};
+
+/// A fixed hash (Fx, eight bytes a step). Only look-ups go through the map, but a random seed would still make two runs
+/// of one simulation differ in timing and memory.
+#[derive(Debug, Default)]
+struct FixedHasher(u64);
+impl FixedHasher {
+    const fn step(&mut self, word: u64) {
+        self.0 = (self.0.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
+    }
+}
+impl Hasher for FixedHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        let (words, rest) = bytes.as_chunks::<8>();
+        for word in words {
+            self.step(u64::from_le_bytes(*word));
+        }
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        self.step(u64::from_le_bytes(last));
+    }
+    fn finish(&self) -> u64 {
+        // The map takes its bucket from the low bits, where a multiplication mixes least.
+        self.0 ^ (self.0 >> 32)
+    }
+}
+
+/// The commits of one stream: appended, never changed.
+#[derive(Debug, Default)]
+struct History {
+    commits: Vec<Commit>,
+    /// Version and id of the last commit: the only thing that most appends and reads ask, without a look at the commits.
+    tail: (Version, Option<CommitId>),
+    /// All commits below this index are cleared. Publishers clear in order, so this is usually all there is to know.
+    cleared: usize,
+    /// Indexes at or above `cleared` that were cleared out of order.
+    cleared_ahead: BTreeSet<usize>,
+}
+
+impl History {
+    fn push(&mut self, commit: Commit) {
+        self.tail = (commit.last_version(), Some(commit.id));
+        self.commits.push(commit);
+    }
+    /// The commit that starts at this version.
+    fn starting_at(&self, version: Version) -> Option<(usize, &Commit)> {
+        let found = self
+            .commits
+            .binary_search_by_key(&version, |c| c.first_version);
+        found.ok().map(|index| (index, &self.commits[index]))
+    }
+    fn has_unpublished(&self) -> bool {
+        self.cleared < self.commits.len()
+    }
+    fn clear(&mut self, index: usize) {
+        if index < self.cleared {
+            return;
+        }
+        self.cleared_ahead.insert(index);
+        while self.cleared_ahead.remove(&self.cleared) {
+            self.cleared += 1;
+        }
+    }
+}
+
+/// What an append finds at the slot behind its head.
+#[derive(Debug)]
+pub(super) enum Slot {
+    /// The head is the tail.
+    Free,
+    /// This very commit is there.
+    Mine(Commit),
+    /// The head is not the tail.
+    Taken(VersionConflict),
+}
+
+/// Where a read stands: the index of the next commit, or one past it when it goes backwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ReadAt {
+    Forwards(usize),
+    Backwards(usize),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Shard {
+    numbers: HashMap<StreamId, usize, BuildHasherDefault<FixedHasher>>,
+    histories: Vec<History>,
+    /// Numbers of the streams that have commits not yet cleared.
+    unpublished: BTreeSet<usize>,
+}
+
+impl Shard {
+    /// The stream's number, if it has commits.
+    pub(super) fn number(&self, stream: &StreamId) -> Option<usize> {
+        self.numbers.get(stream).copied()
+    }
+
+    /// Whether the stream of this number is at this head. The commit id counts too: a version alone does not identify
+    /// history.
+    pub(super) fn check(
+        &self,
+        number: Option<usize>,
+        head: &StreamHead,
+    ) -> Result<(), VersionConflict> {
+        let tail = number.map_or((Version::NONE, None), |n| self.histories[n].tail);
+        if tail == (head.version(), head.commit_id()) {
+            return Ok(());
+        }
+        Err(VersionConflict::new(
+            head.stream().clone(),
+            head.version(),
+            Some(tail.0),
+        ))
+    }
+
+    pub(super) fn slot(&self, number: Option<usize>, append: &Append) -> Slot {
+        let Err(conflict) = self.check(number, &append.head) else {
+            return Slot::Free;
+        };
+        let there =
+            number.and_then(|n| self.histories[n].starting_at(append.head.version().next()));
+        match there {
+            Some((_, commit)) if commit.id == append.commit_id => Slot::Mine(commit.clone()),
+            _ => Slot::Taken(conflict),
+        }
+    }
+
+    /// Stores a commit whose slot is free.
+    pub(super) fn push(
+        &mut self,
+        number: Option<usize>,
+        append: &Append,
+        listed: bool,
+    ) -> StreamHead {
+        let number = number.unwrap_or_else(|| {
+            let number = self.histories.len();
+            self.numbers.insert(append.head.stream().clone(), number);
+            self.histories.push(History::default());
+            number
+        });
+        let history = &mut self.histories[number];
+        if listed && !history.has_unpublished() {
+            self.unpublished.insert(number);
+        }
+        history.push(append.to_commit());
+        append.head_after()
+    }
+
+    /// Where a read starts. `None`: the stream is empty.
+    pub(super) fn start(
+        &self,
+        stream: &StreamId,
+        from: &ReadFrom,
+    ) -> Result<Option<(usize, ReadAt)>, EventStoreError> {
+        let Some(number) = self.number(stream) else {
+            return Ok(None);
+        };
+        let history = &self.histories[number];
+        let commits = &history.commits;
+        let at = match from {
+            ReadFrom::After(head) => {
+                let first = head.version().next();
+                if first > history.tail.0 {
+                    ReadAt::Forwards(commits.len())
+                } else if let Some((index, _)) = history.starting_at(first) {
+                    ReadAt::Forwards(index)
+                } else {
+                    // No head that a store gave points into a commit: going on behind it would leave events out.
+                    return Err(EventStoreError::Corrupt {
+                        stream: stream.clone(),
+                        after: head.version(),
+                        reason: "no commit ends here".into(),
+                    });
+                }
+            }
+            ReadFrom::Event(version) => {
+                ReadAt::Forwards(commits.partition_point(|c| c.last_version() < *version))
+            }
+            ReadFrom::Newest => ReadAt::Backwards(commits.len()),
+            ReadFrom::NewestAtOrBelow(version) => {
+                ReadAt::Backwards(commits.partition_point(|c| c.last_version() <= *version))
+            }
+            other => {
+                return Err(EventStoreError::Invalid {
+                    reason: format!("this store does not know how to read from {other:?}"),
+                });
+            }
+        };
+        Ok(Some((number, at)))
+    }
+
+    /// The next commits of a read, at most `max`, and where it then stands.
+    pub(super) fn page(&self, number: usize, at: ReadAt, max: usize) -> (Vec<Commit>, ReadAt) {
+        let commits = &self.histories[number].commits;
+        match at {
+            ReadAt::Forwards(start) => {
+                let end = start.saturating_add(max).min(commits.len());
+                (commits[start..end].to_vec(), ReadAt::Forwards(end))
+            }
+            ReadAt::Backwards(end) => {
+                let start = end.saturating_sub(max);
+                let page = commits[start..end].iter().rev().cloned().collect();
+                (page, ReadAt::Backwards(start))
+            }
+        }
+    }
+
+    /// Walks commits from a place on until `take` says that it has enough; the place of the next one, if there is more.
+    pub(super) fn walk_commits(
+        &self,
+        stream: usize,
+        commit: usize,
+        mut take: impl FnMut(&Commit) -> bool,
+    ) -> Option<(usize, usize)> {
+        let mut first = commit;
+        for number in stream..self.histories.len() {
+            for (index, commit) in self.histories[number]
+                .commits
+                .iter()
+                .enumerate()
+                .skip(first)
+            {
+                if !take(commit) {
+                    return Some((number, index));
+                }
+            }
+            first = 0;
+        }
+        None
+    }
+
+    /// The same over the commits that are not yet cleared.
+    pub(super) fn walk_unpublished(
+        &self,
+        stream: usize,
+        commit: usize,
+        mut take: impl FnMut(CommitKey) -> bool,
+    ) -> Option<(usize, usize)> {
+        for &number in self.unpublished.range(stream..) {
+            let history = &self.histories[number];
+            let first = if number == stream { commit } else { 0 };
+            let first = first.max(history.cleared);
+            for (index, commit) in history.commits.iter().enumerate().skip(first) {
+                if !history.cleared_ahead.contains(&index) && !take(commit.key()) {
+                    return Some((number, index));
+                }
+            }
+        }
+        None
+    }
+
+    /// The same over the streams.
+    pub(super) fn walk_streams(
+        &self,
+        stream: usize,
+        mut take: impl FnMut(&StreamId) -> bool,
+    ) -> Option<(usize, usize)> {
+        for (number, history) in self.histories.iter().enumerate().skip(stream) {
+            // A history has a commit as soon as it exists: both are made under one lock.
+            if history.commits.first().is_some_and(|c| !take(&c.stream)) {
+                return Some((number, 0));
+            }
+        }
+        None
+    }
+
+    pub(super) fn clear_unpublished(&mut self, key: &CommitKey) {
+        let Some(number) = self.number(&key.stream) else {
+            return;
+        };
+        let history = &mut self.histories[number];
+        if let Some((index, _)) = history.starting_at(key.first_version) {
+            history.clear(index);
+            if !history.has_unpublished() {
+                self.unpublished.remove(&number);
+            }
+        }
+    }
+}

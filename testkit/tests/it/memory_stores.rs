@@ -1,0 +1,500 @@
+//! What the in-memory stores promise beyond the contract suites: laziness, cursors, bounds, determinism.
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+use foldstream::{
+    CommitId, IdSource, StreamHead, StreamId, Timestamp, Version,
+    ports::{
+        Append, AppendAll, AppendOutcome, Capabilities, Commit, CommitKey, ControlStore, Direction,
+        EventData, EventStore, EventStoreError, Expect, PutOutcome, RangeQuery, ReadFrom,
+        RefusedKind, Row, RowKey, ScanItems, ScanWhat, Segment, SortBounds,
+    },
+};
+use foldstream_testkit::{InMemoryControlStore, InMemoryEventStore, ManualClock, SeededIds};
+use futures::StreamExt;
+use std::{collections::BTreeMap, num::NonZeroU32, sync::Arc, time::Duration};
+
+fn stream(id: impl std::fmt::Display) -> StreamId {
+    StreamId::new("cart", &id).unwrap()
+}
+fn max(n: u32) -> NonZeroU32 {
+    NonZeroU32::new(n).unwrap()
+}
+fn commit(head: StreamHead, events: usize) -> Append {
+    let events: Vec<_> = (0..events)
+        .map(|_| EventData::new("Added", 1, "{}"))
+        .collect();
+    Append::after(head, CommitId::random(), Timestamp::from_micros(1), events)
+}
+async fn append(store: &InMemoryEventStore, append: &Append) -> StreamHead {
+    match store.append(append).await.unwrap() {
+        AppendOutcome::Appended(head) => head,
+        other => panic!("not appended: {other:?}"),
+    }
+}
+/// A stream of `commits` one-event commits.
+async fn fill(store: &InMemoryEventStore, id: StreamId, commits: usize) -> StreamHead {
+    let mut head = StreamHead::empty(id);
+    for _ in 0..commits {
+        head = append(store, &commit(head, 1)).await;
+    }
+    head
+}
+
+#[tokio::test]
+async fn a_read_of_a_long_history_takes_only_what_is_asked_for_and_sees_later_commits() {
+    let store = InMemoryEventStore::new();
+    let head = fill(&store, stream("long"), 100_000).await;
+    // Each open read that took a page up front would hold 100,000 commits: 1,000 of them some 8 GB.
+    let mut reads: Vec<_> = (0..1000)
+        .map(|_| store.read(head.stream(), ReadFrom::Event(Version::NONE), None))
+        .collect();
+    for read in &mut reads {
+        let first = read.next().await.unwrap().unwrap();
+        assert_eq!(first.first_version, Version::new(1));
+    }
+    append(&store, &commit(head, 1)).await;
+    let rest = reads.swap_remove(0).map(|c| c.unwrap().first_version.get());
+    assert_eq!(
+        rest.collect::<Vec<_>>().await,
+        (2..=100_001).collect::<Vec<_>>()
+    );
+}
+
+#[tokio::test]
+async fn pages_join_without_a_seam_in_both_directions_and_under_every_limit() {
+    let store = InMemoryEventStore::new();
+    let head = fill(&store, stream("x"), 600).await;
+    let read = async |from: ReadFrom, limit: Option<u32>| -> Vec<u64> {
+        store
+            .read(head.stream(), from, limit.map(max))
+            .map(|c| c.unwrap().first_version.get())
+            .collect()
+            .await
+    };
+    for limit in [1, 255, 256, 257, 511, 512, 513, 600, 700] {
+        let n = u64::from(limit).min(600);
+        let forwards = read(ReadFrom::Event(Version::new(1)), Some(limit)).await;
+        assert_eq!(forwards, (1..=n).collect::<Vec<_>>(), "{limit}");
+        let backwards = read(ReadFrom::Newest, Some(limit)).await;
+        assert_eq!(
+            backwards,
+            (601 - n..=600).rev().collect::<Vec<_>>(),
+            "{limit}"
+        );
+    }
+    assert_eq!(read(ReadFrom::Newest, None).await.len(), 600);
+}
+
+#[tokio::test]
+async fn a_read_behind_a_head_that_no_commit_ends_at_is_corrupt_not_a_gap() {
+    let store = InMemoryEventStore::new();
+    let id = stream("forged");
+    append(&store, &commit(StreamHead::empty(id.clone()), 2)).await;
+    let inside = StreamHead::observed(
+        id.clone(),
+        Version::new(1),
+        CommitId::random(),
+        Timestamp::from_micros(1),
+    );
+    let found: Vec<_> = store
+        .read(&id, ReadFrom::After(inside), None)
+        .collect()
+        .await;
+    assert!(
+        matches!(&found[..], [Err(EventStoreError::Corrupt { .. })]),
+        "{found:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_head_of_another_history_is_a_conflict_even_at_the_same_version() {
+    let store = InMemoryEventStore::new();
+    let head = fill(&store, stream("forked"), 1).await;
+    let other = StreamHead::observed(
+        head.stream().clone(),
+        head.version(),
+        CommitId::random(),
+        head.recorded_at(),
+    );
+    let outcome = store.append(&commit(other, 1)).await.unwrap();
+    assert!(matches!(outcome, AppendOutcome::Conflict(_)), "{outcome:?}");
+}
+
+async fn scan_all(store: &InMemoryEventStore, segments: u32, page: u32) -> Vec<Commit> {
+    let mut all = Vec::new();
+    for segment in Segment::split(segments) {
+        let mut after = None;
+        loop {
+            let found = store
+                .scan(segment, after, ScanWhat::Commits, max(page))
+                .await
+                .unwrap();
+            let ScanItems::Commits(commits) = found.items else {
+                panic!("commits were asked for")
+            };
+            assert!(commits.len() <= page as usize);
+            all.extend(commits);
+            after = found.next;
+            if after.is_none() {
+                break;
+            }
+        }
+    }
+    all
+}
+
+#[tokio::test]
+async fn a_scan_in_any_number_of_segments_and_any_page_size_yields_each_commit_once() {
+    let store = InMemoryEventStore::new();
+    for n in 0..200 {
+        fill(&store, stream(n), n % 5 + 1).await;
+    }
+    for (segments, page) in [(1, 1), (1, 7), (3, 10), (64, 1000), (100, 3)] {
+        let mut keys: Vec<_> = scan_all(&store, segments, page)
+            .await
+            .iter()
+            .map(Commit::key)
+            .collect();
+        assert_eq!(keys.len(), 600, "{segments} segments, {page} a page");
+        keys.sort();
+        keys.dedup();
+        assert_eq!(keys.len(), 600, "{segments} segments, {page} a page");
+    }
+}
+
+#[tokio::test]
+async fn a_scan_that_began_earlier_goes_on_while_others_append() {
+    let store = InMemoryEventStore::new();
+    let mut heads = Vec::new();
+    for n in 0..50 {
+        heads.push(fill(&store, stream(n), 2).await);
+    }
+    let mut seen = Vec::new();
+    let mut after = None;
+    let mut round = 0;
+    loop {
+        let page = store
+            .scan(Segment::ALL, after, ScanWhat::Tails, max(3))
+            .await
+            .unwrap();
+        let ScanItems::Tails(tails) = page.items else {
+            panic!("tails were asked for")
+        };
+        seen.extend(tails.into_iter().filter(|h| h.version().get() <= 2));
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+        if round < 20 {
+            fill(&store, stream(format!("new-{round}")), 1).await;
+            heads[round] = append(&store, &commit(heads[round].clone(), 1)).await;
+            round += 1;
+        }
+    }
+    let old: Vec<_> = seen
+        .iter()
+        .filter(|h| !h.stream().id().starts_with("new"))
+        .collect();
+    assert_eq!(old.len(), 100);
+}
+
+#[tokio::test]
+async fn commits_cleared_in_any_order_leave_exactly_the_others_listed() {
+    let store = InMemoryEventStore::new();
+    for n in 0..5 {
+        fill(&store, stream(n), 40).await;
+    }
+    let mut rng = fastrand::Rng::with_seed(11);
+    let mut left: Vec<CommitKey> = (0..5u32)
+        .flat_map(|n| (1..=40).map(move |v| CommitKey::new(stream(n), Version::new(v))))
+        .collect();
+    while !left.is_empty() {
+        let cleared: Vec<_> = (0..rng.usize(1..30).min(left.len()))
+            .map(|_| left.swap_remove(rng.usize(..left.len())))
+            .collect();
+        store.clear_unpublished(&cleared).await.unwrap();
+        store.clear_unpublished(&cleared).await.unwrap();
+        let mut listed = Vec::new();
+        let mut after = None;
+        loop {
+            let page = store
+                .unpublished(Segment::ALL, after, max(7))
+                .await
+                .unwrap();
+            listed.extend(page.keys);
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        listed.sort();
+        left.sort();
+        assert_eq!(listed, left);
+    }
+}
+
+#[tokio::test]
+async fn an_appended_commit_is_listed_again_after_all_before_it_were_cleared() {
+    let store = InMemoryEventStore::new();
+    let head = fill(&store, stream("x"), 1).await;
+    let first = CommitKey::new(head.stream().clone(), Version::new(1));
+    store.clear_unpublished(&[first]).await.unwrap();
+    let next = append(&store, &commit(head, 2)).await;
+    let page = store
+        .unpublished(Segment::ALL, None, max(10))
+        .await
+        .unwrap();
+    assert_eq!(
+        page.keys,
+        [CommitKey::new(next.stream().clone(), Version::new(2))]
+    );
+}
+
+#[tokio::test]
+async fn a_store_without_atomic_appends_refuses_several_streams_and_takes_one() {
+    let store = InMemoryEventStore::with_capabilities(Capabilities::new(1000));
+    let one = commit(StreamHead::empty(stream("a")), 1);
+    let two = commit(StreamHead::empty(stream("b")), 1);
+    let refused = store
+        .append_all(&AppendAll::new(vec![one.clone(), two.clone()]))
+        .await;
+    assert!(matches!(
+        refused,
+        Err(EventStoreError::Refused {
+            kind: RefusedKind::Unsupported,
+            ..
+        })
+    ));
+    let stored = store.append_all(&AppendAll::new(vec![one])).await.unwrap();
+    assert!(matches!(stored, AppendOutcome::Appended(heads) if heads.len() == 1));
+    let listed = store.unpublished(Segment::ALL, None, max(1)).await;
+    assert!(matches!(
+        listed,
+        Err(EventStoreError::Refused {
+            kind: RefusedKind::Unsupported,
+            ..
+        })
+    ));
+}
+
+#[tokio::test]
+async fn an_atomic_append_of_which_only_a_part_is_there_is_a_conflict() {
+    let store = InMemoryEventStore::new();
+    let one = commit(StreamHead::empty(stream("a")), 1);
+    let two = commit(StreamHead::empty(stream("b")), 1);
+    append(&store, &one).await;
+    let outcome = store
+        .append_all(&AppendAll::new(vec![one, two]))
+        .await
+        .unwrap();
+    assert!(matches!(outcome, AppendOutcome::Conflict(c) if c.stream == stream("a")));
+    let read: Vec<_> = store
+        .read(&stream("b"), ReadFrom::Newest, None)
+        .collect()
+        .await;
+    assert!(read.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn crossing_atomic_appends_neither_deadlock_nor_tear() {
+    let store = InMemoryEventStore::new();
+    let ids: Arc<[StreamId]> = (0..6).map(stream).collect();
+    let workers = (0..4u64).map(|seed| {
+        let (store, ids) = (store.clone(), ids.clone());
+        tokio::spawn(async move {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let mut stored = 0;
+            while stored < 200 {
+                let (a, b) = (rng.usize(..6), rng.usize(..6));
+                if a == b {
+                    continue;
+                }
+                let mut commits = Vec::new();
+                for id in [&ids[a], &ids[b]] {
+                    let mut newest = store.read(id, ReadFrom::Newest, Some(max(1)));
+                    let head = match newest.next().await {
+                        Some(commit) => commit.unwrap().head(),
+                        None => StreamHead::empty(id.clone()),
+                    };
+                    commits.push(commit(head, 1));
+                }
+                match store.append_all(&AppendAll::new(commits)).await.unwrap() {
+                    AppendOutcome::Appended(_) => stored += 1,
+                    AppendOutcome::Conflict(_) => tokio::task::yield_now().await,
+                    AppendOutcome::Repeated(_) => panic!("ids are fresh"),
+                }
+            }
+        })
+    });
+    for worker in workers.collect::<Vec<_>>() {
+        worker.await.unwrap();
+    }
+    let mut versions: BTreeMap<StreamId, Vec<u64>> = BTreeMap::new();
+    for commit in scan_all(&store, 4, 100).await {
+        versions
+            .entry(commit.stream.clone())
+            .or_default()
+            .push(commit.first_version.get());
+    }
+    assert_eq!(versions.values().map(Vec::len).sum::<usize>(), 4 * 200 * 2);
+    for (id, versions) in versions {
+        assert_eq!(
+            versions,
+            (1..=versions.len() as u64).collect::<Vec<_>>(),
+            "{id}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_same_calls_give_the_same_scan_in_the_same_order() {
+    let run = async || {
+        let store = InMemoryEventStore::new();
+        let ids = SeededIds::new(3);
+        for n in 0..500 {
+            let head = StreamHead::empty(stream(n));
+            let event = [EventData::new("Added", 1, "{}")];
+            let one = Append::after(head, ids.commit_id(), Timestamp::from_micros(1), event);
+            append(&store, &one).await;
+        }
+        scan_all(&store, 3, 17).await
+    };
+    assert_eq!(run().await, run().await);
+}
+
+fn row(sort: impl Into<String>, revision: u128) -> Row {
+    let revision = foldstream::ports::Revision::from_u128(revision);
+    Row::new(RowKey::new("p", sort), "v", revision)
+}
+async fn range(store: &InMemoryControlStore, query: RangeQuery) -> Vec<String> {
+    let mut query = query;
+    let mut sorts = Vec::new();
+    loop {
+        let page = store.range(&query).await.unwrap();
+        assert!(page.rows.len() <= query.limit.get() as usize);
+        sorts.extend(page.rows.into_iter().map(|r| r.key.sort));
+        match page.next {
+            None => return sorts,
+            next => query = query.with_after(next),
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_range_equals_the_filter_over_all_rows() {
+    let store = InMemoryControlStore::new();
+    let sorts = [
+        "a",
+        "a\u{10ffff}",
+        "a\u{10ffff}b",
+        "aa",
+        "ab",
+        "a\u{d7ff}",
+        "a\u{e000}",
+        "b",
+        "ba",
+        "z\u{7f}",
+    ];
+    for (n, sort) in sorts.iter().enumerate() {
+        assert_eq!(
+            store
+                .put(&row(*sort, n as u128), Expect::Absent)
+                .await
+                .unwrap(),
+            PutOutcome::Written
+        );
+    }
+    let mut cases = vec![SortBounds::All];
+    for a in [
+        "",
+        "a",
+        "a\u{10ffff}",
+        "a\u{d7ff}",
+        "\u{10ffff}",
+        "b",
+        "c",
+        "z\u{7f}",
+    ] {
+        cases.push(SortBounds::Prefix(a.into()));
+        for b in ["a", "aa", "b", "zz"] {
+            cases.push(SortBounds::Between(a.into(), b.into()));
+        }
+    }
+    let mut afters: Vec<Option<String>> = vec![
+        None,
+        Some("0".into()),
+        Some("aaa".into()),
+        Some("zzz".into()),
+    ];
+    afters.extend(sorts.iter().map(|s| Some((*s).to_owned())));
+    for bounds in cases {
+        for direction in [Direction::Ascending, Direction::Descending] {
+            for after in &afters {
+                let is_within = |sort: &str| match &bounds {
+                    SortBounds::Prefix(p) => sort.starts_with(p.as_str()),
+                    SortBounds::Between(a, b) => a.as_str() <= sort && sort <= b.as_str(),
+                    _ => true,
+                } && after.as_deref().is_none_or(|after| match direction {
+                    Direction::Ascending => sort > after,
+                    Direction::Descending => sort < after,
+                });
+                let mut expected: Vec<_> = sorts.iter().filter(|s| is_within(s)).collect();
+                expected.sort();
+                if direction == Direction::Descending {
+                    expected.reverse();
+                }
+                for limit in [1, 3, 100] {
+                    let query = RangeQuery::new("p")
+                        .with_bounds(bounds.clone())
+                        .with_direction(direction)
+                        .with_after(after.clone())
+                        .with_limit(max(limit));
+                    assert_eq!(
+                        range(&store, query.clone()).await,
+                        expected
+                            .iter()
+                            .map(|s| (**s).to_owned())
+                            .collect::<Vec<_>>(),
+                        "{query:?}"
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_expired_rows_is_empty_and_not_the_end() {
+    let clock = ManualClock::new();
+    let store = InMemoryControlStore::with_clock(clock.clone());
+    let end = foldstream::Clock::now(&*clock).plus(Duration::from_secs(1));
+    for n in 0..9 {
+        let one = row(n.to_string(), n).with_expiry((n < 8).then_some(end));
+        assert_eq!(
+            store.put(&one, Expect::Absent).await.unwrap(),
+            PutOutcome::Written
+        );
+    }
+    clock.advance(Duration::from_secs(1));
+    let query = RangeQuery::new("p").with_limit(max(4));
+    let page = store.range(&query).await.unwrap();
+    assert!(page.rows.is_empty() && page.next.is_some(), "{page:?}");
+    assert_eq!(range(&store, query.clone()).await, ["8"]);
+    store.delete_expired();
+    assert_eq!(store.range(&query).await.unwrap().rows.len(), 1);
+}
+
+#[tokio::test]
+async fn a_page_ends_at_a_mebibyte_of_values() {
+    let store = InMemoryControlStore::new();
+    for n in 0..10u8 {
+        let mut one = row(n.to_string(), n.into());
+        one.value = vec![n; Row::MAX_VALUE].into();
+        assert_eq!(
+            store.put(&one, Expect::Absent).await.unwrap(),
+            PutOutcome::Written
+        );
+    }
+    let page = store.range(&RangeQuery::new("p")).await.unwrap();
+    assert_eq!((page.rows.len(), page.next.as_deref()), (4, Some("3")));
+    assert_eq!(range(&store, RangeQuery::new("p")).await.len(), 10);
+}
