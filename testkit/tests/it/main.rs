@@ -1,5 +1,7 @@
 //! Tests of the testkit itself.
+mod broken_event_store;
 mod contract;
+mod matrix;
 mod memory_bus;
 mod memory_stores;
 mod scenario;
