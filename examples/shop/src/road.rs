@@ -7,6 +7,7 @@ use crate::{
     projector::SalesProjector,
     read_model::ReadModelError,
     report::{Report, ReportError},
+    retry::patiently,
     tally::{Tally, differences},
 };
 use foldstream::{
@@ -174,7 +175,8 @@ pub async fn prepare_read_model(backend: &Backend, name: Option<&str>) -> Result
     }
     let name = name.unwrap_or(SalesProjector::NAME);
     let group = format!("{}.{name}.g1", backend.group_prefix);
-    let committed = backend.bus.committed(&group, &backend.topic).await?;
+    let ask = async || backend.bus.committed(&group, &backend.topic).await;
+    let committed = patiently(ask, MessageBusError::is_transient).await?;
     if committed.iter().any(|(_, offset)| offset.is_some()) {
         return Err(RoadError::FilledNoMore { name: name.into() });
     }
