@@ -1,4 +1,5 @@
 //! Tests of the testkit itself.
+mod broken_control_store;
 mod broken_event_store;
 mod contract;
 mod matrix;
