@@ -2,7 +2,7 @@
 use super::{Deleted, Put, Sabotage, Suspects, all, broken};
 use async_trait::async_trait;
 use foldstream::{
-    IdSource, SystemIds, Timestamp,
+    Timestamp,
     ports::{
         ControlStore, DeleteExpect, DeleteOutcome, Expect, PutOutcome, RangeQuery, Revision, Row,
         RowKey,
@@ -382,9 +382,7 @@ impl Sabotage for IgnoresPastExpiries {
     async fn put(&self, store: &InMemoryControlStore, row: &Row, expect: Expect) -> Put {
         let is_past = row.expires_at.is_some_and(|at| at < Timestamp::now());
         if is_past && matches!(expect, Expect::Revision(_)) {
-            let mut endless = row.clone().with_expiry(None);
-            endless.revision = SystemIds.revision();
-            return store.put(&endless, expect).await;
+            return store.put(&row.clone().with_expiry(None), expect).await;
         }
         store.put(row, expect).await
     }
