@@ -1,18 +1,20 @@
 #![doc = include_str!("../README.md")]
 
-mod aggregate;
-mod clock;
-mod codec;
-pub mod control;
 mod event;
-mod hash;
+mod stream;
+mod aggregate;
+mod codec;
+mod repository;
+mod snapshot;
 mod metadata;
 pub mod ports;
-pub mod publisher;
-mod resilience;
-mod snapshot;
-mod stream;
 mod wire;
+pub mod publisher;
+pub mod runner;
+pub mod control;
+mod resilience;
+mod hash;
+mod clock;
 
 pub use aggregate::{Aggregate, Context, Decide, Decision, Snapshot};
 pub use clock::{Clock, IdSource, InvalidTimestamp, SystemClock, SystemIds, Timestamp};
@@ -25,6 +27,9 @@ pub use foldstream_macros::DomainEvent;
 pub use hash::{kafka_partition, murmur2};
 pub use metadata::{
     ActorId, CausationId, CommandId, CommitId, CorrelationId, EventId, InvalidId, Metadata,
+};
+pub use repository::{
+    AppendError, ExecuteError, Executed, LoadError, Loaded, Rejection, Repository, Settled,
 };
 pub use resilience::{Backoff, ConflictRetry, RetryPolicy};
 pub use snapshot::SnapshotPolicy;

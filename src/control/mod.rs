@@ -2,10 +2,14 @@
 //!
 //! Every row is one JSON object with short, stable names: they are stored, so they only grow, and readers ignore names
 //! that they do not know. Rows about streams are spread over 64 partitions by the stream's hash.
+mod boot;
+mod generation;
 mod rows;
 mod topic;
 mod watermark;
 
+pub(crate) use boot::{BootError, BootRows};
+pub(crate) use generation::join as join_generation;
 pub use rows::Stored;
 pub(crate) use rows::{PutIf, Rows};
 pub(crate) use topic::TopicPins;

@@ -1,4 +1,5 @@
-//! What the in-memory stores promise beyond the contract suites: laziness, cursors, bounds, determinism.#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
+//! What the in-memory stores promise beyond the contract suites: laziness, cursors, bounds, determinism.
+#![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 use foldstream::{
     CommitId, IdSource, StreamHead, StreamId, Timestamp, Version,
     ports::{

@@ -1,2 +1,5 @@
-//! The core's tests that need more than the core: in-memory adapters and generated data.
+//! Integration tests of the core on the in-memory adapters.
+mod publisher;
+mod repository;
+mod support;
 mod wire;

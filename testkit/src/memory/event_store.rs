@@ -239,6 +239,8 @@ impl EventStore for InMemoryEventStore {
     }
 
     async fn append(&self, append: &Append) -> Result<AppendOutcome, EventStoreError> {
+        // As a call over a network would, let others run now and then.
+        tokio::task::coop::consume_budget().await;
         self.validate(append)?;
         let mut shard = self.shard_of(append.head.stream());
         Ok(match shard.slot(append) {
@@ -254,6 +256,7 @@ impl EventStore for InMemoryEventStore {
         &self,
         all: &AppendAll,
     ) -> Result<AppendOutcome<Vec<foldstream::StreamHead>>, EventStoreError> {
+        tokio::task::coop::consume_budget().await;
         all.validate()?;
         let (touched, most) = (
             all.commits.len() + all.unchanged.len(),

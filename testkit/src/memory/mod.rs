@@ -7,16 +7,22 @@
 //! **Deterministic.** No order that a caller can see comes from a randomly seeded map: the same calls in the same order
 //! give the same answers, so a simulation replays from its seed.
 //!
-//! **No lock is held across an await.** Every call does its work under a `std` mutex and returns without waiting; only
-//! [`Consumer::next`](foldstream::ports::Consumer::next) waits.
+//! **No lock is held across an await.** Every call does its work under a `std` mutex; only
+//! [`Consumer::next`](foldstream::ports::Consumer::next) waits. Appends, publishes and deliveries take part in tokio's
+//! cooperative scheduling, so a loop over them does not starve the other tasks of its thread.
+mod consumer;
 mod control_store;
 mod cursor;
 mod event_store;
+mod group;
+mod message_bus;
 mod shard;
 mod snapshot_store;
+mod topic;
 
 pub use control_store::InMemoryControlStore;
 pub use event_store::InMemoryEventStore;
+pub use message_bus::InMemoryMessageBus;
 pub use snapshot_store::InMemorySnapshotStore;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,0 +1,176 @@
+//! Where a processor's generation began in each partition.
+use super::{PutIf, Rows, Stored};
+use crate::ports::{
+    ControlStore, ControlStoreError, Expect, MessageBus, MessageBusError, Offset, OffsetMark,
+    PartitionId, PartitionOffsets, RowKey,
+};
+use crate::runner::Start;
+use std::{collections::BTreeMap, sync::Arc};
+
+/// Value of the row `boot/<name>/<generation>`, `<topic>/<partition:020>`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Boot {
+    /// Where the generation begins in this partition.
+    #[serde(rename = "o")]
+    pub(crate) offset: Offset,
+    /// Whether the group has committed an offset since: if it has none now, it was lost.
+    #[serde(rename = "s")]
+    pub(crate) started: bool,
+}
+
+/// Value of the row `boot/<name>/<generation>`, `<topic>`: written when all partitions that the topic had then have their
+/// rows. A partition without a row is new from then on, and read from its first record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+struct Booted {
+    #[serde(rename = "p")]
+    partitions: u32,
+}
+
+/// Why start positions could not be had.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BootError {
+    #[error(transparent)]
+    Control(#[from] ControlStoreError),
+    #[error(transparent)]
+    Bus(#[from] MessageBusError),
+}
+
+/// The boot rows of one generation of a processor.
+#[derive(Debug)]
+pub(crate) struct BootRows {
+    rows: Rows,
+    partition: String,
+    known: BTreeMap<PartitionId, Stored<Boot>>,
+}
+
+impl BootRows {
+    pub(crate) fn new(
+        control: Arc<dyn ControlStore>,
+        ids: Arc<dyn crate::IdSource>,
+        processor: &str,
+        generation: u32,
+    ) -> Self {
+        Self {
+            rows: Rows::new(control, ids),
+            partition: format!("boot/{processor}/{generation}"),
+            known: BTreeMap::new(),
+        }
+    }
+
+    fn key(&self, partition: &PartitionId) -> RowKey {
+        let sort = format!("{}/{:020}", partition.topic, partition.partition);
+        RowKey::new(self.partition.clone(), sort)
+    }
+
+    /// Makes sure that every partition of the topics has a row. Whoever comes first decides, once and for all.
+    pub(crate) async fn resolve(
+        &mut self,
+        bus: &dyn MessageBus,
+        topics: &[Arc<str>],
+        start: Start,
+    ) -> Result<(), BootError> {
+        for topic in topics {
+            let offsets = bus.offsets(topic).await?;
+            let topic_key = RowKey::new(self.partition.clone(), &**topic);
+            let is_booted = self.rows.get::<Booted>(&topic_key).await?.is_some();
+            for partition in &offsets {
+                let start = if is_booted { Start::Beginning } else { start };
+                self.resolve_partition(partition, start).await?;
+            }
+            if !is_booted {
+                let booted = Booted {
+                    partitions: u32::try_from(offsets.len()).unwrap_or(u32::MAX),
+                };
+                // Another instance may have been faster: its word is as good.
+                let _ = self.rows.put(&topic_key, booted, Expect::Absent).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn resolve_partition(
+        &mut self,
+        offsets: &PartitionOffsets,
+        start: Start,
+    ) -> Result<(), ControlStoreError> {
+        let key = self.key(&offsets.partition);
+        let boot = Boot {
+            offset: match start {
+                Start::Beginning => offsets.begin,
+                Start::Now => offsets.end,
+            },
+            started: false,
+        };
+        loop {
+            if let Some(row) = self.rows.get::<Boot>(&key).await? {
+                self.known.insert(offsets.partition.clone(), row);
+                return Ok(());
+            }
+            match self.rows.put(&key, boot, Expect::Absent).await? {
+                PutIf::Written(row) | PutIf::Conflict(Some(row)) => {
+                    self.known.insert(offsets.partition.clone(), row);
+                    return Ok(());
+                }
+                // Deleted between the two: look again.
+                PutIf::Conflict(None) => {}
+            }
+        }
+    }
+
+    /// Notes that the group has committed an offset of this partition.
+    pub(crate) async fn set_started(
+        &mut self,
+        partition: &PartitionId,
+    ) -> Result<(), ControlStoreError> {
+        let key = self.key(partition);
+        while let Some(row) = self.known.get(partition).copied() {
+            if row.value.started {
+                return Ok(());
+            }
+            let boot = Boot {
+                started: true,
+                ..row.value
+            };
+            match self
+                .rows
+                .put(&key, boot, Expect::Revision(row.revision))
+                .await?
+            {
+                PutIf::Written(row) | PutIf::Conflict(Some(row)) => {
+                    self.known.insert(partition.clone(), row);
+                }
+                PutIf::Conflict(None) => {
+                    self.known.remove(partition);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn get(&self, partition: &PartitionId) -> Option<Boot> {
+        self.known.get(partition).map(|row| row.value)
+    }
+
+    /// Where to start in partitions in which nothing is committed.
+    pub(crate) fn marks(&self) -> Vec<OffsetMark> {
+        let rows = self.known.iter();
+        rows.map(|(partition, row)| OffsetMark::new(partition.clone(), row.value.offset))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stored_form_is_fixed() {
+        let boot = Boot {
+            offset: Offset::new(7),
+            started: true,
+        };
+        assert_eq!(serde_json::to_string(&boot).unwrap(), r#"{"o":7,"s":true}"#);
+        let booted = Booted { partitions: 4 };
+        assert_eq!(serde_json::to_string(&booted).unwrap(), r#"{"p":4}"#);
+    }
+}

@@ -1,0 +1,129 @@
+//! Storing facts without a decision, and settling appends whose outcome is not known.
+use super::{AppendError, ExecuteError, LoadError, Repository, Settled, fold};
+use crate::{
+    Aggregate, ExpectedVersion, Metadata, StreamHead, StreamId, Version, VersionConflict,
+    ports::{Append, AppendOutcome, Commit, EventStoreError, PendingAppend, ReadFrom},
+};
+use futures::TryStreamExt;
+use std::num::NonZeroU32;
+
+const ONE: Option<NonZeroU32> = NonZeroU32::new(1);
+
+impl<A: Aggregate> Repository<A> {
+    /// Stores facts without a decision, and returns the new head. For facts that others established, such as an import.
+    ///
+    /// # Errors
+    /// [`AppendError`]: `Conflict` if the stream is not as expected, or if a [`Version`] from outside is not where a
+    /// commit ends; `Store(Invalid)` for no events or the head of another stream.
+    pub async fn append(
+        &self,
+        id: &A::Id,
+        expected: impl Into<ExpectedVersion> + Send,
+        events: &[A::Event],
+    ) -> Result<StreamHead, AppendError> {
+        self.append_with(id, expected, events, Metadata::new())
+            .await
+    }
+
+    /// [`append`](Self::append) with metadata.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append).
+    pub async fn append_with(
+        &self,
+        id: &A::Id,
+        expected: impl Into<ExpectedVersion> + Send,
+        events: &[A::Event],
+        metadata: Metadata,
+    ) -> Result<StreamHead, AppendError> {
+        let expected = expected.into();
+        let stream = Self::stream_id(id)?;
+        let encoded = fold::encode(events)?;
+        let retry = self.inner.retry;
+        let mut attempt = 1;
+        loop {
+            let head = self.resolve(&stream, &expected).await?;
+            let append = Append::after(
+                head,
+                self.inner.ids.commit_id(),
+                self.inner.clock.now(),
+                encoded.clone(),
+            )
+            .with_metadata(metadata.clone());
+            append.validate()?;
+            let conflict = match self.inner.store.append(&append).await? {
+                AppendOutcome::Appended(head) => return Ok(head),
+                AppendOutcome::Repeated(_) => return Ok(append.head_after()),
+                AppendOutcome::Conflict(conflict) => conflict,
+            };
+            // Only a caller that takes any version is served by trying again behind what is new.
+            if expected != ExpectedVersion::Any || attempt >= retry.attempts {
+                return Err(ExecuteError::Conflict(conflict));
+            }
+            tokio::time::sleep(retry.backoff.delay(attempt)).await;
+            attempt += 1;
+        }
+    }
+
+    /// The head that an expectation stands for.
+    async fn resolve(
+        &self,
+        stream: &StreamId,
+        expected: &ExpectedVersion,
+    ) -> Result<StreamHead, AppendError> {
+        match expected {
+            ExpectedVersion::NoStream => Ok(StreamHead::empty(stream.clone())),
+            ExpectedVersion::Any => {
+                let newest = self.first(stream, ReadFrom::Newest).await?;
+                Ok(newest.map_or_else(|| StreamHead::empty(stream.clone()), |c| c.head()))
+            }
+            ExpectedVersion::Head(head) if head.stream() == stream => Ok(head.clone()),
+            ExpectedVersion::Head(head) => Err(EventStoreError::Invalid {
+                reason: format!("the head of {} is no head of {stream}", head.stream()),
+            }
+            .into()),
+            ExpectedVersion::Number(Version::NONE) => Ok(StreamHead::empty(stream.clone())),
+            ExpectedVersion::Number(version) => {
+                let found = self
+                    .first(stream, ReadFrom::NewestAtOrBelow(*version))
+                    .await?;
+                let actual = found.as_ref().map_or(Version::NONE, Commit::last_version);
+                match found {
+                    Some(commit) if actual == *version => Ok(commit.head()),
+                    _ => Err(ExecuteError::Conflict(VersionConflict::new(
+                        stream.clone(),
+                        *version,
+                        Some(actual),
+                    ))),
+                }
+            }
+        }
+    }
+
+    /// Says what became of an append whose outcome was not known: [`EventStoreError::Unavailable`] with `pending`.
+    ///
+    /// # Errors
+    /// [`LoadError`] if its slots cannot be read; ask again.
+    pub async fn settle(&self, pending: &PendingAppend) -> Result<Settled, LoadError> {
+        let commits = &pending.append().commits;
+        for append in commits {
+            let stream = append.head.stream();
+            let slot = ReadFrom::After(append.head.clone());
+            match self.first(stream, slot).await? {
+                // Appends are atomic: one of its commits stands for all.
+                Some(commit) if commit.id == append.commit_id => {
+                    let heads = commits.iter().map(Append::head_after).collect();
+                    return Ok(Settled::Applied(heads));
+                }
+                Some(_) => return Ok(Settled::Superseded),
+                None => {}
+            }
+        }
+        Ok(Settled::Open)
+    }
+
+    async fn first(&self, stream: &StreamId, from: ReadFrom) -> Result<Option<Commit>, LoadError> {
+        let mut commits = self.inner.store.read(stream, from, ONE);
+        Ok(commits.try_next().await?)
+    }
+}

@@ -1,0 +1,131 @@
+//! Why a repository could not do what it was asked.
+use crate::{
+    CodecError, InvalidStreamId, StreamId, Version, VersionConflict, ports::EventStoreError,
+};
+use std::{convert::Infallible, error::Error, fmt};
+
+/// Why a state could not be had.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The id cannot name a stream.
+    #[error("invalid stream id")]
+    InvalidStreamId(#[from] InvalidStreamId),
+    /// The store did not answer.
+    #[error("the stream cannot be read")]
+    Store(#[from] EventStoreError),
+    /// An event cannot be read, or is of no known type.
+    #[error("event {version} of {stream} cannot be read")]
+    Codec {
+        /// The stream.
+        stream: StreamId,
+        /// Which event.
+        version: Version,
+        /// Why.
+        #[source]
+        source: CodecError,
+    },
+    /// The store returned a history with a hole or an overlap: never a shorter history.
+    #[error("stream {stream} has version {found} where {expected} belongs")]
+    NotContiguous {
+        /// The stream.
+        stream: StreamId,
+        /// The version that follows what was read before.
+        expected: Version,
+        /// The version that came.
+        found: Version,
+    },
+}
+
+impl LoadError {
+    /// Whether the same call may succeed later.
+    pub const fn is_transient(&self) -> bool {
+        matches!(self, Self::Store(e) if e.is_transient())
+    }
+}
+
+/// Why a command had no effect, or none that is known.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum ExecuteError<E> {
+    /// The aggregate refused.
+    Rejected(E),
+    /// Others wrote first, more often than the retry policy allows.
+    Conflict(VersionConflict),
+    /// The state could not be had.
+    Load(LoadError),
+    /// The store did not take the commit. With `Unavailable { pending: Some(_) }` it may have: see [`Repository::settle`](crate::Repository::settle).
+    Store(EventStoreError),
+    /// An event cannot be encoded.
+    Codec(CodecError),
+}
+
+/// Why facts could not be appended: an [`ExecuteError`] that cannot be a rejection.
+pub type AppendError = ExecuteError<Infallible>;
+
+/// Marks a refused command in the chain of sources, whatever error type the aggregate has.
+///
+/// So a handler that passes an [`ExecuteError`] on with `?` does not have its command retried for ever: the runner finds
+/// the mark and treats a refusal as permanent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the aggregate refused the command")]
+pub struct Rejection;
+
+static REJECTION: Rejection = Rejection;
+
+impl<E> ExecuteError<E> {
+    /// Whether the same call may succeed later. After an unknown outcome it may also apply the command twice.
+    pub const fn is_transient(&self) -> bool {
+        match self {
+            Self::Conflict(_) => true,
+            Self::Store(e) => e.is_transient(),
+            Self::Load(e) => e.is_transient(),
+            Self::Rejected(_) | Self::Codec(_) => false,
+        }
+    }
+}
+
+impl<E: fmt::Display> fmt::Display for ExecuteError<E> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Rejected(e) => e.fmt(f),
+            Self::Conflict(e) => e.fmt(f),
+            Self::Load(e) => e.fmt(f),
+            Self::Store(_) => f.write_str("the commit cannot be stored"),
+            Self::Codec(_) => f.write_str("an event cannot be encoded"),
+        }
+    }
+}
+
+impl<E: fmt::Debug + fmt::Display> Error for ExecuteError<E> {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        match self {
+            Self::Rejected(_) => Some(&REJECTION),
+            Self::Conflict(_) => None,
+            Self::Load(e) => e.source(),
+            Self::Store(e) => Some(e),
+            Self::Codec(e) => Some(e),
+        }
+    }
+}
+
+impl<E> From<LoadError> for ExecuteError<E> {
+    fn from(e: LoadError) -> Self {
+        Self::Load(e)
+    }
+}
+impl<E> From<EventStoreError> for ExecuteError<E> {
+    fn from(e: EventStoreError) -> Self {
+        Self::Store(e)
+    }
+}
+impl<E> From<CodecError> for ExecuteError<E> {
+    fn from(e: CodecError) -> Self {
+        Self::Codec(e)
+    }
+}
+impl<E> From<InvalidStreamId> for ExecuteError<E> {
+    fn from(e: InvalidStreamId) -> Self {
+        Self::Load(e.into())
+    }
+}

@@ -1,0 +1,141 @@
+//! Folding commits into a state.
+use super::{LoadError, Loaded};
+use crate::{
+    Aggregate, CodecError, Decoded, DomainEvent, EventSet, Recorded, StreamHead, Upcasters,
+    Version,
+    ports::{Commit, EventData},
+};
+use std::sync::Arc;
+
+/// A state and the head it stands at.
+pub(super) struct Fold<A> {
+    state: A,
+    head: StreamHead,
+    snapshot: Version,
+}
+
+impl<A: Aggregate> Fold<A> {
+    /// The default state before the first event of a stream.
+    pub(super) fn start(head: StreamHead) -> Self {
+        Self::resume(A::default(), head, Version::NONE)
+    }
+
+    /// A state from a snapshot that was checked to fit the history at `head`.
+    pub(super) fn from_snapshot(state: A, head: StreamHead) -> Self {
+        let snapshot = head.version();
+        Self::resume(state, head, snapshot)
+    }
+
+    pub(super) const fn resume(state: A, head: StreamHead, snapshot: Version) -> Self {
+        Self {
+            state,
+            head,
+            snapshot,
+        }
+    }
+
+    pub(super) const fn head(&self) -> &StreamHead {
+        &self.head
+    }
+
+    /// Takes the next commit in. A retired event keeps its version, so the head moves by the commit's length.
+    pub(super) fn take(&mut self, commit: &Commit, upcasters: &Upcasters) -> Result<(), LoadError> {
+        let expected = self.head.version().next();
+        if commit.first_version != expected {
+            return Err(LoadError::NotContiguous {
+                stream: commit.stream.clone(),
+                expected,
+                found: commit.first_version,
+            });
+        }
+        for (version, data) in versions(commit) {
+            if let Some(event) = decode_at::<A::Event>(commit, version, data, upcasters)? {
+                self.state.evolve(&event);
+            }
+        }
+        self.head = commit.head();
+        Ok(())
+    }
+
+    /// Takes facts in that were just stored behind the head.
+    pub(super) fn take_facts(&mut self, events: &[A::Event], head: StreamHead) {
+        for event in events {
+            self.state.evolve(event);
+        }
+        self.head = head;
+    }
+
+    pub(super) fn finish(self) -> Loaded<A> {
+        Loaded {
+            state: Arc::new(self.state),
+            head: self.head,
+            snapshot: self.snapshot,
+        }
+    }
+}
+
+fn versions(commit: &Commit) -> impl Iterator<Item = (Version, &EventData)> {
+    (commit.first_version.get()..)
+        .map(Version::new)
+        .zip(commit.events.iter())
+}
+
+fn decode_at<E: DomainEvent>(
+    commit: &Commit,
+    version: Version,
+    data: &EventData,
+    upcasters: &Upcasters,
+) -> Result<Option<E>, LoadError> {
+    decode(data, upcasters).map_err(|source| LoadError::Codec {
+        stream: commit.stream.clone(),
+        version,
+        source,
+    })
+}
+
+/// One stored event of `E`'s aggregate type, lifted and decoded; none if it is retired.
+pub(super) fn decode<E: DomainEvent>(
+    data: &EventData,
+    upcasters: &Upcasters,
+) -> Result<Option<E>, CodecError> {
+    let lifted = upcasters.apply(E::AGGREGATE, &data.name, data.schema_version, &data.payload)?;
+    let Some(lifted) = lifted else {
+        return Ok(None);
+    };
+    match E::decode_from(
+        E::AGGREGATE,
+        &lifted.name,
+        lifted.schema_version,
+        &lifted.payload,
+    )? {
+        Decoded::Event(event) => Ok(Some(event)),
+        Decoded::NotMine | Decoded::Unknown => Err(CodecError::UnknownEvent {
+            aggregate: E::AGGREGATE.into(),
+            name: lifted.name.to_string(),
+        }),
+    }
+}
+
+/// The decoded events of a commit with their headers; retired ones are left out.
+pub(super) fn decode_recorded<E: DomainEvent>(
+    commit: &Commit,
+    upcasters: &Upcasters,
+) -> Vec<Result<Recorded<E>, LoadError>> {
+    let events = commit.recorded().zip(commit.events.iter());
+    let decoded = events.map(|(recorded, data)| {
+        let event = decode_at(commit, recorded.header.version, data, upcasters)?;
+        Ok(event.map(|event| Recorded::new(recorded.header, event)))
+    });
+    decoded.filter_map(Result::transpose).collect()
+}
+
+/// Facts as the store takes them.
+pub(super) fn encode<E: DomainEvent>(events: &[E]) -> Result<Arc<[EventData]>, CodecError> {
+    let encoded = events.iter().map(|event| {
+        let mut payload = Vec::with_capacity(128);
+        event.encode(&mut payload)?;
+        let kind = event.event_type();
+        Ok(EventData::new(kind.name(), kind.schema_version(), payload))
+    });
+    encoded.collect()
+}

@@ -1,0 +1,246 @@
+//! [`Repository`]: load, decide, append.
+//!
+//! ```text
+//! load (a snapshot that fits the history, then what follows) -> decide -> append
+//!   stored    fold the new facts, hand the state to the background snapshot writer if the policy says so
+//!   repeated  my own commit is in the slot already (its answer was lost): the *stored* facts count
+//!   conflict  read what is new, decide again under a new commit id; bounded, with jitter
+//!   unknown   `Unavailable { pending }`: settle it with [`Repository::settle`]
+//! ```
+mod append;
+mod error;
+mod execute;
+mod fold;
+mod snapshots;
+mod values;
+
+pub use error::{AppendError, ExecuteError, LoadError, Rejection};
+pub use values::{Executed, Loaded, Settled};
+
+use crate::{
+    Aggregate, Clock, ConflictRetry, DomainEvent, IdSource, InvalidStreamId, Recorded, Snapshot,
+    SnapshotPolicy, StreamHead, StreamId, SystemClock, SystemIds, Upcasters,
+    ports::{BoxStream, EventStore, ReadFrom, SnapshotStore},
+};
+use fold::Fold;
+use futures::{StreamExt, TryStreamExt};
+use snapshots::Snapshots;
+use std::{fmt, sync::Arc, time::Instant};
+
+/// The streams of one aggregate type. Cloning shares everything.
+///
+/// # Example
+/// ```
+/// # use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent, Repository, id};
+/// # use foldstream_testkit::InMemoryEventStore;
+/// # id!(CounterId);
+/// # #[derive(Clone, Debug, PartialEq, DomainEvent)]
+/// # #[event(aggregate = "counter")]
+/// # enum CounterEvent { Counted { by: u64 } }
+/// # #[derive(Clone, Default)]
+/// # struct Counter { total: u64 }
+/// # impl Aggregate for Counter {
+/// #     type Id = CounterId;
+/// #     type Event = CounterEvent;
+/// #     fn evolve(&mut self, event: &CounterEvent) { let CounterEvent::Counted { by } = event; self.total += by; }
+/// # }
+/// # struct Count(u64);
+/// # impl Decide<Count> for Counter {
+/// #     type Error = std::convert::Infallible;
+/// #     fn decide(&self, command: &Count, _: &Context) -> Decision<Self, Self::Error> { Ok(vec![CounterEvent::Counted { by: command.0 }]) }
+/// # }
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// let counters = Repository::<Counter>::new(InMemoryEventStore::new());
+/// let done = counters.execute(&"visits".into(), Count(2)).await?;
+/// assert_eq!((done.state().total, done.version().get()), (2, 1));
+/// # Ok::<(), foldstream::BoxError>(()) })?;
+/// # Ok::<(), foldstream::BoxError>(())
+/// ```
+pub struct Repository<A: Aggregate> {
+    inner: Arc<Inner<A>>,
+}
+
+struct Inner<A: Aggregate> {
+    store: Arc<dyn EventStore>,
+    snapshots: Option<Snapshots<A>>,
+    upcasters: Upcasters,
+    retry: ConflictRetry,
+    clock: Arc<dyn Clock>,
+    ids: Arc<dyn IdSource>,
+}
+
+impl<A: Aggregate> Clone for Inner<A> {
+    fn clone(&self) -> Self {
+        Self {
+            store: self.store.clone(),
+            snapshots: self.snapshots.clone(),
+            upcasters: self.upcasters.clone(),
+            retry: self.retry,
+            clock: self.clock.clone(),
+            ids: self.ids.clone(),
+        }
+    }
+}
+impl<A: Aggregate> Clone for Repository<A> {
+    fn clone(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+        }
+    }
+}
+impl<A: Aggregate> fmt::Debug for Repository<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Repository")
+            .field("aggregate", &A::Event::AGGREGATE)
+            .field("store", &self.inner.store)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<A: Aggregate> Repository<A> {
+    /// No snapshots, no upcasters, [`ConflictRetry::default`], the system's clock and ids.
+    #[must_use]
+    pub fn new(store: Arc<dyn EventStore>) -> Self {
+        let inner = Inner {
+            store,
+            snapshots: None,
+            upcasters: Upcasters::new(),
+            retry: ConflictRetry::default(),
+            clock: Arc::new(SystemClock),
+            ids: Arc::new(SystemIds),
+        };
+        Self {
+            inner: Arc::new(inner),
+        }
+    }
+
+    fn edit(mut self, change: impl FnOnce(&mut Inner<A>)) -> Self {
+        change(Arc::make_mut(&mut self.inner));
+        self
+    }
+
+    /// Reads snapshots, and takes them as the policy says: in the background, never delaying or failing a command.
+    /// Outside of a tokio runtime none is taken. See [`close`](Self::close).
+    #[must_use]
+    pub fn with_snapshots(self, store: Arc<dyn SnapshotStore>, policy: SnapshotPolicy) -> Self
+    where
+        A: Snapshot,
+    {
+        self.edit(|i| i.snapshots = Some(Snapshots::new(store, policy)))
+    }
+    /// Lifts older payloads.
+    #[must_use]
+    pub fn with_upcasters(self, upcasters: Upcasters) -> Self {
+        self.edit(|i| i.upcasters = upcasters)
+    }
+    /// How often a conflict is decided again.
+    #[must_use]
+    pub fn with_conflict_retry(self, retry: ConflictRetry) -> Self {
+        self.edit(|i| i.retry = retry)
+    }
+    /// Replaces the system's clock.
+    #[must_use]
+    pub fn with_clock(self, clock: Arc<dyn Clock>) -> Self {
+        self.edit(|i| i.clock = clock)
+    }
+    /// Replaces the source of commit ids.
+    #[must_use]
+    pub fn with_ids(self, ids: Arc<dyn IdSource>) -> Self {
+        self.edit(|i| i.ids = ids)
+    }
+
+    /// The stream of an id.
+    ///
+    /// # Errors
+    /// [`InvalidStreamId`] if the id is empty or too long.
+    pub fn stream_id(id: &A::Id) -> Result<StreamId, InvalidStreamId> {
+        StreamId::new(A::Event::AGGREGATE, id)
+    }
+
+    /// The state as of now, from the store. A stream that does not exist is the default state at version 0.
+    ///
+    /// # Errors
+    /// [`LoadError`]; never a state of a shorter history.
+    pub async fn load(&self, id: &A::Id) -> Result<Loaded<A>, LoadError> {
+        let loaded = self.load_stream(&Self::stream_id(id)?).await?;
+        Ok(loaded)
+    }
+
+    /// The decoded events of a stream, oldest first, lazily. Retired events are left out.
+    pub fn history(&self, id: &A::Id) -> BoxStream<'_, Result<Recorded<A::Event>, LoadError>> {
+        let stream = match Self::stream_id(id) {
+            Ok(stream) => stream,
+            Err(e) => return futures::stream::once(async move { Err(e.into()) }).boxed(),
+        };
+        let start = ReadFrom::After(StreamHead::empty(stream.clone()));
+        let commits = self.inner.store.read(&stream, start, None);
+        commits
+            .map(|commit| {
+                let decoded = match commit {
+                    Ok(commit) => fold::decode_recorded(&commit, &self.inner.upcasters),
+                    Err(e) => vec![Err(e.into())],
+                };
+                futures::stream::iter(decoded)
+            })
+            .flatten()
+            .boxed()
+    }
+
+    /// Waits until every snapshot that is due has been written or given up. Call it before a process ends.
+    pub async fn close(&self) {
+        if let Some(snapshots) = &self.inner.snapshots {
+            snapshots.settle().await;
+        }
+    }
+
+    async fn load_stream(&self, stream: &StreamId) -> Result<Loaded<A>, LoadError> {
+        let started = Instant::now();
+        let loaded = match self.load_from_snapshot(stream).await? {
+            Some(loaded) => loaded,
+            None => {
+                let fold = Fold::start(StreamHead::empty(stream.clone()));
+                self.fold_on(fold).await?.finish()
+            }
+        };
+        if let Some(snapshots) = &self.inner.snapshots {
+            snapshots.offer(&loaded, started.elapsed());
+        }
+        Ok(loaded)
+    }
+
+    /// The state from a snapshot and what follows it; none if there is no snapshot, or none that fits the history.
+    async fn load_from_snapshot(&self, stream: &StreamId) -> Result<Option<Loaded<A>>, LoadError> {
+        let Some(snapshots) = &self.inner.snapshots else {
+            return Ok(None);
+        };
+        let Some((snapshot, state)) = snapshots.load(stream).await else {
+            return Ok(None);
+        };
+        // The commit that holds the snapshot's version says whether the snapshot is of this history.
+        let start = ReadFrom::Event(snapshot.version);
+        let mut commits = self.inner.store.read(stream, start, None);
+        let fitting = commits.try_next().await?.filter(|commit| {
+            commit.id == snapshot.commit_id && commit.last_version() == snapshot.version
+        });
+        let Some(commit) = fitting else {
+            tracing::warn!(%stream, version = %snapshot.version, "the snapshot does not fit the history and is ignored");
+            return Ok(None);
+        };
+        let mut fold = Fold::from_snapshot(state, commit.head());
+        while let Some(commit) = commits.try_next().await? {
+            fold.take(&commit, &self.inner.upcasters)?;
+        }
+        Ok(Some(fold.finish()))
+    }
+
+    /// Reads and folds what is behind a fold's head.
+    async fn fold_on(&self, mut fold: Fold<A>) -> Result<Fold<A>, LoadError> {
+        let start = ReadFrom::After(fold.head().clone());
+        let stream = fold.head().stream().clone();
+        let mut commits = self.inner.store.read(&stream, start, None);
+        while let Some(commit) = commits.try_next().await? {
+            fold.take(&commit, &self.inner.upcasters)?;
+        }
+        Ok(fold)
+    }
+}

@@ -1,0 +1,265 @@
+//! One attempt at the head of a stream's queue: check the version, fill a gap from history, decode, handle.
+use super::{
+    EventContext, EventSource, HandlerError, ModelId, Position, UnknownEvents,
+    erased::{AnyEvent, ErasedProcessor},
+    streams::Progress,
+};
+use crate::{
+    CommitId, Decoded, RecordedEvent, StreamId, Upcasters, Version,
+    ports::{AssignmentEpoch, EventStore, Offset, PartitionId, ReadFrom},
+};
+use futures::TryStreamExt;
+use std::{sync::Arc, time::Duration};
+use tokio_util::sync::CancellationToken;
+
+/// A record as received and understood.
+#[derive(Debug)]
+pub(super) struct Incoming {
+    pub(super) partition: PartitionId,
+    pub(super) offset: Offset,
+    pub(super) epoch: AssignmentEpoch,
+    pub(super) event: RecordedEvent,
+}
+
+/// What the attempts of one processor share.
+pub(super) struct Shared {
+    pub(super) processor: Arc<dyn ErasedProcessor>,
+    pub(super) model: ModelId,
+    pub(super) history: Option<Arc<dyn EventStore>>,
+    pub(super) upcasters: Upcasters,
+    pub(super) unknown_events: UnknownEvents,
+    pub(super) timeout: Duration,
+}
+
+/// Counts of what was done; a processor's report is their sum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Tally {
+    pub(super) handled: u64,
+    pub(super) skipped: u64,
+    pub(super) duplicates: u64,
+    pub(super) filled: u64,
+    pub(super) gaps_unverified: u64,
+}
+
+/// How an attempt ended. What it got done counts even if it failed.
+pub(super) struct Attempted {
+    pub(super) progress: Progress,
+    pub(super) tally: Tally,
+    pub(super) result: Result<(), Failure>,
+}
+
+/// An event that could not be handled.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) version: Version,
+    pub(super) error: HandlerError,
+}
+
+/// The history that a processor has followed is not the history that is stored now.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the history of {stream} has forked: version {version} was of commit {followed}, now it is of {found}; rebuild the read model"
+)]
+pub(super) struct HistoryForked {
+    stream: StreamId,
+    version: Version,
+    followed: CommitId,
+    found: CommitId,
+}
+
+pub(super) struct Attempt {
+    pub(super) shared: Arc<Shared>,
+    pub(super) incoming: Arc<Incoming>,
+    pub(super) number: u32,
+    pub(super) cancelled: CancellationToken,
+    pub(super) progress: Progress,
+    pub(super) tally: Tally,
+}
+
+impl Attempt {
+    pub(super) async fn run(mut self) -> Attempted {
+        let result = self.take_in().await;
+        Attempted {
+            progress: self.progress,
+            tally: self.tally,
+            result,
+        }
+    }
+
+    async fn take_in(&mut self) -> Result<(), Failure> {
+        let incoming = self.incoming.clone();
+        let header = &incoming.event.header;
+        let stream = &header.stream;
+        let here = |error| Failure {
+            version: header.version,
+            error,
+        };
+        if !self.subscribes_to(stream) {
+            self.tally.skipped += 1;
+            return Ok(());
+        }
+        if self.progress == Progress::Unknown {
+            self.progress = self.look_up(stream).await.map_err(here)?;
+        }
+        if let Progress::At(version, commit) = self.progress {
+            if header.version <= version {
+                self.check_fork(header.version, version, commit)
+                    .map_err(here)?;
+                self.tally.duplicates += 1;
+                return Ok(());
+            }
+            if header.version > version.next() {
+                self.fill(stream, version, header.version).await?;
+            }
+        }
+        let source = EventSource::Bus {
+            partition: incoming.partition.clone(),
+            offset: incoming.offset,
+        };
+        self.handle(&incoming.event, source).await
+    }
+
+    /// Foreign aggregate types are passed without a look at the payload, and without keeping progress for them.
+    fn subscribes_to(&self, stream: &StreamId) -> bool {
+        let selectors = self.shared.processor.selectors();
+        selectors.iter().any(|s| s.aggregate == stream.aggregate())
+    }
+
+    async fn look_up(&self, stream: &StreamId) -> Result<Progress, HandlerError> {
+        let asked = self.shared.processor.position(&self.shared.model, stream);
+        match self.in_time(asked).await? {
+            Position::KeptByRunner => Ok(Progress::NoBase),
+            Position::Stored { version, commit_id } => Ok(Progress::At(version, commit_id)),
+        }
+    }
+
+    /// A version that was followed under another commit id is another history.
+    fn check_fork(
+        &self,
+        seen: Version,
+        position: Version,
+        followed: Option<CommitId>,
+    ) -> Result<(), HandlerError> {
+        let header = &self.incoming.event.header;
+        let found = header.event_id.commit_id();
+        match followed {
+            Some(followed) if seen == position && followed != found => {
+                Err(HandlerError::fatal(HistoryForked {
+                    stream: header.stream.clone(),
+                    version: seen,
+                    followed,
+                    found,
+                }))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Handles what the bus has skipped between `position` and `next`. Without a history source the gap is only counted.
+    async fn fill(
+        &mut self,
+        stream: &StreamId,
+        position: Version,
+        next: Version,
+    ) -> Result<(), Failure> {
+        let Some(history) = self.shared.history.clone() else {
+            self.tally.gaps_unverified += 1;
+            return Ok(());
+        };
+        let failed = |version, error: HandlerError| Failure { version, error };
+        let mut commits = history.read(stream, ReadFrom::Event(position.next()), None);
+        let mut expected = position.next();
+        loop {
+            let read = self.in_time(async { Ok(commits.try_next().await?) });
+            let commit = read.await.map_err(|e| failed(expected, e))?;
+            let Some(commit) = commit else { break };
+            for event in commit.recorded() {
+                let version = event.header.version;
+                if version < expected {
+                    continue;
+                }
+                if version >= next {
+                    return Ok(());
+                }
+                self.handle(&event, EventSource::History).await?;
+                self.tally.filled += 1;
+                expected = version.next();
+            }
+        }
+        if expected < next {
+            let gap = format!("{stream} ends before version {next} in the event store");
+            return Err(failed(expected, HandlerError::transient(gap)));
+        }
+        Ok(())
+    }
+
+    /// Lifts, decodes and handles one event, and moves the progress over it.
+    async fn handle(&mut self, event: &RecordedEvent, source: EventSource) -> Result<(), Failure> {
+        let version = event.header.version;
+        let done = self.handle_one(event, source).await;
+        done.map_err(|error| Failure { version, error })?;
+        self.progress = Progress::At(version, Some(event.header.event_id.commit_id()));
+        Ok(())
+    }
+
+    async fn handle_one(
+        &mut self,
+        event: &RecordedEvent,
+        source: EventSource,
+    ) -> Result<(), HandlerError> {
+        let Some(decoded) = self.decode(event)? else {
+            self.tally.skipped += 1;
+            return Ok(());
+        };
+        let ctx = EventContext::new(self.shared.model.clone(), event.header.clone(), source)
+            .with_attempt(self.number, self.cancelled.clone());
+        self.in_time(self.shared.processor.handle(&*decoded, &ctx))
+            .await?;
+        self.tally.handled += 1;
+        Ok(())
+    }
+
+    /// None: retired, or of no interest.
+    fn decode(&self, event: &RecordedEvent) -> Result<Option<Box<AnyEvent>>, HandlerError> {
+        let header = &event.header;
+        let aggregate = header.stream.aggregate();
+        let lifted = self
+            .shared
+            .upcasters
+            .apply(
+                aggregate,
+                &header.name,
+                header.schema_version,
+                &event.payload,
+            )
+            .map_err(HandlerError::poison)?;
+        let Some(lifted) = lifted else {
+            return Ok(None);
+        };
+        let decoded = self.shared.processor.decode(aggregate, &lifted);
+        match decoded.map_err(HandlerError::poison)? {
+            Decoded::Event(event) => Ok(Some(event)),
+            Decoded::NotMine => Ok(None),
+            Decoded::Unknown => match self.shared.unknown_events {
+                UnknownEvents::Skip => Ok(None),
+                UnknownEvents::Fail => Err(HandlerError::poison(format!(
+                    "this build knows no event {aggregate}.{}",
+                    lifted.name
+                ))),
+            },
+        }
+    }
+
+    async fn in_time<T>(
+        &self,
+        work: impl Future<Output = Result<T, HandlerError>>,
+    ) -> Result<T, HandlerError> {
+        match tokio::time::timeout(self.shared.timeout, work).await {
+            Ok(result) => result,
+            Err(_) => Err(HandlerError::transient(format!(
+                "it took longer than the attempt timeout of {:?}",
+                self.shared.timeout
+            ))),
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! What a handler's failure means for what happens next.
+use crate::{
+    BoxError, CodecError, LoadError, Rejection,
+    ports::{ControlStoreError, EventStoreError, MessageBusError, SnapshotStoreError},
+};
+use std::{error::Error, fmt, time::Duration};
+
+/// What to do about a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorClass {
+    /// May work next time: retried.
+    Transient,
+    /// The other side asked for a pause of at least this long: retried after it, and no attempt is burned.
+    Throttled {
+        /// The least pause.
+        retry_after: Duration,
+    },
+    /// Will never work: no retry.
+    Permanent,
+    /// The event itself cannot be read: no retry.
+    Poison,
+    /// The processor itself is broken: it halts.
+    Fatal,
+}
+
+/// A classified failure, which `?` makes from any error.
+///
+/// - An error of this crate anywhere in the chain keeps its class: a throttled store is `Throttled`, a missing table is
+///   `Permanent`, and a command that an aggregate [refused](Rejection) is `Permanent`.
+/// - Any other error is `Transient`. Say what it is with [`ResultExt`]: `.permanent()?`, `.throttled(d)?`.
+///
+/// It is not itself an [`Error`], or `?` could not convert from every error.
+pub struct HandlerError {
+    class: ErrorClass,
+    source: BoxError,
+}
+
+/// What handlers return.
+pub type HandlerResult = Result<(), HandlerError>;
+
+impl HandlerError {
+    /// Any class.
+    pub fn new(class: ErrorClass, source: impl Into<BoxError>) -> Self {
+        Self {
+            class,
+            source: source.into(),
+        }
+    }
+    /// Retried.
+    pub fn transient(source: impl Into<BoxError>) -> Self {
+        Self::new(ErrorClass::Transient, source)
+    }
+    /// Retried after a pause.
+    pub fn throttled(retry_after: Duration, source: impl Into<BoxError>) -> Self {
+        Self::new(ErrorClass::Throttled { retry_after }, source)
+    }
+    /// Not retried.
+    pub fn permanent(source: impl Into<BoxError>) -> Self {
+        Self::new(ErrorClass::Permanent, source)
+    }
+    /// Unreadable.
+    pub fn poison(source: impl Into<BoxError>) -> Self {
+        Self::new(ErrorClass::Poison, source)
+    }
+    /// Halts the processor.
+    pub fn fatal(source: impl Into<BoxError>) -> Self {
+        Self::new(ErrorClass::Fatal, source)
+    }
+    /// Its class.
+    pub const fn class(&self) -> ErrorClass {
+        self.class
+    }
+    /// Its cause.
+    pub fn source(&self) -> &(dyn Error + Send + Sync + 'static) {
+        &*self.source
+    }
+    /// Its cause, owned.
+    pub fn into_source(self) -> BoxError {
+        self.source
+    }
+}
+
+impl fmt::Debug for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.class, self.source)?;
+        let mut cause = self.source.source();
+        while let Some(e) = cause {
+            write!(f, ": {e}")?;
+            cause = e.source();
+        }
+        Ok(())
+    }
+}
+impl fmt::Display for HandlerError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self, f)
+    }
+}
+impl<E: Error + Send + Sync + 'static> From<E> for HandlerError {
+    fn from(error: E) -> Self {
+        Self::new(class_of(&error), error)
+    }
+}
+
+/// The class of the first error in the chain that knows it; `Transient` if none does.
+pub(super) fn class_of(error: &(dyn Error + 'static)) -> ErrorClass {
+    let mut next = Some(error);
+    while let Some(e) = next {
+        if let Some(class) = class_of_one(e) {
+            return class;
+        }
+        next = e.source();
+    }
+    ErrorClass::Transient
+}
+
+fn class_of_one(e: &(dyn Error + 'static)) -> Option<ErrorClass> {
+    let by_transience = |is_transient: bool| {
+        if is_transient {
+            ErrorClass::Transient
+        } else {
+            ErrorClass::Permanent
+        }
+    };
+    if let Some(e) = e.downcast_ref::<EventStoreError>() {
+        return Some(match e.retry_after() {
+            Some(retry_after) => ErrorClass::Throttled { retry_after },
+            None => by_transience(e.is_transient()),
+        });
+    }
+    if let Some(e) = e.downcast_ref::<ControlStoreError>() {
+        return Some(by_transience(e.is_transient()));
+    }
+    if let Some(e) = e.downcast_ref::<MessageBusError>() {
+        return Some(by_transience(e.is_transient()));
+    }
+    if let Some(e) = e.downcast_ref::<SnapshotStoreError>() {
+        return Some(by_transience(e.is_transient()));
+    }
+    if let Some(e) = e.downcast_ref::<LoadError>() {
+        return Some(by_transience(e.is_transient()));
+    }
+    (e.is::<Rejection>() || e.is::<CodecError>()).then_some(ErrorClass::Permanent)
+}
+
+/// Classifies on the way to `?`.
+pub trait ResultExt<T, E>: Sized {
+    /// Retried.
+    ///
+    /// # Errors
+    /// The error, classified.
+    fn transient(self) -> Result<T, HandlerError>;
+    /// Retried after at least this pause.
+    ///
+    /// # Errors
+    /// The error, classified.
+    fn throttled(self, retry_after: Duration) -> Result<T, HandlerError>;
+    /// Not retried.
+    ///
+    /// # Errors
+    /// The error, classified.
+    fn permanent(self) -> Result<T, HandlerError>;
+    /// Halts the processor.
+    ///
+    /// # Errors
+    /// The error, classified.
+    fn fatal(self) -> Result<T, HandlerError>;
+    /// By a function.
+    ///
+    /// # Errors
+    /// The error, classified.
+    fn classify(self, class: impl FnOnce(&E) -> ErrorClass) -> Result<T, HandlerError>;
+}
+
+impl<T, E: Into<BoxError>> ResultExt<T, E> for Result<T, E> {
+    fn transient(self) -> Result<T, HandlerError> {
+        self.map_err(HandlerError::transient)
+    }
+    fn throttled(self, retry_after: Duration) -> Result<T, HandlerError> {
+        self.map_err(|e| HandlerError::throttled(retry_after, e))
+    }
+    fn permanent(self) -> Result<T, HandlerError> {
+        self.map_err(HandlerError::permanent)
+    }
+    fn fatal(self) -> Result<T, HandlerError> {
+        self.map_err(HandlerError::fatal)
+    }
+    fn classify(self, class: impl FnOnce(&E) -> ErrorClass) -> Result<T, HandlerError> {
+        self.map_err(|e| HandlerError::new(class(&e), e))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ExecuteError, ports::RefusedKind};
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("insufficient funds")]
+    struct InsufficientFunds;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("the payment failed")]
+    struct PaymentFailed(#[source] ExecuteError<InsufficientFunds>);
+
+    fn class<E: Error + Send + Sync + 'static>(error: E) -> ErrorClass {
+        HandlerError::from(error).class()
+    }
+
+    #[test]
+    fn a_refused_command_is_permanent_however_it_is_wrapped() {
+        assert_eq!(
+            class(ExecuteError::Rejected(InsufficientFunds)),
+            ErrorClass::Permanent
+        );
+        let wrapped = PaymentFailed(ExecuteError::Rejected(InsufficientFunds));
+        assert_eq!(class(wrapped), ErrorClass::Permanent);
+    }
+
+    #[test]
+    fn errors_of_the_ports_keep_their_class_through_a_command() {
+        let retry_after = Duration::from_secs(3);
+        let throttled = EventStoreError::Throttled {
+            retry_after: Some(retry_after),
+            source: "slow down".into(),
+        };
+        let class_of = |e| class(ExecuteError::<InsufficientFunds>::Store(e));
+        assert_eq!(class_of(throttled), ErrorClass::Throttled { retry_after });
+        let refused = EventStoreError::Refused {
+            kind: RefusedKind::MissingTable,
+            reason: "no table".into(),
+            source: "gone".into(),
+        };
+        assert_eq!(class_of(refused), ErrorClass::Permanent);
+        let unavailable = EventStoreError::Unavailable {
+            pending: None,
+            source: "timeout".into(),
+        };
+        assert_eq!(class_of(unavailable), ErrorClass::Transient);
+    }
+
+    #[test]
+    fn an_unknown_error_is_transient() {
+        assert_eq!(class(std::io::Error::other("down")), ErrorClass::Transient);
+    }
+
+    #[test]
+    fn debug_shows_the_whole_chain() {
+        let error = HandlerError::from(PaymentFailed(ExecuteError::Rejected(InsufficientFunds)));
+        let text = format!("{error:?}");
+        assert_eq!(
+            text,
+            "Permanent: the payment failed: insufficient funds: the aggregate refused the command"
+        );
+    }
+}

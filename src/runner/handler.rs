@@ -1,0 +1,268 @@
+//! [`Listener`] and [`Projector`]: what users write, and what they are told about an event.
+use super::{HandlerError, HandlerResult};
+use crate::{
+    BoxError, CausationId, CommandId, CommitId, EventHeader, EventId, EventSet, Metadata, StreamId,
+    Timestamp, Version,
+    ports::{Offset, PartitionId},
+};
+use std::{fmt, future::Future, str::FromStr, sync::Arc};
+use tokio_util::sync::CancellationToken;
+
+/// Reacts to events with side effects: sends a mail, calls a service, executes a command on another aggregate.
+///
+/// At least once: after a crash an event may come again, with the same [`EventContext::event_id`]. Never run by a replay.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no `Listener`",
+    note = "a `Projector` is registered with `projector(..)`"
+)]
+pub trait Listener: Send + Sync + 'static {
+    /// Part of the consumer group's name, 1 to 64 characters of `[A-Za-z0-9_.-]`. Stored: never change it.
+    const NAME: &'static str;
+    /// What it receives: one [`DomainEvent`](crate::DomainEvent), or several by [`event_set!`](crate::event_set).
+    type Events: EventSet;
+    /// Handles one event; the events of a stream come in order, one after the other.
+    fn handle(
+        &self,
+        event: &Self::Events,
+        ctx: &EventContext,
+    ) -> impl Future<Output = HandlerResult> + Send;
+}
+
+/// Maintains a read model that can be built again from the events.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no `Projector`",
+    note = "only projectors can be replayed; a `Listener` is registered with `listener(..)`"
+)]
+pub trait Projector: Send + Sync + 'static {
+    /// Part of the consumer group's name, 1 to 64 characters of `[A-Za-z0-9_.-]`. Stored: never change it.
+    const NAME: &'static str;
+    /// Raise it when the read model's shape or meaning changes: a build joins only models of its own number.
+    const MODEL: u32 = 1;
+    /// What it receives.
+    type Events: EventSet;
+    /// Takes one event into the read model; the events of a stream come in order, one after the other.
+    ///
+    /// An older version applied late must change nothing: a write of a process that has lost its partition cannot be recalled.
+    fn project(
+        &self,
+        event: &Self::Events,
+        ctx: &EventContext,
+    ) -> impl Future<Output = HandlerResult> + Send;
+    /// Empties a model, before a full replay builds it.
+    fn reset(&self, model: &ModelId) -> impl Future<Output = HandlerResult> + Send;
+    /// Makes durable what `project` only buffered; called before an offset is committed.
+    fn flush(&self, model: &ModelId) -> impl Future<Output = HandlerResult> + Send {
+        let _ = model;
+        async { Ok(()) }
+    }
+    /// The last version of `stream` in the read model, if the projector stores it together with its rows.
+    fn position(
+        &self,
+        model: &ModelId,
+        stream: &StreamId,
+    ) -> impl Future<Output = Result<Position, HandlerError>> + Send {
+        let _ = (model, stream);
+        async { Ok(Position::KeptByRunner) }
+    }
+}
+
+/// One generation of a projector's read model, shown `<name>.g<N>`.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ModelId {
+    processor: Arc<str>,
+    generation: u32,
+}
+impl ModelId {
+    /// The model of a processor's generation, from 1.
+    #[must_use]
+    pub fn new(processor: impl Into<Arc<str>>, generation: u32) -> Self {
+        Self {
+            processor: processor.into(),
+            generation,
+        }
+    }
+    /// The processor's name.
+    pub fn processor(&self) -> &str {
+        &self.processor
+    }
+    /// From 1; a full replay builds the next.
+    pub const fn generation(&self) -> u32 {
+        self.generation
+    }
+}
+impl fmt::Display for ModelId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.g{}", self.processor, self.generation)
+    }
+}
+
+/// Who remembers how far a projector is in a stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Position {
+    /// The runner. A crash between `project` and the commit of the offset repeats events.
+    KeptByRunner,
+    /// The read model, in the transaction of its rows: each event takes effect exactly once.
+    Stored {
+        /// The last version taken in; 0: nothing yet.
+        version: Version,
+        /// The commit of that event, if the model keeps it: then a forked history is noticed.
+        commit_id: Option<CommitId>,
+    },
+}
+impl Position {
+    /// A stored position without a commit id.
+    #[must_use]
+    pub const fn stored(version: Version) -> Self {
+        Self::Stored {
+            version,
+            commit_id: None,
+        }
+    }
+}
+
+/// Where an event came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum EventSource {
+    /// A record on the bus.
+    Bus {
+        /// From which partition.
+        partition: PartitionId,
+        /// Its place there.
+        offset: Offset,
+    },
+    /// The event store, since the bus skipped it.
+    History,
+}
+
+/// Where an event comes from, and how this attempt stands. Cloning is a few reference counts.
+#[derive(Clone, Debug)]
+pub struct EventContext {
+    model: ModelId,
+    header: EventHeader,
+    attempt: u32,
+    source: EventSource,
+    cancelled: CancellationToken,
+}
+
+impl EventContext {
+    /// For tests and own drivers: a first attempt that nobody cancels.
+    #[must_use]
+    pub fn new(model: ModelId, header: EventHeader, source: EventSource) -> Self {
+        Self {
+            model,
+            header,
+            attempt: 1,
+            source,
+            cancelled: CancellationToken::new(),
+        }
+    }
+    pub(super) fn with_attempt(mut self, attempt: u32, cancelled: CancellationToken) -> Self {
+        (self.attempt, self.cancelled) = (attempt, cancelled);
+        self
+    }
+    /// The same on every delivery: the key to deduplicate by.
+    pub const fn event_id(&self) -> EventId {
+        self.header.event_id
+    }
+    /// The stream.
+    pub const fn stream(&self) -> &StreamId {
+        &self.header.stream
+    }
+    /// The aggregate's id, typed.
+    ///
+    /// # Errors
+    /// `Poison` if the stream's id does not parse.
+    pub fn id<I: FromStr<Err: Into<BoxError>>>(&self) -> Result<I, HandlerError> {
+        let id = self.header.stream.id();
+        id.parse().map_err(HandlerError::poison)
+    }
+    /// Place in the stream.
+    pub const fn version(&self) -> Version {
+        self.header.version
+    }
+    /// When it happened, by the writer's clock.
+    pub const fn recorded_at(&self) -> Timestamp {
+        self.header.recorded_at
+    }
+    /// All of the header.
+    pub const fn header(&self) -> &EventHeader {
+        &self.header
+    }
+    /// From 1.
+    pub const fn attempt(&self) -> u32 {
+        self.attempt
+    }
+    /// Which generation of the read model this is for.
+    pub const fn model(&self) -> &ModelId {
+        &self.model
+    }
+    /// Where it came from.
+    pub const fn source(&self) -> &EventSource {
+        &self.source
+    }
+    /// Ready once the result no longer counts: the partition was taken away, or the process is to end.
+    pub async fn cancelled(&self) {
+        self.cancelled.cancelled().await;
+    }
+    /// Whether the result no longer counts.
+    pub fn is_cancelled(&self) -> bool {
+        self.cancelled.is_cancelled()
+    }
+    /// Metadata for a command that this event causes: keeps correlation and trace, names the cause, and derives a command
+    /// id from processor, event and `step`, so that a redelivery names the same command.
+    #[must_use]
+    pub fn caused(&self, step: &str) -> Metadata {
+        let cause = self.event_id().to_string();
+        let command = format!("{}/{cause}/{step}", self.model.processor);
+        let mut metadata = Metadata::new()
+            .with_command_id(CommandId::from(command))
+            .with_causation_id(CausationId::from(cause));
+        if let Some(id) = self.header.metadata.correlation_id() {
+            metadata = metadata.with_correlation_id(id.clone());
+        }
+        if let Some(trace) = self.header.metadata.traceparent() {
+            metadata = metadata.with_traceparent(trace);
+        }
+        metadata
+    }
+}
+
+/// Lets one instance serve several builders, and tests look into it.
+impl<P: Projector> Projector for Arc<P> {
+    const NAME: &'static str = P::NAME;
+    const MODEL: u32 = P::MODEL;
+    type Events = P::Events;
+    fn project(
+        &self,
+        event: &Self::Events,
+        ctx: &EventContext,
+    ) -> impl Future<Output = HandlerResult> + Send {
+        (**self).project(event, ctx)
+    }
+    fn reset(&self, model: &ModelId) -> impl Future<Output = HandlerResult> + Send {
+        (**self).reset(model)
+    }
+    fn flush(&self, model: &ModelId) -> impl Future<Output = HandlerResult> + Send {
+        (**self).flush(model)
+    }
+    fn position(
+        &self,
+        model: &ModelId,
+        stream: &StreamId,
+    ) -> impl Future<Output = Result<Position, HandlerError>> + Send {
+        (**self).position(model, stream)
+    }
+}
+impl<L: Listener> Listener for Arc<L> {
+    const NAME: &'static str = L::NAME;
+    type Events = L::Events;
+    fn handle(
+        &self,
+        event: &Self::Events,
+        ctx: &EventContext,
+    ) -> impl Future<Output = HandlerResult> + Send {
+        (**self).handle(event, ctx)
+    }
+}

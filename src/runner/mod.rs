@@ -1,0 +1,257 @@
+//! [`Runner`]: feeds listeners and projectors from the bus, one consumer group each.
+//!
+//! ```text
+//! consumer -> window of the partition -> lane of the stream -> attempt -> done -> low watermark -> flush -> commit
+//! ```
+//! - Records of one stream are handled one after the other, in version order; streams are handled side by side.
+//! - The committed offset is the first record that is not done: a crash repeats records, it never skips one.
+//! - Start positions are explicit. They are resolved once to offsets, which are stored before anything is handled; a
+//!   group whose commit is gone halts instead of starting anywhere.
+//! - A failure holds only its own stream while it is retried. When retries are spent the processor halts with the error;
+//!   the others go on.
+//! - A partition that is full, or whose handlers are slow, is paused while the consumer is still polled, so the group
+//!   never expels a slow handler.
+//! - A projector that stores its position with its rows ([`Position::Stored`]) gets each event exactly once: duplicates
+//!   are dropped and gaps are filled from the event store. Otherwise delivery is at least once, and the first version of
+//!   a stream that a process sees is its base.
+mod handler;
+mod error;
+mod policy;
+mod report;
+mod erased;
+mod window;
+mod lanes;
+mod streams;
+mod attempt;
+mod processor;
+mod session;
+mod commit;
+
+pub use error::{ErrorClass, HandlerError, HandlerResult, ResultExt};
+pub use handler::{EventContext, EventSource, Listener, ModelId, Position, Projector};
+pub use policy::{OnExhausted, ProcessorPolicy, Start, UnknownEvents};
+pub use report::{BuildError, ProcessorReport, RunnerError, RunnerReport};
+
+use crate::{
+    IdSource, SystemIds, Upcasters,
+    ports::{ControlStore, EventStore, MessageBus},
+};
+use erased::{ErasedProcessor, ListenerCell, ProjectorCell};
+use processor::Processor;
+use std::{collections::BTreeSet, fmt, sync::Arc};
+use tokio_util::sync::CancellationToken;
+
+/// One registered listener or projector.
+#[derive(Clone)]
+struct Entry {
+    name: Arc<str>,
+    processor: Arc<dyn ErasedProcessor>,
+    /// `Projector::MODEL`; 0 for a listener.
+    model: u32,
+    policy: ProcessorPolicy,
+}
+
+/// Collects processors and what they share.
+pub struct RunnerBuilder {
+    bus: Arc<dyn MessageBus>,
+    control: Arc<dyn ControlStore>,
+    history: Option<Arc<dyn EventStore>>,
+    upcasters: Upcasters,
+    ids: Arc<dyn IdSource>,
+    topics: Vec<Arc<str>>,
+    group_prefix: Arc<str>,
+    entries: Vec<Entry>,
+}
+
+/// Listeners and projectors over one bus.
+pub struct Runner {
+    shared: RunnerBuilder,
+}
+
+impl fmt::Debug for RunnerBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names: Vec<_> = self.entries.iter().map(|e| &e.name).collect();
+        f.debug_struct("Runner")
+            .field("group_prefix", &self.group_prefix)
+            .field("topics", &self.topics)
+            .field("processors", &names)
+            .finish_non_exhaustive()
+    }
+}
+impl fmt::Debug for Runner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.shared.fmt(f)
+    }
+}
+
+impl RunnerBuilder {
+    /// Adds a listener under its name and the default policy of listeners.
+    #[must_use]
+    pub fn listener(self, listener: impl Listener) -> Self {
+        self.listener_with(listener, ProcessorPolicy::listener())
+    }
+    /// Adds a listener under its own policy.
+    #[must_use]
+    pub fn listener_with<L: Listener>(self, listener: L, policy: ProcessorPolicy) -> Self {
+        self.register(L::NAME, Arc::new(ListenerCell(listener)), 0, policy)
+    }
+    /// Adds a projector under its name and the default policy of projectors.
+    #[must_use]
+    pub fn projector(self, projector: impl Projector) -> Self {
+        self.projector_with(projector, ProcessorPolicy::projector())
+    }
+    /// Adds a projector under its own policy.
+    #[must_use]
+    pub fn projector_with<P: Projector>(self, projector: P, policy: ProcessorPolicy) -> Self {
+        self.register(
+            P::NAME,
+            Arc::new(ProjectorCell(projector)),
+            P::MODEL,
+            policy,
+        )
+    }
+    fn register(
+        mut self,
+        name: &str,
+        processor: Arc<dyn ErasedProcessor>,
+        model: u32,
+        policy: ProcessorPolicy,
+    ) -> Self {
+        self.entries.push(Entry {
+            name: policy.name.clone().unwrap_or_else(|| name.into()),
+            processor,
+            model,
+            policy,
+        });
+        self
+    }
+    /// Where gaps are filled from: the event store, in the service that owns it. Without it a gap is passed and counted.
+    #[must_use]
+    pub fn with_event_store(mut self, store: Arc<dyn EventStore>) -> Self {
+        self.history = Some(store);
+        self
+    }
+    /// Lifts older payloads.
+    #[must_use]
+    pub fn with_upcasters(mut self, upcasters: Upcasters) -> Self {
+        self.upcasters = upcasters;
+        self
+    }
+    /// Replaces the source of revisions.
+    #[must_use]
+    pub fn with_ids(mut self, ids: Arc<dyn IdSource>) -> Self {
+        self.ids = ids;
+        self
+    }
+    /// Topics to read; all must exist. Default: `GlobalEvents`.
+    #[must_use]
+    pub fn with_topics(mut self, topics: impl IntoIterator<Item = impl Into<Arc<str>>>) -> Self {
+        self.topics = topics.into_iter().map(Into::into).collect();
+        self
+    }
+    /// First part of the consumer groups' names, `<prefix>.<name>.g<generation>`. Default: `example-group`.
+    #[must_use]
+    pub fn with_group_prefix(mut self, prefix: impl Into<Arc<str>>) -> Self {
+        self.group_prefix = prefix.into();
+        self
+    }
+    /// Checks names and policies.
+    ///
+    /// # Errors
+    /// [`BuildError`] names the field.
+    pub fn build(self) -> Result<Runner, BuildError> {
+        if self.entries.is_empty() {
+            return Err(BuildError::Empty);
+        }
+        if self.topics.is_empty() {
+            return Err(BuildError::Invalid {
+                field: "topics",
+                reason: "at least one topic".into(),
+            });
+        }
+        let mut names = BTreeSet::new();
+        for entry in &self.entries {
+            check_name(&entry.name)?;
+            entry.policy.validate()?;
+            if !names.insert(&entry.name) {
+                return Err(BuildError::DuplicateName {
+                    name: entry.name.clone(),
+                });
+            }
+        }
+        Ok(Runner { shared: self })
+    }
+}
+
+fn check_name(name: &str) -> Result<(), BuildError> {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
+    if (1..=64).contains(&name.len()) && name.bytes().all(allowed) {
+        return Ok(());
+    }
+    Err(BuildError::Invalid {
+        field: "name",
+        reason: format!("1 to 64 characters of A-Z a-z 0-9 _ . -, not {name:?}"),
+    })
+}
+
+impl Runner {
+    /// Starts a builder.
+    #[must_use]
+    pub fn builder(bus: Arc<dyn MessageBus>, control: Arc<dyn ControlStore>) -> RunnerBuilder {
+        RunnerBuilder {
+            bus,
+            control,
+            history: None,
+            upcasters: Upcasters::new(),
+            ids: Arc::new(SystemIds),
+            topics: vec!["GlobalEvents".into()],
+            group_prefix: "example-group".into(),
+            entries: Vec::new(),
+        }
+    }
+
+    /// Runs every processor until `shutdown` is ready; then finishes what is in hand, commits and leaves.
+    ///
+    /// Ends before that only when every processor has halted. Needs a tokio runtime with time.
+    pub async fn run(&self, shutdown: impl Future<Output = ()> + Send) -> RunnerReport {
+        let stop = CancellationToken::new();
+        // However this future ends, the processors are told.
+        let _guard = stop.clone().drop_guard();
+        let work = futures::future::join_all(
+            (self.processors()).map(|processor| processor.run(stop.clone(), None)),
+        );
+        tokio::pin!(work, shutdown);
+        let processors = tokio::select! {
+            biased;
+            processors = &mut work => processors,
+            () = &mut shutdown => {
+                stop.cancel();
+                work.await
+            }
+        };
+        RunnerReport { processors }
+    }
+
+    /// Runs until every processor has dealt with what the topics hold when this is called, or has halted.
+    pub async fn run_until_caught_up(&self) -> RunnerReport {
+        let stop = CancellationToken::new();
+        let _guard = stop.clone().drop_guard();
+        let work = self.processors().map(|processor| {
+            let stop = stop.clone();
+            async {
+                match processor.ends().await {
+                    Ok(ends) => processor.run(stop, Some(ends)).await,
+                    Err(error) => processor.failed(error),
+                }
+            }
+        });
+        RunnerReport {
+            processors: futures::future::join_all(work).await,
+        }
+    }
+
+    fn processors(&self) -> impl Iterator<Item = Processor> + '_ {
+        let entries = self.shared.entries.iter();
+        entries.map(|entry| Processor::new(entry, &self.shared))
+    }
+}

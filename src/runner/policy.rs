@@ -1,0 +1,161 @@
+//! How one processor is run.
+use super::BuildError;
+use crate::RetryPolicy;
+use std::{sync::Arc, time::Duration};
+
+/// What happens to an event whose retries are spent, or that must not be retried.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnExhausted {
+    /// The processor ends with an error; nothing is committed past the event, so it comes again after a restart.
+    #[default]
+    Halt,
+}
+
+/// What happens to an event of a subscribed aggregate type under a name that this build does not know.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum UnknownEvents {
+    /// Skipped: the handler never cared.
+    #[default]
+    Skip,
+    /// Poison: the handler is older than the writer.
+    Fail,
+}
+
+/// Where a processor starts in a partition in which it has never been. Resolved once to offsets, which are stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Start {
+    /// At the oldest record. A projector's default.
+    Beginning,
+    /// Behind the newest record. A listener's default: a new listener does not repeat old side effects.
+    Now,
+}
+
+/// How one processor is run. Starts from [`listener`](Self::listener) or [`projector`](Self::projector).
+#[derive(Clone, Debug)]
+pub struct ProcessorPolicy {
+    pub(super) name: Option<Arc<str>>,
+    pub(super) start: Start,
+    pub(super) retry: RetryPolicy,
+    pub(super) on_exhausted: OnExhausted,
+    pub(super) unknown_events: UnknownEvents,
+    pub(super) concurrency: usize,
+    pub(super) attempt_timeout: Duration,
+    pub(super) drain: Duration,
+    pub(super) commit_interval: Duration,
+    pub(super) max_records: usize,
+    pub(super) max_bytes: usize,
+}
+
+impl ProcessorPolicy {
+    /// Starts [`Now`](Start::Now), handles 16 streams at a time, retries, then halts.
+    #[must_use]
+    pub fn listener() -> Self {
+        Self {
+            name: None,
+            start: Start::Now,
+            retry: RetryPolicy::default(),
+            on_exhausted: OnExhausted::Halt,
+            unknown_events: UnknownEvents::Skip,
+            concurrency: 16,
+            attempt_timeout: Duration::from_secs(30),
+            drain: Duration::from_secs(20),
+            commit_interval: Duration::from_secs(1),
+            max_records: 1000,
+            max_bytes: 16 * 1024 * 1024,
+        }
+    }
+    /// As [`listener`](Self::listener), but starts at the [`Beginning`](Start::Beginning).
+    #[must_use]
+    pub fn projector() -> Self {
+        Self {
+            start: Start::Beginning,
+            ..Self::listener()
+        }
+    }
+    /// Another name, thus another consumer group, for a second instance of one type or a model built anew.
+    #[must_use]
+    pub fn with_name(mut self, name: impl Into<Arc<str>>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+    /// Where it starts in a partition in which it has never been.
+    #[must_use]
+    pub const fn with_start(mut self, start: Start) -> Self {
+        self.start = start;
+        self
+    }
+    /// How failures are repeated.
+    #[must_use]
+    pub const fn with_retry(mut self, retry: RetryPolicy) -> Self {
+        self.retry = retry;
+        self
+    }
+    /// What happens then.
+    #[must_use]
+    pub const fn with_on_exhausted(mut self, then: OnExhausted) -> Self {
+        self.on_exhausted = then;
+        self
+    }
+    /// What an unknown event is.
+    #[must_use]
+    pub const fn with_unknown_events(mut self, unknown: UnknownEvents) -> Self {
+        self.unknown_events = unknown;
+        self
+    }
+    /// Streams handled at the same time, from 1; within a stream always one event after the other. Default 16.
+    #[must_use]
+    pub const fn with_concurrency(mut self, streams: usize) -> Self {
+        self.concurrency = streams;
+        self
+    }
+    /// How long one call of a handler may take before it counts as a transient failure. Default 30 s.
+    #[must_use]
+    pub const fn with_attempt_timeout(mut self, timeout: Duration) -> Self {
+        self.attempt_timeout = timeout;
+        self
+    }
+    /// How long a shutdown or a rebalance waits for handlers in hand, at the most. Default 20 s.
+    #[must_use]
+    pub const fn with_drain(mut self, drain: Duration) -> Self {
+        self.drain = drain;
+        self
+    }
+    /// How often offsets are committed. Longer: fewer commits, more repeats after a crash. Default 1 s.
+    #[must_use]
+    pub const fn with_commit_interval(mut self, interval: Duration) -> Self {
+        self.commit_interval = interval;
+        self
+    }
+    /// Records and bytes held of each partition, before it is paused. Raising them costs memory and repeats more
+    /// after a crash. Default 1,000 records and 16 MiB.
+    #[must_use]
+    pub const fn with_window(mut self, records: usize, bytes: usize) -> Self {
+        (self.max_records, self.max_bytes) = (records, bytes);
+        self
+    }
+
+    pub(super) fn validate(&self) -> Result<(), BuildError> {
+        let invalid = |field, reason: &str| {
+            Err(BuildError::Invalid {
+                field,
+                reason: reason.into(),
+            })
+        };
+        if self.concurrency == 0 {
+            return invalid("concurrency", "at least 1 stream at a time");
+        }
+        if self.max_records == 0 || self.max_bytes == 0 {
+            return invalid("window", "at least 1 record and 1 byte");
+        }
+        if self.attempt_timeout.is_zero() {
+            return invalid("attempt_timeout", "longer than zero");
+        }
+        if self.commit_interval.is_zero() {
+            return invalid("commit_interval", "longer than zero");
+        }
+        Ok(())
+    }
+}

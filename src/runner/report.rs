@@ -1,0 +1,193 @@
+//! What a run of processors came to.
+use super::{ErrorClass, attempt::Tally};
+use crate::{
+    BoxError, StreamId, Version,
+    ports::{ControlStoreError, MessageBusError, PartitionId},
+};
+use std::sync::Arc;
+
+/// Why a runner cannot be built.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// Two processors have one name, thus one consumer group.
+    #[error("two processors are named {name}: give one another name by its policy")]
+    DuplicateName {
+        /// The name.
+        name: Arc<str>,
+    },
+    /// Nothing to run.
+    #[error("a runner needs at least one listener or projector")]
+    Empty,
+    /// A value makes no sense.
+    #[error("{field} is invalid: {reason}")]
+    Invalid {
+        /// Which.
+        field: &'static str,
+        /// What it must be.
+        reason: String,
+    },
+}
+
+/// Why a processor ended before it was asked to. Nothing is committed past what it had done.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunnerError {
+    /// An event could not be handled, and the policy says halt.
+    #[error(
+        "processor {processor} halted at event {version} of {stream} ({partition}) after {attempts} attempts; it comes again after a restart"
+    )]
+    Halted {
+        /// Whose handler.
+        processor: Arc<str>,
+        /// Which stream.
+        stream: StreamId,
+        /// Which event.
+        version: Version,
+        /// Where it lies.
+        partition: PartitionId,
+        /// How often it was tried.
+        attempts: u32,
+        /// What kind of failure the last one was.
+        class: ErrorClass,
+        /// The last failure.
+        #[source]
+        source: BoxError,
+    },
+    /// A record is not an event of this library, or of a newer format.
+    #[error("processor {processor} halted: record {offset} of {partition} cannot be read")]
+    Unreadable {
+        /// Whose.
+        processor: Arc<str>,
+        /// Where it lies.
+        partition: PartitionId,
+        /// Its place there.
+        offset: crate::ports::Offset,
+        /// Why.
+        #[source]
+        source: BoxError,
+    },
+    /// The group had committed an offset and has none now, or one that the partition does not hold any more.
+    #[error(
+        "processor {processor} has lost its place in {partition}: {reason}; rebuild it under a new name from the beginning, or commit an offset for group {group} by hand"
+    )]
+    PositionLost {
+        /// Whose.
+        processor: Arc<str>,
+        /// The consumer group.
+        group: String,
+        /// Where.
+        partition: PartitionId,
+        /// What was found.
+        reason: String,
+    },
+    /// The live read model is of another [`Projector::MODEL`](super::Projector::MODEL).
+    #[error(
+        "processor {processor} is of model {expected}, the live read model is {found}: run the matching build, or rebuild under a new name"
+    )]
+    WrongModel {
+        /// Whose.
+        processor: Arc<str>,
+        /// This build's number.
+        expected: u32,
+        /// The stored number.
+        found: u32,
+    },
+    /// The read model could not be flushed.
+    #[error("processor {processor} cannot make its read model durable")]
+    Flush {
+        /// Whose.
+        processor: Arc<str>,
+        /// What kind of failure the last one was.
+        class: ErrorClass,
+        /// The last failure.
+        #[source]
+        source: BoxError,
+    },
+    /// The bus refuses.
+    #[error("processor {processor} cannot use the bus")]
+    Bus {
+        /// Whose.
+        processor: Arc<str>,
+        /// Why.
+        #[source]
+        source: MessageBusError,
+    },
+    /// The control store refuses, or was unavailable for too long.
+    #[error("processor {processor} cannot use the control store")]
+    Control {
+        /// Whose.
+        processor: Arc<str>,
+        /// Why.
+        #[source]
+        source: ControlStoreError,
+    },
+}
+
+/// What one processor did.
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct ProcessorReport {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Events handled, those filled in from history included.
+    pub handled: u64,
+    /// Records passed over: of foreign aggregate types, retired, or unknown.
+    pub skipped: u64,
+    /// Records that came again and were dropped.
+    pub duplicates: u64,
+    /// Events that the bus skipped and the event store supplied.
+    pub filled: u64,
+    /// Gaps in a stream that could not be checked, since there is no event store to ask.
+    pub gaps_unverified: u64,
+    /// Attempts that were repeated.
+    pub retries: u64,
+    /// Why it ended early, if it did.
+    pub error: Option<RunnerError>,
+}
+
+impl ProcessorReport {
+    pub(super) const fn new(name: Arc<str>) -> Self {
+        Self {
+            name,
+            handled: 0,
+            skipped: 0,
+            duplicates: 0,
+            filled: 0,
+            gaps_unverified: 0,
+            retries: 0,
+            error: None,
+        }
+    }
+    pub(super) const fn add(&mut self, tally: &Tally) {
+        self.handled += tally.handled;
+        self.skipped += tally.skipped;
+        self.duplicates += tally.duplicates;
+        self.filled += tally.filled;
+        self.gaps_unverified += tally.gaps_unverified;
+    }
+}
+
+/// What every processor did.
+#[derive(Debug)]
+#[must_use = "a processor that halted is only in the report"]
+#[non_exhaustive]
+pub struct RunnerReport {
+    /// In the order of their registration.
+    pub processors: Vec<ProcessorReport>,
+}
+
+impl RunnerReport {
+    /// The report of one processor.
+    pub fn processor(&self, name: &str) -> Option<&ProcessorReport> {
+        self.processors.iter().find(|p| &*p.name == name)
+    }
+    /// The report, or the error of the first processor that ended early.
+    ///
+    /// # Errors
+    /// [`RunnerError`].
+    pub fn into_result(mut self) -> Result<Self, RunnerError> {
+        let failed = self.processors.iter_mut().find_map(|p| p.error.take());
+        failed.map_or(Ok(self), Err)
+    }
+}

@@ -1,0 +1,580 @@
+//! One membership in the consumer group: receives, dispatches, settles.
+use super::{
+    ErrorClass, HandlerError, RunnerError,
+    attempt::{Attempt, Attempted, Failure, Incoming, Shared, Tally},
+    lanes::Lanes,
+    processor::{Ends, Processor},
+    streams::Streams,
+    window::Window,
+};
+use crate::{
+    Backoff, StreamId, Version,
+    control::BootRows,
+    from_message,
+    ports::{
+        AssignedPartition, AssignmentEpoch, Consumer, ConsumerEvent, Delivery, MessageBusError,
+        NoPosition, OwnedMark, PartitionId, Revocation, StartedFrom,
+    },
+};
+use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    task::{AbortHandle, Id, JoinError, JoinSet},
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Streams whose position is remembered, in each of two generations.
+const STREAMS: usize = 50_000;
+
+/// How a session ended without an error.
+pub(super) enum End {
+    /// It was told to, or it has reached the ends.
+    Stopped,
+    /// There is a partition that the subscription has no start for.
+    Resubscribe,
+}
+
+pub(super) struct Session<'a> {
+    pub(super) processor: &'a mut Processor,
+    pub(super) boot: &'a mut BootRows,
+    pub(super) shared: Arc<Shared>,
+    pub(super) consumer: Arc<dyn Consumer>,
+    pub(super) partitions: BTreeMap<PartitionId, Owned>,
+    pub(super) flushes_failed: u32,
+    pub(super) flush_failing_since: Option<Instant>,
+    group: &'a str,
+    ends: Option<&'a Ends>,
+    lanes: Lanes<Arc<Incoming>>,
+    streams: Streams,
+    running: JoinSet<Attempted>,
+    jobs: HashMap<Id, Job>,
+    retries: HashMap<StreamId, Retry>,
+    waits: FuturesUnordered<BoxFuture<'static, StreamId>>,
+    /// Failures of `next` in a row, and until when not to ask again.
+    receive_failed: u32,
+    receive_after: Option<Instant>,
+}
+
+/// A partition that this consumer reads.
+pub(super) struct Owned {
+    pub(super) epoch: AssignmentEpoch,
+    pub(super) window: Window,
+    is_paused: bool,
+}
+
+struct Job {
+    stream: StreamId,
+    incoming: Arc<Incoming>,
+    cancelled: CancellationToken,
+    handle: AbortHandle,
+}
+
+/// How the head of a stream's queue has failed so far.
+struct Retry {
+    version: Version,
+    failed: u32,
+    attempts: u32,
+    since: Instant,
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn new(
+        processor: &'a mut Processor,
+        boot: &'a mut BootRows,
+        shared: Arc<Shared>,
+        consumer: Arc<dyn Consumer>,
+        group: &'a str,
+        ends: Option<&'a Ends>,
+    ) -> Self {
+        Self {
+            processor,
+            boot,
+            shared,
+            consumer,
+            partitions: BTreeMap::new(),
+            flushes_failed: 0,
+            flush_failing_since: None,
+            group,
+            ends,
+            lanes: Lanes::new(),
+            streams: Streams::new(STREAMS),
+            running: JoinSet::new(),
+            jobs: HashMap::new(),
+            retries: HashMap::new(),
+            waits: FuturesUnordered::new(),
+            receive_failed: 0,
+            receive_after: None,
+        }
+    }
+
+    /// Works until the end, then finishes what is in hand, commits and leaves, however it ended.
+    pub(super) async fn run(mut self, stop: &CancellationToken) -> Result<End, RunnerError> {
+        let worked = self.work(stop).await;
+        let all: HashSet<_> = self.partitions.keys().cloned().collect();
+        let deadline = Instant::now() + self.processor.policy.drain;
+        // Whatever fails now is not done, thus not committed: it comes again.
+        let _ = self.finish_running(&all, deadline).await;
+        let committed = self.commit().await;
+        if let Err(error) = self.consumer.leave().await {
+            // The membership ends by itself after the session timeout.
+            tracing::warn!(processor = %self.processor.name, %error, "the group could not be left at once");
+        }
+        let end = worked?;
+        committed?;
+        Ok(end)
+    }
+
+    async fn work(&mut self, stop: &CancellationToken) -> Result<End, RunnerError> {
+        let mut ticks = tokio::time::interval(self.processor.policy.commit_interval);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let consumer = self.consumer.clone();
+        loop {
+            self.dispatch();
+            self.balance().await?;
+            if self.is_caught_up_here() {
+                return Ok(End::Stopped);
+            }
+            let resting_until = self.receive_after.unwrap_or_else(Instant::now);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return Ok(End::Stopped),
+                Some(joined) = self.running.join_next_with_id() => self.settle(joined)?,
+                Some(stream) = self.waits.next() => self.lanes.wake(&stream),
+                _ = ticks.tick() => {
+                    self.commit().await?;
+                    if self.is_caught_up_elsewhere().await? {
+                        return Ok(End::Stopped);
+                    }
+                }
+                () = tokio::time::sleep_until(resting_until), if self.receive_after.is_some() => {
+                    self.receive_after = None;
+                }
+                event = consumer.next(), if self.receive_after.is_none() => {
+                    if let Some(end) = self.receive(event).await? {
+                        return Ok(end);
+                    }
+                }
+            }
+            if self.must_commit() {
+                self.commit().await?;
+            }
+        }
+    }
+
+    /// Starts attempts at the heads of ready streams.
+    fn dispatch(&mut self) {
+        while self.running.len() < self.processor.policy.concurrency {
+            let Some((stream, incoming)) = self.lanes.start_next() else {
+                return;
+            };
+            let cancelled = CancellationToken::new();
+            let attempt = Attempt {
+                shared: self.shared.clone(),
+                incoming: incoming.clone(),
+                number: self.retries.get(&stream).map_or(1, |r| r.attempts + 1),
+                cancelled: cancelled.clone(),
+                progress: self.streams.get(&stream),
+                tally: Tally::default(),
+            };
+            let handle = self.running.spawn(attempt.run());
+            let job = Job {
+                stream,
+                incoming,
+                cancelled,
+                handle,
+            };
+            self.jobs.insert(job.handle.id(), job);
+        }
+    }
+
+    /// Takes the result of an attempt.
+    fn settle(&mut self, joined: Result<(Id, Attempted), JoinError>) -> Result<(), RunnerError> {
+        let (id, attempted) = match joined {
+            Ok((id, attempted)) => (id, Ok(attempted)),
+            Err(error) => (error.id(), Err(error)),
+        };
+        let Some(job) = self.jobs.remove(&id) else {
+            return Ok(());
+        };
+        let partition = &job.incoming.partition;
+        let is_owned = self
+            .partitions
+            .get(partition)
+            .is_some_and(|owned| owned.epoch == job.incoming.epoch);
+        let result = match attempted {
+            Ok(attempted) => {
+                self.processor.report.add(&attempted.tally);
+                if is_owned {
+                    let progress = attempted.progress;
+                    self.streams.set(&job.stream, partition.clone(), progress);
+                }
+                attempted.result
+            }
+            Err(error) if error.is_cancelled() => {
+                self.lanes.finished(&job.stream);
+                return Ok(());
+            }
+            Err(error) => Err(Failure {
+                version: job.incoming.event.header.version,
+                error: HandlerError::permanent(panic_message(error)),
+            }),
+        };
+        match result {
+            Ok(()) => {
+                self.retries.remove(&job.stream);
+                self.lanes.finished(&job.stream);
+                if is_owned && let Some(owned) = self.partitions.get_mut(partition) {
+                    owned.window.done(job.incoming.offset);
+                }
+                Ok(())
+            }
+            // Its partition has gone: whoever has it now gets the record again.
+            Err(_) if !is_owned => {
+                self.retries.remove(&job.stream);
+                self.lanes.finished(&job.stream);
+                Ok(())
+            }
+            Err(failure) => self.retry(&job, failure),
+        }
+    }
+
+    /// Lets the stream wait for its next attempt, or halts.
+    fn retry(&mut self, job: &Job, failure: Failure) -> Result<(), RunnerError> {
+        let Failure { version, error } = failure;
+        let fresh = || Retry {
+            version,
+            failed: 0,
+            attempts: 0,
+            since: Instant::now(),
+        };
+        let retry = self.retries.entry(job.stream.clone()).or_insert_with(fresh);
+        if retry.version != version {
+            // What failed before went well; this is another event.
+            *retry = fresh();
+        }
+        retry.attempts += 1;
+        let policy = &self.processor.policy.retry;
+        let elapsed = retry.since.elapsed();
+        let wait = match error.class() {
+            ErrorClass::Transient => {
+                retry.failed += 1;
+                policy.next_delay(retry.failed, elapsed)
+            }
+            ErrorClass::Throttled { retry_after } => Some(retry_after)
+                .filter(|after| elapsed.saturating_add(*after) <= policy.max_elapsed),
+            ErrorClass::Permanent | ErrorClass::Poison | ErrorClass::Fatal => None,
+        };
+        let attempts = retry.attempts;
+        let Some(wait) = wait else {
+            return Err(RunnerError::Halted {
+                processor: self.processor.name.clone(),
+                stream: job.stream.clone(),
+                version,
+                partition: job.incoming.partition.clone(),
+                attempts,
+                class: error.class(),
+                source: error.into_source(),
+            });
+        };
+        tracing::warn!(processor = %self.processor.name, stream = %job.stream, %version, attempts, ?wait, %error, "the handler failed and is tried again");
+        self.processor.report.retries += 1;
+        self.lanes.wait(&job.stream);
+        let stream = job.stream.clone();
+        if wait.is_zero() {
+            self.lanes.wake(&stream);
+        } else {
+            let wake = tokio::time::sleep(wait).map(|()| stream);
+            self.waits.push(wake.boxed());
+        }
+        Ok(())
+    }
+
+    async fn receive(
+        &mut self,
+        event: Result<ConsumerEvent, MessageBusError>,
+    ) -> Result<Option<End>, RunnerError> {
+        let event = match event {
+            Ok(event) => event,
+            Err(error) if error.is_transient() => {
+                self.receive_failed += 1;
+                let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+                let wait = backoff.delay(self.receive_failed);
+                tracing::warn!(processor = %self.processor.name, %error, ?wait, "nothing can be received");
+                self.receive_after = Some(Instant::now() + wait);
+                return Ok(None);
+            }
+            Err(error) => return Err(self.processor.bus_error(error)),
+        };
+        self.receive_failed = 0;
+        match event {
+            ConsumerEvent::Delivery(delivery) => self.take(delivery)?,
+            ConsumerEvent::Assigned(assignment) => {
+                for assigned in assignment.partitions {
+                    self.begin(assigned).await?;
+                }
+            }
+            ConsumerEvent::Revoking(revocation) => self.give_up(&revocation).await?,
+            ConsumerEvent::Lost(partitions) => {
+                let lost = partitions.into_iter().collect();
+                let finished = self.finish_running(&lost, Instant::now()).await;
+                self.forget(&lost);
+                finished?;
+            }
+            ConsumerEvent::NoPosition(partition, NoPosition::Missing)
+                if self.boot.get(&partition).is_none() =>
+            {
+                return Ok(Some(End::Resubscribe));
+            }
+            ConsumerEvent::NoPosition(partition, why) => {
+                let reason = match why {
+                    NoPosition::OutOfRange { begin, end } => {
+                        format!("the partition holds {begin} to {end}")
+                    }
+                    NoPosition::Missing => "nothing is committed".into(),
+                };
+                return Err(self.position_lost(partition, reason));
+            }
+        }
+        Ok(None)
+    }
+
+    fn take(&mut self, delivery: Delivery) -> Result<(), RunnerError> {
+        let Some(owned) = self.partitions.get_mut(&delivery.partition) else {
+            return Ok(());
+        };
+        let bytes = delivery.message.size();
+        if owned.epoch != delivery.epoch || !owned.window.push(delivery.offset, bytes) {
+            return Ok(());
+        }
+        let event = from_message(&delivery.message).map_err(|e| RunnerError::Unreadable {
+            processor: self.processor.name.clone(),
+            partition: delivery.partition.clone(),
+            offset: delivery.offset,
+            source: e.into(),
+        })?;
+        let stream = event.header.stream.clone();
+        let incoming = Incoming {
+            partition: delivery.partition.clone(),
+            offset: delivery.offset,
+            epoch: delivery.epoch,
+            event,
+        };
+        self.lanes
+            .push(&stream, delivery.partition, Arc::new(incoming));
+        Ok(())
+    }
+
+    /// Takes up a partition. Where nothing was committed, the start is committed, then noted, before anything is handled.
+    async fn begin(&mut self, assigned: AssignedPartition) -> Result<(), RunnerError> {
+        let partition = assigned.partition.clone();
+        let was_started = self.boot.get(&partition).is_some_and(|b| b.started);
+        if assigned.from == StartedFrom::Declared {
+            if was_started {
+                let reason = "its committed offset is gone".into();
+                return Err(self.position_lost(partition, reason));
+            }
+            let mark = OwnedMark::new(partition.clone(), assigned.epoch, assigned.next);
+            match self.commit_start(&mark).await {
+                Ok(()) => {}
+                // It was taken away again already.
+                Err(MessageBusError::StaleAssignment { .. }) => return Ok(()),
+                Err(error) => return Err(self.processor.bus_error(error)),
+            }
+        }
+        if !was_started {
+            let noted = self.boot.set_started(&partition).await;
+            noted.map_err(|e| self.processor.control_error(e))?;
+        }
+        let owned = Owned {
+            epoch: assigned.epoch,
+            window: Window::starting_at(assigned.next),
+            is_paused: false,
+        };
+        self.partitions.insert(partition, owned);
+        Ok(())
+    }
+
+    async fn commit_start(&self, mark: &OwnedMark) -> Result<(), MessageBusError> {
+        let call = || self.consumer.commit(std::slice::from_ref(mark));
+        let never = CancellationToken::new();
+        let committed =
+            super::processor::patiently(&never, call, MessageBusError::is_transient).await;
+        committed.unwrap_or(Err(MessageBusError::Closed))
+    }
+
+    /// Finishes what runs of these partitions, commits, and lets the group take them.
+    async fn give_up(&mut self, revocation: &Revocation) -> Result<(), RunnerError> {
+        let leaving = revocation.partitions().iter().cloned().collect();
+        // Time is left for the commit.
+        let grace = self.processor.policy.drain.min(revocation.grace() * 3 / 4);
+        let finished = self.finish_running(&leaving, Instant::now() + grace).await;
+        let committed = self.commit().await;
+        self.forget(&leaving);
+        finished.and(committed)
+    }
+
+    /// Drops what is queued of these partitions and waits for what runs of them; past the deadline it is cancelled.
+    ///
+    /// # Errors
+    /// Only of handlers of other partitions. What failed of these is not done, so it comes again, here or elsewhere.
+    async fn finish_running(
+        &mut self,
+        partitions: &HashSet<PartitionId>,
+        deadline: Instant,
+    ) -> Result<(), RunnerError> {
+        self.lanes.drop_queued(partitions);
+        let runs = |jobs: &HashMap<Id, Job>| {
+            jobs.values()
+                .any(|job| partitions.contains(&job.incoming.partition))
+        };
+        let (mut is_cancelled, mut outcome) = (false, Ok(()));
+        while runs(&self.jobs) {
+            let joined = tokio::select! {
+                biased;
+                Some(joined) = self.running.join_next_with_id() => joined,
+                () = tokio::time::sleep_until(deadline), if !is_cancelled => {
+                    is_cancelled = true;
+                    self.cancel(partitions);
+                    continue;
+                }
+                else => break,
+            };
+            match self.settle(joined) {
+                Err(RunnerError::Halted {
+                    partition, source, ..
+                }) if partitions.contains(&partition) => {
+                    tracing::warn!(%partition, error = &*source, "a handler failed while its partition was given up");
+                }
+                settled => outcome = outcome.and(settled),
+            }
+            // A failed one that now waits for a retry must not be started again.
+            self.lanes.drop_queued(partitions);
+        }
+        outcome
+    }
+
+    fn cancel(&self, partitions: &HashSet<PartitionId>) {
+        for job in self.jobs.values() {
+            if partitions.contains(&job.incoming.partition) {
+                tracing::warn!(processor = %self.processor.name, stream = %job.stream, "a handler is cancelled: it took longer than the drain");
+                job.cancelled.cancel();
+                job.handle.abort();
+            }
+        }
+    }
+
+    fn forget(&mut self, partitions: &HashSet<PartitionId>) {
+        self.partitions
+            .retain(|partition, _| !partitions.contains(partition));
+        self.streams.forget(partitions);
+        self.retries.retain(|stream, _| self.lanes.contains(stream));
+    }
+
+    /// Pauses partitions whose window is full, and resumes those that are half empty.
+    async fn balance(&mut self) -> Result<(), RunnerError> {
+        let policy = &self.processor.policy;
+        let (records, bytes) = (policy.max_records, policy.max_bytes);
+        let (mut full, mut free) = (Vec::new(), Vec::new());
+        for (partition, owned) in &self.partitions {
+            let (len, size) = (owned.window.len(), owned.window.bytes());
+            if !owned.is_paused && (len >= records || size >= bytes) {
+                full.push(partition.clone());
+            } else if owned.is_paused && len <= records / 2 && size <= bytes / 2 {
+                free.push(partition.clone());
+            }
+        }
+        if !full.is_empty() {
+            let paused = self.consumer.pause(&full).await;
+            self.note_pause(&full, true, paused)?;
+        }
+        if !free.is_empty() {
+            let resumed = self.consumer.resume(&free).await;
+            self.note_pause(&free, false, resumed)?;
+        }
+        Ok(())
+    }
+
+    fn note_pause(
+        &mut self,
+        partitions: &[PartitionId],
+        is_paused: bool,
+        outcome: Result<(), MessageBusError>,
+    ) -> Result<(), RunnerError> {
+        match outcome {
+            Ok(()) => {
+                for partition in partitions {
+                    if let Some(owned) = self.partitions.get_mut(partition) {
+                        owned.is_paused = is_paused;
+                    }
+                }
+                Ok(())
+            }
+            // The next round asks again.
+            Err(error) if error.is_transient() => {
+                tracing::warn!(processor = %self.processor.name, %error, "a partition could not be paused or resumed yet");
+                Ok(())
+            }
+            Err(error) => Err(self.processor.bus_error(error)),
+        }
+    }
+
+    /// Whether this member owns everything up to the ends and has dealt with it.
+    fn is_caught_up_here(&self) -> bool {
+        self.ends.is_some_and(|ends| {
+            ends.iter().all(|(partition, end)| {
+                let owned = self.partitions.get(partition);
+                owned.is_some_and(|owned| owned.window.low() >= *end)
+            })
+        })
+    }
+
+    /// Whether the group has committed everything up to the ends, with what other members have done.
+    async fn is_caught_up_elsewhere(&self) -> Result<bool, RunnerError> {
+        let Some(ends) = self.ends else {
+            return Ok(false);
+        };
+        for topic in &self.processor.topics {
+            let committed = self.processor.bus.committed(self.group, topic).await;
+            let committed = match committed {
+                Ok(committed) => committed,
+                Err(error) if error.is_transient() => return Ok(false),
+                Err(error) => return Err(self.processor.bus_error(error)),
+            };
+            for (partition, next) in committed {
+                let end = ends.get(&partition).copied().unwrap_or_default();
+                if next.is_none_or(|next| next < end) {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    fn position_lost(&self, partition: PartitionId, reason: String) -> RunnerError {
+        RunnerError::PositionLost {
+            processor: self.processor.name.clone(),
+            group: self.group.into(),
+            partition,
+            reason,
+        }
+    }
+}
+
+fn panic_message(error: JoinError) -> String {
+    let Ok(payload) = error.try_into_panic() else {
+        return "the handler was cancelled".into();
+    };
+    let text = payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| payload.downcast_ref::<String>().cloned());
+    format!(
+        "the handler panicked: {}",
+        text.as_deref().unwrap_or("no message")
+    )
+}

@@ -1,0 +1,196 @@
+//! Append: heads, conflicts, repeats, limits.
+use super::given::{
+    Store, append_of, assert_conflict, assert_history, assert_invalid, assert_repeated,
+    commit_after, events, fresh_stream, given, large_event, must_append, signed_by, tail,
+};
+use foldstream::{
+    StreamHead, Version,
+    ports::{Append, EventStoreError},
+};
+
+/// A commit whose head is the tail is stored, and the answer is the new head.
+pub async fn a_commit_at_the_tail_is_stored_and_answers_the_new_head(store: Store) {
+    let stream = fresh_stream();
+    let first = commit_after(&StreamHead::empty(stream.clone()), 2);
+    let head = must_append(&store, &first).await;
+    assert_eq!(head.version(), Version::new(2));
+    assert_eq!(head.commit_id(), Some(first.commit_id));
+    assert_eq!(head.recorded_at(), first.recorded_at);
+    let second = commit_after(&head, 1);
+    let head = must_append(&store, &second).await;
+    assert_eq!(head.version(), Version::new(3));
+    assert_history(&store, &stream, &[first.to_commit(), second.to_commit()]).await;
+}
+
+/// The versions of a stream are 1, 2, 3, ... without gaps; the events of a commit are neighbours.
+pub async fn versions_are_gapless_and_events_of_a_commit_are_neighbours(store: Store) {
+    let (stream, _) = given(&store, &[3, 1, 2, 1, 5]).await;
+    let history = super::given::history(&store, &stream).await;
+    let recorded: Vec<_> = history.iter().flat_map(|c| c.recorded()).collect();
+    let versions: Vec<u64> = recorded.iter().map(|e| e.header.version.get()).collect();
+    assert_eq!(versions, (1..=12).collect::<Vec<_>>());
+    let ends: Vec<u64> = recorded
+        .iter()
+        .map(|e| e.header.commit_last.get())
+        .collect();
+    assert_eq!(ends, [3, 3, 3, 4, 6, 6, 7, 12, 12, 12, 12, 12]);
+}
+
+/// The events of a commit keep the order that they were given in.
+pub async fn events_of_a_commit_keep_their_order(store: Store) {
+    let stream = fresh_stream();
+    let append = commit_after(&StreamHead::empty(stream.clone()), 1000);
+    must_append(&store, &append).await;
+    assert_history(&store, &stream, &[append.to_commit()]).await;
+}
+
+/// A head that is not the tail is a conflict, and nothing is stored.
+pub async fn stale_head_is_a_conflict(store: Store) {
+    let (stream, commits) = given(&store, &[1, 1, 1]).await;
+    for stale in &commits[..2] {
+        let append = signed_by(&stale.head(), 1);
+        let outcome = store.append(&append).await.unwrap();
+        assert_conflict(&outcome, &stale.head(), Version::new(3));
+    }
+    assert_history(&store, &stream, &commits).await;
+}
+
+/// A stream that is expected not to exist, but does, is a conflict, and nothing is stored.
+pub async fn an_empty_head_on_an_existing_stream_is_a_conflict(store: Store) {
+    let (stream, commits) = given(&store, &[2]).await;
+    let empty = StreamHead::empty(stream.clone());
+    let outcome = store.append(&signed_by(&empty, 1)).await.unwrap();
+    assert_conflict(&outcome, &empty, Version::new(2));
+    assert_history(&store, &stream, &commits).await;
+}
+
+/// A conflict's `actual` never exceeds the real tail, also where commits have several events.
+pub async fn a_conflict_never_names_more_than_the_real_tail(store: Store) {
+    let (stream, commits) = given(&store, &[4, 1, 7]).await;
+    for stale in &commits[..2] {
+        // A long commit in the place of a short one must not be counted to the tail.
+        let outcome = store.append(&commit_after(&stale.head(), 20)).await;
+        assert_conflict(&outcome.unwrap(), &stale.head(), Version::new(12));
+    }
+    assert_history(&store, &stream, &commits).await;
+}
+
+/// The same append sent again is stored once; the answer is `Repeated` with the stored commit.
+pub async fn the_same_append_again_is_stored_once_and_answers_the_stored_commit(store: Store) {
+    let (stream, mut commits) = given(&store, &[2]).await;
+    let append = commit_after(&tail(&commits), 3);
+    must_append(&store, &append).await;
+    commits.push(append.to_commit());
+    for _ in 0..2 {
+        let outcome = store.append(&append).await.unwrap();
+        assert_repeated(&outcome, &[append.to_commit()]);
+    }
+    assert_history(&store, &stream, &commits).await;
+}
+
+/// An append sent again is a repeat also when others have written behind it.
+pub async fn a_repeat_is_recognised_behind_later_commits(store: Store) {
+    let stream = fresh_stream();
+    let first = commit_after(&StreamHead::empty(stream.clone()), 2);
+    let head = must_append(&store, &first).await;
+    let second = commit_after(&head, 1);
+    let head = must_append(&store, &second).await;
+    let third = commit_after(&head, 1);
+    must_append(&store, &third).await;
+    for append in [&first, &second, &third] {
+        let outcome = store.append(append).await.unwrap();
+        assert_repeated(&outcome, &[append.to_commit()]);
+    }
+    let commits = [first.to_commit(), second.to_commit(), third.to_commit()];
+    assert_history(&store, &stream, &commits).await;
+}
+
+/// A repeat answers the commit as stored, not as requested: a command decided anew may send other events.
+pub async fn a_repeat_answers_the_stored_events_not_the_requested_ones(store: Store) {
+    let stream = fresh_stream();
+    let stored = commit_after(&StreamHead::empty(stream.clone()), 2);
+    must_append(&store, &stored).await;
+    let mut decided_again = signed_by(&StreamHead::empty(stream.clone()), 9);
+    decided_again.commit_id = stored.commit_id;
+    let outcome = store.append(&decided_again).await.unwrap();
+    assert_repeated(&outcome, &[stored.to_commit()]);
+    assert_history(&store, &stream, &[stored.to_commit()]).await;
+}
+
+/// A commit id that is stored in another slot does not make a repeat: it is a conflict.
+pub async fn a_commit_id_in_another_slot_is_a_conflict_not_a_repeat(store: Store) {
+    let (stream, commits) = given(&store, &[1, 1, 1]).await;
+    for (slot, elsewhere) in [(0, 2), (1, 0), (1, 2)] {
+        let head = match slot {
+            0 => StreamHead::empty(stream.clone()),
+            n => commits[n - 1].head(),
+        };
+        let mut append = signed_by(&head, 1);
+        append.commit_id = commits[elsewhere].id;
+        let outcome = store.append(&append).await.unwrap();
+        assert_conflict(&outcome, &head, Version::new(3));
+    }
+    assert_history(&store, &stream, &commits).await;
+}
+
+/// No event is `Invalid`, and nothing is stored.
+pub async fn a_commit_without_events_is_invalid(store: Store) {
+    let (stream, commits) = given(&store, &[1]).await;
+    for head in [tail(&commits), StreamHead::empty(fresh_stream())] {
+        assert_invalid(&store.append(&commit_after(&head, 0)).await);
+    }
+    assert_history(&store, &stream, &commits).await;
+}
+
+/// More than [`Append::MAX_EVENTS`] is `Invalid`, and nothing is stored.
+pub async fn more_events_than_the_maximum_are_invalid(store: Store) {
+    let stream = fresh_stream();
+    let empty = StreamHead::empty(stream.clone());
+    assert_invalid(
+        &store
+            .append(&commit_after(&empty, Append::MAX_EVENTS + 1))
+            .await,
+    );
+    assert_history(&store, &stream, &[]).await;
+}
+
+/// A commit over `max_commit_bytes` is `TooLarge` with that limit, and nothing is stored.
+pub async fn a_commit_over_the_limit_is_too_large(store: Store) {
+    let limit = store.capabilities().max_commit_bytes;
+    assert!(
+        limit <= 64 << 20,
+        "declare a limit that a test can reach, at most 64 MiB"
+    );
+    let (stream, commits) = given(&store, &[1]).await;
+    let half = limit / 2 + 1;
+    for events in [
+        vec![large_event(limit)],
+        vec![large_event(half), large_event(half)],
+    ] {
+        match store.append(&append_of(&tail(&commits), events)).await {
+            Err(EventStoreError::TooLarge {
+                stream: named,
+                bytes,
+                limit: named_limit,
+            }) => {
+                assert_eq!(named, stream);
+                assert_eq!(named_limit, limit);
+                assert!(bytes > limit, "{bytes} is not over {limit}");
+            }
+            other => panic!("expected TooLarge, found {other:.300?}"),
+        }
+    }
+    assert_history(&store, &stream, &commits).await;
+}
+
+/// A commit below `max_commit_bytes` is taken and comes back, alone and after others.
+pub async fn a_commit_below_the_limit_is_taken(store: Store) {
+    // A tenth is left for what the adapter adds to the payload.
+    let nearly = store.capabilities().max_commit_bytes / 10 * 9;
+    let stream = fresh_stream();
+    let append = append_of(&StreamHead::empty(stream.clone()), [large_event(nearly)]);
+    let head = must_append(&store, &append).await;
+    let small = append_of(&head, events(1));
+    must_append(&store, &small).await;
+    assert_history(&store, &stream, &[append.to_commit(), small.to_commit()]).await;
+}

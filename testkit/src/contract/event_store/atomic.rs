@@ -1,0 +1,263 @@
+//! Appends of several streams at once.
+use super::given::{
+    Store, append_all_settled, append_of, assert_conflict, assert_history, assert_invalid,
+    assert_repeated, brief, commit_after, fresh_stream, given, given_on, large_event, must_append,
+    signed_by, stream, tail,
+};
+use crate::contract::support::{at_once, drop_midway, unique};
+use foldstream::{
+    StreamHead, Version,
+    ports::{Append, AppendAll, AppendOutcome, EventStoreError, RefusedKind},
+};
+use std::fmt::Debug;
+
+/// Two streams that do not exist yet.
+fn two_empty() -> (StreamHead, StreamHead) {
+    (
+        StreamHead::empty(fresh_stream()),
+        StreamHead::empty(fresh_stream()),
+    )
+}
+
+async fn assert_untouched(store: &Store, appends: &[&Append]) {
+    for append in appends {
+        assert_history(store, append.head.stream(), &[]).await;
+    }
+}
+
+/// An adapter that declares atomic appends says so in its capabilities.
+pub async fn a_declared_atomic_append_is_in_the_capabilities(store: Store) {
+    let streams = store.capabilities().max_streams_per_append;
+    assert!(streams > 1, "max_streams_per_append is {streams}");
+}
+
+/// All commits are stored; heads come back in the order of the request.
+pub async fn all_commits_are_stored_and_heads_come_in_the_order_of_the_request(store: Store) {
+    let name = unique();
+    // Neither the order of names nor its reverse.
+    let appends = ["b", "c", "a"].map(|part| {
+        let id = stream("contract", &format!("{name}-{part}"));
+        commit_after(&StreamHead::empty(id), part.len() + 1)
+    });
+    let all = AppendAll::new(appends.to_vec());
+    let AppendOutcome::Appended(heads) = store.append_all(&all).await.unwrap() else {
+        panic!("not appended");
+    };
+    assert_eq!(heads, appends.each_ref().map(Append::head_after));
+    for append in appends {
+        assert_history(&store, append.head.stream(), &[append.to_commit()]).await;
+    }
+}
+
+/// One stale head stores none, wherever it stands in the request, and is named by the conflict.
+pub async fn one_stale_head_stores_none(store: Store) {
+    let (moved, commits) = given(&store, &[1, 2]).await;
+    for place in 0..3 {
+        let stale = signed_by(&commits[0].head(), 1);
+        let mut appends = vec![
+            signed_by(&StreamHead::empty(fresh_stream()), 2),
+            signed_by(&StreamHead::empty(fresh_stream()), 3),
+        ];
+        let good = appends.clone();
+        appends.insert(place, stale.clone());
+        let outcome = store.append_all(&AppendAll::new(appends)).await.unwrap();
+        assert_conflict(&outcome, &stale.head, Version::new(3));
+        assert_untouched(&store, &[&good[0], &good[1]]).await;
+    }
+    assert_history(&store, &moved, &commits).await;
+}
+
+/// A stream that is only checked and still at its head lets the commits through and stays as it is.
+pub async fn a_checked_stream_at_its_head_lets_the_commits_through(store: Store) {
+    let (checked, commits) = given(&store, &[2, 1]).await;
+    let (one, absent) = two_empty();
+    let append = commit_after(&one, 2);
+    let all =
+        AppendAll::new(vec![append.clone()]).with_unchanged(vec![tail(&commits), absent.clone()]);
+    match store.append_all(&all).await.unwrap() {
+        AppendOutcome::Appended(heads) => assert_eq!(heads, [append.head_after()]),
+        other => panic!("found {}", brief(&other)),
+    }
+    assert_history(&store, one.stream(), &[append.to_commit()]).await;
+    assert_history(&store, &checked, &commits).await;
+    assert_history(&store, absent.stream(), &[]).await;
+    // A check leaves nothing behind that would stop the stream's next writer.
+    must_append(&store, &signed_by(&tail(&commits), 1)).await;
+    must_append(&store, &signed_by(&absent, 1)).await;
+}
+
+/// A checked stream that is not at its head any more is a conflict that names it, and nothing is stored.
+pub async fn a_checked_stream_that_moved_is_a_conflict_that_names_it(store: Store) {
+    let (moved, commits) = given(&store, &[1, 3]).await;
+    for stale in [StreamHead::empty(moved.clone()), commits[0].head()] {
+        let (one, two) = two_empty();
+        let (one, two) = (commit_after(&one, 1), commit_after(&two, 2));
+        let all = AppendAll::new(vec![one.clone(), two.clone()])
+            .with_unchanged(vec![StreamHead::empty(fresh_stream()), stale.clone()]);
+        let outcome = store.append_all(&all).await.unwrap();
+        assert_conflict(&outcome, &stale, Version::new(4));
+        assert_untouched(&store, &[&one, &two]).await;
+    }
+    assert_history(&store, &moved, &commits).await;
+}
+
+/// A stream named twice is `Invalid`, as commit or as check, and nothing is stored.
+pub async fn a_stream_named_twice_is_invalid(store: Store) {
+    let (one, two) = two_empty();
+    let (first, second) = (signed_by(&one, 1), signed_by(&two, 2));
+    let twice = AppendAll::new(vec![first.clone(), second.clone(), signed_by(&one, 3)]);
+    assert_invalid(&store.append_all(&twice).await);
+    let also_checked =
+        AppendAll::new(vec![first.clone(), second.clone()]).with_unchanged(vec![two.clone()]);
+    assert_invalid(&store.append_all(&also_checked).await);
+    let absent = StreamHead::empty(fresh_stream());
+    let checked_twice =
+        AppendAll::new(vec![first.clone()]).with_unchanged(vec![absent.clone(), absent]);
+    assert_invalid(&store.append_all(&checked_twice).await);
+    assert_untouched(&store, &[&first, &second]).await;
+}
+
+/// No commit is `Invalid`, also with streams to check.
+pub async fn an_append_of_no_commits_is_invalid(store: Store) {
+    assert_invalid(&store.append_all(&AppendAll::default()).await);
+    let (checked, _) = two_empty();
+    let checks_only = AppendAll::new(Vec::new()).with_unchanged(vec![checked]);
+    assert_invalid(&store.append_all(&checks_only).await);
+}
+
+/// One invalid or too large commit stores none.
+pub async fn one_bad_commit_stores_none(store: Store) {
+    let (one, two) = two_empty();
+    let good = commit_after(&one, 1);
+    let no_json = foldstream::ports::EventData::new("NoJson", 1, "{");
+    for bad in [commit_after(&two, 0), append_of(&two, [no_json])] {
+        assert_invalid(
+            &store
+                .append_all(&AppendAll::new(vec![good.clone(), bad]))
+                .await,
+        );
+    }
+    let large = large_event(store.capabilities().max_commit_bytes);
+    let all = AppendAll::new(vec![good.clone(), append_of(&two, [large])]);
+    match store.append_all(&all).await {
+        Err(EventStoreError::TooLarge { stream, .. }) => assert_eq!(&stream, two.stream()),
+        other => panic!("expected TooLarge, found {other:.300?}"),
+    }
+    assert_untouched(&store, &[&good, &commit_after(&two, 1)]).await;
+}
+
+/// The same atomic append sent again is stored once and answers the stored commits in the order of the request.
+pub async fn the_same_atomic_append_again_is_a_repeat(store: Store) {
+    let (one, two) = two_empty();
+    let (checked, commits) = given(&store, &[1]).await;
+    let (first, second) = (commit_after(&one, 2), commit_after(&two, 1));
+    let all =
+        AppendAll::new(vec![second.clone(), first.clone()]).with_unchanged(vec![tail(&commits)]);
+    let outcome = store.append_all(&all).await.unwrap();
+    assert!(matches!(outcome, AppendOutcome::Appended(_)));
+    let stored = [second.to_commit(), first.to_commit()];
+    assert_repeated(&store.append_all(&all).await.unwrap(), &stored);
+    // What was decided then stays decided, though the streams go on.
+    must_append(&store, &signed_by(&tail(&commits), 1)).await;
+    must_append(&store, &signed_by(&first.head_after(), 1)).await;
+    assert_repeated(&store.append_all(&all).await.unwrap(), &stored);
+    assert_eq!(super::given::history(&store, &checked).await.len(), 2);
+    assert_history(&store, two.stream(), &[second.to_commit()]).await;
+}
+
+/// Of several atomic appends with the same heads exactly one wins, on all of its streams.
+pub async fn of_several_atomic_appends_with_the_same_heads_exactly_one_wins(store: Store) {
+    let (mut one, mut two) = two_empty();
+    for _ in 0..3 {
+        let answers = at_once(6, |writer| {
+            let mut appends = vec![signed_by(&one, writer), signed_by(&two, writer)];
+            if writer % 2 == 1 {
+                appends.reverse();
+            }
+            let (store, all) = (store.clone(), AppendAll::new(appends));
+            async move { (append_all_settled(&store, &all).await, all) }
+        })
+        .await;
+        let won: Vec<_> = answers
+            .into_iter()
+            .filter(|(outcome, _)| !matches!(outcome, AppendOutcome::Conflict(_)))
+            .collect();
+        assert_eq!(won.len(), 1, "writers that won");
+        for append in &won[0].1.commits {
+            let stored = super::given::history(&store, append.head.stream()).await;
+            assert_eq!(stored.last(), Some(&append.to_commit()));
+            let head = append.head_after();
+            if head.stream() == one.stream() {
+                one = head;
+            } else {
+                two = head;
+            }
+        }
+    }
+}
+
+/// A dropped future of an atomic append leaves all commits or none; sending it again settles which.
+pub async fn a_dropped_atomic_append_leaves_all_commits_or_none(store: Store) {
+    for attempt in 0..10u32 {
+        let (one, two) = two_empty();
+        let (first, second) = (commit_after(&one, 2), commit_after(&two, 3));
+        let all = AppendAll::new(vec![first.clone(), second.clone()]);
+        drop_midway(attempt, store.append_all(&all)).await;
+        let outcome = append_all_settled(&store, &all).await;
+        if let AppendOutcome::Conflict(conflict) = outcome {
+            panic!("attempt {attempt}: {conflict}");
+        }
+        assert_history(&store, one.stream(), &[first.to_commit()]).await;
+        assert_history(&store, two.stream(), &[second.to_commit()]).await;
+    }
+}
+
+/// One commit without checks behaves as `append`: stored, repeated, refused, in conflict. Holds for every adapter.
+pub async fn an_atomic_append_of_one_commit_behaves_as_append(store: Store) {
+    let stream = fresh_stream();
+    let commits = given_on(&store, &stream, &[2]).await;
+    let append = commit_after(&tail(&commits), 2);
+    let all = AppendAll::new(vec![append.clone()]);
+    match store.append_all(&all).await.unwrap() {
+        AppendOutcome::Appended(heads) => assert_eq!(heads, [append.head_after()]),
+        other => panic!("found {}", brief(&other)),
+    }
+    assert_repeated(
+        &store.append_all(&all).await.unwrap(),
+        &[append.to_commit()],
+    );
+    assert_repeated(&store.append(&append).await.unwrap(), &[append.to_commit()]);
+    let stale = signed_by(&tail(&commits), 1);
+    let outcome = store.append_all(&AppendAll::new(vec![stale.clone()])).await;
+    assert_conflict(&outcome.unwrap(), &stale.head, Version::new(4));
+    let empty = AppendAll::new(vec![commit_after(&append.head_after(), 0)]);
+    assert_invalid(&store.append_all(&empty).await);
+    assert_history(&store, &stream, &[commits[0].clone(), append.to_commit()]).await;
+}
+
+/// An adapter that does not declare atomic appends says so in its capabilities.
+pub async fn an_undeclared_atomic_append_is_not_in_the_capabilities(store: Store) {
+    assert_eq!(store.capabilities().max_streams_per_append, 1);
+}
+
+fn assert_unsupported<T: Debug>(answer: &Result<T, EventStoreError>) {
+    let refused = matches!(
+        answer,
+        Err(EventStoreError::Refused { kind, .. }) if *kind == RefusedKind::Unsupported
+    );
+    assert!(
+        refused,
+        "expected Refused(Unsupported), found {answer:.300?}"
+    );
+}
+
+/// With `max_streams_per_append` 1, more than one stream is `Refused(Unsupported)`, and nothing is stored.
+pub async fn more_than_one_stream_is_unsupported(store: Store) {
+    let (one, two) = two_empty();
+    let (first, second) = (commit_after(&one, 1), commit_after(&two, 1));
+    let both = AppendAll::new(vec![first.clone(), second.clone()]);
+    assert_unsupported(&store.append_all(&both).await);
+    let checked = AppendAll::new(vec![first.clone()]).with_unchanged(vec![two]);
+    assert_unsupported(&store.append_all(&checked).await);
+    assert_untouched(&store, &[&first, &second]).await;
+}

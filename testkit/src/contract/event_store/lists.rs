@@ -1,0 +1,287 @@
+//! Lists that may lag: streams of a type, and commits that are not yet published.
+use super::given::{
+    Store, assert_history, assert_invalid, fresh_stream, fresh_type, given, given_on, signed_by,
+    stream,
+};
+use crate::contract::support::{eventually, unique};
+use foldstream::{
+    StreamHead, StreamId, Version,
+    ports::{
+        AppendAll, AppendOutcome, Commit, CommitKey, EventStoreError, RefusedKind, ScanCursor,
+        Segment,
+    },
+};
+use std::{collections::BTreeSet, num::NonZeroU32};
+
+fn stored(cursor: Option<ScanCursor>) -> Option<ScanCursor> {
+    cursor.map(|c| ScanCursor::from_bytes(c.as_bytes().to_vec()))
+}
+
+/// All pages of the list of streams, joined.
+async fn listed_streams(store: &Store, aggregate: &str) -> Vec<StreamId> {
+    let (mut all, mut after) = (Vec::new(), None);
+    loop {
+        let page = store.streams(aggregate, after).await.unwrap();
+        all.extend(page.streams);
+        after = stored(page.next);
+        if after.is_none() {
+            return all;
+        }
+    }
+}
+
+/// The list of streams of a type comes to hold all of them, each once, however many commits it has.
+pub async fn streams_come_to_list_every_stream_of_the_type(store: Store) {
+    let aggregate = fresh_type();
+    let mut expected = BTreeSet::new();
+    for n in 0..30 {
+        let id = stream(&aggregate, &format!("größe #{n}"));
+        given_on(&store, &id, if n % 10 == 0 { &[2, 1, 1] } else { &[1] }).await;
+        expected.insert(id);
+    }
+    eventually("every stream is listed", || async {
+        let listed = listed_streams(&store, &aggregate).await;
+        let found: BTreeSet<_> = listed.iter().cloned().collect();
+        assert_eq!(found.len(), listed.len(), "a stream is listed twice");
+        let missing = expected.difference(&found).count();
+        assert_eq!(found.difference(&expected).next(), None, "not of this type");
+        if missing == 0 {
+            Ok(())
+        } else {
+            Err(format!("{missing} are missing"))
+        }
+    })
+    .await;
+}
+
+/// Streams of other types are not listed, also where one type's name begins like another's.
+pub async fn streams_of_other_types_are_not_listed(store: Store) {
+    let aggregate = format!("t-{}", unique().replace('-', ""));
+    let types = [
+        &aggregate[..aggregate.len() - 1],
+        &aggregate,
+        &format!("{aggregate}1"),
+    ];
+    let ids: Vec<_> = types.iter().map(|t| stream(t, "1")).collect();
+    for id in &ids {
+        given_on(&store, id, &[1]).await;
+    }
+    for (aggregate, id) in types.iter().zip(&ids) {
+        eventually("the stream of the type is listed", || async {
+            let listed = listed_streams(&store, aggregate).await;
+            let foreign = listed.iter().find(|s| *s != id);
+            assert_eq!(foreign, None, "listed as a stream of {aggregate}");
+            if listed.len() == 1 {
+                Ok(())
+            } else {
+                Err("not yet listed".into())
+            }
+        })
+        .await;
+    }
+    assert_eq!(
+        listed_streams(&store, &fresh_type()).await,
+        [],
+        "an unknown type"
+    );
+}
+
+/// An adapter that declares the list of unpublished commits says so in its capabilities.
+pub async fn a_declared_list_of_unpublished_commits_is_in_the_capabilities(store: Store) {
+    assert!(store.capabilities().lists_unpublished);
+}
+
+/// All pages of a segment's unpublished commits.
+async fn unpublished_pages(store: &Store, segment: Segment, limit: u32) -> Vec<Vec<CommitKey>> {
+    let (mut pages, mut after) = (Vec::new(), None);
+    let limit = NonZeroU32::new(limit).unwrap();
+    loop {
+        let page = store.unpublished(segment, after, limit).await.unwrap();
+        pages.push(page.keys);
+        after = stored(page.next);
+        if after.is_none() {
+            return pages;
+        }
+    }
+}
+
+/// What is listed as unpublished of these streams.
+async fn unpublished(store: &Store, streams: &[&StreamId]) -> Vec<CommitKey> {
+    let mut keys = unpublished_pages(store, Segment::ALL, 100).await.concat();
+    keys.retain(|key| streams.contains(&&key.stream));
+    keys.sort();
+    keys
+}
+
+/// Waits until exactly these commits of the streams are listed.
+async fn assert_unpublished(store: &Store, streams: &[&StreamId], expected: &[CommitKey]) {
+    let mut expected = expected.to_vec();
+    expected.sort();
+    eventually("the list of unpublished commits", || async {
+        let found = unpublished(store, streams).await;
+        if found == expected {
+            Ok(())
+        } else {
+            Err(format!("found {found:?}, expected {expected:?}"))
+        }
+    })
+    .await;
+}
+
+fn keys(commits: &[Commit]) -> Vec<CommitKey> {
+    commits.iter().map(Commit::key).collect()
+}
+
+/// A stored commit is listed until it is cleared.
+pub async fn a_stored_commit_is_unpublished_until_it_is_cleared(store: Store) {
+    let (stream, commits) = given(&store, &[1, 3, 2]).await;
+    let keys = keys(&commits);
+    assert_unpublished(&store, &[&stream], &keys).await;
+    store.clear_unpublished(&keys[..1]).await.unwrap();
+    assert_unpublished(&store, &[&stream], &keys[1..]).await;
+    store.clear_unpublished(&keys).await.unwrap();
+    assert_unpublished(&store, &[&stream], &[]).await;
+    // Clearing is not a property of the stream: the next commit is listed again.
+    let next = signed_by(&commits[2].head(), 1);
+    super::given::must_append(&store, &next).await;
+    assert_unpublished(&store, &[&stream], &[next.to_commit().key()]).await;
+}
+
+/// Clearing touches nothing else: neither other commits' places in the list nor what is stored.
+pub async fn clearing_touches_nothing_else(store: Store) {
+    let (one, first) = given(&store, &[1, 2, 1]).await;
+    let (two, second) = given(&store, &[1, 2, 1]).await;
+    let (mut left, other) = (keys(&first), keys(&second));
+    assert_unpublished(
+        &store,
+        &[&one, &two],
+        &[left.clone(), other.clone()].concat(),
+    )
+    .await;
+    let cleared = left.remove(1);
+    store.clear_unpublished(&[cleared]).await.unwrap();
+    left.extend(other);
+    assert_unpublished(&store, &[&one, &two], &left).await;
+    assert_history(&store, &one, &first).await;
+    assert_history(&store, &two, &second).await;
+}
+
+/// Clearing an unknown or cleared key, or none at all, does nothing; above all it makes no commit.
+pub async fn clearing_an_unknown_or_cleared_key_does_nothing(store: Store) {
+    let (stream, commits) = given(&store, &[2, 1]).await;
+    let unknown = fresh_stream();
+    let keys = keys(&commits);
+    assert_unpublished(&store, &[&stream], &keys).await;
+    store.clear_unpublished(&keys[..1]).await.unwrap();
+    let nothing = [
+        keys[0].clone(),
+        CommitKey::new(stream.clone(), Version::new(2)),
+        CommitKey::new(stream.clone(), Version::new(4)),
+        CommitKey::new(unknown.clone(), Version::new(1)),
+    ];
+    store.clear_unpublished(&nothing).await.unwrap();
+    store.clear_unpublished(&nothing).await.unwrap();
+    store.clear_unpublished(&[]).await.unwrap();
+    assert_unpublished(&store, &[&stream, &unknown], &keys[1..]).await;
+    assert_history(&store, &stream, &commits).await;
+    assert_history(&store, &unknown, &[]).await;
+    // The slots that were cleared are still free.
+    let next = signed_by(&commits[1].head(), 1);
+    super::given::must_append(&store, &next).await;
+    super::given::must_append(&store, &signed_by(&StreamHead::empty(unknown), 1)).await;
+}
+
+/// Any number of keys is cleared in one call.
+pub async fn many_keys_are_cleared_in_one_call(store: Store) {
+    let (stream, commits) = given(&store, &[1; 40]).await;
+    let keys = keys(&commits);
+    assert_unpublished(&store, &[&stream], &keys).await;
+    store.clear_unpublished(&keys[..35]).await.unwrap();
+    assert_unpublished(&store, &[&stream], &keys[35..]).await;
+}
+
+/// A page has at most `limit` keys, those of one stream next to each other, and its cursor may be stored.
+pub async fn unpublished_commits_come_in_pages_by_stream(store: Store) {
+    let (one, first) = given(&store, &[1; 5]).await;
+    let (two, second) = given(&store, &[1; 4]).await;
+    let all = [keys(&first), keys(&second)].concat();
+    assert_unpublished(&store, &[&one, &two], &all).await;
+    for limit in [1, 2, 4, 1000] {
+        let pages = unpublished_pages(&store, Segment::ALL, limit).await;
+        for page in &pages {
+            assert!(page.len() <= limit as usize, "{} keys", page.len());
+            let mut streams: Vec<_> = page.iter().map(|key| &key.stream).collect();
+            streams.dedup();
+            let distinct: BTreeSet<_> = streams.iter().collect();
+            assert_eq!(
+                distinct.len(),
+                streams.len(),
+                "a stream comes twice in a page"
+            );
+        }
+        let mut found = pages.concat();
+        found.retain(|key| key.stream == one || key.stream == two);
+        let distinct: BTreeSet<_> = found.iter().cloned().collect();
+        assert_eq!(distinct.len(), found.len(), "a key comes twice");
+        assert_eq!(distinct, all.iter().cloned().collect(), "pages of {limit}");
+    }
+}
+
+/// Each unpublished commit is listed in exactly one segment.
+pub async fn each_unpublished_commit_is_in_exactly_one_segment(store: Store) {
+    let mut all = Vec::new();
+    let mut streams = Vec::new();
+    for _ in 0..8 {
+        let (stream, commits) = given(&store, &[1, 1]).await;
+        all.extend(keys(&commits));
+        streams.push(stream);
+    }
+    let streams: Vec<_> = streams.iter().collect();
+    assert_unpublished(&store, &streams, &all).await;
+    all.sort();
+    for total in [2, 5] {
+        let mut found = Vec::new();
+        for segment in Segment::split(total) {
+            found.extend(unpublished_pages(&store, segment, 3).await.concat());
+        }
+        found.retain(|key| streams.contains(&&key.stream));
+        found.sort();
+        assert_eq!(found, all, "in {total} segments");
+    }
+}
+
+/// A cursor that is not this list's is `Invalid`.
+pub async fn a_cursor_that_is_not_the_unpublished_lists_is_invalid(store: Store) {
+    let limit = NonZeroU32::new(10).unwrap();
+    for bytes in [b"".as_slice(), b"nonsense", &[0xff; 40]] {
+        let cursor = ScanCursor::from_bytes(bytes.to_vec());
+        assert_invalid(&store.unpublished(Segment::ALL, Some(cursor), limit).await);
+    }
+}
+
+/// The commits of an atomic append are listed as unpublished, each by itself.
+pub async fn commits_of_an_atomic_append_are_unpublished(store: Store) {
+    let one = signed_by(&StreamHead::empty(fresh_stream()), 1);
+    let two = signed_by(&StreamHead::empty(fresh_stream()), 2);
+    let all = AppendAll::new(vec![one.clone(), two.clone()]);
+    let outcome = store.append_all(&all).await.unwrap();
+    assert!(matches!(outcome, AppendOutcome::Appended(_)));
+    let keys = [one.to_commit().key(), two.to_commit().key()];
+    let streams = [one.head.stream(), two.head.stream()];
+    assert_unpublished(&store, &streams, &keys).await;
+    store.clear_unpublished(&keys[..1]).await.unwrap();
+    assert_unpublished(&store, &streams, &keys[1..]).await;
+}
+
+/// An adapter that does not declare the list of unpublished commits says so, and refuses it as `Unsupported`.
+pub async fn an_undeclared_list_of_unpublished_commits_is_unsupported(store: Store) {
+    given(&store, &[1]).await;
+    assert!(!store.capabilities().lists_unpublished);
+    let limit = NonZeroU32::new(10).unwrap();
+    let answer = store.unpublished(Segment::ALL, None, limit).await;
+    let refused = matches!(
+        &answer,
+        Err(EventStoreError::Refused { kind, .. }) if *kind == RefusedKind::Unsupported
+    );
+    assert!(refused, "expected Refused(Unsupported), found {answer:?}");
+}

@@ -1,0 +1,226 @@
+//! Reads of one stream.
+use super::given::{
+    Store, append_of, assert_commits, assert_history, commit_after, fresh_stream, given, given_on,
+    large_event, must_append, read, stream, tail,
+};
+use crate::contract::support::unique;
+use foldstream::{
+    StreamHead, StreamId, Version,
+    ports::{Commit, EventData, ReadFrom},
+};
+
+/// Lengths of the commits that most cases read: ends at 1, 4, 5, 7, 11.
+const LENGTHS: [usize; 5] = [1, 3, 1, 2, 4];
+
+fn reversed(commits: &[Commit]) -> Vec<Commit> {
+    commits.iter().rev().cloned().collect()
+}
+
+/// Every acknowledged commit is seen by every later read, whatever its direction and start.
+pub async fn every_acknowledged_commit_is_seen_by_every_later_read(store: Store) {
+    let stream = fresh_stream();
+    let mut head = StreamHead::empty(stream.clone());
+    for _ in 0..15 {
+        let append = commit_after(&head, 2);
+        let (before, written) = (head.clone(), [append.to_commit()]);
+        // Absent in this moment; an answer that is kept would be stale afterwards.
+        let from = ReadFrom::After(before.clone());
+        assert_commits(
+            "before",
+            &read(&store, &stream, from.clone(), None).await,
+            &[],
+        );
+        head = must_append(&store, &append).await;
+        assert_commits("after", &read(&store, &stream, from, None).await, &written);
+        for from in [
+            ReadFrom::Event(head.version()),
+            ReadFrom::Newest,
+            ReadFrom::NewestAtOrBelow(head.version()),
+        ] {
+            let what = format!("{from:?}");
+            assert_commits(&what, &read(&store, &stream, from, Some(1)).await, &written);
+        }
+    }
+}
+
+/// A read goes to the tail however many pages that takes: here about 2 MB, in both directions and from the middle.
+pub async fn a_history_of_many_pages_is_read_to_the_tail(store: Store) {
+    const COMMITS: usize = 36;
+    // Three events a commit; below a limit that would be small for a commit.
+    let bytes = (store.capabilities().max_commit_bytes / 6).min(20_000);
+    let stream = fresh_stream();
+    let mut head = StreamHead::empty(stream.clone());
+    let mut commits = Vec::new();
+    for n in 0..COMMITS {
+        let small = EventData::new("Small", 1, format!(r#"{{"commit":{n}}}"#));
+        let append = append_of(&head, [large_event(bytes), small, large_event(2 * bytes)]);
+        head = must_append(&store, &append).await;
+        commits.push(append.to_commit());
+    }
+    assert_history(&store, &stream, &commits).await;
+    let backwards = read(&store, &stream, ReadFrom::Newest, None).await;
+    assert_commits("backwards", &backwards, &reversed(&commits));
+    let behind_two = ReadFrom::After(commits[1].head());
+    let found = read(&store, &stream, behind_two, None).await;
+    assert_commits("behind the second", &found, &commits[2..]);
+    let found = read(&store, &stream, ReadFrom::Event(Version::new(5)), None).await;
+    assert_commits("from event 5", &found, &commits[1..]);
+    let below = ReadFrom::NewestAtOrBelow(commits[COMMITS - 2].last_version());
+    let found = read(&store, &stream, below, None).await;
+    assert_commits("below", &found, &reversed(&commits[..COMMITS - 1]));
+    let limited = read(&store, &stream, ReadFrom::Newest, Some(30)).await;
+    assert_commits("limited", &limited, &reversed(&commits[COMMITS - 30..]));
+}
+
+/// A history of many small commits is read to the tail too.
+pub async fn a_history_of_many_commits_is_read_to_the_tail(store: Store) {
+    let (stream, commits) = given(&store, &[1; 130]).await;
+    assert_history(&store, &stream, &commits).await;
+    let backwards = read(&store, &stream, ReadFrom::Newest, None).await;
+    assert_commits("backwards", &backwards, &reversed(&commits));
+}
+
+/// An unknown stream is empty in every direction, from every start.
+pub async fn an_unknown_stream_is_empty(store: Store) {
+    let stream = fresh_stream();
+    for from in [
+        ReadFrom::After(StreamHead::empty(stream.clone())),
+        ReadFrom::Event(Version::NONE),
+        ReadFrom::Event(Version::new(7)),
+        ReadFrom::Newest,
+        ReadFrom::NewestAtOrBelow(Version::new(7)),
+    ] {
+        let what = format!("{from:?}");
+        assert_commits(&what, &read(&store, &stream, from.clone(), None).await, &[]);
+        assert_commits(&what, &read(&store, &stream, from, Some(1)).await, &[]);
+    }
+}
+
+/// A stream without what was asked for is empty: behind its tail, or below its first commit's end.
+pub async fn a_read_of_what_is_not_there_is_empty(store: Store) {
+    let (stream, commits) = given(&store, &[3, 1]).await;
+    for from in [
+        ReadFrom::After(tail(&commits)),
+        ReadFrom::Event(Version::new(5)),
+        ReadFrom::Event(Version::new(u64::from(u32::MAX))),
+        ReadFrom::NewestAtOrBelow(Version::NONE),
+        ReadFrom::NewestAtOrBelow(Version::new(2)),
+    ] {
+        let what = format!("{from:?}");
+        assert_commits(&what, &read(&store, &stream, from, None).await, &[]);
+    }
+}
+
+/// `After` reads oldest first, from the commit right behind the head; behind the empty head, from the beginning.
+pub async fn after_reads_from_the_commit_behind_the_head(store: Store) {
+    let (stream, commits) = given(&store, &LENGTHS).await;
+    assert_history(&store, &stream, &commits).await;
+    for (i, commit) in commits.iter().enumerate() {
+        let found = read(&store, &stream, ReadFrom::After(commit.head()), None).await;
+        assert_commits(
+            &format!("behind {}", commit.last_version()),
+            &found,
+            &commits[i + 1..],
+        );
+    }
+}
+
+/// `Event` reads oldest first, from the commit that holds the version, whole; 0 counts as 1.
+pub async fn event_reads_from_the_commit_that_holds_the_version(store: Store) {
+    let (stream, commits) = given(&store, &LENGTHS).await;
+    for version in 0..=11 {
+        let version = Version::new(version);
+        let holds = commits.iter().position(|c| c.last_version() >= version);
+        let found = read(&store, &stream, ReadFrom::Event(version), None).await;
+        assert_commits(
+            &format!("from {version}"),
+            &found,
+            &commits[holds.unwrap()..],
+        );
+    }
+}
+
+/// `Newest` reads newest first, from the tail to the beginning; events within a commit keep their order.
+pub async fn newest_reads_backwards_from_the_tail(store: Store) {
+    let (stream, commits) = given(&store, &LENGTHS).await;
+    let found = read(&store, &stream, ReadFrom::Newest, None).await;
+    assert_commits("backwards", &found, &reversed(&commits));
+}
+
+/// `NewestAtOrBelow` reads newest first, from the newest commit that ends at or below the version.
+pub async fn newest_at_or_below_reads_backwards_from_a_commit_end(store: Store) {
+    let (stream, commits) = given(&store, &LENGTHS).await;
+    for version in [1, 2, 3, 4, 5, 6, 7, 8, 10, 11, 12, 1000] {
+        let version = Version::new(version);
+        let ended = commits
+            .iter()
+            .filter(|c| c.last_version() <= version)
+            .count();
+        let found = read(&store, &stream, ReadFrom::NewestAtOrBelow(version), None).await;
+        assert_commits(
+            &format!("at or below {version}"),
+            &found,
+            &reversed(&commits[..ended]),
+        );
+    }
+}
+
+/// `limit` counts commits, not events, from every start; a limit beyond the end is no error.
+pub async fn a_limit_counts_commits(store: Store) {
+    let (stream, commits) = given(&store, &LENGTHS).await;
+    let backwards = reversed(&commits);
+    let inside = Version::new(3);
+    for limit in [1usize, 2, 3, 4, 5, 6, 1000] {
+        let first = |commits: &[Commit]| commits[..limit.min(commits.len())].to_vec();
+        for (from, expected) in [
+            (
+                ReadFrom::After(StreamHead::empty(stream.clone())),
+                first(&commits),
+            ),
+            (ReadFrom::After(commits[0].head()), first(&commits[1..])),
+            (ReadFrom::Event(inside), first(&commits[1..])),
+            (ReadFrom::Newest, first(&backwards)),
+            (
+                ReadFrom::NewestAtOrBelow(Version::new(10)),
+                first(&backwards[1..]),
+            ),
+        ] {
+            let what = format!("{limit} of {from:?}");
+            let found = read(&store, &stream, from, Some(limit as u32)).await;
+            assert_commits(&what, &found, &expected);
+        }
+    }
+}
+
+/// Streams whose ids are prefixes of each other are not mixed up, in any kind of read.
+pub async fn streams_whose_ids_are_prefixes_are_not_mixed_up(store: Store) {
+    let name = unique();
+    let kind = format!("t-{}", &name[name.len() - 12..]);
+    let ids: Vec<StreamId> = ["", "#", "#1", "1", "10", " ", "/1"]
+        .iter()
+        .map(|end| stream(&kind, &format!("{name}{end}")))
+        .chain([
+            stream(&format!("{kind}1"), &name),
+            stream(&format!("{kind}-"), &name),
+        ])
+        .collect();
+    let mut written = Vec::new();
+    for (n, id) in ids.iter().enumerate() {
+        written.push(given_on(&store, id, &[n % 3 + 1, 1, n + 1]).await);
+    }
+    for (id, commits) in ids.iter().zip(&written) {
+        assert_history(&store, id, commits).await;
+        let found = read(&store, id, ReadFrom::Newest, None).await;
+        assert_commits(&format!("{id} backwards"), &found, &reversed(commits));
+        let found = read(&store, id, ReadFrom::After(tail(commits)), None).await;
+        assert_commits(&format!("behind {id}"), &found, &[]);
+        let found = read(&store, id, ReadFrom::Event(Version::new(100)), None).await;
+        assert_commits(&format!("event 100 of {id}"), &found, &[]);
+        let below = ReadFrom::NewestAtOrBelow(Version::NONE);
+        assert_commits(
+            &format!("below {id}"),
+            &read(&store, id, below, None).await,
+            &[],
+        );
+    }
+}

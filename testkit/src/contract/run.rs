@@ -1,0 +1,118 @@
+//! One case as a value, and how a test runs it.
+use futures::{FutureExt, future::BoxFuture};
+use std::{
+    fmt,
+    future::Future,
+    panic::{AssertUnwindSafe, resume_unwind},
+    time::Duration,
+};
+
+/// How long a generated test may take before it fails.
+pub const LIMIT: Duration = Duration::from_secs(120);
+
+/// One rule of a port's contract, over `P`: an `Arc` of the port or of its fixture.
+#[derive(Clone, Copy)]
+#[non_exhaustive]
+pub struct Case<P> {
+    /// The rule that it holds.
+    pub name: &'static str,
+    /// The group that an adapter must declare for it; `always` for rules without a condition.
+    pub group: &'static str,
+    run: fn(P) -> BoxFuture<'static, ()>,
+}
+
+impl<P> Case<P> {
+    #[doc(hidden)]
+    pub const fn new(
+        name: &'static str,
+        group: &'static str,
+        run: fn(P) -> BoxFuture<'static, ()>,
+    ) -> Self {
+        Self { name, group, run }
+    }
+
+    /// Runs it; the future panics if the rule does not hold.
+    pub fn run(&self, port: P) -> BoxFuture<'static, ()> {
+        (self.run)(port)
+    }
+}
+
+impl<P> fmt::Debug for Case<P> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Case({}, {})", self.name, self.group)
+    }
+}
+
+/// Runs one case on a port of its own; what a generated test does.
+///
+/// # Panics
+/// If the rule does not hold, or the case took longer than [`LIMIT`].
+pub fn run<P, F, C>(name: &str, fresh: F, case: impl FnOnce(P) -> C)
+where
+    F: Future<Output = P>,
+    C: Future<Output = ()>,
+{
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(4)
+        .enable_all()
+        .build()
+        .expect("a runtime for the test");
+    let limited = tokio::time::timeout;
+    let outcome = runtime.block_on(
+        AssertUnwindSafe(async { limited(LIMIT, async { case(fresh.await).await }).await })
+            .catch_unwind(),
+    );
+    // A client that blocks a thread for ever must not keep the test from failing.
+    runtime.shutdown_timeout(Duration::from_secs(10));
+    match outcome {
+        Ok(Ok(())) => {}
+        Ok(Err(_)) => panic!("{name} took longer than {LIMIT:?}"),
+        Err(panic) => resume_unwind(panic),
+    }
+}
+
+/// Makes one test a case. Called by the macro of each port.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __contract_tests {
+    ($context:tt $group:ident [$($module:ident :: $case:ident,)*]) => {
+        $($crate::__contract_test! { $context $case })*
+    };
+}
+
+/// One test. Apart from the list, since attributes and cases repeat independently.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __contract_test {
+    ({ $port:ident $fresh:path; $($attributes:tt)* } $case:ident) => {
+        #[test]
+        $($attributes)*
+        fn $case() {
+            $crate::contract::run(
+                ::core::stringify!($case),
+                $crate::contract::$port::ready($fresh()),
+                $crate::contract::$port::$case,
+            );
+        }
+    };
+}
+
+/// Makes cases public at their port's module: a case that is not listed is dead code, which the compiler reports.
+macro_rules! publish_cases {
+    ({} $group:ident [$($module:ident :: $case:ident,)*]) => {
+        $(pub use $module::$case;)*
+    };
+}
+pub(super) use publish_cases;
+
+/// Collects cases into a list.
+macro_rules! collect_cases {
+    ({ $list:ident } $group:ident [$($module:ident :: $case:ident,)*]) => {
+        $list.extend([$($crate::contract::Case::new(
+            stringify!($case),
+            stringify!($group),
+            |port| Box::pin($module::$case(port)),
+        ),)*]);
+    };
+}
+pub(super) use collect_cases;

@@ -1,0 +1,25 @@
+//! The contract suites on the in-memory adapters.
+
+mod event_store {
+    use foldstream::ports::EventStore;
+    use foldstream_testkit::InMemoryEventStore;
+    use std::sync::Arc;
+
+    async fn fresh() -> Arc<dyn EventStore> {
+        InMemoryEventStore::new()
+    }
+    foldstream_testkit::event_store_contract! {
+        store = fresh,
+        with = [atomic_append, unpublished],
+    }
+
+    mod without_optional_capabilities {
+        use super::*;
+        use foldstream::ports::Capabilities;
+
+        async fn fresh() -> Arc<dyn EventStore> {
+            InMemoryEventStore::with_capabilities(Capabilities::new(100_000))
+        }
+        foldstream_testkit::event_store_contract! { store = fresh }
+    }
+}

@@ -1,0 +1,2 @@
+//! Tests of the testkit itself.
+mod contract;

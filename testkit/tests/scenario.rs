@@ -1,0 +1,239 @@
+//! A scenario accepts what happened, and a failing one says what did not.
+use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent, Metadata, Timestamp, id};
+use foldstream_testkit::Scenario;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+id!(CartId);
+
+#[derive(Clone, Debug, PartialEq, DomainEvent)]
+#[event(aggregate = "cart")]
+enum CartEvent {
+    Added { sku: String, quantity: u32 },
+    Closed,
+}
+use CartEvent::{Added, Closed};
+
+#[derive(Clone, Debug, Default)]
+struct Cart {
+    items: u32,
+    is_closed: bool,
+}
+impl Aggregate for Cart {
+    type Id = CartId;
+    type Event = CartEvent;
+    fn evolve(&mut self, event: &CartEvent) {
+        match event {
+            Added { quantity, .. } => self.items += quantity,
+            Closed => self.is_closed = true,
+        }
+    }
+}
+
+#[derive(Debug, PartialEq, thiserror::Error)]
+enum CartError {
+    #[error("closed")]
+    Closed,
+    #[error("nothing in it")]
+    Empty,
+}
+struct Add(u32);
+impl Decide<Add> for Cart {
+    type Error = CartError;
+    fn decide(&self, command: &Add, _: &Context) -> Decision<Self, CartError> {
+        if self.is_closed {
+            return Err(CartError::Closed);
+        }
+        Ok(vec![added(command.0)])
+    }
+}
+struct Close;
+impl Decide<Close> for Cart {
+    type Error = CartError;
+    fn decide(&self, _: &Close, _: &Context) -> Decision<Self, CartError> {
+        match self {
+            Self {
+                is_closed: true, ..
+            } => Ok(vec![]),
+            Self { items: 0, .. } => Err(CartError::Empty),
+            _ => Ok(vec![Closed]),
+        }
+    }
+}
+/// Puts what the context says into the event.
+struct Tell;
+impl Decide<Tell> for Cart {
+    type Error = CartError;
+    fn decide(&self, _: &Tell, ctx: &Context) -> Decision<Self, CartError> {
+        let sku = format!(
+            "{} {} {} {}",
+            ctx.stream(),
+            ctx.version(),
+            ctx.now(),
+            ctx.metadata().get("k").unwrap_or("-")
+        );
+        Ok(vec![Added { sku, quantity: 1 }])
+    }
+}
+/// Leads to something else every time.
+struct Roll;
+impl Decide<Roll> for Cart {
+    type Error = CartError;
+    fn decide(&self, _: &Roll, _: &Context) -> Decision<Self, CartError> {
+        static ROLLS: AtomicU64 = AtomicU64::new(0);
+        Ok(vec![added(ROLLS.fetch_add(1, Ordering::Relaxed) as u32)])
+    }
+}
+
+fn added(quantity: u32) -> CartEvent {
+    Added {
+        sku: "x".into(),
+        quantity,
+    }
+}
+
+/// What a failing scenario says.
+fn failure(scenario: impl FnOnce()) -> String {
+    match catch_unwind(AssertUnwindSafe(scenario)) {
+        Ok(()) => panic!("the scenario holds"),
+        Err(payload) => match payload.downcast::<String>() {
+            Ok(text) => *text,
+            Err(_) => panic!("the failure has no text"),
+        },
+    }
+}
+
+#[test]
+fn commands_follow_each_other_and_a_rejected_one_changes_nothing() {
+    Scenario::<Cart>::given_nothing()
+        .when(Close)
+        .then_rejected(CartError::Empty)
+        .when(Add(2))
+        .then([added(2)])
+        .when(Close)
+        .then([Closed])
+        .when(Add(1))
+        .then_rejected(CartError::Closed)
+        .then_rejected_with(|reason| assert_eq!(reason.to_string(), "closed"))
+        .then_state(|cart| assert_eq!(cart.items, 2))
+        .when(Close)
+        .then_nothing();
+}
+
+#[test]
+fn the_context_is_what_the_scenario_says() {
+    let tell = |text: &str| Added {
+        sku: text.into(),
+        quantity: 1,
+    };
+    Scenario::<Cart>::given_nothing()
+        .when(Tell)
+        .then([tell("cart#scenario 0 2026-01-01T00:00:00.000000Z -")]);
+    Scenario::<Cart>::given([added(1)])
+        .and_given([added(1)])
+        .of(&CartId::from("c-1"))
+        .at(Timestamp::from_micros(1))
+        .with_metadata(Metadata::new().with("k", "v"))
+        .when(Tell)
+        .then([tell("cart#c-1 2 1970-01-01T00:00:00.000001Z v")])
+        .into_scenario()
+        .at(Timestamp::from_micros(2))
+        .when(Tell)
+        .then([tell("cart#c-1 3 1970-01-01T00:00:00.000002Z v")]);
+}
+
+#[test]
+fn other_events_are_shown_field_by_field_behind_the_history() {
+    let text = failure(|| {
+        let _ = Scenario::<Cart>::given([added(1)])
+            .when(Add(2))
+            .then([added(3), Closed]);
+    });
+    let expected = "\
+the command led to other events
+history of cart#scenario:
+    1  Added { sku: \"x\", quantity: 1 }
+expected (-) and actual (+):
+    2
+         Added {
+             sku: \"x\",
+       -     quantity: 3,
+       +     quantity: 2,
+         }
+    3  - Closed
+";
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn a_rejection_where_events_were_expected_is_shown_with_its_reason() {
+    let text = failure(|| {
+        let _ = Scenario::<Cart>::given([added(1), Closed])
+            .when(Add(2))
+            .then([added(2)]);
+    });
+    assert!(text.starts_with("the command was rejected\n"), "{text}");
+    assert!(text.contains("rejected: Closed"), "{text}");
+    assert!(text.contains("    2  Closed"), "{text}");
+}
+
+#[test]
+fn an_acceptance_where_a_rejection_was_expected_is_shown_with_its_events() {
+    for text in [
+        failure(|| {
+            let _ = Scenario::<Cart>::given_nothing()
+                .when(Add(2))
+                .then_rejected(CartError::Closed);
+        }),
+        failure(|| {
+            let _ = Scenario::<Cart>::given_nothing()
+                .when(Add(2))
+                .then_rejected_with(|_| {});
+        }),
+    ] {
+        assert!(
+            text.starts_with("the command was accepted\nhistory of cart#scenario: none\n"),
+            "{text}"
+        );
+        assert!(text.contains("quantity: 2"), "{text}");
+    }
+}
+
+#[test]
+fn another_rejection_and_unexpected_events_fail() {
+    let text = failure(|| {
+        let _ = Scenario::<Cart>::given_nothing()
+            .when(Close)
+            .then_rejected(CartError::Closed);
+    });
+    assert!(text.contains("expected: Closed\nactual:   Empty"), "{text}");
+    let text = failure(|| {
+        let _ = Scenario::<Cart>::given_nothing()
+            .when(Add(2))
+            .then_nothing();
+    });
+    assert!(text.contains("  1  + Added"), "{text}");
+}
+
+#[test]
+fn a_decision_that_differs_when_repeated_fails() {
+    let text = failure(|| {
+        let _ = Scenario::<Cart>::given_nothing().when(Roll);
+    });
+    assert!(
+        text.starts_with("the decision is not deterministic"),
+        "{text}"
+    );
+}
+
+#[test]
+fn an_id_that_names_no_stream_fails() {
+    let text = failure(|| {
+        let _ = Scenario::<Cart>::given_nothing()
+            .of(&CartId::from(""))
+            .when(Close);
+    });
+    assert!(text.contains("names no stream"), "{text}");
+}

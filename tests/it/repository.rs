@@ -1,0 +1,569 @@
+//! Rules of the repository.
+use crate::support::{
+    Account, AccountCommand::*, AccountEvent, AccountId, InsufficientFunds, Misbehaving, Mischief,
+    no_answer, stream,
+};
+use async_trait::async_trait;
+use foldstream::{
+    CodecError, CommitId, ConflictRetry, ExecuteError, ExpectedVersion, LoadError, Metadata,
+    Repository, Settled, SnapshotPolicy, StreamHead, Timestamp, Upcast, Upcasters, Version,
+    ports::{
+        Append, AppendAll, AppendOutcome, Commit, EventData, EventStore, EventStoreError,
+        PendingAppend, ReadFrom, RefusedKind, SaveOutcome, SnapshotStore, SnapshotStoreError,
+        StoredSnapshot,
+    },
+};
+use foldstream_testkit::{InMemoryEventStore, InMemorySnapshotStore, ManualClock};
+use futures::TryStreamExt;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+fn ann() -> AccountId {
+    AccountId::from("ann")
+}
+fn accounts(store: &Arc<InMemoryEventStore>) -> Repository<Account> {
+    Repository::new(store.clone())
+}
+fn misbehaving(mischief: impl Mischief) -> (Arc<InMemoryEventStore>, Repository<Account>) {
+    let inner = InMemoryEventStore::new();
+    let store = Misbehaving {
+        inner: inner.clone(),
+        mischief,
+    };
+    (inner, Repository::new(Arc::new(store)))
+}
+async fn commits(store: &Arc<InMemoryEventStore>) -> Vec<Commit> {
+    let all = ReadFrom::After(StreamHead::empty(stream("ann")));
+    store
+        .read(&stream("ann"), all, None)
+        .try_collect()
+        .await
+        .unwrap()
+}
+fn json(name: &'static str, schema_version: u16, payload: &'static str) -> EventData {
+    EventData::new(name, schema_version, payload.as_bytes().to_vec())
+}
+async fn store_raw(store: &InMemoryEventStore, events: Vec<EventData>) -> StreamHead {
+    let head = StreamHead::empty(stream("ann"));
+    let append = Append::after(head, CommitId::random(), Timestamp::now(), events);
+    match store.append(&append).await.unwrap() {
+        AppendOutcome::Appended(head) => head,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_stream_that_does_not_exist_is_the_default_state_at_version_0() {
+    let loaded = accounts(&InMemoryEventStore::new())
+        .load(&ann())
+        .await
+        .unwrap();
+    assert_eq!(
+        (loaded.state(), loaded.version()),
+        (&Account::default(), Version::NONE)
+    );
+}
+
+#[tokio::test]
+async fn a_command_stores_its_facts_and_returns_the_new_state() {
+    let store = InMemoryEventStore::new();
+    let accounts = accounts(&store);
+    accounts
+        .execute(&ann(), Deposit { amount: 10 })
+        .await
+        .unwrap();
+    let done = accounts
+        .execute(&ann(), Withdraw { amount: 4 })
+        .await
+        .unwrap();
+    assert_eq!((done.state().balance, done.version().get()), (6, 2));
+    assert_eq!(done.events(), [AccountEvent::Withdrawn { amount: 4 }]);
+    let loaded = accounts.load(&ann()).await.unwrap();
+    assert_eq!((loaded.state(), loaded.head()), (done.state(), done.head()));
+}
+
+#[tokio::test]
+async fn a_rejected_command_and_one_with_nothing_to_do_store_nothing() {
+    let store = InMemoryEventStore::new();
+    let rejected = accounts(&store)
+        .execute(&ann(), Withdraw { amount: 1 })
+        .await;
+    assert!(matches!(
+        rejected,
+        Err(ExecuteError::Rejected(InsufficientFunds))
+    ));
+    let nothing = accounts(&store)
+        .execute(&ann(), Deposit { amount: 0 })
+        .await
+        .unwrap();
+    assert!(nothing.events().is_empty());
+    assert!(commits(&store).await.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn writers_of_one_stream_lose_nothing() {
+    let store = InMemoryEventStore::new();
+    let retry = ConflictRetry::attempts(1000)
+        .with_backoff(foldstream::Backoff::new(Duration::ZERO, Duration::ZERO));
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let accounts = accounts(&store).with_conflict_retry(retry);
+        tasks.spawn(async move {
+            for _ in 0..25 {
+                accounts
+                    .execute(&ann(), Deposit { amount: 1 })
+                    .await
+                    .unwrap();
+            }
+        });
+    }
+    tasks.join_all().await;
+    let loaded = accounts(&store).load(&ann()).await.unwrap();
+    assert_eq!((loaded.state().balance, loaded.version().get()), (200, 200));
+}
+
+/// Somebody else withdraws just before each of the first appends.
+#[derive(Debug)]
+struct Overtaken(AtomicU32);
+#[async_trait]
+impl Mischief for Overtaken {
+    async fn append(
+        &self,
+        inner: &dyn EventStore,
+        append: &Append,
+    ) -> Result<AppendOutcome, EventStoreError> {
+        let left = |n: u32| n.checked_sub(1);
+        if self
+            .0
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, left)
+            .is_ok()
+        {
+            let other = json("Withdrawn", 1, r#"{"amount":6}"#);
+            let other = Append::after(
+                append.head.clone(),
+                CommitId::random(),
+                Timestamp::now(),
+                [other],
+            );
+            assert!(matches!(
+                inner.append(&other).await?,
+                AppendOutcome::Appended(_)
+            ));
+        }
+        inner.append(append).await
+    }
+}
+
+#[tokio::test]
+async fn a_conflict_decides_again_on_the_newer_state() {
+    let (store, overtaken) = misbehaving(Overtaken(1.into()));
+    accounts(&store)
+        .execute(&ann(), Deposit { amount: 10 })
+        .await
+        .unwrap();
+    let refused = overtaken.execute(&ann(), Withdraw { amount: 6 }).await;
+    assert!(
+        matches!(refused, Err(ExecuteError::Rejected(InsufficientFunds))),
+        "{refused:?}"
+    );
+    assert_eq!(
+        accounts(&store).load(&ann()).await.unwrap().state().balance,
+        4
+    );
+}
+
+#[tokio::test]
+async fn conflicts_beyond_the_policy_are_an_error() {
+    let (store, overtaken) = misbehaving(Overtaken(2.into()));
+    accounts(&store)
+        .execute(&ann(), Deposit { amount: 100 })
+        .await
+        .unwrap();
+    let overtaken = overtaken.with_conflict_retry(ConflictRetry::attempts(2));
+    let conflict = overtaken.execute(&ann(), Deposit { amount: 1 }).await;
+    assert!(
+        matches!(conflict, Err(ExecuteError::Conflict(_))),
+        "{conflict:?}"
+    );
+    assert_eq!(commits(&store).await.len(), 3);
+}
+
+/// The slot turns out to hold my commit, with facts that an earlier attempt decided.
+#[derive(Debug)]
+struct StoredBefore;
+#[async_trait]
+impl Mischief for StoredBefore {
+    async fn append(
+        &self,
+        inner: &dyn EventStore,
+        append: &Append,
+    ) -> Result<AppendOutcome, EventStoreError> {
+        let mut earlier = append.clone();
+        earlier.events = [json("Deposited", 1, r#"{"amount":7}"#)].into();
+        let _ = inner.append(&earlier).await?;
+        inner.append(append).await
+    }
+}
+
+#[tokio::test]
+async fn where_the_commit_was_stored_before_the_stored_facts_count() {
+    let (_, accounts) = misbehaving(StoredBefore);
+    let done = accounts
+        .execute(&ann(), Deposit { amount: 1 })
+        .await
+        .unwrap();
+    assert!(done.is_repeat());
+    assert_eq!(done.events(), [AccountEvent::Deposited { amount: 7 }]);
+    assert_eq!(done.state().balance, 7);
+}
+
+/// The answer is lost, after the write or before it.
+#[derive(Debug)]
+struct ReplyLost {
+    is_applied: bool,
+}
+#[async_trait]
+impl Mischief for ReplyLost {
+    async fn append(
+        &self,
+        inner: &dyn EventStore,
+        append: &Append,
+    ) -> Result<AppendOutcome, EventStoreError> {
+        if self.is_applied {
+            let _ = inner.append(append).await?;
+        }
+        Err(EventStoreError::Unavailable {
+            pending: Some(PendingAppend::new(AppendAll::new(vec![append.clone()]))),
+            source: no_answer(),
+        })
+    }
+}
+fn pending(
+    result: Result<foldstream::Executed<Account>, ExecuteError<InsufficientFunds>>,
+) -> PendingAppend {
+    match result {
+        Err(ExecuteError::Store(EventStoreError::Unavailable {
+            pending: Some(pending),
+            ..
+        })) => pending,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn an_unknown_outcome_is_settled_by_what_is_in_the_slot() {
+    let (store, applied) = misbehaving(ReplyLost { is_applied: true });
+    let unknown = pending(applied.execute(&ann(), Deposit { amount: 1 }).await);
+    let head = commits(&store).await[0].head();
+    assert_eq!(
+        applied.settle(&unknown).await.unwrap(),
+        Settled::Applied(vec![head])
+    );
+
+    let (store, lost) = misbehaving(ReplyLost { is_applied: false });
+    let unknown = pending(lost.execute(&ann(), Deposit { amount: 1 }).await);
+    assert_eq!(lost.settle(&unknown).await.unwrap(), Settled::Open);
+    accounts(&store)
+        .execute(&ann(), Deposit { amount: 5 })
+        .await
+        .unwrap();
+    assert_eq!(lost.settle(&unknown).await.unwrap(), Settled::Superseded);
+}
+
+#[tokio::test]
+async fn a_commits_time_is_never_below_the_previous_commits() {
+    let store = InMemoryEventStore::new();
+    let clock = ManualClock::at(Timestamp::from_micros(2_000));
+    let accounts = accounts(&store).with_clock(clock.clone());
+    accounts
+        .execute(&ann(), Deposit { amount: 1 })
+        .await
+        .unwrap();
+    clock.set(Timestamp::from_micros(1_000));
+    accounts
+        .execute(&ann(), Deposit { amount: 1 })
+        .await
+        .unwrap();
+    let times: Vec<_> = commits(&store)
+        .await
+        .iter()
+        .map(|c| c.recorded_at.as_micros())
+        .collect();
+    assert_eq!(times, [2_000, 2_000]);
+}
+
+#[tokio::test]
+async fn an_append_holds_what_the_caller_expects() {
+    let store = InMemoryEventStore::new();
+    let accounts = accounts(&store);
+    let one = [AccountEvent::Deposited { amount: 1 }];
+    let two = [one[0].clone(), one[0].clone()];
+    let first = accounts
+        .append(&ann(), ExpectedVersion::NoStream, &two)
+        .await
+        .unwrap();
+    assert_eq!(first.version().get(), 2);
+    let conflict = |result: Result<StreamHead, _>| matches!(result, Err(ExecuteError::Conflict(_)));
+    assert!(conflict(
+        accounts
+            .append(&ann(), ExpectedVersion::NoStream, &one)
+            .await
+    ));
+    // Version 1 exists, but no commit ends there.
+    assert!(conflict(
+        accounts.append(&ann(), Version::new(1), &one).await
+    ));
+    assert!(conflict(
+        accounts.append(&ann(), Version::new(3), &one).await
+    ));
+    let second = accounts
+        .append(&ann(), Version::new(2), &one)
+        .await
+        .unwrap();
+    assert!(conflict(accounts.append(&ann(), &first, &one).await));
+    accounts.append(&ann(), second, &one).await.unwrap();
+    let last = accounts
+        .append(&ann(), ExpectedVersion::Any, &one)
+        .await
+        .unwrap();
+    assert_eq!(last.version().get(), 5);
+    assert_eq!(accounts.load(&ann()).await.unwrap().version().get(), 5);
+}
+
+#[tokio::test]
+async fn an_append_of_nothing_or_behind_another_streams_head_is_invalid() {
+    let accounts = accounts(&InMemoryEventStore::new());
+    let invalid = |result| {
+        matches!(
+            result,
+            Err(ExecuteError::Store(EventStoreError::Invalid { .. }))
+        )
+    };
+    assert!(invalid(
+        accounts.append(&ann(), ExpectedVersion::Any, &[]).await
+    ));
+    let other = StreamHead::empty(stream("bob"));
+    let one = [AccountEvent::Deposited { amount: 1 }];
+    assert!(invalid(accounts.append(&ann(), other, &one).await));
+}
+
+#[tokio::test]
+async fn history_comes_decoded_with_its_headers() {
+    let store = InMemoryEventStore::new();
+    let metadata = Metadata::new().with_correlation_id("r-1").with_actor("ann");
+    let done = accounts(&store)
+        .execute_with(&ann(), DepositOnes { times: 3 }, metadata.clone())
+        .await
+        .unwrap();
+    let history: Vec<_> = accounts(&store)
+        .history(&ann())
+        .try_collect()
+        .await
+        .unwrap();
+    assert_eq!(history.len(), 3);
+    for (i, recorded) in history.iter().enumerate() {
+        let header = &recorded.header;
+        assert_eq!(header.version.get(), i as u64 + 1);
+        assert_eq!(header.commit_last, done.version());
+        assert_eq!(
+            header.event_id.commit_id(),
+            done.head().commit_id().unwrap()
+        );
+        assert_eq!(header.metadata, metadata);
+        assert_eq!(recorded.event, AccountEvent::Deposited { amount: 1 });
+    }
+}
+
+#[tokio::test]
+async fn a_retired_event_keeps_its_version() {
+    let store = InMemoryEventStore::new();
+    let audited = json("Audited", 1, "{}");
+    let deposited = json("Deposited", 1, r#"{"amount":3}"#);
+    store_raw(&store, vec![audited.clone(), deposited, audited]).await;
+    let upcasters = Upcasters::new().with("account", "Audited", 1, |_| Ok(Upcast::Retired));
+    let accounts = accounts(&store).with_upcasters(upcasters);
+    let loaded = accounts.load(&ann()).await.unwrap();
+    assert_eq!(
+        (
+            loaded.state().balance,
+            loaded.state().events,
+            loaded.version().get()
+        ),
+        (3, 1, 3)
+    );
+    let history: Vec<_> = accounts.history(&ann()).try_collect().await.unwrap();
+    assert_eq!(
+        history
+            .iter()
+            .map(|r| r.header.version.get())
+            .collect::<Vec<_>>(),
+        [2]
+    );
+    assert_eq!(
+        accounts
+            .execute(&ann(), Deposit { amount: 1 })
+            .await
+            .unwrap()
+            .version()
+            .get(),
+        4
+    );
+}
+
+#[tokio::test]
+async fn events_that_cannot_be_read_are_typed_errors() {
+    async fn load(event: EventData) -> CodecError {
+        let store = InMemoryEventStore::new();
+        store_raw(&store, vec![event]).await;
+        match accounts(&store).load(&ann()).await {
+            Err(LoadError::Codec {
+                source, version, ..
+            }) if version.get() == 1 => source,
+            other => panic!("{other:?}"),
+        }
+    }
+    let unknown = load(json("Frozen", 1, "{}")).await;
+    assert!(matches!(unknown, CodecError::UnknownEvent { .. }));
+    let newer = load(json("Deposited", 2, r#"{"amount":1}"#)).await;
+    assert!(matches!(
+        newer,
+        CodecError::TooNew {
+            found: 2,
+            known: 1,
+            ..
+        }
+    ));
+    let foreign = load(json("Deposited", 1, r#"{"amount":"x"}"#)).await;
+    assert!(matches!(foreign, CodecError::Decode { .. }));
+}
+
+/// Hides the commit that starts at a version.
+#[derive(Debug)]
+struct Hole(u64);
+impl Mischief for Hole {
+    fn read(&self, commit: Commit) -> Option<Commit> {
+        (commit.first_version.get() != self.0).then_some(commit)
+    }
+}
+
+#[tokio::test]
+async fn a_history_with_a_hole_is_an_error_and_never_a_shorter_history() {
+    let (store, holey) = misbehaving(Hole(2));
+    for _ in 0..3 {
+        accounts(&store)
+            .execute(&ann(), Deposit { amount: 1 })
+            .await
+            .unwrap();
+    }
+    let error = holey.load(&ann()).await.unwrap_err();
+    assert!(
+        matches!(error, LoadError::NotContiguous { .. }),
+        "{error:?}"
+    );
+}
+
+async fn snapshot_of(snapshots: &InMemorySnapshotStore) -> Option<StoredSnapshot> {
+    snapshots.load(&stream("ann")).await.unwrap()
+}
+
+#[tokio::test]
+async fn new_events_are_applied_once_when_a_snapshot_is_taken() {
+    let (store, snapshots) = (InMemoryEventStore::new(), InMemorySnapshotStore::new());
+    let accounts = accounts(&store).with_snapshots(snapshots.clone(), SnapshotPolicy::every(3));
+    for n in 1..=7 {
+        let done = accounts
+            .execute(&ann(), Deposit { amount: 1 })
+            .await
+            .unwrap();
+        assert_eq!((done.state().balance, done.state().events), (n, n));
+        accounts.close().await;
+    }
+    let snapshot = snapshot_of(&snapshots).await.unwrap();
+    assert_eq!(snapshot.version.get(), 6);
+    let loaded = accounts.load(&ann()).await.unwrap();
+    assert_eq!((loaded.state().balance, loaded.state().events), (7, 7));
+}
+
+#[tokio::test]
+async fn a_load_folds_from_the_snapshot_and_the_tail() {
+    let (store, snapshots) = (InMemoryEventStore::new(), InMemorySnapshotStore::new());
+    let plain = accounts(&store);
+    plain.execute(&ann(), Deposit { amount: 1 }).await.unwrap();
+    let at_one = plain.load(&ann()).await.unwrap();
+    plain.execute(&ann(), Deposit { amount: 1 }).await.unwrap();
+    // A snapshot that says something else than the events shows that it was used.
+    let told = Account {
+        balance: 1000,
+        events: 1,
+    };
+    let snapshot = |version, commit_id, state_version| {
+        let payload = serde_json::to_vec(&told).unwrap().into();
+        StoredSnapshot::new(
+            stream("ann"),
+            Version::new(version),
+            commit_id,
+            state_version,
+            payload,
+        )
+    };
+    let with = plain.with_snapshots(snapshots.clone(), SnapshotPolicy::Never);
+    let balance = async || with.load(&ann()).await.unwrap().state().balance;
+    let id = at_one.head().commit_id().unwrap();
+
+    snapshots.save(&snapshot(1, id, 1)).await.unwrap();
+    assert_eq!(balance().await, 1001, "a snapshot that fits is used");
+    for (reason, unfit) in [
+        ("of another history", snapshot(1, CommitId::random(), 1)),
+        ("ahead of the tail", snapshot(9, id, 1)),
+        ("of another state version", snapshot(1, id, 2)),
+    ] {
+        snapshots.delete(&stream("ann")).await.unwrap();
+        assert_eq!(snapshots.save(&unfit).await.unwrap(), SaveOutcome::Saved);
+        assert_eq!(balance().await, 2, "a snapshot {reason} is ignored");
+    }
+}
+
+/// A snapshot store that is down.
+#[derive(Debug)]
+struct Down;
+fn down() -> SnapshotStoreError {
+    SnapshotStoreError::Refused {
+        kind: RefusedKind::Other,
+        reason: "down".into(),
+        source: no_answer(),
+    }
+}
+#[async_trait]
+impl SnapshotStore for Down {
+    async fn load(
+        &self,
+        _: &foldstream::StreamId,
+    ) -> Result<Option<StoredSnapshot>, SnapshotStoreError> {
+        Err(down())
+    }
+    async fn save(&self, _: &StoredSnapshot) -> Result<SaveOutcome, SnapshotStoreError> {
+        Err(down())
+    }
+    async fn delete(&self, _: &foldstream::StreamId) -> Result<(), SnapshotStoreError> {
+        Err(down())
+    }
+}
+
+#[tokio::test]
+async fn snapshots_never_fail_a_command() {
+    let store = InMemoryEventStore::new();
+    let accounts = accounts(&store).with_snapshots(Arc::new(Down), SnapshotPolicy::every(1));
+    for n in 1..=3 {
+        let done = accounts
+            .execute(&ann(), Deposit { amount: 1 })
+            .await
+            .unwrap();
+        assert_eq!(done.state().balance, n);
+    }
+    accounts.close().await;
+}
