@@ -4,7 +4,8 @@ use super::{
     world::{World, stream},
 };
 use foldstream::{
-    StreamId,
+    CommitId, StreamId,
+    control::Watermark,
     ports::CommitKey,
     publisher::{Notice, PublishError, PublishReport},
 };
@@ -128,4 +129,28 @@ async fn an_old_bell_of_the_same_history_is_no_fork() {
         assert!(report.failed.is_empty(), "{report:?}");
     }
     assert_eq!(world.records().await, 6);
+}
+
+#[tokio::test]
+async fn a_watermark_of_another_commit_at_the_same_version_shows_the_fork() {
+    let world = World::new();
+    let ours = world.append(&a(), 2).await;
+    let publisher = world.publisher();
+    let mut publishing = std::pin::pin!(publisher.publish([ours.clone()]));
+    // Our events are on their way; now somebody who reads another history marks its commit.
+    while world.network.sent(&a()).is_empty() {
+        assert!(futures::poll!(&mut publishing).is_pending());
+    }
+    let theirs = Watermark::new(v(2), CommitId::from_u128(7));
+    let marked = world.watermarks().advance(&a(), None, theirs).await;
+    let report = publishing.await;
+    let PublishError::HistoryForked {
+        watermark, found, ..
+    } = &report.failed[0].error
+    else {
+        panic!("{report:?}");
+    };
+    assert_eq!((*watermark, *found), (theirs, Some((v(2), ours.id))));
+    assert_eq!(world.watermark(&a()).await, marked.ok());
+    assert_eq!(world.unpublished().await, [ours.key()]);
 }
