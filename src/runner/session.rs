@@ -318,7 +318,7 @@ impl<'a> Session<'a> {
                     self.begin(assigned).await?;
                 }
             }
-            ConsumerEvent::Revoking(revocation) => self.give_up(&revocation).await?,
+            ConsumerEvent::Revoking(revocation) => self.give_up(revocation).await?,
             ConsumerEvent::Lost(partitions) => {
                 let lost = partitions.into_iter().collect();
                 let finished = self.finish_running(&lost, Instant::now()).await;
@@ -399,7 +399,7 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    async fn commit_start(&self, mark: &OwnedMark) -> Result<(), MessageBusError> {
+    async fn commit_start(&mut self, mark: &OwnedMark) -> Result<(), MessageBusError> {
         let call = || self.consumer.commit(std::slice::from_ref(mark));
         let never = CancellationToken::new();
         let committed =
@@ -408,13 +408,14 @@ impl<'a> Session<'a> {
     }
 
     /// Finishes what runs of these partitions, commits, and lets the group take them.
-    async fn give_up(&mut self, revocation: &Revocation) -> Result<(), RunnerError> {
+    async fn give_up(&mut self, revocation: Revocation) -> Result<(), RunnerError> {
         let leaving = revocation.partitions().iter().cloned().collect();
         // Time is left for the commit.
         let grace = self.processor.policy.drain.min(revocation.grace() * 3 / 4);
         let finished = self.finish_running(&leaving, Instant::now() + grace).await;
         let committed = self.commit().await;
         self.forget(&leaving);
+        drop(revocation);
         finished.and(committed)
     }
 
@@ -534,7 +535,7 @@ impl<'a> Session<'a> {
     }
 
     /// Whether the group has committed everything up to the ends, with what other members have done.
-    async fn is_caught_up_elsewhere(&self) -> Result<bool, RunnerError> {
+    async fn is_caught_up_elsewhere(&mut self) -> Result<bool, RunnerError> {
         let Some(ends) = self.ends else {
             return Ok(false);
         };

@@ -1,9 +1,11 @@
 #![doc = include_str!("../README.md")]
 
+mod scenario;
+mod memory;
 mod clock;
 pub mod contract;
-mod memory;
-mod scenario;
+#[cfg(feature = "containers")]
+pub mod containers;
 
 pub use clock::{ManualClock, SeededIds};
 pub use memory::{

@@ -21,8 +21,11 @@
     reason = "a case is a test: it fails by panicking"
 )]
 
+pub mod control_store;
 pub mod event_store;
+pub mod message_bus;
 mod run;
+pub mod snapshot_store;
 mod support;
 
 pub use run::{Case, LIMIT, run};

@@ -23,3 +23,25 @@ mod event_store {
         foldstream_testkit::event_store_contract! { store = fresh }
     }
 }
+
+mod control_store {
+    use foldstream::ports::ControlStore;
+    use foldstream_testkit::InMemoryControlStore;
+    use std::sync::Arc;
+
+    async fn fresh() -> Arc<dyn ControlStore> {
+        InMemoryControlStore::new()
+    }
+    foldstream_testkit::control_store_contract! { store = fresh }
+}
+
+mod snapshot_store {
+    use foldstream::ports::SnapshotStore;
+    use foldstream_testkit::InMemorySnapshotStore;
+    use std::sync::Arc;
+
+    async fn fresh() -> Arc<dyn SnapshotStore> {
+        InMemorySnapshotStore::new()
+    }
+    foldstream_testkit::snapshot_store_contract! { store = fresh }
+}

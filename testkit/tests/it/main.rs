@@ -1,2 +1,5 @@
 //! Tests of the testkit itself.
 mod contract;
+mod memory_bus;
+mod memory_stores;
+mod scenario;

@@ -140,6 +140,7 @@ async fn a_watermark_of_another_commit_at_the_same_version_shows_the_fork() {
     // Our events are on their way; now somebody who reads another history marks its commit.
     while world.network.sent(&a()).is_empty() {
         assert!(futures::poll!(&mut publishing).is_pending());
+        tokio::task::yield_now().await;
     }
     let theirs = Watermark::new(v(2), CommitId::from_u128(7));
     let marked = world.watermarks().advance(&a(), None, theirs).await;

@@ -334,7 +334,7 @@ async fn bells_at_or_below_the_watermark_clear_their_markers() {
     let first = world.append(&stream("a"), 1).await;
     let second = world.append(&stream("a"), 1).await;
     world.set_fates(|call| match call {
-        Call::Clear(_) => Fate::Fails,
+        Call::Clear => Fate::Fails,
         _ => Fate::Arrives,
     });
     // The publisher dies between its watermark and its markers.

@@ -77,7 +77,7 @@ fn faulty(rng: Rng) -> impl Fn(&Call<'_>) -> (Fate, Duration) + Send + Sync {
         let fate = match (rng.u32(0..15), call) {
             (0, _) => Fate::Fails,
             (1, _) => Fate::AnswerLost,
-            (2, Call::Send(_) | Call::Put(_)) => {
+            (2, Call::Send(_) | Call::Put) => {
                 Fate::ArrivesLate(Duration::from_millis(rng.u64(0..60)))
             }
             _ => Fate::Arrives,

@@ -1,7 +1,7 @@
 //! In-memory adapters behind a faulty network, and the invariants that hold whatever happens on it.
 use async_trait::async_trait;
 use foldstream::{
-    BoxError, Clock, CommitId, EventId, RetryPolicy, StreamHead, StreamId, Timestamp, Version,
+    BoxError, Clock, EventId, RetryPolicy, StreamHead, StreamId, Timestamp, Version,
     control::{Stored, Watermark, Watermarks},
     from_message,
     ports::{
@@ -30,13 +30,13 @@ pub(crate) const TOPIC: &str = "GlobalEvents";
 /// A call on its way to a backend.
 #[derive(Debug)]
 pub(crate) enum Call<'a> {
-    Read(&'a StreamId, &'a ReadFrom),
+    Read,
     List,
-    Clear(&'a [CommitKey]),
+    Clear,
     Send(&'a Message),
     Describe,
     Get,
-    Put(&'a Row),
+    Put,
 }
 impl Call<'_> {
     pub(crate) fn is_send_of(&self, stream: &StreamId) -> bool {
@@ -71,12 +71,15 @@ pub(crate) enum Done {
 
 type Decider = dyn Fn(&Call<'_>) -> (Fate, Duration) + Send + Sync;
 
+/// All records of a stream in their order, and the version up to which none is missing.
+type Sent = (Vec<(Version, EventId)>, Version);
+
 /// The network between publishers and backends.
 pub(crate) struct Network {
     decide: Mutex<Arc<Decider>>,
     done: Mutex<Vec<Done>>,
     /// What the bus has of each stream, repeats included, and up to where without a gap.
-    sent: Mutex<BTreeMap<StreamId, (Vec<(Version, EventId)>, Version)>>,
+    sent: Mutex<BTreeMap<StreamId, Sent>>,
 }
 impl fmt::Debug for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -442,7 +445,7 @@ impl ControlStore for Faulty {
         self.0.control.get_many(keys).await
     }
     async fn put(&self, row: &Row, expect: Expect) -> Result<PutOutcome, ControlStoreError> {
-        let fate = self.0.network.pass(&Call::Put(row)).await;
+        let fate = self.0.network.pass(&Call::Put).await;
         if let Fate::ArrivesLate(after) = fate {
             let (this, row) = (self.clone(), row.clone());
             tokio::spawn(async move {
@@ -487,7 +490,7 @@ impl EventStore for Faulty {
     ) -> BoxStream<'_, Result<Commit, EventStoreError>> {
         let stream = stream.clone();
         let read = async move {
-            let fate = self.0.network.pass(&Call::Read(&stream, &from)).await;
+            let fate = self.0.network.pass(&Call::Read).await;
             self.0.network.note([Done::Read(stream.clone())]);
             let commits = async { Ok(self.0.store.read(&stream, from, limit)) };
             match settle!(fate, commits, EventStoreError, store_unavailable()) {
@@ -524,7 +527,7 @@ impl EventStore for Faulty {
         settle!(fate, list, EventStoreError, store_unavailable())
     }
     async fn clear_unpublished(&self, commits: &[CommitKey]) -> Result<(), EventStoreError> {
-        let fate = self.0.network.pass(&Call::Clear(commits)).await;
+        let fate = self.0.network.pass(&Call::Clear).await;
         settle!(
             fate,
             self.clear(commits),

@@ -1,3 +1,7 @@
 //! Live suites: the contract suites and the end-to-end tests on Apache Kafka and DynamoDB Local.
 //!
 //! Every test is ignored by default, since it needs Docker or running servers: see CONTRIBUTING.md.
+// The lint lets test functions unwrap, and their helpers in a crate that is all tests not.
+#![allow(clippy::expect_used, clippy::unwrap_used)]
+
+mod containers;

@@ -1,0 +1,7 @@
+//! Rules of the runner, on the in-memory bus with paused time.
+mod crash;
+mod delivery;
+mod failure;
+mod group;
+mod harness;
+mod start;

@@ -1,0 +1,187 @@
+//! Where a processor starts, and what it does when its place is gone.
+use super::harness::*;
+use foldstream::{
+    ports::{MessageBus, Offset},
+    runner::{EventContext, HandlerResult, ModelId, ProcessorPolicy, Projector, RunnerError},
+};
+use std::time::Duration;
+
+fn now() -> ProcessorPolicy {
+    ProcessorPolicy::listener()
+}
+fn some_time() -> tokio::time::Sleep {
+    tokio::time::sleep(Duration::from_secs(10))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_listener_starts_now_and_does_not_repeat_old_side_effects() {
+    let world = World::new(2);
+    world.deposit("old").await;
+    let seen = Seen::new();
+    let runner = world
+        .builder()
+        .listener_with(seen.clone(), now())
+        .build()
+        .unwrap();
+    let later = async {
+        some_time().await;
+        world.deposit("new").await;
+        some_time().await;
+    };
+    runner.run(later).await.into_result().unwrap();
+    assert_eq!(seen.all(), [("new".to_owned(), 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn now_is_resolved_once_and_not_again_after_a_crash() {
+    let world = World::new(1);
+    world.deposit("old").await;
+    let seen = Seen::new();
+    let runner = world
+        .builder()
+        .listener_with(seen.clone(), now())
+        .build()
+        .unwrap();
+    // The boot rows are written before the group is joined; a crash right behind must not move the start.
+    let boot = foldstream::ports::RangeQuery::new("boot/seen/1");
+    let run = runner.run(std::future::pending());
+    tokio::select! {
+        biased;
+        () = async {
+            while foldstream::ports::ControlStore::range(&*world.control, &boot).await.unwrap().rows.is_empty() {
+                tokio::task::yield_now().await;
+            }
+        } => {}
+        _ = run => unreachable!(),
+    }
+    world.deposit("between").await;
+    runner.run_until_caught_up().await.into_result().unwrap();
+    assert_eq!(seen.all(), [("between".to_owned(), 1)]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_partition_of_a_known_topic_is_read_from_its_first_record() {
+    let world = World::new(1);
+    let seen = Seen::new();
+    let runner = world
+        .builder()
+        .listener_with(seen.clone(), now())
+        .build()
+        .unwrap();
+    runner.run_until_caught_up().await.into_result().unwrap();
+    world.bus.set_partitions(TOPIC, 8).unwrap();
+    for n in 0..20 {
+        world.deposit(&n.to_string()).await;
+    }
+    runner.run_until_caught_up().await.into_result().unwrap();
+    assert_eq!(seen.len(), 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_partition_that_appears_while_running_is_read_from_its_first_record() {
+    let world = World::new(1);
+    let seen = Seen::new();
+    let runner = world
+        .builder()
+        .listener_with(seen.clone(), now())
+        .build()
+        .unwrap();
+    let grow = async {
+        some_time().await;
+        world.bus.set_partitions(TOPIC, 8).unwrap();
+        for n in 0..20 {
+            world.deposit(&n.to_string()).await;
+        }
+        some_time().await;
+    };
+    runner.run(grow).await.into_result().unwrap();
+    assert_eq!(seen.len(), 20);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_commit_halts_and_starts_nowhere() {
+    let world = World::new(1);
+    world.deposit("a").await;
+    world
+        .catch_up(Seen::new(), from_beginning())
+        .await
+        .into_result()
+        .unwrap();
+    world.bus.delete_group(SEEN).await.unwrap();
+    world.deposit("a").await;
+    let seen = Seen::new();
+    let report = world.catch_up(seen.clone(), from_beginning()).await;
+    let RunnerError::PositionLost { group, .. } = error_of(&report) else {
+        panic!("{report:?}")
+    };
+    assert_eq!((group.as_str(), seen.len()), (SEEN, 0));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_position_that_retention_has_passed_halts() {
+    let world = World::new(1);
+    world.deposit("a").await;
+    world
+        .catch_up(Seen::new(), from_beginning())
+        .await
+        .into_result()
+        .unwrap();
+    for _ in 0..5 {
+        world.deposit("a").await;
+    }
+    world
+        .bus
+        .delete_records_before(&partition(0), Offset::new(4))
+        .unwrap();
+    let seen = Seen::new();
+    let report = world.catch_up(seen.clone(), from_beginning()).await;
+    assert!(
+        matches!(error_of(&report), RunnerError::PositionLost { .. }),
+        "{report:?}"
+    );
+    assert_eq!(seen.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_missing_topic_ends_the_processor_with_a_word_what_to_do() {
+    let world = World::new(1);
+    let runner = world
+        .builder()
+        .with_topics(["nowhere"])
+        .listener(Seen::new())
+        .build()
+        .unwrap();
+    let report = runner.run(std::future::pending()).await;
+    let RunnerError::Bus { source, .. } = error_of(&report) else {
+        panic!("{report:?}")
+    };
+    assert!(source.to_string().contains("nowhere"), "{source}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_build_of_another_model_does_not_join() {
+    struct Numbered<const N: u32>;
+    impl<const N: u32> Projector for Numbered<N> {
+        const NAME: &'static str = "numbered";
+        const MODEL: u32 = N;
+        type Events = crate::support::AccountEvent;
+        async fn project(&self, _: &Self::Events, _: &EventContext) -> HandlerResult {
+            Ok(())
+        }
+        async fn reset(&self, _: &ModelId) -> HandlerResult {
+            Ok(())
+        }
+    }
+    let world = World::new(1);
+    let first = world.builder().projector(Numbered::<1>).build().unwrap();
+    first.run_until_caught_up().await.into_result().unwrap();
+    let second = world.builder().projector(Numbered::<2>).build().unwrap();
+    let report = second.run_until_caught_up().await;
+    let RunnerError::WrongModel {
+        expected, found, ..
+    } = error_of(&report)
+    else {
+        panic!("{report:?}")
+    };
+    assert_eq!((*expected, *found), (2, 1));
+}
