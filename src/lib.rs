@@ -9,6 +9,7 @@ mod snapshot;
 mod metadata;
 pub mod ports;
 mod wire;
+pub mod publisher;
 pub mod runner;
 pub mod control;
 mod resilience;

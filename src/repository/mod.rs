@@ -12,6 +12,7 @@ mod error;
 mod execute;
 mod fold;
 mod snapshots;
+mod turns;
 mod values;
 
 pub use error::{AppendError, ExecuteError, LoadError, Rejection};
@@ -26,6 +27,7 @@ use fold::Fold;
 use futures::{StreamExt, TryStreamExt};
 use snapshots::Snapshots;
 use std::{fmt, sync::Arc, time::Instant};
+use turns::Turns;
 
 /// The streams of one aggregate type. Cloning shares everything.
 ///
@@ -63,6 +65,7 @@ pub struct Repository<A: Aggregate> {
 struct Inner<A: Aggregate> {
     store: Arc<dyn EventStore>,
     snapshots: Option<Snapshots<A>>,
+    turns: Turns<A>,
     upcasters: Upcasters,
     retry: ConflictRetry,
     clock: Arc<dyn Clock>,
@@ -74,6 +77,7 @@ impl<A: Aggregate> Clone for Inner<A> {
         Self {
             store: self.store.clone(),
             snapshots: self.snapshots.clone(),
+            turns: self.turns.clone(),
             upcasters: self.upcasters.clone(),
             retry: self.retry,
             clock: self.clock.clone(),
@@ -104,6 +108,7 @@ impl<A: Aggregate> Repository<A> {
         let inner = Inner {
             store,
             snapshots: None,
+            turns: Turns::new(0),
             upcasters: Upcasters::new(),
             retry: ConflictRetry::default(),
             clock: Arc::new(SystemClock),
@@ -128,10 +133,20 @@ impl<A: Aggregate> Repository<A> {
     {
         self.edit(|i| i.snapshots = Some(Snapshots::new(store, policy)))
     }
+    /// Keeps the states of about this many streams in memory, those used last: a command on one of them is one round
+    /// trip. Costs the memory of the states; 0 keeps none, which is the default.
+    #[must_use]
+    pub fn with_cache(self, streams: usize) -> Self {
+        self.edit(|i| i.turns = Turns::new(streams))
+    }
     /// Lifts older payloads.
     #[must_use]
     pub fn with_upcasters(self, upcasters: Upcasters) -> Self {
-        self.edit(|i| i.upcasters = upcasters)
+        self.edit(|i| {
+            i.upcasters = upcasters;
+            // What others have cached was folded with theirs.
+            i.turns = i.turns.emptied();
+        })
     }
     /// How often a conflict is decided again.
     #[must_use]

@@ -1,4 +1,9 @@
 //! Integration tests of the core on the in-memory adapters.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
 mod repository;
 mod runner;
 mod support;

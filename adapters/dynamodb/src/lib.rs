@@ -1,1 +1,84 @@
-//! Placeholder.
+#![doc = include_str!("../README.md")]
+
+mod attributes;
+mod client;
+mod config;
+mod control_store;
+mod error;
+mod event_store;
+mod format;
+mod snapshot_store;
+mod tables;
+
+pub use config::{ConfigError, DynamoDbConfig, PublishMode};
+pub use control_store::DynamoDbControlStore;
+pub use error::DynamoDbError;
+pub use event_store::DynamoDbEventStore;
+pub use snapshot_store::DynamoDbSnapshotStore;
+pub use tables::{
+    BillingMode, Encryption, TableClass, TableOptions, create_tables, create_tables_with_client,
+};
+
+use aws_sdk_dynamodb::Client;
+use client::Connection;
+
+/// All three stores of one deployment over one connection.
+///
+/// # Example
+/// ```no_run
+/// use foldstream_dynamodb::{DynamoDb, DynamoDbConfig, TableOptions, create_tables};
+/// # async fn example() -> Result<(), foldstream_dynamodb::DynamoDbError> {
+/// let config = DynamoDbConfig::from_env()?;
+/// create_tables(&config, &TableOptions::default()).await?;
+/// let dynamodb = DynamoDb::connect(config).await?;
+/// let (events, control) = (dynamodb.event_store(), dynamodb.control_store());
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct DynamoDb {
+    connection: Connection,
+}
+
+impl DynamoDb {
+    /// Connects, and checks that the tables are of this process's format.
+    ///
+    /// # Errors
+    /// [`DynamoDbError`]: a configuration that cannot work, a table that is missing or of another format.
+    pub async fn connect(config: DynamoDbConfig) -> Result<Self, DynamoDbError> {
+        let connection = Connection::open(config).await?;
+        format::check(&connection).await?;
+        Ok(Self { connection })
+    }
+
+    /// As [`connect`](Self::connect), over the caller's client: its endpoint, region, credentials and timeouts count,
+    /// not those of the configuration.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    pub async fn with_client(
+        client: Client,
+        config: DynamoDbConfig,
+    ) -> Result<Self, DynamoDbError> {
+        config.validate()?;
+        let connection = Connection::with_client(client, config);
+        format::check(&connection).await?;
+        Ok(Self { connection })
+    }
+
+    /// The event store.
+    pub fn event_store(&self) -> DynamoDbEventStore {
+        DynamoDbEventStore::over(self.connection.clone())
+    }
+    /// The snapshot store.
+    pub fn snapshot_store(&self) -> DynamoDbSnapshotStore {
+        DynamoDbSnapshotStore::over(self.connection.clone())
+    }
+    /// The control store, by the system's clock.
+    pub fn control_store(&self) -> DynamoDbControlStore {
+        DynamoDbControlStore::over(self.connection.clone())
+    }
+    /// The SDK client that the stores use, for what lies beside them.
+    pub fn client(&self) -> &Client {
+        self.connection.client()
+    }
+}

@@ -1,0 +1,507 @@
+//! The one place where the SDK's errors become the ports'.
+use crate::ConfigError;
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_dynamodb::{
+    config::http::HttpResponse,
+    error::{ProvideErrorMetadata, SdkError},
+};
+use foldstream::{
+    BoxError,
+    ports::{ControlStoreError, EventStoreError, PendingAppend, RefusedKind, SnapshotStoreError},
+};
+use std::{error::Error, fmt, io, time::Duration};
+
+/// Why a connection could not be made or tables could not be set up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DynamoDbError {
+    /// The configuration cannot work.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Too many requests; wait first.
+    #[error("DynamoDB throttles")]
+    Throttled {
+        /// The least pause, if DynamoDB named one.
+        retry_after: Option<Duration>,
+        /// DynamoDB's answer.
+        #[source]
+        source: BoxError,
+    },
+    /// Not reachable, timed out, or busy.
+    #[error("DynamoDB is unavailable")]
+    Unavailable {
+        /// What failed, and where.
+        #[source]
+        source: BoxError,
+    },
+    /// Something must be changed first: table, credentials, permission.
+    #[error("DynamoDB refuses: {reason}")]
+    Refused {
+        /// What must change.
+        kind: RefusedKind,
+        /// What was refused and what to do about it.
+        reason: String,
+        /// DynamoDB's answer.
+        #[source]
+        source: BoxError,
+    },
+    /// The control table has no row `meta/format`.
+    #[error(
+        "table {table} has no row meta/format: run create_tables, which also completes tables made by other means"
+    )]
+    NoFormat {
+        /// The control table.
+        table: String,
+    },
+    /// The row `meta/format` says something else than this process.
+    #[error(
+        "table {table} was made with {field} {stored}, this process has {configured}: {remedy}"
+    )]
+    FormatMismatch {
+        /// The control table.
+        table: String,
+        /// What differs.
+        field: &'static str,
+        /// What the row says.
+        stored: String,
+        /// What this process says.
+        configured: String,
+        /// What to do.
+        remedy: &'static str,
+    },
+    /// A table of that name exists, but is not made for this.
+    #[error("table {table} cannot be used: {reason}")]
+    TableMismatch {
+        /// Which.
+        table: String,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A table did not become active in time; it may still do so.
+    #[error("table {table} is still {status} after {waited:?}: run create_tables again")]
+    NotActive {
+        /// Which.
+        table: String,
+        /// Its last status.
+        status: String,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+}
+impl DynamoDbError {
+    /// Whether the same call may succeed later.
+    pub const fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Self::Throttled { .. } | Self::Unavailable { .. } | Self::NotActive { .. }
+        )
+    }
+}
+
+/// What was asked of which table where.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place<'a> {
+    pub(crate) operation: &'static str,
+    pub(crate) table: &'a str,
+    pub(crate) endpoint: &'a str,
+}
+impl fmt::Display for Place<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            operation,
+            table,
+            endpoint,
+        } = self;
+        write!(f, "{operation} on table {table} at {endpoint}")
+    }
+}
+
+/// The SDK's error under a sentence that says where it happened.
+#[derive(Debug, thiserror::Error)]
+#[error("{place} failed")]
+struct Failed {
+    place: String,
+    #[source]
+    source: BoxError,
+}
+
+/// A failed request in the adapter's own words, before it becomes the error of a port.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    class: Class,
+    /// Whether the request may have been applied although it failed.
+    maybe_applied: bool,
+    source: BoxError,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Class {
+    Throttled(Option<Duration>),
+    Unavailable,
+    Refused(RefusedKind, String),
+}
+
+impl Failure {
+    /// Sorts an SDK error.
+    pub(crate) fn of<E>(error: SdkError<E, HttpResponse>, place: Place<'_>) -> Self
+    where
+        E: ProvideErrorMetadata + Error + Send + Sync + 'static,
+    {
+        let (class, maybe_applied) = classify(&error, place);
+        // Only the error, never the raw response: it may hold items, and Debug would print them.
+        let source: BoxError = match error {
+            SdkError::ServiceError(service) => Box::new(service.into_err()),
+            other => other.into_source().unwrap_or_else(|e| e.to_string().into()),
+        };
+        Self::new(class, maybe_applied, place, source)
+    }
+
+    fn new(class: Class, maybe_applied: bool, place: Place<'_>, source: BoxError) -> Self {
+        let place = place.to_string();
+        Self {
+            class,
+            maybe_applied,
+            source: Box::new(Failed { place, source }),
+        }
+    }
+    /// The answer left something out again and again.
+    pub(crate) fn unprocessed(place: Place<'_>) -> Self {
+        let source = "some keys were left unprocessed by every attempt".into();
+        Self::new(Class::Throttled(None), false, place, source)
+    }
+    /// The answer cannot be what DynamoDB says, or the table holds what this adapter did not write.
+    pub(crate) fn incompatible(place: Place<'_>, reason: String) -> Self {
+        let class = Class::Refused(RefusedKind::Incompatible, reason.clone());
+        Self::new(class, false, place, reason.into())
+    }
+
+    pub(crate) const fn maybe_applied(&self) -> bool {
+        self.maybe_applied
+    }
+    pub(crate) const fn is_transient(&self) -> bool {
+        !matches!(self.class, Class::Refused(..))
+    }
+    pub(crate) const fn retry_after(&self) -> Option<Duration> {
+        match self.class {
+            Class::Throttled(after) => after,
+            _ => None,
+        }
+    }
+    pub(crate) fn is_missing_table(&self) -> bool {
+        matches!(self.class, Class::Refused(RefusedKind::MissingTable, _))
+    }
+
+    /// Of a call that writes no commit.
+    pub(crate) fn into_event_store(self) -> EventStoreError {
+        let Self { class, source, .. } = self;
+        match class {
+            Class::Throttled(retry_after) => EventStoreError::Throttled {
+                retry_after,
+                source,
+            },
+            Class::Unavailable => EventStoreError::Unavailable {
+                pending: None,
+                source,
+            },
+            Class::Refused(kind, reason) => EventStoreError::Refused {
+                kind,
+                reason,
+                source,
+            },
+        }
+    }
+    /// Of an append that was sent before and whose outcome is still open, whatever this failure is.
+    pub(crate) fn into_pending(self, pending: PendingAppend) -> EventStoreError {
+        EventStoreError::Unavailable {
+            pending: Some(pending),
+            source: self.source,
+        }
+    }
+    pub(crate) fn into_snapshot_store(self) -> SnapshotStoreError {
+        let Self { class, source, .. } = self;
+        match class {
+            Class::Throttled(retry_after) => SnapshotStoreError::Throttled {
+                retry_after,
+                source,
+            },
+            Class::Unavailable => SnapshotStoreError::Unavailable { source },
+            Class::Refused(kind, reason) => SnapshotStoreError::Refused {
+                kind,
+                reason,
+                source,
+            },
+        }
+    }
+    pub(crate) fn into_control_store(self) -> ControlStoreError {
+        let Self { class, source, .. } = self;
+        match class {
+            Class::Throttled(retry_after) => ControlStoreError::Throttled {
+                retry_after,
+                source,
+            },
+            Class::Unavailable => ControlStoreError::Unavailable { source },
+            Class::Refused(kind, reason) => ControlStoreError::Refused {
+                kind,
+                reason,
+                source,
+            },
+        }
+    }
+}
+impl From<Failure> for DynamoDbError {
+    fn from(failure: Failure) -> Self {
+        let Failure { class, source, .. } = failure;
+        match class {
+            Class::Throttled(retry_after) => Self::Throttled {
+                retry_after,
+                source,
+            },
+            Class::Unavailable => Self::Unavailable { source },
+            Class::Refused(kind, reason) => Self::Refused {
+                kind,
+                reason,
+                source,
+            },
+        }
+    }
+}
+
+/// The class, and whether the request may have been applied nevertheless.
+fn classify<E>(error: &SdkError<E, HttpResponse>, place: Place<'_>) -> (Class, bool)
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    match error {
+        SdkError::ConstructionFailure(_) => (
+            credentials_class(error, place).unwrap_or_else(|| {
+                let reason = format!(
+                    "{place}: the request cannot be built; check AWS_REGION and DYNAMODB_URL"
+                );
+                Class::Refused(RefusedKind::Other, reason)
+            }),
+            false,
+        ),
+        SdkError::DispatchFailure(failure) => match credentials_class(error, place) {
+            Some(class) => (class, false),
+            None => (Class::Unavailable, !failure.is_user() && !never_sent(error)),
+        },
+        SdkError::ServiceError(service) => {
+            let answer = Answer {
+                code: service.err().code(),
+                message: service.err().message(),
+                status: service.raw().status().as_u16(),
+                retry_after: retry_after(service.raw()),
+            };
+            answer.classify(place)
+        }
+        // A timeout, an answer that breaks off, or a kind that a newer SDK adds.
+        _ => (Class::Unavailable, true),
+    }
+}
+
+/// DynamoDB's own words.
+#[derive(Debug)]
+struct Answer<'a> {
+    code: Option<&'a str>,
+    message: Option<&'a str>,
+    status: u16,
+    retry_after: Option<Duration>,
+}
+
+impl Answer<'_> {
+    fn classify(&self, place: Place<'_>) -> (Class, bool) {
+        let refused = |kind, todo: &str| {
+            let said = self.message.or(self.code).unwrap_or("no reason given");
+            (
+                Class::Refused(kind, format!("{place}: {said}; {todo}")),
+                false,
+            )
+        };
+        match self.code.unwrap_or_default() {
+            "ProvisionedThroughputExceededException"
+            | "ThrottlingException"
+            | "Throttling"
+            | "RequestLimitExceeded"
+            | "TooManyRequestsException"
+            | "LimitExceededException" => (Class::Throttled(self.retry_after), false),
+            // Certainly not applied: another transaction or region holds the item.
+            "TransactionConflictException"
+            | "TransactionInProgressException"
+            | "ReplicatedWriteConflictException"
+            | "ResourceInUseException" => (Class::Unavailable, false),
+            "ResourceNotFoundException" | "TableNotFoundException" => refused(
+                RefusedKind::MissingTable,
+                "run create_tables, or check EVENTSTORE_TABLE_NAME, DYNAMODB_PREFIX and AWS_REGION",
+            ),
+            "ExpiredTokenException" | "ExpiredToken" | "RequestExpired" => refused(
+                RefusedKind::Credentials,
+                "the credentials have expired: get new ones (check also this machine's clock)",
+            ),
+            "UnrecognizedClientException"
+            | "InvalidSignatureException"
+            | "SignatureDoesNotMatch"
+            | "InvalidClientTokenId"
+            | "IncompleteSignatureException"
+            | "MissingAuthenticationTokenException"
+            | "MissingAuthenticationToken" => refused(
+                RefusedKind::Credentials,
+                "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or the profile or role in use",
+            ),
+            "AccessDeniedException" | "AccessDenied" | "KMSAccessDeniedException" => refused(
+                RefusedKind::Permission,
+                "allow this action to the role (the crate's documentation lists them)",
+            ),
+            "ValidationException"
+                if self.message.is_some_and(|m| m.contains("specified index")) =>
+            {
+                refused(
+                    RefusedKind::Incompatible,
+                    "the table was made without this index: run create_tables with the same publish_mode",
+                )
+            }
+            "ValidationException"
+            | "SerializationException"
+            | "ItemCollectionSizeLimitExceededException" => refused(
+                RefusedKind::Validation,
+                "DynamoDB calls the request malformed",
+            ),
+            _ => match self.status {
+                429 => (Class::Throttled(self.retry_after), false),
+                // The request may have been carried out before the server failed.
+                500.. => (Class::Unavailable, true),
+                401 => refused(RefusedKind::Credentials, "check the credentials"),
+                403 => refused(RefusedKind::Permission, "allow this action to the role"),
+                _ => refused(
+                    RefusedKind::Other,
+                    "check that DYNAMODB_URL is a DynamoDB endpoint",
+                ),
+            },
+        }
+    }
+}
+
+/// Missing or unusable credentials: the SDK reports them as a failure to dispatch.
+fn credentials_class(error: &(dyn Error + 'static), place: Place<'_>) -> Option<Class> {
+    let found = chain(error).find_map(|e| e.downcast_ref::<CredentialsError>())?;
+    Some(match found {
+        CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_) => {
+            Class::Unavailable
+        }
+        _ => Class::Refused(
+            RefusedKind::Credentials,
+            format!(
+                "{place}: no usable credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role"
+            ),
+        ),
+    })
+}
+
+/// Whether the connection was refused, so that nothing can have been applied.
+fn never_sent(error: &(dyn Error + 'static)) -> bool {
+    chain(error)
+        .filter_map(|e| e.downcast_ref::<io::Error>())
+        .any(|e| {
+            matches!(
+                e.kind(),
+                io::ErrorKind::ConnectionRefused
+                    | io::ErrorKind::HostUnreachable
+                    | io::ErrorKind::NetworkUnreachable
+            )
+        })
+}
+
+fn chain<'a>(
+    error: &'a (dyn Error + 'static),
+) -> impl Iterator<Item = &'a (dyn Error + 'static)> + 'a {
+    std::iter::successors(Some(error), |&e| e.source())
+}
+
+/// What the service asks for: milliseconds in its own header, or seconds in the standard one.
+fn retry_after(response: &HttpResponse) -> Option<Duration> {
+    let number = |name| response.headers().get(name)?.trim().parse::<u64>().ok();
+    number("x-amz-retry-after")
+        .map(Duration::from_millis)
+        .or_else(|| number("retry-after").map(Duration::from_secs))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLACE: Place<'static> = Place {
+        operation: "PutItem",
+        table: "events",
+        endpoint: "http://x",
+    };
+
+    fn answer(code: &str, status: u16, message: &str) -> (Class, bool) {
+        let (code, message) = (Some(code), Some(message));
+        let retry_after = Some(Duration::from_millis(7));
+        Answer {
+            code,
+            message,
+            status,
+            retry_after,
+        }
+        .classify(PLACE)
+    }
+    fn kind(code: &str) -> Option<RefusedKind> {
+        match answer(code, 400, "m").0 {
+            Class::Refused(kind, _) => Some(kind),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn throttling_keeps_the_pause_and_was_not_applied() {
+        for code in [
+            "ProvisionedThroughputExceededException",
+            "ThrottlingException",
+            "RequestLimitExceeded",
+        ] {
+            let expected = Class::Throttled(Some(Duration::from_millis(7)));
+            assert_eq!(answer(code, 400, ""), (expected, false), "{code}");
+        }
+    }
+
+    #[test]
+    fn only_a_server_error_may_have_been_applied() {
+        for code in ["InternalServerError", "ServiceUnavailable", ""] {
+            assert_eq!(answer(code, 500, ""), (Class::Unavailable, true), "{code}");
+        }
+        for code in [
+            "TransactionConflictException",
+            "TransactionInProgressException",
+        ] {
+            assert_eq!(answer(code, 400, ""), (Class::Unavailable, false), "{code}");
+        }
+    }
+
+    #[test]
+    fn refusals_have_the_kind_that_says_what_to_change() {
+        for (code, expected) in [
+            ("ResourceNotFoundException", RefusedKind::MissingTable),
+            ("ExpiredTokenException", RefusedKind::Credentials),
+            ("UnrecognizedClientException", RefusedKind::Credentials),
+            ("InvalidSignatureException", RefusedKind::Credentials),
+            ("AccessDeniedException", RefusedKind::Permission),
+            ("ValidationException", RefusedKind::Validation),
+            ("SomethingNew", RefusedKind::Other),
+        ] {
+            assert_eq!(kind(code), Some(expected), "{code}");
+        }
+        let message = "The table does not have the specified index: unpublished";
+        assert!(matches!(
+            answer("ValidationException", 400, message).0,
+            Class::Refused(RefusedKind::Incompatible, _)
+        ));
+    }
+
+    #[test]
+    fn a_refused_connection_was_never_sent() {
+        let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
+        let reset = io::Error::from(io::ErrorKind::ConnectionReset);
+        assert!(never_sent(&refused));
+        assert!(!never_sent(&reset));
+    }
+}

@@ -1,0 +1,134 @@
+//! Cursors: where a scan or listing goes on, as bytes that survive the process.
+use crate::attributes::{Attributes, number, text};
+use aws_sdk_dynamodb::types::AttributeValue;
+use foldstream::ports::{EventStoreError, ScanCursor, ScanWhat, Segment};
+use serde::{Deserialize, Serialize};
+
+/// Names what the cursor belongs to, so that it is refused elsewhere, and holds the place in it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Cursor {
+    of: Listing,
+    /// Of the index; 0 for a scan.
+    #[serde(default)]
+    pub(super) shard: u32,
+    /// The last item seen in the shard or segment; none at its start.
+    pub(super) last: Option<LastItem>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) enum Listing {
+    Scan { index: u32, total: u32, tails: bool },
+    Streams { aggregate: String },
+    Unpublished { index: u32, total: u32 },
+}
+
+/// The key of an item, whose index partition follows from the shard.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct LastItem {
+    pk: String,
+    sk: String,
+}
+
+impl Listing {
+    pub(super) fn scan(segment: Segment, what: ScanWhat) -> Self {
+        Self::Scan {
+            index: segment.index(),
+            total: segment.total(),
+            tails: what == ScanWhat::Tails,
+        }
+    }
+    pub(super) const fn unpublished(segment: Segment) -> Self {
+        Self::Unpublished {
+            index: segment.index(),
+            total: segment.total(),
+        }
+    }
+
+    /// Where to go on; the start of `shard` without a cursor.
+    ///
+    /// # Errors
+    /// `Invalid` for a cursor that is not this listing's.
+    pub(super) fn resume(
+        self,
+        after: Option<&ScanCursor>,
+        shard: u32,
+    ) -> Result<Cursor, EventStoreError> {
+        let Some(after) = after else {
+            return Ok(Cursor::at(self, shard, None));
+        };
+        match serde_json::from_slice::<Cursor>(after.as_bytes()) {
+            Ok(cursor) if cursor.of == self => Ok(cursor),
+            _ => Err(EventStoreError::Invalid {
+                reason: format!("the cursor is not one of {self:?}"),
+            }),
+        }
+    }
+}
+
+impl Cursor {
+    pub(super) const fn at(of: Listing, shard: u32, last: Option<LastItem>) -> Self {
+        Self { of, shard, last }
+    }
+    pub(super) fn encode(&self) -> Result<ScanCursor, EventStoreError> {
+        match serde_json::to_vec(self) {
+            Ok(bytes) => Ok(ScanCursor::from_bytes(bytes)),
+            Err(e) => Err(EventStoreError::Invalid {
+                reason: format!("the cursor cannot be written: {e}"),
+            }),
+        }
+    }
+}
+
+impl LastItem {
+    /// Of a `LastEvaluatedKey`.
+    pub(super) fn of(key: &Attributes) -> Option<Self> {
+        match (key.get("pk")?, key.get("sk")?) {
+            (AttributeValue::S(pk), AttributeValue::N(sk)) => Some(Self {
+                pk: pk.clone(),
+                sk: sk.clone(),
+            }),
+            _ => None,
+        }
+    }
+    /// As an `ExclusiveStartKey` of the table.
+    pub(super) fn key(&self) -> Attributes {
+        Attributes::from([
+            ("pk".into(), text(&*self.pk)),
+            ("sk".into(), number(&self.sk)),
+        ])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cursor_of_another_listing_is_invalid() {
+        let key = Attributes::from([("pk".into(), text("a#1")), ("sk".into(), number(7))]);
+        let of = |what| Listing::scan(Segment::ALL, what);
+        let cursor = Cursor::at(of(ScanWhat::Commits), 0, LastItem::of(&key));
+        let bytes = cursor.encode().unwrap();
+        assert_eq!(
+            of(ScanWhat::Commits).resume(Some(&bytes), 0).unwrap(),
+            cursor
+        );
+        assert_eq!(cursor.last.unwrap().key(), key);
+        for (other, bytes) in [
+            (of(ScanWhat::Tails), bytes.clone()),
+            (Listing::unpublished(Segment::ALL), bytes.clone()),
+            (
+                Listing::Streams {
+                    aggregate: "a".into(),
+                },
+                bytes,
+            ),
+            (of(ScanWhat::Commits), ScanCursor::from_bytes("nonsense")),
+        ] {
+            assert!(matches!(
+                other.resume(Some(&bytes), 0),
+                Err(EventStoreError::Invalid { .. })
+            ));
+        }
+    }
+}

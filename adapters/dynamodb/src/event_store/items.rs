@@ -1,0 +1,257 @@
+//! Items of one stream, read without gaps.
+//!
+//! A query is only read-committed against transactions: a page may miss an item that the next page implies. Rows never
+//! change, so a gap is read again from the missing key, some times with backoff; then a `GetItem` of that key, which is
+//! serializable, decides. A gap that stays is `Corrupt`, never a shorter history. Streams are read from the table
+//! alone: an index would be stale.
+use super::{
+    item::{self, StoredItem, Unreadable},
+    payload::Names,
+};
+use crate::{
+    attributes::{Attributes, number, text},
+    client::Connection,
+    error::Failure,
+};
+use foldstream::{
+    Backoff, StreamId, Version,
+    ports::{Commit, EventStoreError},
+};
+use std::collections::VecDeque;
+
+/// How often a gap is read again before the missing key itself is asked for.
+const REREADS: u32 = 4;
+const REREAD_PAUSES: Backoff = Backoff::new(
+    std::time::Duration::from_millis(10),
+    std::time::Duration::from_millis(200),
+);
+
+/// The item in this very slot, strongly consistent. `after`: the last version that was read whole, for errors.
+pub(super) async fn get_item(
+    connection: &Connection,
+    stream: &StreamId,
+    first: Version,
+    after: Version,
+) -> Result<Option<StoredItem>, EventStoreError> {
+    let found = try_get_item(connection, stream, first).await;
+    match found.map_err(Failure::into_event_store)? {
+        None => Ok(None),
+        Some(item) => StoredItem::read(item)
+            .map(Some)
+            .map_err(|e| e.into_error(stream, after)),
+    }
+}
+
+pub(super) async fn try_get_item(
+    connection: &Connection,
+    stream: &StreamId,
+    first: Version,
+) -> Result<Option<Attributes>, Failure> {
+    let request = connection
+        .client()
+        .get_item()
+        .table_name(connection.events())
+        .set_key(Some(item::key(stream, first)))
+        .consistent_read(true);
+    match request.send().await {
+        Ok(answer) => Ok(answer.item),
+        Err(e) => Err(Failure::of(
+            e,
+            connection.at("GetItem", connection.events()),
+        )),
+    }
+}
+
+/// Which way a query goes, and from which first version on.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum From {
+    /// Upwards.
+    AtLeast(Version),
+    /// Downwards; `None` is the tail.
+    AtMost(Option<Version>),
+}
+
+/// The items that a consistent query returns, a page at a time, until there is no `LastEvaluatedKey`.
+#[derive(Debug)]
+pub(super) struct Query {
+    connection: Connection,
+    stream: StreamId,
+    from: From,
+    /// Items a page; `None`: as many as fit.
+    page: Option<i32>,
+    buffer: VecDeque<Attributes>,
+    next: Option<Attributes>,
+    finished: bool,
+}
+
+impl Query {
+    pub(super) const fn new(
+        connection: Connection,
+        stream: StreamId,
+        from: From,
+        page: Option<i32>,
+    ) -> Self {
+        Self {
+            connection,
+            stream,
+            from,
+            page,
+            buffer: VecDeque::new(),
+            next: None,
+            finished: false,
+        }
+    }
+
+    /// The next item. `after`: the last version that was read whole, for errors.
+    pub(super) async fn next(
+        &mut self,
+        after: Version,
+    ) -> Result<Option<StoredItem>, EventStoreError> {
+        // A page may be empty, or shorter than asked for, and still not be the last.
+        while self.buffer.is_empty() && !self.finished {
+            self.fetch().await.map_err(Failure::into_event_store)?;
+        }
+        let Some(item) = self.buffer.pop_front() else {
+            return Ok(None);
+        };
+        match StoredItem::read(item) {
+            Ok(item) => Ok(Some(item)),
+            Err(e) => Err(e.into_error(&self.stream, after)),
+        }
+    }
+
+    async fn fetch(&mut self) -> Result<(), Failure> {
+        let connection = &self.connection;
+        let (condition, bound, upwards) = match self.from {
+            From::AtLeast(version) => ("pk = :pk AND sk >= :sk", Some(version), true),
+            From::AtMost(Some(version)) => ("pk = :pk AND sk <= :sk", Some(version), false),
+            From::AtMost(None) => ("pk = :pk", None, false),
+        };
+        let mut request = connection
+            .client()
+            .query()
+            .table_name(connection.events())
+            .key_condition_expression(condition)
+            .expression_attribute_values(":pk", text(self.stream.as_str()))
+            .consistent_read(true)
+            .scan_index_forward(upwards)
+            .set_limit(self.page)
+            .set_exclusive_start_key(self.next.take());
+        if let Some(bound) = bound {
+            request = request.expression_attribute_values(":sk", number(bound));
+        }
+        let place = connection.at("Query", connection.events());
+        let answer = request.send().await.map_err(|e| Failure::of(e, place))?;
+        self.finished = answer.last_evaluated_key.is_none();
+        self.next = answer.last_evaluated_key;
+        self.buffer = answer.items.unwrap_or_default().into();
+        Ok(())
+    }
+}
+
+/// Items in order, each where the last one ended.
+#[derive(Debug)]
+pub(super) struct Items {
+    connection: Connection,
+    stream: StreamId,
+    query: Query,
+    expected: Version,
+    /// The last version that was read whole, for errors.
+    whole: Version,
+}
+
+impl Items {
+    /// From the item that starts at `first`.
+    pub(super) fn new(
+        connection: Connection,
+        stream: StreamId,
+        first: Version,
+        page: Option<i32>,
+    ) -> Self {
+        let from = From::AtLeast(first);
+        Self {
+            query: Query::new(connection.clone(), stream.clone(), from, page),
+            connection,
+            stream,
+            expected: first,
+            whole: Version::new(first.get().saturating_sub(1)),
+        }
+    }
+
+    /// Where the next item must start.
+    pub(super) const fn expected(&self) -> Version {
+        self.expected
+    }
+
+    /// The next item, `None` at the tail.
+    pub(super) async fn next(&mut self) -> Result<Option<StoredItem>, EventStoreError> {
+        match self.query.next(self.whole).await? {
+            None => Ok(None),
+            Some(item) if item.first == self.expected => Ok(Some(self.accept(item))),
+            Some(item) if item.first < self.expected => Err(self.corrupt(format!(
+                "an item at {} overlaps the one before it",
+                item.first
+            ))),
+            Some(_) => self.find_missing().await.map(Some),
+        }
+    }
+
+    /// The next item, which other items say must be there.
+    pub(super) async fn require(&mut self) -> Result<StoredItem, EventStoreError> {
+        match self.next().await? {
+            Some(item) => Ok(item),
+            None => self.find_missing().await,
+        }
+    }
+
+    /// The whole commit that starts with `first`, the item read last.
+    pub(super) async fn complete(
+        &mut self,
+        first: StoredItem,
+        names: &mut Names,
+    ) -> Result<Commit, EventStoreError> {
+        let count = first.parts;
+        let mut parts = vec![first];
+        for _ in 1..count {
+            parts.push(self.require().await?);
+        }
+        let commit = item::join(&self.stream, parts, names)
+            .map_err(|e| e.into_error(&self.stream, self.whole))?;
+        self.whole = commit.last_version();
+        Ok(commit)
+    }
+
+    fn accept(&mut self, item: StoredItem) -> StoredItem {
+        self.expected = item.last.next();
+        item
+    }
+
+    async fn find_missing(&mut self) -> Result<StoredItem, EventStoreError> {
+        let missing = self.expected;
+        for attempt in 1..=REREADS {
+            tokio::time::sleep(REREAD_PAUSES.delay(attempt)).await;
+            self.restart_at(missing);
+            if let Some(item) = self.query.next(self.whole).await?
+                && item.first == missing
+            {
+                return Ok(self.accept(item));
+            }
+        }
+        match get_item(&self.connection, &self.stream, missing, self.whole).await? {
+            Some(item) => {
+                self.restart_at(item.last.next());
+                Ok(self.accept(item))
+            }
+            None => Err(self.corrupt(format!("the item at {missing} is missing"))),
+        }
+    }
+
+    fn restart_at(&mut self, first: Version) {
+        let (connection, stream) = (self.connection.clone(), self.stream.clone());
+        self.query = Query::new(connection, stream, From::AtLeast(first), self.query.page);
+    }
+
+    fn corrupt(&self, reason: String) -> EventStoreError {
+        Unreadable::Bad { reason }.into_error(&self.stream, self.whole)
+    }
+}

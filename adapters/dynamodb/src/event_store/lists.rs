@@ -1,0 +1,198 @@
+//! Listing streams and unpublished commits by the sparse indexes, and clearing the marks.
+use super::{
+    cursor::{Cursor, LastItem, Listing},
+    item,
+};
+use crate::{
+    attributes::{Attributes, take_number, take_text, text},
+    client::Connection,
+    error::Failure,
+};
+use foldstream::{
+    StreamId, Version,
+    ports::{CommitKey, EventStoreError, ScanCursor, Segment, StreamPage, UnpublishedPage},
+};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use std::num::NonZeroU32;
+
+const STREAMS: &str = "streams";
+const UNPUBLISHED: &str = "unpublished";
+/// Streams a page.
+const STREAM_PAGE: u32 = 1000;
+/// Marks cleared at the same time.
+const CLEARING: usize = 16;
+
+pub(super) async fn streams(
+    connection: &Connection,
+    aggregate: &str,
+    after: Option<ScanCursor>,
+) -> Result<StreamPage, EventStoreError> {
+    let listing = Listing::Streams {
+        aggregate: aggregate.to_owned(),
+    };
+    let walk = Walk {
+        connection,
+        index: STREAMS,
+        attribute: "ls",
+        shards: (0..connection.config().list_shards).collect(),
+        limit: STREAM_PAGE,
+    };
+    let (rows, next) = walk
+        .page(listing, after, |shard| item::list_shard(aggregate, shard))
+        .await?;
+    let streams = rows.into_iter().map(|row| row.stream).collect();
+    Ok(StreamPage::new(streams, next))
+}
+
+pub(super) async fn unpublished(
+    connection: &Connection,
+    segment: Segment,
+    after: Option<ScanCursor>,
+    limit: NonZeroU32,
+) -> Result<UnpublishedPage, EventStoreError> {
+    let walk = Walk {
+        connection,
+        index: UNPUBLISHED,
+        attribute: "mk",
+        // The segments share the marker shards out; of more segments than shards some have nothing.
+        shards: (segment.index()..connection.config().marker_shards)
+            .step_by(segment.total() as usize)
+            .collect(),
+        limit: limit.get(),
+    };
+    let listing = Listing::unpublished(segment);
+    let (mut keys, next) = walk.page(listing, after, |shard| shard.to_string()).await?;
+    // An index orders by stream, and within one in no order.
+    keys.sort();
+    Ok(UnpublishedPage::new(keys, next))
+}
+
+pub(super) async fn clear_unpublished(
+    connection: &Connection,
+    commits: &[CommitKey],
+) -> Result<(), EventStoreError> {
+    stream::iter(commits.to_vec())
+        .map(|key| async move { clear(connection, &key).await })
+        .buffer_unordered(CLEARING)
+        .try_collect()
+        .await
+}
+
+/// Removes the mark and nothing else, and never makes an item where there is none.
+async fn clear(connection: &Connection, key: &CommitKey) -> Result<(), EventStoreError> {
+    let table = connection.events();
+    let request = connection
+        .client()
+        .update_item()
+        .table_name(table)
+        .set_key(Some(item::key(&key.stream, key.first_version)))
+        .update_expression("REMOVE mk")
+        .condition_expression("attribute_exists(pk) AND attribute_exists(mk)");
+    match request.send().await {
+        Ok(_) => Ok(()),
+        Err(e)
+            if e.as_service_error()
+                .is_some_and(|e| e.is_conditional_check_failed_exception()) =>
+        {
+            Ok(())
+        }
+        Err(e) => {
+            let place = connection.at("UpdateItem", table);
+            Err(Failure::of(e, place).into_event_store())
+        }
+    }
+}
+
+/// A walk through the shards of an index.
+struct Walk<'a> {
+    connection: &'a Connection,
+    index: &'static str,
+    attribute: &'static str,
+    shards: Vec<u32>,
+    limit: u32,
+}
+
+impl Walk<'_> {
+    /// One page: from the cursor through as many shards as it takes to fill it.
+    async fn page(
+        &self,
+        listing: Listing,
+        after: Option<ScanCursor>,
+        partition: impl Fn(u32) -> String,
+    ) -> Result<(Vec<CommitKey>, Option<ScanCursor>), EventStoreError> {
+        let Some(&start) = self.shards.first() else {
+            return Ok((Vec::new(), None));
+        };
+        let cursor = listing.clone().resume(after.as_ref(), start)?;
+        let mut last = cursor.last;
+        let mut rows = Vec::new();
+        let ahead = self.shards.iter().copied().filter(|&s| s >= cursor.shard);
+        for shard in ahead {
+            loop {
+                if rows.len() >= self.limit as usize {
+                    let next = Cursor::at(listing, shard, last).encode()?;
+                    return Ok((rows, Some(next)));
+                }
+                let room = self.limit as usize - rows.len();
+                let more = self.query(partition(shard), last.take(), room, &mut rows);
+                last = more.await?;
+                if last.is_none() {
+                    break;
+                }
+            }
+        }
+        Ok((rows, None))
+    }
+
+    /// One query of one shard; where to go on in it.
+    async fn query(
+        &self,
+        partition: String,
+        after: Option<LastItem>,
+        room: usize,
+        rows: &mut Vec<CommitKey>,
+    ) -> Result<Option<LastItem>, EventStoreError> {
+        let table = self.connection.events();
+        let place = self.connection.at("Query", table);
+        let start = after.map(|last| {
+            let mut key = last.key();
+            key.insert(self.attribute.into(), text(&*partition));
+            key
+        });
+        let request = self
+            .connection
+            .client()
+            .query()
+            .table_name(table)
+            .index_name(self.index)
+            .key_condition_expression(format!("{} = :shard", self.attribute))
+            .expression_attribute_values(":shard", text(partition))
+            .limit(i32::try_from(room).unwrap_or(i32::MAX))
+            .set_exclusive_start_key(start);
+        let answer = request
+            .send()
+            .await
+            .map_err(|e| Failure::of(e, place).into_event_store())?;
+        let foreign = |what: String| {
+            let reason = format!("index {} of table {table} has {what}", self.index);
+            Failure::incompatible(place, reason).into_event_store()
+        };
+        for row in answer.items.unwrap_or_default() {
+            rows.push(commit_key(row).map_err(foreign)?);
+        }
+        match answer.last_evaluated_key {
+            None => Ok(None),
+            Some(key) => LastItem::of(&key)
+                .map(Some)
+                .ok_or_else(|| foreign("a foreign key".into())),
+        }
+    }
+}
+
+fn commit_key(mut row: Attributes) -> Result<CommitKey, String> {
+    let pk = take_text(&mut row, "pk").map_err(|e| e.to_string())?;
+    let stream = StreamId::parse(&pk.unwrap_or_default()).map_err(|e| e.to_string())?;
+    let first = take_number(&mut row, "sk").map_err(|e| e.to_string())?;
+    let first = first.ok_or("a row without sk")?;
+    Ok(CommitKey::new(stream, Version::new(first)))
+}

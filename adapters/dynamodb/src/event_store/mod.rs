@@ -1,0 +1,138 @@
+//! `EventStore` on the events table.
+mod append;
+mod cursor;
+mod item;
+mod items;
+mod lists;
+mod payload;
+mod read;
+mod scan;
+
+pub(crate) use item::FORMAT;
+
+use crate::{
+    DynamoDb, DynamoDbConfig, DynamoDbError, PublishMode, attributes::MAX_ITEM_BYTES,
+    client::Connection,
+};
+use async_trait::async_trait;
+use foldstream::{
+    StreamId,
+    ports::{
+        Append, AppendAll, AppendOutcome, BoxStream, Capabilities, Commit, CommitKey, EventStore,
+        EventStoreError, ReadFrom, RefusedKind, ScanCursor, ScanPage, ScanWhat, Segment,
+        StreamPage, UnpublishedPage,
+    },
+};
+use std::num::NonZeroU32;
+
+/// The event store: one item is one commit, written by one conditional put.
+///
+/// Cloning is a reference count.
+#[derive(Clone, Debug)]
+pub struct DynamoDbEventStore {
+    connection: Connection,
+}
+
+impl DynamoDbEventStore {
+    /// Connects, and checks that the tables are of this process's format. [`DynamoDb`] gives all stores over one
+    /// connection, and takes a client of your own.
+    ///
+    /// # Errors
+    /// [`DynamoDbError`]: a configuration that cannot work, a table that is missing or of another format.
+    pub async fn connect(config: DynamoDbConfig) -> Result<Self, DynamoDbError> {
+        Ok(DynamoDb::connect(config).await?.event_store())
+    }
+
+    pub(crate) const fn over(connection: Connection) -> Self {
+        Self { connection }
+    }
+
+    fn marks(&self) -> bool {
+        self.connection.config().publish_mode == PublishMode::Poller
+    }
+}
+
+/// What the adapter cannot do, as its capabilities say.
+fn unsupported(reason: &str) -> EventStoreError {
+    EventStoreError::Refused {
+        kind: RefusedKind::Unsupported,
+        reason: reason.into(),
+        source: reason.into(),
+    }
+}
+
+#[async_trait]
+impl EventStore for DynamoDbEventStore {
+    fn capabilities(&self) -> Capabilities {
+        Capabilities::new(MAX_ITEM_BYTES).with_unpublished_list(self.marks())
+    }
+
+    async fn append(&self, append: &Append) -> Result<AppendOutcome, EventStoreError> {
+        append::append(&self.connection, append).await
+    }
+
+    async fn append_all(
+        &self,
+        all: &AppendAll,
+    ) -> Result<AppendOutcome<Vec<foldstream::StreamHead>>, EventStoreError> {
+        all.validate()?;
+        let ([append], []) = (&*all.commits, &*all.unchanged) else {
+            return Err(unsupported(
+                "this adapter appends to one stream at a time; see capabilities()",
+            ));
+        };
+        Ok(match append::append(&self.connection, append).await? {
+            AppendOutcome::Appended(head) => AppendOutcome::Appended(vec![head]),
+            AppendOutcome::Repeated(commits) => AppendOutcome::Repeated(commits),
+            AppendOutcome::Conflict(conflict) => AppendOutcome::Conflict(conflict),
+        })
+    }
+
+    fn read(
+        &self,
+        stream: &StreamId,
+        from: ReadFrom,
+        limit: Option<NonZeroU32>,
+    ) -> BoxStream<'_, Result<Commit, EventStoreError>> {
+        read::read(self.connection.clone(), stream.clone(), from, limit)
+    }
+
+    async fn streams(
+        &self,
+        aggregate: &str,
+        after: Option<ScanCursor>,
+    ) -> Result<StreamPage, EventStoreError> {
+        lists::streams(&self.connection, aggregate, after).await
+    }
+
+    async fn scan(
+        &self,
+        segment: Segment,
+        after: Option<ScanCursor>,
+        what: ScanWhat,
+        max_items: NonZeroU32,
+    ) -> Result<ScanPage, EventStoreError> {
+        scan::scan(&self.connection, segment, after, what, max_items).await
+    }
+
+    async fn unpublished(
+        &self,
+        segment: Segment,
+        after: Option<ScanCursor>,
+        limit: NonZeroU32,
+    ) -> Result<UnpublishedPage, EventStoreError> {
+        if !self.marks() {
+            return Err(unsupported(
+                "commits are not marked in publish_mode Stream: the table's change stream tells of them",
+            ));
+        }
+        lists::unpublished(&self.connection, segment, after, limit).await
+    }
+
+    async fn clear_unpublished(&self, commits: &[CommitKey]) -> Result<(), EventStoreError> {
+        if !self.marks() {
+            return Ok(());
+        }
+        lists::clear_unpublished(&self.connection, commits).await
+    }
+}

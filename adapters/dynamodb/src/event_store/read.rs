@@ -1,0 +1,267 @@
+//! Reading a stream, forwards and backwards: lazily, completely, without gaps.
+use super::{
+    item::{self, StoredItem, Unreadable},
+    items::{From, Items, Query},
+    payload::Names,
+};
+use crate::client::Connection;
+use foldstream::{
+    StreamId, Version,
+    ports::{BoxStream, Commit, EventStoreError, ReadFrom},
+};
+use futures::{StreamExt as _, stream};
+use std::num::NonZeroU32;
+
+pub(super) fn read(
+    connection: Connection,
+    stream: StreamId,
+    from: ReadFrom,
+    limit: Option<NonZeroU32>,
+) -> BoxStream<'static, Result<Commit, EventStoreError>> {
+    // One page holds 1 MB, so a small limit would otherwise pay for what nobody reads.
+    let page = limit.and_then(|l| i32::try_from(l.get()).ok());
+    let reader = match from {
+        ReadFrom::After(head) => {
+            // The head names the stream too; one of another stream has no place in this one.
+            if *head.stream() != stream {
+                let reason = format!(
+                    "a head of {} cannot start a read of {stream}",
+                    head.stream()
+                );
+                return stream::once(async { Err(EventStoreError::Invalid { reason }) }).boxed();
+            }
+            Reader::Forward(Forward::new(
+                connection,
+                stream,
+                head.version().next(),
+                page,
+            ))
+        }
+        ReadFrom::Event(version) => Reader::Event(connection, stream, version, page),
+        ReadFrom::Newest => Reader::Backward(Backward::new(connection, stream, None, page)),
+        ReadFrom::NewestAtOrBelow(version) => {
+            Reader::Backward(Backward::new(connection, stream, Some(version), page))
+        }
+        other => {
+            let reason = format!("this adapter does not know {other:?}");
+            return stream::once(async { Err(EventStoreError::Invalid { reason }) }).boxed();
+        }
+    };
+    let commits = stream::try_unfold(reader, |mut reader| async move {
+        let commit = reader.next().await?;
+        Ok(commit.map(|commit| (commit, reader)))
+    });
+    match limit {
+        Some(limit) => commits.take(limit.get() as usize).boxed(),
+        None => commits.boxed(),
+    }
+}
+
+enum Reader {
+    Forward(Forward),
+    /// Forwards from the commit that holds this event, which is not found yet.
+    Event(Connection, StreamId, Version, Option<i32>),
+    Backward(Backward),
+}
+impl Reader {
+    async fn next(&mut self) -> Result<Option<Commit>, EventStoreError> {
+        loop {
+            match self {
+                Self::Forward(forward) => return forward.next().await,
+                Self::Backward(backward) => return backward.next().await,
+                Self::Event(connection, stream, version, page) => {
+                    let found = Forward::from_event(connection, stream, *version, *page).await?;
+                    *self = Self::Forward(found);
+                }
+            }
+        }
+    }
+}
+
+struct Forward {
+    items: Items,
+    names: Names,
+    /// Commits that end below are not returned.
+    from: Version,
+}
+impl Forward {
+    fn new(connection: Connection, stream: StreamId, first: Version, page: Option<i32>) -> Self {
+        Self {
+            items: Items::new(connection, stream, first, page),
+            names: Names::default(),
+            from: first,
+        }
+    }
+
+    /// Finds the commit that holds the event: the newest item that starts at or below it, and from there the first
+    /// part of its commit. Where that search errs, for instance since a page missed an item, it errs downwards, and the
+    /// read from there finds and passes what lies between.
+    async fn from_event(
+        connection: &Connection,
+        stream: &StreamId,
+        version: Version,
+        page: Option<i32>,
+    ) -> Result<Self, EventStoreError> {
+        let version = version.max(Version::new(1));
+        let mut first = Version::new(1);
+        let from = From::AtMost(Some(version));
+        let mut below = Query::new(connection.clone(), stream.clone(), from, Some(1));
+        while let Some(item) = below.next(Version::NONE).await? {
+            if item.last < version && item.ends_commit() {
+                first = item.last.next();
+                break;
+            }
+            if item.part == 0 {
+                first = item.first;
+                break;
+            }
+        }
+        let mut found = Self::new(connection.clone(), stream.clone(), first, page);
+        found.from = version;
+        Ok(found)
+    }
+
+    async fn next(&mut self) -> Result<Option<Commit>, EventStoreError> {
+        while let Some(first) = self.items.next().await? {
+            let commit = self.items.complete(first, &mut self.names).await?;
+            if commit.last_version() >= self.from {
+                return Ok(Some(commit));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Reads downwards. Where an item does not reach up to the newer one, what lies between is read upwards and put first.
+struct Backward {
+    connection: Connection,
+    stream: StreamId,
+    query: Query,
+    /// Items that come before the query's, the next one last.
+    first: Vec<StoredItem>,
+    names: Names,
+    /// Where the last item began; `None` before the first.
+    newer: Option<Version>,
+    /// Commits that end above are not returned; `None` once one was.
+    ceiling: Option<Version>,
+}
+impl Backward {
+    fn new(
+        connection: Connection,
+        stream: StreamId,
+        ceiling: Option<Version>,
+        page: Option<i32>,
+    ) -> Self {
+        let from = From::AtMost(ceiling);
+        Self {
+            query: Query::new(connection.clone(), stream.clone(), from, page),
+            connection,
+            stream,
+            first: Vec::new(),
+            names: Names::default(),
+            newer: None,
+            ceiling,
+        }
+    }
+
+    async fn next(&mut self) -> Result<Option<Commit>, EventStoreError> {
+        let mut parts = Vec::new();
+        let mut skipping = false;
+        while let Some(item) = self.next_item().await? {
+            if parts.is_empty() && !skipping {
+                skipping = match self.ceiling {
+                    // Where a part does not end its commit, the rest lies above, else it would have come first.
+                    Some(ceiling) => item.last > ceiling || !item.ends_commit(),
+                    None if item.ends_commit() => false,
+                    None => return Err(self.corrupt("a commit lacks its last part")),
+                };
+            }
+            let starts = item.part == 0;
+            if skipping {
+                skipping = !starts;
+                continue;
+            }
+            parts.push(item);
+            if starts {
+                self.ceiling = None;
+                parts.reverse();
+                let after = self.below();
+                return item::join(&self.stream, parts, &mut self.names)
+                    .map(Some)
+                    .map_err(|e| e.into_error(&self.stream, after));
+            }
+        }
+        if skipping || !parts.is_empty() {
+            return Err(self.corrupt("a commit lacks its first part"));
+        }
+        Ok(None)
+    }
+
+    async fn next_item(&mut self) -> Result<Option<StoredItem>, EventStoreError> {
+        if self.first.is_empty() {
+            let below = self.query.next(self.below()).await?;
+            let last = below.as_ref().map_or(Version::NONE, |item| item.last);
+            let ends = below.as_ref().is_none_or(StoredItem::ends_commit);
+            let above = self.items_above(last, ends).await?;
+            self.first.extend(below);
+            self.first.extend(above);
+        }
+        let item = self.first.pop();
+        if let Some(item) = &item {
+            self.newer = Some(item.first);
+        }
+        Ok(item)
+    }
+
+    /// What lies between an item that ends at `last` (0: the beginning) and the newer one, upwards.
+    async fn items_above(
+        &self,
+        last: Version,
+        ends: bool,
+    ) -> Result<Vec<StoredItem>, EventStoreError> {
+        let (connection, stream) = (self.connection.clone(), self.stream.clone());
+        let mut above = Items::new(connection, stream, last.next(), Some(100));
+        let mut found = Vec::new();
+        match (self.newer, self.ceiling) {
+            (Some(newer), _) => {
+                while above.expected() < newer {
+                    found.push(above.require().await?);
+                }
+                if above.expected() > newer {
+                    let reason = format!("an item up to {last} overlaps the one at {newer}");
+                    return Err(Unreadable::Bad { reason }.into_error(&self.stream, last));
+                }
+            }
+            // The tail. Part of a commit implies its other parts.
+            (None, None) => {
+                let mut ended = ends;
+                while !ended {
+                    let item = above.require().await?;
+                    ended = item.ends_commit();
+                    found.push(item);
+                }
+            }
+            // Below the ceiling nothing may be left out. Only where the stream seems to end there this costs a query.
+            (None, Some(ceiling)) => {
+                while above.expected() <= ceiling {
+                    match above.next().await? {
+                        Some(item) => found.push(item),
+                        None if found.last().map_or(ends, StoredItem::ends_commit) => break,
+                        None => found.push(above.require().await?),
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// The highest version that is known to be below all that was read: an error says "after" it.
+    fn below(&self) -> Version {
+        self.newer
+            .map_or(Version::NONE, |newer| Version::new(newer.get() - 1))
+    }
+    fn corrupt(&self, reason: &str) -> EventStoreError {
+        let reason = reason.to_owned();
+        Unreadable::Bad { reason }.into_error(&self.stream, self.below())
+    }
+}

@@ -1,0 +1,139 @@
+//! `SnapshotStore` on the snapshots table.
+use crate::{
+    DynamoDb, DynamoDbConfig, DynamoDbError,
+    attributes::{
+        Attributes, BadAttribute, MAX_ITEM_BYTES, binary, item_bytes, number, required,
+        take_binary, take_number, take_text, text,
+    },
+    client::Connection,
+    error::Failure,
+};
+use async_trait::async_trait;
+use foldstream::{
+    CommitId, StreamId, Version,
+    ports::{SaveOutcome, SnapshotStore, SnapshotStoreError, StoredSnapshot},
+};
+
+/// The snapshot store: one item per stream, which only moves forward.
+///
+/// Loads are *eventually consistent*, at half the price: an older snapshot, or none, only means more events to fold, and
+/// one that does not fit the history is ignored by whoever loads it. Cloning is a reference count.
+#[derive(Clone, Debug)]
+pub struct DynamoDbSnapshotStore {
+    connection: Connection,
+}
+
+impl DynamoDbSnapshotStore {
+    /// Connects, and checks that the tables are of this process's format. [`DynamoDb`] gives all stores over one
+    /// connection, and takes a client of your own.
+    ///
+    /// # Errors
+    /// [`DynamoDbError`]: a configuration that cannot work, a table that is missing or of another format.
+    pub async fn connect(config: DynamoDbConfig) -> Result<Self, DynamoDbError> {
+        Ok(DynamoDb::connect(config).await?.snapshot_store())
+    }
+
+    pub(crate) const fn over(connection: Connection) -> Self {
+        Self { connection }
+    }
+}
+
+fn key(stream: &StreamId) -> Attributes {
+    Attributes::from([("pk".into(), text(stream.as_str()))])
+}
+
+fn encode(snapshot: &StoredSnapshot) -> Result<Attributes, SnapshotStoreError> {
+    let mut item = key(&snapshot.stream);
+    item.insert("v".into(), number(snapshot.version));
+    item.insert("c".into(), text(snapshot.commit_id.to_string()));
+    item.insert("s".into(), number(snapshot.state_version));
+    item.insert("d".into(), binary(snapshot.payload.to_vec()));
+    match item_bytes(&item) {
+        0..=MAX_ITEM_BYTES => Ok(item),
+        bytes => Err(SnapshotStoreError::TooLarge {
+            stream: snapshot.stream.clone(),
+            bytes,
+            limit: MAX_ITEM_BYTES,
+        }),
+    }
+}
+
+fn decode(stream: &StreamId, mut item: Attributes) -> Result<StoredSnapshot, BadAttribute> {
+    let version = required(take_number(&mut item, "v")?, "v")?;
+    let commit_id: CommitId = required(take_text(&mut item, "c")?, "c")?
+        .parse()
+        .map_err(|e| BadAttribute::new("c", e))?;
+    let state_version = required(take_number(&mut item, "s")?, "s")?;
+    let payload = required(take_binary(&mut item, "d")?, "d")?;
+    let (stream, version) = (stream.clone(), Version::new(version));
+    Ok(StoredSnapshot::new(
+        stream,
+        version,
+        commit_id,
+        state_version,
+        payload.into(),
+    ))
+}
+
+#[async_trait]
+impl SnapshotStore for DynamoDbSnapshotStore {
+    async fn load(&self, stream: &StreamId) -> Result<Option<StoredSnapshot>, SnapshotStoreError> {
+        let table = self.connection.snapshots();
+        let place = self.connection.at("GetItem", table);
+        let request = self.connection.client().get_item().table_name(table);
+        let answer = request
+            .set_key(Some(key(stream)))
+            .send()
+            .await
+            .map_err(|e| Failure::of(e, place).into_snapshot_store())?;
+        let Some(item) = answer.item else {
+            return Ok(None);
+        };
+        decode(stream, item).map(Some).map_err(|e| {
+            let reason = format!(
+                "the snapshot of {stream} in table {table} cannot be read ({e}): delete it"
+            );
+            Failure::incompatible(place, reason).into_snapshot_store()
+        })
+    }
+
+    async fn save(&self, snapshot: &StoredSnapshot) -> Result<SaveOutcome, SnapshotStoreError> {
+        let table = self.connection.snapshots();
+        let request = self
+            .connection
+            .client()
+            .put_item()
+            .table_name(table)
+            .set_item(Some(encode(snapshot)?))
+            .condition_expression("attribute_not_exists(pk) OR v < :v OR (v = :v AND s < :s)")
+            .expression_attribute_values(":v", number(snapshot.version))
+            .expression_attribute_values(":s", number(snapshot.state_version));
+        match request.send().await {
+            Ok(_) => Ok(SaveOutcome::Saved),
+            // Also where an earlier attempt of the SDK was applied and its answer lost: then it is there, which is all
+            // that a saver wants.
+            Err(e)
+                if e.as_service_error()
+                    .is_some_and(|e| e.is_conditional_check_failed_exception()) =>
+            {
+                Ok(SaveOutcome::Stale)
+            }
+            Err(e) => {
+                let place = self.connection.at("PutItem", table);
+                Err(Failure::of(e, place).into_snapshot_store())
+            }
+        }
+    }
+
+    async fn delete(&self, stream: &StreamId) -> Result<(), SnapshotStoreError> {
+        let table = self.connection.snapshots();
+        let place = self.connection.at("DeleteItem", table);
+        let request = self.connection.client().delete_item().table_name(table);
+        request
+            .set_key(Some(key(stream)))
+            .send()
+            .await
+            .map_err(|e| Failure::of(e, place).into_snapshot_store())?;
+        Ok(())
+    }
+}
