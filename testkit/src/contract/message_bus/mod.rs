@@ -103,6 +103,34 @@ pub async fn ready<F: BusFixture>(fresh: impl Future<Output = F>) -> Arc<dyn Bus
 /// - `delete_group`: forget a group (the servers that tests embed often cannot).
 ///
 /// Cases wait up to 30 s for what a group does; most take as long as the backend takes to let a member join.
+///
+/// # Example
+/// ```
+/// # #[allow(dead_code)]
+/// mod message_bus {
+///     use foldstream::ports::MessageBus;
+///     use foldstream_testkit::{InMemoryMessageBus, contract::message_bus::BusFixture};
+///     use std::sync::Arc;
+///
+///     struct Fixture(Arc<InMemoryMessageBus>);
+///
+///     #[async_trait::async_trait]
+///     impl BusFixture for Fixture {
+///         fn bus(&self) -> Arc<dyn MessageBus> {
+///             self.0.clone()
+///         }
+///         async fn create_topic(&self, name: &str, partitions: u32) {
+///             self.0.create_topic(name, partitions);
+///         }
+///     }
+///
+///     async fn fresh() -> Fixture {
+///         Fixture(InMemoryMessageBus::new())
+///     }
+///     foldstream_testkit::message_bus_contract! { bus = fresh, with = [delete_group] }
+/// }
+/// # fn main() {}
+/// ```
 #[macro_export]
 macro_rules! message_bus_contract {
     ($(#[$attribute:meta])* bus = $bus:path $(, with = [$($group:ident),* $(,)?])? $(,)?) => {
