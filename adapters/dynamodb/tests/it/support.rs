@@ -14,14 +14,12 @@ use aws_smithy_runtime_api::{
     },
     http::StatusCode,
 };
-use aws_smithy_types::body::SdkBody;
+use aws_smithy_types::{body::SdkBody, byte_stream::ByteStream};
 use foldstream::{
     CommitId, StreamHead, StreamId, Timestamp,
     ports::{Append, Commit, EventData, EventStore, EventStoreError, ReadFrom},
 };
-use foldstream_dynamodb::{
-    DynamoDb, DynamoDbConfig, TableOptions, create_tables, create_tables_with_client,
-};
+use foldstream_dynamodb::{DynamoDb, DynamoDbConfig, TableOptions, create_tables};
 use futures::TryStreamExt as _;
 use std::{
     collections::HashMap,
@@ -86,19 +84,6 @@ impl Server {
         wire.calls.lock().unwrap().clear();
         (stores, wire)
     }
-    /// A client over such a wire, without tables.
-    pub(crate) fn client_over(
-        &self,
-        fate: impl Fn(&Call) -> Fate + Send + Sync + 'static,
-    ) -> (Client, Wire) {
-        let wire = Wire::new(fate);
-        (wire.client(&self.endpoint), wire)
-    }
-    pub(crate) async fn create_tables_over(&self, client: Client) {
-        create_tables_with_client(client, &self.config(), &TableOptions::default())
-            .await
-            .unwrap();
-    }
 }
 
 /// What becomes of a request.
@@ -110,6 +95,8 @@ pub(crate) enum Fate {
     LoseRequest,
     /// It is not carried out but answered so.
     Answer(u16, String),
+    /// It is carried out, and its answer is changed.
+    Change(Box<dyn FnOnce(&mut serde_json::Value) + Send>),
 }
 impl Fate {
     /// An error as DynamoDB words it.
@@ -218,6 +205,17 @@ impl HttpConnector for Connector {
             Fate::Answer(status, body) => {
                 let status = StatusCode::try_from(status).unwrap();
                 HttpConnectorFuture::ready(Ok(HttpResponse::new(status, SdkBody::from(body))))
+            }
+            Fate::Change(change) => {
+                let answer = self.inner.call(request);
+                HttpConnectorFuture::new(async move {
+                    let answer = answer.await?;
+                    let status = answer.status();
+                    let body = ByteStream::new(answer.into_body()).collect().await.unwrap();
+                    let mut body = serde_json::from_slice(&body.into_bytes()).unwrap();
+                    change(&mut body);
+                    Ok(HttpResponse::new(status, SdkBody::from(body.to_string())))
+                })
             }
         }
     }
