@@ -151,6 +151,9 @@ pub struct Lifted {
 
 type Step = Arc<dyn Fn(Bytes) -> Result<Upcast, BoxError> + Send + Sync>;
 
+/// By name, then by the schema version that a step starts from.
+type StepsByName = HashMap<String, BTreeMap<u16, Step>>;
+
 /// Lifts stored payloads, one schema version at a time, to what today's types read. One registry serves load, runner
 /// and replay. Cloning is a reference count.
 ///
@@ -172,8 +175,8 @@ type Step = Arc<dyn Fn(Bytes) -> Result<Upcast, BoxError> + Send + Sync>;
 /// ```
 #[derive(Clone, Default)]
 pub struct Upcasters {
-    /// Aggregate type, name, schema version: nested, so that a look-up allocates nothing.
-    steps: Arc<HashMap<String, HashMap<String, BTreeMap<u16, Step>>>>,
+    /// By aggregate type; nested, so that a look-up allocates nothing.
+    steps: Arc<HashMap<String, StepsByName>>,
 }
 
 impl fmt::Debug for Upcasters {

@@ -9,6 +9,7 @@ mod snapshot;
 mod metadata;
 pub mod ports;
 mod wire;
+pub mod publisher;
 pub mod runner;
 pub mod control;
 mod resilience;
@@ -28,7 +29,8 @@ pub use metadata::{
     ActorId, CausationId, CommandId, CommitId, CorrelationId, EventId, InvalidId, Metadata,
 };
 pub use repository::{
-    AppendError, ExecuteError, Executed, LoadError, Loaded, Rejection, Repository, Settled,
+    AppendError, AsOf, ExecuteError, ExecuteResult, Executed, Historical, LoadError, Loaded,
+    Rejection, Repository, Settled, Transaction,
 };
 pub use resilience::{Backoff, ConflictRetry, RetryPolicy};
 pub use snapshot::SnapshotPolicy;

@@ -1,12 +1,43 @@
 //! Deciding a command and storing what follows from it.
-use super::{ExecuteError, Executed, Loaded, Repository, fold};
+use super::{ExecuteError, Executed, LoadError, Loaded, Repository, fold};
 use crate::{
-    Aggregate, Context, Decide, Metadata,
+    Aggregate, Context, Decide, Metadata, Timestamp,
     ports::{Append, AppendOutcome, Commit},
 };
+use futures::{Stream, StreamExt};
+
+/// What became of a command `C` on an aggregate `A`.
+pub type ExecuteResult<A, C> = Result<Executed<A>, ExecuteError<<A as Decide<C>>::Error>>;
+
+/// What a decision starts from.
+pub(super) enum Start<A> {
+    /// A state that may be behind the store.
+    Cached(Loaded<A>),
+    /// A state that was read during this command.
+    Read(Loaded<A>),
+}
+
+/// What was decided, and the state that it was decided on.
+pub(super) enum Decided<A: Aggregate, E> {
+    Facts {
+        loaded: Loaded<A>,
+        events: Vec<A::Event>,
+        now: Timestamp,
+    },
+    Nothing {
+        loaded: Loaded<A>,
+    },
+    Rejected {
+        loaded: Loaded<A>,
+        rejection: E,
+    },
+}
 
 impl<A: Aggregate> Repository<A> {
     /// Decides a command on the current state and stores its events; after a conflict, decides again.
+    ///
+    /// Commands on one stream take turns in this process. With a [cache](Self::with_cache) a command on a known stream is
+    /// one round trip; a refusal or "nothing to do" that was decided on a cached state is confirmed by a read first.
     ///
     /// If this future is dropped, the commit is stored whole or not at all.
     ///
@@ -24,7 +55,10 @@ impl<A: Aggregate> Repository<A> {
         self.execute_with(id, command, Metadata::new()).await
     }
 
-    /// [`execute`](Self::execute) with correlation, causation, actor, trace or the user's own entries.
+    /// [`execute`](Self::execute) with a command id, correlation, causation, actor, trace or the user's own entries.
+    ///
+    /// A command id makes the command take effect once, where the repository
+    /// [is told to](Self::with_idempotency); elsewhere it is only recorded.
     ///
     /// # Errors
     /// As [`execute`](Self::execute).
@@ -38,23 +72,35 @@ impl<A: Aggregate> Repository<A> {
         A: Decide<C>,
     {
         let stream = Self::stream_id(id)?;
-        let mut loaded = self.load_stream(&stream).await?;
+        if let (Some(idempotency), Some(id)) = (&self.inner.idempotency, metadata.command_id()) {
+            return self
+                .execute_once(&stream, &command, &metadata, id, idempotency)
+                .await;
+        }
+        let mut turn = self.inner.turns.take(&stream).await;
+        let mut start = match turn.take_state() {
+            Some(loaded) => Start::Cached(loaded),
+            None => Start::Read(self.load_stream(&stream).await?),
+        };
         let retry = self.inner.retry;
         let mut attempt = 1;
         loop {
-            // A commit's time is never below the previous commit's, even if this node's clock is behind.
-            let now = self.inner.clock.now().max(loaded.head.recorded_at());
-            let ctx =
-                Context::new(stream.clone(), loaded.version(), now).with_metadata(metadata.clone());
-            let decided = loaded.state.decide(&command, &ctx);
-            let events = decided.map_err(ExecuteError::Rejected)?;
-            if events.is_empty() {
-                return Ok(Executed {
+            let decided = self.decide(start, &command, &metadata).await?;
+            let (loaded, events, now) = match decided {
+                Decided::Facts {
                     loaded,
                     events,
-                    repeated: false,
-                });
-            }
+                    now,
+                } => (loaded, events, now),
+                Decided::Nothing { loaded } => {
+                    turn.keep(loaded.clone());
+                    return Ok(Executed::new(loaded, Vec::new(), false));
+                }
+                Decided::Rejected { loaded, rejection } => {
+                    turn.keep(loaded);
+                    return Err(ExecuteError::Rejected(rejection));
+                }
+            };
             let append = Append::after(
                 loaded.head.clone(),
                 self.inner.ids.commit_id(),
@@ -63,40 +109,107 @@ impl<A: Aggregate> Repository<A> {
             )
             .with_metadata(metadata.clone());
             append.validate()?;
-            match self.inner.store.append(&append).await? {
-                AppendOutcome::Appended(head) => {
+            match self.inner.store.append(&append).await {
+                Ok(AppendOutcome::Appended(head)) => {
                     let mut fold = loaded.into_fold();
                     fold.take_facts(&events, head);
-                    return Ok(self.executed(fold.finish(), events, false));
+                    let loaded = self.stored(fold.finish());
+                    turn.keep(loaded.clone());
+                    return Ok(Executed::new(loaded, events, false));
                 }
-                AppendOutcome::Repeated(commits) => {
-                    return self.repeated(loaded, &commits);
+                Ok(AppendOutcome::Repeated(commits)) => {
+                    let executed = self.repeated(loaded, &commits)?;
+                    turn.keep(executed.loaded.clone());
+                    return Ok(executed);
                 }
-                AppendOutcome::Conflict(conflict) if attempt >= retry.attempts => {
+                Ok(AppendOutcome::Conflict(conflict)) if attempt >= retry.attempts => {
                     return Err(ExecuteError::Conflict(conflict));
                 }
-                AppendOutcome::Conflict(_) => {
+                Ok(AppendOutcome::Conflict(_)) => {
                     tokio::time::sleep(retry.backoff.delay(attempt)).await;
-                    loaded = self.fold_on(loaded.into_fold()).await?.finish();
+                    let caught_up = self.fold_on(loaded.into_fold()).await?;
+                    start = Start::Read(caught_up.finish());
                     attempt += 1;
+                }
+                Err(error) => {
+                    if error.is_certainly_not_applied() {
+                        turn.keep(loaded);
+                    }
+                    return Err(error.into());
                 }
             }
         }
     }
 
-    fn executed(&self, loaded: Loaded<A>, events: Vec<A::Event>, repeated: bool) -> Executed<A> {
-        if let Some(snapshots) = &self.inner.snapshots {
-            snapshots.offer(&loaded, std::time::Duration::ZERO);
-        }
-        Executed {
-            loaded,
-            events,
-            repeated,
+    /// Executes many commands, `concurrency` at a time (0 counts as 1), and returns each result as it is there. Commands
+    /// on one stream are executed in the order given.
+    pub fn execute_many<'a, C>(
+        &'a self,
+        commands: impl IntoIterator<Item = (A::Id, C), IntoIter: Send> + 'a,
+        concurrency: usize,
+    ) -> impl Stream<Item = (A::Id, ExecuteResult<A, C>)> + 'a
+    where
+        A: Decide<C>,
+        C: Send + Sync + 'a,
+    {
+        let executions = commands.into_iter().map(move |(id, command)| async move {
+            let result = self.execute(&id, command).await;
+            (id, result)
+        });
+        futures::stream::iter(executions).buffer_unordered(concurrency.max(1))
+    }
+
+    /// Decides. What a cached state refuses, or finds nothing to do about, is confirmed by a read of what is new; a state
+    /// that was just read needs no second look.
+    pub(super) async fn decide<C>(
+        &self,
+        start: Start<A>,
+        command: &C,
+        metadata: &Metadata,
+    ) -> Result<Decided<A, A::Error>, LoadError>
+    where
+        A: Decide<C>,
+    {
+        let (mut loaded, mut is_cached) = match start {
+            Start::Cached(loaded) => (loaded, true),
+            Start::Read(loaded) => (loaded, false),
+        };
+        loop {
+            // A commit's time is never below the previous commit's, even if this node's clock is behind.
+            let now = self.inner.clock.now().max(loaded.head.recorded_at());
+            let ctx = Context::new(loaded.head.stream().clone(), loaded.version(), now)
+                .with_metadata(metadata.clone());
+            let decided = loaded.state.decide(command, &ctx);
+            if is_cached && !decided.as_ref().is_ok_and(|events| !events.is_empty()) {
+                let seen = loaded.version();
+                loaded = self.fold_on(loaded.into_fold()).await?.finish();
+                is_cached = false;
+                if loaded.version() > seen {
+                    continue;
+                }
+            }
+            return Ok(match decided {
+                Err(rejection) => Decided::Rejected { loaded, rejection },
+                Ok(events) if events.is_empty() => Decided::Nothing { loaded },
+                Ok(events) => Decided::Facts {
+                    loaded,
+                    events,
+                    now,
+                },
+            });
         }
     }
 
+    /// Hands a state that was just stored to the snapshot writer.
+    pub(super) fn stored(&self, loaded: Loaded<A>) -> Loaded<A> {
+        if let Some(snapshots) = &self.inner.snapshots {
+            snapshots.offer(&loaded, std::time::Duration::ZERO);
+        }
+        loaded
+    }
+
     /// My commit was in the slot already, for instance since the client sent the request twice: what is stored counts.
-    fn repeated<E>(
+    pub(super) fn repeated<E>(
         &self,
         loaded: Loaded<A>,
         commits: &[Commit],
@@ -109,6 +222,6 @@ impl<A: Aggregate> Repository<A> {
                 events.push(recorded?.event);
             }
         }
-        Ok(self.executed(fold.finish(), events, true))
+        Ok(Executed::new(self.stored(fold.finish()), events, true))
     }
 }

@@ -7,25 +7,39 @@
 //!   conflict  read what is new, decide again under a new commit id; bounded, with jitter
 //!   unknown   `Unavailable { pending }`: settle it with [`Repository::settle`]
 //! ```
-mod append;
-mod error;
 mod execute;
+mod idempotent;
+mod append;
+mod transaction;
+mod travel;
 mod fold;
+mod error;
 mod snapshots;
+mod turns;
 mod values;
 
 pub use error::{AppendError, ExecuteError, LoadError, Rejection};
+pub use execute::ExecuteResult;
+pub use transaction::Transaction;
+pub use travel::{AsOf, Historical};
 pub use values::{Executed, Loaded, Settled};
 
 use crate::{
     Aggregate, Clock, ConflictRetry, DomainEvent, IdSource, InvalidStreamId, Recorded, Snapshot,
     SnapshotPolicy, StreamHead, StreamId, SystemClock, SystemIds, Upcasters,
-    ports::{BoxStream, EventStore, ReadFrom, SnapshotStore},
+    control::Rows,
+    ports::{BoxStream, ControlStore, EventStore, ReadFrom, SnapshotStore},
 };
 use fold::Fold;
 use futures::{StreamExt, TryStreamExt};
+use idempotent::Idempotency;
 use snapshots::Snapshots;
-use std::{fmt, sync::Arc, time::Instant};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use turns::Turns;
 
 /// The streams of one aggregate type. Cloning shares everything.
 ///
@@ -63,6 +77,8 @@ pub struct Repository<A: Aggregate> {
 struct Inner<A: Aggregate> {
     store: Arc<dyn EventStore>,
     snapshots: Option<Snapshots<A>>,
+    turns: Turns<A>,
+    idempotency: Option<Idempotency>,
     upcasters: Upcasters,
     retry: ConflictRetry,
     clock: Arc<dyn Clock>,
@@ -74,6 +90,8 @@ impl<A: Aggregate> Clone for Inner<A> {
         Self {
             store: self.store.clone(),
             snapshots: self.snapshots.clone(),
+            turns: self.turns.clone(),
+            idempotency: self.idempotency.clone(),
             upcasters: self.upcasters.clone(),
             retry: self.retry,
             clock: self.clock.clone(),
@@ -104,6 +122,8 @@ impl<A: Aggregate> Repository<A> {
         let inner = Inner {
             store,
             snapshots: None,
+            turns: Turns::new(0),
+            idempotency: None,
             upcasters: Upcasters::new(),
             retry: ConflictRetry::default(),
             clock: Arc::new(SystemClock),
@@ -128,10 +148,30 @@ impl<A: Aggregate> Repository<A> {
     {
         self.edit(|i| i.snapshots = Some(Snapshots::new(store, policy)))
     }
+    /// Keeps the states of about this many streams in memory, those used last: a command on one of them is one round
+    /// trip. Costs the memory of the states; 0 keeps none, which is the default.
+    #[must_use]
+    pub fn with_cache(self, streams: usize) -> Self {
+        self.edit(|i| i.turns = Turns::new(streams))
+    }
     /// Lifts older payloads.
     #[must_use]
     pub fn with_upcasters(self, upcasters: Upcasters) -> Self {
-        self.edit(|i| i.upcasters = upcasters)
+        self.edit(|i| {
+            i.upcasters = upcasters;
+            // What others have cached was folded with theirs.
+            i.turns = i.turns.emptied();
+        })
+    }
+    /// Lets a command that carries a [command id](crate::Metadata::with_command_id) take effect at most once within `retention`,
+    /// at the price of one more read and write. `retention` must be at least as long as callers repeat a command; a day
+    /// is a good start.
+    #[must_use]
+    pub fn with_idempotency(self, control: Arc<dyn ControlStore>, retention: Duration) -> Self {
+        self.edit(|i| {
+            let rows = Rows::new(control, i.ids.clone());
+            i.idempotency = Some(Idempotency::new(rows, retention));
+        })
     }
     /// How often a conflict is decided again.
     #[must_use]

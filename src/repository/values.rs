@@ -47,6 +47,13 @@ pub struct Executed<A: Aggregate> {
 }
 
 impl<A: Aggregate> Executed<A> {
+    pub(super) const fn new(loaded: Loaded<A>, events: Vec<A::Event>, repeated: bool) -> Self {
+        Self {
+            loaded,
+            events,
+            repeated,
+        }
+    }
     /// The state after the command.
     pub fn state(&self) -> &A {
         self.loaded.state()

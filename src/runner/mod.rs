@@ -25,6 +25,7 @@ mod streams;
 mod attempt;
 mod processor;
 mod session;
+mod settle;
 mod commit;
 
 pub use error::{ErrorClass, HandlerError, HandlerResult, ResultExt};

@@ -41,7 +41,7 @@ struct Attempts {
 }
 
 /// How long the backends may be away before a processor that starts gives up: about a minute.
-fn patience() -> RetryPolicy {
+pub(super) fn patience() -> RetryPolicy {
     let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
     RetryPolicy::default()
         .with_attempts(1, 12)

@@ -182,12 +182,12 @@ impl RunnerReport {
     pub fn processor(&self, name: &str) -> Option<&ProcessorReport> {
         self.processors.iter().find(|p| &*p.name == name)
     }
-    /// The report, or the error of the first processor that ended early.
+    /// What every processor did, or the error of the first that ended early.
     ///
     /// # Errors
     /// [`RunnerError`].
-    pub fn into_result(mut self) -> Result<Self, RunnerError> {
+    pub fn into_result(mut self) -> Result<Vec<ProcessorReport>, RunnerError> {
         let failed = self.processors.iter_mut().find_map(|p| p.error.take());
-        failed.map_or(Ok(self), Err)
+        failed.map_or(Ok(self.processors), Err)
     }
 }

@@ -1,7 +1,7 @@
 //! One membership in the consumer group: receives, dispatches, settles.
 use super::{
-    ErrorClass, HandlerError, RunnerError,
-    attempt::{Attempt, Attempted, Failure, Incoming, Shared, Tally},
+    RunnerError,
+    attempt::{Attempted, Incoming, Shared},
     lanes::Lanes,
     processor::{Ends, Processor},
     streams::Streams,
@@ -16,14 +16,14 @@ use crate::{
         NoPosition, OwnedMark, PartitionId, Revocation, StartedFrom,
     },
 };
-use futures::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
 use tokio::{
-    task::{AbortHandle, Id, JoinError, JoinSet},
+    task::{AbortHandle, Id, JoinSet},
     time::{Instant, MissedTickBehavior},
 };
 use tokio_util::sync::CancellationToken;
@@ -49,12 +49,12 @@ pub(super) struct Session<'a> {
     pub(super) flush_failing_since: Option<Instant>,
     group: &'a str,
     ends: Option<&'a Ends>,
-    lanes: Lanes<Arc<Incoming>>,
-    streams: Streams,
-    running: JoinSet<Attempted>,
-    jobs: HashMap<Id, Job>,
-    retries: HashMap<StreamId, Retry>,
-    waits: FuturesUnordered<BoxFuture<'static, StreamId>>,
+    pub(super) lanes: Lanes<Arc<Incoming>>,
+    pub(super) streams: Streams,
+    pub(super) running: JoinSet<Attempted>,
+    pub(super) jobs: HashMap<Id, Job>,
+    pub(super) retries: HashMap<StreamId, Retry>,
+    pub(super) waits: FuturesUnordered<BoxFuture<'static, StreamId>>,
     /// Failures of `next` in a row, and until when not to ask again.
     receive_failed: u32,
     receive_after: Option<Instant>,
@@ -67,19 +67,19 @@ pub(super) struct Owned {
     is_paused: bool,
 }
 
-struct Job {
-    stream: StreamId,
-    incoming: Arc<Incoming>,
-    cancelled: CancellationToken,
-    handle: AbortHandle,
+pub(super) struct Job {
+    pub(super) stream: StreamId,
+    pub(super) incoming: Arc<Incoming>,
+    pub(super) cancelled: CancellationToken,
+    pub(super) handle: AbortHandle,
 }
 
 /// How the head of a stream's queue has failed so far.
-struct Retry {
-    version: Version,
-    failed: u32,
-    attempts: u32,
-    since: Instant,
+pub(super) struct Retry {
+    pub(super) version: Version,
+    pub(super) failed: u32,
+    pub(super) attempts: u32,
+    pub(super) since: Instant,
 }
 
 impl<'a> Session<'a> {
@@ -164,134 +164,6 @@ impl<'a> Session<'a> {
                 self.commit().await?;
             }
         }
-    }
-
-    /// Starts attempts at the heads of ready streams.
-    fn dispatch(&mut self) {
-        while self.running.len() < self.processor.policy.concurrency {
-            let Some((stream, incoming)) = self.lanes.start_next() else {
-                return;
-            };
-            let cancelled = CancellationToken::new();
-            let attempt = Attempt {
-                shared: self.shared.clone(),
-                incoming: incoming.clone(),
-                number: self.retries.get(&stream).map_or(1, |r| r.attempts + 1),
-                cancelled: cancelled.clone(),
-                progress: self.streams.get(&stream),
-                tally: Tally::default(),
-            };
-            let handle = self.running.spawn(attempt.run());
-            let job = Job {
-                stream,
-                incoming,
-                cancelled,
-                handle,
-            };
-            self.jobs.insert(job.handle.id(), job);
-        }
-    }
-
-    /// Takes the result of an attempt.
-    fn settle(&mut self, joined: Result<(Id, Attempted), JoinError>) -> Result<(), RunnerError> {
-        let (id, attempted) = match joined {
-            Ok((id, attempted)) => (id, Ok(attempted)),
-            Err(error) => (error.id(), Err(error)),
-        };
-        let Some(job) = self.jobs.remove(&id) else {
-            return Ok(());
-        };
-        let partition = &job.incoming.partition;
-        let is_owned = self
-            .partitions
-            .get(partition)
-            .is_some_and(|owned| owned.epoch == job.incoming.epoch);
-        let result = match attempted {
-            Ok(attempted) => {
-                self.processor.report.add(&attempted.tally);
-                if is_owned {
-                    let progress = attempted.progress;
-                    self.streams.set(&job.stream, partition.clone(), progress);
-                }
-                attempted.result
-            }
-            Err(error) if error.is_cancelled() => {
-                self.lanes.finished(&job.stream);
-                return Ok(());
-            }
-            Err(error) => Err(Failure {
-                version: job.incoming.event.header.version,
-                error: HandlerError::permanent(panic_message(error)),
-            }),
-        };
-        match result {
-            Ok(()) => {
-                self.retries.remove(&job.stream);
-                self.lanes.finished(&job.stream);
-                if is_owned && let Some(owned) = self.partitions.get_mut(partition) {
-                    owned.window.done(job.incoming.offset);
-                }
-                Ok(())
-            }
-            // Its partition has gone: whoever has it now gets the record again.
-            Err(_) if !is_owned => {
-                self.retries.remove(&job.stream);
-                self.lanes.finished(&job.stream);
-                Ok(())
-            }
-            Err(failure) => self.retry(&job, failure),
-        }
-    }
-
-    /// Lets the stream wait for its next attempt, or halts.
-    fn retry(&mut self, job: &Job, failure: Failure) -> Result<(), RunnerError> {
-        let Failure { version, error } = failure;
-        let fresh = || Retry {
-            version,
-            failed: 0,
-            attempts: 0,
-            since: Instant::now(),
-        };
-        let retry = self.retries.entry(job.stream.clone()).or_insert_with(fresh);
-        if retry.version != version {
-            // What failed before went well; this is another event.
-            *retry = fresh();
-        }
-        retry.attempts += 1;
-        let policy = &self.processor.policy.retry;
-        let elapsed = retry.since.elapsed();
-        let wait = match error.class() {
-            ErrorClass::Transient => {
-                retry.failed += 1;
-                policy.next_delay(retry.failed, elapsed)
-            }
-            ErrorClass::Throttled { retry_after } => Some(retry_after)
-                .filter(|after| elapsed.saturating_add(*after) <= policy.max_elapsed),
-            ErrorClass::Permanent | ErrorClass::Poison | ErrorClass::Fatal => None,
-        };
-        let attempts = retry.attempts;
-        let Some(wait) = wait else {
-            return Err(RunnerError::Halted {
-                processor: self.processor.name.clone(),
-                stream: job.stream.clone(),
-                version,
-                partition: job.incoming.partition.clone(),
-                attempts,
-                class: error.class(),
-                source: error.into_source(),
-            });
-        };
-        tracing::warn!(processor = %self.processor.name, stream = %job.stream, %version, attempts, ?wait, %error, "the handler failed and is tried again");
-        self.processor.report.retries += 1;
-        self.lanes.wait(&job.stream);
-        let stream = job.stream.clone();
-        if wait.is_zero() {
-            self.lanes.wake(&stream);
-        } else {
-            let wake = tokio::time::sleep(wait).map(|()| stream);
-            self.waits.push(wake.boxed());
-        }
-        Ok(())
     }
 
     async fn receive(
@@ -387,8 +259,7 @@ impl<'a> Session<'a> {
             }
         }
         if !was_started {
-            let noted = self.boot.set_started(&partition).await;
-            noted.map_err(|e| self.processor.control_error(e))?;
+            self.note_started(&partition).await?;
         }
         let owned = Owned {
             epoch: assigned.epoch,
@@ -405,6 +276,22 @@ impl<'a> Session<'a> {
         let committed =
             super::processor::patiently(&never, call, MessageBusError::is_transient).await;
         committed.unwrap_or(Err(MessageBusError::Closed))
+    }
+
+    /// Notes the start. A control store that is away for a moment does not halt the processor.
+    async fn note_started(&mut self, partition: &PartitionId) -> Result<(), RunnerError> {
+        let (policy, since) = (super::processor::patience(), Instant::now());
+        let mut failed = 0;
+        while let Err(error) = self.boot.set_started(partition).await {
+            failed += 1;
+            let wait = policy.next_delay(failed, since.elapsed());
+            let Some(wait) = wait.filter(|_| error.is_transient()) else {
+                return Err(self.processor.control_error(error));
+            };
+            tracing::warn!(processor = %self.processor.name, %partition, %error, ?wait, "the start could not be noted yet");
+            tokio::time::sleep(wait).await;
+        }
+        Ok(())
     }
 
     /// Finishes what runs of these partitions, commits, and lets the group take them.
@@ -564,18 +451,4 @@ impl<'a> Session<'a> {
             reason,
         }
     }
-}
-
-fn panic_message(error: JoinError) -> String {
-    let Ok(payload) = error.try_into_panic() else {
-        return "the handler was cancelled".into();
-    };
-    let text = payload
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| payload.downcast_ref::<String>().cloned());
-    format!(
-        "the handler panicked: {}",
-        text.as_deref().unwrap_or("no message")
-    )
 }

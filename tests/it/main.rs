@@ -1,4 +1,11 @@
 //! Integration tests of the core on the in-memory adapters.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
+mod publisher;
 mod repository;
 mod runner;
 mod support;
+mod wire;

@@ -13,17 +13,17 @@ use futures::StreamExt;
 use serde::{Deserialize, Serialize};
 use std::{num::NonZeroU32, sync::Arc};
 
-id!(pub AccountId);
+id!(pub(crate) AccountId);
 
 #[derive(Clone, Debug, PartialEq, DomainEvent)]
 #[event(aggregate = "account")]
-pub enum AccountEvent {
+pub(crate) enum AccountEvent {
     Deposited { amount: u64 },
     Withdrawn { amount: u64 },
 }
 
 #[derive(Clone, Debug)]
-pub enum AccountCommand {
+pub(crate) enum AccountCommand {
     Deposit {
         amount: u64,
     },
@@ -38,12 +38,12 @@ pub enum AccountCommand {
 
 #[derive(Debug, PartialEq, thiserror::Error)]
 #[error("insufficient funds")]
-pub struct InsufficientFunds;
+pub(crate) struct InsufficientFunds;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Account {
-    pub balance: u64,
-    pub events: u64,
+pub(crate) struct Account {
+    pub(crate) balance: u64,
+    pub(crate) events: u64,
 }
 
 impl Aggregate for Account {
@@ -77,13 +77,13 @@ impl Snapshot for Account {
     const STATE_VERSION: u32 = 1;
 }
 
-pub fn stream(id: &str) -> StreamId {
+pub(crate) fn stream(id: &str) -> StreamId {
     StreamId::new("account", id).unwrap()
 }
 
 /// What a misbehaving store does at its next calls.
 #[async_trait]
-pub trait Mischief: std::fmt::Debug + Send + Sync + 'static {
+pub(crate) trait Mischief: std::fmt::Debug + Send + Sync + 'static {
     /// Instead of an append.
     async fn append(
         &self,
@@ -92,6 +92,8 @@ pub trait Mischief: std::fmt::Debug + Send + Sync + 'static {
     ) -> Result<AppendOutcome, EventStoreError> {
         inner.append(append).await
     }
+    /// When a read begins.
+    fn reading(&self) {}
     /// To a commit that is read; none hides it.
     fn read(&self, commit: Commit) -> Option<Commit> {
         Some(commit)
@@ -100,9 +102,9 @@ pub trait Mischief: std::fmt::Debug + Send + Sync + 'static {
 
 /// An event store that misbehaves.
 #[derive(Debug)]
-pub struct Misbehaving<M> {
-    pub inner: Arc<dyn EventStore>,
-    pub mischief: M,
+pub(crate) struct Misbehaving<M> {
+    pub(crate) inner: Arc<dyn EventStore>,
+    pub(crate) mischief: M,
 }
 
 #[async_trait]
@@ -126,6 +128,7 @@ impl<M: Mischief> EventStore for Misbehaving<M> {
         from: ReadFrom,
         limit: Option<NonZeroU32>,
     ) -> BoxStream<'_, Result<Commit, EventStoreError>> {
+        self.mischief.reading();
         let commits = self.inner.read(stream, from, limit);
         commits
             .filter_map(|commit| async {
@@ -166,6 +169,6 @@ impl<M: Mischief> EventStore for Misbehaving<M> {
 }
 
 /// An answer that never came.
-pub fn no_answer() -> BoxError {
+pub(crate) fn no_answer() -> BoxError {
     "no answer".into()
 }

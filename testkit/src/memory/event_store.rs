@@ -2,11 +2,12 @@
 use super::{
     cursor::{Position, Walk},
     lock,
+    locked::Locked,
     shard::{ReadAt, Shard, Slot},
 };
 use async_trait::async_trait;
 use foldstream::{
-    Metadata, StreamId,
+    Metadata, StreamHead, StreamId,
     ports::{
         Append, AppendAll, AppendOutcome, BoxStream, Capabilities, Commit, CommitKey, EventData,
         EventStore, EventStoreError, ReadFrom, RefusedKind, ScanCursor, ScanItems, ScanPage,
@@ -15,7 +16,6 @@ use foldstream::{
 };
 use futures::{StreamExt, stream};
 use std::{
-    collections::BTreeMap,
     num::NonZeroU32,
     sync::{Arc, Mutex, MutexGuard},
 };
@@ -243,9 +243,11 @@ impl EventStore for InMemoryEventStore {
         tokio::task::coop::consume_budget().await;
         self.validate(append)?;
         let mut shard = self.shard_of(append.head.stream());
-        Ok(match shard.slot(append) {
+        let number = shard.number(append.head.stream());
+        Ok(match shard.slot(number, append) {
             Slot::Free => {
-                AppendOutcome::Appended(shard.push(append, self.capabilities.lists_unpublished))
+                let listed = self.capabilities.lists_unpublished;
+                AppendOutcome::Appended(shard.push(number, append, listed))
             }
             Slot::Mine(stored) => AppendOutcome::Repeated(vec![stored]),
             Slot::Taken(conflict) => AppendOutcome::Conflict(conflict),
@@ -255,7 +257,7 @@ impl EventStore for InMemoryEventStore {
     async fn append_all(
         &self,
         all: &AppendAll,
-    ) -> Result<AppendOutcome<Vec<foldstream::StreamHead>>, EventStoreError> {
+    ) -> Result<AppendOutcome<Vec<StreamHead>>, EventStoreError> {
         tokio::task::coop::consume_budget().await;
         all.validate()?;
         let (touched, most) = (
@@ -269,45 +271,8 @@ impl EventStore for InMemoryEventStore {
         }
         all.commits.iter().try_for_each(|a| self.validate(a))?;
 
-        // Every lock before the first look, in ascending order: nobody sees half of it, and nobody waits in a circle.
-        let heads = all.commits.iter().map(|a| &a.head).chain(&all.unchanged);
-        let number = |stream: &StreamId| stream.shard(Self::SHARDS);
-        let mut numbers: Vec<_> = heads.map(|head| number(head.stream())).collect();
-        numbers.sort_unstable();
-        numbers.dedup();
-        let mut shards: BTreeMap<u32, MutexGuard<'_, Shard>> =
-            numbers.into_iter().map(|n| (n, self.shard(n))).collect();
-
-        let mut repeated = Vec::new();
-        let mut conflict = None;
-        for append in &all.commits {
-            let shard = &shards[&number(append.head.stream())];
-            match shard.slot(append) {
-                Slot::Free => {}
-                Slot::Mine(stored) => {
-                    conflict = conflict.or_else(|| shard.check(&append.head).err());
-                    repeated.push(stored);
-                }
-                Slot::Taken(found) => conflict = conflict.or(Some(found)),
-            }
-        }
-        // All of them are there: an earlier attempt was applied whole, whatever has moved since.
-        if repeated.len() == all.commits.len() {
-            return Ok(AppendOutcome::Repeated(repeated));
-        }
-        let checked =
-            |head: &foldstream::StreamHead| shards[&number(head.stream())].check(head).err();
-        if let Some(conflict) = conflict.or_else(|| all.unchanged.iter().find_map(checked)) {
-            return Ok(AppendOutcome::Conflict(conflict));
-        }
-        let listed = self.capabilities.lists_unpublished;
-        let mut heads = Vec::with_capacity(all.commits.len());
-        for append in &all.commits {
-            if let Some(shard) = shards.get_mut(&number(append.head.stream())) {
-                heads.push(shard.push(append, listed));
-            }
-        }
-        Ok(AppendOutcome::Appended(heads))
+        let mut locked = Locked::new(&self.shards, all);
+        Ok(locked.append(all, self.capabilities.lists_unpublished))
     }
 
     fn read(

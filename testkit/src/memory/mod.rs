@@ -15,6 +15,7 @@ mod control_store;
 mod cursor;
 mod event_store;
 mod group;
+mod locked;
 mod message_bus;
 mod shard;
 mod snapshot_store;

@@ -1,6 +1,6 @@
 //! One shard of the in-memory event store: some of the streams, in the order of their first commit.
 use foldstream::{
-    StreamHead, StreamId, Version, VersionConflict,
+    CommitId, StreamHead, StreamId, Version, VersionConflict,
     ports::{Append, Commit, CommitKey, EventStoreError, ReadFrom},
 };
 use std::{
@@ -37,6 +37,8 @@ impl Hasher for FixedHasher {
 #[derive(Debug, Default)]
 struct History {
     commits: Vec<Commit>,
+    /// Version and id of the last commit: the only thing that most appends and reads ask, without a look at the commits.
+    tail: (Version, Option<CommitId>),
     /// All commits below this index are cleared. Publishers clear in order, so this is usually all there is to know.
     cleared: usize,
     /// Indexes at or above `cleared` that were cleared out of order.
@@ -44,10 +46,9 @@ struct History {
 }
 
 impl History {
-    fn tail(&self) -> Version {
-        self.commits
-            .last()
-            .map_or(Version::NONE, Commit::last_version)
+    fn push(&mut self, commit: Commit) {
+        self.tail = (commit.last_version(), Some(commit.id));
+        self.commits.push(commit);
     }
     /// The commit that starts at this version.
     fn starting_at(&self, version: Version) -> Option<(usize, &Commit)> {
@@ -97,31 +98,35 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    fn history(&self, stream: &StreamId) -> Option<&History> {
-        Some(&self.histories[*self.numbers.get(stream)?])
+    /// The stream's number, if it has commits.
+    pub(super) fn number(&self, stream: &StreamId) -> Option<usize> {
+        self.numbers.get(stream).copied()
     }
 
-    /// Whether the stream is at this head. The commit id counts too: a version alone does not identify history.
-    pub(super) fn check(&self, head: &StreamHead) -> Result<(), VersionConflict> {
-        let last = self.history(head.stream()).and_then(|h| h.commits.last());
-        let tail = last.map_or(Version::NONE, Commit::last_version);
-        if tail == head.version() && last.map(|c| c.id) == head.commit_id() {
+    /// Whether the stream of this number is at this head. The commit id counts too: a version alone does not identify
+    /// history.
+    pub(super) fn check(
+        &self,
+        number: Option<usize>,
+        head: &StreamHead,
+    ) -> Result<(), VersionConflict> {
+        let tail = number.map_or((Version::NONE, None), |n| self.histories[n].tail);
+        if tail == (head.version(), head.commit_id()) {
             return Ok(());
         }
         Err(VersionConflict::new(
             head.stream().clone(),
             head.version(),
-            Some(tail),
+            Some(tail.0),
         ))
     }
 
-    pub(super) fn slot(&self, append: &Append) -> Slot {
-        let Err(conflict) = self.check(&append.head) else {
+    pub(super) fn slot(&self, number: Option<usize>, append: &Append) -> Slot {
+        let Err(conflict) = self.check(number, &append.head) else {
             return Slot::Free;
         };
-        let there = self
-            .history(append.head.stream())
-            .and_then(|h| h.starting_at(append.head.version().next()));
+        let there =
+            number.and_then(|n| self.histories[n].starting_at(append.head.version().next()));
         match there {
             Some((_, commit)) if commit.id == append.commit_id => Slot::Mine(commit.clone()),
             _ => Slot::Taken(conflict),
@@ -129,22 +134,23 @@ impl Shard {
     }
 
     /// Stores a commit whose slot is free.
-    pub(super) fn push(&mut self, append: &Append, listed: bool) -> StreamHead {
-        let stream = append.head.stream();
-        let number = match self.numbers.get(stream) {
-            Some(number) => *number,
-            None => {
-                let number = self.histories.len();
-                self.numbers.insert(stream.clone(), number);
-                self.histories.push(History::default());
-                number
-            }
-        };
+    pub(super) fn push(
+        &mut self,
+        number: Option<usize>,
+        append: &Append,
+        listed: bool,
+    ) -> StreamHead {
+        let number = number.unwrap_or_else(|| {
+            let number = self.histories.len();
+            self.numbers.insert(append.head.stream().clone(), number);
+            self.histories.push(History::default());
+            number
+        });
         let history = &mut self.histories[number];
         if listed && !history.has_unpublished() {
             self.unpublished.insert(number);
         }
-        history.commits.push(append.to_commit());
+        history.push(append.to_commit());
         append.head_after()
     }
 
@@ -154,7 +160,7 @@ impl Shard {
         stream: &StreamId,
         from: &ReadFrom,
     ) -> Result<Option<(usize, ReadAt)>, EventStoreError> {
-        let Some(&number) = self.numbers.get(stream) else {
+        let Some(number) = self.number(stream) else {
             return Ok(None);
         };
         let history = &self.histories[number];
@@ -162,17 +168,17 @@ impl Shard {
         let at = match from {
             ReadFrom::After(head) => {
                 let first = head.version().next();
-                match history.starting_at(first) {
-                    Some((index, _)) => ReadAt::Forwards(index),
+                if first > history.tail.0 {
+                    ReadAt::Forwards(commits.len())
+                } else if let Some((index, _)) = history.starting_at(first) {
+                    ReadAt::Forwards(index)
+                } else {
                     // No head that a store gave points into a commit: going on behind it would leave events out.
-                    None if first <= history.tail() => {
-                        return Err(EventStoreError::Corrupt {
-                            stream: stream.clone(),
-                            after: head.version(),
-                            reason: "no commit ends here".into(),
-                        });
-                    }
-                    None => ReadAt::Forwards(commits.len()),
+                    return Err(EventStoreError::Corrupt {
+                        stream: stream.clone(),
+                        after: head.version(),
+                        reason: "no commit ends here".into(),
+                    });
                 }
             }
             ReadFrom::Event(version) => {
@@ -267,7 +273,7 @@ impl Shard {
     }
 
     pub(super) fn clear_unpublished(&mut self, key: &CommitKey) {
-        let Some(&number) = self.numbers.get(&key.stream) else {
+        let Some(number) = self.number(&key.stream) else {
             return;
         };
         let history = &mut self.histories[number];

@@ -45,3 +45,29 @@ mod snapshot_store {
     }
     foldstream_testkit::snapshot_store_contract! { store = fresh }
 }
+
+mod message_bus {
+    use foldstream::ports::{MessageBus, Offset, PartitionId};
+    use foldstream_testkit::{InMemoryMessageBus, contract::message_bus::BusFixture};
+    use std::sync::Arc;
+
+    struct Fixture(Arc<InMemoryMessageBus>);
+
+    #[async_trait::async_trait]
+    impl BusFixture for Fixture {
+        fn bus(&self) -> Arc<dyn MessageBus> {
+            self.0.clone()
+        }
+        async fn create_topic(&self, name: &str, partitions: u32) {
+            self.0.create_topic(name, partitions);
+        }
+        async fn delete_records_before(&self, partition: &PartitionId, offset: Offset) {
+            self.0.delete_records_before(partition, offset).unwrap();
+        }
+    }
+
+    async fn fresh() -> Fixture {
+        Fixture(InMemoryMessageBus::new())
+    }
+    foldstream_testkit::message_bus_contract! { bus = fresh, with = [trim, delete_group] }
+}

@@ -54,7 +54,7 @@ async fn a_transient_failure_is_retried_at_once_then_after_delays() {
         .await
         .into_result()
         .unwrap();
-    assert_eq!((seen.of("a"), report.processors[0].retries), (vec![1], 4));
+    assert_eq!((seen.of("a"), report[0].retries), (vec![1], 4));
     let attempts = attempts.lock().unwrap();
     let waits: Vec<_> = attempts.windows(2).map(|w| w[1] - w[0]).collect();
     assert!(waits[..2].iter().all(|w| w.is_zero()), "{waits:?}");

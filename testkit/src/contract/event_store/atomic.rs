@@ -4,7 +4,7 @@ use super::given::{
     assert_repeated, brief, commit_after, fresh_stream, given, given_on, large_event, must_append,
     signed_by, stream, tail,
 };
-use crate::contract::support::{at_once, drop_midway, unique};
+use crate::contract::support::{at_once, drop_midway, eventually, unique};
 use foldstream::{
     StreamHead, Version,
     ports::{Append, AppendAll, AppendOutcome, EventStoreError, RefusedKind},
@@ -203,6 +203,23 @@ pub async fn a_dropped_atomic_append_leaves_all_commits_or_none(store: Store) {
         let (first, second) = (commit_after(&one, 2), commit_after(&two, 3));
         let all = AppendAll::new(vec![first.clone(), second.clone()]);
         drop_midway(attempt, store.append_all(&all)).await;
+        // A request on its way may still land, and reads are not isolated from it: half of it must not last.
+        eventually(
+            "a dropped atomic append is there whole or not at all",
+            || async {
+                let found = [&one, &two].map(|head| super::given::history(&store, head.stream()));
+                match futures::future::join_all(found)
+                    .await
+                    .iter()
+                    .map(Vec::len)
+                    .sum()
+                {
+                    0 | 2 => Ok(()),
+                    found => Err(format!("attempt {attempt}: {found} of 2 commits")),
+                }
+            },
+        )
+        .await;
         let outcome = append_all_settled(&store, &all).await;
         if let AppendOutcome::Conflict(conflict) = outcome {
             panic!("attempt {attempt}: {conflict}");

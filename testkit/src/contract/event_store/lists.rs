@@ -3,7 +3,7 @@ use super::given::{
     Store, assert_history, assert_invalid, fresh_stream, fresh_type, given, given_on, signed_by,
     stream,
 };
-use crate::contract::support::{eventually, unique};
+use crate::contract::support::{ENDLESS, eventually, unique};
 use foldstream::{
     StreamHead, StreamId, Version,
     ports::{
@@ -20,14 +20,16 @@ fn stored(cursor: Option<ScanCursor>) -> Option<ScanCursor> {
 /// All pages of the list of streams, joined.
 async fn listed_streams(store: &Store, aggregate: &str) -> Vec<StreamId> {
     let (mut all, mut after) = (Vec::new(), None);
-    loop {
+    for walked in 0.. {
+        assert!(walked < ENDLESS, "the list does not end");
         let page = store.streams(aggregate, after).await.unwrap();
         all.extend(page.streams);
         after = stored(page.next);
         if after.is_none() {
-            return all;
+            break;
         }
     }
+    all
 }
 
 /// The list of streams of a type comes to hold all of them, each once, however many commits it has.
@@ -98,6 +100,7 @@ async fn unpublished_pages(store: &Store, segment: Segment, limit: u32) -> Vec<V
     loop {
         let page = store.unpublished(segment, after, limit).await.unwrap();
         pages.push(page.keys);
+        assert!(pages.len() < ENDLESS, "the list does not end");
         after = stored(page.next);
         if after.is_none() {
             return pages;

@@ -3,6 +3,7 @@ use super::given::{
     Store, append_of, assert_commits, assert_invalid, fresh_stream, given, given_on, large_event,
     must_append, tail,
 };
+use crate::contract::support::ENDLESS;
 use foldstream::{
     StreamHead, StreamId,
     ports::{Commit, ScanCursor, ScanItems, ScanPage, ScanWhat, Segment},
@@ -47,6 +48,7 @@ async fn commit_pages(
         let page = page(store, segment, after, ScanWhat::Commits, max_items).await;
         after = page.next.clone();
         pages.push(commits_of(page));
+        assert!(pages.len() < ENDLESS, "the scan does not end");
         if after.is_none() {
             return pages;
         }
@@ -159,13 +161,17 @@ pub async fn a_scan_goes_on_from_a_stored_cursor(store: Store) {
         let expected = sorted(whole, &given);
         let mut before = Vec::new();
         let mut after: Option<ScanCursor> = None;
-        loop {
+        for walked in 0.. {
+            assert!(walked < ENDLESS, "the scan does not end");
             let page = page(&store, segment, after, ScanWhat::Commits, 4).await;
             after = page.next.clone();
-            before.extend(commits_of(page));
+            let mut mine = commits_of(page);
+            mine.retain(|commit| given.contains_key(&commit.stream));
+            let is_new = !mine.is_empty();
+            before.extend(mine);
             let Some(cursor) = &after else { break };
-            // The walk goes on from each cursor on its way, as after a crash.
-            if sorted(before.clone(), &given).values().flatten().count() % 3 == 1 {
+            // The walk goes on from each cursor on its way, as after a crash; not where only others' commits went by.
+            if is_new {
                 let rest = commit_pages(&store, segment, Some(cursor.clone()), 100).await;
                 let found = before.iter().cloned().chain(rest.concat());
                 assert_eq!(
@@ -187,7 +193,8 @@ pub async fn a_scan_of_tails_returns_where_streams_end(store: Store) {
         for segment in Segment::split(total) {
             let mut in_segment: BTreeMap<StreamId, StreamHead> = BTreeMap::new();
             let mut after = None;
-            loop {
+            for walked in 0.. {
+                assert!(walked < ENDLESS, "the scan does not end");
                 let page = page(&store, segment, after, ScanWhat::Tails, max_items).await;
                 let ScanItems::Tails(heads) = page.items else {
                     panic!("a scan of tails returned commits");

@@ -1,0 +1,214 @@
+//! One member of a group.
+mod context;
+mod convert;
+mod poll;
+mod state;
+mod wake;
+
+use crate::{
+    client::{Reader, kafka_number},
+    config::KafkaConfig,
+    error::{Class, Errors, class, code, task_failed},
+};
+use async_trait::async_trait;
+use context::{Client, GroupContext};
+use foldstream::ports::{
+    Consumer, ConsumerEvent, MessageBusError, OwnedMark, PartitionId, Subscription,
+};
+use poll::{PollLoop, Settings};
+use rdkafka::{
+    Offset as Place, TopicPartitionList,
+    consumer::{CommitMode, Consumer as _},
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
+};
+use state::Shared;
+use std::{
+    fmt,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+use tokio::time::{Instant, sleep, timeout_at};
+use wake::Wake;
+
+/// How soon a commit is tried again while the group is between two generations.
+const REBALANCE_PAUSE: Duration = Duration::from_millis(100);
+
+/// See [`foldstream::ports::Consumer`].
+pub(crate) struct KafkaConsumer {
+    shared: Arc<Shared>,
+    /// The poll thread holds it, so that the group is left there and not by whoever drops last.
+    client: Weak<Client>,
+    errors: Arc<Errors>,
+    group: String,
+    timeout: Duration,
+}
+
+impl fmt::Debug for KafkaConsumer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaConsumer")
+            .field("group", &self.group)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Joins a group and starts the member's thread; blocks a little.
+pub(crate) fn join(
+    config: &KafkaConfig,
+    reader: Arc<Reader>,
+    subscription: Subscription,
+) -> Result<KafkaConsumer, MessageBusError> {
+    let Subscription {
+        group,
+        topics,
+        start,
+        ..
+    } = subscription;
+    let errors = Arc::new(Errors::new(config.brokers()));
+    let wake = Arc::new(Wake::default());
+    let context = GroupContext::new(Arc::clone(&errors));
+    let failed = |error| errors.failed(format_args!("joining the group {group}"), error);
+    let mut client: Client = config
+        .consumer(&group)
+        .create_with_context(context)
+        .map_err(failed)?;
+    let ring = Arc::clone(&wake);
+    client.set_nonempty_callback(move || ring.ring());
+    let mut names: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
+    names.sort_unstable();
+    names.dedup();
+    client.subscribe(&names).map_err(failed)?;
+
+    let client = Arc::new(client);
+    let shared = Arc::new(Shared::new(
+        wake,
+        config.buffer_records,
+        config.buffer_bytes,
+    ));
+    let consumer = KafkaConsumer {
+        shared: Arc::clone(&shared),
+        client: Arc::downgrade(&client),
+        errors: Arc::clone(&errors),
+        group: group.clone(),
+        timeout: config.request_timeout,
+    };
+    let settings = Settings {
+        group,
+        start: start
+            .into_iter()
+            .map(|mark| (mark.partition, mark.next))
+            .collect(),
+        request_timeout: config.request_timeout,
+        grace: config.revoke_grace(),
+    };
+    let poll_loop = PollLoop::new(client, shared, reader, settings);
+    std::thread::Builder::new()
+        .name("kafka-consumer".into())
+        .spawn(move || poll_loop.run())
+        .map_err(|error| MessageBusError::Unavailable {
+            source: error.into(),
+        })?;
+    Ok(consumer)
+}
+
+impl KafkaConsumer {
+    /// One attempt, on a thread of its own: it must go on while the poll thread waits for a revocation to be released.
+    async fn try_commit(
+        &self,
+        marks: &[OwnedMark],
+        deadline: Instant,
+    ) -> Result<KafkaResult<()>, MessageBusError> {
+        let held = self.shared.begin_commit(marks)?;
+        let client = self.client.upgrade().ok_or(MessageBusError::Closed)?;
+        let marks = marks.to_vec();
+        // The attempt goes on when this future is dropped or its time is over: `held` ends with the attempt itself.
+        let attempt = tokio::task::spawn_blocking(move || {
+            let stored = offsets(&marks).and_then(|list| client.commit(&list, CommitMode::Sync));
+            drop(client);
+            drop(held);
+            stored
+        });
+        match timeout_at(deadline, attempt).await {
+            Ok(stored) => stored.map_err(task_failed),
+            Err(_) => Ok(Err(KafkaError::ConsumerCommit(
+                RDKafkaErrorCode::OperationTimedOut,
+            ))),
+        }
+    }
+}
+
+fn offsets(marks: &[OwnedMark]) -> KafkaResult<TopicPartitionList> {
+    let mut list = TopicPartitionList::with_capacity(marks.len());
+    for mark in marks {
+        let (id, next) = (&mark.partition, mark.next.get());
+        let place = i64::try_from(next).map_or(Place::Invalid, Place::Offset);
+        let number = kafka_number(id.partition);
+        // The last of several marks for one partition counts.
+        if let Some(mut element) = list.find_partition(&id.topic, number) {
+            element.set_offset(place)?;
+            continue;
+        }
+        list.add_partition_offset(&id.topic, number, place)?;
+    }
+    Ok(list)
+}
+
+#[async_trait]
+impl Consumer for KafkaConsumer {
+    async fn next(&self) -> Result<ConsumerEvent, MessageBusError> {
+        self.shared.next().await
+    }
+
+    async fn commit(&self, marks: &[OwnedMark]) -> Result<(), MessageBusError> {
+        let deadline = Instant::now() + self.timeout;
+        loop {
+            if marks.is_empty() {
+                return self.shared.begin_commit(marks).map(drop);
+            }
+            let error = match self.try_commit(marks, deadline).await? {
+                Ok(()) => {
+                    self.errors.answered();
+                    return Ok(());
+                }
+                Err(error) => error,
+            };
+            // Between two generations the broker takes no commit. Soon either the partition is lost, which the next
+            // attempt finds, or it is kept, and the attempt succeeds under the new generation.
+            let rebalancing = code(&error).map(class) == Some(Class::Rebalancing);
+            if !rebalancing || Instant::now() + REBALANCE_PAUSE >= deadline {
+                let doing = format_args!("committing for the group {}", self.group);
+                return Err(self.errors.failed(doing, error));
+            }
+            sleep(REBALANCE_PAUSE).await;
+        }
+    }
+
+    async fn pause(&self, partitions: &[PartitionId]) -> Result<(), MessageBusError> {
+        self.shared.pause(partitions)
+    }
+
+    async fn resume(&self, partitions: &[PartitionId]) -> Result<(), MessageBusError> {
+        self.shared.resume(partitions)
+    }
+
+    async fn leave(&self) -> Result<(), MessageBusError> {
+        let mut gone = self.shared.watch_gone();
+        self.shared.start_leaving();
+        // Commits under way may take one request, leaving another.
+        let deadline = Instant::now() + self.timeout * 2;
+        match timeout_at(deadline, gone.wait_for(|gone| *gone)).await {
+            Ok(_) => Ok(()),
+            Err(_) => {
+                let doing = format_args!("leaving the group {}", self.group);
+                let error = KafkaError::ConsumerCommit(RDKafkaErrorCode::OperationTimedOut);
+                Err(self.errors.failed(doing, error))
+            }
+        }
+    }
+}
+
+impl Drop for KafkaConsumer {
+    /// The thread leaves the group by itself; nobody waits for it.
+    fn drop(&mut self) {
+        self.shared.start_leaving();
+    }
+}

@@ -1,0 +1,467 @@
+//! What the poll thread and the callers of a consumer share: who owns what, and what waits for `next`.
+//!
+//! Each partition has its own buffer with an even share of the read-ahead: a full or paused one never holds up the
+//! others, and a pause or a revocation is one flag or one removal, with nothing left in some common queue.
+use super::wake::Wake;
+use foldstream::ports::{
+    AssignedPartition, Assignment, AssignmentEpoch, ConsumerEvent, Delivery, MessageBusError,
+    NoPosition, Offset, OwnedMark, PartitionId, Revocation, StartedFrom,
+};
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::{Notify, watch};
+
+/// Where a new partition starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Start {
+    At(Offset, StartedFrom),
+    Nowhere(NoPosition),
+}
+
+/// What waits for `next`, in the order of its partition.
+#[derive(Debug)]
+enum Item {
+    Delivery(Delivery),
+    NoPosition(NoPosition),
+}
+
+/// One assigned partition.
+#[derive(Debug)]
+struct Reading {
+    epoch: AssignmentEpoch,
+    buffer: VecDeque<Item>,
+    bytes: usize,
+    /// By the caller.
+    paused: bool,
+    /// In `State::ready`.
+    ready: bool,
+    /// The poll thread left records with the client, since the buffer had its share.
+    full: bool,
+    /// Being revoked: it delivers nothing more, and commits still count.
+    revoked: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Open,
+    Leaving,
+}
+
+#[derive(Debug)]
+struct State {
+    phase: Phase,
+    /// Changes of assignment, before any delivery.
+    control: VecDeque<ConsumerEvent>,
+    /// The newest problem that `next` has not told.
+    problem: Option<MessageBusError>,
+    partitions: HashMap<PartitionId, Reading>,
+    /// Partitions with something to deliver, served in turn.
+    ready: VecDeque<PartitionId>,
+    commits: usize,
+    last_epoch: u64,
+}
+
+/// How much one partition may hold.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Share {
+    pub(super) records: usize,
+    pub(super) bytes: usize,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub(super) struct Shared {
+    state: Mutex<State>,
+    told: Notify,
+    pub(super) wake: Arc<Wake>,
+    limit: Share,
+    /// True once the poll thread has left the group.
+    gone: watch::Sender<bool>,
+}
+
+/// A revocation that the caller has been told of, or will be.
+#[derive(Debug)]
+pub(super) struct Pending {
+    released: Arc<AtomicBool>,
+}
+impl Pending {
+    pub(super) fn is_released(&self) -> bool {
+        self.released.load(Ordering::SeqCst)
+    }
+}
+
+/// A commit under way; an assignment is not given back before it has ended.
+#[derive(Debug)]
+pub(super) struct Commit(Arc<Shared>);
+impl Drop for Commit {
+    fn drop(&mut self) {
+        self.0.lock().commits -= 1;
+        self.0.wake.ring();
+    }
+}
+
+impl Shared {
+    pub(super) fn new(wake: Arc<Wake>, records: usize, bytes: usize) -> Self {
+        Self {
+            state: Mutex::new(State {
+                phase: Phase::Open,
+                control: VecDeque::new(),
+                problem: None,
+                partitions: HashMap::new(),
+                ready: VecDeque::new(),
+                commits: 0,
+                last_epoch: 0,
+            }),
+            told: Notify::new(),
+            wake,
+            limit: Share { records, bytes },
+            gone: watch::Sender::new(false),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// For the callers of the consumer.
+impl Shared {
+    /// Waits for the next event. Nothing is taken before it is returned, so a dropped future loses nothing.
+    pub(super) async fn next(&self) -> Result<ConsumerEvent, MessageBusError> {
+        loop {
+            // Rings between the look and the wait are kept by the Notify.
+            if let Some(answer) = self.take() {
+                return answer;
+            }
+            self.told.notified().await;
+        }
+    }
+
+    fn take(&self) -> Option<Result<ConsumerEvent, MessageBusError>> {
+        let mut state = self.lock();
+        if state.phase != Phase::Open {
+            return Some(Err(MessageBusError::Closed));
+        }
+        if let Some(event) = state.control.pop_front() {
+            return Some(Ok(event));
+        }
+        if let Some(problem) = state.problem.take() {
+            return Some(Err(problem));
+        }
+        let share = state.share(self.limit);
+        let (event, has_room) = state.take_item(share)?;
+        drop(state);
+        if has_room {
+            self.wake.ring();
+        }
+        Some(Ok(event))
+    }
+
+    /// Holds assignments until the commit has ended.
+    pub(super) fn begin_commit(
+        self: &Arc<Self>,
+        marks: &[OwnedMark],
+    ) -> Result<Commit, MessageBusError> {
+        let mut state = self.lock();
+        if state.phase != Phase::Open {
+            return Err(MessageBusError::Closed);
+        }
+        for mark in marks {
+            let owned = state.partitions.get(&mark.partition);
+            if owned.is_none_or(|reading| reading.epoch != mark.epoch) {
+                return Err(MessageBusError::StaleAssignment {
+                    partition: mark.partition.clone(),
+                });
+            }
+        }
+        state.commits += 1;
+        Ok(Commit(Arc::clone(self)))
+    }
+
+    pub(super) fn pause(&self, partitions: &[PartitionId]) -> Result<(), MessageBusError> {
+        let mut state = self.open()?;
+        for id in partitions {
+            if let Some(reading) = state.partitions.get_mut(id) {
+                reading.paused = true;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn resume(&self, partitions: &[PartitionId]) -> Result<(), MessageBusError> {
+        let mut state = self.open()?;
+        for id in partitions {
+            if let Some(reading) = state.partitions.get_mut(id) {
+                reading.paused = false;
+                state.make_ready(id);
+            }
+        }
+        drop(state);
+        self.told.notify_one();
+        self.wake.ring();
+        Ok(())
+    }
+
+    fn open(&self) -> Result<MutexGuard<'_, State>, MessageBusError> {
+        let state = self.lock();
+        match state.phase {
+            Phase::Open => Ok(state),
+            Phase::Leaving => Err(MessageBusError::Closed),
+        }
+    }
+
+    /// Ends everything but the membership, which the poll thread gives back.
+    pub(super) fn start_leaving(&self) {
+        let mut state = self.lock();
+        state.phase = Phase::Leaving;
+        let told = std::mem::take(&mut state.control);
+        state.partitions.clear();
+        state.ready.clear();
+        drop(state);
+        // Dropped without the lock: a revocation in it rings.
+        drop(told);
+        self.told.notify_one();
+        self.wake.ring();
+    }
+
+    pub(super) fn watch_gone(&self) -> watch::Receiver<bool> {
+        self.gone.subscribe()
+    }
+}
+
+/// For the poll thread.
+impl Shared {
+    pub(super) fn is_leaving(&self) -> bool {
+        self.lock().phase != Phase::Open
+    }
+
+    pub(super) fn commits(&self) -> usize {
+        self.lock().commits
+    }
+
+    /// The group has been left.
+    pub(super) fn set_gone(&self) {
+        self.start_leaving();
+        self.gone.send_replace(true);
+    }
+
+    /// Tells of a problem; the newest counts.
+    pub(super) fn tell(&self, problem: MessageBusError) {
+        self.lock().problem = Some(problem);
+        self.told.notify_one();
+    }
+
+    /// Takes over new partitions.
+    pub(super) fn assign(&self, starts: &[(PartitionId, Start)]) {
+        let mut state = self.lock();
+        if state.phase != Phase::Open {
+            return;
+        }
+        let mut assigned = Vec::new();
+        let mut nowhere = Vec::new();
+        for (id, start) in starts {
+            state.last_epoch += 1;
+            let epoch = AssignmentEpoch::new(state.last_epoch);
+            state.partitions.insert(id.clone(), Reading::new(epoch));
+            match *start {
+                Start::At(next, from) => {
+                    assigned.push(AssignedPartition::new(id.clone(), epoch, next, from));
+                }
+                Start::Nowhere(why) => nowhere.push(ConsumerEvent::NoPosition(id.clone(), why)),
+            }
+        }
+        if !assigned.is_empty() {
+            let event = ConsumerEvent::Assigned(Assignment::new(assigned));
+            state.control.push_back(event);
+        }
+        state.control.extend(nowhere);
+        drop(state);
+        self.told.notify_one();
+    }
+
+    /// Starts a revocation: deliveries end, commits still count.
+    pub(super) fn revoke(&self, partitions: &[PartitionId], grace: Duration) -> Pending {
+        let released = Arc::new(AtomicBool::new(false));
+        let pending = Pending {
+            released: Arc::clone(&released),
+        };
+        let mut state = self.lock();
+        let known: Vec<_> = partitions
+            .iter()
+            .filter(|id| state.partitions.contains_key(id))
+            .cloned()
+            .collect();
+        if known.is_empty() || state.phase != Phase::Open {
+            released.store(true, Ordering::SeqCst);
+            return pending;
+        }
+        for id in &known {
+            if let Some(reading) = state.partitions.get_mut(id) {
+                reading.revoked = true;
+                reading.buffer.clear();
+                reading.bytes = 0;
+            }
+        }
+        let wake = Arc::clone(&self.wake);
+        let revocation = Revocation::new(known, grace, move || {
+            released.store(true, Ordering::SeqCst);
+            wake.ring();
+        });
+        state.control.push_back(ConsumerEvent::Revoking(revocation));
+        drop(state);
+        self.told.notify_one();
+        pending
+    }
+
+    /// Ends assignments: from now on their commits are refused. Who was not told that they would end hears `Lost`.
+    pub(super) fn end(&self, partitions: &[PartitionId], lost: bool) {
+        let mut state = self.lock();
+        let ended: Vec<_> = partitions
+            .iter()
+            .filter(|id| state.partitions.remove(id).is_some())
+            .cloned()
+            .collect();
+        state.ready.retain(|id| !ended.contains(id));
+        let untold = state.take_untold_revocation(&ended);
+        if (lost || untold.is_some()) && !ended.is_empty() && state.phase == Phase::Open {
+            state.control.push_back(ConsumerEvent::Lost(ended));
+        }
+        drop(state);
+        drop(untold);
+        self.told.notify_one();
+    }
+
+    /// What a partition may still take; none while it is paused or has its share.
+    pub(super) fn room(&self, id: &PartitionId) -> Option<Share> {
+        let mut state = self.lock();
+        let share = state.share(self.limit);
+        let reading = state.partitions.get_mut(id)?;
+        if reading.paused || reading.revoked {
+            return None;
+        }
+        reading.full = !reading.has_room(share);
+        (!reading.full).then(|| Share {
+            records: share.records - reading.buffer.len(),
+            bytes: share.bytes.saturating_sub(reading.bytes),
+        })
+    }
+
+    /// The epoch under which a partition is read.
+    pub(super) fn epoch(&self, id: &PartitionId) -> Option<AssignmentEpoch> {
+        self.lock().partitions.get(id).map(|reading| reading.epoch)
+    }
+
+    /// Hands over records of one partition, in order.
+    pub(super) fn deliver(&self, id: &PartitionId, deliveries: Vec<Delivery>) {
+        let mut state = self.lock();
+        let Some(reading) = state.partitions.get_mut(id) else {
+            return;
+        };
+        for delivery in deliveries {
+            reading.bytes += delivery.message.size();
+            reading.buffer.push_back(Item::Delivery(delivery));
+        }
+        state.make_ready(id);
+        drop(state);
+        self.told.notify_one();
+    }
+
+    /// Tells that a partition cannot be read on, behind what it has delivered.
+    pub(super) fn stop(&self, id: &PartitionId, why: NoPosition) {
+        let mut state = self.lock();
+        if let Some(reading) = state.partitions.get_mut(id) {
+            reading.buffer.push_back(Item::NoPosition(why));
+            state.make_ready(id);
+        }
+        drop(state);
+        self.told.notify_one();
+    }
+}
+
+impl Reading {
+    fn new(epoch: AssignmentEpoch) -> Self {
+        Self {
+            epoch,
+            buffer: VecDeque::new(),
+            bytes: 0,
+            paused: false,
+            ready: false,
+            full: false,
+            revoked: false,
+        }
+    }
+
+    fn has_room(&self, share: Share) -> bool {
+        self.buffer.is_empty() || (self.buffer.len() < share.records && self.bytes < share.bytes)
+    }
+}
+
+impl State {
+    /// An even part of the read-ahead, at least one record.
+    fn share(&self, limit: Share) -> Share {
+        let partitions = self.partitions.len().max(1);
+        Share {
+            records: (limit.records / partitions).max(1),
+            bytes: (limit.bytes / partitions).max(1),
+        }
+    }
+
+    fn make_ready(&mut self, id: &PartitionId) {
+        if let Some(reading) = self.partitions.get_mut(id)
+            && !reading.ready
+            && !reading.paused
+            && !reading.revoked
+            && !reading.buffer.is_empty()
+        {
+            reading.ready = true;
+            self.ready.push_back(id.clone());
+        }
+    }
+
+    /// The next item of the partition whose turn it is, and whether its buffer has room again.
+    fn take_item(&mut self, share: Share) -> Option<(ConsumerEvent, bool)> {
+        while let Some(id) = self.ready.pop_front() {
+            let Some(reading) = self.partitions.get_mut(&id) else {
+                continue;
+            };
+            reading.ready = false;
+            if reading.paused {
+                continue;
+            }
+            let Some(item) = reading.buffer.pop_front() else {
+                continue;
+            };
+            let event = match item {
+                Item::Delivery(delivery) => {
+                    reading.bytes -= delivery.message.size();
+                    ConsumerEvent::Delivery(delivery)
+                }
+                Item::NoPosition(why) => ConsumerEvent::NoPosition(id.clone(), why),
+            };
+            let half =
+                reading.buffer.len() <= share.records / 2 && reading.bytes <= share.bytes / 2;
+            let has_room = reading.full && half;
+            if has_room {
+                reading.full = false;
+            }
+            self.make_ready(&id);
+            return Some((event, has_room));
+        }
+        None
+    }
+
+    /// Takes back a revocation of these partitions that `next` has not returned.
+    fn take_untold_revocation(&mut self, partitions: &[PartitionId]) -> Option<ConsumerEvent> {
+        let at = self.control.iter().position(|event| {
+            matches!(event, ConsumerEvent::Revoking(r)
+                if r.partitions().iter().any(|id| partitions.contains(id)))
+        })?;
+        self.control.remove(at)
+    }
+}

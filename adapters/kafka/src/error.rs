@@ -1,0 +1,388 @@
+//! The one place that turns librdkafka's errors into the port's.
+use foldstream::{
+    BoxError,
+    ports::{Message, MessageBusError, RefusedKind},
+};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// What is the matter, as far as a caller acts on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// Waiting may cure it.
+    Unavailable,
+    /// The record, or the batch of one that it was in.
+    TooLarge,
+    /// The membership is between two generations: whether an assignment still stands is known soon.
+    Rebalancing,
+    /// The fetch position is not in the partition.
+    OutOfRange,
+    /// Waiting does not cure it.
+    Refused(RefusedKind),
+}
+
+/// What an error code means, wherever it comes from.
+pub(crate) fn class(code: Code) -> Class {
+    use RefusedKind as Kind;
+    match code {
+        Code::MessageSizeTooLarge | Code::MessageBatchTooLarge => Class::TooLarge,
+        Code::RebalanceInProgress
+        | Code::IllegalGeneration
+        | Code::UnknownMemberId
+        | Code::StaleMemberEpoch
+        | Code::FencedMemberEpoch
+        | Code::AssignmentLost => Class::Rebalancing,
+        Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation => Class::OutOfRange,
+        Code::UnknownTopic | Code::UnknownTopicOrPartition => Class::Refused(Kind::MissingTopic),
+        Code::Authentication
+        | Code::SaslAuthenticationFailed
+        | Code::SSL
+        | Code::UnsupportedSASLMechanism
+        | Code::IllegalSASLState
+        | Code::DelegationTokenExpired
+        | Code::DelegationTokenNotFound => Class::Refused(Kind::Credentials),
+        Code::TopicAuthorizationFailed
+        | Code::GroupAuthorizationFailed
+        | Code::ClusterAuthorizationFailed
+        | Code::TransactionalIdAuthorizationFailed
+        | Code::DelegationTokenAuthorizationFailed
+        | Code::SecurityDisabled => Class::Refused(Kind::Permission),
+        Code::InvalidTopic
+        | Code::InvalidPartitions
+        | Code::InvalidReplicationFactor
+        | Code::InvalidReplicaAssignment
+        | Code::InvalidConfig
+        | Code::InvalidRequest
+        | Code::InvalidTimestamp
+        | Code::InvalidGroupId
+        | Code::InvalidSessionTimeout
+        | Code::InvalidArgument
+        | Code::InvalidRecord
+        | Code::InconsistentGroupProtocol
+        | Code::NonEmptyGroup
+        | Code::TopicAlreadyExists
+        | Code::PolicyViolation => Class::Refused(Kind::Validation),
+        Code::UnsupportedFeature
+        | Code::UnsupportedVersion
+        | Code::UnsupportedForMessageFormat
+        | Code::UnsupportedCompressionType
+        | Code::NotImplemented => Class::Refused(Kind::Unsupported),
+        code if is_transient(code) => Class::Unavailable,
+        _ => Class::Refused(Kind::Other),
+    }
+}
+
+fn is_transient(code: Code) -> bool {
+    matches!(
+        code,
+        // In the client: no answer in time, or it is being taken down.
+        Code::BrokerTransportFailure
+            | Code::Resolve
+            | Code::AllBrokersDown
+            | Code::MessageTimedOut
+            | Code::OperationTimedOut
+            | Code::TimedOutQueue
+            | Code::QueueFull
+            | Code::ISRInsufficient
+            | Code::WaitingForCoordinator
+            | Code::InProgress
+            | Code::PreviousInProgress
+            | Code::WaitCache
+            | Code::Interrupted
+            | Code::Retry
+            | Code::Outdated
+            | Code::Partial
+            | Code::NodeUpdate
+            | Code::BrokerDestroy
+            | Code::DestroyBroker
+            | Code::PurgeQueue
+            | Code::PurgeInflight
+            // After a partition was added, until every broker knows it.
+            | Code::UnknownPartition
+            // The producer is made anew; what it had in flight may be there or not.
+            | Code::Fatal
+            | Code::GaplessGuarantee
+            | Code::OutOfOrderSequenceNumber
+            | Code::DuplicateSequenceNumber
+            | Code::UnknownProducerId
+            | Code::InvalidProducerEpoch
+            // Another record of the same batch was refused.
+            | Code::InvalidDifferentRecord
+            // A checksum that does not fit: damaged on the way.
+            | Code::BadMessage
+            | Code::InvalidMessage
+            // At the brokers: elections, loads, restarts, quotas.
+            | Code::LeaderNotAvailable
+            | Code::NotLeaderForPartition
+            | Code::RequestTimedOut
+            | Code::BrokerNotAvailable
+            | Code::ReplicaNotAvailable
+            | Code::StaleControllerEpoch
+            | Code::NetworkException
+            | Code::CoordinatorLoadInProgress
+            | Code::CoordinatorNotAvailable
+            | Code::NotCoordinator
+            | Code::NotEnoughReplicas
+            | Code::NotEnoughReplicasAfterAppend
+            | Code::NotController
+            | Code::KafkaStorageError
+            | Code::ReassignmentInProgress
+            | Code::FetchSessionIdNotFound
+            | Code::InvalidFetchSessionEpoch
+            | Code::FencedLeaderEpoch
+            | Code::UnknownLeaderEpoch
+            | Code::StaleBrokerEpoch
+            | Code::OffsetNotAvailable
+            | Code::PreferredLeaderNotAvailable
+            | Code::EligibleLeadersNotAvailable
+            | Code::UnstableOffsetCommit
+            | Code::ThrottlingQuotaExceeded
+    )
+}
+
+/// The code inside an error; the crate's own accessor leaves out administration.
+pub(crate) fn code(error: &KafkaError) -> Option<Code> {
+    match error {
+        KafkaError::AdminOp(code) => Some(*code),
+        other => other.rdkafka_error_code(),
+    }
+}
+
+/// What one client heard of its brokers last, which no later timeout tells.
+#[derive(Clone, Debug)]
+struct Problem {
+    code: Option<Code>,
+    text: String,
+    at: Instant,
+}
+
+/// Turns errors of one client into the port's; remembers why its brokers cannot be reached.
+#[derive(Debug)]
+pub(crate) struct Errors {
+    brokers: Arc<str>,
+    problem: Mutex<Option<Problem>>,
+}
+
+/// How long a failed login explains a timeout: several of librdkafka's reconnect attempts (10 s apart at most).
+const PROBLEM_AGE: Duration = Duration::from_secs(60);
+
+/// What is in the source of every error of this adapter: what was done, where, and what the client says.
+#[derive(Debug, thiserror::Error)]
+#[error("{doing} at the Kafka brokers {brokers}{heard}")]
+struct KafkaFailure {
+    doing: String,
+    brokers: Arc<str>,
+    heard: String,
+    #[source]
+    source: KafkaError,
+}
+
+impl Errors {
+    pub(crate) fn new(brokers: &str) -> Self {
+        Self {
+            brokers: brokers.into(),
+            problem: Mutex::new(None),
+        }
+    }
+
+    /// Remembers what the client says about its connections.
+    pub(crate) fn heard(&self, error: &KafkaError, text: &str) {
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(Problem {
+            code: code(error),
+            text: text.to_owned(),
+            at: Instant::now(),
+        });
+    }
+
+    /// Forgets it: the brokers have answered.
+    pub(crate) fn answered(&self) {
+        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn last_problem(&self) -> Option<Problem> {
+        let problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
+        problem.clone().filter(|p| p.at.elapsed() < PROBLEM_AGE)
+    }
+
+    /// The error of a call that says what it was `doing`.
+    pub(crate) fn failed(&self, doing: impl fmt::Display, error: KafkaError) -> MessageBusError {
+        let mut class = code(&error).map_or(Class::Refused(RefusedKind::Other), class);
+        if matches!(error, KafkaError::Canceled) {
+            class = Class::Unavailable;
+        }
+        let problem = self.last_problem();
+        // A client that may not log in says so aside, and lets its requests time out.
+        let login = problem.as_ref().and_then(|p| p.code).map(self::class);
+        if let (Class::Unavailable, Some(Class::Refused(kind))) = (class, login) {
+            class = Class::Refused(kind);
+        }
+        let heard = problem.map_or_else(String::new, |p| format!(": {}", p.text));
+        let source: BoxError = Box::new(KafkaFailure {
+            doing: doing.to_string(),
+            brokers: Arc::clone(&self.brokers),
+            heard,
+            source: error,
+        });
+        match class {
+            Class::Unavailable | Class::Rebalancing => MessageBusError::Unavailable { source },
+            Class::Refused(kind) => MessageBusError::Refused {
+                kind,
+                reason: format!("{doing}: {}", remedy(kind)),
+                source,
+            },
+            Class::TooLarge | Class::OutOfRange => MessageBusError::Refused {
+                kind: RefusedKind::Other,
+                reason: doing.to_string(),
+                source,
+            },
+        }
+    }
+
+    /// The error of a publish.
+    pub(crate) fn publish_failed(
+        &self,
+        message: &Message,
+        limit: usize,
+        error: KafkaError,
+    ) -> MessageBusError {
+        if code(&error).map(class) == Some(Class::TooLarge) {
+            return MessageBusError::TooLarge {
+                topic: Arc::clone(&message.topic),
+                bytes: message.size(),
+                // The topic's own limit may be lower than ours: then it is not known here.
+                limit: (message.size() > limit).then_some(limit),
+            };
+        }
+        self.failed(format_args!("publishing to {}", message.topic), error)
+    }
+}
+
+/// What to do about it.
+fn remedy(kind: RefusedKind) -> &'static str {
+    match kind {
+        RefusedKind::MissingTopic => {
+            "the topic does not exist; create it (KafkaMessageBus::create_topic or kafka-topics.sh --create), or correct its name"
+        }
+        RefusedKind::Credentials => {
+            "the brokers do not accept the login; check security.protocol, sasl.* and ssl.*"
+        }
+        RefusedKind::Permission => {
+            "the principal lacks a permission; grant it by an ACL (kafka-acls.sh --add)"
+        }
+        RefusedKind::Unsupported => "the brokers do not support this; see the tested versions",
+        RefusedKind::Validation => "the brokers call it invalid",
+        _ => "see the source of this error",
+    }
+}
+
+/// A request that is wrong before anything is sent.
+pub(crate) fn invalid(reason: impl Into<String>) -> MessageBusError {
+    MessageBusError::Invalid {
+        reason: reason.into(),
+    }
+}
+
+/// A task of this adapter that ended without an answer.
+pub(crate) fn task_failed(error: tokio::task::JoinError) -> MessageBusError {
+    MessageBusError::Unavailable {
+        source: error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use foldstream::Timestamp;
+
+    fn failed(code: Code) -> MessageBusError {
+        Errors::new("b:1").failed("asking", KafkaError::MetadataFetch(code))
+    }
+
+    fn kind(error: &MessageBusError) -> Option<RefusedKind> {
+        match error {
+            MessageBusError::Refused { kind, .. } => Some(*kind),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn what_waiting_cures_is_unavailable_and_names_the_brokers() {
+        for code in [
+            Code::BrokerTransportFailure,
+            Code::AllBrokersDown,
+            Code::MessageTimedOut,
+            Code::NotLeaderForPartition,
+            Code::NotEnoughReplicas,
+            Code::CoordinatorNotAvailable,
+            Code::Fatal,
+        ] {
+            let error = failed(code);
+            assert!(error.is_transient(), "{code:?}: {error}");
+            let source = std::error::Error::source(&error).unwrap().to_string();
+            assert!(source.contains("b:1"), "{source}");
+        }
+    }
+
+    #[test]
+    fn what_somebody_must_change_is_refused_by_its_kind() {
+        for (code, expected) in [
+            (Code::UnknownTopicOrPartition, RefusedKind::MissingTopic),
+            (Code::UnknownTopic, RefusedKind::MissingTopic),
+            (Code::Authentication, RefusedKind::Credentials),
+            (Code::SaslAuthenticationFailed, RefusedKind::Credentials),
+            (Code::TopicAuthorizationFailed, RefusedKind::Permission),
+            (Code::GroupAuthorizationFailed, RefusedKind::Permission),
+            (Code::NonEmptyGroup, RefusedKind::Validation),
+            (Code::UnsupportedFeature, RefusedKind::Unsupported),
+        ] {
+            assert_eq!(kind(&failed(code)), Some(expected), "{code:?}");
+        }
+    }
+
+    #[test]
+    fn a_timeout_after_a_failed_login_is_refused_for_its_credentials() {
+        let errors = Errors::new("b:1");
+        let timeout = || KafkaError::MetadataFetch(Code::OperationTimedOut);
+        errors.heard(&KafkaError::Global(Code::Authentication), "SASL says no");
+        let error = errors.failed("asking", timeout());
+        assert_eq!(kind(&error), Some(RefusedKind::Credentials));
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(source.contains("SASL says no"), "{source}");
+        errors.answered();
+        assert!(errors.failed("asking", timeout()).is_transient());
+    }
+
+    #[test]
+    fn a_record_over_the_limit_is_too_large() {
+        let message = Message::new("t", "k", Some(vec![0; 10].into()), Timestamp::now());
+        let error = KafkaError::MessageProduction(Code::MessageSizeTooLarge);
+        let error = Errors::new("b:1").publish_failed(&message, 5, error);
+        assert!(
+            matches!(
+                error,
+                MessageBusError::TooLarge {
+                    bytes: 11,
+                    limit: Some(5),
+                    ..
+                }
+            ),
+            "{error:?}"
+        );
+    }
+
+    #[test]
+    fn every_refusal_says_what_to_do() {
+        let missing = KafkaError::MetadataFetch(Code::UnknownTopicOrPartition);
+        let error = Errors::new("b:1").failed("looking for the topic orders", missing);
+        assert_eq!(kind(&error), Some(RefusedKind::MissingTopic));
+        let text = error.to_string();
+        assert!(
+            text.contains("orders") && text.contains("create it"),
+            "{text}"
+        );
+    }
+}

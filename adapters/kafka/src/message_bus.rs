@@ -1,0 +1,216 @@
+//! [`KafkaMessageBus`]: the port on Kafka.
+use crate::{
+    client::{Reader, blocking, committed_places, list},
+    config::{KafkaConfig, KafkaConfigError, check_topic},
+    consumer,
+    error::{Errors, invalid},
+    producer::Producer,
+    topics::{Admin, TopicOutcome, TopicSpec, check_group},
+};
+use async_trait::async_trait;
+use foldstream::ports::{
+    Consumer, Message, MessageBus, MessageBusError, Offset, PartitionId, PartitionOffsets,
+    Subscription, TopicDescription,
+};
+use rdkafka::{
+    Offset as Place,
+    consumer::{BaseConsumer, Consumer as _},
+};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Apache Kafka as a [`MessageBus`]. Cloning shares the connections.
+///
+/// Nothing is connected before the first call. Calls need a Tokio runtime.
+///
+/// # Example
+/// ```no_run
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// use foldstream::{Timestamp, ports::{Message, MessageBus}};
+/// use foldstream_kafka::{KafkaConfig, KafkaMessageBus};
+///
+/// let bus = KafkaMessageBus::new(KafkaConfig::from_env()?)?;
+/// let message = Message::new("GlobalEvents", "cart#1", Some("{}".into()), Timestamp::now());
+/// let (partition, offset) = bus.publish(&message).await?;
+/// println!("{partition} at {offset}");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct KafkaMessageBus {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    config: KafkaConfig,
+    errors: Arc<Errors>,
+    producer: Producer,
+    reader: Mutex<Option<Arc<Reader>>>,
+    admin: Admin,
+}
+
+impl KafkaMessageBus {
+    /// Checks the configuration; connects to nothing yet.
+    ///
+    /// # Errors
+    /// [`KafkaConfigError`], naming the field or the property.
+    pub fn new(config: KafkaConfig) -> Result<Self, KafkaConfigError> {
+        config.check()?;
+        let errors = Arc::new(Errors::new(config.brokers()));
+        let producer = Producer::new(config.clone(), Arc::clone(&errors));
+        let admin = Admin {
+            config: config.clone(),
+            errors: Arc::clone(&errors),
+        };
+        Ok(Self {
+            shared: Arc::new(Shared {
+                config,
+                errors,
+                producer,
+                reader: Mutex::new(None),
+                admin,
+            }),
+        })
+    }
+
+    /// The settings that it was made with.
+    pub fn config(&self) -> &KafkaConfig {
+        &self.shared.config
+    }
+
+    /// Makes a topic and waits until it can be used. One of that name is left as it is.
+    ///
+    /// # Errors
+    /// [`MessageBusError`]; `Refused(Validation)` for settings that the brokers do not take.
+    pub async fn create_topic(&self, topic: &TopicSpec) -> Result<TopicOutcome, MessageBusError> {
+        let reader = self.shared.reader()?;
+        self.shared.admin.create_topic(topic, reader).await
+    }
+
+    /// Makes topics as [`create_topic`](Self::create_topic) does, in this order, up to the first error.
+    ///
+    /// # Errors
+    /// [`MessageBusError`], after which the topics before it exist.
+    pub async fn create_topics(
+        &self,
+        topics: &[TopicSpec],
+    ) -> Result<Vec<TopicOutcome>, MessageBusError> {
+        let mut outcomes = Vec::with_capacity(topics.len());
+        for topic in topics {
+            outcomes.push(self.create_topic(topic).await?);
+        }
+        Ok(outcomes)
+    }
+}
+
+impl Shared {
+    fn reader(&self) -> Result<Arc<Reader>, MessageBusError> {
+        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reader) = reader.as_ref() {
+            return Ok(Arc::clone(reader));
+        }
+        let timeout = self.config.request_timeout;
+        let made = Arc::new(Reader::new(&self.config.reader(), &self.errors, timeout)?);
+        *reader = Some(Arc::clone(&made));
+        Ok(made)
+    }
+
+    /// A group's places; blocks.
+    fn committed(
+        &self,
+        group: &str,
+        partitions: &[PartitionId],
+    ) -> Result<Vec<Option<Offset>>, MessageBusError> {
+        let failed = |error| {
+            let doing = format_args!("asking where the group {group} is");
+            self.errors.failed(doing, error)
+        };
+        // It carries the group's name and never subscribes, so it is no member.
+        let client: BaseConsumer = self.config.consumer(group).create().map_err(failed)?;
+        let answer = list(partitions, |_| Place::Invalid)
+            .and_then(|asked| client.committed_offsets(asked, self.config.request_timeout))
+            .and_then(|answer| committed_places(&answer, partitions));
+        answer.map_err(failed)
+    }
+}
+
+fn check_topic_name(topic: &str) -> Result<(), MessageBusError> {
+    check_topic(topic).map_err(|reason| invalid(format!("the name of a topic {reason}")))
+}
+
+fn partition_ids(topic: &str, count: u32) -> Vec<PartitionId> {
+    let topic: Arc<str> = topic.into();
+    (0..count)
+        .map(|partition| PartitionId::new(Arc::clone(&topic), partition))
+        .collect()
+}
+
+#[async_trait]
+impl MessageBus for KafkaMessageBus {
+    async fn publish(&self, message: &Message) -> Result<(PartitionId, Offset), MessageBusError> {
+        self.shared.producer.publish(message).await
+    }
+
+    async fn subscribe(
+        &self,
+        subscription: Subscription,
+    ) -> Result<Arc<dyn Consumer>, MessageBusError> {
+        check_group(&subscription.group)?;
+        if subscription.topics.is_empty() {
+            return Err(invalid("a subscription needs a topic"));
+        }
+        for topic in &subscription.topics {
+            check_topic_name(topic)?;
+        }
+        let reader = self.shared.reader()?;
+        let shared = Arc::clone(&self.shared);
+        let consumer = blocking(move || {
+            for topic in &subscription.topics {
+                reader.partitions(topic)?;
+            }
+            consumer::join(&shared.config, reader, subscription)
+        });
+        Ok(Arc::new(consumer.await?))
+    }
+
+    async fn offsets(&self, topic: &str) -> Result<Vec<PartitionOffsets>, MessageBusError> {
+        check_topic_name(topic)?;
+        let (reader, topic) = (self.shared.reader()?, topic.to_owned());
+        blocking(move || {
+            let ids = partition_ids(&topic, reader.partitions(&topic)?);
+            let ranges = reader.ranges(&ids)?;
+            let offsets = ids.into_iter().zip(ranges);
+            Ok(offsets
+                .map(|(id, range)| PartitionOffsets::new(id, range.begin, range.end))
+                .collect())
+        })
+        .await
+    }
+
+    async fn committed(
+        &self,
+        group: &str,
+        topic: &str,
+    ) -> Result<Vec<(PartitionId, Option<Offset>)>, MessageBusError> {
+        check_group(group)?;
+        check_topic_name(topic)?;
+        let (shared, reader) = (Arc::clone(&self.shared), self.shared.reader()?);
+        let (group, topic) = (group.to_owned(), topic.to_owned());
+        blocking(move || {
+            let ids = partition_ids(&topic, reader.partitions(&topic)?);
+            let places = shared.committed(&group, &ids)?;
+            Ok(ids.into_iter().zip(places).collect())
+        })
+        .await
+    }
+
+    async fn describe_topic(&self, topic: &str) -> Result<TopicDescription, MessageBusError> {
+        check_topic_name(topic)?;
+        let reader = self.shared.reader()?;
+        self.shared.admin.describe_topic(topic, reader).await
+    }
+
+    async fn delete_group(&self, group: &str) -> Result<(), MessageBusError> {
+        self.shared.admin.delete_group(group).await
+    }
+}

@@ -1,0 +1,255 @@
+//! Publishing: idempotent, awaited, to the partition that the key names.
+//!
+//! # Why the partition is computed here
+//! librdkafka's `murmur2` partitioner gives the same number, but against its own view of the topic, after a wait for
+//! topics that it does not know, and it would ask the brokers to make them. Here one metadata answer says whether the
+//! topic exists and how many partitions it has, and [`foldstream::kafka_partition`] decides. The count is asked again
+//! after a minute, so a topic that grows is followed within one: until then its new partitions stay empty.
+use crate::{
+    client::{DropElsewhere, Listening, blocking, kafka_number, partition_count},
+    config::{KafkaConfig, check_topic},
+    error::{Class, Errors, class, code, invalid},
+};
+use foldstream::{
+    kafka_partition,
+    ports::{Message, MessageBusError, Offset, PartitionId},
+};
+use rdkafka::{
+    error::{KafkaError, RDKafkaErrorCode},
+    message::{Header, OwnedHeaders},
+    producer::{FutureProducer, FutureRecord, Producer as _},
+};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+/// After how long a topic's partitions are counted again.
+const COUNT_AGE: Duration = Duration::from_secs(60);
+/// How often a full queue of the client is tried again.
+const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(10);
+
+type Client = FutureProducer<Listening>;
+
+/// One producer, made anew after a fatal error.
+#[derive(Debug)]
+pub(crate) struct Producer {
+    config: KafkaConfig,
+    errors: Arc<Errors>,
+    client: Mutex<Option<Arc<DropElsewhere<Client>>>>,
+    topics: Mutex<HashMap<Arc<str>, Arc<Topic>>>,
+}
+
+/// What is known of one topic.
+#[derive(Debug, Default)]
+struct Topic {
+    counted: Mutex<Option<(u32, Instant)>>,
+    /// One asks, the others wait for the answer; it guards no data.
+    asking: tokio::sync::Mutex<()>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Topic {
+    fn partitions(&self, age: Duration) -> Option<u32> {
+        let (count, at) = (*lock(&self.counted))?;
+        (at.elapsed() < age).then_some(count)
+    }
+}
+
+impl Producer {
+    pub(crate) fn new(config: KafkaConfig, errors: Arc<Errors>) -> Self {
+        Self {
+            config,
+            errors,
+            client: Mutex::new(None),
+            topics: Mutex::new(HashMap::new()),
+        }
+    }
+
+    /// Sends one message and returns its place once it is durable.
+    pub(crate) async fn publish(
+        &self,
+        message: &Message,
+    ) -> Result<(PartitionId, Offset), MessageBusError> {
+        let record = Record::new(message)?;
+        let partitions = self.partitions(&message.topic).await?;
+        let partition = kafka_partition(&message.key, partitions);
+        let client = self.client()?;
+        match self.send(&client, record.to_partition(partition)).await {
+            Ok(offset) => {
+                self.errors.answered();
+                let id = PartitionId::new(Arc::clone(&message.topic), partition);
+                Ok((id, offset))
+            }
+            Err(error) => {
+                self.mend(&client, &message.topic, &error);
+                let limit = self.config.max_message_bytes;
+                Err(self.errors.publish_failed(message, limit, error))
+            }
+        }
+    }
+
+    async fn send(
+        &self,
+        client: &DropElsewhere<Client>,
+        mut record: FutureRecord<'_, [u8], [u8]>,
+    ) -> Result<Offset, KafkaError> {
+        let client = client.get()?;
+        let full = KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
+        let deadline = Instant::now() + self.config.publish_timeout;
+        let acknowledged = loop {
+            match client.send_result(record) {
+                Ok(acknowledged) => break acknowledged,
+                Err((error, back)) if error == full && Instant::now() < deadline => {
+                    record = back;
+                    tokio::time::sleep(FULL_QUEUE_PAUSE).await;
+                }
+                Err((error, _)) => return Err(error),
+            }
+        };
+        // A caller that goes away here leaves the record with the client: it is sent or not, as after a crash.
+        match acknowledged.await {
+            Ok(Ok(delivery)) => u64::try_from(delivery.offset)
+                .map(Offset::new)
+                // Acknowledged without a place: the client was told that the record is a duplicate.
+                .map_err(|_| {
+                    KafkaError::MessageProduction(RDKafkaErrorCode::DuplicateSequenceNumber)
+                }),
+            Ok(Err((error, _))) => Err(error),
+            Err(_) => Err(KafkaError::Canceled),
+        }
+    }
+
+    /// After an error: a fatal one ends the client's life, a refusal what is known of the topic.
+    fn mend(&self, client: &Arc<DropElsewhere<Client>>, topic: &str, error: &KafkaError) {
+        let fatal = code(error) == Some(RDKafkaErrorCode::Fatal)
+            || client
+                .get()
+                .is_ok_and(|c| c.client().fatal_error().is_some());
+        if fatal {
+            tracing::warn!(%error, "the Kafka producer failed for good and is made anew");
+            let mut current = lock(&self.client);
+            // Only the one that failed: another caller may have replaced it already.
+            if current.as_ref().is_some_and(|c| Arc::ptr_eq(c, client)) {
+                *current = None;
+            }
+        }
+        let refused = matches!(code(error).map(class), Some(Class::Refused(_)));
+        if refused || code(error) == Some(RDKafkaErrorCode::UnknownPartition) {
+            // The client remembers refusals of a topic too; asking for it anew clears them.
+            lock(&self.topics).remove(topic);
+        }
+    }
+
+    fn client(&self) -> Result<Arc<DropElsewhere<Client>>, MessageBusError> {
+        let mut current = lock(&self.client);
+        if let Some(client) = current.as_ref() {
+            return Ok(Arc::clone(client));
+        }
+        let context = Listening {
+            errors: Arc::clone(&self.errors),
+        };
+        let client = self
+            .config
+            .producer()
+            .create_with_context(context)
+            .map_err(|error| self.errors.failed("creating the producer", error))?;
+        let client = Arc::new(DropElsewhere::new(client));
+        *current = Some(Arc::clone(&client));
+        Ok(client)
+    }
+
+    async fn partitions(&self, name: &Arc<str>) -> Result<u32, MessageBusError> {
+        let topic = Arc::clone(lock(&self.topics).entry(Arc::clone(name)).or_default());
+        if let Some(count) = topic.partitions(COUNT_AGE) {
+            return Ok(count);
+        }
+        let _one = topic.asking.lock().await;
+        if let Some(count) = topic.partitions(COUNT_AGE) {
+            return Ok(count);
+        }
+        match self.count_partitions(name).await {
+            Ok(count) => {
+                *lock(&topic.counted) = Some((count, Instant::now()));
+                Ok(count)
+            }
+            // The old count is right unless the topic grew; whether the brokers are there, the publish will tell.
+            Err(error) if error.is_transient() => topic.partitions(Duration::MAX).ok_or(error),
+            Err(error) => {
+                lock(&self.topics).remove(name);
+                Err(error)
+            }
+        }
+    }
+
+    /// Asked through the producer itself, so that it knows the partitions too.
+    async fn count_partitions(&self, topic: &Arc<str>) -> Result<u32, MessageBusError> {
+        let (client, errors) = (self.client()?, Arc::clone(&self.errors));
+        let (topic, timeout) = (Arc::clone(topic), self.config.request_timeout);
+        blocking(move || {
+            let failed =
+                |error| errors.failed(format_args!("looking for the topic {topic}"), error);
+            let metadata = client
+                .get()
+                .map_err(failed)?
+                .client()
+                .fetch_metadata(Some(&topic), timeout);
+            partition_count(&metadata.map_err(failed)?, &topic).map_err(failed)
+        })
+        .await
+    }
+}
+
+/// A message in Kafka's terms.
+struct Record<'a> {
+    message: &'a Message,
+    headers: OwnedHeaders,
+    millis: i64,
+}
+
+impl<'a> Record<'a> {
+    fn new(message: &'a Message) -> Result<Self, MessageBusError> {
+        check_topic(&message.topic)
+            .map_err(|reason| invalid(format!("the name of a topic {reason}")))?;
+        let millis = message.timestamp.as_micros().div_euclid(1_000);
+        // librdkafka reads 0 as "now", and Kafka -1 as "none": neither would arrive as sent.
+        if millis <= 0 {
+            return Err(invalid(format!(
+                "the timestamp {} is not after 1970-01-01T00:00:00Z, which Kafka cannot keep",
+                message.timestamp
+            )));
+        }
+        let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
+        for (name, value) in &message.headers {
+            // librdkafka gives names to readers as C strings.
+            if name.contains('\0') {
+                return Err(invalid("the name of a header holds a NUL"));
+            }
+            headers = headers.insert(Header {
+                key: name,
+                value: Some(&value[..]),
+            });
+        }
+        Ok(Self {
+            message,
+            headers,
+            millis,
+        })
+    }
+
+    fn to_partition(self, partition: u32) -> FutureRecord<'a, [u8], [u8]> {
+        let record = FutureRecord::to(&self.message.topic)
+            .key(&self.message.key[..])
+            .partition(kafka_number(partition))
+            .timestamp(self.millis)
+            .headers(self.headers);
+        match &self.message.value {
+            Some(value) => record.payload(&value[..]),
+            None => record,
+        }
+    }
+}

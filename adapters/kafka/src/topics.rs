@@ -1,0 +1,284 @@
+//! Administration: making topics, describing them, forgetting groups.
+use crate::{
+    client::{Listening, Reader, blocking, kafka_number},
+    config::{KafkaConfig, check_topic},
+    error::{Errors, code, invalid},
+};
+use foldstream::ports::{MessageBusError, TopicDescription};
+use rdkafka::{
+    admin::{
+        AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
+    },
+    error::{KafkaError, KafkaResult, RDKafkaErrorCode},
+};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// How often a new topic is looked for until the brokers show it.
+const APPEARANCE_PAUSE: Duration = Duration::from_millis(50);
+
+/// A topic to be made.
+///
+/// # Example
+/// ```
+/// use foldstream_kafka::TopicSpec;
+/// let topic = TopicSpec::new("orders", 12)
+///     .with_replication(3)
+///     .with_config("retention.ms", "-1")
+///     .with_config("min.insync.replicas", "2");
+/// assert_eq!(topic.partitions(), 12);
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TopicSpec {
+    name: String,
+    partitions: u32,
+    replication: Option<u16>,
+    config: Vec<(String, String)>,
+}
+
+impl TopicSpec {
+    /// A topic with that many partitions, as many replicas as the brokers' default, and `cleanup.policy=delete`, since
+    /// a compacted topic loses history.
+    #[must_use]
+    pub fn new(name: impl Into<String>, partitions: u32) -> Self {
+        Self {
+            name: name.into(),
+            partitions,
+            replication: None,
+            config: vec![("cleanup.policy".into(), "delete".into())],
+        }
+    }
+    /// Sets on how many brokers each partition is kept.
+    #[must_use]
+    pub fn with_replication(mut self, replicas: u16) -> Self {
+        self.replication = Some(replicas);
+        self
+    }
+    /// Sets a property of the topic, as Kafka names them: `retention.ms`, `max.message.bytes`. The last value counts.
+    #[must_use]
+    pub fn with_config(mut self, property: impl Into<String>, value: impl Into<String>) -> Self {
+        let property = property.into();
+        self.config.retain(|(name, _)| *name != property);
+        self.config.push((property, value.into()));
+        self
+    }
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+    /// How many partitions it gets.
+    pub const fn partitions(&self) -> u32 {
+        self.partitions
+    }
+}
+
+/// What became of a wish for a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TopicOutcome {
+    /// It was made.
+    Created,
+    /// There is one of that name; it was not touched and may be set up otherwise.
+    Existed,
+}
+
+/// Asks for what only administrators ask for. It makes a client for each question, since they are rare.
+#[derive(Clone, Debug)]
+pub(crate) struct Admin {
+    pub(crate) config: KafkaConfig,
+    pub(crate) errors: Arc<Errors>,
+}
+
+impl Admin {
+    /// Runs one question on a blocking thread, where the client may also be made and closed.
+    async fn ask<T, A, F>(
+        &self,
+        doing: String,
+        question: A,
+    ) -> Result<KafkaResult<T>, MessageBusError>
+    where
+        T: Send + 'static,
+        A: FnOnce(Arc<AdminClient<Listening>>, AdminOptions) -> F + Send + 'static,
+        F: Future<Output = KafkaResult<T>> + Send,
+    {
+        let Self { config, errors } = self.clone();
+        let runtime = tokio::runtime::Handle::current();
+        blocking(move || {
+            let timeout = config.request_timeout;
+            let context = Listening {
+                errors: Arc::clone(&errors),
+            };
+            let client = config
+                .reader()
+                .create_with_context::<_, AdminClient<_>>(context)
+                .map_err(|error| errors.failed(doing, error))?;
+            let options = AdminOptions::new()
+                .request_timeout(Some(timeout))
+                .operation_timeout(Some(timeout));
+            Ok(runtime.block_on(question(Arc::new(client), options)))
+        })
+        .await
+    }
+
+    /// Makes one topic and waits until the brokers show it.
+    pub(crate) async fn create_topic(
+        &self,
+        spec: &TopicSpec,
+        reader: Arc<Reader>,
+    ) -> Result<TopicOutcome, MessageBusError> {
+        check_topic(&spec.name)
+            .map_err(|reason| invalid(format!("the name of a topic {reason}")))?;
+        if spec.partitions == 0 {
+            return Err(invalid(format!(
+                "the topic {} has no partitions",
+                spec.name
+            )));
+        }
+        let doing = format!("creating the topic {}", spec.name);
+        let wanted = spec.clone();
+        let answer = self.ask(doing.clone(), move |client, options| async move {
+            let replicas = wanted.replication.map_or(-1, i32::from);
+            let mut topic = NewTopic::new(
+                &wanted.name,
+                kafka_number(wanted.partitions),
+                TopicReplication::Fixed(replicas),
+            );
+            for (property, value) in &wanted.config {
+                topic = topic.set(property, value);
+            }
+            only(client.create_topics([&topic], &options).await?)
+        });
+        match answer.await? {
+            Ok(_) => {
+                self.await_topic(spec, reader).await?;
+                Ok(TopicOutcome::Created)
+            }
+            Err(error) if code(&error) == Some(RDKafkaErrorCode::TopicAlreadyExists) => {
+                Ok(TopicOutcome::Existed)
+            }
+            Err(error) => Err(self.errors.failed(doing, error)),
+        }
+    }
+
+    async fn await_topic(
+        &self,
+        spec: &TopicSpec,
+        reader: Arc<Reader>,
+    ) -> Result<(), MessageBusError> {
+        let deadline = Instant::now() + self.config.request_timeout;
+        loop {
+            let (name, reader) = (spec.name.clone(), Arc::clone(&reader));
+            let shown = blocking(move || reader.partitions(&name)).await;
+            match shown {
+                Ok(count) if count >= spec.partitions => return Ok(()),
+                Err(error) if Instant::now() >= deadline => return Err(error),
+                // The partitions that are not shown yet come with the next look; they exist.
+                Ok(_) if Instant::now() >= deadline => return Ok(()),
+                _ => tokio::time::sleep(APPEARANCE_PAUSE).await,
+            }
+        }
+    }
+
+    /// How a topic is set up, as far as the brokers tell this principal.
+    pub(crate) async fn describe_topic(
+        &self,
+        topic: &str,
+        reader: Arc<Reader>,
+    ) -> Result<TopicDescription, MessageBusError> {
+        let name = topic.to_owned();
+        let partitions = blocking(move || reader.partitions(&name)).await?;
+        let description = TopicDescription::new(partitions);
+        let (doing, name) = (format!("describing the topic {topic}"), topic.to_owned());
+        let answer = self.ask(doing.clone(), move |client, options| async move {
+            only(
+                client
+                    .describe_configs([&ResourceSpecifier::Topic(&name)], &options)
+                    .await?,
+            )
+        });
+        match answer.await? {
+            Ok(config) => Ok(with_config(description, &config)),
+            Err(error) => {
+                let error = self.errors.failed(doing, error);
+                if error.is_transient() {
+                    return Err(error);
+                }
+                // Brokers without this question, or a principal that may not ask it: the port has "not said" for that.
+                tracing::debug!(
+                    topic,
+                    error = &error as &dyn std::error::Error,
+                    "no topic settings"
+                );
+                Ok(description)
+            }
+        }
+    }
+
+    /// Forgets a group.
+    pub(crate) async fn delete_group(&self, group: &str) -> Result<(), MessageBusError> {
+        check_group(group)?;
+        let (doing, name) = (format!("deleting the group {group}"), group.to_owned());
+        let answer = self.ask(doing.clone(), move |client, options| async move {
+            let answers = client.delete_groups(&[&name], &options).await?;
+            only(
+                answers
+                    .into_iter()
+                    .map(|a| a.map_err(|(_, code)| code))
+                    .collect(),
+            )
+        });
+        match answer.await? {
+            Ok(_) => Ok(()),
+            Err(error) if code(&error) == Some(RDKafkaErrorCode::GroupIdNotFound) => Ok(()),
+            Err(error) => Err(self.errors.failed(doing, error)),
+        }
+    }
+}
+
+/// Groups are named by any text; the client takes them as C strings.
+pub(crate) fn check_group(group: &str) -> Result<(), MessageBusError> {
+    if group.is_empty() || group.contains('\0') {
+        return Err(invalid(
+            "the name of a group must not be empty nor hold a NUL",
+        ));
+    }
+    Ok(())
+}
+
+/// The one answer to one question.
+fn only<T, E: Into<AnswerError>>(answers: Vec<Result<T, E>>) -> KafkaResult<T> {
+    match answers.into_iter().next() {
+        Some(Ok(answer)) => Ok(answer),
+        Some(Err(error)) => Err(KafkaError::AdminOp(error.into().0)),
+        None => Err(KafkaError::AdminOp(RDKafkaErrorCode::Partial)),
+    }
+}
+
+/// The code in any of rdkafka's shapes of an answer.
+struct AnswerError(RDKafkaErrorCode);
+impl From<RDKafkaErrorCode> for AnswerError {
+    fn from(code: RDKafkaErrorCode) -> Self {
+        Self(code)
+    }
+}
+impl From<(String, RDKafkaErrorCode)> for AnswerError {
+    fn from((_, code): (String, RDKafkaErrorCode)) -> Self {
+        Self(code)
+    }
+}
+
+fn with_config(description: TopicDescription, config: &ConfigResource) -> TopicDescription {
+    let value = |name: &str| config.get(name).and_then(|entry| entry.value.as_deref());
+    let compacted =
+        value("cleanup.policy").map(|policy| policy.split(',').any(|p| p.trim() == "compact"));
+    let retention = value("retention.ms").and_then(|millis| millis.parse::<i64>().ok());
+    let retention =
+        retention.map(|millis| u64::try_from(millis).map_or(Duration::MAX, Duration::from_millis));
+    let bytes = value("max.message.bytes").and_then(|bytes| bytes.parse().ok());
+    description
+        .with_compacted(compacted)
+        .with_retention(retention)
+        .with_max_message_bytes(bytes)
+}

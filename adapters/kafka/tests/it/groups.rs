@@ -1,0 +1,425 @@
+//! Groups: who reads what, from where, and what a commit stands for.
+use crate::mock::{
+    Mock, done, fresh, from_start, message, next, next_assigned, next_delivery, publish, quiet,
+    value,
+};
+use foldstream::ports::{
+    AssignmentEpoch, Consumer, ConsumerEvent, MessageBus, MessageBusError, NoPosition, Offset,
+    OffsetMark, OwnedMark, PartitionId, RefusedKind, StartedFrom, Subscription,
+};
+use foldstream_kafka::KafkaMessageBus;
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_without_a_position_is_told_and_delivers_nothing() {
+    let mock = Mock::new();
+    let (bus, topic, group) = (mock.bus(), mock.topic(1), fresh("group"));
+    let id = publish(&bus, &topic, "k", 2).await;
+    let consumer = bus
+        .subscribe(Subscription::new(&*group, [Arc::clone(&topic)]))
+        .await
+        .unwrap();
+    let ConsumerEvent::NoPosition(partition, why) = next(&consumer).await else {
+        panic!("a position out of nothing");
+    };
+    assert_eq!((partition, why), (id, NoPosition::Missing));
+    publish(&bus, &topic, "k", 2).await;
+    quiet(&consumer, SECOND).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_outside_of_the_partition_is_out_of_range() {
+    let mock = Mock::new();
+    let (bus, topic, group) = (mock.bus(), mock.topic(1), fresh("group"));
+    let id = publish(&bus, &topic, "k", 3).await;
+    let subscription = Subscription::new(&*group, [Arc::clone(&topic)])
+        .with_start(vec![OffsetMark::new(id.clone(), Offset::new(4))]);
+    let consumer = bus.subscribe(subscription).await.unwrap();
+    let ConsumerEvent::NoPosition(partition, why) = next(&consumer).await else {
+        panic!("a position outside");
+    };
+    let (begin, end) = (Offset::new(0), Offset::new(3));
+    assert_eq!(
+        (partition, why),
+        (id, NoPosition::OutOfRange { begin, end })
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_goes_on_from_its_commit_and_ignores_the_start_mark() {
+    let mock = Mock::new();
+    let (bus, topic, group) = (mock.bus(), mock.topic(1), fresh("group"));
+    let id = publish(&bus, &topic, "k", 4).await;
+    let first = bus.subscribe(from_start(&group, &topic, 1)).await.unwrap();
+    let assigned = next_assigned(&first).await;
+    assert_eq!(
+        (assigned[0].next, assigned[0].from),
+        (Offset::new(0), StartedFrom::Declared)
+    );
+    let zero = next_delivery(&first).await;
+    let one = next_delivery(&first).await;
+    assert_eq!((value(&zero), value(&one)), ("0", "1"));
+    first.commit(&[done(&zero)]).await.unwrap();
+    assert_eq!(
+        bus.committed(&group, &topic).await.unwrap(),
+        [(id, Some(Offset::new(1)))]
+    );
+    first.leave().await.unwrap();
+
+    let second = bus.subscribe(from_start(&group, &topic, 1)).await.unwrap();
+    let assigned = next_assigned(&second).await;
+    assert_eq!(
+        (assigned[0].next, assigned[0].from),
+        (Offset::new(1), StartedFrom::Committed)
+    );
+    for expected in ["1", "2", "3"] {
+        assert_eq!(value(&next_delivery(&second).await), expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_has_committed_nothing_has_no_places() {
+    let mock = Mock::new();
+    let (bus, topic) = (mock.bus(), mock.topic(2));
+    let committed = bus.committed(&fresh("group"), &topic).await.unwrap();
+    assert_eq!(committed.len(), 2);
+    assert!(committed.iter().all(|(_, offset)| offset.is_none()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn offsets_count_what_publish_has_returned_for() {
+    let mock = Mock::new();
+    let (bus, topic) = (mock.bus(), mock.topic(3));
+    let id = publish(&bus, &topic, "k", 5).await;
+    let offsets = bus.offsets(&topic).await.unwrap();
+    let partitions: Vec<_> = offsets.iter().map(|o| o.partition.partition).collect();
+    assert_eq!(partitions, [0, 1, 2]);
+    for offsets in offsets {
+        let end = if offsets.partition == id { 5 } else { 0 };
+        assert_eq!((offsets.begin.get(), offsets.end.get()), (0, end));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn subscribing_to_a_missing_topic_is_refused() {
+    let mock = Mock::new();
+    let bus = mock.bus();
+    let missing = fresh("nowhere");
+    let error = bus
+        .subscribe(Subscription::new(
+            "g",
+            [mock.topic(1), missing.clone().into()],
+        ))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, MessageBusError::Refused { kind: RefusedKind::MissingTopic, reason, .. }
+            if reason.contains(&missing)),
+        "{error:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_partition_delivers_nothing_and_goes_on_without_a_gap() {
+    let mock = Mock::new();
+    let (bus, topic, group) = (mock.bus(), mock.topic(2), fresh("group"));
+    // One key of each partition.
+    let key_of = |partition| {
+        (0..)
+            .map(|n| format!("k{n}"))
+            .find(|k| foldstream::kafka_partition(k.as_bytes(), 2) == partition)
+            .unwrap()
+    };
+    let (zero, one) = (key_of(0), key_of(1));
+    let paused = publish(&bus, &topic, &zero, 30).await;
+    let consumer = bus.subscribe(from_start(&group, &topic, 2)).await.unwrap();
+    next_assigned(&consumer).await;
+    assert_eq!(value(&next_delivery(&consumer).await), "0");
+    // The rest is read ahead by now or soon: none of it may come.
+    consumer.pause(std::slice::from_ref(&paused)).await.unwrap();
+    publish(&bus, &topic, &one, 5).await;
+    for expected in ["0", "1", "2", "3", "4"] {
+        let delivery = next_delivery(&consumer).await;
+        assert_ne!(delivery.partition, paused);
+        assert_eq!(value(&delivery), expected);
+    }
+    quiet(&consumer, SECOND).await;
+    consumer.resume(&[paused]).await.unwrap();
+    for expected in 1..30 {
+        assert_eq!(value(&next_delivery(&consumer).await), expected.to_string());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_leaving_everything_is_closed_and_leaving_again_is_fine() {
+    let mock = Mock::new();
+    let (bus, topic, group) = (mock.bus(), mock.topic(1), fresh("group"));
+    let id = publish(&bus, &topic, "k", 2).await;
+    let consumer = bus.subscribe(from_start(&group, &topic, 1)).await.unwrap();
+    next_assigned(&consumer).await;
+    let delivery = next_delivery(&consumer).await;
+    consumer.leave().await.unwrap();
+    consumer.leave().await.unwrap();
+    let closed = |answer: Result<(), MessageBusError>| {
+        assert!(matches!(answer, Err(MessageBusError::Closed)), "{answer:?}");
+    };
+    closed(consumer.next().await.map(drop));
+    closed(consumer.commit(&[done(&delivery)]).await);
+    closed(consumer.commit(&[]).await);
+    closed(consumer.pause(std::slice::from_ref(&id)).await);
+    closed(consumer.resume(&[id]).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiting_next_ends_when_the_consumer_leaves() {
+    let mock = Mock::new();
+    let (bus, topic, group) = (mock.bus(), mock.topic(1), fresh("group"));
+    let consumer = bus.subscribe(from_start(&group, &topic, 1)).await.unwrap();
+    next_assigned(&consumer).await;
+    let waiting = tokio::spawn({
+        let consumer = Arc::clone(&consumer);
+        async move { consumer.next().await.map(drop) }
+    });
+    consumer.leave().await.unwrap();
+    let ended = tokio::time::timeout(5 * SECOND, waiting)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(matches!(ended, Err(MessageBusError::Closed)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_consumer_gives_its_partitions_to_the_next_without_its_commits() {
+    let mock = Mock::new();
+    let (bus, topic, group) = (mock.bus(), mock.topic(1), fresh("group"));
+    publish(&bus, &topic, "k", 3).await;
+    let first = bus.subscribe(from_start(&group, &topic, 1)).await.unwrap();
+    next_assigned(&first).await;
+    next_delivery(&first).await;
+    drop(first);
+    // Far below the session timeout of 45 s: it has left, and did not just vanish.
+    let second = bus.subscribe(from_start(&group, &topic, 1)).await.unwrap();
+    next_assigned(&second).await;
+    assert_eq!(value(&next_delivery(&second).await), "0");
+}
+
+/// Two members of a group on a topic of two partitions, after the second has joined: what the first was asked to
+/// give up is still in its hands.
+struct Handover {
+    _mock: Mock,
+    bus: KafkaMessageBus,
+    topic: Arc<str>,
+    group: String,
+    first: Arc<dyn Consumer>,
+    second: Arc<dyn Consumer>,
+    epochs: Vec<(PartitionId, AssignmentEpoch)>,
+    revocation: foldstream::ports::Revocation,
+}
+
+impl Handover {
+    async fn new(grace: Duration) -> Self {
+        let mock = Mock::new();
+        let bus = KafkaMessageBus::new(mock.config().with_revoke_grace(grace)).unwrap();
+        let (topic, group) = (mock.topic(2), fresh("group"));
+        for n in 0..20 {
+            bus.publish(&message(&topic, &format!("k{n}"), "x"))
+                .await
+                .unwrap();
+        }
+        let first = bus.subscribe(from_start(&group, &topic, 2)).await.unwrap();
+        let assigned = next_assigned(&first).await;
+        assert_eq!(assigned.len(), 2);
+        let epochs = assigned
+            .into_iter()
+            .map(|a| (a.partition, a.epoch))
+            .collect();
+        next_delivery(&first).await;
+        let second = bus.subscribe(from_start(&group, &topic, 2)).await.unwrap();
+        let revocation = loop {
+            match next(&first).await {
+                ConsumerEvent::Revoking(revocation) => break revocation,
+                ConsumerEvent::Delivery(_) => {}
+                other => panic!("not a revocation: {other:?}"),
+            }
+        };
+        Self {
+            _mock: mock,
+            bus,
+            topic,
+            group,
+            first,
+            second,
+            epochs,
+            revocation,
+        }
+    }
+
+    fn mark(&self, id: &PartitionId, next: u64) -> OwnedMark {
+        let (_, epoch) = self.epochs.iter().find(|(i, _)| i == id).unwrap();
+        OwnedMark::new(id.clone(), *epoch, Offset::new(next))
+    }
+
+    async fn committed(&self, id: &PartitionId) -> Option<Offset> {
+        let all = self.bus.committed(&self.group, &self.topic).await.unwrap();
+        all.into_iter().find(|(i, _)| i == id).unwrap().1
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_partition_waits_for_its_reader_whose_commit_still_counts() {
+    let h = Handover::new(20 * SECOND).await;
+    let given = h.revocation.partitions()[0].clone();
+    quiet(&h.second, SECOND).await;
+    h.first.commit(&[h.mark(&given, 1)]).await.unwrap();
+    assert_eq!(h.committed(&given).await, Some(Offset::new(1)));
+    let mark = h.mark(&given, 2);
+    drop(h.revocation);
+    let taken = next_assigned(&h.second).await;
+    let taken = taken.iter().find(|a| a.partition == given).unwrap();
+    assert_eq!(
+        (taken.next, taken.from),
+        (Offset::new(1), StartedFrom::Committed)
+    );
+    // And not one commit later.
+    let error = h.first.commit(&[mark]).await.unwrap_err();
+    assert!(matches!(error, MessageBusError::StaleAssignment { partition } if partition == given));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revocation_that_is_not_released_ends_with_its_grace() {
+    let h = Handover::new(2 * SECOND).await;
+    let given = h.revocation.partitions()[0].clone();
+    let taken = next_assigned(&h.second).await;
+    assert!(taken.iter().any(|a| a.partition == given));
+    let error = h.first.commit(&[h.mark(&given, 1)]).await.unwrap_err();
+    assert!(
+        matches!(error, MessageBusError::StaleAssignment { .. }),
+        "{error:?}"
+    );
+    drop(h.revocation);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_with_one_stale_mark_stores_nothing() {
+    let h = Handover::new(2 * SECOND).await;
+    let given = h.revocation.partitions()[0].clone();
+    let (kept, epoch) = h
+        .epochs
+        .iter()
+        .find(|(id, _)| *id != given)
+        .unwrap()
+        .clone();
+    drop(h.revocation);
+    next_assigned(&h.second).await;
+    let good = OwnedMark::new(kept.clone(), epoch, Offset::new(1));
+    let stale = OwnedMark::new(kept.clone(), AssignmentEpoch::new(u64::MAX), Offset::new(1));
+    let foreign = OwnedMark::new(given.clone(), epoch, Offset::new(1));
+    for bad in [stale, foreign] {
+        let error = h
+            .first
+            .commit(&[good.clone(), bad.clone()])
+            .await
+            .unwrap_err();
+        assert!(
+            matches!(error, MessageBusError::StaleAssignment { partition } if partition == bad.partition)
+        );
+    }
+    let all = h.bus.committed(&h.group, &h.topic).await.unwrap();
+    assert!(all.iter().all(|(_, offset)| offset.is_none()), "{all:?}");
+    // The one that is kept goes on being committed.
+    h.first.commit(&[good]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_revocation_its_partition_delivers_nothing_more() {
+    let h = Handover::new(20 * SECOND).await;
+    let given: HashSet<_> = h.revocation.partitions().iter().cloned().collect();
+    drop(h.revocation);
+    next_assigned(&h.second).await;
+    for n in 20..40 {
+        h.bus
+            .publish(&message(&h.topic, &format!("k{n}"), "x"))
+            .await
+            .unwrap();
+    }
+    let mut kept = 0;
+    while let Ok(event) = tokio::time::timeout(SECOND, h.first.next()).await {
+        if let ConsumerEvent::Delivery(delivery) = event.unwrap() {
+            assert!(!given.contains(&delivery.partition));
+            kept += 1;
+        }
+    }
+    assert!(kept > 0, "the kept partition delivers on");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leaving_members_partitions_go_to_the_others() {
+    let h = Handover::new(20 * SECOND).await;
+    drop(h.revocation);
+    let mut mine: HashSet<_> = next_assigned(&h.second)
+        .await
+        .into_iter()
+        .map(|a| a.partition)
+        .collect();
+    h.first.leave().await.unwrap();
+    while mine.len() < 2 {
+        match next(&h.second).await {
+            ConsumerEvent::Assigned(more) => {
+                mine.extend(more.partitions.into_iter().map(|a| a.partition));
+            }
+            ConsumerEvent::Revoking(revocation) => {
+                for id in revocation.partitions() {
+                    mine.remove(id);
+                }
+            }
+            ConsumerEvent::Delivery(_) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_reader_reads_ahead_within_bounds_and_keeps_its_membership() {
+    let mock = Mock::new();
+    let config = mock
+        .config()
+        .with_read_ahead(10, 1_000_000)
+        .with_session_timeout(3 * SECOND)
+        .with_max_poll_interval(4 * SECOND)
+        .with_revoke_grace(SECOND);
+    let bus = KafkaMessageBus::new(config).unwrap();
+    let (topic, group) = (mock.topic(1), fresh("group"));
+    publish(&bus, &topic, "k", 500).await;
+    let consumer = bus.subscribe(from_start(&group, &topic, 1)).await.unwrap();
+    next_assigned(&consumer).await;
+    let first = next_delivery(&consumer).await;
+    // Longer than both the session and the poll interval: a member that is not polled would be expelled here.
+    tokio::time::sleep(6 * SECOND).await;
+    consumer.commit(&[done(&first)]).await.unwrap();
+    for expected in 1..500 {
+        assert_eq!(value(&next_delivery(&consumer).await), expected.to_string());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_next_loses_nothing() {
+    let mock = Mock::new();
+    let (bus, topic, group) = (mock.bus(), mock.topic(1), fresh("group"));
+    publish(&bus, &topic, "k", 200).await;
+    let consumer = bus.subscribe(from_start(&group, &topic, 1)).await.unwrap();
+    next_assigned(&consumer).await;
+    let mut expected = 0;
+    while expected < 200 {
+        // Cut off at ever other instants.
+        let patience = Duration::from_micros(expected % 7 * 50);
+        if let Ok(event) = tokio::time::timeout(patience, consumer.next()).await {
+            let ConsumerEvent::Delivery(delivery) = event.unwrap() else {
+                panic!("not a delivery");
+            };
+            assert_eq!(value(&delivery), expected.to_string());
+            expected += 1;
+        }
+    }
+}

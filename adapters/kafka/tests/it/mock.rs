@@ -1,0 +1,163 @@
+//! A mock cluster for one test, and what tests ask of a bus again and again.
+use foldstream::{
+    Timestamp,
+    ports::{
+        AssignedPartition, Consumer, ConsumerEvent, Delivery, Message, MessageBus, Offset,
+        OffsetMark, OwnedMark, PartitionId, Subscription,
+    },
+};
+use foldstream_kafka::{KafkaConfig, KafkaMessageBus};
+use rdkafka::{mocking::MockCluster, producer::DefaultProducerContext};
+use std::{sync::Arc, sync::mpsc, time::Duration};
+
+type Cluster = MockCluster<'static, DefaultProducerContext>;
+type Order = Box<dyn FnOnce(&Cluster) + Send>;
+
+/// A mock cluster. It lives on a thread of its own, since it may not be sent between threads.
+#[derive(Debug)]
+pub(crate) struct Mock {
+    orders: mpsc::Sender<Order>,
+    pub(crate) brokers: String,
+}
+
+impl Mock {
+    pub(crate) fn new() -> Self {
+        Self::with_brokers(1)
+    }
+
+    pub(crate) fn with_brokers(count: i32) -> Self {
+        let (orders, received) = mpsc::channel::<Order>();
+        let (ready, brokers) = mpsc::channel();
+        std::thread::spawn(move || {
+            let cluster = MockCluster::new(count).unwrap();
+            ready.send(cluster.bootstrap_servers()).unwrap();
+            for order in received {
+                order(&cluster);
+            }
+        });
+        Self {
+            orders,
+            brokers: brokers.recv().unwrap(),
+        }
+    }
+
+    /// Does something to the cluster.
+    pub(crate) fn order<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&Cluster) -> T + Send + 'static,
+    ) -> T {
+        let (answer, answered) = mpsc::channel();
+        let order: Order = Box::new(move |cluster| answer.send(f(cluster)).unwrap());
+        self.orders.send(order).unwrap();
+        answered.recv().unwrap()
+    }
+
+    pub(crate) fn config(&self) -> KafkaConfig {
+        KafkaConfig::default()
+            .with_brokers(&*self.brokers)
+            .with_request_timeout(Duration::from_secs(5))
+            .with_publish_timeout(Duration::from_secs(10))
+            // The mock ends every rebalance but a group's first one second before the session.
+            .with_session_timeout(Duration::from_secs(3))
+    }
+
+    pub(crate) fn bus(&self) -> KafkaMessageBus {
+        KafkaMessageBus::new(self.config()).unwrap()
+    }
+
+    /// A fresh topic.
+    pub(crate) fn topic(&self, partitions: i32) -> Arc<str> {
+        let name = fresh("topic");
+        let topic = name.clone();
+        self.order(move |cluster| cluster.create_topic(&topic, partitions, 1).unwrap());
+        name.into()
+    }
+}
+
+/// A name that no other test uses.
+pub(crate) fn fresh(what: &str) -> String {
+    format!("{what}-{}", uuid::Uuid::new_v4())
+}
+
+pub(crate) fn message(topic: &Arc<str>, key: &str, value: &str) -> Message {
+    let at = Timestamp::from_micros(1_700_000_000_123_000);
+    Message::new(
+        Arc::clone(topic),
+        key.to_owned(),
+        Some(value.to_owned().into()),
+        at,
+    )
+}
+
+/// Publishes values "0", "1", ... under one key and returns their partition.
+pub(crate) async fn publish(
+    bus: &KafkaMessageBus,
+    topic: &Arc<str>,
+    key: &str,
+    count: usize,
+) -> PartitionId {
+    let mut place = None;
+    for n in 0..count {
+        place = Some(
+            bus.publish(&message(topic, key, &n.to_string()))
+                .await
+                .unwrap(),
+        );
+    }
+    place.unwrap().0
+}
+
+/// A subscription from the beginning.
+pub(crate) fn from_start(group: &str, topic: &Arc<str>, partitions: u32) -> Subscription {
+    let start = (0..partitions)
+        .map(|p| OffsetMark::new(PartitionId::new(Arc::clone(topic), p), Offset::new(0)))
+        .collect();
+    Subscription::new(group, [Arc::clone(topic)]).with_start(start)
+}
+
+/// The next event, within a time that is long for any of them.
+pub(crate) async fn next(consumer: &Arc<dyn Consumer>) -> ConsumerEvent {
+    next_result(consumer).await.unwrap()
+}
+
+pub(crate) async fn next_result(
+    consumer: &Arc<dyn Consumer>,
+) -> Result<ConsumerEvent, foldstream::ports::MessageBusError> {
+    tokio::time::timeout(Duration::from_secs(30), consumer.next())
+        .await
+        .expect("an event within 30 s")
+}
+
+pub(crate) async fn next_assigned(consumer: &Arc<dyn Consumer>) -> Vec<AssignedPartition> {
+    match next(consumer).await {
+        ConsumerEvent::Assigned(assignment) => assignment.partitions,
+        other => panic!("not an assignment: {other:?}"),
+    }
+}
+
+pub(crate) async fn next_delivery(consumer: &Arc<dyn Consumer>) -> Delivery {
+    match next(consumer).await {
+        ConsumerEvent::Delivery(delivery) => delivery,
+        other => panic!("not a delivery: {other:?}"),
+    }
+}
+
+pub(crate) fn value(delivery: &Delivery) -> &str {
+    std::str::from_utf8(delivery.message.value.as_ref().unwrap()).unwrap()
+}
+
+/// The mark that says: this delivery is done.
+pub(crate) fn done(delivery: &Delivery) -> OwnedMark {
+    OwnedMark::new(
+        delivery.partition.clone(),
+        delivery.epoch,
+        delivery.offset.next(),
+    )
+}
+
+/// Nothing comes for a while. A pause says only that there was time; every use is followed by a positive check.
+pub(crate) async fn quiet(consumer: &Arc<dyn Consumer>, how_long: Duration) {
+    if let Ok(event) = tokio::time::timeout(how_long, consumer.next()).await {
+        panic!("expected nothing, got {event:?}");
+    }
+}

@@ -1,0 +1,195 @@
+//! Publishing.
+use crate::mock::{Mock, fresh, from_start, message, next_assigned, next_delivery, value};
+use foldstream::{
+    Timestamp, kafka_partition,
+    ports::{Message, MessageBus, MessageBusError, RefusedKind},
+};
+use std::sync::Arc;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_arrives_as_it_was_sent() {
+    let (mock, group) = (Mock::new(), fresh("group"));
+    let (bus, topic) = (mock.bus(), mock.topic(1));
+    let at = Timestamp::from_micros(1_700_000_000_123_456);
+    let full = Message::new(
+        Arc::clone(&topic),
+        vec![0, 255],
+        Some(vec![1, 0, 2].into()),
+        at,
+    )
+    .with_header("a", "1")
+    .with_header("b", vec![0, 255])
+    .with_header("a", "2")
+    .with_header("empty", "");
+    let tombstone = Message::new(Arc::clone(&topic), "k", None, at);
+    let empty = Message::new(Arc::clone(&topic), "", Some("".into()), at);
+    for message in [&full, &tombstone, &empty] {
+        bus.publish(message).await.unwrap();
+    }
+    let consumer = bus.subscribe(from_start(&group, &topic, 1)).await.unwrap();
+    next_assigned(&consumer).await;
+    for mut sent in [full, tombstone, empty] {
+        sent.timestamp = Timestamp::from_micros(1_700_000_000_123_000);
+        assert_eq!(next_delivery(&consumer).await.message, sent);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_goes_to_the_partition_of_its_key() {
+    let mock = Mock::new();
+    let (bus, topic) = (mock.bus(), mock.topic(7));
+    for n in 0..50 {
+        let key = format!("cart#{n}");
+        let (place, _) = bus.publish(&message(&topic, &key, "x")).await.unwrap();
+        assert_eq!(place.partition, kafka_partition(key.as_bytes(), 7), "{key}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn awaited_messages_of_a_key_have_rising_offsets() {
+    let mock = Mock::new();
+    let (bus, topic) = (mock.bus(), mock.topic(3));
+    let mut last = None;
+    for n in 0..20 {
+        let (_, offset) = bus
+            .publish(&message(&topic, "k", &n.to_string()))
+            .await
+            .unwrap();
+        assert!(last < Some(offset), "{last:?} then {offset}");
+        last = Some(offset);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn concurrent_messages_do_not_wait_for_each_other() {
+    let mock = Mock::new();
+    let (bus, topic) = (mock.bus(), mock.topic(1));
+    bus.publish(&message(&topic, "warm", "up")).await.unwrap();
+    let delay = std::time::Duration::from_millis(300);
+    mock.order(move |cluster| cluster.broker_round_trip_time(1, delay).unwrap());
+    let started = tokio::time::Instant::now();
+    let sends: Vec<_> = (0..20)
+        .map(|n| {
+            let (bus, message) = (bus.clone(), message(&topic, &n.to_string(), "x"));
+            tokio::spawn(async move { bus.publish(&message).await.map(|(_, offset)| offset) })
+        })
+        .collect();
+    let mut offsets = Vec::new();
+    for send in sends {
+        offsets.push(send.await.unwrap().unwrap());
+    }
+    // One after the other they would take 20 round trips, 6 s.
+    assert!(started.elapsed() < delay * 10, "{:?}", started.elapsed());
+    offsets.sort();
+    offsets.dedup();
+    assert_eq!(offsets.len(), 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unknown_topic_is_refused_and_never_made() {
+    let mock = Mock::new();
+    let bus = mock.bus();
+    let topic: Arc<str> = fresh("nowhere").into();
+    for _ in 0..2 {
+        let error = bus.publish(&message(&topic, "k", "x")).await.unwrap_err();
+        let MessageBusError::Refused { kind, reason, .. } = &error else {
+            panic!("{error:?}");
+        };
+        assert_eq!(*kind, RefusedKind::MissingTopic);
+        assert!(
+            reason.contains(&*topic) && reason.contains("create it"),
+            "{reason}"
+        );
+    }
+    let error = bus.describe_topic(&topic).await.unwrap_err();
+    assert!(matches!(
+        error,
+        MessageBusError::Refused {
+            kind: RefusedKind::MissingTopic,
+            ..
+        }
+    ));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_made_later_is_found() {
+    let mock = Mock::new();
+    let bus = mock.bus();
+    let topic: Arc<str> = fresh("later").into();
+    bus.publish(&message(&topic, "k", "x")).await.unwrap_err();
+    let name = topic.to_string();
+    mock.order(move |cluster| cluster.create_topic(&name, 2, 1).unwrap());
+    bus.publish(&message(&topic, "k", "x")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_over_the_limit_is_too_large_and_the_next_one_goes() {
+    let mock = Mock::new();
+    let topic = mock.topic(1);
+    let config = mock.config().with_max_message_bytes(10_000);
+    let bus = foldstream_kafka::KafkaMessageBus::new(config).unwrap();
+    let error = bus
+        .publish(&message(&topic, "k", &"x".repeat(20_000)))
+        .await
+        .unwrap_err();
+    let MessageBusError::TooLarge { bytes, limit, .. } = error else {
+        panic!("{error:?}");
+    };
+    assert_eq!((bytes, limit), (20_001, Some(10_000)));
+    bus.publish(&message(&topic, "k", "x")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_kafka_cannot_keep_is_invalid() {
+    let mock = Mock::new();
+    let (bus, topic) = (mock.bus(), mock.topic(1));
+    let mut early = message(&topic, "k", "x");
+    early.timestamp = Timestamp::from_micros(999);
+    let nul = message(&topic, "k", "x").with_header("a\0b".to_owned(), "1");
+    let mut unnamed = message(&topic, "k", "x");
+    unnamed.topic = "a b".into();
+    for message in [early, nul, unnamed] {
+        let error = bus.publish(&message).await.unwrap_err();
+        assert!(
+            matches!(error, MessageBusError::Invalid { .. }),
+            "{error:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_publish_leaves_the_bus_in_order() {
+    let mock = Mock::new();
+    let (bus, topic, group) = (mock.bus(), mock.topic(1), fresh("group"));
+    bus.publish(&message(&topic, "k", "first")).await.unwrap();
+    // No answer can come within one poll.
+    let delay = std::time::Duration::from_millis(50);
+    mock.order(move |cluster| cluster.broker_round_trip_time(1, delay).unwrap());
+    for _ in 0..20 {
+        let dropped = message(&topic, "k", "dropped");
+        let sending = bus.publish(&dropped);
+        assert!(poll_once(sending).await.is_none());
+    }
+    bus.publish(&message(&topic, "k", "last")).await.unwrap();
+    let consumer = bus.subscribe(from_start(&group, &topic, 1)).await.unwrap();
+    next_assigned(&consumer).await;
+    assert_eq!(value(&next_delivery(&consumer).await), "first");
+    loop {
+        match value(&next_delivery(&consumer).await) {
+            "dropped" => {}
+            other => break assert_eq!(other, "last"),
+        }
+    }
+}
+
+/// Polls once and drops: what a timeout or a `select!` does.
+async fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
+    let mut future = Box::pin(future);
+    std::future::poll_fn(|cx| {
+        std::task::Poll::Ready(match future.as_mut().poll(cx) {
+            std::task::Poll::Ready(done) => Some(done),
+            std::task::Poll::Pending => None,
+        })
+    })
+    .await
+}

@@ -1,0 +1,218 @@
+//! The report: what sells, and where the money comes from.
+use crate::{
+    money::Money,
+    read_model::{OrderRow, ReadModel, ReadModelError, SumError},
+};
+use foldstream::StreamId;
+use futures::TryStreamExt;
+use serde::Serialize;
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap},
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+/// Units sold of one product.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HotProduct {
+    /// The product.
+    pub stock_code: String,
+    /// Units, less what was taken back.
+    pub units: i64,
+}
+
+/// The totals over all orders.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Report {
+    /// Every product, by units, most first; equal ones by code, byte by byte.
+    pub hot_products: Vec<HotProduct>,
+    /// Exact sums in plain notation, with as many decimals as the most precise price; by country, byte by byte.
+    pub revenue_by_country: BTreeMap<String, Money>,
+    /// Orders with at least one event.
+    pub orders: u64,
+    /// Events of all orders. Of an imported file: its lines.
+    pub events: u64,
+}
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// The rows could not be read.
+    #[error("the report cannot be summed")]
+    ReadModel(#[from] ReadModelError),
+    /// A total cannot be held.
+    #[error("the report has no exact total")]
+    Sum(#[from] SumError),
+    /// The file could not be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Report {
+    /// Sums the rows of the orders that `wanted` accepts. Reads nothing but the read model.
+    ///
+    /// # Errors
+    /// [`ReportError`].
+    pub async fn read(
+        model: &dyn ReadModel,
+        wanted: impl Fn(&StreamId) -> bool,
+    ) -> Result<Self, ReportError> {
+        let mut totals = Totals::default();
+        let mut rows = model.rows();
+        while let Some((order, row)) = rows.try_next().await? {
+            if wanted(&order) {
+                totals.add(row)?;
+            }
+        }
+        Ok(totals.into_report())
+    }
+
+    /// From units by code and the rest; puts the products in order.
+    pub fn new(
+        units: impl IntoIterator<Item = (String, i64)>,
+        revenue_by_country: BTreeMap<String, Money>,
+        orders: u64,
+        events: u64,
+    ) -> Self {
+        let products = units
+            .into_iter()
+            .map(|(stock_code, units)| HotProduct { stock_code, units });
+        let mut hot_products: Vec<_> = products.collect();
+        hot_products.sort_by(|a, b| {
+            (Reverse(a.units), &a.stock_code).cmp(&(Reverse(b.units), &b.stock_code))
+        });
+        Self {
+            hot_products,
+            revenue_by_country,
+            orders,
+            events,
+        }
+    }
+
+    /// Writes the report as JSON.
+    ///
+    /// # Errors
+    /// [`ReportError::Write`].
+    pub fn write(&self, path: &Path) -> Result<(), ReportError> {
+        let json = serde_json::to_string_pretty(self).map_err(io::Error::from);
+        let written = json.and_then(|json| fs::write(path, json + "\n"));
+        written.map_err(|source| ReportError::Write {
+            path: path.into(),
+            source,
+        })
+    }
+}
+
+/// Sums rows.
+#[derive(Debug, Default)]
+struct Totals {
+    units: HashMap<String, i64>,
+    revenue: BTreeMap<String, Money>,
+    orders: u64,
+    events: u64,
+}
+
+impl Totals {
+    fn add(&mut self, row: OrderRow) -> Result<(), SumError> {
+        for (stock_code, units) in row.units {
+            let sum = self.units.get(&stock_code).copied().unwrap_or_default();
+            let Some(sum) = sum.checked_add(units) else {
+                return Err(SumError::Units { stock_code });
+            };
+            self.units.insert(stock_code, sum);
+        }
+        for (country, amount) in row.revenue {
+            let sum = self.revenue.get(&country).copied().unwrap_or_default();
+            let sum = sum.plus(amount);
+            let sum = sum.map_err(|source| SumError::Revenue {
+                country: country.clone(),
+                source,
+            })?;
+            self.revenue.insert(country, sum);
+        }
+        self.orders += 1;
+        self.events += row.version.get();
+        Ok(())
+    }
+
+    fn into_report(self) -> Report {
+        Report::new(self.units, self.revenue, self.orders, self.events)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::read_model::InMemoryReadModel;
+    use foldstream::Version;
+
+    fn row(version: u64, units: &[(&str, i64)], revenue: &[(&str, &str)]) -> OrderRow {
+        OrderRow {
+            version: Version::new(version),
+            units: units.iter().map(|(code, n)| ((*code).into(), *n)).collect(),
+            revenue: revenue
+                .iter()
+                .map(|(c, m)| ((*c).into(), m.parse().unwrap()))
+                .collect(),
+        }
+    }
+
+    #[tokio::test]
+    async fn rows_are_summed_and_products_ordered_by_units_then_bytes() {
+        let model = InMemoryReadModel::default();
+        let rows = [
+            row(
+                3,
+                &[("85123a", 2), ("85123A", 2), ("22", 5)],
+                &[("France", "1.50")],
+            ),
+            row(1, &[("22", -6)], &[("France", "-0.1")]),
+        ];
+        for (id, row) in rows.iter().enumerate() {
+            model
+                .put_if_newer(&StreamId::new("cart", &id).unwrap(), row)
+                .await
+                .unwrap();
+        }
+        let report = Report::read(&model, |_| true).await.unwrap();
+        assert_eq!(
+            serde_json::to_string(&report).unwrap(),
+            r#"{"hot_products":[{"stock_code":"85123A","units":2},{"stock_code":"85123a","units":2},{"stock_code":"22","units":-1}],"revenue_by_country":{"France":"1.40"},"orders":2,"events":4}"#
+        );
+    }
+
+    #[tokio::test]
+    async fn an_older_row_changes_nothing() {
+        let model = InMemoryReadModel::default();
+        let order = StreamId::new("cart", "1").unwrap();
+        model
+            .put_if_newer(&order, &row(2, &[("22", 2)], &[]))
+            .await
+            .unwrap();
+        model
+            .put_if_newer(&order, &row(1, &[("22", 1)], &[]))
+            .await
+            .unwrap();
+        assert_eq!(model.row(&order).await.unwrap().unwrap().units["22"], 2);
+    }
+
+    #[test]
+    fn a_total_that_is_not_exact_is_an_error() {
+        let mut totals = Totals::default();
+        totals.add(row(1, &[("22", i64::MAX)], &[])).unwrap();
+        let refused = totals.add(row(1, &[("22", 1)], &[]));
+        assert_eq!(
+            refused,
+            Err(SumError::Units {
+                stock_code: "22".into()
+            })
+        );
+    }
+}

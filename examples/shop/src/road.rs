@@ -1,0 +1,179 @@
+//! The road of an event behind the command: published, projected, reported. Every way of running the shop walks it.
+use crate::{
+    backend::Backend,
+    cart::CartEvent,
+    import::{ImportError, Imported, InvoiceFile, RefusedLine, import},
+    progress,
+    projector::SalesProjector,
+    report::{Report, ReportError},
+    tally::{Tally, differences},
+};
+use foldstream::{
+    DomainEvent, StreamId,
+    ports::EventStoreError,
+    publisher::{PollConfig, PollError, PollReport, PublishError, TopicError},
+    runner::{BuildError, ProcessorPolicy, Runner},
+};
+use std::{
+    error::Error,
+    path::Path,
+    time::{Duration, Instant},
+};
+use tokio_util::sync::CancellationToken;
+
+/// An error and what caused it, on one line.
+pub fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut texts = vec![error.to_string()];
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        texts.push(error.to_string());
+        cause = error.source();
+    }
+    // A wrapper that only passes its cause on says the same twice.
+    texts.dedup();
+    texts.join(": ")
+}
+
+/// Why the road ends before the report.
+#[derive(Debug, thiserror::Error)]
+pub enum RoadError {
+    /// The file cannot be imported.
+    #[error(transparent)]
+    Import(#[from] ImportError),
+    /// The topic cannot be used.
+    #[error(transparent)]
+    Topic(#[from] TopicError),
+    /// The publisher cannot go on.
+    #[error(transparent)]
+    Poll(#[from] PollError),
+    /// The unpublished events cannot be listed.
+    #[error("the unpublished events cannot be listed")]
+    List(#[from] EventStoreError),
+    /// Some streams could not be published. They stay listed: the next publisher tries again.
+    #[error("{count} carts are not published, the first of them is {stream}")]
+    Publish {
+        /// How many.
+        count: usize,
+        /// One of them.
+        stream: StreamId,
+        /// Why that one is not.
+        #[source]
+        source: Box<PublishError>,
+    },
+    /// The report.
+    #[error(transparent)]
+    Report(#[from] ReportError),
+    /// The projections are not what was decided.
+    #[error("the projections differ from a direct aggregation: {}", .0.join("; "))]
+    Mismatch(Vec<String>),
+}
+
+/// Imports a file, and says on standard error which lines are refused.
+///
+/// # Errors
+/// [`RoadError::Import`]; what was imported until then stays.
+pub async fn import_file(
+    backend: &Backend,
+    path: &Path,
+    shutdown: &CancellationToken,
+) -> Result<Imported, RoadError> {
+    let checking = progress::spinner("checking");
+    let refused = |line: RefusedLine| checking.suspend(|| eprintln!("refused: {line}"));
+    let file = InvoiceFile::check(path, refused).map_err(ImportError::from);
+    checking.finish_and_clear();
+    let file = file?;
+    println!(
+        "checked    {} lines of {} invoices; {} lines refused",
+        file.lines(),
+        file.invoices(),
+        file.refused()
+    );
+    let (bar, started) = (progress::bar("importing", file.lines()), Instant::now());
+    let stop = shutdown.clone().cancelled_owned();
+    let imported = import(&backend.carts(), &file, |lines| bar.inc(lines as u64), stop).await;
+    bar.finish_and_clear();
+    let imported = imported?;
+    for (_, error) in &imported.failed {
+        eprintln!("not imported: {}", chain(error));
+    }
+    println!(
+        "imported   {} orders ({} were there before, {} are cancellations) in {:.1} s",
+        imported.new + imported.known,
+        imported.known,
+        imported.cancellations,
+        started.elapsed().as_secs_f64()
+    );
+    Ok(imported)
+}
+
+/// Publishes until nothing is left to publish; the answer is the number of records sent.
+///
+/// # Errors
+/// [`RoadError`]; what was sent counts, the rest stays listed as unpublished.
+pub async fn publish_all(backend: &Backend) -> Result<u64, RoadError> {
+    let publisher = backend.publisher();
+    publisher.check_topics([CartEvent::AGGREGATE]).await?;
+    let (mut sent, mut quiet_since) = (0, Instant::now());
+    loop {
+        let report = publisher.publish_pending().await?;
+        sent += report.messages;
+        let count = report.failed.len();
+        if let Some(failure) = report.failed.into_iter().next() {
+            return Err(RoadError::Publish {
+                count,
+                stream: failure.stream,
+                source: failure.error.into(),
+            });
+        }
+        if report.messages > 0 {
+            quiet_since = Instant::now();
+        }
+        if quiet_since.elapsed() >= backend.settling {
+            return Ok(sent);
+        }
+        tokio::time::sleep(backend.settling.min(Duration::from_millis(100))).await;
+    }
+}
+
+/// Publishes what is stored and what comes, until it is told to stop.
+///
+/// # Errors
+/// [`RoadError`], once something must be changed before anything can be published.
+pub async fn publish(
+    backend: &Backend,
+    shutdown: &CancellationToken,
+) -> Result<PollReport, RoadError> {
+    let publisher = backend.publisher();
+    let stop = shutdown.clone().cancelled_owned();
+    Ok(publisher.poll(PollConfig::default(), stop).await?)
+}
+
+/// The sales projector in a runner, under its own name or another; a new name starts from the beginning.
+///
+/// # Errors
+/// [`BuildError`] if the name cannot be one.
+pub fn sales_runner(
+    backend: &Backend,
+    name: Option<&str>,
+    progress: impl Fn() + Send + Sync + 'static,
+) -> Result<Runner, BuildError> {
+    let projector = SalesProjector::new(backend.read_model.clone()).with_progress(progress);
+    let mut policy = ProcessorPolicy::projector();
+    if let Some(name) = name {
+        policy = policy.with_name(name);
+    }
+    backend.runner().projector_with(projector, policy).build()
+}
+
+/// Compares what the projections say of the orders in `tally` with the tally itself; the answer is the whole report.
+///
+/// # Errors
+/// [`RoadError::Mismatch`] names the differences.
+pub async fn check(backend: &Backend, tally: &Tally) -> Result<Report, RoadError> {
+    let expected = tally.report();
+    let found = Report::read(&*backend.read_model, |order| tally.has(order.id())).await?;
+    if found != expected {
+        return Err(RoadError::Mismatch(differences(&expected, &found)));
+    }
+    Ok(Report::read(&*backend.read_model, |_| true).await?)
+}

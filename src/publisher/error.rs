@@ -1,0 +1,311 @@
+//! Why a stream, a topic or the poller stands still.
+use crate::{
+    CommitId, StreamId, Version,
+    control::Watermark,
+    ports::{ControlStoreError, EventStoreError, MessageBusError, RefusedKind},
+};
+use std::{error::Error, fmt, sync::Arc, time::Duration};
+
+/// Why a stream could not be brought up to date. Other streams are not affected, and nothing is lost: what was not
+/// acknowledged keeps its marker and is above the watermark.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// The events could not be read.
+    #[error("the events of {stream} cannot be read")]
+    Store {
+        /// The stream.
+        stream: StreamId,
+        /// Why.
+        #[source]
+        source: EventStoreError,
+    },
+    /// The bus did not acknowledge an event.
+    #[error("event {version} of {stream} cannot be sent")]
+    Bus {
+        /// The stream.
+        stream: StreamId,
+        /// The event.
+        version: Version,
+        /// Why.
+        #[source]
+        source: MessageBusError,
+    },
+    /// An event is larger than the topic takes; nothing of its commit was sent.
+    #[error(
+        "event {version} of {stream} makes a record of {bytes} bytes, topic {topic} takes {limit}: raise max.message.bytes"
+    )]
+    TooLarge {
+        /// The stream.
+        stream: StreamId,
+        /// The event.
+        version: Version,
+        /// Where it should go.
+        topic: Arc<str>,
+        /// About the size of the record.
+        bytes: u64,
+        /// The most that the topic takes.
+        limit: u64,
+    },
+    /// The watermark could not be read or moved.
+    #[error("the watermark of {stream} cannot be moved")]
+    Watermark {
+        /// The stream.
+        stream: StreamId,
+        /// Why.
+        #[source]
+        source: ControlStoreError,
+    },
+    /// The events are published and the watermark has moved, but they are still listed as unpublished.
+    #[error("the published commits of {stream} cannot be cleared")]
+    Clear {
+        /// The stream.
+        stream: StreamId,
+        /// Why.
+        #[source]
+        source: EventStoreError,
+    },
+    /// The topic cannot be used.
+    #[error("{stream} cannot be published")]
+    Topic {
+        /// The stream.
+        stream: StreamId,
+        /// Why.
+        #[source]
+        source: TopicError,
+    },
+    /// The store's history of the stream is not the one that was published. Publishing on would give consumers two
+    /// different events under one version, so the stream stops until somebody decides.
+    #[error(
+        "the history of {stream} has forked: version {} was published as commit {}, the store has {}: was a backup restored? Bring the watermark down to where both agree and rebuild the consumers",
+        watermark.version, watermark.commit_id,
+        found.map_or_else(|| "nothing there".into(), |(v, id)| format!("version {v} by commit {id}"))
+    )]
+    HistoryForked {
+        /// The stream.
+        stream: StreamId,
+        /// What was published.
+        watermark: Watermark,
+        /// The newest commit end at or below the watermark, or what contradicts it.
+        found: Option<(Version, CommitId)>,
+    },
+    /// A notice names an event that the store does not show.
+    #[error(
+        "the store does not show version {named} of {stream}, which a notice names; it ends at {tail}"
+    )]
+    NotVisible {
+        /// The stream.
+        stream: StreamId,
+        /// The version that was named.
+        named: Version,
+        /// Where the store's stream ends.
+        tail: Version,
+    },
+}
+
+impl PublishError {
+    /// Whether the same notice may succeed later without anybody's help.
+    pub const fn is_transient(&self) -> bool {
+        match self {
+            Self::Store { source, .. } | Self::Clear { source, .. } => source.is_transient(),
+            Self::Bus { source, .. } => source.is_transient(),
+            Self::Watermark { source, .. } => source.is_transient(),
+            Self::Topic { source, .. } => source.is_transient(),
+            Self::NotVisible { .. } => true,
+            Self::TooLarge { .. } | Self::HistoryForked { .. } => false,
+        }
+    }
+
+    /// Whether no stream can be published until somebody changes the set-up, so that a poller had better end.
+    pub const fn is_set_up_wrong(&self) -> bool {
+        match self {
+            Self::Store { source, .. } | Self::Clear { source, .. } => match source {
+                EventStoreError::Refused { kind, .. } => concerns_all(*kind),
+                _ => false,
+            },
+            Self::Bus { source, .. } => match source {
+                MessageBusError::Refused { kind, .. } => concerns_all(*kind),
+                _ => false,
+            },
+            Self::Watermark { source, .. } => match source {
+                ControlStoreError::Refused { kind, .. } => concerns_all(*kind),
+                _ => false,
+            },
+            Self::Topic { source, .. } => !source.is_transient(),
+            Self::TooLarge { .. } | Self::HistoryForked { .. } | Self::NotVisible { .. } => false,
+        }
+    }
+}
+
+/// A malformed request may be one stream's fault; a missing table is not.
+const fn concerns_all(kind: RefusedKind) -> bool {
+    !matches!(kind, RefusedKind::Validation | RefusedKind::Other)
+}
+
+/// Why events must not be published to a topic.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TopicError {
+    /// Old records of a key may be dropped.
+    #[error(
+        "topic {topic} is compacted, which keeps one event a stream and loses the others: set cleanup.policy=delete"
+    )]
+    Compacted {
+        /// The topic.
+        topic: Arc<str>,
+    },
+    /// Its records are too small for events.
+    #[error(
+        "topic {topic} takes records up to {bytes} bytes: set max.message.bytes to at least {needed}"
+    )]
+    SmallRecords {
+        /// The topic.
+        topic: Arc<str>,
+        /// What it takes.
+        bytes: u64,
+        /// What it should take.
+        needed: u64,
+    },
+    /// It has not the partitions that it had when its first event was published.
+    #[error(
+        "topic {topic} has {found} partitions, pinned are {pinned}: streams would move to other partitions and their events overtake each other. Publish to a topic with {pinned}, or, once consumers without a history source have read everything, accept the new number with accept_partitions"
+    )]
+    PartitionsChanged {
+        /// The topic.
+        topic: Arc<str>,
+        /// What was pinned.
+        pinned: u32,
+        /// What it has.
+        found: u32,
+    },
+    /// A number was to be accepted that the topic does not have.
+    #[error("topic {topic} has {found} partitions, not {accepted}: nothing was pinned")]
+    NotThatMany {
+        /// The topic.
+        topic: Arc<str>,
+        /// What was to be accepted.
+        accepted: u32,
+        /// What it has.
+        found: u32,
+    },
+    /// The bus does not describe it: it does not exist, or the bus cannot be asked.
+    #[error("topic {topic} cannot be checked")]
+    Bus {
+        /// The topic.
+        topic: Arc<str>,
+        /// Why.
+        #[source]
+        source: MessageBusError,
+    },
+    /// The pinned number of partitions could not be read or written.
+    #[error("the pinned partitions of topic {topic} cannot be read")]
+    Control {
+        /// The topic.
+        topic: Arc<str>,
+        /// Why.
+        #[source]
+        source: ControlStoreError,
+    },
+}
+impl TopicError {
+    /// Whether the same check may succeed later.
+    pub const fn is_transient(&self) -> bool {
+        match self {
+            Self::Bus { source, .. } => source.is_transient(),
+            Self::Control { source, .. } => source.is_transient(),
+            _ => false,
+        }
+    }
+}
+
+/// Why a poller has ended. Whatever may pass by itself never ends it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PollError {
+    /// The store keeps no list of unpublished commits.
+    #[error(
+        "the event store lists no unpublished commits: create its tables for a poller, or drive the publisher by a change stream"
+    )]
+    NoList,
+    /// The list of unpublished commits cannot be read until something is changed.
+    #[error("the unpublished commits cannot be listed")]
+    List {
+        /// Why.
+        #[source]
+        source: EventStoreError,
+    },
+    /// Nothing can be published to the topic until something is changed.
+    #[error("nothing can be published")]
+    Topic {
+        /// Why.
+        #[source]
+        source: TopicError,
+    },
+    /// A stream was refused for a reason that concerns all.
+    #[error("nothing can be published")]
+    Refused {
+        /// Why.
+        #[source]
+        source: PublishError,
+    },
+}
+
+/// What a retry asks.
+pub(super) trait Transient {
+    fn is_transient(&self) -> bool;
+    /// The least pause that the backend named.
+    fn retry_after(&self) -> Option<Duration>;
+}
+impl Transient for EventStoreError {
+    fn is_transient(&self) -> bool {
+        self.is_transient()
+    }
+    fn retry_after(&self) -> Option<Duration> {
+        self.retry_after()
+    }
+}
+impl Transient for TopicError {
+    fn is_transient(&self) -> bool {
+        self.is_transient()
+    }
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Control { source, .. } => pause_of(source),
+            _ => None,
+        }
+    }
+}
+impl Transient for PublishError {
+    fn is_transient(&self) -> bool {
+        self.is_transient()
+    }
+    fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Store { source, .. } | Self::Clear { source, .. } => source.retry_after(),
+            Self::Watermark { source, .. } => pause_of(source),
+            Self::Topic { source, .. } => source.retry_after(),
+            _ => None,
+        }
+    }
+}
+
+const fn pause_of(error: &ControlStoreError) -> Option<Duration> {
+    match error {
+        ControlStoreError::Throttled { retry_after, .. } => *retry_after,
+        _ => None,
+    }
+}
+
+/// An error with all its sources, for the log.
+pub(super) struct Chain<'a>(pub(super) &'a (dyn Error + 'static));
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut next = self.0.source();
+        while let Some(error) = next {
+            write!(f, ": {error}")?;
+            next = error.source();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,287 @@
+//! The trigger that needs nothing but the store's list of unpublished commits.
+//!
+//! It walks the list in segments, a page of each in turn, while the streams that it has found are being published: a
+//! stream that hangs or has a long backlog holds one of the slots, and never the walk. A stream that fails is left alone
+//! for a growing time; its markers stay, so nothing is lost, and it costs the walk no more than its keys.
+use super::{
+    Notice, PollConfig, PollError, PollReport, Publisher, TopicRoute, bells::Bells, error::Chain,
+    report::Rung,
+};
+use crate::{
+    StreamId,
+    ports::{EventStoreError, ScanCursor, Segment, UnpublishedPage},
+};
+use futures::{
+    FutureExt, StreamExt,
+    future::{Fuse, FusedFuture},
+    stream::FuturesUnordered,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    future::Future,
+    num::NonZeroU32,
+    pin::pin,
+    time::Duration,
+};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+impl Publisher {
+    /// Publishes what the store lists as unpublished, until `shutdown` is ready; then it finishes the commits in hand,
+    /// moves their watermarks and returns. Several pollers do no harm, but send things twice; leases come later.
+    ///
+    /// What may pass by itself never ends it: a store or bus that does not answer is tried again with growing pauses,
+    /// and logged. A dropped future loses nothing.
+    ///
+    /// # Errors
+    /// [`PollError`], once something must be changed before any stream can be published: a missing table or topic,
+    /// credentials, a topic whose partitions have changed. Streams in hand are finished first.
+    pub async fn poll(
+        &self,
+        config: PollConfig,
+        shutdown: impl Future<Output = ()> + Send,
+    ) -> Result<PollReport, PollError> {
+        if !self.store.capabilities().lists_unpublished {
+            return Err(PollError::NoList);
+        }
+        let mut shutdown = pin!(shutdown.fuse());
+        tokio::select! {
+            biased;
+            () = &mut shutdown => return Ok(PollReport::default()),
+            checked = self.check_only_topic() => checked?,
+        }
+        let stop = CancellationToken::new();
+        let mut poller = Poller::new(config);
+        let mut rings = FuturesUnordered::new();
+        let mut listing = pin!(Fuse::terminated());
+        loop {
+            if poller.ended_by.is_some() {
+                stop.cancel();
+            }
+            if stop.is_cancelled() && rings.is_empty() {
+                return poller.end();
+            }
+            while !stop.is_cancelled()
+                && rings.len() < self.concurrency
+                && let Some(bells) = poller.found.pop_front()
+            {
+                rings.push(self.ring(bells, &stop));
+            }
+            // Nothing is listed before there is room for it.
+            if listing.is_terminated() && rings.len() < self.concurrency {
+                listing.set(list(self, poller.next_look(), config.batch).fuse());
+            }
+            tokio::select! {
+                biased;
+                () = &mut shutdown, if !shutdown.is_terminated() => stop.cancel(),
+                Some(rung) = rings.next(), if !rings.is_empty() => poller.rung(rung),
+                page = &mut listing, if !stop.is_cancelled() && !listing.is_terminated() => {
+                    poller.listed(page);
+                }
+            }
+        }
+    }
+
+    /// Where all events go to one topic, a wrong one is found before the first event comes.
+    async fn check_only_topic(&self) -> Result<(), PollError> {
+        let TopicRoute::One(topic) = &self.route else {
+            return Ok(());
+        };
+        match self.checked_topic(topic).await {
+            Err(error) if error.is_transient() => {
+                tracing::warn!("to be checked again: {}", Chain(&error));
+                Ok(())
+            }
+            Err(source) => Err(PollError::Topic { source }),
+            Ok(_) => Ok(()),
+        }
+    }
+}
+
+/// What to list, and from when on.
+#[derive(Debug)]
+struct Look {
+    segment: Segment,
+    after: Option<ScanCursor>,
+    at: Instant,
+}
+
+async fn list(
+    publisher: &Publisher,
+    look: Look,
+    batch: NonZeroU32,
+) -> Result<UnpublishedPage, EventStoreError> {
+    tokio::time::sleep_until(look.at).await;
+    let store = &publisher.store;
+    store.unpublished(look.segment, look.after, batch).await
+}
+
+/// The walk through one segment of the list.
+#[derive(Debug)]
+struct Walk {
+    segment: Segment,
+    after: Option<ScanCursor>,
+    /// The stream that the last page ended with: it has been rung in this walk, and the next page may go on with it.
+    last: Option<StreamId>,
+    /// Whether this walk has rung anything.
+    rang: bool,
+    pause: Duration,
+    next_at: Instant,
+    /// Grows with each look, so that equal times go round.
+    looked: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Stuck {
+    failures: u32,
+    until: Instant,
+}
+
+#[derive(Debug)]
+struct Poller {
+    config: PollConfig,
+    walks: Vec<Walk>,
+    /// The walk whose page is being listed.
+    current: usize,
+    looks: u64,
+    failed_looks: u32,
+    /// Found, and waiting for a slot: at most a page.
+    found: VecDeque<Bells>,
+    /// Found or being published.
+    busy: BTreeSet<StreamId>,
+    stuck: BTreeMap<StreamId, Stuck>,
+    report: PollReport,
+    ended_by: Option<PollError>,
+}
+
+impl Poller {
+    /// Streams whose pause is remembered. With more the rest is tried at every walk: then everything is stuck anyway.
+    const MAX_STUCK: usize = 10_000;
+
+    fn new(mut config: PollConfig) -> Self {
+        config.min_pause = config.min_pause.max(Duration::from_millis(1));
+        config.max_pause = config.max_pause.max(config.min_pause);
+        let walk = |segment| Walk {
+            segment,
+            after: None,
+            last: None,
+            rang: false,
+            pause: config.min_pause,
+            next_at: Instant::now(),
+            looked: 0,
+        };
+        Self {
+            config,
+            walks: Segment::split(config.segments).map(walk).collect(),
+            current: 0,
+            looks: 0,
+            failed_looks: 0,
+            found: VecDeque::new(),
+            busy: BTreeSet::new(),
+            stuck: BTreeMap::new(),
+            report: PollReport::default(),
+            ended_by: None,
+        }
+    }
+
+    /// The segment whose turn it is: the one that may be looked at first, of several the one not looked at for longest.
+    fn next_look(&mut self) -> Look {
+        self.looks += 1;
+        let turns = self.walks.iter().enumerate();
+        let next = turns.min_by_key(|(_, walk)| (walk.next_at, walk.looked));
+        self.current = next.map_or(0, |(index, _)| index);
+        let walk = &mut self.walks[self.current];
+        walk.looked = self.looks;
+        Look {
+            segment: walk.segment,
+            after: walk.after.clone(),
+            at: walk.next_at,
+        }
+    }
+
+    fn listed(&mut self, page: Result<UnpublishedPage, EventStoreError>) {
+        match page {
+            Ok(page) => {
+                self.failed_looks = 0;
+                self.take_in(page);
+            }
+            Err(error) if error.is_transient() => {
+                self.failed_looks += 1;
+                let pause = self.config.backoff.delay(self.failed_looks);
+                let pause = pause.max(error.retry_after().unwrap_or_default());
+                self.walks[self.current].next_at = Instant::now() + pause;
+                let error = Chain(&error);
+                tracing::warn!(?pause, "the unpublished commits cannot be listed: {error}");
+            }
+            Err(source) => self.end_by(PollError::List { source }),
+        }
+    }
+
+    /// Queues the streams of a page that may be rung, each with all its keys, once a walk.
+    fn take_in(&mut self, page: UnpublishedPage) {
+        let now = Instant::now();
+        let walk = &mut self.walks[self.current];
+        let last = page.keys.last().map(|key| key.stream.clone());
+        let (rung, busy, stuck) = (&walk.last, &self.busy, &self.stuck);
+        let may_ring = |stream: &StreamId| {
+            rung.as_ref() != Some(stream)
+                && !busy.contains(stream)
+                && stuck.get(stream).is_none_or(|s| s.until <= now)
+        };
+        let keys = page.keys.into_iter().filter(|key| may_ring(&key.stream));
+        let streams = Bells::by_stream(keys.map(|key| (None, Notice::Key(key))));
+        walk.rang |= !streams.is_empty();
+        self.busy.extend(streams.keys().cloned());
+        self.found.extend(streams.into_values());
+        walk.after = page.next;
+        walk.next_at = now;
+        if walk.after.is_some() {
+            walk.last = last.or(walk.last.take());
+            return;
+        }
+        let (shortest, longest) = (self.config.min_pause, self.config.max_pause);
+        walk.pause = if walk.rang {
+            shortest
+        } else {
+            walk.pause.saturating_mul(2).min(longest)
+        };
+        walk.next_at += walk.pause;
+        (walk.last, walk.rang) = (None, false);
+    }
+
+    fn rung(&mut self, rung: Rung) {
+        let stream = rung.stream;
+        self.busy.remove(&stream);
+        self.report.messages += rung.messages;
+        let Err(error) = rung.result else {
+            self.report.brought_up += 1;
+            self.stuck.remove(&stream);
+            return;
+        };
+        self.report.failures += 1;
+        if error.is_set_up_wrong() {
+            return self.end_by(PollError::Refused { source: error });
+        }
+        let failures = self.stuck.get(&stream).map_or(0, |s| s.failures) + 1;
+        let pause = self.config.backoff.delay(failures);
+        let until = Instant::now() + pause;
+        tracing::warn!(%stream, failures, ?pause, "not published, to be tried again: {}", Chain(&error));
+        if self.stuck.len() >= Self::MAX_STUCK && !self.stuck.contains_key(&stream) {
+            self.stuck.retain(|_, stuck| stuck.until > until - pause);
+        }
+        if self.stuck.len() < Self::MAX_STUCK || self.stuck.contains_key(&stream) {
+            self.stuck.insert(stream, Stuck { failures, until });
+        }
+    }
+
+    fn end_by(&mut self, error: PollError) {
+        self.ended_by.get_or_insert(error);
+    }
+
+    fn end(self) -> Result<PollReport, PollError> {
+        let mut report = self.report;
+        let stuck = self.stuck.into_iter();
+        report.stuck = stuck.map(|(stream, s)| (stream, s.failures)).collect();
+        self.ended_by.map_or(Ok(report), Err)
+    }
+}

@@ -1,0 +1,159 @@
+//! Starting attempts, and taking their results: done, retried, or the end.
+use super::{
+    ErrorClass, HandlerError, RunnerError,
+    attempt::{Attempt, Attempted, Failure, Tally},
+    session::{Job, Retry, Session},
+};
+use futures::FutureExt;
+use tokio::{
+    task::{Id, JoinError},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+impl Session<'_> {
+    /// Starts attempts at the heads of ready streams.
+    pub(super) fn dispatch(&mut self) {
+        while self.running.len() < self.processor.policy.concurrency {
+            let Some((stream, incoming)) = self.lanes.start_next() else {
+                return;
+            };
+            let cancelled = CancellationToken::new();
+            let attempt = Attempt {
+                shared: self.shared.clone(),
+                incoming: incoming.clone(),
+                number: self.retries.get(&stream).map_or(1, |r| r.attempts + 1),
+                cancelled: cancelled.clone(),
+                progress: self.streams.get(&stream),
+                tally: Tally::default(),
+            };
+            let handle = self.running.spawn(attempt.run());
+            let job = Job {
+                stream,
+                incoming,
+                cancelled,
+                handle,
+            };
+            self.jobs.insert(job.handle.id(), job);
+        }
+    }
+
+    /// Takes the result of an attempt.
+    pub(super) fn settle(
+        &mut self,
+        joined: Result<(Id, Attempted), JoinError>,
+    ) -> Result<(), RunnerError> {
+        let (id, attempted) = match joined {
+            Ok((id, attempted)) => (id, Ok(attempted)),
+            Err(error) => (error.id(), Err(error)),
+        };
+        let Some(job) = self.jobs.remove(&id) else {
+            return Ok(());
+        };
+        let partition = &job.incoming.partition;
+        let is_owned = self
+            .partitions
+            .get(partition)
+            .is_some_and(|owned| owned.epoch == job.incoming.epoch);
+        let result = match attempted {
+            Ok(attempted) => {
+                self.processor.report.add(&attempted.tally);
+                if is_owned {
+                    let progress = attempted.progress;
+                    self.streams.set(&job.stream, partition.clone(), progress);
+                }
+                attempted.result
+            }
+            Err(error) if error.is_cancelled() => {
+                self.lanes.finished(&job.stream);
+                return Ok(());
+            }
+            Err(error) => Err(Failure {
+                version: job.incoming.event.header.version,
+                error: HandlerError::permanent(panic_message(error)),
+            }),
+        };
+        match result {
+            Ok(()) => {
+                self.retries.remove(&job.stream);
+                self.lanes.finished(&job.stream);
+                if is_owned && let Some(owned) = self.partitions.get_mut(partition) {
+                    owned.window.done(job.incoming.offset);
+                }
+                Ok(())
+            }
+            // Its partition has gone: whoever has it now gets the record again.
+            Err(_) if !is_owned => {
+                self.retries.remove(&job.stream);
+                self.lanes.finished(&job.stream);
+                Ok(())
+            }
+            Err(failure) => self.retry(&job, failure),
+        }
+    }
+
+    /// Lets the stream wait for its next attempt, or halts.
+    fn retry(&mut self, job: &Job, failure: Failure) -> Result<(), RunnerError> {
+        let Failure { version, error } = failure;
+        let fresh = || Retry {
+            version,
+            failed: 0,
+            attempts: 0,
+            since: Instant::now(),
+        };
+        let retry = self.retries.entry(job.stream.clone()).or_insert_with(fresh);
+        if retry.version != version {
+            // What failed before went well; this is another event.
+            *retry = fresh();
+        }
+        retry.attempts += 1;
+        let policy = &self.processor.policy.retry;
+        let elapsed = retry.since.elapsed();
+        let wait = match error.class() {
+            ErrorClass::Transient => {
+                retry.failed += 1;
+                policy.next_delay(retry.failed, elapsed)
+            }
+            ErrorClass::Throttled { retry_after } => Some(retry_after)
+                .filter(|after| elapsed.saturating_add(*after) <= policy.max_elapsed),
+            ErrorClass::Permanent | ErrorClass::Poison | ErrorClass::Fatal => None,
+        };
+        let attempts = retry.attempts;
+        let Some(wait) = wait else {
+            return Err(RunnerError::Halted {
+                processor: self.processor.name.clone(),
+                stream: job.stream.clone(),
+                version,
+                partition: job.incoming.partition.clone(),
+                attempts,
+                class: error.class(),
+                source: error.into_source(),
+            });
+        };
+        tracing::warn!(processor = %self.processor.name, stream = %job.stream, %version, attempts, ?wait, %error, "the handler failed and is tried again");
+        self.processor.report.retries += 1;
+        self.lanes.wait(&job.stream);
+        let stream = job.stream.clone();
+        if wait.is_zero() {
+            self.lanes.wake(&stream);
+        } else {
+            let wake = tokio::time::sleep(wait).map(|()| stream);
+            self.waits.push(wake.boxed());
+        }
+        Ok(())
+    }
+}
+
+fn panic_message(error: JoinError) -> String {
+    let Ok(payload) = error.try_into_panic() else {
+        return "the handler was cancelled".into();
+    };
+    let text = payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| payload.downcast_ref::<String>().cloned());
+    format!(
+        "the handler panicked: {}",
+        text.as_deref().unwrap_or("no message")
+    )
+}

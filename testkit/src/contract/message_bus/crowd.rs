@@ -1,0 +1,191 @@
+//! Several members of one group, each asked by a task of its own.
+use super::given::{GROUP_PATIENCE, Held, Topic, within};
+use foldstream::ports::{
+    Consumer, ConsumerEvent, Delivery, MessageBusError, OwnedMark, PartitionId, Revocation,
+};
+use std::{collections::VecDeque, pin::pin, sync::Arc, time::Duration};
+use tokio::{
+    sync::mpsc,
+    task::JoinHandle,
+    time::{Instant, sleep_until, timeout_at},
+};
+
+/// Members of a group. What they are told comes through one channel: a revocation is in it before it is released, so
+/// no later assignment of its partitions can overtake it.
+#[derive(Debug)]
+pub(super) struct Crowd {
+    pub(super) members: Vec<CrowdMember>,
+    send: mpsc::UnboundedSender<Told>,
+    events: mpsc::UnboundedReceiver<Told>,
+    /// What others were told while a member left.
+    pending: VecDeque<Told>,
+}
+
+/// The number of a member and what it was told.
+type Told = (usize, Result<ConsumerEvent, MessageBusError>);
+
+#[derive(Debug)]
+pub(super) struct CrowdMember {
+    pub(super) consumer: Arc<dyn Consumer>,
+    pub(super) held: Held,
+    task: JoinHandle<()>,
+    is_gone: bool,
+}
+
+impl Drop for CrowdMember {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Crowd {
+    pub(super) fn new() -> Self {
+        let (send, events) = mpsc::unbounded_channel();
+        Self {
+            members: Vec::new(),
+            send,
+            events,
+            pending: VecDeque::new(),
+        }
+    }
+
+    /// Adds a member and returns its number.
+    pub(super) async fn join(&mut self, topic: &Topic) -> usize {
+        let number = self.members.len();
+        let consumer = topic.bus.subscribe(topic.subscription()).await.unwrap();
+        let (asked, send) = (consumer.clone(), self.send.clone());
+        let task = tokio::spawn(async move {
+            loop {
+                let event = asked.next().await;
+                match event {
+                    Err(error) if error.is_transient() => tokio::task::yield_now().await,
+                    event => {
+                        let is_end = event.is_err();
+                        if send.send((number, event)).is_err() || is_end {
+                            return;
+                        }
+                    }
+                }
+            }
+        });
+        self.members.push(CrowdMember {
+            consumer,
+            held: Held::default(),
+            task,
+            is_gone: false,
+        });
+        number
+    }
+
+    /// The next event of any member, until a deadline. No partition may have two holders.
+    async fn next(&mut self, deadline: Instant) -> Option<(usize, ConsumerEvent)> {
+        loop {
+            let (number, event) = match self.pending.pop_front() {
+                Some(told) => told,
+                None => timeout_at(deadline, self.events.recv()).await.ok()??,
+            };
+            let event = match event {
+                Ok(event) => event,
+                Err(MessageBusError::Closed) if self.members[number].is_gone => continue,
+                Err(error) => panic!("member {number}: {error}"),
+            };
+            if let ConsumerEvent::Assigned(assignment) = &event {
+                for added in &assignment.partitions {
+                    let holder = self
+                        .members
+                        .iter()
+                        .position(|m| !m.is_gone && m.held.partitions().contains(&added.partition));
+                    assert_eq!(holder, None, "{} already has a reader", added.partition);
+                }
+            }
+            self.members[number].held.observe(&event);
+            return Some((number, event));
+        }
+    }
+
+    /// Handles what comes until `done`: on a revocation it commits what was delivered and lets go, as a runner does.
+    /// Returns the deliveries, with the member that got them.
+    pub(super) async fn until(
+        &mut self,
+        what: &str,
+        mut done: impl FnMut(&Self, &[(usize, Delivery)]) -> bool,
+    ) -> Vec<(usize, Delivery)> {
+        let deadline = Instant::now() + GROUP_PATIENCE;
+        let mut deliveries = Vec::new();
+        while !done(self, &deliveries) {
+            let marks: Vec<_> = self.members.iter().map(|m| m.held.marks()).collect();
+            match self.next(deadline).await {
+                Some((number, ConsumerEvent::Delivery(delivery))) => {
+                    deliveries.push((number, delivery));
+                }
+                Some((_, ConsumerEvent::Assigned(_))) => {}
+                Some((number, ConsumerEvent::Revoking(revocation))) => {
+                    self.let_go(number, &marks[number], revocation).await;
+                }
+                Some((number, event)) => panic!("{what}: member {number} was told {event:?}"),
+                None => panic!("{what}: not within {GROUP_PATIENCE:?}; {:?}", self.held()),
+            }
+        }
+        deliveries
+    }
+
+    async fn let_go(&mut self, number: usize, marks: &[OwnedMark], revocation: Revocation) {
+        let taken = |mark: &&OwnedMark| revocation.partitions().contains(&mark.partition);
+        let marks: Vec<_> = marks.iter().filter(taken).cloned().collect();
+        // Until the revocation is dropped a commit counts.
+        let commit = self.members[number].consumer.commit(&marks);
+        within("a commit during a revocation", commit)
+            .await
+            .unwrap();
+        drop(revocation);
+    }
+
+    /// What every member holds.
+    pub(super) fn held(&self) -> Vec<Vec<PartitionId>> {
+        let members = self.members.iter();
+        members
+            .map(|m| {
+                if m.is_gone {
+                    Vec::new()
+                } else {
+                    m.held.partitions()
+                }
+            })
+            .collect()
+    }
+
+    /// Whether the partitions are all held, and every member that is there has one.
+    pub(super) fn is_settled(&self, partitions: usize) -> bool {
+        let held = self.held();
+        let all: usize = held.iter().map(Vec::len).sum();
+        let idle = (0..held.len()).any(|m| !self.members[m].is_gone && held[m].is_empty());
+        all == partitions && !idle
+    }
+
+    /// That nobody is told anything for a while.
+    pub(super) async fn quiet_for(&mut self, pause: Duration) {
+        if let Some((number, event)) = self.next(Instant::now() + pause).await {
+            panic!("member {number} was told {event:?}");
+        }
+    }
+
+    /// Lets a member leave the group. What it is still told, a revocation too, is let go unseen.
+    pub(super) async fn leave(&mut self, number: usize) {
+        self.members[number].is_gone = true;
+        let consumer = self.members[number].consumer.clone();
+        let mut leave = pin!(consumer.leave());
+        let deadline = Instant::now() + GROUP_PATIENCE;
+        loop {
+            tokio::select! {
+                biased;
+                left = &mut leave => break left.unwrap(),
+                Some(told) = self.events.recv() => {
+                    if told.0 != number {
+                        self.pending.push_back(told);
+                    }
+                }
+                () = sleep_until(deadline) => panic!("leaving: not within {GROUP_PATIENCE:?}"),
+            }
+        }
+    }
+}

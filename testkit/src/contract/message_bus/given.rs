@@ -1,0 +1,294 @@
+//! Topics, members and checks that the cases share.
+use super::BusFixture;
+use crate::contract::support::unique;
+use foldstream::{
+    Timestamp, kafka_partition,
+    ports::{
+        AssignmentEpoch, Consumer, ConsumerEvent, Delivery, Message, MessageBus, MessageBusError,
+        Offset, OffsetMark, OwnedMark, PartitionId, RefusedKind, Subscription,
+    },
+};
+use std::{collections::BTreeMap, fmt::Debug, future::Future, sync::Arc, time::Duration};
+use tokio::time::{Instant, timeout};
+
+/// What cases take.
+pub(super) type Fixture = Arc<dyn BusFixture>;
+
+/// How long a case waits for what a group does: below the usual session timeouts, so that nothing passes because a
+/// member was given up for dead.
+pub(super) const GROUP_PATIENCE: Duration = Duration::from_secs(40);
+
+/// A topic that nobody else uses, and a group likewise.
+#[derive(Debug)]
+pub(super) struct Topic {
+    pub(super) name: Arc<str>,
+    pub(super) partitions: u32,
+    pub(super) group: String,
+    pub(super) bus: Arc<dyn MessageBus>,
+}
+
+impl Topic {
+    pub(super) async fn fresh(fixture: &Fixture, partitions: u32) -> Self {
+        let name = format!("contract-{}", unique());
+        fixture.create_topic(&name, partitions).await;
+        Self {
+            name: name.into(),
+            partitions,
+            group: format!("contract-{}", unique()),
+            bus: fixture.bus(),
+        }
+    }
+
+    pub(super) fn partition(&self, partition: u32) -> PartitionId {
+        PartitionId::new(self.name.clone(), partition)
+    }
+
+    pub(super) fn all_partitions(&self) -> Vec<PartitionId> {
+        (0..self.partitions).map(|p| self.partition(p)).collect()
+    }
+
+    /// A message for a partition, whose value says which one it is.
+    pub(super) fn message(&self, partition: u32, n: usize) -> Message {
+        let lands = |key: &String| kafka_partition(key.as_bytes(), self.partitions) == partition;
+        let mut keys = (0..).map(|i| format!("key-{i}"));
+        let key = keys.find(lands).unwrap();
+        let value = format!("message {n} of partition {partition}");
+        Message::new(self.name.clone(), key, Some(value.into()), Timestamp::now())
+    }
+
+    /// Publishes `count` messages to a partition and returns what must be delivered.
+    pub(super) async fn publish(&self, partition: u32, count: usize) -> Vec<Place> {
+        let mut places = Vec::new();
+        for n in 0..count {
+            let message = self.message(partition, n);
+            let (found, offset) = self.bus.publish(&message).await.unwrap();
+            assert_eq!(found, self.partition(partition), "the partition of the key");
+            places.push((found, offset));
+        }
+        places
+    }
+
+    /// Publishes `count` messages to every partition.
+    pub(super) async fn publish_everywhere(&self, count: usize) -> Vec<Place> {
+        let mut places = Vec::new();
+        for partition in 0..self.partitions {
+            places.extend(self.publish(partition, count).await);
+        }
+        places
+    }
+
+    /// Joins the topic's group, from the beginning of every partition where nothing is committed.
+    pub(super) fn subscription(&self) -> Subscription {
+        let begin = |partition| OffsetMark::new(partition, Offset::new(0));
+        let start = self.all_partitions().into_iter().map(begin).collect();
+        Subscription::new(self.group.clone(), [self.name.clone()]).with_start(start)
+    }
+
+    /// What the group has committed, by partition number.
+    pub(super) async fn committed(&self) -> Vec<Option<u64>> {
+        let committed = self.bus.committed(&self.group, &self.name).await.unwrap();
+        let partitions: Vec<_> = committed.iter().map(|(p, _)| p.clone()).collect();
+        assert_eq!(
+            partitions,
+            self.all_partitions(),
+            "every partition, in order"
+        );
+        committed
+            .into_iter()
+            .map(|(_, offset)| offset.map(Offset::get))
+            .collect()
+    }
+}
+
+/// Where a message is.
+pub(super) type Place = (PartitionId, Offset);
+
+pub(super) fn place(delivery: &Delivery) -> Place {
+    (delivery.partition.clone(), delivery.offset)
+}
+
+/// That these are the same places, each once.
+pub(super) fn assert_same_places(mut found: Vec<Place>, mut expected: Vec<Place>) {
+    found.sort();
+    expected.sort();
+    assert_eq!(found, expected, "the places of the deliveries");
+}
+
+/// That an answer is a refusal of a topic that does not exist.
+pub(super) fn assert_missing_topic<T: Debug>(answer: &Result<T, MessageBusError>) {
+    let refused = matches!(
+        answer,
+        Err(MessageBusError::Refused { kind, .. }) if *kind == RefusedKind::MissingTopic
+    );
+    assert!(refused, "expected Refused(MissingTopic), found {answer:?}");
+}
+
+/// That an answer says that an assignment has ended.
+pub(super) fn assert_stale<T: Debug>(answer: &Result<T, MessageBusError>, expected: &PartitionId) {
+    match answer {
+        Err(MessageBusError::StaleAssignment { partition }) => assert_eq!(partition, expected),
+        other => panic!("expected StaleAssignment of {expected}, found {other:?}"),
+    }
+}
+
+/// What a member was told that it holds. Checks the rules that hold for every event of every member.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    partitions: BTreeMap<PartitionId, Holding>,
+    epochs: BTreeMap<PartitionId, AssignmentEpoch>,
+}
+
+#[derive(Debug)]
+struct Holding {
+    epoch: AssignmentEpoch,
+    next: Offset,
+}
+
+impl Held {
+    pub(super) fn partitions(&self) -> Vec<PartitionId> {
+        self.partitions.keys().cloned().collect()
+    }
+
+    /// One past the last delivery of a partition, to be committed.
+    pub(super) fn mark(&self, partition: &PartitionId) -> OwnedMark {
+        let holding = &self.partitions[partition];
+        OwnedMark::new(partition.clone(), holding.epoch, holding.next)
+    }
+
+    /// The marks of all partitions.
+    pub(super) fn marks(&self) -> Vec<OwnedMark> {
+        self.partitions.keys().map(|p| self.mark(p)).collect()
+    }
+
+    pub(super) fn observe(&mut self, event: &ConsumerEvent) {
+        match event {
+            ConsumerEvent::Assigned(assignment) => {
+                for added in &assignment.partitions {
+                    let earlier = self.epochs.insert(added.partition.clone(), added.epoch);
+                    assert!(
+                        earlier < Some(added.epoch),
+                        "the epoch of {} is not new",
+                        added.partition
+                    );
+                    let holding = Holding {
+                        epoch: added.epoch,
+                        next: added.next,
+                    };
+                    let held = self.partitions.insert(added.partition.clone(), holding);
+                    assert!(held.is_none(), "{} was assigned twice", added.partition);
+                }
+            }
+            ConsumerEvent::Revoking(revocation) => self.forget(revocation.partitions()),
+            ConsumerEvent::Lost(partitions) => self.forget(partitions),
+            ConsumerEvent::Delivery(delivery) => self.observe_delivery(delivery),
+            _ => {}
+        }
+    }
+
+    fn observe_delivery(&mut self, delivery: &Delivery) {
+        let Some(holding) = self.partitions.get_mut(&delivery.partition) else {
+            panic!(
+                "a delivery of {}, which is not assigned",
+                delivery.partition
+            );
+        };
+        assert_eq!(delivery.epoch, holding.epoch, "the epoch of a delivery");
+        assert!(
+            delivery.offset >= holding.next,
+            "{} at {} after {}: repeated or out of order",
+            delivery.partition,
+            delivery.offset,
+            holding.next
+        );
+        holding.next = delivery.offset.next();
+    }
+
+    fn forget(&mut self, partitions: &[PartitionId]) {
+        for partition in partitions {
+            self.partitions.remove(partition);
+        }
+    }
+}
+
+/// Waits for something that a group does.
+pub(super) async fn within<T>(what: &str, job: impl Future<Output = T>) -> T {
+    let answer = timeout(GROUP_PATIENCE, job).await;
+    answer.unwrap_or_else(|_| panic!("{what}: not within {GROUP_PATIENCE:?}"))
+}
+
+/// The next event; a bus that is busy is asked again, as a caller does.
+async fn next_event(consumer: &dyn Consumer) -> Result<ConsumerEvent, MessageBusError> {
+    let deadline = Instant::now() + GROUP_PATIENCE;
+    loop {
+        match consumer.next().await {
+            Err(error) if error.is_transient() && Instant::now() < deadline => {
+                tokio::task::yield_now().await;
+            }
+            answer => return answer,
+        }
+    }
+}
+
+/// One member, asked by the case itself.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) consumer: Arc<dyn Consumer>,
+    pub(super) held: Held,
+}
+
+impl Member {
+    pub(super) async fn join(topic: &Topic) -> Self {
+        Self::subscribe(&*topic.bus, topic.subscription()).await
+    }
+
+    pub(super) async fn subscribe(bus: &dyn MessageBus, subscription: Subscription) -> Self {
+        Self {
+            consumer: bus.subscribe(subscription).await.unwrap(),
+            held: Held::default(),
+        }
+    }
+
+    pub(super) async fn next(&mut self, what: &str) -> ConsumerEvent {
+        let event = within(what, next_event(&*self.consumer)).await.unwrap();
+        self.held.observe(&event);
+        event
+    }
+
+    /// The next deliveries; the member must be alone in its group.
+    pub(super) async fn deliveries(&mut self, count: usize) -> Vec<Delivery> {
+        let mut found = Vec::new();
+        while found.len() < count {
+            let what = format!("delivery {} of {count}", found.len() + 1);
+            match self.next(&what).await {
+                ConsumerEvent::Delivery(delivery) => found.push(delivery),
+                ConsumerEvent::Assigned(_) => {}
+                other => panic!("{what}: found {other:?}"),
+            }
+        }
+        found
+    }
+
+    /// That there is no delivery for a while, though the member asks for one.
+    pub(super) async fn nothing_for(&mut self, pause: Duration) {
+        let asked = timeout(pause, next_event(&*self.consumer)).await;
+        if let Ok(event) = asked {
+            panic!("expected nothing, found {event:?}");
+        }
+    }
+
+    /// Waits until these partitions are held.
+    pub(super) async fn holds(&mut self, partitions: &[PartitionId]) {
+        while self.held.partitions() != partitions {
+            match self.next("the assignment").await {
+                ConsumerEvent::Assigned(_) => {}
+                other => panic!("expected the assignment, found {other:?}"),
+            }
+        }
+    }
+
+    pub(super) async fn leave(self) {
+        within("leaving the group", self.consumer.leave())
+            .await
+            .unwrap();
+    }
+}

@@ -1,0 +1,144 @@
+//! The contract of [`MessageBus`] and its
+//! [`Consumer`](foldstream::ports::Consumer), case by case.
+mod crowd;
+mod deliver;
+mod given;
+mod own;
+mod publish;
+mod share;
+
+use super::run::{Case, collect_cases, publish_cases};
+use async_trait::async_trait;
+use foldstream::ports::{MessageBus, Offset, PartitionId};
+use std::{future::Future, sync::Arc};
+
+/// A bus and what its administrator can do, which is no part of the port.
+#[async_trait]
+pub trait BusFixture: Send + Sync + 'static {
+    /// The bus. All calls of one case use it or clones of it.
+    fn bus(&self) -> Arc<dyn MessageBus>;
+
+    /// Makes a topic that keeps its records, and returns once it can be used.
+    async fn create_topic(&self, name: &str, partitions: u32);
+
+    /// Deletes the records before an offset, as retention does, and returns once they are gone. Only adapters that
+    /// declare `trim` need it.
+    async fn delete_records_before(&self, partition: &PartitionId, offset: Offset) {
+        panic!("this fixture declares `trim` but cannot delete {partition} before {offset}");
+    }
+}
+
+/// The cases of the [`MessageBus`](foldstream::ports::MessageBus) contract, by group; the only list of them.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __message_bus_cases {
+    (always, [$($then:tt)*] $context:tt) => {
+        $($then)*! { $context always [
+            publish::offsets_count_every_published_message,
+            publish::messages_of_one_key_have_rising_offsets_in_the_keys_partition,
+            publish::messages_published_at_once_have_places_of_their_own,
+            publish::a_missing_topic_is_refused_and_never_made,
+            publish::a_message_over_the_limit_is_too_large,
+            publish::a_topic_is_described_with_its_partitions,
+            publish::an_unknown_group_has_committed_nothing,
+            deliver::everything_of_a_message_arrives_as_sent,
+            deliver::each_group_gets_all_messages,
+            deliver::an_assignment_comes_before_the_first_delivery,
+            deliver::deliveries_of_a_partition_are_in_order_without_repeats,
+            deliver::a_subscription_of_several_topics_gets_all_of_them,
+            deliver::a_partition_starts_at_the_committed_offset_else_at_its_start_mark,
+            deliver::a_partition_without_position_is_missing_and_delivers_nothing,
+            deliver::a_position_behind_the_end_is_out_of_range,
+            deliver::what_is_not_committed_comes_again,
+            deliver::a_dropped_next_loses_nothing,
+            own::a_commit_is_stored_when_it_returns,
+            own::a_commit_under_another_epoch_is_stale_and_stores_nothing,
+            own::a_paused_partition_delivers_nothing_and_goes_on_without_a_gap,
+            own::after_leave_everything_is_closed,
+            own::next_waits_for_what_comes,
+            share::members_share_the_partitions_and_each_message_goes_to_one,
+            share::a_commit_during_a_revocation_counts,
+            share::a_commit_after_the_partition_has_moved_is_stale,
+            share::a_leaving_members_partitions_go_to_the_others,
+            share::a_pause_ends_with_its_assignment,
+            share::a_member_that_has_paused_everything_stays_in_the_group,
+        ] }
+    };
+    (trim, [$($then:tt)*] $context:tt) => {
+        $($then)*! { $context trim [
+            deliver::a_position_that_retention_has_passed_is_out_of_range,
+        ] }
+    };
+    (delete_group, [$($then:tt)*] $context:tt) => {
+        $($then)*! { $context delete_group [
+            own::a_deleted_group_is_forgotten,
+        ] }
+    };
+}
+
+__message_bus_cases! { always, [publish_cases] {} }
+__message_bus_cases! { trim, [publish_cases] {} }
+__message_bus_cases! { delete_group, [publish_cases] {} }
+
+/// All cases of all groups.
+pub fn cases() -> Vec<Case<Arc<dyn BusFixture>>> {
+    let mut list = Vec::new();
+    __message_bus_cases! { always, [collect_cases] { list } }
+    __message_bus_cases! { trim, [collect_cases] { list } }
+    __message_bus_cases! { delete_group, [collect_cases] { list } }
+    list
+}
+
+#[doc(hidden)]
+pub async fn ready<F: BusFixture>(fresh: impl Future<Output = F>) -> Arc<dyn BusFixture> {
+    Arc::new(fresh.await)
+}
+
+/// Makes one `#[test]` of every rule of the [`MessageBus`](foldstream::ports::MessageBus) contract.
+///
+/// `bus` is an `async fn() -> impl BusFixture` (see [`BusFixture`](crate::contract::message_bus::BusFixture)), called
+/// once a test in the test's own runtime. Attributes before it are put on every test. `with` declares what the fixture
+/// and the server behind it can do:
+/// - `trim`: delete old records, as retention does;
+/// - `delete_group`: forget a group (the servers that tests embed often cannot).
+///
+/// Cases wait up to 40 s for what a group does; most take as long as the backend takes to let a member join.
+///
+/// # Example
+/// ```
+/// # #[allow(dead_code)]
+/// mod message_bus {
+///     use foldstream::ports::MessageBus;
+///     use foldstream_testkit::{InMemoryMessageBus, contract::message_bus::BusFixture};
+///     use std::sync::Arc;
+///
+///     struct Fixture(Arc<InMemoryMessageBus>);
+///
+///     #[async_trait::async_trait]
+///     impl BusFixture for Fixture {
+///         fn bus(&self) -> Arc<dyn MessageBus> {
+///             self.0.clone()
+///         }
+///         async fn create_topic(&self, name: &str, partitions: u32) {
+///             self.0.create_topic(name, partitions);
+///         }
+///     }
+///
+///     async fn fresh() -> Fixture {
+///         Fixture(InMemoryMessageBus::new())
+///     }
+///     foldstream_testkit::message_bus_contract! { bus = fresh, with = [delete_group] }
+/// }
+/// # fn main() {}
+/// ```
+#[macro_export]
+macro_rules! message_bus_contract {
+    ($(#[$attribute:meta])* bus = $bus:path $(, with = [$($group:ident),* $(,)?])? $(,)?) => {
+        $crate::message_bus_contract! {
+            @cases { message_bus $bus; $(#[$attribute])* } always $($($group)*)?
+        }
+    };
+    (@cases $context:tt $($group:ident)*) => {
+        $($crate::__message_bus_cases! { $group, [$crate::__contract_tests] $context })*
+    };
+}

@@ -1,0 +1,152 @@
+//! Commits, pauses, leaving: what a member may do with what it holds.
+use super::given::{Fixture, Member, Topic, assert_same_places, assert_stale, place};
+use foldstream::ports::{
+    AssignmentEpoch, ConsumerEvent, MessageBusError, Offset, OwnedMark, RefusedKind,
+};
+use std::{fmt::Debug, time::Duration};
+
+/// A commit is stored when it returns, for the partitions that it names.
+pub async fn a_commit_is_stored_when_it_returns(fixture: Fixture) {
+    let topic = Topic::fresh(&fixture, 3).await;
+    topic.publish_everywhere(4).await;
+    let mut member = Member::join(&topic).await;
+    member.deliveries(12).await;
+    let mut marks = member.held.marks();
+    marks[2].next = Offset::new(1);
+    member
+        .consumer
+        .commit(&[marks[0].clone(), marks[2].clone()])
+        .await
+        .unwrap();
+    assert_eq!(topic.committed().await, [Some(4), None, Some(1)]);
+    marks[2].next = Offset::new(2);
+    member.consumer.commit(&marks).await.unwrap();
+    assert_eq!(topic.committed().await, [Some(4), Some(4), Some(2)]);
+    member.consumer.commit(&[]).await.unwrap();
+    assert_eq!(topic.committed().await, [Some(4), Some(4), Some(2)]);
+    member.leave().await;
+}
+
+/// A commit under another epoch, or of a partition that is not held, is `StaleAssignment`, and nothing of the call is stored.
+pub async fn a_commit_under_another_epoch_is_stale_and_stores_nothing(fixture: Fixture) {
+    let topic = Topic::fresh(&fixture, 2).await;
+    let other = Topic::fresh(&fixture, 1).await;
+    topic.publish_everywhere(2).await;
+    let mut member = Member::join(&topic).await;
+    member.deliveries(4).await;
+    let good = member.held.marks();
+    let epoch = |n: u64| AssignmentEpoch::new(good[1].epoch.get().wrapping_add(n));
+    let next = Offset::new(1);
+    for bad in [
+        OwnedMark::new(topic.partition(1), epoch(1), next),
+        OwnedMark::new(topic.partition(1), epoch(1_000_000), next),
+        OwnedMark::new(other.partition(0), good[1].epoch, next),
+        OwnedMark::new(topic.partition(9), good[1].epoch, next),
+    ] {
+        for marks in [
+            [good[0].clone(), bad.clone()],
+            [bad.clone(), good[0].clone()],
+        ] {
+            assert_stale(&member.consumer.commit(&marks).await, &bad.partition);
+            assert_eq!(topic.committed().await, [None, None]);
+        }
+    }
+    member.consumer.commit(&good).await.unwrap();
+    assert_eq!(topic.committed().await, [Some(2), Some(2)]);
+    member.leave().await;
+}
+
+/// A paused partition delivers nothing while others do; a resumed one goes on without a gap.
+pub async fn a_paused_partition_delivers_nothing_and_goes_on_without_a_gap(fixture: Fixture) {
+    let topic = Topic::fresh(&fixture, 2).await;
+    topic.publish_everywhere(2).await;
+    let mut member = Member::join(&topic).await;
+    member.deliveries(4).await;
+    let paused = [topic.partition(0)];
+    member.consumer.pause(&paused).await.unwrap();
+    // Ignored: not assigned.
+    member.consumer.pause(&[topic.partition(7)]).await.unwrap();
+    let (held_back, others) = (topic.publish(0, 10).await, topic.publish(1, 10).await);
+    let found = member.deliveries(10).await;
+    assert_same_places(found.iter().map(place).collect(), others);
+    member.nothing_for(Duration::from_millis(1000)).await;
+
+    member.consumer.resume(&paused).await.unwrap();
+    member.consumer.resume(&[topic.partition(7)]).await.unwrap();
+    let found = member.deliveries(10).await;
+    assert_same_places(found.iter().map(place).collect(), held_back);
+    // A pause in the middle of a backlog, whatever the adapter has fetched already.
+    let backlog = topic.publish(0, 200).await;
+    let mut found = member.deliveries(50).await;
+    member.consumer.pause(&paused).await.unwrap();
+    member.nothing_for(Duration::from_millis(500)).await;
+    member.consumer.resume(&paused).await.unwrap();
+    found.extend(member.deliveries(150).await);
+    assert_same_places(found.iter().map(place).collect(), backlog);
+    member.leave().await;
+}
+
+fn assert_closed<T: Debug>(what: &str, answer: &Result<T, MessageBusError>) {
+    let closed = matches!(answer, Err(MessageBusError::Closed));
+    assert!(closed, "{what}: expected Closed, found {answer:?}");
+}
+
+/// After `leave` everything is `Closed`, save `leave` itself, and nothing was committed by it.
+pub async fn after_leave_everything_is_closed(fixture: Fixture) {
+    let topic = Topic::fresh(&fixture, 1).await;
+    topic.publish(0, 3).await;
+    let mut member = Member::join(&topic).await;
+    member.deliveries(2).await;
+    let marks = member.held.marks();
+    let consumer = member.consumer.clone();
+    member.leave().await;
+    assert_closed("next", &consumer.next().await);
+    assert_closed("commit", &consumer.commit(&marks).await);
+    assert_closed("pause", &consumer.pause(&topic.all_partitions()).await);
+    assert_closed("resume", &consumer.resume(&topic.all_partitions()).await);
+    consumer.leave().await.unwrap();
+    assert_eq!(topic.committed().await, [None]);
+}
+
+/// A group without members is forgotten with what it committed; one that is not there is forgotten already.
+pub async fn a_deleted_group_is_forgotten(fixture: Fixture) {
+    let topic = Topic::fresh(&fixture, 1).await;
+    topic.bus.delete_group(&topic.group).await.unwrap();
+    topic.publish(0, 3).await;
+    let mut member = Member::join(&topic).await;
+    member.deliveries(3).await;
+    member.consumer.commit(&member.held.marks()).await.unwrap();
+    match topic.bus.delete_group(&topic.group).await {
+        Err(MessageBusError::Refused { kind, .. }) => assert_eq!(kind, RefusedKind::Validation),
+        other => panic!("with a member: expected Refused(Validation), found {other:?}"),
+    }
+    assert_eq!(topic.committed().await, [Some(3)], "after the refusal");
+    member.leave().await;
+    for _ in 0..2 {
+        topic.bus.delete_group(&topic.group).await.unwrap();
+        assert_eq!(topic.committed().await, [None]);
+    }
+    let mut member = Member::join(&topic).await;
+    let found = member.deliveries(3).await;
+    assert_eq!(found[0].offset, Offset::new(0), "from the start mark again");
+    member.leave().await;
+}
+
+/// A consumer that waits is told of a message that comes later.
+pub async fn next_waits_for_what_comes(fixture: Fixture) {
+    let topic = Topic::fresh(&fixture, 1).await;
+    let mut member = Member::join(&topic).await;
+    member.holds(&topic.all_partitions()).await;
+    member.nothing_for(Duration::from_millis(300)).await;
+    let waiting = tokio::spawn(async move {
+        let event = member.next("the message").await;
+        (member, event)
+    });
+    let expected = topic.publish(0, 1).await;
+    let (member, event) = waiting.await.unwrap();
+    let ConsumerEvent::Delivery(delivery) = event else {
+        panic!("found {event:?}");
+    };
+    assert_same_places(vec![place(&delivery)], expected);
+    member.leave().await;
+}

@@ -1,0 +1,153 @@
+//! Publishing, and what a topic says about itself.
+use super::given::{Fixture, Topic, assert_missing_topic};
+use crate::contract::support::{at_once, unique};
+use foldstream::{
+    Timestamp, kafka_partition,
+    ports::{
+        Message, MessageBusError, Offset, OffsetMark, PartitionId, PartitionOffsets, Subscription,
+    },
+};
+use std::collections::BTreeSet;
+
+fn offsets(topic: &Topic, ends: &[u64]) -> Vec<PartitionOffsets> {
+    let ends = topic.all_partitions().into_iter().zip(ends);
+    ends.map(|(p, end)| PartitionOffsets::new(p, Offset::new(0), Offset::new(*end)))
+        .collect()
+}
+
+/// `end` counts every message that `publish` has returned for; an empty partition begins where it ends.
+pub async fn offsets_count_every_published_message(fixture: Fixture) {
+    let topic = Topic::fresh(&fixture, 3).await;
+    let found = topic.bus.offsets(&topic.name).await.unwrap();
+    assert_eq!(found, offsets(&topic, &[0, 0, 0]), "an empty topic");
+    for n in 1..=5 {
+        let (partition, offset) = topic.bus.publish(&topic.message(1, 0)).await.unwrap();
+        assert_eq!(
+            (partition, offset),
+            (topic.partition(1), Offset::new(n - 1))
+        );
+        let found = topic.bus.offsets(&topic.name).await.unwrap();
+        assert_eq!(found, offsets(&topic, &[0, n, 0]), "after {n} messages");
+    }
+}
+
+/// Messages of one key, each awaited before the next, have rising offsets in the partition that `kafka_partition` names.
+pub async fn messages_of_one_key_have_rising_offsets_in_the_keys_partition(fixture: Fixture) {
+    let topic = Topic::fresh(&fixture, 5).await;
+    let keys = ["a", "cart#1", "order#größe 🛒", "", "x", "21", "foobar"];
+    let mut last = vec![None; keys.len()];
+    for round in 0..4 {
+        for (n, key) in keys.iter().enumerate() {
+            let message = Message::new(
+                topic.name.clone(),
+                *key,
+                Some(format!("{round}").into()),
+                Timestamp::now(),
+            );
+            let (partition, offset) = topic.bus.publish(&message).await.unwrap();
+            let expected = topic.partition(kafka_partition(key.as_bytes(), 5));
+            assert_eq!(partition, expected, "the partition of {key:?}");
+            assert!(
+                last[n] < Some(offset),
+                "{key:?}: {offset} after {:?}",
+                last[n]
+            );
+            last[n] = Some(offset);
+        }
+    }
+}
+
+/// Messages published at the same time each get a place of their own.
+pub async fn messages_published_at_once_have_places_of_their_own(fixture: Fixture) {
+    let topic = Topic::fresh(&fixture, 2).await;
+    let places = at_once(8, |task| {
+        let bus = topic.bus.clone();
+        let messages: Vec<_> = (0..10).map(|n| topic.message(task as u32 % 2, n)).collect();
+        async move {
+            let mut places = Vec::new();
+            for message in messages {
+                places.push(bus.publish(&message).await.unwrap());
+            }
+            places
+        }
+    })
+    .await;
+    let distinct: BTreeSet<_> = places.into_iter().flatten().collect();
+    assert_eq!(distinct.len(), 80, "places");
+    let found = topic.bus.offsets(&topic.name).await.unwrap();
+    assert_eq!(found, offsets(&topic, &[40, 40]));
+}
+
+/// A topic that does not exist is `Refused(MissingTopic)` for every call, and is never made by one.
+pub async fn a_missing_topic_is_refused_and_never_made(fixture: Fixture) {
+    let bus = fixture.bus();
+    let name = format!("contract-missing-{}", unique());
+    let message = Message::new(name.clone(), "key", Some("v".into()), Timestamp::now());
+    for _ in 0..2 {
+        assert_missing_topic(&bus.publish(&message).await);
+        assert_missing_topic(&bus.offsets(&name).await);
+        assert_missing_topic(&bus.describe_topic(&name).await);
+        assert_missing_topic(&bus.committed("contract-nobody", &name).await);
+        let mark = OffsetMark::new(PartitionId::new(name.clone(), 0), Offset::new(0));
+        let there = Topic::fresh(&fixture, 1).await;
+        let subscription = Subscription::new(unique(), [there.name.to_string(), name.clone()])
+            .with_start(vec![mark]);
+        assert_missing_topic(&bus.subscribe(subscription).await.map(drop));
+    }
+}
+
+/// A message over the limit is `TooLarge` and takes no place; the bus goes on.
+pub async fn a_message_over_the_limit_is_too_large(fixture: Fixture) {
+    let topic = Topic::fresh(&fixture, 1).await;
+    let limit = topic
+        .bus
+        .describe_topic(&topic.name)
+        .await
+        .unwrap()
+        .max_message_bytes;
+    let bytes = limit.unwrap_or(24 << 20) as usize + 1024;
+    assert!(
+        bytes <= 64 << 20,
+        "make topics with a limit that a test can reach, at most 64 MiB"
+    );
+    let mut noise = vec![0; bytes];
+    // What can be compressed might fit after all.
+    fastrand::Rng::with_seed(7).fill(&mut noise);
+    let mut message = topic.message(0, 0);
+    message.value = Some(noise.into());
+    match topic.bus.publish(&message).await {
+        Err(MessageBusError::TooLarge {
+            topic: named,
+            bytes: found,
+            ..
+        }) => {
+            assert_eq!(named, topic.name);
+            assert!(found >= bytes, "{found} bytes of {bytes}");
+        }
+        other => panic!("expected TooLarge, found {other:?}"),
+    }
+    topic.publish(0, 1).await;
+    let found = topic.bus.offsets(&topic.name).await.unwrap();
+    assert_eq!(found, offsets(&topic, &[1]));
+}
+
+/// A topic is described with the number of its partitions.
+pub async fn a_topic_is_described_with_its_partitions(fixture: Fixture) {
+    for partitions in [1, 6] {
+        let topic = Topic::fresh(&fixture, partitions).await;
+        let found = topic.bus.describe_topic(&topic.name).await.unwrap();
+        assert_eq!(found.partitions, partitions);
+        assert_ne!(
+            found.compacted,
+            Some(true),
+            "a fixture makes topics that keep history"
+        );
+    }
+}
+
+/// A group that has committed nothing is nowhere, in every partition.
+pub async fn an_unknown_group_has_committed_nothing(fixture: Fixture) {
+    let topic = Topic::fresh(&fixture, 3).await;
+    topic.publish(1, 2).await;
+    assert_eq!(topic.committed().await, [None, None, None]);
+}

@@ -1,0 +1,85 @@
+//! Several shards of the in-memory event store under their locks: what makes an append to several streams atomic.
+use super::{
+    lock,
+    shard::{Shard, Slot},
+};
+use foldstream::{
+    StreamHead, StreamId, VersionConflict,
+    ports::{Append, AppendAll, AppendOutcome},
+};
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, MutexGuard},
+};
+
+/// The shards of all streams of one append.
+#[derive(Debug)]
+pub(super) struct Locked<'a> {
+    /// By shard number.
+    guards: Vec<(u32, MutexGuard<'a, Shard>)>,
+    all: u32,
+}
+
+impl<'a> Locked<'a> {
+    /// Takes every lock before the first look, in ascending order: nobody sees half of the append, and nobody waits in
+    /// a circle.
+    pub(super) fn new(shards: &'a [Mutex<Shard>], append: &AppendAll) -> Self {
+        let all = u32::try_from(shards.len()).unwrap_or(u32::MAX);
+        let commits = append.commits.iter().map(|commit| &commit.head);
+        let heads = commits.chain(&append.unchanged);
+        let numbers: BTreeSet<_> = heads.map(|head| head.stream().shard(all)).collect();
+        let guards = numbers.into_iter().map(|n| (n, lock(&shards[n as usize])));
+        Self {
+            guards: guards.collect(),
+            all,
+        }
+    }
+
+    #[expect(
+        clippy::expect_used,
+        reason = "`new` has locked the shard of every stream of the append"
+    )]
+    fn shard(&mut self, stream: &StreamId) -> &mut Shard {
+        let number = stream.shard(self.all);
+        let found = self.guards.iter_mut().find(|(n, _)| *n == number);
+        &mut found.expect("the stream is one of the append").1
+    }
+    fn check(&mut self, head: &StreamHead) -> Option<VersionConflict> {
+        let shard = self.shard(head.stream());
+        shard.check(shard.number(head.stream()), head).err()
+    }
+
+    pub(super) fn append(
+        &mut self,
+        append: &AppendAll,
+        listed: bool,
+    ) -> AppendOutcome<Vec<StreamHead>> {
+        let mut repeated = Vec::new();
+        let mut conflict = None;
+        for commit in &append.commits {
+            let shard = self.shard(commit.head.stream());
+            match shard.slot(shard.number(commit.head.stream()), commit) {
+                Slot::Free => {}
+                Slot::Taken(found) => conflict = conflict.or(Some(found)),
+                Slot::Mine(stored) => {
+                    repeated.push(stored);
+                    // Unless all of them are mine, this stream has moved.
+                    conflict = conflict.or_else(|| self.check(&commit.head));
+                }
+            }
+        }
+        // All of them are there: an earlier attempt was applied whole, whatever has moved since.
+        if repeated.len() == append.commits.len() {
+            return AppendOutcome::Repeated(repeated);
+        }
+        let mut unchanged = append.unchanged.iter();
+        if let Some(conflict) = conflict.or_else(|| unchanged.find_map(|head| self.check(head))) {
+            return AppendOutcome::Conflict(conflict);
+        }
+        let push = |commit: &Append| {
+            let shard = self.shard(commit.head.stream());
+            shard.push(shard.number(commit.head.stream()), commit, listed)
+        };
+        AppendOutcome::Appended(append.commits.iter().map(push).collect())
+    }
+}

@@ -1,0 +1,335 @@
+//! Stores that break a rule of appends.
+use super::{Appended, Commits, Read, Sabotage, Suspects, full, history, tail};
+use async_trait::async_trait;
+use foldstream::{
+    CommitId, StreamId, Version,
+    ports::{Append, AppendOutcome, Capabilities, Commit, EventStore, EventStoreError},
+};
+use foldstream_testkit::InMemoryEventStore;
+use std::sync::Mutex;
+use tokio::task::yield_now;
+
+pub(super) fn suspects() -> Suspects {
+    vec![
+        full::<IgnoresTheHead>(&[
+            "stale_head_is_a_conflict",
+            "an_empty_head_on_an_existing_stream_is_a_conflict",
+            "a_commit_id_in_another_slot_is_a_conflict_not_a_repeat",
+        ]),
+        full::<AnswersTheOldHead>(&["a_commit_at_the_tail_is_stored_and_answers_the_new_head"]),
+        full::<CountsCommits>(&["versions_are_gapless_and_events_of_a_commit_are_neighbours"]),
+        full::<SortsEvents>(&["events_of_a_commit_keep_their_order"]),
+        full::<NamesTooMuch>(&["a_conflict_never_names_more_than_the_real_tail"]),
+        full::<ConflictsWithItself>(&[
+            "the_same_append_again_is_stored_once_and_answers_the_stored_commit",
+            "a_repeat_is_recognised_behind_later_commits",
+            "the_same_append_by_several_at_once_is_stored_once",
+        ]),
+        full::<RepeatsOnlyAtTheTail>(&["a_repeat_is_recognised_behind_later_commits"]),
+        full::<RepeatsTheRequest>(&["a_repeat_answers_the_stored_events_not_the_requested_ones"]),
+        full::<SearchesTheWholeStream>(&["a_commit_id_in_another_slot_is_a_conflict_not_a_repeat"]),
+        full::<TakesNothing>(&["a_commit_without_events_is_invalid"]),
+        full::<CutsLongCommits>(&["more_events_than_the_maximum_are_invalid"]),
+        full::<ExceedsItsLimit>(&["a_commit_over_the_limit_is_too_large"]),
+        full::<RefusesBelowItsLimit>(&["a_commit_below_the_limit_is_taken"]),
+        full::<ChecksThenActs>(&[
+            "of_several_writers_with_the_same_head_exactly_one_wins",
+            "the_same_append_by_several_at_once_is_stored_once",
+        ]),
+        full::<AcknowledgesLosers>(&["writers_that_retry_on_conflict_lose_nothing"]),
+        full::<ShowsTornCommits>(&[
+            "a_commit_is_visible_whole_or_not_at_all",
+            "a_dropped_append_leaves_the_commit_whole_or_not_at_all",
+        ]),
+        full::<ShowsHolesDuringAppends>(&[
+            "a_read_during_appends_is_contiguous_and_never_too_short",
+        ]),
+    ]
+}
+
+/// Stores at the tail, whatever that is by now.
+async fn append_anyhow(store: &InMemoryEventStore, append: &Append) -> Appended {
+    let head = tail(store, append.head.stream()).await;
+    let mut forced = append.clone();
+    forced.head = head;
+    forced.commit_id = CommitId::random();
+    store.append(&forced).await
+}
+
+#[derive(Debug, Default)]
+struct IgnoresTheHead;
+#[async_trait]
+impl Sabotage for IgnoresTheHead {
+    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+        match store.append(append).await? {
+            AppendOutcome::Conflict(_) => append_anyhow(store, append).await,
+            other => Ok(other),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct AnswersTheOldHead;
+#[async_trait]
+impl Sabotage for AnswersTheOldHead {
+    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+        // Only where there is one: most cases start on empty streams.
+        Ok(match store.append(append).await? {
+            AppendOutcome::Appended(_) if append.head.version() == Version::new(2) => {
+                AppendOutcome::Appended(append.head.clone())
+            }
+            other => other,
+        })
+    }
+}
+
+/// Numbers commits and not events.
+#[derive(Debug, Default)]
+struct CountsCommits;
+#[async_trait]
+impl Sabotage for CountsCommits {
+    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+        let all = history(store, &what.stream).await;
+        let mut found = what.from(store).await?;
+        for commit in &mut found {
+            let place = (1..).zip(&all).find(|(_, c)| c.id == commit.id);
+            commit.first_version = Version::new(place.map_or(0, |(n, _)| n));
+        }
+        Ok(found)
+    }
+}
+
+#[derive(Debug, Default)]
+struct SortsEvents;
+#[async_trait]
+impl Sabotage for SortsEvents {
+    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+        let mut found = what.from(store).await?;
+        for commit in &mut found {
+            let mut events = commit.events.to_vec();
+            events.sort_by(|a, b| a.payload.cmp(&b.payload));
+            commit.events = events.into();
+        }
+        Ok(found)
+    }
+}
+
+/// Adds the length of the request to what it found.
+#[derive(Debug, Default)]
+struct NamesTooMuch;
+#[async_trait]
+impl Sabotage for NamesTooMuch {
+    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+        let mut outcome = store.append(append).await?;
+        if let AppendOutcome::Conflict(conflict) = &mut outcome {
+            let added = append.events.len() as u64;
+            conflict.actual = Some(append.head.version().plus(added));
+        }
+        Ok(outcome)
+    }
+}
+
+#[derive(Debug, Default)]
+struct ConflictsWithItself;
+#[async_trait]
+impl Sabotage for ConflictsWithItself {
+    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+        Ok(match store.append(append).await? {
+            AppendOutcome::Repeated(_) => conflict(append),
+            other => other,
+        })
+    }
+}
+
+fn conflict(append: &Append) -> AppendOutcome {
+    AppendOutcome::Conflict(foldstream::VersionConflict::new(
+        append.head.stream().clone(),
+        append.head.version(),
+        None,
+    ))
+}
+
+#[derive(Debug, Default)]
+struct RepeatsOnlyAtTheTail;
+#[async_trait]
+impl Sabotage for RepeatsOnlyAtTheTail {
+    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+        let outcome = store.append(append).await?;
+        let newest = tail(store, append.head.stream()).await;
+        Ok(match outcome {
+            AppendOutcome::Repeated(_) if newest.commit_id() != Some(append.commit_id) => {
+                conflict(append)
+            }
+            other => other,
+        })
+    }
+}
+
+#[derive(Debug, Default)]
+struct RepeatsTheRequest;
+#[async_trait]
+impl Sabotage for RepeatsTheRequest {
+    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+        Ok(match store.append(append).await? {
+            AppendOutcome::Repeated(_) => AppendOutcome::Repeated(vec![append.to_commit()]),
+            other => other,
+        })
+    }
+}
+
+#[derive(Debug, Default)]
+struct SearchesTheWholeStream;
+#[async_trait]
+impl Sabotage for SearchesTheWholeStream {
+    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+        let commits = history(store, append.head.stream()).await;
+        match commits.into_iter().find(|c| c.id == append.commit_id) {
+            Some(stored) => Ok(AppendOutcome::Repeated(vec![stored])),
+            None => store.append(append).await,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct TakesNothing;
+#[async_trait]
+impl Sabotage for TakesNothing {
+    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+        if append.events.is_empty() {
+            return Ok(AppendOutcome::Appended(append.head.clone()));
+        }
+        store.append(append).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct CutsLongCommits;
+#[async_trait]
+impl Sabotage for CutsLongCommits {
+    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+        if append.events.len() <= Append::MAX_EVENTS {
+            return store.append(append).await;
+        }
+        let mut cut = append.clone();
+        cut.events = append.events[..Append::MAX_EVENTS].into();
+        store.append(&cut).await
+    }
+}
+
+/// Declares a limit and takes more.
+#[derive(Debug, Default)]
+struct ExceedsItsLimit;
+#[async_trait]
+impl Sabotage for ExceedsItsLimit {
+    fn capabilities(&self, mut sound: Capabilities) -> Capabilities {
+        sound.max_commit_bytes /= 4;
+        sound
+    }
+}
+
+#[derive(Debug, Default)]
+struct RefusesBelowItsLimit;
+#[async_trait]
+impl Sabotage for RefusesBelowItsLimit {
+    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+        let bytes: usize = append.events.iter().map(|e| e.payload.len()).sum();
+        let limit = store.capabilities().max_commit_bytes;
+        if bytes > limit / 2 {
+            return Err(EventStoreError::TooLarge {
+                stream: append.head.stream().clone(),
+                bytes: limit.max(bytes) + 1,
+                limit,
+            });
+        }
+        store.append(append).await
+    }
+}
+
+/// Looks whether the head is the tail, and stores a moment later without looking again.
+#[derive(Debug, Default)]
+struct ChecksThenActs;
+#[async_trait]
+impl Sabotage for ChecksThenActs {
+    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+        append.validate()?;
+        if tail(store, append.head.stream()).await != append.head {
+            return store.append(append).await;
+        }
+        yield_now().await;
+        match store.append(append).await? {
+            AppendOutcome::Appended(head) => Ok(AppendOutcome::Appended(head)),
+            _ => append_anyhow(store, append).await,
+        }
+    }
+}
+
+/// As [`ChecksThenActs`], but the later write is the one that vanishes.
+#[derive(Debug, Default)]
+struct AcknowledgesLosers;
+#[async_trait]
+impl Sabotage for AcknowledgesLosers {
+    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+        let seemed_free = tail(store, append.head.stream()).await == append.head;
+        yield_now().await;
+        match store.append(append).await? {
+            AppendOutcome::Conflict(_) if seemed_free => {
+                Ok(AppendOutcome::Appended(append.head_after()))
+            }
+            other => Ok(other),
+        }
+    }
+}
+
+/// Shows half of a commit while it is being written; for ever, if the writer is dropped.
+#[derive(Debug, Default)]
+struct ShowsTornCommits {
+    torn: Mutex<Vec<CommitId>>,
+}
+#[async_trait]
+impl Sabotage for ShowsTornCommits {
+    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+        self.torn.lock().unwrap().push(append.commit_id);
+        let outcome = store.append(append).await;
+        for _ in 0..2 {
+            yield_now().await;
+        }
+        self.torn
+            .lock()
+            .unwrap()
+            .retain(|id| *id != append.commit_id);
+        outcome
+    }
+    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+        let mut found = what.from(store).await?;
+        for commit in &mut found {
+            if self.torn.lock().unwrap().contains(&commit.id) {
+                commit.events = commit.events[..commit.events.len().div_ceil(2)].into();
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Misses a commit in the middle while the stream grows.
+#[derive(Debug, Default)]
+struct ShowsHolesDuringAppends {
+    growing: Mutex<Vec<StreamId>>,
+}
+#[async_trait]
+impl Sabotage for ShowsHolesDuringAppends {
+    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+        let stream = append.head.stream();
+        self.growing.lock().unwrap().push(stream.clone());
+        let outcome = store.append(append).await;
+        yield_now().await;
+        self.growing.lock().unwrap().retain(|s| s != stream);
+        outcome
+    }
+    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+        let mut found: Vec<Commit> = what.from(store).await?;
+        if found.len() > 2 && self.growing.lock().unwrap().contains(&what.stream) {
+            found.remove(1);
+        }
+        Ok(found)
+    }
+}

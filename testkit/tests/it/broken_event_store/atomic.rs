@@ -1,0 +1,231 @@
+//! Stores that break a rule of atomic appends.
+use super::{AppendedAll, Sabotage, Suspects, full, plain, tail};
+use async_trait::async_trait;
+use foldstream::{
+    CommitId, StreamHead, Timestamp, VersionConflict,
+    ports::{Append, AppendAll, AppendOutcome, Capabilities, EventData, EventStore},
+};
+use foldstream_testkit::InMemoryEventStore;
+use tokio::task::yield_now;
+
+pub(super) fn suspects() -> Suspects {
+    vec![
+        full::<HidesAtomicAppend>(&["a_declared_atomic_append_is_in_the_capabilities"]),
+        full::<SortsHeads>(&["all_commits_are_stored_and_heads_come_in_the_order_of_the_request"]),
+        full::<StoresOneByOne>(&[
+            "one_stale_head_stores_none",
+            "of_several_atomic_appends_with_the_same_heads_exactly_one_wins",
+            "a_dropped_atomic_append_leaves_all_commits_or_none",
+        ]),
+        full::<WritesIntoCheckedStreams>(&[
+            "a_checked_stream_at_its_head_lets_the_commits_through",
+        ]),
+        full::<RefusesEmptyChecks>(&["a_checked_stream_at_its_head_lets_the_commits_through"]),
+        full::<IgnoresChecks>(&["a_checked_stream_that_moved_is_a_conflict_that_names_it"]),
+        full::<NamesTheWrongStream>(&["a_checked_stream_that_moved_is_a_conflict_that_names_it"]),
+        full::<TakesAStreamTwice>(&["a_stream_named_twice_is_invalid"]),
+        full::<TakesNoCommits>(&["an_append_of_no_commits_is_invalid"]),
+        full::<SkipsBadCommits>(&["one_bad_commit_stores_none"]),
+        full::<ChecksBeforeItself>(&["the_same_atomic_append_again_is_a_repeat"]),
+        full::<RepeatsNothing>(&[
+            "the_same_atomic_append_again_is_a_repeat",
+            "an_atomic_append_of_one_commit_behaves_as_append",
+        ]),
+        plain::<ClaimsAtomicAppend>(&["an_undeclared_atomic_append_is_not_in_the_capabilities"]),
+        plain::<StoresOneByOne>(&["more_than_one_stream_is_unsupported"]),
+    ]
+}
+
+#[derive(Debug, Default)]
+struct HidesAtomicAppend;
+#[async_trait]
+impl Sabotage for HidesAtomicAppend {
+    fn capabilities(&self, sound: Capabilities) -> Capabilities {
+        sound.with_streams_per_append(1)
+    }
+}
+
+#[derive(Debug, Default)]
+struct ClaimsAtomicAppend;
+#[async_trait]
+impl Sabotage for ClaimsAtomicAppend {
+    fn capabilities(&self, sound: Capabilities) -> Capabilities {
+        sound.with_streams_per_append(100)
+    }
+}
+
+#[derive(Debug, Default)]
+struct SortsHeads;
+#[async_trait]
+impl Sabotage for SortsHeads {
+    async fn append_all(&self, store: &InMemoryEventStore, all: &AppendAll) -> AppendedAll {
+        let mut outcome = store.append_all(all).await?;
+        if let AppendOutcome::Appended(heads) = &mut outcome {
+            heads.sort_by(|a, b| a.stream().cmp(b.stream()));
+        }
+        Ok(outcome)
+    }
+}
+
+fn moved<T>(head: &StreamHead) -> AppendOutcome<T> {
+    let (stream, expected) = (head.stream().clone(), head.version());
+    AppendOutcome::Conflict(VersionConflict::new(stream, expected, None))
+}
+
+/// Stores one commit after the other, until one fails.
+#[derive(Debug, Default)]
+struct StoresOneByOne;
+#[async_trait]
+impl Sabotage for StoresOneByOne {
+    async fn append_all(&self, store: &InMemoryEventStore, all: &AppendAll) -> AppendedAll {
+        all.validate()?;
+        for head in &all.unchanged {
+            if tail(store, head.stream()).await != *head {
+                return Ok(moved(head));
+            }
+        }
+        let (mut heads, mut repeated) = (Vec::new(), Vec::new());
+        for append in &all.commits {
+            match store.append(append).await? {
+                AppendOutcome::Appended(head) => heads.push(head),
+                AppendOutcome::Repeated(stored) => repeated.extend(stored),
+                AppendOutcome::Conflict(conflict) => return Ok(AppendOutcome::Conflict(conflict)),
+            }
+            yield_now().await;
+        }
+        if heads.is_empty() {
+            return Ok(AppendOutcome::Repeated(repeated));
+        }
+        Ok(AppendOutcome::Appended(
+            all.commits.iter().map(Append::head_after).collect(),
+        ))
+    }
+}
+
+#[derive(Debug, Default)]
+struct WritesIntoCheckedStreams;
+#[async_trait]
+impl Sabotage for WritesIntoCheckedStreams {
+    async fn append_all(&self, store: &InMemoryEventStore, all: &AppendAll) -> AppendedAll {
+        let outcome = store.append_all(all).await?;
+        if matches!(outcome, AppendOutcome::Appended(_)) {
+            for head in &all.unchanged {
+                let lock = [EventData::new("Locked", 1, "null")];
+                let id = CommitId::random();
+                let lock = Append::after(head.clone(), id, Timestamp::now(), lock);
+                let _ = store.append(&lock).await?;
+            }
+        }
+        Ok(outcome)
+    }
+}
+
+/// Looks for the row of a head, which an empty stream does not have.
+#[derive(Debug, Default)]
+struct RefusesEmptyChecks;
+#[async_trait]
+impl Sabotage for RefusesEmptyChecks {
+    async fn append_all(&self, store: &InMemoryEventStore, all: &AppendAll) -> AppendedAll {
+        match all.unchanged.iter().find(|head| head.commit_id().is_none()) {
+            Some(head) => Ok(moved(head)),
+            None => store.append_all(all).await,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct IgnoresChecks;
+#[async_trait]
+impl Sabotage for IgnoresChecks {
+    async fn append_all(&self, store: &InMemoryEventStore, all: &AppendAll) -> AppendedAll {
+        all.validate()?;
+        store.append_all(&AppendAll::new(all.commits.clone())).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct NamesTheWrongStream;
+#[async_trait]
+impl Sabotage for NamesTheWrongStream {
+    async fn append_all(&self, store: &InMemoryEventStore, all: &AppendAll) -> AppendedAll {
+        Ok(match store.append_all(all).await? {
+            AppendOutcome::Conflict(_) => moved(&all.commits[0].head),
+            other => other,
+        })
+    }
+}
+
+/// Keeps the first mention of a stream.
+#[derive(Debug, Default)]
+struct TakesAStreamTwice;
+#[async_trait]
+impl Sabotage for TakesAStreamTwice {
+    async fn append_all(&self, store: &InMemoryEventStore, all: &AppendAll) -> AppendedAll {
+        let mut seen = Vec::new();
+        let mut is_first = |head: &StreamHead| {
+            let is_first = !seen.contains(head.stream());
+            seen.push(head.stream().clone());
+            is_first
+        };
+        let mut once = all.clone();
+        once.commits.retain(|append| is_first(&append.head));
+        once.unchanged.retain(is_first);
+        store.append_all(&once).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct TakesNoCommits;
+#[async_trait]
+impl Sabotage for TakesNoCommits {
+    async fn append_all(&self, store: &InMemoryEventStore, all: &AppendAll) -> AppendedAll {
+        if all.commits.is_empty() {
+            return Ok(AppendOutcome::Appended(Vec::new()));
+        }
+        store.append_all(all).await
+    }
+}
+
+/// Stores what it can.
+#[derive(Debug, Default)]
+struct SkipsBadCommits;
+#[async_trait]
+impl Sabotage for SkipsBadCommits {
+    async fn append_all(&self, store: &InMemoryEventStore, all: &AppendAll) -> AppendedAll {
+        let outcome = store.append_all(all).await;
+        if outcome.is_err() && all.commits.len() > 1 {
+            for append in &all.commits {
+                // What cannot be stored is left out.
+                let _ = store.append(append).await;
+            }
+        }
+        outcome
+    }
+}
+
+/// Asks whether a checked stream has moved before it asks whether all is done already.
+#[derive(Debug, Default)]
+struct ChecksBeforeItself;
+#[async_trait]
+impl Sabotage for ChecksBeforeItself {
+    async fn append_all(&self, store: &InMemoryEventStore, all: &AppendAll) -> AppendedAll {
+        for head in &all.unchanged {
+            if tail(store, head.stream()).await != *head {
+                return Ok(moved(head));
+            }
+        }
+        store.append_all(all).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct RepeatsNothing;
+#[async_trait]
+impl Sabotage for RepeatsNothing {
+    async fn append_all(&self, store: &InMemoryEventStore, all: &AppendAll) -> AppendedAll {
+        Ok(match store.append_all(all).await? {
+            AppendOutcome::Repeated(_) => moved(&all.commits[0].head),
+            other => other,
+        })
+    }
+}

@@ -1,0 +1,262 @@
+//! Stores that break a rule of the lists of streams and of unpublished commits.
+use super::{AppendedAll, Sabotage, Suspects, full, history, plain, tail};
+use async_trait::async_trait;
+use foldstream::{
+    CommitId, Timestamp,
+    ports::{
+        Append, AppendAll, Capabilities, Commit, CommitKey, EventData, EventStore, EventStoreError,
+        ScanCursor, Segment, StreamPage, UnpublishedPage,
+    },
+};
+use foldstream_testkit::InMemoryEventStore;
+use std::{num::NonZeroU32, sync::Mutex};
+
+pub(super) fn suspects() -> Suspects {
+    vec![
+        full::<ListsTenStreams>(&["streams_come_to_list_every_stream_of_the_type"]),
+        full::<ListsByPrefix>(&["streams_of_other_types_are_not_listed"]),
+        full::<HidesTheList>(&["a_declared_list_of_unpublished_commits_is_in_the_capabilities"]),
+        full::<ForgetsFirstCommits>(&["a_stored_commit_is_unpublished_until_it_is_cleared"]),
+        full::<NeverClears>(&["a_stored_commit_is_unpublished_until_it_is_cleared"]),
+        full::<ClearsTheStream>(&["clearing_touches_nothing_else"]),
+        full::<ClearingMakesCommits>(&["clearing_an_unknown_or_cleared_key_does_nothing"]),
+        full::<ClearsOneBatch>(&["many_keys_are_cleared_in_one_call"]),
+        full::<IgnoresTheLimit>(&["unpublished_commits_come_in_pages_by_stream"]),
+        full::<ListsByVersion>(&["unpublished_commits_come_in_pages_by_stream"]),
+        full::<ListsInEverySegment>(&["each_unpublished_commit_is_in_exactly_one_segment"]),
+        full::<ForgetsAtomicCommits>(&["commits_of_an_atomic_append_are_unpublished"]),
+        plain::<ListsUndeclared>(&["an_undeclared_list_of_unpublished_commits_is_unsupported"]),
+    ]
+}
+
+type Unpublished = Result<UnpublishedPage, EventStoreError>;
+
+#[derive(Debug, Default)]
+struct ListsTenStreams;
+#[async_trait]
+impl Sabotage for ListsTenStreams {
+    async fn streams(
+        &self,
+        store: &InMemoryEventStore,
+        aggregate: &str,
+        after: Option<ScanCursor>,
+    ) -> Result<StreamPage, EventStoreError> {
+        let mut page = store.streams(aggregate, after).await?;
+        page.streams.truncate(10);
+        page.next = None;
+        Ok(page)
+    }
+}
+
+#[derive(Debug, Default)]
+struct ListsByPrefix {
+    types: Mutex<Vec<String>>,
+}
+#[async_trait]
+impl Sabotage for ListsByPrefix {
+    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> super::Appended {
+        let aggregate = append.head.stream().aggregate().to_owned();
+        let mut types = self.types.lock().unwrap().clone();
+        if !types.contains(&aggregate) {
+            types.push(aggregate);
+        }
+        *self.types.lock().unwrap() = types;
+        store.append(append).await
+    }
+    async fn streams(
+        &self,
+        store: &InMemoryEventStore,
+        aggregate: &str,
+        after: Option<ScanCursor>,
+    ) -> Result<StreamPage, EventStoreError> {
+        let mut page = store.streams(aggregate, after).await?;
+        let types = self.types.lock().unwrap().clone();
+        for other in types {
+            if other != aggregate && other.starts_with(aggregate) {
+                page.streams
+                    .extend(store.streams(&other, None).await?.streams);
+            }
+        }
+        Ok(page)
+    }
+}
+
+#[derive(Debug, Default)]
+struct HidesTheList;
+#[async_trait]
+impl Sabotage for HidesTheList {
+    fn capabilities(&self, sound: Capabilities) -> Capabilities {
+        sound.with_unpublished_list(false)
+    }
+}
+
+/// Changes the keys of a page.
+async fn listed(
+    store: &InMemoryEventStore,
+    (segment, after, limit): (Segment, Option<ScanCursor>, NonZeroU32),
+    change: impl FnOnce(&mut Vec<CommitKey>),
+) -> Unpublished {
+    let mut page = store.unpublished(segment, after, limit).await?;
+    change(&mut page.keys);
+    Ok(page)
+}
+
+#[derive(Debug, Default)]
+struct ForgetsFirstCommits;
+#[async_trait]
+impl Sabotage for ForgetsFirstCommits {
+    async fn unpublished(
+        &self,
+        store: &InMemoryEventStore,
+        segment: Segment,
+        after: Option<ScanCursor>,
+        limit: NonZeroU32,
+    ) -> Unpublished {
+        let forget = |keys: &mut Vec<CommitKey>| keys.retain(|k| k.first_version.get() > 1);
+        listed(store, (segment, after, limit), forget).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct NeverClears;
+#[async_trait]
+impl Sabotage for NeverClears {
+    async fn clear_unpublished(
+        &self,
+        _: &InMemoryEventStore,
+        _: &[CommitKey],
+    ) -> Result<(), EventStoreError> {
+        Ok(())
+    }
+}
+
+#[derive(Debug, Default)]
+struct ClearsTheStream;
+#[async_trait]
+impl Sabotage for ClearsTheStream {
+    async fn clear_unpublished(
+        &self,
+        store: &InMemoryEventStore,
+        commits: &[CommitKey],
+    ) -> Result<(), EventStoreError> {
+        for key in commits {
+            let all = history(store, &key.stream).await;
+            let keys: Vec<_> = all.iter().map(Commit::key).collect();
+            store.clear_unpublished(&keys).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Updates the row of a key, which makes the row where there is none.
+#[derive(Debug, Default)]
+struct ClearingMakesCommits;
+#[async_trait]
+impl Sabotage for ClearingMakesCommits {
+    async fn clear_unpublished(
+        &self,
+        store: &InMemoryEventStore,
+        commits: &[CommitKey],
+    ) -> Result<(), EventStoreError> {
+        store.clear_unpublished(commits).await?;
+        for key in commits {
+            let head = tail(store, &key.stream).await;
+            if head.version().next() == key.first_version {
+                let ghost = [EventData::new("Ghost", 1, "null")];
+                let ghost = Append::after(head, CommitId::random(), Timestamp::now(), ghost);
+                let _ = store.append(&ghost).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Default)]
+struct ClearsOneBatch;
+#[async_trait]
+impl Sabotage for ClearsOneBatch {
+    async fn clear_unpublished(
+        &self,
+        store: &InMemoryEventStore,
+        commits: &[CommitKey],
+    ) -> Result<(), EventStoreError> {
+        store
+            .clear_unpublished(&commits[..commits.len().min(25)])
+            .await
+    }
+}
+
+#[derive(Debug, Default)]
+struct IgnoresTheLimit;
+#[async_trait]
+impl Sabotage for IgnoresTheLimit {
+    async fn unpublished(
+        &self,
+        store: &InMemoryEventStore,
+        segment: Segment,
+        after: Option<ScanCursor>,
+        _: NonZeroU32,
+    ) -> Unpublished {
+        let many = NonZeroU32::new(1000).unwrap();
+        store.unpublished(segment, after, many).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct ListsByVersion;
+#[async_trait]
+impl Sabotage for ListsByVersion {
+    async fn unpublished(
+        &self,
+        store: &InMemoryEventStore,
+        segment: Segment,
+        after: Option<ScanCursor>,
+        limit: NonZeroU32,
+    ) -> Unpublished {
+        let sort = |keys: &mut Vec<CommitKey>| keys.sort_by_key(|k| k.first_version);
+        listed(store, (segment, after, limit), sort).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct ListsInEverySegment;
+#[async_trait]
+impl Sabotage for ListsInEverySegment {
+    async fn unpublished(
+        &self,
+        store: &InMemoryEventStore,
+        _: Segment,
+        after: Option<ScanCursor>,
+        limit: NonZeroU32,
+    ) -> Unpublished {
+        store.unpublished(Segment::ALL, after, limit).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct ForgetsAtomicCommits;
+#[async_trait]
+impl Sabotage for ForgetsAtomicCommits {
+    async fn append_all(&self, store: &InMemoryEventStore, all: &AppendAll) -> AppendedAll {
+        let outcome = store.append_all(all).await?;
+        let stored = all.commits.iter();
+        let keys: Vec<_> = stored.map(|append| append.to_commit().key()).collect();
+        store.clear_unpublished(&keys).await?;
+        Ok(outcome)
+    }
+}
+
+#[derive(Debug, Default)]
+struct ListsUndeclared;
+#[async_trait]
+impl Sabotage for ListsUndeclared {
+    async fn unpublished(
+        &self,
+        _: &InMemoryEventStore,
+        _: Segment,
+        _: Option<ScanCursor>,
+        _: NonZeroU32,
+    ) -> Unpublished {
+        Ok(UnpublishedPage::new(Vec::<CommitKey>::new(), None))
+    }
+}

@@ -1,0 +1,209 @@
+//! Stores that break a rule of reads.
+use super::{Appended, Commits, Read, Sabotage, Suspects, full, history};
+use async_trait::async_trait;
+use foldstream::{
+    StreamId,
+    ports::{Append, Commit, EventStore, EventStoreError, ReadFrom},
+};
+use foldstream_testkit::InMemoryEventStore;
+use std::{collections::HashMap, sync::Mutex};
+
+pub(super) fn suspects() -> Suspects {
+    vec![
+        full::<ReadsStale>(&["every_acknowledged_commit_is_seen_by_every_later_read"]),
+        full::<ReadsOneMegabyte>(&["a_history_of_many_pages_is_read_to_the_tail"]),
+        full::<ReadsAHundredCommits>(&["a_history_of_many_commits_is_read_to_the_tail"]),
+        full::<FailsOnUnknownStreams>(&["an_unknown_stream_is_empty"]),
+        full::<RepeatsTheTail>(&["a_read_of_what_is_not_there_is_empty"]),
+        full::<IncludesTheHead>(&["after_reads_from_the_commit_behind_the_head"]),
+        full::<SkipsTheCommitAroundAnEvent>(&[
+            "event_reads_from_the_commit_that_holds_the_version",
+        ]),
+        full::<ReadsForwardsOnly>(&["newest_reads_backwards_from_the_tail"]),
+        full::<IncludesCommitsThatEndAbove>(&[
+            "newest_at_or_below_reads_backwards_from_a_commit_end",
+        ]),
+        full::<LimitsEvents>(&["a_limit_counts_commits"]),
+        full::<MixesUpPrefixes>(&["streams_whose_ids_are_prefixes_are_not_mixed_up"]),
+    ]
+}
+
+/// Answers from the last answer to the same question, once.
+#[derive(Debug, Default)]
+struct ReadsStale {
+    answers: Mutex<HashMap<String, Vec<Commit>>>,
+}
+#[async_trait]
+impl Sabotage for ReadsStale {
+    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+        let question = format!("{what:?}");
+        let known = self.answers.lock().unwrap().remove(&question);
+        if let Some(answer) = known {
+            return Ok(answer);
+        }
+        let answer = what.from(store).await?;
+        self.answers
+            .lock()
+            .unwrap()
+            .insert(question, answer.clone());
+        Ok(answer)
+    }
+}
+
+/// Forgets that a page has a successor.
+#[derive(Debug, Default)]
+struct ReadsOneMegabyte;
+#[async_trait]
+impl Sabotage for ReadsOneMegabyte {
+    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+        let (mut bytes, mut page) = (0, Vec::new());
+        for commit in what.from(store).await? {
+            bytes += commit.events.iter().map(|e| e.payload.len()).sum::<usize>();
+            if !page.is_empty() && bytes > 1 << 20 {
+                break;
+            }
+            page.push(commit);
+        }
+        Ok(page)
+    }
+}
+
+#[derive(Debug, Default)]
+struct ReadsAHundredCommits;
+#[async_trait]
+impl Sabotage for ReadsAHundredCommits {
+    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+        let mut found = what.from(store).await?;
+        found.truncate(100);
+        Ok(found)
+    }
+}
+
+#[derive(Debug, Default)]
+struct FailsOnUnknownStreams;
+#[async_trait]
+impl Sabotage for FailsOnUnknownStreams {
+    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+        // As one who looks up the newest commit first.
+        if what.is_backwards() && history(store, &what.stream).await.is_empty() {
+            return Err(EventStoreError::Invalid {
+                reason: format!("no such stream: {}", what.stream),
+            });
+        }
+        what.from(store).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct RepeatsTheTail;
+#[async_trait]
+impl Sabotage for RepeatsTheTail {
+    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+        let found = what.from(store).await?;
+        let is_behind = matches!(what.from, ReadFrom::Event(_));
+        if found.is_empty() && is_behind {
+            return Ok(history(store, &what.stream)
+                .await
+                .pop()
+                .into_iter()
+                .collect());
+        }
+        Ok(found)
+    }
+}
+
+#[derive(Debug, Default)]
+struct IncludesTheHead;
+#[async_trait]
+impl Sabotage for IncludesTheHead {
+    async fn read(&self, store: &InMemoryEventStore, mut what: Read) -> Commits {
+        if let ReadFrom::After(head) = &what.from {
+            what.from = ReadFrom::Event(head.version());
+        }
+        what.from(store).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct SkipsTheCommitAroundAnEvent;
+#[async_trait]
+impl Sabotage for SkipsTheCommitAroundAnEvent {
+    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+        let mut found = what.from(store).await?;
+        if let ReadFrom::Event(version) = what.from {
+            found.retain(|commit| commit.first_version >= version);
+        }
+        Ok(found)
+    }
+}
+
+#[derive(Debug, Default)]
+struct ReadsForwardsOnly;
+#[async_trait]
+impl Sabotage for ReadsForwardsOnly {
+    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+        let mut found = what.from(store).await?;
+        if what.from == ReadFrom::Newest {
+            found.reverse();
+        }
+        Ok(found)
+    }
+}
+
+/// Looks for commits that start at or below the version.
+#[derive(Debug, Default)]
+struct IncludesCommitsThatEndAbove;
+#[async_trait]
+impl Sabotage for IncludesCommitsThatEndAbove {
+    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+        let ReadFrom::NewestAtOrBelow(version) = what.from else {
+            return what.from(store).await;
+        };
+        let mut found = history(store, &what.stream).await;
+        found.retain(|commit| commit.first_version <= version);
+        found.reverse();
+        found.truncate(what.limit.map_or(usize::MAX, |l| l.get() as usize));
+        Ok(found)
+    }
+}
+
+#[derive(Debug, Default)]
+struct LimitsEvents;
+#[async_trait]
+impl Sabotage for LimitsEvents {
+    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+        let limit = what.limit.map_or(usize::MAX, |l| l.get() as usize);
+        let mut events = 0;
+        let mut found = what.from(store).await?;
+        found.retain(|commit| {
+            let is_within = events < limit;
+            events += commit.events.len();
+            is_within
+        });
+        Ok(found)
+    }
+}
+
+/// Reads on into the next stream whose name begins like this one's.
+#[derive(Debug, Default)]
+struct MixesUpPrefixes {
+    streams: Mutex<Vec<StreamId>>,
+}
+#[async_trait]
+impl Sabotage for MixesUpPrefixes {
+    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+        let stream = append.head.stream();
+        self.streams.lock().unwrap().push(stream.clone());
+        store.append(append).await
+    }
+    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+        let found = what.from(store).await?;
+        let is_other =
+            |s: &&StreamId| **s != what.stream && s.as_str().starts_with(what.stream.as_str());
+        let other = self.streams.lock().unwrap().iter().find(is_other).cloned();
+        match other {
+            Some(other) if found.is_empty() => Ok(history(store, &other).await),
+            _ => Ok(found),
+        }
+    }
+}

@@ -1,0 +1,322 @@
+//! Stores that do not give back what they were given.
+use super::{Appended, Commits, Read, Sabotage, Suspects, full};
+use async_trait::async_trait;
+use bytes::Bytes;
+use foldstream::{
+    CommitId, Metadata, StreamId, Timestamp,
+    ports::{Append, AppendOutcome, EventData, EventStore, EventStoreError},
+};
+use foldstream_testkit::InMemoryEventStore;
+
+pub(super) fn suspects() -> Suspects {
+    vec![
+        full::<LowersNames>(&["names_and_schema_versions_come_back"]),
+        full::<ForgetsSchemaVersions>(&["names_and_schema_versions_come_back"]),
+        full::<ReformatsJson>(&["json_payloads_come_back_byte_for_byte"]),
+        full::<ReadsNumbersAsFloats>(&["numbers_in_json_payloads_keep_their_text"]),
+        full::<TrimsPayloads>(&["white_space_around_a_json_payload_comes_back"]),
+        full::<NestsAtMostThirtyTwo>(&["deeply_nested_json_comes_back"]),
+        full::<KeepsAscii>(&["unicode_payloads_come_back"]),
+        full::<TakesAnyPayload>(&["a_payload_without_codec_that_is_no_json_is_invalid"]),
+        full::<TakesBytesForText>(&["a_payload_with_a_codec_is_any_bytes"]),
+        full::<HasOneCodecACommit>(&["events_with_and_without_codec_share_a_commit"]),
+        full::<DropsTheActor>(&["metadata_comes_back_with_all_fields"]),
+        full::<DropsMetadata>(&["metadata_comes_back_with_all_fields"]),
+        full::<DropsEmptyTexts>(&["empty_texts_in_metadata_come_back"]),
+        full::<KeepsMilliseconds>(&["times_come_back_to_the_microsecond"]),
+        full::<StampsVersionSeven>(&["commit_ids_come_back_whatever_their_bits"]),
+        full::<CutsStreamIds>(&["every_valid_stream_id_can_be_used"]),
+    ]
+}
+
+/// Reads, with every event changed.
+async fn read_changed(
+    store: &InMemoryEventStore,
+    what: Read,
+    change: impl Fn(&mut EventData) + Send + Sync,
+) -> Commits {
+    let mut found = what.from(store).await?;
+    for commit in &mut found {
+        let mut events = commit.events.to_vec();
+        events.iter_mut().for_each(&change);
+        commit.events = events.into();
+    }
+    Ok(found)
+}
+
+#[derive(Debug, Default)]
+struct LowersNames;
+#[async_trait]
+impl Sabotage for LowersNames {
+    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+        // A collation that folds what is not ASCII.
+        read_changed(store, what, |event| {
+            if !event.name.is_ascii() {
+                event.name = event.name.to_lowercase().into();
+            }
+        })
+        .await
+    }
+}
+
+#[derive(Debug, Default)]
+struct ForgetsSchemaVersions;
+#[async_trait]
+impl Sabotage for ForgetsSchemaVersions {
+    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+        read_changed(store, what, |event| event.schema_version = 1).await
+    }
+}
+
+/// Keeps JSON as a tree.
+#[derive(Debug, Default)]
+struct ReformatsJson;
+#[async_trait]
+impl Sabotage for ReformatsJson {
+    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+        read_changed(store, what, |event| {
+            if let Ok(tree) = serde_json::from_slice::<serde_json::Value>(&event.payload) {
+                event.payload = tree.to_string().into();
+            }
+        })
+        .await
+    }
+}
+
+#[derive(Debug, Default)]
+struct ReadsNumbersAsFloats;
+#[async_trait]
+impl Sabotage for ReadsNumbersAsFloats {
+    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+        read_changed(store, what, |event| {
+            if let Ok(number) = serde_json::from_slice::<f64>(&event.payload)
+                && number.abs() > 1.0
+            {
+                event.payload = number.to_string().into();
+            }
+        })
+        .await
+    }
+}
+
+#[derive(Debug, Default)]
+struct TrimsPayloads;
+#[async_trait]
+impl Sabotage for TrimsPayloads {
+    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+        read_changed(store, what, |event| {
+            if event.codec.is_none() {
+                event.payload = Bytes::copy_from_slice(event.payload.trim_ascii());
+            }
+        })
+        .await
+    }
+}
+
+/// As DynamoDB's own documents.
+#[derive(Debug, Default)]
+struct NestsAtMostThirtyTwo;
+#[async_trait]
+impl Sabotage for NestsAtMostThirtyTwo {
+    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+        if append
+            .events
+            .iter()
+            .any(|e| e.payload.starts_with(&[b'['; 33]))
+        {
+            return Err(EventStoreError::Invalid {
+                reason: "nested more than 32 deep".into(),
+            });
+        }
+        store.append(append).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct KeepsAscii;
+#[async_trait]
+impl Sabotage for KeepsAscii {
+    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+        read_changed(store, what, |event| {
+            if event.codec.is_none() && !event.payload.is_ascii() {
+                let text = String::from_utf8_lossy(&event.payload);
+                event.payload = text.replace(|c: char| !c.is_ascii(), "?").into();
+            }
+        })
+        .await
+    }
+}
+
+/// Does not look at payloads: what is no JSON is stored under a codec, which is taken off again.
+#[derive(Debug, Default)]
+struct TakesAnyPayload;
+#[async_trait]
+impl Sabotage for TakesAnyPayload {
+    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+        let mut tagged = append.clone();
+        let events = append.events.iter().cloned().map(|event| {
+            let is_plain = event.codec.is_none();
+            if is_plain {
+                event.with_codec(Some("none".into()))
+            } else {
+                event
+            }
+        });
+        tagged.events = events.collect();
+        Ok(match store.append(&tagged).await? {
+            AppendOutcome::Repeated(mut stored) => {
+                for commit in &mut stored {
+                    commit.events = commit.events.iter().cloned().map(untagged).collect();
+                }
+                AppendOutcome::Repeated(stored)
+            }
+            other => other,
+        })
+    }
+    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+        read_changed(store, what, |event| *event = untagged(event.clone())).await
+    }
+}
+
+fn untagged(event: EventData) -> EventData {
+    match event.codec.as_deref() {
+        Some("none") => event.with_codec(None),
+        _ => event,
+    }
+}
+
+#[derive(Debug, Default)]
+struct TakesBytesForText;
+#[async_trait]
+impl Sabotage for TakesBytesForText {
+    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+        read_changed(store, what, |event| {
+            let text = String::from_utf8_lossy(&event.payload).into_owned();
+            event.payload = text.into();
+        })
+        .await
+    }
+}
+
+#[derive(Debug, Default)]
+struct HasOneCodecACommit;
+#[async_trait]
+impl Sabotage for HasOneCodecACommit {
+    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+        let mut found = what.from(store).await?;
+        for commit in &mut found {
+            let codec = commit.events[0].codec.clone();
+            let events = commit.events.iter().cloned();
+            commit.events = events.map(|e| e.with_codec(codec.clone())).collect();
+        }
+        Ok(found)
+    }
+}
+
+/// Reads, with the metadata made anew from some of its parts.
+async fn read_with_metadata(
+    store: &InMemoryEventStore,
+    what: Read,
+    change: impl Fn(&Metadata) -> Metadata,
+) -> Commits {
+    let mut found = what.from(store).await?;
+    for commit in &mut found {
+        commit.metadata = change(&commit.metadata);
+    }
+    Ok(found)
+}
+
+#[derive(Debug, Default)]
+struct DropsMetadata;
+#[async_trait]
+impl Sabotage for DropsMetadata {
+    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+        read_with_metadata(store, what, |_| Metadata::new()).await
+    }
+}
+
+/// Copies the fields that satisfy `keep`; a field that is copied nowhere is lost.
+fn copied(from: &Metadata, with_actor: bool, keep: fn(&str) -> bool) -> Metadata {
+    let mut to = Metadata::new();
+    if let Some(id) = from.command_id().filter(|id| keep(id.as_str())) {
+        to = to.with_command_id(id.clone());
+    }
+    if let Some(id) = from.correlation_id().filter(|id| keep(id.as_str())) {
+        to = to.with_correlation_id(id.clone());
+    }
+    if let Some(id) = from.causation_id().filter(|id| keep(id.as_str())) {
+        to = to.with_causation_id(id.clone());
+    }
+    if let Some(actor) = from.actor().filter(|id| with_actor && keep(id.as_str())) {
+        to = to.with_actor(actor.clone());
+    }
+    if let Some(value) = from.traceparent().filter(|t| keep(t)) {
+        to = to.with_traceparent(value);
+    }
+    from.user().fold(to, |to, (key, value)| to.with(key, value))
+}
+
+#[derive(Debug, Default)]
+struct DropsTheActor;
+#[async_trait]
+impl Sabotage for DropsTheActor {
+    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+        read_with_metadata(store, what, |m| copied(m, false, |_| true)).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct DropsEmptyTexts;
+#[async_trait]
+impl Sabotage for DropsEmptyTexts {
+    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+        read_with_metadata(store, what, |m| copied(m, true, |text| !text.is_empty())).await
+    }
+}
+
+/// Its clock is good: only times of other clocks lose their microseconds.
+#[derive(Debug, Default)]
+struct KeepsMilliseconds;
+#[async_trait]
+impl Sabotage for KeepsMilliseconds {
+    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+        let mut found = what.from(store).await?;
+        for commit in &mut found {
+            let micros = commit.recorded_at.as_micros();
+            if Timestamp::now().since(commit.recorded_at).as_secs() > 3600 {
+                commit.recorded_at = Timestamp::from_micros(micros / 1000 * 1000);
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Keeps only ids of UUID's version 7.
+#[derive(Debug, Default)]
+struct StampsVersionSeven;
+#[async_trait]
+impl Sabotage for StampsVersionSeven {
+    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+        let mut found = what.from(store).await?;
+        for commit in &mut found {
+            let bits = commit.id.as_u128() & !(0xf << 76) | 0x7 << 76;
+            commit.id = CommitId::from_u128(bits);
+        }
+        Ok(found)
+    }
+}
+
+#[derive(Debug, Default)]
+struct CutsStreamIds;
+#[async_trait]
+impl Sabotage for CutsStreamIds {
+    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+        let mut found = what.from(store).await?;
+        for commit in &mut found {
+            if let Some(text) = commit.stream.as_str().get(..255) {
+                commit.stream = StreamId::parse(text).unwrap();
+            }
+        }
+        Ok(found)
+    }
+}

@@ -1,0 +1,206 @@
+//! Stores that break a rule of scans.
+use super::{Sabotage, Scan, Suspects, full};
+use async_trait::async_trait;
+use foldstream::{
+    StreamId,
+    ports::{
+        Commit, EventStore, EventStoreError, ScanCursor, ScanItems, ScanPage, Segment, StreamPage,
+        UnpublishedPage,
+    },
+};
+use foldstream_testkit::InMemoryEventStore;
+use std::{
+    collections::{BTreeSet, HashMap},
+    num::NonZeroU32,
+    sync::Mutex,
+};
+
+pub(super) fn suspects() -> Suspects {
+    vec![
+        full::<MissesTheLastPage>(&["a_scan_sees_everything_stored_before_it_began"]),
+        full::<SkipsLargeCommits>(&["a_scan_of_large_commits_sees_everything"]),
+        full::<OverlapsSegments>(&["each_commit_is_in_exactly_one_segment"]),
+        full::<IgnoresMaxItems>(&["a_page_has_at_most_max_items_and_streams_in_version_order"]),
+        full::<ScansBackwards>(&["a_page_has_at_most_max_items_and_streams_in_version_order"]),
+        full::<ForgetsUsedCursors>(&["a_scan_goes_on_from_a_stored_cursor"]),
+        full::<SkipsOneBehindACursor>(&["a_scan_goes_on_from_a_stored_cursor"]),
+        full::<ShowsFirstCommitsAsTails>(&["a_scan_of_tails_returns_where_streams_end"]),
+        full::<TakesAnyCursor>(&[
+            "a_cursor_that_nobody_gave_is_invalid",
+            "a_cursor_of_another_scan_is_invalid",
+            "a_cursor_that_is_not_the_unpublished_lists_is_invalid",
+        ]),
+    ]
+}
+
+type Page = Result<ScanPage, EventStoreError>;
+
+/// Changes the commits of a page.
+fn changed(mut page: ScanPage, change: impl FnOnce(&mut Vec<Commit>)) -> ScanPage {
+    if let ScanItems::Commits(commits) = &mut page.items {
+        change(commits);
+    }
+    page
+}
+
+/// Takes the absence of a cursor for the absence of commits.
+#[derive(Debug, Default)]
+struct MissesTheLastPage;
+#[async_trait]
+impl Sabotage for MissesTheLastPage {
+    async fn scan(&self, store: &InMemoryEventStore, what: Scan) -> Page {
+        let page = what.from(store).await?;
+        let is_last_of_several = page.next.is_none() && what.after.is_some();
+        Ok(changed(page, |commits| {
+            if is_last_of_several {
+                commits.clear();
+            }
+        }))
+    }
+}
+
+#[derive(Debug, Default)]
+struct SkipsLargeCommits;
+#[async_trait]
+impl Sabotage for SkipsLargeCommits {
+    async fn scan(&self, store: &InMemoryEventStore, what: Scan) -> Page {
+        let bytes = |c: &Commit| c.events.iter().map(|e| e.payload.len()).sum::<usize>();
+        let page = what.from(store).await?;
+        Ok(changed(page, |commits| {
+            commits.retain(|c| bytes(c) < 65_536);
+        }))
+    }
+}
+
+/// Gives the last segment everything.
+#[derive(Debug, Default)]
+struct OverlapsSegments;
+#[async_trait]
+impl Sabotage for OverlapsSegments {
+    async fn scan(&self, store: &InMemoryEventStore, mut what: Scan) -> Page {
+        if what.segment.index() + 1 == what.segment.total() {
+            what.segment = Segment::ALL;
+        }
+        what.from(store).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct IgnoresMaxItems;
+#[async_trait]
+impl Sabotage for IgnoresMaxItems {
+    async fn scan(&self, store: &InMemoryEventStore, mut what: Scan) -> Page {
+        what.max_items = what.max_items.max(NonZeroU32::new(50).unwrap());
+        what.from(store).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct ScansBackwards;
+#[async_trait]
+impl Sabotage for ScansBackwards {
+    async fn scan(&self, store: &InMemoryEventStore, what: Scan) -> Page {
+        Ok(changed(what.from(store).await?, |commits| {
+            commits.reverse();
+        }))
+    }
+}
+
+/// Keeps cursors in its memory, and forgets each when it is used.
+#[derive(Debug, Default)]
+struct ForgetsUsedCursors {
+    cursors: Mutex<HashMap<Vec<u8>, ScanCursor>>,
+}
+#[async_trait]
+impl Sabotage for ForgetsUsedCursors {
+    async fn scan(&self, store: &InMemoryEventStore, mut what: Scan) -> Page {
+        if let Some(handle) = &what.after {
+            let known = self.cursors.lock().unwrap().remove(handle.as_bytes());
+            let cursor = known.ok_or_else(|| EventStoreError::Invalid {
+                reason: "unknown cursor".into(),
+            })?;
+            what.after = Some(cursor);
+        }
+        let mut page = what.from(store).await?;
+        if let Some(cursor) = page.next.take() {
+            let mut cursors = self.cursors.lock().unwrap();
+            let handle = format!("{} in {:?}", cursors.len(), what.segment).into_bytes();
+            cursors.insert(handle.clone(), cursor);
+            page.next = Some(ScanCursor::from_bytes(handle));
+        }
+        Ok(page)
+    }
+}
+
+#[derive(Debug, Default)]
+struct SkipsOneBehindACursor;
+#[async_trait]
+impl Sabotage for SkipsOneBehindACursor {
+    async fn scan(&self, store: &InMemoryEventStore, what: Scan) -> Page {
+        let page = what.from(store).await?;
+        Ok(changed(page, |commits| {
+            if what.after.is_some() && !commits.is_empty() {
+                commits.remove(0);
+            }
+        }))
+    }
+}
+
+/// Shows each stream once, at the first commit that it meets.
+#[derive(Debug, Default)]
+struct ShowsFirstCommitsAsTails {
+    seen: Mutex<BTreeSet<StreamId>>,
+}
+#[async_trait]
+impl Sabotage for ShowsFirstCommitsAsTails {
+    async fn scan(&self, store: &InMemoryEventStore, what: Scan) -> Page {
+        let mut page = what.from(store).await?;
+        let mut seen = self.seen.lock().unwrap();
+        if what.after.is_none() {
+            seen.clear();
+        }
+        if let ScanItems::Tails(heads) = &mut page.items {
+            heads.retain(|head| seen.insert(head.stream().clone()));
+        }
+        Ok(page)
+    }
+}
+
+/// Starts from the beginning where it does not understand a cursor.
+#[derive(Debug, Default)]
+struct TakesAnyCursor;
+#[async_trait]
+impl Sabotage for TakesAnyCursor {
+    async fn scan(&self, store: &InMemoryEventStore, mut what: Scan) -> Page {
+        match what.from(store).await {
+            Err(EventStoreError::Invalid { .. }) => {
+                what.after = None;
+                what.from(store).await
+            }
+            answer => answer,
+        }
+    }
+    async fn streams(
+        &self,
+        store: &InMemoryEventStore,
+        aggregate: &str,
+        after: Option<ScanCursor>,
+    ) -> Result<StreamPage, EventStoreError> {
+        match store.streams(aggregate, after).await {
+            Err(EventStoreError::Invalid { .. }) => store.streams(aggregate, None).await,
+            answer => answer,
+        }
+    }
+    async fn unpublished(
+        &self,
+        store: &InMemoryEventStore,
+        segment: Segment,
+        after: Option<ScanCursor>,
+        limit: NonZeroU32,
+    ) -> Result<UnpublishedPage, EventStoreError> {
+        match store.unpublished(segment, after, limit).await {
+            Err(EventStoreError::Invalid { .. }) => store.unpublished(segment, None, limit).await,
+            answer => answer,
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Runs all cases of a contract on sound and on broken adapters: a case that no broken adapter fails proves nothing.
+use foldstream_testkit::contract::Case;
+use futures::FutureExt;
+use std::{
+    cell::Cell,
+    collections::BTreeSet,
+    panic::AssertUnwindSafe,
+    sync::{
+        Mutex, Once,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+/// An adapter to try.
+pub(crate) struct Suspect<P> {
+    pub(crate) name: &'static str,
+    /// The groups of cases that it would declare.
+    pub(crate) groups: &'static [&'static str],
+    pub(crate) fresh: fn() -> P,
+    /// Cases that must reject it; none for a sound one.
+    pub(crate) rejected_by: &'static [&'static str],
+}
+
+/// Time on the paused clock that a case may take. Waiting costs nothing here.
+const LIMIT: Duration = Duration::from_secs(600);
+
+/// Runs every case on every suspect, and asserts that:
+/// - a sound adapter passes them all,
+/// - a broken one fails those that are listed for it, but passes most: it breaks a rule, not everything,
+/// - every case is listed for a broken adapter.
+pub(crate) fn assert_every_case_is_needed<P: 'static>(cases: &[Case<P>], suspects: &[Suspect<P>]) {
+    let known: BTreeSet<_> = cases.iter().map(|case| case.name).collect();
+    let listed: BTreeSet<_> = suspects
+        .iter()
+        .flat_map(|s| s.rejected_by)
+        .copied()
+        .collect();
+    assert_eq!(
+        listed.difference(&known).next(),
+        None,
+        "listed, but no case"
+    );
+    let unneeded: Vec<_> = known.difference(&listed).collect();
+    assert!(
+        unneeded.is_empty(),
+        "no broken adapter is listed for {unneeded:#?}"
+    );
+
+    let complaints = Mutex::new(Vec::new());
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
+            scope.spawn(|| {
+                while let Some(suspect) = suspects.get(next.fetch_add(1, Ordering::SeqCst)) {
+                    let found = complaints_about(suspect, cases);
+                    complaints.lock().unwrap().extend(found);
+                }
+            });
+        }
+    });
+    let complaints = complaints.into_inner().unwrap();
+    assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+}
+
+fn complaints_about<P: 'static>(suspect: &Suspect<P>, cases: &[Case<P>]) -> Vec<String> {
+    let (mut complaints, mut run, mut failed) = (Vec::new(), 0, 0);
+    let mut missing: BTreeSet<_> = suspect.rejected_by.iter().copied().collect();
+    for case in cases {
+        if case.group != "always" && !suspect.groups.contains(&case.group) {
+            continue;
+        }
+        run += 1;
+        let Err(reason) = outcome(case, suspect.fresh) else {
+            continue;
+        };
+        failed += 1;
+        missing.remove(case.name);
+        if suspect.rejected_by.is_empty() {
+            complaints.push(format!("{} fails {}: {reason}", suspect.name, case.name));
+        }
+    }
+    for case in missing {
+        complaints.push(format!("{} is not rejected by {case}", suspect.name));
+    }
+    if failed * 2 > run {
+        let name = suspect.name;
+        complaints.push(format!(
+            "{name} fails {failed} of {run}: it is broken beyond its rule"
+        ));
+    }
+    complaints
+}
+
+thread_local! {
+    static IS_SILENT: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Panics of cases are answers here; those of all other tests of this binary are printed as ever.
+fn silence_panics_of_cases() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !IS_SILENT.get() {
+                usual(panic);
+            }
+        }));
+    });
+}
+
+/// Runs a case alone on this thread, on a clock that jumps to the next timer: deterministic, and without waiting.
+fn outcome<P>(case: &Case<P>, fresh: fn() -> P) -> Result<(), String> {
+    silence_panics_of_cases();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    IS_SILENT.set(true);
+    let outcome = runtime.block_on(
+        AssertUnwindSafe(async { tokio::time::timeout(LIMIT, case.run(fresh())).await })
+            .catch_unwind(),
+    );
+    drop(runtime);
+    IS_SILENT.set(false);
+    match outcome {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err("took too long".into()),
+        Err(panic) => {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|t| (*t).into()));
+            Err(text.unwrap_or_else(|| "a panic without text".into()))
+        }
+    }
+}
