@@ -103,7 +103,7 @@ async fn what_a_batch_left_unprocessed_is_asked_for_again() {
     assert_eq!(batches, 4);
 }
 
-#[tokio::test(start_paused = true)]
+#[tokio::test]
 async fn a_batch_that_is_never_processed_is_throttled() {
     let server = Server::start();
     let (stores, wire) = server
@@ -117,6 +117,8 @@ async fn a_batch_that_is_never_processed_is_throttled() {
             Fate::Answer(200, answer.to_string())
         })
         .await;
+    // From here on nothing goes over a real wire.
+    tokio::time::pause();
     let error = stores
         .control_store()
         .get_many(&[row("a").key])

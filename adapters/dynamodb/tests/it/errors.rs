@@ -209,6 +209,39 @@ async fn errors_never_show_a_payload() {
     assert!(!format!("{error:?} {}", chain(&error)).contains("hunter2"));
 }
 
+#[tokio::test]
+async fn missing_credentials_say_what_to_set() {
+    use aws_credential_types::{
+        credential_fn::provide_credentials_fn,
+        provider::{SharedCredentialsProvider, error::CredentialsError},
+    };
+    use aws_sdk_dynamodb::config::{BehaviorVersion, Region};
+    let empty = provide_credentials_fn(|| async { Err(CredentialsError::not_loaded("none")) });
+    for provider in [None, Some(SharedCredentialsProvider::new(empty))] {
+        let mut config = aws_sdk_dynamodb::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .http_client(aws_smithy_http_client::Builder::new().build_http())
+            .region(Region::new("us-east-1"))
+            .endpoint_url("http://127.0.0.1:9");
+        config.set_credentials_provider(provider);
+        let client = aws_sdk_dynamodb::Client::from_conf(config.build());
+        let connected = DynamoDb::with_client(client, DynamoDbConfig::default()).await;
+        let error = connected.unwrap_err();
+        let text = chain(&error);
+        assert!(
+            matches!(
+                error,
+                DynamoDbError::Refused {
+                    kind: RefusedKind::Credentials,
+                    ..
+                }
+            ),
+            "{text}"
+        );
+        assert!(text.contains("AWS_ACCESS_KEY_ID"), "{text}");
+    }
+}
+
 #[cfg(not(feature = "https"))]
 #[tokio::test]
 async fn without_the_feature_https_a_tls_endpoint_says_what_to_do() {

@@ -270,6 +270,10 @@ pub(crate) type Item = HashMap<String, AttributeValue>;
 pub(crate) fn s(text: impl Into<String>) -> AttributeValue {
     AttributeValue::S(text.into())
 }
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "numbers are copied, and calls read better"
+)]
 pub(crate) fn n(number: impl ToString) -> AttributeValue {
     AttributeValue::N(number.to_string())
 }

@@ -84,12 +84,27 @@ mod tables {
         let config = config().await;
         let options = TableOptions::default()
             .with_billing_mode(BillingMode::Provisioned { read: 5, write: 5 })
-            .with_point_in_time_recovery(Some(true))
             .with_deletion_protection(Some(false))
             .with_table_class(Some(TableClass::Standard));
         create_tables(&config, &options).await.unwrap();
         create_tables(&config, &options).await.unwrap();
         DynamoDb::connect(config).await.unwrap();
+    }
+
+    #[tokio::test]
+    #[ignore = "needs Docker; see CONTRIBUTING.md"]
+    async fn an_option_that_the_server_lacks_is_refused_by_name() {
+        let options = TableOptions::default().with_point_in_time_recovery(Some(true));
+        match create_tables(&config().await, &options).await {
+            // A real account has continuous backups.
+            Ok(()) => {}
+            Err(DynamoDbError::Refused {
+                kind: RefusedKind::Unsupported,
+                reason,
+                ..
+            }) => assert!(reason.contains("UpdateContinuousBackups"), "{reason}"),
+            Err(error) => panic!("{error:?}"),
+        }
     }
 
     #[tokio::test]
