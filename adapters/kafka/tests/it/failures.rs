@@ -290,3 +290,33 @@ async fn leaving_while_the_brokers_are_down_ends_in_bounded_time() {
         "{left:?}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn brokers_without_administration_are_unsupported() {
+    let mock = Mock::new();
+    let (bus, topic) = (mock.bus(), mock.topic(2));
+    let refused = |answer: Result<(), MessageBusError>| {
+        assert!(
+            matches!(
+                answer,
+                Err(MessageBusError::Refused {
+                    kind: RefusedKind::Unsupported,
+                    ..
+                })
+            ),
+            "{answer:?}"
+        );
+    };
+    refused(bus.delete_group(&fresh("group")).await);
+    // What the brokers do not say is left open, and what they say is told.
+    let description = bus.describe_topic(&topic).await.unwrap();
+    assert_eq!(description.partitions, 2);
+    assert_eq!(
+        (
+            description.compacted,
+            description.retention,
+            description.max_message_bytes
+        ),
+        (None, None, None)
+    );
+}
