@@ -320,3 +320,26 @@ async fn brokers_without_administration_are_unsupported() {
         (None, None, None)
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_of_a_member_that_was_expelled_is_stale() {
+    let mock = Mock::new();
+    let (bus, topic, group) = (mock.bus(), mock.topic(1), fresh("group"));
+    publish(&bus, &topic, "k", 1).await;
+    let consumer = bus.subscribe(from_start(&group, &topic, 1)).await.unwrap();
+    next_assigned(&consumer).await;
+    let delivery = next_delivery(&consumer).await;
+    mock.order(|cluster| {
+        let unknown = Answer::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID;
+        cluster.request_errors(Api::OffsetCommit, &[unknown]);
+    });
+    let error = consumer.commit(&[done(&delivery)]).await.unwrap_err();
+    assert!(
+        matches!(error, MessageBusError::StaleAssignment { .. }),
+        "{error:?}"
+    );
+    assert!(matches!(
+        next_result(&consumer).await,
+        Ok(ConsumerEvent::Lost(_))
+    ));
+}

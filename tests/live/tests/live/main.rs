@@ -5,3 +5,4 @@
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 mod containers;
+mod kafka;
