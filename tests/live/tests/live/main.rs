@@ -6,3 +6,4 @@
 
 mod containers;
 mod dynamodb;
+mod kafka;
