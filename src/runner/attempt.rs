@@ -98,7 +98,7 @@ impl Attempt {
             self.tally.skipped += 1;
             return Ok(());
         }
-        if self.progress == Progress::Unknown {
+        if self.progress == Progress::Unknown || self.number > 1 {
             self.progress = self.look_up(stream).await.map_err(here)?;
         }
         if let Progress::At(version, commit) = self.progress {
@@ -125,12 +125,18 @@ impl Attempt {
         selectors.iter().any(|s| s.aggregate == stream.aggregate())
     }
 
+    /// Asked again before a retry: the attempt that failed may have stored its event, and only its answer was lost.
     async fn look_up(&self, stream: &StreamId) -> Result<Progress, HandlerError> {
         let asked = self.shared.processor.position(&self.shared.model, stream);
-        match self.in_time(asked).await? {
-            Position::KeptByRunner => Ok(Progress::NoBase),
-            Position::Stored { version, commit_id } => Ok(Progress::At(version, commit_id)),
-        }
+        Ok(match (self.in_time(asked).await?, self.progress) {
+            (Position::KeptByRunner, Progress::Unknown) => Progress::NoBase,
+            (Position::KeptByRunner, known) => known,
+            // Events that were skipped since are not in the read model.
+            (Position::Stored { version, .. }, Progress::At(known, _)) if known > version => {
+                self.progress
+            }
+            (Position::Stored { version, commit_id }, _) => Progress::At(version, commit_id),
+        })
     }
 
     /// A version that was followed under another commit id is another history.
