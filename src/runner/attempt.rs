@@ -1,6 +1,6 @@
 //! One attempt at the head of a stream's queue: check the version, fill a gap from history, decode, handle.
 use super::{
-    EventContext, EventSource, HandlerError, ModelId, Position, UnknownEvents,
+    EventContext, EventSource, HandlerError, ModelId, Position, Start, UnknownEvents,
     erased::{AnyEvent, ErasedProcessor},
     streams::Progress,
 };
@@ -28,6 +28,7 @@ pub(super) struct Shared {
     pub(super) history: Option<Arc<dyn EventStore>>,
     pub(super) upcasters: Upcasters,
     pub(super) unknown_events: UnknownEvents,
+    pub(super) start: Start,
     pub(super) timeout: Duration,
 }
 
@@ -131,6 +132,12 @@ impl Attempt {
         Ok(match (self.in_time(asked).await?, self.progress) {
             (Position::KeptByRunner, Progress::Unknown) => Progress::NoBase,
             (Position::KeptByRunner, known) => known,
+            // What lies before the start is not wanted: the first event seen is the base.
+            (Position::Stored { version, .. }, Progress::Unknown | Progress::NoBase)
+                if version == Version::NONE && self.shared.start == Start::Now =>
+            {
+                Progress::NoBase
+            }
             // Events that were skipped since are not in the read model.
             (Position::Stored { version, .. }, Progress::At(known, _)) if known > version => {
                 self.progress

@@ -115,6 +115,7 @@ impl Processor {
             history: self.attempts.history.clone(),
             upcasters: self.attempts.upcasters.clone(),
             unknown_events: self.policy.unknown_events,
+            start: self.policy.start,
             timeout: self.policy.attempt_timeout,
         });
         let mut boot = BootRows::new(

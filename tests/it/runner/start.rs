@@ -2,7 +2,9 @@
 use super::harness::*;
 use foldstream::{
     ports::{MessageBus, Offset},
-    runner::{EventContext, HandlerResult, ModelId, ProcessorPolicy, Projector, RunnerError},
+    runner::{
+        EventContext, HandlerResult, ModelId, ProcessorPolicy, Projector, RunnerError, Start,
+    },
 };
 use std::time::Duration;
 
@@ -184,4 +186,27 @@ async fn a_build_of_another_model_does_not_join() {
         panic!("{report:?}")
     };
     assert_eq!((*expected, *found), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_projector_that_starts_now_is_not_given_older_events_from_history() {
+    let world = World::new(1);
+    for _ in 0..3 {
+        world.deposit("a").await;
+    }
+    let model = std::sync::Arc::new(Model::default());
+    let policy = ProcessorPolicy::projector().with_start(Start::Now);
+    let runner = world
+        .builder()
+        .with_event_store(world.store.clone())
+        .projector_with(model.clone(), policy)
+        .build()
+        .unwrap();
+    runner.run_until_caught_up().await.into_result().unwrap();
+    // The first version that it sees is its base; from there on a gap is filled.
+    world.deposit("a").await;
+    let _ = world.store("a", 1).await;
+    world.deposit("a").await;
+    runner.run_until_caught_up().await.into_result().unwrap();
+    assert_eq!(model.versions("a"), [4, 5, 6]);
 }
