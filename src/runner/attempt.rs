@@ -226,10 +226,18 @@ impl Attempt {
             self.tally.skipped += 1;
             return Ok(());
         };
+        let cancelled = self.cancelled.child_token();
         let ctx = EventContext::new(self.shared.model.clone(), event.header.clone(), source)
-            .with_attempt(self.number, self.cancelled.clone());
-        self.in_time(self.shared.processor.handle(&*decoded, &ctx))
-            .await?;
+            .with_attempt(self.number, cancelled.clone());
+        let handled = async {
+            // Work that the handler left elsewhere is told when nobody waits for the answer any more: after a timeout,
+            // a panic, or the end of the run.
+            let unanswered = cancelled.drop_guard();
+            let handled = self.shared.processor.handle(&*decoded, &ctx).await;
+            unanswered.disarm();
+            handled
+        };
+        self.in_time(handled).await?;
         self.tally.handled += 1;
         Ok(())
     }

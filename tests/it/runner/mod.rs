@@ -4,4 +4,5 @@ mod delivery;
 mod failure;
 mod group;
 mod harness;
+mod shutdown;
 mod start;

@@ -1,0 +1,52 @@
+//! The end of a run, whatever it is doing.
+use super::harness::*;
+use foldstream::runner::{EventContext, HandlerResult, Listener};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+/// Leaves work behind that goes on until it is told that it no longer counts, and never ends itself.
+#[derive(Default)]
+struct LeavesWork {
+    left: AtomicU32,
+    told: Arc<AtomicU32>,
+}
+impl Listener for LeavesWork {
+    const NAME: &'static str = "seen";
+    type Events = crate::support::AccountEvent;
+    async fn handle(&self, _: &Self::Events, ctx: &EventContext) -> HandlerResult {
+        let (ctx, told) = (ctx.clone(), self.told.clone());
+        self.left.fetch_add(1, Ordering::SeqCst);
+        tokio::spawn(async move {
+            ctx.cancelled().await;
+            told.fetch_add(1, Ordering::SeqCst);
+        });
+        std::future::pending().await
+    }
+}
+impl LeavesWork {
+    fn counts(&self) -> (u32, u32) {
+        let count = |n: &AtomicU32| n.load(Ordering::SeqCst);
+        (count(&self.left), count(&self.told))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn work_that_an_attempt_leaves_behind_is_told_when_the_attempt_times_out_or_is_dropped() {
+    let world = World::new(1);
+    world.deposit("a").await;
+    let leaves = Arc::new(LeavesWork::default());
+    let policy = from_beginning().with_attempt_timeout(Duration::from_secs(30));
+    let runner = world.builder().listener_with(leaves.clone(), policy);
+    let runner = runner.build().unwrap();
+    let run = runner.run(std::future::pending());
+    // The first attempt times out, the second is dropped with the run.
+    let dropped = tokio::time::timeout(Duration::from_secs(45), run).await;
+    assert!(dropped.is_err());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(leaves.counts(), (2, 2));
+}
