@@ -48,6 +48,12 @@ pub(super) fn patience() -> RetryPolicy {
         .with_backoff(backoff)
 }
 
+/// After this time; a time without an end is a far one.
+pub(super) fn after(time: Duration) -> Instant {
+    const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    Instant::now() + time.min(FAR)
+}
+
 impl Processor {
     pub(super) fn new(entry: &Entry, shared: &RunnerBuilder) -> Self {
         Self {

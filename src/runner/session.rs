@@ -3,7 +3,7 @@ use super::{
     RunnerError,
     attempt::{Attempted, Incoming, Shared},
     lanes::Lanes,
-    processor::{Ends, Processor},
+    processor::{Ends, Processor, after},
     streams::Streams,
     window::Window,
 };
@@ -116,7 +116,7 @@ impl<'a> Session<'a> {
     pub(super) async fn run(mut self, stop: &CancellationToken) -> Result<End, RunnerError> {
         let worked = self.work(stop).await;
         let all: HashSet<_> = self.partitions.keys().cloned().collect();
-        let deadline = Instant::now() + self.processor.policy.drain;
+        let deadline = after(self.processor.policy.drain);
         // Whatever fails now is not done, thus not committed: it comes again.
         let _ = self.finish_running(&all, deadline).await;
         let committed = self.commit().await;
@@ -298,8 +298,9 @@ impl<'a> Session<'a> {
     async fn give_up(&mut self, revocation: Revocation) -> Result<(), RunnerError> {
         let leaving = revocation.partitions().iter().cloned().collect();
         // Time is left for the commit.
-        let grace = self.processor.policy.drain.min(revocation.grace() * 3 / 4);
-        let finished = self.finish_running(&leaving, Instant::now() + grace).await;
+        let grace = revocation.grace() - revocation.grace() / 4;
+        let deadline = after(grace.min(self.processor.policy.drain));
+        let finished = self.finish_running(&leaving, deadline).await;
         let committed = self.commit().await;
         self.forget(&leaving);
         drop(revocation);

@@ -50,3 +50,15 @@ async fn work_that_an_attempt_leaves_behind_is_told_when_the_attempt_times_out_o
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(leaves.counts(), (2, 2));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_without_an_end_is_a_drain() {
+    let world = World::new(1);
+    world.deposit("a").await;
+    let (seen, policy) = (Seen::new(), from_beginning().with_drain(Duration::MAX));
+    let runner = world.builder().listener_with(seen.clone(), policy);
+    let shutdown = tokio::time::sleep(Duration::from_secs(5));
+    let report = runner.build().unwrap().run(shutdown).await;
+    assert!(report.into_result().is_ok());
+    assert_eq!((seen.len(), world.committed(SEEN).await), (1, 1));
+}
