@@ -80,6 +80,8 @@ pub(super) struct Retry {
     pub(super) failed: u32,
     pub(super) attempts: u32,
     pub(super) since: Instant,
+    /// When the next attempt may start.
+    pub(super) until: Instant,
 }
 
 impl<'a> Session<'a> {
@@ -144,7 +146,7 @@ impl<'a> Session<'a> {
                 biased;
                 () = stop.cancelled() => return Ok(End::Stopped),
                 Some(joined) = self.running.join_next_with_id() => self.settle(joined)?,
-                Some(stream) = self.waits.next() => self.lanes.wake(&stream),
+                Some(stream) = self.waits.next() => self.wake(&stream),
                 _ = ticks.tick() => {
                     self.commit().await?;
                     if self.is_caught_up_elsewhere().await? {
