@@ -117,8 +117,11 @@ impl Session<'_> {
                 retry.failed += 1;
                 policy.next_delay(retry.failed, elapsed)
             }
-            ErrorClass::Throttled { retry_after } => Some(retry_after)
-                .filter(|after| elapsed.saturating_add(*after) <= policy.max_elapsed),
+            ErrorClass::Throttled { retry_after } => {
+                // At least what was asked for; where that is next to nothing, not a busy loop either.
+                let wait = retry_after.max(policy.backoff.delay(retry.attempts));
+                Some(wait).filter(|wait| elapsed.saturating_add(*wait) <= policy.max_elapsed)
+            }
             ErrorClass::Permanent | ErrorClass::Poison | ErrorClass::Fatal => None,
         };
         let attempts = retry.attempts;

@@ -393,3 +393,23 @@ async fn a_stored_position_is_asked_again_before_a_retry_so_a_lost_answer_does_n
     assert_eq!(model.versions("a"), [1, 2, 3]);
     assert_eq!((report[0].retries, report[0].duplicates), (3, 3));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_throttle_without_a_pause_is_not_a_busy_loop() {
+    let world = World::new(1);
+    world.deposit("a").await;
+    let (started, attempts) = (Instant::now(), Arc::new(AtomicU32::new(0)));
+    let counted = attempts.clone();
+    let seen = Seen::failing(move |_, _, _| {
+        if started.elapsed() > Duration::from_secs(10) {
+            return Ok(());
+        }
+        if counted.fetch_add(1, Ordering::SeqCst) > 1000 {
+            return Err(HandlerError::fatal("a busy loop"));
+        }
+        Err(HandlerError::throttled(Duration::ZERO, "slow down"))
+    });
+    let report = world.catch_up(seen.clone(), quick_retry(0, 0)).await;
+    report.into_result().unwrap();
+    assert_eq!(seen.of("a"), [1]);
+}
