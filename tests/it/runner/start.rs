@@ -210,3 +210,27 @@ async fn a_projector_that_starts_now_is_not_given_older_events_from_history() {
     runner.run_until_caught_up().await.into_result().unwrap();
     assert_eq!(model.versions("a"), [4, 5, 6]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_new_partition_whose_first_records_are_gone_halts_and_skips_nothing() {
+    let world = World::new(1);
+    let runner = world
+        .builder()
+        .listener_with(Seen::new(), now())
+        .build()
+        .unwrap();
+    runner.run_until_caught_up().await.into_result().unwrap();
+    world.bus.set_partitions(TOPIC, 2).unwrap();
+    for n in 0..20 {
+        world.deposit(&n.to_string()).await;
+    }
+    world
+        .bus
+        .delete_records_before(&partition(1), Offset::new(1))
+        .unwrap();
+    let report = runner.run_until_caught_up().await;
+    assert!(
+        matches!(error_of(&report), RunnerError::PositionLost { .. }),
+        "{report:?}"
+    );
+}
