@@ -119,6 +119,18 @@ impl BootRows {
         }
     }
 
+    /// Reads the row of a partition anew: another instance may have noted since that it has started.
+    pub(crate) async fn read_again(
+        &mut self,
+        partition: &PartitionId,
+    ) -> Result<(), ControlStoreError> {
+        let key = self.key(partition);
+        if let Some(row) = self.rows.get::<Boot>(&key).await? {
+            self.known.insert(partition.clone(), row);
+        }
+        Ok(())
+    }
+
     /// Notes that the group has committed an offset of this partition.
     pub(crate) async fn set_started(
         &mut self,

@@ -246,9 +246,9 @@ impl<'a> Session<'a> {
     /// Takes up a partition. Where nothing was committed, the start is committed, then noted, before anything is handled.
     async fn begin(&mut self, assigned: AssignedPartition) -> Result<(), RunnerError> {
         let partition = assigned.partition.clone();
-        let was_started = self.boot.get(&partition).is_some_and(|b| b.started);
         if assigned.from == StartedFrom::Declared {
-            if was_started {
+            self.read_boot_again(&partition).await?;
+            if self.was_started(&partition) {
                 let reason = "its committed offset is gone".into();
                 return Err(self.position_lost(partition, reason));
             }
@@ -260,7 +260,7 @@ impl<'a> Session<'a> {
                 Err(error) => return Err(self.processor.bus_error(error)),
             }
         }
-        if !was_started {
+        if !self.was_started(&partition) {
             self.note_started(&partition).await?;
         }
         let owned = Owned {
@@ -269,6 +269,24 @@ impl<'a> Session<'a> {
             is_paused: false,
         };
         self.partitions.insert(partition, owned);
+        Ok(())
+    }
+
+    fn was_started(&self, partition: &PartitionId) -> bool {
+        self.boot.get(partition).is_some_and(|boot| boot.started)
+    }
+
+    async fn read_boot_again(&mut self, partition: &PartitionId) -> Result<(), RunnerError> {
+        let (policy, since) = (super::processor::patience(), Instant::now());
+        let mut failed = 0;
+        while let Err(error) = self.boot.read_again(partition).await {
+            failed += 1;
+            let wait = policy.next_delay(failed, since.elapsed());
+            let Some(wait) = wait.filter(|_| error.is_transient()) else {
+                return Err(self.processor.control_error(error));
+            };
+            tokio::time::sleep(wait).await;
+        }
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 mod crash;
 mod delivery;
 mod failure;
+mod faults;
 mod group;
 mod harness;
 mod shutdown;

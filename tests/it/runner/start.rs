@@ -1,5 +1,8 @@
 //! Where a processor starts, and what it does when its place is gone.
-use super::harness::*;
+use super::{
+    faults::{Call, Fault},
+    harness::*,
+};
 use foldstream::{
     ports::{MessageBus, Offset},
     runner::{
@@ -7,6 +10,7 @@ use foldstream::{
     },
 };
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 fn now() -> ProcessorPolicy {
     ProcessorPolicy::listener()
@@ -233,4 +237,46 @@ async fn a_new_partition_whose_first_records_are_gone_halts_and_skips_nothing() 
         matches!(error_of(&report), RunnerError::PositionLost { .. }),
         "{report:?}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_commit_is_noticed_by_an_instance_that_looked_before_the_processor_had_started() {
+    let world = World::new(1);
+    for _ in 0..3 {
+        world.deposit("a").await;
+    }
+    // The first instance notes its start late, so that the second sees the row before that.
+    let slow = world.faulty_builder(|call| match call {
+        Call::Put(row) if row.value.ends_with(br#""s":true}"#) => {
+            Fault::Late(Duration::from_secs(2))
+        }
+        _ => Fault::None,
+    });
+    let (first, second) = (Seen::new(), Seen::new());
+    let slow = slow.listener_with(first.clone(), from_beginning());
+    let stop = CancellationToken::new();
+    let stopped = stop.clone().cancelled_owned();
+    let slow = slow.build().unwrap();
+    let slow = tokio::spawn(async move { slow.run(stopped).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let other = world
+        .builder()
+        .listener_with(second.clone(), from_beginning());
+    let other = other.build().unwrap();
+    let other = tokio::spawn(async move { other.run(some_time()).await });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(
+        (first.of("a"), world.committed(SEEN).await),
+        (vec![1, 2, 3], 3)
+    );
+
+    world.bus.forget_committed(SEEN);
+    stop.cancel();
+    slow.await.unwrap().into_result().unwrap();
+    let report = other.await.unwrap();
+    assert!(
+        matches!(error_of(&report), RunnerError::PositionLost { .. }),
+        "{report:?}"
+    );
+    assert_eq!(second.len(), 0);
 }
