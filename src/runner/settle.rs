@@ -2,8 +2,10 @@
 use super::{
     ErrorClass, HandlerError, RunnerError,
     attempt::{Attempt, Attempted, Failure, Tally},
+    processor::after,
     session::{Job, Retry, Session},
 };
+use crate::StreamId;
 use futures::FutureExt;
 use tokio::{
     task::{Id, JoinError},
@@ -100,6 +102,7 @@ impl Session<'_> {
             failed: 0,
             attempts: 0,
             since: Instant::now(),
+            until: Instant::now(),
         };
         let retry = self.retries.entry(job.stream.clone()).or_insert_with(fresh);
         if retry.version != version {
@@ -114,11 +117,16 @@ impl Session<'_> {
                 retry.failed += 1;
                 policy.next_delay(retry.failed, elapsed)
             }
-            ErrorClass::Throttled { retry_after } => Some(retry_after)
-                .filter(|after| elapsed.saturating_add(*after) <= policy.max_elapsed),
+            ErrorClass::Throttled { retry_after } => {
+                // At least what was asked for; where that is next to nothing, not a busy loop either.
+                let wait = retry_after.max(policy.backoff.delay(retry.attempts));
+                Some(wait).filter(|wait| elapsed.saturating_add(*wait) <= policy.max_elapsed)
+            }
             ErrorClass::Permanent | ErrorClass::Poison | ErrorClass::Fatal => None,
         };
         let attempts = retry.attempts;
+        let until = after(wait.unwrap_or_default());
+        retry.until = until;
         let Some(wait) = wait else {
             return Err(RunnerError::Halted {
                 processor: self.processor.name.clone(),
@@ -137,10 +145,19 @@ impl Session<'_> {
         if wait.is_zero() {
             self.lanes.wake(&stream);
         } else {
-            let wake = tokio::time::sleep(wait).map(|()| stream);
+            let wake = tokio::time::sleep_until(until).map(|()| stream);
             self.waits.push(wake.boxed());
         }
         Ok(())
+    }
+
+    /// Lets a stream run again whose pause is over. It is not if this is the end of an older one, whose partition was
+    /// lost meanwhile.
+    pub(super) fn wake(&mut self, stream: &StreamId) {
+        let retry = self.retries.get(stream);
+        if retry.is_none_or(|retry| retry.until <= Instant::now()) {
+            self.lanes.wake(stream);
+        }
     }
 }
 

@@ -232,3 +232,21 @@ async fn a_full_window_pauses_the_partition_and_loses_nothing() {
         .unwrap();
     assert_eq!((seen.len(), world.committed(SEEN).await), (300, 300));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_gap_is_counted_once_however_often_the_event_behind_it_is_tried() {
+    let world = World::new(1);
+    for version in [1, 3] {
+        let event = EventData::new("Deposited", 1, &br#"{"amount":1}"#[..]);
+        world.publish_raw("a", version, event).await;
+    }
+    let seen = Seen::failing(|_, version, attempt| {
+        if version == 3 && attempt < 3 {
+            return Err(foldstream::runner::HandlerError::transient("down"));
+        }
+        Ok(())
+    });
+    let report = world.catch_up(seen.clone(), from_beginning()).await;
+    let report = report.into_result().unwrap();
+    assert_eq!((seen.of("a"), report[0].gaps_unverified), (vec![1, 3], 1));
+}

@@ -1,5 +1,6 @@
 //! Several instances of one processor.
 use super::harness::*;
+use foldstream::runner::HandlerError;
 use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
@@ -75,4 +76,30 @@ async fn a_member_that_was_expelled_commits_nothing_and_what_it_had_comes_again(
     // At least once: the three come again under the new assignment, in order.
     assert_eq!(seen.of("a"), [1, 2, 3, 1, 2, 3]);
     assert_eq!(world.committed(SEEN).await, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_is_kept_when_an_older_one_of_a_partition_that_was_lost_ends() {
+    let world = Arc::new(World::new(1));
+    world.deposit("a").await;
+    let pause = Duration::from_secs(60);
+    let attempts = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let times = attempts.clone();
+    let seen = Seen::failing(move |_, _, _| {
+        times.lock().unwrap().push(tokio::time::Instant::now());
+        Err(HandlerError::throttled(pause, "slow down"))
+    });
+    let runner = world.builder().listener_with(seen, from_beginning());
+    let work = async {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        world.bus.expel(SEEN);
+        tokio::time::sleep(Duration::from_secs(150)).await;
+    };
+    let report = runner.build().unwrap().run(work).await;
+    assert!(report.into_result().is_ok());
+    let attempts = attempts.lock().unwrap();
+    // The first again at once, since it came again; from then on the pauses count.
+    let waits: Vec<_> = attempts.windows(2).map(|w| w[1] - w[0]).collect();
+    assert!(waits.len() >= 2, "{waits:?}");
+    assert!(waits[1..].iter().all(|wait| *wait >= pause), "{waits:?}");
 }

@@ -2,6 +2,8 @@
 mod crash;
 mod delivery;
 mod failure;
+mod faults;
 mod group;
 mod harness;
+mod shutdown;
 mod start;
