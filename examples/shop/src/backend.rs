@@ -33,6 +33,15 @@ pub struct Backend {
     pub settling: Duration,
 }
 
+/// Which parts of a backend a process uses; on real servers the others need not be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uses {
+    /// The event store: an import needs no bus.
+    EventStore,
+    /// The event store, the bus and the read model.
+    Everything,
+}
+
 /// Partitions of the topic. Events of one cart always go to one of them, so their order is kept.
 pub const PARTITIONS: u32 = 4;
 

@@ -2,17 +2,20 @@
 use clap::{Args, Parser, Subcommand};
 use foldstream::BoxError;
 use shop::{
-    backend::Backend,
+    backend::{Backend, Uses},
     import::Imported,
     progress,
+    read_model::ReadModel,
     report::Report,
     road::{self, chain},
     shutdown,
     story::{self, Customers},
 };
 use std::{
+    io::IsTerminal,
     path::{Path, PathBuf},
     process::ExitCode,
+    sync::Arc,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -61,6 +64,43 @@ struct Servers {
     kafka: Option<String>,
 }
 
+#[cfg(feature = "production")]
+impl From<Servers> for shop::production::Servers {
+    fn from(Servers { dynamodb, kafka }: Servers) -> Self {
+        Self { dynamodb, kafka }
+    }
+}
+
+#[cfg(feature = "production")]
+async fn connect(servers: Servers, uses: Uses) -> Result<Backend, BoxError> {
+    Ok(shop::production::Servers::from(servers)
+        .connect(uses)
+        .await?)
+}
+
+#[cfg(feature = "production")]
+async fn read_model(servers: Servers) -> Result<Arc<dyn ReadModel>, BoxError> {
+    Ok(Arc::new(
+        shop::production::Servers::from(servers)
+            .read_model()
+            .await?,
+    ))
+}
+
+#[cfg(not(feature = "production"))]
+const NO_ADAPTERS: &str =
+    "this build has no adapters for DynamoDB and Kafka: build it with --features production";
+
+#[cfg(not(feature = "production"))]
+async fn connect(_: Servers, _: Uses) -> Result<Backend, BoxError> {
+    Err(NO_ADAPTERS.into())
+}
+
+#[cfg(not(feature = "production"))]
+async fn read_model(_: Servers) -> Result<Arc<dyn ReadModel>, BoxError> {
+    Err(NO_ADAPTERS.into())
+}
+
 /// The steps of the road.
 #[derive(Debug, Subcommand)]
 enum Step {
@@ -104,7 +144,8 @@ async fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env();
     tracing_subscriber::fmt()
-        .with_env_filter(filter.unwrap_or_else(|_| "warn".into()))
+        .with_env_filter(filter.unwrap_or_else(|_| "warn,librdkafka=error".into()))
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     match run(cli).await {
@@ -132,46 +173,38 @@ async fn run(cli: Cli) -> Result<Ending, BoxError> {
                     dynamodb: None,
                     kafka: None,
                 } => Backend::embedded(),
-                servers => connect(servers).await?,
+                servers => connect(servers, Uses::Everything).await?,
             };
             whole_road(&backend, &what, &shutdown).await
         }
         Some(Step::Import { file }) => {
             let file = one_of(file, what.import, "import")?;
-            let imported = road::import_file(&connect(servers).await?, &file, &shutdown).await?;
+            let backend = connect(servers, Uses::EventStore).await?;
+            let imported = road::import_file(&backend, &file, &shutdown).await?;
             ending_of(&imported)
         }
         Some(Step::Publish { until_idle }) => {
-            publish(&connect(servers).await?, until_idle, &shutdown).await
+            publish(
+                &connect(servers, Uses::Everything).await?,
+                until_idle,
+                &shutdown,
+            )
+            .await
         }
         Some(Step::Run {
             name,
             until_caught_up,
         }) => {
-            project(
-                &connect(servers).await?,
-                name.as_deref(),
-                until_caught_up,
-                &shutdown,
-            )
-            .await
+            let backend = connect(servers, Uses::Everything).await?;
+            project(&backend, name.as_deref(), until_caught_up, &shutdown).await
         }
         Some(Step::Report { file }) => {
             let file = one_of(file, what.report, "report")?;
-            let backend = connect(servers).await?;
-            let report = Report::read(&*backend.read_model, |_| true).await?;
-            write(&report, Some(&file))?;
+            let read_model = read_model(servers).await?;
+            write(&Report::read(&*read_model, |_| true).await?, Some(&file))?;
             Ok(Ending::AllWell)
         }
     }
-}
-
-#[cfg(not(feature = "production"))]
-async fn connect(_: Servers) -> Result<Backend, BoxError> {
-    Err(
-        "this build has no adapters for DynamoDB and Kafka: build it with --features production"
-            .into(),
-    )
 }
 
 /// The file that a subcommand is about, given behind it or by its option.
@@ -241,6 +274,7 @@ async fn project(
     until_caught_up: bool,
     shutdown: &CancellationToken,
 ) -> Result<Ending, BoxError> {
+    road::prepare_read_model(backend, name).await?;
     let spinner = progress::spinner("projecting");
     let counter = spinner.clone();
     let runner = road::sales_runner(backend, name, move || counter.inc(1))?;
