@@ -334,7 +334,7 @@ impl<'a> Session<'a> {
         stop: &CancellationToken,
         error: ControlStoreError,
     ) -> Result<bool, RunnerError> {
-        if stop.is_cancelled() {
+        if stop.is_cancelled() && error.is_transient() {
             return Ok(false);
         }
         Err(self.processor.control_error(error))
