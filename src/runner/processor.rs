@@ -224,7 +224,7 @@ impl Processor {
             };
             if !patience.wait(stop, &error, is_transient).await {
                 return match error {
-                    _ if stop.is_cancelled() => Ok(false),
+                    _ if stop.is_cancelled() && is_transient => Ok(false),
                     BootError::Bus(e) => Err(self.bus_error(e)),
                     BootError::Control(e) => Err(self.control_error(e)),
                 };
@@ -270,7 +270,8 @@ pub(super) async fn patiently<T, E: Display, F: Future<Output = Result<T, E>>>(
             Err(error) => error,
         };
         if !patience.wait(stop, &error, is_transient(&error)).await {
-            return (!stop.is_cancelled()).then_some(Err(error));
+            let was_stopped = stop.is_cancelled() && is_transient(&error);
+            return (!was_stopped).then_some(Err(error));
         }
     }
 }
