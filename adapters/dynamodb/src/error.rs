@@ -359,6 +359,10 @@ impl Answer<'_> {
                     "the table was made without this index: run create_tables with the same publish_mode",
                 )
             }
+            "UnknownOperationException" => refused(
+                RefusedKind::Unsupported,
+                "this server does not have the operation: leave the option unset",
+            ),
             "ValidationException"
             | "SerializationException"
             | "ItemCollectionSizeLimitExceededException" => refused(
@@ -382,9 +386,12 @@ impl Answer<'_> {
 
 /// Missing or unusable credentials: the SDK reports them as a failure to dispatch.
 fn credentials_class(error: &(dyn Error + 'static), place: Place<'_>) -> Option<Class> {
-    let found = chain(error).find_map(|e| e.downcast_ref::<CredentialsError>())?;
+    let found = chain(error).find_map(|e| e.downcast_ref::<CredentialsError>());
+    // A client without any provider fails in a type that the SDK keeps to itself.
+    let no_provider = || chain(error).any(|e| e.to_string().contains("no identity resolver"));
     Some(match found {
-        CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_) => {
+        None if !no_provider() => return None,
+        Some(CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_)) => {
             Class::Unavailable
         }
         _ => Class::Refused(
@@ -486,6 +493,7 @@ mod tests {
             ("InvalidSignatureException", RefusedKind::Credentials),
             ("AccessDeniedException", RefusedKind::Permission),
             ("ValidationException", RefusedKind::Validation),
+            ("UnknownOperationException", RefusedKind::Unsupported),
             ("SomethingNew", RefusedKind::Other),
         ] {
             assert_eq!(kind(code), Some(expected), "{code}");

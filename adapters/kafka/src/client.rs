@@ -151,11 +151,33 @@ impl Reader {
 
     /// How many partitions a topic has; blocks.
     pub(crate) fn partitions(&self, topic: &str) -> Result<u32, MessageBusError> {
+        self.topic(topic).map(|(partitions, _)| partitions)
+    }
+
+    /// A broker that is there; blocks.
+    pub(crate) fn any_broker(&self) -> Result<i32, MessageBusError> {
+        self.ask("looking for brokers", |client| {
+            // Brokers come with the answer about any topic, whether it exists or not; without one, with all topics.
+            let metadata = client.fetch_metadata(Some("__consumer_offsets"), self.timeout)?;
+            let broker = metadata.brokers().first().map(|broker| broker.id());
+            broker.ok_or(KafkaError::MetadataFetch(
+                RDKafkaErrorCode::BrokerNotAvailable,
+            ))
+        })
+    }
+
+    /// How many partitions a topic has, and a broker that is there; blocks.
+    pub(crate) fn topic(&self, topic: &str) -> Result<(u32, Option<i32>), MessageBusError> {
         let doing = || format!("looking for the topic {topic}");
         let metadata = self.ask(doing(), |client| {
             client.fetch_metadata(Some(topic), self.timeout)
         })?;
-        partition_count(&metadata, topic).map_err(|error| self.errors.failed(doing(), error))
+        let count = partition_count(&metadata, topic);
+        let broker = metadata.brokers().first().map(|broker| broker.id());
+        match count {
+            Ok(count) => Ok((count, broker)),
+            Err(error) => Err(self.errors.failed(doing(), error)),
+        }
     }
 
     /// What partitions hold, in their order: two questions, however many they are; blocks.

@@ -19,6 +19,8 @@ pub(crate) enum Class {
     TooLarge,
     /// The membership is between two generations: whether an assignment still stands is known soon.
     Rebalancing,
+    /// The group has given up this member: its assignments have ended, also those it still believes in.
+    Expelled,
     /// The fetch position is not in the partition.
     OutOfRange,
     /// Waiting does not cure it.
@@ -32,10 +34,9 @@ pub(crate) fn class(code: Code) -> Class {
         Code::MessageSizeTooLarge | Code::MessageBatchTooLarge => Class::TooLarge,
         Code::RebalanceInProgress
         | Code::IllegalGeneration
-        | Code::UnknownMemberId
         | Code::StaleMemberEpoch
-        | Code::FencedMemberEpoch
         | Code::AssignmentLost => Class::Rebalancing,
+        Code::UnknownMemberId | Code::FencedMemberEpoch => Class::Expelled,
         Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation => Class::OutOfRange,
         Code::UnknownTopic | Code::UnknownTopicOrPartition => Class::Refused(Kind::MissingTopic),
         Code::Authentication
@@ -228,7 +229,9 @@ impl Errors {
             source: error,
         });
         match class {
-            Class::Unavailable | Class::Rebalancing => MessageBusError::Unavailable { source },
+            Class::Unavailable | Class::Rebalancing | Class::Expelled => {
+                MessageBusError::Unavailable { source }
+            }
             Class::Refused(kind) => MessageBusError::Refused {
                 kind,
                 reason: format!("{doing}: {}", remedy(kind)),

@@ -211,6 +211,7 @@ impl MessageBus for KafkaMessageBus {
     }
 
     async fn delete_group(&self, group: &str) -> Result<(), MessageBusError> {
-        self.shared.admin.delete_group(group).await
+        let reader = self.shared.reader()?;
+        self.shared.admin.delete_group(group, reader).await
     }
 }

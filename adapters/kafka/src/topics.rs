@@ -84,6 +84,30 @@ pub enum TopicOutcome {
     Existed,
 }
 
+/// The client of one question.
+struct Asking {
+    client: AdminClient<Listening>,
+    timeout: Duration,
+}
+
+impl Asking {
+    fn options(&self) -> AdminOptions {
+        AdminOptions::new()
+            .request_timeout(Some(self.timeout))
+            .operation_timeout(Some(self.timeout))
+    }
+
+    /// Asks for something that brokers can since Kafka 0.11, before something that they can since 1.1: librdkafka 2.12
+    /// aborts the process (it destroys a queue twice) when a coordinator does not know how to delete groups.
+    async fn expect_administration(&self, broker: i32) -> KafkaResult<()> {
+        let question = [&ResourceSpecifier::Broker(broker)];
+        let options = self.options().broker_id(broker);
+        // Whether this principal may ask it does not matter here.
+        let answers = self.client.describe_configs(question, &options);
+        answers.await.map(drop)
+    }
+}
+
 /// Asks for what only administrators ask for. It makes a client for each question, since they are rare.
 #[derive(Clone, Debug)]
 pub(crate) struct Admin {
@@ -100,7 +124,7 @@ impl Admin {
     ) -> Result<KafkaResult<T>, MessageBusError>
     where
         T: Send + 'static,
-        A: FnOnce(Arc<AdminClient<Listening>>, AdminOptions) -> F + Send + 'static,
+        A: FnOnce(Asking) -> F + Send + 'static,
         F: Future<Output = KafkaResult<T>> + Send,
     {
         let Self { config, errors } = self.clone();
@@ -114,10 +138,7 @@ impl Admin {
                 .reader()
                 .create_with_context::<_, AdminClient<_>>(context)
                 .map_err(|error| errors.failed(doing, error))?;
-            let options = AdminOptions::new()
-                .request_timeout(Some(timeout))
-                .operation_timeout(Some(timeout));
-            Ok(runtime.block_on(question(Arc::new(client), options)))
+            Ok(runtime.block_on(question(Asking { client, timeout })))
         })
         .await
     }
@@ -138,7 +159,7 @@ impl Admin {
         }
         let doing = format!("creating the topic {}", spec.name);
         let wanted = spec.clone();
-        let answer = self.ask(doing.clone(), move |client, options| async move {
+        let answer = self.ask(doing.clone(), move |admin| async move {
             let replicas = wanted.replication.map_or(-1, i32::from);
             let mut topic = NewTopic::new(
                 &wanted.name,
@@ -148,7 +169,12 @@ impl Admin {
             for (property, value) in &wanted.config {
                 topic = topic.set(property, value);
             }
-            only(client.create_topics([&topic], &options).await?)
+            only(
+                admin
+                    .client
+                    .create_topics([&topic], &admin.options())
+                    .await?,
+            )
         });
         match answer.await? {
             Ok(_) => {
@@ -188,12 +214,15 @@ impl Admin {
         reader: Arc<Reader>,
     ) -> Result<TopicDescription, MessageBusError> {
         let name = topic.to_owned();
-        let partitions = blocking(move || reader.partitions(&name)).await?;
+        let (partitions, broker) = blocking(move || reader.topic(&name)).await?;
         let description = TopicDescription::new(partitions);
         let (doing, name) = (format!("describing the topic {topic}"), topic.to_owned());
-        let answer = self.ask(doing.clone(), move |client, options| async move {
+        let answer = self.ask(doing.clone(), move |admin| async move {
+            // Any broker knows; the default is the controller, for which the client may wait in vain.
+            let options = admin.options().broker_id(broker);
             only(
-                client
+                admin
+                    .client
                     .describe_configs([&ResourceSpecifier::Topic(&name)], &options)
                     .await?,
             )
@@ -217,16 +246,21 @@ impl Admin {
     }
 
     /// Forgets a group.
-    pub(crate) async fn delete_group(&self, group: &str) -> Result<(), MessageBusError> {
+    pub(crate) async fn delete_group(
+        &self,
+        group: &str,
+        reader: Arc<Reader>,
+    ) -> Result<(), MessageBusError> {
         check_group(group)?;
+        let broker = blocking(move || reader.any_broker()).await?;
         let (doing, name) = (format!("deleting the group {group}"), group.to_owned());
-        let answer = self.ask(doing.clone(), move |client, options| async move {
-            let answers = client.delete_groups(&[&name], &options).await?;
+        let answer = self.ask(doing.clone(), move |admin| async move {
+            admin.expect_administration(broker).await?;
             only(
-                answers
-                    .into_iter()
-                    .map(|a| a.map_err(|(_, code)| code))
-                    .collect(),
+                admin
+                    .client
+                    .delete_groups(&[&name], &admin.options())
+                    .await?,
             )
         });
         match answer.await? {

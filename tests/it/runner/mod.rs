@@ -2,6 +2,9 @@
 mod crash;
 mod delivery;
 mod failure;
+mod faults;
+mod flush;
 mod group;
 mod harness;
+mod shutdown;
 mod start;

@@ -171,9 +171,15 @@ impl Consumer for KafkaConsumer {
                 }
                 Err(error) => error,
             };
+            let class = code(&error).map(class);
+            if let (Some(Class::Expelled), Some(mark)) = (class, marks.first()) {
+                return Err(MessageBusError::StaleAssignment {
+                    partition: mark.partition.clone(),
+                });
+            }
             // Between two generations the broker takes no commit. Soon either the partition is lost, which the next
             // attempt finds, or it is kept, and the attempt succeeds under the new generation.
-            let rebalancing = code(&error).map(class) == Some(Class::Rebalancing);
+            let rebalancing = class == Some(Class::Rebalancing);
             if !rebalancing || Instant::now() + REBALANCE_PAUSE >= deadline {
                 let doing = format_args!("committing for the group {}", self.group);
                 return Err(self.errors.failed(doing, error));

@@ -290,3 +290,56 @@ async fn leaving_while_the_brokers_are_down_ends_in_bounded_time() {
         "{left:?}"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn brokers_without_administration_are_unsupported() {
+    let mock = Mock::new();
+    let (bus, topic) = (mock.bus(), mock.topic(2));
+    let refused = |answer: Result<(), MessageBusError>| {
+        assert!(
+            matches!(
+                answer,
+                Err(MessageBusError::Refused {
+                    kind: RefusedKind::Unsupported,
+                    ..
+                })
+            ),
+            "{answer:?}"
+        );
+    };
+    refused(bus.delete_group(&fresh("group")).await);
+    // What the brokers do not say is left open, and what they say is told.
+    let description = bus.describe_topic(&topic).await.unwrap();
+    assert_eq!(description.partitions, 2);
+    assert_eq!(
+        (
+            description.compacted,
+            description.retention,
+            description.max_message_bytes
+        ),
+        (None, None, None)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_of_a_member_that_was_expelled_is_stale() {
+    let mock = Mock::new();
+    let (bus, topic, group) = (mock.bus(), mock.topic(1), fresh("group"));
+    publish(&bus, &topic, "k", 1).await;
+    let consumer = bus.subscribe(from_start(&group, &topic, 1)).await.unwrap();
+    next_assigned(&consumer).await;
+    let delivery = next_delivery(&consumer).await;
+    mock.order(|cluster| {
+        let unknown = Answer::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID;
+        cluster.request_errors(Api::OffsetCommit, &[unknown]);
+    });
+    let error = consumer.commit(&[done(&delivery)]).await.unwrap_err();
+    assert!(
+        matches!(error, MessageBusError::StaleAssignment { .. }),
+        "{error:?}"
+    );
+    assert!(matches!(
+        next_result(&consumer).await,
+        Ok(ConsumerEvent::Lost(_))
+    ));
+}

@@ -58,7 +58,10 @@ impl Mock {
             .with_request_timeout(Duration::from_secs(5))
             .with_publish_timeout(Duration::from_secs(10))
             // The mock ends every rebalance but a group's first one second before the session.
-            .with_session_timeout(Duration::from_secs(3))
+            .with_session_timeout(Duration::from_secs(4))
+            // On a machine that is busy with other tests some beats come late.
+            .with_property("heartbeat.interval.ms", "300")
+            .unwrap()
     }
 
     pub(crate) fn bus(&self) -> KafkaMessageBus {

@@ -1,0 +1,280 @@
+//! The Kafka adapter on Apache Kafka: the contract of `MessageBus`, and what only a real broker does.
+use foldstream::{
+    Timestamp,
+    ports::{
+        Consumer, ConsumerEvent, Message, MessageBus, MessageBusError, NoPosition, Offset,
+        OffsetMark, OwnedMark, PartitionId, RefusedKind, Subscription,
+    },
+};
+use foldstream_kafka::{GroupProtocol, KafkaConfig, KafkaMessageBus, TopicOutcome, TopicSpec};
+use foldstream_testkit::{containers::Kafka, contract::message_bus::BusFixture};
+use rdkafka::{
+    ClientConfig, TopicPartitionList,
+    admin::{AdminClient, AdminOptions},
+    client::DefaultClientContext,
+};
+use std::{sync::Arc, time::Duration};
+
+struct Fixture {
+    bus: Arc<KafkaMessageBus>,
+}
+
+async fn config() -> KafkaConfig {
+    KafkaConfig::default().with_brokers(Kafka::shared().await.brokers())
+}
+
+async fn fixture(protocol: GroupProtocol) -> Fixture {
+    let config = config().await.with_group_protocol(protocol);
+    Fixture {
+        bus: Arc::new(KafkaMessageBus::new(config).unwrap()),
+    }
+}
+
+#[async_trait::async_trait]
+impl BusFixture for Fixture {
+    fn bus(&self) -> Arc<dyn MessageBus> {
+        Arc::clone(&self.bus) as _
+    }
+    async fn create_topic(&self, name: &str, partitions: u32) {
+        let made = self.bus.create_topic(&TopicSpec::new(name, partitions));
+        assert_eq!(made.await.unwrap(), TopicOutcome::Created);
+    }
+    async fn delete_records_before(&self, partition: &PartitionId, offset: Offset) {
+        let mut client = ClientConfig::new();
+        client.set("bootstrap.servers", self.bus.config().brokers());
+        let admin: AdminClient<DefaultClientContext> = client.create().unwrap();
+        let mut before = TopicPartitionList::new();
+        let number = i32::try_from(partition.partition).unwrap();
+        let place = rdkafka::Offset::Offset(i64::try_from(offset.get()).unwrap());
+        before
+            .add_partition_offset(&partition.topic, number, place)
+            .unwrap();
+        let deleted = admin
+            .delete_records(&before, &AdminOptions::new())
+            .await
+            .unwrap();
+        for element in deleted.elements() {
+            element.error().unwrap();
+        }
+    }
+}
+
+/// Groups of the classic protocol, the default.
+mod classic {
+    use super::{Fixture, GroupProtocol, fixture};
+
+    async fn fresh() -> Fixture {
+        fixture(GroupProtocol::Classic).await
+    }
+    foldstream_testkit::message_bus_contract! {
+        #[ignore = "needs Docker; see CONTRIBUTING.md"]
+        bus = fresh, with = [trim, delete_group]
+    }
+}
+
+/// KIP-848: the broker assigns.
+mod consumer_protocol {
+    use super::{Fixture, GroupProtocol, fixture};
+
+    async fn fresh() -> Fixture {
+        fixture(GroupProtocol::Consumer).await
+    }
+    foldstream_testkit::message_bus_contract! {
+        #[ignore = "needs Docker; see CONTRIBUTING.md"]
+        bus = fresh, with = [trim, delete_group]
+    }
+}
+
+fn unique(what: &str) -> String {
+    format!("{what}-{}", foldstream::CommitId::random())
+}
+
+fn message(topic: &str, value: impl Into<String>) -> Message {
+    Message::new(topic, "k", Some(value.into().into()), Timestamp::now())
+}
+
+async fn next(consumer: &Arc<dyn Consumer>) -> ConsumerEvent {
+    tokio::time::timeout(Duration::from_secs(60), consumer.next())
+        .await
+        .expect("an event within a minute")
+        .unwrap()
+}
+
+fn from_start(group: &str, topic: &str) -> Subscription {
+    let start = OffsetMark::new(PartitionId::new(topic, 0), Offset::new(0));
+    Subscription::new(group, [topic]).with_start(vec![start])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Docker; see CONTRIBUTING.md"]
+async fn a_topic_is_described_as_it_was_made() {
+    let bus = fixture(GroupProtocol::Classic).await.bus;
+    let (plain, compacted) = (unique("plain"), unique("compacted"));
+    let plain_spec = TopicSpec::new(&plain, 5)
+        .with_replication(1)
+        .with_config("retention.ms", "86400000")
+        .with_config("max.message.bytes", "2000000");
+    let compacted_spec = TopicSpec::new(&compacted, 1)
+        .with_config("cleanup.policy", "compact,delete")
+        .with_config("retention.ms", "-1");
+    let outcomes = bus
+        .create_topics(&[plain_spec.clone(), compacted_spec])
+        .await
+        .unwrap();
+    assert_eq!(outcomes, [TopicOutcome::Created, TopicOutcome::Created]);
+    assert_eq!(
+        bus.create_topic(&plain_spec).await.unwrap(),
+        TopicOutcome::Existed
+    );
+
+    let description = bus.describe_topic(&plain).await.unwrap();
+    assert_eq!(description.partitions, 5);
+    assert_eq!(description.compacted, Some(false));
+    assert_eq!(description.retention, Some(Duration::from_secs(86_400)));
+    assert_eq!(description.max_message_bytes, Some(2_000_000));
+    let description = bus.describe_topic(&compacted).await.unwrap();
+    assert_eq!(description.compacted, Some(true));
+    assert_eq!(description.retention, Some(Duration::MAX));
+    assert_eq!(description.max_message_bytes, Some(1_048_588));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Docker; see CONTRIBUTING.md"]
+async fn a_topic_that_the_brokers_cannot_make_is_refused() {
+    let bus = fixture(GroupProtocol::Classic).await.bus;
+    let spec = TopicSpec::new(unique("topic"), 1).with_config("no.such.property", "1");
+    let error = bus.create_topic(&spec).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            MessageBusError::Refused {
+                kind: RefusedKind::Validation,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    let spec = TopicSpec::new(unique("topic"), 1).with_replication(99);
+    let error = bus.create_topic(&spec).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            MessageBusError::Refused {
+                kind: RefusedKind::Validation,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Docker; see CONTRIBUTING.md"]
+async fn records_that_retention_takes_from_under_a_slow_reader_are_told() {
+    let fixture = fixture(GroupProtocol::Classic).await;
+    let (bus, topic, group) = (Arc::clone(&fixture.bus), unique("topic"), unique("group"));
+    fixture.create_topic(&topic, 1).await;
+    // More than the client and the adapter read ahead together.
+    let value = "x".repeat(100_000);
+    for _ in 0..100 {
+        bus.publish(&message(&topic, &*value)).await.unwrap();
+    }
+    let config = config().await.with_read_ahead(5, 1_000_000);
+    let slow = KafkaMessageBus::new(config).unwrap();
+    let consumer = slow.subscribe(from_start(&group, &topic)).await.unwrap();
+    assert!(matches!(next(&consumer).await, ConsumerEvent::Assigned(_)));
+    let ConsumerEvent::Delivery(first) = next(&consumer).await else {
+        panic!("no delivery");
+    };
+    let id = first.partition.clone();
+    fixture.delete_records_before(&id, Offset::new(99)).await;
+    let mut expected = first.offset.next();
+    loop {
+        match next(&consumer).await {
+            ConsumerEvent::Delivery(delivery) => {
+                assert_eq!(delivery.offset, expected, "nothing is skipped silently");
+                assert!(
+                    expected < Offset::new(99),
+                    "the rest was read ahead: the case shows nothing"
+                );
+                expected = expected.next();
+            }
+            ConsumerEvent::NoPosition(partition, why) => {
+                let (begin, end) = (Offset::new(99), Offset::new(100));
+                assert_eq!(
+                    (partition, why),
+                    (id, NoPosition::OutOfRange { begin, end })
+                );
+                break;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Docker; see CONTRIBUTING.md"]
+async fn a_group_is_deleted_only_without_members_and_any_number_of_times() {
+    let fixture = fixture(GroupProtocol::Classic).await;
+    let (bus, topic, group) = (Arc::clone(&fixture.bus), unique("topic"), unique("group"));
+    fixture.create_topic(&topic, 1).await;
+    bus.publish(&message(&topic, "0")).await.unwrap();
+    let consumer = bus.subscribe(from_start(&group, &topic)).await.unwrap();
+    let ConsumerEvent::Assigned(assignment) = next(&consumer).await else {
+        panic!("no assignment");
+    };
+    let own = &assignment.partitions[0];
+    let mark = OwnedMark::new(own.partition.clone(), own.epoch, Offset::new(1));
+    consumer.commit(&[mark]).await.unwrap();
+    let error = bus.delete_group(&group).await.unwrap_err();
+    assert!(
+        matches!(
+            error,
+            MessageBusError::Refused {
+                kind: RefusedKind::Validation,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    consumer.leave().await.unwrap();
+    for _ in 0..2 {
+        bus.delete_group(&group).await.unwrap();
+        let committed = bus.committed(&group, &topic).await.unwrap();
+        assert_eq!(committed, [(PartitionId::new(&*topic, 0), None)]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Docker; see CONTRIBUTING.md"]
+async fn a_record_over_the_limit_of_its_topic_is_too_large() {
+    let bus = fixture(GroupProtocol::Classic).await.bus;
+    let topic = unique("topic");
+    let spec = TopicSpec::new(&topic, 1).with_config("max.message.bytes", "400000");
+    bus.create_topic(&spec).await.unwrap();
+    let error = bus
+        .publish(&message(&topic, "x".repeat(500_000)))
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(
+            error,
+            MessageBusError::TooLarge {
+                bytes: 500_001,
+                limit: None,
+                ..
+            }
+        ),
+        "{error:?}"
+    );
+    // Small ones are never refused for the company they travel in.
+    let sends: Vec<_> = (0..50)
+        .map(|_| {
+            let (bus, message) = (Arc::clone(&bus), message(&topic, "x".repeat(50_000)));
+            tokio::spawn(async move { bus.publish(&message).await.map(drop) })
+        })
+        .collect();
+    for send in sends {
+        send.await.unwrap().unwrap();
+    }
+}
