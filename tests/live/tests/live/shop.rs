@@ -208,6 +208,19 @@ impl Shop {
         events
     }
 
+    async fn has_rows(&self) -> bool {
+        let table = format!("{}-shop-orders", self.name);
+        let scanned = self
+            .client()
+            .await
+            .scan()
+            .table_name(table)
+            .limit(1)
+            .send()
+            .await;
+        scanned.is_ok_and(|page| page.count > 0)
+    }
+
     async fn has_records(&self) -> bool {
         let (kafka, topic) = (self.kafka.clone(), self.name.clone());
         let asked = move || {
@@ -476,12 +489,13 @@ async fn processes_that_are_killed_lose_nothing_and_count_nothing_twice() {
     }
     publisher.kill().await.unwrap();
     shop.step(&["publish", "--until-idle"]).await;
-    // Somewhere in the middle, wherever that is on this machine.
-    for millis in [300, 600, 1200] {
-        let mut runner = shop.start(&["run"]);
-        tokio::time::sleep(Duration::from_millis(millis)).await;
-        runner.kill().await.unwrap();
+    // As soon as the first row is there: perhaps before its offset is committed.
+    let mut runner = shop.start(&["run"]);
+    while !shop.has_rows().await {
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    runner.kill().await.unwrap();
+    // The group waits for the dead member until its session has timed out: 45 s.
     shop.step(&["run", "--until-caught-up"]).await;
     assert_eq!(shop.events_in_the_topic().await, lines.len());
     assert_eq!(shop.report().await, expected);
