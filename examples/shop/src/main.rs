@@ -1,11 +1,12 @@
 //! The shop's command line.
+mod servers;
+
 use clap::{Args, Parser, Subcommand};
 use foldstream::BoxError;
 use shop::{
     backend::{Backend, Uses},
     import::Imported,
     progress,
-    read_model::ReadModel,
     report::Report,
     road::{self, chain},
     shutdown,
@@ -15,7 +16,6 @@ use std::{
     io::IsTerminal,
     path::{Path, PathBuf},
     process::ExitCode,
-    sync::Arc,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -62,43 +62,6 @@ struct Servers {
     /// Where Kafka is, as in localhost:9092; subcommands also read KAFKA_BROKERS.
     #[arg(long, value_name = "BROKERS", global = true)]
     kafka: Option<String>,
-}
-
-#[cfg(feature = "production")]
-impl From<Servers> for shop::production::Servers {
-    fn from(Servers { dynamodb, kafka }: Servers) -> Self {
-        Self { dynamodb, kafka }
-    }
-}
-
-#[cfg(feature = "production")]
-async fn connect(servers: Servers, uses: Uses) -> Result<Backend, BoxError> {
-    Ok(shop::production::Servers::from(servers)
-        .connect(uses)
-        .await?)
-}
-
-#[cfg(feature = "production")]
-async fn read_model(servers: Servers) -> Result<Arc<dyn ReadModel>, BoxError> {
-    Ok(Arc::new(
-        shop::production::Servers::from(servers)
-            .read_model()
-            .await?,
-    ))
-}
-
-#[cfg(not(feature = "production"))]
-const NO_ADAPTERS: &str =
-    "this build has no adapters for DynamoDB and Kafka: build it with --features production";
-
-#[cfg(not(feature = "production"))]
-async fn connect(_: Servers, _: Uses) -> Result<Backend, BoxError> {
-    Err(NO_ADAPTERS.into())
-}
-
-#[cfg(not(feature = "production"))]
-async fn read_model(_: Servers) -> Result<Arc<dyn ReadModel>, BoxError> {
-    Err(NO_ADAPTERS.into())
 }
 
 /// The steps of the road.
@@ -173,19 +136,19 @@ async fn run(cli: Cli) -> Result<Ending, BoxError> {
                     dynamodb: None,
                     kafka: None,
                 } => Backend::embedded(),
-                servers => connect(servers, Uses::Everything).await?,
+                named => servers::connect(named, Uses::Everything).await?,
             };
             whole_road(&backend, &what, &shutdown).await
         }
         Some(Step::Import { file }) => {
             let file = one_of(file, what.import, "import")?;
-            let backend = connect(servers, Uses::EventStore).await?;
+            let backend = servers::connect(servers, Uses::EventStore).await?;
             let imported = road::import_file(&backend, &file, &shutdown).await?;
             ending_of(&imported)
         }
         Some(Step::Publish { until_idle }) => {
             publish(
-                &connect(servers, Uses::Everything).await?,
+                &servers::connect(servers, Uses::Everything).await?,
                 until_idle,
                 &shutdown,
             )
@@ -195,12 +158,12 @@ async fn run(cli: Cli) -> Result<Ending, BoxError> {
             name,
             until_caught_up,
         }) => {
-            let backend = connect(servers, Uses::Everything).await?;
+            let backend = servers::connect(servers, Uses::Everything).await?;
             project(&backend, name.as_deref(), until_caught_up, &shutdown).await
         }
         Some(Step::Report { file }) => {
             let file = one_of(file, what.report, "report")?;
-            let read_model = read_model(servers).await?;
+            let read_model = servers::read_model(servers).await?;
             write(&Report::read(&*read_model, |_| true).await?, Some(&file))?;
             Ok(Ending::AllWell)
         }

@@ -4,10 +4,7 @@ mod row;
 
 pub use read_model::DynamoDbReadModel;
 
-use crate::{
-    backend::{Backend, PARTITIONS, Uses},
-    read_model::ReadModelError,
-};
+use crate::backend::{Backend, PARTITIONS, Uses};
 use foldstream::{Timestamp, ports::MessageBusError};
 use foldstream_dynamodb::{DynamoDb, DynamoDbConfig, DynamoDbError, TableOptions, create_tables};
 use foldstream_kafka::{KafkaConfig, KafkaConfigError, KafkaMessageBus, TopicSpec};
@@ -37,9 +34,17 @@ pub enum ConnectError {
     /// Kafka.
     #[error("the topic cannot be made")]
     Topic(#[from] MessageBusError),
-    /// The read model's table.
-    #[error("the read model cannot be opened")]
-    ReadModel(#[from] ReadModelError),
+}
+
+impl ConnectError {
+    /// Whether a server does not answer.
+    pub const fn is_unavailable(&self) -> bool {
+        match self {
+            Self::DynamoDb(error) => error.is_transient(),
+            Self::Topic(error) => error.is_transient(),
+            Self::KafkaConfig(_) => false,
+        }
+    }
 }
 
 impl Servers {

@@ -7,3 +7,4 @@
 mod containers;
 mod dynamodb;
 mod kafka;
+mod shop;
