@@ -35,6 +35,11 @@ impl ConsumerContext for Listening {}
 
 pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, text: &str) {
     use RDKafkaLogLevel as Level;
+    // One set of properties serves producers and consumers, and each kind warns of the other's.
+    if facility == "CONFWARN" && text.contains("will be ignored by this") {
+        tracing::debug!(target: "librdkafka", facility, "{text}");
+        return;
+    }
     match level {
         Level::Emerg | Level::Alert | Level::Critical | Level::Error => {
             tracing::error!(target: "librdkafka", facility, "{text}");

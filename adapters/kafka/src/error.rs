@@ -212,8 +212,13 @@ impl Errors {
     /// The error of a call that says what it was `doing`.
     pub(crate) fn failed(&self, doing: impl fmt::Display, error: KafkaError) -> MessageBusError {
         let mut class = code(&error).map_or(Class::Refused(RefusedKind::Other), class);
-        if matches!(error, KafkaError::Canceled) {
-            class = Class::Unavailable;
+        match error {
+            KafkaError::Canceled => class = Class::Unavailable,
+            // Properties that contradict each other, which only a client itself finds.
+            KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_) => {
+                class = Class::Refused(RefusedKind::Validation);
+            }
+            _ => {}
         }
         let problem = self.last_problem();
         // A client that may not log in says so aside, and lets its requests time out.
@@ -277,7 +282,7 @@ fn remedy(kind: RefusedKind) -> &'static str {
             "the principal lacks a permission; grant it by an ACL (kafka-acls.sh --add)"
         }
         RefusedKind::Unsupported => "the brokers do not support this; see the tested versions",
-        RefusedKind::Validation => "the brokers call it invalid",
+        RefusedKind::Validation => "it is called invalid; see the source of this error",
         _ => "see the source of this error",
     }
 }

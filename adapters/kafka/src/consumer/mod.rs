@@ -27,7 +27,10 @@ use std::{
     sync::{Arc, Weak},
     time::Duration,
 };
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep, timeout_at},
+};
 use wake::Wake;
 
 /// How soon a commit is tried again while the group is between two generations.
@@ -41,6 +44,9 @@ pub(crate) struct KafkaConsumer {
     errors: Arc<Errors>,
     group: String,
     timeout: Duration,
+    /// One commit at a time, also after its caller has gone: a late retry of an older one must not undo a newer one
+    /// that has returned.
+    turn: Arc<Semaphore>,
 }
 
 impl fmt::Debug for KafkaConsumer {
@@ -90,6 +96,7 @@ pub(crate) fn join(
         errors: Arc::clone(&errors),
         group: group.clone(),
         timeout: config.request_timeout,
+        turn: Arc::new(Semaphore::new(1)),
     };
     let settings = Settings {
         group,
@@ -117,6 +124,11 @@ impl KafkaConsumer {
         marks: &[OwnedMark],
         deadline: Instant,
     ) -> Result<KafkaResult<()>, MessageBusError> {
+        let timed_out = KafkaError::ConsumerCommit(RDKafkaErrorCode::OperationTimedOut);
+        let turn = Arc::clone(&self.turn).acquire_owned();
+        let Ok(turn) = timeout_at(deadline, turn).await else {
+            return Ok(Err(timed_out));
+        };
         let held = self.shared.begin_commit(marks)?;
         let client = self.client.upgrade().ok_or(MessageBusError::Closed)?;
         let marks = marks.to_vec();
@@ -125,13 +137,12 @@ impl KafkaConsumer {
             let stored = offsets(&marks).and_then(|list| client.commit(&list, CommitMode::Sync));
             drop(client);
             drop(held);
+            drop(turn);
             stored
         });
         match timeout_at(deadline, attempt).await {
             Ok(stored) => stored.map_err(task_failed),
-            Err(_) => Ok(Err(KafkaError::ConsumerCommit(
-                RDKafkaErrorCode::OperationTimedOut,
-            ))),
+            Err(_) => Ok(Err(timed_out)),
         }
     }
 }
