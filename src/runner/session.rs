@@ -3,7 +3,7 @@ use super::{
     RunnerError,
     attempt::{Attempted, Incoming, Shared},
     lanes::Lanes,
-    processor::{Ends, Processor, after},
+    processor::{Ends, Patience, Processor, after, patiently},
     streams::Streams,
     window::Window,
 };
@@ -12,8 +12,8 @@ use crate::{
     control::BootRows,
     from_message,
     ports::{
-        AssignedPartition, AssignmentEpoch, Consumer, ConsumerEvent, Delivery, MessageBusError,
-        NoPosition, OwnedMark, PartitionId, Revocation, StartedFrom,
+        AssignedPartition, AssignmentEpoch, Consumer, ConsumerEvent, ControlStoreError, Delivery,
+        MessageBusError, NoPosition, OwnedMark, PartitionId, Revocation, StartedFrom,
     },
 };
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -157,7 +157,7 @@ impl<'a> Session<'a> {
                     self.receive_after = None;
                 }
                 event = consumer.next(), if self.receive_after.is_none() => {
-                    if let Some(end) = self.receive(event).await? {
+                    if let Some(end) = self.receive(event, stop).await? {
                         return Ok(end);
                     }
                 }
@@ -171,6 +171,7 @@ impl<'a> Session<'a> {
     async fn receive(
         &mut self,
         event: Result<ConsumerEvent, MessageBusError>,
+        stop: &CancellationToken,
     ) -> Result<Option<End>, RunnerError> {
         let event = match event {
             Ok(event) => event,
@@ -189,7 +190,10 @@ impl<'a> Session<'a> {
             ConsumerEvent::Delivery(delivery) => self.take(delivery)?,
             ConsumerEvent::Assigned(assignment) => {
                 for assigned in assignment.partitions {
-                    self.begin(assigned).await?;
+                    if stop.is_cancelled() {
+                        break;
+                    }
+                    self.begin(assigned, stop).await?;
                 }
             }
             ConsumerEvent::Revoking(revocation) => self.give_up(revocation).await?,
@@ -243,25 +247,29 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Takes up a partition. Where nothing was committed, the start is committed, then noted, before anything is handled.
-    async fn begin(&mut self, assigned: AssignedPartition) -> Result<(), RunnerError> {
+    /// Takes up a partition, unless it is told to stop. Where nothing was committed, the start is committed, then noted,
+    /// before anything is handled.
+    async fn begin(
+        &mut self,
+        assigned: AssignedPartition,
+        stop: &CancellationToken,
+    ) -> Result<(), RunnerError> {
         let partition = assigned.partition.clone();
         if assigned.from == StartedFrom::Declared {
-            self.read_boot_again(&partition).await?;
+            if !self.read_boot_again(&partition, stop).await? {
+                return Ok(());
+            }
             if self.was_started(&partition) {
                 let reason = "its committed offset is gone".into();
                 return Err(self.position_lost(partition, reason));
             }
             let mark = OwnedMark::new(partition.clone(), assigned.epoch, assigned.next);
-            match self.commit_start(&mark).await {
-                Ok(()) => {}
-                // It was taken away again already.
-                Err(MessageBusError::StaleAssignment { .. }) => return Ok(()),
-                Err(error) => return Err(self.processor.bus_error(error)),
+            if !self.commit_start(&mark, stop).await? {
+                return Ok(());
             }
         }
-        if !self.was_started(&partition) {
-            self.note_started(&partition).await?;
+        if !self.was_started(&partition) && !self.note_started(&partition, stop).await? {
+            return Ok(());
         }
         let owned = Owned {
             epoch: assigned.epoch,
@@ -276,42 +284,60 @@ impl<'a> Session<'a> {
         self.boot.get(partition).is_some_and(|boot| boot.started)
     }
 
-    async fn read_boot_again(&mut self, partition: &PartitionId) -> Result<(), RunnerError> {
-        let (policy, since) = (super::processor::patience(), Instant::now());
-        let mut failed = 0;
+    /// The boot row as it is now; false if it was told to stop first.
+    async fn read_boot_again(
+        &mut self,
+        partition: &PartitionId,
+        stop: &CancellationToken,
+    ) -> Result<bool, RunnerError> {
+        let mut patience = Patience::new();
         while let Err(error) = self.boot.read_again(partition).await {
-            failed += 1;
-            let wait = policy.next_delay(failed, since.elapsed());
-            let Some(wait) = wait.filter(|_| error.is_transient()) else {
-                return Err(self.processor.control_error(error));
-            };
-            tokio::time::sleep(wait).await;
+            if !patience.wait(stop, &error, error.is_transient()).await {
+                return self.unless_stopped(stop, error);
+            }
         }
-        Ok(())
+        Ok(true)
     }
 
-    async fn commit_start(&mut self, mark: &OwnedMark) -> Result<(), MessageBusError> {
+    /// Commits where it starts; false if it was told to stop first, or if the partition was taken away again already.
+    async fn commit_start(
+        &mut self,
+        mark: &OwnedMark,
+        stop: &CancellationToken,
+    ) -> Result<bool, RunnerError> {
         let call = || self.consumer.commit(std::slice::from_ref(mark));
-        let never = CancellationToken::new();
-        let committed =
-            super::processor::patiently(&never, call, MessageBusError::is_transient).await;
-        committed.unwrap_or(Err(MessageBusError::Closed))
+        match patiently(stop, call, MessageBusError::is_transient).await {
+            Some(Ok(())) => Ok(true),
+            None | Some(Err(MessageBusError::StaleAssignment { .. })) => Ok(false),
+            Some(Err(error)) => Err(self.processor.bus_error(error)),
+        }
     }
 
-    /// Notes the start. A control store that is away for a moment does not halt the processor.
-    async fn note_started(&mut self, partition: &PartitionId) -> Result<(), RunnerError> {
-        let (policy, since) = (super::processor::patience(), Instant::now());
-        let mut failed = 0;
+    /// Notes the start; false if it was told to stop first. A control store that is away for a moment does not halt the
+    /// processor.
+    async fn note_started(
+        &mut self,
+        partition: &PartitionId,
+        stop: &CancellationToken,
+    ) -> Result<bool, RunnerError> {
+        let mut patience = Patience::new();
         while let Err(error) = self.boot.set_started(partition).await {
-            failed += 1;
-            let wait = policy.next_delay(failed, since.elapsed());
-            let Some(wait) = wait.filter(|_| error.is_transient()) else {
-                return Err(self.processor.control_error(error));
-            };
-            tracing::warn!(processor = %self.processor.name, %partition, %error, ?wait, "the start could not be noted yet");
-            tokio::time::sleep(wait).await;
+            if !patience.wait(stop, &error, error.is_transient()).await {
+                return self.unless_stopped(stop, error);
+            }
         }
-        Ok(())
+        Ok(true)
+    }
+
+    fn unless_stopped(
+        &self,
+        stop: &CancellationToken,
+        error: ControlStoreError,
+    ) -> Result<bool, RunnerError> {
+        if stop.is_cancelled() && error.is_transient() {
+            return Ok(false);
+        }
+        Err(self.processor.control_error(error))
     }
 
     /// Finishes what runs of these partitions, commits, and lets the group take them.

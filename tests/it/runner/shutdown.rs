@@ -1,5 +1,8 @@
 //! The end of a run, whatever it is doing.
-use super::harness::*;
+use super::{
+    faults::{Call, Fault},
+    harness::*,
+};
 use foldstream::runner::{EventContext, HandlerResult, Listener};
 use std::{
     sync::{
@@ -8,6 +11,7 @@ use std::{
     },
     time::Duration,
 };
+use tokio::time::Instant;
 
 /// Leaves work behind that goes on until it is told that it no longer counts, and never ends itself.
 #[derive(Default)]
@@ -61,4 +65,34 @@ async fn a_drain_without_an_end_is_a_drain() {
     let report = runner.build().unwrap().run(shutdown).await;
     assert!(report.into_result().is_ok());
     assert_eq!((seen.len(), world.committed(SEEN).await), (1, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_does_not_wait_for_a_backend_that_is_away() {
+    type Away = fn(Call<'_>) -> bool;
+    let calls: [Away; 7] = [
+        |call| matches!(call, Call::Get),
+        |call| matches!(call, Call::Put(_)),
+        |call| matches!(call, Call::Put(row) if row.value.ends_with(br#""s":true}"#)),
+        |call| matches!(call, Call::Offsets),
+        |call| matches!(call, Call::Subscribe),
+        |call| matches!(call, Call::Commit),
+        |call| matches!(call, Call::Next),
+    ];
+    for (n, is_away) in calls.into_iter().enumerate() {
+        let world = World::new(1);
+        world.deposit("a").await;
+        let plan = move |call: Call<'_>| match is_away(call) {
+            true => Fault::Unavailable,
+            false => Fault::None,
+        };
+        let runner = world.faulty_builder(plan);
+        let runner = runner.listener_with(Seen::new(), from_beginning());
+        let started = Instant::now();
+        let shutdown = tokio::time::sleep(Duration::from_secs(2));
+        let report = runner.build().unwrap().run(shutdown).await;
+        assert!(report.into_result().is_ok(), "call {n}");
+        let waited = started.elapsed();
+        assert!(waited < Duration::from_secs(3), "call {n}: {waited:?}");
+    }
 }
