@@ -107,15 +107,14 @@ impl Processor {
         }
     }
 
-    /// Where the topics end now.
-    pub(super) async fn ends(&self) -> Result<Ends, RunnerError> {
+    /// Where the topics end now; less if it is told to stop first.
+    pub(super) async fn ends(&self, stop: &CancellationToken) -> Result<Ends, RunnerError> {
         let mut ends = Ends::new();
         for topic in &self.topics {
-            let offsets = self
-                .bus
-                .offsets(topic)
-                .await
-                .map_err(|e| self.bus_error(e))?;
+            let ask = || self.bus.offsets(topic);
+            let offsets = patiently(stop, ask, MessageBusError::is_transient).await;
+            let offsets = offsets.transpose().map_err(|e| self.bus_error(e))?;
+            let offsets = offsets.unwrap_or_default();
             ends.extend(offsets.into_iter().map(|o| (o.partition, o.end)));
         }
         Ok(ends)

@@ -280,3 +280,25 @@ async fn a_lost_commit_is_noticed_by_an_instance_that_looked_before_the_processo
     );
     assert_eq!(second.len(), 0);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_run_until_caught_up_waits_for_a_bus_that_is_away_for_a_moment() {
+    let world = World::new(1);
+    world.deposit("a").await;
+    let failures = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(3));
+    let runner = world.faulty_builder(move |call| {
+        let left = |n: u32| n.checked_sub(1);
+        let order = std::sync::atomic::Ordering::SeqCst;
+        match call {
+            Call::Offsets if failures.fetch_update(order, order, left).is_ok() => {
+                Fault::Unavailable
+            }
+            _ => Fault::None,
+        }
+    });
+    let seen = Seen::new();
+    let runner = runner.listener_with(seen.clone(), from_beginning());
+    let report = runner.build().unwrap().run_until_caught_up().await;
+    assert!(report.processors[0].error.is_none(), "{report:?}");
+    assert_eq!(seen.of("a"), [1]);
+}
