@@ -1,6 +1,8 @@
 //! Committing what is done: flush the read model first, then the offsets.
-use super::{ErrorClass, HandlerError, RunnerError, session::Session};
+use super::{ErrorClass, HandlerError, RunnerError, session::Session, settle::panic_message};
 use crate::ports::{MessageBusError, OwnedMark};
+use futures::FutureExt;
+use std::panic::AssertUnwindSafe;
 use tokio::time::Instant;
 
 /// Records done since the last commit after which the next one does not wait for its time.
@@ -46,9 +48,13 @@ impl Session<'_> {
 
     /// Makes the read model durable. False: not yet, try again later.
     async fn flush(&mut self) -> Result<bool, RunnerError> {
-        let flush = self.shared.processor.flush(&self.shared.model);
-        let flushed = match tokio::time::timeout(self.shared.timeout, flush).await {
-            Ok(flushed) => flushed,
+        let shared = self.shared.clone();
+        // It runs in the task of all processors: a panic must end only this one.
+        let flush = async { shared.processor.flush(&shared.model).await };
+        let flush = AssertUnwindSafe(flush).catch_unwind();
+        let flushed = match tokio::time::timeout(shared.timeout, flush).await {
+            Ok(Ok(flushed)) => flushed,
+            Ok(Err(panic)) => Err(HandlerError::permanent(panic_message("flush", &*panic))),
             Err(_) => Err(HandlerError::transient(
                 "flush took longer than the attempt timeout",
             )),

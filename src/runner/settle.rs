@@ -7,6 +7,7 @@ use super::{
 };
 use crate::StreamId;
 use futures::FutureExt;
+use std::any::Any;
 use tokio::{
     task::{Id, JoinError},
     time::Instant,
@@ -66,14 +67,17 @@ impl Session<'_> {
                 }
                 attempted.result
             }
-            Err(error) if error.is_cancelled() => {
-                self.lanes.finished(&job.stream);
-                return Ok(());
-            }
-            Err(error) => Err(Failure {
-                version: job.incoming.event.header.version,
-                error: HandlerError::permanent(panic_message(error)),
-            }),
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => Err(Failure {
+                    version: job.incoming.event.header.version,
+                    error: HandlerError::permanent(panic_message("handler", &*panic)),
+                }),
+                // It was cancelled.
+                Err(_) => {
+                    self.lanes.finished(&job.stream);
+                    return Ok(());
+                }
+            },
         };
         match result {
             Ok(()) => {
@@ -161,16 +165,9 @@ impl Session<'_> {
     }
 }
 
-fn panic_message(error: JoinError) -> String {
-    let Ok(payload) = error.try_into_panic() else {
-        return "the handler was cancelled".into();
-    };
-    let text = payload
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| payload.downcast_ref::<String>().cloned());
-    format!(
-        "the handler panicked: {}",
-        text.as_deref().unwrap_or("no message")
-    )
+/// What a panic of this function said.
+pub(super) fn panic_message(what: &str, payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    format!("the {what} panicked: {}", text.unwrap_or("no message"))
 }

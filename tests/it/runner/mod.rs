@@ -3,6 +3,7 @@ mod crash;
 mod delivery;
 mod failure;
 mod faults;
+mod flush;
 mod group;
 mod harness;
 mod shutdown;

@@ -1,0 +1,87 @@
+//! Flushing before offsets are committed.
+use super::harness::*;
+use foldstream::runner::{
+    ErrorClass, EventContext, HandlerResult, ModelId, Projector, RunnerError,
+};
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// What a flush does at this time, at the nth call from 1.
+type Flush = dyn Fn(Duration, u32) -> HandlerResult + Send + Sync;
+
+/// Buffers what it projects, and makes it durable by `flush`.
+struct Buffering {
+    started: Instant,
+    flushes: AtomicU32,
+    buffered: Mutex<Vec<u64>>,
+    durable: Mutex<Vec<u64>>,
+    flush: Box<Flush>,
+}
+impl Buffering {
+    fn new(flush: impl Fn(Duration, u32) -> HandlerResult + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self {
+            started: Instant::now(),
+            flushes: AtomicU32::new(0),
+            buffered: Mutex::default(),
+            durable: Mutex::default(),
+            flush: Box::new(flush),
+        })
+    }
+    fn durable(&self) -> usize {
+        self.durable.lock().unwrap().len()
+    }
+}
+impl Projector for Buffering {
+    const NAME: &'static str = "seen";
+    type Events = crate::support::AccountEvent;
+    async fn project(&self, _: &Self::Events, ctx: &EventContext) -> HandlerResult {
+        self.buffered.lock().unwrap().push(ctx.version().get());
+        Ok(())
+    }
+    async fn reset(&self, _: &ModelId) -> HandlerResult {
+        Ok(())
+    }
+    async fn flush(&self, _: &ModelId) -> HandlerResult {
+        let nth = self.flushes.fetch_add(1, Ordering::SeqCst) + 1;
+        (self.flush)(self.started.elapsed(), nth)?;
+        let mut buffered = self.buffered.lock().unwrap();
+        self.durable.lock().unwrap().append(&mut buffered);
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_panic_in_a_flush_halts_its_processor_alone() {
+    let world = World::new(1);
+    world.deposit("a").await;
+    let bad = Buffering::new(|_, _| panic!("index out of bounds"));
+    let good = Seen::new();
+    let runner = world
+        .builder()
+        .projector(bad)
+        .listener_with(good.clone(), from_beginning().with_name("good"))
+        .build()
+        .unwrap();
+    let work = async {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        world.deposit("a").await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    };
+    let report = runner.run(work).await;
+    let RunnerError::Flush { class, source, .. } = error_of(&report) else {
+        panic!("{report:?}")
+    };
+    assert_eq!(*class, ErrorClass::Permanent);
+    assert_eq!(
+        source.to_string(),
+        "the flush panicked: index out of bounds"
+    );
+    assert!(report.processor("good").unwrap().error.is_none());
+    assert_eq!(good.of("a"), [1, 2]);
+}
