@@ -1,5 +1,8 @@
 //! Committing what is done: flush the read model first, then the offsets.
-use super::{ErrorClass, HandlerError, RunnerError, session::Session, settle::panic_message};
+use super::{
+    ErrorClass, HandlerError, RunnerError, processor::after, session::Session,
+    settle::panic_message,
+};
 use crate::ports::{MessageBusError, OwnedMark};
 use futures::FutureExt;
 use std::panic::AssertUnwindSafe;
@@ -9,9 +12,16 @@ use tokio::time::Instant;
 const COMMIT_AFTER: u64 = 1000;
 
 impl Session<'_> {
+    /// Whether so much is done that it shall be committed before its time.
     pub(super) fn must_commit(&self) -> bool {
         let mut owned = self.partitions.values();
-        owned.any(|owned| owned.window.uncommitted() >= COMMIT_AFTER)
+        self.may_commit() && owned.any(|owned| owned.window.uncommitted() >= COMMIT_AFTER)
+    }
+
+    /// Whether the pause after a failure is over.
+    pub(super) fn may_commit(&self) -> bool {
+        self.commit_after
+            .is_none_or(|after| after <= Instant::now())
     }
 
     /// Commits the low watermark of every partition that has moved. What cannot be committed now is committed later.
@@ -40,6 +50,7 @@ impl Session<'_> {
             }
             Err(error) if error.is_transient() => {
                 tracing::warn!(processor = %self.processor.name, %error, "the offsets could not be committed yet");
+                self.commit_after = Some(after(self.processor.policy.commit_interval));
                 Ok(())
             }
             Err(error) => Err(self.processor.bus_error(error)),
@@ -61,25 +72,28 @@ impl Session<'_> {
         };
         let Err(error) = flushed else {
             (self.flushes_failed, self.flush_failing_since) = (0, None);
+            self.commit_after = None;
             return Ok(true);
         };
         let since = *self.flush_failing_since.get_or_insert_with(Instant::now);
         self.flushes_failed += 1;
         let policy = &self.processor.policy.retry;
-        let may_retry = match error.class() {
-            ErrorClass::Transient | ErrorClass::Throttled { .. } => policy
+        let wait = match error.class() {
+            ErrorClass::Transient => policy.next_delay(self.flushes_failed, since.elapsed()),
+            ErrorClass::Throttled { retry_after } => policy
                 .next_delay(self.flushes_failed, since.elapsed())
-                .is_some(),
-            ErrorClass::Permanent | ErrorClass::Poison | ErrorClass::Fatal => false,
+                .map(|wait| wait.max(retry_after)),
+            ErrorClass::Permanent | ErrorClass::Poison | ErrorClass::Fatal => None,
         };
-        if !may_retry {
+        let Some(wait) = wait else {
             return Err(RunnerError::Flush {
                 processor: self.processor.name.clone(),
                 class: error.class(),
                 source: error.into_source(),
             });
-        }
-        tracing::warn!(processor = %self.processor.name, %error, "the read model could not be flushed yet");
+        };
+        tracing::warn!(processor = %self.processor.name, ?wait, %error, "the read model could not be flushed yet");
+        self.commit_after = Some(after(wait));
         Ok(false)
     }
 }

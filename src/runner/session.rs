@@ -47,6 +47,8 @@ pub(super) struct Session<'a> {
     pub(super) partitions: BTreeMap<PartitionId, Owned>,
     pub(super) flushes_failed: u32,
     pub(super) flush_failing_since: Option<Instant>,
+    /// Until when not to commit, after a failure.
+    pub(super) commit_after: Option<Instant>,
     group: &'a str,
     ends: Option<&'a Ends>,
     pub(super) lanes: Lanes<Arc<Incoming>>,
@@ -101,6 +103,7 @@ impl<'a> Session<'a> {
             partitions: BTreeMap::new(),
             flushes_failed: 0,
             flush_failing_since: None,
+            commit_after: None,
             group,
             ends,
             lanes: Lanes::new(),
@@ -148,7 +151,9 @@ impl<'a> Session<'a> {
                 Some(joined) = self.running.join_next_with_id() => self.settle(joined)?,
                 Some(stream) = self.waits.next() => self.wake(&stream),
                 _ = ticks.tick() => {
-                    self.commit().await?;
+                    if self.may_commit() {
+                        self.commit().await?;
+                    }
                     if self.is_caught_up_elsewhere().await? {
                         return Ok(End::Stopped);
                     }

@@ -1,7 +1,11 @@
 //! Flushing before offsets are committed.
 use super::harness::*;
-use foldstream::runner::{
-    ErrorClass, EventContext, HandlerResult, ModelId, Projector, RunnerError,
+use foldstream::{
+    Backoff, RetryPolicy,
+    runner::{
+        ErrorClass, EventContext, HandlerError, HandlerResult, ModelId, ProcessorPolicy, Projector,
+        RunnerError,
+    },
 };
 use std::{
     sync::{
@@ -54,6 +58,34 @@ impl Projector for Buffering {
         self.durable.lock().unwrap().append(&mut buffered);
         Ok(())
     }
+}
+
+fn down() -> HandlerError {
+    HandlerError::transient("the database is down")
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_flush_waits_for_its_backoff_however_much_there_is_to_commit() {
+    let world = World::new(1);
+    for n in 0..3000 {
+        world.deposit(&n.to_string()).await;
+    }
+    let model = Buffering::new(|elapsed, _| {
+        if elapsed < Duration::from_secs(10) {
+            return Err(down());
+        }
+        Ok(())
+    });
+    let backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(8)).with_seed(7);
+    let retry = RetryPolicy::default()
+        .with_attempts(2, 10)
+        .with_backoff(backoff);
+    let policy = ProcessorPolicy::projector().with_retry(retry);
+    let runner = world.builder().projector_with(model.clone(), policy);
+    let runner = runner.build().unwrap();
+    let work = tokio::time::sleep(Duration::from_secs(60));
+    runner.run(work).await.into_result().unwrap();
+    assert_eq!((model.durable(), world.committed(SEEN).await), (3000, 3000));
 }
 
 #[tokio::test(start_paused = true)]
