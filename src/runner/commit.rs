@@ -18,6 +18,11 @@ impl Session<'_> {
         self.may_commit() && owned.any(|owned| owned.window.uncommitted() >= COMMIT_AFTER)
     }
 
+    pub(super) fn is_all_committed(&self) -> bool {
+        let mut owned = self.partitions.values();
+        owned.all(|owned| owned.window.to_commit().is_none())
+    }
+
     /// Whether the pause after a failure is over.
     pub(super) fn may_commit(&self) -> bool {
         self.commit_after

@@ -142,7 +142,13 @@ impl<'a> Session<'a> {
             self.dispatch();
             self.balance().await?;
             if self.is_caught_up_here() {
-                return Ok(End::Stopped);
+                if self.may_commit() {
+                    self.commit().await?;
+                }
+                // What could not be flushed or committed yet is not dealt with yet.
+                if self.is_all_committed() {
+                    return Ok(End::Stopped);
+                }
             }
             let resting_until = self.receive_after.unwrap_or_else(Instant::now);
             tokio::select! {

@@ -117,3 +117,24 @@ async fn a_panic_in_a_flush_halts_its_processor_alone() {
     assert!(report.processor("good").unwrap().error.is_none());
     assert_eq!(good.of("a"), [1, 2]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_run_is_caught_up_only_when_what_it_did_is_durable_and_committed() {
+    let world = World::new(1);
+    for _ in 0..3 {
+        world.deposit("a").await;
+    }
+    let model = Buffering::new(|_, nth| if nth <= 3 { Err(down()) } else { Ok(()) });
+    let runner = world.builder().projector(model.clone()).build().unwrap();
+    runner.run_until_caught_up().await.into_result().unwrap();
+    assert_eq!((model.durable(), world.committed(SEEN).await), (3, 3));
+
+    let never = Buffering::new(|_, _| Err(down()));
+    let policy = ProcessorPolicy::projector().with_name("never");
+    let runner = world.builder().projector_with(never, policy);
+    let report = runner.build().unwrap().run_until_caught_up().await;
+    assert!(
+        matches!(error_of(&report), RunnerError::Flush { .. }),
+        "{report:?}"
+    );
+}
