@@ -35,31 +35,39 @@ impl Session<'_> {
             let next = owned.window.to_commit()?;
             Some(OwnedMark::new(partition.clone(), owned.epoch, next))
         });
-        let marks: Vec<_> = moved.collect();
+        let mut marks: Vec<_> = moved.collect();
         if marks.is_empty() || !self.flush().await? {
             return Ok(());
         }
-        match self.consumer.commit(&marks).await {
-            Ok(()) => {
-                for mark in marks {
-                    if let Some(owned) = self.partitions.get_mut(&mark.partition) {
-                        owned.window.committed(mark.next);
+        loop {
+            let error = match self.consumer.commit(&marks).await {
+                Ok(()) => break,
+                Err(error) => error,
+            };
+            match error {
+                // The consumer will say so itself. Nothing was stored: the others go without it.
+                MessageBusError::StaleAssignment { partition } => {
+                    tracing::debug!(%partition, "the assignment ended before the commit");
+                    let asked = marks.len();
+                    marks.retain(|mark| mark.partition != partition);
+                    if marks.is_empty() || marks.len() == asked {
+                        return Ok(());
                     }
                 }
-                Ok(())
+                error if error.is_transient() => {
+                    tracing::warn!(processor = %self.processor.name, %error, "the offsets could not be committed yet");
+                    self.commit_after = Some(after(self.processor.policy.commit_interval));
+                    return Ok(());
+                }
+                error => return Err(self.processor.bus_error(error)),
             }
-            // The consumer will say so itself; until then the others wait for the next time.
-            Err(MessageBusError::StaleAssignment { partition }) => {
-                tracing::debug!(%partition, "the assignment ended before the commit");
-                Ok(())
-            }
-            Err(error) if error.is_transient() => {
-                tracing::warn!(processor = %self.processor.name, %error, "the offsets could not be committed yet");
-                self.commit_after = Some(after(self.processor.policy.commit_interval));
-                Ok(())
-            }
-            Err(error) => Err(self.processor.bus_error(error)),
         }
+        for mark in marks {
+            if let Some(owned) = self.partitions.get_mut(&mark.partition) {
+                owned.window.committed(mark.next);
+            }
+        }
+        Ok(())
     }
 
     /// Makes the read model durable. False: not yet, try again later.

@@ -1,6 +1,10 @@
 //! Several instances of one processor.
 use super::harness::*;
-use foldstream::runner::HandlerError;
+use foldstream::{
+    ports::MessageBus,
+    runner::{EventContext, HandlerError, HandlerResult, Listener},
+};
+use foldstream_testkit::InMemoryMessageBus;
 use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
@@ -102,4 +106,51 @@ async fn a_pause_is_kept_when_an_older_one_of_a_partition_that_was_lost_ends() {
     let waits: Vec<_> = attempts.windows(2).map(|w| w[1] - w[0]).collect();
     assert!(waits.len() >= 2, "{waits:?}");
     assert!(waits[1..].iter().all(|wait| *wait >= pause), "{waits:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_partition_that_went_during_the_drain_does_not_void_the_commit_of_the_others() {
+    let bus = InMemoryMessageBus::with_grace(Duration::from_secs(1));
+    let world = World::on(bus, 2);
+    for n in 0..10 {
+        world.deposit(&n.to_string()).await;
+    }
+    let policy = from_beginning().with_commit_interval(Duration::from_secs(600));
+    let last = Arc::new(tokio::sync::Notify::new());
+    let busy = BusyAtTheEnd(Seen::new(), last.clone());
+    let runner = world.builder().listener_with(busy, policy);
+    let joins = async {
+        // Behind the first tick of the commit timer, which is at once.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        world.deposit("slow").await;
+        last.notified().await;
+        let wish = foldstream::ports::Subscription::new(SEEN, [TOPIC]);
+        let other = world.bus.subscribe(wish).await.unwrap();
+        // Held until the end: it takes over one of the two while the first still drains.
+        std::mem::forget(other);
+    };
+    let report = runner.build().unwrap().run(joins).await;
+    assert!(report.into_result().is_ok());
+    let committed = world.bus.committed(SEEN, TOPIC).await.unwrap();
+    let kept: Vec<_> = committed
+        .iter()
+        .map(|(_, next)| next.unwrap().get())
+        .collect();
+    let ends = world.bus.offsets(TOPIC).await.unwrap();
+    assert_eq!(kept[0], ends[0].end.get(), "{committed:?}");
+    assert_eq!(kept[1], 0, "{committed:?}");
+}
+
+/// Takes five seconds for the stream named slow.
+struct BusyAtTheEnd(Seen, Arc<tokio::sync::Notify>);
+impl Listener for BusyAtTheEnd {
+    const NAME: &'static str = "seen";
+    type Events = crate::support::AccountEvent;
+    async fn handle(&self, event: &Self::Events, ctx: &EventContext) -> HandlerResult {
+        if ctx.stream().id() == "slow" {
+            self.1.notify_one();
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+        self.0.handle(event, ctx).await
+    }
 }
