@@ -8,12 +8,12 @@ use super::{
     window::Window,
 };
 use crate::{
-    Backoff, StreamId, Version,
+    Backoff, StreamId, Version, WireError,
     control::BootRows,
     from_message,
     ports::{
         AssignedPartition, AssignmentEpoch, Consumer, ConsumerEvent, ControlStoreError, Delivery,
-        MessageBusError, NoPosition, OwnedMark, PartitionId, Revocation, StartedFrom,
+        MessageBusError, NoPosition, Offset, OwnedMark, PartitionId, Revocation, StartedFrom,
     },
 };
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -67,6 +67,8 @@ pub(super) struct Owned {
     pub(super) epoch: AssignmentEpoch,
     pub(super) window: Window,
     is_paused: bool,
+    /// The first record that cannot be read. It is an error when its turn comes; nothing behind it is taken.
+    unreadable: Option<(Offset, WireError)>,
 }
 
 pub(super) struct Job {
@@ -139,6 +141,7 @@ impl<'a> Session<'a> {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let consumer = self.consumer.clone();
         loop {
+            self.check_readable()?;
             self.dispatch();
             self.balance().await?;
             if self.is_caught_up_here() {
@@ -198,7 +201,7 @@ impl<'a> Session<'a> {
         };
         self.receive_failed = 0;
         match event {
-            ConsumerEvent::Delivery(delivery) => self.take(delivery)?,
+            ConsumerEvent::Delivery(delivery) => self.take(delivery),
             ConsumerEvent::Assigned(assignment) => {
                 for assigned in assignment.partitions {
                     if stop.is_cancelled() {
@@ -232,20 +235,23 @@ impl<'a> Session<'a> {
         Ok(None)
     }
 
-    fn take(&mut self, delivery: Delivery) -> Result<(), RunnerError> {
+    fn take(&mut self, delivery: Delivery) {
         let Some(owned) = self.partitions.get_mut(&delivery.partition) else {
-            return Ok(());
+            return;
         };
         let bytes = delivery.message.size();
-        if owned.epoch != delivery.epoch || !owned.window.push(delivery.offset, bytes) {
-            return Ok(());
+        let is_behind = owned.unreadable.is_some();
+        if owned.epoch != delivery.epoch || is_behind || !owned.window.push(delivery.offset, bytes)
+        {
+            return;
         }
-        let event = from_message(&delivery.message).map_err(|e| RunnerError::Unreadable {
-            processor: self.processor.name.clone(),
-            partition: delivery.partition.clone(),
-            offset: delivery.offset,
-            source: e.into(),
-        })?;
+        let event = match from_message(&delivery.message) {
+            Ok(event) => event,
+            Err(error) => {
+                owned.unreadable = Some((delivery.offset, error));
+                return;
+            }
+        };
         let stream = event.header.stream.clone();
         let incoming = Incoming {
             partition: delivery.partition.clone(),
@@ -255,6 +261,21 @@ impl<'a> Session<'a> {
         };
         self.lanes
             .push(&stream, delivery.partition, Arc::new(incoming));
+    }
+
+    /// An error if the next record of a partition cannot be read: all before it is done.
+    fn check_readable(&mut self) -> Result<(), RunnerError> {
+        for (partition, owned) in &mut self.partitions {
+            let is_next = |at: &mut (Offset, WireError)| owned.window.first_open() == Some(at.0);
+            if let Some((offset, error)) = owned.unreadable.take_if(is_next) {
+                return Err(RunnerError::Unreadable {
+                    processor: self.processor.name.clone(),
+                    partition: partition.clone(),
+                    offset,
+                    source: error.into(),
+                });
+            }
+        }
         Ok(())
     }
 
@@ -286,6 +307,7 @@ impl<'a> Session<'a> {
             epoch: assigned.epoch,
             window: Window::starting_at(assigned.next),
             is_paused: false,
+            unreadable: None,
         };
         self.partitions.insert(partition, owned);
         Ok(())
