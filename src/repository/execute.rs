@@ -201,9 +201,9 @@ impl<A: Aggregate> Repository<A> {
     }
 
     /// Hands a state that was just stored to the snapshot writer.
-    pub(super) fn stored(&self, loaded: Loaded<A>) -> Loaded<A> {
+    pub(super) fn stored(&self, mut loaded: Loaded<A>) -> Loaded<A> {
         if let Some(snapshots) = &self.inner.snapshots {
-            snapshots.offer(&loaded, std::time::Duration::ZERO);
+            snapshots.offer(&mut loaded, std::time::Duration::ZERO);
         }
         loaded
     }

@@ -235,7 +235,7 @@ impl<A: Aggregate> Repository<A> {
 
     async fn load_stream(&self, stream: &StreamId) -> Result<Loaded<A>, LoadError> {
         let started = Instant::now();
-        let loaded = match self.load_from_snapshot(stream).await? {
+        let mut loaded = match self.load_from_snapshot(stream).await? {
             Some(loaded) => loaded,
             None => {
                 let fold = Fold::start(StreamHead::empty(stream.clone()));
@@ -243,7 +243,7 @@ impl<A: Aggregate> Repository<A> {
             }
         };
         if let Some(snapshots) = &self.inner.snapshots {
-            snapshots.offer(&loaded, started.elapsed());
+            snapshots.offer(&mut loaded, started.elapsed());
         }
         Ok(loaded)
     }
