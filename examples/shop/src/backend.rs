@@ -63,9 +63,10 @@ impl Backend {
         }
     }
 
-    /// The carts: loads them, decides commands on them, stores what follows.
+    /// The carts: loads them, decides commands on them, stores what follows. The states of those used last are kept, so
+    /// a command on one of them is one round trip.
     pub fn carts(&self) -> Repository<Cart> {
-        Repository::new(self.store.clone())
+        Repository::new(self.store.clone()).with_cache(1000)
     }
 
     /// Sends what is stored and not yet on the bus.

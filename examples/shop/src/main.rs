@@ -47,7 +47,7 @@ struct What {
     #[arg(long, value_name = "FILE", global = true)]
     report: Option<PathBuf>,
     /// How many customers to generate.
-    #[arg(long, default_value_t = 200, conflicts_with = "import")]
+    #[arg(long, default_value_t = 200, conflicts_with = "import", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     customers: u32,
     /// What the generated customers do.
     #[arg(long, default_value_t = 1, conflicts_with = "import")]
@@ -214,7 +214,7 @@ async fn publish(
     until_idle: bool,
     shutdown: &CancellationToken,
 ) -> Result<Ending, BoxError> {
-    let spinner = progress::spinner("publishing");
+    let counter = progress::counter("publishing");
     let (sent, ending) = if until_idle {
         tokio::select! {
             sent = road::publish_all(backend) => (Some(sent?), Ending::AllWell),
@@ -224,7 +224,7 @@ async fn publish(
         let report = road::publish(backend, shutdown).await?;
         (Some(report.messages), Ending::AllWell)
     };
-    spinner.finish_and_clear();
+    counter.finish_and_clear();
     if let Some(sent) = sent {
         println!("published  {sent} records to topic {}", backend.topic);
     }
@@ -238,9 +238,9 @@ async fn project(
     shutdown: &CancellationToken,
 ) -> Result<Ending, BoxError> {
     road::prepare_read_model(backend, name).await?;
-    let spinner = progress::spinner("projecting");
-    let counter = spinner.clone();
-    let runner = road::sales_runner(backend, name, move || counter.inc(1))?;
+    let counter = progress::counter("projecting");
+    let ticks = counter.clone();
+    let runner = road::sales_runner(backend, name, move || ticks.inc(1))?;
     let report = if until_caught_up {
         tokio::select! {
             report = runner.run_until_caught_up() => report,
@@ -249,7 +249,7 @@ async fn project(
     } else {
         runner.run(shutdown.clone().cancelled_owned()).await
     };
-    spinner.finish_and_clear();
+    counter.finish_and_clear();
     for processor in report.into_result()? {
         println!(
             "projected  {} events as {}; {} known already and dropped",

@@ -93,7 +93,7 @@ pub async fn import_file(
     path: &Path,
     shutdown: &CancellationToken,
 ) -> Result<Imported, RoadError> {
-    let checking = progress::spinner("checking");
+    let checking = progress::counter("checking");
     let refused = |line: RefusedLine| checking.suspend(|| eprintln!("refused: {line}"));
     let file = InvoiceFile::check(path, refused).map_err(ImportError::from);
     checking.finish_and_clear();

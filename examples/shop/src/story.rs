@@ -200,7 +200,7 @@ async fn crash(backend: &Backend, mails: &MailService, events: u64) -> Result<()
     tokio::select! {
         biased;
         () = crashing.cancelled() => {}
-        report = runner.run(std::future::pending()) => drop(report.into_result()?),
+        report = runner.run_until_caught_up() => drop(report.into_result()?),
     }
     drop(runner);
     let durable = Report::read(&*backend.read_model, |_| true).await?;

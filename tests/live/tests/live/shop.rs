@@ -20,7 +20,10 @@ use rdkafka::{
 };
 use tokio::process::{Child, Command};
 
+/// For a step as a whole.
 const PATIENCE: Duration = Duration::from_secs(180);
+/// For one answer of Kafka.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// The program with its adapters. CI has built it; otherwise it is built here, into the folder of this build.
 fn program() -> &'static Path {
@@ -205,6 +208,16 @@ impl Shop {
         events
     }
 
+    async fn has_records(&self) -> bool {
+        let (kafka, topic) = (self.kafka.clone(), self.name.clone());
+        let asked = move || {
+            !partitions(&consumer(&kafka), &topic)
+                .iter()
+                .all(|(_, low, high)| low == high)
+        };
+        tokio::task::spawn_blocking(asked).await.unwrap()
+    }
+
     /// Reads the whole topic: its distinct (key, version), after a check that each key's first ones come in order.
     async fn events_in_the_topic(&self) -> usize {
         let (kafka, topic) = (self.kafka.clone(), self.name.clone());
@@ -214,29 +227,44 @@ impl Shop {
     }
 }
 
-fn read_topic(kafka: &str, topic: &str) -> usize {
+fn consumer(kafka: &str) -> BaseConsumer {
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", kafka)
         .set("group.id", "counts")
         .set("enable.auto.commit", "false");
-    let consumer: BaseConsumer = config.create().unwrap();
-    let timeout = Duration::from_secs(30);
-    let metadata = consumer.fetch_metadata(Some(topic), timeout).unwrap();
-    let (mut assignment, mut left) = (TopicPartitionList::new(), 0);
-    for partition in metadata.topics()[0].partitions() {
+    config.create().unwrap()
+}
+
+/// Each partition with its first and its next offset; none while there is no such topic.
+fn partitions(consumer: &BaseConsumer, topic: &str) -> Vec<(i32, i64, i64)> {
+    let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT).unwrap();
+    let offsets = |partition: i32| {
         let (low, high) = consumer
-            .fetch_watermarks(topic, partition.id(), timeout)
+            .fetch_watermarks(topic, partition, TIMEOUT)
             .unwrap();
+        (partition, low, high)
+    };
+    metadata.topics()[0]
+        .partitions()
+        .iter()
+        .map(|partition| offsets(partition.id()))
+        .collect()
+}
+
+fn read_topic(kafka: &str, topic: &str) -> usize {
+    let consumer = consumer(kafka);
+    let (mut assignment, mut left) = (TopicPartitionList::new(), 0);
+    for (partition, low, high) in partitions(&consumer, topic) {
         left += high - low;
         assignment
-            .add_partition_offset(topic, partition.id(), Offset::Beginning)
+            .add_partition_offset(topic, partition, Offset::Beginning)
             .unwrap();
     }
     consumer.assign(&assignment).unwrap();
     let mut versions = BTreeMap::<Vec<u8>, u64>::new();
     while left > 0 {
-        let message = consumer.poll(timeout).expect("a record in time").unwrap();
+        let message = consumer.poll(TIMEOUT).expect("a record in time").unwrap();
         let headers = message.headers().unwrap();
         let version = headers
             .iter()
@@ -441,18 +469,20 @@ async fn processes_that_are_killed_lose_nothing_and_count_nothing_twice() {
     let lines = lines(0..60);
     let (file, expected) = (shop.write("in.csv", &lines), aggregate(&lines));
     shop.step(&["import", &file]).await;
-    for arguments in [&["publish"][..], &["run"]] {
-        // Somewhere in the middle, wherever that is on this machine.
-        for millis in [300, 900] {
-            let mut child = shop.start(arguments);
-            tokio::time::sleep(Duration::from_millis(millis)).await;
-            child.kill().await.unwrap();
-        }
-        match arguments {
-            ["publish"] => drop(shop.step(&["publish", "--until-idle"]).await),
-            _ => drop(shop.step(&["run", "--until-caught-up"]).await),
-        }
+    // In the middle, as soon as the first record is there.
+    let mut publisher = shop.start(&["publish"]);
+    while !shop.has_records().await {
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    publisher.kill().await.unwrap();
+    shop.step(&["publish", "--until-idle"]).await;
+    // Somewhere in the middle, wherever that is on this machine.
+    for millis in [300, 600, 1200] {
+        let mut runner = shop.start(&["run"]);
+        tokio::time::sleep(Duration::from_millis(millis)).await;
+        runner.kill().await.unwrap();
+    }
+    shop.step(&["run", "--until-caught-up"]).await;
     assert_eq!(shop.events_in_the_topic().await, lines.len());
     assert_eq!(shop.report().await, expected);
 }
