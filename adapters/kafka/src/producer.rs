@@ -79,7 +79,7 @@ impl Producer {
         let partitions = self.partitions(&message.topic).await?;
         let partition = kafka_partition(&message.key, partitions);
         let client = self.client()?;
-        match self.send(&client, record.to_partition(partition)).await {
+        match self.send(&client, record.into_partition(partition)).await {
             Ok(offset) => {
                 self.errors.answered();
                 let id = PartitionId::new(Arc::clone(&message.topic), partition);
@@ -241,7 +241,7 @@ impl<'a> Record<'a> {
         })
     }
 
-    fn to_partition(self, partition: u32) -> FutureRecord<'a, [u8], [u8]> {
+    fn into_partition(self, partition: u32) -> FutureRecord<'a, [u8], [u8]> {
         let record = FutureRecord::to(&self.message.topic)
             .key(&self.message.key[..])
             .partition(kafka_number(partition))

@@ -7,9 +7,7 @@ use foldstream::{
         RefusedKind, RowKey, SnapshotStore as _, SnapshotStoreError,
     },
 };
-use foldstream_dynamodb::{
-    ConfigError, DynamoDb, DynamoDbConfig, DynamoDbError, TableOptions, create_tables,
-};
+use foldstream_dynamodb::{ConfigError, DynamoDb, DynamoDbConfig, DynamoDbError};
 
 /// Stores whose every request to the events, snapshots or control row `p` is answered by this error.
 async fn failing(
@@ -245,6 +243,7 @@ async fn missing_credentials_say_what_to_set() {
 #[cfg(not(feature = "https"))]
 #[tokio::test]
 async fn without_the_feature_https_a_tls_endpoint_says_what_to_do() {
+    use foldstream_dynamodb::{TableOptions, create_tables};
     for config in [
         DynamoDbConfig::default(),
         DynamoDbConfig::default().with_endpoint("https://dynamodb.eu-central-1.amazonaws.com"),

@@ -1,0 +1,142 @@
+use super::*;
+
+fn from(variables: &[(&'static str, &str)]) -> Result<KafkaConfig, KafkaConfigError> {
+    KafkaConfig::from_variables(|name| {
+        let found = variables.iter().find(|(n, _)| *n == name);
+        Ok(found.map(|(_, value)| (*value).to_owned()))
+    })
+}
+
+#[test]
+fn an_empty_environment_gives_the_documented_defaults() {
+    let config = from(&[]).unwrap();
+    assert_eq!(config.brokers(), "localhost:9092");
+    assert_eq!(config.group_id(), "example-group");
+    assert_eq!(config.client_id(), "foldstream");
+    assert_eq!(config.events_topic(), "GlobalEvents");
+    assert!(config.check().is_ok());
+}
+
+#[test]
+fn the_environment_is_read() {
+    let config = from(&[
+        ("KAFKA_BROKERS", "a:1,b:2"),
+        ("KAFKA_GROUP_ID", "g"),
+        ("KAFKA_CLIENT_ID", "c"),
+        ("KAFKA_EVENTS_TOPIC", "t"),
+    ]);
+    let expected = KafkaConfig::default()
+        .with_brokers("a:1,b:2")
+        .with_group_id("g")
+        .with_client_id("c")
+        .with_events_topic("t");
+    assert_eq!(config.unwrap(), expected);
+}
+
+#[test]
+fn a_bad_variable_is_named() {
+    for (name, value) in [
+        ("KAFKA_BROKERS", ""),
+        ("KAFKA_BROKERS", "a:9092,"),
+        ("KAFKA_BROKERS", "a:port"),
+        ("KAFKA_BROKERS", "a:0"),
+        ("KAFKA_BROKERS", "a b:9092"),
+        ("KAFKA_GROUP_ID", ""),
+        ("KAFKA_CLIENT_ID", ""),
+        ("KAFKA_EVENTS_TOPIC", ""),
+        ("KAFKA_EVENTS_TOPIC", "a/b"),
+        ("KAFKA_EVENTS_TOPIC", ".."),
+    ] {
+        let error = from(&[(name, value)]).unwrap_err();
+        assert!(error.to_string().starts_with(name), "{value:?}: {error}");
+    }
+}
+
+#[test]
+fn addresses_of_brokers_may_have_no_port_a_scheme_or_brackets() {
+    for brokers in [
+        "kafka",
+        "SSL://kafka:9093",
+        "[::1]:9092",
+        "[::1]",
+        "10.0.0.1:9092, b",
+    ] {
+        assert!(from(&[("KAFKA_BROKERS", brokers)]).is_ok(), "{brokers}");
+    }
+}
+
+#[test]
+fn a_property_that_the_contract_stands_on_is_protected() {
+    for property in [
+        "enable.idempotence",
+        "acks",
+        "auto.offset.reset",
+        "enable.auto.commit",
+        "enable.auto.offset.store",
+        "partitioner",
+        "allow.auto.create.topics",
+    ] {
+        let error = KafkaConfig::default()
+            .with_property(property, "x")
+            .unwrap_err();
+        assert!(matches!(error, KafkaConfigError::Protected { .. }));
+        assert!(error.to_string().contains(property), "{error}");
+    }
+}
+
+#[test]
+fn an_unknown_property_is_named_and_its_value_is_not() {
+    for (property, value) in [("no.such.property", "hunter2"), ("linger.ms", "hunter2")] {
+        let config = KafkaConfig::default()
+            .with_property(property, value)
+            .unwrap();
+        let error = config.check().unwrap_err();
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(error.to_string().contains(property), "{error}");
+        assert!(
+            !format!("{error} {source} {error:?}").contains(value),
+            "{source}"
+        );
+    }
+}
+
+#[test]
+fn a_field_that_cannot_work_is_named() {
+    let second = Duration::from_secs(1);
+    let base = KafkaConfig::default;
+    for (field, config) in [
+        (
+            "request_timeout",
+            base().with_request_timeout(Duration::ZERO),
+        ),
+        (
+            "publish_timeout",
+            base().with_publish_timeout(Duration::ZERO),
+        ),
+        (
+            "session_timeout",
+            base().with_max_poll_interval(second * 10),
+        ),
+        ("revoke_grace", base().with_revoke_grace(second * 101)),
+        ("read_ahead", base().with_read_ahead(0, 1)),
+        ("max_message_bytes", base().with_max_message_bytes(1)),
+        ("brokers", base().with_brokers("")),
+    ] {
+        let error = config.check().unwrap_err();
+        assert!(error.to_string().starts_with(field), "{field}: {error}");
+    }
+}
+
+#[test]
+fn debug_hides_secrets() {
+    let config = KafkaConfig::default()
+        .with_property("sasl.password", "hunter2")
+        .unwrap()
+        .with_property("ssl.key.pem", "hunter2")
+        .unwrap();
+    let shown = format!("{config:?}");
+    assert!(
+        shown.contains("sasl.password") && !shown.contains("hunter2"),
+        "{shown}"
+    );
+}
