@@ -1,23 +1,17 @@
 //! The shop's command line.
 mod servers;
+mod steps;
 
 use clap::{Args, Parser, Subcommand};
 use foldstream::BoxError;
 use shop::{
     backend::{Backend, Uses},
-    import::Imported,
-    progress,
     report::Report,
     road::{self, chain},
     shutdown,
-    story::{self, Customers},
 };
-use std::{
-    io::IsTerminal,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
-use tokio_util::sync::CancellationToken;
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
+use steps::{Ending, Until};
 
 /// The carts and orders of a shop, event-sourced with foldstream.
 ///
@@ -94,14 +88,6 @@ enum Step {
     },
 }
 
-/// How a run ended that did not fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
-    AllWell,
-    SomeRefused,
-    Interrupted,
-}
-
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -138,36 +124,37 @@ async fn run(cli: Cli) -> Result<Ending, BoxError> {
                 } => Backend::embedded(),
                 named => servers::connect(named, Uses::Everything).await?,
             };
-            whole_road(&backend, &what, &shutdown).await
+            steps::whole_road(&backend, &what, &shutdown).await
         }
         Some(Step::Import { file }) => {
             let file = one_of(file, what.import, "import")?;
             let backend = servers::connect(servers, Uses::EventStore).await?;
             let imported = road::import_file(&backend, &file, &shutdown).await?;
-            ending_of(&imported)
+            steps::ending_of(&imported)
         }
         Some(Step::Publish { until_idle }) => {
-            publish(
-                &servers::connect(servers, Uses::Everything).await?,
-                until_idle,
-                &shutdown,
-            )
-            .await
+            let backend = servers::connect(servers, Uses::Everything).await?;
+            steps::publish(&backend, until(until_idle), &shutdown).await
         }
         Some(Step::Run {
             name,
             until_caught_up,
         }) => {
             let backend = servers::connect(servers, Uses::Everything).await?;
-            project(&backend, name.as_deref(), until_caught_up, &shutdown).await
+            steps::project(&backend, name.as_deref(), until(until_caught_up), &shutdown).await
         }
         Some(Step::Report { file }) => {
             let file = one_of(file, what.report, "report")?;
             let read_model = servers::read_model(servers).await?;
-            write(&Report::read(&*read_model, |_| true).await?, Some(&file))?;
+            steps::write(&Report::read(&*read_model, |_| true).await?, Some(&file))?;
             Ok(Ending::AllWell)
         }
     }
+}
+
+/// From the flag of a subcommand.
+const fn until(is_done: bool) -> Until {
+    if is_done { Until::Done } else { Until::Stopped }
 }
 
 /// The file that a subcommand is about, given behind it or by its option.
@@ -178,112 +165,4 @@ fn one_of(
 ) -> Result<PathBuf, BoxError> {
     let file = behind.or(option);
     file.ok_or_else(|| format!("name the file: shop {step} FILE").into())
-}
-
-async fn whole_road(
-    backend: &Backend,
-    what: &What,
-    shutdown: &CancellationToken,
-) -> Result<Ending, BoxError> {
-    let Some(file) = &what.import else {
-        let customers = Customers {
-            count: what.customers,
-            seed: what.seed,
-        };
-        let told = tokio::select! {
-            report = story::tell(backend, &customers) => report?,
-            () = shutdown.cancelled() => return Ok(Ending::Interrupted),
-        };
-        write(&told, what.report.as_deref())?;
-        return Ok(Ending::AllWell);
-    };
-    let imported = road::import_file(backend, file, shutdown).await?;
-    publish(backend, true, shutdown).await?;
-    project(backend, None, true, shutdown).await?;
-    if shutdown.is_cancelled() {
-        return Ok(Ending::Interrupted);
-    }
-    let report = road::check(backend, &imported.tally).await?;
-    println!("checked    the projections equal a direct aggregation of the file");
-    write(&report, what.report.as_deref())?;
-    ending_of(&imported)
-}
-
-async fn publish(
-    backend: &Backend,
-    until_idle: bool,
-    shutdown: &CancellationToken,
-) -> Result<Ending, BoxError> {
-    let counter = progress::counter("publishing");
-    let (sent, ending) = if until_idle {
-        tokio::select! {
-            sent = road::publish_all(backend) => (Some(sent?), Ending::AllWell),
-            () = shutdown.cancelled() => (None, Ending::Interrupted),
-        }
-    } else {
-        let report = road::publish(backend, shutdown).await?;
-        (Some(report.messages), Ending::AllWell)
-    };
-    counter.finish_and_clear();
-    if let Some(sent) = sent {
-        println!("published  {sent} records to topic {}", backend.topic);
-    }
-    Ok(ending)
-}
-
-async fn project(
-    backend: &Backend,
-    name: Option<&str>,
-    until_caught_up: bool,
-    shutdown: &CancellationToken,
-) -> Result<Ending, BoxError> {
-    road::prepare_read_model(backend, name).await?;
-    let counter = progress::counter("projecting");
-    let ticks = counter.clone();
-    let runner = road::sales_runner(backend, name, move || ticks.inc(1))?;
-    let report = if until_caught_up {
-        tokio::select! {
-            report = runner.run_until_caught_up() => report,
-            () = shutdown.cancelled() => return Ok(Ending::Interrupted),
-        }
-    } else {
-        runner.run(shutdown.clone().cancelled_owned()).await
-    };
-    counter.finish_and_clear();
-    for processor in report.into_result()? {
-        println!(
-            "projected  {} events as {}; {} known already and dropped",
-            processor.handled, processor.name, processor.duplicates
-        );
-    }
-    Ok(Ending::AllWell)
-}
-
-fn write(report: &Report, file: Option<&Path>) -> Result<(), BoxError> {
-    if let Some(file) = file {
-        report.write(file)?;
-        println!(
-            "reported   {} orders, {} events to {}",
-            report.orders,
-            report.events,
-            file.display()
-        );
-    }
-    Ok(())
-}
-
-/// # Errors
-/// If some invoices could not be stored.
-fn ending_of(imported: &Imported) -> Result<Ending, BoxError> {
-    if !imported.failed.is_empty() {
-        return Err(format!("{} invoices are not imported", imported.failed.len()).into());
-    }
-    Ok(match imported {
-        Imported {
-            is_interrupted: true,
-            ..
-        } => Ending::Interrupted,
-        Imported { refused: 1.., .. } => Ending::SomeRefused,
-        _ => Ending::AllWell,
-    })
 }

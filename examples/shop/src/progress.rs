@@ -5,7 +5,7 @@ use std::time::Duration;
 /// A bar for work whose length is known. Where standard error is no terminal, it is hidden.
 pub fn bar(what: &'static str, length: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr());
-    let template = "{msg} {wide_bar} {human_pos}/{human_len} {per_sec} {eta}";
+    let template = "{msg} {wide_bar} {human_pos}/{human_len} {eta}";
     bar.set_style(style(template, ProgressStyle::default_bar()));
     bar.with_message(what)
 }
