@@ -6,7 +6,11 @@ use foldstream::ports::{
     Message, MessageBus, MessageBusError, Offset, OwnedMark, PartitionId, PartitionOffsets,
     PutOutcome, RangeQuery, Row, RowKey, RowPage, Subscription, TopicDescription,
 };
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 /// A call that may fail.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +38,20 @@ pub(super) enum Fault {
 }
 
 type Plan = Arc<dyn Fn(Call<'_>) -> Fault + Send + Sync>;
+
+/// One call in ten fails, half of these after it has happened; one in fifty is late.
+pub(super) fn unreliable(seed: u64) -> impl Fn(Call<'_>) -> Fault + Clone + Send + Sync + 'static {
+    let rng = Arc::new(Mutex::new(fastrand::Rng::with_seed(seed)));
+    move |_| {
+        let mut rng = rng.lock().unwrap();
+        match rng.u32(0..100) {
+            0..5 => Fault::Unavailable,
+            5..10 => Fault::LostAnswer,
+            10..12 => Fault::Late(Duration::from_millis(rng.u64(0..500))),
+            _ => Fault::None,
+        }
+    }
+}
 
 /// Puts faults around an adapter.
 #[derive(Clone)]

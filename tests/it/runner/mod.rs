@@ -3,6 +3,7 @@ mod crash;
 mod delivery;
 mod failure;
 mod faults;
+mod fleet;
 mod flush;
 mod group;
 mod harness;
