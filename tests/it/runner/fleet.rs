@@ -157,7 +157,8 @@ impl Fleet {
             let life = Duration::from_millis(rng.u64(1..8_000));
             if rng.bool() {
                 let report = runner.run(tokio::time::sleep(life)).await;
-                assert!(report.into_result().is_ok(), "seed {}", self.seed);
+                let result = report.into_result();
+                assert!(result.is_ok(), "seed {}: {result:?}", self.seed);
             } else {
                 let run = runner.run(std::future::pending());
                 let died = tokio::time::timeout(life, run).await;
