@@ -2,26 +2,28 @@
 //!
 //! Ports carry bytes and metadata, never domain types. Each trait's documentation is a contract: every rule in it is
 //! one named case of the contract suite in `foldstream-testkit`, which every adapter runs.
-mod control_store;
+mod commit;
 mod event_store;
+mod message;
 mod message_bus;
-mod refused;
 mod snapshot_store;
+mod control_store;
+mod refused;
 
+pub use commit::{Append, AppendAll, AppendOutcome, Commit, CommitKey, EventData};
 pub use control_store::{
     ControlStore, ControlStoreError, DeleteExpect, DeleteOutcome, Direction, Expect, PutOutcome,
     RangeQuery, Revision, Row, RowKey, RowPage, SortBounds,
 };
 pub use event_store::{
-    Append, AppendAll, AppendOutcome, Capabilities, Commit, CommitKey, EventData, EventStore,
-    EventStoreError, PendingAppend, ReadFrom, ScanCursor, ScanItems, ScanPage, ScanWhat, Segment,
-    StreamPage, UnpublishedPage,
+    Capabilities, EventStore, EventStoreError, PendingAppend, ReadFrom, ScanCursor, ScanItems,
+    ScanPage, ScanWhat, Segment, StreamPage, UnpublishedPage,
 };
 pub use futures::stream::BoxStream;
+pub use message::{Message, Offset, PartitionId, PartitionOffsets, TopicDescription};
 pub use message_bus::{
-    AssignedPartition, Assignment, AssignmentEpoch, Consumer, ConsumerEvent, Delivery, Message,
-    MessageBus, MessageBusError, NoPosition, Offset, OffsetMark, OwnedMark, PartitionId,
-    PartitionOffsets, Revocation, StartedFrom, Subscription, TopicDescription,
+    AssignedPartition, Assignment, AssignmentEpoch, Consumer, ConsumerEvent, Delivery, MessageBus,
+    MessageBusError, NoPosition, OffsetMark, OwnedMark, Revocation, StartedFrom, Subscription,
 };
 pub use refused::RefusedKind;
 pub use snapshot_store::{SaveOutcome, SnapshotStore, SnapshotStoreError, StoredSnapshot};

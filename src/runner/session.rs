@@ -292,8 +292,7 @@ impl<'a> Session<'a> {
                 return Ok(());
             }
             if self.was_started(&partition) {
-                let reason = "its committed offset is gone".into();
-                return Err(self.position_lost(partition, reason));
+                return self.check_not_lost(partition, stop).await;
             }
             let mark = OwnedMark::new(partition.clone(), assigned.epoch, assigned.next);
             if !self.commit_start(&mark, stop).await? {
@@ -315,6 +314,26 @@ impl<'a> Session<'a> {
 
     fn was_started(&self, partition: &PartitionId) -> bool {
         self.boot.get(partition).is_some_and(|boot| boot.started)
+    }
+
+    /// It had started, and nothing was committed when this assignment was made. Either the commit was lost since, or
+    /// another instance has taken over and started it: then this assignment has ended, and the consumer will say so.
+    async fn check_not_lost(
+        &mut self,
+        partition: PartitionId,
+        stop: &CancellationToken,
+    ) -> Result<(), RunnerError> {
+        let (bus, group) = (self.processor.bus.clone(), self.group);
+        let call = || bus.committed(group, &partition.topic);
+        let committed = match patiently(stop, call, MessageBusError::is_transient).await {
+            None => return Ok(()),
+            Some(committed) => committed.map_err(|error| self.processor.bus_error(error))?,
+        };
+        let is_of = |(of, next): &(PartitionId, Option<Offset>)| *of == partition && next.is_some();
+        if committed.iter().any(is_of) {
+            return Ok(());
+        }
+        Err(self.position_lost(partition, "its committed offset is gone".into()))
     }
 
     /// The boot row as it is now; false if it was told to stop first.

@@ -135,8 +135,11 @@ impl Fleet {
     fn runner(&self, seed: u64) -> Runner {
         let often = Duration::from_millis(300);
         let rng = Mutex::new(fastrand::Rng::with_seed(seed));
-        let projector = ProcessorPolicy::projector().with_commit_interval(often);
-        let listener = from_beginning().with_commit_interval(often);
+        // Shorter than some handlers take, so that some are cancelled.
+        let drain = Duration::from_millis(10);
+        let tuned = |policy: ProcessorPolicy| policy.with_commit_interval(often).with_drain(drain);
+        let projector = tuned(ProcessorPolicy::projector());
+        let listener = tuned(from_beginning());
         self.world
             .faulty_builder(unreliable(seed))
             .with_event_store(self.world.store.clone())
@@ -154,7 +157,8 @@ impl Fleet {
             let life = Duration::from_millis(rng.u64(1..8_000));
             if rng.bool() {
                 let report = runner.run(tokio::time::sleep(life)).await;
-                assert!(report.into_result().is_ok(), "seed {}", self.seed);
+                let result = report.into_result();
+                assert!(result.is_ok(), "seed {}: {result:?}", self.seed);
             } else {
                 let run = runner.run(std::future::pending());
                 let died = tokio::time::timeout(life, run).await;

@@ -302,3 +302,36 @@ async fn a_run_until_caught_up_waits_for_a_bus_that_is_away_for_a_moment() {
     assert!(report.processors[0].error.is_none(), "{report:?}");
     assert_eq!(seen.of("a"), [1]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_somebody_else_has_noted_since_is_not_taken_for_a_lost_commit() {
+    let world = World::new(1);
+    for _ in 0..3 {
+        world.deposit("a").await;
+    }
+    // The first instance looks at its boot row so late that its partition has gone to the second by then.
+    let gets = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
+    let slow = world.faulty_builder(move |call| match call {
+        Call::Get if gets.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 3 => {
+            Fault::Late(Duration::from_secs(5))
+        }
+        _ => Fault::None,
+    });
+    let seen = Seen::new();
+    let slow = slow.listener_with(seen.clone(), from_beginning());
+    let slow = slow.build().unwrap();
+    let slow = tokio::spawn(async move { slow.run(some_time()).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(seen.len(), 0);
+    let other = world
+        .builder()
+        .listener_with(seen.clone(), from_beginning());
+    let other = other.build().unwrap();
+    let other = tokio::spawn(async move { other.run(some_time()).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    world.bus.expel_owner(SEEN, &partition(0));
+    for instance in [slow, other] {
+        instance.await.unwrap().into_result().unwrap();
+    }
+    assert_eq!(seen.of("a"), [1, 2, 3]);
+}

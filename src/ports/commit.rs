@@ -1,0 +1,283 @@
+//! Commits: what is appended, and what is read back.
+use super::EventStoreError;
+use crate::{
+    CommitId, EventHeader, EventName, Metadata, RecordedEvent, StreamHead, StreamId, Timestamp,
+    Version, VersionConflict,
+};
+use bytes::Bytes;
+use std::sync::Arc;
+
+/// One event before and after it is stored: what is not shared by its commit.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct EventData {
+    /// Stored name.
+    pub name: EventName,
+    /// Schema version of the payload, from 1.
+    pub schema_version: u16,
+    /// Encoded payload. JSON, unless `codec` names something else.
+    pub payload: Bytes,
+    /// What the payload is written in (a content type or a decorator's tag), where it is not JSON.
+    pub codec: Option<Arc<str>>,
+}
+impl EventData {
+    /// One event with a JSON payload.
+    #[must_use]
+    pub fn new(name: impl Into<EventName>, schema_version: u16, payload: impl Into<Bytes>) -> Self {
+        Self {
+            name: name.into(),
+            schema_version,
+            payload: payload.into(),
+            codec: None,
+        }
+    }
+    /// Says that the payload is not JSON.
+    #[must_use]
+    pub fn with_codec(mut self, codec: Option<Arc<str>>) -> Self {
+        self.codec = codec;
+        self
+    }
+}
+
+/// A request to extend one stream by one commit.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Append {
+    /// The stream, and the version that it must still be at.
+    pub head: StreamHead,
+    /// Names this content; settles an attempt whose answer was lost.
+    pub commit_id: CommitId,
+    /// The writer's clock, never below `head.recorded_at()`.
+    pub recorded_at: Timestamp,
+    /// Shared by all events of the commit.
+    pub metadata: Metadata,
+    /// 1 to [`Append::MAX_EVENTS`].
+    pub events: Arc<[EventData]>,
+}
+impl Append {
+    /// Events of one commit: an event id holds its index in 16 bits.
+    pub const MAX_EVENTS: usize = 65_536;
+
+    /// A commit behind `head`.
+    #[must_use]
+    pub fn after(
+        head: StreamHead,
+        commit_id: CommitId,
+        recorded_at: Timestamp,
+        events: impl Into<Arc<[EventData]>>,
+    ) -> Self {
+        let recorded_at = recorded_at.max(head.recorded_at());
+        Self {
+            head,
+            commit_id,
+            recorded_at,
+            metadata: Metadata::new(),
+            events: events.into(),
+        }
+    }
+    /// Sets the metadata.
+    #[must_use]
+    pub fn with_metadata(mut self, metadata: Metadata) -> Self {
+        self.metadata = metadata;
+        self
+    }
+    /// The commit as it will be read back. All parts are shared, not copied.
+    #[must_use]
+    pub fn to_commit(&self) -> Commit {
+        Commit {
+            id: self.commit_id,
+            stream: self.head.stream().clone(),
+            first_version: self.head.version().next(),
+            recorded_at: self.recorded_at,
+            metadata: self.metadata.clone(),
+            events: self.events.clone(),
+        }
+    }
+    /// The head behind this commit, once it is stored.
+    #[must_use]
+    pub fn head_after(&self) -> StreamHead {
+        StreamHead::observed(
+            self.head.stream().clone(),
+            self.head.version().plus(self.events.len() as u64),
+            self.commit_id,
+            self.recorded_at,
+        )
+    }
+    /// Checks what every adapter must refuse before any call.
+    ///
+    /// # Errors
+    /// [`EventStoreError::Invalid`] for no event, more than [`Append::MAX_EVENTS`], or a metadata key with a NUL in it,
+    /// which no bus could carry as a header.
+    pub fn validate(&self) -> Result<(), EventStoreError> {
+        let reason = match self.events.len() {
+            0 => "a commit needs at least one event".into(),
+            n if n > Self::MAX_EVENTS => format!(
+                "a commit has at most {} events, this one has {n}",
+                Self::MAX_EVENTS
+            ),
+            _ if self.metadata.user().any(|(key, _)| key.contains('\0')) => {
+                "a metadata key must not contain NUL".into()
+            }
+            _ => return Ok(()),
+        };
+        Err(EventStoreError::Invalid { reason })
+    }
+}
+
+/// Several commits that happen together or not at all.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct AppendAll {
+    /// At least one; at most one a stream.
+    pub commits: Vec<Append>,
+    /// Streams only read, that must still be where they were.
+    pub unchanged: Vec<StreamHead>,
+}
+impl AppendAll {
+    /// These commits.
+    #[must_use]
+    pub const fn new(commits: Vec<Append>) -> Self {
+        Self {
+            commits,
+            unchanged: Vec::new(),
+        }
+    }
+    /// Also requires that these streams have not moved.
+    #[must_use]
+    pub fn with_unchanged(mut self, heads: Vec<StreamHead>) -> Self {
+        self.unchanged = heads;
+        self
+    }
+    /// Checks what every adapter must refuse before any call.
+    ///
+    /// # Errors
+    /// [`EventStoreError::Invalid`] for no commit, a stream named twice, or a commit that is itself invalid.
+    pub fn validate(&self) -> Result<(), EventStoreError> {
+        if self.commits.is_empty() {
+            return Err(EventStoreError::Invalid {
+                reason: "an atomic append needs at least one commit".into(),
+            });
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        for head in self.commits.iter().map(|a| &a.head).chain(&self.unchanged) {
+            if !seen.insert(head.stream()) {
+                return Err(EventStoreError::Invalid {
+                    reason: format!("stream {} is named twice in one append", head.stream()),
+                });
+            }
+        }
+        self.commits.iter().try_for_each(Append::validate)
+    }
+}
+
+/// What became of an append. A conflict is an ordinary answer, not an error.
+#[derive(Clone, Debug, PartialEq)]
+#[must_use]
+pub enum AppendOutcome<T = StreamHead> {
+    /// Stored now.
+    Appended(T),
+    /// An earlier attempt with this commit id stored them in this very slot. These stored events count, not the ones
+    /// of the request. One commit a commit of the request, in its order.
+    Repeated(Vec<Commit>),
+    /// Nothing was stored.
+    Conflict(VersionConflict),
+}
+
+/// Several events of one stream, stored atomically. Cloning is a few reference counts.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Commit {
+    /// Its id.
+    pub id: CommitId,
+    /// Its stream.
+    pub stream: StreamId,
+    /// Version of its first event.
+    pub first_version: Version,
+    /// The writer's clock.
+    pub recorded_at: Timestamp,
+    /// Shared by its events.
+    pub metadata: Metadata,
+    /// In order; never empty.
+    pub events: Arc<[EventData]>,
+}
+impl Commit {
+    /// For adapters: a commit as read.
+    #[must_use]
+    pub fn new(
+        key: CommitKey,
+        id: CommitId,
+        recorded_at: Timestamp,
+        metadata: Metadata,
+        events: impl Into<Arc<[EventData]>>,
+    ) -> Self {
+        Self {
+            id,
+            stream: key.stream,
+            first_version: key.first_version,
+            recorded_at,
+            metadata,
+            events: events.into(),
+        }
+    }
+    /// Version of its last event: the commit end.
+    pub fn last_version(&self) -> Version {
+        Version::new(self.first_version.get() + (self.events.len() as u64).saturating_sub(1))
+    }
+    /// Its place.
+    pub fn key(&self) -> CommitKey {
+        CommitKey {
+            stream: self.stream.clone(),
+            first_version: self.first_version,
+        }
+    }
+    /// The head where it ends.
+    pub fn head(&self) -> StreamHead {
+        StreamHead::observed(
+            self.stream.clone(),
+            self.last_version(),
+            self.id,
+            self.recorded_at,
+        )
+    }
+    /// Its events, one envelope each.
+    pub fn recorded(&self) -> impl Iterator<Item = RecordedEvent> + '_ {
+        let last = self.last_version();
+        (0u16..=u16::MAX)
+            .zip(self.events.iter())
+            .map(move |(i, event)| {
+                let version = self.first_version.plus(u64::from(i));
+                let header = EventHeader::new(
+                    self.id.event_id(i),
+                    self.stream.clone(),
+                    version,
+                    event.name.clone(),
+                    self.recorded_at,
+                )
+                .with_commit_last(last)
+                .with_schema_version(event.schema_version)
+                .with_codec(event.codec.clone())
+                .with_metadata(self.metadata.clone());
+                RecordedEvent::new(header, event.payload.clone())
+            })
+    }
+}
+
+/// Where a commit is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub struct CommitKey {
+    /// The stream.
+    pub stream: StreamId,
+    /// Version of the commit's first event.
+    pub first_version: Version,
+}
+impl CommitKey {
+    /// A place.
+    #[must_use]
+    pub const fn new(stream: StreamId, first_version: Version) -> Self {
+        Self {
+            stream,
+            first_version,
+        }
+    }
+}
