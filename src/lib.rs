@@ -29,7 +29,8 @@ pub use metadata::{
     ActorId, CausationId, CommandId, CommitId, CorrelationId, EventId, InvalidId, Metadata,
 };
 pub use repository::{
-    AppendError, ExecuteError, Executed, LoadError, Loaded, Rejection, Repository, Settled,
+    AppendError, AsOf, ExecuteError, ExecuteResult, Executed, Historical, LoadError, Loaded,
+    Rejection, Repository, Settled, Transaction,
 };
 pub use resilience::{Backoff, ConflictRetry, RetryPolicy};
 pub use snapshot::SnapshotPolicy;

@@ -2,7 +2,7 @@
 use super::{PutIf, Rows, Stored};
 use crate::ports::{
     ControlStore, ControlStoreError, Expect, MessageBus, MessageBusError, Offset, OffsetMark,
-    PartitionId, PartitionOffsets, RowKey,
+    PartitionId, RowKey,
 };
 use crate::runner::Start;
 use std::{collections::BTreeMap, sync::Arc};
@@ -74,8 +74,13 @@ impl BootRows {
             let topic_key = RowKey::new(self.partition.clone(), &**topic);
             let is_booted = self.rows.get::<Booted>(&topic_key).await?.is_some();
             for partition in &offsets {
-                let start = if is_booted { Start::Beginning } else { start };
-                self.resolve_partition(partition, start).await?;
+                let offset = match start {
+                    // New: from its first record, also if that is gone already, so that the loss is noticed.
+                    _ if is_booted => Offset::new(0),
+                    Start::Beginning => partition.begin,
+                    Start::Now => partition.end,
+                };
+                self.resolve_partition(&partition.partition, offset).await?;
             }
             if !is_booted {
                 let booted = Booted {
@@ -90,31 +95,40 @@ impl BootRows {
 
     async fn resolve_partition(
         &mut self,
-        offsets: &PartitionOffsets,
-        start: Start,
+        partition: &PartitionId,
+        offset: Offset,
     ) -> Result<(), ControlStoreError> {
-        let key = self.key(&offsets.partition);
+        let key = self.key(partition);
         let boot = Boot {
-            offset: match start {
-                Start::Beginning => offsets.begin,
-                Start::Now => offsets.end,
-            },
+            offset,
             started: false,
         };
         loop {
             if let Some(row) = self.rows.get::<Boot>(&key).await? {
-                self.known.insert(offsets.partition.clone(), row);
+                self.known.insert(partition.clone(), row);
                 return Ok(());
             }
             match self.rows.put(&key, boot, Expect::Absent).await? {
                 PutIf::Written(row) | PutIf::Conflict(Some(row)) => {
-                    self.known.insert(offsets.partition.clone(), row);
+                    self.known.insert(partition.clone(), row);
                     return Ok(());
                 }
                 // Deleted between the two: look again.
                 PutIf::Conflict(None) => {}
             }
         }
+    }
+
+    /// Reads the row of a partition anew: another instance may have noted since that it has started.
+    pub(crate) async fn read_again(
+        &mut self,
+        partition: &PartitionId,
+    ) -> Result<(), ControlStoreError> {
+        let key = self.key(partition);
+        if let Some(row) = self.rows.get::<Boot>(&key).await? {
+            self.known.insert(partition.clone(), row);
+        }
+        Ok(())
     }
 
     /// Notes that the group has committed an offset of this partition.

@@ -9,6 +9,9 @@ use std::sync::Arc;
 pub(crate) enum State {
     /// There is none: the active one is all.
     Live,
+    /// A newer build does something with the next generation, which is no concern of the active one.
+    #[serde(other)]
+    Other,
 }
 
 /// Value of the row `proc`, `<name>`.
@@ -73,5 +76,8 @@ mod tests {
         let text = serde_json::to_string(&row).unwrap();
         assert_eq!(text, r#"{"a":1,"st":"live","e":0,"m":3}"#);
         assert_eq!(serde_json::from_str::<Generations>(&text).unwrap(), row);
+        let newer = r#"{"a":1,"n":2,"st":"scanning","e":4,"m":3,"x":true}"#;
+        let read = serde_json::from_str::<Generations>(newer).unwrap();
+        assert_eq!((read.active, read.state), (1, State::Other));
     }
 }

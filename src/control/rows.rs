@@ -1,6 +1,6 @@
 //! Typed rows: JSON values under compare-and-set.
 use crate::{
-    IdSource,
+    IdSource, Timestamp,
     ports::{ControlStore, ControlStoreError, Expect, PutOutcome, Revision, Row, RowKey},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -56,11 +56,22 @@ impl Rows {
         value: T,
         expect: Expect,
     ) -> Result<PutIf<T>, ControlStoreError> {
+        self.put_until(key, value, expect, None).await
+    }
+
+    /// The same, of a row that ends.
+    pub(crate) async fn put_until<T: Serialize + DeserializeOwned>(
+        &self,
+        key: &RowKey,
+        value: T,
+        expect: Expect,
+        expires_at: Option<Timestamp>,
+    ) -> Result<PutIf<T>, ControlStoreError> {
         let bytes = serde_json::to_vec(&value).map_err(|e| ControlStoreError::Invalid {
             reason: format!("the value of row {key} is no JSON: {e}"),
         })?;
         let revision = self.ids.revision();
-        let row = Row::new(key.clone(), bytes, revision);
+        let row = Row::new(key.clone(), bytes, revision).with_expiry(expires_at);
         let outcome = match self.store.put(&row, expect).await {
             Err(ControlStoreError::Unavailable { .. }) => self.store.put(&row, expect).await?,
             answered => answered?,

@@ -66,7 +66,8 @@ impl Watermarks {
     }
 
     /// Moves the watermark forward to `to` and returns where it is now: there, or where somebody else has moved it, at
-    /// the same version or further. `seen` is what the caller last knew, none if it knew of no row.
+    /// the same version or further. `seen` is what the caller last knew, none if it knew of no row;
+    /// where that is at `to` or further already, it is returned and nothing is asked.
     ///
     /// At the same version the commit ids may differ: then there are two histories, and the caller must stop.
     /// A dropped future leaves the watermark moved or not.

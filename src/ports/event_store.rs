@@ -108,15 +108,19 @@ impl Append {
     /// Checks what every adapter must refuse before any call.
     ///
     /// # Errors
-    /// [`EventStoreError::Invalid`] for no event or more than [`Append::MAX_EVENTS`].
+    /// [`EventStoreError::Invalid`] for no event, more than [`Append::MAX_EVENTS`], or a metadata key with a NUL in it,
+    /// which no bus could carry as a header.
     pub fn validate(&self) -> Result<(), EventStoreError> {
         let reason = match self.events.len() {
             0 => "a commit needs at least one event".into(),
-            1..=Self::MAX_EVENTS => return Ok(()),
-            n => format!(
+            n if n > Self::MAX_EVENTS => format!(
                 "a commit has at most {} events, this one has {n}",
                 Self::MAX_EVENTS
             ),
+            _ if self.metadata.user().any(|(key, _)| key.contains('\0')) => {
+                "a metadata key must not contain NUL".into()
+            }
+            _ => return Ok(()),
         };
         Err(EventStoreError::Invalid { reason })
     }
@@ -569,7 +573,7 @@ impl EventStoreError {
 /// - The versions of a stream are 1, 2, 3, ... without gaps; the events of a commit are neighbours.
 /// - A head that is not the tail is a conflict, nothing is stored, and `actual` never exceeds the real tail.
 /// - The same append sent again, also by others at the same time, is stored once; the answer is `Repeated` with the *stored* commit.
-/// - A commit id that is stored in another slot does not make a repeat: it is a conflict.
+/// - A commit id that is stored in another slot does not make a repeat: a slot that is taken is a conflict.
 /// - Of several writers with the same head exactly one wins.
 /// - A commit is visible whole or not at all.
 /// - Name, schema version, payload bytes, codec, metadata, commit id and time come back as they were given. A payload
@@ -582,7 +586,8 @@ impl EventStoreError {
 /// - A stream that is only checked must still be at its head, or it is a conflict that names it.
 /// - A stream named twice, or no commit, is `Invalid`.
 ///
-/// With `max_streams_per_append` 1, one commit without checks behaves as [`append`](Self::append), more is `Refused(Unsupported)`.
+/// More streams than `max_streams_per_append` are `Refused(Unsupported)`. One commit without checks behaves as
+/// [`append`](Self::append) everywhere.
 ///
 /// **Read** is strongly consistent: every acknowledged commit is seen by every later read.
 /// - To the tail, however many pages; never a shorter history: a hole is repaired by reading again or is `Corrupt`.
@@ -593,7 +598,8 @@ impl EventStoreError {
 /// **Scan and lists**
 /// - A scan sees everything that was stored before it began, each commit in one segment; a cursor survives the process.
 /// - `streams` and `unpublished` may lag behind for a moment, but come to list everything.
-/// - A stored commit is listed by `unpublished` until it is cleared. Clearing an unknown or cleared key does nothing.
+/// - A stored commit is listed by `unpublished` until it is cleared, the keys of a stream next to each other within a
+///   page. Clearing an unknown or cleared key does nothing, also where nothing is listed.
 #[async_trait]
 pub trait EventStore: Debug + Send + Sync + 'static {
     /// What this adapter can do. Constant.
@@ -644,7 +650,7 @@ pub trait EventStore: Debug + Send + Sync + 'static {
         max_items: NonZeroU32,
     ) -> Result<ScanPage, EventStoreError>;
 
-    /// Lists commits that are not yet cleared, in no order but by stream within a page, at most `limit` a page.
+    /// Lists commits that are not yet cleared, at most `limit` a page.
     ///
     /// # Errors
     /// [`EventStoreError`]; `Refused(Unsupported)` where `lists_unpublished` is false.

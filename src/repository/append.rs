@@ -122,7 +122,11 @@ impl<A: Aggregate> Repository<A> {
         Ok(Settled::Open)
     }
 
-    async fn first(&self, stream: &StreamId, from: ReadFrom) -> Result<Option<Commit>, LoadError> {
+    pub(super) async fn first(
+        &self,
+        stream: &StreamId,
+        from: ReadFrom,
+    ) -> Result<Option<Commit>, LoadError> {
         let mut commits = self.inner.store.read(stream, from, ONE);
         Ok(commits.try_next().await?)
     }

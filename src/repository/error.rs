@@ -1,6 +1,7 @@
 //! Why a repository could not do what it was asked.
 use crate::{
-    CodecError, InvalidStreamId, StreamId, Version, VersionConflict, ports::EventStoreError,
+    CodecError, InvalidStreamId, StreamId, Version, VersionConflict,
+    ports::{ControlStoreError, EventStoreError},
 };
 use std::{convert::Infallible, error::Error, fmt};
 
@@ -58,6 +59,31 @@ pub enum ExecuteError<E> {
     Store(EventStoreError),
     /// An event cannot be encoded.
     Codec(CodecError),
+    /// The mark of an idempotent command could not be read or written. Sent again with its command id it takes effect once.
+    Mark(ControlStoreError),
+    /// A command id that is empty or too long to be stored.
+    InvalidCommandId {
+        /// Bytes found.
+        bytes: usize,
+        /// The most it may have.
+        limit: usize,
+    },
+    /// Others moved the stream or the command's mark, more often than the retry policy allows.
+    Contended {
+        /// The stream.
+        stream: StreamId,
+        /// How often it was tried.
+        attempts: u32,
+    },
+    /// The stream is shorter than it was when the command was marked: a backup was restored.
+    HistoryForked {
+        /// The stream.
+        stream: StreamId,
+        /// Where the command's commit belongs.
+        slot: Version,
+        /// Where the stream ends now.
+        tail: Version,
+    },
 }
 
 /// Why facts could not be appended: an [`ExecuteError`] that cannot be a rejection.
@@ -77,10 +103,14 @@ impl<E> ExecuteError<E> {
     /// Whether the same call may succeed later. After an unknown outcome it may also apply the command twice.
     pub const fn is_transient(&self) -> bool {
         match self {
-            Self::Conflict(_) => true,
+            Self::Conflict(_) | Self::Contended { .. } => true,
             Self::Store(e) => e.is_transient(),
             Self::Load(e) => e.is_transient(),
-            Self::Rejected(_) | Self::Codec(_) => false,
+            Self::Mark(e) => e.is_transient(),
+            Self::Rejected(_)
+            | Self::Codec(_)
+            | Self::InvalidCommandId { .. }
+            | Self::HistoryForked { .. } => false,
         }
     }
 }
@@ -93,6 +123,20 @@ impl<E: fmt::Display> fmt::Display for ExecuteError<E> {
             Self::Load(e) => e.fmt(f),
             Self::Store(_) => f.write_str("the commit cannot be stored"),
             Self::Codec(_) => f.write_str("an event cannot be encoded"),
+            Self::Mark(_) => f.write_str("the command's mark cannot be read or written"),
+            Self::InvalidCommandId { bytes, limit } => {
+                write!(
+                    f,
+                    "a command id has 1 to {limit} bytes, this one has {bytes}"
+                )
+            }
+            Self::Contended { stream, attempts } => {
+                write!(f, "others were faster on {stream} {attempts} times")
+            }
+            Self::HistoryForked { stream, slot, tail } => write!(
+                f,
+                "the history of {stream} has forked: the command belongs at {slot}, the stream ends at {tail}"
+            ),
         }
     }
 }
@@ -101,7 +145,11 @@ impl<E: fmt::Debug + fmt::Display> Error for ExecuteError<E> {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         match self {
             Self::Rejected(_) => Some(&REJECTION),
-            Self::Conflict(_) => None,
+            Self::Conflict(_)
+            | Self::InvalidCommandId { .. }
+            | Self::Contended { .. }
+            | Self::HistoryForked { .. } => None,
+            Self::Mark(e) => Some(e),
             Self::Load(e) => e.source(),
             Self::Store(e) => Some(e),
             Self::Codec(e) => Some(e),

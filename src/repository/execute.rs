@@ -4,6 +4,10 @@ use crate::{
     Aggregate, Context, Decide, Metadata, Timestamp,
     ports::{Append, AppendOutcome, Commit},
 };
+use futures::{Stream, StreamExt};
+
+/// What became of a command `C` on an aggregate `A`.
+pub type ExecuteResult<A, C> = Result<Executed<A>, ExecuteError<<A as Decide<C>>::Error>>;
 
 /// What a decision starts from.
 pub(super) enum Start<A> {
@@ -51,7 +55,10 @@ impl<A: Aggregate> Repository<A> {
         self.execute_with(id, command, Metadata::new()).await
     }
 
-    /// [`execute`](Self::execute) with correlation, causation, actor, trace or the user's own entries.
+    /// [`execute`](Self::execute) with a command id, correlation, causation, actor, trace or the user's own entries.
+    ///
+    /// A command id makes the command take effect once, where the repository
+    /// [is told to](Self::with_idempotency); elsewhere it is only recorded.
     ///
     /// # Errors
     /// As [`execute`](Self::execute).
@@ -65,6 +72,11 @@ impl<A: Aggregate> Repository<A> {
         A: Decide<C>,
     {
         let stream = Self::stream_id(id)?;
+        if let (Some(idempotency), Some(id)) = (&self.inner.idempotency, metadata.command_id()) {
+            return self
+                .execute_once(&stream, &command, &metadata, id, idempotency)
+                .await;
+        }
         let mut turn = self.inner.turns.take(&stream).await;
         let mut start = match turn.take_state() {
             Some(loaded) => Start::Cached(loaded),
@@ -129,6 +141,24 @@ impl<A: Aggregate> Repository<A> {
         }
     }
 
+    /// Executes many commands, `concurrency` at a time (0 counts as 1), and returns each result as it is there. Commands
+    /// on one stream are executed in the order given.
+    pub fn execute_many<'a, C>(
+        &'a self,
+        commands: impl IntoIterator<Item = (A::Id, C), IntoIter: Send> + 'a,
+        concurrency: usize,
+    ) -> impl Stream<Item = (A::Id, ExecuteResult<A, C>)> + 'a
+    where
+        A: Decide<C>,
+        C: Send + Sync + 'a,
+    {
+        let executions = commands.into_iter().map(move |(id, command)| async move {
+            let result = self.execute(&id, command).await;
+            (id, result)
+        });
+        futures::stream::iter(executions).buffer_unordered(concurrency.max(1))
+    }
+
     /// Decides. What a cached state refuses, or finds nothing to do about, is confirmed by a read of what is new; a state
     /// that was just read needs no second look.
     pub(super) async fn decide<C>(
@@ -171,9 +201,9 @@ impl<A: Aggregate> Repository<A> {
     }
 
     /// Hands a state that was just stored to the snapshot writer.
-    pub(super) fn stored(&self, loaded: Loaded<A>) -> Loaded<A> {
+    pub(super) fn stored(&self, mut loaded: Loaded<A>) -> Loaded<A> {
         if let Some(snapshots) = &self.inner.snapshots {
-            snapshots.offer(&loaded, std::time::Duration::ZERO);
+            snapshots.offer(&mut loaded, std::time::Duration::ZERO);
         }
         loaded
     }

@@ -7,26 +7,38 @@
 //!   conflict  read what is new, decide again under a new commit id; bounded, with jitter
 //!   unknown   `Unavailable { pending }`: settle it with [`Repository::settle`]
 //! ```
-mod append;
-mod error;
 mod execute;
+mod idempotent;
+mod append;
+mod transaction;
+mod travel;
 mod fold;
+mod error;
 mod snapshots;
 mod turns;
 mod values;
 
 pub use error::{AppendError, ExecuteError, LoadError, Rejection};
+pub use execute::ExecuteResult;
+pub use transaction::Transaction;
+pub use travel::{AsOf, Historical};
 pub use values::{Executed, Loaded, Settled};
 
 use crate::{
     Aggregate, Clock, ConflictRetry, DomainEvent, IdSource, InvalidStreamId, Recorded, Snapshot,
     SnapshotPolicy, StreamHead, StreamId, SystemClock, SystemIds, Upcasters,
-    ports::{BoxStream, EventStore, ReadFrom, SnapshotStore},
+    control::Rows,
+    ports::{BoxStream, ControlStore, EventStore, ReadFrom, SnapshotStore},
 };
 use fold::Fold;
 use futures::{StreamExt, TryStreamExt};
+use idempotent::Idempotency;
 use snapshots::Snapshots;
-use std::{fmt, sync::Arc, time::Instant};
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use turns::Turns;
 
 /// The streams of one aggregate type. Cloning shares everything.
@@ -66,6 +78,7 @@ struct Inner<A: Aggregate> {
     store: Arc<dyn EventStore>,
     snapshots: Option<Snapshots<A>>,
     turns: Turns<A>,
+    idempotency: Option<Idempotency>,
     upcasters: Upcasters,
     retry: ConflictRetry,
     clock: Arc<dyn Clock>,
@@ -78,6 +91,7 @@ impl<A: Aggregate> Clone for Inner<A> {
             store: self.store.clone(),
             snapshots: self.snapshots.clone(),
             turns: self.turns.clone(),
+            idempotency: self.idempotency.clone(),
             upcasters: self.upcasters.clone(),
             retry: self.retry,
             clock: self.clock.clone(),
@@ -109,6 +123,7 @@ impl<A: Aggregate> Repository<A> {
             store,
             snapshots: None,
             turns: Turns::new(0),
+            idempotency: None,
             upcasters: Upcasters::new(),
             retry: ConflictRetry::default(),
             clock: Arc::new(SystemClock),
@@ -146,6 +161,16 @@ impl<A: Aggregate> Repository<A> {
             i.upcasters = upcasters;
             // What others have cached was folded with theirs.
             i.turns = i.turns.emptied();
+        })
+    }
+    /// Lets a command that carries a [command id](crate::Metadata::with_command_id) take effect at most once within `retention`,
+    /// at the price of one more read and write. `retention` must be at least as long as callers repeat a command; a day
+    /// is a good start.
+    #[must_use]
+    pub fn with_idempotency(self, control: Arc<dyn ControlStore>, retention: Duration) -> Self {
+        self.edit(|i| {
+            let rows = Rows::new(control, i.ids.clone());
+            i.idempotency = Some(Idempotency::new(rows, retention));
         })
     }
     /// How often a conflict is decided again.
@@ -210,7 +235,7 @@ impl<A: Aggregate> Repository<A> {
 
     async fn load_stream(&self, stream: &StreamId) -> Result<Loaded<A>, LoadError> {
         let started = Instant::now();
-        let loaded = match self.load_from_snapshot(stream).await? {
+        let mut loaded = match self.load_from_snapshot(stream).await? {
             Some(loaded) => loaded,
             None => {
                 let fold = Fold::start(StreamHead::empty(stream.clone()));
@@ -218,7 +243,7 @@ impl<A: Aggregate> Repository<A> {
             }
         };
         if let Some(snapshots) = &self.inner.snapshots {
-            snapshots.offer(&loaded, started.elapsed());
+            snapshots.offer(&mut loaded, started.elapsed());
         }
         Ok(loaded)
     }

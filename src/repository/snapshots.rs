@@ -94,8 +94,9 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
         }
     }
 
-    /// Takes a snapshot of this state if the policy says so. Never waits, never fails.
-    pub(super) fn offer(&self, loaded: &Loaded<A>, load: Duration) {
+    /// Takes a snapshot of this state if the policy says so, and notes in it that it did: the next one is due behind it,
+    /// even if it cannot be written. Never waits, never fails.
+    pub(super) fn offer(&self, loaded: &mut Loaded<A>, load: Duration) {
         let since = loaded.version().get() - loaded.snapshot.get();
         if !self.policy.is_due(since, load) {
             return;
@@ -113,6 +114,7 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
             return;
         }
         waiting.newest.insert(stream.clone(), loaded.clone());
+        loaded.snapshot = loaded.version();
         if !waiting.is_running {
             waiting.is_running = true;
             waiting.task = Some(runtime.spawn(self.clone().write_all()));

@@ -1,6 +1,6 @@
 //! One attempt at the head of a stream's queue: check the version, fill a gap from history, decode, handle.
 use super::{
-    EventContext, EventSource, HandlerError, ModelId, Position, UnknownEvents,
+    EventContext, EventSource, HandlerError, ModelId, Position, Start, UnknownEvents,
     erased::{AnyEvent, ErasedProcessor},
     streams::Progress,
 };
@@ -28,6 +28,7 @@ pub(super) struct Shared {
     pub(super) history: Option<Arc<dyn EventStore>>,
     pub(super) upcasters: Upcasters,
     pub(super) unknown_events: UnknownEvents,
+    pub(super) start: Start,
     pub(super) timeout: Duration,
 }
 
@@ -98,7 +99,7 @@ impl Attempt {
             self.tally.skipped += 1;
             return Ok(());
         }
-        if self.progress == Progress::Unknown {
+        if self.progress == Progress::Unknown || self.number > 1 {
             self.progress = self.look_up(stream).await.map_err(here)?;
         }
         if let Progress::At(version, commit) = self.progress {
@@ -125,12 +126,24 @@ impl Attempt {
         selectors.iter().any(|s| s.aggregate == stream.aggregate())
     }
 
+    /// Asked again before a retry: the attempt that failed may have stored its event, and only its answer was lost.
     async fn look_up(&self, stream: &StreamId) -> Result<Progress, HandlerError> {
         let asked = self.shared.processor.position(&self.shared.model, stream);
-        match self.in_time(asked).await? {
-            Position::KeptByRunner => Ok(Progress::NoBase),
-            Position::Stored { version, commit_id } => Ok(Progress::At(version, commit_id)),
-        }
+        Ok(match (self.in_time(asked).await?, self.progress) {
+            (Position::KeptByRunner, Progress::Unknown) => Progress::NoBase,
+            (Position::KeptByRunner, known) => known,
+            // What lies before the start is not wanted: the first event seen is the base.
+            (Position::Stored { version, .. }, Progress::Unknown | Progress::NoBase)
+                if version == Version::NONE && self.shared.start == Start::Now =>
+            {
+                Progress::NoBase
+            }
+            // Events that were skipped since are not in the read model.
+            (Position::Stored { version, .. }, Progress::At(known, _)) if known > version => {
+                self.progress
+            }
+            (Position::Stored { version, commit_id }, _) => Progress::At(version, commit_id),
+        })
     }
 
     /// A version that was followed under another commit id is another history.
@@ -164,6 +177,8 @@ impl Attempt {
     ) -> Result<(), Failure> {
         let Some(history) = self.shared.history.clone() else {
             self.tally.gaps_unverified += 1;
+            // It has been passed: a retry of what lies behind it does not meet it again.
+            self.progress = Progress::At(Version::new(next.get() - 1), None);
             return Ok(());
         };
         let failed = |version, error: HandlerError| Failure { version, error };
@@ -211,10 +226,18 @@ impl Attempt {
             self.tally.skipped += 1;
             return Ok(());
         };
+        let cancelled = self.cancelled.child_token();
         let ctx = EventContext::new(self.shared.model.clone(), event.header.clone(), source)
-            .with_attempt(self.number, self.cancelled.clone());
-        self.in_time(self.shared.processor.handle(&*decoded, &ctx))
-            .await?;
+            .with_attempt(self.number, cancelled.clone());
+        let handled = async {
+            // Work that the handler left elsewhere is told when nobody waits for the answer any more: after a timeout,
+            // a panic, or the end of the run.
+            let unanswered = cancelled.drop_guard();
+            let handled = self.shared.processor.handle(&*decoded, &ctx).await;
+            unanswered.disarm();
+            handled
+        };
+        self.in_time(handled).await?;
         self.tally.handled += 1;
         Ok(())
     }

@@ -26,7 +26,7 @@ pub enum ErrorClass {
 
 /// A classified failure, which `?` makes from any error.
 ///
-/// - An error of this crate anywhere in the chain keeps its class: a throttled store is `Throttled`, a missing table is
+/// - An error of this crate anywhere in the chain keeps its class: a store that throttles and names a pause is `Throttled`, a missing table is
 ///   `Permanent`, and a command that an aggregate [refused](Rejection) is `Permanent`.
 /// - Any other error is `Transient`. Say what it is with [`ResultExt`]: `.permanent()?`, `.throttled(d)?`.
 ///
@@ -116,30 +116,38 @@ pub(super) fn class_of(error: &(dyn Error + 'static)) -> ErrorClass {
 }
 
 fn class_of_one(e: &(dyn Error + 'static)) -> Option<ErrorClass> {
-    let by_transience = |is_transient: bool| {
-        if is_transient {
-            ErrorClass::Transient
-        } else {
-            ErrorClass::Permanent
-        }
+    let by = |is_transient: bool, retry_after: Option<Duration>| {
+        Some(match retry_after {
+            Some(retry_after) => ErrorClass::Throttled { retry_after },
+            None if is_transient => ErrorClass::Transient,
+            None => ErrorClass::Permanent,
+        })
     };
     if let Some(e) = e.downcast_ref::<EventStoreError>() {
-        return Some(match e.retry_after() {
-            Some(retry_after) => ErrorClass::Throttled { retry_after },
-            None => by_transience(e.is_transient()),
-        });
+        return by(e.is_transient(), e.retry_after());
     }
     if let Some(e) = e.downcast_ref::<ControlStoreError>() {
-        return Some(by_transience(e.is_transient()));
-    }
-    if let Some(e) = e.downcast_ref::<MessageBusError>() {
-        return Some(by_transience(e.is_transient()));
+        let retry_after = match e {
+            ControlStoreError::Throttled { retry_after, .. } => *retry_after,
+            _ => None,
+        };
+        return by(e.is_transient(), retry_after);
     }
     if let Some(e) = e.downcast_ref::<SnapshotStoreError>() {
-        return Some(by_transience(e.is_transient()));
+        let retry_after = match e {
+            SnapshotStoreError::Throttled { retry_after, .. } => *retry_after,
+            _ => None,
+        };
+        return by(e.is_transient(), retry_after);
     }
-    if let Some(e) = e.downcast_ref::<LoadError>() {
-        return Some(by_transience(e.is_transient()));
+    if let Some(e) = e.downcast_ref::<MessageBusError>() {
+        return by(e.is_transient(), None);
+    }
+    match e.downcast_ref::<LoadError>() {
+        // Its source knows more.
+        Some(LoadError::Store(_)) => return None,
+        Some(e) => return by(e.is_transient(), None),
+        None => {}
     }
     (e.is::<Rejection>() || e.is::<CodecError>()).then_some(ErrorClass::Permanent)
 }
@@ -221,18 +229,25 @@ mod tests {
     #[test]
     fn errors_of_the_ports_keep_their_class_through_a_command() {
         let retry_after = Duration::from_secs(3);
-        let throttled = EventStoreError::Throttled {
-            retry_after: Some(retry_after),
-            source: "slow down".into(),
-        };
         let class_of = |e| class(ExecuteError::<InsufficientFunds>::Store(e));
-        assert_eq!(class_of(throttled), ErrorClass::Throttled { retry_after });
         let refused = EventStoreError::Refused {
             kind: RefusedKind::MissingTable,
             reason: "no table".into(),
             source: "gone".into(),
         };
         assert_eq!(class_of(refused), ErrorClass::Permanent);
+        let throttled = || EventStoreError::Throttled {
+            retry_after: Some(retry_after),
+            source: "slow down".into(),
+        };
+        let kept = ErrorClass::Throttled { retry_after };
+        assert_eq!(class_of(throttled()), kept);
+        assert_eq!(class(LoadError::Store(throttled())), kept);
+        let control = ControlStoreError::Throttled {
+            retry_after: Some(retry_after),
+            source: "slow down".into(),
+        };
+        assert_eq!(class(control), kept);
         let unavailable = EventStoreError::Unavailable {
             pending: None,
             source: "timeout".into(),

@@ -202,7 +202,8 @@ impl EventContext {
     pub const fn source(&self) -> &EventSource {
         &self.source
     }
-    /// Ready once the result no longer counts: the partition was taken away, or the process is to end.
+    /// Ready once the result no longer counts: the attempt timed out, the partition was taken away, or the process is
+    /// to end. For work that the handler has started elsewhere; the handler itself is dropped.
     pub async fn cancelled(&self) {
         self.cancelled.cancelled().await;
     }

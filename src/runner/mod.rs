@@ -240,7 +240,7 @@ impl Runner {
         let work = self.processors().map(|processor| {
             let stop = stop.clone();
             async {
-                match processor.ends().await {
+                match processor.ends(&stop).await {
                     Ok(ends) => processor.run(stop, Some(ends)).await,
                     Err(error) => processor.failed(error),
                 }

@@ -41,11 +41,50 @@ struct Attempts {
 }
 
 /// How long the backends may be away before a processor that starts gives up: about a minute.
-pub(super) fn patience() -> RetryPolicy {
-    let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
-    RetryPolicy::default()
-        .with_attempts(1, 12)
-        .with_backoff(backoff)
+pub(super) struct Patience {
+    policy: RetryPolicy,
+    started: Instant,
+    failed: u32,
+}
+
+impl Patience {
+    pub(super) fn new() -> Self {
+        let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        Self {
+            policy: RetryPolicy::default()
+                .with_attempts(1, 12)
+                .with_backoff(backoff),
+            started: Instant::now(),
+            failed: 0,
+        }
+    }
+
+    /// Waits before the next try; false if there shall be none: it was told to stop, or it has waited long enough, or
+    /// waiting does not help.
+    pub(super) async fn wait(
+        &mut self,
+        stop: &CancellationToken,
+        error: &impl Display,
+        is_transient: bool,
+    ) -> bool {
+        self.failed += 1;
+        let wait = self.policy.next_delay(self.failed, self.started.elapsed());
+        let Some(wait) = wait.filter(|_| is_transient) else {
+            return false;
+        };
+        tracing::warn!(%error, ?wait, "waiting for the backend");
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => false,
+            () = tokio::time::sleep(wait) => true,
+        }
+    }
+}
+
+/// After this time; a time without an end is a far one.
+pub(super) fn after(time: Duration) -> Instant {
+    const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    Instant::now() + time.min(FAR)
 }
 
 impl Processor {
@@ -68,15 +107,14 @@ impl Processor {
         }
     }
 
-    /// Where the topics end now.
-    pub(super) async fn ends(&self) -> Result<Ends, RunnerError> {
+    /// Where the topics end now; less if it is told to stop first.
+    pub(super) async fn ends(&self, stop: &CancellationToken) -> Result<Ends, RunnerError> {
         let mut ends = Ends::new();
         for topic in &self.topics {
-            let offsets = self
-                .bus
-                .offsets(topic)
-                .await
-                .map_err(|e| self.bus_error(e))?;
+            let ask = || self.bus.offsets(topic);
+            let offsets = patiently(stop, ask, MessageBusError::is_transient).await;
+            let offsets = offsets.transpose().map_err(|e| self.bus_error(e))?;
+            let offsets = offsets.unwrap_or_default();
             ends.extend(offsets.into_iter().map(|o| (o.partition, o.end)));
         }
         Ok(ends)
@@ -115,6 +153,7 @@ impl Processor {
             history: self.attempts.history.clone(),
             upcasters: self.attempts.upcasters.clone(),
             unknown_events: self.policy.unknown_events,
+            start: self.policy.start,
             timeout: self.policy.attempt_timeout,
         });
         let mut boot = BootRows::new(
@@ -170,8 +209,7 @@ impl Processor {
         boot: &mut BootRows,
         stop: &CancellationToken,
     ) -> Result<bool, RunnerError> {
-        let (policy, started) = (patience(), Instant::now());
-        let mut failed = 0;
+        let mut patience = Patience::new();
         loop {
             let resolved = boot
                 .resolve(&*self.bus, &self.topics, self.policy.start)
@@ -184,18 +222,12 @@ impl Processor {
                 BootError::Bus(e) => e.is_transient(),
                 BootError::Control(e) => e.is_transient(),
             };
-            failed += 1;
-            let wait = policy
-                .next_delay(failed, started.elapsed())
-                .filter(|_| is_transient);
-            let Some(wait) = wait else {
-                return Err(match error {
-                    BootError::Bus(e) => self.bus_error(e),
-                    BootError::Control(e) => self.control_error(e),
-                });
-            };
-            if !pause(stop, wait, &error).await {
-                return Ok(false);
+            if !patience.wait(stop, &error, is_transient).await {
+                return match error {
+                    _ if stop.is_cancelled() && is_transient => Ok(false),
+                    BootError::Bus(e) => Err(self.bus_error(e)),
+                    BootError::Control(e) => Err(self.control_error(e)),
+                };
             }
         }
     }
@@ -231,30 +263,15 @@ pub(super) async fn patiently<T, E: Display, F: Future<Output = Result<T, E>>>(
     mut call: impl FnMut() -> F,
     is_transient: impl Fn(&E) -> bool,
 ) -> Option<Result<T, E>> {
-    let (policy, started) = (patience(), Instant::now());
-    let mut failed = 0;
+    let mut patience = Patience::new();
     loop {
         let error = match call().await {
             Ok(value) => return Some(Ok(value)),
             Err(error) => error,
         };
-        failed += 1;
-        let wait = policy.next_delay(failed, started.elapsed());
-        let Some(wait) = wait.filter(|_| is_transient(&error)) else {
-            return Some(Err(error));
-        };
-        if !pause(stop, wait, &error).await {
-            return None;
+        if !patience.wait(stop, &error, is_transient(&error)).await {
+            let was_stopped = stop.is_cancelled() && is_transient(&error);
+            return (!was_stopped).then_some(Err(error));
         }
-    }
-}
-
-/// Waits before the next try; false if it was told to stop.
-async fn pause(stop: &CancellationToken, wait: Duration, error: &impl Display) -> bool {
-    tracing::warn!(%error, ?wait, "waiting for the backend");
-    tokio::select! {
-        biased;
-        () = stop.cancelled() => false,
-        () = tokio::time::sleep(wait) => true,
     }
 }

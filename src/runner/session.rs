@@ -3,17 +3,17 @@ use super::{
     RunnerError,
     attempt::{Attempted, Incoming, Shared},
     lanes::Lanes,
-    processor::{Ends, Processor},
+    processor::{Ends, Patience, Processor, after, patiently},
     streams::Streams,
     window::Window,
 };
 use crate::{
-    Backoff, StreamId, Version,
+    Backoff, StreamId, Version, WireError,
     control::BootRows,
     from_message,
     ports::{
-        AssignedPartition, AssignmentEpoch, Consumer, ConsumerEvent, Delivery, MessageBusError,
-        NoPosition, OwnedMark, PartitionId, Revocation, StartedFrom,
+        AssignedPartition, AssignmentEpoch, Consumer, ConsumerEvent, ControlStoreError, Delivery,
+        MessageBusError, NoPosition, Offset, OwnedMark, PartitionId, Revocation, StartedFrom,
     },
 };
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -47,6 +47,8 @@ pub(super) struct Session<'a> {
     pub(super) partitions: BTreeMap<PartitionId, Owned>,
     pub(super) flushes_failed: u32,
     pub(super) flush_failing_since: Option<Instant>,
+    /// Until when not to commit, after a failure.
+    pub(super) commit_after: Option<Instant>,
     group: &'a str,
     ends: Option<&'a Ends>,
     pub(super) lanes: Lanes<Arc<Incoming>>,
@@ -65,6 +67,8 @@ pub(super) struct Owned {
     pub(super) epoch: AssignmentEpoch,
     pub(super) window: Window,
     is_paused: bool,
+    /// The first record that cannot be read. It is an error when its turn comes; nothing behind it is taken.
+    unreadable: Option<(Offset, WireError)>,
 }
 
 pub(super) struct Job {
@@ -80,6 +84,8 @@ pub(super) struct Retry {
     pub(super) failed: u32,
     pub(super) attempts: u32,
     pub(super) since: Instant,
+    /// When the next attempt may start.
+    pub(super) until: Instant,
 }
 
 impl<'a> Session<'a> {
@@ -99,6 +105,7 @@ impl<'a> Session<'a> {
             partitions: BTreeMap::new(),
             flushes_failed: 0,
             flush_failing_since: None,
+            commit_after: None,
             group,
             ends,
             lanes: Lanes::new(),
@@ -116,7 +123,7 @@ impl<'a> Session<'a> {
     pub(super) async fn run(mut self, stop: &CancellationToken) -> Result<End, RunnerError> {
         let worked = self.work(stop).await;
         let all: HashSet<_> = self.partitions.keys().cloned().collect();
-        let deadline = Instant::now() + self.processor.policy.drain;
+        let deadline = after(self.processor.policy.drain);
         // Whatever fails now is not done, thus not committed: it comes again.
         let _ = self.finish_running(&all, deadline).await;
         let committed = self.commit().await;
@@ -134,19 +141,28 @@ impl<'a> Session<'a> {
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let consumer = self.consumer.clone();
         loop {
+            self.check_readable()?;
             self.dispatch();
             self.balance().await?;
             if self.is_caught_up_here() {
-                return Ok(End::Stopped);
+                if self.may_commit() {
+                    self.commit().await?;
+                }
+                // What could not be flushed or committed yet is not dealt with yet.
+                if self.is_all_committed() {
+                    return Ok(End::Stopped);
+                }
             }
             let resting_until = self.receive_after.unwrap_or_else(Instant::now);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return Ok(End::Stopped),
                 Some(joined) = self.running.join_next_with_id() => self.settle(joined)?,
-                Some(stream) = self.waits.next() => self.lanes.wake(&stream),
+                Some(stream) = self.waits.next() => self.wake(&stream),
                 _ = ticks.tick() => {
-                    self.commit().await?;
+                    if self.may_commit() {
+                        self.commit().await?;
+                    }
                     if self.is_caught_up_elsewhere().await? {
                         return Ok(End::Stopped);
                     }
@@ -155,7 +171,7 @@ impl<'a> Session<'a> {
                     self.receive_after = None;
                 }
                 event = consumer.next(), if self.receive_after.is_none() => {
-                    if let Some(end) = self.receive(event).await? {
+                    if let Some(end) = self.receive(event, stop).await? {
                         return Ok(end);
                     }
                 }
@@ -169,6 +185,7 @@ impl<'a> Session<'a> {
     async fn receive(
         &mut self,
         event: Result<ConsumerEvent, MessageBusError>,
+        stop: &CancellationToken,
     ) -> Result<Option<End>, RunnerError> {
         let event = match event {
             Ok(event) => event,
@@ -184,10 +201,13 @@ impl<'a> Session<'a> {
         };
         self.receive_failed = 0;
         match event {
-            ConsumerEvent::Delivery(delivery) => self.take(delivery)?,
+            ConsumerEvent::Delivery(delivery) => self.take(delivery),
             ConsumerEvent::Assigned(assignment) => {
                 for assigned in assignment.partitions {
-                    self.begin(assigned).await?;
+                    if stop.is_cancelled() {
+                        break;
+                    }
+                    self.begin(assigned, stop).await?;
                 }
             }
             ConsumerEvent::Revoking(revocation) => self.give_up(revocation).await?,
@@ -215,20 +235,23 @@ impl<'a> Session<'a> {
         Ok(None)
     }
 
-    fn take(&mut self, delivery: Delivery) -> Result<(), RunnerError> {
+    fn take(&mut self, delivery: Delivery) {
         let Some(owned) = self.partitions.get_mut(&delivery.partition) else {
-            return Ok(());
+            return;
         };
         let bytes = delivery.message.size();
-        if owned.epoch != delivery.epoch || !owned.window.push(delivery.offset, bytes) {
-            return Ok(());
+        let is_behind = owned.unreadable.is_some();
+        if owned.epoch != delivery.epoch || is_behind || !owned.window.push(delivery.offset, bytes)
+        {
+            return;
         }
-        let event = from_message(&delivery.message).map_err(|e| RunnerError::Unreadable {
-            processor: self.processor.name.clone(),
-            partition: delivery.partition.clone(),
-            offset: delivery.offset,
-            source: e.into(),
-        })?;
+        let event = match from_message(&delivery.message) {
+            Ok(event) => event,
+            Err(error) => {
+                owned.unreadable = Some((delivery.offset, error));
+                return;
+            }
+        };
         let stream = event.header.stream.clone();
         let incoming = Incoming {
             partition: delivery.partition.clone(),
@@ -238,68 +261,125 @@ impl<'a> Session<'a> {
         };
         self.lanes
             .push(&stream, delivery.partition, Arc::new(incoming));
+    }
+
+    /// An error if the next record of a partition cannot be read: all before it is done.
+    fn check_readable(&mut self) -> Result<(), RunnerError> {
+        for (partition, owned) in &mut self.partitions {
+            let is_next = |at: &mut (Offset, WireError)| owned.window.first_open() == Some(at.0);
+            if let Some((offset, error)) = owned.unreadable.take_if(is_next) {
+                return Err(RunnerError::Unreadable {
+                    processor: self.processor.name.clone(),
+                    partition: partition.clone(),
+                    offset,
+                    source: error.into(),
+                });
+            }
+        }
         Ok(())
     }
 
-    /// Takes up a partition. Where nothing was committed, the start is committed, then noted, before anything is handled.
-    async fn begin(&mut self, assigned: AssignedPartition) -> Result<(), RunnerError> {
+    /// Takes up a partition, unless it is told to stop. Where nothing was committed, the start is committed, then noted,
+    /// before anything is handled.
+    async fn begin(
+        &mut self,
+        assigned: AssignedPartition,
+        stop: &CancellationToken,
+    ) -> Result<(), RunnerError> {
         let partition = assigned.partition.clone();
-        let was_started = self.boot.get(&partition).is_some_and(|b| b.started);
         if assigned.from == StartedFrom::Declared {
-            if was_started {
+            if !self.read_boot_again(&partition, stop).await? {
+                return Ok(());
+            }
+            if self.was_started(&partition) {
                 let reason = "its committed offset is gone".into();
                 return Err(self.position_lost(partition, reason));
             }
             let mark = OwnedMark::new(partition.clone(), assigned.epoch, assigned.next);
-            match self.commit_start(&mark).await {
-                Ok(()) => {}
-                // It was taken away again already.
-                Err(MessageBusError::StaleAssignment { .. }) => return Ok(()),
-                Err(error) => return Err(self.processor.bus_error(error)),
+            if !self.commit_start(&mark, stop).await? {
+                return Ok(());
             }
         }
-        if !was_started {
-            self.note_started(&partition).await?;
+        if !self.was_started(&partition) && !self.note_started(&partition, stop).await? {
+            return Ok(());
         }
         let owned = Owned {
             epoch: assigned.epoch,
             window: Window::starting_at(assigned.next),
             is_paused: false,
+            unreadable: None,
         };
         self.partitions.insert(partition, owned);
         Ok(())
     }
 
-    async fn commit_start(&mut self, mark: &OwnedMark) -> Result<(), MessageBusError> {
-        let call = || self.consumer.commit(std::slice::from_ref(mark));
-        let never = CancellationToken::new();
-        let committed =
-            super::processor::patiently(&never, call, MessageBusError::is_transient).await;
-        committed.unwrap_or(Err(MessageBusError::Closed))
+    fn was_started(&self, partition: &PartitionId) -> bool {
+        self.boot.get(partition).is_some_and(|boot| boot.started)
     }
 
-    /// Notes the start. A control store that is away for a moment does not halt the processor.
-    async fn note_started(&mut self, partition: &PartitionId) -> Result<(), RunnerError> {
-        let (policy, since) = (super::processor::patience(), Instant::now());
-        let mut failed = 0;
-        while let Err(error) = self.boot.set_started(partition).await {
-            failed += 1;
-            let wait = policy.next_delay(failed, since.elapsed());
-            let Some(wait) = wait.filter(|_| error.is_transient()) else {
-                return Err(self.processor.control_error(error));
-            };
-            tracing::warn!(processor = %self.processor.name, %partition, %error, ?wait, "the start could not be noted yet");
-            tokio::time::sleep(wait).await;
+    /// The boot row as it is now; false if it was told to stop first.
+    async fn read_boot_again(
+        &mut self,
+        partition: &PartitionId,
+        stop: &CancellationToken,
+    ) -> Result<bool, RunnerError> {
+        let mut patience = Patience::new();
+        while let Err(error) = self.boot.read_again(partition).await {
+            if !patience.wait(stop, &error, error.is_transient()).await {
+                return self.unless_stopped(stop, error);
+            }
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Commits where it starts; false if it was told to stop first, or if the partition was taken away again already.
+    async fn commit_start(
+        &mut self,
+        mark: &OwnedMark,
+        stop: &CancellationToken,
+    ) -> Result<bool, RunnerError> {
+        let call = || self.consumer.commit(std::slice::from_ref(mark));
+        match patiently(stop, call, MessageBusError::is_transient).await {
+            Some(Ok(())) => Ok(true),
+            None | Some(Err(MessageBusError::StaleAssignment { .. })) => Ok(false),
+            Some(Err(error)) => Err(self.processor.bus_error(error)),
+        }
+    }
+
+    /// Notes the start; false if it was told to stop first. A control store that is away for a moment does not halt the
+    /// processor.
+    async fn note_started(
+        &mut self,
+        partition: &PartitionId,
+        stop: &CancellationToken,
+    ) -> Result<bool, RunnerError> {
+        let mut patience = Patience::new();
+        while let Err(error) = self.boot.set_started(partition).await {
+            if !patience.wait(stop, &error, error.is_transient()).await {
+                return self.unless_stopped(stop, error);
+            }
+        }
+        Ok(true)
+    }
+
+    fn unless_stopped(
+        &self,
+        stop: &CancellationToken,
+        error: ControlStoreError,
+    ) -> Result<bool, RunnerError> {
+        if stop.is_cancelled() && error.is_transient() {
+            return Ok(false);
+        }
+        Err(self.processor.control_error(error))
     }
 
     /// Finishes what runs of these partitions, commits, and lets the group take them.
     async fn give_up(&mut self, revocation: Revocation) -> Result<(), RunnerError> {
         let leaving = revocation.partitions().iter().cloned().collect();
         // Time is left for the commit.
-        let grace = self.processor.policy.drain.min(revocation.grace() * 3 / 4);
-        let finished = self.finish_running(&leaving, Instant::now() + grace).await;
+        let grace = revocation.grace() - revocation.grace() / 4;
+        let deadline = after(grace.min(self.processor.policy.drain));
+        let finished = self.finish_running(&leaving, deadline).await;
         let committed = self.commit().await;
         self.forget(&leaving);
         drop(revocation);

@@ -2,9 +2,12 @@
 use super::{
     ErrorClass, HandlerError, RunnerError,
     attempt::{Attempt, Attempted, Failure, Tally},
+    processor::after,
     session::{Job, Retry, Session},
 };
+use crate::StreamId;
 use futures::FutureExt;
+use std::any::Any;
 use tokio::{
     task::{Id, JoinError},
     time::Instant,
@@ -64,14 +67,17 @@ impl Session<'_> {
                 }
                 attempted.result
             }
-            Err(error) if error.is_cancelled() => {
-                self.lanes.finished(&job.stream);
-                return Ok(());
-            }
-            Err(error) => Err(Failure {
-                version: job.incoming.event.header.version,
-                error: HandlerError::permanent(panic_message(error)),
-            }),
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => Err(Failure {
+                    version: job.incoming.event.header.version,
+                    error: HandlerError::permanent(panic_message("handler", &*panic)),
+                }),
+                // It was cancelled.
+                Err(_) => {
+                    self.lanes.finished(&job.stream);
+                    return Ok(());
+                }
+            },
         };
         match result {
             Ok(()) => {
@@ -100,6 +106,7 @@ impl Session<'_> {
             failed: 0,
             attempts: 0,
             since: Instant::now(),
+            until: Instant::now(),
         };
         let retry = self.retries.entry(job.stream.clone()).or_insert_with(fresh);
         if retry.version != version {
@@ -114,11 +121,16 @@ impl Session<'_> {
                 retry.failed += 1;
                 policy.next_delay(retry.failed, elapsed)
             }
-            ErrorClass::Throttled { retry_after } => Some(retry_after)
-                .filter(|after| elapsed.saturating_add(*after) <= policy.max_elapsed),
+            ErrorClass::Throttled { retry_after } => {
+                // At least what was asked for; where that is next to nothing, not a busy loop either.
+                let wait = retry_after.max(policy.backoff.delay(retry.attempts));
+                Some(wait).filter(|wait| elapsed.saturating_add(*wait) <= policy.max_elapsed)
+            }
             ErrorClass::Permanent | ErrorClass::Poison | ErrorClass::Fatal => None,
         };
         let attempts = retry.attempts;
+        let until = after(wait.unwrap_or_default());
+        retry.until = until;
         let Some(wait) = wait else {
             return Err(RunnerError::Halted {
                 processor: self.processor.name.clone(),
@@ -137,23 +149,25 @@ impl Session<'_> {
         if wait.is_zero() {
             self.lanes.wake(&stream);
         } else {
-            let wake = tokio::time::sleep(wait).map(|()| stream);
+            let wake = tokio::time::sleep_until(until).map(|()| stream);
             self.waits.push(wake.boxed());
         }
         Ok(())
     }
+
+    /// Lets a stream run again whose pause is over. It is not if this is the end of an older one, whose partition was
+    /// lost meanwhile.
+    pub(super) fn wake(&mut self, stream: &StreamId) {
+        let retry = self.retries.get(stream);
+        if retry.is_none_or(|retry| retry.until <= Instant::now()) {
+            self.lanes.wake(stream);
+        }
+    }
 }
 
-fn panic_message(error: JoinError) -> String {
-    let Ok(payload) = error.try_into_panic() else {
-        return "the handler was cancelled".into();
-    };
-    let text = payload
-        .downcast_ref::<&str>()
-        .map(|text| (*text).to_owned())
-        .or_else(|| payload.downcast_ref::<String>().cloned());
-    format!(
-        "the handler panicked: {}",
-        text.as_deref().unwrap_or("no message")
-    )
+/// What a panic of this function said.
+pub(super) fn panic_message(what: &str, payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    format!("the {what} panicked: {}", text.unwrap_or("no message"))
 }

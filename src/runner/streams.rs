@@ -45,6 +45,10 @@ impl Streams {
     }
 
     pub(super) fn set(&mut self, stream: &StreamId, partition: PartitionId, progress: Progress) {
+        // Nothing to remember: of a foreign aggregate type, or its position could not be had.
+        if progress == Progress::Unknown {
+            return;
+        }
         if let Some(known) = self.young.get_mut(stream) {
             *known = (partition, progress);
             return;
@@ -78,5 +82,13 @@ mod tests {
         assert!(streams.young.len() + streams.old.len() <= 20);
         assert_eq!(streams.get(&stream(1)), Progress::Unknown);
         assert_eq!(streams.get(&stream(99)), at(99));
+    }
+
+    #[test]
+    fn a_stream_without_progress_takes_no_place() {
+        let mut streams = Streams::new(10);
+        let stream = StreamId::new("s", &1).unwrap();
+        streams.set(&stream, PartitionId::new("t", 0), Progress::Unknown);
+        assert!(streams.young.is_empty());
     }
 }

@@ -73,6 +73,11 @@ impl Window {
         self.low
     }
 
+    /// The first record that is not done.
+    pub(super) fn first_open(&self) -> Option<Offset> {
+        self.records.front().map(|record| record.offset)
+    }
+
     /// Records done but not committed, about: holes count.
     pub(super) const fn uncommitted(&self) -> u64 {
         self.low.get() - self.committed.get()

@@ -4,6 +4,8 @@
     clippy::expect_used,
     reason = "a test fails by panicking"
 )]
+mod publisher;
 mod repository;
 mod runner;
 mod support;
+mod wire;

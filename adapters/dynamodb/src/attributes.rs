@@ -11,6 +11,10 @@ pub(crate) const MAX_ITEM_BYTES: usize = 390 * 1024;
 pub(crate) fn text(value: impl Into<String>) -> AttributeValue {
     AttributeValue::S(value.into())
 }
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "numbers are copied, and calls read better"
+)]
 pub(crate) fn number(value: impl ToString) -> AttributeValue {
     AttributeValue::N(value.to_string())
 }
@@ -26,7 +30,7 @@ pub(crate) struct BadAttribute {
     problem: String,
 }
 impl BadAttribute {
-    pub(crate) fn new(name: &'static str, problem: impl ToString) -> Self {
+    pub(crate) fn new(name: &'static str, problem: &(impl ToString + ?Sized)) -> Self {
         let problem = problem.to_string();
         Self { name, problem }
     }
@@ -50,7 +54,7 @@ pub(crate) fn take_number<N: std::str::FromStr>(
         None => Ok(None),
         Some(AttributeValue::N(text)) => match text.parse() {
             Ok(number) => Ok(Some(number)),
-            Err(_) => Err(BadAttribute::new(name, format!("{text} is out of range"))),
+            Err(_) => Err(BadAttribute::new(name, &format!("{text} is out of range"))),
         },
         Some(_) => Err(BadAttribute::new(name, "not a number")),
     }

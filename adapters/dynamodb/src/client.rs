@@ -8,7 +8,7 @@ use aws_sdk_dynamodb::{
         timeout::TimeoutConfig,
     },
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// Clients, table names and settings; cloning is a reference count.
 #[derive(Clone, Debug)]
@@ -95,7 +95,10 @@ async fn sdk_config(config: &DynamoDbConfig) -> Result<aws_sdk_dynamodb::Config,
         .connect_timeout(config.connect_timeout)
         .operation_attempt_timeout(config.attempt_timeout)
         .build();
-    let retries = RetryConfig::standard().with_max_attempts(config.max_attempts.max(1));
+    // DynamoDB answers in milliseconds; the SDK's first pause of up to a second is meant for slower services.
+    let retries = RetryConfig::standard()
+        .with_max_attempts(config.max_attempts.max(1))
+        .with_initial_backoff(Duration::from_millis(50));
     Ok(builder
         .timeout_config(timeouts)
         .retry_config(retries)

@@ -149,7 +149,7 @@ impl DynamoDbConfig {
     /// # Errors
     /// [`ConfigError`], which names the variable.
     pub fn from_env() -> Result<Self, ConfigError> {
-        Self::from_variables(|name| env::var_os(name))
+        Self::from_variables(env::var_os)
     }
 
     fn from_variables(get: impl Fn(&'static str) -> Option<OsString>) -> Result<Self, ConfigError> {

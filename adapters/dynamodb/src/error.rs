@@ -310,13 +310,14 @@ struct Answer<'a> {
 
 impl Answer<'_> {
     fn classify(&self, place: Place<'_>) -> (Class, bool) {
-        let refused = |kind, todo: &str| {
+        let refused = |kind, todo| {
             let said = self.message.or(self.code).unwrap_or("no reason given");
-            (
-                Class::Refused(kind, format!("{place}: {said}; {todo}")),
-                false,
-            )
+            let reason = format!("{place}: {said}; {todo}");
+            (Class::Refused(kind, reason), false)
         };
+        if let Some((kind, todo)) = self.refusal() {
+            return refused(kind, todo);
+        }
         match self.code.unwrap_or_default() {
             "ProvisionedThroughputExceededException"
             | "ThrottlingException"
@@ -329,42 +330,6 @@ impl Answer<'_> {
             | "TransactionInProgressException"
             | "ReplicatedWriteConflictException"
             | "ResourceInUseException" => (Class::Unavailable, false),
-            "ResourceNotFoundException" | "TableNotFoundException" => refused(
-                RefusedKind::MissingTable,
-                "run create_tables, or check EVENTSTORE_TABLE_NAME, DYNAMODB_PREFIX and AWS_REGION",
-            ),
-            "ExpiredTokenException" | "ExpiredToken" | "RequestExpired" => refused(
-                RefusedKind::Credentials,
-                "the credentials have expired: get new ones (check also this machine's clock)",
-            ),
-            "UnrecognizedClientException"
-            | "InvalidSignatureException"
-            | "SignatureDoesNotMatch"
-            | "InvalidClientTokenId"
-            | "IncompleteSignatureException"
-            | "MissingAuthenticationTokenException"
-            | "MissingAuthenticationToken" => refused(
-                RefusedKind::Credentials,
-                "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or the profile or role in use",
-            ),
-            "AccessDeniedException" | "AccessDenied" | "KMSAccessDeniedException" => refused(
-                RefusedKind::Permission,
-                "allow this action to the role (the crate's documentation lists them)",
-            ),
-            "ValidationException"
-                if self.message.is_some_and(|m| m.contains("specified index")) =>
-            {
-                refused(
-                    RefusedKind::Incompatible,
-                    "the table was made without this index: run create_tables with the same publish_mode",
-                )
-            }
-            "ValidationException"
-            | "SerializationException"
-            | "ItemCollectionSizeLimitExceededException" => refused(
-                RefusedKind::Validation,
-                "DynamoDB calls the request malformed",
-            ),
             _ => match self.status {
                 429 => (Class::Throttled(self.retry_after), false),
                 // The request may have been carried out before the server failed.
@@ -378,13 +343,60 @@ impl Answer<'_> {
             },
         }
     }
+
+    /// What must change, and what to do, where the code alone says that a retry never helps.
+    fn refusal(&self) -> Option<(RefusedKind, &'static str)> {
+        let no_index = || self.message.is_some_and(|m| m.contains("specified index"));
+        Some(match self.code? {
+            "ResourceNotFoundException" | "TableNotFoundException" => (
+                RefusedKind::MissingTable,
+                "run create_tables, or check EVENTSTORE_TABLE_NAME, DYNAMODB_PREFIX and AWS_REGION",
+            ),
+            "ExpiredTokenException" | "ExpiredToken" | "RequestExpired" => (
+                RefusedKind::Credentials,
+                "the credentials have expired: get new ones (check also this machine's clock)",
+            ),
+            "UnrecognizedClientException"
+            | "InvalidSignatureException"
+            | "SignatureDoesNotMatch"
+            | "InvalidClientTokenId"
+            | "IncompleteSignatureException"
+            | "MissingAuthenticationTokenException"
+            | "MissingAuthenticationToken" => (
+                RefusedKind::Credentials,
+                "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_SESSION_TOKEN, or the profile or role in use",
+            ),
+            "AccessDeniedException" | "AccessDenied" | "KMSAccessDeniedException" => (
+                RefusedKind::Permission,
+                "allow this action to the role (the crate's documentation lists them)",
+            ),
+            "ValidationException" if no_index() => (
+                RefusedKind::Incompatible,
+                "the table was made without this index: run create_tables with the same publish_mode",
+            ),
+            "UnknownOperationException" => (
+                RefusedKind::Unsupported,
+                "this server does not have the operation: leave the option unset",
+            ),
+            "ValidationException"
+            | "SerializationException"
+            | "ItemCollectionSizeLimitExceededException" => (
+                RefusedKind::Validation,
+                "DynamoDB calls the request malformed",
+            ),
+            _ => return None,
+        })
+    }
 }
 
 /// Missing or unusable credentials: the SDK reports them as a failure to dispatch.
 fn credentials_class(error: &(dyn Error + 'static), place: Place<'_>) -> Option<Class> {
-    let found = chain(error).find_map(|e| e.downcast_ref::<CredentialsError>())?;
+    let found = chain(error).find_map(|e| e.downcast_ref::<CredentialsError>());
+    // A client without any provider fails in a type that the SDK keeps to itself.
+    let no_provider = || chain(error).any(|e| e.to_string().contains("no identity resolver"));
     Some(match found {
-        CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_) => {
+        None if !no_provider() => return None,
+        Some(CredentialsError::ProviderTimedOut(_) | CredentialsError::ProviderError(_)) => {
             Class::Unavailable
         }
         _ => Class::Refused(
@@ -486,6 +498,7 @@ mod tests {
             ("InvalidSignatureException", RefusedKind::Credentials),
             ("AccessDeniedException", RefusedKind::Permission),
             ("ValidationException", RefusedKind::Validation),
+            ("UnknownOperationException", RefusedKind::Unsupported),
             ("SomethingNew", RefusedKind::Other),
         ] {
             assert_eq!(kind(code), Some(expected), "{code}");

@@ -102,7 +102,7 @@ pub(crate) async fn check(connection: &Connection) -> Result<(), DynamoDbError> 
 
 fn parse(mut row: Attributes) -> Result<Format, BadAttribute> {
     let value = required(take_binary(&mut row, "d")?, "d")?;
-    serde_json::from_slice(&value).map_err(|e| BadAttribute::new("d", e))
+    serde_json::from_slice(&value).map_err(|e| BadAttribute::new("d", &e))
 }
 
 /// Writes the row if there is none, and checks it in any case: somebody else may have been first.

@@ -1,14 +1,14 @@
 #![doc = include_str!("../README.md")]
 
+mod config;
+mod event_store;
+mod snapshot_store;
+mod control_store;
+mod tables;
+mod format;
 mod attributes;
 mod client;
-mod config;
-mod control_store;
 mod error;
-mod event_store;
-mod format;
-mod snapshot_store;
-mod tables;
 
 pub use config::{ConfigError, DynamoDbConfig, PublishMode};
 pub use control_store::DynamoDbControlStore;

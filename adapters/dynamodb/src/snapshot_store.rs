@@ -62,7 +62,7 @@ fn decode(stream: &StreamId, mut item: Attributes) -> Result<StoredSnapshot, Bad
     let version = required(take_number(&mut item, "v")?, "v")?;
     let commit_id: CommitId = required(take_text(&mut item, "c")?, "c")?
         .parse()
-        .map_err(|e| BadAttribute::new("c", e))?;
+        .map_err(|e| BadAttribute::new("c", &e))?;
     let state_version = required(take_number(&mut item, "s")?, "s")?;
     let payload = required(take_binary(&mut item, "d")?, "d")?;
     let (stream, version) = (stream.clone(), Version::new(version));

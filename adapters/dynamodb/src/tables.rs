@@ -59,7 +59,8 @@ pub enum TableClass {
 pub struct TableOptions {
     /// Default: by request.
     pub billing_mode: BillingMode,
-    /// Continuous backups of the events and control tables. Default: not set (AWS: off). Recommended in production.
+    /// Continuous backups of the events and control tables. Default: not set (AWS: off). Recommended in production;
+    /// DynamoDB Local does not have them.
     pub point_in_time_recovery: Option<bool>,
     /// Default: not set (AWS: a key that DynamoDB owns).
     pub encryption: Option<Encryption>,

@@ -33,6 +33,15 @@ pub struct Backend {
     pub settling: Duration,
 }
 
+/// Which parts of a backend a process uses; on real servers the others need not be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Uses {
+    /// The event store: an import needs no bus.
+    EventStore,
+    /// The event store, the bus and the read model.
+    Everything,
+}
+
 /// Partitions of the topic. Events of one cart always go to one of them, so their order is kept.
 pub const PARTITIONS: u32 = 4;
 
@@ -54,9 +63,10 @@ impl Backend {
         }
     }
 
-    /// The carts: loads them, decides commands on them, stores what follows.
+    /// The carts: loads them, decides commands on them, stores what follows. The states of those used last are kept, so
+    /// a command on one of them is one round trip.
     pub fn carts(&self) -> Repository<Cart> {
-        Repository::new(self.store.clone())
+        Repository::new(self.store.clone()).with_cache(1000)
     }
 
     /// Sends what is stored and not yet on the bus.

@@ -252,7 +252,9 @@ mod rfc3339 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use foldstream::{StreamId, Version};
+    use CartCommand::CheckOut;
+    use CartEvent::{CartCheckedOut, CartItemAdded, CartItemRemoved};
+    use foldstream_testkit::Scenario;
 
     fn item(stock_code: &str, quantity: i64) -> CartItem {
         CartItem {
@@ -266,6 +268,7 @@ mod tests {
         }
     }
 
+    /// Ten units of everything are in stock.
     fn add(stock_code: &str, quantity: i64) -> CartCommand {
         CartCommand::AddItem {
             item: item(stock_code, quantity),
@@ -273,107 +276,72 @@ mod tests {
         }
     }
 
-    fn given(events: impl IntoIterator<Item = CartEvent>) -> Cart {
-        events.into_iter().fold(Cart::default(), |mut cart, event| {
-            cart.evolve(&event);
-            cart
-        })
+    fn remove(stock_code: &str) -> CartCommand {
+        CartCommand::RemoveItem {
+            stock_code: stock_code.into(),
+        }
     }
-
-    fn decide<C>(cart: &Cart, command: &C) -> Decision<Cart, <Cart as Decide<C>>::Error>
-    where
-        Cart: Decide<C>,
-    {
-        let stream = StreamId::new(CartEvent::AGGREGATE, "1").unwrap();
-        cart.decide(
-            command,
-            &Context::new(stream, Version::NONE, Timestamp::from_micros(0)),
-        )
-    }
-
-    use CartEvent::{CartCheckedOut, CartItemAdded, CartItemRemoved};
 
     #[test]
     fn an_item_is_added_while_it_is_in_stock() {
-        let cart = given([CartItemAdded(item("tea", 8))]);
-        assert_eq!(
-            decide(&cart, &add("tea", 2)),
-            Ok(vec![CartItemAdded(item("tea", 2))])
-        );
-        let refusal = CartRefusal::NotInStock {
-            stock_code: "tea".into(),
-            in_stock: 10,
-        };
-        assert_eq!(decide(&cart, &add("tea", 3)), Err(refusal));
-        assert!(decide(&cart, &add("cup", 10)).is_ok());
+        Scenario::<Cart>::given([CartItemAdded(item("tea", 8))])
+            .when(add("tea", 2))
+            .then([CartItemAdded(item("tea", 2))])
+            .when(add("tea", 1))
+            .then_rejected(CartRefusal::NotInStock {
+                stock_code: "tea".into(),
+                in_stock: 10,
+            });
     }
 
     #[test]
     fn less_than_one_unit_is_refused() {
         for quantity in [0, -1] {
-            let refusal = CartRefusal::NoUnits { quantity };
-            assert_eq!(
-                decide(&Cart::default(), &add("tea", quantity)),
-                Err(refusal)
-            );
+            Scenario::<Cart>::given_nothing()
+                .when(add("tea", quantity))
+                .then_rejected(CartRefusal::NoUnits { quantity });
         }
     }
 
     #[test]
     fn what_was_added_last_is_removed_first() {
-        let cart = given([CartItemAdded(item("tea", 1)), CartItemAdded(item("tea", 2))]);
-        let remove = CartCommand::RemoveItem {
-            stock_code: "tea".into(),
-        };
-        assert_eq!(
-            decide(&cart, &remove),
-            Ok(vec![CartItemRemoved(item("tea", 2))])
-        );
-        let after = given([
-            CartItemAdded(item("tea", 1)),
-            CartItemAdded(item("tea", 2)),
-            CartItemRemoved(item("tea", 2)),
-        ]);
-        assert_eq!(after.items(), [item("tea", 1)]);
-        let other_case = CartCommand::RemoveItem {
-            stock_code: "TEA".into(),
-        };
-        let refusal = CartRefusal::NotInCart {
-            stock_code: "TEA".into(),
-        };
-        assert_eq!(decide(&cart, &other_case), Err(refusal));
+        Scenario::<Cart>::given([CartItemAdded(item("tea", 1)), CartItemAdded(item("tea", 2))])
+            .when(remove("tea"))
+            .then([CartItemRemoved(item("tea", 2))])
+            .then_state(|cart| assert_eq!(cart.items(), [item("tea", 1)]));
+    }
+
+    #[test]
+    fn stock_codes_keep_their_case() {
+        Scenario::<Cart>::given([CartItemAdded(item("85123A", 1))])
+            .when(remove("85123a"))
+            .then_rejected(CartRefusal::NotInCart {
+                stock_code: "85123a".into(),
+            });
     }
 
     #[test]
     fn an_order_has_the_exact_total_and_is_final() {
-        let cart = given([CartItemAdded(item("tea", 3)), CartItemAdded(item("cup", 1))]);
-        let ordered = CartCheckedOut {
-            total: "10.20".parse().unwrap(),
-        };
-        assert_eq!(
-            decide(&cart, &CartCommand::CheckOut),
-            Ok(vec![ordered.clone()])
-        );
-        let cart = given([CartItemAdded(item("tea", 3)), ordered]);
-        for command in [add("tea", 1), CartCommand::CheckOut] {
-            assert_eq!(decide(&cart, &command), Err(CartRefusal::AlreadyCheckedOut));
-        }
+        Scenario::<Cart>::given([CartItemAdded(item("tea", 3)), CartItemAdded(item("cup", 1))])
+            .when(CheckOut)
+            .then([CartCheckedOut {
+                total: "10.20".parse().unwrap(),
+            }])
+            .when(CheckOut)
+            .then_rejected(CartRefusal::AlreadyCheckedOut);
     }
 
     #[test]
     fn an_empty_cart_cannot_be_ordered() {
-        assert_eq!(
-            decide(&Cart::default(), &CartCommand::CheckOut),
-            Err(CartRefusal::Empty)
-        );
-        let emptied = given([
+        Scenario::<Cart>::given_nothing()
+            .when(CheckOut)
+            .then_rejected(CartRefusal::Empty);
+        Scenario::<Cart>::given([
             CartItemAdded(item("tea", 1)),
             CartItemRemoved(item("tea", 1)),
-        ]);
-        assert_eq!(
-            decide(&emptied, &CartCommand::CheckOut),
-            Err(CartRefusal::Empty)
-        );
+        ])
+        .when(CheckOut)
+        .then_rejected(CartRefusal::Empty);
     }
 
     #[test]
@@ -381,29 +349,26 @@ mod tests {
         let invoice = ImportInvoice {
             lines: vec![item("tea", -3), item("tea", 0)],
         };
-        let events = [
-            CartItemAdded(item("tea", -3)),
-            CartItemAdded(item("tea", 0)),
-        ];
-        assert_eq!(decide(&Cart::default(), &invoice), Ok(events.to_vec()));
-        assert_eq!(decide(&given(events), &invoice), Ok(vec![]));
+        Scenario::<Cart>::given_nothing()
+            .when(invoice.clone())
+            .then([
+                CartItemAdded(item("tea", -3)),
+                CartItemAdded(item("tea", 0)),
+            ])
+            .when(invoice)
+            .then_nothing();
     }
 
     #[test]
     fn an_import_leaves_a_cart_alone_that_customers_use() {
-        let emptied = given([
+        Scenario::<Cart>::given([
             CartItemAdded(item("tea", 1)),
             CartItemRemoved(item("tea", 1)),
-        ]);
-        assert_eq!(
-            decide(
-                &emptied,
-                &ImportInvoice {
-                    lines: vec![item("cup", 1)]
-                }
-            ),
-            Ok(vec![])
-        );
+        ])
+        .when(ImportInvoice {
+            lines: vec![item("cup", 1)],
+        })
+        .then_nothing();
     }
 
     #[test]

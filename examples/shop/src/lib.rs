@@ -12,5 +12,8 @@ pub mod backend;
 pub mod road;
 pub mod story;
 pub mod tally;
+pub mod retry;
 pub mod progress;
 pub mod shutdown;
+#[cfg(feature = "production")]
+pub mod production;

@@ -9,7 +9,7 @@ use foldstream::{
 };
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 /// A mail that tells a customer of an order.
@@ -24,20 +24,32 @@ pub struct Confirmation {
 /// A mail service that takes each message id once, as good ones do: a listener is called *at least* once.
 #[derive(Clone, Debug, Default)]
 pub struct MailService {
-    sent: Arc<Mutex<BTreeMap<EventId, Confirmation>>>,
+    mails: Arc<Mutex<Mails>>,
+}
+
+#[derive(Debug, Default)]
+struct Mails {
+    sent: BTreeMap<EventId, Confirmation>,
+    repeated: usize,
 }
 
 impl MailService {
     /// Sends a mail, unless one of this id was sent before.
     pub fn send(&self, id: EventId, mail: Confirmation) {
-        let mut sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
-        sent.entry(id).or_insert(mail);
+        let mut mails = self.lock();
+        if mails.sent.insert(id, mail).is_some() {
+            mails.repeated += 1;
+        }
     }
 
-    /// Every mail that was sent.
-    pub fn sent(&self) -> Vec<Confirmation> {
-        let sent = self.sent.lock().unwrap_or_else(PoisonError::into_inner);
-        sent.values().cloned().collect()
+    /// Mails that were sent, and mails that came again and were not.
+    pub fn counts(&self) -> (usize, usize) {
+        let mails = self.lock();
+        (mails.sent.len(), mails.repeated)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Mails> {
+        self.mails.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -71,5 +83,35 @@ impl Listener for ConfirmationListener {
             );
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use foldstream::{
+        CommitId, EventHeader, StreamId, Timestamp, Version,
+        runner::{EventSource, ModelId},
+    };
+
+    #[tokio::test]
+    async fn an_order_that_is_delivered_twice_is_confirmed_once() {
+        let mails = MailService::default();
+        let listener = ConfirmationListener::new(mails.clone());
+        let header = EventHeader::new(
+            CommitId::random().event_id(0),
+            StreamId::new("cart", "c1").unwrap(),
+            Version::new(1),
+            "CartCheckedOut",
+            Timestamp::from_micros(0),
+        );
+        let model = ModelId::new(ConfirmationListener::NAME, 1);
+        let ctx = EventContext::new(model, header, EventSource::History);
+        for _ in 0..2 {
+            let ordered = CartEvent::CartCheckedOut { total: Money::ZERO };
+            listener.handle(&ordered, &ctx).await.unwrap();
+        }
+        assert_eq!(mails.counts(), (1, 1));
+        assert_eq!(mails.lock().sent[&ctx.event_id()].order, CartId::from("c1"));
     }
 }

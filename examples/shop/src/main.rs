@@ -1,20 +1,17 @@
 //! The shop's command line.
+mod servers;
+mod steps;
+
 use clap::{Args, Parser, Subcommand};
 use foldstream::BoxError;
 use shop::{
-    backend::Backend,
-    import::Imported,
-    progress,
+    backend::{Backend, Uses},
     report::Report,
     road::{self, chain},
     shutdown,
-    story::{self, Customers},
 };
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
-use tokio_util::sync::CancellationToken;
+use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
+use steps::{Ending, Until};
 
 /// The carts and orders of a shop, event-sourced with foldstream.
 ///
@@ -44,7 +41,7 @@ struct What {
     #[arg(long, value_name = "FILE", global = true)]
     report: Option<PathBuf>,
     /// How many customers to generate.
-    #[arg(long, default_value_t = 200, conflicts_with = "import")]
+    #[arg(long, default_value_t = 200, conflicts_with = "import", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     customers: u32,
     /// What the generated customers do.
     #[arg(long, default_value_t = 1, conflicts_with = "import")]
@@ -91,20 +88,13 @@ enum Step {
     },
 }
 
-/// How a run ended that did not fail.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Ending {
-    AllWell,
-    SomeRefused,
-    Interrupted,
-}
-
 #[tokio::main]
 async fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env();
     tracing_subscriber::fmt()
-        .with_env_filter(filter.unwrap_or_else(|_| "warn".into()))
+        .with_env_filter(filter.unwrap_or_else(|_| "warn,librdkafka=error".into()))
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();
     match run(cli).await {
@@ -132,46 +122,39 @@ async fn run(cli: Cli) -> Result<Ending, BoxError> {
                     dynamodb: None,
                     kafka: None,
                 } => Backend::embedded(),
-                servers => connect(servers).await?,
+                named => servers::connect(named, Uses::Everything).await?,
             };
-            whole_road(&backend, &what, &shutdown).await
+            steps::whole_road(&backend, &what, &shutdown).await
         }
         Some(Step::Import { file }) => {
             let file = one_of(file, what.import, "import")?;
-            let imported = road::import_file(&connect(servers).await?, &file, &shutdown).await?;
-            ending_of(&imported)
+            let backend = servers::connect(servers, Uses::EventStore).await?;
+            let imported = road::import_file(&backend, &file, &shutdown).await?;
+            steps::ending_of(&imported)
         }
         Some(Step::Publish { until_idle }) => {
-            publish(&connect(servers).await?, until_idle, &shutdown).await
+            let backend = servers::connect(servers, Uses::Everything).await?;
+            steps::publish(&backend, until(until_idle), &shutdown).await
         }
         Some(Step::Run {
             name,
             until_caught_up,
         }) => {
-            project(
-                &connect(servers).await?,
-                name.as_deref(),
-                until_caught_up,
-                &shutdown,
-            )
-            .await
+            let backend = servers::connect(servers, Uses::Everything).await?;
+            steps::project(&backend, name.as_deref(), until(until_caught_up), &shutdown).await
         }
         Some(Step::Report { file }) => {
             let file = one_of(file, what.report, "report")?;
-            let backend = connect(servers).await?;
-            let report = Report::read(&*backend.read_model, |_| true).await?;
-            write(&report, Some(&file))?;
+            let read_model = servers::read_model(servers).await?;
+            steps::write(&Report::read(&*read_model, |_| true).await?, Some(&file))?;
             Ok(Ending::AllWell)
         }
     }
 }
 
-#[cfg(not(feature = "production"))]
-async fn connect(_: Servers) -> Result<Backend, BoxError> {
-    Err(
-        "this build has no adapters for DynamoDB and Kafka: build it with --features production"
-            .into(),
-    )
+/// From the flag of a subcommand.
+const fn until(is_done: bool) -> Until {
+    if is_done { Until::Done } else { Until::Stopped }
 }
 
 /// The file that a subcommand is about, given behind it or by its option.
@@ -182,111 +165,4 @@ fn one_of(
 ) -> Result<PathBuf, BoxError> {
     let file = behind.or(option);
     file.ok_or_else(|| format!("name the file: shop {step} FILE").into())
-}
-
-async fn whole_road(
-    backend: &Backend,
-    what: &What,
-    shutdown: &CancellationToken,
-) -> Result<Ending, BoxError> {
-    let Some(file) = &what.import else {
-        let customers = Customers {
-            count: what.customers,
-            seed: what.seed,
-        };
-        let told = tokio::select! {
-            report = story::tell(backend, &customers) => report?,
-            () = shutdown.cancelled() => return Ok(Ending::Interrupted),
-        };
-        write(&told, what.report.as_deref())?;
-        return Ok(Ending::AllWell);
-    };
-    let imported = road::import_file(backend, file, shutdown).await?;
-    publish(backend, true, shutdown).await?;
-    project(backend, None, true, shutdown).await?;
-    if shutdown.is_cancelled() {
-        return Ok(Ending::Interrupted);
-    }
-    let report = road::check(backend, &imported.tally).await?;
-    println!("checked    the projections equal a direct aggregation of the file");
-    write(&report, what.report.as_deref())?;
-    ending_of(&imported)
-}
-
-async fn publish(
-    backend: &Backend,
-    until_idle: bool,
-    shutdown: &CancellationToken,
-) -> Result<Ending, BoxError> {
-    let spinner = progress::spinner("publishing");
-    let (sent, ending) = if until_idle {
-        tokio::select! {
-            sent = road::publish_all(backend) => (Some(sent?), Ending::AllWell),
-            () = shutdown.cancelled() => (None, Ending::Interrupted),
-        }
-    } else {
-        let report = road::publish(backend, shutdown).await?;
-        (Some(report.messages), Ending::AllWell)
-    };
-    spinner.finish_and_clear();
-    if let Some(sent) = sent {
-        println!("published  {sent} records to topic {}", backend.topic);
-    }
-    Ok(ending)
-}
-
-async fn project(
-    backend: &Backend,
-    name: Option<&str>,
-    until_caught_up: bool,
-    shutdown: &CancellationToken,
-) -> Result<Ending, BoxError> {
-    let spinner = progress::spinner("projecting");
-    let counter = spinner.clone();
-    let runner = road::sales_runner(backend, name, move || counter.inc(1))?;
-    let report = if until_caught_up {
-        tokio::select! {
-            report = runner.run_until_caught_up() => report,
-            () = shutdown.cancelled() => return Ok(Ending::Interrupted),
-        }
-    } else {
-        runner.run(shutdown.clone().cancelled_owned()).await
-    };
-    spinner.finish_and_clear();
-    for processor in report.into_result()? {
-        println!(
-            "projected  {} events as {}; {} known already and dropped",
-            processor.handled, processor.name, processor.duplicates
-        );
-    }
-    Ok(Ending::AllWell)
-}
-
-fn write(report: &Report, file: Option<&Path>) -> Result<(), BoxError> {
-    if let Some(file) = file {
-        report.write(file)?;
-        println!(
-            "reported   {} orders, {} events to {}",
-            report.orders,
-            report.events,
-            file.display()
-        );
-    }
-    Ok(())
-}
-
-/// # Errors
-/// If some invoices could not be stored.
-fn ending_of(imported: &Imported) -> Result<Ending, BoxError> {
-    if !imported.failed.is_empty() {
-        return Err(format!("{} invoices are not imported", imported.failed.len()).into());
-    }
-    Ok(match imported {
-        Imported {
-            is_interrupted: true,
-            ..
-        } => Ending::Interrupted,
-        Imported { refused: 1.., .. } => Ending::SomeRefused,
-        _ => Ending::AllWell,
-    })
 }

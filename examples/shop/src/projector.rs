@@ -222,6 +222,12 @@ mod tests {
 
     #[async_trait]
     impl ReadModel for Slow {
+        async fn exists(&self) -> Result<bool, ReadModelError> {
+            self.rows.exists().await
+        }
+        async fn create(&self) -> Result<(), ReadModelError> {
+            self.rows.create().await
+        }
         async fn row(&self, order: &StreamId) -> Result<Option<OrderRow>, ReadModelError> {
             self.rows.row(order).await
         }

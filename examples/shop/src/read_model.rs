@@ -116,6 +116,18 @@ pub type OrderEntry = (StreamId, OrderRow);
 /// Where the rows are kept: a port of the shop's own, with an adapter in memory and one on DynamoDB.
 #[async_trait]
 pub trait ReadModel: Debug + Send + Sync {
+    /// Whether there is a place for rows.
+    ///
+    /// # Errors
+    /// [`ReadModelError`].
+    async fn exists(&self) -> Result<bool, ReadModelError>;
+
+    /// Makes a place for rows, unless there is one.
+    ///
+    /// # Errors
+    /// [`ReadModelError`].
+    async fn create(&self) -> Result<(), ReadModelError>;
+
     /// The row of an order, as of the last acknowledged write.
     ///
     /// # Errors
@@ -153,6 +165,14 @@ impl InMemoryReadModel {
 
 #[async_trait]
 impl ReadModel for InMemoryReadModel {
+    async fn exists(&self) -> Result<bool, ReadModelError> {
+        Ok(true)
+    }
+
+    async fn create(&self) -> Result<(), ReadModelError> {
+        Ok(())
+    }
+
     async fn row(&self, order: &StreamId) -> Result<Option<OrderRow>, ReadModelError> {
         Ok(self.lock().get(order).cloned())
     }

@@ -5,14 +5,16 @@ use crate::{
     import::{ImportError, Imported, InvoiceFile, RefusedLine, import},
     progress,
     projector::SalesProjector,
+    read_model::ReadModelError,
     report::{Report, ReportError},
+    retry::patiently,
     tally::{Tally, differences},
 };
 use foldstream::{
     DomainEvent, StreamId,
-    ports::EventStoreError,
+    ports::{EventStoreError, MessageBusError},
     publisher::{PollConfig, PollError, PollReport, PublishError, TopicError},
-    runner::{BuildError, ProcessorPolicy, Runner},
+    runner::{BuildError, ProcessorPolicy, Projector, Runner},
 };
 use std::{
     error::Error,
@@ -60,6 +62,20 @@ pub enum RoadError {
         #[source]
         source: Box<PublishError>,
     },
+    /// The bus does not say how far a processor is.
+    #[error("the bus does not answer")]
+    Bus(#[from] MessageBusError),
+    /// The read model cannot be used.
+    #[error(transparent)]
+    ReadModel(#[from] ReadModelError),
+    /// The read model is gone, and this processor goes on behind what was in it.
+    #[error(
+        "the read model is gone and {name} does not read old events again: run another --name, which starts from the beginning"
+    )]
+    FilledNoMore {
+        /// The processor.
+        name: String,
+    },
     /// The report.
     #[error(transparent)]
     Report(#[from] ReportError),
@@ -77,7 +93,7 @@ pub async fn import_file(
     path: &Path,
     shutdown: &CancellationToken,
 ) -> Result<Imported, RoadError> {
-    let checking = progress::spinner("checking");
+    let checking = progress::counter("checking");
     let refused = |line: RefusedLine| checking.suspend(|| eprintln!("refused: {line}"));
     let file = InvoiceFile::check(path, refused).map_err(ImportError::from);
     checking.finish_and_clear();
@@ -146,6 +162,25 @@ pub async fn publish(
     let publisher = backend.publisher();
     let stop = shutdown.clone().cancelled_owned();
     Ok(publisher.poll(PollConfig::default(), stop).await?)
+}
+
+/// Makes the read model if it is missing, for the processor of this name, or of its own.
+///
+/// # Errors
+/// [`RoadError::FilledNoMore`] if that processor has read events before, which it will not read again: the report would
+/// lack them.
+pub async fn prepare_read_model(backend: &Backend, name: Option<&str>) -> Result<(), RoadError> {
+    if backend.read_model.exists().await? {
+        return Ok(());
+    }
+    let name = name.unwrap_or(SalesProjector::NAME);
+    let group = format!("{}.{name}.g1", backend.group_prefix);
+    let ask = async || backend.bus.committed(&group, &backend.topic).await;
+    let committed = patiently(ask, MessageBusError::is_transient).await?;
+    if committed.iter().any(|(_, offset)| offset.is_some()) {
+        return Err(RoadError::FilledNoMore { name: name.into() });
+    }
+    Ok(backend.read_model.create().await?)
 }
 
 /// The sales projector in a runner, under its own name or another; a new name starts from the beginning.

@@ -8,13 +8,63 @@
 //! Make clients inside the function that is called for a port, not in a `static`: a connection pool dies with the
 //! runtime that it was made in.
 //!
-//! # What an adapter declares
-//! Rules that only hold for some adapters are in groups. A group that is not declared generates no test, so nothing
-//! passes without having run; for [`event_store_contract!`](crate::event_store_contract) a case checks that the
-//! declared groups are what [`capabilities`](foldstream::ports::EventStore::capabilities) says.
+//! # Use
+//! In a test file of the adapter, a module for each port:
 //!
-//! # Trying all cases from a program
-//! `cases()` of each port's module lists the same cases as values, for wrappers and for tests of the suite itself.
+//! ```
+//! # #[allow(dead_code)]
+//! # mod contract {
+//! mod event_store {
+//!     use foldstream::ports::EventStore;
+//!     use foldstream_testkit::InMemoryEventStore;
+//!     use std::sync::Arc;
+//!
+//!     async fn fresh() -> Arc<dyn EventStore> {
+//!         InMemoryEventStore::new()
+//!     }
+//!     foldstream_testkit::event_store_contract! {
+//!         store = fresh,
+//!         with = [atomic_append, unpublished],
+//!     }
+//! }
+//!
+//! mod control_store {
+//!     use foldstream::ports::ControlStore;
+//!     use foldstream_testkit::InMemoryControlStore;
+//!     use std::sync::Arc;
+//!
+//!     async fn fresh() -> Arc<dyn ControlStore> {
+//!         InMemoryControlStore::new()
+//!     }
+//!     foldstream_testkit::control_store_contract! {
+//!         // Any attributes; these are put on every test.
+//!         #[ignore = "needs Docker; see CONTRIBUTING.md"]
+//!         store = fresh,
+//!     }
+//! }
+//! # }
+//! # fn main() {}
+//! ```
+//!
+//! Then `cargo test` shows `event_store::stale_head_is_a_conflict` and so on. [`snapshot_store_contract!`] is used
+//! likewise; [`message_bus_contract!`] asks for a [`BusFixture`](message_bus::BusFixture), which also makes topics.
+//!
+//! # What an adapter declares
+//! Rules that only hold for some adapters are in groups, declared by `with`. A group that is not declared generates no
+//! test, so nothing passes without having run; for [`event_store_contract!`] a case checks that the declared groups are
+//! what [`capabilities`](foldstream::ports::EventStore::capabilities) says.
+//!
+//! # What the suites cannot see
+//! They drive a port from outside, on a backend that works. How an adapter settles lost answers, mends holes that a
+//! backend shows it, or maps the backend's errors is for its own tests.
+//!
+//! # All cases as values
+//! `cases()` of each port's module lists the same cases as values, for wrappers and for tests of the suites themselves:
+//! of the event store's and the control store's each case is shown to reject a store that breaks its rule.
+//!
+//! [`event_store_contract!`]: crate::event_store_contract
+//! [`snapshot_store_contract!`]: crate::snapshot_store_contract
+//! [`message_bus_contract!`]: crate::message_bus_contract
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -199,6 +199,9 @@ struct Nothing;
 #[async_trait]
 impl Sabotage for Nothing {}
 
+/// Bytes of a commit: small, since hundreds of cases try to exceed it.
+const LIMIT: usize = 200_000;
+
 type Suspects = Vec<Suspect<Arc<dyn EventStore>>>;
 
 /// Breaks a store that can do everything.
@@ -212,7 +215,11 @@ fn full<S: Sabotage>(rejected_by: &'static [&'static str]) -> Suspect<Arc<dyn Ev
         ],
         fresh: || {
             Arc::new(Broken {
-                store: InMemoryEventStore::new(),
+                store: InMemoryEventStore::with_capabilities(
+                    Capabilities::new(LIMIT)
+                        .with_streams_per_append(10)
+                        .with_unpublished_list(true),
+                ),
                 sabotage: S::default(),
             })
         },
@@ -227,7 +234,7 @@ fn plain<S: Sabotage>(rejected_by: &'static [&'static str]) -> Suspect<Arc<dyn E
         groups: &["single_stream_append", "no_unpublished"],
         fresh: || {
             Arc::new(Broken {
-                store: InMemoryEventStore::with_capabilities(Capabilities::new(200_000)),
+                store: InMemoryEventStore::with_capabilities(Capabilities::new(LIMIT)),
                 sabotage: S::default(),
             })
         },

@@ -1,4 +1,11 @@
 //! Tests of the testkit itself.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests fail as tests do"
+)]
+
+mod broken_control_store;
 mod broken_event_store;
 mod contract;
 mod matrix;

@@ -1,6 +1,8 @@
 //! Rules of the repository.
 mod cache;
+mod once;
 mod rules;
+mod several;
 mod snapshots;
 
 use crate::support::{

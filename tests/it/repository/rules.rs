@@ -410,3 +410,17 @@ async fn a_history_with_a_hole_is_an_error_and_never_a_shorter_history() {
         "{error:?}"
     );
 }
+
+#[tokio::test]
+async fn metadata_that_no_bus_could_carry_is_refused_before_it_is_stored() {
+    let store = InMemoryEventStore::new();
+    let metadata = Metadata::new().with("a\0b", "x");
+    let refused = accounts(&store)
+        .execute_with(&ann(), Deposit { amount: 1 }, metadata)
+        .await;
+    assert!(matches!(
+        refused,
+        Err(ExecuteError::Store(EventStoreError::Invalid { .. }))
+    ));
+    assert!(commits(&store).await.is_empty());
+}

@@ -101,3 +101,21 @@ async fn snapshots_never_fail_a_command() {
     }
     accounts.close().await;
 }
+
+#[tokio::test]
+async fn with_a_cache_a_snapshot_is_taken_every_so_many_events_and_not_at_every_command() {
+    let (store, snapshots) = (InMemoryEventStore::new(), InMemorySnapshotStore::new());
+    let accounts = accounts(&store)
+        .with_snapshots(snapshots.clone(), SnapshotPolicy::every(3))
+        .with_cache(10);
+    let mut versions = Vec::new();
+    for _ in 0..10 {
+        accounts
+            .execute(&ann(), Deposit { amount: 1 })
+            .await
+            .unwrap();
+        accounts.close().await;
+        versions.push(snapshot_of(&snapshots).await.map_or(0, |s| s.version.get()));
+    }
+    assert_eq!(versions, [0, 0, 3, 3, 3, 6, 6, 6, 9, 9]);
+}

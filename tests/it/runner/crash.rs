@@ -1,5 +1,6 @@
-//! Crashes at any moment, with duplicates and holes on the bus: a stored position gives each event exactly once.
-use super::harness::*;
+//! Crashes at any moment, with duplicates and holes on the bus, on backends that fail and lose answers: a stored position
+//! gives each event exactly once.
+use super::{faults::unreliable, harness::*};
 use std::{sync::Arc, time::Duration};
 
 async fn history(seed: u64) {
@@ -11,6 +12,7 @@ async fn history(seed: u64) {
         commits.push(world.store(&id, rng.usize(1..4)).await);
     }
     let model = Arc::new(Model::default());
+    let faults = unreliable(seed);
     let mut published = 0;
     while published < commits.len() {
         // A few commits, some of them twice, some never (the publisher's own guarantees aside); the last of each stream always.
@@ -28,7 +30,7 @@ async fn history(seed: u64) {
         }
         // The process lives for so many steps of the scheduler, or so long, then all in its memory is gone.
         let runner = world
-            .builder()
+            .faulty_builder(faults.clone())
             .with_event_store(world.store.clone())
             .projector(model.clone())
             .build()
@@ -48,7 +50,7 @@ async fn history(seed: u64) {
         }
     }
     let runner = world
-        .builder()
+        .faulty_builder(faults)
         .with_event_store(world.store.clone())
         .projector(model.clone())
         .build()

@@ -232,3 +232,48 @@ async fn a_full_window_pauses_the_partition_and_loses_nothing() {
         .unwrap();
     assert_eq!((seen.len(), world.committed(SEEN).await), (300, 300));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_gap_is_counted_once_however_often_the_event_behind_it_is_tried() {
+    let world = World::new(1);
+    for version in [1, 3] {
+        let event = EventData::new("Deposited", 1, &br#"{"amount":1}"#[..]);
+        world.publish_raw("a", version, event).await;
+    }
+    let seen = Seen::failing(|_, version, attempt| {
+        if version == 3 && attempt < 3 {
+            return Err(foldstream::runner::HandlerError::transient("down"));
+        }
+        Ok(())
+    });
+    let report = world.catch_up(seen.clone(), from_beginning()).await;
+    let report = report.into_result().unwrap();
+    assert_eq!((seen.of("a"), report[0].gaps_unverified), (vec![1, 3], 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_lies_before_a_record_that_cannot_be_read_is_handled_first_and_nothing_behind_it() {
+    let world = World::new(1);
+    let foreign = foldstream::ports::Message::new(
+        TOPIC,
+        "not a stream",
+        None,
+        foldstream::Timestamp::from_micros(0),
+    );
+    for n in 0..20 {
+        world.deposit(&n.to_string()).await;
+    }
+    foldstream::ports::MessageBus::publish(&*world.bus, &foreign)
+        .await
+        .unwrap();
+    world.deposit("behind").await;
+    let seen = Seen::new();
+    let report = world
+        .catch_up(seen.clone(), from_beginning().with_concurrency(2))
+        .await;
+    let RunnerError::Unreadable { offset, .. } = error_of(&report) else {
+        panic!("{report:?}")
+    };
+    assert_eq!((offset.get(), seen.len()), (20, 20));
+    assert_eq!(world.committed(SEEN).await, 20);
+}

@@ -4,7 +4,7 @@ use foldstream::{
     Backoff, RetryPolicy,
     runner::{
         BuildError, ErrorClass, EventContext, HandlerError, HandlerResult, Listener, ModelId,
-        ProcessorPolicy, Projector, RunnerError,
+        Position, ProcessorPolicy, Projector, RunnerError,
     },
 };
 use std::{
@@ -350,4 +350,66 @@ fn a_runner_that_makes_no_sense_is_not_built() {
             "{built:?}"
         );
     }
+}
+
+/// Takes each event in, and the first time loses the answer.
+struct LosesAnswers(Arc<Model>);
+impl Projector for LosesAnswers {
+    const NAME: &'static str = "model";
+    type Events = crate::support::AccountEvent;
+    async fn project(&self, event: &Self::Events, ctx: &EventContext) -> HandlerResult {
+        self.0.project(event, ctx).await?;
+        if ctx.attempt() == 1 {
+            return Err(HandlerError::transient("the answer was lost"));
+        }
+        Ok(())
+    }
+    async fn reset(&self, model: &ModelId) -> HandlerResult {
+        self.0.reset(model).await
+    }
+    async fn position(
+        &self,
+        model: &ModelId,
+        stream: &foldstream::StreamId,
+    ) -> Result<Position, HandlerError> {
+        self.0.position(model, stream).await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stored_position_is_asked_again_before_a_retry_so_a_lost_answer_does_not_double_the_event()
+ {
+    let world = World::new(1);
+    for _ in 0..3 {
+        world.deposit("a").await;
+    }
+    let model = Arc::new(Model::default());
+    let runner = world
+        .builder()
+        .projector(LosesAnswers(model.clone()))
+        .build()
+        .unwrap();
+    let report = runner.run_until_caught_up().await.into_result().unwrap();
+    assert_eq!(model.versions("a"), [1, 2, 3]);
+    assert_eq!((report[0].retries, report[0].duplicates), (3, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_throttle_without_a_pause_is_not_a_busy_loop() {
+    let world = World::new(1);
+    world.deposit("a").await;
+    let (started, attempts) = (Instant::now(), Arc::new(AtomicU32::new(0)));
+    let counted = attempts.clone();
+    let seen = Seen::failing(move |_, _, _| {
+        if started.elapsed() > Duration::from_secs(10) {
+            return Ok(());
+        }
+        if counted.fetch_add(1, Ordering::SeqCst) > 1000 {
+            return Err(HandlerError::fatal("a busy loop"));
+        }
+        Err(HandlerError::throttled(Duration::ZERO, "slow down"))
+    });
+    let report = world.catch_up(seen.clone(), quick_retry(0, 0)).await;
+    report.into_result().unwrap();
+    assert_eq!(seen.of("a"), [1]);
 }

@@ -1,5 +1,10 @@
 //! Several instances of one processor.
 use super::harness::*;
+use foldstream::{
+    ports::MessageBus,
+    runner::{EventContext, HandlerError, HandlerResult, Listener},
+};
+use foldstream_testkit::InMemoryMessageBus;
 use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
@@ -75,4 +80,77 @@ async fn a_member_that_was_expelled_commits_nothing_and_what_it_had_comes_again(
     // At least once: the three come again under the new assignment, in order.
     assert_eq!(seen.of("a"), [1, 2, 3, 1, 2, 3]);
     assert_eq!(world.committed(SEEN).await, 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pause_is_kept_when_an_older_one_of_a_partition_that_was_lost_ends() {
+    let world = Arc::new(World::new(1));
+    world.deposit("a").await;
+    let pause = Duration::from_secs(60);
+    let attempts = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let times = attempts.clone();
+    let seen = Seen::failing(move |_, _, _| {
+        times.lock().unwrap().push(tokio::time::Instant::now());
+        Err(HandlerError::throttled(pause, "slow down"))
+    });
+    let runner = world.builder().listener_with(seen, from_beginning());
+    let work = async {
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        world.bus.expel(SEEN);
+        tokio::time::sleep(Duration::from_secs(150)).await;
+    };
+    let report = runner.build().unwrap().run(work).await;
+    assert!(report.into_result().is_ok());
+    let attempts = attempts.lock().unwrap();
+    // The first again at once, since it came again; from then on the pauses count.
+    let waits: Vec<_> = attempts.windows(2).map(|w| w[1] - w[0]).collect();
+    assert!(waits.len() >= 2, "{waits:?}");
+    assert!(waits[1..].iter().all(|wait| *wait >= pause), "{waits:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_partition_that_went_during_the_drain_does_not_void_the_commit_of_the_others() {
+    let bus = InMemoryMessageBus::with_grace(Duration::from_secs(1));
+    let world = World::on(bus, 2);
+    for n in 0..10 {
+        world.deposit(&n.to_string()).await;
+    }
+    let policy = from_beginning().with_commit_interval(Duration::from_secs(600));
+    let last = Arc::new(tokio::sync::Notify::new());
+    let busy = BusyAtTheEnd(Seen::new(), last.clone());
+    let runner = world.builder().listener_with(busy, policy);
+    let joins = async {
+        // Behind the first tick of the commit timer, which is at once.
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        world.deposit("slow").await;
+        last.notified().await;
+        let wish = foldstream::ports::Subscription::new(SEEN, [TOPIC]);
+        let other = world.bus.subscribe(wish).await.unwrap();
+        // Held until the end: it takes over one of the two while the first still drains.
+        std::mem::forget(other);
+    };
+    let report = runner.build().unwrap().run(joins).await;
+    assert!(report.into_result().is_ok());
+    let committed = world.bus.committed(SEEN, TOPIC).await.unwrap();
+    let kept: Vec<_> = committed
+        .iter()
+        .map(|(_, next)| next.unwrap().get())
+        .collect();
+    let ends = world.bus.offsets(TOPIC).await.unwrap();
+    assert_eq!(kept[0], ends[0].end.get(), "{committed:?}");
+    assert_eq!(kept[1], 0, "{committed:?}");
+}
+
+/// Takes five seconds for the stream named slow.
+struct BusyAtTheEnd(Seen, Arc<tokio::sync::Notify>);
+impl Listener for BusyAtTheEnd {
+    const NAME: &'static str = "seen";
+    type Events = crate::support::AccountEvent;
+    async fn handle(&self, event: &Self::Events, ctx: &EventContext) -> HandlerResult {
+        if ctx.stream().id() == "slow" {
+            self.1.notify_one();
+            tokio::time::sleep(Duration::from_secs(5)).await;
+        }
+        self.0.handle(event, ctx).await
+    }
 }

@@ -1,4 +1,5 @@
 //! Records on a bus, and handlers that write down what they saw.
+use super::faults::{Call, Fault, Faulty};
 use crate::support::{AccountEvent, stream};
 use foldstream::{
     CommitId, IdSource, StreamHead, StreamId, Timestamp, Version,
@@ -31,7 +32,10 @@ pub(super) struct World {
 
 impl World {
     pub(super) fn new(partitions: u32) -> Self {
-        let bus = InMemoryMessageBus::new();
+        Self::on(InMemoryMessageBus::new(), partitions)
+    }
+
+    pub(super) fn on(bus: Arc<InMemoryMessageBus>, partitions: u32) -> Self {
         assert!(bus.create_topic(TOPIC, partitions));
         Self {
             store: InMemoryEventStore::new(),
@@ -94,6 +98,17 @@ impl World {
         Runner::builder(
             self.bus.clone(),
             self.control.clone() as Arc<dyn ControlStore>,
+        )
+    }
+
+    /// A builder whose bus and control store fail as told.
+    pub(super) fn faulty_builder(
+        &self,
+        plan: impl Fn(Call<'_>) -> Fault + Clone + Send + Sync + 'static,
+    ) -> RunnerBuilder {
+        Runner::builder(
+            Faulty::new(self.bus.clone(), plan.clone()),
+            Faulty::new(self.control.clone(), plan),
         )
     }
 

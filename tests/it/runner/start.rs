@@ -1,10 +1,16 @@
 //! Where a processor starts, and what it does when its place is gone.
-use super::harness::*;
+use super::{
+    faults::{Call, Fault},
+    harness::*,
+};
 use foldstream::{
     ports::{MessageBus, Offset},
-    runner::{EventContext, HandlerResult, ModelId, ProcessorPolicy, Projector, RunnerError},
+    runner::{
+        EventContext, HandlerResult, ModelId, ProcessorPolicy, Projector, RunnerError, Start,
+    },
 };
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 fn now() -> ProcessorPolicy {
     ProcessorPolicy::listener()
@@ -184,4 +190,115 @@ async fn a_build_of_another_model_does_not_join() {
         panic!("{report:?}")
     };
     assert_eq!((*expected, *found), (2, 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_projector_that_starts_now_is_not_given_older_events_from_history() {
+    let world = World::new(1);
+    for _ in 0..3 {
+        world.deposit("a").await;
+    }
+    let model = std::sync::Arc::new(Model::default());
+    let policy = ProcessorPolicy::projector().with_start(Start::Now);
+    let runner = world
+        .builder()
+        .with_event_store(world.store.clone())
+        .projector_with(model.clone(), policy)
+        .build()
+        .unwrap();
+    runner.run_until_caught_up().await.into_result().unwrap();
+    // The first version that it sees is its base; from there on a gap is filled.
+    world.deposit("a").await;
+    let _ = world.store("a", 1).await;
+    world.deposit("a").await;
+    runner.run_until_caught_up().await.into_result().unwrap();
+    assert_eq!(model.versions("a"), [4, 5, 6]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_new_partition_whose_first_records_are_gone_halts_and_skips_nothing() {
+    let world = World::new(1);
+    let runner = world
+        .builder()
+        .listener_with(Seen::new(), now())
+        .build()
+        .unwrap();
+    runner.run_until_caught_up().await.into_result().unwrap();
+    world.bus.set_partitions(TOPIC, 2).unwrap();
+    for n in 0..20 {
+        world.deposit(&n.to_string()).await;
+    }
+    world
+        .bus
+        .delete_records_before(&partition(1), Offset::new(1))
+        .unwrap();
+    let report = runner.run_until_caught_up().await;
+    assert!(
+        matches!(error_of(&report), RunnerError::PositionLost { .. }),
+        "{report:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_commit_is_noticed_by_an_instance_that_looked_before_the_processor_had_started() {
+    let world = World::new(1);
+    for _ in 0..3 {
+        world.deposit("a").await;
+    }
+    // The first instance notes its start late, so that the second sees the row before that.
+    let slow = world.faulty_builder(|call| match call {
+        Call::Put(row) if row.value.ends_with(br#""s":true}"#) => {
+            Fault::Late(Duration::from_secs(2))
+        }
+        _ => Fault::None,
+    });
+    let (first, second) = (Seen::new(), Seen::new());
+    let slow = slow.listener_with(first.clone(), from_beginning());
+    let stop = CancellationToken::new();
+    let stopped = stop.clone().cancelled_owned();
+    let slow = slow.build().unwrap();
+    let slow = tokio::spawn(async move { slow.run(stopped).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let other = world
+        .builder()
+        .listener_with(second.clone(), from_beginning());
+    let other = other.build().unwrap();
+    let other = tokio::spawn(async move { other.run(some_time()).await });
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(
+        (first.of("a"), world.committed(SEEN).await),
+        (vec![1, 2, 3], 3)
+    );
+
+    world.bus.forget_committed(SEEN);
+    stop.cancel();
+    slow.await.unwrap().into_result().unwrap();
+    let report = other.await.unwrap();
+    assert!(
+        matches!(error_of(&report), RunnerError::PositionLost { .. }),
+        "{report:?}"
+    );
+    assert_eq!(second.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_until_caught_up_waits_for_a_bus_that_is_away_for_a_moment() {
+    let world = World::new(1);
+    world.deposit("a").await;
+    let failures = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(3));
+    let runner = world.faulty_builder(move |call| {
+        let left = |n: u32| n.checked_sub(1);
+        let order = std::sync::atomic::Ordering::SeqCst;
+        match call {
+            Call::Offsets if failures.fetch_update(order, order, left).is_ok() => {
+                Fault::Unavailable
+            }
+            _ => Fault::None,
+        }
+    });
+    let seen = Seen::new();
+    let runner = runner.listener_with(seen.clone(), from_beginning());
+    let report = runner.build().unwrap().run_until_caught_up().await;
+    assert!(report.processors[0].error.is_none(), "{report:?}");
+    assert_eq!(seen.of("a"), [1]);
 }

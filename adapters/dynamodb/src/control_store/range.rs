@@ -1,6 +1,7 @@
 //! One page of a range: which query it is, and where it starts.
 //!
-//! DynamoDB refuses a start key that lies outside of the query's own bounds, and a range whose end is below its start.
+//! DynamoDB refuses a start key that lies outside of the query's own bounds or at the end where the query stops, and a
+//! range whose end is below its start.
 //! Both are ordinary requests here, so they are answered before any call.
 use foldstream::ports::{ControlStoreError, Direction, RangeQuery, SortBounds};
 
@@ -48,10 +49,10 @@ pub(super) fn plan(query: &RangeQuery) -> Result<Plan, ControlStoreError> {
     };
     let start = match (after, query.direction) {
         (None, _) => None,
-        (Some(after), Direction::Ascending) if above(after) => return Ok(Plan::Empty),
-        (Some(after), Direction::Descending) if below(after) || after.is_empty() => {
+        (Some(after), Direction::Ascending) if above(after) || high == Some(after) => {
             return Ok(Plan::Empty);
         }
+        (Some(after), Direction::Descending) if after <= low => return Ok(Plan::Empty),
         (Some(after), Direction::Ascending) if below(after) || after.is_empty() => None,
         (Some(after), Direction::Descending) if above(after) => None,
         (Some(after), _) => Some(after.to_owned()),
@@ -107,7 +108,11 @@ mod tests {
             assert_eq!(start(bounds(), "a", Descending), None);
             assert_eq!(start(bounds(), "b1", Descending), Some(Some("b1".into())));
             assert_eq!(start(bounds(), "d", Descending), Some(None));
+            assert_eq!(start(bounds(), "b", Ascending), Some(Some("b".into())));
+            assert_eq!(start(bounds(), "b", Descending), None);
         }
+        assert_eq!(start(between(), "c", Ascending), None);
+        assert_eq!(start(between(), "c", Descending), Some(Some("c".into())));
         assert_eq!(
             start(SortBounds::All, "a", Ascending),
             Some(Some("a".into()))

@@ -55,7 +55,7 @@ pub(super) fn decode(mut item: Attributes) -> Result<Row, ControlStoreError> {
 
 fn decode_at(key: RowKey, mut item: Attributes) -> Result<Row, BadAttribute> {
     let digits = required(take_text(&mut item, "r")?, "r")?;
-    let bits = u128::from_str_radix(&digits, 16).map_err(|e| BadAttribute::new("r", e))?;
+    let bits = u128::from_str_radix(&digits, 16).map_err(|e| BadAttribute::new("r", &e))?;
     let value = required(take_binary(&mut item, "d")?, "d")?;
     let expiry: Option<i64> = take_number(&mut item, "x")?;
     let at = expiry.map(|s| Timestamp::from_micros(s.saturating_mul(SECOND)));

@@ -127,7 +127,7 @@ fn decode_metadata(value: Option<AttributeValue>) -> Result<Metadata, BadAttribu
     map.into_iter()
         .try_fold(Metadata::new(), |m, (name, value)| {
             let AttributeValue::S(value) = value else {
-                return Err(BadAttribute::new("m", format!("{name} is not a string")));
+                return Err(BadAttribute::new("m", &format!("{name} is not a string")));
             };
             Ok(match name.as_str() {
                 "command" => m.with_command_id(value),
@@ -207,7 +207,7 @@ impl StoredItem {
         Ok(Self {
             first: version,
             last: Version::new(last),
-            commit_id: commit_id.parse().map_err(|e| BadAttribute::new("c", e))?,
+            commit_id: commit_id.parse().map_err(|e| BadAttribute::new("c", &e))?,
             recorded_at: Timestamp::from_micros(required(take_number(&mut item, "t")?, "t")?),
             part,
             parts,
@@ -227,7 +227,7 @@ impl StoredItem {
     fn into_events(mut self, names: &mut Names) -> Result<Vec<EventData>, Unreadable> {
         let codec = take_text(&mut self.rest, "k")?;
         let events = required(self.rest.remove("e"), "e")?;
-        let events = payload::decode(events, codec, names)?;
+        let events = payload::decode(events, codec.as_deref(), names)?;
         let expected = self.last.get() - self.first.get() + 1;
         if events.len() as u64 != expected {
             let (first, found) = (self.first, events.len());

@@ -120,9 +120,7 @@ impl Walk<'_> {
         after: Option<ScanCursor>,
         partition: impl Fn(u32) -> String,
     ) -> Result<(Vec<CommitKey>, Option<ScanCursor>), EventStoreError> {
-        let Some(&start) = self.shards.first() else {
-            return Ok((Vec::new(), None));
-        };
+        let start = self.shards.first().copied().unwrap_or_default();
         let cursor = listing.clone().resume(after.as_ref(), start)?;
         let mut last = cursor.last;
         let mut rows = Vec::new();

@@ -1,12 +1,12 @@
 //! `EventStore` on the events table.
 mod append;
-mod cursor;
-mod item;
-mod items;
-mod lists;
-mod payload;
 mod read;
 mod scan;
+mod lists;
+mod cursor;
+mod items;
+mod item;
+mod payload;
 
 pub(crate) use item::FORMAT;
 

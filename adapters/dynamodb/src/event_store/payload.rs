@@ -127,12 +127,12 @@ fn cbor_event(event: &EventData, codec: Option<&str>) -> Value {
 /// The events of `e`, whose codec is `k` where they do not say another.
 pub(crate) fn decode(
     events: AttributeValue,
-    codec: Option<String>,
+    codec: Option<&str>,
     names: &mut Names,
 ) -> Result<Vec<EventData>, BadAttribute> {
     match events {
         AttributeValue::S(text) => decode_text(text, names),
-        AttributeValue::B(blob) => decode_cbor(blob.as_ref(), codec.as_deref(), names),
+        AttributeValue::B(blob) => decode_cbor(blob.as_ref(), codec, names),
         _ => Err(BadAttribute::new("e", "neither a string nor binary")),
     }
 }
@@ -154,7 +154,7 @@ const fn schema_1() -> u16 {
 fn decode_text(text: String, names: &mut Names) -> Result<Vec<EventData>, BadAttribute> {
     let text = Bytes::from(text);
     let list: Vec<JsonEvent<'_>> =
-        serde_json::from_slice(&text).map_err(|e| BadAttribute::new("e", e))?;
+        serde_json::from_slice(&text).map_err(|e| BadAttribute::new("e", &e))?;
     let events = list.into_iter().map(|e| {
         let payload = text.slice_ref(e.d.get().as_bytes());
         EventData::new(EventName::from(names.share(&e.y)), e.s, payload)
@@ -168,7 +168,7 @@ fn decode_cbor(
     names: &mut Names,
 ) -> Result<Vec<EventData>, BadAttribute> {
     let bad = |problem: &str| BadAttribute::new("e", problem);
-    let list = ciborium::from_reader(bytes).map_err(|e| BadAttribute::new("e", e))?;
+    let list = ciborium::from_reader(bytes).map_err(|e| BadAttribute::new("e", &e))?;
     let Value::Array(list) = list else {
         return Err(bad("not a list"));
     };
@@ -186,7 +186,7 @@ fn decode_cbor(
                 (Some("k"), Value::Text(k)) => own = Some(names.share(&k)),
                 (Some("k"), Value::Null) => own = None,
                 (Some("s"), Value::Integer(s)) => {
-                    schema_version = u16::try_from(s).map_err(|e| BadAttribute::new("e", e))?;
+                    schema_version = u16::try_from(s).map_err(|e| BadAttribute::new("e", &e))?;
                 }
                 (Some("y" | "d" | "k" | "s"), _) => return Err(bad("a field of another type")),
                 _ => {}
@@ -206,8 +206,7 @@ mod tests {
 
     fn round_trip(events: &[EventData]) -> (AttributeValue, Vec<EventData>) {
         let (e, k) = encode(events).unwrap();
-        let codec = k.map(|k| k.to_string());
-        let back = decode(e.clone(), codec, &mut Names::default()).unwrap();
+        let back = decode(e.clone(), k.as_deref(), &mut Names::default()).unwrap();
         (e, back)
     }
 

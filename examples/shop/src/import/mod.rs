@@ -9,11 +9,12 @@ pub use line::{COLUMNS, LineError};
 use crate::{
     cart::{Cart, CartEvent, CartId, ImportInvoice},
     money::MoneyError,
+    retry::patiently,
     tally::Tally,
 };
-use foldstream::{ExecuteError, Repository, RetryPolicy, ports::EventStoreError};
+use foldstream::{ExecuteError, Repository, ports::EventStoreError};
 use futures::{StreamExt, stream};
-use std::{convert::Infallible, future::Future, time::Instant};
+use std::{convert::Infallible, future::Future};
 
 /// Invoices that are written at the same time. They are different streams, so their order does not matter.
 const CONCURRENT: usize = 32;
@@ -146,25 +147,23 @@ async fn import_one(
     carts: &Repository<Cart>,
     invoice: Result<Invoice, FileError>,
 ) -> Result<(Invoice, bool), ImportError> {
-    let Invoice { id, lines } = invoice?;
-    let (started, retry) = (Instant::now(), RetryPolicy::default());
-    let mut failed = 0;
-    loop {
-        let command = ImportInvoice {
-            lines: lines.clone(),
-        };
-        let error = match carts.execute(&id, command).await {
-            Ok(done) => return Ok((Invoice { id, lines }, !done.events().is_empty())),
-            Err(error) => error,
-        };
-        failed += 1;
-        let wait = retry
-            .next_delay(failed, started.elapsed())
-            .filter(|_| error.is_transient());
-        let Some(wait) = wait else {
-            return Err(ImportError::Store { id, source: error });
-        };
-        tracing::warn!(%id, %error, "the invoice is sent again");
-        tokio::time::sleep(wait).await;
+    let invoice = invoice?;
+    let Invoice { id, lines } = &invoice;
+    let execute = async || {
+        carts
+            .execute(
+                id,
+                ImportInvoice {
+                    lines: lines.clone(),
+                },
+            )
+            .await
+    };
+    match patiently(execute, ExecuteError::is_transient).await {
+        Ok(done) => Ok((invoice, !done.events().is_empty())),
+        Err(source) => Err(ImportError::Store {
+            id: invoice.id,
+            source,
+        }),
     }
 }

@@ -1,4 +1,4 @@
-//! The contract of [`ControlStore`](foldstream::ports::ControlStore), case by case.
+//! The contract of [`ControlStore`], case by case.
 mod conditions;
 mod expiry;
 mod given;

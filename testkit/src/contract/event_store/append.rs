@@ -5,7 +5,7 @@ use super::given::{
 };
 use foldstream::{
     StreamHead, Version,
-    ports::{Append, EventStoreError},
+    ports::{Append, EventData, EventStoreError},
 };
 
 /// A commit whose head is the tail is stored, and the answer is the new head.
@@ -146,11 +146,8 @@ pub async fn a_commit_without_events_is_invalid(store: Store) {
 pub async fn more_events_than_the_maximum_are_invalid(store: Store) {
     let stream = fresh_stream();
     let empty = StreamHead::empty(stream.clone());
-    assert_invalid(
-        &store
-            .append(&commit_after(&empty, Append::MAX_EVENTS + 1))
-            .await,
-    );
+    let events = vec![EventData::new("Small", 1, "1"); Append::MAX_EVENTS + 1];
+    assert_invalid(&store.append(&append_of(&empty, events)).await);
     assert_history(&store, &stream, &[]).await;
 }
 

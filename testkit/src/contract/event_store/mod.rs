@@ -1,4 +1,4 @@
-//! The contract of [`EventStore`](foldstream::ports::EventStore), case by case.
+//! The contract of [`EventStore`], case by case.
 mod append;
 mod atomic;
 mod given;

@@ -165,10 +165,13 @@ pub async fn a_scan_goes_on_from_a_stored_cursor(store: Store) {
             assert!(walked < ENDLESS, "the scan does not end");
             let page = page(&store, segment, after, ScanWhat::Commits, 4).await;
             after = page.next.clone();
-            before.extend(commits_of(page));
+            let mut mine = commits_of(page);
+            mine.retain(|commit| given.contains_key(&commit.stream));
+            let is_new = !mine.is_empty();
+            before.extend(mine);
             let Some(cursor) = &after else { break };
-            // The walk goes on from each cursor on its way, as after a crash.
-            if sorted(before.clone(), &given).values().flatten().count() % 3 == 1 {
+            // The walk goes on from each cursor on its way, as after a crash; not where only others' commits went by.
+            if is_new {
                 let rest = commit_pages(&store, segment, Some(cursor.clone()), 100).await;
                 let found = before.iter().cloned().chain(rest.concat());
                 assert_eq!(

@@ -16,7 +16,7 @@ pub(super) type Fixture = Arc<dyn BusFixture>;
 
 /// How long a case waits for what a group does: below the usual session timeouts, so that nothing passes because a
 /// member was given up for dead.
-pub(super) const GROUP_PATIENCE: Duration = Duration::from_secs(30);
+pub(super) const GROUP_PATIENCE: Duration = Duration::from_secs(40);
 
 /// A topic that nobody else uses, and a group likewise.
 #[derive(Debug)]

@@ -1,4 +1,4 @@
-//! The contract of [`MessageBus`](foldstream::ports::MessageBus) and its
+//! The contract of [`MessageBus`] and its
 //! [`Consumer`](foldstream::ports::Consumer), case by case.
 mod crowd;
 mod deliver;
@@ -102,7 +102,7 @@ pub async fn ready<F: BusFixture>(fresh: impl Future<Output = F>) -> Arc<dyn Bus
 /// - `trim`: delete old records, as retention does;
 /// - `delete_group`: forget a group (the servers that tests embed often cannot).
 ///
-/// Cases wait up to 30 s for what a group does; most take as long as the backend takes to let a member join.
+/// Cases wait up to 40 s for what a group does; most take as long as the backend takes to let a member join.
 ///
 /// # Example
 /// ```

@@ -1,4 +1,4 @@
-//! The contract of [`SnapshotStore`](foldstream::ports::SnapshotStore), case by case.
+//! The contract of [`SnapshotStore`], case by case.
 mod cases;
 
 use super::run::{Case, collect_cases, publish_cases};

@@ -67,7 +67,7 @@ impl Sabotage for SkipsLargeCommits {
         let bytes = |c: &Commit| c.events.iter().map(|e| e.payload.len()).sum::<usize>();
         let page = what.from(store).await?;
         Ok(changed(page, |commits| {
-            commits.retain(|c| bytes(c) < 65_536)
+            commits.retain(|c| bytes(c) < 65_536);
         }))
     }
 }
@@ -101,7 +101,7 @@ struct ScansBackwards;
 impl Sabotage for ScansBackwards {
     async fn scan(&self, store: &InMemoryEventStore, what: Scan) -> Page {
         Ok(changed(what.from(store).await?, |commits| {
-            commits.reverse()
+            commits.reverse();
         }))
     }
 }

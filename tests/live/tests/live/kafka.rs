@@ -36,7 +36,10 @@ impl BusFixture for Fixture {
         Arc::clone(&self.bus) as _
     }
     async fn create_topic(&self, name: &str, partitions: u32) {
-        let made = self.bus.create_topic(&TopicSpec::new(name, partitions)).await;
+        let made = self
+            .bus
+            .create_topic(&TopicSpec::new(name, partitions))
+            .await;
         assert_eq!(made.unwrap(), TopicOutcome::Created);
     }
     async fn delete_records_before(&self, partition: &PartitionId, offset: Offset) {

@@ -5,4 +5,6 @@
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 mod containers;
+mod dynamodb;
 mod kafka;
+mod shop;

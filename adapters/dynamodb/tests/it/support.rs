@@ -1,0 +1,308 @@
+//! A DynamoDB of one test, and a wire that can be cut.
+use aws_sdk_dynamodb::{
+    Client,
+    config::{
+        BehaviorVersion, Credentials, HttpClient, Region, RuntimeComponents, SharedHttpClient,
+    },
+    error::ConnectorError,
+    types::AttributeValue,
+};
+use aws_smithy_runtime_api::{
+    client::{
+        http::{HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpConnector},
+        orchestrator::{HttpRequest, HttpResponse},
+    },
+    http::StatusCode,
+};
+use aws_smithy_types::{body::SdkBody, byte_stream::ByteStream};
+use foldstream::{
+    CommitId, StreamHead, StreamId, Timestamp,
+    ports::{Append, Commit, EventData, EventStore, EventStoreError, ReadFrom},
+};
+use foldstream_dynamodb::{DynamoDb, DynamoDbConfig, TableOptions, create_tables};
+use futures::TryStreamExt as _;
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, LazyLock, Mutex},
+};
+use tokio::runtime::Runtime;
+
+/// Servers outlive the runtime of the test that asked for them.
+static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("dynoxide")
+        .enable_all()
+        .build()
+        .unwrap()
+});
+
+/// An empty database and its server.
+pub(crate) struct Server {
+    endpoint: String,
+}
+
+impl Server {
+    pub(crate) fn start() -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let endpoint = format!("http://{}", listener.local_addr().unwrap());
+        let database = dynoxide::Database::memory().unwrap();
+        RUNTIME.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            dynoxide::server::serve_on(listener, database).await;
+        });
+        Self { endpoint }
+    }
+
+    pub(crate) fn config(&self) -> DynamoDbConfig {
+        DynamoDbConfig::default().with_endpoint(&self.endpoint)
+    }
+    /// With tables.
+    pub(crate) async fn stores(&self) -> DynamoDb {
+        self.stores_with(self.config()).await
+    }
+    pub(crate) async fn stores_with(&self, config: DynamoDbConfig) -> DynamoDb {
+        create_tables(&config, &TableOptions::default())
+            .await
+            .unwrap();
+        DynamoDb::connect(config).await.unwrap()
+    }
+    /// With tables, over a wire that does to each request what `fate` says.
+    pub(crate) async fn stores_over(
+        &self,
+        fate: impl Fn(&Call) -> Fate + Send + Sync + 'static,
+    ) -> (DynamoDb, Wire) {
+        let config = self.config();
+        create_tables(&config, &TableOptions::default())
+            .await
+            .unwrap();
+        let wire = Wire::new(fate);
+        let client = wire.client(&self.endpoint);
+        let stores = DynamoDb::with_client(client, config).await.unwrap();
+        wire.calls.lock().unwrap().clear();
+        (stores, wire)
+    }
+}
+
+/// What becomes of a request.
+pub(crate) enum Fate {
+    Pass,
+    /// It is carried out, and its answer is lost.
+    LoseAnswer,
+    /// It never arrives, and nobody knows.
+    LoseRequest,
+    /// It is not carried out but answered so.
+    Answer(u16, String),
+    /// It is carried out, and its answer is changed.
+    Change(Box<dyn FnOnce(&mut serde_json::Value) + Send>),
+}
+impl Fate {
+    /// An error as DynamoDB words it.
+    pub(crate) fn error(status: u16, code: &str, message: &str) -> Self {
+        let kind = format!("com.amazonaws.dynamodb.v20120810#{code}");
+        let body = serde_json::json!({ "__type": kind, "message": message });
+        Self::Answer(status, body.to_string())
+    }
+}
+
+/// A request as it went over the wire.
+#[derive(Clone, Debug)]
+pub(crate) struct Call {
+    pub(crate) operation: String,
+    pub(crate) body: serde_json::Value,
+    /// How many requests of this operation there were, this one included.
+    pub(crate) nth: usize,
+}
+
+type Decide = dyn Fn(&Call) -> Fate + Send + Sync;
+
+/// An HTTP client that tells what it sends, and may lose it.
+#[derive(Clone)]
+pub(crate) struct Wire {
+    http: SharedHttpClient,
+    fate: Arc<Decide>,
+    calls: Arc<Mutex<Vec<Call>>>,
+}
+
+impl Wire {
+    fn new(fate: impl Fn(&Call) -> Fate + Send + Sync + 'static) -> Self {
+        Self {
+            http: aws_smithy_http_client::Builder::new().build_http(),
+            fate: Arc::new(fate),
+            calls: Arc::default(),
+        }
+    }
+    fn client(&self, endpoint: &str) -> Client {
+        let config = aws_sdk_dynamodb::Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .http_client(self.clone())
+            .region(Region::new("us-east-1"))
+            .credentials_provider(Credentials::new("local", "local", None, None, "test"))
+            .endpoint_url(endpoint);
+        Client::from_conf(config.build())
+    }
+    pub(crate) fn calls(&self) -> Vec<Call> {
+        self.calls.lock().unwrap().clone()
+    }
+    pub(crate) fn operations(&self) -> Vec<String> {
+        self.calls().into_iter().map(|c| c.operation).collect()
+    }
+
+    fn record(&self, request: &HttpRequest) -> Call {
+        let target = request.headers().get("x-amz-target").unwrap();
+        let operation = target.rsplit('.').next().unwrap().to_owned();
+        let mut calls = self.calls.lock().unwrap();
+        let before = calls.iter().filter(|c| c.operation == operation).count();
+        let call = Call {
+            operation,
+            body: serde_json::from_slice(request.body().bytes().unwrap()).unwrap(),
+            nth: before + 1,
+        };
+        calls.push(call.clone());
+        call
+    }
+}
+impl fmt::Debug for Wire {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Wire")
+    }
+}
+
+impl HttpClient for Wire {
+    fn http_connector(
+        &self,
+        settings: &HttpConnectorSettings,
+        components: &RuntimeComponents,
+    ) -> SharedHttpConnector {
+        SharedHttpConnector::new(Connector {
+            wire: self.clone(),
+            inner: self.http.http_connector(settings, components),
+        })
+    }
+}
+
+#[derive(Debug)]
+struct Connector {
+    wire: Wire,
+    inner: SharedHttpConnector,
+}
+impl HttpConnector for Connector {
+    fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
+        let call = self.wire.record(&request);
+        let lost = || ConnectorError::timeout("the test cut the wire".into());
+        match (self.wire.fate)(&call) {
+            Fate::Pass => self.inner.call(request),
+            Fate::LoseRequest => HttpConnectorFuture::ready(Err(lost())),
+            Fate::LoseAnswer => {
+                let answer = self.inner.call(request);
+                HttpConnectorFuture::new(async move {
+                    answer.await?;
+                    Err(lost())
+                })
+            }
+            Fate::Answer(status, body) => {
+                let status = StatusCode::try_from(status).unwrap();
+                HttpConnectorFuture::ready(Ok(HttpResponse::new(status, SdkBody::from(body))))
+            }
+            Fate::Change(change) => {
+                let answer = self.inner.call(request);
+                HttpConnectorFuture::new(async move {
+                    let answer = answer.await?;
+                    let status = answer.status();
+                    let body = ByteStream::new(answer.into_body()).collect().await.unwrap();
+                    let mut body = serde_json::from_slice(&body.into_bytes()).unwrap();
+                    change(&mut body);
+                    Ok(HttpResponse::new(status, SdkBody::from(body.to_string())))
+                })
+            }
+        }
+    }
+}
+
+/// A stream that nobody else uses.
+pub(crate) fn stream() -> StreamId {
+    StreamId::new("cart", &CommitId::random()).unwrap()
+}
+pub(crate) fn event(payload: impl Into<String>) -> EventData {
+    EventData::new("ItemAdded", 1, payload.into())
+}
+/// So many events behind a head.
+pub(crate) fn append_of(head: &StreamHead, events: usize) -> Append {
+    let events: Vec<_> = (0..events)
+        .map(|n| event(format!("{{\"n\":{n}}}")))
+        .collect();
+    let now = Timestamp::from_micros(1_767_225_600_000_001);
+    Append::after(head.clone(), CommitId::random(), now, events)
+}
+/// Commits of these lengths, stored.
+pub(crate) async fn given(
+    store: &impl EventStore,
+    stream: &StreamId,
+    lengths: &[usize],
+) -> Vec<Commit> {
+    let mut head = StreamHead::empty(stream.clone());
+    let mut commits = Vec::new();
+    for &events in lengths {
+        let append = append_of(&head, events);
+        let _ = store.append(&append).await.unwrap();
+        head = append.head_after();
+        commits.push(append.to_commit());
+    }
+    commits
+}
+pub(crate) async fn read(
+    store: &impl EventStore,
+    stream: &StreamId,
+    from: ReadFrom,
+) -> Result<Vec<Commit>, EventStoreError> {
+    store.read(stream, from, None).try_collect().await
+}
+pub(crate) async fn read_all(store: &impl EventStore, stream: &StreamId) -> Vec<Commit> {
+    let start = ReadFrom::After(StreamHead::empty(stream.clone()));
+    read(store, stream, start).await.unwrap()
+}
+
+/// A stored item as DynamoDB has it.
+pub(crate) type Item = HashMap<String, AttributeValue>;
+
+pub(crate) fn s(text: impl Into<String>) -> AttributeValue {
+    AttributeValue::S(text.into())
+}
+#[expect(
+    clippy::needless_pass_by_value,
+    reason = "numbers are copied, and calls read better"
+)]
+pub(crate) fn n(number: impl ToString) -> AttributeValue {
+    AttributeValue::N(number.to_string())
+}
+pub(crate) fn key(stream: &StreamId, first: u64) -> Item {
+    Item::from([("pk".into(), s(stream.as_str())), ("sk".into(), n(first))])
+}
+pub(crate) async fn get_raw(client: &Client, stream: &StreamId, first: u64) -> Option<Item> {
+    let request = client.get_item().table_name("events").consistent_read(true);
+    request
+        .set_key(Some(key(stream, first)))
+        .send()
+        .await
+        .unwrap()
+        .item
+}
+pub(crate) async fn put_raw(client: &Client, item: Item) {
+    let request = client.put_item().table_name("events");
+    request.set_item(Some(item)).send().await.unwrap();
+}
+pub(crate) async fn delete_raw(client: &Client, stream: &StreamId, first: u64) {
+    let request = client.delete_item().table_name("events");
+    request
+        .set_key(Some(key(stream, first)))
+        .send()
+        .await
+        .unwrap();
+}
+/// One error and all its causes.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let all = std::iter::successors(Some(error), |e| e.source());
+    all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

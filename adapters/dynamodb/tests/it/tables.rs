@@ -1,0 +1,174 @@
+//! Making tables: idempotent, complete, and checked.
+use crate::support::Server;
+use aws_sdk_dynamodb::types::{
+    AttributeDefinition, BillingMode as Billing, KeySchemaElement, KeyType, ScalarAttributeType,
+    StreamViewType, TimeToLiveStatus,
+};
+use foldstream_dynamodb::{
+    BillingMode, DynamoDb, DynamoDbError, PublishMode, TableOptions, create_tables,
+};
+
+#[tokio::test]
+async fn tables_have_indexes_change_stream_and_expiry() {
+    let stores = Server::start().stores().await;
+    let describe = stores.client().describe_table().table_name("events");
+    let table = describe.send().await.unwrap().table.unwrap();
+    let mut indexes: Vec<_> = table
+        .global_secondary_indexes()
+        .iter()
+        .filter_map(|i| i.index_name())
+        .collect();
+    indexes.sort_unstable();
+    assert_eq!(indexes, ["streams", "unpublished"]);
+    let stream = table.stream_specification().unwrap();
+    assert_eq!(stream.stream_view_type(), Some(&StreamViewType::NewImage));
+    let ttl = stores
+        .client()
+        .describe_time_to_live()
+        .table_name("events-control");
+    let ttl = ttl.send().await.unwrap().time_to_live_description.unwrap();
+    assert_eq!(ttl.attribute_name(), Some("x"));
+    assert_eq!(ttl.time_to_live_status(), Some(&TimeToLiveStatus::Enabled));
+}
+
+#[tokio::test]
+async fn tables_made_for_a_change_stream_have_no_index_of_marks() {
+    let server = Server::start();
+    let config = server.config().with_publish_mode(PublishMode::Stream);
+    let stores = server.stores_with(config).await;
+    let describe = stores.client().describe_table().table_name("events");
+    let table = describe.send().await.unwrap().table.unwrap();
+    assert_eq!(table.global_secondary_indexes().len(), 1);
+    // A poller cannot use them.
+    let error = create_tables(&server.config(), &TableOptions::default())
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&error, DynamoDbError::TableMismatch { reason, .. } if reason.contains("unpublished")),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn making_tables_again_changes_nothing() {
+    let server = Server::start();
+    let config = server.config().with_prefix("a-").with_table_name("b");
+    let options = TableOptions::default();
+    create_tables(&config, &options).await.unwrap();
+    create_tables(&config, &options).await.unwrap();
+    let stores = DynamoDb::connect(config).await.unwrap();
+    let names = stores
+        .client()
+        .list_tables()
+        .send()
+        .await
+        .unwrap()
+        .table_names
+        .unwrap();
+    assert_eq!(names, ["a-b", "a-b-control", "a-b-snapshots"]);
+}
+
+#[tokio::test]
+async fn several_processes_make_tables_at_the_same_time() {
+    let server = Server::start();
+    let (config, options) = (server.config(), TableOptions::default());
+    let all = (0..4).map(|_| create_tables(&config, &options));
+    for made in futures::future::join_all(all).await {
+        made.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn options_that_are_set_are_sent() {
+    let server = Server::start();
+    let options = TableOptions::default()
+        .with_billing_mode(BillingMode::Provisioned { read: 3, write: 2 })
+        .with_deletion_protection(Some(true));
+    create_tables(&server.config(), &options).await.unwrap();
+    let stores = DynamoDb::connect(server.config()).await.unwrap();
+    let describe = stores.client().describe_table().table_name("events");
+    let table = describe.send().await.unwrap().table.unwrap();
+    assert_eq!(table.deletion_protection_enabled(), Some(true));
+    let throughput = table.provisioned_throughput().unwrap();
+    assert_eq!(throughput.read_capacity_units(), Some(3));
+    assert_eq!(throughput.write_capacity_units(), Some(2));
+}
+
+#[tokio::test]
+async fn other_shard_counts_than_the_tables_are_refused() {
+    let server = Server::start();
+    server.stores().await;
+    for (config, field) in [
+        (server.config().with_list_shards(8), "list_shards"),
+        (server.config().with_marker_shards(8), "marker_shards"),
+    ] {
+        let options = TableOptions::default();
+        for error in [
+            DynamoDb::connect(config.clone()).await.unwrap_err(),
+            create_tables(&config, &options).await.unwrap_err(),
+        ] {
+            let text = error.to_string();
+            assert!(
+                matches!(error, DynamoDbError::FormatMismatch { .. }),
+                "{text}"
+            );
+            assert!(
+                text.contains(field) && text.contains("16") && text.contains('8'),
+                "{text}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn tables_without_the_format_row_are_refused_until_they_are_completed() {
+    let server = Server::start();
+    let stores = server.stores().await;
+    let delete = stores.client().delete_item().table_name("events-control");
+    let text = |t: &str| aws_sdk_dynamodb::types::AttributeValue::S(t.into());
+    delete
+        .key("pk", text("meta"))
+        .key("sk", text("format"))
+        .send()
+        .await
+        .unwrap();
+    let error = DynamoDb::connect(server.config()).await.unwrap_err();
+    assert!(matches!(error, DynamoDbError::NoFormat { .. }), "{error:?}");
+    assert!(error.to_string().contains("create_tables"));
+    server.stores().await;
+}
+
+#[tokio::test]
+async fn a_table_of_somebody_else_is_refused_by_name() {
+    let server = Server::start();
+    // Where the events table shall be stands another one.
+    let stores = server
+        .stores_with(server.config().with_prefix("other-"))
+        .await;
+    let key = KeySchemaElement::builder()
+        .attribute_name("id")
+        .key_type(KeyType::Hash);
+    let id = AttributeDefinition::builder()
+        .attribute_name("id")
+        .attribute_type(ScalarAttributeType::S);
+    let create = stores.client().create_table().table_name("events");
+    let create = create.key_schema(key.build().unwrap());
+    let create = create.attribute_definitions(id.build().unwrap());
+    create
+        .billing_mode(Billing::PayPerRequest)
+        .send()
+        .await
+        .unwrap();
+    let error = create_tables(&server.config(), &TableOptions::default())
+        .await
+        .unwrap_err();
+    let text = error.to_string();
+    assert!(
+        matches!(error, DynamoDbError::TableMismatch { .. }),
+        "{text}"
+    );
+    assert!(
+        text.contains("table events") && text.contains("DYNAMODB_PREFIX"),
+        "{text}"
+    );
+}

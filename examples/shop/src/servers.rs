@@ -1,0 +1,56 @@
+//! Turns the command line's servers into adapters, in a build that has them.
+use crate::Servers;
+use foldstream::BoxError;
+use shop::{
+    backend::{Backend, Uses},
+    read_model::ReadModel,
+};
+use std::sync::Arc;
+
+#[cfg(feature = "production")]
+mod adapters {
+    use super::{Arc, Backend, BoxError, ReadModel, Servers, Uses};
+    use shop::production::{self, ConnectError};
+
+    pub(crate) async fn connect(servers: Servers, uses: Uses) -> Result<Backend, BoxError> {
+        production(servers).connect(uses).await.map_err(with_hint)
+    }
+
+    pub(crate) async fn read_model(servers: Servers) -> Result<Arc<dyn ReadModel>, BoxError> {
+        Ok(Arc::new(
+            production(servers).read_model().await.map_err(with_hint)?,
+        ))
+    }
+
+    fn production(Servers { dynamodb, kafka }: Servers) -> production::Servers {
+        production::Servers { dynamodb, kafka }
+    }
+
+    fn with_hint(error: ConnectError) -> BoxError {
+        if error.is_unavailable() {
+            eprintln!("Are the servers running? `docker compose up` starts both.");
+            eprintln!(
+                "Where they are: --dynamodb URL or DYNAMODB_URL, --kafka BROKERS or KAFKA_BROKERS."
+            );
+        }
+        error.into()
+    }
+}
+
+#[cfg(not(feature = "production"))]
+mod adapters {
+    use super::{Arc, Backend, BoxError, ReadModel, Servers, Uses};
+
+    const NONE: &str =
+        "this build has no adapters for DynamoDB and Kafka: build it with --features production";
+
+    pub(crate) async fn connect(_: Servers, _: Uses) -> Result<Backend, BoxError> {
+        Err(NONE.into())
+    }
+
+    pub(crate) async fn read_model(_: Servers) -> Result<Arc<dyn ReadModel>, BoxError> {
+        Err(NONE.into())
+    }
+}
+
+pub(crate) use adapters::{connect, read_model};

@@ -1,0 +1,139 @@
+//! What each subcommand does, and says on standard output.
+use crate::What;
+use foldstream::BoxError;
+use shop::{
+    backend::Backend,
+    import::Imported,
+    progress,
+    report::Report,
+    road,
+    story::{self, Customers},
+};
+use std::path::Path;
+use tokio_util::sync::CancellationToken;
+
+/// How a run ended that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    AllWell,
+    SomeRefused,
+    Interrupted,
+}
+
+/// How long a step goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Until {
+    /// Until there is a signal.
+    Stopped,
+    /// Until there is nothing left to do.
+    Done,
+}
+
+/// All of it in one process, with generated customers or a file.
+pub(crate) async fn whole_road(
+    backend: &Backend,
+    what: &What,
+    shutdown: &CancellationToken,
+) -> Result<Ending, BoxError> {
+    let Some(file) = &what.import else {
+        let customers = Customers {
+            count: what.customers,
+            seed: what.seed,
+        };
+        let told = tokio::select! {
+            report = story::tell(backend, &customers) => report?,
+            () = shutdown.cancelled() => return Ok(Ending::Interrupted),
+        };
+        write(&told, what.report.as_deref())?;
+        return Ok(Ending::AllWell);
+    };
+    let imported = road::import_file(backend, file, shutdown).await?;
+    if imported.is_interrupted {
+        return Ok(Ending::Interrupted);
+    }
+    publish(backend, Until::Done, shutdown).await?;
+    project(backend, None, Until::Done, shutdown).await?;
+    if shutdown.is_cancelled() {
+        return Ok(Ending::Interrupted);
+    }
+    let report = road::check(backend, &imported.tally).await?;
+    println!("checked    the projections equal a direct aggregation of the file");
+    write(&report, what.report.as_deref())?;
+    ending_of(&imported)
+}
+
+/// From the event store to the bus.
+pub(crate) async fn publish(
+    backend: &Backend,
+    until: Until,
+    shutdown: &CancellationToken,
+) -> Result<Ending, BoxError> {
+    let counter = progress::counter("publishing");
+    let sent = match until {
+        Until::Stopped => road::publish(backend, shutdown).await?.messages,
+        Until::Done => tokio::select! {
+            sent = road::publish_all(backend) => sent?,
+            () = shutdown.cancelled() => return Ok(Ending::Interrupted),
+        },
+    };
+    counter.finish_and_clear();
+    println!("published  {sent} records to topic {}", backend.topic);
+    Ok(Ending::AllWell)
+}
+
+/// From the bus to the read model.
+pub(crate) async fn project(
+    backend: &Backend,
+    name: Option<&str>,
+    until: Until,
+    shutdown: &CancellationToken,
+) -> Result<Ending, BoxError> {
+    road::prepare_read_model(backend, name).await?;
+    let counter = progress::counter("projecting");
+    let ticks = counter.clone();
+    let runner = road::sales_runner(backend, name, move || ticks.inc(1))?;
+    let report = match until {
+        Until::Stopped => runner.run(shutdown.clone().cancelled_owned()).await,
+        Until::Done => tokio::select! {
+            report = runner.run_until_caught_up() => report,
+            () = shutdown.cancelled() => return Ok(Ending::Interrupted),
+        },
+    };
+    counter.finish_and_clear();
+    for processor in report.into_result()? {
+        println!(
+            "projected  {} events as {}; {} known already and dropped",
+            processor.handled, processor.name, processor.duplicates
+        );
+    }
+    Ok(Ending::AllWell)
+}
+
+/// Writes the report, if a file is named.
+pub(crate) fn write(report: &Report, file: Option<&Path>) -> Result<(), BoxError> {
+    if let Some(file) = file {
+        report.write(file)?;
+        println!(
+            "reported   {} orders, {} events to {}",
+            report.orders,
+            report.events,
+            file.display()
+        );
+    }
+    Ok(())
+}
+
+/// How an import ended; an error if some invoices could not be stored.
+pub(crate) fn ending_of(imported: &Imported) -> Result<Ending, BoxError> {
+    if !imported.failed.is_empty() {
+        return Err(format!("{} invoices are not imported", imported.failed.len()).into());
+    }
+    Ok(match imported {
+        Imported {
+            is_interrupted: true,
+            ..
+        } => Ending::Interrupted,
+        Imported { refused: 1.., .. } => Ending::SomeRefused,
+        _ => Ending::AllWell,
+    })
+}

@@ -1,0 +1,317 @@
+//! Commands that carry a command id take effect once.
+//!
+//! A *mark* says which slot the command's commit may be in: partition `cmd/<shard>`, sort `<stream>\u{1f}<command id>`.
+//! The commit id is derived from stream and command id and survives a new decision, which is safe because it is only ever
+//! sent to the marked slot:
+//! ```text
+//! 1 get the mark; present -> 4
+//! 2 load, decide; refused or nothing to do -> get the mark again *after* the state was read; present -> 4; else return it
+//! 3 put the mark if absent { slot v+1 }; theirs exists -> 4; else append at the slot
+//! 4 read at the slot: mine      -> return the stored events
+//!                     another's -> load to the tail T, decide, compare-and-set the mark to T+1 (lost: 1), append there
+//!                     empty     -> the tail must be exactly slot-1 (less: forked history), decide, append at the slot
+//! ```
+//! A mark moves only when its slot is taken by somebody else, so a late first attempt can never land twice. A refusal is
+//! not recorded: the same command may be accepted later.
+use super::{
+    ExecuteError, Executed, Loaded, Repository,
+    execute::{Decided, Start},
+    fold,
+    turns::Turn,
+};
+use crate::{
+    Aggregate, CommandId, CommitId, Decide, Metadata, StreamId, Timestamp, Version,
+    control::{PutIf, Rows, Stored},
+    ports::{Append, AppendOutcome, Commit, Expect, ReadFrom, RowKey},
+};
+use std::time::Duration;
+
+/// Bytes of a command id: stream, separator and id must fit a sort key.
+const MAX_COMMAND_ID: usize = 256;
+
+/// Partitions that marks are spread over.
+const SHARDS: u32 = 64;
+
+/// Value of a mark's row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+struct Mark {
+    /// The version that the command's commit starts at, if it is stored.
+    #[serde(rename = "v")]
+    slot: Version,
+}
+
+#[derive(Clone)]
+pub(super) struct Idempotency {
+    pub(super) rows: Rows,
+    pub(super) retention: Duration,
+}
+
+/// A command that takes effect once.
+struct Once<'a, C> {
+    stream: &'a StreamId,
+    command: &'a C,
+    metadata: &'a Metadata,
+    commit_id: CommitId,
+    key: RowKey,
+    expires_at: Timestamp,
+}
+
+/// What came of one step.
+enum Step<A: Aggregate> {
+    Done(Executed<A>),
+    /// Go on with the mark as it is now known.
+    Again(Option<Stored<Mark>>),
+}
+
+type Stepped<A, E> = Result<Step<A>, ExecuteError<E>>;
+
+impl<A: Aggregate> Repository<A> {
+    /// Executes a command with a command id, at most once.
+    pub(super) async fn execute_once<C: Send + Sync>(
+        &self,
+        stream: &StreamId,
+        command: &C,
+        metadata: &Metadata,
+        id: &CommandId,
+        idempotency: &Idempotency,
+    ) -> Result<Executed<A>, ExecuteError<A::Error>>
+    where
+        A: Decide<C>,
+    {
+        if id.as_str().is_empty() || id.as_str().len() > MAX_COMMAND_ID {
+            return Err(ExecuteError::InvalidCommandId {
+                bytes: id.as_str().len(),
+                limit: MAX_COMMAND_ID,
+            });
+        }
+        let once = Once {
+            stream,
+            command,
+            metadata,
+            commit_id: CommitId::of_command(stream, id),
+            key: RowKey::new(
+                format!("cmd/{}", stream.shard(SHARDS)),
+                format!("{stream}\u{1f}{id}"),
+            ),
+            expires_at: self.inner.clock.now().plus(idempotency.retention),
+        };
+        let mut turn = self.inner.turns.take(stream).await;
+        let rows = &idempotency.rows;
+        let mut mark = rows
+            .get::<Mark>(&once.key)
+            .await
+            .map_err(ExecuteError::Mark)?;
+        let retry = self.inner.retry;
+        let mut attempt = 1;
+        loop {
+            let step = match mark {
+                None => self.first_attempt(&once, rows, &mut turn).await?,
+                Some(mark) => self.at_the_slot(&once, rows, mark).await?,
+            };
+            match step {
+                Step::Done(executed) => {
+                    turn.keep(executed.loaded.clone());
+                    return Ok(executed);
+                }
+                Step::Again(known) => mark = known,
+            }
+            if attempt >= retry.attempts {
+                return Err(ExecuteError::Contended {
+                    stream: stream.clone(),
+                    attempts: attempt,
+                });
+            }
+            tokio::time::sleep(retry.backoff.delay(attempt)).await;
+            attempt += 1;
+        }
+    }
+
+    /// Steps 2 and 3.
+    async fn first_attempt<C: Send + Sync>(
+        &self,
+        once: &Once<'_, C>,
+        rows: &Rows,
+        turn: &mut Turn<A>,
+    ) -> Stepped<A, A::Error>
+    where
+        A: Decide<C>,
+    {
+        let start = match turn.take_state() {
+            Some(loaded) => Start::Cached(loaded),
+            None => Start::Read(self.load_stream(once.stream).await?),
+        };
+        let decided = self.decide(start, once.command, once.metadata).await?;
+        if let Decided::Facts {
+            loaded,
+            events,
+            now,
+        } = decided
+        {
+            let mark = Mark {
+                slot: loaded.version().next(),
+            };
+            let expires_at = Some(once.expires_at);
+            let put = rows
+                .put_until(&once.key, mark, Expect::Absent, expires_at)
+                .await;
+            return match put.map_err(ExecuteError::Mark)? {
+                PutIf::Written(mark) => self.append_once(once, loaded, events, now, mark).await,
+                PutIf::Conflict(theirs) => Ok(Step::Again(theirs)),
+            };
+        }
+        // An earlier attempt may have stored its events between the look at the mark and the read of the state.
+        let mark = rows
+            .get::<Mark>(&once.key)
+            .await
+            .map_err(ExecuteError::Mark)?;
+        if mark.is_some() {
+            return Ok(Step::Again(mark));
+        }
+        done_without_facts(decided)
+    }
+
+    /// Step 4.
+    async fn at_the_slot<C: Send + Sync>(
+        &self,
+        once: &Once<'_, C>,
+        rows: &Rows,
+        mark: Stored<Mark>,
+    ) -> Stepped<A, A::Error>
+    where
+        A: Decide<C>,
+    {
+        let slot = mark.value.slot;
+        let found = self.first(once.stream, ReadFrom::Event(slot)).await?;
+        match found {
+            Some(commit) if commit.id == once.commit_id && commit.first_version == slot => {
+                Ok(Step::Done(self.stored_before(once.stream, &commit).await?))
+            }
+            Some(_) => self.move_on(once, rows, mark).await,
+            None => self.fill_slot(once, mark).await,
+        }
+    }
+
+    /// The slot is somebody else's, so no late attempt can land there: the mark moves behind the tail.
+    async fn move_on<C: Send + Sync>(
+        &self,
+        once: &Once<'_, C>,
+        rows: &Rows,
+        mark: Stored<Mark>,
+    ) -> Stepped<A, A::Error>
+    where
+        A: Decide<C>,
+    {
+        let start = Start::Read(self.load_stream(once.stream).await?);
+        let decided = self.decide(start, once.command, once.metadata).await?;
+        let Decided::Facts {
+            loaded,
+            events,
+            now,
+        } = decided
+        else {
+            return done_without_facts(decided);
+        };
+        let moved = Mark {
+            slot: loaded.version().next(),
+        };
+        let expect = Expect::Revision(mark.revision);
+        let put = rows
+            .put_until(&once.key, moved, expect, Some(once.expires_at))
+            .await;
+        match put.map_err(ExecuteError::Mark)? {
+            PutIf::Written(mark) => self.append_once(once, loaded, events, now, mark).await,
+            PutIf::Conflict(theirs) => Ok(Step::Again(theirs)),
+        }
+    }
+
+    /// Nothing is in the slot yet: an earlier attempt died, or is still on its way with this very commit id.
+    async fn fill_slot<C: Send + Sync>(
+        &self,
+        once: &Once<'_, C>,
+        mark: Stored<Mark>,
+    ) -> Stepped<A, A::Error>
+    where
+        A: Decide<C>,
+    {
+        let loaded = self.load_stream(once.stream).await?;
+        let (slot, next) = (mark.value.slot, loaded.version().next());
+        if next > slot {
+            // Taken since the read.
+            return Ok(Step::Again(Some(mark)));
+        }
+        if next < slot {
+            return Err(ExecuteError::HistoryForked {
+                stream: once.stream.clone(),
+                slot,
+                tail: loaded.version(),
+            });
+        }
+        let start = Start::Read(loaded);
+        let decided = self.decide(start, once.command, once.metadata).await?;
+        let Decided::Facts {
+            loaded,
+            events,
+            now,
+        } = decided
+        else {
+            return done_without_facts(decided);
+        };
+        self.append_once(once, loaded, events, now, mark).await
+    }
+
+    async fn append_once<C>(
+        &self,
+        once: &Once<'_, C>,
+        loaded: Loaded<A>,
+        events: Vec<A::Event>,
+        now: Timestamp,
+        mark: Stored<Mark>,
+    ) -> Stepped<A, A::Error>
+    where
+        A: Decide<C>,
+    {
+        let encoded = fold::encode(&events)?;
+        let append = Append::after(loaded.head.clone(), once.commit_id, now, encoded)
+            .with_metadata(once.metadata.clone());
+        append.validate()?;
+        match self.inner.store.append(&append).await? {
+            AppendOutcome::Appended(head) => {
+                let mut fold = loaded.into_fold();
+                fold.take_facts(&events, head);
+                let loaded = self.stored(fold.finish());
+                Ok(Step::Done(Executed::new(loaded, events, false)))
+            }
+            AppendOutcome::Repeated(commits) => Ok(Step::Done(self.repeated(loaded, &commits)?)),
+            AppendOutcome::Conflict(_) => Ok(Step::Again(Some(mark))),
+        }
+    }
+
+    /// The answer of an earlier execution: its stored events, and the state as of now.
+    async fn stored_before<E>(
+        &self,
+        stream: &StreamId,
+        commit: &Commit,
+    ) -> Result<Executed<A>, ExecuteError<E>> {
+        let mut events = Vec::new();
+        for recorded in fold::decode_recorded(commit, &self.inner.upcasters) {
+            events.push(recorded?.event);
+        }
+        let loaded = self.load_stream(stream).await?;
+        Ok(Executed::new(loaded, events, true))
+    }
+}
+
+fn done_without_facts<A: Aggregate, E>(decided: Decided<A, E>) -> Stepped<A, E> {
+    match decided {
+        Decided::Rejected { rejection, .. } => Err(ExecuteError::Rejected(rejection)),
+        Decided::Nothing { loaded } | Decided::Facts { loaded, .. } => {
+            Ok(Step::Done(Executed::new(loaded, Vec::new(), false)))
+        }
+    }
+}
+
+impl Idempotency {
+    pub(super) fn new(rows: Rows, retention: Duration) -> Self {
+        Self { rows, retention }
+    }
+}

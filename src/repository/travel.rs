@@ -1,0 +1,85 @@
+//! Time travel: the state as of a version or a time.
+use super::{LoadError, Repository, fold::Fold};
+use crate::{
+    Aggregate, StreamHead, Timestamp, Version,
+    ports::{Commit, ReadFrom},
+};
+use futures::TryStreamExt;
+
+/// A moment of a stream's history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AsOf {
+    /// After this event, also inside a commit; at the tail if the stream is shorter.
+    Version(Version),
+    /// The longest prefix whose commits were all recorded at or before this time.
+    Time(Timestamp),
+}
+
+/// A state as it was. Nothing can be appended behind it, so it has no head.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Historical<A> {
+    state: A,
+    version: Version,
+    recorded_at: Option<Timestamp>,
+}
+
+impl<A> Historical<A> {
+    /// The state.
+    pub const fn state(&self) -> &A {
+        &self.state
+    }
+    /// The state, owned.
+    pub fn into_state(self) -> A {
+        self.state
+    }
+    /// The version of the last event folded in; 0 for none.
+    pub const fn version(&self) -> Version {
+        self.version
+    }
+    /// When that event was recorded; none for no event.
+    pub const fn recorded_at(&self) -> Option<Timestamp> {
+        self.recorded_at
+    }
+}
+
+impl<A: Aggregate> Repository<A> {
+    /// The state as of a version or a time, folded from the first event on.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub async fn load_at(&self, id: &A::Id, moment: AsOf) -> Result<Historical<A>, LoadError> {
+        let stream = Self::stream_id(id)?;
+        let start = StreamHead::empty(stream.clone());
+        let mut fold = Fold::start(start.clone());
+        let mut commits = self.inner.store.read(&stream, ReadFrom::After(start), None);
+        let mut recorded_at = None;
+        while let Some(commit) = commits.try_next().await? {
+            let Some(commit) = until(commit, moment) else {
+                break;
+            };
+            fold.take(&commit, &self.inner.upcasters)?;
+            recorded_at = Some(commit.recorded_at);
+        }
+        let loaded = fold.finish();
+        Ok(Historical {
+            version: loaded.version(),
+            state: loaded.into_state(),
+            recorded_at,
+        })
+    }
+}
+
+/// The part of a commit that lies at or before the moment.
+fn until(mut commit: Commit, moment: AsOf) -> Option<Commit> {
+    match moment {
+        AsOf::Time(time) => (commit.recorded_at <= time).then_some(commit),
+        AsOf::Version(last) if commit.first_version > last => None,
+        AsOf::Version(last) if commit.last_version() > last => {
+            let kept = last.get() - commit.first_version.get() + 1;
+            let kept = usize::try_from(kept).unwrap_or(usize::MAX);
+            commit.events = commit.events.iter().take(kept).cloned().collect();
+            Some(commit)
+        }
+        AsOf::Version(_) => Some(commit),
+    }
+}

@@ -1,0 +1,303 @@
+//! Idempotent commands: a command id takes effect once, whatever dies in between.
+use super::*;
+use crate::support::stream;
+use foldstream::{
+    IdSource, StreamId,
+    ports::{
+        ControlStore, ControlStoreError, DeleteExpect, DeleteOutcome, Expect, PutOutcome,
+        RangeQuery, Row, RowKey, RowPage,
+    },
+};
+use foldstream_testkit::{InMemoryControlStore, SeededIds};
+use std::sync::Mutex;
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+fn payment(id: &str) -> Metadata {
+    Metadata::new().with_command_id(id)
+}
+fn once(store: Arc<dyn EventStore>, control: Arc<dyn ControlStore>) -> Repository<Account> {
+    Repository::new(store).with_idempotency(control, DAY)
+}
+
+#[tokio::test]
+async fn the_same_command_id_takes_effect_once_and_returns_the_stored_facts() {
+    let (store, control) = (InMemoryEventStore::new(), InMemoryControlStore::new());
+    for cache in [0, 100] {
+        let accounts = once(store.clone(), control.clone()).with_cache(cache);
+        let id = format!("payment-{cache}");
+        let first = accounts
+            .execute_with(&ann(), Deposit { amount: 5 }, payment(&id))
+            .await
+            .unwrap();
+        assert!(!first.is_repeat());
+        accounts
+            .execute(&ann(), Deposit { amount: 1 })
+            .await
+            .unwrap();
+        // Even if it says something else the second time.
+        let again = accounts
+            .execute_with(&ann(), Deposit { amount: 9 }, payment(&id))
+            .await
+            .unwrap();
+        assert!(again.is_repeat());
+        assert_eq!(again.events(), first.events());
+        assert_eq!(again.version().get(), first.version().get() + 1);
+    }
+    assert_eq!(commits(&store).await.len(), 4);
+}
+
+#[tokio::test]
+async fn the_same_command_id_on_another_stream_is_another_command() {
+    let (store, control) = (InMemoryEventStore::new(), InMemoryControlStore::new());
+    let accounts = once(store, control);
+    for id in ["ann", "bob"] {
+        let done = accounts
+            .execute_with(&id.into(), Deposit { amount: 5 }, payment("p"))
+            .await
+            .unwrap();
+        assert!(!done.is_repeat());
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_not_recorded() {
+    let (store, control) = (InMemoryEventStore::new(), InMemoryControlStore::new());
+    let accounts = once(store, control);
+    let withdraw = async || {
+        accounts
+            .execute_with(&ann(), Withdraw { amount: 5 }, payment("w"))
+            .await
+    };
+    assert!(matches!(withdraw().await, Err(ExecuteError::Rejected(_))));
+    accounts
+        .execute(&ann(), Deposit { amount: 7 })
+        .await
+        .unwrap();
+    assert_eq!(withdraw().await.unwrap().state().balance, 2);
+    assert!(withdraw().await.unwrap().is_repeat());
+}
+
+#[tokio::test]
+async fn a_command_id_that_cannot_be_stored_is_a_typed_error() {
+    let accounts = once(InMemoryEventStore::new(), InMemoryControlStore::new());
+    for id in [String::new(), "x".repeat(257)] {
+        let refused = accounts
+            .execute_with(&ann(), Deposit { amount: 1 }, payment(&id))
+            .await;
+        assert!(matches!(
+            refused,
+            Err(ExecuteError::InvalidCommandId { limit: 256, .. })
+        ));
+    }
+}
+
+#[tokio::test]
+async fn a_mark_behind_the_tail_of_a_restored_stream_is_a_forked_history() {
+    let control = InMemoryControlStore::new();
+    let before = once(InMemoryEventStore::new(), control.clone());
+    for n in 0..3 {
+        before
+            .execute_with(&ann(), Deposit { amount: 1 }, payment(&format!("p{n}")))
+            .await
+            .unwrap();
+    }
+    // The events were restored from an old backup, the marks were not.
+    let restored = once(InMemoryEventStore::new(), control);
+    let forked = restored
+        .execute_with(&ann(), Deposit { amount: 1 }, payment("p2"))
+        .await;
+    assert!(
+        matches!(forked, Err(ExecuteError::HistoryForked { .. })),
+        "{forked:?}"
+    );
+}
+
+/// Fails or hangs at random calls, before or after they took effect; shared by store and control store.
+#[derive(Debug)]
+struct Chaos {
+    rng: Mutex<fastrand::Rng>,
+}
+enum Fate {
+    Fine,
+    LostBefore,
+    LostAfter,
+}
+impl Chaos {
+    fn fate(&self) -> Fate {
+        match self.rng.lock().unwrap().u32(0..10) {
+            0 => Fate::LostBefore,
+            1 => Fate::LostAfter,
+            _ => Fate::Fine,
+        }
+    }
+    async fn around<T, E>(
+        &self,
+        call: impl Future<Output = Result<T, E>>,
+        lost: impl FnOnce() -> E,
+    ) -> Result<T, E> {
+        let steps = self.rng.lock().unwrap().u32(0..4);
+        for _ in 0..steps {
+            tokio::task::yield_now().await;
+        }
+        match self.fate() {
+            Fate::Fine => call.await,
+            Fate::LostBefore => Err(lost()),
+            Fate::LostAfter => {
+                let _ = call.await;
+                tokio::task::yield_now().await;
+                Err(lost())
+            }
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct ChaoticAppends(Arc<Chaos>);
+#[async_trait]
+impl Mischief for ChaoticAppends {
+    async fn append(
+        &self,
+        inner: &dyn EventStore,
+        append: &Append,
+    ) -> Result<AppendOutcome, EventStoreError> {
+        let lost = || EventStoreError::Unavailable {
+            pending: Some(PendingAppend::new(AppendAll::new(vec![append.clone()]))),
+            source: no_answer(),
+        };
+        self.0.around(inner.append(append), lost).await
+    }
+}
+
+#[derive(Debug)]
+struct ChaoticRows {
+    inner: Arc<InMemoryControlStore>,
+    chaos: Arc<Chaos>,
+}
+fn lost_row() -> ControlStoreError {
+    ControlStoreError::Unavailable {
+        source: no_answer(),
+    }
+}
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl ControlStore for ChaoticRows {
+    async fn get(&self, key: &RowKey) -> Result<Option<Row>, ControlStoreError> {
+        self.chaos.around(self.inner.get(key), lost_row).await
+    }
+    async fn get_many(&self, keys: &[RowKey]) -> Result<Vec<Option<Row>>, ControlStoreError> {
+        self.chaos.around(self.inner.get_many(keys), lost_row).await
+    }
+    async fn put(&self, row: &Row, expect: Expect) -> Result<PutOutcome, ControlStoreError> {
+        self.chaos
+            .around(self.inner.put(row, expect), lost_row)
+            .await
+    }
+    async fn delete(
+        &self,
+        key: &RowKey,
+        expect: DeleteExpect,
+    ) -> Result<DeleteOutcome, ControlStoreError> {
+        self.chaos
+            .around(self.inner.delete(key, expect), lost_row)
+            .await
+    }
+    async fn range(&self, query: &RangeQuery) -> Result<RowPage, ControlStoreError> {
+        self.chaos.around(self.inner.range(query), lost_row).await
+    }
+}
+
+/// What other commands deposit: more than the five add up to.
+const OTHERS: u64 = 1_000_000;
+
+/// Clients in several processes send the same five commands again and again, through lost calls, dropped futures and
+/// other commands in between, until each has an answer.
+async fn clients(seed: u64) {
+    let chaos = Arc::new(Chaos {
+        rng: Mutex::new(fastrand::Rng::with_seed(seed)),
+    });
+    let (inner, rows) = (InMemoryEventStore::new(), InMemoryControlStore::new());
+    let ids: Arc<dyn IdSource> = SeededIds::new(seed);
+    let retry = ConflictRetry::attempts(20)
+        .with_backoff(foldstream::Backoff::new(Duration::ZERO, Duration::ZERO));
+    let process = |cache| {
+        let store = Misbehaving {
+            inner: inner.clone(),
+            mischief: ChaoticAppends(chaos.clone()),
+        };
+        let control = ChaoticRows {
+            inner: rows.clone(),
+            chaos: chaos.clone(),
+        };
+        Repository::<Account>::new(Arc::new(store))
+            .with_ids(ids.clone())
+            .with_idempotency(Arc::new(control), DAY)
+            .with_conflict_retry(retry)
+            .with_cache(cache)
+    };
+    let client = |accounts: Repository<Account>, patience: u32| {
+        let chaos = chaos.clone();
+        async move {
+            for n in 0..5u32 {
+                let command = || Deposit {
+                    amount: 10u64.pow(n),
+                };
+                loop {
+                    let id = ann();
+                    let sent = accounts.execute_with(&id, command(), payment(&n.to_string()));
+                    let steps = chaos.rng.lock().unwrap().u32(1..patience);
+                    let dropped = async {
+                        for _ in 0..steps {
+                            tokio::task::yield_now().await;
+                        }
+                    };
+                    tokio::select! {
+                        biased;
+                        result = sent => match result {
+                            Ok(done) => {
+                                assert_eq!(done.events().len(), 1);
+                                break;
+                            }
+                            Err(e) => assert!(e.is_transient(), "seed {seed}: {e:?}"),
+                        },
+                        () = dropped => {}
+                    }
+                }
+                // Somebody else's business, which moves the tail.
+                let _ = accounts.execute(&ann(), Deposit { amount: OTHERS }).await;
+            }
+        }
+    };
+    futures::future::join_all([
+        client(process(0), 60),
+        client(process(100), 40),
+        client(process(100), 200),
+    ])
+    .await;
+    let total: u64 = commits(&inner)
+        .await
+        .iter()
+        .flat_map(|c| c.events.iter())
+        .map(|e| {
+            let payload: serde_json::Value = serde_json::from_slice(&e.payload).unwrap();
+            payload["amount"].as_u64().unwrap()
+        })
+        .sum();
+    assert_eq!(total % OTHERS, 11_111, "seed {seed}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn commands_sent_again_through_lost_calls_and_crashes_take_effect_once() {
+    for seed in 0..300 {
+        clients(seed).await;
+    }
+}
+
+#[test]
+fn marks_are_spread_by_the_streams_hash() {
+    let shards: std::collections::BTreeSet<u32> = (0..1000u32)
+        .map(|n| StreamId::new("account", &n).unwrap().shard(64))
+        .collect();
+    assert_eq!(shards.len(), 64);
+    assert_eq!(stream("ann").shard(64), stream("ann").shard(64));
+}
