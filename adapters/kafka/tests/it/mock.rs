@@ -13,6 +13,9 @@ use std::{sync::Arc, sync::mpsc, time::Duration};
 type Cluster = MockCluster<'static, DefaultProducerContext>;
 type Order = Box<dyn FnOnce(&Cluster) + Send>;
 
+/// How long an answer takes.
+const ROUND_TRIP: Duration = Duration::from_millis(20);
+
 /// A mock cluster. It lives on a thread of its own, since it may not be sent between threads.
 #[derive(Debug)]
 pub(crate) struct Mock {
@@ -30,6 +33,9 @@ impl Mock {
         let (ready, brokers) = mpsc::channel();
         std::thread::spawn(move || {
             let cluster = MockCluster::new(count).unwrap();
+            // The mock takes a group as settled once its leader has answered, and refuses members that answer later.
+            // The leader asks for metadata first, so a slow wire lets the others come first, as they do on a real one.
+            cluster.broker_round_trip_time(-1, ROUND_TRIP).unwrap();
             ready.send(cluster.bootstrap_servers()).unwrap();
             for order in received {
                 order(&cluster);
