@@ -173,7 +173,7 @@ impl<A: Aggregate> Repository<A> {
             i.idempotency = Some(Idempotency::new(rows, retention));
         })
     }
-    /// How often a conflict is decided again.
+    /// How often a conflict is decided again. Its pauses need a tokio runtime with time, as the publisher and the runner do.
     #[must_use]
     pub fn with_conflict_retry(self, retry: ConflictRetry) -> Self {
         self.edit(|i| i.retry = retry)

@@ -25,6 +25,7 @@ mod streams;
 mod attempt;
 mod processor;
 mod session;
+mod begin;
 mod settle;
 mod commit;
 

@@ -3,7 +3,7 @@ use super::{
     RunnerError,
     attempt::{Attempted, Incoming, Shared},
     lanes::Lanes,
-    processor::{Ends, Patience, Processor, after, patiently},
+    processor::{Ends, Processor, after},
     streams::Streams,
     window::Window,
 };
@@ -12,8 +12,8 @@ use crate::{
     control::BootRows,
     from_message,
     ports::{
-        AssignedPartition, AssignmentEpoch, Consumer, ConsumerEvent, ControlStoreError, Delivery,
-        MessageBusError, NoPosition, Offset, OwnedMark, PartitionId, Revocation, StartedFrom,
+        AssignmentEpoch, Consumer, ConsumerEvent, Delivery, MessageBusError, NoPosition, Offset,
+        PartitionId, Revocation,
     },
 };
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -49,7 +49,7 @@ pub(super) struct Session<'a> {
     pub(super) flush_failing_since: Option<Instant>,
     /// Until when not to commit, after a failure.
     pub(super) commit_after: Option<Instant>,
-    group: &'a str,
+    pub(super) group: &'a str,
     ends: Option<&'a Ends>,
     pub(super) lanes: Lanes<Arc<Incoming>>,
     pub(super) streams: Streams,
@@ -66,9 +66,9 @@ pub(super) struct Session<'a> {
 pub(super) struct Owned {
     pub(super) epoch: AssignmentEpoch,
     pub(super) window: Window,
-    is_paused: bool,
+    pub(super) is_paused: bool,
     /// The first record that cannot be read. It is an error when its turn comes; nothing behind it is taken.
-    unreadable: Option<(Offset, WireError)>,
+    pub(super) unreadable: Option<(Offset, WireError)>,
 }
 
 pub(super) struct Job {
@@ -279,119 +279,6 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Takes up a partition, unless it is told to stop. Where nothing was committed, the start is committed, then noted,
-    /// before anything is handled.
-    async fn begin(
-        &mut self,
-        assigned: AssignedPartition,
-        stop: &CancellationToken,
-    ) -> Result<(), RunnerError> {
-        let partition = assigned.partition.clone();
-        if assigned.from == StartedFrom::Declared {
-            if !self.read_boot_again(&partition, stop).await? {
-                return Ok(());
-            }
-            if self.was_started(&partition) {
-                return self.check_not_lost(partition, stop).await;
-            }
-            let mark = OwnedMark::new(partition.clone(), assigned.epoch, assigned.next);
-            if !self.commit_start(&mark, stop).await? {
-                return Ok(());
-            }
-        }
-        if !self.was_started(&partition) && !self.note_started(&partition, stop).await? {
-            return Ok(());
-        }
-        let owned = Owned {
-            epoch: assigned.epoch,
-            window: Window::starting_at(assigned.next),
-            is_paused: false,
-            unreadable: None,
-        };
-        self.partitions.insert(partition, owned);
-        Ok(())
-    }
-
-    fn was_started(&self, partition: &PartitionId) -> bool {
-        self.boot.get(partition).is_some_and(|boot| boot.started)
-    }
-
-    /// It had started, and nothing was committed when this assignment was made. Either the commit was lost since, or
-    /// another instance has taken over and started it: then this assignment has ended, and the consumer will say so.
-    async fn check_not_lost(
-        &mut self,
-        partition: PartitionId,
-        stop: &CancellationToken,
-    ) -> Result<(), RunnerError> {
-        let (bus, group) = (self.processor.bus.clone(), self.group);
-        let call = || bus.committed(group, &partition.topic);
-        let committed = match patiently(stop, call, MessageBusError::is_transient).await {
-            None => return Ok(()),
-            Some(committed) => committed.map_err(|error| self.processor.bus_error(error))?,
-        };
-        let is_of = |(of, next): &(PartitionId, Option<Offset>)| *of == partition && next.is_some();
-        if committed.iter().any(is_of) {
-            return Ok(());
-        }
-        Err(self.position_lost(partition, "its committed offset is gone".into()))
-    }
-
-    /// The boot row as it is now; false if it was told to stop first.
-    async fn read_boot_again(
-        &mut self,
-        partition: &PartitionId,
-        stop: &CancellationToken,
-    ) -> Result<bool, RunnerError> {
-        let mut patience = Patience::new();
-        while let Err(error) = self.boot.read_again(partition).await {
-            if !patience.wait(stop, &error, error.is_transient()).await {
-                return self.unless_stopped(stop, error);
-            }
-        }
-        Ok(true)
-    }
-
-    /// Commits where it starts; false if it was told to stop first, or if the partition was taken away again already.
-    async fn commit_start(
-        &mut self,
-        mark: &OwnedMark,
-        stop: &CancellationToken,
-    ) -> Result<bool, RunnerError> {
-        let call = || self.consumer.commit(std::slice::from_ref(mark));
-        match patiently(stop, call, MessageBusError::is_transient).await {
-            Some(Ok(())) => Ok(true),
-            None | Some(Err(MessageBusError::StaleAssignment { .. })) => Ok(false),
-            Some(Err(error)) => Err(self.processor.bus_error(error)),
-        }
-    }
-
-    /// Notes the start; false if it was told to stop first. A control store that is away for a moment does not halt the
-    /// processor.
-    async fn note_started(
-        &mut self,
-        partition: &PartitionId,
-        stop: &CancellationToken,
-    ) -> Result<bool, RunnerError> {
-        let mut patience = Patience::new();
-        while let Err(error) = self.boot.set_started(partition).await {
-            if !patience.wait(stop, &error, error.is_transient()).await {
-                return self.unless_stopped(stop, error);
-            }
-        }
-        Ok(true)
-    }
-
-    fn unless_stopped(
-        &self,
-        stop: &CancellationToken,
-        error: ControlStoreError,
-    ) -> Result<bool, RunnerError> {
-        if stop.is_cancelled() && error.is_transient() {
-            return Ok(false);
-        }
-        Err(self.processor.control_error(error))
-    }
-
     /// Finishes what runs of these partitions, commits, and lets the group take them.
     async fn give_up(&mut self, revocation: Revocation) -> Result<(), RunnerError> {
         let leaving = revocation.partitions().iter().cloned().collect();
@@ -542,7 +429,7 @@ impl<'a> Session<'a> {
         Ok(true)
     }
 
-    fn position_lost(&self, partition: PartitionId, reason: String) -> RunnerError {
+    pub(super) fn position_lost(&self, partition: PartitionId, reason: String) -> RunnerError {
         RunnerError::PositionLost {
             processor: self.processor.name.clone(),
             group: self.group.into(),
