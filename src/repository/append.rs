@@ -2,7 +2,7 @@
 use super::{AppendError, ExecuteError, LoadError, Repository, Settled, fold};
 use crate::{
     Aggregate, ExpectedVersion, Metadata, StreamHead, StreamId, Version, VersionConflict,
-    ports::{Append, AppendOutcome, Commit, EventStoreError, PendingAppend, ReadFrom},
+    ports::{Append, AppendAll, AppendOutcome, Commit, EventStoreError, PendingAppend, ReadFrom},
 };
 use futures::TryStreamExt;
 use std::num::NonZeroU32;
@@ -105,7 +105,18 @@ impl<A: Aggregate> Repository<A> {
     /// # Errors
     /// [`LoadError`] if its slots cannot be read; ask again.
     pub async fn settle(&self, pending: &PendingAppend) -> Result<Settled, LoadError> {
-        let commits = &pending.append().commits;
+        let AppendAll {
+            commits, unchanged, ..
+        } = pending.append();
+        // Looked at before the slots: a checked stream that has moved never moves back, so what is not in its slot now
+        // can never land.
+        let mut has_moved = false;
+        for head in unchanged {
+            let next = self
+                .first(head.stream(), ReadFrom::After(head.clone()))
+                .await?;
+            has_moved |= next.is_some();
+        }
         for append in commits {
             let stream = append.head.stream();
             let slot = ReadFrom::After(append.head.clone());
@@ -119,7 +130,11 @@ impl<A: Aggregate> Repository<A> {
                 None => {}
             }
         }
-        Ok(Settled::Open)
+        Ok(if has_moved {
+            Settled::Superseded
+        } else {
+            Settled::Open
+        })
     }
 
     pub(super) async fn first(

@@ -120,7 +120,7 @@ impl<E: fmt::Display> fmt::Display for ExecuteError<E> {
         match self {
             Self::Rejected(e) => e.fmt(f),
             Self::Conflict(e) => e.fmt(f),
-            Self::Load(e) => e.fmt(f),
+            Self::Load(_) => f.write_str("the state cannot be loaded"),
             Self::Store(_) => f.write_str("the commit cannot be stored"),
             Self::Codec(_) => f.write_str("an event cannot be encoded"),
             Self::Mark(_) => f.write_str("the command's mark cannot be read or written"),
@@ -150,7 +150,7 @@ impl<E: fmt::Debug + fmt::Display> Error for ExecuteError<E> {
             | Self::Contended { .. }
             | Self::HistoryForked { .. } => None,
             Self::Mark(e) => Some(e),
-            Self::Load(e) => e.source(),
+            Self::Load(e) => Some(e),
             Self::Store(e) => Some(e),
             Self::Codec(e) => Some(e),
         }

@@ -143,6 +143,9 @@ impl<A: Aggregate> Repository<A> {
 
     /// Executes many commands, `concurrency` at a time (0 counts as 1), and returns each result as it is there. Commands
     /// on one stream are executed in the order given.
+    ///
+    /// While the stream of results is not polled, commands that have begun hold their turn: drive it to its end before
+    /// another command on one of these streams is awaited in the same task.
     pub fn execute_many<'a, C>(
         &'a self,
         commands: impl IntoIterator<Item = (A::Id, C), IntoIter: Send> + 'a,

@@ -263,7 +263,9 @@ impl<A: Aggregate> Repository<A> {
             commit.id == snapshot.commit_id && commit.last_version() == snapshot.version
         });
         let Some(commit) = fitting else {
-            tracing::warn!(%stream, version = %snapshot.version, "the snapshot does not fit the history and is ignored");
+            tracing::warn!(%stream, version = %snapshot.version, "the snapshot does not fit the history and is deleted");
+            // A snapshot only moves forward: one of another history would stand in the way of every later one.
+            snapshots.discard(stream).await;
             return Ok(None);
         };
         let mut fold = Fold::from_snapshot(state, commit.head());

@@ -94,6 +94,13 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
         }
     }
 
+    /// Deletes a snapshot that is of another history. If that fails, the next load finds it again.
+    pub(super) async fn discard(&self, stream: &StreamId) {
+        if let Err(error) = self.store.delete(stream).await {
+            tracing::warn!(%stream, error = &error as &dyn std::error::Error, "the snapshot cannot be deleted");
+        }
+    }
+
     /// Takes a snapshot of this state if the policy says so, and notes in it that it did: the next one is due behind it,
     /// even if it cannot be written. Never waits, never fails.
     pub(super) fn offer(&self, loaded: &mut Loaded<A>, load: Duration) {

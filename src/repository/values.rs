@@ -85,7 +85,7 @@ impl<A: Aggregate> Executed<A> {
 pub enum Settled {
     /// It was stored; the new heads, in the order of the request.
     Applied(Vec<StreamHead>),
-    /// Another commit is in one of its slots: it was not stored and never will be.
+    /// Another commit is in one of its slots, or a stream that it checks has moved: it was not stored and never will be.
     Superseded,
     /// Its slots are free: the request may still land. Ask again, or send the same append again.
     Open,

@@ -256,6 +256,13 @@ mod tests {
     }
 
     #[test]
+    fn a_state_that_cannot_be_loaded_is_permanent_unless_the_store_says_otherwise() {
+        let invalid = crate::StreamId::new("account", "").unwrap_err();
+        let load = ExecuteError::<InsufficientFunds>::Load(invalid.into());
+        assert_eq!(class(load), ErrorClass::Permanent);
+    }
+
+    #[test]
     fn an_unknown_error_is_transient() {
         assert_eq!(class(std::io::Error::other("down")), ErrorClass::Transient);
     }

@@ -184,3 +184,23 @@ async fn the_past_is_read_as_of_a_version_or_a_time() {
     assert_eq!(at(time(299)).await, (5, 5, Some(200)));
     assert_eq!(at(time(300)).await, (6, 6, Some(300)));
 }
+
+#[tokio::test]
+async fn a_pending_transaction_whose_checked_stream_has_moved_is_superseded() {
+    let store = InMemoryEventStore::new();
+    let accounts = accounts(&store);
+    let (ann, bob) = (ann(), AccountId::from("bob"));
+    let read = accounts.load(&bob).await.unwrap();
+    let event = json("Deposited", 1, r#"{"amount":1}"#);
+    let head = StreamHead::empty(crate::support::stream("ann"));
+    let append = Append::after(head, CommitId::random(), Timestamp::now(), [event]);
+    let all = AppendAll::new(vec![append]).with_unchanged(vec![read.head().clone()]);
+    let pending = PendingAppend::new(all);
+    assert_eq!(accounts.settle(&pending).await.unwrap(), Settled::Open);
+    accounts.execute(&bob, Deposit { amount: 1 }).await.unwrap();
+    assert_eq!(
+        accounts.settle(&pending).await.unwrap(),
+        Settled::Superseded
+    );
+    assert_eq!(accounts.load(&ann).await.unwrap().version(), Version::NONE);
+}

@@ -119,3 +119,27 @@ async fn with_a_cache_a_snapshot_is_taken_every_so_many_events_and_not_at_every_
     }
     assert_eq!(versions, [0, 0, 3, 3, 3, 6, 6, 6, 9, 9]);
 }
+
+#[tokio::test]
+async fn a_snapshot_of_another_history_does_not_stand_in_the_way_of_a_later_one() {
+    let (store, snapshots) = (InMemoryEventStore::new(), InMemorySnapshotStore::new());
+    let accounts = accounts(&store).with_snapshots(snapshots.clone(), SnapshotPolicy::every(1));
+    // The events were restored from a backup, the snapshots were not.
+    let ahead = StoredSnapshot::new(
+        stream("ann"),
+        Version::new(99),
+        CommitId::random(),
+        1,
+        serde_json::to_vec(&Account::default()).unwrap().into(),
+    );
+    snapshots.save(&ahead).await.unwrap();
+    accounts
+        .execute(&ann(), Deposit { amount: 1 })
+        .await
+        .unwrap();
+    accounts.close().await;
+    assert_eq!(
+        snapshot_of(&snapshots).await.unwrap().version,
+        Version::new(1)
+    );
+}
