@@ -1,0 +1,182 @@
+//! Commands on the in-memory stores, one core. Both sides do the same commands on as many streams, in turns, round by
+//! round; each round begins with empty stores.
+use crate::{
+    BenchError,
+    account::{Account, AccountId, Deposit, TheirAccount},
+    table::Row,
+};
+use cqrs_es::{CqrsFramework, mem_store::MemStore};
+use foldstream::Repository;
+use foldstream_testkit::InMemoryEventStore;
+use std::time::{Duration, Instant};
+
+/// How much is measured.
+#[derive(Clone, Copy)]
+pub(crate) struct Size {
+    /// Commands of one round, about.
+    pub(crate) commands: u64,
+    pub(crate) rounds: usize,
+}
+
+impl Default for Size {
+    fn default() -> Self {
+        Self {
+            commands: 60_000,
+            rounds: 7,
+        }
+    }
+}
+
+/// One row: what is done, and what the ratio must reach.
+struct Work {
+    name: &'static str,
+    events_per_stream: u64,
+    with_cache: bool,
+    goal: f64,
+}
+
+const WORKS: [Work; 4] = [
+    Work {
+        name: "execute-warm-5",
+        events_per_stream: 5,
+        with_cache: true,
+        goal: 0.5,
+    },
+    Work {
+        name: "execute-warm-30",
+        events_per_stream: 30,
+        with_cache: true,
+        goal: 2.0,
+    },
+    Work {
+        name: "execute-warm-100",
+        events_per_stream: 100,
+        with_cache: true,
+        goal: 4.0,
+    },
+    Work {
+        name: "execute-cold-30",
+        events_per_stream: 30,
+        with_cache: false,
+        goal: 1.0,
+    },
+];
+
+/// Measures every row. `sabotage` names one whose commands take 1 ms longer on our side.
+pub(crate) fn rows(size: &Size, sabotage: Option<&str>) -> Result<Vec<Row>, BenchError> {
+    if let Some(name) = sabotage.filter(|name| !WORKS.iter().any(|w| w.name == *name)) {
+        return Err(BenchError::UnknownRow(name.into()));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().build();
+    let runtime = runtime.map_err(crate::io("no runtime"))?;
+    // A sabotaged row is measured alone and shortly: 1 ms a command is slow enough to be seen.
+    let (works, size) = match sabotage {
+        Some(name) => {
+            let small = Size {
+                commands: size.commands.min(1_000),
+                rounds: 1,
+            };
+            (WORKS.iter().filter(|w| w.name == name).collect(), small)
+        }
+        None => (WORKS.iter().collect::<Vec<_>>(), *size),
+    };
+    let rows = works.into_iter().map(|work| {
+        let delay = match sabotage {
+            Some(name) if name == work.name => Duration::from_millis(1),
+            _ => Duration::ZERO,
+        };
+        let (mut ours, mut theirs) = (Vec::new(), Vec::new());
+        // The first round warms up and is not counted.
+        for round in 0..=size.rounds {
+            let a = runtime.block_on(our_rate(work, size.commands, delay));
+            let b = runtime.block_on(their_rate(work, size.commands));
+            if round > 0 {
+                ours.push(a);
+                theirs.push(b);
+            }
+        }
+        Row::of_rates(work.name, work.goal, ours, theirs)
+    });
+    Ok(rows.collect())
+}
+
+fn streams(work: &Work, commands: u64) -> u64 {
+    (commands / work.events_per_stream).max(1)
+}
+
+fn rate(commands: u64, took: Duration) -> f64 {
+    commands as f64 / took.as_secs_f64()
+}
+
+async fn our_rate(work: &Work, commands: u64, delay: Duration) -> f64 {
+    let streams = streams(work, commands);
+    let accounts = Repository::<Account>::new(InMemoryEventStore::new());
+    let accounts = if work.with_cache {
+        accounts.with_cache(10_000)
+    } else {
+        accounts
+    };
+    let (mut done, started) = (0, Instant::now());
+    for stream in 0..streams {
+        let id = AccountId::from(format!("account-{stream}"));
+        let mut sum = 0;
+        for n in 1..=work.events_per_stream {
+            let executed = accounts.execute(&id, Deposit::number(n)).await;
+            sum += n;
+            // Also the proof that the work was done.
+            if executed.is_ok_and(|e| e.state().balance == sum) {
+                done += 1;
+            }
+            if !delay.is_zero() {
+                std::thread::sleep(delay);
+            }
+        }
+    }
+    rate(done, started.elapsed())
+}
+
+async fn their_rate(work: &Work, commands: u64) -> f64 {
+    let streams = streams(work, commands);
+    let store = MemStore::<TheirAccount>::default();
+    let accounts = CqrsFramework::new(store, vec![], ());
+    let (mut done, started) = (0, Instant::now());
+    for stream in 0..streams {
+        let id = format!("account-{stream}");
+        for n in 1..=work.events_per_stream {
+            if accounts.execute(&id, Deposit::number(n)).await.is_ok() {
+                done += 1;
+            }
+        }
+    }
+    rate(done, started.elapsed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_that_is_sabotaged_misses_its_goal() {
+        for work in &WORKS {
+            let size = Size {
+                commands: 100,
+                rounds: 1,
+            };
+            let rows = rows(&size, Some(work.name)).unwrap();
+            let row = rows.iter().find(|row| row.work == work.name).unwrap();
+            assert!(!row.holds, "{row:?}");
+        }
+    }
+
+    #[test]
+    fn a_row_that_does_not_exist_is_an_error() {
+        let size = Size {
+            commands: 1,
+            rounds: 1,
+        };
+        assert!(matches!(
+            rows(&size, Some("nothing")),
+            Err(BenchError::UnknownRow(_))
+        ));
+    }
+}
