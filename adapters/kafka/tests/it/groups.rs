@@ -183,7 +183,7 @@ async fn a_waiting_next_ends_when_the_consumer_leaves() {
         async move { consumer.next().await.map(drop) }
     });
     consumer.leave().await.unwrap();
-    let ended = tokio::time::timeout(5 * SECOND, waiting)
+    let ended = tokio::time::timeout(30 * SECOND, waiting)
         .await
         .unwrap()
         .unwrap();
@@ -345,7 +345,7 @@ async fn after_a_revocation_its_partition_delivers_nothing_more() {
             .unwrap();
     }
     let mut kept = 0;
-    while let Ok(event) = tokio::time::timeout(SECOND, h.first.next()).await {
+    while let Ok(event) = tokio::time::timeout(5 * SECOND, h.first.next()).await {
         if let ConsumerEvent::Delivery(delivery) = event.unwrap() {
             assert!(!given.contains(&delivery.partition));
             kept += 1;
