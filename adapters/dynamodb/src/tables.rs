@@ -453,6 +453,26 @@ fn unready(table: &TableDescription) -> Option<String> {
 
 /// Rows past `x` are deleted by DynamoDB, hours later perhaps.
 async fn expire_control_rows(connection: &Connection) -> Result<(), DynamoDbError> {
+    if rows_expire(connection).await? {
+        return Ok(());
+    }
+    let table = connection.control();
+    let expiry = TimeToLiveSpecification::builder()
+        .enabled(true)
+        .attribute_name("x");
+    let request = connection.client().update_time_to_live().table_name(table);
+    let request = request.time_to_live_specification(built(connection, table, expiry.build())?);
+    let place = connection.at("UpdateTimeToLive", table);
+    match request.send().await {
+        Ok(_) => Ok(()),
+        // Another process that makes the tables was faster, which DynamoDB calls a malformed request.
+        Err(_) if rows_expire(connection).await? => Ok(()),
+        Err(error) => Err(Failure::of(error, place).into()),
+    }
+}
+
+/// Whether the control table's rows end by themselves.
+async fn rows_expire(connection: &Connection) -> Result<bool, DynamoDbError> {
     let table = connection.control();
     let place = connection.at("DescribeTimeToLive", table);
     let request = connection
@@ -463,20 +483,10 @@ async fn expire_control_rows(connection: &Connection) -> Result<(), DynamoDbErro
     let status = answer
         .time_to_live_description
         .and_then(|t| t.time_to_live_status);
-    if matches!(
+    Ok(matches!(
         status,
         Some(TimeToLiveStatus::Enabled | TimeToLiveStatus::Enabling)
-    ) {
-        return Ok(());
-    }
-    let expiry = TimeToLiveSpecification::builder()
-        .enabled(true)
-        .attribute_name("x");
-    let request = connection.client().update_time_to_live().table_name(table);
-    let request = request.time_to_live_specification(built(connection, table, expiry.build())?);
-    let place = connection.at("UpdateTimeToLive", table);
-    request.send().await.map_err(|e| Failure::of(e, place))?;
-    Ok(())
+    ))
 }
 
 async fn back_up(connection: &Connection, table: &str, enabled: bool) -> Result<(), DynamoDbError> {

@@ -6,7 +6,10 @@ use crate::mock::{
 use foldstream::ports::{ConsumerEvent, MessageBus, MessageBusError, RefusedKind};
 use foldstream_kafka::{KafkaConfig, KafkaMessageBus};
 use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Answer};
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -63,7 +66,7 @@ async fn a_publish_while_the_broker_is_down_is_unavailable_and_succeeds_once_it_
 }
 
 /// Publishes, however often its short timeout passes on a busy machine while the broker is up.
-async fn published_in_time(bus: &KafkaMessageBus, topic: &str, value: &str) {
+async fn published_in_time(bus: &KafkaMessageBus, topic: &Arc<str>, value: &str) {
     let deadline = Instant::now() + 60 * SECOND;
     while let Err(error) = bus.publish(&message(topic, "k", value)).await {
         assert!(error.is_transient(), "{error:?}");
