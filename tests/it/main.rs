@@ -6,6 +6,7 @@
 )]
 mod publisher;
 mod repository;
+mod restore;
 mod runner;
 mod support;
 mod wire;
