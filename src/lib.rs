@@ -4,6 +4,7 @@ mod event;
 mod stream;
 mod aggregate;
 mod codec;
+mod payload;
 mod repository;
 mod snapshot;
 mod metadata;
@@ -27,6 +28,9 @@ pub use foldstream_macros::DomainEvent;
 pub use hash::{kafka_partition, murmur2};
 pub use metadata::{
     ActorId, CausationId, CommandId, CommitId, CorrelationId, EventId, InvalidId, Metadata,
+};
+pub use payload::{
+    Opened, PayloadCodec, PayloadCodecs, PayloadContext, PayloadError, PayloadKind, Sealed,
 };
 pub use repository::{
     AppendError, AsOf, ExecuteError, ExecuteResult, Executed, Historical, LoadError, Loaded,

@@ -41,7 +41,11 @@ pub enum LoadError {
 impl LoadError {
     /// Whether the same call may succeed later.
     pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Store(e) if e.is_transient())
+        match self {
+            Self::Store(e) => e.is_transient(),
+            Self::Codec { source, .. } => source.is_transient(),
+            Self::InvalidStreamId(_) | Self::NotContiguous { .. } => false,
+        }
     }
 }
 
@@ -107,10 +111,8 @@ impl<E> ExecuteError<E> {
             Self::Store(e) => e.is_transient(),
             Self::Load(e) => e.is_transient(),
             Self::Mark(e) => e.is_transient(),
-            Self::Rejected(_)
-            | Self::Codec(_)
-            | Self::InvalidCommandId { .. }
-            | Self::HistoryForked { .. } => false,
+            Self::Codec(e) => e.is_transient(),
+            Self::Rejected(_) | Self::InvalidCommandId { .. } | Self::HistoryForked { .. } => false,
         }
     }
 }

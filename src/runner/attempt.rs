@@ -5,7 +5,8 @@ use super::{
     streams::Progress,
 };
 use crate::{
-    CommitId, Decoded, RecordedEvent, StreamId, Upcasters, Version,
+    CodecError, CommitId, Opened, PayloadCodecs, PayloadContext, RecordedEvent, StreamId,
+    Upcasters, Version,
     ports::{AssignmentEpoch, EventStore, Offset, PartitionId, ReadFrom},
 };
 use futures::TryStreamExt;
@@ -27,6 +28,7 @@ pub(super) struct Shared {
     pub(super) model: ModelId,
     pub(super) history: Option<Arc<dyn EventStore>>,
     pub(super) upcasters: Upcasters,
+    pub(super) codecs: PayloadCodecs,
     pub(super) unknown_events: UnknownEvents,
     pub(super) start: Start,
     pub(super) timeout: Duration,
@@ -37,6 +39,7 @@ pub(super) struct Shared {
 pub(super) struct Tally {
     pub(super) handled: u64,
     pub(super) skipped: u64,
+    pub(super) shredded: u64,
     pub(super) duplicates: u64,
     pub(super) filled: u64,
     pub(super) gaps_unverified: u64,
@@ -47,6 +50,14 @@ pub(super) struct Attempted {
     pub(super) progress: Progress,
     pub(super) tally: Tally,
     pub(super) result: Result<(), Failure>,
+}
+
+/// What came of reading an event.
+enum Read {
+    Event(Box<AnyEvent>),
+    /// Retired, or of no interest.
+    Nothing,
+    Shredded,
 }
 
 /// An event that could not be handled.
@@ -222,9 +233,16 @@ impl Attempt {
         event: &RecordedEvent,
         source: EventSource,
     ) -> Result<(), HandlerError> {
-        let Some(decoded) = self.decode(event)? else {
-            self.tally.skipped += 1;
-            return Ok(());
+        let decoded = match self.read(event).await? {
+            Read::Event(decoded) => decoded,
+            Read::Nothing => {
+                self.tally.skipped += 1;
+                return Ok(());
+            }
+            Read::Shredded => {
+                self.tally.shredded += 1;
+                return Ok(());
+            }
         };
         let cancelled = self.cancelled.child_token();
         let ctx = EventContext::new(self.shared.model.clone(), event.header.clone(), source)
@@ -242,34 +260,34 @@ impl Attempt {
         Ok(())
     }
 
-    /// None: retired, or of no interest.
-    fn decode(&self, event: &RecordedEvent) -> Result<Option<Box<AnyEvent>>, HandlerError> {
+    /// Opens, lifts and decodes.
+    async fn read(&self, event: &RecordedEvent) -> Result<Read, HandlerError> {
         let header = &event.header;
-        let aggregate = header.stream.aggregate();
-        let lifted = self
-            .shared
-            .upcasters
-            .apply(
-                aggregate,
-                &header.name,
-                header.schema_version,
-                &event.payload,
-            )
-            .map_err(HandlerError::poison)?;
-        let Some(lifted) = lifted else {
-            return Ok(None);
+        let payload = match header.codec.as_deref() {
+            None => event.payload.clone(),
+            Some(tags) => {
+                let context = PayloadContext::of_event(header);
+                let opened = self
+                    .shared
+                    .codecs
+                    .open(&context, Some(tags), &event.payload);
+                let opened = async { opened.await.map_err(HandlerError::unreadable) };
+                match self.in_time(opened).await? {
+                    Opened::Payload(payload) => payload,
+                    Opened::Shredded => return Ok(Read::Shredded),
+                }
+            }
         };
-        let decoded = self.shared.processor.decode(aggregate, &lifted);
-        match decoded.map_err(HandlerError::poison)? {
-            Decoded::Event(event) => Ok(Some(event)),
-            Decoded::NotMine => Ok(None),
-            Decoded::Unknown => match self.shared.unknown_events {
-                UnknownEvents::Skip => Ok(None),
-                UnknownEvents::Fail => Err(HandlerError::poison(format!(
-                    "this build knows no event {aggregate}.{}",
-                    lifted.name
-                ))),
-            },
+        let processor = &self.shared.processor;
+        match processor.decode(&self.shared.upcasters, header, &payload) {
+            Ok(Some(event)) => Ok(Read::Event(event)),
+            Ok(None) => Ok(Read::Nothing),
+            Err(CodecError::UnknownEvent { .. })
+                if self.shared.unknown_events == UnknownEvents::Skip =>
+            {
+                Ok(Read::Nothing)
+            }
+            Err(error) => Err(HandlerError::unreadable(error)),
         }
     }
 
