@@ -263,6 +263,12 @@ impl Upcasters {
         })
     }
 
+    /// Whether any step starts from this name.
+    pub(crate) fn know(&self, aggregate: &str, name: &str) -> bool {
+        let names = self.steps.get(aggregate);
+        names.is_some_and(|names| names.contains_key(name))
+    }
+
     /// Runs every step that applies. `None`: the event is retired.
     ///
     /// # Errors

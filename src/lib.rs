@@ -33,8 +33,8 @@ pub use payload::{
     Opened, PayloadCodec, PayloadCodecs, PayloadContext, PayloadError, PayloadKind, Sealed,
 };
 pub use repository::{
-    AppendError, AsOf, ExecuteError, ExecuteResult, Executed, Historical, LoadError, Loaded,
-    Rejection, Repository, Settled, Transaction,
+    AppendError, AsOf, ExecuteError, ExecuteResult, Executed, ForgetError, Historical, LoadError,
+    Loaded, Rejection, Repository, Settled, Transaction,
 };
 pub use resilience::{Backoff, ConflictRetry, RetryPolicy};
 pub use snapshot::SnapshotPolicy;

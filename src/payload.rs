@@ -465,3 +465,75 @@ fn check_tag(tag: &'static str) -> Result<(), CodecError> {
         false => Err(CodecError::InvalidTag { tag: tag.into() }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const METADATA: Metadata = Metadata::new();
+
+    fn event(index: u16, name: &str, schema_version: u16) -> PayloadKind<'_> {
+        PayloadKind::Event {
+            index,
+            name,
+            schema_version,
+            metadata: &METADATA,
+        }
+    }
+
+    fn bound(stream: &str, commit: u128, version: u64, kind: PayloadKind<'_>) -> Vec<u8> {
+        let stream = StreamId::parse(stream).unwrap();
+        let context = PayloadContext {
+            stream: &stream,
+            commit_id: CommitId::from_u128(commit),
+            version: Version::new(version),
+            kind,
+        };
+        context.associated_data()
+    }
+
+    #[test]
+    fn associated_data_never_changes() {
+        let event = bound("a#1", 0x01020304, 7, event(2, "Xy", 3));
+        let mut expected = [
+            &[0, 0, 0, 0, 0, 0, 0, 3][..],
+            b"a#1",
+            &[0; 12],
+            &[1, 2, 3, 4],
+        ]
+        .concat();
+        expected.extend([0, 0, 0, 0, 0, 0, 0, 7]);
+        let snapshot = [&expected[..], b"s", &[0, 0, 0, 9]].concat();
+        expected.extend(
+            [
+                &b"e"[..],
+                &[0, 2],
+                &[0, 0, 0, 0, 0, 0, 0, 2],
+                b"Xy",
+                &[0, 3],
+            ]
+            .concat(),
+        );
+        assert_eq!(event, expected);
+        let kind = PayloadKind::Snapshot { state_version: 9 };
+        assert_eq!(bound("a#1", 0x01020304, 7, kind), snapshot);
+    }
+
+    #[test]
+    fn associated_data_differs_for_every_two_places() {
+        let places = [
+            bound("a#1", 1, 1, event(0, "X", 1)),
+            bound("a#2", 1, 1, event(0, "X", 1)),
+            bound("a#1", 2, 1, event(0, "X", 1)),
+            bound("a#1", 1, 2, event(0, "X", 1)),
+            bound("a#1", 1, 1, event(1, "X", 1)),
+            bound("a#1", 1, 1, event(0, "Y", 1)),
+            bound("a#1", 1, 1, event(0, "X", 2)),
+            bound("a#1", 1, 1, PayloadKind::Snapshot { state_version: 1 }),
+            bound("a#1", 1, 1, PayloadKind::Snapshot { state_version: 2 }),
+        ];
+        for (n, one) in places.iter().enumerate() {
+            assert!(!places[..n].contains(one), "{n}");
+        }
+    }
+}

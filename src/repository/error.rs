@@ -1,7 +1,7 @@
 //! Why a repository could not do what it was asked.
 use crate::{
     CodecError, InvalidStreamId, StreamId, Version, VersionConflict,
-    ports::{ControlStoreError, EventStoreError},
+    ports::{ControlStoreError, EventStoreError, SnapshotStoreError},
 };
 use std::{convert::Infallible, error::Error, fmt};
 
@@ -47,6 +47,18 @@ impl LoadError {
             Self::InvalidStreamId(_) | Self::NotContiguous { .. } => false,
         }
     }
+}
+
+/// Why a stream's state could not be forgotten.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ForgetError {
+    /// The id cannot name a stream.
+    #[error("invalid stream id")]
+    InvalidStreamId(#[from] InvalidStreamId),
+    /// The snapshot could not be deleted.
+    #[error("the snapshot cannot be deleted")]
+    Snapshot(#[from] SnapshotStoreError),
 }
 
 /// Why a command had no effect, or none that is known.

@@ -18,7 +18,7 @@ mod snapshots;
 mod turns;
 mod values;
 
-pub use error::{AppendError, ExecuteError, LoadError, Rejection};
+pub use error::{AppendError, ExecuteError, ForgetError, LoadError, Rejection};
 pub use execute::ExecuteResult;
 pub use transaction::Transaction;
 pub use travel::{AsOf, Historical};
@@ -240,6 +240,22 @@ impl<A: Aggregate> Repository<A> {
             })
             .flatten()
             .boxed()
+    }
+
+    /// Drops what this process and the snapshot store keep of a stream's state, so that the next load starts from the
+    /// events. Call it after a key was deleted, in every process that has a [cache](Self::with_cache): states in
+    /// memory are not encrypted.
+    ///
+    /// # Errors
+    /// [`ForgetError`]; ask again.
+    pub async fn forget(&self, id: &A::Id) -> Result<(), ForgetError> {
+        let stream = Self::stream_id(id)?;
+        let mut turn = self.inner.turns.take(&stream).await;
+        drop(turn.take_state());
+        match &self.inner.snapshots {
+            Some(snapshots) => Ok(snapshots.forget(&stream).await?),
+            None => Ok(()),
+        }
     }
 
     /// Waits until every snapshot that is due has been written or given up. Call it before a process ends.

@@ -7,7 +7,7 @@ use super::Loaded;
 use crate::{
     CodecError, Opened, PayloadCodecs, PayloadContext, Snapshot, SnapshotPolicy, StreamId,
     codec::{decode_json, encode_json},
-    ports::{SnapshotStore, StoredSnapshot},
+    ports::{SnapshotStore, SnapshotStoreError, StoredSnapshot},
 };
 use bytes::Bytes;
 use std::{
@@ -135,6 +135,12 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
         if let Err(error) = self.store.delete(stream).await {
             tracing::warn!(%stream, error = &error as &dyn std::error::Error, "the snapshot cannot be deleted");
         }
+    }
+
+    /// Deletes the snapshot that is stored, and the one that waits to be.
+    pub(super) async fn forget(&self, stream: &StreamId) -> Result<(), SnapshotStoreError> {
+        self.waiting().newest.remove(stream);
+        self.store.delete(stream).await
     }
 
     /// Takes a snapshot of this state if the policy says so, and notes in it that it did: the next one is due behind it,

@@ -5,10 +5,11 @@ use super::{
     streams::Progress,
 };
 use crate::{
-    CodecError, CommitId, Opened, PayloadCodecs, PayloadContext, RecordedEvent, StreamId,
-    Upcasters, Version,
+    CodecError, CommitId, EventHeader, Opened, PayloadCodecs, PayloadContext, RecordedEvent,
+    StreamId, Upcasters, Version,
     ports::{AssignmentEpoch, EventStore, Offset, PartitionId, ReadFrom},
 };
+use bytes::Bytes;
 use futures::TryStreamExt;
 use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
@@ -263,25 +264,28 @@ impl Attempt {
     /// Opens, lifts and decodes.
     async fn read(&self, event: &RecordedEvent) -> Result<Read, HandlerError> {
         let header = &event.header;
-        let payload = match header.codec.as_deref() {
-            None => event.payload.clone(),
-            Some(tags) => {
+        let decoded = match header.codec.as_deref() {
+            None => self.decode(header, &event.payload),
+            Some(tags) if self.may_know(header) => {
                 let context = PayloadContext::of_event(header);
-                let opened = self
+                let open = self
                     .shared
                     .codecs
                     .open(&context, Some(tags), &event.payload);
-                let opened = async { opened.await.map_err(HandlerError::unreadable) };
-                match self.in_time(opened).await? {
-                    Opened::Payload(payload) => payload,
+                let open = async { open.await.map_err(HandlerError::unreadable) };
+                match self.in_time(open).await? {
+                    Opened::Payload(payload) => self.decode(header, &payload),
                     Opened::Shredded => return Ok(Read::Shredded),
                 }
             }
+            // What is of no interest needs no codec, nor a key that this service may not even have.
+            Some(_) => Err(CodecError::UnknownEvent {
+                aggregate: header.stream.aggregate().into(),
+                name: header.name.to_string(),
+            }),
         };
-        let processor = &self.shared.processor;
-        match processor.decode(&self.shared.upcasters, header, &payload) {
-            Ok(Some(event)) => Ok(Read::Event(event)),
-            Ok(None) => Ok(Read::Nothing),
+        match decoded {
+            Ok(decoded) => Ok(decoded.map_or(Read::Nothing, Read::Event)),
             Err(CodecError::UnknownEvent { .. })
                 if self.shared.unknown_events == UnknownEvents::Skip =>
             {
@@ -289,6 +293,28 @@ impl Attempt {
             }
             Err(error) => Err(HandlerError::unreadable(error)),
         }
+    }
+
+    fn decode(
+        &self,
+        header: &EventHeader,
+        payload: &Bytes,
+    ) -> Result<Option<Box<AnyEvent>>, CodecError> {
+        let Shared {
+            processor,
+            upcasters,
+            ..
+        } = &*self.shared;
+        processor.decode(upcasters, header, payload)
+    }
+
+    /// Whether the event is in the processor's set, or may be after a rename.
+    fn may_know(&self, header: &EventHeader) -> bool {
+        let aggregate = header.stream.aggregate();
+        let selectors = self.shared.processor.selectors();
+        let mut mine = selectors.iter().filter(|s| s.aggregate == aggregate);
+        mine.any(|s| s.types.iter().any(|t| header.name == t.name()))
+            || self.shared.upcasters.know(aggregate, &header.name)
     }
 
     async fn in_time<T>(
