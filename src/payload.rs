@@ -470,7 +470,7 @@ fn check_tag(tag: &'static str) -> Result<(), CodecError> {
 mod tests {
     use super::*;
 
-    const METADATA: Metadata = Metadata::new();
+    static METADATA: Metadata = Metadata::new();
 
     fn event(index: u16, name: &str, schema_version: u16) -> PayloadKind<'_> {
         PayloadKind::Event {
