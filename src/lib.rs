@@ -18,6 +18,7 @@ mod hash;
 mod clock;
 
 pub use aggregate::{Aggregate, Context, Decide, Decision, Snapshot};
+pub use bytes::Bytes;
 pub use clock::{Clock, IdSource, InvalidTimestamp, SystemClock, SystemIds, Timestamp};
 pub use codec::{CodecError, Lifted, Upcast, Upcasters};
 pub use event::{
