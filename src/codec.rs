@@ -263,6 +263,12 @@ impl Upcasters {
         })
     }
 
+    /// Whether a step starts from this name in this schema version.
+    pub fn start_from(&self, aggregate: &str, name: &str, schema_version: u16) -> bool {
+        let steps = self.steps.get(aggregate).and_then(|names| names.get(name));
+        steps.is_some_and(|steps| steps.contains_key(&schema_version))
+    }
+
     /// Whether any step starts from this name.
     pub(crate) fn know(&self, aggregate: &str, name: &str) -> bool {
         let names = self.steps.get(aggregate);

@@ -22,8 +22,8 @@ pub use bytes::Bytes;
 pub use clock::{Clock, IdSource, InvalidTimestamp, SystemClock, SystemIds, Timestamp};
 pub use codec::{CodecError, Lifted, Upcast, Upcasters};
 pub use event::{
-    Decoded, DomainEvent, EventHeader, EventName, EventSelector, EventSet, EventType, Recorded,
-    RecordedEvent,
+    Decoded, DeserializePayload, DomainEvent, EventHeader, EventName, EventSelector, EventSet,
+    EventType, Recorded, RecordedEvent,
 };
 pub use foldstream_macros::DomainEvent;
 pub use hash::{kafka_partition, murmur2};
