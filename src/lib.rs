@@ -29,11 +29,11 @@ pub use metadata::{
     ActorId, CausationId, CommandId, CommitId, CorrelationId, EventId, InvalidId, Metadata,
 };
 pub use repository::{
-    AppendError, AsOf, ExecuteError, ExecuteResult, Executed, Historical, LoadError, Loaded,
-    Rejection, Repository, Settled, Transaction,
+    AppendError, AsOf, ExecuteError, ExecuteResult, Executed, Historical, LoadError, LoadMetrics,
+    Loaded, Rejection, Repository, RepositoryMetrics, Settled, SnapshotMetrics, Transaction,
 };
 pub use resilience::{Backoff, ConflictRetry, RetryPolicy};
-pub use snapshot::SnapshotPolicy;
+pub use snapshot::{LoadPolicy, SinceSnapshot, SnapshotPolicy};
 pub use stream::{
     ExpectedVersion, InvalidStreamId, StreamHead, StreamId, Version, VersionConflict,
 };
