@@ -65,7 +65,9 @@ impl<A: Aggregate> Fold<A> {
                 self.state.evolve(&event);
             }
         }
-        self.move_to(commit.head());
+        let last = commit.last_version();
+        self.head.advance(last, commit.id, commit.recorded_at);
+        self.has_begun(commit.recorded_at);
         Ok(())
     }
 
@@ -74,12 +76,13 @@ impl<A: Aggregate> Fold<A> {
         for event in events {
             self.state.evolve(event);
         }
-        self.move_to(head);
+        self.has_begun(head.recorded_at());
+        self.head = head;
     }
 
-    fn move_to(&mut self, head: StreamHead) {
-        self.snapshot.recorded_at.get_or_insert(head.recorded_at());
-        self.head = head;
+    /// Without a snapshot the first event is the oldest that lies behind one.
+    fn has_begun(&mut self, recorded_at: Timestamp) {
+        self.snapshot.recorded_at.get_or_insert(recorded_at);
     }
 
     pub(super) fn finish(self) -> Loaded<A> {
@@ -115,20 +118,26 @@ pub(super) fn decode<E: DomainEvent>(
     data: &EventData,
     upcasters: &Upcasters,
 ) -> Result<Option<E>, CodecError> {
+    // Most events are of today's schema: they are decoded where they lie, without a copy of name or payload.
+    if !upcasters.has_step(E::AGGREGATE, &data.name, data.schema_version) {
+        return decode_lifted(&data.name, data.schema_version, &data.payload).map(Some);
+    }
     let lifted = upcasters.apply(E::AGGREGATE, &data.name, data.schema_version, &data.payload)?;
-    let Some(lifted) = lifted else {
-        return Ok(None);
-    };
-    match E::decode_from(
-        E::AGGREGATE,
-        &lifted.name,
-        lifted.schema_version,
-        &lifted.payload,
-    )? {
-        Decoded::Event(event) => Ok(Some(event)),
+    lifted
+        .map(|lifted| decode_lifted(&lifted.name, lifted.schema_version, &lifted.payload))
+        .transpose()
+}
+
+fn decode_lifted<E: DomainEvent>(
+    name: &str,
+    schema_version: u16,
+    payload: &[u8],
+) -> Result<E, CodecError> {
+    match E::decode_from(E::AGGREGATE, name, schema_version, payload)? {
+        Decoded::Event(event) => Ok(event),
         Decoded::NotMine | Decoded::Unknown => Err(CodecError::UnknownEvent {
             aggregate: E::AGGREGATE.into(),
-            name: lifted.name.to_string(),
+            name: name.into(),
         }),
     }
 }
