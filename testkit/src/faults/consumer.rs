@@ -93,7 +93,7 @@ impl Member {
     }
 
     /// What the caller gets of an event; none of a delivery that is held back.
-    fn take(&mut self, event: ConsumerEvent, hold: Option<Instant>) -> Option<ConsumerEvent> {
+    fn take(&mut self, event: ConsumerEvent, hold: &mut Option<Instant>) -> Option<ConsumerEvent> {
         match event {
             ConsumerEvent::Delivery(mut delivery) => {
                 delivery.epoch = self.epoch(delivery.epoch);
@@ -102,7 +102,7 @@ impl Member {
                     waiting.push_back(delivery);
                     return None;
                 }
-                let Some(until) = hold else {
+                let Some(until) = hold.take() else {
                     return Some(ConsumerEvent::Delivery(delivery));
                 };
                 self.held.insert(partition, (until, [delivery].into()));
@@ -190,7 +190,7 @@ impl Consumer for FaultyConsumer {
             return Err(error);
         }
         self.rejoin().await?;
-        let hold = match fault {
+        let mut hold = match fault {
             Some(Fault::HoldBack(by)) => Some(Instant::now() + by),
             Some(Fault::LoseSession) if !self.member().has_left => {
                 let lost = self.member().expel();
@@ -226,7 +226,7 @@ impl Consumer for FaultyConsumer {
             tokio::select! {
                 biased;
                 event = inner.next() => {
-                    if let Some(event) = self.member().take(event?, hold) {
+                    if let Some(event) = self.member().take(event?, &mut hold) {
                         return Ok(event);
                     }
                 }

@@ -91,13 +91,14 @@ impl ControlStore for FaultyControlStore {
     }
 
     async fn range(&self, query: &RangeQuery) -> Result<RowPage, ControlStoreError> {
+        let again = start::again_behind(query.after.as_deref());
         let mut query = query.clone();
-        query.after = query.after.filter(|after| after != start::SORT);
+        query.after = start::resolved_sort(query.after);
         let call = Call::Range(&query);
         let fault = self.faults.arrive(&call).await;
         if matches!(fault, Some(Fault::EmptyPage)) {
-            let next = query.after.unwrap_or_else(|| start::SORT.into());
-            return Ok(RowPage::new(Vec::new(), Some(next)));
+            self.inner.range(&query).await?;
+            return Ok(RowPage::new(Vec::new(), Some(again)));
         }
         let act = || self.inner.range(&query);
         self.faults.finish_asking(call, fault, act).await

@@ -207,11 +207,13 @@ impl EventStore for FaultyEventStore {
         after: Option<ScanCursor>,
     ) -> Result<StreamPage, EventStoreError> {
         let call = Call::Streams { aggregate };
+        let again = start::again(&call, after.as_ref());
         let after = start::resolved(&call, after);
         let fault = self.faults.arrive(&call).await;
         if matches!(fault, Some(Fault::EmptyPage)) {
-            let next = after.unwrap_or_else(|| start::cursor(&call));
-            return Ok(StreamPage::new(Vec::new(), Some(next)));
+            // Asked all the same: a cursor that is not this list's is refused.
+            self.inner.streams(aggregate, after).await?;
+            return Ok(StreamPage::new(Vec::new(), Some(again)));
         }
         self.catch_up().await?;
         let unlisted = self.lagging().unlisted_streams(after.is_none());
@@ -229,15 +231,17 @@ impl EventStore for FaultyEventStore {
         max_items: NonZeroU32,
     ) -> Result<ScanPage, EventStoreError> {
         let call = Call::Scan { segment };
+        let again = start::again(&call, after.as_ref());
         let after = start::resolved(&call, after);
         let fault = self.faults.arrive(&call).await;
         if matches!(fault, Some(Fault::EmptyPage)) {
-            let items = match what {
-                ScanWhat::Tails => ScanItems::Tails(Vec::new()),
-                _ => ScanItems::Commits(Vec::new()),
+            let page = self.inner.scan(segment, after, what, max_items).await?;
+            let nothing = match page.items {
+                ScanItems::Tails(_) => ScanItems::Tails(Vec::new()),
+                ScanItems::Commits(_) => ScanItems::Commits(Vec::new()),
             };
-            let next = after.unwrap_or_else(|| start::cursor(&call));
-            return Ok(ScanPage::new(items, Some(next)));
+            let empty = ScanPage::new(nothing, Some(again));
+            return Ok(empty.with_read_units(page.read_units));
         }
         let act = || self.inner.scan(segment, after.clone(), what, max_items);
         self.faults.finish_asking(call, fault, act).await
@@ -250,12 +254,12 @@ impl EventStore for FaultyEventStore {
         limit: NonZeroU32,
     ) -> Result<UnpublishedPage, EventStoreError> {
         let call = Call::Unpublished { segment };
+        let again = start::again(&call, after.as_ref());
         let after = start::resolved(&call, after);
         let fault = self.faults.arrive(&call).await;
-        let is_listed = self.inner.capabilities().lists_unpublished;
-        if matches!(fault, Some(Fault::EmptyPage)) && is_listed {
-            let next = after.unwrap_or_else(|| start::cursor(&call));
-            return Ok(UnpublishedPage::new(Vec::new(), Some(next)));
+        if matches!(fault, Some(Fault::EmptyPage)) {
+            self.inner.unpublished(segment, after, limit).await?;
+            return Ok(UnpublishedPage::new(Vec::new(), Some(again)));
         }
         self.catch_up().await?;
         let (unlisted, cleared) = self.lagging().unlisted_commits(after.is_none());

@@ -39,7 +39,7 @@ pub enum Fault {
     CrashAfter,
     /// The whole process stands still for this time, all its calls, and then goes on as if nothing had been.
     Freeze(Duration),
-    /// A list answers an empty page and a place to go on, and has not moved.
+    /// A list answers an empty page and a place to go on, as backends do that filter or run out of time.
     EmptyPage,
     /// The lists `streams` and `unpublished` do not know of this append, or of this clearing, for so many calls from
     /// their beginning; until [`Faults::heal`](super::Faults::heal) at the latest. Through other wrappers they may.

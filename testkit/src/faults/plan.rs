@@ -104,7 +104,7 @@ impl Plan {
             }
             state.log.push(Injected {
                 call: state.total,
-                about: call.to_string(),
+                about: brief(call),
                 fault: struck,
             });
         }
@@ -147,6 +147,17 @@ impl Plan {
             None => state.total,
         }
     }
+}
+
+/// A call in one line of bearable length.
+fn brief(call: &Call<'_>) -> String {
+    const MOST: usize = 200;
+    let mut about = call.to_string();
+    if let Some((end, _)) = about.char_indices().nth(MOST) {
+        about.truncate(end);
+        about.push_str("...");
+    }
+    about
 }
 
 impl fmt::Debug for Plan {
