@@ -4,6 +4,7 @@ mod scenario;
 mod memory;
 mod clock;
 pub mod contract;
+pub mod faults;
 #[cfg(feature = "mocks")]
 pub mod mocks;
 #[cfg(feature = "containers")]

@@ -9,6 +9,7 @@ mod broken_control_store;
 mod broken_event_store;
 mod broken_payload_codec;
 mod contract;
+mod faults;
 mod matrix;
 mod memory_bus;
 mod memory_stores;
