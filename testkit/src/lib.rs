@@ -4,6 +4,8 @@ mod scenario;
 mod memory;
 mod clock;
 pub mod contract;
+#[cfg(feature = "proptest")]
+pub mod laws;
 #[cfg(feature = "mocks")]
 pub mod mocks;
 #[cfg(feature = "containers")]
