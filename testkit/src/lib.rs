@@ -6,6 +6,8 @@ mod clock;
 pub mod contract;
 #[cfg(feature = "proptest")]
 pub mod laws;
+#[cfg(feature = "domains")]
+pub mod domains;
 #[cfg(feature = "mocks")]
 pub mod mocks;
 #[cfg(feature = "containers")]

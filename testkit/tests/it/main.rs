@@ -8,6 +8,7 @@
 mod broken_control_store;
 mod broken_event_store;
 mod contract;
+mod domains;
 mod laws;
 mod matrix;
 mod memory_bus;

@@ -366,7 +366,7 @@ the same cases again: FOLDSTREAM_SEED=1
 enum NoteEvent {
     Written {
         text: String,
-        #[serde(skip)]
+        #[serde(rename(deserialize = "rating"), default)]
         stars: u8,
     },
 }
@@ -398,11 +398,7 @@ impl Decide<Write> for Note {
 #[test]
 fn an_event_that_loses_a_field_is_caught() {
     let commands = ("[a-z]{0,3}", 0u8..5).prop_map(|(text, stars)| Write(text, stars));
-    let text = failure(|| {
-        let laws = Laws::<Note>::new(commands).seed(1);
-        laws.invariant("at most five", |note| note.stars <= 5)
-            .check()
-    });
+    let text = failure(|| Laws::<Note>::new(commands).seed(1).check());
     golden(
         &text,
         r#"
@@ -411,7 +407,7 @@ a law of Note is broken: events survive encode, upcast and decode
     1  Write("", 1) -> [Written { text: "", stars: 1 }]
   version 1: Written { text: "", stars: 1 }
   is read as: Written { text: "", stars: 0 }
-  stored: Written {"text":""}
+  stored: Written {"text":"","stars":1}
 as a test:
     Scenario::<Note>::given_nothing()
         .when(Write("".into(), 1))
