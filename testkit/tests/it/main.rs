@@ -10,6 +10,8 @@ mod broken_event_store;
 mod broken_payload_codec;
 mod contract;
 mod faults;
+mod domains;
+mod laws;
 mod matrix;
 mod memory_bus;
 mod memory_stores;
