@@ -13,4 +13,4 @@ pub use clock::{ManualClock, SeededIds};
 pub use memory::{
     InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, InMemorySnapshotStore,
 };
-pub use scenario::{Outcome, Scenario};
+pub use scenario::{ListenerScenario, Outcome, ProjectorScenario, Scenario};

@@ -5,5 +5,11 @@
 mod aggregate;
 mod diff;
 mod failure;
+mod feed;
+mod stage;
+mod projector;
+mod listener;
 
 pub use aggregate::{Outcome, Scenario};
+pub use listener::ListenerScenario;
+pub use projector::ProjectorScenario;

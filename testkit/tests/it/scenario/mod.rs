@@ -1,5 +1,8 @@
 //! Scenarios hold on what happened, and a failing one says what did not.
 mod aggregate;
+mod handlers;
+mod listener;
+mod projector;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -9,7 +12,10 @@ fn failure(scenario: impl FnOnce()) -> String {
         Ok(()) => panic!("the scenario holds"),
         Err(payload) => match payload.downcast::<String>() {
             Ok(text) => *text,
-            Err(_) => panic!("the failure has no text"),
+            Err(payload) => match payload.downcast::<&str>() {
+                Ok(text) => (*text).to_owned(),
+                Err(_) => panic!("the failure has no text"),
+            },
         },
     }
 }
