@@ -13,4 +13,4 @@ pub use clock::{ManualClock, SeededIds};
 pub use memory::{
     InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, InMemorySnapshotStore,
 };
-pub use scenario::{ListenerScenario, Outcome, ProjectorScenario, Scenario};
+pub use scenario::{CommandFor, ListenerScenario, Outcome, ProjectorScenario, Road, Scenario};

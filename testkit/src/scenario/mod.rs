@@ -9,7 +9,9 @@ mod feed;
 mod stage;
 mod projector;
 mod listener;
+mod road;
 
 pub use aggregate::{Outcome, Scenario};
 pub use listener::ListenerScenario;
 pub use projector::ProjectorScenario;
+pub use road::{CommandFor, Road};

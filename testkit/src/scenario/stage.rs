@@ -79,7 +79,7 @@ impl<H, R: Debug + PartialEq> Stage<H, R> {
     pub(super) fn check_is_new(&self, what: &str) {
         assert!(
             self.feed.is_empty() && self.report.is_none(),
-            "{what} is said before the first event is given"
+            "{what} comes before the first event"
         );
     }
 

@@ -3,6 +3,7 @@ mod aggregate;
 mod handlers;
 mod listener;
 mod projector;
+mod road;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
