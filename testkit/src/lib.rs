@@ -8,6 +8,8 @@ pub mod contract;
 pub mod mocks;
 #[cfg(feature = "containers")]
 pub mod containers;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 
 pub use clock::{ManualClock, SeededIds};
 pub use memory::{

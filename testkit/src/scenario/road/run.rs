@@ -8,7 +8,7 @@ use foldstream::{publisher::Publisher, runner::Runner};
 
 impl Road {
     /// Publishing and running, this often in one [`run`](Self::run): listeners that cause events without end never rest.
-    const MAX_ROUNDS: usize = 1000;
+    const MAX_ROUNDS: usize = 200;
 
     /// Publishes what is stored and runs every processor, and again what listeners have caused, until nothing moves any
     /// more. A processor that halts on the way stays halted until the next run.
