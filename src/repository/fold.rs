@@ -1,8 +1,8 @@
 //! Folding commits into a state.
 use super::{LoadError, Loaded};
 use crate::{
-    Aggregate, CodecError, Decoded, DomainEvent, EventSet, Recorded, StreamHead, Upcasters,
-    Version,
+    Aggregate, CodecError, DomainEvent, PayloadCodecs, Recorded, StreamHead, Upcasters, Version,
+    codec,
     ports::{Commit, EventData},
 };
 use std::sync::Arc;
@@ -93,27 +93,21 @@ fn decode_at<E: DomainEvent>(
     })
 }
 
-/// One stored event of `E`'s aggregate type, lifted and decoded; none if it is retired.
+/// One stored event of `E`'s aggregate type, opened before; none if it is retired or shredded.
 pub(super) fn decode<E: DomainEvent>(
     data: &EventData,
     upcasters: &Upcasters,
 ) -> Result<Option<E>, CodecError> {
-    let lifted = upcasters.apply(E::AGGREGATE, &data.name, data.schema_version, &data.payload)?;
-    let Some(lifted) = lifted else {
+    if data.codec.as_deref() == Some(PayloadCodecs::SHREDDED) {
         return Ok(None);
-    };
-    match E::decode_from(
-        E::AGGREGATE,
-        &lifted.name,
-        lifted.schema_version,
-        &lifted.payload,
-    )? {
-        Decoded::Event(event) => Ok(Some(event)),
-        Decoded::NotMine | Decoded::Unknown => Err(CodecError::UnknownEvent {
-            aggregate: E::AGGREGATE.into(),
-            name: lifted.name.to_string(),
-        }),
     }
+    codec::decode(
+        upcasters,
+        E::AGGREGATE,
+        &data.name,
+        data.schema_version,
+        &data.payload,
+    )
 }
 
 /// The decoded events of a commit with their headers; retired ones are left out.

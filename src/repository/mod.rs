@@ -18,17 +18,17 @@ mod snapshots;
 mod turns;
 mod values;
 
-pub use error::{AppendError, ExecuteError, LoadError, Rejection};
+pub use error::{AppendError, ExecuteError, ForgetError, LoadError, Rejection};
 pub use execute::ExecuteResult;
 pub use transaction::Transaction;
 pub use travel::{AsOf, Historical};
 pub use values::{Executed, Loaded, Settled};
 
 use crate::{
-    Aggregate, Clock, ConflictRetry, DomainEvent, IdSource, InvalidStreamId, Recorded, Snapshot,
-    SnapshotPolicy, StreamHead, StreamId, SystemClock, SystemIds, Upcasters,
+    Aggregate, Clock, ConflictRetry, DomainEvent, IdSource, InvalidStreamId, PayloadCodecs,
+    Recorded, Snapshot, SnapshotPolicy, StreamHead, StreamId, SystemClock, SystemIds, Upcasters,
     control::Rows,
-    ports::{BoxStream, ControlStore, EventStore, ReadFrom, SnapshotStore},
+    ports::{Append, BoxStream, Commit, ControlStore, EventStore, ReadFrom, SnapshotStore},
 };
 use fold::Fold;
 use futures::{StreamExt, TryStreamExt};
@@ -80,6 +80,7 @@ struct Inner<A: Aggregate> {
     turns: Turns<A>,
     idempotency: Option<Idempotency>,
     upcasters: Upcasters,
+    codecs: PayloadCodecs,
     retry: ConflictRetry,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
@@ -93,6 +94,7 @@ impl<A: Aggregate> Clone for Inner<A> {
             turns: self.turns.clone(),
             idempotency: self.idempotency.clone(),
             upcasters: self.upcasters.clone(),
+            codecs: self.codecs.clone(),
             retry: self.retry,
             clock: self.clock.clone(),
             ids: self.ids.clone(),
@@ -125,6 +127,7 @@ impl<A: Aggregate> Repository<A> {
             turns: Turns::new(0),
             idempotency: None,
             upcasters: Upcasters::new(),
+            codecs: PayloadCodecs::new(),
             retry: ConflictRetry::default(),
             clock: Arc::new(SystemClock),
             ids: Arc::new(SystemIds),
@@ -146,7 +149,7 @@ impl<A: Aggregate> Repository<A> {
     where
         A: Snapshot,
     {
-        self.edit(|i| i.snapshots = Some(Snapshots::new(store, policy)))
+        self.edit(|i| i.snapshots = Some(Snapshots::new(store, policy, i.codecs.clone())))
     }
     /// Keeps the states of about this many streams in memory, those used last: a command on one of them is one round
     /// trip. Costs the memory of the states; 0 keeps none, which is the default.
@@ -160,6 +163,16 @@ impl<A: Aggregate> Repository<A> {
         self.edit(|i| {
             i.upcasters = upcasters;
             // What others have cached was folded with theirs.
+            i.turns = i.turns.emptied();
+        })
+    }
+    /// Stores payloads, and snapshots, in another form: encrypted, compressed. Everybody who reads these streams needs
+    /// the same codecs, a [runner](crate::runner::RunnerBuilder::with_payload_codecs) too.
+    #[must_use]
+    pub fn with_payload_codecs(self, codecs: PayloadCodecs) -> Self {
+        self.edit(|i| {
+            i.snapshots = i.snapshots.take().map(|s| s.with_codecs(codecs.clone()));
+            i.codecs = codecs;
             i.turns = i.turns.emptied();
         })
     }
@@ -215,15 +228,34 @@ impl<A: Aggregate> Repository<A> {
         let start = ReadFrom::After(StreamHead::empty(stream.clone()));
         let commits = self.inner.store.read(&stream, start, None);
         commits
-            .map(|commit| {
-                let decoded = match commit {
-                    Ok(commit) => fold::decode_recorded(&commit, &self.inner.upcasters),
-                    Err(e) => vec![Err(e.into())],
+            .then(async |commit| {
+                let opened = match commit {
+                    Ok(commit) => self.open(commit).await,
+                    Err(e) => Err(e.into()),
                 };
-                futures::stream::iter(decoded)
+                futures::stream::iter(match opened {
+                    Ok(commit) => fold::decode_recorded(&commit, &self.inner.upcasters),
+                    Err(e) => vec![Err(e)],
+                })
             })
             .flatten()
             .boxed()
+    }
+
+    /// Drops what this process and the snapshot store keep of a stream's state, so that the next load starts from the
+    /// events. Call it after a key was deleted, in every process that has a [cache](Self::with_cache): states in
+    /// memory are not encrypted.
+    ///
+    /// # Errors
+    /// [`ForgetError`]; ask again.
+    pub async fn forget(&self, id: &A::Id) -> Result<(), ForgetError> {
+        let stream = Self::stream_id(id)?;
+        let mut turn = self.inner.turns.take(&stream).await;
+        drop(turn.take_state());
+        match &self.inner.snapshots {
+            Some(snapshots) => Ok(snapshots.forget(&stream).await?),
+            None => Ok(()),
+        }
     }
 
     /// Waits until every snapshot that is due has been written or given up. Call it before a process ends.
@@ -231,6 +263,24 @@ impl<A: Aggregate> Repository<A> {
         if let Some(snapshots) = &self.inner.snapshots {
             snapshots.settle().await;
         }
+    }
+
+    /// An append as it goes to the store.
+    async fn seal<E>(&self, append: Append) -> Result<Append, ExecuteError<E>> {
+        append.validate()?;
+        if self.inner.codecs.is_empty() {
+            return Ok(append);
+        }
+        // Boxed, so that those who have no codec do not carry its future about.
+        Ok(Box::pin(self.inner.codecs.seal_append(append)).await?)
+    }
+
+    /// A commit as it was before it was sealed. Every commit that is read goes through here before it is folded.
+    async fn open(&self, commit: Commit) -> Result<Commit, LoadError> {
+        if commit.events.iter().all(|event| event.codec.is_none()) {
+            return Ok(commit);
+        }
+        Box::pin(self.inner.codecs.open_commit(commit)).await
     }
 
     async fn load_stream(&self, stream: &StreamId) -> Result<Loaded<A>, LoadError> {
@@ -270,7 +320,7 @@ impl<A: Aggregate> Repository<A> {
         };
         let mut fold = Fold::from_snapshot(state, commit.head());
         while let Some(commit) = commits.try_next().await? {
-            fold.take(&commit, &self.inner.upcasters)?;
+            fold.take(&self.open(commit).await?, &self.inner.upcasters)?;
         }
         Ok(Some(fold.finish()))
     }
@@ -281,7 +331,7 @@ impl<A: Aggregate> Repository<A> {
         let stream = fold.head().stream().clone();
         let mut commits = self.inner.store.read(&stream, start, None);
         while let Some(commit) = commits.try_next().await? {
-            fold.take(&commit, &self.inner.upcasters)?;
+            fold.take(&self.open(commit).await?, &self.inner.upcasters)?;
         }
         Ok(fold)
     }

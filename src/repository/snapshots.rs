@@ -5,10 +5,11 @@
 //! state is encoded in that task too: a command pays for a reference count and a map entry.
 use super::Loaded;
 use crate::{
-    CodecError, Snapshot, SnapshotPolicy, StreamId,
+    CodecError, Opened, PayloadCodecs, PayloadContext, Snapshot, SnapshotPolicy, StreamId,
     codec::{decode_json, encode_json},
-    ports::{SnapshotStore, StoredSnapshot},
+    ports::{SnapshotStore, SnapshotStoreError, StoredSnapshot},
 };
+use bytes::Bytes;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -26,6 +27,7 @@ pub(super) struct Snapshots<A> {
     state_version: u32,
     encode: fn(&A) -> Result<Vec<u8>, CodecError>,
     decode: fn(&[u8]) -> Result<A, CodecError>,
+    codecs: PayloadCodecs,
     waiting: Arc<Mutex<Waiting<A>>>,
 }
 
@@ -33,6 +35,16 @@ struct Waiting<A> {
     newest: BTreeMap<StreamId, Loaded<A>>,
     is_running: bool,
     task: Option<JoinHandle<()>>,
+}
+
+impl<A> Default for Waiting<A> {
+    fn default() -> Self {
+        Self {
+            newest: BTreeMap::new(),
+            is_running: false,
+            task: None,
+        }
+    }
 }
 
 impl<A> Clone for Snapshots<A> {
@@ -43,13 +55,18 @@ impl<A> Clone for Snapshots<A> {
             state_version: self.state_version,
             encode: self.encode,
             decode: self.decode,
+            codecs: self.codecs.clone(),
             waiting: self.waiting.clone(),
         }
     }
 }
 
 impl<A: Snapshot> Snapshots<A> {
-    pub(super) fn new(store: Arc<dyn SnapshotStore>, policy: SnapshotPolicy) -> Self {
+    pub(super) fn new(
+        store: Arc<dyn SnapshotStore>,
+        policy: SnapshotPolicy,
+        codecs: PayloadCodecs,
+    ) -> Self {
         Self {
             store,
             policy,
@@ -59,16 +76,22 @@ impl<A: Snapshot> Snapshots<A> {
                 encode_json(state, &mut out).map(|()| out)
             },
             decode: decode_json::<A>,
-            waiting: Arc::new(Mutex::new(Waiting {
-                newest: BTreeMap::new(),
-                is_running: false,
-                task: None,
-            })),
+            codecs,
+            waiting: Arc::default(),
         }
     }
 }
 
 impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
+    /// With a table of its own: what waits there is written by the codecs of whoever put it there.
+    pub(super) fn with_codecs(self, codecs: PayloadCodecs) -> Self {
+        Self {
+            codecs,
+            waiting: Arc::default(),
+            ..self
+        }
+    }
+
     fn waiting(&self) -> MutexGuard<'_, Waiting<A>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -85,13 +108,26 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
         if found.state_version != self.state_version {
             return None;
         }
-        match (self.decode)(&found.payload) {
-            Ok(state) => Some((found, state)),
-            Err(error) => {
-                tracing::warn!(%stream, error = &error as &dyn std::error::Error, "the snapshot cannot be decoded");
-                None
+        let unreadable = |error: CodecError| {
+            tracing::warn!(%stream, error = &error as &dyn std::error::Error, "the snapshot cannot be decoded");
+        };
+        let payload = match &found.codec {
+            None => found.payload.clone(),
+            Some(tags) => {
+                let context = PayloadContext::of_snapshot(&found);
+                let opened = self.codecs.open(&context, Some(tags), &found.payload).await;
+                match opened.map_err(unreadable).ok()? {
+                    Opened::Payload(payload) => payload,
+                    Opened::Shredded => {
+                        // Never to be read again, but it would stand in the way of every later one.
+                        self.discard(stream).await;
+                        return None;
+                    }
+                }
             }
-        }
+        };
+        let state = (self.decode)(&payload).map_err(unreadable).ok()?;
+        Some((found, state))
     }
 
     /// Deletes a snapshot that is of another history. If that fails, the next load finds it again.
@@ -99,6 +135,12 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
         if let Err(error) = self.store.delete(stream).await {
             tracing::warn!(%stream, error = &error as &dyn std::error::Error, "the snapshot cannot be deleted");
         }
+    }
+
+    /// Deletes the snapshot that is stored, and the one that waits to be.
+    pub(super) async fn forget(&self, stream: &StreamId) -> Result<(), SnapshotStoreError> {
+        self.waiting().newest.remove(stream);
+        self.store.delete(stream).await
     }
 
     /// Takes a snapshot of this state if the policy says so, and notes in it that it did: the next one is due behind it,
@@ -160,9 +202,16 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
             loaded.version(),
             commit_id,
             self.state_version,
-            payload.into(),
+            Bytes::new(),
         );
-        self.store.save(&snapshot).await?;
+        let context = PayloadContext::of_snapshot(&snapshot);
+        let (payload, codec) = self.codecs.seal(&context, payload.into()).await?;
+        let sealed = StoredSnapshot {
+            payload,
+            codec,
+            ..snapshot
+        };
+        self.store.save(&sealed).await?;
         Ok(())
     }
 

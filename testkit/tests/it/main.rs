@@ -7,6 +7,7 @@
 
 mod broken_control_store;
 mod broken_event_store;
+mod broken_payload_codec;
 mod contract;
 mod matrix;
 mod memory_bus;
