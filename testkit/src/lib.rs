@@ -13,9 +13,11 @@ pub mod domains;
 pub mod mocks;
 #[cfg(feature = "containers")]
 pub mod containers;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 
 pub use clock::{ManualClock, SeededIds};
 pub use memory::{
     InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, InMemorySnapshotStore,
 };
-pub use scenario::{Outcome, Scenario};
+pub use scenario::{CommandFor, ListenerScenario, Outcome, ProjectorScenario, Road, Scenario};
