@@ -264,7 +264,7 @@ impl Upcasters {
     }
 
     /// Whether a step starts from this name in this schema version.
-    pub fn start_from(&self, aggregate: &str, name: &str, schema_version: u16) -> bool {
+    pub fn has_step(&self, aggregate: &str, name: &str, schema_version: u16) -> bool {
         let steps = self.steps.get(aggregate).and_then(|names| names.get(name));
         steps.is_some_and(|steps| steps.contains_key(&schema_version))
     }

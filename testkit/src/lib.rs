@@ -4,6 +4,7 @@ mod scenario;
 mod memory;
 mod clock;
 pub mod contract;
+pub mod schema;
 #[cfg(feature = "mocks")]
 pub mod mocks;
 #[cfg(feature = "containers")]
@@ -14,3 +15,4 @@ pub use memory::{
     InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, InMemorySnapshotStore,
 };
 pub use scenario::{Outcome, Scenario};
+pub use schema::Schema;

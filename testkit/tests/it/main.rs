@@ -13,3 +13,4 @@ mod matrix;
 mod memory_bus;
 mod memory_stores;
 mod scenario;
+mod schema;
