@@ -345,7 +345,7 @@ pub(crate) fn decode<E: EventSet>(
     payload: &Bytes,
 ) -> Result<Option<E>, CodecError> {
     // Most events are of today's schema: they are decoded where they lie, without a copy of name or payload.
-    if !upcasters.start_from(aggregate, name, schema_version) {
+    if !upcasters.has_step(aggregate, name, schema_version) {
         return decode_lifted(aggregate, name, schema_version, payload);
     }
     match upcasters.apply(aggregate, name, schema_version, payload)? {
