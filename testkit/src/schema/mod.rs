@@ -92,14 +92,17 @@ pub struct Schema {
 /// Shape, and a payload that the type accepts.
 type TracedPayload = Result<(Nodes, Result<Vec<u8>, CodecError>), Untraceable>;
 
+/// What today's type writes; none if the event is retired.
+type Rewritten = Result<Option<Vec<u8>>, CodecError>;
+
 /// The events of one aggregate type, without their Rust type.
 #[derive(Clone, Copy)]
 struct Events {
     aggregate: &'static str,
     types: &'static [foldstream::EventType],
     trace: fn(usize, &[String]) -> TracedPayload,
-    /// Lifts and decodes a stored payload; what today's type writes for it, none if it is retired.
-    rewrite: fn(&Upcasters, &Key, &[u8]) -> Result<Option<Vec<u8>>, CodecError>,
+    /// Lifts and decodes a stored payload, and writes it again.
+    rewrite: fn(&Upcasters, &Key, &[u8]) -> Rewritten,
 }
 
 /// One schema version of one event, shown `<aggregate>.<name>@<version>`.
@@ -131,11 +134,7 @@ fn encoded<E: DeserializePayload>(event: &E) -> Result<Vec<u8>, CodecError> {
     event.encode(&mut out).map(|()| out)
 }
 
-fn rewrite<E: DeserializePayload>(
-    upcasters: &Upcasters,
-    key: &Key,
-    payload: &[u8],
-) -> Result<Option<Vec<u8>>, CodecError> {
+fn rewrite<E: DeserializePayload>(upcasters: &Upcasters, key: &Key, payload: &[u8]) -> Rewritten {
     let event = decode::<E>(upcasters, key, payload)?;
     event.map(|event| encoded(&event)).transpose()
 }
