@@ -478,7 +478,7 @@ mod tests {
             ),
             (
                 r#"{"_at":"Ann"}"#,
-                "a value is refused by its type at line 1 column 12",
+                "a value is refused by its type at line 1 column 13",
             ),
             (
                 r#"{"_kind":null}"#,

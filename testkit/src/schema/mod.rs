@@ -59,6 +59,7 @@
 //! - Limits on values (a text's length, a number's range) are not part of a shape.
 //! - What a type *writes* is compared with golden payloads of the current version only: give them optional fields and
 //!   several variants, in several files (`<name>@<version>-<anything>.json`).
+mod at;
 mod golden;
 mod problem;
 mod shape;

@@ -153,9 +153,19 @@ enum Sum {
     Number(i64),
 }
 
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+enum Outer {
+    Through { link: Box<Link> },
+    End,
+}
+payloads! {
+    struct Link { to: Outer }
+}
+
 #[derive(Clone, Debug, PartialEq, DomainEvent)]
 #[event(aggregate = "deep")]
 enum Deep {
+    Linked(Link),
     Grown(Tree),
     Summed(Sum),
 }
@@ -166,6 +176,7 @@ fn a_type_that_holds_itself_is_written_once_and_generics_are_told_apart() {
         shapes::<Deep>(),
         [
             "deep.Grown@1 {children: [^1], parent?: ^1|null, wrapped: {value: {value: u8}}}",
+            "deep.Linked@1 {to: <End | Through: {link: ^2}>}",
             "deep.Summed@1 <Number: i64 | Plus: [^1, ^1]>",
         ]
     );
