@@ -5,6 +5,7 @@ mod once;
 mod rules;
 mod several;
 mod snapshots;
+mod stepped;
 
 use crate::support::{
     Account, AccountCommand::*, AccountEvent, AccountId, InsufficientFunds, Misbehaving, Mischief,
