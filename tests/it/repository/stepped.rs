@@ -158,8 +158,7 @@ async fn pay(process: Repository<Account>) -> foldstream::Executed<Account> {
 /// X and Y send the same command; Y does all of its work before one call of X, and a stranger moves the tail before one
 /// call of Y. The balance suffices for one withdrawal, so a second decision would refuse.
 #[tokio::test]
-async fn wherever_another_attempt_comes_between_a_command_takes_effect_once_and_is_not_refused_by_its_own_doing()
- {
+async fn wherever_another_attempt_comes_between_a_command_is_not_refused_by_its_own_doing() {
     let mut ends = [false; 2];
     for x in 0..100 {
         for y in 0..100 {
