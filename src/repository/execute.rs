@@ -120,7 +120,7 @@ impl<A: Aggregate> Repository<A> {
             };
             // A new decision is new content: it gets a new id.
             let append = facts.append(self.inner.ids.commit_id(), &metadata)?;
-            append.validate()?;
+            let append = self.seal(append).await?;
             let Facts { loaded, events, .. } = facts;
             match self.inner.store.append(&append).await {
                 Ok(AppendOutcome::Appended(head)) => {
@@ -129,7 +129,7 @@ impl<A: Aggregate> Repository<A> {
                     return Ok(executed);
                 }
                 Ok(AppendOutcome::Repeated(commits)) => {
-                    let executed = self.repeated(loaded, &commits)?;
+                    let executed = self.repeated(loaded, commits).await?;
                     turn.keep(executed.loaded.clone());
                     return Ok(executed);
                 }
@@ -237,16 +237,17 @@ impl<A: Aggregate> Repository<A> {
     }
 
     /// My commit was in the slot already, for instance since the client sent the request twice: what is stored counts.
-    pub(super) fn repeated<E>(
+    pub(super) async fn repeated<E>(
         &self,
         loaded: Loaded<A>,
-        commits: &[Commit],
+        commits: Vec<Commit>,
     ) -> Result<Executed<A>, ExecuteError<E>> {
         let mut fold = loaded.into_fold();
         let mut events = Vec::new();
         for commit in commits {
-            fold.take(commit, &self.inner.upcasters)?;
-            for recorded in fold::decode_recorded(commit, &self.inner.upcasters) {
+            let commit = self.open(commit).await?;
+            fold.take(&commit, &self.inner.upcasters)?;
+            for recorded in fold::decode_recorded(&commit, &self.inner.upcasters) {
                 events.push(recorded?.event);
             }
         }

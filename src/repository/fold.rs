@@ -1,8 +1,8 @@
 //! Folding commits into a state.
 use super::{LoadError, Loaded};
 use crate::{
-    Aggregate, CodecError, Decoded, DomainEvent, EventSet, Recorded, StreamHead, Timestamp,
-    Upcasters, Version,
+    Aggregate, CodecError, DomainEvent, PayloadCodecs, Recorded, StreamHead, Timestamp, Upcasters,
+    Version, codec,
     ports::{Commit, EventData},
 };
 use std::sync::Arc;
@@ -113,33 +113,21 @@ fn decode_at<E: DomainEvent>(
     })
 }
 
-/// One stored event of `E`'s aggregate type, lifted and decoded; none if it is retired.
+/// One stored event of `E`'s aggregate type, opened before; none if it is retired or shredded.
 pub(super) fn decode<E: DomainEvent>(
     data: &EventData,
     upcasters: &Upcasters,
 ) -> Result<Option<E>, CodecError> {
-    // Most events are of today's schema: they are decoded where they lie, without a copy of name or payload.
-    if !upcasters.has_step(E::AGGREGATE, &data.name, data.schema_version) {
-        return decode_lifted(&data.name, data.schema_version, &data.payload).map(Some);
+    if data.codec.as_deref() == Some(PayloadCodecs::SHREDDED) {
+        return Ok(None);
     }
-    let lifted = upcasters.apply(E::AGGREGATE, &data.name, data.schema_version, &data.payload)?;
-    lifted
-        .map(|lifted| decode_lifted(&lifted.name, lifted.schema_version, &lifted.payload))
-        .transpose()
-}
-
-fn decode_lifted<E: DomainEvent>(
-    name: &str,
-    schema_version: u16,
-    payload: &[u8],
-) -> Result<E, CodecError> {
-    match E::decode_from(E::AGGREGATE, name, schema_version, payload)? {
-        Decoded::Event(event) => Ok(event),
-        Decoded::NotMine | Decoded::Unknown => Err(CodecError::UnknownEvent {
-            aggregate: E::AGGREGATE.into(),
-            name: name.into(),
-        }),
-    }
+    codec::decode(
+        upcasters,
+        E::AGGREGATE,
+        &data.name,
+        data.schema_version,
+        &data.payload,
+    )
 }
 
 /// The decoded events of a commit with their headers; retired ones are left out.

@@ -179,7 +179,7 @@ impl<A: Aggregate> Repository<A> {
         let found = self.first(once.stream, ReadFrom::Event(slot)).await?;
         match found {
             Some(commit) if commit.id == once.commit_id && commit.first_version == slot => {
-                Ok(Step::Done(self.stored_before(once.stream, &commit).await?))
+                Ok(Step::Done(self.stored_before(once.stream, commit).await?))
             }
             // The slot is somebody else's, so no late attempt can land there: the mark moves behind the tail.
             Some(_) => {
@@ -261,11 +261,13 @@ impl<A: Aggregate> Repository<A> {
         A: Decide<C>,
     {
         let append = facts.append(once.commit_id, once.metadata)?;
-        append.validate()?;
+        let append = self.seal(append).await?;
         let Facts { loaded, events, .. } = facts;
         match self.inner.store.append(&append).await? {
             AppendOutcome::Appended(head) => Ok(Step::Done(self.stored(loaded, events, head))),
-            AppendOutcome::Repeated(commits) => Ok(Step::Done(self.repeated(loaded, &commits)?)),
+            AppendOutcome::Repeated(commits) => {
+                Ok(Step::Done(self.repeated(loaded, commits).await?))
+            }
             AppendOutcome::Conflict(_) => Ok(Step::Again(Some(mark))),
         }
     }
@@ -274,10 +276,11 @@ impl<A: Aggregate> Repository<A> {
     async fn stored_before<E>(
         &self,
         stream: &StreamId,
-        commit: &Commit,
+        commit: Commit,
     ) -> Result<Executed<A>, ExecuteError<E>> {
+        let commit = self.open(commit).await?;
         let mut events = Vec::new();
-        for recorded in fold::decode_recorded(commit, &self.inner.upcasters) {
+        for recorded in fold::decode_recorded(&commit, &self.inner.upcasters) {
             events.push(recorded?.event);
         }
         let loaded = self.load_stream(stream).await?;

@@ -101,7 +101,7 @@ impl<A: Aggregate> Repository<A> {
             };
             snapshots.discard(&snapshot, why).await;
         }
-        self.fold_with(stream, &newest).await
+        self.fold_with(stream, newest).await
     }
 
     /// The state from a snapshot at or below the newest commits, which are paged back as far as the snapshot. None if the
@@ -127,8 +127,8 @@ impl<A: Aggregate> Repository<A> {
             return Ok(None);
         };
         let mut fold = Fold::from_snapshot(state, newest[at].head());
-        for commit in newest[..at].iter().rev() {
-            fold.take(commit, &self.inner.upcasters)?;
+        for commit in newest.drain(..at).rev() {
+            self.take(&mut fold, commit).await?;
         }
         Ok(Some(fold))
     }
@@ -149,7 +149,7 @@ impl<A: Aggregate> Repository<A> {
         let mut fold = Fold::from_snapshot(state, commit.head());
         while let Some(commit) = commits.try_next().await? {
             snapshots.met(std::slice::from_ref(&commit));
-            fold.take(&commit, &self.inner.upcasters)?;
+            self.take(&mut fold, commit).await?;
         }
         Ok(Some(fold))
     }
@@ -161,13 +161,17 @@ impl<A: Aggregate> Repository<A> {
     }
 
     /// Folds the whole history, of which the newest commits are known, newest first; none: there are none.
-    async fn fold_with(&self, stream: &StreamId, newest: &[Commit]) -> Result<Fold<A>, LoadError> {
+    async fn fold_with(
+        &self,
+        stream: &StreamId,
+        newest: Vec<Commit>,
+    ) -> Result<Fold<A>, LoadError> {
         let mut fold = Fold::start(StreamHead::empty(stream.clone()));
         if let Some(oldest) = newest.last() {
             fold = self.fold_up_to(fold, oldest.first_version).await?;
         }
-        for commit in newest.iter().rev() {
-            fold.take(commit, &self.inner.upcasters)?;
+        for commit in newest.into_iter().rev() {
+            self.take(&mut fold, commit).await?;
         }
         Ok(fold)
     }
@@ -187,7 +191,7 @@ impl<A: Aggregate> Repository<A> {
             let Some(commit) = commits.try_next().await? else {
                 break;
             };
-            fold.take(&commit, &self.inner.upcasters)?;
+            self.take(&mut fold, commit).await?;
         }
         Ok(fold)
     }
@@ -198,9 +202,14 @@ impl<A: Aggregate> Repository<A> {
         let stream = fold.head().stream().clone();
         let mut commits = self.inner.store.read(&stream, start, None);
         while let Some(commit) = commits.try_next().await? {
-            fold.take(&commit, &self.inner.upcasters)?;
+            self.take(&mut fold, commit).await?;
         }
         Ok(fold)
+    }
+
+    /// Folds a stored commit, once it is opened.
+    async fn take(&self, fold: &mut Fold<A>, commit: Commit) -> Result<(), LoadError> {
+        fold.take(&self.open(commit).await?, &self.inner.upcasters)
     }
 
     /// At most `limit` commits, newest first.

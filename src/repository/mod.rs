@@ -20,7 +20,7 @@ mod snapshots;
 mod turns;
 mod values;
 
-pub use error::{AppendError, ExecuteError, LoadError, Rejection};
+pub use error::{AppendError, ExecuteError, ForgetError, LoadError, Rejection};
 pub use execute::ExecuteResult;
 pub use metrics::{LoadMetrics, RepositoryMetrics, SnapshotMetrics};
 pub use transaction::Transaction;
@@ -28,9 +28,10 @@ pub use travel::{AsOf, Historical};
 pub use values::{Executed, Loaded, Settled};
 
 use crate::{
-    Aggregate, Clock, ConflictRetry, DomainEvent, IdSource, InvalidStreamId, LoadPolicy, Recorded,
-    Snapshot, SnapshotPolicy, StreamHead, StreamId, SystemClock, SystemIds, Upcasters,
-    ports::{BoxStream, ControlStore, EventStore, ReadFrom, SnapshotStore},
+    Aggregate, Clock, ConflictRetry, DomainEvent, IdSource, InvalidStreamId, LoadPolicy,
+    PayloadCodecs, Recorded, Snapshot, SnapshotPolicy, StreamHead, StreamId, SystemClock,
+    SystemIds, Upcasters,
+    ports::{Append, BoxStream, Commit, ControlStore, EventStore, ReadFrom, SnapshotStore},
 };
 use futures::StreamExt;
 use idempotent::Idempotency;
@@ -80,6 +81,7 @@ struct Inner<A: Aggregate> {
     turns: Turns<A>,
     idempotency: Option<Idempotency>,
     upcasters: Upcasters,
+    codecs: PayloadCodecs,
     retry: ConflictRetry,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
@@ -95,6 +97,7 @@ impl<A: Aggregate> Clone for Inner<A> {
             turns: self.turns.clone(),
             idempotency: self.idempotency.clone(),
             upcasters: self.upcasters.clone(),
+            codecs: self.codecs.clone(),
             retry: self.retry,
             clock: self.clock.clone(),
             ids: self.ids.clone(),
@@ -129,6 +132,7 @@ impl<A: Aggregate> Repository<A> {
             turns: Turns::new(0),
             idempotency: None,
             upcasters: Upcasters::new(),
+            codecs: PayloadCodecs::new(),
             retry: ConflictRetry::default(),
             clock: Arc::new(SystemClock),
             ids: Arc::new(SystemIds),
@@ -150,7 +154,10 @@ impl<A: Aggregate> Repository<A> {
     where
         A: Snapshot,
     {
-        self.edit(|i| i.snapshots = Some(Snapshots::new(store, policy, i.counters.clone())))
+        self.edit(|i| {
+            let (codecs, counters) = (i.codecs.clone(), i.counters.clone());
+            i.snapshots = Some(Snapshots::new(store, policy, codecs, counters));
+        })
     }
     /// Whether a load with snapshots takes one round-trip time or reads as little as it can. Default [`LoadPolicy::Auto`].
     #[must_use]
@@ -169,6 +176,16 @@ impl<A: Aggregate> Repository<A> {
         self.edit(|i| {
             i.upcasters = upcasters;
             // What others have cached was folded with theirs.
+            i.turns = i.turns.emptied();
+        })
+    }
+    /// Stores payloads, and snapshots, in another form: encrypted, compressed. Everybody who reads these streams needs
+    /// the same codecs, a [runner](crate::runner::RunnerBuilder::with_payload_codecs) too.
+    #[must_use]
+    pub fn with_payload_codecs(self, codecs: PayloadCodecs) -> Self {
+        self.edit(|i| {
+            i.snapshots = i.snapshots.take().map(|s| s.with_codecs(codecs.clone()));
+            i.codecs = codecs;
             i.turns = i.turns.emptied();
         })
     }
@@ -223,15 +240,34 @@ impl<A: Aggregate> Repository<A> {
         let start = ReadFrom::After(StreamHead::empty(stream.clone()));
         let commits = self.inner.store.read(&stream, start, None);
         commits
-            .map(|commit| {
-                let decoded = match commit {
-                    Ok(commit) => fold::decode_recorded(&commit, &self.inner.upcasters),
-                    Err(e) => vec![Err(e.into())],
+            .then(async |commit| {
+                let opened = match commit {
+                    Ok(commit) => self.open(commit).await,
+                    Err(e) => Err(e.into()),
                 };
-                futures::stream::iter(decoded)
+                futures::stream::iter(match opened {
+                    Ok(commit) => fold::decode_recorded(&commit, &self.inner.upcasters),
+                    Err(e) => vec![Err(e)],
+                })
             })
             .flatten()
             .boxed()
+    }
+
+    /// Drops what this process and the snapshot store keep of a stream's state, so that the next load starts from the
+    /// events. Call it after a key was deleted, in every process that has a [cache](Self::with_cache): states in
+    /// memory are not encrypted.
+    ///
+    /// # Errors
+    /// [`ForgetError`]; ask again.
+    pub async fn forget(&self, id: &A::Id) -> Result<(), ForgetError> {
+        let stream = Self::stream_id(id)?;
+        let mut turn = self.inner.turns.take(&stream).await;
+        drop(turn.take_state());
+        match &self.inner.snapshots {
+            Some(snapshots) => Ok(snapshots.forget(&stream).await?),
+            None => Ok(()),
+        }
     }
 
     /// What this repository and its clones have counted so far.
@@ -244,5 +280,23 @@ impl<A: Aggregate> Repository<A> {
         if let Some(snapshots) = &self.inner.snapshots {
             snapshots.settle().await;
         }
+    }
+
+    /// An append as it goes to the store.
+    async fn seal<E>(&self, append: Append) -> Result<Append, ExecuteError<E>> {
+        append.validate()?;
+        if self.inner.codecs.is_empty() {
+            return Ok(append);
+        }
+        // Boxed, so that those who have no codec do not carry its future about.
+        Ok(Box::pin(self.inner.codecs.seal_append(append)).await?)
+    }
+
+    /// A commit as it was before it was sealed. Every commit that is read goes through here before it is folded.
+    async fn open(&self, commit: Commit) -> Result<Commit, LoadError> {
+        if commit.events.iter().all(|event| event.codec.is_none()) {
+            return Ok(commit);
+        }
+        Box::pin(self.inner.codecs.open_commit(commit)).await
     }
 }

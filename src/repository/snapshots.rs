@@ -9,10 +9,12 @@ use super::{
     metrics::{Counters, SnapshotEnd},
 };
 use crate::{
-    BoxError, CodecError, LoadPolicy, SinceSnapshot, Snapshot, SnapshotPolicy, StreamId, Timestamp,
+    BoxError, CodecError, LoadPolicy, Opened, PayloadCodecs, PayloadContext, SinceSnapshot,
+    Snapshot, SnapshotPolicy, StreamId, Timestamp,
     codec::{decode_json, encode_json},
-    ports::{Commit, SaveOutcome, SnapshotStore, StoredSnapshot},
+    ports::{Commit, SaveOutcome, SnapshotStore, SnapshotStoreError, StoredSnapshot},
 };
+use bytes::Bytes;
 use futures::FutureExt;
 use std::{
     collections::BTreeMap,
@@ -42,6 +44,7 @@ pub(super) struct Snapshots<A> {
     state_version: u32,
     encode: fn(&A) -> Result<Vec<u8>, CodecError>,
     decode: fn(&[u8]) -> Result<A, CodecError>,
+    codecs: PayloadCodecs,
     queue: Arc<Queue<A>>,
     /// Bytes of an event in the store: a running mean of what loads have met.
     event_bytes: Arc<AtomicU64>,
@@ -65,6 +68,18 @@ impl<A> Queue<A> {
     }
 }
 
+impl<A> Default for Queue<A> {
+    fn default() -> Self {
+        Self {
+            waiting: Mutex::new(Waiting {
+                newest: BTreeMap::new(),
+                is_running: false,
+            }),
+            ended: Notify::new(),
+        }
+    }
+}
+
 impl<A> Clone for Snapshots<A> {
     fn clone(&self) -> Self {
         Self {
@@ -73,6 +88,7 @@ impl<A> Clone for Snapshots<A> {
             state_version: self.state_version,
             encode: self.encode,
             decode: self.decode,
+            codecs: self.codecs.clone(),
             queue: self.queue.clone(),
             event_bytes: self.event_bytes.clone(),
             counters: self.counters.clone(),
@@ -84,6 +100,7 @@ impl<A: Snapshot> Snapshots<A> {
     pub(super) fn new(
         store: Arc<dyn SnapshotStore>,
         policy: SnapshotPolicy,
+        codecs: PayloadCodecs,
         counters: Arc<Counters>,
     ) -> Self {
         Self {
@@ -95,13 +112,8 @@ impl<A: Snapshot> Snapshots<A> {
                 encode_json(state, &mut out).map(|()| out)
             },
             decode: decode_json::<A>,
-            queue: Arc::new(Queue {
-                waiting: Mutex::new(Waiting {
-                    newest: BTreeMap::new(),
-                    is_running: false,
-                }),
-                ended: Notify::new(),
-            }),
+            codecs,
+            queue: Arc::default(),
             event_bytes: Arc::new(AtomicU64::new(EVENT_BYTES)),
             counters,
         }
@@ -109,6 +121,15 @@ impl<A: Snapshot> Snapshots<A> {
 }
 
 impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
+    /// With a table of its own: what waits there is written by the codecs of whoever put it there.
+    pub(super) fn with_codecs(self, codecs: PayloadCodecs) -> Self {
+        Self {
+            codecs,
+            queue: Arc::default(),
+            ..self
+        }
+    }
+
     /// How many of the newest commits to ask for together with the snapshot.
     pub(super) fn newest(&self, load: LoadPolicy) -> Option<NonZeroU32> {
         load.newest(self.policy, self.event_bytes.load(Relaxed))
@@ -141,13 +162,26 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
         if found.state_version != self.state_version {
             return None;
         }
-        match (self.decode)(&found.payload) {
-            Ok(state) => Some((found, state)),
-            Err(error) => {
-                tracing::warn!(%stream, error = &error as &dyn std::error::Error, "the snapshot cannot be decoded");
-                None
+        let unreadable = |error: CodecError| {
+            tracing::warn!(%stream, error = &error as &dyn std::error::Error, "the snapshot cannot be decoded");
+        };
+        let payload = match &found.codec {
+            None => found.payload.clone(),
+            Some(tags) => {
+                let context = PayloadContext::of_snapshot(&found);
+                let opened = self.codecs.open(&context, Some(tags), &found.payload).await;
+                match opened.map_err(unreadable).ok()? {
+                    Opened::Payload(payload) => payload,
+                    Opened::Shredded => {
+                        // Never to be read again, but it would stand in the way of every later one.
+                        self.discard(&found, "its key was deleted").await;
+                        return None;
+                    }
+                }
             }
-        }
+        };
+        let state = (self.decode)(&payload).map_err(unreadable).ok()?;
+        Some((found, state))
     }
 
     /// Deletes a snapshot that does not fit the history: since snapshots only move forward, it would stand in the way of
@@ -159,6 +193,12 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
         if let Err(error) = self.store.delete(stream).await {
             tracing::warn!(%stream, error = &error as &dyn std::error::Error, "the snapshot cannot be deleted");
         }
+    }
+
+    /// Deletes the snapshot that is stored, and the one that waits to be.
+    pub(super) async fn forget(&self, stream: &StreamId) -> Result<(), SnapshotStoreError> {
+        self.queue.lock().newest.remove(stream);
+        self.store.delete(stream).await
     }
 
     /// Takes a snapshot of this state if the policy says so, and notes in it that it did: the next one is due behind it,
@@ -255,9 +295,16 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
             loaded.version(),
             commit_id,
             self.state_version,
-            payload.into(),
+            Bytes::new(),
         );
-        Ok(self.store.save(&snapshot).await?)
+        let context = PayloadContext::of_snapshot(&snapshot);
+        let (payload, codec) = self.codecs.seal(&context, payload.into()).await?;
+        let sealed = StoredSnapshot {
+            payload,
+            codec,
+            ..snapshot
+        };
+        Ok(self.store.save(&sealed).await?)
     }
 
     /// Waits until nothing is left to write, also if the runtime that wrote has gone meanwhile.

@@ -96,7 +96,8 @@ impl Transaction {
             }
             Decided::Facts(facts) => {
                 let id = repository.inner.ids.commit_id();
-                self.all.commits.push(facts.append(id, &metadata)?);
+                let append = repository.seal(facts.append(id, &metadata)?).await?;
+                self.all.commits.push(append);
                 Ok(facts.events)
             }
         }
