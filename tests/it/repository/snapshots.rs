@@ -297,6 +297,35 @@ async fn the_queue_of_snapshots_is_bounded_and_what_it_has_no_room_for_is_taken_
 }
 
 #[tokio::test]
+async fn a_busy_stream_does_not_keep_the_snapshots_of_others_waiting() {
+    let gate = Gate::closed();
+    let accounts = accounts(&InMemoryEventStore::new())
+        .with_snapshots(gate.clone(), SnapshotPolicy::every(1))
+        .with_cache(10);
+    let deposit = async |id: &str| {
+        accounts
+            .execute(&id.into(), Deposit { amount: 1 })
+            .await
+            .unwrap();
+    };
+    deposit("a").await;
+    tokio::task::yield_now().await;
+    deposit("z").await;
+    for _ in 0..4 {
+        deposit("a").await;
+        gate.saves.add_permits(1);
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert_eq!(accounts.metrics().snapshots.written, 4);
+    let z = gate.inner.load(&stream("z")).await.unwrap();
+    assert!(z.is_some());
+    gate.open();
+    accounts.close().await;
+}
+
+#[tokio::test]
 async fn two_that_close_at_the_same_time_both_wait_for_every_snapshot() {
     let gate = Gate::closed();
     let accounts =
