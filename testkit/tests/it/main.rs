@@ -7,6 +7,8 @@
 
 mod broken_control_store;
 mod broken_event_store;
+mod broken_message_bus;
+mod broken_snapshot_store;
 mod contract;
 mod faults;
 mod matrix;
