@@ -31,8 +31,16 @@ impl<P> Suspect<P> {
         fresh: fn() -> P,
         rejected_by: &'static [&'static str],
     ) -> Self {
+        Self::named(std::any::type_name::<S>(), groups, fresh, rejected_by)
+    }
+    pub(crate) const fn named(
+        name: &'static str,
+        groups: &'static [&'static str],
+        fresh: fn() -> P,
+        rejected_by: &'static [&'static str],
+    ) -> Self {
         Self {
-            name: std::any::type_name::<S>(),
+            name,
             groups,
             fresh,
             rejected_by,

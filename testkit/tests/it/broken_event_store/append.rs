@@ -94,6 +94,7 @@ pub(super) fn suspects() -> Suspects {
         full::<CutsLongCommits>(&["more_events_than_the_maximum_are_invalid"]),
         full::<ExceedsItsLimit>(&["a_commit_over_the_limit_is_too_large"])
             .and_by(&["one_bad_commit_stores_none"]),
+        full::<ExceedsItsEventLimit>(&["an_event_over_the_limit_is_too_large"]),
         full::<RefusesBelowItsLimit>(&["a_commit_below_the_limit_is_taken"])
             .and_by(&["a_scan_of_large_commits_sees_everything"]),
         full::<ChecksThenActs>(&[
@@ -288,6 +289,17 @@ struct ExceedsItsLimit;
 impl Sabotage for ExceedsItsLimit {
     fn capabilities(&self, mut sound: Capabilities) -> Capabilities {
         sound.max_commit_bytes /= 4;
+        sound
+    }
+}
+
+/// Declares a limit of events and takes larger ones.
+#[derive(Debug, Default)]
+struct ExceedsItsEventLimit;
+#[async_trait]
+impl Sabotage for ExceedsItsEventLimit {
+    fn capabilities(&self, mut sound: Capabilities) -> Capabilities {
+        sound.max_event_bytes /= 4;
         sound
     }
 }
