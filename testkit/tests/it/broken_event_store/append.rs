@@ -43,6 +43,7 @@ pub(super) fn suspects() -> Suspects {
                 "clearing_an_unknown_or_cleared_key_does_nothing",
                 "many_keys_are_cleared_in_one_call",
                 "unpublished_commits_come_in_pages_by_stream",
+                "a_commit_below_the_limit_is_taken",
             ]),
         full::<CountsCommits>(&["versions_are_gapless_and_events_of_a_commit_are_neighbours"])
             .and_by(&[
@@ -64,6 +65,7 @@ pub(super) fn suspects() -> Suspects {
                 "a_checked_stream_at_its_head_lets_the_commits_through",
                 "clearing_touches_nothing_else",
                 "clearing_an_unknown_or_cleared_key_does_nothing",
+                "a_commit_below_the_limit_is_taken",
             ]),
         full::<SortsEvents>(&["events_of_a_commit_keep_their_order"]).and_by(&[
             "a_dropped_append_leaves_the_commit_whole_or_not_at_all",
@@ -75,6 +77,7 @@ pub(super) fn suspects() -> Suspects {
             "events_with_and_without_codec_share_a_commit",
             "metadata_comes_back_with_all_fields",
             "a_history_of_many_pages_is_read_to_the_tail",
+            "a_commit_below_the_limit_is_taken",
         ]),
         full::<NamesTooMuch>(&["a_conflict_never_names_more_than_the_real_tail"]),
         full::<ConflictsWithItself>(&[
@@ -92,11 +95,12 @@ pub(super) fn suspects() -> Suspects {
         full::<SearchesTheWholeStream>(&["a_commit_id_in_another_slot_is_a_conflict_not_a_repeat"]),
         full::<TakesNothing>(&["a_commit_without_events_is_invalid"]),
         full::<CutsLongCommits>(&["more_events_than_the_maximum_are_invalid"]),
-        full::<ExceedsItsLimit>(&["a_commit_over_the_limit_is_too_large"])
-            .and_by(&["one_bad_commit_stores_none"]),
+        full::<ExceedsItsLimit>(&["a_commit_over_the_limit_is_too_large"]).and_by(&[
+            "one_bad_commit_stores_none",
+            "an_event_over_the_limit_is_too_large",
+        ]),
         full::<ExceedsItsEventLimit>(&["an_event_over_the_limit_is_too_large"]),
-        full::<RefusesBelowItsLimit>(&["a_commit_below_the_limit_is_taken"])
-            .and_by(&["a_scan_of_large_commits_sees_everything"]),
+        full::<RefusesBelowItsLimit>(&["a_commit_below_the_limit_is_taken"]),
         full::<ChecksThenActs>(&[
             "of_several_writers_with_the_same_head_exactly_one_wins",
             "the_same_append_by_several_at_once_is_stored_once",
