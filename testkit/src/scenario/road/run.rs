@@ -75,6 +75,7 @@ impl Road {
             .with_group_prefix("road")
             .with_ids(self.ids.clone())
             .with_upcasters(self.upcasters.clone())
+            .with_payload_codecs(self.codecs.clone())
             .with_event_store(self.store.clone());
         let running = self
             .processors

@@ -2,13 +2,13 @@
 use super::{
     failure,
     handlers::{
-        Account, AccountEvent, AccountId, Balances, Deposit, Row, Rows, Withdraw, Withdrawn,
-        deposited, row,
+        Account, AccountEvent, AccountId, Balances, Deposit, Reversed, Row, Rows, Withdraw,
+        Withdrawn, deposited, row,
     },
 };
 use foldstream::{
-    Aggregate, Context, Decide, Decision, DomainEvent, Metadata, Repository, Timestamp, Upcasters,
-    event_set, id,
+    Aggregate, Context, Decide, Decision, DomainEvent, Metadata, PayloadCodecs, Repository,
+    Timestamp, Upcasters, event_set, id,
     ports::MessageBus,
     runner::{
         ErrorClass, EventContext, HandlerError, HandlerResult, Listener, ProcessorPolicy,
@@ -435,6 +435,26 @@ fn older_payloads_are_lifted_all_along_the_road() {
     .execute::<Account>("ann", Withdraw(3))
     .run()
     .then(async || balances.rows(), rows([("ann", row(4, 2))]));
+}
+
+#[test]
+fn sealed_payloads_go_all_along_the_road_and_shredded_ones_are_passed_over() {
+    let (balances, reversed) = (Balances::default(), Arc::new(Reversed::default()));
+    let codecs = PayloadCodecs::new().with_writer(reversed.clone());
+    let road = Road::new()
+        .with_payload_codecs(codecs)
+        .projector(balances.clone())
+        .execute::<Account>("ann", Deposit(7))
+        .execute::<Account>("ann", Withdraw(3))
+        .run()
+        .then(async || balances.rows(), rows([("ann", row(4, 2))]));
+    reversed.0.lock().unwrap().push("bob".into());
+    road.execute::<Account>("bob", Deposit(1))
+        .run()
+        .then_report("balances", |report| {
+            assert_eq!((report.handled, report.shredded), (0, 1))
+        })
+        .then_events::<Account>("bob", []);
 }
 
 event_set!(
