@@ -35,10 +35,11 @@ pub use payload::{
 };
 pub use repository::{
     AppendError, AsOf, ExecuteError, ExecuteResult, Executed, ForgetError, Historical, LoadError,
-    Loaded, Rejection, Repository, Settled, Transaction,
+    LoadMetrics, Loaded, Rejection, Repository, RepositoryMetrics, Settled, SnapshotMetrics,
+    Transaction,
 };
 pub use resilience::{Backoff, ConflictRetry, RetryPolicy};
-pub use snapshot::SnapshotPolicy;
+pub use snapshot::{LoadPolicy, SinceSnapshot, SnapshotPolicy};
 pub use stream::{
     ExpectedVersion, InvalidStreamId, StreamHead, StreamId, Version, VersionConflict,
 };

@@ -5,6 +5,7 @@ use crate::{
     ports::{Append, AppendOutcome, Commit},
 };
 use futures::{Stream, StreamExt};
+use std::time::Duration;
 
 /// What became of a command `C` on an aggregate `A`.
 pub type ExecuteResult<A, C> = Result<Executed<A>, ExecuteError<<A as Decide<C>>::Error>>;
@@ -206,7 +207,7 @@ impl<A: Aggregate> Repository<A> {
     /// Hands a state that was just stored to the snapshot writer.
     pub(super) fn stored(&self, mut loaded: Loaded<A>) -> Loaded<A> {
         if let Some(snapshots) = &self.inner.snapshots {
-            snapshots.offer(&mut loaded, std::time::Duration::ZERO);
+            snapshots.offer(&mut loaded, Duration::ZERO, || self.inner.clock.now());
         }
         loaded
     }

@@ -4,6 +4,11 @@ mod scenario;
 mod memory;
 mod clock;
 pub mod contract;
+pub mod faults;
+#[cfg(feature = "proptest")]
+pub mod laws;
+#[cfg(feature = "domains")]
+pub mod domains;
 #[cfg(feature = "mocks")]
 pub mod mocks;
 #[cfg(feature = "containers")]
