@@ -6,7 +6,10 @@ use super::{
     failure::chain,
     feed::{TOPIC, block_on, failed, runtime},
 };
-use crate::{InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, ManualClock, SeededIds};
+use crate::{
+    InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, ManualClock, SeededIds,
+    faults::Faults,
+};
 use foldstream::{
     Aggregate, Decide, DomainEvent, ExecuteError, Executed, ExpectedVersion, Metadata,
     PayloadCodecs, Repository, Timestamp, Upcasters,
@@ -144,6 +147,7 @@ pub struct Road {
     ids: Arc<SeededIds>,
     upcasters: Upcasters,
     codecs: PayloadCodecs,
+    faults: Option<Faults>,
     metadata: Metadata,
     processors: Vec<Entry>,
     /// Whether the processors have started.
@@ -214,6 +218,7 @@ impl Road {
             ids: SeededIds::new(1),
             upcasters: Upcasters::new(),
             codecs: PayloadCodecs::new(),
+            faults: None,
             metadata: Metadata::new(),
             processors: Vec::new(),
             is_open: false,
@@ -237,6 +242,15 @@ impl Road {
     #[must_use]
     pub fn with_upcasters(mut self, upcasters: Upcasters) -> Self {
         self.upcasters = upcasters;
+        self
+    }
+
+    /// Lets things go wrong in publisher and runner, from the first command or run on. A process that is killed is started
+    /// anew, and what fails is tried again, until the road comes to rest. Commands, repositories and what is looked at
+    /// afterwards are spared.
+    #[must_use]
+    pub fn with_faults(mut self, faults: &Faults) -> Self {
+        self.faults = Some(faults.clone());
         self
     }
 

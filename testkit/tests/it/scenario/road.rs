@@ -15,7 +15,10 @@ use foldstream::{
         RunnerError, Start,
     },
 };
-use foldstream_testkit::Road;
+use foldstream_testkit::{
+    Road,
+    faults::{Fault, Faults, Op, seeds},
+};
 use std::{
     convert::Infallible,
     sync::{Arc, Mutex},
@@ -455,6 +458,60 @@ fn sealed_payloads_go_all_along_the_road_and_shredded_ones_are_passed_over() {
             assert_eq!((report.handled, report.shredded), (0, 1))
         })
         .then_events::<Account>("bob", []);
+}
+
+#[test]
+fn a_road_comes_to_rest_and_ends_the_same_whatever_goes_wrong_on_it() {
+    let mut killed = 0;
+    for seed in seeds(0..40) {
+        let faults = Faults::seeded(seed)
+            .with(Fault::Unavailable.anywhere().one_in(15))
+            .with(Fault::LoseReply.anywhere().one_in(15))
+            .with(Fault::Duplicate.on(Op::Publish).one_in(5))
+            .with(Fault::Lag(3).on(Op::Append).one_in(3))
+            .with(Fault::LoseSession.on(Op::Next).one_in(20))
+            .with(Fault::CrashBefore.on(Op::WRITES).one_in(40))
+            .with(Fault::CrashAfter.on(Op::WRITES).one_in(40));
+        let (road, balances) = bank();
+        let mut road = road.with_faults(&faults);
+        for n in 0..5 {
+            let id = format!("a-{n}");
+            road = road
+                .execute::<Account>(&id, Deposit(10))
+                .execute::<Account>(&id, Withdraw(1));
+        }
+        let all = (0..5).map(|n| (format!("a-{n}"), row(9, 2)));
+        let _ = road
+            .run()
+            .then(async || balances.rows(), all.collect::<Rows>());
+        let log = faults.log();
+        killed += log
+            .iter()
+            .filter(|injected| injected.to_string().contains("Crash"))
+            .count();
+    }
+    assert!(
+        killed > 20 || std::env::var("FOLDSTREAM_SEED").is_ok(),
+        "{killed}"
+    );
+}
+
+#[test]
+fn a_road_on_which_nothing_gets_through_fails() {
+    let text = failure(|| {
+        let faults = Faults::script([Fault::Unavailable.on(Op::Publish)]);
+        let _ = bank()
+            .0
+            .with_faults(&faults)
+            .execute::<Account>("ann", Deposit(1))
+            .run();
+    });
+    assert!(
+        text.starts_with(
+            "the road does not come to rest: after 200 rounds account#ann cannot be published"
+        ),
+        "{text}"
+    );
 }
 
 event_set!(
