@@ -91,7 +91,7 @@ async fn sealed_payloads_and_snapshots_are_stored_loaded_and_gone_with_their_key
     let people = Repository::<Person>::new(Arc::new(stores.event_store()))
         .with_snapshots(
             snapshots.clone(),
-            SnapshotPolicy::LoadSlowerThan(std::time::Duration::ZERO),
+            SnapshotPolicy::load_slower_than(std::time::Duration::ZERO),
         )
         .with_payload_codecs(PayloadCodecs::new().with_writer(vault.clone()));
     let (ann, name) = (PersonId::from("ann"), "Ann".to_owned());
