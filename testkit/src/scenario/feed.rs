@@ -40,8 +40,16 @@ pub(super) fn runtime(is_paused: bool) -> Runtime {
     }
 }
 
-/// Runs a future on the scenario's runtime. Jitter is drawn anew from one seed, so that a run can be repeated.
+/// Runs a future on the scenario's runtime. Jitter is drawn from one seed, so that a run can be repeated; what the thread
+/// draws afterwards goes on as if nothing had been.
 pub(super) fn block_on<T>(runtime: &Runtime, future: impl Future<Output = T>) -> T {
+    struct Restore(u64);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            fastrand::seed(self.0);
+        }
+    }
+    let _restore = Restore(fastrand::get_seed());
     fastrand::seed(0);
     runtime.block_on(future)
 }
@@ -362,6 +370,18 @@ pub(super) fn failed(error: &RunnerError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_run_is_repeatable_and_leaves_the_threads_randomness_alone() {
+        let runtime = runtime(true);
+        let draw = || block_on(&runtime, async { fastrand::u64(..) });
+        fastrand::seed(7);
+        let (first, second) = (draw(), draw());
+        assert_eq!(first, second);
+        let after = fastrand::u64(..);
+        fastrand::seed(7);
+        assert_eq!(after, fastrand::u64(..));
+    }
 
     #[test]
     fn a_stream_is_named_by_its_id_unless_two_have_it() {

@@ -455,7 +455,7 @@ fn sealed_payloads_go_all_along_the_road_and_shredded_ones_are_passed_over() {
     road.execute::<Account>("bob", Deposit(1))
         .run()
         .then_report("balances", |report| {
-            assert_eq!((report.handled, report.shredded), (0, 1))
+            assert_eq!((report.handled, report.shredded), (0, 1));
         })
         .then_events::<Account>("bob", []);
 }
