@@ -6,6 +6,7 @@
 mod support;
 mod contract;
 mod stored_form;
+mod payload;
 mod append;
 mod atomic;
 mod read;
