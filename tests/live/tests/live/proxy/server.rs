@@ -95,8 +95,10 @@ struct Run {
 pub(super) struct Seen {
     /// The first request was carried out, and its answer was lost.
     pub(super) applied_and_lost: bool,
-    /// A later request met a fault, or was slow.
-    pub(super) disturbed: bool,
+    /// A later request met a fault.
+    pub(super) met_more: bool,
+    /// A later request took long, as on a busy machine.
+    pub(super) is_slow: bool,
 }
 
 /// The proxy, serving until the runtime of the test ends.
@@ -186,7 +188,7 @@ impl Proxy {
             let run = runs.entry(seed).or_default();
             let (fate, nth) = (Fate::of(seed, run.append, run.requests), run.requests);
             run.requests += 1;
-            run.seen.disturbed |= nth > 0 && fate != Fate::Pass;
+            run.seen.met_more |= nth > 0 && fate != Fate::Pass;
             let is_write = position(&body, run.commit.as_bytes()).is_some();
             (fate, run.append, nth, is_write, run.tasks.clone())
         };
@@ -211,7 +213,7 @@ impl Proxy {
             let mut runs = proxy.runs();
             // A request that was held may belong to an append before.
             if let Some(run) = runs.get_mut(&seed).filter(|run| run.append == append) {
-                run.seen.disturbed |= nth > 0 && started.elapsed() > ATTEMPT_TIMEOUT / 4;
+                run.seen.is_slow |= nth > 0 && started.elapsed() > ATTEMPT_TIMEOUT / 4;
                 run.seen.applied_and_lost |= nth == 0
                     && is_write
                     && fate.loses_the_answer()
