@@ -260,7 +260,7 @@ fn position(text: &[u8], part: &[u8]) -> Option<usize> {
     text.windows(part.len()).position(|w| w == part)
 }
 
-fn json(status: u16, body: serde_json::Value) -> Response<Full<Bytes>> {
+fn json(status: u16, body: &serde_json::Value) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(body.to_string())));
     *response.status_mut() = StatusCode::from_u16(status).unwrap();
     response
@@ -269,13 +269,13 @@ fn error(status: u16, code: &str) -> Response<Full<Bytes>> {
     let kind = format!("com.amazonaws.dynamodb.v20120810#{code}");
     json(
         status,
-        serde_json::json!({ "__type": kind, "message": "by the proxy" }),
+        &serde_json::json!({ "__type": kind, "message": "by the proxy" }),
     )
 }
 fn cancelled() -> Response<Full<Bytes>> {
     json(
         400,
-        serde_json::json!({
+        &serde_json::json!({
             "__type": "com.amazonaws.dynamodb.v20120810#TransactionCanceledException",
             "Message": "by the proxy",
             "CancellationReasons": [{ "Code": "TransactionConflict", "Message": "by the proxy" }],
