@@ -35,3 +35,6 @@ pub mod golden_files {
 pub mod compared {
     #![doc = include_str!("../docs/compared.md")]
 }
+pub mod evolving {
+    #![doc = include_str!("../docs/evolving.md")]
+}

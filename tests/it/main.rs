@@ -7,6 +7,7 @@
 mod payload;
 mod publisher;
 mod repository;
+mod restore;
 mod runner;
 mod support;
 mod wire;

@@ -16,3 +16,4 @@ mod matrix;
 mod memory_bus;
 mod memory_stores;
 mod scenario;
+mod schema;

@@ -14,3 +14,5 @@ mod split;
 mod control_store;
 mod errors;
 mod tables;
+mod replication;
+mod after_restore;
