@@ -15,6 +15,10 @@ pub mod listeners {
 pub mod roads {
     #![doc = include_str!("../docs/roads.md")]
 }
+#[cfg(feature = "proptest")]
+pub mod laws {
+    #![doc = include_str!("../docs/laws.md")]
+}
 pub mod faults {
     #![doc = include_str!("../docs/faults.md")]
 }

@@ -31,7 +31,9 @@
 //! | **Snapshots** | `snapshots::..`, one test a rule |
 mod cache;
 mod execute;
+mod chaos;
 mod load;
+mod misbehaving;
 mod once;
 mod rules;
 mod several;
@@ -39,8 +41,7 @@ mod snapshots;
 mod stepped;
 
 use crate::support::{
-    Account, AccountCommand::*, AccountEvent, AccountId, InsufficientFunds, Misbehaving, Mischief,
-    no_answer, stream,
+    Account, AccountCommand::*, AccountEvent, AccountId, InsufficientFunds, no_answer, stream,
 };
 use async_trait::async_trait;
 use foldstream::{
@@ -52,8 +53,11 @@ use foldstream::{
         StoredSnapshot,
     },
 };
-use foldstream_testkit::{InMemoryEventStore, InMemorySnapshotStore, ManualClock};
-use futures::TryStreamExt;
+use foldstream_testkit::{
+    InMemoryEventStore, InMemorySnapshotStore, ManualClock,
+    faults::{Fault, Faults, Op},
+};
+use futures::{FutureExt, TryStreamExt};
 use std::{
     sync::{
         Arc,
@@ -68,15 +72,17 @@ pub(super) fn ann() -> AccountId {
 pub(super) fn accounts(store: &Arc<InMemoryEventStore>) -> Repository<Account> {
     Repository::new(store.clone())
 }
-pub(super) fn misbehaving(
-    mischief: impl Mischief,
-) -> (Arc<InMemoryEventStore>, Repository<Account>) {
+/// A repository over a store through these faults, and the store below them.
+pub(super) fn faulty(faults: &Faults) -> (Arc<InMemoryEventStore>, Repository<Account>) {
     let inner = InMemoryEventStore::new();
-    let store = Misbehaving {
-        inner: inner.clone(),
-        mischief,
-    };
-    (inner, Repository::new(Arc::new(store)))
+    let store = faults.event_store(inner.clone());
+    (inner, Repository::new(store))
+}
+/// Lets somebody else store a commit just before an append arrives.
+pub(super) fn store_at_once(store: &InMemoryEventStore, append: &Append) {
+    let stored = tokio::task::unconstrained(store.append(append)).now_or_never();
+    let outcome = stored.expect("memory answers at once").unwrap();
+    assert!(matches!(outcome, AppendOutcome::Appended(_)), "{outcome:?}");
 }
 pub(super) async fn commits(store: &Arc<InMemoryEventStore>) -> Vec<Commit> {
     let all = ReadFrom::After(StreamHead::empty(stream("ann")));

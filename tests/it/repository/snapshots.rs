@@ -183,21 +183,12 @@ async fn a_snapshot_is_taken_when_the_last_one_is_old_and_something_is_new() {
     }
 }
 
-/// Every read takes a while.
-#[derive(Debug)]
-struct SlowReads;
-#[async_trait]
-impl Mischief for SlowReads {
-    async fn before_read(&self) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_snapshot_is_taken_when_a_load_was_slow() {
     for (limit, written) in [(4, 1), (5, 0)] {
         let snapshots = InMemorySnapshotStore::new();
-        let (store, accounts) = misbehaving(SlowReads);
+        let slow = Fault::Delay(Duration::from_millis(5)).on(Op::Read);
+        let (store, accounts) = faulty(&Faults::script([slow]));
         let policy = SnapshotPolicy::load_slower_than(Duration::from_millis(limit));
         let accounts = accounts.with_snapshots(snapshots.clone(), policy);
         super::accounts(&store)
