@@ -1,5 +1,8 @@
 //! Deciding and appending: time, ids, conflicts and what is forgotten.
-use super::*;
+use super::{
+    misbehaving::{Mischief, misbehaving},
+    *,
+};
 use crate::support::stream;
 use foldstream::{
     Aggregate, Context, Decide, Decision, DomainEvent, IdSource,

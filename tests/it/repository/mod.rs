@@ -33,6 +33,7 @@ mod cache;
 mod execute;
 mod chaos;
 mod load;
+mod misbehaving;
 mod once;
 mod rules;
 mod several;

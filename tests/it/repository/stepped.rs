@@ -1,6 +1,8 @@
 //! Stores whose every call is a step: something can happen before it, and a future can be dropped there.
-use super::*;
-use crate::support::Misbehaving;
+use super::{
+    misbehaving::{Misbehaving, Mischief, misbehaving},
+    *,
+};
 use foldstream::{
     StreamId,
     ports::{
