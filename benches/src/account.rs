@@ -1,5 +1,5 @@
 //! The same account twice: for foldstream, and for cqrs-es. An event is about 95 bytes of JSON.
-use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent, id};
+use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent, Snapshot, id};
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 
@@ -29,7 +29,7 @@ pub(crate) enum AccountEvent {
     Deposited(Deposit),
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Account {
     pub(crate) balance: u64,
 }
@@ -47,6 +47,10 @@ impl Decide<Deposit> for Account {
     fn decide(&self, command: &Deposit, _: &Context) -> Decision<Self, Infallible> {
         Ok(vec![AccountEvent::Deposited(command.clone())])
     }
+}
+
+impl Snapshot for Account {
+    const STATE_VERSION: u32 = 1;
 }
 
 /// The account of the other library.

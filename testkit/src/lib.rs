@@ -4,6 +4,8 @@ mod scenario;
 mod memory;
 mod clock;
 pub mod contract;
+pub mod schema;
+pub mod faults;
 #[cfg(feature = "proptest")]
 pub mod laws;
 #[cfg(feature = "domains")]
@@ -12,9 +14,12 @@ pub mod domains;
 pub mod mocks;
 #[cfg(feature = "containers")]
 pub mod containers;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 
 pub use clock::{ManualClock, SeededIds};
 pub use memory::{
     InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, InMemorySnapshotStore,
 };
-pub use scenario::{Outcome, Scenario};
+pub use scenario::{CommandFor, ListenerScenario, Outcome, ProjectorScenario, Road, Scenario};
+pub use schema::Schema;

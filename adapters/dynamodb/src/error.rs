@@ -1,4 +1,6 @@
 //! The one place where the SDK's errors become the ports'.
+mod cancelled;
+
 use crate::ConfigError;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_dynamodb::{
@@ -76,6 +78,18 @@ pub enum DynamoDbError {
         table: String,
         /// What is wrong and what to do.
         reason: String,
+    },
+    /// Another region may write to the table, and conditions hold in each region only.
+    #[error(
+        "table {table} has asynchronous replicas in {}: of two regions that write the same stream the later one silently \
+         wins. Let only this region write and set DYNAMODB_REPLICATION=single-writing-region \
+         (Replication::SingleWritingRegion), or make it a global table with multi-region strong consistency", regions.join(", ")
+    )]
+    AsynchronousReplicas {
+        /// Which.
+        table: String,
+        /// Where its replicas are.
+        regions: Vec<String>,
     },
     /// A table did not become active in time; it may still do so.
     #[error("table {table} is still {status} after {waited:?}: run create_tables again")]
@@ -329,6 +343,8 @@ impl Answer<'_> {
             "TransactionConflictException"
             | "TransactionInProgressException"
             | "ReplicatedWriteConflictException"
+            // Every attempt has a token of its own, so the next one is not in the way of this one.
+            | "IdempotentParameterMismatchException"
             | "ResourceInUseException" => (Class::Unavailable, false),
             _ => match self.status {
                 429 => (Class::Throttled(self.retry_after), false),
@@ -378,9 +394,11 @@ impl Answer<'_> {
                 RefusedKind::Unsupported,
                 "this server does not have the operation: leave the option unset",
             ),
-            "ValidationException"
-            | "SerializationException"
-            | "ItemCollectionSizeLimitExceededException" => (
+            "ItemCollectionSizeLimitExceededException" => (
+                RefusedKind::Incompatible,
+                "a local secondary index limits each stream to 10 GB: make the table without one",
+            ),
+            "ValidationException" | "SerializationException" => (
                 RefusedKind::Validation,
                 "DynamoDB calls the request malformed",
             ),

@@ -48,23 +48,29 @@
 //!
 //! Then `cargo test` shows `event_store::stale_head_is_a_conflict` and so on. [`snapshot_store_contract!`] is used
 //! likewise; [`message_bus_contract!`] asks for a [`BusFixture`](message_bus::BusFixture), which also makes topics.
+//! [`payload_codec_contract!`] is for the authors of a [`PayloadCodec`](foldstream::PayloadCodec).
 //!
 //! # What an adapter declares
 //! Rules that only hold for some adapters are in groups, declared by `with`. A group that is not declared generates no
 //! test, so nothing passes without having run; for [`event_store_contract!`] a case checks that the declared groups are
 //! what [`capabilities`](foldstream::ports::EventStore::capabilities) says.
 //!
+//! Each macro also makes a test `report`, which prints what is declared and which cases are absent therefore:
+//! `cargo test report -- --nocapture`.
+//!
 //! # What the suites cannot see
 //! They drive a port from outside, on a backend that works. How an adapter settles lost answers, mends holes that a
 //! backend shows it, or maps the backend's errors is for its own tests.
 //!
 //! # All cases as values
-//! `cases()` of each port's module lists the same cases as values, for wrappers and for tests of the suites themselves:
-//! of the event store's and the control store's each case is shown to reject a store that breaks its rule.
+//! `cases()` of each port's module lists the same cases as values, for wrappers and for tests of the suites themselves.
+//! For each case there is an adapter that breaks its rule and that it rejects, and each of these broken adapters fails
+//! exactly the cases that are listed for it.
 //!
 //! [`event_store_contract!`]: crate::event_store_contract
 //! [`snapshot_store_contract!`]: crate::snapshot_store_contract
 //! [`message_bus_contract!`]: crate::message_bus_contract
+//! [`payload_codec_contract!`]: crate::payload_codec_contract
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -74,8 +80,9 @@
 pub mod control_store;
 pub mod event_store;
 pub mod message_bus;
+pub mod payload_codec;
 mod run;
 pub mod snapshot_store;
 mod support;
 
-pub use run::{Case, LIMIT, run};
+pub use run::{Case, LIMIT, Report, run};

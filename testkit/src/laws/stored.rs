@@ -241,7 +241,7 @@ impl<'a, A: Aggregate + PartialEq + Debug> Run<'a, A> {
             if let Err(error) = snapshots.save(&snapshot).await {
                 return broken(vec![chain(&error)]);
             }
-            let repository = (kit.with)(self.repository(), snapshots, SnapshotPolicy::Never);
+            let repository = (kit.with)(self.repository(), snapshots, SnapshotPolicy::never());
             let loaded = match repository.load(&self.id).await {
                 Ok(loaded) => loaded,
                 Err(error) => return broken(vec![chain(&error)]),

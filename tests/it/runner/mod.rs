@@ -2,10 +2,10 @@
 mod crash;
 mod delivery;
 mod failure;
-mod faults;
 mod fleet;
 mod flush;
 mod group;
 mod harness;
+mod payload;
 mod shutdown;
 mod start;

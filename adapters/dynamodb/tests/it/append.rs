@@ -1,10 +1,8 @@
 //! Append: which requests it makes, and how lost answers are settled.
-use crate::support::{Fate, Server, append_of, chain, event, get_raw, read_all, stream};
+use crate::support::{Fate, Server, append_of, chain, event, read_all, stream};
 use foldstream::{
     StreamHead,
-    ports::{
-        Append, AppendAll, AppendOutcome, Commit, EventStore as _, EventStoreError, RefusedKind,
-    },
+    ports::{Append, AppendAll, AppendOutcome, Commit, EventStore as _, EventStoreError},
 };
 
 fn appended(append: &Append) -> AppendOutcome {
@@ -49,6 +47,31 @@ async fn a_conflict_and_a_repeat_cost_no_read() {
     };
     assert_eq!(conflict.actual, Some(append.head_after().version()));
     assert_eq!(wire.operations(), ["PutItem"; 3]);
+}
+
+/// An emulator that does not say what stands in the slot.
+#[tokio::test]
+async fn a_refusal_without_the_old_item_is_settled_by_reading_the_slot() {
+    let server = Server::start();
+    let (stores, wire) = server
+        .stores_over(|call| match call.operation.as_str() {
+            "PutItem" => Fate::error(400, "ConditionalCheckFailedException", "no"),
+            _ => Fate::Pass,
+        })
+        .await;
+    let (store, stored) = (stores.event_store(), first());
+    let others = server.stores().await.event_store();
+    let _ = others.append(&stored).await.unwrap();
+    assert_eq!(store.append(&stored).await.unwrap(), repeated(&stored));
+    let stale = append_of(&stored.head, 1);
+    let AppendOutcome::Conflict(conflict) = store.append(&stale).await.unwrap() else {
+        panic!("a stale head was taken")
+    };
+    assert_eq!(conflict.actual, Some(stored.head_after().version()));
+    assert_eq!(
+        wire.operations(),
+        ["PutItem", "GetItem", "PutItem", "GetItem"]
+    );
 }
 
 #[tokio::test]
@@ -285,61 +308,4 @@ async fn an_unreachable_server_certainly_applied_nothing_and_is_named() {
         .unwrap_err();
     assert!(error.is_transient(), "{error:?}");
     assert!(chain(&error).contains(&endpoint), "{}", chain(&error));
-}
-
-#[tokio::test]
-async fn a_commit_over_the_limit_is_too_large_before_any_call() {
-    let server = Server::start();
-    let (stores, wire) = server.stores_over(|_| Fate::Pass).await;
-    let store = stores.event_store();
-    let limit = store.capabilities().max_commit_bytes;
-    assert_eq!(limit, 390 * 1024);
-    let head = StreamHead::empty(stream());
-    let commit = |bytes: usize| {
-        let events = vec![event(format!("\"{}\"", "x".repeat(bytes - 2)))];
-        Append::after(
-            head.clone(),
-            foldstream::CommitId::random(),
-            head.recorded_at(),
-            events,
-        )
-    };
-    let EventStoreError::TooLarge { bytes, .. } = store.append(&commit(limit)).await.unwrap_err()
-    else {
-        panic!("over the limit")
-    };
-    assert_eq!(wire.operations(), [""; 0]);
-    let largest = commit(2 * limit - bytes);
-    assert_eq!(store.append(&largest).await.unwrap(), appended(&largest));
-    // On the same stream: the digits of another one's shards may be fewer.
-    let one_more = commit(2 * limit - bytes + 1);
-    let error = store.append(&one_more).await.unwrap_err();
-    assert!(
-        matches!(error, EventStoreError::TooLarge { bytes, .. } if bytes == limit + 1),
-        "{error}"
-    );
-}
-
-#[tokio::test]
-async fn a_transaction_is_unsupported_before_any_call() {
-    let server = Server::start();
-    let (stores, wire) = server.stores_over(|_| Fate::Pass).await;
-    let store = stores.event_store();
-    let (one, two) = (first(), first());
-    let checked = AppendAll::new(vec![one.clone()]).with_unchanged(vec![two.head.clone()]);
-    for all in [AppendAll::new(vec![one.clone(), two]), checked] {
-        let error = store.append_all(&all).await.unwrap_err();
-        assert!(
-            matches!(
-                error,
-                EventStoreError::Refused {
-                    kind: RefusedKind::Unsupported,
-                    ..
-                }
-            ),
-            "{error:?}"
-        );
-    }
-    assert_eq!(wire.operations(), [""; 0]);
-    assert_eq!(get_raw(stores.client(), one.head.stream(), 1).await, None);
 }

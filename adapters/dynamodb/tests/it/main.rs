@@ -6,8 +6,13 @@
 mod support;
 mod contract;
 mod stored_form;
+mod payload;
 mod append;
+mod atomic;
 mod read;
+mod split;
 mod control_store;
 mod errors;
 mod tables;
+mod replication;
+mod after_restore;

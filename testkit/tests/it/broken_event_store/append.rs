@@ -15,28 +15,98 @@ pub(super) fn suspects() -> Suspects {
             "stale_head_is_a_conflict",
             "an_empty_head_on_an_existing_stream_is_a_conflict",
             "a_commit_id_in_another_slot_is_a_conflict_not_a_repeat",
+        ])
+        .and_by(&[
+            "a_conflict_never_names_more_than_the_real_tail",
+            "of_several_writers_with_the_same_head_exactly_one_wins",
         ]),
-        full::<AnswersTheOldHead>(&["a_commit_at_the_tail_is_stored_and_answers_the_new_head"]),
-        full::<CountsCommits>(&["versions_are_gapless_and_events_of_a_commit_are_neighbours"]),
-        full::<SortsEvents>(&["events_of_a_commit_keep_their_order"]),
+        full::<AnswersTheOldHead>(&["a_commit_at_the_tail_is_stored_and_answers_the_new_head"])
+            .and_by(&[
+                "stale_head_is_a_conflict",
+                "the_same_append_again_is_stored_once_and_answers_the_stored_commit",
+                "a_repeat_is_recognised_behind_later_commits",
+                "a_commit_id_in_another_slot_is_a_conflict_not_a_repeat",
+                "times_come_back_to_the_microsecond",
+                "every_acknowledged_commit_is_seen_by_every_later_read",
+                "a_history_of_many_commits_is_read_to_the_tail",
+                "streams_whose_ids_are_prefixes_are_not_mixed_up",
+                "a_scan_sees_everything_stored_before_it_began",
+                "a_scan_of_large_commits_sees_everything",
+                "each_commit_is_in_exactly_one_segment",
+                "a_page_has_at_most_max_items_and_streams_in_version_order",
+                "a_scan_goes_on_from_a_stored_cursor",
+                "a_scan_of_tails_returns_where_streams_end",
+                "a_cursor_of_another_scan_is_invalid",
+                "streams_come_to_list_every_stream_of_the_type",
+                "a_checked_stream_at_its_head_lets_the_commits_through",
+                "the_same_atomic_append_again_is_a_repeat",
+                "clearing_an_unknown_or_cleared_key_does_nothing",
+                "many_keys_are_cleared_in_one_call",
+                "unpublished_commits_come_in_pages_by_stream",
+                "a_commit_below_the_limit_is_taken",
+            ]),
+        full::<CountsCommits>(&["versions_are_gapless_and_events_of_a_commit_are_neighbours"])
+            .and_by(&[
+                "a_commit_at_the_tail_is_stored_and_answers_the_new_head",
+                "a_conflict_never_names_more_than_the_real_tail",
+                "the_same_append_again_is_stored_once_and_answers_the_stored_commit",
+                "a_repeat_is_recognised_behind_later_commits",
+                "the_same_append_by_several_at_once_is_stored_once",
+                "a_read_during_appends_is_contiguous_and_never_too_short",
+                "an_atomic_append_of_one_commit_behaves_as_append",
+                "every_acknowledged_commit_is_seen_by_every_later_read",
+                "a_history_of_many_pages_is_read_to_the_tail",
+                "after_reads_from_the_commit_behind_the_head",
+                "event_reads_from_the_commit_that_holds_the_version",
+                "newest_reads_backwards_from_the_tail",
+                "newest_at_or_below_reads_backwards_from_a_commit_end",
+                "a_limit_counts_commits",
+                "streams_whose_ids_are_prefixes_are_not_mixed_up",
+                "a_checked_stream_at_its_head_lets_the_commits_through",
+                "clearing_touches_nothing_else",
+                "clearing_an_unknown_or_cleared_key_does_nothing",
+                "a_commit_below_the_limit_is_taken",
+            ]),
+        full::<SortsEvents>(&["events_of_a_commit_keep_their_order"]).and_by(&[
+            "a_dropped_append_leaves_the_commit_whole_or_not_at_all",
+            "json_payloads_come_back_byte_for_byte",
+            "numbers_in_json_payloads_keep_their_text",
+            "white_space_around_a_json_payload_comes_back",
+            "deeply_nested_json_comes_back",
+            "unicode_payloads_come_back",
+            "events_with_and_without_codec_share_a_commit",
+            "metadata_comes_back_with_all_fields",
+            "a_history_of_many_pages_is_read_to_the_tail",
+            "a_commit_below_the_limit_is_taken",
+        ]),
         full::<NamesTooMuch>(&["a_conflict_never_names_more_than_the_real_tail"]),
         full::<ConflictsWithItself>(&[
             "the_same_append_again_is_stored_once_and_answers_the_stored_commit",
             "a_repeat_is_recognised_behind_later_commits",
             "the_same_append_by_several_at_once_is_stored_once",
+        ])
+        .and_by(&[
+            "a_repeat_answers_the_stored_events_not_the_requested_ones",
+            "a_dropped_append_leaves_the_commit_whole_or_not_at_all",
+            "an_atomic_append_of_one_commit_behaves_as_append",
         ]),
         full::<RepeatsOnlyAtTheTail>(&["a_repeat_is_recognised_behind_later_commits"]),
         full::<RepeatsTheRequest>(&["a_repeat_answers_the_stored_events_not_the_requested_ones"]),
         full::<SearchesTheWholeStream>(&["a_commit_id_in_another_slot_is_a_conflict_not_a_repeat"]),
         full::<TakesNothing>(&["a_commit_without_events_is_invalid"]),
         full::<CutsLongCommits>(&["more_events_than_the_maximum_are_invalid"]),
-        full::<ExceedsItsLimit>(&["a_commit_over_the_limit_is_too_large"]),
+        full::<ExceedsItsLimit>(&["a_commit_over_the_limit_is_too_large"]).and_by(&[
+            "one_bad_commit_stores_none",
+            "an_event_over_the_limit_is_too_large",
+        ]),
+        full::<ExceedsItsEventLimit>(&["an_event_over_the_limit_is_too_large"]),
         full::<RefusesBelowItsLimit>(&["a_commit_below_the_limit_is_taken"]),
         full::<ChecksThenActs>(&[
             "of_several_writers_with_the_same_head_exactly_one_wins",
             "the_same_append_by_several_at_once_is_stored_once",
         ]),
-        full::<AcknowledgesLosers>(&["writers_that_retry_on_conflict_lose_nothing"]),
+        full::<AcknowledgesLosers>(&["writers_that_retry_on_conflict_lose_nothing"])
+            .and_by(&["of_several_writers_with_the_same_head_exactly_one_wins"]),
         full::<ShowsTornCommits>(&[
             "a_commit_is_visible_whole_or_not_at_all",
             "a_dropped_append_leaves_the_commit_whole_or_not_at_all",
@@ -223,6 +293,17 @@ struct ExceedsItsLimit;
 impl Sabotage for ExceedsItsLimit {
     fn capabilities(&self, mut sound: Capabilities) -> Capabilities {
         sound.max_commit_bytes /= 4;
+        sound
+    }
+}
+
+/// Declares a limit of events and takes larger ones.
+#[derive(Debug, Default)]
+struct ExceedsItsEventLimit;
+#[async_trait]
+impl Sabotage for ExceedsItsEventLimit {
+    fn capabilities(&self, mut sound: Capabilities) -> Capabilities {
+        sound.max_event_bytes /= 4;
         sound
     }
 }
