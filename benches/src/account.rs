@@ -1,5 +1,5 @@
 //! The same account twice: for foldstream, and for cqrs-es. An event is about 95 bytes of JSON.
-use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent, id};
+use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent, Snapshot, id};
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 
@@ -29,7 +29,7 @@ pub(crate) enum AccountEvent {
     Deposited(Deposit),
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Account {
     pub(crate) balance: u64,
 }
@@ -42,10 +42,26 @@ impl Aggregate for Account {
     }
 }
 
+impl Snapshot for Account {
+    const STATE_VERSION: u32 = 1;
+}
+
 impl Decide<Deposit> for Account {
     type Error = Infallible;
     fn decide(&self, command: &Deposit, _: &Context) -> Decision<Self, Infallible> {
         Ok(vec![AccountEvent::Deposited(command.clone())])
+    }
+}
+
+/// Several deposits in one command.
+#[derive(Clone, Debug)]
+pub(crate) struct Deposits(pub(crate) Vec<Deposit>);
+
+impl Decide<Deposits> for Account {
+    type Error = Infallible;
+    fn decide(&self, command: &Deposits, _: &Context) -> Decision<Self, Infallible> {
+        let deposits = command.0.iter().cloned();
+        Ok(deposits.map(AccountEvent::Deposited).collect())
     }
 }
 
