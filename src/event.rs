@@ -60,6 +60,19 @@ pub trait DomainEvent: Clone + Debug + PartialEq + Send + Sync + 'static {
     }
 }
 
+/// Reads a payload from any serde format. Derived with [`DomainEvent`]; the schema check of `foldstream-testkit` traces
+/// the payloads' shapes by it.
+pub trait DeserializePayload: DomainEvent {
+    /// Reads a payload of `TYPES[type_index]`; a payload without fields is not looked at.
+    ///
+    /// # Errors
+    /// The deserializer's, also for an index that there is not.
+    fn deserialize_payload<'de, D: serde::Deserializer<'de>>(
+        type_index: usize,
+        deserializer: D,
+    ) -> Result<Self, D::Error>;
+}
+
 /// What a set says about one recorded event.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decoded<E> {

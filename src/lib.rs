@@ -4,6 +4,7 @@ mod event;
 mod stream;
 mod aggregate;
 mod codec;
+mod payload;
 mod repository;
 mod snapshot;
 mod metadata;
@@ -17,23 +18,28 @@ mod hash;
 mod clock;
 
 pub use aggregate::{Aggregate, Context, Decide, Decision, Snapshot};
+pub use bytes::Bytes;
 pub use clock::{Clock, IdSource, InvalidTimestamp, SystemClock, SystemIds, Timestamp};
 pub use codec::{CodecError, Lifted, Upcast, Upcasters};
 pub use event::{
-    Decoded, DomainEvent, EventHeader, EventName, EventSelector, EventSet, EventType, Recorded,
-    RecordedEvent,
+    Decoded, DeserializePayload, DomainEvent, EventHeader, EventName, EventSelector, EventSet,
+    EventType, Recorded, RecordedEvent,
 };
 pub use foldstream_macros::DomainEvent;
 pub use hash::{kafka_partition, murmur2};
 pub use metadata::{
     ActorId, CausationId, CommandId, CommitId, CorrelationId, EventId, InvalidId, Metadata,
 };
+pub use payload::{
+    Opened, PayloadCodec, PayloadCodecs, PayloadContext, PayloadError, PayloadKind, Sealed,
+};
 pub use repository::{
-    AppendError, AsOf, ExecuteError, ExecuteResult, Executed, Historical, LoadError, Loaded,
-    Rejection, Repository, Settled, Transaction,
+    AppendError, AsOf, ExecuteError, ExecuteResult, Executed, ForgetError, Historical, LoadError,
+    LoadMetrics, Loaded, Rejection, Repository, RepositoryMetrics, Settled, SnapshotMetrics,
+    Transaction,
 };
 pub use resilience::{Backoff, ConflictRetry, RetryPolicy};
-pub use snapshot::SnapshotPolicy;
+pub use snapshot::{LoadPolicy, SinceSnapshot, SnapshotPolicy};
 pub use stream::{
     ExpectedVersion, InvalidStreamId, StreamHead, StreamId, Version, VersionConflict,
 };

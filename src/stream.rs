@@ -260,6 +260,18 @@ impl StreamHead {
         }
     }
 
+    /// Moves on to where the next commit of the same stream ends.
+    pub(crate) const fn advance(
+        &mut self,
+        version: Version,
+        commit_id: CommitId,
+        recorded_at: Timestamp,
+    ) {
+        self.version = version;
+        self.commit_id = Some(commit_id);
+        self.recorded_at = recorded_at;
+    }
+
     /// The stream.
     pub const fn stream(&self) -> &StreamId {
         &self.stream

@@ -69,6 +69,9 @@ struct Arms {
     index_of: Tokens,
     encode: Tokens,
     decode: Tokens,
+    deserialize: Tokens,
+    /// Types that the arms use.
+    shadow: Tokens,
 }
 
 fn expand(input: &DeriveInput) -> Result<Tokens> {
@@ -107,7 +110,11 @@ fn expand(input: &DeriveInput) -> Result<Tokens> {
     let index_of = arms.iter().map(|a| &a.index_of);
     let encode = arms.iter().map(|a| &a.encode);
     let decode = arms.iter().map(|a| &a.decode);
-    Ok(quote! {
+    let deserialize = arms.iter().map(|a| &a.deserialize);
+    let shadows = arms.iter().map(|a| &a.shadow);
+    let serde = quote!(::foldstream::__private::serde);
+    Ok(quote! { const _: () = {
+        #(#shadows)*
         #[automatically_derived]
         impl ::foldstream::DomainEvent for #ty {
             const AGGREGATE: &'static str = #aggregate;
@@ -120,7 +127,17 @@ fn expand(input: &DeriveInput) -> Result<Tokens> {
                 match type_index { #(#decode,)* other => Err(::foldstream::__private::bad_index(other)) }
             }
         }
-    })
+        #[automatically_derived]
+        impl ::foldstream::DeserializePayload for #ty {
+            fn deserialize_payload<'de, D: #serde::Deserializer<'de>>(type_index: usize, deserializer: D)
+                -> ::core::result::Result<Self, D::Error> {
+                match type_index {
+                    #(#deserialize,)*
+                    other => Err(#serde::de::Error::custom(::foldstream::__private::bad_index(other))),
+                }
+            }
+        }
+    }; })
 }
 
 fn variant_arms(
@@ -153,35 +170,33 @@ fn variant_arms(
     }
     let version = options.version.map_or(quote!(1), |v| quote!(#v));
     let event_type = quote!(::foldstream::EventType::new(#name, #version));
-    let (index_of, encode, decode) = match &variant.fields {
-        Fields::Named(fields) => struct_arms(index, ident, fields),
-        Fields::Unnamed(fields) if fields.unnamed.len() == 1 => (
-            quote!(Self::#ident(..) => #index),
-            quote!(Self::#ident(body) => #p::encode_json(body, out)),
-            quote!(#index => Ok(Self::#ident(#p::decode_json(payload)?))),
-        ),
-        Fields::Unit => (
-            quote!(Self::#ident => #index),
-            quote!(Self::#ident => { out.extend_from_slice(b"{}"); Ok(()) }),
-            quote!(#index => Ok(Self::#ident)),
-        ),
-        Fields::Unnamed(_) => {
-            return Err(Error::new_spanned(
-                ident,
-                "name the fields: a tuple payload cannot gain a field later",
-            ));
-        }
-    };
-    Ok(Arms {
-        event_type,
-        index_of,
-        encode,
-        decode,
-    })
+    match &variant.fields {
+        Fields::Named(fields) => Ok(struct_arms(index, ident, fields, event_type)),
+        Fields::Unnamed(fields) if fields.unnamed.len() == 1 => Ok(Arms {
+            event_type,
+            index_of: quote!(Self::#ident(..) => #index),
+            encode: quote!(Self::#ident(body) => #p::encode_json(body, out)),
+            decode: quote!(#index => Ok(Self::#ident(#p::decode_json(payload)?))),
+            deserialize: quote!(#index => Ok(Self::#ident(#p::serde::Deserialize::deserialize(deserializer)?))),
+            shadow: Tokens::new(),
+        }),
+        Fields::Unit => Ok(Arms {
+            event_type,
+            index_of: quote!(Self::#ident => #index),
+            encode: quote!(Self::#ident => { out.extend_from_slice(b"{}"); Ok(()) }),
+            decode: quote!(#index => Ok(Self::#ident)),
+            deserialize: quote!(#index => Ok(Self::#ident)),
+            shadow: Tokens::new(),
+        }),
+        Fields::Unnamed(_) => Err(Error::new_spanned(
+            ident,
+            "name the fields: a tuple payload cannot gain a field later",
+        )),
+    }
 }
 
-/// A struct variant goes through a shadow struct, so that the payload has no tag and serde's field attributes count.
-fn struct_arms(index: usize, ident: &Ident, fields: &FieldsNamed) -> (Tokens, Tokens, Tokens) {
+/// A struct variant goes through shadow structs, so that the payload has no tag and serde's field attributes count.
+fn struct_arms(index: usize, ident: &Ident, fields: &FieldsNamed, event_type: Tokens) -> Arms {
     let p = quote!(::foldstream::__private);
     let serde = "::foldstream::__private::serde";
     let names: Vec<_> = fields.named.iter().map(|f| &f.ident).collect();
@@ -196,17 +211,32 @@ fn struct_arms(index: usize, ident: &Ident, fields: &FieldsNamed) -> (Tokens, To
                 .collect()
         })
         .collect();
-    let shadow = format_ident!("{}Payload", ident);
-    let encode = quote!(Self::#ident { #(#names),* } => {
+    // Names that no type of the user has, and the variant's own in messages.
+    let (written, read) = (
+        format_ident!("__FoldstreamWritten{}", ident),
+        format_ident!("__FoldstreamRead{}", ident),
+    );
+    let shown = ident.to_string();
+    let shadow = quote! {
         #[derive(#p::serde::Serialize)] #[serde(crate = #serde)]
-        struct #shadow<'a> { #(#(#attrs)* #names: &'a #types,)* #[serde(skip)] _borrow: ::core::marker::PhantomData<&'a ()> }
-        #p::encode_json(&#shadow { #(#names,)* _borrow: ::core::marker::PhantomData }, out)
-    });
-    let decode = quote!(#index => {
-        #[derive(#p::serde::Deserialize)] #[serde(crate = #serde)]
-        struct #shadow { #(#(#attrs)* #names: #types),* }
-        let #shadow { #(#names),* } = #p::decode_json(payload)?;
-        Ok(Self::#ident { #(#names),* })
-    });
-    (quote!(Self::#ident { .. } => #index), encode, decode)
+        struct #written<'a> { #(#(#attrs)* #names: &'a #types,)* #[serde(skip)] _borrow: ::core::marker::PhantomData<&'a ()> }
+        #[derive(#p::serde::Deserialize)] #[serde(crate = #serde, rename = #shown)]
+        struct #read { #(#(#attrs)* #names: #types),* }
+    };
+    Arms {
+        event_type,
+        index_of: quote!(Self::#ident { .. } => #index),
+        encode: quote!(Self::#ident { #(#names),* } => {
+            #p::encode_json(&#written { #(#names,)* _borrow: ::core::marker::PhantomData }, out)
+        }),
+        decode: quote!(#index => {
+            let #read { #(#names),* } = #p::decode_json(payload)?;
+            Ok(Self::#ident { #(#names),* })
+        }),
+        deserialize: quote!(#index => {
+            let #read { #(#names),* } = #p::serde::Deserialize::deserialize(deserializer)?;
+            Ok(Self::#ident { #(#names),* })
+        }),
+        shadow,
+    }
 }

@@ -149,16 +149,20 @@ pub struct Capabilities {
     pub max_streams_per_append: u32,
     /// Size of one commit in bytes, as the adapter counts it, above which an append is [`EventStoreError::TooLarge`].
     pub max_commit_bytes: usize,
+    /// Size of one event in bytes, with its share of what the adapter adds, above which an append is
+    /// [`EventStoreError::TooLarge`]: smaller than a commit where a backend splits large commits between events.
+    pub max_event_bytes: usize,
     /// Whether [`EventStore::unpublished`] lists commits. Not where a change stream drives the publisher.
     pub lists_unpublished: bool,
 }
 impl Capabilities {
-    /// One stream an append, no list of unpublished commits.
+    /// One stream an append, an event as large as a commit, no list of unpublished commits.
     #[must_use]
     pub const fn new(max_commit_bytes: usize) -> Self {
         Self {
             max_streams_per_append: 1,
             max_commit_bytes,
+            max_event_bytes: max_commit_bytes,
             lists_unpublished: false,
         }
     }
@@ -166,6 +170,12 @@ impl Capabilities {
     #[must_use]
     pub const fn with_streams_per_append(mut self, streams: u32) -> Self {
         self.max_streams_per_append = if streams == 0 { 1 } else { streams };
+        self
+    }
+    /// Sets the size of one event.
+    #[must_use]
+    pub const fn with_max_event_bytes(mut self, bytes: usize) -> Self {
+        self.max_event_bytes = bytes;
         self
     }
     /// Sets whether unpublished commits are listed.
@@ -213,14 +223,14 @@ pub enum EventStoreError {
         #[source]
         source: BoxError,
     },
-    /// A commit over the backend's limit, found before any call.
-    #[error("the commit on {stream} has {bytes} bytes, the limit is {limit}: split the command")]
+    /// An event, a commit, or all commits of an atomic append together are over the backend's limit, found before any call.
+    #[error("the append to {stream} has {bytes} bytes, the limit is {limit}: split the command")]
     TooLarge {
-        /// The stream.
+        /// The stream; of several, the one with the largest commit.
         stream: StreamId,
         /// Bytes as the adapter counts them.
         bytes: usize,
-        /// The most it takes.
+        /// The most it takes: of one event, or of one append.
         limit: usize,
     },
     /// An empty commit, a stream twice in one append, a payload that is not what it says, a cursor of another store.
@@ -300,13 +310,15 @@ impl EventStoreError {
 /// - A commit is visible whole or not at all.
 /// - Name, schema version, payload bytes, codec, metadata, commit id and time come back as they were given. A payload
 ///   without codec is JSON and comes back byte for byte; one that is no JSON is `Invalid`.
-/// - No event, or more than [`Append::MAX_EVENTS`], is `Invalid`; over `max_commit_bytes` is `TooLarge`; both before any call.
+/// - No event, or more than [`Append::MAX_EVENTS`], is `Invalid`; a commit over `max_commit_bytes`, or an event over
+///   `max_event_bytes`, is `TooLarge`; all before any call.
 /// - A dropped future leaves the commit stored or not, never in part.
 ///
 /// **Atomic append** (`max_streams_per_append` > 1)
 /// - All commits are stored, or none; heads come back in the order of the request.
 /// - A stream that is only checked must still be at its head, or it is a conflict that names it.
 /// - A stream named twice, or no commit, is `Invalid`.
+/// - A commit over its limits stores none. Commits that are together over `max_commit_bytes` may be `TooLarge`.
 ///
 /// More streams than `max_streams_per_append` are `Refused(Unsupported)`. One commit without checks behaves as
 /// [`append`](Self::append) everywhere.

@@ -3,7 +3,7 @@ use super::RefusedKind;
 use crate::{BoxError, CommitId, StreamId, Version};
 use async_trait::async_trait;
 use bytes::Bytes;
-use std::{fmt::Debug, time::Duration};
+use std::{fmt::Debug, sync::Arc, time::Duration};
 
 /// A folded state, as of a commit end.
 #[derive(Clone, Debug, PartialEq)]
@@ -19,6 +19,8 @@ pub struct StoredSnapshot {
     pub state_version: u32,
     /// Encoded state.
     pub payload: Bytes,
+    /// What the payload is written in, where it is not JSON.
+    pub codec: Option<Arc<str>>,
 }
 impl StoredSnapshot {
     /// A snapshot of `stream` at `version`.
@@ -36,7 +38,14 @@ impl StoredSnapshot {
             commit_id,
             state_version,
             payload,
+            codec: None,
         }
+    }
+    /// Says that the payload is not JSON.
+    #[must_use]
+    pub fn with_codec(mut self, codec: Option<Arc<str>>) -> Self {
+        self.codec = codec;
+        self
     }
     /// Whether this one replaces `old`: of a later version, or of the same version and a later state version.
     #[must_use]
@@ -106,7 +115,7 @@ impl SnapshotStoreError {
 /// One snapshot per stream, moving forward only. Losing all of it costs time, never correctness.
 ///
 /// # Contract
-/// - A saved snapshot is loaded as it was given; an unknown stream has none.
+/// - A saved snapshot is loaded as it was given, codec and all; an unknown stream has none.
 /// - A save of a later version replaces; of an earlier one it is `Stale`, and the later one stays.
 /// - At the same version a later `state_version` replaces; the same or an earlier one is `Stale`.
 /// - Of several savers at the same time the latest version stays.

@@ -50,7 +50,7 @@ impl<A: Aggregate> Repository<A> {
                 encoded.clone(),
             )
             .with_metadata(metadata.clone());
-            append.validate()?;
+            let append = self.seal(append).await?;
             let conflict = match self.inner.store.append(&append).await? {
                 AppendOutcome::Appended(head) => return Ok(head),
                 AppendOutcome::Repeated(_) => return Ok(append.head_after()),

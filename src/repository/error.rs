@@ -1,7 +1,7 @@
 //! Why a repository could not do what it was asked.
 use crate::{
     CodecError, InvalidStreamId, StreamId, Version, VersionConflict,
-    ports::{ControlStoreError, EventStoreError},
+    ports::{ControlStoreError, EventStoreError, SnapshotStoreError},
 };
 use std::{convert::Infallible, error::Error, fmt};
 
@@ -41,8 +41,24 @@ pub enum LoadError {
 impl LoadError {
     /// Whether the same call may succeed later.
     pub const fn is_transient(&self) -> bool {
-        matches!(self, Self::Store(e) if e.is_transient())
+        match self {
+            Self::Store(e) => e.is_transient(),
+            Self::Codec { source, .. } => source.is_transient(),
+            Self::InvalidStreamId(_) | Self::NotContiguous { .. } => false,
+        }
     }
+}
+
+/// Why a stream's state could not be forgotten.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ForgetError {
+    /// The id cannot name a stream.
+    #[error("invalid stream id")]
+    InvalidStreamId(#[from] InvalidStreamId),
+    /// The snapshot could not be deleted.
+    #[error("the snapshot cannot be deleted")]
+    Snapshot(#[from] SnapshotStoreError),
 }
 
 /// Why a command had no effect, or none that is known.
@@ -107,10 +123,8 @@ impl<E> ExecuteError<E> {
             Self::Store(e) => e.is_transient(),
             Self::Load(e) => e.is_transient(),
             Self::Mark(e) => e.is_transient(),
-            Self::Rejected(_)
-            | Self::Codec(_)
-            | Self::InvalidCommandId { .. }
-            | Self::HistoryForked { .. } => false,
+            Self::Codec(e) => e.is_transient(),
+            Self::Rejected(_) | Self::InvalidCommandId { .. } | Self::HistoryForked { .. } => false,
         }
     }
 }

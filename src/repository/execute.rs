@@ -5,6 +5,7 @@ use crate::{
     ports::{Append, AppendOutcome, Commit},
 };
 use futures::{Stream, StreamExt};
+use std::time::Duration;
 
 /// What became of a command `C` on an aggregate `A`.
 pub type ExecuteResult<A, C> = Result<Executed<A>, ExecuteError<<A as Decide<C>>::Error>>;
@@ -108,7 +109,7 @@ impl<A: Aggregate> Repository<A> {
                 fold::encode(&events)?,
             )
             .with_metadata(metadata.clone());
-            append.validate()?;
+            let append = self.seal(append).await?;
             match self.inner.store.append(&append).await {
                 Ok(AppendOutcome::Appended(head)) => {
                     let mut fold = loaded.into_fold();
@@ -118,7 +119,7 @@ impl<A: Aggregate> Repository<A> {
                     return Ok(Executed::new(loaded, events, false));
                 }
                 Ok(AppendOutcome::Repeated(commits)) => {
-                    let executed = self.repeated(loaded, &commits)?;
+                    let executed = self.repeated(loaded, commits).await?;
                     turn.keep(executed.loaded.clone());
                     return Ok(executed);
                 }
@@ -206,22 +207,23 @@ impl<A: Aggregate> Repository<A> {
     /// Hands a state that was just stored to the snapshot writer.
     pub(super) fn stored(&self, mut loaded: Loaded<A>) -> Loaded<A> {
         if let Some(snapshots) = &self.inner.snapshots {
-            snapshots.offer(&mut loaded, std::time::Duration::ZERO);
+            snapshots.offer(&mut loaded, Duration::ZERO, || self.inner.clock.now());
         }
         loaded
     }
 
     /// My commit was in the slot already, for instance since the client sent the request twice: what is stored counts.
-    pub(super) fn repeated<E>(
+    pub(super) async fn repeated<E>(
         &self,
         loaded: Loaded<A>,
-        commits: &[Commit],
+        commits: Vec<Commit>,
     ) -> Result<Executed<A>, ExecuteError<E>> {
         let mut fold = loaded.into_fold();
         let mut events = Vec::new();
         for commit in commits {
-            fold.take(commit, &self.inner.upcasters)?;
-            for recorded in fold::decode_recorded(commit, &self.inner.upcasters) {
+            let commit = self.open(commit).await?;
+            fold.take(&commit, &self.inner.upcasters)?;
+            for recorded in fold::decode_recorded(&commit, &self.inner.upcasters) {
                 events.push(recorded?.event);
             }
         }

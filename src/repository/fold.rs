@@ -1,32 +1,44 @@
 //! Folding commits into a state.
 use super::{LoadError, Loaded};
 use crate::{
-    Aggregate, CodecError, Decoded, DomainEvent, EventSet, Recorded, StreamHead, Upcasters,
-    Version,
+    Aggregate, CodecError, DomainEvent, PayloadCodecs, Recorded, StreamHead, Timestamp, Upcasters,
+    Version, codec,
     ports::{Commit, EventData},
 };
 use std::sync::Arc;
+
+/// The last snapshot that is known of a stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct LastSnapshot {
+    /// 0 without one.
+    pub(super) version: Version,
+    /// When the event at that version was recorded; without a snapshot, the first event.
+    pub(super) recorded_at: Option<Timestamp>,
+}
 
 /// A state and the head it stands at.
 pub(super) struct Fold<A> {
     state: A,
     head: StreamHead,
-    snapshot: Version,
+    snapshot: LastSnapshot,
 }
 
 impl<A: Aggregate> Fold<A> {
     /// The default state before the first event of a stream.
     pub(super) fn start(head: StreamHead) -> Self {
-        Self::resume(A::default(), head, Version::NONE)
+        Self::resume(A::default(), head, LastSnapshot::default())
     }
 
     /// A state from a snapshot that was checked to fit the history at `head`.
     pub(super) fn from_snapshot(state: A, head: StreamHead) -> Self {
-        let snapshot = head.version();
+        let snapshot = LastSnapshot {
+            version: head.version(),
+            recorded_at: Some(head.recorded_at()),
+        };
         Self::resume(state, head, snapshot)
     }
 
-    pub(super) const fn resume(state: A, head: StreamHead, snapshot: Version) -> Self {
+    pub(super) const fn resume(state: A, head: StreamHead, snapshot: LastSnapshot) -> Self {
         Self {
             state,
             head,
@@ -53,7 +65,9 @@ impl<A: Aggregate> Fold<A> {
                 self.state.evolve(&event);
             }
         }
-        self.head = commit.head();
+        let last = commit.last_version();
+        self.head.advance(last, commit.id, commit.recorded_at);
+        self.has_begun(commit.recorded_at);
         Ok(())
     }
 
@@ -62,7 +76,13 @@ impl<A: Aggregate> Fold<A> {
         for event in events {
             self.state.evolve(event);
         }
+        self.has_begun(head.recorded_at());
         self.head = head;
+    }
+
+    /// Without a snapshot the first event is the oldest that lies behind one.
+    fn has_begun(&mut self, recorded_at: Timestamp) {
+        self.snapshot.recorded_at.get_or_insert(recorded_at);
     }
 
     pub(super) fn finish(self) -> Loaded<A> {
@@ -93,27 +113,21 @@ fn decode_at<E: DomainEvent>(
     })
 }
 
-/// One stored event of `E`'s aggregate type, lifted and decoded; none if it is retired.
+/// One stored event of `E`'s aggregate type, opened before; none if it is retired or shredded.
 pub(super) fn decode<E: DomainEvent>(
     data: &EventData,
     upcasters: &Upcasters,
 ) -> Result<Option<E>, CodecError> {
-    let lifted = upcasters.apply(E::AGGREGATE, &data.name, data.schema_version, &data.payload)?;
-    let Some(lifted) = lifted else {
+    if data.codec.as_deref() == Some(PayloadCodecs::SHREDDED) {
         return Ok(None);
-    };
-    match E::decode_from(
-        E::AGGREGATE,
-        &lifted.name,
-        lifted.schema_version,
-        &lifted.payload,
-    )? {
-        Decoded::Event(event) => Ok(Some(event)),
-        Decoded::NotMine | Decoded::Unknown => Err(CodecError::UnknownEvent {
-            aggregate: E::AGGREGATE.into(),
-            name: lifted.name.to_string(),
-        }),
     }
+    codec::decode(
+        upcasters,
+        E::AGGREGATE,
+        &data.name,
+        data.schema_version,
+        &data.payload,
+    )
 }
 
 /// The decoded events of a commit with their headers; retired ones are left out.

@@ -184,7 +184,7 @@ impl<A: Aggregate> Repository<A> {
         let found = self.first(once.stream, ReadFrom::Event(slot)).await?;
         match found {
             Some(commit) if commit.id == once.commit_id && commit.first_version == slot => {
-                Ok(Step::Done(self.stored_before(once.stream, &commit).await?))
+                Ok(Step::Done(self.stored_before(once.stream, commit).await?))
             }
             Some(_) => self.move_on(once, rows, mark).await,
             None => self.fill_slot(once, mark).await,
@@ -273,7 +273,7 @@ impl<A: Aggregate> Repository<A> {
         let encoded = fold::encode(&events)?;
         let append = Append::after(loaded.head.clone(), once.commit_id, now, encoded)
             .with_metadata(once.metadata.clone());
-        append.validate()?;
+        let append = self.seal(append).await?;
         match self.inner.store.append(&append).await? {
             AppendOutcome::Appended(head) => {
                 let mut fold = loaded.into_fold();
@@ -281,7 +281,9 @@ impl<A: Aggregate> Repository<A> {
                 let loaded = self.stored(fold.finish());
                 Ok(Step::Done(Executed::new(loaded, events, false)))
             }
-            AppendOutcome::Repeated(commits) => Ok(Step::Done(self.repeated(loaded, &commits)?)),
+            AppendOutcome::Repeated(commits) => {
+                Ok(Step::Done(self.repeated(loaded, commits).await?))
+            }
             AppendOutcome::Conflict(_) => Ok(Step::Again(Some(mark))),
         }
     }
@@ -290,10 +292,11 @@ impl<A: Aggregate> Repository<A> {
     async fn stored_before<E>(
         &self,
         stream: &StreamId,
-        commit: &Commit,
+        commit: Commit,
     ) -> Result<Executed<A>, ExecuteError<E>> {
+        let commit = self.open(commit).await?;
         let mut events = Vec::new();
-        for recorded in fold::decode_recorded(commit, &self.inner.upcasters) {
+        for recorded in fold::decode_recorded(&commit, &self.inner.upcasters) {
             events.push(recorded?.event);
         }
         let loaded = self.load_stream(stream).await?;

@@ -7,6 +7,7 @@
 //!   conflict  read what is new, decide again under a new commit id; bounded, with jitter
 //!   unknown   `Unavailable { pending }`: settle it with [`Repository::settle`]
 //! ```
+mod load;
 mod execute;
 mod idempotent;
 mod append;
@@ -14,31 +15,30 @@ mod transaction;
 mod travel;
 mod fold;
 mod error;
+mod metrics;
 mod snapshots;
 mod turns;
 mod values;
 
-pub use error::{AppendError, ExecuteError, LoadError, Rejection};
+pub use error::{AppendError, ExecuteError, ForgetError, LoadError, Rejection};
 pub use execute::ExecuteResult;
+pub use metrics::{LoadMetrics, RepositoryMetrics, SnapshotMetrics};
 pub use transaction::Transaction;
 pub use travel::{AsOf, Historical};
 pub use values::{Executed, Loaded, Settled};
 
 use crate::{
-    Aggregate, Clock, ConflictRetry, DomainEvent, IdSource, InvalidStreamId, Recorded, Snapshot,
-    SnapshotPolicy, StreamHead, StreamId, SystemClock, SystemIds, Upcasters,
+    Aggregate, Clock, ConflictRetry, DomainEvent, IdSource, InvalidStreamId, LoadPolicy,
+    PayloadCodecs, Recorded, Snapshot, SnapshotPolicy, StreamHead, StreamId, SystemClock,
+    SystemIds, Upcasters,
     control::Rows,
-    ports::{BoxStream, ControlStore, EventStore, ReadFrom, SnapshotStore},
+    ports::{Append, BoxStream, Commit, ControlStore, EventStore, ReadFrom, SnapshotStore},
 };
-use fold::Fold;
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use idempotent::Idempotency;
+use metrics::Counters;
 use snapshots::Snapshots;
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt, sync::Arc, time::Duration};
 use turns::Turns;
 
 /// The streams of one aggregate type. Cloning shares everything.
@@ -77,9 +77,12 @@ pub struct Repository<A: Aggregate> {
 struct Inner<A: Aggregate> {
     store: Arc<dyn EventStore>,
     snapshots: Option<Snapshots<A>>,
+    load_policy: LoadPolicy,
+    counters: Arc<Counters>,
     turns: Turns<A>,
     idempotency: Option<Idempotency>,
     upcasters: Upcasters,
+    codecs: PayloadCodecs,
     retry: ConflictRetry,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
@@ -90,9 +93,12 @@ impl<A: Aggregate> Clone for Inner<A> {
         Self {
             store: self.store.clone(),
             snapshots: self.snapshots.clone(),
+            load_policy: self.load_policy,
+            counters: self.counters.clone(),
             turns: self.turns.clone(),
             idempotency: self.idempotency.clone(),
             upcasters: self.upcasters.clone(),
+            codecs: self.codecs.clone(),
             retry: self.retry,
             clock: self.clock.clone(),
             ids: self.ids.clone(),
@@ -122,9 +128,12 @@ impl<A: Aggregate> Repository<A> {
         let inner = Inner {
             store,
             snapshots: None,
+            load_policy: LoadPolicy::default(),
+            counters: Arc::default(),
             turns: Turns::new(0),
             idempotency: None,
             upcasters: Upcasters::new(),
+            codecs: PayloadCodecs::new(),
             retry: ConflictRetry::default(),
             clock: Arc::new(SystemClock),
             ids: Arc::new(SystemIds),
@@ -146,7 +155,15 @@ impl<A: Aggregate> Repository<A> {
     where
         A: Snapshot,
     {
-        self.edit(|i| i.snapshots = Some(Snapshots::new(store, policy)))
+        self.edit(|i| {
+            let (codecs, counters) = (i.codecs.clone(), i.counters.clone());
+            i.snapshots = Some(Snapshots::new(store, policy, codecs, counters));
+        })
+    }
+    /// Whether a load with snapshots takes one round-trip time or reads as little as it can. Default [`LoadPolicy::Auto`].
+    #[must_use]
+    pub fn with_load_policy(self, policy: LoadPolicy) -> Self {
+        self.edit(|i| i.load_policy = policy)
     }
     /// Keeps the states of about this many streams in memory, those used last: a command on one of them is one round
     /// trip. Costs the memory of the states; 0 keeps none, which is the default.
@@ -160,6 +177,16 @@ impl<A: Aggregate> Repository<A> {
         self.edit(|i| {
             i.upcasters = upcasters;
             // What others have cached was folded with theirs.
+            i.turns = i.turns.emptied();
+        })
+    }
+    /// Stores payloads, and snapshots, in another form: encrypted, compressed. Everybody who reads these streams needs
+    /// the same codecs, a [runner](crate::runner::RunnerBuilder::with_payload_codecs) too.
+    #[must_use]
+    pub fn with_payload_codecs(self, codecs: PayloadCodecs) -> Self {
+        self.edit(|i| {
+            i.snapshots = i.snapshots.take().map(|s| s.with_codecs(codecs.clone()));
+            i.codecs = codecs;
             i.turns = i.turns.emptied();
         })
     }
@@ -215,15 +242,39 @@ impl<A: Aggregate> Repository<A> {
         let start = ReadFrom::After(StreamHead::empty(stream.clone()));
         let commits = self.inner.store.read(&stream, start, None);
         commits
-            .map(|commit| {
-                let decoded = match commit {
-                    Ok(commit) => fold::decode_recorded(&commit, &self.inner.upcasters),
-                    Err(e) => vec![Err(e.into())],
+            .then(async |commit| {
+                let opened = match commit {
+                    Ok(commit) => self.open(commit).await,
+                    Err(e) => Err(e.into()),
                 };
-                futures::stream::iter(decoded)
+                futures::stream::iter(match opened {
+                    Ok(commit) => fold::decode_recorded(&commit, &self.inner.upcasters),
+                    Err(e) => vec![Err(e)],
+                })
             })
             .flatten()
             .boxed()
+    }
+
+    /// Drops what this process and the snapshot store keep of a stream's state, so that the next load starts from the
+    /// events. Call it after a key was deleted, in every process that has a [cache](Self::with_cache): states in
+    /// memory are not encrypted.
+    ///
+    /// # Errors
+    /// [`ForgetError`]; ask again.
+    pub async fn forget(&self, id: &A::Id) -> Result<(), ForgetError> {
+        let stream = Self::stream_id(id)?;
+        let mut turn = self.inner.turns.take(&stream).await;
+        drop(turn.take_state());
+        match &self.inner.snapshots {
+            Some(snapshots) => Ok(snapshots.forget(&stream).await?),
+            None => Ok(()),
+        }
+    }
+
+    /// What this repository and its clones have counted so far.
+    pub fn metrics(&self) -> RepositoryMetrics {
+        self.inner.counters.read()
     }
 
     /// Waits until every snapshot that is due has been written or given up. Call it before a process ends.
@@ -233,56 +284,21 @@ impl<A: Aggregate> Repository<A> {
         }
     }
 
-    async fn load_stream(&self, stream: &StreamId) -> Result<Loaded<A>, LoadError> {
-        let started = Instant::now();
-        let mut loaded = match self.load_from_snapshot(stream).await? {
-            Some(loaded) => loaded,
-            None => {
-                let fold = Fold::start(StreamHead::empty(stream.clone()));
-                self.fold_on(fold).await?.finish()
-            }
-        };
-        if let Some(snapshots) = &self.inner.snapshots {
-            snapshots.offer(&mut loaded, started.elapsed());
+    /// An append as it goes to the store.
+    async fn seal<E>(&self, append: Append) -> Result<Append, ExecuteError<E>> {
+        append.validate()?;
+        if self.inner.codecs.is_empty() {
+            return Ok(append);
         }
-        Ok(loaded)
+        // Boxed, so that those who have no codec do not carry its future about.
+        Ok(Box::pin(self.inner.codecs.seal_append(append)).await?)
     }
 
-    /// The state from a snapshot and what follows it; none if there is no snapshot, or none that fits the history.
-    async fn load_from_snapshot(&self, stream: &StreamId) -> Result<Option<Loaded<A>>, LoadError> {
-        let Some(snapshots) = &self.inner.snapshots else {
-            return Ok(None);
-        };
-        let Some((snapshot, state)) = snapshots.load(stream).await else {
-            return Ok(None);
-        };
-        // The commit that holds the snapshot's version says whether the snapshot is of this history.
-        let start = ReadFrom::Event(snapshot.version);
-        let mut commits = self.inner.store.read(stream, start, None);
-        let fitting = commits.try_next().await?.filter(|commit| {
-            commit.id == snapshot.commit_id && commit.last_version() == snapshot.version
-        });
-        let Some(commit) = fitting else {
-            tracing::warn!(%stream, version = %snapshot.version, "the snapshot does not fit the history and is deleted");
-            // A snapshot only moves forward: one of another history would stand in the way of every later one.
-            snapshots.discard(stream).await;
-            return Ok(None);
-        };
-        let mut fold = Fold::from_snapshot(state, commit.head());
-        while let Some(commit) = commits.try_next().await? {
-            fold.take(&commit, &self.inner.upcasters)?;
+    /// A commit as it was before it was sealed. Every commit that is read goes through here before it is folded.
+    async fn open(&self, commit: Commit) -> Result<Commit, LoadError> {
+        if commit.events.iter().all(|event| event.codec.is_none()) {
+            return Ok(commit);
         }
-        Ok(Some(fold.finish()))
-    }
-
-    /// Reads and folds what is behind a fold's head.
-    async fn fold_on(&self, mut fold: Fold<A>) -> Result<Fold<A>, LoadError> {
-        let start = ReadFrom::After(fold.head().clone());
-        let stream = fold.head().stream().clone();
-        let mut commits = self.inner.store.read(&stream, start, None);
-        while let Some(commit) = commits.try_next().await? {
-            fold.take(&commit, &self.inner.upcasters)?;
-        }
-        Ok(fold)
+        Box::pin(self.inner.codecs.open_commit(commit)).await
     }
 }

@@ -3,21 +3,39 @@
 //! A due snapshot goes into a bounded table, the newest per stream, which one background task empties. The task is
 //! started by the first snapshot that is due and ends when the table is empty, so nothing has to be shut down. The
 //! state is encoded in that task too: a command pays for a reference count and a map entry.
-use super::Loaded;
-use crate::{
-    CodecError, Snapshot, SnapshotPolicy, StreamId,
-    codec::{decode_json, encode_json},
-    ports::{SnapshotStore, StoredSnapshot},
+use super::{
+    Loaded,
+    fold::LastSnapshot,
+    metrics::{Counters, SnapshotEnd},
 };
+use crate::{
+    BoxError, CodecError, LoadPolicy, Opened, PayloadCodecs, PayloadContext, SinceSnapshot,
+    Snapshot, SnapshotPolicy, StreamId, Timestamp,
+    codec::{decode_json, encode_json},
+    ports::{Commit, SaveOutcome, SnapshotStore, SnapshotStoreError, StoredSnapshot},
+};
+use bytes::Bytes;
+use futures::FutureExt;
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    num::NonZeroU32,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
-use tokio::task::JoinHandle;
+use tokio::{runtime::Handle, sync::Notify, time::Instant};
 
 /// Streams that may wait for their snapshot; beyond, a due snapshot is left for a later command.
 const QUEUE: usize = 1024;
+
+/// What an event takes in the store, as long as none was seen.
+const EVENT_BYTES: u64 = 256;
+
+/// What a commit takes beside the names and payloads of its events, about: key, id, time.
+const COMMIT_BYTES: usize = 100;
 
 /// Reads and takes snapshots of one aggregate type. Cloning shares the table.
 pub(super) struct Snapshots<A> {
@@ -26,13 +44,40 @@ pub(super) struct Snapshots<A> {
     state_version: u32,
     encode: fn(&A) -> Result<Vec<u8>, CodecError>,
     decode: fn(&[u8]) -> Result<A, CodecError>,
-    waiting: Arc<Mutex<Waiting<A>>>,
+    codecs: PayloadCodecs,
+    queue: Arc<Queue<A>>,
+    /// Bytes of an event in the store: a running mean of what loads have met.
+    event_bytes: Arc<AtomicU64>,
+    counters: Arc<Counters>,
+}
+
+struct Queue<A> {
+    waiting: Mutex<Waiting<A>>,
+    /// Rings when the writer ends.
+    ended: Notify,
 }
 
 struct Waiting<A> {
     newest: BTreeMap<StreamId, Loaded<A>>,
     is_running: bool,
-    task: Option<JoinHandle<()>>,
+}
+
+impl<A> Queue<A> {
+    fn lock(&self) -> MutexGuard<'_, Waiting<A>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<A> Default for Queue<A> {
+    fn default() -> Self {
+        Self {
+            waiting: Mutex::new(Waiting {
+                newest: BTreeMap::new(),
+                is_running: false,
+            }),
+            ended: Notify::new(),
+        }
+    }
 }
 
 impl<A> Clone for Snapshots<A> {
@@ -43,13 +88,21 @@ impl<A> Clone for Snapshots<A> {
             state_version: self.state_version,
             encode: self.encode,
             decode: self.decode,
-            waiting: self.waiting.clone(),
+            codecs: self.codecs.clone(),
+            queue: self.queue.clone(),
+            event_bytes: self.event_bytes.clone(),
+            counters: self.counters.clone(),
         }
     }
 }
 
 impl<A: Snapshot> Snapshots<A> {
-    pub(super) fn new(store: Arc<dyn SnapshotStore>, policy: SnapshotPolicy) -> Self {
+    pub(super) fn new(
+        store: Arc<dyn SnapshotStore>,
+        policy: SnapshotPolicy,
+        codecs: PayloadCodecs,
+        counters: Arc<Counters>,
+    ) -> Self {
         Self {
             store,
             policy,
@@ -59,18 +112,42 @@ impl<A: Snapshot> Snapshots<A> {
                 encode_json(state, &mut out).map(|()| out)
             },
             decode: decode_json::<A>,
-            waiting: Arc::new(Mutex::new(Waiting {
-                newest: BTreeMap::new(),
-                is_running: false,
-                task: None,
-            })),
+            codecs,
+            queue: Arc::default(),
+            event_bytes: Arc::new(AtomicU64::new(EVENT_BYTES)),
+            counters,
         }
     }
 }
 
 impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
-    fn waiting(&self) -> MutexGuard<'_, Waiting<A>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    /// With a table of its own: what waits there is written by the codecs of whoever put it there.
+    pub(super) fn with_codecs(self, codecs: PayloadCodecs) -> Self {
+        Self {
+            codecs,
+            queue: Arc::default(),
+            ..self
+        }
+    }
+
+    /// How many of the newest commits to ask for together with the snapshot.
+    pub(super) fn newest(&self, load: LoadPolicy) -> Option<NonZeroU32> {
+        load.newest(self.policy, self.event_bytes.load(Relaxed))
+    }
+
+    /// Learns from commits that were read how large events are.
+    pub(super) fn met(&self, commits: &[Commit]) {
+        let (mut events, mut bytes) = (0, 0);
+        for commit in commits {
+            let event_bytes = commit.events.iter().map(|e| e.name.len() + e.payload.len());
+            events += commit.events.len();
+            bytes += COMMIT_BYTES + event_bytes.sum::<usize>();
+        }
+        if let Some(met) = bytes.checked_div(events) {
+            // Of two loads at the same time one may go uncounted.
+            let old = self.event_bytes.load(Relaxed);
+            self.event_bytes.store((7 * old + met as u64) / 8, Relaxed);
+        }
     }
 
     /// The stream's snapshot, decoded. One that cannot be had or read costs time only, so its error ends here.
@@ -85,74 +162,132 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
         if found.state_version != self.state_version {
             return None;
         }
-        match (self.decode)(&found.payload) {
-            Ok(state) => Some((found, state)),
-            Err(error) => {
-                tracing::warn!(%stream, error = &error as &dyn std::error::Error, "the snapshot cannot be decoded");
-                None
+        let unreadable = |error: CodecError| {
+            tracing::warn!(%stream, error = &error as &dyn std::error::Error, "the snapshot cannot be decoded");
+        };
+        let payload = match &found.codec {
+            None => found.payload.clone(),
+            Some(tags) => {
+                let context = PayloadContext::of_snapshot(&found);
+                let opened = self.codecs.open(&context, Some(tags), &found.payload).await;
+                match opened.map_err(unreadable).ok()? {
+                    Opened::Payload(payload) => payload,
+                    Opened::Shredded => {
+                        // Never to be read again, but it would stand in the way of every later one.
+                        self.discard(&found, "its key was deleted").await;
+                        return None;
+                    }
+                }
             }
-        }
+        };
+        let state = (self.decode)(&payload).map_err(unreadable).ok()?;
+        Some((found, state))
     }
 
-    /// Deletes a snapshot that is of another history. If that fails, the next load finds it again.
-    pub(super) async fn discard(&self, stream: &StreamId) {
+    /// Deletes a snapshot that does not fit the history: since snapshots only move forward, it would stand in the way of
+    /// every later one. If that fails, the next load finds it again.
+    pub(super) async fn discard(&self, snapshot: &StoredSnapshot, why: &str) {
+        let stream = &snapshot.stream;
+        tracing::warn!(%stream, version = %snapshot.version, "the snapshot does not fit and is deleted: {why}");
+        self.counters.misfit();
         if let Err(error) = self.store.delete(stream).await {
             tracing::warn!(%stream, error = &error as &dyn std::error::Error, "the snapshot cannot be deleted");
         }
     }
 
+    /// Deletes the snapshot that is stored, and the one that waits to be.
+    pub(super) async fn forget(&self, stream: &StreamId) -> Result<(), SnapshotStoreError> {
+        self.queue.lock().newest.remove(stream);
+        self.store.delete(stream).await
+    }
+
     /// Takes a snapshot of this state if the policy says so, and notes in it that it did: the next one is due behind it,
     /// even if it cannot be written. Never waits, never fails.
-    pub(super) fn offer(&self, loaded: &mut Loaded<A>, load: Duration) {
-        let since = loaded.version().get() - loaded.snapshot.get();
-        if !self.policy.is_due(since, load) {
+    pub(super) fn offer(
+        &self,
+        loaded: &mut Loaded<A>,
+        load: Duration,
+        now: impl FnOnce() -> Timestamp,
+    ) {
+        let last = loaded.snapshot;
+        let since = SinceSnapshot {
+            events: loaded.version().get() - last.version.get(),
+            age: last
+                .recorded_at
+                .map_or(Duration::ZERO, |at| now().since(at)),
+            load,
+        };
+        if !self.policy.is_due(&since) {
             return;
         }
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+        let Ok(runtime) = Handle::try_current() else {
             return;
         };
-        let mut waiting = self.waiting();
+        let mut waiting = self.queue.lock();
         let stream = loaded.head.stream();
-        let is_newer = waiting
-            .newest
-            .get(stream)
-            .is_none_or(|queued| queued.version() < loaded.version());
-        if !is_newer || (waiting.newest.len() >= QUEUE && !waiting.newest.contains_key(stream)) {
-            return;
+        match waiting.newest.get(stream) {
+            Some(queued) if queued.version() >= loaded.version() => return,
+            Some(_) => self.counters.snapshot(SnapshotEnd::Superseded),
+            None if waiting.newest.len() >= QUEUE => {
+                self.counters.snapshot(SnapshotEnd::Skipped);
+                tracing::debug!(%stream, "too many snapshots wait: this one is left for a later command");
+                return;
+            }
+            None => {}
         }
         waiting.newest.insert(stream.clone(), loaded.clone());
-        loaded.snapshot = loaded.version();
-        if !waiting.is_running {
-            waiting.is_running = true;
-            waiting.task = Some(runtime.spawn(self.clone().write_all()));
+        loaded.snapshot = LastSnapshot {
+            version: loaded.version(),
+            recorded_at: Some(loaded.head.recorded_at()),
+        };
+        let must_start = !std::mem::replace(&mut waiting.is_running, true);
+        drop(waiting);
+        if must_start {
+            self.start(&runtime);
         }
     }
 
-    async fn write_all(self) {
-        // The flag must fall even if encoding panics or the runtime goes away, or no later snapshot would be written.
-        let running = Running(&self.waiting);
-        loop {
-            let next = {
-                let mut waiting = self.waiting();
-                let next = waiting.newest.pop_first();
-                // In the same critical section as the empty look: an offer right behind it starts a new task.
-                waiting.is_running = next.is_some();
-                next
+    /// Starts the writer, whose flag the caller has set. Not under the lock: a runtime that is going away drops the task
+    /// at once, which takes the lock.
+    fn start(&self, runtime: &Handle) {
+        // Made here and not in the task: it must also end if the task is dropped before its first poll.
+        let mut running = Running {
+            queue: self.queue.clone(),
+            is_over: false,
+        };
+        let snapshots = self.clone();
+        runtime.spawn(async move {
+            snapshots.write_all(&mut running).await;
+        });
+    }
+
+    async fn write_all(&self, running: &mut Running<A>) {
+        while let Some((stream, loaded)) = running.next() {
+            let started = Instant::now();
+            // A panic in the user's `Serialize` must not take the snapshots of other streams with it.
+            let written = AssertUnwindSafe(self.write(&loaded)).catch_unwind().await;
+            let took = started.elapsed();
+            let end = match written {
+                Ok(Ok(SaveOutcome::Saved)) => SnapshotEnd::Written,
+                Ok(Ok(SaveOutcome::Stale)) => SnapshotEnd::Stale,
+                Ok(Err(error)) => {
+                    tracing::warn!(%stream, error = &*error, "the snapshot cannot be written");
+                    SnapshotEnd::Failed
+                }
+                Err(_) => {
+                    tracing::warn!(%stream, "writing the snapshot panicked");
+                    SnapshotEnd::Failed
+                }
             };
-            let Some((stream, loaded)) = next else {
-                // The flag has fallen above; a task that was started since must keep its own.
-                std::mem::forget(running);
-                return;
-            };
-            if let Err(error) = self.write(&loaded).await {
-                tracing::warn!(%stream, error = &*error, "the snapshot cannot be written");
-            }
+            tracing::debug!(%stream, version = %loaded.version(), ?end, ?took, "snapshot");
+            self.counters.snapshot(end);
+            self.counters.wrote_for(took);
         }
     }
 
-    async fn write(&self, loaded: &Loaded<A>) -> Result<(), crate::BoxError> {
+    async fn write(&self, loaded: &Loaded<A>) -> Result<SaveOutcome, BoxError> {
         let Some(commit_id) = loaded.head.commit_id() else {
-            return Ok(());
+            return Err("a stream without commits has no snapshot".into());
         };
         let payload = (self.encode)(&loaded.state)?;
         let snapshot = StoredSnapshot::new(
@@ -160,32 +295,69 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
             loaded.version(),
             commit_id,
             self.state_version,
-            payload.into(),
+            Bytes::new(),
         );
-        self.store.save(&snapshot).await?;
-        Ok(())
+        let context = PayloadContext::of_snapshot(&snapshot);
+        let (payload, codec) = self.codecs.seal(&context, payload.into()).await?;
+        let sealed = StoredSnapshot {
+            payload,
+            codec,
+            ..snapshot
+        };
+        Ok(self.store.save(&sealed).await?)
     }
 
-    /// Waits until nothing is left to write.
+    /// Waits until nothing is left to write, also if the runtime that wrote has gone meanwhile.
     pub(super) async fn settle(&self) {
         loop {
-            let task = self.waiting().task.take();
-            let Some(task) = task else { return };
-            if let Err(error) = task.await {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "the snapshot writer ended early"
-                );
+            let mut ended = std::pin::pin!(self.queue.ended.notified());
+            // Registered before the look, so that an end in between is not missed.
+            ended.as_mut().enable();
+            let must_start = {
+                let mut waiting = self.queue.lock();
+                if !waiting.is_running && waiting.newest.is_empty() {
+                    return;
+                }
+                !std::mem::replace(&mut waiting.is_running, true)
+            };
+            if must_start {
+                match Handle::try_current() {
+                    Ok(runtime) => self.start(&runtime),
+                    Err(_) => {
+                        self.queue.lock().is_running = false;
+                        return;
+                    }
+                }
             }
+            ended.await;
         }
     }
 }
 
-/// Lets the flag fall when the task ends before its work is done.
-struct Running<'a, A>(&'a Mutex<Waiting<A>>);
-impl<A> Drop for Running<'_, A> {
+/// The right to write, of one task at a time. However the task ends, the flag falls and whoever waits for the end hears.
+struct Running<A> {
+    queue: Arc<Queue<A>>,
+    is_over: bool,
+}
+
+impl<A> Running<A> {
+    /// The next snapshot to write. None: the flag has fallen, in the critical section of the look, so that an offer right
+    /// behind it starts a new task.
+    fn next(&mut self) -> Option<(StreamId, Loaded<A>)> {
+        let mut waiting = self.queue.lock();
+        let next = waiting.newest.pop_first();
+        waiting.is_running = next.is_some();
+        self.is_over = next.is_none();
+        next
+    }
+}
+
+impl<A> Drop for Running<A> {
     fn drop(&mut self) {
-        let mut waiting = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        waiting.is_running = false;
+        // If it has fallen already, it may be another task's by now.
+        if !self.is_over {
+            self.queue.lock().is_running = false;
+        }
+        self.queue.ended.notify_waiters();
     }
 }

@@ -103,6 +103,7 @@ impl Transaction {
                 let id = repository.inner.ids.commit_id();
                 let append = Append::after(loaded.head, id, now, fold::encode(&events)?)
                     .with_metadata(metadata);
+                let append = repository.seal(append).await?;
                 self.all.commits.push(append);
                 Ok(events)
             }

@@ -57,8 +57,8 @@ impl<A: Aggregate> Repository<A> {
             let Some(commit) = until(commit, moment) else {
                 break;
             };
-            fold.take(&commit, &self.inner.upcasters)?;
             recorded_at = Some(commit.recorded_at);
+            fold.take(&self.open(commit).await?, &self.inner.upcasters)?;
         }
         let loaded = fold.finish();
         Ok(Historical {

@@ -147,7 +147,7 @@ impl<A> Drop for Turn<A> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{StreamHead, Version};
+    use crate::{StreamHead, repository::fold::LastSnapshot};
     use futures::FutureExt;
 
     fn stream(n: u64) -> StreamId {
@@ -157,7 +157,7 @@ mod tests {
         Loaded {
             state: Arc::new(n),
             head: StreamHead::empty(stream(n)),
-            snapshot: Version::NONE,
+            snapshot: LastSnapshot::default(),
         }
     }
     fn state(turn: &mut Turn<u64>) -> Option<u64> {

@@ -1,5 +1,5 @@
 //! What a repository returns.
-use super::fold::Fold;
+use super::fold::{Fold, LastSnapshot};
 use crate::{Aggregate, StreamHead, Version};
 use std::sync::Arc;
 
@@ -8,8 +8,7 @@ use std::sync::Arc;
 pub struct Loaded<A> {
     pub(super) state: Arc<A>,
     pub(super) head: StreamHead,
-    /// Version of the newest snapshot that is known; 0 without one.
-    pub(super) snapshot: Version,
+    pub(super) snapshot: LastSnapshot,
 }
 
 impl<A: Clone> Loaded<A> {

@@ -5,9 +5,11 @@ use super::{
     streams::Progress,
 };
 use crate::{
-    CommitId, Decoded, RecordedEvent, StreamId, Upcasters, Version,
+    CodecError, CommitId, EventHeader, Opened, PayloadCodecs, PayloadContext, RecordedEvent,
+    StreamId, Upcasters, Version,
     ports::{AssignmentEpoch, EventStore, Offset, PartitionId, ReadFrom},
 };
+use bytes::Bytes;
 use futures::TryStreamExt;
 use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
@@ -27,6 +29,7 @@ pub(super) struct Shared {
     pub(super) model: ModelId,
     pub(super) history: Option<Arc<dyn EventStore>>,
     pub(super) upcasters: Upcasters,
+    pub(super) codecs: PayloadCodecs,
     pub(super) unknown_events: UnknownEvents,
     pub(super) start: Start,
     pub(super) timeout: Duration,
@@ -37,6 +40,7 @@ pub(super) struct Shared {
 pub(super) struct Tally {
     pub(super) handled: u64,
     pub(super) skipped: u64,
+    pub(super) shredded: u64,
     pub(super) duplicates: u64,
     pub(super) filled: u64,
     pub(super) gaps_unverified: u64,
@@ -47,6 +51,14 @@ pub(super) struct Attempted {
     pub(super) progress: Progress,
     pub(super) tally: Tally,
     pub(super) result: Result<(), Failure>,
+}
+
+/// What came of reading an event.
+enum Read {
+    Event(Box<AnyEvent>),
+    /// Retired, or of no interest.
+    Nothing,
+    Shredded,
 }
 
 /// An event that could not be handled.
@@ -222,9 +234,16 @@ impl Attempt {
         event: &RecordedEvent,
         source: EventSource,
     ) -> Result<(), HandlerError> {
-        let Some(decoded) = self.decode(event)? else {
-            self.tally.skipped += 1;
-            return Ok(());
+        let decoded = match self.read(event).await? {
+            Read::Event(decoded) => decoded,
+            Read::Nothing => {
+                self.tally.skipped += 1;
+                return Ok(());
+            }
+            Read::Shredded => {
+                self.tally.shredded += 1;
+                return Ok(());
+            }
         };
         let cancelled = self.cancelled.child_token();
         let ctx = EventContext::new(self.shared.model.clone(), event.header.clone(), source)
@@ -242,35 +261,60 @@ impl Attempt {
         Ok(())
     }
 
-    /// None: retired, or of no interest.
-    fn decode(&self, event: &RecordedEvent) -> Result<Option<Box<AnyEvent>>, HandlerError> {
+    /// Opens, lifts and decodes.
+    async fn read(&self, event: &RecordedEvent) -> Result<Read, HandlerError> {
         let header = &event.header;
-        let aggregate = header.stream.aggregate();
-        let lifted = self
-            .shared
-            .upcasters
-            .apply(
-                aggregate,
-                &header.name,
-                header.schema_version,
-                &event.payload,
-            )
-            .map_err(HandlerError::poison)?;
-        let Some(lifted) = lifted else {
-            return Ok(None);
+        let decoded = match header.codec.as_deref() {
+            None => self.decode(header, &event.payload),
+            Some(tags) if self.may_know(header) => {
+                let context = PayloadContext::of_event(header);
+                let open = self
+                    .shared
+                    .codecs
+                    .open(&context, Some(tags), &event.payload);
+                let open = async { open.await.map_err(HandlerError::unreadable) };
+                match self.in_time(open).await? {
+                    Opened::Payload(payload) => self.decode(header, &payload),
+                    Opened::Shredded => return Ok(Read::Shredded),
+                }
+            }
+            // What is of no interest needs no codec, nor a key that this service may not even have.
+            Some(_) => Err(CodecError::UnknownEvent {
+                aggregate: header.stream.aggregate().into(),
+                name: header.name.to_string(),
+            }),
         };
-        let decoded = self.shared.processor.decode(aggregate, &lifted);
-        match decoded.map_err(HandlerError::poison)? {
-            Decoded::Event(event) => Ok(Some(event)),
-            Decoded::NotMine => Ok(None),
-            Decoded::Unknown => match self.shared.unknown_events {
-                UnknownEvents::Skip => Ok(None),
-                UnknownEvents::Fail => Err(HandlerError::poison(format!(
-                    "this build knows no event {aggregate}.{}",
-                    lifted.name
-                ))),
-            },
+        match decoded {
+            Ok(decoded) => Ok(decoded.map_or(Read::Nothing, Read::Event)),
+            Err(CodecError::UnknownEvent { .. })
+                if self.shared.unknown_events == UnknownEvents::Skip =>
+            {
+                Ok(Read::Nothing)
+            }
+            Err(error) => Err(HandlerError::unreadable(error)),
         }
+    }
+
+    fn decode(
+        &self,
+        header: &EventHeader,
+        payload: &Bytes,
+    ) -> Result<Option<Box<AnyEvent>>, CodecError> {
+        let Shared {
+            processor,
+            upcasters,
+            ..
+        } = &*self.shared;
+        processor.decode(upcasters, header, payload)
+    }
+
+    /// Whether the event is in the processor's set, or may be after a rename.
+    fn may_know(&self, header: &EventHeader) -> bool {
+        let aggregate = header.stream.aggregate();
+        let selectors = self.shared.processor.selectors();
+        let mut mine = selectors.iter().filter(|s| s.aggregate == aggregate);
+        mine.any(|s| s.types.iter().any(|t| header.name == t.name()))
+            || self.shared.upcasters.know(aggregate, &header.name)
     }
 
     async fn in_time<T>(

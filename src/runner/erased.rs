@@ -1,6 +1,7 @@
 //! A processor without its types: one runner serves every listener and projector.
 use super::{EventContext, HandlerError, HandlerResult, Listener, ModelId, Position, Projector};
-use crate::{CodecError, Decoded, EventSelector, EventSet, Lifted, StreamId};
+use crate::{CodecError, EventHeader, EventSelector, EventSet, StreamId, Upcasters, codec};
+use bytes::Bytes;
 use futures::future::BoxFuture;
 use std::any::Any;
 
@@ -9,11 +10,13 @@ pub(super) type AnyEvent = dyn Any + Send + Sync;
 
 pub(super) trait ErasedProcessor: Send + Sync {
     fn selectors(&self) -> Vec<EventSelector>;
+    /// Decodes an opened payload. None: retired, or of no interest.
     fn decode(
         &self,
-        aggregate: &str,
-        lifted: &Lifted,
-    ) -> Result<Decoded<Box<AnyEvent>>, CodecError>;
+        upcasters: &Upcasters,
+        header: &EventHeader,
+        payload: &Bytes,
+    ) -> Result<Option<Box<AnyEvent>>, CodecError>;
     fn handle<'a>(
         &'a self,
         event: &'a AnyEvent,
@@ -28,20 +31,13 @@ pub(super) trait ErasedProcessor: Send + Sync {
 }
 
 fn decode<E: EventSet>(
-    aggregate: &str,
-    lifted: &Lifted,
-) -> Result<Decoded<Box<AnyEvent>>, CodecError> {
-    let decoded = E::decode_from(
-        aggregate,
-        &lifted.name,
-        lifted.schema_version,
-        &lifted.payload,
-    )?;
-    Ok(match decoded {
-        Decoded::Event(event) => Decoded::Event(Box::new(event)),
-        Decoded::NotMine => Decoded::NotMine,
-        Decoded::Unknown => Decoded::Unknown,
-    })
+    upcasters: &Upcasters,
+    header: &EventHeader,
+    payload: &Bytes,
+) -> Result<Option<Box<AnyEvent>>, CodecError> {
+    let (aggregate, version) = (header.stream.aggregate(), header.schema_version);
+    let decoded = codec::decode::<E>(upcasters, aggregate, &header.name, version, payload)?;
+    Ok(decoded.map(|event| Box::new(event) as Box<AnyEvent>))
 }
 
 fn typed<E: EventSet>(event: &AnyEvent) -> Result<&E, HandlerError> {
@@ -59,10 +55,11 @@ impl<L: Listener> ErasedProcessor for ListenerCell<L> {
     }
     fn decode(
         &self,
-        aggregate: &str,
-        lifted: &Lifted,
-    ) -> Result<Decoded<Box<AnyEvent>>, CodecError> {
-        decode::<L::Events>(aggregate, lifted)
+        upcasters: &Upcasters,
+        header: &EventHeader,
+        payload: &Bytes,
+    ) -> Result<Option<Box<AnyEvent>>, CodecError> {
+        decode::<L::Events>(upcasters, header, payload)
     }
     fn handle<'a>(
         &'a self,
@@ -89,10 +86,11 @@ impl<P: Projector> ErasedProcessor for ProjectorCell<P> {
     }
     fn decode(
         &self,
-        aggregate: &str,
-        lifted: &Lifted,
-    ) -> Result<Decoded<Box<AnyEvent>>, CodecError> {
-        decode::<P::Events>(aggregate, lifted)
+        upcasters: &Upcasters,
+        header: &EventHeader,
+        payload: &Bytes,
+    ) -> Result<Option<Box<AnyEvent>>, CodecError> {
+        decode::<P::Events>(upcasters, header, payload)
     }
     fn handle<'a>(
         &'a self,

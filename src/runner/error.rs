@@ -67,6 +67,24 @@ impl HandlerError {
     pub fn fatal(source: impl Into<BoxError>) -> Self {
         Self::new(ErrorClass::Fatal, source)
     }
+    /// The event that is to be handled cannot be read: poison, unless waiting or a permission would help.
+    pub(super) fn unreadable(error: CodecError) -> Self {
+        use crate::PayloadError::Refused;
+        match class_of(&error) {
+            ErrorClass::Permanent
+                if !matches!(
+                    &error,
+                    CodecError::Payload {
+                        source: Refused { .. },
+                        ..
+                    }
+                ) =>
+            {
+                Self::poison(error)
+            }
+            class => Self::new(class, error),
+        }
+    }
     /// Its class.
     pub const fn class(&self) -> ErrorClass {
         self.class
@@ -145,11 +163,18 @@ fn class_of_one(e: &(dyn Error + 'static)) -> Option<ErrorClass> {
     }
     match e.downcast_ref::<LoadError>() {
         // Its source knows more.
-        Some(LoadError::Store(_)) => return None,
+        Some(LoadError::Store(_) | LoadError::Codec { .. }) => return None,
         Some(e) => return by(e.is_transient(), None),
         None => {}
     }
-    (e.is::<Rejection>() || e.is::<CodecError>()).then_some(ErrorClass::Permanent)
+    if let Some(e) = e.downcast_ref::<CodecError>() {
+        let retry_after = match e {
+            CodecError::Payload { source, .. } => source.retry_after(),
+            _ => None,
+        };
+        return by(e.is_transient(), retry_after);
+    }
+    e.is::<Rejection>().then_some(ErrorClass::Permanent)
 }
 
 /// Classifies on the way to `?`.

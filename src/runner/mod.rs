@@ -35,7 +35,7 @@ pub use policy::{OnExhausted, ProcessorPolicy, Start, UnknownEvents};
 pub use report::{BuildError, ProcessorReport, RunnerError, RunnerReport};
 
 use crate::{
-    IdSource, SystemIds, Upcasters,
+    IdSource, PayloadCodecs, SystemIds, Upcasters,
     ports::{ControlStore, EventStore, MessageBus},
 };
 use erased::{ErasedProcessor, ListenerCell, ProjectorCell};
@@ -59,6 +59,7 @@ pub struct RunnerBuilder {
     control: Arc<dyn ControlStore>,
     history: Option<Arc<dyn EventStore>>,
     upcasters: Upcasters,
+    codecs: PayloadCodecs,
     ids: Arc<dyn IdSource>,
     topics: Vec<Arc<str>>,
     group_prefix: Arc<str>,
@@ -139,6 +140,13 @@ impl RunnerBuilder {
         self.upcasters = upcasters;
         self
     }
+    /// Opens payloads that were stored in another form: encrypted, compressed. A shredded event is passed over as a
+    /// retired one is.
+    #[must_use]
+    pub fn with_payload_codecs(mut self, codecs: PayloadCodecs) -> Self {
+        self.codecs = codecs;
+        self
+    }
     /// Replaces the source of revisions.
     #[must_use]
     pub fn with_ids(mut self, ids: Arc<dyn IdSource>) -> Self {
@@ -205,6 +213,7 @@ impl Runner {
             control,
             history: None,
             upcasters: Upcasters::new(),
+            codecs: PayloadCodecs::new(),
             ids: Arc::new(SystemIds),
             topics: vec!["GlobalEvents".into()],
             group_prefix: "example-group".into(),

@@ -38,6 +38,7 @@ struct Attempts {
     processor: Arc<dyn super::ErasedProcessor>,
     history: Option<Arc<dyn crate::ports::EventStore>>,
     upcasters: crate::Upcasters,
+    codecs: crate::PayloadCodecs,
 }
 
 /// How long the backends may be away before a processor that starts gives up: about a minute.
@@ -103,6 +104,7 @@ impl Processor {
                 processor: entry.processor.clone(),
                 history: shared.history.clone(),
                 upcasters: shared.upcasters.clone(),
+                codecs: shared.codecs.clone(),
             },
         }
     }
@@ -152,6 +154,7 @@ impl Processor {
             model: ModelId::new(self.name.clone(), generation),
             history: self.attempts.history.clone(),
             upcasters: self.attempts.upcasters.clone(),
+            codecs: self.attempts.codecs.clone(),
             unknown_events: self.policy.unknown_events,
             start: self.policy.start,
             timeout: self.policy.attempt_timeout,

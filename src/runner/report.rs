@@ -134,6 +134,8 @@ pub struct ProcessorReport {
     pub handled: u64,
     /// Records passed over: of foreign aggregate types, retired, or unknown.
     pub skipped: u64,
+    /// Events whose payload is shredded; passed over.
+    pub shredded: u64,
     /// Records that came again and were dropped.
     pub duplicates: u64,
     /// Events that the bus skipped and the event store supplied.
@@ -152,6 +154,7 @@ impl ProcessorReport {
             name,
             handled: 0,
             skipped: 0,
+            shredded: 0,
             duplicates: 0,
             filled: 0,
             gaps_unverified: 0,
@@ -162,6 +165,7 @@ impl ProcessorReport {
     pub(super) const fn add(&mut self, tally: &Tally) {
         self.handled += tally.handled;
         self.skipped += tally.skipped;
+        self.shredded += tally.shredded;
         self.duplicates += tally.duplicates;
         self.filled += tally.filled;
         self.gaps_unverified += tally.gaps_unverified;

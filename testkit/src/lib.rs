@@ -4,13 +4,20 @@ mod scenario;
 mod memory;
 mod clock;
 pub mod contract;
+pub mod faults;
+#[cfg(feature = "proptest")]
+pub mod laws;
+#[cfg(feature = "domains")]
+pub mod domains;
 #[cfg(feature = "mocks")]
 pub mod mocks;
 #[cfg(feature = "containers")]
 pub mod containers;
+#[cfg(any(doc, doctest))]
+pub mod guide;
 
 pub use clock::{ManualClock, SeededIds};
 pub use memory::{
     InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, InMemorySnapshotStore,
 };
-pub use scenario::{Outcome, Scenario};
+pub use scenario::{CommandFor, ListenerScenario, Outcome, ProjectorScenario, Road, Scenario};

@@ -9,7 +9,7 @@ use foldstream::{
         UnpublishedPage,
     },
 };
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use serde::{Deserialize, Serialize};
 use std::{num::NonZeroU32, sync::Arc};
 
@@ -94,6 +94,8 @@ pub(crate) trait Mischief: std::fmt::Debug + Send + Sync + 'static {
     }
     /// When a read begins.
     fn reading(&self) {}
+    /// Before a read answers.
+    async fn before_read(&self) {}
     /// To a commit that is read; none hides it.
     fn read(&self, commit: Commit) -> Option<Commit> {
         Some(commit)
@@ -130,7 +132,12 @@ impl<M: Mischief> EventStore for Misbehaving<M> {
     ) -> BoxStream<'_, Result<Commit, EventStoreError>> {
         self.mischief.reading();
         let commits = self.inner.read(stream, from, limit);
+        let commits = async move {
+            self.mischief.before_read().await;
+            commits
+        };
         commits
+            .flatten_stream()
             .filter_map(|commit| async {
                 match commit {
                     Ok(commit) => self.mischief.read(commit).map(Ok),

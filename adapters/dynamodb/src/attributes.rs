@@ -7,6 +7,12 @@ pub(crate) type Attributes = HashMap<String, AttributeValue>;
 
 /// The largest item that is sent. DynamoDB's limit is 400 KB; the rest is left for what later formats add.
 pub(crate) const MAX_ITEM_BYTES: usize = 390 * 1024;
+/// The most that is sent in one transaction. DynamoDB's limit is 4 MB of items, and whether its megabyte has 1,000 or
+/// 1,024 kilobytes does not matter here.
+/// (<https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html>)
+pub(crate) const MAX_TRANSACTION_BYTES: usize = 3_900 * 1024;
+/// The most items that one transaction writes or checks.
+pub(crate) const MAX_TRANSACTION_ITEMS: usize = 100;
 
 pub(crate) fn text(value: impl Into<String>) -> AttributeValue {
     AttributeValue::S(value.into())

@@ -14,13 +14,14 @@ use std::{sync::Arc, time::Duration};
 #[derive(Clone, Debug)]
 pub(crate) struct Connection(Arc<Inner>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Inner {
     client: Client,
     /// Sends once. The SDK's own retries would hide that an earlier attempt was lost and may still land; an append must
     /// know, since only then a later "throttled" does not mean "not applied".
     once: Client,
     config: DynamoDbConfig,
+    has_transactions: bool,
     endpoint: String,
     events: String,
     snapshots: String,
@@ -48,6 +49,7 @@ impl Connection {
             client,
             once,
             endpoint,
+            has_transactions: true,
             events: config.events_table(),
             snapshots: config.snapshots_table(),
             control: config.control_table(),
@@ -74,6 +76,16 @@ impl Connection {
     }
     pub(crate) fn control(&self) -> &str {
         &self.0.control
+    }
+    /// Whether the tables take transactions.
+    pub(crate) fn has_transactions(&self) -> bool {
+        self.0.has_transactions
+    }
+    /// The same, for tables that take none.
+    pub(crate) fn without_transactions(&self) -> Self {
+        let mut inner = Inner::clone(&self.0);
+        inner.has_transactions = false;
+        Self(Arc::new(inner))
     }
     /// What an error says about where it happened.
     pub(crate) fn at<'a>(&'a self, operation: &'static str, table: &'a str) -> Place<'a> {

@@ -1,4 +1,6 @@
 //! The one place where the SDK's errors become the ports'.
+mod cancelled;
+
 use crate::ConfigError;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_dynamodb::{
@@ -329,6 +331,8 @@ impl Answer<'_> {
             "TransactionConflictException"
             | "TransactionInProgressException"
             | "ReplicatedWriteConflictException"
+            // Every attempt has a token of its own, so the next one is not in the way of this one.
+            | "IdempotentParameterMismatchException"
             | "ResourceInUseException" => (Class::Unavailable, false),
             _ => match self.status {
                 429 => (Class::Throttled(self.retry_after), false),
@@ -378,9 +382,11 @@ impl Answer<'_> {
                 RefusedKind::Unsupported,
                 "this server does not have the operation: leave the option unset",
             ),
-            "ValidationException"
-            | "SerializationException"
-            | "ItemCollectionSizeLimitExceededException" => (
+            "ItemCollectionSizeLimitExceededException" => (
+                RefusedKind::Incompatible,
+                "a local secondary index limits each stream to 10 GB: make the table without one",
+            ),
+            "ValidationException" | "SerializationException" => (
                 RefusedKind::Validation,
                 "DynamoDB calls the request malformed",
             ),

@@ -48,6 +48,9 @@ fn encode(snapshot: &StoredSnapshot) -> Result<Attributes, SnapshotStoreError> {
     item.insert("c".into(), text(snapshot.commit_id.to_string()));
     item.insert("s".into(), number(snapshot.state_version));
     item.insert("d".into(), binary(snapshot.payload.to_vec()));
+    if let Some(codec) = &snapshot.codec {
+        item.insert("k".into(), text(&**codec));
+    }
     match item_bytes(&item) {
         0..=MAX_ITEM_BYTES => Ok(item),
         bytes => Err(SnapshotStoreError::TooLarge {
@@ -65,14 +68,10 @@ fn decode(stream: &StreamId, mut item: Attributes) -> Result<StoredSnapshot, Bad
         .map_err(|e| BadAttribute::new("c", &e))?;
     let state_version = required(take_number(&mut item, "s")?, "s")?;
     let payload = required(take_binary(&mut item, "d")?, "d")?;
+    let codec = take_text(&mut item, "k")?.map(Into::into);
     let (stream, version) = (stream.clone(), Version::new(version));
-    Ok(StoredSnapshot::new(
-        stream,
-        version,
-        commit_id,
-        state_version,
-        payload.into(),
-    ))
+    let snapshot = StoredSnapshot::new(stream, version, commit_id, state_version, payload.into());
+    Ok(snapshot.with_codec(codec))
 }
 
 #[async_trait]

@@ -48,6 +48,7 @@
 //!
 //! Then `cargo test` shows `event_store::stale_head_is_a_conflict` and so on. [`snapshot_store_contract!`] is used
 //! likewise; [`message_bus_contract!`] asks for a [`BusFixture`](message_bus::BusFixture), which also makes topics.
+//! [`payload_codec_contract!`] is for the authors of a [`PayloadCodec`](foldstream::PayloadCodec).
 //!
 //! # What an adapter declares
 //! Rules that only hold for some adapters are in groups, declared by `with`. A group that is not declared generates no
@@ -65,6 +66,7 @@
 //! [`event_store_contract!`]: crate::event_store_contract
 //! [`snapshot_store_contract!`]: crate::snapshot_store_contract
 //! [`message_bus_contract!`]: crate::message_bus_contract
+//! [`payload_codec_contract!`]: crate::payload_codec_contract
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -74,6 +76,7 @@
 pub mod control_store;
 pub mod event_store;
 pub mod message_bus;
+pub mod payload_codec;
 mod run;
 pub mod snapshot_store;
 mod support;

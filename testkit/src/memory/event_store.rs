@@ -57,14 +57,18 @@ impl InMemoryEventStore {
     const STREAMS_PAGE: usize = 1000;
     /// What DynamoDB holds of one commit: ten parts of 390 KB.
     const MAX_COMMIT_BYTES: usize = 3_900_000;
+    /// What DynamoDB holds of one event: an item.
+    const MAX_EVENT_BYTES: usize = 390_000;
     /// Items of one transaction in DynamoDB.
     const MAX_STREAMS_PER_APPEND: u32 = 100;
 
-    /// An empty store with DynamoDB's limits: 100 streams an append, 3,900,000 bytes a commit; it lists unpublished commits.
+    /// An empty store with DynamoDB's limits: 100 streams an append, 3,900,000 bytes a commit, 390,000 bytes an event; it
+    /// lists unpublished commits.
     #[must_use]
     pub fn new() -> Arc<Self> {
         Self::with_capabilities(
             Capabilities::new(Self::MAX_COMMIT_BYTES)
+                .with_max_event_bytes(Self::MAX_EVENT_BYTES)
                 .with_streams_per_append(Self::MAX_STREAMS_PER_APPEND)
                 .with_unpublished_list(true),
         )
@@ -91,8 +95,18 @@ impl InMemoryEventStore {
     /// Everything that is refused before any look at what is stored.
     fn validate(&self, append: &Append) -> Result<(), EventStoreError> {
         append.validate()?;
-        let (bytes, limit) = (commit_bytes(append), self.capabilities.max_commit_bytes);
-        if bytes > limit {
+        let Capabilities {
+            max_commit_bytes,
+            max_event_bytes,
+            ..
+        } = self.capabilities;
+        let commit = (commit_bytes(append), max_commit_bytes);
+        let events = append
+            .events
+            .iter()
+            .map(|e| (event_bytes(e), max_event_bytes));
+        let mut measured = std::iter::once(commit).chain(events);
+        if let Some((bytes, limit)) = measured.find(|(bytes, limit)| bytes > limit) {
             return Err(EventStoreError::TooLarge {
                 stream: append.head.stream().clone(),
                 bytes,
@@ -132,11 +146,13 @@ impl InMemoryEventStore {
 }
 
 fn commit_bytes(append: &Append) -> usize {
-    let event =
-        |e: &EventData| e.name.len() + e.payload.len() + e.codec.as_deref().map_or(0, str::len);
     append.head.stream().as_str().len()
         + metadata_bytes(&append.metadata)
-        + append.events.iter().map(event).sum::<usize>()
+        + append.events.iter().map(event_bytes).sum::<usize>()
+}
+
+fn event_bytes(event: &EventData) -> usize {
+    event.name.len() + event.payload.len() + event.codec.as_deref().map_or(0, str::len)
 }
 
 fn metadata_bytes(metadata: &Metadata) -> usize {

@@ -44,7 +44,8 @@ impl SnapshotStore for InMemorySnapshotStore {
     }
 
     async fn save(&self, snapshot: &StoredSnapshot) -> Result<SaveOutcome, SnapshotStoreError> {
-        let bytes = snapshot.payload.len() + snapshot.stream.as_str().len();
+        let codec = snapshot.codec.as_deref().map_or(0, str::len);
+        let bytes = snapshot.payload.len() + codec + snapshot.stream.as_str().len();
         if bytes > self.max_bytes {
             return Err(SnapshotStoreError::TooLarge {
                 stream: snapshot.stream.clone(),

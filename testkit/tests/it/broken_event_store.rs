@@ -217,6 +217,7 @@ fn full<S: Sabotage>(rejected_by: &'static [&'static str]) -> Suspect<Arc<dyn Ev
             Arc::new(Broken {
                 store: InMemoryEventStore::with_capabilities(
                     Capabilities::new(LIMIT)
+                        .with_max_event_bytes(LIMIT / 4 * 3)
                         .with_streams_per_append(10)
                         .with_unpublished_list(true),
                 ),

@@ -7,7 +7,11 @@
 
 mod broken_control_store;
 mod broken_event_store;
+mod broken_payload_codec;
 mod contract;
+mod faults;
+mod domains;
+mod laws;
 mod matrix;
 mod memory_bus;
 mod memory_stores;

@@ -10,11 +10,12 @@ use foldstream::{
     control::Watermark,
     from_message,
     ports::{
-        CommitKey, ConsumerEvent, EventStore, MessageBus, OffsetMark, ReadFrom, Subscription,
-        TopicDescription,
+        Capabilities, CommitKey, ConsumerEvent, EventStore, MessageBus, OffsetMark, ReadFrom,
+        Subscription, TopicDescription,
     },
     publisher::{Notice, PublishError},
 };
+use foldstream_testkit::InMemoryEventStore;
 use futures::{StreamExt, TryStreamExt};
 use std::{
     collections::BTreeMap,
@@ -352,7 +353,10 @@ async fn bells_at_or_below_the_watermark_clear_their_markers() {
 
 #[tokio::test]
 async fn an_event_that_is_too_large_stops_its_stream_before_any_of_its_commit_is_sent() {
-    let world = World::new();
+    // A store that takes larger events than the topic does.
+    let capabilities = Capabilities::new(3_900_000).with_unpublished_list(true);
+    let mut world = World::new();
+    world.store = InMemoryEventStore::with_capabilities(capabilities);
     world.bus.delete_topic(TOPIC);
     let description = TopicDescription::new(3).with_max_message_bytes(Some(1_000_000));
     world.bus.create_topic_as(TOPIC, description);

@@ -1,5 +1,6 @@
 //! Rules of the repository.
 mod cache;
+mod load;
 mod once;
 mod rules;
 mod several;

@@ -388,7 +388,7 @@ async fn events_that_cannot_be_read_are_typed_errors() {
 
 /// Hides the commit that starts at a version.
 #[derive(Debug)]
-struct Hole(u64);
+pub(super) struct Hole(pub(super) u64);
 impl Mischief for Hole {
     fn read(&self, commit: Commit) -> Option<Commit> {
         (commit.first_version.get() != self.0).then_some(commit)

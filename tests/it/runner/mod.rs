@@ -7,5 +7,6 @@ mod fleet;
 mod flush;
 mod group;
 mod harness;
+mod payload;
 mod shutdown;
 mod start;

@@ -7,7 +7,8 @@
 //! e  S  JSON text [{"y": name, "s": schema version (absent: 1), "d": payload as it is}], or
 //! e  B  the same list in CBOR, "d" a byte string, when a payload is not JSON text that comes back byte for byte;
 //!       k S the codec of its events (absent: JSON); an event of another codec has its own "k", null for JSON
-//! p, pn N  part index and count of a split commit (absent: 0 of 1)
+//! p, pn N  part index and count of a split commit (absent: 0 of 1). Parts are cut between events; sk and n are those of
+//!       the part's own events, c and t stand on every part; m, ls and mk on the first only
 //! m  M  metadata: command, correlation, causation, actor, traceparent, user_<key>
 //! ls S  "<type>#<shard>" (first commit of a stream)          mk S  "<shard>" (poller mode, while unpublished)
 //! ```
@@ -19,8 +20,8 @@ use super::payload::{self, Names};
 use crate::{
     DynamoDbConfig, PublishMode,
     attributes::{
-        Attributes, BadAttribute, MAX_ITEM_BYTES, item_bytes, number, required, take_number,
-        take_text, text,
+        Attributes, BadAttribute, MAX_ITEM_BYTES, MAX_TRANSACTION_BYTES, item_bytes, number,
+        required, take_number, take_text, text,
     },
 };
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -28,6 +29,7 @@ use foldstream::{
     CommitId, Metadata, StreamHead, StreamId, Timestamp, Version,
     ports::{Append, Commit, CommitKey, EventData, EventStoreError},
 };
+use std::ops::Range;
 
 /// The format that this build writes and reads.
 pub(crate) const FORMAT: u64 = 1;
@@ -47,46 +49,136 @@ pub(crate) fn list_shard(aggregate: &str, shard: u32) -> String {
     format!("{aggregate}#{shard}")
 }
 
-/// The item of a commit.
+/// The items of a commit: one, or the parts of a split one. Together at most [`MAX_TRANSACTION_BYTES`].
 ///
 /// # Errors
-/// `Invalid` for a payload that is not what it says, `TooLarge` for an item over [`MAX_ITEM_BYTES`].
+/// `Invalid` for a payload that is not what it says, `TooLarge` for what does not fit.
 pub(crate) fn encode(
     append: &Append,
     config: &DynamoDbConfig,
-) -> Result<Attributes, EventStoreError> {
-    let stream = append.head.stream();
-    let first = append.head.version().next();
-    let last = append.head_after().version();
-    let (events, codec) = payload::encode(&append.events)?;
-    let mut item = key(stream, first);
-    item.insert("c".into(), text(append.commit_id.to_string()));
-    item.insert("t".into(), number(append.recorded_at.as_micros()));
-    if last != first {
-        item.insert("n".into(), number(last));
+    may_split: bool,
+) -> Result<Vec<Attributes>, EventStoreError> {
+    let commit = Encoder { append, config };
+    let whole = commit.item(0..append.events.len(), None)?;
+    let bytes = item_bytes(&whole);
+    if bytes <= MAX_ITEM_BYTES {
+        return Ok(vec![whole]);
     }
-    item.insert("e".into(), events);
-    if let Some(codec) = codec {
-        item.insert("k".into(), text(&*codec));
+    if may_split && bytes > MAX_TRANSACTION_BYTES {
+        return Err(commit.too_large(bytes, MAX_TRANSACTION_BYTES));
     }
-    if !append.metadata.is_empty() {
-        item.insert("m".into(), encode_metadata(&append.metadata)?);
+    if !may_split || append.events.len() == 1 {
+        return Err(commit.too_large(bytes, MAX_ITEM_BYTES));
     }
-    if append.head.version() == Version::NONE {
-        let shard = list_shard(stream.aggregate(), stream.shard(config.list_shards));
-        item.insert("ls".into(), text(shard));
-    }
-    if config.publish_mode == PublishMode::Poller {
-        let shard = stream.shard(config.marker_shards);
-        item.insert("mk".into(), text(shard.to_string()));
-    }
-    match item_bytes(&item) {
-        0..=MAX_ITEM_BYTES => Ok(item),
-        bytes => Err(EventStoreError::TooLarge {
-            stream: stream.clone(),
+    commit.split()
+}
+
+struct Encoder<'a> {
+    append: &'a Append,
+    config: &'a DynamoDbConfig,
+}
+
+impl Encoder<'_> {
+    fn too_large(&self, bytes: usize, limit: usize) -> EventStoreError {
+        let stream = self.append.head.stream().clone();
+        EventStoreError::TooLarge {
+            stream,
             bytes,
-            limit: MAX_ITEM_BYTES,
-        }),
+            limit,
+        }
+    }
+
+    /// The item with these events of the commit. `part`: which one of how many, if it is split.
+    fn item(
+        &self,
+        events: Range<usize>,
+        part: Option<(usize, usize)>,
+    ) -> Result<Attributes, EventStoreError> {
+        let mut item = self.frame(&events, part)?;
+        let (events, codec) = payload::encode(&self.append.events[events])?;
+        item.insert("e".into(), events);
+        if let Some(codec) = codec {
+            item.insert("k".into(), text(&*codec));
+        }
+        Ok(item)
+    }
+
+    /// Everything but the events.
+    fn frame(
+        &self,
+        events: &Range<usize>,
+        part: Option<(usize, usize)>,
+    ) -> Result<Attributes, EventStoreError> {
+        let Self { append, config } = self;
+        let (head, stream) = (append.head.version(), append.head.stream());
+        let first = head.plus(events.start as u64 + 1);
+        let last = head.plus(events.end as u64);
+        let mut item = key(stream, first);
+        item.insert("c".into(), text(append.commit_id.to_string()));
+        item.insert("t".into(), number(append.recorded_at.as_micros()));
+        if last != first {
+            item.insert("n".into(), number(last));
+        }
+        if let Some((index, count)) = part {
+            item.insert("p".into(), number(index));
+            item.insert("pn".into(), number(count));
+        }
+        if events.start > 0 {
+            return Ok(item);
+        }
+        if !append.metadata.is_empty() {
+            item.insert("m".into(), encode_metadata(&append.metadata)?);
+        }
+        if head == Version::NONE {
+            let shard = list_shard(stream.aggregate(), stream.shard(config.list_shards));
+            item.insert("ls".into(), text(shard));
+        }
+        if config.publish_mode == PublishMode::Poller {
+            let shard = stream.shard(config.marker_shards);
+            item.insert("mk".into(), text(shard.to_string()));
+        }
+        Ok(item)
+    }
+
+    /// Cuts between events, so that each part is as full as it may be.
+    fn split(&self) -> Result<Vec<Attributes>, EventStoreError> {
+        let ranges = self.cuts()?;
+        let count = ranges.len();
+        let parts = ranges.into_iter().enumerate();
+        let parts: Vec<_> = parts
+            .map(|(index, events)| {
+                let item = self.item(events, Some((index, count)))?;
+                match item_bytes(&item) {
+                    0..=MAX_ITEM_BYTES => Ok(item),
+                    // One event alone, or it would have been cut.
+                    bytes => Err(self.too_large(bytes, MAX_ITEM_BYTES)),
+                }
+            })
+            .collect::<Result<_, _>>()?;
+        match parts.iter().map(item_bytes).sum() {
+            0..=MAX_TRANSACTION_BYTES => Ok(parts),
+            bytes => Err(self.too_large(bytes, MAX_TRANSACTION_BYTES)),
+        }
+    }
+
+    fn cuts(&self) -> Result<Vec<Range<usize>>, EventStoreError> {
+        let events = &self.append.events;
+        let codec = |e: &EventData| e.codec.as_deref().map_or(0, str::len);
+        // Names of `e` and `k`, list brackets, and numbers that are longer than those of the frame measured here.
+        let slack = 64 + events.iter().map(codec).max().unwrap_or_default();
+        let frame = |at: Range<usize>| Ok(slack + item_bytes(&self.frame(&at, Some((0, 1)))?));
+        let (first, others) = (frame(0..events.len())?, frame(1..events.len())?);
+        let (mut cuts, mut start, mut filled) = (Vec::new(), 0, first);
+        for (index, event) in events.iter().enumerate() {
+            let weight = payload::weight(event);
+            if index > start && filled + weight > MAX_ITEM_BYTES {
+                cuts.push(start..index);
+                (start, filled) = (index, others);
+            }
+            filled += weight;
+        }
+        cuts.push(start..events.len());
+        Ok(cuts)
     }
 }
 

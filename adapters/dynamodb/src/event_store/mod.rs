@@ -11,12 +11,13 @@ mod payload;
 pub(crate) use item::FORMAT;
 
 use crate::{
-    DynamoDb, DynamoDbConfig, DynamoDbError, PublishMode, attributes::MAX_ITEM_BYTES,
+    DynamoDb, DynamoDbConfig, DynamoDbError, PublishMode,
+    attributes::{MAX_ITEM_BYTES, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_ITEMS},
     client::Connection,
 };
 use async_trait::async_trait;
 use foldstream::{
-    StreamId,
+    StreamHead, StreamId,
     ports::{
         Append, AppendAll, AppendOutcome, BoxStream, Capabilities, Commit, CommitKey, EventStore,
         EventStoreError, ReadFrom, RefusedKind, ScanCursor, ScanPage, ScanWhat, Segment,
@@ -25,7 +26,11 @@ use foldstream::{
 };
 use std::num::NonZeroU32;
 
-/// The event store: one item is one commit, written by one conditional put.
+/// Streams that one transaction can write or check.
+const MAX_STREAMS: u32 = MAX_TRANSACTION_ITEMS as u32;
+
+/// The event store: one item is one commit, written by one conditional put. A commit that is larger than an item, and
+/// commits on several streams, are written by one transaction.
 ///
 /// Cloning is a reference count.
 #[derive(Clone, Debug)]
@@ -64,28 +69,43 @@ fn unsupported(reason: &str) -> EventStoreError {
 #[async_trait]
 impl EventStore for DynamoDbEventStore {
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new(MAX_ITEM_BYTES).with_unpublished_list(self.marks())
+        let capabilities = if self.connection.has_transactions() {
+            Capabilities::new(MAX_TRANSACTION_BYTES)
+                .with_max_event_bytes(MAX_ITEM_BYTES)
+                .with_streams_per_append(MAX_STREAMS)
+        } else {
+            Capabilities::new(MAX_ITEM_BYTES)
+        };
+        capabilities.with_unpublished_list(self.marks())
     }
 
     async fn append(&self, append: &Append) -> Result<AppendOutcome, EventStoreError> {
-        append::append(&self.connection, append).await
+        append.validate()?;
+        let commits = std::slice::from_ref(append);
+        Ok(
+            match append::append(&self.connection, commits, &[]).await? {
+                AppendOutcome::Appended(_) => AppendOutcome::Appended(append.head_after()),
+                AppendOutcome::Repeated(commits) => AppendOutcome::Repeated(commits),
+                AppendOutcome::Conflict(conflict) => AppendOutcome::Conflict(conflict),
+            },
+        )
     }
 
     async fn append_all(
         &self,
         all: &AppendAll,
-    ) -> Result<AppendOutcome<Vec<foldstream::StreamHead>>, EventStoreError> {
+    ) -> Result<AppendOutcome<Vec<StreamHead>>, EventStoreError> {
         all.validate()?;
-        let ([append], []) = (&*all.commits, &*all.unchanged) else {
-            return Err(unsupported(
-                "this adapter appends to one stream at a time; see capabilities()",
-            ));
-        };
-        Ok(match append::append(&self.connection, append).await? {
-            AppendOutcome::Appended(head) => AppendOutcome::Appended(vec![head]),
-            AppendOutcome::Repeated(commits) => AppendOutcome::Repeated(commits),
-            AppendOutcome::Conflict(conflict) => AppendOutcome::Conflict(conflict),
-        })
+        let (touched, most) = (
+            all.commits.len() + all.unchanged.len(),
+            self.capabilities().max_streams_per_append as usize,
+        );
+        if touched > most {
+            return Err(unsupported(&format!(
+                "an append touches {touched} streams, at most {most} can be written or checked together; see capabilities()"
+            )));
+        }
+        append::append(&self.connection, &all.commits, &all.unchanged).await
     }
 
     fn read(

@@ -79,6 +79,20 @@ pub(crate) fn encode(
     Ok((binary(out), codec))
 }
 
+/// The most bytes that one event can take in `e`, in either form: what a commit is split by.
+pub(crate) fn weight(event: &EventData) -> usize {
+    // Field names, lengths, the schema version and separators.
+    const FRAME: usize = 48;
+    let name = event.name.as_str();
+    // In JSON a name may be escaped: six bytes for a control character.
+    let name = name.len() + 5 * name.bytes().filter(|b| escaped(*b)).count();
+    FRAME + name + event.payload.len() + event.codec.as_deref().map_or(0, str::len)
+}
+
+const fn escaped(byte: u8) -> bool {
+    byte < 0x20 || byte == b'"' || byte == b'\\'
+}
+
 fn unencodable(error: &dyn std::fmt::Display) -> EventStoreError {
     let reason = format!("the events cannot be encoded: {error}");
     EventStoreError::Invalid { reason }

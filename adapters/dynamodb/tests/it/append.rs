@@ -1,10 +1,8 @@
 //! Append: which requests it makes, and how lost answers are settled.
-use crate::support::{Fate, Server, append_of, chain, event, get_raw, read_all, stream};
+use crate::support::{Fate, Server, append_of, chain, event, read_all, stream};
 use foldstream::{
     StreamHead,
-    ports::{
-        Append, AppendAll, AppendOutcome, Commit, EventStore as _, EventStoreError, RefusedKind,
-    },
+    ports::{Append, AppendAll, AppendOutcome, Commit, EventStore as _, EventStoreError},
 };
 
 fn appended(append: &Append) -> AppendOutcome {
@@ -285,61 +283,4 @@ async fn an_unreachable_server_certainly_applied_nothing_and_is_named() {
         .unwrap_err();
     assert!(error.is_transient(), "{error:?}");
     assert!(chain(&error).contains(&endpoint), "{}", chain(&error));
-}
-
-#[tokio::test]
-async fn a_commit_over_the_limit_is_too_large_before_any_call() {
-    let server = Server::start();
-    let (stores, wire) = server.stores_over(|_| Fate::Pass).await;
-    let store = stores.event_store();
-    let limit = store.capabilities().max_commit_bytes;
-    assert_eq!(limit, 390 * 1024);
-    let head = StreamHead::empty(stream());
-    let commit = |bytes: usize| {
-        let events = vec![event(format!("\"{}\"", "x".repeat(bytes - 2)))];
-        Append::after(
-            head.clone(),
-            foldstream::CommitId::random(),
-            head.recorded_at(),
-            events,
-        )
-    };
-    let EventStoreError::TooLarge { bytes, .. } = store.append(&commit(limit)).await.unwrap_err()
-    else {
-        panic!("over the limit")
-    };
-    assert_eq!(wire.operations(), [""; 0]);
-    let largest = commit(2 * limit - bytes);
-    assert_eq!(store.append(&largest).await.unwrap(), appended(&largest));
-    // On the same stream: the digits of another one's shards may be fewer.
-    let one_more = commit(2 * limit - bytes + 1);
-    let error = store.append(&one_more).await.unwrap_err();
-    assert!(
-        matches!(error, EventStoreError::TooLarge { bytes, .. } if bytes == limit + 1),
-        "{error}"
-    );
-}
-
-#[tokio::test]
-async fn a_transaction_is_unsupported_before_any_call() {
-    let server = Server::start();
-    let (stores, wire) = server.stores_over(|_| Fate::Pass).await;
-    let store = stores.event_store();
-    let (one, two) = (first(), first());
-    let checked = AppendAll::new(vec![one.clone()]).with_unchanged(vec![two.head.clone()]);
-    for all in [AppendAll::new(vec![one.clone(), two]), checked] {
-        let error = store.append_all(&all).await.unwrap_err();
-        assert!(
-            matches!(
-                error,
-                EventStoreError::Refused {
-                    kind: RefusedKind::Unsupported,
-                    ..
-                }
-            ),
-            "{error:?}"
-        );
-    }
-    assert_eq!(wire.operations(), [""; 0]);
-    assert_eq!(get_raw(stores.client(), one.head.stream(), 1).await, None);
 }

@@ -9,7 +9,10 @@ mod event_store {
     async fn fresh() -> Arc<dyn EventStore> {
         Arc::new(Server::start().stores().await.event_store())
     }
-    foldstream_testkit::event_store_contract! { store = fresh, with = [unpublished] }
+    foldstream_testkit::event_store_contract! {
+        store = fresh,
+        with = [atomic_append, unpublished],
+    }
 
     mod driven_by_the_change_stream {
         use super::*;
@@ -20,7 +23,7 @@ mod event_store {
             let config = server.config().with_publish_mode(PublishMode::Stream);
             Arc::new(server.stores_with(config).await.event_store())
         }
-        foldstream_testkit::event_store_contract! { store = fresh }
+        foldstream_testkit::event_store_contract! { store = fresh, with = [atomic_append] }
     }
 }
 

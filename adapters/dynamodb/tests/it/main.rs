@@ -6,8 +6,11 @@
 mod support;
 mod contract;
 mod stored_form;
+mod payload;
 mod append;
+mod atomic;
 mod read;
+mod split;
 mod control_store;
 mod errors;
 mod tables;

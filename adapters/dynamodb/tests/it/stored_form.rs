@@ -244,8 +244,8 @@ async fn a_control_row_is_one_item_and_so_is_the_format() {
     assert_eq!(format, Some(expected));
 }
 
-/// The parts that a later build writes: what is not there yet is read already.
-fn parts(id: CommitId, stream: &StreamId, at: u64) -> [Item; 3] {
+/// The three parts of a split commit of five events, the first of them at version `at`.
+pub(crate) fn parts(id: CommitId, stream: &StreamId, at: u64) -> [Item; 3] {
     let part = |p: u64, first: u64, last: u64, e: &str| {
         let mut part = item([
             ("pk", s(stream.as_str())),

@@ -1,7 +1,7 @@
 //! Append: heads, conflicts, repeats, limits.
 use super::given::{
     Store, append_of, assert_conflict, assert_history, assert_invalid, assert_repeated,
-    commit_after, events, fresh_stream, given, large_event, must_append, signed_by, tail,
+    commit_after, fresh_stream, given, large_event, must_append, signed_by, tail,
 };
 use foldstream::{
     StreamHead, Version,
@@ -163,6 +163,7 @@ pub async fn a_commit_over_the_limit_is_too_large(store: Store) {
     for events in [
         vec![large_event(limit)],
         vec![large_event(half), large_event(half)],
+        large_events(&store, limit + 1),
     ] {
         match store.append(&append_of(&tail(&commits), events)).await {
             Err(EventStoreError::TooLarge {
@@ -180,14 +181,46 @@ pub async fn a_commit_over_the_limit_is_too_large(store: Store) {
     assert_history(&store, &stream, &commits).await;
 }
 
+/// An event over `max_event_bytes` is `TooLarge`, alone and among others, and nothing is stored.
+pub async fn an_event_over_the_limit_is_too_large(store: Store) {
+    let limit = store.capabilities().max_event_bytes;
+    let (stream, commits) = given(&store, &[1]).await;
+    for events in [
+        vec![large_event(limit)],
+        vec![large_event(1), large_event(limit), large_event(1)],
+    ] {
+        match store.append(&append_of(&tail(&commits), events)).await {
+            Err(EventStoreError::TooLarge {
+                stream: named,
+                bytes,
+                limit: named_limit,
+            }) => {
+                assert_eq!(named, stream);
+                assert!(named_limit <= store.capabilities().max_commit_bytes);
+                assert!(bytes > named_limit, "{bytes} is not over {named_limit}");
+            }
+            other => panic!("expected TooLarge, found {other:.300?}"),
+        }
+    }
+    assert_history(&store, &stream, &commits).await;
+}
+
 /// A commit below `max_commit_bytes` is taken and comes back, alone and after others.
 pub async fn a_commit_below_the_limit_is_taken(store: Store) {
-    // A tenth is left for what the adapter adds to the payload.
+    // A tenth is left for what the adapter adds to the payload, and for what a cut between events leaves unused.
     let nearly = store.capabilities().max_commit_bytes / 10 * 9;
     let stream = fresh_stream();
-    let append = append_of(&StreamHead::empty(stream.clone()), [large_event(nearly)]);
+    let events = large_events(&store, nearly);
+    let append = append_of(&StreamHead::empty(stream.clone()), events);
     let head = must_append(&store, &append).await;
-    let small = append_of(&head, events(1));
+    let small = commit_after(&head, 1);
     must_append(&store, &small).await;
     assert_history(&store, &stream, &[append.to_commit(), small.to_commit()]).await;
+}
+
+/// Events of about so many bytes together, each well below the limit of one.
+fn large_events(store: &Store, bytes: usize) -> Vec<EventData> {
+    let each = store.capabilities().max_event_bytes / 10 * 9;
+    let full = std::iter::repeat_with(|| large_event(each)).take(bytes / each);
+    full.chain([large_event(bytes % each)]).collect()
 }

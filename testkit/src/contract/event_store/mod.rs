@@ -31,6 +31,7 @@ macro_rules! __event_store_cases {
             append::a_commit_without_events_is_invalid,
             append::more_events_than_the_maximum_are_invalid,
             append::a_commit_over_the_limit_is_too_large,
+            append::an_event_over_the_limit_is_too_large,
             append::a_commit_below_the_limit_is_taken,
             races::of_several_writers_with_the_same_head_exactly_one_wins,
             races::the_same_append_by_several_at_once_is_stored_once,

@@ -102,7 +102,7 @@ pub async fn a_scan_sees_everything_stored_before_it_began(store: Store) {
 
 /// Large commits are scanned whole, however few fit a page of the backend.
 pub async fn a_scan_of_large_commits_sees_everything(store: Store) {
-    let bytes = (store.capabilities().max_commit_bytes / 2).min(100_000);
+    let bytes = (store.capabilities().max_event_bytes / 2).min(100_000);
     let mut given = BTreeMap::new();
     for _ in 0..4 {
         let stream = fresh_stream();

@@ -60,7 +60,8 @@ async fn assert_loaded(store: &Store, stream: &StreamId, expected: Option<&Store
     .await;
 }
 
-/// A saved snapshot is loaded as it was given: any bytes, great numbers, every bit of the commit id.
+/// A saved snapshot is loaded as it was given: any bytes, great numbers, every bit of the commit id, any
+/// codec.
 pub async fn a_saved_snapshot_is_loaded_as_it_was_given(store: Store) {
     let all_bytes: Vec<u8> = (0..=255).collect();
     let large: Vec<u8> = (0..200_000u32).map(|n| (n % 251) as u8).collect();
@@ -80,6 +81,11 @@ pub async fn a_saved_snapshot_is_loaded_as_it_was_given(store: Store) {
     for bits in [0, u128::MAX] {
         let mut given = snapshot(&fresh_stream(), 1, 1);
         given.commit_id = CommitId::from_u128(bits);
+        must_save(&store, &given).await;
+        assert_loaded(&store, &given.stream, Some(&given)).await;
+    }
+    for codec in ["lz4", "lz4,chacha20", "application/protobuf; proto=a.B"] {
+        let given = snapshot(&fresh_stream(), 1, 1).with_codec(Some(codec.into()));
         must_save(&store, &given).await;
         assert_loaded(&store, &given.stream, Some(&given)).await;
     }

@@ -31,6 +31,7 @@ pub(super) fn suspects() -> Suspects {
         full::<TakesNothing>(&["a_commit_without_events_is_invalid"]),
         full::<CutsLongCommits>(&["more_events_than_the_maximum_are_invalid"]),
         full::<ExceedsItsLimit>(&["a_commit_over_the_limit_is_too_large"]),
+        full::<ExceedsItsEventLimit>(&["an_event_over_the_limit_is_too_large"]),
         full::<RefusesBelowItsLimit>(&["a_commit_below_the_limit_is_taken"]),
         full::<ChecksThenActs>(&[
             "of_several_writers_with_the_same_head_exactly_one_wins",
@@ -223,6 +224,17 @@ struct ExceedsItsLimit;
 impl Sabotage for ExceedsItsLimit {
     fn capabilities(&self, mut sound: Capabilities) -> Capabilities {
         sound.max_commit_bytes /= 4;
+        sound
+    }
+}
+
+/// Declares a limit of events and takes larger ones.
+#[derive(Debug, Default)]
+struct ExceedsItsEventLimit;
+#[async_trait]
+impl Sabotage for ExceedsItsEventLimit {
+    fn capabilities(&self, mut sound: Capabilities) -> Capabilities {
+        sound.max_event_bytes /= 4;
         sound
     }
 }

@@ -29,7 +29,7 @@ mod event_store {
     foldstream_testkit::event_store_contract! {
         #[ignore = "needs Docker; see CONTRIBUTING.md"]
         store = fresh,
-        with = [unpublished],
+        with = [atomic_append, unpublished],
     }
 }
 
@@ -44,6 +44,7 @@ mod event_store_driven_by_the_change_stream {
     foldstream_testkit::event_store_contract! {
         #[ignore = "needs Docker; see CONTRIBUTING.md"]
         store = fresh,
+        with = [atomic_append],
     }
 }
 

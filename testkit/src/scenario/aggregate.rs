@@ -1,9 +1,18 @@
 //! Given events, when a command, then events: tests of an aggregate without a store or a runtime.
-use crate::ManualClock;
-use foldstream::{
-    Aggregate, Context, Decide, Decision, DomainEvent, Metadata, StreamId, Timestamp, Version,
+use super::{
+    diff,
+    failure::{chain, with_history},
 };
-use std::fmt::{self, Debug, Write as _};
+use crate::ManualClock;
+use bytes::Bytes;
+use foldstream::{
+    Aggregate, Context, Decide, Decision, Decoded, DomainEvent, EventName, EventSet, Metadata,
+    StreamId, Timestamp, Upcasters, Version,
+};
+use std::{
+    fmt::{Debug, Write as _},
+    time::Duration,
+};
 
 /// An aggregate with a history, at a fixed time.
 ///
@@ -53,10 +62,21 @@ use std::fmt::{self, Debug, Write as _};
 #[derive(Clone, Debug)]
 pub struct Scenario<A: Aggregate> {
     state: A,
-    history: Vec<A::Event>,
+    /// The version that a given state is at; 0 without one.
+    base: Version,
+    history: Vec<Past<A::Event>>,
     now: Timestamp,
     id: String,
     metadata: Metadata,
+    upcasters: Upcasters,
+}
+
+/// One event of the history.
+#[derive(Clone, Debug)]
+enum Past<E> {
+    Event(E),
+    /// An upcaster has retired it: only its version is left.
+    Retired(EventName),
 }
 
 /// What a command led to.
@@ -68,17 +88,13 @@ pub struct Outcome<A: Aggregate, E> {
 }
 
 impl<A: Aggregate> Scenario<A> {
+    /// Events of the history that a failure shows.
+    const SHOWN: usize = 50;
+
     /// After these events.
     #[must_use]
     pub fn given(events: impl IntoIterator<Item = A::Event>) -> Self {
-        let start = Self {
-            state: A::default(),
-            history: Vec::new(),
-            now: ManualClock::START,
-            id: "scenario".into(),
-            metadata: Metadata::new(),
-        };
-        start.and_given(events)
+        Self::given_state(A::default()).and_given(events)
     }
 
     /// Before any event.
@@ -87,13 +103,102 @@ impl<A: Aggregate> Scenario<A> {
         Self::given([])
     }
 
+    /// In this state, as a snapshot would give it. Its version is 0, unless [`at_version`](Self::at_version) says otherwise.
+    #[must_use]
+    pub fn given_state(state: A) -> Self {
+        Self {
+            state,
+            base: Version::NONE,
+            history: Vec::new(),
+            now: ManualClock::START,
+            id: "scenario".into(),
+            metadata: Metadata::new(),
+            upcasters: Upcasters::new(),
+        }
+    }
+
     /// And after these.
     #[must_use]
     pub fn and_given(mut self, events: impl IntoIterator<Item = A::Event>) -> Self {
         for event in events {
             self.state.evolve(&event);
-            self.history.push(event);
+            self.history.push(Past::Event(event));
         }
+        self
+    }
+
+    /// And after this event as an older build stored it: it is lifted by the [upcasters](Self::with_upcasters) and
+    /// decoded, as a load does. `payload` is what the store holds, without name or version.
+    ///
+    /// # Panics
+    /// If no event comes out: nothing lifts it, its name is unknown, or the payload is not of its type.
+    #[track_caller]
+    #[must_use]
+    pub fn and_given_stored(
+        mut self,
+        name: impl Into<String>,
+        schema_version: u16,
+        payload: impl Into<Bytes>,
+    ) -> Self {
+        let name = EventName::from(name.into());
+        match self.lift(&name, schema_version, &payload.into()) {
+            Ok(Some(event)) => self.and_given([event]),
+            Ok(None) => {
+                self.history.push(Past::Retired(name));
+                self
+            }
+            Err(reason) => panic!(
+                "the stored event {}.{name} of schema version {schema_version} cannot be read: {reason}\n{}",
+                A::Event::AGGREGATE,
+                self.history_shown(self.history.len())
+            ),
+        }
+    }
+
+    /// None: retired.
+    fn lift(
+        &self,
+        name: &EventName,
+        schema_version: u16,
+        payload: &Bytes,
+    ) -> Result<Option<A::Event>, String> {
+        let aggregate = A::Event::AGGREGATE;
+        let lifted = self
+            .upcasters
+            .apply(aggregate, name, schema_version, payload)
+            .map_err(|error| chain(&error))?;
+        let Some(lifted) = lifted else {
+            return Ok(None);
+        };
+        let decoded = A::Event::decode_from(
+            aggregate,
+            &lifted.name,
+            lifted.schema_version,
+            &lifted.payload,
+        );
+        match decoded.map_err(|error| chain(&error))? {
+            Decoded::Event(event) => Ok(Some(event)),
+            Decoded::NotMine | Decoded::Unknown => {
+                let known: Vec<_> = A::Event::TYPES.iter().map(|known| known.name()).collect();
+                Err(format!(
+                    "this build knows no event {}, only {known:?}",
+                    lifted.name
+                ))
+            }
+        }
+    }
+
+    /// Lifts the stored events that are given after this.
+    #[must_use]
+    pub fn with_upcasters(mut self, upcasters: Upcasters) -> Self {
+        self.upcasters = upcasters;
+        self
+    }
+
+    /// The version of a given state: what is given after it follows at the next.
+    #[must_use]
+    pub const fn at_version(mut self, version: Version) -> Self {
+        self.base = version;
         self
     }
 
@@ -101,6 +206,13 @@ impl<A: Aggregate> Scenario<A> {
     #[must_use]
     pub const fn at(mut self, now: Timestamp) -> Self {
         self.now = now;
+        self
+    }
+
+    /// Decides this much later than before.
+    #[must_use]
+    pub fn later(mut self, by: Duration) -> Self {
+        self.now = self.now.plus(by);
         self
     }
 
@@ -148,7 +260,7 @@ impl<A: Aggregate> Scenario<A> {
             Ok(stream) => stream,
             Err(error) => panic!("the scenario's id {:?} names no stream: {error}", self.id),
         };
-        let version = Version::new(self.history.len() as u64);
+        let version = self.base.plus(self.history.len() as u64);
         Context::new(stream, version, self.now).with_metadata(self.metadata.clone())
     }
 
@@ -168,15 +280,25 @@ impl<A: Aggregate> Scenario<A> {
         );
     }
 
-    /// The first `events` of the history, one a line.
+    /// The first `events` of the history, one a line: the last of them, if they are many.
     fn history_shown(&self, events: usize) -> String {
         let mut text = format!("history of {}#{}:", A::Event::AGGREGATE, self.id);
-        if events == 0 {
+        // Writing to a String cannot fail.
+        if self.base > Version::NONE {
+            let _ = write!(text, "\n       a given state at version {}", self.base);
+        } else if events == 0 {
             text.push_str(" none");
         }
-        for (event, version) in self.history[..events].iter().zip(1..) {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "\n  {version:>3}  {event:?}");
+        let hidden = events.saturating_sub(Self::SHOWN);
+        if hidden > 0 {
+            let _ = write!(text, "\n       ... {hidden} events before");
+        }
+        let past = self.history[..events].iter().zip(self.base.get() + 1..);
+        for (event, version) in past.skip(hidden) {
+            let _ = match event {
+                Past::Event(event) => write!(text, "\n  {version:>3}  {event:?}"),
+                Past::Retired(name) => write!(text, "\n  {version:>3}  ({name}, retired)"),
+            };
         }
         text.push('\n');
         text
@@ -196,16 +318,9 @@ impl<A: Aggregate, E: Debug> Outcome<A, E> {
             Ok(events) => panic!(
                 "the command led to other events\n{}{}",
                 self.history_before(),
-                Difference {
-                    expected: &expected,
-                    actual: events,
-                    first: self.version_before() + 1,
-                }
+                diff::of_events(&expected, events, self.first_version())
             ),
-            Err(reason) => panic!(
-                "the command was rejected\n{}expected: {expected:#?}\nrejected: {reason:?}\n",
-                self.history_before()
-            ),
+            Err(reason) => self.panic_rejected(reason, &format!("{expected:#?}")),
         }
     }
 
@@ -216,6 +331,22 @@ impl<A: Aggregate, E: Debug> Outcome<A, E> {
     #[track_caller]
     pub fn then_nothing(self) -> Self {
         self.then([])
+    }
+
+    /// Accepted; the closure asserts on the events. For those that hold what a test need not know exactly.
+    ///
+    /// # Panics
+    /// If it was rejected, or if the closure does: with its message and the history.
+    #[track_caller]
+    pub fn then_with(self, check: impl FnOnce(&[A::Event])) -> Self {
+        match &self.result {
+            Ok(events) => with_history(
+                || check(events),
+                || format!("{}actual: {events:#?}\n", self.history_before()),
+            ),
+            Err(reason) => self.panic_rejected(reason, "events"),
+        }
+        self
     }
 
     /// Rejected for this reason.
@@ -244,11 +375,14 @@ impl<A: Aggregate, E: Debug> Outcome<A, E> {
     /// Rejected; the closure asserts on the reason.
     ///
     /// # Panics
-    /// If it was accepted, or if the closure does.
+    /// If it was accepted, or if the closure does: with its message and the history.
     #[track_caller]
     pub fn then_rejected_with(self, check: impl FnOnce(&E)) -> Self {
         match &self.result {
-            Err(reason) => check(reason),
+            Err(reason) => with_history(
+                || check(reason),
+                || format!("{}rejected: {reason:?}\n", self.history_before()),
+            ),
             Ok(events) => self.panic_accepted(events, "a rejection"),
         }
         self
@@ -257,10 +391,30 @@ impl<A: Aggregate, E: Debug> Outcome<A, E> {
     /// The closure asserts on the state behind the command; a rejected one has left it as it was.
     ///
     /// # Panics
-    /// If the closure does.
+    /// If the closure does: with its message and the history.
     #[track_caller]
     pub fn then_state(self, check: impl FnOnce(&A)) -> Self {
-        check(&self.scenario.state);
+        with_history(|| check(&self.scenario.state), || self.history_shown());
+        self
+    }
+
+    /// This is the state behind the command.
+    ///
+    /// # Panics
+    /// If it is another: with the fields that differ.
+    #[track_caller]
+    #[expect(clippy::needless_pass_by_value, reason = "a state is written in place")]
+    pub fn then_state_is(self, expected: A) -> Self
+    where
+        A: Debug + PartialEq,
+    {
+        let state = &self.scenario.state;
+        assert!(
+            *state == expected,
+            "the state is another\n{}{}",
+            self.history_shown(),
+            diff::of_values(&expected, state)
+        );
         self
     }
 
@@ -277,17 +431,36 @@ impl<A: Aggregate, E: Debug> Outcome<A, E> {
         self.scenario.when(command)
     }
 
-    /// The scenario behind the command, to go on at another time or with more events.
+    /// The scenario behind the command, at this time: `.at(time).when(command)`.
+    #[must_use]
+    pub fn at(self, now: Timestamp) -> Scenario<A> {
+        self.scenario.at(now)
+    }
+
+    /// The scenario behind the command, this much later: `.later(month).when(command)`.
+    #[must_use]
+    pub fn later(self, by: Duration) -> Scenario<A> {
+        self.scenario.later(by)
+    }
+
+    /// The scenario behind the command, to go on with more events or other metadata.
     #[must_use]
     pub fn into_scenario(self) -> Scenario<A> {
         self.scenario
     }
 
-    fn version_before(&self) -> usize {
+    fn events_before(&self) -> usize {
         self.scenario.history.len() - self.result.as_ref().map_or(0, Vec::len)
     }
+    /// Version of the command's first event.
+    fn first_version(&self) -> u64 {
+        self.scenario.base.get() + self.events_before() as u64 + 1
+    }
     fn history_before(&self) -> String {
-        self.scenario.history_shown(self.version_before())
+        self.scenario.history_shown(self.events_before())
+    }
+    fn history_shown(&self) -> String {
+        self.scenario.history_shown(self.scenario.history.len())
     }
 
     #[track_caller]
@@ -297,69 +470,12 @@ impl<A: Aggregate, E: Debug> Outcome<A, E> {
             self.history_before()
         )
     }
-}
 
-/// What differs between two lists of events: whole events, or single lines of events of the same shape.
-struct Difference<'a, E> {
-    expected: &'a [E],
-    actual: &'a [E],
-    /// Version of the first event of both.
-    first: usize,
-}
-
-impl<E: Debug + PartialEq> fmt::Display for Difference<'_, E> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "expected (-) and actual (+):")?;
-        for index in 0..self.expected.len().max(self.actual.len()) {
-            let version = self.first + index;
-            match (self.expected.get(index), self.actual.get(index)) {
-                (Some(expected), Some(actual)) if expected == actual => {
-                    writeln!(f, "  {version:>3}    {expected:?}")?;
-                }
-                (Some(expected), Some(actual)) => {
-                    write_lines(
-                        f,
-                        version,
-                        &format!("{expected:#?}"),
-                        &format!("{actual:#?}"),
-                    )?;
-                }
-                (Some(expected), None) => writeln!(f, "  {version:>3}  - {expected:?}")?,
-                (None, Some(actual)) => writeln!(f, "  {version:>3}  + {actual:?}")?,
-                (None, None) => {}
-            }
-        }
-        Ok(())
+    #[track_caller]
+    fn panic_rejected(&self, reason: &E, expected: &str) -> ! {
+        panic!(
+            "the command was rejected\n{}expected: {expected}\nrejected: {reason:?}\n",
+            self.history_before()
+        )
     }
-}
-
-fn write_lines(
-    f: &mut fmt::Formatter<'_>,
-    version: usize,
-    expected: &str,
-    actual: &str,
-) -> fmt::Result {
-    writeln!(f, "  {version:>3}")?;
-    if expected == actual {
-        return writeln!(
-            f,
-            "         {expected}\n         (shown alike, but not equal)"
-        );
-    }
-    if expected.lines().count() != actual.lines().count() {
-        for (sign, text) in [('-', expected), ('+', actual)] {
-            for line in text.lines() {
-                writeln!(f, "       {sign} {line}")?;
-            }
-        }
-        return Ok(());
-    }
-    for (expected, actual) in expected.lines().zip(actual.lines()) {
-        if expected == actual {
-            writeln!(f, "         {expected}")?;
-        } else {
-            writeln!(f, "       - {expected}\n       + {actual}")?;
-        }
-    }
-    Ok(())
 }

@@ -1,0 +1,539 @@
+//! [`PayloadCodec`]: payloads that are stored encrypted or compressed.
+//!
+//! ```text
+//! written: DomainEvent::encode -> first writer -> second writer -> stored, with the tags of those that took it
+//! read:    stored -> the codecs that the tags name, last first -> upcasters -> DomainEvent::decode
+//! ```
+//! What is stored says itself how it is read: codecs can be added, changed and retired while old events stay as they are.
+//! Ports, adapters and the publisher carry the stored bytes and never look inside, so what is encrypted in the store is
+//! encrypted on the bus too.
+use crate::{
+    BoxError, CodecError, CommitId, EventHeader, EventId, LoadError, Metadata, StreamId, Version,
+    ports::{Append, Commit, EventData, StoredSnapshot},
+};
+use async_trait::async_trait;
+use bytes::Bytes;
+use std::{
+    fmt::{self, Debug},
+    sync::Arc,
+    time::Duration,
+};
+
+/// What a payload is of, and where it belongs.
+///
+/// All of it is known before the payload is stored and again when it is read, and never changes in between.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct PayloadContext<'a> {
+    /// Whose history it is part of.
+    pub stream: &'a StreamId,
+    /// The commit that holds the event, or that ends where the snapshot was taken.
+    pub commit_id: CommitId,
+    /// The event's version, or the last one folded into the snapshot.
+    pub version: Version,
+    /// An event or a snapshot.
+    pub kind: PayloadKind<'a>,
+}
+
+/// An event or a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum PayloadKind<'a> {
+    /// One event.
+    #[non_exhaustive]
+    Event {
+        /// Its place in the commit, from 0.
+        index: u16,
+        /// Its stored name; upcasters come later.
+        name: &'a str,
+        /// Schema version that it is written in.
+        schema_version: u16,
+        /// The commit's metadata: for instance whose data it is. Stored beside the payload, unencrypted.
+        metadata: &'a Metadata,
+    },
+    /// The folded state of the whole stream up to the version: it may hold the data of everybody who is in the stream.
+    #[non_exhaustive]
+    Snapshot {
+        /// [`Snapshot::STATE_VERSION`](crate::Snapshot::STATE_VERSION) of the writer.
+        state_version: u32,
+    },
+}
+
+impl<'a> PayloadContext<'a> {
+    /// The context of a recorded event.
+    #[must_use]
+    pub fn of_event(header: &'a EventHeader) -> Self {
+        Self {
+            stream: &header.stream,
+            commit_id: header.event_id.commit_id(),
+            version: header.version,
+            kind: PayloadKind::Event {
+                index: header.event_id.index(),
+                name: &header.name,
+                schema_version: header.schema_version,
+                metadata: &header.metadata,
+            },
+        }
+    }
+
+    /// The context of a snapshot.
+    #[must_use]
+    pub const fn of_snapshot(snapshot: &'a StoredSnapshot) -> Self {
+        Self {
+            stream: &snapshot.stream,
+            commit_id: snapshot.commit_id,
+            version: snapshot.version,
+            kind: PayloadKind::Snapshot {
+                state_version: snapshot.state_version,
+            },
+        }
+    }
+
+    /// The event's id; a snapshot has none.
+    pub const fn event_id(&self) -> Option<EventId> {
+        match self.kind {
+            PayloadKind::Event { index, .. } => Some(self.commit_id.event_id(index)),
+            PayloadKind::Snapshot { .. } => None,
+        }
+    }
+
+    /// Bytes that differ for every two places, to be authenticated with a ciphertext: one that was moved to another
+    /// event, stream or snapshot then cannot be read there. Stable for ever, since stored ciphertexts depend on it.
+    ///
+    /// Holds everything in the context but the metadata.
+    #[must_use]
+    pub fn associated_data(&self) -> Vec<u8> {
+        fn put_text(out: &mut Vec<u8>, text: &str) {
+            out.extend_from_slice(&(text.len() as u64).to_be_bytes());
+            out.extend_from_slice(text.as_bytes());
+        }
+        let mut out = Vec::with_capacity(96);
+        put_text(&mut out, self.stream.as_str());
+        out.extend_from_slice(&self.commit_id.as_u128().to_be_bytes());
+        out.extend_from_slice(&self.version.get().to_be_bytes());
+        match self.kind {
+            PayloadKind::Event {
+                index,
+                name,
+                schema_version,
+                ..
+            } => {
+                out.push(b'e');
+                out.extend_from_slice(&index.to_be_bytes());
+                put_text(&mut out, name);
+                out.extend_from_slice(&schema_version.to_be_bytes());
+            }
+            PayloadKind::Snapshot { state_version } => {
+                out.push(b's');
+                out.extend_from_slice(&state_version.to_be_bytes());
+            }
+        }
+        out
+    }
+}
+
+/// What a codec made of a payload that is to be stored.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Sealed {
+    /// These bytes are stored, under the codec's tag.
+    Payload(Bytes),
+    /// Not for this codec: stored as it came, without its tag.
+    AsItIs,
+}
+
+/// What a codec made of a stored payload.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Opened {
+    /// The payload as it was before.
+    Payload(Bytes),
+    /// It can never be read again, on purpose: its key was deleted. An event counts as retired: folds and handlers skip
+    /// it, its version stays taken. A snapshot is deleted.
+    Shredded,
+}
+
+/// Why a codec could not do its work.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PayloadError {
+    /// The key service throttles; wait first.
+    #[error("the key service throttles")]
+    Throttled {
+        /// The least pause, if it named one.
+        retry_after: Option<Duration>,
+        /// Its answer.
+        #[source]
+        source: BoxError,
+    },
+    /// The key service does not answer; try later.
+    #[error("the key service is unavailable")]
+    Unavailable {
+        /// Its answer.
+        #[source]
+        source: BoxError,
+    },
+    /// It shall not be done, or something must be changed first: a permission, a setting.
+    #[error("the codec refuses: {reason}")]
+    Refused {
+        /// What was refused and what to do about it. Never the payload.
+        reason: String,
+        /// Why, if somebody else said so.
+        #[source]
+        source: Option<BoxError>,
+    },
+    /// These bytes are not what was stored here, or were never this codec's.
+    #[error("the payload is damaged, or belongs to another place")]
+    Damaged {
+        /// Why.
+        #[source]
+        source: BoxError,
+    },
+}
+
+impl PayloadError {
+    /// [`Unavailable`](Self::Unavailable).
+    pub fn unavailable(source: impl Into<BoxError>) -> Self {
+        Self::Unavailable {
+            source: source.into(),
+        }
+    }
+    /// [`Refused`](Self::Refused), without a source.
+    pub fn refused(reason: impl Into<String>) -> Self {
+        Self::Refused {
+            reason: reason.into(),
+            source: None,
+        }
+    }
+    /// [`Damaged`](Self::Damaged).
+    pub fn damaged(source: impl Into<BoxError>) -> Self {
+        Self::Damaged {
+            source: source.into(),
+        }
+    }
+    /// Whether the same call may succeed later.
+    pub const fn is_transient(&self) -> bool {
+        matches!(self, Self::Throttled { .. } | Self::Unavailable { .. })
+    }
+    /// The least pause before the next call, if the key service named one.
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Throttled { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+}
+
+/// Writes payloads in another form, and reads them back: encryption, compression.
+///
+/// # Contract
+/// - The tag is 1 to 64 printable ASCII characters without a comma, is not `shredded`, and never changes: it is stored.
+/// - What was sealed is opened to the same bytes in the same context, also by another instance in another process, any
+///   time later, whatever has been deployed since.
+/// - An encrypting codec binds [`PayloadContext::associated_data`] to the ciphertext: in any other context, and with any
+///   bit changed, opening is [`Damaged`](PayloadError::Damaged).
+/// - **Sealing draws a fresh nonce each time, and never derives it from the context**: under one event id different
+///   payloads may be sealed, since a command that carries a command id keeps its commit id when it is decided again.
+/// - [`Shredded`](Opened::Shredded) means for ever. A key that cannot be had at the moment is
+///   [`Unavailable`](PayloadError::Unavailable), a missing permission [`Refused`](PayloadError::Refused): a fold that
+///   took those for shredded would be wrong.
+/// - Sealing for somebody whose key was deleted is [`Refused`](PayloadError::Refused): a fresh key would undo it.
+/// - A snapshot holds the data of everybody in its stream. A codec with keys for more than one person a stream refuses
+///   snapshots, or seals them under a key that goes when any of those goes.
+/// - It may be called at any time by several tasks; a dropped call changes nothing.
+///
+/// A load calls `open` once for every sealed event: cache keys. A codec with no key to ask for costs one allocation a
+/// call; without a codec nothing is paid.
+#[async_trait]
+pub trait PayloadCodec: Debug + Send + Sync + 'static {
+    /// Names the form; stored beside every payload in it.
+    fn tag(&self) -> &'static str;
+
+    /// Before a payload is stored.
+    ///
+    /// # Errors
+    /// [`PayloadError`]; the command then has no effect.
+    async fn seal(
+        &self,
+        context: &PayloadContext<'_>,
+        payload: &Bytes,
+    ) -> Result<Sealed, PayloadError>;
+
+    /// After a payload with this codec's tag was read.
+    ///
+    /// # Errors
+    /// [`PayloadError`]; a load fails with it, and a runner tries again if it is transient.
+    async fn open(
+        &self,
+        context: &PayloadContext<'_>,
+        payload: &Bytes,
+    ) -> Result<Opened, PayloadError>;
+}
+
+/// Which codecs write new payloads, and which read stored ones by their tag. Cloning is a reference count.
+///
+/// Every writer also reads. A codec that is no longer written stays as a reader as long as payloads with its tag are
+/// stored. Several writers work one after the other in the order given, and reading undoes them from the last: compress
+/// first, encrypt second. A codec with the tag of an earlier one replaces it as a reader.
+///
+/// [`new`](Self::new) holds none, and costs nothing.
+#[derive(Clone, Default)]
+pub struct PayloadCodecs {
+    inner: Option<Arc<Inner>>,
+}
+
+#[derive(Clone, Default)]
+struct Inner {
+    writers: Vec<Arc<dyn PayloadCodec>>,
+    readers: Vec<Arc<dyn PayloadCodec>>,
+    /// What is stored if every writer takes a payload: shared, not built for each.
+    all_tags: Arc<str>,
+}
+
+impl Debug for PayloadCodecs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let tags = |codecs: &[Arc<dyn PayloadCodec>]| -> Vec<&'static str> {
+            codecs.iter().map(|codec| codec.tag()).collect()
+        };
+        let inner = self.inner.as_deref().cloned().unwrap_or_default();
+        f.debug_struct("PayloadCodecs")
+            .field("writers", &tags(&inner.writers))
+            .field("readers", &tags(&inner.readers))
+            .finish()
+    }
+}
+
+impl PayloadCodecs {
+    /// The tag of a payload that is gone for good. Readable without any codec; no codec may have it.
+    pub const SHREDDED: &'static str = "shredded";
+
+    /// None: payloads are stored as they are, and one that was written by a codec is
+    /// [`CodecError::UnknownCodec`].
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn edit(mut self, change: impl FnOnce(&mut Inner)) -> Self {
+        change(Arc::make_mut(self.inner.get_or_insert_default()));
+        self
+    }
+
+    /// Writes new payloads with this codec, behind the writers given before, and reads those with its tag.
+    #[must_use]
+    pub fn with_writer(self, codec: Arc<dyn PayloadCodec>) -> Self {
+        self.with_reader(codec.clone()).edit(|inner| {
+            inner.writers.push(codec);
+            inner.all_tags = join(&inner.writers);
+        })
+    }
+
+    /// Only reads payloads with this codec's tag.
+    #[must_use]
+    pub fn with_reader(self, codec: Arc<dyn PayloadCodec>) -> Self {
+        self.edit(|inner| {
+            inner.readers.retain(|known| known.tag() != codec.tag());
+            inner.readers.push(codec);
+        })
+    }
+
+    /// Whether payloads are stored as they are.
+    pub const fn is_empty(&self) -> bool {
+        self.inner.is_none()
+    }
+
+    /// Lets the writers have a payload, one after the other; also says the tags to store, if any took it.
+    ///
+    /// # Errors
+    /// [`CodecError::Payload`] if a writer fails, [`CodecError::InvalidTag`] if its tag cannot be stored.
+    pub async fn seal(
+        &self,
+        context: &PayloadContext<'_>,
+        mut payload: Bytes,
+    ) -> Result<(Bytes, Option<Arc<str>>), CodecError> {
+        let Some(inner) = self.inner.as_deref() else {
+            return Ok((payload, None));
+        };
+        let mut took = Vec::with_capacity(inner.writers.len());
+        for codec in &inner.writers {
+            check_tag(codec.tag())?;
+            let sealed = codec.seal(context, &payload).await;
+            if let Sealed::Payload(sealed) = sealed.map_err(|e| failed(codec.tag(), e))? {
+                payload = sealed;
+                took.push(codec.clone());
+            }
+        }
+        let tags = match took.len() {
+            0 => None,
+            all if all == inner.writers.len() => Some(inner.all_tags.clone()),
+            _ => Some(join(&took)),
+        };
+        Ok((payload, tags))
+    }
+
+    /// Undoes what the stored tags name, the last first. Without a tag the payload is as it was.
+    ///
+    /// # Errors
+    /// [`CodecError::UnknownCodec`] for a tag that no codec here has, [`CodecError::Payload`] if a codec fails.
+    pub async fn open(
+        &self,
+        context: &PayloadContext<'_>,
+        tags: Option<&str>,
+        payload: &Bytes,
+    ) -> Result<Opened, CodecError> {
+        let mut payload = payload.clone();
+        for tag in tags.into_iter().flat_map(|tags| tags.rsplit(',')) {
+            if tag == Self::SHREDDED {
+                return Ok(Opened::Shredded);
+            }
+            let codec = self.reader(tag)?;
+            match codec.open(context, &payload).await {
+                Ok(Opened::Payload(opened)) => payload = opened,
+                Ok(Opened::Shredded) => return Ok(Opened::Shredded),
+                Err(error) => return Err(failed(tag, error)),
+            }
+        }
+        Ok(Opened::Payload(payload))
+    }
+
+    fn reader(&self, tag: &str) -> Result<&dyn PayloadCodec, CodecError> {
+        let readers = self.inner.iter().flat_map(|inner| &inner.readers);
+        let found = readers.into_iter().find(|codec| codec.tag() == tag);
+        found
+            .map(|codec| &**codec)
+            .ok_or_else(|| CodecError::UnknownCodec { tag: tag.into() })
+    }
+
+    /// An append as it goes to the store.
+    pub(crate) async fn seal_append(&self, mut append: Append) -> Result<Append, CodecError> {
+        let mut sealed = Vec::with_capacity(append.events.len());
+        for (recorded, data) in append.to_commit().recorded().zip(append.events.iter()) {
+            let context = PayloadContext::of_event(&recorded.header);
+            let (payload, tags) = self.seal(&context, data.payload.clone()).await?;
+            sealed.push(
+                EventData::new(data.name.clone(), data.schema_version, payload).with_codec(tags),
+            );
+        }
+        append.events = sealed.into();
+        Ok(append)
+    }
+
+    /// A commit as it was before it was sealed; a shredded event is left without payload, under the tag
+    /// [`SHREDDED`](Self::SHREDDED).
+    pub(crate) async fn open_commit(&self, mut commit: Commit) -> Result<Commit, LoadError> {
+        let mut opened = Vec::with_capacity(commit.events.len());
+        for recorded in commit.recorded() {
+            let header = &recorded.header;
+            let context = PayloadContext::of_event(header);
+            let tags = header.codec.as_deref();
+            let (payload, tag) = match self.open(&context, tags, &recorded.payload).await {
+                Ok(Opened::Payload(payload)) => (payload, None),
+                Ok(Opened::Shredded) => (Bytes::new(), Some(Self::SHREDDED.into())),
+                Err(source) => {
+                    return Err(LoadError::Codec {
+                        stream: header.stream.clone(),
+                        version: header.version,
+                        source,
+                    });
+                }
+            };
+            opened.push(
+                EventData::new(header.name.clone(), header.schema_version, payload).with_codec(tag),
+            );
+        }
+        commit.events = opened.into();
+        Ok(commit)
+    }
+}
+
+fn failed(tag: &str, source: PayloadError) -> CodecError {
+    CodecError::Payload {
+        tag: tag.into(),
+        source,
+    }
+}
+
+fn join(codecs: &[Arc<dyn PayloadCodec>]) -> Arc<str> {
+    let tags: Vec<_> = codecs.iter().map(|codec| codec.tag()).collect();
+    tags.join(",").into()
+}
+
+fn check_tag(tag: &'static str) -> Result<(), CodecError> {
+    let allowed = |b: u8| (b.is_ascii_graphic() || b == b' ') && b != b',';
+    let is_valid =
+        (1..=64).contains(&tag.len()) && tag.bytes().all(allowed) && tag != PayloadCodecs::SHREDDED;
+    match is_valid {
+        true => Ok(()),
+        false => Err(CodecError::InvalidTag { tag: tag.into() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static METADATA: Metadata = Metadata::new();
+
+    fn event(index: u16, name: &str, schema_version: u16) -> PayloadKind<'_> {
+        PayloadKind::Event {
+            index,
+            name,
+            schema_version,
+            metadata: &METADATA,
+        }
+    }
+
+    fn bound(stream: &str, commit: u128, version: u64, kind: PayloadKind<'_>) -> Vec<u8> {
+        let stream = StreamId::parse(stream).unwrap();
+        let context = PayloadContext {
+            stream: &stream,
+            commit_id: CommitId::from_u128(commit),
+            version: Version::new(version),
+            kind,
+        };
+        context.associated_data()
+    }
+
+    #[test]
+    fn associated_data_never_changes() {
+        let event = bound("a#1", 0x01020304, 7, event(2, "Xy", 3));
+        let mut expected = [
+            &[0, 0, 0, 0, 0, 0, 0, 3][..],
+            b"a#1",
+            &[0; 12],
+            &[1, 2, 3, 4],
+        ]
+        .concat();
+        expected.extend([0, 0, 0, 0, 0, 0, 0, 7]);
+        let snapshot = [&expected[..], b"s", &[0, 0, 0, 9]].concat();
+        expected.extend(
+            [
+                &b"e"[..],
+                &[0, 2],
+                &[0, 0, 0, 0, 0, 0, 0, 2],
+                b"Xy",
+                &[0, 3],
+            ]
+            .concat(),
+        );
+        assert_eq!(event, expected);
+        let kind = PayloadKind::Snapshot { state_version: 9 };
+        assert_eq!(bound("a#1", 0x01020304, 7, kind), snapshot);
+    }
+
+    #[test]
+    fn associated_data_differs_for_every_two_places() {
+        let places = [
+            bound("a#1", 1, 1, event(0, "X", 1)),
+            bound("a#2", 1, 1, event(0, "X", 1)),
+            bound("a#1", 2, 1, event(0, "X", 1)),
+            bound("a#1", 1, 2, event(0, "X", 1)),
+            bound("a#1", 1, 1, event(1, "X", 1)),
+            bound("a#1", 1, 1, event(0, "Y", 1)),
+            bound("a#1", 1, 1, event(0, "X", 2)),
+            bound("a#1", 1, 1, PayloadKind::Snapshot { state_version: 1 }),
+            bound("a#1", 1, 1, PayloadKind::Snapshot { state_version: 2 }),
+        ];
+        for (n, one) in places.iter().enumerate() {
+            assert!(!places[..n].contains(one), "{n}");
+        }
+    }
+}

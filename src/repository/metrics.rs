@@ -1,0 +1,134 @@
+//! What a repository counts about its loads and snapshots.
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
+
+/// What a repository and its clones have done since it was made: [`Repository::metrics`](crate::Repository::metrics).
+///
+/// All numbers only grow; the difference of two readings is what happened between them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RepositoryMetrics {
+    /// States read from the store: for a load, or for a command whose stream was not in the cache.
+    pub loads: LoadMetrics,
+    /// Snapshots taken in the background.
+    pub snapshots: SnapshotMetrics,
+}
+
+/// Loads that succeeded, and what they cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LoadMetrics {
+    /// Loads that began with a snapshot.
+    pub with_snapshot: u64,
+    /// Loads that folded the whole history.
+    pub without_snapshot: u64,
+    /// Events folded in them.
+    pub events: u64,
+    /// Time spent in them, all together.
+    pub time: Duration,
+    /// Snapshots that were found not to be of their stream's history, and were deleted.
+    pub misfits: u64,
+}
+
+/// Snapshots that were due, and what became of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SnapshotMetrics {
+    /// Written.
+    pub written: u64,
+    /// Not written, since the store had a newer one.
+    pub stale: u64,
+    /// Not written, since a newer state of the same stream came while it waited.
+    pub superseded: u64,
+    /// Left for a later command, since too many waited.
+    pub skipped: u64,
+    /// Given up: encoding or writing failed.
+    pub failed: u64,
+    /// Time spent in encoding and writing, all together. In the background: no command waits for it.
+    pub time: Duration,
+}
+
+/// The counters behind [`RepositoryMetrics`].
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    with_snapshot: AtomicU64,
+    without_snapshot: AtomicU64,
+    events: AtomicU64,
+    load_nanos: AtomicU64,
+    misfits: AtomicU64,
+    written: AtomicU64,
+    stale: AtomicU64,
+    superseded: AtomicU64,
+    skipped: AtomicU64,
+    failed: AtomicU64,
+    write_nanos: AtomicU64,
+}
+
+/// What became of a due snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SnapshotEnd {
+    Written,
+    Stale,
+    Superseded,
+    Skipped,
+    Failed,
+}
+
+impl Counters {
+    pub(super) fn loaded(&self, with_snapshot: bool, events: u64, took: Duration) {
+        let loads = if with_snapshot {
+            &self.with_snapshot
+        } else {
+            &self.without_snapshot
+        };
+        loads.fetch_add(1, Relaxed);
+        self.events.fetch_add(events, Relaxed);
+        self.load_nanos.fetch_add(nanos(took), Relaxed);
+    }
+
+    pub(super) fn misfit(&self) {
+        self.misfits.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn snapshot(&self, end: SnapshotEnd) {
+        let counter = match end {
+            SnapshotEnd::Written => &self.written,
+            SnapshotEnd::Stale => &self.stale,
+            SnapshotEnd::Superseded => &self.superseded,
+            SnapshotEnd::Skipped => &self.skipped,
+            SnapshotEnd::Failed => &self.failed,
+        };
+        counter.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn wrote_for(&self, took: Duration) {
+        self.write_nanos.fetch_add(nanos(took), Relaxed);
+    }
+
+    pub(super) fn read(&self) -> RepositoryMetrics {
+        let get = |counter: &AtomicU64| counter.load(Relaxed);
+        RepositoryMetrics {
+            loads: LoadMetrics {
+                with_snapshot: get(&self.with_snapshot),
+                without_snapshot: get(&self.without_snapshot),
+                events: get(&self.events),
+                time: Duration::from_nanos(get(&self.load_nanos)),
+                misfits: get(&self.misfits),
+            },
+            snapshots: SnapshotMetrics {
+                written: get(&self.written),
+                stale: get(&self.stale),
+                superseded: get(&self.superseded),
+                skipped: get(&self.skipped),
+                failed: get(&self.failed),
+                time: Duration::from_nanos(get(&self.write_nanos)),
+            },
+        }
+    }
+}
+
+fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}

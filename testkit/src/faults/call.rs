@@ -1,0 +1,292 @@
+//! What can go wrong: the calls of the ports.
+use foldstream::{
+    StreamId,
+    ports::{
+        Append, AppendAll, CommitKey, DeleteExpect, Expect, Message, OwnedMark, PartitionId,
+        RangeQuery, ReadFrom, Row, RowKey, Segment, StoredSnapshot, Subscription,
+    },
+};
+use std::fmt;
+
+/// A method of a port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Op {
+    /// [`EventStore::append`](foldstream::ports::EventStore::append)
+    Append,
+    /// [`EventStore::append_all`](foldstream::ports::EventStore::append_all)
+    AppendAll,
+    /// [`EventStore::read`](foldstream::ports::EventStore::read), when it is first polled
+    Read,
+    /// [`EventStore::streams`](foldstream::ports::EventStore::streams)
+    Streams,
+    /// [`EventStore::scan`](foldstream::ports::EventStore::scan)
+    Scan,
+    /// [`EventStore::unpublished`](foldstream::ports::EventStore::unpublished)
+    Unpublished,
+    /// [`EventStore::clear_unpublished`](foldstream::ports::EventStore::clear_unpublished)
+    ClearUnpublished,
+    /// [`SnapshotStore::load`](foldstream::ports::SnapshotStore::load)
+    LoadSnapshot,
+    /// [`SnapshotStore::save`](foldstream::ports::SnapshotStore::save)
+    SaveSnapshot,
+    /// [`SnapshotStore::delete`](foldstream::ports::SnapshotStore::delete)
+    DeleteSnapshot,
+    /// [`ControlStore::get`](foldstream::ports::ControlStore::get)
+    Get,
+    /// [`ControlStore::get_many`](foldstream::ports::ControlStore::get_many)
+    GetMany,
+    /// [`ControlStore::put`](foldstream::ports::ControlStore::put)
+    Put,
+    /// [`ControlStore::delete`](foldstream::ports::ControlStore::delete)
+    Delete,
+    /// [`ControlStore::range`](foldstream::ports::ControlStore::range)
+    Range,
+    /// [`MessageBus::publish`](foldstream::ports::MessageBus::publish)
+    Publish,
+    /// [`MessageBus::subscribe`](foldstream::ports::MessageBus::subscribe)
+    Subscribe,
+    /// [`MessageBus::offsets`](foldstream::ports::MessageBus::offsets)
+    Offsets,
+    /// [`MessageBus::committed`](foldstream::ports::MessageBus::committed)
+    Committed,
+    /// [`MessageBus::describe_topic`](foldstream::ports::MessageBus::describe_topic)
+    DescribeTopic,
+    /// [`MessageBus::delete_group`](foldstream::ports::MessageBus::delete_group)
+    DeleteGroup,
+    /// [`Consumer::next`](foldstream::ports::Consumer::next)
+    Next,
+    /// [`Consumer::commit`](foldstream::ports::Consumer::commit)
+    Commit,
+    /// [`Consumer::pause`](foldstream::ports::Consumer::pause)
+    Pause,
+    /// [`Consumer::resume`](foldstream::ports::Consumer::resume)
+    Resume,
+    /// [`Consumer::leave`](foldstream::ports::Consumer::leave)
+    Leave,
+}
+
+impl Op {
+    /// What changes something that stays.
+    pub const WRITES: &'static [Self] = &[
+        Self::Append,
+        Self::AppendAll,
+        Self::ClearUnpublished,
+        Self::SaveSnapshot,
+        Self::DeleteSnapshot,
+        Self::Put,
+        Self::Delete,
+        Self::Publish,
+        Self::Commit,
+        Self::DeleteGroup,
+    ];
+    /// What is answered in pages with a place to go on.
+    pub const LISTS: &'static [Self] = &[Self::Streams, Self::Scan, Self::Unpublished, Self::Range];
+
+    pub(super) fn is_write(self) -> bool {
+        Self::WRITES.contains(&self)
+    }
+}
+
+/// Which methods a [`Rule`](super::Rule) is about: one [`Op`], an array or a slice of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ops(Vec<Op>);
+impl Ops {
+    pub(super) fn contains(&self, op: Op) -> bool {
+        self.0.contains(&op)
+    }
+}
+impl From<Op> for Ops {
+    fn from(op: Op) -> Self {
+        Self(vec![op])
+    }
+}
+impl<const N: usize> From<[Op; N]> for Ops {
+    fn from(ops: [Op; N]) -> Self {
+        Self(ops.into())
+    }
+}
+impl From<&[Op]> for Ops {
+    fn from(ops: &[Op]) -> Self {
+        Self(ops.into())
+    }
+}
+
+/// One call on its way to a port, with what it says.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the fields are the method's arguments")]
+pub enum Call<'a> {
+    /// [`Op::Append`]
+    Append(&'a Append),
+    /// [`Op::AppendAll`]
+    AppendAll(&'a AppendAll),
+    /// [`Op::Read`]
+    Read {
+        stream: &'a StreamId,
+        from: &'a ReadFrom,
+    },
+    /// [`Op::Streams`]
+    Streams { aggregate: &'a str },
+    /// [`Op::Scan`]
+    Scan { segment: Segment },
+    /// [`Op::Unpublished`]
+    Unpublished { segment: Segment },
+    /// [`Op::ClearUnpublished`]
+    ClearUnpublished(&'a [CommitKey]),
+    /// [`Op::LoadSnapshot`]
+    LoadSnapshot(&'a StreamId),
+    /// [`Op::SaveSnapshot`]
+    SaveSnapshot(&'a StoredSnapshot),
+    /// [`Op::DeleteSnapshot`]
+    DeleteSnapshot(&'a StreamId),
+    /// [`Op::Get`]
+    Get(&'a RowKey),
+    /// [`Op::GetMany`]
+    GetMany(&'a [RowKey]),
+    /// [`Op::Put`]
+    Put { row: &'a Row, expect: Expect },
+    /// [`Op::Delete`]
+    Delete {
+        key: &'a RowKey,
+        expect: DeleteExpect,
+    },
+    /// [`Op::Range`]
+    Range(&'a RangeQuery),
+    /// [`Op::Publish`]
+    Publish(&'a Message),
+    /// [`Op::Subscribe`]
+    Subscribe(&'a Subscription),
+    /// [`Op::Offsets`]
+    Offsets { topic: &'a str },
+    /// [`Op::Committed`]
+    Committed { group: &'a str, topic: &'a str },
+    /// [`Op::DescribeTopic`]
+    DescribeTopic { topic: &'a str },
+    /// [`Op::DeleteGroup`]
+    DeleteGroup { group: &'a str },
+    /// [`Op::Next`]
+    Next,
+    /// [`Op::Commit`]
+    Commit(&'a [OwnedMark]),
+    /// [`Op::Pause`]
+    Pause(&'a [PartitionId]),
+    /// [`Op::Resume`]
+    Resume(&'a [PartitionId]),
+    /// [`Op::Leave`]
+    Leave,
+}
+
+impl Call<'_> {
+    /// Its method.
+    pub const fn op(&self) -> Op {
+        match self {
+            Self::Append(_) => Op::Append,
+            Self::AppendAll(_) => Op::AppendAll,
+            Self::Read { .. } => Op::Read,
+            Self::Streams { .. } => Op::Streams,
+            Self::Scan { .. } => Op::Scan,
+            Self::Unpublished { .. } => Op::Unpublished,
+            Self::ClearUnpublished(_) => Op::ClearUnpublished,
+            Self::LoadSnapshot(_) => Op::LoadSnapshot,
+            Self::SaveSnapshot(_) => Op::SaveSnapshot,
+            Self::DeleteSnapshot(_) => Op::DeleteSnapshot,
+            Self::Get(_) => Op::Get,
+            Self::GetMany(_) => Op::GetMany,
+            Self::Put { .. } => Op::Put,
+            Self::Delete { .. } => Op::Delete,
+            Self::Range(_) => Op::Range,
+            Self::Publish(_) => Op::Publish,
+            Self::Subscribe(_) => Op::Subscribe,
+            Self::Offsets { .. } => Op::Offsets,
+            Self::Committed { .. } => Op::Committed,
+            Self::DescribeTopic { .. } => Op::DescribeTopic,
+            Self::DeleteGroup { .. } => Op::DeleteGroup,
+            Self::Next => Op::Next,
+            Self::Commit(_) => Op::Commit,
+            Self::Pause(_) => Op::Pause,
+            Self::Resume(_) => Op::Resume,
+            Self::Leave => Op::Leave,
+        }
+    }
+
+    /// Whether it names this stream: as its stream, as the key of its message, or as the sort key of its row.
+    pub fn is_about(&self, stream: &StreamId) -> bool {
+        let is_it = |found: &StreamId| found == stream;
+        match self {
+            Self::Append(append) => is_it(append.head.stream()),
+            Self::AppendAll(all) => {
+                let heads = all.commits.iter().map(|a| &a.head).chain(&all.unchanged);
+                heads.map(|head| head.stream()).any(is_it)
+            }
+            Self::Read { stream, .. } => is_it(stream),
+            Self::ClearUnpublished(keys) => keys.iter().any(|key| is_it(&key.stream)),
+            Self::LoadSnapshot(stream) | Self::DeleteSnapshot(stream) => is_it(stream),
+            Self::SaveSnapshot(snapshot) => is_it(&snapshot.stream),
+            Self::Get(key) | Self::Delete { key, .. } => key.sort == stream.as_str(),
+            Self::GetMany(keys) => keys.iter().any(|key| key.sort == stream.as_str()),
+            Self::Put { row, .. } => row.key.sort == stream.as_str(),
+            Self::Publish(message) => message.key == stream.as_str().as_bytes(),
+            _ => false,
+        }
+    }
+}
+
+/// The method and what it is about, in one line without payloads.
+impl fmt::Display for Call<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.op())?;
+        match self {
+            Self::Append(append) => write!(f, " {}", behind(append)),
+            Self::AppendAll(all) => {
+                for append in &all.commits {
+                    write!(f, " {}", behind(append))?;
+                }
+                all.unchanged
+                    .iter()
+                    .try_for_each(|head| write!(f, " {} at {}", head.stream(), head.version()))
+            }
+            Self::Read { stream, from } => match from {
+                ReadFrom::After(head) => write!(f, " {stream} after {}", head.version()),
+                other => write!(f, " {stream} {other:?}"),
+            },
+            Self::Streams { aggregate } => write!(f, " {aggregate}"),
+            Self::Scan { segment } | Self::Unpublished { segment } => {
+                write!(f, " {}/{}", segment.index(), segment.total())
+            }
+            Self::ClearUnpublished(keys) => keys
+                .iter()
+                .try_for_each(|key| write!(f, " {}@{}", key.stream, key.first_version)),
+            Self::LoadSnapshot(stream) | Self::DeleteSnapshot(stream) => write!(f, " {stream}"),
+            Self::SaveSnapshot(s) => write!(f, " {} at {}", s.stream, s.version),
+            Self::Get(key) => write!(f, " {key}"),
+            Self::GetMany(keys) => write!(f, " {} keys", keys.len()),
+            Self::Put { row, expect } => write!(f, " {} over {expect:?}", row.key),
+            Self::Delete { key, expect } => write!(f, " {key} over {expect:?}"),
+            Self::Range(query) => write!(f, " {} {:?}", query.partition, query.bounds),
+            Self::Publish(message) => {
+                let key = String::from_utf8_lossy(&message.key);
+                write!(f, " {key} to {}", message.topic)
+            }
+            Self::Subscribe(subscription) => write!(f, " {}", subscription.group),
+            Self::Offsets { topic } | Self::DescribeTopic { topic } => write!(f, " {topic}"),
+            Self::Committed { group, topic } => write!(f, " {group} of {topic}"),
+            Self::DeleteGroup { group } => write!(f, " {group}"),
+            Self::Commit(marks) => marks
+                .iter()
+                .try_for_each(|mark| write!(f, " {} to {}", mark.partition, mark.next)),
+            Self::Pause(partitions) | Self::Resume(partitions) => {
+                partitions.iter().try_for_each(|p| write!(f, " {p}"))
+            }
+            Self::Next | Self::Leave => Ok(()),
+        }
+    }
+}
+
+fn behind(append: &Append) -> String {
+    let (stream, version) = (append.head.stream(), append.head.version());
+    format!(
+        "{} events on {stream} behind {version}",
+        append.events.len()
+    )
+}

@@ -1,0 +1,292 @@
+//! A member of a group through faults: held back, overtaken, expelled.
+use super::{Call, Fault, Faults};
+use async_trait::async_trait;
+use foldstream::ports::{
+    AssignmentEpoch, Consumer, ConsumerEvent, Delivery, MessageBus, MessageBusError, OwnedMark,
+    PartitionId, Subscription,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+use tokio::time::{Instant, sleep_until};
+
+#[derive(Debug)]
+pub(super) struct FaultyConsumer {
+    faults: Faults,
+    bus: Arc<dyn MessageBus>,
+    subscription: Subscription,
+    member: Mutex<Member>,
+}
+
+/// One membership after the other.
+#[derive(Debug)]
+struct Member {
+    inner: Arc<dyn Consumer>,
+    /// Epochs of this membership are counted from here, so that they are above all of earlier ones.
+    base: u64,
+    /// The greatest epoch that the caller has seen.
+    newest: u64,
+    owned: BTreeSet<PartitionId>,
+    paused: BTreeSet<PartitionId>,
+    /// Deliveries that others may overtake, per partition in their order, and until when.
+    held: BTreeMap<PartitionId, (Instant, VecDeque<Delivery>)>,
+    is_expelled: bool,
+    has_left: bool,
+}
+
+impl Member {
+    fn expel(&mut self) -> Vec<PartitionId> {
+        self.is_expelled = true;
+        self.base = self.newest.saturating_add(1);
+        self.held.clear();
+        self.paused.clear();
+        std::mem::take(&mut self.owned).into_iter().collect()
+    }
+    fn forget(&mut self, partitions: &[PartitionId]) {
+        for partition in partitions {
+            self.owned.remove(partition);
+            self.paused.remove(partition);
+            self.held.remove(partition);
+        }
+    }
+    fn epoch(&mut self, inner: AssignmentEpoch) -> AssignmentEpoch {
+        let epoch = self.base.saturating_add(inner.get());
+        self.newest = self.newest.max(epoch);
+        AssignmentEpoch::new(epoch)
+    }
+
+    /// Marks as this membership counts; else the partition whose assignment was an earlier one's.
+    fn translated(&self, marks: &[OwnedMark]) -> Result<Vec<OwnedMark>, PartitionId> {
+        let own = |mark: &OwnedMark| {
+            let epoch = mark.epoch.get();
+            // Who has left hears that first.
+            let epoch = match epoch.checked_sub(self.base) {
+                None if self.has_left => epoch,
+                epoch => epoch.ok_or_else(|| mark.partition.clone())?,
+            };
+            let epoch = AssignmentEpoch::new(epoch);
+            Ok(OwnedMark::new(mark.partition.clone(), epoch, mark.next))
+        };
+        marks.iter().map(own).collect()
+    }
+
+    /// What was held back long enough.
+    fn due(&mut self, now: Instant) -> Option<Delivery> {
+        let due = |(partition, (until, _)): &(&PartitionId, &(Instant, _))| {
+            *until <= now && !self.paused.contains(*partition)
+        };
+        let partition = self.held.iter().find(due).map(|(p, _)| p.clone())?;
+        let (_, waiting) = self.held.get_mut(&partition)?;
+        let delivery = waiting.pop_front();
+        if waiting.is_empty() {
+            self.held.remove(&partition);
+        }
+        delivery
+    }
+    fn next_due(&self) -> Option<Instant> {
+        let held = self.held.iter();
+        held.filter(|(partition, _)| !self.paused.contains(*partition))
+            .map(|(_, (until, _))| *until)
+            .min()
+    }
+
+    /// What the caller gets of an event; none of a delivery that is held back.
+    fn take(&mut self, event: ConsumerEvent, hold: &mut Option<Instant>) -> Option<ConsumerEvent> {
+        match event {
+            ConsumerEvent::Delivery(mut delivery) => {
+                delivery.epoch = self.epoch(delivery.epoch);
+                let partition = delivery.partition.clone();
+                if let Some((_, waiting)) = self.held.get_mut(&partition) {
+                    waiting.push_back(delivery);
+                    return None;
+                }
+                let Some(until) = hold.take() else {
+                    return Some(ConsumerEvent::Delivery(delivery));
+                };
+                self.held.insert(partition, (until, [delivery].into()));
+                None
+            }
+            ConsumerEvent::Assigned(mut assignment) => {
+                for added in &mut assignment.partitions {
+                    added.epoch = self.epoch(added.epoch);
+                    self.owned.insert(added.partition.clone());
+                }
+                Some(ConsumerEvent::Assigned(assignment))
+            }
+            ConsumerEvent::Revoking(revocation) => {
+                self.forget(revocation.partitions());
+                Some(ConsumerEvent::Revoking(revocation))
+            }
+            ConsumerEvent::Lost(partitions) => {
+                self.forget(&partitions);
+                Some(ConsumerEvent::Lost(partitions))
+            }
+            other => Some(other),
+        }
+    }
+}
+
+impl FaultyConsumer {
+    pub(super) fn new(
+        faults: Faults,
+        bus: Arc<dyn MessageBus>,
+        subscription: Subscription,
+        inner: Arc<dyn Consumer>,
+    ) -> Self {
+        let member = Member {
+            inner,
+            base: 0,
+            newest: 0,
+            owned: BTreeSet::new(),
+            paused: BTreeSet::new(),
+            held: BTreeMap::new(),
+            is_expelled: false,
+            has_left: false,
+        };
+        Self {
+            faults,
+            bus,
+            subscription,
+            member: Mutex::new(member),
+        }
+    }
+
+    fn member(&self) -> MutexGuard<'_, Member> {
+        self.member.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn inner(&self) -> Arc<dyn Consumer> {
+        self.member().inner.clone()
+    }
+
+    /// Joins again as another member, after the caller was told what it lost. A dropped future leaves it to the next call.
+    async fn rejoin(&self) -> Result<(), MessageBusError> {
+        let expelled = {
+            let member = self.member();
+            (member.is_expelled && !member.has_left).then(|| member.inner.clone())
+        };
+        let Some(expelled) = expelled else {
+            return Ok(());
+        };
+        expelled.leave().await?;
+        let joined = self.bus.subscribe(self.subscription.clone()).await?;
+        let mut member = self.member();
+        member.inner = joined;
+        member.is_expelled = false;
+        Ok(())
+    }
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl Consumer for FaultyConsumer {
+    async fn next(&self) -> Result<ConsumerEvent, MessageBusError> {
+        let fault = self.faults.arrive(&Call::Next).await;
+        if let Some(error) = fault
+            .as_ref()
+            .and_then(|f| self.faults.failure(&Call::Next, f))
+        {
+            return Err(error);
+        }
+        self.rejoin().await?;
+        let mut hold = match fault {
+            Some(Fault::HoldBack(by)) => Some(Instant::now() + by),
+            Some(Fault::LoseSession) if !self.member().has_left => {
+                let lost = self.member().expel();
+                if !lost.is_empty() {
+                    return Ok(ConsumerEvent::Lost(lost));
+                }
+                self.rejoin().await?;
+                None
+            }
+            Some(Fault::CrashAfter) => {
+                // Whether it had taken an event makes no difference: a dead process commits nothing.
+                self.faults.crash();
+                future::pending().await
+            }
+            _ => None,
+        };
+        let inner = self.inner();
+        loop {
+            let next_due = {
+                let mut member = self.member();
+                if let Some(delivery) = member.due(Instant::now()) {
+                    return Ok(ConsumerEvent::Delivery(delivery));
+                }
+                member.next_due()
+            };
+            let due = async {
+                match next_due {
+                    Some(at) => sleep_until(at).await,
+                    None => future::pending().await,
+                }
+            };
+            // Nothing is awaited between taking an event and keeping or returning it: a dropped future loses none.
+            tokio::select! {
+                biased;
+                event = inner.next() => {
+                    if let Some(event) = self.member().take(event?, &mut hold) {
+                        return Ok(event);
+                    }
+                }
+                () = due => {}
+            }
+        }
+    }
+
+    async fn commit(&self, marks: &[OwnedMark]) -> Result<(), MessageBusError> {
+        let translated = self.member().translated(marks);
+        let inner = self.inner();
+        let act = || -> futures::future::BoxFuture<'_, _> {
+            match &translated {
+                Ok(marks) => inner.commit(marks),
+                Err(partition) => {
+                    let partition = partition.clone();
+                    Box::pin(async { Err(MessageBusError::StaleAssignment { partition }) })
+                }
+            }
+        };
+        self.faults.ask(Call::Commit(marks), act).await
+    }
+
+    async fn pause(&self, partitions: &[PartitionId]) -> Result<(), MessageBusError> {
+        let inner = self.inner();
+        let act = || inner.pause(partitions);
+        let done = self.faults.ask(Call::Pause(partitions), act).await;
+        if done.is_ok() {
+            let mut member = self.member();
+            let owned: Vec<_> = partitions
+                .iter()
+                .filter(|p| member.owned.contains(*p))
+                .cloned()
+                .collect();
+            member.paused.extend(owned);
+        }
+        done
+    }
+
+    async fn resume(&self, partitions: &[PartitionId]) -> Result<(), MessageBusError> {
+        let inner = self.inner();
+        let act = || inner.resume(partitions);
+        let done = self.faults.ask(Call::Resume(partitions), act).await;
+        if done.is_ok() {
+            let mut member = self.member();
+            for partition in partitions {
+                member.paused.remove(partition);
+            }
+        }
+        done
+    }
+
+    async fn leave(&self) -> Result<(), MessageBusError> {
+        let inner = self.inner();
+        let done = self.faults.ask(Call::Leave, || inner.leave()).await;
+        if done.is_ok() {
+            let mut member = self.member();
+            member.has_left = true;
+            member.held.clear();
+        }
+        done
+    }
+}

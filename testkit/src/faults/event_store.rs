@@ -1,0 +1,312 @@
+//! An event store through faults.
+use super::{
+    Call, Fault, Faults,
+    lagging::{Lagging, with_hole, with_torn_commit},
+    pass::{Late, Plain, PortError},
+    start,
+};
+use async_trait::async_trait;
+use foldstream::{
+    StreamHead, StreamId,
+    ports::{
+        Append, AppendAll, AppendOutcome, BoxStream, Capabilities, Commit, CommitKey, EventStore,
+        EventStoreError, ReadFrom, ScanCursor, ScanItems, ScanPage, ScanWhat, Segment, StreamPage,
+        UnpublishedPage,
+    },
+};
+use futures::{StreamExt, TryStreamExt, stream};
+use std::{
+    num::NonZeroU32,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// Commits before a read breaks off, at most.
+const BREAK: usize = 8;
+
+pub(super) fn wrap(faults: Faults, inner: Arc<dyn EventStore>) -> Arc<dyn EventStore> {
+    Arc::new(FaultyEventStore {
+        faults,
+        inner,
+        lagging: Arc::default(),
+    })
+}
+
+#[derive(Clone, Debug)]
+struct FaultyEventStore {
+    faults: Faults,
+    inner: Arc<dyn EventStore>,
+    lagging: Arc<Mutex<Lagging>>,
+}
+
+impl FaultyEventStore {
+    fn lagging(&self) -> MutexGuard<'_, Lagging> {
+        self.lagging.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An append is about to be sent: what it stores is to be listed late or hidden. Before the send, so that nobody
+    /// sees it in between; [`review`](Self::review) takes it back where nothing was stored.
+    fn prepare(&self, fault: Option<&Fault>, appends: &[Append]) {
+        for (n, append) in appends.iter().enumerate() {
+            let key = key_of(append);
+            match fault {
+                Some(Fault::Lag(calls)) => {
+                    let is_first = append.head.commit_id().is_none();
+                    self.lagging().append(key, is_first, *calls);
+                }
+                Some(Fault::Hide(reads)) if n + 1 == appends.len() => {
+                    self.lagging().hide(key, *reads);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Nothing was stored now: what is in these slots was there before, and is listed.
+    fn review<T>(&self, done: &Result<AppendOutcome<T>, EventStoreError>, appends: &[Append]) {
+        if matches!(
+            done,
+            Ok(AppendOutcome::Repeated(_) | AppendOutcome::Conflict(_))
+        ) {
+            for append in appends {
+                self.lagging().show(&key_of(append));
+            }
+        }
+    }
+
+    /// What a read shows.
+    async fn commits(
+        &self,
+        stream: &StreamId,
+        from: ReadFrom,
+        limit: Option<NonZeroU32>,
+        fault: Option<Fault>,
+    ) -> BoxStream<'_, Result<Commit, EventStoreError>> {
+        let call = Call::Read {
+            stream,
+            from: &from,
+        };
+        if let Some(error) = fault.as_ref().and_then(|f| self.faults.failure(&call, f)) {
+            return stream::once(async { Err(error) }).boxed();
+        }
+        let begun = async { Ok::<_, EventStoreError>(Plain(())) };
+        // A read is done when it has begun: it is as of then or later.
+        let _ = self.faults.reach(&call, begun).await;
+        let commits = self.inner.read(stream, from.clone(), limit);
+        let unseen = self.lagging().unseen(stream);
+        let commits = match unseen.is_empty() {
+            true => commits,
+            false => commits
+                .try_filter(move |commit| std::future::ready(!unseen.contains(&commit.key())))
+                .boxed(),
+        };
+        let Some(fault) = fault else { return commits };
+        let place = self.faults.plan.below(BREAK);
+        match fault {
+            Fault::LoseReply => {
+                let error = EventStoreError::unknown(
+                    &call,
+                    "injected by the test: the read broke off".into(),
+                );
+                commits
+                    .take(place)
+                    .chain(stream::once(async { Err(error) }))
+                    .boxed()
+            }
+            Fault::Hole => changed(commits, move |all| with_hole(all, place)),
+            Fault::TornCommit => changed(commits, move |all| with_torn_commit(all, place)),
+            Fault::CrashAfter => {
+                self.faults.crash();
+                stream::pending().boxed()
+            }
+            _ => commits,
+        }
+    }
+}
+
+fn key_of(append: &Append) -> CommitKey {
+    CommitKey::new(append.head.stream().clone(), append.head.version().next())
+}
+
+fn changed<'a>(
+    commits: BoxStream<'a, Result<Commit, EventStoreError>>,
+    change: impl FnOnce(Vec<Commit>) -> Vec<Commit> + Send + 'a,
+) -> BoxStream<'a, Result<Commit, EventStoreError>> {
+    let all = async move {
+        let all: Vec<Commit> = commits.try_collect().await?;
+        Ok(stream::iter(change(all).into_iter().map(Ok)))
+    };
+    stream::once(all).try_flatten().boxed()
+}
+
+#[deny(clippy::missing_trait_methods)]
+#[async_trait]
+impl EventStore for FaultyEventStore {
+    fn capabilities(&self) -> Capabilities {
+        self.inner.capabilities()
+    }
+
+    async fn append(&self, append: &Append) -> Result<AppendOutcome, EventStoreError> {
+        let call = Call::Append(append);
+        let fault = self.faults.arrive(&call).await;
+        self.prepare(fault.as_ref(), std::slice::from_ref(append));
+        let late = || -> Late {
+            let (this, append) = (self.clone(), append.clone());
+            Box::pin(async move {
+                let sent = this.inner.append(&append);
+                // Nobody waits for the answer any more.
+                let _ = this.faults.reach(&Call::Append(&append), sent).await;
+            })
+        };
+        let act = || self.inner.append(append);
+        let done = self.faults.finish(call, fault, act, late).await;
+        self.review(&done, std::slice::from_ref(append));
+        done
+    }
+
+    async fn append_all(
+        &self,
+        all: &AppendAll,
+    ) -> Result<AppendOutcome<Vec<StreamHead>>, EventStoreError> {
+        let call = Call::AppendAll(all);
+        let fault = self.faults.arrive(&call).await;
+        self.prepare(fault.as_ref(), &all.commits);
+        let late = || -> Late {
+            let (this, all) = (self.clone(), all.clone());
+            Box::pin(async move {
+                let sent = this.inner.append_all(&all);
+                let _ = this.faults.reach(&Call::AppendAll(&all), sent).await;
+            })
+        };
+        let act = || self.inner.append_all(all);
+        let done = self.faults.finish(call, fault, act, late).await;
+        self.review(&done, &all.commits);
+        done
+    }
+
+    fn read(
+        &self,
+        stream: &StreamId,
+        from: ReadFrom,
+        limit: Option<NonZeroU32>,
+    ) -> BoxStream<'_, Result<Commit, EventStoreError>> {
+        let stream = stream.clone();
+        let read = async move {
+            let call = Call::Read {
+                stream: &stream,
+                from: &from,
+            };
+            let fault = self.faults.arrive(&call).await;
+            self.commits(&stream, from, limit, fault).await
+        };
+        stream::once(read).flatten().boxed()
+    }
+
+    async fn streams(
+        &self,
+        aggregate: &str,
+        after: Option<ScanCursor>,
+    ) -> Result<StreamPage, EventStoreError> {
+        let call = Call::Streams { aggregate };
+        let again = start::again(&call, after.as_ref());
+        let after = start::resolved(&call, after);
+        let fault = self.faults.arrive(&call).await;
+        if matches!(fault, Some(Fault::EmptyPage)) {
+            // Asked all the same: a cursor that is not this list's is refused.
+            self.inner.streams(aggregate, after).await?;
+            return Ok(StreamPage::new(Vec::new(), Some(again)));
+        }
+        self.catch_up().await?;
+        let unlisted = self.lagging().unlisted_streams(after.is_none());
+        let act = || self.inner.streams(aggregate, after.clone());
+        let mut page = self.faults.finish_asking(call, fault, act).await?;
+        page.streams.retain(|stream| !unlisted.contains_key(stream));
+        Ok(page)
+    }
+
+    async fn scan(
+        &self,
+        segment: Segment,
+        after: Option<ScanCursor>,
+        what: ScanWhat,
+        max_items: NonZeroU32,
+    ) -> Result<ScanPage, EventStoreError> {
+        let call = Call::Scan { segment };
+        let again = start::again(&call, after.as_ref());
+        let after = start::resolved(&call, after);
+        let fault = self.faults.arrive(&call).await;
+        if matches!(fault, Some(Fault::EmptyPage)) {
+            let page = self.inner.scan(segment, after, what, max_items).await?;
+            let nothing = match page.items {
+                ScanItems::Tails(_) => ScanItems::Tails(Vec::new()),
+                ScanItems::Commits(_) => ScanItems::Commits(Vec::new()),
+            };
+            let empty = ScanPage::new(nothing, Some(again));
+            return Ok(empty.with_read_units(page.read_units));
+        }
+        let act = || self.inner.scan(segment, after.clone(), what, max_items);
+        self.faults.finish_asking(call, fault, act).await
+    }
+
+    async fn unpublished(
+        &self,
+        segment: Segment,
+        after: Option<ScanCursor>,
+        limit: NonZeroU32,
+    ) -> Result<UnpublishedPage, EventStoreError> {
+        let call = Call::Unpublished { segment };
+        let again = start::again(&call, after.as_ref());
+        let after = start::resolved(&call, after);
+        let fault = self.faults.arrive(&call).await;
+        if matches!(fault, Some(Fault::EmptyPage)) {
+            self.inner.unpublished(segment, after, limit).await?;
+            return Ok(UnpublishedPage::new(Vec::new(), Some(again)));
+        }
+        self.catch_up().await?;
+        let (unlisted, cleared) = self.lagging().unlisted_commits(after.is_none());
+        self.clear_now(&cleared).await?;
+        let act = || self.inner.unpublished(segment, after.clone(), limit);
+        let mut page = self.faults.finish_asking(call, fault, act).await?;
+        page.keys.retain(|key| !unlisted.contains_key(key));
+        Ok(page)
+    }
+
+    async fn clear_unpublished(&self, commits: &[CommitKey]) -> Result<(), EventStoreError> {
+        let call = Call::ClearUnpublished(commits);
+        let fault = self.faults.arrive(&call).await;
+        if let Some(Fault::Lag(calls)) = fault {
+            self.lagging().clear(commits, calls);
+            let acknowledged = async { Ok(Plain(())) };
+            return self.faults.reach(&call, acknowledged).await.map(|_| ());
+        }
+        let late = || -> Late {
+            let (this, commits) = (self.clone(), commits.to_vec());
+            Box::pin(async move {
+                let sent = async { this.inner.clear_unpublished(&commits).await.map(Plain) };
+                let _ = this
+                    .faults
+                    .reach(&Call::ClearUnpublished(&commits), sent)
+                    .await;
+            })
+        };
+        let act = || -> futures::future::BoxFuture<'_, _> {
+            Box::pin(async { self.inner.clear_unpublished(commits).await.map(Plain) })
+        };
+        let done = self.faults.finish(call, fault, act, late).await;
+        done.map(|Plain(())| ())
+    }
+}
+
+impl FaultyEventStore {
+    /// Shows everything if the faults were healed.
+    async fn catch_up(&self) -> Result<(), EventStoreError> {
+        let healings = self.faults.plan.healings();
+        let cleared = self.lagging().heal(healings);
+        self.clear_now(&cleared).await
+    }
+    async fn clear_now(&self, keys: &[CommitKey]) -> Result<(), EventStoreError> {
+        match keys {
+            [] => Ok(()),
+            keys => self.inner.clear_unpublished(keys).await,
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The schedule of faults, shared by all wrappers and processes of a test.
+use super::{Call, Fault, Injected, Op, Rule, rule::Running};
+use foldstream::ports::{Revision, Row};
+use std::{
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+/// When a probe is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    /// The call reaches the backend now: what must hold before it can be asserted here.
+    Reaches,
+    /// The backend has done it: a write was applied (a conflict applies nothing), a read answered. The caller may not
+    /// come to hear of it.
+    Done,
+}
+
+type Probe = dyn Fn(Moment, &Call<'_>) + Send + Sync;
+type Thief = dyn Fn(&Row) -> Row + Send + Sync;
+
+pub(super) struct Plan {
+    seed: Option<u64>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    rules: Vec<Running>,
+    /// Rules ever added: each has dice of its own.
+    added: u64,
+    is_healed: bool,
+    /// How often it was healed: what lags is shown.
+    healings: u64,
+    calls: BTreeMap<Op, u64>,
+    total: u64,
+    log: Vec<Injected>,
+    probe: Option<Arc<Probe>>,
+    thief: Option<Arc<Thief>>,
+    dice: fastrand::Rng,
+}
+
+impl Plan {
+    pub(super) fn new(seed: Option<u64>) -> Self {
+        Self {
+            seed,
+            state: Mutex::new(State {
+                dice: fastrand::Rng::with_seed(seed.unwrap_or(0)),
+                ..State::default()
+            }),
+        }
+    }
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A probe or filter that panics does so under the lock: the schedule is whole nevertheless.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn add(&self, rule: Rule) {
+        let mut state = self.state();
+        state.added += 1;
+        let seed = self.seed.unwrap_or(0) ^ state.added.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        let dice = fastrand::Rng::with_seed(seed);
+        state.rules.push(Running::new(rule, dice));
+    }
+    pub(super) fn clear(&self) {
+        self.state().rules.clear();
+    }
+    pub(super) fn heal(&self) {
+        let mut state = self.state();
+        state.is_healed = true;
+        state.healings += 1;
+    }
+    pub(super) fn relapse(&self) {
+        self.state().is_healed = false;
+    }
+    pub(super) fn set_probe(&self, probe: Arc<Probe>) {
+        self.state().probe = Some(probe);
+    }
+    pub(super) fn set_thief(&self, thief: Arc<Thief>) {
+        self.state().thief = Some(thief);
+    }
+
+    /// What befalls this call: a delay, and at most one other fault.
+    pub(super) fn strike(&self, call: &Call<'_>) -> (Duration, Option<Fault>) {
+        let mut guard = self.state();
+        let state = &mut *guard;
+        state.total += 1;
+        *state.calls.entry(call.op()).or_default() += 1;
+        let (mut delay, mut fault) = (Duration::ZERO, None);
+        if state.is_healed {
+            return (delay, fault);
+        }
+        for rule in &mut state.rules {
+            // Every rule sees every call, also one that another has struck: so its dice do not depend on the others.
+            let Some(struck) = rule.strike(call) else {
+                continue;
+            };
+            match struck {
+                Fault::Delay(by) => delay += by,
+                _ if fault.is_some() => continue,
+                ref other => fault = Some(other.clone()),
+            }
+            state.log.push(Injected {
+                call: state.total,
+                about: brief(call),
+                fault: struck,
+            });
+        }
+        (delay, fault)
+    }
+
+    pub(super) fn tell_probe(&self, moment: Moment, call: &Call<'_>) {
+        let probe = self.state().probe.clone();
+        if let Some(probe) = probe {
+            probe(moment, call);
+        }
+    }
+    /// What another owner makes of a row.
+    pub(super) fn stolen(&self, row: &Row) -> Row {
+        let (thief, revision) = {
+            let mut state = self.state();
+            let revision = Revision::from_u128(state.dice.u128(..));
+            (state.thief.clone(), revision)
+        };
+        let mut stolen = thief.map_or_else(|| row.clone(), |thief| thief(row));
+        stolen.key = row.key.clone();
+        stolen.revision = revision;
+        stolen
+    }
+    /// A number below `end`, by the seed; 0 for 0.
+    pub(super) fn below(&self, end: usize) -> usize {
+        self.state().dice.usize(..end.max(1))
+    }
+
+    pub(super) fn healings(&self) -> u64 {
+        self.state().healings
+    }
+    pub(super) fn log(&self) -> Vec<Injected> {
+        self.state().log.clone()
+    }
+    pub(super) fn calls(&self, op: Option<Op>) -> u64 {
+        let state = self.state();
+        match op {
+            Some(op) => state.calls.get(&op).copied().unwrap_or(0),
+            None => state.total,
+        }
+    }
+}
+
+/// A call in one line of bearable length.
+fn brief(call: &Call<'_>) -> String {
+    const MOST: usize = 200;
+    let mut about = call.to_string();
+    if let Some((end, _)) = about.char_indices().nth(MOST) {
+        about.truncate(end);
+        about.push_str("...");
+    }
+    about
+}
+
+impl fmt::Debug for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plan")
+            .field("seed", &self.seed)
+            .finish_non_exhaustive()
+    }
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.state();
+        match self.seed {
+            Some(seed) => write!(f, "faults of seed {seed} (replay: {}={seed})", super::SEED)?,
+            None => f.write_str("faults of a script")?,
+        }
+        let (injected, total) = (state.log.len(), state.total);
+        write!(f, ", {injected} in {total} calls")?;
+        state.log.iter().try_for_each(|i| write!(f, "\n  {i}"))
+    }
+}
+
+/// A test that fails says how to replay it.
+impl Drop for Plan {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("{self}");
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Where an empty page says to go on: at the place where it was asked, in other words.
+//!
+//! Callers may expect that a cursor moves, and no adapter gives one for the beginning; so the wrapper makes cursors of its
+//! own and takes them back. One names its list, since a cursor of one list must be refused by another.
+use super::Call;
+use foldstream::ports::ScanCursor;
+
+const MARK: &[u8] = b"\xf4\x8f\xbf\xbffaults: ";
+
+/// A place of the inner adapter, and how often in a row the caller was sent back to it.
+#[derive(Debug, PartialEq)]
+struct Place {
+    list: String,
+    turns: u32,
+    after: Option<Vec<u8>>,
+}
+
+impl Place {
+    /// `MARK <list> NUL <turns> NUL [+ <after>]`
+    fn encode(&self) -> Vec<u8> {
+        let mut out = MARK.to_vec();
+        out.extend(format!("{}\0{}\0", self.list, self.turns).bytes());
+        if let Some(after) = &self.after {
+            out.push(b'+');
+            out.extend(after);
+        }
+        out
+    }
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        let rest = bytes.strip_prefix(MARK)?;
+        let mut parts = rest.splitn(3, |byte| *byte == 0);
+        let mut text = || String::from_utf8(parts.next()?.to_vec()).ok();
+        let (list, turns) = (text()?, text()?.parse().ok()?);
+        let after = parts.next()?.strip_prefix(b"+").map(<[u8]>::to_vec);
+        Some(Self { list, turns, after })
+    }
+    fn next(list: String, asked: Option<&[u8]>) -> Self {
+        match asked.and_then(Self::decode) {
+            Some(place) => Self {
+                turns: place.turns.saturating_add(1),
+                ..place
+            },
+            None => Self {
+                list,
+                turns: 1,
+                after: asked.map(<[u8]>::to_vec),
+            },
+        }
+    }
+}
+
+/// Where the empty page of a list that was asked so says to go on.
+pub(super) fn again(call: &Call<'_>, asked: Option<&ScanCursor>) -> ScanCursor {
+    let place = Place::next(call.to_string(), asked.map(ScanCursor::as_bytes));
+    ScanCursor::from_bytes(place.encode())
+}
+
+/// What the inner adapter is to be asked with. A place of another list is left as it is, to be refused there.
+pub(super) fn resolved(call: &Call<'_>, asked: Option<ScanCursor>) -> Option<ScanCursor> {
+    let place = asked.as_ref().and_then(|a| Place::decode(a.as_bytes()));
+    match place.filter(|place| place.list == call.to_string()) {
+        Some(place) => place.after.map(ScanCursor::from_bytes),
+        None => asked,
+    }
+}
+
+/// The same for a range of rows, which goes on by sort key.
+pub(super) fn again_behind(asked: Option<&str>) -> String {
+    let place = Place::next(String::new(), asked.map(str::as_bytes));
+    // Made of texts: nothing is replaced.
+    String::from_utf8_lossy(&place.encode()).into_owned()
+}
+pub(super) fn resolved_sort(asked: Option<String>) -> Option<String> {
+    let place = asked.as_ref().and_then(|a| Place::decode(a.as_bytes()));
+    match place {
+        Some(place) => place.after.and_then(|after| String::from_utf8(after).ok()),
+        None => asked,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_move_with_every_turn_and_lead_back_to_what_was_asked() {
+        let call = Call::Streams { aggregate: "cart" };
+        let other = Call::Streams { aggregate: "order" };
+        for asked in [None, Some(ScanCursor::from_bytes(vec![0, 1, b'+', 255]))] {
+            let first = again(&call, asked.as_ref());
+            let second = again(&call, Some(&first));
+            assert_ne!(first, second);
+            for place in [first, second] {
+                assert_eq!(resolved(&call, Some(place.clone())), asked);
+                assert_eq!(resolved(&other, Some(place.clone())), Some(place));
+            }
+        }
+        for asked in [None, Some("größe\0".to_owned())] {
+            let place = again_behind(asked.as_deref());
+            assert_eq!(resolved_sort(Some(place)), asked);
+        }
+    }
+}

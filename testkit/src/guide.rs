@@ -1,0 +1,37 @@
+#![doc = include_str!("../docs/testing.md")]
+#![doc = "```"]
+#![doc = include_str!("../docs/account.rs")]
+#![doc = "```"]
+
+pub mod aggregates {
+    #![doc = include_str!("../docs/aggregates.md")]
+}
+pub mod projectors {
+    #![doc = include_str!("../docs/projectors.md")]
+}
+pub mod listeners {
+    #![doc = include_str!("../docs/listeners.md")]
+}
+pub mod roads {
+    #![doc = include_str!("../docs/roads.md")]
+}
+pub mod faults {
+    #![doc = include_str!("../docs/faults.md")]
+}
+#[cfg(feature = "mocks")]
+pub mod mocks {
+    #![doc = include_str!("../docs/mocks.md")]
+}
+pub mod contracts {
+    #![doc = include_str!("../docs/contracts.md")]
+}
+#[cfg(feature = "containers")]
+pub mod containers {
+    #![doc = include_str!("../docs/containers.md")]
+}
+pub mod golden_files {
+    #![doc = include_str!("../docs/golden_files.md")]
+}
+pub mod compared {
+    #![doc = include_str!("../docs/compared.md")]
+}

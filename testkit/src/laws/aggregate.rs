@@ -1,0 +1,495 @@
+//! [`Laws`]: what is checked of an aggregate, and by which commands.
+use super::{
+    checked::Checked,
+    command::{AnyCommand, ShownId, Step, erase},
+    exhaustive,
+    seed::Plan,
+    story::{Broken, short_name},
+    walk::Rules,
+};
+use foldstream::{Aggregate, Context, Decide, Decision, Snapshot, Upcasters};
+use proptest::{
+    prelude::*,
+    strategy::Union,
+    test_runner::{TestCaseError, TestError, TestRunner},
+};
+use std::{
+    cell::RefCell,
+    fmt::{self, Debug},
+    sync::Arc,
+    time::Duration,
+};
+
+/// The laws of an aggregate, checked on sequences of commands.
+///
+/// Always checked: **deciding is deterministic**; **a rejected command changes nothing**, neither the state nor the
+/// store; **events survive encode, upcast and decode**; **the replay of the stored events is the state**; nothing
+/// panics. More with [`snapshots`](Self::snapshots), [`ids`](Self::ids), [`id_texts`](Self::id_texts) and
+/// [`duplicates`](Self::duplicates), and your own rules with [`invariant`](Self::invariant), [`never`](Self::never),
+/// [`eventually`](Self::eventually) and [`rule`](Self::rule).
+///
+/// Every sequence runs twice: on the aggregate alone, and through a [`Repository`](foldstream::Repository) over an
+/// in-memory store, so that the real codec, upcasters, snapshots and marks take part. No server and no waiting.
+///
+/// A failure panics with the smallest sequence that was found, as a [`Scenario`](crate::Scenario) to be pasted into a
+/// test. It is made from what `{:?}` prints of commands, events and reasons: with `#[derive(Debug)]` texts, lists, maps
+/// and ids of [`id!`](foldstream::id) become Rust expressions, variants stand without their enum's name (`use` it), and
+/// a `Debug` written by hand is passed on as it is.
+///
+/// `FOLDSTREAM_SEED=<number>` runs the cases of a failure again, `FOLDSTREAM_CASES=<number>` sets how many are tried;
+/// both count more than what the code says. Nothing is written to disk.
+///
+/// # Example
+/// ```
+/// # use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent, Snapshot, id};
+/// # use serde::{Deserialize, Serialize};
+/// # id!(AccountId);
+/// # #[derive(Clone, Debug, PartialEq, DomainEvent)]
+/// # #[event(aggregate = "account")]
+/// # enum AccountEvent { Deposited { amount: u64 }, Withdrawn { amount: u64 } }
+/// # #[derive(Clone, Debug)]
+/// # enum AccountCommand { Deposit { amount: u64 }, Withdraw { amount: u64 } }
+/// # use {AccountCommand::*, AccountEvent::*};
+/// # #[derive(Debug, PartialEq, thiserror::Error)]
+/// # #[error("insufficient funds")]
+/// # struct InsufficientFunds;
+/// # #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+/// # struct Account { balance: u64 }
+/// # impl Aggregate for Account {
+/// #     type Id = AccountId;
+/// #     type Event = AccountEvent;
+/// #     fn evolve(&mut self, event: &AccountEvent) {
+/// #         match event {
+/// #             Deposited { amount } => self.balance += amount,
+/// #             Withdrawn { amount } => self.balance -= amount,
+/// #         }
+/// #     }
+/// # }
+/// # impl Decide<AccountCommand> for Account {
+/// #     type Error = InsufficientFunds;
+/// #     fn decide(&self, command: &AccountCommand, _: &Context) -> Decision<Self, InsufficientFunds> {
+/// #         match *command {
+/// #             Deposit { amount } => Ok(vec![Deposited { amount }]),
+/// #             Withdraw { amount } if amount > self.balance => Err(InsufficientFunds),
+/// #             Withdraw { amount } => Ok(vec![Withdrawn { amount }]),
+/// #         }
+/// #     }
+/// # }
+/// # impl Snapshot for Account { const STATE_VERSION: u32 = 1; }
+/// use foldstream_testkit::laws::Laws;
+/// use proptest::prelude::*;
+///
+/// let commands = prop_oneof![
+///     2 => (1u64..100).prop_map(|amount| Deposit { amount }),
+///     1 => (1u64..100).prop_map(|amount| Withdraw { amount }),
+/// ];
+/// Laws::<Account>::new(commands)
+///     .snapshots()
+///     .invariant("the balance is what deposits allow", |account| account.balance < 100 * 20)
+///     .check();
+/// ```
+pub struct Laws<A: Aggregate> {
+    pub(super) source: Source<A>,
+    pub(super) rules: Rules<A>,
+    plan: Plan,
+}
+
+type Commands<A> = BoxedStrategy<Arc<dyn AnyCommand<A>>>;
+
+/// Where the sequences come from.
+pub(super) enum Source<A: Aggregate> {
+    Drawn {
+        commands: Vec<(u32, Commands<A>)>,
+        pauses: BoxedStrategy<Duration>,
+        ids: Option<BoxedStrategy<ShownId<A>>>,
+        id_texts: Option<BoxedStrategy<String>>,
+        max_commands: usize,
+    },
+    All {
+        commands: Vec<Arc<dyn AnyCommand<A>>>,
+        length: usize,
+        merged: bool,
+        max_histories: usize,
+    },
+}
+
+/// What one case is made of.
+pub(super) struct Case<A: Aggregate> {
+    pub(super) id: Option<ShownId<A>>,
+    pub(super) id_text: Option<String>,
+    pub(super) steps: Vec<Step<A>>,
+}
+
+impl<A: Aggregate> Debug for Laws<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Laws")
+            .field("aggregate", &short_name::<A>())
+            .field("rules", &self.rules)
+            .field("plan", &self.plan)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<A: Aggregate + PartialEq + Debug> Laws<A> {
+    /// Sequences of commands drawn from a strategy.
+    #[must_use]
+    pub fn new<C>(commands: impl Strategy<Value = C> + 'static) -> Self
+    where
+        A: Decide<C>,
+        C: Clone + Debug + Send + Sync + 'static,
+    {
+        let start = Self {
+            source: Source::Drawn {
+                commands: Vec::new(),
+                pauses: Just(Duration::ZERO).boxed(),
+                ids: None,
+                id_texts: None,
+                max_commands: 20,
+            },
+            rules: Rules::default(),
+            plan: Plan::DEFAULT,
+        };
+        start.or(1, commands)
+    }
+
+    /// All sequences of these commands, up to a length: a proof, not a sample.
+    ///
+    /// A command that is rejected, or leads to nothing, is checked to leave everything as it is. So it need not be
+    /// followed: every sequence that contains it ends where the sequence without it ends. What remains is every
+    /// *history*, and each is visited. All are decided at the same time.
+    ///
+    /// # Example
+    /// ```
+    /// # use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent, id};
+    /// # id!(DoorId);
+    /// # #[derive(Clone, Debug, PartialEq, DomainEvent)]
+    /// # #[event(aggregate = "door")]
+    /// # enum DoorEvent { Opened, Closed }
+    /// # #[derive(Clone, Copy, Debug, PartialEq)]
+    /// # enum Door_ { Open, Close }
+    /// # use Door_::{Close, Open};
+    /// # #[derive(Clone, Debug, Default, PartialEq)]
+    /// # struct Door { is_open: bool }
+    /// # impl Aggregate for Door {
+    /// #     type Id = DoorId;
+    /// #     type Event = DoorEvent;
+    /// #     fn evolve(&mut self, event: &DoorEvent) { self.is_open = *event == DoorEvent::Opened; }
+    /// # }
+    /// # #[derive(Debug, PartialEq, thiserror::Error)]
+    /// # #[error("it is so already")]
+    /// # struct Already;
+    /// # impl Decide<Door_> for Door {
+    /// #     type Error = Already;
+    /// #     fn decide(&self, command: &Door_, _: &Context) -> Decision<Self, Already> {
+    /// #         match (command, self.is_open) {
+    /// #             (Open, false) => Ok(vec![DoorEvent::Opened]),
+    /// #             (Close, true) => Ok(vec![DoorEvent::Closed]),
+    /// #             _ => Err(Already),
+    /// #         }
+    /// #     }
+    /// # }
+    /// use foldstream_testkit::laws::Laws;
+    ///
+    /// let checked = Laws::<Door>::exhaustive([Open, Close], 8)
+    ///     .never("a door is opened twice in a row", |history| {
+    ///         history.windows(2).any(|two| two == [DoorEvent::Opened, DoorEvent::Opened])
+    ///     })
+    ///     .check();
+    /// assert_eq!(checked.histories(), 9);
+    /// ```
+    #[must_use]
+    pub fn exhaustive<C>(commands: impl IntoIterator<Item = C>, length: usize) -> Self
+    where
+        A: Decide<C>,
+        C: Clone + Debug + Send + Sync + 'static,
+    {
+        Self {
+            source: Source::All {
+                commands: commands.into_iter().map(erase).collect(),
+                length,
+                merged: false,
+                max_histories: 100_000,
+            },
+            rules: Rules::default(),
+            plan: Plan::DEFAULT,
+        }
+    }
+
+    /// Also commands of another type, `weight` times as often as those of [`new`](Self::new). Only for drawn sequences.
+    ///
+    /// # Panics
+    /// If the laws are [`exhaustive`](Self::exhaustive).
+    #[must_use]
+    pub fn or<C>(mut self, weight: u32, strategy: impl Strategy<Value = C> + 'static) -> Self
+    where
+        A: Decide<C>,
+        C: Clone + Debug + Send + Sync + 'static,
+    {
+        let Source::Drawn { commands, .. } = &mut self.source else {
+            panic!("all sequences are of the commands that they were given");
+        };
+        commands.push((weight, strategy.prop_map(|c| erase(c)).boxed()));
+        self
+    }
+
+    /// Also checks that **a snapshot at any cut and the tail behind it make the full fold**.
+    #[must_use]
+    pub fn snapshots(mut self) -> Self
+    where
+        A: Snapshot,
+    {
+        self.rules.snapshots = Some(super::stored::SnapshotKit::new());
+        self
+    }
+
+    /// Also checks that **a duplicate changes nothing**: every command carries an id, the repository
+    /// [knows them](foldstream::Repository::with_idempotency), and at the end each command that was accepted is sent
+    /// once more.
+    ///
+    /// What led to events is remembered by the repository. An answer of "nothing to do" is not: if a later duplicate of
+    /// such a command would do something, this law says so.
+    #[must_use]
+    pub const fn duplicates(mut self) -> Self {
+        self.rules.duplicates = true;
+        self
+    }
+
+    /// Lifts stored events with these, as your repository does.
+    #[must_use]
+    pub fn upcasters(mut self, upcasters: Upcasters) -> Self {
+        self.rules.upcasters = upcasters;
+        self
+    }
+
+    /// Holds before the first event and after every event.
+    #[must_use]
+    pub fn invariant(
+        mut self,
+        name: impl Into<String>,
+        holds: impl Fn(&A) -> bool + 'static,
+    ) -> Self {
+        self.rules.invariants.push((name.into(), Box::new(holds)));
+        self
+    }
+
+    /// A history of which this is true never comes about: asked after every event.
+    #[must_use]
+    pub fn never(
+        mut self,
+        name: impl Into<String>,
+        is_so: impl Fn(&[A::Event]) -> bool + 'static,
+    ) -> Self {
+        self.rules.never.push((name.into(), Box::new(is_so)));
+        self
+    }
+
+    /// Whatever has happened: once these commands were given, in this order, this is true of the history.
+    ///
+    /// Those among them that are rejected change nothing. "Eventually" needs an end in a finite test, and the commands
+    /// are that end: what users, timers or a clean-up do at the latest.
+    #[must_use]
+    pub fn eventually<C>(
+        mut self,
+        name: impl Into<String>,
+        closing: impl IntoIterator<Item = C>,
+        is_so: impl Fn(&[A::Event]) -> bool + 'static,
+    ) -> Self
+    where
+        A: Decide<C>,
+        C: Clone + Debug + Send + Sync + 'static,
+    {
+        let closing = closing.into_iter().map(erase).collect();
+        let rule = (name.into(), closing, Box::new(is_so) as Box<_>);
+        self.rules.eventually.push(rule);
+        self
+    }
+
+    /// True of every decision: the state before, the command, and what it led to. Commands of other types are not asked.
+    #[must_use]
+    pub fn rule<C>(
+        mut self,
+        name: impl Into<String>,
+        holds: impl Fn(&A, &C, &Decision<A, A::Error>) -> bool + 'static,
+    ) -> Self
+    where
+        A: Decide<C>,
+        C: Send + Sync + 'static,
+    {
+        let asked = move |state: &A, command: &dyn AnyCommand<A>, ctx: &Context| {
+            let Some(command) = command.as_any().downcast_ref::<C>() else {
+                return true;
+            };
+            holds(state, command, &state.decide(command, ctx))
+        };
+        self.rules.decisions.push((name.into(), Box::new(asked)));
+        self
+    }
+
+    /// Sequences tried; 256 unless set. Of no meaning for [`exhaustive`](Self::exhaustive) laws.
+    #[must_use]
+    pub const fn cases(mut self, cases: u32) -> Self {
+        self.plan.cases = cases;
+        self
+    }
+
+    /// Always the cases of this seed. Unless set, each run tries fresh ones and prints the seed when it fails.
+    #[must_use]
+    pub const fn seed(mut self, seed: u64) -> Self {
+        self.plan.seed = Some(seed);
+        self
+    }
+
+    /// Commands of the longest sequence; 20 unless set. Only for drawn sequences: the cost grows with its square.
+    #[must_use]
+    pub fn max_commands(mut self, commands: usize) -> Self {
+        if let Source::Drawn { max_commands, .. } = &mut self.source {
+            *max_commands = commands;
+        }
+        self
+    }
+
+    /// Time that passes before each command. Unless set, all are decided at 2026-01-01T00:00:00Z. Only for drawn
+    /// sequences.
+    #[must_use]
+    pub fn pauses(mut self, strategy: impl Strategy<Value = Duration> + 'static) -> Self {
+        if let Source::Drawn { pauses, .. } = &mut self.source {
+            *pauses = strategy.boxed();
+        }
+        self
+    }
+
+    /// Decides under these ids, and checks that **an id is what its text says**: read back from its text it names the
+    /// same stream. Only for drawn sequences.
+    #[must_use]
+    pub fn ids(mut self, strategy: impl Strategy<Value = A::Id> + 'static) -> Self
+    where
+        A::Id: Debug,
+    {
+        if let Source::Drawn { ids, .. } = &mut self.source {
+            *ids = Some(strategy.prop_map(ShownId).boxed());
+        }
+        self
+    }
+
+    /// Texts as they come from outside, from a URL or a file: each is refused, or read as an id that shows the same
+    /// text. A number would not do: "007" and "7" are one id, but two streams. Only for drawn sequences.
+    #[must_use]
+    pub fn id_texts(mut self, strategy: impl Strategy<Value = String> + 'static) -> Self {
+        if let Source::Drawn { id_texts, .. } = &mut self.source {
+            *id_texts = Some(strategy.boxed());
+        }
+        self
+    }
+
+    /// Follows only one of several histories that lead to equal states at the same length. What makes long sequences
+    /// affordable; rules over histories are then checked on the first history that was found for a state. Only for
+    /// [`exhaustive`](Self::exhaustive) laws.
+    #[must_use]
+    pub fn merging_states(mut self) -> Self {
+        if let Source::All { merged, .. } = &mut self.source {
+            *merged = true;
+        }
+        self
+    }
+
+    /// Histories that an [`exhaustive`](Self::exhaustive) check may visit before it gives up; 100,000 unless set.
+    #[must_use]
+    pub fn max_histories(mut self, histories: usize) -> Self {
+        if let Source::All { max_histories, .. } = &mut self.source {
+            *max_histories = histories;
+        }
+        self
+    }
+
+    /// Checks everything, and says on how much.
+    ///
+    /// # Panics
+    /// With the smallest sequence that breaks a law; if no command was ever accepted, for then nothing was checked; if
+    /// there are more histories than [`max_histories`](Self::max_histories).
+    #[track_caller]
+    pub fn check(self) -> Checked {
+        let checked = match &self.source {
+            Source::Drawn { .. } => self.check_drawn(),
+            Source::All {
+                commands,
+                length,
+                merged,
+                max_histories,
+            } => {
+                let limits = exhaustive::Limits {
+                    length: *length,
+                    merged: *merged,
+                    max_histories: *max_histories,
+                };
+                match exhaustive::check(&self.rules, commands, limits) {
+                    Ok(checked) => checked,
+                    Err(broken) => panic!("{}", broken.shown(&short_name::<A>(), None)),
+                }
+            }
+        };
+        assert!(
+            checked.accepted() > 0,
+            "no command of {} was accepted in {} sequences: the laws held on empty histories only. Draw commands that \
+             fit the aggregate",
+            short_name::<A>(),
+            checked.histories()
+        );
+        checked
+    }
+
+    #[track_caller]
+    fn check_drawn(&self) -> Checked {
+        let (config, seed) = self.plan.config();
+        let mut runner = TestRunner::new(config);
+        let broken = RefCell::new(None::<Broken>);
+        let checked = RefCell::new(Checked::default());
+        let outcome = runner.run(&self.sequences(), |case| match self.rules.hold(&case) {
+            Ok(sequence) => {
+                checked.borrow_mut().add(&sequence);
+                Ok(())
+            }
+            Err(found) => {
+                // Of the last failure: when shrinking ends, that is the smallest.
+                let law = found.law.clone();
+                *broken.borrow_mut() = Some(found);
+                Err(TestCaseError::fail(law))
+            }
+        });
+        match (outcome, broken.into_inner()) {
+            (Ok(()), _) => checked.into_inner(),
+            (Err(TestError::Fail(..)), Some(broken)) => {
+                panic!("{}", broken.shown(&short_name::<A>(), Some(seed)))
+            }
+            (Err(error), _) => panic!("the laws of {}: {error}", short_name::<A>()),
+        }
+    }
+
+    fn sequences(&self) -> impl Strategy<Value = Case<A>> {
+        let Source::Drawn {
+            commands,
+            pauses,
+            ids,
+            id_texts,
+            max_commands,
+        } = &self.source
+        else {
+            unreachable!("`check` asks only for drawn sequences");
+        };
+        let step = (Union::new_weighted(commands.clone()), pauses.clone())
+            .prop_map(|(command, after)| Step { command, after });
+        let ids = ids
+            .clone()
+            .map_or_else(|| Just(None).boxed(), |ids| ids.prop_map(Some).boxed());
+        let texts = id_texts
+            .clone()
+            .map_or_else(|| Just(None).boxed(), |texts| texts.prop_map(Some).boxed());
+        let steps = proptest::collection::vec(step, 0..=*max_commands);
+        (ids, texts, steps).prop_map(|(id, id_text, steps)| Case { id, id_text, steps })
+    }
+}
+
+impl<A: Aggregate> Debug for Case<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {:?} {:?}", self.id, self.id_text, self.steps)
+    }
+}

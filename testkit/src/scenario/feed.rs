@@ -1,0 +1,362 @@
+//! What the scenarios of handlers run on: a runtime, the adapters in memory, and a log of what happened.
+use super::{diff::short, failure::chain};
+use crate::{InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, ManualClock, SeededIds};
+use bytes::Bytes;
+use foldstream::{
+    Clock, DomainEvent, IdSource, Metadata, RecordedEvent, StreamHead, StreamId, Upcasters,
+    Version,
+    ports::{
+        Append, AppendOutcome, Commit, EventData, EventStore, EventStoreError, MessageBus, ReadFrom,
+    },
+    runner::{ProcessorReport, Runner, RunnerBuilder, RunnerError},
+    to_message,
+};
+use futures::TryStreamExt;
+use std::{
+    fmt::{Display, Write as _},
+    num::NonZeroU32,
+    sync::Arc,
+};
+use tokio::runtime::{Builder, Handle, Runtime};
+
+/// Where publishers and runners meet unless they are told otherwise.
+pub(super) const TOPIC: &str = "GlobalEvents";
+
+/// A runtime of the scenario's own, so that its tests need none. With paused time a pause takes no time: the clock jumps
+/// to the next timer once nothing else is to be done.
+#[track_caller]
+pub(super) fn runtime(is_paused: bool) -> Runtime {
+    assert!(
+        Handle::try_current().is_err(),
+        "a scenario runs on a runtime of its own: make the test a plain #[test] instead of a #[tokio::test]"
+    );
+    match Builder::new_current_thread()
+        .enable_all()
+        .start_paused(is_paused)
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => panic!("the scenario's runtime cannot be made: {error}"),
+    }
+}
+
+/// Runs a future on the scenario's runtime. Jitter is drawn anew from one seed, so that a run can be repeated.
+pub(super) fn block_on<T>(runtime: &Runtime, future: impl Future<Output = T>) -> T {
+    fastrand::seed(0);
+    runtime.block_on(future)
+}
+
+/// The stream that a text names: a whole stream id, or else an id that only one of the streams has.
+fn named<'a>(
+    text: &str,
+    streams: impl IntoIterator<Item = &'a StreamId>,
+) -> Result<&'a StreamId, String> {
+    let streams: Vec<_> = streams.into_iter().collect();
+    if let Some(stream) = streams.iter().find(|stream| stream.as_str() == text) {
+        return Ok(stream);
+    }
+    let mut with_id = streams.iter().filter(|stream| stream.id() == text);
+    match (with_id.next(), with_id.next()) {
+        (Some(stream), None) => Ok(stream),
+        (Some(one), Some(other)) => Err(format!(
+            "{text:?} names {one} and {other}: write the whole stream id"
+        )),
+        (None, _) => Err(format!(
+            "the scenario has no stream {text:?}, only {streams:?}"
+        )),
+    }
+}
+
+/// The adapters of one processor, and what has happened on them.
+pub(super) struct Feed {
+    runtime: Runtime,
+    pub(super) store: Arc<InMemoryEventStore>,
+    bus: Arc<InMemoryMessageBus>,
+    control: Arc<InMemoryControlStore>,
+    pub(super) clock: Arc<ManualClock>,
+    ids: Arc<SeededIds>,
+    pub(super) upcasters: Upcasters,
+    pub(super) metadata: Metadata,
+    /// Whether gaps can be filled from the store.
+    pub(super) has_history: bool,
+    /// Counts how often the processor has begun anew.
+    lives: u32,
+    /// The streams written to, each once.
+    streams: Vec<StreamId>,
+    log: Vec<(&'static str, String)>,
+}
+
+impl Feed {
+    #[track_caller]
+    pub(super) fn new() -> Self {
+        let clock = ManualClock::new();
+        let bus = InMemoryMessageBus::new();
+        // One partition, and one record at a time: records are handled in the order in which the test names them.
+        bus.create_topic(TOPIC, 1);
+        Self {
+            runtime: runtime(true),
+            store: InMemoryEventStore::new(),
+            bus,
+            control: InMemoryControlStore::with_clock(clock.clone()),
+            clock,
+            ids: SeededIds::new(1),
+            upcasters: Upcasters::new(),
+            metadata: Metadata::new(),
+            has_history: true,
+            lives: 1,
+            streams: Vec::new(),
+            log: Vec::new(),
+        }
+    }
+
+    #[track_caller]
+    pub(super) fn run_in_real_time(&mut self) {
+        self.runtime = runtime(false);
+    }
+
+    pub(super) fn block_on<T>(&self, future: impl Future<Output = T>) -> T {
+        block_on(&self.runtime, future)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.log.is_empty()
+    }
+
+    /// Stores events as one commit.
+    #[track_caller]
+    pub(super) fn write<E: DomainEvent>(
+        &mut self,
+        label: &'static str,
+        id: &impl Display,
+        events: impl IntoIterator<Item = E>,
+    ) -> Commit {
+        let stream = match StreamId::new(E::AGGREGATE, id) {
+            Ok(stream) => stream,
+            Err(error) => panic!("the id \"{id}\" names no stream: {error}"),
+        };
+        let (mut data, mut texts) = (Vec::new(), Vec::new());
+        for event in events {
+            let mut payload = Vec::new();
+            if let Err(error) = event.encode(&mut payload) {
+                panic!("{} cannot be stored: {}", short(&event), chain(&error));
+            }
+            let kind = event.event_type();
+            data.push(EventData::new(kind.name(), kind.schema_version(), payload));
+            texts.push(short(&event));
+        }
+        assert!(!data.is_empty(), "no event is given for {stream}");
+        self.append(label, &stream, data, &texts)
+    }
+
+    /// Stores an event as it is.
+    #[track_caller]
+    pub(super) fn write_stored(
+        &mut self,
+        label: &'static str,
+        stream: &str,
+        name: String,
+        schema_version: u16,
+        payload: Bytes,
+    ) -> Commit {
+        let stream = match StreamId::parse(stream) {
+            Ok(stream) => stream,
+            Err(error) => panic!("{stream:?} names no stream as \"cart#c-1\" does: {error}"),
+        };
+        let text = format!(
+            "{name}@{schema_version} {}",
+            String::from_utf8_lossy(&payload)
+        );
+        let data = EventData::new(name, schema_version, payload);
+        self.append(label, &stream, vec![data], &[text])
+    }
+
+    #[track_caller]
+    fn append(
+        &mut self,
+        label: &'static str,
+        stream: &StreamId,
+        events: Vec<EventData>,
+        texts: &[String],
+    ) -> Commit {
+        let stored = self.block_on(async {
+            const ONE: Option<NonZeroU32> = NonZeroU32::new(1);
+            let mut newest = self.store.read(stream, ReadFrom::Newest, ONE);
+            let newest = newest.try_next().await?;
+            let head = newest.map_or_else(|| StreamHead::empty(stream.clone()), |c| c.head());
+            let now = self.clock.now();
+            let append = Append::after(head, self.ids.commit_id(), now, events)
+                .with_metadata(self.metadata.clone());
+            Ok::<_, EventStoreError>((self.store.append(&append).await?, append))
+        });
+        let commit = match stored {
+            Ok((AppendOutcome::Appended(_), append)) => append.to_commit(),
+            Ok((outcome, _)) => panic!("the events of {stream} cannot be stored: {outcome:?}"),
+            Err(error) => panic!("the events of {stream} cannot be stored: {}", chain(&error)),
+        };
+        for (version, text) in (commit.first_version.get()..).zip(texts) {
+            self.note(label, format!("{stream} {version}  {text}"));
+        }
+        if !self.streams.contains(stream) {
+            self.streams.push(stream.clone());
+        }
+        commit
+    }
+
+    /// The stored event at a version of a stream.
+    #[track_caller]
+    pub(super) fn event(&self, stream: &str, version: u64) -> RecordedEvent {
+        let stream = match named(stream, &self.streams) {
+            Ok(stream) => stream,
+            Err(reason) => panic!("{reason}\n{}", self.history()),
+        };
+        let read = self.block_on(async {
+            let from = ReadFrom::Event(Version::new(version));
+            let mut commits = self.store.read(stream, from, None);
+            let commit = commits.try_next().await?;
+            let mut events = commit.iter().flat_map(Commit::recorded);
+            Ok::<_, EventStoreError>(events.find(|e| e.header.version.get() == version))
+        });
+        match read {
+            Ok(Some(event)) => event,
+            Ok(None) => panic!("{stream} has no version {version}\n{}", self.history()),
+            Err(error) => panic!("{stream} cannot be read: {}", chain(&error)),
+        }
+    }
+
+    /// Lets the bus deliver events.
+    #[track_caller]
+    pub(super) fn publish(&self, events: impl IntoIterator<Item = RecordedEvent>) {
+        for event in events {
+            let message = to_message(&event, &TOPIC.into(), "urn:scenario");
+            if let Err(error) = self.block_on(self.bus.publish(&message)) {
+                panic!(
+                    "the bus takes no event of {}: {}",
+                    event.header.stream,
+                    chain(&error)
+                );
+            }
+        }
+    }
+
+    /// Runs a processor until it has dealt with what was published: a process of its own, which remembers nothing of the
+    /// one before.
+    #[track_caller]
+    pub(super) fn run(&self, add: impl FnOnce(RunnerBuilder) -> RunnerBuilder) -> ProcessorReport {
+        let mut builder = Runner::builder(self.bus.clone(), self.control.clone())
+            .with_topics([TOPIC])
+            .with_group_prefix(format!("scenario-{}", self.lives))
+            .with_ids(self.ids.clone())
+            .with_upcasters(self.upcasters.clone());
+        if self.has_history {
+            builder = builder.with_event_store(self.store.clone());
+        }
+        let runner = match add(builder).build() {
+            Ok(runner) => runner,
+            Err(error) => panic!("the processor cannot be run: {error}"),
+        };
+        let mut reports = self.block_on(runner.run_until_caught_up()).processors;
+        match reports.pop() {
+            Some(report) => report,
+            None => {
+                unreachable!("a runner reports on each of its processors, and this one has one")
+            }
+        }
+    }
+
+    /// Forgets how far the processor is, as a rebuild does.
+    pub(super) fn begin_anew(&mut self) {
+        self.lives += 1;
+        self.control = InMemoryControlStore::with_clock(self.clock.clone());
+    }
+
+    pub(super) fn note(&mut self, label: &'static str, text: String) {
+        self.log.push((label, text));
+    }
+
+    /// Notes what a run came to.
+    pub(super) fn note_report(&mut self, report: &ProcessorReport) {
+        let mut text = summary(report);
+        if let Some(error) = &report.error {
+            let _ = write!(text, "; {}", failed(error));
+        }
+        self.note("", text);
+    }
+
+    /// What has happened, one step a line.
+    pub(super) fn history(&self) -> String {
+        let mut text = String::from("history:");
+        if self.log.is_empty() {
+            text.push_str(" none");
+        }
+        for (label, entry) in &self.log {
+            let _ = match *label {
+                "" => write!(text, "\n                  = {entry}"),
+                label if entry.is_empty() => write!(text, "\n  {label}"),
+                label => write!(text, "\n  {label:<14}  {entry}"),
+            };
+        }
+        text.push('\n');
+        text
+    }
+}
+
+/// The counts that are not zero.
+pub(super) fn summary(report: &ProcessorReport) -> String {
+    let counts = [
+        (report.handled, "handled"),
+        (report.filled, "of them filled in from the event store"),
+        (report.duplicates, "dropped as duplicates"),
+        (report.skipped, "skipped"),
+        (report.gaps_unverified, "gaps passed"),
+        (report.retries, "retries"),
+    ];
+    let counts = counts.into_iter().filter(|(count, _)| *count > 0);
+    let counts: Vec<_> = counts
+        .map(|(count, what)| format!("{count} {what}"))
+        .collect();
+    match counts.is_empty() {
+        true => "nothing handled".into(),
+        false => counts.join(", "),
+    }
+}
+
+/// Why a processor has halted, in one line.
+pub(super) fn failed(error: &RunnerError) -> String {
+    match error {
+        RunnerError::Halted {
+            stream,
+            version,
+            attempts,
+            class,
+            source,
+            ..
+        } => format!(
+            "halted at {stream} {version} after {attempts} attempts: {class:?}: {}",
+            chain(&**source)
+        ),
+        error => format!("halted: {}", chain(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_is_named_by_its_id_unless_two_have_it() {
+        let stream = |text| StreamId::parse(text).unwrap();
+        let streams = [stream("cart#a"), stream("order#a"), stream("cart#b")];
+        assert_eq!(named("b", &streams), Ok(&streams[2]));
+        assert_eq!(named("order#a", &streams), Ok(&streams[1]));
+        assert!(
+            named("a", &streams)
+                .unwrap_err()
+                .contains("cart#a and order#a")
+        );
+        assert!(
+            named("c", &streams)
+                .unwrap_err()
+                .contains("no stream \"c\"")
+        );
+    }
+}

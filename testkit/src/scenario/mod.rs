@@ -1,0 +1,17 @@
+//! Given, when, then: of an aggregate, of a projector or a listener, and of the whole road.
+//!
+//! The rules that decide what a handler sees (duplicates, gaps, retries, halts) are the runner's, and these scenarios run
+//! the real runner over the in-memory adapters: there is no second implementation of them that a test could agree with.
+mod aggregate;
+mod diff;
+mod failure;
+mod feed;
+mod stage;
+mod projector;
+mod listener;
+mod road;
+
+pub use aggregate::{Outcome, Scenario};
+pub use listener::ListenerScenario;
+pub use projector::ProjectorScenario;
+pub use road::{CommandFor, Road};

@@ -1,0 +1,484 @@
+//! Given commands on several aggregates, when everything has run, then projections, histories and halts.
+mod run;
+mod then;
+
+use super::{
+    failure::chain,
+    feed::{TOPIC, block_on, failed, runtime},
+};
+use crate::{InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, ManualClock, SeededIds};
+use foldstream::{
+    Aggregate, Decide, DomainEvent, ExecuteError, Executed, ExpectedVersion, Metadata, Repository,
+    Timestamp, Upcasters,
+    runner::{Listener, ProcessorPolicy, ProcessorReport, Projector, RunnerBuilder, RunnerError},
+};
+use std::{
+    error::Error,
+    fmt::{self, Debug, Display},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::runtime::Runtime;
+
+/// A command that aggregate `A` decides: every `C` with `A: Decide<C>`.
+#[diagnostic::on_unimplemented(
+    message = "`{A}` does not decide `{Self}`",
+    note = "implement `Decide<{Self}>` for it"
+)]
+pub trait CommandFor<A: Aggregate>: Send + Sync {
+    /// Why `A` refuses it.
+    type Error: Error + Send + Sync + 'static;
+    /// Has a repository execute it.
+    #[doc(hidden)]
+    fn execute_in(
+        self,
+        repository: &Repository<A>,
+        id: &A::Id,
+        metadata: Metadata,
+    ) -> impl Future<Output = Result<Executed<A>, ExecuteError<Self::Error>>>;
+}
+
+impl<A: Decide<C>, C: Send + Sync> CommandFor<A> for C {
+    type Error = A::Error;
+    fn execute_in(
+        self,
+        repository: &Repository<A>,
+        id: &A::Id,
+        metadata: Metadata,
+    ) -> impl Future<Output = Result<Executed<A>, ExecuteError<Self::Error>>> {
+        repository.execute_with(id, self, metadata)
+    }
+}
+
+/// The whole road of events, in memory: repositories, publisher, bus and runner, as a service has them.
+///
+/// [`execute`](Self::execute) decides commands and stores their events. [`run`](Self::run) publishes what is stored and
+/// runs every processor, and again what listeners have caused by it, until nothing moves any more. Then rows, histories
+/// and halts are looked at. Time is paused and ids come from a seed, so each run is the same.
+///
+/// - **Given** events lie before the processors start: a listener that starts now, as is the default, does not get them.
+/// - A processor that cannot go on **halts** at the event, and stays halted until the next [`run`](Self::run), which is its
+///   restart. A test that does not expect it by [`then_halted`](Self::then_halted) fails. Halting is the only policy that
+///   runners have so far: once failed events can be parked or kept as dead letters, those will be looked at beside it.
+/// - Ids are named by themselves or by their text.
+/// - A road has a runtime of its own, so its tests are plain `#[test]`s. Its topic has four partitions.
+///
+/// # Example
+/// ```
+/// # use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent, id};
+/// # use foldstream::runner::{EventContext, HandlerResult, Listener, ModelId, Projector};
+/// # use foldstream::Repository;
+/// # use std::{collections::BTreeMap, convert::Infallible, sync::{Arc, Mutex}};
+/// # id!(OrderId);
+/// # #[derive(Clone, Debug, PartialEq, DomainEvent)]
+/// # #[event(aggregate = "order")]
+/// # enum OrderEvent { Placed { sku: String }, Shipped }
+/// # #[derive(Clone, Default)]
+/// # struct Order;
+/// # impl Aggregate for Order {
+/// #     type Id = OrderId;
+/// #     type Event = OrderEvent;
+/// #     fn evolve(&mut self, _: &OrderEvent) {}
+/// # }
+/// # enum OrderCommand { Place { sku: String }, Ship }
+/// # use OrderCommand::{Place, Ship};
+/// # impl Decide<OrderCommand> for Order {
+/// #     type Error = Infallible;
+/// #     fn decide(&self, command: &OrderCommand, _: &Context) -> Decision<Self, Infallible> {
+/// #         Ok(vec![match command {
+/// #             Place { sku } => OrderEvent::Placed { sku: sku.clone() },
+/// #             Ship => OrderEvent::Shipped,
+/// #         }])
+/// #     }
+/// # }
+/// # #[derive(Default)]
+/// # struct Open(Mutex<BTreeMap<String, String>>);
+/// # impl Projector for Open {
+/// #     const NAME: &'static str = "open";
+/// #     type Events = OrderEvent;
+/// #     async fn project(&self, event: &OrderEvent, ctx: &EventContext) -> HandlerResult {
+/// #         let mut open = self.0.lock().unwrap();
+/// #         match event {
+/// #             OrderEvent::Placed { sku } => open.insert(ctx.stream().id().into(), sku.clone()),
+/// #             OrderEvent::Shipped => open.remove(ctx.stream().id()),
+/// #         };
+/// #         Ok(())
+/// #     }
+/// #     async fn reset(&self, _: &ModelId) -> HandlerResult { Ok(()) }
+/// # }
+/// /// Ships at once what is light enough to fly.
+/// struct Drone(Repository<Order>);
+///
+/// impl Listener for Drone {
+///     const NAME: &'static str = "drone";
+///     type Events = OrderEvent;
+///     async fn handle(&self, event: &OrderEvent, ctx: &EventContext) -> HandlerResult {
+///         if matches!(event, OrderEvent::Placed { sku } if sku == "feather") {
+///             self.0.execute_with(&ctx.id()?, Ship, ctx.caused("ship")).await?;
+///         }
+///         Ok(())
+///     }
+/// }
+///
+/// use foldstream_testkit::Road;
+/// let open = Arc::new(Open::default());
+/// let road = Road::new();
+/// let drone = Drone(road.repository());
+/// road.projector(open.clone())
+///     .listener(drone)
+///     .execute::<Order>("o-1", Place { sku: "anvil".into() })
+///     .execute::<Order>("o-2", Place { sku: "feather".into() })
+///     .run()
+///     .then(async || open.0.lock().unwrap().clone(), [("o-1".into(), "anvil".into())])
+///     .then_events::<Order>(
+///         "o-2",
+///         [OrderEvent::Placed { sku: "feather".into() }, OrderEvent::Shipped],
+///     );
+/// ```
+pub struct Road {
+    runtime: Runtime,
+    store: Arc<InMemoryEventStore>,
+    bus: Arc<InMemoryMessageBus>,
+    control: Arc<InMemoryControlStore>,
+    clock: Arc<ManualClock>,
+    ids: Arc<SeededIds>,
+    upcasters: Upcasters,
+    metadata: Metadata,
+    processors: Vec<Entry>,
+    /// Whether the processors have started.
+    is_open: bool,
+    /// Whether something may have been stored that was not published yet.
+    has_news: bool,
+}
+
+/// A processor, and what it has come to since the last run began.
+struct Entry {
+    add: Box<dyn Fn(RunnerBuilder) -> RunnerBuilder>,
+    report: Option<ProcessorReport>,
+    is_halt_seen: bool,
+}
+
+impl Entry {
+    fn error(&self) -> Option<&RunnerError> {
+        self.report.as_ref()?.error.as_ref()
+    }
+
+    fn add_report(&mut self, next: ProcessorReport) {
+        let Some(report) = &mut self.report else {
+            self.report = Some(next);
+            return;
+        };
+        report.handled += next.handled;
+        report.skipped += next.skipped;
+        report.duplicates += next.duplicates;
+        report.filled += next.filled;
+        report.gaps_unverified += next.gaps_unverified;
+        report.retries += next.retries;
+        report.error = next.error;
+    }
+}
+
+impl fmt::Debug for Road {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Road")
+            .field("processors", &self.processors.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Default for Road {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Road {
+    /// An empty store, an empty bus, and no processor.
+    ///
+    /// # Panics
+    /// Inside of a tokio runtime: the test must be a plain `#[test]`.
+    #[track_caller]
+    #[must_use]
+    pub fn new() -> Self {
+        let clock = ManualClock::new();
+        let bus = InMemoryMessageBus::new();
+        bus.create_topic(TOPIC, 4);
+        Self {
+            runtime: runtime(true),
+            store: InMemoryEventStore::new(),
+            bus,
+            control: InMemoryControlStore::with_clock(clock.clone()),
+            clock,
+            ids: SeededIds::new(1),
+            upcasters: Upcasters::new(),
+            metadata: Metadata::new(),
+            processors: Vec::new(),
+            is_open: false,
+            has_news: false,
+        }
+    }
+
+    /// Does not pause the time: for handlers with real connections. Retries take their time then.
+    ///
+    /// # Panics
+    /// After the first event.
+    #[track_caller]
+    #[must_use]
+    pub fn in_real_time(mut self) -> Self {
+        self.check_is_new("in_real_time");
+        self.runtime = runtime(false);
+        self
+    }
+
+    /// Lifts older payloads, in repositories made by [`repository`](Self::repository) after this, and in the runner.
+    #[must_use]
+    pub fn with_upcasters(mut self, upcasters: Upcasters) -> Self {
+        self.upcasters = upcasters;
+        self
+    }
+
+    /// What is executed or given after this carries this metadata.
+    #[must_use]
+    pub fn with_metadata(mut self, metadata: Metadata) -> Self {
+        self.metadata = metadata;
+        self
+    }
+
+    /// What follows happens at this time. Unless set: 2026-01-01T00:00:00Z.
+    #[must_use]
+    pub fn at(self, now: Timestamp) -> Self {
+        self.clock.set(now);
+        self
+    }
+
+    /// What follows happens this much later.
+    #[must_use]
+    pub fn later(self, by: Duration) -> Self {
+        self.clock.advance(by);
+        self
+    }
+
+    /// A repository on the road's store, clock, ids and upcasters: for a listener that executes commands.
+    #[must_use]
+    pub fn repository<A: Aggregate>(&self) -> Repository<A> {
+        Repository::new(self.store.clone())
+            .with_clock(self.clock.clone())
+            .with_ids(self.ids.clone())
+            .with_upcasters(self.upcasters.clone())
+    }
+
+    /// The event store.
+    #[must_use]
+    pub fn event_store(&self) -> Arc<InMemoryEventStore> {
+        self.store.clone()
+    }
+    /// The bus; all events are in its topic `GlobalEvents`.
+    #[must_use]
+    pub fn bus(&self) -> Arc<InMemoryMessageBus> {
+        self.bus.clone()
+    }
+    /// The control store, for instance for repositories with idempotent commands.
+    #[must_use]
+    pub fn control_store(&self) -> Arc<InMemoryControlStore> {
+        self.control.clone()
+    }
+    /// The clock of repositories and of what expires. The paused time of retries and timeouts is tokio's own.
+    #[must_use]
+    pub fn clock(&self) -> Arc<ManualClock> {
+        self.clock.clone()
+    }
+
+    /// Adds a projector. An `Arc` of one lets the test look into it.
+    ///
+    /// # Panics
+    /// After the first event.
+    #[track_caller]
+    #[must_use]
+    pub fn projector(self, projector: impl Projector) -> Self {
+        self.projector_with(projector, ProcessorPolicy::projector())
+    }
+
+    /// Adds a projector under its own policy.
+    ///
+    /// # Panics
+    /// After the first event.
+    #[track_caller]
+    #[must_use]
+    pub fn projector_with(self, projector: impl Projector, policy: ProcessorPolicy) -> Self {
+        let projector = Arc::new(projector);
+        self.processor(move |builder| builder.projector_with(projector.clone(), policy.clone()))
+    }
+
+    /// Adds a listener. An `Arc` of one lets the test look into it.
+    ///
+    /// # Panics
+    /// After the first event.
+    #[track_caller]
+    #[must_use]
+    pub fn listener(self, listener: impl Listener) -> Self {
+        self.listener_with(listener, ProcessorPolicy::listener())
+    }
+
+    /// Adds a listener under its own policy.
+    ///
+    /// # Panics
+    /// After the first event.
+    #[track_caller]
+    #[must_use]
+    pub fn listener_with(self, listener: impl Listener, policy: ProcessorPolicy) -> Self {
+        let listener = Arc::new(listener);
+        self.processor(move |builder| builder.listener_with(listener.clone(), policy.clone()))
+    }
+
+    #[track_caller]
+    fn processor(mut self, add: impl Fn(RunnerBuilder) -> RunnerBuilder + 'static) -> Self {
+        self.check_is_new("a processor");
+        self.processors.push(Entry {
+            add: Box::new(add),
+            report: None,
+            is_halt_seen: false,
+        });
+        self
+    }
+
+    #[track_caller]
+    fn check_is_new(&self, what: &str) {
+        assert!(
+            !self.is_open && !self.has_news,
+            "{what} comes before the first event"
+        );
+    }
+
+    /// Facts that nobody decided here, in one commit. Before the first command or run they lie before the start of the
+    /// processors; later they are facts like all others.
+    ///
+    /// # Panics
+    /// If they cannot be stored.
+    #[track_caller]
+    #[must_use = "a road without a `then` checks nothing"]
+    pub fn given<A: Aggregate>(
+        mut self,
+        id: impl Display,
+        events: impl IntoIterator<Item = A::Event>,
+    ) -> Self {
+        self.check_halts_seen();
+        let id = &typed::<A>(id);
+        let events: Vec<_> = events.into_iter().collect();
+        let repository = self.repository::<A>();
+        let appended = block_on(
+            &self.runtime,
+            repository.append_with(id, ExpectedVersion::Any, &events, self.metadata.clone()),
+        );
+        if let Err(error) = appended {
+            let stream = stream_text::<A>(id);
+            panic!("the events of {stream} cannot be stored: {}", chain(&error));
+        }
+        self.has_news = true;
+        self
+    }
+
+    /// Executes a command, which is accepted. Its events are published by the next [`run`](Self::run).
+    ///
+    /// # Panics
+    /// If it is refused: with the reason and what happened before; if it cannot be executed; if a processor has halted
+    /// unnoticed.
+    #[track_caller]
+    #[must_use = "a road without a `then` checks nothing"]
+    pub fn execute<A: Aggregate>(mut self, id: impl Display, command: impl CommandFor<A>) -> Self {
+        let id = &typed::<A>(id);
+        match self.decide(id, command) {
+            Ok(_) => self,
+            Err(ExecuteError::Rejected(reason)) => panic!(
+                "a command on {} was refused: {reason:?}\n{}",
+                stream_text::<A>(id),
+                self.history()
+            ),
+            Err(error) => self.panic_not_executed::<A>(id, &error),
+        }
+    }
+
+    /// Executes a command, which is refused; the test of why is the aggregate's [`Scenario`](crate::Scenario).
+    ///
+    /// # Panics
+    /// If it is accepted; if it cannot be executed; if a processor has halted unnoticed.
+    #[track_caller]
+    #[must_use = "a road without a `then` checks nothing"]
+    pub fn execute_refused<A: Aggregate>(
+        mut self,
+        id: impl Display,
+        command: impl CommandFor<A>,
+    ) -> Self {
+        let id = &typed::<A>(id);
+        match self.decide(id, command) {
+            Err(ExecuteError::Rejected(_)) => self,
+            Ok(done) => panic!(
+                "a command on {} was accepted, with {:?}\n{}",
+                stream_text::<A>(id),
+                done.events(),
+                self.history()
+            ),
+            Err(error) => self.panic_not_executed::<A>(id, &error),
+        }
+    }
+
+    #[track_caller]
+    fn decide<A: Aggregate, C: CommandFor<A>>(
+        &mut self,
+        id: &A::Id,
+        command: C,
+    ) -> Result<Executed<A>, ExecuteError<C::Error>> {
+        self.check_halts_seen();
+        self.open();
+        let repository = self.repository::<A>();
+        let executing = command.execute_in(&repository, id, self.metadata.clone());
+        let done = block_on(&self.runtime, executing);
+        self.has_news |= done.is_ok();
+        done
+    }
+
+    #[track_caller]
+    fn panic_not_executed<A: Aggregate>(
+        &self,
+        id: &A::Id,
+        error: &ExecuteError<impl Debug + fmt::Display + 'static>,
+    ) -> ! {
+        panic!(
+            "a command on {} could not be executed: {}\n{}",
+            stream_text::<A>(id),
+            chain(error),
+            self.history()
+        )
+    }
+
+    #[track_caller]
+    fn check_halts_seen(&self) {
+        for entry in &self.processors {
+            if let (Some(report), Some(error), false) =
+                (&entry.report, entry.error(), entry.is_halt_seen)
+            {
+                panic!("{} {}\n{}", report.name, failed(error), self.history());
+            }
+        }
+    }
+}
+
+/// The id that a text, or an id itself, stands for.
+#[track_caller]
+fn typed<A: Aggregate>(id: impl Display) -> A::Id {
+    let text = id.to_string();
+    match text.parse() {
+        Ok(id) => id,
+        Err(error) => {
+            let error: foldstream::BoxError = error.into();
+            panic!(
+                "{text:?} is no id of {}: {}",
+                A::Event::AGGREGATE,
+                chain(&*error)
+            )
+        }
+    }
+}
+
+fn stream_text<A: Aggregate>(id: &A::Id) -> String {
+    format!("{}#{id}", A::Event::AGGREGATE)
+}

@@ -1,0 +1,23 @@
+//! Each law catches an aggregate, a projector or a store that breaks just this one, and says how.
+mod aggregate;
+mod exhaustive;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+/// What a failing check says.
+fn failure<T>(check: impl FnOnce() -> T) -> String {
+    match catch_unwind(AssertUnwindSafe(check)) {
+        Ok(_) => panic!("the laws hold"),
+        Err(payload) => match payload.downcast::<String>() {
+            Ok(text) => *text,
+            Err(_) => panic!("the failure has no text"),
+        },
+    }
+}
+
+/// Compares a text with the one that was looked at when the test was written.
+#[track_caller]
+fn golden(text: &str, expected: &str) {
+    let text = text.trim_end();
+    assert!(text == expected.trim(), "<<<GOLDEN\n{text}\nGOLDEN>>>");
+}

@@ -1,0 +1,504 @@
+//! The whole road: what is executed is published, projected, listened to, and the same each time.
+use super::{
+    failure,
+    handlers::{
+        Account, AccountEvent, AccountId, Balances, Deposit, Row, Rows, Withdraw, Withdrawn,
+        deposited, row,
+    },
+};
+use foldstream::{
+    Aggregate, Context, Decide, Decision, DomainEvent, Metadata, Repository, Timestamp, Upcasters,
+    event_set, id,
+    ports::MessageBus,
+    runner::{
+        ErrorClass, EventContext, HandlerError, HandlerResult, Listener, ProcessorPolicy,
+        RunnerError, Start,
+    },
+};
+use foldstream_testkit::Road;
+use std::{
+    convert::Infallible,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+id!(FeeId);
+
+#[derive(Clone, Debug, PartialEq, DomainEvent)]
+#[event(aggregate = "fees")]
+enum FeeEvent {
+    Charged { amount: u64 },
+}
+
+#[derive(Clone, Debug, Default)]
+struct Fees {
+    total: u64,
+}
+impl Aggregate for Fees {
+    type Id = FeeId;
+    type Event = FeeEvent;
+    fn evolve(&mut self, event: &FeeEvent) {
+        let FeeEvent::Charged { amount } = event;
+        self.total += amount;
+    }
+}
+struct Charge(u64);
+impl Decide<Charge> for Fees {
+    type Error = Infallible;
+    fn decide(&self, command: &Charge, _: &Context) -> Decision<Self, Infallible> {
+        Ok(vec![FeeEvent::Charged { amount: command.0 }])
+    }
+}
+
+/// Charges a fee for each withdrawal; more than 100 it cannot.
+struct Charging(Repository<Fees>);
+impl Listener for Charging {
+    const NAME: &'static str = "charging";
+    type Events = AccountEvent;
+    async fn handle(&self, event: &AccountEvent, ctx: &EventContext) -> HandlerResult {
+        let Withdrawn { amount } = event else {
+            return Ok(());
+        };
+        if *amount > 100 {
+            return Err(HandlerError::permanent("too much to charge for"));
+        }
+        let to = FeeId::from(ctx.stream().id());
+        self.0
+            .execute_with(&to, Charge(1), ctx.caused("charge"))
+            .await?;
+        Ok(())
+    }
+}
+
+/// Charges a fee for each fee.
+struct Greedy(Repository<Fees>);
+impl Listener for Greedy {
+    const NAME: &'static str = "greedy";
+    type Events = FeeEvent;
+    async fn handle(&self, _: &FeeEvent, ctx: &EventContext) -> HandlerResult {
+        self.0
+            .execute_with(&ctx.id()?, Charge(1), ctx.caused("more"))
+            .await?;
+        Ok(())
+    }
+}
+
+fn rows<const N: usize>(rows: [(&str, Row); N]) -> Rows {
+    rows.map(|(id, row)| (id.into(), row)).into()
+}
+
+/// A bank that charges fees, and its rows.
+fn bank() -> (Road, Balances) {
+    let balances = Balances::default();
+    let road = Road::new();
+    let charging = Charging(road.repository());
+    let road = road
+        .projector(Arc::new(balances.clone()))
+        .listener(charging);
+    (road, balances)
+}
+
+#[test]
+fn commands_on_several_aggregates_end_in_rows_and_in_what_listeners_cause() {
+    let (road, balances) = bank();
+    road.execute::<Account>("ann", Deposit(10))
+        .execute::<Account>("bob", Deposit(5))
+        .execute::<Account>("ann", Withdraw(4))
+        .execute_refused::<Account>("bob", Withdraw(6))
+        .run()
+        .then(
+            async || balances.rows(),
+            rows([("ann", row(6, 2)), ("bob", row(5, 1))]),
+        )
+        .then_events::<Fees>("ann", [FeeEvent::Charged { amount: 1 }])
+        .then_events::<Fees>("bob", [])
+        .then_state::<Account>("ann", |account| assert_eq!(account.balance, 6))
+        .then_report("balances", |report| assert_eq!(report.handled, 3))
+        .then_report("charging", |report| assert_eq!(report.handled, 3))
+        // And on.
+        .execute::<Account>("bob", Withdraw(5))
+        .run()
+        .then_events::<Fees>("bob", [FeeEvent::Charged { amount: 1 }])
+        .then_report("balances", |report| {
+            assert_eq!((report.handled, report.duplicates), (1, 0));
+        });
+}
+
+#[test]
+fn what_is_given_first_lies_before_the_start_of_listeners() {
+    let (road, balances) = bank();
+    road.given::<Account>("ann", [deposited(10), Withdrawn { amount: 1 }])
+        .execute::<Account>("ann", Withdraw(2))
+        .given::<Account>("ann", [Withdrawn { amount: 3 }])
+        .run()
+        .then(async || balances.rows(), rows([("ann", row(4, 4))]))
+        // One for the command, one for the fact behind it, none for what was before.
+        .then_state::<Fees>("ann", |fees| assert_eq!(fees.total, 2));
+}
+
+#[test]
+fn a_processor_that_halts_is_named_and_the_others_go_on() {
+    let (road, balances) = bank();
+    road.given::<Account>("ann", [deposited(1000)])
+        .execute::<Account>("ann", Withdraw(101))
+        .execute::<Account>("ann", Withdraw(1))
+        .run()
+        .then_halted("charging", ErrorClass::Permanent)
+        .then_halted_with("charging", |error| {
+            assert!(matches!(error, RunnerError::Halted { version, .. } if version.get() == 2));
+        })
+        .then(async || balances.rows(), rows([("ann", row(898, 3))]))
+        .then_events::<Fees>("ann", [])
+        // The next run is its restart, and the event comes again.
+        .run()
+        .then_halted("charging", ErrorClass::Permanent)
+        .then_report("charging", |report| assert_eq!(report.handled, 0));
+}
+
+#[test]
+fn a_halt_that_the_test_does_not_expect_fails_it() {
+    let halted = || {
+        bank()
+            .0
+            .given::<Account>("ann", [deposited(1000)])
+            .execute::<Account>("ann", Withdraw(101))
+            .run()
+    };
+    let expected = "\
+charging halted at account#ann 2 after 1 attempts: Permanent: too much to charge for
+history:
+  account#ann 1  Deposited {\"amount\":1000,\"note\":\"\"}
+  account#ann 2  Withdrawn {\"amount\":101}
+balances: 1 handled
+charging: nothing handled; halted at account#ann 2 after 1 attempts: Permanent: too much to charge for
+";
+    let ann = AccountId::from("ann");
+    for text in [
+        failure(|| {
+            let _ = halted().then(async || 1, 1);
+        }),
+        failure(|| {
+            let _ = halted().then_events::<Fees>(&ann, []);
+        }),
+        failure(|| {
+            let _ = halted().then_state::<Account>(&ann, |_| {});
+        }),
+        failure(|| {
+            let _ = halted().execute::<Account>(&ann, Deposit(1));
+        }),
+        failure(|| {
+            let _ = halted().given::<Account>(&ann, [deposited(1)]);
+        }),
+        failure(|| {
+            let _ = halted().run();
+        }),
+    ] {
+        assert_eq!(text, expected);
+    }
+    for (text, reason) in [
+        (
+            failure(|| {
+                let _ = halted().then_halted("charging", ErrorClass::Transient);
+            }),
+            "charging failed with another class: expected Transient, it halted at account#ann 2",
+        ),
+        (
+            failure(|| {
+                let _ = halted().then_halted("balances", ErrorClass::Permanent);
+            }),
+            "balances has not halted\nhistory:\n",
+        ),
+        (
+            failure(|| {
+                let _ = halted().then_halted("alerts", ErrorClass::Permanent);
+            }),
+            "no processor \"alerts\" has run, only [\"balances\", \"charging\"]",
+        ),
+        (
+            failure(|| {
+                let _ = halted().then_halted_with("charging", |_| panic!("no"));
+            }),
+            "no\nhistory:\n",
+        ),
+        (
+            failure(|| {
+                let _ = halted().then_report("charging", |_| panic!("no"));
+            }),
+            "no\nhistory:\n",
+        ),
+    ] {
+        assert!(text.starts_with(reason), "{text}");
+    }
+}
+
+#[test]
+fn other_rows_events_and_states_are_shown_with_what_led_to_them() {
+    let history = "\
+history:
+  account#ann 1  Deposited {\"amount\":10,\"note\":\"\"}
+  account#ann 2  Withdrawn {\"amount\":4}
+  fees#ann 1  Charged {\"amount\":1}
+balances: 2 handled, 1 skipped
+charging: 2 handled, 1 skipped
+";
+    let road = || {
+        let (road, balances) = bank();
+        let road = road
+            .execute::<Account>("ann", Deposit(10))
+            .execute::<Account>("ann", Withdraw(4))
+            .run();
+        (road, balances)
+    };
+    let text = failure(|| {
+        let (road, balances) = road();
+        let _ = road.then(async || balances.rows(), rows([("ann", row(7, 2))]));
+    });
+    let expected = format!(
+        "\
+what was read is something else
+{history}expected (-) and actual (+):
+    {{
+        \"ann\": Row {{
+  -         balance: 7,
+  +         balance: 6,
+            version: 2,
+        }},
+    }}
+"
+    );
+    assert_eq!(text, expected);
+    let text = failure(|| {
+        let _ = road()
+            .0
+            .then_events::<Account>("ann", [deposited(10), Withdrawn { amount: 5 }]);
+    });
+    let expected = format!(
+        "\
+account#ann holds other events
+{history}expected (-) and actual (+):
+    1    Deposited {{ amount: 10, note: \"\" }}
+    2    Withdrawn {{
+       -     amount: 5,
+       +     amount: 4,
+         }}
+"
+    );
+    assert_eq!(text, expected);
+    let text = failure(|| {
+        let _ = road().0.then_state::<Fees>("ann", |_| panic!("no"));
+    });
+    assert_eq!(text, format!("no\n{history}"));
+}
+
+#[test]
+fn what_has_not_run_yet_is_said_where_rows_differ() {
+    let (road, balances) = bank();
+    let text = failure(|| {
+        let _ = road
+            .execute::<Account>("ann", Deposit(10))
+            .then(async || balances.rows(), rows([("ann", row(10, 1))]));
+    });
+    assert!(
+        text.ends_with("(what was executed or given since the last `run` is not published yet)\n"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_command_that_ends_otherwise_fails_with_the_history() {
+    for (text, reason) in [
+        (
+            failure(|| {
+                let _ = bank()
+                    .0
+                    .execute::<Account>("ann", Deposit(1))
+                    .execute::<Account>("ann", Withdraw(2));
+            }),
+            "a command on account#ann was refused: InsufficientFunds\nhistory:\n  account#ann 1  Deposited",
+        ),
+        (
+            failure(|| {
+                let _ = bank().0.execute_refused::<Account>("ann", Deposit(1));
+            }),
+            "a command on account#ann was accepted, with [Deposited",
+        ),
+        (
+            failure(|| {
+                let _ = bank().0.execute::<Account>("", Deposit(1));
+            }),
+            "a command on account# could not be executed: the state cannot be loaded: invalid stream id",
+        ),
+        (
+            failure(|| {
+                let _ = bank().0.given::<Account>("ann", []);
+            }),
+            "the events of account#ann cannot be stored",
+        ),
+        (
+            failure(|| {
+                let _ = bank()
+                    .0
+                    .given::<Account>("ann", [deposited(1)])
+                    .projector(Balances::default());
+            }),
+            "a processor comes before the first event",
+        ),
+        (
+            failure(|| {
+                let _ = bank().0.projector(Balances::default()).run();
+            }),
+            "the processors cannot be run: two processors are named balances",
+        ),
+    ] {
+        assert!(text.starts_with(reason), "{text}");
+    }
+}
+
+#[test]
+fn listeners_that_never_rest_fail() {
+    let text = failure(|| {
+        let road = Road::new();
+        let greedy = Greedy(road.repository());
+        let _ = road
+            .listener(greedy)
+            .execute::<Fees>("ann", Charge(1))
+            .run();
+    });
+    assert!(text.starts_with("the road does not come to rest"), "{text}");
+    assert!(text.contains("events before\n  fees#ann"), "{text}");
+}
+
+#[test]
+fn time_and_metadata_are_what_the_road_says() {
+    type Seen = Arc<Mutex<Vec<String>>>;
+    struct Contexts(Seen);
+    impl Listener for Contexts {
+        const NAME: &'static str = "contexts";
+        type Events = AccountEvent;
+        async fn handle(&self, _: &AccountEvent, ctx: &EventContext) -> HandlerResult {
+            let actor = ctx.header().metadata.actor().map(ToString::to_string);
+            let text = format!("{} {actor:?}", ctx.recorded_at());
+            self.0.lock().unwrap().push(text);
+            Ok(())
+        }
+    }
+    let seen = Seen::default();
+    Road::new()
+        .listener_with(
+            Contexts(seen.clone()),
+            ProcessorPolicy::listener().with_start(Start::Beginning),
+        )
+        .execute::<Account>("ann", Deposit(1))
+        .later(Duration::from_secs(60))
+        .with_metadata(Metadata::new().with_actor("kim"))
+        .execute::<Account>("ann", Deposit(1))
+        .at(Timestamp::from_micros(1_800_000_000_000_000))
+        .execute::<Account>("ann", Deposit(1))
+        .run()
+        .then(
+            async || seen.lock().unwrap().clone(),
+            [
+                "2026-01-01T00:00:00.000000Z None".into(),
+                "2026-01-01T00:01:00.000000Z Some(\"kim\")".into(),
+                "2027-01-15T08:00:00.000000Z Some(\"kim\")".into(),
+            ],
+        );
+}
+
+#[test]
+fn older_payloads_are_lifted_all_along_the_road() {
+    use foldstream::{
+        CommitId, StreamHead, StreamId,
+        ports::{Append, EventData, EventStore},
+    };
+    let balances = Balances::default();
+    let upcasters = Upcasters::new().with_json("account", "Deposited", 1, |payload| {
+        payload["note"] = "old".into();
+        Ok(())
+    });
+    let road = Road::new()
+        .with_upcasters(upcasters)
+        .projector(balances.clone());
+    let store = road.event_store();
+    let old = EventData::new("Deposited", 1, r#"{"amount":7}"#);
+    let empty = StreamHead::empty(StreamId::new("account", "ann").unwrap());
+    let append = Append::after(empty, CommitId::random(), Timestamp::now(), [old]);
+    road.then(
+        async || {
+            matches!(
+                store.append(&append).await,
+                Ok(foldstream::ports::AppendOutcome::Appended(_))
+            )
+        },
+        true,
+    )
+    .execute::<Account>("ann", Withdraw(3))
+    .run()
+    .then(async || balances.rows(), rows([("ann", row(4, 2))]));
+}
+
+event_set!(
+    /// What the bank tells.
+    enum BankEvent {
+        Account(AccountEvent),
+        Fees(FeeEvent),
+    }
+);
+
+/// Writes down what it gets, when, and fails at first.
+#[derive(Default)]
+struct Journal(Mutex<Vec<String>>);
+impl Listener for Journal {
+    const NAME: &'static str = "journal";
+    type Events = BankEvent;
+    async fn handle(&self, event: &BankEvent, ctx: &EventContext) -> HandlerResult {
+        let now = tokio::time::Instant::now();
+        let line = format!(
+            "{now:?} {} {} {} {event:?}",
+            ctx.event_id(),
+            ctx.stream(),
+            ctx.attempt()
+        );
+        self.0.lock().unwrap().push(line);
+        // Past the immediate retries: the pauses, and so the order of the streams, come from the jitter.
+        if ctx.attempt() < 5 {
+            return Err(HandlerError::transient("down"));
+        }
+        Ok(())
+    }
+}
+
+/// What a journal holds after commands on many accounts, with times relative to its first line.
+fn journal() -> Vec<String> {
+    let (road, _) = bank();
+    let journal = Arc::new(Journal::default());
+    let mut road = road.listener(journal.clone());
+    for n in 0..20 {
+        let id = format!("a-{n}");
+        road = road
+            .execute::<Account>(&id, Deposit(10))
+            .execute::<Account>(&id, Withdraw(1));
+    }
+    let bus = road.bus();
+    let ends = async || {
+        let offsets = bus.offsets("GlobalEvents").await.unwrap();
+        offsets.iter().map(|o| o.end.get()).sum::<u64>()
+    };
+    let _ = road.run().then(ends, 60u64);
+    let lines = journal.0.lock().unwrap();
+    lines
+        .iter()
+        .map(|line| {
+            line.split_once(" } ")
+                .map_or(line.as_str(), |(_, rest)| rest)
+                .to_owned()
+        })
+        .collect()
+}
+
+#[test]
+fn a_road_is_the_same_each_time() {
+    let first = journal();
+    assert_eq!(first.len(), 60 * 5);
+    assert_eq!(first, journal());
+}
