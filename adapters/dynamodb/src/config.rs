@@ -1,4 +1,5 @@
 //! Configuration: which tables, where, and how the publisher hears of new commits.
+use crate::Replication;
 use aws_credential_types::Credentials;
 use std::{env, ffi::OsString, fmt, time::Duration};
 
@@ -38,6 +39,8 @@ pub struct DynamoDbConfig {
     pub region: Option<String>,
     /// How the publisher hears of new commits. Default [`PublishMode::Poller`].
     pub publish_mode: PublishMode,
+    /// How the tables are replicated to other regions. Default [`Replication::Detect`].
+    pub replication: Replication,
     /// Partitions of the index `streams` for each aggregate type, 1 to 1,000. Default 16. Fixed when the tables are
     /// made. More bear more *new* streams a second (about 1,000 each) and cost a query each per listing.
     pub list_shards: u32,
@@ -62,6 +65,7 @@ impl Default for DynamoDbConfig {
             endpoint: None,
             region: None,
             publish_mode: PublishMode::default(),
+            replication: Replication::default(),
             list_shards: 16,
             marker_shards: 16,
             attempt_timeout: Duration::from_secs(5),
@@ -80,6 +84,7 @@ impl fmt::Debug for DynamoDbConfig {
             .field("endpoint", &self.endpoint)
             .field("region", &self.region)
             .field("publish_mode", &self.publish_mode)
+            .field("replication", &self.replication)
             .field("list_shards", &self.list_shards)
             .field("marker_shards", &self.marker_shards)
             .field("attempt_timeout", &self.attempt_timeout)
@@ -144,6 +149,7 @@ impl DynamoDbConfig {
     /// | `DYNAMODB_PREFIX` | `prefix` | empty |
     /// | `DYNAMODB_URL` | `endpoint` | AWS |
     /// | `AWS_REGION` | `region` | what the SDK finds |
+    /// | `DYNAMODB_REPLICATION` | `replication`: `detect`, `none`, `single-writing-region`, `strongly-consistent` | `detect` |
     /// | `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN` | credentials | what the SDK finds |
     ///
     /// # Errors
@@ -167,6 +173,9 @@ impl DynamoDbConfig {
         }
         config.endpoint = read("DYNAMODB_URL")?;
         config.region = read("AWS_REGION")?;
+        if let Some(replication) = read("DYNAMODB_REPLICATION")? {
+            config.replication = replication.parse()?;
+        }
         const KEY: &str = "AWS_ACCESS_KEY_ID";
         const SECRET: &str = "AWS_SECRET_ACCESS_KEY";
         config.credentials = match (read(KEY)?, read(SECRET)?) {
@@ -240,6 +249,12 @@ impl DynamoDbConfig {
     #[must_use]
     pub const fn with_publish_mode(mut self, mode: PublishMode) -> Self {
         self.publish_mode = mode;
+        self
+    }
+    /// Sets how the tables are replicated to other regions.
+    #[must_use]
+    pub const fn with_replication(mut self, replication: Replication) -> Self {
+        self.replication = replication;
         self
     }
     /// Sets the partitions of the index `streams`.
@@ -395,6 +410,7 @@ mod tests {
             ("DYNAMODB_PREFIX", "dev."),
             ("DYNAMODB_URL", "http://localhost:8000"),
             ("AWS_REGION", "eu-central-1"),
+            ("DYNAMODB_REPLICATION", "single-writing-region"),
             ("AWS_ACCESS_KEY_ID", "id"),
             ("AWS_SECRET_ACCESS_KEY", "hunter2"),
         ])
@@ -402,6 +418,7 @@ mod tests {
         assert_eq!(config.control_table(), "dev.facts-control");
         assert!(config.is_plain_http());
         assert_eq!(config.region.as_deref(), Some("eu-central-1"));
+        assert_eq!(config.replication, Replication::SingleWritingRegion);
         assert!(config.credentials().is_some());
         assert!(!format!("{config:?}").contains("hunter2"));
     }
@@ -417,6 +434,7 @@ mod tests {
             (&[("DYNAMODB_PREFIX", "ä")], "DYNAMODB_PREFIX"),
             (&[("DYNAMODB_URL", "localhost:8000")], "DYNAMODB_URL"),
             (&[("DYNAMODB_URL", "http://:8000")], "DYNAMODB_URL"),
+            (&[("DYNAMODB_REPLICATION", "yes")], "DYNAMODB_REPLICATION"),
             (&[("AWS_ACCESS_KEY_ID", "x")], "AWS_SECRET_ACCESS_KEY"),
             (&[("AWS_SECRET_ACCESS_KEY", "x")], "AWS_ACCESS_KEY_ID"),
         ] {

@@ -79,6 +79,18 @@ pub enum DynamoDbError {
         /// What is wrong and what to do.
         reason: String,
     },
+    /// Another region may write to the table, and conditions hold in each region only.
+    #[error(
+        "table {table} has asynchronous replicas in {}: of two regions that write the same stream the later one silently \
+         wins. Let only this region write and set DYNAMODB_REPLICATION=single-writing-region \
+         (Replication::SingleWritingRegion), or make it a global table with multi-region strong consistency", regions.join(", ")
+    )]
+    AsynchronousReplicas {
+        /// Which.
+        table: String,
+        /// Where its replicas are.
+        regions: Vec<String>,
+    },
     /// A table did not become active in time; it may still do so.
     #[error("table {table} is still {status} after {waited:?}: run create_tables again")]
     NotActive {

@@ -5,6 +5,7 @@ mod event_store;
 mod snapshot_store;
 mod control_store;
 mod tables;
+mod replication;
 mod format;
 mod attributes;
 mod client;
@@ -14,6 +15,7 @@ pub use config::{ConfigError, DynamoDbConfig, PublishMode};
 pub use control_store::DynamoDbControlStore;
 pub use error::DynamoDbError;
 pub use event_store::DynamoDbEventStore;
+pub use replication::Replication;
 pub use snapshot_store::DynamoDbSnapshotStore;
 pub use tables::{
     BillingMode, Encryption, TableClass, TableOptions, create_tables, create_tables_with_client,
@@ -40,14 +42,13 @@ pub struct DynamoDb {
 }
 
 impl DynamoDb {
-    /// Connects, and checks that the tables are of this process's format.
+    /// Connects, and checks that the tables are of this process's format and not written by other regions.
     ///
     /// # Errors
-    /// [`DynamoDbError`]: a configuration that cannot work, a table that is missing or of another format.
+    /// [`DynamoDbError`]: a configuration that cannot work, a table that is missing or of another format, asynchronous
+    /// replicas that nothing is said about ([`Replication`]).
     pub async fn connect(config: DynamoDbConfig) -> Result<Self, DynamoDbError> {
-        let connection = Connection::open(config).await?;
-        format::check(&connection).await?;
-        Ok(Self { connection })
+        Self::checked(&Connection::open(config).await?).await
     }
 
     /// As [`connect`](Self::connect), over the caller's client: its endpoint, region, credentials and timeouts count,
@@ -60,8 +61,12 @@ impl DynamoDb {
         config: DynamoDbConfig,
     ) -> Result<Self, DynamoDbError> {
         config.validate()?;
-        let connection = Connection::with_client(client, config);
-        format::check(&connection).await?;
+        Self::checked(&Connection::with_client(client, config)).await
+    }
+
+    async fn checked(connection: &Connection) -> Result<Self, DynamoDbError> {
+        let (connection, ()) =
+            tokio::try_join!(replication::resolve(connection), format::check(connection))?;
         Ok(Self { connection })
     }
 

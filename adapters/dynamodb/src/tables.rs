@@ -1,6 +1,7 @@
 //! Making the tables: idempotent, and waiting until they can be used.
 use crate::{
-    DynamoDbConfig, DynamoDbError, PublishMode, client::Connection, error::Failure, format,
+    DynamoDbConfig, DynamoDbError, PublishMode, Replication, client::Connection, error::Failure,
+    format,
 };
 use aws_sdk_dynamodb::{
     Client,
@@ -162,7 +163,10 @@ async fn create(connection: &Connection, options: &TableOptions) -> Result<(), D
     for spec in &specs {
         spec.wait_until_active(connection, options.wait).await?;
     }
-    expire_control_rows(connection).await?;
+    // Strongly consistent global tables cannot have it, and a table that has it cannot become one.
+    if connection.config().replication != Replication::StronglyConsistent {
+        expire_control_rows(connection).await?;
+    }
     if let Some(enabled) = options.point_in_time_recovery {
         for table in [connection.events(), connection.control()] {
             back_up(connection, table, enabled).await?;
@@ -421,7 +425,10 @@ fn encryption(encryption: &Encryption) -> SseSpecification {
     }
 }
 
-async fn describe(connection: &Connection, table: &str) -> Result<TableDescription, Failure> {
+pub(crate) async fn describe(
+    connection: &Connection,
+    table: &str,
+) -> Result<TableDescription, Failure> {
     let place = connection.at("DescribeTable", table);
     let request = connection.client().describe_table().table_name(table);
     let answer = request.send().await.map_err(|e| Failure::of(e, place))?;

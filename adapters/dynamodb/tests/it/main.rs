@@ -14,3 +14,4 @@ mod split;
 mod control_store;
 mod errors;
 mod tables;
+mod replication;

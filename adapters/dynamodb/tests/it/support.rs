@@ -19,12 +19,15 @@ use foldstream::{
     CommitId, StreamHead, StreamId, Timestamp,
     ports::{Append, Commit, EventData, EventStore, EventStoreError, ReadFrom},
 };
-use foldstream_dynamodb::{DynamoDb, DynamoDbConfig, TableOptions, create_tables};
+use foldstream_dynamodb::{DynamoDb, DynamoDbConfig, DynamoDbError, TableOptions, create_tables};
 use futures::TryStreamExt as _;
 use std::{
     collections::HashMap,
     fmt,
-    sync::{Arc, LazyLock, Mutex},
+    sync::{
+        Arc, LazyLock, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 use tokio::runtime::Runtime;
 
@@ -80,9 +83,21 @@ impl Server {
             .unwrap();
         let wire = Wire::new(fate);
         let client = wire.client(&self.endpoint);
+        wire.cut.store(false, Ordering::SeqCst);
         let stores = DynamoDb::with_client(client, config).await.unwrap();
+        wire.cut.store(true, Ordering::SeqCst);
         wire.calls.lock().unwrap().clear();
         (stores, wire)
+    }
+    /// Connecting to the tables that are there, over a wire that does to each request what `fate` says.
+    pub(crate) async fn connect_over(
+        &self,
+        config: DynamoDbConfig,
+        fate: impl Fn(&Call) -> Fate + Send + Sync + 'static,
+    ) -> (Result<DynamoDb, DynamoDbError>, Wire) {
+        let wire = Wire::new(fate);
+        let client = wire.client(&self.endpoint);
+        (DynamoDb::with_client(client, config).await, wire)
     }
 }
 
@@ -124,6 +139,8 @@ pub(crate) struct Wire {
     http: SharedHttpClient,
     fate: Arc<Decide>,
     calls: Arc<Mutex<Vec<Call>>>,
+    /// Whether requests meet their fate; else all pass.
+    cut: Arc<AtomicBool>,
 }
 
 impl Wire {
@@ -132,6 +149,7 @@ impl Wire {
             http: aws_smithy_http_client::Builder::new().build_http(),
             fate: Arc::new(fate),
             calls: Arc::default(),
+            cut: Arc::new(AtomicBool::new(true)),
         }
     }
     fn client(&self, endpoint: &str) -> Client {
@@ -192,7 +210,12 @@ impl HttpConnector for Connector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let call = self.wire.record(&request);
         let lost = || ConnectorError::timeout("the test cut the wire".into());
-        match (self.wire.fate)(&call) {
+        let fate = if self.wire.cut.load(Ordering::SeqCst) {
+            (self.wire.fate)(&call)
+        } else {
+            Fate::Pass
+        };
+        match fate {
             Fate::Pass => self.inner.call(request),
             Fate::LoseRequest => HttpConnectorFuture::ready(Err(lost())),
             Fate::LoseAnswer => {

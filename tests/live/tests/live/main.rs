@@ -7,4 +7,5 @@
 mod containers;
 mod dynamodb;
 mod kafka;
+mod proxy;
 mod shop;

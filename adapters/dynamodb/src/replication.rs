@@ -1,0 +1,126 @@
+//! Replicas in other regions: whether conditions hold, and whether there are transactions.
+//!
+//! Every rule of the stores rests on conditional writes. With asynchronous replication (multi-region eventual
+//! consistency) a condition holds in its own region only, and of two regions that wrote the same slot the later one
+//! silently wins: an acknowledged commit would be gone. So such tables are refused, unless the configuration says that
+//! no other region writes. With strong consistency conditions hold everywhere, but there are no transactions: an append is
+//! one `PutItem`.
+//! (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/V2globaltables_HowItWorks.html>)
+use crate::{ConfigError, DynamoDbError, client::Connection, tables::describe};
+use aws_sdk_dynamodb::types::{MultiRegionConsistency, TableDescription};
+use foldstream::ports::RefusedKind;
+use std::str::FromStr;
+
+/// How the tables are replicated to other regions, as DynamoDB global tables.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Replication {
+    /// `connect` asks DynamoDB, which takes the permission `dynamodb:DescribeTable` on the events and control tables: tables with
+    /// asynchronous replicas are refused, and tables with strongly consistent ones are used without transactions.
+    #[default]
+    Detect,
+    /// No replicas. Nothing is asked, and nothing is checked.
+    None,
+    /// The replicas are asynchronous, and no other region writes to them: they serve readers, or wait to take over. Nothing is
+    /// asked. Before another region takes over, this one must have stopped writing, and what had not been replicated
+    /// until then is lost, as after a restore from a backup.
+    SingleWritingRegion,
+    /// The replicas are strongly consistent. Nothing is asked. There are no transactions: an append touches one stream, and a
+    /// commit is at most one item (see [`EventStore::capabilities`](foldstream::ports::EventStore::capabilities)). Such
+    /// tables cannot expire rows either, so rows past their expiry stay until you delete them; they read as absent.
+    StronglyConsistent,
+}
+
+impl FromStr for Replication {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        Ok(match text {
+            "detect" => Self::Detect,
+            "none" => Self::None,
+            "single-writing-region" => Self::SingleWritingRegion,
+            "strongly-consistent" => Self::StronglyConsistent,
+            _ => {
+                return Err(ConfigError::Invalid {
+                    setting: "DYNAMODB_REPLICATION (replication)",
+                    found: text.into(),
+                    expected: "detect, none, single-writing-region or strongly-consistent",
+                });
+            }
+        })
+    }
+}
+
+/// The connection with what its tables can do.
+///
+/// # Errors
+/// `AsynchronousReplicas`, or why the tables cannot be described.
+pub(crate) async fn resolve(connection: &Connection) -> Result<Connection, DynamoDbError> {
+    match connection.config().replication {
+        Replication::None | Replication::SingleWritingRegion => Ok(connection.clone()),
+        Replication::StronglyConsistent => Ok(connection.without_transactions()),
+        Replication::Detect => {
+            // Snapshots only save time: of two regions' either will do.
+            let (events, control) = tokio::try_join!(
+                detect(connection, connection.events()),
+                detect(connection, connection.control())
+            )?;
+            Ok(
+                if events == Replicas::Strong || control == Replicas::Strong {
+                    connection.without_transactions()
+                } else {
+                    connection.clone()
+                },
+            )
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Replicas {
+    No,
+    Strong,
+}
+
+async fn detect(connection: &Connection, table: &str) -> Result<Replicas, DynamoDbError> {
+    let described = match describe(connection, table).await {
+        Ok(described) => described,
+        Err(failure) => {
+            return Err(match failure.into() {
+                DynamoDbError::Refused {
+                    kind: kind @ RefusedKind::Permission,
+                    reason,
+                    source,
+                } => DynamoDbError::Refused {
+                    kind,
+                    reason: format!(
+                        "{reason}; or say in DYNAMODB_REPLICATION (replication) how the tables are replicated, then nothing is asked"
+                    ),
+                    source,
+                },
+                error => error,
+            });
+        }
+    };
+    match (
+        is_replicated(&described),
+        described.multi_region_consistency(),
+    ) {
+        (false, _) => Ok(Replicas::No),
+        (true, Some(MultiRegionConsistency::Strong)) => Ok(Replicas::Strong),
+        // Also a kind that a newer DynamoDB adds: nothing is known of its conditions.
+        (true, _) => Err(DynamoDbError::AsynchronousReplicas {
+            table: table.into(),
+            regions: regions(&described),
+        }),
+    }
+}
+
+fn is_replicated(table: &TableDescription) -> bool {
+    !table.replicas().is_empty() || table.global_table_version().is_some()
+}
+
+fn regions(table: &TableDescription) -> Vec<String> {
+    let names = table.replicas().iter().filter_map(|r| r.region_name());
+    names.map(ToOwned::to_owned).collect()
+}
