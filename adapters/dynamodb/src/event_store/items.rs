@@ -5,8 +5,9 @@
 //! serializable, decides. A gap that stays is `Corrupt`, never a shorter history. Streams are read from the table
 //! alone: an index would be stale.
 use super::{
-    item::{self, StoredItem, Unreadable},
+    item,
     payload::Names,
+    stored::{self, StoredItem, Unreadable},
 };
 use crate::{
     attributes::{Attributes, number, text},
@@ -217,7 +218,7 @@ impl Items {
         for _ in 1..count {
             parts.push(self.require().await?);
         }
-        let commit = item::join(&self.stream, parts, names)
+        let commit = stored::join(&self.stream, parts, names)
             .map_err(|e| e.into_error(&self.stream, self.whole))?;
         self.whole = commit.last_version();
         Ok(commit)
