@@ -141,7 +141,33 @@ pub fn encode_json(
 pub fn decode_json<T: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<T, CodecError> {
     // One check of the whole text is faster than serde_json's of each string in it.
     let text = std::str::from_utf8(payload).map_err(|e| CodecError::Decode { source: e.into() })?;
-    serde_json::from_str(text).map_err(|e| CodecError::Decode { source: e.into() })
+    serde_json::from_str(text).map_err(|e| CodecError::Decode {
+        source: without_values(e),
+    })
+}
+
+/// What is wrong and where, without the value that was found: it may be personal, and errors are logged and kept.
+fn without_values(error: serde_json::Error) -> BoxError {
+    if !error.is_data() {
+        // About the text's form; quotes nothing.
+        return error.into();
+    }
+    let text = error.to_string();
+    let place = format!(" at line {} column {}", error.line(), error.column());
+    let what = text.strip_suffix(&place).unwrap_or(&text);
+    let starts = |beginnings: &[&str]| beginnings.iter().any(|b| what.starts_with(b));
+    let shown = if starts(&["missing field ", "duplicate field ", "invalid length "]) {
+        what.to_owned()
+    } else if starts(&["invalid type: ", "invalid value: ", "unknown variant "])
+        && let Some((found, expected)) = what.rsplit_once(", expected ")
+    {
+        // `string "Ann"`, `integer `5``: the kind without the value.
+        let kind = found.split(['"', '`']).next().unwrap_or_default();
+        format!("{}, expected {expected}", kind.trim_end())
+    } else {
+        "a value is refused by its type".to_owned()
+    };
+    format!("{shown}{place}").into()
 }
 
 #[doc(hidden)]
@@ -266,7 +292,7 @@ impl Upcasters {
     }
 
     /// Whether a step starts from this name in this schema version.
-    pub fn start_from(&self, aggregate: &str, name: &str, schema_version: u16) -> bool {
+    pub fn has_step(&self, aggregate: &str, name: &str, schema_version: u16) -> bool {
         let steps = self.steps.get(aggregate).and_then(|names| names.get(name));
         steps.is_some_and(|steps| steps.contains_key(&schema_version))
     }
@@ -345,7 +371,7 @@ pub(crate) fn decode<E: EventSet>(
     payload: &Bytes,
 ) -> Result<Option<E>, CodecError> {
     // Most events are of today's schema: they are decoded where they lie, without a copy of name or payload.
-    if !upcasters.start_from(aggregate, name, schema_version) {
+    if !upcasters.has_step(aggregate, name, schema_version) {
         return decode_lifted(aggregate, name, schema_version, payload);
     }
     match upcasters.apply(aggregate, name, schema_version, payload)? {
@@ -423,6 +449,50 @@ mod tests {
             apply(&upcasters, "A"),
             Err(CodecError::Upcast { .. })
         ));
+    }
+
+    #[test]
+    fn an_error_says_what_is_wrong_and_where_but_never_what_was_found() {
+        #[derive(Debug, serde::Deserialize)]
+        struct Person {
+            _age: u8,
+            _kind: Option<Kind>,
+            _at: Option<crate::CommitId>,
+        }
+        #[derive(Debug, serde::Deserialize)]
+        enum Kind {
+            Child,
+        }
+        for (payload, expected) in [
+            (
+                r#"{"_age":"Ann, expected 5"}"#,
+                "invalid type: string, expected u8 at line 1 column 25",
+            ),
+            (
+                r#"{"_age":4711}"#,
+                "invalid value: integer, expected u8 at line 1 column 12",
+            ),
+            (
+                r#"{"_kind":"Ann"}"#,
+                "unknown variant, expected `Child` at line 1 column 14",
+            ),
+            (
+                r#"{"_at":"Ann"}"#,
+                "a value is refused by its type at line 1 column 13",
+            ),
+            (
+                r#"{"_kind":null}"#,
+                "missing field `_age` at line 1 column 14",
+            ),
+            (
+                r#"{"_age":1"#,
+                "EOF while parsing an object at line 1 column 9",
+            ),
+        ] {
+            let error = decode_json::<Person>(payload.as_bytes()).unwrap_err();
+            let source = std::error::Error::source(&error).unwrap().to_string();
+            assert_eq!(source, expected, "{payload}");
+        }
     }
 
     #[test]

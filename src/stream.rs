@@ -395,6 +395,43 @@ mod tests {
     }
 
     #[test]
+    fn an_aggregate_type_is_of_letters_digits_and_three_signs_at_most_64() {
+        for byte in 0..=127_u8 {
+            let aggregate = char::from(byte).to_string();
+            let allowed = byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
+            assert_eq!(StreamId::new(&aggregate, "x").is_ok(), allowed, "{byte}");
+        }
+        assert!(StreamId::new(&"x".repeat(64), "x").is_ok());
+        assert!(StreamId::new(&"x".repeat(65), "x").is_err());
+    }
+
+    #[test]
+    fn the_length_of_a_stream_id_is_counted_in_bytes_of_utf8() {
+        // "cart#" and 253 letters of two bytes, and one of one: 512.
+        let id = "ä".repeat(253);
+        assert!(StreamId::new("cart", &format!("{id}x")).is_ok());
+        let one_more = StreamId::new("cart", &format!("{id}xy"));
+        assert_eq!(one_more, Err(InvalidStreamId::TooLong { len: 513 }));
+    }
+
+    #[test]
+    fn the_stored_form_reads_back_whatever_the_id_holds() {
+        for id in ["x", "#", "a#b#", " ", "\u{1f}", "Käse/7", "cart#x"] {
+            let stream = StreamId::new("cart", id).unwrap();
+            let back = StreamId::parse(stream.as_str()).unwrap();
+            assert_eq!((back.aggregate(), back.id()), ("cart", id));
+            assert_eq!(back, stream);
+        }
+    }
+
+    #[test]
+    fn versions_begin_at_1_and_0_is_no_event() {
+        assert_eq!(Version::NONE.next(), Version::new(1));
+        assert_eq!(Version::new(3).plus(4), Version::new(7));
+        assert_eq!(Version::new(u64::MAX).next(), Version::new(u64::MAX));
+    }
+
+    #[test]
     fn invalid_stream_ids_name_the_broken_rule() {
         let new = |aggregate: &str, id: &str| StreamId::new(aggregate, id).unwrap_err();
         assert!(matches!(new("cart", ""), InvalidStreamId::EmptyId { .. }));

@@ -6,8 +6,8 @@ use crate::{
     table::{Bound, Goal, Row},
 };
 use cqrs_es::{CqrsFramework, mem_store::MemStore};
-use foldstream::Repository;
-use foldstream_testkit::InMemoryEventStore;
+use foldstream::{Repository, SnapshotPolicy};
+use foldstream_testkit::{InMemoryEventStore, InMemorySnapshotStore};
 use std::time::{Duration, Instant};
 
 /// How much is measured.
@@ -31,34 +31,57 @@ impl Default for Size {
 struct Work {
     name: &'static str,
     events_per_stream: u64,
-    with_cache: bool,
+    ours: Ours,
     goal: f64,
 }
 
-const WORKS: [Work; 4] = [
+/// How our repository is set up. Theirs has one way.
+#[derive(Clone, Copy)]
+enum Ours {
+    /// With a cache.
+    Warm,
+    /// Each command folds the whole history.
+    Cold,
+    /// Each command loads a snapshot, taken every 20 events, and folds what follows it.
+    Snapshots,
+}
+
+const WORKS: [Work; 6] = [
     Work {
         name: "execute-warm-5",
         events_per_stream: 5,
-        with_cache: true,
+        ours: Ours::Warm,
         goal: 0.5,
     },
     Work {
         name: "execute-warm-30",
         events_per_stream: 30,
-        with_cache: true,
+        ours: Ours::Warm,
         goal: 2.0,
     },
     Work {
         name: "execute-warm-100",
         events_per_stream: 100,
-        with_cache: true,
+        ours: Ours::Warm,
         goal: 4.0,
     },
     Work {
         name: "execute-cold-30",
         events_per_stream: 30,
-        with_cache: false,
+        ours: Ours::Cold,
         goal: 1.0,
+    },
+    Work {
+        name: "execute-cold-100",
+        events_per_stream: 100,
+        ours: Ours::Cold,
+        goal: 1.0,
+    },
+    Work {
+        name: "execute-snapshots-100",
+        events_per_stream: 100,
+        ours: Ours::Snapshots,
+        goal: 2.0,
     },
 ];
 
@@ -132,10 +155,12 @@ fn rate(commands: u64, took: Duration) -> f64 {
 async fn our_rate(work: &Work, commands: u64, delay: Duration) -> f64 {
     let streams = streams(work, commands);
     let accounts = Repository::<Account>::new(InMemoryEventStore::new());
-    let accounts = if work.with_cache {
-        accounts.with_cache(10_000)
-    } else {
-        accounts
+    let accounts = match work.ours {
+        Ours::Warm => accounts.with_cache(10_000),
+        Ours::Cold => accounts,
+        Ours::Snapshots => {
+            accounts.with_snapshots(InMemorySnapshotStore::new(), SnapshotPolicy::every(20))
+        }
     };
     let (mut done, started) = (0, Instant::now());
     for stream in 0..streams {
@@ -150,6 +175,10 @@ async fn our_rate(work: &Work, commands: u64, delay: Duration) -> f64 {
             }
             if !delay.is_zero() {
                 std::thread::sleep(delay);
+            }
+            if matches!(work.ours, Ours::Snapshots) {
+                // Where a store would be waited for, the snapshots are written.
+                tokio::task::yield_now().await;
             }
         }
     }

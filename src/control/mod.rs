@@ -4,12 +4,16 @@
 //! that they do not know. Rows about streams are spread over 64 partitions by the stream's hash.
 mod boot;
 mod generation;
+mod restore;
 mod rows;
 mod topic;
 mod watermark;
 
 pub(crate) use boot::{BootError, BootRows};
 pub(crate) use generation::join as join_generation;
+pub use restore::{
+    AfterRestore, Finding, InvalidRestoreCursor, RestoreCursor, RestoreError, RestorePage, Writes,
+};
 pub use rows::Stored;
 pub(crate) use rows::{PutIf, Rows};
 pub(crate) use topic::TopicPins;

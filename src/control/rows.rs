@@ -1,7 +1,10 @@
 //! Typed rows: JSON values under compare-and-set.
 use crate::{
     IdSource, Timestamp,
-    ports::{ControlStore, ControlStoreError, Expect, PutOutcome, Revision, Row, RowKey},
+    ports::{
+        ControlStore, ControlStoreError, DeleteExpect, DeleteOutcome, Expect, PutOutcome, Revision,
+        Row, RowKey,
+    },
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::sync::Arc;
@@ -59,7 +62,27 @@ impl Rows {
         self.put_until(key, value, expect, None).await
     }
 
-    /// The same, of a row that ends.
+    /// Puts another value in the place of exactly this write, or deletes it; false if it is not there any more.
+    pub(super) async fn replace<T: Serialize + DeserializeOwned>(
+        &self,
+        key: &RowKey,
+        seen: Revision,
+        value: Option<T>,
+    ) -> Result<bool, ControlStoreError> {
+        Ok(match value {
+            Some(value) => {
+                let put = self.put(key, value, Expect::Revision(seen)).await?;
+                matches!(put, PutIf::Written(_))
+            }
+            None => match self.store.delete(key, DeleteExpect::Revision(seen)).await? {
+                // Gone is what was wanted; it may be this delete, sent twice by the adapter.
+                DeleteOutcome::Deleted | DeleteOutcome::Conflict(None) => true,
+                DeleteOutcome::Conflict(Some(_)) => false,
+            },
+        })
+    }
+
+    /// [`put`](Self::put) of a row that ends.
     pub(crate) async fn put_until<T: Serialize + DeserializeOwned>(
         &self,
         key: &RowKey,
@@ -83,7 +106,7 @@ impl Rows {
     }
 }
 
-fn decode<T: DeserializeOwned>(row: Row) -> Result<Stored<T>, ControlStoreError> {
+pub(super) fn decode<T: DeserializeOwned>(row: Row) -> Result<Stored<T>, ControlStoreError> {
     match serde_json::from_slice(&row.value) {
         Ok(value) => Ok(Stored {
             value,

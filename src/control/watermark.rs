@@ -27,7 +27,8 @@ impl Watermark {
     }
 }
 
-/// The rows `wm/<shard>`, stream -> [`Watermark`], in 64 shards by [`StreamId::shard`]. They only move forward.
+/// The rows `wm/<shard>`, stream -> [`Watermark`], in 64 shards by [`StreamId::shard`]. They only move forward,
+/// but for [`AfterRestore`](super::AfterRestore).
 #[derive(Clone, Debug)]
 pub struct Watermarks {
     rows: Rows,
@@ -51,7 +52,11 @@ impl Watermarks {
     /// Where the row of a stream is.
     pub fn key(stream: &StreamId) -> RowKey {
         let shard = stream.shard(Self::SHARDS);
-        RowKey::new(format!("wm/{shard}"), stream.as_str())
+        RowKey::new(Self::partition(shard), stream.as_str())
+    }
+    /// The rows of one shard.
+    pub(super) fn partition(shard: u32) -> String {
+        format!("wm/{shard}")
     }
 
     /// The watermark of a stream; none before its first commit is acknowledged.

@@ -1,7 +1,7 @@
 //! Deciding a command and storing what follows from it.
 use super::{ExecuteError, Executed, LoadError, Loaded, Repository, fold};
 use crate::{
-    Aggregate, Context, Decide, Metadata, Timestamp,
+    Aggregate, CodecError, CommitId, Context, Decide, Metadata, StreamHead, Timestamp,
     ports::{Append, AppendOutcome, Commit},
 };
 use futures::{Stream, StreamExt};
@@ -20,18 +20,43 @@ pub(super) enum Start<A> {
 
 /// What was decided, and the state that it was decided on.
 pub(super) enum Decided<A: Aggregate, E> {
-    Facts {
-        loaded: Loaded<A>,
-        events: Vec<A::Event>,
-        now: Timestamp,
-    },
-    Nothing {
-        loaded: Loaded<A>,
-    },
-    Rejected {
-        loaded: Loaded<A>,
-        rejection: E,
-    },
+    Facts(Facts<A>),
+    NoFacts(NoFacts<A, E>),
+}
+
+/// Facts that follow from a command, not yet stored.
+pub(super) struct Facts<A: Aggregate> {
+    pub(super) loaded: Loaded<A>,
+    pub(super) events: Vec<A::Event>,
+    pub(super) now: Timestamp,
+}
+
+/// A command that ends here: refused, or with nothing to do.
+pub(super) struct NoFacts<A, E> {
+    pub(super) loaded: Loaded<A>,
+    rejection: Option<E>,
+}
+
+impl<A: Aggregate> Facts<A> {
+    /// The request that stores them.
+    pub(super) fn append(
+        &self,
+        commit_id: CommitId,
+        metadata: &Metadata,
+    ) -> Result<Append, CodecError> {
+        let (head, events) = (self.loaded.head.clone(), fold::encode(&self.events)?);
+        Ok(Append::after(head, commit_id, self.now, events).with_metadata(metadata.clone()))
+    }
+}
+
+impl<A: Aggregate, E> NoFacts<A, E> {
+    /// What the caller hears.
+    pub(super) fn end(self) -> Result<Executed<A>, ExecuteError<E>> {
+        match self.rejection {
+            Some(rejection) => Err(ExecuteError::Rejected(rejection)),
+            None => Ok(Executed::new(self.loaded, Vec::new(), false)),
+        }
+    }
 }
 
 impl<A: Aggregate> Repository<A> {
@@ -86,37 +111,22 @@ impl<A: Aggregate> Repository<A> {
         let retry = self.inner.retry;
         let mut attempt = 1;
         loop {
-            let decided = self.decide(start, &command, &metadata).await?;
-            let (loaded, events, now) = match decided {
-                Decided::Facts {
-                    loaded,
-                    events,
-                    now,
-                } => (loaded, events, now),
-                Decided::Nothing { loaded } => {
-                    turn.keep(loaded.clone());
-                    return Ok(Executed::new(loaded, Vec::new(), false));
-                }
-                Decided::Rejected { loaded, rejection } => {
-                    turn.keep(loaded);
-                    return Err(ExecuteError::Rejected(rejection));
+            let facts = match self.decide(start, &command, &metadata).await? {
+                Decided::Facts(facts) => facts,
+                Decided::NoFacts(end) => {
+                    turn.keep(end.loaded.clone());
+                    return end.end();
                 }
             };
-            let append = Append::after(
-                loaded.head.clone(),
-                self.inner.ids.commit_id(),
-                now,
-                fold::encode(&events)?,
-            )
-            .with_metadata(metadata.clone());
+            // A new decision is new content: it gets a new id.
+            let append = facts.append(self.inner.ids.commit_id(), &metadata)?;
             let append = self.seal(append).await?;
+            let Facts { loaded, events, .. } = facts;
             match self.inner.store.append(&append).await {
                 Ok(AppendOutcome::Appended(head)) => {
-                    let mut fold = loaded.into_fold();
-                    fold.take_facts(&events, head);
-                    let loaded = self.stored(fold.finish());
-                    turn.keep(loaded.clone());
-                    return Ok(Executed::new(loaded, events, false));
+                    let executed = self.stored(loaded, events, head);
+                    turn.keep(executed.loaded.clone());
+                    return Ok(executed);
                 }
                 Ok(AppendOutcome::Repeated(commits)) => {
                     let executed = self.repeated(loaded, commits).await?;
@@ -192,20 +202,34 @@ impl<A: Aggregate> Repository<A> {
                     continue;
                 }
             }
-            return Ok(match decided {
-                Err(rejection) => Decided::Rejected { loaded, rejection },
-                Ok(events) if events.is_empty() => Decided::Nothing { loaded },
-                Ok(events) => Decided::Facts {
-                    loaded,
-                    events,
-                    now,
-                },
-            });
+            let rejection = match decided {
+                Ok(events) if !events.is_empty() => {
+                    return Ok(Decided::Facts(Facts {
+                        loaded,
+                        events,
+                        now,
+                    }));
+                }
+                other => other.err(),
+            };
+            return Ok(Decided::NoFacts(NoFacts { loaded, rejection }));
         }
     }
 
-    /// Hands a state that was just stored to the snapshot writer.
-    pub(super) fn stored(&self, mut loaded: Loaded<A>) -> Loaded<A> {
+    /// The facts were stored and end at this head.
+    pub(super) fn stored(
+        &self,
+        loaded: Loaded<A>,
+        events: Vec<A::Event>,
+        head: StreamHead,
+    ) -> Executed<A> {
+        let mut fold = loaded.into_fold();
+        fold.take_facts(&events, head);
+        Executed::new(self.offered(fold.finish()), events, false)
+    }
+
+    /// Hands a state that is stored to the snapshot writer.
+    fn offered(&self, mut loaded: Loaded<A>) -> Loaded<A> {
         if let Some(snapshots) = &self.inner.snapshots {
             snapshots.offer(&mut loaded, Duration::ZERO, || self.inner.clock.now());
         }
@@ -227,6 +251,6 @@ impl<A: Aggregate> Repository<A> {
                 events.push(recorded?.event);
             }
         }
-        Ok(Executed::new(self.stored(fold.finish()), events, true))
+        Ok(Executed::new(self.offered(fold.finish()), events, true))
     }
 }

@@ -8,23 +8,27 @@
 //! 2 load, decide; refused or nothing to do -> get the mark again *after* the state was read; present -> 4; else return it
 //! 3 put the mark if absent { slot v+1 }; theirs exists -> 4; else append at the slot
 //! 4 read at the slot: mine      -> return the stored events
-//!                     another's -> load to the tail T, decide, compare-and-set the mark to T+1 (lost: 1), append there
+//!                     another's -> load to the tail T, decide, compare-and-set the mark to T+1 (lost: 1), append there;
+//!                                  refused or nothing to do -> get the mark again, as in 2; moved -> 4; else return it
 //!                     empty     -> the tail must be exactly slot-1 (less: forked history), decide, append at the slot
 //! ```
+//! Why the mark is read again before a refusal is returned: another attempt may have stored the command's events before
+//! the state was read. The refusal would then be the command's own doing.
+//!
 //! A mark moves only when its slot is taken by somebody else, so a late first attempt can never land twice. A refusal is
 //! not recorded: the same command may be accepted later.
 use super::{
     ExecuteError, Executed, Loaded, Repository,
-    execute::{Decided, Start},
+    execute::{Decided, Facts, Start},
     fold,
     turns::Turn,
 };
 use crate::{
     Aggregate, CommandId, CommitId, Decide, Metadata, StreamId, Timestamp, Version,
     control::{PutIf, Rows, Stored},
-    ports::{Append, AppendOutcome, Commit, Expect, ReadFrom, RowKey},
+    ports::{AppendOutcome, Commit, ControlStore, Expect, ReadFrom, RowKey},
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// Bytes of a command id: stream, separator and id must fit a sort key.
 const MAX_COMMAND_ID: usize = 256;
@@ -42,7 +46,7 @@ struct Mark {
 
 #[derive(Clone)]
 pub(super) struct Idempotency {
-    pub(super) rows: Rows,
+    pub(super) control: Arc<dyn ControlStore>,
     pub(super) retention: Duration,
 }
 
@@ -52,6 +56,7 @@ struct Once<'a, C> {
     command: &'a C,
     metadata: &'a Metadata,
     commit_id: CommitId,
+    rows: Rows,
     key: RowKey,
     expires_at: Timestamp,
 }
@@ -61,6 +66,28 @@ enum Step<A: Aggregate> {
     Done(Executed<A>),
     /// Go on with the mark as it is now known.
     Again(Option<Stored<Mark>>),
+}
+
+impl<C> Once<'_, C> {
+    /// The mark as it is now.
+    async fn mark<E>(&self) -> Result<Option<Stored<Mark>>, ExecuteError<E>> {
+        let found = self.rows.get(&self.key).await;
+        found.map_err(ExecuteError::Mark)
+    }
+
+    /// Marks the slot behind a state, if the mark is as expected.
+    async fn put<A: Aggregate, E>(
+        &self,
+        loaded: &Loaded<A>,
+        expect: Expect,
+    ) -> Result<PutIf<Mark>, ExecuteError<E>> {
+        let mark = Mark {
+            slot: loaded.version().next(),
+        };
+        let until = Some(self.expires_at);
+        let put = self.rows.put_until(&self.key, mark, expect, until).await;
+        put.map_err(ExecuteError::Mark)
+    }
 }
 
 type Stepped<A, E> = Result<Step<A>, ExecuteError<E>>;
@@ -93,20 +120,17 @@ impl<A: Aggregate> Repository<A> {
                 format!("cmd/{}", stream.shard(SHARDS)),
                 format!("{stream}\u{1f}{id}"),
             ),
+            rows: Rows::new(idempotency.control.clone(), self.inner.ids.clone()),
             expires_at: self.inner.clock.now().plus(idempotency.retention),
         };
         let mut turn = self.inner.turns.take(stream).await;
-        let rows = &idempotency.rows;
-        let mut mark = rows
-            .get::<Mark>(&once.key)
-            .await
-            .map_err(ExecuteError::Mark)?;
+        let mut mark = once.mark().await?;
         let retry = self.inner.retry;
         let mut attempt = 1;
         loop {
             let step = match mark {
-                None => self.first_attempt(&once, rows, &mut turn).await?,
-                Some(mark) => self.at_the_slot(&once, rows, mark).await?,
+                None => self.first_attempt(&once, &mut turn).await?,
+                Some(mark) => self.at_the_slot(&once, mark).await?,
             };
             match step {
                 Step::Done(executed) => {
@@ -130,7 +154,6 @@ impl<A: Aggregate> Repository<A> {
     async fn first_attempt<C: Send + Sync>(
         &self,
         once: &Once<'_, C>,
-        rows: &Rows,
         turn: &mut Turn<A>,
     ) -> Stepped<A, A::Error>
     where
@@ -140,41 +163,13 @@ impl<A: Aggregate> Repository<A> {
             Some(loaded) => Start::Cached(loaded),
             None => Start::Read(self.load_stream(once.stream).await?),
         };
-        let decided = self.decide(start, once.command, once.metadata).await?;
-        if let Decided::Facts {
-            loaded,
-            events,
-            now,
-        } = decided
-        {
-            let mark = Mark {
-                slot: loaded.version().next(),
-            };
-            let expires_at = Some(once.expires_at);
-            let put = rows
-                .put_until(&once.key, mark, Expect::Absent, expires_at)
-                .await;
-            return match put.map_err(ExecuteError::Mark)? {
-                PutIf::Written(mark) => self.append_once(once, loaded, events, now, mark).await,
-                PutIf::Conflict(theirs) => Ok(Step::Again(theirs)),
-            };
-        }
-        // An earlier attempt may have stored its events between the look at the mark and the read of the state.
-        let mark = rows
-            .get::<Mark>(&once.key)
-            .await
-            .map_err(ExecuteError::Mark)?;
-        if mark.is_some() {
-            return Ok(Step::Again(mark));
-        }
-        done_without_facts(decided)
+        self.decide_and_mark(once, start, None).await
     }
 
     /// Step 4.
     async fn at_the_slot<C: Send + Sync>(
         &self,
         once: &Once<'_, C>,
-        rows: &Rows,
         mark: Stored<Mark>,
     ) -> Stepped<A, A::Error>
     where
@@ -186,41 +181,42 @@ impl<A: Aggregate> Repository<A> {
             Some(commit) if commit.id == once.commit_id && commit.first_version == slot => {
                 Ok(Step::Done(self.stored_before(once.stream, commit).await?))
             }
-            Some(_) => self.move_on(once, rows, mark).await,
+            // The slot is somebody else's, so no late attempt can land there: the mark moves behind the tail.
+            Some(_) => {
+                let start = Start::Read(self.load_stream(once.stream).await?);
+                self.decide_and_mark(once, start, Some(mark)).await
+            }
             None => self.fill_slot(once, mark).await,
         }
     }
 
-    /// The slot is somebody else's, so no late attempt can land there: the mark moves behind the tail.
-    async fn move_on<C: Send + Sync>(
+    /// Decides, marks the slot behind the state in place of the mark that is known, and appends there.
+    async fn decide_and_mark<C: Send + Sync>(
         &self,
         once: &Once<'_, C>,
-        rows: &Rows,
-        mark: Stored<Mark>,
+        start: Start<A>,
+        known: Option<Stored<Mark>>,
     ) -> Stepped<A, A::Error>
     where
         A: Decide<C>,
     {
-        let start = Start::Read(self.load_stream(once.stream).await?);
-        let decided = self.decide(start, once.command, once.metadata).await?;
-        let Decided::Facts {
-            loaded,
-            events,
-            now,
-        } = decided
-        else {
-            return done_without_facts(decided);
-        };
-        let moved = Mark {
-            slot: loaded.version().next(),
-        };
-        let expect = Expect::Revision(mark.revision);
-        let put = rows
-            .put_until(&once.key, moved, expect, Some(once.expires_at))
-            .await;
-        match put.map_err(ExecuteError::Mark)? {
-            PutIf::Written(mark) => self.append_once(once, loaded, events, now, mark).await,
-            PutIf::Conflict(theirs) => Ok(Step::Again(theirs)),
+        match self.decide(start, once.command, once.metadata).await? {
+            Decided::Facts(facts) => {
+                let expect = known.map_or(Expect::Absent, |mark| Expect::Revision(mark.revision));
+                match once.put(&facts.loaded, expect).await? {
+                    PutIf::Written(mark) => self.append_once(once, facts, mark).await,
+                    PutIf::Conflict(theirs) => Ok(Step::Again(theirs)),
+                }
+            }
+            Decided::NoFacts(end) => {
+                // Another attempt may have stored its events between the look at the mark and the read of the state.
+                let now = once.mark().await?;
+                if now == known {
+                    end.end().map(Step::Done)
+                } else {
+                    Ok(Step::Again(now))
+                }
+            }
         }
     }
 
@@ -247,40 +243,28 @@ impl<A: Aggregate> Repository<A> {
             });
         }
         let start = Start::Read(loaded);
-        let decided = self.decide(start, once.command, once.metadata).await?;
-        let Decided::Facts {
-            loaded,
-            events,
-            now,
-        } = decided
-        else {
-            return done_without_facts(decided);
-        };
-        self.append_once(once, loaded, events, now, mark).await
+        match self.decide(start, once.command, once.metadata).await? {
+            Decided::Facts(facts) => self.append_once(once, facts, mark).await,
+            // Right as of the state, which cannot have held the command: its slot was behind the tail.
+            Decided::NoFacts(end) => end.end().map(Step::Done),
+        }
     }
 
+    /// Appends at the slot that is marked.
     async fn append_once<C>(
         &self,
         once: &Once<'_, C>,
-        loaded: Loaded<A>,
-        events: Vec<A::Event>,
-        now: Timestamp,
+        facts: Facts<A>,
         mark: Stored<Mark>,
     ) -> Stepped<A, A::Error>
     where
         A: Decide<C>,
     {
-        let encoded = fold::encode(&events)?;
-        let append = Append::after(loaded.head.clone(), once.commit_id, now, encoded)
-            .with_metadata(once.metadata.clone());
+        let append = facts.append(once.commit_id, once.metadata)?;
         let append = self.seal(append).await?;
+        let Facts { loaded, events, .. } = facts;
         match self.inner.store.append(&append).await? {
-            AppendOutcome::Appended(head) => {
-                let mut fold = loaded.into_fold();
-                fold.take_facts(&events, head);
-                let loaded = self.stored(fold.finish());
-                Ok(Step::Done(Executed::new(loaded, events, false)))
-            }
+            AppendOutcome::Appended(head) => Ok(Step::Done(self.stored(loaded, events, head))),
             AppendOutcome::Repeated(commits) => {
                 Ok(Step::Done(self.repeated(loaded, commits).await?))
             }
@@ -301,20 +285,5 @@ impl<A: Aggregate> Repository<A> {
         }
         let loaded = self.load_stream(stream).await?;
         Ok(Executed::new(loaded, events, true))
-    }
-}
-
-fn done_without_facts<A: Aggregate, E>(decided: Decided<A, E>) -> Stepped<A, E> {
-    match decided {
-        Decided::Rejected { rejection, .. } => Err(ExecuteError::Rejected(rejection)),
-        Decided::Nothing { loaded } | Decided::Facts { loaded, .. } => {
-            Ok(Step::Done(Executed::new(loaded, Vec::new(), false)))
-        }
-    }
-}
-
-impl Idempotency {
-    pub(super) fn new(rows: Rows, retention: Duration) -> Self {
-        Self { rows, retention }
     }
 }

@@ -101,7 +101,7 @@ impl<A: Aggregate> Repository<A> {
             };
             snapshots.discard(&snapshot, why).await;
         }
-        self.fold_with(stream, &newest).await
+        self.fold_with(stream, newest).await
     }
 
     /// The state from a snapshot at or below the newest commits, which are paged back as far as the snapshot. None if the
@@ -127,8 +127,8 @@ impl<A: Aggregate> Repository<A> {
             return Ok(None);
         };
         let mut fold = Fold::from_snapshot(state, newest[at].head());
-        for commit in newest[..at].iter().rev() {
-            self.take(&mut fold, commit.clone()).await?;
+        for commit in newest.drain(..at).rev() {
+            self.take(&mut fold, commit).await?;
         }
         Ok(Some(fold))
     }
@@ -161,13 +161,17 @@ impl<A: Aggregate> Repository<A> {
     }
 
     /// Folds the whole history, of which the newest commits are known, newest first; none: there are none.
-    async fn fold_with(&self, stream: &StreamId, newest: &[Commit]) -> Result<Fold<A>, LoadError> {
+    async fn fold_with(
+        &self,
+        stream: &StreamId,
+        newest: Vec<Commit>,
+    ) -> Result<Fold<A>, LoadError> {
         let mut fold = Fold::start(StreamHead::empty(stream.clone()));
         if let Some(oldest) = newest.last() {
             fold = self.fold_up_to(fold, oldest.first_version).await?;
         }
-        for commit in newest.iter().rev() {
-            self.take(&mut fold, commit.clone()).await?;
+        for commit in newest.into_iter().rev() {
+            self.take(&mut fold, commit).await?;
         }
         Ok(fold)
     }

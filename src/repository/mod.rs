@@ -31,7 +31,6 @@ use crate::{
     Aggregate, Clock, ConflictRetry, DomainEvent, IdSource, InvalidStreamId, LoadPolicy,
     PayloadCodecs, Recorded, Snapshot, SnapshotPolicy, StreamHead, StreamId, SystemClock,
     SystemIds, Upcasters,
-    control::Rows,
     ports::{Append, BoxStream, Commit, ControlStore, EventStore, ReadFrom, SnapshotStore},
 };
 use futures::StreamExt;
@@ -196,8 +195,7 @@ impl<A: Aggregate> Repository<A> {
     #[must_use]
     pub fn with_idempotency(self, control: Arc<dyn ControlStore>, retention: Duration) -> Self {
         self.edit(|i| {
-            let rows = Rows::new(control, i.ids.clone());
-            i.idempotency = Some(Idempotency::new(rows, retention));
+            i.idempotency = Some(Idempotency { control, retention });
         })
     }
     /// How often a conflict is decided again. Its pauses need a tokio runtime with time, as the publisher and the runner do.

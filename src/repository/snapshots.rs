@@ -19,6 +19,7 @@ use futures::FutureExt;
 use std::{
     collections::BTreeMap,
     num::NonZeroU32,
+    ops::Bound,
     panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -59,7 +60,24 @@ struct Queue<A> {
 
 struct Waiting<A> {
     newest: BTreeMap<StreamId, Loaded<A>>,
+    /// The stream that was taken last: the next one is behind it, so that a busy stream never keeps others waiting.
+    last: Option<StreamId>,
     is_running: bool,
+}
+
+impl<A> Waiting<A> {
+    fn take_next(&mut self) -> Option<(StreamId, Loaded<A>)> {
+        let behind = self.last.take().and_then(|last| {
+            let mut behind = self.newest.range((Bound::Excluded(last), Bound::Unbounded));
+            behind.next().map(|(stream, _)| stream.clone())
+        });
+        let next = match behind {
+            Some(stream) => self.newest.remove_entry(&stream),
+            None => self.newest.pop_first(),
+        };
+        self.last = next.as_ref().map(|(stream, _)| stream.clone());
+        next
+    }
 }
 
 impl<A> Queue<A> {
@@ -73,6 +91,7 @@ impl<A> Default for Queue<A> {
         Self {
             waiting: Mutex::new(Waiting {
                 newest: BTreeMap::new(),
+                last: None,
                 is_running: false,
             }),
             ended: Notify::new(),
@@ -345,7 +364,7 @@ impl<A> Running<A> {
     /// behind it starts a new task.
     fn next(&mut self) -> Option<(StreamId, Loaded<A>)> {
         let mut waiting = self.queue.lock();
-        let next = waiting.newest.pop_first();
+        let next = waiting.take_next();
         waiting.is_running = next.is_some();
         self.is_over = next.is_none();
         next

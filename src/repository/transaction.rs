@@ -2,7 +2,6 @@
 use super::{
     AppendError, ExecuteError, Repository,
     execute::{Decided, Start},
-    fold,
 };
 use crate::{
     Decide, Metadata, StreamHead,
@@ -90,22 +89,16 @@ impl Transaction {
         }
         let start = Start::Read(loaded);
         match repository.decide(start, &command, &metadata).await? {
-            Decided::Rejected { rejection, .. } => Err(ExecuteError::Rejected(rejection)),
-            Decided::Nothing { loaded } => {
-                self.all.unchanged.push(loaded.head);
+            Decided::NoFacts(end) => {
+                let nothing = end.end()?;
+                self.all.unchanged.push(nothing.loaded.head);
                 Ok(Vec::new())
             }
-            Decided::Facts {
-                loaded,
-                events,
-                now,
-            } => {
+            Decided::Facts(facts) => {
                 let id = repository.inner.ids.commit_id();
-                let append = Append::after(loaded.head, id, now, fold::encode(&events)?)
-                    .with_metadata(metadata);
-                let append = repository.seal(append).await?;
+                let append = repository.seal(facts.append(id, &metadata)?).await?;
                 self.all.commits.push(append);
-                Ok(events)
+                Ok(facts.events)
             }
         }
     }

@@ -15,6 +15,10 @@ pub mod listeners {
 pub mod roads {
     #![doc = include_str!("../docs/roads.md")]
 }
+#[cfg(feature = "proptest")]
+pub mod laws {
+    #![doc = include_str!("../docs/laws.md")]
+}
 pub mod faults {
     #![doc = include_str!("../docs/faults.md")]
 }
@@ -34,4 +38,7 @@ pub mod golden_files {
 }
 pub mod compared {
     #![doc = include_str!("../docs/compared.md")]
+}
+pub mod evolving {
+    #![doc = include_str!("../docs/evolving.md")]
 }

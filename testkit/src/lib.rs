@@ -4,6 +4,7 @@ mod scenario;
 mod memory;
 mod clock;
 pub mod contract;
+pub mod schema;
 pub mod faults;
 #[cfg(feature = "proptest")]
 pub mod laws;
@@ -21,3 +22,4 @@ pub use memory::{
     InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, InMemorySnapshotStore,
 };
 pub use scenario::{CommandFor, ListenerScenario, Outcome, ProjectorScenario, Road, Scenario};
+pub use schema::Schema;

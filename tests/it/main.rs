@@ -4,9 +4,11 @@
     clippy::expect_used,
     reason = "a test fails by panicking"
 )]
+mod control;
 mod payload;
 mod publisher;
 mod repository;
+mod restore;
 mod runner;
 mod support;
 mod wire;

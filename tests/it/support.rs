@@ -1,17 +1,8 @@
-//! An account, and event stores that misbehave.
-use async_trait::async_trait;
+//! An account.
 use foldstream::{
-    Aggregate, BoxError, Context, Decide, Decision, DomainEvent, Snapshot, StreamHead, StreamId,
-    id,
-    ports::{
-        Append, AppendAll, AppendOutcome, BoxStream, Capabilities, Commit, CommitKey, EventStore,
-        EventStoreError, ReadFrom, ScanCursor, ScanPage, ScanWhat, Segment, StreamPage,
-        UnpublishedPage,
-    },
+    Aggregate, BoxError, Context, Decide, Decision, DomainEvent, Snapshot, StreamId, id,
 };
-use futures::{FutureExt, StreamExt};
 use serde::{Deserialize, Serialize};
-use std::{num::NonZeroU32, sync::Arc};
 
 id!(pub(crate) AccountId);
 
@@ -79,100 +70,6 @@ impl Snapshot for Account {
 
 pub(crate) fn stream(id: &str) -> StreamId {
     StreamId::new("account", id).unwrap()
-}
-
-/// What a misbehaving store does at its next calls.
-#[async_trait]
-pub(crate) trait Mischief: std::fmt::Debug + Send + Sync + 'static {
-    /// Instead of an append.
-    async fn append(
-        &self,
-        inner: &dyn EventStore,
-        append: &Append,
-    ) -> Result<AppendOutcome, EventStoreError> {
-        inner.append(append).await
-    }
-    /// When a read begins.
-    fn reading(&self) {}
-    /// Before a read answers.
-    async fn before_read(&self) {}
-    /// To a commit that is read; none hides it.
-    fn read(&self, commit: Commit) -> Option<Commit> {
-        Some(commit)
-    }
-}
-
-/// An event store that misbehaves.
-#[derive(Debug)]
-pub(crate) struct Misbehaving<M> {
-    pub(crate) inner: Arc<dyn EventStore>,
-    pub(crate) mischief: M,
-}
-
-#[async_trait]
-#[deny(clippy::missing_trait_methods)]
-impl<M: Mischief> EventStore for Misbehaving<M> {
-    fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
-    }
-    async fn append(&self, append: &Append) -> Result<AppendOutcome, EventStoreError> {
-        self.mischief.append(&*self.inner, append).await
-    }
-    async fn append_all(
-        &self,
-        all: &AppendAll,
-    ) -> Result<AppendOutcome<Vec<StreamHead>>, EventStoreError> {
-        self.inner.append_all(all).await
-    }
-    fn read(
-        &self,
-        stream: &StreamId,
-        from: ReadFrom,
-        limit: Option<NonZeroU32>,
-    ) -> BoxStream<'_, Result<Commit, EventStoreError>> {
-        self.mischief.reading();
-        let commits = self.inner.read(stream, from, limit);
-        let commits = async move {
-            self.mischief.before_read().await;
-            commits
-        };
-        commits
-            .flatten_stream()
-            .filter_map(|commit| async {
-                match commit {
-                    Ok(commit) => self.mischief.read(commit).map(Ok),
-                    Err(error) => Some(Err(error)),
-                }
-            })
-            .boxed()
-    }
-    async fn streams(
-        &self,
-        aggregate: &str,
-        after: Option<ScanCursor>,
-    ) -> Result<StreamPage, EventStoreError> {
-        self.inner.streams(aggregate, after).await
-    }
-    async fn scan(
-        &self,
-        segment: Segment,
-        after: Option<ScanCursor>,
-        what: ScanWhat,
-        max_items: NonZeroU32,
-    ) -> Result<ScanPage, EventStoreError> {
-        self.inner.scan(segment, after, what, max_items).await
-    }
-    async fn unpublished(
-        &self,
-        segment: Segment,
-        after: Option<ScanCursor>,
-        limit: NonZeroU32,
-    ) -> Result<UnpublishedPage, EventStoreError> {
-        self.inner.unpublished(segment, after, limit).await
-    }
-    async fn clear_unpublished(&self, commits: &[CommitKey]) -> Result<(), EventStoreError> {
-        self.inner.clear_unpublished(commits).await
-    }
 }
 
 /// An answer that never came.

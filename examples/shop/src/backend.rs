@@ -2,6 +2,7 @@
 use crate::{
     cart::Cart,
     read_model::{InMemoryReadModel, ReadModel},
+    schema,
 };
 use foldstream::{
     Repository,
@@ -66,7 +67,9 @@ impl Backend {
     /// The carts: loads them, decides commands on them, stores what follows. The states of those used last are kept, so
     /// a command on one of them is one round trip.
     pub fn carts(&self) -> Repository<Cart> {
-        Repository::new(self.store.clone()).with_cache(1000)
+        Repository::new(self.store.clone())
+            .with_cache(1000)
+            .with_upcasters(schema::upcasters())
     }
 
     /// Sends what is stored and not yet on the bus.
@@ -80,6 +83,7 @@ impl Backend {
     pub fn runner(&self) -> RunnerBuilder {
         Runner::builder(self.bus.clone(), self.control.clone())
             .with_event_store(self.store.clone())
+            .with_upcasters(schema::upcasters())
             .with_topics([self.topic.clone()])
             .with_group_prefix(self.group_prefix.clone())
     }

@@ -51,7 +51,8 @@ pub enum CartEvent {
     CartItemAdded(CartItem),
     /// What an earlier `CartItemAdded` put in was taken out again.
     CartItemRemoved(CartItem),
-    /// The customer ordered what is in the cart.
+    /// The customer ordered what is in the cart. Version 1 had `total_cents`; see [`schema`](crate::schema).
+    #[event(version = 2)]
     CartCheckedOut {
         /// What it costs in all.
         total: Money,

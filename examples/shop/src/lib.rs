@@ -2,6 +2,7 @@
 
 pub mod money;
 pub mod cart;
+pub mod schema;
 pub mod import;
 pub mod generate;
 pub mod read_model;

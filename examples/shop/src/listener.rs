@@ -89,29 +89,23 @@ impl Listener for ConfirmationListener {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use foldstream::{
-        CommitId, EventHeader, StreamId, Timestamp, Version,
-        runner::{EventSource, ModelId},
-    };
+    use foldstream_testkit::ListenerScenario;
 
-    #[tokio::test]
-    async fn an_order_that_is_delivered_twice_is_confirmed_once() {
-        let mails = MailService::default();
-        let listener = ConfirmationListener::new(mails.clone());
-        let header = EventHeader::new(
-            CommitId::random().event_id(0),
-            StreamId::new("cart", "c1").unwrap(),
-            Version::new(1),
-            "CartCheckedOut",
-            Timestamp::from_micros(0),
-        );
-        let model = ModelId::new(ConfirmationListener::NAME, 1);
-        let ctx = EventContext::new(model, header, EventSource::History);
-        for _ in 0..2 {
-            let ordered = CartEvent::CartCheckedOut { total: Money::ZERO };
-            listener.handle(&ordered, &ctx).await.unwrap();
-        }
-        assert_eq!(mails.counts(), (1, 1));
-        assert_eq!(mails.lock().sent[&ctx.event_id()].order, CartId::from("c1"));
+    #[test]
+    fn an_order_that_is_delivered_twice_is_confirmed_once() {
+        let ordered = CartEvent::CartCheckedOut { total: Money::ZERO };
+        let mail = Confirmation {
+            order: CartId::from("c1"),
+            total: Money::ZERO,
+        };
+        let sent = async |listener: &ConfirmationListener| -> Vec<Confirmation> {
+            listener.mails.lock().sent.values().cloned().collect()
+        };
+        ListenerScenario::new(ConfirmationListener::new(MailService::default()), sent)
+            .when("c1", [ordered])
+            .then([mail])
+            .when_delivered("c1", 1)
+            .then_unchanged()
+            .then_report(|report| assert_eq!(report.handled, 1));
     }
 }

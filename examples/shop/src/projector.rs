@@ -156,6 +156,7 @@ mod tests {
     use foldstream::{
         CommitId, EventHeader, Timestamp, Version, ports::BoxStream, runner::EventSource,
     };
+    use foldstream_testkit::ProjectorScenario;
     use tokio::sync::Notify;
 
     fn added(quantity: i64) -> CartEvent {
@@ -294,6 +295,27 @@ mod tests {
         }
         projector.flush(&model()).await.unwrap();
         assert_eq!(stored(&rows).await, (3, 14));
+    }
+
+    /// The whole life of a read model, through the runner.
+    #[test]
+    fn duplicates_gaps_late_writes_and_rebuilds_leave_each_event_counted_once() {
+        let rows = InMemoryReadModel::default();
+        let projector = SalesProjector::new(Arc::new(rows.clone()));
+        let units = async move |_: &SalesProjector| stored(&rows).await;
+        ProjectorScenario::new(projector, units)
+            .given("1", [added(1), added(2)])
+            .when_delivered("1", 1)
+            .then_unchanged()
+            .when_applied_late("1", 1)
+            .then_unchanged()
+            .given_undelivered("1", [added(4)])
+            .when("1", [added(8)])
+            .then((4, 15))
+            .when_delivered("1", 3)
+            .then_unchanged()
+            .when_rebuilt()
+            .then_unchanged();
     }
 
     #[tokio::test]

@@ -55,13 +55,17 @@
 //! test, so nothing passes without having run; for [`event_store_contract!`] a case checks that the declared groups are
 //! what [`capabilities`](foldstream::ports::EventStore::capabilities) says.
 //!
+//! Each macro also makes a test `report`, which prints what is declared and which cases are absent therefore:
+//! `cargo test report -- --nocapture`.
+//!
 //! # What the suites cannot see
 //! They drive a port from outside, on a backend that works. How an adapter settles lost answers, mends holes that a
 //! backend shows it, or maps the backend's errors is for its own tests.
 //!
 //! # All cases as values
-//! `cases()` of each port's module lists the same cases as values, for wrappers and for tests of the suites themselves:
-//! of the event store's and the control store's each case is shown to reject a store that breaks its rule.
+//! `cases()` of each port's module lists the same cases as values, for wrappers and for tests of the suites themselves.
+//! For each case there is an adapter that breaks its rule and that it rejects, and each of these broken adapters fails
+//! exactly the cases that are listed for it.
 //!
 //! [`event_store_contract!`]: crate::event_store_contract
 //! [`snapshot_store_contract!`]: crate::snapshot_store_contract
@@ -81,4 +85,4 @@ mod run;
 pub mod snapshot_store;
 mod support;
 
-pub use run::{Case, LIMIT, run};
+pub use run::{Case, LIMIT, Report, run};

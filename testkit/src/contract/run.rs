@@ -1,6 +1,7 @@
 //! One case as a value, and how a test runs it.
 use futures::{FutureExt, future::BoxFuture};
 use std::{
+    collections::BTreeMap,
     fmt,
     future::Future,
     panic::{AssertUnwindSafe, resume_unwind},
@@ -69,6 +70,74 @@ where
         Ok(Err(_)) => panic!("{name} took longer than {LIMIT:?}"),
         Err(panic) => resume_unwind(panic),
     }
+}
+
+/// Which groups of a contract an adapter declares, and what follows from it. Printed by the test `report` that the macro
+/// of each port makes: `cargo test report -- --nocapture`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Report {
+    /// The port, as its module is named.
+    pub port: &'static str,
+    /// The cases that are tests of the adapter, by group.
+    pub present: BTreeMap<&'static str, usize>,
+    /// The cases of groups that it does not declare: they are no tests, so nothing passes without having run.
+    pub absent: BTreeMap<&'static str, usize>,
+}
+
+impl Report {
+    /// What follows from these groups, out of all cases of a port.
+    ///
+    /// # Panics
+    /// If a group has no cases.
+    pub fn new<P>(port: &'static str, all: &[Case<P>], groups: &[&'static str]) -> Self {
+        let (mut present, mut absent) = (BTreeMap::new(), BTreeMap::new());
+        for case in all {
+            let side = match groups.contains(&case.group) {
+                true => &mut present,
+                false => &mut absent,
+            };
+            *side.entry(case.group).or_default() += 1;
+        }
+        for group in groups {
+            assert!(present.contains_key(group), "{port}: no case in {group}");
+        }
+        Self {
+            port,
+            present,
+            absent,
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |groups: &BTreeMap<&str, usize>| {
+            let texts = groups.iter().map(|(group, n)| format!("{group} ({n})"));
+            texts.collect::<Vec<_>>().join(", ")
+        };
+        write!(f, "{} contract: {}", self.port, list(&self.present))?;
+        match self.absent.is_empty() {
+            true => Ok(()),
+            false => write!(f, "; not declared: {}", list(&self.absent)),
+        }
+    }
+}
+
+/// The test that prints what an adapter declares.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __contract_report {
+    ({ $port:ident $fresh:path; $($attributes:tt)* } $($group:ident)*) => {
+        #[test]
+        $($attributes)*
+        fn report() {
+            let groups = [$(::core::stringify!($group)),*];
+            let all = $crate::contract::$port::cases();
+            let report = $crate::contract::Report::new(::core::stringify!($port), &all, &groups);
+            ::std::println!("{report}");
+        }
+    };
 }
 
 /// Makes one test a case. Called by the macro of each port.

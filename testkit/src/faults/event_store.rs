@@ -112,6 +112,10 @@ impl FaultyEventStore {
                     .chain(stream::once(async { Err(error) }))
                     .boxed()
             }
+            Fault::HoleAt(version) => commits
+                .try_filter(move |commit| std::future::ready(commit.first_version != version))
+                .boxed(),
+            Fault::HangAfter => stream::pending().boxed(),
             Fault::Hole => changed(commits, move |all| with_hole(all, place)),
             Fault::TornCommit => changed(commits, move |all| with_torn_commit(all, place)),
             Fault::CrashAfter => {

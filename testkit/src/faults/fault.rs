@@ -1,12 +1,12 @@
 //! What goes wrong with a call.
 use super::{Op, Ops, Rule};
-use foldstream::ports::RefusedKind;
+use foldstream::{Version, ports::RefusedKind};
 use std::{any::Any, fmt, sync::Arc, time::Duration};
 
 /// What goes wrong with one call. Durations are of tokio's clock, which a test may pause.
 ///
 /// Everything up to [`LoseSession`](Self::LoseSession) is what a real backend does: the port's contract allows it, and
-/// a sound caller bears it. The last three [break the contract](Self::breaks_the_contract) on purpose, to test the
+/// a sound caller bears it. The last four [break the contract](Self::breaks_the_contract) on purpose, to test the
 /// defence of callers against a broken adapter. On a call where a fault makes no sense
 /// ([`applies_to`](Self::applies_to)) a rule does not count and does nothing.
 #[derive(Clone, Debug)]
@@ -29,6 +29,8 @@ pub enum Fault {
     ApplyLate(Duration),
     /// Not done, and no answer comes, ever.
     Hang,
+    /// Done, and no answer comes, ever.
+    HangAfter,
     /// Done and answered after this time. Comes on top of another fault of the same call.
     Delay(Duration),
     /// Sent twice, one right behind the other; the caller gets the second answer.
@@ -54,6 +56,8 @@ pub enum Fault {
     LoseSession,
     /// **Breaks the contract**: a read misses a commit that others follow.
     Hole,
+    /// **Breaks the contract**: a read misses the commit whose first event has this version.
+    HoleAt(Version),
     /// **Breaks the contract**: a read shows a commit without its last events.
     TornCommit,
     /// **Breaks the contract**: the commit, or the last of several that are appended together, is not seen by the next
@@ -95,7 +99,10 @@ impl Fault {
 
     /// Whether a store that does this is broken: only for tests of how callers defend themselves.
     pub const fn breaks_the_contract(&self) -> bool {
-        matches!(self, Self::Hole | Self::TornCommit | Self::Hide(_))
+        matches!(
+            self,
+            Self::Hole | Self::HoleAt(_) | Self::TornCommit | Self::Hide(_)
+        )
     }
 
     /// Whether it makes sense for a method.
@@ -111,14 +118,14 @@ impl Fault {
             | Self::CrashAfter
             | Self::Freeze(_) => true,
             // An event that `next` has taken is told: nothing may be lost between bus and caller.
-            Self::LoseRequest | Self::LoseReply => op != Op::Next,
+            Self::LoseRequest | Self::LoseReply | Self::HangAfter => op != Op::Next,
             Self::ApplyLate(_) => op.is_write() && !matches!(op, Op::Commit | Op::DeleteGroup),
             Self::Duplicate => op.is_write(),
             Self::EmptyPage => Op::LISTS.contains(&op),
             Self::Lag(_) => matches!(op, Op::Append | Op::AppendAll | Op::ClearUnpublished),
             Self::Steal => matches!(op, Op::Put | Op::Delete),
             Self::HoldBack(_) | Self::LoseSession => op == Op::Next,
-            Self::Hole | Self::TornCommit => op == Op::Read,
+            Self::Hole | Self::HoleAt(_) | Self::TornCommit => op == Op::Read,
             Self::Hide(_) => matches!(op, Op::Append | Op::AppendAll),
         }
     }

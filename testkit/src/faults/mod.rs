@@ -134,10 +134,6 @@ const SEED: &str = "FOLDSTREAM_SEED";
 ///
 /// # Panics
 /// If the variable is no number.
-#[allow(
-    clippy::panic,
-    reason = "a test that cannot be replayed as asked must not pass"
-)]
 pub fn seeds(all: Range<u64>) -> Range<u64> {
     match std::env::var(SEED) {
         Ok(text) => match text.parse::<u64>() {

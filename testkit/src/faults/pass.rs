@@ -222,6 +222,11 @@ impl Faults {
                 let _ = self.reach(&call, act()).await;
                 self.reach(&call, act()).await
             }
+            (None, Some(Fault::HangAfter)) => {
+                // Nobody hears of it.
+                let _ = self.reach(&call, act()).await;
+                std::future::pending().await
+            }
             (None, Some(Fault::CrashAfter)) => {
                 let answer = self.reach(&call, act()).await;
                 self.life.crash();

@@ -4,14 +4,14 @@ use super::{
     command::{AnyCommand, ShownId, Step, erase},
     exhaustive,
     seed::Plan,
-    story::{Broken, short_name},
+    story::{Found, short_name},
     walk::Rules,
 };
 use foldstream::{Aggregate, Context, Decide, Decision, Snapshot, Upcasters};
 use proptest::{
     prelude::*,
     strategy::Union,
-    test_runner::{TestCaseError, TestError, TestRunner},
+    test_runner::{TestError, TestRunner},
 };
 use std::{
     cell::RefCell,
@@ -441,21 +441,16 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
     fn check_drawn(&self) -> Checked {
         let (config, seed) = self.plan.config();
         let mut runner = TestRunner::new(config);
-        let broken = RefCell::new(None::<Broken>);
+        let found = Found::default();
         let checked = RefCell::new(Checked::default());
         let outcome = runner.run(&self.sequences(), |case| match self.rules.hold(&case) {
             Ok(sequence) => {
                 checked.borrow_mut().add(&sequence);
                 Ok(())
             }
-            Err(found) => {
-                // Of the last failure: when shrinking ends, that is the smallest.
-                let law = found.law.clone();
-                *broken.borrow_mut() = Some(found);
-                Err(TestCaseError::fail(law))
-            }
+            Err(broken) => found.take(broken),
         });
-        match (outcome, broken.into_inner()) {
+        match (outcome, found.into_smallest()) {
             (Ok(()), _) => checked.into_inner(),
             (Err(TestError::Fail(..)), Some(broken)) => {
                 panic!("{}", broken.shown(&short_name::<A>(), Some(seed)))

@@ -26,6 +26,17 @@ pub(super) enum Executed<A: Aggregate> {
     Failed(String),
 }
 
+impl<A: Aggregate> Executed<A> {
+    /// The events, none if it was refused.
+    pub(super) fn into_events(self) -> Result<Option<Vec<A::Event>>, String> {
+        match self {
+            Self::Accepted { events, .. } => Ok(Some(events)),
+            Self::Rejected(_) => Ok(None),
+            Self::Failed(error) => Err(error),
+        }
+    }
+}
+
 /// A command whose type is forgotten.
 pub(super) trait AnyCommand<A: Aggregate>: Debug + Send + Sync {
     fn decide(&self, state: &A, ctx: &Context) -> Told<A::Event>;

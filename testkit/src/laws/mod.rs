@@ -4,12 +4,16 @@
 //! | whose laws | type |
 //! |---|---|
 //! | an aggregate's, with your own rules | [`Laws`] |
+//! | a projector's | [`ProjectorLaws`] |
 //!
 //! A failing law prints the smallest case that it could find, as a test.
 mod aggregate;
 mod checked;
 mod command;
+mod deliveries;
 mod exhaustive;
+mod moves;
+mod projector;
 mod seed;
 mod stored;
 mod story;
@@ -18,3 +22,4 @@ mod written;
 
 pub use aggregate::Laws;
 pub use checked::Checked;
+pub use projector::ProjectorLaws;

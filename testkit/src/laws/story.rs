@@ -2,7 +2,11 @@
 use super::{command::Told, seed, written::expression};
 use crate::ManualClock;
 use foldstream::{Aggregate, DomainEvent, Timestamp};
-use std::fmt::{self, Debug, Write as _};
+use proptest::test_runner::{TestCaseError, TestCaseResult};
+use std::{
+    cell::RefCell,
+    fmt::{self, Debug, Write as _},
+};
 
 /// One command and what it led to.
 #[derive(Clone)]
@@ -42,6 +46,32 @@ pub(super) struct Broken {
     pub(super) found: Vec<String>,
     /// Lines of a test that shows it.
     pub(super) test: Vec<String>,
+    /// Only all laws together are broken: any single one says more.
+    pub(super) is_of_all: bool,
+}
+
+/// What was found so far. While a failure shrinks, only failures of the same law count, or of one that says more: a
+/// smaller case of another law would tell of something else.
+#[derive(Default)]
+pub(super) struct Found(RefCell<Option<Broken>>);
+
+impl Found {
+    /// Whether the case is to shrink further.
+    pub(super) fn take(&self, broken: Broken) -> TestCaseResult {
+        let mut known = self.0.borrow_mut();
+        let is_other = |known: &Broken| known.law != broken.law && !known.is_of_all;
+        if known.as_ref().is_some_and(is_other) {
+            return Ok(());
+        }
+        let law = broken.law.clone();
+        *known = Some(broken);
+        Err(TestCaseError::fail(law))
+    }
+
+    /// The last one: when shrinking ends, that is the smallest.
+    pub(super) fn into_smallest(self) -> Option<Broken> {
+        self.0.into_inner()
+    }
 }
 
 impl Broken {
@@ -58,6 +88,7 @@ impl Broken {
             law: law.into(),
             found: all,
             test: story.scenario::<A>(ending),
+            is_of_all: false,
         }
     }
 

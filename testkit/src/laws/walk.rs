@@ -306,6 +306,7 @@ fn check_id<A: Aggregate>(case: &Case<A>) -> Result<(), Broken> {
                 ),
                 format!("assert_eq!(id.to_string(), {text:?});"),
             ],
+            is_of_all: false,
         });
     }
     Ok(())

@@ -3,7 +3,7 @@ use super::stage::{Stage, Words};
 use crate::InMemoryEventStore;
 use bytes::Bytes;
 use foldstream::{
-    DomainEvent, Metadata, Timestamp, Upcasters,
+    DomainEvent, Metadata, PayloadCodecs, Timestamp, Upcasters,
     runner::{ErrorClass, Listener, ProcessorPolicy, ProcessorReport, RunnerBuilder, RunnerError},
 };
 use std::{
@@ -118,6 +118,13 @@ impl<L: Listener, R: Debug + PartialEq> ListenerScenario<L, R> {
     #[must_use]
     pub fn with_upcasters(mut self, upcasters: Upcasters) -> Self {
         self.stage.feed.upcasters = upcasters;
+        self
+    }
+
+    /// Seals what is stored after this, and opens it: encrypted or compressed payloads.
+    #[must_use]
+    pub fn with_payload_codecs(mut self, codecs: PayloadCodecs) -> Self {
+        self.stage.feed.codecs = codecs;
         self
     }
 

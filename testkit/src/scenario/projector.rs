@@ -5,7 +5,8 @@ use super::{
 };
 use bytes::Bytes;
 use foldstream::{
-    Decoded, DomainEvent, EventSet, Metadata, RecordedEvent, Timestamp, Upcasters,
+    Decoded, DomainEvent, EventSet, Metadata, Opened, PayloadCodecs, PayloadContext, RecordedEvent,
+    Timestamp, Upcasters,
     runner::{
         ErrorClass, EventContext, EventSource, HandlerError, ModelId, ProcessorPolicy,
         ProcessorReport, Projector, RunnerError,
@@ -134,6 +135,13 @@ impl<P: Projector, R: Debug + PartialEq> ProjectorScenario<P, R> {
     #[must_use]
     pub fn with_upcasters(mut self, upcasters: Upcasters) -> Self {
         self.stage.feed.upcasters = upcasters;
+        self
+    }
+
+    /// Seals what is stored after this, and opens it: encrypted or compressed payloads.
+    #[must_use]
+    pub fn with_payload_codecs(mut self, codecs: PayloadCodecs) -> Self {
+        self.stage.feed.codecs = codecs;
         self
     }
 
@@ -303,14 +311,14 @@ impl<P: Projector, R: Debug + PartialEq> ProjectorScenario<P, R> {
     async fn apply(&self, event: &RecordedEvent) -> Result<(), HandlerError> {
         let header = &event.header;
         let aggregate = header.stream.aggregate();
-        let upcasters = &self.stage.feed.upcasters;
+        let (upcasters, codecs) = (&self.stage.feed.upcasters, &self.stage.feed.codecs);
+        let context = PayloadContext::of_event(header);
+        let opened = codecs.open(&context, header.codec.as_deref(), &event.payload);
+        let Opened::Payload(payload) = opened.await? else {
+            return Ok(());
+        };
         let lifted = upcasters
-            .apply(
-                aggregate,
-                &header.name,
-                header.schema_version,
-                &event.payload,
-            )
+            .apply(aggregate, &header.name, header.schema_version, &payload)
             .map_err(HandlerError::poison)?;
         let Some(lifted) = lifted else {
             return Ok(());

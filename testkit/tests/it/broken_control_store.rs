@@ -107,17 +107,16 @@ impl Sabotage for Nothing {}
 type Suspects = Vec<Suspect<Arc<dyn ControlStore>>>;
 
 fn broken<S: Sabotage>(rejected_by: &'static [&'static str]) -> Suspect<Arc<dyn ControlStore>> {
-    Suspect {
-        name: std::any::type_name::<S>(),
-        groups: &[],
-        fresh: || {
+    Suspect::new::<S>(
+        &[],
+        || {
             Arc::new(Broken {
                 store: InMemoryControlStore::new(),
                 sabotage: S::default(),
             })
         },
         rejected_by,
-    }
+    )
 }
 
 #[test]

@@ -206,14 +206,13 @@ type Suspects = Vec<Suspect<Arc<dyn EventStore>>>;
 
 /// Breaks a store that can do everything.
 fn full<S: Sabotage>(rejected_by: &'static [&'static str]) -> Suspect<Arc<dyn EventStore>> {
-    Suspect {
-        name: std::any::type_name::<S>(),
-        groups: &[
+    Suspect::new::<S>(
+        &[
             "atomic_append",
             "unpublished",
             "atomic_append_and_unpublished",
         ],
-        fresh: || {
+        || {
             Arc::new(Broken {
                 store: InMemoryEventStore::with_capabilities(
                     Capabilities::new(LIMIT)
@@ -225,22 +224,21 @@ fn full<S: Sabotage>(rejected_by: &'static [&'static str]) -> Suspect<Arc<dyn Ev
             })
         },
         rejected_by,
-    }
+    )
 }
 
 /// Breaks a store without optional capabilities.
 fn plain<S: Sabotage>(rejected_by: &'static [&'static str]) -> Suspect<Arc<dyn EventStore>> {
-    Suspect {
-        name: std::any::type_name::<S>(),
-        groups: &["single_stream_append", "no_unpublished"],
-        fresh: || {
+    Suspect::new::<S>(
+        &["single_stream_append", "no_unpublished"],
+        || {
             Arc::new(Broken {
                 store: InMemoryEventStore::with_capabilities(Capabilities::new(LIMIT)),
                 sabotage: S::default(),
             })
         },
         rejected_by,
-    }
+    )
 }
 
 #[test]

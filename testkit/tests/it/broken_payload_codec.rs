@@ -215,13 +215,13 @@ impl CodecFixture for Fixture {
     }
 }
 
-/// A codec that breaks a rule, and the cases that must find out.
+/// A codec that breaks a rule, the cases that must find out, and those that rest on the rule.
 macro_rules! suspects {
-    ($($rule:ident: [$($case:ident),*],)*) => {
-        [$(Suspect {
-            name: stringify!($rule),
-            groups: &["encrypts", "shreds"],
-            fresh: || -> Arc<dyn CodecFixture> {
+    ($($rule:ident: [$($case:ident),*] $(and [$($also:ident),*])?,)*) => {
+        [$(Suspect::named(
+            concat!("it::broken_payload_codec::", stringify!($rule)),
+            &["encrypts", "shreds"],
+            || -> Arc<dyn CodecFixture> {
                 Arc::new(Fixture {
                     breaks: Breaks::$rule,
                     keys: Arc::default(),
@@ -229,8 +229,9 @@ macro_rules! suspects {
                     instances: AtomicU64::new(0),
                 })
             },
-            rejected_by: &[$(stringify!($case)),*],
-        }),*]
+            &[$(stringify!($case)),*],
+        )
+        .and_by(&[$($(stringify!($also)),*)?])),*]
     };
 }
 
@@ -241,8 +242,10 @@ fn every_case_of_the_codec_contract_is_needed() {
         Tag: [the_tag_can_be_stored_and_never_changes],
         TagOfInstances: [the_tag_can_be_stored_and_never_changes],
         LastByte: [what_was_sealed_is_opened_to_the_same_bytes],
-        Instances: [another_instance_opens_what_was_sealed],
-        Snapshots: [a_snapshot_is_opened_to_the_same_bytes_or_refused],
+        Instances: [another_instance_opens_what_was_sealed]
+            and [other_streams_keep_their_keys],
+        Snapshots: [a_snapshot_is_opened_to_the_same_bytes_or_refused]
+            and [without_its_key_a_payload_is_shredded],
         Tasks: [several_tasks_at_once_do_not_disturb_each_other],
         ShortBytes: [
             foreign_bytes_are_an_error_or_a_payload_but_never_a_panic,
@@ -253,9 +256,11 @@ fn every_case_of_the_codec_contract_is_needed() {
         Binding: [in_another_context_a_payload_is_damaged],
         BindingOfVersion: [in_another_context_a_payload_is_damaged],
         BindingOfPlace: [in_another_context_a_payload_is_damaged],
-        Authentication: [a_changed_byte_is_damage],
+        Authentication: [a_changed_byte_is_damage]
+            and [in_another_context_a_payload_is_damaged, a_payload_cut_short_is_damaged],
         Length: [a_payload_cut_short_is_damaged],
-        Shredded: [without_its_key_a_payload_is_shredded],
+        Shredded: [without_its_key_a_payload_is_shredded]
+            and [sealing_without_the_key_is_refused],
         Refusal: [sealing_without_the_key_is_refused],
         OtherKeys: [other_streams_keep_their_keys],
     };

@@ -7,7 +7,9 @@
 
 mod broken_control_store;
 mod broken_event_store;
+mod broken_message_bus;
 mod broken_payload_codec;
+mod broken_snapshot_store;
 mod contract;
 mod faults;
 mod domains;
@@ -16,3 +18,4 @@ mod matrix;
 mod memory_bus;
 mod memory_stores;
 mod scenario;
+mod schema;

@@ -1,11 +1,13 @@
 //! Events in the repository.
 use super::*;
-use crate::support::{AccountCommand::*, AccountEvent::Deposited, Misbehaving, Mischief};
+use crate::support::{AccountCommand::*, AccountEvent::Deposited};
 use foldstream::{
     AsOf, ExecuteError, ExpectedVersion, LoadError, Metadata, Transaction, Version,
-    ports::{Append, AppendOutcome, EventData, EventStoreError},
+    ports::{Append, AppendOutcome, EventData},
 };
 use foldstream_testkit::InMemoryControlStore;
+use foldstream_testkit::faults::{Call, Fault, Faults, Moment, Op};
+use futures::FutureExt;
 use std::time::Duration;
 
 #[tokio::test]
@@ -268,45 +270,15 @@ async fn a_tag_that_cannot_be_stored_is_refused_before_anything_is() {
     }
 }
 
-/// Sends the first append twice, or lets somebody else be faster than it.
-#[derive(Debug)]
-enum First {
-    SentTwice,
-    Overtaken(Mutex<Option<Append>>),
-}
-
-#[async_trait]
-impl Mischief for First {
-    async fn append(
-        &self,
-        inner: &dyn EventStore,
-        append: &Append,
-    ) -> Result<AppendOutcome, EventStoreError> {
-        match self {
-            Self::SentTwice => {
-                let _ = inner.append(append).await?;
-            }
-            Self::Overtaken(other) => {
-                let other = other.lock().unwrap().take();
-                if let Some(other) = other {
-                    let _ = inner.append(&other).await?;
-                }
-            }
-        }
-        inner.append(append).await
-    }
-}
-
-fn over(inner: &Arc<InMemoryEventStore>, mischief: First) -> Repository<Account> {
-    let inner = inner.clone();
-    let store = Arc::new(Misbehaving { inner, mischief });
+fn over(inner: &Arc<InMemoryEventStore>, faults: &Faults) -> Repository<Account> {
+    let store = faults.event_store(inner.clone());
     Repository::new(store).with_payload_codecs(writing(&Vault::new()))
 }
 
 #[tokio::test]
 async fn a_repeated_append_returns_the_stored_events_opened() {
     let store = InMemoryEventStore::new();
-    let done = over(&store, First::SentTwice)
+    let done = over(&store, &Faults::script([Fault::Duplicate.on(Op::Append)]))
         .execute(&ann(), Deposit { amount: 5 })
         .await
         .unwrap();
@@ -322,7 +294,16 @@ async fn facts_that_were_overtaken_are_sealed_anew_for_their_new_place() {
     let head = StreamHead::empty(stream("ann"));
     let id = foldstream::CommitId::random();
     let other = Append::after(head, id, foldstream::Timestamp::now(), [plain]);
-    let accounts = over(&store, First::Overtaken(Mutex::new(Some(other))));
+    let (below, other) = (store.clone(), Mutex::new(Some(other)));
+    let faults = Faults::none().with_probe(move |moment, call| {
+        if let (Moment::Reaches, Call::Append(_)) = (moment, call)
+            && let Some(other) = other.lock().unwrap().take()
+        {
+            let stored = tokio::task::unconstrained(below.append(&other)).now_or_never();
+            assert!(matches!(stored, Some(Ok(AppendOutcome::Appended(_)))));
+        }
+    });
+    let accounts = over(&store, &faults);
     accounts
         .append(&ann(), ExpectedVersion::Any, &[Deposited { amount: 5 }])
         .await

@@ -15,7 +15,10 @@ use foldstream::{
     },
     publisher::{Notice, PublishError},
 };
-use foldstream_testkit::InMemoryEventStore;
+use foldstream_testkit::{
+    InMemoryEventStore,
+    faults::{Call, Fault, Op},
+};
 use futures::{StreamExt, TryStreamExt};
 use std::{
     collections::BTreeMap,
@@ -25,7 +28,7 @@ use std::{
     },
     time::Duration,
 };
-use world::{Call, Done, Fate, TOPIC, World, stream};
+use world::{Done, TOPIC, World, is_send_of, stream};
 
 fn v(number: u64) -> Version {
     Version::new(number)
@@ -88,8 +91,8 @@ async fn marker_is_cleared_only_after_the_acknowledgement() {
     let a = stream("a");
     let commit = world.append(&a, 2).await;
     world.set_fates(|call| match call {
-        Call::Send(_) => Fate::Fails,
-        _ => Fate::Arrives,
+        Call::Publish(_) => Some(Fault::Unavailable),
+        _ => None,
     });
     let publisher = world.publisher();
     let report = publisher.publish([commit.key()]).await;
@@ -128,8 +131,8 @@ async fn events_are_never_marked_as_published_before_or_while_they_are_sent() {
     let world = World::new();
     let commit = world.append(&stream("a"), 1).await;
     world.set_fates(|call| match call {
-        Call::Send(_) => Fate::Hangs,
-        _ => Fate::Arrives,
+        Call::Publish(_) => Some(Fault::Hang),
+        _ => None,
     });
     let publisher = world.publisher();
     {
@@ -174,11 +177,11 @@ async fn a_failed_send_loses_nothing() {
     }
     let broken = a.clone();
     world.set_fates(move |call| match call {
-        Call::Send(message) if call.is_send_of(&broken) => match message.header("fs_version") {
-            Some("6") => Fate::Fails,
-            _ => Fate::Arrives,
-        },
-        _ => Fate::Arrives,
+        Call::Publish(message) if call.is_about(&broken) => {
+            let is_sixth = message.header("fs_version") == Some("6");
+            is_sixth.then_some(Fault::Unavailable)
+        }
+        _ => None,
     });
     let publisher = world.publisher();
     let report = publisher.publish(bells.clone()).await;
@@ -204,11 +207,7 @@ async fn a_send_that_times_out_but_happens_duplicates_with_the_same_event_id() {
     let world = World::new();
     let a = stream("a");
     let commit = world.append(&a, 2).await;
-    let sends = AtomicUsize::new(0);
-    world.set_fates(move |call| match call {
-        Call::Send(_) if sends.fetch_add(1, Ordering::SeqCst) == 0 => Fate::AnswerLost,
-        _ => Fate::Arrives,
-    });
+    world.faults.set([Fault::LoseReply.on(Op::Publish).at(1)]);
     let report = world.publisher().publish([commit.clone()]).await;
     assert!(report.failed.is_empty());
     let ids: Vec<_> = commit.recorded().map(|e| e.header.event_id).collect();
@@ -228,9 +227,9 @@ async fn two_publishers_at_once_keep_first_occurrences_in_order() {
     }
     // Both send everything, at different and changing speeds.
     let calls = AtomicUsize::new(0);
-    world.set_network(move |_| {
+    world.set_fates(move |_| {
         let n = calls.fetch_add(1, Ordering::SeqCst) as u64;
-        (Fate::Arrives, Duration::from_millis(n * 7 % 11))
+        Some(Fault::Delay(Duration::from_millis(n * 7 % 11)))
     });
     let (one, two) = (world.publisher(), world.publisher());
     let reports = tokio::join!(one.publish(bells.clone()), two.publish(bells));
@@ -319,10 +318,7 @@ async fn the_watermark_moves_every_hundred_commits_or_every_second() {
         for _ in 0..250 {
             bells.push(world.append(&stream("a"), 1).await);
         }
-        world.set_network(move |call| match call {
-            Call::Send(_) => (Fate::Arrives, takes),
-            _ => (Fate::Arrives, Duration::ZERO),
-        });
+        world.faults.set([Fault::Delay(takes).on(Op::Publish)]);
         world.publisher().publish(bells).await;
         assert_eq!(world.network.marks(), marks, "{takes:?}");
         world.assert_at_rest().await;
@@ -334,10 +330,9 @@ async fn bells_at_or_below_the_watermark_clear_their_markers() {
     let world = World::new();
     let first = world.append(&stream("a"), 1).await;
     let second = world.append(&stream("a"), 1).await;
-    world.set_fates(|call| match call {
-        Call::Clear => Fate::Fails,
-        _ => Fate::Arrives,
-    });
+    world
+        .faults
+        .set([Fault::Unavailable.on(Op::ClearUnpublished)]);
     // The publisher dies between its watermark and its markers.
     let report = world.publisher().publish([first.key(), second.key()]).await;
     let failure = &report.failed[0];
@@ -430,11 +425,11 @@ async fn pending_publishes_until_nothing_is_left_and_tries_failing_streams_once(
     let seen = tries.clone();
     let is_broken = broken.clone();
     world.set_fates(move |call| {
-        if !call.is_send_of(&is_broken) {
-            return Fate::Arrives;
+        if !is_send_of(call, &is_broken) {
+            return None;
         }
         seen.fetch_add(1, Ordering::SeqCst);
-        Fate::Fails
+        Some(Fault::Unavailable)
     });
     let report = world.publisher().publish_pending().await.unwrap();
     assert_eq!((report.messages, report.published.len()), (19, 19));

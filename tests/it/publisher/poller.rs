@@ -1,11 +1,14 @@
 //! The poller: fair, patient, and gone only for a reason.
-use super::world::{Call, Fate, World, stream};
+use super::world::{World, stream};
 use foldstream::{
     Backoff, Version,
     ports::{Capabilities, RefusedKind},
     publisher::{PollConfig, PollError, PollReport},
 };
-use foldstream_testkit::InMemoryEventStore;
+use foldstream_testkit::{
+    InMemoryEventStore,
+    faults::{Call, Fault, Op},
+};
 use std::{
     future::Future,
     num::NonZeroU32,
@@ -80,20 +83,18 @@ async fn what_is_appended_is_published_within_the_longest_pause() {
 #[tokio::test(start_paused = true)]
 async fn a_stuck_stream_does_not_starve_others() {
     // Fails for ever, or never answers.
-    for fate in [Fate::Fails, Fate::Hangs] {
+    for fault in [Fault::Unavailable, Fault::Hang] {
         let world = World::new();
         let stuck = stream("stuck");
         for _ in 0..1_000 {
             world.append(&stuck, 1).await;
         }
         let broken = stuck.clone();
-        world.set_fates(move |call| {
-            if call.is_send_of(&broken) {
-                fate
-            } else {
-                Fate::Arrives
-            }
-        });
+        let hangs = matches!(fault, Fault::Hang);
+        let rule = fault.on(Op::Publish);
+        world
+            .faults
+            .set([rule.matching(move |call| call.is_about(&broken))]);
         let batch = NonZeroU32::new(10).unwrap();
         let polling = Polling::start(&world, config().with_batch(batch).with_segments(1));
         for n in 0..50 {
@@ -109,7 +110,7 @@ async fn a_stuck_stream_does_not_starve_others() {
             1_000,
             "the stuck stream keeps its markers"
         );
-        if fate == Fate::Hangs {
+        if hangs {
             polling.task.abort();
             assert!(polling.task.await.unwrap_err().is_cancelled());
         } else {
@@ -136,11 +137,11 @@ async fn a_failing_stream_is_tried_again_with_growing_pauses() {
     let tries = Arc::new(AtomicUsize::new(0));
     let seen = tries.clone();
     world.set_fates(move |call| match call {
-        Call::Send(_) => {
+        Call::Publish(_) => {
             seen.fetch_add(1, Ordering::SeqCst);
-            Fate::Fails
+            Some(Fault::Unavailable)
         }
-        _ => Fate::Arrives,
+        _ => None,
     });
     let polling = Polling::start(&world, config());
     tokio::time::sleep(60 * S).await;
@@ -159,7 +160,7 @@ async fn a_failing_stream_is_tried_again_with_growing_pauses() {
 async fn a_store_a_bus_or_rows_that_do_not_answer_never_end_the_poller() {
     let world = World::new();
     world.append(&stream("a"), 1).await;
-    world.set_fates(|_| Fate::Fails);
+    world.faults.set([Fault::Unavailable.anywhere()]);
     let polling = Polling::start(&world, config());
     tokio::time::sleep(300 * S).await;
     assert!(!polling.task.is_finished());
@@ -175,23 +176,15 @@ async fn a_store_a_bus_or_rows_that_do_not_answer_never_end_the_poller() {
 #[tokio::test(start_paused = true)]
 async fn what_must_be_changed_first_ends_the_poller_and_says_what() {
     use RefusedKind::{Credentials, MissingTable, MissingTopic};
-    type Case = (RefusedKind, fn(&Call<'_>) -> bool);
-    let cases: [Case; 4] = [
-        (MissingTable, |call| matches!(call, Call::List)),
-        (Credentials, |call| matches!(call, Call::Send(_))),
-        (MissingTable, |call| matches!(call, Call::Get)),
-        (MissingTopic, |call| matches!(call, Call::Describe)),
-    ];
-    for (kind, concerns) in cases {
+    for (kind, op) in [
+        (MissingTable, Op::Unpublished),
+        (Credentials, Op::Publish),
+        (MissingTable, Op::Get),
+        (MissingTopic, Op::DescribeTopic),
+    ] {
         let world = World::new();
         let commit = world.append(&stream("a"), 1).await;
-        world.set_fates(move |call| {
-            if concerns(call) {
-                Fate::Refused(kind)
-            } else {
-                Fate::Arrives
-            }
-        });
+        world.faults.set([Fault::Refused(kind).on(op)]);
         let polling = Polling::start(&world, config());
         let ended = tokio::time::timeout(60 * S, polling.task)
             .await
@@ -208,13 +201,10 @@ async fn what_must_be_changed_first_ends_the_poller_and_says_what() {
 async fn one_streams_malformed_request_does_not_end_the_poller() {
     let world = World::new();
     world.append(&stream("odd"), 1).await;
-    world.set_fates(|call| {
-        if call.is_send_of(&stream("odd")) {
-            Fate::Refused(RefusedKind::Validation)
-        } else {
-            Fate::Arrives
-        }
-    });
+    let odd = Fault::Refused(RefusedKind::Validation).on(Op::Publish);
+    world
+        .faults
+        .set([odd.matching(|call| call.is_about(&stream("odd")))]);
     let polling = Polling::start(&world, config());
     world.append(&stream("fine"), 1).await;
     until("the other", || async {
@@ -233,12 +223,12 @@ async fn shutdown_finishes_the_commit_in_hand_and_moves_its_watermark() {
     }
     let sending = Arc::new(AtomicBool::new(false));
     let seen = sending.clone();
-    world.set_network(move |call| match call {
-        Call::Send(message) => {
+    world.set_fates(move |call| match call {
+        Call::Publish(message) => {
             seen.fetch_or(message.header("fs_version") == Some("32"), Ordering::SeqCst);
-            (Fate::Arrives, Duration::from_millis(10))
+            Some(Fault::Delay(Duration::from_millis(10)))
         }
-        _ => (Fate::Arrives, Duration::ZERO),
+        _ => None,
     });
     let polling = Polling::start(&world, config());
     until("the eleventh commit", || async {
@@ -258,10 +248,7 @@ async fn shutdown_finishes_the_commit_in_hand_and_moves_its_watermark() {
 async fn shutdown_does_not_wait_for_a_pause_or_a_retry() {
     let world = World::new();
     world.append(&stream("a"), 1).await;
-    world.set_fates(|call| match call {
-        Call::Send(_) => Fate::Fails,
-        _ => Fate::Arrives,
-    });
+    world.faults.set([Fault::Unavailable.on(Op::Publish)]);
     let publisher = world.publisher().with_retry(
         foldstream::RetryPolicy::default()
             .with_backoff(Backoff::new(3600 * S, 3600 * S).with_seed(1)),
@@ -283,8 +270,8 @@ async fn a_store_without_a_list_has_no_poller() {
     // A change stream drives it: nothing is listed, so nothing is cleared.
     let commit = world.append(&stream("a"), 1).await;
     world.set_fates(|call| match call {
-        Call::Clear | Call::List => panic!("{call:?}"),
-        _ => Fate::Arrives,
+        Call::ClearUnpublished(_) | Call::Unpublished { .. } => panic!("{call:?}"),
+        _ => None,
     });
     assert_eq!(
         world.publisher().publish([commit.clone()]).await.messages,

@@ -1,22 +1,13 @@
 //! Everything at once, from a seed: crashes at every await, lost and late answers, shuffled, double and lost bells, two
 //! publishers. The network asserts at each step that nothing is marked or cleared too early.
-use super::world::{Call, Fate, World, stream};
+use super::world::{World, stream};
 use fastrand::Rng;
 use foldstream::{
     ports::Commit,
     publisher::{Notice, Publisher},
 };
-use std::{future::Future, pin::pin, sync::Mutex, time::Duration};
-
-/// Names the seed of a failing run.
-struct Seed(u64);
-impl Drop for Seed {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            eprintln!("failed with seed {}", self.0);
-        }
-    }
-}
+use foldstream_testkit::faults::{Fault, Op, Rule, seeds};
+use std::{future::Future, pin::pin, time::Duration};
 
 fn run<F: Future<Output = ()>>(future: F) {
     let mut builder = tokio::runtime::Builder::new_current_thread();
@@ -70,20 +61,17 @@ fn a_crash_at_any_await_loses_and_reorders_nothing() {
 }
 
 /// One call in five goes wrong in some way, and each takes its time.
-fn faulty(rng: Rng) -> impl Fn(&Call<'_>) -> (Fate, Duration) + Send + Sync {
-    let rng = Mutex::new(rng);
-    move |call| {
-        let mut rng = rng.lock().unwrap();
-        let fate = match (rng.u32(0..15), call) {
-            (0, _) => Fate::Fails,
-            (1, _) => Fate::AnswerLost,
-            (2, Call::Send(_) | Call::Put) => {
-                Fate::ArrivesLate(Duration::from_millis(rng.u64(0..60)))
-            }
-            _ => Fate::Arrives,
-        };
-        (fate, Duration::from_millis(rng.u64(0..4)))
-    }
+fn faulty() -> [Rule; 4] {
+    let ms = Duration::from_millis;
+    [
+        Fault::Unavailable.anywhere().one_in(15),
+        Fault::LoseReply.anywhere().one_in(15),
+        Fault::ApplyLate(ms(60))
+            .on([Op::Publish, Op::Put])
+            .one_in(15)
+            .jittered(),
+        Fault::Delay(ms(4)).anywhere().jittered(),
+    ]
 }
 
 /// Some bells of what was appended so far: in any order, some double, some missing, some as commits.
@@ -118,7 +106,7 @@ async fn process(publisher: &Publisher, bells: Vec<Notice>, lives: Duration, lis
 async fn simulate(seed: u64) {
     let mut rng = Rng::with_seed(seed);
     let world = World::seeded(seed);
-    world.set_network(faulty(rng.fork()));
+    world.faults.set(faulty());
     let streams: Vec<_> = (0..rng.usize(1..4))
         .map(|n| stream(&n.to_string()))
         .collect();
@@ -156,8 +144,7 @@ async fn simulate(seed: u64) {
 
 #[test]
 fn whatever_happens_first_occurrences_are_in_order_and_at_rest_everything_is_published() {
-    for seed in 0..300 {
-        let _seed = Seed(seed);
+    for seed in seeds(0..300) {
         run(simulate(seed));
     }
 }
@@ -168,7 +155,7 @@ fn a_seed_replays_bit_for_bit() {
         let mut history = Vec::new();
         run(async {
             let world = World::seeded(seed);
-            world.set_network(faulty(Rng::with_seed(seed)));
+            world.faults.set(faulty());
             for n in 0..20 {
                 world.append(&stream(&(n % 3).to_string()), 1 + n % 2).await;
             }

@@ -1,9 +1,10 @@
 //! Which topics may carry events.
-use super::world::{Call, Fate, TOPIC, World, stream};
+use super::world::{TOPIC, World, stream};
 use foldstream::{
     ports::{ControlStore, RowKey, TopicDescription},
     publisher::{PublishError, TopicError, TopicRoute},
 };
+use foldstream_testkit::faults::{Call, Fault, Op};
 
 /// The topic as described, with an event that waits for it.
 async fn world_with(description: TopicDescription) -> World {
@@ -117,16 +118,13 @@ async fn a_changed_number_of_partitions_is_refused_until_it_is_accepted() {
 async fn a_topic_is_asked_about_once_and_again_after_a_failure() {
     let world = World::new();
     let publisher = world.publisher();
-    world.set_fates(|call| match call {
-        Call::Describe => Fate::Fails,
-        _ => Fate::Arrives,
-    });
+    world.faults.set([Fault::Unavailable.on(Op::DescribeTopic)]);
     assert!(publisher.check_topics([]).await.unwrap_err().is_transient());
     world.heal();
     publisher.check_topics([]).await.unwrap();
     world.set_fates(|call| match call {
-        Call::Describe => panic!("asked again"),
-        _ => Fate::Arrives,
+        Call::DescribeTopic { .. } => panic!("asked again"),
+        _ => None,
     });
     publisher.check_topics([]).await.unwrap();
 }

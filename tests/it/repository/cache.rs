@@ -1,44 +1,26 @@
 //! The cache, and turns in the process.
 use super::*;
+use std::sync::atomic::AtomicU64;
 
-/// Counts calls, and can hang in an append.
-#[derive(Clone, Debug, Default)]
-struct Counted(Arc<Counts>);
-#[derive(Debug, Default)]
-struct Counts {
-    reads: AtomicU32,
-    appends: AtomicU32,
-    hangs: AtomicU32,
-}
-impl Counted {
-    fn take(&self) -> (u32, u32) {
-        let take = |n: &AtomicU32| n.swap(0, Ordering::SeqCst);
-        (take(&self.0.reads), take(&self.0.appends))
+/// Reads and appends since the last look.
+struct Calls(Faults, AtomicU64, AtomicU64);
+impl Calls {
+    fn new() -> Self {
+        Self(Faults::none(), AtomicU64::new(0), AtomicU64::new(0))
     }
-}
-#[async_trait]
-impl Mischief for Counted {
-    fn reading(&self) {
-        self.0.reads.fetch_add(1, Ordering::SeqCst);
-    }
-    async fn append(
-        &self,
-        inner: &dyn EventStore,
-        append: &Append,
-    ) -> Result<AppendOutcome, EventStoreError> {
-        self.0.appends.fetch_add(1, Ordering::SeqCst);
-        let outcome = inner.append(append).await;
-        if self.0.hangs.swap(0, Ordering::SeqCst) > 0 {
-            std::future::pending::<()>().await;
-        }
-        outcome
+    fn take(&self) -> (u64, u64) {
+        let since = |op, last: &AtomicU64| {
+            let now = self.0.calls(op);
+            now - last.swap(now, Ordering::SeqCst)
+        };
+        (since(Op::Read, &self.1), since(Op::Append, &self.2))
     }
 }
 
 #[tokio::test]
 async fn with_a_cache_a_command_on_a_known_stream_is_one_append_and_no_read() {
-    let calls = Counted::default();
-    let (_, accounts) = misbehaving(calls.clone());
+    let calls = Calls::new();
+    let (_, accounts) = faulty(&calls.0);
     let accounts = accounts.with_cache(100);
     accounts
         .execute(&ann(), Deposit { amount: 10 })
@@ -57,8 +39,8 @@ async fn with_a_cache_a_command_on_a_known_stream_is_one_append_and_no_read() {
 
 #[tokio::test]
 async fn what_a_cached_state_refuses_or_finds_done_is_confirmed_first() {
-    let calls = Counted::default();
-    let (store, cached) = misbehaving(calls.clone());
+    let calls = Calls::new();
+    let (store, cached) = faulty(&calls.0);
     let cached = cached.with_cache(100);
     cached.execute(&ann(), Deposit { amount: 1 }).await.unwrap();
     calls.take();
@@ -84,8 +66,8 @@ async fn what_a_cached_state_refuses_or_finds_done_is_confirmed_first() {
 
 #[tokio::test]
 async fn a_cached_state_that_is_behind_meets_a_conflict_and_reads_only_the_tail() {
-    let calls = Counted::default();
-    let (store, cached) = misbehaving(calls.clone());
+    let calls = Calls::new();
+    let (store, cached) = faulty(&calls.0);
     let cached = cached.with_cache(100);
     cached.execute(&ann(), Deposit { amount: 1 }).await.unwrap();
     accounts(&store)
@@ -100,11 +82,11 @@ async fn a_cached_state_that_is_behind_meets_a_conflict_and_reads_only_the_tail(
 
 #[tokio::test(start_paused = true)]
 async fn a_dropped_command_leaves_no_stale_state_behind() {
-    let calls = Counted::default();
-    let (_, cached) = misbehaving(calls.clone());
+    let calls = Calls::new();
+    let (_, cached) = faulty(&calls.0);
     let cached = cached.with_cache(100);
     cached.execute(&ann(), Deposit { amount: 1 }).await.unwrap();
-    calls.0.hangs.store(1, Ordering::SeqCst);
+    calls.0.set([Fault::HangAfter.on(Op::Append).at(1)]);
     let id = ann();
     let hung = cached.execute(&id, Deposit { amount: 10 });
     assert!(

@@ -438,11 +438,9 @@ async fn a_hole_in_a_load_with_snapshots_is_an_error() {
         if snapshot_at > 0 {
             world.snapshot_at(snapshot_at).await;
         }
-        let holey = Misbehaving {
-            inner: world.slow.events.clone().unwrap(),
-            mischief: rules::Hole(hole),
-        };
-        let repository = Repository::<Account>::new(Arc::new(holey))
+        let holey = Faults::script([Fault::HoleAt(Version::new(hole)).on(Op::Read)]);
+        let holey = holey.event_store(world.slow.events.clone().unwrap());
+        let repository = Repository::<Account>::new(holey)
             .with_snapshots(world.slow.clone(), SnapshotPolicy::never())
             .with_load_policy(LoadPolicy::together(newest));
         let error = repository.load(&ann()).await.unwrap_err();

@@ -1,14 +1,47 @@
-//! Rules of the repository.
+//! Rules of the repository, and the tests that hold them.
+//!
+//! | rule | test |
+//! |---|---|
+//! | **Load** | |
+//! | a shorter history is never returned | `rules::a_history_with_a_hole_is_an_error..`, `load::a_hole_in_a_load_with_snapshots_is_an_error` |
+//! | snapshot and newest commits take one round-trip time | `load::a_load_with_a_snapshot_takes_one_round_trip_time` |
+//! | no usable snapshot: the newest commits, and what lies before them | `load::without_a_snapshot_..` (two), `load::a_snapshot_that_cannot_be_used_is_as_none` |
+//! | a snapshot at or below the tail | `load::a_snapshot_among_..`, `.._below_..`, `.._far_below_..`, `.._of_another_history_..` |
+//! | a snapshot above the tail | `load::a_snapshot_that_was_read_later_..`, `load::a_snapshot_above_the_tail_is_a_forked_history_..` |
+//! | any interleaving of a load with writers | `load::a_load_shows_a_state_that_the_stream_had_while_it_ran` |
+//! | **Execute** | |
+//! | one command at a time on a stream in a process | `cache::commands_on_one_stream_take_turns_..` (without retries, so each starts from the newest state) |
+//! | what a cached state refuses is confirmed, bounded | `cache::what_a_cached_state_refuses_..` |
+//! | conflict: read what is new, decide again, new commit id, bounded | `execute::after_a_conflict_..`, `cache::a_cached_state_that_is_behind_..`, `rules::a_conflict_..`, `rules::conflicts_beyond_..` |
+//! | my own commit in the slot: the stored facts count | `rules::where_the_commit_was_stored_before_..` |
+//! | unknown outcome: forgotten, and settled | `execute::after_an_unknown_outcome_..`, `rules::an_unknown_outcome_is_settled_..` |
+//! | a dropped future: the commit whole or not, the state forgotten | `stepped::a_command_dropped_anywhere_..`, `cache::a_dropped_command_..` |
+//! | a commit's time is never below the last one's, and the decision sees it | `execute::a_decision_sees_..`, `rules::a_commits_time_..` |
+//! | batches are bounded, in order on one stream | `stepped::a_batch_has_no_more_..`, `several::many_commands_run_side_by_side_..` |
+//! | `Any`, `NoStream`, `Head`, `Number` | `rules::an_append_holds_..`, `execute::facts_for_any_version_..`, `execute::number_0_is_no_stream` |
+//! | transactions: all or nothing, a stream once, no command id | `several::a_transaction_..` (two), `several::what_was_only_read_..` |
+//! | **Idempotent commands** | |
+//! | 1: a mark is looked for first; the stored facts are the answer | `once::the_same_command_id_takes_effect_once_..` |
+//! | 2: a refusal is returned only if no other attempt came between | `stepped::wherever_another_attempt_..` |
+//! | 3: the mark before the append, at the slot of the state | `execute::a_mark_names_the_slot_..` |
+//! | 4: mine, another's, empty, less | `stepped::wherever_another_attempt_..`, `once::commands_sent_again_..`, `once::a_mark_behind_the_tail_..` |
+//! | a dropped command that is sent again | `stepped::a_command_with_an_id_dropped_anywhere_..` |
+//! | bounded; one commit id, only for the marked slot | `execute::an_idempotent_command_that_is_always_overtaken_..` |
+//! | marks end; a refusal is not recorded; ids that cannot be stored | `execute::a_mark_names_the_slot_..`, `once::a_refusal_..`, `once::a_command_id_that_..` |
+//! | **Snapshots** | `snapshots::..`, one test a rule |
 mod cache;
+mod execute;
+mod chaos;
 mod load;
+mod misbehaving;
 mod once;
 mod rules;
 mod several;
 mod snapshots;
+mod stepped;
 
 use crate::support::{
-    Account, AccountCommand::*, AccountEvent, AccountId, InsufficientFunds, Misbehaving, Mischief,
-    no_answer, stream,
+    Account, AccountCommand::*, AccountEvent, AccountId, InsufficientFunds, no_answer, stream,
 };
 use async_trait::async_trait;
 use foldstream::{
@@ -20,8 +53,11 @@ use foldstream::{
         StoredSnapshot,
     },
 };
-use foldstream_testkit::{InMemoryEventStore, InMemorySnapshotStore, ManualClock};
-use futures::TryStreamExt;
+use foldstream_testkit::{
+    InMemoryEventStore, InMemorySnapshotStore, ManualClock,
+    faults::{Fault, Faults, Op},
+};
+use futures::{FutureExt, TryStreamExt};
 use std::{
     sync::{
         Arc,
@@ -36,15 +72,17 @@ pub(super) fn ann() -> AccountId {
 pub(super) fn accounts(store: &Arc<InMemoryEventStore>) -> Repository<Account> {
     Repository::new(store.clone())
 }
-pub(super) fn misbehaving(
-    mischief: impl Mischief,
-) -> (Arc<InMemoryEventStore>, Repository<Account>) {
+/// A repository over a store through these faults, and the store below them.
+pub(super) fn faulty(faults: &Faults) -> (Arc<InMemoryEventStore>, Repository<Account>) {
     let inner = InMemoryEventStore::new();
-    let store = Misbehaving {
-        inner: inner.clone(),
-        mischief,
-    };
-    (inner, Repository::new(Arc::new(store)))
+    let store = faults.event_store(inner.clone());
+    (inner, Repository::new(store))
+}
+/// Lets somebody else store a commit just before an append arrives.
+pub(super) fn store_at_once(store: &InMemoryEventStore, append: &Append) {
+    let stored = tokio::task::unconstrained(store.append(append)).now_or_never();
+    let outcome = stored.expect("memory answers at once").unwrap();
+    assert!(matches!(outcome, AppendOutcome::Appended(_)), "{outcome:?}");
 }
 pub(super) async fn commits(store: &Arc<InMemoryEventStore>) -> Vec<Commit> {
     let all = ReadFrom::After(StreamHead::empty(stream("ann")));

@@ -1,14 +1,8 @@
 //! Idempotent commands: a command id takes effect once, whatever dies in between.
 use super::*;
 use crate::support::stream;
-use foldstream::{
-    IdSource, StreamId,
-    ports::{
-        ControlStore, ControlStoreError, DeleteExpect, DeleteOutcome, Expect, PutOutcome,
-        RangeQuery, Row, RowKey, RowPage,
-    },
-};
-use foldstream_testkit::{InMemoryControlStore, SeededIds};
+use foldstream::{IdSource, StreamId, ports::ControlStore};
+use foldstream_testkit::{InMemoryControlStore, SeededIds, faults::seeds};
 use std::sync::Mutex;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -113,98 +107,16 @@ async fn a_mark_behind_the_tail_of_a_restored_stream_is_a_forked_history() {
     );
 }
 
-/// Fails or hangs at random calls, before or after they took effect; shared by store and control store.
-#[derive(Debug)]
-struct Chaos {
-    rng: Mutex<fastrand::Rng>,
-}
-enum Fate {
-    Fine,
-    LostBefore,
-    LostAfter,
-}
-impl Chaos {
-    fn fate(&self) -> Fate {
-        match self.rng.lock().unwrap().u32(0..10) {
-            0 => Fate::LostBefore,
-            1 => Fate::LostAfter,
-            _ => Fate::Fine,
-        }
-    }
-    async fn around<T, E>(
-        &self,
-        call: impl Future<Output = Result<T, E>>,
-        lost: impl FnOnce() -> E,
-    ) -> Result<T, E> {
-        let steps = self.rng.lock().unwrap().u32(0..4);
-        for _ in 0..steps {
-            tokio::task::yield_now().await;
-        }
-        match self.fate() {
-            Fate::Fine => call.await,
-            Fate::LostBefore => Err(lost()),
-            Fate::LostAfter => {
-                let _ = call.await;
-                tokio::task::yield_now().await;
-                Err(lost())
-            }
-        }
-    }
-}
-
-#[derive(Clone, Debug)]
-struct ChaoticAppends(Arc<Chaos>);
-#[async_trait]
-impl Mischief for ChaoticAppends {
-    async fn append(
-        &self,
-        inner: &dyn EventStore,
-        append: &Append,
-    ) -> Result<AppendOutcome, EventStoreError> {
-        let lost = || EventStoreError::Unavailable {
-            pending: Some(PendingAppend::new(AppendAll::new(vec![append.clone()]))),
-            source: no_answer(),
-        };
-        self.0.around(inner.append(append), lost).await
-    }
-}
-
-#[derive(Debug)]
-struct ChaoticRows {
-    inner: Arc<InMemoryControlStore>,
-    chaos: Arc<Chaos>,
-}
-fn lost_row() -> ControlStoreError {
-    ControlStoreError::Unavailable {
-        source: no_answer(),
-    }
-}
-#[async_trait]
-#[deny(clippy::missing_trait_methods)]
-impl ControlStore for ChaoticRows {
-    async fn get(&self, key: &RowKey) -> Result<Option<Row>, ControlStoreError> {
-        self.chaos.around(self.inner.get(key), lost_row).await
-    }
-    async fn get_many(&self, keys: &[RowKey]) -> Result<Vec<Option<Row>>, ControlStoreError> {
-        self.chaos.around(self.inner.get_many(keys), lost_row).await
-    }
-    async fn put(&self, row: &Row, expect: Expect) -> Result<PutOutcome, ControlStoreError> {
-        self.chaos
-            .around(self.inner.put(row, expect), lost_row)
-            .await
-    }
-    async fn delete(
-        &self,
-        key: &RowKey,
-        expect: DeleteExpect,
-    ) -> Result<DeleteOutcome, ControlStoreError> {
-        self.chaos
-            .around(self.inner.delete(key, expect), lost_row)
-            .await
-    }
-    async fn range(&self, query: &RangeQuery) -> Result<RowPage, ControlStoreError> {
-        self.chaos.around(self.inner.range(query), lost_row).await
-    }
+/// A lot goes wrong, before and after it took effect; shared by store and control store.
+fn chaos(seed: u64) -> Faults {
+    let soon = Duration::from_millis(3);
+    Faults::seeded(seed)
+        .with(Fault::LoseRequest.anywhere().one_in(10))
+        .with(Fault::LoseReply.anywhere().one_in(10))
+        .with(Fault::ApplyLate(soon).anywhere().one_in(20).jittered())
+        .with(Fault::Duplicate.on([Op::Append, Op::Put]).one_in(20))
+        .with(Fault::Throttled(None).anywhere().one_in(40))
+        .with(Fault::Delay(soon).anywhere().one_in(4).jittered())
 }
 
 /// What other commands deposit: more than the five add up to.
@@ -213,30 +125,23 @@ const OTHERS: u64 = 1_000_000;
 /// Clients in several processes send the same five commands again and again, through lost calls, dropped futures and
 /// other commands in between, until each has an answer.
 async fn clients(seed: u64) {
-    let chaos = Arc::new(Chaos {
-        rng: Mutex::new(fastrand::Rng::with_seed(seed)),
-    });
+    let chaos = chaos(seed);
+    let steps = Arc::new(Mutex::new(fastrand::Rng::with_seed(seed)));
     let (inner, rows) = (InMemoryEventStore::new(), InMemoryControlStore::new());
     let ids: Arc<dyn IdSource> = SeededIds::new(seed);
     let retry = ConflictRetry::attempts(20)
         .with_backoff(foldstream::Backoff::new(Duration::ZERO, Duration::ZERO));
     let process = |cache| {
-        let store = Misbehaving {
-            inner: inner.clone(),
-            mischief: ChaoticAppends(chaos.clone()),
-        };
-        let control = ChaoticRows {
-            inner: rows.clone(),
-            chaos: chaos.clone(),
-        };
-        Repository::<Account>::new(Arc::new(store))
+        let store = chaos.event_store(inner.clone());
+        let control = chaos.control_store(rows.clone());
+        Repository::<Account>::new(store)
             .with_ids(ids.clone())
-            .with_idempotency(Arc::new(control), DAY)
+            .with_idempotency(control, DAY)
             .with_conflict_retry(retry)
             .with_cache(cache)
     };
     let client = |accounts: Repository<Account>, patience: u32| {
-        let chaos = chaos.clone();
+        let steps = steps.clone();
         async move {
             for n in 0..5u32 {
                 let command = || Deposit {
@@ -245,9 +150,9 @@ async fn clients(seed: u64) {
                 loop {
                     let id = ann();
                     let sent = accounts.execute_with(&id, command(), payment(&n.to_string()));
-                    let steps = chaos.rng.lock().unwrap().u32(1..patience);
+                    let patience = steps.lock().unwrap().u32(1..patience);
                     let dropped = async {
-                        for _ in 0..steps {
+                        for _ in 0..patience {
                             tokio::task::yield_now().await;
                         }
                     };
@@ -288,7 +193,7 @@ async fn clients(seed: u64) {
 
 #[tokio::test(start_paused = true)]
 async fn commands_sent_again_through_lost_calls_and_crashes_take_effect_once() {
-    for seed in 0..300 {
+    for seed in seeds(0..300) {
         clients(seed).await;
     }
 }

@@ -1,5 +1,6 @@
 //! Load, execute, append, history, settle.
 use super::*;
+use foldstream_testkit::faults::{Call, Moment};
 
 #[tokio::test]
 async fn a_stream_that_does_not_exist_is_the_default_state_at_version_0() {
@@ -72,40 +73,27 @@ async fn writers_of_one_stream_lose_nothing() {
 }
 
 /// Somebody else withdraws just before each of the first appends.
-#[derive(Debug)]
-struct Overtaken(AtomicU32);
-#[async_trait]
-impl Mischief for Overtaken {
-    async fn append(
-        &self,
-        inner: &dyn EventStore,
-        append: &Append,
-    ) -> Result<AppendOutcome, EventStoreError> {
-        let left = |n: u32| n.checked_sub(1);
-        if self
-            .0
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, left)
-            .is_ok()
+fn overtaken(times: u32) -> (Arc<InMemoryEventStore>, Repository<Account>) {
+    let (inner, left) = (InMemoryEventStore::new(), AtomicU32::new(times));
+    let below = inner.clone();
+    let faults = Faults::none().with_probe(move |moment, call| {
+        if let (Moment::Reaches, Call::Append(append)) = (moment, call)
+            && left
+                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1))
+                .is_ok()
         {
             let other = json("Withdrawn", 1, r#"{"amount":6}"#);
-            let other = Append::after(
-                append.head.clone(),
-                CommitId::random(),
-                Timestamp::now(),
-                [other],
-            );
-            assert!(matches!(
-                inner.append(&other).await?,
-                AppendOutcome::Appended(_)
-            ));
+            let (head, id) = (append.head.clone(), CommitId::random());
+            store_at_once(&below, &Append::after(head, id, Timestamp::now(), [other]));
         }
-        inner.append(append).await
-    }
+    });
+    let accounts = Repository::new(faults.event_store(inner.clone()));
+    (inner, accounts)
 }
 
 #[tokio::test]
 async fn a_conflict_decides_again_on_the_newer_state() {
-    let (store, overtaken) = misbehaving(Overtaken(1.into()));
+    let (store, overtaken) = overtaken(1);
     accounts(&store)
         .execute(&ann(), Deposit { amount: 10 })
         .await
@@ -123,7 +111,7 @@ async fn a_conflict_decides_again_on_the_newer_state() {
 
 #[tokio::test]
 async fn conflicts_beyond_the_policy_are_an_error() {
-    let (store, overtaken) = misbehaving(Overtaken(2.into()));
+    let (store, overtaken) = overtaken(2);
     accounts(&store)
         .execute(&ann(), Deposit { amount: 100 })
         .await
@@ -137,26 +125,19 @@ async fn conflicts_beyond_the_policy_are_an_error() {
     assert_eq!(commits(&store).await.len(), 3);
 }
 
-/// The slot turns out to hold my commit, with facts that an earlier attempt decided.
-#[derive(Debug)]
-struct StoredBefore;
-#[async_trait]
-impl Mischief for StoredBefore {
-    async fn append(
-        &self,
-        inner: &dyn EventStore,
-        append: &Append,
-    ) -> Result<AppendOutcome, EventStoreError> {
-        let mut earlier = append.clone();
-        earlier.events = [json("Deposited", 1, r#"{"amount":7}"#)].into();
-        let _ = inner.append(&earlier).await?;
-        inner.append(append).await
-    }
-}
-
 #[tokio::test]
 async fn where_the_commit_was_stored_before_the_stored_facts_count() {
-    let (_, accounts) = misbehaving(StoredBefore);
+    // The slot turns out to hold my commit, with facts that an earlier attempt decided.
+    let inner = InMemoryEventStore::new();
+    let below = inner.clone();
+    let faults = Faults::none().with_probe(move |moment, call| {
+        if let (Moment::Reaches, Call::Append(append)) = (moment, call) {
+            let mut earlier = (*append).clone();
+            earlier.events = [json("Deposited", 1, r#"{"amount":7}"#)].into();
+            store_at_once(&below, &earlier);
+        }
+    });
+    let accounts = Repository::<Account>::new(faults.event_store(inner));
     let done = accounts
         .execute(&ann(), Deposit { amount: 1 })
         .await
@@ -166,27 +147,6 @@ async fn where_the_commit_was_stored_before_the_stored_facts_count() {
     assert_eq!(done.state().balance, 7);
 }
 
-/// The answer is lost, after the write or before it.
-#[derive(Debug)]
-struct ReplyLost {
-    is_applied: bool,
-}
-#[async_trait]
-impl Mischief for ReplyLost {
-    async fn append(
-        &self,
-        inner: &dyn EventStore,
-        append: &Append,
-    ) -> Result<AppendOutcome, EventStoreError> {
-        if self.is_applied {
-            let _ = inner.append(append).await?;
-        }
-        Err(EventStoreError::Unavailable {
-            pending: Some(PendingAppend::new(AppendAll::new(vec![append.clone()]))),
-            source: no_answer(),
-        })
-    }
-}
 fn pending(
     result: Result<foldstream::Executed<Account>, ExecuteError<InsufficientFunds>>,
 ) -> PendingAppend {
@@ -201,7 +161,7 @@ fn pending(
 
 #[tokio::test]
 async fn an_unknown_outcome_is_settled_by_what_is_in_the_slot() {
-    let (store, applied) = misbehaving(ReplyLost { is_applied: true });
+    let (store, applied) = faulty(&Faults::script([Fault::LoseReply.on(Op::Append)]));
     let unknown = pending(applied.execute(&ann(), Deposit { amount: 1 }).await);
     let head = commits(&store).await[0].head();
     assert_eq!(
@@ -209,7 +169,7 @@ async fn an_unknown_outcome_is_settled_by_what_is_in_the_slot() {
         Settled::Applied(vec![head])
     );
 
-    let (store, lost) = misbehaving(ReplyLost { is_applied: false });
+    let (store, lost) = faulty(&Faults::script([Fault::LoseRequest.on(Op::Append)]));
     let unknown = pending(lost.execute(&ann(), Deposit { amount: 1 }).await);
     assert_eq!(lost.settle(&unknown).await.unwrap(), Settled::Open);
     accounts(&store)
@@ -386,18 +346,11 @@ async fn events_that_cannot_be_read_are_typed_errors() {
     assert!(matches!(foreign, CodecError::Decode { .. }));
 }
 
-/// Hides the commit that starts at a version.
-#[derive(Debug)]
-pub(super) struct Hole(pub(super) u64);
-impl Mischief for Hole {
-    fn read(&self, commit: Commit) -> Option<Commit> {
-        (commit.first_version.get() != self.0).then_some(commit)
-    }
-}
-
 #[tokio::test]
 async fn a_history_with_a_hole_is_an_error_and_never_a_shorter_history() {
-    let (store, holey) = misbehaving(Hole(2));
+    let (store, holey) = faulty(&Faults::script([
+        Fault::HoleAt(Version::new(2)).on(Op::Read)
+    ]));
     for _ in 0..3 {
         accounts(&store)
             .execute(&ann(), Deposit { amount: 1 })

@@ -183,21 +183,12 @@ async fn a_snapshot_is_taken_when_the_last_one_is_old_and_something_is_new() {
     }
 }
 
-/// Every read takes a while.
-#[derive(Debug)]
-struct SlowReads;
-#[async_trait]
-impl Mischief for SlowReads {
-    async fn before_read(&self) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_snapshot_is_taken_when_a_load_was_slow() {
     for (limit, written) in [(4, 1), (5, 0)] {
         let snapshots = InMemorySnapshotStore::new();
-        let (store, accounts) = misbehaving(SlowReads);
+        let slow = Fault::Delay(Duration::from_millis(5)).on(Op::Read);
+        let (store, accounts) = faulty(&Faults::script([slow]));
         let policy = SnapshotPolicy::load_slower_than(Duration::from_millis(limit));
         let accounts = accounts.with_snapshots(snapshots.clone(), policy);
         super::accounts(&store)
@@ -294,6 +285,35 @@ async fn the_queue_of_snapshots_is_bounded_and_what_it_has_no_room_for_is_taken_
     accounts.close().await;
     let snapshot = gate.inner.load(&stream("1099")).await.unwrap().unwrap();
     assert_eq!(snapshot.version.get(), 2);
+}
+
+#[tokio::test]
+async fn a_busy_stream_does_not_keep_the_snapshots_of_others_waiting() {
+    let gate = Gate::closed();
+    let accounts = accounts(&InMemoryEventStore::new())
+        .with_snapshots(gate.clone(), SnapshotPolicy::every(1))
+        .with_cache(10);
+    let deposit = async |id: &str| {
+        accounts
+            .execute(&id.into(), Deposit { amount: 1 })
+            .await
+            .unwrap();
+    };
+    deposit("a").await;
+    tokio::task::yield_now().await;
+    deposit("z").await;
+    for _ in 0..4 {
+        deposit("a").await;
+        gate.saves.add_permits(1);
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert_eq!(accounts.metrics().snapshots.written, 4);
+    let z = gate.inner.load(&stream("z")).await.unwrap();
+    assert!(z.is_some());
+    gate.open();
+    accounts.close().await;
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! Crashes at any moment, with duplicates and holes on the bus, on backends that fail and lose answers: a stored position
 //! gives each event exactly once.
-use super::{faults::unreliable, harness::*};
+use super::harness::*;
 use std::{sync::Arc, time::Duration};
 
 async fn history(seed: u64) {
@@ -30,7 +30,7 @@ async fn history(seed: u64) {
         }
         // The process lives for so many steps of the scheduler, or so long, then all in its memory is gone.
         let runner = world
-            .faulty_builder(faults.clone())
+            .faulty_builder(&faults)
             .with_event_store(world.store.clone())
             .projector(model.clone())
             .build()
@@ -50,7 +50,7 @@ async fn history(seed: u64) {
         }
     }
     let runner = world
-        .faulty_builder(faults)
+        .faulty_builder(&faults)
         .with_event_store(world.store.clone())
         .projector(model.clone())
         .build()
@@ -70,7 +70,7 @@ async fn history(seed: u64) {
 
 #[tokio::test(start_paused = true)]
 async fn a_stored_position_gives_each_event_exactly_once_whenever_the_process_dies() {
-    for seed in 0..150 {
+    for seed in foldstream_testkit::faults::seeds(0..150) {
         history(seed).await;
     }
 }

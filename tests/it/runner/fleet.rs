@@ -1,5 +1,5 @@
 //! Instances that come, go, die and are expelled at any moment, on backends that fail and lose answers.
-use super::{faults::unreliable, harness::*};
+use super::harness::*;
 use crate::support::AccountEvent;
 use foldstream::{
     StreamId, Version,
@@ -141,7 +141,7 @@ impl Fleet {
         let projector = tuned(ProcessorPolicy::projector());
         let listener = tuned(from_beginning());
         self.world
-            .faulty_builder(unreliable(seed))
+            .faulty_builder(&unreliable(seed))
             .with_event_store(self.world.store.clone())
             .projector_with(Lawful(self.model.clone(), rng), projector)
             .listener_with(self.seen.clone(), listener)
@@ -213,7 +213,7 @@ impl Fleet {
 
 #[tokio::test(start_paused = true)]
 async fn a_fleet_that_comes_and_goes_misses_no_event_keeps_order_and_commits_none_too_early() {
-    for seed in 0..12 {
+    for seed in foldstream_testkit::faults::seeds(0..12) {
         Fleet::new(seed).run().await;
     }
 }

@@ -1,5 +1,4 @@
 //! Records on a bus, and handlers that write down what they saw.
-use super::faults::{Call, Fault, Faulty};
 use crate::support::{AccountEvent, stream};
 use foldstream::{
     CommitId, IdSource, StreamHead, StreamId, Timestamp, Version,
@@ -13,10 +12,14 @@ use foldstream::{
     },
     to_message,
 };
-use foldstream_testkit::{InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, SeededIds};
+use foldstream_testkit::{
+    InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, SeededIds,
+    faults::{Call, Fault, Faults, Op},
+};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 pub(super) const TOPIC: &str = "GlobalEvents";
@@ -102,13 +105,10 @@ impl World {
     }
 
     /// A builder whose bus and control store fail as told.
-    pub(super) fn faulty_builder(
-        &self,
-        plan: impl Fn(Call<'_>) -> Fault + Clone + Send + Sync + 'static,
-    ) -> RunnerBuilder {
+    pub(super) fn faulty_builder(&self, faults: &Faults) -> RunnerBuilder {
         Runner::builder(
-            Faulty::new(self.bus.clone(), plan.clone()),
-            Faulty::new(self.control.clone(), plan),
+            faults.message_bus(self.bus.clone()),
+            faults.control_store(self.control.clone()),
         )
     }
 
@@ -139,6 +139,31 @@ impl World {
         let offsets = self.bus.offsets(TOPIC).await.unwrap();
         offsets.iter().map(|o| o.end.get()).sum()
     }
+}
+
+/// One call in ten fails, half of these after it has happened; one in fifty is late.
+pub(super) fn unreliable(seed: u64) -> Faults {
+    let calls = [
+        Op::Get,
+        Op::Put,
+        Op::Offsets,
+        Op::Subscribe,
+        Op::Committed,
+        Op::Next,
+        Op::Commit,
+        Op::Pause,
+        Op::Resume,
+    ];
+    let late = Fault::Delay(Duration::from_millis(500));
+    Faults::seeded(seed)
+        .with(Fault::Unavailable.on(calls).one_in(20))
+        .with(Fault::LoseReply.on(calls).one_in(20))
+        .with(late.on(calls).one_in(50).jittered())
+}
+
+/// Whether a call writes the boot row of a partition that has started.
+pub(super) fn notes_the_start(call: &Call<'_>) -> bool {
+    matches!(call, Call::Put { row, .. } if row.value.ends_with(br#""s":true}"#))
 }
 
 pub(super) const SEEN: &str = "example-group.seen.g1";

@@ -2,7 +2,6 @@
 mod crash;
 mod delivery;
 mod failure;
-mod faults;
 mod fleet;
 mod flush;
 mod group;

@@ -1,9 +1,7 @@
 //! The end of a run, whatever it is doing.
-use super::{
-    faults::{Call, Fault},
-    harness::*,
-};
+use super::harness::*;
 use foldstream::runner::{EventContext, HandlerResult, Listener};
+use foldstream_testkit::faults::{Fault, Faults, Op, Rule};
 use std::{
     sync::{
         Arc,
@@ -69,24 +67,20 @@ async fn a_drain_without_an_end_is_a_drain() {
 
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_does_not_wait_for_a_backend_that_is_away() {
-    type Away = fn(Call<'_>) -> bool;
-    let calls: [Away; 7] = [
-        |call| matches!(call, Call::Get),
-        |call| matches!(call, Call::Put(_)),
-        |call| matches!(call, Call::Put(row) if row.value.ends_with(br#""s":true}"#)),
-        |call| matches!(call, Call::Offsets),
-        |call| matches!(call, Call::Subscribe),
-        |call| matches!(call, Call::Commit),
-        |call| matches!(call, Call::Next),
+    let away = |op: Op| Fault::Unavailable.on(op);
+    let calls: [Rule; 7] = [
+        away(Op::Get),
+        away(Op::Put),
+        away(Op::Put).matching(notes_the_start),
+        away(Op::Offsets),
+        away(Op::Subscribe),
+        away(Op::Commit),
+        away(Op::Next),
     ];
-    for (n, is_away) in calls.into_iter().enumerate() {
+    for (n, away) in calls.into_iter().enumerate() {
         let world = World::new(1);
         world.deposit("a").await;
-        let plan = move |call: Call<'_>| match is_away(call) {
-            true => Fault::Unavailable,
-            false => Fault::None,
-        };
-        let runner = world.faulty_builder(plan);
+        let runner = world.faulty_builder(&Faults::script([away]));
         let runner = runner.listener_with(Seen::new(), from_beginning());
         let started = Instant::now();
         let shutdown = tokio::time::sleep(Duration::from_secs(2));

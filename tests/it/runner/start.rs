@@ -1,14 +1,12 @@
 //! Where a processor starts, and what it does when its place is gone.
-use super::{
-    faults::{Call, Fault},
-    harness::*,
-};
+use super::harness::*;
 use foldstream::{
     ports::{MessageBus, Offset},
     runner::{
         EventContext, HandlerResult, ModelId, ProcessorPolicy, Projector, RunnerError, Start,
     },
 };
+use foldstream_testkit::faults::{Fault, Faults, Op};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -246,12 +244,8 @@ async fn a_lost_commit_is_noticed_by_an_instance_that_looked_before_the_processo
         world.deposit("a").await;
     }
     // The first instance notes its start late, so that the second sees the row before that.
-    let slow = world.faulty_builder(|call| match call {
-        Call::Put(row) if row.value.ends_with(br#""s":true}"#) => {
-            Fault::Late(Duration::from_secs(2))
-        }
-        _ => Fault::None,
-    });
+    let late = Fault::Delay(Duration::from_secs(2)).on(Op::Put);
+    let slow = world.faulty_builder(&Faults::script([late.matching(notes_the_start)]));
     let (first, second) = (Seen::new(), Seen::new());
     let slow = slow.listener_with(first.clone(), from_beginning());
     let stop = CancellationToken::new();
@@ -285,17 +279,8 @@ async fn a_lost_commit_is_noticed_by_an_instance_that_looked_before_the_processo
 async fn a_run_until_caught_up_waits_for_a_bus_that_is_away_for_a_moment() {
     let world = World::new(1);
     world.deposit("a").await;
-    let failures = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(3));
-    let runner = world.faulty_builder(move |call| {
-        let left = |n: u32| n.checked_sub(1);
-        let order = std::sync::atomic::Ordering::SeqCst;
-        match call {
-            Call::Offsets if failures.fetch_update(order, order, left).is_ok() => {
-                Fault::Unavailable
-            }
-            _ => Fault::None,
-        }
-    });
+    let away = Fault::Unavailable.on(Op::Offsets).first(3);
+    let runner = world.faulty_builder(&Faults::script([away]));
     let seen = Seen::new();
     let runner = runner.listener_with(seen.clone(), from_beginning());
     let report = runner.build().unwrap().run_until_caught_up().await;
@@ -310,13 +295,8 @@ async fn a_start_that_somebody_else_has_noted_since_is_not_taken_for_a_lost_comm
         world.deposit("a").await;
     }
     // The first instance looks at its boot row so late that its partition has gone to the second by then.
-    let gets = std::sync::Arc::new(std::sync::atomic::AtomicU32::new(0));
-    let slow = world.faulty_builder(move |call| match call {
-        Call::Get if gets.fetch_add(1, std::sync::atomic::Ordering::SeqCst) == 3 => {
-            Fault::Late(Duration::from_secs(5))
-        }
-        _ => Fault::None,
-    });
+    let late = Fault::Delay(Duration::from_secs(5)).on(Op::Get).at(4);
+    let slow = world.faulty_builder(&Faults::script([late]));
     let seen = Seen::new();
     let slow = slow.listener_with(seen.clone(), from_beginning());
     let slow = slow.build().unwrap();

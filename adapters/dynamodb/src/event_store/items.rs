@@ -27,6 +27,12 @@ const REREAD_PAUSES: Backoff = Backoff::new(
     std::time::Duration::from_millis(200),
 );
 
+/// Items of the first page of a reader who may stop anywhere, how much more the next one has, and from where on pages have
+/// no limit but DynamoDB's megabyte.
+const FIRST_GROWING: i32 = 16;
+const GROWTH: i32 = 4;
+const MOST_GROWN: i32 = 1024;
+
 /// The item in this very slot, strongly consistent. `after`: the last version that was read whole, for errors.
 pub(super) async fn get_item(
     connection: &Connection,
@@ -80,6 +86,8 @@ pub(super) struct Query {
     from: From,
     /// Items a page; `None`: as many as fit.
     page: Option<i32>,
+    /// Whether each page is larger than the one before, until there is no limit.
+    grows: bool,
     buffer: VecDeque<Attributes>,
     next: Option<Attributes>,
     finished: bool,
@@ -97,10 +105,18 @@ impl Query {
             stream,
             from,
             page,
+            grows: false,
             buffer: VecDeque::new(),
             next: None,
             finished: false,
         }
+    }
+
+    /// Pages that grow: for a reader who may stop anywhere, and pays by what is read, whether it looks at it or not.
+    pub(super) const fn growing(mut self) -> Self {
+        self.grows = true;
+        self.page = Some(FIRST_GROWING);
+        self
     }
 
     /// The next item. `after`: the last version that was read whole, for errors.
@@ -116,8 +132,22 @@ impl Query {
             return Ok(None);
         };
         match StoredItem::read(item) {
-            Ok(item) => Ok(Some(item)),
+            Ok(item) => {
+                self.room_for_rest_of(&item);
+                Ok(Some(item))
+            }
             Err(e) => Err(e.into_error(&self.stream, after)),
+        }
+    }
+
+    /// A limit counts commits, pages count items: the other parts of a split commit shall come in one page.
+    fn room_for_rest_of(&mut self, item: &StoredItem) {
+        let rest = match self.from {
+            From::AtLeast(_) => item.parts - item.part - 1,
+            From::AtMost(_) => item.part,
+        };
+        if let (Some(page), Ok(rest)) = (&mut self.page, i32::try_from(rest)) {
+            *page = rest.max(*page);
         }
     }
 
@@ -145,6 +175,12 @@ impl Query {
         }
         let place = connection.at("Query", connection.events());
         let answer = request.send().await.map_err(|e| Failure::of(e, place))?;
+        if self.grows {
+            self.page = self
+                .page
+                .and_then(|page| page.checked_mul(GROWTH))
+                .filter(|page| *page <= MOST_GROWN);
+        }
         self.finished = answer.last_evaluated_key.is_none();
         self.next = answer.last_evaluated_key;
         self.buffer = answer.items.unwrap_or_default().into();

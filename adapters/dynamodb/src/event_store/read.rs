@@ -153,9 +153,19 @@ impl Backward {
         ceiling: Option<Version>,
         page: Option<i32>,
     ) -> Self {
-        let from = From::AtMost(ceiling);
+        let query = Query::new(
+            connection.clone(),
+            stream.clone(),
+            From::AtMost(ceiling),
+            page,
+        );
         Self {
-            query: Query::new(connection.clone(), stream.clone(), from, page),
+            // Whoever reads backwards looks for something near the end, and stops when it is found.
+            query: if page.is_none() {
+                query.growing()
+            } else {
+                query
+            },
             connection,
             stream,
             first: Vec::new(),

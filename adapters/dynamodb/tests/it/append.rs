@@ -49,6 +49,31 @@ async fn a_conflict_and_a_repeat_cost_no_read() {
     assert_eq!(wire.operations(), ["PutItem"; 3]);
 }
 
+/// An emulator that does not say what stands in the slot.
+#[tokio::test]
+async fn a_refusal_without_the_old_item_is_settled_by_reading_the_slot() {
+    let server = Server::start();
+    let (stores, wire) = server
+        .stores_over(|call| match call.operation.as_str() {
+            "PutItem" => Fate::error(400, "ConditionalCheckFailedException", "no"),
+            _ => Fate::Pass,
+        })
+        .await;
+    let (store, stored) = (stores.event_store(), first());
+    let others = server.stores().await.event_store();
+    let _ = others.append(&stored).await.unwrap();
+    assert_eq!(store.append(&stored).await.unwrap(), repeated(&stored));
+    let stale = append_of(&stored.head, 1);
+    let AppendOutcome::Conflict(conflict) = store.append(&stale).await.unwrap() else {
+        panic!("a stale head was taken")
+    };
+    assert_eq!(conflict.actual, Some(stored.head_after().version()));
+    assert_eq!(
+        wire.operations(),
+        ["PutItem", "GetItem", "PutItem", "GetItem"]
+    );
+}
+
 #[tokio::test]
 async fn a_lost_answer_is_settled_by_reading_the_slot() {
     let server = Server::start();

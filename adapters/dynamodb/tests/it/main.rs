@@ -15,3 +15,4 @@ mod control_store;
 mod errors;
 mod tables;
 mod replication;
+mod after_restore;

@@ -7,7 +7,14 @@ use foldstream::{
     ports::{Append, Commit, EventStore, EventStoreError, ReadFrom, ScanItems, ScanWhat, Segment},
 };
 use futures::TryStreamExt as _;
-use std::num::NonZeroU32;
+use std::{
+    collections::HashSet,
+    num::NonZeroU32,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 const MANY: NonZeroU32 = NonZeroU32::new(1000).unwrap();
 
@@ -247,35 +254,169 @@ async fn below_a_version_nothing_is_left_out_of_a_torn_page() {
     assert_eq!(found, commits[1..]);
 }
 
+/// Answers every query and scan by an empty page first, and then by one item at a time.
+fn stuttering() -> impl Fn(&Call) -> Fate + Send + Sync {
+    let met = Mutex::new(HashSet::new());
+    move |call| {
+        if !["Query", "Scan"].contains(&&*call.operation) {
+            return Fate::Pass;
+        }
+        let start = call.body.get("ExclusiveStartKey").cloned();
+        if let Some(start) = start
+            && met.lock().unwrap().insert(start.to_string())
+        {
+            return Fate::Change(Box::new(|answer| {
+                answer["Items"] = serde_json::json!([]);
+                answer["LastEvaluatedKey"] = start;
+            }));
+        }
+        let index = match call.body.get("IndexName").and_then(|i| i.as_str()) {
+            Some("streams") => &["pk", "sk", "ls"][..],
+            Some(_) => &["pk", "sk", "mk"],
+            None => &["pk", "sk"],
+        };
+        Fate::Change(Box::new(|answer| {
+            let items = answer["Items"].as_array_mut().unwrap();
+            if items.len() > 1 {
+                items.truncate(1);
+                let key = index
+                    .iter()
+                    .map(|name| ((*name).to_owned(), items[0][name].clone()));
+                answer["LastEvaluatedKey"] = serde_json::Value::Object(key.collect());
+            }
+        }))
+    }
+}
+
 #[tokio::test]
 async fn an_empty_page_is_not_the_end() {
     let server = Server::start();
-    let (stores, wire) = server
-        .stores_over(|call| match (call.operation.as_str(), call.nth) {
-            // One item, then none, then the rest.
-            ("Query", 1) => Fate::Change(Box::new(|answer| {
-                let items = answer["Items"].as_array_mut().unwrap();
-                items.truncate(1);
-                let (pk, sk) = (items[0]["pk"].clone(), items[0]["sk"].clone());
-                answer["LastEvaluatedKey"] = serde_json::json!({ "pk": pk, "sk": sk });
-            })),
-            ("Query", 2) => {
-                let start = call.body["ExclusiveStartKey"].clone();
-                Fate::Change(Box::new(|answer| {
-                    answer["Items"] = serde_json::json!([]);
-                    answer["LastEvaluatedKey"] = start;
-                }))
-            }
-            _ => Fate::Pass,
-        })
-        .await;
+    let (stores, wire) = server.stores_over(stuttering()).await;
     let (store, stream) = (stores.event_store(), stream());
-    let commits = given(&store, &stream, &[1, 1, 1]).await;
+    let commits = given(&store, &stream, &[1, 2, 1]).await;
     assert_eq!(read_all(&store, &stream).await, commits);
     assert_eq!(
         wire.operations().iter().filter(|o| *o == "Query").count(),
-        3
+        5
     );
+    let newest_first: Vec<_> = commits.iter().rev().cloned().collect();
+    let found = read(&store, &stream, ReadFrom::Newest).await.unwrap();
+    assert_eq!(found, newest_first);
+    let from = ReadFrom::Event(Version::new(3));
+    assert_eq!(read(&store, &stream, from).await.unwrap(), commits[1..]);
+    let from = ReadFrom::NewestAtOrBelow(Version::new(3));
+    let found = read(&store, &stream, from).await.unwrap();
+    assert_eq!(found, newest_first[1..]);
+    // With a limit of commits, too.
+    let two = NonZeroU32::new(2);
+    let found: Vec<_> = store
+        .read(&stream, ReadFrom::Newest, two)
+        .try_collect()
+        .await
+        .unwrap();
+    assert_eq!(found, newest_first[..2]);
+}
+
+#[tokio::test]
+async fn an_empty_page_is_not_the_end_of_scans_and_lists() {
+    let server = Server::start();
+    let (stores, _wire) = server.stores_over(stuttering()).await;
+    let store = stores.event_store();
+    // More streams than shards of a list, so that some share one.
+    let mut all = Vec::new();
+    for _ in 0..20 {
+        all.extend(given(&store, &stream(), &[1, 1]).await);
+    }
+    let mut keys: Vec<_> = all.iter().map(Commit::key).collect();
+    keys.sort();
+    let mut scanned: Vec<_> = scanned(&store).await.iter().map(Commit::key).collect();
+    scanned.sort();
+    assert_eq!(scanned, keys);
+    assert_eq!(scanned_tails(&store).await.len(), keys.len());
+
+    let (mut unpublished, mut after) = (Vec::new(), None);
+    loop {
+        let seven = NonZeroU32::new(7).unwrap();
+        let page = store.unpublished(Segment::ALL, after, seven).await.unwrap();
+        unpublished.extend(page.keys);
+        after = page.next;
+        if after.is_none() {
+            break;
+        }
+    }
+    unpublished.sort();
+    assert_eq!(unpublished, keys);
+
+    let page = store.streams("cart", None).await.unwrap();
+    let mut listed = page.streams;
+    listed.sort();
+    let mut streams: Vec<_> = all.into_iter().map(|commit| commit.stream).collect();
+    streams.sort();
+    streams.dedup();
+    assert_eq!((listed, page.next), (streams, None));
+}
+
+#[tokio::test]
+async fn a_lagging_index_only_delays_what_is_listed() {
+    let server = Server::start();
+    let lag = Arc::new(AtomicBool::new(true));
+    let (stores, _wire) = {
+        let lag = lag.clone();
+        server
+            .stores_over(move |call| {
+                let of_index = call.body.get("IndexName").is_some();
+                if !of_index || !lag.load(Ordering::SeqCst) {
+                    return Fate::Pass;
+                }
+                Fate::Change(Box::new(|answer| answer["Items"] = serde_json::json!([])))
+            })
+            .await
+    };
+    let (store, stream) = (stores.event_store(), stream());
+    let commits = given(&store, &stream, &[1]).await;
+    let listed = async || {
+        store
+            .unpublished(Segment::ALL, None, MANY)
+            .await
+            .unwrap()
+            .keys
+    };
+    assert_eq!(listed().await, []);
+    assert_eq!(store.streams("cart", None).await.unwrap().streams, []);
+    // No read of a stream asks an index.
+    assert_eq!(read_all(&store, &stream).await, commits);
+    lag.store(false, Ordering::SeqCst);
+    assert_eq!(listed().await, [commits[0].key()]);
+    assert_eq!(store.streams("cart", None).await.unwrap().streams, [stream]);
+}
+
+/// Who reads backwards without a limit stops somewhere, and pays for what was read until then.
+#[tokio::test]
+async fn reading_backwards_asks_for_little_first_and_for_more_then() {
+    let server = Server::start();
+    let (stores, wire) = server.stores_over(|_| Fate::Pass).await;
+    let (store, stream) = (stores.event_store(), stream());
+    let commits = given(&store, &stream, &[1; 90]).await;
+    let limits = || -> Vec<_> {
+        let queries = wire.calls().into_iter().filter(|c| c.operation == "Query");
+        queries.map(|c| c.body["Limit"].as_u64()).collect()
+    };
+    let mut lazily = store.read(&stream, ReadFrom::Newest, None);
+    for _ in 0..16 {
+        lazily.try_next().await.unwrap().unwrap();
+    }
+    assert_eq!(limits(), [Some(16)]);
+    assert_eq!(lazily.try_collect::<Vec<_>>().await.unwrap().len(), 74);
+    assert_eq!(limits(), [Some(16), Some(64), Some(256)]);
+    // A snapshot, or a version from outside: one commit is asked for, and one is read.
+    let from = ReadFrom::NewestAtOrBelow(Version::new(40));
+    let one: Vec<_> = store
+        .read(&stream, from, NonZeroU32::new(1))
+        .try_collect()
+        .await
+        .unwrap();
+    assert_eq!(one, commits[39..40]);
+    assert_eq!(limits()[3..], [Some(1)]);
 }
 
 #[tokio::test]

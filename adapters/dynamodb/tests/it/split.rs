@@ -117,7 +117,9 @@ async fn a_split_commit_is_one_commit_to_every_reader() {
 
 #[tokio::test]
 async fn a_limit_counts_commits_not_parts() {
-    let store = Server::start().stores().await.event_store();
+    let server = Server::start();
+    let (stores, wire) = quiet(&server).await;
+    let store = stores.event_store();
     let first = split(&empty());
     let second = split(&first.head_after());
     for append in [&first, &second] {
@@ -137,6 +139,10 @@ async fn a_limit_counts_commits_not_parts() {
             .unwrap();
         assert_eq!(found, [expected.to_commit()]);
     }
+    // One part, and then the others at once; the last two look for the commit first, or skip one.
+    let queries = wire.calls().into_iter().filter(|c| c.operation == "Query");
+    let limits: Vec<_> = queries.map(|c| c.body["Limit"].as_u64().unwrap()).collect();
+    assert_eq!(limits, [1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 2, 2]);
 }
 
 #[tokio::test]

@@ -100,5 +100,6 @@ macro_rules! control_store_contract {
         $crate::__control_store_cases! {
             always, [$crate::__contract_tests] { control_store $store; $(#[$attribute])* }
         }
+        $crate::__contract_report! { { control_store $store; $(#[$attribute])* } always }
     };
 }

@@ -202,6 +202,7 @@ macro_rules! event_store_contract {
         ::core::compile_error!("`with` takes `atomic_append` and `unpublished`, each once");
     };
     (@cases $context:tt $($group:ident)*) => {
+        $crate::__contract_report! { $context $($group)* }
         $($crate::__event_store_cases! { $group, [$crate::__contract_tests] $context })*
     };
 }

@@ -37,6 +37,7 @@ macro_rules! __message_bus_cases {
             publish::offsets_count_every_published_message,
             publish::messages_of_one_key_have_rising_offsets_in_the_keys_partition,
             publish::messages_published_at_once_have_places_of_their_own,
+            publish::messages_published_while_a_member_reads_are_delivered_once,
             publish::a_missing_topic_is_refused_and_never_made,
             publish::a_message_over_the_limit_is_too_large,
             publish::a_topic_is_described_with_its_partitions,
@@ -139,6 +140,7 @@ macro_rules! message_bus_contract {
         }
     };
     (@cases $context:tt $($group:ident)*) => {
+        $crate::__contract_report! { $context $($group)* }
         $($crate::__message_bus_cases! { $group, [$crate::__contract_tests] $context })*
     };
 }

@@ -138,12 +138,9 @@ pub async fn next_waits_for_what_comes(fixture: Fixture) {
     let mut member = Member::join(&topic).await;
     member.holds(&topic.all_partitions()).await;
     member.nothing_for(Duration::from_millis(300)).await;
-    let waiting = tokio::spawn(async move {
-        let event = member.next("the message").await;
-        (member, event)
-    });
-    let expected = topic.publish(0, 1).await;
-    let (member, event) = waiting.await.unwrap();
+    // Polled in this order: the member waits before the message is sent.
+    let waiting = member.next("the message");
+    let (event, expected) = futures::join!(waiting, topic.publish(0, 1));
     let ConsumerEvent::Delivery(delivery) = event else {
         panic!("found {event:?}");
     };

@@ -1,5 +1,5 @@
 //! Publishing, and what a topic says about itself.
-use super::given::{Fixture, Topic, assert_missing_topic};
+use super::given::{Fixture, Member, Topic, assert_missing_topic, assert_same_places, place};
 use crate::contract::support::{at_once, unique};
 use foldstream::{
     Timestamp, kafka_partition,
@@ -76,6 +76,34 @@ pub async fn messages_published_at_once_have_places_of_their_own(fixture: Fixtur
     assert_eq!(distinct.len(), 80, "places");
     let found = topic.bus.offsets(&topic.name).await.unwrap();
     assert_eq!(found, offsets(&topic, &[40, 40]));
+}
+
+/// What several publish while a member reads is delivered, each message once and each publisher's in its order.
+pub async fn messages_published_while_a_member_reads_are_delivered_once(fixture: Fixture) {
+    const EACH: usize = 25;
+    let topic = Topic::fresh(&fixture, 3).await;
+    let mut member = Member::join(&topic).await;
+    member.holds(&topic.all_partitions()).await;
+    let publishers = at_once(4, |task| {
+        let bus = topic.bus.clone();
+        let messages: Vec<_> = (0..EACH)
+            .map(|n| topic.message(task as u32 % 3, n))
+            .collect();
+        async move {
+            let mut places = Vec::new();
+            for message in messages {
+                places.push(bus.publish(&message).await.unwrap());
+                tokio::task::yield_now().await;
+            }
+            places
+        }
+    });
+    let (places, found) = futures::join!(publishers, member.deliveries(4 * EACH));
+    for places in &places {
+        assert!(places.is_sorted(), "a publisher's places: {places:?}");
+    }
+    assert_same_places(found.iter().map(place).collect(), places.concat());
+    member.leave().await;
 }
 
 /// A topic that does not exist is `Refused(MissingTopic)` for every call, and is never made by one.

@@ -145,6 +145,7 @@ macro_rules! payload_codec_contract {
         ::core::compile_error!("`with` takes `encrypts`, and behind it `shreds`");
     };
     (@cases $context:tt $($group:ident)*) => {
+        $crate::__contract_report! { $context $($group)* }
         $($crate::__payload_codec_cases! { $group, [$crate::__contract_tests] $context })*
     };
 }

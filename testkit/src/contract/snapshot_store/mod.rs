@@ -67,5 +67,6 @@ macro_rules! snapshot_store_contract {
         $crate::__snapshot_store_cases! {
             always, [$crate::__contract_tests] { snapshot_store $store; $(#[$attribute])* }
         }
+        $crate::__contract_report! { { snapshot_store $store; $(#[$attribute])* } always }
     };
 }

@@ -6,10 +6,13 @@ use super::{
     failure::chain,
     feed::{TOPIC, block_on, failed, runtime},
 };
-use crate::{InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, ManualClock, SeededIds};
+use crate::{
+    InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, ManualClock, SeededIds,
+    faults::Faults,
+};
 use foldstream::{
-    Aggregate, Decide, DomainEvent, ExecuteError, Executed, ExpectedVersion, Metadata, Repository,
-    Timestamp, Upcasters,
+    Aggregate, Decide, DomainEvent, ExecuteError, Executed, ExpectedVersion, Metadata,
+    PayloadCodecs, Repository, Timestamp, Upcasters,
     runner::{Listener, ProcessorPolicy, ProcessorReport, Projector, RunnerBuilder, RunnerError},
 };
 use std::{
@@ -143,6 +146,8 @@ pub struct Road {
     clock: Arc<ManualClock>,
     ids: Arc<SeededIds>,
     upcasters: Upcasters,
+    codecs: PayloadCodecs,
+    faults: Option<Faults>,
     metadata: Metadata,
     processors: Vec<Entry>,
     /// Whether the processors have started.
@@ -170,6 +175,7 @@ impl Entry {
         };
         report.handled += next.handled;
         report.skipped += next.skipped;
+        report.shredded += next.shredded;
         report.duplicates += next.duplicates;
         report.filled += next.filled;
         report.gaps_unverified += next.gaps_unverified;
@@ -211,6 +217,8 @@ impl Road {
             clock,
             ids: SeededIds::new(1),
             upcasters: Upcasters::new(),
+            codecs: PayloadCodecs::new(),
+            faults: None,
             metadata: Metadata::new(),
             processors: Vec::new(),
             is_open: false,
@@ -237,6 +245,22 @@ impl Road {
         self
     }
 
+    /// Lets things go wrong in publisher and runner, from the first command or run on. A process that is killed is started
+    /// anew, and what fails is tried again, until the road comes to rest. Commands, repositories and what is looked at
+    /// afterwards are spared.
+    #[must_use]
+    pub fn with_faults(mut self, faults: &Faults) -> Self {
+        self.faults = Some(faults.clone());
+        self
+    }
+
+    /// Seals and opens payloads, in repositories made by [`repository`](Self::repository) after this, and in the runner.
+    #[must_use]
+    pub fn with_payload_codecs(mut self, codecs: PayloadCodecs) -> Self {
+        self.codecs = codecs;
+        self
+    }
+
     /// What is executed or given after this carries this metadata.
     #[must_use]
     pub fn with_metadata(mut self, metadata: Metadata) -> Self {
@@ -258,13 +282,14 @@ impl Road {
         self
     }
 
-    /// A repository on the road's store, clock, ids and upcasters: for a listener that executes commands.
+    /// A repository on the road's store, clock, ids, upcasters and codecs: for a listener that executes commands.
     #[must_use]
     pub fn repository<A: Aggregate>(&self) -> Repository<A> {
         Repository::new(self.store.clone())
             .with_clock(self.clock.clone())
             .with_ids(self.ids.clone())
             .with_upcasters(self.upcasters.clone())
+            .with_payload_codecs(self.codecs.clone())
     }
 
     /// The event store.

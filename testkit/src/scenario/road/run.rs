@@ -1,10 +1,15 @@
 //! Publishing what is stored and running the processors, until nothing moves any more.
-use super::Road;
+use super::{Entry, Road};
 use crate::scenario::{
     failure::chain,
     feed::{TOPIC, block_on},
 };
-use foldstream::{publisher::Publisher, runner::Runner};
+use foldstream::{
+    ports::{ControlStore, EventStore, MessageBus, Segment},
+    publisher::Publisher,
+    runner::Runner,
+};
+use std::{num::NonZeroU32, sync::Arc};
 
 impl Road {
     /// Publishing and running, this often in one [`run`](Self::run): listeners that cause events without end never rest.
@@ -23,78 +28,143 @@ impl Road {
         for entry in &mut self.processors {
             entry.report = None;
         }
-        for round in 0..Self::MAX_ROUNDS {
-            if self.publish() == 0 && round > 0 {
+        let mut failure = None;
+        for _ in 0..Self::MAX_ROUNDS {
+            failure = self.publish().err();
+            let was_killed = !self.run_processors();
+            if failure.is_none() && !was_killed && self.is_all_published() {
                 self.has_news = false;
                 return self;
             }
-            self.run_processors();
+            if self.faults.is_none()
+                && let Some(failure) = failure
+            {
+                panic!("{failure}\n{}", self.history());
+            }
         }
         panic!(
-            "the road does not come to rest: after {} rounds listeners still cause events\n{}",
+            "the road does not come to rest: after {} rounds {}\n{}",
             Self::MAX_ROUNDS,
+            failure.unwrap_or_else(|| "listeners still cause events".into()),
             self.history()
         );
     }
 
-    /// Publishes what is given, then starts the processors: those that start now start behind it.
+    /// Publishes what is given, then starts the processors: those that start now start behind it. Nothing goes wrong yet.
     #[track_caller]
     pub(super) fn open(&mut self) {
-        if !std::mem::replace(&mut self.is_open, true) {
-            self.publish();
-            self.run_processors();
+        if std::mem::replace(&mut self.is_open, true) {
+            return;
         }
+        let faults = self.faults.take();
+        if let Err(failure) = self.publish() {
+            panic!("{failure}\n{}", self.history());
+        }
+        self.run_processors();
+        self.faults = faults;
     }
 
-    /// The answer is the number of records sent.
-    #[track_caller]
-    fn publish(&self) -> u64 {
-        let publisher = Publisher::new(self.store.clone(), self.bus.clone(), self.control.clone())
+    /// An error says what could not be published and why.
+    fn publish(&mut self) -> Result<(), String> {
+        let (store, bus, control) = self.ports();
+        let publisher = Publisher::new(store, bus, control)
             .with_clock(self.clock.clone())
             .with_ids(self.ids.clone());
-        let report = match block_on(&self.runtime, publisher.publish_pending()) {
-            Ok(report) => report,
-            Err(error) => panic!("the unpublished events cannot be listed: {}", chain(&error)),
+        let Some(published) = self.live(publisher.publish_pending()) else {
+            return Err("the publisher was killed each time".into());
         };
-        if let Some(failure) = report.failed.first() {
-            panic!(
-                "{} cannot be published: {}\n{}",
-                failure.stream,
-                chain(&failure.error),
-                self.history()
-            );
+        let report = published.map_err(|error| {
+            let error = chain(&error);
+            format!("the unpublished events cannot be listed: {error}")
+        })?;
+        match report.failed.first() {
+            None => Ok(()),
+            Some(failure) => {
+                let (stream, error) = (&failure.stream, chain(&failure.error));
+                Err(format!("{stream} cannot be published: {error}"))
+            }
         }
-        report.messages
     }
 
-    /// Runs the processors that have not halted until they have dealt with what was published.
+    /// Whether nothing was stored since the publisher has looked: by listeners, or out of its sight.
     #[track_caller]
-    fn run_processors(&mut self) {
-        let mut builder = Runner::builder(self.bus.clone(), self.control.clone())
+    fn is_all_published(&self) -> bool {
+        const ONE: NonZeroU32 = NonZeroU32::MIN;
+        let mut after = None;
+        loop {
+            let listing = self.store.unpublished(Segment::ALL, after, ONE);
+            match block_on(&self.runtime, listing) {
+                Ok(page) if !page.keys.is_empty() => return false,
+                Ok(page) if page.next.is_none() => return true,
+                Ok(page) => after = page.next,
+                Err(error) => panic!("the unpublished events cannot be listed: {}", chain(&error)),
+            }
+        }
+    }
+
+    /// Runs the processors that have not halted until they have dealt with what was published. False: their process was
+    /// killed first.
+    #[track_caller]
+    fn run_processors(&mut self) -> bool {
+        let (store, bus, control) = self.ports();
+        let mut builder = Runner::builder(bus, control)
             .with_topics([TOPIC])
             .with_group_prefix("road")
             .with_ids(self.ids.clone())
             .with_upcasters(self.upcasters.clone())
-            .with_event_store(self.store.clone());
-        let running = self
-            .processors
-            .iter_mut()
-            .filter(|entry| entry.error().is_none());
-        let mut running: Vec<_> = running.collect();
+            .with_payload_codecs(self.codecs.clone())
+            .with_event_store(store);
+        let has_halted = |entry: &Entry| entry.error().is_some();
+        let running: Vec<_> = (0..self.processors.len())
+            .filter(|at| !has_halted(&self.processors[*at]))
+            .collect();
         if running.is_empty() {
-            return;
+            return true;
         }
-        for entry in &running {
-            builder = (entry.add)(builder);
+        for at in &running {
+            builder = (self.processors[*at].add)(builder);
         }
         let runner = match builder.build() {
             Ok(runner) => runner,
             Err(error) => panic!("the processors cannot be run: {error}"),
         };
-        let reports = block_on(&self.runtime, runner.run_until_caught_up()).processors;
-        for (entry, report) in running.iter_mut().zip(reports) {
-            entry.is_halt_seen = false;
-            entry.add_report(report);
+        let Some(report) = self.live(runner.run_until_caught_up()) else {
+            return false;
+        };
+        for (at, report) in running.into_iter().zip(report.processors) {
+            self.processors[at].is_halt_seen = false;
+            self.processors[at].add_report(report);
         }
+        true
+    }
+
+    /// What publisher and runner work on.
+    fn ports(
+        &self,
+    ) -> (
+        Arc<dyn EventStore>,
+        Arc<dyn MessageBus>,
+        Arc<dyn ControlStore>,
+    ) {
+        match &self.faults {
+            None => (self.store.clone(), self.bus.clone(), self.control.clone()),
+            Some(faults) => (
+                faults.event_store(self.store.clone()),
+                faults.message_bus(self.bus.clone()),
+                faults.control_store(self.control.clone()),
+            ),
+        }
+    }
+
+    /// Does the work of a process. None: it was killed, and what follows is another process.
+    fn live<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        let Some(faults) = &self.faults else {
+            return Some(block_on(&self.runtime, work));
+        };
+        let done = block_on(&self.runtime, faults.run(work));
+        if done.is_none() {
+            self.faults = Some(faults.restart());
+        }
+        done
     }
 }

@@ -16,21 +16,34 @@ pub(super) fn suspects() -> Suspects {
             "one_stale_head_stores_none",
             "of_several_atomic_appends_with_the_same_heads_exactly_one_wins",
             "a_dropped_atomic_append_leaves_all_commits_or_none",
+        ])
+        .and_by(&[
+            "one_bad_commit_stores_none",
+            "the_same_atomic_append_again_is_a_repeat",
         ]),
         full::<WritesIntoCheckedStreams>(&[
             "a_checked_stream_at_its_head_lets_the_commits_through",
-        ]),
-        full::<RefusesEmptyChecks>(&["a_checked_stream_at_its_head_lets_the_commits_through"]),
+        ])
+        .and_by(&["the_same_atomic_append_again_is_a_repeat"]),
+        full::<RefusesEmptyChecks>(&["a_checked_stream_at_its_head_lets_the_commits_through"])
+            .and_by(&[
+                "a_checked_stream_that_moved_is_a_conflict_that_names_it",
+                "a_stream_named_twice_is_invalid",
+                "an_append_of_no_commits_is_invalid",
+            ]),
         full::<IgnoresChecks>(&["a_checked_stream_that_moved_is_a_conflict_that_names_it"]),
-        full::<NamesTheWrongStream>(&["a_checked_stream_that_moved_is_a_conflict_that_names_it"]),
+        full::<NamesTheWrongStream>(&["a_checked_stream_that_moved_is_a_conflict_that_names_it"])
+            .and_by(&["one_stale_head_stores_none"]),
         full::<TakesAStreamTwice>(&["a_stream_named_twice_is_invalid"]),
         full::<TakesNoCommits>(&["an_append_of_no_commits_is_invalid"]),
-        full::<SkipsBadCommits>(&["one_bad_commit_stores_none"]),
+        full::<SkipsBadCommits>(&["one_bad_commit_stores_none"])
+            .and_by(&["a_stream_named_twice_is_invalid"]),
         full::<ChecksBeforeItself>(&["the_same_atomic_append_again_is_a_repeat"]),
         full::<RepeatsNothing>(&[
             "the_same_atomic_append_again_is_a_repeat",
             "an_atomic_append_of_one_commit_behaves_as_append",
-        ]),
+        ])
+        .and_by(&["a_dropped_atomic_append_leaves_all_commits_or_none"]),
         plain::<ClaimsAtomicAppend>(&["an_undeclared_atomic_append_is_not_in_the_capabilities"]),
         plain::<StoresOneByOne>(&["more_than_one_stream_is_unsupported"]),
     ]

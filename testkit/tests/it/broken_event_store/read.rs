@@ -10,20 +10,48 @@ use std::{collections::HashMap, sync::Mutex};
 
 pub(super) fn suspects() -> Suspects {
     vec![
-        full::<ReadsStale>(&["every_acknowledged_commit_is_seen_by_every_later_read"]),
+        full::<ReadsStale>(&["every_acknowledged_commit_is_seen_by_every_later_read"]).and_by(&[
+            "a_dropped_append_leaves_the_commit_whole_or_not_at_all",
+            "of_several_atomic_appends_with_the_same_heads_exactly_one_wins",
+            "a_dropped_atomic_append_leaves_all_commits_or_none",
+        ]),
         full::<ReadsOneMegabyte>(&["a_history_of_many_pages_is_read_to_the_tail"]),
         full::<ReadsAHundredCommits>(&["a_history_of_many_commits_is_read_to_the_tail"]),
-        full::<FailsOnUnknownStreams>(&["an_unknown_stream_is_empty"]),
-        full::<RepeatsTheTail>(&["a_read_of_what_is_not_there_is_empty"]),
-        full::<IncludesTheHead>(&["after_reads_from_the_commit_behind_the_head"]),
+        full::<FailsOnUnknownStreams>(&["an_unknown_stream_is_empty"])
+            .and_by(&["writers_that_retry_on_conflict_lose_nothing"]),
+        full::<RepeatsTheTail>(&["a_read_of_what_is_not_there_is_empty"])
+            .and_by(&["streams_whose_ids_are_prefixes_are_not_mixed_up"]),
+        full::<IncludesTheHead>(&["after_reads_from_the_commit_behind_the_head"]).and_by(&[
+            "every_acknowledged_commit_is_seen_by_every_later_read",
+            "a_history_of_many_pages_is_read_to_the_tail",
+            "a_read_of_what_is_not_there_is_empty",
+            "a_limit_counts_commits",
+            "streams_whose_ids_are_prefixes_are_not_mixed_up",
+        ]),
         full::<SkipsTheCommitAroundAnEvent>(&[
             "event_reads_from_the_commit_that_holds_the_version",
+        ])
+        .and_by(&[
+            "every_acknowledged_commit_is_seen_by_every_later_read",
+            "a_history_of_many_pages_is_read_to_the_tail",
+            "a_limit_counts_commits",
         ]),
-        full::<ReadsForwardsOnly>(&["newest_reads_backwards_from_the_tail"]),
+        full::<ReadsForwardsOnly>(&["newest_reads_backwards_from_the_tail"]).and_by(&[
+            "a_read_during_appends_is_contiguous_and_never_too_short",
+            "a_history_of_many_pages_is_read_to_the_tail",
+            "a_history_of_many_commits_is_read_to_the_tail",
+            "a_limit_counts_commits",
+            "streams_whose_ids_are_prefixes_are_not_mixed_up",
+        ]),
         full::<IncludesCommitsThatEndAbove>(&[
             "newest_at_or_below_reads_backwards_from_a_commit_end",
+        ])
+        .and_by(&[
+            "a_read_of_what_is_not_there_is_empty",
+            "a_limit_counts_commits",
         ]),
-        full::<LimitsEvents>(&["a_limit_counts_commits"]),
+        full::<LimitsEvents>(&["a_limit_counts_commits"])
+            .and_by(&["a_history_of_many_pages_is_read_to_the_tail"]),
         full::<MixesUpPrefixes>(&["streams_whose_ids_are_prefixes_are_not_mixed_up"]),
     ]
 }

@@ -11,17 +11,32 @@ use foldstream_testkit::InMemoryEventStore;
 pub(super) fn suspects() -> Suspects {
     vec![
         full::<LowersNames>(&["names_and_schema_versions_come_back"]),
-        full::<ForgetsSchemaVersions>(&["names_and_schema_versions_come_back"]),
-        full::<ReformatsJson>(&["json_payloads_come_back_byte_for_byte"]),
-        full::<ReadsNumbersAsFloats>(&["numbers_in_json_payloads_keep_their_text"]),
-        full::<TrimsPayloads>(&["white_space_around_a_json_payload_comes_back"]),
+        full::<ForgetsSchemaVersions>(&["names_and_schema_versions_come_back"])
+            .and_by(&["a_payload_with_a_codec_is_any_bytes"]),
+        full::<ReformatsJson>(&["json_payloads_come_back_byte_for_byte"]).and_by(&[
+            "numbers_in_json_payloads_keep_their_text",
+            "white_space_around_a_json_payload_comes_back",
+            "events_with_and_without_codec_share_a_commit",
+        ]),
+        full::<ReadsNumbersAsFloats>(&["numbers_in_json_payloads_keep_their_text"])
+            .and_by(&["events_with_and_without_codec_share_a_commit"]),
+        full::<TrimsPayloads>(&["white_space_around_a_json_payload_comes_back"])
+            .and_by(&["events_with_and_without_codec_share_a_commit"]),
         full::<NestsAtMostThirtyTwo>(&["deeply_nested_json_comes_back"]),
         full::<KeepsAscii>(&["unicode_payloads_come_back"]),
-        full::<TakesAnyPayload>(&["a_payload_without_codec_that_is_no_json_is_invalid"]),
-        full::<TakesBytesForText>(&["a_payload_with_a_codec_is_any_bytes"]),
-        full::<HasOneCodecACommit>(&["events_with_and_without_codec_share_a_commit"]),
-        full::<DropsTheActor>(&["metadata_comes_back_with_all_fields"]),
-        full::<DropsMetadata>(&["metadata_comes_back_with_all_fields"]),
+        full::<TakesAnyPayload>(&["a_payload_without_codec_that_is_no_json_is_invalid"]).and_by(&[
+            "a_scan_sees_everything_stored_before_it_began",
+            "a_scan_of_large_commits_sees_everything",
+            "each_commit_is_in_exactly_one_segment",
+        ]),
+        full::<TakesBytesForText>(&["a_payload_with_a_codec_is_any_bytes"])
+            .and_by(&["events_with_and_without_codec_share_a_commit"]),
+        full::<HasOneCodecACommit>(&["events_with_and_without_codec_share_a_commit"])
+            .and_by(&["a_payload_with_a_codec_is_any_bytes"]),
+        full::<DropsTheActor>(&["metadata_comes_back_with_all_fields"])
+            .and_by(&["empty_texts_in_metadata_come_back"]),
+        full::<DropsMetadata>(&["metadata_comes_back_with_all_fields"])
+            .and_by(&["empty_texts_in_metadata_come_back"]),
         full::<DropsEmptyTexts>(&["empty_texts_in_metadata_come_back"]),
         full::<KeepsMilliseconds>(&["times_come_back_to_the_microsecond"]),
         full::<StampsVersionSeven>(&["commit_ids_come_back_whatever_their_bits"]),

@@ -1,7 +1,7 @@
 //! What each fault does to an event store.
 use super::{appended, commit, filled, first_commit, history, stream, versions};
 use foldstream::{
-    StreamHead,
+    StreamHead, Version,
     ports::{
         AppendAll, AppendOutcome, EventStore, EventStoreError, PendingAppend, RefusedKind,
         ScanCursor, ScanItems, ScanWhat, Segment,
@@ -79,7 +79,7 @@ async fn unavailable_throttled_refused_and_errors_of_ones_own_apply_nothing() {
 
     let corrupt = || EventStoreError::Corrupt {
         stream: stream("a"),
-        after: foldstream::Version::new(7),
+        after: Version::new(7),
         reason: "says the test".into(),
     };
     faults.set([Fault::error(corrupt).on(Op::Read)]);
@@ -119,12 +119,14 @@ async fn delays_add_up_and_come_on_top_of_another_fault() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_hangs_never_answers_and_is_not_done() {
-    let (inner, store, _) = faulty(Fault::Hang.on(Op::Append));
-    let append = first_commit("a", 1);
-    let hung = timeout(Duration::from_secs(1_000), store.append(&append));
-    assert!(hung.await.is_err());
-    assert!(versions(&*inner, "a").await.is_empty());
+async fn a_call_that_hangs_never_answers_whether_it_was_done_or_not() {
+    for (fault, stored) in [(Fault::Hang, vec![]), (Fault::HangAfter, vec![1])] {
+        let (inner, store, _) = faulty(fault.on(Op::Append));
+        let append = first_commit("a", 1);
+        let hung = timeout(Duration::from_secs(1_000), store.append(&append));
+        assert!(hung.await.is_err());
+        assert_eq!(versions(&*inner, "a").await, stored);
+    }
 }
 
 #[tokio::test]
@@ -243,11 +245,14 @@ async fn torn_reads_break_the_contract_as_they_say() {
         let found = versions(&*store, "a").await;
         assert!(found == [1, 3] || found == [2, 3], "{found:?}");
     }
+    faults.set([Fault::HoleAt(Version::new(2)).on(Op::Read)]);
+    assert_eq!(versions(&*store, "a").await, [1, 3]);
     faults.set([Fault::TornCommit.on(Op::Read)]);
     appended(&*inner, &first_commit("b", 3)).await;
     let torn = history(&*store, "b").await.unwrap();
     assert_eq!(torn[0].events.len(), 2);
-    for fault in [Fault::Hole, Fault::TornCommit, Fault::Hide(1)] {
+    let hole_at = Fault::HoleAt(Version::new(1));
+    for fault in [Fault::Hole, hole_at, Fault::TornCommit, Fault::Hide(1)] {
         assert!(fault.breaks_the_contract());
     }
     assert!(!Fault::LoseReply.breaks_the_contract());

@@ -1,6 +1,7 @@
 //! Each law catches an aggregate, a projector or a store that breaks just this one, and says how.
 mod aggregate;
 mod exhaustive;
+mod projector;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -1,6 +1,9 @@
 //! An account, a projector that bears everything and one that bears nothing, and a listener that fails as told.
+use async_trait::async_trait;
+use bytes::Bytes;
 use foldstream::{
-    Aggregate, Context, Decide, Decision, DomainEvent, EventId, StreamId, Version, id,
+    Aggregate, Context, Decide, Decision, DomainEvent, EventId, Opened, PayloadCodec,
+    PayloadContext, PayloadError, Sealed, StreamId, Version, id,
     runner::{EventContext, HandlerError, HandlerResult, Listener, ModelId, Position, Projector},
 };
 use std::{
@@ -70,6 +73,31 @@ impl Decide<Withdraw> for Account {
             amount if amount > self.balance => Err(InsufficientFunds),
             amount => Ok(vec![Withdrawn { amount }]),
         }
+    }
+}
+
+/// Reverses payloads; those of ids in the list are gone.
+#[derive(Debug, Default)]
+pub(super) struct Reversed(pub(super) Mutex<Vec<String>>);
+
+#[async_trait]
+impl PayloadCodec for Reversed {
+    fn tag(&self) -> &'static str {
+        "reversed"
+    }
+    async fn seal(&self, _: &PayloadContext<'_>, payload: &Bytes) -> Result<Sealed, PayloadError> {
+        Ok(Sealed::Payload(payload.iter().rev().copied().collect()))
+    }
+    async fn open(
+        &self,
+        context: &PayloadContext<'_>,
+        payload: &Bytes,
+    ) -> Result<Opened, PayloadError> {
+        let gone = self.0.lock().unwrap();
+        Ok(match gone.iter().any(|id| id == context.stream.id()) {
+            true => Opened::Shredded,
+            false => Opened::Payload(payload.iter().rev().copied().collect()),
+        })
     }
 }
 

@@ -1,17 +1,19 @@
 //! A projector behind the real runner: duplicates, gaps, late writes, rebuilds.
 use super::{
     failure,
-    handlers::{AccountEvent, Balances, LoanEvent, Naive, Row, Rows, Withdrawn, deposited, row},
+    handlers::{
+        AccountEvent, Balances, LoanEvent, Naive, Reversed, Row, Rows, Withdrawn, deposited, row,
+    },
 };
 use foldstream::{
-    Metadata, RetryPolicy, Timestamp, Upcast, Upcasters,
+    Metadata, PayloadCodecs, RetryPolicy, Timestamp, Upcast, Upcasters,
     runner::{
         ErrorClass, EventContext, HandlerResult, ModelId, ProcessorPolicy, Projector, RunnerError,
         UnknownEvents,
     },
 };
 use foldstream_testkit::ProjectorScenario;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 fn balances() -> ProjectorScenario<Balances, Rows> {
     ProjectorScenario::new(Balances::default(), async |b: &Balances| b.rows())
@@ -455,4 +457,36 @@ fn real_time_is_real_for_a_scenario_that_asks_for_it() {
         .with_policy(policy)
         .when("ann", [deposited(1)])
         .then(rows([("ann", row(1, 1))]));
+}
+
+#[test]
+fn sealed_payloads_are_opened_and_shredded_ones_passed_over() {
+    let reversed = Arc::new(Reversed::default());
+    let scenario = balances()
+        .with_payload_codecs(PayloadCodecs::new().with_writer(reversed.clone()))
+        .given("ann", [deposited(1)])
+        .given("bob", [deposited(2)])
+        .then(rows([("ann", row(1, 1)), ("bob", row(2, 1))]))
+        .when_applied_late("ann", 1)
+        .then_unchanged();
+    reversed.0.lock().unwrap().push("ann".into());
+    scenario
+        .when_rebuilt()
+        .then(rows([("bob", row(2, 1))]))
+        .then_report(|report| assert_eq!((report.handled, report.shredded), (1, 1)))
+        .when_applied_late("ann", 1)
+        .then_unchanged();
+    let text = failure(|| {
+        let _ = naive()
+            .given("ann", [deposited(1)])
+            .with_payload_codecs(PayloadCodecs::new().with_writer(reversed.clone()))
+            .when("bob", [deposited(1)])
+            .with_payload_codecs(PayloadCodecs::new())
+            .when_delivered("bob", 1)
+            .then([]);
+    });
+    assert!(
+        text.starts_with("the projector halted at account#bob 1"),
+        "{text}"
+    );
 }

@@ -2,20 +2,23 @@
 use super::{
     failure,
     handlers::{
-        Account, AccountEvent, AccountId, Balances, Deposit, Row, Rows, Withdraw, Withdrawn,
-        deposited, row,
+        Account, AccountEvent, AccountId, Balances, Deposit, Reversed, Row, Rows, Withdraw,
+        Withdrawn, deposited, row,
     },
 };
 use foldstream::{
-    Aggregate, Context, Decide, Decision, DomainEvent, Metadata, Repository, Timestamp, Upcasters,
-    event_set, id,
+    Aggregate, Context, Decide, Decision, DomainEvent, Metadata, PayloadCodecs, Repository,
+    Timestamp, Upcasters, event_set, id,
     ports::MessageBus,
     runner::{
         ErrorClass, EventContext, HandlerError, HandlerResult, Listener, ProcessorPolicy,
         RunnerError, Start,
     },
 };
-use foldstream_testkit::Road;
+use foldstream_testkit::{
+    Road,
+    faults::{Fault, Faults, Op, seeds},
+};
 use std::{
     convert::Infallible,
     sync::{Arc, Mutex},
@@ -435,6 +438,80 @@ fn older_payloads_are_lifted_all_along_the_road() {
     .execute::<Account>("ann", Withdraw(3))
     .run()
     .then(async || balances.rows(), rows([("ann", row(4, 2))]));
+}
+
+#[test]
+fn sealed_payloads_go_all_along_the_road_and_shredded_ones_are_passed_over() {
+    let (balances, reversed) = (Balances::default(), Arc::new(Reversed::default()));
+    let codecs = PayloadCodecs::new().with_writer(reversed.clone());
+    let road = Road::new()
+        .with_payload_codecs(codecs)
+        .projector(balances.clone())
+        .execute::<Account>("ann", Deposit(7))
+        .execute::<Account>("ann", Withdraw(3))
+        .run()
+        .then(async || balances.rows(), rows([("ann", row(4, 2))]));
+    reversed.0.lock().unwrap().push("bob".into());
+    road.execute::<Account>("bob", Deposit(1))
+        .run()
+        .then_report("balances", |report| {
+            assert_eq!((report.handled, report.shredded), (0, 1));
+        })
+        .then_events::<Account>("bob", []);
+}
+
+#[test]
+fn a_road_comes_to_rest_and_ends_the_same_whatever_goes_wrong_on_it() {
+    let mut killed = 0;
+    for seed in seeds(0..40) {
+        let faults = Faults::seeded(seed)
+            .with(Fault::Unavailable.anywhere().one_in(15))
+            .with(Fault::LoseReply.anywhere().one_in(15))
+            .with(Fault::Duplicate.on(Op::Publish).one_in(5))
+            .with(Fault::Lag(3).on(Op::Append).one_in(3))
+            .with(Fault::LoseSession.on(Op::Next).one_in(20))
+            .with(Fault::CrashBefore.on(Op::WRITES).one_in(40))
+            .with(Fault::CrashAfter.on(Op::WRITES).one_in(40));
+        let (road, balances) = bank();
+        let mut road = road.with_faults(&faults);
+        for n in 0..5 {
+            let id = format!("a-{n}");
+            road = road
+                .execute::<Account>(&id, Deposit(10))
+                .execute::<Account>(&id, Withdraw(1));
+        }
+        let all = (0..5).map(|n| (format!("a-{n}"), row(9, 2)));
+        let _ = road
+            .run()
+            .then(async || balances.rows(), all.collect::<Rows>());
+        let log = faults.log();
+        killed += log
+            .iter()
+            .filter(|injected| injected.to_string().contains("Crash"))
+            .count();
+    }
+    assert!(
+        killed > 20 || std::env::var("FOLDSTREAM_SEED").is_ok(),
+        "{killed}"
+    );
+}
+
+#[test]
+fn a_road_on_which_nothing_gets_through_fails() {
+    let text = failure(|| {
+        let faults = Faults::script([Fault::Unavailable.on(Op::Publish)]);
+        let _ = bank()
+            .0
+            .with_faults(&faults)
+            .execute::<Account>("ann", Deposit(1))
+            .run();
+    });
+    assert!(
+        text.starts_with(
+            "the road does not come to rest: after 200 rounds account#ann cannot be published"
+        ),
+        "{text}"
+    );
 }
 
 event_set!(

@@ -1,0 +1,174 @@
+//! Brings watermarks and snapshots back in line with an events table that was restored from a backup.
+//!
+//! Without `--apply` it says what it would do and changes nothing. The tables and the endpoint come from the environment
+//! as everywhere in this crate. Stop all publishers and writers first: the runbook is in the crate's README.
+use clap::{Args, Parser};
+use foldstream::{
+    Timestamp,
+    control::{AfterRestore, RestoreCursor, Writes},
+};
+use foldstream_dynamodb::{DynamoDb, DynamoDbConfig};
+use std::{
+    num::NonZeroU32,
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Brings watermarks and snapshots back in line with an events table that was restored from a backup. Says what it would do;
+/// with --apply it does it. Stop all publishers and writers first.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Options {
+    #[command(flatten)]
+    written: Written,
+    /// Change the tables; without it, only say what would be changed.
+    #[arg(long)]
+    apply: bool,
+    /// Look also at the snapshots of all streams of this aggregate type, published or not. May be given several times.
+    #[arg(long = "aggregate", value_name = "TYPE")]
+    aggregates: Vec<String>,
+    /// Streams a second at the most; each costs one to five small reads. A listing by type takes 1,000 at a time.
+    #[arg(long, value_name = "STREAMS", default_value = "100")]
+    rate: NonZeroU32,
+    /// Stop after so many streams, and say where to go on.
+    #[arg(long, value_name = "STREAMS")]
+    limit: Option<u64>,
+    /// Go on where an earlier call has stopped: the text that it printed.
+    #[arg(long, value_name = "CURSOR")]
+    resume: Option<RestoreCursor>,
+}
+
+#[derive(Debug, Args)]
+#[group(required = true, multiple = false)]
+struct Written {
+    /// Nothing was appended to the restored table yet.
+    #[arg(long)]
+    nothing_written: bool,
+    /// Commits recorded at or after this time (RFC 3339, as in 2026-01-31T12:00:00Z) were appended after the restore.
+    #[arg(long, value_name = "TIME")]
+    written_since: Option<Timestamp>,
+}
+impl Written {
+    fn writes(&self) -> Writes {
+        self.written_since.map_or(Writes::NoneYet, Writes::Since)
+    }
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let done = runtime
+        .map_err(Failure::from)
+        .and_then(|runtime| runtime.block_on(run(&options)));
+    match done {
+        Ok(Left(0)) => ExitCode::SUCCESS,
+        Ok(Left(streams)) => {
+            eprintln!("{streams} streams were left as they are: see above");
+            ExitCode::from(2)
+        }
+        Err(error) => {
+            let error: &dyn std::error::Error = &*error;
+            let chain = std::iter::successors(Some(error), |e| e.source());
+            let text: Vec<_> = chain.map(ToString::to_string).collect();
+            eprintln!("failed: {}", text.join(": "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Streams that could not be repaired.
+struct Left(u64);
+
+async fn run(options: &Options) -> Result<Left, Failure> {
+    let dynamodb = DynamoDb::connect(DynamoDbConfig::from_env()?).await?;
+    let restore = AfterRestore::new(
+        Arc::new(dynamodb.event_store()),
+        Arc::new(dynamodb.control_store()),
+        options.written.writes(),
+    )
+    .with_snapshots(Arc::new(dynamodb.snapshot_store()))
+    .with_aggregates(options.aggregates.clone());
+
+    let mut cursor = options.resume.clone();
+    let (mut looked_at, mut found, mut left) = (0, 0, 0);
+    loop {
+        let started = Instant::now();
+        let room = options
+            .limit
+            .map_or(u64::MAX, |limit| limit.saturating_sub(looked_at));
+        let budget = u32::try_from(room)
+            .unwrap_or(u32::MAX)
+            .min(options.rate.get());
+        let Some(budget) = NonZeroU32::new(budget) else {
+            break;
+        };
+        let page = if options.apply {
+            restore.repair(cursor.as_ref(), budget).await
+        } else {
+            restore.check(cursor.as_ref(), budget).await
+        };
+        let page = page.inspect_err(|_| say_where(cursor.as_ref()))?;
+        for finding in &page.findings {
+            println!("{finding}");
+            found += 1;
+            left += u64::from(!finding.is_repaired());
+        }
+        looked_at += u64::from(page.streams);
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+        let due = Duration::from_secs_f64(f64::from(page.streams) / f64::from(options.rate.get()));
+        tokio::time::sleep(due.saturating_sub(started.elapsed())).await;
+    }
+    say_where(cursor.as_ref());
+    let done = if options.apply {
+        "repaired"
+    } else {
+        "would be repaired (--apply does it)"
+    };
+    println!(
+        "{looked_at} streams looked at, {} things {done}, {left} left",
+        found - left
+    );
+    Ok(Left(left))
+}
+
+fn say_where(cursor: Option<&RestoreCursor>) {
+    if let Some(cursor) = cursor {
+        println!("go on with: --resume '{cursor}'");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Options, clap::Error> {
+        Options::try_parse_from([&["foldstream-after-restore"], arguments].concat())
+    }
+
+    #[test]
+    fn it_must_be_said_whether_anything_was_written() {
+        assert!(parse(&[]).is_err());
+        assert!(
+            parse(&[
+                "--nothing-written",
+                "--written-since",
+                "2026-01-31T12:00:00Z"
+            ])
+            .is_err()
+        );
+        let options = parse(&["--written-since", "2026-01-31T12:00:00Z"]).unwrap();
+        let time = "2026-01-31T12:00:00Z".parse().unwrap();
+        assert_eq!(options.written.writes(), Writes::Since(time));
+        let options = parse(&["--nothing-written"]).unwrap();
+        assert_eq!(options.written.writes(), Writes::NoneYet);
+        assert!(!options.apply);
+    }
+}

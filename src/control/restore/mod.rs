@@ -1,0 +1,377 @@
+//! After a restore from a backup: what other tables remember about streams is brought back in line with the events.
+//!
+//! A restored event store is a shorter history, and what is appended next reuses the versions that were lost. Whoever
+//! remembers a version remembers the commit id with it, so nobody takes one history for the other: publishers stop with
+//! `HistoryForked`, and repositories ignore snapshots that do not fit. [`AfterRestore`] mends both:
+//!
+//! - **A watermark above the tail comes down**, else nothing would be published before the stream has grown past it.
+//! - **A watermark of another history** comes down too. Where somebody has already appended behind the restored tail, it
+//!   comes down to the last commit before that, so that everything appended since is published. Whether and
+//!   since when there were such writes only the operator knows: [`Writes`]. A stream that contradicts
+//!   [`Writes::NoneYet`] is reported and left.
+//! - **A snapshot that is above the tail or of another history is deleted.**
+//!
+//! Why it works in pages, by a cursor that can be stored: a store may hold millions of streams, and each costs reads.
+//! Why the streams are found by their watermarks first: those include the ones that are gone from the events
+//! altogether. Streams that were never published have no watermark; they are found by
+//! [`AfterRestore::with_aggregates`], and matter only for their snapshots.
+//!
+//! Publishers must be stopped meanwhile: they keep watermarks in memory. Consumers have seen what was lost: their read
+//! models are to be rebuilt.
+mod cursor;
+mod report;
+
+pub use cursor::{InvalidRestoreCursor, RestoreCursor};
+pub use report::{Finding, RestoreError, RestorePage};
+
+use self::cursor::Place;
+use super::{Rows, Stored, Watermark, Watermarks};
+use crate::{
+    CommitId, IdSource, StreamHead, StreamId, SystemIds, Timestamp, Version,
+    ports::{
+        Commit, ControlStore, EventStore, EventStoreError, RangeQuery, ReadFrom, RowKey,
+        SnapshotStore,
+    },
+};
+use futures::TryStreamExt;
+use std::{num::NonZeroU32, sync::Arc};
+
+const ONE: Option<NonZeroU32> = NonZeroU32::new(1);
+
+/// Compares watermarks and snapshots with a restored event store, and repairs them.
+///
+/// # Example
+/// ```
+/// use foldstream::control::{AfterRestore, Writes};
+/// use foldstream_testkit::{InMemoryControlStore, InMemoryEventStore, InMemorySnapshotStore};
+/// use std::num::NonZeroU32;
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// let (events, control) = (InMemoryEventStore::new(), InMemoryControlStore::new());
+/// let restore = AfterRestore::new(events, control, Writes::NoneYet)
+///     .with_snapshots(InMemorySnapshotStore::new())
+///     .with_aggregates(["cart"]);
+/// let hundred = NonZeroU32::new(100).ok_or("not zero")?;
+/// let mut next = None;
+/// loop {
+///     // `repair` does the same and mends what it finds.
+///     let page = restore.check(next.as_ref(), hundred).await?;
+///     for finding in &page.findings {
+///         println!("{finding}");
+///     }
+///     next = page.next;
+///     if next.is_none() {
+///         break;
+///     }
+/// }
+/// # Ok::<(), foldstream::BoxError>(())
+/// # })?;
+/// # Ok::<(), foldstream::BoxError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct AfterRestore {
+    events: Arc<dyn EventStore>,
+    control: Arc<dyn ControlStore>,
+    rows: Rows,
+    snapshots: Option<Arc<dyn SnapshotStore>>,
+    aggregates: Vec<String>,
+    writes: Writes,
+}
+
+impl AfterRestore {
+    /// For the restored events, and the watermarks in this store.
+    pub fn new(
+        events: Arc<dyn EventStore>,
+        control: Arc<dyn ControlStore>,
+        writes: Writes,
+    ) -> Self {
+        let ids: Arc<dyn IdSource> = Arc::new(SystemIds);
+        Self {
+            events,
+            rows: Rows::new(control.clone(), ids),
+            control,
+            snapshots: None,
+            aggregates: Vec::new(),
+            writes,
+        }
+    }
+    /// Also the snapshots of every stream that is looked at.
+    #[must_use]
+    pub fn with_snapshots(mut self, snapshots: Arc<dyn SnapshotStore>) -> Self {
+        self.snapshots = Some(snapshots);
+        self
+    }
+    /// Also looks at all streams of these aggregate types, for their snapshots: those that were never published have no
+    /// watermark to be found by.
+    #[must_use]
+    pub fn with_aggregates<T: Into<String>>(mut self, names: impl IntoIterator<Item = T>) -> Self {
+        self.aggregates = names.into_iter().map(Into::into).collect();
+        self
+    }
+    /// Another source of revisions.
+    #[must_use]
+    pub fn with_ids(mut self, ids: Arc<dyn IdSource>) -> Self {
+        self.rows = Rows::new(self.control.clone(), ids);
+        self
+    }
+
+    /// Says what [`repair`](Self::repair) would do to the next `streams` streams, and changes nothing.
+    ///
+    /// A stream in order costs one read of one commit for its watermark, the load of its snapshot, and one more read if
+    /// it has one. What is out of order costs one or two reads more.
+    ///
+    /// # Errors
+    /// [`RestoreError`]; going on from the same cursor is safe.
+    pub async fn check(
+        &self,
+        after: Option<&RestoreCursor>,
+        streams: NonZeroU32,
+    ) -> Result<RestorePage, RestoreError> {
+        self.page(after, streams, Mode::Check).await
+    }
+
+    /// Repairs the next `streams` streams, and says what it did. Idempotent: what is repaired is in order afterwards.
+    ///
+    /// # Errors
+    /// [`RestoreError`]; going on from the same cursor is safe. `InUse` if a publisher is running.
+    pub async fn repair(
+        &self,
+        after: Option<&RestoreCursor>,
+        streams: NonZeroU32,
+    ) -> Result<RestorePage, RestoreError> {
+        self.page(after, streams, Mode::Repair).await
+    }
+
+    async fn page(
+        &self,
+        after: Option<&RestoreCursor>,
+        streams: NonZeroU32,
+        mode: Mode,
+    ) -> Result<RestorePage, RestoreError> {
+        let mut place = after.map_or(Place::START, |cursor| cursor.0.clone());
+        let mut page = RestorePage::default();
+        while page.streams < streams.get() {
+            let room = NonZeroU32::new(streams.get() - page.streams).unwrap_or(streams);
+            let next = match place {
+                Place::Watermarks { shard, after } => {
+                    self.watermarks(shard, after, room, mode, &mut page).await?
+                }
+                Place::Streams { aggregate, after } => {
+                    self.streams(aggregate, after, mode, &mut page).await?
+                }
+            };
+            let Some(next) = next else {
+                return Ok(page);
+            };
+            place = next;
+        }
+        page.next = Some(RestoreCursor(place));
+        Ok(page)
+    }
+
+    /// Some rows of one partition of watermarks.
+    async fn watermarks(
+        &self,
+        shard: u32,
+        after: Option<String>,
+        room: NonZeroU32,
+        mode: Mode,
+        page: &mut RestorePage,
+    ) -> Result<Option<Place>, RestoreError> {
+        let query = RangeQuery::new(Watermarks::partition(shard))
+            .with_after(after)
+            .with_limit(room);
+        let rows = self.control.range(&query).await?;
+        for row in rows.rows {
+            let (key, seen) = (row.key.clone(), super::rows::decode::<Watermark>(row)?);
+            let Ok(stream) = StreamId::parse(&key.sort) else {
+                return Err(RestoreError::Foreign { key });
+            };
+            page.streams += 1;
+            self.watermark(&stream, &key, seen, mode, page).await?;
+            self.snapshot(&stream, mode, page).await?;
+        }
+        let after = rows.next;
+        Ok(if after.is_some() {
+            Some(Place::Watermarks { shard, after })
+        } else if shard + 1 < Watermarks::SHARDS {
+            let shard = shard + 1;
+            Some(Place::Watermarks { shard, after })
+        } else {
+            self.first_of(0)
+        })
+    }
+
+    /// Where the streams of an aggregate type begin.
+    fn first_of(&self, aggregate: usize) -> Option<Place> {
+        let is_there = self.snapshots.is_some() && aggregate < self.aggregates.len();
+        is_there.then_some(Place::Streams {
+            aggregate,
+            after: None,
+        })
+    }
+
+    /// A page of streams of one aggregate type. Those with a watermark were looked at before, and cost a read again.
+    async fn streams(
+        &self,
+        aggregate: usize,
+        after: Option<crate::ports::ScanCursor>,
+        mode: Mode,
+        page: &mut RestorePage,
+    ) -> Result<Option<Place>, RestoreError> {
+        let Some(name) = self.aggregates.get(aggregate) else {
+            return Ok(None);
+        };
+        let listed = self.events.streams(name, after).await?;
+        for stream in listed.streams {
+            page.streams += 1;
+            self.snapshot(&stream, mode, page).await?;
+        }
+        Ok(match listed.next {
+            Some(next) => Some(Place::Streams {
+                aggregate,
+                after: Some(next),
+            }),
+            None => self.first_of(aggregate + 1),
+        })
+    }
+
+    async fn watermark(
+        &self,
+        stream: &StreamId,
+        key: &RowKey,
+        seen: Stored<Watermark>,
+        mode: Mode,
+        page: &mut RestorePage,
+    ) -> Result<(), RestoreError> {
+        let Watermark { version, commit_id } = seen.value;
+        let tail = match self.fit(stream, version, commit_id).await? {
+            Fit::Fits => return Ok(()),
+            Fit::Above(tail) | Fit::Forked(tail) => tail,
+        };
+        let to = match self.writes {
+            Writes::NoneYet => Some(tail.clone()),
+            Writes::Since(time) => self.last_before(stream, time).await?,
+        };
+        // Only ever down: else somebody has written, or before that time, and what was published nobody knows.
+        if to.as_ref().is_some_and(|to| to.version() >= version) {
+            page.findings.push(Finding::Forked {
+                stream: stream.clone(),
+                watermark: seen.value,
+                tail: tail.version(),
+            });
+            return Ok(());
+        }
+        // An empty stream has no commit to be the watermark.
+        let to = to.and_then(|head| Some(Watermark::new(head.version(), head.commit_id()?)));
+        if mode == Mode::Repair && !self.rows.replace(key, seen.revision, to).await? {
+            let stream = stream.clone();
+            return Err(RestoreError::InUse { stream });
+        }
+        page.findings.push(Finding::Watermark {
+            stream: stream.clone(),
+            from: seen.value,
+            to,
+        });
+        Ok(())
+    }
+
+    async fn snapshot(
+        &self,
+        stream: &StreamId,
+        mode: Mode,
+        page: &mut RestorePage,
+    ) -> Result<(), RestoreError> {
+        let Some(snapshots) = &self.snapshots else {
+            return Ok(());
+        };
+        let Some(found) = snapshots.load(stream).await? else {
+            return Ok(());
+        };
+        let tail = match self.fit(stream, found.version, found.commit_id).await? {
+            Fit::Fits => return Ok(()),
+            Fit::Above(tail) | Fit::Forked(tail) => tail.version(),
+        };
+        if mode == Mode::Repair {
+            snapshots.delete(stream).await?;
+        }
+        page.findings.push(Finding::Snapshot {
+            stream: stream.clone(),
+            version: found.version,
+            tail,
+        });
+        Ok(())
+    }
+
+    /// Whether a commit of this id ends at this version.
+    async fn fit(
+        &self,
+        stream: &StreamId,
+        version: Version,
+        id: CommitId,
+    ) -> Result<Fit, EventStoreError> {
+        let below = self
+            .newest(stream, ReadFrom::NewestAtOrBelow(version))
+            .await?;
+        match below {
+            Some(commit) if commit.last_version() == version && commit.id == id => {
+                return Ok(Fit::Fits);
+            }
+            _ => {}
+        }
+        let tail = self.newest(stream, ReadFrom::Newest).await?;
+        let tail = tail.map_or_else(|| StreamHead::empty(stream.clone()), |c| c.head());
+        Ok(if tail.version() < version {
+            Fit::Above(tail)
+        } else {
+            Fit::Forked(tail)
+        })
+    }
+
+    async fn newest(
+        &self,
+        stream: &StreamId,
+        from: ReadFrom,
+    ) -> Result<Option<Commit>, EventStoreError> {
+        self.events.read(stream, from, ONE).try_next().await
+    }
+
+    /// Where the stream ended before this time. Times of a stream never go back.
+    async fn last_before(
+        &self,
+        stream: &StreamId,
+        time: Timestamp,
+    ) -> Result<Option<StreamHead>, EventStoreError> {
+        let mut commits = self.events.read(stream, ReadFrom::Newest, None);
+        while let Some(commit) = commits.try_next().await? {
+            if commit.recorded_at < time {
+                return Ok(Some(commit.head()));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Whether anything was appended to the restored events before the repair. It decides what is still to be published, so a
+/// wrong answer leaves events unpublished: in doubt, say [`Since`](Self::Since) the restore.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writes {
+    /// Nothing: what there is was there before the restore.
+    NoneYet,
+    /// Commits recorded at or after this time were appended behind the restored history. What was published of them, or
+    /// of older ones by mistake, is published again under the same event ids.
+    Since(Timestamp),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Mode {
+    Check,
+    Repair,
+}
+
+/// What is remembered, against the history as it is; with its tail where it does not fit.
+#[derive(Debug)]
+enum Fit {
+    Fits,
+    Above(StreamHead),
+    Forked(StreamHead),
+}

@@ -1,0 +1,132 @@
+//! What was found, and why it could not be looked for.
+use super::{RestoreCursor, Watermark};
+use crate::{
+    StreamId, Version,
+    ports::{ControlStoreError, EventStoreError, RowKey, SnapshotStoreError},
+};
+use std::fmt;
+
+/// Something that does not fit the restored history. Its text is one line for a report.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Finding {
+    /// The watermark is not of this history: it comes down, or goes if nothing of the stream is left.
+    Watermark {
+        /// The stream.
+        stream: StreamId,
+        /// As it was.
+        from: Watermark,
+        /// As it shall be.
+        to: Option<Watermark>,
+    },
+    /// The snapshot is not of this history: it goes.
+    Snapshot {
+        /// The stream.
+        stream: StreamId,
+        /// As of which version it is.
+        version: Version,
+        /// Where the stream ends.
+        tail: Version,
+    },
+    /// The stream has reached its watermark with other commits, against what [`Writes`](super::Writes) says. It is left as it
+    /// is, and not published.
+    Forked {
+        /// The stream.
+        stream: StreamId,
+        /// As it is.
+        watermark: Watermark,
+        /// Where the stream ends.
+        tail: Version,
+    },
+}
+impl Finding {
+    /// Whether it is repaired by [`AfterRestore::repair`](super::AfterRestore::repair).
+    #[must_use]
+    pub const fn is_repaired(&self) -> bool {
+        !matches!(self, Self::Forked { .. })
+    }
+}
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Watermark { stream, from, to } => {
+                write!(f, "{stream}: watermark {}", from.version)?;
+                match to {
+                    Some(to) => write!(f, " comes down to {}", to.version),
+                    None => {
+                        f.write_str(" goes: nothing of the stream is left to be published before")
+                    }
+                }
+            }
+            Self::Snapshot {
+                stream,
+                version,
+                tail,
+            } => write!(
+                f,
+                "{stream}: snapshot at {version} goes, the stream ends at {tail}"
+            ),
+            Self::Forked {
+                stream,
+                watermark,
+                tail,
+            } => write!(
+                f,
+                "{stream}: LEFT AS IT IS, the stream ends at {tail} and its watermark {} is of another history: \
+                 say since when it has been written to",
+                watermark.version
+            ),
+        }
+    }
+}
+
+/// What became of one page of streams.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct RestorePage {
+    /// In the order in which they were found.
+    pub findings: Vec<Finding>,
+    /// Streams looked at. A listing by aggregate type takes a whole page of the store, so there may be more than asked for.
+    pub streams: u32,
+    /// Where to go on; `None` at the end.
+    pub next: Option<RestoreCursor>,
+}
+
+/// Why a page could not be finished.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RestoreError {
+    /// The events could not be read.
+    #[error("the events cannot be read")]
+    Events(#[from] EventStoreError),
+    /// The watermarks could not be read or moved.
+    #[error("the watermarks cannot be read or moved")]
+    Watermarks(#[from] ControlStoreError),
+    /// A snapshot could not be read or deleted.
+    #[error("the snapshots cannot be read or deleted")]
+    Snapshots(#[from] SnapshotStoreError),
+    /// Somebody moves watermarks at the same time.
+    #[error("the watermark of {stream} moved meanwhile: stop all publishers first")]
+    InUse {
+        /// The stream.
+        stream: StreamId,
+    },
+    /// A row among the watermarks that names no stream.
+    #[error("row {key} names no stream: it is none of this library's")]
+    Foreign {
+        /// Which.
+        key: RowKey,
+    },
+}
+impl RestoreError {
+    /// Whether going on from the same cursor may succeed later.
+    #[must_use]
+    pub const fn is_transient(&self) -> bool {
+        match self {
+            Self::Events(error) => error.is_transient(),
+            Self::Watermarks(error) => error.is_transient(),
+            Self::Snapshots(error) => error.is_transient(),
+            Self::InUse { .. } | Self::Foreign { .. } => false,
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Histories of several streams, made by aggregates, as a projector gets them.
+use super::{
+    command::{AnyCommand, chain},
+    stored::some_id,
+};
+use crate::{InMemoryEventStore, ManualClock, SeededIds};
+use foldstream::{
+    Aggregate, Decoded, DomainEvent, EventHeader, EventSet, Metadata, Repository, StreamId,
+    Upcasters, Version,
+    ports::{EventStore, ReadFrom},
+};
+use futures::{TryStreamExt, future::LocalBoxFuture};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Debug},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+/// Streams of each aggregate type that commands go to.
+pub(super) const STREAMS: u8 = 3;
+
+/// Where histories are written.
+pub(super) struct World {
+    store: Arc<InMemoryEventStore>,
+    clock: Arc<ManualClock>,
+    ids: Arc<SeededIds>,
+    upcasters: Upcasters,
+}
+
+/// The events of one command as they are shown, and where they are.
+pub(super) struct Written {
+    stream: StreamId,
+    events: Vec<String>,
+}
+
+type Run = dyn Fn(Rc<World>) -> LocalBoxFuture<'static, Result<Option<Written>, String>>;
+
+/// One command to one of the streams of an aggregate type.
+#[derive(Clone)]
+pub(super) struct Write {
+    shown: String,
+    run: Rc<Run>,
+}
+
+impl Debug for Write {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown)
+    }
+}
+
+impl Write {
+    pub(super) fn new<A: Aggregate>(stream: u8, command: Arc<dyn AnyCommand<A>>) -> Self {
+        let shown = format!("{stream} {command:?}");
+        let run = move |world: Rc<World>| {
+            let command = command.clone();
+            let written = async move {
+                // Either a letter or, where ids are numbers, a number.
+                let name = char::from(b'a' + stream).to_string();
+                let id = name.parse().ok();
+                let id = id.unwrap_or_else(|| some_id::<A>(&(stream + 1).to_string()));
+                let repository = Repository::<A>::new(world.store.clone())
+                    .with_upcasters(world.upcasters.clone())
+                    .with_clock(world.clock.clone())
+                    .with_ids(world.ids.clone());
+                let stream = Repository::<A>::stream_id(&id).map_err(|e| e.to_string())?;
+                let told = command.execute(&repository, &id, Metadata::new()).await;
+                Ok(told.into_events()?.map(|events| Written {
+                    stream,
+                    events: events.iter().map(|e| format!("{e:?}")).collect(),
+                }))
+            };
+            Box::pin(written) as LocalBoxFuture<'static, _>
+        };
+        Self {
+            shown,
+            run: Rc::new(run),
+        }
+    }
+}
+
+/// One event on its way to a projector.
+#[derive(Clone)]
+pub(super) struct Delivery<E> {
+    pub(super) header: EventHeader,
+    pub(super) event: E,
+    /// As its aggregate's own event type shows it.
+    pub(super) shown: String,
+}
+
+impl<E> Delivery<E> {
+    pub(super) const fn stream(&self) -> &StreamId {
+        &self.header.stream
+    }
+    pub(super) const fn version(&self) -> Version {
+        self.header.version
+    }
+}
+
+/// Executes the commands, and returns what a projector of `E` gets of it, in the order in which it happened.
+pub(super) async fn deliveries<E: EventSet>(
+    writes: &[Write],
+    upcasters: &Upcasters,
+) -> Result<Vec<Delivery<E>>, String> {
+    let world = Rc::new(World {
+        store: InMemoryEventStore::new(),
+        clock: ManualClock::new(),
+        ids: SeededIds::new(1),
+        upcasters: upcasters.clone(),
+    });
+    let mut shown: BTreeMap<StreamId, Vec<String>> = BTreeMap::new();
+    for write in writes {
+        world.clock.advance(Duration::from_secs(1));
+        if let Some(written) = (write.run)(world.clone()).await? {
+            shown
+                .entry(written.stream)
+                .or_default()
+                .extend(written.events);
+        }
+    }
+    let mut all = Vec::new();
+    for (stream, shown) in shown {
+        let from = ReadFrom::Event(Version::new(1));
+        let commits: Vec<_> = world
+            .store
+            .read(&stream, from, None)
+            .try_collect()
+            .await
+            .map_err(|e| chain(&e))?;
+        let recorded = commits.iter().flat_map(foldstream::ports::Commit::recorded);
+        for (recorded, shown) in recorded.zip(shown) {
+            let header = recorded.header;
+            let aggregate = stream.aggregate();
+            let lifted = upcasters
+                .apply(
+                    aggregate,
+                    &header.name,
+                    header.schema_version,
+                    &recorded.payload,
+                )
+                .map_err(|e| chain(&e))?;
+            let Some(lifted) = lifted else { continue };
+            let decoded = E::decode_from(
+                aggregate,
+                &lifted.name,
+                lifted.schema_version,
+                &lifted.payload,
+            );
+            if let Decoded::Event(event) = decoded.map_err(|e| chain(&e))? {
+                all.push(Delivery {
+                    header,
+                    event,
+                    shown,
+                });
+            }
+        }
+    }
+    all.sort_by_key(|delivery| delivery.header.recorded_at);
+    Ok(all)
+}
+
+/// Whether histories of this aggregate hold anything for a projector of `E`.
+pub(super) fn is_subscribed<A: Aggregate, E: EventSet>() -> bool {
+    let wanted = E::selectors();
+    wanted.iter().any(|s| s.aggregate == A::Event::AGGREGATE)
+}

@@ -1,0 +1,323 @@
+//! [`ProjectorLaws`]: what is checked of a projector, and on which histories.
+use super::{
+    command::erase,
+    deliveries::{Delivery, STREAMS, Write, deliveries, is_subscribed},
+    moves::{Drive, Failed, Law, Noise},
+    seed::Plan,
+    story::{Broken, Found, short_name},
+};
+use foldstream::{Decide, Upcasters, runner::Projector};
+use futures::future::LocalBoxFuture;
+use proptest::{
+    prelude::*,
+    strategy::Union,
+    test_runner::{TestError, TestRunner},
+};
+use std::{
+    cell::Cell,
+    fmt::{self, Debug},
+    rc::Rc,
+};
+
+/// Starts a process over a durable model.
+pub(super) type Maker<P, M> = dyn Fn(&M) -> P;
+/// Reads the rows that a query would see.
+pub(super) type Rows<M, R> = dyn for<'a> Fn(&'a M) -> LocalBoxFuture<'a, R>;
+
+/// The laws of a projector, checked on histories that aggregates have made.
+///
+/// Each of these leaves the rows as they are when every event comes once, in the order in which it happened:
+/// - **any interleaving of the streams**: within a stream the order is kept, between streams there is none;
+/// - **flushes at any point**, so that it does not matter which events come in one batch;
+/// - **duplicates**: an event comes again right behind itself;
+/// - **restarts at any point**: what was not flushed is gone, and what the position does not cover comes again;
+/// - **an older version applied late**: an event of the stream that came before comes again;
+/// - **a process that has lost its partition**: it has taken events in, and writes at the very end;
+/// - all of these together.
+///
+/// And **a reset empties the model**: the same events lead to the same rows again.
+///
+/// These are the laws of what a [`Projector`] promises its runner. A failure prints the smallest history and noise that
+/// was found, and as far as it can be told so, a `ProjectorScenario`. Seeds and cases are set as those of
+/// [`Laws`](super::Laws).
+///
+/// # Example
+/// ```
+/// # use foldstream::{Version, StreamId, runner::{EventContext, HandlerError, HandlerResult, ModelId, Position, Projector}};
+/// # use std::{collections::BTreeMap, sync::{Arc, Mutex}};
+/// # #[cfg(feature = "domains")] {
+/// use foldstream_testkit::{
+///     domains::account::{Account, AccountCommand::{Deposit, Open, Withdraw}, AccountEvent},
+///     laws::ProjectorLaws,
+/// };
+/// use proptest::prelude::*;
+///
+/// /// What is durable: balances, each with the version that it is of.
+/// type Table = Arc<Mutex<BTreeMap<StreamId, (Version, u64)>>>;
+/// struct Balances(Table);
+///
+/// impl Projector for Balances {
+///     const NAME: &'static str = "balances";
+///     type Events = AccountEvent;
+///     async fn project(&self, event: &AccountEvent, ctx: &EventContext) -> HandlerResult {
+///         let mut table = self.0.lock().unwrap();
+///         let (version, balance) = table.entry(ctx.stream().clone()).or_default();
+///         if *version < ctx.version() {
+///             *version = ctx.version();
+///             match event {
+///                 AccountEvent::MoneyDeposited { amount } => *balance += amount,
+///                 AccountEvent::MoneyWithdrawn { amount } => *balance -= amount,
+///                 _ => {}
+///             }
+///         }
+///         Ok(())
+///     }
+///     async fn reset(&self, _: &ModelId) -> HandlerResult {
+///         self.0.lock().unwrap().clear();
+///         Ok(())
+///     }
+/// }
+///
+/// let commands = prop_oneof![
+///     Just(Open { owner: "ann".into() }),
+///     (1u64..9).prop_map(|amount| Deposit { amount }),
+///     (1u64..9).prop_map(|amount| Withdraw { amount }),
+/// ];
+/// ProjectorLaws::new(
+///     Table::default,
+///     |table| Balances(table.clone()),
+///     async |table: &Table| table.lock().unwrap().clone(),
+/// )
+/// .histories_of::<Account, _>(1, commands)
+/// .check();
+/// # }
+/// ```
+pub struct ProjectorLaws<P: Projector, M, R> {
+    model: Box<dyn Fn() -> M>,
+    process: Box<Maker<P, M>>,
+    rows: Box<Rows<M, R>>,
+    writes: Vec<(u32, BoxedStrategy<Write>)>,
+    upcasters: Upcasters,
+    plan: Plan,
+    max_commands: usize,
+}
+
+impl<P: Projector, M, R> Debug for ProjectorLaws<P, M, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProjectorLaws")
+            .field("projector", &P::NAME)
+            .field("plan", &self.plan)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What one case is made of.
+#[derive(Clone, Debug)]
+struct Case {
+    writes: Vec<Write>,
+    noise: Vec<Noise>,
+}
+
+impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, M, R> {
+    /// An empty durable model, a process over it (made again at each restart), and the rows that a query would see.
+    #[must_use]
+    pub fn new(
+        model: impl Fn() -> M + 'static,
+        process: impl Fn(&M) -> P + 'static,
+        rows: impl AsyncFn(&M) -> R + 'static,
+    ) -> Self {
+        let rows = Rc::new(rows);
+        Self {
+            model: Box::new(model),
+            process: Box::new(process),
+            rows: Box::new(move |model| {
+                let rows = rows.clone();
+                Box::pin(async move { rows(model).await })
+            }),
+            writes: Vec::new(),
+            upcasters: Upcasters::new(),
+            plan: Plan::DEFAULT,
+            max_commands: 12,
+        }
+    }
+
+    /// Histories of this aggregate, on three streams, made by these commands; `weight` is relative to those of other
+    /// aggregates. What is rejected makes no history.
+    ///
+    /// # Panics
+    /// If the projector receives no event of the aggregate: such histories would check nothing.
+    #[track_caller]
+    #[must_use]
+    pub fn histories_of<A, C>(
+        mut self,
+        weight: u32,
+        commands: impl Strategy<Value = C> + 'static,
+    ) -> Self
+    where
+        A: Decide<C>,
+        C: Clone + Debug + Send + Sync + 'static,
+    {
+        assert!(
+            is_subscribed::<A, P::Events>(),
+            "the projector {:?} receives no event of {}",
+            P::NAME,
+            short_name::<A>()
+        );
+        let writes = (0..STREAMS, commands)
+            .prop_map(|(stream, command)| Write::new::<A>(stream, erase(command)));
+        self.writes.push((weight, writes.boxed()));
+        self
+    }
+
+    /// Lifts stored events with these, as the runner does.
+    #[must_use]
+    pub fn upcasters(mut self, upcasters: Upcasters) -> Self {
+        self.upcasters = upcasters;
+        self
+    }
+
+    /// Histories tried; 256 unless set.
+    #[must_use]
+    pub const fn cases(mut self, cases: u32) -> Self {
+        self.plan.cases = cases;
+        self
+    }
+
+    /// Always the cases of this seed.
+    #[must_use]
+    pub const fn seed(mut self, seed: u64) -> Self {
+        self.plan.seed = Some(seed);
+        self
+    }
+
+    /// Commands of the longest history, over all streams; 12 unless set.
+    #[must_use]
+    pub const fn max_commands(mut self, commands: usize) -> Self {
+        self.max_commands = commands;
+        self
+    }
+
+    /// Checks everything.
+    ///
+    /// # Panics
+    /// With the smallest history and noise that break a law; if no histories were [given](Self::histories_of); if none
+    /// of them has an event, for then nothing was checked.
+    #[track_caller]
+    pub fn check(self) {
+        assert!(
+            !self.writes.is_empty(),
+            "the projector {:?} needs histories: say `.histories_of::<Aggregate, _>(1, commands)`",
+            P::NAME
+        );
+        let (config, seed) = self.plan.config();
+        let mut runner = TestRunner::new(config);
+        let found = Found::default();
+        let events = Cell::new(0);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap_or_else(|error| panic!("no runtime of one thread: {error}"));
+        let writes = Union::new_weighted(self.writes.clone());
+        let cases = (
+            proptest::collection::vec(writes, 0..=self.max_commands),
+            proptest::collection::vec(Noise::any(), 0..=2 * self.max_commands),
+        );
+        let cases = cases.prop_map(|(writes, noise)| Case { writes, noise });
+        let outcome = runner.run(&cases, |case| match runtime.block_on(self.hold(&case)) {
+            Ok(seen) => {
+                events.set(events.get() + seen);
+                Ok(())
+            }
+            Err(broken) => found.take(broken),
+        });
+        match (outcome, found.into_smallest()) {
+            (Ok(()), _) => {}
+            (Err(TestError::Fail(..)), Some(broken)) => {
+                panic!("{}", broken.shown(&short_name::<P>(), Some(seed)))
+            }
+            (Err(error), _) => panic!("the laws of {}: {error}", short_name::<P>()),
+        }
+        assert!(
+            events.get() > 0,
+            "no command led to an event for {:?}: the laws held on empty histories only",
+            P::NAME
+        );
+    }
+
+    /// How many events there were.
+    async fn hold(&self, case: &Case) -> Result<usize, Broken> {
+        let all = deliveries::<P::Events>(&case.writes, &self.upcasters).await;
+        let all = all.map_err(|error| Broken {
+            law: "the events can be read".into(),
+            found: vec![error],
+            test: Vec::new(),
+            is_of_all: false,
+        })?;
+        let expected = self.rebuilt(&all).await?;
+        for law in Law::ORDER {
+            let drive = Drive::new(law, (self.model)(), &*self.process, &all);
+            let told = match drive.rows(&case.noise, &self.rows).await {
+                Ok((rows, _)) if rows == expected => continue,
+                Ok((rows, drive)) => drive.failed(format!("the rows: {rows:?}")),
+                Err(failed) => failed,
+            };
+            return Err(self.broken(law.name(), told, &expected));
+        }
+        Ok(all.len())
+    }
+
+    /// The rows without any noise, twice: the model is emptied and built again in between.
+    async fn rebuilt(&self, all: &[Delivery<P::Events>]) -> Result<R, Broken> {
+        const RESET: &str = "a reset empties the model";
+        let taken = |failed| self.broken_rows("every event is taken in", failed, "no failure");
+        let model = (self.model)();
+        let empty = (self.rows)(&model).await;
+        let drive = Drive::new(Law::Batches, model, &*self.process, all);
+        let (expected, drive) = drive.rows(&[], &self.rows).await.map_err(taken)?;
+        let left = drive.reset(&self.rows).await.map_err(taken)?;
+        if left != empty {
+            let mut failed = drive.failed(format!("the rows: {left:?}"));
+            failed.moves.push("reset".into());
+            failed.test.push("    .when_rebuilt()".into());
+            return Err(self.broken(RESET, failed, &empty));
+        }
+        let (again, drive) = drive.again().rows(&[], &self.rows).await.map_err(taken)?;
+        if again != expected {
+            let mut failed = drive.failed(format!("the rows of the second time: {again:?}"));
+            failed
+                .moves
+                .insert(0, "reset behind all of these, and again:".into());
+            failed.test.push("    .when_rebuilt()".into());
+            return Err(self.broken(RESET, failed, &expected));
+        }
+        Ok(expected)
+    }
+
+    fn broken(&self, law: &str, failed: Failed, expected: &R) -> Broken {
+        self.broken_rows(law, failed, &format!("{expected:?}"))
+    }
+
+    fn broken_rows(&self, law: &str, failed: Failed, expected: &str) -> Broken {
+        let mut found = vec!["events:".to_owned()];
+        found.extend(failed.moves.iter().map(|line| format!("  {line}")));
+        found.push(failed.why);
+        found.push(format!("expected: {expected}"));
+        let mut test = failed.test;
+        match test.last_mut() {
+            Some(last) if last.ends_with(".then_unchanged()") => last.push(';'),
+            Some(last) if last.ends_with(".when_rebuilt()") => {
+                test.push("    .then_unchanged();".into());
+            }
+            _ => test.push(format!(
+                "    .then({});",
+                super::written::expression(expected).trim_end_matches(".into()")
+            )),
+        }
+        Broken {
+            law: law.into(),
+            found,
+            test,
+            is_of_all: law == Law::All.name(),
+        }
+    }
+}

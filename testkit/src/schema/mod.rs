@@ -1,0 +1,363 @@
+//! The schema check: stored events stay readable, and CI says so before a deployment does.
+//!
+//! A service checks in two things beside its code: the file `TYPES`, with one line for every schema version of every
+//! event that was ever stored, and a directory of *golden payloads*, one JSON file or more for each of those lines.
+//!
+//! ```text
+//! cart.CartItemAdded@1  639ccd8b40b6a848  {quantity: i64, stock_code: text}
+//! cart.CartItemAdded@2  187fa2d5c3ffb6c1  {gift?: bool, quantity: i64, stock_code: text}
+//! ```
+//! [`Schema::assert`] in a test fails, and says what to do, when
+//! - a payload's shape is not what its line says: raise the schema version and add an upcaster;
+//! - a line's event has vanished: the variant was renamed without `#[event(name = "...")]`, or needs an upcaster;
+//! - an older version has no upcaster;
+//! - a golden payload cannot be read any more, or today's type writes it differently;
+//! - something new is not recorded yet: run the test once with `FOLDSTREAM_BLESS=1`, which writes it down, and check it in.
+//!
+//! # Example
+//! ```
+//! use foldstream::{DomainEvent, Upcasters};
+//! use foldstream_testkit::Schema;
+//!
+//! #[derive(Clone, Debug, PartialEq, DomainEvent)]
+//! #[event(aggregate = "cart")]
+//! enum CartEvent {
+//!     #[event(version = 2)]
+//!     ItemAdded { sku: String, quantity: u32 },
+//!     CheckedOut,
+//! }
+//!
+//! # let directory = std::env::temp_dir().join(format!("foldstream-schema-{}", std::process::id()));
+//! # std::fs::create_dir_all(&directory)?;
+//! # std::fs::write(directory.join("TYPES"), "cart.ItemAdded@1  4f69a90d2c933401  {sku: text}\n")?;
+//! # std::fs::create_dir_all(directory.join("golden"))?;
+//! # std::fs::write(directory.join("golden/cart.ItemAdded@1.json"), "{\"sku\":\"tea\"}\n")?;
+//! let schema = Schema::new(directory.join("TYPES"))
+//!     .with_golden(directory.join("golden"))
+//!     .with_events::<CartEvent>()
+//!     .with_upcasters(Upcasters::new().with_json("cart", "ItemAdded", 1, |payload| {
+//!         payload["quantity"] = 1.into();
+//!         Ok(())
+//!     }));
+//! // In a test, `schema.assert()`. Here the new lines are not recorded yet.
+//! let problems = schema.check().unwrap_err();
+//! assert!(problems.to_string().contains("cart.ItemAdded@2 is not recorded"));
+//! schema.write()?;
+//! schema.check()?;
+//! # std::fs::remove_dir_all(&directory)?;
+//! # Ok::<(), foldstream::BoxError>(())
+//! ```
+//!
+//! # How a shape is found, and its limits
+//! The payload type is let deserialize from nothing, and what it asks for is written down: fields, whether they may be
+//! missing, nullable values, variants of enums, elements, widths of numbers, however deep, with serde's renames, defaults
+//! and aliases. Names of Rust types and the order of fields do not count, since JSON does not show them.
+//! - A type that accepts only certain texts is offered many common ones; add yours by [`Schema::with_text`].
+//! - A type that looks at the data to know what it is (`#[serde(flatten)]`, `#[serde(tag = "...")]`,
+//!   `#[serde(untagged)]`, `serde_json::Value`) cannot be traced. That is an error, never silence. Allow it by
+//!   [`Schema::allow_untraced`]: then golden payloads alone guard it.
+//! - Limits on values (a text's length, a number's range) are not part of a shape.
+//! - What a type *writes* is compared with golden payloads of the current version only: give them optional fields and
+//!   several variants, in several files (`<name>@<version>-<anything>.json`).
+mod at;
+mod golden;
+mod problem;
+mod shape;
+mod trace;
+mod types;
+
+pub use golden::upcast_golden;
+pub use problem::{SchemaError, SchemaProblem};
+
+use foldstream::{CodecError, Decoded, DeserializePayload, EventName, EventSet, Upcasters};
+use shape::Nodes;
+use std::{
+    collections::BTreeSet,
+    fmt,
+    path::{Path, PathBuf},
+};
+use trace::Untraceable;
+
+/// What a service has stored and reads, to be compared with what is checked in. See the [module](self).
+#[derive(Clone)]
+#[must_use = "a schema that is not checked says nothing"]
+pub struct Schema {
+    types: PathBuf,
+    golden: Option<PathBuf>,
+    aggregates: Vec<Events>,
+    upcasters: Upcasters,
+    untraced: BTreeSet<String>,
+    texts: Vec<String>,
+}
+
+/// Shape, and a payload that the type accepts.
+type TracedPayload = Result<(Nodes, Result<Vec<u8>, CodecError>), Untraceable>;
+
+/// What today's type writes; none if the event is retired.
+type Rewritten = Result<Option<Vec<u8>>, CodecError>;
+
+/// The events of one aggregate type, without their Rust type.
+#[derive(Clone, Copy)]
+struct Events {
+    aggregate: &'static str,
+    types: &'static [foldstream::EventType],
+    trace: fn(usize, &[String]) -> TracedPayload,
+    /// Lifts and decodes a stored payload, and writes it again.
+    rewrite: fn(&Upcasters, &Key, &[u8]) -> Rewritten,
+}
+
+/// One schema version of one event, shown `<aggregate>.<name>@<version>`.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    aggregate: String,
+    name: String,
+    version: u16,
+}
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}@{}", self.aggregate, self.name, self.version)
+    }
+}
+
+impl fmt::Debug for Schema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let aggregates: Vec<_> = self.aggregates.iter().map(|e| e.aggregate).collect();
+        f.debug_struct("Schema")
+            .field("types", &self.types)
+            .field("golden", &self.golden)
+            .field("aggregates", &aggregates)
+            .finish_non_exhaustive()
+    }
+}
+
+fn encoded<E: DeserializePayload>(event: &E) -> Result<Vec<u8>, CodecError> {
+    let mut out = Vec::new();
+    event.encode(&mut out).map(|()| out)
+}
+
+fn rewrite<E: DeserializePayload>(upcasters: &Upcasters, key: &Key, payload: &[u8]) -> Rewritten {
+    let event = decode::<E>(upcasters, key, payload)?;
+    event.map(|event| encoded(&event)).transpose()
+}
+
+/// As every reader does: upcasters, then the type's own decoding.
+fn decode<E: EventSet>(
+    upcasters: &Upcasters,
+    key: &Key,
+    payload: &[u8],
+) -> Result<Option<E>, CodecError> {
+    let name = EventName::from(key.name.clone());
+    let payload = payload.to_vec().into();
+    let lifted = upcasters.apply(&key.aggregate, &name, key.version, &payload)?;
+    let Some(lifted) = lifted else {
+        return Ok(None);
+    };
+    let (name, version) = (&lifted.name, lifted.schema_version);
+    match E::decode_from(&key.aggregate, name, version, &lifted.payload)? {
+        Decoded::Event(event) => Ok(Some(event)),
+        Decoded::NotMine | Decoded::Unknown => Err(CodecError::UnknownEvent {
+            aggregate: key.aggregate.clone(),
+            name: name.to_string(),
+        }),
+    }
+}
+
+impl Schema {
+    /// Compares with the file `types`, by custom named `TYPES` and beside `Cargo.toml`. A relative path is relative to
+    /// the package, in tests.
+    pub fn new(types: impl Into<PathBuf>) -> Self {
+        Self {
+            types: types.into(),
+            golden: None,
+            aggregates: Vec::new(),
+            upcasters: Upcasters::new(),
+            untraced: BTreeSet::new(),
+            texts: Vec::new(),
+        }
+    }
+
+    /// Also compares with the golden payloads in this directory: `<aggregate>.<name>@<version>.json` and
+    /// `<aggregate>.<name>@<version>-<anything>.json`, each a payload as it was stored.
+    pub fn with_golden(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.golden = Some(directory.into());
+        self
+    }
+
+    /// Adds the events of an aggregate type. All that `TYPES` names must be added.
+    pub fn with_events<E: DeserializePayload>(mut self) -> Self {
+        self.aggregates.push(Events {
+            aggregate: E::AGGREGATE,
+            types: E::TYPES,
+            trace: |index, texts| {
+                let traced = trace::trace::<E>(index, texts)?;
+                Ok((traced.nodes, encoded(&traced.sample)))
+            },
+            rewrite: rewrite::<E>,
+        });
+        self
+    }
+
+    /// The upcasters that repositories and runners use.
+    pub fn with_upcasters(mut self, upcasters: Upcasters) -> Self {
+        self.upcasters = upcasters;
+        self
+    }
+
+    /// Offers this text to types that accept only certain ones.
+    pub fn with_text(mut self, text: impl Into<String>) -> Self {
+        self.texts.push(text.into());
+        self
+    }
+
+    /// Allows that a place cannot be traced: a whole payload (`cart.ItemAdded`) or a part of it
+    /// (`cart.ItemAdded.extra`). Its golden payloads alone guard it then, so they must be there.
+    pub fn allow_untraced(mut self, place: impl Into<String>) -> Self {
+        self.untraced.insert(place.into());
+        self
+    }
+
+    /// Compares; changes nothing.
+    ///
+    /// # Errors
+    /// [`SchemaError`], with everything that is wrong.
+    pub fn check(&self) -> Result<(), SchemaError> {
+        let (found, mut problems) = self.found();
+        let recorded = types::read(&self.types, &self.aggregates(), &mut problems);
+        self.compare(&recorded, &found, &mut problems);
+        self.check_golden(&recorded, &found, &mut problems);
+        SchemaError::unless_empty(problems)
+    }
+
+    /// Records what is new, and makes golden payloads for it, with the plainest values. What was recorded is not
+    /// changed, and nothing is while there is a problem that recording does not solve.
+    ///
+    /// # Errors
+    /// [`SchemaError`], with everything that recording does not solve.
+    pub fn write(&self) -> Result<(), SchemaError> {
+        let (found, mut problems) = self.found();
+        let mut recorded = types::read(&self.types, &self.aggregates(), &mut problems);
+        self.compare(&recorded, &found, &mut problems);
+        problems.retain(|problem| !problem.is_solved_by_recording());
+        SchemaError::unless_empty(std::mem::take(&mut problems))?;
+        for traced in &found {
+            let shape = traced.shape.clone();
+            recorded.entry(traced.key.clone()).or_insert(shape);
+        }
+        types::write(&self.types, &recorded).map_err(SchemaError::from)?;
+        self.write_golden(&found, &mut problems);
+        SchemaError::unless_empty(problems)?;
+        self.check()
+    }
+
+    /// [`check`](Self::check) for a test; with the environment variable `FOLDSTREAM_BLESS=1`, [`write`](Self::write).
+    ///
+    /// # Panics
+    /// With everything that is wrong, and what to do about it.
+    #[track_caller]
+    pub fn assert(&self) {
+        let is_blessing = std::env::var_os("FOLDSTREAM_BLESS").is_some_and(|value| value == "1");
+        let result = if is_blessing {
+            self.write()
+        } else {
+            self.check()
+        };
+        if let Err(error) = result {
+            panic!("{error}");
+        }
+    }
+
+    /// What a command line asks for, for a small binary that CI runs: `--check` or `--write`.
+    ///
+    /// # Errors
+    /// [`SchemaError`]; also for any other argument.
+    pub fn command(&self, argument: Option<&str>) -> Result<(), SchemaError> {
+        match argument {
+            Some("--check") => self.check(),
+            Some("--write") => self.write(),
+            _ => Err(SchemaProblem::Usage.into()),
+        }
+    }
+
+    /// Today's events with their shapes, and what cannot be found out.
+    fn found(&self) -> (Vec<Found>, Vec<SchemaProblem>) {
+        let (mut all, mut problems) = (Vec::new(), Vec::new());
+        for events in &self.aggregates {
+            for (index, kind) in events.types.iter().enumerate() {
+                let key = Key {
+                    aggregate: events.aggregate.into(),
+                    name: kind.name().into(),
+                    version: kind.schema_version(),
+                };
+                match self.shape_of(events, index, &key) {
+                    Ok(found) => all.push(found),
+                    Err(problem) => problems.push(problem),
+                }
+            }
+        }
+        (all, problems)
+    }
+
+    fn shape_of(&self, events: &Events, index: usize, key: &Key) -> Result<Found, SchemaProblem> {
+        let payload = format!("{}.{}", key.aggregate, key.name);
+        let is_allowed =
+            |place: &str| self.untraced.contains(&payload) || self.untraced.contains(place);
+        let place = |path: &shape::Path| {
+            let text = format!("{payload}.{path}");
+            text.trim_end_matches('.').to_owned()
+        };
+        match (events.trace)(index, &self.texts) {
+            Ok((nodes, sample)) => {
+                let places: Vec<_> = nodes.untraced().iter().map(place).collect();
+                let is_untraced = !places.is_empty();
+                if let Some(place) = places.into_iter().find(|place| !is_allowed(place)) {
+                    let reason = "its type looks at the data to know what it is".into();
+                    return Err(SchemaProblem::Untraceable { place, reason });
+                }
+                Ok(Found {
+                    key: key.clone(),
+                    shape: nodes.text(),
+                    is_untraced,
+                    sample: sample.ok(),
+                })
+            }
+            Err(error) if is_allowed(&place(&error.path)) => Ok(Found {
+                key: key.clone(),
+                shape: types::UNTRACED.into(),
+                is_untraced: true,
+                sample: None,
+            }),
+            Err(Untraceable { path, reason }) => Err(SchemaProblem::Untraceable {
+                place: place(&path),
+                reason,
+            }),
+        }
+    }
+
+    fn aggregates(&self) -> Vec<&'static str> {
+        self.aggregates.iter().map(|e| e.aggregate).collect()
+    }
+
+    fn events(&self, aggregate: &str) -> Option<&Events> {
+        self.aggregates.iter().find(|e| e.aggregate == aggregate)
+    }
+
+    /// The schema version that this build writes.
+    fn current(&self, aggregate: &str, name: &str) -> Option<u16> {
+        let types = self.events(aggregate)?.types;
+        let kind = types.iter().find(|kind| kind.name() == name)?;
+        Some(kind.schema_version())
+    }
+
+    fn golden_directory(&self) -> Option<&Path> {
+        self.golden.as_deref()
+    }
+}
+
+/// An event of this build.
+struct Found {
+    key: Key,
+    shape: String,
+    /// At least in part guarded by golden payloads alone.
+    is_untraced: bool,
+    sample: Option<Vec<u8>>,
+}

@@ -1,0 +1,198 @@
+//! Finds out what a payload type reads, by letting it deserialize from nothing.
+//!
+//! A type asks its deserializer for what it wants: this field, a text, one of these variants. [`At`] writes down every
+//! such wish under its path and makes up an answer. Where a type refuses an answer (a text that is to be a date), the
+//! run is repeated with the next candidate for the value given last; enums are run once a variant, and every field is
+//! left out once to see whether it may be missing.
+use super::{
+    at::{At, Fail, Run},
+    shape::{Nodes, Path},
+};
+use foldstream::DeserializePayload;
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+};
+
+/// Texts that types tend to accept, tried in this order.
+const TEXTS: &[&str] = &[
+    "",
+    "a",
+    "0",
+    "1",
+    "1.0",
+    "true",
+    "2026-01-01T00:00:00Z",
+    "2026-01-01T00:00:00",
+    "2026-01-01",
+    "00:00:00",
+    "PT1S",
+    "UTC",
+    "01920000-0000-7000-8000-000000000001",
+    "01920000-0000-7000-8000-000000000001/0",
+    "a#1",
+    "a@example.com",
+    "https://example.com/",
+    "127.0.0.1",
+    "::1",
+    "127.0.0.1:80",
+    "1.0.0",
+    "EUR",
+    "US",
+    "en",
+    "00000000000000000000000000000000",
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "AAAAAAAAAAAAAAAAAAAAAA==",
+];
+
+/// Why a payload's shape cannot be found out.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Untraceable {
+    pub(super) path: Path,
+    pub(super) reason: String,
+}
+
+/// What was found out.
+pub(super) struct Traced<E> {
+    pub(super) nodes: Nodes,
+    /// Made of the first answers that were accepted.
+    pub(super) sample: E,
+}
+
+type Variants = BTreeMap<Path, usize>;
+
+/// What to answer.
+#[derive(Clone, Default)]
+pub(super) struct Plan {
+    /// Which candidate a value gets; the first if not listed.
+    pub(super) candidates: BTreeMap<Path, usize>,
+    /// Fields that are another name of a field before them.
+    pub(super) aliases: BTreeSet<Path>,
+    /// Which variant an enum becomes within itself, by type.
+    pub(super) inner: BTreeMap<&'static str, usize>,
+    /// Which variant an enum becomes; the first if not listed.
+    pub(super) variants: Variants,
+    pub(super) omitted: Option<Path>,
+}
+
+pub(super) fn trace<E: DeserializePayload>(
+    index: usize,
+    more_texts: &[String],
+) -> Result<Traced<E>, Untraceable> {
+    let texts: Vec<_> = TEXTS
+        .iter()
+        .copied()
+        .chain(more_texts.iter().map(|t| &**t))
+        .collect();
+    let mut search = Search {
+        index,
+        texts: &texts,
+        plan: Plan::default(),
+        nodes: Nodes::default(),
+        found_with: BTreeMap::new(),
+    };
+    let sample = search.settle::<E>(&Variants::new())?;
+    let mut tried = BTreeSet::new();
+    while let Some((path, variant)) = search.next_variant(&mut tried) {
+        let mut variants = search.found_with.get(&path).cloned().unwrap_or_default();
+        variants.insert(path, variant);
+        search.settle::<E>(&variants)?;
+    }
+    for field in search.nodes.fields() {
+        let variants = search.found_with.get(&field).cloned().unwrap_or_default();
+        let plan = Plan {
+            variants,
+            omitted: Some(field.clone()),
+            ..search.plan.clone()
+        };
+        if search.run::<E>(plan).0.is_ok() {
+            search.nodes.optional.insert(field);
+        }
+    }
+    let nodes = search.nodes;
+    Ok(Traced { nodes, sample })
+}
+
+/// All runs of one payload.
+struct Search<'t> {
+    index: usize,
+    texts: &'t [&'t str],
+    /// Without variants: what has been learnt about answers.
+    plan: Plan,
+    nodes: Nodes,
+    /// The variants that lead to a path.
+    found_with: BTreeMap<Path, Variants>,
+}
+
+impl<'t> Search<'t> {
+    fn run<E: DeserializePayload>(&self, plan: Plan) -> (Result<E, Fail>, Run<'t>) {
+        let run = RefCell::new(Run {
+            plan,
+            texts: self.texts,
+            nodes: Nodes::default(),
+            last: None,
+            last_field: None,
+            open: Vec::new(),
+            duplicate: false,
+            endless: None,
+            verdict: None,
+        });
+        let at = At::root(&run);
+        let result = E::deserialize_payload(self.index, at);
+        (result, run.into_inner())
+    }
+
+    /// Runs with these variants until the type accepts every answer.
+    fn settle<E: DeserializePayload>(&mut self, variants: &Variants) -> Result<E, Untraceable> {
+        loop {
+            let plan = Plan {
+                variants: variants.clone(),
+                ..self.plan.clone()
+            };
+            let (result, run) = self.run::<E>(plan);
+            if let Some(verdict) = run.verdict {
+                return Err(verdict);
+            }
+            let fail = match result {
+                Ok(value) => {
+                    for path in self.nodes.merge(run.nodes)? {
+                        self.found_with.insert(path, variants.clone());
+                    }
+                    return Ok(value);
+                }
+                Err(fail) => fail,
+            };
+            if let Some((name, of)) = run.endless {
+                let inner = self.plan.inner.entry(name).or_default();
+                *inner += 1;
+                if *inner >= of {
+                    let reason = format!("{name} holds itself without an end");
+                    return Err(Untraceable {
+                        path: Path::default(),
+                        reason,
+                    });
+                }
+                continue;
+            }
+            if run.duplicate
+                && let Some(field) = run.last_field
+            {
+                self.plan.aliases.insert(field);
+                continue;
+            }
+            let (path, count) = run.last.unwrap_or_default();
+            let next = self.plan.candidates.get(&path).map_or(1, |n| n + 1);
+            if next >= count {
+                let reason =
+                    format!("every value that was tried is refused, the last with: {fail}");
+                return Err(Untraceable { path, reason });
+            }
+            self.plan.candidates.insert(path, next);
+        }
+    }
+
+    fn next_variant(&self, tried: &mut BTreeSet<(Path, usize)>) -> Option<(Path, usize)> {
+        let all = self.nodes.variants();
+        all.into_iter().find(|place| tried.insert(place.clone()))
+    }
+}

@@ -1,0 +1,242 @@
+//! Buses that break a rule of deliveries and positions.
+use super::{Committed, Member, Next, Sabotage, Suspects, broken};
+use async_trait::async_trait;
+use bytes::Bytes;
+use foldstream::ports::{
+    ConsumerEvent, Delivery, MessageBus, Offset, OffsetMark, OwnedMark, StartedFrom, Subscription,
+};
+use foldstream_testkit::InMemoryMessageBus;
+use futures::FutureExt;
+use std::sync::Mutex;
+use tokio::task::yield_now;
+
+pub(super) fn suspects() -> Suspects {
+    vec![
+        broken::<FillsTombstones>(&["everything_of_a_message_arrives_as_sent"]),
+        broken::<MixesGroups>(&["each_group_gets_all_messages"])
+            .and_by(&["a_position_that_retention_has_passed_is_out_of_range"]),
+        broken::<SaysThatItWasCommitted>(&["an_assignment_comes_before_the_first_delivery"]),
+        broken::<RepeatsDeliveries>(&["deliveries_of_a_partition_are_in_order_without_repeats"])
+            .and_by(&["a_paused_partition_delivers_nothing_and_goes_on_without_a_gap"]),
+        broken::<TakesOneTopic>(&["a_subscription_of_several_topics_gets_all_of_them"])
+            .and_by(&["a_missing_topic_is_refused_and_never_made"]),
+        broken::<PrefersStartMarks>(&[
+            "a_partition_starts_at_the_committed_offset_else_at_its_start_mark",
+        ])
+        .and_by(&["what_is_not_committed_comes_again"]),
+        broken::<ResetsToTheBeginning>(&[
+            "a_partition_without_position_is_missing_and_delivers_nothing",
+        ]),
+        broken::<ResetsToTheEnd>(&["a_position_behind_the_end_is_out_of_range"]),
+        broken::<SkipsWhatIsGone>(&["a_position_that_retention_has_passed_is_out_of_range"]),
+        broken::<CommitsWhatItDelivers>(&["what_is_not_committed_comes_again"]).and_by(&[
+            "a_commit_is_stored_when_it_returns",
+            "a_commit_under_another_epoch_is_stale_and_stores_nothing",
+            "after_leave_everything_is_closed",
+            "a_commit_during_a_revocation_counts",
+        ]),
+        broken::<TakesBeforeItReturns>(&["a_dropped_next_loses_nothing"]),
+        broken::<DoesNotWakeUp>(&[
+            "next_waits_for_what_comes",
+            "messages_published_while_a_member_reads_are_delivered_once",
+        ])
+        .and_by(&[
+            "members_share_the_partitions_and_each_message_goes_to_one",
+            "a_commit_during_a_revocation_counts",
+            "a_commit_after_the_partition_has_moved_is_stale",
+            "a_leaving_members_partitions_go_to_the_others",
+            "a_pause_ends_with_its_assignment",
+            "a_member_that_has_paused_everything_stays_in_the_group",
+        ]),
+    ]
+}
+
+#[derive(Debug, Default)]
+struct FillsTombstones;
+#[async_trait]
+impl Sabotage for FillsTombstones {
+    async fn next(&self, member: &Member) -> Next {
+        let mut event = member.inner.next().await?;
+        if let ConsumerEvent::Delivery(delivery) = &mut event {
+            delivery.message.value.get_or_insert(Bytes::new());
+        }
+        Ok(event)
+    }
+}
+
+/// One group for all.
+#[derive(Debug, Default)]
+struct MixesGroups;
+#[async_trait]
+impl Sabotage for MixesGroups {
+    async fn wish(&self, _: &InMemoryMessageBus, mut wish: Subscription) -> Subscription {
+        wish.group = "all".into();
+        wish
+    }
+    async fn committed(&self, bus: &InMemoryMessageBus, _: &str, topic: &str) -> Committed {
+        bus.committed("all", topic).await
+    }
+    async fn delete_group(&self, bus: &InMemoryMessageBus, _: &str) -> super::Done {
+        bus.delete_group("all").await
+    }
+}
+
+#[derive(Debug, Default)]
+struct SaysThatItWasCommitted;
+#[async_trait]
+impl Sabotage for SaysThatItWasCommitted {
+    async fn next(&self, member: &Member) -> Next {
+        let mut event = member.inner.next().await?;
+        if let ConsumerEvent::Assigned(assignment) = &mut event {
+            for added in &mut assignment.partitions {
+                added.from = StartedFrom::Committed;
+            }
+        }
+        Ok(event)
+    }
+}
+
+/// Delivers one of many twice.
+#[derive(Debug, Default)]
+struct RepeatsDeliveries(Mutex<Option<Delivery>>);
+#[async_trait]
+impl Sabotage for RepeatsDeliveries {
+    async fn next(&self, member: &Member) -> Next {
+        if let Some(again) = self.0.lock().unwrap().take() {
+            return Ok(ConsumerEvent::Delivery(again));
+        }
+        let event = member.inner.next().await?;
+        if let ConsumerEvent::Delivery(delivery) = &event {
+            let mut notes = member.notes.lock().unwrap();
+            notes.deliveries += 1;
+            if notes.deliveries == 100 {
+                *self.0.lock().unwrap() = Some(delivery.clone());
+            }
+        }
+        Ok(event)
+    }
+}
+
+#[derive(Debug, Default)]
+struct TakesOneTopic;
+#[async_trait]
+impl Sabotage for TakesOneTopic {
+    async fn wish(&self, _: &InMemoryMessageBus, mut wish: Subscription) -> Subscription {
+        wish.topics.truncate(1);
+        wish
+    }
+}
+
+#[derive(Debug, Default)]
+struct PrefersStartMarks;
+#[async_trait]
+impl Sabotage for PrefersStartMarks {
+    async fn wish(&self, bus: &InMemoryMessageBus, wish: Subscription) -> Subscription {
+        if !wish.start.is_empty() {
+            bus.forget_committed(&wish.group);
+        }
+        wish
+    }
+}
+
+/// As `auto.offset.reset = earliest`, where nothing is committed.
+#[derive(Debug, Default)]
+struct ResetsToTheBeginning;
+#[async_trait]
+impl Sabotage for ResetsToTheBeginning {
+    async fn wish(&self, bus: &InMemoryMessageBus, mut wish: Subscription) -> Subscription {
+        for topic in &wish.topics {
+            for partition in bus.offsets(topic).await.unwrap_or_default() {
+                if wish
+                    .start
+                    .iter()
+                    .all(|m| m.partition != partition.partition)
+                {
+                    let mark = OffsetMark::new(partition.partition, partition.begin);
+                    wish.start.push(mark);
+                }
+            }
+        }
+        wish
+    }
+}
+
+/// As `auto.offset.reset = latest`, where a mark is behind the end.
+#[derive(Debug, Default)]
+struct ResetsToTheEnd;
+#[async_trait]
+impl Sabotage for ResetsToTheEnd {
+    async fn wish(&self, bus: &InMemoryMessageBus, mut wish: Subscription) -> Subscription {
+        for topic in wish.topics.clone() {
+            for found in bus.offsets(&topic).await.unwrap_or_default() {
+                for mark in &mut wish.start {
+                    if mark.partition == found.partition {
+                        mark.next = mark.next.min(found.end);
+                    }
+                }
+            }
+        }
+        wish
+    }
+}
+
+/// As `auto.offset.reset = earliest`, where retention has passed the position.
+#[derive(Debug, Default)]
+struct SkipsWhatIsGone;
+#[async_trait]
+impl Sabotage for SkipsWhatIsGone {
+    async fn wish(&self, bus: &InMemoryMessageBus, mut wish: Subscription) -> Subscription {
+        let topic = wish.topics[0].clone();
+        let offsets = bus.offsets(&topic).await.unwrap_or_default();
+        if offsets.iter().all(|found| found.begin == Offset::new(0)) {
+            return wish;
+        }
+        let committed = bus.committed(&wish.group, &topic).await.unwrap_or_default();
+        for (found, (partition, committed)) in offsets.into_iter().zip(committed) {
+            let mut marks = wish.start.iter_mut();
+            if let Some(mark) = marks.find(|mark| mark.partition == partition) {
+                mark.next = committed.unwrap_or(mark.next).max(found.begin);
+            }
+        }
+        bus.forget_committed(&wish.group);
+        wish
+    }
+}
+
+#[derive(Debug, Default)]
+struct CommitsWhatItDelivers;
+#[async_trait]
+impl Sabotage for CommitsWhatItDelivers {
+    async fn next(&self, member: &Member) -> Next {
+        let event = member.inner.next().await?;
+        if let ConsumerEvent::Delivery(d) = &event {
+            let mark = OwnedMark::new(d.partition.clone(), d.epoch, d.offset.next());
+            member.inner.commit(&[mark]).await?;
+        }
+        Ok(event)
+    }
+}
+
+#[derive(Debug, Default)]
+struct TakesBeforeItReturns;
+#[async_trait]
+impl Sabotage for TakesBeforeItReturns {
+    async fn next(&self, member: &Member) -> Next {
+        let event = member.inner.next().await?;
+        yield_now().await;
+        Ok(event)
+    }
+}
+
+/// Looks once, and then waits for nothing.
+#[derive(Debug, Default)]
+struct DoesNotWakeUp;
+#[async_trait]
+impl Sabotage for DoesNotWakeUp {
+    async fn next(&self, member: &Member) -> Next {
+        match tokio::task::unconstrained(member.inner.next()).now_or_never() {
+            Some(event) => event,
+            None => std::future::pending().await,
+        }
+    }
+}

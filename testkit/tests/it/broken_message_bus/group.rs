@@ -1,0 +1,257 @@
+//! Buses that break a rule of commits, pauses and groups.
+use super::{Done, Member, Next, Sabotage, Suspects, broken};
+use async_trait::async_trait;
+use foldstream::{
+    CommitId,
+    ports::{ConsumerEvent, MessageBusError, OwnedMark, PartitionId, Revocation, Subscription},
+};
+use foldstream_testkit::InMemoryMessageBus;
+use std::{collections::BTreeSet, sync::Mutex, time::Duration};
+use tokio::time::timeout;
+
+pub(super) fn suspects() -> Suspects {
+    vec![
+        broken::<CommitsLater>(&["a_commit_is_stored_when_it_returns"]).and_by(&[
+            "a_partition_starts_at_the_committed_offset_else_at_its_start_mark",
+            "a_commit_under_another_epoch_is_stale_and_stores_nothing",
+            "members_share_the_partitions_and_each_message_goes_to_one",
+            "a_commit_during_a_revocation_counts",
+            "a_commit_after_the_partition_has_moved_is_stale",
+            "a_leaving_members_partitions_go_to_the_others",
+            "a_pause_ends_with_its_assignment",
+            "a_deleted_group_is_forgotten",
+        ]),
+        broken::<CommitsOneByOne>(&["a_commit_under_another_epoch_is_stale_and_stores_nothing"])
+            .and_by(&["a_commit_after_the_partition_has_moved_is_stale"]),
+        broken::<HidesStaleCommits>(&["a_commit_after_the_partition_has_moved_is_stale"])
+            .and_by(&["a_commit_under_another_epoch_is_stale_and_stores_nothing"]),
+        broken::<IgnoresPauses>(&["a_paused_partition_delivers_nothing_and_goes_on_without_a_gap"])
+            .and_by(&["a_member_that_has_paused_everything_stays_in_the_group"]),
+        broken::<ForgetsThatItLeft>(&["after_leave_everything_is_closed"]),
+        broken::<KeepsGroups>(&["a_deleted_group_is_forgotten"]),
+        broken::<GivesEachAGroup>(&["members_share_the_partitions_and_each_message_goes_to_one"])
+            .and_by(&[
+                "a_partition_starts_at_the_committed_offset_else_at_its_start_mark",
+                "what_is_not_committed_comes_again",
+                "a_commit_during_a_revocation_counts",
+                "a_commit_after_the_partition_has_moved_is_stale",
+                "a_leaving_members_partitions_go_to_the_others",
+                "a_pause_ends_with_its_assignment",
+            ]),
+        broken::<RevokesAtOnce>(&["a_commit_during_a_revocation_counts"]).and_by(&[
+            "members_share_the_partitions_and_each_message_goes_to_one",
+            "a_commit_after_the_partition_has_moved_is_stale",
+            "a_leaving_members_partitions_go_to_the_others",
+            "a_pause_ends_with_its_assignment",
+        ]),
+        broken::<LeavesWhenDropped>(&["a_leaving_members_partitions_go_to_the_others"])
+            .and_by(&["a_pause_ends_with_its_assignment"]),
+        broken::<RemembersPauses>(&["a_pause_ends_with_its_assignment"]),
+        broken::<ExpelsIdleMembers>(&["a_member_that_has_paused_everything_stays_in_the_group"]),
+    ]
+}
+
+/// As a commit in the background.
+#[derive(Debug, Default)]
+struct CommitsLater;
+#[async_trait]
+impl Sabotage for CommitsLater {
+    async fn next(&self, member: &Member) -> Next {
+        let pending = std::mem::take(&mut member.notes.lock().unwrap().pending);
+        // Nobody is there to hear of a failure.
+        let _ = member.inner.commit(&pending).await;
+        member.inner.next().await
+    }
+    async fn commit(&self, member: &Member, marks: &[OwnedMark]) -> Done {
+        // What is stale, or after the end, is still found at once.
+        member.inner.commit(&[]).await?;
+        member
+            .notes
+            .lock()
+            .unwrap()
+            .pending
+            .extend_from_slice(marks);
+        Ok(())
+    }
+    async fn leave(&self, member: &Member) -> Done {
+        let pending = std::mem::take(&mut member.notes.lock().unwrap().pending);
+        let _ = member.inner.commit(&pending).await;
+        member.inner.leave().await
+    }
+}
+
+#[derive(Debug, Default)]
+struct CommitsOneByOne;
+#[async_trait]
+impl Sabotage for CommitsOneByOne {
+    async fn commit(&self, member: &Member, marks: &[OwnedMark]) -> Done {
+        for mark in marks {
+            member.inner.commit(std::slice::from_ref(mark)).await?;
+        }
+        member.inner.commit(&[]).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct HidesStaleCommits;
+#[async_trait]
+impl Sabotage for HidesStaleCommits {
+    async fn commit(&self, member: &Member, marks: &[OwnedMark]) -> Done {
+        match member.inner.commit(marks).await {
+            Err(MessageBusError::StaleAssignment { .. }) => Ok(()),
+            other => other,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct IgnoresPauses;
+#[async_trait]
+impl Sabotage for IgnoresPauses {
+    async fn pause(&self, member: &Member, _: &[PartitionId]) -> Done {
+        member.inner.pause(&[]).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct ForgetsThatItLeft;
+#[async_trait]
+impl Sabotage for ForgetsThatItLeft {
+    async fn pause(&self, member: &Member, partitions: &[PartitionId]) -> Done {
+        match member.inner.pause(partitions).await {
+            Err(MessageBusError::Closed) => Ok(()),
+            other => other,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct KeepsGroups;
+#[async_trait]
+impl Sabotage for KeepsGroups {
+    async fn delete_group(&self, _: &InMemoryMessageBus, _: &str) -> Done {
+        Ok(())
+    }
+}
+
+/// Lets only the first who comes into a group.
+#[derive(Debug, Default)]
+struct GivesEachAGroup(Mutex<BTreeSet<String>>);
+#[async_trait]
+impl Sabotage for GivesEachAGroup {
+    async fn wish(&self, _: &InMemoryMessageBus, mut wish: Subscription) -> Subscription {
+        if !self.0.lock().unwrap().insert(wish.group.clone()) {
+            wish.group.push_str(&CommitId::random().to_string());
+        }
+        wish
+    }
+}
+
+/// Tells of a revocation when it is over.
+#[derive(Debug, Default)]
+struct RevokesAtOnce;
+#[async_trait]
+impl Sabotage for RevokesAtOnce {
+    async fn next(&self, member: &Member) -> Next {
+        Ok(match member.inner.next().await? {
+            ConsumerEvent::Revoking(revocation) => {
+                let (partitions, grace) = (revocation.partitions().to_vec(), revocation.grace());
+                drop(revocation);
+                ConsumerEvent::Revoking(Revocation::new(partitions, grace, || {}))
+            }
+            other => other,
+        })
+    }
+}
+
+/// Says that it has left, and lets the others wait for the end of the session.
+#[derive(Debug, Default)]
+struct LeavesWhenDropped;
+impl LeavesWhenDropped {
+    fn is_in(member: &Member) -> Done {
+        match member.notes.lock().unwrap().has_left {
+            true => Err(MessageBusError::Closed),
+            false => Ok(()),
+        }
+    }
+}
+#[async_trait]
+impl Sabotage for LeavesWhenDropped {
+    async fn next(&self, member: &Member) -> Next {
+        Self::is_in(member)?;
+        member.inner.next().await
+    }
+    async fn commit(&self, member: &Member, marks: &[OwnedMark]) -> Done {
+        Self::is_in(member)?;
+        member.inner.commit(marks).await
+    }
+    async fn pause(&self, member: &Member, partitions: &[PartitionId]) -> Done {
+        Self::is_in(member)?;
+        member.inner.pause(partitions).await
+    }
+    async fn resume(&self, member: &Member, partitions: &[PartitionId]) -> Done {
+        Self::is_in(member)?;
+        member.inner.resume(partitions).await
+    }
+    async fn leave(&self, member: &Member) -> Done {
+        member.notes.lock().unwrap().has_left = true;
+        Ok(())
+    }
+}
+
+#[derive(Debug, Default)]
+struct RemembersPauses;
+#[async_trait]
+impl Sabotage for RemembersPauses {
+    async fn next(&self, member: &Member) -> Next {
+        let event = member.inner.next().await?;
+        if let ConsumerEvent::Assigned(_) = &event {
+            let paused: Vec<_> = {
+                let notes = member.notes.lock().unwrap();
+                notes.paused.iter().cloned().collect()
+            };
+            member.inner.pause(&paused).await?;
+        }
+        Ok(event)
+    }
+    async fn pause(&self, member: &Member, partitions: &[PartitionId]) -> Done {
+        let paused = partitions.iter().cloned();
+        member.notes.lock().unwrap().paused.extend(paused);
+        member.inner.pause(partitions).await
+    }
+    async fn resume(&self, member: &Member, partitions: &[PartitionId]) -> Done {
+        let resumed = |p: &PartitionId| partitions.contains(p);
+        member.notes.lock().unwrap().paused.retain(|p| !resumed(p));
+        member.inner.resume(partitions).await
+    }
+}
+
+/// Takes a member that gets nothing for one that is dead.
+#[derive(Debug, Default)]
+struct ExpelsIdleMembers;
+#[async_trait]
+impl Sabotage for ExpelsIdleMembers {
+    async fn next(&self, member: &Member) -> Next {
+        let event = loop {
+            match timeout(Duration::from_secs(2), member.inner.next()).await {
+                Ok(event) => break event?,
+                Err(_) => {
+                    let notes = member.notes.lock().unwrap();
+                    if !notes.owned.is_empty() && notes.owned.is_subset(&notes.paused) {
+                        member.bus.expel(&member.group);
+                    }
+                }
+            }
+        };
+        if let ConsumerEvent::Assigned(assignment) = &event {
+            let added = assignment.partitions.iter().map(|a| a.partition.clone());
+            member.notes.lock().unwrap().owned.extend(added);
+        }
+        Ok(event)
+    }
+    async fn pause(&self, member: &Member, partitions: &[PartitionId]) -> Done {
+        let paused = partitions.iter().cloned();
+        member.notes.lock().unwrap().paused.extend(paused);
+        member.inner.pause(partitions).await
+    }
+}

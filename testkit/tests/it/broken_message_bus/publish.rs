@@ -1,0 +1,129 @@
+//! Buses that break a rule of publishing, or say something wrong about a topic.
+use super::{Committed, Offsets, Published, Sabotage, Suspects, broken};
+use async_trait::async_trait;
+use foldstream::{
+    kafka_partition,
+    ports::{Message, MessageBus, MessageBusError, Offset, PartitionId, TopicDescription},
+};
+use foldstream_testkit::InMemoryMessageBus;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+pub(super) fn suspects() -> Suspects {
+    vec![
+        broken::<CountsAcknowledgedLate>(&["offsets_count_every_published_message"]).and_by(&[
+            "messages_published_at_once_have_places_of_their_own",
+            "a_message_over_the_limit_is_too_large",
+            "a_position_that_retention_has_passed_is_out_of_range",
+        ]),
+        broken::<TakesEmptyKeysForNone>(&[
+            "messages_of_one_key_have_rising_offsets_in_the_keys_partition",
+        ]),
+        broken::<GuessesPlaces>(&["messages_published_at_once_have_places_of_their_own"])
+            .and_by(&["messages_published_while_a_member_reads_are_delivered_once"]),
+        broken::<MakesTopics>(&["a_missing_topic_is_refused_and_never_made"]),
+        broken::<CutsLargeMessages>(&["a_message_over_the_limit_is_too_large"]),
+        broken::<DescribesOnePartition>(&["a_topic_is_described_with_its_partitions"]),
+        broken::<StartsGroupsAtZero>(&["an_unknown_group_has_committed_nothing"]).and_by(&[
+            "a_partition_without_position_is_missing_and_delivers_nothing",
+            "a_commit_is_stored_when_it_returns",
+            "a_commit_under_another_epoch_is_stale_and_stores_nothing",
+            "after_leave_everything_is_closed",
+            "a_commit_during_a_revocation_counts",
+            "a_deleted_group_is_forgotten",
+        ]),
+    ]
+}
+
+/// Does not count the newest message.
+#[derive(Debug, Default)]
+struct CountsAcknowledgedLate;
+#[async_trait]
+impl Sabotage for CountsAcknowledgedLate {
+    async fn offsets(&self, bus: &InMemoryMessageBus, topic: &str) -> Offsets {
+        let mut offsets = bus.offsets(topic).await?;
+        for partition in &mut offsets {
+            let newest = partition.end.get().saturating_sub(1);
+            partition.end = partition.begin.max(Offset::new(newest));
+        }
+        Ok(offsets)
+    }
+}
+
+/// Spreads messages with an empty key over all partitions.
+#[derive(Debug, Default)]
+struct TakesEmptyKeysForNone(AtomicU32);
+#[async_trait]
+impl Sabotage for TakesEmptyKeysForNone {
+    async fn publish(&self, bus: &InMemoryMessageBus, message: &Message) -> Published {
+        let mut message = message.clone();
+        if message.key.is_empty() {
+            message.key = self.0.fetch_add(1, Ordering::SeqCst).to_string().into();
+        }
+        bus.publish(&message).await
+    }
+}
+
+/// Takes the end before the send for the place.
+#[derive(Debug, Default)]
+struct GuessesPlaces;
+#[async_trait]
+impl Sabotage for GuessesPlaces {
+    async fn publish(&self, bus: &InMemoryMessageBus, message: &Message) -> Published {
+        let offsets = bus.offsets(&message.topic).await?;
+        let count = u32::try_from(offsets.len()).unwrap();
+        let partition = kafka_partition(&message.key, count);
+        let guess = offsets[partition as usize].end;
+        tokio::task::yield_now().await;
+        bus.publish(message).await?;
+        Ok((PartitionId::new(message.topic.clone(), partition), guess))
+    }
+}
+
+#[derive(Debug, Default)]
+struct MakesTopics;
+#[async_trait]
+impl Sabotage for MakesTopics {
+    async fn publish(&self, bus: &InMemoryMessageBus, message: &Message) -> Published {
+        bus.create_topic(message.topic.clone(), 1);
+        bus.publish(message).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct CutsLargeMessages;
+#[async_trait]
+impl Sabotage for CutsLargeMessages {
+    async fn publish(&self, bus: &InMemoryMessageBus, message: &Message) -> Published {
+        match bus.publish(message).await {
+            Err(MessageBusError::TooLarge { .. }) => {
+                let mut cut = message.clone();
+                cut.value = message.value.as_ref().map(|value| value.slice(..1000));
+                bus.publish(&cut).await
+            }
+            other => other,
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct DescribesOnePartition;
+#[async_trait]
+impl Sabotage for DescribesOnePartition {
+    fn described(&self, mut sound: TopicDescription) -> TopicDescription {
+        sound.partitions = 1;
+        sound
+    }
+}
+
+#[derive(Debug, Default)]
+struct StartsGroupsAtZero;
+#[async_trait]
+impl Sabotage for StartsGroupsAtZero {
+    async fn committed(&self, bus: &InMemoryMessageBus, group: &str, topic: &str) -> Committed {
+        let mut committed = bus.committed(group, topic).await?;
+        for (_, offset) in &mut committed {
+            *offset = offset.or(Some(Offset::new(0)));
+        }
+        Ok(committed)
+    }
+}
