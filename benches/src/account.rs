@@ -42,6 +42,10 @@ impl Aggregate for Account {
     }
 }
 
+impl Snapshot for Account {
+    const STATE_VERSION: u32 = 1;
+}
+
 impl Decide<Deposit> for Account {
     type Error = Infallible;
     fn decide(&self, command: &Deposit, _: &Context) -> Decision<Self, Infallible> {
@@ -49,8 +53,16 @@ impl Decide<Deposit> for Account {
     }
 }
 
-impl Snapshot for Account {
-    const STATE_VERSION: u32 = 1;
+/// Several deposits in one command.
+#[derive(Clone, Debug)]
+pub(crate) struct Deposits(pub(crate) Vec<Deposit>);
+
+impl Decide<Deposits> for Account {
+    type Error = Infallible;
+    fn decide(&self, command: &Deposits, _: &Context) -> Decision<Self, Infallible> {
+        let deposits = command.0.iter().cloned();
+        Ok(deposits.map(AccountEvent::Deposited).collect())
+    }
 }
 
 /// The account of the other library.

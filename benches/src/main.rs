@@ -1,15 +1,17 @@
 //! Benchmarks of foldstream: ratios to other ways of doing the same, measured side by side in one run.
 //!
 //! ```sh
-//! cargo run --release -p foldstream-bench -- memory
+//! cargo run --release -p foldstream-bench -- store
 //! ```
-//! prints a table; `--json FILE` writes its rows with the raw samples of both sides. `--sabotage ROW` adds 1 ms to each of
-//! our commands in that row, which must then miss its goal: a benchmark that cannot fail shows nothing.
+//! prints a table; `--json FILE` writes its rows with the raw samples of both sides. `--sabotage ROW` adds a read, a write
+//! or 1 ms to our side of that row, which must then miss its goal: a benchmark that cannot fail shows nothing. The exit
+//! status is 2 if a row misses its goal.
 mod account;
 mod memory;
+mod store;
 mod table;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use std::{
     io::Write,
     path::PathBuf,
@@ -26,19 +28,24 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Suite {
+    /// The event store on DynamoDB (an emulator in this process) against the raw SDK, then `memory`.
+    Store(Options),
     /// Commands on the in-memory event store, one core, against cqrs-es 0.5 with its MemStore.
-    Memory {
-        /// Writes the rows as JSON.
-        #[arg(long)]
-        json: Option<PathBuf>,
-        /// Slows our side of this row down.
-        #[arg(long)]
-        sabotage: Option<String>,
-        /// Measures and writes the rows to stderr. Run by the parent process with stdout thrown away, since the other
-        /// library's store prints a line at each load.
-        #[arg(long, hide = true)]
-        worker: bool,
-    },
+    Memory(Options),
+}
+
+#[derive(Args)]
+struct Options {
+    /// Writes the rows as JSON.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Slows our side of this row (work/measure) down, and measures only its work.
+    #[arg(long)]
+    sabotage: Option<String>,
+    /// Measures the in-memory rows and writes them to stderr. Run by the parent process with stdout thrown away, since
+    /// the other library's store prints a line at each load.
+    #[arg(long, hide = true)]
+    worker: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -55,25 +62,33 @@ enum BenchError {
     Json(#[from] serde_json::Error),
     #[error("no row is named {0}")]
     UnknownRow(String),
+    #[error("the work failed")]
+    Work(#[source] foldstream::BoxError),
+}
+
+impl BenchError {
+    fn other(source: impl Into<foldstream::BoxError>) -> Self {
+        Self::Work(source.into())
+    }
 }
 
 fn main() -> ExitCode {
-    let Suite::Memory {
-        json,
-        sabotage,
-        worker,
-    } = Cli::parse().suite;
-    let done = if worker {
-        measure(sabotage.as_deref())
-    } else {
-        report(sabotage.as_deref(), json)
+    let suite = Cli::parse().suite;
+    let done = match suite {
+        Suite::Memory(options) if options.worker => measure(options.sabotage.as_deref()),
+        suite => report(suite),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(2),
         Err(error) => {
-            let source = std::error::Error::source(&error).map(|e| format!(": {e}"));
-            eprintln!("error: {error}{}", source.unwrap_or_default());
+            eprint!("error: {error}");
+            let mut source = std::error::Error::source(&error);
+            while let Some(error) = source {
+                eprint!(": {error}");
+                source = error.source();
+            }
+            eprintln!();
             ExitCode::FAILURE
         }
     }
@@ -94,8 +109,36 @@ fn measure(sabotage: Option<&str>) -> Result<bool, BenchError> {
     Ok(true)
 }
 
-/// Runs the measuring process and shows its rows; whether all of them hold.
-fn report(sabotage: Option<&str>, json: Option<PathBuf>) -> Result<bool, BenchError> {
+/// Shows the rows of a suite; whether all of them hold.
+fn report(suite: Suite) -> Result<bool, BenchError> {
+    let (options, with_store) = match suite {
+        Suite::Store(options) => (options, true),
+        Suite::Memory(options) => (options, false),
+    };
+    let sabotage = options.sabotage.as_deref();
+    if let Some(name) = sabotage
+        && !memory::has_row(name)
+        && !(with_store && store::has_row(name))
+    {
+        return Err(BenchError::UnknownRow(name.into()));
+    }
+    let mut rows = Vec::new();
+    if with_store && sabotage.is_none_or(store::has_row) {
+        rows.extend(store::rows(&store::Size::default(), sabotage)?);
+    }
+    if sabotage.is_none_or(memory::has_row) {
+        rows.extend(memory_rows(sabotage)?);
+    }
+    print!("{}", table::draw(&rows));
+    if let Some(file) = options.json {
+        let text = serde_json::to_vec_pretty(&rows)?;
+        std::fs::write(&file, text).map_err(io("the JSON file cannot be written"))?;
+    }
+    Ok(rows.iter().all(|row| row.holds))
+}
+
+/// Runs the measuring process of the in-memory rows.
+fn memory_rows(sabotage: Option<&str>) -> Result<Vec<Row>, BenchError> {
     let program = std::env::current_exe().map_err(io("this program cannot be found"))?;
     let mut worker = Command::new(program);
     worker.args(["memory", "--worker"]).stdout(Stdio::null());
@@ -109,11 +152,5 @@ fn report(sabotage: Option<&str>, json: Option<PathBuf>) -> Result<bool, BenchEr
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         return Err(BenchError::Worker(said));
     }
-    let rows: Vec<Row> = serde_json::from_slice(&output.stderr)?;
-    print!("{}", table::draw(&rows));
-    if let Some(file) = json {
-        let text = serde_json::to_vec_pretty(&rows)?;
-        std::fs::write(&file, text).map_err(io("the JSON file cannot be written"))?;
-    }
-    Ok(rows.iter().all(|row| row.holds))
+    Ok(serde_json::from_slice(&output.stderr)?)
 }

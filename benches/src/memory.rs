@@ -3,7 +3,7 @@
 use crate::{
     BenchError,
     account::{Account, AccountId, Deposit, TheirAccount},
-    table::Row,
+    table::{Bound, Goal, Row},
 };
 use cqrs_es::{CqrsFramework, mem_store::MemStore};
 use foldstream::{Repository, SnapshotPolicy};
@@ -87,7 +87,7 @@ const WORKS: [Work; 6] = [
 
 /// Measures every row. `sabotage` names one whose commands take 1 ms longer on our side.
 pub(crate) fn rows(size: &Size, sabotage: Option<&str>) -> Result<Vec<Row>, BenchError> {
-    if let Some(name) = sabotage.filter(|name| !WORKS.iter().any(|w| w.name == *name)) {
+    if let Some(name) = sabotage.filter(|name| !has_row(name)) {
         return Err(BenchError::UnknownRow(name.into()));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().build();
@@ -99,14 +99,14 @@ pub(crate) fn rows(size: &Size, sabotage: Option<&str>) -> Result<Vec<Row>, Benc
                 commands: size.commands.min(1_000),
                 rounds: 1,
             };
-            (WORKS.iter().filter(|w| w.name == name).collect(), small)
+            (WORKS.iter().filter(|w| is_row(w, name)).collect(), small)
         }
         None => (WORKS.iter().collect::<Vec<_>>(), *size),
     };
     let rows = works.into_iter().map(|work| {
         let delay = match sabotage {
-            Some(name) if name == work.name => Duration::from_millis(1),
-            _ => Duration::ZERO,
+            Some(_) => Duration::from_millis(1),
+            None => Duration::ZERO,
         };
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         // The first round warms up and is not counted.
@@ -118,9 +118,30 @@ pub(crate) fn rows(size: &Size, sabotage: Option<&str>) -> Result<Vec<Row>, Benc
                 theirs.push(b);
             }
         }
-        Row::of_rates(work.name, work.goal, ours, theirs)
+        Row::new(work.name, rate_goal(work.goal), ours, theirs)
     });
     Ok(rows.collect())
+}
+
+const MEASURE: &str = "commands";
+
+const fn rate_goal(goal: f64) -> Goal {
+    Goal {
+        measure: MEASURE,
+        unit: "commands/s",
+        bound: Bound::AtLeast,
+        goal,
+        is_ratio: true,
+    }
+}
+
+/// Whether a row of this name is measured here.
+pub(crate) fn has_row(name: &str) -> bool {
+    WORKS.iter().any(|work| is_row(work, name))
+}
+
+fn is_row(work: &Work, name: &str) -> bool {
+    name.split_once('/') == Some((work.name, MEASURE))
 }
 
 fn streams(work: &Work, commands: u64) -> u64 {
@@ -191,8 +212,9 @@ mod tests {
                 commands: 100,
                 rounds: 1,
             };
-            let rows = rows(&size, Some(work.name)).unwrap();
-            let row = rows.iter().find(|row| row.work == work.name).unwrap();
+            let name = format!("{}/{MEASURE}", work.name);
+            let rows = rows(&size, Some(&name)).unwrap();
+            let row = rows.iter().find(|row| row.name() == name).unwrap();
             assert!(!row.holds, "{row:?}");
         }
     }

@@ -2,40 +2,78 @@
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 
-/// One measured ratio and its goal.
+/// On which side of its goal a value must be.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Bound {
+    AtLeast,
+    AtMost,
+}
+
+/// One measured value and its goal.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Row {
     /// What was done.
     pub(crate) work: String,
     /// What `value` is.
     pub(crate) measure: String,
-    /// The median of the rounds' ratios.
+    /// The median over the rounds.
     pub(crate) value: f64,
-    /// What it must reach at least.
+    /// What it must reach.
     pub(crate) goal: f64,
+    /// From which side.
+    pub(crate) bound: Bound,
     /// Whether it does.
     pub(crate) holds: bool,
-    /// Commands per second of our side, a number a round.
+    /// What the samples are.
+    pub(crate) unit: String,
+    /// Our side, a sample a round.
     pub(crate) ours: Vec<f64>,
-    /// Commands per second of the other side in the same round.
+    /// The other side in the same round.
     pub(crate) theirs: Vec<f64>,
 }
 
+/// What is measured of a work, and what it must reach.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Goal {
+    pub(crate) measure: &'static str,
+    pub(crate) unit: &'static str,
+    pub(crate) bound: Bound,
+    pub(crate) goal: f64,
+    /// Whether the value is our side divided by the other; else it is our side alone.
+    pub(crate) is_ratio: bool,
+}
+
 impl Row {
-    /// The ratio of commands per second, round by round, so that a machine whose speed drifts does not decide it.
-    pub(crate) fn of_rates(work: &str, goal: f64, ours: Vec<f64>, theirs: Vec<f64>) -> Self {
-        let mut ratios: Vec<f64> = ours.iter().zip(&theirs).map(|(a, b)| a / b).collect();
-        ratios.sort_by(f64::total_cmp);
-        let value = ratios.get(ratios.len() / 2).copied().unwrap_or(0.0);
+    /// A ratio is taken round by round, so that a machine whose speed drifts does not decide it.
+    pub(crate) fn new(work: &str, goal: Goal, ours: Vec<f64>, theirs: Vec<f64>) -> Self {
+        let value = if goal.is_ratio {
+            let ratios: Vec<f64> = ours.iter().zip(&theirs).map(|(a, b)| a / b).collect();
+            median(&ratios)
+        } else {
+            median(&ours)
+        };
+        // Counts are exact, and ratios of times are not: a hair of floating point decides nothing.
+        let holds = match goal.bound {
+            Bound::AtLeast => value >= goal.goal - 1e-9,
+            Bound::AtMost => value <= goal.goal + 1e-9,
+        };
         Self {
             work: work.into(),
-            measure: "commands/s, ours / theirs".into(),
+            measure: goal.measure.into(),
             value,
-            goal,
-            holds: value >= goal,
+            goal: goal.goal,
+            bound: goal.bound,
+            holds,
+            unit: goal.unit.into(),
             ours,
             theirs,
         }
+    }
+
+    /// As `--sabotage` takes it.
+    pub(crate) fn name(&self) -> String {
+        format!("{}/{}", self.work, self.measure)
     }
 }
 
@@ -45,22 +83,35 @@ pub(crate) fn draw(rows: &[Row]) -> String {
     // Writing to a String cannot fail.
     let _ = writeln!(
         text,
-        "{:<28} {:>12} {:>12} {:>8} {:>8}",
-        "work", "ours", "theirs", "ratio", "goal"
+        "{:<34} {:>10} {:>10} {:<12} {:>8} {:>8}",
+        "work/measure", "ours", "theirs", "", "value", "goal"
     );
     for row in rows {
+        let sign = match row.bound {
+            Bound::AtLeast => ">=",
+            Bound::AtMost => "<=",
+        };
         let _ = writeln!(
             text,
-            "{:<28} {:>10.0}/s {:>10.0}/s {:>8.2} {:>8} {}",
-            row.work,
-            median(&row.ours),
-            median(&row.theirs),
+            "{:<34} {:>10} {:>10} {:<12} {:>8.2} {:>8} {}",
+            row.name(),
+            short(median(&row.ours)),
+            short(median(&row.theirs)),
+            row.unit,
             row.value,
-            format!(">= {}", row.goal),
+            format!("{sign} {}", row.goal),
             if row.holds { "holds" } else { "MISSES" },
         );
     }
     text
+}
+
+fn short(value: f64) -> String {
+    if value >= 1_000.0 {
+        format!("{value:.0}")
+    } else {
+        format!("{value:.2}")
+    }
 }
 
 fn median(samples: &[f64]) -> f64 {

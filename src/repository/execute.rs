@@ -1,7 +1,7 @@
 //! Deciding a command and storing what follows from it.
-use super::{ExecuteError, Executed, LoadError, Loaded, Repository, fold};
+use super::{ExecuteError, Executed, LoadError, Loaded, Repository, fold, turns::Turn};
 use crate::{
-    Aggregate, CodecError, CommitId, Context, Decide, Metadata, StreamHead, Timestamp,
+    Aggregate, CodecError, CommitId, Context, Decide, Metadata, StreamHead, StreamId, Timestamp,
     ports::{Append, AppendOutcome, Commit},
 };
 use futures::{Stream, StreamExt};
@@ -103,15 +103,25 @@ impl<A: Aggregate> Repository<A> {
                 .execute_once(&stream, &command, &metadata, id, idempotency)
                 .await;
         }
-        let mut turn = self.inner.turns.take(&stream).await;
-        let mut start = match turn.take_state() {
-            Some(loaded) => Start::Cached(loaded),
-            None => Start::Read(self.load_stream(&stream).await?),
-        };
+        self.execute_on(&stream, &command, &metadata).await
+    }
+
+    /// A command that takes effect as often as it is sent.
+    async fn execute_on<C: Send + Sync>(
+        &self,
+        stream: &StreamId,
+        command: &C,
+        metadata: &Metadata,
+    ) -> Result<Executed<A>, ExecuteError<A::Error>>
+    where
+        A: Decide<C>,
+    {
+        let mut turn = self.inner.turns.take(stream).await;
+        let mut start = self.start(stream, &mut turn).await?;
         let retry = self.inner.retry;
         let mut attempt = 1;
         loop {
-            let facts = match self.decide(start, &command, &metadata).await? {
+            let facts = match self.decide(start, command, metadata).await? {
                 Decided::Facts(facts) => facts,
                 Decided::NoFacts(end) => {
                     turn.keep(end.loaded.clone());
@@ -119,7 +129,7 @@ impl<A: Aggregate> Repository<A> {
                 }
             };
             // A new decision is new content: it gets a new id.
-            let append = facts.append(self.inner.ids.commit_id(), &metadata)?;
+            let append = facts.append(self.inner.ids.commit_id(), metadata)?;
             let append = self.seal(append).await?;
             let Facts { loaded, events, .. } = facts;
             match self.inner.store.append(&append).await {
@@ -171,6 +181,18 @@ impl<A: Aggregate> Repository<A> {
             (id, result)
         });
         futures::stream::iter(executions).buffer_unordered(concurrency.max(1))
+    }
+
+    /// The state that the last turn left, or else the store's.
+    pub(super) async fn start(
+        &self,
+        stream: &StreamId,
+        turn: &mut Turn<A>,
+    ) -> Result<Start<A>, LoadError> {
+        Ok(match turn.take_state() {
+            Some(loaded) => Start::Cached(loaded),
+            None => Start::Read(self.load_stream(stream).await?),
+        })
     }
 
     /// Decides. What a cached state refuses, or finds nothing to do about, is confirmed by a read of what is new; a state

@@ -129,8 +129,11 @@ impl<A: Aggregate> Repository<A> {
         let mut attempt = 1;
         loop {
             let step = match mark {
-                None => self.first_attempt(&once, &mut turn).await?,
-                Some(mark) => self.at_the_slot(&once, mark).await?,
+                None => {
+                    let start = self.start(stream, &mut turn).await?;
+                    self.decide_and_mark(&once, &mut turn, start, None).await?
+                }
+                Some(mark) => self.at_the_slot(&once, &mut turn, mark).await?,
             };
             match step {
                 Step::Done(executed) => {
@@ -150,26 +153,11 @@ impl<A: Aggregate> Repository<A> {
         }
     }
 
-    /// Steps 2 and 3.
-    async fn first_attempt<C: Send + Sync>(
-        &self,
-        once: &Once<'_, C>,
-        turn: &mut Turn<A>,
-    ) -> Stepped<A, A::Error>
-    where
-        A: Decide<C>,
-    {
-        let start = match turn.take_state() {
-            Some(loaded) => Start::Cached(loaded),
-            None => Start::Read(self.load_stream(once.stream).await?),
-        };
-        self.decide_and_mark(once, start, None).await
-    }
-
     /// Step 4.
     async fn at_the_slot<C: Send + Sync>(
         &self,
         once: &Once<'_, C>,
+        turn: &mut Turn<A>,
         mark: Stored<Mark>,
     ) -> Stepped<A, A::Error>
     where
@@ -184,16 +172,18 @@ impl<A: Aggregate> Repository<A> {
             // The slot is somebody else's, so no late attempt can land there: the mark moves behind the tail.
             Some(_) => {
                 let start = Start::Read(self.load_stream(once.stream).await?);
-                self.decide_and_mark(once, start, Some(mark)).await
+                self.decide_and_mark(once, turn, start, Some(mark)).await
             }
-            None => self.fill_slot(once, mark).await,
+            None => self.fill_slot(once, turn, mark).await,
         }
     }
 
-    /// Decides, marks the slot behind the state in place of the mark that is known, and appends there.
+    /// Steps 2 and 3, and 4 where the slot is somebody else's: decides, marks the slot behind the state in place of the mark
+    /// that is known, and appends there.
     async fn decide_and_mark<C: Send + Sync>(
         &self,
         once: &Once<'_, C>,
+        turn: &mut Turn<A>,
         start: Start<A>,
         known: Option<Stored<Mark>>,
     ) -> Stepped<A, A::Error>
@@ -212,6 +202,7 @@ impl<A: Aggregate> Repository<A> {
                 // Another attempt may have stored its events between the look at the mark and the read of the state.
                 let now = once.mark().await?;
                 if now == known {
+                    turn.keep(end.loaded.clone());
                     end.end().map(Step::Done)
                 } else {
                     Ok(Step::Again(now))
@@ -224,6 +215,7 @@ impl<A: Aggregate> Repository<A> {
     async fn fill_slot<C: Send + Sync>(
         &self,
         once: &Once<'_, C>,
+        turn: &mut Turn<A>,
         mark: Stored<Mark>,
     ) -> Stepped<A, A::Error>
     where
@@ -246,7 +238,10 @@ impl<A: Aggregate> Repository<A> {
         match self.decide(start, once.command, once.metadata).await? {
             Decided::Facts(facts) => self.append_once(once, facts, mark).await,
             // Right as of the state, which cannot have held the command: its slot was behind the tail.
-            Decided::NoFacts(end) => end.end().map(Step::Done),
+            Decided::NoFacts(end) => {
+                turn.keep(end.loaded.clone());
+                end.end().map(Step::Done)
+            }
         }
     }
 

@@ -209,6 +209,10 @@ impl<A: Aggregate> Repository<A> {
 
     /// Folds a stored commit, once it is opened.
     async fn take(&self, fold: &mut Fold<A>, commit: Commit) -> Result<(), LoadError> {
+        if !super::is_sealed(&commit) {
+            // Without a move of the commit through another future: loads spend their time here.
+            return fold.take(&commit, &self.inner.upcasters);
+        }
         fold.take(&self.open(commit).await?, &self.inner.upcasters)
     }
 

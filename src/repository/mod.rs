@@ -294,9 +294,14 @@ impl<A: Aggregate> Repository<A> {
 
     /// A commit as it was before it was sealed. Every commit that is read goes through here before it is folded.
     async fn open(&self, commit: Commit) -> Result<Commit, LoadError> {
-        if commit.events.iter().all(|event| event.codec.is_none()) {
+        if !is_sealed(&commit) {
             return Ok(commit);
         }
         Box::pin(self.inner.codecs.open_commit(commit)).await
     }
+}
+
+/// Whether a codec wrote one of its payloads.
+fn is_sealed(commit: &Commit) -> bool {
+    commit.events.iter().any(|event| event.codec.is_some())
 }

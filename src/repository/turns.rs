@@ -6,7 +6,7 @@
 use super::Loaded;
 use crate::StreamId;
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, VecDeque, hash_map::Entry},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tokio::sync::oneshot;
@@ -26,6 +26,14 @@ struct Shard<A> {
     /// least recently used is forgotten, in constant time.
     young: HashMap<StreamId, Loaded<A>>,
     old: HashMap<StreamId, Loaded<A>>,
+}
+
+impl<A> Shard<A> {
+    /// Takes a state out of the cache.
+    fn forget(&mut self, stream: &StreamId) -> Option<Loaded<A>> {
+        let young = self.young.remove(stream);
+        young.or_else(|| self.old.remove(stream))
+    }
 }
 
 impl<A> Clone for Turns<A> {
@@ -67,17 +75,23 @@ impl<A> Turns<A> {
     pub(super) async fn take(&self, stream: &StreamId) -> Turn<A> {
         let handed = {
             let mut shard = self.shard(stream);
-            let Some(waiting) = shard.busy.get_mut(stream) else {
-                shard.busy.insert(stream.clone(), VecDeque::new());
-                let state = shard
-                    .young
-                    .remove(stream)
-                    .or_else(|| shard.old.remove(stream));
-                return self.turn(stream, state);
-            };
-            let (hand_over, handed) = oneshot::channel();
-            waiting.push_back(hand_over);
-            handed
+            match shard.busy.entry(stream.clone()) {
+                Entry::Vacant(free) => {
+                    free.insert(VecDeque::new());
+                    // Without a cache there is nothing to look for.
+                    let state = if self.capacity > 0 {
+                        shard.forget(stream)
+                    } else {
+                        None
+                    };
+                    return self.turn(stream, state);
+                }
+                Entry::Occupied(mut waiting) => {
+                    let (hand_over, handed) = oneshot::channel();
+                    waiting.get_mut().push_back(hand_over);
+                    handed
+                }
+            }
         };
         match handed.await {
             Ok(turn) => turn,
@@ -99,15 +113,19 @@ impl<A> Turns<A> {
     fn end(&self, stream: &StreamId, state: Option<Loaded<A>>) {
         let mut shard = self.shard(stream);
         let mut turn = self.turn(stream, state);
-        while let Some(next) = shard.busy.get_mut(stream).and_then(VecDeque::pop_front) {
+        // Taken out for good if nobody waits, which is the common case and one look-up.
+        let mut waiting = shard.busy.remove(stream).unwrap_or_default();
+        while let Some(next) = waiting.pop_front() {
             match next.send(turn) {
                 // If the one who waits goes away before it looks, the turn ends by being dropped.
-                Ok(()) => return,
+                Ok(()) => {
+                    shard.busy.insert(stream.clone(), waiting);
+                    return;
+                }
                 Err(returned) => turn = returned,
             }
         }
         turn.is_over = true;
-        shard.busy.remove(stream);
         if let Some(state) = turn.state.take().filter(|_| self.capacity > 0) {
             if shard.young.len() >= self.capacity {
                 shard.old = std::mem::take(&mut shard.young);

@@ -2,10 +2,12 @@
 //!
 //! A mock answers what the test tells it to, and fails the test on any other call. Prefer an in-memory adapter where a
 //! test is about *what* happens, since it knows the port's contract; take a mock where a test is about *a call*: that one
-//! was made, that none was, or what happens on an answer that an in-memory adapter never gives.
+//! was made, that none was, or what happens on an answer that an in-memory adapter never gives. Calls that fail, are lost or
+//! come late are neither: [`faults`](crate::faults) make them happen over an adapter that knows the contract.
 //!
 //! # Example
-//! A refused command writes nothing, and a throttled store is reported as such.
+//! A refused command asks the store for nothing but the history, and a throttled append is not repeated behind the
+//! caller's back: both are about calls, which the state of an in-memory store does not show.
 //! ```
 //! # use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent, ExecuteError, Repository, id};
 //! # use foldstream::ports::EventStoreError;

@@ -42,21 +42,21 @@ impl BadAttribute {
     }
 }
 
-pub(crate) fn take_text(
-    item: &mut Attributes,
+pub(crate) fn to_text(
+    value: Option<AttributeValue>,
     name: &'static str,
 ) -> Result<Option<String>, BadAttribute> {
-    match item.remove(name) {
+    match value {
         None => Ok(None),
         Some(AttributeValue::S(text)) => Ok(Some(text)),
         Some(_) => Err(BadAttribute::new(name, "not a string")),
     }
 }
-pub(crate) fn take_number<N: std::str::FromStr>(
-    item: &mut Attributes,
+pub(crate) fn to_number<N: std::str::FromStr>(
+    value: Option<AttributeValue>,
     name: &'static str,
 ) -> Result<Option<N>, BadAttribute> {
-    match item.remove(name) {
+    match value {
         None => Ok(None),
         Some(AttributeValue::N(text)) => match text.parse() {
             Ok(number) => Ok(Some(number)),
@@ -64,6 +64,18 @@ pub(crate) fn take_number<N: std::str::FromStr>(
         },
         Some(_) => Err(BadAttribute::new(name, "not a number")),
     }
+}
+pub(crate) fn take_text(
+    item: &mut Attributes,
+    name: &'static str,
+) -> Result<Option<String>, BadAttribute> {
+    to_text(item.remove(name), name)
+}
+pub(crate) fn take_number<N: std::str::FromStr>(
+    item: &mut Attributes,
+    name: &'static str,
+) -> Result<Option<N>, BadAttribute> {
+    to_number(item.remove(name), name)
 }
 pub(crate) fn take_binary(
     item: &mut Attributes,

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | an aggregate's, with your own rules | [`Laws`] |
 //! | a projector's | [`ProjectorLaws`] |
+//! | an event store's with several writers | [`serial::SerialLaws`] |
 //!
 //! A failing law prints the smallest case that it could find, as a test.
 mod aggregate;
@@ -14,6 +15,7 @@ mod deliveries;
 mod exhaustive;
 mod moves;
 mod projector;
+pub mod serial;
 mod seed;
 mod stored;
 mod story;

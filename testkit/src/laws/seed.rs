@@ -41,6 +41,7 @@ impl Plan {
             rng_seed: RngSeed::Fixed(seed),
             // A library must not write files into the user's sources.
             failure_persistence: None,
+            max_shrink_iters: 1024,
             ..Config::default()
         };
         (config, seed)

@@ -301,3 +301,30 @@ async fn an_idempotent_command_that_is_always_overtaken_ends_with_a_typed_error(
         .unwrap();
     assert_eq!((done.is_repeat(), done.state().balance), (false, 4001));
 }
+
+#[tokio::test]
+async fn a_refused_command_leaves_the_state_it_was_decided_on_in_the_cache() {
+    let noted = Noted::overtaken(0);
+    let (_, accounts) = misbehaving(noted.clone());
+    let accounts = accounts
+        .with_cache(10)
+        .with_idempotency(InMemoryControlStore::new(), RETENTION);
+    let reads = || noted.reads.swap(0, Ordering::SeqCst);
+    accounts
+        .execute(&ann(), Deposit { amount: 1 })
+        .await
+        .unwrap();
+    assert_eq!(reads(), 1);
+    for metadata in [Metadata::new(), payment()] {
+        let refused = accounts
+            .execute_with(&ann(), Withdraw { amount: 5 }, metadata)
+            .await;
+        assert!(matches!(refused, Err(ExecuteError::Rejected(_))));
+        assert_eq!(reads(), 1, "the refusal is confirmed");
+        accounts
+            .execute(&ann(), Deposit { amount: 1 })
+            .await
+            .unwrap();
+        assert_eq!(reads(), 0);
+    }
+}

@@ -1,4 +1,4 @@
-//! The stored form of commits. Final: rows of this format are readable for ever.
+//! The stored form of commits, and how they are written. Final: rows of this format are readable for ever.
 //!
 //! ```text
 //! pk S  "<type>#<id>"            sk N  version of the item's first event
@@ -16,24 +16,21 @@
 //! One text attribute for all events, since a list of maps takes several times as long to load through the SDK. The
 //! payload is embedded as it is, not parsed, so its bytes come back as they were given. User metadata is prefixed: a
 //! user's key can neither collide with ours nor be empty, which DynamoDB refuses.
-use super::payload::{self, Names};
+use super::payload;
 use crate::{
     DynamoDbConfig, PublishMode,
-    attributes::{
-        Attributes, BadAttribute, MAX_ITEM_BYTES, MAX_TRANSACTION_BYTES, item_bytes, number,
-        required, take_number, take_text, text,
-    },
+    attributes::{Attributes, MAX_ITEM_BYTES, MAX_TRANSACTION_BYTES, item_bytes, number, text},
 };
 use aws_sdk_dynamodb::types::AttributeValue;
 use foldstream::{
-    CommitId, Metadata, StreamHead, StreamId, Timestamp, Version,
-    ports::{Append, Commit, CommitKey, EventData, EventStoreError},
+    Metadata, StreamId, Version,
+    ports::{Append, EventData, EventStoreError},
 };
 use std::ops::Range;
 
 /// The format that this build writes and reads.
 pub(crate) const FORMAT: u64 = 1;
-const USER: &str = "user_";
+pub(super) const USER: &str = "user_";
 /// DynamoDB's limit for the name of an attribute, also in a map.
 const MAX_NAME_BYTES: usize = 65_535;
 
@@ -208,156 +205,4 @@ fn encode_metadata(metadata: &Metadata) -> Result<AttributeValue, EventStoreErro
         map.insert(name, text(value));
     }
     Ok(AttributeValue::M(map))
-}
-
-fn decode_metadata(value: Option<AttributeValue>) -> Result<Metadata, BadAttribute> {
-    let map = match value {
-        None => return Ok(Metadata::new()),
-        Some(AttributeValue::M(map)) => map,
-        Some(_) => return Err(BadAttribute::new("m", "not a map")),
-    };
-    map.into_iter()
-        .try_fold(Metadata::new(), |m, (name, value)| {
-            let AttributeValue::S(value) = value else {
-                return Err(BadAttribute::new("m", &format!("{name} is not a string")));
-            };
-            Ok(match name.as_str() {
-                "command" => m.with_command_id(value),
-                "correlation" => m.with_correlation_id(value),
-                "causation" => m.with_causation_id(value),
-                "actor" => m.with_actor(value),
-                "traceparent" => m.with_traceparent(value),
-                _ => match name.strip_prefix(USER) {
-                    Some(key) => m.with(key, value),
-                    None => m,
-                },
-            })
-        })
-}
-
-/// Why an item of a stream cannot be read.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Unreadable {
-    Format { version: Version, found: u64 },
-    Bad { reason: String },
-}
-impl Unreadable {
-    /// As the port's error; `after` is the last version that was read whole.
-    pub(crate) fn into_error(self, stream: &StreamId, after: Version) -> EventStoreError {
-        let stream = stream.clone();
-        match self {
-            Self::Format { version, found } => EventStoreError::UnknownFormat {
-                stream,
-                version,
-                found,
-            },
-            Self::Bad { reason } => EventStoreError::Corrupt {
-                stream,
-                after,
-                reason,
-            },
-        }
-    }
-}
-impl From<BadAttribute> for Unreadable {
-    fn from(bad: BadAttribute) -> Self {
-        let reason = bad.to_string();
-        Self::Bad { reason }
-    }
-}
-
-/// An item whose keys are read and whose events are not yet: a whole commit, or a part of a split one.
-#[derive(Debug)]
-pub(crate) struct StoredItem {
-    pub(crate) first: Version,
-    pub(crate) last: Version,
-    pub(crate) commit_id: CommitId,
-    pub(crate) recorded_at: Timestamp,
-    /// From 0.
-    pub(crate) part: u32,
-    pub(crate) parts: u32,
-    rest: Attributes,
-}
-
-impl StoredItem {
-    pub(crate) fn read(mut item: Attributes) -> Result<Self, Unreadable> {
-        let first = required(take_number(&mut item, "sk")?, "sk")?;
-        let version = Version::new(first);
-        // Before anything else: of another format, nothing else is known.
-        match take_number(&mut item, "f")? {
-            None | Some(FORMAT) => {}
-            Some(found) => return Err(Unreadable::Format { version, found }),
-        }
-        let last = take_number(&mut item, "n")?.unwrap_or(first);
-        let commit_id = required(take_text(&mut item, "c")?, "c")?;
-        let part = take_number(&mut item, "p")?.unwrap_or(0);
-        let parts = take_number(&mut item, "pn")?.unwrap_or(1);
-        if first == 0 || last < first || part >= parts {
-            let reason = format!("item {first} to {last} is part {part} of {parts}");
-            return Err(Unreadable::Bad { reason });
-        }
-        Ok(Self {
-            first: version,
-            last: Version::new(last),
-            commit_id: commit_id.parse().map_err(|e| BadAttribute::new("c", &e))?,
-            recorded_at: Timestamp::from_micros(required(take_number(&mut item, "t")?, "t")?),
-            part,
-            parts,
-            rest: item,
-        })
-    }
-    /// Whether a commit ends where this item ends.
-    pub(crate) const fn ends_commit(&self) -> bool {
-        self.part + 1 == self.parts
-    }
-    /// The head where it ends, if a commit ends there.
-    pub(crate) fn head(&self, stream: StreamId) -> Option<StreamHead> {
-        self.ends_commit()
-            .then(|| StreamHead::observed(stream, self.last, self.commit_id, self.recorded_at))
-    }
-
-    fn into_events(mut self, names: &mut Names) -> Result<Vec<EventData>, Unreadable> {
-        let codec = take_text(&mut self.rest, "k")?;
-        let events = required(self.rest.remove("e"), "e")?;
-        let events = payload::decode(events, codec.as_deref(), names)?;
-        let expected = self.last.get() - self.first.get() + 1;
-        if events.len() as u64 != expected {
-            let (first, found) = (self.first, events.len());
-            let reason = format!("the item at {first} has {found} events, not {expected}");
-            return Err(Unreadable::Bad { reason });
-        }
-        Ok(events)
-    }
-}
-
-/// Joins the parts of one commit, all of them and in order. They must follow each other without a gap.
-pub(crate) fn join(
-    stream: &StreamId,
-    parts: Vec<StoredItem>,
-    names: &mut Names,
-) -> Result<Commit, Unreadable> {
-    let count = parts.len();
-    let mut parts = parts.into_iter().enumerate();
-    let bad = |reason: String| Unreadable::Bad { reason };
-    let Some((_, mut first)) = parts.next() else {
-        return Err(bad("a commit without an item".into()));
-    };
-    let (id, declared) = (first.commit_id, first.parts);
-    let wrong = |item: &StoredItem, index: usize| {
-        (item.commit_id, item.parts) != (id, declared) || item.part as usize != index
-    };
-    if wrong(&first, 0) || declared as usize != count {
-        return Err(bad(format!("commit {id} lacks parts")));
-    }
-    let key = CommitKey::new(stream.clone(), first.first);
-    let recorded_at = first.recorded_at;
-    let metadata = decode_metadata(first.rest.remove("m"))?;
-    let mut events = first.into_events(names)?;
-    for (index, item) in parts {
-        if wrong(&item, index) {
-            return Err(bad(format!("an item of another commit lies within {id}")));
-        }
-        events.extend(item.into_events(names)?);
-    }
-    Ok(Commit::new(key, id, recorded_at, metadata, events))
 }

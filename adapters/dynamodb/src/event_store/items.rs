@@ -5,8 +5,9 @@
 //! serializable, decides. A gap that stays is `Corrupt`, never a shorter history. Streams are read from the table
 //! alone: an index would be stale.
 use super::{
-    item::{self, StoredItem, Unreadable},
+    item,
     payload::Names,
+    stored::{self, StoredItem, Unreadable},
 };
 use crate::{
     attributes::{Attributes, number, text},
@@ -152,10 +153,12 @@ impl Query {
 
     async fn fetch(&mut self) -> Result<(), Failure> {
         let connection = &self.connection;
+        // A whole stream has no bound, and upwards is what a query does: what is not said is not sent and not parsed.
         let (condition, bound, upwards) = match self.from {
-            From::AtLeast(version) => ("pk = :pk AND sk >= :sk", Some(version), true),
-            From::AtMost(Some(version)) => ("pk = :pk AND sk <= :sk", Some(version), false),
-            From::AtMost(None) => ("pk = :pk", None, false),
+            From::AtLeast(version) if version.get() <= 1 => ("pk = :pk", None, None),
+            From::AtLeast(version) => ("pk = :pk AND sk >= :sk", Some(version), None),
+            From::AtMost(Some(version)) => ("pk = :pk AND sk <= :sk", Some(version), Some(false)),
+            From::AtMost(None) => ("pk = :pk", None, Some(false)),
         };
         let mut request = connection
             .client()
@@ -164,7 +167,7 @@ impl Query {
             .key_condition_expression(condition)
             .expression_attribute_values(":pk", text(self.stream.as_str()))
             .consistent_read(true)
-            .scan_index_forward(upwards)
+            .set_scan_index_forward(upwards)
             .set_limit(self.page)
             .set_exclusive_start_key(self.next.take());
         if let Some(bound) = bound {
@@ -251,7 +254,7 @@ impl Items {
         for _ in 1..count {
             parts.push(self.require().await?);
         }
-        let commit = item::join(&self.stream, parts, names)
+        let commit = stored::join(&self.stream, parts, names)
             .map_err(|e| e.into_error(&self.stream, self.whole))?;
         self.whole = commit.last_version();
         Ok(commit)

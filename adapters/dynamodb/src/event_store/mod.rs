@@ -6,6 +6,7 @@ mod lists;
 mod cursor;
 mod items;
 mod item;
+mod stored;
 mod payload;
 
 pub(crate) use item::FORMAT;

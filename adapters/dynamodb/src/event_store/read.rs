@@ -1,8 +1,8 @@
 //! Reading a stream, forwards and backwards: lazily, completely, without gaps.
 use super::{
-    item::{self, StoredItem, Unreadable},
     items::{From, Items, Query},
     payload::Names,
+    stored::{self, StoredItem, Unreadable},
 };
 use crate::client::Connection;
 use foldstream::{
@@ -47,7 +47,8 @@ pub(super) fn read(
             return stream::once(async { Err(EventStoreError::Invalid { reason }) }).boxed();
         }
     };
-    let commits = stream::try_unfold(reader, |mut reader| async move {
+    // Boxed: it would be moved twice for each commit.
+    let commits = stream::try_unfold(Box::new(reader), |mut reader| async move {
         let commit = reader.next().await?;
         Ok(commit.map(|commit| (commit, reader)))
     });
@@ -196,7 +197,7 @@ impl Backward {
                 self.ceiling = None;
                 parts.reverse();
                 let after = self.below();
-                return item::join(&self.stream, parts, &mut self.names)
+                return stored::join(&self.stream, parts, &mut self.names)
                     .map(Some)
                     .map_err(|e| e.into_error(&self.stream, after));
             }

@@ -1,9 +1,9 @@
 //! Scanning the whole table in segments.
 use super::{
     cursor::{Cursor, LastItem, Listing},
-    item::{self, StoredItem, Unreadable},
     items::Items,
     payload::Names,
+    stored::{self, StoredItem, Unreadable},
 };
 use crate::{
     attributes::{Attributes, take_text},
@@ -93,7 +93,7 @@ async fn commits(
         }
         let after = Version::new(first.first.get() - 1);
         found.push(if first.parts == 1 {
-            item::join(&stream, vec![first], &mut names)
+            stored::join(&stream, vec![first], &mut names)
                 .map_err(|e| e.into_error(&stream, after))?
         } else {
             let mut items = Items::new(connection.clone(), stream, first.last.next(), None);

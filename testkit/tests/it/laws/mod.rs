@@ -2,6 +2,7 @@
 mod aggregate;
 mod exhaustive;
 mod projector;
+mod serial;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

@@ -5,11 +5,12 @@ use foldstream::{
     runner::{EventContext, HandlerError, HandlerResult, ModelId, Position, Projector, ResultExt},
 };
 use foldstream_testkit::{
+    ProjectorScenario,
     domains::{
         account::{
             Account,
             AccountCommand::{self, Deposit, Open, Withdraw},
-            AccountEvent::{self, MoneyDeposited, MoneyWithdrawn},
+            AccountEvent::{self, AccountOpened, MoneyDeposited, MoneyWithdrawn},
         },
         cart::{
             Cart,
@@ -205,6 +206,27 @@ as a test:
 the same cases again: FOLDSTREAM_SEED=1
 "#,
     );
+}
+
+/// The counterexample of the test before, as it was printed.
+#[test]
+#[should_panic(expected = "when_delivered")]
+fn a_printed_projector_scenario_compiles_and_fails() {
+    let projector = Balances(Counting::start(Table::default()));
+    let rows = async |projector: &Balances<Counting>| {
+        let rows = projector.0.0.rows.lock().unwrap();
+        rows.clone()
+    };
+    let _ = ProjectorScenario::new(projector, rows)
+        .when(
+            "account#a",
+            [AccountOpened {
+                owner: "ann".into(),
+            }],
+        )
+        .when("account#a", [MoneyDeposited { amount: 1 }])
+        .when_delivered("account#a", 2)
+        .then_unchanged();
 }
 
 /// Knows the last event, whatever stream it is of.

@@ -26,9 +26,9 @@ mod wire;
 
 use self::wire::{Answer, Place, Taken};
 use super::{
-    item::StoredItem,
     items::{Items, try_get_item},
     payload::Names,
+    stored::StoredItem,
 };
 use crate::{attributes::Attributes, client::Connection, error::Failure};
 use foldstream::{

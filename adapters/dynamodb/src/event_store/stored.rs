@@ -1,0 +1,208 @@
+//! Reading items back: one by one, and joined to commits.
+use super::{
+    item::{FORMAT, USER},
+    payload::{self, Names},
+};
+use crate::attributes::{Attributes, BadAttribute, required, to_number, to_text};
+use aws_sdk_dynamodb::types::AttributeValue;
+use foldstream::{
+    CommitId, Metadata, StreamHead, StreamId, Timestamp, Version,
+    ports::{Commit, CommitKey, EventData, EventStoreError},
+};
+
+/// Why an item of a stream cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Unreadable {
+    Format { version: Version, found: u64 },
+    Bad { reason: String },
+}
+impl Unreadable {
+    /// As the port's error; `after` is the last version that was read whole.
+    pub(crate) fn into_error(self, stream: &StreamId, after: Version) -> EventStoreError {
+        let stream = stream.clone();
+        match self {
+            Self::Format { version, found } => EventStoreError::UnknownFormat {
+                stream,
+                version,
+                found,
+            },
+            Self::Bad { reason } => EventStoreError::Corrupt {
+                stream,
+                after,
+                reason,
+            },
+        }
+    }
+}
+impl From<BadAttribute> for Unreadable {
+    fn from(bad: BadAttribute) -> Self {
+        let reason = bad.to_string();
+        Self::Bad { reason }
+    }
+}
+
+/// An item whose keys are read and whose events are not yet: a whole commit, or a part of a split one.
+#[derive(Debug)]
+pub(crate) struct StoredItem {
+    pub(crate) first: Version,
+    pub(crate) last: Version,
+    pub(crate) commit_id: CommitId,
+    pub(crate) recorded_at: Timestamp,
+    /// From 0.
+    pub(crate) part: u32,
+    pub(crate) parts: u32,
+    codec: Option<AttributeValue>,
+    events: Option<AttributeValue>,
+    metadata: Option<AttributeValue>,
+}
+
+/// The attributes of an item. They are taken in one pass: to look each of them up by name costs as much as to decode an
+/// event.
+#[derive(Default)]
+struct Fields {
+    sk: Option<AttributeValue>,
+    f: Option<AttributeValue>,
+    n: Option<AttributeValue>,
+    c: Option<AttributeValue>,
+    t: Option<AttributeValue>,
+    p: Option<AttributeValue>,
+    pn: Option<AttributeValue>,
+    k: Option<AttributeValue>,
+    e: Option<AttributeValue>,
+    m: Option<AttributeValue>,
+}
+
+impl Fields {
+    fn of(item: Attributes) -> Self {
+        let mut fields = Self::default();
+        for (name, value) in item {
+            let field = match name.as_str() {
+                "sk" => &mut fields.sk,
+                "f" => &mut fields.f,
+                "n" => &mut fields.n,
+                "c" => &mut fields.c,
+                "t" => &mut fields.t,
+                "p" => &mut fields.p,
+                "pn" => &mut fields.pn,
+                "k" => &mut fields.k,
+                "e" => &mut fields.e,
+                "m" => &mut fields.m,
+                // Keys, markers, and what later builds add.
+                _ => continue,
+            };
+            *field = Some(value);
+        }
+        fields
+    }
+}
+
+impl StoredItem {
+    pub(crate) fn read(item: Attributes) -> Result<Self, Unreadable> {
+        let fields = Fields::of(item);
+        let first = required(to_number(fields.sk, "sk")?, "sk")?;
+        let version = Version::new(first);
+        // Before anything else: of another format, nothing else is known.
+        match to_number(fields.f, "f")? {
+            None | Some(FORMAT) => {}
+            Some(found) => return Err(Unreadable::Format { version, found }),
+        }
+        let last = to_number(fields.n, "n")?.unwrap_or(first);
+        let commit_id = required(to_text(fields.c, "c")?, "c")?;
+        let part = to_number(fields.p, "p")?.unwrap_or(0);
+        let parts = to_number(fields.pn, "pn")?.unwrap_or(1);
+        if first == 0 || last < first || part >= parts {
+            let reason = format!("item {first} to {last} is part {part} of {parts}");
+            return Err(Unreadable::Bad { reason });
+        }
+        Ok(Self {
+            first: version,
+            last: Version::new(last),
+            commit_id: commit_id.parse().map_err(|e| BadAttribute::new("c", &e))?,
+            recorded_at: Timestamp::from_micros(required(to_number(fields.t, "t")?, "t")?),
+            part,
+            parts,
+            codec: fields.k,
+            events: fields.e,
+            metadata: fields.m,
+        })
+    }
+    /// Whether a commit ends where this item ends.
+    pub(crate) const fn ends_commit(&self) -> bool {
+        self.part + 1 == self.parts
+    }
+    /// The head where it ends, if a commit ends there.
+    pub(crate) fn head(&self, stream: StreamId) -> Option<StreamHead> {
+        self.ends_commit()
+            .then(|| StreamHead::observed(stream, self.last, self.commit_id, self.recorded_at))
+    }
+
+    fn into_events(self, names: &mut Names) -> Result<Vec<EventData>, Unreadable> {
+        let codec = to_text(self.codec, "k")?;
+        let events = required(self.events, "e")?;
+        let events = payload::decode(events, codec.as_deref(), names)?;
+        let expected = self.last.get() - self.first.get() + 1;
+        if events.len() as u64 != expected {
+            let (first, found) = (self.first, events.len());
+            let reason = format!("the item at {first} has {found} events, not {expected}");
+            return Err(Unreadable::Bad { reason });
+        }
+        Ok(events)
+    }
+}
+
+/// Joins the parts of one commit, all of them and in order. They must follow each other without a gap.
+pub(crate) fn join(
+    stream: &StreamId,
+    parts: Vec<StoredItem>,
+    names: &mut Names,
+) -> Result<Commit, Unreadable> {
+    let count = parts.len();
+    let mut parts = parts.into_iter().enumerate();
+    let bad = |reason: String| Unreadable::Bad { reason };
+    let Some((_, mut first)) = parts.next() else {
+        return Err(bad("a commit without an item".into()));
+    };
+    let (id, declared) = (first.commit_id, first.parts);
+    let wrong = |item: &StoredItem, index: usize| {
+        (item.commit_id, item.parts) != (id, declared) || item.part as usize != index
+    };
+    if wrong(&first, 0) || declared as usize != count {
+        return Err(bad(format!("commit {id} lacks parts")));
+    }
+    let key = CommitKey::new(stream.clone(), first.first);
+    let recorded_at = first.recorded_at;
+    let metadata = decode_metadata(first.metadata.take())?;
+    let mut events = first.into_events(names)?;
+    for (index, item) in parts {
+        if wrong(&item, index) {
+            return Err(bad(format!("an item of another commit lies within {id}")));
+        }
+        events.extend(item.into_events(names)?);
+    }
+    Ok(Commit::new(key, id, recorded_at, metadata, events))
+}
+
+fn decode_metadata(value: Option<AttributeValue>) -> Result<Metadata, BadAttribute> {
+    let map = match value {
+        None => return Ok(Metadata::new()),
+        Some(AttributeValue::M(map)) => map,
+        Some(_) => return Err(BadAttribute::new("m", "not a map")),
+    };
+    map.into_iter()
+        .try_fold(Metadata::new(), |m, (name, value)| {
+            let AttributeValue::S(value) = value else {
+                return Err(BadAttribute::new("m", &format!("{name} is not a string")));
+            };
+            Ok(match name.as_str() {
+                "command" => m.with_command_id(value),
+                "correlation" => m.with_correlation_id(value),
+                "causation" => m.with_causation_id(value),
+                "actor" => m.with_actor(value),
+                "traceparent" => m.with_traceparent(value),
+                _ => match name.strip_prefix(USER) {
+                    Some(key) => m.with(key, value),
+                    None => m,
+                },
+            })
+        })
+}

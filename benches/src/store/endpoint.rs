@@ -1,0 +1,180 @@
+//! A DynamoDB in this process, and a meter in front of it.
+//!
+//! Times are taken at the emulator itself. Trips and capacity units are counted by the meter, a proxy that asks for the
+//! consumed capacity of every request and adds it up: so nothing depends on what a client believes it sent.
+use crate::BenchError;
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::{Request, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use http_body_util::{BodyExt, Full};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use serde_json::Value;
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{net::TcpListener, runtime::Runtime};
+
+/// What a piece of work cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Cost {
+    pub(crate) trips: f64,
+    pub(crate) write_units: f64,
+    pub(crate) read_units: f64,
+}
+
+impl std::ops::Div<f64> for Cost {
+    type Output = Self;
+    fn div(self, by: f64) -> Self {
+        Self {
+            trips: self.trips / by,
+            write_units: self.write_units / by,
+            read_units: self.read_units / by,
+        }
+    }
+}
+
+/// An empty database, reachable directly, through the meter, and through a wire that is `DELAY` long.
+pub(crate) struct Endpoint {
+    pub(crate) direct: String,
+    pub(crate) metered: String,
+    pub(crate) distant: String,
+    meter: Arc<Mutex<Cost>>,
+    /// Its threads serve until it is dropped.
+    _runtime: Runtime,
+}
+
+/// What the distant wire adds to each answer.
+pub(crate) const DELAY: Duration = Duration::from_millis(5);
+
+impl Endpoint {
+    pub(crate) fn start() -> Result<Self, BenchError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .map_err(crate::io("no runtime for the emulator"))?;
+        let database = dynoxide::Database::memory().map_err(BenchError::other)?;
+        let meter = Arc::new(Mutex::new(Cost::default()));
+        let (direct, metered, distant) = runtime.block_on(async {
+            let (listener, direct) = listen().await?;
+            tokio::spawn(dynoxide::server::serve_on(listener, database));
+            let metered = proxy(&direct, Some(meter.clone()), Duration::ZERO).await?;
+            let distant = proxy(&direct, None, DELAY).await?;
+            Ok::<_, BenchError>((direct, metered, distant))
+        })?;
+        Ok(Self {
+            direct,
+            metered,
+            distant,
+            meter,
+            _runtime: runtime,
+        })
+    }
+
+    /// What came through the meter since the last look.
+    pub(crate) fn take_cost(&self) -> Cost {
+        std::mem::take(&mut *self.meter.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+async fn listen() -> Result<(TcpListener, String), BenchError> {
+    let listener = TcpListener::bind("127.0.0.1:0")
+        .await
+        .map_err(crate::io("no port for the emulator"))?;
+    let address = listener
+        .local_addr()
+        .map_err(crate::io("no port for the emulator"))?;
+    Ok((listener, format!("http://{address}")))
+}
+
+struct Proxy {
+    to: String,
+    http: Client<HttpConnector, Full<Bytes>>,
+    meter: Option<Arc<Mutex<Cost>>>,
+    delay: Duration,
+}
+
+async fn proxy(
+    to: &str,
+    meter: Option<Arc<Mutex<Cost>>>,
+    delay: Duration,
+) -> Result<String, BenchError> {
+    let (listener, address) = listen().await?;
+    let proxy = Arc::new(Proxy {
+        to: to.into(),
+        http: Client::builder(TokioExecutor::new()).build_http(),
+        meter,
+        delay,
+    });
+    let app = Router::new().fallback(forward).with_state(proxy);
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    Ok(address)
+}
+
+/// A proxy that fails answers 502, which the SDK reports: no sample comes of it.
+async fn forward(State(proxy): State<Arc<Proxy>>, request: Request) -> Response {
+    match proxy.forward(request).await {
+        Ok(response) => response,
+        Err(error) => (StatusCode::BAD_GATEWAY, error.to_string()).into_response(),
+    }
+}
+
+impl Proxy {
+    async fn forward(&self, request: Request) -> Result<Response, BenchError> {
+        let (mut head, body) = request.into_parts();
+        let mut body = body.collect().await.map_err(BenchError::other)?.to_bytes();
+        let target = head.headers.get("x-amz-target");
+        let operation = target.and_then(|t| t.to_str().ok()).unwrap_or_default();
+        let is_write = !["Query", "GetItem", "BatchGetItem", "Scan"]
+            .iter()
+            .any(|read| operation.ends_with(read));
+        if self.meter.is_some() {
+            let mut value: Value = serde_json::from_slice(&body)?;
+            value["ReturnConsumedCapacity"] = "TOTAL".into();
+            body = serde_json::to_vec(&value)?.into();
+            head.headers.remove(header::CONTENT_LENGTH);
+        }
+        head.uri = format!("{}{}", self.to, head.uri.path())
+            .parse()
+            .map_err(BenchError::other)?;
+        let request = axum::http::Request::from_parts(head, Full::new(body));
+        let answer = self
+            .http
+            .request(request)
+            .await
+            .map_err(BenchError::other)?;
+        let (head, body) = answer.into_parts();
+        let body = body.collect().await.map_err(BenchError::other)?.to_bytes();
+        if let Some(meter) = &self.meter {
+            let units = units(&serde_json::from_slice(&body)?);
+            let mut cost = meter.lock().unwrap_or_else(PoisonError::into_inner);
+            cost.trips += 1.0;
+            if is_write {
+                cost.write_units += units;
+            } else {
+                cost.read_units += units;
+            }
+        }
+        if !self.delay.is_zero() {
+            tokio::time::sleep(self.delay).await;
+        }
+        Ok(Response::from_parts(head, Body::from(body)))
+    }
+}
+
+/// The capacity units of an answer, of all its tables and indexes.
+fn units(answer: &Value) -> f64 {
+    let of = |consumed: &Value| consumed["CapacityUnits"].as_f64().unwrap_or(0.0);
+    match &answer["ConsumedCapacity"] {
+        Value::Array(tables) => tables.iter().map(of).sum(),
+        one => of(one),
+    }
+}

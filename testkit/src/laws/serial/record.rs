@@ -1,0 +1,269 @@
+//! Writing down what a store was asked and what it answered.
+use async_trait::async_trait;
+use foldstream::{
+    CommitId, StreamHead, StreamId, Version,
+    ports::{
+        Append, AppendAll, AppendOutcome, BoxStream, Capabilities, Commit, CommitKey, EventStore,
+        EventStoreError, ReadFrom, ScanCursor, ScanPage, ScanWhat, Segment, StreamPage,
+        UnpublishedPage,
+    },
+};
+use futures::StreamExt;
+use std::{
+    num::NonZeroU32,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+/// One call and its answer. Moments are numbers of one counter: they say what came before what.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Operation {
+    /// When it was called.
+    pub called: u64,
+    /// When it was answered; never, if the caller went away or the read was not driven to its end.
+    pub answered: Option<u64>,
+    /// What it asked for.
+    pub commits: Vec<Append>,
+    /// Streams that an atomic append only checked.
+    pub unchanged: Vec<StreamHead>,
+    /// What it was told.
+    pub outcome: Outcome,
+}
+
+/// What an operation was told.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Outcome {
+    /// Nothing, or that it is not known.
+    Unknown,
+    /// Certainly nothing was stored.
+    NotApplied,
+    /// Stored now; the new heads.
+    Appended(Vec<StreamHead>),
+    /// Stored by an earlier attempt: these.
+    Repeated(Vec<Commit>),
+    /// A stream had moved.
+    Conflict {
+        /// Which.
+        stream: StreamId,
+        /// The store said that it had at least this version.
+        actual: Option<Version>,
+    },
+    /// A read to the end of a stream, forwards: where it started, and what was there.
+    Read {
+        /// The stream.
+        stream: StreamId,
+        /// Behind this version.
+        after: Version,
+        /// Its commits, by id, with the version that each ends at.
+        commits: Vec<(CommitId, Version)>,
+    },
+}
+
+/// All operations so far. Cloning the `Arc` shares them.
+#[derive(Debug, Default)]
+pub struct Log {
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    moment: u64,
+    operations: Vec<Operation>,
+}
+
+impl Log {
+    /// What was written down.
+    pub fn operations(&self) -> Vec<Operation> {
+        self.state().operations.clone()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change is one assignment, so a panic elsewhere leaves the log whole.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn called(&self, commits: Vec<Append>, unchanged: Vec<StreamHead>) -> usize {
+        let mut state = self.state();
+        state.moment += 1;
+        let operation = Operation {
+            called: state.moment,
+            answered: None,
+            commits,
+            unchanged,
+            outcome: Outcome::Unknown,
+        };
+        state.operations.push(operation);
+        state.operations.len() - 1
+    }
+
+    fn answered(&self, number: usize, outcome: Outcome) {
+        let mut state = self.state();
+        state.moment += 1;
+        let moment = state.moment;
+        let operation = &mut state.operations[number];
+        (operation.answered, operation.outcome) = (Some(moment), outcome);
+    }
+}
+
+/// An event store that writes down appends, and reads that go forwards to the end of a stream.
+///
+/// # Example
+/// ```
+/// use foldstream::{CommitId, StreamHead, StreamId, Timestamp, ports::*};
+/// use foldstream_testkit::{InMemoryEventStore, laws::serial::{self, Recorder}};
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// let (store, log) = Recorder::new(InMemoryEventStore::new());
+/// let empty = StreamHead::empty(StreamId::new("cart", "a")?);
+/// for writer in 0..2 {
+///     let added = [EventData::new("Added", 1, "{}")];
+///     let append = Append::after(empty.clone(), CommitId::random(), Timestamp::now(), added);
+///     let outcome = store.append(&append).await?;
+///     assert_eq!(matches!(outcome, AppendOutcome::Conflict(_)), writer == 1);
+/// }
+/// serial::check(&*store, &log.operations()).await?;
+/// # Ok::<(), foldstream::BoxError>(()) })?;
+/// # Ok::<(), foldstream::BoxError>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Recorder {
+    store: Arc<dyn EventStore>,
+    log: Arc<Log>,
+}
+
+impl Recorder {
+    /// Wraps a store; the log is of all that goes through the wrapper.
+    #[must_use]
+    pub fn new(store: Arc<dyn EventStore>) -> (Arc<Self>, Arc<Log>) {
+        let log = Arc::new(Log::default());
+        let recorder = Self {
+            store,
+            log: log.clone(),
+        };
+        (Arc::new(recorder), log)
+    }
+}
+
+fn outcome_of<T>(
+    outcome: &Result<AppendOutcome<T>, EventStoreError>,
+    heads: impl FnOnce(&T) -> Vec<StreamHead>,
+) -> Outcome {
+    match outcome {
+        Ok(AppendOutcome::Appended(stored)) => Outcome::Appended(heads(stored)),
+        Ok(AppendOutcome::Repeated(commits)) => Outcome::Repeated(commits.clone()),
+        Ok(AppendOutcome::Conflict(conflict)) => Outcome::Conflict {
+            stream: conflict.stream.clone(),
+            actual: conflict.actual,
+        },
+        Err(error) if error.is_certainly_not_applied() => Outcome::NotApplied,
+        Err(_) => Outcome::Unknown,
+    }
+}
+
+/// Notes a commit of a read, or its end.
+#[derive(Debug)]
+struct Reading {
+    number: usize,
+    stream: StreamId,
+    after: Version,
+    commits: Vec<(CommitId, Version)>,
+}
+
+#[async_trait]
+#[deny(clippy::missing_trait_methods)]
+impl EventStore for Recorder {
+    fn capabilities(&self) -> Capabilities {
+        self.store.capabilities()
+    }
+
+    async fn append(&self, append: &Append) -> Result<AppendOutcome, EventStoreError> {
+        let number = self.log.called(vec![append.clone()], Vec::new());
+        let outcome = self.store.append(append).await;
+        let told = outcome_of(&outcome, |head| vec![head.clone()]);
+        self.log.answered(number, told);
+        outcome
+    }
+
+    async fn append_all(
+        &self,
+        all: &AppendAll,
+    ) -> Result<AppendOutcome<Vec<StreamHead>>, EventStoreError> {
+        let number = self.log.called(all.commits.clone(), all.unchanged.clone());
+        let outcome = self.store.append_all(all).await;
+        let told = outcome_of(&outcome, Clone::clone);
+        self.log.answered(number, told);
+        outcome
+    }
+
+    fn read(
+        &self,
+        stream: &StreamId,
+        from: ReadFrom,
+        limit: Option<NonZeroU32>,
+    ) -> BoxStream<'_, Result<Commit, EventStoreError>> {
+        let after = match (&from, limit) {
+            (ReadFrom::After(head), None) => head.version(),
+            // Only a read to the end says how long the stream was.
+            _ => return self.store.read(stream, from, limit),
+        };
+        let reading = Reading {
+            number: self.log.called(Vec::new(), Vec::new()),
+            stream: stream.clone(),
+            after,
+            commits: Vec::new(),
+        };
+        let commits = self.store.read(stream, from, limit);
+        futures::stream::unfold(Some((commits, reading)), move |state| async move {
+            let (mut commits, mut reading) = state?;
+            match commits.next().await {
+                Some(Ok(commit)) => {
+                    reading.commits.push((commit.id, commit.last_version()));
+                    Some((Ok(commit), Some((commits, reading))))
+                }
+                // A read that failed says nothing.
+                Some(Err(error)) => Some((Err(error), None)),
+                None => {
+                    let outcome = Outcome::Read {
+                        stream: reading.stream,
+                        after: reading.after,
+                        commits: reading.commits,
+                    };
+                    self.log.answered(reading.number, outcome);
+                    None
+                }
+            }
+        })
+        .boxed()
+    }
+
+    async fn streams(
+        &self,
+        aggregate: &str,
+        after: Option<ScanCursor>,
+    ) -> Result<StreamPage, EventStoreError> {
+        self.store.streams(aggregate, after).await
+    }
+
+    async fn scan(
+        &self,
+        segment: Segment,
+        after: Option<ScanCursor>,
+        what: ScanWhat,
+        max_items: NonZeroU32,
+    ) -> Result<ScanPage, EventStoreError> {
+        self.store.scan(segment, after, what, max_items).await
+    }
+
+    async fn unpublished(
+        &self,
+        segment: Segment,
+        after: Option<ScanCursor>,
+        limit: NonZeroU32,
+    ) -> Result<UnpublishedPage, EventStoreError> {
+        self.store.unpublished(segment, after, limit).await
+    }
+
+    async fn clear_unpublished(&self, commits: &[CommitKey]) -> Result<(), EventStoreError> {
+        self.store.clear_unpublished(commits).await
+    }
+}

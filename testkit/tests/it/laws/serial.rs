@@ -1,0 +1,360 @@
+//! The in-memory store's answers have a serial explanation, and those of stores that are broken have none.
+use super::{failure, golden};
+use async_trait::async_trait;
+use foldstream::{
+    CommitId, StreamHead, StreamId, Timestamp, Version, VersionConflict,
+    ports::{
+        Append, AppendAll, AppendOutcome, BoxStream, Capabilities, Commit, CommitKey, EventData,
+        EventStore, EventStoreError, ReadFrom, ScanCursor, ScanPage, ScanWhat, Segment, StreamPage,
+        UnpublishedPage,
+    },
+};
+use foldstream_testkit::{
+    InMemoryEventStore,
+    laws::serial::{self, Outcome, Recorder, SerialLaws, Unexplained},
+};
+use futures::{StreamExt, TryStreamExt};
+use std::{
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+#[test]
+fn writers_of_the_in_memory_store_are_serial_in_any_schedule() {
+    SerialLaws::new(InMemoryEventStore::new).check();
+}
+
+#[test]
+fn writers_of_the_in_memory_store_are_serial_in_threads() {
+    SerialLaws::new(InMemoryEventStore::new)
+        .writers(4)
+        .actions(12)
+        .check_in_threads();
+}
+
+#[test]
+fn writers_of_one_store_are_serial_in_case_after_case() {
+    let store = InMemoryEventStore::new();
+    SerialLaws::new(move || store.clone()).cases(64).check();
+}
+
+/// What is wrong with a store.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    /// Looks whether the slot is free, lets others go on, and then appends behind whatever is there.
+    CheckThenAct,
+    /// Says that it stored what it did not.
+    Forgets,
+    /// Says that it did not store what it did.
+    Denies,
+    /// Finds a conflict where there is none.
+    Imagines,
+    /// Says that the stream is longer than it is.
+    Exaggerates,
+    /// Reads one commit less than there are.
+    ReadsLate,
+    /// Stores only the first commit of several.
+    Tears,
+    /// Does not look at streams that are only to be checked.
+    Unchecked,
+    /// Says of what is stored for the first time that it was stored before.
+    Repeats,
+    /// Stores other events than it was given.
+    Alters,
+}
+
+#[derive(Debug)]
+struct Broken {
+    store: Arc<InMemoryEventStore>,
+    fault: Fault,
+    appends: AtomicUsize,
+}
+
+impl Broken {
+    fn new(fault: Fault) -> Arc<Self> {
+        Arc::new(Self {
+            store: InMemoryEventStore::new(),
+            fault,
+            appends: AtomicUsize::new(0),
+        })
+    }
+    /// The third append, and every third behind it, meets the fault.
+    fn is_due(&self) -> bool {
+        self.appends.fetch_add(1, Ordering::Relaxed) % 3 == 2
+    }
+    async fn tail(&self, stream: &StreamId) -> StreamHead {
+        let mut commits = self.store.read(stream, ReadFrom::Newest, None);
+        let newest = commits.try_next().await.unwrap();
+        newest.map_or_else(|| StreamHead::empty(stream.clone()), |commit| commit.head())
+    }
+}
+
+fn elsewhere(append: &Append, head: StreamHead) -> Append {
+    let (id, events) = (append.commit_id, append.events.clone());
+    Append::after(head, id, append.recorded_at, events)
+}
+
+#[async_trait]
+impl EventStore for Broken {
+    fn capabilities(&self) -> Capabilities {
+        self.store.capabilities()
+    }
+
+    async fn append(&self, append: &Append) -> Result<AppendOutcome, EventStoreError> {
+        let stream = append.head.stream().clone();
+        match self.fault {
+            Fault::CheckThenAct => {
+                if self.tail(&stream).await != append.head {
+                    return self.store.append(append).await;
+                }
+                tokio::task::yield_now().await;
+                let moved = elsewhere(append, self.tail(&stream).await);
+                self.store.append(&moved).await
+            }
+            Fault::Forgets if self.is_due() => Ok(AppendOutcome::Appended(append.head_after())),
+            Fault::Denies if self.is_due() => {
+                let _ = self.store.append(append).await?;
+                Err(EventStoreError::Unavailable {
+                    pending: None,
+                    source: "denied".into(),
+                })
+            }
+            Fault::Imagines if self.is_due() => {
+                let conflict = VersionConflict::new(stream, append.head.version(), None);
+                Ok(AppendOutcome::Conflict(conflict))
+            }
+            Fault::Exaggerates => match self.store.append(append).await? {
+                AppendOutcome::Conflict(mut conflict) => {
+                    conflict.actual = conflict.actual.map(|version| version.plus(7));
+                    Ok(AppendOutcome::Conflict(conflict))
+                }
+                other => Ok(other),
+            },
+            Fault::Repeats if self.is_due() => {
+                let moved = elsewhere(append, StreamHead::empty(stream));
+                Ok(AppendOutcome::Repeated(vec![moved.to_commit()]))
+            }
+            Fault::Alters if self.is_due() => {
+                let mut altered = append.clone();
+                altered.events = [EventData::new("Altered", 1, "{}")].into();
+                self.store.append(&altered).await
+            }
+            _ => self.store.append(append).await,
+        }
+    }
+
+    async fn append_all(
+        &self,
+        all: &AppendAll,
+    ) -> Result<AppendOutcome<Vec<StreamHead>>, EventStoreError> {
+        match self.fault {
+            Fault::Tears if all.commits.len() > 1 => {
+                let first = self.store.append(&all.commits[0]).await?;
+                if let AppendOutcome::Conflict(conflict) = first {
+                    return Ok(AppendOutcome::Conflict(conflict));
+                }
+                let heads = all.commits.iter().map(Append::head_after);
+                Ok(AppendOutcome::Appended(heads.collect()))
+            }
+            Fault::Unchecked => {
+                let all = AppendAll::new(all.commits.clone());
+                self.store.append_all(&all).await
+            }
+            _ => self.store.append_all(all).await,
+        }
+    }
+
+    fn read(
+        &self,
+        stream: &StreamId,
+        from: ReadFrom,
+        limit: Option<NonZeroU32>,
+    ) -> BoxStream<'_, Result<Commit, EventStoreError>> {
+        let commits = self.store.read(stream, from, limit);
+        if self.fault != Fault::ReadsLate {
+            return commits;
+        }
+        // The newest commit comes to light with the next one.
+        futures::stream::unfold((commits, None), |(mut commits, held)| async move {
+            let held = match held {
+                Some(held) => held,
+                None => commits.next().await?,
+            };
+            let next = commits.next().await?;
+            Some((held, (commits, Some(next))))
+        })
+        .boxed()
+    }
+
+    async fn streams(
+        &self,
+        aggregate: &str,
+        after: Option<ScanCursor>,
+    ) -> Result<StreamPage, EventStoreError> {
+        self.store.streams(aggregate, after).await
+    }
+    async fn scan(
+        &self,
+        segment: Segment,
+        after: Option<ScanCursor>,
+        what: ScanWhat,
+        max_items: NonZeroU32,
+    ) -> Result<ScanPage, EventStoreError> {
+        self.store.scan(segment, after, what, max_items).await
+    }
+    async fn unpublished(
+        &self,
+        segment: Segment,
+        after: Option<ScanCursor>,
+        limit: NonZeroU32,
+    ) -> Result<UnpublishedPage, EventStoreError> {
+        self.store.unpublished(segment, after, limit).await
+    }
+    async fn clear_unpublished(&self, commits: &[CommitKey]) -> Result<(), EventStoreError> {
+        self.store.clear_unpublished(commits).await
+    }
+}
+
+#[test]
+fn a_store_that_is_broken_is_caught() {
+    let faults = [
+        (Fault::CheckThenAct, "nobody asked for so"),
+        (Fault::Forgets, "acknowledged and is not there"),
+        (
+            Fault::Denies,
+            "told that nothing was stored, and its commit is there",
+        ),
+        (Fault::Imagines, "behind which there is nothing"),
+        (Fault::Exaggerates, "which ends at"),
+        (Fault::ReadsLate, "acknowledged and is not there"),
+        (
+            Fault::Tears,
+            "1 of 2 commits of one atomic append are stored",
+        ),
+        (Fault::Unchecked, "no order"),
+        (Fault::Repeats, "an earlier attempt had stored its commit"),
+        (Fault::Alters, "nobody asked for so"),
+    ];
+    for (fault, why) in faults {
+        let text = failure(|| SerialLaws::new(move || Broken::new(fault)).seed(1).check());
+        assert!(text.contains(why), "{fault:?}: {text}");
+    }
+}
+
+#[test]
+fn two_writers_that_each_rely_on_what_the_other_changes_are_told() {
+    let laws = SerialLaws::new(|| Broken::new(Fault::Unchecked)).seed(1);
+    golden(
+        &failure(|| laws.check()),
+        r#"
+writers in one thread were told what has no serial explanation
+  writer 1: [Checked(1)]
+  writer 2: [Checked(0)]
+    0  at 1..2    append to 1 behind 0, if 0 is at 0: stored
+    1  at 3..4    append to 0 behind 0, if 1 is at 0: stored
+  no order: each of these operations comes before the next, and the last before the first: [0, 1]
+the same cases again: FOLDSTREAM_SEED=1
+"#,
+    );
+}
+
+#[test]
+fn a_race_is_caught_in_threads() {
+    let laws = SerialLaws::new(|| Broken::new(Fault::CheckThenAct)).actions(20);
+    let text = failure(|| laws.check_in_threads());
+    assert!(text.starts_with("writers in threads were told"), "{text}");
+}
+
+fn stream() -> StreamId {
+    StreamId::new("s", "1").unwrap()
+}
+fn append(head: StreamHead) -> Append {
+    let events = [EventData::new("Written", 1, "{}")];
+    Append::after(head, CommitId::random(), Timestamp::from_micros(0), events)
+}
+async fn read(store: &dyn EventStore) -> Vec<Commit> {
+    let start = ReadFrom::After(StreamHead::empty(stream()));
+    let commits = store.read(&stream(), start, None);
+    commits.try_collect().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_read_that_misses_what_was_acknowledged_before_has_no_place() {
+    let inner = InMemoryEventStore::new();
+    let (store, log) = Recorder::new(inner.clone());
+    // The read is of the time before the append, and comes behind it.
+    assert!(read(&*store).await.is_empty());
+    let first = append(StreamHead::empty(stream()));
+    let _ = store.append(&first).await.unwrap();
+    let mut operations = log.operations();
+    serial::check(&*inner, &operations).await.unwrap();
+    (operations[0].called, operations[0].answered) = (10, Some(11));
+    let error = serial::check(&*inner, &operations).await.unwrap_err();
+    assert!(
+        matches!(&error, Unexplained::Circle(circle) if circle.len() == 2),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn a_conflict_told_before_the_winner_began_has_no_place() {
+    let inner = InMemoryEventStore::new();
+    let (store, log) = Recorder::new(inner.clone());
+    let empty = StreamHead::empty(stream());
+    let _ = store.append(&append(empty.clone())).await.unwrap();
+    let _ = store.append(&append(empty)).await.unwrap();
+    let mut operations = log.operations();
+    let told = Outcome::Conflict {
+        stream: stream(),
+        actual: Some(Version::new(1)),
+    };
+    assert_eq!(operations[1].outcome, told);
+    serial::check(&*inner, &operations).await.unwrap();
+    (operations[0].called, operations[0].answered) = (10, Some(11));
+    assert!(serial::check(&*inner, &operations).await.is_err());
+}
+
+#[tokio::test]
+async fn a_repeat_and_an_append_without_an_answer_are_explained() {
+    let inner = InMemoryEventStore::new();
+    let (store, log) = Recorder::new(inner.clone());
+    let first = append(StreamHead::empty(stream()));
+    let _ = store.append(&first).await.unwrap();
+    let _ = store.append(&first).await.unwrap();
+    let mut operations = log.operations();
+    assert!(matches!(&operations[1].outcome, Outcome::Repeated(_)));
+    (operations[0].answered, operations[0].outcome) = (None, Outcome::Unknown);
+    serial::check(&*inner, &operations).await.unwrap();
+    // Both were told that they were the first: one of them was not.
+    operations[1].outcome = Outcome::NotApplied;
+    serial::check(&*inner, &operations).await.unwrap();
+    operations[0].outcome = Outcome::NotApplied;
+    assert!(serial::check(&*inner, &operations).await.is_err());
+}
+
+#[tokio::test]
+async fn a_read_to_a_limit_or_backwards_is_not_written_down() {
+    let (store, log) = Recorder::new(InMemoryEventStore::new());
+    let _ = store
+        .append(&append(StreamHead::empty(stream())))
+        .await
+        .unwrap();
+    for (from, limit) in [
+        (ReadFrom::Newest, None),
+        (
+            ReadFrom::After(StreamHead::empty(stream())),
+            NonZeroU32::new(1),
+        ),
+    ] {
+        let commits: Vec<_> = store
+            .read(&stream(), from, limit)
+            .try_collect()
+            .await
+            .unwrap();
+        assert_eq!(commits.len(), 1);
+    }
+    assert_eq!(log.operations().len(), 1);
+}
