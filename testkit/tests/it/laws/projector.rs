@@ -219,7 +219,7 @@ fn a_printed_projector_scenario_compiles_and_fails() {
     };
     let _ = ProjectorScenario::new(projector, rows)
         .when(
-            "account#a",
+            "a",
             [AccountOpened {
                 owner: "ann".into(),
             }],
