@@ -365,7 +365,13 @@ impl<'a, P: Projector, M> Drive<'a, P, M> {
                 continue;
             }
             let delivery = &self.deliveries[at];
-            let mut line = format!("    .{step}(\"{}\", ", delivery.stream());
+            // Typed events bring their aggregate type along.
+            let stream = if is_next {
+                delivery.stream().id()
+            } else {
+                delivery.stream().as_str()
+            };
+            let mut line = format!("    .{step}({stream:?}, ");
             let _ = if is_next {
                 write!(line, "[{}])", expression(&delivery.shown))
             } else {
