@@ -73,6 +73,7 @@ fn every_case_rejects_a_broken_snapshot_store() {
     let suspects: Suspects = vec![
         broken::<Nothing>(&[]),
         broken::<KeepsText>(&["a_saved_snapshot_is_loaded_as_it_was_given"]),
+        broken::<LosesTheCodec>(&["a_saved_snapshot_is_loaded_as_it_was_given"]),
         broken::<InventsSnapshots>(&["an_unknown_stream_has_no_snapshot"]).and_by(&[
             "streams_do_not_touch_each_other",
             "an_older_snapshot_may_be_saved_after_a_delete",
@@ -118,6 +119,15 @@ impl Sabotage for KeepsText {
             .into_owned()
             .into();
         store.save(&text).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct LosesTheCodec;
+#[async_trait]
+impl Sabotage for LosesTheCodec {
+    async fn save(&self, store: &InMemorySnapshotStore, snapshot: &StoredSnapshot) -> Saved {
+        store.save(&snapshot.clone().with_codec(None)).await
     }
 }
 
