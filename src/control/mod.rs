@@ -4,6 +4,8 @@
 //! that they do not know. Rows about streams are spread over 64 partitions by the stream's hash.
 mod boot;
 mod generation;
+mod large;
+mod lease;
 mod restore;
 mod rows;
 mod topic;
@@ -11,6 +13,8 @@ mod watermark;
 
 pub(crate) use boot::{BootError, BootRows};
 pub(crate) use generation::join as join_generation;
+pub use large::{LargePut, LargeRows};
+pub use lease::{Contender, Lease, Leases};
 pub use restore::{
     AfterRestore, Finding, InvalidRestoreCursor, RestoreCursor, RestoreError, RestorePage, Writes,
 };

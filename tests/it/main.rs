@@ -5,6 +5,8 @@
     reason = "a test fails by panicking"
 )]
 mod control;
+mod large_rows;
+mod leases;
 mod payload;
 mod publisher;
 mod repository;

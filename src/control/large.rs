@@ -1,0 +1,314 @@
+//! Values that are too large for one row.
+//!
+//! ```text
+//! head    the key itself: "=" and the value, or "#" and JSON { "c": chunk set, "n": chunks, "l": bytes }
+//! chunks  partition chunk/<partition>, sort <sort>\u{1f}<chunk set>\u{1f}<index:05>
+//! ```
+//! A new value gets a chunk set of its own. Its chunks are written first and the head last: **the head is existence**, so a
+//! reader finds the old value or the new one, whole, wherever the writer crashed. The chunks of the value that was replaced
+//! stay for an hour, for readers that have its head already, and then end by themselves. A crash may leave chunks without
+//! a head behind: that costs storage, and nothing else.
+use super::Stored;
+use crate::{
+    Clock, IdSource,
+    ports::{
+        ControlStore, ControlStoreError, DeleteExpect, DeleteOutcome, Expect, PutOutcome, Revision,
+        Row, RowKey,
+    },
+};
+use bytes::{Bytes, BytesMut};
+use std::{sync::Arc, time::Duration};
+
+/// How long a reader may take from a head to its last chunk.
+const ORPHANED: Duration = Duration::from_secs(3600);
+/// How often a reader begins anew since the value was replaced under it.
+const READS: u32 = 8;
+const INLINE: u8 = b'=';
+const CHUNKED: u8 = b'#';
+
+/// What a head says of its chunks.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+struct ChunkSet {
+    /// A fresh revision in hexadecimal digits.
+    #[serde(rename = "c")]
+    id: String,
+    #[serde(rename = "n")]
+    chunks: u64,
+    #[serde(rename = "l")]
+    bytes: u64,
+}
+
+enum Head {
+    Inline(Bytes),
+    Chunks(ChunkSet),
+}
+
+/// Rows whose values may be larger than [`Row::MAX_VALUE`]. Such a row is read and written only through this.
+///
+/// The conditions are those of [`ControlStore`]; a value of up to [`Row::MAX_VALUE`] - 1 bytes is one row. Of a key's limits
+/// the chunks' keys take their share: a partition has at most 1,018 bytes, a sort key 861.
+#[derive(Clone, Debug)]
+pub struct LargeRows {
+    store: Arc<dyn ControlStore>,
+    ids: Arc<dyn IdSource>,
+    clock: Arc<dyn Clock>,
+}
+
+/// What became of a conditional put of a large value.
+#[derive(Clone, Debug, PartialEq)]
+#[must_use]
+pub enum LargePut {
+    /// Ours is the row, under this revision.
+    Written(Revision),
+    /// Not written: the row is not as expected.
+    Conflict,
+}
+
+impl LargeRows {
+    /// Rows over this store.
+    pub fn new(
+        store: Arc<dyn ControlStore>,
+        ids: Arc<dyn IdSource>,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { store, ids, clock }
+    }
+
+    /// The value as last written, whole.
+    ///
+    /// # Errors
+    /// [`ControlStoreError`]; `Corrupt` if a chunk is missing though its head still stands, `Unavailable` if the value was
+    /// replaced each time it was read.
+    pub async fn get(&self, key: &RowKey) -> Result<Option<Stored<Bytes>>, ControlStoreError> {
+        let Some(mut row) = self.store.get(key).await? else {
+            return Ok(None);
+        };
+        for _ in 0..READS {
+            let revision = row.revision;
+            let value = match head(&row)? {
+                Head::Inline(value) => Some(value),
+                Head::Chunks(set) => self.read(key, &set).await?,
+            };
+            if let Some(value) = value {
+                return Ok(Some(Stored { value, revision }));
+            }
+            // Replaced between head and chunks, or broken.
+            match self.store.get(key).await? {
+                None => return Ok(None),
+                Some(now) if now.revision == revision => {
+                    return Err(corrupt(key, "chunks are missing"));
+                }
+                Some(now) => row = now,
+            }
+        }
+        Err(ControlStoreError::Unavailable {
+            source: format!("row {key} was replaced each time it was read").into(),
+        })
+    }
+
+    /// Writes the value if the row is as expected.
+    ///
+    /// # Errors
+    /// [`ControlStoreError`]; the old value or the new one stands then, whole.
+    pub async fn put(
+        &self,
+        key: &RowKey,
+        value: &Bytes,
+        expect: Expect,
+    ) -> Result<LargePut, ControlStoreError> {
+        let old = self.store.get(key).await?;
+        let found = old.as_ref().map(|row| row.revision);
+        // Where the condition cannot hold, no chunk is written.
+        match expect {
+            Expect::Absent if found.is_some() => return Ok(LargePut::Conflict),
+            Expect::Revision(wanted) if found != Some(wanted) => return Ok(LargePut::Conflict),
+            _ => {}
+        }
+        let revision = self.ids.revision();
+        chunk_key(key, &ChunkSet::new(revision, value), 0).validate()?;
+        let (head_value, set) = if value.len() < Row::MAX_VALUE {
+            (tagged(INLINE, value), None)
+        } else {
+            let set = self.write(key, value, revision).await?;
+            let json = serde_json::to_vec(&set).map_err(|e| corrupt(key, &e.to_string()))?;
+            (tagged(CHUNKED, &json), Some(set))
+        };
+        let row = Row::new(key.clone(), head_value, revision);
+        let outcome = match self.store.put(&row, expect).await {
+            // Sent once more, which is harmless: the same revision.
+            Err(ControlStoreError::Unavailable { .. }) => self.store.put(&row, expect).await?,
+            answered => answered?,
+        };
+        Ok(match outcome {
+            PutOutcome::Written => {
+                // Under `Any` it may be another than the one that was replaced, whose chunks are then left to lie.
+                self.orphan(key, old).await;
+                LargePut::Written(revision)
+            }
+            PutOutcome::Conflict(_) => {
+                if let Some(set) = set {
+                    self.remove(key, &set).await;
+                }
+                LargePut::Conflict
+            }
+        })
+    }
+
+    /// Deletes the row if it is as expected; true if there is none now.
+    ///
+    /// # Errors
+    /// [`ControlStoreError`].
+    pub async fn delete(
+        &self,
+        key: &RowKey,
+        expect: DeleteExpect,
+    ) -> Result<bool, ControlStoreError> {
+        let old = self.store.get(key).await?;
+        match self.store.delete(key, expect).await? {
+            DeleteOutcome::Deleted | DeleteOutcome::Conflict(None) => {
+                self.orphan(key, old).await;
+                Ok(true)
+            }
+            DeleteOutcome::Conflict(Some(_)) => Ok(false),
+        }
+    }
+
+    async fn write(
+        &self,
+        key: &RowKey,
+        value: &Bytes,
+        revision: Revision,
+    ) -> Result<ChunkSet, ControlStoreError> {
+        let set = ChunkSet::new(revision, value);
+        let starts = (0..value.len()).step_by(Row::MAX_VALUE);
+        for (chunk_key, start) in set.keys(key).zip(starts) {
+            let end = value.len().min(start + Row::MAX_VALUE);
+            let chunk = Row::new(chunk_key, value.slice(start..end), self.ids.revision());
+            // Nobody else writes this set.
+            let _ = self.store.put(&chunk, Expect::Any).await?;
+        }
+        Ok(set)
+    }
+
+    /// The chunks, joined; none if one is missing.
+    async fn read(&self, key: &RowKey, set: &ChunkSet) -> Result<Option<Bytes>, ControlStoreError> {
+        let keys: Vec<_> = set.keys(key).collect();
+        let chunks = self.store.get_many(&keys).await?;
+        let mut value = BytesMut::new();
+        for chunk in chunks {
+            match chunk {
+                Some(chunk) => value.extend_from_slice(&chunk.value),
+                None => return Ok(None),
+            }
+        }
+        if value.len() as u64 != set.bytes {
+            return Err(corrupt(key, "its chunks have another length"));
+        }
+        Ok(Some(value.freeze()))
+    }
+
+    /// Lets the chunks of a head that is gone end by themselves. If that fails they stay, which costs storage only.
+    async fn orphan(&self, key: &RowKey, old: Option<Row>) {
+        let ending = async {
+            let Some(Head::Chunks(set)) = old.as_ref().map(head).transpose()? else {
+                return Ok(());
+            };
+            let at = Some(self.clock.now().plus(ORPHANED));
+            for chunk_key in set.keys(key) {
+                let Some(chunk) = self.store.get(&chunk_key).await? else {
+                    continue;
+                };
+                let ending = Row::new(chunk_key, chunk.value, self.ids.revision()).with_expiry(at);
+                // Somebody else who lets it end does the same.
+                let expect = Expect::Revision(chunk.revision);
+                let _ = self.store.put(&ending, expect).await?;
+            }
+            Ok(())
+        };
+        left_behind(key, ending.await);
+    }
+
+    /// Deletes chunks that never had a head.
+    async fn remove(&self, key: &RowKey, set: &ChunkSet) {
+        let removing = async {
+            for chunk_key in set.keys(key) {
+                let _ = self.store.delete(&chunk_key, DeleteExpect::Any).await?;
+            }
+            Ok(())
+        };
+        left_behind(key, removing.await);
+    }
+}
+
+impl ChunkSet {
+    fn new(revision: Revision, value: &Bytes) -> Self {
+        let bytes = value.len() as u64;
+        Self {
+            id: format!("{:032x}", revision.as_u128()),
+            chunks: chunks_of(bytes),
+            bytes,
+        }
+    }
+    fn keys<'a>(&'a self, key: &'a RowKey) -> impl Iterator<Item = RowKey> + 'a {
+        (0..self.chunks).map(move |index| chunk_key(key, self, index))
+    }
+}
+
+const fn chunks_of(bytes: u64) -> u64 {
+    bytes.div_ceil(Row::MAX_VALUE as u64)
+}
+
+fn left_behind(key: &RowKey, cleared: Result<(), ControlStoreError>) {
+    if let Err(error) = cleared {
+        tracing::warn!(%key, error = &error as &dyn std::error::Error, "chunks of an older value are left behind");
+    }
+}
+
+fn tagged(tag: u8, value: &[u8]) -> Bytes {
+    let mut tagged = BytesMut::with_capacity(1 + value.len());
+    tagged.extend_from_slice(&[tag]);
+    tagged.extend_from_slice(value);
+    tagged.freeze()
+}
+
+fn head(row: &Row) -> Result<Head, ControlStoreError> {
+    match row.value.first() {
+        Some(&INLINE) => Ok(Head::Inline(row.value.slice(1..))),
+        Some(&CHUNKED) => match serde_json::from_slice::<ChunkSet>(&row.value[1..]) {
+            Ok(set) if set.chunks == chunks_of(set.bytes) => Ok(Head::Chunks(set)),
+            Ok(_) => Err(corrupt(&row.key, "its chunks do not make up its length")),
+            Err(e) => Err(corrupt(&row.key, &e.to_string())),
+        },
+        _ => Err(corrupt(&row.key, "it is no head of a large value")),
+    }
+}
+
+fn corrupt(key: &RowKey, reason: &str) -> ControlStoreError {
+    ControlStoreError::Corrupt {
+        key: key.clone(),
+        reason: reason.into(),
+    }
+}
+
+fn chunk_key(key: &RowKey, set: &ChunkSet, index: u64) -> RowKey {
+    let partition = format!("chunk/{}", key.partition);
+    let sort = format!("{}\u{1f}{}\u{1f}{index:05}", key.sort, set.id);
+    RowKey::new(partition, sort)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stored_form_of_a_head_is_fixed() {
+        let value = Bytes::from(vec![0; Row::MAX_VALUE + 1]);
+        let set = ChunkSet::new(Revision::from_u128(10), &value);
+        let text = serde_json::to_string(&set).unwrap();
+        let id = format!("{:0>32}", "a");
+        assert_eq!(text, format!(r#"{{"c":"{id}","n":2,"l":262145}}"#));
+        let key = chunk_key(&RowKey::new("p", "s"), &set, 1);
+        let expected = RowKey::new("chunk/p", format!("s\u{1f}{id}\u{1f}00001"));
+        assert_eq!(key, expected);
+    }
+}
