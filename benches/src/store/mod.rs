@@ -160,8 +160,8 @@ const WORKS: &[Work] = &[
     },
 ];
 
-/// Measures every row. `sabotage` names one whose work gets one more read on our side, or one more write where writes are
-/// counted, or 1 ms more an event where that is too little to be seen; only that work is measured then.
+/// Measures every row. `sabotage` names one whose work gets one more read on our side (four beside ten puts, where one
+/// would not be seen), or one more write where writes are counted; only that work is measured then.
 pub(crate) fn rows(size: &Size, sabotage: Option<&str>) -> Result<Vec<Row>, BenchError> {
     let sabotage = sabotage.map(find).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
