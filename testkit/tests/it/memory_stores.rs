@@ -1,7 +1,7 @@
 //! What the in-memory stores promise beyond the contract suites: laziness, cursors, bounds, determinism.
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 use foldstream::{
-    CommitId, IdSource, StreamHead, StreamId, Timestamp, Version,
+    CommitId, IdSource, Metadata, StreamHead, StreamId, Timestamp, Version,
     ports::{
         Append, AppendAll, AppendOutcome, Capabilities, Commit, CommitKey, ControlStore, Direction,
         EventData, EventStore, EventStoreError, Expect, PutOutcome, RangeQuery, ReadFrom,
@@ -37,6 +37,49 @@ async fn fill(store: &InMemoryEventStore, id: StreamId, commits: usize) -> Strea
         head = append(store, &commit(head, 1)).await;
     }
     head
+}
+
+#[tokio::test]
+async fn commits_and_events_are_measured_to_the_byte() {
+    let metadata = Metadata::new()
+        .with_command_id("c1")
+        .with_correlation_id("xyz")
+        .with_causation_id("z")
+        .with_actor("anna")
+        .with_traceparent("00-1-2-00")
+        .with("key", "value");
+    let metadata_bytes = 2 + 3 + 1 + 4 + 9 + 3 + 5;
+    let events = [
+        EventData::new("Added", 1, "{}"),
+        EventData::new("Sealed", 1, vec![0; 30]).with_codec(Some("lz4".into())),
+    ];
+    let (first, second) = (5 + 2, 6 + 30 + 3);
+    let head = StreamHead::empty(stream("a"));
+    let append = Append::after(head, CommitId::random(), Timestamp::from_micros(1), events);
+    let plain = "cart#a".len() + first + second;
+    let append_into = async |capabilities: Capabilities, append: &Append| {
+        let store = InMemoryEventStore::with_capabilities(capabilities);
+        match store.append(append).await {
+            Ok(AppendOutcome::Appended(_)) => None,
+            Err(EventStoreError::TooLarge { bytes, limit, .. }) => Some((bytes, limit)),
+            other => panic!("{other:?}"),
+        }
+    };
+    for (append, bytes) in [
+        (append.clone(), plain),
+        (
+            append.clone().with_metadata(metadata),
+            plain + metadata_bytes,
+        ),
+    ] {
+        assert_eq!(append_into(Capabilities::new(bytes), &append).await, None);
+        let refused = append_into(Capabilities::new(bytes - 1), &append).await;
+        assert_eq!(refused, Some((bytes, bytes - 1)));
+    }
+    let of_events = |bytes| Capabilities::new(1_000).with_max_event_bytes(bytes);
+    assert_eq!(append_into(of_events(second), &append).await, None);
+    let refused = append_into(of_events(second - 1), &append).await;
+    assert_eq!(refused, Some((second, second - 1)));
 }
 
 #[tokio::test]
