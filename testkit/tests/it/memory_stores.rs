@@ -40,6 +40,24 @@ async fn fill(store: &InMemoryEventStore, id: StreamId, commits: usize) -> Strea
 }
 
 #[tokio::test]
+async fn a_page_of_streams_looks_at_a_bounded_number_of_streams() {
+    let store = InMemoryEventStore::new();
+    for n in 0..2_500 {
+        fill(&store, stream(n), 1).await;
+    }
+    let (mut cursor, mut pages) = (None, Vec::new());
+    loop {
+        let page = store.streams("cart", cursor).await.unwrap();
+        pages.push(page.streams.len());
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(pages, [1_000, 1_000, 500]);
+}
+
+#[tokio::test]
 async fn commits_and_events_are_measured_to_the_byte() {
     let metadata = Metadata::new()
         .with_command_id("c1")
