@@ -3,7 +3,7 @@ use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 use uuid::Uuid;
 
 crate::id!(
-    /// Names one command of a client, so that sending it twice applies it once. At most 256 bytes where it is stored.
+    /// Names one command of a client, so that sending it twice applies it once. 1 to 256 bytes without U+001F where it is stored.
     pub CommandId
 );
 crate::id!(

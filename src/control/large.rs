@@ -1,19 +1,21 @@
 //! Values that are too large for one row.
 //!
 //! ```text
-//! head    the key itself: "=" and the value, or "#" and JSON { "c": chunk set, "n": chunks, "l": bytes }
+//! head    the key itself: "=" and the value, or "#" and JSON { "c": chunk set, "n": chunks, "l": bytes }, or "-": deleted
 //! chunks  partition chunk/<partition>, sort <sort>\u{1f}<chunk set>\u{1f}<index:05>
 //! ```
 //! A new value gets a chunk set of its own. Its chunks are written first and the head last: **the head is existence**, so a
 //! reader finds the old value or the new one, whole, wherever the writer crashed. The chunks of the value that was replaced
-//! stay for an hour, for readers that have its head already, and then end by themselves. A crash may leave chunks without
-//! a head behind: that costs storage, and nothing else.
+//! stay for an hour, for readers that have its head already, and then end by themselves. A crash, or a write whose outcome
+//! stays unknown, may leave chunks without a head behind: that costs storage, and nothing else.
+//!
+//! A head is never deleted and never written without a condition: a write that lands late finds another revision than it
+//! expects, and cannot bring a head back whose chunks are going.
 use super::Stored;
 use crate::{
     Clock, IdSource,
     ports::{
-        ControlStore, ControlStoreError, DeleteExpect, DeleteOutcome, Expect, PutOutcome, Revision,
-        Row, RowKey,
+        ControlStore, ControlStoreError, DeleteExpect, Expect, PutOutcome, Revision, Row, RowKey,
     },
 };
 use bytes::{Bytes, BytesMut};
@@ -25,6 +27,7 @@ const ORPHANED: Duration = Duration::from_secs(3600);
 const READS: u32 = 8;
 const INLINE: u8 = b'=';
 const CHUNKED: u8 = b'#';
+const DELETED: u8 = b'-';
 
 /// What a head says of its chunks.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -41,11 +44,12 @@ struct ChunkSet {
 enum Head {
     Inline(Bytes),
     Chunks(ChunkSet),
+    Deleted,
 }
 
 /// Rows whose values may be larger than [`Row::MAX_VALUE`]. Such a row is read and written only through this.
 ///
-/// The conditions are those of [`ControlStore`]; a value of up to [`Row::MAX_VALUE`] - 1 bytes is one row. Of a key's limits
+/// A value of up to [`Row::MAX_VALUE`] - 1 bytes is one row. Of a key's limits
 /// the chunks' keys take their share: a partition has at most 1,018 bytes, a sort key 861.
 #[derive(Clone, Debug)]
 pub struct LargeRows {
@@ -86,6 +90,7 @@ impl LargeRows {
         for _ in 0..READS {
             let revision = row.revision;
             let value = match head(&row)? {
+                Head::Deleted => return Ok(None),
                 Head::Inline(value) => Some(value),
                 Head::Chunks(set) => self.read(key, &set).await?,
             };
@@ -106,80 +111,82 @@ impl LargeRows {
         })
     }
 
-    /// Writes the value if the row is as expected.
+    /// Writes the value in the place of exactly the write that was `seen`; `None`: where there is no value.
     ///
     /// # Errors
-    /// [`ControlStoreError`]; the old value or the new one stands then, whole.
+    /// [`ControlStoreError`]; the old value or the new one stands then, whole: [`get`](Self::get) tells.
     pub async fn put(
         &self,
         key: &RowKey,
         value: &Bytes,
-        expect: Expect,
+        seen: Option<Revision>,
     ) -> Result<LargePut, ControlStoreError> {
         let old = self.store.get(key).await?;
-        let found = old.as_ref().map(|row| row.revision);
         // Where the condition cannot hold, no chunk is written.
-        match expect {
-            Expect::Absent if found.is_some() => return Ok(LargePut::Conflict),
-            Expect::Revision(wanted) if found != Some(wanted) => return Ok(LargePut::Conflict),
-            _ => {}
-        }
+        let Some(expect) = expected(old.as_ref(), seen)? else {
+            return Ok(LargePut::Conflict);
+        };
         let revision = self.ids.revision();
         chunk_key(key, &ChunkSet::new(revision, value), 0).validate()?;
-        let (head_value, set) = if value.len() < Row::MAX_VALUE {
-            (tagged(INLINE, value), None)
-        } else {
-            let set = self.write(key, value, revision).await?;
-            let json = serde_json::to_vec(&set).map_err(|e| corrupt(key, &e.to_string()))?;
-            (tagged(CHUNKED, &json), Some(set))
+        if value.len() < Row::MAX_VALUE {
+            let row = Row::new(key.clone(), tagged(INLINE, value), revision);
+            return self.replace(&row, expect, old).await;
+        }
+        let set = ChunkSet::new(revision, value);
+        let json = serde_json::to_vec(&set).map_err(|e| corrupt(key, &e.to_string()))?;
+        let row = Row::new(key.clone(), tagged(CHUNKED, &json), revision);
+        if let Err(error) = self.write(key, value, &set).await {
+            self.remove(key, &set).await;
+            return Err(error);
+        }
+        let put = self.replace(&row, expect, old).await?;
+        if put == LargePut::Conflict {
+            self.remove(key, &set).await;
+        }
+        Ok(put)
+    }
+
+    /// Deletes the value if it is still the one that was `seen`; false if it is not.
+    ///
+    /// # Errors
+    /// [`ControlStoreError`]; ask again.
+    pub async fn delete(&self, key: &RowKey, seen: Revision) -> Result<bool, ControlStoreError> {
+        let old = self.store.get(key).await?;
+        let Some(expect) = expected(old.as_ref(), Some(seen))? else {
+            return Ok(false);
         };
-        let row = Row::new(key.clone(), head_value, revision);
-        let outcome = match self.store.put(&row, expect).await {
+        let row = Row::new(key.clone(), tagged(DELETED, &[]), self.ids.revision());
+        let put = self.replace(&row, expect, old).await?;
+        Ok(put != LargePut::Conflict)
+    }
+
+    /// Writes a head, and lets the chunks of the one before end.
+    async fn replace(
+        &self,
+        row: &Row,
+        expect: Expect,
+        old: Option<Row>,
+    ) -> Result<LargePut, ControlStoreError> {
+        let outcome = match self.store.put(row, expect).await {
             // Sent once more, which is harmless: the same revision.
-            Err(ControlStoreError::Unavailable { .. }) => self.store.put(&row, expect).await?,
+            Err(ControlStoreError::Unavailable { .. }) => self.store.put(row, expect).await?,
             answered => answered?,
         };
         Ok(match outcome {
             PutOutcome::Written => {
-                // Under `Any` it may be another than the one that was replaced, whose chunks are then left to lie.
-                self.orphan(key, old).await;
-                LargePut::Written(revision)
+                self.orphan(&row.key, old).await;
+                LargePut::Written(row.revision)
             }
-            PutOutcome::Conflict(_) => {
-                if let Some(set) = set {
-                    self.remove(key, &set).await;
-                }
-                LargePut::Conflict
-            }
+            PutOutcome::Conflict(_) => LargePut::Conflict,
         })
-    }
-
-    /// Deletes the row if it is as expected; true if there is none now.
-    ///
-    /// # Errors
-    /// [`ControlStoreError`].
-    pub async fn delete(
-        &self,
-        key: &RowKey,
-        expect: DeleteExpect,
-    ) -> Result<bool, ControlStoreError> {
-        let old = self.store.get(key).await?;
-        match self.store.delete(key, expect).await? {
-            DeleteOutcome::Deleted | DeleteOutcome::Conflict(None) => {
-                self.orphan(key, old).await;
-                Ok(true)
-            }
-            DeleteOutcome::Conflict(Some(_)) => Ok(false),
-        }
     }
 
     async fn write(
         &self,
         key: &RowKey,
         value: &Bytes,
-        revision: Revision,
-    ) -> Result<ChunkSet, ControlStoreError> {
-        let set = ChunkSet::new(revision, value);
+        set: &ChunkSet,
+    ) -> Result<(), ControlStoreError> {
         let starts = (0..value.len()).step_by(Row::MAX_VALUE);
         for (chunk_key, start) in set.keys(key).zip(starts) {
             let end = value.len().min(start + Row::MAX_VALUE);
@@ -187,7 +194,7 @@ impl LargeRows {
             // Nobody else writes this set.
             let _ = self.store.put(&chunk, Expect::Any).await?;
         }
-        Ok(set)
+        Ok(())
     }
 
     /// The chunks, joined; none if one is missing.
@@ -264,6 +271,22 @@ fn left_behind(key: &RowKey, cleared: Result<(), ControlStoreError>) {
     }
 }
 
+/// What the head must be for a caller who has seen this value, or none; `None`: it is not so any more.
+fn expected(
+    old: Option<&Row>,
+    seen: Option<Revision>,
+) -> Result<Option<Expect>, ControlStoreError> {
+    let Some(old) = old else {
+        return Ok(seen.is_none().then_some(Expect::Absent));
+    };
+    let is_deleted = matches!(head(old)?, Head::Deleted);
+    let fits = match seen {
+        None => is_deleted,
+        Some(seen) => !is_deleted && seen == old.revision,
+    };
+    Ok(fits.then_some(Expect::Revision(old.revision)))
+}
+
 fn tagged(tag: u8, value: &[u8]) -> Bytes {
     let mut tagged = BytesMut::with_capacity(1 + value.len());
     tagged.extend_from_slice(&[tag]);
@@ -273,6 +296,7 @@ fn tagged(tag: u8, value: &[u8]) -> Bytes {
 
 fn head(row: &Row) -> Result<Head, ControlStoreError> {
     match row.value.first() {
+        Some(&DELETED) => Ok(Head::Deleted),
         Some(&INLINE) => Ok(Head::Inline(row.value.slice(1..))),
         Some(&CHUNKED) => match serde_json::from_slice::<ChunkSet>(&row.value[1..]) {
             Ok(set) if set.chunks == chunks_of(set.bytes) => Ok(Head::Chunks(set)),

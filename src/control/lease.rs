@@ -1,8 +1,9 @@
 //! Leases: which process does something that only one may do.
 //!
 //! ```text
-//! row     { "e": epoch, "o": owner (absent: released) }, never deleted, without expiry
-//! take    no row, or a released one: at once. Held: once its revision has stood still for the whole lease time
+//! row     { "e": epoch, "o": owner (absent: released), "t": lease time in ms }, never deleted, without expiry
+//! take    no row, or a released one: at once. Held: once its revision has stood still for the whole lease time, that of the
+//!         holder or of who waits, whichever is longer: a deployment may change it
 //! renew   the same epoch under a new revision: whoever waits sees that the holder lives
 //! lost    somebody else has taken over: their epoch is greater
 //! ```
@@ -28,6 +29,9 @@ struct LeaseRow {
     /// Whose it is; for people, and to tell a process's own writes from others'.
     #[serde(rename = "o", default, skip_serializing_if = "Option::is_none")]
     owner: Option<String>,
+    /// What the holder counts on.
+    #[serde(rename = "t", default)]
+    millis: u64,
 }
 
 /// Leases of one kind. Cloning shares the store.
@@ -59,6 +63,12 @@ impl Leases {
     pub fn new(store: Arc<dyn ControlStore>, ids: Arc<dyn IdSource>, time: Duration) -> Self {
         let rows = Rows::new(store, ids);
         Self { rows, time }
+    }
+
+    fn millis(&self) -> u64 {
+        // Rounded up, and no lease lasts for ages.
+        let millis = self.time.as_nanos().div_ceil(1_000_000);
+        u64::try_from(millis).unwrap_or(u64::MAX)
     }
 
     /// A process that wants the lease in this row. `owner` names the process: an instance, not a host.
@@ -99,6 +109,7 @@ impl Contender {
         let row = LeaseRow {
             epoch,
             owner: Some(self.owner.clone()),
+            millis: self.leases.millis(),
         };
         let since = Instant::now();
         Ok(match self.leases.rows.put(&self.key, row, expect).await? {
@@ -120,7 +131,8 @@ impl Contender {
     fn stands_still(&mut self, row: &Stored<LeaseRow>) -> bool {
         match self.seen {
             Some((revision, since)) if revision == row.revision => {
-                since.elapsed() >= self.leases.time
+                let theirs = Duration::from_millis(row.value.millis);
+                since.elapsed() >= self.leases.time.max(theirs)
             }
             _ => {
                 self.seen = Some((row.revision, Instant::now()));
@@ -166,7 +178,12 @@ impl Lease {
     /// [`ControlStoreError`]; it then runs out by itself.
     pub async fn release(mut self) -> Result<(), ControlStoreError> {
         let epoch = self.epoch();
-        let row = LeaseRow { epoch, owner: None };
+        let millis = self.leases.millis();
+        let row = LeaseRow {
+            epoch,
+            owner: None,
+            millis,
+        };
         // Somebody who has taken over needs no release.
         self.write(row).await.map(drop)
     }
@@ -200,9 +217,14 @@ mod tests {
     fn the_stored_form_of_a_lease_is_fixed() {
         let text = |owner: Option<&str>| {
             let owner = owner.map(Into::into);
-            serde_json::to_string(&LeaseRow { epoch: 3, owner }).unwrap()
+            let row = LeaseRow {
+                epoch: 3,
+                owner,
+                millis: 15,
+            };
+            serde_json::to_string(&row).unwrap()
         };
-        assert_eq!(text(Some("a")), r#"{"e":3,"o":"a"}"#);
-        assert_eq!(text(None), r#"{"e":3}"#);
+        assert_eq!(text(Some("a")), r#"{"e":3,"o":"a","t":15}"#);
+        assert_eq!(text(None), r#"{"e":3,"t":15}"#);
     }
 }

@@ -77,7 +77,7 @@ pub enum ExecuteError<E> {
     Codec(CodecError),
     /// The mark of an idempotent command could not be read or written. Sent again with its command id it takes effect once.
     Mark(ControlStoreError),
-    /// A command id that is empty or too long to be stored.
+    /// A command id that is empty, too long to be stored, or has U+001F in it, which separates it from its stream.
     InvalidCommandId {
         /// Bytes found.
         bytes: usize,
@@ -141,7 +141,7 @@ impl<E: fmt::Display> fmt::Display for ExecuteError<E> {
             Self::InvalidCommandId { bytes, limit } => {
                 write!(
                     f,
-                    "a command id has 1 to {limit} bytes, this one has {bytes}"
+                    "a command id has 1 to {limit} bytes and no U+001F, this one has {bytes} bytes"
                 )
             }
             Self::Contended { stream, attempts } => {

@@ -105,7 +105,9 @@ impl<A: Aggregate> Repository<A> {
     where
         A: Decide<C>,
     {
-        if id.as_str().is_empty() || id.as_str().len() > MAX_COMMAND_ID {
+        // The last separator of a mark's key is ours, or two commands could share a mark: a stream id may have others.
+        let is_ambiguous = id.as_str().contains('\u{1f}');
+        if id.as_str().is_empty() || id.as_str().len() > MAX_COMMAND_ID || is_ambiguous {
             return Err(ExecuteError::InvalidCommandId {
                 bytes: id.as_str().len(),
                 limit: MAX_COMMAND_ID,

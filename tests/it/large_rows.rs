@@ -3,7 +3,9 @@ use bytes::Bytes;
 use foldstream::{
     SystemIds,
     control::{LargePut, LargeRows},
-    ports::{ControlStore, ControlStoreError, DeleteExpect, Expect, RangeQuery, Row, RowKey},
+    ports::{
+        ControlStore, ControlStoreError, DeleteExpect, Expect, PutOutcome, RangeQuery, Row, RowKey,
+    },
 };
 use foldstream_testkit::{
     InMemoryControlStore, ManualClock,
@@ -56,8 +58,10 @@ async fn read(large: &LargeRows) -> Option<Bytes> {
     let found = large.get(&key()).await.unwrap();
     found.map(|stored| stored.value)
 }
-async fn write(large: &LargeRows, value: &Bytes, expect: Expect) -> LargePut {
-    large.put(&key(), value, expect).await.unwrap()
+/// In the place of whatever is there.
+async fn write(large: &LargeRows, value: &Bytes) -> LargePut {
+    let seen = large.get(&key()).await.unwrap().map(|s| s.revision);
+    large.put(&key(), value, seen).await.unwrap()
 }
 
 #[tokio::test]
@@ -73,7 +77,7 @@ async fn a_value_of_any_size_comes_back_as_it_was_given() {
         LARGE,
     ] {
         let given = value(7, bytes);
-        let written = write(&large, &given, Expect::Any).await;
+        let written = write(&large, &given).await;
         let found = large.get(&key()).await.unwrap().unwrap();
         assert_eq!(found.value, given);
         assert_eq!(written, LargePut::Written(found.revision));
@@ -81,40 +85,76 @@ async fn a_value_of_any_size_comes_back_as_it_was_given() {
 }
 
 #[tokio::test]
-async fn conditions_are_those_of_the_store_and_a_refused_value_leaves_nothing_behind() {
+async fn a_value_is_written_only_over_the_one_that_was_seen_and_a_refused_one_leaves_nothing() {
     let world = World::new();
     let large = world.large();
-    let first = value(1, LARGE);
-    let LargePut::Written(revision) = write(&large, &first, Expect::Absent).await else {
-        panic!("the row was absent");
+    let put = async |kind: u8, seen| large.put(&key(), &value(kind, LARGE), seen).await.unwrap();
+    let LargePut::Written(first) = put(1, None).await else {
+        panic!("there was no value");
     };
     let chunks = world.chunks().await;
     assert_eq!(chunks, 4);
-    let second = value(2, LARGE);
-    assert_eq!(
-        write(&large, &second, Expect::Absent).await,
-        LargePut::Conflict
-    );
-    assert_eq!(read(&large).await, Some(first));
+    assert_eq!(put(2, None).await, LargePut::Conflict);
+    assert_eq!(read(&large).await, Some(value(1, LARGE)));
     assert_eq!(world.chunks().await, chunks);
-    let replaced = write(&large, &second, Expect::Revision(revision)).await;
-    assert!(matches!(replaced, LargePut::Written(_)));
-    let old = write(&large, &value(3, LARGE), Expect::Revision(revision)).await;
-    assert_eq!(old, LargePut::Conflict);
-    assert_eq!(read(&large).await, Some(second));
+    let LargePut::Written(second) = put(2, Some(first)).await else {
+        panic!("it was seen");
+    };
+    assert_eq!(put(3, Some(first)).await, LargePut::Conflict);
+    assert!(!large.delete(&key(), first).await.unwrap());
+    assert_eq!(read(&large).await, Some(value(2, LARGE)));
+    assert!(large.delete(&key(), second).await.unwrap());
+    assert_eq!(read(&large).await, None);
+    assert_eq!(put(3, Some(second)).await, LargePut::Conflict);
+    assert!(matches!(put(3, None).await, LargePut::Written(_)));
+}
+
+#[tokio::test]
+async fn a_value_that_was_deleted_stays_so_though_its_write_lands_late() {
+    let world = World::new();
+    let faults = Faults::none();
+    let late = world.over(faults.control_store(world.rows.clone()));
+    let sent = Arc::<Mutex<Option<(Row, Expect)>>>::default();
+    let seen = sent.clone();
+    let faults = faults.with_probe(move |moment, call| {
+        if let (Moment::Reaches, Call::Put { row, expect }) = (moment, call) {
+            *seen.lock().unwrap() = Some(((*row).clone(), *expect));
+        }
+    });
+    let LargePut::Written(revision) = write(&late, &value(1, LARGE)).await else {
+        panic!("there was no value");
+    };
+    drop(faults);
+    assert!(world.large().delete(&key(), revision).await.unwrap());
+    // The head once more, as of a request that was on its way for long.
+    let (row, expect) = sent.lock().unwrap().take().unwrap();
+    let landed = world.rows.put(&row, expect).await.unwrap();
+    assert!(matches!(landed, PutOutcome::Conflict(_)));
+    assert_eq!(read(&world.large()).await, None);
+}
+
+#[tokio::test]
+async fn chunks_of_a_write_that_failed_are_removed() {
+    let world = World::new();
+    let faults = Faults::script([Fault::Throttled(None).on(Op::Put).at(3)]);
+    let large = world.over(faults.control_store(world.rows.clone()));
+    let failed = large.put(&key(), &value(1, LARGE), None).await;
+    assert!(failed.unwrap_err().is_transient());
+    assert_eq!((world.chunks().await, read(&large).await), (0, None));
 }
 
 #[tokio::test]
 async fn chunks_of_a_value_that_was_replaced_or_deleted_end_by_themselves() {
     let world = World::new();
     let large = world.large();
-    let _ = write(&large, &value(1, LARGE), Expect::Any).await;
-    let _ = write(&large, &value(2, LARGE), Expect::Any).await;
+    let _ = write(&large, &value(1, LARGE)).await;
+    let _ = write(&large, &value(2, LARGE)).await;
     assert_eq!(world.chunks().await, 8, "readers may have the old head");
     world.clock.advance(Duration::from_secs(3601));
     assert_eq!(world.chunks().await, 4);
     assert_eq!(read(&large).await, Some(value(2, LARGE)));
-    assert!(large.delete(&key(), DeleteExpect::Any).await.unwrap());
+    let seen = large.get(&key()).await.unwrap().unwrap().revision;
+    assert!(large.delete(&key(), seen).await.unwrap());
     assert_eq!(read(&large).await, None);
     world.clock.advance(Duration::from_secs(3601));
     assert_eq!(world.chunks().await, 0);
@@ -125,10 +165,10 @@ async fn a_reader_sees_the_old_value_or_the_new_one_wherever_the_writer_crashes(
     for call in 1.. {
         let world = World::new();
         let (old, new) = (value(1, LARGE), value(2, LARGE));
-        let _ = write(&world.large(), &old, Expect::Any).await;
+        let _ = write(&world.large(), &old).await;
         let faults = Faults::script([Fault::CrashBefore.anywhere().at(call)]);
         let writer = world.over(faults.control_store(world.rows.clone()));
-        let done = faults.run(write(&writer, &new, Expect::Any)).await;
+        let done = faults.run(write(&writer, &new)).await;
         let found = read(&world.large()).await.unwrap();
         assert!(found == old || found == new, "crashed before call {call}");
         if done.is_some() {
@@ -150,7 +190,7 @@ async fn the_head_is_written_last() {
         }
     });
     let large = world.over(faults.control_store(world.rows.clone()));
-    let _ = write(&large, &value(1, LARGE), Expect::Absent).await;
+    let _ = write(&large, &value(1, LARGE)).await;
     let chunk = "chunk/large";
     assert_eq!(*puts.lock().unwrap(), [chunk, chunk, chunk, chunk, "large"]);
 }
@@ -159,7 +199,7 @@ async fn the_head_is_written_last() {
 async fn a_missing_chunk_under_a_standing_head_is_corrupt_never_a_shorter_value() {
     let world = World::new();
     let large = world.large();
-    let _ = write(&large, &value(1, LARGE), Expect::Absent).await;
+    let _ = write(&large, &value(1, LARGE)).await;
     let page = world.rows.range(&RangeQuery::new("chunk/large")).await;
     let lost = &page.unwrap().rows[2].key;
     let _ = world.rows.delete(lost, DeleteExpect::Any).await.unwrap();
@@ -173,7 +213,7 @@ async fn a_missing_chunk_under_a_standing_head_is_corrupt_never_a_shorter_value(
 #[tokio::test]
 async fn a_value_that_is_replaced_while_it_is_read_is_read_anew() {
     let world = World::new();
-    let _ = write(&world.large(), &value(1, LARGE), Expect::Any).await;
+    let _ = write(&world.large(), &value(1, LARGE)).await;
     let faults = Faults::none();
     let reader = world.over(faults.control_store(world.rows.clone()));
     // The head is read, then its chunks are gone as after an hour, and another value stands.
@@ -184,7 +224,7 @@ async fn a_value_that_is_replaced_while_it_is_read_is_read_anew() {
         if let (Moment::Reaches, Call::GetMany(_), false) = (moment, call, *replaced) {
             *replaced = true;
             let large = LargeRows::new(rows.clone(), Arc::new(SystemIds), clock.clone());
-            let write = async { write(&large, &value(2, LARGE), Expect::Any).await };
+            let write = async { write(&large, &value(2, LARGE)).await };
             let written = futures::FutureExt::now_or_never(tokio::task::unconstrained(write));
             assert!(written.is_some(), "memory answers at once");
             clock.advance(Duration::from_secs(3601));
@@ -198,12 +238,9 @@ async fn a_value_that_is_replaced_while_it_is_read_is_read_anew() {
 async fn a_key_whose_chunks_could_not_be_named_is_refused_before_any_write() {
     let world = World::new();
     let long = RowKey::new("large", "s".repeat(862));
-    let refused = world.large().put(&long, &value(1, 1), Expect::Any).await;
+    let refused = world.large().put(&long, &value(1, 1), None).await;
     assert!(matches!(refused, Err(ControlStoreError::Invalid { .. })));
     let longest = RowKey::new("p".repeat(1018), "s".repeat(861));
-    let taken = world
-        .large()
-        .put(&longest, &value(1, LARGE), Expect::Any)
-        .await;
+    let taken = world.large().put(&longest, &value(1, LARGE), None).await;
     assert!(matches!(taken, Ok(LargePut::Written(_))));
 }

@@ -105,6 +105,19 @@ async fn a_renewal_whose_answers_were_lost_is_known_as_ones_own_by_the_next() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_deployment_that_shortens_the_lease_time_waits_for_the_holders() {
+    let rows = InMemoryControlStore::new();
+    let _held = take(&mut contender(&rows, "old")).await;
+    let short = Leases::new(rows.clone(), Arc::new(SystemIds), TIME / 5);
+    let mut new = short.contender(key(), "new");
+    assert!(!is_taken(&mut new).await);
+    advance(TIME / 2).await;
+    assert!(!is_taken(&mut new).await);
+    advance(TIME).await;
+    assert!(is_taken(&mut new).await);
+}
+
+#[tokio::test(start_paused = true)]
 async fn of_contenders_that_wait_for_the_same_lease_one_takes_it() {
     let rows = InMemoryControlStore::new();
     drop(take(&mut contender(&rows, "crashed")).await);

@@ -8,11 +8,14 @@ use foldstream::{
     },
     ports::{
         Append, Commit, ControlStore, ControlStoreError, DeleteExpect, DeleteOutcome, EventData,
-        EventStore, Expect, PutOutcome, RangeQuery, Row, RowKey, RowPage, SnapshotStore,
-        StoredSnapshot,
+        EventStore, EventStoreError, Expect, PutOutcome, RangeQuery, Row, RowKey, RowPage,
+        SnapshotStore, StoredSnapshot,
     },
 };
-use foldstream_testkit::{InMemoryControlStore, InMemoryEventStore, InMemorySnapshotStore};
+use foldstream_testkit::{
+    InMemoryControlStore, InMemoryEventStore, InMemorySnapshotStore,
+    faults::{Call, Fault, Faults, Op},
+};
 use std::{num::NonZeroU32, sync::Arc};
 
 const MANY: NonZeroU32 = NonZeroU32::new(1_000).unwrap();
@@ -327,4 +330,38 @@ async fn a_row_that_is_none_of_ours_is_named() {
     let _ = world.control.put(&row, Expect::Absent).await.unwrap();
     let error = world.restore().check(None, MANY).await.unwrap_err();
     assert!(error.to_string().contains("wm/3"), "{error}");
+}
+
+#[tokio::test]
+async fn a_stream_that_came_back_with_a_hole_is_found_and_holds_up_no_other() {
+    let world = World::new();
+    let (torn, fine) = (stream("torn"), stream("fine"));
+    for stream in [&torn, &fine] {
+        let commits = world.commits(stream, 0, 1).await;
+        let lost = Watermark::new(version(9), CommitId::random());
+        world.published(stream, lost).await;
+        assert_eq!(commits.len(), 1);
+    }
+    let corrupt = || EventStoreError::Corrupt {
+        stream: stream("torn"),
+        after: version(0),
+        reason: "the item at 1 is missing".into(),
+    };
+    let broken = torn.clone();
+    let faults = Faults::script([Fault::error(corrupt)
+        .on(Op::Read)
+        .matching(move |call| matches!(call, Call::Read { stream, .. } if **stream == broken))]);
+    let events = faults.event_store(world.events.clone());
+    let restore = AfterRestore::new(events, world.control.clone(), Writes::NoneYet);
+    let page = restore.repair(None, MANY).await.unwrap();
+    assert_eq!(page.findings.len(), 2);
+    for finding in &page.findings {
+        match finding {
+            Finding::Corrupt { stream, .. } => assert_eq!(*stream, torn),
+            Finding::Watermark { stream, .. } => assert_eq!(*stream, fine),
+            other => panic!("{other}"),
+        }
+    }
+    assert_eq!(world.watermark(&torn).await.unwrap().version, version(9));
+    assert_eq!(world.watermark(&fine).await.unwrap().version, version(2));
 }

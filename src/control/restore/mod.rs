@@ -187,8 +187,12 @@ impl AfterRestore {
                 return Err(RestoreError::Foreign { key });
             };
             page.streams += 1;
-            self.watermark(&stream, &key, seen, mode, page).await?;
-            self.snapshot(&stream, mode, page).await?;
+            let looked = async {
+                self.watermark(&stream, &key, seen, mode, page).await?;
+                self.snapshot(&stream, mode, page).await
+            };
+            let looked = looked.await;
+            note_corrupt(looked, &stream, page)?;
         }
         let after = rows.next;
         Ok(if after.is_some() {
@@ -224,7 +228,8 @@ impl AfterRestore {
         let listed = self.events.streams(name, after).await?;
         for stream in listed.streams {
             page.streams += 1;
-            self.snapshot(&stream, mode, page).await?;
+            let looked = self.snapshot(&stream, mode, page).await;
+            note_corrupt(looked, &stream, page)?;
         }
         Ok(match listed.next {
             Some(next) => Some(Place::Streams {
@@ -348,6 +353,22 @@ impl AfterRestore {
             }
         }
         Ok(None)
+    }
+}
+
+/// One stream that cannot be read does not hold up the others.
+fn note_corrupt(
+    looked: Result<(), RestoreError>,
+    stream: &StreamId,
+    page: &mut RestorePage,
+) -> Result<(), RestoreError> {
+    match looked {
+        Err(RestoreError::Events(EventStoreError::Corrupt { reason, .. })) => {
+            let stream = stream.clone();
+            page.findings.push(Finding::Corrupt { stream, reason });
+            Ok(())
+        }
+        looked => looked,
     }
 }
 

@@ -38,12 +38,20 @@ pub enum Finding {
         /// Where the stream ends.
         tail: Version,
     },
+    /// The stream itself came back with a hole or in part, as a backup is not one instant for all items. It is left as it is:
+    /// its items from the hole on must be deleted by hand.
+    Corrupt {
+        /// The stream.
+        stream: StreamId,
+        /// What was found.
+        reason: String,
+    },
 }
 impl Finding {
     /// Whether it is repaired by [`AfterRestore::repair`](super::AfterRestore::repair).
     #[must_use]
     pub const fn is_repaired(&self) -> bool {
-        !matches!(self, Self::Forked { .. })
+        !matches!(self, Self::Forked { .. } | Self::Corrupt { .. })
     }
 }
 impl fmt::Display for Finding {
@@ -65,6 +73,10 @@ impl fmt::Display for Finding {
             } => write!(
                 f,
                 "{stream}: snapshot at {version} goes, the stream ends at {tail}"
+            ),
+            Self::Corrupt { stream, reason } => write!(
+                f,
+                "{stream}: LEFT AS IT IS, it came back in part ({reason}): delete its items from there on, and look again"
             ),
             Self::Forked {
                 stream,

@@ -75,7 +75,7 @@ async fn a_refusal_is_not_recorded() {
 #[tokio::test]
 async fn a_command_id_that_cannot_be_stored_is_a_typed_error() {
     let accounts = once(InMemoryEventStore::new(), InMemoryControlStore::new());
-    for id in [String::new(), "x".repeat(257)] {
+    for id in [String::new(), "x".repeat(257), "a\u{1f}b".into()] {
         let refused = accounts
             .execute_with(&ann(), Deposit { amount: 1 }, payment(&id))
             .await;

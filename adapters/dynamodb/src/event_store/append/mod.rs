@@ -241,13 +241,10 @@ impl Work<'_> {
         let stream = append.head.stream().clone();
         let mut items = Items::new(self.connection.clone(), stream, first.last.next(), None);
         let commit = items.complete(first, &mut Names::default()).await;
-        commit.map_err(|error| match error {
-            // It is applied, though not by whom and with what: never "certainly not applied".
-            error if error.is_transient() => EventStoreError::Unavailable {
-                pending: Some(self.pending()),
-                source: error.into(),
-            },
-            error => error,
+        // It is applied, though it cannot be told with what: never "certainly not applied".
+        commit.map_err(|error| EventStoreError::Unavailable {
+            pending: Some(self.pending()),
+            source: error.into(),
         })
     }
 }
