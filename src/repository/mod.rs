@@ -258,6 +258,9 @@ impl<A: Aggregate> Repository<A> {
     /// events. Call it after a key was deleted, in every process that has a [cache](Self::with_cache): states in
     /// memory are not encrypted.
     ///
+    /// A load or a snapshot that had begun before may still store a snapshot behind it: call it once nothing works on
+    /// the stream, or twice. Snapshots that are sealed under the deleted key are of no use to anybody either way.
+    ///
     /// # Errors
     /// [`ForgetError`]; ask again.
     pub async fn forget(&self, id: &A::Id) -> Result<(), ForgetError> {
