@@ -10,7 +10,10 @@ use std::{
     future,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
-use tokio::time::{Instant, sleep_until};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
 
 #[derive(Debug)]
 pub(super) struct FaultyConsumer {
@@ -18,6 +21,8 @@ pub(super) struct FaultyConsumer {
     bus: Arc<dyn MessageBus>,
     subscription: Subscription,
     member: Mutex<Member>,
+    /// Wakes whoever waits for an event: what was held back of a paused partition may be due now.
+    resumed: Notify,
 }
 
 /// One membership after the other.
@@ -150,6 +155,7 @@ impl FaultyConsumer {
             bus,
             subscription,
             member: Mutex::new(member),
+            resumed: Notify::new(),
         }
     }
 
@@ -231,6 +237,7 @@ impl Consumer for FaultyConsumer {
                     }
                 }
                 () = due => {}
+                () = self.resumed.notified() => {}
             }
         }
     }
@@ -275,6 +282,7 @@ impl Consumer for FaultyConsumer {
             for partition in partitions {
                 member.paused.remove(partition);
             }
+            self.resumed.notify_one();
         }
         done
     }

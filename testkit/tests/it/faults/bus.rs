@@ -120,6 +120,31 @@ async fn what_is_held_back_of_a_paused_partition_waits_until_it_is_resumed() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn whoever_waits_while_a_partition_is_resumed_gets_what_was_held_back_of_it() {
+    let faults = Faults::script([Fault::HoldBack(Duration::from_secs(1)).on(Op::Next).at(2)]);
+    let (_, bus, [key, _]) = bus(&faults);
+    bus.publish(&message(&key)).await.unwrap();
+    let consumer = bus.subscribe(wish()).await.unwrap();
+    assert!(matches!(
+        consumer.next().await,
+        Ok(ConsumerEvent::Assigned(_))
+    ));
+    let taken = timeout(Duration::from_millis(10), consumer.next()).await;
+    assert!(taken.is_err());
+    let partition = [PartitionId::new(TOPIC, 0)];
+    consumer.pause(&partition).await.unwrap();
+    let resumed = async {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        consumer.resume(&partition).await.unwrap();
+    };
+    let (found, ()) = tokio::join!(
+        timeout(Duration::from_secs(60), places(&*consumer, 1)),
+        resumed
+    );
+    assert_eq!(found.unwrap(), [(0, 0)]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_expelled_consumer_is_told_and_gets_again_what_it_has_not_committed() {
     let faults = Faults::script([Fault::LoseSession.on(Op::Next).at(4)]);
     let (_, bus, [key, _]) = bus(&faults);

@@ -1,0 +1,187 @@
+//! Resets that leave something, projectors that fail, and histories that say nothing.
+use super::*;
+
+/// Keeps its rows in a reset.
+#[derive(Debug)]
+struct Keeping(Direct);
+impl Way for Keeping {
+    fn start(table: Table) -> Self {
+        Self(Direct(table))
+    }
+    fn take(&self, stream: String, version: u64, event: &AccountEvent) -> HandlerResult {
+        self.0.take(stream, version, event)
+    }
+    fn reset(&self) {}
+}
+
+#[test]
+fn a_reset_that_leaves_rows_is_caught() {
+    golden(
+        &failure(|| laws::<Keeping>().check()),
+        r#"
+a law of Balances<Keeping> is broken: a reset empties the model
+  events:
+    account#a 1: AccountOpened { owner: "ann" }
+    reset
+  the rows: ({"a": (1, 0)}, "")
+  expected: ({}, "")
+as a test:
+    ProjectorScenario::new(projector, rows)
+        .when("a", [AccountOpened { owner: "ann".into() }])
+        .when_rebuilt()
+        .then_unchanged();
+the same cases again: FOLDSTREAM_SEED=1
+"#,
+    );
+}
+
+/// Empties the table in a reset, and keeps what it has in memory.
+#[derive(Debug)]
+struct Remembering(Buffered);
+impl Way for Remembering {
+    fn start(table: Table) -> Self {
+        Self(Buffered::start(table))
+    }
+    fn take(&self, stream: String, version: u64, event: &AccountEvent) -> HandlerResult {
+        self.0.take(stream, version, event)
+    }
+    fn flush(&self) {
+        self.0.flush();
+    }
+    fn reset(&self) {
+        self.0.table.rows.lock().unwrap().clear();
+    }
+}
+
+#[test]
+fn a_reset_that_leaves_something_in_memory_is_caught() {
+    golden(
+        &failure(|| laws::<Remembering>().check()),
+        r#"
+a law of Balances<Remembering> is broken: a reset empties the model
+  events:
+    account#a 1: AccountOpened { owner: "ann" }
+    reset
+  the rows: ({"a": (1, 0)}, "")
+  expected: ({}, "")
+as a test:
+    ProjectorScenario::new(projector, rows)
+        .when("a", [AccountOpened { owner: "ann".into() }])
+        .when_rebuilt()
+        .then_unchanged();
+the same cases again: FOLDSTREAM_SEED=1
+"#,
+    );
+}
+
+/// Cannot bear withdrawals.
+#[derive(Debug)]
+struct Refusing(Direct);
+impl Way for Refusing {
+    fn start(table: Table) -> Self {
+        Self(Direct(table))
+    }
+    fn take(&self, stream: String, version: u64, event: &AccountEvent) -> HandlerResult {
+        if let MoneyWithdrawn { .. } = event {
+            Err(std::io::Error::other("no withdrawals")).permanent()?;
+        }
+        self.0.take(stream, version, event)
+    }
+    fn reset(&self) {
+        self.0.reset();
+    }
+}
+
+#[test]
+fn a_projector_that_fails_is_caught() {
+    golden(
+        &failure(|| laws::<Refusing>().check()),
+        r#"
+a law of Balances<Refusing> is broken: every event is taken in
+  events:
+    account#b 1: AccountOpened { owner: "ann" }
+    account#b 2: MoneyDeposited { amount: 1 }
+    account#b 3: MoneyDeposited { amount: 6 }
+    account#b 4: MoneyWithdrawn { amount: 1 }
+  Permanent: no withdrawals
+  expected: no failure
+as a test:
+    ProjectorScenario::new(projector, rows)
+        .when("b", [AccountOpened { owner: "ann".into() }])
+        .when("b", [MoneyDeposited { amount: 1 }])
+        .when("b", [MoneyDeposited { amount: 6 }])
+        .when("b", [MoneyWithdrawn { amount: 1 }])
+        .then(no failure);
+the same cases again: FOLDSTREAM_SEED=1
+"#,
+    );
+}
+
+event_set!(
+    enum BankOrShop {
+        Bank(AccountEvent),
+        Shop(CartEvent),
+    }
+);
+
+/// Counts the events of several aggregates by kind.
+struct Activity(Arc<Mutex<BTreeMap<StreamId, Version>>>);
+impl Projector for Activity {
+    const NAME: &'static str = "activity";
+    type Events = BankOrShop;
+    async fn project(&self, event: &BankOrShop, ctx: &EventContext) -> HandlerResult {
+        let aggregate = match event {
+            BankOrShop::Bank(_) => AccountEvent::AGGREGATE,
+            BankOrShop::Shop(_) => CartEvent::AGGREGATE,
+        };
+        assert_eq!(ctx.stream().aggregate(), aggregate);
+        let mut rows = self.0.lock().unwrap();
+        let row = rows.entry(ctx.stream().clone()).or_default();
+        *row = ctx.version().max(*row);
+        Ok(())
+    }
+    async fn reset(&self, _: &ModelId) -> HandlerResult {
+        self.0.lock().unwrap().clear();
+        Ok(())
+    }
+}
+
+#[test]
+fn histories_of_several_aggregates_are_mixed() {
+    let cart = prop_oneof![
+        Just(AddItem {
+            product: "tea".into(),
+            quantity: 1
+        }),
+        Just(CheckOut),
+    ];
+    ProjectorLaws::new(
+        Arc::default,
+        |rows: &Arc<_>| Activity(Arc::clone(rows)),
+        async |rows: &Arc<Mutex<BTreeMap<StreamId, Version>>>| rows.lock().unwrap().clone(),
+    )
+    .histories_of::<Account, _>(1, commands())
+    .histories_of::<Cart, CartCommand>(2, cart)
+    .upcasters(Upcasters::new().with("cart", "Viewed", 1, |_| Ok(Upcast::Retired)))
+    .check();
+}
+
+#[test]
+fn histories_that_a_projector_does_not_receive_are_refused() {
+    let text = failure(|| laws::<Direct>().histories_of::<Cart, _>(1, Just(CheckOut)));
+    assert_eq!(text, "the projector \"balances\" receives no event of Cart");
+}
+
+#[test]
+fn laws_without_an_event_check_nothing() {
+    let laws = ProjectorLaws::new(
+        Table::default,
+        |table: &Table| Balances(Direct(table.clone())),
+        async |table: &Table| table.rows.lock().unwrap().clone(),
+    );
+    let text = failure(|| {
+        laws.histories_of::<Account, _>(1, Just(Deposit { amount: 1 }))
+            .check();
+    });
+    assert!(text.starts_with("no command led to an event"), "{text}");
+}
