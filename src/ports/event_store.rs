@@ -272,9 +272,22 @@ pub enum EventStoreError {
         #[source]
         source: BoxError,
     },
+    /// The table is not the one that the adapter has used so far: it was deleted and made again, or restored from a
+    /// backup under its old name. Heads and states that were read before may be of another history. Nothing was stored.
+    /// The next load starts from what the table holds now.
+    #[error("the table was replaced: {reason}")]
+    Replaced {
+        /// The table, how the adapter found out, and what to do.
+        reason: String,
+        /// What the adapter met.
+        #[source]
+        source: BoxError,
+    },
 }
 impl EventStoreError {
     /// Whether the same call may succeed later. The only thing that a retry asks.
+    ///
+    /// [`Replaced`](Self::Replaced) is not transient: the same append never succeeds, one on a fresh head may.
     pub const fn is_transient(&self) -> bool {
         matches!(self, Self::Throttled { .. } | Self::Unavailable { .. })
     }
@@ -313,6 +326,8 @@ impl EventStoreError {
 /// - No event, or more than [`Append::MAX_EVENTS`], is `Invalid`; a commit over `max_commit_bytes`, or an event over
 ///   `max_event_bytes`, is `TooLarge`; all before any call.
 /// - A dropped future leaves the commit stored or not, never in part.
+/// - From the moment that [`incarnation`](Self::incarnation) changes, an append on a head that is not in the table is
+///   refused as [`Replaced`](EventStoreError::Replaced) or is a conflict, and nothing is stored.
 ///
 /// **Atomic append** (`max_streams_per_append` > 1)
 /// - All commits are stored, or none; heads come back in the order of the request.
@@ -338,6 +353,16 @@ impl EventStoreError {
 pub trait EventStore: Debug + Send + Sync + 'static {
     /// What this adapter can do. Constant.
     fn capabilities(&self) -> Capabilities;
+
+    /// A number that changes whenever the adapter finds that its table was missing or was replaced.
+    ///
+    /// A head or state that was read under another number may be of another history and must not be appended on: callers
+    /// that keep states ask for the number *before* they read, keep it with the state, and drop the state once the number
+    /// differs. The default, for a backend that cannot be replaced while a process uses it, is always 0. A wrapper
+    /// returns the number of what it wraps.
+    fn incarnation(&self) -> u64 {
+        0
+    }
 
     /// Stores one commit if the stream is still at `append.head`.
     ///

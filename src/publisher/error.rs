@@ -121,6 +121,8 @@ impl PublishError {
         match self {
             Self::Store { source, .. } | Self::Clear { source, .. } => match source {
                 EventStoreError::Refused { kind, .. } => concerns_all(*kind),
+                // Watermarks may be of the old table: they must be checked before anything else is published.
+                EventStoreError::Replaced { .. } => true,
                 _ => false,
             },
             Self::Bus { source, .. } => match source {

@@ -70,6 +70,7 @@ mock! {
     #[async_trait]
     impl EventStore for EventStore {
         fn capabilities(&self) -> Capabilities;
+        // `incarnation` is left to its default, so that an existing mock needs no expectation for it.
         async fn append(&self, append: &Append) -> Result<AppendOutcome, EventStoreError>;
         async fn append_all(&self, all: &AppendAll) -> Result<AppendOutcome<Vec<StreamHead>>, EventStoreError>;
         fn read<'a>(&'a self, stream: &StreamId, from: ReadFrom, limit: Option<NonZeroU32>) -> BoxStream<'a, Result<Commit, EventStoreError>>;

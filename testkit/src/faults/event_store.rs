@@ -148,6 +148,9 @@ impl EventStore for FaultyEventStore {
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
     }
+    fn incarnation(&self) -> u64 {
+        self.inner.incarnation()
+    }
 
     async fn append(&self, append: &Append) -> Result<AppendOutcome, EventStoreError> {
         let call = Call::Append(append);

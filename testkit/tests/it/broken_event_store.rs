@@ -134,6 +134,9 @@ impl<S: Sabotage> EventStore for Broken<S> {
     fn capabilities(&self) -> Capabilities {
         self.sabotage.capabilities(self.store.capabilities())
     }
+    fn incarnation(&self) -> u64 {
+        self.store.incarnation()
+    }
     async fn append(&self, append: &Append) -> Appended {
         self.sabotage.append(&self.store, append).await
     }

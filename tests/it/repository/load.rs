@@ -84,6 +84,9 @@ impl EventStore for Slow {
     fn capabilities(&self) -> Capabilities {
         self.events().capabilities()
     }
+    fn incarnation(&self) -> u64 {
+        self.events().incarnation()
+    }
     async fn append(&self, append: &Append) -> Result<AppendOutcome, EventStoreError> {
         self.events().append(append).await
     }

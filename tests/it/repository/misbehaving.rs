@@ -44,6 +44,9 @@ impl<M: Mischief> EventStore for Misbehaving<M> {
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
     }
+    fn incarnation(&self) -> u64 {
+        self.inner.incarnation()
+    }
     async fn append(&self, append: &Append) -> Result<AppendOutcome, EventStoreError> {
         self.mischief.append(&*self.inner, append).await
     }

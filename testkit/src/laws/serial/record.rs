@@ -175,6 +175,9 @@ impl EventStore for Recorder {
     fn capabilities(&self) -> Capabilities {
         self.store.capabilities()
     }
+    fn incarnation(&self) -> u64 {
+        self.store.incarnation()
+    }
 
     async fn append(&self, append: &Append) -> Result<AppendOutcome, EventStoreError> {
         let number = self.log.called(vec![append.clone()], Vec::new());

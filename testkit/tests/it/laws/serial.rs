@@ -102,6 +102,9 @@ impl EventStore for Broken {
     fn capabilities(&self) -> Capabilities {
         self.store.capabilities()
     }
+    fn incarnation(&self) -> u64 {
+        self.store.incarnation()
+    }
 
     async fn append(&self, append: &Append) -> Result<AppendOutcome, EventStoreError> {
         let stream = append.head.stream().clone();
