@@ -16,9 +16,11 @@ pub mod control;
 mod resilience;
 mod hash;
 mod clock;
+mod chain;
 
 pub use aggregate::{Aggregate, Context, Decide, Decision, Snapshot};
 pub use bytes::Bytes;
+pub use chain::chain;
 pub use clock::{Clock, IdSource, InvalidTimestamp, SystemClock, SystemIds, Timestamp};
 pub use codec::{CodecError, Lifted, Upcast, Upcasters};
 pub use event::{

@@ -267,7 +267,7 @@ const fn chunks_of(bytes: u64) -> u64 {
 
 fn left_behind(key: &RowKey, cleared: Result<(), ControlStoreError>) {
     if let Err(error) = cleared {
-        tracing::warn!(%key, error = &error as &dyn std::error::Error, "chunks of an older value are left behind");
+        tracing::warn!(%key, error = crate::chain(&error), "chunks of an older value are left behind");
     }
 }
 

@@ -4,7 +4,7 @@ use crate::{
     control::Watermark,
     ports::{ControlStoreError, EventStoreError, MessageBusError, RefusedKind},
 };
-use std::{error::Error, fmt, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 /// Why a stream could not be brought up to date. Other streams are not affected, and nothing is lost: what was not
 /// acknowledged keeps its marker and is above the watermark.
@@ -295,19 +295,5 @@ const fn pause_of(error: &ControlStoreError) -> Option<Duration> {
     match error {
         ControlStoreError::Throttled { retry_after, .. } => *retry_after,
         _ => None,
-    }
-}
-
-/// An error with all its sources, for the log.
-pub(super) struct Chain<'a>(pub(super) &'a (dyn Error + 'static));
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut next = self.0.source();
-        while let Some(error) = next {
-            write!(f, ": {error}")?;
-            next = error.source();
-        }
-        Ok(())
     }
 }

@@ -4,8 +4,7 @@
 //! stream that hangs or has a long backlog holds one of the slots, and never the walk. A stream that fails is left alone
 //! for a growing time; its markers stay, so nothing is lost, and it costs the walk no more than its keys.
 use super::{
-    Notice, PollConfig, PollError, PollReport, Publisher, TopicRoute, bells::Bells, error::Chain,
-    report::Rung,
+    Notice, PollConfig, PollError, PollReport, Publisher, TopicRoute, bells::Bells, report::Rung,
 };
 use crate::{
     StreamId,
@@ -89,7 +88,7 @@ impl Publisher {
         };
         match self.checked_topic(topic).await {
             Err(error) if error.is_transient() => {
-                tracing::warn!("to be checked again: {}", Chain(&error));
+                tracing::warn!(error = crate::chain(&error), "to be checked again");
                 Ok(())
             }
             Err(source) => Err(PollError::Topic { source }),
@@ -210,8 +209,11 @@ impl Poller {
                 let pause = self.config.backoff.delay(self.failed_looks);
                 let pause = pause.max(error.retry_after().unwrap_or_default());
                 self.walks[self.current].next_at = Instant::now() + pause;
-                let error = Chain(&error);
-                tracing::warn!(?pause, "the unpublished commits cannot be listed: {error}");
+                tracing::warn!(
+                    ?pause,
+                    error = crate::chain(&error),
+                    "the unpublished commits cannot be listed"
+                );
             }
             Err(source) => self.end_by(PollError::List { source }),
         }
@@ -265,7 +267,7 @@ impl Poller {
         let failures = self.stuck.get(&stream).map_or(0, |s| s.failures) + 1;
         let pause = self.config.backoff.delay(failures);
         let until = Instant::now() + pause;
-        tracing::warn!(%stream, failures, ?pause, "not published, to be tried again: {}", Chain(&error));
+        tracing::warn!(%stream, failures, ?pause, error = crate::chain(&error), "not published, to be tried again");
         if self.stuck.len() >= Self::MAX_STUCK && !self.stuck.contains_key(&stream) {
             self.stuck.retain(|_, stuck| stuck.until > until - pause);
         }

@@ -5,8 +5,7 @@
 //! acknowledgement, then send the next; then move the watermark; only then clear the markers. A crash, a lost answer or
 //! a second publisher between any two steps repeats events, but never skips or reorders their first occurrences.
 use super::{
-    PublishError, Publisher, attempts::Attempts, bells::Bells, error::Chain, report::Rung,
-    state::Known,
+    PublishError, Publisher, attempts::Attempts, bells::Bells, report::Rung, state::Known,
 };
 use crate::{
     CommitId, StreamHead, StreamId, Timestamp, Version,
@@ -69,7 +68,7 @@ impl Publisher {
         let result = work.bring_up().await;
         if let Err(error @ PublishError::HistoryForked { .. }) = &result {
             self.state.marks.set_suspect(&stream, true);
-            tracing::error!(%stream, "publishing of this stream has stopped: {error}");
+            tracing::error!(%stream, error = crate::chain(error), "publishing of this stream has stopped");
         }
         let version = work.mark.map_or(Version::NONE, |m| m.value.version);
         Rung {
@@ -91,7 +90,7 @@ impl<'a> Work<'a> {
         match (sent, moved) {
             (Err(first), Err(second)) => {
                 let stream = self.stream;
-                tracing::warn!(%stream, "after another failure: {}", Chain(&second));
+                tracing::warn!(%stream, error = crate::chain(&second), "the stream failed again");
                 Err(first)
             }
             (sent, moved) => sent.and(moved),

@@ -174,7 +174,7 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
         let found = match self.store.load(stream).await {
             Ok(found) => found?,
             Err(error) => {
-                tracing::warn!(%stream, error = &error as &dyn std::error::Error, "the snapshot cannot be read");
+                tracing::warn!(%stream, error = crate::chain(&error), "the snapshot cannot be read");
                 return None;
             }
         };
@@ -182,7 +182,7 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
             return None;
         }
         let unreadable = |error: CodecError| {
-            tracing::warn!(%stream, error = &error as &dyn std::error::Error, "the snapshot cannot be decoded");
+            tracing::warn!(%stream, error = crate::chain(&error), "the snapshot cannot be decoded");
         };
         let payload = match &found.codec {
             None => found.payload.clone(),
@@ -210,7 +210,7 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
         tracing::warn!(%stream, version = %snapshot.version, "the snapshot does not fit and is deleted: {why}");
         self.counters.misfit();
         if let Err(error) = self.store.delete(stream).await {
-            tracing::warn!(%stream, error = &error as &dyn std::error::Error, "the snapshot cannot be deleted");
+            tracing::warn!(%stream, error = crate::chain(&error), "the snapshot cannot be deleted");
         }
     }
 
@@ -290,7 +290,7 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
                 Ok(Ok(SaveOutcome::Saved)) => SnapshotEnd::Written,
                 Ok(Ok(SaveOutcome::Stale)) => SnapshotEnd::Stale,
                 Ok(Err(error)) => {
-                    tracing::warn!(%stream, error = &*error, "the snapshot cannot be written");
+                    tracing::warn!(%stream, error = crate::chain(&*error), "the snapshot cannot be written");
                     SnapshotEnd::Failed
                 }
                 Err(_) => {

@@ -55,7 +55,7 @@ impl Session<'_> {
                     }
                 }
                 error if error.is_transient() => {
-                    tracing::warn!(processor = %self.processor.name, %error, "the offsets could not be committed yet");
+                    tracing::warn!(processor = %self.processor.name, error = crate::chain(&error), "the offsets could not be committed yet");
                     self.commit_after = Some(after(self.processor.policy.commit_interval));
                     return Ok(());
                 }
@@ -105,7 +105,7 @@ impl Session<'_> {
                 source: error.into_source(),
             });
         };
-        tracing::warn!(processor = %self.processor.name, ?wait, %error, "the read model could not be flushed yet");
+        tracing::warn!(processor = %self.processor.name, ?wait, class = ?error.class(), error = crate::chain(error.source()), "the read model could not be flushed yet");
         self.commit_after = Some(after(wait));
         Ok(false)
     }

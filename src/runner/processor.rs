@@ -13,7 +13,7 @@ use crate::{
         Subscription,
     },
 };
-use std::{collections::BTreeMap, fmt::Display, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, error::Error, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -65,7 +65,7 @@ impl Patience {
     pub(super) async fn wait(
         &mut self,
         stop: &CancellationToken,
-        error: &impl Display,
+        error: &(impl Error + 'static),
         is_transient: bool,
     ) -> bool {
         self.failed += 1;
@@ -73,7 +73,11 @@ impl Patience {
         let Some(wait) = wait.filter(|_| is_transient) else {
             return false;
         };
-        tracing::warn!(%error, ?wait, "waiting for the backend");
+        tracing::warn!(
+            error = crate::chain(error),
+            ?wait,
+            "waiting for the backend"
+        );
         tokio::select! {
             biased;
             () = stop.cancelled() => false,
@@ -135,7 +139,7 @@ impl Processor {
     }
 
     pub(super) fn failed(mut self, error: RunnerError) -> ProcessorReport {
-        tracing::error!(processor = %self.name, error = &error as &dyn std::error::Error, "the processor has halted");
+        tracing::error!(processor = %self.name, error = crate::chain(&error), "the processor has halted");
         self.report.error = Some(error);
         self.report
     }
@@ -261,7 +265,7 @@ impl Processor {
 }
 
 /// Repeats a call while it fails transiently, within bounds; none if it was told to stop.
-pub(super) async fn patiently<T, E: Display, F: Future<Output = Result<T, E>>>(
+pub(super) async fn patiently<T, E: Error + 'static, F: Future<Output = Result<T, E>>>(
     stop: &CancellationToken,
     mut call: impl FnMut() -> F,
     is_transient: impl Fn(&E) -> bool,

@@ -129,7 +129,7 @@ impl<'a> Session<'a> {
         let committed = self.commit().await;
         if let Err(error) = self.consumer.leave().await {
             // The membership ends by itself after the session timeout.
-            tracing::warn!(processor = %self.processor.name, %error, "the group could not be left at once");
+            tracing::warn!(processor = %self.processor.name, error = crate::chain(&error), "the group could not be left at once");
         }
         let end = worked?;
         committed?;
@@ -193,7 +193,7 @@ impl<'a> Session<'a> {
                 self.receive_failed += 1;
                 let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
                 let wait = backoff.delay(self.receive_failed);
-                tracing::warn!(processor = %self.processor.name, %error, ?wait, "nothing can be received");
+                tracing::warn!(processor = %self.processor.name, error = crate::chain(&error), ?wait, "nothing can be received");
                 self.receive_after = Some(Instant::now() + wait);
                 return Ok(None);
             }
@@ -322,7 +322,7 @@ impl<'a> Session<'a> {
                 Err(RunnerError::Halted {
                     partition, source, ..
                 }) if partitions.contains(&partition) => {
-                    tracing::warn!(%partition, error = &*source, "a handler failed while its partition was given up");
+                    tracing::warn!(%partition, error = crate::chain(&*source), "a handler failed while its partition was given up");
                 }
                 settled => outcome = outcome.and(settled),
             }
@@ -390,7 +390,7 @@ impl<'a> Session<'a> {
             }
             // The next round asks again.
             Err(error) if error.is_transient() => {
-                tracing::warn!(processor = %self.processor.name, %error, "a partition could not be paused or resumed yet");
+                tracing::warn!(processor = %self.processor.name, error = crate::chain(&error), "a partition could not be paused or resumed yet");
                 Ok(())
             }
             Err(error) => Err(self.processor.bus_error(error)),

@@ -142,7 +142,7 @@ impl Session<'_> {
                 source: error.into_source(),
             });
         };
-        tracing::warn!(processor = %self.processor.name, stream = %job.stream, %version, attempts, ?wait, %error, "the handler failed and is tried again");
+        tracing::warn!(processor = %self.processor.name, stream = %job.stream, %version, attempts, ?wait, class = ?error.class(), error = crate::chain(error.source()), "the handler failed and is tried again");
         self.processor.report.retries += 1;
         self.lanes.wait(&job.stream);
         let stream = job.stream.clone();

@@ -131,7 +131,10 @@ impl Producer {
                 .get()
                 .is_ok_and(|c| c.client().fatal_error().is_some());
         if fatal {
-            tracing::warn!(%error, "the Kafka producer failed for good and is made anew");
+            tracing::warn!(
+                error = foldstream::chain(error),
+                "the Kafka producer failed for good and is made anew"
+            );
             let mut current = lock(&self.client);
             // Only the one that failed: another caller may have replaced it already.
             if current.as_ref().is_some_and(|c| Arc::ptr_eq(c, client)) {

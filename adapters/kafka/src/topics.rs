@@ -237,7 +237,7 @@ impl Admin {
                 // Brokers without this question, or a principal that may not ask it: the port has "not said" for that.
                 tracing::debug!(
                     topic,
-                    error = &error as &dyn std::error::Error,
+                    error = foldstream::chain(&error),
                     "no topic settings"
                 );
                 Ok(description)

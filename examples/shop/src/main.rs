@@ -3,12 +3,11 @@ mod servers;
 mod steps;
 
 use clap::{Args, Parser, Subcommand};
-use foldstream::BoxError;
+use foldstream::{BoxError, chain};
 use shop::{
     backend::{Backend, Uses},
     report::Report,
-    road::{self, chain},
-    shutdown,
+    road, shutdown,
 };
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 use steps::{Ending, Until};

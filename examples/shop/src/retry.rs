@@ -1,6 +1,5 @@
 //! Repeats a call that is safe to repeat while its failure may pass.
-use crate::road::chain;
-use foldstream::RetryPolicy;
+use foldstream::{RetryPolicy, chain};
 use std::{error::Error, time::Instant};
 
 /// Calls until it succeeds, fails for good, or the policy gives up: the answer is the last one.

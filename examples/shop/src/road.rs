@@ -11,30 +11,16 @@ use crate::{
     tally::{Tally, differences},
 };
 use foldstream::{
-    DomainEvent, StreamId,
+    DomainEvent, StreamId, chain,
     ports::{EventStoreError, MessageBusError},
     publisher::{PollConfig, PollError, PollReport, PublishError, TopicError},
     runner::{BuildError, ProcessorPolicy, Projector, Runner},
 };
 use std::{
-    error::Error,
     path::Path,
     time::{Duration, Instant},
 };
 use tokio_util::sync::CancellationToken;
-
-/// An error and what caused it, on one line.
-pub fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut texts = vec![error.to_string()];
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        texts.push(error.to_string());
-        cause = error.source();
-    }
-    // A wrapper that only passes its cause on says the same twice.
-    texts.dedup();
-    texts.join(": ")
-}
 
 /// Why the road ends before the report.
 #[derive(Debug, thiserror::Error)]

@@ -1,11 +1,11 @@
 //! Commands of any type on one aggregate: what makes a sequence of them a value.
 use foldstream::{
     Aggregate, Context, Decide, DomainEvent, ExecuteError, Metadata, Repository, StreamId, Version,
+    chain,
 };
 use futures::future::LocalBoxFuture;
 use std::{
     any::Any,
-    error::Error,
     fmt::{self, Debug},
     sync::Arc,
     time::Duration,
@@ -97,17 +97,6 @@ where
     fn as_any(&self) -> &dyn Any {
         &self.0
     }
-}
-
-/// An error and its causes in one line.
-pub(super) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 /// A command, and how long after the one before it is given.

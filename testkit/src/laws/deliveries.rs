@@ -1,12 +1,9 @@
 //! Histories of several streams, made by aggregates, as a projector gets them.
-use super::{
-    command::{AnyCommand, chain},
-    stored::some_id,
-};
+use super::{command::AnyCommand, stored::some_id};
 use crate::{InMemoryEventStore, ManualClock, SeededIds};
 use foldstream::{
     Aggregate, Decoded, DomainEvent, EventHeader, EventSet, Metadata, Repository, StreamId,
-    Upcasters, Version,
+    Upcasters, Version, chain,
     ports::{EventStore, ReadFrom},
 };
 use futures::{TryStreamExt, future::LocalBoxFuture};

@@ -1,6 +1,6 @@
 //! The laws that need a store: the same sequence through a repository, with the real codec, upcasters, snapshots, marks.
 use super::{
-    command::{Executed, Step, chain, stream_of},
+    command::{Executed, Step, stream_of},
     story::{Broken, Ending, Line, event_round_trip, shown},
     walk::{REPLAY, Rules, Walk},
 };
@@ -8,7 +8,7 @@ use crate::{
     InMemoryControlStore, InMemoryEventStore, InMemorySnapshotStore, ManualClock, SeededIds,
 };
 use foldstream::{
-    Aggregate, CommandId, Metadata, Repository, Snapshot, SnapshotPolicy, Timestamp,
+    Aggregate, CommandId, Metadata, Repository, Snapshot, SnapshotPolicy, Timestamp, chain,
     ports::{EventStore, ReadFrom, SnapshotStore, StoredSnapshot},
 };
 use futures::TryStreamExt;

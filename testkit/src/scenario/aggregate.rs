@@ -1,13 +1,10 @@
 //! Given events, when a command, then events: tests of an aggregate without a store or a runtime.
-use super::{
-    diff,
-    failure::{chain, with_history},
-};
+use super::{diff, failure::with_history};
 use crate::ManualClock;
 use bytes::Bytes;
 use foldstream::{
     Aggregate, Context, Decide, Decision, Decoded, DomainEvent, EventName, EventSet, Metadata,
-    StreamId, Timestamp, Upcasters, Version,
+    StreamId, Timestamp, Upcasters, Version, chain,
 };
 use std::{
     fmt::{Debug, Write as _},

@@ -1,7 +1,6 @@
 //! Making a failure say what led to it.
 use std::{
     any::Any,
-    error::Error,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
 };
 
@@ -20,21 +19,6 @@ pub(super) fn with_history<T>(check: impl FnOnce() -> T, history: impl FnOnce() 
 fn message(panic: &(dyn Any + Send)) -> Option<String> {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned())
-}
-
-/// An error and what caused it, on one line.
-pub(super) fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        // A wrapper that only passes its cause on says the same twice.
-        if !text.ends_with(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

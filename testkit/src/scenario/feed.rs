@@ -1,10 +1,10 @@
 //! What the scenarios of handlers run on: a runtime, the adapters in memory, and a log of what happened.
-use super::{diff::short, failure::chain};
+use super::diff::short;
 use crate::{InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, ManualClock, SeededIds};
 use bytes::Bytes;
 use foldstream::{
     BoxError, Clock, DomainEvent, IdSource, Metadata, PayloadCodecs, PayloadContext, RecordedEvent,
-    StreamHead, StreamId, Upcasters, Version,
+    StreamHead, StreamId, Upcasters, Version, chain,
     ports::{
         Append, AppendOutcome, Commit, EventData, EventStore, EventStoreError, MessageBus, ReadFrom,
     },

@@ -1,12 +1,9 @@
 //! Given records, when a record, or a duplicate, or a late one, or a gap, then rows.
-use super::{
-    failure::chain,
-    stage::{Stage, Words},
-};
+use super::stage::{Stage, Words};
 use bytes::Bytes;
 use foldstream::{
     Decoded, DomainEvent, EventSet, Metadata, Opened, PayloadCodecs, PayloadContext, RecordedEvent,
-    Timestamp, Upcasters,
+    Timestamp, Upcasters, chain,
     runner::{
         ErrorClass, EventContext, EventSource, HandlerError, ModelId, ProcessorPolicy,
         ProcessorReport, Projector, RunnerError,

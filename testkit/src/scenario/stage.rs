@@ -1,12 +1,12 @@
 //! One handler on a [`Feed`]: what the scenarios of projectors and of listeners share.
 use super::{
     diff,
-    failure::{chain, with_history},
+    failure::with_history,
     feed::{Feed, failed},
 };
 use bytes::Bytes;
 use foldstream::{
-    DomainEvent,
+    DomainEvent, chain,
     runner::{ErrorClass, ProcessorPolicy, ProcessorReport, RunnerBuilder, RunnerError},
 };
 use futures::{FutureExt, future::LocalBoxFuture};

@@ -67,7 +67,7 @@ impl ClientContext for GroupContext {
         tracing::trace!(target: "librdkafka", %json, "statistics");
     }
     fn error(&self, error: KafkaError, text: &str) {
-        tracing::debug!(target: "librdkafka", %error, text);
+        tracing::debug!(target: "librdkafka", error = foldstream::chain(&error), text);
         self.errors.heard(&error, text);
     }
 }
@@ -88,7 +88,10 @@ impl ConsumerContext for GroupContext {
                 remove(client, list)
             };
             if let Err(error) = answered {
-                tracing::debug!(%error, "leaving a group in the middle of a rebalance");
+                tracing::debug!(
+                    error = foldstream::chain(&error),
+                    "leaving a group in the middle of a rebalance"
+                );
             }
             return;
         }

@@ -2,17 +2,14 @@
 mod run;
 mod then;
 
-use super::{
-    failure::chain,
-    feed::{TOPIC, block_on, failed, runtime},
-};
+use super::feed::{TOPIC, block_on, failed, runtime};
 use crate::{
     InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, ManualClock, SeededIds,
     faults::Faults,
 };
 use foldstream::{
     Aggregate, Decide, DomainEvent, ExecuteError, Executed, ExpectedVersion, Metadata,
-    PayloadCodecs, Repository, Timestamp, Upcasters,
+    PayloadCodecs, Repository, Timestamp, Upcasters, chain,
     runner::{Listener, ProcessorPolicy, ProcessorReport, Projector, RunnerBuilder, RunnerError},
 };
 use std::{

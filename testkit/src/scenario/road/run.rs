@@ -1,10 +1,8 @@
 //! Publishing what is stored and running the processors, until nothing moves any more.
 use super::{Entry, Road};
-use crate::scenario::{
-    failure::chain,
-    feed::{TOPIC, block_on},
-};
+use crate::scenario::feed::{TOPIC, block_on};
 use foldstream::{
+    chain,
     ports::{ControlStore, EventStore, MessageBus, Segment},
     publisher::Publisher,
     runner::Runner,

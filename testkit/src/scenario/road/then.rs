@@ -4,12 +4,12 @@ use crate::{
     InMemoryEventStore,
     scenario::{
         diff::{self, short},
-        failure::{chain, with_history},
+        failure::with_history,
         feed::{block_on, failed, summary},
     },
 };
 use foldstream::{
-    Aggregate,
+    Aggregate, chain,
     ports::{Commit, EventStore, EventStoreError, ScanItems, ScanWhat, Segment},
     runner::{ErrorClass, ProcessorReport, RunnerError},
 };
