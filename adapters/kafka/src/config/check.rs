@@ -103,9 +103,34 @@ pub(super) const PROTECTED: &[(&str, &str)] = &[
         "a mistyped topic must be an error and not a new topic",
     ),
     (
-        "group.instance.id",
-        "a static member keeps its partitions after it has left",
+        "auto.commit.enable",
+        "only what a consumer commits counts as done",
     ),
+    (
+        "offset.store.method",
+        "the brokers keep the offsets of a group, not a local file",
+    ),
+    (
+        "check.crcs",
+        "a record that was damaged on its way must be an error and not an event; checksums are always verified",
+    ),
+    (
+        "isolation.level",
+        "records of an aborted transaction are not events",
+    ),
+    (
+        "delivery.report.only.error",
+        "a publish waits for the report of its own record, also of one that was stored",
+    ),
+    (
+        "enabled_events",
+        "the client tells of reports, errors and rebalances, and the adapter listens to all of them",
+    ),
+    (
+        "test.mock.num.brokers",
+        "it replaces the brokers by a mock cluster in this process, which loses all records with it",
+    ),
+    ("group.instance.id", "use Subscription::with_instance_id"),
     ("group.id", "a subscription names its group"),
     ("bootstrap.servers", "use KafkaConfig::with_brokers"),
     ("metadata.broker.list", "use KafkaConfig::with_brokers"),
@@ -150,6 +175,7 @@ impl KafkaConfig {
     /// Checks everything that can be checked without a broker.
     pub(crate) fn check(&self) -> Result<(), KafkaConfigError> {
         self.check_names(["brokers", "group_id", "client_id", "events_topic"])?;
+        self.check_protocol()?;
         for (name, value, least) in [
             ("request_timeout", self.request_timeout, 1),
             ("publish_timeout", self.publish_timeout, 1),
@@ -194,6 +220,21 @@ impl KafkaConfig {
         Ok(())
     }
 
+    /// Checks that schemes of brokers agree with `security.protocol`, since librdkafka ignores the brokers otherwise.
+    pub(super) fn check_protocol(&self) -> Result<(), KafkaConfigError> {
+        let protocol = self.properties.get("security.protocol");
+        let protocol = protocol.map_or("plaintext", String::as_str);
+        let mut schemes = self.brokers.split(',').filter_map(|b| b.split_once("://"));
+        if schemes.all(|(scheme, _)| scheme.trim().eq_ignore_ascii_case(protocol)) {
+            return Ok(());
+        }
+        Err(invalid(
+            "brokers",
+            "have a scheme that differs from the property security.protocol (default plaintext): write host:port and set \
+             that property",
+        ))
+    }
+
     /// `names` are those of brokers, group, client and topic, as the caller knows them.
     pub(super) fn check_names(&self, names: [&'static str; 4]) -> Result<(), KafkaConfigError> {
         let [brokers, group, client, topic] = names;
@@ -209,9 +250,22 @@ impl KafkaConfig {
     }
 }
 
+/// The values of `security.protocol`, which may stand before an address as in `SASL_SSL://kafka:9093`.
+const PROTOCOLS: [&str; 4] = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];
+
+/// Checks one address of a broker. librdkafka ignores an address that it cannot read, together with all addresses after
+/// it, and every call would then time out.
 fn check_broker(broker: &str) -> Result<(), &'static str> {
-    // librdkafka also takes "PLAINTEXT://host:port".
-    let address = broker.rsplit_once("://").map_or(broker, |(_, rest)| rest);
+    let address = match broker.split_once("://") {
+        None => broker,
+        Some((scheme, address)) => {
+            check_scheme(scheme)?;
+            address
+        }
+    };
+    if address.contains(['/', '?', '#', '@']) {
+        return Err("must be host:port without a path or a user, several with commas");
+    }
     let (host, port) = match address.rsplit_once(':') {
         // An IPv6 address without a port ends in its bracket.
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
@@ -224,6 +278,19 @@ fn check_broker(broker: &str) -> Result<(), &'static str> {
         None | Some(Ok(1..)) => Ok(()),
         Some(_) => Err("has a port that is not a number from 1 to 65535"),
     }
+}
+
+fn check_scheme(scheme: &str) -> Result<(), &'static str> {
+    let is = |name: &str| scheme.eq_ignore_ascii_case(name);
+    if is("http") || is("https") {
+        return Err(
+            "is an HTTP URL, and Kafka does not speak HTTP: write host:port, several with commas",
+        );
+    }
+    if !PROTOCOLS.iter().any(|protocol| is(protocol)) {
+        return Err("has an unknown scheme: write host:port, several with commas");
+    }
+    Ok(())
 }
 
 /// Kafka's rule for names of topics (`Topic.validate` of its clients).

@@ -49,6 +49,9 @@ impl KafkaConfig {
         config.set("enable.auto.commit", "false");
         config.set("enable.auto.offset.store", "false");
         config.set("auto.offset.reset", "error");
+        // librdkafka's default is to take a damaged record for a good one.
+        config.set("check.crcs", "true");
+        config.set("isolation.level", "read_committed");
         config.set("max.poll.interval.ms", millis(self.max_poll_interval));
         match self.group_protocol {
             GroupProtocol::Classic => {

@@ -41,6 +41,9 @@ fn a_bad_variable_is_named() {
         ("KAFKA_BROKERS", "a:port"),
         ("KAFKA_BROKERS", "a:0"),
         ("KAFKA_BROKERS", "a b:9092"),
+        ("KAFKA_BROKERS", "http://a:9092"),
+        ("KAFKA_BROKERS", "a:9092,kafka://b:9092"),
+        ("KAFKA_BROKERS", "a:9092/topic"),
         ("KAFKA_GROUP_ID", ""),
         ("KAFKA_CLIENT_ID", ""),
         ("KAFKA_EVENTS_TOPIC", ""),
@@ -66,15 +69,54 @@ fn addresses_of_brokers_may_have_no_port_a_scheme_or_brackets() {
 }
 
 #[test]
+fn an_http_url_is_refused_and_the_error_says_what_to_write() {
+    for brokers in [
+        "http://kafka:9092",
+        "HTTPS://kafka",
+        "kafka-1:9092, https://kafka-2:9092",
+    ] {
+        let config = KafkaConfig::default().with_brokers(brokers);
+        for error in [
+            config.check().unwrap_err(),
+            from(&[("KAFKA_BROKERS", brokers)]).unwrap_err(),
+        ] {
+            let text = error.to_string();
+            assert!(
+                text.contains("HTTP") && text.contains("host:port"),
+                "{text}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_scheme_must_be_the_security_protocol() {
+    let config = |brokers: &str| KafkaConfig::default().with_brokers(brokers);
+    assert!(config("PLAINTEXT://a:1,b:2").check().is_ok());
+    let error = config("a:1,sasl_plaintext://b:2").check().unwrap_err();
+    assert!(error.to_string().contains("security.protocol"), "{error}");
+    let sasl = config("SASL_PLAINTEXT://a:1");
+    let sasl = sasl.with_property("security.protocol", "sasl_plaintext");
+    assert!(sasl.unwrap().check_protocol().is_ok());
+}
+
+#[test]
 fn a_property_that_the_contract_stands_on_is_protected() {
     for property in [
         "enable.idempotence",
         "acks",
         "auto.offset.reset",
         "enable.auto.commit",
+        "auto.commit.enable",
         "enable.auto.offset.store",
+        "offset.store.method",
         "partitioner",
         "allow.auto.create.topics",
+        "check.crcs",
+        "isolation.level",
+        "delivery.report.only.error",
+        "test.mock.num.brokers",
+        "group.instance.id",
     ] {
         let error = KafkaConfig::default()
             .with_property(property, "x")
@@ -139,4 +181,11 @@ fn debug_hides_secrets() {
         shown.contains("sasl.password") && !shown.contains("hunter2"),
         "{shown}"
     );
+}
+
+#[test]
+fn checksums_are_verified_and_aborted_records_are_left_out() {
+    let consumer = KafkaConfig::default().consumer("g");
+    assert_eq!(consumer.get("check.crcs"), Some("true"));
+    assert_eq!(consumer.get("isolation.level"), Some("read_committed"));
 }
