@@ -115,7 +115,11 @@ impl Producer {
         match acknowledged.await {
             Ok(Ok(delivery)) => u64::try_from(delivery.offset)
                 .map(Offset::new)
-                // Acknowledged without a place: the client was told that the record is a duplicate.
+                // An acknowledgement without an offset is not one: the record may be lost. The leader of a partition
+                // takes any sequence number from a producer that it does not know. If it refuses the first request of
+                // a new producer while the second is on its way, it stores the second. librdkafka then takes that
+                // success as proof that the first was stored too, and acknowledges its records without an offset. An
+                // answer that a record is a duplicate ends the same way. Either way the record must be sent again.
                 .map_err(|_| {
                     KafkaError::MessageProduction(RDKafkaErrorCode::DuplicateSequenceNumber)
                 }),

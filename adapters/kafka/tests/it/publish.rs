@@ -1,9 +1,11 @@
 //! Publishing.
-use crate::mock::{Mock, fresh, from_start, message, next_assigned, next_delivery, value};
+use crate::mock::{Mock, fresh, from_start, message, next_assigned, next_delivery, publish, value};
 use foldstream::{
     Timestamp, kafka_partition,
     ports::{Message, MessageBus, MessageBusError, RefusedKind},
 };
+use foldstream_kafka::KafkaMessageBus;
+use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Answer};
 use std::sync::Arc;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -127,7 +129,7 @@ async fn a_message_over_the_limit_is_too_large_and_the_next_one_goes() {
     let mock = Mock::new();
     let topic = mock.topic(1);
     let config = mock.config().with_max_message_bytes(10_000);
-    let bus = foldstream_kafka::KafkaMessageBus::new(config).unwrap();
+    let bus = KafkaMessageBus::new(config).unwrap();
     let error = bus
         .publish(&message(&topic, "k", &"x".repeat(20_000)))
         .await
@@ -192,4 +194,52 @@ async fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
         })
     })
     .await
+}
+
+/// The leader refuses the first request of a new producer and stores the second, which was already on its way.
+/// librdkafka takes that as proof for both, and acknowledges the first record without an offset: it is not in the topic.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_for_which_only_a_later_one_vouches_is_not_published() {
+    for refusal in [
+        Answer::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
+        Answer::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
+        Answer::RD_KAFKA_RESP_ERR_INVALID_MSG,
+    ] {
+        let (mock, group) = (Mock::new(), fresh("group"));
+        let topic = mock.topic(1);
+        // A request for each record.
+        let config = mock.config().with_property("batch.num.messages", "1");
+        let bus = KafkaMessageBus::new(config.unwrap()).unwrap();
+        mock.order(move |cluster| cluster.request_errors(Api::Produce, &[refusal]));
+        let (a, b) = (message(&topic, "k", "a"), message(&topic, "k", "b"));
+        let (sent_a, sent_b) = tokio::join!(bus.publish(&a), bus.publish(&b));
+        let (stored, refused) = match (sent_a, sent_b) {
+            (Err(error), Ok((_, offset))) => ((b, offset), (a, error)),
+            (Ok((_, offset)), Err(error)) => ((a, offset), (b, error)),
+            other => panic!("{refusal:?}: one of the two must be refused: {other:?}"),
+        };
+        assert!(refused.1.is_transient(), "{refusal:?}: {:?}", refused.1);
+        let (_, again) = bus.publish(&refused.0).await.unwrap();
+        let consumer = bus.subscribe(from_start(&group, &topic, 1)).await.unwrap();
+        next_assigned(&consumer).await;
+        for (sent, at) in [stored, (refused.0, again)] {
+            let delivery = next_delivery(&consumer).await;
+            assert_eq!((delivery.message.value, delivery.offset), (sent.value, at));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_the_broker_calls_a_duplicate_is_not_published() {
+    let mock = Mock::new();
+    let (bus, topic) = (mock.bus(), mock.topic(1));
+    publish(&bus, &topic, "k", 1).await;
+    mock.order(|cluster| {
+        let duplicate = Answer::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER;
+        cluster.request_errors(Api::Produce, &[duplicate]);
+    });
+    let error = bus.publish(&message(&topic, "k", "1")).await.unwrap_err();
+    assert!(error.is_transient(), "{error:?}");
+    let (_, offset) = bus.publish(&message(&topic, "k", "1")).await.unwrap();
+    assert_eq!(offset.get(), 1);
 }
