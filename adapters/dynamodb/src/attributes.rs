@@ -65,6 +65,16 @@ pub(crate) fn to_number<N: std::str::FromStr>(
         Some(_) => Err(BadAttribute::new(name, "not a number")),
     }
 }
+pub(crate) fn to_binary(
+    value: Option<AttributeValue>,
+    name: &'static str,
+) -> Result<Option<Vec<u8>>, BadAttribute> {
+    match value {
+        None => Ok(None),
+        Some(AttributeValue::B(blob)) => Ok(Some(blob.into_inner())),
+        Some(_) => Err(BadAttribute::new(name, "not binary")),
+    }
+}
 pub(crate) fn take_text(
     item: &mut Attributes,
     name: &'static str,
@@ -81,11 +91,7 @@ pub(crate) fn take_binary(
     item: &mut Attributes,
     name: &'static str,
 ) -> Result<Option<Vec<u8>>, BadAttribute> {
-    match item.remove(name) {
-        None => Ok(None),
-        Some(AttributeValue::B(blob)) => Ok(Some(blob.into_inner())),
-        Some(_) => Err(BadAttribute::new(name, "not binary")),
-    }
+    to_binary(item.remove(name), name)
 }
 /// What must be there.
 pub(crate) fn required<T>(found: Option<T>, name: &'static str) -> Result<T, BadAttribute> {

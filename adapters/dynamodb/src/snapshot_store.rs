@@ -45,7 +45,10 @@ fn key(stream: &StreamId) -> Attributes {
 fn encode(snapshot: &StoredSnapshot) -> Result<Attributes, SnapshotStoreError> {
     let mut item = key(&snapshot.stream);
     item.insert("v".into(), number(snapshot.version));
-    item.insert("c".into(), text(snapshot.commit_id.to_string()));
+    item.insert(
+        "c".into(),
+        binary(snapshot.commit_id.as_u128().to_be_bytes()),
+    );
     item.insert("s".into(), number(snapshot.state_version));
     item.insert("d".into(), binary(snapshot.payload.to_vec()));
     if let Some(codec) = &snapshot.codec {
@@ -63,9 +66,10 @@ fn encode(snapshot: &StoredSnapshot) -> Result<Attributes, SnapshotStoreError> {
 
 fn decode(stream: &StreamId, mut item: Attributes) -> Result<StoredSnapshot, BadAttribute> {
     let version = required(take_number(&mut item, "v")?, "v")?;
-    let commit_id: CommitId = required(take_text(&mut item, "c")?, "c")?
-        .parse()
-        .map_err(|e| BadAttribute::new("c", &e))?;
+    let commit_id = required(take_binary(&mut item, "c")?, "c")?;
+    let commit_id = <[u8; 16]>::try_from(commit_id)
+        .map_err(|bytes| BadAttribute::new("c", &format!("{} bytes instead of 16", bytes.len())))?;
+    let commit_id = CommitId::from_u128(u128::from_be_bytes(commit_id));
     let state_version = required(take_number(&mut item, "s")?, "s")?;
     let payload = required(take_binary(&mut item, "d")?, "d")?;
     let codec = take_text(&mut item, "k")?.map(Into::into);

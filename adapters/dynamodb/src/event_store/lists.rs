@@ -1,7 +1,7 @@
 //! Listing streams and unpublished commits by the sparse indexes, and clearing the marks.
 use super::{
     cursor::{Cursor, LastItem, Listing},
-    item,
+    encode,
 };
 use crate::{
     attributes::{Attributes, take_number, take_text, text},
@@ -38,7 +38,7 @@ pub(super) async fn streams(
         limit: STREAM_PAGE,
     };
     let (rows, next) = walk
-        .page(listing, after, |shard| item::list_shard(aggregate, shard))
+        .page(listing, after, |shard| encode::list_shard(aggregate, shard))
         .await?;
     let streams = rows.into_iter().map(|row| row.stream).collect();
     Ok(StreamPage::new(streams, next))
@@ -85,7 +85,7 @@ async fn clear(connection: &Connection, key: &CommitKey) -> Result<(), EventStor
         .client()
         .update_item()
         .table_name(table)
-        .set_key(Some(item::key(&key.stream, key.first_version)))
+        .set_key(Some(encode::key(&key.stream, key.first_version)))
         .update_expression("REMOVE mk")
         .condition_expression("attribute_exists(pk) AND attribute_exists(mk)");
     match request.send().await {

@@ -4,12 +4,12 @@ mod read;
 mod scan;
 mod lists;
 mod cursor;
-mod items;
-mod item;
-mod stored;
-mod payload;
+mod query;
+mod encode;
+mod decode;
+mod events;
 
-pub(crate) use item::FORMAT;
+pub(crate) use encode::FORMAT;
 
 use crate::{
     DynamoDb, DynamoDbConfig, DynamoDbError, PublishMode,

@@ -1,8 +1,8 @@
 //! Reading a stream, forwards and backwards: lazily, completely, without gaps.
 use super::{
-    items::{From, Items, Query},
-    payload::Names,
-    stored::{self, StoredItem, Unreadable},
+    decode::{self, StoredItem, Unreadable},
+    events::Names,
+    query::{From, Items, Query},
 };
 use crate::client::Connection;
 use foldstream::{
@@ -197,7 +197,7 @@ impl Backward {
                 self.ceiling = None;
                 parts.reverse();
                 let after = self.below();
-                return stored::join(&self.stream, parts, &mut self.names)
+                return decode::join(&self.stream, parts, &mut self.names)
                     .map(Some)
                     .map_err(|e| e.into_error(&self.stream, after));
             }

@@ -1,9 +1,9 @@
 //! Scanning the whole table in segments.
 use super::{
     cursor::{Cursor, LastItem, Listing},
-    items::Items,
-    payload::Names,
-    stored::{self, StoredItem, Unreadable},
+    decode::{self, StoredItem, Unreadable},
+    events::Names,
+    query::Items,
 };
 use crate::{
     attributes::{Attributes, take_text},
@@ -18,7 +18,7 @@ use foldstream::{
 use std::num::NonZeroU32;
 
 /// What tells where a commit ends.
-const TAIL: &str = "pk, sk, c, t, n, f, p, pn";
+const TAIL: &str = "pk, sk, c, n, f, p, pn";
 
 pub(super) async fn scan(
     connection: &Connection,
@@ -93,7 +93,7 @@ async fn commits(
         }
         let after = Version::new(first.first.get() - 1);
         found.push(if first.parts == 1 {
-            stored::join(&stream, vec![first], &mut names)
+            decode::join(&stream, vec![first], &mut names)
                 .map_err(|e| e.into_error(&stream, after))?
         } else {
             let mut items = Items::new(connection.clone(), stream, first.last.next(), None);

@@ -443,9 +443,6 @@ async fn a_scan_of_tails_reads_no_payload() {
     let heads: Vec<_> = commits.iter().map(Commit::head).collect();
     assert_eq!(scanned_tails(&store).await, heads);
     let call = wire.calls().pop().unwrap();
-    assert_eq!(
-        call.body["ProjectionExpression"],
-        "pk, sk, c, t, n, f, p, pn"
-    );
+    assert_eq!(call.body["ProjectionExpression"], "pk, sk, c, n, f, p, pn");
     assert_eq!(call.body["ConsistentRead"], true);
 }

@@ -1,6 +1,9 @@
-//! The rows as they are in the tables: final, so these tests never change, they only grow.
+//! The rows as they are in the tables. Their form is final, so these tests never change, they only grow.
 use crate::support::{Item, Server, event, get_raw, n, put_raw, read, read_all, s, stream};
-use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
+use aws_sdk_dynamodb::{
+    primitives::Blob,
+    types::{AttributeValue, ReturnConsumedCapacity},
+};
 use foldstream::{
     CommitId, Metadata, StreamHead, StreamId, Timestamp, Version,
     ports::{
@@ -12,7 +15,6 @@ use foldstream::{
 use foldstream_dynamodb::PublishMode;
 
 const ID: CommitId = CommitId::from_u128(0x0192_0000_0000_7000_8000_0000_0000_0001);
-const ID_TEXT: &str = "01920000-0000-7000-8000-000000000001";
 const NOW: Timestamp = Timestamp::from_micros(1_767_225_600_000_001);
 
 fn cart() -> StreamId {
@@ -30,6 +32,11 @@ fn item<const N: usize>(attributes: [(&str, AttributeValue); N]) -> Item {
 fn binary(bytes: impl Into<Vec<u8>>) -> AttributeValue {
     AttributeValue::B(Blob::new(bytes))
 }
+/// A commit id and the time of recording.
+fn stamp(id: CommitId) -> AttributeValue {
+    let (id, at) = (id.as_u128().to_be_bytes(), NOW.as_micros().to_be_bytes());
+    binary([&id[..], &at].concat())
+}
 
 #[tokio::test]
 async fn the_first_commit_of_one_event_has_only_what_is_not_the_default() {
@@ -43,9 +50,11 @@ async fn the_first_commit_of_one_event_has_only_what_is_not_the_default() {
     let expected = item([
         ("pk", s("cart#größe")),
         ("sk", n(1)),
-        ("c", s(ID_TEXT)),
-        ("t", n(1_767_225_600_000_001_u64)),
-        ("e", s(r#"[{"y":"ItemAdded","d":{"q": 1.0}}]"#)),
+        (
+            "c",
+            binary(*b"\x01\x92\0\0\0\0\x70\0\x80\0\0\0\0\0\0\x01\0\x06\x47\x48\x46\x20\x40\x01"),
+        ),
+        ("e", s(r#"["ItemAdded",{"q": 1.0}]"#)),
         ("ls", s(format!("cart#{shard}"))),
         ("mk", s(shard.to_string())),
     ]);
@@ -85,12 +94,8 @@ async fn a_later_commit_of_several_events_says_where_it_ends() {
         ("pk", s("cart#größe")),
         ("sk", n(3)),
         ("n", n(5)),
-        ("c", s(id.to_string())),
-        ("t", n(NOW.as_micros())),
-        (
-            "e",
-            s(r#"[{"y":"A","s":2,"d":[]},{"y":"ItemAdded","d":null},{"y":"ItemAdded","d":"x"}]"#),
-        ),
+        ("c", stamp(id)),
+        ("e", s(r#"[["A",2],[],"ItemAdded",null,"ItemAdded","x"]"#)),
         ("m", AttributeValue::M(item(metadata))),
     ]);
     assert_eq!(get_raw(stores.client(), &cart(), 3).await, Some(expected));
@@ -107,8 +112,8 @@ async fn events_that_are_not_json_are_cbor_under_their_codec() {
     let _ = stores.event_store().append(&append).await.unwrap();
     let stored = get_raw(stores.client(), &cart(), 1).await.unwrap();
     assert_eq!(stored["k"], s("x/y"));
-    // [{"y": "P", "s": 2, "d": h'ff'}, {"y": "J", "d": h'7b7d', "k": null}]
-    let expected = b"\x82\xa3\x61y\x61P\x61s\x02\x61d\x41\xff\xa3\x61y\x61J\x61d\x42{}\x61k\xf6";
+    // [["P", 2], h'ff', ["J", 1, null], h'7b7d']
+    let expected = b"\x84\x82\x61P\x02\x41\xff\x83\x61J\x01\xf6\x42{}";
     assert_eq!(stored["e"], binary(expected.to_vec()));
     assert_eq!(
         read_all(&stores.event_store(), &cart()).await,
@@ -168,6 +173,76 @@ async fn unknown_attributes_are_ignored_and_format_1_may_be_written_out() {
 }
 
 #[tokio::test]
+async fn what_format_1_does_not_have_is_corrupt_and_never_guessed() {
+    let longer = [&ID.as_u128().to_be_bytes()[..], &[0; 9]].concat();
+    for (name, value) in [
+        ("c", Some(binary(longer))),
+        ("c", Some(s(ID.to_string()))),
+        ("c", None),
+        ("e", Some(s(r#"[["ItemAdded",1,"later"],1]"#))),
+        ("e", Some(s(r#"["ItemAdded",1,"ItemAdded",2]"#))),
+        ("e", Some(s(r#"[{"y":"ItemAdded","d":1}]"#))),
+        ("e", Some(binary(*b"\x82\x84\x61P\x02\xf6\xf6\x41\xff"))),
+        ("e", None),
+        ("n", Some(n(2))),
+        ("p", Some(n(1))),
+    ] {
+        let stores = Server::start().stores().await;
+        let append = first(vec![event("1")]);
+        let _ = stores.event_store().append(&append).await.unwrap();
+        let mut stored = get_raw(stores.client(), &cart(), 1).await.unwrap();
+        let what = format!("{name}: {value:?}");
+        match value {
+            Some(value) => stored.insert(name.into(), value),
+            None => stored.remove(name),
+        };
+        put_raw(stores.client(), stored).await;
+        let start = ReadFrom::After(StreamHead::empty(cart()));
+        for from in [start, ReadFrom::Newest] {
+            let answer = read(&stores.event_store(), &cart(), from).await;
+            let Err(EventStoreError::Corrupt { reason, .. }) = answer else {
+                panic!("{what}: {answer:?}")
+            };
+            assert!(!reason.contains("ItemAdded\",1"), "{reason}");
+        }
+    }
+}
+
+/// What an item costs decides what a command costs. `mk` and `ls` are there where they belong, under a stream id of a UUID.
+#[tokio::test]
+async fn ten_events_of_80_bytes_are_one_write_unit() {
+    let uuid = CommitId::random().to_string();
+    for (id, mode) in [
+        ("account-00000000", PublishMode::Poller),
+        (&*uuid, PublishMode::Poller),
+        (&*uuid, PublishMode::Stream),
+    ] {
+        let server = Server::start();
+        let config = server.config().with_publish_mode(mode);
+        let stores = server.stores_with(config).await;
+        let stream = StreamId::new("account", id).unwrap();
+        let payload = format!("\"{}\"", "x".repeat(78));
+        let begin = Append::after(StreamHead::empty(stream.clone()), ID, NOW, [event("1")]);
+        let ten = vec![event(payload); 10];
+        let ten = Append::after(begin.head_after(), CommitId::random(), NOW, ten);
+        for append in [&begin, &ten] {
+            let _ = stores.event_store().append(append).await.unwrap();
+        }
+        let stored = get_raw(stores.client(), &stream, 2).await.unwrap();
+        // Written over itself: no index changes.
+        let put = stores.client().put_item().table_name("events");
+        let put = put
+            .set_item(Some(stored))
+            .return_consumed_capacity(ReturnConsumedCapacity::Total)
+            .send()
+            .await
+            .unwrap();
+        let units = put.consumed_capacity.unwrap().capacity_units;
+        assert_eq!(units, Some(1.0), "{id}, {mode:?}");
+    }
+}
+
+#[tokio::test]
 async fn clearing_removes_the_mark_and_nothing_else() {
     let stores = Server::start().stores().await;
     let store = stores.event_store();
@@ -192,7 +267,7 @@ async fn a_snapshot_is_one_item() {
     let expected = item([
         ("pk", s("cart#größe")),
         ("v", n(7)),
-        ("c", s(ID_TEXT)),
+        ("c", binary(ID.as_u128().to_be_bytes())),
         ("s", n(3)),
         ("d", binary([0, 1])),
     ]);
@@ -250,8 +325,7 @@ pub(crate) fn parts(id: CommitId, stream: &StreamId, at: u64) -> [Item; 3] {
         let mut part = item([
             ("pk", s(stream.as_str())),
             ("sk", n(first)),
-            ("c", s(id.to_string())),
-            ("t", n(NOW.as_micros())),
+            ("c", stamp(id)),
             ("e", s(e)),
             ("p", n(p)),
             ("pn", n(3)),
@@ -262,17 +336,12 @@ pub(crate) fn parts(id: CommitId, stream: &StreamId, at: u64) -> [Item; 3] {
         part
     };
     let metadata = AttributeValue::M(item([("actor", s("me"))]));
-    let mut first = part(0, at, at + 1, r#"[{"y":"A","d":1},{"y":"A","d":2}]"#);
+    let mut first = part(0, at, at + 1, r#"["A",1,"A",2]"#);
     first.insert("m".into(), metadata);
     [
         first,
-        part(1, at + 2, at + 2, r#"[{"y":"A","d":3}]"#),
-        part(
-            2,
-            at + 3,
-            at + 4,
-            r#"[{"y":"A","d":4},{"y":"B","s":2,"d":5}]"#,
-        ),
+        part(1, at + 2, at + 2, r#"["A",3]"#),
+        part(2, at + 3, at + 4, r#"["A",4,["B",2],5]"#),
     ]
 }
 
@@ -360,7 +429,7 @@ async fn the_parts_of_another_commit_are_not_taken_for_a_commits_own() {
     let store = stores.event_store();
     let stream = stream();
     let mut all = parts(CommitId::random(), &stream, 1);
-    all[1].insert("c".into(), s(CommitId::random().to_string()));
+    all[1].insert("c".into(), stamp(CommitId::random()));
     for part in all {
         put_raw(stores.client(), part).await;
     }

@@ -26,9 +26,9 @@ mod wire;
 
 use self::wire::{Answer, Place, Taken};
 use super::{
-    items::{Items, try_get_item},
-    payload::Names,
-    stored::StoredItem,
+    decode::StoredItem,
+    events::Names,
+    query::{Items, try_get_item},
 };
 use crate::{attributes::Attributes, client::Connection, error::Failure};
 use foldstream::{

@@ -10,7 +10,7 @@ use crate::{
         Attributes, MAX_ITEM_BYTES, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_ITEMS, item_bytes,
     },
     error::Failure,
-    event_store::item,
+    event_store::encode,
 };
 use aws_sdk_dynamodb::{
     error::{BuildError, SdkError},
@@ -71,7 +71,7 @@ fn items(work: &Work<'_>) -> Result<Vec<(Place, Attributes)>, EventStoreError> {
     let mut items = Vec::with_capacity(work.commits.len());
     let (mut total, mut largest) = (0, (0, 0));
     for (index, append) in work.commits.iter().enumerate() {
-        let parts = item::encode(append, config, may_split)?;
+        let parts = encode::items(append, config, may_split)?;
         let bytes = parts.iter().map(item_bytes).sum();
         total += bytes;
         largest = largest.max((bytes, index));
@@ -179,7 +179,7 @@ fn writes(
     for (index, head) in work.unchanged.iter().enumerate() {
         let check = ConditionCheck::builder()
             .table_name(table)
-            .set_key(Some(item::key(head.stream(), head.version().next())))
+            .set_key(Some(encode::key(head.stream(), head.version().next())))
             .condition_expression(ABSENT)
             .return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
         places.push(Place::Check(index));

@@ -1,29 +1,43 @@
-//! The stored form of commits, and how they are written. Final: rows of this format are readable for ever.
+//! The stored form of a commit, and its encoder. The form is final: rows of this format are readable forever.
 //!
 //! ```text
 //! pk S  "<type>#<id>"            sk N  version of the item's first event
-//! c  S  commit id                t  N  recorded at, microseconds since 1970
-//! n  N  last version of the item (absent: sk)      f N  format (absent: 1)
-//! e  S  JSON text [{"y": name, "s": schema version (absent: 1), "d": payload as it is}], or
-//! e  B  the same list in CBOR, "d" a byte string, when a payload is not JSON text that comes back byte for byte;
-//!       k S the codec of its events (absent: JSON); an event of another codec has its own "k", null for JSON
-//! p, pn N  part index and count of a split commit (absent: 0 of 1). Parts are cut between events; sk and n are those of
-//!       the part's own events, c and t stand on every part; m, ls and mk on the first only
+//! c  B  commit id (16 bytes), then recorded at (8 bytes: microseconds since 1970, signed, big-endian)
+//! e  S  events as JSON text [name, payload, name, payload, ...], each payload as it is. The name of an event whose schema
+//!       version is not 1 is [name, schema version], or
+//! e  B  the same array in CBOR, payloads as byte strings, if a payload is not JSON text that comes back byte for byte;
+//!       k S codec of the events (absent: JSON). The name of an event of another codec is [name, schema version, codec],
+//!       with null for JSON
+//! n  N  last version of the item (absent: sk)             f N  format (absent: 1)
+//! p, pn N  part index and count of a split commit (absent: 0 of 1). Parts are cut between events. sk and n are those of
+//!       the part's own events, c stands on every part, and m, ls and mk stand on the first part only
 //! m  M  metadata: command, correlation, causation, actor, traceparent, user_<key>
-//! ls S  "<type>#<shard>" (first commit of a stream)          mk S  "<shard>" (poller mode, while unpublished)
+//! ls S  "<type>#<shard>" (first commit of a stream)       mk S  "<shard>" (poller mode, while unpublished)
 //! ```
 //!
-//! One text attribute for all events, since a list of maps takes several times as long to load through the SDK. The
-//! payload is embedded as it is, not parsed, so its bytes come back as they were given. User metadata is prefixed: a
-//! user's key can neither collide with ours nor be empty, which DynamoDB refuses.
-use super::payload;
+//! # Why so few attributes?
+//! A stream is loaded through the SDK, which takes longer to decode an attribute than this adapter takes to decode an
+//! event, and DynamoDB charges for the names of attributes as for their values. An item of one event therefore has four
+//! attributes, as many as a key and a payload with its type need at least. The commit id and the time of recording are
+//! bytes, because nobody searches by them and text would double their size. Everything that a person looks for in the
+//! console stays text: the stream, the names of the events and their payloads.
+//!
+//! The payload is embedded as it is, not parsed, so that its bytes come back as they were given. Keys of user metadata
+//! are prefixed: a user's key can then neither collide with ours nor be empty, which DynamoDB refuses.
+//!
+//! # Which changes need another format?
+//! A reader ignores attributes that it does not know. It refuses everything else that it does not know: another value of
+//! `f`, another length of `c`, another element of `e`. A build that adds what older builds must not ignore writes `f`.
+use super::events;
 use crate::{
     DynamoDbConfig, PublishMode,
-    attributes::{Attributes, MAX_ITEM_BYTES, MAX_TRANSACTION_BYTES, item_bytes, number, text},
+    attributes::{
+        Attributes, MAX_ITEM_BYTES, MAX_TRANSACTION_BYTES, binary, item_bytes, number, text,
+    },
 };
 use aws_sdk_dynamodb::types::AttributeValue;
 use foldstream::{
-    Metadata, StreamId, Version,
+    CommitId, Metadata, StreamId, Timestamp, Version,
     ports::{Append, EventData, EventStoreError},
 };
 use std::ops::Range;
@@ -31,6 +45,8 @@ use std::ops::Range;
 /// The format that this build writes and reads.
 pub(crate) const FORMAT: u64 = 1;
 pub(super) const USER: &str = "user_";
+/// The length of the attribute `c`: a commit id and a time.
+pub(super) const STAMP_BYTES: usize = 16 + 8;
 /// DynamoDB's limit for the name of an attribute, also in a map.
 const MAX_NAME_BYTES: usize = 65_535;
 
@@ -50,7 +66,7 @@ pub(crate) fn list_shard(aggregate: &str, shard: u32) -> String {
 ///
 /// # Errors
 /// `Invalid` for a payload that is not what it says, `TooLarge` for what does not fit.
-pub(crate) fn encode(
+pub(crate) fn items(
     append: &Append,
     config: &DynamoDbConfig,
     may_split: bool,
@@ -92,7 +108,7 @@ impl Encoder<'_> {
         part: Option<(usize, usize)>,
     ) -> Result<Attributes, EventStoreError> {
         let mut item = self.frame(&events, part)?;
-        let (events, codec) = payload::encode(&self.append.events[events])?;
+        let (events, codec) = events::encode(&self.append.events[events])?;
         item.insert("e".into(), events);
         if let Some(codec) = codec {
             item.insert("k".into(), text(&*codec));
@@ -111,8 +127,7 @@ impl Encoder<'_> {
         let first = head.plus(events.start as u64 + 1);
         let last = head.plus(events.end as u64);
         let mut item = key(stream, first);
-        item.insert("c".into(), text(append.commit_id.to_string()));
-        item.insert("t".into(), number(append.recorded_at.as_micros()));
+        item.insert("c".into(), stamp(append.commit_id, append.recorded_at));
         if last != first {
             item.insert("n".into(), number(last));
         }
@@ -167,7 +182,7 @@ impl Encoder<'_> {
         let (first, others) = (frame(0..events.len())?, frame(1..events.len())?);
         let (mut cuts, mut start, mut filled) = (Vec::new(), 0, first);
         for (index, event) in events.iter().enumerate() {
-            let weight = payload::weight(event);
+            let weight = events::weight(event);
             if index > start && filled + weight > MAX_ITEM_BYTES {
                 cuts.push(start..index);
                 (start, filled) = (index, others);
@@ -177,6 +192,14 @@ impl Encoder<'_> {
         cuts.push(start..events.len());
         Ok(cuts)
     }
+}
+
+/// The attribute `c`.
+fn stamp(id: CommitId, recorded_at: Timestamp) -> AttributeValue {
+    let mut bytes = Vec::with_capacity(STAMP_BYTES);
+    bytes.extend(id.as_u128().to_be_bytes());
+    bytes.extend(recorded_at.as_micros().to_be_bytes());
+    binary(bytes)
 }
 
 fn encode_metadata(metadata: &Metadata) -> Result<AttributeValue, EventStoreError> {

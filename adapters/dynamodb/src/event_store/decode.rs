@@ -1,9 +1,9 @@
-//! Reading items back: one by one, and joined to commits.
+//! The decoder of stored items: one item, and the parts of a commit joined.
 use super::{
-    item::{FORMAT, USER},
-    payload::{self, Names},
+    encode::{FORMAT, STAMP_BYTES, USER},
+    events::{self, Names},
 };
-use crate::attributes::{Attributes, BadAttribute, required, to_number, to_text};
+use crate::attributes::{Attributes, BadAttribute, required, to_binary, to_number, to_text};
 use aws_sdk_dynamodb::types::AttributeValue;
 use foldstream::{
     CommitId, Metadata, StreamHead, StreamId, Timestamp, Version,
@@ -64,7 +64,6 @@ struct Fields {
     f: Option<AttributeValue>,
     n: Option<AttributeValue>,
     c: Option<AttributeValue>,
-    t: Option<AttributeValue>,
     p: Option<AttributeValue>,
     pn: Option<AttributeValue>,
     k: Option<AttributeValue>,
@@ -81,7 +80,6 @@ impl Fields {
                 "f" => &mut fields.f,
                 "n" => &mut fields.n,
                 "c" => &mut fields.c,
-                "t" => &mut fields.t,
                 "p" => &mut fields.p,
                 "pn" => &mut fields.pn,
                 "k" => &mut fields.k,
@@ -107,7 +105,7 @@ impl StoredItem {
             Some(found) => return Err(Unreadable::Format { version, found }),
         }
         let last = to_number(fields.n, "n")?.unwrap_or(first);
-        let commit_id = required(to_text(fields.c, "c")?, "c")?;
+        let (commit_id, recorded_at) = decode_stamp(required(to_binary(fields.c, "c")?, "c")?)?;
         let part = to_number(fields.p, "p")?.unwrap_or(0);
         let parts = to_number(fields.pn, "pn")?.unwrap_or(1);
         if first == 0 || last < first || part >= parts {
@@ -117,8 +115,8 @@ impl StoredItem {
         Ok(Self {
             first: version,
             last: Version::new(last),
-            commit_id: commit_id.parse().map_err(|e| BadAttribute::new("c", &e))?,
-            recorded_at: Timestamp::from_micros(required(to_number(fields.t, "t")?, "t")?),
+            commit_id,
+            recorded_at,
             part,
             parts,
             codec: fields.k,
@@ -139,7 +137,7 @@ impl StoredItem {
     fn into_events(self, names: &mut Names) -> Result<Vec<EventData>, Unreadable> {
         let codec = to_text(self.codec, "k")?;
         let events = required(self.events, "e")?;
-        let events = payload::decode(events, codec.as_deref(), names)?;
+        let events = events::decode(events, codec.as_deref(), names)?;
         let expected = self.last.get() - self.first.get() + 1;
         if events.len() as u64 != expected {
             let (first, found) = (self.first, events.len());
@@ -180,6 +178,19 @@ pub(crate) fn join(
         events.extend(item.into_events(names)?);
     }
     Ok(Commit::new(key, id, recorded_at, metadata, events))
+}
+
+fn decode_stamp(bytes: Vec<u8>) -> Result<(CommitId, Timestamp), BadAttribute> {
+    let length = bytes.len();
+    let wrong = || {
+        let problem = format!("{length} bytes instead of {STAMP_BYTES}");
+        BadAttribute::new("c", &problem)
+    };
+    let bytes: [u8; STAMP_BYTES] = bytes.try_into().map_err(|_| wrong())?;
+    let (id, micros) = bytes.split_first_chunk().ok_or_else(wrong)?;
+    let micros = micros.try_into().map_err(|_| wrong())?;
+    let id = CommitId::from_u128(u128::from_be_bytes(*id));
+    Ok((id, Timestamp::from_micros(i64::from_be_bytes(micros))))
 }
 
 fn decode_metadata(value: Option<AttributeValue>) -> Result<Metadata, BadAttribute> {

@@ -5,9 +5,9 @@
 //! serializable, decides. A gap that stays is `Corrupt`, never a shorter history. Streams are read from the table
 //! alone: an index would be stale.
 use super::{
-    item,
-    payload::Names,
-    stored::{self, StoredItem, Unreadable},
+    decode::{self, StoredItem, Unreadable},
+    encode,
+    events::Names,
 };
 use crate::{
     attributes::{Attributes, number, text},
@@ -58,7 +58,7 @@ pub(super) async fn try_get_item(
         .client()
         .get_item()
         .table_name(connection.events())
-        .set_key(Some(item::key(stream, first)))
+        .set_key(Some(encode::key(stream, first)))
         .consistent_read(true);
     match request.send().await {
         Ok(answer) => Ok(answer.item),
@@ -254,7 +254,7 @@ impl Items {
         for _ in 1..count {
             parts.push(self.require().await?);
         }
-        let commit = stored::join(&self.stream, parts, names)
+        let commit = decode::join(&self.stream, parts, names)
             .map_err(|e| e.into_error(&self.stream, self.whole))?;
         self.whole = commit.last_version();
         Ok(commit)
