@@ -12,7 +12,9 @@ use uuid::Uuid;
 
 /// An instant in microseconds since 1970-01-01T00:00:00Z, shown as RFC 3339 with six decimals.
 ///
-/// Covers the years 0000 to 9999 in text; arithmetic saturates.
+/// The text form covers the years 0000 to 9999, from [`Timestamp::MIN`] to [`Timestamp::MAX`]. A commit recorded outside
+/// of them [cannot be appended](crate::ports::Append::validate), since no record on the bus could carry its time.
+/// Arithmetic saturates at the limits of `i64`.
 ///
 /// # Example
 /// ```
@@ -26,6 +28,11 @@ use uuid::Uuid;
 pub struct Timestamp(i64);
 
 impl Timestamp {
+    /// The first instant that has a text form: 0000-01-01T00:00:00.000000Z.
+    pub const MIN: Self = Self(-62_167_219_200_000_000);
+    /// The last instant that has a text form: 9999-12-31T23:59:59.999999Z.
+    pub const MAX: Self = Self(253_402_300_799_999_999);
+
     /// From microseconds since the Unix epoch.
     pub const fn from_micros(micros: i64) -> Self {
         Self(micros)
@@ -159,7 +166,11 @@ fn parse_rfc3339(text: &str) -> Option<Timestamp> {
         _ => return None,
     };
     let seconds = hour * 3600 + minute * 60 + second - offset_minutes * 60;
-    Some(Timestamp(days * DAY + seconds * 1_000_000 + fraction))
+    let at = Timestamp(days * DAY + seconds * 1_000_000 + fraction);
+    // An offset may lead out of the years that the text form covers.
+    (Timestamp::MIN..=Timestamp::MAX)
+        .contains(&at)
+        .then_some(at)
 }
 
 impl serde::Serialize for Timestamp {
@@ -221,10 +232,18 @@ mod tests {
             951_782_400_000_000,
             1_767_225_600_123_456,
             -62_135_596_800_000_000,
+            Timestamp::MIN.as_micros(),
+            Timestamp::MAX.as_micros(),
         ] {
             let at = Timestamp::from_micros(micros);
             assert_eq!(at.to_string().parse(), Ok(at), "{at}");
         }
+    }
+
+    #[test]
+    fn the_limits_are_the_ends_of_the_years_0_and_9999() {
+        assert_eq!(Timestamp::MIN.to_string(), "0000-01-01T00:00:00.000000Z");
+        assert_eq!(Timestamp::MAX.to_string(), "9999-12-31T23:59:59.999999Z");
     }
 
     #[test]
@@ -245,6 +264,9 @@ mod tests {
             "2025-01-01T00:00:00",
             "2025-01-01T00:00:00.Z",
             "2025-01-01T24:00:00Z",
+            // Outside of the years 0 to 9999 by their offsets.
+            "9999-12-31T23:59:59.999999-00:01",
+            "0000-01-01T00:00:00+00:01",
         ] {
             assert!(text.parse::<Timestamp>().is_err(), "{text}");
         }

@@ -10,6 +10,7 @@ mod snapshot;
 mod metadata;
 pub mod ports;
 mod wire;
+mod source_uri;
 pub mod publisher;
 pub mod runner;
 pub mod control;
@@ -17,6 +18,7 @@ mod resilience;
 mod hash;
 mod clock;
 mod chain;
+mod text;
 
 pub use aggregate::{Aggregate, Context, Decide, Decision, Snapshot};
 pub use bytes::Bytes;
@@ -42,6 +44,7 @@ pub use repository::{
 };
 pub use resilience::{Backoff, ConflictRetry, RetryPolicy};
 pub use snapshot::{LoadPolicy, SinceSnapshot, SnapshotPolicy};
+pub use source_uri::{InvalidSourceUri, SourceUri};
 pub use stream::{
     ExpectedVersion, InvalidStreamId, StreamHead, StreamId, Version, VersionConflict,
 };

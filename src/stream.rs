@@ -1,5 +1,5 @@
 //! Streams: who they belong to, where they end, and what an append may expect.
-use crate::{CommitId, Timestamp};
+use crate::{CommitId, Timestamp, text::forbidden_char};
 use std::{
     fmt::{self, Display, Write as _},
     hash::{Hash, Hasher},
@@ -56,8 +56,9 @@ impl Display for Version {
 
 /// The identity of one stream, written `<aggregate type>#<id>`. Cloning is a reference count.
 ///
-/// The type is 1 to 64 characters of `[A-Za-z0-9_.-]`; the first `#` splits, so the id may contain `#`. The whole text
-/// has at most [`StreamId::MAX_LEN`] bytes.
+/// The aggregate type is 1 to 64 characters of `[A-Za-z0-9_.-]`. The first `#` ends it, so the id may contain `#`. The id
+/// holds neither control characters nor Unicode noncharacters: it becomes part of record keys, of headers and of rows
+/// whose keys join several ids with U+001F. The whole text has at most [`StreamId::MAX_LEN`] bytes.
 #[derive(Clone)]
 pub struct StreamId {
     text: Arc<str>,
@@ -86,6 +87,14 @@ pub enum InvalidStreamId {
     NoSeparator {
         /// What was given.
         found: String,
+    },
+    /// The id holds a control character (C0, DEL, C1) or a Unicode noncharacter.
+    #[error("the id of a stream of {aggregate} holds the character U+{code:04X}, which record keys and headers must not: encode it", code = u32::from(*found))]
+    Character {
+        /// The aggregate type.
+        aggregate: String,
+        /// The first such character.
+        found: char,
     },
     /// Longer than [`StreamId::MAX_LEN`] bytes.
     #[error("a stream id has at most {max} bytes, this one has {len}", max = StreamId::MAX_LEN)]
@@ -148,6 +157,12 @@ impl StreamId {
         }
         if text.len() > Self::MAX_LEN {
             return Err(InvalidStreamId::TooLong { len: text.len() });
+        }
+        if let Some(found) = forbidden_char(&text[split + 1..]) {
+            return Err(InvalidStreamId::Character {
+                aggregate: aggregate.into(),
+                found,
+            });
         }
         // At most 64, checked above.
         let split = split as u8;
@@ -416,12 +431,36 @@ mod tests {
 
     #[test]
     fn the_stored_form_reads_back_whatever_the_id_holds() {
-        for id in ["x", "#", "a#b#", " ", "\u{1f}", "Käse/7", "cart#x"] {
+        for id in [
+            "x", "#", "a#b#", " ", "\u{a0}", "\u{200d}", "Käse/7", "cart#x",
+        ] {
             let stream = StreamId::new("cart", id).unwrap();
             let back = StreamId::parse(stream.as_str()).unwrap();
             assert_eq!((back.aggregate(), back.id()), ("cart", id));
             assert_eq!(back, stream);
         }
+    }
+
+    #[test]
+    fn an_id_with_a_control_character_or_noncharacter_is_refused() {
+        for found in [
+            '\0', '\t', '\n', '\u{1f}', '\u{7f}', '\u{80}', '\u{9f}', '\u{fdd0}', '\u{ffff}',
+        ] {
+            let error = InvalidStreamId::Character {
+                aggregate: "cart".into(),
+                found,
+            };
+            assert_eq!(
+                StreamId::new("cart", &format!("a{found}b")),
+                Err(error.clone())
+            );
+            assert_eq!(StreamId::parse(&format!("cart#{found}")), Err(error));
+        }
+        let error = StreamId::new("cart", "a\u{1f}").unwrap_err().to_string();
+        assert!(
+            error.contains("U+001F") && !error.contains('\u{1f}'),
+            "{error}"
+        );
     }
 
     #[test]

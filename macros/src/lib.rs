@@ -154,6 +154,17 @@ fn variant_arms(
     if name.value().is_empty() {
         return Err(Error::new_spanned(name, "a stored event name is not empty"));
     }
+    let is_forbidden = |c: char| {
+        let code = u32::from(c);
+        c.is_control() || (0xFDD0..=0xFDEF).contains(&code) || code & 0xFFFE == 0xFFFE
+    };
+    if let Some(found) = name.value().chars().find(|c| is_forbidden(*c)) {
+        let code = u32::from(found);
+        return Err(Error::new_spanned(
+            name,
+            format!("a stored event name must not hold the character U+{code:04X}"),
+        ));
+    }
     if !seen.insert(name.value()) {
         return Err(Error::new_spanned(
             ident,

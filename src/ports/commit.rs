@@ -2,7 +2,7 @@
 use super::EventStoreError;
 use crate::{
     CommitId, EventHeader, EventName, Metadata, RecordedEvent, StreamHead, StreamId, Timestamp,
-    Version, VersionConflict,
+    Version, VersionConflict, text::forbidden_char,
 };
 use bytes::Bytes;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ pub struct Append {
     pub head: StreamHead,
     /// Names this content; settles an attempt whose answer was lost.
     pub commit_id: CommitId,
-    /// The writer's clock, never below `head.recorded_at()`.
+    /// The writer's clock, never before `head.recorded_at()`; within the years 0 to 9999.
     pub recorded_at: Timestamp,
     /// Shared by all events of the commit.
     pub metadata: Metadata,
@@ -105,22 +105,59 @@ impl Append {
     }
     /// Checks what every adapter must refuse before any call.
     ///
+    /// Whatever passes can be published and read: the record of every event has a time that can be written, and key and
+    /// headers of characters that a CloudEvents string may hold.
+    ///
     /// # Errors
-    /// [`EventStoreError::Invalid`] for no event, more than [`Append::MAX_EVENTS`], or a metadata key with a NUL in it,
-    /// which no bus could carry as a header.
+    /// [`EventStoreError::Invalid`] if
+    /// - there is no event, or there are more than [`Append::MAX_EVENTS`],
+    /// - `recorded_at` is before [`Timestamp::MIN`] or after [`Timestamp::MAX`],
+    /// - an event's name, an event's codec, the correlation id, the causation id or the traceparent holds a control
+    ///   character or a Unicode noncharacter,
+    /// - a metadata key holds a NUL, which no bus could carry as a header name.
     pub fn validate(&self) -> Result<(), EventStoreError> {
-        let reason = match self.events.len() {
-            0 => "a commit needs at least one event".into(),
-            n if n > Self::MAX_EVENTS => format!(
-                "a commit has at most {} events, this one has {n}",
-                Self::MAX_EVENTS
-            ),
-            _ if self.metadata.user().any(|(key, _)| key.contains('\0')) => {
-                "a metadata key must not contain NUL".into()
+        self.refusal()
+            .map_or(Ok(()), |reason| Err(EventStoreError::Invalid { reason }))
+    }
+
+    fn refusal(&self) -> Option<String> {
+        let stream = self.head.stream();
+        match self.events.len() {
+            0 => return Some("a commit needs at least one event".into()),
+            n if n > Self::MAX_EVENTS => {
+                let most = Self::MAX_EVENTS;
+                return Some(format!(
+                    "a commit has at most {most} events, this one has {n}"
+                ));
             }
-            _ => return Ok(()),
-        };
-        Err(EventStoreError::Invalid { reason })
+            _ => {}
+        }
+        if !(Timestamp::MIN..=Timestamp::MAX).contains(&self.recorded_at) {
+            return Some(format!(
+                "the commit to {stream} is recorded {} microseconds after 1970, outside of the years 0 to 9999: check the clock of this host, and the unit if the time comes from elsewhere",
+                self.recorded_at.as_micros()
+            ));
+        }
+        let m = &self.metadata;
+        let shared = [
+            ("correlation id", m.correlation_id().map(|id| id.as_str())),
+            ("causation id", m.causation_id().map(|id| id.as_str())),
+            ("traceparent", m.traceparent()),
+        ];
+        let of_events = self.events.iter().flat_map(|event| {
+            let codec = ("codec", event.codec.as_deref());
+            [("event name", Some(event.name.as_str())), codec]
+        });
+        for (what, text) in shared.into_iter().chain(of_events) {
+            if let Some(found) = text.and_then(forbidden_char) {
+                let code = u32::from(found);
+                return Some(format!(
+                    "the {what} of a commit to {stream} holds the character U+{code:04X}, which headers of records must not: leave it out or encode it"
+                ));
+            }
+        }
+        let has_nul = m.user().any(|(key, _)| key.contains('\0'));
+        has_nul.then(|| "a metadata key must not contain NUL".into())
     }
 }
 

@@ -323,8 +323,9 @@ impl EventStoreError {
 /// - A commit is visible whole or not at all.
 /// - Name, schema version, payload bytes, codec, metadata, commit id and time come back as they were given. A payload
 ///   without codec is JSON and comes back byte for byte; one that is no JSON is `Invalid`.
-/// - No event, or more than [`Append::MAX_EVENTS`], is `Invalid`; a commit over `max_commit_bytes`, or an event over
-///   `max_event_bytes`, is `TooLarge`; all before any call.
+/// - No event, or more than [`Append::MAX_EVENTS`], is `Invalid`. So are a time outside of the years 0 to 9999 and texts
+///   that no header of a record could carry: whatever is stored can be published. [`Append::validate`] has these rules.
+///   A commit over `max_commit_bytes`, or an event over `max_event_bytes`, is `TooLarge`. All before any call.
 /// - A dropped future leaves the commit stored or not, never in part.
 /// - From the moment that [`incarnation`](Self::incarnation) changes, an append on a head that is not in the table is
 ///   refused as [`Replaced`](EventStoreError::Replaced) or is a conflict, and nothing is stored.

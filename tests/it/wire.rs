@@ -190,7 +190,7 @@ fn a_header_that_is_not_text_is_named() {
 }
 
 fn metadata() -> impl Strategy<Value = Metadata> {
-    let text = || option::of(".{0,12}");
+    let text = || option::of("\\PC{0,12}");
     let ids = (text(), text(), text(), text(), text());
     (ids, btree_map(".{0,6}", ".{0,6}", 0..4)).prop_map(|(ids, user)| {
         let mut m = Metadata::new();
@@ -211,12 +211,12 @@ prop_compose! {
     fn event()(
         commit in any::<u128>(),
         aggregate in "[A-Za-z0-9_.-]{1,64}",
-        id in ".{1,40}",
+        id in "\\PC{1,40}",
         (index, before, after) in (any::<u16>(), 0..1u64 << 40, 0..3u64),
-        name in ".{0,20}",
+        name in "\\PC{0,20}",
         micros in -62_167_219_200_000_000i64..253_402_300_800_000_000,
         schema in any::<u16>(),
-        codec in option::of(".{0,20}"),
+        codec in option::of("\\PC{0,20}"),
         metadata in metadata(),
         payload in any::<Vec<u8>>(),
     ) -> RecordedEvent {

@@ -1,11 +1,11 @@
 //! Append: heads, conflicts, repeats, limits.
 use super::given::{
     Store, append_of, assert_conflict, assert_history, assert_invalid, assert_repeated,
-    commit_after, fresh_stream, given, large_event, must_append, signed_by, tail,
+    commit_after, fresh_stream, given, history, large_event, must_append, signed_by, tail,
 };
 use foldstream::{
-    StreamHead, Version,
-    ports::{Append, EventData, EventStoreError},
+    Metadata, StreamHead, Timestamp, Version,
+    ports::{Append, AppendAll, Commit, EventData, EventStoreError},
 };
 
 /// A commit whose head is the tail is stored, and the answer is the new head.
@@ -25,7 +25,7 @@ pub async fn a_commit_at_the_tail_is_stored_and_answers_the_new_head(store: Stor
 /// The versions of a stream are 1, 2, 3, ... without gaps; the events of a commit are neighbours.
 pub async fn versions_are_gapless_and_events_of_a_commit_are_neighbours(store: Store) {
     let (stream, _) = given(&store, &[3, 1, 2, 1, 5]).await;
-    let history = super::given::history(&store, &stream).await;
+    let history = history(&store, &stream).await;
     let recorded: Vec<_> = history.iter().flat_map(|c| c.recorded()).collect();
     let versions: Vec<u64> = recorded.iter().map(|e| e.header.version.get()).collect();
     assert_eq!(versions, (1..=12).collect::<Vec<_>>());
@@ -149,6 +149,66 @@ pub async fn more_events_than_the_maximum_are_invalid(store: Store) {
     let events = vec![EventData::new("Small", 1, "1"); Append::MAX_EVENTS + 1];
     assert_invalid(&store.append(&append_of(&empty, events)).await);
     assert_history(&store, &stream, &[]).await;
+}
+
+/// A commit recorded outside of the years 0 to 9999 is `Invalid`, and nothing is stored: its time has no text form, so its
+/// events could never be published.
+pub async fn a_time_that_no_record_can_carry_is_invalid(store: Store) {
+    let (stream, commits) = given(&store, &[1]).await;
+    let early = Timestamp::from_micros(Timestamp::MIN.as_micros() - 1);
+    let late = Timestamp::from_micros(Timestamp::MAX.as_micros() + 1);
+    // Nanoseconds taken for microseconds, as an import may bring them.
+    let nanoseconds = Timestamp::from_micros(1_767_225_600_000_000_000);
+    for at in [
+        early,
+        late,
+        nanoseconds,
+        Timestamp::from_micros(i64::MIN),
+        Timestamp::from_micros(i64::MAX),
+    ] {
+        for head in [tail(&commits), StreamHead::empty(fresh_stream())] {
+            let mut append = commit_after(&head, 1);
+            append.recorded_at = at;
+            assert_is_refused(&store, &append).await;
+        }
+    }
+    assert_history(&store, &stream, &commits).await;
+}
+
+/// A commit with a text that a header of its events' records could not hold is `Invalid`, and nothing is stored.
+pub async fn a_text_that_no_record_can_carry_is_invalid(store: Store) {
+    let (stream, commits) = given(&store, &[1]).await;
+    let head = tail(&commits);
+    for found in ['\0', '\n', '\u{1f}', '\u{7f}', '\u{9f}', '\u{fffe}'] {
+        let text = format!("a{found}b");
+        let named = EventData::new(text.clone(), 1, "{}");
+        let coded = EventData::new("Coded", 1, "{}").with_codec(Some(text.as_str().into()));
+        for event in [named, coded] {
+            let plain = EventData::new("Plain", 1, "{}");
+            assert_is_refused(&store, &append_of(&head, [plain, event])).await;
+        }
+        for metadata in [
+            Metadata::new().with_correlation_id(text.as_str()),
+            Metadata::new().with_causation_id(text.as_str()),
+            Metadata::new().with_traceparent(text.as_str()),
+        ] {
+            let append = commit_after(&head, 1).with_metadata(metadata);
+            assert_is_refused(&store, &append).await;
+        }
+    }
+    let key = commit_after(&head, 1).with_metadata(Metadata::new().with("a\0b", "value"));
+    assert_is_refused(&store, &key).await;
+    assert_history(&store, &stream, &commits).await;
+}
+
+async fn assert_is_refused(store: &Store, append: &Append) {
+    assert_invalid(&store.append(append).await);
+    let atomic = AppendAll::new(vec![append.clone()]);
+    assert_invalid(&store.append_all(&atomic).await);
+    // Nothing is stored, also in a stream that was empty before.
+    let commits = history(store, append.head.stream()).await;
+    let last = commits.last().map_or(Version::NONE, Commit::last_version);
+    assert_eq!(last, append.head.version());
 }
 
 /// A commit over `max_commit_bytes` is `TooLarge` with that limit, and nothing is stored.

@@ -30,6 +30,8 @@ macro_rules! __event_store_cases {
             append::a_commit_id_in_another_slot_is_a_conflict_not_a_repeat,
             append::a_commit_without_events_is_invalid,
             append::more_events_than_the_maximum_are_invalid,
+            append::a_time_that_no_record_can_carry_is_invalid,
+            append::a_text_that_no_record_can_carry_is_invalid,
             append::a_commit_over_the_limit_is_too_large,
             append::an_event_over_the_limit_is_too_large,
             append::a_commit_below_the_limit_is_taken,

@@ -2,7 +2,7 @@
 use super::{Appended, Commits, Read, Sabotage, Suspects, full, history, tail};
 use async_trait::async_trait;
 use foldstream::{
-    CommitId, StreamId, Version,
+    CommitId, StreamId, Timestamp, Version,
     ports::{Append, AppendOutcome, Capabilities, Commit, EventStore, EventStoreError},
 };
 use foldstream_testkit::InMemoryEventStore;
@@ -95,6 +95,8 @@ pub(super) fn suspects() -> Suspects {
         full::<SearchesTheWholeStream>(&["a_commit_id_in_another_slot_is_a_conflict_not_a_repeat"]),
         full::<TakesNothing>(&["a_commit_without_events_is_invalid"]),
         full::<CutsLongCommits>(&["more_events_than_the_maximum_are_invalid"]),
+        full::<MovesFarTimes>(&["a_time_that_no_record_can_carry_is_invalid"]),
+        full::<DropsControlCharacters>(&["a_text_that_no_record_can_carry_is_invalid"]),
         full::<ExceedsItsLimit>(&["a_commit_over_the_limit_is_too_large"]).and_by(&[
             "one_bad_commit_stores_none",
             "an_event_over_the_limit_is_too_large",
@@ -283,6 +285,35 @@ impl Sabotage for CutsLongCommits {
         let mut cut = append.clone();
         cut.events = append.events[..Append::MAX_EVENTS].into();
         store.append(&cut).await
+    }
+}
+
+/// Stores a time that has no text form as the nearest that has one.
+#[derive(Debug, Default)]
+struct MovesFarTimes;
+#[async_trait]
+impl Sabotage for MovesFarTimes {
+    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+        let mut near = append.clone();
+        near.recorded_at = append.recorded_at.clamp(Timestamp::MIN, Timestamp::MAX);
+        store.append(&near).await
+    }
+}
+
+/// Stores names of events without the characters that they must not hold.
+#[derive(Debug, Default)]
+struct DropsControlCharacters;
+#[async_trait]
+impl Sabotage for DropsControlCharacters {
+    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+        let mut cleaned = append.clone();
+        let mut events = append.events.to_vec();
+        for event in &mut events {
+            let name: String = event.name.chars().filter(|c| !c.is_control()).collect();
+            event.name = name.into();
+        }
+        cleaned.events = events.into();
+        store.append(&cleaned).await
     }
 }
 
