@@ -1,9 +1,8 @@
 //! Events: the typed side ([`DomainEvent`], [`EventSet`]) and the envelope that ports carry ([`RecordedEvent`]).
-use crate::{CodecError, EventId, Metadata, StreamId, Timestamp, Version};
+use crate::{CodecError, EventId, Metadata, StreamId, Timestamp, Version, shared_str::SharedStr};
 use bytes::Bytes;
 use std::{
     fmt::{self, Debug, Display},
-    hash::{Hash, Hasher},
     ops::Deref,
     sync::Arc,
 };
@@ -186,22 +185,13 @@ macro_rules! event_set {
 }
 
 /// A stored event name. Names from this build are static, names from a store are shared: cloning allocates in neither case.
-#[derive(Clone)]
-pub struct EventName(Name);
-
-#[derive(Clone)]
-enum Name {
-    Static(&'static str),
-    Shared(Arc<str>),
-}
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct EventName(SharedStr);
 
 impl EventName {
     /// The text.
     pub fn as_str(&self) -> &str {
-        match &self.0 {
-            Name::Static(text) => text,
-            Name::Shared(text) => text,
-        }
+        self.0.as_str()
     }
 }
 impl Deref for EventName {
@@ -212,25 +202,19 @@ impl Deref for EventName {
 }
 impl From<&'static str> for EventName {
     fn from(text: &'static str) -> Self {
-        Self(Name::Static(text))
+        Self(SharedStr::Static(text))
     }
 }
 impl From<String> for EventName {
     fn from(text: String) -> Self {
-        Self(Name::Shared(text.into()))
+        Self(SharedStr::Shared(text.into()))
     }
 }
 impl From<Arc<str>> for EventName {
     fn from(text: Arc<str>) -> Self {
-        Self(Name::Shared(text))
+        Self(SharedStr::Shared(text))
     }
 }
-impl PartialEq for EventName {
-    fn eq(&self, other: &Self) -> bool {
-        self.as_str() == other.as_str()
-    }
-}
-impl Eq for EventName {}
 impl PartialEq<str> for EventName {
     fn eq(&self, other: &str) -> bool {
         self.as_str() == other
@@ -241,19 +225,14 @@ impl PartialEq<&str> for EventName {
         self.as_str() == *other
     }
 }
-impl Hash for EventName {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        self.as_str().hash(state);
-    }
-}
 impl Debug for EventName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        Debug::fmt(self.as_str(), f)
+        Debug::fmt(&self.0, f)
     }
 }
 impl Display for EventName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
+        Display::fmt(&self.0, f)
     }
 }
 

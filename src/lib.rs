@@ -19,6 +19,7 @@ mod hash;
 mod clock;
 mod chain;
 mod text;
+mod shared_str;
 
 pub use aggregate::{Aggregate, Context, Decide, Decision, Snapshot};
 pub use bytes::Bytes;

@@ -18,8 +18,8 @@
 //! version), `fs_codec`, `fs_correlation`, `fs_causation`, `fs_command`, `fs_actor`, `fs_user_<key>` for each of the user's
 //! entries, and `traceparent`. They are no CloudEvents attributes, whose names have letters and digits only.
 use crate::{
-    BoxError, EventHeader, EventId, EventName, Metadata, RecordedEvent, StreamId, Timestamp,
-    Version, ports::Message,
+    BoxError, EventHeader, EventId, Metadata, RecordedEvent, StreamId, Timestamp, Version,
+    ports::{HeaderName, Message},
 };
 use bytes::Bytes;
 use std::{str::FromStr, sync::Arc};
@@ -70,7 +70,7 @@ pub enum WireError {
     #[error("header {header} is not UTF-8")]
     NotText {
         /// Its name.
-        header: EventName,
+        header: HeaderName,
     },
     /// A header cannot be read.
     #[error("header {header} cannot be read")]
@@ -91,8 +91,8 @@ pub enum WireError {
     },
 }
 
-/// The record of an event, keyed by its stream. `source` is the CloudEvents source: together with the event id it is
-/// unique in the world.
+/// Returns the record of an event, keyed by its stream, without a partition. `source` is the CloudEvents source: together
+/// with the event id it is unique in the world. `sent_at` is the time of sending, from which the topic's retention counts.
 ///
 /// # Example
 /// ```
@@ -105,33 +105,36 @@ pub enum WireError {
 ///     Timestamp::now(),
 /// );
 /// let event = RecordedEvent::new(header, "{}".into());
-/// let message = foldstream::to_message(&event, &"GlobalEvents".into(), "urn:shop");
+/// let message = foldstream::to_message(&event, &"GlobalEvents".into(), "urn:shop", Timestamp::now());
 /// assert_eq!(message.header("ce_type"), Some("cart.CartItemAdded"));
 /// assert_eq!(foldstream::from_message(&message)?, event);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub fn to_message(event: &RecordedEvent, topic: &Arc<str>, source: &str) -> Message {
+pub fn to_message(
+    event: &RecordedEvent,
+    topic: &Arc<str>,
+    source: &str,
+    sent_at: Timestamp,
+) -> Message {
     let h = &event.header;
     let key = Bytes::copy_from_slice(h.stream.as_str().as_bytes());
-    let mut message = Message::new(
-        topic.clone(),
-        key,
-        Some(event.payload.clone()),
-        h.recorded_at,
-    )
-    .with_header(CONTENT_TYPE, content_type(h.codec.as_deref()))
-    .with_header(SPEC_VERSION, "1.0")
-    .with_header(ID, h.event_id.to_string())
-    .with_header(SOURCE, source.to_owned())
-    .with_header(TYPE, format!("{}.{}", h.stream.aggregate(), h.name))
-    .with_header(TIME, h.recorded_at.to_string())
-    .with_header(SUBJECT, h.stream.id().to_owned())
-    .with_header(VERSION, h.version.to_string());
+    let name = HeaderName::from_static;
+    let mut message = Message::new(topic.clone(), sent_at)
+        .with_key(key)
+        .with_value(event.payload.clone())
+        .with_header(name(CONTENT_TYPE), content_type(h.codec.as_deref()))
+        .with_header(name(SPEC_VERSION), "1.0")
+        .with_header(name(ID), h.event_id.to_string())
+        .with_header(name(SOURCE), source.to_owned())
+        .with_header(name(TYPE), format!("{}.{}", h.stream.aggregate(), h.name))
+        .with_header(name(TIME), h.recorded_at.to_string())
+        .with_header(name(SUBJECT), h.stream.id().to_owned())
+        .with_header(name(VERSION), h.version.to_string());
     if h.schema_version != 1 {
-        message = message.with_header(SCHEMA, h.schema_version.to_string());
+        message = message.with_header(name(SCHEMA), h.schema_version.to_string());
     }
     if h.commit_last != h.version {
-        message = message.with_header(COMMIT_LAST, h.commit_last.to_string());
+        message = message.with_header(name(COMMIT_LAST), h.commit_last.to_string());
     }
     let m = &h.metadata;
     let optional = [
@@ -141,16 +144,19 @@ pub fn to_message(event: &RecordedEvent, topic: &Arc<str>, source: &str) -> Mess
         (COMMAND, m.command_id().map(|id| id.as_str())),
         (ACTOR, m.actor().map(|id| id.as_str())),
     ];
-    for (name, value) in optional {
+    for (header, value) in optional {
         if let Some(value) = value {
-            message = message.with_header(name, value.to_owned());
+            message = message.with_header(name(header), value.to_owned());
         }
     }
     for (key, value) in m.user() {
-        message = message.with_header(format!("{USER}{key}"), value.to_owned());
+        match HeaderName::new(format!("{USER}{key}")) {
+            Ok(header) => message = message.with_header(header, value.to_owned()),
+            Err(error) => tracing::error!(event = %h.event_id, %error, "an entry is left out"),
+        }
     }
     if let Some(value) = m.traceparent() {
-        message = message.with_header(TRACEPARENT, value.to_owned());
+        message = message.with_header(name(TRACEPARENT), value.to_owned());
     }
     message
 }
@@ -172,7 +178,7 @@ pub fn from_message(message: &Message) -> Result<RecordedEvent, WireError> {
         let reason = format!("CloudEvents {spec:?} is not 1.x");
         return Err(invalid(SPEC_VERSION, reason));
     }
-    let key = std::str::from_utf8(&message.key);
+    let key = std::str::from_utf8(message.key.as_deref().unwrap_or_default());
     let stream = key.map_err(BoxError::from);
     let stream = stream
         .and_then(|text| StreamId::parse(text).map_err(BoxError::from))
@@ -222,7 +228,7 @@ fn event_name(ce_type: &str, stream: &StreamId) -> Result<String, WireError> {
     }
 }
 
-struct Headers<'a>(&'a [(EventName, Bytes)]);
+struct Headers<'a>(&'a [(HeaderName, Option<Bytes>)]);
 
 impl<'a> Headers<'a> {
     fn text(&self, name: &'static str) -> Result<Option<&'a str>, WireError> {
@@ -279,8 +285,8 @@ impl<'a> Headers<'a> {
     }
 }
 
-fn as_text((name, value): &(EventName, Bytes)) -> Result<&str, WireError> {
-    std::str::from_utf8(value).map_err(|_| WireError::NotText {
+fn as_text((name, value): &(HeaderName, Option<Bytes>)) -> Result<&str, WireError> {
+    std::str::from_utf8(value.as_deref().unwrap_or_default()).map_err(|_| WireError::NotText {
         header: name.clone(),
     })
 }

@@ -1,73 +1,171 @@
 //! Messages, and the places where they lie.
-use crate::{EventName, Timestamp};
+use super::{HeaderName, MessageBusError};
+use crate::Timestamp;
 use bytes::Bytes;
 use std::{fmt, sync::Arc, time::Duration};
 
-/// What is sent. Messages of one key go to one partition and keep their order.
+/// A message to send, or one that was received.
+///
+/// Messages in one partition keep their order. The sender names the partition, or gives a key and leaves the partition to
+/// the bus.
+///
+/// # Example
+/// ```
+/// use foldstream::{Timestamp, ports::{HeaderName, Message}};
+/// let message = Message::new("orders", Timestamp::now())
+///     .with_key("order#7")
+///     .with_value(r#"{"total":3}"#)
+///     .with_header(HeaderName::from_static("content-type"), "application/json")
+///     .with_partition(2);
+/// assert_eq!(message.header("content-type"), Some("application/json"));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Message {
-    /// Topic.
+    /// The topic.
     pub topic: Arc<str>,
-    /// Decides the partition, as Kafka's Java clients do: [`kafka_partition`](crate::kafka_partition).
-    pub key: Bytes,
-    /// Payload; `None` is a tombstone.
+    /// The key. `None` differs from an empty key: a message without a key must name its partition.
+    pub key: Option<Bytes>,
+    /// The payload. `None` differs from an empty payload: it is a tombstone, which deletes the key in a compacted topic.
     pub value: Option<Bytes>,
-    /// In order; names may repeat.
-    pub headers: Vec<(EventName, Bytes)>,
-    /// Time of the record; buses keep milliseconds.
+    /// The headers, in order. Names may repeat. A value of `None` differs from an empty value.
+    pub headers: Vec<(HeaderName, Option<Bytes>)>,
+    /// The partition to send to. `None` stands for the partition that [`kafka_partition`](crate::kafka_partition) computes
+    /// from the key and the number of partitions that the topic has now. A message that was received holds the
+    /// partition that it lies in.
+    pub partition: Option<u32>,
+    /// The time of sending, from which the bus counts the topic's retention. Buses keep milliseconds.
     pub timestamp: Timestamp,
 }
 impl Message {
-    /// A message without headers.
+    /// Creates a message without key, value, headers and partition.
     #[must_use]
-    pub fn new(
-        topic: impl Into<Arc<str>>,
-        key: impl Into<Bytes>,
-        value: Option<Bytes>,
-        timestamp: Timestamp,
-    ) -> Self {
+    pub fn new(topic: impl Into<Arc<str>>, timestamp: Timestamp) -> Self {
         Self {
             topic: topic.into(),
-            key: key.into(),
-            value,
+            key: None,
+            value: None,
             headers: Vec::new(),
+            partition: None,
             timestamp,
         }
     }
-    /// Adds a header.
+    /// Sets the key.
     #[must_use]
-    pub fn with_header(mut self, name: impl Into<EventName>, value: impl Into<Bytes>) -> Self {
-        self.headers.push((name.into(), value.into()));
+    pub fn with_key(mut self, key: impl Into<Bytes>) -> Self {
+        self.key = Some(key.into());
         self
     }
-    /// The first header of that name, if it is text.
+    /// Sets the payload.
+    #[must_use]
+    pub fn with_value(mut self, value: impl Into<Bytes>) -> Self {
+        self.value = Some(value.into());
+        self
+    }
+    /// Appends a header.
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: impl Into<Bytes>) -> Self {
+        self.headers.push((name, Some(value.into())));
+        self
+    }
+    /// Appends a header that has no value.
+    #[must_use]
+    pub fn with_null_header(mut self, name: HeaderName) -> Self {
+        self.headers.push((name, None));
+        self
+    }
+    /// Sets the partition to send to.
+    #[must_use]
+    pub const fn with_partition(mut self, partition: u32) -> Self {
+        self.partition = Some(partition);
+        self
+    }
+    /// Returns the value of the first header of that name, if that value is text.
     pub fn header(&self, name: &str) -> Option<&str> {
         let (_, value) = self.headers.iter().find(|(n, _)| *n == *name)?;
-        std::str::from_utf8(value).ok()
+        std::str::from_utf8(value.as_ref()?).ok()
     }
-    /// About what it takes on the wire: key, value and headers, in bytes.
+    /// Returns the size of key, value and headers in bytes, which is about the size of the record that the bus stores.
     pub fn size(&self) -> usize {
-        let headers: usize = self
-            .headers
-            .iter()
-            .map(|(n, v)| n.len() + v.len() + 4)
-            .sum();
-        self.key.len() + self.value.as_ref().map_or(0, Bytes::len) + headers
+        let bytes = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len);
+        let headers = self.headers.iter();
+        let headers: usize = headers.map(|(n, v)| n.len() + bytes(v) + 4).sum();
+        bytes(&self.key) + bytes(&self.value) + headers
+    }
+
+    /// Checks that these messages form a run: they name one partition, and they have the same topic, key and partition.
+    /// For adapters.
+    ///
+    /// # Errors
+    /// [`Invalid`](MessageBusError::Invalid) if they do not, naming the first message that differs.
+    pub fn check_run(run: &[Self]) -> Result<(), MessageBusError> {
+        let Some(first) = run.first() else {
+            return Ok(());
+        };
+        let invalid = |reason: String| Err(MessageBusError::Invalid { reason });
+        for (index, message) in run.iter().enumerate() {
+            let differs = |what: &str| {
+                invalid(format!(
+                    "message {index} of the run has another {what} than the first: send it in a run of its own"
+                ))
+            };
+            if message.partition.is_none() {
+                return invalid(format!("message {index} of the run names no partition"));
+            }
+            if message.topic != first.topic {
+                return differs("topic");
+            }
+            if message.key != first.key {
+                return differs("key");
+            }
+            if message.partition != first.partition {
+                return differs("partition");
+            }
+        }
+        Ok(())
     }
 }
 
-/// One partition of one topic.
+/// The answer to [`MessageBus::publish_run`](super::MessageBus::publish_run).
+///
+/// Messages after the first `durable` ones may be durable too, but never without those before them.
+#[derive(Debug)]
+#[non_exhaustive]
+#[must_use = "a run may be durable only in part"]
+pub struct RunOutcome {
+    /// The number of messages, from the first, that are certainly durable.
+    pub durable: usize,
+    /// The reason why the run ended early. `None` only if all messages are durable.
+    pub error: Option<MessageBusError>,
+}
+impl RunOutcome {
+    /// The outcome of a run of `len` messages that are all durable.
+    pub const fn complete(len: usize) -> Self {
+        Self {
+            durable: len,
+            error: None,
+        }
+    }
+    /// The outcome of a run that ended after its first `durable` messages.
+    pub const fn broken_off(durable: usize, error: MessageBusError) -> Self {
+        Self {
+            durable,
+            error: Some(error),
+        }
+    }
+}
+
+/// A partition of a topic.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct PartitionId {
-    /// Topic.
+    /// The topic.
     pub topic: Arc<str>,
-    /// From 0.
+    /// The number of the partition, from 0.
     pub partition: u32,
 }
 impl PartitionId {
-    /// A partition.
+    /// Creates the id of a partition.
     #[must_use]
     pub fn new(topic: impl Into<Arc<str>>, partition: u32) -> Self {
         Self {
@@ -82,7 +180,7 @@ impl fmt::Display for PartitionId {
     }
 }
 
-/// Place of a record in a partition, from 0.
+/// The place of a record in a partition, from 0.
 #[derive(
     Clone,
     Copy,
@@ -99,15 +197,15 @@ impl fmt::Display for PartitionId {
 #[serde(transparent)]
 pub struct Offset(u64);
 impl Offset {
-    /// An offset.
+    /// Creates an offset.
     pub const fn new(offset: u64) -> Self {
         Self(offset)
     }
-    /// The number.
+    /// Returns the number.
     pub const fn get(self) -> u64 {
         self.0
     }
-    /// One further; saturates.
+    /// Returns the offset after this one; the greatest offset is its own successor.
     #[must_use]
     pub const fn next(self) -> Self {
         Self(self.0.saturating_add(1))
@@ -119,19 +217,19 @@ impl fmt::Display for Offset {
     }
 }
 
-/// What a partition holds, at some instant during the call.
+/// The range of offsets that a partition holds, at some instant during the call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PartitionOffsets {
-    /// Which partition.
+    /// The partition.
     pub partition: PartitionId,
-    /// The oldest record that is still there, or `end`.
+    /// The oldest offset that retention has left, or `end`.
     pub begin: Offset,
-    /// One past the newest record.
+    /// One past the newest offset, whether that offset holds a record or not.
     pub end: Offset,
 }
 impl PartitionOffsets {
-    /// For adapters.
+    /// Creates a range. For adapters.
     #[must_use]
     pub const fn new(partition: PartitionId, begin: Offset, end: Offset) -> Self {
         Self {
@@ -142,46 +240,140 @@ impl PartitionOffsets {
     }
 }
 
-/// How a topic is set up. `None`: the bus does not say.
+/// The id that a bus gives to one life of a topic: a topic that is deleted and created again has another id.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TopicId(Arc<str>);
+impl TopicId {
+    /// Creates an id from the text that the bus shows. For adapters.
+    #[must_use]
+    pub fn new(id: impl Into<Arc<str>>) -> Self {
+        Self(id.into())
+    }
+    /// Returns the text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+impl fmt::Display for TopicId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The settings of a topic, and the limits of the producer that sends to it. `None` stands for what the bus does not say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TopicDescription {
-    /// Partitions, at least 1.
+    /// The number of partitions, at least 1.
     pub partitions: u32,
-    /// Whether old records of a key may be dropped, which loses history: an event topic must not be.
+    /// The id of this life of the topic.
+    pub topic_id: Option<TopicId>,
+    /// True if the bus may drop old records of a key. That loses history, so an event topic must not be compacted.
     pub compacted: Option<bool>,
-    /// How long records are kept; `Duration::MAX` is for ever.
+    /// The time for which records are kept; `Duration::MAX` stands for no end.
     pub retention: Option<Duration>,
-    /// Size of the largest record in bytes.
+    /// The size in bytes of the largest record that the topic takes.
     pub max_message_bytes: Option<u64>,
+    /// The size in bytes of the largest record that this bus sends, whatever the topic takes.
+    pub max_producer_bytes: Option<u64>,
 }
 impl TopicDescription {
-    /// For adapters.
+    /// Creates a description that says only the number of partitions. For adapters.
     #[must_use]
     pub const fn new(partitions: u32) -> Self {
         Self {
             partitions,
+            topic_id: None,
             compacted: None,
             retention: None,
             max_message_bytes: None,
+            max_producer_bytes: None,
         }
     }
-    /// Adds whether it is compacted.
+    /// Sets the id of this life of the topic.
+    #[must_use]
+    pub fn with_topic_id(mut self, id: Option<TopicId>) -> Self {
+        self.topic_id = id;
+        self
+    }
+    /// Sets whether the topic is compacted.
     #[must_use]
     pub const fn with_compacted(mut self, compacted: Option<bool>) -> Self {
         self.compacted = compacted;
         self
     }
-    /// Adds how long records are kept.
+    /// Sets the time for which records are kept.
     #[must_use]
     pub const fn with_retention(mut self, retention: Option<Duration>) -> Self {
         self.retention = retention;
         self
     }
-    /// Adds the size of the largest record.
+    /// Sets the size in bytes of the largest record that the topic takes.
     #[must_use]
     pub const fn with_max_message_bytes(mut self, bytes: Option<u64>) -> Self {
         self.max_message_bytes = bytes;
         self
+    }
+    /// Sets the size in bytes of the largest record that the producer sends.
+    #[must_use]
+    pub const fn with_max_producer_bytes(mut self, bytes: Option<u64>) -> Self {
+        self.max_producer_bytes = bytes;
+        self
+    }
+    /// Returns the lower of the two limits: a message whose [`size`](Message::size) is above it is `TooLarge`.
+    pub fn message_limit(&self) -> Option<u64> {
+        let limits = [self.max_message_bytes, self.max_producer_bytes];
+        limits.into_iter().flatten().min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message() -> Message {
+        Message::new("t", Timestamp::default())
+            .with_key("k")
+            .with_partition(1)
+    }
+
+    #[test]
+    fn a_run_has_one_topic_one_key_and_one_named_partition() {
+        let nowhere = Message::new("t", Timestamp::default()).with_key("k");
+        let mut elsewhere = message();
+        elsewhere.topic = "other".into();
+        let mut keyless = message();
+        keyless.key = None;
+        assert!(Message::check_run(&[]).is_ok());
+        assert!(Message::check_run(&[message(), message()]).is_ok());
+        assert!(Message::check_run(&[keyless.clone(), keyless.clone()]).is_ok());
+        for (what, odd) in [
+            ("names no partition", nowhere),
+            ("another topic", elsewhere),
+            ("another key", message().with_key("l")),
+            ("another key", keyless),
+            ("another partition", message().with_partition(2)),
+        ] {
+            let error = Message::check_run(&[message(), odd]).unwrap_err();
+            let text = error.to_string();
+            assert!(text.contains("message 1") && text.contains(what), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_lower_of_the_limits_counts_and_what_is_not_said_does_not() {
+        let of = |topic, producer| {
+            let description = TopicDescription::new(1).with_max_message_bytes(topic);
+            description
+                .with_max_producer_bytes(producer)
+                .message_limit()
+        };
+        assert_eq!(of(None, None), None);
+        assert_eq!(of(Some(5), None), Some(5));
+        assert_eq!(of(None, Some(4)), Some(4));
+        assert_eq!(
+            (of(Some(5), Some(4)), of(Some(3), Some(4))),
+            (Some(4), Some(3))
+        );
     }
 }

@@ -1,53 +1,55 @@
 //! `MessageBus`: an ordered, partitioned log with consumer groups.
-use super::{Message, Offset, PartitionId, PartitionOffsets, RefusedKind, TopicDescription};
+use super::{
+    Message, Offset, PartitionId, PartitionOffsets, RefusedKind, RunOutcome, TopicDescription,
+};
 use crate::BoxError;
 use async_trait::async_trait;
 use std::{fmt, fmt::Debug, sync::Arc, time::Duration};
 
-/// Counts the assignments of one partition to one consumer; what belongs to an older one is void.
+/// The number of an assignment of one partition to one consumer. Whatever belongs to an older assignment is void.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AssignmentEpoch(u64);
 impl AssignmentEpoch {
-    /// For adapters.
+    /// Creates an epoch. For adapters.
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
-    /// The number.
+    /// Returns the number.
     pub const fn get(self) -> u64 {
         self.0
     }
 }
 
-/// A place in a partition: the next offset to read.
+/// A position in a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OffsetMark {
-    /// Which partition.
+    /// The partition.
     pub partition: PartitionId,
     /// The next offset to read: one past the last that is done.
     pub next: Offset,
 }
 impl OffsetMark {
-    /// A place.
+    /// Creates a position.
     #[must_use]
     pub const fn new(partition: PartitionId, next: Offset) -> Self {
         Self { partition, next }
     }
 }
 
-/// A place that is committed under one assignment.
+/// A position to commit under one assignment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OwnedMark {
-    /// Which partition.
+    /// The partition.
     pub partition: PartitionId,
-    /// Under which assignment.
+    /// The assignment of the partition to this consumer.
     pub epoch: AssignmentEpoch,
     /// The next offset to read: one past the last that is done.
     pub next: Offset,
 }
 impl OwnedMark {
-    /// A place.
+    /// Creates a position.
     #[must_use]
     pub const fn new(partition: PartitionId, epoch: AssignmentEpoch, next: Offset) -> Self {
         Self {
@@ -58,21 +60,21 @@ impl OwnedMark {
     }
 }
 
-/// A message as received.
+/// A message that a consumer has received.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Delivery {
-    /// From where.
+    /// The partition that the message lies in, which `message.partition` names too.
     pub partition: PartitionId,
-    /// Its place.
+    /// The offset of the message.
     pub offset: Offset,
-    /// Under which assignment.
+    /// The assignment of the partition to this consumer.
     pub epoch: AssignmentEpoch,
-    /// What was sent.
+    /// The message as it was sent.
     pub message: Message,
 }
 impl Delivery {
-    /// For adapters.
+    /// Creates a delivery. For adapters.
     #[must_use]
     pub const fn new(
         partition: PartitionId,
@@ -89,20 +91,32 @@ impl Delivery {
     }
 }
 
-/// A wish to consume.
+/// A request to join a consumer group.
+///
+/// # Example
+/// ```
+/// use foldstream::ports::{Offset, OffsetMark, PartitionId, Subscription};
+/// let start = OffsetMark::new(PartitionId::new("orders", 0), Offset::new(0));
+/// let subscription = Subscription::new("billing", ["orders"])
+///     .with_start(vec![start])
+///     .with_instance_id("billing-host-1");
+/// assert_eq!(subscription.instance_id.as_deref(), Some("billing-host-1"));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Subscription {
-    /// Members of a group share the partitions.
+    /// The group. Its members share the partitions.
     pub group: String,
-    /// Topics; all must exist.
+    /// The topics. All of them must exist.
     pub topics: Vec<Arc<str>>,
-    /// Where to start, only for partitions where the group has committed nothing. There is no "oldest" or "newest":
-    /// the bus would resolve it anew after each loss of a commit, and skip or repeat silently.
+    /// Positions for the partitions where the group has committed nothing. There is no "oldest" or "newest": the bus
+    /// would resolve such a word again after each loss of a commit, and skip or repeat records silently.
     pub start: Vec<OffsetMark>,
+    /// The id of a static member; `None`, the default, joins as a dynamic member.
+    pub instance_id: Option<String>,
 }
 impl Subscription {
-    /// Joins `group`, from where it committed.
+    /// Creates a request to join `group` as a dynamic member that starts where the group has committed.
     #[must_use]
     pub fn new(
         group: impl Into<String>,
@@ -112,40 +126,48 @@ impl Subscription {
             group: group.into(),
             topics: topics.into_iter().map(Into::into).collect(),
             start: Vec::new(),
+            instance_id: None,
         }
     }
-    /// Where to start if nothing is committed.
+    /// Sets the positions for the partitions where the group has committed nothing.
     #[must_use]
     pub fn with_start(mut self, start: Vec<OffsetMark>) -> Self {
         self.start = start;
         self
     }
+    /// Joins as a static member of this id, unique within the group: after a restart the member gets its partitions back
+    /// without a rebalance. See [`Consumer`] for what that means for leaving.
+    #[must_use]
+    pub fn with_instance_id(mut self, id: impl Into<String>) -> Self {
+        self.instance_id = Some(id.into());
+        self
+    }
 }
 
-/// Why a partition starts where it does.
+/// The source of a partition's first position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartedFrom {
     /// The group's committed offset.
     Committed,
-    /// Nothing was committed: the subscription's start mark.
+    /// The subscription's start mark, since nothing was committed.
     Declared,
 }
 
-/// A partition that this consumer now reads.
+/// A partition that was assigned to this consumer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AssignedPartition {
-    /// Which.
+    /// The partition.
     pub partition: PartitionId,
-    /// Under which assignment; greater than every earlier one of this partition at this consumer.
+    /// The number of this assignment, greater than every earlier one of the partition at this consumer.
     pub epoch: AssignmentEpoch,
-    /// The offset of the first delivery, at the earliest.
+    /// The lowest offset that the first delivery can have.
     pub next: Offset,
-    /// Why there.
+    /// The source of `next`.
     pub from: StartedFrom,
 }
 impl AssignedPartition {
-    /// For adapters.
+    /// Creates an assigned partition. For adapters.
     #[must_use]
     pub const fn new(
         partition: PartitionId,
@@ -162,29 +184,30 @@ impl AssignedPartition {
     }
 }
 
-/// Partitions that were added to what this consumer reads. Comes before their first delivery.
+/// Partitions that were added to those of this consumer. The event comes before their first delivery.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Assignment {
-    /// The added partitions; those that have no position come as [`ConsumerEvent::NoPosition`] instead.
+    /// The added partitions. Those without a position come as [`ConsumerEvent::NoPosition`] instead.
     pub partitions: Vec<AssignedPartition>,
 }
 impl Assignment {
-    /// For adapters.
+    /// Creates an assignment. For adapters.
     #[must_use]
     pub const fn new(partitions: Vec<AssignedPartition>) -> Self {
         Self { partitions }
     }
 }
 
-/// Partitions about to be taken away. Until this is dropped, or `grace` has passed, a commit still counts for them.
+/// Partitions that are about to be taken away. Until this value is dropped, or `grace` has passed, a commit still counts
+/// for them.
 pub struct Revocation {
     partitions: Vec<PartitionId>,
     grace: Duration,
     release: Option<Box<dyn FnOnce() + Send>>,
 }
 impl Revocation {
-    /// For adapters: `release` lets the rebalance go on. It runs once, when this is dropped.
+    /// Creates a revocation. For adapters: `release` lets the rebalance go on, and runs once, when this value is dropped.
     #[must_use]
     pub fn new(
         partitions: Vec<PartitionId>,
@@ -197,11 +220,11 @@ impl Revocation {
             release: Some(Box::new(release)),
         }
     }
-    /// Which.
+    /// Returns the partitions.
     pub fn partitions(&self) -> &[PartitionId] {
         &self.partitions
     }
-    /// How long the group waits.
+    /// Returns the time for which the group waits.
     pub const fn grace(&self) -> Duration {
         self.grace
     }
@@ -222,79 +245,85 @@ impl fmt::Debug for Revocation {
     }
 }
 
-/// Why an assigned partition cannot be read.
+/// The reason why an assigned partition cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NoPosition {
-    /// Nothing is committed, and the subscription names no start for it.
+    /// The group has committed nothing, and the subscription names no start for the partition.
     Missing,
-    /// The position is not within the partition any more: retention has passed it, or the topic was made anew.
+    /// The partition does not hold the position: retention has passed it, or it lies after the end.
     OutOfRange {
         /// The oldest offset that is there.
         begin: Offset,
-        /// One past the newest.
+        /// One past the newest offset.
         end: Offset,
     },
+    /// The topic was deleted and created again after this consumer joined, so its positions and start marks belong to
+    /// records that are gone.
+    Recreated,
 }
 
-/// What a consumer tells.
+/// A message, or a change of the partitions that a consumer reads.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ConsumerEvent {
-    /// A message, in order within its partition.
+    /// A message, in the order of its partition.
     Delivery(Delivery),
+    /// Everything below this offset has been delivered under this assignment, or holds nothing to deliver: offsets of
+    /// transaction markers, aborted records and compacted keys.
+    Reached(PartitionId, AssignmentEpoch, Offset),
     /// Partitions were added.
     Assigned(Assignment),
-    /// Partitions will be taken: finish, commit, then drop it.
+    /// Partitions are about to be taken away: finish, commit, then drop the revocation.
     Revoking(Revocation),
-    /// Partitions are gone already: commit nothing.
+    /// Partitions have been taken away already: commit nothing for them.
     Lost(Vec<PartitionId>),
     /// The partition is assigned, but delivers nothing. Subscribe again with a start mark, or give up.
     NoPosition(PartitionId, NoPosition),
 }
 
-/// Why the bus could not answer.
+/// The error returned by a message bus.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MessageBusError {
-    /// Not reachable or busy; a message may have been sent, and sending it again may deliver it twice.
+    /// The bus is not reachable or busy. A message may have been sent, and sending it again may deliver it twice.
     #[error("the message bus is unavailable")]
     Unavailable {
         /// The backend's answer.
         #[source]
         source: BoxError,
     },
-    /// Over the limit of the bus.
+    /// The message is larger than the limit of the topic or of the producer.
     #[error("a message for {topic} has {bytes} bytes, more than the bus takes{}", limit.map_or_else(String::new, |l| format!(" ({l})")))]
     TooLarge {
         /// The topic.
         topic: Arc<str>,
-        /// About the size of the record.
+        /// The size of the message in bytes.
         bytes: usize,
-        /// The most it takes, if known.
+        /// The limit in bytes, if it is known.
         limit: Option<usize>,
     },
-    /// A commit under an assignment that ended; the messages will come again, perhaps elsewhere.
+    /// The commit belongs to an assignment that has ended. The messages come again, perhaps to another member.
     #[error("the assignment of {partition} has ended")]
     StaleAssignment {
-        /// Whose.
+        /// The partition of the assignment.
         partition: PartitionId,
     },
     /// The consumer has left its group.
     #[error("the consumer has left its group")]
     Closed,
-    /// A malformed request.
+    /// The request is malformed. Nothing was sent.
     #[error("invalid request: {reason}")]
     Invalid {
-        /// What is wrong with it.
+        /// The part that is wrong.
         reason: String,
     },
-    /// Something must be changed first: topic, credentials, permission, configuration.
+    /// The bus refuses until something is changed: topic, credentials, permission, configuration.
     #[error("the message bus refuses: {reason}")]
     Refused {
-        /// What must change.
+        /// The thing that must be changed.
         kind: RefusedKind,
-        /// What was refused and what to do about it.
+        /// The refused call, and the remedy.
         reason: String,
         /// The backend's answer.
         #[source]
@@ -302,32 +331,61 @@ pub enum MessageBusError {
     },
 }
 impl MessageBusError {
-    /// Whether the same call may succeed later.
+    /// Returns true if the same call may succeed later.
     pub const fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable { .. })
     }
 }
 
-/// An ordered, partitioned log.
+/// An ordered, partitioned log with consumer groups.
 ///
 /// # Contract
 /// **Publish**
-/// - Returns once the message is durable; it is then delivered to every group, at or behind the returned place.
-/// - Messages of one key, each awaited before the next, have rising offsets in one partition: the one that
-///   [`kafka_partition`](crate::kafka_partition) names.
-/// - Key, value (also none, also empty), headers in order (names may repeat) and the timestamp's milliseconds arrive as sent.
-/// - A topic that does not exist is `Refused(MissingTopic)`; it is never made by publishing. A message over the limit is `TooLarge`.
+/// - `publish` returns once the message is durable. Every group then gets the message, at the returned offset or after it.
+/// - A message goes to the partition that it names, and nowhere else. A partition that the topic does not have is
+///   `Refused(UnknownPartition)`.
+/// - A message that names no partition goes to the one that [`kafka_partition`](crate::kafka_partition) computes from its
+///   key and the number of partitions that the topic has at that time. If it has no key either, it is `Invalid`.
+/// - Messages for one partition, each awaited before the next, have rising offsets.
+/// - Key, value, headers in order (names may repeat) and the timestamp's milliseconds arrive as sent. A key, a value or a
+///   header's value that is absent stays absent, and an empty one stays empty. The received message names its partition.
+/// - A topic that does not exist is `Refused(MissingTopic)`, and publishing never creates one.
+/// - A message over the limit of the topic or of the producer is `TooLarge`.
+/// - A message that is refused takes no offset.
+///
+/// **Runs**
+/// - The messages of a run have the same topic, key and named partition, else the run is `Invalid` and nothing is sent.
+///   An empty run is durable at once.
+/// - The first `durable` messages of the outcome are durable, in their order. Messages after them may be durable too, but
+///   never without those before them. `error` is `None` only if all messages are durable.
+/// - A dropped future leaves some first part of the run durable, possibly none or all of it. That also holds for what the
+///   caller sends next: if the caller sends the run again from any message on that it knows to be preceded by durable
+///   ones only, the first occurrences in the partition are in order.
 ///
 /// **Groups**
-/// - Each message is delivered to one member of a group; each group gets all messages.
-/// - A partition has one reader in a group at a time; members share the partitions, and a leaving member's go to the others.
-/// - A member is told `Assigned` before the first delivery of a partition, and `Revoking` or `Lost` before another member gets it.
-/// - A partition starts at the committed offset, else at its start mark, else it is `NoPosition(Missing)`; outside of
-///   what the partition holds it is `NoPosition(OutOfRange)`. Nothing is ever skipped silently.
-/// - Deliveries of a partition are in offset order without repeats under one assignment.
-/// - What is delivered but not committed comes again after the consumer has gone.
+/// - Each message is delivered to one member of a group. Each group gets all messages.
+/// - A partition has one reader in a group at a time. The members share the partitions.
+/// - A member is told `Assigned` before the first delivery of a partition, and `Revoking` or `Lost` before another member
+///   gets that partition.
+/// - A partition starts at the committed offset, else at its start mark, else it is `NoPosition(Missing)`. A position
+///   outside of the range that the partition holds is `NoPosition(OutOfRange)`. Nothing is ever skipped silently.
+/// - Deliveries of a partition are in the order of their offsets, without repeats under one assignment.
+/// - A message that was delivered but not committed is delivered again after its consumer has gone.
 ///
-/// **Offsets** are as of some instant during the call; `end` counts messages that `publish` has returned for.
+/// **Offsets without records**
+/// - When a position passes offsets that hold nothing, and no record follows them yet, the consumer is told `Reached` with
+///   the offset after them: once per value, after the records before them, and not while the partition is paused. Where a
+///   record follows, its delivery says the same, and `Reached` may come before it.
+/// - A consumer may commit the offset of `Reached`.
+///
+/// **Recreated topics**
+/// - When a topic is deleted, what groups have committed for it is forgotten.
+/// - A consumer whose topic was deleted and created again never goes on at an old position, nor at a start mark that was
+///   meant for the old topic. It is told `NoPosition` for every partition of the topic that it gets, as soon as the bus can
+///   tell; `Recreated` where the bus knows the reason.
+/// - Where the bus has topic ids, the new topic has another one.
+///
+/// **Offsets** are as of some instant during the call. `end` counts the messages that `publish` has returned for.
 #[async_trait]
 pub trait MessageBus: Debug + Send + Sync + 'static {
     /// Sends one message and returns its place once it is durable.
@@ -335,6 +393,22 @@ pub trait MessageBus: Debug + Send + Sync + 'static {
     /// # Errors
     /// [`MessageBusError`]; after `Unavailable` the message may be there, also twice after a retry.
     async fn publish(&self, message: &Message) -> Result<(PartitionId, Offset), MessageBusError>;
+
+    /// Sends the messages of one key in order, and returns the number of those that are durable.
+    ///
+    /// The provided method awaits one message before it sends the next. An adapter may have several in flight as long as
+    /// it keeps the contract of runs.
+    async fn publish_run(&self, run: &[Message]) -> RunOutcome {
+        if let Err(error) = Message::check_run(run) {
+            return RunOutcome::broken_off(0, error);
+        }
+        for (durable, message) in run.iter().enumerate() {
+            if let Err(error) = self.publish(message).await {
+                return RunOutcome::broken_off(durable, error);
+            }
+        }
+        RunOutcome::complete(run.len())
+    }
 
     /// Joins a group.
     ///
@@ -345,74 +419,81 @@ pub trait MessageBus: Debug + Send + Sync + 'static {
         subscription: Subscription,
     ) -> Result<Arc<dyn Consumer>, MessageBusError>;
 
-    /// What every partition of a topic holds, by partition.
+    /// Returns the range of offsets of every partition of a topic, by partition.
     ///
     /// # Errors
-    /// [`MessageBusError`]; `Refused(MissingTopic)`.
+    /// [`MessageBusError`]; `Refused(MissingTopic)` if the topic does not exist.
     async fn offsets(&self, topic: &str) -> Result<Vec<PartitionOffsets>, MessageBusError>;
 
-    /// Where a group is in every partition of a topic, by partition; `None` where it has committed nothing.
+    /// Returns the offset that a group has committed in every partition of a topic, by partition; `None` where the group
+    /// has committed nothing.
     ///
     /// # Errors
-    /// [`MessageBusError`]; `Refused(MissingTopic)`.
+    /// [`MessageBusError`]; `Refused(MissingTopic)` if the topic does not exist.
     async fn committed(
         &self,
         group: &str,
         topic: &str,
     ) -> Result<Vec<(PartitionId, Option<Offset>)>, MessageBusError>;
 
-    /// How a topic is set up.
+    /// Returns the settings of a topic.
     ///
     /// # Errors
-    /// [`MessageBusError`]; `Refused(MissingTopic)`.
+    /// [`MessageBusError`]; `Refused(MissingTopic)` if the topic does not exist.
     async fn describe_topic(&self, topic: &str) -> Result<TopicDescription, MessageBusError>;
 
-    /// Forgets a group without members and what it committed. A group that is not there is forgotten already.
+    /// Forgets a group without members and everything that it has committed. Forgetting an unknown group succeeds.
     ///
     /// # Errors
-    /// [`MessageBusError`]; `Refused(Validation)` while the group has members.
+    /// [`MessageBusError`]; `Refused(Validation)` while the group has members, including static members that are away.
     async fn delete_group(&self, group: &str) -> Result<(), MessageBusError>;
 }
 
-/// One member of a group. Dropping it leaves the group without committing.
+/// A member of a consumer group. Dropping it has the same effect as [`leave`](Self::leave), without waiting for it.
 ///
 /// # Contract
-/// - Dropping the future of `next` loses nothing. One caller of `next` at a time.
-/// - `commit` is durable when it returns, and never moves a partition that this consumer does not own under that epoch:
-///   then it is `StaleAssignment`, and nothing of the call is stored.
+/// - Dropping the future of `next` loses nothing. Only one caller at a time may wait for `next`.
+/// - A commit is durable when `commit` returns, and never moves a partition that this consumer does not own under that
+///   epoch: then the answer is `StaleAssignment`, and nothing of the call is stored.
 /// - Until a revocation is dropped, or its grace has passed, a commit for its partitions counts.
-/// - A paused partition delivers nothing, while membership goes on as `next` is called; a resumed one goes on without a
-///   gap. A pause ends with its assignment.
-/// - `leave` gives the partitions to the others at once; afterwards everything is `Closed`, save `leave` itself.
+/// - A paused partition delivers nothing, while the membership goes on as `next` is called. A resumed partition goes on
+///   without a gap. A pause ends with its assignment.
+/// - `leave` commits nothing. Afterwards every method is `Closed`, except `leave` itself.
+/// - `leave` gives the partitions of a dynamic member to the others at once.
+/// - A static member does not leave the group: its partitions stay assigned to its instance id. A member that joins under
+///   the same id gets them back, from the committed offsets, without a change for the other members. Only when the
+///   session of the member expires do the others get its partitions.
+/// - Of two members with one instance id at the same time only one goes on. The other gets `Refused(InstanceIdInUse)`.
 #[async_trait]
 pub trait Consumer: Debug + Send + Sync + 'static {
-    /// The next message or change of assignment; waits for one.
+    /// Waits for the next message or change of assignment.
     ///
     /// # Errors
     /// [`MessageBusError`]; after a transient one, call again.
     async fn next(&self) -> Result<ConsumerEvent, MessageBusError>;
 
-    /// Stores the group's places.
+    /// Stores positions of the group.
     ///
     /// # Errors
-    /// [`MessageBusError`].
+    /// [`MessageBusError`]; `StaleAssignment` if this consumer does not own one of the partitions under that epoch.
     async fn commit(&self, marks: &[OwnedMark]) -> Result<(), MessageBusError>;
 
-    /// Stops deliveries of these partitions. One that is not assigned is ignored.
+    /// Stops deliveries of these partitions. A partition that is not assigned is ignored.
     ///
     /// # Errors
     /// [`MessageBusError`].
     async fn pause(&self, partitions: &[PartitionId]) -> Result<(), MessageBusError>;
 
-    /// Ends a pause. One that is not assigned is ignored.
+    /// Ends a pause. A partition that is not assigned is ignored.
     ///
     /// # Errors
     /// [`MessageBusError`].
     async fn resume(&self, partitions: &[PartitionId]) -> Result<(), MessageBusError>;
 
-    /// Leaves the group, so that others need not wait for the session to end. Idempotent.
+    /// Ends the membership, so that others need not wait for the session to expire; see the contract for static members.
+    /// Leaving again succeeds.
     ///
     /// # Errors
-    /// [`MessageBusError`]; the membership then ends by itself after the session timeout.
+    /// [`MessageBusError`]; the membership then ends by itself when the session expires.
     async fn leave(&self) -> Result<(), MessageBusError>;
 }

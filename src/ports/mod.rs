@@ -4,6 +4,7 @@
 //! one named case of the contract suite in `foldstream-testkit`, which every adapter runs.
 mod commit;
 mod event_store;
+mod header_name;
 mod message;
 mod message_bus;
 mod snapshot_store;
@@ -20,7 +21,10 @@ pub use event_store::{
     ScanPage, ScanWhat, Segment, StreamPage, UnpublishedPage,
 };
 pub use futures::stream::BoxStream;
-pub use message::{Message, Offset, PartitionId, PartitionOffsets, TopicDescription};
+pub use header_name::{HeaderName, InvalidHeaderName};
+pub use message::{
+    Message, Offset, PartitionId, PartitionOffsets, RunOutcome, TopicDescription, TopicId,
+};
 pub use message_bus::{
     AssignedPartition, Assignment, AssignmentEpoch, Consumer, ConsumerEvent, Delivery, MessageBus,
     MessageBusError, NoPosition, OffsetMark, OwnedMark, Revocation, StartedFrom, Subscription,

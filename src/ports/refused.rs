@@ -1,6 +1,6 @@
-//! Why a backend will go on refusing until somebody changes something.
+//! Why a backend goes on refusing until something is changed.
 
-/// What must be changed before a refused call can succeed. A retry alone never cures one.
+/// The thing that must be changed before a refused call can succeed. A retry alone never cures a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RefusedKind {
@@ -8,16 +8,20 @@ pub enum RefusedKind {
     MissingTable,
     /// The topic does not exist.
     MissingTopic,
+    /// The topic exists, but does not have the partition that the message names.
+    UnknownPartition,
+    /// Another member of the group is using this member's instance id.
+    InstanceIdInUse,
     /// The credentials are missing, wrong or expired.
     Credentials,
-    /// The credentials are good, but not for this.
+    /// The credentials are valid, but do not permit this.
     Permission,
     /// The backend calls the request malformed.
     Validation,
     /// The stored format, the topic or the table is set up in a way that this build cannot work with.
     Incompatible,
-    /// This adapter cannot do it; its capabilities say so.
+    /// The adapter cannot do this, as its capabilities say.
     Unsupported,
-    /// Anything else that waiting does not cure.
+    /// Any other reason that waiting does not cure.
     Other,
 }

@@ -141,7 +141,10 @@ impl PublishError {
 
 /// A malformed request may be one stream's fault; a missing table is not.
 const fn concerns_all(kind: RefusedKind) -> bool {
-    !matches!(kind, RefusedKind::Validation | RefusedKind::Other)
+    !matches!(
+        kind,
+        RefusedKind::Validation | RefusedKind::UnknownPartition | RefusedKind::Other
+    )
 }
 
 /// Why events must not be published to a topic.

@@ -350,13 +350,13 @@ impl<'a> Work<'a> {
     /// flight, a producer whose queue times out can end as 1, 4, 5. All sizes are looked at first, so that a commit is
     /// not left half sent.
     async fn send(&mut self, commit: &Commit) -> Result<(), PublishError> {
-        let source = &self.publisher.source;
+        let (source, now) = (&self.publisher.source, self.publisher.clock.now());
         let messages: Vec<(Version, Message)> = commit
             .recorded()
             .map(|event| {
                 (
                     event.header.version,
-                    to_message(&event, &self.topic, source),
+                    to_message(&event, &self.topic, source, now),
                 )
             })
             .collect();

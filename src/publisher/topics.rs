@@ -105,6 +105,6 @@ impl Publisher {
                 found,
             });
         }
-        Ok(described.max_message_bytes)
+        Ok(described.message_limit())
     }
 }

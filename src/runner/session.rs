@@ -202,6 +202,13 @@ impl<'a> Session<'a> {
         self.receive_failed = 0;
         match event {
             ConsumerEvent::Delivery(delivery) => self.take(delivery),
+            ConsumerEvent::Reached(partition, epoch, next) => {
+                let owned = self.partitions.get_mut(&partition);
+                // Nothing after a record that cannot be read is taken.
+                if let Some(owned) = owned.filter(|o| o.epoch == epoch && o.unreadable.is_none()) {
+                    owned.window.reached(next);
+                }
+            }
             ConsumerEvent::Assigned(assignment) => {
                 for assigned in assignment.partitions {
                     if stop.is_cancelled() {
@@ -228,6 +235,7 @@ impl<'a> Session<'a> {
                         format!("the partition holds {begin} to {end}")
                     }
                     NoPosition::Missing => "nothing is committed".into(),
+                    NoPosition::Recreated => "the topic was deleted and created again".into(),
                 };
                 return Err(self.position_lost(partition, reason));
             }

@@ -1,12 +1,15 @@
-//! The window of one partition: which records are done, and how far the group may commit.
+//! The window of one partition: the records that are not done, and the offset that the group may commit.
 use crate::ports::Offset;
 use std::collections::VecDeque;
 
-/// Offsets between the low watermark and the newest record received. Offsets may have holes (compaction, markers).
+/// The offsets between the low watermark and the newest offset that the consumer has told. Offsets may have holes
+/// (compaction, markers).
 #[derive(Debug)]
 pub(super) struct Window {
-    /// What may be committed: the first record that is not done, or one past the last that is.
+    /// The offset that may be committed: the first record that is not done, or `next`.
     low: Offset,
+    /// One past the newest offset that the consumer has delivered or has said to hold nothing.
+    next: Offset,
     committed: Offset,
     records: VecDeque<Held>,
     bytes: usize,
@@ -23,18 +26,19 @@ impl Window {
     pub(super) const fn starting_at(next: Offset) -> Self {
         Self {
             low: next,
+            next,
             committed: next,
             records: VecDeque::new(),
             bytes: 0,
         }
     }
 
-    /// Takes a record in. False: it is behind the window already, thus done, and must be dropped.
+    /// Takes a record in. Returns false if the window has passed its offset already, so that the record must be dropped.
     pub(super) fn push(&mut self, offset: Offset, bytes: usize) -> bool {
-        let expected = self.records.back().map_or(self.low, |r| r.offset.next());
-        if offset < expected {
+        if offset < self.next {
             return false;
         }
+        self.next = offset.next();
         self.records.push_back(Held {
             offset,
             bytes,
@@ -44,19 +48,26 @@ impl Window {
         true
     }
 
-    /// Marks a record as done and moves the low watermark over what is done.
+    /// Moves over offsets that hold nothing: everything below `next` has been taken in, or does not exist.
+    pub(super) fn reached(&mut self, next: Offset) {
+        self.next = self.next.max(next);
+        self.settle_low();
+    }
+
+    /// Marks a record as done and moves the low watermark over the records that are done.
     pub(super) fn done(&mut self, offset: Offset) {
         if let Ok(at) = self.records.binary_search_by_key(&offset, |r| r.offset) {
             self.records[at].is_done = true;
         }
         while let Some(first) = self.records.pop_front_if(|r| r.is_done) {
             self.bytes -= first.bytes;
-            self.low = first.offset.next();
         }
-        // A hole in front of the first open record holds nothing to wait for.
-        if let Some(first) = self.records.front() {
-            self.low = first.offset;
-        }
+        self.settle_low();
+    }
+
+    /// A hole before the first open record, or at the end, holds nothing to wait for.
+    fn settle_low(&mut self) {
+        self.low = self.records.front().map_or(self.next, |r| r.offset);
     }
 
     /// The next offset that the group may commit, if it is further than what is committed.
@@ -117,6 +128,21 @@ mod tests {
         assert_eq!((window.low(), window.len(), window.bytes()), (at(15), 0, 0));
         window.committed(at(15));
         assert_eq!((window.to_commit(), window.uncommitted()), (None, 0));
+    }
+
+    #[test]
+    fn a_hole_at_the_end_is_passed_once_all_before_it_is_done() {
+        let mut window = Window::starting_at(at(0));
+        window.reached(at(2));
+        assert_eq!((window.low(), window.to_commit()), (at(2), Some(at(2))));
+        assert!(!window.push(at(1), 1), "a record below a reached offset");
+        assert!(window.push(at(2), 1));
+        window.reached(at(5));
+        assert_eq!((window.low(), window.len()), (at(2), 1));
+        window.done(at(2));
+        assert_eq!((window.low(), window.to_commit()), (at(5), Some(at(5))));
+        window.reached(at(4));
+        assert_eq!(window.low(), at(5));
     }
 
     #[test]

@@ -114,6 +114,7 @@ mock! {
     #[async_trait]
     impl MessageBus for MessageBus {
         async fn publish(&self, message: &Message) -> Result<(PartitionId, Offset), MessageBusError>;
+        async fn publish_run(&self, run: &[Message]) -> RunOutcome;
         async fn subscribe(&self, subscription: Subscription) -> Result<Arc<dyn Consumer>, MessageBusError>;
         async fn offsets(&self, topic: &str) -> Result<Vec<PartitionOffsets>, MessageBusError>;
         async fn committed(&self, group: &str, topic: &str) -> Result<Vec<(PartitionId, Option<Offset>)>, MessageBusError>;

@@ -366,7 +366,9 @@ mod tests {
 
     #[test]
     fn a_record_over_the_limit_is_too_large() {
-        let message = Message::new("t", "k", Some(vec![0; 10].into()), Timestamp::now());
+        let message = Message::new("t", Timestamp::now())
+            .with_key("k")
+            .with_value(vec![0; 10]);
         let error = KafkaError::MessageProduction(Code::MessageSizeTooLarge);
         let error = Errors::new("b:1").publish_failed(&message, 5, error);
         assert!(

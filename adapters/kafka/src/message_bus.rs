@@ -29,7 +29,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// use foldstream_kafka::{KafkaConfig, KafkaMessageBus};
 ///
 /// let bus = KafkaMessageBus::new(KafkaConfig::from_env()?)?;
-/// let message = Message::new("GlobalEvents", "cart#1", Some("{}".into()), Timestamp::now());
+/// let message = Message::new("GlobalEvents", Timestamp::now())
+///     .with_key("cart#1")
+///     .with_value("{}");
 /// let (partition, offset) = bus.publish(&message).await?;
 /// println!("{partition} at {offset}");
 /// # Ok(())

@@ -12,7 +12,7 @@ use crate::{
 };
 use foldstream::{
     kafka_partition,
-    ports::{Message, MessageBusError, Offset, PartitionId},
+    ports::{Message, MessageBusError, Offset, PartitionId, RefusedKind},
 };
 use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
@@ -76,8 +76,7 @@ impl Producer {
         message: &Message,
     ) -> Result<(PartitionId, Offset), MessageBusError> {
         let record = Record::new(message)?;
-        let partitions = self.partitions(&message.topic).await?;
-        let partition = kafka_partition(&message.key, partitions);
+        let partition = self.partition_of(message).await?;
         let client = self.client()?;
         match self.send(&client, record.into_partition(partition)).await {
             Ok(offset) => {
@@ -170,6 +169,33 @@ impl Producer {
         Ok(client)
     }
 
+    /// The partition that a message names, or else the one of its key.
+    async fn partition_of(&self, message: &Message) -> Result<u32, MessageBusError> {
+        let topic = &message.topic;
+        let Some(named) = message.partition else {
+            let key = message.key.as_ref().ok_or_else(|| {
+                invalid("a message has neither a key nor a partition: set one of them")
+            })?;
+            return Ok(kafka_partition(key, self.partitions(topic).await?));
+        };
+        if named < self.partitions(topic).await? {
+            return Ok(named);
+        }
+        // The topic may have grown since its partitions were counted.
+        lock(&self.topics).remove(topic);
+        let partitions = self.partitions(topic).await?;
+        if named < partitions {
+            return Ok(named);
+        }
+        Err(MessageBusError::Refused {
+            kind: RefusedKind::UnknownPartition,
+            reason: format!(
+                "topic {topic} has {partitions} partitions and no partition {named}: name another, or add partitions"
+            ),
+            source: KafkaError::MessageProduction(RDKafkaErrorCode::UnknownPartition).into(),
+        })
+    }
+
     async fn partitions(&self, name: &Arc<str>) -> Result<u32, MessageBusError> {
         let topic = Arc::clone(lock(&self.topics).entry(Arc::clone(name)).or_default());
         if let Some(count) = topic.partitions(COUNT_AGE) {
@@ -232,13 +258,9 @@ impl<'a> Record<'a> {
         }
         let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
         for (name, value) in &message.headers {
-            // librdkafka gives names to readers as C strings.
-            if name.contains('\0') {
-                return Err(invalid("the name of a header holds a NUL"));
-            }
             headers = headers.insert(Header {
                 key: name,
-                value: Some(&value[..]),
+                value: value.as_deref(),
             });
         }
         Ok(Self {
@@ -249,14 +271,12 @@ impl<'a> Record<'a> {
     }
 
     fn into_partition(self, partition: u32) -> FutureRecord<'a, [u8], [u8]> {
-        let record = FutureRecord::to(&self.message.topic)
-            .key(&self.message.key[..])
+        let mut record = FutureRecord::to(&self.message.topic)
             .partition(kafka_number(partition))
             .timestamp(self.millis)
             .headers(self.headers);
-        match &self.message.value {
-            Some(value) => record.payload(&value[..]),
-            None => record,
-        }
+        record.key = self.message.key.as_deref();
+        record.payload = self.message.value.as_deref();
+        record
     }
 }

@@ -215,7 +215,8 @@ impl Admin {
     ) -> Result<TopicDescription, MessageBusError> {
         let name = topic.to_owned();
         let (partitions, broker) = blocking(move || reader.topic(&name)).await?;
-        let description = TopicDescription::new(partitions);
+        let description = TopicDescription::new(partitions)
+            .with_max_producer_bytes(u64::try_from(self.config.max_message_bytes).ok());
         let (doing, name) = (format!("describing the topic {topic}"), topic.to_owned());
         let answer = self.ask(doing.clone(), move |admin| async move {
             // Any broker knows; the default is the controller, for which the client may wait in vain.

@@ -44,6 +44,8 @@ pub enum Op {
     Range,
     /// [`MessageBus::publish`](foldstream::ports::MessageBus::publish)
     Publish,
+    /// [`MessageBus::publish_run`](foldstream::ports::MessageBus::publish_run)
+    PublishRun,
     /// [`MessageBus::subscribe`](foldstream::ports::MessageBus::subscribe)
     Subscribe,
     /// [`MessageBus::offsets`](foldstream::ports::MessageBus::offsets)
@@ -77,6 +79,7 @@ impl Op {
         Self::Put,
         Self::Delete,
         Self::Publish,
+        Self::PublishRun,
         Self::Commit,
         Self::DeleteGroup,
     ];
@@ -155,6 +158,8 @@ pub enum Call<'a> {
     Range(&'a RangeQuery),
     /// [`Op::Publish`]
     Publish(&'a Message),
+    /// [`Op::PublishRun`]
+    PublishRun(&'a [Message]),
     /// [`Op::Subscribe`]
     Subscribe(&'a Subscription),
     /// [`Op::Offsets`]
@@ -197,6 +202,7 @@ impl Call<'_> {
             Self::Delete { .. } => Op::Delete,
             Self::Range(_) => Op::Range,
             Self::Publish(_) => Op::Publish,
+            Self::PublishRun(_) => Op::PublishRun,
             Self::Subscribe(_) => Op::Subscribe,
             Self::Offsets { .. } => Op::Offsets,
             Self::Committed { .. } => Op::Committed,
@@ -226,7 +232,8 @@ impl Call<'_> {
             Self::Get(key) | Self::Delete { key, .. } => key.sort == stream.as_str(),
             Self::GetMany(keys) => keys.iter().any(|key| key.sort == stream.as_str()),
             Self::Put { row, .. } => row.key.sort == stream.as_str(),
-            Self::Publish(message) => message.key == stream.as_str().as_bytes(),
+            Self::Publish(message) => is_key_of(message, stream),
+            Self::PublishRun(run) => run.iter().any(|message| is_key_of(message, stream)),
             _ => false,
         }
     }
@@ -264,10 +271,11 @@ impl fmt::Display for Call<'_> {
             Self::Put { row, expect } => write!(f, " {} over {expect:?}", row.key),
             Self::Delete { key, expect } => write!(f, " {key} over {expect:?}"),
             Self::Range(query) => write!(f, " {} {:?}", query.partition, query.bounds),
-            Self::Publish(message) => {
-                let key = String::from_utf8_lossy(&message.key);
-                write!(f, " {key} to {}", message.topic)
-            }
+            Self::Publish(message) => write!(f, " {}", to_topic(message)),
+            Self::PublishRun(run) => match run.first() {
+                Some(first) => write!(f, " of {} {}", run.len(), to_topic(first)),
+                None => f.write_str(" of 0"),
+            },
             Self::Subscribe(subscription) => write!(f, " {}", subscription.group),
             Self::Offsets { topic } | Self::DescribeTopic { topic } => write!(f, " {topic}"),
             Self::Committed { group, topic } => write!(f, " {group} of {topic}"),
@@ -281,6 +289,15 @@ impl fmt::Display for Call<'_> {
             Self::Next | Self::Leave => Ok(()),
         }
     }
+}
+
+fn is_key_of(message: &Message, stream: &StreamId) -> bool {
+    message.key.as_deref() == Some(stream.as_str().as_bytes())
+}
+
+fn to_topic(message: &Message) -> String {
+    let key = message.key.as_deref().map(String::from_utf8_lossy);
+    format!("{} to {}", key.unwrap_or_default(), message.topic)
 }
 
 fn behind(append: &Append) -> String {

@@ -128,6 +128,10 @@ impl Member {
                 self.forget(&partitions);
                 Some(ConsumerEvent::Lost(partitions))
             }
+            ConsumerEvent::Reached(partition, epoch, next) => {
+                let epoch = self.epoch(epoch);
+                Some(ConsumerEvent::Reached(partition, epoch, next))
+            }
             other => Some(other),
         }
     }

@@ -7,7 +7,7 @@ use super::{
 use async_trait::async_trait;
 use foldstream::ports::{
     Consumer, Message, MessageBus, MessageBusError, Offset, PartitionId, PartitionOffsets,
-    Subscription, TopicDescription,
+    RunOutcome, Subscription, TopicDescription,
 };
 use futures::future::BoxFuture;
 use std::sync::Arc;
@@ -40,6 +40,25 @@ impl MessageBus for FaultyMessageBus {
         let call = Call::Publish(message);
         let done = self.faults.pass(call, act, late).await;
         done.map(|Plain(place)| place)
+    }
+
+    async fn publish_run(&self, run: &[Message]) -> RunOutcome {
+        let late = || -> Late {
+            let (this, run) = (self.clone(), run.to_vec());
+            Box::pin(async move {
+                let sent = async { Ok::<_, MessageBusError>(this.inner.publish_run(&run).await) };
+                // Nobody waits for the answer any more.
+                let _ = this.faults.reach(&Call::PublishRun(&run), sent).await;
+            })
+        };
+        let act =
+            || -> BoxFuture<'_, _> { Box::pin(async { Ok(self.inner.publish_run(run).await) }) };
+        let call = Call::PublishRun(run);
+        match self.faults.pass(call, act, late).await {
+            Ok(outcome) => outcome,
+            // The caller knows of none that it is durable.
+            Err(error) => RunOutcome::broken_off(0, error),
+        }
     }
 
     async fn subscribe(

@@ -4,7 +4,8 @@ use foldstream::{
     BoxError, StreamHead,
     ports::{
         AppendAll, AppendOutcome, ControlStoreError, DeleteOutcome, EventStoreError,
-        MessageBusError, PendingAppend, PutOutcome, RefusedKind, SaveOutcome, SnapshotStoreError,
+        MessageBusError, PendingAppend, PutOutcome, RefusedKind, RunOutcome, SaveOutcome,
+        SnapshotStoreError,
     },
 };
 use futures::future::BoxFuture;
@@ -96,6 +97,11 @@ impl Answer for DeleteOutcome {
 impl Answer for SaveOutcome {
     fn took_effect(&self) -> bool {
         *self == Self::Saved
+    }
+}
+impl Answer for RunOutcome {
+    fn took_effect(&self) -> bool {
+        self.durable > 0
     }
 }
 /// Everything else: what comes back was done.

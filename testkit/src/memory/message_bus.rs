@@ -33,7 +33,8 @@ use tokio::{sync::Notify, time::Instant};
 /// # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
 /// let bus = InMemoryMessageBus::new();
 /// bus.create_topic("events", 1);
-/// bus.publish(&Message::new("events", "cart#a", Some("{}".into()), Timestamp::now())).await?;
+/// let message = Message::new("events", Timestamp::now()).with_key("cart#a").with_value("{}");
+/// bus.publish(&message).await?;
 ///
 /// let start = OffsetMark::new(PartitionId::new("events", 0), Offset::new(0));
 /// let wish = Subscription::new("g", ["events"]).with_start(vec![start]);

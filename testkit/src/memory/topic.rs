@@ -129,8 +129,9 @@ impl Topics {
                 limit,
             });
         }
-        let number = kafka_partition(&message.key, topic.description.partitions);
+        let number = partition_of(message, topic.description.partitions)?;
         let mut stored = message.clone();
+        stored.partition = Some(number);
         // Kafka keeps milliseconds; what is finer must not survive here either.
         let millis = message.timestamp.as_micros().div_euclid(1000);
         stored.timestamp = Timestamp::from_micros(millis * 1000);
@@ -151,6 +152,25 @@ impl Topics {
         })?;
         log.delete_before(offset);
         Ok(())
+    }
+}
+
+/// The partition that a message names, or else the one of its key.
+fn partition_of(message: &Message, partitions: u32) -> Result<u32, MessageBusError> {
+    match (message.partition, &message.key) {
+        (Some(named), _) if named < partitions => Ok(named),
+        (Some(named), _) => Err(MessageBusError::Refused {
+            kind: RefusedKind::UnknownPartition,
+            reason: format!(
+                "topic {} has {partitions} partitions and no partition {named}: name another, or add partitions",
+                message.topic
+            ),
+            source: "unknown partition".into(),
+        }),
+        (None, Some(key)) => Ok(kafka_partition(key, partitions)),
+        (None, None) => Err(MessageBusError::Invalid {
+            reason: "a message has neither a key nor a partition: set one of them".into(),
+        }),
     }
 }
 

@@ -241,7 +241,12 @@ impl Feed {
     #[track_caller]
     pub(super) fn publish(&self, events: impl IntoIterator<Item = RecordedEvent>) {
         for event in events {
-            let message = to_message(&event, &TOPIC.into(), "urn:scenario");
+            let message = to_message(
+                &event,
+                &TOPIC.into(),
+                "urn:scenario",
+                event.header.recorded_at,
+            );
             if let Err(error) = self.block_on(self.bus.publish(&message)) {
                 panic!(
                     "the bus takes no event of {}: {}",

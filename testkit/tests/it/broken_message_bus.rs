@@ -7,7 +7,7 @@ use crate::matrix::{Suspect, assert_every_case_is_needed};
 use async_trait::async_trait;
 use foldstream::ports::{
     Consumer, ConsumerEvent, Message, MessageBus, MessageBusError, Offset, OwnedMark, PartitionId,
-    PartitionOffsets, Subscription, TopicDescription,
+    PartitionOffsets, RunOutcome, Subscription, TopicDescription,
 };
 use foldstream_testkit::{
     InMemoryMessageBus,
@@ -30,6 +30,9 @@ type Done = Result<(), MessageBusError>;
 trait Sabotage: Debug + Default + Send + Sync + 'static {
     async fn publish(&self, bus: &InMemoryMessageBus, message: &Message) -> Published {
         bus.publish(message).await
+    }
+    async fn publish_run(&self, bus: &InMemoryMessageBus, run: &[Message]) -> RunOutcome {
+        bus.publish_run(run).await
     }
     /// Changes a wish before the bus hears it.
     async fn wish(&self, _: &InMemoryMessageBus, wish: Subscription) -> Subscription {
@@ -94,6 +97,9 @@ struct Broken<S> {
 impl<S: Sabotage> MessageBus for Broken<S> {
     async fn publish(&self, message: &Message) -> Published {
         self.sabotage.publish(&self.bus, message).await
+    }
+    async fn publish_run(&self, run: &[Message]) -> RunOutcome {
+        self.sabotage.publish_run(&self.bus, run).await
     }
     async fn subscribe(&self, wish: Subscription) -> Result<Arc<dyn Consumer>, MessageBusError> {
         let wish = self.sabotage.wish(&self.bus, wish).await;

@@ -20,12 +20,9 @@ fn partition(n: u32) -> PartitionId {
 }
 fn message(key: impl std::fmt::Display, value: &'static str) -> Message {
     let value = Bytes::from_static(value.as_bytes());
-    Message::new(
-        TOPIC,
-        key.to_string(),
-        Some(value),
-        Timestamp::from_micros(5),
-    )
+    Message::new(TOPIC, Timestamp::from_micros(5))
+        .with_key(key.to_string())
+        .with_value(value)
 }
 fn bus(partitions: u32) -> Arc<InMemoryMessageBus> {
     let bus = InMemoryMessageBus::new();

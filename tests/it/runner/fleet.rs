@@ -83,7 +83,7 @@ impl Fleet {
 
     async fn publish(&self, commit: &Commit) {
         for event in commit.recorded() {
-            let message = to_message(&event, &TOPIC.into(), "urn:test");
+            let message = to_message(&event, &TOPIC.into(), "urn:test", event.header.recorded_at);
             let (partition, offset) = self.world.bus.publish(&message).await.unwrap();
             let place = (
                 partition,

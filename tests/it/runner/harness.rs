@@ -73,7 +73,7 @@ impl World {
 
     pub(super) async fn publish(&self, commit: &Commit) {
         for event in commit.recorded() {
-            let message = to_message(&event, &TOPIC.into(), "urn:test");
+            let message = to_message(&event, &TOPIC.into(), "urn:test", event.header.recorded_at);
             self.bus.publish(&message).await.unwrap();
         }
     }

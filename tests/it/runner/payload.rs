@@ -30,7 +30,7 @@ async fn published(codecs: &PayloadCodecs, amounts: &[u64]) -> World {
     }
     for commit in stored(&world.store, "ann").await {
         for event in commit.recorded() {
-            let message = to_message(&event, &TOPIC.into(), "urn:test");
+            let message = to_message(&event, &TOPIC.into(), "urn:test", event.header.recorded_at);
             assert_eq!(message.value.as_ref(), Some(&event.payload));
             world.bus.publish(&message).await.unwrap();
         }

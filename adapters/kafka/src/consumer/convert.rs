@@ -1,6 +1,9 @@
 //! Records as the port's messages.
 use bytes::{Bytes, BytesMut};
-use foldstream::{EventName, Timestamp, ports::Message};
+use foldstream::{
+    Timestamp,
+    ports::{HeaderName, Message, PartitionId},
+};
 use rdkafka::message::{BorrowedMessage, Header, Headers, Message as _};
 use std::{
     collections::HashMap,
@@ -10,47 +13,51 @@ use std::{
 
 /// Header names seen by one consumer: records repeat a few of them for ever.
 #[derive(Debug, Default)]
-pub(super) struct Names(HashMap<String, EventName>);
+pub(super) struct Names(HashMap<String, HeaderName>);
 
 /// Names beyond this are not kept, so that a sender of random names takes no memory.
 const MOST_NAMES: usize = 256;
 
 impl Names {
     /// Copies a record out of the client: one allocation holds key, value and headers.
-    pub(super) fn message(&mut self, topic: &Arc<str>, record: &BorrowedMessage<'_>) -> Message {
+    pub(super) fn message(&mut self, id: &PartitionId, record: &BorrowedMessage<'_>) -> Message {
         let headers = readable_headers(record);
-        let key = record.key().unwrap_or_default();
-        let value = record.payload();
-        let values = headers.iter().map(|h| h.value.map_or(0, <[u8]>::len));
-        let size = key.len() + value.map_or(0, <[u8]>::len) + values.sum::<usize>();
+        let (key, value) = (record.key(), record.payload());
+        let length = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
+        let values = headers.iter().map(|h| length(h.value));
+        let size = length(key) + length(value) + values.sum::<usize>();
         let mut copy = BytesMut::with_capacity(size);
         let mut part = |bytes: &[u8]| {
             copy.extend_from_slice(bytes);
             copy.split().freeze()
         };
-        let key = part(key);
+        let key: Option<Bytes> = key.map(&mut part);
         let value: Option<Bytes> = value.map(&mut part);
         let millis = record.timestamp().to_millis().unwrap_or_default();
         let timestamp = Timestamp::from_micros(millis.saturating_mul(1_000));
-        let mut message = Message::new(Arc::clone(topic), key, value, timestamp);
+        let mut message =
+            Message::new(Arc::clone(&id.topic), timestamp).with_partition(id.partition);
+        (message.key, message.value) = (key, value);
         message.headers.reserve_exact(headers.len());
         for header in headers {
-            // Kafka tells a header without a value from an empty one; the port does not.
-            let value = part(header.value.unwrap_or_default());
-            message.headers.push((self.name(header.key), value));
+            let Some(name) = self.name(header.key) else {
+                continue;
+            };
+            message.headers.push((name, header.value.map(&mut part)));
         }
         message
     }
 
-    fn name(&mut self, name: &str) -> EventName {
+    /// `None` for a name with a NUL, which librdkafka never returns: its names are C strings.
+    fn name(&mut self, name: &str) -> Option<HeaderName> {
         if let Some(known) = self.0.get(name) {
-            return known.clone();
+            return Some(known.clone());
         }
-        let new = EventName::from(name.to_owned());
+        let new = HeaderName::new(name).ok()?;
         if self.0.len() < MOST_NAMES {
             self.0.insert(name.to_owned(), new.clone());
         }
-        new
+        Some(new)
     }
 }
 

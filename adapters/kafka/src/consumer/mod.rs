@@ -67,16 +67,18 @@ pub(crate) fn join(
         group,
         topics,
         start,
+        instance_id,
         ..
     } = subscription;
     let errors = Arc::new(Errors::new(config.brokers()));
     let wake = Arc::new(Wake::default());
     let context = GroupContext::new(Arc::clone(&errors));
     let failed = |error| errors.failed(format_args!("joining the group {group}"), error);
-    let mut client: Client = config
-        .consumer(&group)
-        .create_with_context(context)
-        .map_err(failed)?;
+    let mut properties = config.consumer(&group);
+    if let Some(id) = instance_id {
+        properties.set("group.instance.id", id);
+    }
+    let mut client: Client = properties.create_with_context(context).map_err(failed)?;
     let ring = Arc::clone(&wake);
     client.set_nonempty_callback(move || ring.ring());
     let mut names: Vec<&str> = topics.iter().map(|topic| &**topic).collect();

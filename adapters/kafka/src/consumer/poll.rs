@@ -418,7 +418,7 @@ impl PollLoop {
                             continue;
                         }
                         queue.next = offset.next();
-                        let message = self.names.message(&queue.id.topic, &record);
+                        let message = self.names.message(&queue.id, &record);
                         bytes += message.size();
                         deliveries.push(Delivery::new(queue.id.clone(), offset, epoch, message));
                     }

@@ -90,12 +90,9 @@ pub(crate) fn fresh(what: &str) -> String {
 
 pub(crate) fn message(topic: &Arc<str>, key: &str, value: &str) -> Message {
     let at = Timestamp::from_micros(1_700_000_000_123_000);
-    Message::new(
-        Arc::clone(topic),
-        key.to_owned(),
-        Some(value.to_owned().into()),
-        at,
-    )
+    Message::new(Arc::clone(topic), at)
+        .with_key(key.to_owned())
+        .with_value(value.to_owned())
 }
 
 /// Publishes values "0", "1", ... under one key and returns their partition.

@@ -3,7 +3,10 @@ use super::given::{Fixture, GROUP_PATIENCE, Member, Topic, assert_same_places, p
 use bytes::Bytes;
 use foldstream::{
     Timestamp,
-    ports::{ConsumerEvent, Message, NoPosition, Offset, OffsetMark, StartedFrom, Subscription},
+    ports::{
+        ConsumerEvent, HeaderName, Message, NoPosition, Offset, OffsetMark, StartedFrom,
+        Subscription,
+    },
 };
 use std::{collections::BTreeMap, time::Duration};
 use tokio::time::{Instant, timeout};
@@ -14,19 +17,23 @@ pub async fn everything_of_a_message_arrives_as_sent(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 1).await;
     let all_bytes: Bytes = (0..=255u8).collect::<Vec<_>>().into();
     let at = |text: &str| text.parse::<Timestamp>().unwrap();
+    let header = HeaderName::from_static;
     let message = |key: &'static str, value: Option<Bytes>, time: &str| {
-        Message::new(topic.name.clone(), key, value, at(time))
+        let mut message = Message::new(topic.name.clone(), at(time)).with_key(key);
+        message.value = value;
+        message
     };
     let sent = [
         message("cart#1", Some("{}".into()), "2026-01-02T03:04:05.678901Z")
-            .with_header("ce_id", "1")
-            .with_header("twice", "first")
-            .with_header("a", "")
-            .with_header("twice", "second")
-            .with_header("größe 🛒", all_bytes.clone()),
+            .with_header(header("ce_id"), "1")
+            .with_header(header("twice"), "first")
+            .with_header(header("a"), "")
+            .with_header(header("twice"), "second")
+            .with_header(header("größe 🛒"), all_bytes.clone()),
         message("tombstone", None, "2026-01-02T03:04:05.678Z"),
         message("empty", Some(Bytes::new()), "1999-12-31T23:59:59.999Z"),
-        message("größe 🛒", Some(all_bytes), "2026-01-02T03:04:05.000999Z").with_header("b", "x"),
+        message("größe 🛒", Some(all_bytes), "2026-01-02T03:04:05.000999Z")
+            .with_header(header("b"), "x"),
         message(
             "large",
             Some(vec![b'x'; 500_000].into()),
@@ -45,6 +52,11 @@ pub async fn everything_of_a_message_arrives_as_sent(fixture: Fixture) {
         let millis = |t: Timestamp| t.as_micros().div_euclid(1000);
         assert_eq!(millis(found.timestamp), millis(sent.timestamp));
         found.timestamp = sent.timestamp;
+        assert_eq!(
+            found.partition.take(),
+            Some(0),
+            "the partition of a delivery"
+        );
         assert!(found == sent, "found {found:.500?}, sent {sent:.500?}");
     }
     member.leave().await;

@@ -53,7 +53,9 @@ impl Topic {
         let mut keys = (0..).map(|i| format!("key-{i}"));
         let key = keys.find(lands).unwrap();
         let value = format!("message {n} of partition {partition}");
-        Message::new(self.name.clone(), key, Some(value.into()), Timestamp::now())
+        Message::new(self.name.clone(), Timestamp::now())
+            .with_key(key)
+            .with_value(value)
     }
 
     /// Publishes `count` messages to a partition and returns what must be delivered.

@@ -38,12 +38,9 @@ pub async fn messages_of_one_key_have_rising_offsets_in_the_keys_partition(fixtu
     let mut last = vec![None; keys.len()];
     for round in 0..4 {
         for (n, key) in keys.iter().enumerate() {
-            let message = Message::new(
-                topic.name.clone(),
-                *key,
-                Some(format!("{round}").into()),
-                Timestamp::now(),
-            );
+            let message = Message::new(topic.name.clone(), Timestamp::now())
+                .with_key(*key)
+                .with_value(format!("{round}"));
             let (partition, offset) = topic.bus.publish(&message).await.unwrap();
             let expected = topic.partition(kafka_partition(key.as_bytes(), 5));
             assert_eq!(partition, expected, "the partition of {key:?}");
@@ -110,7 +107,9 @@ pub async fn messages_published_while_a_member_reads_are_delivered_once(fixture:
 pub async fn a_missing_topic_is_refused_and_never_made(fixture: Fixture) {
     let bus = fixture.bus();
     let name = format!("contract-missing-{}", unique());
-    let message = Message::new(name.clone(), "key", Some("v".into()), Timestamp::now());
+    let message = Message::new(name.clone(), Timestamp::now())
+        .with_key("key")
+        .with_value("v");
     for _ in 0..2 {
         assert_missing_topic(&bus.publish(&message).await);
         assert_missing_topic(&bus.offsets(&name).await);
@@ -132,7 +131,7 @@ pub async fn a_message_over_the_limit_is_too_large(fixture: Fixture) {
         .describe_topic(&topic.name)
         .await
         .unwrap()
-        .max_message_bytes;
+        .message_limit();
     let bytes = limit.unwrap_or(24 << 20) as usize + 1024;
     assert!(
         bytes <= 64 << 20,

@@ -56,8 +56,9 @@ struct TakesEmptyKeysForNone(AtomicU32);
 impl Sabotage for TakesEmptyKeysForNone {
     async fn publish(&self, bus: &InMemoryMessageBus, message: &Message) -> Published {
         let mut message = message.clone();
-        if message.key.is_empty() {
-            message.key = self.0.fetch_add(1, Ordering::SeqCst).to_string().into();
+        if message.key.as_ref().is_some_and(|key| key.is_empty()) {
+            let spread = self.0.fetch_add(1, Ordering::SeqCst).to_string();
+            message.key = Some(spread.into());
         }
         bus.publish(&message).await
     }
@@ -71,7 +72,8 @@ impl Sabotage for GuessesPlaces {
     async fn publish(&self, bus: &InMemoryMessageBus, message: &Message) -> Published {
         let offsets = bus.offsets(&message.topic).await?;
         let count = u32::try_from(offsets.len()).unwrap();
-        let partition = kafka_partition(&message.key, count);
+        let of_key = || kafka_partition(message.key.as_deref().unwrap_or_default(), count);
+        let partition = message.partition.unwrap_or_else(of_key);
         let guess = offsets[partition as usize].end;
         tokio::task::yield_now().await;
         bus.publish(message).await?;

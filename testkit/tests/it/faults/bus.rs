@@ -28,12 +28,9 @@ fn bus(faults: &Faults) -> (Arc<InMemoryMessageBus>, Arc<dyn MessageBus>, [Strin
     (inner, bus, [key(0), key(1)])
 }
 fn message(key: &str) -> Message {
-    Message::new(
-        TOPIC,
-        key.to_owned(),
-        Some("{}".into()),
-        Timestamp::from_micros(0),
-    )
+    Message::new(TOPIC, Timestamp::from_micros(0))
+        .with_key(key.to_owned())
+        .with_value("{}")
 }
 fn wish() -> Subscription {
     let start = |n| OffsetMark::new(PartitionId::new(TOPIC, n), Offset::new(0));

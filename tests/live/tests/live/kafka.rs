@@ -93,7 +93,9 @@ fn unique(what: &str) -> String {
 }
 
 fn message(topic: &str, value: impl Into<String>) -> Message {
-    Message::new(topic, "k", Some(value.into().into()), Timestamp::now())
+    Message::new(topic, Timestamp::now())
+        .with_key("k")
+        .with_value(value.into())
 }
 
 async fn next(consumer: &Arc<dyn Consumer>) -> ConsumerEvent {
