@@ -318,6 +318,33 @@ pub enum ExpectedVersion {
     /// A number from outside: it counts only if a commit *ends* there, which a read verifies. 0 is [`NoStream`](Self::NoStream).
     Number(Version),
 }
+impl ExpectedVersion {
+    /// Returns the conflict of an append at this head, if the stream is not as expected.
+    pub(crate) fn conflict(&self, head: &StreamHead) -> Option<VersionConflict> {
+        let expected = match self {
+            Self::Any => return None,
+            Self::NoStream => Version::NONE,
+            // The version alone does not identify the history.
+            Self::Head(expected) if expected.commit_id() == head.commit_id() => return None,
+            Self::Head(expected) => expected.version(),
+            Self::Number(expected) => *expected,
+        };
+        let is_elsewhere = matches!(self, Self::Head(_)) || expected != head.version();
+        is_elsewhere
+            .then(|| VersionConflict::new(head.stream().clone(), expected, Some(head.version())))
+    }
+
+    /// Returns what is wrong with it, if it is the head of another stream.
+    pub(crate) fn head_of_another(&self, stream: &StreamId) -> Option<String> {
+        match self {
+            Self::Head(head) if head.stream() != stream => Some(format!(
+                "the head of {} is not a head of {stream}",
+                head.stream()
+            )),
+            _ => None,
+        }
+    }
+}
 impl From<Version> for ExpectedVersion {
     fn from(version: Version) -> Self {
         Self::Number(version)

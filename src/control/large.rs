@@ -16,6 +16,7 @@ use crate::{
     Clock, IdSource,
     ports::{
         ControlStore, ControlStoreError, DeleteExpect, Expect, PutOutcome, Revision, Row, RowKey,
+        shared,
     },
 };
 use bytes::{Bytes, BytesMut};
@@ -70,11 +71,8 @@ pub enum LargePut {
 
 impl LargeRows {
     /// Rows over this store.
-    pub fn new(
-        store: Arc<dyn ControlStore>,
-        ids: Arc<dyn IdSource>,
-        clock: Arc<dyn Clock>,
-    ) -> Self {
+    pub fn new(store: impl ControlStore, ids: Arc<dyn IdSource>, clock: Arc<dyn Clock>) -> Self {
+        let store = shared::control_store(store);
         Self { store, ids, clock }
     }
 

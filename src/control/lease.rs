@@ -16,7 +16,7 @@
 use super::{PutIf, Rows, Stored};
 use crate::{
     IdSource,
-    ports::{ControlStore, ControlStoreError, Expect, Revision, RowKey},
+    ports::{ControlStore, ControlStoreError, Expect, Revision, RowKey, shared},
 };
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -60,8 +60,8 @@ pub struct Leases {
 
 impl Leases {
     /// Leases that may be taken over once they were not renewed for `time`. Renew them several times in it.
-    pub fn new(store: Arc<dyn ControlStore>, ids: Arc<dyn IdSource>, time: Duration) -> Self {
-        let rows = Rows::new(store, ids);
+    pub fn new(store: impl ControlStore, ids: Arc<dyn IdSource>, time: Duration) -> Self {
+        let rows = Rows::new(shared::control_store(store), ids);
         Self { rows, time }
     }
 

@@ -2,7 +2,7 @@
 use super::{PutIf, Rows, Stored};
 use crate::{
     CommitId, IdSource, StreamId, Version,
-    ports::{ControlStore, ControlStoreError, Expect, RowKey},
+    ports::{ControlStore, ControlStoreError, Expect, RowKey, shared},
 };
 use std::sync::Arc;
 
@@ -41,8 +41,8 @@ impl Watermarks {
     const MAX_RACES: u32 = 64;
 
     /// The watermarks in this store.
-    pub fn new(store: Arc<dyn ControlStore>, ids: Arc<dyn IdSource>) -> Self {
-        Self::over(Rows::new(store, ids))
+    pub fn new(store: impl ControlStore, ids: Arc<dyn IdSource>) -> Self {
+        Self::over(Rows::new(shared::control_store(store), ids))
     }
 
     pub(crate) const fn over(rows: Rows) -> Self {

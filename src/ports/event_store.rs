@@ -365,6 +365,15 @@ pub trait EventStore: Debug + Send + Sync + 'static {
         0
     }
 
+    /// A number that two handles share if, and only if, they are the same store.
+    ///
+    /// A [`Transaction`](crate::Transaction) compares it with that of each repository, since its commits all go to one
+    /// store. The default is the address of the object. An adapter whose clones share one connection returns the address
+    /// of what they share; a wrapper keeps the default, since calls around it are not calls through it.
+    fn identity(&self) -> usize {
+        std::ptr::from_ref(self).cast::<()>().addr()
+    }
+
     /// Stores one commit if the stream is still at `append.head`.
     ///
     /// # Errors

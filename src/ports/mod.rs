@@ -1,4 +1,5 @@
 //! The ports: the smallest object-safe traits that a backend implements, held as `Arc<dyn Port>`.
+//! Each is implemented for `Arc<T>` too, and constructors take either.
 //!
 //! Ports carry bytes and metadata, never domain types. Each trait's documentation is a contract: every rule in it is
 //! one named case of the contract suite in `foldstream-testkit`, which every adapter runs.
@@ -10,6 +11,7 @@ mod message_bus;
 mod snapshot_store;
 mod control_store;
 mod refused;
+pub(crate) mod shared;
 
 pub use commit::{Append, AppendAll, AppendOutcome, Commit, CommitKey, EventData};
 pub use control_store::{

@@ -35,7 +35,8 @@ use crate::{
     Backoff, Clock, IdSource, RetryPolicy, StreamId, SystemClock, SystemIds,
     control::{Rows, TopicPins, Watermarks},
     ports::{
-        ControlStore, EventStore, EventStoreError, MessageBus, ScanCursor, Segment, UnpublishedPage,
+        ControlStore, EventStore, EventStoreError, MessageBus, ScanCursor, Segment,
+        UnpublishedPage, shared,
     },
 };
 use attempts::Attempts;
@@ -99,16 +100,13 @@ impl Publisher {
 
     /// Everything to `GlobalEvents`, 32 streams at a time; a failing call is repeated at once twice, then five times with
     /// pauses of up to 100 ms growing to 2 s, for 30 s in all.
-    pub fn new(
-        store: Arc<dyn EventStore>,
-        bus: Arc<dyn MessageBus>,
-        control: Arc<dyn ControlStore>,
-    ) -> Self {
+    pub fn new(store: impl EventStore, bus: impl MessageBus, control: impl ControlStore) -> Self {
+        let control = shared::control_store(control);
         let rows = Rows::new(control.clone(), Arc::new(SystemIds));
         let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
         Self {
-            store,
-            bus,
+            store: shared::event_store(store),
+            bus: shared::message_bus(bus),
             control,
             clock: Arc::new(SystemClock),
             route: TopicRoute::default(),

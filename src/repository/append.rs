@@ -1,5 +1,5 @@
 //! Storing facts without a decision, and settling appends whose outcome is not known.
-use super::{AppendError, ExecuteError, LoadError, Repository, Settled, fold};
+use super::{AppendError, LoadError, Repository, Settled, fold};
 use crate::{
     Aggregate, ExpectedVersion, Metadata, StreamHead, StreamId, Version, VersionConflict,
     ports::{Append, AppendAll, AppendOutcome, Commit, EventStoreError, PendingAppend, ReadFrom},
@@ -38,6 +38,9 @@ impl<A: Aggregate> Repository<A> {
     ) -> Result<StreamHead, AppendError> {
         let expected = expected.into();
         let stream = Self::stream_id(id)?;
+        if let Some(reason) = expected.head_of_another(&stream) {
+            return Err(EventStoreError::Invalid { reason }.into());
+        }
         let encoded = fold::encode(events)?;
         let retry = self.inner.retry;
         let mut attempt = 1;
@@ -58,7 +61,7 @@ impl<A: Aggregate> Repository<A> {
             };
             // Only a caller that takes any version is served by trying again behind what is new.
             if expected != ExpectedVersion::Any || attempt >= retry.attempts {
-                return Err(ExecuteError::Conflict(conflict));
+                return Err(AppendError::Conflict(conflict));
             }
             tokio::time::sleep(retry.backoff.delay(attempt)).await;
             attempt += 1;
@@ -77,11 +80,7 @@ impl<A: Aggregate> Repository<A> {
                 let newest = self.first(stream, ReadFrom::Newest).await?;
                 Ok(newest.map_or_else(|| StreamHead::empty(stream.clone()), |c| c.head()))
             }
-            ExpectedVersion::Head(head) if head.stream() == stream => Ok(head.clone()),
-            ExpectedVersion::Head(head) => Err(EventStoreError::Invalid {
-                reason: format!("the head of {} is no head of {stream}", head.stream()),
-            }
-            .into()),
+            ExpectedVersion::Head(head) => Ok(head.clone()),
             ExpectedVersion::Number(Version::NONE) => Ok(StreamHead::empty(stream.clone())),
             ExpectedVersion::Number(version) => {
                 let found = self
@@ -90,7 +89,7 @@ impl<A: Aggregate> Repository<A> {
                 let actual = found.as_ref().map_or(Version::NONE, Commit::last_version);
                 match found {
                     Some(commit) if actual == *version => Ok(commit.head()),
-                    _ => Err(ExecuteError::Conflict(VersionConflict::new(
+                    _ => Err(AppendError::Conflict(VersionConflict::new(
                         stream.clone(),
                         *version,
                         Some(actual),

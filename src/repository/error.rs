@@ -3,7 +3,7 @@ use crate::{
     CodecError, InvalidStreamId, StreamId, Version, VersionConflict,
     ports::{ControlStoreError, EventStoreError, SnapshotStoreError},
 };
-use std::{convert::Infallible, error::Error, fmt};
+use std::{error::Error, fmt};
 
 /// Why a state could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -102,8 +102,54 @@ pub enum ExecuteError<E> {
     },
 }
 
-/// Why facts could not be appended: an [`ExecuteError`] that cannot be a rejection.
-pub type AppendError = ExecuteError<Infallible>;
+/// The error returned when facts, or a transaction, could not be stored.
+///
+/// A function that executes commands passes it on with `?`: every variant has its counterpart in [`ExecuteError`].
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AppendError {
+    /// The stream is not as expected, or other writers kept it moving for longer than the retry policy allows.
+    #[error(transparent)]
+    Conflict(VersionConflict),
+    /// The stream could not be read.
+    #[error("the stream cannot be read")]
+    Load(#[from] LoadError),
+    /// The store did not take the commit. With `Unavailable { pending: Some(_) }` the commit may be stored:
+    /// [`Repository::settle`](crate::Repository::settle) tells.
+    #[error("the commit cannot be stored")]
+    Store(#[from] EventStoreError),
+    /// An event cannot be encoded.
+    #[error("an event cannot be encoded")]
+    Codec(#[from] CodecError),
+}
+
+impl AppendError {
+    /// Returns whether the same call may succeed later. After an unknown outcome it may also store the facts twice.
+    pub const fn is_transient(&self) -> bool {
+        match self {
+            Self::Conflict(_) => true,
+            Self::Load(e) => e.is_transient(),
+            Self::Store(e) => e.is_transient(),
+            Self::Codec(e) => e.is_transient(),
+        }
+    }
+}
+
+impl From<InvalidStreamId> for AppendError {
+    fn from(e: InvalidStreamId) -> Self {
+        Self::Load(e.into())
+    }
+}
+impl<E> From<AppendError> for ExecuteError<E> {
+    fn from(e: AppendError) -> Self {
+        match e {
+            AppendError::Conflict(e) => Self::Conflict(e),
+            AppendError::Load(e) => Self::Load(e),
+            AppendError::Store(e) => Self::Store(e),
+            AppendError::Codec(e) => Self::Codec(e),
+        }
+    }
+}
 
 /// Marks a refused command in the chain of sources, whatever error type the aggregate has.
 ///
@@ -116,6 +162,39 @@ pub struct Rejection;
 static REJECTION: Rejection = Rejection;
 
 impl<E> ExecuteError<E> {
+    /// Changes the type of the rejection and leaves every other error as it is, so that a function that executes commands
+    /// of several aggregates can return one error type.
+    ///
+    /// # Example
+    /// ```
+    /// use foldstream::ExecuteError;
+    /// # #[derive(Debug, PartialEq)]
+    /// # struct OutOfStock;
+    /// #[derive(Debug, PartialEq)]
+    /// enum ShopError {
+    ///     OutOfStock(OutOfStock),
+    /// }
+    /// let refused = ExecuteError::Rejected(OutOfStock).map_rejected(ShopError::OutOfStock);
+    /// assert!(matches!(refused, ExecuteError::Rejected(ShopError::OutOfStock(_))));
+    /// ```
+    pub fn map_rejected<F>(self, change: impl FnOnce(E) -> F) -> ExecuteError<F> {
+        match self {
+            Self::Rejected(e) => ExecuteError::Rejected(change(e)),
+            Self::Conflict(e) => ExecuteError::Conflict(e),
+            Self::Load(e) => ExecuteError::Load(e),
+            Self::Store(e) => ExecuteError::Store(e),
+            Self::Codec(e) => ExecuteError::Codec(e),
+            Self::Mark(e) => ExecuteError::Mark(e),
+            Self::InvalidCommandId { bytes, limit } => {
+                ExecuteError::InvalidCommandId { bytes, limit }
+            }
+            Self::Contended { stream, attempts } => ExecuteError::Contended { stream, attempts },
+            Self::HistoryForked { stream, slot, tail } => {
+                ExecuteError::HistoryForked { stream, slot, tail }
+            }
+        }
+    }
+
     /// Whether the same call may succeed later. After an unknown outcome it may also apply the command twice.
     pub const fn is_transient(&self) -> bool {
         match self {

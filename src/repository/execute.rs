@@ -1,14 +1,24 @@
 //! Deciding a command and storing what follows from it.
 use super::{ExecuteError, Executed, LoadError, Loaded, Repository, fold, turns::Turn};
 use crate::{
-    Aggregate, CodecError, CommitId, Context, Decide, Metadata, StreamHead, StreamId, Timestamp,
-    ports::{Append, AppendOutcome, Commit},
+    Aggregate, CodecError, CommitId, Context, Decide, ExpectedVersion, Metadata, StreamHead,
+    StreamId, Timestamp, VersionConflict,
+    ports::{Append, AppendOutcome, Commit, EventStoreError},
 };
 use futures::{Stream, StreamExt};
 use std::time::Duration;
 
 /// What became of a command `C` on an aggregate `A`.
 pub type ExecuteResult<A, C> = Result<Executed<A>, ExecuteError<<A as Decide<C>>::Error>>;
+
+/// A command, and what its caller said about it.
+pub(super) struct Request<'a, C> {
+    pub(super) stream: &'a StreamId,
+    pub(super) command: &'a C,
+    pub(super) metadata: &'a Metadata,
+    /// The states that the command may be decided on.
+    pub(super) expected: ExpectedVersion,
+}
 
 /// What a decision starts from.
 pub(super) enum Start<A> {
@@ -31,10 +41,18 @@ pub(super) struct Facts<A: Aggregate> {
     pub(super) now: Timestamp,
 }
 
-/// A command that ends here: refused, or with nothing to do.
+/// A command that stores nothing.
 pub(super) struct NoFacts<A, E> {
     pub(super) loaded: Loaded<A>,
-    rejection: Option<E>,
+    pub(super) reason: Reason<E>,
+}
+
+/// The reason why a command stores nothing.
+pub(super) enum Reason<E> {
+    Rejected(E),
+    NothingToDo,
+    /// The stream is not where the caller expects it.
+    Elsewhere(VersionConflict),
 }
 
 impl<A: Aggregate> Facts<A> {
@@ -50,11 +68,12 @@ impl<A: Aggregate> Facts<A> {
 }
 
 impl<A: Aggregate, E> NoFacts<A, E> {
-    /// What the caller hears.
+    /// Returns the caller's answer.
     pub(super) fn end(self) -> Result<Executed<A>, ExecuteError<E>> {
-        match self.rejection {
-            Some(rejection) => Err(ExecuteError::Rejected(rejection)),
-            None => Ok(Executed::new(self.loaded, Vec::new(), false)),
+        match self.reason {
+            Reason::Rejected(rejection) => Err(ExecuteError::Rejected(rejection)),
+            Reason::NothingToDo => Ok(Executed::new(self.loaded, Vec::new(), false)),
+            Reason::Elsewhere(conflict) => Err(ExecuteError::Conflict(conflict)),
         }
     }
 }
@@ -97,31 +116,109 @@ impl<A: Aggregate> Repository<A> {
     where
         A: Decide<C>,
     {
+        self.execute_at_with(id, ExpectedVersion::Any, command, metadata)
+            .await
+    }
+
+    /// Decides a command on the state at exactly this version, as an HTTP request with `If-Match` asks for. If the stream
+    /// is elsewhere, or another writer is faster, the answer is a conflict at once.
+    ///
+    /// A command id still makes the command take effect once: sent again after it was stored, it is answered with the
+    /// stored events, although the stream has moved by its own doing.
+    ///
+    /// # Errors
+    /// As [`execute`](Self::execute); `Conflict` if the stream is not as expected; `Store(Invalid)` if the head is of
+    /// another stream.
+    ///
+    /// # Example
+    /// ```
+    /// # use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent, ExecuteError, Repository, Version, id};
+    /// # use foldstream_testkit::InMemoryEventStore;
+    /// # id!(NoteId);
+    /// # #[derive(Clone, Debug, PartialEq, DomainEvent)]
+    /// # #[event(aggregate = "note")]
+    /// # enum NoteEvent { Written { text: String } }
+    /// # #[derive(Clone, Default)]
+    /// # struct Note;
+    /// # impl Aggregate for Note {
+    /// #     type Id = NoteId;
+    /// #     type Event = NoteEvent;
+    /// #     fn evolve(&mut self, _: &NoteEvent) {}
+    /// # }
+    /// # struct Write(&'static str);
+    /// # impl Decide<Write> for Note {
+    /// #     type Error = std::convert::Infallible;
+    /// #     fn decide(&self, command: &Write, _: &Context) -> Decision<Self, Self::Error> { Ok(vec![NoteEvent::Written { text: command.0.into() }]) }
+    /// # }
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// let notes = Repository::<Note>::new(InMemoryEventStore::new());
+    /// let first = notes.execute_at(&"n".into(), Version::NONE, Write("milk")).await?;
+    /// let etag = first.version();
+    /// notes.execute_at(&"n".into(), etag, Write("milk, bread")).await?;
+    /// // The other browser tab still shows the first version: 412 Precondition Failed.
+    /// let late = notes.execute_at(&"n".into(), etag, Write("milk, eggs")).await;
+    /// assert!(matches!(late, Err(ExecuteError::Conflict(_))));
+    /// # Ok::<(), foldstream::BoxError>(()) })?;
+    /// # Ok::<(), foldstream::BoxError>(())
+    /// ```
+    pub async fn execute_at<C: Send + Sync>(
+        &self,
+        id: &A::Id,
+        expected: impl Into<ExpectedVersion> + Send,
+        command: C,
+    ) -> Result<Executed<A>, ExecuteError<A::Error>>
+    where
+        A: Decide<C>,
+    {
+        self.execute_at_with(id, expected, command, Metadata::new())
+            .await
+    }
+
+    /// [`execute_at`](Self::execute_at) with metadata.
+    ///
+    /// # Errors
+    /// As [`execute_at`](Self::execute_at).
+    pub async fn execute_at_with<C: Send + Sync>(
+        &self,
+        id: &A::Id,
+        expected: impl Into<ExpectedVersion> + Send,
+        command: C,
+        metadata: Metadata,
+    ) -> Result<Executed<A>, ExecuteError<A::Error>>
+    where
+        A: Decide<C>,
+    {
         let stream = Self::stream_id(id)?;
-        if let (Some(idempotency), Some(id)) = (&self.inner.idempotency, metadata.command_id()) {
-            return self
-                .execute_once(&stream, &command, &metadata, id, idempotency)
-                .await;
+        let expected = expected.into();
+        if let Some(reason) = expected.head_of_another(&stream) {
+            return Err(EventStoreError::Invalid { reason }.into());
         }
-        self.execute_on(&stream, &command, &metadata).await
+        let request = Request {
+            stream: &stream,
+            command: &command,
+            metadata: &metadata,
+            expected,
+        };
+        if let (Some(idempotency), Some(id)) = (&self.inner.idempotency, metadata.command_id()) {
+            return self.execute_once(request, id, idempotency).await;
+        }
+        self.execute_on(request).await
     }
 
     /// A command that takes effect as often as it is sent.
     async fn execute_on<C: Send + Sync>(
         &self,
-        stream: &StreamId,
-        command: &C,
-        metadata: &Metadata,
+        request: Request<'_, C>,
     ) -> Result<Executed<A>, ExecuteError<A::Error>>
     where
         A: Decide<C>,
     {
-        let mut turn = self.inner.turns.take(stream).await;
-        let mut start = self.start(stream, &mut turn).await?;
+        let mut turn = self.inner.turns.take(request.stream).await;
+        let mut start = self.start(request.stream, &mut turn).await?;
         let retry = self.inner.retry;
         let mut attempt = 1;
         loop {
-            let facts = match self.decide(start, command, metadata).await? {
+            let facts = match self.decide(start, &request).await? {
                 Decided::Facts(facts) => facts,
                 Decided::NoFacts(end) => {
                     turn.keep(end.loaded.clone());
@@ -129,7 +226,7 @@ impl<A: Aggregate> Repository<A> {
                 }
             };
             // A new decision is new content: it gets a new id.
-            let append = facts.append(self.inner.ids.commit_id(), metadata)?;
+            let append = facts.append(self.inner.ids.commit_id(), request.metadata)?;
             let append = self.seal(append).await?;
             let Facts { loaded, events, .. } = facts;
             match self.inner.store.append(&append).await {
@@ -143,7 +240,10 @@ impl<A: Aggregate> Repository<A> {
                     turn.keep(executed.loaded.clone());
                     return Ok(executed);
                 }
-                Ok(AppendOutcome::Conflict(conflict)) if attempt >= retry.attempts => {
+                // A caller that expects a version is not served by a decision on a later one.
+                Ok(AppendOutcome::Conflict(conflict))
+                    if attempt >= retry.attempts || request.expected != ExpectedVersion::Any =>
+                {
                     return Err(ExecuteError::Conflict(conflict));
                 }
                 Ok(AppendOutcome::Conflict(_)) => {
@@ -195,13 +295,12 @@ impl<A: Aggregate> Repository<A> {
         })
     }
 
-    /// Decides. What a cached state refuses, or finds nothing to do about, is confirmed by a read of what is new; a state
-    /// that was just read needs no second look.
+    /// Decides. If a cached state refuses, finds nothing to do or is not where the caller expects the stream, that is
+    /// confirmed by a read of what is new. A state that was just read needs no second look.
     pub(super) async fn decide<C>(
         &self,
         start: Start<A>,
-        command: &C,
-        metadata: &Metadata,
+        request: &Request<'_, C>,
     ) -> Result<Decided<A, A::Error>, LoadError>
     where
         A: Decide<C>,
@@ -213,10 +312,18 @@ impl<A: Aggregate> Repository<A> {
         loop {
             // A commit's time is never below the previous commit's, even if this node's clock is behind.
             let now = self.inner.clock.now().max(loaded.head.recorded_at());
-            let ctx = Context::new(loaded.head.stream().clone(), loaded.version(), now)
-                .with_metadata(metadata.clone());
-            let decided = loaded.state.decide(command, &ctx);
-            if is_cached && !decided.as_ref().is_ok_and(|events| !events.is_empty()) {
+            let decided = match request.expected.conflict(&loaded.head) {
+                Some(conflict) => Err(Reason::Elsewhere(conflict)),
+                None => {
+                    let ctx = Context::new(loaded.head.stream().clone(), loaded.version(), now)
+                        .with_metadata(request.metadata.clone());
+                    match loaded.state.decide(request.command, &ctx) {
+                        Ok(events) if events.is_empty() => Err(Reason::NothingToDo),
+                        decided => decided.map_err(Reason::Rejected),
+                    }
+                }
+            };
+            if is_cached && decided.is_err() {
                 let seen = loaded.version();
                 loaded = self.fold_on(loaded.into_fold()).await?.finish();
                 is_cached = false;
@@ -224,17 +331,14 @@ impl<A: Aggregate> Repository<A> {
                     continue;
                 }
             }
-            let rejection = match decided {
-                Ok(events) if !events.is_empty() => {
-                    return Ok(Decided::Facts(Facts {
-                        loaded,
-                        events,
-                        now,
-                    }));
-                }
-                other => other.err(),
-            };
-            return Ok(Decided::NoFacts(NoFacts { loaded, rejection }));
+            return Ok(match decided {
+                Ok(events) => Decided::Facts(Facts {
+                    loaded,
+                    events,
+                    now,
+                }),
+                Err(reason) => Decided::NoFacts(NoFacts { loaded, reason }),
+            });
         }
     }
 

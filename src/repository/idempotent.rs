@@ -19,12 +19,12 @@
 //! not recorded: the same command may be accepted later.
 use super::{
     ExecuteError, Executed, Loaded, Repository,
-    execute::{Decided, Facts, Start},
+    execute::{Decided, Facts, Request, Start},
     fold,
     turns::Turn,
 };
 use crate::{
-    Aggregate, CommandId, CommitId, Decide, Metadata, StreamId, Timestamp, Version,
+    Aggregate, CommandId, CommitId, Decide, StreamId, Timestamp, Version,
     control::{PutIf, Rows, Stored},
     ports::{AppendOutcome, Commit, ControlStore, Expect, ReadFrom, RowKey},
 };
@@ -52,9 +52,7 @@ pub(super) struct Idempotency {
 
 /// A command that takes effect once.
 struct Once<'a, C> {
-    stream: &'a StreamId,
-    command: &'a C,
-    metadata: &'a Metadata,
+    request: Request<'a, C>,
     commit_id: CommitId,
     rows: Rows,
     key: RowKey,
@@ -96,9 +94,7 @@ impl<A: Aggregate> Repository<A> {
     /// Executes a command with a command id, at most once.
     pub(super) async fn execute_once<C: Send + Sync>(
         &self,
-        stream: &StreamId,
-        command: &C,
-        metadata: &Metadata,
+        request: Request<'_, C>,
         id: &CommandId,
         idempotency: &Idempotency,
     ) -> Result<Executed<A>, ExecuteError<A::Error>>
@@ -113,10 +109,9 @@ impl<A: Aggregate> Repository<A> {
                 limit: MAX_COMMAND_ID,
             });
         }
+        let stream = request.stream;
         let once = Once {
-            stream,
-            command,
-            metadata,
+            request,
             commit_id: CommitId::of_command(stream, id),
             key: RowKey::new(
                 format!("cmd/{}", stream.shard(SHARDS)),
@@ -166,14 +161,16 @@ impl<A: Aggregate> Repository<A> {
         A: Decide<C>,
     {
         let slot = mark.value.slot;
-        let found = self.first(once.stream, ReadFrom::Event(slot)).await?;
+        let found = self
+            .first(once.request.stream, ReadFrom::Event(slot))
+            .await?;
         match found {
-            Some(commit) if commit.id == once.commit_id && commit.first_version == slot => {
-                Ok(Step::Done(self.stored_before(once.stream, commit).await?))
-            }
+            Some(commit) if commit.id == once.commit_id && commit.first_version == slot => Ok(
+                Step::Done(self.stored_before(once.request.stream, commit).await?),
+            ),
             // The slot is somebody else's, so no late attempt can land there: the mark moves behind the tail.
             Some(_) => {
-                let start = Start::Read(self.load_stream(once.stream).await?);
+                let start = Start::Read(self.load_stream(once.request.stream).await?);
                 self.decide_and_mark(once, turn, start, Some(mark)).await
             }
             None => self.fill_slot(once, turn, mark).await,
@@ -192,7 +189,7 @@ impl<A: Aggregate> Repository<A> {
     where
         A: Decide<C>,
     {
-        match self.decide(start, once.command, once.metadata).await? {
+        match self.decide(start, &once.request).await? {
             Decided::Facts(facts) => {
                 let expect = known.map_or(Expect::Absent, |mark| Expect::Revision(mark.revision));
                 match once.put(&facts.loaded, expect).await? {
@@ -223,7 +220,7 @@ impl<A: Aggregate> Repository<A> {
     where
         A: Decide<C>,
     {
-        let loaded = self.load_stream(once.stream).await?;
+        let loaded = self.load_stream(once.request.stream).await?;
         let (slot, next) = (mark.value.slot, loaded.version().next());
         if next > slot {
             // Taken since the read.
@@ -231,13 +228,13 @@ impl<A: Aggregate> Repository<A> {
         }
         if next < slot {
             return Err(ExecuteError::HistoryForked {
-                stream: once.stream.clone(),
+                stream: once.request.stream.clone(),
                 slot,
                 tail: loaded.version(),
             });
         }
         let start = Start::Read(loaded);
-        match self.decide(start, once.command, once.metadata).await? {
+        match self.decide(start, &once.request).await? {
             Decided::Facts(facts) => self.append_once(once, facts, mark).await,
             // Right as of the state, which cannot have held the command: its slot was behind the tail.
             Decided::NoFacts(end) => {
@@ -257,7 +254,7 @@ impl<A: Aggregate> Repository<A> {
     where
         A: Decide<C>,
     {
-        let append = facts.append(once.commit_id, once.metadata)?;
+        let append = facts.append(once.commit_id, once.request.metadata)?;
         let append = self.seal(append).await?;
         let Facts { loaded, events, .. } = facts;
         match self.inner.store.append(&append).await? {

@@ -31,7 +31,7 @@ use crate::{
     Aggregate, Clock, ConflictRetry, DomainEvent, IdSource, InvalidStreamId, LoadPolicy,
     PayloadCodecs, Recorded, Snapshot, SnapshotPolicy, StreamHead, StreamId, SystemClock,
     SystemIds, Upcasters,
-    ports::{Append, BoxStream, Commit, ControlStore, EventStore, ReadFrom, SnapshotStore},
+    ports::{Append, BoxStream, Commit, ControlStore, EventStore, ReadFrom, SnapshotStore, shared},
 };
 use futures::StreamExt;
 use idempotent::Idempotency;
@@ -123,9 +123,9 @@ impl<A: Aggregate> fmt::Debug for Repository<A> {
 impl<A: Aggregate> Repository<A> {
     /// No snapshots, no upcasters, [`ConflictRetry::default`], the system's clock and ids.
     #[must_use]
-    pub fn new(store: Arc<dyn EventStore>) -> Self {
+    pub fn new(store: impl EventStore) -> Self {
         let inner = Inner {
-            store,
+            store: shared::event_store(store),
             snapshots: None,
             load_policy: LoadPolicy::default(),
             counters: Arc::default(),
@@ -150,11 +150,12 @@ impl<A: Aggregate> Repository<A> {
     /// Reads snapshots, and takes them as the policy says: in the background, never delaying or failing a command.
     /// Outside of a tokio runtime none is taken. See [`close`](Self::close).
     #[must_use]
-    pub fn with_snapshots(self, store: Arc<dyn SnapshotStore>, policy: SnapshotPolicy) -> Self
+    pub fn with_snapshots(self, store: impl SnapshotStore, policy: SnapshotPolicy) -> Self
     where
         A: Snapshot,
     {
         self.edit(|i| {
+            let store = shared::snapshot_store(store);
             let (codecs, counters) = (i.codecs.clone(), i.counters.clone());
             i.snapshots = Some(Snapshots::new(store, policy, codecs, counters));
         })
@@ -193,8 +194,9 @@ impl<A: Aggregate> Repository<A> {
     /// at the price of one more read and write. `retention` must be at least as long as callers repeat a command; a day
     /// is a good start.
     #[must_use]
-    pub fn with_idempotency(self, control: Arc<dyn ControlStore>, retention: Duration) -> Self {
+    pub fn with_idempotency(self, control: impl ControlStore, retention: Duration) -> Self {
         self.edit(|i| {
+            let control = shared::control_store(control);
             i.idempotency = Some(Idempotency { control, retention });
         })
     }
@@ -286,7 +288,7 @@ impl<A: Aggregate> Repository<A> {
     }
 
     /// An append as it goes to the store.
-    async fn seal<E>(&self, append: Append) -> Result<Append, ExecuteError<E>> {
+    async fn seal(&self, append: Append) -> Result<Append, AppendError> {
         append.validate()?;
         if self.inner.codecs.is_empty() {
             return Ok(append);

@@ -1,11 +1,11 @@
 //! Commands on several streams that happen together or not at all.
 use super::{
     AppendError, ExecuteError, Repository,
-    execute::{Decided, Start},
+    execute::{Decided, Request, Start},
 };
 use crate::{
-    Decide, Metadata, StreamHead,
-    ports::{Append, AppendAll, AppendOutcome, EventStore, EventStoreError},
+    Decide, ExpectedVersion, Metadata, StreamHead,
+    ports::{Append, AppendAll, AppendOutcome, EventStore, EventStoreError, shared},
 };
 use std::sync::Arc;
 
@@ -23,9 +23,9 @@ pub struct Transaction {
 impl Transaction {
     /// An empty one. Every repository used with it must be over the same store.
     #[must_use]
-    pub fn new(store: Arc<dyn EventStore>) -> Self {
+    pub fn new(store: impl EventStore) -> Self {
         Self {
-            store,
+            store: shared::event_store(store),
             all: AppendAll::default(),
         }
     }
@@ -69,7 +69,7 @@ impl Transaction {
                 "a transaction takes no command id: it cannot be settled by one mark",
             ));
         }
-        if !Arc::ptr_eq(&self.store, &repository.inner.store) {
+        if self.store.identity() != repository.inner.store.identity() {
             return Err(invalid(
                 "the repository is over another store than the transaction",
             ));
@@ -87,8 +87,14 @@ impl Transaction {
                 "stream {stream} is in the transaction already"
             )));
         }
-        let start = Start::Read(loaded);
-        match repository.decide(start, &command, &metadata).await? {
+        let stream = stream.clone();
+        let request = Request {
+            stream: &stream,
+            command: &command,
+            metadata: &metadata,
+            expected: ExpectedVersion::Any,
+        };
+        match repository.decide(Start::Read(loaded), &request).await? {
             Decided::NoFacts(end) => {
                 let nothing = end.end()?;
                 self.all.unchanged.push(nothing.loaded.head);
@@ -122,7 +128,7 @@ impl Transaction {
             AppendOutcome::Repeated(_) => {
                 Ok(self.all.commits.iter().map(Append::head_after).collect())
             }
-            AppendOutcome::Conflict(conflict) => Err(ExecuteError::Conflict(conflict)),
+            AppendOutcome::Conflict(conflict) => Err(AppendError::Conflict(conflict)),
         }
     }
 }

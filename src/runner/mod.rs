@@ -36,7 +36,7 @@ pub use report::{BuildError, ProcessorReport, RunnerError, RunnerReport};
 
 use crate::{
     IdSource, PayloadCodecs, SystemIds, Upcasters,
-    ports::{ControlStore, EventStore, MessageBus},
+    ports::{ControlStore, EventStore, MessageBus, shared},
 };
 use erased::{ErasedProcessor, ListenerCell, ProjectorCell};
 use processor::Processor;
@@ -130,8 +130,8 @@ impl RunnerBuilder {
     }
     /// Where gaps are filled from: the event store, in the service that owns it. Without it a gap is passed and counted.
     #[must_use]
-    pub fn with_event_store(mut self, store: Arc<dyn EventStore>) -> Self {
-        self.history = Some(store);
+    pub fn with_event_store(mut self, store: impl EventStore) -> Self {
+        self.history = Some(shared::event_store(store));
         self
     }
     /// Lifts older payloads.
@@ -207,10 +207,10 @@ fn check_name(name: &str) -> Result<(), BuildError> {
 impl Runner {
     /// Starts a builder.
     #[must_use]
-    pub fn builder(bus: Arc<dyn MessageBus>, control: Arc<dyn ControlStore>) -> RunnerBuilder {
+    pub fn builder(bus: impl MessageBus, control: impl ControlStore) -> RunnerBuilder {
         RunnerBuilder {
-            bus,
-            control,
+            bus: shared::message_bus(bus),
+            control: shared::control_store(control),
             history: None,
             upcasters: Upcasters::new(),
             codecs: PayloadCodecs::new(),

@@ -8,6 +8,7 @@ mod control;
 mod large_rows;
 mod leases;
 mod payload;
+mod ports;
 mod publisher;
 mod repository;
 mod restore;

@@ -65,6 +65,10 @@ impl Connection {
     pub(crate) fn once(&self) -> &Client {
         &self.0.once
     }
+    /// A number that only handles to this connection have.
+    pub(crate) fn identity(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
+    }
     pub(crate) fn config(&self) -> &DynamoDbConfig {
         &self.0.config
     }

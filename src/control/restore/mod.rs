@@ -30,7 +30,7 @@ use crate::{
     CommitId, IdSource, StreamHead, StreamId, SystemIds, Timestamp, Version,
     ports::{
         Commit, ControlStore, EventStore, EventStoreError, RangeQuery, ReadFrom, RowKey,
-        SnapshotStore,
+        SnapshotStore, shared,
     },
 };
 use futures::TryStreamExt;
@@ -79,14 +79,11 @@ pub struct AfterRestore {
 
 impl AfterRestore {
     /// For the restored events, and the watermarks in this store.
-    pub fn new(
-        events: Arc<dyn EventStore>,
-        control: Arc<dyn ControlStore>,
-        writes: Writes,
-    ) -> Self {
+    pub fn new(events: impl EventStore, control: impl ControlStore, writes: Writes) -> Self {
         let ids: Arc<dyn IdSource> = Arc::new(SystemIds);
+        let control = shared::control_store(control);
         Self {
-            events,
+            events: shared::event_store(events),
             rows: Rows::new(control.clone(), ids),
             control,
             snapshots: None,
@@ -96,8 +93,8 @@ impl AfterRestore {
     }
     /// Also the snapshots of every stream that is looked at.
     #[must_use]
-    pub fn with_snapshots(mut self, snapshots: Arc<dyn SnapshotStore>) -> Self {
-        self.snapshots = Some(snapshots);
+    pub fn with_snapshots(mut self, snapshots: impl SnapshotStore) -> Self {
+        self.snapshots = Some(shared::snapshot_store(snapshots));
         self
     }
     /// Also looks at all streams of these aggregate types, for their snapshots: those that were never published have no

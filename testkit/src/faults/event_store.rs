@@ -151,6 +151,9 @@ impl EventStore for FaultyEventStore {
     fn incarnation(&self) -> u64 {
         self.inner.incarnation()
     }
+    fn identity(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
 
     async fn append(&self, append: &Append) -> Result<AppendOutcome, EventStoreError> {
         let call = Call::Append(append);

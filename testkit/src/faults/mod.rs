@@ -219,23 +219,23 @@ impl Faults {
 
     /// An event store through these faults.
     #[must_use]
-    pub fn event_store(&self, inner: Arc<dyn EventStore>) -> Arc<dyn EventStore> {
-        event_store::wrap(self.clone(), inner)
+    pub fn event_store(&self, inner: impl EventStore) -> Arc<dyn EventStore> {
+        event_store::wrap(self.clone(), Arc::new(inner))
     }
     /// A snapshot store through these faults.
     #[must_use]
-    pub fn snapshot_store(&self, inner: Arc<dyn SnapshotStore>) -> Arc<dyn SnapshotStore> {
-        snapshot_store::wrap(self.clone(), inner)
+    pub fn snapshot_store(&self, inner: impl SnapshotStore) -> Arc<dyn SnapshotStore> {
+        snapshot_store::wrap(self.clone(), Arc::new(inner))
     }
     /// A control store through these faults.
     #[must_use]
-    pub fn control_store(&self, inner: Arc<dyn ControlStore>) -> Arc<dyn ControlStore> {
-        control_store::wrap(self.clone(), inner)
+    pub fn control_store(&self, inner: impl ControlStore) -> Arc<dyn ControlStore> {
+        control_store::wrap(self.clone(), Arc::new(inner))
     }
     /// A message bus through these faults, with the consumers that subscribe to it.
     #[must_use]
-    pub fn message_bus(&self, inner: Arc<dyn MessageBus>) -> Arc<dyn MessageBus> {
-        message_bus::wrap(self.clone(), inner)
+    pub fn message_bus(&self, inner: impl MessageBus) -> Arc<dyn MessageBus> {
+        message_bus::wrap(self.clone(), Arc::new(inner))
     }
 
     /// Does a process's work until it is done, or until the process dies: then the work is dropped, and the answer is

@@ -137,6 +137,9 @@ impl<S: Sabotage> EventStore for Broken<S> {
     fn incarnation(&self) -> u64 {
         self.store.incarnation()
     }
+    fn identity(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
     async fn append(&self, append: &Append) -> Appended {
         self.sabotage.append(&self.store, append).await
     }

@@ -349,7 +349,12 @@ async fn whatever_is_lost_a_transaction_is_stored_on_all_streams_or_on_none() {
                             return Known::NotStored;
                         }
                     }
-                    known(process, both.commit().await).await
+                    let stored = both.commit().await;
+                    known(
+                        process,
+                        stored.map_err(ExecuteError::<InsufficientFunds>::from),
+                    )
+                    .await
                 };
                 if let Some(known) = world.attempt(&mut process, PLAIN, sent).await {
                     world.learn(&tag, known);

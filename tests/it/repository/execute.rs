@@ -133,7 +133,7 @@ async fn facts_for_any_version_are_appended_behind_what_is_new_and_others_meet_t
         noted.others.store(1, Ordering::SeqCst);
         let overtaken = accounts.append(&ann(), expected, &one).await;
         assert!(
-            matches!(overtaken, Err(ExecuteError::Conflict(_))),
+            matches!(overtaken, Err(AppendError::Conflict(_))),
             "{overtaken:?}"
         );
     }
@@ -146,7 +146,7 @@ async fn number_0_is_no_stream() {
     let first = accounts.append(&ann(), Version::NONE, &one).await.unwrap();
     assert_eq!(first.version().get(), 1);
     let second = accounts.append(&ann(), Version::NONE, &one).await;
-    assert!(matches!(second, Err(ExecuteError::Conflict(_))));
+    assert!(matches!(second, Err(AppendError::Conflict(_))));
 }
 
 /// Loses the answers to the next appends, which are applied.

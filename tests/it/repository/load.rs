@@ -87,6 +87,9 @@ impl EventStore for Slow {
     fn incarnation(&self) -> u64 {
         self.events().incarnation()
     }
+    fn identity(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
     async fn append(&self, append: &Append) -> Result<AppendOutcome, EventStoreError> {
         self.events().append(append).await
     }

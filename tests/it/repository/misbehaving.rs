@@ -47,6 +47,9 @@ impl<M: Mischief> EventStore for Misbehaving<M> {
     fn incarnation(&self) -> u64 {
         self.inner.incarnation()
     }
+    fn identity(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
     async fn append(&self, append: &Append) -> Result<AppendOutcome, EventStoreError> {
         self.mischief.append(&*self.inner, append).await
     }

@@ -18,6 +18,7 @@
 //! | a dropped future: the commit whole or not, the state forgotten | `stepped::a_command_dropped_anywhere_..`, `cache::a_dropped_command_..` |
 //! | a commit's time is never below the last one's, and the decision sees it | `execute::a_decision_sees_..`, `rules::a_commits_time_..` |
 //! | batches are bounded, in order on one stream | `stepped::a_batch_has_no_more_..`, `several::many_commands_run_side_by_side_..` |
+//! | a command at a version: decided there or a conflict, a repeat is answered | `at::..` |
 //! | `Any`, `NoStream`, `Head`, `Number` | `rules::an_append_holds_..`, `execute::facts_for_any_version_..`, `execute::number_0_is_no_stream` |
 //! | transactions: all or nothing, a stream once, no command id | `several::a_transaction_..` (two), `several::what_was_only_read_..` |
 //! | **Idempotent commands** | |
@@ -29,6 +30,7 @@
 //! | bounded; one commit id, only for the marked slot | `execute::an_idempotent_command_that_is_always_overtaken_..` |
 //! | marks end; a refusal is not recorded; ids that cannot be stored | `execute::a_mark_names_the_slot_..`, `once::a_refusal_..`, `once::a_command_id_that_..` |
 //! | **Snapshots** | `snapshots::..`, one test a rule |
+mod at;
 mod cache;
 mod execute;
 mod chaos;
@@ -45,8 +47,9 @@ use crate::support::{
 };
 use async_trait::async_trait;
 use foldstream::{
-    CodecError, CommitId, ConflictRetry, ExecuteError, ExpectedVersion, LoadError, Metadata,
-    Repository, Settled, SnapshotPolicy, StreamHead, Timestamp, Upcast, Upcasters, Version,
+    AppendError, CodecError, CommitId, ConflictRetry, ExecuteError, ExpectedVersion, LoadError,
+    Metadata, Repository, Settled, SnapshotPolicy, StreamHead, Timestamp, Upcast, Upcasters,
+    Version,
     ports::{
         Append, AppendAll, AppendOutcome, Commit, EventData, EventStore, EventStoreError,
         PendingAppend, ReadFrom, RefusedKind, SaveOutcome, SnapshotStore, SnapshotStoreError,

@@ -212,7 +212,7 @@ async fn an_append_holds_what_the_caller_expects() {
         .await
         .unwrap();
     assert_eq!(first.version().get(), 2);
-    let conflict = |result: Result<StreamHead, _>| matches!(result, Err(ExecuteError::Conflict(_)));
+    let conflict = |result| matches!(result, Err(AppendError::Conflict(_)));
     assert!(conflict(
         accounts
             .append(&ann(), ExpectedVersion::NoStream, &one)
@@ -245,7 +245,7 @@ async fn an_append_of_nothing_or_behind_another_streams_head_is_invalid() {
     let invalid = |result| {
         matches!(
             result,
-            Err(ExecuteError::Store(EventStoreError::Invalid { .. }))
+            Err(AppendError::Store(EventStoreError::Invalid { .. }))
         )
     };
     assert!(invalid(

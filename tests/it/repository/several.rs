@@ -40,10 +40,7 @@ async fn a_transaction_stores_all_or_nothing() {
         .await
         .unwrap();
     accounts.execute(&bob, Deposit { amount: 1 }).await.unwrap();
-    assert!(matches!(
-        late.commit().await,
-        Err(ExecuteError::Conflict(_))
-    ));
+    assert!(matches!(late.commit().await, Err(AppendError::Conflict(_))));
     assert_eq!(
         (
             balance_of(&accounts, "ann").await,
@@ -75,7 +72,7 @@ async fn what_was_only_read_or_found_done_must_not_move() {
         accounts.execute(&bob, Deposit { amount: 1 }).await.unwrap();
         assert!(matches!(
             transaction.commit().await,
-            Err(ExecuteError::Conflict(_))
+            Err(AppendError::Conflict(_))
         ));
     }
     assert_eq!(balance_of(&accounts, "ann").await, 0);
@@ -127,7 +124,7 @@ async fn a_transaction_that_cannot_be_is_a_typed_error() {
     let refused = transaction.commit().await;
     assert!(matches!(
         refused,
-        Err(ExecuteError::Store(EventStoreError::Refused {
+        Err(AppendError::Store(EventStoreError::Refused {
             kind: RefusedKind::Unsupported,
             ..
         }))

@@ -80,6 +80,10 @@ impl EventStore for DynamoDbEventStore {
         capabilities.with_unpublished_list(self.marks())
     }
 
+    fn identity(&self) -> usize {
+        self.connection.identity()
+    }
+
     async fn append(&self, append: &Append) -> Result<AppendOutcome, EventStoreError> {
         append.validate()?;
         let commits = std::slice::from_ref(append);

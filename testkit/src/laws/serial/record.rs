@@ -134,10 +134,10 @@ pub struct Recorder {
 impl Recorder {
     /// Wraps a store; the log is of all that goes through the wrapper.
     #[must_use]
-    pub fn new(store: Arc<dyn EventStore>) -> (Arc<Self>, Arc<Log>) {
+    pub fn new(store: impl EventStore) -> (Arc<Self>, Arc<Log>) {
         let log = Arc::new(Log::default());
         let recorder = Self {
-            store,
+            store: Arc::new(store),
             log: log.clone(),
         };
         (Arc::new(recorder), log)
@@ -177,6 +177,9 @@ impl EventStore for Recorder {
     }
     fn incarnation(&self) -> u64 {
         self.store.incarnation()
+    }
+    fn identity(&self) -> usize {
+        std::ptr::from_ref(self).addr()
     }
 
     async fn append(&self, append: &Append) -> Result<AppendOutcome, EventStoreError> {
