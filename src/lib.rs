@@ -14,7 +14,7 @@ mod source_uri;
 pub mod publisher;
 pub mod runner;
 pub mod control;
-mod resilience;
+pub mod resilience;
 mod hash;
 mod clock;
 mod chain;
@@ -43,7 +43,10 @@ pub use repository::{
     LoadMetrics, Loaded, Rejection, Repository, RepositoryMetrics, Settled, SnapshotMetrics,
     Transaction,
 };
-pub use resilience::{Backoff, ConflictRetry, RetryPolicy};
+pub use resilience::{
+    backoff::Backoff,
+    policy::{ConflictRetry, RetryPolicy},
+};
 pub use snapshot::{LoadPolicy, SinceSnapshot, SnapshotPolicy};
 pub use source_uri::{InvalidSourceUri, SourceUri};
 pub use stream::{

@@ -1,10 +1,13 @@
 //! Where a processor's generation began in each partition.
 use super::{PutIf, Rows, Stored};
-use crate::ports::{
-    ControlStore, ControlStoreError, Expect, MessageBus, MessageBusError, Offset, OffsetMark,
-    PartitionId, RowKey,
+use crate::{
+    ports::{
+        ControlStore, ControlStoreError, Expect, MessageBus, MessageBusError, Offset, OffsetMark,
+        PartitionId, RowKey,
+    },
+    resilience::{Failure, FailureClass},
+    runner::Start,
 };
-use crate::runner::Start;
 use std::{collections::BTreeMap, sync::Arc};
 
 /// Value of the row `boot/<name>/<generation>`, `<topic>/<partition:020>`.
@@ -33,6 +36,15 @@ pub(crate) enum BootError {
     Control(#[from] ControlStoreError),
     #[error(transparent)]
     Bus(#[from] MessageBusError),
+}
+
+impl Failure for BootError {
+    fn failure_class(&self) -> FailureClass {
+        match self {
+            Self::Control(error) => error.failure_class(),
+            Self::Bus(error) => error.failure_class(),
+        }
+    }
 }
 
 /// The boot rows of one generation of a processor.

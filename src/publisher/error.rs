@@ -3,8 +3,9 @@ use crate::{
     CommitId, StreamId, Version,
     control::Watermark,
     ports::{ControlStoreError, EventStoreError, MessageBusError, RefusedKind},
+    resilience::{Failure, FailureClass},
 };
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 /// Why a stream could not be brought up to date. Other streams are not affected, and nothing is lost: what was not
 /// acknowledged keeps its marker and is above the watermark.
@@ -255,48 +256,25 @@ pub enum PollError {
     },
 }
 
-/// What a retry asks.
-pub(super) trait Transient {
-    fn is_transient(&self) -> bool;
-    /// The least pause that the backend named.
-    fn retry_after(&self) -> Option<Duration>;
-}
-impl Transient for EventStoreError {
-    fn is_transient(&self) -> bool {
-        self.is_transient()
-    }
-    fn retry_after(&self) -> Option<Duration> {
-        self.retry_after()
-    }
-}
-impl Transient for TopicError {
-    fn is_transient(&self) -> bool {
-        self.is_transient()
-    }
-    fn retry_after(&self) -> Option<Duration> {
+impl Failure for TopicError {
+    fn failure_class(&self) -> FailureClass {
         match self {
-            Self::Control { source, .. } => pause_of(source),
-            _ => None,
+            Self::Bus { source, .. } => source.failure_class(),
+            Self::Control { source, .. } => source.failure_class(),
+            _ => FailureClass::Permanent,
         }
     }
 }
-impl Transient for PublishError {
-    fn is_transient(&self) -> bool {
-        self.is_transient()
-    }
-    fn retry_after(&self) -> Option<Duration> {
+impl Failure for PublishError {
+    fn failure_class(&self) -> FailureClass {
         match self {
-            Self::Store { source, .. } | Self::Clear { source, .. } => source.retry_after(),
-            Self::Watermark { source, .. } => pause_of(source),
-            Self::Topic { source, .. } => source.retry_after(),
-            _ => None,
+            Self::Store { source, .. } | Self::Clear { source, .. } => source.failure_class(),
+            Self::Bus { source, .. } => source.failure_class(),
+            Self::Watermark { source, .. } => source.failure_class(),
+            Self::Topic { source, .. } => source.failure_class(),
+            Self::NotVisible { .. } | Self::TooLarge { .. } | Self::HistoryForked { .. } => {
+                self.is_transient().into()
+            }
         }
-    }
-}
-
-const fn pause_of(error: &ControlStoreError) -> Option<Duration> {
-    match error {
-        ControlStoreError::Throttled { retry_after, .. } => *retry_after,
-        _ => None,
     }
 }

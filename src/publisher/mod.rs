@@ -16,7 +16,6 @@
 //! **What a stuck stream does.** One that cannot be published (an event larger than the topic takes, a forked history)
 //! is reported, keeps its markers, and is tried again later; all others go on. There is no durable list of stuck streams
 //! yet: where no markers are kept, the trigger must keep the notice.
-mod attempts;
 mod bells;
 mod config;
 mod error;
@@ -38,8 +37,8 @@ use crate::{
         ControlStore, EventStore, EventStoreError, MessageBus, ScanCursor, Segment,
         UnpublishedPage, shared,
     },
+    resilience::{Attempts, Failure, Retryable},
 };
-use attempts::Attempts;
 use bells::Bells;
 use futures::{StreamExt, stream::FuturesUnordered};
 use state::{Marks, Topics, Turns};
@@ -98,8 +97,8 @@ impl Publisher {
     /// Commits that [`publish_pending`](Self::publish_pending) lists at once.
     const PENDING_PAGE: NonZeroU32 = NonZeroU32::new(1000).expect("not zero");
 
-    /// Everything to `GlobalEvents`, 32 streams at a time; a failing call is repeated at once twice, then five times with
-    /// pauses of up to 100 ms growing to 2 s, for 30 s in all.
+    /// Creates a publisher that sends everything to `GlobalEvents`, 32 streams at a time. A failing call is repeated twice
+    /// at once, then with pauses of up to 100 ms that grow to 2 s, for 30 s; a throttling backend is waited for as long.
     pub fn new(store: impl EventStore, bus: impl MessageBus, control: impl ControlStore) -> Self {
         let control = shared::control_store(control);
         let rows = Rows::new(control.clone(), Arc::new(SystemIds));
@@ -114,7 +113,8 @@ impl Publisher {
             concurrency: 32,
             retry: RetryPolicy::default()
                 .with_backoff(backoff)
-                .with_max_elapsed(Duration::from_secs(30)),
+                .with_max_elapsed(Duration::from_secs(30))
+                .with_max_throttle(Duration::from_secs(30)),
             watermarks: Watermarks::over(rows.clone()),
             pins: TopicPins::new(rows),
             state: Arc::default(),
@@ -139,13 +139,13 @@ impl Publisher {
         self.concurrency = if streams == 0 { 1 } else { streams };
         self
     }
-    /// Sets how often a failing call is repeated before its stream is given up for this time.
+    /// Sets how a failing call is repeated before its stream is given up for this time.
     #[must_use]
     pub const fn with_retry(mut self, retry: RetryPolicy) -> Self {
         self.retry = retry;
         self
     }
-    /// Sets the clock that measures how long repeats and checkpoints are apart.
+    /// Sets the clock that measures how long checkpoints are apart. Repeats follow tokio's clock.
     #[must_use]
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
@@ -220,14 +220,11 @@ impl Publisher {
         after: Option<ScanCursor>,
         limit: NonZeroU32,
     ) -> Result<UnpublishedPage, EventStoreError> {
-        let stop = CancellationToken::new();
-        let mut attempts = self.attempts(&stop);
-        loop {
-            match self.store.unpublished(segment, after.clone(), limit).await {
-                Ok(page) => return Ok(page),
-                Err(error) => attempts.wait_or(error).await?,
-            }
-        }
+        let list = || self.store.unpublished(segment, after.clone(), limit);
+        list.retry(self.retry)
+            .when(Failure::failure_class)
+            .run()
+            .await
     }
 
     async fn ring_all(&self, streams: BTreeMap<StreamId, Bells>) -> PublishReport {
@@ -254,6 +251,6 @@ impl Publisher {
     }
 
     fn attempts<'a>(&'a self, stop: &'a CancellationToken) -> Attempts<'a> {
-        Attempts::new(self.retry, &*self.clock, stop)
+        Attempts::new(self.retry).until(stop)
     }
 }

@@ -4,13 +4,12 @@
 //! order. So every bell, whatever rang it, leads to the same steps: from the watermark on, send each event, await its
 //! acknowledgement, then send the next; then move the watermark; only then clear the markers. A crash, a lost answer or
 //! a second publisher between any two steps repeats events, but never skips or reorders their first occurrences.
-use super::{
-    PublishError, Publisher, attempts::Attempts, bells::Bells, report::Rung, state::Known,
-};
+use super::{PublishError, Publisher, bells::Bells, report::Rung, state::Known};
 use crate::{
     CommitId, StreamHead, StreamId, Timestamp, Version,
     control::{Stored, Watermark},
     ports::{Commit, CommitKey, EventStoreError, Message, ReadFrom},
+    resilience::Attempts,
     to_message,
 };
 use futures::StreamExt;
@@ -246,7 +245,7 @@ impl<'a> Work<'a> {
                 None => self.send_from_store().await?,
             }
             if self.at() > before {
-                attempts = self.attempts();
+                attempts.reset();
             } else if !self.stop.is_cancelled() {
                 // The bell is ahead of a consistent read: the history is shorter than it was, or the read was torn.
                 self.compare().await?;
@@ -288,7 +287,7 @@ impl<'a> Work<'a> {
                 Ok(_) => {}
                 Err(error @ PublishError::Store { .. }) => {
                     if self.at() > before {
-                        attempts = self.attempts();
+                        attempts.reset();
                     }
                     if !error.is_transient() {
                         // What looks corrupt may be another history: its commits end elsewhere.

@@ -1,5 +1,6 @@
 //! Whether a topic may carry events.
 use super::{Publisher, TopicError, TopicRoute};
+use crate::resilience::{Failure, Retryable};
 use std::{collections::BTreeSet, sync::Arc};
 
 /// The least `max.message.bytes` of a topic for events: 1 MB. Kafka's default is 1,048,588.
@@ -23,12 +24,10 @@ impl Publisher {
             TopicRoute::One(topic) => [topic.clone()].into(),
             route => aggregates.into_iter().map(|a| route.topic_of(a)).collect(),
         };
-        let stop = Default::default();
         for topic in topics {
-            let mut attempts = self.attempts(&stop);
-            while let Err(error) = self.checked_topic(&topic).await {
-                attempts.wait_or(error).await?;
-            }
+            let check = || self.checked_topic(&topic);
+            let checked = check.retry(self.retry).when(Failure::failure_class);
+            checked.run().await?;
         }
         Ok(())
     }

@@ -3,6 +3,7 @@ use super::{AppendError, LoadError, Repository, Settled, fold};
 use crate::{
     Aggregate, ExpectedVersion, Metadata, StreamHead, StreamId, Version, VersionConflict,
     ports::{Append, AppendAll, AppendOutcome, Commit, EventStoreError, PendingAppend, ReadFrom},
+    resilience::{Attempts, FailureClass},
 };
 use futures::TryStreamExt;
 use std::num::NonZeroU32;
@@ -42,8 +43,7 @@ impl<A: Aggregate> Repository<A> {
             return Err(EventStoreError::Invalid { reason }.into());
         }
         let encoded = fold::encode(events)?;
-        let retry = self.inner.retry;
-        let mut attempt = 1;
+        let mut attempts = Attempts::new(self.inner.retry.policy());
         loop {
             let head = self.resolve(&stream, &expected).await?;
             let append = Append::after(
@@ -59,12 +59,10 @@ impl<A: Aggregate> Repository<A> {
                 AppendOutcome::Repeated(_) => return Ok(append.head_after()),
                 AppendOutcome::Conflict(conflict) => conflict,
             };
-            // Only a caller that takes any version is served by trying again behind what is new.
-            if expected != ExpectedVersion::Any || attempt >= retry.attempts {
+            // Only a caller that takes any version is served by trying again after what is new.
+            if expected != ExpectedVersion::Any || !attempts.wait(FailureClass::Transient).await {
                 return Err(AppendError::Conflict(conflict));
             }
-            tokio::time::sleep(retry.backoff.delay(attempt)).await;
-            attempt += 1;
         }
     }
 

@@ -4,6 +4,7 @@ use crate::{
     Aggregate, CodecError, CommitId, Context, Decide, ExpectedVersion, Metadata, StreamHead,
     StreamId, Timestamp, VersionConflict,
     ports::{Append, AppendOutcome, Commit, EventStoreError},
+    resilience::{Attempts, FailureClass},
 };
 use futures::{Stream, StreamExt};
 use std::time::Duration;
@@ -215,8 +216,7 @@ impl<A: Aggregate> Repository<A> {
     {
         let mut turn = self.inner.turns.take(request.stream).await;
         let mut start = self.start(request.stream, &mut turn).await?;
-        let retry = self.inner.retry;
-        let mut attempt = 1;
+        let mut attempts = Attempts::new(self.inner.retry.policy());
         loop {
             let facts = match self.decide(start, &request).await? {
                 Decided::Facts(facts) => facts,
@@ -240,17 +240,15 @@ impl<A: Aggregate> Repository<A> {
                     turn.keep(executed.loaded.clone());
                     return Ok(executed);
                 }
-                // A caller that expects a version is not served by a decision on a later one.
-                Ok(AppendOutcome::Conflict(conflict))
-                    if attempt >= retry.attempts || request.expected != ExpectedVersion::Any =>
-                {
-                    return Err(ExecuteError::Conflict(conflict));
-                }
-                Ok(AppendOutcome::Conflict(_)) => {
-                    tokio::time::sleep(retry.backoff.delay(attempt)).await;
+                Ok(AppendOutcome::Conflict(conflict)) => {
+                    // A caller that expects a version is not served by a decision on a later one.
+                    if request.expected != ExpectedVersion::Any
+                        || !attempts.wait(FailureClass::Transient).await
+                    {
+                        return Err(ExecuteError::Conflict(conflict));
+                    }
                     let caught_up = self.fold_on(loaded.into_fold()).await?;
                     start = Start::Read(caught_up.finish());
-                    attempt += 1;
                 }
                 Err(error) => {
                     if error.is_certainly_not_applied() {

@@ -27,6 +27,7 @@ use crate::{
     Aggregate, CommandId, CommitId, Decide, StreamId, Timestamp, Version,
     control::{PutIf, Rows, Stored},
     ports::{AppendOutcome, Commit, ControlStore, Expect, ReadFrom, RowKey},
+    resilience::{Attempts, FailureClass},
 };
 use std::{sync::Arc, time::Duration};
 
@@ -122,8 +123,7 @@ impl<A: Aggregate> Repository<A> {
         };
         let mut turn = self.inner.turns.take(stream).await;
         let mut mark = once.mark().await?;
-        let retry = self.inner.retry;
-        let mut attempt = 1;
+        let mut attempts = Attempts::new(self.inner.retry.policy());
         loop {
             let step = match mark {
                 None => {
@@ -139,14 +139,12 @@ impl<A: Aggregate> Repository<A> {
                 }
                 Step::Again(known) => mark = known,
             }
-            if attempt >= retry.attempts {
+            if !attempts.wait(FailureClass::Transient).await {
                 return Err(ExecuteError::Contended {
                     stream: stream.clone(),
-                    attempts: attempt,
+                    attempts: attempts.failed(),
                 });
             }
-            tokio::time::sleep(retry.backoff.delay(attempt)).await;
-            attempt += 1;
         }
     }
 

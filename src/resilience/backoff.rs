@@ -1,17 +1,18 @@
 //! Exponential backoff with full jitter.
 use std::time::Duration;
 
-/// Delays between attempts: a random share of an exponentially growing bound ("full jitter").
+/// The pauses between attempts: each is a random share of a bound that grows exponentially ("full jitter").
 ///
-/// Full jitter, since equal delays make clients that failed together fail together again.
+/// The jitter is full, because clients that failed together and waited for equal times would fail together again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Backoff {
-    /// Upper bound of the first delay. Default 100 ms. Zero: no delays.
+    /// The upper bound of the first delay. Default 100 ms. Zero: all delays are zero.
     pub first: Duration,
-    /// Upper bound of every delay. Default 30 s.
+    /// The upper bound of every delay. Default 30 s. Zero: all delays are zero.
     pub max: Duration,
-    /// Fixes the jitter, for tests and simulations; `None` draws it anew each time, so that nodes do not share it.
+    /// The seed that fixes the jitter, for tests and simulations. Default `None`: each delay is drawn independently, so
+    /// that processes do not share their delays.
     pub seed: Option<u64>,
 }
 
@@ -26,7 +27,7 @@ impl Default for Backoff {
 }
 
 impl Backoff {
-    /// From an upper bound of the first delay to an upper bound of all.
+    /// Creates a backoff that starts at `first` and is capped at `max`.
     #[must_use]
     pub const fn new(first: Duration, max: Duration) -> Self {
         Self {
@@ -36,21 +37,22 @@ impl Backoff {
         }
     }
 
-    /// Fixes the jitter.
+    /// Sets the seed that fixes the jitter.
     #[must_use]
     pub const fn with_seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
         self
     }
 
-    /// The upper bound of the delay before the given attempt, from 1: `first` doubled `attempt - 1` times, at most `max`.
+    /// Returns the upper bound of the delay before the given delayed attempt, from 1: `first` doubled `attempt - 1` times,
+    /// at most `max`.
     #[must_use]
     pub fn bound(&self, attempt: u32) -> Duration {
         let doublings = attempt.saturating_sub(1).min(31);
         self.first.saturating_mul(1 << doublings).min(self.max)
     }
 
-    /// The delay before the given delayed attempt, from 1.
+    /// Returns the delay before the given delayed attempt, from 1.
     #[must_use]
     pub fn delay(&self, attempt: u32) -> Duration {
         let share = match self.seed {

@@ -1,128 +1,404 @@
-//! How often a failing call is repeated.
-use super::Backoff;
-use std::time::Duration;
+//! The loop around [`Retrying`]: asks it, sleeps, and tries again.
+use super::{Failure, FailureClass, RetryPolicy, Retrying};
+use std::{
+    fmt,
+    future::{Future, Pending, pending},
+    marker::PhantomData,
+    pin::pin,
+    time::Duration,
+};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
-/// How a failing call or handler is repeated: some times at once, then after growing delays.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct RetryPolicy {
-    /// Repeats at once. Default 2.
-    pub immediate: u32,
-    /// Repeats after a delay. Default 5; 0 with `immediate` 0 is fail fast.
-    pub delayed: u32,
-    /// The delays.
-    pub backoff: Backoff,
-    /// No repeat starts later than this after the first attempt. Default 5 min.
-    pub max_elapsed: Duration,
+/// The function that [`Retry::notify`] replaces.
+type Silent<E> = fn(&E, u32, Duration);
+
+/// Repeats a call that fails: `call.retry(policy).when(is_transient).run().await`.
+///
+/// Implemented for every function that returns a future of a result. Repeat only what is safe to repeat.
+pub trait Retryable<T, E, Fut>: FnMut() -> Fut + Sized
+where
+    Fut: Future<Output = Result<T, E>>,
+{
+    /// Starts to describe a retry of this call under a policy. [`Retry::when`] says which errors are repeated,
+    /// [`Retry::run`] runs it.
+    fn retry(self, policy: RetryPolicy) -> Retry<Self, E> {
+        Retry {
+            call: self,
+            policy,
+            classify: (),
+            notify: |_, _, _| {},
+            stop: pending(),
+            of: PhantomData,
+        }
+    }
+}
+impl<T, E, Fut, F> Retryable<T, E, Fut> for F
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T, E>>,
+{
 }
 
-impl Default for RetryPolicy {
-    fn default() -> Self {
-        Self {
-            immediate: 2,
-            delayed: 5,
-            backoff: Backoff::default(),
-            max_elapsed: Duration::from_secs(300),
+/// A call and the way in which it is repeated; made by [`Retryable::retry`].
+#[must_use = "nothing is called before `run`"]
+pub struct Retry<F, E, W = (), N = Silent<E>, S = Pending<()>> {
+    call: F,
+    policy: RetryPolicy,
+    classify: W,
+    notify: N,
+    stop: S,
+    of: PhantomData<fn(&E)>,
+}
+
+impl<F, E, W, N, S> fmt::Debug for Retry<F, E, W, N, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Retry");
+        shown.field("policy", &self.policy).finish_non_exhaustive()
+    }
+}
+
+impl<F, E, W, N, S> Retry<F, E, W, N, S> {
+    /// Sets which errors are repeated: a predicate that is true for transient errors, such as
+    /// `EventStoreError::is_transient`, or a function that returns a [`FailureClass`], such as [`Failure::failure_class`].
+    pub fn when<W2, C>(self, classify: W2) -> Retry<F, E, W2, N, S>
+    where
+        W2: Fn(&E) -> C,
+        C: Into<FailureClass>,
+    {
+        Retry {
+            call: self.call,
+            policy: self.policy,
+            classify,
+            notify: self.notify,
+            stop: self.stop,
+            of: PhantomData,
+        }
+    }
+
+    /// Sets a function that is called before each pause with the error, the number of the attempt that failed, from 1, and
+    /// the pause.
+    pub fn notify<N2>(self, notify: N2) -> Retry<F, E, W, N2, S>
+    where
+        N2: FnMut(&E, u32, Duration),
+    {
+        Retry {
+            call: self.call,
+            policy: self.policy,
+            classify: self.classify,
+            notify,
+            stop: self.stop,
+            of: PhantomData,
+        }
+    }
+
+    /// Sets a future that ends the pauses once it is ready: the last error is then returned. An attempt that has begun is
+    /// never interrupted.
+    pub fn until<S2>(self, stop: S2) -> Retry<F, E, W, N, S2>
+    where
+        S2: Future<Output = ()>,
+    {
+        Retry {
+            call: self.call,
+            policy: self.policy,
+            classify: self.classify,
+            notify: self.notify,
+            stop,
+            of: PhantomData,
+        }
+    }
+
+    /// Calls until it succeeds, or until a repeat is of no use.
+    ///
+    /// # Errors
+    /// The error of the last attempt, if it is permanent, if the time of the policy is over, or if the retry was stopped.
+    pub async fn run<T, Fut, C>(mut self) -> Result<T, E>
+    where
+        F: FnMut() -> Fut,
+        Fut: Future<Output = Result<T, E>>,
+        W: Fn(&E) -> C,
+        C: Into<FailureClass>,
+        N: FnMut(&E, u32, Duration),
+        S: Future<Output = ()>,
+    {
+        let mut stop = pin!(self.stop);
+        let mut attempts = Attempts::new(self.policy);
+        loop {
+            let error = match (self.call)().await {
+                Ok(value) => return Ok(value),
+                Err(error) => error,
+            };
+            let Some(pause) = attempts.next((self.classify)(&error).into()) else {
+                return Err(error);
+            };
+            (self.notify)(&error, attempts.failed(), pause);
+            if !rest(pause, &mut stop).await {
+                return Err(error);
+            }
         }
     }
 }
 
-impl RetryPolicy {
-    /// No repeats.
+/// The attempts of one call, for loops that [`Retryable`] cannot express: [`Retrying`] on tokio's clock.
+///
+/// # Example
+/// ```
+/// use foldstream::{RetryPolicy, resilience::Attempts, ports::{ControlStore, ControlStoreError, Row, RowKey}};
+///
+/// async fn read(store: &dyn ControlStore, key: &RowKey) -> Result<Option<Row>, ControlStoreError> {
+///     let mut attempts = Attempts::new(RetryPolicy::default());
+///     loop {
+///         match store.get(key).await {
+///             Ok(row) => return Ok(row),
+///             Err(error) => attempts.wait_or(error).await?,
+///         }
+///     }
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Attempts<'a> {
+    policy: RetryPolicy,
+    retrying: Retrying,
+    failing_since: Option<Instant>,
+    stop: Option<&'a CancellationToken>,
+}
+
+impl Attempts<'static> {
+    /// Creates attempts of which none has failed yet.
     #[must_use]
-    pub fn fail_fast() -> Self {
-        Self::default().with_attempts(0, 0)
+    pub const fn new(policy: RetryPolicy) -> Self {
+        Self {
+            policy,
+            retrying: Retrying::new(policy),
+            failing_since: None,
+            stop: None,
+        }
     }
-    /// Sets the repeats: at once, and after a delay.
+    /// Ends the pauses once the token is cancelled.
     #[must_use]
-    pub const fn with_attempts(mut self, immediate: u32, delayed: u32) -> Self {
-        (self.immediate, self.delayed) = (immediate, delayed);
-        self
+    pub(crate) const fn until(self, stop: &CancellationToken) -> Attempts<'_> {
+        Attempts {
+            policy: self.policy,
+            retrying: self.retrying,
+            failing_since: self.failing_since,
+            stop: Some(stop),
+        }
     }
-    /// Sets the delays.
+}
+
+impl Attempts<'_> {
+    /// Returns the pause before the next attempt, or `None` if there shall be none.
     #[must_use]
-    pub const fn with_backoff(mut self, backoff: Backoff) -> Self {
-        self.backoff = backoff;
-        self
+    pub fn next(&mut self, class: FailureClass) -> Option<Duration> {
+        let since = *self.failing_since.get_or_insert_with(Instant::now);
+        self.retrying.next(class, since.elapsed())
     }
-    /// Sets the total time.
+
+    /// Returns the number of attempts that have failed or were throttled.
     #[must_use]
-    pub const fn with_max_elapsed(mut self, limit: Duration) -> Self {
-        self.max_elapsed = limit;
-        self
+    pub const fn failed(&self) -> u32 {
+        self.retrying.attempts()
     }
-    /// The wait before the next attempt, after `failed` attempts (from 1) that took `elapsed` in all; `None`: give up.
-    #[must_use]
-    pub fn next_delay(&self, failed: u32, elapsed: Duration) -> Option<Duration> {
-        let wait = if failed <= self.immediate {
-            Duration::ZERO
-        } else if failed - self.immediate <= self.delayed {
-            self.backoff.delay(failed - self.immediate)
-        } else {
-            return None;
+
+    /// Forgets what has failed: the call has made progress.
+    pub fn reset(&mut self) {
+        self.retrying = Retrying::new(self.policy);
+        self.failing_since = None;
+    }
+
+    /// Waits until the call may be repeated. False if it shall not be, or if the attempts were stopped meanwhile.
+    pub async fn wait(&mut self, class: FailureClass) -> bool {
+        let Some(pause) = self.next(class) else {
+            return false;
         };
-        (elapsed.saturating_add(wait) <= self.max_elapsed).then_some(wait)
+        self.rest(pause).await
     }
-}
 
-/// How often a command is decided again after somebody else wrote first.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct ConflictRetry {
-    /// Decisions in all. Default 8; 0 counts as 1.
-    pub attempts: u32,
-    /// Pause between them. Default: up to 5 ms, growing to 200 ms.
-    pub backoff: Backoff,
-}
+    /// Sleeps for a pause that [`next`](Self::next) has returned. False if the attempts were stopped meanwhile.
+    pub async fn rest(&self, pause: Duration) -> bool {
+        match self.stop {
+            Some(stop) => rest(pause, stop.cancelled()).await,
+            None => rest(pause, pending()).await,
+        }
+    }
 
-impl Default for ConflictRetry {
-    fn default() -> Self {
-        Self {
-            attempts: 8,
-            backoff: Backoff::new(Duration::from_millis(5), Duration::from_millis(200)),
+    /// Waits until the call may be repeated.
+    ///
+    /// # Errors
+    /// The given error, if the call shall not be repeated, or if the attempts were stopped meanwhile.
+    pub async fn wait_or<E: Failure>(&mut self, error: E) -> Result<(), E> {
+        if self.wait(error.failure_class()).await {
+            Ok(())
+        } else {
+            Err(error)
         }
     }
 }
 
-impl ConflictRetry {
-    /// The first conflict is the caller's.
-    #[must_use]
-    pub fn never() -> Self {
-        Self::attempts(1)
-    }
-    /// So many decisions in all.
-    #[must_use]
-    pub fn attempts(attempts: u32) -> Self {
-        Self {
-            attempts,
-            ..Self::default()
-        }
-    }
-    /// Sets the pauses.
-    #[must_use]
-    pub const fn with_backoff(mut self, backoff: Backoff) -> Self {
-        self.backoff = backoff;
-        self
+/// Sleeps; false if `stop` was ready first.
+async fn rest(pause: Duration, stop: impl Future<Output = ()>) -> bool {
+    tokio::select! {
+        biased;
+        () = stop => false,
+        () = tokio::time::sleep(pause) => true,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{Backoff, ports::ControlStoreError};
+    use std::{cell::RefCell, future::ready};
 
-    #[test]
-    fn repeats_come_at_once_then_delayed_then_end() {
-        let policy = RetryPolicy::default().with_attempts(1, 2);
-        let next = |failed| policy.next_delay(failed, Duration::ZERO);
-        assert_eq!(next(1), Some(Duration::ZERO));
-        assert!(next(2).is_some() && next(3).is_some());
-        assert_eq!(next(4), None);
-        assert_eq!(RetryPolicy::fail_fast().next_delay(1, Duration::ZERO), None);
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[derive(Clone, Copy, Debug, PartialEq)]
+    enum Answer {
+        Busy,
+        SlowDown(Duration),
+        No,
+    }
+    impl Failure for Answer {
+        fn failure_class(&self) -> FailureClass {
+            match self {
+                Self::Busy => FailureClass::Transient,
+                Self::SlowDown(retry_after) => FailureClass::Throttled {
+                    retry_after: *retry_after,
+                },
+                Self::No => FailureClass::Permanent,
+            }
+        }
     }
 
-    #[test]
-    fn no_repeat_starts_after_the_total_time() {
-        let policy = RetryPolicy::default().with_max_elapsed(Duration::from_secs(1));
-        assert_eq!(policy.next_delay(1, Duration::from_secs(2)), None);
+    fn policy() -> RetryPolicy {
+        RetryPolicy::new(Backoff::new(SECOND, 4 * SECOND), 60 * SECOND).with_immediate(1)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_is_repeated_until_it_succeeds_and_each_pause_is_told_before() {
+        let mut answers = [
+            Err(Answer::Busy),
+            Err(Answer::Busy),
+            Err(Answer::SlowDown(7 * SECOND)),
+            Ok("done"),
+        ]
+        .into_iter();
+        let (started, told) = (Instant::now(), RefCell::new(Vec::new()));
+        let done = (|| ready(answers.next().unwrap()))
+            .retry(policy())
+            .when(Failure::failure_class)
+            .notify(|error, attempt, pause| {
+                told.borrow_mut()
+                    .push((*error, attempt, pause, started.elapsed()));
+            })
+            .run()
+            .await;
+        assert_eq!(done, Ok("done"));
+        let told = told.into_inner();
+        let [first, second, third] = told[..] else {
+            panic!("{told:?}")
+        };
+        assert_eq!(first, (Answer::Busy, 1, Duration::ZERO, Duration::ZERO));
+        assert_eq!((second.0, second.1), (Answer::Busy, 2));
+        assert_eq!((third.0, third.1), (Answer::SlowDown(7 * SECOND), 3));
+        assert_eq!(third.2, 7 * SECOND);
+        assert!(third.3 >= second.2 && started.elapsed() >= third.3 + third.2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_permanent_error_is_returned_at_once() {
+        let mut calls = 0;
+        let refused = (|| {
+            calls += 1;
+            ready(Err::<(), _>(Answer::No))
+        })
+        .retry(policy())
+        .when(|error| *error != Answer::No)
+        .notify(|_, _, _| panic!("there is no pause"))
+        .run();
+        assert_eq!(refused.await, Err(Answer::No));
+        assert_eq!(calls, 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_last_error_is_returned_when_the_time_is_over() {
+        let started = Instant::now();
+        let mut calls = 0;
+        let failed = (|| {
+            calls += 1;
+            ready(Err::<(), _>(calls))
+        })
+        .retry(policy())
+        .when(|_| true)
+        .run();
+        let last = failed.await.unwrap_err();
+        assert!(last > 10, "{last}");
+        let took = started.elapsed();
+        assert!((60 * SECOND..61 * SECOND).contains(&took), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_time_of_the_first_attempt_does_not_count() {
+        let mut calls = 0;
+        let failed = (|| {
+            calls += 1;
+            async {
+                tokio::time::sleep(120 * SECOND).await;
+                Err::<(), _>(Answer::Busy)
+            }
+        })
+        .retry(policy())
+        .when(Failure::failure_class)
+        .run();
+        failed.await.unwrap_err();
+        assert_eq!(calls, 2, "an attempt that hangs is repeated once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stop_ends_a_pause_but_no_attempt() {
+        let stop = CancellationToken::new();
+        let (started, mut calls) = (Instant::now(), 0);
+        let call = || {
+            calls += 1;
+            let (stop, calls) = (stop.clone(), calls);
+            async move {
+                if calls == 3 {
+                    stop.cancel();
+                    tokio::time::sleep(5 * SECOND).await;
+                }
+                Err::<(), _>(calls)
+            }
+        };
+        let hourly = policy().with_immediate(9);
+        let stopped = call.retry(hourly).when(|_| true).until(stop.cancelled());
+        assert_eq!(stopped.run().await, Err(3));
+        assert_eq!(started.elapsed(), 5 * SECOND);
+
+        let waits = CancellationToken::new();
+        let mut attempts = Attempts::new(RetryPolicy::forever(Backoff::new(
+            3600 * SECOND,
+            3600 * SECOND,
+        )))
+        .until(&waits);
+        let started = Instant::now();
+        let (went_on, ()) = tokio::join!(attempts.wait(FailureClass::Transient), async {
+            tokio::time::sleep(SECOND).await;
+            waits.cancel();
+        });
+        assert!(!went_on && started.elapsed() <= SECOND);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn attempts_start_again_after_progress() {
+        let mut attempts = Attempts::new(policy());
+        let busy = || ControlStoreError::Unavailable {
+            source: "busy".into(),
+        };
+        while attempts.wait_or(busy()).await.is_ok() {}
+        assert!(!attempts.wait(FailureClass::Transient).await);
+        attempts.reset();
+        assert_eq!(attempts.failed(), 0);
+        attempts.wait_or(busy()).await.unwrap();
+        assert_eq!(attempts.failed(), 1);
     }
 }

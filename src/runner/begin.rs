@@ -1,7 +1,7 @@
 //! Taking up a partition: where nothing was committed, the start is committed and noted before anything is handled.
 use super::{
     RunnerError,
-    processor::{Patience, patiently},
+    processor::was_stopped,
     session::{Owned, Session},
     window::Window,
 };
@@ -58,7 +58,7 @@ impl Session<'_> {
     ) -> Result<(), RunnerError> {
         let (bus, group) = (self.processor.bus.clone(), self.group);
         let call = || bus.committed(group, &partition.topic);
-        let committed = match patiently(stop, call, MessageBusError::is_transient).await {
+        let committed = match self.processor.patiently(stop, call).await {
             None => return Ok(()),
             Some(committed) => committed.map_err(|error| self.processor.bus_error(error))?,
         };
@@ -75,9 +75,9 @@ impl Session<'_> {
         partition: &PartitionId,
         stop: &CancellationToken,
     ) -> Result<bool, RunnerError> {
-        let mut patience = Patience::new();
+        let mut attempts = self.processor.patience(stop);
         while let Err(error) = self.boot.read_again(partition).await {
-            if !patience.wait(stop, &error, error.is_transient()).await {
+            if !self.processor.is_waited_for(&mut attempts, &error).await {
                 return self.unless_stopped(stop, error);
             }
         }
@@ -91,7 +91,7 @@ impl Session<'_> {
         stop: &CancellationToken,
     ) -> Result<bool, RunnerError> {
         let call = || self.consumer.commit(std::slice::from_ref(mark));
-        match patiently(stop, call, MessageBusError::is_transient).await {
+        match self.processor.patiently(stop, call).await {
             Some(Ok(())) => Ok(true),
             None | Some(Err(MessageBusError::StaleAssignment { .. })) => Ok(false),
             Some(Err(error)) => Err(self.processor.bus_error(error)),
@@ -105,9 +105,9 @@ impl Session<'_> {
         partition: &PartitionId,
         stop: &CancellationToken,
     ) -> Result<bool, RunnerError> {
-        let mut patience = Patience::new();
+        let mut attempts = self.processor.patience(stop);
         while let Err(error) = self.boot.set_started(partition).await {
-            if !patience.wait(stop, &error, error.is_transient()).await {
+            if !self.processor.is_waited_for(&mut attempts, &error).await {
                 return self.unless_stopped(stop, error);
             }
         }
@@ -119,7 +119,7 @@ impl Session<'_> {
         stop: &CancellationToken,
         error: ControlStoreError,
     ) -> Result<bool, RunnerError> {
-        if stop.is_cancelled() && error.is_transient() {
+        if was_stopped(stop, &error) {
             return Ok(false);
         }
         Err(self.processor.control_error(error))

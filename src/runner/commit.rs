@@ -1,8 +1,5 @@
 //! Committing what is done: flush the read model first, then the offsets.
-use super::{
-    ErrorClass, HandlerError, RunnerError, processor::after, session::Session,
-    settle::panic_message,
-};
+use super::{HandlerError, RunnerError, processor::after, session::Session, settle::panic_message};
 use crate::ports::{MessageBusError, OwnedMark};
 use futures::FutureExt;
 use std::panic::AssertUnwindSafe;
@@ -84,21 +81,11 @@ impl Session<'_> {
             )),
         };
         let Err(error) = flushed else {
-            (self.flushes_failed, self.flush_failing_since) = (0, None);
+            self.flushes.reset();
             self.commit_after = None;
             return Ok(true);
         };
-        let since = *self.flush_failing_since.get_or_insert_with(Instant::now);
-        self.flushes_failed += 1;
-        let policy = &self.processor.policy.retry;
-        let wait = match error.class() {
-            ErrorClass::Transient => policy.next_delay(self.flushes_failed, since.elapsed()),
-            ErrorClass::Throttled { retry_after } => policy
-                .next_delay(self.flushes_failed, since.elapsed())
-                .map(|wait| wait.max(retry_after)),
-            ErrorClass::Permanent | ErrorClass::Poison | ErrorClass::Fatal => None,
-        };
-        let Some(wait) = wait else {
+        let Some(wait) = self.flushes.next(error.class().into()) else {
             return Err(RunnerError::Flush {
                 processor: self.processor.name.clone(),
                 class: error.class(),

@@ -2,6 +2,7 @@
 use crate::{
     BoxError, CodecError, LoadError, Rejection,
     ports::{ControlStoreError, EventStoreError, MessageBusError, SnapshotStoreError},
+    resilience::FailureClass,
 };
 use std::{error::Error, fmt, time::Duration};
 
@@ -22,6 +23,16 @@ pub enum ErrorClass {
     Poison,
     /// The processor itself is broken: it halts.
     Fatal,
+}
+
+impl From<ErrorClass> for FailureClass {
+    fn from(class: ErrorClass) -> Self {
+        match class {
+            ErrorClass::Transient => Self::Transient,
+            ErrorClass::Throttled { retry_after } => Self::Throttled { retry_after },
+            ErrorClass::Permanent | ErrorClass::Poison | ErrorClass::Fatal => Self::Permanent,
+        }
+    }
 }
 
 /// A classified failure, which `?` makes from any error.

@@ -12,10 +12,16 @@ use crate::{
         ControlStore, ControlStoreError, MessageBus, MessageBusError, Offset, PartitionId,
         Subscription,
     },
+    resilience::{Attempts, Failure, FailureClass},
 };
 use std::{collections::BTreeMap, error::Error, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+
+/// How long a backend may be away before a processor that needs it gives up.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// The pauses between attempts until then.
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
 
 /// Up to where a run shall go.
 pub(super) type Ends = BTreeMap<PartitionId, Offset>;
@@ -30,60 +36,15 @@ pub(super) struct Processor {
     ids: Arc<dyn IdSource>,
     group_prefix: Arc<str>,
     model: u32,
-    attempts: Attempts,
+    handling: Handling,
 }
 
 /// What every attempt needs, before the generation is known.
-struct Attempts {
+struct Handling {
     processor: Arc<dyn super::ErasedProcessor>,
     history: Option<Arc<dyn crate::ports::EventStore>>,
     upcasters: crate::Upcasters,
     codecs: crate::PayloadCodecs,
-}
-
-/// How long the backends may be away before a processor that starts gives up: about a minute.
-pub(super) struct Patience {
-    policy: RetryPolicy,
-    started: Instant,
-    failed: u32,
-}
-
-impl Patience {
-    pub(super) fn new() -> Self {
-        let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
-        Self {
-            policy: RetryPolicy::default()
-                .with_attempts(1, 12)
-                .with_backoff(backoff),
-            started: Instant::now(),
-            failed: 0,
-        }
-    }
-
-    /// Waits before the next try; false if there shall be none: it was told to stop, or it has waited long enough, or
-    /// waiting does not help.
-    pub(super) async fn wait(
-        &mut self,
-        stop: &CancellationToken,
-        error: &(impl Error + 'static),
-        is_transient: bool,
-    ) -> bool {
-        self.failed += 1;
-        let wait = self.policy.next_delay(self.failed, self.started.elapsed());
-        let Some(wait) = wait.filter(|_| is_transient) else {
-            return false;
-        };
-        tracing::warn!(
-            error = crate::chain(error),
-            ?wait,
-            "waiting for the backend"
-        );
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => false,
-            () = tokio::time::sleep(wait) => true,
-        }
-    }
 }
 
 /// After this time; a time without an end is a far one.
@@ -104,7 +65,7 @@ impl Processor {
             ids: shared.ids.clone(),
             group_prefix: shared.group_prefix.clone(),
             model: entry.model,
-            attempts: Attempts {
+            handling: Handling {
                 processor: entry.processor.clone(),
                 history: shared.history.clone(),
                 upcasters: shared.upcasters.clone(),
@@ -117,8 +78,7 @@ impl Processor {
     pub(super) async fn ends(&self, stop: &CancellationToken) -> Result<Ends, RunnerError> {
         let mut ends = Ends::new();
         for topic in &self.topics {
-            let ask = || self.bus.offsets(topic);
-            let offsets = patiently(stop, ask, MessageBusError::is_transient).await;
+            let offsets = self.patiently(stop, || self.bus.offsets(topic)).await;
             let offsets = offsets.transpose().map_err(|e| self.bus_error(e))?;
             let offsets = offsets.unwrap_or_default();
             ends.extend(offsets.into_iter().map(|o| (o.partition, o.end)));
@@ -154,11 +114,11 @@ impl Processor {
         };
         let group = format!("{}.{}.g{generation}", self.group_prefix, self.name);
         let shared = Arc::new(Shared {
-            processor: self.attempts.processor.clone(),
+            processor: self.handling.processor.clone(),
             model: ModelId::new(self.name.clone(), generation),
-            history: self.attempts.history.clone(),
-            upcasters: self.attempts.upcasters.clone(),
-            codecs: self.attempts.codecs.clone(),
+            history: self.handling.history.clone(),
+            upcasters: self.handling.upcasters.clone(),
+            codecs: self.handling.codecs.clone(),
             unknown_events: self.policy.unknown_events,
             start: self.policy.start,
             timeout: self.policy.attempt_timeout,
@@ -196,7 +156,7 @@ impl Processor {
                 self.model,
             )
         };
-        let joined = patiently(stop, ask, ControlStoreError::is_transient).await;
+        let joined = self.patiently(stop, ask).await;
         let Some(live) = joined.transpose().map_err(|e| self.control_error(e))? else {
             return Ok(None);
         };
@@ -216,22 +176,17 @@ impl Processor {
         boot: &mut BootRows,
         stop: &CancellationToken,
     ) -> Result<bool, RunnerError> {
-        let mut patience = Patience::new();
+        let mut attempts = self.patience(stop);
         loop {
             let resolved = boot
                 .resolve(&*self.bus, &self.topics, self.policy.start)
                 .await;
-            let error = match resolved {
-                Ok(()) => return Ok(true),
-                Err(error) => error,
+            let Err(error) = resolved else {
+                return Ok(true);
             };
-            let is_transient = match &error {
-                BootError::Bus(e) => e.is_transient(),
-                BootError::Control(e) => e.is_transient(),
-            };
-            if !patience.wait(stop, &error, is_transient).await {
+            if !self.is_waited_for(&mut attempts, &error).await {
                 return match error {
-                    _ if stop.is_cancelled() && is_transient => Ok(false),
+                    error if was_stopped(stop, &error) => Ok(false),
                     BootError::Bus(e) => Err(self.bus_error(e)),
                     BootError::Control(e) => Err(self.control_error(e)),
                 };
@@ -245,8 +200,50 @@ impl Processor {
         stop: &CancellationToken,
     ) -> Result<Option<Arc<dyn crate::ports::Consumer>>, RunnerError> {
         let ask = || self.bus.subscribe(subscription.clone());
-        let consumer = patiently(stop, ask, MessageBusError::is_transient).await;
+        let consumer = self.patiently(stop, ask).await;
         consumer.transpose().map_err(|e| self.bus_error(e))
+    }
+
+    /// The attempts of a call to a backend that may be away for a while.
+    pub(super) fn patience<'s>(&self, stop: &'s CancellationToken) -> Attempts<'s> {
+        let seed = self.policy.retry.backoff.seed;
+        let backoff = Backoff { seed, ..PAUSES };
+        Attempts::new(RetryPolicy::new(backoff, PATIENCE).with_immediate(1)).until(stop)
+    }
+
+    /// Waits before the next attempt; false if there shall be none.
+    pub(super) async fn is_waited_for<E: Failure + Error + 'static>(
+        &self,
+        attempts: &mut Attempts<'_>,
+        error: &E,
+    ) -> bool {
+        let Some(pause) = attempts.next(error.failure_class()) else {
+            return false;
+        };
+        tracing::warn!(processor = %self.name, error = crate::chain(error), ?pause, "waiting for the backend");
+        attempts.rest(pause).await
+    }
+
+    /// Repeats a call while the backend is away, within bounds; none if the processor was told to stop.
+    pub(super) async fn patiently<T, E, F>(
+        &self,
+        stop: &CancellationToken,
+        mut call: impl FnMut() -> F,
+    ) -> Option<Result<T, E>>
+    where
+        E: Failure + Error + 'static,
+        F: Future<Output = Result<T, E>>,
+    {
+        let mut attempts = self.patience(stop);
+        loop {
+            let error = match call().await {
+                Ok(value) => return Some(Ok(value)),
+                Err(error) => error,
+            };
+            if !self.is_waited_for(&mut attempts, &error).await {
+                return (!was_stopped(stop, &error)).then_some(Err(error));
+            }
+        }
     }
 
     pub(super) fn bus_error(&self, source: MessageBusError) -> RunnerError {
@@ -264,21 +261,7 @@ impl Processor {
     }
 }
 
-/// Repeats a call while it fails transiently, within bounds; none if it was told to stop.
-pub(super) async fn patiently<T, E: Error + 'static, F: Future<Output = Result<T, E>>>(
-    stop: &CancellationToken,
-    mut call: impl FnMut() -> F,
-    is_transient: impl Fn(&E) -> bool,
-) -> Option<Result<T, E>> {
-    let mut patience = Patience::new();
-    loop {
-        let error = match call().await {
-            Ok(value) => return Some(Ok(value)),
-            Err(error) => error,
-        };
-        if !patience.wait(stop, &error, is_transient(&error)).await {
-            let was_stopped = stop.is_cancelled() && is_transient(&error);
-            return (!was_stopped).then_some(Err(error));
-        }
-    }
+/// Whether a call ended because the processor was told to stop, and not by its error.
+pub(super) fn was_stopped(stop: &CancellationToken, error: &impl Failure) -> bool {
+    stop.is_cancelled() && error.failure_class() != FailureClass::Permanent
 }

@@ -8,13 +8,14 @@ use super::{
     window::Window,
 };
 use crate::{
-    Backoff, StreamId, Version, WireError,
+    Backoff, RetryPolicy, StreamId, Version, WireError,
     control::BootRows,
     from_message,
     ports::{
         AssignmentEpoch, Consumer, ConsumerEvent, Delivery, MessageBusError, NoPosition, Offset,
         PartitionId, Revocation,
     },
+    resilience::{Attempts, Failure},
 };
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use std::{
@@ -31,6 +32,9 @@ use tokio_util::sync::CancellationToken;
 /// Streams whose position is remembered, in each of two generations.
 const STREAMS: usize = 50_000;
 
+/// Pauses of a consumer that cannot receive anything.
+const RECEIVE_PAUSES: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
+
 /// How a session ended without an error.
 pub(super) enum End {
     /// It was told to, or it has reached the ends.
@@ -45,8 +49,8 @@ pub(super) struct Session<'a> {
     pub(super) shared: Arc<Shared>,
     pub(super) consumer: Arc<dyn Consumer>,
     pub(super) partitions: BTreeMap<PartitionId, Owned>,
-    pub(super) flushes_failed: u32,
-    pub(super) flush_failing_since: Option<Instant>,
+    /// Flushes that have failed in a row.
+    pub(super) flushes: Attempts<'static>,
     /// Until when not to commit, after a failure.
     pub(super) commit_after: Option<Instant>,
     pub(super) group: &'a str,
@@ -57,8 +61,8 @@ pub(super) struct Session<'a> {
     pub(super) jobs: HashMap<Id, Job>,
     pub(super) retries: HashMap<StreamId, Retry>,
     pub(super) waits: FuturesUnordered<BoxFuture<'static, StreamId>>,
-    /// Failures of `next` in a row, and until when not to ask again.
-    receive_failed: u32,
+    /// Calls of `next` that have failed in a row, and until when not to ask again.
+    receives: Attempts<'static>,
     receive_after: Option<Instant>,
 }
 
@@ -81,9 +85,7 @@ pub(super) struct Job {
 /// How the head of a stream's queue has failed so far.
 pub(super) struct Retry {
     pub(super) version: Version,
-    pub(super) failed: u32,
-    pub(super) attempts: u32,
-    pub(super) since: Instant,
+    pub(super) attempts: Attempts<'static>,
     /// When the next attempt may start.
     pub(super) until: Instant,
 }
@@ -97,14 +99,14 @@ impl<'a> Session<'a> {
         group: &'a str,
         ends: Option<&'a Ends>,
     ) -> Self {
+        let retry = processor.policy.retry;
         Self {
             processor,
             boot,
             shared,
             consumer,
             partitions: BTreeMap::new(),
-            flushes_failed: 0,
-            flush_failing_since: None,
+            flushes: Attempts::new(retry),
             commit_after: None,
             group,
             ends,
@@ -114,7 +116,10 @@ impl<'a> Session<'a> {
             jobs: HashMap::new(),
             retries: HashMap::new(),
             waits: FuturesUnordered::new(),
-            receive_failed: 0,
+            receives: Attempts::new(RetryPolicy::forever(Backoff {
+                seed: retry.backoff.seed,
+                ..RECEIVE_PAUSES
+            })),
             receive_after: None,
         }
     }
@@ -189,17 +194,16 @@ impl<'a> Session<'a> {
     ) -> Result<Option<End>, RunnerError> {
         let event = match event {
             Ok(event) => event,
-            Err(error) if error.is_transient() => {
-                self.receive_failed += 1;
-                let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(10));
-                let wait = backoff.delay(self.receive_failed);
+            Err(error) => {
+                let Some(wait) = self.receives.next(error.failure_class()) else {
+                    return Err(self.processor.bus_error(error));
+                };
                 tracing::warn!(processor = %self.processor.name, error = crate::chain(&error), ?wait, "nothing can be received");
-                self.receive_after = Some(Instant::now() + wait);
+                self.receive_after = Some(after(wait));
                 return Ok(None);
             }
-            Err(error) => return Err(self.processor.bus_error(error)),
         };
-        self.receive_failed = 0;
+        self.receives.reset();
         match event {
             ConsumerEvent::Delivery(delivery) => self.take(delivery),
             ConsumerEvent::Reached(partition, epoch, next) => {

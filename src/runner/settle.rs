@@ -1,11 +1,11 @@
 //! Starting attempts, and taking their results: done, retried, or the end.
 use super::{
-    ErrorClass, HandlerError, RunnerError,
+    HandlerError, RunnerError,
     attempt::{Attempt, Attempted, Failure, Tally},
     processor::after,
     session::{Job, Retry, Session},
 };
-use crate::StreamId;
+use crate::{StreamId, resilience::Attempts};
 use futures::FutureExt;
 use std::any::Any;
 use tokio::{
@@ -25,7 +25,10 @@ impl Session<'_> {
             let attempt = Attempt {
                 shared: self.shared.clone(),
                 incoming: incoming.clone(),
-                number: self.retries.get(&stream).map_or(1, |r| r.attempts + 1),
+                number: self
+                    .retries
+                    .get(&stream)
+                    .map_or(1, |r| r.attempts.failed() + 1),
                 cancelled: cancelled.clone(),
                 progress: self.streams.get(&stream),
                 tally: Tally::default(),
@@ -101,11 +104,10 @@ impl Session<'_> {
     /// Lets the stream wait for its next attempt, or halts.
     fn retry(&mut self, job: &Job, failure: Failure) -> Result<(), RunnerError> {
         let Failure { version, error } = failure;
+        let policy = self.processor.policy.retry;
         let fresh = || Retry {
             version,
-            failed: 0,
-            attempts: 0,
-            since: Instant::now(),
+            attempts: Attempts::new(policy),
             until: Instant::now(),
         };
         let retry = self.retries.entry(job.stream.clone()).or_insert_with(fresh);
@@ -113,22 +115,8 @@ impl Session<'_> {
             // What failed before went well; this is another event.
             *retry = fresh();
         }
-        retry.attempts += 1;
-        let policy = &self.processor.policy.retry;
-        let elapsed = retry.since.elapsed();
-        let wait = match error.class() {
-            ErrorClass::Transient => {
-                retry.failed += 1;
-                policy.next_delay(retry.failed, elapsed)
-            }
-            ErrorClass::Throttled { retry_after } => {
-                // At least what was asked for; where that is next to nothing, not a busy loop either.
-                let wait = retry_after.max(policy.backoff.delay(retry.attempts));
-                Some(wait).filter(|wait| elapsed.saturating_add(*wait) <= policy.max_elapsed)
-            }
-            ErrorClass::Permanent | ErrorClass::Poison | ErrorClass::Fatal => None,
-        };
-        let attempts = retry.attempts;
+        let wait = retry.attempts.next(error.class().into());
+        let attempts = retry.attempts.failed();
         let until = after(wait.unwrap_or_default());
         retry.until = until;
         let Some(wait) = wait else {

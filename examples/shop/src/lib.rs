@@ -13,7 +13,6 @@ pub mod backend;
 pub mod road;
 pub mod story;
 pub mod tally;
-pub mod retry;
 pub mod progress;
 pub mod shutdown;
 #[cfg(feature = "production")]

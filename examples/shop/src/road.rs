@@ -7,13 +7,13 @@ use crate::{
     projector::SalesProjector,
     read_model::ReadModelError,
     report::{Report, ReportError},
-    retry::patiently,
     tally::{Tally, differences},
 };
 use foldstream::{
-    DomainEvent, StreamId, chain,
+    DomainEvent, RetryPolicy, StreamId, chain,
     ports::{EventStoreError, MessageBusError},
     publisher::{PollConfig, PollError, PollReport, PublishError, TopicError},
+    resilience::Retryable,
     runner::{BuildError, ProcessorPolicy, Projector, Runner},
 };
 use std::{
@@ -161,8 +161,13 @@ pub async fn prepare_read_model(backend: &Backend, name: Option<&str>) -> Result
     }
     let name = name.unwrap_or(SalesProjector::NAME);
     let group = format!("{}.{name}.g1", backend.group_prefix);
-    let ask = async || backend.bus.committed(&group, &backend.topic).await;
-    let committed = patiently(ask, MessageBusError::is_transient).await?;
+    let ask = || backend.bus.committed(&group, &backend.topic);
+    let committed = ask
+        .retry(RetryPolicy::default())
+        .when(MessageBusError::is_transient)
+        .notify(|error, _, _| tracing::info!(error = chain(error), "once more"))
+        .run()
+        .await?;
     if committed.iter().any(|(_, offset)| offset.is_some()) {
         return Err(RoadError::FilledNoMore { name: name.into() });
     }

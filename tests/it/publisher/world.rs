@@ -17,6 +17,7 @@ use std::{
     collections::BTreeMap,
     num::NonZeroU32,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 use tokio::time::Instant;
 
@@ -162,7 +163,7 @@ impl World {
     pub(crate) fn heal(&self) {
         self.faults.set([]);
     }
-    /// A publisher as a process of its own. It repeats a failing call twice, without a pause.
+    /// A publisher as a process of its own. It repeats a failing call at once, and then once more after a millisecond.
     pub(crate) fn publisher(&self) -> Publisher {
         Publisher::new(
             self.faults.event_store(self.store.clone()),
@@ -171,7 +172,12 @@ impl World {
         )
         .with_clock(Arc::new(TokioClock(Instant::now())))
         .with_ids(self.ids.clone())
-        .with_retry(RetryPolicy::default().with_attempts(2, 0))
+        .with_retry(
+            RetryPolicy::default()
+                .with_immediate(1)
+                .with_max_elapsed(Duration::from_millis(1))
+                .with_max_throttle(Duration::from_secs(1)),
+        )
     }
 
     /// Appends a commit of events with these payloads.

@@ -81,7 +81,7 @@ impl World {
         let pause = foldstream::Backoff::new(Duration::from_millis(5), Duration::from_millis(20));
         let mut accounts = Repository::<Account>::new(store.clone())
             .with_ids(ids)
-            .with_conflict_retry(ConflictRetry::attempts(8).with_backoff(pause.with_seed(1)))
+            .with_conflict_retry(ConflictRetry::default().with_backoff(pause.with_seed(1)))
             .with_cache(setup.cache);
         if setup.has_snapshots {
             let snapshots = faults.snapshot_store(self.snapshots.clone());

@@ -129,7 +129,7 @@ async fn clients(seed: u64) {
     let steps = Arc::new(Mutex::new(fastrand::Rng::with_seed(seed)));
     let (inner, rows) = (InMemoryEventStore::new(), InMemoryControlStore::new());
     let ids: Arc<dyn IdSource> = SeededIds::new(seed);
-    let retry = ConflictRetry::attempts(20)
+    let retry = ConflictRetry::default()
         .with_backoff(foldstream::Backoff::new(Duration::ZERO, Duration::ZERO));
     let process = |cache| {
         let store = chaos.event_store(inner.clone());

@@ -53,7 +53,8 @@ async fn a_rejected_command_and_one_with_nothing_to_do_store_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn writers_of_one_stream_lose_nothing() {
     let store = InMemoryEventStore::new();
-    let retry = ConflictRetry::attempts(1000)
+    let retry = ConflictRetry::default()
+        .with_max_elapsed(std::time::Duration::from_secs(60))
         .with_backoff(foldstream::Backoff::new(Duration::ZERO, Duration::ZERO));
     let mut tasks = tokio::task::JoinSet::new();
     for _ in 0..8 {
@@ -109,14 +110,16 @@ async fn a_conflict_decides_again_on_the_newer_state() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn conflicts_beyond_the_policy_are_an_error() {
     let (store, overtaken) = overtaken(2);
     accounts(&store)
         .execute(&ann(), Deposit { amount: 100 })
         .await
         .unwrap();
-    let overtaken = overtaken.with_conflict_retry(ConflictRetry::attempts(2));
+    let shortest = std::time::Duration::from_millis(1);
+    let overtaken =
+        overtaken.with_conflict_retry(ConflictRetry::default().with_max_elapsed(shortest));
     let conflict = overtaken.execute(&ann(), Deposit { amount: 1 }).await;
     assert!(
         matches!(conflict, Err(ExecuteError::Conflict(_))),

@@ -19,11 +19,13 @@ use tokio::time::Instant;
 fn down() -> HandlerError {
     HandlerError::transient("the mail server is down")
 }
-fn quick_retry(immediate: u32, delayed: u32) -> ProcessorPolicy {
+/// Repeats at once this often, then with pauses of up to 8 s, for this time.
+fn quick_retry(immediate: u32, limit: Duration) -> ProcessorPolicy {
     let backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(8)).with_seed(7);
     let retry = RetryPolicy::default()
-        .with_attempts(immediate, delayed)
-        .with_backoff(backoff);
+        .with_immediate(immediate)
+        .with_backoff(backoff)
+        .with_max_elapsed(limit);
     from_beginning().with_retry(retry)
 }
 fn halted(error: &RunnerError) -> (ErrorClass, u32, u64, String) {
@@ -50,7 +52,7 @@ async fn a_transient_failure_is_retried_at_once_then_after_delays() {
         if attempt < 5 { Err(down()) } else { Ok(()) }
     });
     let report = world
-        .catch_up(seen.clone(), quick_retry(2, 5))
+        .catch_up(seen.clone(), quick_retry(2, Duration::from_secs(60)))
         .await
         .into_result()
         .unwrap();
@@ -67,10 +69,24 @@ async fn spent_retries_halt_and_nothing_is_committed_past_the_failed_event() {
     for _ in 0..5 {
         world.deposit("a").await;
     }
-    let seen = Seen::failing(|_, version, _| if version == 3 { Err(down()) } else { Ok(()) });
-    let report = world.catch_up(seen.clone(), quick_retry(1, 2)).await;
+    let times = Arc::new(Mutex::new(Vec::new()));
+    let failures = times.clone();
+    let seen = Seen::failing(move |_, version, _| {
+        if version == 3 {
+            failures.lock().unwrap().push(Instant::now());
+            return Err(down());
+        }
+        Ok(())
+    });
+    let limit = Duration::from_secs(20);
+    let report = world.catch_up(seen.clone(), quick_retry(1, limit)).await;
     let (class, attempts, version, source) = halted(error_of(&report));
-    assert_eq!((class, attempts, version), (ErrorClass::Transient, 4, 3));
+    assert_eq!((class, version), (ErrorClass::Transient, 3));
+    // The last attempt starts when the time is over, not earlier.
+    let times = times.lock().unwrap();
+    let failed_for = *times.last().unwrap() - times[0];
+    assert!((limit..limit + Duration::from_millis(10)).contains(&failed_for));
+    assert_eq!(attempts as usize, times.len());
     assert_eq!(source, "the mail server is down");
     assert_eq!((seen.of("a"), world.committed(SEEN).await), (vec![1, 2], 2));
     // Mended, it goes on where it halted.
@@ -123,7 +139,7 @@ async fn a_throttled_attempt_waits_and_is_not_counted() {
     let started = Instant::now();
     // One transient failure would halt.
     world
-        .catch_up(seen.clone(), quick_retry(0, 0))
+        .catch_up(seen.clone(), quick_retry(0, Duration::ZERO))
         .await
         .into_result()
         .unwrap();
@@ -145,7 +161,7 @@ async fn a_stream_in_backoff_holds_only_itself() {
             Ok(())
         }
     });
-    let policy = quick_retry(0, 5).with_concurrency(1);
+    let policy = quick_retry(0, Duration::from_secs(60)).with_concurrency(1);
     world
         .catch_up(seen.clone(), policy)
         .await
@@ -177,7 +193,8 @@ impl Listener for Stuck {
 async fn a_handler_that_takes_too_long_is_a_transient_failure() {
     let world = World::new(1);
     world.deposit("a").await;
-    let policy = quick_retry(1, 0).with_attempt_timeout(Duration::from_secs(3));
+    let policy =
+        quick_retry(1, Duration::from_secs(2)).with_attempt_timeout(Duration::from_secs(3));
     let report = world.catch_up(Arc::new(Stuck::default()), policy).await;
     let (class, attempts, _, source) = halted(error_of(&report));
     assert_eq!((class, attempts), (ErrorClass::Transient, 2));
@@ -274,8 +291,9 @@ async fn an_offset_is_committed_only_after_the_flush() {
     let model = Arc::new(Buffering::default());
     model.flushes_to_fail.store(u32::MAX, Ordering::SeqCst);
     let runner = world.builder().projector(model.clone()).build().unwrap();
+    // Longer than the default policy goes on.
     let report = runner
-        .run(tokio::time::sleep(Duration::from_secs(60)))
+        .run(tokio::time::sleep(Duration::from_secs(600)))
         .await;
     assert!(
         matches!(error_of(&report), RunnerError::Flush { .. }),
@@ -409,7 +427,9 @@ async fn a_throttle_without_a_pause_is_not_a_busy_loop() {
         }
         Err(HandlerError::throttled(Duration::ZERO, "slow down"))
     });
-    let report = world.catch_up(seen.clone(), quick_retry(0, 0)).await;
+    let report = world
+        .catch_up(seen.clone(), quick_retry(0, Duration::ZERO))
+        .await;
     report.into_result().unwrap();
     assert_eq!(seen.of("a"), [1]);
 }

@@ -77,9 +77,7 @@ async fn a_failed_flush_waits_for_its_backoff_however_much_there_is_to_commit() 
         Ok(())
     });
     let backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(8)).with_seed(7);
-    let retry = RetryPolicy::default()
-        .with_attempts(2, 10)
-        .with_backoff(backoff);
+    let retry = RetryPolicy::default().with_backoff(backoff);
     let policy = ProcessorPolicy::projector().with_retry(retry);
     let runner = world.builder().projector_with(model.clone(), policy);
     let runner = runner.build().unwrap();
@@ -137,4 +135,61 @@ async fn a_run_is_caught_up_only_when_what_it_did_is_durable_and_committed() {
         matches!(error_of(&report), RunnerError::Flush { .. }),
         "{report:?}"
     );
+}
+
+/// As `failure::a_throttled_attempt_waits_and_is_not_counted`, for a flush.
+#[tokio::test(start_paused = true)]
+async fn a_throttled_flush_waits_and_is_not_counted() {
+    let world = World::new(1);
+    world.deposit("a").await;
+    let pause = Duration::from_secs(7);
+    let model = Buffering::new(move |_, nth| {
+        if nth <= 10 {
+            return Err(HandlerError::throttled(pause, "slow down"));
+        }
+        Ok(())
+    });
+    // One transient failure would halt.
+    let retry = RetryPolicy::default().with_max_elapsed(Duration::ZERO);
+    let policy = ProcessorPolicy::projector().with_retry(retry);
+    let started = Instant::now();
+    let runner = world.builder().projector_with(model.clone(), policy);
+    let report = runner.build().unwrap().run_until_caught_up().await;
+    report.into_result().unwrap();
+    assert_eq!((model.durable(), world.committed(SEEN).await), (1, 1));
+    assert!(started.elapsed() >= 10 * pause);
+}
+
+#[tokio::test(start_paused = true)]
+async fn throttling_ends_with_its_own_limit_for_flushes_as_for_handlers() {
+    let throttled = || HandlerError::throttled(Duration::from_secs(7), "slow down");
+    let limit = Duration::from_secs(70);
+    let retry = RetryPolicy::default().with_max_throttle(limit);
+    let policy = ProcessorPolicy::projector().with_retry(retry);
+
+    let world = World::new(1);
+    world.deposit("a").await;
+    let model = Buffering::new(move |_, _| Err(throttled()));
+    let runner = world
+        .builder()
+        .projector_with(model.clone(), policy.clone());
+    let report = runner.build().unwrap().run_until_caught_up().await;
+    let RunnerError::Flush { class, .. } = error_of(&report) else {
+        panic!("{report:?}")
+    };
+    assert!(matches!(class, ErrorClass::Throttled { .. }), "{class:?}");
+    // Every pause is at least as long as asked for, so at most ten fit the limit. One more is the last flush at the end.
+    let flushes = model.flushes.load(Ordering::SeqCst);
+    assert!((3..=12).contains(&flushes), "{flushes}");
+
+    let seen = Seen::failing(move |_, _, _| Err(throttled()));
+    let report = world.catch_up(seen, policy.with_name("handler")).await;
+    let RunnerError::Halted {
+        class, attempts, ..
+    } = error_of(&report)
+    else {
+        panic!("{report:?}")
+    };
+    assert!(matches!(class, ErrorClass::Throttled { .. }), "{class:?}");
+    assert!((3..=11).contains(attempts), "{attempts}");
 }

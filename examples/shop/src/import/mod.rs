@@ -9,10 +9,11 @@ pub use line::{COLUMNS, LineError};
 use crate::{
     cart::{Cart, CartEvent, CartId, ImportInvoice},
     money::MoneyError,
-    retry::patiently,
     tally::Tally,
 };
-use foldstream::{ExecuteError, Repository, ports::EventStoreError};
+use foldstream::{
+    ExecuteError, Repository, RetryPolicy, chain, ports::EventStoreError, resilience::Retryable,
+};
 use futures::{StreamExt, stream};
 use std::{convert::Infallible, future::Future};
 
@@ -149,17 +150,15 @@ async fn import_one(
 ) -> Result<(Invoice, bool), ImportError> {
     let invoice = invoice?;
     let Invoice { id, lines } = &invoice;
-    let execute = async || {
-        carts
-            .execute(
-                id,
-                ImportInvoice {
-                    lines: lines.clone(),
-                },
-            )
-            .await
+    let execute = || {
+        let lines = lines.clone();
+        carts.execute(id, ImportInvoice { lines })
     };
-    match patiently(execute, ExecuteError::is_transient).await {
+    let executed = execute
+        .retry(RetryPolicy::default())
+        .when(ExecuteError::is_transient)
+        .notify(|error, _, _| tracing::info!(error = chain(error), "once more"));
+    match executed.run().await {
         Ok(done) => Ok((invoice, !done.events().is_empty())),
         Err(source) => Err(ImportError::Store {
             id: invoice.id,

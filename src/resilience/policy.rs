@@ -1,0 +1,224 @@
+//! The limits of a retry.
+use super::Backoff;
+use std::time::Duration;
+
+/// The limits within which a failing call or handler is repeated: some times at once, then after growing pauses, until
+/// its time is over.
+///
+/// Time ends a retry, never a count, since time is what a caller can wait for; the module
+/// [`resilience`](crate::resilience) has the argument. [`Retrying`](crate::resilience::Retrying) applies the policy.
+///
+/// # Example
+/// ```
+/// use foldstream::{Backoff, RetryPolicy};
+/// use std::time::Duration;
+///
+/// // One repeat at once, then pauses of up to 50 ms that grow to 1 s, for ten seconds.
+/// let policy = RetryPolicy::default()
+///     .with_immediate(1)
+///     .with_backoff(Backoff::new(Duration::from_millis(50), Duration::from_secs(1)))
+///     .with_max_elapsed(Duration::from_secs(10));
+/// assert_eq!(policy.max_throttle, Duration::from_secs(3600));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RetryPolicy {
+    /// The number of repeats that start without a pause. Default 2. Zero: the first repeat already waits. Immediate
+    /// repeats cure a single lost packet or a connection that was closed; more of them only add load to a backend that
+    /// is in trouble.
+    pub immediate: u32,
+    /// The pauses before the repeats that follow. Default: up to 100 ms, growing to 30 s. A pause is at least 1 ms, also
+    /// where the backoff is zero, so that no policy becomes a busy loop.
+    pub backoff: Backoff,
+    /// How long a call may go on failing: no repeat starts later than this after the first failure. Default 5 min. Zero:
+    /// no repeats, not even immediate ones. The last pause is cut so that the last repeat starts when this time is over.
+    /// Time that was spent waiting for a throttling backend does not count. A higher limit survives longer outages, and
+    /// keeps the caller, or the stream of the failed event, waiting for as long.
+    pub max_elapsed: Duration,
+    /// How long a call waits in all for a backend that throttles it. Default 1 h. Zero: a throttled call is not repeated.
+    /// A backend that asks for a pause which does not fit any more ends the retry at once, since an earlier repeat would
+    /// only be throttled again.
+    pub max_throttle: Duration,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        Self {
+            immediate: 2,
+            backoff: Backoff::default(),
+            max_elapsed: Duration::from_secs(5 * 60),
+            max_throttle: Duration::from_secs(60 * 60),
+        }
+    }
+}
+
+impl RetryPolicy {
+    /// Creates a policy without immediate repeats that retries for `limit`, and waits as long for a backend that
+    /// throttles.
+    #[must_use]
+    pub const fn new(backoff: Backoff, limit: Duration) -> Self {
+        Self {
+            immediate: 0,
+            backoff,
+            max_elapsed: limit,
+            max_throttle: limit,
+        }
+    }
+    /// Creates a policy that never repeats.
+    #[must_use]
+    pub const fn fail_fast() -> Self {
+        Self::new(Backoff::new(Duration::ZERO, Duration::ZERO), Duration::ZERO)
+    }
+    /// Creates a policy that repeats until the caller stops it.
+    #[must_use]
+    pub const fn forever(backoff: Backoff) -> Self {
+        Self::new(backoff, Duration::MAX)
+    }
+    /// Sets the number of repeats that start without a pause.
+    #[must_use]
+    pub const fn with_immediate(mut self, repeats: u32) -> Self {
+        self.immediate = repeats;
+        self
+    }
+    /// Sets the pauses.
+    #[must_use]
+    pub const fn with_backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+    /// Sets how long a call may go on failing.
+    #[must_use]
+    pub const fn with_max_elapsed(mut self, limit: Duration) -> Self {
+        self.max_elapsed = limit;
+        self
+    }
+    /// Sets how long a call waits in all for a backend that throttles it.
+    #[must_use]
+    pub const fn with_max_throttle(mut self, limit: Duration) -> Self {
+        self.max_throttle = limit;
+        self
+    }
+}
+
+/// The limits within which a command is decided again after another writer was faster.
+///
+/// The time limit decides, not a number of conflicts: the more writers there are, the more conflicts a command meets
+/// while every one of them still makes progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ConflictRetry {
+    /// How long a command may go on meeting conflicts: no decision starts later than this after the first conflict.
+    /// Default 2 s. Zero: the first conflict is returned to the caller.
+    pub max_elapsed: Duration,
+    /// The pauses between decisions. Default: up to 5 ms, growing to 200 ms. A pause is at least 1 ms.
+    pub backoff: Backoff,
+}
+
+impl Default for ConflictRetry {
+    fn default() -> Self {
+        Self {
+            max_elapsed: Duration::from_secs(2),
+            backoff: Backoff::new(Duration::from_millis(5), Duration::from_millis(200)),
+        }
+    }
+}
+
+impl ConflictRetry {
+    /// Creates a policy under which the first conflict is returned to the caller.
+    #[must_use]
+    pub fn never() -> Self {
+        Self::default().with_max_elapsed(Duration::ZERO)
+    }
+    /// Sets how long a command may go on meeting conflicts.
+    #[must_use]
+    pub const fn with_max_elapsed(mut self, limit: Duration) -> Self {
+        self.max_elapsed = limit;
+        self
+    }
+    /// Sets the pauses.
+    #[must_use]
+    pub const fn with_backoff(mut self, backoff: Backoff) -> Self {
+        self.backoff = backoff;
+        self
+    }
+    /// The same limits as a [`RetryPolicy`], for the attempts of one command.
+    pub(crate) const fn policy(self) -> RetryPolicy {
+        RetryPolicy::new(self.backoff, self.max_elapsed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resilience::{FailureClass, Retrying};
+
+    /// How long a retry of a call that fails at once goes on, and the number of its attempts.
+    fn exhaust(policy: RetryPolicy, class: FailureClass) -> (Duration, u32) {
+        let (mut retrying, mut elapsed) = (Retrying::new(policy), Duration::ZERO);
+        while let Some(pause) = retrying.next(class, elapsed) {
+            elapsed += pause;
+        }
+        (elapsed, retrying.attempts())
+    }
+
+    #[test]
+    fn only_the_time_limit_ends_a_retry() {
+        let second = Duration::from_secs(1);
+        let slow = Backoff::new(3600 * second, 3600 * second);
+        let none = Backoff::new(Duration::ZERO, Duration::ZERO);
+        for seed in 0..50 {
+            let default = RetryPolicy::default();
+            let seeded = |backoff: Backoff| backoff.with_seed(seed);
+            for policy in [
+                default.with_backoff(seeded(default.backoff)),
+                default
+                    .with_backoff(seeded(default.backoff))
+                    .with_immediate(0),
+                default
+                    .with_backoff(seeded(default.backoff))
+                    .with_immediate(100),
+                default.with_backoff(seeded(slow)),
+                default.with_backoff(none).with_max_elapsed(2 * second),
+                RetryPolicy::new(seeded(default.backoff), 30 * second),
+                ConflictRetry::default().policy(),
+                ConflictRetry::default().with_backoff(none).policy(),
+            ] {
+                let failing = exhaust(policy, FailureClass::Transient);
+                assert_eq!(failing.0, policy.max_elapsed, "{policy:?}");
+                let retry_after = Duration::ZERO;
+                let limited = policy.with_max_throttle(5 * second);
+                let throttled = exhaust(limited, FailureClass::Throttled { retry_after });
+                assert_eq!(throttled.0, limited.max_throttle, "{policy:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn zero_limits_mean_no_repeats() {
+        let throttled = FailureClass::Throttled {
+            retry_after: Duration::ZERO,
+        };
+        let zero = RetryPolicy::default().with_max_elapsed(Duration::ZERO);
+        assert_eq!(exhaust(zero, FailureClass::Transient).1, 1);
+        let zero = RetryPolicy::default().with_max_throttle(Duration::ZERO);
+        assert_eq!(exhaust(zero, throttled).1, 1);
+        for policy in [RetryPolicy::fail_fast(), ConflictRetry::never().policy()] {
+            assert_eq!(exhaust(policy, FailureClass::Transient).1, 1);
+            assert_eq!(exhaust(policy, throttled).1, 1);
+        }
+    }
+
+    #[test]
+    fn a_policy_without_a_limit_never_gives_up() {
+        let policy = RetryPolicy::forever(Backoff::default());
+        let mut retrying = Retrying::new(policy);
+        let year = Duration::from_secs(365 * 24 * 3600);
+        for years in 0..1000 {
+            assert!(
+                retrying
+                    .next(FailureClass::Transient, years * year)
+                    .is_some()
+            );
+        }
+    }
+}
