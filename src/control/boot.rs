@@ -3,7 +3,7 @@ use super::{PutIf, Rows, Stored};
 use crate::{
     ports::{
         ControlStore, ControlStoreError, Expect, MessageBus, MessageBusError, Offset, OffsetMark,
-        PartitionId, RowKey,
+        PartitionId, PartitionOffsets, RowKey,
     },
     resilience::{Failure, FailureClass},
     runner::Start,
@@ -36,6 +36,23 @@ pub(crate) enum BootError {
     Control(#[from] ControlStoreError),
     #[error(transparent)]
     Bus(#[from] MessageBusError),
+    /// The first records of a partition that is to be read from the beginning are gone.
+    #[error(
+        "the log of {partition} starts at offset {begin} and not at 0, so its first events are gone: use a replay, or Start::Oldest"
+    )]
+    Trimmed {
+        partition: PartitionId,
+        begin: Offset,
+    },
+}
+
+/// What the boot rows of one topic lack.
+struct Missing {
+    name: Arc<str>,
+    /// The partitions without a row, and where they start.
+    starts: Vec<(PartitionId, Offset)>,
+    /// The number of partitions to note, if the topic has no row yet.
+    to_note: Option<u32>,
 }
 
 impl Failure for BootError {
@@ -43,6 +60,7 @@ impl Failure for BootError {
         match self {
             Self::Control(error) => error.failure_class(),
             Self::Bus(error) => error.failure_class(),
+            Self::Trimmed { .. } => FailureClass::Permanent,
         }
     }
 }
@@ -74,58 +92,97 @@ impl BootRows {
         RowKey::new(self.partition.clone(), sort)
     }
 
-    /// Makes sure that every partition of the topics has a row. Whoever comes first decides, once and for all.
+    /// Gives every partition of the topics a row. The instance that writes a row first decides where the generation
+    /// starts there, once and for all.
+    ///
+    /// # Errors
+    /// [`BootError::Trimmed`] if `start` is [`Start::Beginning`] and a partition without a row does not begin at offset 0.
+    /// No row is written then, so that another start may be chosen.
     pub(crate) async fn resolve(
         &mut self,
         bus: &dyn MessageBus,
         topics: &[Arc<str>],
         start: Start,
     ) -> Result<(), BootError> {
+        let mut missing = Vec::new();
         for topic in topics {
-            let offsets = bus.offsets(topic).await?;
-            let topic_key = RowKey::new(self.partition.clone(), &**topic);
-            let is_booted = self.rows.get::<Booted>(&topic_key).await?.is_some();
-            for partition in &offsets {
-                let offset = match start {
-                    // New: from its first record, also if that is gone already, so that the loss is noticed.
-                    _ if is_booted => Offset::new(0),
-                    Start::Beginning => partition.begin,
-                    Start::Now => partition.end,
-                };
-                self.resolve_partition(&partition.partition, offset).await?;
+            missing.push(self.missing(bus, topic, start).await?);
+        }
+        for topic in missing {
+            for (partition, offset) in topic.starts {
+                self.resolve_partition(partition, offset).await?;
             }
-            if !is_booted {
-                let booted = Booted {
-                    partitions: u32::try_from(offsets.len()).unwrap_or(u32::MAX),
-                };
-                // Another instance may have been faster: its word is as good.
-                let _ = self.rows.put(&topic_key, booted, Expect::Absent).await?;
+            if let Some(partitions) = topic.to_note {
+                let key = RowKey::new(self.partition.clone(), &*topic.name);
+                let booted = Booted { partitions };
+                // The row of an instance that was faster is as good.
+                let _ = self.rows.put(&key, booted, Expect::Absent).await?;
             }
         }
         Ok(())
     }
 
+    /// Reads the rows that are there, and lists where the partitions start that have none.
+    async fn missing(
+        &mut self,
+        bus: &dyn MessageBus,
+        topic: &Arc<str>,
+        start: Start,
+    ) -> Result<Missing, BootError> {
+        let offsets = bus.offsets(topic).await?;
+        let key = RowKey::new(self.partition.clone(), &**topic);
+        let is_booted = self.rows.get::<Booted>(&key).await?.is_some();
+        let mut starts = Vec::new();
+        for PartitionOffsets {
+            partition,
+            begin,
+            end,
+            ..
+        } in &offsets
+        {
+            if let Some(row) = self.rows.get::<Boot>(&self.key(partition)).await? {
+                self.known.insert(partition.clone(), row);
+                continue;
+            }
+            let offset = match start {
+                // The partition is new. It is read from its first record, also if that is gone already, so that the loss
+                // is noticed.
+                _ if is_booted => Offset::new(0),
+                Start::Beginning if *begin > Offset::new(0) => {
+                    return Err(BootError::Trimmed {
+                        partition: partition.clone(),
+                        begin: *begin,
+                    });
+                }
+                Start::Beginning | Start::Oldest => *begin,
+                Start::Now => *end,
+            };
+            starts.push((partition.clone(), offset));
+        }
+        Ok(Missing {
+            name: topic.clone(),
+            starts,
+            to_note: (!is_booted).then(|| u32::try_from(offsets.len()).unwrap_or(u32::MAX)),
+        })
+    }
+
     async fn resolve_partition(
         &mut self,
-        partition: &PartitionId,
+        partition: PartitionId,
         offset: Offset,
     ) -> Result<(), ControlStoreError> {
-        let key = self.key(partition);
+        let key = self.key(&partition);
         let boot = Boot {
             offset,
             started: false,
         };
         loop {
-            if let Some(row) = self.rows.get::<Boot>(&key).await? {
-                self.known.insert(partition.clone(), row);
-                return Ok(());
-            }
             match self.rows.put(&key, boot, Expect::Absent).await? {
                 PutIf::Written(row) | PutIf::Conflict(Some(row)) => {
-                    self.known.insert(partition.clone(), row);
+                    self.known.insert(partition, row);
                     return Ok(());
                 }
-                // Deleted between the two: look again.
+                // Another process deleted the row between the attempt to write it and the answer.
                 PutIf::Conflict(None) => {}
             }
         }

@@ -1,20 +1,24 @@
 //! Which generation of a processor is live.
 use super::{PutIf, Rows};
 use crate::ports::{ControlStore, ControlStoreError, Expect, RowKey};
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
-/// What becomes of the next generation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum State {
-    /// There is none: the active one is all.
-    Live,
-    /// A newer build does something with the next generation, which is no concern of the active one.
-    #[serde(other)]
-    Other,
+/// The state of a processor's generations.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub(crate) struct State(Cow<'static, str>);
+
+impl State {
+    /// There is no next generation.
+    pub(crate) const LIVE: Self = Self(Cow::Borrowed("live"));
+
+    pub(crate) fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
-/// Value of the row `proc`, `<name>`.
+/// Value of the row `proc`, `<name>`. A replay adds `t` (the highest generation ever allocated), `r` (the run) and `nm` (the
+/// next generation's model); what this build does not name here, it neither reads nor writes.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Generations {
     /// The generation that serves, from 1.
@@ -25,6 +29,9 @@ pub(crate) struct Generations {
     pub(crate) next: Option<u32>,
     #[serde(rename = "st")]
     pub(crate) state: State,
+    /// Whether the active generation must stop for this state. Absent: it goes on in the state `live` only.
+    #[serde(rename = "s", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) stop: Option<bool>,
     /// Grows with every change.
     #[serde(rename = "e")]
     pub(crate) epoch: u64,
@@ -33,7 +40,15 @@ pub(crate) struct Generations {
     pub(crate) model: u32,
 }
 
-/// The live generation of a processor; the first to ask makes generation 1.
+impl Generations {
+    /// Whether the active generation may be started. A newer build may be at work on the processor in a state that this
+    /// build does not know: only the row's own word tells whether the active generation goes on meanwhile.
+    pub(crate) fn may_start(&self) -> bool {
+        !self.stop.unwrap_or(self.state != State::LIVE)
+    }
+}
+
+/// Reads the generations of a processor; the first to ask makes generation 1.
 pub(crate) async fn join(
     control: Arc<dyn ControlStore>,
     ids: Arc<dyn crate::IdSource>,
@@ -49,7 +64,8 @@ pub(crate) async fn join(
         let first = Generations {
             active: 1,
             next: None,
-            state: State::Live,
+            state: State::LIVE,
+            stop: None,
             epoch: 0,
             model,
         };
@@ -69,15 +85,35 @@ mod tests {
         let row = Generations {
             active: 1,
             next: None,
-            state: State::Live,
+            state: State::LIVE,
+            stop: None,
             epoch: 0,
             model: 3,
         };
         let text = serde_json::to_string(&row).unwrap();
         assert_eq!(text, r#"{"a":1,"st":"live","e":0,"m":3}"#);
         assert_eq!(serde_json::from_str::<Generations>(&text).unwrap(), row);
-        let newer = r#"{"a":1,"n":2,"st":"scanning","e":4,"m":3,"x":true}"#;
-        let read = serde_json::from_str::<Generations>(newer).unwrap();
-        assert_eq!((read.active, read.state), (1, State::Other));
+    }
+
+    #[test]
+    fn the_active_generation_starts_in_an_unknown_state_only_if_the_row_says_that_it_goes_on() {
+        for (row, expected) in [
+            (r#"{"a":1,"st":"live","e":0,"m":3}"#, true),
+            (r#"{"a":1,"st":"live","s":false,"e":0,"m":3}"#, true),
+            (r#"{"a":1,"st":"live","s":true,"e":0,"m":3}"#, false),
+            (r#"{"a":1,"n":2,"st":"scanning","e":4,"m":3,"t":2}"#, false),
+            (
+                r#"{"a":1,"st":"draining","s":true,"e":4,"m":3,"r":"x"}"#,
+                false,
+            ),
+            (
+                r#"{"a":1,"n":2,"st":"catch_up","s":false,"e":4,"m":3,"nm":4}"#,
+                true,
+            ),
+            (r#"{"a":1,"st":"","e":4,"m":3}"#, false),
+        ] {
+            let read = serde_json::from_str::<Generations>(row).unwrap();
+            assert_eq!(read.may_start(), expected, "{row}");
+        }
     }
 }

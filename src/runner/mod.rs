@@ -37,6 +37,7 @@ pub use report::{BuildError, ProcessorReport, RunnerError, RunnerReport};
 use crate::{
     IdSource, PayloadCodecs, SystemIds, Upcasters,
     ports::{ControlStore, EventStore, MessageBus, shared},
+    text::forbidden_char,
 };
 use erased::{ErasedProcessor, ListenerCell, ProjectorCell};
 use processor::Processor;
@@ -159,13 +160,7 @@ impl RunnerBuilder {
         self.topics = topics.into_iter().map(Into::into).collect();
         self
     }
-    /// First part of the consumer groups' names, `<prefix>.<name>.g<generation>`. Default: `example-group`.
-    #[must_use]
-    pub fn with_group_prefix(mut self, prefix: impl Into<Arc<str>>) -> Self {
-        self.group_prefix = prefix.into();
-        self
-    }
-    /// Checks names and policies.
+    /// Checks the group prefix, names and policies.
     ///
     /// # Errors
     /// [`BuildError`] names the field.
@@ -179,6 +174,7 @@ impl RunnerBuilder {
                 reason: "at least one topic".into(),
             });
         }
+        check_group_prefix(&self.group_prefix)?;
         let mut names = BTreeSet::new();
         for entry in &self.entries {
             check_name(&entry.name)?;
@@ -191,6 +187,20 @@ impl RunnerBuilder {
         }
         Ok(Runner { shared: self })
     }
+}
+
+fn check_group_prefix(prefix: &str) -> Result<(), BuildError> {
+    let reason = match forbidden_char(prefix) {
+        _ if prefix.trim().is_empty() => {
+            "name the service, so that no other joins its groups".into()
+        }
+        Some(found) => format!("it must not hold the character U+{:04X}", u32::from(found)),
+        None => return Ok(()),
+    };
+    Err(BuildError::Invalid {
+        field: "group_prefix",
+        reason,
+    })
 }
 
 fn check_name(name: &str) -> Result<(), BuildError> {
@@ -206,8 +216,16 @@ fn check_name(name: &str) -> Result<(), BuildError> {
 
 impl Runner {
     /// Starts a builder.
+    ///
+    /// `group_prefix` is the first part of the consumer groups' names, `<prefix>.<processor>.g<generation>`. It has no
+    /// default: two services with the same prefix and a processor of the same name would share a group, and each would
+    /// miss the records that the other gets. Another prefix starts every processor anew, so it is chosen once.
     #[must_use]
-    pub fn builder(bus: impl MessageBus, control: impl ControlStore) -> RunnerBuilder {
+    pub fn builder(
+        bus: impl MessageBus,
+        control: impl ControlStore,
+        group_prefix: impl Into<Arc<str>>,
+    ) -> RunnerBuilder {
         RunnerBuilder {
             bus: shared::message_bus(bus),
             control: shared::control_store(control),
@@ -216,7 +234,7 @@ impl Runner {
             codecs: PayloadCodecs::new(),
             ids: Arc::new(SystemIds),
             topics: vec!["GlobalEvents".into()],
-            group_prefix: "example-group".into(),
+            group_prefix: group_prefix.into(),
             entries: Vec::new(),
         }
     }

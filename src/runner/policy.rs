@@ -27,9 +27,13 @@ pub enum UnknownEvents {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Start {
-    /// At the oldest record. A projector's default.
+    /// At offset 0 of every partition. A projector's default. A partition whose log starts at a higher offset is
+    /// [`PositionLost`](super::RunnerError::PositionLost), also with an event store: a stream whose records are all gone
+    /// would never be met.
     Beginning,
-    /// Behind the newest record. A listener's default: a new listener does not repeat old side effects.
+    /// At the oldest record that each partition still holds, whatever retention has deleted before it.
+    Oldest,
+    /// After the newest record. A listener's default: a new listener does not repeat old side effects.
     Now,
 }
 

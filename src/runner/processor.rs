@@ -130,7 +130,7 @@ impl Processor {
             generation,
         );
         loop {
-            if !self.resolve(&mut boot, stop).await? {
+            if !self.resolve(&mut boot, &group, stop).await? {
                 return Ok(());
             }
             let subscription =
@@ -160,6 +160,12 @@ impl Processor {
         let Some(live) = joined.transpose().map_err(|e| self.control_error(e))? else {
             return Ok(None);
         };
+        if !live.may_start() {
+            return Err(RunnerError::UnknownState {
+                processor: self.name.clone(),
+                state: live.state.as_str().into(),
+            });
+        }
         if live.model != self.model {
             return Err(RunnerError::WrongModel {
                 processor: self.name.clone(),
@@ -174,6 +180,7 @@ impl Processor {
     async fn resolve(
         &self,
         boot: &mut BootRows,
+        group: &str,
         stop: &CancellationToken,
     ) -> Result<bool, RunnerError> {
         let mut attempts = self.patience(stop);
@@ -189,6 +196,12 @@ impl Processor {
                     error if was_stopped(stop, &error) => Ok(false),
                     BootError::Bus(e) => Err(self.bus_error(e)),
                     BootError::Control(e) => Err(self.control_error(e)),
+                    BootError::Trimmed { ref partition, .. } => Err(RunnerError::PositionLost {
+                        processor: self.name.clone(),
+                        group: group.into(),
+                        partition: partition.clone(),
+                        reason: error.to_string(),
+                    }),
                 };
             }
         }

@@ -67,9 +67,10 @@ pub enum RunnerError {
         #[source]
         source: BoxError,
     },
-    /// The group had committed an offset and has none now, or one that the partition does not hold any more.
+    /// The group had committed an offset and has none now, or one that the partition does not hold any more; or the
+    /// first records of a partition are gone that was to be read from [`Start::Beginning`](super::Start::Beginning).
     #[error(
-        "processor {processor} has lost its place in {partition}: {reason}; rebuild it under a new name from the beginning, or commit an offset for group {group} by hand"
+        "processor {processor} (group {group}) cannot go on in {partition} without skipping events: {reason}"
     )]
     PositionLost {
         /// Whose.
@@ -78,8 +79,19 @@ pub enum RunnerError {
         group: String,
         /// Where.
         partition: PartitionId,
-        /// What was found.
+        /// What was found, and what to do.
         reason: String,
+    },
+    /// Another build works on the processor in a state that this build does not know, and the active generation may have to
+    /// stop meanwhile.
+    #[error(
+        "processor {processor} is in state {state:?}, which this build does not know and in which its active generation may have to stop: run the build that has put it there, or wait until it is live again"
+    )]
+    UnknownState {
+        /// The processor.
+        processor: Arc<str>,
+        /// The stored state.
+        state: String,
     },
     /// The live read model is of another [`Projector::MODEL`](super::Projector::MODEL).
     #[error(

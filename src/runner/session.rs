@@ -441,12 +441,14 @@ impl<'a> Session<'a> {
         Ok(true)
     }
 
-    pub(super) fn position_lost(&self, partition: PartitionId, reason: String) -> RunnerError {
+    pub(super) fn position_lost(&self, partition: PartitionId, found: String) -> RunnerError {
         RunnerError::PositionLost {
             processor: self.processor.name.clone(),
             group: self.group.into(),
             partition,
-            reason,
+            reason: format!(
+                "{found}; rebuild it under a new name, or commit an offset for the group by hand"
+            ),
         }
     }
 }

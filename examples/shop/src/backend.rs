@@ -81,10 +81,13 @@ impl Backend {
 
     /// A runner to which listeners and projectors are added.
     pub fn runner(&self) -> RunnerBuilder {
-        Runner::builder(self.bus.clone(), self.control.clone())
-            .with_event_store(self.store.clone())
-            .with_upcasters(schema::upcasters())
-            .with_topics([self.topic.clone()])
-            .with_group_prefix(self.group_prefix.clone())
+        Runner::builder(
+            self.bus.clone(),
+            self.control.clone(),
+            self.group_prefix.clone(),
+        )
+        .with_event_store(self.store.clone())
+        .with_upcasters(schema::upcasters())
+        .with_topics([self.topic.clone()])
     }
 }

@@ -261,9 +261,9 @@ impl Feed {
     /// one before.
     #[track_caller]
     pub(super) fn run(&self, add: impl FnOnce(RunnerBuilder) -> RunnerBuilder) -> ProcessorReport {
-        let mut builder = Runner::builder(self.bus.clone(), self.control.clone())
+        let group_prefix = format!("scenario-{}", self.lives);
+        let mut builder = Runner::builder(self.bus.clone(), self.control.clone(), group_prefix)
             .with_topics([TOPIC])
-            .with_group_prefix(format!("scenario-{}", self.lives))
             .with_ids(self.ids.clone())
             .with_upcasters(self.upcasters.clone())
             .with_payload_codecs(self.codecs.clone());

@@ -101,6 +101,7 @@ impl World {
         Runner::builder(
             self.bus.clone(),
             self.control.clone() as Arc<dyn ControlStore>,
+            "example-group",
         )
     }
 
@@ -109,6 +110,7 @@ impl World {
         Runner::builder(
             faults.message_bus(self.bus.clone()),
             faults.control_store(self.control.clone()),
+            "example-group",
         )
     }
 

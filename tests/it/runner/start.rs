@@ -1,9 +1,10 @@
 //! Where a processor starts, and what it does when its place is gone.
 use super::harness::*;
 use foldstream::{
-    ports::{MessageBus, Offset},
+    ports::{ControlStore, Expect, MessageBus, Offset, Revision, Row, RowKey},
     runner::{
-        EventContext, HandlerResult, ModelId, ProcessorPolicy, Projector, RunnerError, Start,
+        EventContext, HandlerResult, ModelId, ProcessorPolicy, Projector, Runner, RunnerError,
+        Start,
     },
 };
 use foldstream_testkit::faults::{Fault, Faults, Op};
@@ -144,6 +145,128 @@ async fn a_position_that_retention_has_passed_halts() {
         "{report:?}"
     );
     assert_eq!(seen.len(), 0);
+}
+
+/// Two partitions with the records of three streams; the first record of partition 1 is gone.
+async fn trimmed_world() -> World {
+    let world = World::new(2);
+    for n in 0..20 {
+        world.deposit(&n.to_string()).await;
+    }
+    world
+        .bus
+        .delete_records_before(&partition(1), Offset::new(1))
+        .unwrap();
+    world
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_beginning_that_retention_has_deleted_halts_and_notes_no_start() {
+    let world = trimmed_world().await;
+    let seen = Seen::new();
+    let builder = world.builder().with_event_store(world.store.clone());
+    let runner = builder
+        .listener_with(seen.clone(), from_beginning())
+        .build()
+        .unwrap();
+    let report = runner.run_until_caught_up().await;
+    let error = error_of(&report);
+    let RunnerError::PositionLost {
+        partition: lost, ..
+    } = error
+    else {
+        panic!("{report:?}")
+    };
+    assert_eq!((lost, seen.len()), (&partition(1), 0));
+    for part in ["offset 1", "Start::Oldest", "replay"] {
+        assert!(error.to_string().contains(part), "{error}");
+    }
+    // Nothing is decided yet: with another start it begins there, in both partitions.
+    let report = world.catch_up(seen.clone(), now()).await;
+    report.into_result().unwrap();
+    assert_eq!(seen.len(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_oldest_start_takes_what_retention_has_left() {
+    let world = trimmed_world().await;
+    let seen = Seen::new();
+    let oldest = ProcessorPolicy::listener().with_start(Start::Oldest);
+    let report = world.catch_up(seen.clone(), oldest.clone()).await;
+    report.into_result().unwrap();
+    assert_eq!(seen.len(), 19);
+    // What was deleted since is a loss.
+    for n in 0..20 {
+        world.deposit(&n.to_string()).await;
+    }
+    let end = world.bus.offsets(TOPIC).await.unwrap()[0].end;
+    world.bus.delete_records_before(&partition(0), end).unwrap();
+    let report = world.catch_up(seen.clone(), oldest).await;
+    let error = error_of(&report);
+    assert!(matches!(error, RunnerError::PositionLost { .. }), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_processor_that_has_started_at_the_beginning_goes_on_after_retention() {
+    let world = World::new(1);
+    for _ in 0..3 {
+        world.deposit("a").await;
+    }
+    let seen = Seen::new();
+    let report = world.catch_up(seen.clone(), from_beginning()).await;
+    report.into_result().unwrap();
+    world
+        .bus
+        .delete_records_before(&partition(0), Offset::new(3))
+        .unwrap();
+    world.deposit("a").await;
+    let report = world.catch_up(seen.clone(), from_beginning()).await;
+    report.into_result().unwrap();
+    assert_eq!(seen.of("a"), [1, 2, 3, 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_processor_in_an_unknown_state_starts_only_if_its_row_says_that_it_goes_on() {
+    for (row, state) in [
+        (
+            r#"{"a":1,"n":2,"st":"scanning","e":4,"m":0}"#,
+            Some("scanning"),
+        ),
+        (
+            r#"{"a":1,"st":"draining","s":true,"e":4,"m":0}"#,
+            Some("draining"),
+        ),
+        (
+            r#"{"a":1,"n":2,"st":"of tomorrow","s":false,"e":4,"m":0,"t":2}"#,
+            None,
+        ),
+    ] {
+        let world = World::new(1);
+        world.deposit("a").await;
+        let key = RowKey::new("proc", "seen");
+        let row = Row::new(key, row.as_bytes(), Revision::from_u128(1));
+        let _ = world.control.put(&row, Expect::Absent).await.unwrap();
+        let seen = Seen::new();
+        let report = world.catch_up(seen.clone(), from_beginning()).await;
+        match (state, &report.processors[0].error) {
+            (None, None) => assert_eq!(seen.len(), 1),
+            (Some(expected), Some(RunnerError::UnknownState { state, .. })) => {
+                assert_eq!((state.as_str(), seen.len()), (expected, 0));
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_group_prefix_names_the_service() {
+    for prefix in ["", " ", "a\nb"] {
+        let world = World::new(1);
+        let control: std::sync::Arc<dyn ControlStore> = world.control.clone();
+        let builder = Runner::builder(world.bus.clone(), control, prefix);
+        let error = builder.listener(Seen::new()).build().unwrap_err();
+        assert!(error.to_string().contains("group_prefix"), "{error}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -105,9 +105,8 @@ impl Road {
     #[track_caller]
     fn run_processors(&mut self) -> bool {
         let (store, bus, control) = self.ports();
-        let mut builder = Runner::builder(bus, control)
+        let mut builder = Runner::builder(bus, control, "road")
             .with_topics([TOPIC])
-            .with_group_prefix("road")
             .with_ids(self.ids.clone())
             .with_upcasters(self.upcasters.clone())
             .with_payload_codecs(self.codecs.clone())
