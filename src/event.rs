@@ -1,5 +1,7 @@
 //! Events: the typed side ([`DomainEvent`], [`EventSet`]) and the envelope that ports carry ([`RecordedEvent`]).
-use crate::{CodecError, EventId, Metadata, StreamId, Timestamp, Version, shared_str::SharedStr};
+use crate::{
+    CodecError, EventId, Metadata, StreamId, Timestamp, Upcasters, Version, shared_str::SharedStr,
+};
 use bytes::Bytes;
 use std::{
     fmt::{self, Debug, Display},
@@ -53,6 +55,21 @@ pub trait DomainEvent: Clone + Debug + PartialEq + Send + Sync + 'static {
     /// # Errors
     /// [`CodecError::Decode`] if the bytes are not this type's.
     fn decode(type_index: usize, payload: &[u8]) -> Result<Self, CodecError>;
+    /// Returns true if `decoded`, which was read back from what this value was encoded to, is this value.
+    ///
+    /// A repository asks before it stores an event, and refuses the event with [`CodecError::Encode`] if it is not. The
+    /// default compares with [`PartialEq`]. A difference that `PartialEq` ignores is therefore not seen, and a value that
+    /// does not equal itself, such as one with NaN, is refused in every format. A type whose `PartialEq` means something
+    /// else, such as the same identity, overrides this method.
+    fn equals_decoded(&self, decoded: &Self) -> bool {
+        self == decoded
+    }
+    /// The upcasters that lift older payloads of this type. Default: none. Derived with `#[event(upcasters = path)]`.
+    ///
+    /// All readers use them: repositories, runners, the testkit. Each calls this once, when it is made.
+    fn upcasters() -> Upcasters {
+        Upcasters::new()
+    }
     /// The stored name and version of this value.
     fn event_type(&self) -> &'static EventType {
         &Self::TYPES[self.type_index()]
@@ -108,6 +125,11 @@ pub trait EventSet: Clone + Debug + Send + Sync + Sized + 'static {
         schema_version: u16,
         payload: &[u8],
     ) -> Result<Decoded<Self>, CodecError>;
+
+    /// The upcasters that the event types in the set bring. Default: none.
+    fn upcasters() -> Upcasters {
+        Upcasters::new()
+    }
 }
 
 impl<E: DomainEvent> EventSet for E {
@@ -136,6 +158,10 @@ impl<E: DomainEvent> EventSet for E {
         }
         E::decode(index, payload).map(Decoded::Event)
     }
+
+    fn upcasters() -> Upcasters {
+        E::upcasters()
+    }
 }
 
 /// Declares a closed sum of several aggregates' events: `event_set!(pub enum ShopEvent { Cart(CartEvent), Loan(LoanEvent) });`
@@ -162,6 +188,11 @@ macro_rules! event_set {
                     $crate::Decoded::NotMine => {}
                 })+
                 Ok($crate::Decoded::NotMine)
+            }
+            fn upcasters() -> $crate::Upcasters {
+                let all = $crate::Upcasters::new();
+                $(let all = all.with_all(&<$event as $crate::EventSet>::upcasters());)+
+                all
             }
         }
     };

@@ -25,7 +25,7 @@ pub use aggregate::{Aggregate, Context, Decide, Decision, Snapshot};
 pub use bytes::Bytes;
 pub use chain::chain;
 pub use clock::{Clock, IdSource, InvalidTimestamp, SystemClock, SystemIds, Timestamp};
-pub use codec::{CodecError, Lifted, Upcast, Upcasters};
+pub use codec::{CodecError, InvalidUpcasters, Lifted, Upcast, Upcasters};
 pub use event::{
     Decoded, DeserializePayload, DomainEvent, EventHeader, EventName, EventSelector, EventSet,
     EventType, Recorded, RecordedEvent,
@@ -39,9 +39,9 @@ pub use payload::{
     Opened, PayloadCodec, PayloadCodecs, PayloadContext, PayloadError, PayloadKind, Sealed,
 };
 pub use repository::{
-    AppendError, AsOf, ExecuteError, ExecuteResult, Executed, ForgetError, Historical, LoadError,
-    LoadMetrics, Loaded, Rejection, Repository, RepositoryMetrics, Settled, SnapshotMetrics,
-    Transaction,
+    AppendError, AsOf, ExecuteError, ExecuteResult, Executed, FoldError, ForgetError, Historical,
+    LoadError, LoadMetrics, Loaded, Rejection, Repository, RepositoryMetrics, Settled,
+    SnapshotMetrics, Transaction,
 };
 pub use resilience::{
     backoff::Backoff,

@@ -15,6 +15,7 @@ pub use error::PayloadError;
 
 use crate::{
     CodecError, LoadError,
+    codec::{ReadBack, SealedBut, not_opened},
     ports::{Append, Commit, EventData},
 };
 use async_trait::async_trait;
@@ -61,7 +62,8 @@ pub enum Opened {
 ///   snapshots, or seals them under a key that goes when any of those goes.
 /// - It may be called at any time by several tasks; a dropped call changes nothing.
 ///
-/// A load calls `open` once for every sealed event: cache keys. A codec with no key to ask for costs one allocation a
+/// A load calls `open` once for every sealed event, and an append calls it once for every event that was just sealed, to
+/// see that it can be read ([`Repository::without_encode_check`](crate::Repository::without_encode_check)): cache keys. A codec with no key to ask for costs one allocation a
 /// call; without a codec nothing is paid.
 #[async_trait]
 pub trait PayloadCodec: Debug + Send + Sync + 'static {
@@ -223,12 +225,52 @@ impl PayloadCodecs {
             .ok_or_else(|| CodecError::UnknownCodec { tag: tag.into() })
     }
 
+    /// Seals a payload, and opens it again as `check` says. `what` names the payload in an error.
+    ///
+    /// # Errors
+    /// As [`seal`](Self::seal) and [`open`](Self::open); [`CodecError::Encode`] if a reader would not get the payload back.
+    pub(crate) async fn seal_readable(
+        &self,
+        context: &PayloadContext<'_>,
+        payload: Bytes,
+        check: ReadBack,
+        what: impl FnOnce() -> String,
+    ) -> Result<(Bytes, Option<Arc<str>>), CodecError> {
+        let (sealed, tags) = self.seal(context, payload.clone()).await?;
+        if tags.is_none() || check == ReadBack::Unchecked {
+            return Ok((sealed, tags));
+        }
+        let failed = match self.open(context, tags.as_deref(), &sealed).await {
+            Ok(Opened::Payload(opened)) if opened == payload => return Ok((sealed, tags)),
+            Ok(Opened::Payload(_)) => SealedBut::Different,
+            Ok(Opened::Shredded) => SealedBut::Shredded,
+            // The key service is away, or does not let this process read: not the payload's fault.
+            Err(
+                error @ CodecError::Payload {
+                    source:
+                        PayloadError::Throttled { .. }
+                        | PayloadError::Unavailable { .. }
+                        | PayloadError::Refused { .. },
+                    ..
+                },
+            ) => return Err(error),
+            Err(error) => SealedBut::Failed(error),
+        };
+        Err(not_opened(what(), failed))
+    }
+
     /// An append as it goes to the store.
-    pub(crate) async fn seal_append(&self, mut append: Append) -> Result<Append, CodecError> {
+    pub(crate) async fn seal_append(
+        &self,
+        mut append: Append,
+        check: ReadBack,
+    ) -> Result<Append, CodecError> {
         let mut sealed = Vec::with_capacity(append.events.len());
         for (recorded, data) in append.to_commit().recorded().zip(append.events.iter()) {
             let context = PayloadContext::of_event(&recorded.header);
-            let (payload, tags) = self.seal(&context, data.payload.clone()).await?;
+            let what = || format!("event {}.{}", append.head.stream().aggregate(), data.name);
+            let payload = data.payload.clone();
+            let (payload, tags) = self.seal_readable(&context, payload, check, what).await?;
             sealed.push(
                 EventData::new(data.name.clone(), data.schema_version, payload).with_codec(tags),
             );

@@ -1,5 +1,5 @@
 //! Storing facts without a decision, and settling appends whose outcome is not known.
-use super::{AppendError, LoadError, Repository, Settled, fold};
+use super::{AppendError, LoadError, Repository, Settled};
 use crate::{
     Aggregate, ExpectedVersion, Metadata, StreamHead, StreamId, Version, VersionConflict,
     ports::{Append, AppendAll, AppendOutcome, Commit, EventStoreError, PendingAppend, ReadFrom},
@@ -12,6 +12,10 @@ const ONE: Option<NonZeroU32> = NonZeroU32::new(1);
 
 impl<A: Aggregate> Repository<A> {
     /// Stores facts without a decision, and returns the new head. For facts that others established, such as an import.
+    ///
+    /// The events are read back before they are stored, as those of a command are, but they are not folded: an append does
+    /// not load the state. An event that makes [`evolve`](Aggregate::evolve) panic is stored here, and every later load of
+    /// the stream fails with [`LoadError::Fold`].
     ///
     /// # Errors
     /// [`AppendError`]: `Conflict` if the stream is not as expected, or if a [`Version`] from outside is not where a
@@ -42,7 +46,7 @@ impl<A: Aggregate> Repository<A> {
         if let Some(reason) = expected.head_of_another(&stream) {
             return Err(EventStoreError::Invalid { reason }.into());
         }
-        let encoded = fold::encode(events)?;
+        let encoded = self.encode(events)?;
         let mut attempts = Attempts::new(self.inner.retry.policy());
         loop {
             let head = self.resolve(&stream, &expected).await?;

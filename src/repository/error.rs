@@ -1,6 +1,6 @@
 //! Why a repository could not do what it was asked.
 use crate::{
-    CodecError, InvalidStreamId, StreamId, Version, VersionConflict,
+    CodecError, InvalidStreamId, InvalidUpcasters, StreamId, Version, VersionConflict,
     ports::{ControlStoreError, EventStoreError, SnapshotStoreError},
 };
 use std::{error::Error, fmt};
@@ -36,6 +36,25 @@ pub enum LoadError {
         /// The version that came.
         found: Version,
     },
+    /// The fold panicked on a stored event.
+    #[error("the state cannot be folded")]
+    Fold(#[from] FoldError),
+    /// The repository was given upcasters that cannot be used. Every call fails with this error.
+    #[error("the upcasters of the repository cannot be used")]
+    Upcasters(#[from] InvalidUpcasters),
+}
+
+/// The error when [`Aggregate::evolve`](crate::Aggregate::evolve) panics. The panic's own message went to the panic hook.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`evolve` panicked on event {version} of {stream}, which is {name}")]
+#[non_exhaustive]
+pub struct FoldError {
+    /// The stream.
+    pub stream: StreamId,
+    /// The event's version, or the version that it would have got.
+    pub version: Version,
+    /// The event's name as this build has it.
+    pub name: &'static str,
 }
 
 impl LoadError {
@@ -44,7 +63,10 @@ impl LoadError {
         match self {
             Self::Store(e) => e.is_transient(),
             Self::Codec { source, .. } => source.is_transient(),
-            Self::InvalidStreamId(_) | Self::NotContiguous { .. } => false,
+            Self::InvalidStreamId(_)
+            | Self::NotContiguous { .. }
+            | Self::Fold(_)
+            | Self::Upcasters(_) => false,
         }
     }
 }
@@ -73,8 +95,10 @@ pub enum ExecuteError<E> {
     Load(LoadError),
     /// The store did not take the commit. With `Unavailable { pending: Some(_) }` it may have: see [`Repository::settle`](crate::Repository::settle).
     Store(EventStoreError),
-    /// An event cannot be encoded.
+    /// An event cannot be encoded, or would not be read back as what it is. Nothing was stored.
     Codec(CodecError),
+    /// The fold panicked on a new event. Nothing was stored.
+    Fold(FoldError),
     /// The mark of an idempotent command could not be read or written. Sent again with its command id it takes effect once.
     Mark(ControlStoreError),
     /// A command id that is empty, too long to be stored, or has U+001F in it, which separates it from its stream.
@@ -118,8 +142,8 @@ pub enum AppendError {
     /// [`Repository::settle`](crate::Repository::settle) tells.
     #[error("the commit cannot be stored")]
     Store(#[from] EventStoreError),
-    /// An event cannot be encoded.
-    #[error("an event cannot be encoded")]
+    /// An event cannot be encoded, or would not be read back as what it is. Nothing was stored.
+    #[error("an event cannot be stored")]
     Codec(#[from] CodecError),
 }
 
@@ -184,6 +208,7 @@ impl<E> ExecuteError<E> {
             Self::Load(e) => ExecuteError::Load(e),
             Self::Store(e) => ExecuteError::Store(e),
             Self::Codec(e) => ExecuteError::Codec(e),
+            Self::Fold(e) => ExecuteError::Fold(e),
             Self::Mark(e) => ExecuteError::Mark(e),
             Self::InvalidCommandId { bytes, limit } => {
                 ExecuteError::InvalidCommandId { bytes, limit }
@@ -203,7 +228,10 @@ impl<E> ExecuteError<E> {
             Self::Load(e) => e.is_transient(),
             Self::Mark(e) => e.is_transient(),
             Self::Codec(e) => e.is_transient(),
-            Self::Rejected(_) | Self::InvalidCommandId { .. } | Self::HistoryForked { .. } => false,
+            Self::Rejected(_)
+            | Self::Fold(_)
+            | Self::InvalidCommandId { .. }
+            | Self::HistoryForked { .. } => false,
         }
     }
 }
@@ -215,7 +243,8 @@ impl<E: fmt::Display> fmt::Display for ExecuteError<E> {
             Self::Conflict(e) => e.fmt(f),
             Self::Load(_) => f.write_str("the state cannot be loaded"),
             Self::Store(_) => f.write_str("the commit cannot be stored"),
-            Self::Codec(_) => f.write_str("an event cannot be encoded"),
+            Self::Codec(_) => f.write_str("an event cannot be stored"),
+            Self::Fold(_) => f.write_str("the new events cannot be folded and are not stored"),
             Self::Mark(_) => f.write_str("the command's mark cannot be read or written"),
             Self::InvalidCommandId { bytes, limit } => {
                 write!(
@@ -246,6 +275,7 @@ impl<E: fmt::Debug + fmt::Display> Error for ExecuteError<E> {
             Self::Load(e) => Some(e),
             Self::Store(e) => Some(e),
             Self::Codec(e) => Some(e),
+            Self::Fold(e) => Some(e),
         }
     }
 }
@@ -263,6 +293,11 @@ impl<E> From<EventStoreError> for ExecuteError<E> {
 impl<E> From<CodecError> for ExecuteError<E> {
     fn from(e: CodecError) -> Self {
         Self::Codec(e)
+    }
+}
+impl<E> From<FoldError> for ExecuteError<E> {
+    fn from(e: FoldError) -> Self {
+        Self::Fold(e)
     }
 }
 impl<E> From<InvalidStreamId> for ExecuteError<E> {

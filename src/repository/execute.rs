@@ -1,9 +1,11 @@
 //! Deciding a command and storing what follows from it.
-use super::{ExecuteError, Executed, LoadError, Loaded, Repository, fold, turns::Turn};
+use super::{
+    ExecuteError, Executed, LoadError, Loaded, Repository, fold, prepare::Prepared, turns::Turn,
+};
 use crate::{
-    Aggregate, CodecError, CommitId, Context, Decide, ExpectedVersion, Metadata, StreamHead,
-    StreamId, Timestamp, VersionConflict,
-    ports::{Append, AppendOutcome, Commit, EventStoreError},
+    Aggregate, Context, Decide, ExpectedVersion, Metadata, StreamHead, StreamId, Timestamp,
+    VersionConflict,
+    ports::{AppendOutcome, Commit, EventStoreError},
     resilience::{Attempts, FailureClass},
 };
 use futures::{Stream, StreamExt};
@@ -54,18 +56,6 @@ pub(super) enum Reason<E> {
     NothingToDo,
     /// The stream is not where the caller expects it.
     Elsewhere(VersionConflict),
-}
-
-impl<A: Aggregate> Facts<A> {
-    /// The request that stores them.
-    pub(super) fn append(
-        &self,
-        commit_id: CommitId,
-        metadata: &Metadata,
-    ) -> Result<Append, CodecError> {
-        let (head, events) = (self.loaded.head.clone(), fold::encode(&self.events)?);
-        Ok(Append::after(head, commit_id, self.now, events).with_metadata(metadata.clone()))
-    }
 }
 
 impl<A: Aggregate, E> NoFacts<A, E> {
@@ -226,17 +216,18 @@ impl<A: Aggregate> Repository<A> {
                 }
             };
             // A new decision is new content: it gets a new id.
-            let append = facts.append(self.inner.ids.commit_id(), request.metadata)?;
-            let append = self.seal(append).await?;
-            let Facts { loaded, events, .. } = facts;
-            match self.inner.store.append(&append).await {
+            let commit_id = self.inner.ids.commit_id();
+            // Where others write too, the state before is kept: after another conflict only what is new is read.
+            let before = (attempts.failed() > 0).then(|| facts.loaded.clone());
+            let prepared = self.prepare(facts, commit_id, request.metadata).await?;
+            match self.inner.store.append(&prepared.append).await {
                 Ok(AppendOutcome::Appended(head)) => {
-                    let executed = self.stored(loaded, events, head);
+                    let executed = self.stored(prepared, head);
                     turn.keep(executed.loaded.clone());
                     return Ok(executed);
                 }
                 Ok(AppendOutcome::Repeated(commits)) => {
-                    let executed = self.repeated(loaded, commits).await?;
+                    let executed = self.repeated(prepared, commits).await?;
                     turn.keep(executed.loaded.clone());
                     return Ok(executed);
                 }
@@ -247,15 +238,12 @@ impl<A: Aggregate> Repository<A> {
                     {
                         return Err(ExecuteError::Conflict(conflict));
                     }
-                    let caught_up = self.fold_on(loaded.into_fold()).await?;
-                    start = Start::Read(caught_up.finish());
+                    start = Start::Read(match before {
+                        Some(before) => self.fold_on(before.into_fold()).await?.finish(),
+                        None => self.load_stream(request.stream).await?,
+                    });
                 }
-                Err(error) => {
-                    if error.is_certainly_not_applied() {
-                        turn.keep(loaded);
-                    }
-                    return Err(error.into());
-                }
+                Err(error) => return Err(error.into()),
             }
         }
     }
@@ -340,15 +328,11 @@ impl<A: Aggregate> Repository<A> {
         }
     }
 
-    /// The facts were stored and end at this head.
-    pub(super) fn stored(
-        &self,
-        loaded: Loaded<A>,
-        events: Vec<A::Event>,
-        head: StreamHead,
-    ) -> Executed<A> {
-        let mut fold = loaded.into_fold();
-        fold.take_facts(&events, head);
+    /// Prepared events were stored and end at this head.
+    pub(super) fn stored(&self, prepared: Prepared<A>, head: StreamHead) -> Executed<A> {
+        let Prepared { after, events, .. } = prepared;
+        let mut fold = after.into_fold();
+        fold.move_to(head);
         Executed::new(self.offered(fold.finish()), events, false)
     }
 
@@ -360,21 +344,42 @@ impl<A: Aggregate> Repository<A> {
         loaded
     }
 
-    /// My commit was in the slot already, for instance since the client sent the request twice: what is stored counts.
+    /// The commit was in the slot already: the stored events count.
     pub(super) async fn repeated<E>(
         &self,
-        loaded: Loaded<A>,
+        prepared: Prepared<A>,
         commits: Vec<Commit>,
     ) -> Result<Executed<A>, ExecuteError<E>> {
-        let mut fold = loaded.into_fold();
+        match &commits[..] {
+            // The request was sent twice, which is the common case. The state needs no further read, which could fail
+            // although the command was stored.
+            [commit] if commit.events == prepared.append.events => {
+                let mut executed = self.stored(prepared, commit.head());
+                executed.repeated = true;
+                Ok(executed)
+            }
+            // An earlier attempt at this command id decided something else.
+            _ => {
+                let stream = prepared.append.head.stream();
+                self.stored_before(stream, commits).await
+            }
+        }
+    }
+
+    /// The answer of an earlier execution: its stored events, and the state as of now.
+    pub(super) async fn stored_before<E>(
+        &self,
+        stream: &StreamId,
+        commits: Vec<Commit>,
+    ) -> Result<Executed<A>, ExecuteError<E>> {
         let mut events = Vec::new();
         for commit in commits {
             let commit = self.open(commit).await?;
-            fold.take(&commit, &self.inner.upcasters)?;
-            for recorded in fold::decode_recorded(&commit, &self.inner.upcasters) {
+            for recorded in fold::decode_recorded(&commit, self.upcasters()?) {
                 events.push(recorded?.event);
             }
         }
-        Ok(Executed::new(self.offered(fold.finish()), events, true))
+        let loaded = self.load_stream(stream).await?;
+        Ok(Executed::new(loaded, events, true))
     }
 }

@@ -1,11 +1,14 @@
 //! Folding commits into a state.
-use super::{LoadError, Loaded};
+use super::{FoldError, LoadError, Loaded};
 use crate::{
     Aggregate, CodecError, DomainEvent, PayloadCodecs, Recorded, StreamHead, Timestamp, Upcasters,
     Version, codec,
     ports::{Commit, EventData},
 };
-use std::sync::Arc;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
 
 /// The last snapshot that is known of a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,7 +65,7 @@ impl<A: Aggregate> Fold<A> {
         }
         for (version, data) in versions(commit) {
             if let Some(event) = decode_at::<A::Event>(commit, version, data, upcasters)? {
-                self.state.evolve(&event);
+                self.evolve(version, &event)?;
             }
         }
         let last = commit.last_version();
@@ -71,13 +74,30 @@ impl<A: Aggregate> Fold<A> {
         Ok(())
     }
 
-    /// Takes facts in that were just stored behind the head.
-    pub(super) fn take_facts(&mut self, events: &[A::Event], head: StreamHead) {
-        for event in events {
-            self.state.evolve(event);
+    /// Takes events in that are not stored yet. The head stays where it is.
+    pub(super) fn take_new(&mut self, events: &[A::Event]) -> Result<(), FoldError> {
+        let first = self.head.version().next().get();
+        for (version, event) in (first..).zip(events) {
+            self.evolve(Version::new(version), event)?;
         }
+        Ok(())
+    }
+
+    /// The events taken in last were stored, and end at this head.
+    pub(super) fn move_to(&mut self, head: StreamHead) {
         self.has_begun(head.recorded_at());
         self.head = head;
+    }
+
+    /// After an error the state is of no use.
+    fn evolve(&mut self, version: Version, event: &A::Event) -> Result<(), FoldError> {
+        let state = &mut self.state;
+        // The panic hook has told where it was.
+        catch_unwind(AssertUnwindSafe(|| state.evolve(event))).map_err(|_| FoldError {
+            stream: self.head.stream().clone(),
+            version,
+            name: event.event_type().name(),
+        })
     }
 
     /// Without a snapshot the first event is the oldest that lies behind one.
@@ -141,15 +161,4 @@ pub(super) fn decode_recorded<E: DomainEvent>(
         Ok(event.map(|event| Recorded::new(recorded.header, event)))
     });
     decoded.filter_map(Result::transpose).collect()
-}
-
-/// Facts as the store takes them.
-pub(super) fn encode<E: DomainEvent>(events: &[E]) -> Result<Arc<[EventData]>, CodecError> {
-    let encoded = events.iter().map(|event| {
-        let mut payload = Vec::with_capacity(128);
-        event.encode(&mut payload)?;
-        let kind = event.event_type();
-        Ok(EventData::new(kind.name(), kind.schema_version(), payload))
-    });
-    encoded.collect()
 }

@@ -19,14 +19,14 @@
 //! not recorded: the same command may be accepted later.
 use super::{
     ExecuteError, Executed, Loaded, Repository,
-    execute::{Decided, Facts, Request, Start},
-    fold,
+    execute::{Decided, Request, Start},
+    prepare::Prepared,
     turns::Turn,
 };
 use crate::{
-    Aggregate, CommandId, CommitId, Decide, StreamId, Timestamp, Version,
+    Aggregate, CommandId, CommitId, Decide, Timestamp, Version,
     control::{PutIf, Rows, Stored},
-    ports::{AppendOutcome, Commit, ControlStore, Expect, ReadFrom, RowKey},
+    ports::{AppendOutcome, ControlStore, Expect, ReadFrom, RowKey},
     resilience::{Attempts, FailureClass},
 };
 use std::{sync::Arc, time::Duration};
@@ -163,9 +163,12 @@ impl<A: Aggregate> Repository<A> {
             .first(once.request.stream, ReadFrom::Event(slot))
             .await?;
         match found {
-            Some(commit) if commit.id == once.commit_id && commit.first_version == slot => Ok(
-                Step::Done(self.stored_before(once.request.stream, commit).await?),
-            ),
+            Some(commit) if commit.id == once.commit_id && commit.first_version == slot => {
+                Ok(Step::Done(
+                    self.stored_before(once.request.stream, vec![commit])
+                        .await?,
+                ))
+            }
             // The slot is somebody else's, so no late attempt can land there: the mark moves behind the tail.
             Some(_) => {
                 let start = Start::Read(self.load_stream(once.request.stream).await?);
@@ -190,8 +193,12 @@ impl<A: Aggregate> Repository<A> {
         match self.decide(start, &once.request).await? {
             Decided::Facts(facts) => {
                 let expect = known.map_or(Expect::Absent, |mark| Expect::Revision(mark.revision));
-                match once.put(&facts.loaded, expect).await? {
-                    PutIf::Written(mark) => self.append_once(once, facts, mark).await,
+                // First, so that events that cannot be stored leave no mark.
+                let prepared = self
+                    .prepare(facts, once.commit_id, once.request.metadata)
+                    .await?;
+                match once.put(&prepared.after, expect).await? {
+                    PutIf::Written(mark) => self.append_once(prepared, mark).await,
                     PutIf::Conflict(theirs) => Ok(Step::Again(theirs)),
                 }
             }
@@ -233,7 +240,11 @@ impl<A: Aggregate> Repository<A> {
         }
         let start = Start::Read(loaded);
         match self.decide(start, &once.request).await? {
-            Decided::Facts(facts) => self.append_once(once, facts, mark).await,
+            Decided::Facts(facts) => {
+                let metadata = once.request.metadata;
+                let prepared = self.prepare(facts, once.commit_id, metadata).await?;
+                self.append_once(prepared, mark).await
+            }
             // Right as of the state, which cannot have held the command: its slot was behind the tail.
             Decided::NoFacts(end) => {
                 turn.keep(end.loaded.clone());
@@ -243,39 +254,13 @@ impl<A: Aggregate> Repository<A> {
     }
 
     /// Appends at the slot that is marked.
-    async fn append_once<C>(
-        &self,
-        once: &Once<'_, C>,
-        facts: Facts<A>,
-        mark: Stored<Mark>,
-    ) -> Stepped<A, A::Error>
-    where
-        A: Decide<C>,
-    {
-        let append = facts.append(once.commit_id, once.request.metadata)?;
-        let append = self.seal(append).await?;
-        let Facts { loaded, events, .. } = facts;
-        match self.inner.store.append(&append).await? {
-            AppendOutcome::Appended(head) => Ok(Step::Done(self.stored(loaded, events, head))),
+    async fn append_once<E>(&self, prepared: Prepared<A>, mark: Stored<Mark>) -> Stepped<A, E> {
+        match self.inner.store.append(&prepared.append).await? {
+            AppendOutcome::Appended(head) => Ok(Step::Done(self.stored(prepared, head))),
             AppendOutcome::Repeated(commits) => {
-                Ok(Step::Done(self.repeated(loaded, commits).await?))
+                Ok(Step::Done(self.repeated(prepared, commits).await?))
             }
             AppendOutcome::Conflict(_) => Ok(Step::Again(Some(mark))),
         }
-    }
-
-    /// The answer of an earlier execution: its stored events, and the state as of now.
-    async fn stored_before<E>(
-        &self,
-        stream: &StreamId,
-        commit: Commit,
-    ) -> Result<Executed<A>, ExecuteError<E>> {
-        let commit = self.open(commit).await?;
-        let mut events = Vec::new();
-        for recorded in fold::decode_recorded(&commit, &self.inner.upcasters) {
-            events.push(recorded?.event);
-        }
-        let loaded = self.load_stream(stream).await?;
-        Ok(Executed::new(loaded, events, true))
     }
 }

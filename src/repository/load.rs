@@ -31,6 +31,8 @@ type Found<A> = (StoredSnapshot, A);
 
 impl<A: Aggregate> Repository<A> {
     pub(super) async fn load_stream(&self, stream: &StreamId) -> Result<Loaded<A>, LoadError> {
+        // Also where the stream is empty: no call may seem to work.
+        self.upcasters()?;
         let started = Instant::now();
         let fold = match &self.inner.snapshots {
             None => self.fold_all(stream).await?,
@@ -211,9 +213,9 @@ impl<A: Aggregate> Repository<A> {
     async fn take(&self, fold: &mut Fold<A>, commit: Commit) -> Result<(), LoadError> {
         if !super::is_sealed(&commit) {
             // Without a move of the commit through another future: loads spend their time here.
-            return fold.take(&commit, &self.inner.upcasters);
+            return fold.take(&commit, self.upcasters()?);
         }
-        fold.take(&self.open(commit).await?, &self.inner.upcasters)
+        fold.take(&self.open(commit).await?, self.upcasters()?)
     }
 
     /// At most `limit` commits, newest first.

@@ -44,7 +44,7 @@ pub struct SnapshotMetrics {
     pub superseded: u64,
     /// Left for a later command, since too many waited.
     pub skipped: u64,
-    /// Given up: encoding or writing failed.
+    /// Not written: the state cannot be encoded or would not be read back as what it is, or writing failed.
     pub failed: u64,
     /// Time spent in encoding and writing, all together. In the background: no command waits for it.
     pub time: Duration,

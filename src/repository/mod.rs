@@ -9,6 +9,7 @@
 //! ```
 mod load;
 mod execute;
+mod prepare;
 mod idempotent;
 mod append;
 mod transaction;
@@ -20,7 +21,7 @@ mod snapshots;
 mod turns;
 mod values;
 
-pub use error::{AppendError, ExecuteError, ForgetError, LoadError, Rejection};
+pub use error::{AppendError, ExecuteError, FoldError, ForgetError, LoadError, Rejection};
 pub use execute::ExecuteResult;
 pub use metrics::{LoadMetrics, RepositoryMetrics, SnapshotMetrics};
 pub use transaction::Transaction;
@@ -28,10 +29,11 @@ pub use travel::{AsOf, Historical};
 pub use values::{Executed, Loaded, Settled};
 
 use crate::{
-    Aggregate, Clock, ConflictRetry, DomainEvent, IdSource, InvalidStreamId, LoadPolicy,
-    PayloadCodecs, Recorded, Snapshot, SnapshotPolicy, StreamHead, StreamId, SystemClock,
-    SystemIds, Upcasters,
-    ports::{Append, BoxStream, Commit, ControlStore, EventStore, ReadFrom, SnapshotStore, shared},
+    Aggregate, Clock, ConflictRetry, DomainEvent, IdSource, InvalidStreamId, InvalidUpcasters,
+    LoadPolicy, PayloadCodecs, Recorded, Snapshot, SnapshotPolicy, StreamHead, StreamId,
+    SystemClock, SystemIds, Upcasters,
+    codec::ReadBack,
+    ports::{BoxStream, Commit, ControlStore, EventStore, ReadFrom, SnapshotStore, shared},
 };
 use futures::StreamExt;
 use idempotent::Idempotency;
@@ -80,8 +82,10 @@ struct Inner<A: Aggregate> {
     counters: Arc<Counters>,
     turns: Turns<A>,
     idempotency: Option<Idempotency>,
-    upcasters: Upcasters,
+    /// With those of the event type; or why they do not go together.
+    upcasters: Result<Upcasters, InvalidUpcasters>,
     codecs: PayloadCodecs,
+    read_back: ReadBack,
     retry: ConflictRetry,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
@@ -98,6 +102,7 @@ impl<A: Aggregate> Clone for Inner<A> {
             idempotency: self.idempotency.clone(),
             upcasters: self.upcasters.clone(),
             codecs: self.codecs.clone(),
+            read_back: self.read_back,
             retry: self.retry,
             clock: self.clock.clone(),
             ids: self.ids.clone(),
@@ -131,8 +136,9 @@ impl<A: Aggregate> Repository<A> {
             counters: Arc::default(),
             turns: Turns::new(0),
             idempotency: None,
-            upcasters: Upcasters::new(),
+            upcasters: Upcasters::new().with_own_of::<A::Event>(),
             codecs: PayloadCodecs::new(),
+            read_back: ReadBack::default(),
             retry: ConflictRetry::default(),
             clock: Arc::new(SystemClock),
             ids: Arc::new(SystemIds),
@@ -157,7 +163,8 @@ impl<A: Aggregate> Repository<A> {
         self.edit(|i| {
             let store = shared::snapshot_store(store);
             let (codecs, counters) = (i.codecs.clone(), i.counters.clone());
-            i.snapshots = Some(Snapshots::new(store, policy, codecs, counters));
+            i.snapshots =
+                Some(Snapshots::new(store, policy, codecs, counters).with_check(i.read_back));
         })
     }
     /// Whether a load with snapshots takes one round-trip time or reads as little as it can. Default [`LoadPolicy::Auto`].
@@ -171,11 +178,15 @@ impl<A: Aggregate> Repository<A> {
     pub fn with_cache(self, streams: usize) -> Self {
         self.edit(|i| i.turns = Turns::new(streams))
     }
-    /// Lifts older payloads.
+    /// Lifts older payloads of an event type that brings no upcasters of its own
+    /// ([`DomainEvent::upcasters`](crate::DomainEvent::upcasters)), since it is of another crate.
+    ///
+    /// A name that the event type lifts itself is a mistake. Then every load, command and append of this repository fails
+    /// with [`LoadError::Upcasters`].
     #[must_use]
     pub fn with_upcasters(self, upcasters: Upcasters) -> Self {
         self.edit(|i| {
-            i.upcasters = upcasters;
+            i.upcasters = upcasters.with_own_of::<A::Event>();
             // What others have cached was folded with theirs.
             i.turns = i.turns.emptied();
         })
@@ -188,6 +199,26 @@ impl<A: Aggregate> Repository<A> {
             i.snapshots = i.snapshots.take().map(|s| s.with_codecs(codecs.clone()));
             i.codecs = codecs;
             i.turns = i.turns.emptied();
+        })
+    }
+    /// Stores events and snapshots without reading them back first.
+    ///
+    /// By default every new event is decoded again before it is stored, through upcasters and payload codecs, and compared
+    /// with the event that was decided; the same is done with states for snapshots. An event that does not survive is
+    /// [`CodecError::Encode`](crate::CodecError::Encode). That costs one decoding of each new event, and one opening where
+    /// payload codecs sealed it. An equality that ignores a difference does not see the difference:
+    /// [`DomainEvent::equals_decoded`](crate::DomainEvent::equals_decoded) and
+    /// [`Snapshot::equals_decoded`](crate::Snapshot::equals_decoded) say what they see.
+    ///
+    /// Without the check a single event with NaN in an `f64`, or with a field that `skip_serializing_if` left out and that
+    /// has no default, makes its stream unreadable forever, although its command was acknowledged. Other values silently
+    /// come back changed. Switch the check off only where the events' values are known to survive, or where a process may
+    /// seal payloads but not open them.
+    #[must_use]
+    pub fn without_encode_check(self) -> Self {
+        self.edit(|i| {
+            i.read_back = ReadBack::Unchecked;
+            i.snapshots = i.snapshots.take().map(|s| s.with_check(i.read_back));
         })
     }
     /// Lets a command that carries a [command id](crate::Metadata::with_command_id) take effect at most once within `retention`,
@@ -244,11 +275,14 @@ impl<A: Aggregate> Repository<A> {
         commits
             .then(async |commit| {
                 let opened = match commit {
-                    Ok(commit) => self.open(commit).await,
+                    Ok(commit) => self
+                        .open(commit)
+                        .await
+                        .and_then(|c| Ok((c, self.upcasters()?))),
                     Err(e) => Err(e.into()),
                 };
                 futures::stream::iter(match opened {
-                    Ok(commit) => fold::decode_recorded(&commit, &self.inner.upcasters),
+                    Ok((commit, upcasters)) => fold::decode_recorded(&commit, upcasters),
                     Err(e) => vec![Err(e)],
                 })
             })
@@ -287,14 +321,10 @@ impl<A: Aggregate> Repository<A> {
         }
     }
 
-    /// An append as it goes to the store.
-    async fn seal(&self, append: Append) -> Result<Append, AppendError> {
-        append.validate()?;
-        if self.inner.codecs.is_empty() {
-            return Ok(append);
-        }
-        // Boxed, so that those who have no codec do not carry its future about.
-        Ok(Box::pin(self.inner.codecs.seal_append(append)).await?)
+    /// The upcasters that every event goes through that is read.
+    fn upcasters(&self) -> Result<&Upcasters, LoadError> {
+        let upcasters = self.inner.upcasters.as_ref();
+        upcasters.map_err(|error| error.clone().into())
     }
 
     /// A commit as it was before it was sealed. Every commit that is read goes through here before it is folded.

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     BoxError, CodecError, LoadPolicy, Opened, PayloadCodecs, PayloadContext, SinceSnapshot,
     Snapshot, SnapshotPolicy, StreamId, Timestamp,
-    codec::{decode_json, encode_json},
+    codec::{ReadBack, decode_json, encode_state},
     ports::{Commit, SaveOutcome, SnapshotStore, SnapshotStoreError, StoredSnapshot},
 };
 use bytes::Bytes;
@@ -43,7 +43,8 @@ pub(super) struct Snapshots<A> {
     store: Arc<dyn SnapshotStore>,
     policy: SnapshotPolicy,
     state_version: u32,
-    encode: fn(&A) -> Result<Vec<u8>, CodecError>,
+    encode: fn(&A, ReadBack) -> Result<Vec<u8>, CodecError>,
+    check: ReadBack,
     decode: fn(&[u8]) -> Result<A, CodecError>,
     codecs: PayloadCodecs,
     queue: Arc<Queue<A>>,
@@ -106,6 +107,7 @@ impl<A> Clone for Snapshots<A> {
             policy: self.policy,
             state_version: self.state_version,
             encode: self.encode,
+            check: self.check,
             decode: self.decode,
             codecs: self.codecs.clone(),
             queue: self.queue.clone(),
@@ -126,10 +128,8 @@ impl<A: Snapshot> Snapshots<A> {
             store,
             policy,
             state_version: A::STATE_VERSION,
-            encode: |state| {
-                let mut out = Vec::new();
-                encode_json(state, &mut out).map(|()| out)
-            },
+            encode: encode_state::<A>,
+            check: ReadBack::default(),
             decode: decode_json::<A>,
             codecs,
             queue: Arc::default(),
@@ -147,6 +147,11 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
             queue: Arc::default(),
             ..self
         }
+    }
+
+    /// Says if states are read back before they are stored.
+    pub(super) fn with_check(self, check: ReadBack) -> Self {
+        Self { check, ..self }
     }
 
     /// How many of the newest commits to ask for together with the snapshot.
@@ -308,7 +313,7 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
         let Some(commit_id) = loaded.head.commit_id() else {
             return Err("a stream without commits has no snapshot".into());
         };
-        let payload = (self.encode)(&loaded.state)?;
+        let payload = (self.encode)(&loaded.state, self.check)?;
         let snapshot = StoredSnapshot::new(
             loaded.head.stream().clone(),
             loaded.version(),
@@ -317,7 +322,9 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
             Bytes::new(),
         );
         let context = PayloadContext::of_snapshot(&snapshot);
-        let (payload, codec) = self.codecs.seal(&context, payload.into()).await?;
+        let what = || format!("the snapshot of {}", snapshot.stream);
+        let sealed = (self.codecs).seal_readable(&context, payload.into(), self.check, what);
+        let (payload, codec) = sealed.await?;
         let sealed = StoredSnapshot {
             payload,
             codec,

@@ -102,9 +102,9 @@ impl Transaction {
             }
             Decided::Facts(facts) => {
                 let id = repository.inner.ids.commit_id();
-                let append = repository.seal(facts.append(id, &metadata)?).await?;
-                self.all.commits.push(append);
-                Ok(facts.events)
+                let prepared = repository.prepare(facts, id, &metadata).await?;
+                self.all.commits.push(prepared.append);
+                Ok(prepared.events)
             }
         }
     }

@@ -58,7 +58,7 @@ impl<A: Aggregate> Repository<A> {
                 break;
             };
             recorded_at = Some(commit.recorded_at);
-            fold.take(&self.open(commit).await?, &self.inner.upcasters)?;
+            fold.take(&self.open(commit).await?, self.upcasters()?)?;
         }
         let loaded = fold.finish();
         Ok(Historical {

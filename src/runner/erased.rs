@@ -1,6 +1,8 @@
 //! A processor without its types: one runner serves every listener and projector.
 use super::{EventContext, HandlerError, HandlerResult, Listener, ModelId, Position, Projector};
-use crate::{CodecError, EventHeader, EventSelector, EventSet, StreamId, Upcasters, codec};
+use crate::{
+    CodecError, EventHeader, EventSelector, EventSet, InvalidUpcasters, StreamId, Upcasters, codec,
+};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use std::any::Any;
@@ -10,6 +12,8 @@ pub(super) type AnyEvent = dyn Any + Send + Sync;
 
 pub(super) trait ErasedProcessor: Send + Sync {
     fn selectors(&self) -> Vec<EventSelector>;
+    /// These upcasters and those that the event types bring.
+    fn upcasters(&self, given: &Upcasters) -> Result<Upcasters, InvalidUpcasters>;
     /// Decodes an opened payload. None: retired, or of no interest.
     fn decode(
         &self,
@@ -53,6 +57,9 @@ impl<L: Listener> ErasedProcessor for ListenerCell<L> {
     fn selectors(&self) -> Vec<EventSelector> {
         L::Events::selectors()
     }
+    fn upcasters(&self, given: &Upcasters) -> Result<Upcasters, InvalidUpcasters> {
+        given.with_own_of::<L::Events>()
+    }
     fn decode(
         &self,
         upcasters: &Upcasters,
@@ -83,6 +90,9 @@ impl<L: Listener> ErasedProcessor for ListenerCell<L> {
 impl<P: Projector> ErasedProcessor for ProjectorCell<P> {
     fn selectors(&self) -> Vec<EventSelector> {
         P::Events::selectors()
+    }
+    fn upcasters(&self, given: &Upcasters) -> Result<Upcasters, InvalidUpcasters> {
+        given.with_own_of::<P::Events>()
     }
     fn decode(
         &self,

@@ -52,6 +52,8 @@ struct Entry {
     /// `Projector::MODEL`; 0 for a listener.
     model: u32,
     policy: ProcessorPolicy,
+    /// Those of the runner, from `build` on with those of the processor's event types.
+    upcasters: Upcasters,
 }
 
 /// Collects processors and what they share.
@@ -126,6 +128,7 @@ impl RunnerBuilder {
             processor,
             model,
             policy,
+            upcasters: Upcasters::new(),
         });
         self
     }
@@ -135,7 +138,8 @@ impl RunnerBuilder {
         self.history = Some(shared::event_store(store));
         self
     }
-    /// Lifts older payloads.
+    /// Lifts older payloads of event types that bring no upcasters of their own
+    /// ([`DomainEvent::upcasters`](crate::DomainEvent::upcasters)), since they are of another crate.
     #[must_use]
     pub fn with_upcasters(mut self, upcasters: Upcasters) -> Self {
         self.upcasters = upcasters;
@@ -164,7 +168,7 @@ impl RunnerBuilder {
     ///
     /// # Errors
     /// [`BuildError`] names the field.
-    pub fn build(self) -> Result<Runner, BuildError> {
+    pub fn build(mut self) -> Result<Runner, BuildError> {
         if self.entries.is_empty() {
             return Err(BuildError::Empty);
         }
@@ -176,10 +180,11 @@ impl RunnerBuilder {
         }
         check_group_prefix(&self.group_prefix)?;
         let mut names = BTreeSet::new();
-        for entry in &self.entries {
+        for entry in &mut self.entries {
+            entry.upcasters = entry.processor.upcasters(&self.upcasters)?;
             check_name(&entry.name)?;
             entry.policy.validate()?;
-            if !names.insert(&entry.name) {
+            if !names.insert(entry.name.clone()) {
                 return Err(BuildError::DuplicateName {
                     name: entry.name.clone(),
                 });

@@ -68,7 +68,7 @@ impl Processor {
             handling: Handling {
                 processor: entry.processor.clone(),
                 history: shared.history.clone(),
-                upcasters: shared.upcasters.clone(),
+                upcasters: entry.upcasters.clone(),
                 codecs: shared.codecs.clone(),
             },
         }

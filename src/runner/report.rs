@@ -1,7 +1,7 @@
 //! What a run of processors came to.
 use super::{ErrorClass, attempt::Tally};
 use crate::{
-    BoxError, StreamId, Version,
+    BoxError, InvalidUpcasters, StreamId, Version,
     ports::{ControlStoreError, MessageBusError, PartitionId},
 };
 use std::sync::Arc;
@@ -27,6 +27,9 @@ pub enum BuildError {
         /// What it must be.
         reason: String,
     },
+    /// The runner was given an upcaster for a name that an event type lifts itself.
+    #[error("the upcasters of the runner cannot be used")]
+    Upcasters(#[from] InvalidUpcasters),
 }
 
 /// Why a processor ended before it was asked to. Nothing is committed past what it had done.

@@ -21,6 +21,8 @@
 //! | a command at a version: decided there or a conflict, a repeat is answered | `at::..` |
 //! | `Any`, `NoStream`, `Head`, `Number` | `rules::an_append_holds_..`, `execute::facts_for_any_version_..`, `execute::number_0_is_no_stream` |
 //! | transactions: all or nothing, a stream once, no command id | `several::a_transaction_..` (two), `several::what_was_only_read_..` |
+//! | what would not be read back is not stored | `readable::..`, one test a way to store (events, snapshots, payload codecs) |
+//! | what the fold does not take is not stored | `readable::an_event_that_the_fold_..`, `readable::a_state_that_was_folded_ahead_..` |
 //! | **Idempotent commands** | |
 //! | 1: a mark is looked for first; the stored facts are the answer | `once::the_same_command_id_takes_effect_once_..` |
 //! | 2: a refusal is returned only if no other attempt came between | `stepped::wherever_another_attempt_..` |
@@ -37,6 +39,7 @@ mod chaos;
 mod load;
 mod misbehaving;
 mod once;
+mod readable;
 mod rules;
 mod several;
 mod snapshots;

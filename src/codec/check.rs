@@ -1,0 +1,163 @@
+//! Proves before an append that what is stored will be read back.
+//!
+//! serde writes values that it cannot read again: NaN becomes `null`, a field that `skip_serializing_if` left out is
+//! missing, and `Some(None)` becomes `None`. Once such an event is stored, every load of its stream fails or folds
+//! another value, so each new event takes the whole way of a reader first: upcasters, decoding and a comparison.
+use super::{CodecError, Upcasters, decode, decode_json, encode_json};
+use crate::{BoxError, DomainEvent, Snapshot, ports::EventData};
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+/// The repository's setting: does it read back what it is about to store?
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum ReadBack {
+    #[default]
+    Checked,
+    Unchecked,
+}
+
+/// The source of [`CodecError::Encode`] where a value would not survive being stored.
+#[derive(Debug, thiserror::Error)]
+#[error("{what} cannot be stored")]
+struct NotStorable {
+    /// The event's name and place, or the state's type. Never the value.
+    what: String,
+    #[source]
+    reason: Reason,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Reason {
+    #[error("it cannot be encoded")]
+    NotEncoded(#[source] BoxError),
+    #[error("encoding it panicked")]
+    EncodePanicked,
+    #[error("what was encoded cannot be decoded, so no reader could ever read it")]
+    NotDecoded(#[source] CodecError),
+    #[error("decoding what was encoded panicked")]
+    DecodePanicked,
+    #[error("an upcaster retires it as soon as it is read")]
+    Retired,
+    #[error(
+        "it is decoded as a different value: look for a skipped field, an `Option` in an `Option`, and NaN in an `Option`"
+    )]
+    Different,
+    #[error("its payload codecs open it as different bytes")]
+    OpenedDifferent,
+    #[error("its payload codecs cannot open what they have sealed")]
+    NotOpened(#[source] CodecError),
+    #[error("its payload codecs take it for shredded as soon as it is read")]
+    Shredded,
+    #[error("a payload codec panicked")]
+    SealPanicked,
+}
+
+/// Runs code of the user's; a panic in it is the error `panicked`. The panic hook has told where it was.
+fn guarded<T>(panicked: Reason, run: impl FnOnce() -> Result<T, Reason>) -> Result<T, Reason> {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or(Err(panicked))
+}
+
+/// Encodes new events, and reads each of them back as `check` says.
+///
+/// # Errors
+/// [`CodecError::Encode`] names the first event that cannot be stored, and why.
+pub(crate) fn encode_events<E: DomainEvent>(
+    events: &[E],
+    upcasters: &Upcasters,
+    check: ReadBack,
+) -> Result<Arc<[EventData]>, CodecError> {
+    let encoded = events.iter().enumerate().map(|(index, event)| {
+        encode_event(event, upcasters, check).map_err(|reason| {
+            let place = format!("{} of {}", index + 1, events.len());
+            // An index that is not in `TYPES` may be the very reason.
+            let name = E::TYPES.get(event.type_index()).map_or("?", |t| t.name());
+            let what = format!("event {}.{name} ({place})", E::AGGREGATE);
+            not_storable(what, reason)
+        })
+    });
+    encoded.collect()
+}
+
+fn encode_event<E: DomainEvent>(
+    event: &E,
+    upcasters: &Upcasters,
+    check: ReadBack,
+) -> Result<EventData, Reason> {
+    let data = guarded(Reason::EncodePanicked, || {
+        let mut payload = Vec::with_capacity(128);
+        event.encode(&mut payload).map_err(not_encoded)?;
+        let kind = event.event_type();
+        Ok(EventData::new(kind.name(), kind.schema_version(), payload))
+    })?;
+    if check == ReadBack::Checked {
+        guarded(Reason::DecodePanicked, || {
+            let (name, version) = (&data.name, data.schema_version);
+            match decode::<E>(upcasters, E::AGGREGATE, name, version, &data.payload) {
+                Ok(Some(decoded)) if event.equals_decoded(&decoded) => Ok(()),
+                Ok(Some(_)) => Err(Reason::Different),
+                Ok(None) => Err(Reason::Retired),
+                Err(error) => Err(Reason::NotDecoded(error)),
+            }
+        })?;
+    }
+    Ok(data)
+}
+
+/// Encodes a state for a snapshot, and reads it back as `check` says.
+///
+/// # Errors
+/// As [`encode_events`].
+pub(crate) fn encode_state<A: Snapshot>(state: &A, check: ReadBack) -> Result<Vec<u8>, CodecError> {
+    let encoded = guarded(Reason::EncodePanicked, || {
+        let mut payload = Vec::new();
+        encode_json(state, &mut payload).map_err(not_encoded)?;
+        Ok(payload)
+    });
+    let checked = encoded.and_then(|payload| {
+        if check == ReadBack::Checked {
+            guarded(Reason::DecodePanicked, || {
+                match decode_json::<A>(&payload) {
+                    Ok(decoded) if state.equals_decoded(&decoded) => Ok(()),
+                    Ok(_) => Err(Reason::Different),
+                    Err(error) => Err(Reason::NotDecoded(error)),
+                }
+            })?;
+        }
+        Ok(payload)
+    });
+    checked.map_err(|reason| not_storable(format!("the state of {}", A::Event::AGGREGATE), reason))
+}
+
+fn not_encoded(error: CodecError) -> Reason {
+    Reason::NotEncoded(match error {
+        CodecError::Encode { source } => source,
+        other => other.into(),
+    })
+}
+
+fn not_storable(what: String, reason: Reason) -> CodecError {
+    let source = NotStorable { what, reason }.into();
+    CodecError::Encode { source }
+}
+
+/// The error for a payload that its codecs do not open as it was.
+pub(crate) fn not_opened(what: impl Into<String>, opened: SealedBut) -> CodecError {
+    let reason = match opened {
+        SealedBut::Different => Reason::OpenedDifferent,
+        SealedBut::Shredded => Reason::Shredded,
+        SealedBut::Failed(error) => Reason::NotOpened(error),
+        SealedBut::Panicked => Reason::SealPanicked,
+    };
+    not_storable(what.into(), reason)
+}
+
+/// How a payload that was just sealed cannot be opened.
+#[derive(Debug)]
+pub(crate) enum SealedBut {
+    Different,
+    Shredded,
+    Failed(CodecError),
+    Panicked,
+}

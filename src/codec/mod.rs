@@ -1,0 +1,56 @@
+//! From stored bytes to today's events and back: upcasters, the JSON codec that the derive uses, and the check that what
+//! is written can be read.
+mod error;
+mod upcasters;
+mod json;
+mod check;
+mod same;
+
+pub use error::{CodecError, InvalidUpcasters};
+pub use json::{bad_index, decode_json, encode_json};
+pub use upcasters::{Lifted, Upcast, Upcasters};
+
+pub(crate) use check::{ReadBack, encode_events, encode_state};
+pub(crate) use check::{SealedBut, not_opened};
+pub(crate) use same::same_data;
+
+use crate::{Decoded, EventName, EventSet};
+use bytes::Bytes;
+
+/// The way from an opened payload to an event, the same for every reader: upcasters, then the types' own decoding.
+/// None: retired, or of an aggregate type that is not in the set. An unknown name is [`CodecError::UnknownEvent`].
+pub(crate) fn decode<E: EventSet>(
+    upcasters: &Upcasters,
+    aggregate: &str,
+    name: &EventName,
+    schema_version: u16,
+    payload: &Bytes,
+) -> Result<Option<E>, CodecError> {
+    // Most events are of today's schema: they are decoded where they lie, without a copy of name or payload.
+    if !upcasters.has_step(aggregate, name, schema_version) {
+        return decode_lifted(aggregate, name, schema_version, payload);
+    }
+    match upcasters.apply(aggregate, name, schema_version, payload)? {
+        Some(lifted) => {
+            let (name, version) = (&lifted.name, lifted.schema_version);
+            decode_lifted(aggregate, name, version, &lifted.payload)
+        }
+        None => Ok(None),
+    }
+}
+
+fn decode_lifted<E: EventSet>(
+    aggregate: &str,
+    name: &str,
+    schema_version: u16,
+    payload: &[u8],
+) -> Result<Option<E>, CodecError> {
+    match E::decode_from(aggregate, name, schema_version, payload)? {
+        Decoded::Event(event) => Ok(Some(event)),
+        Decoded::NotMine => Ok(None),
+        Decoded::Unknown => Err(CodecError::UnknownEvent {
+            aggregate: aggregate.into(),
+            name: name.to_string(),
+        }),
+    }
+}

@@ -1,0 +1,298 @@
+//! Lifting stored payloads to what today's types read.
+use super::{CodecError, InvalidUpcasters, json};
+use crate::{BoxError, EventName, EventSet};
+use bytes::Bytes;
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    sync::Arc,
+};
+
+/// What an upcaster made of an older payload.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub enum Upcast {
+    /// The next schema version's payload.
+    Payload(Bytes),
+    /// Another name, with its schema version and payload.
+    Renamed {
+        /// The new stored name.
+        name: EventName,
+        /// The schema version of the payload under that name.
+        schema_version: u16,
+        /// The payload.
+        payload: Bytes,
+    },
+    /// The event no longer means anything: handlers and folds skip it, its version stays taken.
+    Retired,
+}
+
+/// A payload after every upcaster that applies.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Lifted {
+    /// The stored name, or the one it was renamed to.
+    pub name: EventName,
+    /// The schema version that the payload now has.
+    pub schema_version: u16,
+    /// The payload.
+    pub payload: Bytes,
+}
+
+type Step = Arc<dyn Fn(Bytes) -> Result<Upcast, BoxError> + Send + Sync>;
+
+/// By name, then by the schema version that a step starts from.
+type StepsByName = HashMap<String, BTreeMap<u16, Step>>;
+
+/// Lifts stored payloads, one schema version at a time, to what today's types read. Cloning is a reference count.
+///
+/// The upcasters of an event type belong to the type: `#[event(upcasters = path)]`, or [`DomainEvent::upcasters`](crate::DomainEvent::upcasters). Then
+/// repositories, runners and the testkit all read them, and no reader can be without. `with_upcasters` of a repository or
+/// a runner is for event types of other crates.
+///
+/// An upcaster never turns one event into several: versions would move.
+///
+/// # Example
+/// ```
+/// use foldstream::{Upcast, Upcasters};
+/// let upcasters = Upcasters::new()
+///     .with_json("cart", "ItemAdded", 1, |payload| {
+///         payload["quantity"] = 1.into();
+///         Ok(())
+///     })
+///     .with("cart", "Viewed", 1, |_| Ok(Upcast::Retired));
+/// let lifted = upcasters.apply("cart", &"ItemAdded".into(), 1, &b"{}"[..].into())?;
+/// assert_eq!(&lifted.unwrap().payload[..], br#"{"quantity":1}"#);
+/// assert_eq!(upcasters.apply("cart", &"Viewed".into(), 1, &b"{}"[..].into())?, None);
+/// # Ok::<(), foldstream::CodecError>(())
+/// ```
+#[derive(Clone, Default)]
+pub struct Upcasters {
+    /// By aggregate type; nested, so that a look-up allocates nothing.
+    steps: Arc<HashMap<String, StepsByName>>,
+}
+
+impl fmt::Debug for Upcasters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.steps.iter().flat_map(|(aggregate, names)| {
+            names.iter().flat_map(move |(name, steps)| {
+                steps
+                    .keys()
+                    .map(move |from| format!("{aggregate}.{name}@{from}"))
+            })
+        });
+        f.debug_set().entries(names).finish()
+    }
+}
+
+impl Upcasters {
+    /// Steps that one event may take. More is a cycle of renames.
+    const MAX_STEPS: usize = 1000;
+
+    /// None.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Lifts `aggregate`.`name` from schema version `from` to the next, on bytes. A later step for the same place replaces an earlier one.
+    #[must_use]
+    pub fn with(
+        mut self,
+        aggregate: &str,
+        name: &str,
+        from: u16,
+        step: impl Fn(Bytes) -> Result<Upcast, BoxError> + Send + Sync + 'static,
+    ) -> Self {
+        let names = Arc::make_mut(&mut self.steps).entry(aggregate.into());
+        let steps = names.or_default().entry(name.into()).or_default();
+        steps.insert(from, Arc::new(step));
+        self
+    }
+
+    /// Lifts `aggregate`.`name` from schema version `from` to the next, as a JSON value.
+    ///
+    /// A number that the step does not change keeps its text to the last digit, also where the step moves it. In the place
+    /// of a number that no `f64` can hold, such as a large `u128` or `1e400`, the step sees an `f64` close to it; to
+    /// change such a number, use [`with`](Self::with).
+    #[must_use]
+    pub fn with_json(
+        self,
+        aggregate: &str,
+        name: &str,
+        from: u16,
+        step: impl Fn(&mut serde_json::Value) -> Result<(), BoxError> + Send + Sync + 'static,
+    ) -> Self {
+        self.with(aggregate, name, from, move |payload| {
+            Ok(Upcast::Payload(json::edit(&payload, &step)?.into()))
+        })
+    }
+
+    /// Whether a step starts from this name in this schema version.
+    pub fn has_step(&self, aggregate: &str, name: &str, schema_version: u16) -> bool {
+        let steps = self.steps.get(aggregate).and_then(|names| names.get(name));
+        steps.is_some_and(|steps| steps.contains_key(&schema_version))
+    }
+
+    /// Adds all steps of `other`. A step of `other` for the same place replaces the earlier one.
+    #[must_use]
+    pub fn with_all(mut self, other: &Self) -> Self {
+        if self.steps.is_empty() {
+            return other.clone();
+        }
+        let all = Arc::make_mut(&mut self.steps);
+        for (aggregate, names) in &*other.steps {
+            let known = all.entry(aggregate.clone()).or_default();
+            for (name, steps) in names {
+                let known = known.entry(name.clone()).or_default();
+                known.extend(steps.iter().map(|(from, step)| (*from, step.clone())));
+            }
+        }
+        self
+    }
+
+    /// Adds the steps that the event types of `E` bring themselves ([`EventSet::upcasters`]). Repositories and runners do
+    /// so with the upcasters that they are given.
+    ///
+    /// # Errors
+    /// - [`InvalidUpcasters::LiftedByItsType`] if a step here starts from a name that its event type lifts itself.
+    /// - [`InvalidUpcasters::Foreign`] if an event type brings a step for another aggregate type.
+    pub fn with_own_of<E: EventSet>(&self) -> Result<Self, InvalidUpcasters> {
+        let own = E::upcasters();
+        let selectors = E::selectors();
+        for (aggregate, names) in &*own.steps {
+            let is_foreign = !selectors.iter().any(|s| s.aggregate == aggregate);
+            for name in names.keys() {
+                let (aggregate, name) = (aggregate.clone(), name.clone());
+                if is_foreign {
+                    return Err(InvalidUpcasters::Foreign { aggregate, name });
+                }
+                if self.know(&aggregate, &name) {
+                    return Err(InvalidUpcasters::LiftedByItsType { aggregate, name });
+                }
+            }
+        }
+        Ok(own.with_all(self))
+    }
+
+    /// Whether any step starts from this name.
+    pub(crate) fn know(&self, aggregate: &str, name: &str) -> bool {
+        let names = self.steps.get(aggregate);
+        names.is_some_and(|names| names.contains_key(name))
+    }
+
+    /// Runs every step that applies. `None`: the event is retired.
+    ///
+    /// # Errors
+    /// [`CodecError::Upcast`] if a step fails, or if renames run in a circle.
+    pub fn apply(
+        &self,
+        aggregate: &str,
+        name: &EventName,
+        schema_version: u16,
+        payload: &Bytes,
+    ) -> Result<Option<Lifted>, CodecError> {
+        let mut lifted = Lifted {
+            name: name.clone(),
+            schema_version,
+            payload: payload.clone(),
+        };
+        let Some(names) = self.steps.get(aggregate) else {
+            return Ok(Some(lifted));
+        };
+        for _ in 0..Self::MAX_STEPS {
+            let steps = names.get(lifted.name.as_str());
+            let Some(step) = steps.and_then(|s| s.get(&lifted.schema_version)) else {
+                return Ok(Some(lifted));
+            };
+            let failed = |source| CodecError::Upcast {
+                aggregate: aggregate.into(),
+                name: lifted.name.to_string(),
+                from: lifted.schema_version,
+                source,
+            };
+            match step(std::mem::take(&mut lifted.payload)).map_err(failed)? {
+                Upcast::Payload(payload) => {
+                    lifted.schema_version = lifted.schema_version.saturating_add(1);
+                    lifted.payload = payload;
+                }
+                Upcast::Renamed {
+                    name,
+                    schema_version,
+                    payload,
+                } => {
+                    lifted = Lifted {
+                        name,
+                        schema_version,
+                        payload,
+                    }
+                }
+                Upcast::Retired => return Ok(None),
+            }
+        }
+        Err(CodecError::Upcast {
+            aggregate: aggregate.into(),
+            name: name.to_string(),
+            from: schema_version,
+            source: "the upcasters run in a circle".into(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn apply(upcasters: &Upcasters, name: &'static str) -> Result<Option<Lifted>, CodecError> {
+        upcasters.apply("cart", &name.into(), 1, &Bytes::from_static(b"{}"))
+    }
+
+    #[test]
+    fn steps_run_one_after_the_other_through_a_rename() {
+        let upcasters = Upcasters::new()
+            .with_json("cart", "Old", 1, |v| {
+                v["a"] = 1.into();
+                Ok(())
+            })
+            .with("cart", "Old", 2, |payload| {
+                Ok(Upcast::Renamed {
+                    name: "New".into(),
+                    schema_version: 4,
+                    payload,
+                })
+            })
+            .with_json("cart", "New", 4, |v| {
+                v["b"] = 2.into();
+                Ok(())
+            });
+        let lifted = apply(&upcasters, "Old").unwrap().unwrap();
+        assert_eq!((lifted.name.as_str(), lifted.schema_version), ("New", 5));
+        assert_eq!(&lifted.payload[..], br#"{"a":1,"b":2}"#);
+    }
+
+    #[test]
+    fn a_circle_of_renames_is_an_error() {
+        let to = |name: &'static str| {
+            move |payload| {
+                Ok(Upcast::Renamed {
+                    name: name.into(),
+                    schema_version: 1,
+                    payload,
+                })
+            }
+        };
+        let upcasters =
+            Upcasters::new()
+                .with("cart", "A", 1, to("B"))
+                .with("cart", "B", 1, to("A"));
+        assert!(matches!(
+            apply(&upcasters, "A"),
+            Err(CodecError::Upcast { .. })
+        ));
+    }
+
+    #[test]
+    fn events_of_other_aggregates_are_left_alone() {
+        let upcasters = Upcasters::new().with("order", "A", 1, |_| Ok(Upcast::Retired));
+        assert_eq!(apply(&upcasters, "A").unwrap().unwrap().name, "A");
+    }
+}

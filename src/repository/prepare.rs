@@ -1,0 +1,81 @@
+//! What happens to new events before they are stored.
+//!
+//! ```text
+//! encode -> decode and compare -> seal -> open and compare -> fold into the state -> store
+//! ```
+//! Nothing is stored that a later load could not read or fold. Each step runs code of the user's. A failure of any of
+//! them, and a panic too, is a typed error, and the command has no effect.
+//!
+//! The fold is done in place, without a copy of the state. So the state before the events is gone when the store answers:
+//! after anything but "stored", the next attempt reads the stream again. A caller that wants to keep the state before
+//! holds a clone of the [`Loaded`], which makes the fold copy the state.
+use super::{AppendError, ExecuteError, FoldError, Loaded, Repository, execute::Facts};
+use crate::{
+    Aggregate, CommitId, Metadata,
+    codec::{self, SealedBut},
+    ports::{Append, EventData},
+};
+use futures::FutureExt;
+use std::{panic::AssertUnwindSafe, sync::Arc};
+
+/// Events that are ready to be stored.
+pub(super) struct Prepared<A: Aggregate> {
+    pub(super) append: Append,
+    pub(super) events: Vec<A::Event>,
+    /// The state with the events; its head is still the one before them.
+    pub(super) after: Loaded<A>,
+}
+
+impl<A: Aggregate> Repository<A> {
+    /// Makes the request that stores events, and the state after them.
+    pub(super) async fn prepare<E>(
+        &self,
+        facts: Facts<A>,
+        commit_id: CommitId,
+        metadata: &Metadata,
+    ) -> Result<Prepared<A>, ExecuteError<E>> {
+        let Facts {
+            loaded,
+            events,
+            now,
+        } = facts;
+        let encoded = self.encode(&events)?;
+        let append = Append::after(loaded.head.clone(), commit_id, now, encoded)
+            .with_metadata(metadata.clone());
+        let append = self.seal(append).await?;
+        let after = ahead(loaded, &events)?;
+        Ok(Prepared {
+            append,
+            events,
+            after,
+        })
+    }
+
+    /// Events as the store takes them.
+    pub(super) fn encode(&self, events: &[A::Event]) -> Result<Arc<[EventData]>, AppendError> {
+        let encoded = codec::encode_events(events, self.upcasters()?, self.inner.read_back);
+        Ok(encoded?)
+    }
+
+    /// An append as it goes to the store.
+    pub(super) async fn seal(&self, append: Append) -> Result<Append, AppendError> {
+        append.validate()?;
+        let inner = &self.inner;
+        if inner.codecs.is_empty() {
+            return Ok(append);
+        }
+        // Boxed, so that those who have no codec do not carry its future about.
+        let sealing = Box::pin(inner.codecs.seal_append(append, inner.read_back));
+        match AssertUnwindSafe(sealing).catch_unwind().await {
+            Ok(sealed) => Ok(sealed?),
+            Err(_) => Err(codec::not_opened("an event", SealedBut::Panicked).into()),
+        }
+    }
+}
+
+/// A state with events that are not stored yet.
+fn ahead<A: Aggregate>(loaded: Loaded<A>, events: &[A::Event]) -> Result<Loaded<A>, FoldError> {
+    let mut fold = loaded.into_fold();
+    fold.take_new(events)?;
+    Ok(fold.finish())
+}
