@@ -15,6 +15,7 @@ pub mod publisher;
 pub mod runner;
 pub mod control;
 pub mod resilience;
+mod keyed;
 mod hash;
 mod clock;
 mod chain;

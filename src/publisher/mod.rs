@@ -33,6 +33,7 @@ pub use report::{PollReport, PublishReport, StreamFailure};
 use crate::{
     Backoff, Clock, IdSource, RetryPolicy, StreamId, SystemClock, SystemIds,
     control::{Rows, TopicPins, Watermarks},
+    keyed::KeyedLock,
     ports::{
         ControlStore, EventStore, EventStoreError, MessageBus, ScanCursor, Segment,
         UnpublishedPage, shared,
@@ -41,7 +42,7 @@ use crate::{
 };
 use bells::Bells;
 use futures::{StreamExt, stream::FuturesUnordered};
-use state::{Marks, Topics, Turns};
+use state::{Marks, Topics};
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::Future,
@@ -86,11 +87,23 @@ pub struct Publisher {
 }
 
 /// Shared by clones.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    turns: Turns,
+    /// One worker per stream in this process. Those that come for the same stream meanwhile wait, and then mostly find
+    /// that the watermark covers what they came for.
+    streams: KeyedLock<StreamId, ()>,
     marks: Marks,
     topics: Topics,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            streams: KeyedLock::new(0),
+            marks: Marks::default(),
+            topics: Topics::default(),
+        }
+    }
 }
 
 impl Publisher {

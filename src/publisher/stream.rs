@@ -49,7 +49,7 @@ impl Publisher {
     /// cover yet; they are sent again.
     pub(super) async fn ring(&self, bells: Bells, stop: &CancellationToken) -> Rung {
         let stream = bells.stream.clone();
-        let _turn = self.state.turns.take(&stream).await;
+        let _turn = self.state.streams.lock(&stream).await;
         let mut work = Work {
             publisher: self,
             stop,

@@ -29,7 +29,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Streams whose position is remembered, in each of two generations.
+/// Streams whose position is remembered in any case.
 const STREAMS: usize = 50_000;
 
 /// Pauses of a consumer that cannot receive anything.

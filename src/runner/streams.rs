@@ -1,6 +1,6 @@
 //! How far this process is in each stream that it has lately seen.
-use crate::{CommitId, StreamId, Version, ports::PartitionId};
-use std::collections::HashMap;
+use crate::{CommitId, StreamId, Version, keyed::RecentlyUsed, ports::PartitionId};
+use std::collections::HashSet;
 
 /// How far a processor is in one stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,56 +13,31 @@ pub(super) enum Progress {
     At(Version, Option<CommitId>),
 }
 
-/// A bounded cache of [`Progress`], in two generations: when the young one is full it becomes the old one, and what is
-/// looked up moves to the young one. What is forgotten is asked of the projector again, or is at least once again.
+/// The [`Progress`] in the streams that were seen lately. What is forgotten is asked of the projector again, or is at least
+/// once again.
 #[derive(Debug)]
-pub(super) struct Streams {
-    young: HashMap<StreamId, (PartitionId, Progress)>,
-    old: HashMap<StreamId, (PartitionId, Progress)>,
-    capacity: usize,
-}
+pub(super) struct Streams(RecentlyUsed<StreamId, (PartitionId, Progress)>);
 
 impl Streams {
+    /// Remembers the given number of streams in any case.
     pub(super) fn new(capacity: usize) -> Self {
-        Self {
-            young: HashMap::new(),
-            old: HashMap::new(),
-            capacity: capacity.max(1),
-        }
+        Self(RecentlyUsed::new(capacity))
     }
 
     pub(super) fn get(&mut self, stream: &StreamId) -> Progress {
-        if let Some((_, progress)) = self.young.get(stream) {
-            return *progress;
-        }
-        match self.old.remove(stream) {
-            Some((partition, progress)) => {
-                self.set(stream, partition, progress);
-                progress
-            }
-            None => Progress::Unknown,
-        }
+        self.0.get(stream).map_or(Progress::Unknown, |(_, p)| *p)
     }
 
     pub(super) fn set(&mut self, stream: &StreamId, partition: PartitionId, progress: Progress) {
         // Nothing to remember: of a foreign aggregate type, or its position could not be had.
-        if progress == Progress::Unknown {
-            return;
+        if progress != Progress::Unknown {
+            self.0.insert(stream.clone(), (partition, progress));
         }
-        if let Some(known) = self.young.get_mut(stream) {
-            *known = (partition, progress);
-            return;
-        }
-        if self.young.len() >= self.capacity {
-            self.old = std::mem::take(&mut self.young);
-        }
-        self.young.insert(stream.clone(), (partition, progress));
     }
 
     /// Forgets the streams of partitions that others may work on from now on.
-    pub(super) fn forget(&mut self, partitions: &std::collections::HashSet<PartitionId>) {
-        self.young.retain(|_, (p, _)| !partitions.contains(p));
-        self.old.retain(|_, (p, _)| !partitions.contains(p));
+    pub(super) fn forget(&mut self, partitions: &HashSet<PartitionId>) {
+        self.0.retain(|_, (p, _)| !partitions.contains(p));
     }
 }
 
@@ -71,17 +46,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_cache_is_bounded_and_keeps_what_is_used() {
+    fn the_streams_of_lost_partitions_are_forgotten() {
         let stream = |n: u64| StreamId::new("s", &n).unwrap();
         let at = |n: u64| Progress::At(Version::new(n), None);
-        let mut streams = Streams::new(10);
-        for n in 0..100 {
-            streams.set(&stream(n), PartitionId::new("t", 0), at(n));
-            assert_eq!(streams.get(&stream(0)), at(0));
+        let mut streams = Streams::new(4);
+        for n in 0..6 {
+            streams.set(&stream(n), PartitionId::new("t", n as u32 % 2), at(n));
         }
-        assert!(streams.young.len() + streams.old.len() <= 20);
-        assert_eq!(streams.get(&stream(1)), Progress::Unknown);
-        assert_eq!(streams.get(&stream(99)), at(99));
+        streams.forget(&[PartitionId::new("t", 0)].into());
+        let known: Vec<_> = (0..6).map(|n| streams.get(&stream(n))).collect();
+        assert_eq!(known[5], at(5));
+        assert!([0, 2, 4].iter().all(|n| known[*n] == Progress::Unknown));
     }
 
     #[test]
@@ -89,6 +64,6 @@ mod tests {
         let mut streams = Streams::new(10);
         let stream = StreamId::new("s", &1).unwrap();
         streams.set(&stream, PartitionId::new("t", 0), Progress::Unknown);
-        assert!(streams.young.is_empty());
+        assert_eq!(streams.0.len(), 0);
     }
 }

@@ -1,0 +1,10 @@
+//! What a process keeps per key, in bounded memory: a cache and a lock.
+//!
+//! Both are used with streams as keys. Neither is a source of truth: a value that the cache has forgotten is read again,
+//! and a lock orders only the work of one process.
+mod cache;
+mod lock;
+
+pub(crate) use cache::RecentlyUsed;
+#[allow(unused_imports)]
+pub(crate) use lock::{Guard, KeyedLock};
