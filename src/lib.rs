@@ -53,7 +53,7 @@ pub use source_uri::{InvalidSourceUri, SourceUri};
 pub use stream::{
     ExpectedVersion, InvalidStreamId, StreamHead, StreamId, Version, VersionConflict,
 };
-pub use wire::{WireError, from_message, to_message};
+pub use wire::{WireError, from_message, previous_record, to_message, to_message_after};
 
 /// A boxed error, as every `source` is kept.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;

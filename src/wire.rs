@@ -1,24 +1,33 @@
-//! An event as a record of the bus, and back: CloudEvents 1.0 in binary content mode.
+//! The form of an event as a record on the bus: CloudEvents 1.0 in binary content mode.
 //!
-//! The key is the stream, so the events of a stream share a partition and keep their order; the value is the payload as
-//! it is stored. Everything else is a header. This format is stored in topics: it only grows.
+//! The key is the stream, so the events of a stream share a partition and keep their order. The value is the payload as it
+//! is stored. Everything else is a header. This format is stored in topics: it only grows.
 //!
 //! | header | content |
 //! |---|---|
-//! | `content-type` | `application/json`, or what the codec says |
+//! | `content-type` | `application/json`, or the media type that the codec names |
 //! | `ce_specversion` | `1.0` |
-//! | `ce_id` | the event id, `<commit id>/<index>`: the same on every duplicate |
-//! | `ce_source` | the publisher's source |
+//! | `ce_id` | the event id, `<commit id>/<index>`; the same on every duplicate |
+//! | `ce_source` | the publisher's source, a URI-reference |
 //! | `ce_type` | `<aggregate type>.<event name>`; the aggregate type is also the key up to its first `#` |
-//! | `ce_time` | when it was recorded: RFC 3339 with microseconds |
+//! | `ce_time` | the time of the commit: RFC 3339 with microseconds |
 //! | `ce_subject` | the id within the aggregate type |
-//! | `fs_version` | the event's version in its stream |
+//! | `ce_fsversion` | the event's version in its stream |
+//! | `ce_fsschema` | the payload's schema version; absent: 1 |
+//! | `ce_fscommitlast` | the version of the commit's last event; absent: the event's own |
+//! | `ce_fsprev` | the version of the stream's previous record in the topic, 0 if there is none; absent: the version before the event's own |
+//! | `ce_fscodec` | the codec of the payload; absent: plain JSON |
+//! | `ce_fsformat` | the number of this format; absent: 1 |
+//! | `ce_correlationid`, `ce_causationid`, `ce_traceparent` | the metadata of that name, if there is any |
+//! | `traceparent` | the same as `ce_traceparent`, where OpenTelemetry's propagators look for it |
+//! | `fs_command`, `fs_actor`, `fs_user_<key>` | the command id, the actor and the user's own entries, if there are any |
 //!
-//! and, only where it is not the default in brackets: `fs_format` (1), `fs_schema` (1), `fs_commit_last` (the event's own
-//! version), `fs_codec`, `fs_correlation`, `fs_causation`, `fs_command`, `fs_actor`, `fs_user_<key>` for each of the user's
-//! entries, and `traceparent`. They are no CloudEvents attributes, whose names have letters and digits only.
+//! Everything that a reader needs to understand an event is a CloudEvents attribute, since the CloudEvents SDKs drop all
+//! other headers. That is why the names of extensions consist of lower-case letters and digits only. The record's
+//! timestamp is the time of sending, from which the topic's retention counts; an event's own time is `ce_time`.
 use crate::{
-    BoxError, EventHeader, EventId, Metadata, RecordedEvent, StreamId, Timestamp, Version,
+    BoxError, EventHeader, EventId, Metadata, RecordedEvent, SourceUri, StreamId, Timestamp,
+    Version,
     ports::{HeaderName, Message},
 };
 use bytes::Bytes;
@@ -31,72 +40,80 @@ const SOURCE: &str = "ce_source";
 const TYPE: &str = "ce_type";
 const TIME: &str = "ce_time";
 const SUBJECT: &str = "ce_subject";
-const VERSION: &str = "fs_version";
-const FORMAT: &str = "fs_format";
-const SCHEMA: &str = "fs_schema";
-const COMMIT_LAST: &str = "fs_commit_last";
-const CODEC: &str = "fs_codec";
-const CORRELATION: &str = "fs_correlation";
-const CAUSATION: &str = "fs_causation";
+const VERSION: &str = "ce_fsversion";
+const FORMAT: &str = "ce_fsformat";
+const SCHEMA: &str = "ce_fsschema";
+const COMMIT_LAST: &str = "ce_fscommitlast";
+const PREVIOUS: &str = "ce_fsprev";
+const CODEC: &str = "ce_fscodec";
+const CORRELATION: &str = "ce_correlationid";
+const CAUSATION: &str = "ce_causationid";
 const COMMAND: &str = "fs_command";
 const ACTOR: &str = "fs_actor";
 const USER: &str = "fs_user_";
-const TRACEPARENT: &str = "traceparent";
+const TRACEPARENT: &str = "ce_traceparent";
+/// Where OpenTelemetry looks. Not read: whoever forwards a record may put the context of the forwarding there.
+const TRACEPARENT_OF_TRANSPORT: &str = "traceparent";
 
 /// The only format so far.
 const FORMAT_NUMBER: u64 = 1;
 
-/// Why a record cannot be read as an event.
+/// The error returned for a record that cannot be read as an event, and for an event that cannot be written as one.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {
-    /// A record without a value: somebody deleted a key. No publisher of events writes one.
+    /// The record has no value: another program has deleted a key. No publisher of events writes such a record.
     #[error("the record has no value, so it is no event: is something else written to this topic?")]
     Tombstone,
-    /// The key names no stream.
+    /// The key is not a stream id.
     #[error("the key of the record is no stream id")]
     Key {
-        /// Why.
+        /// The reason.
         #[source]
         source: BoxError,
     },
-    /// A header that every event has is not there.
+    /// A header that every event has is absent.
     #[error("the record has no header {header}: is something else written to this topic?")]
     Missing {
-        /// Its name.
+        /// The name of the header.
         header: &'static str,
     },
-    /// A header is not text.
+    /// The value of a header is not text.
     #[error("header {header} is not UTF-8")]
     NotText {
-        /// Its name.
+        /// The name of the header.
         header: HeaderName,
     },
-    /// A header cannot be read.
+    /// The value of a header has no meaning there.
     #[error("header {header} cannot be read")]
     Invalid {
-        /// Its name.
+        /// The name of the header.
         header: &'static str,
-        /// Why.
+        /// The reason.
         #[source]
         source: BoxError,
     },
-    /// Written in a format that this build does not know.
+    /// The record is written in a format that this build does not know.
     #[error(
         "the record has format {found}, this build reads {FORMAT_NUMBER}: deploy the build that reads it"
     )]
     UnknownFormat {
-        /// The format's number.
+        /// The number of the format.
         found: u64,
     },
 }
 
-/// Returns the record of an event, keyed by its stream, without a partition. `source` is the CloudEvents source: together
-/// with the event id it is unique in the world. `sent_at` is the time of sending, from which the topic's retention counts.
+/// Returns the record of an event, keyed by its stream, without a partition.
+///
+/// `source` and the event id together identify the event worldwide. `sent_at` is the time of sending, from which the
+/// topic's retention counts. The stream's previous record in the topic is the event of the version before; for a stream
+/// of which some events stay out of the topic, use [`to_message_after`].
+///
+/// A user's metadata entry whose key holds a NUL cannot be a header and is left out. No event store takes such an entry.
 ///
 /// # Example
 /// ```
-/// use foldstream::{CommitId, EventHeader, RecordedEvent, StreamId, Timestamp, Version};
+/// use foldstream::{CommitId, EventHeader, RecordedEvent, SourceUri, StreamId, Timestamp, Version};
 /// let header = EventHeader::new(
 ///     CommitId::random().event_id(0),
 ///     StreamId::new("cart", "c-1")?,
@@ -105,7 +122,8 @@ pub enum WireError {
 ///     Timestamp::now(),
 /// );
 /// let event = RecordedEvent::new(header, "{}".into());
-/// let message = foldstream::to_message(&event, &"GlobalEvents".into(), "urn:shop", Timestamp::now());
+/// let source = SourceUri::new("urn:shop")?;
+/// let message = foldstream::to_message(&event, &"GlobalEvents".into(), &source, Timestamp::now());
 /// assert_eq!(message.header("ce_type"), Some("cart.CartItemAdded"));
 /// assert_eq!(foldstream::from_message(&message)?, event);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -113,8 +131,44 @@ pub enum WireError {
 pub fn to_message(
     event: &RecordedEvent,
     topic: &Arc<str>,
-    source: &str,
+    source: &SourceUri,
     sent_at: Timestamp,
+) -> Message {
+    write(event, topic, source, sent_at, None)
+}
+
+/// Returns the record of an event whose predecessor in the topic is the stream's event of version `previous`, or of the
+/// first event in the topic if `previous` is [`Version::NONE`].
+///
+/// Versions between the two are events that stay out of the topic. A reader that has seen `previous` then knows that it has
+/// missed nothing.
+///
+/// # Errors
+/// [`WireError::Invalid`] if `previous` is not before the event's own version.
+pub fn to_message_after(
+    event: &RecordedEvent,
+    topic: &Arc<str>,
+    source: &SourceUri,
+    sent_at: Timestamp,
+    previous: Version,
+) -> Result<Message, WireError> {
+    check_previous(previous, event.header.version)?;
+    let is_gap = previous.next() != event.header.version;
+    Ok(write(
+        event,
+        topic,
+        source,
+        sent_at,
+        is_gap.then_some(previous),
+    ))
+}
+
+fn write(
+    event: &RecordedEvent,
+    topic: &Arc<str>,
+    source: &SourceUri,
+    sent_at: Timestamp,
+    previous: Option<Version>,
 ) -> Message {
     let h = &event.header;
     let key = Bytes::copy_from_slice(h.stream.as_str().as_bytes());
@@ -125,28 +179,36 @@ pub fn to_message(
         .with_header(name(CONTENT_TYPE), content_type(h.codec.as_deref()))
         .with_header(name(SPEC_VERSION), "1.0")
         .with_header(name(ID), h.event_id.to_string())
-        .with_header(name(SOURCE), source.to_owned())
+        .with_header(name(SOURCE), source.to_string())
         .with_header(name(TYPE), format!("{}.{}", h.stream.aggregate(), h.name))
         .with_header(name(TIME), h.recorded_at.to_string())
         .with_header(name(SUBJECT), h.stream.id().to_owned())
         .with_header(name(VERSION), h.version.to_string());
-    if h.schema_version != 1 {
-        message = message.with_header(name(SCHEMA), h.schema_version.to_string());
-    }
-    if h.commit_last != h.version {
-        message = message.with_header(name(COMMIT_LAST), h.commit_last.to_string());
-    }
+    let numbers = [
+        (
+            SCHEMA,
+            (h.schema_version != 1).then(|| h.schema_version.to_string()),
+        ),
+        (
+            COMMIT_LAST,
+            (h.commit_last != h.version).then(|| h.commit_last.to_string()),
+        ),
+        (PREVIOUS, previous.map(|version| version.to_string())),
+    ];
     let m = &h.metadata;
-    let optional = [
+    let texts = [
         (CODEC, h.codec.as_deref()),
         (CORRELATION, m.correlation_id().map(|id| id.as_str())),
         (CAUSATION, m.causation_id().map(|id| id.as_str())),
+        (TRACEPARENT, m.traceparent()),
+        (TRACEPARENT_OF_TRANSPORT, m.traceparent()),
         (COMMAND, m.command_id().map(|id| id.as_str())),
         (ACTOR, m.actor().map(|id| id.as_str())),
     ];
-    for (header, value) in optional {
+    let texts = texts.map(|(header, text)| (header, text.map(str::to_owned)));
+    for (header, value) in numbers.into_iter().chain(texts) {
         if let Some(value) = value {
-            message = message.with_header(name(header), value.to_owned());
+            message = message.with_header(name(header), value);
         }
     }
     for (key, value) in m.user() {
@@ -155,16 +217,14 @@ pub fn to_message(
             Err(error) => tracing::error!(event = %h.event_id, %error, "an entry is left out"),
         }
     }
-    if let Some(value) = m.traceparent() {
-        message = message.with_header(name(TRACEPARENT), value.to_owned());
-    }
     message
 }
 
-/// The event of a record. Headers that are not known are ignored; of a repeated header the first counts.
+/// Returns the event of a record. Headers that this build does not know are ignored, of a repeated header the first
+/// counts, and a header without a value is absent.
 ///
 /// # Errors
-/// [`WireError`] names the part that is missing or malformed.
+/// [`WireError`] if a part of the record is missing or malformed.
 pub fn from_message(message: &Message) -> Result<RecordedEvent, WireError> {
     let payload = message.value.clone().ok_or(WireError::Tombstone)?;
     let headers = Headers(&message.headers);
@@ -186,26 +246,42 @@ pub fn from_message(message: &Message) -> Result<RecordedEvent, WireError> {
     let name = event_name(headers.required(TYPE)?, &stream)?;
     let event_id: EventId = headers.parsed(ID)?;
     let recorded_at: Timestamp = headers.parsed(TIME)?;
-    let version = headers
-        .number(VERSION)?
-        .ok_or(WireError::Missing { header: VERSION })?;
+    let version = headers.version()?;
     // The commit began `index` events earlier, at 1 or later.
-    if version <= u64::from(event_id.index()) {
+    if version.get() <= u64::from(event_id.index()) {
         let reason = format!("version {version} is too low for event {event_id}");
         return Err(invalid(VERSION, reason));
     }
-    let commit_last = headers.number(COMMIT_LAST)?.unwrap_or(version);
+    let commit_last = headers.number(COMMIT_LAST)?.map_or(version, Version::new);
     if commit_last < version {
         let reason = format!("the commit cannot end at {commit_last}, before version {version}");
         return Err(invalid(COMMIT_LAST, reason));
     }
+    headers.previous()?;
     let schema = headers.parsed_if(SCHEMA)?.unwrap_or(1);
-    let header = EventHeader::new(event_id, stream, Version::new(version), name, recorded_at)
-        .with_commit_last(Version::new(commit_last))
+    let header = EventHeader::new(event_id, stream, version, name, recorded_at)
+        .with_commit_last(commit_last)
         .with_schema_version(schema)
         .with_codec(headers.text(CODEC)?.map(Arc::from))
         .with_metadata(headers.metadata()?);
     Ok(RecordedEvent::new(header, payload))
+}
+
+/// Returns the version of the stream's previous record in the topic, if the record of an event says that it is not the
+/// version before the event's own. [`Version::NONE`]: the record is the first of its stream in the topic.
+///
+/// # Errors
+/// [`WireError`] if the version of the event or of its predecessor is missing or malformed.
+pub fn previous_record(message: &Message) -> Result<Option<Version>, WireError> {
+    Headers(&message.headers).previous()
+}
+
+fn check_previous(previous: Version, version: Version) -> Result<(), WireError> {
+    if previous < version {
+        return Ok(());
+    }
+    let reason = format!("the record before version {version} cannot be of version {previous}");
+    Err(invalid(PREVIOUS, reason))
 }
 
 fn invalid(header: &'static str, reason: String) -> WireError {
@@ -213,7 +289,7 @@ fn invalid(header: &'static str, reason: String) -> WireError {
     WireError::Invalid { header, source }
 }
 
-/// What follows the stream's aggregate type in `ce_type`: both may contain dots.
+/// Returns the part of `ce_type` after the stream's aggregate type. Both parts may contain dots.
 fn event_name(ce_type: &str, stream: &StreamId) -> Result<String, WireError> {
     let rest = ce_type.strip_prefix(stream.aggregate());
     match rest.and_then(|rest| rest.strip_prefix('.')) {
@@ -232,8 +308,10 @@ struct Headers<'a>(&'a [(HeaderName, Option<Bytes>)]);
 
 impl<'a> Headers<'a> {
     fn text(&self, name: &'static str) -> Result<Option<&'a str>, WireError> {
-        let found = self.0.iter().find(|(n, _)| *n == *name);
-        found.map(as_text).transpose()
+        match self.0.iter().find(|(n, _)| *n == *name) {
+            Some(header) => as_text(header),
+            None => Ok(None),
+        }
     }
     fn required(&self, name: &'static str) -> Result<&'a str, WireError> {
         self.text(name)?.ok_or(WireError::Missing { header: name })
@@ -257,6 +335,16 @@ impl<'a> Headers<'a> {
     fn number(&self, name: &'static str) -> Result<Option<u64>, WireError> {
         self.parsed_if(name)
     }
+    fn version(&self) -> Result<Version, WireError> {
+        self.parsed(VERSION).map(Version::new)
+    }
+    fn previous(&self) -> Result<Option<Version>, WireError> {
+        let previous = self.number(PREVIOUS)?.map(Version::new);
+        if let Some(previous) = previous {
+            check_previous(previous, self.version()?)?;
+        }
+        Ok(previous)
+    }
     fn metadata(&self) -> Result<Metadata, WireError> {
         let mut metadata = Metadata::new();
         if let Some(id) = self.text(CORRELATION)? {
@@ -277,27 +365,42 @@ impl<'a> Headers<'a> {
         for header in self.0 {
             if let Some(key) = header.0.strip_prefix(USER)
                 && metadata.get(key).is_none()
+                && let Some(value) = as_text(header)?
             {
-                metadata = metadata.with(key, as_text(header)?);
+                metadata = metadata.with(key, value);
             }
         }
         Ok(metadata)
     }
 }
 
-fn as_text((name, value): &(HeaderName, Option<Bytes>)) -> Result<&str, WireError> {
-    std::str::from_utf8(value.as_deref().unwrap_or_default()).map_err(|_| WireError::NotText {
+/// The text of a header; a null value is as good as no header.
+fn as_text((name, value): &(HeaderName, Option<Bytes>)) -> Result<Option<&str>, WireError> {
+    let text = value.as_deref().map(std::str::from_utf8).transpose();
+    text.map_err(|_| WireError::NotText {
         header: name.clone(),
     })
 }
 
-/// The payload's media type: JSON without a codec, the codec's tag if it is one, else bytes.
+/// Returns the payload's media type: JSON without a codec, the codec's tag if it is a media type, else bytes.
+///
+/// A type that begins with `application/cloudevents` tells readers that the whole event is in the value (structured
+/// content mode), which it never is here.
 fn content_type(codec: Option<&str>) -> Bytes {
     match codec {
         None => Bytes::from_static(b"application/json"),
-        Some(tag) if is_media_type(tag) => Bytes::copy_from_slice(tag.as_bytes()),
+        Some(tag) if is_media_type(tag) && !is_structured_mode(tag) => {
+            Bytes::copy_from_slice(tag.as_bytes())
+        }
         Some(_) => Bytes::from_static(b"application/octet-stream"),
     }
+}
+
+/// Media types are compared without regard to case.
+fn is_structured_mode(tag: &str) -> bool {
+    const PREFIX: &str = "application/cloudevents";
+    let start = tag.as_bytes().get(..PREFIX.len());
+    start.is_some_and(|start| start.eq_ignore_ascii_case(PREFIX.as_bytes()))
 }
 
 /// `type/subtype`, with or without parameters, in the characters that RFC 9110 allows.
@@ -326,6 +429,17 @@ mod tests {
                 "application/protobuf; proto=a.B",
             ),
             (Some("zstd"), "application/octet-stream"),
+            // Readers would look for the whole event in the value.
+            (Some("application/cloudevents"), "application/octet-stream"),
+            (
+                Some("application/cloudevents+json"),
+                "application/octet-stream",
+            ),
+            (
+                Some("application/CloudEvents-batch+json; x=y"),
+                "application/octet-stream",
+            ),
+            (Some("application/cloudevent"), "application/cloudevent"),
             (Some("a/b/c"), "application/octet-stream"),
             (Some("/x"), "application/octet-stream"),
             (Some("x/"), "application/octet-stream"),

@@ -31,7 +31,7 @@ pub use error::{PollError, PublishError, TopicError};
 pub use report::{PollReport, PublishReport, StreamFailure};
 
 use crate::{
-    Backoff, Clock, IdSource, RetryPolicy, StreamId, SystemClock, SystemIds,
+    Backoff, Clock, IdSource, RetryPolicy, SourceUri, StreamId, SystemClock, SystemIds,
     control::{Rows, TopicPins, Watermarks},
     keyed::KeyedLock,
     ports::{
@@ -64,7 +64,7 @@ use tokio_util::sync::CancellationToken;
 /// # ) -> Result<(), Box<dyn std::error::Error>> {
 /// let publisher = Publisher::new(store, bus, control)
 ///     .with_route(TopicRoute::ByAggregate { prefix: "shop.".into() })
-///     .with_source("urn:shop");
+///     .with_source("urn:shop".parse()?);
 /// publisher.check_topics(["cart", "order"]).await?;
 /// let report = publisher.poll(PollConfig::default(), shutdown).await?;
 /// println!("{} records", report.messages);
@@ -78,7 +78,7 @@ pub struct Publisher {
     control: Arc<dyn ControlStore>,
     clock: Arc<dyn Clock>,
     route: TopicRoute,
-    source: Arc<str>,
+    source: SourceUri,
     concurrency: usize,
     retry: RetryPolicy,
     watermarks: Watermarks,
@@ -122,7 +122,7 @@ impl Publisher {
             control,
             clock: Arc::new(SystemClock),
             route: TopicRoute::default(),
-            source: "urn:foldstream".into(),
+            source: SourceUri::default(),
             concurrency: 32,
             retry: RetryPolicy::default()
                 .with_backoff(backoff)
@@ -139,10 +139,11 @@ impl Publisher {
         self.route = route;
         self
     }
-    /// Sets the CloudEvents source, a URI reference: with the event id it is unique in the world. Default `urn:foldstream`.
+    /// Sets the CloudEvents source of all records, which identifies an event worldwide together with its event id. Default
+    /// `urn:foldstream`.
     #[must_use]
-    pub fn with_source(mut self, source: impl Into<Arc<str>>) -> Self {
-        self.source = source.into();
+    pub fn with_source(mut self, source: SourceUri) -> Self {
+        self.source = source;
         self
     }
     /// Sets how many streams are published at the same time; within one it is always one event after the other. Default

@@ -21,6 +21,8 @@ pub(super) struct Incoming {
     pub(super) offset: Offset,
     pub(super) epoch: AssignmentEpoch,
     pub(super) event: RecordedEvent,
+    /// The version of the stream's previous record in the topic, if the record says that it is not the version before.
+    pub(super) previous: Option<Version>,
 }
 
 /// What the attempts of one processor share.
@@ -121,8 +123,11 @@ impl Attempt {
                 self.tally.duplicates += 1;
                 return Ok(());
             }
-            if header.version > version.next() {
-                self.fill(stream, version, header.version).await?;
+            // The versions between the previous record and this one are in no record, so only a gap before the previous
+            // record is one.
+            let next = incoming.previous.map_or(header.version, Version::next);
+            if next > version.next() {
+                self.fill(stream, version, next).await?;
             }
         }
         let source = EventSource::Bus {

@@ -15,6 +15,7 @@ use crate::{
         AssignmentEpoch, Consumer, ConsumerEvent, Delivery, MessageBusError, NoPosition, Offset,
         PartitionId, Revocation,
     },
+    previous_record,
     resilience::{Attempts, Failure},
 };
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -257,8 +258,10 @@ impl<'a> Session<'a> {
         {
             return;
         }
-        let event = match from_message(&delivery.message) {
-            Ok(event) => event,
+        let message = &delivery.message;
+        let read = from_message(message).and_then(|event| Ok((event, previous_record(message)?)));
+        let (event, previous) = match read {
+            Ok(read) => read,
             Err(error) => {
                 owned.unreadable = Some((delivery.offset, error));
                 return;
@@ -270,6 +273,7 @@ impl<'a> Session<'a> {
             offset: delivery.offset,
             epoch: delivery.epoch,
             event,
+            previous,
         };
         self.lanes
             .push(&stream, delivery.partition, Arc::new(incoming));

@@ -5,7 +5,7 @@ use crate::{
     schema,
 };
 use foldstream::{
-    Repository,
+    Repository, SourceUri,
     ports::{ControlStore, EventStore, MessageBus},
     publisher::{Publisher, TopicRoute},
     runner::{Runner, RunnerBuilder},
@@ -26,6 +26,8 @@ pub struct Backend {
     pub read_model: Arc<dyn ReadModel>,
     /// Where the events go.
     pub topic: Arc<str>,
+    /// The CloudEvents source of its events.
+    pub source: SourceUri,
     /// First part of the consumer groups' names.
     pub group_prefix: Arc<str>,
     /// What the ids of generated carts begin with; on a store that may hold carts already, something new.
@@ -58,6 +60,7 @@ impl Backend {
             control: InMemoryControlStore::new(),
             read_model: Arc::new(InMemoryReadModel::default()),
             topic: topic.into(),
+            source: SourceUri::default(),
             group_prefix: "shop".into(),
             cart_prefix: "c".into(),
             settling: Duration::ZERO,
@@ -76,7 +79,7 @@ impl Backend {
     pub fn publisher(&self) -> Publisher {
         Publisher::new(self.store.clone(), self.bus.clone(), self.control.clone())
             .with_route(TopicRoute::One(self.topic.clone()))
-            .with_source("urn:foldstream:shop")
+            .with_source(self.source.clone())
     }
 
     /// A runner to which listeners and projectors are added.

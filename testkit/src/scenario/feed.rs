@@ -4,7 +4,7 @@ use crate::{InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, Manual
 use bytes::Bytes;
 use foldstream::{
     BoxError, Clock, DomainEvent, IdSource, Metadata, PayloadCodecs, PayloadContext, RecordedEvent,
-    StreamHead, StreamId, Upcasters, Version, chain,
+    SourceUri, StreamHead, StreamId, Upcasters, Version, chain,
     ports::{
         Append, AppendOutcome, Commit, EventData, EventStore, EventStoreError, MessageBus, ReadFrom,
     },
@@ -244,7 +244,7 @@ impl Feed {
             let message = to_message(
                 &event,
                 &TOPIC.into(),
-                "urn:scenario",
+                &SourceUri::default(),
                 event.header.recorded_at,
             );
             if let Err(error) = self.block_on(self.bus.publish(&message)) {

@@ -178,7 +178,7 @@ async fn a_failed_send_loses_nothing() {
     let broken = a.clone();
     world.set_fates(move |call| match call {
         Call::Publish(message) if call.is_about(&broken) => {
-            let is_sixth = message.header("fs_version") == Some("6");
+            let is_sixth = message.header("ce_fsversion") == Some("6");
             is_sixth.then_some(Fault::Unavailable)
         }
         _ => None,

@@ -225,7 +225,10 @@ async fn shutdown_finishes_the_commit_in_hand_and_moves_its_watermark() {
     let seen = sending.clone();
     world.set_fates(move |call| match call {
         Call::Publish(message) => {
-            seen.fetch_or(message.header("fs_version") == Some("32"), Ordering::SeqCst);
+            seen.fetch_or(
+                message.header("ce_fsversion") == Some("32"),
+                Ordering::SeqCst,
+            );
             Some(Fault::Delay(Duration::from_millis(10)))
         }
         _ => None,

@@ -269,3 +269,50 @@ async fn what_lies_before_a_record_that_cannot_be_read_is_handled_first_and_noth
     assert_eq!((offset.get(), seen.len()), (20, 20));
     assert_eq!(world.committed(SEEN).await, 20);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_gap_that_the_record_explains_is_not_a_gap() {
+    let world = World::new(1);
+    world.deposit("a").await;
+    // Versions 2 and 3 stay out of the topic.
+    for _ in 0..2 {
+        let _ = world.store("a", 1).await;
+    }
+    let fourth = world.store("a", 1).await;
+    world.publish_after(1, &fourth).await;
+    // Version 5 is lost; version 6 stays out, as the record of version 7 says.
+    for _ in 0..2 {
+        let _ = world.store("a", 1).await;
+    }
+    let seventh = world.store("a", 1).await;
+    world.publish_after(5, &seventh).await;
+
+    let model = Arc::new(Model::default());
+    let with_store = world.builder().with_event_store(world.store.clone());
+    let runner = with_store.projector(model.clone()).build().unwrap();
+    let report = runner.run_until_caught_up().await;
+    let reports = report.into_result().unwrap();
+    assert_eq!(model.versions("a"), [1, 4, 5, 7]);
+    assert_eq!(reports[0].filled, 1);
+
+    let seen = Seen::new();
+    let report = world.catch_up(seen.clone(), from_beginning()).await;
+    let reports = report.into_result().unwrap();
+    assert_eq!(seen.of("a"), [1, 4, 7]);
+    assert_eq!(reports[0].gaps_unverified, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_record_of_a_stream_in_the_topic_explains_what_lies_before_it() {
+    let world = World::new(1);
+    for _ in 0..2 {
+        let _ = world.store("a", 1).await;
+    }
+    let third = world.store("a", 1).await;
+    world.publish_after(0, &third).await;
+    let model = Arc::new(Model::default());
+    let with_store = world.builder().with_event_store(world.store.clone());
+    let runner = with_store.projector(model.clone()).build().unwrap();
+    runner.run_until_caught_up().await.into_result().unwrap();
+    assert_eq!(model.versions("a"), [3]);
+}

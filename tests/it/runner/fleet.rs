@@ -2,7 +2,7 @@
 use super::harness::*;
 use crate::support::AccountEvent;
 use foldstream::{
-    StreamId, Version,
+    SourceUri, StreamId, Version,
     ports::{Commit, MessageBus, Offset, PartitionId},
     runner::{
         EventContext, HandlerError, HandlerResult, ModelId, Position, ProcessorPolicy, Projector,
@@ -83,7 +83,12 @@ impl Fleet {
 
     async fn publish(&self, commit: &Commit) {
         for event in commit.recorded() {
-            let message = to_message(&event, &TOPIC.into(), "urn:test", event.header.recorded_at);
+            let message = to_message(
+                &event,
+                &TOPIC.into(),
+                &SourceUri::default(),
+                event.header.recorded_at,
+            );
             let (partition, offset) = self.world.bus.publish(&message).await.unwrap();
             let place = (
                 partition,

@@ -1,7 +1,7 @@
 //! Records on a bus, and handlers that write down what they saw.
 use crate::support::{AccountEvent, stream};
 use foldstream::{
-    CommitId, IdSource, StreamHead, StreamId, Timestamp, Version,
+    CommitId, IdSource, SourceUri, StreamHead, StreamId, Timestamp, Version,
     ports::{
         Append, AppendOutcome, Commit, ControlStore, EventData, EventStore, MessageBus, Offset,
         PartitionId,
@@ -10,7 +10,7 @@ use foldstream::{
         EventContext, HandlerResult, Listener, ModelId, Position, ProcessorPolicy, Projector,
         Runner, RunnerBuilder, RunnerError, RunnerReport,
     },
-    to_message,
+    to_message, to_message_after,
 };
 use foldstream_testkit::{
     InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, SeededIds,
@@ -73,9 +73,23 @@ impl World {
 
     pub(super) async fn publish(&self, commit: &Commit) {
         for event in commit.recorded() {
-            let message = to_message(&event, &TOPIC.into(), "urn:test", event.header.recorded_at);
+            let message = to_message(
+                &event,
+                &TOPIC.into(),
+                &SourceUri::default(),
+                event.header.recorded_at,
+            );
             self.bus.publish(&message).await.unwrap();
         }
+    }
+
+    /// Publishes the last event of a commit, as the record after the one of version `previous`.
+    pub(super) async fn publish_after(&self, previous: u64, commit: &Commit) {
+        let event = commit.recorded().last().unwrap();
+        let (topic, sent_at) = (TOPIC.into(), event.header.recorded_at);
+        let previous = Version::new(previous);
+        let message = to_message_after(&event, &topic, &SourceUri::default(), sent_at, previous);
+        self.bus.publish(&message.unwrap()).await.unwrap();
     }
 
     /// Stores and publishes one deposit of 1.

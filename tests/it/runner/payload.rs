@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use foldstream::{
     BoxError, CodecError, Decoded, EventSelector, EventSet, EventType, Opened, PayloadCodec,
-    PayloadCodecs, PayloadContext, PayloadError, Repository, Sealed, Upcast, Upcasters,
+    PayloadCodecs, PayloadContext, PayloadError, Repository, Sealed, SourceUri, Upcast, Upcasters,
     ports::MessageBus,
     runner::{
         ErrorClass, EventContext, HandlerResult, Listener, ProcessorPolicy, Runner, RunnerError,
@@ -30,7 +30,12 @@ async fn published(codecs: &PayloadCodecs, amounts: &[u64]) -> World {
     }
     for commit in stored(&world.store, "ann").await {
         for event in commit.recorded() {
-            let message = to_message(&event, &TOPIC.into(), "urn:test", event.header.recorded_at);
+            let message = to_message(
+                &event,
+                &TOPIC.into(),
+                &SourceUri::default(),
+                event.header.recorded_at,
+            );
             assert_eq!(message.value.as_ref(), Some(&event.payload));
             world.bus.publish(&message).await.unwrap();
         }

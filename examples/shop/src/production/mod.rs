@@ -5,7 +5,7 @@ mod row;
 pub use read_model::DynamoDbReadModel;
 
 use crate::backend::{Backend, PARTITIONS, Uses};
-use foldstream::{Timestamp, ports::MessageBusError};
+use foldstream::{InvalidSourceUri, Timestamp, ports::MessageBusError};
 use foldstream_dynamodb::{DynamoDb, DynamoDbConfig, DynamoDbError, TableOptions, create_tables};
 use foldstream_kafka::{KafkaConfig, KafkaConfigError, KafkaMessageBus, TopicSpec};
 use std::{sync::Arc, time::Duration};
@@ -34,6 +34,9 @@ pub enum ConnectError {
     /// Kafka.
     #[error("the topic cannot be made")]
     Topic(#[from] MessageBusError),
+    /// The source that the events carry.
+    #[error(transparent)]
+    Source(#[from] InvalidSourceUri),
 }
 
 impl ConnectError {
@@ -42,7 +45,7 @@ impl ConnectError {
         match self {
             Self::DynamoDb(error) => error.is_transient(),
             Self::Topic(error) => error.is_transient(),
-            Self::KafkaConfig(_) => false,
+            Self::KafkaConfig(_) | Self::Source(_) => false,
         }
     }
 }
@@ -88,6 +91,7 @@ impl Servers {
             control: Arc::new(dynamodb.control_store()),
             read_model: Arc::new(read_model),
             topic,
+            source: "urn:foldstream:shop".parse()?,
             group_prefix,
             cart_prefix: format!("c{:x}-", Timestamp::now().as_micros()),
             // The poller's index is eventually consistent.

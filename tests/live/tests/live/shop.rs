@@ -281,7 +281,7 @@ fn read_topic(kafka: &str, topic: &str) -> usize {
         let headers = message.headers().unwrap();
         let version = headers
             .iter()
-            .find(|header| header.key == "fs_version")
+            .find(|header| header.key == "ce_fsversion")
             .unwrap()
             .value
             .unwrap();
