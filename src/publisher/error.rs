@@ -90,6 +90,16 @@ pub enum PublishError {
         /// The newest commit end at or below the watermark, or what contradicts it.
         found: Option<(Version, CommitId)>,
     },
+    /// The publisher was asked to stop before the stream was up to date.
+    #[error(
+        "the publisher was stopped after version {version} of {stream}, which is not up to date"
+    )]
+    Interrupted {
+        /// The stream.
+        stream: StreamId,
+        /// The last version that the bus has acknowledged; 0 if there is none.
+        version: Version,
+    },
     /// A notice names an event that the store does not show.
     #[error(
         "the store does not show version {named} of {stream}, which a notice names; it ends at {tail}"
@@ -112,12 +122,13 @@ impl PublishError {
             Self::Bus { source, .. } => source.is_transient(),
             Self::Watermark { source, .. } => source.is_transient(),
             Self::Topic { source, .. } => source.is_transient(),
-            Self::NotVisible { .. } => true,
+            Self::NotVisible { .. } | Self::Interrupted { .. } => true,
             Self::TooLarge { .. } | Self::HistoryForked { .. } => false,
         }
     }
 
-    /// Whether no stream can be published until somebody changes the set-up, so that a poller had better end.
+    /// Returns true if no stream can be published until an operator changes the set-up, so that a poller had better end.
+    /// A topic that cannot be used is not such an error: it concerns only the streams that go there.
     pub const fn is_set_up_wrong(&self) -> bool {
         match self {
             Self::Store { source, .. } | Self::Clear { source, .. } => match source {
@@ -127,15 +138,42 @@ impl PublishError {
                 _ => false,
             },
             Self::Bus { source, .. } => match source {
-                MessageBusError::Refused { kind, .. } => concerns_all(*kind),
+                MessageBusError::Refused { kind, .. } => {
+                    concerns_all(*kind) && !concerns_one_topic(*kind)
+                }
                 _ => false,
             },
             Self::Watermark { source, .. } => match source {
                 ControlStoreError::Refused { kind, .. } => concerns_all(*kind),
                 _ => false,
             },
+            Self::Topic { source, .. } => match source {
+                TopicError::Bus {
+                    source: MessageBusError::Refused { kind, .. },
+                    ..
+                } => concerns_all(*kind) && !concerns_one_topic(*kind),
+                TopicError::Control {
+                    source: ControlStoreError::Refused { kind, .. },
+                    ..
+                } => concerns_all(*kind),
+                _ => false,
+            },
+            Self::TooLarge { .. }
+            | Self::HistoryForked { .. }
+            | Self::Interrupted { .. }
+            | Self::NotVisible { .. } => false,
+        }
+    }
+
+    /// Returns true if no stream of the same topic can be published until an operator changes something.
+    pub(super) const fn is_topic_unusable(&self) -> bool {
+        match self {
             Self::Topic { source, .. } => !source.is_transient(),
-            Self::TooLarge { .. } | Self::HistoryForked { .. } | Self::NotVisible { .. } => false,
+            Self::Bus { source, .. } => match source {
+                MessageBusError::Refused { kind, .. } => concerns_one_topic(*kind),
+                _ => false,
+            },
+            _ => false,
         }
     }
 }
@@ -148,7 +186,18 @@ const fn concerns_all(kind: RefusedKind) -> bool {
     )
 }
 
-/// Why events must not be published to a topic.
+/// A topic that is missing or denied says nothing about other topics; credentials are the same for all.
+const fn concerns_one_topic(kind: RefusedKind) -> bool {
+    matches!(
+        kind,
+        RefusedKind::MissingTopic
+            | RefusedKind::UnknownPartition
+            | RefusedKind::Permission
+            | RefusedKind::Incompatible
+    )
+}
+
+/// The error returned for a topic to which events must not be published.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TopicError {
@@ -172,9 +221,9 @@ pub enum TopicError {
         /// What it should take.
         needed: u64,
     },
-    /// It has not the partitions that it had when its first event was published.
+    /// The topic does not have the partitions that it had when its first event was published.
     #[error(
-        "topic {topic} has {found} partitions, pinned are {pinned}: streams would move to other partitions and their events overtake each other. Publish to a topic with {pinned}, or, once consumers without a history source have read everything, accept the new number with accept_partitions"
+        "topic {topic} has {found} partitions, pinned are {pinned}: streams would move to other partitions and their events overtake each other. Publish to a topic with {pinned}, or stop all publishers, wait until every consumer group has read everything and no stream is parked, and accept the new number with accept_partitions"
     )]
     PartitionsChanged {
         /// The topic.
@@ -183,6 +232,16 @@ pub enum TopicError {
         pinned: u32,
         /// What it has.
         found: u32,
+    },
+    /// A number of partitions was to be accepted while this publisher publishes to the topic.
+    #[error(
+        "{streams} streams are being published to topic {topic}: stop all publishers, wait until every consumer group has read everything, then accept the new number"
+    )]
+    StillPublishing {
+        /// The topic.
+        topic: Arc<str>,
+        /// The number of streams.
+        streams: usize,
     },
     /// A number was to be accepted that the topic does not have.
     #[error("topic {topic} has {found} partitions, not {accepted}: nothing was pinned")]
@@ -272,9 +331,10 @@ impl Failure for PublishError {
             Self::Bus { source, .. } => source.failure_class(),
             Self::Watermark { source, .. } => source.failure_class(),
             Self::Topic { source, .. } => source.failure_class(),
-            Self::NotVisible { .. } | Self::TooLarge { .. } | Self::HistoryForked { .. } => {
-                self.is_transient().into()
-            }
+            Self::NotVisible { .. }
+            | Self::Interrupted { .. }
+            | Self::TooLarge { .. }
+            | Self::HistoryForked { .. } => self.is_transient().into(),
         }
     }
 }

@@ -17,6 +17,7 @@
 //! is reported, keeps its markers, and is tried again later; all others go on. There is no durable list of stuck streams
 //! yet: where no markers are kept, the trigger must keep the notice.
 mod bells;
+mod checked_topics;
 mod config;
 mod error;
 mod poller;
@@ -41,8 +42,9 @@ use crate::{
     resilience::{Attempts, Failure, Retryable},
 };
 use bells::Bells;
+use checked_topics::Topics;
 use futures::{StreamExt, stream::FuturesUnordered};
-use state::{Marks, Topics};
+use state::Marks;
 use std::{
     collections::{BTreeMap, BTreeSet},
     future::Future,

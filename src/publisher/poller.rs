@@ -4,7 +4,8 @@
 //! stream that hangs or has a long backlog holds one of the slots, and never the walk. A stream that fails is left alone
 //! for a growing time; its markers stay, so nothing is lost, and it costs the walk no more than its keys.
 use super::{
-    Notice, PollConfig, PollError, PollReport, Publisher, TopicRoute, bells::Bells, report::Rung,
+    Notice, PollConfig, PollError, PollReport, PublishError, Publisher, TopicRoute, bells::Bells,
+    report::Rung,
 };
 use crate::{
     StreamId,
@@ -20,6 +21,7 @@ use std::{
     future::Future,
     num::NonZeroU32,
     pin::pin,
+    sync::Arc,
     time::Duration,
 };
 use tokio::time::Instant;
@@ -33,8 +35,9 @@ impl Publisher {
     /// and logged. A dropped future loses nothing.
     ///
     /// # Errors
-    /// [`PollError`], once something must be changed before any stream can be published: a missing table or topic,
-    /// credentials, a topic whose partitions have changed. Streams in hand are finished first.
+    /// [`PollError`], once something must be changed before any stream can be published: a missing table, credentials, and
+    /// where all events go to one topic, that topic. Streams in hand are finished first. A topic of some aggregate types
+    /// that is missing, denied, or has another number of partitions ends nothing: its streams wait, all others go on.
     pub async fn poll(
         &self,
         config: PollConfig,
@@ -50,7 +53,7 @@ impl Publisher {
             checked = self.check_only_topic() => checked?,
         }
         let stop = CancellationToken::new();
-        let mut poller = Poller::new(config);
+        let mut poller = Poller::new(self, config);
         let mut rings = FuturesUnordered::new();
         let mut listing = pin!(Fuse::terminated());
         loop {
@@ -137,7 +140,8 @@ struct Stuck {
 }
 
 #[derive(Debug)]
-struct Poller {
+struct Poller<'a> {
+    publisher: &'a Publisher,
     config: PollConfig,
     walks: Vec<Walk>,
     /// The walk whose page is being listed.
@@ -149,15 +153,19 @@ struct Poller {
     /// Found or being published.
     busy: BTreeSet<StreamId>,
     stuck: BTreeMap<StreamId, Stuck>,
+    /// Topics that cannot be used, and how long their streams are left alone.
+    stuck_topics: BTreeMap<Arc<str>, Stuck>,
+    /// Of each topic that is not known to be usable, the one stream that tries it: the others would only hold slots.
+    trying: BTreeMap<Arc<str>, StreamId>,
     report: PollReport,
     ended_by: Option<PollError>,
 }
 
-impl Poller {
+impl<'a> Poller<'a> {
     /// Streams whose pause is remembered. With more the rest is tried at every walk: then everything is stuck anyway.
     const MAX_STUCK: usize = 10_000;
 
-    fn new(mut config: PollConfig) -> Self {
+    fn new(publisher: &'a Publisher, mut config: PollConfig) -> Self {
         config.min_pause = config.min_pause.max(Duration::from_millis(1));
         config.max_pause = config.max_pause.max(config.min_pause);
         let walk = |segment| Walk {
@@ -170,6 +178,7 @@ impl Poller {
             looked: 0,
         };
         Self {
+            publisher,
             config,
             walks: Segment::split(config.segments).map(walk).collect(),
             current: 0,
@@ -178,6 +187,8 @@ impl Poller {
             found: VecDeque::new(),
             busy: BTreeSet::new(),
             stuck: BTreeMap::new(),
+            stuck_topics: BTreeMap::new(),
+            trying: BTreeMap::new(),
             report: PollReport::default(),
             ended_by: None,
         }
@@ -222,7 +233,7 @@ impl Poller {
     /// Queues the streams of a page that may be rung, each with all its keys, once a walk.
     fn take_in(&mut self, page: UnpublishedPage) {
         let now = Instant::now();
-        let walk = &mut self.walks[self.current];
+        let walk = &self.walks[self.current];
         let last = page.keys.last().map(|key| key.stream.clone());
         let (rung, busy, stuck) = (&walk.last, &self.busy, &self.stuck);
         let may_ring = |stream: &StreamId| {
@@ -230,8 +241,12 @@ impl Poller {
                 && !busy.contains(stream)
                 && stuck.get(stream).is_none_or(|s| s.until <= now)
         };
-        let keys = page.keys.into_iter().filter(|key| may_ring(&key.stream));
-        let streams = Bells::by_stream(keys.map(|key| (None, Notice::Key(key))));
+        let mut keys = page.keys;
+        keys.retain(|key| may_ring(&key.stream));
+        keys.retain(|key| self.may_try_topic_of(&key.stream, now));
+        let keys = keys.into_iter().map(|key| (None, Notice::Key(key)));
+        let streams = Bells::by_stream(keys);
+        let walk = &mut self.walks[self.current];
         walk.rang |= !streams.is_empty();
         self.busy.extend(streams.keys().cloned());
         self.found.extend(streams.into_values());
@@ -251,17 +266,58 @@ impl Poller {
         (walk.last, walk.rang) = (None, false);
     }
 
+    /// Whether a stream may be tried, as far as its topic is concerned.
+    fn may_try_topic_of(&mut self, stream: &StreamId, now: Instant) -> bool {
+        let topic = self.publisher.route.topic(stream);
+        if self.publisher.state.topics.is_checked(&topic) {
+            return true;
+        }
+        let stuck = self.stuck_topics.get(&topic);
+        stuck.is_none_or(|stuck| stuck.until <= now)
+            && self.trying.entry(topic).or_insert_with(|| stream.clone()) == stream
+    }
+
+    /// Leaves the topic's streams alone for a growing time, or no longer.
+    fn tried_topic_of(&mut self, stream: &StreamId, is_unusable: bool) {
+        let topic = self.publisher.route.topic(stream);
+        if self.trying.get(&topic) == Some(stream) {
+            self.trying.remove(&topic);
+        }
+        if !is_unusable {
+            self.stuck_topics.remove(&topic);
+            return;
+        }
+        let stuck = self.stuck_topics.get(&topic).copied();
+        let now = Instant::now();
+        // Several streams may have been under way to it.
+        if stuck.is_none_or(|stuck| stuck.until <= now) {
+            let failures = stuck.map_or(0, |stuck| stuck.failures) + 1;
+            let until = now + self.config.backoff.delay(failures);
+            self.stuck_topics.insert(topic, Stuck { failures, until });
+        }
+    }
+
     fn rung(&mut self, rung: Rung) {
         let stream = rung.stream;
         self.busy.remove(&stream);
         self.report.messages += rung.messages;
-        let Err(error) = rung.result else {
-            self.report.brought_up += 1;
-            self.stuck.remove(&stream);
-            return;
+        let is_unusable = matches!(&rung.result, Err(error) if error.is_topic_unusable());
+        self.tried_topic_of(&stream, is_unusable);
+        let error = match rung.result {
+            Ok(()) => {
+                self.report.brought_up += 1;
+                self.stuck.remove(&stream);
+                return;
+            }
+            Err(PublishError::Interrupted { .. }) => {
+                self.report.interrupted += 1;
+                return;
+            }
+            Err(error) => error,
         };
         self.report.failures += 1;
-        if error.is_set_up_wrong() {
+        let is_only_topic = matches!(self.publisher.route, TopicRoute::One(_));
+        if error.is_set_up_wrong() || is_unusable && is_only_topic {
             return self.end_by(PollError::Refused { source: error });
         }
         let failures = self.stuck.get(&stream).map_or(0, |s| s.failures) + 1;

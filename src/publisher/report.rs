@@ -37,6 +37,9 @@ pub struct PollReport {
     pub messages: u64,
     /// Times that a stream was brought up to date.
     pub brought_up: u64,
+    /// Times that the shutdown cut a stream short. Such a stream is not up to date; its markers stay, so the next poller
+    /// finds it.
+    pub interrupted: u64,
     /// Times that a stream failed.
     pub failures: u64,
     /// The streams that still fail, and how often each has failed in a row. Their markers stay: the next poller finds them.

@@ -5,11 +5,10 @@ use crate::{
     keyed::RecentlyUsed,
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::BTreeSet,
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::sync::OnceCell;
 
 /// A panic elsewhere leaves these maps whole: every change is one call.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -74,21 +73,5 @@ impl Marks {
         } else {
             lock(&self.suspects).remove(stream);
         }
-    }
-}
-
-/// The topics that were checked, and the most bytes that each takes, where the bus says so.
-#[derive(Debug, Default)]
-pub(super) struct Topics(Mutex<BTreeMap<Arc<str>, Checked>>);
-
-/// Empty until the check has succeeded.
-type Checked = Arc<OnceCell<Option<u64>>>;
-
-impl Topics {
-    pub(super) fn cell(&self, topic: &Arc<str>) -> Checked {
-        lock(&self.0).entry(topic.clone()).or_default().clone()
-    }
-    pub(super) fn forget(&self, topic: &str) {
-        lock(&self.0).remove(topic);
     }
 }

@@ -4,15 +4,21 @@
 //! order. So every bell, whatever rang it, leads to the same steps: from the watermark on, send each event, await its
 //! acknowledgement, then send the next; then move the watermark; only then clear the markers. A crash, a lost answer or
 //! a second publisher between any two steps repeats events, but never skips or reorders their first occurrences.
-use super::{PublishError, Publisher, bells::Bells, report::Rung, state::Known};
+use super::{
+    PublishError, Publisher,
+    bells::Bells,
+    checked_topics::{CheckedTopic, Publishing},
+    report::Rung,
+    state::Known,
+};
 use crate::{
     CommitId, StreamHead, StreamId, Timestamp, Version,
     control::{Stored, Watermark},
-    ports::{Commit, CommitKey, EventStoreError, Message, ReadFrom},
+    ports::{Commit, CommitKey, EventStoreError, Message, MessageBusError, ReadFrom, RefusedKind},
     resilience::Attempts,
     to_message,
 };
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
@@ -31,8 +37,10 @@ struct Work<'a> {
     stream: &'a StreamId,
     bells: Bells,
     topic: Arc<str>,
-    /// The most that the topic takes, if known.
-    limit: Option<u64>,
+    /// Held from the first successful check of the topic.
+    publishing: Option<Publishing>,
+    /// Whether a request to stop has ended the work before the tail was reached.
+    is_cut_short: bool,
     /// The watermark's row as last seen.
     mark: Option<Stored<Watermark>>,
     /// The last commit that the bus has acknowledged: the row's, or further.
@@ -56,7 +64,8 @@ impl Publisher {
             stream: &stream,
             bells,
             topic: self.route.topic(&stream),
-            limit: None,
+            publishing: None,
+            is_cut_short: false,
             mark: None,
             acked: None,
             uncleared: BTreeSet::new(),
@@ -64,7 +73,11 @@ impl Publisher {
             checkpoint_at: self.clock.now(),
             messages: 0,
         };
-        let result = work.bring_up().await;
+        let mut result = work.bring_up().await;
+        if result.is_ok() && work.is_cut_short {
+            let (stream, version) = (stream.clone(), work.at());
+            result = Err(PublishError::Interrupted { stream, version });
+        }
         if let Err(error @ PublishError::HistoryForked { .. }) = &result {
             self.state.marks.set_suspect(&stream, true);
             tracing::error!(%stream, error = crate::chain(error), "publishing of this stream has stopped");
@@ -99,6 +112,11 @@ impl<'a> Work<'a> {
     /// The version that the bus has acknowledged.
     fn at(&self) -> Version {
         self.acked.map_or(Version::NONE, |w| w.version)
+    }
+    /// Whether the work is to end here, before the tail.
+    fn is_stopped(&mut self) -> bool {
+        self.is_cut_short |= self.stop.is_cancelled();
+        self.is_cut_short
     }
     fn attempts(&self) -> Attempts<'a> {
         self.publisher.attempts(self.stop)
@@ -236,7 +254,7 @@ impl<'a> Work<'a> {
         self.check_topic().await?;
         let mut attempts = self.attempts();
         while let Some(named) = self.bells.lowest_above(self.at()) {
-            if self.stop.is_cancelled() {
+            if self.is_stopped() {
                 return Ok(());
             }
             let before = self.at();
@@ -246,7 +264,7 @@ impl<'a> Work<'a> {
             }
             if self.at() > before {
                 attempts.reset();
-            } else if !self.stop.is_cancelled() {
+            } else if !self.is_stopped() {
                 // The bell is ahead of a consistent read: the history is shorter than it was, or the read was torn.
                 self.compare().await?;
                 let error = PublishError::NotVisible {
@@ -260,13 +278,20 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    async fn check_topic(&mut self) -> Result<(), PublishError> {
+    /// Returns what is known about the topic, which is checked again each minute.
+    async fn check_topic(&mut self) -> Result<CheckedTopic, PublishError> {
         let mut attempts = self.attempts();
         loop {
             match self.publisher.checked_topic(&self.topic).await {
-                Ok(limit) => {
-                    self.limit = limit;
-                    return Ok(());
+                Ok(checked) => {
+                    if self.publishing.is_none() {
+                        self.publishing = self.publisher.state.topics.enter(&self.topic);
+                        if self.publishing.is_none() {
+                            // A number of partitions was accepted between the check and now.
+                            continue;
+                        }
+                    }
+                    return Ok(checked);
                 }
                 Err(source) => {
                     let stream = self.stream.clone();
@@ -283,7 +308,8 @@ impl<'a> Work<'a> {
         loop {
             let before = self.at();
             match self.send_page().await {
-                Ok(read) if read < PAGE.get() || self.stop.is_cancelled() => return Ok(()),
+                Ok(read) if read < PAGE.get() => return Ok(()),
+                Ok(_) if self.is_stopped() => return Ok(()),
                 Ok(_) => {}
                 Err(error @ PublishError::Store { .. }) => {
                     if self.at() > before {
@@ -313,9 +339,16 @@ impl<'a> Work<'a> {
         let store = &self.publisher.store;
         let mut page = store.read(self.stream, ReadFrom::After(from), Some(PAGE));
         let mut read = 0;
-        while !self.stop.is_cancelled()
-            && let Some(commit) = page.next().await
-        {
+        loop {
+            let next = if self.stop.is_cancelled() {
+                // Nothing more is sent. A look at the tail must not hold up the shutdown.
+                let next = page.next().now_or_never();
+                self.is_cut_short |= !matches!(next, Some(None));
+                None
+            } else {
+                page.next().await
+            };
+            let Some(commit) = next else { break };
             let commit = commit.map_err(|source| self.store_error(source))?;
             self.follow(&commit).await?;
             read += 1;
@@ -349,19 +382,19 @@ impl<'a> Work<'a> {
     /// flight, a producer whose queue times out can end as 1, 4, 5. All sizes are looked at first, so that a commit is
     /// not left half sent.
     async fn send(&mut self, commit: &Commit) -> Result<(), PublishError> {
+        let topic = self.check_topic().await?;
+        let partition = topic.partition_of(self.stream.as_str().as_bytes());
         let (source, now) = (&self.publisher.source, self.publisher.clock.now());
         let messages: Vec<(Version, Message)> = commit
             .recorded()
             .map(|event| {
-                (
-                    event.header.version,
-                    to_message(&event, &self.topic, source, now),
-                )
+                let message = to_message(&event, &self.topic, source, now);
+                (event.header.version, message.with_partition(partition))
             })
             .collect();
         for (version, message) in &messages {
             let bytes = message.size() as u64;
-            if let Some(limit) = self.limit.filter(|limit| bytes > *limit) {
+            if let Some(limit) = topic.limit.filter(|limit| bytes > *limit) {
                 return Err(PublishError::TooLarge {
                     stream: self.stream.clone(),
                     version: *version,
@@ -371,18 +404,8 @@ impl<'a> Work<'a> {
                 });
             }
         }
-        for (version, message) in &messages {
-            let mut attempts = self.attempts();
-            while let Err(source) = self.publisher.bus.publish(message).await {
-                let (stream, version) = (self.stream.clone(), *version);
-                let error = PublishError::Bus {
-                    stream,
-                    version,
-                    source,
-                };
-                attempts.wait_or(error).await?;
-            }
-            self.messages += 1;
+        for (version, message) in messages {
+            self.send_one(version, message).await?;
         }
         self.acked = Some(Watermark::new(commit.last_version(), commit.id));
         self.uncleared.insert(commit.first_version);
@@ -392,6 +415,34 @@ impl<'a> Work<'a> {
             self.checkpoint().await?;
         }
         Ok(())
+    }
+
+    /// Sends one record and awaits its acknowledgement.
+    async fn send_one(
+        &mut self,
+        version: Version,
+        mut message: Message,
+    ) -> Result<(), PublishError> {
+        let mut attempts = self.attempts();
+        loop {
+            // Retention counts from here, also after a long time of failures.
+            message.timestamp = self.publisher.clock.now();
+            let Err(source) = self.publisher.bus.publish(&message).await else {
+                self.messages += 1;
+                return Ok(());
+            };
+            if has_shrunk(&source) {
+                self.publisher.state.topics.get(&self.topic).forget();
+                self.check_topic().await?;
+            }
+            let stream = self.stream.clone();
+            let error = PublishError::Bus {
+                stream,
+                version,
+                source,
+            };
+            attempts.wait_or(error).await?;
+        }
     }
 
     /// Moves the watermark to what was acknowledged, or finds it further on; then clears the markers below it.
@@ -444,4 +495,15 @@ impl<'a> Work<'a> {
         self.bells.forget_covered(covered);
         Ok(())
     }
+}
+
+/// Whether the topic has fewer partitions than were pinned: it was created again.
+const fn has_shrunk(error: &MessageBusError) -> bool {
+    matches!(
+        error,
+        MessageBusError::Refused {
+            kind: RefusedKind::UnknownPartition,
+            ..
+        }
+    )
 }

@@ -1,5 +1,5 @@
 //! Whether a topic may carry events.
-use super::{Publisher, TopicError, TopicRoute};
+use super::{Publisher, TopicError, TopicRoute, checked_topics::CheckedTopic};
 use crate::resilience::{Failure, Retryable};
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -11,8 +11,9 @@ impl Publisher {
     /// exists, is not compacted, takes records of 1 MB where the bus says so, and has the partitions that it had when
     /// its first event was published. The first publisher pins that number in the row `topic/<name>`.
     ///
-    /// Call it at start, for a clear error at once. What was not checked here is checked before a topic's first event,
-    /// so nothing is ever published to a topic that fails. Each topic is asked about once.
+    /// Call it at start, for a clear error at once. A topic that was not checked here is checked before its first event,
+    /// so nothing is ever published to a topic that fails. Every topic in use is checked again each minute: one that has
+    /// another number of partitions than the pinned one is stopped until [`accept_partitions`](Self::accept_partitions).
     ///
     /// # Errors
     /// [`TopicError`] says what to change; transient ones were retried.
@@ -32,47 +33,55 @@ impl Publisher {
         Ok(())
     }
 
-    /// Accepts that a topic now has this many partitions: pins the number anew.
+    /// Accepts that a topic now has this many partitions, and pins the number.
     ///
-    /// Streams then move to other partitions, where new events may overtake older ones that are still unread. That is
-    /// safe for consumers that have a history source and repair the order from it; all others must have read everything
-    /// first, while nothing is published.
+    /// The partition of a stream follows from the pinned number, so streams move to other partitions, where new events may
+    /// be read before older ones that are still unread in the old partition. Before you call this,
+    /// 1. stop every publisher of the topic, in all processes,
+    /// 2. wait until every consumer group has read the topic to its end (lag 0),
+    /// 3. redrive or discard every parked stream of the topic: rows of parked streams are kept by partition.
+    ///
+    /// This publisher checks what it can: the topic has this number of partitions, and this publisher and its clones are
+    /// publishing nothing to the topic now.
     ///
     /// # Errors
-    /// [`TopicError::NotThatMany`] if the topic has another number, then nothing is pinned; else why it cannot be asked
-    /// or pinned.
+    /// - [`TopicError::NotThatMany`] if the topic has another number,
+    /// - [`TopicError::StillPublishing`] if this publisher is publishing streams to the topic,
+    /// - [`TopicError::Bus`] or [`TopicError::Control`] if the topic cannot be described, or the number cannot be pinned.
+    ///
+    /// Nothing is pinned then, except that a number may be pinned although the control store's answer was lost.
     pub async fn accept_partitions(&self, topic: &str, partitions: u32) -> Result<(), TopicError> {
         let name: Arc<str> = topic.into();
-        let described = self.bus.describe_topic(topic).await;
-        let described = described.map_err(|source| TopicError::Bus {
-            topic: name.clone(),
-            source,
-        })?;
-        if described.partitions != partitions {
-            return Err(TopicError::NotThatMany {
-                topic: name,
-                accepted: partitions,
-                found: described.partitions,
-            });
-        }
-        let pinned = self.pins.pin(topic, partitions).await;
-        self.state.topics.forget(topic);
-        pinned.map_err(|source| TopicError::Control {
-            topic: name,
-            source,
-        })
+        let accept = async || {
+            let described = self.bus.describe_topic(topic).await;
+            let described = described.map_err(|source| TopicError::Bus {
+                topic: name.clone(),
+                source,
+            })?;
+            if described.partitions != partitions {
+                return Err(TopicError::NotThatMany {
+                    topic: name.clone(),
+                    accepted: partitions,
+                    found: described.partitions,
+                });
+            }
+            let pinned = self.pins.pin(topic, partitions).await;
+            pinned.map_err(|source| TopicError::Control {
+                topic: name.clone(),
+                source,
+            })
+        };
+        self.state.topics.get(&name).while_idle(&name, accept).await
     }
 
-    /// The most bytes that the topic takes, if the bus says so; checks the topic if this process has not yet. Those who
-    /// ask meanwhile wait for the one check.
-    pub(super) async fn checked_topic(&self, topic: &Arc<str>) -> Result<Option<u64>, TopicError> {
-        let cell = self.state.topics.cell(topic);
-        cell.get_or_try_init(|| self.check_topic(topic))
-            .await
-            .copied()
+    /// Returns what is known about the topic. It is checked first if this process has not checked it within the last
+    /// minute.
+    pub(super) async fn checked_topic(&self, topic: &Arc<str>) -> Result<CheckedTopic, TopicError> {
+        let known = self.state.topics.get(topic);
+        known.checked(async || self.check_topic(topic).await).await
     }
 
-    async fn check_topic(&self, topic: &Arc<str>) -> Result<Option<u64>, TopicError> {
+    async fn check_topic(&self, topic: &Arc<str>) -> Result<CheckedTopic, TopicError> {
         let name = || topic.clone();
         let described = self.bus.describe_topic(topic).await;
         let described = described.map_err(|source| TopicError::Bus {
@@ -104,6 +113,6 @@ impl Publisher {
                 found,
             });
         }
-        Ok(described.message_limit())
+        Ok(CheckedTopic::new(pinned, described.message_limit()))
     }
 }

@@ -1,5 +1,6 @@
 //! The publisher's rules.
 mod fork;
+mod partitions;
 mod poller;
 mod simulation;
 mod topics;

@@ -23,7 +23,8 @@ async fn refused(world: &World) -> TopicError {
         matches!(report.failed[0].error, PublishError::Topic { .. }),
         "{report:?}"
     );
-    assert!(report.failed[0].error.is_set_up_wrong());
+    // Other topics may be fine.
+    assert!(!report.failed[0].error.is_set_up_wrong());
     assert_eq!(report.messages, 0);
     assert_eq!(world.unpublished().await.len(), 1);
     publisher.check_topics([]).await.unwrap_err()
