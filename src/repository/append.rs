@@ -2,16 +2,22 @@
 use super::{AppendError, LoadError, Repository, Settled};
 use crate::{
     Aggregate, ExpectedVersion, Metadata, StreamHead, StreamId, Version, VersionConflict,
-    ports::{Append, AppendAll, AppendOutcome, Commit, EventStoreError, PendingAppend, ReadFrom},
+    ports::{
+        Append, AppendAll, AppendOutcome, Commit, EventData, EventStoreError, PendingAppend,
+        ReadFrom,
+    },
     resilience::{Attempts, FailureClass},
 };
 use futures::TryStreamExt;
-use std::num::NonZeroU32;
+use std::{num::NonZeroU32, sync::Arc};
 
 const ONE: Option<NonZeroU32> = NonZeroU32::new(1);
 
 impl<A: Aggregate> Repository<A> {
     /// Stores facts without a decision, and returns the new head. For facts that others established, such as an import.
+    ///
+    /// Appends take turns with the commands on their stream in this process, and each leaves its head to the next: many
+    /// at once with [`ExpectedVersion::Any`] meet no conflict with each other.
     ///
     /// The events are read back before they are stored, as those of a command are, but they are not folded: an append does
     /// not load the state. An event that makes [`evolve`](Aggregate::evolve) panic is stored here, and every later load of
@@ -47,26 +53,59 @@ impl<A: Aggregate> Repository<A> {
             return Err(EventStoreError::Invalid { reason }.into());
         }
         let encoded = self.encode(events)?;
+        let appended = self
+            .append_in_turn(&stream, &expected, &encoded, &metadata)
+            .await;
+        appended.inspect_err(|error| match error {
+            AppendError::Store(error) => self.met(error),
+            AppendError::Load(error) => self.met_in_load(error),
+            _ => {}
+        })
+    }
+
+    /// Appends in the stream's turn and leaves the new head to the next one, so that those who wait need neither a read
+    /// nor a conflict.
+    async fn append_in_turn(
+        &self,
+        stream: &StreamId,
+        expected: &ExpectedVersion,
+        events: &Arc<[EventData]>,
+        metadata: &Metadata,
+    ) -> Result<StreamHead, AppendError> {
+        let mut turn = self.inner.turns.take(stream).await;
+        let mut known = self.known(&mut turn).await?;
         let mut attempts = Attempts::new(self.inner.retry.policy());
         loop {
-            let head = self.resolve(&stream, &expected).await?;
-            let append = Append::after(
-                head,
-                self.inner.ids.commit_id(),
-                self.inner.clock.now(),
-                encoded.clone(),
-            )
-            .with_metadata(metadata.clone());
+            let head = match &known {
+                Some(known) if known.is_at(expected) => known.head.clone(),
+                _ => self.resolve(stream, expected).await?,
+            };
+            let (id, now) = (self.inner.ids.commit_id(), self.inner.clock.now());
+            let append =
+                Append::after(head, id, now, events.clone()).with_metadata(metadata.clone());
             let append = self.seal(append).await?;
-            let conflict = match self.inner.store.append(&append).await? {
-                AppendOutcome::Appended(head) => return Ok(head),
-                AppendOutcome::Repeated(_) => return Ok(append.head_after()),
-                AppendOutcome::Conflict(conflict) => conflict,
+            let conflict = match self.inner.store.append(&append).await {
+                Ok(AppendOutcome::Appended(_) | AppendOutcome::Repeated(_)) => {
+                    let head = append.head_after();
+                    turn.keep_known(head.clone(), known.and_then(|known| known.loaded));
+                    return Ok(head);
+                }
+                Ok(AppendOutcome::Conflict(conflict)) => conflict,
+                Err(error) => {
+                    if let Some(known) = known.filter(|_| error.is_certainly_not_applied()) {
+                        turn.keep_as_it_was(known);
+                    }
+                    return Err(error.into());
+                }
             };
             // Only a caller that takes any version is served by trying again after what is new.
-            if expected != ExpectedVersion::Any || !attempts.wait(FailureClass::Transient).await {
+            if *expected != ExpectedVersion::Any || !attempts.wait(FailureClass::Transient).await {
+                if let Some(known) = known.filter(|k| k.head.version() > append.head.version()) {
+                    turn.keep_as_it_was(known);
+                }
                 return Err(AppendError::Conflict(conflict));
             }
+            known = None;
         }
     }
 

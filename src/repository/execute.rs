@@ -1,7 +1,5 @@
 //! Deciding a command and storing what follows from it.
-use super::{
-    ExecuteError, Executed, LoadError, Loaded, Repository, fold, prepare::Prepared, turns::Turn,
-};
+use super::{ExecuteError, Executed, LoadError, Loaded, Repository, fold, prepare::Prepared};
 use crate::{
     Aggregate, Context, Decide, ExpectedVersion, Metadata, StreamHead, StreamId, Timestamp,
     VersionConflict,
@@ -72,7 +70,9 @@ impl<A: Aggregate, E> NoFacts<A, E> {
 impl<A: Aggregate> Repository<A> {
     /// Decides a command on the current state and stores its events; after a conflict, decides again.
     ///
-    /// Commands on one stream take turns in this process. With a [cache](Self::with_cache) a command on a known stream is
+    /// Commands on one stream take turns in this process, and so do appends. Whoever is not polled, or waits for a store
+    /// that does not answer, holds the turn meanwhile: after 30 s with others waiting a warning is logged. Put a time
+    /// limit around a command that must not wait. With a [cache](Self::with_cache) a command on a known stream is
     /// one round trip; a refusal or "nothing to do" that was decided on a cached state is confirmed by a read first.
     ///
     /// If this future is dropped, the commit is stored whole or not at all.
@@ -190,10 +190,15 @@ impl<A: Aggregate> Repository<A> {
             metadata: &metadata,
             expected,
         };
-        if let (Some(idempotency), Some(id)) = (&self.inner.idempotency, metadata.command_id()) {
-            return self.execute_once(request, id, idempotency).await;
-        }
-        self.execute_on(request).await
+        let executed = match (&self.inner.idempotency, metadata.command_id()) {
+            (Some(idempotency), Some(id)) => self.execute_once(request, id, idempotency).await,
+            _ => self.execute_on(request).await,
+        };
+        executed.inspect_err(|error| match error {
+            ExecuteError::Store(error) => self.met(error),
+            ExecuteError::Load(error) => self.met_in_load(error),
+            _ => {}
+        })
     }
 
     /// A command that takes effect as often as it is sent.
@@ -267,18 +272,6 @@ impl<A: Aggregate> Repository<A> {
             (id, result)
         });
         futures::stream::iter(executions).buffer_unordered(concurrency.max(1))
-    }
-
-    /// The state that the last turn left, or else the store's.
-    pub(super) async fn start(
-        &self,
-        stream: &StreamId,
-        turn: &mut Turn<A>,
-    ) -> Result<Start<A>, LoadError> {
-        Ok(match turn.take_state() {
-            Some(loaded) => Start::Cached(loaded),
-            None => Start::Read(self.load_stream(stream).await?),
-        })
     }
 
     /// Decides. If a cached state refuses, finds nothing to do or is not where the caller expects the stream, that is

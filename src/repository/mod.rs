@@ -9,6 +9,7 @@
 //! ```
 mod load;
 mod execute;
+mod known;
 mod prepare;
 mod idempotent;
 mod append;
@@ -41,6 +42,9 @@ use metrics::Counters;
 use snapshots::Snapshots;
 use std::{fmt, sync::Arc, time::Duration};
 use turns::Turns;
+
+/// A stream that is idle for so long is confirmed before it is appended on.
+const CONFIRM_AFTER: Duration = Duration::from_secs(300);
 
 /// The streams of one aggregate type. Cloning shares everything.
 ///
@@ -87,6 +91,7 @@ struct Inner<A: Aggregate> {
     codecs: PayloadCodecs,
     read_back: ReadBack,
     retry: ConflictRetry,
+    confirm_after: Duration,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
 }
@@ -104,6 +109,7 @@ impl<A: Aggregate> Clone for Inner<A> {
             codecs: self.codecs.clone(),
             read_back: self.read_back,
             retry: self.retry,
+            confirm_after: self.confirm_after,
             clock: self.clock.clone(),
             ids: self.ids.clone(),
         }
@@ -129,17 +135,21 @@ impl<A: Aggregate> Repository<A> {
     /// No snapshots, no upcasters, [`ConflictRetry::default`], the system's clock and ids.
     #[must_use]
     pub fn new(store: impl EventStore) -> Self {
+        let store = shared::event_store(store);
+        let asked = store.clone();
+        let incarnation = Arc::new(move || asked.incarnation());
         let inner = Inner {
-            store: shared::event_store(store),
+            turns: Turns::new(incarnation, 0),
+            store,
             snapshots: None,
             load_policy: LoadPolicy::default(),
             counters: Arc::default(),
-            turns: Turns::new(0),
             idempotency: None,
             upcasters: Upcasters::new().with_own_of::<A::Event>(),
             codecs: PayloadCodecs::new(),
             read_back: ReadBack::default(),
             retry: ConflictRetry::default(),
+            confirm_after: CONFIRM_AFTER,
             clock: Arc::new(SystemClock),
             ids: Arc::new(SystemIds),
         };
@@ -176,7 +186,16 @@ impl<A: Aggregate> Repository<A> {
     /// trip. Costs the memory of the states; 0 keeps none, which is the default.
     #[must_use]
     pub fn with_cache(self, streams: usize) -> Self {
-        self.edit(|i| i.turns = Turns::new(streams))
+        self.edit(|i| i.turns = i.turns.sized(streams))
+    }
+    /// Sets how long a stream may be idle before the state that is kept of it is confirmed: before the next append, one
+    /// read of one commit shows that the store still has that history. Default 5 min. `Duration::ZERO` turns it off.
+    ///
+    /// It guards against a table that was replaced by a backup of itself under a living process, on backends that cannot
+    /// see that an append is after another history's head.
+    #[must_use]
+    pub fn with_confirm_after(self, idle: Duration) -> Self {
+        self.edit(|i| i.confirm_after = idle)
     }
     /// Lifts older payloads of an event type that brings no upcasters of its own
     /// ([`DomainEvent::upcasters`](crate::DomainEvent::upcasters)), since it is of another crate.
@@ -260,8 +279,8 @@ impl<A: Aggregate> Repository<A> {
     /// # Errors
     /// [`LoadError`]; never a state of a shorter history.
     pub async fn load(&self, id: &A::Id) -> Result<Loaded<A>, LoadError> {
-        let loaded = self.load_stream(&Self::stream_id(id)?).await?;
-        Ok(loaded)
+        let loaded = self.load_stream(&Self::stream_id(id)?).await;
+        loaded.inspect_err(|error| self.met_in_load(error))
     }
 
     /// The decoded events of a stream, oldest first, lazily. Retired events are left out.
@@ -302,7 +321,7 @@ impl<A: Aggregate> Repository<A> {
     pub async fn forget(&self, id: &A::Id) -> Result<(), ForgetError> {
         let stream = Self::stream_id(id)?;
         let mut turn = self.inner.turns.take(&stream).await;
-        drop(turn.take_state());
+        drop(turn.take_known());
         match &self.inner.snapshots {
             Some(snapshots) => Ok(snapshots.forget(&stream).await?),
             None => Ok(()),

@@ -11,6 +11,9 @@
 //! | any interleaving of a load with writers | `load::a_load_shows_a_state_that_the_stream_had_while_it_ran` |
 //! | **Execute** | |
 //! | one command at a time on a stream in a process | `cache::commands_on_one_stream_take_turns_..` (without retries, so each starts from the newest state) |
+//! | appends take turns too, and leave their head to the next | `turns::..append..` (four) |
+//! | a turn that is held for long while others wait is logged | `turns::a_turn_that_is_held_..` |
+//! | a state is dropped when its history is gone, an old one confirmed | `turns::..history..`, `turns::a_state_that_was_idle_..` |
 //! | what a cached state refuses is confirmed, bounded | `cache::what_a_cached_state_refuses_..` |
 //! | conflict: read what is new, decide again, new commit id, bounded | `execute::after_a_conflict_..`, `cache::a_cached_state_that_is_behind_..`, `rules::a_conflict_..`, `rules::conflicts_beyond_..` |
 //! | my own commit in the slot: the stored facts count | `rules::where_the_commit_was_stored_before_..` |
@@ -44,6 +47,7 @@ mod rules;
 mod several;
 mod snapshots;
 mod stepped;
+mod turns;
 
 use crate::support::{
     Account, AccountCommand::*, AccountEvent, AccountId, InsufficientFunds, no_answer, stream,

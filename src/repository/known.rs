@@ -1,0 +1,93 @@
+//! The state that a command starts from: what the last turn left, where that can be trusted, else the store's.
+//!
+//! A head that is not the tail of the store's history is dangerous on a backend that looks at a slot only, as DynamoDB
+//! does: an append after it leaves a hole, and the stream is unreadable from then on. A table that was restored under its
+//! old name makes such heads of all that a living process remembers. Three things keep them from being used:
+//! ```text
+//! the adapter's incarnation changes         whatever was kept under another number is dropped
+//! a call finds the table missing, replaced  everything that is kept is dropped
+//! a stream was idle for minutes             the store is asked for the commit at the head: it has the commit id, or
+//!                                           what is kept is dropped
+//! ```
+//! A restore takes minutes in which calls fail, so a stream that is not idle meets the first or the second.
+use super::{LoadError, Loaded, Repository, execute::Start, turns::Known, turns::Turn};
+use crate::{
+    Aggregate, StreamHead, StreamId,
+    ports::{Commit, EventStoreError, ReadFrom, RefusedKind},
+};
+use std::time::Duration;
+
+impl<A: Aggregate> Repository<A> {
+    /// Returns the state that the last turn left, or else the store's.
+    pub(super) async fn start(
+        &self,
+        stream: &StreamId,
+        turn: &mut Turn<A>,
+    ) -> Result<Start<A>, LoadError> {
+        Ok(match self.known(turn).await? {
+            Some(Known {
+                head,
+                loaded: Some(loaded),
+                ..
+            }) if loaded.head == head => Start::Cached(loaded),
+            // Facts were appended after the state was read: only they are missing.
+            Some(Known {
+                loaded: Some(loaded),
+                ..
+            }) => Start::Read(self.caught_up(loaded).await?),
+            _ => Start::Read(self.load_stream(stream).await?),
+        })
+    }
+
+    /// Reads and folds what is new in a stream.
+    pub(super) async fn caught_up(&self, loaded: Loaded<A>) -> Result<Loaded<A>, LoadError> {
+        Ok(self.fold_on(loaded.into_fold()).await?.finish())
+    }
+
+    /// Returns what the last turn left, once the store has confirmed what is old.
+    pub(super) async fn known(&self, turn: &mut Turn<A>) -> Result<Option<Known<A>>, LoadError> {
+        let Some(known) = turn.take_known() else {
+            return Ok(None);
+        };
+        let after = self.inner.confirm_after;
+        if after == Duration::ZERO || known.idle() < after || self.is_stored(&known.head).await? {
+            return Ok(Some(known));
+        }
+        let stream = known.head.stream();
+        tracing::warn!(%stream, version = %known.head.version(), "the store does not have the commit that this process remembers: the history was replaced, the stream is loaded again");
+        Ok(None)
+    }
+
+    /// Returns whether the store has the commit that ends at this head.
+    async fn is_stored(&self, head: &StreamHead) -> Result<bool, LoadError> {
+        let Some(id) = head.commit_id() else {
+            // No append after the beginning leaves a hole.
+            return Ok(true);
+        };
+        let at = ReadFrom::NewestAtOrBelow(head.version());
+        let found = self.first(head.stream(), at).await?;
+        let is_it = |commit: &Commit| commit.id == id && commit.last_version() == head.version();
+        Ok(found.as_ref().is_some_and(is_it))
+    }
+
+    /// Takes note of a failure: where the table was missing or replaced, everything that is kept is void.
+    pub(super) fn met(&self, error: &EventStoreError) {
+        let is_another = matches!(
+            error,
+            EventStoreError::Replaced { .. }
+                | EventStoreError::Refused {
+                    kind: RefusedKind::MissingTable,
+                    ..
+                }
+        );
+        if is_another {
+            self.inner.turns.forget_all();
+        }
+    }
+    /// [`met`](Self::met) of a failed read.
+    pub(super) fn met_in_load(&self, error: &LoadError) {
+        if let LoadError::Store(error) = error {
+            self.met(error);
+        }
+    }
+}
