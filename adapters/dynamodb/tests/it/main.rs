@@ -15,4 +15,5 @@ mod control_store;
 mod errors;
 mod tables;
 mod replication;
+mod repository;
 mod after_restore;
