@@ -42,10 +42,15 @@ impl CommitId {
         self.0.as_u128()
     }
 
-    /// The id that the same command on the same stream always gets (UUIDv5 of stream and command id).
-    pub fn of_command(stream: &crate::StreamId, command: &CommandId) -> Self {
+    /// Returns the id that the commit of a command with a command id gets: a UUIDv5 of stream, command id and the nonce in
+    /// the command's mark. Every attempt at the command that finds the mark makes the same id. A command id that is used
+    /// again after its mark has ended gets another nonce, and so another commit id.
+    pub fn of_command(stream: &crate::StreamId, command: &CommandId, nonce: u64) -> Self {
         let namespace = Uuid::new_v5(&Uuid::NAMESPACE_URL, stream.as_str().as_bytes());
-        Self(Uuid::new_v5(&namespace, command.as_str().as_bytes()))
+        // Of fixed length and first, so that no other command id and nonce make the same text.
+        let mut name = nonce.to_be_bytes().to_vec();
+        name.extend_from_slice(command.as_str().as_bytes());
+        Self(Uuid::new_v5(&namespace, &name))
     }
 
     /// The id of the commit's event at `index`, from 0.
@@ -150,6 +155,7 @@ pub struct Metadata(Option<Arc<Entries>>);
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Entries {
     command_id: Option<CommandId>,
+    command_digest: Option<Arc<str>>,
     correlation_id: Option<CorrelationId>,
     causation_id: Option<CausationId>,
     actor: Option<ActorId>,
@@ -172,6 +178,18 @@ impl Metadata {
     #[must_use]
     pub fn with_command_id(self, id: impl Into<CommandId>) -> Self {
         self.edit(|m| m.command_id = Some(id.into()))
+    }
+    /// Adds what identifies the command's content, for instance a hash of the request, or the request itself: the same
+    /// command id with another digest is then an error
+    /// ([`ExecuteError::CommandIdReused`](crate::ExecuteError::CommandIdReused)) and not taken for a repetition.
+    ///
+    /// Of any length: a UUIDv5 of the bytes is kept, with the mark of the command and as long as it. The digest is not part
+    /// of the stored commit. It has an effect only where a command id has one, see
+    /// [`Repository::with_idempotency`](crate::Repository::with_idempotency).
+    #[must_use]
+    pub fn with_command_digest(self, digest: impl AsRef<[u8]>) -> Self {
+        let digest = Uuid::new_v5(&Uuid::NAMESPACE_OID, digest.as_ref());
+        self.edit(|m| m.command_digest = Some(digest.simple().to_string().into()))
     }
     /// Groups this with everything else that the request caused.
     #[must_use]
@@ -208,6 +226,17 @@ impl Metadata {
     /// The command's id.
     pub fn command_id(&self) -> Option<&CommandId> {
         self.0.as_ref()?.command_id.as_ref()
+    }
+    /// What identifies the command's content, as its mark keeps it: 32 hexadecimal digits.
+    pub fn command_digest(&self) -> Option<&str> {
+        self.0.as_ref()?.command_digest.as_deref()
+    }
+    /// The metadata that a commit carries: without the digest, which only the mark of the command keeps.
+    pub(crate) fn of_commit(self) -> Self {
+        match self.command_digest() {
+            Some(_) => self.edit(|m| m.command_digest = None),
+            None => self,
+        }
     }
     /// The correlation.
     pub fn correlation_id(&self) -> Option<&CorrelationId> {
@@ -256,12 +285,13 @@ mod tests {
     }
 
     #[test]
-    fn a_command_on_a_stream_always_gets_the_same_commit_id() {
+    fn a_command_on_a_stream_under_one_mark_always_gets_the_same_commit_id() {
         let stream = |id: &str| crate::StreamId::new("cart", id).unwrap();
         let command = CommandId::from("c-1");
-        let id = CommitId::of_command(&stream("a"), &command);
-        assert_eq!(id, CommitId::of_command(&stream("a"), &command));
-        assert_ne!(id, CommitId::of_command(&stream("b"), &command));
+        let id = |id, nonce| CommitId::of_command(&stream(id), &command, nonce);
+        assert_eq!(id("a", 1), id("a", 1));
+        assert_ne!(id("a", 1), id("b", 1));
+        assert_ne!(id("a", 1), id("a", 2));
     }
 
     #[test]

@@ -75,10 +75,10 @@ impl Append {
             events: events.into(),
         }
     }
-    /// Sets the metadata.
+    /// Sets the metadata, without the [digest](Metadata::with_command_digest) of a command, which is not stored with a commit.
     #[must_use]
     pub fn with_metadata(mut self, metadata: Metadata) -> Self {
-        self.metadata = metadata;
+        self.metadata = metadata.of_commit();
         self
     }
     /// The commit as it will be read back. All parts are shared, not copied.

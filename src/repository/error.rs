@@ -1,9 +1,9 @@
 //! Why a repository could not do what it was asked.
 use crate::{
-    CodecError, InvalidStreamId, InvalidUpcasters, StreamId, Version, VersionConflict,
+    CodecError, CommandId, InvalidStreamId, InvalidUpcasters, StreamId, Version, VersionConflict,
     ports::{ControlStoreError, EventStoreError, SnapshotStoreError},
 };
-use std::{error::Error, fmt};
+use std::{error::Error, fmt, time::Duration};
 
 /// Why a state could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -107,6 +107,33 @@ pub enum ExecuteError<E> {
         bytes: usize,
         /// The most it may have.
         limit: usize,
+    },
+    /// The command id was used before for another command: the digests differ. Nothing is stored. Give every command an
+    /// id of its own.
+    CommandIdReused {
+        /// The stream.
+        stream: StreamId,
+        /// The id that both commands have.
+        command_id: CommandId,
+    },
+    /// The command would store nothing now, but an earlier attempt at it may still be stored: its outcome is not known.
+    /// Sent again with its command id, the command is answered with the stored events, or refused for good.
+    EarlierAttemptPending {
+        /// The stream.
+        stream: StreamId,
+        /// The version at which the earlier attempt may be stored.
+        slot: Version,
+        /// Why the aggregate refuses the command now; `None` if it finds nothing to do, or the stream is not at the
+        /// version that the caller expects.
+        rejection: Option<E>,
+    },
+    /// Marks of commands are kept for less than a minute, so that an attempt that is still under way could be forgotten.
+    /// Raise the retention in [`Repository::with_idempotency`](crate::Repository::with_idempotency).
+    RetentionTooShort {
+        /// The retention that the repository was given.
+        retention: Duration,
+        /// The shortest that is allowed.
+        least: Duration,
     },
     /// Others moved the stream or the command's mark, more often than the retry policy allows.
     Contended {
@@ -213,6 +240,21 @@ impl<E> ExecuteError<E> {
             Self::InvalidCommandId { bytes, limit } => {
                 ExecuteError::InvalidCommandId { bytes, limit }
             }
+            Self::CommandIdReused { stream, command_id } => {
+                ExecuteError::CommandIdReused { stream, command_id }
+            }
+            Self::EarlierAttemptPending {
+                stream,
+                slot,
+                rejection,
+            } => ExecuteError::EarlierAttemptPending {
+                stream,
+                slot,
+                rejection: rejection.map(change),
+            },
+            Self::RetentionTooShort { retention, least } => {
+                ExecuteError::RetentionTooShort { retention, least }
+            }
             Self::Contended { stream, attempts } => ExecuteError::Contended { stream, attempts },
             Self::HistoryForked { stream, slot, tail } => {
                 ExecuteError::HistoryForked { stream, slot, tail }
@@ -223,7 +265,7 @@ impl<E> ExecuteError<E> {
     /// Whether the same call may succeed later. After an unknown outcome it may also apply the command twice.
     pub const fn is_transient(&self) -> bool {
         match self {
-            Self::Conflict(_) | Self::Contended { .. } => true,
+            Self::Conflict(_) | Self::Contended { .. } | Self::EarlierAttemptPending { .. } => true,
             Self::Store(e) => e.is_transient(),
             Self::Load(e) => e.is_transient(),
             Self::Mark(e) => e.is_transient(),
@@ -231,6 +273,8 @@ impl<E> ExecuteError<E> {
             Self::Rejected(_)
             | Self::Fold(_)
             | Self::InvalidCommandId { .. }
+            | Self::CommandIdReused { .. }
+            | Self::RetentionTooShort { .. }
             | Self::HistoryForked { .. } => false,
         }
     }
@@ -252,6 +296,28 @@ impl<E: fmt::Display> fmt::Display for ExecuteError<E> {
                     "a command id has 1 to {limit} bytes and no U+001F, this one has {bytes} bytes"
                 )
             }
+            Self::CommandIdReused { stream, command_id } => write!(
+                f,
+                "command id {command_id} was used for another command on {stream}: give every command an id of its own"
+            ),
+            Self::EarlierAttemptPending {
+                stream,
+                slot,
+                rejection,
+            } => {
+                write!(
+                    f,
+                    "an earlier attempt at the command may still be stored at version {slot} of {stream}, send it again to learn its outcome"
+                )?;
+                match rejection {
+                    Some(rejection) => write!(f, "; now it is refused: {rejection}"),
+                    None => f.write_str("; now it would store nothing"),
+                }
+            }
+            Self::RetentionTooShort { retention, least } => write!(
+                f,
+                "marks of commands are kept for {retention:?}, which is less than {least:?}: raise the retention"
+            ),
             Self::Contended { stream, attempts } => {
                 write!(f, "others were faster on {stream} {attempts} times")
             }
@@ -270,6 +336,9 @@ impl<E: fmt::Debug + fmt::Display> Error for ExecuteError<E> {
             Self::Conflict(_)
             | Self::InvalidCommandId { .. }
             | Self::Contended { .. }
+            | Self::CommandIdReused { .. }
+            | Self::EarlierAttemptPending { .. }
+            | Self::RetentionTooShort { .. }
             | Self::HistoryForked { .. } => None,
             Self::Mark(e) => Some(e),
             Self::Load(e) => Some(e),

@@ -353,16 +353,16 @@ impl<A: Aggregate> Repository<A> {
             }
             // An earlier attempt at this command id decided something else.
             _ => {
-                let stream = prepared.append.head.stream();
-                self.stored_before(stream, commits).await
+                let loaded = self.load_stream(prepared.append.head.stream()).await?;
+                self.stored_before(loaded, commits).await
             }
         }
     }
 
-    /// The answer of an earlier execution: its stored events, and the state as of now.
+    /// Returns the answer of an earlier execution: its stored events, and the state as of now.
     pub(super) async fn stored_before<E>(
         &self,
-        stream: &StreamId,
+        loaded: Loaded<A>,
         commits: Vec<Commit>,
     ) -> Result<Executed<A>, ExecuteError<E>> {
         let mut events = Vec::new();
@@ -372,7 +372,6 @@ impl<A: Aggregate> Repository<A> {
                 events.push(recorded?.event);
             }
         }
-        let loaded = self.load_stream(stream).await?;
         Ok(Executed::new(loaded, events, true))
     }
 }

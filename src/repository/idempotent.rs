@@ -1,25 +1,58 @@
 //! Commands that carry a command id take effect once.
 //!
-//! A *mark* says which slot the command's commit may be in: partition `cmd/<shard>`, sort `<stream>\u{1f}<command id>`.
-//! The commit id is derived from stream and command id and survives a new decision, which is safe because it is only ever
-//! sent to the marked slot:
+//! A *mark* says which slot the command's commit may be in, and with which nonce its commit id is made: partition
+//! `cmd/<shard>`, sort `<stream>\u{1f}<command id>`. The commit id comes from stream, command id and nonce. It survives a
+//! new decision, which is safe because it is only ever sent to the marked slot. The nonce is fresh with every mark, so a
+//! command id that is used again after its mark has ended never gives two events one id.
 //! ```text
-//! 1 get the mark; present -> 4
-//! 2 load, decide; refused or nothing to do -> get the mark again *after* the state was read; present -> 4; else return it
-//! 3 put the mark if absent { slot v+1 }; theirs exists -> 4; else append at the slot
-//! 4 read at the slot: mine      -> return the stored events
-//!                     another's -> load to the tail T, decide, compare-and-set the mark to T+1 (lost: 1), append there;
-//!                                  refused or nothing to do -> get the mark again, as in 2; moved -> 4; else return it
-//!                     empty     -> the tail must be exactly slot-1 (less: forked history), decide, append at the slot
+//! 1 a state is kept  -> 2, without a look at the mark
+//!   else                get the mark and the state together; a mark is there -> 4
+//! 2 decide on the state
+//!   facts            -> 3
+//!   nothing          -> get the mark, *after* the state was read; as it was known -> the caller's answer; else -> 4
+//! 3 put the mark if it is as known { slot v+1, nonce }; another one is there -> 4; else append at the slot
+//!   stored           -> done
+//!   conflict         -> 4
+//! 4 compare the digests; another command's: error. Get the slot's commit, and the state, together, after the mark
+//!   mine             -> the stored events
+//!   another's        -> 2 with the state; 3 moves the mark to the slot after it
+//!   empty            -> the state must end right before the slot (earlier: forked history)
+//!                       decide; facts -> append at the slot; nothing -> an earlier attempt is pending
 //! ```
-//! Why the mark is read again before a refusal is returned: another attempt may have stored the command's events before
-//! the state was read. The refusal would then be the command's own doing.
+//! "Nothing" is a refusal, nothing to do, or a stream that is not at the version that the caller expects.
 //!
-//! A mark moves only when its slot is taken by somebody else, so a late first attempt can never land twice. A refusal is
-//! not recorded: the same command may be accepted later.
+//! # Races
+//! Several attempts at one command may run at the same time: in processes that were taken for dead, or whose caller has
+//! given up. `X` and `Y` are two of them.
+//!
+//! - **The mark is put without a look (1, 3).** `Y` has marked before: the put of `X` fails, and what it returns is the mark
+//!   of `Y`. Of several puts of an absent mark one wins, and everyone else goes on with the winner's slot and nonce. That
+//!   the state of `X` is older than the mark of `Y` does no harm: `X` reads both slot and state again, after the mark.
+//! - **The mark is read beside the state (1), and is absent.** `Y` may mark and store after the mark was read and before
+//!   the state was. If `X` finds facts nevertheless, its put fails. If `X` refuses, that may be the doing of `Y`: the
+//!   mark is read again after the state (2), and now it is there.
+//! - **The slot and the state are read together (4).** Both are read after the mark, so the state ends at or after the
+//!   version before the slot, unless the history forked. The slot may be filled between the two reads. Then either
+//!   the state is too short for "another's", or too long for "empty"; both are read again.
+//! - **A late append.** An append of `X` may arrive long after `X` is dead. It is sent to the marked slot only. The mark
+//!   moves only when that slot is another commit's, so at the old slot the late append is a conflict forever. At the
+//!   slot that is still marked it has the commit id that every other attempt sends: stored once, and "repeated" to all.
+//! - **A refusal while the slot is empty (4).** An append of `X` may still arrive there, so `Y` must not tell its caller
+//!   "refused". It says that an earlier attempt is pending. Sent again, the command finds the slot filled by `X`, or by
+//!   another commit, and then the refusal is final. Wherever else a refusal is returned, no earlier attempt is under way: the mark
+//!   is absent, or its slot is another's and the mark was not moved since.
+//! - **A mark that was put and never heard of.** If the answer to a put is lost, the caller hears an error. Nothing was
+//!   appended, and the next attempt finds the mark or not.
+//!
+//! A refusal is not recorded: the same command may be accepted later. All of this holds while the mark lives, which is why
+//! a retention under a minute is refused: no request may be under way for longer.
+//!
+//! # Round trips
+//! With a kept state a command takes two round-trip times (put the mark, append), else three (mark and state, put the
+//! mark, append). A repeat takes two.
 use super::{
     ExecuteError, Executed, Loaded, Repository,
-    execute::{Decided, Request, Start},
+    execute::{Decided, NoFacts, Reason, Request, Start},
     prepare::Prepared,
     turns::Turn,
 };
@@ -31,18 +64,27 @@ use crate::{
 };
 use std::{sync::Arc, time::Duration};
 
-/// Bytes of a command id: stream, separator and id must fit a sort key.
+/// The most bytes of a command id: stream, separator and id must fit a sort key.
 const MAX_COMMAND_ID: usize = 256;
 
 /// Partitions that marks are spread over.
 const SHARDS: u32 = 64;
 
-/// Value of a mark's row.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+/// The shortest retention of a mark: no request of an attempt may be under way for longer.
+const LEAST_RETENTION: Duration = Duration::from_secs(60);
+
+/// The value of a mark's row.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 struct Mark {
     /// The version that the command's commit starts at, if it is stored.
     #[serde(rename = "v")]
     slot: Version,
+    /// Makes the commit id another one than those of earlier uses of the command id.
+    #[serde(rename = "n")]
+    nonce: u64,
+    /// The digest that the caller gave, if any.
+    #[serde(rename = "d", default, skip_serializing_if = "Option::is_none")]
+    digest: Option<String>,
 }
 
 #[derive(Clone)]
@@ -54,42 +96,77 @@ pub(super) struct Idempotency {
 /// A command that takes effect once.
 struct Once<'a, C> {
     request: Request<'a, C>,
-    commit_id: CommitId,
+    id: &'a CommandId,
     rows: Rows,
     key: RowKey,
     expires_at: Timestamp,
 }
 
-/// What came of one step.
-enum Step<A: Aggregate> {
-    Done(Executed<A>),
-    /// Go on with the mark as it is now known.
-    Again(Option<Stored<Mark>>),
+/// The mark as far as an attempt knows it.
+enum Seen {
+    /// It was not looked for.
+    NotYet,
+    /// It was read, or returned by a put that failed.
+    At(Option<Stored<Mark>>),
 }
 
+/// The result of one step.
+enum Step<A: Aggregate> {
+    Done(Executed<A>),
+    /// There is a mark of an earlier attempt: go on with it.
+    Found(Stored<Mark>, Option<Loaded<A>>),
+    /// Others were faster: go on with the mark as it is now known, and with a state that the stream had.
+    Again(Option<Stored<Mark>>, Option<Loaded<A>>),
+}
+
+type Stepped<A, E> = Result<Step<A>, ExecuteError<E>>;
+
 impl<C> Once<'_, C> {
-    /// The mark as it is now.
+    /// Reads the mark.
     async fn mark<E>(&self) -> Result<Option<Stored<Mark>>, ExecuteError<E>> {
         let found = self.rows.get(&self.key).await;
         found.map_err(ExecuteError::Mark)
     }
 
-    /// Marks the slot behind a state, if the mark is as expected.
-    async fn put<A: Aggregate, E>(
+    /// Returns the commit id that this command has under a nonce.
+    fn commit_id(&self, nonce: u64) -> CommitId {
+        CommitId::of_command(self.request.stream, self.id, nonce)
+    }
+
+    /// Puts a mark, if the one that is there is as known.
+    async fn put<E>(
         &self,
-        loaded: &Loaded<A>,
-        expect: Expect,
+        mark: Mark,
+        known: Option<Stored<Mark>>,
     ) -> Result<PutIf<Mark>, ExecuteError<E>> {
-        let mark = Mark {
-            slot: loaded.version().next(),
-        };
+        let expect = known.map_or(Expect::Absent, |mark| Expect::Revision(mark.revision));
         let until = Some(self.expires_at);
         let put = self.rows.put_until(&self.key, mark, expect, until).await;
         put.map_err(ExecuteError::Mark)
     }
-}
 
-type Stepped<A, E> = Result<Step<A>, ExecuteError<E>>;
+    /// Waits before the next attempt, if there may be one.
+    async fn wait<E>(&self, attempts: &mut Attempts<'_>) -> Result<(), ExecuteError<E>> {
+        if attempts.wait(FailureClass::Transient).await {
+            return Ok(());
+        }
+        Err(ExecuteError::Contended {
+            stream: self.request.stream.clone(),
+            attempts: attempts.failed(),
+        })
+    }
+
+    /// Fails if the mark is of another command under the same id, as far as digests can tell.
+    fn check_digest<E>(&self, mark: &Mark) -> Result<(), ExecuteError<E>> {
+        match (&mark.digest, self.request.metadata.command_digest()) {
+            (Some(marked), Some(mine)) if *marked != mine => Err(ExecuteError::CommandIdReused {
+                stream: self.request.stream.clone(),
+                command_id: self.id.clone(),
+            }),
+            _ => Ok(()),
+        }
+    }
+}
 
 impl<A: Aggregate> Repository<A> {
     /// Executes a command with a command id, at most once.
@@ -102,6 +179,51 @@ impl<A: Aggregate> Repository<A> {
     where
         A: Decide<C>,
     {
+        let once = self.once(request, id, idempotency)?;
+        let stream = once.request.stream;
+        let mut turn = self.inner.turns.take(stream).await;
+        let mut step = self.first_step(&once, &mut turn).await?;
+        let mut attempts = Attempts::new(self.inner.retry.policy());
+        let mut was_found = false;
+        loop {
+            let (mark, loaded) = match step {
+                Step::Done(executed) => {
+                    turn.keep(executed.loaded.clone());
+                    return Ok(executed);
+                }
+                // To meet an earlier attempt is no contention. To meet another one each time is.
+                Step::Found(mark, loaded) if !std::mem::replace(&mut was_found, true) => {
+                    (Some(mark), loaded)
+                }
+                Step::Found(mark, loaded) => {
+                    once.wait(&mut attempts).await?;
+                    (Some(mark), loaded)
+                }
+                Step::Again(mark, loaded) => {
+                    once.wait(&mut attempts).await?;
+                    (mark, loaded)
+                }
+            };
+            step = match mark {
+                Some(mark) => self.at_the_slot(&once, &mut turn, mark, loaded).await?,
+                None => {
+                    let start = Start::Read(self.latest(stream, loaded).await?);
+                    let seen = Seen::At(None);
+                    self.decide_and_mark(&once, &mut turn, start, seen).await?
+                }
+            };
+        }
+    }
+
+    fn once<'a, C>(
+        &self,
+        request: Request<'a, C>,
+        id: &'a CommandId,
+        idempotency: &Idempotency,
+    ) -> Result<Once<'a, C>, ExecuteError<A::Error>>
+    where
+        A: Decide<C>,
+    {
         // The last separator of a mark's key is ours, or two commands could share a mark: a stream id may have others.
         let is_ambiguous = id.as_str().contains('\u{1f}');
         if id.as_str().is_empty() || id.as_str().len() > MAX_COMMAND_ID || is_ambiguous {
@@ -110,40 +232,103 @@ impl<A: Aggregate> Repository<A> {
                 limit: MAX_COMMAND_ID,
             });
         }
+        if idempotency.retention < LEAST_RETENTION {
+            return Err(ExecuteError::RetentionTooShort {
+                retention: idempotency.retention,
+                least: LEAST_RETENTION,
+            });
+        }
         let stream = request.stream;
-        let once = Once {
+        let key = RowKey::new(
+            format!("cmd/{}", stream.shard(SHARDS)),
+            format!("{stream}\u{1f}{id}"),
+        );
+        Ok(Once {
             request,
-            commit_id: CommitId::of_command(stream, id),
-            key: RowKey::new(
-                format!("cmd/{}", stream.shard(SHARDS)),
-                format!("{stream}\u{1f}{id}"),
-            ),
+            id,
             rows: Rows::new(idempotency.control.clone(), self.inner.ids.clone()),
+            key,
             expires_at: self.inner.clock.now().plus(idempotency.retention),
-        };
-        let mut turn = self.inner.turns.take(stream).await;
-        let mut mark = once.mark().await?;
-        let mut attempts = Attempts::new(self.inner.retry.policy());
-        loop {
-            let step = match mark {
-                None => {
-                    let start = self.start(stream, &mut turn).await?;
-                    self.decide_and_mark(&once, &mut turn, start, None).await?
-                }
-                Some(mark) => self.at_the_slot(&once, &mut turn, mark).await?,
-            };
-            match step {
-                Step::Done(executed) => {
-                    turn.keep(executed.loaded.clone());
-                    return Ok(executed);
-                }
-                Step::Again(known) => mark = known,
+        })
+    }
+
+    /// Step 1.
+    async fn first_step<C: Send + Sync>(
+        &self,
+        once: &Once<'_, C>,
+        turn: &mut Turn<A>,
+    ) -> Stepped<A, A::Error>
+    where
+        A: Decide<C>,
+    {
+        if let Some(loaded) = self.kept(turn) {
+            let start = Start::Cached(loaded);
+            return self.decide_and_mark(once, turn, start, Seen::NotYet).await;
+        }
+        let (mark, start) = futures::join!(once.mark(), self.start(once.request.stream, turn));
+        match (mark?, start?) {
+            (None, start) => {
+                self.decide_and_mark(once, turn, start, Seen::At(None))
+                    .await
             }
-            if !attempts.wait(FailureClass::Transient).await {
-                return Err(ExecuteError::Contended {
-                    stream: stream.clone(),
-                    attempts: attempts.failed(),
-                });
+            (Some(mark), Start::Read(loaded) | Start::Cached(loaded)) => {
+                Ok(Step::Found(mark, Some(loaded)))
+            }
+        }
+    }
+
+    /// Steps 2 and 3: decides, marks the slot after the state in place of the mark that is known, and appends there.
+    async fn decide_and_mark<C: Send + Sync>(
+        &self,
+        once: &Once<'_, C>,
+        turn: &mut Turn<A>,
+        start: Start<A>,
+        seen: Seen,
+    ) -> Stepped<A, A::Error>
+    where
+        A: Decide<C>,
+    {
+        match self.decide(start, &once.request).await? {
+            Decided::Facts(facts) => {
+                let known = match seen {
+                    Seen::At(known) => known,
+                    Seen::NotYet => None,
+                };
+                let mark = Mark {
+                    slot: facts.loaded.version().next(),
+                    nonce: match &known {
+                        Some(known) => known.value.nonce,
+                        None => self.nonce(),
+                    },
+                    digest: match &known {
+                        Some(known) if known.value.digest.is_some() => known.value.digest.clone(),
+                        _ => once.request.metadata.command_digest().map(Into::into),
+                    },
+                };
+                // First, so that events that cannot be stored leave no mark.
+                let id = once.commit_id(mark.nonce);
+                let prepared = self.prepare(facts, id, once.request.metadata).await?;
+                match once.put(mark, known).await? {
+                    PutIf::Written(mark) => self.append_once(prepared, mark).await,
+                    PutIf::Conflict(Some(theirs)) => Ok(Step::Found(theirs, None)),
+                    PutIf::Conflict(None) => Ok(Step::Again(None, None)),
+                }
+            }
+            Decided::NoFacts(end) => {
+                // Another attempt may have stored its events between the look at the mark and the read of the state.
+                let now = once.mark().await?;
+                let is_as_known = match &seen {
+                    Seen::At(known) => now == *known,
+                    Seen::NotYet => now.is_none(),
+                };
+                if is_as_known {
+                    turn.keep(end.loaded.clone());
+                    return end.end().map(Step::Done);
+                }
+                Ok(match now {
+                    Some(theirs) => Step::Found(theirs, Some(end.loaded)),
+                    None => Step::Again(None, Some(end.loaded)),
+                })
             }
         }
     }
@@ -154,64 +339,40 @@ impl<A: Aggregate> Repository<A> {
         once: &Once<'_, C>,
         turn: &mut Turn<A>,
         mark: Stored<Mark>,
+        loaded: Option<Loaded<A>>,
     ) -> Stepped<A, A::Error>
     where
         A: Decide<C>,
     {
-        let slot = mark.value.slot;
-        let found = self
-            .first(once.request.stream, ReadFrom::Event(slot))
-            .await?;
+        once.check_digest(&mark.value)?;
+        let (stream, slot) = (once.request.stream, mark.value.slot);
+        let (found, loaded) = futures::join!(
+            self.first(stream, ReadFrom::Event(slot)),
+            self.latest(stream, loaded)
+        );
+        let (found, loaded) = (found?, loaded?);
         match found {
-            Some(commit) if commit.id == once.commit_id && commit.first_version == slot => {
-                Ok(Step::Done(
-                    self.stored_before(once.request.stream, vec![commit])
-                        .await?,
-                ))
-            }
-            // The slot is somebody else's, so no late attempt can land there: the mark moves behind the tail.
-            Some(_) => {
-                let start = Start::Read(self.load_stream(once.request.stream).await?);
-                self.decide_and_mark(once, turn, start, Some(mark)).await
-            }
-            None => self.fill_slot(once, turn, mark).await,
-        }
-    }
-
-    /// Steps 2 and 3, and 4 where the slot is somebody else's: decides, marks the slot behind the state in place of the mark
-    /// that is known, and appends there.
-    async fn decide_and_mark<C: Send + Sync>(
-        &self,
-        once: &Once<'_, C>,
-        turn: &mut Turn<A>,
-        start: Start<A>,
-        known: Option<Stored<Mark>>,
-    ) -> Stepped<A, A::Error>
-    where
-        A: Decide<C>,
-    {
-        match self.decide(start, &once.request).await? {
-            Decided::Facts(facts) => {
-                let expect = known.map_or(Expect::Absent, |mark| Expect::Revision(mark.revision));
-                // First, so that events that cannot be stored leave no mark.
-                let prepared = self
-                    .prepare(facts, once.commit_id, once.request.metadata)
-                    .await?;
-                match once.put(&prepared.after, expect).await? {
-                    PutIf::Written(mark) => self.append_once(prepared, mark).await,
-                    PutIf::Conflict(theirs) => Ok(Step::Again(theirs)),
-                }
-            }
-            Decided::NoFacts(end) => {
-                // Another attempt may have stored its events between the look at the mark and the read of the state.
-                let now = once.mark().await?;
-                if now == known {
-                    turn.keep(end.loaded.clone());
-                    end.end().map(Step::Done)
+            Some(commit)
+                if commit.id == once.commit_id(mark.value.nonce)
+                    && commit.first_version == slot =>
+            {
+                let loaded = if loaded.version() < slot {
+                    // Filled between the two reads.
+                    self.caught_up(loaded).await?
                 } else {
-                    Ok(Step::Again(now))
-                }
+                    loaded
+                };
+                self.stored_before(loaded, vec![commit])
+                    .await
+                    .map(Step::Done)
             }
+            Some(_) if loaded.version() < slot => Ok(Step::Again(Some(mark), Some(loaded))),
+            // No late attempt can land in a slot that another commit has: the mark moves to the slot after the tail.
+            Some(_) => {
+                let (start, seen) = (Start::Read(loaded), Seen::At(Some(mark)));
+                self.decide_and_mark(once, turn, start, seen).await
+            }
+            None => self.fill_slot(once, turn, mark, loaded).await,
         }
     }
 
@@ -221,15 +382,15 @@ impl<A: Aggregate> Repository<A> {
         once: &Once<'_, C>,
         turn: &mut Turn<A>,
         mark: Stored<Mark>,
+        loaded: Loaded<A>,
     ) -> Stepped<A, A::Error>
     where
         A: Decide<C>,
     {
-        let loaded = self.load_stream(once.request.stream).await?;
         let (slot, next) = (mark.value.slot, loaded.version().next());
         if next > slot {
-            // Taken since the read.
-            return Ok(Step::Again(Some(mark)));
+            // Filled between the two reads.
+            return Ok(Step::Again(Some(mark), Some(loaded)));
         }
         if next < slot {
             return Err(ExecuteError::HistoryForked {
@@ -238,17 +399,22 @@ impl<A: Aggregate> Repository<A> {
                 tail: loaded.version(),
             });
         }
-        let start = Start::Read(loaded);
-        match self.decide(start, &once.request).await? {
+        match self.decide(Start::Read(loaded), &once.request).await? {
             Decided::Facts(facts) => {
-                let metadata = once.request.metadata;
-                let prepared = self.prepare(facts, once.commit_id, metadata).await?;
+                let id = once.commit_id(mark.value.nonce);
+                let prepared = self.prepare(facts, id, once.request.metadata).await?;
                 self.append_once(prepared, mark).await
             }
-            // Right as of the state, which cannot have held the command: its slot was behind the tail.
-            Decided::NoFacts(end) => {
-                turn.keep(end.loaded.clone());
-                end.end().map(Step::Done)
+            Decided::NoFacts(NoFacts { loaded, reason }) => {
+                turn.keep(loaded);
+                Err(ExecuteError::EarlierAttemptPending {
+                    stream: once.request.stream.clone(),
+                    slot,
+                    rejection: match reason {
+                        Reason::Rejected(rejection) => Some(rejection),
+                        Reason::NothingToDo | Reason::Elsewhere(_) => None,
+                    },
+                })
             }
         }
     }
@@ -260,7 +426,13 @@ impl<A: Aggregate> Repository<A> {
             AppendOutcome::Repeated(commits) => {
                 Ok(Step::Done(self.repeated(prepared, commits).await?))
             }
-            AppendOutcome::Conflict(_) => Ok(Step::Again(Some(mark))),
+            AppendOutcome::Conflict(_) => Ok(Step::Again(Some(mark), None)),
         }
+    }
+
+    /// Returns what makes the commit ids of a new mark other ones than all before.
+    fn nonce(&self) -> u64 {
+        // The low half of a UUIDv7 is random but for two bits.
+        (self.inner.ids.commit_id().as_u128() & u128::from(u64::MAX)) as u64
     }
 }

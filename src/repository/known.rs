@@ -39,6 +39,34 @@ impl<A: Aggregate> Repository<A> {
         })
     }
 
+    /// Returns the state that the last turn left, if a command may be decided on it without a look at the store.
+    pub(super) fn kept(&self, turn: &mut Turn<A>) -> Option<Loaded<A>> {
+        let known = turn.take_known()?;
+        match known {
+            Known {
+                ref head,
+                loaded: Some(ref loaded),
+                ..
+            } if loaded.head == *head && !self.is_old(&known) => known.loaded,
+            _ => {
+                turn.keep_as_it_was(known);
+                None
+            }
+        }
+    }
+
+    /// Returns the state as of now: what is new after a state that the stream had, or the store's.
+    pub(super) async fn latest(
+        &self,
+        stream: &StreamId,
+        loaded: Option<Loaded<A>>,
+    ) -> Result<Loaded<A>, LoadError> {
+        match loaded {
+            Some(loaded) => self.caught_up(loaded).await,
+            None => self.load_stream(stream).await,
+        }
+    }
+
     /// Reads and folds what is new in a stream.
     pub(super) async fn caught_up(&self, loaded: Loaded<A>) -> Result<Loaded<A>, LoadError> {
         Ok(self.fold_on(loaded.into_fold()).await?.finish())
@@ -49,13 +77,18 @@ impl<A: Aggregate> Repository<A> {
         let Some(known) = turn.take_known() else {
             return Ok(None);
         };
-        let after = self.inner.confirm_after;
-        if after == Duration::ZERO || known.idle() < after || self.is_stored(&known.head).await? {
+        if !self.is_old(&known) || self.is_stored(&known.head).await? {
             return Ok(Some(known));
         }
         let stream = known.head.stream();
         tracing::warn!(%stream, version = %known.head.version(), "the store does not have the commit that this process remembers: the history was replaced, the stream is loaded again");
         Ok(None)
+    }
+
+    /// Returns whether the store must confirm what is known.
+    fn is_old(&self, known: &Known<A>) -> bool {
+        let after = self.inner.confirm_after;
+        after > Duration::ZERO && known.idle() >= after
     }
 
     /// Returns whether the store has the commit that ends at this head.

@@ -240,9 +240,13 @@ impl<A: Aggregate> Repository<A> {
             i.snapshots = i.snapshots.take().map(|s| s.with_check(i.read_back));
         })
     }
-    /// Lets a command that carries a [command id](crate::Metadata::with_command_id) take effect at most once within `retention`,
-    /// at the price of one more read and write. `retention` must be at least as long as callers repeat a command; a day
-    /// is a good start.
+    /// Lets a command that carries a [command id](crate::Metadata::with_command_id) take effect at most once within
+    /// `retention`. The price is one more write, and where the state is not [cached](Self::with_cache) one more read beside
+    /// it: two round-trip times in all for a cached state, else three.
+    ///
+    /// `retention` must be at least as long as callers repeat a command; a day is a good start. Under a minute is refused by
+    /// every command that carries an id ([`ExecuteError::RetentionTooShort`]). A command id that is used again after its
+    /// retention is a new command.
     #[must_use]
     pub fn with_idempotency(self, control: impl ControlStore, retention: Duration) -> Self {
         self.edit(|i| {

@@ -404,7 +404,8 @@ async fn a_crash_at_any_call_loses_and_doubles_no_command_with_an_id() {
             }
             crashes += 1;
         }
-        assert!(crashes > 20, "only {crashes} calls to die at");
+        // Six commands of two or three calls each.
+        assert!(crashes > 15, "only {crashes} calls to die at");
     }
 }
 

@@ -232,13 +232,15 @@ async fn a_mark_names_the_slot_of_the_command_and_ends_after_the_retention() {
     };
     assert!(!pay().await.is_repeat());
     let row = control.get(&key()).await.unwrap().unwrap();
-    assert_eq!(&row.value[..], br#"{"v":4}"#);
+    let mark: serde_json::Value = serde_json::from_slice(&row.value).unwrap();
+    let nonce = mark["n"].as_u64().unwrap();
+    assert_eq!(mark, serde_json::json!({ "v": 4, "n": nonce }));
     assert_eq!(
         row.expires_at,
         Some(Timestamp::from_micros(5).plus(RETENTION))
     );
     // The id of the commit survives a new decision.
-    let id = CommitId::of_command(&stream("ann"), &"p".into());
+    let id = CommitId::of_command(&stream("ann"), &"p".into(), nonce);
     assert_eq!(commits(&store).await[1].id, id);
 
     clock.advance(RETENTION - Duration::from_micros(1));
@@ -270,7 +272,10 @@ async fn marks_are_written_under_ids_of_the_repository_whenever_they_are_set() {
             .unwrap();
         control.get(&key()).await.unwrap().unwrap().revision
     };
-    let first = SeededIds::new(7).revision();
+    let seeded = SeededIds::new(7);
+    // The nonce comes first.
+    let _ = seeded.commit_id();
+    let first = seeded.revision();
     assert_eq!(revision_of(true).await, first);
     assert_eq!(revision_of(false).await, first);
 }

@@ -27,10 +27,12 @@
 //! | what would not be read back is not stored | `readable::..`, one test a way to store (events, snapshots, payload codecs) |
 //! | what the fold does not take is not stored | `readable::an_event_that_the_fold_..`, `readable::a_state_that_was_folded_ahead_..` |
 //! | **Idempotent commands** | |
-//! | 1: a mark is looked for first; the stored facts are the answer | `once::the_same_command_id_takes_effect_once_..` |
+//! | 1: the stored facts are the answer to a repeat; round trips | `once::the_same_command_id_takes_effect_once_..`, `command_ids::a_command_with_an_id_takes_..` |
 //! | 2: a refusal is returned only if no other attempt came between | `stepped::wherever_another_attempt_..` |
 //! | 3: the mark before the append, at the slot of the state | `execute::a_mark_names_the_slot_..` |
 //! | 4: mine, another's, empty, less | `stepped::wherever_another_attempt_..`, `once::commands_sent_again_..`, `once::a_mark_behind_the_tail_..` |
+//! | a refusal is final or says that an earlier attempt is pending | `command_ids::a_refusal_..`, `command_ids::what_is_refused_for_good_..` |
+//! | a command id used again, for another command, or with a retention too short | `command_ids::..` (three) |
 //! | a dropped command that is sent again | `stepped::a_command_with_an_id_dropped_anywhere_..` |
 //! | bounded; one commit id, only for the marked slot | `execute::an_idempotent_command_that_is_always_overtaken_..` |
 //! | marks end; a refusal is not recorded; ids that cannot be stored | `execute::a_mark_names_the_slot_..`, `once::a_refusal_..`, `once::a_command_id_that_..` |
@@ -39,6 +41,7 @@ mod at;
 mod cache;
 mod execute;
 mod chaos;
+mod command_ids;
 mod load;
 mod misbehaving;
 mod once;
