@@ -31,8 +31,8 @@ pub struct Message {
     /// The headers, in order. Names may repeat. A value of `None` differs from an empty value.
     pub headers: Vec<(HeaderName, Option<Bytes>)>,
     /// The partition to send to. `None` stands for the partition that [`kafka_partition`](crate::kafka_partition) computes
-    /// from the key and the number of partitions that the topic has now. A message that was received holds the
-    /// partition that it lies in.
+    /// from the key and the adapter's count of the topic's partitions. A message that was received holds the partition
+    /// that it lies in.
     pub partition: Option<u32>,
     /// The time of sending, from which the bus counts the topic's retention. Buses keep milliseconds.
     pub timestamp: Timestamp,

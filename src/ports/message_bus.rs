@@ -345,7 +345,8 @@ impl MessageBusError {
 /// - A message goes to the partition that it names, and nowhere else. A partition that the topic does not have is
 ///   `Refused(UnknownPartition)`.
 /// - A message that names no partition goes to the one that [`kafka_partition`](crate::kafka_partition) computes from its
-///   key and the number of partitions that the topic has at that time. If it has no key either, it is `Invalid`.
+///   key and the adapter's count of the topic's partitions. If it has no key either, it is `Invalid`.
+/// - When a topic gets more partitions, they can be named at once, and messages that name another one stay there.
 /// - Messages for one partition, each awaited before the next, have rising offsets.
 /// - Key, value, headers in order (names may repeat) and the timestamp's milliseconds arrive as sent. A key, a value or a
 ///   header's value that is absent stays absent, and an empty one stays empty. The received message names its partition.
@@ -358,9 +359,8 @@ impl MessageBusError {
 ///   An empty run is durable at once.
 /// - The first `durable` messages of the outcome are durable, in their order. Messages after them may be durable too, but
 ///   never without those before them. `error` is `None` only if all messages are durable.
-/// - A dropped future leaves some first part of the run durable, possibly none or all of it. That also holds for what the
-///   caller sends next: if the caller sends the run again from any message on that it knows to be preceded by durable
-///   ones only, the first occurrences in the partition are in order.
+/// - A dropped future leaves some first part of the run durable, possibly none or all of it. When the caller then sends the
+///   run again, the first occurrences of its messages are still in order.
 ///
 /// **Groups**
 /// - Each message is delivered to one member of a group. Each group gets all messages.
@@ -381,8 +381,8 @@ impl MessageBusError {
 /// **Recreated topics**
 /// - When a topic is deleted, what groups have committed for it is forgotten.
 /// - A consumer whose topic was deleted and created again never goes on at an old position, nor at a start mark that was
-///   meant for the old topic. It is told `NoPosition` for every partition of the topic that it gets, as soon as the bus can
-///   tell; `Recreated` where the bus knows the reason.
+///   meant for the old topic. It is told `NoPosition` for every partition of the topic that it gets; `Recreated` where
+///   the bus knows the reason. Its old assignments have ended, so that a commit under one of them is `StaleAssignment`.
 /// - Where the bus has topic ids, the new topic has another one.
 ///
 /// **Offsets** are as of some instant during the call. `end` counts the messages that `publish` has returned for.

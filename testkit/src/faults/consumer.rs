@@ -2,8 +2,8 @@
 use super::{Call, Fault, Faults};
 use async_trait::async_trait;
 use foldstream::ports::{
-    AssignmentEpoch, Consumer, ConsumerEvent, Delivery, MessageBus, MessageBusError, OwnedMark,
-    PartitionId, Subscription,
+    AssignmentEpoch, Consumer, ConsumerEvent, MessageBus, MessageBusError, OwnedMark, PartitionId,
+    Subscription,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -35,8 +35,8 @@ struct Member {
     newest: u64,
     owned: BTreeSet<PartitionId>,
     paused: BTreeSet<PartitionId>,
-    /// Deliveries that others may overtake, per partition in their order, and until when.
-    held: BTreeMap<PartitionId, (Instant, VecDeque<Delivery>)>,
+    /// Events of partitions that others may overtake, in their order, and the end of the delay.
+    held: BTreeMap<PartitionId, (Instant, VecDeque<ConsumerEvent>)>,
     is_expelled: bool,
     has_left: bool,
 }
@@ -77,18 +77,18 @@ impl Member {
         marks.iter().map(own).collect()
     }
 
-    /// What was held back long enough.
-    fn due(&mut self, now: Instant) -> Option<Delivery> {
+    /// Takes an event that was held back long enough.
+    fn due(&mut self, now: Instant) -> Option<ConsumerEvent> {
         let due = |(partition, (until, _)): &(&PartitionId, &(Instant, _))| {
             *until <= now && !self.paused.contains(*partition)
         };
         let partition = self.held.iter().find(due).map(|(p, _)| p.clone())?;
         let (_, waiting) = self.held.get_mut(&partition)?;
-        let delivery = waiting.pop_front();
+        let event = waiting.pop_front();
         if waiting.is_empty() {
             self.held.remove(&partition);
         }
-        delivery
+        event
     }
     fn next_due(&self) -> Option<Instant> {
         let held = self.held.iter();
@@ -97,20 +97,28 @@ impl Member {
             .min()
     }
 
-    /// What the caller gets of an event; none of a delivery that is held back.
+    /// Keeps the order of a partition: an event waits behind those that are held back.
+    fn in_order(&mut self, partition: &PartitionId, event: ConsumerEvent) -> Option<ConsumerEvent> {
+        match self.held.get_mut(partition) {
+            Some((_, waiting)) => {
+                waiting.push_back(event);
+                None
+            }
+            None => Some(event),
+        }
+    }
+
+    /// Returns what the caller gets of an event, which is nothing while the event is held back.
     fn take(&mut self, event: ConsumerEvent, hold: &mut Option<Instant>) -> Option<ConsumerEvent> {
         match event {
             ConsumerEvent::Delivery(mut delivery) => {
                 delivery.epoch = self.epoch(delivery.epoch);
                 let partition = delivery.partition.clone();
-                if let Some((_, waiting)) = self.held.get_mut(&partition) {
-                    waiting.push_back(delivery);
-                    return None;
-                }
+                let event = self.in_order(&partition, ConsumerEvent::Delivery(delivery))?;
                 let Some(until) = hold.take() else {
-                    return Some(ConsumerEvent::Delivery(delivery));
+                    return Some(event);
                 };
-                self.held.insert(partition, (until, [delivery].into()));
+                self.held.insert(partition, (until, [event].into()));
                 None
             }
             ConsumerEvent::Assigned(mut assignment) => {
@@ -129,9 +137,13 @@ impl Member {
                 Some(ConsumerEvent::Lost(partitions))
             }
             ConsumerEvent::Reached(partition, epoch, next) => {
-                let epoch = self.epoch(epoch);
-                Some(ConsumerEvent::Reached(partition, epoch, next))
+                let reached = ConsumerEvent::Reached(partition.clone(), self.epoch(epoch), next);
+                self.in_order(&partition, reached)
             }
+            ConsumerEvent::NoPosition(partition, why) => self.in_order(
+                &partition.clone(),
+                ConsumerEvent::NoPosition(partition, why),
+            ),
             other => Some(other),
         }
     }
@@ -221,8 +233,8 @@ impl Consumer for FaultyConsumer {
         loop {
             let next_due = {
                 let mut member = self.member();
-                if let Some(delivery) = member.due(Instant::now()) {
-                    return Ok(ConsumerEvent::Delivery(delivery));
+                if let Some(event) = member.due(Instant::now()) {
+                    return Ok(event);
                 }
                 member.next_due()
             };

@@ -1,76 +1,30 @@
-//! A consumer group of the in-memory message bus: who reads which partition, from where, and how it changes hands.
-//!
-//! What a member is told is derived from the state, never queued: a change that is overtaken by another before the
-//! member looks is not told at all, and nothing has to be taken back. In the order of telling: what is lost, what is
-//! being revoked, what is assigned, what has no position, then messages.
-use super::topic::Topics;
+//! A consumer group of the in-memory message bus: the members, their partitions, and how a partition changes hands.
+use super::{
+    member::{Member, Revoking},
+    topic::Topics,
+};
 use foldstream::ports::{
-    AssignedPartition, Assignment, AssignmentEpoch, ConsumerEvent, Delivery, MessageBusError,
-    NoPosition, Offset, OwnedMark, PartitionId, StartedFrom, Subscription,
+    AssignmentEpoch, ConsumerEvent, MessageBusError, Offset, OwnedMark, PartitionId, RefusedKind,
+    Subscription,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    ops::Bound,
     sync::Arc,
     time::Duration,
 };
 use tokio::{sync::Notify, time::Instant};
 
-/// Orders members by when they joined.
+/// The number of a membership. Members are ordered by the time at which they joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct MemberId(pub(super) u64);
 
-/// How far the taking away of a partition has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Revoking {
-    No,
-    /// The member has not asked since.
-    Untold(Instant),
-    /// The member holds the revocation.
-    Told(Instant),
-}
-impl Revoking {
-    const fn deadline(self) -> Option<Instant> {
-        match self {
-            Self::No => None,
-            Self::Untold(at) | Self::Told(at) => Some(at),
-        }
-    }
-}
-
-/// A partition in the hands of a member.
-#[derive(Debug)]
-struct Owned {
-    epoch: AssignmentEpoch,
-    position: Result<(Offset, StartedFrom), NoPosition>,
-    /// Whether the member knows that it has this partition.
-    is_known: bool,
-    /// Whether the member knows of the position, or of its lack.
-    is_told: bool,
-    is_paused: bool,
-    revoking: Revoking,
-}
-
-#[derive(Debug)]
-struct Member {
-    topics: BTreeSet<Arc<str>>,
-    start: BTreeMap<PartitionId, Offset>,
-    owned: BTreeMap<PartitionId, Owned>,
-    lost: BTreeSet<PartitionId>,
-    /// Thrown out: joins again when it has been told what it lost.
-    is_expelled: bool,
-    /// The last partition that a message came from: the next one has its turn.
-    last: Option<PartitionId>,
-    notify: Arc<Notify>,
-}
-
-/// What a member gets when it asks.
+/// The answer to a member that asks for its next event.
 #[derive(Debug)]
 pub(super) enum Polled {
     Event(ConsumerEvent),
-    /// To be handed out as a revocation.
+    /// Partitions to hand out as a revocation, and the time that is left for it.
     Revoking(Vec<(PartitionId, AssignmentEpoch)>, Duration),
-    /// Nothing now; ask again when notified, or when the next revocation is overdue.
+    /// Nothing now. The member asks again when it is notified, or at this time.
     Nothing(Option<Instant>),
 }
 
@@ -78,18 +32,29 @@ pub(super) enum Polled {
 pub(super) struct Group {
     committed: BTreeMap<PartitionId, Offset>,
     members: BTreeMap<MemberId, Member>,
-    /// When the first revocation under way is overdue.
+    /// Static members whose instance id another member has taken over.
+    fenced: BTreeSet<MemberId>,
+    /// The time at which the first revocation under way, or the first session of an absent member, is over.
     deadline: Option<Instant>,
 }
 
-/// What a group needs of its bus.
+/// The parts of the bus that a group needs.
 #[derive(Debug)]
 pub(super) struct Surroundings<'a> {
     pub(super) topics: &'a Topics,
     /// The last epoch given.
     pub(super) epochs: &'a mut u64,
     pub(super) now: Instant,
+    pub(super) timeouts: Timeouts,
+}
+
+/// How long a group waits for its members.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Timeouts {
+    /// For the release of a revocation.
     pub(super) grace: Duration,
+    /// For the return of a static member.
+    pub(super) session: Duration,
 }
 
 impl Group {
@@ -99,6 +64,11 @@ impl Group {
     pub(super) fn forget_committed(&mut self) {
         self.committed.clear();
     }
+    pub(super) fn forget_topic(&mut self, topic: &str) {
+        self.committed
+            .retain(|partition, _| *partition.topic != *topic);
+    }
+    /// Returns true if a member is in the group, also a static one that is absent.
     pub(super) fn has_active_members(&self) -> bool {
         self.members.values().any(|member| !member.is_expelled)
     }
@@ -113,7 +83,7 @@ impl Group {
     pub(super) fn member_ids(&self) -> Vec<MemberId> {
         self.members.keys().copied().collect()
     }
-    /// Wakes who reads the partition.
+    /// Wakes the member that reads the partition.
     pub(super) fn wake_owner(&self, partition: &PartitionId) {
         for member in self.members.values() {
             if member.owned.contains_key(partition) {
@@ -129,29 +99,42 @@ impl Group {
         notify: Arc<Notify>,
         around: &mut Surroundings<'_>,
     ) {
-        let start = subscription.start.into_iter();
-        let member = Member {
-            topics: subscription.topics.into_iter().collect(),
-            start: start.map(|mark| (mark.partition, mark.next)).collect(),
-            owned: BTreeMap::new(),
-            lost: BTreeSet::new(),
-            is_expelled: false,
-            last: None,
-            notify,
-        };
+        let instance = subscription.instance_id.clone();
+        let mut member = Member::new(id, subscription, notify, around.topics);
+        let holds = |(_, other): &(&MemberId, &Member)| other.instance == instance;
+        let before = self.members.iter().find(holds).map(|(id, _)| *id);
+        if let Some(before) = before.filter(|_| instance.is_some())
+            && let Some(replaced) = self.members.remove(&before)
+        {
+            // In its place, so that the other members keep what they have.
+            member.rank = replaced.rank;
+            if replaced.away_until.is_none() {
+                self.fenced.insert(before);
+                replaced.notify.notify_one();
+            }
+        }
         self.members.insert(id, member);
         self.settle(around);
     }
 
+    /// Ends a membership. A static member is only absent: it keeps its partitions until its session is over.
     pub(super) fn leave(&mut self, id: MemberId, around: &mut Surroundings<'_>) {
-        if let Some(member) = self.members.remove(&id) {
-            // Whoever waits for its next event learns that there is none.
-            member.notify.notify_one();
-            self.settle(around);
+        self.fenced.remove(&id);
+        let Some(member) = self.members.get_mut(&id) else {
+            return;
+        };
+        // Whoever waits for its next event learns that there is none.
+        member.notify.notify_one();
+        if member.instance.is_some() && !member.is_expelled {
+            let until = around.now + around.timeouts.session;
+            member.go_away(until);
+        } else {
+            self.members.remove(&id);
         }
+        self.settle(around);
     }
 
-    /// Takes everything from these members at once, as when their sessions end.
+    /// Takes everything from these members at once, as when their sessions expire.
     pub(super) fn expel(&mut self, ids: &[MemberId], around: &mut Surroundings<'_>) {
         for id in ids {
             if let Some(member) = self.members.get_mut(id) {
@@ -164,7 +147,7 @@ impl Group {
         self.settle(around);
     }
 
-    /// A revocation was dropped: the partitions that are still under that assignment go on.
+    /// Lets the partitions of a dropped revocation go to other members, as far as they are still under that assignment.
     pub(super) fn release(
         &mut self,
         id: MemberId,
@@ -185,12 +168,15 @@ impl Group {
         }
     }
 
-    /// Takes away what its members did not give back in time. Cheap when there is nothing.
+    /// Takes away the partitions that were not given back in time, and those of static members whose session is over.
+    /// Cheap when nothing is overdue.
     pub(super) fn expire(&mut self, around: &mut Surroundings<'_>) {
         let now = around.now;
         if self.deadline.is_none_or(|deadline| now < deadline) {
             return;
         }
+        self.members
+            .retain(|_, member| member.away_until.is_none_or(|until| now < until));
         for member in self.members.values_mut() {
             let Member { owned, lost, .. } = member;
             owned.retain(|partition, owned| {
@@ -204,36 +190,38 @@ impl Group {
         self.settle(around);
     }
 
-    /// Round-robin over the partitions in order, among the members that want the topic, by when they joined.
+    /// The member that each partition should go to: round-robin over the partitions in order, among the members that
+    /// subscribe to the topic, in their ranks.
     fn targets(&self, topics: &Topics) -> BTreeMap<PartitionId, MemberId> {
-        let active = || {
-            self.members
-                .iter()
-                .filter(|(_, member)| !member.is_expelled)
-        };
-        let wanted: BTreeSet<_> = active().flat_map(|(_, member)| &member.topics).collect();
-        // A topic that was deleted has no partitions; its subscribers get it back when it is made anew.
+        let active = self.members.iter().filter(|(_, m)| !m.is_expelled);
+        let mut active: Vec<_> = active.collect();
+        active.sort_by_key(|(_, member)| member.rank);
+        let wanted = active.iter().flat_map(|(_, member)| member.topics.keys());
+        let wanted: BTreeSet<_> = wanted.collect();
+        // A topic that was deleted has no partitions. Its subscribers hear of it when it is created again.
         let partitions = wanted.into_iter().filter_map(|t| topics.partitions(t).ok());
         let mut targets = BTreeMap::new();
         for (turn, partition) in partitions.flatten().enumerate() {
-            let wants = |member: &Member| member.topics.contains(&partition.topic);
-            let candidates: Vec<_> = active()
-                .filter(|(_, m)| wants(m))
-                .map(|(id, _)| *id)
-                .collect();
-            if let Some(id) = candidates.get(turn % candidates.len().max(1)) {
-                targets.insert(partition, *id);
+            let wants = |member: &Member| member.topics.contains_key(&partition.topic);
+            let candidates: Vec<_> = active.iter().filter(|(_, m)| wants(m)).collect();
+            if let Some((id, _)) = candidates.get(turn % candidates.len().max(1)) {
+                targets.insert(partition, **id);
             }
         }
         targets
     }
 
-    /// Brings who has what nearer to who should have what: starts revocations, and gives out what nobody holds.
+    /// Moves the assignment one step toward its target: starts revocations and assigns free partitions.
     pub(super) fn settle(&mut self, around: &mut Surroundings<'_>) {
         let targets = self.targets(around.topics);
         let mut held = BTreeSet::new();
         for (id, member) in &mut self.members {
-            let Member { owned, lost, .. } = member;
+            let Member {
+                owned,
+                lost,
+                away_until,
+                ..
+            } = member;
             owned.retain(|partition, owned| {
                 let keep = match targets.get(partition) {
                     // The topic is gone, and with it the partition.
@@ -244,11 +232,13 @@ impl Group {
                         false
                     }
                     Some(target) if target == id => true,
+                    // An absent member keeps its partitions, whoever joins meanwhile.
+                    Some(_) if away_until.is_some() => true,
                     // Never told: nothing to wait for.
                     Some(_) if !owned.is_known => false,
                     Some(_) => {
                         if owned.revoking == Revoking::No {
-                            owned.revoking = Revoking::Untold(around.now + around.grace);
+                            owned.revoking = Revoking::Untold(around.now + around.timeouts.grace);
                         }
                         true
                     }
@@ -268,17 +258,21 @@ impl Group {
                 member.assign(partition, committed, around);
             }
         }
-        let owned = self
-            .members
-            .values()
-            .flat_map(|member| member.owned.values());
-        self.deadline = owned.filter_map(|owned| owned.revoking.deadline()).min();
+        let deadlines = self.members.values().flat_map(|member| {
+            let owned = member.owned.values();
+            let revocations = owned.filter_map(|owned| owned.revoking.deadline());
+            revocations.chain(member.away_until)
+        });
+        self.deadline = deadlines.min();
         for member in self.members.values() {
             member.notify.notify_one();
         }
     }
 
-    /// The member's next event. [`MessageBusError::Closed`] once it has left.
+    /// Takes the member's next event.
+    ///
+    /// # Errors
+    /// [`MessageBusError::Closed`] once it has left; `Refused` if another member has taken over its instance id.
     pub(super) fn poll(
         &mut self,
         id: MemberId,
@@ -298,7 +292,16 @@ impl Group {
     }
 
     fn member(&mut self, id: MemberId) -> Result<&mut Member, MessageBusError> {
-        self.members.get_mut(&id).ok_or(MessageBusError::Closed)
+        if self.fenced.contains(&id) {
+            return Err(MessageBusError::Refused {
+                kind: RefusedKind::InstanceIdInUse,
+                reason: "another member has joined with the instance id of this one: give each process its own".into(),
+                source: "fenced".into(),
+            });
+        }
+        let member = self.members.get_mut(&id);
+        let present = member.filter(|member| member.away_until.is_none());
+        present.ok_or(MessageBusError::Closed)
     }
 
     /// Stores all marks or none.
@@ -339,108 +342,4 @@ impl Group {
         member.notify.notify_one();
         Ok(())
     }
-}
-
-impl Member {
-    fn assign(
-        &mut self,
-        partition: PartitionId,
-        committed: Option<Offset>,
-        around: &mut Surroundings<'_>,
-    ) {
-        let declared = || {
-            self.start
-                .get(&partition)
-                .map(|at| (*at, StartedFrom::Declared))
-        };
-        let start = committed
-            .map(|at| (at, StartedFrom::Committed))
-            .or_else(declared);
-        let position = start.ok_or(NoPosition::Missing).and_then(|start| {
-            match out_of_range(around.topics, &partition, start.0) {
-                Some(found) => Err(found),
-                None => Ok(start),
-            }
-        });
-        *around.epochs += 1;
-        let owned = Owned {
-            epoch: AssignmentEpoch::new(*around.epochs),
-            position,
-            is_known: false,
-            is_told: false,
-            is_paused: false,
-            revoking: Revoking::No,
-        };
-        self.owned.insert(partition, owned);
-    }
-
-    /// What has changed for this member since it last asked.
-    fn news(&mut self, now: Instant) -> Option<Polled> {
-        if !self.lost.is_empty() {
-            let lost = std::mem::take(&mut self.lost).into_iter().collect();
-            return Some(Polled::Event(ConsumerEvent::Lost(lost)));
-        }
-        let (mut revoked, mut assigned) = (Vec::new(), Vec::new());
-        let mut grace = Duration::MAX;
-        for (partition, owned) in &mut self.owned {
-            if let Revoking::Untold(deadline) = owned.revoking {
-                owned.revoking = Revoking::Told(deadline);
-                grace = grace.min(deadline.saturating_duration_since(now));
-                revoked.push((partition.clone(), owned.epoch));
-            }
-        }
-        if !revoked.is_empty() {
-            return Some(Polled::Revoking(revoked, grace));
-        }
-        for (partition, owned) in self.owned.iter_mut().filter(|(_, owned)| !owned.is_told) {
-            if let Ok((next, from)) = owned.position {
-                (owned.is_told, owned.is_known) = (true, true);
-                let partition = partition.clone();
-                assigned.push(AssignedPartition::new(partition, owned.epoch, next, from));
-            }
-        }
-        if !assigned.is_empty() {
-            let assignment = Assignment::new(assigned);
-            return Some(Polled::Event(ConsumerEvent::Assigned(assignment)));
-        }
-        let mut untold = self.owned.iter_mut().filter(|(_, owned)| !owned.is_told);
-        let (partition, owned) = untold.next()?;
-        let why = owned.position.err()?;
-        (owned.is_told, owned.is_known) = (true, true);
-        let event = ConsumerEvent::NoPosition(partition.clone(), why);
-        Some(Polled::Event(event))
-    }
-
-    /// The next message, each partition in its turn; or that a partition was trimmed past its position.
-    fn next_message(&mut self, topics: &Topics) -> Option<ConsumerEvent> {
-        let is_ready = |partition: &PartitionId, owned: &Owned| match owned.position {
-            Ok((next, _)) if !owned.is_paused && owned.revoking == Revoking::No => {
-                topics.log(partition).is_some_and(|log| next != log.end())
-            }
-            _ => false,
-        };
-        let behind = self.last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-        let later = self.owned.range((behind, Bound::Unbounded));
-        let mut turns = later.chain(&self.owned);
-        let ready = turns.find(|(partition, owned)| is_ready(partition, owned));
-        let partition = ready.map(|(partition, _)| partition.clone())?;
-
-        let owned = self.owned.get_mut(&partition)?;
-        let (offset, from) = owned.position.ok()?;
-        if let Some(found) = out_of_range(topics, &partition, offset) {
-            owned.position = Err(found);
-            return Some(ConsumerEvent::NoPosition(partition, found));
-        }
-        let message = topics.log(&partition)?.get(offset)?.clone();
-        owned.position = Ok((offset.next(), from));
-        self.last = Some(partition.clone());
-        let delivery = Delivery::new(partition, offset, owned.epoch, message);
-        Some(ConsumerEvent::Delivery(delivery))
-    }
-}
-
-fn out_of_range(topics: &Topics, partition: &PartitionId, at: Offset) -> Option<NoPosition> {
-    let log = topics.log(partition)?;
-    let (begin, end) = (log.begin(), log.end());
-    (at < begin || at > end).then_some(NoPosition::OutOfRange { begin, end })
 }

@@ -1,7 +1,7 @@
 //! `InMemoryMessageBus`.
 use super::{
     consumer::InMemoryConsumer,
-    group::{Group, MemberId, Surroundings},
+    group::{Group, MemberId, Surroundings, Timeouts},
     lock,
     topic::Topics,
 };
@@ -53,7 +53,7 @@ pub struct InMemoryMessageBus(Arc<Shared>);
 #[derive(Debug)]
 pub(super) struct Shared {
     state: Mutex<State>,
-    grace: Duration,
+    timeouts: Timeouts,
 }
 
 #[derive(Debug, Default)]
@@ -67,19 +67,19 @@ struct State {
 }
 
 impl State {
-    fn split(&mut self, grace: Duration) -> (&mut BTreeMap<String, Group>, Surroundings<'_>) {
+    fn split(&mut self, timeouts: Timeouts) -> (&mut BTreeMap<String, Group>, Surroundings<'_>) {
         let around = Surroundings {
             topics: &self.topics,
             epochs: &mut self.epochs,
             now: Instant::now(),
-            grace,
+            timeouts,
         };
         (&mut self.groups, around)
     }
 
-    /// The topics have changed: every group looks at its assignment again.
-    fn settle_all(&mut self, grace: Duration) {
-        let (groups, mut around) = self.split(grace);
+    /// Lets every group look at its assignment again, after the topics have changed.
+    fn settle_all(&mut self, timeouts: Timeouts) {
+        let (groups, mut around) = self.split(timeouts);
         for group in groups.values_mut() {
             group.settle(&mut around);
         }
@@ -94,34 +94,49 @@ impl Shared {
         act: impl FnOnce(&mut Group, &mut Surroundings<'_>) -> T,
     ) -> Option<T> {
         let mut state = lock(&self.state);
-        let (groups, mut around) = state.split(self.grace);
+        let (groups, mut around) = state.split(self.timeouts);
         Some(act(groups.get_mut(name)?, &mut around))
     }
 }
 
 impl InMemoryMessageBus {
-    /// How long a revocation is waited for, unless [`with_grace`](Self::with_grace) says otherwise.
+    /// The time for which a group waits for the release of a revocation, unless [`with_grace`](Self::with_grace) says
+    /// otherwise.
     pub const DEFAULT_GRACE: Duration = Duration::from_secs(30);
     /// Size of the largest record of a topic in bytes, unless its description says otherwise: Kafka's default.
     pub const DEFAULT_MAX_MESSAGE_BYTES: u64 = 1_048_588;
 
-    /// A bus without topics.
+    /// The time for which a group waits for a static member that is absent, unless
+    /// [`with_session_timeout`](Self::with_session_timeout) says otherwise: Kafka's default.
+    pub const DEFAULT_SESSION_TIMEOUT: Duration = Duration::from_secs(45);
+
+    /// Creates a bus without topics.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Self::with_grace(Self::DEFAULT_GRACE)
+        Self::with_timeouts(Self::DEFAULT_GRACE, Self::DEFAULT_SESSION_TIMEOUT)
     }
 
-    /// A bus without topics whose groups wait this long for a revocation to be dropped.
+    /// Creates a bus without topics, whose groups wait this long for a revocation to be dropped.
     #[must_use]
     pub fn with_grace(grace: Duration) -> Arc<Self> {
+        Self::with_timeouts(grace, Self::DEFAULT_SESSION_TIMEOUT)
+    }
+
+    /// Creates a bus without topics, whose groups wait this long for a static member that has left.
+    #[must_use]
+    pub fn with_session_timeout(session: Duration) -> Arc<Self> {
+        Self::with_timeouts(Self::DEFAULT_GRACE, session)
+    }
+
+    fn with_timeouts(grace: Duration, session: Duration) -> Arc<Self> {
         Arc::new(Self(Arc::new(Shared {
             state: Mutex::default(),
-            grace,
+            timeouts: Timeouts { grace, session },
         })))
     }
 
-    /// Makes a topic of so many partitions (0 counts as 1) that keeps everything. One that exists is left alone; the
-    /// answer is whether it was made now.
+    /// Creates a topic of that many partitions (0 counts as 1) that keeps everything. Returns true if the topic was created
+    /// now; one that exists is left alone.
     pub fn create_topic(&self, name: impl Into<Arc<str>>, partitions: u32) -> bool {
         let description = TopicDescription::new(partitions)
             .with_compacted(Some(false))
@@ -130,7 +145,8 @@ impl InMemoryMessageBus {
         self.create_topic_as(name, description)
     }
 
-    /// Makes a topic of this description. One that exists is left alone; the answer is whether it was made now.
+    /// Creates a topic of this description, with a topic id of its own. Returns true if the topic was created now; one that
+    /// exists is left alone.
     pub fn create_topic_as(
         &self,
         name: impl Into<Arc<str>>,
@@ -138,33 +154,69 @@ impl InMemoryMessageBus {
     ) -> bool {
         let mut state = lock(&self.0.state);
         let is_new = state.topics.create(name.into(), description);
-        state.settle_all(self.0.grace);
+        state.settle_all(self.0.timeouts);
         is_new
     }
 
-    /// Deletes a topic: its readers lose its partitions. What groups committed stays, so a topic made anew under the
-    /// name has positions that are out of range.
+    /// Deletes a topic with its records and with everything that groups have committed for it, as brokers do. Its readers
+    /// lose its partitions. If a topic is created again under the name, those readers are told
+    /// [`NoPosition::Recreated`](foldstream::ports::NoPosition::Recreated).
     pub fn delete_topic(&self, name: &str) {
         let mut state = lock(&self.0.state);
         state.topics.delete(name);
-        state.settle_all(self.0.grace);
+        for group in state.groups.values_mut() {
+            group.forget_topic(name);
+        }
+        state.settle_all(self.0.timeouts);
     }
 
-    /// Gives a topic more partitions: keys move, as in Kafka.
+    /// Gives a topic more partitions. Messages that name no partition then move to others, as in Kafka.
     ///
     /// # Errors
-    /// `Refused(MissingTopic)`; `Invalid` for fewer than there are.
+    /// `Refused(MissingTopic)` if the topic does not exist; `Invalid` for fewer partitions than there are.
     pub fn set_partitions(&self, name: &str, partitions: u32) -> Result<(), MessageBusError> {
         let mut state = lock(&self.0.state);
         state.topics.grow(name, partitions)?;
-        state.settle_all(self.0.grace);
+        state.settle_all(self.0.timeouts);
         Ok(())
     }
 
-    /// Deletes the records below `offset`, as retention does. Readers behind it find their position out of range.
+    /// Moves the end of a partition over offsets that hold nothing, as the markers of transactions do. Its reader is told
+    /// [`Reached`](foldstream::ports::ConsumerEvent::Reached).
     ///
     /// # Errors
-    /// `Refused(MissingTopic)`; `Invalid` for a partition that does not exist.
+    /// `Refused(MissingTopic)` if the topic does not exist; `Invalid` for a partition that does not exist.
+    ///
+    /// # Example
+    /// ```
+    /// use foldstream::ports::{MessageBus, Offset, PartitionId};
+    /// # use foldstream_testkit::InMemoryMessageBus;
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
+    /// let bus = InMemoryMessageBus::new();
+    /// bus.create_topic("events", 1);
+    /// bus.skip_offsets(&PartitionId::new("events", 0), 2)?;
+    /// assert_eq!(bus.offsets("events").await?[0].end, Offset::new(2));
+    /// # Ok::<(), foldstream::BoxError>(())
+    /// # })?;
+    /// # Ok::<(), foldstream::BoxError>(())
+    /// ```
+    pub fn skip_offsets(
+        &self,
+        partition: &PartitionId,
+        offsets: u64,
+    ) -> Result<(), MessageBusError> {
+        let mut state = lock(&self.0.state);
+        state.topics.skip(partition, offsets)?;
+        for group in state.groups.values() {
+            group.wake_owner(partition);
+        }
+        Ok(())
+    }
+
+    /// Deletes the records below `offset`, as retention does. Readers before it find their position out of range.
+    ///
+    /// # Errors
+    /// `Refused(MissingTopic)` if the topic does not exist; `Invalid` for a partition that does not exist.
     pub fn delete_records_before(
         &self,
         partition: &PartitionId,
@@ -238,7 +290,7 @@ impl MessageBus for InMemoryMessageBus {
         let id = MemberId(state.members);
         let name = subscription.group.clone();
         let changed = Arc::new(Notify::new());
-        let (groups, mut around) = state.split(self.0.grace);
+        let (groups, mut around) = state.split(self.0.timeouts);
         let group = groups.entry(name.clone()).or_default();
         group.join(id, subscription, changed.clone(), &mut around);
         Ok(Arc::new(InMemoryConsumer {
@@ -274,9 +326,11 @@ impl MessageBus for InMemoryMessageBus {
 
     async fn delete_group(&self, group: &str) -> Result<(), MessageBusError> {
         let mut state = lock(&self.0.state);
-        let Some(found) = state.groups.get_mut(group) else {
+        let (groups, mut around) = state.split(self.0.timeouts);
+        let Some(found) = groups.get_mut(group) else {
             return Ok(());
         };
+        found.expire(&mut around);
         if found.has_active_members() {
             return Err(MessageBusError::Refused {
                 kind: RefusedKind::Validation,
@@ -286,7 +340,7 @@ impl MessageBus for InMemoryMessageBus {
         }
         found.forget_committed();
         if found.is_empty() {
-            state.groups.remove(group);
+            groups.remove(group);
         }
         Ok(())
     }

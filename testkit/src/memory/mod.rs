@@ -16,6 +16,7 @@ mod cursor;
 mod event_store;
 mod group;
 mod locked;
+mod member;
 mod message_bus;
 mod shard;
 mod snapshot_store;

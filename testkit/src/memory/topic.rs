@@ -3,40 +3,45 @@ use foldstream::{
     Timestamp, kafka_partition,
     ports::{
         Message, MessageBusError, Offset, PartitionId, PartitionOffsets, RefusedKind,
-        TopicDescription,
+        TopicDescription, TopicId,
     },
 };
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
-/// One partition: offsets are never used twice, whatever is deleted.
+/// The records of one partition. An offset is never used twice, whatever is deleted, and need not hold a record.
 #[derive(Debug, Default)]
 pub(super) struct Log {
     begin: u64,
-    records: VecDeque<Message>,
+    end: u64,
+    records: BTreeMap<u64, Message>,
 }
 
 impl Log {
     pub(super) const fn begin(&self) -> Offset {
         Offset::new(self.begin)
     }
-    pub(super) fn end(&self) -> Offset {
-        Offset::new(self.begin + self.records.len() as u64)
+    pub(super) const fn end(&self) -> Offset {
+        Offset::new(self.end)
     }
-    pub(super) fn get(&self, offset: Offset) -> Option<&Message> {
-        let index = offset.get().checked_sub(self.begin)?;
-        self.records.get(usize::try_from(index).ok()?)
+    /// The first record at this offset or after it.
+    pub(super) fn next_record(&self, offset: Offset) -> Option<(Offset, &Message)> {
+        let (at, message) = self.records.range(offset.get()..).next()?;
+        Some((Offset::new(*at), message))
     }
     fn push(&mut self, message: Message) -> Offset {
         let offset = self.end();
-        self.records.push_back(message);
+        self.records.insert(self.end, message);
+        self.end += 1;
         offset
     }
+    fn skip(&mut self, offsets: u64) {
+        self.end = self.end.saturating_add(offsets);
+    }
     fn delete_before(&mut self, offset: Offset) {
-        while self.begin < offset.get() && self.records.pop_front().is_some() {
-            self.begin += 1;
+        let begin = offset.get().min(self.end);
+        if self.begin < begin {
+            self.records = self.records.split_off(&begin);
+            self.begin = begin;
         }
     }
 }
@@ -48,9 +53,10 @@ pub(super) struct Topic {
 }
 
 impl Topic {
-    fn new(mut description: TopicDescription) -> Self {
+    fn new(id: TopicId, mut description: TopicDescription) -> Self {
         description.partitions = description.partitions.max(1);
         let logs = (0..description.partitions).map(|_| Log::default());
+        let description = description.with_topic_id(Some(id));
         Self {
             logs: logs.collect(),
             description,
@@ -60,22 +66,42 @@ impl Topic {
 
 /// All topics of a bus.
 #[derive(Debug, Default)]
-pub(super) struct Topics(BTreeMap<Arc<str>, Topic>);
+pub(super) struct Topics {
+    by_name: BTreeMap<Arc<str>, Topic>,
+    /// Counts the topics that were ever created, so that each life of a topic has an id of its own.
+    created: u64,
+}
 
 impl Topics {
-    /// Whether it was made now.
+    /// Returns true if the topic was created now.
     pub(super) fn create(&mut self, name: Arc<str>, description: TopicDescription) -> bool {
-        let is_new = !self.0.contains_key(&name);
+        let is_new = !self.by_name.contains_key(&name);
         if is_new {
-            self.0.insert(name, Topic::new(description));
+            self.created += 1;
+            let id = TopicId::new(format!("topic-{}", self.created));
+            self.by_name.insert(name, Topic::new(id, description));
         }
         is_new
     }
     pub(super) fn delete(&mut self, name: &str) {
-        self.0.remove(name);
+        self.by_name.remove(name);
+    }
+    /// The id of the topic that has this name now.
+    pub(super) fn id(&self, name: &str) -> Option<&TopicId> {
+        self.by_name.get(name)?.description.topic_id.as_ref()
+    }
+    fn topic_mut(&mut self, name: &str) -> Result<&mut Topic, MessageBusError> {
+        self.by_name.get_mut(name).ok_or_else(|| missing(name))
+    }
+    fn log_mut(&mut self, partition: &PartitionId) -> Result<&mut Log, MessageBusError> {
+        let topic = self.topic_mut(&partition.topic)?;
+        let log = topic.logs.get_mut(partition.partition as usize);
+        log.ok_or_else(|| MessageBusError::Invalid {
+            reason: format!("there is no partition {partition}"),
+        })
     }
     pub(super) fn grow(&mut self, name: &str, partitions: u32) -> Result<(), MessageBusError> {
-        let topic = self.0.get_mut(name).ok_or_else(|| missing(name))?;
+        let topic = self.topic_mut(name)?;
         if partitions < topic.description.partitions {
             return Err(MessageBusError::Invalid {
                 reason: format!(
@@ -90,20 +116,21 @@ impl Topics {
     }
 
     fn topic(&self, name: &str) -> Result<&Topic, MessageBusError> {
-        self.0.get(name).ok_or_else(|| missing(name))
+        self.by_name.get(name).ok_or_else(|| missing(name))
     }
     pub(super) fn describe(&self, name: &str) -> Result<TopicDescription, MessageBusError> {
         Ok(self.topic(name)?.description.clone())
     }
     pub(super) fn partitions(&self, name: &str) -> Result<Vec<PartitionId>, MessageBusError> {
-        let (name, topic) = self.0.get_key_value(name).ok_or_else(|| missing(name))?;
+        let found = self.by_name.get_key_value(name);
+        let (name, topic) = found.ok_or_else(|| missing(name))?;
         let partitions = 0..topic.description.partitions;
         Ok(partitions
             .map(|p| PartitionId::new(name.clone(), p))
             .collect())
     }
     pub(super) fn log(&self, partition: &PartitionId) -> Option<&Log> {
-        let topic = self.0.get(&partition.topic)?;
+        let topic = self.by_name.get(&partition.topic)?;
         topic.logs.get(partition.partition as usize)
     }
     pub(super) fn offsets(&self, name: &str) -> Result<Vec<PartitionOffsets>, MessageBusError> {
@@ -119,8 +146,8 @@ impl Topics {
         message: &Message,
     ) -> Result<(PartitionId, Offset), MessageBusError> {
         let name = &message.topic;
-        let topic = self.0.get_mut(name).ok_or_else(|| missing(name))?;
-        let (bytes, limit) = (message.size(), topic.description.max_message_bytes);
+        let topic = self.topic_mut(name)?;
+        let (bytes, limit) = (message.size(), topic.description.message_limit());
         let limit = limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
         if limit.is_some_and(|limit| bytes > limit) {
             return Err(MessageBusError::TooLarge {
@@ -144,13 +171,16 @@ impl Topics {
         partition: &PartitionId,
         offset: Offset,
     ) -> Result<(), MessageBusError> {
-        let name = &partition.topic;
-        let topic = self.0.get_mut(name).ok_or_else(|| missing(name))?;
-        let log = topic.logs.get_mut(partition.partition as usize);
-        let log = log.ok_or_else(|| MessageBusError::Invalid {
-            reason: format!("there is no partition {partition}"),
-        })?;
-        log.delete_before(offset);
+        self.log_mut(partition)?.delete_before(offset);
+        Ok(())
+    }
+
+    pub(super) fn skip(
+        &mut self,
+        partition: &PartitionId,
+        offsets: u64,
+    ) -> Result<(), MessageBusError> {
+        self.log_mut(partition)?.skip(offsets);
         Ok(())
     }
 }

@@ -1,7 +1,10 @@
 //! Message buses that each break one rule of the contract, and the proof that every case is needed.
 mod deliver;
 mod group;
+mod holes;
 mod publish;
+mod runs;
+mod topics;
 
 use crate::matrix::{Suspect, assert_every_case_is_needed};
 use async_trait::async_trait;
@@ -17,6 +20,7 @@ use std::{
     collections::BTreeSet,
     fmt::Debug,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 type Published = Result<(PartitionId, Offset), MessageBusError>;
@@ -170,21 +174,44 @@ impl<S: Sabotage> BusFixture for Broken<S> {
     async fn delete_records_before(&self, partition: &PartitionId, offset: Offset) {
         self.bus.delete_records_before(partition, offset).unwrap();
     }
+    async fn add_partitions(&self, name: &str, partitions: u32) {
+        self.bus.set_partitions(name, partitions).unwrap();
+    }
+    async fn leave_hole(&self, partition: &PartitionId) {
+        self.bus.skip_offsets(partition, 2).unwrap();
+    }
+    async fn recreate_topic(&self, name: &str, partitions: u32) {
+        self.bus.delete_topic(name);
+        self.bus.create_topic(name, partitions);
+    }
+    fn session_timeout(&self) -> Duration {
+        SESSION
+    }
 }
 
 type Suspects = Vec<Suspect<Arc<dyn BusFixture>>>;
 
+/// The groups of cases that a sound bus in memory passes.
+const GROUPS: &[&str] = &[
+    "trim",
+    "grow",
+    "holes",
+    "recreate",
+    "static_members",
+    "delete_group",
+];
+/// The session timeout that every broken bus claims to have.
+const SESSION: Duration = Duration::from_secs(10);
+
+fn sabotaged<S: Sabotage>(session: Duration) -> Arc<dyn BusFixture> {
+    Arc::new(Broken {
+        bus: InMemoryMessageBus::with_session_timeout(session),
+        sabotage: Arc::new(S::default()),
+    })
+}
+
 fn broken<S: Sabotage>(rejected_by: &'static [&'static str]) -> Suspect<Arc<dyn BusFixture>> {
-    Suspect::new::<S>(
-        &["trim", "delete_group"],
-        || {
-            Arc::new(Broken {
-                bus: InMemoryMessageBus::new(),
-                sabotage: Arc::new(S::default()),
-            })
-        },
-        rejected_by,
-    )
+    Suspect::new::<S>(GROUPS, || sabotaged::<S>(SESSION), rejected_by)
 }
 
 /// Changes nothing: the wrapper itself must not break a rule.
@@ -198,7 +225,10 @@ fn every_case_rejects_a_broken_message_bus() {
     let suspects: Suspects = [
         vec![broken::<Nothing>(&[])],
         publish::suspects(),
+        runs::suspects(),
         deliver::suspects(),
+        holes::suspects(),
+        topics::suspects(),
         group::suspects(),
     ]
     .into_iter()

@@ -49,7 +49,9 @@ mod snapshot_store {
 mod message_bus {
     use foldstream::ports::{MessageBus, Offset, PartitionId};
     use foldstream_testkit::{InMemoryMessageBus, contract::message_bus::BusFixture};
-    use std::sync::Arc;
+    use std::{sync::Arc, time::Duration};
+
+    const SESSION: Duration = Duration::from_secs(2);
 
     struct Fixture(Arc<InMemoryMessageBus>);
 
@@ -64,10 +66,26 @@ mod message_bus {
         async fn delete_records_before(&self, partition: &PartitionId, offset: Offset) {
             self.0.delete_records_before(partition, offset).unwrap();
         }
+        async fn add_partitions(&self, name: &str, partitions: u32) {
+            self.0.set_partitions(name, partitions).unwrap();
+        }
+        async fn leave_hole(&self, partition: &PartitionId) {
+            self.0.skip_offsets(partition, 2).unwrap();
+        }
+        async fn recreate_topic(&self, name: &str, partitions: u32) {
+            self.0.delete_topic(name);
+            assert!(self.0.create_topic(name, partitions));
+        }
+        fn session_timeout(&self) -> Duration {
+            SESSION
+        }
     }
 
     async fn fresh() -> Fixture {
-        Fixture(InMemoryMessageBus::new())
+        Fixture(InMemoryMessageBus::with_session_timeout(SESSION))
     }
-    foldstream_testkit::message_bus_contract! { bus = fresh, with = [trim, delete_group] }
+    foldstream_testkit::message_bus_contract! {
+        bus = fresh,
+        with = [trim, grow, holes, recreate, static_members, delete_group],
+    }
 }

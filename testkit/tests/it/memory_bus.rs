@@ -474,7 +474,7 @@ async fn the_others_take_over_from_an_expelled_member_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_topic_made_anew_is_lost_and_then_out_of_range() {
+async fn a_deleted_topic_is_lost_with_its_commits_and_a_recreated_one_is_told_to_its_old_readers() {
     let bus = bus(1);
     bus.publish(&message("a", "x")).await.unwrap();
     let reader = join(&bus, "g").await;
@@ -492,15 +492,21 @@ async fn a_topic_made_anew_is_lost_and_then_out_of_range() {
         }
     ));
     bus.create_topic(TOPIC, 1);
+    for _ in 0..3 {
+        bus.publish(&message("a", "x")).await.unwrap();
+    }
+    let committed = bus.committed("g", TOPIC).await.unwrap();
+    assert_eq!(committed, [(partition(0), None)]);
     let event = next(&reader).await;
-    let empty = NoPosition::OutOfRange {
-        begin: Offset::new(0),
-        end: Offset::new(0),
-    };
     assert!(
-        matches!(event, ConsumerEvent::NoPosition(_, found) if found == empty),
+        matches!(event, ConsumerEvent::NoPosition(_, NoPosition::Recreated)),
         "{event:?}"
     );
+    assert!(is_silent(&reader).await);
+    // Whoever joins now means the new topic, also in the same group.
+    reader.leave().await.unwrap();
+    let newcomer = join(&bus, "g").await;
+    assert_eq!(assigned(&newcomer).await[0].next, Offset::new(0));
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,6 +2,7 @@
 use super::given::{GROUP_PATIENCE, Held, Topic, within};
 use foldstream::ports::{
     Consumer, ConsumerEvent, Delivery, MessageBusError, OwnedMark, PartitionId, Revocation,
+    Subscription,
 };
 use std::{collections::VecDeque, pin::pin, sync::Arc, time::Duration};
 use tokio::{
@@ -26,7 +27,8 @@ type Told = (usize, Result<ConsumerEvent, MessageBusError>);
 
 #[derive(Debug)]
 pub(super) struct CrowdMember {
-    pub(super) consumer: Arc<dyn Consumer>,
+    /// None once it was dropped.
+    consumer: Option<Arc<dyn Consumer>>,
     pub(super) held: Held,
     task: JoinHandle<()>,
     is_gone: bool,
@@ -51,8 +53,13 @@ impl Crowd {
 
     /// Adds a member and returns its number.
     pub(super) async fn join(&mut self, topic: &Topic) -> usize {
+        self.join_as(topic, topic.subscription()).await
+    }
+
+    /// Adds a member with a subscription of its own and returns its number.
+    pub(super) async fn join_as(&mut self, topic: &Topic, subscription: Subscription) -> usize {
         let number = self.members.len();
-        let consumer = topic.bus.subscribe(topic.subscription()).await.unwrap();
+        let consumer = topic.bus.subscribe(subscription).await.unwrap();
         let (asked, send) = (consumer.clone(), self.send.clone());
         let task = tokio::spawn(async move {
             loop {
@@ -69,7 +76,7 @@ impl Crowd {
             }
         });
         self.members.push(CrowdMember {
-            consumer,
+            consumer: Some(consumer),
             held: Held::default(),
             task,
             is_gone: false,
@@ -133,11 +140,27 @@ impl Crowd {
         let taken = |mark: &&OwnedMark| revocation.partitions().contains(&mark.partition);
         let marks: Vec<_> = marks.iter().filter(taken).cloned().collect();
         // Until the revocation is dropped a commit counts.
-        let commit = self.members[number].consumer.commit(&marks);
+        let consumer = self.consumer(number);
+        let commit = consumer.commit(&marks);
         within("a commit during a revocation", commit)
             .await
             .unwrap();
         drop(revocation);
+    }
+
+    /// The consumer of a member that was not dropped.
+    pub(super) fn consumer(&self, number: usize) -> Arc<dyn Consumer> {
+        self.members[number].consumer.clone().unwrap()
+    }
+
+    /// Drops a member without leaving the group. Returns once nothing holds its consumer.
+    pub(super) async fn vanish(&mut self, number: usize) {
+        let member = &mut self.members[number];
+        member.is_gone = true;
+        member.task.abort();
+        // Cancelled, or ended before.
+        let _ = within("the end of the member's task", &mut member.task).await;
+        member.consumer = None;
     }
 
     /// What every member holds.
@@ -172,7 +195,7 @@ impl Crowd {
     /// Lets a member leave the group. What it is still told, a revocation too, is let go unseen.
     pub(super) async fn leave(&mut self, number: usize) {
         self.members[number].is_gone = true;
-        let consumer = self.members[number].consumer.clone();
+        let consumer = self.consumer(number);
         let mut leave = pin!(consumer.leave());
         let deadline = Instant::now() + GROUP_PATIENCE;
         loop {

@@ -116,13 +116,20 @@ pub(super) fn assert_same_places(mut found: Vec<Place>, mut expected: Vec<Place>
     assert_eq!(found, expected, "the places of the deliveries");
 }
 
-/// That an answer is a refusal of a topic that does not exist.
-pub(super) fn assert_missing_topic<T: Debug>(answer: &Result<T, MessageBusError>) {
+/// Asserts that an answer is a refusal of this kind.
+#[track_caller]
+pub(super) fn assert_refused<T: Debug>(answer: &Result<T, MessageBusError>, expected: RefusedKind) {
     let refused = matches!(
         answer,
-        Err(MessageBusError::Refused { kind, .. }) if *kind == RefusedKind::MissingTopic
+        Err(MessageBusError::Refused { kind, .. }) if *kind == expected
     );
-    assert!(refused, "expected Refused(MissingTopic), found {answer:?}");
+    assert!(refused, "expected Refused({expected:?}), found {answer:?}");
+}
+
+/// Asserts that an answer is a refusal of a topic that does not exist.
+#[track_caller]
+pub(super) fn assert_missing_topic<T: Debug>(answer: &Result<T, MessageBusError>) {
+    assert_refused(answer, RefusedKind::MissingTopic);
 }
 
 /// That an answer says that an assignment has ended.
@@ -183,21 +190,31 @@ impl Held {
             ConsumerEvent::Revoking(revocation) => self.forget(revocation.partitions()),
             ConsumerEvent::Lost(partitions) => self.forget(partitions),
             ConsumerEvent::Delivery(delivery) => self.observe_delivery(delivery),
+            ConsumerEvent::Reached(partition, epoch, next) => {
+                let holding = self.holding(partition, "an offset was reached");
+                assert_eq!(*epoch, holding.epoch, "the epoch of a reached offset");
+                assert!(
+                    *next > holding.next,
+                    "{partition}: {next} reached after {}: it says nothing new",
+                    holding.next
+                );
+                holding.next = *next;
+            }
             _ => {}
         }
     }
 
+    fn holding(&mut self, partition: &PartitionId, what: &str) -> &mut Holding {
+        let holding = self.partitions.get_mut(partition);
+        holding.unwrap_or_else(|| panic!("{what} of {partition}, which is not assigned"))
+    }
+
     fn observe_delivery(&mut self, delivery: &Delivery) {
-        let Some(holding) = self.partitions.get_mut(&delivery.partition) else {
-            panic!(
-                "a delivery of {}, which is not assigned",
-                delivery.partition
-            );
-        };
+        let holding = self.holding(&delivery.partition, "a message was delivered");
         assert_eq!(delivery.epoch, holding.epoch, "the epoch of a delivery");
         assert!(
             delivery.offset >= holding.next,
-            "{} at {} after {}: repeated or out of order",
+            "{} at {} after {}: repeated, out of order, or below what was reached",
             delivery.partition,
             delivery.offset,
             holding.next
@@ -218,8 +235,8 @@ pub(super) async fn within<T>(what: &str, job: impl Future<Output = T>) -> T {
     answer.unwrap_or_else(|_| panic!("{what}: not within {GROUP_PATIENCE:?}"))
 }
 
-/// The next event; a bus that is busy is asked again, as a caller does.
-async fn next_event(consumer: &dyn Consumer) -> Result<ConsumerEvent, MessageBusError> {
+/// Waits for the next event. A bus that is busy is asked again, as a caller does.
+pub(super) async fn next_event(consumer: &dyn Consumer) -> Result<ConsumerEvent, MessageBusError> {
     let deadline = Instant::now() + GROUP_PATIENCE;
     loop {
         match consumer.next().await {

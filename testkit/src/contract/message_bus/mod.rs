@@ -3,28 +3,56 @@
 mod crowd;
 mod deliver;
 mod given;
+mod holes;
 mod own;
 mod publish;
+mod recreate;
+mod runs;
 mod share;
+mod static_members;
 
 use super::run::{Case, collect_cases, publish_cases};
 use async_trait::async_trait;
 use foldstream::ports::{MessageBus, Offset, PartitionId};
-use std::{future::Future, sync::Arc};
+use std::{future::Future, sync::Arc, time::Duration};
 
-/// A bus and what its administrator can do, which is no part of the port.
+/// A bus, and the tasks of its administrator, which are not part of the port.
 #[async_trait]
 pub trait BusFixture: Send + Sync + 'static {
     /// The bus. All calls of one case use it or clones of it.
     fn bus(&self) -> Arc<dyn MessageBus>;
 
-    /// Makes a topic that keeps its records, and returns once it can be used.
+    /// Creates a topic that keeps its records, and returns once it can be used.
     async fn create_topic(&self, name: &str, partitions: u32);
 
     /// Deletes the records before an offset, as retention does, and returns once they are gone. Only adapters that
     /// declare `trim` need it.
     async fn delete_records_before(&self, partition: &PartitionId, offset: Offset) {
         panic!("this fixture declares `trim` but cannot delete {partition} before {offset}");
+    }
+
+    /// Gives a topic more partitions, and returns once the bus shows them. Only adapters that declare `grow` need it.
+    async fn add_partitions(&self, name: &str, partitions: u32) {
+        panic!("this fixture declares `grow` but cannot give {name} {partitions} partitions");
+    }
+
+    /// Moves the end of a partition over one offset or more that hold nothing to deliver, as an aborted transaction
+    /// does, and returns once the bus shows the new end. Only adapters that declare `holes` need it.
+    async fn leave_hole(&self, partition: &PartitionId) {
+        panic!("this fixture declares `holes` but cannot leave one in {partition}");
+    }
+
+    /// Deletes a topic, creates it again under the same name, and returns once it can be used. Only adapters that
+    /// declare `recreate` need it.
+    async fn recreate_topic(&self, name: &str, partitions: u32) {
+        panic!("this fixture declares `recreate` but cannot do so with {name} ({partitions})");
+    }
+
+    /// Returns the time after which a static member that is absent loses its partitions: at least 2 s, so that a case can
+    /// tell a member that keeps its partitions from one whose session is over. Only adapters that declare
+    /// `static_members` need it.
+    fn session_timeout(&self) -> Duration {
+        panic!("this fixture declares `static_members` but names no session timeout");
     }
 }
 
@@ -36,12 +64,20 @@ macro_rules! __message_bus_cases {
         $($then)*! { $context always [
             publish::offsets_count_every_published_message,
             publish::messages_of_one_key_have_rising_offsets_in_the_keys_partition,
+            publish::a_message_goes_to_the_partition_that_it_names,
+            publish::a_message_without_key_and_partition_is_invalid,
+            publish::a_partition_that_the_topic_lacks_is_refused,
             publish::messages_published_at_once_have_places_of_their_own,
             publish::messages_published_while_a_member_reads_are_delivered_once,
             publish::a_missing_topic_is_refused_and_never_made,
             publish::a_message_over_the_limit_is_too_large,
             publish::a_topic_is_described_with_its_partitions,
             publish::an_unknown_group_has_committed_nothing,
+            runs::a_run_is_durable_in_its_order,
+            runs::an_empty_run_is_durable_at_once,
+            runs::a_run_of_mixed_messages_is_invalid_and_sends_nothing,
+            runs::a_run_that_breaks_off_is_durable_up_to_some_message,
+            runs::a_dropped_run_leaves_a_first_part_and_can_be_sent_again,
             deliver::everything_of_a_message_arrives_as_sent,
             deliver::each_group_gets_all_messages,
             deliver::an_assignment_comes_before_the_first_delivery,
@@ -70,6 +106,33 @@ macro_rules! __message_bus_cases {
             deliver::a_position_that_retention_has_passed_is_out_of_range,
         ] }
     };
+    (grow, [$($then:tt)*] $context:tt) => {
+        $($then)*! { $context grow [
+            publish::a_topic_that_grows_moves_no_message_that_names_its_partition,
+        ] }
+    };
+    (holes, [$($then:tt)*] $context:tt) => {
+        $($then)*! { $context holes [
+            holes::a_position_reaches_the_end_after_a_hole,
+            holes::records_after_a_hole_are_delivered,
+            holes::a_paused_partition_reaches_nothing,
+            holes::a_reached_offset_can_be_committed,
+        ] }
+    };
+    (recreate, [$($then:tt)*] $context:tt) => {
+        $($then)*! { $context recreate [
+            recreate::a_recreated_topic_has_no_committed_offsets,
+            recreate::a_running_member_never_goes_on_in_a_recreated_topic,
+            recreate::a_recreated_topic_has_another_id,
+        ] }
+    };
+    (static_members, [$($then:tt)*] $context:tt) => {
+        $($then)*! { $context static_members [
+            static_members::a_static_member_that_comes_back_gets_its_partitions,
+            static_members::a_static_member_that_stays_away_loses_its_partitions,
+            static_members::of_two_members_with_one_instance_id_one_is_refused,
+        ] }
+    };
     (delete_group, [$($then:tt)*] $context:tt) => {
         $($then)*! { $context delete_group [
             own::a_deleted_group_is_forgotten,
@@ -79,6 +142,10 @@ macro_rules! __message_bus_cases {
 
 __message_bus_cases! { always, [publish_cases] {} }
 __message_bus_cases! { trim, [publish_cases] {} }
+__message_bus_cases! { grow, [publish_cases] {} }
+__message_bus_cases! { holes, [publish_cases] {} }
+__message_bus_cases! { recreate, [publish_cases] {} }
+__message_bus_cases! { static_members, [publish_cases] {} }
 __message_bus_cases! { delete_group, [publish_cases] {} }
 
 /// All cases of all groups.
@@ -86,6 +153,10 @@ pub fn cases() -> Vec<Case<Arc<dyn BusFixture>>> {
     let mut list = Vec::new();
     __message_bus_cases! { always, [collect_cases] { list } }
     __message_bus_cases! { trim, [collect_cases] { list } }
+    __message_bus_cases! { grow, [collect_cases] { list } }
+    __message_bus_cases! { holes, [collect_cases] { list } }
+    __message_bus_cases! { recreate, [collect_cases] { list } }
+    __message_bus_cases! { static_members, [collect_cases] { list } }
     __message_bus_cases! { delete_group, [collect_cases] { list } }
     list
 }
@@ -101,6 +172,10 @@ pub async fn ready<F: BusFixture>(fresh: impl Future<Output = F>) -> Arc<dyn Bus
 /// once a test in the test's own runtime. Attributes before it are put on every test. `with` declares what the fixture
 /// and the server behind it can do:
 /// - `trim`: delete old records, as retention does;
+/// - `grow`: add partitions to a topic;
+/// - `holes`: leave offsets without records, as transactions do;
+/// - `recreate`: delete a topic and create it again;
+/// - `static_members`: keep the partitions of a member with an instance id while it is away;
 /// - `delete_group`: forget a group (the servers that tests embed often cannot).
 ///
 /// Cases wait up to 40 s for what a group does; most take as long as the backend takes to let a member join.

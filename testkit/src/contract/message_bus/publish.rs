@@ -1,10 +1,13 @@
 //! Publishing, and what a topic says about itself.
-use super::given::{Fixture, Member, Topic, assert_missing_topic, assert_same_places, place};
+use super::given::{
+    Fixture, Member, Topic, assert_missing_topic, assert_refused, assert_same_places, place,
+};
 use crate::contract::support::{at_once, unique};
 use foldstream::{
     Timestamp, kafka_partition,
     ports::{
-        Message, MessageBusError, Offset, OffsetMark, PartitionId, PartitionOffsets, Subscription,
+        Message, MessageBusError, Offset, OffsetMark, PartitionId, PartitionOffsets, RefusedKind,
+        Subscription,
     },
 };
 use std::collections::BTreeSet;
@@ -52,6 +55,71 @@ pub async fn messages_of_one_key_have_rising_offsets_in_the_keys_partition(fixtu
             last[n] = Some(offset);
         }
     }
+}
+
+/// A message goes to the partition that it names, whatever its key, and also without a key.
+pub async fn a_message_goes_to_the_partition_that_it_names(fixture: Fixture) {
+    let topic = Topic::fresh(&fixture, 3).await;
+    for n in 0..3 {
+        for named in 0..3 {
+            // The key of partition 0.
+            let mut message = topic.message(0, n).with_partition(named);
+            let place = topic.bus.publish(&message).await.unwrap();
+            let expected = |n| (topic.partition(named), Offset::new(n as u64));
+            assert_eq!(place, expected(2 * n), "with a key");
+            message.key = None;
+            let place = topic.bus.publish(&message).await.unwrap();
+            assert_eq!(place, expected(2 * n + 1), "without a key");
+        }
+    }
+}
+
+/// A message without key and partition is `Invalid` and takes no offset.
+pub async fn a_message_without_key_and_partition_is_invalid(fixture: Fixture) {
+    let topic = Topic::fresh(&fixture, 2).await;
+    let mut message = topic.message(0, 0);
+    message.key = None;
+    let answer = topic.bus.publish(&message).await;
+    assert!(
+        matches!(answer, Err(MessageBusError::Invalid { .. })),
+        "expected Invalid, found {answer:?}"
+    );
+    let found = topic.bus.offsets(&topic.name).await.unwrap();
+    assert_eq!(found, offsets(&topic, &[0, 0]));
+}
+
+/// A partition that the topic does not have is `Refused(UnknownPartition)`, and the message takes no offset.
+pub async fn a_partition_that_the_topic_lacks_is_refused(fixture: Fixture) {
+    let topic = Topic::fresh(&fixture, 2).await;
+    for lacking in [2, 7, u32::MAX] {
+        let message = topic.message(0, 0).with_partition(lacking);
+        let answer = topic.bus.publish(&message).await;
+        assert_refused(&answer, RefusedKind::UnknownPartition);
+    }
+    let found = topic.bus.offsets(&topic.name).await.unwrap();
+    assert_eq!(found, offsets(&topic, &[0, 0]));
+    topic.publish(1, 1).await;
+}
+
+/// When a topic gets more partitions, they can be named at once, and messages that name another one stay there.
+pub async fn a_topic_that_grows_moves_no_message_that_names_its_partition(fixture: Fixture) {
+    let topic = Topic::fresh(&fixture, 2).await;
+    let named = |partition| topic.message(0, 0).with_partition(partition);
+    for partition in 0..2 {
+        topic.bus.publish(&named(partition)).await.unwrap();
+    }
+    assert_refused(
+        &topic.bus.publish(&named(4)).await,
+        RefusedKind::UnknownPartition,
+    );
+    fixture.add_partitions(&topic.name, 5).await;
+    for (partition, offset) in [(0, 1), (1, 1), (4, 0), (2, 0)] {
+        let place = topic.bus.publish(&named(partition)).await.unwrap();
+        let expected = (topic.partition(partition), Offset::new(offset));
+        assert_eq!(place, expected, "after the growth");
+    }
+    let found = topic.bus.describe_topic(&topic.name).await.unwrap();
+    assert_eq!(found.partitions, 5);
 }
 
 /// Messages published at the same time each get a place of their own.
@@ -112,6 +180,11 @@ pub async fn a_missing_topic_is_refused_and_never_made(fixture: Fixture) {
         .with_value("v");
     for _ in 0..2 {
         assert_missing_topic(&bus.publish(&message).await);
+        let named = message.clone().with_partition(0);
+        assert_missing_topic(&bus.publish(&named).await);
+        let run = bus.publish_run(&[named]).await;
+        assert_eq!(run.durable, 0);
+        assert_missing_topic(&run.error.map_or(Ok(()), Err));
         assert_missing_topic(&bus.offsets(&name).await);
         assert_missing_topic(&bus.describe_topic(&name).await);
         assert_missing_topic(&bus.committed("contract-nobody", &name).await);
@@ -123,7 +196,7 @@ pub async fn a_missing_topic_is_refused_and_never_made(fixture: Fixture) {
     }
 }
 
-/// A message over the limit is `TooLarge` and takes no place; the bus goes on.
+/// A message over the limit of topic or producer is `TooLarge` and takes no offset. The bus goes on.
 pub async fn a_message_over_the_limit_is_too_large(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 1).await;
     let limit = topic

@@ -80,7 +80,7 @@ pub async fn a_commit_after_the_partition_has_moved_is_stale(fixture: Fixture) {
     late.next = Offset::new(1);
     let mine = crowd.members[0].held.mark(&kept);
     let mine = OwnedMark::new(kept, mine.epoch, Offset::new(1));
-    let first = crowd.members[0].consumer.clone();
+    let first = crowd.consumer(0);
     for marks in [
         vec![late.clone()],
         vec![mine.clone(), late.clone()],
@@ -91,11 +91,7 @@ pub async fn a_commit_after_the_partition_has_moved_is_stale(fixture: Fixture) {
     }
     first.commit(&[mine]).await.unwrap();
     let theirs = crowd.members[second].held.mark(&moved);
-    crowd.members[second]
-        .consumer
-        .commit(&[theirs])
-        .await
-        .unwrap();
+    crowd.consumer(second).commit(&[theirs]).await.unwrap();
 }
 
 /// The partitions of a member that leaves go to the others, at once.
@@ -122,7 +118,7 @@ pub async fn a_leaving_members_partitions_go_to_the_others(fixture: Fixture) {
 pub async fn a_pause_ends_with_its_assignment(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 2).await;
     let mut crowd = given_first_member(&topic, 1).await;
-    let first = crowd.members[0].consumer.clone();
+    let first = crowd.consumer(0);
     first.pause(&topic.all_partitions()).await.unwrap();
     let second = second_member(&mut crowd, &topic).await;
     let moved: PartitionId = crowd.held()[second][0].clone();
@@ -145,7 +141,7 @@ pub async fn a_pause_ends_with_its_assignment(fixture: Fixture) {
 pub async fn a_member_that_has_paused_everything_stays_in_the_group(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 2).await;
     let mut crowd = given_first_member(&topic, 1).await;
-    let first = crowd.members[0].consumer.clone();
+    let first = crowd.consumer(0);
     first.pause(&topic.all_partitions()).await.unwrap();
     let places = topic.publish_everywhere(2).await;
     let epochs = crowd.members[0].held.marks();

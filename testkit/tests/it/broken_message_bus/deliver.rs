@@ -13,20 +13,31 @@ use tokio::task::yield_now;
 pub(super) fn suspects() -> Suspects {
     vec![
         broken::<FillsTombstones>(&["everything_of_a_message_arrives_as_sent"]),
+        broken::<FillsKeys>(&["everything_of_a_message_arrives_as_sent"]),
+        broken::<FillsHeaders>(&["everything_of_a_message_arrives_as_sent"]),
+        broken::<HidesPartitions>(&["everything_of_a_message_arrives_as_sent"]),
         broken::<MixesGroups>(&["each_group_gets_all_messages"])
             .and_by(&["a_position_that_retention_has_passed_is_out_of_range"]),
         broken::<SaysThatItWasCommitted>(&["an_assignment_comes_before_the_first_delivery"]),
         broken::<RepeatsDeliveries>(&["deliveries_of_a_partition_are_in_order_without_repeats"])
-            .and_by(&["a_paused_partition_delivers_nothing_and_goes_on_without_a_gap"]),
+            .and_by(&[
+                "a_paused_partition_delivers_nothing_and_goes_on_without_a_gap",
+                "a_dropped_run_leaves_a_first_part_and_can_be_sent_again",
+            ]),
         broken::<TakesOneTopic>(&["a_subscription_of_several_topics_gets_all_of_them"])
             .and_by(&["a_missing_topic_is_refused_and_never_made"]),
         broken::<PrefersStartMarks>(&[
             "a_partition_starts_at_the_committed_offset_else_at_its_start_mark",
         ])
-        .and_by(&["what_is_not_committed_comes_again"]),
+        .and_by(&[
+            "what_is_not_committed_comes_again",
+            "a_reached_offset_can_be_committed",
+            "a_static_member_that_comes_back_gets_its_partitions",
+        ]),
         broken::<ResetsToTheBeginning>(&[
             "a_partition_without_position_is_missing_and_delivers_nothing",
-        ]),
+        ])
+        .and_by(&["a_recreated_topic_has_no_committed_offsets"]),
         broken::<ResetsToTheEnd>(&["a_position_behind_the_end_is_out_of_range"]),
         broken::<SkipsWhatIsGone>(&["a_position_that_retention_has_passed_is_out_of_range"]),
         broken::<CommitsWhatItDelivers>(&["what_is_not_committed_comes_again"]).and_by(&[
@@ -47,6 +58,8 @@ pub(super) fn suspects() -> Suspects {
             "a_leaving_members_partitions_go_to_the_others",
             "a_pause_ends_with_its_assignment",
             "a_member_that_has_paused_everything_stays_in_the_group",
+            "a_static_member_that_comes_back_gets_its_partitions",
+            "a_static_member_that_stays_away_loses_its_partitions",
         ]),
     ]
 }
@@ -59,6 +72,47 @@ impl Sabotage for FillsTombstones {
         let mut event = member.inner.next().await?;
         if let ConsumerEvent::Delivery(delivery) = &mut event {
             delivery.message.value.get_or_insert(Bytes::new());
+        }
+        Ok(event)
+    }
+}
+
+#[derive(Debug, Default)]
+struct FillsKeys;
+#[async_trait]
+impl Sabotage for FillsKeys {
+    async fn next(&self, member: &Member) -> Next {
+        let mut event = member.inner.next().await?;
+        if let ConsumerEvent::Delivery(delivery) = &mut event {
+            delivery.message.key.get_or_insert(Bytes::new());
+        }
+        Ok(event)
+    }
+}
+
+#[derive(Debug, Default)]
+struct FillsHeaders;
+#[async_trait]
+impl Sabotage for FillsHeaders {
+    async fn next(&self, member: &Member) -> Next {
+        let mut event = member.inner.next().await?;
+        if let ConsumerEvent::Delivery(delivery) = &mut event {
+            for (_, value) in &mut delivery.message.headers {
+                value.get_or_insert(Bytes::new());
+            }
+        }
+        Ok(event)
+    }
+}
+
+#[derive(Debug, Default)]
+struct HidesPartitions;
+#[async_trait]
+impl Sabotage for HidesPartitions {
+    async fn next(&self, member: &Member) -> Next {
+        let mut event = member.inner.next().await?;
+        if let ConsumerEvent::Delivery(delivery) = &mut event {
+            delivery.message.partition = None;
         }
         Ok(event)
     }

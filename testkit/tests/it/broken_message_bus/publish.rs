@@ -3,26 +3,51 @@ use super::{Committed, Offsets, Published, Sabotage, Suspects, broken};
 use async_trait::async_trait;
 use foldstream::{
     kafka_partition,
-    ports::{Message, MessageBus, MessageBusError, Offset, PartitionId, TopicDescription},
+    ports::{Message, MessageBus, MessageBusError, Offset, TopicDescription},
 };
 use foldstream_testkit::InMemoryMessageBus;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+};
 
 pub(super) fn suspects() -> Suspects {
     vec![
         broken::<CountsAcknowledgedLate>(&["offsets_count_every_published_message"]).and_by(&[
             "messages_published_at_once_have_places_of_their_own",
             "a_message_over_the_limit_is_too_large",
+            "a_run_is_durable_in_its_order",
+            "a_run_that_breaks_off_is_durable_up_to_some_message",
             "a_position_that_retention_has_passed_is_out_of_range",
+            "a_position_reaches_the_end_after_a_hole",
+            "records_after_a_hole_are_delivered",
+            "a_paused_partition_reaches_nothing",
+            "a_reached_offset_can_be_committed",
         ]),
         broken::<TakesEmptyKeysForNone>(&[
             "messages_of_one_key_have_rising_offsets_in_the_keys_partition",
+        ])
+        .and_by(&["everything_of_a_message_arrives_as_sent"]),
+        broken::<IgnoresNamedPartitions>(&["a_message_goes_to_the_partition_that_it_names"])
+            .and_by(&[
+                "a_partition_that_the_topic_lacks_is_refused",
+                "a_topic_that_grows_moves_no_message_that_names_its_partition",
+            ]),
+        broken::<TakesPartitionZeroForNone>(&["a_message_without_key_and_partition_is_invalid"]),
+        broken::<WrapsPartitions>(&["a_partition_that_the_topic_lacks_is_refused"])
+            .and_by(&["a_topic_that_grows_moves_no_message_that_names_its_partition"]),
+        broken::<CountsPartitionsOnce>(&[
+            "a_topic_that_grows_moves_no_message_that_names_its_partition",
         ]),
         broken::<GuessesPlaces>(&["messages_published_at_once_have_places_of_their_own"])
             .and_by(&["messages_published_while_a_member_reads_are_delivered_once"]),
         broken::<MakesTopics>(&["a_missing_topic_is_refused_and_never_made"]),
         broken::<CutsLargeMessages>(&["a_message_over_the_limit_is_too_large"]),
-        broken::<DescribesOnePartition>(&["a_topic_is_described_with_its_partitions"]),
+        broken::<DescribesOnePartition>(&["a_topic_is_described_with_its_partitions"])
+            .and_by(&["a_topic_that_grows_moves_no_message_that_names_its_partition"]),
         broken::<StartsGroupsAtZero>(&["an_unknown_group_has_committed_nothing"]).and_by(&[
             "a_partition_without_position_is_missing_and_delivers_nothing",
             "a_commit_is_stored_when_it_returns",
@@ -30,6 +55,8 @@ pub(super) fn suspects() -> Suspects {
             "after_leave_everything_is_closed",
             "a_commit_during_a_revocation_counts",
             "a_deleted_group_is_forgotten",
+            "a_recreated_topic_has_no_committed_offsets",
+            "a_running_member_never_goes_on_in_a_recreated_topic",
         ]),
     ]
 }
@@ -64,6 +91,67 @@ impl Sabotage for TakesEmptyKeysForNone {
     }
 }
 
+/// Sends every message that has a key to the partition of its key.
+#[derive(Debug, Default)]
+struct IgnoresNamedPartitions;
+#[async_trait]
+impl Sabotage for IgnoresNamedPartitions {
+    async fn publish(&self, bus: &InMemoryMessageBus, message: &Message) -> Published {
+        let mut message = message.clone();
+        if message.key.is_some() {
+            message.partition = None;
+        }
+        bus.publish(&message).await
+    }
+}
+
+#[derive(Debug, Default)]
+struct TakesPartitionZeroForNone;
+#[async_trait]
+impl Sabotage for TakesPartitionZeroForNone {
+    async fn publish(&self, bus: &InMemoryMessageBus, message: &Message) -> Published {
+        let mut message = message.clone();
+        if message.key.is_none() {
+            message.partition.get_or_insert(0);
+        }
+        bus.publish(&message).await
+    }
+}
+
+/// Sends a message for a partition that is not there to one that is.
+#[derive(Debug, Default)]
+struct WrapsPartitions;
+#[async_trait]
+impl Sabotage for WrapsPartitions {
+    async fn publish(&self, bus: &InMemoryMessageBus, message: &Message) -> Published {
+        let mut message = message.clone();
+        let count = bus.offsets(&message.topic).await?.len();
+        message.partition = message.partition.map(|p| p % u32::try_from(count).unwrap());
+        bus.publish(&message).await
+    }
+}
+
+/// Refuses partitions that were added after the first message to the topic.
+#[derive(Debug, Default)]
+struct CountsPartitionsOnce(Mutex<BTreeMap<Arc<str>, u32>>);
+#[async_trait]
+impl Sabotage for CountsPartitionsOnce {
+    async fn publish(&self, bus: &InMemoryMessageBus, message: &Message) -> Published {
+        let count = u32::try_from(bus.offsets(&message.topic).await?.len()).unwrap();
+        let count = *self
+            .0
+            .lock()
+            .unwrap()
+            .entry(message.topic.clone())
+            .or_insert(count);
+        let mut message = message.clone();
+        message.partition = message
+            .partition
+            .map(|p| if p < count { p } else { u32::MAX });
+        bus.publish(&message).await
+    }
+}
+
 /// Takes the end before the send for the place.
 #[derive(Debug, Default)]
 struct GuessesPlaces;
@@ -74,10 +162,10 @@ impl Sabotage for GuessesPlaces {
         let count = u32::try_from(offsets.len()).unwrap();
         let of_key = || kafka_partition(message.key.as_deref().unwrap_or_default(), count);
         let partition = message.partition.unwrap_or_else(of_key);
-        let guess = offsets[partition as usize].end;
+        let guess = offsets.get(partition as usize).map(|o| o.end);
         tokio::task::yield_now().await;
-        bus.publish(message).await?;
-        Ok((PartitionId::new(message.topic.clone(), partition), guess))
+        let (id, sound) = bus.publish(message).await?;
+        Ok((id, guess.unwrap_or(sound)))
     }
 }
 

@@ -76,7 +76,9 @@ mod snapshot_store {
 mod message_bus {
     use foldstream::ports::{MessageBus, Offset, PartitionId};
     use foldstream_testkit::{InMemoryMessageBus, contract::message_bus::BusFixture};
-    use std::sync::Arc;
+    use std::{sync::Arc, time::Duration};
+
+    const SESSION: Duration = Duration::from_secs(2);
 
     struct Fixture {
         inner: Arc<InMemoryMessageBus>,
@@ -94,12 +96,28 @@ mod message_bus {
         async fn delete_records_before(&self, partition: &PartitionId, offset: Offset) {
             self.inner.delete_records_before(partition, offset).unwrap();
         }
+        async fn add_partitions(&self, name: &str, partitions: u32) {
+            self.inner.set_partitions(name, partitions).unwrap();
+        }
+        async fn leave_hole(&self, partition: &PartitionId) {
+            self.inner.skip_offsets(partition, 2).unwrap();
+        }
+        async fn recreate_topic(&self, name: &str, partitions: u32) {
+            self.inner.delete_topic(name);
+            assert!(self.inner.create_topic(name, partitions));
+        }
+        fn session_timeout(&self) -> Duration {
+            SESSION
+        }
     }
 
     async fn fresh() -> Fixture {
-        let inner = InMemoryMessageBus::new();
+        let inner = InMemoryMessageBus::with_session_timeout(SESSION);
         let faulty = super::benign().message_bus(inner.clone());
         Fixture { inner, faulty }
     }
-    foldstream_testkit::message_bus_contract! { bus = fresh, with = [trim, delete_group] }
+    foldstream_testkit::message_bus_contract! {
+        bus = fresh,
+        with = [trim, grow, holes, recreate, static_members, delete_group],
+    }
 }

@@ -1,0 +1,167 @@
+//! Buses that break a rule of runs.
+use super::{Sabotage, Suspects, broken};
+use async_trait::async_trait;
+use foldstream::ports::{Message, MessageBus, MessageBusError, RunOutcome};
+use foldstream_testkit::InMemoryMessageBus;
+use futures::FutureExt;
+use tokio::task::yield_now;
+
+pub(super) fn suspects() -> Suspects {
+    vec![
+        broken::<SendsBackwards>(&["a_run_is_durable_in_its_order"]).and_by(&[
+            "a_run_that_breaks_off_is_durable_up_to_some_message",
+            "a_dropped_run_leaves_a_first_part_and_can_be_sent_again",
+        ]),
+        broken::<AcknowledgesBeforeItSends>(&["a_run_is_durable_in_its_order"]).and_by(&[
+            "a_missing_topic_is_refused_and_never_made",
+            "a_run_that_breaks_off_is_durable_up_to_some_message",
+            "a_dropped_run_leaves_a_first_part_and_can_be_sent_again",
+        ]),
+        broken::<RefusesEmptyRuns>(&["an_empty_run_is_durable_at_once"]),
+        broken::<SendsMixedRuns>(&["a_run_of_mixed_messages_is_invalid_and_sends_nothing"]),
+        broken::<ChecksWhileItSends>(&["a_run_of_mixed_messages_is_invalid_and_sends_nothing"]),
+        broken::<SkipsWhatIsRefused>(&["a_run_that_breaks_off_is_durable_up_to_some_message"]),
+        broken::<HidesFailures>(&["a_run_that_breaks_off_is_durable_up_to_some_message"])
+            .and_by(&["a_missing_topic_is_refused_and_never_made"]),
+        broken::<SendsItsLastWhenDropped>(&[
+            "a_dropped_run_leaves_a_first_part_and_can_be_sent_again",
+        ]),
+    ]
+}
+
+#[derive(Debug, Default)]
+struct SendsBackwards;
+#[async_trait]
+impl Sabotage for SendsBackwards {
+    async fn publish_run(&self, bus: &InMemoryMessageBus, run: &[Message]) -> RunOutcome {
+        let backwards: Vec<_> = run.iter().rev().cloned().collect();
+        bus.publish_run(&backwards).await
+    }
+}
+
+/// As a client does whose queue nobody waits for.
+#[derive(Debug, Default)]
+struct AcknowledgesBeforeItSends;
+#[async_trait]
+impl Sabotage for AcknowledgesBeforeItSends {
+    async fn publish_run(&self, _: &InMemoryMessageBus, run: &[Message]) -> RunOutcome {
+        match Message::check_run(run) {
+            Ok(()) => RunOutcome::complete(run.len()),
+            Err(error) => RunOutcome::broken_off(0, error),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct RefusesEmptyRuns;
+#[async_trait]
+impl Sabotage for RefusesEmptyRuns {
+    async fn publish_run(&self, bus: &InMemoryMessageBus, run: &[Message]) -> RunOutcome {
+        if run.is_empty() {
+            let reason = "an empty run".into();
+            return RunOutcome::broken_off(0, MessageBusError::Invalid { reason });
+        }
+        bus.publish_run(run).await
+    }
+}
+
+async fn send_each(bus: &InMemoryMessageBus, run: &[Message]) -> RunOutcome {
+    for (durable, message) in run.iter().enumerate() {
+        if let Err(error) = bus.publish(message).await {
+            return RunOutcome::broken_off(durable, error);
+        }
+    }
+    RunOutcome::complete(run.len())
+}
+
+#[derive(Debug, Default)]
+struct SendsMixedRuns;
+#[async_trait]
+impl Sabotage for SendsMixedRuns {
+    async fn publish_run(&self, bus: &InMemoryMessageBus, run: &[Message]) -> RunOutcome {
+        send_each(bus, run).await
+    }
+}
+
+/// Finds the message that does not belong to the run when its turn comes.
+#[derive(Debug, Default)]
+struct ChecksWhileItSends;
+#[async_trait]
+impl Sabotage for ChecksWhileItSends {
+    async fn publish_run(&self, bus: &InMemoryMessageBus, run: &[Message]) -> RunOutcome {
+        for index in 0..run.len() {
+            if let Err(error) = Message::check_run(&run[..=index]) {
+                return RunOutcome::broken_off(0, error);
+            }
+            if let Err(error) = bus.publish(&run[index]).await {
+                return RunOutcome::broken_off(index, error);
+            }
+        }
+        RunOutcome::complete(run.len())
+    }
+}
+
+/// As a producer with several messages in flight that does not fence what follows a failure.
+#[derive(Debug, Default)]
+struct SkipsWhatIsRefused;
+#[async_trait]
+impl Sabotage for SkipsWhatIsRefused {
+    async fn publish_run(&self, bus: &InMemoryMessageBus, run: &[Message]) -> RunOutcome {
+        if let Err(error) = Message::check_run(run) {
+            return RunOutcome::broken_off(0, error);
+        }
+        let mut outcome = RunOutcome::complete(run.len());
+        for (index, message) in run.iter().enumerate() {
+            if let Err(error) = bus.publish(message).await
+                && outcome.error.is_none()
+            {
+                outcome = RunOutcome::broken_off(index, error);
+            }
+        }
+        outcome
+    }
+}
+
+/// Says how far it came, and not why no further.
+#[derive(Debug, Default)]
+struct HidesFailures;
+#[async_trait]
+impl Sabotage for HidesFailures {
+    async fn publish_run(&self, bus: &InMemoryMessageBus, run: &[Message]) -> RunOutcome {
+        let mut outcome = bus.publish_run(run).await;
+        let is_invalid = matches!(outcome.error, Some(MessageBusError::Invalid { .. }));
+        outcome.error = outcome.error.filter(|_| is_invalid);
+        outcome
+    }
+}
+
+/// As a client that flushes only its newest message when it is taken down.
+#[derive(Debug, Default)]
+struct SendsItsLastWhenDropped;
+struct Last<'a>(&'a InMemoryMessageBus, Option<&'a Message>);
+impl Drop for Last<'_> {
+    fn drop(&mut self) {
+        if let Some(last) = self.1 {
+            let sent = tokio::task::unconstrained(self.0.publish(last)).now_or_never();
+            assert!(sent.is_some_and(|sent| sent.is_ok()));
+        }
+    }
+}
+#[async_trait]
+impl Sabotage for SendsItsLastWhenDropped {
+    async fn publish_run(&self, bus: &InMemoryMessageBus, run: &[Message]) -> RunOutcome {
+        if let Err(error) = Message::check_run(run) {
+            return RunOutcome::broken_off(0, error);
+        }
+        let mut unsent = Last(bus, run.last());
+        for (durable, message) in run.iter().enumerate() {
+            if let Err(error) = bus.publish(message).await {
+                unsent.1 = None;
+                return RunOutcome::broken_off(durable, error);
+            }
+            yield_now().await;
+        }
+        unsent.1 = None;
+        RunOutcome::complete(run.len())
+    }
+}
