@@ -241,7 +241,8 @@ impl KafkaConfig {
         for broker in self.brokers.split(',') {
             check_broker(broker.trim()).map_err(|reason| invalid(brokers, reason))?;
         }
-        for (name, value) in [(group, &self.group_id), (client, &self.client_id)] {
+        let group_id = self.group_id.as_ref().map(|value| (group, value));
+        for (name, value) in group_id.into_iter().chain([(client, &self.client_id)]) {
             if value.is_empty() || value.contains('\0') {
                 return Err(invalid(name, "must not be empty nor hold a NUL"));
             }

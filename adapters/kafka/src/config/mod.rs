@@ -35,7 +35,7 @@ pub enum GroupProtocol {
 #[non_exhaustive]
 pub struct KafkaConfig {
     pub(crate) brokers: String,
-    pub(crate) group_id: String,
+    pub(crate) group_id: Option<String>,
     pub(crate) client_id: String,
     pub(crate) events_topic: String,
     pub(crate) request_timeout: Duration,
@@ -54,7 +54,7 @@ impl Default for KafkaConfig {
     fn default() -> Self {
         Self {
             brokers: "localhost:9092".into(),
-            group_id: "example-group".into(),
+            group_id: None,
             client_id: "foldstream".into(),
             events_topic: "GlobalEvents".into(),
             request_timeout: Duration::from_secs(10),
@@ -89,9 +89,10 @@ impl KafkaConfig {
         variable: impl Fn(&'static str) -> Result<Option<String>, KafkaConfigError>,
     ) -> Result<Self, KafkaConfigError> {
         let mut config = Self::default();
+        let group_id = config.group_id.insert("example-group".into());
         for (name, field) in [
             ("KAFKA_BROKERS", &mut config.brokers),
-            ("KAFKA_GROUP_ID", &mut config.group_id),
+            ("KAFKA_GROUP_ID", group_id),
             ("KAFKA_CLIENT_ID", &mut config.client_id),
             ("KAFKA_EVENTS_TOPIC", &mut config.events_topic),
         ] {
@@ -114,10 +115,12 @@ impl KafkaConfig {
         self.brokers = brokers.into();
         self
     }
-    /// Sets the prefix of the groups that a runner makes.
+    /// Sets the prefix of the consumer groups that a runner makes. There is no default but that of
+    /// [`from_env`](Self::from_env): two applications with one prefix would share their groups, and each would get a part
+    /// of the events.
     #[must_use]
     pub fn with_group_id(mut self, group_id: impl Into<String>) -> Self {
-        self.group_id = group_id.into();
+        self.group_id = Some(group_id.into());
         self
     }
     /// Sets the name by which brokers log and meter this client.
@@ -210,9 +213,9 @@ impl KafkaConfig {
     pub fn brokers(&self) -> &str {
         &self.brokers
     }
-    /// The prefix of the groups that a runner makes.
-    pub fn group_id(&self) -> &str {
-        &self.group_id
+    /// The prefix of the consumer groups that a runner makes; `None` unless it was set or read from the environment.
+    pub fn group_id(&self) -> Option<&str> {
+        self.group_id.as_deref()
     }
     /// The name by which brokers know this client.
     pub fn client_id(&self) -> &str {

@@ -11,7 +11,8 @@ fn from(variables: &[(&'static str, &str)]) -> Result<KafkaConfig, KafkaConfigEr
 fn an_empty_environment_gives_the_documented_defaults() {
     let config = from(&[]).unwrap();
     assert_eq!(config.brokers(), "localhost:9092");
-    assert_eq!(config.group_id(), "example-group");
+    assert_eq!(config.group_id(), Some("example-group"));
+    assert_eq!(KafkaConfig::default().group_id(), None);
     assert_eq!(config.client_id(), "foldstream");
     assert_eq!(config.events_topic(), "GlobalEvents");
     assert!(config.check().is_ok());

@@ -79,7 +79,7 @@ impl Servers {
         let read_model = DynamoDbReadModel::new(dynamodb.client().clone(), read_table);
         let kafka = self.kafka()?;
         let topic: Arc<str> = kafka.events_topic().into();
-        let group_prefix = kafka.group_id().into();
+        let group_prefix = kafka.group_id().unwrap_or("shop").into();
         let bus = KafkaMessageBus::new(kafka)?;
         if uses == Uses::Everything {
             bus.create_topic(&TopicSpec::new(topic.as_ref(), PARTITIONS))
