@@ -1,6 +1,9 @@
 //! What all clients of librdkafka share: their log, where they are dropped, and the questions that need no group.
-use crate::error::{Errors, task_failed};
-use foldstream::ports::{MessageBusError, Offset, PartitionId};
+use crate::{
+    error::{Errors, task_failed},
+    worked_before::{Access, Uses},
+};
+use foldstream::ports::{MessageBusError, Offset, PartitionId, RefusedKind};
 use rdkafka::{
     ClientContext, Offset as Place, Statistics, TopicPartitionList,
     config::{ClientConfig, RDKafkaLogLevel},
@@ -124,7 +127,7 @@ impl Reader {
         };
         let client = config
             .create_with_context(context)
-            .map_err(|error| errors.failed("creating a client", error))?;
+            .map_err(|error| errors.failed("creating a client", Uses::nothing(), error))?;
         Ok(Self {
             client: DropElsewhere::new(client),
             errors: Arc::clone(errors),
@@ -135,6 +138,7 @@ impl Reader {
     fn ask<T>(
         &self,
         doing: impl fmt::Display,
+        uses: Uses<'_>,
         question: impl FnOnce(&BaseConsumer<Listening>) -> KafkaResult<T>,
     ) -> Result<T, MessageBusError> {
         let answer = self.client.get().and_then(|client| {
@@ -147,21 +151,21 @@ impl Reader {
         });
         match answer {
             Ok(answer) => {
-                self.errors.answered();
+                self.errors.succeeded(uses);
                 Ok(answer)
             }
-            Err(error) => Err(self.errors.failed(doing, error)),
+            Err(error) => Err(self.errors.failed(doing, uses, error)),
         }
     }
 
-    /// How many partitions a topic has; blocks.
-    pub(crate) fn partitions(&self, topic: &str) -> Result<u32, MessageBusError> {
+    /// Returns the number of partitions of a topic; blocks.
+    pub(crate) fn partitions(&self, topic: &Arc<str>) -> Result<u32, MessageBusError> {
         self.topic(topic).map(|(partitions, _)| partitions)
     }
 
     /// A broker that is there; blocks.
     pub(crate) fn any_broker(&self) -> Result<i32, MessageBusError> {
-        self.ask("looking for brokers", |client| {
+        self.ask("looking for brokers", Uses::nothing(), |client| {
             // Brokers come with the answer about any topic, whether it exists or not; without one, with all topics.
             let metadata = client.fetch_metadata(Some("__consumer_offsets"), self.timeout)?;
             let broker = metadata.brokers().first().map(|broker| broker.id());
@@ -171,18 +175,16 @@ impl Reader {
         })
     }
 
-    /// How many partitions a topic has, and a broker that is there; blocks.
-    pub(crate) fn topic(&self, topic: &str) -> Result<(u32, Option<i32>), MessageBusError> {
-        let doing = || format!("looking for the topic {topic}");
-        let metadata = self.ask(doing(), |client| {
-            client.fetch_metadata(Some(topic), self.timeout)
-        })?;
-        let count = partition_count(&metadata, topic);
-        let broker = metadata.brokers().first().map(|broker| broker.id());
-        match count {
-            Ok(count) => Ok((count, broker)),
-            Err(error) => Err(self.errors.failed(doing(), error)),
-        }
+    /// Returns the number of partitions of a topic and a broker that is there; blocks.
+    pub(crate) fn topic(&self, topic: &Arc<str>) -> Result<(u32, Option<i32>), MessageBusError> {
+        until_shown(&self.errors, topic, || {
+            let doing = format_args!("looking for the topic {topic}");
+            self.ask(doing, Uses::topic(Access::Describe, topic), |client| {
+                let metadata = client.fetch_metadata(Some(topic), self.timeout)?;
+                let count = partition_count(&metadata, topic)?;
+                Ok((count, metadata.brokers().first().map(|broker| broker.id())))
+            })
+        })
     }
 
     /// What partitions hold, in their order: two questions, however many they are; blocks.
@@ -208,7 +210,9 @@ impl Reader {
         partitions: &[PartitionId],
         place: Place,
     ) -> Result<Vec<Offset>, MessageBusError> {
-        self.ask("asking for offsets", |client| {
+        let topics = topics_of(partitions);
+        let uses = Uses::topics(Access::Describe, &topics);
+        self.ask("asking for offsets", uses, |client| {
             let found = client.offsets_for_times(list(partitions, |_| place)?, self.timeout)?;
             let mut offsets = Vec::with_capacity(partitions.len());
             for id in partitions {
@@ -225,6 +229,43 @@ impl Reader {
             }
             Ok(offsets)
         })
+    }
+}
+
+/// The topics of some partitions, each once.
+pub(crate) fn topics_of<'a>(
+    partitions: impl IntoIterator<Item = &'a PartitionId>,
+) -> Vec<Arc<str>> {
+    let mut topics: Vec<_> = partitions
+        .into_iter()
+        .map(|id| &id.topic)
+        .cloned()
+        .collect();
+    topics.sort_unstable();
+    topics.dedup();
+    topics
+}
+
+/// How soon a topic that is missing on first contact is looked for again.
+const APPEARANCE_PAUSE: Duration = Duration::from_millis(100);
+
+/// Looks for a topic, for a short time also again: one that was created a moment ago is unknown to other brokers than
+/// the one that created it. Blocks.
+pub(crate) fn until_shown<T>(
+    errors: &Errors,
+    topic: &Arc<str>,
+    look: impl Fn() -> Result<T, MessageBusError>,
+) -> Result<T, MessageBusError> {
+    loop {
+        match look() {
+            Err(MessageBusError::Refused {
+                kind: RefusedKind::MissingTopic,
+                ..
+            }) if errors.worked_before().is_first_contact(topic) => {
+                std::thread::sleep(APPEARANCE_PAUSE);
+            }
+            answer => return answer,
+        }
     }
 }
 

@@ -1,4 +1,5 @@
 //! The one place that turns librdkafka's errors into the port's.
+use crate::worked_before::{About, Access, Uses, WorkedBefore};
 use foldstream::{
     BoxError,
     ports::{Message, MessageBusError, RefusedKind},
@@ -38,7 +39,9 @@ pub(crate) fn class(code: Code) -> Class {
         | Code::AssignmentLost => Class::Rebalancing,
         Code::UnknownMemberId | Code::FencedMemberEpoch => Class::Expelled,
         Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation => Class::OutOfRange,
-        Code::UnknownTopic | Code::UnknownTopicOrPartition => Class::Refused(Kind::MissingTopic),
+        Code::UnknownTopic | Code::UnknownTopicOrPartition | Code::UnknownTopicId => {
+            Class::Refused(Kind::MissingTopic)
+        }
         Code::Authentication
         | Code::SaslAuthenticationFailed
         | Code::SSL
@@ -67,6 +70,9 @@ pub(crate) fn class(code: Code) -> Class {
         | Code::NonEmptyGroup
         | Code::TopicAlreadyExists
         | Code::PolicyViolation => Class::Refused(Kind::Validation),
+        Code::FencedInstanceId | Code::UnreleasedInstanceId => {
+            Class::Refused(Kind::InstanceIdInUse)
+        }
         Code::UnsupportedFeature
         | Code::UnsupportedVersion
         | Code::UnsupportedForMessageFormat
@@ -140,9 +146,25 @@ fn is_transient(code: Code) -> bool {
             | Code::OffsetNotAvailable
             | Code::PreferredLeaderNotAvailable
             | Code::EligibleLeadersNotAvailable
+            | Code::ListenerNotFound
+            | Code::RebootstrapRequired
             | Code::UnstableOffsetCommit
             | Code::ThrottlingQuotaExceeded
     )
+}
+
+/// What a refusal is about, if waiting cures it where it has worked before.
+fn about(kind: RefusedKind, code: Option<Code>) -> Option<About> {
+    match kind {
+        RefusedKind::MissingTopic => Some(About::Existence),
+        RefusedKind::Credentials => Some(About::Login),
+        RefusedKind::Permission => Some(match code {
+            Some(Code::TopicAuthorizationFailed) => About::TopicAccess,
+            Some(Code::GroupAuthorizationFailed) => About::Group,
+            _ => About::Cluster,
+        }),
+        _ => None,
+    }
 }
 
 /// The code inside an error; the crate's own accessor leaves out administration.
@@ -165,6 +187,7 @@ struct Problem {
 #[derive(Debug)]
 pub(crate) struct Errors {
     brokers: Arc<str>,
+    worked_before: Arc<WorkedBefore>,
     problem: Mutex<Option<Problem>>,
 }
 
@@ -173,21 +196,36 @@ const PROBLEM_AGE: Duration = Duration::from_secs(60);
 
 /// What is in the source of every error of this adapter: what was done, where, and what the client says.
 #[derive(Debug, thiserror::Error)]
-#[error("{doing} at the Kafka brokers {brokers}{heard}")]
+#[error("{doing} at the Kafka brokers {brokers}{heard}{outage}")]
 struct KafkaFailure {
     doing: String,
     brokers: Arc<str>,
     heard: String,
+    outage: String,
     #[source]
     source: KafkaError,
 }
 
 impl Errors {
-    pub(crate) fn new(brokers: &str) -> Self {
+    pub(crate) fn new(brokers: &str, worked_before: Arc<WorkedBefore>) -> Self {
         Self {
             brokers: brokers.into(),
+            worked_before,
             problem: Mutex::new(None),
         }
+    }
+
+    /// The errors of another client of the same bus.
+    pub(crate) fn of_another_client(&self) -> Self {
+        Self {
+            brokers: Arc::clone(&self.brokers),
+            worked_before: Arc::clone(&self.worked_before),
+            problem: Mutex::new(None),
+        }
+    }
+
+    pub(crate) fn worked_before(&self) -> &WorkedBefore {
+        &self.worked_before
     }
 
     /// Remembers what the client says about its connections.
@@ -199,9 +237,10 @@ impl Errors {
         });
     }
 
-    /// Forgets it: the brokers have answered.
-    pub(crate) fn answered(&self) {
+    /// Notes that a call has succeeded, and forgets what the client said about its connections.
+    pub(crate) fn succeeded(&self, uses: Uses<'_>) {
         *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.worked_before.succeeded(uses);
     }
 
     fn last_problem(&self) -> Option<Problem> {
@@ -209,9 +248,15 @@ impl Errors {
         problem.clone().filter(|p| p.at.elapsed() < PROBLEM_AGE)
     }
 
-    /// The error of a call that says what it was `doing`.
-    pub(crate) fn failed(&self, doing: impl fmt::Display, error: KafkaError) -> MessageBusError {
-        let mut class = code(&error).map_or(Class::Refused(RefusedKind::Other), class);
+    /// Turns the error of a call into the port's. The call was `doing` something, and used topics and a group.
+    pub(crate) fn failed(
+        &self,
+        doing: impl fmt::Display,
+        uses: Uses<'_>,
+        error: KafkaError,
+    ) -> MessageBusError {
+        let mut cause = code(&error);
+        let mut class = cause.map_or(Class::Refused(RefusedKind::Other), class);
         match error {
             KafkaError::Canceled => class = Class::Unavailable,
             // Properties that contradict each other, which only a client itself finds.
@@ -222,15 +267,25 @@ impl Errors {
         }
         let problem = self.last_problem();
         // A client that may not log in says so aside, and lets its requests time out.
-        let login = problem.as_ref().and_then(|p| p.code).map(self::class);
-        if let (Class::Unavailable, Some(Class::Refused(kind))) = (class, login) {
-            class = Class::Refused(kind);
+        let login = problem.as_ref().and_then(|p| p.code);
+        if let (Class::Unavailable, Some(Class::Refused(kind))) = (class, login.map(self::class)) {
+            (class, cause) = (Class::Refused(kind), login);
+        }
+        let mut outage = String::new();
+        if let Class::Refused(kind) = class
+            && let Some(about) = about(kind, cause)
+            && self.worked_before.refused(about, uses)
+        {
+            class = Class::Unavailable;
+            let patience = self.worked_before.patience();
+            outage = format!("; it has worked before, so it counts as an outage for {patience:?}");
         }
         let heard = problem.map_or_else(String::new, |p| format!(": {}", p.text));
         let source: BoxError = Box::new(KafkaFailure {
             doing: doing.to_string(),
             brokers: Arc::clone(&self.brokers),
             heard,
+            outage,
             source: error,
         });
         match class {
@@ -265,7 +320,8 @@ impl Errors {
                 limit: (message.size() > limit).then_some(limit),
             };
         }
-        self.failed(format_args!("publishing to {}", message.topic), error)
+        let doing = format_args!("publishing to {}", message.topic);
+        self.failed(doing, Uses::topic(Access::Write, &message.topic), error)
     }
 }
 
@@ -280,6 +336,9 @@ fn remedy(kind: RefusedKind) -> &'static str {
         }
         RefusedKind::Permission => {
             "the principal lacks a permission; grant it by an ACL (kafka-acls.sh --add)"
+        }
+        RefusedKind::InstanceIdInUse => {
+            "another member of the group has the same instance id; give each process an id of its own"
         }
         RefusedKind::Unsupported => "the brokers do not support this; see the tested versions",
         RefusedKind::Validation => "it is called invalid; see the source of this error",
@@ -306,8 +365,13 @@ mod tests {
     use super::*;
     use foldstream::Timestamp;
 
+    fn errors() -> Errors {
+        let patience = Duration::from_secs(60);
+        Errors::new("b:1", Arc::new(WorkedBefore::new(patience)))
+    }
+
     fn failed(code: Code) -> MessageBusError {
-        Errors::new("b:1").failed("asking", KafkaError::MetadataFetch(code))
+        errors().failed("asking", Uses::nothing(), KafkaError::MetadataFetch(code))
     }
 
     fn kind(error: &MessageBusError) -> Option<RefusedKind> {
@@ -353,15 +417,56 @@ mod tests {
 
     #[test]
     fn a_timeout_after_a_failed_login_is_refused_for_its_credentials() {
-        let errors = Errors::new("b:1");
-        let timeout = || KafkaError::MetadataFetch(Code::OperationTimedOut);
+        let errors = errors();
+        let failed = || {
+            let timeout = KafkaError::MetadataFetch(Code::OperationTimedOut);
+            errors.failed("asking", Uses::nothing(), timeout)
+        };
         errors.heard(&KafkaError::Global(Code::Authentication), "SASL says no");
-        let error = errors.failed("asking", timeout());
+        let error = failed();
         assert_eq!(kind(&error), Some(RefusedKind::Credentials));
         let source = std::error::Error::source(&error).unwrap().to_string();
         assert!(source.contains("SASL says no"), "{source}");
-        errors.answered();
-        assert!(errors.failed("asking", timeout()).is_transient());
+        errors.succeeded(Uses::nothing());
+        assert!(failed().is_transient());
+    }
+
+    #[test]
+    fn a_login_that_has_worked_before_is_an_outage() {
+        let errors = errors();
+        errors.succeeded(Uses::nothing());
+        errors.heard(&KafkaError::Global(Code::Authentication), "SASL says no");
+        let timeout = KafkaError::MetadataFetch(Code::OperationTimedOut);
+        let error = errors.failed("asking", Uses::nothing(), timeout);
+        assert!(error.is_transient(), "{error:?}");
+        let source = std::error::Error::source(&error).unwrap().to_string();
+        assert!(
+            source.contains("SASL says no") && source.contains("worked before"),
+            "{source}"
+        );
+    }
+
+    #[test]
+    fn every_answer_that_a_restarting_broker_may_give_is_an_outage_where_it_has_worked_before() {
+        let topics = ["t".into()];
+        let uses = Uses::topics(Access::Write, &topics).with_group("g");
+        for code in [
+            Code::UnknownTopicOrPartition,
+            Code::UnknownTopic,
+            Code::UnknownTopicId,
+            Code::TopicAuthorizationFailed,
+            Code::GroupAuthorizationFailed,
+            Code::ClusterAuthorizationFailed,
+            Code::Authentication,
+            Code::SaslAuthenticationFailed,
+            Code::SSL,
+        ] {
+            let errors = errors();
+            let failed = || errors.failed("asking", uses, KafkaError::MetadataFetch(code));
+            assert!(!failed().is_transient(), "{code:?} on first contact");
+            errors.succeeded(uses);
+            assert!(failed().is_transient(), "{code:?}");
+        }
     }
 
     #[test]
@@ -370,7 +475,7 @@ mod tests {
             .with_key("k")
             .with_value(vec![0; 10]);
         let error = KafkaError::MessageProduction(Code::MessageSizeTooLarge);
-        let error = Errors::new("b:1").publish_failed(&message, 5, error);
+        let error = errors().publish_failed(&message, 5, error);
         assert!(
             matches!(
                 error,
@@ -387,7 +492,7 @@ mod tests {
     #[test]
     fn every_refusal_says_what_to_do() {
         let missing = KafkaError::MetadataFetch(Code::UnknownTopicOrPartition);
-        let error = Errors::new("b:1").failed("looking for the topic orders", missing);
+        let error = errors().failed("looking for the topic orders", Uses::nothing(), missing);
         assert_eq!(kind(&error), Some(RefusedKind::MissingTopic));
         let text = error.to_string();
         assert!(

@@ -7,6 +7,7 @@ mod error;
 mod message_bus;
 mod producer;
 mod topics;
+mod worked_before;
 
 pub use config::{GroupProtocol, KafkaConfig, KafkaConfigError};
 pub use message_bus::KafkaMessageBus;

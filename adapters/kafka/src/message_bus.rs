@@ -1,11 +1,12 @@
 //! [`KafkaMessageBus`]: the port on Kafka.
 use crate::{
-    client::{Reader, blocking, committed_places, list},
+    client::{Reader, blocking, committed_places, list, topics_of},
     config::{KafkaConfig, KafkaConfigError, check_topic},
     consumer,
     error::{Errors, invalid},
     producer::Producer,
     topics::{Admin, TopicOutcome, TopicSpec, check_group},
+    worked_before::{Access, Uses, WorkedBefore},
 };
 use async_trait::async_trait;
 use foldstream::ports::{
@@ -58,7 +59,8 @@ impl KafkaMessageBus {
     /// [`KafkaConfigError`], naming the field or the property.
     pub fn new(config: KafkaConfig) -> Result<Self, KafkaConfigError> {
         config.check()?;
-        let errors = Arc::new(Errors::new(config.brokers()));
+        let worked_before = Arc::new(WorkedBefore::new(config.refusal_patience));
+        let errors = Arc::new(Errors::new(config.brokers(), worked_before));
         let producer = Producer::new(config.clone(), Arc::clone(&errors));
         let admin = Admin {
             config: config.clone(),
@@ -123,16 +125,20 @@ impl Shared {
         group: &str,
         partitions: &[PartitionId],
     ) -> Result<Vec<Option<Offset>>, MessageBusError> {
+        let topics = topics_of(partitions);
+        let uses = Uses::topics(Access::Describe, &topics).with_group(group);
         let failed = |error| {
             let doing = format_args!("asking where the group {group} is");
-            self.errors.failed(doing, error)
+            self.errors.failed(doing, uses, error)
         };
         // It carries the group's name and never subscribes, so it is no member.
         let client: BaseConsumer = self.config.consumer(group).create().map_err(failed)?;
         let answer = list(partitions, |_| Place::Invalid)
             .and_then(|asked| client.committed_offsets(asked, self.config.request_timeout))
-            .and_then(|answer| committed_places(&answer, partitions));
-        answer.map_err(failed)
+            .and_then(|answer| committed_places(&answer, partitions))
+            .map_err(failed)?;
+        self.errors.succeeded(uses);
+        Ok(answer)
     }
 }
 
@@ -140,10 +146,9 @@ fn check_topic_name(topic: &str) -> Result<(), MessageBusError> {
     check_topic(topic).map_err(|reason| invalid(format!("the name of a topic {reason}")))
 }
 
-fn partition_ids(topic: &str, count: u32) -> Vec<PartitionId> {
-    let topic: Arc<str> = topic.into();
+fn partition_ids(topic: &Arc<str>, count: u32) -> Vec<PartitionId> {
     (0..count)
-        .map(|partition| PartitionId::new(Arc::clone(&topic), partition))
+        .map(|partition| PartitionId::new(Arc::clone(topic), partition))
         .collect()
 }
 
@@ -170,14 +175,14 @@ impl MessageBus for KafkaMessageBus {
             for topic in &subscription.topics {
                 reader.partitions(topic)?;
             }
-            consumer::join(&shared.config, reader, subscription)
+            consumer::join(&shared.config, &shared.errors, reader, subscription)
         });
         Ok(Arc::new(consumer.await?))
     }
 
     async fn offsets(&self, topic: &str) -> Result<Vec<PartitionOffsets>, MessageBusError> {
         check_topic_name(topic)?;
-        let (reader, topic) = (self.shared.reader()?, topic.to_owned());
+        let (reader, topic) = (self.shared.reader()?, Arc::from(topic));
         blocking(move || {
             let ids = partition_ids(&topic, reader.partitions(&topic)?);
             let ranges = reader.ranges(&ids)?;
@@ -197,7 +202,7 @@ impl MessageBus for KafkaMessageBus {
         check_group(group)?;
         check_topic_name(topic)?;
         let (shared, reader) = (Arc::clone(&self.shared), self.shared.reader()?);
-        let (group, topic) = (group.to_owned(), topic.to_owned());
+        let (group, topic) = (group.to_owned(), Arc::from(topic));
         blocking(move || {
             let ids = partition_ids(&topic, reader.partitions(&topic)?);
             let places = shared.committed(&group, &ids)?;

@@ -6,9 +6,10 @@
 //! topic exists and how many partitions it has, and [`foldstream::kafka_partition`] decides. The count is asked again
 //! after a minute, so a topic that grows is followed within one: until then its new partitions stay empty.
 use crate::{
-    client::{DropElsewhere, Listening, blocking, kafka_number, partition_count},
+    client::{DropElsewhere, Listening, blocking, kafka_number, partition_count, until_shown},
     config::{KafkaConfig, check_topic},
     error::{Class, Errors, class, code, invalid},
+    worked_before::{Access, Uses},
 };
 use foldstream::{
     kafka_partition,
@@ -80,7 +81,8 @@ impl Producer {
         let client = self.client()?;
         match self.send(&client, record.into_partition(partition)).await {
             Ok(offset) => {
-                self.errors.answered();
+                self.errors
+                    .succeeded(Uses::topic(Access::Write, &message.topic));
                 let id = PartitionId::new(Arc::clone(&message.topic), partition);
                 Ok((id, offset))
             }
@@ -163,7 +165,10 @@ impl Producer {
             .config
             .producer()
             .create_with_context(context)
-            .map_err(|error| self.errors.failed("creating the producer", error))?;
+            .map_err(|error| {
+                let doing = "creating the producer";
+                self.errors.failed(doing, Uses::nothing(), error)
+            })?;
         let client = Arc::new(DropElsewhere::new(client));
         *current = Some(Arc::clone(&client));
         Ok(client)
@@ -224,14 +229,22 @@ impl Producer {
         let (client, errors) = (self.client()?, Arc::clone(&self.errors));
         let (topic, timeout) = (Arc::clone(topic), self.config.request_timeout);
         blocking(move || {
-            let failed =
-                |error| errors.failed(format_args!("looking for the topic {topic}"), error);
-            let metadata = client
-                .get()
-                .map_err(failed)?
-                .client()
-                .fetch_metadata(Some(&topic), timeout);
-            partition_count(&metadata.map_err(failed)?, &topic).map_err(failed)
+            let uses = Uses::topic(Access::Describe, &topic);
+            let look = || {
+                let client = client.get()?.client();
+                let metadata = client.fetch_metadata(Some(&topic), timeout)?;
+                partition_count(&metadata, &topic)
+            };
+            until_shown(&errors, &topic, || match look() {
+                Ok(count) => {
+                    errors.succeeded(uses);
+                    Ok(count)
+                }
+                Err(error) => {
+                    let doing = format_args!("looking for the topic {topic}");
+                    Err(errors.failed(doing, uses, error))
+                }
+            })
         })
         .await
     }

@@ -3,6 +3,7 @@ use crate::{
     client::{Listening, Reader, blocking, kafka_number},
     config::{KafkaConfig, check_topic},
     error::{Errors, code, invalid},
+    worked_before::{Access, Uses},
 };
 use foldstream::ports::{MessageBusError, TopicDescription};
 use rdkafka::{
@@ -137,7 +138,7 @@ impl Admin {
             let client = config
                 .reader()
                 .create_with_context::<_, AdminClient<_>>(context)
-                .map_err(|error| errors.failed(doing, error))?;
+                .map_err(|error| errors.failed(doing, Uses::nothing(), error))?;
             Ok(runtime.block_on(question(Asking { client, timeout })))
         })
         .await
@@ -184,7 +185,7 @@ impl Admin {
             Err(error) if code(&error) == Some(RDKafkaErrorCode::TopicAlreadyExists) => {
                 Ok(TopicOutcome::Existed)
             }
-            Err(error) => Err(self.errors.failed(doing, error)),
+            Err(error) => Err(self.errors.failed(doing, Uses::nothing(), error)),
         }
     }
 
@@ -195,7 +196,7 @@ impl Admin {
     ) -> Result<(), MessageBusError> {
         let deadline = Instant::now() + self.config.request_timeout;
         loop {
-            let (name, reader) = (spec.name.clone(), Arc::clone(&reader));
+            let (name, reader) = (Arc::from(&*spec.name), Arc::clone(&reader));
             let shown = blocking(move || reader.partitions(&name)).await;
             match shown {
                 Ok(count) if count >= spec.partitions => return Ok(()),
@@ -213,7 +214,8 @@ impl Admin {
         topic: &str,
         reader: Arc<Reader>,
     ) -> Result<TopicDescription, MessageBusError> {
-        let name = topic.to_owned();
+        let name: Arc<str> = topic.into();
+        let uses_of = Arc::clone(&name);
         let (partitions, broker) = blocking(move || reader.topic(&name)).await?;
         let description = TopicDescription::new(partitions)
             .with_max_producer_bytes(u64::try_from(self.config.max_message_bytes).ok());
@@ -228,10 +230,14 @@ impl Admin {
                     .await?,
             )
         });
+        let uses = Uses::topic(Access::DescribeConfigs, &uses_of);
         match answer.await? {
-            Ok(config) => Ok(with_config(description, &config)),
+            Ok(config) => {
+                self.errors.succeeded(uses);
+                Ok(with_config(description, &config))
+            }
             Err(error) => {
-                let error = self.errors.failed(doing, error);
+                let error = self.errors.failed(doing, uses, error);
                 if error.is_transient() {
                     return Err(error);
                 }
@@ -267,7 +273,7 @@ impl Admin {
         match answer.await? {
             Ok(_) => Ok(()),
             Err(error) if code(&error) == Some(RDKafkaErrorCode::GroupIdNotFound) => Ok(()),
-            Err(error) => Err(self.errors.failed(doing, error)),
+            Err(error) => Err(self.errors.failed(doing, Uses::nothing(), error)),
         }
     }
 }

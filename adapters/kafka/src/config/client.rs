@@ -13,8 +13,17 @@ impl KafkaConfig {
         for (property, value) in &self.properties {
             config.set(property, value);
         }
-        config.set_log_level(RDKafkaLogLevel::Info);
+        config.set_log_level(if self.logs_debug() {
+            RDKafkaLogLevel::Debug
+        } else {
+            RDKafkaLogLevel::Info
+        });
         config
+    }
+
+    /// Returns true if the property `debug` names contexts, whose lines would not appear below that level.
+    pub(crate) fn logs_debug(&self) -> bool {
+        self.properties.get("debug").is_some_and(|d| !d.is_empty())
     }
 
     pub(crate) fn producer(&self) -> ClientConfig {
@@ -39,6 +48,22 @@ impl KafkaConfig {
         config
     }
 
+    /// For a member of a group. Its log tells the ids of topics, which no call returns: see `consumer/topic_ids.rs`.
+    pub(crate) fn member(&self, group: &str, instance_id: Option<&str>) -> ClientConfig {
+        let mut config = self.consumer(group);
+        let debug = match self.properties.get("debug") {
+            Some(contexts) if !contexts.is_empty() => format!("{contexts},metadata"),
+            _ => "metadata".to_owned(),
+        };
+        config.set("debug", debug);
+        config.set_log_level(RDKafkaLogLevel::Debug);
+        if let Some(id) = instance_id {
+            config.set("group.instance.id", id);
+        }
+        config
+    }
+
+    /// For a client that carries the name of a group.
     pub(crate) fn consumer(&self, group: &str) -> ClientConfig {
         let mut config = ClientConfig::new();
         // Kept per partition, in front of what the adapter reads ahead by itself.

@@ -43,6 +43,7 @@ pub struct KafkaConfig {
     pub(crate) session_timeout: Duration,
     pub(crate) max_poll_interval: Duration,
     pub(crate) revoke_grace: Option<Duration>,
+    pub(crate) refusal_patience: Duration,
     pub(crate) max_message_bytes: usize,
     pub(crate) buffer_records: usize,
     pub(crate) buffer_bytes: usize,
@@ -62,6 +63,7 @@ impl Default for KafkaConfig {
             session_timeout: Duration::from_secs(45),
             max_poll_interval: Duration::from_secs(300),
             revoke_grace: None,
+            refusal_patience: Duration::from_secs(300),
             max_message_bytes: 1_000_000,
             buffer_records: 1_000,
             buffer_bytes: 16 * 1024 * 1024,
@@ -170,6 +172,15 @@ impl KafkaConfig {
         self.revoke_grace = Some(grace);
         self
     }
+    /// Sets for how long a missing topic, a failed login or a denied permission counts as an outage where the same has
+    /// worked before through this bus. Default 5 min; more bridges slower restarts of the brokers, and hides a topic that
+    /// was deleted or a permission that was taken away as long. Zero refuses at once, also a topic that was created a
+    /// moment ago, which is otherwise looked for during 2 s.
+    #[must_use]
+    pub fn with_refusal_patience(mut self, patience: Duration) -> Self {
+        self.refusal_patience = patience;
+        self
+    }
     /// Sets the size of the largest record in bytes. Default 1,000,000 (librdkafka's, under the brokers' 1,048,588);
     /// topics must take as much, by `max.message.bytes`.
     #[must_use]
@@ -252,6 +263,7 @@ impl fmt::Debug for KafkaConfig {
             .field("session_timeout", &self.session_timeout)
             .field("max_poll_interval", &self.max_poll_interval)
             .field("revoke_grace", &self.revoke_grace())
+            .field("refusal_patience", &self.refusal_patience)
             .field("max_message_bytes", &self.max_message_bytes)
             .field("buffer_records", &self.buffer_records)
             .field("buffer_bytes", &self.buffer_bytes)

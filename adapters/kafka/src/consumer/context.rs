@@ -1,4 +1,5 @@
 //! What librdkafka calls: rebalances are noted here and served by the poll loop, so that no callback ever waits.
+use super::topic_ids::{Recreated, TopicId, TopicIds};
 use crate::{client::log, error::Errors};
 use foldstream::ports::PartitionId;
 use rdkafka::{
@@ -12,7 +13,7 @@ use std::{
     collections::VecDeque,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -31,15 +32,63 @@ pub(super) struct GroupContext {
     pub(super) errors: Arc<Errors>,
     noted: Mutex<VecDeque<Rebalance>>,
     closing: AtomicBool,
+    ids: Mutex<TopicIds>,
+    /// True if the configuration asks for debug lines, which are otherwise only read for the ids of topics.
+    logs_debug: bool,
+    /// The number of events that librdkafka has handed over.
+    events: AtomicU64,
 }
 
 impl GroupContext {
-    pub(super) fn new(errors: Arc<Errors>) -> Self {
+    pub(super) fn new(errors: Arc<Errors>, logs_debug: bool) -> Self {
         Self {
             errors,
             noted: Mutex::new(VecDeque::new()),
             closing: AtomicBool::new(false),
+            ids: Mutex::default(),
+            logs_debug,
+            events: AtomicU64::new(0),
         }
+    }
+
+    /// The number of events so far: a poll that returns nothing and does not change it has found no event.
+    pub(super) fn events(&self) -> u64 {
+        self.events.load(Ordering::Relaxed)
+    }
+
+    fn count_event(&self) {
+        self.events.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn ids(&self) -> std::sync::MutexGuard<'_, TopicIds> {
+        self.ids.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// See [`TopicIds::take_news`].
+    pub(super) fn take_recreated(&self) -> Vec<Recreated> {
+        self.ids().take_news()
+    }
+
+    /// See [`TopicIds::is_recreated`].
+    pub(super) fn is_recreated(&self, topic: &str) -> bool {
+        self.ids().is_recreated(topic)
+    }
+
+    /// See [`TopicIds::is_outdated`].
+    pub(super) fn is_outdated(&self, id: &PartitionId, expected: TopicId) -> bool {
+        self.ids().is_outdated(id, expected)
+    }
+
+    /// See [`TopicIds::forget`].
+    pub(super) fn forget_ids(&self, partitions: &[PartitionId]) {
+        self.ids().forget(partitions);
+    }
+
+    /// The metadata of a commit for a topic; `None` if the topic was created again, so that an old position must not be
+    /// committed for it.
+    pub(super) fn commit_metadata(&self, topic: &str) -> Option<String> {
+        let ids = self.ids();
+        (!ids.is_recreated(topic)).then(|| ids.commit_metadata(topic))
     }
 
     /// The next decision that is not served yet.
@@ -59,14 +108,22 @@ impl GroupContext {
 
 impl ClientContext for GroupContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
-        log(level, facility, text);
+        self.count_event();
+        if facility == "METADATA" {
+            self.ids().hear(text);
+        }
+        if !matches!(level, RDKafkaLogLevel::Debug) || self.logs_debug {
+            log(level, facility, text);
+        }
     }
     fn stats(&self, _: Statistics) {}
     fn stats_raw(&self, json: &[u8]) {
+        self.count_event();
         let json = String::from_utf8_lossy(json);
         tracing::trace!(target: "librdkafka", %json, "statistics");
     }
     fn error(&self, error: KafkaError, text: &str) {
+        self.count_event();
         tracing::debug!(target: "librdkafka", error = foldstream::chain(&error), text);
         self.errors.heard(&error, text);
     }
@@ -80,6 +137,7 @@ impl ConsumerContext for GroupContext {
         decision: RDKafkaRespErr,
         list: &mut TopicPartitionList,
     ) {
+        self.count_event();
         let assign = decision == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         if self.closing.load(Ordering::SeqCst) {
             let answered = if assign {
@@ -101,6 +159,10 @@ impl ConsumerContext for GroupContext {
         } else {
             Rebalance::Revoke(partitions)
         });
+    }
+
+    fn commit_callback(&self, _: KafkaResult<()>, _: &TopicPartitionList) {
+        self.count_event();
     }
 }
 

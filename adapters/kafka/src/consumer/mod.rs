@@ -1,14 +1,19 @@
 //! One member of a group.
+mod assign;
 mod context;
 mod convert;
 mod poll;
+mod pull;
+mod revoke;
 mod state;
+mod topic_ids;
 mod wake;
 
 use crate::{
-    client::{Reader, kafka_number},
+    client::{Reader, kafka_number, topics_of},
     config::KafkaConfig,
     error::{Class, Errors, class, code, task_failed},
+    worked_before::{Access, Uses},
 };
 use async_trait::async_trait;
 use context::{Client, GroupContext};
@@ -29,7 +34,7 @@ use std::{
 };
 use tokio::{
     sync::Semaphore,
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 use wake::Wake;
 
@@ -60,6 +65,7 @@ impl fmt::Debug for KafkaConsumer {
 /// Joins a group and starts the member's thread; blocks a little.
 pub(crate) fn join(
     config: &KafkaConfig,
+    errors: &Errors,
     reader: Arc<Reader>,
     subscription: Subscription,
 ) -> Result<KafkaConsumer, MessageBusError> {
@@ -70,15 +76,17 @@ pub(crate) fn join(
         instance_id,
         ..
     } = subscription;
-    let errors = Arc::new(Errors::new(config.brokers()));
+    let errors = Arc::new(errors.of_another_client());
     let wake = Arc::new(Wake::default());
-    let context = GroupContext::new(Arc::clone(&errors));
-    let failed = |error| errors.failed(format_args!("joining the group {group}"), error);
-    let mut properties = config.consumer(&group);
-    if let Some(id) = instance_id {
-        properties.set("group.instance.id", id);
-    }
-    let mut client: Client = properties.create_with_context(context).map_err(failed)?;
+    let context = GroupContext::new(Arc::clone(&errors), config.logs_debug());
+    let failed = |error| {
+        let doing = format_args!("joining the group {group}");
+        errors.failed(doing, Uses::nothing(), error)
+    };
+    let mut client: Client = config
+        .member(&group, instance_id.as_deref())
+        .create_with_context(context)
+        .map_err(failed)?;
     let ring = Arc::clone(&wake);
     client.set_nonempty_callback(move || ring.ring());
     let mut names: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
@@ -102,6 +110,7 @@ pub(crate) fn join(
     };
     let settings = Settings {
         group,
+        topics,
         start: start
             .into_iter()
             .map(|mark| (mark.partition, mark.next))
@@ -128,30 +137,76 @@ impl KafkaConsumer {
     ) -> Result<KafkaResult<()>, MessageBusError> {
         let timed_out = KafkaError::ConsumerCommit(RDKafkaErrorCode::OperationTimedOut);
         let turn = Arc::clone(&self.turn).acquire_owned();
-        let Ok(turn) = timeout_at(deadline, turn).await else {
+        let Some(Ok(turn)) = self.within_grace(marks, deadline, turn).await else {
             return Ok(Err(timed_out));
         };
         let held = self.shared.begin_commit(marks)?;
         let client = self.client.upgrade().ok_or(MessageBusError::Closed)?;
-        let marks = marks.to_vec();
+        let metadata = commit_metadata(client.context(), marks)?;
+        let marks_to_store = marks.to_vec();
         // The attempt goes on when this future is dropped or its time is over: `held` ends with the attempt itself.
         let attempt = tokio::task::spawn_blocking(move || {
-            let stored = offsets(&marks).and_then(|list| client.commit(&list, CommitMode::Sync));
+            let stored = offsets(&marks_to_store, &metadata)
+                .and_then(|list| client.commit(&list, CommitMode::Sync));
             drop(client);
             drop(held);
             drop(turn);
             stored
         });
-        match timeout_at(deadline, attempt).await {
-            Ok(stored) => stored.map_err(task_failed),
-            Err(_) => Ok(Err(timed_out)),
+        match self.within_grace(marks, deadline, attempt).await {
+            Some(stored) => stored.map_err(task_failed),
+            None => Ok(Err(timed_out)),
         }
+    }
+
+    /// Waits for something until the deadline, and no longer than the grace of a partition that is being revoked, also if
+    /// the revocation begins meanwhile.
+    async fn within_grace<T>(
+        &self,
+        marks: &[OwnedMark],
+        deadline: Instant,
+        work: impl Future<Output = T>,
+    ) -> Option<T> {
+        let mut revocations = self.shared.watch_revocations();
+        let mut work = std::pin::pin!(work);
+        loop {
+            let until = self.deadline(marks, deadline);
+            tokio::select! {
+                biased;
+                done = &mut work => return Some(done),
+                () = sleep_until(until) => return None,
+                Ok(()) = revocations.changed() => {}
+            }
+        }
+    }
+
+    /// The earlier one of a deadline and the end of the grace of partitions that are being revoked.
+    fn deadline(&self, marks: &[OwnedMark], deadline: Instant) -> Instant {
+        let grace = self.shared.end_of_grace(marks);
+        grace.map_or(deadline, |end| deadline.min(end.into()))
     }
 }
 
-fn offsets(marks: &[OwnedMark]) -> KafkaResult<TopicPartitionList> {
+/// The metadata of a commit: for each mark the id of its topic, by which the next reader of the group knows the topic.
+///
+/// # Errors
+/// [`MessageBusError::StaleAssignment`] if a topic was created again, although its reader may not have been told yet.
+fn commit_metadata(
+    context: &GroupContext,
+    marks: &[OwnedMark],
+) -> Result<Vec<String>, MessageBusError> {
+    let metadata = marks.iter().map(|mark| {
+        let metadata = context.commit_metadata(&mark.partition.topic);
+        metadata.ok_or_else(|| MessageBusError::StaleAssignment {
+            partition: mark.partition.clone(),
+        })
+    });
+    metadata.collect()
+}
+
+fn offsets(marks: &[OwnedMark], metadata: &[String]) -> KafkaResult<TopicPartitionList> {
     let mut list = TopicPartitionList::with_capacity(marks.len());
-    for mark in marks {
+    for (mark, metadata) in marks.iter().zip(metadata) {
         let (id, next) = (&mark.partition, mark.next.get());
         let place = i64::try_from(next).map_or(Place::Invalid, Place::Offset);
         let number = kafka_number(id.partition);
@@ -161,6 +216,11 @@ fn offsets(marks: &[OwnedMark]) -> KafkaResult<TopicPartitionList> {
             continue;
         }
         list.add_partition_offset(&id.topic, number, place)?;
+        if let Some(mut element) = list.find_partition(&id.topic, number)
+            && !metadata.is_empty()
+        {
+            element.set_metadata(metadata);
+        }
     }
     Ok(list)
 }
@@ -173,13 +233,15 @@ impl Consumer for KafkaConsumer {
 
     async fn commit(&self, marks: &[OwnedMark]) -> Result<(), MessageBusError> {
         let deadline = Instant::now() + self.timeout;
+        let topics = topics_of(marks.iter().map(|mark| &mark.partition));
+        let uses = Uses::topics(Access::Read, &topics).with_group(&self.group);
         loop {
             if marks.is_empty() {
                 return self.shared.begin_commit(marks).map(drop);
             }
             let error = match self.try_commit(marks, deadline).await? {
                 Ok(()) => {
-                    self.errors.answered();
+                    self.errors.succeeded(uses);
                     return Ok(());
                 }
                 Err(error) => error,
@@ -193,9 +255,9 @@ impl Consumer for KafkaConsumer {
             // Between two generations the broker takes no commit. Soon either the partition is lost, which the next
             // attempt finds, or it is kept, and the attempt succeeds under the new generation.
             let rebalancing = class == Some(Class::Rebalancing);
-            if !rebalancing || Instant::now() + REBALANCE_PAUSE >= deadline {
+            if !rebalancing || Instant::now() + REBALANCE_PAUSE >= self.deadline(marks, deadline) {
                 let doing = format_args!("committing for the group {}", self.group);
-                return Err(self.errors.failed(doing, error));
+                return Err(self.errors.failed(doing, uses, error));
             }
             sleep(REBALANCE_PAUSE).await;
         }
@@ -219,7 +281,7 @@ impl Consumer for KafkaConsumer {
             Err(_) => {
                 let doing = format_args!("leaving the group {}", self.group);
                 let error = KafkaError::ConsumerCommit(RDKafkaErrorCode::OperationTimedOut);
-                Err(self.errors.failed(doing, error))
+                Err(self.errors.failed(doing, Uses::nothing(), error))
             }
         }
     }

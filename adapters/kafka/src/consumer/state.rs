@@ -13,7 +13,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::{Notify, watch};
 
@@ -28,6 +28,7 @@ pub(super) enum Start {
 #[derive(Debug)]
 enum Item {
     Delivery(Delivery),
+    Reached(Offset),
     NoPosition(NoPosition),
 }
 
@@ -43,8 +44,10 @@ struct Reading {
     ready: bool,
     /// The poll thread left records with the client, since the buffer had its share.
     full: bool,
-    /// Being revoked: it delivers nothing more, and commits still count.
-    revoked: bool,
+    /// Being revoked, and until when: it delivers nothing more, and commits still count.
+    revoked: Option<Instant>,
+    /// The position belongs to records of an earlier topic of that name: it delivers nothing, and commits are refused.
+    recreated: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +86,8 @@ pub(super) struct Shared {
     limit: Share,
     /// True once the poll thread has left the group.
     gone: watch::Sender<bool>,
+    /// The number of revocations that have begun: each bounds the commits that are under way.
+    revocations: watch::Sender<u64>,
 }
 
 /// A revocation that the caller has been told of, or will be.
@@ -122,6 +127,7 @@ impl Shared {
             wake,
             limit: Share { records, bytes },
             gone: watch::Sender::new(false),
+            revocations: watch::Sender::new(0),
         }
     }
 
@@ -174,7 +180,7 @@ impl Shared {
         }
         for mark in marks {
             let owned = state.partitions.get(&mark.partition);
-            if owned.is_none_or(|reading| reading.epoch != mark.epoch) {
+            if owned.is_none_or(|reading| reading.epoch != mark.epoch || reading.recreated) {
                 return Err(MessageBusError::StaleAssignment {
                     partition: mark.partition.clone(),
                 });
@@ -182,6 +188,19 @@ impl Shared {
         }
         state.commits += 1;
         Ok(Commit(Arc::clone(self)))
+    }
+
+    /// The end of the grace of those partitions that are being revoked; `None` if none of them is.
+    pub(super) fn end_of_grace(&self, marks: &[OwnedMark]) -> Option<Instant> {
+        let state = self.lock();
+        let readings = marks
+            .iter()
+            .filter_map(|mark| state.partitions.get(&mark.partition));
+        readings.filter_map(|reading| reading.revoked).min()
+    }
+
+    pub(super) fn watch_revocations(&self) -> watch::Receiver<u64> {
+        self.revocations.subscribe()
     }
 
     pub(super) fn pause(&self, partitions: &[PartitionId]) -> Result<(), MessageBusError> {
@@ -268,7 +287,9 @@ impl Shared {
         for (id, start) in starts {
             state.last_epoch += 1;
             let epoch = AssignmentEpoch::new(state.last_epoch);
-            state.partitions.insert(id.clone(), Reading::new(epoch));
+            let mut reading = Reading::new(epoch);
+            reading.recreated = matches!(start, Start::Nowhere(NoPosition::Recreated));
+            state.partitions.insert(id.clone(), reading);
             match *start {
                 Start::At(next, from) => {
                     assigned.push(AssignedPartition::new(id.clone(), epoch, next, from));
@@ -303,7 +324,7 @@ impl Shared {
         }
         for id in &known {
             if let Some(reading) = state.partitions.get_mut(id) {
-                reading.revoked = true;
+                reading.revoked = Some(Instant::now() + grace);
                 reading.buffer.clear();
                 reading.bytes = 0;
             }
@@ -315,6 +336,7 @@ impl Shared {
         });
         state.control.push_back(ConsumerEvent::Revoking(revocation));
         drop(state);
+        self.revocations.send_modify(|count| *count += 1);
         self.told.notify_one();
         pending
     }
@@ -342,7 +364,7 @@ impl Shared {
         let mut state = self.lock();
         let share = state.share(self.limit);
         let reading = state.partitions.get_mut(id)?;
-        if reading.paused || reading.revoked {
+        if reading.paused || reading.revoked.is_some() {
             return None;
         }
         reading.full = !reading.has_room(share);
@@ -372,7 +394,46 @@ impl Shared {
         self.told.notify_one();
     }
 
-    /// Tells that a partition cannot be read on, behind what it has delivered.
+    /// Tells that everything below `next` has been delivered or holds nothing, after what has been delivered.
+    pub(super) fn reached(&self, id: &PartitionId, next: Offset) {
+        let mut state = self.lock();
+        if let Some(reading) = state.partitions.get_mut(id) {
+            match reading.buffer.back_mut() {
+                // The caller has not seen it: the newer one says more.
+                Some(Item::Reached(before)) => *before = next,
+                _ => reading.buffer.push_back(Item::Reached(next)),
+            }
+            state.make_ready(id);
+        }
+        drop(state);
+        self.told.notify_one();
+    }
+
+    /// Tells that a partition is not the one that its positions were made for: what is buffered is dropped, and commits
+    /// are refused from now on.
+    pub(super) fn recreated(&self, id: &PartitionId) {
+        let mut state = self.lock();
+        if let Some(reading) = state.partitions.get_mut(id)
+            && !reading.recreated
+        {
+            reading.recreated = true;
+            reading.buffer.clear();
+            reading.bytes = 0;
+            reading
+                .buffer
+                .push_back(Item::NoPosition(NoPosition::Recreated));
+            state.make_ready(id);
+        }
+        drop(state);
+        self.told.notify_one();
+    }
+
+    /// The partitions that are assigned.
+    pub(super) fn assigned(&self) -> Vec<PartitionId> {
+        self.lock().partitions.keys().cloned().collect()
+    }
+
+    /// Tells that a partition cannot be read any further, after what it has delivered.
     pub(super) fn stop(&self, id: &PartitionId, why: NoPosition) {
         let mut state = self.lock();
         if let Some(reading) = state.partitions.get_mut(id) {
@@ -393,7 +454,8 @@ impl Reading {
             paused: false,
             ready: false,
             full: false,
-            revoked: false,
+            revoked: None,
+            recreated: false,
         }
     }
 
@@ -416,7 +478,7 @@ impl State {
         if let Some(reading) = self.partitions.get_mut(id)
             && !reading.ready
             && !reading.paused
-            && !reading.revoked
+            && reading.revoked.is_none()
             && !reading.buffer.is_empty()
         {
             reading.ready = true;
@@ -442,6 +504,7 @@ impl State {
                     reading.bytes -= delivery.message.size();
                     ConsumerEvent::Delivery(delivery)
                 }
+                Item::Reached(next) => ConsumerEvent::Reached(id.clone(), reading.epoch, next),
                 Item::NoPosition(why) => ConsumerEvent::NoPosition(id.clone(), why),
             };
             let half =

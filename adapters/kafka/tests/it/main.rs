@@ -7,4 +7,6 @@ mod contract;
 mod failures;
 mod groups;
 mod mock;
+mod outages;
 mod publish;
+mod recreated;

@@ -7,7 +7,11 @@ use foldstream::{
     },
 };
 use foldstream_kafka::{KafkaConfig, KafkaMessageBus};
-use rdkafka::{mocking::MockCluster, producer::DefaultProducerContext};
+use rdkafka::{
+    mocking::MockCluster,
+    producer::DefaultProducerContext,
+    types::{RDKafkaApiKey as Api, RDKafkaRespErr as Answer},
+};
 use std::{sync::Arc, sync::mpsc, time::Duration};
 
 type Cluster = MockCluster<'static, DefaultProducerContext>;
@@ -72,6 +76,17 @@ impl Mock {
 
     pub(crate) fn bus(&self) -> KafkaMessageBus {
         KafkaMessageBus::new(self.config()).unwrap()
+    }
+
+    /// From now on metadata says this about a topic.
+    pub(crate) fn topic_answers(&self, topic: &Arc<str>, answer: Answer) {
+        let topic = topic.to_string();
+        self.order(move |cluster| cluster.topic_error(&topic, answer).unwrap());
+    }
+
+    /// The next requests of a kind are answered with an error.
+    pub(crate) fn answers(&self, api: Api, answer: Answer, times: usize) {
+        self.order(move |cluster| cluster.request_errors(api, &vec![answer; times]));
     }
 
     /// A fresh topic.

@@ -1,0 +1,102 @@
+//! Giving partitions back, and leaving the group.
+use super::{
+    context::{Rebalance, add, remove},
+    poll::{LONGEST_WAIT, PollLoop},
+    state::Pending,
+};
+use crate::{client::list, worked_before::Uses};
+use foldstream::ports::PartitionId;
+use rdkafka::{Offset as Place, TopicPartitionList, consumer::Consumer as _};
+use std::time::Instant;
+
+/// Partitions that are being given back.
+pub(super) struct Revoking {
+    partitions: Vec<PartitionId>,
+    stage: Stage,
+}
+enum Stage {
+    /// Their reader finishes.
+    Draining { pending: Pending, until: Instant },
+    /// They are refused to new commits, and those under way end.
+    Settling { until: Instant },
+}
+
+impl PollLoop {
+    pub(super) fn start_revoking(&mut self, partitions: Vec<PartitionId>) {
+        self.queues.retain(|queue| !partitions.contains(&queue.id));
+        self.unexplained.retain(|id| !partitions.contains(id));
+        self.client.context().forget_ids(&partitions);
+        // The group takes back what it gave before this member had found its positions.
+        self.assigning = None;
+        let stage = if self.client.assignment_lost() {
+            self.shared.end(&partitions, true);
+            self.settling()
+        } else {
+            Stage::Draining {
+                pending: self.shared.revoke(&partitions, self.settings.grace),
+                until: Instant::now() + self.settings.grace,
+            }
+        };
+        self.revoking = Some(Revoking { partitions, stage });
+    }
+
+    fn settling(&self) -> Stage {
+        Stage::Settling {
+            until: Instant::now() + self.settings.request_timeout,
+        }
+    }
+
+    pub(super) fn revoke_when_drained(&mut self) {
+        let Some(mut revoking) = self.revoking.take() else {
+            return;
+        };
+        if let Stage::Draining { pending, until } = &revoking.stage {
+            let lost = self.client.assignment_lost();
+            if lost || pending.is_released() || *until <= Instant::now() {
+                self.shared.end(&revoking.partitions, lost);
+                revoking.stage = self.settling();
+            }
+        }
+        match revoking.stage {
+            // A commit that is sent after the partition was given back would move it under its next reader.
+            Stage::Settling { until } if self.shared.commits() == 0 || until <= Instant::now() => {
+                let given_back = list(&revoking.partitions, |_| Place::Invalid)
+                    .and_then(|list| remove(&self.client, &list));
+                if let Err(error) = given_back {
+                    let group = &self.settings.group;
+                    let doing = format_args!("giving back partitions of group {group}");
+                    self.tell(doing, Uses::nothing(), error);
+                }
+            }
+            _ => self.revoking = Some(revoking),
+        }
+    }
+
+    pub(super) fn leave(mut self) {
+        // Commits that were accepted are stored before the partitions go to others.
+        let until = Instant::now() + self.settings.request_timeout;
+        while self.shared.commits() > 0 && Instant::now() < until {
+            self.shared.wake.wait(LONGEST_WAIT);
+        }
+        self.client.context().close();
+        // The client closes only after its decisions are answered.
+        if self.assigning.take().is_some() {
+            let _ = add(&self.client, &TopicPartitionList::new());
+        }
+        if let Some(revoking) = self.revoking.take() {
+            let _ = list(&revoking.partitions, |_| Place::Invalid)
+                .and_then(|list| remove(&self.client, &list));
+        }
+        while let Some(decision) = self.client.context().take() {
+            let _ = match decision {
+                Rebalance::Assign(_) => add(&self.client, &TopicPartitionList::new()),
+                Rebalance::Revoke(partitions) => list(&partitions, |_| Place::Invalid)
+                    .and_then(|list| remove(&self.client, &list)),
+            };
+        }
+        // Each queue holds the client; dropping the last hold leaves the group and waits for it.
+        self.queues.clear();
+        let Self { client, .. } = self;
+        drop(client);
+    }
+}
