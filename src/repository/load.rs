@@ -11,6 +11,8 @@
 //! snapshot above the tail        it was read later than the commits, or the history forked: read at its version;
 //!                                its commit is there -> fold what follows, else delete it, go on without
 //! ```
+//! A load waits for the snapshot store for a bounded time only, and then folds the events without it.
+//!
 //! Only a bounded number of commits is ever held: what lies further back than a few times what was asked for is read
 //! forwards and folded as it comes.
 use super::{LoadError, Loaded, Repository, fold::Fold, snapshots::Snapshots};
@@ -26,6 +28,9 @@ use tokio::time::Instant;
 /// read forwards.
 const PAGE_BACK: u64 = 4;
 
+/// The snapshots, and until when a load waits for them.
+type InTime<'a, A> = (&'a Snapshots<A>, Instant);
+
 /// A usable snapshot and its state.
 type Found<A> = (StoredSnapshot, A);
 
@@ -36,10 +41,13 @@ impl<A: Aggregate> Repository<A> {
         let started = Instant::now();
         let fold = match &self.inner.snapshots {
             None => self.fold_all(stream).await?,
-            Some(snapshots) => match snapshots.newest(self.inner.load_policy) {
-                Some(newest) => self.load_together(stream, snapshots, newest).await?,
-                None => self.load_in_sequence(stream, snapshots).await?,
-            },
+            Some(snapshots) => {
+                let found = (snapshots, started + self.inner.snapshot_timeout);
+                match snapshots.newest(self.inner.load_policy) {
+                    Some(newest) => self.load_together(stream, found, newest).await?,
+                    None => self.load_in_sequence(stream, found).await?,
+                }
+            }
         };
         let took = started.elapsed();
         let mut loaded = fold.finish();
@@ -58,14 +66,14 @@ impl<A: Aggregate> Repository<A> {
     async fn load_in_sequence(
         &self,
         stream: &StreamId,
-        snapshots: &Snapshots<A>,
+        (snapshots, deadline): InTime<'_, A>,
     ) -> Result<Fold<A>, LoadError> {
-        if let Some((snapshot, state)) = snapshots.load(stream).await {
+        if let Some((snapshot, state)) = snapshots.load(stream, deadline).await {
             if let Some(fold) = self.fold_behind(&snapshot, state, snapshots).await? {
                 return Ok(fold);
             }
             snapshots
-                .discard(&snapshot, "it is of another history")
+                .discard(&snapshot, "it is of another history", deadline)
                 .await;
         }
         self.fold_all(stream).await
@@ -74,11 +82,11 @@ impl<A: Aggregate> Repository<A> {
     async fn load_together(
         &self,
         stream: &StreamId,
-        snapshots: &Snapshots<A>,
+        (snapshots, deadline): InTime<'_, A>,
         limit: NonZeroU32,
     ) -> Result<Fold<A>, LoadError> {
         let (found, newest) = futures::join!(
-            snapshots.load(stream),
+            snapshots.load(stream, deadline),
             self.backwards(stream, ReadFrom::Newest, limit)
         );
         let mut newest = newest?;
@@ -101,7 +109,7 @@ impl<A: Aggregate> Repository<A> {
             } else {
                 "it is of another history"
             };
-            snapshots.discard(&snapshot, why).await;
+            snapshots.discard(&snapshot, why, deadline).await;
         }
         self.fold_with(stream, newest).await
     }

@@ -43,6 +43,9 @@ use snapshots::Snapshots;
 use std::{fmt, sync::Arc, time::Duration};
 use turns::Turns;
 
+/// A load waits for the snapshot store for so long.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_millis(250);
+
 /// A stream that is idle for so long is confirmed before it is appended on.
 const CONFIRM_AFTER: Duration = Duration::from_secs(300);
 
@@ -83,6 +86,7 @@ struct Inner<A: Aggregate> {
     store: Arc<dyn EventStore>,
     snapshots: Option<Snapshots<A>>,
     load_policy: LoadPolicy,
+    snapshot_timeout: Duration,
     counters: Arc<Counters>,
     turns: Turns<A>,
     idempotency: Option<Idempotency>,
@@ -102,6 +106,7 @@ impl<A: Aggregate> Clone for Inner<A> {
             store: self.store.clone(),
             snapshots: self.snapshots.clone(),
             load_policy: self.load_policy,
+            snapshot_timeout: self.snapshot_timeout,
             counters: self.counters.clone(),
             turns: self.turns.clone(),
             idempotency: self.idempotency.clone(),
@@ -143,6 +148,7 @@ impl<A: Aggregate> Repository<A> {
             store,
             snapshots: None,
             load_policy: LoadPolicy::default(),
+            snapshot_timeout: SNAPSHOT_TIMEOUT,
             counters: Arc::default(),
             idempotency: None,
             upcasters: Upcasters::new().with_own_of::<A::Event>(),
@@ -181,6 +187,13 @@ impl<A: Aggregate> Repository<A> {
     #[must_use]
     pub fn with_load_policy(self, policy: LoadPolicy) -> Self {
         self.edit(|i| i.load_policy = policy)
+    }
+    /// Sets how long a load waits for the snapshot store, from the load's begin. Then the events are folded without a
+    /// snapshot, so that a slow snapshot store does not hold up commands. Default 250 ms. Zero uses only a snapshot that is
+    /// there at once; more than the fold of the longest stream takes is a waste.
+    #[must_use]
+    pub fn with_snapshot_timeout(self, timeout: Duration) -> Self {
+        self.edit(|i| i.snapshot_timeout = timeout)
     }
     /// Keeps the states of about this many streams in memory, those used last: a command on one of them is one round
     /// trip. Costs the memory of the states; 0 keeps none, which is the default.

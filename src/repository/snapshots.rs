@@ -25,6 +25,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    task::Poll,
     time::Duration,
 };
 use tokio::{runtime::Handle, sync::Notify, time::Instant};
@@ -174,48 +175,75 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
         }
     }
 
-    /// The stream's snapshot, decoded. One that cannot be had or read costs time only, so its error ends here.
-    pub(super) async fn load(&self, stream: &StreamId) -> Option<(StoredSnapshot, A)> {
-        let found = match self.store.load(stream).await {
-            Ok(found) => found?,
-            Err(error) => {
-                tracing::warn!(%stream, error = crate::chain(&error), "the snapshot cannot be read");
+    /// Returns the stream's snapshot, decoded. One that cannot be had, read or waited for costs time only, so its error ends
+    /// here.
+    pub(super) async fn load(
+        &self,
+        stream: &StreamId,
+        deadline: Instant,
+    ) -> Option<(StoredSnapshot, A)> {
+        let loading = async {
+            let found = match self.store.load(stream).await {
+                Ok(found) => found?,
+                Err(error) => {
+                    tracing::warn!(%stream, error = crate::chain(&error), "the snapshot cannot be read");
+                    return None;
+                }
+            };
+            if found.state_version != self.state_version {
                 return None;
             }
-        };
-        if found.state_version != self.state_version {
-            return None;
-        }
-        let unreadable = |error: CodecError| {
-            tracing::warn!(%stream, error = crate::chain(&error), "the snapshot cannot be decoded");
-        };
-        let payload = match &found.codec {
-            None => found.payload.clone(),
-            Some(tags) => {
-                let context = PayloadContext::of_snapshot(&found);
-                let opened = self.codecs.open(&context, Some(tags), &found.payload).await;
-                match opened.map_err(unreadable).ok()? {
-                    Opened::Payload(payload) => payload,
-                    Opened::Shredded => {
-                        // Never to be read again, but it would stand in the way of every later one.
-                        self.discard(&found, "its key was deleted").await;
-                        return None;
-                    }
+            match self.read(&found).await {
+                Ok(Some(state)) => Some((found, state)),
+                Ok(None) => {
+                    // Never to be read again, but it would stand in the way of every later one.
+                    let why = "its key was deleted";
+                    self.discard(&found, why, deadline).await;
+                    None
+                }
+                Err(error) => {
+                    tracing::warn!(%stream, error = crate::chain(&error), "the snapshot cannot be decoded");
+                    None
                 }
             }
         };
-        let state = (self.decode)(&payload).map_err(unreadable).ok()?;
-        Some((found, state))
+        let Some(found) = within(deadline, loading).await else {
+            tracing::warn!(%stream, "the snapshot store is slow: the events are folded without a snapshot");
+            return None;
+        };
+        found
+    }
+
+    /// Opens and decodes a snapshot; none if its key was deleted.
+    async fn read(&self, snapshot: &StoredSnapshot) -> Result<Option<A>, CodecError> {
+        let payload = match &snapshot.codec {
+            None => snapshot.payload.clone(),
+            Some(tags) => {
+                let context = PayloadContext::of_snapshot(snapshot);
+                let opened = self.codecs.open(&context, Some(tags), &snapshot.payload);
+                match opened.await? {
+                    Opened::Payload(payload) => payload,
+                    Opened::Shredded => return Ok(None),
+                }
+            }
+        };
+        (self.decode)(&payload).map(Some)
     }
 
     /// Deletes a snapshot that does not fit the history: since snapshots only move forward, it would stand in the way of
     /// every later one. If that fails, the next load finds it again.
-    pub(super) async fn discard(&self, snapshot: &StoredSnapshot, why: &str) {
+    pub(super) async fn discard(&self, snapshot: &StoredSnapshot, why: &str, deadline: Instant) {
         let stream = &snapshot.stream;
         tracing::warn!(%stream, version = %snapshot.version, "the snapshot does not fit and is deleted: {why}");
         self.counters.misfit();
-        if let Err(error) = self.store.delete(stream).await {
-            tracing::warn!(%stream, error = crate::chain(&error), "the snapshot cannot be deleted");
+        match within(deadline, self.store.delete(stream)).await {
+            Some(Ok(())) => {}
+            Some(Err(error)) => {
+                tracing::warn!(%stream, error = crate::chain(&error), "the snapshot cannot be deleted");
+            }
+            None => {
+                tracing::warn!(%stream, "the snapshot store is slow: the snapshot is not deleted yet")
+            }
         }
     }
 
@@ -330,7 +358,41 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
             codec,
             ..snapshot
         };
-        Ok(self.store.save(&sealed).await?)
+        match self.store.save(&sealed).await? {
+            SaveOutcome::Stale if self.is_in_the_way(&sealed).await? => {
+                self.store.delete(&sealed.stream).await?;
+                Ok(self.store.save(&sealed).await?)
+            }
+            outcome => Ok(outcome),
+        }
+    }
+
+    /// Returns whether the stored snapshot shows the same version as a new one, but is of no use to this build.
+    ///
+    /// The store keeps it, since it is of the same or a later state version. On a stream that nobody writes to, every load
+    /// would then fold the whole history. Between a build of a later state version and this one, running side by side on
+    /// such a stream, the snapshot changes hands at their loads; that costs them time only.
+    async fn is_in_the_way(&self, new: &StoredSnapshot) -> Result<bool, BoxError> {
+        let Some(stored) = self.store.load(&new.stream).await? else {
+            return Ok(false);
+        };
+        if stored.version != new.version {
+            return Ok(false);
+        }
+        let why = if stored.state_version > self.state_version {
+            "it is of a later state version".to_owned()
+        } else {
+            match self.read(&stored).await {
+                Ok(Some(_)) if stored.commit_id == new.commit_id => return Ok(false),
+                Ok(Some(_)) => "it is of another history".to_owned(),
+                Ok(None) => "its key was deleted".to_owned(),
+                // A key service that is away says nothing about the snapshot.
+                Err(error) if error.is_transient() => return Ok(false),
+                Err(error) => crate::chain(&error).to_string(),
+            }
+        };
+        tracing::warn!(stream = %new.stream, version = %new.version, "the stored snapshot cannot be used and is replaced: {why}");
+        Ok(true)
     }
 
     /// Waits until nothing is left to write, also if the runtime that wrote has gone meanwhile.
@@ -358,6 +420,20 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
             ended.await;
         }
     }
+}
+
+/// Returns what a future has to say until the deadline; it is polled once in any case, and none of its time is waited for
+/// outside of a tokio runtime, which has no timer.
+async fn within<T>(deadline: Instant, future: impl Future<Output = T>) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    // Without a timer where the answer is there at once.
+    if let Poll::Ready(answer) = futures::poll!(future.as_mut()) {
+        return Some(answer);
+    }
+    if Handle::try_current().is_err() {
+        return Some(future.await);
+    }
+    tokio::time::timeout_at(deadline, future).await.ok()
 }
 
 /// The right to write, of one task at a time. However the task ends, the flag falls and whoever waits for the end hears.

@@ -23,7 +23,7 @@
 //! | batches are bounded, in order on one stream | `stepped::a_batch_has_no_more_..`, `several::many_commands_run_side_by_side_..` |
 //! | a command at a version: decided there or a conflict, a repeat is answered | `at::..` |
 //! | `Any`, `NoStream`, `Head`, `Number` | `rules::an_append_holds_..`, `execute::facts_for_any_version_..`, `execute::number_0_is_no_stream` |
-//! | transactions: all or nothing, a stream once, no command id | `several::a_transaction_..` (two), `several::what_was_only_read_..` |
+//! | transactions: all or nothing, no command id | `several::a_transaction_..` (two), `several::what_was_only_read_..` |
 //! | what would not be read back is not stored | `readable::..`, one test a way to store (events, snapshots, payload codecs) |
 //! | what the fold does not take is not stored | `readable::an_event_that_the_fold_..`, `readable::a_state_that_was_folded_ahead_..` |
 //! | **Idempotent commands** | |
@@ -36,10 +36,12 @@
 //! | a dropped command that is sent again | `stepped::a_command_with_an_id_dropped_anywhere_..` |
 //! | bounded; one commit id, only for the marked slot | `execute::an_idempotent_command_that_is_always_overtaken_..` |
 //! | marks end; a refusal is not recorded; ids that cannot be stored | `execute::a_mark_names_the_slot_..`, `once::a_refusal_..`, `once::a_command_id_that_..` |
+//! | a snapshot that cannot be used is replaced, a slow store not waited for | `healing::..` |
 //! | **Snapshots** | `snapshots::..`, one test a rule |
 mod at;
 mod cache;
 mod execute;
+mod healing;
 mod chaos;
 mod command_ids;
 mod load;
