@@ -40,9 +40,9 @@ pub use payload::{
     Opened, PayloadCodec, PayloadCodecs, PayloadContext, PayloadError, PayloadKind, Sealed,
 };
 pub use repository::{
-    AppendError, AsOf, ExecuteError, ExecuteResult, Executed, FoldError, ForgetError, Historical,
-    LoadError, LoadMetrics, Loaded, Rejection, Repository, RepositoryMetrics, Settled,
-    SnapshotMetrics, Transaction,
+    AppendError, AsOf, Committed, ExecuteError, ExecuteResult, Executed, FoldError, ForgetError,
+    Historical, LoadError, LoadMetrics, Loaded, Rejection, Repository, RepositoryMetrics, Settled,
+    SnapshotMetrics, Transaction, TransactionExecuted, TransactionLoaded,
 };
 pub use resilience::{
     backoff::Backoff,

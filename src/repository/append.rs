@@ -1,17 +1,11 @@
 //! Storing facts without a decision, and settling appends whose outcome is not known.
-use super::{AppendError, LoadError, Repository, Settled};
+use super::{AppendError, LoadError, Repository, Settled, settle};
 use crate::{
     Aggregate, ExpectedVersion, Metadata, StreamHead, StreamId, Version, VersionConflict,
-    ports::{
-        Append, AppendAll, AppendOutcome, Commit, EventData, EventStoreError, PendingAppend,
-        ReadFrom,
-    },
+    ports::{Append, AppendOutcome, Commit, EventData, EventStoreError, PendingAppend, ReadFrom},
     resilience::{Attempts, FailureClass},
 };
-use futures::TryStreamExt;
-use std::{num::NonZeroU32, sync::Arc};
-
-const ONE: Option<NonZeroU32> = NonZeroU32::new(1);
+use std::sync::Arc;
 
 impl<A: Aggregate> Repository<A> {
     /// Stores facts without a decision, and returns the new head. For facts that others established, such as an import.
@@ -145,36 +139,7 @@ impl<A: Aggregate> Repository<A> {
     /// # Errors
     /// [`LoadError`] if its slots cannot be read; ask again.
     pub async fn settle(&self, pending: &PendingAppend) -> Result<Settled, LoadError> {
-        let AppendAll {
-            commits, unchanged, ..
-        } = pending.append();
-        // Looked at before the slots: a checked stream that has moved never moves back, so what is not in its slot now
-        // can never land.
-        let mut has_moved = false;
-        for head in unchanged {
-            let next = self
-                .first(head.stream(), ReadFrom::After(head.clone()))
-                .await?;
-            has_moved |= next.is_some();
-        }
-        for append in commits {
-            let stream = append.head.stream();
-            let slot = ReadFrom::After(append.head.clone());
-            match self.first(stream, slot).await? {
-                // Appends are atomic: one of its commits stands for all.
-                Some(commit) if commit.id == append.commit_id => {
-                    let heads = commits.iter().map(Append::head_after).collect();
-                    return Ok(Settled::Applied(heads));
-                }
-                Some(_) => return Ok(Settled::Superseded),
-                None => {}
-            }
-        }
-        Ok(if has_moved {
-            Settled::Superseded
-        } else {
-            Settled::Open
-        })
+        settle::settle(&*self.inner.store, pending).await
     }
 
     pub(super) async fn first(
@@ -182,7 +147,6 @@ impl<A: Aggregate> Repository<A> {
         stream: &StreamId,
         from: ReadFrom,
     ) -> Result<Option<Commit>, LoadError> {
-        let mut commits = self.inner.store.read(stream, from, ONE);
-        Ok(commits.try_next().await?)
+        settle::first(&*self.inner.store, stream, from).await
     }
 }

@@ -13,6 +13,7 @@ mod known;
 mod prepare;
 mod idempotent;
 mod append;
+mod settle;
 mod transaction;
 mod travel;
 mod fold;
@@ -25,7 +26,7 @@ mod values;
 pub use error::{AppendError, ExecuteError, FoldError, ForgetError, LoadError, Rejection};
 pub use execute::ExecuteResult;
 pub use metrics::{LoadMetrics, RepositoryMetrics, SnapshotMetrics};
-pub use transaction::Transaction;
+pub use transaction::{Committed, Transaction, TransactionExecuted, TransactionLoaded};
 pub use travel::{AsOf, Historical};
 pub use values::{Executed, Loaded, Settled};
 

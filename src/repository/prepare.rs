@@ -74,7 +74,10 @@ impl<A: Aggregate> Repository<A> {
 }
 
 /// A state with events that are not stored yet.
-fn ahead<A: Aggregate>(loaded: Loaded<A>, events: &[A::Event]) -> Result<Loaded<A>, FoldError> {
+pub(super) fn ahead<A: Aggregate>(
+    loaded: Loaded<A>,
+    events: &[A::Event],
+) -> Result<Loaded<A>, FoldError> {
     let mut fold = loaded.into_fold();
     fold.take_new(events)?;
     Ok(fold.finish())

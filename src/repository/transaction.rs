@@ -1,46 +1,425 @@
 //! Commands on several streams that happen together or not at all.
 use super::{
-    AppendError, ExecuteError, Repository,
-    execute::{Decided, Request, Start},
+    AppendError, ExecuteError, FoldError, Loaded, Repository, Settled, prepare::ahead, settle,
 };
 use crate::{
-    Decide, ExpectedVersion, Metadata, StreamHead,
-    ports::{Append, AppendAll, AppendOutcome, EventStore, EventStoreError, shared},
+    Aggregate, CommitId, ConflictRetry, Context, Decide, Metadata, StreamHead, StreamId, Timestamp,
+    Version, VersionConflict,
+    ports::{
+        Append, AppendAll, AppendOutcome, EventData, EventStore, EventStoreError, PendingAppend,
+        ReadFrom, shared,
+    },
+    resilience::{Attempts, Failure, FailureClass},
 };
-use std::sync::Arc;
+use futures::future::BoxFuture;
+use std::{
+    any::Any,
+    collections::{BTreeMap, btree_map::Entry},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 /// Commands on several streams, possibly of several aggregate types, that happen together or not at all.
 ///
-/// Each command is decided when it is added; [`commit`](Self::commit) stores all of them, provided that no stream that
-/// was decided on has moved. It is not decided again after a conflict: make a new transaction. How many streams one may
-/// touch is up to the store: [`Capabilities::max_streams_per_append`](crate::ports::Capabilities).
-#[derive(Debug)]
+/// Each command is decided when it is added, on the state that the transaction has read or made before.
+/// [`commit`](Self::commit) stores all events, provided that no stream that was read has moved. [`run`](Self::run) does both
+/// and begins again after a conflict. How many streams one transaction may touch is up to the store:
+/// [`Capabilities::max_streams_per_append`](crate::ports::Capabilities).
+///
+/// A transaction is a cheap handle: its clones, also in other tasks, add to the same transaction.
+///
+/// # Several commands on one stream
+/// A later command on a stream goes on from the state after the earlier one. All their events become *one* commit, at the
+/// time of the first, since a stream has one place in an atomic append. One commit has one metadata: that of the first
+/// command that stored anything. Another one that is not empty is refused.
+///
+/// # Without events
+/// A transaction in which no command stored anything, and everything was only read, has nothing to write. Its commit
+/// reads the end of every stream again, one by one, and a stream that has moved is a conflict. That is *not atomic*: a
+/// stream may move while the next one is read.
+///
+/// # Example
+/// ```
+/// # use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent, Repository, id};
+/// use foldstream::{ConflictRetry, ExecuteError, Transaction};
+/// # use foldstream_testkit::InMemoryEventStore;
+/// # id!(AccountId);
+/// # #[derive(Clone, Debug, PartialEq, DomainEvent)]
+/// # #[event(aggregate = "account")]
+/// # enum AccountEvent { Deposited { amount: u64 }, Withdrawn { amount: u64 } }
+/// # #[derive(Clone, Default)]
+/// # struct Account { balance: u64 }
+/// # impl Aggregate for Account {
+/// #     type Id = AccountId;
+/// #     type Event = AccountEvent;
+/// #     fn evolve(&mut self, event: &AccountEvent) {
+/// #         match event {
+/// #             AccountEvent::Deposited { amount } => self.balance += amount,
+/// #             AccountEvent::Withdrawn { amount } => self.balance -= amount,
+/// #         }
+/// #     }
+/// # }
+/// # #[derive(Debug, thiserror::Error)]
+/// # #[error("not enough money")]
+/// # struct NotEnough;
+/// # struct Deposit(u64);
+/// # struct Withdraw(u64);
+/// # impl Decide<Deposit> for Account {
+/// #     type Error = NotEnough;
+/// #     fn decide(&self, command: &Deposit, _: &Context) -> Decision<Self, NotEnough> { Ok(vec![AccountEvent::Deposited { amount: command.0 }]) }
+/// # }
+/// # impl Decide<Withdraw> for Account {
+/// #     type Error = NotEnough;
+/// #     fn decide(&self, command: &Withdraw, _: &Context) -> Decision<Self, NotEnough> {
+/// #         if command.0 > self.balance { return Err(NotEnough) }
+/// #         Ok(vec![AccountEvent::Withdrawn { amount: command.0 }])
+/// #     }
+/// # }
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// let store = InMemoryEventStore::new();
+/// let accounts = Repository::<Account>::new(store.clone());
+/// accounts.execute(&"ann".into(), Deposit(100)).await?;
+///
+/// let moved = Transaction::run(&store, ConflictRetry::default(), |tx| {
+///     let accounts = accounts.clone();
+///     async move {
+///         let ann = tx.load(&accounts, &"ann".into()).await?;
+///         let half = ann.state().balance / 2;
+///         tx.execute(&accounts, &"ann".into(), Withdraw(half)).await?;
+///         tx.execute(&accounts, &"bob".into(), Deposit(half)).await?;
+///         Ok::<_, ExecuteError<NotEnough>>(half)
+///     }
+/// })
+/// .await?;
+/// assert_eq!((moved.value, moved.heads.len()), (50, 2));
+/// # Ok::<(), foldstream::BoxError>(()) })?;
+/// # Ok::<(), foldstream::BoxError>(())
+/// ```
+#[derive(Clone)]
 pub struct Transaction {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     store: Arc<dyn EventStore>,
-    all: AppendAll,
+    parts: Mutex<Parts>,
+}
+
+/// What a transaction has read and decided.
+#[derive(Default)]
+struct Parts {
+    streams: BTreeMap<StreamId, Box<dyn Part>>,
+    /// The streams, in the order in which they came.
+    order: Vec<StreamId>,
+    /// Heads that the caller wants checked.
+    required: Vec<StreamHead>,
+    is_over: bool,
+}
+
+/// One stream of a transaction, of whatever aggregate type.
+trait Part: Send {
+    fn as_any(&mut self) -> &mut dyn Any;
+    fn head(&self) -> &StreamHead;
+    /// The commit, sealed; none if there are no events.
+    fn into_append(self: Box<Self>) -> BoxFuture<'static, Result<Option<Append>, AppendError>>;
+}
+
+/// One stream of a transaction.
+struct Stream<A: Aggregate> {
+    repository: Repository<A>,
+    /// The state with all events of the transaction; its head is still the one that was read.
+    loaded: Loaded<A>,
+    commit: Option<NewCommit>,
+}
+
+/// The events of a transaction on one stream.
+struct NewCommit {
+    id: CommitId,
+    at: Timestamp,
+    metadata: Metadata,
+    events: Vec<EventData>,
+}
+
+impl<A: Aggregate> Part for Stream<A> {
+    fn as_any(&mut self) -> &mut dyn Any {
+        self
+    }
+    fn head(&self) -> &StreamHead {
+        &self.loaded.head
+    }
+    fn into_append(self: Box<Self>) -> BoxFuture<'static, Result<Option<Append>, AppendError>> {
+        let Self {
+            repository,
+            loaded,
+            commit,
+        } = *self;
+        Box::pin(async move {
+            let Some(commit) = commit else {
+                return Ok(None);
+            };
+            let append = Append::after(loaded.head, commit.id, commit.at, commit.events)
+                .with_metadata(commit.metadata);
+            repository.seal(append).await.map(Some)
+        })
+    }
+}
+
+impl<A: Aggregate> Stream<A> {
+    /// The version that the stream will have after the commit.
+    fn version(&self) -> Version {
+        let new = self.commit.as_ref().map_or(0, |commit| commit.events.len());
+        self.loaded.version().plus(new as u64)
+    }
+
+    fn decide<C>(
+        &mut self,
+        command: &C,
+        metadata: Metadata,
+    ) -> Result<TransactionExecuted<A>, ExecuteError<A::Error>>
+    where
+        A: Decide<C>,
+    {
+        let at = match &self.commit {
+            // A commit has one time, and every decision sees it.
+            Some(commit) => commit.at,
+            None => {
+                let now = self.repository.inner.clock.now();
+                now.max(self.loaded.head.recorded_at())
+            }
+        };
+        let ctx = Context::new(self.loaded.head.stream().clone(), self.version(), at)
+            .with_metadata(metadata.clone());
+        let before = self.loaded.clone();
+        let events = before.state.decide(command, &ctx);
+        let events = events.map_err(ExecuteError::Rejected)?;
+        if !events.is_empty() {
+            self.add(&events, at, metadata)?;
+        }
+        Ok(TransactionExecuted {
+            before,
+            after: self.loaded.clone(),
+            version: self.version(),
+            events,
+        })
+    }
+
+    /// Adds events to the commit. Nothing is added if they cannot be stored.
+    fn add<E>(
+        &mut self,
+        events: &[A::Event],
+        at: Timestamp,
+        metadata: Metadata,
+    ) -> Result<(), ExecuteError<E>> {
+        let is_other = |commit: &NewCommit| !metadata.is_empty() && commit.metadata != metadata;
+        if self.commit.as_ref().is_some_and(is_other) {
+            return Err(invalid(&format!(
+                "two commands on {} have different metadata, but become one commit: give the same to both",
+                self.loaded.head.stream()
+            )));
+        }
+        let encoded = self.repository.encode(events)?;
+        let after: Result<_, FoldError> = ahead(self.loaded.clone(), events);
+        self.loaded = after?;
+        let ids = &self.repository.inner.ids;
+        let commit = self.commit.get_or_insert_with(|| NewCommit {
+            id: ids.commit_id(),
+            at,
+            metadata,
+            events: Vec::new(),
+        });
+        commit.events.extend_from_slice(&encoded);
+        Ok(())
+    }
+}
+
+/// A state that a transaction has read, with the events that it has made so far.
+#[derive(Clone, Debug)]
+pub struct TransactionLoaded<A> {
+    loaded: Loaded<A>,
+    version: Version,
+}
+
+impl<A: Clone> TransactionLoaded<A> {
+    /// Returns the state.
+    pub fn state(&self) -> &A {
+        self.loaded.state()
+    }
+    /// Returns the state, owned.
+    pub fn into_state(self) -> A {
+        self.loaded.into_state()
+    }
+    /// Returns the version of the state. Versions of events that the transaction has made do not exist before the commit.
+    pub const fn version(&self) -> Version {
+        self.version
+    }
+}
+
+/// The effect of a command in a transaction, once it is committed.
+#[derive(Clone, Debug)]
+pub struct TransactionExecuted<A: Aggregate> {
+    before: Loaded<A>,
+    after: Loaded<A>,
+    version: Version,
+    events: Vec<A::Event>,
+}
+
+impl<A: Aggregate> TransactionExecuted<A> {
+    /// Returns the state that the command was decided on.
+    pub fn before(&self) -> &A {
+        self.before.state()
+    }
+    /// Returns the state after the command.
+    pub fn after(&self) -> &A {
+        self.after.state()
+    }
+    /// Returns the version that the stream has after the command, once the transaction is committed.
+    pub const fn version(&self) -> Version {
+        self.version
+    }
+    /// Returns the new events; none if there was nothing to do.
+    pub fn events(&self) -> &[A::Event] {
+        &self.events
+    }
+    /// Returns the new events, owned.
+    pub fn into_events(self) -> Vec<A::Event> {
+        self.events
+    }
+}
+
+/// The result of a transaction that was run.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Committed<T> {
+    /// What the work returned, in the attempt that was committed.
+    pub value: T,
+    /// The new heads, in the order in which the streams came into the transaction.
+    pub heads: Vec<StreamHead>,
+}
+
+impl fmt::Debug for Transaction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts = self.inner.lock();
+        f.debug_struct("Transaction")
+            .field("store", &self.inner.store)
+            .field("streams", &parts.order)
+            .field("is_over", &parts.is_over)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> MutexGuard<'_, Parts> {
+        // Whatever panics under the lock is a user's `decide`, which has changed nothing.
+        self.parts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// The streams and heads, while the transaction is not committed.
+    fn open(&self) -> Result<MutexGuard<'_, Parts>, EventStoreError> {
+        let parts = self.lock();
+        if parts.is_over {
+            let reason = "the transaction is over: it was committed, or its attempt has ended";
+            return Err(EventStoreError::Invalid {
+                reason: reason.into(),
+            });
+        }
+        Ok(parts)
+    }
 }
 
 impl Transaction {
-    /// An empty one. Every repository used with it must be over the same store.
+    /// Creates an empty transaction. Every repository used with it must be over the same store.
     #[must_use]
     pub fn new(store: impl EventStore) -> Self {
+        Self::over(shared::event_store(store))
+    }
+
+    fn over(store: Arc<dyn EventStore>) -> Self {
         Self {
-            store: shared::event_store(store),
-            all: AppendAll::default(),
+            inner: Arc::new(Inner {
+                store,
+                parts: Mutex::default(),
+            }),
         }
     }
 
-    /// Decides a command on the stream's state as of now and adds its events, which are returned. If there is nothing to
-    /// do, the stream must still not move until the commit, since the decision rests on it.
+    /// Runs `work` in a transaction and commits it. After a conflict it is run again in a new one, within the time of the
+    /// policy. Where the outcome of the commit is unknown, it is settled: the streams are read, and the same commit is sent
+    /// again while it may still land.
+    ///
+    /// `work` may run several times, so it must do nothing else that cannot be repeated. An error that it returns ends the
+    /// attempt without a commit, and is returned at once. It gets a handle, which it may clone into tasks; a task that
+    /// outlives its attempt gets an error.
     ///
     /// # Errors
-    /// [`ExecuteError`]; `Store(Invalid)` for a stream that is in the transaction already, or a repository over another store.
+    /// What `work` returns, or what follows from an [`AppendError`]: `Conflict` if other writers kept the streams moving,
+    /// `Store(Unavailable { pending: Some(_) })` if the outcome stayed unknown: [`Repository::settle`] of any of the
+    /// repositories tells.
+    pub async fn run<S, T, E, W, F>(
+        store: &S,
+        policy: ConflictRetry,
+        mut work: W,
+    ) -> Result<Committed<T>, E>
+    where
+        S: EventStore + Clone,
+        W: FnMut(Self) -> F,
+        F: Future<Output = Result<T, E>>,
+        E: From<AppendError>,
+    {
+        let store = shared::event_store(store.clone());
+        let mut attempts = Attempts::new(policy.policy());
+        loop {
+            let transaction = Self::over(store.clone());
+            let value = match work(transaction.clone()).await {
+                Ok(value) => value,
+                Err(error) => {
+                    // Whatever goes on in a task adds to nothing.
+                    transaction.inner.lock().is_over = true;
+                    return Err(error);
+                }
+            };
+            match transaction.commit_and_settle(&mut attempts).await {
+                Ok(heads) => return Ok(Committed { value, heads }),
+                Err(AppendError::Conflict(conflict)) => {
+                    if !attempts.wait(FailureClass::Transient).await {
+                        return Err(AppendError::Conflict(conflict).into());
+                    }
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Reads a stream into the transaction: it must not move until the commit. A command on it goes on from here. A stream
+    /// that is in the transaction already is returned with the events that the transaction has made.
+    ///
+    /// # Errors
+    /// [`AppendError`]: `Load` if the stream cannot be read; `Store(Invalid)` for a repository over another store, or a
+    /// transaction that is over.
+    pub async fn load<A: Aggregate>(
+        &self,
+        repository: &Repository<A>,
+        id: &A::Id,
+    ) -> Result<TransactionLoaded<A>, AppendError> {
+        let stream = self.enlist(repository, id).await?;
+        self.with(&stream, |part: &mut Stream<A>| {
+            Ok(TransactionLoaded {
+                loaded: part.loaded.clone(),
+                version: part.version(),
+            })
+        })
+    }
+
+    /// Decides a command on the stream's state in the transaction, which is read if it is not there yet, and adds its
+    /// events. If there is nothing to do, the stream must still not move until the commit, since the decision rests on it.
+    ///
+    /// # Errors
+    /// [`ExecuteError`]; `Store(Invalid)` for a repository over another store, or a transaction that is over. A command that is
+    /// refused adds nothing, and the transaction goes on without it; that the stream must not move stays.
     pub async fn execute<A, C>(
-        &mut self,
+        &self,
         repository: &Repository<A>,
         id: &A::Id,
         command: C,
-    ) -> Result<Vec<A::Event>, ExecuteError<A::Error>>
+    ) -> Result<TransactionExecuted<A>, ExecuteError<A::Error>>
     where
         A: Decide<C>,
         C: Send + Sync,
@@ -52,14 +431,15 @@ impl Transaction {
     /// [`execute`](Self::execute) with metadata.
     ///
     /// # Errors
-    /// As [`execute`](Self::execute); `Store(Invalid)` for a command id, since a transaction cannot be made idempotent by one.
+    /// As [`execute`](Self::execute); `Store(Invalid)` for a command id, since a transaction cannot be made idempotent by
+    /// one, and for other metadata than an earlier command on the same stream had.
     pub async fn execute_with<A, C>(
-        &mut self,
+        &self,
         repository: &Repository<A>,
         id: &A::Id,
         command: C,
         metadata: Metadata,
-    ) -> Result<Vec<A::Event>, ExecuteError<A::Error>>
+    ) -> Result<TransactionExecuted<A>, ExecuteError<A::Error>>
     where
         A: Decide<C>,
         C: Send + Sync,
@@ -69,68 +449,197 @@ impl Transaction {
                 "a transaction takes no command id: it cannot be settled by one mark",
             ));
         }
-        if self.store.identity() != repository.inner.store.identity() {
-            return Err(invalid(
-                "the repository is over another store than the transaction",
-            ));
-        }
-        let loaded = repository.load(id).await?;
-        let stream = loaded.head().stream();
-        let mut heads = self
-            .all
-            .commits
-            .iter()
-            .map(|a| &a.head)
-            .chain(&self.all.unchanged);
-        if heads.any(|head| head.stream() == stream) {
-            return Err(invalid(&format!(
-                "stream {stream} is in the transaction already"
-            )));
-        }
-        let stream = stream.clone();
-        let request = Request {
-            stream: &stream,
-            command: &command,
-            metadata: &metadata,
-            expected: ExpectedVersion::Any,
-        };
-        match repository.decide(Start::Read(loaded), &request).await? {
-            Decided::NoFacts(end) => {
-                let nothing = end.end()?;
-                self.all.unchanged.push(nothing.loaded.head);
-                Ok(Vec::new())
-            }
-            Decided::Facts(facts) => {
-                let id = repository.inner.ids.commit_id();
-                let prepared = repository.prepare(facts, id, &metadata).await?;
-                self.all.commits.push(prepared.append);
-                Ok(prepared.events)
-            }
-        }
+        let stream = self.enlist(repository, id).await?;
+        self.with(&stream, |part: &mut Stream<A>| {
+            part.decide(&command, metadata)
+        })
     }
 
-    /// Requires that a stream that was only read has not moved.
-    pub fn require_unchanged(&mut self, head: &StreamHead) {
-        self.all.unchanged.push(head.clone());
+    /// Requires that a stream that was read elsewhere has not moved. A transaction that is over ignores it.
+    pub fn require_unchanged(&self, head: &StreamHead) {
+        self.inner.lock().required.push(head.clone());
     }
 
-    /// Stores all or nothing; the new heads, in the order of the commands that had something to store.
+    /// Stores all or nothing; returns the new heads, in the order in which the streams came into the transaction.
     ///
     /// # Errors
-    /// [`AppendError`]: `Conflict` if a stream has moved; `Store(Unavailable { pending: Some(_) })` if the outcome is
-    /// unknown: [`Repository::settle`] of any of the repositories tells.
+    /// [`AppendError`]: `Conflict` if a stream has moved; `Store(Invalid)` if another handle has committed already;
+    /// `Store(Unavailable { pending: Some(_) })` if the outcome is unknown: [`Repository::settle`] of any of the
+    /// repositories tells.
     pub async fn commit(self) -> Result<Vec<StreamHead>, AppendError> {
-        if self.all.commits.is_empty() {
+        let all = self.close().await?;
+        if all.commits.is_empty() {
+            self.check(&all.unchanged).await?;
             return Ok(Vec::new());
         }
-        match self.store.append_all(&self.all).await? {
+        match self.inner.store.append_all(&all).await? {
             AppendOutcome::Appended(heads) => Ok(heads),
-            AppendOutcome::Repeated(_) => {
-                Ok(self.all.commits.iter().map(Append::head_after).collect())
-            }
+            AppendOutcome::Repeated(_) => Ok(heads_after(&all)),
             AppendOutcome::Conflict(conflict) => Err(AppendError::Conflict(conflict)),
         }
     }
+
+    /// Reads a stream, if the transaction does not have it yet.
+    async fn enlist<A: Aggregate>(
+        &self,
+        repository: &Repository<A>,
+        id: &A::Id,
+    ) -> Result<StreamId, AppendError> {
+        let stream = Repository::<A>::stream_id(id)?;
+        if self.inner.store.identity() != repository.inner.store.identity() {
+            let reason = "the repository is over another store than the transaction";
+            return Err(EventStoreError::Invalid {
+                reason: reason.into(),
+            }
+            .into());
+        }
+        if self.inner.open()?.streams.contains_key(&stream) {
+            return Ok(stream);
+        }
+        let loaded = repository.load(id).await?;
+        let mut parts = self.inner.open()?;
+        let Parts { streams, order, .. } = &mut *parts;
+        // Another task may have been faster; its state is as good.
+        if let Entry::Vacant(free) = streams.entry(stream.clone()) {
+            free.insert(Box::new(Stream {
+                repository: repository.clone(),
+                loaded,
+                commit: None,
+            }));
+            order.push(stream.clone());
+        }
+        Ok(stream)
+    }
+
+    /// Does something with a stream that is in the transaction.
+    fn with<A: Aggregate, T, E: From<EventStoreError>>(
+        &self,
+        stream: &StreamId,
+        act: impl FnOnce(&mut Stream<A>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut parts = self.inner.open()?;
+        let part = parts.streams.get_mut(stream);
+        match part.and_then(|part| part.as_any().downcast_mut::<Stream<A>>()) {
+            Some(part) => act(part),
+            None => Err(EventStoreError::Invalid {
+                reason: format!(
+                    "stream {stream} is in the transaction already, as another aggregate"
+                ),
+            }
+            .into()),
+        }
+    }
+
+    /// Ends the transaction, and returns what is to be stored and to be checked.
+    async fn close(&self) -> Result<AppendAll, AppendError> {
+        let mut parts = {
+            let mut open = self.inner.open()?;
+            let over = Parts {
+                is_over: true,
+                ..Parts::default()
+            };
+            std::mem::replace(&mut *open, over)
+        };
+        let mut heads: BTreeMap<StreamId, StreamHead> = BTreeMap::new();
+        let read = parts.streams.values().map(|part| part.head().clone());
+        for head in read.chain(parts.required) {
+            match heads.entry(head.stream().clone()) {
+                Entry::Vacant(free) => {
+                    free.insert(head);
+                }
+                Entry::Occupied(seen) if *seen.get() != head => {
+                    // It has moved between the two reads.
+                    return Err(AppendError::Conflict(conflict_at(&head, seen.get())));
+                }
+                Entry::Occupied(_) => {}
+            }
+        }
+        let mut commits = Vec::new();
+        for stream in &parts.order {
+            let Some(part) = parts.streams.remove(stream) else {
+                continue;
+            };
+            if let Some(append) = part.into_append().await? {
+                heads.remove(stream);
+                commits.push(append);
+            }
+        }
+        Ok(AppendAll::new(commits).with_unchanged(heads.into_values().collect()))
+    }
+
+    /// Reads the end of each stream again. Not atomic.
+    async fn check(&self, unchanged: &[StreamHead]) -> Result<(), AppendError> {
+        for expected in unchanged {
+            let stream = expected.stream();
+            let newest = settle::first(&*self.inner.store, stream, ReadFrom::Newest).await?;
+            let found = newest.map_or_else(|| StreamHead::empty(stream.clone()), |c| c.head());
+            if (found.version(), found.commit_id()) != (expected.version(), expected.commit_id()) {
+                return Err(AppendError::Conflict(conflict_at(expected, &found)));
+            }
+        }
+        Ok(())
+    }
+
+    /// [`commit`](Self::commit), repeated until its outcome is known or its time is over.
+    async fn commit_and_settle(
+        &self,
+        attempts: &mut Attempts<'_>,
+    ) -> Result<Vec<StreamHead>, AppendError> {
+        let all = self.close().await?;
+        let Some(first) = all.commits.first() else {
+            self.check(&all.unchanged).await?;
+            return Ok(Vec::new());
+        };
+        let superseded = || {
+            let (stream, version) = (first.head.stream().clone(), first.head.version());
+            AppendError::Conflict(VersionConflict::new(stream, version, None))
+        };
+        // Once an outcome is unknown, it stays so until the slots tell: a later "throttled" says nothing about it.
+        let mut unknown: Option<EventStoreError> = None;
+        loop {
+            let error = match self.inner.store.append_all(&all).await {
+                Ok(AppendOutcome::Appended(heads)) => return Ok(heads),
+                Ok(AppendOutcome::Repeated(_)) => return Ok(heads_after(&all)),
+                Ok(AppendOutcome::Conflict(conflict)) if unknown.is_none() => {
+                    return Err(AppendError::Conflict(conflict));
+                }
+                Ok(AppendOutcome::Conflict(_)) => None,
+                Err(error) => Some(error),
+            };
+            if let Some(error) = error {
+                let class = error.failure_class();
+                if !error.is_certainly_not_applied() {
+                    unknown = Some(error);
+                } else if unknown.is_none() {
+                    if !attempts.wait(class).await {
+                        return Err(error.into());
+                    }
+                    continue;
+                }
+            }
+            let pending = PendingAppend::new(all.clone());
+            match settle::settle(&*self.inner.store, &pending).await {
+                Ok(Settled::Applied(heads)) => return Ok(heads),
+                Ok(Settled::Superseded) => return Err(superseded()),
+                // Still open, or not to be read now.
+                Ok(Settled::Open) => {}
+                Err(error) if error.is_transient() => {}
+                Err(error) => return Err(unknown.map_or_else(|| error.into(), AppendError::from)),
+            }
+            if !attempts.wait(FailureClass::Transient).await {
+                return Err(unknown.map_or_else(superseded, AppendError::from));
+            }
+        }
+    }
+}
+
+fn heads_after(all: &AppendAll) -> Vec<StreamHead> {
+    all.commits.iter().map(Append::head_after).collect()
+}
+
+fn conflict_at(expected: &StreamHead, found: &StreamHead) -> VersionConflict {
+    let (stream, version) = (expected.stream().clone(), expected.version());
+    VersionConflict::new(stream, version, Some(found.version()))
 }
 
 fn invalid<E>(reason: &str) -> ExecuteError<E> {

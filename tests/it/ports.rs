@@ -39,11 +39,11 @@ async fn however_a_store_is_shared_its_identity_is_its_own() {
         Repository::new(twice),
     ];
     for accounts in repositories {
-        let mut transaction = Transaction::new(store.clone());
+        let transaction = Transaction::new(store.clone());
         let one = || Deposit { amount: 1 };
         transaction.execute(&accounts, &ann, one()).await.unwrap();
         transaction.commit().await.unwrap();
-        let mut elsewhere = Transaction::new(other.clone());
+        let elsewhere = Transaction::new(other.clone());
         let refused = elsewhere.execute(&accounts, &ann, one()).await;
         assert!(refused.is_err(), "{refused:?}");
     }

@@ -338,7 +338,7 @@ async fn a_transaction_seals_for_every_stream() {
     let shared: Arc<dyn EventStore> = store.clone();
     let accounts =
         Repository::<Account>::new(shared.clone()).with_payload_codecs(writing(&Vault::new()));
-    let mut transaction = Transaction::new(shared);
+    let transaction = Transaction::new(shared);
     for (id, amount) in [("ann", 3), ("bob", 4)] {
         transaction
             .execute(&accounts, &id.into(), Deposit { amount })

@@ -337,7 +337,7 @@ async fn whatever_is_lost_a_transaction_is_stored_on_all_streams_or_on_none() {
                 let amount = rng.u64(1..40);
                 world.learn(&tag, Known::Nothing);
                 let sent = async |process: &Process| {
-                    let mut both = Transaction::new(process.store.clone());
+                    let both = Transaction::new(process.store.clone());
                     for id in STREAMS {
                         let (accounts, id) = (&process.accounts, AccountId::from(id));
                         let deposit = Deposit { amount };

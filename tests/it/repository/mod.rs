@@ -36,6 +36,7 @@
 //! | a dropped command that is sent again | `stepped::a_command_with_an_id_dropped_anywhere_..` |
 //! | bounded; one commit id, only for the marked slot | `execute::an_idempotent_command_that_is_always_overtaken_..` |
 //! | marks end; a refusal is not recorded; ids that cannot be stored | `execute::a_mark_names_the_slot_..`, `once::a_refusal_..`, `once::a_command_id_that_..` |
+//! | transactions read, go on from what they made, run to an end | `transactions::..` |
 //! | a snapshot that cannot be used is replaced, a slow store not waited for | `healing::..` |
 //! | **Snapshots** | `snapshots::..`, one test a rule |
 mod at;
@@ -52,6 +53,7 @@ mod rules;
 mod several;
 mod snapshots;
 mod stepped;
+mod transactions;
 mod turns;
 
 use crate::support::{

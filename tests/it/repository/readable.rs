@@ -223,7 +223,7 @@ async fn an_event_that_would_not_be_read_back_is_not_stored() {
             )
             .await;
         assert!(is_encode(&once), "{event:?}: {once:?}");
-        let mut transaction = Transaction::new(store.clone());
+        let transaction = Transaction::new(store.clone());
         let told = transaction.execute(&odd, &id, Do(events.clone())).await;
         assert!(is_encode(&told.map(drop)), "{event:?}");
         let appended = odd.append(&id, ExpectedVersion::Any, &events).await;
@@ -403,7 +403,7 @@ async fn an_event_that_the_fold_does_not_take_is_not_stored() {
         let metadata = Metadata::new().with_command_id("c");
         let once = odd.execute_with(&id, events(), metadata).await;
         assert!(matches!(once, Err(ExecuteError::Fold(_))), "{once:?}");
-        let mut transaction = Transaction::new(store.clone());
+        let transaction = Transaction::new(store.clone());
         let told = transaction.execute(&odd, &id, events()).await;
         assert!(matches!(told, Err(ExecuteError::Fold(_))));
 

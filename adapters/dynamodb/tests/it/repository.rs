@@ -74,12 +74,12 @@ async fn two_handles_of_one_connection_are_one_store_to_a_transaction() {
     let server = Server::start();
     let stores = server.stores().await;
     let counters = Repository::<Counter>::new(stores.event_store());
-    let mut both = Transaction::new(stores.event_store());
+    let both = Transaction::new(stores.event_store());
     for id in ["a", "b"] {
         both.execute(&counters, &id.into(), Count).await.unwrap();
     }
     assert_eq!(both.commit().await.unwrap().len(), 2);
-    let mut elsewhere = Transaction::new(server.stores().await.event_store());
+    let elsewhere = Transaction::new(server.stores().await.event_store());
     let refused = elsewhere.execute(&counters, &"a".into(), Count).await;
     assert!(refused.is_err(), "{refused:?}");
 }
