@@ -164,6 +164,9 @@ struct Entries {
 }
 
 impl Metadata {
+    /// The bytes that [`Metadata::bytes`] counts for each entry beside its text: more than any backend adds to one.
+    pub const ENTRY_BYTES: usize = 16;
+
     /// Nothing.
     pub const fn new() -> Self {
         Self(None)
@@ -257,6 +260,20 @@ impl Metadata {
     /// One of the user's entries.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.0.as_ref()?.user.get(key).map(String::as_str)
+    }
+    /// The size in bytes by which every event store limits metadata: all keys of the user and all values, and
+    /// [`Metadata::ENTRY_BYTES`] for each entry.
+    pub fn bytes(&self) -> usize {
+        let fixed = [
+            self.command_id().map(CommandId::as_str),
+            self.correlation_id().map(CorrelationId::as_str),
+            self.causation_id().map(CausationId::as_str),
+            self.actor().map(ActorId::as_str),
+            self.traceparent(),
+        ];
+        let fixed = fixed.into_iter().flatten().map(str::len);
+        let user = self.user().map(|(key, value)| key.len() + value.len());
+        fixed.chain(user).map(|b| b + Self::ENTRY_BYTES).sum()
     }
     /// All of the user's entries, by key.
     pub fn user(&self) -> impl Iterator<Item = (&str, &str)> {

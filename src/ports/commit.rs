@@ -1,5 +1,5 @@
 //! Commits: what is appended, and what is read back.
-use super::EventStoreError;
+use super::{Capabilities, EventStoreError};
 use crate::{
     CommitId, EventHeader, EventName, Metadata, RecordedEvent, StreamHead, StreamId, Timestamp,
     Version, VersionConflict, text::forbidden_char,
@@ -21,6 +21,18 @@ pub struct EventData {
     pub codec: Option<Arc<str>>,
 }
 impl EventData {
+    /// The bytes that [`EventData::bytes`] counts for each event beside its name, codec and payload: at least what any
+    /// backend adds to one.
+    pub const OVERHEAD_BYTES: usize = 32;
+
+    /// The size in bytes by which every event store limits events: name, codec and payload, and
+    /// [`EventData::OVERHEAD_BYTES`].
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let codec = self.codec.as_deref().map_or(0, str::len);
+        self.name.len() + self.payload.len() + codec + Self::OVERHEAD_BYTES
+    }
+
     /// One event with a JSON payload.
     #[must_use]
     pub fn new(name: impl Into<EventName>, schema_version: u16, payload: impl Into<Bytes>) -> Self {
@@ -57,6 +69,16 @@ pub struct Append {
 impl Append {
     /// Events of one commit: an event id holds its index in 16 bits.
     pub const MAX_EVENTS: usize = 65_536;
+    /// The most bytes of metadata that a commit carries, as [`Metadata::bytes`] counts them: 8 KiB in every backend.
+    /// Metadata becomes the headers of every record on the bus, so a large value belongs in an event.
+    pub const MAX_METADATA_BYTES: usize = 8 * 1024;
+
+    /// The size in bytes by which every event store limits commits: the stream's id, the metadata, and all events.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let events = self.events.iter().map(EventData::bytes);
+        self.head.stream().as_str().len() + self.metadata.bytes() + events.sum::<usize>()
+    }
 
     /// A commit behind `head`.
     #[must_use]
@@ -115,9 +137,13 @@ impl Append {
     /// - an event's name, an event's codec, the correlation id, the causation id or the traceparent holds a control
     ///   character or a Unicode noncharacter,
     /// - a metadata key holds a NUL, which no bus could carry as a header name.
+    ///
+    /// [`EventStoreError::TooLarge`] if there are more than [`Append::MAX_METADATA_BYTES`] of metadata.
     pub fn validate(&self) -> Result<(), EventStoreError> {
-        self.refusal()
-            .map_or(Ok(()), |reason| Err(EventStoreError::Invalid { reason }))
+        match self.refusal() {
+            Some(reason) => Err(EventStoreError::Invalid { reason }),
+            None => self.validate_metadata(),
+        }
     }
 
     fn refusal(&self) -> Option<String> {
@@ -158,6 +184,45 @@ impl Append {
         }
         let has_nul = m.user().any(|(key, _)| key.contains('\0'));
         has_nul.then(|| "a metadata key must not contain NUL".into())
+    }
+
+    fn validate_metadata(&self) -> Result<(), EventStoreError> {
+        match self.metadata.bytes() {
+            0..=Self::MAX_METADATA_BYTES => Ok(()),
+            bytes => Err(EventStoreError::TooLarge {
+                stream: self.head.stream().clone(),
+                bytes,
+                limit: Self::MAX_METADATA_BYTES,
+            }),
+        }
+    }
+
+    /// Checks the append, and its size against what a store takes. Adapters call it before anything else.
+    ///
+    /// # Errors
+    /// Those of [`Append::validate`], and [`EventStoreError::TooLarge`] for an event over
+    /// [`Capabilities::max_event_bytes`] or a commit over [`Capabilities::max_commit_bytes`].
+    pub fn validate_for(&self, capabilities: &Capabilities) -> Result<(), EventStoreError> {
+        self.validate()?;
+        let too_large = |bytes, limit| {
+            let stream = self.head.stream().clone();
+            Err(EventStoreError::TooLarge {
+                stream,
+                bytes,
+                limit,
+            })
+        };
+        let commit = self.bytes();
+        if commit > capabilities.max_commit_bytes {
+            return too_large(commit, capabilities.max_commit_bytes);
+        }
+        let largest = self.events.iter().map(EventData::bytes).max();
+        match largest.unwrap_or_default() {
+            event if event > capabilities.max_event_bytes => {
+                too_large(event, capabilities.max_event_bytes)
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -204,6 +269,29 @@ impl AppendAll {
             }
         }
         self.commits.iter().try_for_each(Append::validate)
+    }
+
+    /// Checks the request, and its sizes against what a store takes. Adapters call it before anything else.
+    ///
+    /// # Errors
+    /// Those of [`AppendAll::validate`] and [`Append::validate_for`], and [`EventStoreError::TooLarge`] for commits that
+    /// are together over [`Capabilities::max_commit_bytes`]; it names the stream of the largest.
+    pub fn validate_for(&self, capabilities: &Capabilities) -> Result<(), EventStoreError> {
+        self.validate()?;
+        let each = |append: &Append| append.validate_for(capabilities);
+        self.commits.iter().try_for_each(each)?;
+        let bytes = self.commits.iter().map(Append::bytes).sum();
+        let largest = self.commits.iter().max_by_key(|append| append.bytes());
+        match largest {
+            Some(largest) if bytes > capabilities.max_commit_bytes => {
+                Err(EventStoreError::TooLarge {
+                    stream: largest.head.stream().clone(),
+                    bytes,
+                    limit: capabilities.max_commit_bytes,
+                })
+            }
+            _ => Ok(()),
+        }
     }
 }
 

@@ -147,10 +147,11 @@ impl UnpublishedPage {
 pub struct Capabilities {
     /// Streams that one [`EventStore::append_all`] may touch, written or only checked. 1: no atomic append of several.
     pub max_streams_per_append: u32,
-    /// Size of one commit in bytes, as the adapter counts it, above which an append is [`EventStoreError::TooLarge`].
+    /// The size of one commit in bytes, as [`Append::bytes`] counts them, above which an append is
+    /// [`EventStoreError::TooLarge`]. The commits of an atomic append share it.
     pub max_commit_bytes: usize,
-    /// Size of one event in bytes, with its share of what the adapter adds, above which an append is
-    /// [`EventStoreError::TooLarge`]: smaller than a commit where a backend splits large commits between events.
+    /// The size of one event in bytes, as [`EventData::bytes`](super::EventData::bytes) counts them, above which an append
+    /// is [`EventStoreError::TooLarge`]: smaller than a commit where a backend splits large commits between events.
     pub max_event_bytes: usize,
     /// Whether [`EventStore::unpublished`] lists commits. Not where a change stream drives the publisher.
     pub lists_unpublished: bool,
@@ -223,14 +224,19 @@ pub enum EventStoreError {
         #[source]
         source: BoxError,
     },
-    /// An event, a commit, or all commits of an atomic append together are over the backend's limit, found before any call.
-    #[error("the append to {stream} has {bytes} bytes, the limit is {limit}: split the command")]
+    /// An event, the metadata, a commit, or all commits of an atomic append together are over their limit. Found before any
+    /// call.
+    #[error(
+        "the append to {stream} has {bytes} bytes where {limit} are the limit: split the command, or keep large content \
+         elsewhere and store a reference to it (metadata has at most {} bytes)",
+        Append::MAX_METADATA_BYTES
+    )]
     TooLarge {
         /// The stream; of several, the one with the largest commit.
         stream: StreamId,
-        /// Bytes as the adapter counts them.
+        /// The size in bytes of what is over its limit.
         bytes: usize,
-        /// The most it takes: of one event, or of one append.
+        /// The limit in bytes: of one event, of the metadata, or of one append.
         limit: usize,
     },
     /// An empty commit, a stream twice in one append, a payload that is not what it says, a cursor of another store.
@@ -324,8 +330,9 @@ impl EventStoreError {
 /// - Name, schema version, payload bytes, codec, metadata, commit id and time come back as they were given. A payload
 ///   without codec is JSON and comes back byte for byte; one that is no JSON is `Invalid`.
 /// - No event, or more than [`Append::MAX_EVENTS`], is `Invalid`. So are a time outside of the years 0 to 9999 and texts
-///   that no header of a record could carry: whatever is stored can be published. [`Append::validate`] has these rules.
-///   A commit over `max_commit_bytes`, or an event over `max_event_bytes`, is `TooLarge`. All before any call.
+///   that no header of a record could carry: whatever is stored can be published. A commit over `max_commit_bytes`, an
+///   event over `max_event_bytes`, or metadata over [`Append::MAX_METADATA_BYTES`] is `TooLarge`. All before any call.
+///   [`Append::validate_for`] has these rules, and every store measures by it.
 /// - A dropped future leaves the commit stored or not, never in part.
 /// - From the moment that [`incarnation`](Self::incarnation) changes, an append on a head that is not in the table is
 ///   refused as [`Replaced`](EventStoreError::Replaced) or is a conflict, and nothing is stored.
@@ -334,7 +341,7 @@ impl EventStoreError {
 /// - All commits are stored, or none; heads come back in the order of the request.
 /// - A stream that is only checked must still be at its head, or it is a conflict that names it.
 /// - A stream named twice, or no commit, is `Invalid`.
-/// - A commit over its limits stores none. Commits that are together over `max_commit_bytes` may be `TooLarge`.
+/// - A commit over its limits stores none. Commits that are together over `max_commit_bytes` are `TooLarge`.
 ///
 /// More streams than `max_streams_per_append` are `Refused(Unsupported)`. One commit without checks behaves as
 /// [`append`](Self::append) everywhere.

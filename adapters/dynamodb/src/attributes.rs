@@ -5,12 +5,20 @@ use std::collections::HashMap;
 /// One stored item.
 pub(crate) type Attributes = HashMap<String, AttributeValue>;
 
-/// The largest item that is sent. DynamoDB's limit is 400 KB; the rest is left for what later formats add.
+/// The largest event that is taken, as [`EventData::bytes`](foldstream::ports::EventData::bytes) counts it. With the most
+/// metadata, its key and what the format adds it is an item below [`HARD_ITEM_BYTES`].
+pub(crate) const MAX_EVENT_BYTES: usize = 390 * 1024;
+/// The largest commit that is taken, as [`Append::bytes`](foldstream::ports::Append::bytes) counts it. With what the format
+/// adds to each of its parts it is below [`MAX_TRANSACTION_BYTES`].
+pub(crate) const MAX_COMMIT_BYTES: usize = 3_900 * 1024;
+/// The size up to which an item is filled, in DynamoDB's bytes. The rest is left for what later formats add.
 pub(crate) const MAX_ITEM_BYTES: usize = 390 * 1024;
-/// The most that is sent in one transaction. DynamoDB's limit is 4 MB of items, and whether its megabyte has 1,000 or
-/// 1,024 kilobytes does not matter here.
+/// DynamoDB's limit of an item: 400 KB. Only an event that has an item for itself comes close to it.
+pub(crate) const HARD_ITEM_BYTES: usize = 400 * 1024;
+/// The most that is sent in one transaction, in DynamoDB's bytes. Its limit is 4 MB of items, and does not say whether its
+/// megabyte has 1,000 or 1,024 kilobytes.
 /// (<https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html>)
-pub(crate) const MAX_TRANSACTION_BYTES: usize = 3_900 * 1024;
+pub(crate) const MAX_TRANSACTION_BYTES: usize = 4_000_000;
 /// The most items that one transaction writes or checks.
 pub(crate) const MAX_TRANSACTION_ITEMS: usize = 100;
 

@@ -7,7 +7,7 @@ use super::{
 };
 use async_trait::async_trait;
 use foldstream::{
-    Metadata, StreamHead, StreamId,
+    StreamHead, StreamId,
     ports::{
         Append, AppendAll, AppendOutcome, BoxStream, Capabilities, Commit, CommitKey, EventData,
         EventStore, EventStoreError, ReadFrom, RefusedKind, ScanCursor, ScanItems, ScanPage,
@@ -55,14 +55,14 @@ impl InMemoryEventStore {
     const READ_PAGE: usize = 256;
     /// Streams that [`EventStore::streams`] looks at for one page.
     const STREAMS_PAGE: usize = 1000;
-    /// What DynamoDB holds of one commit: ten parts of 390 KB.
-    const MAX_COMMIT_BYTES: usize = 3_900_000;
-    /// What DynamoDB holds of one event: an item.
-    const MAX_EVENT_BYTES: usize = 390_000;
+    /// The largest commit that the DynamoDB adapter takes: ten parts of 390 KB.
+    const MAX_COMMIT_BYTES: usize = 3_900 * 1024;
+    /// The largest event that the DynamoDB adapter takes: an item.
+    const MAX_EVENT_BYTES: usize = 390 * 1024;
     /// Items of one transaction in DynamoDB.
     const MAX_STREAMS_PER_APPEND: u32 = 100;
 
-    /// An empty store with DynamoDB's limits: 100 streams an append, 3,900,000 bytes a commit, 390,000 bytes an event; it
+    /// An empty store with DynamoDB's limits: 100 streams an append, 3,900 KiB per commit, 390 KiB per event. The store
     /// lists unpublished commits.
     #[must_use]
     pub fn new() -> Arc<Self> {
@@ -75,8 +75,6 @@ impl InMemoryEventStore {
     }
 
     /// An empty store with other limits, for instance those of a backend without atomic appends.
-    ///
-    /// The size of a commit is the bytes of its stream id, metadata, and of each event's name, codec and payload.
     #[must_use]
     pub fn with_capabilities(capabilities: Capabilities) -> Arc<Self> {
         Arc::new(Self {
@@ -94,25 +92,7 @@ impl InMemoryEventStore {
 
     /// Everything that is refused before any look at what is stored.
     fn validate(&self, append: &Append) -> Result<(), EventStoreError> {
-        append.validate()?;
-        let Capabilities {
-            max_commit_bytes,
-            max_event_bytes,
-            ..
-        } = self.capabilities;
-        let commit = (commit_bytes(append), max_commit_bytes);
-        let events = append
-            .events
-            .iter()
-            .map(|e| (event_bytes(e), max_event_bytes));
-        let mut measured = std::iter::once(commit).chain(events);
-        if let Some((bytes, limit)) = measured.find(|(bytes, limit)| bytes > limit) {
-            return Err(EventStoreError::TooLarge {
-                stream: append.head.stream().clone(),
-                bytes,
-                limit,
-            });
-        }
+        append.validate_for(&self.capabilities)?;
         append.events.iter().try_for_each(check_payload)
     }
 
@@ -143,29 +123,6 @@ impl InMemoryEventStore {
         }
         Ok(None)
     }
-}
-
-fn commit_bytes(append: &Append) -> usize {
-    append.head.stream().as_str().len()
-        + metadata_bytes(&append.metadata)
-        + append.events.iter().map(event_bytes).sum::<usize>()
-}
-
-fn event_bytes(event: &EventData) -> usize {
-    event.name.len() + event.payload.len() + event.codec.as_deref().map_or(0, str::len)
-}
-
-fn metadata_bytes(metadata: &Metadata) -> usize {
-    let fixed = [
-        metadata.command_id().map(|id| id.as_str()),
-        metadata.correlation_id().map(|id| id.as_str()),
-        metadata.causation_id().map(|id| id.as_str()),
-        metadata.actor().map(|id| id.as_str()),
-        metadata.traceparent(),
-    ];
-    let fixed: usize = fixed.into_iter().flatten().map(str::len).sum();
-    let user: usize = metadata.user().map(|(k, v)| k.len() + v.len()).sum();
-    fixed + user
 }
 
 /// A payload without codec is JSON: checked without building a tree.
@@ -286,6 +243,7 @@ impl EventStore for InMemoryEventStore {
             )));
         }
         all.commits.iter().try_for_each(|a| self.validate(a))?;
+        all.validate_for(&self.capabilities)?;
 
         let mut locked = Locked::new(&self.shards, all);
         Ok(locked.append(all, self.capabilities.lists_unpublished))

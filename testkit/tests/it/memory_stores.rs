@@ -66,12 +66,13 @@ async fn commits_and_events_are_measured_to_the_byte() {
         .with_actor("anna")
         .with_traceparent("00-1-2-00")
         .with("key", "value");
-    let metadata_bytes = 2 + 3 + 1 + 4 + 9 + 3 + 5;
+    let metadata_bytes = 2 + 3 + 1 + 4 + 9 + 3 + 5 + 6 * Metadata::ENTRY_BYTES;
     let events = [
         EventData::new("Added", 1, "{}"),
         EventData::new("Sealed", 1, vec![0; 30]).with_codec(Some("lz4".into())),
     ];
-    let (first, second) = (5 + 2, 6 + 30 + 3);
+    let overhead = EventData::OVERHEAD_BYTES;
+    let (first, second) = (5 + 2 + overhead, 6 + 30 + 3 + overhead);
     let head = StreamHead::empty(stream("a"));
     let append = Append::after(head, CommitId::random(), Timestamp::from_micros(1), events);
     let plain = "cart#a".len() + first + second;

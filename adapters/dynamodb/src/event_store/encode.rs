@@ -32,7 +32,8 @@ use super::events;
 use crate::{
     DynamoDbConfig, PublishMode,
     attributes::{
-        Attributes, MAX_ITEM_BYTES, MAX_TRANSACTION_BYTES, binary, item_bytes, number, text,
+        Attributes, HARD_ITEM_BYTES, MAX_ITEM_BYTES, MAX_TRANSACTION_BYTES, binary, item_bytes,
+        number, text,
     },
 };
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -77,13 +78,13 @@ pub(crate) fn items(
     if bytes <= MAX_ITEM_BYTES {
         return Ok(vec![whole]);
     }
-    if may_split && bytes > MAX_TRANSACTION_BYTES {
-        return Err(commit.too_large(bytes, MAX_TRANSACTION_BYTES));
+    if may_split && append.events.len() > 1 {
+        return commit.split();
     }
-    if !may_split || append.events.len() == 1 {
-        return Err(commit.too_large(bytes, MAX_ITEM_BYTES));
+    match bytes {
+        0..=HARD_ITEM_BYTES => Ok(vec![whole]),
+        _ => Err(commit.too_large(bytes, HARD_ITEM_BYTES)),
     }
-    commit.split()
 }
 
 struct Encoder<'a> {
@@ -161,9 +162,9 @@ impl Encoder<'_> {
             .map(|(index, events)| {
                 let item = self.item(events, Some((index, count)))?;
                 match item_bytes(&item) {
-                    0..=MAX_ITEM_BYTES => Ok(item),
+                    0..=HARD_ITEM_BYTES => Ok(item),
                     // One event alone, or it would have been cut.
-                    bytes => Err(self.too_large(bytes, MAX_ITEM_BYTES)),
+                    bytes => Err(self.too_large(bytes, HARD_ITEM_BYTES)),
                 }
             })
             .collect::<Result<_, _>>()?;

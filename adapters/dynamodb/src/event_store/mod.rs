@@ -13,7 +13,7 @@ pub(crate) use encode::FORMAT;
 
 use crate::{
     DynamoDb, DynamoDbConfig, DynamoDbError, PublishMode,
-    attributes::{MAX_ITEM_BYTES, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_ITEMS},
+    attributes::{MAX_COMMIT_BYTES, MAX_EVENT_BYTES, MAX_TRANSACTION_ITEMS},
     client::Connection,
 };
 use async_trait::async_trait;
@@ -71,11 +71,11 @@ fn unsupported(reason: &str) -> EventStoreError {
 impl EventStore for DynamoDbEventStore {
     fn capabilities(&self) -> Capabilities {
         let capabilities = if self.connection.has_transactions() {
-            Capabilities::new(MAX_TRANSACTION_BYTES)
-                .with_max_event_bytes(MAX_ITEM_BYTES)
+            Capabilities::new(MAX_COMMIT_BYTES)
+                .with_max_event_bytes(MAX_EVENT_BYTES)
                 .with_streams_per_append(MAX_STREAMS)
         } else {
-            Capabilities::new(MAX_ITEM_BYTES)
+            Capabilities::new(MAX_EVENT_BYTES)
         };
         capabilities.with_unpublished_list(self.marks())
     }
@@ -85,7 +85,7 @@ impl EventStore for DynamoDbEventStore {
     }
 
     async fn append(&self, append: &Append) -> Result<AppendOutcome, EventStoreError> {
-        append.validate()?;
+        append.validate_for(&self.capabilities())?;
         let commits = std::slice::from_ref(append);
         Ok(
             match append::append(&self.connection, commits, &[]).await? {
@@ -110,6 +110,7 @@ impl EventStore for DynamoDbEventStore {
                 "an append touches {touched} streams, at most {most} can be written or checked together; see capabilities()"
             )));
         }
+        all.validate_for(&self.capabilities())?;
         append::append(&self.connection, &all.commits, &all.unchanged).await
     }
 

@@ -296,8 +296,7 @@ async fn what_does_not_fit_is_too_large_before_any_call() {
         (vec![ITEM], ITEM),
         (vec![10, ITEM, 10], ITEM),
         (vec![300_000; 14], TRANSACTION),
-        // Below the limit before it is cut, above it with what each part adds.
-        (vec![TRANSACTION / 11 - 60; 11], TRANSACTION),
+        (vec![TRANSACTION / 11; 11], TRANSACTION),
         (vec![TRANSACTION], TRANSACTION),
     ] {
         let error = store.append(&append(&head, &sizes)).await.unwrap_err();

@@ -278,8 +278,70 @@ pub async fn a_commit_below_the_limit_is_taken(store: Store) {
     assert_history(&store, &stream, &[append.to_commit(), small.to_commit()]).await;
 }
 
+/// A commit that a backend may have to split is in conflict as a whole, and none of its parts is stored.
+pub async fn a_large_commit_on_a_stale_head_stores_nothing(store: Store) {
+    let (stream, commits) = given(&store, &[2, 1]).await;
+    let events = large_events(&store, store.capabilities().max_commit_bytes / 10 * 9);
+    for stale in [StreamHead::empty(stream.clone()), commits[0].head()] {
+        let outcome = store.append(&append_of(&stale, events.clone())).await;
+        assert_conflict(&outcome.unwrap(), &stale, Version::new(3));
+    }
+    assert_history(&store, &stream, &commits).await;
+}
+
+/// Metadata over [`Append::MAX_METADATA_BYTES`] is `TooLarge` with that limit, whatever it consists of, and nothing is
+/// stored. A limit that differed between stores would show up only in production.
+pub async fn metadata_over_the_limit_is_too_large(store: Store) {
+    let (stream, commits) = given(&store, &[1]).await;
+    let limit = Append::MAX_METADATA_BYTES;
+    let many = (0..limit / Metadata::ENTRY_BYTES)
+        .fold(Metadata::new(), |all, n| all.with(n.to_string(), ""));
+    for metadata in [
+        metadata_of(limit + 1),
+        Metadata::new().with("k".repeat(limit), ""),
+        Metadata::new().with_actor("a".repeat(limit)),
+        many,
+    ] {
+        let append = commit_after(&tail(&commits), 1).with_metadata(metadata);
+        match store.append(&append).await {
+            Err(EventStoreError::TooLarge {
+                stream: named,
+                bytes,
+                limit: named_limit,
+            }) => {
+                assert_eq!((named, named_limit), (stream.clone(), limit));
+                assert_eq!(bytes, append.metadata.bytes());
+            }
+            other => panic!("expected TooLarge, found {other:.300?}"),
+        }
+    }
+    assert_history(&store, &stream, &commits).await;
+}
+
+/// An event of exactly `max_event_bytes` and metadata of exactly [`Append::MAX_METADATA_BYTES`] are taken in one commit,
+/// if the commit has room for both, and come back: each limit holds by itself.
+pub async fn an_event_and_metadata_at_their_limits_are_taken(store: Store) {
+    let stream = fresh_stream();
+    let capabilities = store.capabilities();
+    let metadata = metadata_of(Append::MAX_METADATA_BYTES);
+    let others = stream.as_str().len() + metadata.bytes();
+    let room = capabilities.max_commit_bytes - others;
+    let mut event = large_event(0);
+    let padding = capabilities.max_event_bytes.min(room) - event.bytes();
+    event = large_event(padding);
+    let append = append_of(&StreamHead::empty(stream.clone()), [event]).with_metadata(metadata);
+    must_append(&store, &append).await;
+    assert_history(&store, &stream, &[append.to_commit()]).await;
+}
+
+/// Metadata of exactly so many bytes.
+fn metadata_of(bytes: usize) -> Metadata {
+    let key = "key";
+    Metadata::new().with(key, "v".repeat(bytes - key.len() - Metadata::ENTRY_BYTES))
+}
+
 /// Events of about so many bytes together, each well below the limit of one.
-fn large_events(store: &Store, bytes: usize) -> Vec<EventData> {
+pub(super) fn large_events(store: &Store, bytes: usize) -> Vec<EventData> {
     let each = store.capabilities().max_event_bytes / 10 * 9;
     let full = std::iter::repeat_with(|| large_event(each)).take(bytes / each);
     full.chain([large_event(bytes % each)]).collect()

@@ -1,4 +1,5 @@
 //! Appends of several streams at once.
+use super::append::large_events;
 use super::given::{
     Store, append_all_settled, append_of, assert_conflict, assert_history, assert_invalid,
     assert_repeated, brief, commit_after, fresh_stream, given, given_on, large_event, must_append,
@@ -101,6 +102,29 @@ pub async fn a_checked_stream_that_moved_is_a_conflict_that_names_it(store: Stor
     assert_history(&store, &moved, &commits).await;
 }
 
+async fn assert_stopped_by_a_check(store: &Store, append: impl Fn(&StreamHead) -> Append) {
+    let (moved, commits) = given(store, &[1, 3]).await;
+    for stale in [StreamHead::empty(moved.clone()), commits[0].head()] {
+        let append = append(&StreamHead::empty(fresh_stream()));
+        let all = AppendAll::new(vec![append.clone()]).with_unchanged(vec![stale.clone()]);
+        let outcome = store.append_all(&all).await.unwrap();
+        assert_conflict(&outcome, &stale, Version::new(4));
+        assert_untouched(store, &[&append]).await;
+    }
+    assert_history(store, &moved, &commits).await;
+}
+
+/// One commit alone is stopped by a check too, though it would fit a plain write, which has no place for checks.
+pub async fn a_checked_stream_that_moved_stops_a_single_commit(store: Store) {
+    assert_stopped_by_a_check(&store, |head| commit_after(head, 2)).await;
+}
+
+/// One commit that a backend may have to split is stopped by a check, and none of its parts is stored.
+pub async fn a_checked_stream_that_moved_stops_a_large_commit(store: Store) {
+    let events = large_events(&store, store.capabilities().max_commit_bytes / 10 * 9);
+    assert_stopped_by_a_check(&store, |head| append_of(head, events.clone())).await;
+}
+
 /// A stream named twice is `Invalid`, as commit or as check, and nothing is stored.
 pub async fn a_stream_named_twice_is_invalid(store: Store) {
     let (one, two) = two_empty();
@@ -144,6 +168,28 @@ pub async fn one_bad_commit_stores_none(store: Store) {
         other => panic!("expected TooLarge, found {other:.300?}"),
     }
     assert_untouched(&store, &[&good, &commit_after(&two, 1)]).await;
+}
+
+/// Commits that are within `max_commit_bytes` each and over it together are `TooLarge` with that limit, and none is stored.
+pub async fn commits_that_are_together_over_the_limit_are_too_large(store: Store) {
+    let (one, two) = two_empty();
+    let limit = store.capabilities().max_commit_bytes;
+    let each = store.capabilities().max_event_bytes / 10 * 9;
+    let events = vec![large_event(each); (limit / each / 2 + 1).max(1)];
+    let appends = [append_of(&one, events.clone()), append_of(&two, events)];
+    assert!(appends.iter().all(|append| append.bytes() <= limit));
+    match store.append_all(&AppendAll::new(appends.to_vec())).await {
+        Err(EventStoreError::TooLarge {
+            bytes,
+            limit: named,
+            ..
+        }) => {
+            assert_eq!(named, limit);
+            assert!(bytes > limit, "{bytes} is not over {limit}");
+        }
+        other => panic!("expected TooLarge, found {other:.300?}"),
+    }
+    assert_untouched(&store, &appends.each_ref()).await;
 }
 
 /// The same atomic append sent again is stored once and answers the stored commits in the order of the request.

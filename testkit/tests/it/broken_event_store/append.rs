@@ -2,8 +2,8 @@
 use super::{Appended, Commits, Read, Sabotage, Suspects, full, history, tail};
 use async_trait::async_trait;
 use foldstream::{
-    CommitId, StreamId, Timestamp, Version,
-    ports::{Append, AppendOutcome, Capabilities, Commit, EventStore, EventStoreError},
+    CommitId, Metadata, StreamId, Timestamp, Version,
+    ports::{Append, AppendOutcome, Capabilities, Commit, EventData, EventStore, EventStoreError},
 };
 use foldstream_testkit::InMemoryEventStore;
 use std::sync::Mutex;
@@ -18,11 +18,13 @@ pub(super) fn suspects() -> Suspects {
         ])
         .and_by(&[
             "a_conflict_never_names_more_than_the_real_tail",
+            "a_large_commit_on_a_stale_head_stores_nothing",
             "of_several_writers_with_the_same_head_exactly_one_wins",
         ]),
         full::<AnswersTheOldHead>(&["a_commit_at_the_tail_is_stored_and_answers_the_new_head"])
             .and_by(&[
                 "stale_head_is_a_conflict",
+                "a_large_commit_on_a_stale_head_stores_nothing",
                 "the_same_append_again_is_stored_once_and_answers_the_stored_commit",
                 "a_repeat_is_recognised_behind_later_commits",
                 "a_commit_id_in_another_slot_is_a_conflict_not_a_repeat",
@@ -48,6 +50,7 @@ pub(super) fn suspects() -> Suspects {
         full::<CountsCommits>(&["versions_are_gapless_and_events_of_a_commit_are_neighbours"])
             .and_by(&[
                 "a_commit_at_the_tail_is_stored_and_answers_the_new_head",
+                "a_large_commit_on_a_stale_head_stores_nothing",
                 "a_conflict_never_names_more_than_the_real_tail",
                 "the_same_append_again_is_stored_once_and_answers_the_stored_commit",
                 "a_repeat_is_recognised_behind_later_commits",
@@ -79,7 +82,8 @@ pub(super) fn suspects() -> Suspects {
             "a_history_of_many_pages_is_read_to_the_tail",
             "a_commit_below_the_limit_is_taken",
         ]),
-        full::<NamesTooMuch>(&["a_conflict_never_names_more_than_the_real_tail"]),
+        full::<NamesTooMuch>(&["a_conflict_never_names_more_than_the_real_tail"])
+            .and_by(&["a_large_commit_on_a_stale_head_stores_nothing"]),
         full::<ConflictsWithItself>(&[
             "the_same_append_again_is_stored_once_and_answers_the_stored_commit",
             "a_repeat_is_recognised_behind_later_commits",
@@ -100,9 +104,16 @@ pub(super) fn suspects() -> Suspects {
         full::<ExceedsItsLimit>(&["a_commit_over_the_limit_is_too_large"]).and_by(&[
             "one_bad_commit_stores_none",
             "an_event_over_the_limit_is_too_large",
+            "commits_that_are_together_over_the_limit_are_too_large",
         ]),
         full::<ExceedsItsEventLimit>(&["an_event_over_the_limit_is_too_large"]),
-        full::<RefusesBelowItsLimit>(&["a_commit_below_the_limit_is_taken"]),
+        full::<RefusesBelowItsLimit>(&["a_commit_below_the_limit_is_taken"]).and_by(&[
+            "an_event_and_metadata_at_their_limits_are_taken",
+            "a_large_commit_on_a_stale_head_stores_nothing",
+        ]),
+        full::<StoresLargeCommitsInParts>(&["a_large_commit_on_a_stale_head_stores_nothing"]),
+        full::<DropsLargeMetadata>(&["metadata_over_the_limit_is_too_large"]),
+        full::<CountsMetadataToTheEvent>(&["an_event_and_metadata_at_their_limits_are_taken"]),
         full::<ChecksThenActs>(&[
             "of_several_writers_with_the_same_head_exactly_one_wins",
             "the_same_append_by_several_at_once_is_stored_once",
@@ -354,6 +365,59 @@ impl Sabotage for RefusesBelowItsLimit {
             });
         }
         store.append(append).await
+    }
+}
+
+/// Has no limit of metadata: it keeps what fits and drops the rest.
+#[derive(Debug, Default)]
+struct DropsLargeMetadata;
+#[async_trait]
+impl Sabotage for DropsLargeMetadata {
+    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+        if append.metadata.bytes() <= Append::MAX_METADATA_BYTES {
+            return store.append(append).await;
+        }
+        let without = append.clone().with_metadata(Metadata::new());
+        store.append(&without).await
+    }
+}
+
+/// Puts the metadata into the item of the first event, and both must fit.
+#[derive(Debug, Default)]
+struct CountsMetadataToTheEvent;
+#[async_trait]
+impl Sabotage for CountsMetadataToTheEvent {
+    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+        let first = append.events.first().map_or(0, EventData::bytes);
+        let (bytes, limit) = (
+            first + append.metadata.bytes(),
+            store.capabilities().max_event_bytes,
+        );
+        if first <= limit && bytes > limit {
+            return Err(EventStoreError::TooLarge {
+                stream: append.head.stream().clone(),
+                bytes,
+                limit,
+            });
+        }
+        store.append(append).await
+    }
+}
+
+/// Writes a commit that is larger than an event may be in two parts, and only the first one looks at the head.
+#[derive(Debug, Default)]
+struct StoresLargeCommitsInParts;
+#[async_trait]
+impl Sabotage for StoresLargeCommitsInParts {
+    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+        let outcome = store.append(append).await?;
+        let is_large = append.bytes() > store.capabilities().max_event_bytes;
+        if is_large && matches!(outcome, AppendOutcome::Conflict(_)) {
+            let mut second = append.clone();
+            second.events = append.events[1..].into();
+            let _ = append_anyhow(store, &second).await?;
+        }
+        Ok(outcome)
     }
 }
 

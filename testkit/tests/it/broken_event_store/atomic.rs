@@ -20,6 +20,7 @@ pub(super) fn suspects() -> Suspects {
         .and_by(&[
             "one_bad_commit_stores_none",
             "the_same_atomic_append_again_is_a_repeat",
+            "commits_that_are_together_over_the_limit_are_too_large",
         ]),
         full::<WritesIntoCheckedStreams>(&[
             "a_checked_stream_at_its_head_lets_the_commits_through",
@@ -31,13 +32,28 @@ pub(super) fn suspects() -> Suspects {
                 "a_stream_named_twice_is_invalid",
                 "an_append_of_no_commits_is_invalid",
             ]),
-        full::<IgnoresChecks>(&["a_checked_stream_that_moved_is_a_conflict_that_names_it"]),
+        full::<IgnoresChecks>(&[
+            "a_checked_stream_that_moved_is_a_conflict_that_names_it",
+            "a_checked_stream_that_moved_stops_a_single_commit",
+            "a_checked_stream_that_moved_stops_a_large_commit",
+        ]),
+        full::<IgnoresChecksOfASingleCommit>(&[
+            "a_checked_stream_that_moved_stops_a_single_commit",
+        ]),
+        full::<IgnoresChecksOfALargeCommit>(&["a_checked_stream_that_moved_stops_a_large_commit"]),
         full::<NamesTheWrongStream>(&["a_checked_stream_that_moved_is_a_conflict_that_names_it"])
-            .and_by(&["one_stale_head_stores_none"]),
+            .and_by(&[
+                "one_stale_head_stores_none",
+                "a_checked_stream_that_moved_stops_a_single_commit",
+                "a_checked_stream_that_moved_stops_a_large_commit",
+            ]),
         full::<TakesAStreamTwice>(&["a_stream_named_twice_is_invalid"]),
         full::<TakesNoCommits>(&["an_append_of_no_commits_is_invalid"]),
-        full::<SkipsBadCommits>(&["one_bad_commit_stores_none"])
-            .and_by(&["a_stream_named_twice_is_invalid"]),
+        full::<SkipsBadCommits>(&["one_bad_commit_stores_none"]).and_by(&[
+            "a_stream_named_twice_is_invalid",
+            "commits_that_are_together_over_the_limit_are_too_large",
+        ]),
+        full::<LimitsEachCommitOnly>(&["commits_that_are_together_over_the_limit_are_too_large"]),
         full::<ChecksBeforeItself>(&["the_same_atomic_append_again_is_a_repeat"]),
         full::<RepeatsNothing>(&[
             "the_same_atomic_append_again_is_a_repeat",
@@ -156,6 +172,38 @@ impl Sabotage for IgnoresChecks {
     }
 }
 
+/// Writes one small commit by a plain put, which has no place for checks.
+#[derive(Debug, Default)]
+struct IgnoresChecksOfASingleCommit;
+#[async_trait]
+impl Sabotage for IgnoresChecksOfASingleCommit {
+    async fn append_all(&self, store: &InMemoryEventStore, all: &AppendAll) -> AppendedAll {
+        all.validate()?;
+        let limit = store.capabilities().max_event_bytes;
+        match &all.commits[..] {
+            [one] if one.bytes() <= limit => {
+                store.append_all(&AppendAll::new(vec![one.clone()])).await
+            }
+            _ => store.append_all(all).await,
+        }
+    }
+}
+
+/// Writes a commit that is larger than an event may be by itself, without the checks.
+#[derive(Debug, Default)]
+struct IgnoresChecksOfALargeCommit;
+#[async_trait]
+impl Sabotage for IgnoresChecksOfALargeCommit {
+    async fn append_all(&self, store: &InMemoryEventStore, all: &AppendAll) -> AppendedAll {
+        all.validate()?;
+        let limit = store.capabilities().max_event_bytes;
+        if all.commits.iter().any(|append| append.bytes() > limit) {
+            return store.append_all(&AppendAll::new(all.commits.clone())).await;
+        }
+        store.append_all(all).await
+    }
+}
+
 #[derive(Debug, Default)]
 struct NamesTheWrongStream;
 #[async_trait]
@@ -213,6 +261,22 @@ impl Sabotage for SkipsBadCommits {
             }
         }
         outcome
+    }
+}
+
+/// Takes commits that are within the limit each, however large they are together.
+#[derive(Debug, Default)]
+struct LimitsEachCommitOnly;
+#[async_trait]
+impl Sabotage for LimitsEachCommitOnly {
+    async fn append_all(&self, store: &InMemoryEventStore, all: &AppendAll) -> AppendedAll {
+        let limit = store.capabilities().max_commit_bytes;
+        let together: usize = all.commits.iter().map(Append::bytes).sum();
+        let fits = all.commits.iter().all(|append| append.bytes() <= limit);
+        if together <= limit || !fits {
+            return store.append_all(all).await;
+        }
+        StoresOneByOne.append_all(store, all).await
     }
 }
 

@@ -28,6 +28,7 @@ pub(super) fn suspects() -> Suspects {
             "a_scan_sees_everything_stored_before_it_began",
             "a_scan_of_large_commits_sees_everything",
             "each_commit_is_in_exactly_one_segment",
+            "an_event_and_metadata_at_their_limits_are_taken",
         ]),
         full::<TakesBytesForText>(&["a_payload_with_a_codec_is_any_bytes"])
             .and_by(&["events_with_and_without_codec_share_a_commit"]),
@@ -35,8 +36,10 @@ pub(super) fn suspects() -> Suspects {
             .and_by(&["a_payload_with_a_codec_is_any_bytes"]),
         full::<DropsTheActor>(&["metadata_comes_back_with_all_fields"])
             .and_by(&["empty_texts_in_metadata_come_back"]),
-        full::<DropsMetadata>(&["metadata_comes_back_with_all_fields"])
-            .and_by(&["empty_texts_in_metadata_come_back"]),
+        full::<DropsMetadata>(&["metadata_comes_back_with_all_fields"]).and_by(&[
+            "empty_texts_in_metadata_come_back",
+            "an_event_and_metadata_at_their_limits_are_taken",
+        ]),
         full::<DropsEmptyTexts>(&["empty_texts_in_metadata_come_back"]),
         full::<KeepsMilliseconds>(&["times_come_back_to_the_microsecond"]),
         full::<StampsVersionSeven>(&["commit_ids_come_back_whatever_their_bits"]),

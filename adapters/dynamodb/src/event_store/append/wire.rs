@@ -7,7 +7,7 @@
 use super::Work;
 use crate::{
     attributes::{
-        Attributes, MAX_ITEM_BYTES, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_ITEMS, item_bytes,
+        Attributes, HARD_ITEM_BYTES, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_ITEMS, item_bytes,
     },
     error::Failure,
     event_store::encode,
@@ -91,7 +91,7 @@ fn items(work: &Work<'_>) -> Result<Vec<(Place, Attributes)>, EventStoreError> {
     }
     // The streams are not too many: it is the parts of a split commit.
     if items.len() + work.unchanged.len() > MAX_TRANSACTION_ITEMS {
-        return too_large(most, MAX_ITEM_BYTES);
+        return too_large(most, HARD_ITEM_BYTES);
     }
     Ok(items)
 }
