@@ -155,9 +155,14 @@ pub struct Capabilities {
     pub max_event_bytes: usize,
     /// Whether [`EventStore::unpublished`] lists commits. Not where a change stream drives the publisher.
     pub lists_unpublished: bool,
+    /// Whether every append is a conflict whose head is not in the stream's history, commit id included. False where a
+    /// backend looks at nothing but the slot after the head. Such a store may take a head above the tail or of another
+    /// history, and the stream then has a hole.
+    pub checks_heads: bool,
 }
 impl Capabilities {
-    /// One stream an append, an event as large as a commit, no list of unpublished commits.
+    /// Creates capabilities of one stream per append, events as large as commits, no list of unpublished commits, and heads
+    /// that are checked.
     #[must_use]
     pub const fn new(max_commit_bytes: usize) -> Self {
         Self {
@@ -165,6 +170,7 @@ impl Capabilities {
             max_commit_bytes,
             max_event_bytes: max_commit_bytes,
             lists_unpublished: false,
+            checks_heads: true,
         }
     }
     /// Sets how many streams one append may touch; 0 counts as 1.
@@ -177,6 +183,12 @@ impl Capabilities {
     #[must_use]
     pub const fn with_max_event_bytes(mut self, bytes: usize) -> Self {
         self.max_event_bytes = bytes;
+        self
+    }
+    /// Sets whether heads that are not in the stream's history are always a conflict.
+    #[must_use]
+    pub const fn with_checked_heads(mut self, checked: bool) -> Self {
+        self.checks_heads = checked;
         self
     }
     /// Sets whether unpublished commits are listed.
@@ -322,7 +334,10 @@ impl EventStoreError {
 /// **Append**
 /// - A commit whose head is the tail is stored, and the answer is the new head.
 /// - The versions of a stream are 1, 2, 3, ... without gaps; the events of a commit are neighbours.
-/// - A head that is not the tail is a conflict, nothing is stored, and `actual` never exceeds the real tail.
+/// - A head before the tail is a conflict, nothing is stored, and `actual` never exceeds the real tail.
+/// - A head above the tail or of another history is a conflict too where `checks_heads` says so. Elsewhere it may be
+///   stored in the slot after it. What was there before is then read as before and can be appended on, and every read
+///   across a hole or an overlap is `Corrupt`. Callers append only on heads that they have read from this store.
 /// - The same append sent again, also by others at the same time, is stored once; the answer is `Repeated` with the *stored* commit.
 /// - A commit id that is stored in another slot does not make a repeat: a slot that is taken is a conflict.
 /// - Of several writers with the same head exactly one wins.

@@ -3,11 +3,11 @@ use super::{
     cursor::{Position, Walk},
     lock,
     locked::Locked,
-    shard::{ReadAt, Shard, Slot},
+    shard::{Look, ReadAt, Shard, Slot},
 };
 use async_trait::async_trait;
 use foldstream::{
-    StreamHead, StreamId,
+    StreamHead, StreamId, Version,
     ports::{
         Append, AppendAll, AppendOutcome, BoxStream, Capabilities, Commit, CommitKey, EventData,
         EventStore, EventStoreError, ReadFrom, RefusedKind, ScanCursor, ScanItems, ScanPage,
@@ -17,7 +17,10 @@ use foldstream::{
 use futures::{StreamExt, stream};
 use std::{
     num::NonZeroU32,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// An [`EventStore`] in memory.
@@ -45,6 +48,7 @@ use std::{
 pub struct InMemoryEventStore {
     shards: Vec<Mutex<Shard>>,
     capabilities: Capabilities,
+    incarnation: AtomicU64,
 }
 
 impl InMemoryEventStore {
@@ -74,13 +78,47 @@ impl InMemoryEventStore {
         )
     }
 
-    /// An empty store with other limits, for instance those of a backend without atomic appends.
+    /// An empty store with other limits, for instance those of a backend without atomic appends. With
+    /// [`Capabilities::with_checked_heads`]`(false)` it looks at nothing but the slot after a head, as DynamoDB does: a head
+    /// above the tail leaves a hole.
     #[must_use]
     pub fn with_capabilities(capabilities: Capabilities) -> Arc<Self> {
         Arc::new(Self {
             shards: (0..Self::SHARDS).map(|_| Mutex::default()).collect(),
             capabilities,
+            incarnation: AtomicU64::new(0),
         })
+    }
+
+    /// Puts other commits in the place of everything that is stored, as a table that is deleted and restored from a backup
+    /// while the process goes on. The incarnation changes.
+    ///
+    /// The commits of a stream are stored at their versions, whether or not there are holes between them.
+    pub fn replace(&self, commits: impl IntoIterator<Item = Commit>) {
+        // As everywhere, the locks are taken in ascending order.
+        let mut shards: Vec<_> = self.shards.iter().map(lock).collect();
+        for shard in &mut shards {
+            **shard = Shard::default();
+        }
+        for commit in commits {
+            let number = commit.stream.shard(Self::SHARDS) as usize;
+            let shard = &mut shards[number];
+            let known = shard.number(&commit.stream);
+            shard.store(known, commit, self.capabilities.lists_unpublished);
+        }
+        self.incarnation.fetch_add(1, Ordering::SeqCst);
+    }
+
+    const fn look(&self) -> Look {
+        match self.capabilities.checks_heads {
+            true => Look::AtTheTail,
+            false => Look::AtTheSlot,
+        }
+    }
+    /// Whether heads must be looked for in the history, since callers may have read them before a replacement. Where heads
+    /// are checked they are in conflict anyway.
+    fn confirms(&self) -> bool {
+        self.look() == Look::AtTheSlot && self.incarnation() > 0
     }
 
     fn shard(&self, number: u32) -> MutexGuard<'_, Shard> {
@@ -142,6 +180,17 @@ fn check_payload(event: &EventData) -> Result<(), EventStoreError> {
     Ok(())
 }
 
+fn replaced(head: &StreamHead) -> EventStoreError {
+    EventStoreError::Replaced {
+        reason: format!(
+            "it does not hold the commit that ends {} at version {}: load the stream again",
+            head.stream(),
+            head.version()
+        ),
+        source: "the head is of another history".into(),
+    }
+}
+
 fn unsupported(reason: String) -> EventStoreError {
     EventStoreError::Refused {
         kind: RefusedKind::Unsupported,
@@ -162,6 +211,8 @@ struct Read<'a> {
     remaining: usize,
     page: std::vec::IntoIter<Commit>,
     ended: bool,
+    /// Where the next commit must begin, or end if the read goes backwards.
+    expected: Option<Version>,
 }
 
 impl Read<'_> {
@@ -186,16 +237,63 @@ impl Read<'_> {
     }
 }
 
+impl Read<'_> {
+    fn is_backwards(&self) -> bool {
+        matches!(self.at, Some((_, ReadAt::Backwards(_))))
+    }
+
+    /// The commit, if it is next to the one before it. Only a store that does not check heads has others.
+    fn adjacent(&mut self, commit: Commit) -> Result<Commit, EventStoreError> {
+        let (first, last) = (commit.first_version, commit.last_version());
+        let (found, next) = match self.is_backwards() {
+            true => (last, Version::new(first.get() - 1)),
+            false => (first, last.next()),
+        };
+        let expected = match (self.expected, &self.from) {
+            (Some(expected), _) => expected,
+            // A read by version may begin within a commit, but not before one.
+            (None, ReadFrom::Event(version)) => first.min((*version).max(Version::new(1))),
+            (None, _) => found,
+        };
+        if found != expected {
+            self.fail();
+            return Err(self.corrupt(expected, found));
+        }
+        self.expected = Some(next);
+        Ok(commit)
+    }
+
+    /// The error of a backwards read that came to the end before it came to the first version.
+    fn without_beginning(&mut self) -> Option<EventStoreError> {
+        let is_over = self.remaining > 0 && self.is_backwards();
+        let missing = self.expected.take().filter(|v| *v > Version::NONE)?;
+        is_over.then(|| self.corrupt(missing, Version::NONE))
+    }
+
+    fn fail(&mut self) {
+        self.page = Vec::new().into_iter();
+        (self.ended, self.expected) = (true, None);
+    }
+
+    fn corrupt(&self, expected: Version, found: Version) -> EventStoreError {
+        EventStoreError::Corrupt {
+            stream: self.stream.clone(),
+            after: Version::new(expected.get().min(found.get()).saturating_sub(1)),
+            reason: format!("a commit at {expected} is missing or overlaps one at {found}"),
+        }
+    }
+}
+
 impl Iterator for Read<'_> {
     type Item = Result<Commit, EventStoreError>;
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             if let Some(commit) = self.page.next() {
-                return Some(Ok(commit));
+                return Some(self.adjacent(commit));
             }
             if self.ended {
-                return None;
+                return self.without_beginning().map(Err);
             }
             if let Err(error) = self.next_page() {
                 self.ended = true;
@@ -211,13 +309,20 @@ impl EventStore for InMemoryEventStore {
         self.capabilities
     }
 
+    fn incarnation(&self) -> u64 {
+        self.incarnation.load(Ordering::SeqCst)
+    }
+
     async fn append(&self, append: &Append) -> Result<AppendOutcome, EventStoreError> {
         // As a call over a network would, let others run now and then.
         tokio::task::coop::consume_budget().await;
         self.validate(append)?;
         let mut shard = self.shard_of(append.head.stream());
         let number = shard.number(append.head.stream());
-        Ok(match shard.slot(number, append) {
+        if self.confirms() && !shard.holds(number, &append.head) {
+            return Err(replaced(&append.head));
+        }
+        Ok(match shard.slot(number, append, self.look()) {
             Slot::Free => {
                 let listed = self.capabilities.lists_unpublished;
                 AppendOutcome::Appended(shard.push(number, append, listed))
@@ -245,7 +350,12 @@ impl EventStore for InMemoryEventStore {
         all.commits.iter().try_for_each(|a| self.validate(a))?;
         all.validate_for(&self.capabilities)?;
 
-        let mut locked = Locked::new(&self.shards, all);
+        let mut locked = Locked::new(&self.shards, all, self.look());
+        if self.confirms()
+            && let Some(head) = locked.unknown(all)
+        {
+            return Err(replaced(&head));
+        }
         Ok(locked.append(all, self.capabilities.lists_unpublished))
     }
 
@@ -263,6 +373,7 @@ impl EventStore for InMemoryEventStore {
             remaining: limit.map_or(usize::MAX, |limit| limit.get() as usize),
             page: Vec::new().into_iter(),
             ended: false,
+            expected: None,
         })
         .boxed()
     }

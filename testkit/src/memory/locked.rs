@@ -1,7 +1,7 @@
 //! Several shards of the in-memory event store under their locks: what makes an append to several streams atomic.
 use super::{
     lock,
-    shard::{Shard, Slot},
+    shard::{Look, Shard, Slot},
 };
 use foldstream::{
     StreamHead, StreamId, VersionConflict,
@@ -18,12 +18,13 @@ pub(super) struct Locked<'a> {
     /// By shard number.
     guards: Vec<(u32, MutexGuard<'a, Shard>)>,
     all: u32,
+    look: Look,
 }
 
 impl<'a> Locked<'a> {
     /// Takes every lock before the first look, in ascending order: nobody sees half of the append, and nobody waits in
     /// a circle.
-    pub(super) fn new(shards: &'a [Mutex<Shard>], append: &AppendAll) -> Self {
+    pub(super) fn new(shards: &'a [Mutex<Shard>], append: &AppendAll, look: Look) -> Self {
         let all = u32::try_from(shards.len()).unwrap_or(u32::MAX);
         let commits = append.commits.iter().map(|commit| &commit.head);
         let heads = commits.chain(&append.unchanged);
@@ -32,6 +33,7 @@ impl<'a> Locked<'a> {
         Self {
             guards: guards.collect(),
             all,
+            look,
         }
     }
 
@@ -45,8 +47,20 @@ impl<'a> Locked<'a> {
         &mut found.expect("the stream is one of the append").1
     }
     fn check(&mut self, head: &StreamHead) -> Option<VersionConflict> {
+        let look = self.look;
         let shard = self.shard(head.stream());
-        shard.check(shard.number(head.stream()), head).err()
+        shard.check(shard.number(head.stream()), head, look).err()
+    }
+
+    /// The first head of the append that is in no history.
+    pub(super) fn unknown(&mut self, append: &AppendAll) -> Option<StreamHead> {
+        let commits = append.commits.iter().map(|commit| &commit.head);
+        let mut heads = commits.chain(&append.unchanged);
+        let found = heads.find(|head| {
+            let shard = self.shard(head.stream());
+            !shard.holds(shard.number(head.stream()), head)
+        });
+        found.cloned()
     }
 
     pub(super) fn append(
@@ -56,9 +70,10 @@ impl<'a> Locked<'a> {
     ) -> AppendOutcome<Vec<StreamHead>> {
         let mut repeated = Vec::new();
         let mut conflict = None;
+        let look = self.look;
         for commit in &append.commits {
             let shard = self.shard(commit.head.stream());
-            match shard.slot(shard.number(commit.head.stream()), commit) {
+            match shard.slot(shard.number(commit.head.stream()), commit, look) {
                 Slot::Free => {}
                 Slot::Taken(found) => conflict = conflict.or(Some(found)),
                 Slot::Mine(stored) => {

@@ -47,8 +47,37 @@ struct History {
 
 impl History {
     fn push(&mut self, commit: Commit) {
-        self.tail = (commit.last_version(), Some(commit.id));
-        self.commits.push(commit);
+        let place = self.place_of(commit.first_version);
+        if commit.last_version() > self.tail.0 {
+            self.tail = (commit.last_version(), Some(commit.id));
+        }
+        if place < self.commits.len() {
+            self.make_room(place);
+        }
+        self.commits.insert(place, commit);
+    }
+    /// Almost always the end: only a store that does not check heads has commits after a hole.
+    fn place_of(&self, first: Version) -> usize {
+        match self.commits.last() {
+            Some(last) if last.first_version > first => {
+                self.commits.partition_point(|c| c.first_version < first)
+            }
+            _ => self.commits.len(),
+        }
+    }
+    /// Moves what is known of the commits from this index on by one place, and leaves the one in between not cleared.
+    fn make_room(&mut self, place: usize) {
+        let cleared = (place..self.cleared).map(|index| index + 1);
+        let ahead = self.cleared_ahead.iter();
+        let ahead = ahead.map(|&index| index + usize::from(index >= place));
+        self.cleared_ahead = cleared.chain(ahead).collect();
+        self.cleared = self.cleared.min(place);
+    }
+    /// Whether a commit of this id ends at this version. Version 0 is in every history.
+    fn holds(&self, head: &StreamHead) -> bool {
+        let version = head.version();
+        let ends = |c: &Commit| c.last_version() == version && Some(c.id) == head.commit_id();
+        version == Version::NONE || self.commits.iter().any(ends)
     }
     /// The commit that starts at this version.
     fn starting_at(&self, version: Version) -> Option<(usize, &Commit)> {
@@ -71,7 +100,16 @@ impl History {
     }
 }
 
-/// What an append finds at the slot behind its head.
+/// What an append looks at before it is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// The head must be the tail, commit id included.
+    AtTheTail,
+    /// The slot after the head must be free, whatever is before it. So does DynamoDB.
+    AtTheSlot,
+}
+
+/// What an append finds at the slot after its head.
 #[derive(Debug)]
 pub(super) enum Slot {
     /// The head is the tail.
@@ -103,32 +141,51 @@ impl Shard {
         self.numbers.get(stream).copied()
     }
 
-    /// Whether the stream of this number is at this head. The commit id counts too: a version alone does not identify
-    /// history.
+    /// Whether this head is in the history of the stream of this number.
+    pub(super) fn holds(&self, number: Option<usize>, head: &StreamHead) -> bool {
+        match number {
+            Some(number) => self.histories[number].holds(head),
+            None => head.version() == Version::NONE,
+        }
+    }
+
+    /// Whether an append on this head may go through. The commit id counts too: a version alone does not identify history.
     pub(super) fn check(
         &self,
         number: Option<usize>,
         head: &StreamHead,
+        look: Look,
     ) -> Result<(), VersionConflict> {
+        let conflict = |actual| {
+            let (stream, expected) = (head.stream().clone(), head.version());
+            Err(VersionConflict::new(stream, expected, Some(actual)))
+        };
+        if look == Look::AtTheSlot {
+            return match self.in_slot(number, head) {
+                Some(taken) => conflict(taken.last_version()),
+                None => Ok(()),
+            };
+        }
         let tail = number.map_or((Version::NONE, None), |n| self.histories[n].tail);
         if tail == (head.version(), head.commit_id()) {
             return Ok(());
         }
-        Err(VersionConflict::new(
-            head.stream().clone(),
-            head.version(),
-            Some(tail.0),
-        ))
+        conflict(tail.0)
     }
 
-    pub(super) fn slot(&self, number: Option<usize>, append: &Append) -> Slot {
-        let Err(conflict) = self.check(number, &append.head) else {
+    /// The commit in the slot after this head.
+    fn in_slot(&self, number: Option<usize>, head: &StreamHead) -> Option<&Commit> {
+        let history = &self.histories[number?];
+        let (_, commit) = history.starting_at(head.version().next())?;
+        Some(commit)
+    }
+
+    pub(super) fn slot(&self, number: Option<usize>, append: &Append, look: Look) -> Slot {
+        let Err(conflict) = self.check(number, &append.head, look) else {
             return Slot::Free;
         };
-        let there =
-            number.and_then(|n| self.histories[n].starting_at(append.head.version().next()));
-        match there {
-            Some((_, commit)) if commit.id == append.commit_id => Slot::Mine(commit.clone()),
+        match self.in_slot(number, &append.head) {
+            Some(commit) if commit.id == append.commit_id => Slot::Mine(commit.clone()),
             _ => Slot::Taken(conflict),
         }
     }
@@ -140,9 +197,15 @@ impl Shard {
         append: &Append,
         listed: bool,
     ) -> StreamHead {
+        self.store(number, append.to_commit(), listed);
+        append.head_after()
+    }
+
+    /// Stores a commit at its version.
+    pub(super) fn store(&mut self, number: Option<usize>, commit: Commit, listed: bool) {
         let number = number.unwrap_or_else(|| {
             let number = self.histories.len();
-            self.numbers.insert(append.head.stream().clone(), number);
+            self.numbers.insert(commit.stream.clone(), number);
             self.histories.push(History::default());
             number
         });
@@ -150,8 +213,7 @@ impl Shard {
         if listed && !history.has_unpublished() {
             self.unpublished.insert(number);
         }
-        history.push(append.to_commit());
-        append.head_after()
+        history.push(commit);
     }
 
     /// Where a read starts. `None`: the stream is empty.

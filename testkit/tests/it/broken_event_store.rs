@@ -1,6 +1,7 @@
 //! Event stores that each break one rule of the contract, and the proof that every case is needed.
 mod append;
 mod atomic;
+mod heads;
 mod lists;
 mod read;
 mod round_trip;
@@ -247,13 +248,42 @@ fn plain<S: Sabotage>(rejected_by: &'static [&'static str]) -> Suspect<Arc<dyn E
     )
 }
 
+/// Breaks a store that looks at nothing but the slot after a head.
+fn slots_only<S: Sabotage>(rejected_by: &'static [&'static str]) -> Suspect<Arc<dyn EventStore>> {
+    Suspect::new::<S>(
+        &[
+            "atomic_append",
+            "unpublished",
+            "atomic_append_and_unpublished",
+        ],
+        || {
+            Arc::new(Broken {
+                store: InMemoryEventStore::with_capabilities(
+                    Capabilities::new(LIMIT)
+                        .with_max_event_bytes(LIMIT / 4 * 3)
+                        .with_streams_per_append(10)
+                        .with_unpublished_list(true)
+                        .with_checked_heads(false),
+                ),
+                sabotage: S::default(),
+            })
+        },
+        rejected_by,
+    )
+}
+
 #[test]
 fn every_case_rejects_a_broken_event_store() {
-    let sound = vec![full::<Nothing>(&[]), plain::<Nothing>(&[])];
+    let sound = vec![
+        full::<Nothing>(&[]),
+        plain::<Nothing>(&[]),
+        slots_only::<Nothing>(&[]),
+    ];
     let suspects: Suspects = [
         sound,
         append::suspects(),
         atomic::suspects(),
+        heads::suspects(),
         read::suspects(),
         round_trip::suspects(),
         scan::suspects(),

@@ -13,6 +13,24 @@ mod event_store {
         with = [atomic_append, unpublished],
     }
 
+    mod that_looks_at_the_slot_alone {
+        use super::*;
+        use foldstream::ports::Capabilities;
+
+        async fn fresh() -> Arc<dyn EventStore> {
+            InMemoryEventStore::with_capabilities(
+                Capabilities::new(100_000)
+                    .with_streams_per_append(10)
+                    .with_unpublished_list(true)
+                    .with_checked_heads(false),
+            )
+        }
+        foldstream_testkit::event_store_contract! {
+            store = fresh,
+            with = [atomic_append, unpublished],
+        }
+    }
+
     mod without_optional_capabilities {
         use super::*;
         use foldstream::ports::Capabilities;

@@ -560,3 +560,83 @@ async fn a_page_ends_at_a_mebibyte_of_values() {
     assert_eq!((page.rows.len(), page.next.as_deref()), (4, Some("3")));
     assert_eq!(range(&store, RangeQuery::new("p")).await.len(), 10);
 }
+
+#[tokio::test]
+async fn a_replaced_store_has_another_incarnation_and_refuses_heads_of_the_old_one() {
+    let slots_only = Capabilities::new(10_000)
+        .with_streams_per_append(5)
+        .with_unpublished_list(true)
+        .with_checked_heads(false);
+    for capabilities in [slots_only, slots_only.with_checked_heads(true)] {
+        let store = InMemoryEventStore::with_capabilities(capabilities);
+        let head = fill(&store, stream("a"), 3).await;
+        let before = store.incarnation();
+        let other = commit(StreamHead::empty(stream("b")), 2).to_commit();
+        store.replace([other.clone()]);
+        assert_ne!(store.incarnation(), before);
+        let stale = commit(head.clone(), 1);
+        let together = AppendAll::new(vec![stale.clone()]).with_unchanged(vec![other.head()]);
+        let answers = [
+            store.append(&stale).await.map(|_| ()),
+            store.append_all(&together).await.map(|_| ()),
+        ];
+        for answer in answers {
+            assert_eq!(
+                matches!(answer, Err(EventStoreError::Replaced { .. })),
+                !capabilities.checks_heads,
+                "{answer:?}"
+            );
+        }
+        let left = store.read(head.stream(), ReadFrom::Newest, None);
+        assert_eq!(left.count().await, 0);
+        append(&store, &commit(other.head(), 1)).await;
+    }
+}
+
+#[tokio::test]
+async fn commits_that_fill_a_hole_are_listed_until_they_are_cleared() {
+    let capabilities = Capabilities::new(10_000)
+        .with_unpublished_list(true)
+        .with_checked_heads(false);
+    let store = InMemoryEventStore::with_capabilities(capabilities);
+    let id = stream("holes");
+    let at = |version: u64| {
+        let (version, id) = (Version::new(version), id.clone());
+        StreamHead::observed(id, version, CommitId::random(), Timestamp::from_micros(1))
+    };
+    let listed = async || -> Vec<u64> {
+        let page = store
+            .unpublished(Segment::ALL, None, max(10))
+            .await
+            .unwrap();
+        page.keys
+            .iter()
+            .map(|key| key.first_version.get())
+            .collect()
+    };
+    let clear = async |first: u64| {
+        let key = CommitKey::new(id.clone(), Version::new(first));
+        store.clear_unpublished(&[key]).await.unwrap();
+    };
+    append(&store, &commit(StreamHead::empty(id.clone()), 1)).await;
+    append(&store, &commit(at(3), 1)).await;
+    append(&store, &commit(at(5), 1)).await;
+    clear(1).await;
+    clear(4).await;
+    assert_eq!(listed().await, [6]);
+    append(&store, &commit(at(1), 1)).await;
+    append(&store, &commit(at(4), 1)).await;
+    assert_eq!(listed().await, [2, 5, 6]);
+    for first in [6, 2, 5] {
+        clear(first).await;
+    }
+    assert_eq!(listed().await, [0; 0]);
+    append(&store, &commit(at(2), 1)).await;
+    assert_eq!(listed().await, [3]);
+    let whole = store.read(&id, ReadFrom::Event(Version::new(1)), None);
+    let versions = whole.map(|c| c.unwrap().first_version.get());
+    assert_eq!(
+        versions.collect::<Vec<_>>().await,
+        (1..=6).collect::<Vec<_>>()
+    );
+}

@@ -2,6 +2,7 @@
 mod append;
 mod atomic;
 mod given;
+mod heads;
 mod lists;
 mod races;
 mod read;
@@ -38,6 +39,10 @@ macro_rules! __event_store_cases {
             append::a_large_commit_on_a_stale_head_stores_nothing,
             append::metadata_over_the_limit_is_too_large,
             append::an_event_and_metadata_at_their_limits_are_taken,
+            heads::a_head_above_the_tail_is_a_conflict_or_leaves_a_hole_that_reads_report,
+            heads::a_head_of_another_history_is_a_conflict_or_extends_the_stream,
+            heads::a_head_of_another_history_before_the_tail_is_a_conflict,
+            heads::a_head_within_a_commit_is_a_conflict_or_an_overlap_that_reads_report,
             races::of_several_writers_with_the_same_head_exactly_one_wins,
             races::the_same_append_by_several_at_once_is_stored_once,
             races::writers_that_retry_on_conflict_lose_nothing,
@@ -91,6 +96,7 @@ macro_rules! __event_store_cases {
             atomic::a_checked_stream_that_moved_is_a_conflict_that_names_it,
             atomic::a_checked_stream_that_moved_stops_a_single_commit,
             atomic::a_checked_stream_that_moved_stops_a_large_commit,
+            heads::a_checked_head_above_the_tail_lets_nothing_pass_where_heads_are_checked,
             atomic::a_stream_named_twice_is_invalid,
             atomic::an_append_of_no_commits_is_invalid,
             atomic::one_bad_commit_stores_none,

@@ -17,6 +17,10 @@ pub(super) fn suspects() -> Suspects {
             "a_commit_id_in_another_slot_is_a_conflict_not_a_repeat",
         ])
         .and_by(&[
+            "a_head_above_the_tail_is_a_conflict_or_leaves_a_hole_that_reads_report",
+            "a_head_of_another_history_is_a_conflict_or_extends_the_stream",
+            "a_head_of_another_history_before_the_tail_is_a_conflict",
+            "a_head_within_a_commit_is_a_conflict_or_an_overlap_that_reads_report",
             "a_conflict_never_names_more_than_the_real_tail",
             "a_large_commit_on_a_stale_head_stores_nothing",
             "of_several_writers_with_the_same_head_exactly_one_wins",
@@ -51,6 +55,7 @@ pub(super) fn suspects() -> Suspects {
             .and_by(&[
                 "a_commit_at_the_tail_is_stored_and_answers_the_new_head",
                 "a_large_commit_on_a_stale_head_stores_nothing",
+                "a_head_of_another_history_before_the_tail_is_a_conflict",
                 "a_conflict_never_names_more_than_the_real_tail",
                 "the_same_append_again_is_stored_once_and_answers_the_stored_commit",
                 "a_repeat_is_recognised_behind_later_commits",
@@ -82,8 +87,11 @@ pub(super) fn suspects() -> Suspects {
             "a_history_of_many_pages_is_read_to_the_tail",
             "a_commit_below_the_limit_is_taken",
         ]),
-        full::<NamesTooMuch>(&["a_conflict_never_names_more_than_the_real_tail"])
-            .and_by(&["a_large_commit_on_a_stale_head_stores_nothing"]),
+        full::<NamesTooMuch>(&["a_conflict_never_names_more_than_the_real_tail"]).and_by(&[
+            "a_large_commit_on_a_stale_head_stores_nothing",
+            "a_head_above_the_tail_is_a_conflict_or_leaves_a_hole_that_reads_report",
+            "a_head_of_another_history_is_a_conflict_or_extends_the_stream",
+        ]),
         full::<ConflictsWithItself>(&[
             "the_same_append_again_is_stored_once_and_answers_the_stored_commit",
             "a_repeat_is_recognised_behind_later_commits",

@@ -36,16 +36,19 @@ pub(super) fn suspects() -> Suspects {
             "a_checked_stream_that_moved_is_a_conflict_that_names_it",
             "a_checked_stream_that_moved_stops_a_single_commit",
             "a_checked_stream_that_moved_stops_a_large_commit",
-        ]),
+        ])
+        .and_by(&["a_checked_head_above_the_tail_lets_nothing_pass_where_heads_are_checked"]),
         full::<IgnoresChecksOfASingleCommit>(&[
             "a_checked_stream_that_moved_stops_a_single_commit",
-        ]),
+        ])
+        .and_by(&["a_checked_head_above_the_tail_lets_nothing_pass_where_heads_are_checked"]),
         full::<IgnoresChecksOfALargeCommit>(&["a_checked_stream_that_moved_stops_a_large_commit"]),
         full::<NamesTheWrongStream>(&["a_checked_stream_that_moved_is_a_conflict_that_names_it"])
             .and_by(&[
                 "one_stale_head_stores_none",
                 "a_checked_stream_that_moved_stops_a_single_commit",
                 "a_checked_stream_that_moved_stops_a_large_commit",
+                "a_checked_head_above_the_tail_lets_nothing_pass_where_heads_are_checked",
             ]),
         full::<TakesAStreamTwice>(&["a_stream_named_twice_is_invalid"]),
         full::<TakesNoCommits>(&["an_append_of_no_commits_is_invalid"]),

@@ -1,0 +1,153 @@
+//! Appends on heads that are not in the stream: above the tail, or of another history.
+//!
+//! A caller has such a head after the store was restored from a backup. What a store may do with it depends on
+//! [`Capabilities::checks_heads`](foldstream::ports::Capabilities::checks_heads); what must hold in any case stands here.
+use super::given::{
+    Store, append_of, assert_conflict, assert_history, assert_repeated, brief, commit_after,
+    events, fresh_stream, given, must_append, tail,
+};
+use foldstream::{
+    CommitId, StreamHead, StreamId, Timestamp, Version,
+    ports::{Append, AppendAll, AppendOutcome, Commit, EventStoreError, ReadFrom},
+};
+use futures::StreamExt;
+
+/// A head of this stream that nobody has read from it.
+fn foreign(stream: &StreamId, version: u64) -> StreamHead {
+    let (version, time) = (Version::new(version), Timestamp::from_micros(1));
+    StreamHead::observed(stream.clone(), version, CommitId::random(), time)
+}
+
+/// Appends on a head that is not in the stream. True if it was stored, which only a store may do that does not check heads.
+async fn is_stored(store: &Store, append: &Append, tail: Version) -> bool {
+    match store.append(append).await.unwrap() {
+        AppendOutcome::Appended(head) => {
+            assert!(
+                !store.capabilities().checks_heads,
+                "it checks heads, as it says, and stored a commit on one that is not in the stream"
+            );
+            assert_eq!(head, append.head_after(), "the new head");
+            true
+        }
+        outcome => {
+            assert_conflict(&outcome, &append.head, tail);
+            false
+        }
+    }
+}
+
+/// That a read returns some of these commits from the start on, and then says that the stream is corrupt.
+async fn assert_reported(store: &Store, stream: &StreamId, from: ReadFrom, sound: &[Commit]) {
+    let what = format!("{from:?}");
+    let mut read = store.read(stream, from, None);
+    let mut found = Vec::new();
+    let error = loop {
+        match read.next().await {
+            Some(Ok(commit)) => found.push(commit),
+            Some(Err(error)) => break error,
+            None => panic!(
+                "{what}: a read across a hole or an overlap ended after {} commits",
+                found.len()
+            ),
+        }
+    };
+    assert!(
+        matches!(&error, EventStoreError::Corrupt { stream: named, .. } if named == stream),
+        "{what}: expected Corrupt, found {error:?}"
+    );
+    assert!(sound.starts_with(&found), "{what}: {found:?}");
+}
+
+async fn assert_sound_part(store: &Store, stream: &StreamId, commits: &[Commit]) {
+    let limit = u32::try_from(commits.len()).ok();
+    let start = ReadFrom::After(StreamHead::empty(stream.clone()));
+    let found = super::given::read(store, stream, start, limit).await;
+    assert_eq!(found, commits, "what was there before");
+}
+
+/// A head above the tail is a conflict, or it leaves a hole that every read across it reports. What was there before is
+/// read as before and can be appended on.
+pub async fn a_head_above_the_tail_is_a_conflict_or_leaves_a_hole_that_reads_report(store: Store) {
+    for lengths in [&[1, 2][..], &[]] {
+        let (stream, mut commits) = given(&store, lengths).await;
+        let last = commits.last().map_or(Version::NONE, Commit::last_version);
+        let append = commit_after(&foreign(&stream, last.get() + 5), 2);
+        if !is_stored(&store, &append, last).await {
+            assert_history(&store, &stream, &commits).await;
+            continue;
+        }
+        let empty = StreamHead::empty(stream.clone());
+        for _ in 0..2 {
+            let start = ReadFrom::After(empty.clone());
+            assert_reported(&store, &stream, start, &commits).await;
+            let newest = [append.to_commit()];
+            assert_reported(&store, &stream, ReadFrom::Newest, &newest).await;
+            assert_repeated(&store.append(&append).await.unwrap(), &newest);
+            // The tail is where it was: the next commit goes there.
+            let head = commits.last().map_or_else(|| empty.clone(), Commit::head);
+            let next = commit_after(&head, 1);
+            must_append(&store, &next).await;
+            commits.push(next.to_commit());
+            assert_sound_part(&store, &stream, &commits).await;
+        }
+    }
+}
+
+/// A head at the tail's version, but of another commit, is a conflict, or the new commit follows on what is there: no
+/// version is taken twice, and none is left out.
+pub async fn a_head_of_another_history_is_a_conflict_or_extends_the_stream(store: Store) {
+    let (stream, mut commits) = given(&store, &[1, 2]).await;
+    let append = commit_after(&foreign(&stream, 3), 2);
+    if is_stored(&store, &append, Version::new(3)).await {
+        commits.push(append.to_commit());
+    }
+    assert_history(&store, &stream, &commits).await;
+    must_append(&store, &commit_after(&tail(&commits), 1)).await;
+}
+
+/// A head of another history whose next version is taken is a conflict in every store.
+pub async fn a_head_of_another_history_before_the_tail_is_a_conflict(store: Store) {
+    let (stream, commits) = given(&store, &[1, 2, 1]).await;
+    for version in [1, 3] {
+        let append = commit_after(&foreign(&stream, version), 1);
+        let outcome = store.append(&append).await.unwrap();
+        assert_conflict(&outcome, &append.head, Version::new(4));
+    }
+    assert_history(&store, &stream, &commits).await;
+}
+
+/// A head at a version within a commit, where no commit of this stream ends, is a conflict, or leaves an overlap that every
+/// read across it reports.
+pub async fn a_head_within_a_commit_is_a_conflict_or_an_overlap_that_reads_report(store: Store) {
+    let (stream, commits) = given(&store, &[1, 3]).await;
+    let append = commit_after(&foreign(&stream, 2), 1);
+    if !is_stored(&store, &append, Version::new(4)).await {
+        assert_history(&store, &stream, &commits).await;
+        return;
+    }
+    let start = ReadFrom::After(StreamHead::empty(stream.clone()));
+    assert_reported(&store, &stream, start, &commits).await;
+    assert_sound_part(&store, &stream, &commits[..1]).await;
+}
+
+/// A stream that is only checked, at a head above its tail, is a conflict where heads are checked. Elsewhere the check may
+/// pass; the checked stream is left alone.
+pub async fn a_checked_head_above_the_tail_lets_nothing_pass_where_heads_are_checked(store: Store) {
+    let (stream, commits) = given(&store, &[1, 2]).await;
+    let append = append_of(&StreamHead::empty(fresh_stream()), events(1));
+    let above = foreign(&stream, 7);
+    let all = AppendAll::new(vec![append.clone()]).with_unchanged(vec![above.clone()]);
+    let stored = match store.append_all(&all).await.unwrap() {
+        AppendOutcome::Appended(_) if !store.capabilities().checks_heads => {
+            vec![append.to_commit()]
+        }
+        AppendOutcome::Conflict(conflict) => {
+            let outcome: AppendOutcome = AppendOutcome::Conflict(conflict);
+            assert_conflict(&outcome, &above, Version::new(3));
+            Vec::new()
+        }
+        other => panic!("found {}", brief(&other)),
+    };
+    assert_history(&store, append.head.stream(), &stored).await;
+    assert_history(&store, &stream, &commits).await;
+}

@@ -1,0 +1,139 @@
+//! Stores that do the wrong thing with heads that are not in the stream.
+use super::{Appended, Commits, Read, Sabotage, Suspects, full, slots_only, tail};
+use async_trait::async_trait;
+use foldstream::{
+    Version,
+    ports::{Append, AppendOutcome, Capabilities, Commit, EventStore, EventStoreError, ReadFrom},
+};
+use foldstream_testkit::InMemoryEventStore;
+use futures::StreamExt;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+
+pub(super) fn suspects() -> Suspects {
+    vec![
+        slots_only::<ClaimsToCheckHeads>(&[
+            "a_head_above_the_tail_is_a_conflict_or_leaves_a_hole_that_reads_report",
+            "a_head_of_another_history_is_a_conflict_or_extends_the_stream",
+            "a_head_within_a_commit_is_a_conflict_or_an_overlap_that_reads_report",
+            "a_checked_head_above_the_tail_lets_nothing_pass_where_heads_are_checked",
+        ]),
+        slots_only::<HidesHoles>(&[
+            "a_head_above_the_tail_is_a_conflict_or_leaves_a_hole_that_reads_report",
+            "a_head_within_a_commit_is_a_conflict_or_an_overlap_that_reads_report",
+        ]),
+        slots_only::<MovesToTheTail>(&[
+            "a_head_above_the_tail_is_a_conflict_or_leaves_a_hole_that_reads_report",
+        ]),
+        full::<LooksAtTheVersionAlone>(&[
+            "a_head_of_another_history_is_a_conflict_or_extends_the_stream",
+        ]),
+        full::<TakesAnotherHistoryForItsOwn>(&[
+            "a_head_of_another_history_before_the_tail_is_a_conflict",
+        ]),
+    ]
+}
+
+/// Says that it checks heads, and looks at the slot.
+#[derive(Debug, Default)]
+struct ClaimsToCheckHeads;
+#[async_trait]
+impl Sabotage for ClaimsToCheckHeads {
+    fn capabilities(&self, sound: Capabilities) -> Capabilities {
+        sound.with_checked_heads(true)
+    }
+}
+
+/// Takes a hole for the end.
+#[derive(Debug, Default)]
+struct HidesHoles;
+#[async_trait]
+impl Sabotage for HidesHoles {
+    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+        let mut found = Vec::new();
+        let mut read = store.read(&what.stream, what.from, what.limit);
+        while let Some(commit) = read.next().await {
+            match commit {
+                Ok(commit) => found.push(commit),
+                Err(EventStoreError::Corrupt { .. }) => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Stores a commit above the tail at the tail, and says that it is where it was asked for.
+#[derive(Debug, Default)]
+struct MovesToTheTail;
+#[async_trait]
+impl Sabotage for MovesToTheTail {
+    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+        let newest = tail(store, append.head.stream()).await;
+        if append.head.version() <= newest.version() {
+            return store.append(append).await;
+        }
+        let mut moved = append.clone();
+        moved.head = newest;
+        Ok(match store.append(&moved).await? {
+            AppendOutcome::Appended(_) => AppendOutcome::Appended(append.head_after()),
+            other => other,
+        })
+    }
+}
+
+/// Says that it checks heads, and compares versions without commit ids.
+#[derive(Debug, Default)]
+struct LooksAtTheVersionAlone;
+#[async_trait]
+impl Sabotage for LooksAtTheVersionAlone {
+    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+        let newest = tail(store, append.head.stream()).await;
+        let mut known = append.clone();
+        if newest.version() == append.head.version() {
+            known.head = newest;
+        }
+        store.append(&known).await
+    }
+}
+
+/// Stores a commit on a head that it does not know beside the one that is in the slot, and shows the later one.
+#[derive(Debug, Default)]
+struct TakesAnotherHistoryForItsOwn {
+    shadows: Mutex<BTreeMap<(String, Version), Commit>>,
+}
+#[async_trait]
+impl Sabotage for TakesAnotherHistoryForItsOwn {
+    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+        let (stream, version) = (append.head.stream().clone(), append.head.version());
+        let outcome = store.append(append).await?;
+        let below = ReadFrom::NewestAtOrBelow(version);
+        let known = Read {
+            stream: stream.clone(),
+            from: below,
+            limit: None,
+        };
+        let known = known.from(store).await?;
+        let is_ours = known.first().is_some_and(|c| c.head() == append.head)
+            || version == Version::NONE
+            || tail(store, &stream).await.version() <= version
+            || known.first().is_none_or(|c| c.last_version() != version);
+        if is_ours || !matches!(outcome, AppendOutcome::Conflict(_)) {
+            return Ok(outcome);
+        }
+        let key = (stream.to_string(), version.next());
+        self.shadows.lock().unwrap().insert(key, append.to_commit());
+        Ok(AppendOutcome::Appended(append.head_after()))
+    }
+    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+        let mut found = what.from(store).await?;
+        let shadows = self.shadows.lock().unwrap();
+        for commit in &mut found {
+            let key = (commit.stream.to_string(), commit.first_version);
+            if let Some(shadow) = shadows.get(&key) {
+                *commit = shadow.clone();
+            }
+        }
+        Ok(found)
+    }
+}
