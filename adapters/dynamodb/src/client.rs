@@ -1,14 +1,29 @@
 //! The SDK clients that all stores of one deployment share.
-use crate::{ConfigError, DynamoDbConfig, DynamoDbError, error::Place};
+use crate::{
+    ConfigError, DynamoDbConfig, DynamoDbError, PublishMode,
+    error::{self, Place},
+    incarnation::Incarnation,
+};
 use aws_credential_types::Credentials;
 use aws_sdk_dynamodb::{
     Client,
     config::{
-        BehaviorVersion, Builder, Region, SharedCredentialsProvider, retry::RetryConfig,
-        timeout::TimeoutConfig,
+        BehaviorVersion, Builder, Region, SharedCredentialsProvider,
+        http::HttpResponse,
+        retry::RetryConfig,
+        timeout::{TimeoutConfig, TimeoutConfigBuilder},
     },
+    error::{ProvideErrorMetadata, SdkError},
 };
-use std::{sync::Arc, time::Duration};
+use foldstream::{
+    Backoff, RetryPolicy,
+    resilience::{Attempts, FailureClass},
+};
+use std::{error::Error, future::Future, sync::Arc, time::Duration};
+
+/// Pauses between the requests of one call. DynamoDB answers in milliseconds. A longer pause that it asks for is left to
+/// the caller, who may have better things to do.
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(25), Duration::from_secs(1));
 
 /// Clients, table names and settings; cloning is a reference count.
 #[derive(Clone, Debug)]
@@ -16,11 +31,14 @@ pub(crate) struct Connection(Arc<Inner>);
 
 #[derive(Clone, Debug)]
 struct Inner {
+    /// As it was given or configured, for what lies beside the stores.
     client: Client,
-    /// Sends once. The SDK's own retries would hide that an earlier attempt was lost and may still land; an append must
-    /// know, since only then a later "throttled" does not mean "not applied".
+    /// Sends every request once and in bounded time. The SDK's own retries would multiply with those of this adapter, and
+    /// would hide that an earlier attempt was lost and may still land; an append must know, since only then a later
+    /// "throttled" does not mean "not applied".
     once: Client,
     config: DynamoDbConfig,
+    incarnation: Arc<Incarnation>,
     has_transactions: bool,
     endpoint: String,
     events: String,
@@ -36,10 +54,14 @@ impl Connection {
         Ok(Self::with_client(client, config))
     }
 
-    /// Uses the caller's client; of the configuration, what concerns the connection is ignored.
+    /// Uses the caller's client. Of the configuration, what concerns the connection is ignored, except for time limits that
+    /// the client does not have.
     pub(crate) fn with_client(client: Client, config: DynamoDbConfig) -> Self {
         let once = client.config().to_builder();
-        let once = Client::from_conf(once.retry_config(RetryConfig::disabled()).build());
+        let once = once
+            .retry_config(RetryConfig::disabled())
+            .timeout_config(time_limits(client.config().timeout_config(), &config));
+        let once = Client::from_conf(once.build());
         let endpoint = match (&config.endpoint, client.config().region()) {
             (Some(url), _) => url.clone(),
             (None, Some(region)) => format!("DynamoDB in {region}"),
@@ -54,16 +76,76 @@ impl Connection {
             snapshots: config.snapshots_table(),
             control: config.control_table(),
             config,
+            incarnation: Arc::default(),
         }))
     }
 
-    /// Repeats what is safe to repeat.
+    /// The client as the user knows it. The stores send by [`once`](Self::once) alone.
     pub(crate) fn client(&self) -> &Client {
         &self.0.client
     }
     /// Sends every request once.
     pub(crate) fn once(&self) -> &Client {
         &self.0.once
+    }
+
+    /// Sends a request that may be sent again, at most `max_attempts` times in all. No attempt starts later than
+    /// `attempt_timeout` after the first failure.
+    pub(crate) async fn send<T, E, F>(
+        &self,
+        place: Place<'_>,
+        request: impl FnMut() -> F,
+    ) -> Result<T, SdkError<E, HttpResponse>>
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+        F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    {
+        self.send_again(place, u32::MAX, request).await
+    }
+
+    /// As [`send`](Self::send), but unless DynamoDB says that it throttles, the request is sent again only so many times:
+    /// others repeat it too, or it changes something that a repeat would trip over.
+    pub(crate) async fn send_again<T, E, F>(
+        &self,
+        place: Place<'_>,
+        mut repeats: u32,
+        mut request: impl FnMut() -> F,
+    ) -> Result<T, SdkError<E, HttpResponse>>
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+        F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
+    {
+        let mut requests = self.requests();
+        loop {
+            let error = match request().await {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let class = error::failure_class(&error, place);
+            if class == FailureClass::Transient {
+                if repeats == 0 {
+                    return Err(error);
+                }
+                repeats -= 1;
+            }
+            if !requests.wait(class).await {
+                return Err(error);
+            }
+        }
+    }
+
+    /// The requests that one call may send.
+    pub(crate) fn requests(&self) -> Requests {
+        let config = self.config();
+        let policy = RetryPolicy::new(PAUSES, config.attempt_timeout).with_max_throttle(PAUSES.max);
+        Requests {
+            left: config.max_attempts.max(1),
+            attempts: Attempts::new(policy),
+        }
+    }
+    /// Which events table this is.
+    pub(crate) fn incarnation(&self) -> &Incarnation {
+        &self.0.incarnation
     }
     /// A number that only handles to this connection have.
     pub(crate) fn identity(&self) -> usize {
@@ -91,14 +173,50 @@ impl Connection {
         inner.has_transactions = false;
         Self(Arc::new(inner))
     }
+    /// The same, for tables of this mode.
+    pub(crate) fn in_mode(&self, mode: PublishMode) -> Self {
+        let mut inner = Inner::clone(&self.0);
+        inner.config.publish_mode = Some(mode);
+        Self(Arc::new(inner))
+    }
     /// What an error says about where it happened.
     pub(crate) fn at<'a>(&'a self, operation: &'static str, table: &'a str) -> Place<'a> {
         Place {
             operation,
             table,
             endpoint: &self.0.endpoint,
+            incarnation: (table == self.events()).then_some(&*self.0.incarnation),
         }
     }
+}
+
+/// The requests that are left to one call: limited by number and by time.
+#[derive(Debug)]
+pub(crate) struct Requests {
+    left: u32,
+    attempts: Attempts<'static>,
+}
+
+impl Requests {
+    /// Waits until the next request may be sent; false if there shall be none.
+    pub(crate) async fn wait(&mut self, class: FailureClass) -> bool {
+        self.left = self.left.saturating_sub(1);
+        self.left > 0 && self.attempts.wait(class).await
+    }
+}
+
+/// Time limits of each request: the client's own, and those of the configuration where it has none. An append that never
+/// returns would hold the turn of its stream forever.
+fn time_limits(own: Option<&TimeoutConfig>, config: &DynamoDbConfig) -> TimeoutConfig {
+    let own_attempt = own.and_then(TimeoutConfig::operation_attempt_timeout);
+    let attempt = own_attempt.unwrap_or(config.attempt_timeout);
+    // Shorter than the attempt: a connection that is not made in time is then certain not to have carried the request.
+    let connect = config.connect_timeout.min(attempt / 10 * 9);
+    let own_connect = own.and_then(TimeoutConfig::connect_timeout);
+    own.map_or_else(TimeoutConfigBuilder::new, TimeoutConfig::to_builder)
+        .operation_attempt_timeout(attempt)
+        .connect_timeout(own_connect.unwrap_or(connect))
+        .build()
 }
 
 async fn sdk_config(config: &DynamoDbConfig) -> Result<aws_sdk_dynamodb::Config, ConfigError> {
@@ -107,16 +225,13 @@ async fn sdk_config(config: &DynamoDbConfig) -> Result<aws_sdk_dynamodb::Config,
     } else {
         over_tls(config).await?
     };
-    let timeouts = TimeoutConfig::builder()
-        .connect_timeout(config.connect_timeout)
-        .operation_attempt_timeout(config.attempt_timeout)
-        .build();
-    // DynamoDB answers in milliseconds; the SDK's first pause of up to a second is meant for slower services.
+    // For what users send by this client: the stores do not repeat by it. DynamoDB answers in milliseconds; the SDK's first
+    // pause of up to a second is meant for slower services.
     let retries = RetryConfig::standard()
         .with_max_attempts(config.max_attempts.max(1))
         .with_initial_backoff(Duration::from_millis(50));
     Ok(builder
-        .timeout_config(timeouts)
+        .timeout_config(time_limits(None, config))
         .retry_config(retries)
         .build())
 }

@@ -1,9 +1,10 @@
 //! Configuration: which tables, where, and how the publisher hears of new commits.
 use crate::Replication;
 use aws_credential_types::Credentials;
-use std::{env, ffi::OsString, fmt, time::Duration};
+use std::{env, ffi::OsString, fmt, str::FromStr, time::Duration};
 
-/// How the publisher learns of new commits.
+/// The way in which the publisher learns of new commits. Part of the tables: every process that shares them works in the same
+/// mode, and `connect` refuses one that is configured for another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PublishMode {
@@ -11,9 +12,48 @@ pub enum PublishMode {
     /// `unpublished`. Costs one write to the index when a commit is stored, and one to table and index when it is cleared.
     #[default]
     Poller,
+    /// Each commit is marked as in [`PublishMode::Poller`], and the change stream tells of it too. Costs what the poller
+    /// costs. Meant for the change from one mode to the other without a pause.
+    Both,
     /// The table's change stream (a Lambda or a stream reader) tells; commits carry no mark, and
     /// [`EventStore::unpublished`](foldstream::ports::EventStore::unpublished) is `Refused(Unsupported)`.
     Stream,
+}
+
+impl PublishMode {
+    /// Whether commits are marked as unpublished when they are written.
+    #[must_use]
+    pub const fn marks_commits(self) -> bool {
+        matches!(self, Self::Poller | Self::Both)
+    }
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Poller => "poller",
+            Self::Both => "both",
+            Self::Stream => "stream",
+        }
+    }
+    /// The mode of this name. Unknown names are modes of later builds, or mistakes.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        let all = [Self::Poller, Self::Both, Self::Stream];
+        all.into_iter().find(|mode| mode.name() == name)
+    }
+}
+impl fmt::Display for PublishMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+impl FromStr for PublishMode {
+    type Err = ConfigError;
+
+    fn from_str(text: &str) -> Result<Self, ConfigError> {
+        Self::named(text).ok_or_else(|| ConfigError::Invalid {
+            setting: "DYNAMODB_PUBLISH_MODE (publish_mode)",
+            found: text.into(),
+            expected: "poller, both or stream",
+        })
+    }
 }
 
 /// Where the tables are and how they are used. All stores of one deployment share one.
@@ -37,8 +77,10 @@ pub struct DynamoDbConfig {
     pub endpoint: Option<String>,
     /// AWS region. `None` (the default): what the SDK finds by itself, `us-east-1` for an `http://` endpoint.
     pub region: Option<String>,
-    /// How the publisher hears of new commits. Default [`PublishMode::Poller`].
-    pub publish_mode: PublishMode,
+    /// The way in which the publisher learns of new commits. `None` (the default) takes what the tables say, and
+    /// [`PublishMode::Poller`] for new tables. Tables of another mode are refused;
+    /// [`set_publish_mode`](crate::set_publish_mode) changes theirs.
+    pub publish_mode: Option<PublishMode>,
     /// How the tables are replicated to other regions. Default [`Replication::Detect`].
     pub replication: Replication,
     /// Partitions of the index `streams` for each aggregate type, 1 to 1,000. Default 16. Fixed when the tables are
@@ -47,12 +89,16 @@ pub struct DynamoDbConfig {
     /// Partitions of the index `unpublished`, 1 to 1,000. Default 16. Fixed when the tables are made. More bear more
     /// commits a second (about 500 each) and cost a query each per round of the poller.
     pub marker_shards: u32,
-    /// The longest wait for one answer before a request counts as lost. Default 5 s. Lower settles lost answers
-    /// sooner, but a slow answer then costs another request.
+    /// The longest wait for one answer before a request counts as lost, and the time after the first failure in which a
+    /// request may be sent again. Default 5 s. Lower settles lost answers sooner, but a slow answer then costs another
+    /// request. Holds for a client of your own too, unless that has an `operation_attempt_timeout` itself.
     pub attempt_timeout: Duration,
-    /// The longest wait for a connection. Default 2 s.
+    /// The longest wait for a connection. Default 2 s; at most nine tenths of `attempt_timeout` count, so that a connection
+    /// that was never made is told apart from an answer that was lost.
     pub connect_timeout: Duration,
-    /// How often a request that is throttled or certainly lost is sent in all. Default 4; 0 counts as 1.
+    /// The most requests that one call of a port sends for the same thing. Default 4; 0 counts as 1. The SDK's own retries
+    /// are off, so nothing multiplies this number. A write whose answer was lost is settled by reading, and sent twice at
+    /// most.
     pub max_attempts: u32,
     credentials: Option<Credentials>,
 }
@@ -64,7 +110,7 @@ impl Default for DynamoDbConfig {
             prefix: String::new(),
             endpoint: None,
             region: None,
-            publish_mode: PublishMode::default(),
+            publish_mode: None,
             replication: Replication::default(),
             list_shards: 16,
             marker_shards: 16,
@@ -149,6 +195,7 @@ impl DynamoDbConfig {
     /// | `DYNAMODB_PREFIX` | `prefix` | empty |
     /// | `DYNAMODB_URL` | `endpoint` | AWS |
     /// | `AWS_REGION` | `region` | what the SDK finds |
+    /// | `DYNAMODB_PUBLISH_MODE` | `publish_mode`: `poller`, `both` or `stream` | what the tables say |
     /// | `DYNAMODB_REPLICATION` | `replication`: `detect`, `none`, `single-writing-region`, `strongly-consistent` | `detect` |
     /// | `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN` | credentials | what the SDK finds |
     ///
@@ -173,6 +220,9 @@ impl DynamoDbConfig {
         }
         config.endpoint = read("DYNAMODB_URL")?;
         config.region = read("AWS_REGION")?;
+        if let Some(mode) = read("DYNAMODB_PUBLISH_MODE")? {
+            config.publish_mode = Some(mode.parse()?);
+        }
         if let Some(replication) = read("DYNAMODB_REPLICATION")? {
             config.replication = replication.parse()?;
         }
@@ -245,10 +295,10 @@ impl DynamoDbConfig {
         ));
         self
     }
-    /// Sets how the publisher hears of new commits.
+    /// Sets the way in which the publisher learns of new commits.
     #[must_use]
     pub const fn with_publish_mode(mut self, mode: PublishMode) -> Self {
-        self.publish_mode = mode;
+        self.publish_mode = Some(mode);
         self
     }
     /// Sets how the tables are replicated to other regions.
@@ -299,6 +349,10 @@ impl DynamoDbConfig {
     /// Full name of the control table.
     pub fn control_table(&self) -> String {
         format!("{}{}-control", self.prefix, self.table_name)
+    }
+    /// Whether commits are marked as unpublished when they are written. Asked of a connection, whose mode is known.
+    pub(crate) fn marks_commits(&self) -> bool {
+        self.publish_mode.unwrap_or_default().marks_commits()
     }
     pub(crate) const fn credentials(&self) -> Option<&Credentials> {
         self.credentials.as_ref()
@@ -410,6 +464,7 @@ mod tests {
             ("DYNAMODB_PREFIX", "dev."),
             ("DYNAMODB_URL", "http://localhost:8000"),
             ("AWS_REGION", "eu-central-1"),
+            ("DYNAMODB_PUBLISH_MODE", "both"),
             ("DYNAMODB_REPLICATION", "single-writing-region"),
             ("AWS_ACCESS_KEY_ID", "id"),
             ("AWS_SECRET_ACCESS_KEY", "hunter2"),
@@ -418,6 +473,7 @@ mod tests {
         assert_eq!(config.control_table(), "dev.facts-control");
         assert!(config.is_plain_http());
         assert_eq!(config.region.as_deref(), Some("eu-central-1"));
+        assert_eq!(config.publish_mode, Some(PublishMode::Both));
         assert_eq!(config.replication, Replication::SingleWritingRegion);
         assert!(config.credentials().is_some());
         assert!(!format!("{config:?}").contains("hunter2"));
@@ -435,6 +491,10 @@ mod tests {
             (&[("DYNAMODB_URL", "localhost:8000")], "DYNAMODB_URL"),
             (&[("DYNAMODB_URL", "http://:8000")], "DYNAMODB_URL"),
             (&[("DYNAMODB_REPLICATION", "yes")], "DYNAMODB_REPLICATION"),
+            (
+                &[("DYNAMODB_PUBLISH_MODE", "push")],
+                "DYNAMODB_PUBLISH_MODE",
+            ),
             (&[("AWS_ACCESS_KEY_ID", "x")], "AWS_SECRET_ACCESS_KEY"),
             (&[("AWS_SECRET_ACCESS_KEY", "x")], "AWS_ACCESS_KEY_ID"),
         ] {

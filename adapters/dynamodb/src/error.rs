@@ -1,15 +1,17 @@
 //! The one place where the SDK's errors become the ports'.
 mod cancelled;
 
-use crate::ConfigError;
+use crate::{ConfigError, incarnation::Incarnation};
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_dynamodb::{
     config::http::HttpResponse,
     error::{ProvideErrorMetadata, SdkError},
 };
+use aws_smithy_runtime_api::client::dns::ResolveDnsError;
 use foldstream::{
     BoxError,
     ports::{ControlStoreError, EventStoreError, PendingAppend, RefusedKind, SnapshotStoreError},
+    resilience::FailureClass,
 };
 use std::{error::Error, fmt, io, time::Duration};
 
@@ -118,6 +120,8 @@ pub(crate) struct Place<'a> {
     pub(crate) operation: &'static str,
     pub(crate) table: &'a str,
     pub(crate) endpoint: &'a str,
+    /// Where the table is that of the events.
+    pub(crate) incarnation: Option<&'a Incarnation>,
 }
 impl fmt::Display for Place<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -125,6 +129,7 @@ impl fmt::Display for Place<'_> {
             operation,
             table,
             endpoint,
+            ..
         } = self;
         write!(f, "{operation} on table {table} at {endpoint}")
     }
@@ -155,6 +160,26 @@ enum Class {
     Refused(RefusedKind, String),
 }
 
+impl Class {
+    fn failure_class(&self) -> FailureClass {
+        match self {
+            Self::Throttled(after) => FailureClass::Throttled {
+                retry_after: after.unwrap_or_default(),
+            },
+            Self::Unavailable => FailureClass::Transient,
+            Self::Refused(..) => FailureClass::Permanent,
+        }
+    }
+}
+
+/// What a repeat of the request would meet.
+pub(crate) fn failure_class<E>(error: &SdkError<E, HttpResponse>, place: Place<'_>) -> FailureClass
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    classify(error, place).0.failure_class()
+}
+
 impl Failure {
     /// Sorts an SDK error.
     pub(crate) fn of<E>(error: SdkError<E, HttpResponse>, place: Place<'_>) -> Self
@@ -171,6 +196,12 @@ impl Failure {
     }
 
     fn new(class: Class, maybe_applied: bool, place: Place<'_>, source: BoxError) -> Self {
+        if let (Class::Refused(RefusedKind::MissingTable, _), Some(table)) =
+            (&class, place.incarnation)
+        {
+            // Every failure comes by here, so whoever asks for the incarnation after this error sees another number.
+            table.missing();
+        }
         let place = place.to_string();
         Self {
             class,
@@ -192,14 +223,8 @@ impl Failure {
     pub(crate) const fn maybe_applied(&self) -> bool {
         self.maybe_applied
     }
-    pub(crate) const fn is_transient(&self) -> bool {
-        !matches!(self.class, Class::Refused(..))
-    }
-    pub(crate) const fn retry_after(&self) -> Option<Duration> {
-        match self.class {
-            Class::Throttled(after) => after,
-            _ => None,
-        }
+    pub(crate) fn failure_class(&self) -> FailureClass {
+        self.class.failure_class()
     }
     pub(crate) fn is_missing_table(&self) -> bool {
         matches!(self.class, Class::Refused(RefusedKind::MissingTable, _))
@@ -388,7 +413,7 @@ impl Answer<'_> {
             ),
             "ValidationException" if no_index() => (
                 RefusedKind::Incompatible,
-                "the table was made without this index: run create_tables with the same publish_mode",
+                "the table was made without this index: run create_tables, which checks it against the row meta/format",
             ),
             "UnknownOperationException" => (
                 RefusedKind::Unsupported,
@@ -426,18 +451,19 @@ fn credentials_class(error: &(dyn Error + 'static), place: Place<'_>) -> Option<
     })
 }
 
-/// Whether the connection was refused, so that nothing can have been applied.
+/// Whether no connection was established, so that nothing can have been applied: the name did not resolve, or the
+/// connection was refused, not made in time, or not secured.
+///
+/// The HTTP client says so itself. Of the system's errors only "refused" is certain for other clients: a host that becomes
+/// unreachable may fail a connection that has carried the request already.
 fn never_sent(error: &(dyn Error + 'static)) -> bool {
-    chain(error)
-        .filter_map(|e| e.downcast_ref::<io::Error>())
-        .any(|e| {
-            matches!(
-                e.kind(),
-                io::ErrorKind::ConnectionRefused
-                    | io::ErrorKind::HostUnreachable
-                    | io::ErrorKind::NetworkUnreachable
-            )
-        })
+    chain(error).any(|e| {
+        let is_refused = |e: &io::Error| e.kind() == io::ErrorKind::ConnectionRefused;
+        e.downcast_ref::<hyper_util::client::legacy::Error>()
+            .is_some_and(hyper_util::client::legacy::Error::is_connect)
+            || e.is::<ResolveDnsError>()
+            || e.downcast_ref::<io::Error>().is_some_and(is_refused)
+    })
 }
 
 fn chain<'a>(
@@ -462,6 +488,7 @@ mod tests {
         operation: "PutItem",
         table: "events",
         endpoint: "http://x",
+        incarnation: None,
     };
 
     fn answer(code: &str, status: u16, message: &str) -> (Class, bool) {
@@ -531,8 +558,16 @@ mod tests {
     #[test]
     fn a_refused_connection_was_never_sent() {
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
-        let reset = io::Error::from(io::ErrorKind::ConnectionReset);
         assert!(never_sent(&refused));
-        assert!(!never_sent(&reset));
+        assert!(never_sent(&ResolveDnsError::new("no such host")));
+        // These may end a connection that has carried the request.
+        for kind in [
+            io::ErrorKind::ConnectionReset,
+            io::ErrorKind::HostUnreachable,
+            io::ErrorKind::NetworkUnreachable,
+            io::ErrorKind::TimedOut,
+        ] {
+            assert!(!never_sent(&io::Error::from(kind)), "{kind:?}");
+        }
     }
 }

@@ -1,9 +1,10 @@
 //! The row `meta/format` of the control table: what every process that shares the tables must agree on.
 //!
 //! Shard counts decide in which partition of an index a stream is listed. A process with another count would look in
-//! the wrong places and silently miss streams, so each one checks the row before it does anything else.
+//! the wrong places and silently miss streams. The publish mode decides whether commits are marked: of a process that does
+//! not mark them a poller would never hear. So each process checks the row before it does anything else.
 use crate::{
-    DynamoDbConfig, DynamoDbError,
+    DynamoDbConfig, DynamoDbError, PublishMode,
     attributes::{BadAttribute, binary, required, take_binary, text},
     client::Connection,
     error::Failure,
@@ -21,6 +22,7 @@ struct Format {
     list_shards: u32,
     marker_shards: u32,
     hash: String,
+    publish_mode: String,
 }
 
 impl Format {
@@ -30,149 +32,237 @@ impl Format {
             list_shards: config.list_shards,
             marker_shards: config.marker_shards,
             hash: "murmur2".into(),
+            publish_mode: config.publish_mode.unwrap_or_default().name().into(),
         }
     }
 
-    /// The first difference: field, here, there, and what to do.
-    fn compare(&self, stored: &Self, table: &str) -> Result<(), DynamoDbError> {
+    /// Checks that a process of this configuration may use tables of this format, and returns their publish mode.
+    fn check(&self, config: &DynamoDbConfig, table: &str) -> Result<PublishMode, DynamoDbError> {
+        let here = Self::of(config);
         let shards = "set the same number, or use other tables: it is fixed when tables are made";
         let build = "deploy the build that made the tables, or a newer one";
+        let number = |n: u32| n.to_string();
         let fields = [
             (
                 "format",
+                here.format.to_string(),
                 self.format.to_string(),
-                stored.format.to_string(),
                 build,
             ),
-            ("hash", self.hash.clone(), stored.hash.clone(), build),
+            ("hash", here.hash.clone(), self.hash.clone(), build),
             (
                 "list_shards",
-                self.list_shards.to_string(),
-                stored.list_shards.to_string(),
+                number(here.list_shards),
+                number(self.list_shards),
                 shards,
             ),
             (
                 "marker_shards",
-                self.marker_shards.to_string(),
-                stored.marker_shards.to_string(),
+                number(here.marker_shards),
+                number(self.marker_shards),
                 shards,
             ),
         ];
+        let mismatch = |field, configured: String, stored: String, remedy| {
+            Err(DynamoDbError::FormatMismatch {
+                table: table.into(),
+                field,
+                stored,
+                configured,
+                remedy,
+            })
+        };
         for (field, configured, stored, remedy) in fields {
             if configured != stored {
-                return Err(DynamoDbError::FormatMismatch {
-                    table: table.into(),
-                    field,
-                    stored,
-                    configured,
-                    remedy,
-                });
+                return mismatch(field, configured, stored, remedy);
             }
         }
-        Ok(())
+        let stored = || self.publish_mode.clone();
+        let known = "poller, both and stream".to_owned();
+        match (PublishMode::named(&self.publish_mode), config.publish_mode) {
+            (None, _) => mismatch("publish_mode", known, stored(), build),
+            (Some(mode), Some(configured)) if mode != configured => {
+                mismatch("publish_mode", configured.to_string(), stored(), MODE)
+            }
+            (Some(mode), _) => Ok(mode),
+        }
     }
 }
+
+/// What to do about a process that is configured for another publish mode than the tables are in.
+const MODE: &str = "set DYNAMODB_PUBLISH_MODE (publish_mode) to the same or leave it unset; to change the mode of the tables, \
+                    call set_publish_mode and then restart every process that uses them";
 
 fn key() -> Attributes {
     Attributes::from([("pk".into(), text(PARTITION)), ("sk".into(), text(SORT))])
 }
 
-/// Checks the row against the configuration. Every store's `connect` calls it.
-pub(crate) async fn check(connection: &Connection) -> Result<(), DynamoDbError> {
+/// Checks the row against the configuration, and returns the publish mode of the tables. Every store's `connect` calls it.
+pub(crate) async fn check(connection: &Connection) -> Result<PublishMode, DynamoDbError> {
+    let table = connection.control();
+    match stored(connection).await? {
+        Some((format, _)) => format.check(connection.config(), table),
+        None => Err(DynamoDbError::NoFormat {
+            table: table.into(),
+        }),
+    }
+}
+
+/// As [`check`], for tables that may not be there yet: the mode that they have or will have.
+pub(crate) async fn expected_mode(connection: &Connection) -> Result<PublishMode, DynamoDbError> {
+    match stored(connection).await {
+        Ok(Some((format, _))) => format.check(connection.config(), connection.control()),
+        Ok(None) => Ok(connection.config().publish_mode.unwrap_or_default()),
+        Err(failure) if failure.is_missing_table() => {
+            Ok(connection.config().publish_mode.unwrap_or_default())
+        }
+        Err(failure) => Err(failure.into()),
+    }
+}
+
+/// The row, and its value as it is stored.
+async fn stored(connection: &Connection) -> Result<Option<(Format, Vec<u8>)>, Failure> {
     let table = connection.control();
     let request = connection
-        .client()
+        .once()
         .get_item()
         .table_name(table)
         .set_key(Some(key()))
         .consistent_read(true);
     let place = connection.at("GetItem", table);
-    let answer = request.send().await.map_err(|e| Failure::of(e, place))?;
-    let Some(row) = answer.item else {
-        return Err(DynamoDbError::NoFormat {
-            table: table.into(),
-        });
+    let answer = connection.send(place, || request.clone().send()).await;
+    let Some(row) = answer.map_err(|e| Failure::of(e, place))?.item else {
+        return Ok(None);
     };
-    let stored = parse(row).map_err(|e| {
+    parse(row).map(Some).map_err(|e| {
         let reason = format!("row meta/format of table {table} cannot be read: {e}");
         Failure::incompatible(place, reason)
-    })?;
-    Format::of(connection.config()).compare(&stored, table)
+    })
 }
 
-fn parse(mut row: Attributes) -> Result<Format, BadAttribute> {
+fn parse(mut row: Attributes) -> Result<(Format, Vec<u8>), BadAttribute> {
     let value = required(take_binary(&mut row, "d")?, "d")?;
-    serde_json::from_slice(&value).map_err(|e| BadAttribute::new("d", &e))
+    let format = serde_json::from_slice(&value).map_err(|e| BadAttribute::new("d", &e))?;
+    Ok((format, value))
 }
 
-/// Writes the row if there is none, and checks it in any case: somebody else may have been first.
-pub(crate) async fn write(connection: &Connection) -> Result<(), DynamoDbError> {
+/// Writes the row with this value, under a condition. False if the condition does not hold.
+async fn put(
+    connection: &Connection,
+    format: &Format,
+    replaced: Option<Vec<u8>>,
+) -> Result<bool, DynamoDbError> {
     let table = connection.control();
     let place = connection.at("PutItem", table);
-    let value = serde_json::to_vec(&Format::of(connection.config()))
-        .map_err(|e| Failure::incompatible(place, e.to_string()))?;
+    let value =
+        serde_json::to_vec(format).map_err(|e| Failure::incompatible(place, e.to_string()))?;
     let mut row = key();
     row.insert("d".into(), binary(value));
     // The revision of a control row, so that the row reads as one. It is never compared.
     row.insert("r".into(), text("0".repeat(32)));
     let request = connection
-        .client()
+        .once()
         .put_item()
         .table_name(table)
-        .set_item(Some(row))
-        .condition_expression("attribute_not_exists(pk)");
-    match request.send().await {
-        Ok(_) => {}
+        .set_item(Some(row));
+    let request = match replaced {
+        None => request.condition_expression("attribute_not_exists(pk)"),
+        Some(old) => request
+            .condition_expression("d = :old")
+            .expression_attribute_values(":old", binary(old)),
+    };
+    let answer = connection.send(place, || request.clone().send()).await;
+    match answer {
+        Ok(_) => Ok(true),
         Err(e)
             if e.as_service_error()
-                .is_some_and(|e| e.is_conditional_check_failed_exception()) => {}
-        Err(e) => return Err(Failure::of(e, place).into()),
+                .is_some_and(|e| e.is_conditional_check_failed_exception()) =>
+        {
+            Ok(false)
+        }
+        Err(e) => Err(Failure::of(e, place).into()),
     }
-    check(connection).await
+}
+
+/// Writes the row if there is none, and checks it in any case: another process may have been first.
+pub(crate) async fn write(connection: &Connection) -> Result<(), DynamoDbError> {
+    put(connection, &Format::of(connection.config()), None).await?;
+    check(connection).await.map(|_| ())
+}
+
+/// Changes the publish mode in the row, whatever the configuration says about it.
+pub(crate) async fn set_mode(
+    connection: &Connection,
+    mode: PublishMode,
+) -> Result<(), DynamoDbError> {
+    let table = connection.control();
+    let mut config = connection.config().clone();
+    config.publish_mode = None;
+    // Another process may change the row at the same time; the next look tells what became of it.
+    for _ in 0..3 {
+        let Some((format, value)) = stored(connection).await? else {
+            return Err(DynamoDbError::NoFormat {
+                table: table.into(),
+            });
+        };
+        if format.check(&config, table)? == mode {
+            return Ok(());
+        }
+        let changed = Format {
+            publish_mode: mode.name().into(),
+            ..format
+        };
+        if put(connection, &changed, Some(value)).await? {
+            return Ok(());
+        }
+    }
+    config.publish_mode = Some(mode);
+    match stored(connection).await? {
+        Some((format, _)) => format.check(&config, table).map(|_| ()),
+        None => Err(DynamoDbError::NoFormat {
+            table: table.into(),
+        }),
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn format(change: impl FnOnce(&mut Format)) -> Format {
+        let mut format = Format::of(&DynamoDbConfig::default());
+        change(&mut format);
+        format
+    }
+    fn mismatch(config: &DynamoDbConfig, stored: &Format) -> &'static str {
+        match stored.check(config, "t") {
+            Err(DynamoDbError::FormatMismatch { field, .. }) => field,
+            other => panic!("{other:?}"),
+        }
+    }
+
     #[test]
     fn a_mismatch_names_the_field() {
-        let here = Format::of(&DynamoDbConfig::default());
-        assert!(here.compare(&here.clone(), "t").is_ok());
-        for (there, field) in [
-            (
-                Format {
-                    format: 2,
-                    ..here.clone()
-                },
-                "format",
-            ),
-            (
-                Format {
-                    hash: "fnv".into(),
-                    ..here.clone()
-                },
-                "hash",
-            ),
-            (
-                Format {
-                    list_shards: 8,
-                    ..here.clone()
-                },
-                "list_shards",
-            ),
-            (
-                Format {
-                    marker_shards: 8,
-                    ..here.clone()
-                },
-                "marker_shards",
-            ),
+        let config = DynamoDbConfig::default();
+        for (stored, field) in [
+            (format(|f| f.format = 2), "format"),
+            (format(|f| f.hash = "fnv".into()), "hash"),
+            (format(|f| f.list_shards = 8), "list_shards"),
+            (format(|f| f.marker_shards = 8), "marker_shards"),
+            (format(|f| f.publish_mode = "push".into()), "publish_mode"),
         ] {
-            match here.compare(&there, "t") {
-                Err(DynamoDbError::FormatMismatch { field: found, .. }) => assert_eq!(found, field),
-                other => panic!("{other:?}"),
-            }
+            assert_eq!(mismatch(&config, &stored), field);
         }
+    }
+
+    #[test]
+    fn an_unset_mode_is_what_the_row_says_and_another_is_a_mismatch() {
+        let config = DynamoDbConfig::default();
+        let stream = format(|f| f.publish_mode = "stream".into());
+        assert_eq!(stream.check(&config, "t").unwrap(), PublishMode::Stream);
+        let poller = config.with_publish_mode(PublishMode::Poller);
+        assert_eq!(mismatch(&poller, &stream), "publish_mode");
+        let same = poller.with_publish_mode(PublishMode::Stream);
+        assert_eq!(stream.check(&same, "t").unwrap(), PublishMode::Stream);
     }
 }

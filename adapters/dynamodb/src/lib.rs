@@ -9,6 +9,7 @@ mod replication;
 mod format;
 mod attributes;
 mod client;
+mod incarnation;
 mod error;
 
 pub use config::{ConfigError, DynamoDbConfig, PublishMode};
@@ -19,6 +20,7 @@ pub use replication::Replication;
 pub use snapshot_store::DynamoDbSnapshotStore;
 pub use tables::{
     BillingMode, Encryption, TableClass, TableOptions, create_tables, create_tables_with_client,
+    set_publish_mode, set_publish_mode_with_client,
 };
 
 use aws_sdk_dynamodb::Client;
@@ -42,17 +44,24 @@ pub struct DynamoDb {
 }
 
 impl DynamoDb {
-    /// Connects, and checks that the tables are of this process's format and not written by other regions.
+    /// Connects, and checks that the tables are of this process's format and publish mode and not written by other regions.
+    /// Where it asks for replicas ([`Replication::Detect`]), it checks keys, indexes and stream settings too.
     ///
     /// # Errors
-    /// [`DynamoDbError`]: a configuration that cannot work, a table that is missing or of another format, asynchronous
-    /// replicas that nothing is said about ([`Replication`]).
+    /// [`DynamoDbError`]:
+    /// - `Config` if the configuration cannot work,
+    /// - `Refused` if a table is missing or may not be used,
+    /// - `NoFormat` if the tables were not made by [`create_tables`],
+    /// - `FormatMismatch` if they are of another format or publish mode,
+    /// - `TableMismatch` if they have other keys, indexes or stream settings,
+    /// - `AsynchronousReplicas` if other regions may write to them.
     pub async fn connect(config: DynamoDbConfig) -> Result<Self, DynamoDbError> {
         Self::checked(&Connection::open(config).await?).await
     }
 
     /// As [`connect`](Self::connect), over the caller's client: its endpoint, region, credentials and timeouts count,
-    /// not those of the configuration.
+    /// not those of the configuration. Its retries do not: the stores send each request once and repeat it themselves. A
+    /// client without `operation_attempt_timeout` gets [`DynamoDbConfig::attempt_timeout`] for every request of the stores.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).
@@ -65,8 +74,14 @@ impl DynamoDb {
     }
 
     async fn checked(connection: &Connection) -> Result<Self, DynamoDbError> {
-        let (connection, ()) =
+        let ((connection, described), mode) =
             tokio::try_join!(replication::resolve(connection), format::check(connection))?;
+        let connection = connection.in_mode(mode);
+        if let Some((events, control)) = described {
+            connection.incarnation().is_news(&events);
+            tables::check_events(&connection, &events)?;
+            tables::check_control(&connection, &control)?;
+        }
         Ok(Self { connection })
     }
 
@@ -82,7 +97,7 @@ impl DynamoDb {
     pub fn control_store(&self) -> DynamoDbControlStore {
         DynamoDbControlStore::over(self.connection.clone())
     }
-    /// The SDK client that the stores use, for what lies beside them.
+    /// The SDK client as it was given or configured, for what lies beside the stores.
     pub fn client(&self) -> &Client {
         self.connection.client()
     }

@@ -51,27 +51,31 @@ impl FromStr for Replication {
     }
 }
 
-/// The connection with what its tables can do.
+/// The events and control tables, where they were described.
+pub(crate) type Described = Option<(TableDescription, TableDescription)>;
+
+/// The connection with what its tables can do, and the tables as they were described on that occasion.
 ///
 /// # Errors
 /// `AsynchronousReplicas`, or why the tables cannot be described.
-pub(crate) async fn resolve(connection: &Connection) -> Result<Connection, DynamoDbError> {
+pub(crate) async fn resolve(
+    connection: &Connection,
+) -> Result<(Connection, Described), DynamoDbError> {
     match connection.config().replication {
-        Replication::None | Replication::SingleWritingRegion => Ok(connection.clone()),
-        Replication::StronglyConsistent => Ok(connection.without_transactions()),
+        Replication::None | Replication::SingleWritingRegion => Ok((connection.clone(), None)),
+        Replication::StronglyConsistent => Ok((connection.without_transactions(), None)),
         Replication::Detect => {
             // Snapshots only save time: of two regions' either will do.
-            let (events, control) = tokio::try_join!(
+            let ((events, at_events), (control, at_control)) = tokio::try_join!(
                 detect(connection, connection.events()),
                 detect(connection, connection.control())
             )?;
-            Ok(
-                if events == Replicas::Strong || control == Replicas::Strong {
-                    connection.without_transactions()
-                } else {
-                    connection.clone()
-                },
-            )
+            let is_strong = at_events == Replicas::Strong || at_control == Replicas::Strong;
+            let connection = match is_strong {
+                true => connection.without_transactions(),
+                false => connection.clone(),
+            };
+            Ok((connection, Some((events, control))))
         }
     }
 }
@@ -82,7 +86,10 @@ enum Replicas {
     Strong,
 }
 
-async fn detect(connection: &Connection, table: &str) -> Result<Replicas, DynamoDbError> {
+async fn detect(
+    connection: &Connection,
+    table: &str,
+) -> Result<(TableDescription, Replicas), DynamoDbError> {
     let described = match describe(connection, table).await {
         Ok(described) => described,
         Err(failure) => {
@@ -106,8 +113,8 @@ async fn detect(connection: &Connection, table: &str) -> Result<Replicas, Dynamo
         is_replicated(&described),
         described.multi_region_consistency(),
     ) {
-        (false, _) => Ok(Replicas::No),
-        (true, Some(MultiRegionConsistency::Strong)) => Ok(Replicas::Strong),
+        (false, _) => Ok((described, Replicas::No)),
+        (true, Some(MultiRegionConsistency::Strong)) => Ok((described, Replicas::Strong)),
         // Also a kind that a newer DynamoDB adds: nothing is known of its conditions.
         (true, _) => Err(DynamoDbError::AsynchronousReplicas {
             table: table.into(),

@@ -83,10 +83,11 @@ impl SnapshotStore for DynamoDbSnapshotStore {
     async fn load(&self, stream: &StreamId) -> Result<Option<StoredSnapshot>, SnapshotStoreError> {
         let table = self.connection.snapshots();
         let place = self.connection.at("GetItem", table);
-        let request = self.connection.client().get_item().table_name(table);
-        let answer = request
-            .set_key(Some(key(stream)))
-            .send()
+        let request = self.connection.once().get_item().table_name(table);
+        let request = request.set_key(Some(key(stream)));
+        let answer = self
+            .connection
+            .send(place, || request.clone().send())
             .await
             .map_err(|e| Failure::of(e, place).into_snapshot_store())?;
         let Some(item) = answer.item else {
@@ -104,16 +105,17 @@ impl SnapshotStore for DynamoDbSnapshotStore {
         let table = self.connection.snapshots();
         let request = self
             .connection
-            .client()
+            .once()
             .put_item()
             .table_name(table)
             .set_item(Some(encode(snapshot)?))
             .condition_expression("attribute_not_exists(pk) OR v < :v OR (v = :v AND s < :s)")
             .expression_attribute_values(":v", number(snapshot.version))
             .expression_attribute_values(":s", number(snapshot.state_version));
-        match request.send().await {
+        let place = self.connection.at("PutItem", table);
+        match self.connection.send(place, || request.clone().send()).await {
             Ok(_) => Ok(SaveOutcome::Saved),
-            // Also where an earlier attempt of the SDK was applied and its answer lost: then it is there, which is all
+            // Also where an earlier attempt was applied and its answer lost: then it is there, which is all
             // that a saver wants.
             Err(e)
                 if e.as_service_error()
@@ -121,20 +123,17 @@ impl SnapshotStore for DynamoDbSnapshotStore {
             {
                 Ok(SaveOutcome::Stale)
             }
-            Err(e) => {
-                let place = self.connection.at("PutItem", table);
-                Err(Failure::of(e, place).into_snapshot_store())
-            }
+            Err(e) => Err(Failure::of(e, place).into_snapshot_store()),
         }
     }
 
     async fn delete(&self, stream: &StreamId) -> Result<(), SnapshotStoreError> {
         let table = self.connection.snapshots();
         let place = self.connection.at("DeleteItem", table);
-        let request = self.connection.client().delete_item().table_name(table);
-        request
-            .set_key(Some(key(stream)))
-            .send()
+        let request = self.connection.once().delete_item().table_name(table);
+        let request = request.set_key(Some(key(stream)));
+        self.connection
+            .send(place, || request.clone().send())
             .await
             .map_err(|e| Failure::of(e, place).into_snapshot_store())?;
         Ok(())

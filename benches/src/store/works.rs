@@ -81,7 +81,7 @@ impl Sides {
 
 fn config(endpoint: &str) -> DynamoDbConfig {
     let mut config = DynamoDbConfig::default().with_endpoint(endpoint);
-    config.publish_mode = PublishMode::Stream;
+    config.publish_mode = Some(PublishMode::Stream);
     config
 }
 

@@ -7,7 +7,7 @@ use crate::{
     DynamoDb, DynamoDbConfig, DynamoDbError,
     attributes::{Attributes, text},
     client::Connection,
-    error::Failure,
+    error::{Failure, failure_class},
 };
 use async_trait::async_trait;
 use aws_sdk_dynamodb::{
@@ -97,10 +97,13 @@ impl DynamoDbControlStore {
     /// One batch, until every key was answered.
     async fn batch(&self, mut open: Vec<Attributes>) -> Result<Vec<Row>, ControlStoreError> {
         let table = self.connection.control();
+        let place = self.connection.at("BatchGetItem", table);
         let mut rows = Vec::new();
+        let mut requests = self.connection.requests();
         let mut fruitless = 0;
         while !open.is_empty() {
             let asked = open.len();
+            let again = open.clone();
             let keys = KeysAndAttributes::builder()
                 .set_keys(Some(open))
                 .consistent_read(true)
@@ -108,12 +111,16 @@ impl DynamoDbControlStore {
                 .map_err(|e| {
                     self.failed("BatchGetItem", SdkError::<BatchGetItemError, _>::from(e))
                 })?;
-            let request = self.connection.client().batch_get_item();
-            let answer = request
-                .request_items(table, keys)
-                .send()
-                .await
-                .map_err(|e| self.failed("BatchGetItem", e))?;
+            let request = self.connection.once().batch_get_item();
+            let request = request.request_items(table, keys);
+            let answer = match request.send().await {
+                Ok(answer) => answer,
+                Err(error) if requests.wait(failure_class(&error, place)).await => {
+                    open = again;
+                    continue;
+                }
+                Err(error) => return Err(self.failed("BatchGetItem", error)),
+            };
             for items in answer.responses.unwrap_or_default().into_values() {
                 for item in items {
                     rows.extend(self.live(item)?);
@@ -123,7 +130,6 @@ impl DynamoDbControlStore {
             open = left.flat_map(|k| k.keys).collect();
             fruitless = if open.len() < asked { 0 } else { fruitless + 1 };
             if fruitless >= FRUITLESS {
-                let place = self.connection.at("BatchGetItem", table);
                 return Err(Failure::unprocessed(place).into_control_store());
             }
             if !open.is_empty() {
@@ -140,15 +146,14 @@ impl ControlStore for DynamoDbControlStore {
         key.validate()?;
         let request = self
             .connection
-            .client()
+            .once()
             .get_item()
             .table_name(self.connection.control())
             .set_key(Some(row::key(key)))
             .consistent_read(true);
-        let answer = request
-            .send()
-            .await
-            .map_err(|e| self.failed("GetItem", e))?;
+        let place = self.connection.at("GetItem", self.connection.control());
+        let answer = self.connection.send(place, || request.clone().send()).await;
+        let answer = answer.map_err(|e| self.failed("GetItem", e))?;
         match answer.item {
             Some(item) => self.live(item),
             None => Ok(None),
@@ -179,7 +184,7 @@ impl ControlStore for DynamoDbControlStore {
         let now = row::now(self.clock.now());
         let request = self
             .connection
-            .client()
+            .once()
             .put_item()
             .table_name(self.connection.control())
             .set_item(Some(row::encode(row)))
@@ -194,7 +199,13 @@ impl ControlStore for DynamoDbControlStore {
                 .expression_attribute_values(":now", now)
                 .expression_attribute_values(":r", text(row::revision(revision))),
         };
-        let error = match request.send().await {
+        // Sent again once if the answer was lost: the revision tells whether the first one was applied. Callers may settle it
+        // by the same put too, and both together shall not be more than `max_attempts`.
+        let place = self.connection.at("PutItem", self.connection.control());
+        let sent = self
+            .connection
+            .send_again(place, 1, || request.clone().send());
+        let error = match sent.await {
             Ok(_) => return Ok(PutOutcome::Written),
             Err(error) => error,
         };
@@ -208,7 +219,7 @@ impl ControlStore for DynamoDbControlStore {
             error => return Err(self.failed("PutItem", error)),
         };
         let old = old.map(row::decode).transpose()?;
-        // The SDK repeats a write whose answer was lost, and then meets its own row.
+        // A write whose answer was lost was sent again, and meets its own row.
         if old.as_ref().is_some_and(|old| old.revision == row.revision) {
             return Ok(PutOutcome::Written);
         }
@@ -223,7 +234,7 @@ impl ControlStore for DynamoDbControlStore {
         key.validate()?;
         let request = self
             .connection
-            .client()
+            .once()
             .delete_item()
             .table_name(self.connection.control())
             .set_key(Some(row::key(key)))
@@ -235,7 +246,9 @@ impl ControlStore for DynamoDbControlStore {
                 .expression_attribute_values(":now", row::now(self.clock.now()))
                 .expression_attribute_values(":r", text(row::revision(revision))),
         };
-        let error = match request.send().await {
+        let place = self.connection.at("DeleteItem", self.connection.control());
+        let sent = self.connection.send(place, || request.clone().send());
+        let error = match sent.await {
             Ok(_) => return Ok(DeleteOutcome::Deleted),
             Err(error) => error,
         };
@@ -265,7 +278,7 @@ impl ControlStore for DynamoDbControlStore {
         let start = start.map(|sort| row::key(&RowKey::new(&*query.partition, sort)));
         let mut request = self
             .connection
-            .client()
+            .once()
             .query()
             .table_name(self.connection.control())
             .key_condition_expression(condition)
@@ -276,7 +289,9 @@ impl ControlStore for DynamoDbControlStore {
         for (name, value) in values {
             request = request.expression_attribute_values(name, text(value));
         }
-        let answer = request.send().await.map_err(|e| self.failed("Query", e))?;
+        let place = self.connection.at("Query", self.connection.control());
+        let answer = self.connection.send(place, || request.clone().send()).await;
+        let answer = answer.map_err(|e| self.failed("Query", e))?;
         let mut rows = Vec::new();
         for item in answer.items.unwrap_or_default() {
             rows.extend(self.live(item)?);

@@ -30,7 +30,7 @@
 //! `f`, another length of `c`, another element of `e`. A build that adds what older builds must not ignore writes `f`.
 use super::events;
 use crate::{
-    DynamoDbConfig, PublishMode,
+    DynamoDbConfig,
     attributes::{
         Attributes, HARD_ITEM_BYTES, MAX_ITEM_BYTES, MAX_TRANSACTION_BYTES, binary, item_bytes,
         number, text,
@@ -146,7 +146,7 @@ impl Encoder<'_> {
             let shard = list_shard(stream.aggregate(), stream.shard(config.list_shards));
             item.insert("ls".into(), text(shard));
         }
-        if config.publish_mode == PublishMode::Poller {
+        if config.marks_commits() {
             let shard = stream.shard(config.marker_shards);
             item.insert("mk".into(), text(shard.to_string()));
         }

@@ -82,13 +82,14 @@ pub(super) async fn clear_unpublished(
 async fn clear(connection: &Connection, key: &CommitKey) -> Result<(), EventStoreError> {
     let table = connection.events();
     let request = connection
-        .client()
+        .once()
         .update_item()
         .table_name(table)
         .set_key(Some(encode::key(&key.stream, key.first_version)))
         .update_expression("REMOVE mk")
         .condition_expression("attribute_exists(pk) AND attribute_exists(mk)");
-    match request.send().await {
+    let place = connection.at("UpdateItem", table);
+    match connection.send(place, || request.clone().send()).await {
         Ok(_) => Ok(()),
         Err(e)
             if e.as_service_error()
@@ -96,10 +97,7 @@ async fn clear(connection: &Connection, key: &CommitKey) -> Result<(), EventStor
         {
             Ok(())
         }
-        Err(e) => {
-            let place = connection.at("UpdateItem", table);
-            Err(Failure::of(e, place).into_event_store())
-        }
+        Err(e) => Err(Failure::of(e, place).into_event_store()),
     }
 }
 
@@ -159,7 +157,7 @@ impl Walk<'_> {
         });
         let request = self
             .connection
-            .client()
+            .once()
             .query()
             .table_name(table)
             .index_name(self.index)
@@ -167,8 +165,9 @@ impl Walk<'_> {
             .expression_attribute_values(":shard", text(partition))
             .limit(i32::try_from(room).unwrap_or(i32::MAX))
             .set_exclusive_start_key(start);
-        let answer = request
-            .send()
+        let answer = self
+            .connection
+            .send(place, || request.clone().send())
             .await
             .map_err(|e| Failure::of(e, place).into_event_store())?;
         let foreign = |what: String| {

@@ -12,9 +12,10 @@ mod events;
 pub(crate) use encode::FORMAT;
 
 use crate::{
-    DynamoDb, DynamoDbConfig, DynamoDbError, PublishMode,
+    DynamoDb, DynamoDbConfig, DynamoDbError,
     attributes::{MAX_COMMIT_BYTES, MAX_EVENT_BYTES, MAX_TRANSACTION_ITEMS},
     client::Connection,
+    tables::describe,
 };
 use async_trait::async_trait;
 use foldstream::{
@@ -25,6 +26,7 @@ use foldstream::{
         StreamPage, UnpublishedPage,
     },
 };
+use futures::{StreamExt as _, TryStreamExt as _};
 use std::num::NonZeroU32;
 
 /// Streams that one transaction can write or check.
@@ -53,8 +55,38 @@ impl DynamoDbEventStore {
         Self { connection }
     }
 
+    /// After "no such table", finds out whether there is another one under this name by now.
+    async fn explained<T>(&self, answer: Result<T, EventStoreError>) -> Result<T, EventStoreError> {
+        let (kind, reason, source) = match answer {
+            Err(EventStoreError::Refused {
+                kind: kind @ RefusedKind::MissingTable,
+                reason,
+                source,
+            }) => (kind, reason, source),
+            answer => return answer,
+        };
+        let table = self.connection.events();
+        // It may still be missing, or not be allowed to be described: then the first error says what there is to say.
+        let found = describe(&self.connection, table).await;
+        if found.is_ok_and(|found| self.connection.incarnation().is_news(&found)) {
+            return Err(EventStoreError::Replaced {
+                reason: format!(
+                    "table {table} was deleted and made again, or restored, while this process used it; what was read before is \
+                     dropped. If it was restored from a backup, stop all writers and publishers and follow the runbook \
+                     \"After a restore\" of foldstream-dynamodb"
+                ),
+                source,
+            });
+        }
+        Err(EventStoreError::Refused {
+            kind,
+            reason,
+            source,
+        })
+    }
+
     fn marks(&self) -> bool {
-        self.connection.config().publish_mode == PublishMode::Poller
+        self.connection.config().marks_commits()
     }
 }
 
@@ -77,23 +109,29 @@ impl EventStore for DynamoDbEventStore {
         } else {
             Capabilities::new(MAX_EVENT_BYTES)
         };
-        capabilities.with_unpublished_list(self.marks())
+        // A condition sees no item but the one in the slot.
+        capabilities
+            .with_unpublished_list(self.marks())
+            .with_checked_heads(false)
     }
 
     fn identity(&self) -> usize {
         self.connection.identity()
     }
 
+    fn incarnation(&self) -> u64 {
+        self.connection.incarnation().number()
+    }
+
     async fn append(&self, append: &Append) -> Result<AppendOutcome, EventStoreError> {
         append.validate_for(&self.capabilities())?;
         let commits = std::slice::from_ref(append);
-        Ok(
-            match append::append(&self.connection, commits, &[]).await? {
-                AppendOutcome::Appended(_) => AppendOutcome::Appended(append.head_after()),
-                AppendOutcome::Repeated(commits) => AppendOutcome::Repeated(commits),
-                AppendOutcome::Conflict(conflict) => AppendOutcome::Conflict(conflict),
-            },
-        )
+        let outcome = append::append(&self.connection, commits, &[]).await;
+        Ok(match self.explained(outcome).await? {
+            AppendOutcome::Appended(_) => AppendOutcome::Appended(append.head_after()),
+            AppendOutcome::Repeated(commits) => AppendOutcome::Repeated(commits),
+            AppendOutcome::Conflict(conflict) => AppendOutcome::Conflict(conflict),
+        })
     }
 
     async fn append_all(
@@ -111,7 +149,8 @@ impl EventStore for DynamoDbEventStore {
             )));
         }
         all.validate_for(&self.capabilities())?;
-        append::append(&self.connection, &all.commits, &all.unchanged).await
+        let outcome = append::append(&self.connection, &all.commits, &all.unchanged).await;
+        self.explained(outcome).await
     }
 
     fn read(
@@ -121,6 +160,8 @@ impl EventStore for DynamoDbEventStore {
         limit: Option<NonZeroU32>,
     ) -> BoxStream<'_, Result<Commit, EventStoreError>> {
         read::read(self.connection.clone(), stream.clone(), from, limit)
+            .or_else(|error| self.explained(Err(error)))
+            .boxed()
     }
 
     async fn streams(
@@ -128,7 +169,8 @@ impl EventStore for DynamoDbEventStore {
         aggregate: &str,
         after: Option<ScanCursor>,
     ) -> Result<StreamPage, EventStoreError> {
-        lists::streams(&self.connection, aggregate, after).await
+        let page = lists::streams(&self.connection, aggregate, after).await;
+        self.explained(page).await
     }
 
     async fn scan(
@@ -138,7 +180,8 @@ impl EventStore for DynamoDbEventStore {
         what: ScanWhat,
         max_items: NonZeroU32,
     ) -> Result<ScanPage, EventStoreError> {
-        scan::scan(&self.connection, segment, after, what, max_items).await
+        let page = scan::scan(&self.connection, segment, after, what, max_items).await;
+        self.explained(page).await
     }
 
     async fn unpublished(
@@ -149,16 +192,18 @@ impl EventStore for DynamoDbEventStore {
     ) -> Result<UnpublishedPage, EventStoreError> {
         if !self.marks() {
             return Err(unsupported(
-                "commits are not marked in publish_mode Stream: the table's change stream tells of them",
+                "commits are not marked in publish mode stream: the table's change stream tells of them",
             ));
         }
-        lists::unpublished(&self.connection, segment, after, limit).await
+        let page = lists::unpublished(&self.connection, segment, after, limit).await;
+        self.explained(page).await
     }
 
     async fn clear_unpublished(&self, commits: &[CommitKey]) -> Result<(), EventStoreError> {
         if !self.marks() {
             return Ok(());
         }
-        lists::clear_unpublished(&self.connection, commits).await
+        let cleared = lists::clear_unpublished(&self.connection, commits).await;
+        self.explained(cleared).await
     }
 }

@@ -55,17 +55,15 @@ pub(super) async fn try_get_item(
     first: Version,
 ) -> Result<Option<Attributes>, Failure> {
     let request = connection
-        .client()
+        .once()
         .get_item()
         .table_name(connection.events())
         .set_key(Some(encode::key(stream, first)))
         .consistent_read(true);
-    match request.send().await {
+    let place = connection.at("GetItem", connection.events());
+    match connection.send(place, || request.clone().send()).await {
         Ok(answer) => Ok(answer.item),
-        Err(e) => Err(Failure::of(
-            e,
-            connection.at("GetItem", connection.events()),
-        )),
+        Err(e) => Err(Failure::of(e, place)),
     }
 }
 
@@ -161,7 +159,7 @@ impl Query {
             From::AtMost(None) => ("pk = :pk", None, Some(false)),
         };
         let mut request = connection
-            .client()
+            .once()
             .query()
             .table_name(connection.events())
             .key_condition_expression(condition)
@@ -174,7 +172,8 @@ impl Query {
             request = request.expression_attribute_values(":sk", number(bound));
         }
         let place = connection.at("Query", connection.events());
-        let answer = request.send().await.map_err(|e| Failure::of(e, place))?;
+        let sent = connection.send(place, || request.clone().send());
+        let answer = sent.await.map_err(|e| Failure::of(e, place))?;
         if self.grows {
             self.page = self
                 .page

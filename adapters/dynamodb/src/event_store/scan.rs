@@ -32,7 +32,7 @@ pub(super) async fn scan(
     let table = connection.events();
     let clamp = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
     let mut request = connection
-        .client()
+        .once()
         .scan()
         .table_name(table)
         .consistent_read(true)
@@ -45,8 +45,8 @@ pub(super) async fn scan(
         request = request.projection_expression(TAIL);
     }
     let place = connection.at("Scan", table);
-    let answer = request
-        .send()
+    let answer = connection
+        .send(place, || request.clone().send())
         .await
         .map_err(|e| Failure::of(e, place).into_event_store())?;
     let units = answer.consumed_capacity.and_then(|c| c.capacity_units);

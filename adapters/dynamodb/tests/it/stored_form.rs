@@ -309,7 +309,7 @@ async fn a_control_row_is_one_item_and_so_is_the_format() {
         .await
         .unwrap()
         .item;
-    let value = br#"{"format":1,"list_shards":16,"marker_shards":16,"hash":"murmur2"}"#;
+    let value = br#"{"format":1,"list_shards":16,"marker_shards":16,"hash":"murmur2","publish_mode":"poller"}"#;
     let expected = item([
         ("pk", s("meta")),
         ("sk", s("format")),

@@ -137,7 +137,7 @@ type Decide = dyn Fn(&Call) -> Fate + Send + Sync;
 #[derive(Clone)]
 pub(crate) struct Wire {
     http: SharedHttpClient,
-    fate: Arc<Decide>,
+    fate: Arc<Mutex<Arc<Decide>>>,
     calls: Arc<Mutex<Vec<Call>>>,
     /// Whether requests meet their fate; else all pass.
     cut: Arc<AtomicBool>,
@@ -147,12 +147,16 @@ impl Wire {
     fn new(fate: impl Fn(&Call) -> Fate + Send + Sync + 'static) -> Self {
         Self {
             http: aws_smithy_http_client::Builder::new().build_http(),
-            fate: Arc::new(fate),
+            fate: Arc::new(Mutex::new(Arc::new(fate))),
             calls: Arc::default(),
             cut: Arc::new(AtomicBool::new(true)),
         }
     }
-    fn client(&self, endpoint: &str) -> Client {
+    /// From now on, requests meet another fate.
+    pub(crate) fn decide(&self, fate: impl Fn(&Call) -> Fate + Send + Sync + 'static) {
+        *self.fate.lock().unwrap() = Arc::new(fate);
+    }
+    pub(crate) fn client(&self, endpoint: &str) -> Client {
         let config = aws_sdk_dynamodb::Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .http_client(self.clone())
@@ -211,7 +215,8 @@ impl HttpConnector for Connector {
         let call = self.wire.record(&request);
         let lost = || ConnectorError::timeout("the test cut the wire".into());
         let fate = if self.wire.cut.load(Ordering::SeqCst) {
-            (self.wire.fate)(&call)
+            let decide = self.wire.fate.lock().unwrap().clone();
+            decide(&call)
         } else {
             Fate::Pass
         };

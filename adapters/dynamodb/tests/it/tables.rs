@@ -39,12 +39,163 @@ async fn tables_made_for_a_change_stream_have_no_index_of_marks() {
     let describe = stores.client().describe_table().table_name("events");
     let table = describe.send().await.unwrap().table.unwrap();
     assert_eq!(table.global_secondary_indexes().len(), 1);
-    // A poller cannot use them.
+}
+
+#[tokio::test]
+async fn an_index_that_the_mode_needs_must_be_there() {
+    use aws_sdk_dynamodb::types::{
+        DeleteGlobalSecondaryIndexAction, GlobalSecondaryIndexUpdate as Update,
+    };
+    let server = Server::start();
+    let stores = server.stores().await;
+    let delete = DeleteGlobalSecondaryIndexAction::builder().index_name("unpublished");
+    let update = Update::builder().delete(delete.build().unwrap()).build();
+    let request = stores.client().update_table().table_name("events");
+    let request = request.global_secondary_index_updates(update);
+    request.send().await.unwrap();
+    for error in [
+        DynamoDb::connect(server.config()).await.unwrap_err(),
+        create_tables(&server.config(), &TableOptions::default())
+            .await
+            .unwrap_err(),
+    ] {
+        assert!(
+            matches!(&error, DynamoDbError::TableMismatch { reason, .. }
+                if reason.contains("unpublished") && reason.contains("KEYS_ONLY")),
+            "{error}"
+        );
+    }
+}
+
+/// Sets the attribute by which DynamoDB deletes items of a table, `None`: by none.
+async fn expire(stores: &DynamoDb, table: &str, attribute: &str, enabled: bool) {
+    use aws_sdk_dynamodb::types::TimeToLiveSpecification;
+    let by = TimeToLiveSpecification::builder()
+        .enabled(enabled)
+        .attribute_name(attribute)
+        .build()
+        .unwrap();
+    let request = stores.client().update_time_to_live().table_name(table);
+    let request = request.time_to_live_specification(by);
+    request.send().await.unwrap();
+}
+
+#[tokio::test]
+async fn control_rows_that_expire_by_another_attribute_are_refused() {
+    let server = Server::start();
+    let stores = server.stores().await;
+    expire(&stores, "events-control", "x", false).await;
+    expire(&stores, "events-control", "ttl", true).await;
     let error = create_tables(&server.config(), &TableOptions::default())
         .await
         .unwrap_err();
+    let text = error.to_string();
     assert!(
-        matches!(&error, DynamoDbError::TableMismatch { reason, .. } if reason.contains("unpublished")),
+        matches!(error, DynamoDbError::TableMismatch { .. }),
+        "{text}"
+    );
+    for part in ["events-control", "attribute ttl", "not by x", "disable"] {
+        assert!(text.contains(part), "{text}");
+    }
+    // Done as it says.
+    expire(&stores, "events-control", "ttl", false).await;
+    server.stores().await;
+}
+
+#[tokio::test]
+async fn events_and_snapshots_must_never_expire() {
+    let server = Server::start();
+    let stores = server.stores().await;
+    for table in ["events", "events-snapshots"] {
+        for attribute in ["t", "x"] {
+            expire(&stores, table, attribute, true).await;
+            let error = create_tables(&server.config(), &TableOptions::default())
+                .await
+                .unwrap_err();
+            assert!(
+                matches!(&error, DynamoDbError::TableMismatch { table: named, reason }
+                    if named == table && reason.contains(attribute)),
+                "{error}"
+            );
+            expire(&stores, table, attribute, false).await;
+        }
+    }
+    server.stores().await;
+}
+
+/// Made by other means, under the name of the events table.
+async fn made_by_hand(
+    stores: &DynamoDb,
+    table: &str,
+    sort: ScalarAttributeType,
+    has_indexes: bool,
+) {
+    use aws_sdk_dynamodb::types::{GlobalSecondaryIndex, Projection, ProjectionType};
+    let client = stores.client();
+    client
+        .delete_table()
+        .table_name(table)
+        .send()
+        .await
+        .unwrap();
+    let key = |name: &str, kind| {
+        let element = KeySchemaElement::builder().attribute_name(name);
+        element.key_type(kind).build().unwrap()
+    };
+    let attribute = |name: &str, kind| {
+        let defined = AttributeDefinition::builder().attribute_name(name);
+        defined.attribute_type(kind).build().unwrap()
+    };
+    let mut create = client
+        .create_table()
+        .table_name(table)
+        .billing_mode(Billing::PayPerRequest)
+        .attribute_definitions(attribute("pk", ScalarAttributeType::S))
+        .attribute_definitions(attribute("sk", sort))
+        .key_schema(key("pk", KeyType::Hash))
+        .key_schema(key("sk", KeyType::Range));
+    let names: &[(&str, &str)] = match has_indexes {
+        true => &[("streams", "ls"), ("unpublished", "mk")],
+        false => &[],
+    };
+    for (name, hash) in names {
+        let keys_only = Projection::builder().projection_type(ProjectionType::KeysOnly);
+        let index = GlobalSecondaryIndex::builder()
+            .index_name(*name)
+            .key_schema(key(hash, KeyType::Hash))
+            .key_schema(key("pk", KeyType::Range))
+            .projection(keys_only.build());
+        create = create
+            .attribute_definitions(attribute(hash, ScalarAttributeType::S))
+            .global_secondary_indexes(index.build().unwrap());
+    }
+    create.send().await.unwrap();
+}
+
+#[tokio::test]
+async fn connect_checks_keys_indexes_and_stream_of_tables_that_it_describes() {
+    use foldstream_dynamodb::Replication;
+    let (text, number) = (ScalarAttributeType::S, ScalarAttributeType::N);
+    for (sort, has_indexes, said) in [
+        (text, false, "sk is not of type N"),
+        (number.clone(), false, "no index streams"),
+        (number, true, "no new images"),
+    ] {
+        let server = Server::start();
+        let stores = server.stores().await;
+        made_by_hand(&stores, "events", sort, has_indexes).await;
+        // Nothing is asked, so nothing is checked.
+        let unasked = server.config().with_replication(Replication::None);
+        DynamoDb::connect(unasked).await.unwrap();
+        let error = DynamoDb::connect(server.config()).await.unwrap_err();
+        assert_mismatch(&error, "events", said);
+    }
+}
+
+fn assert_mismatch(error: &DynamoDbError, table: &str, said: &str) {
+    assert!(
+        matches!(error, DynamoDbError::TableMismatch { table: named, reason }
+            if named == table && reason.contains(said)),
         "{error}"
     );
 }

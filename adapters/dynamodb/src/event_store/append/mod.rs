@@ -28,18 +28,13 @@ use self::wire::{Answer, Place, Taken};
 use super::{
     decode::StoredItem,
     events::Names,
-    query::{Items, try_get_item},
+    query::{From, Items, Query, try_get_item},
 };
 use crate::{attributes::Attributes, client::Connection, error::Failure};
 use foldstream::{
-    Backoff, StreamHead, VersionConflict,
+    BoxError, StreamHead, Version, VersionConflict,
     ports::{Append, AppendAll, AppendOutcome, Commit, EventStoreError, PendingAppend},
 };
-use std::time::Duration;
-
-/// Pauses between repeats of what was certainly not applied. A longer pause that DynamoDB asks for is left to the
-/// caller, who may have better things to do.
-const PAUSES: Backoff = Backoff::new(Duration::from_millis(25), Duration::from_secs(1));
 
 type Outcome = Result<AppendOutcome<Vec<StreamHead>>, EventStoreError>;
 
@@ -54,9 +49,9 @@ pub(super) async fn append(
         commits,
         unchanged,
     };
-    let attempts = connection.config().max_attempts.max(1);
-    let mut attempt = 1;
+    let mut requests = connection.requests();
     loop {
+        work.confirm().await?;
         let failure = match wire::send(&work).await? {
             Answer::Applied => return Ok(work.appended()),
             Answer::Taken(taken) => return work.judge(taken, Sent::Now).await,
@@ -67,13 +62,9 @@ pub(super) async fn append(
             tracing::debug!(%stream, commit = %id, ?failure, "append lost: reading its slot");
             return work.settle().await;
         }
-        let asked = failure.retry_after().unwrap_or_default();
-        let pause = asked.max(PAUSES.delay(attempt));
-        if attempt >= attempts || !failure.is_transient() || pause > PAUSES.max {
+        if !requests.wait(failure.failure_class()).await {
             return Err(failure.into_event_store());
         }
-        tokio::time::sleep(pause).await;
-        attempt += 1;
     }
 }
 
@@ -97,9 +88,50 @@ impl Work<'_> {
     fn appended(&self) -> AppendOutcome<Vec<StreamHead>> {
         AppendOutcome::Appended(self.commits.iter().map(Append::head_after).collect())
     }
+    fn open(&self, error: impl Into<BoxError>) -> EventStoreError {
+        EventStoreError::Unavailable {
+            pending: Some(self.pending()),
+            source: error.into(),
+        }
+    }
     fn pending(&self) -> PendingAppend {
         let all = AppendAll::new(self.commits.to_vec());
         PendingAppend::new(all.with_unchanged(self.unchanged.to_vec()))
+    }
+
+    /// Looks for the heads in the table, if it was missing or replaced since this process has connected: what the caller
+    /// has read may be of another history, and a condition on the slot alone would let it through.
+    ///
+    /// # Errors
+    /// `Replaced` for a head that is not in the table, or why that cannot be known.
+    async fn confirm(&self) -> Result<(), EventStoreError> {
+        if self.connection.incarnation().number() == 0 {
+            return Ok(());
+        }
+        let heads = self.commits.iter().map(|append| &append.head);
+        for head in heads.chain(self.unchanged) {
+            let (stream, version) = (head.stream(), head.version());
+            if version == Version::NONE {
+                continue;
+            }
+            let upto = From::AtMost(Some(version));
+            let mut newest = Query::new(self.connection.clone(), stream.clone(), upto, Some(1));
+            let found = newest.next(version).await?;
+            let is_there = found.is_some_and(|item| {
+                item.last == version && Some(item.commit_id) == head.commit_id()
+            });
+            if !is_there {
+                return Err(EventStoreError::Replaced {
+                    reason: format!(
+                        "table {} was missing or replaced while this process used it, and does not hold the commit that \
+                         ends {stream} at version {version}: load the stream again",
+                        self.connection.events()
+                    ),
+                    source: "the head is of another history".into(),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// The answer was lost.
@@ -107,6 +139,8 @@ impl Work<'_> {
         if let Some(stored) = self.slot(0).await? {
             return self.occupied(0, stored, Sent::Before).await;
         }
+        // The first attempt is still open, whatever this one meets.
+        self.confirm().await.map_err(|error| self.open(error))?;
         match wire::send(self).await? {
             Answer::Applied => Ok(self.appended()),
             Answer::Taken(taken) => self.judge(taken, Sent::Before).await,
@@ -242,9 +276,6 @@ impl Work<'_> {
         let mut items = Items::new(self.connection.clone(), stream, first.last.next(), None);
         let commit = items.complete(first, &mut Names::default()).await;
         // It is applied, though it cannot be told with what: never "certainly not applied".
-        commit.map_err(|error| EventStoreError::Unavailable {
-            pending: Some(self.pending()),
-            source: error.into(),
-        })
+        commit.map_err(|error| self.open(error))
     }
 }

@@ -1,0 +1,79 @@
+//! Expiry: rows of the control table end by themselves, events and snapshots never do.
+use super::spec::built;
+use crate::{DynamoDbError, client::Connection, error::Failure};
+use aws_sdk_dynamodb::types::{TimeToLiveDescription, TimeToLiveSpecification, TimeToLiveStatus};
+
+/// The attribute of control rows that says when they end.
+const EXPIRES_AT: &str = "x";
+
+/// Lets rows of the control table expire, and refuses tables whose rows expire by another attribute or never should.
+pub(super) async fn check(connection: &Connection) -> Result<(), DynamoDbError> {
+    for table in [connection.events(), connection.snapshots()] {
+        if let Some(attribute) = expires_by(connection, table).await? {
+            return Err(DynamoDbError::TableMismatch {
+                table: table.into(),
+                reason: format!(
+                    "DynamoDB would delete its items by the attribute {attribute} (TimeToLive), and nothing in it may ever \
+                     be deleted that way: disable TimeToLive on it"
+                ),
+            });
+        }
+    }
+    expire_control_rows(connection).await
+}
+
+/// Rows past `x` are deleted by DynamoDB, hours later perhaps.
+async fn expire_control_rows(connection: &Connection) -> Result<(), DynamoDbError> {
+    if control_rows_expire(connection).await? {
+        return Ok(());
+    }
+    let table = connection.control();
+    let expiry = TimeToLiveSpecification::builder()
+        .enabled(true)
+        .attribute_name(EXPIRES_AT);
+    let request = connection.once().update_time_to_live().table_name(table);
+    let request = request.time_to_live_specification(built(connection, table, expiry.build())?);
+    let place = connection.at("UpdateTimeToLive", table);
+    let sent = connection.send_again(place, 0, || request.clone().send());
+    match sent.await {
+        Ok(_) => Ok(()),
+        // Another process that makes the tables was faster, which DynamoDB calls a malformed request.
+        Err(_) if control_rows_expire(connection).await? => Ok(()),
+        Err(error) => Err(Failure::of(error, place).into()),
+    }
+}
+
+/// Whether the control table's rows end by themselves, by the attribute that holds their end.
+async fn control_rows_expire(connection: &Connection) -> Result<bool, DynamoDbError> {
+    let table = connection.control();
+    match expires_by(connection, table).await? {
+        None => Ok(false),
+        Some(attribute) if attribute == EXPIRES_AT => Ok(true),
+        Some(attribute) => Err(DynamoDbError::TableMismatch {
+            table: table.into(),
+            reason: format!(
+                "its rows expire by the attribute {attribute} and not by {EXPIRES_AT}: disable TimeToLive on it (that takes \
+                 up to an hour) and run create_tables again"
+            ),
+        }),
+    }
+}
+
+/// The attribute by which DynamoDB deletes items of a table; also while that is being disabled, since it then still does.
+async fn expires_by(connection: &Connection, table: &str) -> Result<Option<String>, DynamoDbError> {
+    let place = connection.at("DescribeTimeToLive", table);
+    let request = connection.once().describe_time_to_live().table_name(table);
+    let sent = connection.send(place, || request.clone().send());
+    let answer = sent.await.map_err(|e| Failure::of(e, place))?;
+    let found = answer.time_to_live_description;
+    let status = found
+        .as_ref()
+        .and_then(TimeToLiveDescription::time_to_live_status);
+    Ok(match status {
+        None | Some(TimeToLiveStatus::Disabled) => None,
+        Some(_) => {
+            let attribute = found.and_then(|found| found.attribute_name);
+            Some(attribute.unwrap_or_else(|| "(not named)".into()))
+        }
+    })
+}
