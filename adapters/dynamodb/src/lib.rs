@@ -9,6 +9,7 @@ mod replication;
 mod format;
 mod attributes;
 mod client;
+mod holes;
 mod incarnation;
 mod error;
 
@@ -16,6 +17,7 @@ pub use config::{ConfigError, DynamoDbConfig, PublishMode};
 pub use control_store::DynamoDbControlStore;
 pub use error::DynamoDbError;
 pub use event_store::DynamoDbEventStore;
+pub use holes::{Hole, HoleScan};
 pub use replication::Replication;
 pub use snapshot_store::DynamoDbSnapshotStore;
 pub use tables::{

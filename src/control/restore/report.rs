@@ -76,7 +76,7 @@ impl fmt::Display for Finding {
             ),
             Self::Corrupt { stream, reason } => write!(
                 f,
-                "{stream}: LEFT AS IT IS, it came back in part ({reason}): delete its items from there on, and look again"
+                "{stream}: LEFT AS IT IS, it came back in part ({reason}): export it, delete its items from there on, and look again"
             ),
             Self::Forked {
                 stream,

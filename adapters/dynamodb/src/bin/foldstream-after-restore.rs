@@ -1,15 +1,21 @@
 //! Brings watermarks and snapshots back in line with an events table that was restored from a backup.
 //!
-//! Without `--apply` it says what it would do and changes nothing. The tables and the endpoint come from the environment
+//! Without `--apply` it says what it would do and changes nothing. Streams that came back with a hole are listed and never
+//! changed; `--export` writes their items to a file. The tables and the endpoint come from the environment
 //! as everywhere in this crate. Stop all publishers and writers first: the runbook is in the crate's README.
 use clap::{Args, Parser};
 use foldstream::{
-    Timestamp,
-    control::{AfterRestore, RestoreCursor, Writes},
+    StreamId, Timestamp,
+    control::{AfterRestore, Finding, RestoreCursor, Writes},
 };
 use foldstream_dynamodb::{DynamoDb, DynamoDbConfig};
+use futures::TryStreamExt as _;
 use std::{
+    collections::BTreeSet,
+    fs::File,
+    io::{BufWriter, Write as _},
     num::NonZeroU32,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
     time::{Duration, Instant},
@@ -37,6 +43,12 @@ struct Options {
     /// Go on where an earlier call has stopped: the text that it printed.
     #[arg(long, value_name = "CURSOR")]
     resume: Option<RestoreCursor>,
+    /// Also search the whole events table for streams with holes. Costs its size in read units; --rate then limits items.
+    #[arg(long)]
+    holes: bool,
+    /// Write all items of every stream with a hole to this new file, one line of JSON each, as they are stored.
+    #[arg(long, value_name = "FILE")]
+    export: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -86,6 +98,7 @@ struct Left(u64);
 
 async fn run(options: &Options) -> Result<Left, Failure> {
     let dynamodb = DynamoDb::connect(DynamoDbConfig::from_env()?).await?;
+    let mut broken = Broken::new(&dynamodb, options.export.as_deref())?;
     let restore = AfterRestore::new(
         Arc::new(dynamodb.event_store()),
         Arc::new(dynamodb.control_store()),
@@ -95,7 +108,7 @@ async fn run(options: &Options) -> Result<Left, Failure> {
     .with_aggregates(options.aggregates.clone());
 
     let mut cursor = options.resume.clone();
-    let (mut looked_at, mut found, mut left) = (0, 0, 0);
+    let (mut looked_at, mut repaired, mut left) = (0, 0, 0);
     loop {
         let started = Instant::now();
         let room = options
@@ -114,9 +127,17 @@ async fn run(options: &Options) -> Result<Left, Failure> {
         };
         let page = page.inspect_err(|_| say_where(cursor.as_ref()))?;
         for finding in &page.findings {
-            println!("{finding}");
-            found += 1;
-            left += u64::from(!finding.is_repaired());
+            match finding {
+                Finding::Corrupt { stream, .. } => {
+                    let line = finding.to_string();
+                    left += u64::from(broken.note(stream, &line).await?);
+                }
+                _ => {
+                    println!("{finding}");
+                    repaired += u64::from(finding.is_repaired());
+                    left += u64::from(!finding.is_repaired());
+                }
+            }
         }
         looked_at += u64::from(page.streams);
         cursor = page.next;
@@ -127,6 +148,10 @@ async fn run(options: &Options) -> Result<Left, Failure> {
         tokio::time::sleep(due.saturating_sub(started.elapsed())).await;
     }
     say_where(cursor.as_ref());
+    if options.holes {
+        left += search(&dynamodb, options.rate, &mut broken).await?;
+    }
+    broken.finish()?;
     let done = if options.apply {
         "repaired"
     } else {
@@ -134,9 +159,88 @@ async fn run(options: &Options) -> Result<Left, Failure> {
     };
     println!(
         "{looked_at} streams looked at, {} things {done}, {left} left",
-        found - left
+        repaired
     );
     Ok(Left(left))
+}
+
+/// Looks through the whole events table, and returns how many more streams with holes there are.
+async fn search(
+    dynamodb: &DynamoDb,
+    rate: NonZeroU32,
+    broken: &mut Broken<'_>,
+) -> Result<u64, Failure> {
+    let mut holes = dynamodb.holes();
+    let mut found = 0;
+    loop {
+        let started = Instant::now();
+        let Some(page) = holes.next_page(rate).await? else {
+            return Ok(found);
+        };
+        for hole in page {
+            let line = hole.to_string();
+            found += u64::from(broken.note(&hole.stream, &line).await?);
+        }
+        tokio::time::sleep(Duration::from_secs(1).saturating_sub(started.elapsed())).await;
+    }
+}
+
+/// Streams with holes: each is said and exported once.
+struct Broken<'a> {
+    dynamodb: &'a DynamoDb,
+    known: BTreeSet<StreamId>,
+    export: Option<(&'a Path, BufWriter<File>)>,
+    items: u64,
+}
+
+impl<'a> Broken<'a> {
+    fn new(dynamodb: &'a DynamoDb, export: Option<&'a Path>) -> Result<Self, Failure> {
+        let export = match export {
+            None => None,
+            Some(path) => {
+                // Never over what an earlier call has exported: its items may be deleted by now.
+                let file = File::create_new(path)
+                    .map_err(|e| format!("the file {} cannot be made: {e}", path.display()))?;
+                Some((path, BufWriter::new(file)))
+            }
+        };
+        Ok(Self {
+            dynamodb,
+            known: BTreeSet::new(),
+            export,
+            items: 0,
+        })
+    }
+
+    /// True for a stream that was not known yet.
+    async fn note(&mut self, stream: &StreamId, line: &str) -> Result<bool, Failure> {
+        if !self.known.insert(stream.clone()) {
+            return Ok(false);
+        }
+        println!("{line}");
+        if let Some((_, file)) = &mut self.export {
+            let mut items = self.dynamodb.items(stream);
+            while let Some(item) = items.try_next().await? {
+                writeln!(file, "{item}")?;
+                self.items += 1;
+            }
+        }
+        Ok(true)
+    }
+
+    /// Only what is on the disk may be called exported.
+    fn finish(self) -> Result<(), Failure> {
+        let (items, streams) = (self.items, self.known.len());
+        if let Some((path, file)) = self.export {
+            let file = file.into_inner().map_err(|e| e.into_error())?;
+            file.sync_all()?;
+            println!(
+                "exported {items} items of {streams} streams to {}",
+                path.display()
+            );
+        }
+        Ok(())
+    }
 }
 
 fn say_where(cursor: Option<&RestoreCursor>) {

@@ -104,3 +104,85 @@ async fn tables_that_are_missing_are_named() {
     assert_eq!(status, Some(1), "{said}");
     assert!(said.contains("create_tables"), "{said}");
 }
+
+/// A commit in the middle is gone, a part of the last one, or everything before a commit.
+#[tokio::test]
+async fn streams_with_holes_are_listed_and_exported_whole() {
+    use crate::support::{delete_raw, event, get_raw};
+    use foldstream::ports::Append;
+    let server = Server::start();
+    let stores = server.stores().await;
+    let (store, client) = (stores.event_store(), stores.client());
+    let [whole, middle, beginning] = [stream(), stream(), stream()];
+    for stream in [&whole, &middle, &beginning] {
+        given(&store, stream, &[1, 2, 1, 1]).await;
+    }
+    delete_raw(client, &middle, 4).await;
+    delete_raw(client, &beginning, 1).await;
+    let events = vec![event(format!("\"{}\"", "x".repeat(300_000))); 2];
+    let part = StreamHead::empty(stream());
+    let split = Append::after(part.clone(), CommitId::random(), part.recorded_at(), events);
+    let _ = store.append(&split).await.unwrap();
+    let kept = get_raw(client, part.stream(), 1).await.unwrap();
+    delete_raw(client, part.stream(), 2).await;
+
+    let folder = std::env::temp_dir().join(format!("foldstream-{}", CommitId::random()));
+    std::fs::create_dir(&folder).unwrap();
+    let file = folder.join("holes.jsonl");
+    let path = file.to_str().unwrap();
+    let arguments = [
+        "--nothing-written",
+        "--holes",
+        "--rate",
+        "1000",
+        "--export",
+        path,
+    ];
+    let endpoint = || server.config().endpoint.unwrap();
+    let (status, said) = call(endpoint(), &arguments).await;
+    assert_eq!(status, Some(2), "{said}");
+    assert!(!said.contains(whole.as_str()), "{said}");
+    for (stream, after) in [(&middle, 3), (&beginning, 0), (part.stream(), 0)] {
+        let line = said.lines().find(|line| line.contains(stream.as_str()));
+        let line = line.unwrap_or_else(|| panic!("{stream} is not listed: {said}"));
+        assert!(line.contains(&format!("after version {after} ")), "{line}");
+    }
+    assert!(said.contains("exported 7 items of 3 streams"), "{said}");
+
+    let lines = std::fs::read_to_string(&file).unwrap();
+    let items: Vec<serde_json::Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert!(items.iter().all(|item| item["table"] == "events"));
+    let of = |stream: &foldstream::StreamId| -> Vec<String> {
+        let ours = items
+            .iter()
+            .filter(|i| i["item"]["pk"]["S"] == stream.as_str());
+        ours.map(|i| i["item"]["sk"]["N"].as_str().unwrap().to_owned())
+            .collect()
+    };
+    assert_eq!(of(&middle), ["1", "2", "5"]);
+    assert_eq!(of(&beginning), ["2", "4", "5"]);
+    assert_eq!(of(part.stream()), ["1"]);
+    // Every attribute, byte for byte.
+    let exported = items
+        .iter()
+        .find(|i| i["item"]["pk"]["S"] == part.stream().as_str());
+    let exported = exported.unwrap()["item"].as_object().unwrap();
+    assert_eq!(exported.len(), kept.len());
+    let stamp = kept["c"].as_b().unwrap().as_ref();
+    let base64 = exported["c"]["B"].as_str().unwrap();
+    assert_eq!(aws_smithy_types::base64::decode(base64).unwrap(), stamp);
+    assert_eq!(
+        exported["e"]["S"].as_str().unwrap(),
+        kept["e"].as_s().unwrap()
+    );
+
+    // What was exported is never written over.
+    let (status, said) = call(endpoint(), &arguments).await;
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains(path), "{said}");
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), lines);
+    std::fs::remove_dir_all(folder).unwrap();
+}
