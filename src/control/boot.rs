@@ -1,5 +1,5 @@
 //! Where a processor's generation began in each partition.
-use super::{PutIf, Rows, Stored};
+use super::{PutIf, Rows, Stored, rows::Races};
 use crate::{
     ports::{
         ControlStore, ControlStoreError, Expect, MessageBus, MessageBusError, Offset, OffsetMark,
@@ -176,6 +176,7 @@ impl BootRows {
             offset,
             started: false,
         };
+        let mut races = Races::default();
         loop {
             match self.rows.put(&key, boot, Expect::Absent).await? {
                 PutIf::Written(row) | PutIf::Conflict(Some(row)) => {
@@ -183,7 +184,7 @@ impl BootRows {
                     return Ok(());
                 }
                 // Another process deleted the row between the attempt to write it and the answer.
-                PutIf::Conflict(None) => {}
+                PutIf::Conflict(None) => self.rows.lost(&mut races, &key).await?,
             }
         }
     }
@@ -205,7 +206,7 @@ impl BootRows {
         &mut self,
         partition: &PartitionId,
     ) -> Result<(), ControlStoreError> {
-        let key = self.key(partition);
+        let (key, mut races) = (self.key(partition), Races::default());
         while let Some(row) = self.known.get(partition).copied() {
             if row.value.started {
                 return Ok(());
@@ -219,8 +220,14 @@ impl BootRows {
                 .put(&key, boot, Expect::Revision(row.revision))
                 .await?
             {
-                PutIf::Written(row) | PutIf::Conflict(Some(row)) => {
+                PutIf::Written(row) => {
                     self.known.insert(partition.clone(), row);
+                }
+                PutIf::Conflict(Some(row)) => {
+                    self.known.insert(partition.clone(), row);
+                    if !row.value.started {
+                        self.rows.lost(&mut races, &key).await?;
+                    }
                 }
                 PutIf::Conflict(None) => {
                     self.known.remove(partition);

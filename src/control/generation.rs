@@ -1,5 +1,5 @@
 //! Which generation of a processor is live.
-use super::{PutIf, Rows};
+use super::{PutIf, Rows, rows::Races};
 use crate::ports::{ControlStore, ControlStoreError, Expect, RowKey};
 use std::{borrow::Cow, sync::Arc};
 
@@ -57,6 +57,7 @@ pub(crate) async fn join(
 ) -> Result<Generations, ControlStoreError> {
     let rows = Rows::new(control, ids);
     let key = RowKey::new("proc", processor);
+    let mut races = Races::default();
     loop {
         if let Some(row) = rows.get::<Generations>(&key).await? {
             return Ok(row.value);
@@ -71,7 +72,7 @@ pub(crate) async fn join(
         };
         match rows.put(&key, first, Expect::Absent).await? {
             PutIf::Written(row) | PutIf::Conflict(Some(row)) => return Ok(row.value),
-            PutIf::Conflict(None) => {}
+            PutIf::Conflict(None) => rows.lost(&mut races, &key).await?,
         }
     }
 }

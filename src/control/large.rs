@@ -11,7 +11,7 @@
 //!
 //! A head is never deleted and never written without a condition: a write that lands late finds another revision than it
 //! expects, and cannot bring a head back whose chunks are going.
-use super::Stored;
+use super::{Stored, rows::Races};
 use crate::{
     Clock, IdSource,
     ports::{
@@ -24,8 +24,6 @@ use std::{sync::Arc, time::Duration};
 
 /// How long a reader may take from a head to its last chunk.
 const ORPHANED: Duration = Duration::from_secs(3600);
-/// How often a reader begins anew since the value was replaced under it.
-const READS: u32 = 8;
 const INLINE: u8 = b'=';
 const CHUNKED: u8 = b'#';
 const DELETED: u8 = b'-';
@@ -85,7 +83,8 @@ impl LargeRows {
         let Some(mut row) = self.store.get(key).await? else {
             return Ok(None);
         };
-        for _ in 0..READS {
+        let mut races = Races::default();
+        loop {
             let revision = row.revision;
             let value = match head(&row)? {
                 Head::Deleted => return Ok(None),
@@ -101,12 +100,13 @@ impl LargeRows {
                 Some(now) if now.revision == revision => {
                     return Err(corrupt(key, "chunks are missing"));
                 }
-                Some(now) => row = now,
+                // Replaced under this reader, which begins again.
+                Some(now) => {
+                    races.lost(key, &*self.ids).await?;
+                    row = now;
+                }
             }
         }
-        Err(ControlStoreError::Unavailable {
-            source: format!("row {key} was replaced each time it was read").into(),
-        })
     }
 
     /// Writes the value in the place of exactly the write that was `seen`; `None`: where there is no value.

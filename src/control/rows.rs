@@ -1,13 +1,14 @@
 //! Typed rows: JSON values under compare-and-set.
 use crate::{
-    IdSource, Timestamp,
+    Backoff, IdSource, RetryPolicy, Timestamp,
     ports::{
         ControlStore, ControlStoreError, DeleteExpect, DeleteOutcome, Expect, PutOutcome, Revision,
         Row, RowKey,
     },
+    resilience::{Attempts, FailureClass},
 };
 use serde::{Serialize, de::DeserializeOwned};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// A value as a row holds it, and the write that put it there: what the next compare-and-set expects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +30,43 @@ pub(crate) enum PutIf<T> {
     Conflict(Option<Stored<T>>),
 }
 
+/// How long a write goes on that other writers overtake each time.
+const RACES: RetryPolicy = RetryPolicy::new(
+    Backoff::new(Duration::from_millis(2), Duration::from_millis(100)),
+    Duration::from_secs(2),
+)
+.with_immediate(2);
+
+/// The lost races of one compare-and-set, or of one read of several rows: each means that another process has changed what
+/// was just read.
+#[derive(Debug, Default)]
+pub(super) struct Races(Option<Attempts<'static>>);
+
+impl Races {
+    /// Waits before the row is looked at again.
+    ///
+    /// # Errors
+    /// [`ControlStoreError::Unavailable`] once the row has been changing for too long.
+    pub(super) async fn lost(
+        &mut self,
+        key: &RowKey,
+        ids: &dyn IdSource,
+    ) -> Result<(), ControlStoreError> {
+        // The source of ids is the only randomness of the rows, so a seeded one fixes the pauses, too.
+        let attempts = self.0.get_or_insert_with(|| {
+            let backoff = RACES.backoff.with_seed(ids.revision().as_u128() as u64);
+            Attempts::new(RACES.with_backoff(backoff))
+        });
+        if attempts.wait(FailureClass::Transient).await {
+            return Ok(());
+        }
+        let lost = attempts.failed();
+        Err(ControlStoreError::Unavailable {
+            source: format!("row {key} was changed by others {lost} times meanwhile").into(),
+        })
+    }
+}
+
 /// Reads and writes rows whose values are JSON, without expiry. Cloning shares it.
 #[derive(Clone, Debug)]
 pub(crate) struct Rows {
@@ -39,6 +77,15 @@ pub(crate) struct Rows {
 impl Rows {
     pub(crate) fn new(store: Arc<dyn ControlStore>, ids: Arc<dyn IdSource>) -> Self {
         Self { store, ids }
+    }
+
+    /// Waits before a row is looked at again that others have changed meanwhile.
+    pub(super) async fn lost(
+        &self,
+        races: &mut Races,
+        key: &RowKey,
+    ) -> Result<(), ControlStoreError> {
+        races.lost(key, &*self.ids).await
     }
 
     /// The row as last written.

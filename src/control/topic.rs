@@ -1,5 +1,5 @@
 //! How many partitions a topic has had since its first event.
-use super::{PutIf, Rows};
+use super::{PutIf, Rows, rows::Races};
 use crate::ports::{ControlStoreError, Expect, RowKey};
 
 /// Partition of the row; the sort key is the topic's name.
@@ -33,6 +33,7 @@ impl TopicPins {
         partitions: u32,
     ) -> Result<u32, ControlStoreError> {
         let key = RowKey::new(PARTITION, topic);
+        let mut races = Races::default();
         loop {
             if let Some(pin) = self.rows.get::<TopicPin>(&key).await? {
                 return Ok(pin.value.partitions);
@@ -42,7 +43,7 @@ impl TopicPins {
                 PutIf::Written(_) => return Ok(partitions),
                 PutIf::Conflict(Some(pin)) => return Ok(pin.value.partitions),
                 // Deleted between the two: look again.
-                PutIf::Conflict(None) => {}
+                PutIf::Conflict(None) => self.rows.lost(&mut races, &key).await?,
             }
         }
     }

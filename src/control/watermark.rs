@@ -1,5 +1,5 @@
 //! How far the bus has acknowledged each stream.
-use super::{PutIf, Rows, Stored};
+use super::{PutIf, Rows, Stored, rows::Races};
 use crate::{
     CommitId, IdSource, StreamId, Version,
     ports::{ControlStore, ControlStoreError, Expect, RowKey, shared},
@@ -37,8 +37,6 @@ pub struct Watermarks {
 impl Watermarks {
     /// Partitions that the rows are spread over. Stored by its effect: it never changes.
     pub const SHARDS: u32 = 64;
-    /// Lost races of one advance before it is given up; each means that somebody else has moved the row.
-    const MAX_RACES: u32 = 64;
 
     /// The watermarks in this store.
     pub fn new(store: impl ControlStore, ids: Arc<dyn IdSource>) -> Self {
@@ -86,8 +84,8 @@ impl Watermarks {
         to: Watermark,
     ) -> Result<Stored<Watermark>, ControlStoreError> {
         let key = Self::key(stream);
-        let mut seen = seen;
-        for _ in 0..Self::MAX_RACES {
+        let (mut seen, mut races) = (seen, Races::default());
+        loop {
             if let Some(theirs) = seen.filter(|s| s.value.version >= to.version) {
                 return Ok(theirs);
             }
@@ -96,10 +94,10 @@ impl Watermarks {
                 PutIf::Written(ours) => return Ok(ours),
                 PutIf::Conflict(theirs) => seen = theirs,
             }
+            if seen.is_none_or(|s| s.value.version < to.version) {
+                self.rows.lost(&mut races, &key).await?;
+            }
         }
-        Err(ControlStoreError::Unavailable {
-            source: format!("row {key} changed {} times meanwhile", Self::MAX_RACES).into(),
-        })
     }
 }
 

@@ -8,8 +8,9 @@ use super::{
     report::Rung,
 };
 use crate::{
-    StreamId,
+    Backoff, RetryPolicy, StreamId,
     ports::{EventStoreError, ScanCursor, Segment, UnpublishedPage},
+    resilience::{Attempts, Failure, FailureClass},
 };
 use futures::{
     FutureExt, StreamExt,
@@ -133,10 +134,27 @@ struct Walk {
     looked: u64,
 }
 
-#[derive(Clone, Copy, Debug)]
+/// A stream or a topic that has failed, and is left alone for a while.
+#[derive(Debug)]
 struct Stuck {
-    failures: u32,
+    attempts: Attempts<'static>,
     until: Instant,
+}
+
+impl Stuck {
+    /// After another failure: the pause grows. What is permanent is tried again, too, since it stays listed and an
+    /// operator may have mended it.
+    fn again(known: Option<Self>, backoff: Backoff, class: FailureClass) -> (Self, Duration) {
+        let fresh = || Attempts::new(RetryPolicy::forever(backoff));
+        let mut attempts = known.map_or_else(fresh, |stuck| stuck.attempts);
+        let class = match class {
+            FailureClass::Permanent => FailureClass::Transient,
+            class => class,
+        };
+        let pause = attempts.next(class).unwrap_or(backoff.max);
+        let until = Instant::now() + pause;
+        (Self { attempts, until }, pause)
+    }
 }
 
 #[derive(Debug)]
@@ -147,7 +165,8 @@ struct Poller<'a> {
     /// The walk whose page is being listed.
     current: usize,
     looks: u64,
-    failed_looks: u32,
+    /// Looks that have failed in a row.
+    listing: Attempts<'static>,
     /// Found, and waiting for a slot: at most a page.
     found: VecDeque<Bells>,
     /// Found or being published.
@@ -183,7 +202,7 @@ impl<'a> Poller<'a> {
             walks: Segment::split(config.segments).map(walk).collect(),
             current: 0,
             looks: 0,
-            failed_looks: 0,
+            listing: Attempts::new(RetryPolicy::forever(config.backoff)),
             found: VecDeque::new(),
             busy: BTreeSet::new(),
             stuck: BTreeMap::new(),
@@ -212,13 +231,12 @@ impl<'a> Poller<'a> {
     fn listed(&mut self, page: Result<UnpublishedPage, EventStoreError>) {
         match page {
             Ok(page) => {
-                self.failed_looks = 0;
+                self.listing.reset();
                 self.take_in(page);
             }
             Err(error) if error.is_transient() => {
-                self.failed_looks += 1;
-                let pause = self.config.backoff.delay(self.failed_looks);
-                let pause = pause.max(error.retry_after().unwrap_or_default());
+                let pause = self.listing.next(error.failure_class());
+                let pause = pause.unwrap_or(self.config.backoff.max);
                 self.walks[self.current].next_at = Instant::now() + pause;
                 tracing::warn!(
                     ?pause,
@@ -287,14 +305,13 @@ impl<'a> Poller<'a> {
             self.stuck_topics.remove(&topic);
             return;
         }
-        let stuck = self.stuck_topics.get(&topic).copied();
-        let now = Instant::now();
-        // Several streams may have been under way to it.
-        if stuck.is_none_or(|stuck| stuck.until <= now) {
-            let failures = stuck.map_or(0, |stuck| stuck.failures) + 1;
-            let until = now + self.config.backoff.delay(failures);
-            self.stuck_topics.insert(topic, Stuck { failures, until });
-        }
+        let known = self.stuck_topics.remove(&topic);
+        let stuck = match known {
+            // Several streams may have been under way to it.
+            Some(stuck) if stuck.until > Instant::now() => stuck,
+            known => Stuck::again(known, self.config.backoff, FailureClass::Permanent).0,
+        };
+        self.stuck_topics.insert(topic, stuck);
     }
 
     fn rung(&mut self, rung: Rung) {
@@ -320,15 +337,17 @@ impl<'a> Poller<'a> {
         if error.is_set_up_wrong() || is_unusable && is_only_topic {
             return self.end_by(PollError::Refused { source: error });
         }
-        let failures = self.stuck.get(&stream).map_or(0, |s| s.failures) + 1;
-        let pause = self.config.backoff.delay(failures);
-        let until = Instant::now() + pause;
+        let known = self.stuck.remove(&stream);
+        let class = error.failure_class();
+        let (stuck, pause) = Stuck::again(known, self.config.backoff, class);
+        let failures = stuck.attempts.failed();
         tracing::warn!(%stream, failures, ?pause, error = crate::chain(&error), "not published, to be tried again");
-        if self.stuck.len() >= Self::MAX_STUCK && !self.stuck.contains_key(&stream) {
-            self.stuck.retain(|_, stuck| stuck.until > until - pause);
+        if self.stuck.len() >= Self::MAX_STUCK {
+            let now = Instant::now();
+            self.stuck.retain(|_, stuck| stuck.until > now);
         }
-        if self.stuck.len() < Self::MAX_STUCK || self.stuck.contains_key(&stream) {
-            self.stuck.insert(stream, Stuck { failures, until });
+        if self.stuck.len() < Self::MAX_STUCK {
+            self.stuck.insert(stream, stuck);
         }
     }
 
@@ -339,7 +358,9 @@ impl<'a> Poller<'a> {
     fn end(self) -> Result<PollReport, PollError> {
         let mut report = self.report;
         let stuck = self.stuck.into_iter();
-        report.stuck = stuck.map(|(stream, s)| (stream, s.failures)).collect();
+        report.stuck = stuck
+            .map(|(stream, s)| (stream, s.attempts.failed()))
+            .collect();
         self.ended_by.map_or(Ok(report), Err)
     }
 }

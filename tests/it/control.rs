@@ -87,15 +87,20 @@ async fn a_row_that_somebody_else_has_moved_further_is_adopted_and_never_moves_b
     assert_eq!(found.value, mark(5));
 }
 
-#[tokio::test]
-async fn a_row_that_is_stolen_again_and_again_is_given_up_after_a_bounded_number_of_races() {
+#[tokio::test(start_paused = true)]
+async fn a_row_that_is_stolen_again_and_again_is_given_up_after_a_bounded_time() {
     // The thief writes the same value again: nothing is further, and it is never mine.
     let (marks, faults, _) = watermarks([]);
     let first = marks.advance(&stream("a"), None, mark(1)).await.unwrap();
     faults.set([Fault::Steal.on(Op::Put)]);
+    let started = tokio::time::Instant::now();
     let contended = marks.advance(&stream("a"), Some(first), mark(2)).await;
     assert!(contended.unwrap_err().is_transient());
-    assert!(faults.calls(Op::Put) < 100);
+    let took = started.elapsed().as_millis();
+    assert!((2000..2010).contains(&took), "{took} ms");
+    // The pauses grow.
+    let tries = faults.calls(Op::Put);
+    assert!((10..200).contains(&tries), "{tries}");
 }
 
 #[tokio::test]
