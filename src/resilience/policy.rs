@@ -102,8 +102,26 @@ impl RetryPolicy {
 
 /// The limits within which a command is decided again after another writer was faster.
 ///
-/// The time limit decides, not a number of conflicts: the more writers there are, the more conflicts a command meets
-/// while every one of them still makes progress.
+/// The time limit decides, not a number of conflicts: the more writers there are, the more conflicts a command meets, while
+/// at every conflict another command has succeeded.
+///
+/// # How often do commands conflict?
+/// Commands of one process on one stream take turns and never conflict with each other. Between processes:
+///
+/// | processes that write to one stream | conflicts per command | 99 % of commands are done within |
+/// |---|---|---|
+/// | 1 | 0 | 10 ms |
+/// | 2 | 0.7 | 30 ms |
+/// | 4 | 1.0 | 45 ms |
+/// | 8 | 1.3 | 110 ms |
+/// | 16 | 2.0 | 370 ms |
+/// | 32 | 3.0 | 970 ms |
+///
+/// Measured by the test `contention::conflicts_by_number_of_writers_are_as_documented`: a seeded simulation on a paused
+/// clock with this policy's defaults, in which each process has a cache, pauses for up to 200 ms before each command, and
+/// every call of the store takes up to 10 ms. No command was given up. The first conflict is mostly that of a cached state
+/// that another process has overtaken; it costs one read of what is new. With 32 processes that never pause, less than 1 % of
+/// the commands are given up after 2 s. Where many processes write to one stream, let them send their commands to one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConflictRetry {

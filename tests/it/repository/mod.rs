@@ -16,6 +16,7 @@
 //! | a state is dropped when its history is gone, an old one confirmed | `turns::..history..`, `turns::a_state_that_was_idle_..` |
 //! | what a cached state refuses is confirmed, bounded | `cache::what_a_cached_state_refuses_..` |
 //! | conflict: read what is new, decide again, new commit id, bounded | `execute::after_a_conflict_..`, `cache::a_cached_state_that_is_behind_..`, `rules::a_conflict_..`, `rules::conflicts_beyond_..` |
+//! | conflicts by number of writers | `contention::..`, as documented at `ConflictRetry` |
 //! | my own commit in the slot: the stored facts count | `rules::where_the_commit_was_stored_before_..` |
 //! | unknown outcome: forgotten, and settled | `execute::after_an_unknown_outcome_..`, `rules::an_unknown_outcome_is_settled_..` |
 //! | a dropped future: the commit whole or not, the state forgotten | `stepped::a_command_dropped_anywhere_..`, `cache::a_dropped_command_..` |
@@ -45,6 +46,7 @@ mod execute;
 mod healing;
 mod chaos;
 mod command_ids;
+mod contention;
 mod load;
 mod misbehaving;
 mod once;
