@@ -5,8 +5,9 @@ use std::{
     fmt,
     hash::{DefaultHasher, Hash, Hasher},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
-use tokio::sync::oneshot;
+use tokio::{runtime::Handle, sync::oneshot, time::Instant};
 
 const SHARDS: usize = 64;
 
@@ -28,10 +29,26 @@ pub(crate) struct KeyedLock<K: Hash + Eq + Clone, V> {
 }
 
 struct Shard<K: Hash + Eq + Clone, V> {
-    /// The keys that are held, each with those who wait for it.
-    held: HashMap<K, VecDeque<oneshot::Sender<Guard<K, V>>>>,
+    held: HashMap<K, Held<K, V>>,
     /// The values of keys that nobody holds.
     idle: RecentlyUsed<K, V>,
+}
+
+/// A key that is held.
+struct Held<K: Hash + Eq + Clone, V> {
+    since: Instant,
+    is_reported: bool,
+    waiting: VecDeque<oneshot::Sender<Guard<K, V>>>,
+}
+
+impl<K: Hash + Eq + Clone, V> Held<K, V> {
+    fn new(waiting: VecDeque<oneshot::Sender<Guard<K, V>>>) -> Self {
+        Self {
+            since: Instant::now(),
+            is_reported: false,
+            waiting,
+        }
+    }
 }
 
 impl<K: Hash + Eq + Clone, V> Clone for KeyedLock<K, V> {
@@ -73,31 +90,85 @@ impl<K: Hash + Eq + Clone, V> KeyedLock<K, V> {
 
     /// Waits until nobody holds the key. The future may be dropped at any time; the key is then passed on.
     pub(crate) async fn lock(&self, key: &K) -> Guard<K, V> {
-        let handed = {
-            let mut shard = self.shard(key);
-            match shard.held.entry(key.clone()) {
-                Entry::Vacant(free) => {
-                    free.insert(VecDeque::new());
-                    let value = shard.idle.remove(key);
-                    return self.guard(key, value);
-                }
-                Entry::Occupied(mut waiting) => {
-                    let (hand_over, handed) = oneshot::channel();
-                    waiting.get_mut().push_back(hand_over);
-                    handed
-                }
-            }
-        };
-        match handed.await {
+        match self.ask(key) {
             Ok(guard) => guard,
-            // A sender is dropped only after it was used, so this is not reached. It must not panic, and it must not
-            // release a key that it does not hold.
-            Err(_) => {
-                let mut guard = self.guard(key, None);
-                guard.is_released = true;
-                guard
+            Err(handed) => self.handed(key, handed.await.ok()),
+        }
+    }
+
+    /// Waits as [`lock`](Self::lock) does, and reports a holder who holds the key for longer than `limit` meanwhile: once,
+    /// with the time and the number of those who wait.
+    pub(crate) async fn lock_or_report(
+        &self,
+        key: &K,
+        limit: Duration,
+        report: impl Fn(Duration, usize),
+    ) -> Guard<K, V> {
+        let mut handed = match self.ask(key) {
+            Ok(guard) => return guard,
+            Err(handed) => handed,
+        };
+        // Without a runtime there is no timer, and nothing to report with it.
+        if Handle::try_current().is_err() {
+            return self.handed(key, handed.await.ok());
+        }
+        let mut look_at = Instant::now() + limit;
+        loop {
+            tokio::select! {
+                biased;
+                guard = &mut handed => return self.handed(key, guard.ok()),
+                () = tokio::time::sleep_until(look_at) => {
+                    look_at = self.look(key, limit, &report);
+                }
             }
         }
+    }
+
+    /// Takes a free key, or queues for one that is held.
+    fn ask(&self, key: &K) -> Result<Guard<K, V>, oneshot::Receiver<Guard<K, V>>> {
+        let mut shard = self.shard(key);
+        match shard.held.entry(key.clone()) {
+            Entry::Vacant(free) => {
+                free.insert(Held::new(VecDeque::new()));
+                let value = shard.idle.remove(key);
+                Ok(self.guard(key, value))
+            }
+            Entry::Occupied(mut held) => {
+                let (hand_over, handed) = oneshot::channel();
+                held.get_mut().waiting.push_back(hand_over);
+                Err(handed)
+            }
+        }
+    }
+
+    fn handed(&self, key: &K, guard: Option<Guard<K, V>>) -> Guard<K, V> {
+        // A sender is dropped only after it was used, so there is a guard. If there were none, this must not panic, and it
+        // must not release a key that it does not hold.
+        guard.unwrap_or_else(|| {
+            let mut guard = self.guard(key, None);
+            guard.is_released = true;
+            guard
+        })
+    }
+
+    /// Reports the holder of a key if it is time, and returns when to look again.
+    fn look(&self, key: &K, limit: Duration, report: &impl Fn(Duration, usize)) -> Instant {
+        let mut shard = self.shard(key);
+        let now = Instant::now();
+        let Some(held) = shard.held.get_mut(key) else {
+            return now + limit;
+        };
+        let time = now.saturating_duration_since(held.since);
+        if time < limit {
+            return held.since + limit;
+        }
+        let was_reported = std::mem::replace(&mut held.is_reported, true);
+        let waiting = held.waiting.len();
+        drop(shard);
+        if !was_reported {
+            report(time, waiting);
+        }
+        now + limit
     }
 
     fn guard(&self, key: &K, value: Option<V>) -> Guard<K, V> {
@@ -114,13 +185,14 @@ impl<K: Hash + Eq + Clone, V> KeyedLock<K, V> {
         let mut shard = self.shard(key);
         let mut guard = self.guard(key, value);
         // Taken out for good if nobody waits, which is the common case and one look-up.
-        let mut waiting = shard.held.remove(key).unwrap_or_default();
+        let held = shard.held.remove(key);
+        let mut waiting = held.map(|held| held.waiting).unwrap_or_default();
         while let Some(next) = waiting.pop_front() {
             match next.send(guard) {
                 // The one who waits may be dropped before it looks at what it was sent. Then the guard is dropped with
                 // the channel, on that side, and releases the key again.
                 Ok(()) => {
-                    shard.held.insert(key.clone(), waiting);
+                    shard.held.insert(key.clone(), Held::new(waiting));
                     return;
                 }
                 // The one who waited has gone: the next in line.
@@ -130,6 +202,14 @@ impl<K: Hash + Eq + Clone, V> KeyedLock<K, V> {
         guard.is_released = true;
         if let Some(value) = guard.value.take() {
             shard.idle.insert(key.clone(), value);
+        }
+    }
+
+    /// Forgets the values of keys that nobody holds.
+    pub(crate) fn forget_idle(&self) {
+        for shard in &*self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.idle.retain(|_, _| false);
         }
     }
 }
@@ -142,7 +222,6 @@ pub(crate) struct Guard<K: Hash + Eq + Clone, V> {
     is_released: bool,
 }
 
-#[allow(dead_code)]
 impl<K: Hash + Eq + Clone, V> Guard<K, V> {
     /// Takes the value that the last holder has kept.
     pub(crate) const fn take(&mut self) -> Option<V> {
@@ -246,6 +325,45 @@ mod tests {
         assert_eq!(held(&locks), (0, 1));
         assert_eq!(lock(&locks, 1).unwrap().take(), Some(7));
         assert_eq!(lock(&locks, 1).unwrap().take(), None);
+    }
+
+    #[test]
+    fn values_of_free_keys_can_be_forgotten() {
+        let locks = Locks::new(100);
+        lock(&locks, 1).unwrap().keep(7);
+        let mut held = lock(&locks, 2).unwrap();
+        locks.forget_idle();
+        assert_eq!(lock(&locks, 1).unwrap().take(), None);
+        held.keep(8);
+        drop(held);
+        assert_eq!(lock(&locks, 2).unwrap().take(), Some(8));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_holder_who_holds_a_key_for_long_is_reported_once() {
+        const LIMIT: Duration = Duration::from_secs(30);
+        let (locks, reports) = (Locks::new(0), Mutex::new(Vec::new()));
+        let report =
+            |time: Duration, waiting| reports.lock().unwrap().push((time.as_secs(), waiting));
+        // Two wait, from different times on, while the key changes hands once.
+        let hold = async {
+            let first = locks.lock(&1).await;
+            tokio::time::sleep(100 * Duration::from_secs(1)).await;
+            drop(first);
+        };
+        let wait = |after: u64, holds: u64| {
+            let (locks, report) = (&locks, &report);
+            async move {
+                tokio::time::sleep(Duration::from_secs(after)).await;
+                let guard = locks.lock_or_report(&1, LIMIT, report).await;
+                tokio::time::sleep(Duration::from_secs(holds)).await;
+                drop(guard);
+            }
+        };
+        tokio::join!(hold, wait(10, 20), wait(20, 0));
+        // At 40 s the first waiter finds that the key is held since 0 s. The second holder takes it for 20 s only.
+        assert_eq!(*reports.lock().unwrap(), [(40, 2)]);
+        assert_eq!(held(&locks), (0, 0));
     }
 
     #[test]

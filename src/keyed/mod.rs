@@ -6,5 +6,4 @@ mod cache;
 mod lock;
 
 pub(crate) use cache::RecentlyUsed;
-#[allow(unused_imports)]
 pub(crate) use lock::{Guard, KeyedLock};

@@ -10,18 +10,18 @@
 //! (`EventStore::incarnation`), or a call found the table missing or replaced, whatever carries an older number is
 //! dropped where it is met.
 use super::Loaded;
-use crate::{ExpectedVersion, StreamHead, StreamId};
+use crate::{
+    ExpectedVersion, StreamHead, StreamId,
+    keyed::{Guard, KeyedLock},
+};
 use std::{
-    collections::{HashMap, VecDeque, hash_map::Entry},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering::SeqCst},
     },
     time::Duration,
 };
-use tokio::{runtime::Handle, sync::oneshot, time::Instant};
-
-const SHARDS: u32 = 64;
+use tokio::time::Instant;
 
 /// A turn that is held for longer while others wait is logged.
 const LONG_TURN: Duration = Duration::from_secs(30);
@@ -32,10 +32,9 @@ pub(super) type Incarnation = Arc<dyn Fn() -> u64 + Send + Sync>;
 /// What is known of about so many streams, and who is at work on which.
 pub(super) struct Turns<A> {
     incarnation: Incarnation,
-    shards: Arc<[Mutex<Shard<A>>]>,
+    streams: KeyedLock<StreamId, Known<A>>,
     /// Grows whenever everything that is known becomes void.
     epoch: Arc<AtomicU64>,
-    /// States kept in each generation of a shard; 0 keeps none.
     capacity: usize,
 }
 
@@ -72,44 +71,11 @@ impl<A> Known<A> {
     }
 }
 
-/// A turn that is taken, and those who wait for it.
-struct Busy<A> {
-    since: Instant,
-    is_reported: bool,
-    waiting: VecDeque<oneshot::Sender<Turn<A>>>,
-}
-
-impl<A> Busy<A> {
-    fn new(waiting: VecDeque<oneshot::Sender<Turn<A>>>) -> Self {
-        Self {
-            since: Instant::now(),
-            is_reported: false,
-            waiting,
-        }
-    }
-}
-
-struct Shard<A> {
-    busy: HashMap<StreamId, Busy<A>>,
-    /// Two generations: when the young one is full it becomes the old one. What is used comes back young, so about the
-    /// least recently used is forgotten, in constant time.
-    young: HashMap<StreamId, Known<A>>,
-    old: HashMap<StreamId, Known<A>>,
-}
-
-impl<A> Shard<A> {
-    /// Takes out of the cache what is known of a stream.
-    fn forget(&mut self, stream: &StreamId) -> Option<Known<A>> {
-        let young = self.young.remove(stream);
-        young.or_else(|| self.old.remove(stream))
-    }
-}
-
 impl<A> Clone for Turns<A> {
     fn clone(&self) -> Self {
         Self {
             incarnation: self.incarnation.clone(),
-            shards: self.shards.clone(),
+            streams: self.streams.clone(),
             epoch: self.epoch.clone(),
             capacity: self.capacity,
         }
@@ -118,19 +84,11 @@ impl<A> Clone for Turns<A> {
 
 impl<A> Turns<A> {
     pub(super) fn new(incarnation: Incarnation, streams: usize) -> Self {
-        let shard = || {
-            Mutex::new(Shard {
-                busy: HashMap::new(),
-                young: HashMap::new(),
-                old: HashMap::new(),
-            })
-        };
         Self {
             incarnation,
-            shards: (0..SHARDS).map(|_| shard()).collect(),
+            streams: KeyedLock::new(streams),
             epoch: Arc::default(),
-            // Two generations in each shard hold about the number asked for.
-            capacity: streams.div_ceil(2 * SHARDS as usize),
+            capacity: streams,
         }
     }
 
@@ -141,17 +99,13 @@ impl<A> Turns<A> {
 
     /// Returns an empty cache of the same size.
     pub(super) fn emptied(&self) -> Self {
-        self.sized(self.capacity * 2 * SHARDS as usize)
+        self.sized(self.capacity)
     }
 
     /// Makes void whatever is known of any stream: the store has another history now.
     pub(super) fn forget_all(&self) {
         self.epoch.fetch_add(1, SeqCst);
-        for shard in self.shards.iter() {
-            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            shard.young.clear();
-            shard.old.clear();
-        }
+        self.streams.forget_idle();
     }
 
     fn history(&self) -> History {
@@ -161,142 +115,37 @@ impl<A> Turns<A> {
         }
     }
 
-    fn shard(&self, stream: &StreamId) -> MutexGuard<'_, Shard<A>> {
-        let shard = &self.shards[stream.shard(SHARDS) as usize];
-        shard.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Waits until nobody in this process works on the stream, and takes what is known of it.
     pub(super) async fn take(&self, stream: &StreamId) -> Turn<A> {
-        let taken = {
-            let mut shard = self.shard(stream);
-            match shard.busy.entry(stream.clone()) {
-                Entry::Vacant(free) => {
-                    free.insert(Busy::new(VecDeque::new()));
-                    // Without a cache there is nothing to look for.
-                    Ok(if self.capacity > 0 {
-                        shard.forget(stream)
-                    } else {
-                        None
-                    })
-                }
-                Entry::Occupied(mut busy) => {
-                    let (hand_over, handed) = oneshot::channel();
-                    busy.get_mut().waiting.push_back(hand_over);
-                    Err(handed)
-                }
-            }
-        };
-        let handed = match taken {
-            Ok(known) => return self.turn(stream, known),
-            Err(handed) => handed,
-        };
-        match self.wait(stream, handed).await {
-            Some(mut turn) => {
-                // The turn begins now, not when it was handed over.
-                turn.history = self.history();
-                turn
-            }
-            // A sender is dropped only after it was used, so this is not reached; a turn that loads is always right.
-            None => self.turn(stream, None),
-        }
-    }
-
-    /// Waits for a turn, and reports who holds it for long.
-    async fn wait(
-        &self,
-        stream: &StreamId,
-        mut handed: oneshot::Receiver<Turn<A>>,
-    ) -> Option<Turn<A>> {
-        // Without a runtime there is no timer, and nothing to report with it.
-        if Handle::try_current().is_err() {
-            return handed.await.ok();
-        }
-        let mut look = Instant::now() + LONG_TURN;
-        loop {
-            tokio::select! {
-                biased;
-                turn = &mut handed => return turn.ok(),
-                () = tokio::time::sleep_until(look) => look = self.report(stream),
-            }
-        }
-    }
-
-    /// Logs a turn that is held for long, once, and returns when to look again.
-    fn report(&self, stream: &StreamId) -> Instant {
-        let mut shard = self.shard(stream);
-        let now = Instant::now();
-        let Some(busy) = shard.busy.get_mut(stream) else {
-            return now + LONG_TURN;
-        };
-        let held = now.saturating_duration_since(busy.since);
-        if held < LONG_TURN {
-            return busy.since + LONG_TURN;
-        }
-        if !std::mem::replace(&mut busy.is_reported, true) {
+        let report = |held: Duration, waiting: usize| {
             tracing::warn!(
                 %stream,
                 ?held,
-                waiting = busy.waiting.len(),
+                waiting,
                 "a command has held its stream's turn for long while others wait: its future is not polled, or a store does not answer"
             );
-        }
-        now + LONG_TURN
-    }
-
-    fn turn(&self, stream: &StreamId, known: Option<Known<A>>) -> Turn<A> {
+        };
+        let guard = self.streams.lock_or_report(stream, LONG_TURN, report).await;
         Turn {
-            turns: self.clone(),
-            stream: stream.clone(),
+            guard,
+            // The turn begins now, not when it was handed over.
             history: self.history(),
-            known,
-            is_over: false,
-        }
-    }
-
-    /// Ends a turn: to whoever waits longest, else into the cache.
-    fn end(&self, stream: &StreamId, known: Option<Known<A>>) {
-        let mut turn = self.turn(stream, known);
-        let mut shard = self.shard(stream);
-        // Taken out for good if nobody waits, which is the common case and one look-up.
-        let busy = shard.busy.remove(stream);
-        let mut waiting = busy.map(|busy| busy.waiting).unwrap_or_default();
-        while let Some(next) = waiting.pop_front() {
-            match next.send(turn) {
-                // If the one who waits goes away before it looks, the turn ends by being dropped.
-                Ok(()) => {
-                    shard.busy.insert(stream.clone(), Busy::new(waiting));
-                    return;
-                }
-                Err(returned) => turn = returned,
-            }
-        }
-        turn.is_over = true;
-        if let Some(known) = turn.known.take().filter(|_| self.capacity > 0) {
-            if shard.young.len() >= self.capacity {
-                shard.old = std::mem::take(&mut shard.young);
-            }
-            shard.young.insert(stream.clone(), known);
         }
     }
 }
 
 /// The right to work on a stream. Dropping it hands on what was [`keep`](Self::keep)-ed, by default nothing.
 pub(super) struct Turn<A> {
-    turns: Turns<A>,
-    stream: StreamId,
+    guard: Guard<StreamId, Known<A>>,
     /// The history that the store had when the turn began.
     history: History,
-    known: Option<Known<A>>,
-    is_over: bool,
 }
 
 impl<A> Turn<A> {
     /// Takes what the last turn left, if it is of the history that the store has. Other processes may have written since.
     pub(super) fn take_known(&mut self) -> Option<Known<A>> {
-        self.known
-            .take()
-            .filter(|known| known.history == self.history)
+        let known = self.guard.take();
+        known.filter(|known| known.history == self.history)
     }
     /// Leaves a state that was read or stored in this turn to the next one.
     pub(super) fn keep(&mut self, loaded: Loaded<A>) {
@@ -304,7 +153,7 @@ impl<A> Turn<A> {
     }
     /// Leaves a head that was read or stored in this turn to the next one, with a state at or before it.
     pub(super) fn keep_known(&mut self, head: StreamHead, loaded: Option<Loaded<A>>) {
-        self.known = Some(Known {
+        self.guard.keep(Known {
             head,
             loaded,
             since: Instant::now(),
@@ -313,15 +162,7 @@ impl<A> Turn<A> {
     }
     /// Leaves to the next one what the last turn left, where the store was not asked.
     pub(super) fn keep_as_it_was(&mut self, known: Known<A>) {
-        self.known = Some(known);
-    }
-}
-
-impl<A> Drop for Turn<A> {
-    fn drop(&mut self) {
-        if !self.is_over {
-            self.turns.end(&self.stream, self.known.take());
-        }
+        self.guard.keep(known);
     }
 }
 
@@ -365,32 +206,6 @@ mod tests {
     }
 
     #[test]
-    fn a_waiter_that_went_away_is_passed_over() {
-        let (turns, one) = (turns(100), stream(1));
-        let mut first = turns.take(&one).now_or_never().unwrap();
-        let mut gone = Box::pin(turns.take(&one));
-        assert!(gone.as_mut().now_or_never().is_none());
-        let mut second = Box::pin(turns.take(&one));
-        assert!(second.as_mut().now_or_never().is_none());
-        drop(gone);
-        first.keep(loaded(7));
-        drop(first);
-        assert_eq!(state(&mut second.now_or_never().unwrap()), Some(7));
-    }
-
-    #[test]
-    fn a_waiter_that_goes_away_with_the_turn_in_hand_does_not_block_the_stream() {
-        let (turns, one) = (turns(100), stream(1));
-        let first: Turn<u64> = turns.take(&one).now_or_never().unwrap();
-        let mut second = Box::pin(turns.take(&one));
-        assert!(second.as_mut().now_or_never().is_none());
-        // Handed over, but never polled again.
-        drop(first);
-        drop(second);
-        assert!(turns.take(&one).now_or_never().is_some());
-    }
-
-    #[test]
     fn what_was_kept_under_another_incarnation_is_dropped() {
         let incarnation = Arc::new(AtomicU64::new(0));
         let now = incarnation.clone();
@@ -417,22 +232,5 @@ mod tests {
         first.keep(loaded(7));
         drop(first);
         assert_eq!(state(&mut take()), None);
-    }
-
-    #[test]
-    fn the_cache_is_bounded() {
-        let turns = turns(1000);
-        for n in 0..100_000 {
-            turns
-                .take(&stream(n))
-                .now_or_never()
-                .unwrap()
-                .keep(loaded(n));
-        }
-        let held: usize = (turns.shards.iter())
-            .map(|s| s.lock().unwrap())
-            .map(|s| s.young.len() + s.old.len() + s.busy.len())
-            .sum();
-        assert!((500..=1100).contains(&held), "{held}");
     }
 }
