@@ -75,6 +75,7 @@ impl<A: Aggregate> Repository<A> {
                 _ => self.resolve(stream, expected).await?,
             };
             let (id, now) = (self.inner.ids.commit_id(), self.inner.clock.now());
+            self.inner.skew.check(&head, now);
             let append =
                 Append::after(head, id, now, events.clone()).with_metadata(metadata.clone());
             let append = self.seal(append).await?;

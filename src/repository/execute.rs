@@ -289,8 +289,10 @@ impl<A: Aggregate> Repository<A> {
             Start::Read(loaded) => (loaded, false),
         };
         loop {
-            // A commit's time is never below the previous commit's, even if this node's clock is behind.
-            let now = self.inner.clock.now().max(loaded.head.recorded_at());
+            let now = self.inner.clock.now();
+            self.inner.skew.check(&loaded.head, now);
+            // A commit's time is never before the previous commit's, even if this host's clock is behind.
+            let now = now.max(loaded.head.recorded_at());
             let decided = match request.expected.conflict(&loaded.head) {
                 Some(conflict) => Err(Reason::Elsewhere(conflict)),
                 None => {

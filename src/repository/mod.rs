@@ -19,6 +19,7 @@ mod travel;
 mod fold;
 mod error;
 mod metrics;
+mod skew;
 mod snapshots;
 mod turns;
 mod values;
@@ -40,6 +41,7 @@ use crate::{
 use futures::StreamExt;
 use idempotent::Idempotency;
 use metrics::Counters;
+use skew::SkewWarnings;
 use snapshots::Snapshots;
 use std::{fmt, sync::Arc, time::Duration};
 use turns::Turns;
@@ -89,6 +91,7 @@ struct Inner<A: Aggregate> {
     load_policy: LoadPolicy,
     snapshot_timeout: Duration,
     counters: Arc<Counters>,
+    skew: Arc<SkewWarnings>,
     turns: Turns<A>,
     idempotency: Option<Idempotency>,
     /// With those of the event type; or why they do not go together.
@@ -109,6 +112,7 @@ impl<A: Aggregate> Clone for Inner<A> {
             load_policy: self.load_policy,
             snapshot_timeout: self.snapshot_timeout,
             counters: self.counters.clone(),
+            skew: self.skew.clone(),
             turns: self.turns.clone(),
             idempotency: self.idempotency.clone(),
             upcasters: self.upcasters.clone(),
@@ -151,6 +155,7 @@ impl<A: Aggregate> Repository<A> {
             load_policy: LoadPolicy::default(),
             snapshot_timeout: SNAPSHOT_TIMEOUT,
             counters: Arc::default(),
+            skew: Arc::default(),
             idempotency: None,
             upcasters: Upcasters::new().with_own_of::<A::Event>(),
             codecs: PayloadCodecs::new(),

@@ -415,7 +415,7 @@ async fn calls_for_the_same_stream_take_turns_in_one_process() {
     world.assert_at_rest().await;
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn pending_publishes_until_nothing_is_left_and_tries_failing_streams_once() {
     let world = World::new();
     for n in 0..20 {

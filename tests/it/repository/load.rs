@@ -518,9 +518,9 @@ async fn a_load_shows_a_state_that_the_stream_had_while_it_ran() {
 
 /// Collects the texts of warnings.
 #[derive(Clone, Debug, Default)]
-struct Warnings(Arc<Mutex<Vec<String>>>);
+pub(super) struct Warnings(Arc<Mutex<Vec<String>>>);
 impl Warnings {
-    fn take(&self) -> Vec<String> {
+    pub(super) fn take(&self) -> Vec<String> {
         std::mem::take(&mut self.0.lock().unwrap())
     }
 }

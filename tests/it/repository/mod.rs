@@ -53,6 +53,7 @@ mod once;
 mod readable;
 mod rules;
 mod several;
+mod skew;
 mod snapshots;
 mod stepped;
 mod transactions;

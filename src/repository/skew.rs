@@ -1,0 +1,39 @@
+//! Clocks that are far apart.
+use crate::{StreamHead, StreamId, Timestamp};
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+
+/// Warns of streams whose newest commit was recorded long after the present, once per stream.
+///
+/// The times of a stream never decrease, so its next commits get the time of such a head, until the clock passes it.
+/// Nothing is lost by that and nothing is refused, but whoever asks when something happened gets a wrong answer.
+#[derive(Debug, Default)]
+pub(super) struct SkewWarnings(Mutex<BTreeSet<StreamId>>);
+
+impl SkewWarnings {
+    /// Below it lies what clocks differ by, and what a wrong time zone makes of them.
+    const LIMIT: Duration = Duration::from_secs(24 * 3600);
+    /// Streams that are remembered. With more, the clock is wrong, and the log has said so often enough.
+    const MAX_STREAMS: usize = 1_000;
+
+    pub(super) fn check(&self, head: &StreamHead, now: Timestamp) {
+        let recorded_at = head.recorded_at();
+        let ahead = recorded_at.since(now);
+        if ahead <= Self::LIMIT || !self.is_first(head.stream()) {
+            return;
+        }
+        let commit_id = head.commit_id().map(tracing::field::display);
+        tracing::warn!(
+            stream = %head.stream(), version = %head.version(), commit_id, %recorded_at, %now, ?ahead,
+            "the stream's newest commit was recorded more than a day after the present, and its next commits get that time: set the clock of this host or of the one that wrote the commit"
+        );
+    }
+
+    fn is_first(&self, stream: &StreamId) -> bool {
+        let mut warned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        warned.len() < Self::MAX_STREAMS && warned.insert(stream.clone())
+    }
+}
