@@ -1,6 +1,7 @@
 //! [`KafkaConfig`]: what the adapter is told, checked before any connection is made.
 mod check;
 mod client;
+mod wiring;
 #[cfg(test)]
 mod tests;
 

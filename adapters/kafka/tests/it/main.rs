@@ -10,3 +10,4 @@ mod mock;
 mod outages;
 mod publish;
 mod recreated;
+mod wiring;
