@@ -38,6 +38,54 @@ impl EventType {
 ///
 /// The stored name of a variant defaults to its Rust name: renaming a variant without `#[event(name = "...")]` changes
 /// what is stored.
+///
+/// # Examples
+/// ```
+/// use foldstream::{DomainEvent, Upcasters};
+///
+/// #[derive(Clone, Debug, PartialEq, DomainEvent)]
+/// #[event(aggregate = "cart", upcasters = older_carts)]
+/// enum CartEvent {
+///     #[event(version = 2)]
+///     ItemAdded {
+///         sku: String,
+///         quantity: u32,
+///         #[serde(default, skip_serializing_if = "Option::is_none")]
+///         note: Option<String>,
+///     },
+///     CheckedOut,
+/// }
+///
+/// fn older_carts() -> Upcasters {
+///     // Version 1 had no quantity.
+///     Upcasters::new().with_json("cart", "ItemAdded", 1, |payload| {
+///         payload["quantity"] = 1.into();
+///         Ok(())
+///     })
+/// }
+/// ```
+///
+/// An attribute of serde that would have no effect does not compile:
+/// ```compile_fail
+/// #[derive(Clone, Debug, PartialEq, foldstream::DomainEvent)]
+/// #[event(aggregate = "cart")]
+/// #[serde(rename_all = "camelCase")]
+/// enum CartEvent { CheckedOut }
+/// ```
+///
+/// Nor does a field whose type serde cannot write and read:
+/// ```compile_fail
+/// #[derive(Clone, Debug, PartialEq)]
+/// struct Quantity(u32);
+/// #[derive(Clone, Debug, PartialEq, foldstream::DomainEvent)]
+/// #[event(aggregate = "cart")]
+/// enum CartEvent { ItemAdded { quantity: Quantity } }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an event type",
+    label = "not a `DomainEvent`",
+    note = "derive it for the enum: `#[derive(Clone, Debug, PartialEq, DomainEvent)]` and `#[event(aggregate = \"...\")]`"
+)]
 pub trait DomainEvent: Clone + Debug + PartialEq + Send + Sync + 'static {
     /// The stored name of the aggregate type whose streams hold these events: `[A-Za-z0-9_.-]{1,64}`.
     const AGGREGATE: &'static str;
@@ -110,6 +158,11 @@ pub struct EventSelector {
 }
 
 /// What a handler receives: the events of one aggregate type (every [`DomainEvent`]) or of several ([`event_set!`](crate::event_set)).
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a set of events that a handler can receive",
+    label = "neither a `DomainEvent` nor an `event_set!`",
+    note = "derive `DomainEvent` for the events of one aggregate type; declare `event_set!` for those of several"
+)]
 pub trait EventSet: Clone + Debug + Send + Sync + Sized + 'static {
     /// Which aggregate types and names belong to the set.
     fn selectors() -> Vec<EventSelector>;

@@ -60,6 +60,9 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
 
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::codec::{bad_index, decode_json, encode_json};
+    pub use crate::codec::{
+        bad_index, decode_json, encode_json,
+        fields::{HasSerde, NoSerde, Read, ReadAny, ReadSerde, Write, WriteAny, WriteSerde},
+    };
     pub use serde;
 }

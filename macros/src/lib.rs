@@ -1,66 +1,34 @@
 //! `#[derive(DomainEvent)]`: stored names, schema versions and an untagged payload for every variant of an enum.
 //! Re-exported by `foldstream`; use it from there.
+mod attributes;
+mod payload;
+
+use attributes::{EnumOptions, VariantOptions};
+use payload::Payload;
 use proc_macro::TokenStream;
 use proc_macro2::TokenStream as Tokens;
-use quote::{format_ident, quote};
-use syn::{
-    Attribute, Data, DeriveInput, Error, Fields, FieldsNamed, Ident, LitInt, LitStr, Result,
-    Variant, parse_macro_input,
-};
+use quote::quote;
+use std::collections::HashSet;
+use syn::{Data, DeriveInput, Error, Fields, Result, Variant, parse_macro_input};
 
 /// Implements `DomainEvent` for an enum.
 ///
-/// On the enum: `#[event(aggregate = "cart")]`, the stored name of the aggregate type (`[A-Za-z0-9_.-]{1,64}`).
+/// On the enum:
+/// - `#[event(aggregate = "cart")]`, the stored name of the aggregate type (`[A-Za-z0-9_.-]{1,64}`), required;
+/// - `#[event(upcasters = path)]`, a function `fn() -> Upcasters` that returns the upcasters of older payloads.
+///
 /// On a variant: `#[event(name = "ItemAdded", version = 2)]`, both optional. The stored name defaults to the variant's
 /// name and the schema version to 1; renaming a variant without a `name` changes what is stored.
 ///
 /// A variant is a struct (payload: a JSON object of its fields, `#[serde(...)]` on fields counts), a newtype (payload:
-/// the inner value as serde writes it) or a unit (payload: `{}`). The payload holds neither name nor version.
+/// the inner value as serde writes it) or a unit (payload: `{}`). The payload holds neither name nor version, so a
+/// `#[serde(...)]` on the enum, on a variant or on a newtype's field would have no effect, and is an error.
+/// The trait's own page has examples.
 #[proc_macro_derive(DomainEvent, attributes(event, serde))]
 pub fn domain_event(input: TokenStream) -> TokenStream {
     expand(&parse_macro_input!(input as DeriveInput))
         .unwrap_or_else(Error::into_compile_error)
         .into()
-}
-
-#[derive(Default)]
-struct Options {
-    aggregate: Option<LitStr>,
-    name: Option<LitStr>,
-    version: Option<LitInt>,
-}
-
-fn options(attrs: &[Attribute], on_enum: bool) -> Result<Options> {
-    let mut found = Options::default();
-    for attr in attrs.iter().filter(|a| a.path().is_ident("event")) {
-        attr.parse_nested_meta(|meta| {
-            if on_enum && meta.path.is_ident("aggregate") {
-                found.aggregate = Some(meta.value()?.parse()?);
-            } else if !on_enum && meta.path.is_ident("name") {
-                found.name = Some(meta.value()?.parse()?);
-            } else if !on_enum && meta.path.is_ident("version") {
-                found.version = Some(meta.value()?.parse()?);
-            } else if on_enum {
-                return Err(meta.error("expected `aggregate = \"...\"`"));
-            } else {
-                return Err(meta.error("expected `name = \"...\"` or `version = N`"));
-            }
-            Ok(())
-        })?;
-    }
-    Ok(found)
-}
-
-fn check_aggregate(name: &LitStr) -> Result<()> {
-    let text = name.value();
-    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
-    if text.is_empty() || text.len() > 64 || !text.chars().all(allowed) {
-        return Err(Error::new_spanned(
-            name,
-            "an aggregate type is 1 to 64 characters of A-Z a-z 0-9 _ . -",
-        ));
-    }
-    Ok(())
 }
 
 /// What one variant adds to the generated methods.
@@ -70,8 +38,10 @@ struct Arms {
     encode: Tokens,
     decode: Tokens,
     deserialize: Tokens,
-    /// Types that the arms use.
+    /// The variant in the shadow of the enum.
     shadow: Tokens,
+    /// Items that the arms use.
+    items: Tokens,
 }
 
 fn expand(input: &DeriveInput) -> Result<Tokens> {
@@ -94,14 +64,12 @@ fn expand(input: &DeriveInput) -> Result<Tokens> {
             "an aggregate needs at least one event",
         ));
     }
-    let Some(aggregate) = options(&input.attrs, true)?.aggregate else {
-        return Err(Error::new_spanned(
-            ty,
-            "add `#[event(aggregate = \"...\")]`: the stored name of the streams that hold these events",
-        ));
-    };
-    check_aggregate(&aggregate)?;
-    let mut seen = std::collections::HashSet::new();
+    attributes::check_serde(input, data)?;
+    let EnumOptions {
+        aggregate,
+        upcasters,
+    } = EnumOptions::of(input)?;
+    let mut seen = HashSet::new();
     let mut arms = Vec::with_capacity(data.variants.len());
     for (index, variant) in data.variants.iter().enumerate() {
         arms.push(variant_arms(index, variant, &mut seen)?);
@@ -111,10 +79,14 @@ fn expand(input: &DeriveInput) -> Result<Tokens> {
     let encode = arms.iter().map(|a| &a.encode);
     let decode = arms.iter().map(|a| &a.decode);
     let deserialize = arms.iter().map(|a| &a.deserialize);
-    let shadows = arms.iter().map(|a| &a.shadow);
+    let items = arms.iter().map(|a| &a.items);
+    let shadow = payload::shadow(ty, data, arms.iter().map(|a| &a.shadow));
+    let upcasters =
+        upcasters.map(|path| quote!(fn upcasters() -> ::foldstream::Upcasters { #path() }));
     let serde = quote!(::foldstream::__private::serde);
     Ok(quote! { const _: () = {
-        #(#shadows)*
+        #shadow
+        #(#items)*
         #[automatically_derived]
         impl ::foldstream::DomainEvent for #ty {
             const AGGREGATE: &'static str = #aggregate;
@@ -126,6 +98,7 @@ fn expand(input: &DeriveInput) -> Result<Tokens> {
             fn decode(type_index: usize, payload: &[u8]) -> ::core::result::Result<Self, ::foldstream::CodecError> {
                 match type_index { #(#decode,)* other => Err(::foldstream::__private::bad_index(other)) }
             }
+            #upcasters
         }
         #[automatically_derived]
         impl ::foldstream::DeserializePayload for #ty {
@@ -140,114 +113,62 @@ fn expand(input: &DeriveInput) -> Result<Tokens> {
     }; })
 }
 
-fn variant_arms(
-    index: usize,
-    variant: &Variant,
-    seen: &mut std::collections::HashSet<String>,
-) -> Result<Arms> {
+fn variant_arms(index: usize, variant: &Variant, seen: &mut HashSet<String>) -> Result<Arms> {
     let p = quote!(::foldstream::__private);
     let ident = &variant.ident;
-    let options = options(&variant.attrs, false)?;
-    let name = options
-        .name
-        .unwrap_or_else(|| LitStr::new(&ident.to_string(), ident.span()));
-    if name.value().is_empty() {
-        return Err(Error::new_spanned(name, "a stored event name is not empty"));
-    }
-    let is_forbidden = |c: char| {
-        let code = u32::from(c);
-        c.is_control() || (0xFDD0..=0xFDEF).contains(&code) || code & 0xFFFE == 0xFFFE
-    };
-    if let Some(found) = name.value().chars().find(|c| is_forbidden(*c)) {
-        let code = u32::from(found);
-        return Err(Error::new_spanned(
-            name,
-            format!("a stored event name must not hold the character U+{code:04X}"),
-        ));
-    }
+    let VariantOptions { name, version } = VariantOptions::of(variant)?;
     if !seen.insert(name.value()) {
         return Err(Error::new_spanned(
             ident,
             "this stored event name is used twice",
         ));
     }
-    if let Some(version) = &options.version
-        && !matches!(version.base10_parse::<u16>(), Ok(1..))
-    {
-        return Err(Error::new_spanned(
-            version,
-            "a schema version is a number from 1 to 65535",
-        ));
-    }
-    let version = options.version.map_or(quote!(1), |v| quote!(#v));
+    let version = version.map_or(quote!(1), |v| quote!(#v));
     let event_type = quote!(::foldstream::EventType::new(#name, #version));
-    match &variant.fields {
-        Fields::Named(fields) => Ok(struct_arms(index, ident, fields, event_type)),
-        Fields::Unnamed(fields) if fields.unnamed.len() == 1 => Ok(Arms {
-            event_type,
-            index_of: quote!(Self::#ident(..) => #index),
-            encode: quote!(Self::#ident(body) => #p::encode_json(body, out)),
-            decode: quote!(#index => Ok(Self::#ident(#p::decode_json(payload)?))),
-            deserialize: quote!(#index => Ok(Self::#ident(#p::serde::Deserialize::deserialize(deserializer)?))),
-            shadow: Tokens::new(),
-        }),
-        Fields::Unit => Ok(Arms {
-            event_type,
-            index_of: quote!(Self::#ident => #index),
-            encode: quote!(Self::#ident => { out.extend_from_slice(b"{}"); Ok(()) }),
-            decode: quote!(#index => Ok(Self::#ident)),
-            deserialize: quote!(#index => Ok(Self::#ident)),
-            shadow: Tokens::new(),
-        }),
-        Fields::Unnamed(_) => Err(Error::new_spanned(
-            ident,
-            "name the fields: a tuple payload cannot gain a field later",
-        )),
-    }
-}
-
-/// A struct variant goes through shadow structs, so that the payload has no tag and serde's field attributes count.
-fn struct_arms(index: usize, ident: &Ident, fields: &FieldsNamed, event_type: Tokens) -> Arms {
-    let p = quote!(::foldstream::__private);
-    let serde = "::foldstream::__private::serde";
-    let names: Vec<_> = fields.named.iter().map(|f| &f.ident).collect();
-    let types: Vec<_> = fields.named.iter().map(|f| &f.ty).collect();
-    let attrs: Vec<Vec<_>> = fields
-        .named
-        .iter()
-        .map(|f| {
-            f.attrs
-                .iter()
-                .filter(|a| a.path().is_ident("serde"))
-                .collect()
-        })
-        .collect();
-    // Names that no type of the user has, and the variant's own in messages.
-    let (written, read) = (
-        format_ident!("__FoldstreamWritten{}", ident),
-        format_ident!("__FoldstreamRead{}", ident),
-    );
-    let shown = ident.to_string();
-    let shadow = quote! {
-        #[derive(#p::serde::Serialize)] #[serde(crate = #serde)]
-        struct #written<'a> { #(#(#attrs)* #names: &'a #types,)* #[serde(skip)] _borrow: ::core::marker::PhantomData<&'a ()> }
-        #[derive(#p::serde::Deserialize)] #[serde(crate = #serde, rename = #shown)]
-        struct #read { #(#(#attrs)* #names: #types),* }
+    let payload = match &variant.fields {
+        Fields::Named(fields) => Payload::of_struct(variant, fields),
+        Fields::Unnamed(fields) if fields.unnamed.len() == 1 => {
+            Payload::of_newtype(variant, &fields.unnamed[0])
+        }
+        Fields::Unit => {
+            return Ok(Arms {
+                event_type,
+                index_of: quote!(Self::#ident => #index),
+                encode: quote!(Self::#ident => { out.extend_from_slice(b"{}"); Ok(()) }),
+                decode: quote!(#index => Ok(Self::#ident)),
+                deserialize: quote!(#index => Ok(Self::#ident)),
+                shadow: payload::skipped(variant),
+                items: Tokens::new(),
+            });
+        }
+        Fields::Unnamed(_) => {
+            return Err(Error::new_spanned(
+                ident,
+                "name the fields: a tuple payload cannot gain a field later",
+            ));
+        }
     };
-    Arms {
+    let Payload {
+        pattern,
+        written,
+        read,
+        fields,
+        shadow,
+        items,
+    } = payload;
+    Ok(Arms {
         event_type,
         index_of: quote!(Self::#ident { .. } => #index),
-        encode: quote!(Self::#ident { #(#names),* } => {
-            #p::encode_json(&#written { #(#names,)* _borrow: ::core::marker::PhantomData }, out)
-        }),
-        decode: quote!(#index => {
-            let #read { #(#names),* } = #p::decode_json(payload)?;
-            Ok(Self::#ident { #(#names),* })
-        }),
+        encode: quote!(#pattern => #p::encode_json(&#written, out)),
+        decode: quote!(#index => { let #read = #p::decode_json(payload)?; Ok(Self::#ident #fields) }),
         deserialize: quote!(#index => {
-            let #read { #(#names),* } = #p::serde::Deserialize::deserialize(deserializer)?;
-            Ok(Self::#ident { #(#names),* })
+            let #read = #p::serde::Deserialize::deserialize(deserializer)?;
+            Ok(Self::#ident #fields)
         }),
         shadow,
-    }
+        items,
+    })
 }
+
+#[cfg(test)]
+mod tests;

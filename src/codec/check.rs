@@ -71,13 +71,20 @@ pub(crate) fn encode_events<E: DomainEvent>(
     let encoded = events.iter().enumerate().map(|(index, event)| {
         encode_event(event, upcasters, check).map_err(|reason| {
             let place = format!("{} of {}", index + 1, events.len());
-            // An index that is not in `TYPES` may be the very reason.
-            let name = E::TYPES.get(event.type_index()).map_or("?", |t| t.name());
-            let what = format!("event {}.{name} ({place})", E::AGGREGATE);
-            not_storable(what, reason)
+            not_storable(
+                format!("event {}.{} ({place})", E::AGGREGATE, name_of(event)),
+                reason,
+            )
         })
     });
     encoded.collect()
+}
+
+/// The event's name for an error. The index may be the very reason: not in `TYPES`, or a panic.
+fn name_of<E: DomainEvent>(event: &E) -> &'static str {
+    let index = catch_unwind(AssertUnwindSafe(|| event.type_index()));
+    let kind = index.ok().and_then(|index| E::TYPES.get(index));
+    kind.map_or("?", |kind| kind.name())
 }
 
 fn encode_event<E: DomainEvent>(

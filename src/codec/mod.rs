@@ -5,6 +5,7 @@ mod upcasters;
 mod json;
 mod check;
 mod same;
+pub(crate) mod fields;
 
 pub use error::{CodecError, InvalidUpcasters};
 pub use json::{bad_index, decode_json, encode_json};

@@ -66,6 +66,11 @@ pub enum Opened {
 /// see that it can be read ([`Repository::without_encode_check`](crate::Repository::without_encode_check)): cache keys. A codec with no key to ask for costs one allocation a
 /// call; without a codec nothing is paid.
 #[async_trait]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a payload codec",
+    label = "not a `PayloadCodec`",
+    note = "implement `foldstream::PayloadCodec`; `foldstream_testkit::payload_codec_contract!` checks it"
+)]
 pub trait PayloadCodec: Debug + Send + Sync + 'static {
     /// Names the form; stored beside every payload in it.
     fn tag(&self) -> &'static str;

@@ -332,6 +332,11 @@ impl ControlStoreError {
 ///   `limit` a page; following `next` until `None` returns each once. An empty page is not the end.
 /// - Keys and values over their limits are refused before any call; a value of exactly [`Row::MAX_VALUE`] is taken.
 #[async_trait]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a control store",
+    label = "not a `ControlStore`",
+    note = "use an adapter such as `foldstream_dynamodb::DynamoDbControlStore`, by value or in an `Arc`, or implement `foldstream::ports::ControlStore`"
+)]
 pub trait ControlStore: Debug + Send + Sync + 'static {
     /// The row as last written.
     ///

@@ -373,6 +373,11 @@ impl EventStoreError {
 /// - A stored commit is listed by `unpublished` until it is cleared, the keys of a stream next to each other within a
 ///   page. Clearing an unknown or cleared key does nothing, also where nothing is listed.
 #[async_trait]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not an event store",
+    label = "not an `EventStore`",
+    note = "use an adapter such as `foldstream_dynamodb::DynamoDbEventStore`, by value or in an `Arc`, or implement `foldstream::ports::EventStore`"
+)]
 pub trait EventStore: Debug + Send + Sync + 'static {
     /// What this adapter can do. Constant.
     fn capabilities(&self) -> Capabilities;

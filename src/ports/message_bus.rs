@@ -387,6 +387,11 @@ impl MessageBusError {
 ///
 /// **Offsets** are as of some instant during the call. `end` counts the messages that `publish` has returned for.
 #[async_trait]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a message bus",
+    label = "not a `MessageBus`",
+    note = "use an adapter such as `foldstream_kafka::KafkaMessageBus`, by value or in an `Arc`, or implement `foldstream::ports::MessageBus`"
+)]
 pub trait MessageBus: Debug + Send + Sync + 'static {
     /// Sends one message and returns its place once it is durable.
     ///

@@ -123,6 +123,11 @@ impl SnapshotStoreError {
 /// - A deleted snapshot is gone, and an older one may be saved after it; deleting what is not there does nothing.
 /// - A snapshot that the backend cannot hold is `TooLarge` before any call; the old one stays.
 #[async_trait]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a snapshot store",
+    label = "not a `SnapshotStore`",
+    note = "use an adapter such as `foldstream_dynamodb::DynamoDbSnapshotStore`, by value or in an `Arc`, or implement `foldstream::ports::SnapshotStore`"
+)]
 pub trait SnapshotStore: Debug + Send + Sync + 'static {
     /// The stream's snapshot. May for a moment be older than the last save.
     ///

@@ -308,23 +308,25 @@ impl<A: Aggregate> Repository<A> {
 
     /// The decoded events of a stream, oldest first, lazily. Retired events are left out.
     pub fn history(&self, id: &A::Id) -> BoxStream<'_, Result<Recorded<A::Event>, LoadError>> {
+        let failed = |e: LoadError| futures::stream::once(async move { Err(e) }).boxed();
         let stream = match Self::stream_id(id) {
             Ok(stream) => stream,
-            Err(e) => return futures::stream::once(async move { Err(e.into()) }).boxed(),
+            Err(e) => return failed(e.into()),
+        };
+        let upcasters = match self.upcasters() {
+            Ok(upcasters) => upcasters,
+            Err(e) => return failed(e),
         };
         let start = ReadFrom::After(StreamHead::empty(stream.clone()));
         let commits = self.inner.store.read(&stream, start, None);
         commits
-            .then(async |commit| {
+            .then(async move |commit| {
                 let opened = match commit {
-                    Ok(commit) => self
-                        .open(commit)
-                        .await
-                        .and_then(|c| Ok((c, self.upcasters()?))),
+                    Ok(commit) => self.open(commit).await,
                     Err(e) => Err(e.into()),
                 };
                 futures::stream::iter(match opened {
-                    Ok((commit, upcasters)) => fold::decode_recorded(&commit, upcasters),
+                    Ok(commit) => fold::decode_recorded(&commit, upcasters),
                     Err(e) => vec![Err(e)],
                 })
             })

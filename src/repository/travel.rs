@@ -49,6 +49,8 @@ impl<A: Aggregate> Repository<A> {
     /// [`LoadError`].
     pub async fn load_at(&self, id: &A::Id, moment: AsOf) -> Result<Historical<A>, LoadError> {
         let stream = Self::stream_id(id)?;
+        // Also where the stream is empty: no call may seem to work.
+        let upcasters = self.upcasters()?;
         let start = StreamHead::empty(stream.clone());
         let mut fold = Fold::start(start.clone());
         let mut commits = self.inner.store.read(&stream, ReadFrom::After(start), None);
@@ -58,7 +60,7 @@ impl<A: Aggregate> Repository<A> {
                 break;
             };
             recorded_at = Some(commit.recorded_at);
-            fold.take(&self.open(commit).await?, self.upcasters()?)?;
+            fold.take(&self.open(commit).await?, upcasters)?;
         }
         let loaded = fold.finish();
         Ok(Historical {

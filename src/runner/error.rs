@@ -1,6 +1,6 @@
 //! What a handler's failure means for what happens next.
 use crate::{
-    BoxError, CodecError, LoadError, Rejection,
+    BoxError, CodecError, FoldError, LoadError, Rejection,
     ports::{ControlStoreError, EventStoreError, MessageBusError, SnapshotStoreError},
     resilience::FailureClass,
 };
@@ -179,7 +179,8 @@ fn class_of_one(e: &(dyn Error + 'static)) -> Option<ErrorClass> {
         };
         return by(e.is_transient(), retry_after);
     }
-    e.is::<Rejection>().then_some(ErrorClass::Permanent)
+    // A command that the fold does not take is refused just as well.
+    (e.is::<Rejection>() || e.is::<FoldError>()).then_some(ErrorClass::Permanent)
 }
 
 /// Classifies on the way to `?`.
@@ -254,6 +255,20 @@ mod tests {
         );
         let wrapped = PaymentFailed(ExecuteError::Rejected(InsufficientFunds));
         assert_eq!(class(wrapped), ErrorClass::Permanent);
+    }
+
+    #[test]
+    fn a_command_whose_events_cannot_be_stored_is_permanent() {
+        let fold = FoldError {
+            stream: crate::StreamId::new("account", "ann").unwrap(),
+            version: crate::Version::new(1),
+            name: "Deposited",
+        };
+        let source = "no".into();
+        let encode = CodecError::Encode { source };
+        for error in [ExecuteError::Fold(fold), ExecuteError::Codec(encode)] {
+            assert_eq!(class(PaymentFailed(error)), ErrorClass::Permanent);
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
     reason = "a test fails by panicking"
 )]
 mod control;
+mod derive;
 mod large_rows;
 mod leases;
 mod payload;
@@ -14,4 +15,5 @@ mod repository;
 mod restore;
 mod runner;
 mod support;
+mod upcasters;
 mod wire;

@@ -96,6 +96,8 @@ impl<'a, A: Aggregate + PartialEq + Debug> Run<'a, A> {
             .with_upcasters(self.rules.upcasters.clone())
             .with_clock(self.clock.clone())
             .with_ids(SeededIds::new(1))
+            // A repository would refuse what does not survive; the laws store it, and show what is lost.
+            .without_encode_check()
     }
 
     fn steps(&self) -> impl Iterator<Item = (&'a Step<A>, &'a Line<A::Event>)> + use<'a, A> {

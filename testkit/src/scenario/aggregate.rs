@@ -160,8 +160,9 @@ impl<A: Aggregate> Scenario<A> {
         payload: &Bytes,
     ) -> Result<Option<A::Event>, String> {
         let aggregate = A::Event::AGGREGATE;
-        let lifted = self
-            .upcasters
+        let upcasters = self.upcasters.with_own_of::<A::Event>();
+        let upcasters = upcasters.map_err(|error| chain(&error))?;
+        let lifted = upcasters
             .apply(aggregate, name, schema_version, payload)
             .map_err(|error| chain(&error))?;
         let Some(lifted) = lifted else {
@@ -185,7 +186,7 @@ impl<A: Aggregate> Scenario<A> {
         }
     }
 
-    /// Lifts the stored events that are given after this.
+    /// Lifts the stored events that are given after this, together with the upcasters of the event type.
     #[must_use]
     pub fn with_upcasters(mut self, upcasters: Upcasters) -> Self {
         self.upcasters = upcasters;

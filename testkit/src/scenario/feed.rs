@@ -272,7 +272,7 @@ impl Feed {
         }
         let runner = match add(builder).build() {
             Ok(runner) => runner,
-            Err(error) => panic!("the processor cannot be run: {error}"),
+            Err(error) => panic!("the processor cannot be run: {}", chain(&error)),
         };
         let mut reports = self.block_on(runner.run_until_caught_up()).processors;
         match reports.pop() {

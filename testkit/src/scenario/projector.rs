@@ -308,7 +308,9 @@ impl<P: Projector, R: Debug + PartialEq> ProjectorScenario<P, R> {
     async fn apply(&self, event: &RecordedEvent) -> Result<(), HandlerError> {
         let header = &event.header;
         let aggregate = header.stream.aggregate();
-        let (upcasters, codecs) = (&self.stage.feed.upcasters, &self.stage.feed.codecs);
+        let codecs = &self.stage.feed.codecs;
+        let upcasters = self.stage.feed.upcasters.with_own_of::<P::Events>();
+        let upcasters = upcasters.map_err(HandlerError::fatal)?;
         let context = PayloadContext::of_event(header);
         let opened = codecs.open(&context, header.codec.as_deref(), &event.payload);
         let Opened::Payload(payload) = opened.await? else {

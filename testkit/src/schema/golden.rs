@@ -1,8 +1,9 @@
 //! Golden payloads: what was stored once, kept as files that every build must read.
 use super::{Found, Key, Schema, SchemaProblem, decode, types::Recorded};
-use foldstream::{DomainEvent, Upcasters};
+use foldstream::{DomainEvent, Upcasters, chain};
+use serde_json::value::RawValue;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs, io,
     path::{Path, PathBuf},
 };
@@ -72,13 +73,14 @@ impl Schema {
             Err(source) => return Some(SchemaProblem::Io { file, source }),
         };
         let golden = golden.trim();
-        let written = match (events.rewrite)(&self.upcasters, key, golden.as_bytes()) {
+        let upcasters = self.lifting(&key.aggregate);
+        let written = match (events.rewrite)(&upcasters, key, golden.as_bytes()) {
             Ok(Some(written)) => written,
             Ok(None) => return None,
             Err(source) => return Some(SchemaProblem::Unreadable { file, source }),
         };
         let is_current = self.current(&key.aggregate, &key.name) == Some(key.version)
-            && !(self.upcasters).has_step(&key.aggregate, &key.name, key.version);
+            && !upcasters.has_step(&key.aggregate, &key.name, key.version);
         if !is_current || is_same(golden.as_bytes(), &written) {
             return None;
         }
@@ -141,19 +143,59 @@ fn list(directory: &Path) -> Result<BTreeSet<String>, SchemaProblem> {
     Ok(names)
 }
 
-/// The same JSON, whatever its spaces and the order of its fields; or the same bytes.
+/// The same JSON, whatever its spaces, the order of its fields, and how its numbers are written; or the same bytes.
 fn is_same(golden: &[u8], written: &[u8]) -> bool {
-    type Json = serde_json::Value;
     match (
-        serde_json::from_slice::<Json>(golden),
-        serde_json::from_slice::<Json>(written),
+        serde_json::from_slice::<&RawValue>(golden),
+        serde_json::from_slice::<&RawValue>(written),
     ) {
-        (Ok(golden), Ok(written)) => golden == written,
+        (Ok(golden), Ok(written)) => is_same_json(golden, written),
         _ => golden == written,
     }
 }
 
-/// What a golden payload means today, to assert on what upcasters make of it. None: it is retired.
+/// Unlike an equality of [`serde_json::Value`]s, this one knows every digit of a number.
+fn is_same_json(a: &RawValue, b: &RawValue) -> bool {
+    type Object<'a> = BTreeMap<String, &'a RawValue>;
+    fn read<'a, T: serde::Deserialize<'a>>(a: &'a RawValue, b: &'a RawValue) -> Option<(T, T)> {
+        let [a, b] = [a, b].map(|json| serde_json::from_str(json.get()));
+        Some((a.ok()?, b.ok()?))
+    }
+    if let Some((a, b)) = read::<Object<'_>>(a, b) {
+        let same_keys = a.keys().eq(b.keys());
+        return same_keys && a.values().zip(b.values()).all(|(a, b)| is_same_json(a, b));
+    }
+    if let Some((a, b)) = read::<Vec<&RawValue>>(a, b) {
+        return a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| is_same_json(a, b));
+    }
+    if let Some((a, b)) = read::<String>(a, b) {
+        return a == b;
+    }
+    a.get() == b.get() || (is_decimal(a) && is_decimal(b) && decimal(a.get()) == decimal(b.get()))
+}
+
+fn is_decimal(json: &RawValue) -> bool {
+    json.get()
+        .starts_with(|c: char| c == '-' || c.is_ascii_digit())
+}
+
+/// A number's sign, its digits without zeros around them, and the power of ten of the last.
+fn decimal(text: &str) -> Option<(bool, String, i64)> {
+    let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let all = format!("{}{fraction}", whole.trim_start_matches('-'));
+    let digits = all.trim_end_matches('0');
+    let last = exponent.parse::<i64>().ok()? - i64::try_from(fraction.len()).ok()?;
+    let last = last.checked_add(i64::try_from(all.len() - digits.len()).ok()?)?;
+    let is_negative = text.starts_with('-');
+    match digits.trim_start_matches('0') {
+        "" => Some((is_negative, String::new(), 0)),
+        digits => Some((is_negative, digits.to_owned(), last)),
+    }
+}
+
+/// What a golden payload means today, to assert on what upcasters make of it. None: it is retired. The upcasters of the
+/// event type take part by themselves.
 ///
 /// `file` is `<aggregate>.<name>@<version>.json`, or ends in `-<anything>.json`.
 ///
@@ -176,16 +218,44 @@ pub fn upcast_golden<E: DomainEvent>(file: impl AsRef<Path>, upcasters: &Upcaste
     let Some(key) = labelled.and_then(|text| Key::parse(&text, &[E::AGGREGATE])) else {
         panic!("{shown} is not named <aggregate>.<name>@<version>.json");
     };
-    match decode::<E>(upcasters, &key, golden.trim().as_bytes()) {
+    let upcasters = match upcasters.with_own_of::<E>() {
+        Ok(upcasters) => upcasters,
+        Err(error) => panic!("{shown} cannot be read by this build: {}", chain(&error)),
+    };
+    match decode::<E>(&upcasters, &key, golden.trim().as_bytes()) {
         Ok(event) => event,
-        Err(error) => {
-            let mut text = error.to_string();
-            let mut cause = std::error::Error::source(&error);
-            while let Some(source) = cause {
-                text = format!("{text}: {source}");
-                cause = source.source();
-            }
-            panic!("{shown} cannot be read by this build: {text}")
+        Err(error) => panic!("{shown} cannot be read by this build: {}", chain(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_same;
+
+    #[test]
+    fn payloads_are_the_same_json_to_the_last_digit() {
+        let same = |a: &str, b: &str| is_same(a.as_bytes(), b.as_bytes());
+        for (a, b) in [
+            (
+                r#"{"a":1,"b":[1.50,"x"]}"#,
+                r#" { "b": [1.5, "\u0078"], "a": 1 }"#,
+            ),
+            ("1e2", "100.0"),
+            ("null", "null"),
+            ("no JSON", "no JSON"),
+        ] {
+            assert!(same(a, b), "{a} {b}");
+        }
+        for (a, b) in [
+            ("1000000000000000000001", "1000000000000000000002"),
+            ("0.1234567890123456789012", "0.1234567890123456789013"),
+            ("-1", "1"),
+            ("1", r#""1""#),
+            ("[1,2]", "[2,1]"),
+            (r#"{"a":1}"#, r#"{"b":1}"#),
+            ("true", "null"),
+        ] {
+            assert!(!same(a, b), "{a} {b}");
         }
     }
 }

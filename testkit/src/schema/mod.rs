@@ -69,7 +69,9 @@ mod types;
 pub use golden::upcast_golden;
 pub use problem::{SchemaError, SchemaProblem};
 
-use foldstream::{CodecError, Decoded, DeserializePayload, EventName, EventSet, Upcasters};
+use foldstream::{
+    CodecError, Decoded, DeserializePayload, EventName, EventSet, InvalidUpcasters, Upcasters,
+};
 use shape::Nodes;
 use std::{
     collections::BTreeSet,
@@ -104,6 +106,8 @@ struct Events {
     trace: fn(usize, &[String]) -> TracedPayload,
     /// Lifts and decodes a stored payload, and writes it again.
     rewrite: fn(&Upcasters, &Key, &[u8]) -> Rewritten,
+    /// Adds the upcasters of the events' type.
+    with_own: fn(&Upcasters) -> Result<Upcasters, InvalidUpcasters>,
 }
 
 /// One schema version of one event, shown `<aggregate>.<name>@<version>`.
@@ -193,11 +197,12 @@ impl Schema {
                 Ok((traced.nodes, encoded(&traced.sample)))
             },
             rewrite: rewrite::<E>,
+            with_own: Upcasters::with_own_of::<E>,
         });
         self
     }
 
-    /// The upcasters that repositories and runners use.
+    /// The upcasters that repositories and runners are given beside those that the event types bring.
     pub fn with_upcasters(mut self, upcasters: Upcasters) -> Self {
         self.upcasters = upcasters;
         self
@@ -282,6 +287,9 @@ impl Schema {
     fn found(&self) -> (Vec<Found>, Vec<SchemaProblem>) {
         let (mut all, mut problems) = (Vec::new(), Vec::new());
         for events in &self.aggregates {
+            if let Err(source) = (events.with_own)(&self.upcasters) {
+                problems.push(SchemaProblem::Upcasters { source });
+            }
             for (index, kind) in events.types.iter().enumerate() {
                 let key = Key {
                     aggregate: events.aggregate.into(),
@@ -295,6 +303,12 @@ impl Schema {
             }
         }
         (all, problems)
+    }
+
+    /// The upcasters of an aggregate type's events. Those that do not go together are a problem that is told elsewhere.
+    fn lifting(&self, aggregate: &str) -> Upcasters {
+        let all = (self.events(aggregate)).and_then(|e| (e.with_own)(&self.upcasters).ok());
+        all.unwrap_or_else(|| self.upcasters.clone())
     }
 
     fn shape_of(&self, events: &Events, index: usize, key: &Key) -> Result<Found, SchemaProblem> {

@@ -1,5 +1,5 @@
 //! What a schema check finds, and what to do about it.
-use foldstream::CodecError;
+use foldstream::{CodecError, InvalidUpcasters};
 use std::{error::Error, fmt, io, path::PathBuf};
 
 /// One thing that is wrong.
@@ -133,6 +133,13 @@ pub enum SchemaProblem {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// Upcasters were given for a name that its event type lifts itself.
+    #[error("the upcasters cannot be used")]
+    Upcasters {
+        /// The name, and what to do about it.
+        #[source]
+        source: InvalidUpcasters,
     },
     /// The command line was not understood.
     #[error("say --check, to compare, or --write, to record what is new")]

@@ -134,7 +134,7 @@ impl Schema {
         let current = self.current(&key.aggregate, &key.name);
         if current == Some(key.version)
             || self
-                .upcasters
+                .lifting(&key.aggregate)
                 .has_step(&key.aggregate, &key.name, key.version)
         {
             return None;

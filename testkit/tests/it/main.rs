@@ -19,3 +19,4 @@ mod memory_bus;
 mod memory_stores;
 mod scenario;
 mod schema;
+mod upcasters;

@@ -9,3 +9,4 @@ mod harness;
 mod payload;
 mod shutdown;
 mod start;
+mod upcasters;

@@ -1,0 +1,290 @@
+//! The code that writes and reads one variant's payload.
+//!
+//! A struct variant is written by a serde derive on a shadow of the enum (`#[serde(remote)]`) and read by a derive on a
+//! struct with the same fields. So the payload has no tag, and serde's attributes on the fields count as on any struct:
+//! their functions get a reference to the field itself.
+//!
+//! Code that serde derives for a field whose type lacks serde is several errors in code that the user has not written.
+//! So each field is written and read by functions that compile for every type, and one assertion at the field's type
+//! says what is missing. `foldstream::__private` has the traits behind it.
+use crate::attributes::is_serde;
+use proc_macro2::TokenStream as Tokens;
+use quote::{format_ident, quote, quote_spanned};
+use syn::{
+    Attribute, DataEnum, Field, Fields, FieldsNamed, Ident, LitStr, Type, Variant, spanned::Spanned,
+};
+
+/// The code for a variant with fields.
+pub(crate) struct Payload {
+    /// Binds the fields.
+    pub(crate) pattern: Tokens,
+    /// A value that serializes the bound fields.
+    pub(crate) written: Tokens,
+    /// Binds the fields of what was deserialized.
+    pub(crate) read: Tokens,
+    /// The variant's body made of the bound fields.
+    pub(crate) fields: Tokens,
+    /// The variant in the shadow of the enum.
+    pub(crate) shadow: Tokens,
+    /// Items that these use.
+    pub(crate) items: Tokens,
+}
+
+const SERDE: &str = "::foldstream::__private::serde";
+
+/// The value that serializes a struct variant.
+const WRITTEN: &str = "__FoldstreamWritten";
+
+/// The shadow of an enum with struct variants, and a struct that serializes the enum by it.
+pub(crate) fn shadow<'a>(
+    ty: &Ident,
+    data: &DataEnum,
+    variants: impl Iterator<Item = &'a Tokens>,
+) -> Tokens {
+    if !data
+        .variants
+        .iter()
+        .any(|v| matches!(v.fields, Fields::Named(_)))
+    {
+        return Tokens::new();
+    }
+    let remote = LitStr::new(&ty.to_string(), ty.span());
+    let written = format_ident!("{WRITTEN}");
+    quote! {
+        #[derive(::foldstream::__private::serde::Serialize)]
+        #[serde(crate = #SERDE, remote = #remote, untagged)]
+        #[allow(dead_code)]
+        enum __FoldstreamShadow { #(#variants),* }
+        struct #written<'a>(&'a #ty);
+        impl ::foldstream::__private::serde::Serialize for #written<'_> {
+            fn serialize<S: ::foldstream::__private::serde::Serializer>(&self, serializer: S)
+                -> ::core::result::Result<S::Ok, S::Error> {
+                __FoldstreamShadow::serialize(self.0, serializer)
+            }
+        }
+    }
+}
+
+/// A variant that is not written by the shadow.
+pub(crate) fn skipped(variant: &Variant) -> Tokens {
+    let ident = &variant.ident;
+    let types = variant.fields.iter().map(|f| &f.ty);
+    let fields = variant.fields.iter().next().map(|_| quote!((#(#types),*)));
+    quote!(#[serde(skip)] #ident #fields)
+}
+
+impl Payload {
+    pub(crate) fn of_newtype(variant: &Variant, field: &Field) -> Self {
+        let ident = &variant.ident;
+        let codec = FieldCodec::new(ident, 0, &field.ty);
+        let FieldCodec { written, read, .. } = &codec;
+        let functions = codec.functions(ident, "the value");
+        let (written_item, read_item) = (codec.written_item(), codec.read_item());
+        Self {
+            pattern: quote!(Self::#ident(body)),
+            written: quote!(#written(body)),
+            read: quote!(#read(body)),
+            fields: quote!((body)),
+            shadow: skipped(variant),
+            items: quote!(#functions #written_item #read_item),
+        }
+    }
+
+    pub(crate) fn of_struct(variant: &Variant, fields: &FieldsNamed) -> Self {
+        let ident = &variant.ident;
+        let read = format_ident!("__FoldstreamRead{}", ident);
+        let mut items = Tokens::new();
+        let (mut write_fields, mut read_fields) = (Vec::new(), Vec::new());
+        let (mut names, mut patterns) = (Vec::new(), Vec::new());
+        for (index, field) in fields.named.iter().enumerate() {
+            let (Some(name), ty) = (&field.ident, &field.ty) else {
+                continue;
+            };
+            let attrs: Vec<_> = field.attrs.iter().filter(|a| is_serde(a)).collect();
+            let how = How::of(&attrs);
+            names.push(name);
+            if how == How::AsItIs {
+                write_fields.push(quote!(#(#attrs)* #name: #ty));
+                read_fields.push(quote!(#(#attrs)* #name: #ty));
+                patterns.push(quote!(#name));
+                continue;
+            }
+            let codec = FieldCodec::new(ident, index, ty);
+            items.extend(codec.functions(ident, &format!("field `{name}`")));
+            let (write_fn, read_fn) = (codec.write_fn(), codec.read_fn());
+            write_fields.push(quote!(#(#attrs)* #[serde(serialize_with = #write_fn)] #name: #ty));
+            if how == How::Defaulted {
+                // A missing field is not read at all.
+                read_fields
+                    .push(quote!(#(#attrs)* #[serde(deserialize_with = #read_fn)] #name: #ty));
+                patterns.push(quote!(#name));
+            } else {
+                // A type of its own, so that a missing `Option` is `None`.
+                let read = &codec.read;
+                read_fields.push(quote!(#(#attrs)* #name: #read));
+                patterns.push(quote!(#name: #read(#name)));
+                items.extend(codec.read_item());
+            }
+        }
+        let shown = ident.to_string();
+        items.extend(quote! {
+            #[derive(::foldstream::__private::serde::Deserialize)]
+            #[serde(crate = #SERDE, rename = #shown)]
+            struct #read { #(#read_fields),* }
+        });
+        let written = format_ident!("{WRITTEN}");
+        Self {
+            pattern: quote!(Self::#ident { .. }),
+            written: quote!(#written(self)),
+            read: quote!(#read { #(#patterns),* }),
+            fields: quote!({ #(#names),* }),
+            shadow: quote!(#ident { #(#write_fields),* }),
+            items,
+        }
+    }
+}
+
+/// How a field of a struct variant is written and read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum How {
+    /// By the functions of its [`FieldCodec`].
+    ByCodec,
+    /// The same, and a missing field has a default.
+    Defaulted,
+    /// As its own attributes say.
+    AsItIs,
+}
+
+impl How {
+    fn of(attrs: &[&Attribute]) -> Self {
+        let mut how = Self::ByCodec;
+        for attr in attrs {
+            let parsed = attr.parse_nested_meta(|meta| {
+                let is = |names: &[&str]| names.iter().any(|name| meta.path.is_ident(name));
+                if is(&["default"]) && how == Self::ByCodec {
+                    how = Self::Defaulted;
+                } else if !is(&[
+                    "default",
+                    "rename",
+                    "alias",
+                    "skip_serializing_if",
+                    "flatten",
+                ]) {
+                    how = Self::AsItIs;
+                }
+                // What follows the name is serde's to check.
+                if meta.input.peek(syn::Token![=]) {
+                    meta.value()?.parse::<syn::Expr>()?;
+                } else if meta.input.peek(syn::token::Paren) {
+                    let content;
+                    syn::parenthesized!(content in meta.input);
+                    content.parse::<Tokens>()?;
+                }
+                Ok(())
+            });
+            if parsed.is_err() {
+                return Self::AsItIs;
+            }
+        }
+        how
+    }
+}
+
+/// The functions that write and read one field.
+struct FieldCodec<'a> {
+    ty: &'a Type,
+    functions: Ident,
+    /// A struct that holds a reference to the field and serializes it.
+    written: Ident,
+    /// A struct that holds the field and deserializes it.
+    read: Ident,
+}
+
+impl<'a> FieldCodec<'a> {
+    fn new(variant: &Ident, index: usize, ty: &'a Type) -> Self {
+        Self {
+            ty,
+            functions: format_ident!("__FoldstreamField{}Of{}", index, variant),
+            written: format_ident!("__FoldstreamWritten{}Of{}", index, variant),
+            read: format_ident!("__FoldstreamRead{}Of{}", index, variant),
+        }
+    }
+
+    fn write_fn(&self) -> String {
+        format!("{}::write", self.functions)
+    }
+    fn read_fn(&self) -> String {
+        format!("{}::read", self.functions)
+    }
+
+    /// The two functions, and the assertion that they can do their work.
+    fn functions(&self, variant: &Ident, shown: &str) -> Tokens {
+        let Self { ty, functions, .. } = self;
+        let p = quote!(::foldstream::__private);
+        let serde = quote!(#p::serde);
+        let message = format!(
+            "{shown} of event `{variant}` has a type that serde cannot write and read: derive `serde::Serialize` and \
+             `serde::Deserialize` for the type, or name functions with `#[serde(with = \"...\")]`"
+        );
+        let assertion = quote_spanned! {ty.span()=>
+            const _: () = {
+                #[allow(unused_imports)]
+                use #p::NoSerde as _;
+                ::core::assert!(<#p::HasSerde<#ty>>::YES, #message)
+            };
+        };
+        quote! {
+            #assertion
+            struct #functions;
+            #[allow(dead_code)]
+            impl #functions {
+                fn write<S: #serde::Serializer>(value: &#ty, serializer: S) -> ::core::result::Result<S::Ok, S::Error> {
+                    #[allow(unused_imports)]
+                    use #p::{WriteAny as _, WriteSerde as _};
+                    (&#p::Write(value)).write(serializer)
+                }
+                fn read<'de, D: #serde::Deserializer<'de>>(deserializer: D) -> ::core::result::Result<#ty, D::Error> {
+                    #[allow(unused_imports)]
+                    use #p::{ReadAny as _, ReadSerde as _};
+                    (&#p::Read::<#ty>::NEW).read(deserializer)
+                }
+            }
+        }
+    }
+
+    fn written_item(&self) -> Tokens {
+        let Self {
+            ty,
+            functions,
+            written,
+            ..
+        } = self;
+        let serde = quote!(::foldstream::__private::serde);
+        quote! {
+            struct #written<'a>(&'a #ty);
+            impl #serde::Serialize for #written<'_> {
+                fn serialize<S: #serde::Serializer>(&self, serializer: S) -> ::core::result::Result<S::Ok, S::Error> {
+                    #functions::write(self.0, serializer)
+                }
+            }
+        }
+    }
+
+    fn read_item(&self) -> Tokens {
+        let Self {
+            ty,
+            functions,
+            read,
+            ..
+        } = self;
+        let serde = quote!(::foldstream::__private::serde);
+        quote! {
+            struct #read(#ty);
+            impl<'de> #serde::Deserialize<'de> for #read {
+                fn deserialize<D: #serde::Deserializer<'de>>(deserializer: D) -> ::core::result::Result<Self, D::Error> {
+                    #functions::read(deserializer).map(Self)
+                }
+            }
+        }
+    }
+}

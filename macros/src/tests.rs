@@ -1,0 +1,100 @@
+use super::expand;
+use syn::{DeriveInput, Error};
+
+/// The errors of a derive.
+fn refused(source: &str) -> Vec<String> {
+    let input: DeriveInput = syn::parse_str(source).unwrap();
+    let messages = |e: Error| e.into_iter().map(|e| e.to_string()).collect();
+    expand(&input).map_or_else(messages, |_| Vec::new())
+}
+
+/// One error whose message contains `message`.
+#[track_caller]
+fn assert_refused(source: &str, message: &str) {
+    let errors = refused(source);
+    assert_eq!(errors.len(), 1, "{source}: {errors:?}");
+    assert!(errors[0].contains(message), "{source}: {errors:?}");
+}
+
+#[test]
+fn every_attribute_of_serde_that_has_no_effect_is_refused() {
+    let errors = refused(
+        r#"#[event(aggregate = "a")]
+        #[serde(rename_all = "camelCase", rename_all_fields = "camelCase")]
+        enum E {
+            #[serde(rename = "renamed")]
+            First { #[serde(rename = "x")] some_field: u64 },
+            Second(#[serde(with = "as_text")] u64),
+            #[serde(skip)]
+            Third,
+        }"#,
+    );
+    assert_eq!(errors.len(), 4, "{errors:?}");
+    assert!(
+        errors
+            .iter()
+            .all(|e| e.starts_with("no effect on what is stored"))
+    );
+    assert!(errors[0].contains("put it on the fields"));
+    assert!(errors[1].contains("#[event(name = ") && errors[3] == errors[1]);
+    assert!(errors[2].contains("Name the field"));
+}
+
+#[test]
+fn an_event_attribute_on_a_field_is_refused() {
+    let source = r#"#[event(aggregate = "a")] enum E { A { #[event(name = "x")] b: u8 } }"#;
+    assert_refused(source, "#[serde(rename");
+}
+
+#[test]
+fn options_that_mean_nothing_are_refused() {
+    for (source, message) in [
+        (r#"#[event(aggregate = "a b")] enum E { A }"#, "1 to 64"),
+        (
+            r#"#[event(aggregate = "a", aggregate = "b")] enum E { A }"#,
+            "twice",
+        ),
+        (
+            r#"#[event(aggregate = "a", name = "x")] enum E { A }"#,
+            "upcasters",
+        ),
+        ("enum E { A }", "add `#[event(aggregate"),
+        (
+            r#"#[event(aggregate = "a")] enum E { #[event(name = "")] A }"#,
+            "not empty",
+        ),
+        (
+            r#"#[event(aggregate = "a")] enum E { #[event(name = "x\n")] A }"#,
+            "control",
+        ),
+        (
+            r#"#[event(aggregate = "a")] enum E { #[event(version = 0)] A }"#,
+            "1 to 65535",
+        ),
+        (
+            r#"#[event(aggregate = "a")] enum E { A, #[event(name = "A")] B }"#,
+            "used twice",
+        ),
+        (
+            r#"#[event(aggregate = "a")] enum E { A(u8, u8) }"#,
+            "name the fields",
+        ),
+        (r#"#[event(aggregate = "a")] enum E {}"#, "at least one"),
+        (
+            r#"#[event(aggregate = "a")] enum E<T> { A(T) }"#,
+            "no type parameters",
+        ),
+        (r#"#[event(aggregate = "a")] struct E;"#, "an enum"),
+    ] {
+        assert_refused(source, message);
+    }
+}
+
+#[test]
+fn attributes_of_serde_on_the_fields_of_a_struct_variant_are_taken() {
+    let taken = refused(
+        r#"#[event(aggregate = "a", upcasters = Self::older)]
+        enum E { A { #[serde(rename = "x", default = "one", skip_serializing_if = "is_one")] b: u8, #[serde(flatten)] c: C } }"#,
+    );
+    assert_eq!(taken, Vec::<String>::new());
+}

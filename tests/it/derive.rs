@@ -1,0 +1,157 @@
+//! What the derive writes and reads.
+use foldstream::{DomainEvent, EventType};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::{collections::BTreeMap, fmt::Display, str::FromStr};
+
+/// Generic: it takes a reference to the field itself.
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+/// A trait that only the number has, not a reference to it.
+trait Number: Display + FromStr<Err: Display> {}
+impl Number for u64 {}
+mod as_text {
+    use super::*;
+    pub(super) fn serialize<T: Number, S: Serializer>(value: &T, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(value)
+    }
+    pub(super) fn deserialize<'de, T: Number, D: Deserializer<'de>>(d: D) -> Result<T, D::Error> {
+        let text = String::deserialize(d)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+const fn three() -> u8 {
+    3
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Place {
+    zip_code: u32,
+}
+/// No serde: such a field is skipped.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Local;
+
+#[derive(Clone, Debug, PartialEq, DomainEvent)]
+#[event(aggregate = "shape")]
+enum ShapeEvent {
+    Plain {
+        a: u8,
+        b: Option<u8>,
+        r#type: String,
+    },
+    Attributes {
+        #[serde(default, skip_serializing_if = "is_default")]
+        count: u32,
+        #[serde(with = "as_text")]
+        number: u64,
+        #[serde(rename = "called", alias = "old")]
+        name: String,
+        #[serde(default = "three")]
+        three: u8,
+        #[serde(skip)]
+        local: Local,
+        #[serde(flatten)]
+        place: Place,
+        #[serde(default, skip_serializing_if = "Option::is_none", with = "optional")]
+        maybe: Option<u64>,
+    },
+    Open {
+        id: u8,
+        #[serde(flatten)]
+        rest: BTreeMap<String, u8>,
+    },
+    // The names of generated items do not collide.
+    A1 {
+        b: u8,
+    },
+    A {
+        c: u8,
+        d: u8,
+    },
+    Inner(Place),
+    Perhaps(Option<u8>),
+    #[event(name = "Gone", version = 7)]
+    Unit,
+    Empty {},
+}
+mod optional {
+    use super::*;
+    pub(super) fn serialize<S: Serializer>(value: &Option<u64>, s: S) -> Result<S::Ok, S::Error> {
+        value.map(|value| value * 2).serialize(s)
+    }
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<u64>, D::Error> {
+        Ok(Option::deserialize(d)?.map(|value: u64| value / 2))
+    }
+}
+
+fn attributes(count: u32, maybe: Option<u64>) -> ShapeEvent {
+    ShapeEvent::Attributes {
+        count,
+        number: 12,
+        name: "x".into(),
+        three: 3,
+        local: Local,
+        place: Place { zip_code: 9 },
+        maybe,
+    }
+}
+fn plain(b: Option<u8>) -> ShapeEvent {
+    let r#type = "t".into();
+    ShapeEvent::Plain { a: 1, b, r#type }
+}
+
+#[test]
+fn a_payload_is_what_serde_makes_of_the_fields() {
+    for (event, payload) in [
+        (plain(Some(2)), r#"{"a":1,"b":2,"type":"t"}"#),
+        (plain(None), r#"{"a":1,"b":null,"type":"t"}"#),
+        (
+            attributes(0, None),
+            r#"{"number":"12","called":"x","three":3,"zipCode":9}"#,
+        ),
+        (
+            attributes(5, Some(4)),
+            r#"{"count":5,"number":"12","called":"x","three":3,"zipCode":9,"maybe":8}"#,
+        ),
+        (
+            ShapeEvent::Open {
+                id: 1,
+                rest: [("b".into(), 2)].into(),
+            },
+            r#"{"id":1,"b":2}"#,
+        ),
+        (ShapeEvent::A1 { b: 1 }, r#"{"b":1}"#),
+        (ShapeEvent::A { c: 1, d: 2 }, r#"{"c":1,"d":2}"#),
+        (ShapeEvent::Inner(Place { zip_code: 9 }), r#"{"zipCode":9}"#),
+        (ShapeEvent::Perhaps(None), "null"),
+        (ShapeEvent::Unit, "{}"),
+        (ShapeEvent::Empty {}, "{}"),
+    ] {
+        let mut out = Vec::new();
+        event.encode(&mut out).unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), payload);
+        let decoded = ShapeEvent::decode(event.type_index(), payload.as_bytes()).unwrap();
+        assert_eq!(decoded, event);
+    }
+    assert_eq!(ShapeEvent::Unit.event_type(), &EventType::new("Gone", 7));
+}
+
+#[test]
+fn a_field_that_is_missing_is_read_as_serde_reads_it() {
+    let decode = |event: ShapeEvent, payload: &str| {
+        ShapeEvent::decode(event.type_index(), payload.as_bytes())
+    };
+    let plain_of = |payload| decode(plain(None), payload);
+    assert_eq!(plain_of(r#"{"a":1,"type":"t"}"#).unwrap(), plain(None));
+    assert!(
+        plain_of(r#"{"type":"t"}"#).is_err(),
+        "only an `Option` may be missing"
+    );
+    let old = r#"{"number":"12","old":"x","zipCode":9}"#;
+    assert_eq!(
+        decode(attributes(0, None), old).unwrap(),
+        attributes(0, None)
+    );
+}
