@@ -133,6 +133,41 @@ impl Upcasters {
         steps.is_some_and(|steps| steps.contains_key(&schema_version))
     }
 
+    /// [`with_json`](Self::with_json) to another name: what the step leaves is a payload of `to` in `schema_version`.
+    ///
+    /// # Example
+    /// ```
+    /// use foldstream::Upcasters;
+    /// let upcasters = Upcasters::new().with_json_renamed("cart", "Added", 1, "ItemAdded", 1, |payload| {
+    ///     payload["sku"] = payload["article"].take();
+    ///     Ok(())
+    /// });
+    /// let old = br#"{"article":"A","price":1.50}"#;
+    /// let lifted = upcasters.apply("cart", &"Added".into(), 1, &old[..].into())?.unwrap();
+    /// assert_eq!((lifted.name.as_str(), lifted.schema_version), ("ItemAdded", 1));
+    /// assert_eq!(&lifted.payload[..], br#"{"article":null,"price":1.50,"sku":"A"}"#);
+    /// # Ok::<(), foldstream::CodecError>(())
+    /// ```
+    #[must_use]
+    pub fn with_json_renamed(
+        self,
+        aggregate: &str,
+        name: &str,
+        from: u16,
+        to: impl Into<EventName>,
+        schema_version: u16,
+        step: impl Fn(&mut serde_json::Value) -> Result<(), BoxError> + Send + Sync + 'static,
+    ) -> Self {
+        let to = to.into();
+        self.with(aggregate, name, from, move |payload| {
+            Ok(Upcast::Renamed {
+                name: to.clone(),
+                schema_version,
+                payload: json::edit(&payload, &step)?.into(),
+            })
+        })
+    }
+
     /// Adds all steps of `other`. A step of `other` for the same place replaces the earlier one.
     #[must_use]
     pub fn with_all(mut self, other: &Self) -> Self {

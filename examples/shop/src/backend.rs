@@ -2,7 +2,6 @@
 use crate::{
     cart::Cart,
     read_model::{InMemoryReadModel, ReadModel},
-    schema,
 };
 use foldstream::{
     Repository, SourceUri,
@@ -70,9 +69,7 @@ impl Backend {
     /// The carts: loads them, decides commands on them, stores what follows. The states of those used last are kept, so
     /// a command on one of them is one round trip.
     pub fn carts(&self) -> Repository<Cart> {
-        Repository::new(self.store.clone())
-            .with_cache(1000)
-            .with_upcasters(schema::upcasters())
+        Repository::new(self.store.clone()).with_cache(1000)
     }
 
     /// Sends what is stored and not yet on the bus.
@@ -90,7 +87,6 @@ impl Backend {
             self.group_prefix.clone(),
         )
         .with_event_store(self.store.clone())
-        .with_upcasters(schema::upcasters())
         .with_topics([self.topic.clone()])
     }
 }

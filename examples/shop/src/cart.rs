@@ -45,7 +45,7 @@ impl CartItem {
 
 /// What can happen to a cart. These are facts: once stored they never change.
 #[derive(Clone, Debug, PartialEq, DomainEvent)]
-#[event(aggregate = "cart")]
+#[event(aggregate = "cart", upcasters = crate::schema::upcasters)]
 pub enum CartEvent {
     /// Some units were put into the cart. An imported invoice is nothing but these, one for each line.
     CartItemAdded(CartItem),

@@ -1,28 +1,24 @@
 //! How the cart's events have changed since the first one was stored.
 //!
-//! Events are never rewritten. What was stored in an older form is lifted when it is read, by [`upcasters`]; the file
+//! Events are never rewritten. What was stored in an older form is lifted when it is read, by [`upcasters`], which belong to
+//! the event type, so that every reader has them. The file
 //! `TYPES` and the payloads in `tests/golden` hold every form there ever was, and [`check`] compares them with the code:
 //! as a test, and as `cargo run -p shop --example types -- --check`.
 use crate::{cart::CartEvent, money::Money};
 use foldstream::{BoxError, Upcast, Upcasters};
 use foldstream_testkit::Schema;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::path::Path;
 
 /// Lifts what was stored by earlier releases of the shop.
 pub fn upcasters() -> Upcasters {
     Upcasters::new()
         // Renamed, since other aggregates have items too; and the shop learnt what a product is called, and of countries.
-        .with("cart", "ItemAdded", 1, |payload| {
-            let mut payload: Value = serde_json::from_slice(&payload)?;
+        .with_json_renamed("cart", "ItemAdded", 1, "CartItemAdded", 1, |payload| {
             payload["stock_code"] = payload["sku"].take();
             payload["description"] = json!("");
             payload["country"] = json!("Unspecified");
-            Ok(Upcast::Renamed {
-                name: "CartItemAdded".into(),
-                schema_version: 1,
-                payload: serde_json::to_vec(&payload)?.into(),
-            })
+            Ok(())
         })
         // Whole cents were too coarse.
         .with_json("cart", "CartCheckedOut", 1, |payload| {
@@ -41,5 +37,4 @@ pub fn check() -> Schema {
     Schema::new(package.join("TYPES"))
         .with_golden(package.join("tests/golden"))
         .with_events::<CartEvent>()
-        .with_upcasters(upcasters())
 }

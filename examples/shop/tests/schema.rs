@@ -5,7 +5,7 @@
     reason = "a test fails by panicking"
 )]
 use foldstream::{
-    CommitId, StreamHead, StreamId, Timestamp,
+    CommitId, StreamHead, StreamId, Timestamp, Upcasters,
     ports::{Append, EventData},
 };
 use foldstream_testkit::schema::upcast_golden;
@@ -13,14 +13,14 @@ use futures::TryStreamExt;
 use shop::{
     backend::Backend,
     cart::{CartEvent, CartId, CartItem},
-    schema::{check, upcasters},
+    schema::check,
 };
 use std::path::Path;
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
 
 fn read(name: &str) -> Option<CartEvent> {
-    upcast_golden(Path::new(GOLDEN).join(name), &upcasters())
+    upcast_golden(Path::new(GOLDEN).join(name), &Upcasters::new())
 }
 
 fn first_item() -> CartEvent {
