@@ -3,9 +3,9 @@ use super::{
     Append, AppendAll, AppendOutcome, Capabilities, Commit, CommitKey, Consumer, ConsumerEvent,
     ControlStore, ControlStoreError, DeleteExpect, DeleteOutcome, EventStore, EventStoreError,
     Expect, Message, MessageBus, MessageBusError, Offset, OwnedMark, PartitionId, PartitionOffsets,
-    PutOutcome, RangeQuery, ReadFrom, Row, RowKey, RowPage, SaveOutcome, ScanCursor, ScanPage,
-    ScanWhat, Segment, SnapshotStore, SnapshotStoreError, StoredSnapshot, StreamPage, Subscription,
-    TopicDescription, UnpublishedPage,
+    PutOutcome, RangeQuery, ReadFrom, Row, RowKey, RowPage, RunOutcome, SaveOutcome, ScanCursor,
+    ScanPage, ScanWhat, Segment, SnapshotStore, SnapshotStoreError, StoredSnapshot, StreamPage,
+    Subscription, TopicDescription, UnpublishedPage,
 };
 use crate::{StreamHead, StreamId};
 use async_trait::async_trait;
@@ -138,6 +138,9 @@ impl<T: ControlStore + ?Sized> ControlStore for Arc<T> {
 impl<T: MessageBus + ?Sized> MessageBus for Arc<T> {
     async fn publish(&self, message: &Message) -> Result<(PartitionId, Offset), MessageBusError> {
         (**self).publish(message).await
+    }
+    async fn publish_run(&self, run: &[Message]) -> RunOutcome {
+        (**self).publish_run(run).await
     }
     async fn subscribe(
         &self,

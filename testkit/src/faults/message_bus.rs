@@ -51,12 +51,23 @@ impl MessageBus for FaultyMessageBus {
                 let _ = this.faults.reach(&Call::PublishRun(&run), sent).await;
             })
         };
-        let act =
-            || -> BoxFuture<'_, _> { Box::pin(async { Ok(self.inner.publish_run(run).await) }) };
+        let act = || -> BoxFuture<'_, _> {
+            Box::pin(async {
+                match self.inner.publish_run(run).await {
+                    // Nothing was done: an error that the faults pass on as they do for a single message.
+                    RunOutcome {
+                        durable: 0,
+                        error: Some(error),
+                        ..
+                    } => Err(error),
+                    outcome => Ok(outcome),
+                }
+            })
+        };
         let call = Call::PublishRun(run);
         match self.faults.pass(call, act, late).await {
             Ok(outcome) => outcome,
-            // The caller knows of none that it is durable.
+            // The caller does not know of any message that it is durable.
             Err(error) => RunOutcome::broken_off(0, error),
         }
     }

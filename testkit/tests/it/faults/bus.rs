@@ -213,3 +213,58 @@ async fn a_failing_next_loses_no_delivery() {
         assert_eq!(offsets, (0..20).collect::<Vec<_>>());
     }
 }
+
+fn run(key: &str) -> Vec<Message> {
+    vec![message(key).with_partition(0); 3]
+}
+
+#[tokio::test]
+async fn a_run_whose_reply_is_lost_is_there_and_nothing_of_it_is_known_to_be_durable() {
+    let faults = Faults::script([
+        Fault::Unavailable.on(Op::PublishRun).at(1),
+        Fault::LoseReply.on(Op::PublishRun).at(2),
+    ]);
+    let (inner, bus, [key, _]) = bus(&faults);
+    for there in [0, 3] {
+        let outcome = bus.publish_run(&run(&key)).await;
+        assert_eq!(outcome.durable, 0);
+        assert!(outcome.error.is_some_and(|error| error.is_transient()));
+        assert_eq!(inner.offsets(TOPIC).await.unwrap()[0].end.get(), there);
+    }
+    assert_eq!(bus.publish_run(&run(&key)).await.durable, 3);
+    assert_eq!(
+        (faults.calls(Op::PublishRun), faults.calls(Op::Publish)),
+        (3, 0)
+    );
+}
+
+#[tokio::test]
+async fn a_run_that_the_bus_refuses_is_refused_although_replies_are_lost() {
+    let faults = Faults::script([Fault::LoseReply.on(Op::PublishRun)]);
+    let (_, bus, [key, _]) = bus(&faults);
+    let mut mixed = run(&key);
+    mixed[2].partition = None;
+    let outcome = bus.publish_run(&mixed).await;
+    assert!(
+        matches!(outcome.error, Some(MessageBusError::Invalid { .. })),
+        "{outcome:?}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_offset_without_a_record_is_reached_after_what_is_held_back() {
+    let held = Duration::from_secs(5);
+    let faults = Faults::script([Fault::HoldBack(held).on(Op::Next).at(2)]);
+    let (inner, bus, [key, _]) = bus(&faults);
+    bus.publish(&message(&key)).await.unwrap();
+    inner.skip_offsets(&PartitionId::new(TOPIC, 0), 1).unwrap();
+    let consumer = bus.subscribe(wish()).await.unwrap();
+    let started = Instant::now();
+    assert_eq!(places(&*consumer, 1).await, [(0, 0)]);
+    assert_eq!(started.elapsed(), held);
+    let event = consumer.next().await.unwrap();
+    assert!(
+        matches!(event, ConsumerEvent::Reached(_, _, next) if next.get() == 2),
+        "{event:?}"
+    );
+}
