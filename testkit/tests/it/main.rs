@@ -17,6 +17,7 @@ mod laws;
 mod matrix;
 mod memory_bus;
 mod memory_stores;
+mod memory_topics;
 mod scenario;
 mod schema;
 mod upcasters;

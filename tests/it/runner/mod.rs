@@ -10,3 +10,4 @@ mod payload;
 mod shutdown;
 mod start;
 mod upcasters;
+mod topics;
