@@ -99,6 +99,8 @@ impl Group {
         notify: Arc<Notify>,
         around: &mut Surroundings<'_>,
     ) {
+        // An absent member whose session is over is no longer there to be replaced.
+        self.expire(around);
         let instance = subscription.instance_id.clone();
         let mut member = Member::new(id, subscription, notify, around.topics);
         let holds = |(_, other): &(&MemberId, &Member)| other.instance == instance;

@@ -100,7 +100,7 @@ impl Fleet {
         }
     }
 
-    /// Commits, in order, some of them twice.
+    /// Commits, in order, some of them twice, and offsets without records between them and at the ends.
     async fn write(&self) {
         let mut rng = fastrand::Rng::with_seed(self.seed);
         for _ in 0..60 {
@@ -108,6 +108,10 @@ impl Fleet {
             let commit = self.world.store(&id, rng.usize(1..4)).await;
             for _ in 0..rng.usize(1..3) {
                 self.publish(&commit).await;
+            }
+            if rng.u32(0..4) == 0 {
+                let hole = partition(rng.u32(0..PARTITIONS));
+                self.world.bus.skip_offsets(&hole, rng.u64(1..4)).unwrap();
             }
             tokio::time::sleep(Duration::from_millis(rng.u64(0..300))).await;
             self.check_commits().await;
