@@ -208,7 +208,7 @@ async fn a_dropped_consumer_gives_its_partitions_to_the_next_without_its_commits
 /// Two members of a group on a topic of two partitions, after the second has joined: what the first was asked to
 /// give up is still in its hands.
 struct Handover {
-    _mock: Mock,
+    mock: Mock,
     bus: KafkaMessageBus,
     topic: Arc<str>,
     group: String,
@@ -245,7 +245,7 @@ impl Handover {
             }
         };
         Self {
-            _mock: mock,
+            mock,
             bus,
             topic,
             group,
@@ -299,6 +299,23 @@ async fn a_revocation_that_is_not_released_ends_with_its_grace() {
         "{error:?}"
     );
     drop(h.revocation);
+}
+
+/// A broker that answers late, or with what may be an outage, must not keep the group waiting.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_during_a_revocation_waits_no_longer_than_the_grace() {
+    let h = Handover::new(2 * SECOND).await;
+    let given = h.revocation.partitions()[0].clone();
+    h.mock
+        .order(|cluster| cluster.broker_round_trip_time(-1, 4 * SECOND).unwrap());
+    let started = std::time::Instant::now();
+    let error = h.first.commit(&[h.mark(&given, 1)]).await.unwrap_err();
+    let waited = started.elapsed();
+    assert!(waited < 3 * SECOND, "{waited:?}: {error:?}");
+    drop(h.revocation);
+    // The attempt itself goes on, and the test ends only after it.
+    h.mock
+        .order(|cluster| cluster.broker_round_trip_time(-1, SECOND / 50).unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]

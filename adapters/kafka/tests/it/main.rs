@@ -4,10 +4,12 @@
 
 mod config;
 mod contract;
+mod damaged;
 mod failures;
 mod groups;
 mod mock;
 mod outages;
+mod proxy;
 mod publish;
 mod recreated;
 mod wiring;
