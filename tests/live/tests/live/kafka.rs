@@ -10,8 +10,9 @@ use foldstream_kafka::{GroupProtocol, KafkaConfig, KafkaMessageBus, TopicOutcome
 use foldstream_testkit::{containers::Kafka, contract::message_bus::BusFixture};
 use rdkafka::{
     ClientConfig, TopicPartitionList,
-    admin::{AdminClient, AdminOptions},
+    admin::{AdminClient, AdminOptions, NewPartitions},
     client::DefaultClientContext,
+    producer::{BaseRecord, DefaultProducerContext, Producer as _, ThreadedProducer},
 };
 use std::{sync::Arc, time::Duration};
 
@@ -19,14 +20,23 @@ struct Fixture {
     bus: Arc<KafkaMessageBus>,
 }
 
-async fn config() -> KafkaConfig {
+pub(crate) async fn config() -> KafkaConfig {
     KafkaConfig::default().with_brokers(Kafka::shared().await.brokers())
 }
 
 async fn fixture(protocol: GroupProtocol) -> Fixture {
-    let config = config().await.with_group_protocol(protocol);
+    let mut config = config().await.with_group_protocol(protocol);
+    if protocol == GroupProtocol::Classic {
+        config = config.with_session_timeout(SESSION);
+    }
     Fixture {
         bus: Arc::new(KafkaMessageBus::new(config).unwrap()),
+    }
+}
+
+impl Fixture {
+    fn admin(&self) -> AdminClient<DefaultClientContext> {
+        admin(self.bus.config().brokers())
     }
 }
 
@@ -43,9 +53,7 @@ impl BusFixture for Fixture {
         assert_eq!(made.unwrap(), TopicOutcome::Created);
     }
     async fn delete_records_before(&self, partition: &PartitionId, offset: Offset) {
-        let mut client = ClientConfig::new();
-        client.set("bootstrap.servers", self.bus.config().brokers());
-        let admin: AdminClient<DefaultClientContext> = client.create().unwrap();
+        let admin = self.admin();
         let mut before = TopicPartitionList::new();
         let number = i32::try_from(partition.partition).unwrap();
         let place = rdkafka::Offset::Offset(i64::try_from(offset.get()).unwrap());
@@ -60,6 +68,80 @@ impl BusFixture for Fixture {
             element.error().unwrap();
         }
     }
+    async fn add_partitions(&self, name: &str, partitions: u32) {
+        let count = usize::try_from(partitions).unwrap();
+        let wanted = [&NewPartitions::new(name, count)];
+        let grown = self.admin().create_partitions(wanted, &AdminOptions::new());
+        for answer in grown.await.unwrap() {
+            answer.unwrap();
+        }
+        while self.bus.describe_topic(name).await.unwrap().partitions < partitions {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    async fn leave_hole(&self, partition: &PartitionId) {
+        abort_a_transaction(self.bus.config().brokers(), partition).await;
+    }
+    async fn recreate_topic(&self, name: &str, partitions: u32) {
+        delete_topic(self.bus.config().brokers(), name).await;
+        let spec = TopicSpec::new(name, partitions);
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        loop {
+            // The name is taken until the brokers have forgotten the old topic.
+            let made = self.bus.create_topic(&spec).await.unwrap();
+            if made == TopicOutcome::Created {
+                return;
+            }
+            assert!(
+                tokio::time::Instant::now() < deadline,
+                "{name} is not deleted"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    fn session_timeout(&self) -> Duration {
+        SESSION
+    }
+}
+
+/// The shortest session that brokers allow by default.
+const SESSION: Duration = Duration::from_secs(6);
+
+fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", brokers);
+    client.create().unwrap()
+}
+
+pub(crate) async fn delete_topic(brokers: &str, name: &str) {
+    let deleted = admin(brokers)
+        .delete_topics(&[name], &AdminOptions::new())
+        .await;
+    for answer in deleted.unwrap() {
+        answer.unwrap();
+    }
+}
+
+/// Leaves an aborted record and the marker of its transaction at the end of a partition.
+pub(crate) async fn abort_a_transaction(brokers: &str, partition: &PartitionId) {
+    let (brokers, id) = (brokers.to_owned(), partition.clone());
+    let aborted = tokio::task::spawn_blocking(move || {
+        let patience = Duration::from_secs(30);
+        let mut client = ClientConfig::new();
+        client
+            .set("bootstrap.servers", brokers)
+            .set("transactional.id", unique("transaction"));
+        let producer: ThreadedProducer<DefaultProducerContext> = client.create().unwrap();
+        producer.init_transactions(patience).unwrap();
+        producer.begin_transaction().unwrap();
+        let record = BaseRecord::<[u8], [u8]>::to(&id.topic)
+            .partition(i32::try_from(id.partition).unwrap())
+            .payload(b"aborted");
+        producer.send(record).map_err(|(error, _)| error).unwrap();
+        producer.flush(patience).unwrap();
+        producer.abort_transaction(patience).unwrap();
+    });
+    aborted.await.unwrap();
 }
 
 /// Groups of the classic protocol, the default.
@@ -71,11 +153,12 @@ mod classic {
     }
     foldstream_testkit::message_bus_contract! {
         #[ignore = "needs Docker; see CONTRIBUTING.md"]
-        bus = fresh, with = [trim, delete_group]
+        bus = fresh, with = [trim, grow, holes, recreate, static_members, delete_group]
     }
 }
 
-/// KIP-848: the broker assigns.
+/// KIP-848: the broker assigns. It also sets the session timeout, of 45 s, for which the cases of static members do not
+/// wait.
 mod consumer_protocol {
     use super::{Fixture, GroupProtocol, fixture};
 
@@ -84,11 +167,11 @@ mod consumer_protocol {
     }
     foldstream_testkit::message_bus_contract! {
         #[ignore = "needs Docker; see CONTRIBUTING.md"]
-        bus = fresh, with = [trim, delete_group]
+        bus = fresh, with = [trim, grow, holes, recreate, delete_group]
     }
 }
 
-fn unique(what: &str) -> String {
+pub(crate) fn unique(what: &str) -> String {
     format!("{what}-{}", foldstream::CommitId::random())
 }
 

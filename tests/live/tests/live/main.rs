@@ -7,5 +7,6 @@
 mod containers;
 mod dynamodb;
 mod kafka;
+mod kafka_topics;
 mod proxy;
 mod shop;
