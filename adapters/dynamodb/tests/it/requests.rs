@@ -276,11 +276,9 @@ async fn a_connection_that_is_not_made_in_time_carried_nothing() {
     let full = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = full.local_addr().unwrap();
     let mut waiting = Vec::new();
-    loop {
-        match std::net::TcpStream::connect_timeout(&address, Duration::from_millis(100)) {
-            Ok(stream) => waiting.push(stream),
-            Err(_) => break,
-        }
+    let patience = Duration::from_millis(100);
+    while let Ok(stream) = std::net::TcpStream::connect_timeout(&address, patience) {
+        waiting.push(stream);
     }
     route.lead(format!("http://{address}"));
     let error = stores
