@@ -214,7 +214,9 @@ fn write(
     for (key, value) in m.user() {
         match HeaderName::new(format!("{USER}{key}")) {
             Ok(header) => message = message.with_header(header, value.to_owned()),
-            Err(error) => tracing::error!(event = %h.event_id, %error, "an entry is left out"),
+            Err(error) => {
+                tracing::error!(event = %h.event_id, error = crate::chain(&error), "an entry is left out");
+            }
         }
     }
     message

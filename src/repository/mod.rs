@@ -222,6 +222,10 @@ impl<A: Aggregate> Repository<A> {
     /// A name that the event type lifts itself is a mistake. Then every load, command and append of this repository fails
     /// with [`LoadError::Upcasters`].
     #[must_use]
+    #[expect(
+        clippy::needless_pass_by_value,
+        reason = "as every other setting is given"
+    )]
     pub fn with_upcasters(self, upcasters: Upcasters) -> Self {
         self.edit(|i| {
             i.upcasters = upcasters.with_own_of::<A::Event>();

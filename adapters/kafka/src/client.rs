@@ -34,7 +34,7 @@ impl ClientContext for Listening {
         tracing::trace!(target: "librdkafka", %json, "statistics");
     }
     fn error(&self, error: KafkaError, text: &str) {
-        tracing::debug!(target: "librdkafka", %error, text);
+        tracing::debug!(target: "librdkafka", error = foldstream::chain(&error), text);
         self.errors.heard(&error, text);
     }
 }

@@ -105,7 +105,7 @@ impl Aggregate for Odd {
     fn evolve(&mut self, event: &OddEvent) {
         match event {
             Counted { by } | OddEvent::Skipped { secret: by } => {
-                assert!(*by != 99, "99 is too much")
+                assert!(*by != 99, "99 is too much");
             }
             _ => {}
         }

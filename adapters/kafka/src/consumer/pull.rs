@@ -161,7 +161,7 @@ impl PollLoop {
                 Ok(()) => None,
                 // The partition is not there at present: the client learns of it, or the group takes it back.
                 Err(error) => {
-                    tracing::debug!(id = %queue.id, %error, "a partition cannot be fetched yet");
+                    tracing::debug!(id = %queue.id, error = foldstream::chain(&error), "a partition cannot be fetched yet");
                     Some(now + RETRY_PAUSE)
                 }
             };
@@ -179,7 +179,10 @@ impl PollLoop {
         let positions = match self.client.position() {
             Ok(positions) => positions,
             Err(error) => {
-                tracing::debug!(%error, "positions cannot be compared yet");
+                tracing::debug!(
+                    error = foldstream::chain(&error),
+                    "positions cannot be compared yet"
+                );
                 return;
             }
         };
