@@ -21,6 +21,19 @@ impl Deposit {
             reference: format!("transfer from account {n:020}"),
         }
     }
+
+    /// A deposit whose JSON has 80 bytes, for any `n` of up to ten digits.
+    pub(crate) fn of_80_bytes(n: u64) -> Self {
+        let digits = n.to_string().len();
+        Self {
+            amount: n,
+            currency: "EUR".into(),
+            reference: format!(
+                "account {n:0>width$}",
+                width = 29_usize.saturating_sub(digits)
+            ),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, DomainEvent)]
@@ -102,5 +115,18 @@ impl cqrs_es::Aggregate for TheirAccount {
     }
     fn apply(&mut self, TheirEvent::Deposited(deposit): TheirEvent) {
         self.balance += deposit.amount;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_deposit_of_80_bytes_has_80_bytes() {
+        for n in [1, 99, 160, 9_999_999_999] {
+            let json = serde_json::to_string(&Deposit::of_80_bytes(n)).unwrap();
+            assert_eq!(json.len(), 80, "{json}");
+        }
     }
 }

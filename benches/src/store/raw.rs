@@ -1,5 +1,8 @@
-//! What a careful user would write by hand with the SDK: an item per event, a consistent query of the stream, decide, one
-//! conditional put.
+//! A store that a careful user would write by hand with the SDK: an item per event, a consistent query of the stream, a
+//! decision, one conditional put.
+//!
+//! It comes in two forms, and every ratio says which it is to. *Lean* items have only what a fold needs. *Same facts* items
+//! have all that an event of ours has: also its schema version, its id and the time of recording.
 use crate::{BenchError, account::Deposit};
 use aws_sdk_dynamodb::{
     Client,
@@ -11,11 +14,51 @@ use aws_sdk_dynamodb::{
 use foldstream::{Clock, IdSource, SystemClock, SystemIds};
 use std::collections::HashMap;
 
-const TABLE: &str = "raw";
+/// The attributes of the items that are written by hand.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Form {
+    /// `pk`, `sk`, `type`, `payload`.
+    Lean,
+    /// Those, and `schema_version`, `event_id`, `time`.
+    SameFacts,
+}
+
+impl Form {
+    const fn table(self) -> &'static str {
+        match self {
+            Self::Lean => "lean",
+            Self::SameFacts => "same-facts",
+        }
+    }
+
+    fn item(
+        self,
+        id: &str,
+        version: u64,
+        deposit: &Deposit,
+    ) -> Result<HashMap<String, AttributeValue>, BenchError> {
+        let text = AttributeValue::S;
+        let number = |n: u64| AttributeValue::N(n.to_string());
+        let mut item = HashMap::from([
+            ("pk".into(), text(key(id))),
+            ("sk".into(), number(version)),
+            ("type".into(), text("Deposited".into())),
+            ("payload".into(), text(serde_json::to_string(deposit)?)),
+        ]);
+        if self == Self::SameFacts {
+            let time = u64::try_from(SystemClock.now().as_micros()).unwrap_or_default();
+            item.insert("schema_version".into(), number(1));
+            item.insert("event_id".into(), text(SystemIds.commit_id().to_string()));
+            item.insert("time".into(), number(time));
+        }
+        Ok(item)
+    }
+}
 
 #[derive(Clone)]
 pub(super) struct Raw {
     client: Client,
+    form: Form,
 }
 
 /// The state of the account, as folded by hand.
@@ -26,15 +69,15 @@ pub(super) struct State {
 }
 
 impl Raw {
-    pub(super) const fn new(client: Client) -> Self {
-        Self { client }
+    pub(super) const fn new(client: Client, form: Form) -> Self {
+        Self { client, form }
     }
 
     pub(super) async fn create_table(&self) -> Result<(), BenchError> {
         let mut table = self
             .client
             .create_table()
-            .table_name(TABLE)
+            .table_name(self.form.table())
             .billing_mode(BillingMode::PayPerRequest);
         for (name, kind, key) in [
             ("pk", ScalarAttributeType::S, KeyType::Hash),
@@ -72,8 +115,8 @@ impl Raw {
     ) -> Result<(), BenchError> {
         self.client
             .put_item()
-            .table_name(TABLE)
-            .set_item(Some(item(id, version, deposit)?))
+            .table_name(self.form.table())
+            .set_item(Some(self.form.item(id, version, deposit)?))
             .condition_expression("attribute_not_exists(pk)")
             .send()
             .await
@@ -89,7 +132,7 @@ impl Raw {
             let page = self
                 .client
                 .query()
-                .table_name(TABLE)
+                .table_name(self.form.table())
                 .key_condition_expression("pk = :pk")
                 .expression_attribute_values(":pk", AttributeValue::S(key(id)))
                 .consistent_read(true)
@@ -111,20 +154,21 @@ impl Raw {
         }
     }
 
-    /// Fills a stream, fast; no part of what is measured.
+    /// Fills a stream in batches. It is not measured.
     pub(super) async fn fill(&self, id: &str, events: u64) -> Result<(), BenchError> {
         let all: Vec<u64> = (1..=events).collect();
         for batch in all.chunks(25) {
             let mut writes = Vec::new();
             for &n in batch {
-                let put = PutRequest::builder().set_item(Some(item(id, n, &Deposit::number(n))?));
+                let item = self.form.item(id, n, &Deposit::number(n))?;
+                let put = PutRequest::builder().set_item(Some(item));
                 let put = put.build().map_err(BenchError::other)?;
                 writes.push(WriteRequest::builder().put_request(put).build());
             }
             let written = self
                 .client
                 .batch_write_item()
-                .request_items(TABLE, writes)
+                .request_items(self.form.table(), writes)
                 .send()
                 .await
                 .map_err(BenchError::other)?;
@@ -138,23 +182,4 @@ impl Raw {
 
 fn key(id: &str) -> String {
     format!("account#{id}")
-}
-
-fn item(
-    id: &str,
-    version: u64,
-    deposit: &Deposit,
-) -> Result<HashMap<String, AttributeValue>, BenchError> {
-    let text = AttributeValue::S;
-    let number = |n: u64| AttributeValue::N(n.to_string());
-    let time = u64::try_from(SystemClock.now().as_micros()).unwrap_or_default();
-    Ok(HashMap::from([
-        ("pk".into(), text(key(id))),
-        ("sk".into(), number(version)),
-        ("type".into(), text("Deposited".into())),
-        ("schema_version".into(), number(1)),
-        ("event_id".into(), text(SystemIds.commit_id().to_string())),
-        ("time".into(), number(time)),
-        ("payload".into(), text(serde_json::to_string(deposit)?)),
-    ]))
 }

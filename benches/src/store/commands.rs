@@ -1,0 +1,322 @@
+//! Works that are commands.
+use super::{
+    catalogue::{
+        CLEAR_WRITE_UNITS, FIRST_WRITE_UNITS, READ_UNITS, ROUND_TRIPS, TIME_VS_LEAN,
+        TIME_VS_SAME_FACTS, TRIPS, WRITE_UNITS,
+    },
+    endpoint::Cost,
+    raw::Raw,
+    sides::{Bench, Samples, Sides, add, add_costs, add_times, assert_state},
+};
+use crate::{
+    BenchError,
+    account::{Account, AccountId, Deposit, Deposits},
+};
+use foldstream::{
+    Metadata, Repository, StreamHead,
+    ports::{CommitKey, EventStore as _, Segment},
+};
+use futures::future::try_join_all;
+use std::{
+    num::NonZeroU32,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// Commands that a stream gets in one round of commands, beside the one that makes it.
+const COMMANDS: u64 = 9;
+/// The time for which command ids are remembered.
+const RETENTION: Duration = Duration::from_secs(3600);
+
+/// Nine commands on a stream that has one event, by hand.
+async fn their_commands(raw: &Raw, id: &str) -> Result<(), BenchError> {
+    for n in 2..=COMMANDS + 1 {
+        let state = raw.execute(id, &Deposit::number(n)).await?;
+        assert_state(state.balance, n)?;
+    }
+    Ok(())
+}
+
+/// Ten deposits by hand.
+async fn their_ten(raw: &Raw, id: &str, first: u64) -> Result<(), BenchError> {
+    for n in first..first + 10 {
+        raw.put(id, n, &Deposit::of_80_bytes(n)).await?;
+    }
+    Ok(())
+}
+
+/// Streams with one event on all sides, known to the cache if there is one.
+async fn begin(
+    sides: &Sides,
+    accounts: &Repository<Account>,
+    ids: &[String],
+) -> Result<(), BenchError> {
+    for id in ids {
+        let account = AccountId::from(&**id);
+        let done = accounts.execute(&account, Deposit::number(1)).await;
+        done.map_err(BenchError::other)?;
+        for raw in sides.by_hand() {
+            raw.put(id, 1, &Deposit::number(1)).await?;
+        }
+    }
+    Ok(())
+}
+
+impl Bench<'_> {
+    /// Nine commands on a stream that has one event.
+    async fn our_commands(
+        &self,
+        sides: &Sides,
+        accounts: &Repository<Account>,
+        id: &str,
+    ) -> Result<(), BenchError> {
+        let id = AccountId::from(id);
+        for n in 2..=COMMANDS + 1 {
+            let done = accounts.execute(&id, Deposit::number(n)).await;
+            let done = done.map_err(BenchError::other)?;
+            assert_state(done.state().balance, n)?;
+            self.more(sides, accounts, &id, n).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) async fn commands(
+        &mut self,
+        warm: bool,
+        at_once: u64,
+        samples: &mut Samples,
+    ) -> Result<(), BenchError> {
+        let sides = self.metered.clone();
+        let accounts = sides.accounts(warm);
+        let ids = self.ids(self.size.streams);
+        begin(&sides, &accounts, &ids).await?;
+        for id in &ids {
+            self.endpoint.take_cost();
+            self.our_commands(&sides, &accounts, id).await?;
+            let ours = self.endpoint.take_cost() / COMMANDS as f64;
+            let mut by_hand = [Cost::default(); 2];
+            for (raw, cost) in sides.by_hand().into_iter().zip(&mut by_hand) {
+                their_commands(raw, id).await?;
+                *cost = self.endpoint.take_cost() / COMMANDS as f64;
+            }
+            add_costs(samples, ours, by_hand);
+        }
+
+        let sides = self.direct.clone();
+        // The first round warms up and is not counted.
+        for round in 0..=self.size.rounds {
+            let accounts = sides.accounts(warm);
+            let ids = self.ids(self.size.streams.max(at_once));
+            begin(&sides, &accounts, &ids).await?;
+            let (mut ours, mut by_hand) = (Duration::ZERO, [Duration::ZERO; 2]);
+            for ids in ids.chunks(usize::try_from(at_once).unwrap_or(1)) {
+                let started = Instant::now();
+                let all = ids
+                    .iter()
+                    .map(|id| self.our_commands(&sides, &accounts, id));
+                try_join_all(all).await?;
+                ours += started.elapsed();
+                for (raw, took) in sides.by_hand().into_iter().zip(&mut by_hand) {
+                    let started = Instant::now();
+                    try_join_all(ids.iter().map(|id| their_commands(raw, id))).await?;
+                    *took += started.elapsed();
+                }
+            }
+            if round > 0 {
+                add_times(samples, ours, by_hand);
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn ten_events(&mut self, samples: &mut Samples) -> Result<(), BenchError> {
+        let sides = self.metered.clone();
+        let accounts = sides.accounts(true);
+        let ids = self.ids(self.size.streams);
+        begin(&sides, &accounts, &ids).await?;
+        for id in &ids {
+            self.endpoint.take_cost();
+            self.our_ten(&sides, &accounts, id, 2).await?;
+            let ours = self.endpoint.take_cost();
+            let mut by_hand = [Cost::default(); 2];
+            for (raw, cost) in sides.by_hand().into_iter().zip(&mut by_hand) {
+                their_ten(raw, id, 2).await?;
+                *cost = self.endpoint.take_cost();
+            }
+            add_costs(samples, ours, by_hand);
+        }
+
+        let sides = self.direct.clone();
+        let accounts = sides.accounts(true);
+        let ids = self.ids(self.size.streams);
+        begin(&sides, &accounts, &ids).await?;
+        for round in 0..=self.size.rounds as u64 {
+            let first = round * 10 + 2;
+            let (mut ours, mut by_hand) = (Duration::ZERO, [Duration::ZERO; 2]);
+            for id in &ids {
+                let started = Instant::now();
+                self.our_ten(&sides, &accounts, id, first).await?;
+                ours += started.elapsed();
+                for (raw, took) in sides.by_hand().into_iter().zip(&mut by_hand) {
+                    let started = Instant::now();
+                    their_ten(raw, id, first).await?;
+                    *took += started.elapsed();
+                }
+            }
+            if round > 0 {
+                add_times(samples, ours, by_hand);
+            }
+        }
+        Ok(())
+    }
+
+    /// Ten deposits in one command.
+    async fn our_ten(
+        &self,
+        sides: &Sides,
+        accounts: &Repository<Account>,
+        id: &str,
+        first: u64,
+    ) -> Result<(), BenchError> {
+        let id = AccountId::from(id);
+        let command = Deposits((first..first + 10).map(Deposit::of_80_bytes).collect());
+        let done = accounts.execute(&id, command).await;
+        let done = done.map_err(BenchError::other)?;
+        // One read more would hardly be seen beside ten puts.
+        let times = if self.is_sabotaged(&[TIME_VS_LEAN, TIME_VS_SAME_FACTS]) {
+            4
+        } else {
+            1
+        };
+        for _ in 0..times {
+            self.more(sides, accounts, &id, first).await?;
+        }
+        assert_state(done.state().balance, first + 9)
+    }
+
+    /// Commands in the publish mode of the tables. Each stream's first one is counted for itself, and so is what a
+    /// publisher writes to the events table to clear its mark.
+    pub(super) async fn mode(&mut self, samples: &mut Samples) -> Result<(), BenchError> {
+        let sides = self.metered.clone();
+        let (accounts, store) = (sides.accounts(true), sides.stores.event_store());
+        for id in self.ids(self.size.streams) {
+            let id = AccountId::from(id);
+            let mut head = StreamHead::empty(stream_of(&id)?);
+            for n in 1..=COMMANDS + 1 {
+                let slot = CommitKey::new(head.stream().clone(), head.version().next());
+                let measure = if n == 1 {
+                    FIRST_WRITE_UNITS
+                } else {
+                    WRITE_UNITS
+                };
+                self.endpoint.take_cost();
+                let done = accounts.execute(&id, Deposit::number(n)).await;
+                head = done.map_err(BenchError::other)?.head().clone();
+                if self.is_sabotaged(&[measure]) {
+                    self.more(&sides, &accounts, &id, n).await?;
+                }
+                let units = self.endpoint.take_cost().write_units;
+                add(samples, measure, units, units);
+                self.assert_marked(&sides, &slot).await?;
+                self.endpoint.take_cost();
+                store
+                    .clear_unpublished(&[slot])
+                    .await
+                    .map_err(BenchError::other)?;
+                if self.is_sabotaged(&[CLEAR_WRITE_UNITS]) {
+                    self.more(&sides, &accounts, &id, n).await?;
+                }
+                let units = self.endpoint.take_cost().write_units;
+                add(samples, CLEAR_WRITE_UNITS, units, units);
+            }
+        }
+        Ok(())
+    }
+
+    /// Only the commit that was just stored waits for the publisher, if the mode marks commits.
+    async fn assert_marked(&self, sides: &Sides, slot: &CommitKey) -> Result<(), BenchError> {
+        let store = sides.stores.event_store();
+        if !store.capabilities().lists_unpublished {
+            return Ok(());
+        }
+        let page = store.unpublished(Segment::ALL, None, NonZeroU32::MAX).await;
+        let keys = page.map_err(BenchError::other)?.keys;
+        if keys == std::slice::from_ref(slot) {
+            return Ok(());
+        }
+        let problem = format!("{keys:?} are marked instead of {slot:?}");
+        Err(BenchError::other(problem))
+    }
+
+    /// Commands that carry a command id. No store by hand has those, so round-trip times are compared to one query.
+    pub(super) async fn commands_with_id(
+        &mut self,
+        warm: bool,
+        samples: &mut Samples,
+    ) -> Result<(), BenchError> {
+        let with_ids = |sides: &Sides| {
+            let control = Arc::new(sides.stores.control_store());
+            sides.accounts(warm).with_idempotency(control, RETENTION)
+        };
+        let sides = self.metered.clone();
+        let accounts = with_ids(&sides);
+        let ids = self.ids(self.size.streams);
+        begin(&sides, &accounts, &ids).await?;
+        for id in ids {
+            let id = AccountId::from(id);
+            for n in 2..=COMMANDS + 1 {
+                self.endpoint.take_cost();
+                self.command_with_id(&sides, &accounts, &id, n).await?;
+                let Cost {
+                    trips,
+                    write_units,
+                    read_units,
+                } = self.endpoint.take_cost();
+                add(samples, TRIPS, trips, trips);
+                add(samples, WRITE_UNITS, write_units, write_units);
+                add(samples, READ_UNITS, read_units, read_units);
+            }
+        }
+
+        let sides = self.distant.clone();
+        let accounts = with_ids(&sides);
+        let id = self.ids(1).remove(0);
+        begin(&sides, &accounts, std::slice::from_ref(&id)).await?;
+        let account = AccountId::from(&*id);
+        for n in 2..=self.size.rounds as u64 + 2 {
+            let started = Instant::now();
+            self.command_with_id(&sides, &accounts, &account, n).await?;
+            let ours = started.elapsed();
+            let started = Instant::now();
+            sides.lean.load(&id).await?;
+            // The first round warms up and is not counted.
+            if n > 2 {
+                let theirs = started.elapsed();
+                add(samples, ROUND_TRIPS, in_ms(ours), in_ms(theirs));
+            }
+        }
+        Ok(())
+    }
+
+    async fn command_with_id(
+        &self,
+        sides: &Sides,
+        accounts: &Repository<Account>,
+        id: &AccountId,
+        n: u64,
+    ) -> Result<(), BenchError> {
+        let metadata = Metadata::new().with_command_id(format!("command-{n:08}"));
+        let done = accounts.execute_with(id, Deposit::number(n), metadata);
+        let done = done.await.map_err(BenchError::other)?;
+        self.more(sides, accounts, id, n).await?;
+        assert_state(done.state().balance, n)
+    }
+}
+
+fn in_ms(took: Duration) -> f64 {
+    took.as_secs_f64() * 1e3
+}
+
+fn stream_of(id: &AccountId) -> Result<foldstream::StreamId, BenchError> {
+    Repository::<Account>::stream_id(id).map_err(BenchError::other)
+}
