@@ -148,30 +148,26 @@ impl StoredItem {
     }
 }
 
-/// Joins the parts of one commit, all of them and in order. They must follow each other without a gap.
+/// Joins the parts of one commit: its first item, and all others in order. They must follow each other without a gap.
 pub(crate) fn join(
     stream: &StreamId,
-    parts: Vec<StoredItem>,
+    mut first: StoredItem,
+    others: Vec<StoredItem>,
     names: &mut Names,
 ) -> Result<Commit, Unreadable> {
-    let count = parts.len();
-    let mut parts = parts.into_iter().enumerate();
     let bad = |reason: String| Unreadable::Bad { reason };
-    let Some((_, mut first)) = parts.next() else {
-        return Err(bad("a commit without an item".into()));
-    };
     let (id, declared) = (first.commit_id, first.parts);
     let wrong = |item: &StoredItem, index: usize| {
         (item.commit_id, item.parts) != (id, declared) || item.part as usize != index
     };
-    if wrong(&first, 0) || declared as usize != count {
+    if wrong(&first, 0) || declared as usize != 1 + others.len() {
         return Err(bad(format!("commit {id} lacks parts")));
     }
     let key = CommitKey::new(stream.clone(), first.first);
     let recorded_at = first.recorded_at;
     let metadata = decode_metadata(first.metadata.take())?;
     let mut events = first.into_events(names)?;
-    for (index, item) in parts {
+    for (item, index) in others.into_iter().zip(1..) {
         if wrong(&item, index) {
             return Err(bad(format!("an item of another commit lies within {id}")));
         }

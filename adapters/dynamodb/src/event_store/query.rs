@@ -86,6 +86,8 @@ pub(super) struct Query {
     page: Option<i32>,
     /// Whether each page is larger than the one before, until there is no limit.
     grows: bool,
+    /// An item that was looked at and given back. It comes before those in the buffer.
+    seen: Option<Result<StoredItem, Unreadable>>,
     buffer: VecDeque<Attributes>,
     next: Option<Attributes>,
     finished: bool,
@@ -104,6 +106,7 @@ impl Query {
             from,
             page,
             grows: false,
+            seen: None,
             buffer: VecDeque::new(),
             next: None,
             finished: false,
@@ -123,18 +126,34 @@ impl Query {
         after: Version,
     ) -> Result<Option<StoredItem>, EventStoreError> {
         // A page may be empty, or shorter than asked for, and still not be the last.
-        while self.buffer.is_empty() && !self.finished {
+        while self.seen.is_none() && self.buffer.is_empty() && !self.finished {
             self.fetch().await.map_err(Failure::into_event_store)?;
         }
-        let Some(item) = self.buffer.pop_front() else {
-            return Ok(None);
-        };
-        match StoredItem::read(item) {
-            Ok(item) => {
+        match self.buffered() {
+            None => Ok(None),
+            Some(Ok(item)) => {
                 self.room_for_rest_of(&item);
                 Ok(Some(item))
             }
-            Err(e) => Err(e.into_error(&self.stream, after)),
+            Some(Err(e)) => Err(e.into_error(&self.stream, after)),
+        }
+    }
+
+    /// The next item of the pages that were fetched.
+    fn buffered(&mut self) -> Option<Result<StoredItem, Unreadable>> {
+        let seen = self.seen.take();
+        seen.or_else(|| self.buffer.pop_front().map(StoredItem::read))
+    }
+
+    /// The next item of the pages that were fetched, if it is what the caller wants. Any other item, and what cannot be
+    /// read, stays for [`next`](Self::next).
+    fn next_buffered_if(&mut self, wanted: impl FnOnce(&StoredItem) -> bool) -> Option<StoredItem> {
+        match self.buffered()? {
+            Ok(item) if wanted(&item) => Some(item),
+            other => {
+                self.seen = Some(other);
+                None
+            }
         }
     }
 
@@ -242,18 +261,42 @@ impl Items {
         }
     }
 
+    /// The next commit, if it is one item of a page that was fetched and follows the item before it. Most items of a long
+    /// stream are. Whatever else comes next is left for [`next`](Self::next).
+    ///
+    /// Why not only `next`? A future with all that a query needs has several kilobytes, which would be moved for each
+    /// commit.
+    pub(super) fn next_whole(
+        &mut self,
+        names: &mut Names,
+    ) -> Option<Result<Commit, EventStoreError>> {
+        let expected = self.expected;
+        let is_next = |item: &StoredItem| item.first == expected && item.parts == 1;
+        let item = self.query.next_buffered_if(is_next)?;
+        let item = self.accept(item);
+        Some(self.join(item, Vec::new(), names))
+    }
+
     /// The whole commit that starts with `first`, the item read last.
     pub(super) async fn complete(
         &mut self,
         first: StoredItem,
         names: &mut Names,
     ) -> Result<Commit, EventStoreError> {
-        let count = first.parts;
-        let mut parts = vec![first];
-        for _ in 1..count {
-            parts.push(self.require().await?);
+        let mut others = Vec::new();
+        for _ in 1..first.parts {
+            others.push(self.require().await?);
         }
-        let commit = decode::join(&self.stream, parts, names)
+        self.join(first, others, names)
+    }
+
+    fn join(
+        &mut self,
+        first: StoredItem,
+        others: Vec<StoredItem>,
+        names: &mut Names,
+    ) -> Result<Commit, EventStoreError> {
+        let commit = decode::join(&self.stream, first, others, names)
             .map_err(|e| e.into_error(&self.stream, self.whole))?;
         self.whole = commit.last_version();
         Ok(commit)

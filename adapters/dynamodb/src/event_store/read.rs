@@ -9,8 +9,12 @@ use foldstream::{
     StreamId, Version,
     ports::{BoxStream, Commit, EventStoreError, ReadFrom},
 };
-use futures::{StreamExt as _, stream};
-use std::num::NonZeroU32;
+use futures::{FutureExt as _, Stream, StreamExt as _, future::BoxFuture, stream};
+use std::{
+    num::NonZeroU32,
+    pin::Pin,
+    task::{Context, Poll},
+};
 
 pub(super) fn read(
     connection: Connection,
@@ -47,14 +51,54 @@ pub(super) fn read(
             return stream::once(async { Err(EventStoreError::Invalid { reason }) }).boxed();
         }
     };
-    // Boxed: it would be moved twice for each commit.
-    let commits = stream::try_unfold(Box::new(reader), |mut reader| async move {
-        let commit = reader.next().await?;
-        Ok(commit.map(|commit| (commit, reader)))
-    });
+    let commits = Commits::Ready(Box::new(reader));
     match limit {
         Some(limit) => commits.take(limit.get() as usize).boxed(),
         None => commits.boxed(),
+    }
+}
+
+/// The commits of a read. The stream ends after an error.
+enum Commits {
+    Ready(Box<Reader>),
+    Waiting(BoxFuture<'static, Next>),
+    Done,
+}
+
+/// What a reader found, and the reader.
+type Next = (Result<Option<Commit>, EventStoreError>, Box<Reader>);
+
+impl Stream for Commits {
+    type Item = Result<Commit, EventStoreError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            match std::mem::replace(&mut *self, Self::Done) {
+                Self::Ready(mut reader) => match reader.next_whole() {
+                    Some(Ok(commit)) => {
+                        *self = Self::Ready(reader);
+                        return Poll::Ready(Some(Ok(commit)));
+                    }
+                    Some(Err(e)) => return Poll::Ready(Some(Err(e))),
+                    None => {
+                        let next = async move { (reader.next().await, reader) };
+                        *self = Self::Waiting(next.boxed());
+                    }
+                },
+                Self::Waiting(mut next) => match next.poll_unpin(cx) {
+                    Poll::Pending => {
+                        *self = Self::Waiting(next);
+                        return Poll::Pending;
+                    }
+                    Poll::Ready((Ok(Some(commit)), reader)) => {
+                        *self = Self::Ready(reader);
+                        return Poll::Ready(Some(Ok(commit)));
+                    }
+                    Poll::Ready((found, _)) => return Poll::Ready(found.transpose()),
+                },
+                Self::Done => return Poll::Ready(None),
+            }
+        }
     }
 }
 
@@ -65,6 +109,14 @@ enum Reader {
     Backward(Backward),
 }
 impl Reader {
+    /// The next commit, if it needs neither a request nor more than one item.
+    fn next_whole(&mut self) -> Option<Result<Commit, EventStoreError>> {
+        match self {
+            Self::Forward(forward) => forward.next_whole(),
+            Self::Event(..) | Self::Backward(_) => None,
+        }
+    }
+
     async fn next(&mut self) -> Result<Option<Commit>, EventStoreError> {
         loop {
             match self {
@@ -120,6 +172,15 @@ impl Forward {
         let mut found = Self::new(connection.clone(), stream.clone(), first, page);
         found.from = version;
         Ok(found)
+    }
+
+    fn next_whole(&mut self) -> Option<Result<Commit, EventStoreError>> {
+        loop {
+            match self.items.next_whole(&mut self.names)? {
+                Ok(commit) if commit.last_version() < self.from => {}
+                found => return Some(found),
+            }
+        }
     }
 
     async fn next(&mut self) -> Result<Option<Commit>, EventStoreError> {
@@ -192,15 +253,15 @@ impl Backward {
                 skipping = !starts;
                 continue;
             }
-            parts.push(item);
             if starts {
                 self.ceiling = None;
                 parts.reverse();
                 let after = self.below();
-                return decode::join(&self.stream, parts, &mut self.names)
+                return decode::join(&self.stream, item, parts, &mut self.names)
                     .map(Some)
                     .map_err(|e| e.into_error(&self.stream, after));
             }
+            parts.push(item);
         }
         if skipping || !parts.is_empty() {
             return Err(self.corrupt("a commit lacks its first part"));

@@ -93,7 +93,7 @@ async fn commits(
         }
         let after = Version::new(first.first.get() - 1);
         found.push(if first.parts == 1 {
-            decode::join(&stream, vec![first], &mut names)
+            decode::join(&stream, first, Vec::new(), &mut names)
                 .map_err(|e| e.into_error(&stream, after))?
         } else {
             let mut items = Items::new(connection.clone(), stream, first.last.next(), None);
