@@ -3,9 +3,9 @@
 //! ```sh
 //! cargo run --release -p foldstream-bench -- store
 //! ```
-//! prints a table; `--json FILE` writes its rows with the raw samples of both sides. `--sabotage ROW` adds a read, a write
-//! or 1 ms to our side of that row, which must then miss its goal: a benchmark that cannot fail shows nothing. The exit
-//! status is 2 if a row misses its goal.
+//! prints a table. `--json FILE` writes its rows with the raw samples of both sides, and `--only WORK` measures one work.
+//! `--sabotage ROW` adds a read, a write or 1 ms to our side of that row, which must then miss its goal: a benchmark that
+//! cannot fail shows nothing. The exit status is 2 if a row misses its goal.
 mod account;
 mod memory;
 mod store;
@@ -39,6 +39,9 @@ struct Options {
     /// Writes the rows as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Measures only this work.
+    #[arg(long, conflicts_with = "sabotage")]
+    only: Option<String>,
     /// Slows our side of this row (work/measure) down, and measures only its work.
     #[arg(long)]
     sabotage: Option<String>,
@@ -60,7 +63,7 @@ enum BenchError {
     Worker(String),
     #[error("the rows cannot be read or written as JSON")]
     Json(#[from] serde_json::Error),
-    #[error("no row is named {0}")]
+    #[error("nothing is measured under this name: {0}")]
     UnknownRow(String),
     #[error("the work failed")]
     Work(#[source] foldstream::BoxError),
@@ -75,7 +78,7 @@ impl BenchError {
 fn main() -> ExitCode {
     let suite = Cli::parse().suite;
     let done = match suite {
-        Suite::Memory(options) if options.worker => measure(options.sabotage.as_deref()),
+        Suite::Memory(options) if options.worker => measure(options.which()),
         suite => report(suite),
     };
     match done {
@@ -100,8 +103,8 @@ fn io(what: &str) -> impl FnOnce(std::io::Error) -> BenchError {
 }
 
 /// The measuring process.
-fn measure(sabotage: Option<&str>) -> Result<bool, BenchError> {
-    let rows = memory::rows(&memory::Size::default(), sabotage)?;
+fn measure(which: Which<'_>) -> Result<bool, BenchError> {
+    let rows = memory::rows(&memory::Size::default(), which)?;
     let text = serde_json::to_vec(&rows)?;
     std::io::stderr()
         .write_all(&text)
@@ -109,25 +112,54 @@ fn measure(sabotage: Option<&str>) -> Result<bool, BenchError> {
     Ok(true)
 }
 
-/// Shows the rows of a suite; whether all of them hold.
+/// The rows that are measured.
+#[derive(Clone, Copy, Debug)]
+enum Which<'a> {
+    All,
+    /// Those of this work.
+    Of(&'a str),
+    /// This one (work/measure), with our side slowed down.
+    Sabotaged(&'a str),
+}
+
+impl<'a> Which<'a> {
+    /// The work, if it is only one.
+    fn work(self) -> Option<&'a str> {
+        match self {
+            Self::All => None,
+            Self::Of(work) => Some(work),
+            Self::Sabotaged(row) => Some(row.split_once('/').map_or(row, |(work, _)| work)),
+        }
+    }
+}
+
+impl Options {
+    fn which(&self) -> Which<'_> {
+        match (&self.only, &self.sabotage) {
+            (_, Some(row)) => Which::Sabotaged(row),
+            (Some(work), None) => Which::Of(work),
+            (None, None) => Which::All,
+        }
+    }
+}
+
+/// Shows the rows of a suite. Returns whether all of them hold.
 fn report(suite: Suite) -> Result<bool, BenchError> {
     let (options, with_store) = match suite {
         Suite::Store(options) => (options, true),
         Suite::Memory(options) => (options, false),
     };
-    let sabotage = options.sabotage.as_deref();
-    if let Some(name) = sabotage
-        && !memory::has_row(name)
-        && !(with_store && store::has_row(name))
-    {
-        return Err(BenchError::UnknownRow(name.into()));
+    let which = options.which();
+    let (in_store, in_memory) = (with_store && store::has(which), memory::has(which));
+    if !in_store && !in_memory {
+        return Err(BenchError::UnknownRow(format!("{which:?}")));
     }
     let mut rows = Vec::new();
-    if with_store && sabotage.is_none_or(store::has_row) {
-        rows.extend(store::rows(&store::Size::default(), sabotage)?);
+    if in_store {
+        rows.extend(store::rows(&store::Size::default(), which)?);
     }
-    if sabotage.is_none_or(memory::has_row) {
-        rows.extend(memory_rows(sabotage)?);
+    if in_memory {
+        rows.extend(memory_rows(which)?);
     }
     print!("{}", table::draw(&rows));
     if let Some(file) = options.json {
@@ -138,13 +170,15 @@ fn report(suite: Suite) -> Result<bool, BenchError> {
 }
 
 /// Runs the measuring process of the in-memory rows.
-fn memory_rows(sabotage: Option<&str>) -> Result<Vec<Row>, BenchError> {
+fn memory_rows(which: Which<'_>) -> Result<Vec<Row>, BenchError> {
     let program = std::env::current_exe().map_err(io("this program cannot be found"))?;
     let mut worker = Command::new(program);
     worker.args(["memory", "--worker"]).stdout(Stdio::null());
-    if let Some(row) = sabotage {
-        worker.args(["--sabotage", row]);
-    }
+    match which {
+        Which::All => &mut worker,
+        Which::Of(work) => worker.args(["--only", work]),
+        Which::Sabotaged(row) => worker.args(["--sabotage", row]),
+    };
     let output = worker
         .output()
         .map_err(io("the measuring process cannot be started"))?;

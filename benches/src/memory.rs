@@ -1,7 +1,7 @@
 //! Commands on the in-memory stores, one core. Both sides do the same commands on as many streams, in turns, round by
 //! round; each round begins with empty stores.
 use crate::{
-    BenchError,
+    BenchError, Which,
     account::{Account, AccountId, Deposit, TheirAccount},
     table::{Bound, Goal, Row},
 };
@@ -85,29 +85,26 @@ const WORKS: [Work; 6] = [
     },
 ];
 
-/// Measures every row. `sabotage` names one whose commands take 1 ms longer on our side.
-pub(crate) fn rows(size: &Size, sabotage: Option<&str>) -> Result<Vec<Row>, BenchError> {
-    if let Some(name) = sabotage.filter(|name| !has_row(name)) {
-        return Err(BenchError::UnknownRow(name.into()));
+/// Measures the rows. The commands of one that is sabotaged take 1 ms longer on our side.
+pub(crate) fn rows(size: &Size, which: Which<'_>) -> Result<Vec<Row>, BenchError> {
+    if !has(which) {
+        return Err(BenchError::UnknownRow(format!("{which:?}")));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     let runtime = runtime.map_err(crate::io("no runtime"))?;
     // A sabotaged row is measured alone and shortly: 1 ms a command is slow enough to be seen.
-    let (works, size) = match sabotage {
-        Some(name) => {
+    let (size, delay) = match which {
+        Which::Sabotaged(_) => {
             let small = Size {
                 commands: size.commands.min(1_000),
                 rounds: 1,
             };
-            (WORKS.iter().filter(|w| is_row(w, name)).collect(), small)
+            (small, Duration::from_millis(1))
         }
-        None => (WORKS.iter().collect::<Vec<_>>(), *size),
+        Which::All | Which::Of(_) => (*size, Duration::ZERO),
     };
-    let rows = works.into_iter().map(|work| {
-        let delay = match sabotage {
-            Some(_) => Duration::from_millis(1),
-            None => Duration::ZERO,
-        };
+    let of = |work: &&Work| which.work().is_none_or(|only| only == work.name);
+    let rows = WORKS.iter().filter(of).map(|work| {
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         // The first round warms up and is not counted.
         for round in 0..=size.rounds {
@@ -135,13 +132,16 @@ const fn rate_goal(goal: f64) -> Goal {
     }
 }
 
-/// Whether a row of this name is measured here.
-pub(crate) fn has_row(name: &str) -> bool {
-    WORKS.iter().any(|work| is_row(work, name))
-}
-
-fn is_row(work: &Work, name: &str) -> bool {
-    name.split_once('/') == Some((work.name, MEASURE))
+/// Returns whether there is anything to measure here.
+pub(crate) fn has(which: Which<'_>) -> bool {
+    let mut works = WORKS.iter();
+    match which {
+        Which::All => true,
+        Which::Of(name) => works.any(|work| work.name == name),
+        Which::Sabotaged(row) => {
+            works.any(|work| row.split_once('/') == Some((work.name, MEASURE)))
+        }
+    }
 }
 
 fn streams(work: &Work, commands: u64) -> u64 {
@@ -213,7 +213,7 @@ mod tests {
                 rounds: 1,
             };
             let name = format!("{}/{MEASURE}", work.name);
-            let rows = rows(&size, Some(&name)).unwrap();
+            let rows = rows(&size, Which::Sabotaged(&name)).unwrap();
             let row = rows.iter().find(|row| row.name() == name).unwrap();
             assert!(!row.holds, "{row:?}");
         }
@@ -226,7 +226,7 @@ mod tests {
             rounds: 1,
         };
         assert!(matches!(
-            rows(&size, Some("nothing")),
+            rows(&size, Which::Of("nothing")),
             Err(BenchError::UnknownRow(_))
         ));
     }

@@ -165,10 +165,10 @@ pub(super) const WORKS: &[Work] = &[
         name: "command-with-id-warm",
         kind: Kind::CommandWithId { warm: true },
         goals: &[
-            at_most(TRIPS, 4.0),
+            at_most(TRIPS, 3.0),
             at_most(WRITE_UNITS, 2.0),
             at_most(READ_UNITS, 1.0),
-            round_trips(4.4),
+            round_trips(3.4),
         ],
     },
     Work {
@@ -201,7 +201,7 @@ pub(super) const WORKS: &[Work] = &[
             events_each: 10,
         },
         goals: &[
-            vs_lean(0.55),
+            vs_lean(0.65),
             vs_same_facts(0.45),
             units_vs_lean(0.80),
             units_vs_same_facts(0.55),

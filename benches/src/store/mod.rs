@@ -9,7 +9,10 @@ mod loads;
 mod endpoint;
 mod raw;
 
-use crate::{BenchError, table::Row};
+use crate::{
+    BenchError, Which,
+    table::{Goal, Row},
+};
 use catalogue::{WORKS, Work};
 use endpoint::Endpoint;
 use sides::{Bench, Samples};
@@ -34,20 +37,25 @@ impl Default for Size {
     }
 }
 
-/// Measures every row. `sabotage` names a row whose work gets one more read on our side (four beside ten puts, where one
+/// Measures the rows. One that is sabotaged is of a work that gets one more read on our side (four beside ten puts, where one
 /// would not be seen), or one more write if writes are counted. Only that work is measured then.
-pub(crate) fn rows(size: &Size, sabotage: Option<&str>) -> Result<Vec<Row>, BenchError> {
-    let sabotage = sabotage.map(find).transpose()?;
+pub(crate) fn rows(size: &Size, which: Which<'_>) -> Result<Vec<Row>, BenchError> {
+    if !has(which) {
+        return Err(BenchError::UnknownRow(format!("{which:?}")));
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(crate::io("no runtime"))?;
     let mut rows = Vec::new();
     for work in WORKS {
-        if sabotage.is_some_and(|(sabotaged, _)| sabotaged != work.name) {
+        if which.work().is_some_and(|only| only != work.name) {
             continue;
         }
-        let sabotaged = sabotage.map(|(_, measure)| measure);
+        let sabotaged = match which {
+            Which::Sabotaged(row) => find(row).map(|goal| goal.measure),
+            Which::All | Which::Of(_) => None,
+        };
         // A database of its own: what a work leaves behind slows no other down.
         let endpoint = Endpoint::start()?;
         let samples = runtime.block_on(async {
@@ -68,19 +76,20 @@ fn of_work(work: &Work, mut samples: Samples) -> Vec<Row> {
     rows.collect()
 }
 
-/// Whether a row of this name is measured here.
-pub(crate) fn has_row(name: &str) -> bool {
-    find(name).is_ok()
+/// Returns whether there is anything to measure here.
+pub(crate) fn has(which: Which<'_>) -> bool {
+    match which {
+        Which::All => true,
+        Which::Of(name) => WORKS.iter().any(|work| work.name == name),
+        Which::Sabotaged(row) => find(row).is_some(),
+    }
 }
 
-/// The work and the measure of a row's name.
-fn find(name: &str) -> Result<(&'static str, &'static str), BenchError> {
-    let unknown = || BenchError::UnknownRow(name.into());
-    let (work, measure) = name.split_once('/').ok_or_else(unknown)?;
-    let work = WORKS.iter().find(|w| w.name == work).ok_or_else(unknown)?;
-    let mut measures = work.goals.iter().map(|goal| goal.measure);
-    let measure = measures.find(|m| *m == measure).ok_or_else(unknown)?;
-    Ok((work.name, measure))
+/// The goal of a row.
+fn find(row: &str) -> Option<&'static Goal> {
+    let (name, measure) = row.split_once('/')?;
+    let work = WORKS.iter().find(|work| work.name == name)?;
+    work.goals.iter().find(|goal| goal.measure == measure)
 }
 
 #[cfg(test)]
@@ -100,7 +109,7 @@ mod tests {
         for work in WORKS {
             for goal in work.goals {
                 let name = format!("{}/{}", work.name, goal.measure);
-                let rows = rows(&size, Some(&name)).unwrap();
+                let rows = rows(&size, Which::Sabotaged(&name)).unwrap();
                 let row = rows.iter().find(|row| row.name() == name).unwrap();
                 assert!(!row.holds, "{row:?}");
             }
@@ -115,7 +124,7 @@ mod tests {
             streams: 3,
             long: 300,
         };
-        let rows = rows(&size, None).unwrap();
+        let rows = rows(&size, Which::All).unwrap();
         let times = [TIME_VS_LEAN, TIME_VS_SAME_FACTS, ROUND_TRIPS];
         for row in rows.iter().filter(|r| !times.contains(&&*r.measure)) {
             assert!(row.holds, "{row:?}");
@@ -125,7 +134,7 @@ mod tests {
     #[test]
     fn a_row_that_does_not_exist_is_an_error() {
         for name in ["nothing", "command-warm/nothing", "nothing/trips"] {
-            let rows = rows(&Size::default(), Some(name));
+            let rows = rows(&Size::default(), Which::Sabotaged(name));
             assert!(matches!(rows, Err(BenchError::UnknownRow(_))));
         }
     }
