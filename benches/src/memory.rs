@@ -1,5 +1,5 @@
 //! Commands on the in-memory stores, one core. Both sides do the same commands on as many streams, in turns, round by
-//! round; each round begins with empty stores.
+//! round. Each round begins with empty stores.
 use crate::{
     BenchError, Which,
     account::{Account, AccountId, Deposit, TheirAccount},
@@ -32,10 +32,19 @@ struct Work {
     name: &'static str,
     events_per_stream: u64,
     ours: Ours,
+    theirs: Theirs,
     goal: f64,
 }
 
-/// How our repository is set up. Theirs has one way.
+/// The other side.
+#[derive(Clone, Copy)]
+enum Theirs {
+    CqrsEs,
+    /// Ours, without the check that each new event can be read back.
+    Unchecked,
+}
+
+/// The set-up of our repository.
 #[derive(Clone, Copy)]
 enum Ours {
     /// With a cache.
@@ -46,42 +55,55 @@ enum Ours {
     Snapshots,
 }
 
-const WORKS: [Work; 6] = [
+const WORKS: [Work; 7] = [
     Work {
         name: "execute-warm-5",
         events_per_stream: 5,
         ours: Ours::Warm,
+        theirs: Theirs::CqrsEs,
         goal: 0.5,
     },
     Work {
         name: "execute-warm-30",
         events_per_stream: 30,
         ours: Ours::Warm,
+        theirs: Theirs::CqrsEs,
         goal: 2.0,
     },
     Work {
         name: "execute-warm-100",
         events_per_stream: 100,
         ours: Ours::Warm,
+        theirs: Theirs::CqrsEs,
         goal: 4.0,
     },
     Work {
         name: "execute-cold-30",
         events_per_stream: 30,
         ours: Ours::Cold,
+        theirs: Theirs::CqrsEs,
         goal: 1.0,
     },
     Work {
         name: "execute-cold-100",
         events_per_stream: 100,
         ours: Ours::Cold,
+        theirs: Theirs::CqrsEs,
         goal: 1.0,
     },
     Work {
         name: "execute-snapshots-100",
         events_per_stream: 100,
         ours: Ours::Snapshots,
+        theirs: Theirs::CqrsEs,
         goal: 2.0,
+    },
+    Work {
+        name: "execute-checked-30",
+        events_per_stream: 30,
+        ours: Ours::Warm,
+        theirs: Theirs::Unchecked,
+        goal: 0.5,
     },
 ];
 
@@ -108,8 +130,15 @@ pub(crate) fn rows(size: &Size, which: Which<'_>) -> Result<Vec<Row>, BenchError
         let (mut ours, mut theirs) = (Vec::new(), Vec::new());
         // The first round warms up and is not counted.
         for round in 0..=size.rounds {
-            let a = runtime.block_on(our_rate(work, size.commands, delay));
-            let b = runtime.block_on(their_rate(work, size.commands));
+            let accounts = repository(work);
+            let a = runtime.block_on(our_rate(work, accounts, size.commands, delay));
+            let b = match work.theirs {
+                Theirs::CqrsEs => runtime.block_on(their_rate(work, size.commands)),
+                Theirs::Unchecked => {
+                    let accounts = repository(work).without_encode_check();
+                    runtime.block_on(our_rate(work, accounts, size.commands, Duration::ZERO))
+                }
+            };
             if round > 0 {
                 ours.push(a);
                 theirs.push(b);
@@ -152,16 +181,24 @@ fn rate(commands: u64, took: Duration) -> f64 {
     commands as f64 / took.as_secs_f64()
 }
 
-async fn our_rate(work: &Work, commands: u64, delay: Duration) -> f64 {
-    let streams = streams(work, commands);
+fn repository(work: &Work) -> Repository<Account> {
     let accounts = Repository::<Account>::new(InMemoryEventStore::new());
-    let accounts = match work.ours {
+    match work.ours {
         Ours::Warm => accounts.with_cache(10_000),
         Ours::Cold => accounts,
         Ours::Snapshots => {
             accounts.with_snapshots(InMemorySnapshotStore::new(), SnapshotPolicy::every(20))
         }
-    };
+    }
+}
+
+async fn our_rate(
+    work: &Work,
+    accounts: Repository<Account>,
+    commands: u64,
+    delay: Duration,
+) -> f64 {
+    let streams = streams(work, commands);
     let (mut done, started) = (0, Instant::now());
     for stream in 0..streams {
         let id = AccountId::from(format!("account-{stream}"));

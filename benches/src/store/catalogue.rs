@@ -15,6 +15,9 @@ pub(super) enum Kind {
     Command { warm: bool, at_once: u64 },
     /// Commands of one event that carry a command id, on streams that exist.
     CommandWithId { warm: bool },
+    /// Commands of one event on states that are cached. The other side does the same without the check that each new event
+    /// can be read back.
+    EncodeCheck,
     /// Ten events of 80 bytes in one command. The other sides put ten items.
     TenEvents,
     /// Commands of one event in a publish mode, and the clearing of the marks that they leave.
@@ -54,6 +57,7 @@ pub(super) const TIME_VS_LEAN: &str = "time-vs-lean";
 pub(super) const TIME_VS_SAME_FACTS: &str = "time-vs-same-facts";
 pub(super) const READ_UNITS_VS_LEAN: &str = "rcu-vs-lean";
 pub(super) const READ_UNITS_VS_SAME_FACTS: &str = "rcu-vs-same-facts";
+pub(super) const TIME_VS_UNCHECKED: &str = "time-vs-unchecked";
 /// Round-trip times, in those of one query of the lean items.
 pub(super) const ROUND_TRIPS: &str = "round-trips";
 
@@ -142,6 +146,11 @@ pub(super) const WORKS: &[Work] = &[
             vs_lean(0.20),
             vs_same_facts(0.20),
         ],
+    },
+    Work {
+        name: "encode-check",
+        kind: Kind::EncodeCheck,
+        goals: &[ratio(TIME_VS_UNCHECKED, "ms", 1.05)],
     },
     Work {
         name: "mode-stream",

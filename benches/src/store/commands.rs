@@ -2,7 +2,7 @@
 use super::{
     catalogue::{
         CLEAR_WRITE_UNITS, FIRST_WRITE_UNITS, READ_UNITS, ROUND_TRIPS, TIME_VS_LEAN,
-        TIME_VS_SAME_FACTS, TRIPS, WRITE_UNITS,
+        TIME_VS_SAME_FACTS, TIME_VS_UNCHECKED, TRIPS, WRITE_UNITS,
     },
     endpoint::Cost,
     raw::Raw,
@@ -27,6 +27,16 @@ use std::{
 const COMMANDS: u64 = 9;
 /// The time for which command ids are remembered.
 const RETENTION: Duration = Duration::from_secs(3600);
+
+/// Nine commands on a stream that has one event.
+async fn commands_of(accounts: &Repository<Account>, id: &str) -> Result<(), BenchError> {
+    let id = AccountId::from(id);
+    for n in 2..=COMMANDS + 1 {
+        let done = accounts.execute(&id, Deposit::number(n)).await;
+        assert_state(done.map_err(BenchError::other)?.state().balance, n)?;
+    }
+    Ok(())
+}
 
 /// Nine commands on a stream that has one event, by hand.
 async fn their_commands(raw: &Raw, id: &str) -> Result<(), BenchError> {
@@ -63,7 +73,7 @@ async fn begin(
 }
 
 impl Bench<'_> {
-    /// Nine commands on a stream that has one event.
+    /// Nine commands on a stream that has one event, and what is done besides if the work is sabotaged.
     async fn our_commands(
         &self,
         sides: &Sides,
@@ -124,6 +134,37 @@ impl Bench<'_> {
             }
             if round > 0 {
                 add_times(samples, ours, by_hand);
+            }
+        }
+        Ok(())
+    }
+
+    /// Both sides are ours, and only one of them checks what it encodes.
+    pub(super) async fn encode_check(&mut self, samples: &mut Samples) -> Result<(), BenchError> {
+        let sides = self.direct.clone();
+        // The first round warms up and is not counted.
+        for round in 0..=self.size.rounds {
+            let checked = sides.accounts(true);
+            let unchecked = sides.accounts(true).without_encode_check();
+            let (mut ours, mut theirs) = (Duration::ZERO, Duration::ZERO);
+            for (ids, accounts, took) in [
+                (self.ids(self.size.streams), &checked, &mut ours),
+                (self.ids(self.size.streams), &unchecked, &mut theirs),
+            ] {
+                begin(&sides, accounts, &ids).await?;
+                let started = Instant::now();
+                for id in &ids {
+                    commands_of(accounts, id).await?;
+                }
+                *took = started.elapsed();
+            }
+            let (id, started) = (AccountId::from("sabotage"), Instant::now());
+            for n in 0..self.size.streams * COMMANDS {
+                self.more(&sides, &checked, &id, n).await?;
+            }
+            ours += started.elapsed();
+            if round > 0 {
+                add(samples, TIME_VS_UNCHECKED, in_ms(ours), in_ms(theirs));
             }
         }
         Ok(())

@@ -131,6 +131,7 @@ impl<'a> Bench<'a> {
         match work.kind {
             Kind::Command { warm, at_once } => self.commands(warm, at_once, &mut samples).await?,
             Kind::CommandWithId { warm } => self.commands_with_id(warm, &mut samples).await?,
+            Kind::EncodeCheck => self.encode_check(&mut samples).await?,
             Kind::TenEvents => self.ten_events(&mut samples).await?,
             Kind::Mode(_) => self.mode(&mut samples).await?,
             Kind::Load {
