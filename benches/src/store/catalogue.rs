@@ -12,9 +12,9 @@ pub(super) struct Work {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Kind {
     /// Commands of one event, on streams that exist.
-    Command { warm: bool, at_once: u64 },
+    Command { states: States, at_once: u64 },
     /// Commands of one event that carry a command id, on streams that exist.
-    CommandWithId { warm: bool },
+    CommandWithId { states: States },
     /// Commands of one event on states that are cached. The other side does the same without the check that each new event
     /// can be read back.
     EncodeCheck,
@@ -36,6 +36,16 @@ impl Kind {
             _ => PublishMode::Stream,
         }
     }
+}
+
+/// The states that a repository keeps between commands.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum States {
+    /// None: every command loads its stream.
+    None,
+    Cached,
+    /// They are cached, and so long idle that each is confirmed before it is appended to.
+    Idle,
 }
 
 /// The number of commits of a loaded stream.
@@ -105,7 +115,7 @@ pub(super) const WORKS: &[Work] = &[
     Work {
         name: "command-warm",
         kind: Kind::Command {
-            warm: true,
+            states: States::Cached,
             at_once: 1,
         },
         goals: &[
@@ -119,7 +129,21 @@ pub(super) const WORKS: &[Work] = &[
     Work {
         name: "command-cold",
         kind: Kind::Command {
-            warm: false,
+            states: States::None,
+            at_once: 1,
+        },
+        goals: &[
+            at_most(TRIPS, 2.0),
+            at_most(WRITE_UNITS, 1.0),
+            at_most(READ_UNITS, 1.0),
+            vs_lean(1.10),
+            vs_same_facts(1.05),
+        ],
+    },
+    Work {
+        name: "command-idle",
+        kind: Kind::Command {
+            states: States::Idle,
             at_once: 1,
         },
         goals: &[
@@ -133,7 +157,7 @@ pub(super) const WORKS: &[Work] = &[
     Work {
         name: "command-warm-16-at-once",
         kind: Kind::Command {
-            warm: true,
+            states: States::Cached,
             at_once: 16,
         },
         goals: &[vs_lean(0.60), vs_same_facts(0.55)],
@@ -172,22 +196,26 @@ pub(super) const WORKS: &[Work] = &[
     },
     Work {
         name: "command-with-id-warm",
-        kind: Kind::CommandWithId { warm: true },
+        kind: Kind::CommandWithId {
+            states: States::Cached,
+        },
         goals: &[
-            at_most(TRIPS, 3.0),
+            at_most(TRIPS, 2.0),
             at_most(WRITE_UNITS, 2.0),
-            at_most(READ_UNITS, 1.0),
-            round_trips(3.4),
+            at_most(READ_UNITS, 0.0),
+            round_trips(2.4),
         ],
     },
     Work {
         name: "command-with-id-cold",
-        kind: Kind::CommandWithId { warm: false },
+        kind: Kind::CommandWithId {
+            states: States::None,
+        },
         goals: &[
             at_most(TRIPS, 4.0),
             at_most(WRITE_UNITS, 2.0),
             at_most(READ_UNITS, 2.0),
-            round_trips(4.4),
+            round_trips(3.4),
         ],
     },
     Work {

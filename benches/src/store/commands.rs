@@ -1,7 +1,7 @@
 //! Works that are commands.
 use super::{
     catalogue::{
-        CLEAR_WRITE_UNITS, FIRST_WRITE_UNITS, READ_UNITS, ROUND_TRIPS, TIME_VS_LEAN,
+        CLEAR_WRITE_UNITS, FIRST_WRITE_UNITS, READ_UNITS, ROUND_TRIPS, States, TIME_VS_LEAN,
         TIME_VS_SAME_FACTS, TIME_VS_UNCHECKED, TRIPS, WRITE_UNITS,
     },
     endpoint::Cost,
@@ -19,7 +19,6 @@ use foldstream::{
 use futures::future::try_join_all;
 use std::{
     num::NonZeroU32,
-    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -92,12 +91,12 @@ impl Bench<'_> {
 
     pub(super) async fn commands(
         &mut self,
-        warm: bool,
+        states: States,
         at_once: u64,
         samples: &mut Samples,
     ) -> Result<(), BenchError> {
         let sides = self.metered.clone();
-        let accounts = sides.accounts(warm);
+        let accounts = sides.accounts(states);
         let ids = self.ids(self.size.streams);
         begin(&sides, &accounts, &ids).await?;
         for id in &ids {
@@ -115,7 +114,7 @@ impl Bench<'_> {
         let sides = self.direct.clone();
         // The first round warms up and is not counted.
         for round in 0..=self.size.rounds {
-            let accounts = sides.accounts(warm);
+            let accounts = sides.accounts(states);
             let ids = self.ids(self.size.streams.max(at_once));
             begin(&sides, &accounts, &ids).await?;
             let (mut ours, mut by_hand) = (Duration::ZERO, [Duration::ZERO; 2]);
@@ -144,8 +143,8 @@ impl Bench<'_> {
         let sides = self.direct.clone();
         // The first round warms up and is not counted.
         for round in 0..=self.size.rounds {
-            let checked = sides.accounts(true);
-            let unchecked = sides.accounts(true).without_encode_check();
+            let checked = sides.accounts(States::Cached);
+            let unchecked = sides.accounts(States::Cached).without_encode_check();
             let (mut ours, mut theirs) = (Duration::ZERO, Duration::ZERO);
             for (ids, accounts, took) in [
                 (self.ids(self.size.streams), &checked, &mut ours),
@@ -172,7 +171,7 @@ impl Bench<'_> {
 
     pub(super) async fn ten_events(&mut self, samples: &mut Samples) -> Result<(), BenchError> {
         let sides = self.metered.clone();
-        let accounts = sides.accounts(true);
+        let accounts = sides.accounts(States::Cached);
         let ids = self.ids(self.size.streams);
         begin(&sides, &accounts, &ids).await?;
         for id in &ids {
@@ -188,7 +187,7 @@ impl Bench<'_> {
         }
 
         let sides = self.direct.clone();
-        let accounts = sides.accounts(true);
+        let accounts = sides.accounts(States::Cached);
         let ids = self.ids(self.size.streams);
         begin(&sides, &accounts, &ids).await?;
         for round in 0..=self.size.rounds as u64 {
@@ -239,7 +238,7 @@ impl Bench<'_> {
     /// publisher writes to the events table to clear its mark.
     pub(super) async fn mode(&mut self, samples: &mut Samples) -> Result<(), BenchError> {
         let sides = self.metered.clone();
-        let (accounts, store) = (sides.accounts(true), sides.stores.event_store());
+        let (accounts, store) = (sides.accounts(States::Cached), sides.stores.event_store());
         for id in self.ids(self.size.streams) {
             let id = AccountId::from(id);
             let mut head = StreamHead::empty(stream_of(&id)?);
@@ -292,12 +291,12 @@ impl Bench<'_> {
     /// Commands that carry a command id. No store by hand has those, so round-trip times are compared to one query.
     pub(super) async fn commands_with_id(
         &mut self,
-        warm: bool,
+        states: States,
         samples: &mut Samples,
     ) -> Result<(), BenchError> {
         let with_ids = |sides: &Sides| {
-            let control = Arc::new(sides.stores.control_store());
-            sides.accounts(warm).with_idempotency(control, RETENTION)
+            let control = sides.stores.control_store();
+            sides.accounts(states).with_idempotency(control, RETENTION)
         };
         let sides = self.metered.clone();
         let accounts = with_ids(&sides);

@@ -1,6 +1,6 @@
 //! Works that are loads.
 use super::{
-    catalogue::ROUND_TRIPS,
+    catalogue::{ROUND_TRIPS, States},
     endpoint::Cost,
     sides::{Bench, Samples, Sides, add, add_costs, add_times, assert_state},
 };
@@ -9,10 +9,7 @@ use crate::{
     account::{Account, AccountEvent, AccountId, Deposit},
 };
 use foldstream::{Repository, SnapshotPolicy, StreamHead};
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// A snapshot is taken every so many events.
 const SNAPSHOT_EVERY: u64 = 100;
@@ -29,7 +26,7 @@ impl Bench<'_> {
         let id = self.ids(1).remove(0);
         let account = AccountId::from(&*id);
         let events = commits * each;
-        fill(&self.direct.accounts(false), &account, commits, each).await?;
+        fill(&self.direct.accounts(States::None), &account, commits, each).await?;
         for raw in self.direct.by_hand() {
             raw.fill(&id, events).await?;
         }
@@ -65,7 +62,7 @@ impl Bench<'_> {
     }
 
     async fn our_load(&self, sides: &Sides, id: &AccountId, events: u64) -> Result<(), BenchError> {
-        let accounts = sides.accounts(false);
+        let accounts = sides.accounts(States::None);
         let loaded = accounts.load(id).await.map_err(BenchError::other)?;
         self.more(sides, &accounts, id, 1).await?;
         assert_state(loaded.state().balance, events)
@@ -79,8 +76,10 @@ impl Bench<'_> {
         let account = AccountId::from(&*id);
         let policy = SnapshotPolicy::every(SNAPSHOT_EVERY);
         let with_snapshots = |sides: &Sides| {
-            let snapshots = Arc::new(sides.stores.snapshot_store());
-            sides.accounts(false).with_snapshots(snapshots, policy)
+            let snapshots = sides.stores.snapshot_store();
+            sides
+                .accounts(States::None)
+                .with_snapshots(snapshots, policy)
         };
         let accounts = with_snapshots(&self.direct);
         for n in 1..=SNAPSHOT_EVERY + AFTER_SNAPSHOT {

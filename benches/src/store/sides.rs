@@ -3,7 +3,7 @@ use super::{
     Size, Work,
     catalogue::{
         CLEAR_WRITE_UNITS, Commits, FIRST_WRITE_UNITS, Kind, READ_UNITS, READ_UNITS_VS_LEAN,
-        READ_UNITS_VS_SAME_FACTS, TIME_VS_LEAN, TIME_VS_SAME_FACTS, TRIPS, WRITE_UNITS,
+        READ_UNITS_VS_SAME_FACTS, States, TIME_VS_LEAN, TIME_VS_SAME_FACTS, TRIPS, WRITE_UNITS,
     },
     endpoint::{Cost, Endpoint},
     raw::{Form, Raw},
@@ -19,7 +19,7 @@ use aws_sdk_dynamodb::{
 };
 use foldstream::Repository;
 use foldstream_dynamodb::{DynamoDb, DynamoDbConfig, PublishMode, TableOptions, create_tables};
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{collections::HashMap, time::Duration};
 
 /// Samples of our side and of the other, by measure.
 pub(super) type Samples = HashMap<&'static str, (Vec<f64>, Vec<f64>)>;
@@ -47,15 +47,21 @@ impl Sides {
         [&self.lean, &self.same_facts]
     }
 
-    pub(super) fn accounts(&self, warm: bool) -> Repository<Account> {
-        let accounts = Repository::new(Arc::new(self.stores.event_store()));
-        if warm {
-            accounts.with_cache(100_000)
-        } else {
-            accounts
+    pub(super) fn accounts(&self, states: States) -> Repository<Account> {
+        let accounts = Repository::new(self.stores.event_store());
+        match states {
+            States::None => accounts,
+            States::Cached => accounts.with_cache(STREAMS),
+            States::Idle => {
+                let at_once = Duration::from_nanos(1);
+                accounts.with_cache(STREAMS).with_confirm_after(at_once)
+            }
         }
     }
 }
+
+/// Streams whose states a cache keeps: all of a run.
+const STREAMS: usize = 100_000;
 
 pub(super) struct Bench<'a> {
     pub(super) size: Size,
@@ -129,8 +135,12 @@ impl<'a> Bench<'a> {
     pub(super) async fn measure(&mut self, work: &Work) -> Result<Samples, BenchError> {
         let mut samples = Samples::new();
         match work.kind {
-            Kind::Command { warm, at_once } => self.commands(warm, at_once, &mut samples).await?,
-            Kind::CommandWithId { warm } => self.commands_with_id(warm, &mut samples).await?,
+            Kind::Command { states, at_once } => {
+                self.commands(states, at_once, &mut samples).await?;
+            }
+            Kind::CommandWithId { states } => {
+                self.commands_with_id(states, &mut samples).await?;
+            }
             Kind::EncodeCheck => self.encode_check(&mut samples).await?,
             Kind::TenEvents => self.ten_events(&mut samples).await?,
             Kind::Mode(_) => self.mode(&mut samples).await?,
