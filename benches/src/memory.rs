@@ -103,7 +103,7 @@ const WORKS: [Work; 7] = [
         events_per_stream: 30,
         ours: Ours::Warm,
         theirs: Theirs::Unchecked,
-        goal: 0.5,
+        goal: 0.75,
     },
 ];
 
