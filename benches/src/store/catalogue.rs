@@ -195,6 +195,15 @@ pub(super) const WORKS: &[Work] = &[
         ],
     },
     Work {
+        name: "mode-both",
+        kind: Kind::Mode(PublishMode::Both),
+        goals: &[
+            at_most(FIRST_WRITE_UNITS, 3.0),
+            at_most(WRITE_UNITS, 2.0),
+            at_most(CLEAR_WRITE_UNITS, 2.0),
+        ],
+    },
+    Work {
         name: "command-with-id-warm",
         kind: Kind::CommandWithId {
             states: States::Cached,
