@@ -2,7 +2,11 @@
 use crate::support::{Account, AccountCommand::*, AccountEvent, AccountId, InsufficientFunds};
 use foldstream::{
     AppendError, BoxError, ExecuteError, ExpectedVersion, Repository, StreamId, Transaction,
-    Version, VersionConflict, ports::EventStore,
+    Version, VersionConflict,
+    ports::{
+        Consumer, EventStore, Message, MessageBus, MessageBusError, Offset, PartitionId,
+        PartitionOffsets, RunOutcome, Subscription, TopicDescription,
+    },
 };
 use foldstream_testkit::{InMemoryControlStore, InMemoryEventStore, InMemorySnapshotStore};
 use std::{sync::Arc, time::Duration};
@@ -88,4 +92,45 @@ fn every_append_error_says_the_same_as_its_execute_error() {
     assert_eq!(execute.to_string(), text);
     assert!(execute.is_transient());
     let _: BoxError = Box::new(AppendError::Conflict(conflict()));
+}
+
+/// Publishes runs in one go, and nothing else.
+#[derive(Debug)]
+struct OnlyRuns(Arc<foldstream_testkit::InMemoryMessageBus>);
+#[async_trait::async_trait]
+impl MessageBus for OnlyRuns {
+    async fn publish(&self, _: &Message) -> Result<(PartitionId, Offset), MessageBusError> {
+        panic!("a run is published as a run")
+    }
+    async fn publish_run(&self, run: &[Message]) -> RunOutcome {
+        RunOutcome::complete(run.len())
+    }
+    async fn subscribe(&self, join: Subscription) -> Result<Arc<dyn Consumer>, MessageBusError> {
+        self.0.subscribe(join).await
+    }
+    async fn offsets(&self, topic: &str) -> Result<Vec<PartitionOffsets>, MessageBusError> {
+        self.0.offsets(topic).await
+    }
+    async fn committed(
+        &self,
+        group: &str,
+        topic: &str,
+    ) -> Result<Vec<(PartitionId, Option<Offset>)>, MessageBusError> {
+        self.0.committed(group, topic).await
+    }
+    async fn describe_topic(&self, topic: &str) -> Result<TopicDescription, MessageBusError> {
+        self.0.describe_topic(topic).await
+    }
+    async fn delete_group(&self, group: &str) -> Result<(), MessageBusError> {
+        self.0.delete_group(group).await
+    }
+}
+
+#[tokio::test]
+async fn a_shared_bus_keeps_its_own_way_to_publish_a_run() {
+    let bus = Arc::new(OnlyRuns(foldstream_testkit::InMemoryMessageBus::new()));
+    let shared: Arc<dyn MessageBus> = Arc::new(bus);
+    let run = [Message::new("t", foldstream::Timestamp::now())];
+    let outcome = shared.publish_run(&run).await;
+    assert_eq!(outcome.durable, 1);
 }
