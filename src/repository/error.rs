@@ -5,7 +5,7 @@ use crate::{
 };
 use std::{error::Error, fmt, time::Duration};
 
-/// Why a state could not be had.
+/// The error returned when a state cannot be loaded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
@@ -20,9 +20,9 @@ pub enum LoadError {
     Codec {
         /// The stream.
         stream: StreamId,
-        /// Which event.
+        /// The version of the event.
         version: Version,
-        /// Why.
+        /// The error of the codec.
         #[source]
         source: CodecError,
     },
@@ -58,7 +58,7 @@ pub struct FoldError {
 }
 
 impl LoadError {
-    /// Whether the same call may succeed later.
+    /// Returns whether the same call may succeed later.
     pub const fn is_transient(&self) -> bool {
         match self {
             Self::Store(e) => e.is_transient(),
@@ -71,7 +71,7 @@ impl LoadError {
     }
 }
 
-/// Why a stream's state could not be forgotten.
+/// The error returned when a stream's state cannot be forgotten.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ForgetError {
@@ -83,7 +83,7 @@ pub enum ForgetError {
     Snapshot(#[from] SnapshotStoreError),
 }
 
-/// Why a command had no effect, or none that is known.
+/// The error returned when a command had no effect, or none that is known.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ExecuteError<E> {
@@ -123,7 +123,7 @@ pub enum ExecuteError<E> {
         stream: StreamId,
         /// The version at which the earlier attempt may be stored.
         slot: Version,
-        /// Why the aggregate refuses the command now; `None` if it finds nothing to do, or the stream is not at the
+        /// The reason why the aggregate refuses the command now; `None` if it finds nothing to do, or the stream is not at the
         /// version that the caller expects.
         rejection: Option<E>,
     },
@@ -139,16 +139,16 @@ pub enum ExecuteError<E> {
     Contended {
         /// The stream.
         stream: StreamId,
-        /// How often it was tried.
+        /// The number of attempts.
         attempts: u32,
     },
     /// The stream is shorter than it was when the command was marked: a backup was restored.
     HistoryForked {
         /// The stream.
         stream: StreamId,
-        /// Where the command's commit belongs.
+        /// The version at which the command's commit belongs.
         slot: Version,
-        /// Where the stream ends now.
+        /// The end of the stream now.
         tail: Version,
     },
 }
@@ -204,7 +204,7 @@ impl<E> From<AppendError> for ExecuteError<E> {
 
 /// Marks a refused command in the chain of sources, whatever error type the aggregate has.
 ///
-/// So a handler that passes an [`ExecuteError`] on with `?` does not have its command retried for ever: the runner finds
+/// So a handler that passes an [`ExecuteError`] on with `?` does not have its command retried forever: the runner finds
 /// the mark and treats a refusal as permanent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the aggregate refused the command")]
@@ -262,7 +262,7 @@ impl<E> ExecuteError<E> {
         }
     }
 
-    /// Whether the same call may succeed later. After an unknown outcome it may also apply the command twice.
+    /// Returns whether the same call may succeed later. After an unknown outcome it may also apply the command twice.
     pub const fn is_transient(&self) -> bool {
         match self {
             Self::Conflict(_) | Self::Contended { .. } | Self::EarlierAttemptPending { .. } => true,

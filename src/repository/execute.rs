@@ -9,7 +9,7 @@ use crate::{
 use futures::{Stream, StreamExt};
 use std::time::Duration;
 
-/// What became of a command `C` on an aggregate `A`.
+/// The result of a command `C` on an aggregate `A`.
 pub type ExecuteResult<A, C> = Result<Executed<A>, ExecuteError<<A as Decide<C>>::Error>>;
 
 /// A command, and what its caller said about it.
@@ -21,15 +21,15 @@ pub(super) struct Request<'a, C> {
     pub(super) expected: ExpectedVersion,
 }
 
-/// What a decision starts from.
+/// The state that a decision starts from.
 pub(super) enum Start<A> {
-    /// A state that may be behind the store.
+    /// A state that the store may have moved on from.
     Cached(Loaded<A>),
     /// A state that was read during this command.
     Read(Loaded<A>),
 }
 
-/// What was decided, and the state that it was decided on.
+/// A decision, and the state that it was made on.
 pub(super) enum Decided<A: Aggregate, E> {
     Facts(Facts<A>),
     NoFacts(NoFacts<A, E>),
@@ -291,7 +291,7 @@ impl<A: Aggregate> Repository<A> {
         loop {
             let now = self.inner.clock.now();
             self.inner.skew.check(&loaded.head, now);
-            // A commit's time is never before the previous commit's, even if this host's clock is behind.
+            // A commit's time is never before the previous commit's, even if this host's clock is slow.
             let now = now.max(loaded.head.recorded_at());
             let decided = match request.expected.conflict(&loaded.head) {
                 Some(conflict) => Err(Reason::Elsewhere(conflict)),

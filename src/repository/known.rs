@@ -85,13 +85,13 @@ impl<A: Aggregate> Repository<A> {
         Ok(None)
     }
 
-    /// Returns whether the store must confirm what is known.
+    /// Returns true if the store must confirm what is known.
     fn is_old(&self, known: &Known<A>) -> bool {
         let after = self.inner.confirm_after;
         after > Duration::ZERO && known.idle() >= after
     }
 
-    /// Returns whether the store has the commit that ends at this head.
+    /// Returns true if the store has the commit that ends at this head.
     async fn is_stored(&self, head: &StreamHead) -> Result<bool, LoadError> {
         let Some(id) = head.commit_id() else {
             // No append after the beginning leaves a hole.

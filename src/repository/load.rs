@@ -24,7 +24,7 @@ use futures::TryStreamExt;
 use std::num::NonZeroU32;
 use tokio::time::Instant;
 
-/// How many times as many commits as were asked for are paged back to reach a snapshot. One that lies further back is
+/// The factor by which more commits than were asked for are paged back to reach a snapshot. A snapshot that lies further back is
 /// read forwards.
 const PAGE_BACK: u64 = 4;
 
@@ -69,7 +69,7 @@ impl<A: Aggregate> Repository<A> {
         (snapshots, deadline): InTime<'_, A>,
     ) -> Result<Fold<A>, LoadError> {
         if let Some((snapshot, state)) = snapshots.load(stream, deadline).await {
-            if let Some(fold) = self.fold_behind(&snapshot, state, snapshots).await? {
+            if let Some(fold) = self.fold_after(&snapshot, state, snapshots).await? {
                 return Ok(fold);
             }
             snapshots
@@ -95,7 +95,7 @@ impl<A: Aggregate> Repository<A> {
             let tail = newest.first().map_or(Version::NONE, Commit::last_version);
             let is_above = snapshot.version > tail;
             let fold = if is_above {
-                self.fold_behind(&snapshot, state, snapshots).await?
+                self.fold_after(&snapshot, state, snapshots).await?
             } else {
                 let found = (snapshot.clone(), state);
                 self.fold_newest(found, &mut newest, limit, snapshots)
@@ -126,7 +126,7 @@ impl<A: Aggregate> Repository<A> {
         let oldest = newest.last().map_or(Version::NONE, |c| c.first_version);
         let missing = oldest.get().saturating_sub(snapshot.version.get());
         if missing > PAGE_BACK * u64::from(limit.get()) {
-            return self.fold_behind(&snapshot, state, snapshots).await;
+            return self.fold_after(&snapshot, state, snapshots).await;
         }
         // A commit has at least one event, so as many commits as events reach it.
         if let Some(missing) = u32::try_from(missing).ok().and_then(NonZeroU32::new) {
@@ -144,7 +144,7 @@ impl<A: Aggregate> Repository<A> {
     }
 
     /// The state from a snapshot and all that follows it, read at its version. None if the snapshot does not fit.
-    async fn fold_behind(
+    async fn fold_after(
         &self,
         snapshot: &StoredSnapshot,
         state: A,
@@ -186,7 +186,7 @@ impl<A: Aggregate> Repository<A> {
         Ok(fold)
     }
 
-    /// Reads and folds what is behind a fold's head and before `end`.
+    /// Reads and folds the commits after a fold's head and before `end`.
     async fn fold_up_to(&self, mut fold: Fold<A>, end: Version) -> Result<Fold<A>, LoadError> {
         let missing = end.get().saturating_sub(fold.head().version().next().get());
         if missing == 0 {
@@ -206,7 +206,7 @@ impl<A: Aggregate> Repository<A> {
         Ok(fold)
     }
 
-    /// Reads and folds what is behind a fold's head.
+    /// Reads and folds the commits after a fold's head.
     pub(super) async fn fold_on(&self, mut fold: Fold<A>) -> Result<Fold<A>, LoadError> {
         let start = ReadFrom::After(fold.head().clone());
         let stream = fold.head().stream().clone();
@@ -238,7 +238,7 @@ impl<A: Aggregate> Repository<A> {
     }
 }
 
-/// Whether the snapshot is of the history that has this commit, and stands at its end.
+/// Returns true if the snapshot is of the history that has this commit, and stands at its end.
 fn fits(snapshot: &StoredSnapshot, commit: &Commit) -> bool {
     commit.last_version() == snapshot.version && commit.id == snapshot.commit_id
 }

@@ -189,7 +189,8 @@ impl<A: Aggregate> Repository<A> {
                 Some(Snapshots::new(store, policy, codecs, counters).with_check(i.read_back));
         })
     }
-    /// Whether a load with snapshots takes one round-trip time or reads as little as it can. Default [`LoadPolicy::Auto`].
+    /// Sets the way of a load with snapshots: one round-trip time, or as little to read as possible. Default
+    /// [`LoadPolicy::Auto`].
     #[must_use]
     pub fn with_load_policy(self, policy: LoadPolicy) -> Self {
         self.edit(|i| i.load_policy = policy)
@@ -277,7 +278,8 @@ impl<A: Aggregate> Repository<A> {
             i.idempotency = Some(Idempotency { control, retention });
         })
     }
-    /// How often a conflict is decided again. Its pauses need a tokio runtime with time, as the publisher and the runner do.
+    /// Sets for how long a command that meets conflicts is decided again. Its pauses need a tokio runtime with time, as the
+    /// publisher and the runner do.
     #[must_use]
     pub fn with_conflict_retry(self, retry: ConflictRetry) -> Self {
         self.edit(|i| i.retry = retry)
@@ -342,7 +344,7 @@ impl<A: Aggregate> Repository<A> {
     /// events. Call it after a key was deleted, in every process that has a [cache](Self::with_cache): states in
     /// memory are not encrypted.
     ///
-    /// A load or a snapshot that had begun before may still store a snapshot behind it: call it once nothing works on
+    /// A load or a snapshot that had begun before may still store a snapshot after it: call it once nothing works on
     /// the stream, or twice. Snapshots that are sealed under the deleted key are of no use to anybody either way.
     ///
     /// # Errors
@@ -357,7 +359,7 @@ impl<A: Aggregate> Repository<A> {
         }
     }
 
-    /// What this repository and its clones have counted so far.
+    /// Returns the counts of this repository and its clones so far.
     pub fn metrics(&self) -> RepositoryMetrics {
         self.inner.counters.read()
     }
@@ -384,7 +386,7 @@ impl<A: Aggregate> Repository<A> {
     }
 }
 
-/// Whether a codec wrote one of its payloads.
+/// Returns true if a codec wrote one of the commit's payloads.
 fn is_sealed(commit: &Commit) -> bool {
     commit.events.iter().any(|event| event.codec.is_some())
 }

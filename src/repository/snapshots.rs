@@ -33,10 +33,10 @@ use tokio::{runtime::Handle, sync::Notify, time::Instant};
 /// Streams that may wait for their snapshot; beyond, a due snapshot is left for a later command.
 const QUEUE: usize = 1024;
 
-/// What an event takes in the store, as long as none was seen.
+/// The bytes that an event is taken to have in the store, as long as none was seen.
 const EVENT_BYTES: u64 = 256;
 
-/// What a commit takes beside the names and payloads of its events, about: key, id, time.
+/// The bytes of a commit beside the names and payloads of its events, about: key, id, time.
 const COMMIT_BYTES: usize = 100;
 
 /// Reads and takes snapshots of one aggregate type. Cloning shares the table.
@@ -62,18 +62,18 @@ struct Queue<A> {
 
 struct Waiting<A> {
     newest: BTreeMap<StreamId, Loaded<A>>,
-    /// The stream that was taken last: the next one is behind it, so that a busy stream never keeps others waiting.
+    /// The stream that was taken last: the next one comes after it, so that a busy stream never keeps others waiting.
     last: Option<StreamId>,
     is_running: bool,
 }
 
 impl<A> Waiting<A> {
     fn take_next(&mut self) -> Option<(StreamId, Loaded<A>)> {
-        let behind = self.last.take().and_then(|last| {
-            let mut behind = self.newest.range((Bound::Excluded(last), Bound::Unbounded));
-            behind.next().map(|(stream, _)| stream.clone())
+        let after = self.last.take().and_then(|last| {
+            let mut after = self.newest.range((Bound::Excluded(last), Bound::Unbounded));
+            after.next().map(|(stream, _)| stream.clone())
         });
-        let next = match behind {
+        let next = match after {
             Some(stream) => self.newest.remove_entry(&stream),
             None => self.newest.pop_first(),
         };
@@ -155,7 +155,7 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
         Self { check, ..self }
     }
 
-    /// How many of the newest commits to ask for together with the snapshot.
+    /// Returns the number of the newest commits to ask for together with the snapshot.
     pub(super) fn newest(&self, load: LoadPolicy) -> Option<NonZeroU32> {
         load.newest(self.policy, self.event_bytes.load(Relaxed))
     }
@@ -242,7 +242,7 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
                 tracing::warn!(%stream, error = crate::chain(&error), "the snapshot cannot be deleted");
             }
             None => {
-                tracing::warn!(%stream, "the snapshot store is slow: the snapshot is not deleted yet")
+                tracing::warn!(%stream, "the snapshot store is slow: the snapshot is not deleted yet");
             }
         }
     }
@@ -253,7 +253,7 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
         self.store.delete(stream).await
     }
 
-    /// Takes a snapshot of this state if the policy says so, and notes in it that it did: the next one is due behind it,
+    /// Takes a snapshot of this state if the policy says so, and notes in it that it did: the next one is due after it,
     /// even if it cannot be written. Never waits, never fails.
     pub(super) fn offer(
         &self,
@@ -367,9 +367,9 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
         }
     }
 
-    /// Returns whether the stored snapshot shows the same version as a new one, but is of no use to this build.
+    /// Returns true if the stored snapshot shows the same version as a new one, but is of no use to this build.
     ///
-    /// The store keeps it, since it is of the same or a later state version. On a stream that nobody writes to, every load
+    /// The store keeps it, since it is of the same or a later state version. On a stream without new events every load
     /// would then fold the whole history. Between a build of a later state version and this one, running side by side on
     /// such a stream, the snapshot changes hands at their loads; that costs them time only.
     async fn is_in_the_way(&self, new: &StoredSnapshot) -> Result<bool, BoxError> {
@@ -422,8 +422,8 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
     }
 }
 
-/// Returns what a future has to say until the deadline; it is polled once in any case, and none of its time is waited for
-/// outside of a tokio runtime, which has no timer.
+/// Returns the output of a future that is ready by the deadline. The future is polled once in any case. Outside of a tokio
+/// runtime there is no timer, and the future is awaited.
 async fn within<T>(deadline: Instant, future: impl Future<Output = T>) -> Option<T> {
     let mut future = std::pin::pin!(future);
     // Without a timer where the answer is there at once.
@@ -444,7 +444,7 @@ struct Running<A> {
 
 impl<A> Running<A> {
     /// The next snapshot to write. None: the flag has fallen, in the critical section of the look, so that an offer right
-    /// behind it starts a new task.
+    /// after it starts a new task.
     fn next(&mut self) -> Option<(StreamId, Loaded<A>)> {
         let mut waiting = self.queue.lock();
         let next = waiting.take_next();

@@ -105,7 +105,7 @@ struct Inner {
     parts: Mutex<Parts>,
 }
 
-/// What a transaction has read and decided.
+/// The streams that a transaction has read, and its decisions on them.
 #[derive(Default)]
 struct Parts {
     streams: BTreeMap<StreamId, Box<dyn Part>>,
@@ -290,7 +290,7 @@ impl<A: Aggregate> TransactionExecuted<A> {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Committed<T> {
-    /// What the work returned, in the attempt that was committed.
+    /// The value that the work returned in the attempt that was committed.
     pub value: T,
     /// The new heads, in the order in which the streams came into the transaction.
     pub heads: Vec<StreamHead>,
@@ -350,7 +350,7 @@ impl Transaction {
     /// outlives its attempt gets an error.
     ///
     /// # Errors
-    /// What `work` returns, or what follows from an [`AppendError`]: `Conflict` if other writers kept the streams moving,
+    /// The error that `work` returns, or one made of an [`AppendError`]: `Conflict` if other writers kept the streams moving,
     /// `Store(Unavailable { pending: Some(_) })` if the outcome stayed unknown: [`Repository::settle`] of any of the
     /// repositories tells.
     pub async fn run<S, T, E, W, F>(

@@ -29,7 +29,7 @@ const LONG_TURN: Duration = Duration::from_secs(30);
 /// Asks the store for its incarnation.
 pub(super) type Incarnation = Arc<dyn Fn() -> u64 + Send + Sync>;
 
-/// What is known of about so many streams, and who is at work on which.
+/// The turns of all streams, and the last states of about so many.
 pub(super) struct Turns<A> {
     incarnation: Incarnation,
     streams: KeyedLock<StreamId, Known<A>>,
@@ -45,9 +45,9 @@ struct History {
     epoch: u64,
 }
 
-/// What a turn leaves to the next one.
+/// The head, and perhaps a state, that a turn leaves to the next one.
 pub(super) struct Known<A> {
-    /// Where the stream ended at the end of the turn.
+    /// The end of the stream when the turn ended.
     pub(super) head: StreamHead,
     /// A state, at the head or before it.
     pub(super) loaded: Option<Loaded<A>>,
@@ -115,7 +115,7 @@ impl<A> Turns<A> {
         }
     }
 
-    /// Waits until nobody in this process works on the stream, and takes what is known of it.
+    /// Waits until no other turn of this process is at work on the stream, and takes what the last one left.
     pub(super) async fn take(&self, stream: &StreamId) -> Turn<A> {
         let report = |held: Duration, waiting: usize| {
             tracing::warn!(

@@ -16,7 +16,7 @@ impl<A: Clone> Loaded<A> {
     pub fn state(&self) -> &A {
         &self.state
     }
-    /// The state, owned; cloned only while somebody else holds it.
+    /// Returns the state, owned; cloned only while it has another owner.
     pub fn into_state(self) -> A {
         Arc::unwrap_or_clone(self.state)
     }
@@ -24,20 +24,20 @@ impl<A: Clone> Loaded<A> {
     pub const fn version(&self) -> Version {
         self.head.version()
     }
-    /// What an append behind this state expects.
+    /// Returns the head to pass to the next append.
     pub const fn head(&self) -> &StreamHead {
         &self.head
     }
 }
 
 impl<A: Aggregate> Loaded<A> {
-    /// Goes on folding; the state is cloned only while somebody else holds it.
+    /// Goes on folding; the state is cloned only while it has another owner.
     pub(super) fn into_fold(self) -> Fold<A> {
         Fold::resume(Arc::unwrap_or_clone(self.state), self.head, self.snapshot)
     }
 }
 
-/// What a command did.
+/// The effect of a command.
 #[derive(Clone, Debug)]
 pub struct Executed<A: Aggregate> {
     pub(super) loaded: Loaded<A>,
@@ -65,7 +65,7 @@ impl<A: Aggregate> Executed<A> {
     pub const fn version(&self) -> Version {
         self.loaded.version()
     }
-    /// What an append behind this state expects.
+    /// Returns the head to pass to the next append.
     pub const fn head(&self) -> &StreamHead {
         self.loaded.head()
     }
@@ -73,13 +73,13 @@ impl<A: Aggregate> Executed<A> {
     pub fn events(&self) -> &[A::Event] {
         &self.events
     }
-    /// Whether an earlier attempt at this append had already stored it; `events` are the stored ones.
+    /// Returns whether an earlier attempt at this command had already stored its events; `events` are the stored ones.
     pub const fn is_repeat(&self) -> bool {
         self.repeated
     }
 }
 
-/// What became of an append whose outcome was not known.
+/// The outcome of an append that was not known.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Settled {
     /// It was stored; the new heads, in the order of the request.

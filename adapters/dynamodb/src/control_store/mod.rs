@@ -19,12 +19,11 @@ use aws_sdk_dynamodb::{
     types::{KeysAndAttributes, ReturnValuesOnConditionCheckFailure},
 };
 use foldstream::{
-    Backoff, Clock, RetryPolicy, SystemClock,
+    Backoff, Clock, SystemClock,
     ports::{
         ControlStore, ControlStoreError, DeleteExpect, DeleteOutcome, Direction, Expect,
         PutOutcome, RangeQuery, Row, RowKey, RowPage,
     },
-    resilience::{Attempts, FailureClass},
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use std::{
@@ -38,11 +37,9 @@ use std::{
 const BATCH: usize = 100;
 /// Batches asked for at the same time.
 const BATCHES: usize = 4;
-/// How long a batch of which no key was answered is asked for again, before it is given up as throttled.
-const UNPROCESSED: RetryPolicy = RetryPolicy::new(
-    Backoff::new(Duration::from_millis(25), Duration::from_secs(1)),
-    Duration::from_secs(5),
-);
+/// Requests in a row that brought nothing, before a batch is given up as throttled.
+const FRUITLESS: u32 = 8;
+const BATCH_PAUSES: Backoff = Backoff::new(Duration::from_millis(25), Duration::from_secs(2));
 
 /// The control store: rows under compare-and-set, read strongly consistently.
 ///
@@ -103,7 +100,7 @@ impl DynamoDbControlStore {
         let place = self.connection.at("BatchGetItem", table);
         let mut rows = Vec::new();
         let mut requests = self.connection.requests();
-        let mut unprocessed = Attempts::new(UNPROCESSED);
+        let mut fruitless = 0;
         while !open.is_empty() {
             let asked = open.len();
             let again = open.clone();
@@ -131,14 +128,12 @@ impl DynamoDbControlStore {
             }
             let left = answer.unprocessed_keys.unwrap_or_default().into_values();
             open = left.flat_map(|k| k.keys).collect();
-            if open.len() < asked {
-                unprocessed.reset();
-            }
-            let throttled = FailureClass::Throttled {
-                retry_after: Duration::ZERO,
-            };
-            if !open.is_empty() && !unprocessed.wait(throttled).await {
+            fruitless = if open.len() < asked { 0 } else { fruitless + 1 };
+            if fruitless >= FRUITLESS {
                 return Err(Failure::unprocessed(place).into_control_store());
+            }
+            if !open.is_empty() {
+                tokio::time::sleep(BATCH_PAUSES.delay(fruitless + 1)).await;
             }
         }
         Ok(rows)

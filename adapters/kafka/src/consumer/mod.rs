@@ -17,10 +17,8 @@ use crate::{
 };
 use async_trait::async_trait;
 use context::{Client, GroupContext};
-use foldstream::{
-    Backoff, RetryPolicy,
-    ports::{Consumer, ConsumerEvent, MessageBusError, OwnedMark, PartitionId, Subscription},
-    resilience::Attempts,
+use foldstream::ports::{
+    Consumer, ConsumerEvent, MessageBusError, OwnedMark, PartitionId, Subscription,
 };
 use poll::{PollLoop, Settings};
 use rdkafka::{
@@ -36,13 +34,12 @@ use std::{
 };
 use tokio::{
     sync::Semaphore,
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, sleep, sleep_until, timeout_at},
 };
 use wake::Wake;
 
-/// The pauses between attempts to commit while the group is between two generations.
-const REBALANCE_PAUSES: Backoff =
-    Backoff::new(Duration::from_millis(100), Duration::from_millis(200));
+/// How soon a commit is tried again while the group is between two generations.
+const REBALANCE_PAUSE: Duration = Duration::from_millis(100);
 
 /// See [`foldstream::ports::Consumer`].
 pub(crate) struct KafkaConsumer {
@@ -238,7 +235,6 @@ impl Consumer for KafkaConsumer {
         let deadline = Instant::now() + self.timeout;
         let topics = topics_of(marks.iter().map(|mark| &mark.partition));
         let uses = Uses::topics(Access::Read, &topics).with_group(&self.group);
-        let mut attempts = Attempts::new(RetryPolicy::new(REBALANCE_PAUSES, self.timeout));
         loop {
             if marks.is_empty() {
                 return self.shared.begin_commit(marks).map(drop);
@@ -258,15 +254,12 @@ impl Consumer for KafkaConsumer {
             }
             // Between two generations the broker takes no commit. Soon either the partition is lost, which the next
             // attempt finds, or it is kept, and the attempt succeeds under the new generation.
-            let is_rebalancing = class == Some(Class::Rebalancing);
-            let pause = attempts.next(is_rebalancing.into());
-            let is_in_time =
-                |pause: &Duration| Instant::now() + *pause < self.deadline(marks, deadline);
-            let Some(pause) = pause.filter(is_in_time) else {
+            let rebalancing = class == Some(Class::Rebalancing);
+            if !rebalancing || Instant::now() + REBALANCE_PAUSE >= self.deadline(marks, deadline) {
                 let doing = format_args!("committing for the group {}", self.group);
                 return Err(self.errors.failed(doing, uses, error));
-            };
-            attempts.rest(pause).await;
+            }
+            sleep(REBALANCE_PAUSE).await;
         }
     }
 
