@@ -83,7 +83,7 @@ async fn spent_retries_halt_and_nothing_is_committed_past_the_failed_event() {
     let (class, attempts, version, source) = halted(error_of(&report));
     assert_eq!((class, version), (ErrorClass::Transient, 3));
     // The last attempt starts when the time is over, not earlier.
-    let times = times.lock().unwrap();
+    let times = times.lock().unwrap().clone();
     let failed_for = *times.last().unwrap() - times[0];
     assert!((limit..limit + Duration::from_millis(10)).contains(&failed_for));
     assert_eq!(attempts as usize, times.len());
