@@ -101,13 +101,14 @@ impl Topic {
         lock(&self.known).checked.is_some()
     }
 
-    /// Notes that a stream is being published, if the topic has been checked and nobody has changed its number since.
-    fn enter(topic: &Arc<Self>) -> Option<Publishing> {
+    /// Notes that a stream is being published, and returns what is known now: another number of partitions may have been
+    /// accepted since the stream's worker asked.
+    fn enter(topic: &Arc<Self>) -> Option<(Publishing, CheckedTopic)> {
         let mut known = lock(&topic.known);
-        known.checked?;
+        let checked = known.checked?;
         known.publishing += 1;
         drop(known);
-        Some(Publishing(topic.clone()))
+        Some((Publishing(topic.clone()), checked))
     }
 
     /// Runs `accept` while nobody publishes to the topic or begins to.
@@ -156,7 +157,7 @@ impl Topics {
             .is_some_and(|topic| topic.is_checked())
     }
     /// Notes that a stream is being published to the topic; none if the topic must be checked first.
-    pub(super) fn enter(&self, name: &Arc<str>) -> Option<Publishing> {
+    pub(super) fn enter(&self, name: &Arc<str>) -> Option<(Publishing, CheckedTopic)> {
         Topic::enter(&self.get(name))
     }
 }

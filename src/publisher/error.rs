@@ -169,10 +169,10 @@ impl PublishError {
     pub(super) const fn is_topic_unusable(&self) -> bool {
         match self {
             Self::Topic { source, .. } => !source.is_transient(),
-            Self::Bus { source, .. } => match source {
-                MessageBusError::Refused { kind, .. } => concerns_one_topic(*kind),
-                _ => false,
-            },
+            Self::Bus {
+                source: MessageBusError::Refused { kind, .. },
+                ..
+            } => concerns_one_topic(*kind),
             _ => false,
         }
     }

@@ -283,15 +283,15 @@ impl<'a> Work<'a> {
         let mut attempts = self.attempts();
         loop {
             match self.publisher.checked_topic(&self.topic).await {
-                Ok(checked) => {
-                    if self.publishing.is_none() {
-                        self.publishing = self.publisher.state.topics.enter(&self.topic);
-                        if self.publishing.is_none() {
-                            // A number of partitions was accepted between the check and now.
-                            continue;
-                        }
+                Ok(checked) if self.publishing.is_some() => return Ok(checked),
+                Ok(_) => {
+                    // None: a number of partitions is being accepted. The next check waits for that.
+                    if let Some((publishing, checked)) =
+                        self.publisher.state.topics.enter(&self.topic)
+                    {
+                        self.publishing = Some(publishing);
+                        return Ok(checked);
                     }
-                    return Ok(checked);
                 }
                 Err(source) => {
                     let stream = self.stream.clone();

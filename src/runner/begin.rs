@@ -66,7 +66,7 @@ impl Session<'_> {
         if committed.iter().any(is_of) {
             return Ok(());
         }
-        Err(self.position_lost(partition, "its committed offset is gone".into()))
+        Err(self.position_lost(partition, "its committed offset is gone"))
     }
 
     /// The boot row as it is now; false if it was told to stop first.

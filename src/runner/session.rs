@@ -242,7 +242,7 @@ impl<'a> Session<'a> {
                     NoPosition::Missing => "nothing is committed".into(),
                     NoPosition::Recreated => "the topic was deleted and created again".into(),
                 };
-                return Err(self.position_lost(partition, reason));
+                return Err(self.position_lost(partition, &reason));
             }
         }
         Ok(None)
@@ -445,7 +445,7 @@ impl<'a> Session<'a> {
         Ok(true)
     }
 
-    pub(super) fn position_lost(&self, partition: PartitionId, found: String) -> RunnerError {
+    pub(super) fn position_lost(&self, partition: PartitionId, found: &str) -> RunnerError {
         RunnerError::PositionLost {
             processor: self.processor.name.clone(),
             group: self.group.into(),

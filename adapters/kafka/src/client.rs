@@ -3,7 +3,11 @@ use crate::{
     error::{Errors, task_failed},
     worked_before::{Access, Uses},
 };
-use foldstream::ports::{MessageBusError, Offset, PartitionId, RefusedKind};
+use foldstream::{
+    Backoff, RetryPolicy,
+    ports::{MessageBusError, Offset, PartitionId, RefusedKind},
+    resilience::{FailureClass, Retrying},
+};
 use rdkafka::{
     ClientContext, Offset as Place, Statistics, TopicPartitionList,
     config::{ClientConfig, RDKafkaLogLevel},
@@ -246,8 +250,9 @@ pub(crate) fn topics_of<'a>(
     topics
 }
 
-/// How soon a topic that is missing on first contact is looked for again.
-const APPEARANCE_PAUSE: Duration = Duration::from_millis(100);
+/// The pauses before a topic that is missing on first contact is looked for again.
+const APPEARANCE_PAUSES: Backoff =
+    Backoff::new(Duration::from_millis(100), Duration::from_millis(200));
 
 /// Looks for a topic, for a short time also again: one that was created a moment ago is unknown to other brokers than
 /// the one that created it. Blocks.
@@ -256,13 +261,16 @@ pub(crate) fn until_shown<T>(
     topic: &Arc<str>,
     look: impl Fn() -> Result<T, MessageBusError>,
 ) -> Result<T, MessageBusError> {
+    // `is_first_contact` knows how long a first contact lasts.
+    let mut retrying = Retrying::new(RetryPolicy::forever(APPEARANCE_PAUSES));
     loop {
         match look() {
             Err(MessageBusError::Refused {
                 kind: RefusedKind::MissingTopic,
                 ..
             }) if errors.worked_before().is_first_contact(topic) => {
-                std::thread::sleep(APPEARANCE_PAUSE);
+                let pause = retrying.next(FailureClass::Transient, Duration::ZERO);
+                std::thread::sleep(pause.unwrap_or(APPEARANCE_PAUSES.max));
             }
             answer => return answer,
         }

@@ -12,8 +12,9 @@ use crate::{
     worked_before::{Access, Uses},
 };
 use foldstream::{
-    kafka_partition,
+    Backoff, RetryPolicy, kafka_partition,
     ports::{Message, MessageBusError, Offset, PartitionId, RefusedKind},
+    resilience::Attempts,
 };
 use rdkafka::{
     error::{KafkaError, RDKafkaErrorCode},
@@ -28,8 +29,9 @@ use std::{
 
 /// After how long a topic's partitions are counted again.
 const COUNT_AGE: Duration = Duration::from_secs(60);
-/// How often a full queue of the client is tried again.
-const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(10);
+/// The pauses before a full queue of the client is tried again.
+const FULL_QUEUE_PAUSES: Backoff =
+    Backoff::new(Duration::from_millis(10), Duration::from_millis(20));
 
 type Client = FutureProducer<Listening>;
 
@@ -101,15 +103,18 @@ impl Producer {
     ) -> Result<Offset, KafkaError> {
         let client = client.get()?;
         let full = KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull);
-        let deadline = Instant::now() + self.config.publish_timeout;
+        let policy = RetryPolicy::new(FULL_QUEUE_PAUSES, self.config.publish_timeout);
+        let mut attempts = Attempts::new(policy);
         let acknowledged = loop {
             match client.send_result(record) {
                 Ok(acknowledged) => break acknowledged,
-                Err((error, back)) if error == full && Instant::now() < deadline => {
+                Err((error, back)) => {
+                    // The client empties its queue by itself.
+                    if !attempts.wait((error == full).into()).await {
+                        return Err(error);
+                    }
                     record = back;
-                    tokio::time::sleep(FULL_QUEUE_PAUSE).await;
                 }
-                Err((error, _)) => return Err(error),
             }
         };
         // A caller that goes away here leaves the record with the client: it is sent or not, as after a crash.

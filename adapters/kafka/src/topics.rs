@@ -5,20 +5,22 @@ use crate::{
     error::{Errors, code, invalid},
     worked_before::{Access, Uses},
 };
-use foldstream::ports::{MessageBusError, TopicDescription};
+use foldstream::{
+    Backoff, RetryPolicy,
+    ports::{MessageBusError, TopicDescription},
+    resilience::Retryable,
+};
 use rdkafka::{
     admin::{
         AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication,
     },
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
 };
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
-/// How often a new topic is looked for until the brokers show it.
-const APPEARANCE_PAUSE: Duration = Duration::from_millis(50);
+/// The pauses before a new topic is looked for again until the brokers show it.
+const APPEARANCE_PAUSES: Backoff =
+    Backoff::new(Duration::from_millis(50), Duration::from_millis(200));
 
 /// A topic to be made.
 ///
@@ -194,17 +196,21 @@ impl Admin {
         spec: &TopicSpec,
         reader: Arc<Reader>,
     ) -> Result<(), MessageBusError> {
-        let deadline = Instant::now() + self.config.request_timeout;
-        loop {
+        let look = || {
             let (name, reader) = (Arc::from(&*spec.name), Arc::clone(&reader));
-            let shown = blocking(move || reader.partitions(&name)).await;
-            match shown {
-                Ok(count) if count >= spec.partitions => return Ok(()),
-                Err(error) if Instant::now() >= deadline => return Err(error),
-                // The partitions that are not shown yet come with the next look; they exist.
-                Ok(_) if Instant::now() >= deadline => return Ok(()),
-                _ => tokio::time::sleep(APPEARANCE_PAUSE).await,
+            async move {
+                match blocking(move || reader.partitions(&name)).await {
+                    Ok(count) if count >= spec.partitions => Ok(()),
+                    Ok(_) => Err(None),
+                    Err(error) => Err(Some(error)),
+                }
             }
+        };
+        let policy = RetryPolicy::new(APPEARANCE_PAUSES, self.config.request_timeout);
+        match look.retry(policy).when(|_| true).run().await {
+            // The partitions that are not shown yet come with the next look; they exist.
+            Ok(()) | Err(None) => Ok(()),
+            Err(Some(error)) => Err(error),
         }
     }
 

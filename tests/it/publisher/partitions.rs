@@ -37,7 +37,7 @@ async fn publish_one(world: &World, publisher: &Publisher, id: &StreamId) -> Opt
 }
 
 #[track_caller]
-fn assert_changed(error: Option<PublishError>) {
+fn assert_changed(error: &Option<PublishError>) {
     assert!(
         matches!(
             error,
@@ -66,7 +66,7 @@ async fn a_stream_keeps_its_partition_until_another_number_is_accepted() {
     assert_eq!(filled(&world).await, [(at(3), 2)]);
 
     tokio::time::sleep(61 * S).await;
-    assert_changed(publish_one(&world, &publisher, &id).await);
+    assert_changed(&publish_one(&world, &publisher, &id).await);
     assert_eq!(filled(&world).await, [(at(3), 2)]);
 
     // Another process accepts the number; no restart is needed.

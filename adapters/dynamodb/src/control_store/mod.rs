@@ -19,11 +19,12 @@ use aws_sdk_dynamodb::{
     types::{KeysAndAttributes, ReturnValuesOnConditionCheckFailure},
 };
 use foldstream::{
-    Backoff, Clock, SystemClock,
+    Backoff, Clock, RetryPolicy, SystemClock,
     ports::{
         ControlStore, ControlStoreError, DeleteExpect, DeleteOutcome, Direction, Expect,
         PutOutcome, RangeQuery, Row, RowKey, RowPage,
     },
+    resilience::{Attempts, FailureClass},
 };
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use std::{
@@ -37,9 +38,11 @@ use std::{
 const BATCH: usize = 100;
 /// Batches asked for at the same time.
 const BATCHES: usize = 4;
-/// Requests in a row that brought nothing, before a batch is given up as throttled.
-const FRUITLESS: u32 = 8;
-const BATCH_PAUSES: Backoff = Backoff::new(Duration::from_millis(25), Duration::from_secs(2));
+/// How long a batch of which no key was answered is asked for again, before it is given up as throttled.
+const UNPROCESSED: RetryPolicy = RetryPolicy::new(
+    Backoff::new(Duration::from_millis(25), Duration::from_secs(1)),
+    Duration::from_secs(5),
+);
 
 /// The control store: rows under compare-and-set, read strongly consistently.
 ///
@@ -100,7 +103,7 @@ impl DynamoDbControlStore {
         let place = self.connection.at("BatchGetItem", table);
         let mut rows = Vec::new();
         let mut requests = self.connection.requests();
-        let mut fruitless = 0;
+        let mut unprocessed = Attempts::new(UNPROCESSED);
         while !open.is_empty() {
             let asked = open.len();
             let again = open.clone();
@@ -128,12 +131,14 @@ impl DynamoDbControlStore {
             }
             let left = answer.unprocessed_keys.unwrap_or_default().into_values();
             open = left.flat_map(|k| k.keys).collect();
-            fruitless = if open.len() < asked { 0 } else { fruitless + 1 };
-            if fruitless >= FRUITLESS {
-                return Err(Failure::unprocessed(place).into_control_store());
+            if open.len() < asked {
+                unprocessed.reset();
             }
-            if !open.is_empty() {
-                tokio::time::sleep(BATCH_PAUSES.delay(fruitless + 1)).await;
+            let throttled = FailureClass::Throttled {
+                retry_after: Duration::ZERO,
+            };
+            if !open.is_empty() && !unprocessed.wait(throttled).await {
+                return Err(Failure::unprocessed(place).into_control_store());
             }
         }
         Ok(rows)

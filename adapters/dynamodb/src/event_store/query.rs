@@ -15,16 +15,16 @@ use crate::{
     error::Failure,
 };
 use foldstream::{
-    Backoff, StreamId, Version,
+    Backoff, RetryPolicy, StreamId, Version,
     ports::{Commit, EventStoreError},
+    resilience::{Attempts, FailureClass},
 };
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
-/// How often a gap is read again before the missing key itself is asked for.
-const REREADS: u32 = 4;
-const REREAD_PAUSES: Backoff = Backoff::new(
-    std::time::Duration::from_millis(10),
-    std::time::Duration::from_millis(200),
+/// How long a gap is read again before the missing key itself is asked for.
+const REREADS: RetryPolicy = RetryPolicy::new(
+    Backoff::new(Duration::from_millis(10), Duration::from_millis(200)),
+    Duration::from_millis(300),
 );
 
 /// Items of the first page of a reader who may stop anywhere, how much more the next one has, and from where on pages have
@@ -309,8 +309,8 @@ impl Items {
 
     async fn find_missing(&mut self) -> Result<StoredItem, EventStoreError> {
         let missing = self.expected;
-        for attempt in 1..=REREADS {
-            tokio::time::sleep(REREAD_PAUSES.delay(attempt)).await;
+        let mut attempts = Attempts::new(REREADS);
+        while attempts.wait(FailureClass::Transient).await {
             self.restart_at(missing);
             if let Some(item) = self.query.next(self.whole).await?
                 && item.first == missing

@@ -17,8 +17,10 @@ use crate::{
 };
 use async_trait::async_trait;
 use context::{Client, GroupContext};
-use foldstream::ports::{
-    Consumer, ConsumerEvent, MessageBusError, OwnedMark, PartitionId, Subscription,
+use foldstream::{
+    Backoff, RetryPolicy,
+    ports::{Consumer, ConsumerEvent, MessageBusError, OwnedMark, PartitionId, Subscription},
+    resilience::Attempts,
 };
 use poll::{PollLoop, Settings};
 use rdkafka::{
@@ -34,12 +36,13 @@ use std::{
 };
 use tokio::{
     sync::Semaphore,
-    time::{Instant, sleep, sleep_until, timeout_at},
+    time::{Instant, sleep_until, timeout_at},
 };
 use wake::Wake;
 
-/// How soon a commit is tried again while the group is between two generations.
-const REBALANCE_PAUSE: Duration = Duration::from_millis(100);
+/// The pauses between attempts to commit while the group is between two generations.
+const REBALANCE_PAUSES: Backoff =
+    Backoff::new(Duration::from_millis(100), Duration::from_millis(200));
 
 /// See [`foldstream::ports::Consumer`].
 pub(crate) struct KafkaConsumer {
@@ -235,6 +238,7 @@ impl Consumer for KafkaConsumer {
         let deadline = Instant::now() + self.timeout;
         let topics = topics_of(marks.iter().map(|mark| &mark.partition));
         let uses = Uses::topics(Access::Read, &topics).with_group(&self.group);
+        let mut attempts = Attempts::new(RetryPolicy::new(REBALANCE_PAUSES, self.timeout));
         loop {
             if marks.is_empty() {
                 return self.shared.begin_commit(marks).map(drop);
@@ -254,12 +258,15 @@ impl Consumer for KafkaConsumer {
             }
             // Between two generations the broker takes no commit. Soon either the partition is lost, which the next
             // attempt finds, or it is kept, and the attempt succeeds under the new generation.
-            let rebalancing = class == Some(Class::Rebalancing);
-            if !rebalancing || Instant::now() + REBALANCE_PAUSE >= self.deadline(marks, deadline) {
+            let is_rebalancing = class == Some(Class::Rebalancing);
+            let pause = attempts.next(is_rebalancing.into());
+            let is_in_time =
+                |pause: &Duration| Instant::now() + *pause < self.deadline(marks, deadline);
+            let Some(pause) = pause.filter(is_in_time) else {
                 let doing = format_args!("committing for the group {}", self.group);
                 return Err(self.errors.failed(doing, uses, error));
-            }
-            sleep(REBALANCE_PAUSE).await;
+            };
+            attempts.rest(pause).await;
         }
     }
 

@@ -1,14 +1,14 @@
 //! Streams, commits and reads that the cases share.
 use crate::contract::support::{PATIENCE, unique};
 use foldstream::{
-    CommitId, StreamHead, StreamId, Timestamp, Version,
+    Backoff, CommitId, RetryPolicy, StreamHead, StreamId, Timestamp, Version,
     ports::{
         Append, AppendAll, AppendOutcome, Commit, EventData, EventStore, EventStoreError, ReadFrom,
     },
+    resilience::Retryable,
 };
 use futures::TryStreamExt;
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
-use tokio::time::{Instant, sleep};
 
 /// What cases take.
 pub(super) type Store = Arc<dyn EventStore>;
@@ -195,17 +195,17 @@ pub(super) fn brief<T>(outcome: &AppendOutcome<T>) -> String {
     }
 }
 
-/// Appends under contention: a backend that is busy is asked again with the same request, as a caller does.
+/// How a backend that is busy is asked again with the same request, as a caller does.
+const BUSY: RetryPolicy = RetryPolicy::new(
+    Backoff::new(Duration::from_millis(20), Duration::from_millis(200)),
+    PATIENCE,
+);
+
+/// Appends under contention.
 pub(super) async fn append_settled(store: &Store, append: &Append) -> AppendOutcome {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match store.append(append).await {
-            Err(error) if error.is_transient() && Instant::now() < deadline => {
-                sleep(Duration::from_millis(20)).await;
-            }
-            answer => return answer.unwrap(),
-        }
-    }
+    let append = (|| store.append(append)).retry(BUSY);
+    let settled = append.when(EventStoreError::is_transient).run().await;
+    settled.unwrap()
 }
 
 /// As [`append_settled`], for several streams.
@@ -213,13 +213,7 @@ pub(super) async fn append_all_settled(
     store: &Store,
     all: &AppendAll,
 ) -> AppendOutcome<Vec<StreamHead>> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match store.append_all(all).await {
-            Err(error) if error.is_transient() && Instant::now() < deadline => {
-                sleep(Duration::from_millis(20)).await;
-            }
-            answer => return answer.unwrap(),
-        }
-    }
+    let append = (|| store.append_all(all)).retry(BUSY);
+    let settled = append.when(EventStoreError::is_transient).run().await;
+    settled.unwrap()
 }
