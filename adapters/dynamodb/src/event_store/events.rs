@@ -276,12 +276,15 @@ fn decode_cbor(
     Ok(events)
 }
 
-/// Name, schema version and codec of an event in CBOR.
+/// Name, schema version and codec of an event.
+type CborLabel = (Arc<str>, u16, Option<Arc<str>>);
+
+/// Reads the label of an event in CBOR. `codec` is that of the item.
 fn decode_label(
     label: Value,
     codec: Option<&Arc<str>>,
     names: &mut Names,
-) -> Result<(Arc<str>, u16, Option<Arc<str>>), BadAttribute> {
+) -> Result<CborLabel, BadAttribute> {
     let bad = |problem: &str| BadAttribute::new("e", problem);
     let label = match label {
         Value::Text(name) => return Ok((names.share(&name), FIRST_SCHEMA, codec.cloned())),
