@@ -18,6 +18,9 @@ use std::{
     time::Instant,
 };
 
+/// A partition's committed offset, and the id of the topic that it was committed for.
+type Committed = (Option<Offset>, Option<TopicId>);
+
 /// New partitions whose positions are being looked up.
 pub(super) struct Assigning {
     pub(super) partitions: Vec<PartitionId>,
@@ -68,11 +71,11 @@ impl PollLoop {
             .collect())
     }
 
-    /// The position that the group has committed for each partition, and the id of the topic that it was committed for.
+    /// Returns what the group has committed for each partition, in the order given.
     pub(super) fn committed(
         &self,
         partitions: &[PartitionId],
-    ) -> Result<Vec<(Option<Offset>, Option<TopicId>)>, MessageBusError> {
+    ) -> Result<Vec<Committed>, MessageBusError> {
         let topics = topics_of(partitions);
         let group = &self.settings.group;
         let uses = Uses::topics(Access::Describe, &topics).with_group(group);

@@ -69,7 +69,7 @@ async fn a_position_that_was_committed_for_another_topic_of_that_name_is_not_use
         match next(&consumer).await {
             // The id of the topic may be learned only after that.
             ConsumerEvent::Assigned(assignment) => {
-                assigned = assignment.partitions.first().cloned()
+                assigned = assignment.partitions.first().cloned();
             }
             ConsumerEvent::NoPosition(partition, why) => {
                 let expected = PartitionId::new(Arc::clone(&topic), 0);
