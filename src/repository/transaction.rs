@@ -1,23 +1,24 @@
 //! Commands on several streams that happen together or not at all.
-use super::{
-    AppendError, ExecuteError, FoldError, Loaded, Repository, Settled, prepare::ahead, settle,
-};
+mod stream;
+mod values;
+
+pub use values::{Committed, TransactionExecuted, TransactionLoaded};
+
+use super::{AppendError, ExecuteError, Repository, Settled, settle};
 use crate::{
-    Aggregate, CommitId, ConflictRetry, Context, Decide, Metadata, StreamHead, StreamId, Timestamp,
-    Version, VersionConflict,
+    Aggregate, ConflictRetry, Decide, Metadata, StreamHead, StreamId, VersionConflict,
     ports::{
-        Append, AppendAll, AppendOutcome, EventData, EventStore, EventStoreError, PendingAppend,
-        ReadFrom, shared,
+        Append, AppendAll, AppendOutcome, EventStore, EventStoreError, PendingAppend, ReadFrom,
+        shared,
     },
     resilience::{Attempts, Failure, FailureClass},
 };
-use futures::future::BoxFuture;
 use std::{
-    any::Any,
     collections::{BTreeMap, btree_map::Entry},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
+use stream::{Part, Stream};
 
 /// Commands on several streams, possibly of several aggregate types, that happen together or not at all.
 ///
@@ -114,186 +115,6 @@ struct Parts {
     /// Heads that the caller wants checked.
     required: Vec<StreamHead>,
     is_over: bool,
-}
-
-/// One stream of a transaction, of whatever aggregate type.
-trait Part: Send {
-    fn as_any(&mut self) -> &mut dyn Any;
-    fn head(&self) -> &StreamHead;
-    /// The commit, sealed; none if there are no events.
-    fn into_append(self: Box<Self>) -> BoxFuture<'static, Result<Option<Append>, AppendError>>;
-}
-
-/// One stream of a transaction.
-struct Stream<A: Aggregate> {
-    repository: Repository<A>,
-    /// The state with all events of the transaction; its head is still the one that was read.
-    loaded: Loaded<A>,
-    commit: Option<NewCommit>,
-}
-
-/// The events of a transaction on one stream.
-struct NewCommit {
-    id: CommitId,
-    at: Timestamp,
-    metadata: Metadata,
-    events: Vec<EventData>,
-}
-
-impl<A: Aggregate> Part for Stream<A> {
-    fn as_any(&mut self) -> &mut dyn Any {
-        self
-    }
-    fn head(&self) -> &StreamHead {
-        &self.loaded.head
-    }
-    fn into_append(self: Box<Self>) -> BoxFuture<'static, Result<Option<Append>, AppendError>> {
-        let Self {
-            repository,
-            loaded,
-            commit,
-        } = *self;
-        Box::pin(async move {
-            let Some(commit) = commit else {
-                return Ok(None);
-            };
-            let append = Append::after(loaded.head, commit.id, commit.at, commit.events)
-                .with_metadata(commit.metadata);
-            repository.seal(append).await.map(Some)
-        })
-    }
-}
-
-impl<A: Aggregate> Stream<A> {
-    /// The version that the stream will have after the commit.
-    fn version(&self) -> Version {
-        let new = self.commit.as_ref().map_or(0, |commit| commit.events.len());
-        self.loaded.version().plus(new as u64)
-    }
-
-    fn decide<C>(
-        &mut self,
-        command: &C,
-        metadata: Metadata,
-    ) -> Result<TransactionExecuted<A>, ExecuteError<A::Error>>
-    where
-        A: Decide<C>,
-    {
-        let at = match &self.commit {
-            // A commit has one time, and every decision sees it.
-            Some(commit) => commit.at,
-            None => {
-                let now = self.repository.inner.clock.now();
-                now.max(self.loaded.head.recorded_at())
-            }
-        };
-        let ctx = Context::new(self.loaded.head.stream().clone(), self.version(), at)
-            .with_metadata(metadata.clone());
-        let before = self.loaded.clone();
-        let events = before.state.decide(command, &ctx);
-        let events = events.map_err(ExecuteError::Rejected)?;
-        if !events.is_empty() {
-            self.add(&events, at, metadata)?;
-        }
-        Ok(TransactionExecuted {
-            before,
-            after: self.loaded.clone(),
-            version: self.version(),
-            events,
-        })
-    }
-
-    /// Adds events to the commit. Nothing is added if they cannot be stored.
-    fn add<E>(
-        &mut self,
-        events: &[A::Event],
-        at: Timestamp,
-        metadata: Metadata,
-    ) -> Result<(), ExecuteError<E>> {
-        let is_other = |commit: &NewCommit| !metadata.is_empty() && commit.metadata != metadata;
-        if self.commit.as_ref().is_some_and(is_other) {
-            return Err(invalid(&format!(
-                "two commands on {} have different metadata, but become one commit: give the same to both",
-                self.loaded.head.stream()
-            )));
-        }
-        let encoded = self.repository.encode(events)?;
-        let after: Result<_, FoldError> = ahead(self.loaded.clone(), events);
-        self.loaded = after?;
-        let ids = &self.repository.inner.ids;
-        let commit = self.commit.get_or_insert_with(|| NewCommit {
-            id: ids.commit_id(),
-            at,
-            metadata,
-            events: Vec::new(),
-        });
-        commit.events.extend_from_slice(&encoded);
-        Ok(())
-    }
-}
-
-/// A state that a transaction has read, with the events that it has made so far.
-#[derive(Clone, Debug)]
-pub struct TransactionLoaded<A> {
-    loaded: Loaded<A>,
-    version: Version,
-}
-
-impl<A: Clone> TransactionLoaded<A> {
-    /// Returns the state.
-    pub fn state(&self) -> &A {
-        self.loaded.state()
-    }
-    /// Returns the state, owned.
-    pub fn into_state(self) -> A {
-        self.loaded.into_state()
-    }
-    /// Returns the version of the state. Versions of events that the transaction has made do not exist before the commit.
-    pub const fn version(&self) -> Version {
-        self.version
-    }
-}
-
-/// The effect of a command in a transaction, once it is committed.
-#[derive(Clone, Debug)]
-pub struct TransactionExecuted<A: Aggregate> {
-    before: Loaded<A>,
-    after: Loaded<A>,
-    version: Version,
-    events: Vec<A::Event>,
-}
-
-impl<A: Aggregate> TransactionExecuted<A> {
-    /// Returns the state that the command was decided on.
-    pub fn before(&self) -> &A {
-        self.before.state()
-    }
-    /// Returns the state after the command.
-    pub fn after(&self) -> &A {
-        self.after.state()
-    }
-    /// Returns the version that the stream has after the command, once the transaction is committed.
-    pub const fn version(&self) -> Version {
-        self.version
-    }
-    /// Returns the new events; none if there was nothing to do.
-    pub fn events(&self) -> &[A::Event] {
-        &self.events
-    }
-    /// Returns the new events, owned.
-    pub fn into_events(self) -> Vec<A::Event> {
-        self.events
-    }
-}
-
-/// The result of a transaction that was run.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Committed<T> {
-    /// The value that the work returned in the attempt that was committed.
-    pub value: T,
-    /// The new heads, in the order in which the streams came into the transaction.
-    pub heads: Vec<StreamHead>,
 }
 
 impl fmt::Debug for Transaction {
