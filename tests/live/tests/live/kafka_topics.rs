@@ -113,7 +113,7 @@ async fn a_record_carries_the_time_of_sending() {
 }
 
 /// Retention counts from the time of sending. A second topic, whose records carry the time of the event, shows that
-/// retention has run: brokers look every five minutes.
+/// retention has run. A broker in a container of the testkit looks every two seconds, another one every five minutes.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Docker; see CONTRIBUTING.md"]
 async fn what_is_published_late_stays_as_long_as_the_topic_keeps_records() {
