@@ -35,7 +35,7 @@ pub type Decision<A, E> = Result<Vec<<A as Aggregate>::Event>, E>;
     note = "implement `foldstream::Decide<{C}>` for `{Self}`; the command is passed by value and decided by reference"
 )]
 pub trait Decide<C>: Aggregate {
-    /// Why a command is refused.
+    /// The error with which a command is refused.
     type Error: Error + Send + Sync + 'static;
     /// Deterministic in its arguments: it runs again after a version conflict.
     ///

@@ -58,7 +58,7 @@ impl Timestamp {
         Self(self.0.saturating_add(micros))
     }
 
-    /// How long after `earlier` this is; zero if it is not.
+    /// Returns the time since `earlier`; zero if `earlier` is later.
     pub fn since(self, earlier: Self) -> Duration {
         Duration::from_micros(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
@@ -184,7 +184,7 @@ impl<'de> serde::Deserialize<'de> for Timestamp {
     }
 }
 
-/// Where the core reads the time.
+/// The source of the time for the core.
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
     /// The present.
     fn now(&self) -> Timestamp;
@@ -199,7 +199,7 @@ impl Clock for SystemClock {
     }
 }
 
-/// Where the core gets fresh identities from. A seeded one makes a simulation repeatable.
+/// The source of fresh ids for the core. A seeded source makes a simulation repeatable.
 pub trait IdSource: fmt::Debug + Send + Sync + 'static {
     /// A commit id that nobody has used (UUIDv7).
     fn commit_id(&self) -> CommitId;

@@ -137,7 +137,7 @@ pub trait DeserializePayload: DomainEvent {
     ) -> Result<Self, D::Error>;
 }
 
-/// What a set says about one recorded event.
+/// The result of decoding one recorded event with an [`EventSet`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decoded<E> {
     /// In the set, and decoded.
@@ -157,7 +157,8 @@ pub struct EventSelector {
     pub types: &'static [EventType],
 }
 
-/// What a handler receives: the events of one aggregate type (every [`DomainEvent`]) or of several ([`event_set!`](crate::event_set)).
+/// A set of events that a handler receives: those of one aggregate type (every [`DomainEvent`]), or of several
+/// ([`event_set!`](crate::event_set)).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a set of events that a handler can receive",
     label = "neither a `DomainEvent` nor an `event_set!`",
@@ -326,7 +327,7 @@ impl Display for EventName {
 pub struct EventHeader {
     /// Unique, and the same on every redelivery.
     pub event_id: EventId,
-    /// Whose history this belongs to.
+    /// The stream that the event belongs to.
     pub stream: StreamId,
     /// Place in the stream: 1 is the first event, without gaps.
     pub version: Version,
@@ -336,7 +337,7 @@ pub struct EventHeader {
     pub name: EventName,
     /// Schema version that the payload was written in.
     pub schema_version: u16,
-    /// What the payload is written in, where it is not JSON.
+    /// The tag of the codec that wrote the payload; `None` for JSON.
     pub codec: Option<Arc<str>>,
     /// The writer's clock at the commit.
     pub recorded_at: Timestamp,

@@ -11,11 +11,11 @@ crate::id!(
     pub CorrelationId
 );
 crate::id!(
-    /// What directly caused a commit: an event id or a request id.
+    /// The direct cause of a commit: an event id or a request id.
     pub CausationId
 );
 crate::id!(
-    /// Who asked for it: a user, a service, a job.
+    /// The author of a commit: a user, a service, a job.
     pub ActorId
 );
 
@@ -107,7 +107,7 @@ impl<'de> serde::Deserialize<'de> for CommitId {
     }
 }
 
-/// Names one event for ever: its commit and its place there, shown `<uuid>/<n>` with n from 0.
+/// The permanent id of an event: its commit and its place there, shown `<uuid>/<n>` with n from 0.
 ///
 /// Derived, so it costs no bytes in the store; duplicates on the bus carry the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -148,7 +148,7 @@ impl FromStr for EventId {
     }
 }
 
-/// What travels with a commit beside its events. Empty costs nothing; cloning is a reference count.
+/// The metadata of a commit. Empty metadata costs nothing, and cloning is a reference count.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Metadata(Option<Arc<Entries>>);
 
@@ -222,7 +222,7 @@ impl Metadata {
         })
     }
 
-    /// Whether there is nothing in it.
+    /// Returns true if there are no entries.
     pub fn is_empty(&self) -> bool {
         self.0.as_deref().is_none_or(|m| *m == Entries::default())
     }
@@ -230,7 +230,7 @@ impl Metadata {
     pub fn command_id(&self) -> Option<&CommandId> {
         self.0.as_ref()?.command_id.as_ref()
     }
-    /// What identifies the command's content, as its mark keeps it: 32 hexadecimal digits.
+    /// Returns the digest of the command's content as the command's mark keeps it: 32 hexadecimal digits.
     pub fn command_digest(&self) -> Option<&str> {
         self.0.as_ref()?.command_digest.as_deref()
     }
@@ -249,7 +249,7 @@ impl Metadata {
     pub fn causation_id(&self) -> Option<&CausationId> {
         self.0.as_ref()?.causation_id.as_ref()
     }
-    /// Who asked for it.
+    /// Returns the author.
     pub fn actor(&self) -> Option<&ActorId> {
         self.0.as_ref()?.actor.as_ref()
     }

@@ -26,14 +26,14 @@ pub struct SnapshotPolicy {
     load: Option<Duration>,
 }
 
-/// What lies behind the last snapshot that is known of a stream.
+/// The distance of a stream from its last known snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SinceSnapshot {
-    /// Events behind it; without one, all events.
+    /// The events after the snapshot; without one, all events.
     pub events: u64,
-    /// How long ago, by the repository's clock, the snapshot's last event was recorded; without one, the first event.
+    /// The age, by the repository's clock, of the snapshot's last event; without a snapshot, of the first event.
     pub age: Duration,
-    /// How long the load took; zero where nothing was loaded.
+    /// The time that the load took; zero where nothing was loaded.
     pub load: Duration,
 }
 
@@ -48,7 +48,7 @@ impl SnapshotPolicy {
         }
     }
 
-    /// When at least this many events lie behind the last snapshot; 0 is [`never`](Self::never).
+    /// Takes a snapshot when at least this many events follow the last one; 0 is [`never`](Self::never).
     #[must_use]
     pub const fn every(events: u64) -> Self {
         Self {
@@ -57,7 +57,7 @@ impl SnapshotPolicy {
         }
     }
 
-    /// When there is something new, and the last snapshot shows the state of longer ago than this. By the repository's
+    /// Takes a snapshot when there is something new, and the last snapshot's state is older than this. By the repository's
     /// [clock](crate::Repository::with_clock) and the times of the commits.
     #[must_use]
     pub const fn older_than(age: Duration) -> Self {
@@ -67,7 +67,7 @@ impl SnapshotPolicy {
         }
     }
 
-    /// When there is something new, and a load took longer than this.
+    /// Takes a snapshot when there is something new, and a load took longer than this.
     #[must_use]
     pub const fn load_slower_than(limit: Duration) -> Self {
         Self {
@@ -76,7 +76,7 @@ impl SnapshotPolicy {
         }
     }
 
-    /// When this policy says so, or the other.
+    /// Takes a snapshot when this policy says so, or the other.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         // Of two limits of the same kind the lower one is reached whenever either is.
@@ -90,7 +90,7 @@ impl SnapshotPolicy {
         }
     }
 
-    /// Whether to take one.
+    /// Returns true if a snapshot is due.
     #[must_use]
     pub fn is_due(&self, since: &SinceSnapshot) -> bool {
         since.events > 0
@@ -99,7 +99,7 @@ impl SnapshotPolicy {
                 || self.load.is_some_and(|limit| since.load > limit))
     }
 
-    /// The most events that lie behind a snapshot, as far as the policy bounds them. A snapshot that could not be written
+    /// Returns the most events that follow a snapshot, as far as the policy bounds them. A snapshot that could not be written
     /// leaves more.
     #[must_use]
     pub const fn max_tail(&self) -> Option<NonZeroU64> {
@@ -107,16 +107,16 @@ impl SnapshotPolicy {
     }
 }
 
-/// How a load reads a snapshot and what follows it.
+/// The way in which a load reads a snapshot and what follows it.
 ///
 /// **Together** takes one round-trip time: the snapshot and the newest commits are asked for at the same time. It reads
 /// a fixed number of commits, also where fewer follow the snapshot, so each load costs the reading of so many.
-/// **In sequence** takes two, and reads only what follows the snapshot. A stream without a snapshot, or with more behind it
+/// **In sequence** takes two, and reads only what follows the snapshot. A stream without a snapshot, or with more after it
 /// than was asked for, is read on from there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LoadPolicy {
-    /// Together if the [snapshot policy](SnapshotPolicy::every) bounds the events behind a snapshot, and so many, of the
+    /// Together if the [snapshot policy](SnapshotPolicy::every) bounds the events after a snapshot, and so many, of the
     /// size that this repository has met, are less than [`LoadPolicy::MAX_TAIL_BYTES`]; else in sequence.
     #[default]
     Auto,
@@ -139,7 +139,7 @@ impl LoadPolicy {
         }
     }
 
-    /// How many of the newest commits to ask for together with the snapshot; none: in sequence. `event_bytes` is what an
+    /// Returns the number of newest commits to ask for together with the snapshot; none: in sequence. `event_bytes` is what an
     /// event takes in the store, about.
     #[must_use]
     pub fn newest(&self, snapshots: SnapshotPolicy, event_bytes: u64) -> Option<NonZeroU32> {

@@ -79,13 +79,13 @@ pub enum InvalidStreamId {
     /// The aggregate type is empty, too long, or has a character that is not allowed.
     #[error("{found:?} is no aggregate type: 1 to 64 characters of A-Z a-z 0-9 _ . -")]
     AggregateType {
-        /// What was given.
+        /// The text that was given.
         found: String,
     },
     /// There is no `#` between aggregate type and id.
     #[error("{found:?} is no stream id: it is written <aggregate type>#<id>")]
     NoSeparator {
-        /// What was given.
+        /// The text that was given.
         found: String,
     },
     /// The id holds a control character (C0, DEL, C1) or a Unicode noncharacter.
@@ -181,7 +181,7 @@ impl StreamId {
     pub fn id(&self) -> &str {
         &self.text[usize::from(self.split) + 1..]
     }
-    /// Which of `shards` (0 counts as 1) rows about this stream belong to: `murmur2(stream) % shards`.
+    /// Returns the shard, of `shards` (0 counts as 1), that rows about this stream belong to: `murmur2(stream) % shards`.
     pub fn shard(&self, shards: u32) -> u32 {
         crate::murmur2(self.text.as_bytes()) % shards.max(1)
     }
@@ -299,21 +299,22 @@ impl StreamHead {
     pub const fn commit_id(&self) -> Option<CommitId> {
         self.commit_id
     }
-    /// When that commit was recorded; 1970 for an empty stream. The next commit's time is never below it.
+    /// Returns the time of that commit; 1970 for an empty stream. The next commit's time is never before it.
     pub const fn recorded_at(&self) -> Timestamp {
         self.recorded_at
     }
 }
 
-/// What a caller of [`Repository::append`](crate::Repository::append) expects of the stream.
+/// The state of the stream that a writer expects: of [`Repository::append`](crate::Repository::append) and
+/// [`Repository::execute_at`](crate::Repository::execute_at).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ExpectedVersion {
-    /// Whatever is there; the append is retried behind newer events.
+    /// Whatever is there; the append is retried after newer events.
     Any,
     /// The stream must not exist.
     NoStream,
-    /// What a load or an append returned: no read.
+    /// The head that a load or an append returned; costs no read.
     Head(StreamHead),
     /// A number from outside: it counts only if a commit *ends* there, which a read verifies. 0 is [`NoStream`](Self::NoStream).
     Number(Version),
@@ -368,7 +369,7 @@ impl From<&StreamHead> for ExpectedVersion {
 pub struct VersionConflict {
     /// The stream.
     pub stream: StreamId,
-    /// What the writer had seen.
+    /// The version that the writer had seen.
     pub expected: Version,
     /// The stream has at least this version, where the store said so without another read.
     pub actual: Option<Version>,

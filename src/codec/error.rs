@@ -46,7 +46,7 @@ pub enum CodecError {
     /// The bytes are not this type's.
     #[error("the payload cannot be decoded")]
     Decode {
-        /// Why.
+        /// The cause.
         #[source]
         source: BoxError,
     },
@@ -66,7 +66,7 @@ pub enum CodecError {
         name: String,
         /// The version that the failing step starts from.
         from: u16,
-        /// Why.
+        /// The cause.
         #[source]
         source: BoxError,
     },
@@ -81,9 +81,9 @@ pub enum CodecError {
     /// A payload codec could not do its work.
     #[error("payload codec {tag} failed")]
     Payload {
-        /// Which.
+        /// The tag.
         tag: String,
-        /// Why.
+        /// The cause.
         #[source]
         source: PayloadError,
     },
@@ -98,7 +98,7 @@ pub enum CodecError {
 }
 
 impl CodecError {
-    /// Whether the same call may succeed later: only where a payload codec's key service is away or throttles.
+    /// Returns true if the same call may succeed later: only where a payload codec's key service is away or throttles.
     pub const fn is_transient(&self) -> bool {
         matches!(self, Self::Payload { source, .. } if source.is_transient())
     }

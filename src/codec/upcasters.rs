@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-/// What an upcaster made of an older payload.
+/// The result of one upcasting step on an older payload.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Upcast {
@@ -127,7 +127,7 @@ impl Upcasters {
         })
     }
 
-    /// Whether a step starts from this name in this schema version.
+    /// Returns true if a step starts from this name in this schema version.
     pub fn has_step(&self, aggregate: &str, name: &str, schema_version: u16) -> bool {
         let steps = self.steps.get(aggregate).and_then(|names| names.get(name));
         steps.is_some_and(|steps| steps.contains_key(&schema_version))

@@ -57,7 +57,7 @@ pub struct LargeRows {
     clock: Arc<dyn Clock>,
 }
 
-/// What became of a conditional put of a large value.
+/// The outcome of a conditional put of a large value.
 #[derive(Clone, Debug, PartialEq)]
 #[must_use]
 pub enum LargePut {

@@ -5,7 +5,7 @@
 //! take    no row, or a released one: at once. Held: once its revision has stood still for the whole lease time, that of the
 //!         holder or of who waits, whichever is longer: a deployment may change it
 //! renew   the same epoch under a new revision: whoever waits sees that the holder lives
-//! lost    somebody else has taken over: their epoch is greater
+//! lost    another process has taken over: its epoch is greater
 //! ```
 //! No two clocks are compared. Who waits counts, on its own monotonic clock, from when it *first saw* a revision; the
 //! holder counts from *before* it sent the write that made it. So the holder knows first that its time is over, however
@@ -163,7 +163,7 @@ impl Lease {
         self.since + self.leases.time
     }
 
-    /// Shows that the holder lives. False: somebody else has taken over, so stop.
+    /// Shows that the holder lives. False: another process has taken over, so stop.
     ///
     /// # Errors
     /// [`ControlStoreError`]; the lease is held on until [`valid_until`](Self::valid_until): try again.

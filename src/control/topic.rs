@@ -14,7 +14,7 @@ struct TopicPin {
 
 /// The rows `topic/<name>` -> `{"p": partitions}`.
 ///
-/// A key's partition follows from their number: one more moves streams to other partitions, behind whose end older events
+/// A key's partition follows from their number: one more moves streams to other partitions, after whose end older events
 /// of the same stream may still wait. So the number is pinned, and a change is an operator's decision.
 #[derive(Clone, Debug)]
 pub(crate) struct TopicPins {
@@ -26,7 +26,7 @@ impl TopicPins {
         Self { rows }
     }
 
-    /// The pinned number: `partitions`, unless somebody has pinned another before.
+    /// The pinned number: `partitions`, unless another number was pinned before.
     pub(crate) async fn pinned_or(
         &self,
         topic: &str,

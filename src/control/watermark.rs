@@ -47,7 +47,7 @@ impl Watermarks {
         Self { rows }
     }
 
-    /// Where the row of a stream is.
+    /// Returns the key of a stream's row.
     pub fn key(stream: &StreamId) -> RowKey {
         let shard = stream.shard(Self::SHARDS);
         RowKey::new(Self::partition(shard), stream.as_str())

@@ -1,13 +1,13 @@
 //! Where a payload belongs.
 use crate::{CommitId, EventHeader, EventId, Metadata, StreamId, Version, ports::StoredSnapshot};
 
-/// What a payload is of, and where it belongs.
+/// The context of a payload: its kind, and the place that it belongs to.
 ///
 /// All of it is known before the payload is stored and again when it is read, and never changes in between.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct PayloadContext<'a> {
-    /// Whose history it is part of.
+    /// The stream.
     pub stream: &'a StreamId,
     /// The commit that holds the event, or that ends where the snapshot was taken.
     pub commit_id: CommitId,
@@ -80,7 +80,7 @@ impl<'a> PayloadContext<'a> {
     }
 
     /// Bytes that differ for every two places, to be authenticated with a ciphertext: one that was moved to another
-    /// event, stream or snapshot then cannot be read there. Stable for ever, since stored ciphertexts depend on it.
+    /// event, stream or snapshot then cannot be read there. Stable forever, since stored ciphertexts depend on it.
     ///
     /// Holds everything in the context but the metadata.
     #[must_use]

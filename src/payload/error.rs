@@ -1,8 +1,8 @@
-//! Why a codec could not do its work.
+//! The error returned by a [`PayloadCodec`](super::PayloadCodec).
 use crate::BoxError;
 use std::time::Duration;
 
-/// Why a codec could not do its work.
+/// The error returned by a [`PayloadCodec`](super::PayloadCodec).
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PayloadError {
@@ -25,16 +25,16 @@ pub enum PayloadError {
     /// It shall not be done, or something must be changed first: a permission, a setting.
     #[error("the codec refuses: {reason}")]
     Refused {
-        /// What was refused and what to do about it. Never the payload.
+        /// A description of the refusal and of its remedy. Never the payload.
         reason: String,
-        /// Why, if somebody else said so.
+        /// The cause, if the codec only passes an error on.
         #[source]
         source: Option<BoxError>,
     },
     /// These bytes are not what was stored here, or were never this codec's.
     #[error("the payload is damaged, or belongs to another place")]
     Damaged {
-        /// Why.
+        /// The cause.
         #[source]
         source: BoxError,
     },
@@ -60,7 +60,7 @@ impl PayloadError {
             source: source.into(),
         }
     }
-    /// Whether the same call may succeed later.
+    /// Returns true if the same call may succeed later.
     pub const fn is_transient(&self) -> bool {
         matches!(self, Self::Throttled { .. } | Self::Unavailable { .. })
     }

@@ -25,7 +25,7 @@ use std::{
     sync::Arc,
 };
 
-/// What a codec made of a payload that is to be stored.
+/// The result of sealing a payload that is to be stored.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Sealed {
     /// These bytes are stored, under the codec's tag.
@@ -34,7 +34,7 @@ pub enum Sealed {
     AsItIs,
 }
 
-/// What a codec made of a stored payload.
+/// The result of opening a stored payload.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Opened {
     /// The payload as it was before.
@@ -54,7 +54,7 @@ pub enum Opened {
 ///   bit changed, opening is [`Damaged`](PayloadError::Damaged).
 /// - **Sealing draws a fresh nonce each time, and never derives it from the context**: under one event id different
 ///   payloads may be sealed, since a command that carries a command id keeps its commit id when it is decided again.
-/// - [`Shredded`](Opened::Shredded) means for ever. A key that cannot be had at the moment is
+/// - [`Shredded`](Opened::Shredded) means forever. A key that cannot be had at the moment is
 ///   [`Unavailable`](PayloadError::Unavailable), a missing permission [`Refused`](PayloadError::Refused): a fold that
 ///   took those for shredded would be wrong.
 /// - Sealing for somebody whose key was deleted is [`Refused`](PayloadError::Refused): a fresh key would undo it.
@@ -96,7 +96,7 @@ pub trait PayloadCodec: Debug + Send + Sync + 'static {
     ) -> Result<Opened, PayloadError>;
 }
 
-/// Which codecs write new payloads, and which read stored ones by their tag. Cloning is a reference count.
+/// The codecs that write new payloads, and those that read stored payloads by their tag. Cloning is a reference count.
 ///
 /// Every writer also reads. A codec that is no longer written stays as a reader as long as payloads with its tag are
 /// stored. Several writers work one after the other in the order given, and reading undoes them from the last: compress
@@ -145,7 +145,7 @@ impl PayloadCodecs {
         self
     }
 
-    /// Writes new payloads with this codec, behind the writers given before, and reads those with its tag.
+    /// Writes new payloads with this codec, after the writers given before, and reads those with its tag.
     #[must_use]
     pub fn with_writer(self, codec: Arc<dyn PayloadCodec>) -> Self {
         self.with_reader(codec.clone()).edit(|inner| {
@@ -163,7 +163,7 @@ impl PayloadCodecs {
         })
     }
 
-    /// Whether payloads are stored as they are.
+    /// Returns true if payloads are stored as they are.
     pub const fn is_empty(&self) -> bool {
         self.inner.is_none()
     }

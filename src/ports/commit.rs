@@ -17,7 +17,7 @@ pub struct EventData {
     pub schema_version: u16,
     /// Encoded payload. JSON, unless `codec` names something else.
     pub payload: Bytes,
-    /// What the payload is written in (a content type or a decorator's tag), where it is not JSON.
+    /// The codec that wrote the payload (a content type or a payload codec's tag); `None` for JSON.
     pub codec: Option<Arc<str>>,
 }
 impl EventData {
@@ -80,7 +80,7 @@ impl Append {
         self.head.stream().as_str().len() + self.metadata.bytes() + events.sum::<usize>()
     }
 
-    /// A commit behind `head`.
+    /// Creates an append of these events after `head`.
     #[must_use]
     pub fn after(
         head: StreamHead,
@@ -115,7 +115,7 @@ impl Append {
             events: self.events.clone(),
         }
     }
-    /// The head behind this commit, once it is stored.
+    /// Returns the head after this commit, once it is stored.
     #[must_use]
     pub fn head_after(&self) -> StreamHead {
         StreamHead::observed(
@@ -295,7 +295,7 @@ impl AppendAll {
     }
 }
 
-/// What became of an append. A conflict is an ordinary answer, not an error.
+/// The outcome of an append. A conflict is an ordinary answer, not an error.
 #[derive(Clone, Debug, PartialEq)]
 #[must_use]
 pub enum AppendOutcome<T = StreamHead> {
@@ -387,7 +387,7 @@ impl Commit {
     }
 }
 
-/// Where a commit is.
+/// The stream and version of a commit.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct CommitKey {

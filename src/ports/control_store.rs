@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use std::{fmt, fmt::Debug, num::NonZeroU32, time::Duration};
 
-/// Where a row is: rows of a partition are ordered by `sort`, bytewise.
+/// The key of a row. The rows of a partition are ordered by `sort`, bytewise.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct RowKey {
@@ -119,7 +119,7 @@ impl Row {
     }
 }
 
-/// What the row must be before a put.
+/// The condition on the row before a put.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expect {
     /// Anything.
@@ -130,7 +130,7 @@ pub enum Expect {
     Revision(Revision),
 }
 
-/// What the row must be before a delete.
+/// The condition on the row before a delete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeleteExpect {
     /// Anything, also nothing.
@@ -139,7 +139,7 @@ pub enum DeleteExpect {
     Revision(Revision),
 }
 
-/// What became of a put.
+/// The outcome of a put.
 #[derive(Clone, Debug, PartialEq)]
 #[must_use]
 pub enum PutOutcome {
@@ -149,7 +149,7 @@ pub enum PutOutcome {
     Conflict(Option<Row>),
 }
 
-/// What became of a delete.
+/// The outcome of a delete.
 #[derive(Clone, Debug, PartialEq)]
 #[must_use]
 pub enum DeleteOutcome {
@@ -188,9 +188,9 @@ pub enum Direction {
 pub struct RangeQuery {
     /// The partition.
     pub partition: String,
-    /// Which of its rows.
+    /// The range of its rows.
     pub bounds: SortBounds,
-    /// Goes on behind this sort key, in the direction of the query.
+    /// The sort key after which the page starts, in the direction of the query.
     pub after: Option<String>,
     /// Rows a page at the most.
     pub limit: NonZeroU32,
@@ -216,7 +216,7 @@ impl RangeQuery {
         self.bounds = bounds;
         self
     }
-    /// Goes on behind a row: [`RowPage::next`].
+    /// Starts the page after a row: [`RowPage::next`].
     #[must_use]
     pub fn with_after(mut self, sort: Option<String>) -> Self {
         self.after = sort;
@@ -242,7 +242,7 @@ impl RangeQuery {
 pub struct RowPage {
     /// May be empty before the end.
     pub rows: Vec<Row>,
-    /// What the next query's `after` shall be; `None` on the last page.
+    /// The `after` of the next query; `None` on the last page.
     pub next: Option<String>,
 }
 impl RowPage {
@@ -253,7 +253,7 @@ impl RowPage {
     }
 }
 
-/// Why the store could not answer.
+/// The error returned by a [`ControlStore`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ControlStoreError {
@@ -276,7 +276,7 @@ pub enum ControlStoreError {
     /// A value over the limit, found before any call.
     #[error("row {key} has {bytes} bytes, the limit is {limit}")]
     TooLarge {
-        /// Which.
+        /// The key of the row.
         key: RowKey,
         /// Bytes of the value.
         bytes: usize,
@@ -286,23 +286,23 @@ pub enum ControlStoreError {
     /// A key that is empty or too long.
     #[error("invalid request: {reason}")]
     Invalid {
-        /// What is wrong with it.
+        /// A description of the mistake.
         reason: String,
     },
     /// A stored row cannot be read.
     #[error("row {key} is corrupt: {reason}")]
     Corrupt {
-        /// Which.
+        /// The key of the row.
         key: RowKey,
-        /// What was found.
+        /// A description of what was found.
         reason: String,
     },
     /// Something must be changed first: table, credentials, permission.
     #[error("the control store refuses: {reason}")]
     Refused {
-        /// What must change.
+        /// The kind of refusal: what must change.
         kind: RefusedKind,
-        /// What was refused and what to do about it.
+        /// A description of the refusal and of its remedy.
         reason: String,
         /// The backend's answer.
         #[source]
@@ -310,7 +310,7 @@ pub enum ControlStoreError {
     },
 }
 impl ControlStoreError {
-    /// Whether the same call may succeed later.
+    /// Returns true if the same call may succeed later.
     pub const fn is_transient(&self) -> bool {
         matches!(self, Self::Throttled { .. } | Self::Unavailable { .. })
     }

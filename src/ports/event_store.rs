@@ -10,7 +10,7 @@ use std::{fmt::Debug, num::NonZeroU32, time::Duration};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReadFrom {
-    /// Oldest first, from the commit that starts right behind this head. Behind [`StreamHead::empty`]: from the beginning.
+    /// Oldest first, from the commit that starts right after this head. After [`StreamHead::empty`]: from the beginning.
     After(StreamHead),
     /// Oldest first, from the commit that holds this event version; 0 counts as 1. Nothing if the stream is shorter.
     Event(Version),
@@ -39,13 +39,14 @@ impl Segment {
     pub const fn index(self) -> u32 {
         self.index
     }
-    /// How many parts.
+    /// Returns the number of parts.
     pub const fn total(self) -> u32 {
         self.total
     }
 }
 
-/// Where a scan or listing goes on; meaningful only to the adapter that gave it, for the same segment. May be stored.
+/// The place at which a scan or listing continues; meaningful only to the adapter that gave it, for the same segment.
+/// May be stored.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScanCursor(Bytes);
 impl ScanCursor {
@@ -59,7 +60,7 @@ impl ScanCursor {
     }
 }
 
-/// What a scan returns.
+/// The parts of commits that a scan returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ScanWhat {
@@ -86,7 +87,7 @@ pub struct ScanPage {
     pub items: ScanItems,
     /// Start of the next page; `None` on the last.
     pub next: Option<ScanCursor>,
-    /// What the page cost in the backend's own read units, if it says so.
+    /// The cost of the page in the backend's own read units, if the backend says so.
     pub read_units: Option<f64>,
 }
 impl ScanPage {
@@ -141,7 +142,7 @@ impl UnpublishedPage {
     }
 }
 
-/// What an adapter can do. A rule of the contract that needs more is no rule for that adapter.
+/// The capabilities of an adapter. A rule of the contract that needs more does not apply to that adapter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Capabilities {
@@ -153,9 +154,9 @@ pub struct Capabilities {
     /// The size of one event in bytes, as [`EventData::bytes`](super::EventData::bytes) counts them, above which an append
     /// is [`EventStoreError::TooLarge`]: smaller than a commit where a backend splits large commits between events.
     pub max_event_bytes: usize,
-    /// Whether [`EventStore::unpublished`] lists commits. Not where a change stream drives the publisher.
+    /// True if [`EventStore::unpublished`] lists commits. False where a change stream drives the publisher.
     pub lists_unpublished: bool,
-    /// Whether every append is a conflict whose head is not in the stream's history, commit id included. False where a
+    /// True if an append is a conflict whenever its head is not in the stream's history, commit id included. False where a
     /// backend looks at nothing but the slot after the head. Such a store may take a head above the tail or of another
     /// history, and the stream then has a hole.
     pub checks_heads: bool,
@@ -208,13 +209,13 @@ impl PendingAppend {
     pub fn new(all: AppendAll) -> Self {
         Self(Box::new(all))
     }
-    /// What was sent.
+    /// Returns the append that was sent.
     pub fn append(&self) -> &AppendAll {
         &self.0
     }
 }
 
-/// Why the store could not answer.
+/// The error returned by an [`EventStore`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EventStoreError {
@@ -254,7 +255,7 @@ pub enum EventStoreError {
     /// An empty commit, a stream twice in one append, a payload that is not what it says, a cursor of another store.
     #[error("invalid request: {reason}")]
     Invalid {
-        /// What is wrong with it.
+        /// A description of the mistake.
         reason: String,
     },
     /// Stored data breaks a rule of the store: a hole, an overlap, a row that cannot be read.
@@ -264,7 +265,7 @@ pub enum EventStoreError {
         stream: StreamId,
         /// The last version that was read whole.
         after: Version,
-        /// What was found.
+        /// A description of what was found.
         reason: String,
     },
     /// A stored row is of a format that this build does not know.
@@ -282,9 +283,9 @@ pub enum EventStoreError {
     /// Something must be changed first: table, credentials, permission, request.
     #[error("the event store refuses: {reason}")]
     Refused {
-        /// What must change.
+        /// The kind of refusal: what must change.
         kind: RefusedKind,
-        /// What was refused and what to do about it.
+        /// A description of the refusal and of its remedy.
         reason: String,
         /// The backend's answer.
         #[source]
@@ -297,13 +298,13 @@ pub enum EventStoreError {
     Replaced {
         /// The table, how the adapter found out, and what to do.
         reason: String,
-        /// What the adapter met.
+        /// The cause, as the adapter met it.
         #[source]
         source: BoxError,
     },
 }
 impl EventStoreError {
-    /// Whether the same call may succeed later. The only thing that a retry asks.
+    /// Returns true if the same call may succeed later. A retry asks nothing else.
     ///
     /// [`Replaced`](Self::Replaced) is not transient: the same append never succeeds, one on a fresh head may.
     pub const fn is_transient(&self) -> bool {
@@ -316,7 +317,7 @@ impl EventStoreError {
             _ => None,
         }
     }
-    /// Whether nothing of an append was applied for certain.
+    /// Returns true if it is certain that nothing of an append was applied.
     pub const fn is_certainly_not_applied(&self) -> bool {
         !matches!(
             self,
@@ -369,7 +370,7 @@ impl EventStoreError {
 ///
 /// **Scan and lists**
 /// - A scan sees everything that was stored before it began, each commit in one segment; a cursor survives the process.
-/// - `streams` and `unpublished` may lag behind for a moment, but come to list everything.
+/// - `streams` and `unpublished` may lag for a moment, but come to list everything.
 /// - A stored commit is listed by `unpublished` until it is cleared, the keys of a stream next to each other within a
 ///   page. Clearing an unknown or cleared key does nothing, also where nothing is listed.
 #[async_trait]

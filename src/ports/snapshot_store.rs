@@ -9,7 +9,7 @@ use std::{fmt::Debug, sync::Arc, time::Duration};
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct StoredSnapshot {
-    /// Whose.
+    /// The stream.
     pub stream: StreamId,
     /// Version of the last event folded in: a commit end.
     pub version: Version,
@@ -19,7 +19,7 @@ pub struct StoredSnapshot {
     pub state_version: u32,
     /// Encoded state.
     pub payload: Bytes,
-    /// What the payload is written in, where it is not JSON.
+    /// The tag of the codec that wrote the payload; `None` for JSON.
     pub codec: Option<Arc<str>>,
 }
 impl StoredSnapshot {
@@ -47,14 +47,14 @@ impl StoredSnapshot {
         self.codec = codec;
         self
     }
-    /// Whether this one replaces `old`: of a later version, or of the same version and a later state version.
+    /// Returns true if this snapshot replaces `old`: it has a later version, or the same version and a later state version.
     #[must_use]
     pub fn replaces(&self, old: &Self) -> bool {
         (self.version, self.state_version) > (old.version, old.state_version)
     }
 }
 
-/// Whether a save was newer.
+/// The outcome of a save.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SaveOutcome {
     /// Now the stream's snapshot.
@@ -63,7 +63,7 @@ pub enum SaveOutcome {
     Stale,
 }
 
-/// Why the store could not answer.
+/// The error returned by a [`SnapshotStore`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SnapshotStoreError {
@@ -86,7 +86,7 @@ pub enum SnapshotStoreError {
     /// Over the backend's limit, found before any call.
     #[error("the snapshot of {stream} has {bytes} bytes, the limit is {limit}")]
     TooLarge {
-        /// Whose.
+        /// The stream.
         stream: StreamId,
         /// Bytes as the adapter counts them.
         bytes: usize,
@@ -96,9 +96,9 @@ pub enum SnapshotStoreError {
     /// Something must be changed first: table, credentials, permission.
     #[error("the snapshot store refuses: {reason}")]
     Refused {
-        /// What must change.
+        /// The kind of refusal: what must change.
         kind: RefusedKind,
-        /// What was refused and what to do about it.
+        /// A description of the refusal and of its remedy.
         reason: String,
         /// The backend's answer.
         #[source]
@@ -106,7 +106,7 @@ pub enum SnapshotStoreError {
     },
 }
 impl SnapshotStoreError {
-    /// Whether the same call may succeed later.
+    /// Returns true if the same call may succeed later.
     pub const fn is_transient(&self) -> bool {
         matches!(self, Self::Throttled { .. } | Self::Unavailable { .. })
     }

@@ -2,7 +2,7 @@
 use crate::{Backoff, StreamId};
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-/// Which topic a stream goes to: it follows from the aggregate type, so that a stream never changes its topic.
+/// The rule that gives a stream its topic. It goes by the aggregate type, so that a stream never changes its topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TopicRoute {
@@ -10,7 +10,7 @@ pub enum TopicRoute {
     One(Arc<str>),
     /// Each aggregate type to its own: `<prefix><aggregate type>`.
     ByAggregate {
-        /// What the topics' names begin with; may be empty.
+        /// The beginning of the topics' names; may be empty.
         prefix: String,
     },
 }
@@ -33,7 +33,7 @@ impl TopicRoute {
     }
 }
 
-/// How the poller looks for unpublished commits.
+/// The configuration of a poller, which looks for unpublished commits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PollConfig {
@@ -47,7 +47,8 @@ pub struct PollConfig {
     /// The longest pause: it doubles with each walk that found nothing. Default 1 s. It bounds how late an event is sent;
     /// a longer one costs fewer requests while nothing happens.
     pub max_pause: Duration,
-    /// How long a stream that failed, or a store that does not answer, is left alone. Default: up to 1 s, growing to 60 s.
+    /// The pause before a stream that failed, or a store that does not answer, is tried again. Default: up to 1 s, growing
+    /// to 60 s.
     pub backoff: Backoff,
 }
 impl Default for PollConfig {

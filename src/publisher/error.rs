@@ -7,7 +7,7 @@ use crate::{
 };
 use std::sync::Arc;
 
-/// Why a stream could not be brought up to date. Other streams are not affected, and nothing is lost: what was not
+/// The error of a stream that could not be brought up to date. Other streams are not affected, and nothing is lost: what was not
 /// acknowledged keeps its marker and is above the watermark.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -17,7 +17,7 @@ pub enum PublishError {
     Store {
         /// The stream.
         stream: StreamId,
-        /// Why.
+        /// The cause.
         #[source]
         source: EventStoreError,
     },
@@ -28,7 +28,7 @@ pub enum PublishError {
         stream: StreamId,
         /// The event.
         version: Version,
-        /// Why.
+        /// The cause.
         #[source]
         source: MessageBusError,
     },
@@ -41,7 +41,7 @@ pub enum PublishError {
         stream: StreamId,
         /// The event.
         version: Version,
-        /// Where it should go.
+        /// The topic that the event should go to.
         topic: Arc<str>,
         /// About the size of the record.
         bytes: u64,
@@ -53,7 +53,7 @@ pub enum PublishError {
     Watermark {
         /// The stream.
         stream: StreamId,
-        /// Why.
+        /// The cause.
         #[source]
         source: ControlStoreError,
     },
@@ -62,7 +62,7 @@ pub enum PublishError {
     Clear {
         /// The stream.
         stream: StreamId,
-        /// Why.
+        /// The cause.
         #[source]
         source: EventStoreError,
     },
@@ -71,7 +71,7 @@ pub enum PublishError {
     Topic {
         /// The stream.
         stream: StreamId,
-        /// Why.
+        /// The cause.
         #[source]
         source: TopicError,
     },
@@ -85,7 +85,7 @@ pub enum PublishError {
     HistoryForked {
         /// The stream.
         stream: StreamId,
-        /// What was published.
+        /// The watermark: the commit that was published.
         watermark: Watermark,
         /// The newest commit end at or below the watermark, or what contradicts it.
         found: Option<(Version, CommitId)>,
@@ -109,13 +109,13 @@ pub enum PublishError {
         stream: StreamId,
         /// The version that was named.
         named: Version,
-        /// Where the store's stream ends.
+        /// The version at which the store's stream ends.
         tail: Version,
     },
 }
 
 impl PublishError {
-    /// Whether the same notice may succeed later without anybody's help.
+    /// Returns true if the same notice may succeed later without anybody's help.
     pub const fn is_transient(&self) -> bool {
         match self {
             Self::Store { source, .. } | Self::Clear { source, .. } => source.is_transient(),
@@ -216,9 +216,9 @@ pub enum TopicError {
     SmallRecords {
         /// The topic.
         topic: Arc<str>,
-        /// What it takes.
+        /// The size of the largest message that the topic takes.
         bytes: u64,
-        /// What it should take.
+        /// The size that the topic should take.
         needed: u64,
     },
     /// The topic does not have the partitions that it had when its first event was published.
@@ -228,9 +228,9 @@ pub enum TopicError {
     PartitionsChanged {
         /// The topic.
         topic: Arc<str>,
-        /// What was pinned.
+        /// The pinned number of partitions.
         pinned: u32,
-        /// What it has.
+        /// The number of partitions that the topic has.
         found: u32,
     },
     /// A number of partitions was to be accepted while this publisher publishes to the topic.
@@ -248,9 +248,9 @@ pub enum TopicError {
     NotThatMany {
         /// The topic.
         topic: Arc<str>,
-        /// What was to be accepted.
+        /// The number of partitions that was to be accepted.
         accepted: u32,
-        /// What it has.
+        /// The number of partitions that the topic has.
         found: u32,
     },
     /// The bus does not describe it: it does not exist, or the bus cannot be asked.
@@ -258,7 +258,7 @@ pub enum TopicError {
     Bus {
         /// The topic.
         topic: Arc<str>,
-        /// Why.
+        /// The cause.
         #[source]
         source: MessageBusError,
     },
@@ -267,13 +267,13 @@ pub enum TopicError {
     Control {
         /// The topic.
         topic: Arc<str>,
-        /// Why.
+        /// The cause.
         #[source]
         source: ControlStoreError,
     },
 }
 impl TopicError {
-    /// Whether the same check may succeed later.
+    /// Returns true if the same check may succeed later.
     pub const fn is_transient(&self) -> bool {
         match self {
             Self::Bus { source, .. } => source.is_transient(),
@@ -283,7 +283,7 @@ impl TopicError {
     }
 }
 
-/// Why a poller has ended. Whatever may pass by itself never ends it.
+/// The error that ended a poller. A failure that may pass by itself never ends a poller.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PollError {
@@ -295,21 +295,21 @@ pub enum PollError {
     /// The list of unpublished commits cannot be read until something is changed.
     #[error("the unpublished commits cannot be listed")]
     List {
-        /// Why.
+        /// The cause.
         #[source]
         source: EventStoreError,
     },
     /// Nothing can be published to the topic until something is changed.
     #[error("nothing can be published")]
     Topic {
-        /// Why.
+        /// The cause.
         #[source]
         source: TopicError,
     },
     /// A stream was refused for a reason that concerns all.
     #[error("nothing can be published")]
     Refused {
-        /// Why.
+        /// The cause.
         #[source]
         source: PublishError,
     },

@@ -135,7 +135,7 @@ impl Publisher {
             state: Arc::default(),
         }
     }
-    /// Sets the topics. A stream's topic is for ever: another route sends what is still unpublished elsewhere.
+    /// Sets the topics. Never change a stream's topic: with another route, what is still unpublished goes elsewhere.
     #[must_use]
     pub fn with_route(mut self, route: TopicRoute) -> Self {
         self.route = route;

@@ -3,7 +3,7 @@ use super::PublishError;
 use crate::{StreamId, Version};
 use std::collections::BTreeMap;
 
-/// What one call has done, for its trigger to decide what it may forget: every notice, save those at and behind the
+/// The result of one call, from which its trigger decides what to forget: every notice, save those at and after the
 /// named one of each failed stream.
 #[derive(Debug, Default)]
 #[non_exhaustive]
@@ -20,16 +20,16 @@ pub struct PublishReport {
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct StreamFailure {
-    /// Which.
+    /// The stream.
     pub stream: StreamId,
     /// Place, among the notices of the call, of the first one that is not covered by the watermark. `None` where the
     /// publisher found the stream by itself, or where all are covered and only their markers are left.
     pub notice: Option<usize>,
-    /// Why.
+    /// The error.
     pub error: PublishError,
 }
 
-/// What a poller has done until it was shut down.
+/// The result of a poller, once it was shut down.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PollReport {

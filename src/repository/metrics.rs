@@ -4,7 +4,7 @@ use std::{
     time::Duration,
 };
 
-/// What a repository and its clones have done since it was made: [`Repository::metrics`](crate::Repository::metrics).
+/// The counts of a repository and its clones since it was made: [`Repository::metrics`](crate::Repository::metrics).
 ///
 /// All numbers only grow; the difference of two readings is what happened between them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -15,7 +15,7 @@ pub enum AsOf {
     Time(Timestamp),
 }
 
-/// A state as it was. Nothing can be appended behind it, so it has no head.
+/// A state as it was. Nothing can be appended after it, so it has no head.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Historical<A> {
     state: A,
@@ -36,7 +36,7 @@ impl<A> Historical<A> {
     pub const fn version(&self) -> Version {
         self.version
     }
-    /// When that event was recorded; none for no event.
+    /// Returns the time at which that event was recorded; `None` if there is no event.
     pub const fn recorded_at(&self) -> Option<Timestamp> {
         self.recorded_at
     }

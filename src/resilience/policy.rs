@@ -30,12 +30,12 @@ pub struct RetryPolicy {
     /// The pauses before the repeats that follow. Default: up to 100 ms, growing to 30 s. A pause is at least 1 ms, also
     /// where the backoff is zero, so that no policy becomes a busy loop.
     pub backoff: Backoff,
-    /// How long a call may go on failing: no repeat starts later than this after the first failure. Default 5 min. Zero:
+    /// The time for which a call may fail: no repeat starts later than this after the first failure. Default 5 min. Zero:
     /// no repeats, not even immediate ones. The last pause is cut so that the last repeat starts when this time is over.
     /// Time that was spent waiting for a throttling backend does not count. A higher limit survives longer outages, and
     /// keeps the caller, or the stream of the failed event, waiting for as long.
     pub max_elapsed: Duration,
-    /// How long a call waits in all for a backend that throttles it. Default 1 h. Zero: a throttled call is not repeated.
+    /// The time that a call waits in all for a backend that throttles it. Default 1 h. Zero: a throttled call is not repeated.
     /// A backend that asks for a pause which does not fit any more ends the retry at once, since an earlier repeat would
     /// only be throttled again.
     pub max_throttle: Duration,
@@ -125,7 +125,7 @@ impl RetryPolicy {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConflictRetry {
-    /// How long a command may go on meeting conflicts: no decision starts later than this after the first conflict.
+    /// The time for which a command may meet conflicts: no decision starts later than this after the first conflict.
     /// Default 2 s. Zero: the first conflict is returned to the caller.
     pub max_elapsed: Duration,
     /// The pauses between decisions. Default: up to 5 ms, growing to 200 ms. A pause is at least 1 ms.

@@ -6,7 +6,7 @@ use crate::{
 };
 use std::{error::Error, fmt, time::Duration};
 
-/// What to do about a failure.
+/// The class of a failure, which says what the runner does about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorClass {
@@ -47,7 +47,7 @@ pub struct HandlerError {
     source: BoxError,
 }
 
-/// What handlers return.
+/// The result that handlers return.
 pub type HandlerResult = Result<(), HandlerError>;
 
 impl HandlerError {

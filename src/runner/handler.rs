@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 pub trait Listener: Send + Sync + 'static {
     /// Part of the consumer group's name, 1 to 64 characters of `[A-Za-z0-9_.-]`. Stored: never change it.
     const NAME: &'static str;
-    /// What it receives: one [`DomainEvent`](crate::DomainEvent), or several by [`event_set!`](crate::event_set).
+    /// The events that it receives: one [`DomainEvent`](crate::DomainEvent), or several by [`event_set!`](crate::event_set).
     type Events: EventSet;
     /// Handles one event; the events of a stream come in order, one after the other.
     fn handle(
@@ -38,7 +38,7 @@ pub trait Projector: Send + Sync + 'static {
     const NAME: &'static str;
     /// Raise it when the read model's shape or meaning changes: a build joins only models of its own number.
     const MODEL: u32 = 1;
-    /// What it receives.
+    /// The events that it receives: one [`DomainEvent`](crate::DomainEvent), or several by [`event_set!`](crate::event_set).
     type Events: EventSet;
     /// Takes one event into the read model; the events of a stream come in order, one after the other.
     ///
@@ -96,7 +96,7 @@ impl fmt::Display for ModelId {
     }
 }
 
-/// Who remembers how far a projector is in a stream.
+/// A projector's position in a stream, and the place where it is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Position {
@@ -121,7 +121,7 @@ impl Position {
     }
 }
 
-/// Where an event came from.
+/// The source of an event: the bus, or the event store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum EventSource {
@@ -136,7 +136,7 @@ pub enum EventSource {
     History,
 }
 
-/// Where an event comes from, and how this attempt stands. Cloning is a few reference counts.
+/// The header and source of an event, and the state of this attempt. Cloning is a few reference counts.
 #[derive(Clone, Debug)]
 pub struct EventContext {
     model: ModelId,
@@ -182,7 +182,7 @@ impl EventContext {
     pub const fn version(&self) -> Version {
         self.header.version
     }
-    /// When it happened, by the writer's clock.
+    /// Returns the time at which the event was recorded, by the writer's clock.
     pub const fn recorded_at(&self) -> Timestamp {
         self.header.recorded_at
     }
@@ -194,11 +194,11 @@ impl EventContext {
     pub const fn attempt(&self) -> u32 {
         self.attempt
     }
-    /// Which generation of the read model this is for.
+    /// Returns the read model that this attempt is for, with its generation.
     pub const fn model(&self) -> &ModelId {
         &self.model
     }
-    /// Where it came from.
+    /// Returns the source of the event.
     pub const fn source(&self) -> &EventSource {
         &self.source
     }
@@ -207,7 +207,7 @@ impl EventContext {
     pub async fn cancelled(&self) {
         self.cancelled.cancelled().await;
     }
-    /// Whether the result no longer counts.
+    /// Returns true if the result no longer counts.
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.is_cancelled()
     }

@@ -33,7 +33,7 @@ impl<T: Clone> Lanes<T> {
         }
     }
 
-    /// Puts a record behind the others of its stream.
+    /// Puts a record after the others of its stream.
     pub(super) fn push(&mut self, stream: &StreamId, partition: PartitionId, item: T) {
         if let Some(lane) = self.lanes.get_mut(stream) {
             lane.queue.push_back((partition, item));

@@ -132,7 +132,7 @@ impl RunnerBuilder {
         });
         self
     }
-    /// Where gaps are filled from: the event store, in the service that owns it. Without it a gap is passed and counted.
+    /// Fills gaps from the event store, in the service that owns it. Without a store a gap is passed and counted.
     #[must_use]
     pub fn with_event_store(mut self, store: impl EventStore) -> Self {
         self.history = Some(shared::event_store(store));
@@ -224,7 +224,7 @@ impl Runner {
     ///
     /// `group_prefix` is the first part of the consumer groups' names, `<prefix>.<processor>.g<generation>`. It has no
     /// default: two services with the same prefix and a processor of the same name would share a group, and each would
-    /// miss the records that the other gets. Another prefix starts every processor anew, so it is chosen once.
+    /// miss the records that the other gets. With another prefix every processor starts again, so choose it once.
     #[must_use]
     pub fn builder(
         bus: impl MessageBus,

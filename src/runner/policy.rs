@@ -3,7 +3,7 @@ use super::BuildError;
 use crate::RetryPolicy;
 use std::{sync::Arc, time::Duration};
 
-/// What happens to an event whose retries are spent, or that must not be retried.
+/// The action for an event whose retries are spent, or that must not be retried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OnExhausted {
@@ -12,7 +12,7 @@ pub enum OnExhausted {
     Halt,
 }
 
-/// What happens to an event of a subscribed aggregate type under a name that this build does not know.
+/// The action for an event of a subscribed aggregate type under a name that this build does not know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UnknownEvents {
@@ -23,7 +23,8 @@ pub enum UnknownEvents {
     Fail,
 }
 
-/// Where a processor starts in a partition in which it has never been. Resolved once to offsets, which are stored.
+/// The place at which a processor starts in a partition that it has never read. Resolved once to offsets, which are
+/// stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Start {
@@ -37,7 +38,7 @@ pub enum Start {
     Now,
 }
 
-/// How one processor is run. Starts from [`listener`](Self::listener) or [`projector`](Self::projector).
+/// The way in which one processor is run. Starts from [`listener`](Self::listener) or [`projector`](Self::projector).
 #[derive(Clone, Debug)]
 pub struct ProcessorPolicy {
     pub(super) name: Option<Arc<str>>,
@@ -79,55 +80,57 @@ impl ProcessorPolicy {
             ..Self::listener()
         }
     }
-    /// Another name, thus another consumer group, for a second instance of one type or a model built anew.
+    /// Sets another name, and so another consumer group, for a second instance of one type or for a model that is built again.
     #[must_use]
     pub fn with_name(mut self, name: impl Into<Arc<str>>) -> Self {
         self.name = Some(name.into());
         self
     }
-    /// Where it starts in a partition in which it has never been.
+    /// Sets the place at which it starts in a partition that it has never read. Default [`Start::Now`] for a listener,
+    /// [`Start::Beginning`] for a projector.
     #[must_use]
     pub const fn with_start(mut self, start: Start) -> Self {
         self.start = start;
         self
     }
-    /// How failures are repeated.
+    /// Sets the way in which a failed event is retried. Default [`RetryPolicy::default`].
     #[must_use]
     pub const fn with_retry(mut self, retry: RetryPolicy) -> Self {
         self.retry = retry;
         self
     }
-    /// What happens then.
+    /// Sets the action once the retries of an event are spent. Default [`OnExhausted::Halt`].
     #[must_use]
     pub const fn with_on_exhausted(mut self, then: OnExhausted) -> Self {
         self.on_exhausted = then;
         self
     }
-    /// What an unknown event is.
+    /// Sets the action for an unknown event. Default [`UnknownEvents::Skip`].
     #[must_use]
     pub const fn with_unknown_events(mut self, unknown: UnknownEvents) -> Self {
         self.unknown_events = unknown;
         self
     }
-    /// Streams handled at the same time, from 1; within a stream always one event after the other. Default 16.
+    /// Sets the number of streams handled at the same time, from 1; within a stream it is always one event after the other.
+    /// Default 16.
     #[must_use]
     pub const fn with_concurrency(mut self, streams: usize) -> Self {
         self.concurrency = streams;
         self
     }
-    /// How long one call of a handler may take before it counts as a transient failure. Default 30 s.
+    /// Sets the time that one call of a handler may take before it counts as a transient failure. Default 30 s.
     #[must_use]
     pub const fn with_attempt_timeout(mut self, timeout: Duration) -> Self {
         self.attempt_timeout = timeout;
         self
     }
-    /// How long a shutdown or a rebalance waits for handlers in hand, at the most. Default 20 s.
+    /// Sets the most time that a shutdown or a rebalance waits for running handlers. Default 20 s.
     #[must_use]
     pub const fn with_drain(mut self, drain: Duration) -> Self {
         self.drain = drain;
         self
     }
-    /// How often offsets are committed. Longer: fewer commits, more repeats after a crash. Default 1 s.
+    /// Sets the interval of offset commits. A longer one costs fewer commits and repeats more after a crash. Default 1 s.
     #[must_use]
     pub const fn with_commit_interval(mut self, interval: Duration) -> Self {
         self.commit_interval = interval;

@@ -6,7 +6,7 @@ use crate::{
 };
 use std::sync::Arc;
 
-/// Why a runner cannot be built.
+/// The error returned when a runner cannot be built.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BuildError {
@@ -22,9 +22,9 @@ pub enum BuildError {
     /// A value makes no sense.
     #[error("{field} is invalid: {reason}")]
     Invalid {
-        /// Which.
+        /// The field.
         field: &'static str,
-        /// What it must be.
+        /// The rule that the value breaks.
         reason: String,
     },
     /// The runner was given an upcaster for a name that an event type lifts itself.
@@ -32,7 +32,7 @@ pub enum BuildError {
     Upcasters(#[from] InvalidUpcasters),
 }
 
-/// Why a processor ended before it was asked to. Nothing is committed past what it had done.
+/// The error of a processor that ended before it was asked to. No offset is committed past what it had done.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunnerError {
@@ -41,17 +41,17 @@ pub enum RunnerError {
         "processor {processor} halted at event {version} of {stream} ({partition}) after {attempts} attempts; it comes again after a restart"
     )]
     Halted {
-        /// Whose handler.
+        /// The processor.
         processor: Arc<str>,
-        /// Which stream.
+        /// The stream.
         stream: StreamId,
-        /// Which event.
+        /// The version of the event.
         version: Version,
-        /// Where it lies.
+        /// The partition of the record.
         partition: PartitionId,
-        /// How often it was tried.
+        /// The number of attempts.
         attempts: u32,
-        /// What kind of failure the last one was.
+        /// The class of the last failure.
         class: ErrorClass,
         /// The last failure.
         #[source]
@@ -60,13 +60,13 @@ pub enum RunnerError {
     /// A record is not an event of this library, or of a newer format.
     #[error("processor {processor} halted: record {offset} of {partition} cannot be read")]
     Unreadable {
-        /// Whose.
+        /// The processor.
         processor: Arc<str>,
-        /// Where it lies.
+        /// The partition of the record.
         partition: PartitionId,
         /// Its place there.
         offset: crate::ports::Offset,
-        /// Why.
+        /// The cause.
         #[source]
         source: BoxError,
     },
@@ -76,13 +76,13 @@ pub enum RunnerError {
         "processor {processor} (group {group}) cannot go on in {partition} without skipping events: {reason}"
     )]
     PositionLost {
-        /// Whose.
+        /// The processor.
         processor: Arc<str>,
         /// The consumer group.
         group: String,
-        /// Where.
+        /// The partition.
         partition: PartitionId,
-        /// What was found, and what to do.
+        /// A description of what was found and of what to do.
         reason: String,
     },
     /// Another build works on the processor in a state that this build does not know, and the active generation may have to
@@ -101,7 +101,7 @@ pub enum RunnerError {
         "processor {processor} is of model {expected}, the live read model is {found}: run the matching build, or rebuild under a new name"
     )]
     WrongModel {
-        /// Whose.
+        /// The processor.
         processor: Arc<str>,
         /// This build's number.
         expected: u32,
@@ -111,9 +111,9 @@ pub enum RunnerError {
     /// The read model could not be flushed.
     #[error("processor {processor} cannot make its read model durable")]
     Flush {
-        /// Whose.
+        /// The processor.
         processor: Arc<str>,
-        /// What kind of failure the last one was.
+        /// The class of the last failure.
         class: ErrorClass,
         /// The last failure.
         #[source]
@@ -122,24 +122,24 @@ pub enum RunnerError {
     /// The bus refuses.
     #[error("processor {processor} cannot use the bus")]
     Bus {
-        /// Whose.
+        /// The processor.
         processor: Arc<str>,
-        /// Why.
+        /// The cause.
         #[source]
         source: MessageBusError,
     },
     /// The control store refuses, or was unavailable for too long.
     #[error("processor {processor} cannot use the control store")]
     Control {
-        /// Whose.
+        /// The processor.
         processor: Arc<str>,
-        /// Why.
+        /// The cause.
         #[source]
         source: ControlStoreError,
     },
 }
 
-/// What one processor did.
+/// The result of one processor.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct ProcessorReport {
@@ -159,7 +159,7 @@ pub struct ProcessorReport {
     pub gaps_unverified: u64,
     /// Attempts that were repeated.
     pub retries: u64,
-    /// Why it ended early, if it did.
+    /// The error that ended it early, if any.
     pub error: Option<RunnerError>,
 }
 
@@ -187,7 +187,7 @@ impl ProcessorReport {
     }
 }
 
-/// What every processor did.
+/// The results of all processors.
 #[derive(Debug)]
 #[must_use = "a processor that halted is only in the report"]
 #[non_exhaustive]
@@ -201,7 +201,7 @@ impl RunnerReport {
     pub fn processor(&self, name: &str) -> Option<&ProcessorReport> {
         self.processors.iter().find(|p| &*p.name == name)
     }
-    /// What every processor did, or the error of the first that ended early.
+    /// Returns the results of all processors, or the error of the first that ended early.
     ///
     /// # Errors
     /// [`RunnerError`].

@@ -72,7 +72,7 @@ pub(super) struct Owned {
     pub(super) epoch: AssignmentEpoch,
     pub(super) window: Window,
     pub(super) is_paused: bool,
-    /// The first record that cannot be read. It is an error when its turn comes; nothing behind it is taken.
+    /// The first record that cannot be read. It is an error when its turn comes; nothing after it is taken.
     pub(super) unreadable: Option<(Offset, WireError)>,
 }
 

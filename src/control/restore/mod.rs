@@ -5,7 +5,7 @@
 //! `HistoryForked`, and repositories ignore snapshots that do not fit. [`AfterRestore`] mends both:
 //!
 //! - **A watermark above the tail comes down**, else nothing would be published before the stream has grown past it.
-//! - **A watermark of another history** comes down too. Where somebody has already appended behind the restored tail, it
+//! - **A watermark of another history** comes down too. Where a writer has already appended after the restored tail, it
 //!   comes down to the last commit before that, so that everything appended since is published. Whether and
 //!   since when there were such writes only the operator knows: [`Writes`]. A stream that contradicts
 //!   [`Writes::NoneYet`] is reported and left.
@@ -369,13 +369,13 @@ fn note_corrupt(
     }
 }
 
-/// Whether anything was appended to the restored events before the repair. It decides what is still to be published, so a
+/// The writes to the restored events before the repair. They decide what is still to be published, so a
 /// wrong answer leaves events unpublished: in doubt, say [`Since`](Self::Since) the restore.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Writes {
     /// Nothing: what there is was there before the restore.
     NoneYet,
-    /// Commits recorded at or after this time were appended behind the restored history. What was published of them, or
+    /// Commits recorded at or after this time were appended after the restored history. What was published of them, or
     /// of older ones by mistake, is published again under the same event ids.
     Since(Timestamp),
 }

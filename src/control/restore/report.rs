@@ -25,7 +25,7 @@ pub enum Finding {
         stream: StreamId,
         /// As of which version it is.
         version: Version,
-        /// Where the stream ends.
+        /// The version at which the stream ends.
         tail: Version,
     },
     /// The stream has reached its watermark with other commits, against what [`Writes`](super::Writes) says. It is left as it
@@ -35,7 +35,7 @@ pub enum Finding {
         stream: StreamId,
         /// As it is.
         watermark: Watermark,
-        /// Where the stream ends.
+        /// The version at which the stream ends.
         tail: Version,
     },
     /// The stream itself came back with a hole or in part, as a backup is not one instant for all items. It is left as it is:
@@ -43,12 +43,12 @@ pub enum Finding {
     Corrupt {
         /// The stream.
         stream: StreamId,
-        /// What was found.
+        /// A description of what was found.
         reason: String,
     },
 }
 impl Finding {
-    /// Whether it is repaired by [`AfterRestore::repair`](super::AfterRestore::repair).
+    /// Returns true if [`AfterRestore::repair`](super::AfterRestore::repair) repairs it.
     #[must_use]
     pub const fn is_repaired(&self) -> bool {
         !matches!(self, Self::Forked { .. } | Self::Corrupt { .. })
@@ -92,7 +92,7 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What became of one page of streams.
+/// The result of one page of streams.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct RestorePage {
@@ -100,11 +100,11 @@ pub struct RestorePage {
     pub findings: Vec<Finding>,
     /// Streams looked at. A listing by aggregate type takes a whole page of the store, so there may be more than asked for.
     pub streams: u32,
-    /// Where to go on; `None` at the end.
+    /// The cursor of the next page; `None` after the last page.
     pub next: Option<RestoreCursor>,
 }
 
-/// Why a page could not be finished.
+/// The error returned when a page could not be finished.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RestoreError {
@@ -126,12 +126,12 @@ pub enum RestoreError {
     /// A row among the watermarks that names no stream.
     #[error("row {key} names no stream: it is none of this library's")]
     Foreign {
-        /// Which.
+        /// The key of the row.
         key: RowKey,
     },
 }
 impl RestoreError {
-    /// Whether going on from the same cursor may succeed later.
+    /// Returns true if another call with the same cursor may succeed later.
     #[must_use]
     pub const fn is_transient(&self) -> bool {
         match self {
