@@ -21,7 +21,7 @@ pub enum PublishMode {
 }
 
 impl PublishMode {
-    /// Whether commits are marked as unpublished when they are written.
+    /// Returns true if commits are marked as unpublished when they are written.
     #[must_use]
     pub const fn marks_commits(self) -> bool {
         matches!(self, Self::Poller | Self::Both)
@@ -56,7 +56,7 @@ impl FromStr for PublishMode {
     }
 }
 
-/// Where the tables are and how they are used. All stores of one deployment share one.
+/// The configuration of the tables and of their use. All stores of one deployment share one.
 ///
 /// # Example
 /// ```
@@ -68,7 +68,7 @@ impl FromStr for PublishMode {
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct DynamoDbConfig {
-    /// Name of the events table behind the prefix; the other two add `-snapshots` and `-control`. Default `events`.
+    /// The name of the events table, after the prefix; the other two add `-snapshots` and `-control`. Default `events`.
     pub table_name: String,
     /// Begins the names of all three tables, so that deployments can share an account. Default: empty.
     pub prefix: String,
@@ -81,7 +81,7 @@ pub struct DynamoDbConfig {
     /// [`PublishMode::Poller`] for new tables. Tables of another mode are refused;
     /// [`set_publish_mode`](crate::set_publish_mode) changes theirs.
     pub publish_mode: Option<PublishMode>,
-    /// How the tables are replicated to other regions. Default [`Replication::Detect`].
+    /// The replication of the tables to other regions. Default [`Replication::Detect`].
     pub replication: Replication,
     /// Partitions of the index `streams` for each aggregate type, 1 to 1,000. Default 16. Fixed when the tables are
     /// made. More bear more *new* streams a second (about 1,000 each) and cost a query each per listing.
@@ -150,15 +150,15 @@ pub enum ConfigError {
     Invalid {
         /// The environment variable and the field.
         setting: &'static str,
-        /// What was given; never a secret.
+        /// The value that was given; never a secret.
         found: String,
-        /// What it must be.
+        /// The values that the setting takes.
         expected: &'static str,
     },
     /// An environment variable is not Unicode.
     #[error("the environment variable {variable} is not Unicode")]
     NotUnicode {
-        /// Which.
+        /// The environment variable.
         variable: &'static str,
     },
     /// A part of a pair of environment variables is missing.

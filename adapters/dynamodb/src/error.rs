@@ -15,7 +15,7 @@ use foldstream::{
 };
 use std::{error::Error, fmt, io, time::Duration};
 
-/// Why a connection could not be made or tables could not be set up.
+/// The error returned when a connection cannot be made, or tables cannot be set up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DynamoDbError {
@@ -34,16 +34,16 @@ pub enum DynamoDbError {
     /// Not reachable, timed out, or busy.
     #[error("DynamoDB is unavailable")]
     Unavailable {
-        /// What failed, and where.
+        /// The failure, and where it happened.
         #[source]
         source: BoxError,
     },
     /// Something must be changed first: table, credentials, permission.
     #[error("DynamoDB refuses: {reason}")]
     Refused {
-        /// What must change.
+        /// The kind of refusal: what must change.
         kind: RefusedKind,
-        /// What was refused and what to do about it.
+        /// A description of the refusal and of its remedy.
         reason: String,
         /// DynamoDB's answer.
         #[source]
@@ -64,21 +64,21 @@ pub enum DynamoDbError {
     FormatMismatch {
         /// The control table.
         table: String,
-        /// What differs.
+        /// The setting that differs.
         field: &'static str,
-        /// What the row says.
+        /// The value in the row.
         stored: String,
-        /// What this process says.
+        /// The value of this process.
         configured: String,
-        /// What to do.
+        /// The remedy.
         remedy: &'static str,
     },
     /// A table of that name exists, but is not made for this.
     #[error("table {table} cannot be used: {reason}")]
     TableMismatch {
-        /// Which.
+        /// The table.
         table: String,
-        /// What is wrong and what to do.
+        /// A description of what is wrong, and of what to do.
         reason: String,
     },
     /// Another region may write to the table, and conditions hold in each region only.
@@ -88,24 +88,24 @@ pub enum DynamoDbError {
          (Replication::SingleWritingRegion), or make it a global table with multi-region strong consistency", regions.join(", ")
     )]
     AsynchronousReplicas {
-        /// Which.
+        /// The table.
         table: String,
-        /// Where its replicas are.
+        /// The regions of its replicas.
         regions: Vec<String>,
     },
     /// A table did not become active in time; it may still do so.
     #[error("table {table} is still {status} after {waited:?}: run create_tables again")]
     NotActive {
-        /// Which.
+        /// The table.
         table: String,
         /// Its last status.
         status: String,
-        /// How long it was waited for.
+        /// The time that the table was waited for.
         waited: Duration,
     },
 }
 impl DynamoDbError {
-    /// Whether the same call may succeed later.
+    /// Returns true if the same call may succeed later.
     pub const fn is_transient(&self) -> bool {
         matches!(
             self,

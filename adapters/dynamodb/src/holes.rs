@@ -26,7 +26,7 @@ pub struct Hole {
     pub stream: StreamId,
     /// The last version before the hole.
     pub after: Version,
-    /// What was found there.
+    /// A description of what was found there.
     pub reason: String,
 }
 impl fmt::Display for Hole {

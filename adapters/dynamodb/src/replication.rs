@@ -11,7 +11,7 @@ use aws_sdk_dynamodb::types::{MultiRegionConsistency, TableDescription};
 use foldstream::ports::RefusedKind;
 use std::str::FromStr;
 
-/// How the tables are replicated to other regions, as DynamoDB global tables.
+/// The replication of the tables to other regions, as DynamoDB global tables.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Replication {

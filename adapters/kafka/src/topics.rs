@@ -72,13 +72,13 @@ impl TopicSpec {
     pub fn name(&self) -> &str {
         &self.name
     }
-    /// How many partitions it gets.
+    /// Returns the number of partitions that it gets.
     pub const fn partitions(&self) -> u32 {
         self.partitions
     }
 }
 
-/// What became of a wish for a topic.
+/// The outcome of [`KafkaMessageBus::create_topic`](crate::KafkaMessageBus::create_topic).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TopicOutcome {
     /// It was made.

@@ -13,7 +13,7 @@ use crate::{
 use aws_sdk_dynamodb::{Client, types::PointInTimeRecoverySpecification};
 use std::time::Duration;
 
-/// How capacity is paid for.
+/// The way in which capacity is paid for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BillingMode {
@@ -29,7 +29,7 @@ pub enum BillingMode {
     },
 }
 
-/// Which key encrypts the tables.
+/// The key that encrypts the tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Encryption {
@@ -39,7 +39,7 @@ pub enum Encryption {
     CustomerManaged(String),
 }
 
-/// What storage and requests cost relative to each other.
+/// The price class: the cost of storage relative to that of requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TableClass {

@@ -12,7 +12,7 @@ pub enum KafkaConfigError {
     Invalid {
         /// The environment variable or the field.
         name: &'static str,
-        /// What it must be.
+        /// The rule that the value breaks.
         reason: &'static str,
     },
     /// A property that the adapter sets itself.
@@ -20,7 +20,7 @@ pub enum KafkaConfigError {
     Protected {
         /// Of librdkafka.
         property: String,
-        /// Why it is not free, or what to use instead.
+        /// The reason why it is not free, or what to use instead.
         reason: &'static str,
     },
     /// A property that librdkafka does not take.
@@ -30,7 +30,7 @@ pub enum KafkaConfigError {
     Rejected {
         /// Of librdkafka; empty where it does not name one.
         property: String,
-        /// What it says.
+        /// The error of librdkafka.
         #[source]
         source: BoxError,
     },

@@ -10,7 +10,7 @@ pub(crate) use check::check_topic;
 use check::{PROTECTED, invalid, is_secret};
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-/// How members of a group agree on who reads what.
+/// The protocol by which the members of a group share its partitions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GroupProtocol {
@@ -237,7 +237,7 @@ impl KafkaConfig {
     pub fn events_topic(&self) -> &str {
         &self.events_topic
     }
-    /// How long a revoked partition waits for its reader.
+    /// Returns the time that a revoked partition waits for its reader.
     pub fn revoke_grace(&self) -> Duration {
         self.revoke_grace
             .unwrap_or_else(|| Duration::from_secs(20).min(self.max_poll_interval / 3))
