@@ -196,7 +196,7 @@ impl Reader {
         if partitions.is_empty() {
             return Ok(Vec::new());
         }
-        // The end first: a partition that is trimmed in between must not seem to begin behind its end.
+        // The end first: a partition that is trimmed in between must not seem to begin after its end.
         let ends = self.offsets_at(partitions, Place::End)?;
         let begins = self.offsets_at(partitions, Place::Beginning)?;
         let ranges = begins.into_iter().zip(ends);

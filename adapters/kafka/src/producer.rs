@@ -35,7 +35,7 @@ const FULL_QUEUE_PAUSES: Backoff =
 
 type Client = FutureProducer<Listening>;
 
-/// One producer, made anew after a fatal error.
+/// One producer, replaced after a fatal error.
 #[derive(Debug)]
 pub(crate) struct Producer {
     config: KafkaConfig,

@@ -14,7 +14,7 @@ pub(super) enum Plan {
         condition: &'static str,
         /// Names and values of the condition.
         values: Vec<(&'static str, String)>,
-        /// The sort key to go on behind.
+        /// The sort key after which the page starts.
         start: Option<String>,
     },
 }

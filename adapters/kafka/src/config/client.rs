@@ -43,7 +43,7 @@ impl KafkaConfig {
     /// For questions; also administration.
     pub(crate) fn reader(&self) -> ClientConfig {
         let mut config = self.common();
-        // The end of a partition counts every record, also behind somebody's open transaction.
+        // The end of a partition counts every record, also after a transaction that is still open.
         config.set("isolation.level", "read_uncommitted");
         config
     }

@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-/// Header names seen by one consumer: records repeat a few of them for ever.
+/// Header names seen by one consumer: records repeat a few of them forever.
 #[derive(Debug, Default)]
 pub(super) struct Names(HashMap<String, HeaderName>);
 

@@ -2,7 +2,7 @@
 //!
 //! One commit that fits an item is one put. A larger one is split between events, and several streams are written
 //! together: both are one transaction, which checks also the streams that were only read. Every item is written only if
-//! its slot, the place behind the head that the writer saw, is empty.
+//! its slot, the place after the head that the writer saw, is empty.
 //!
 //! Why the request is not left to the SDK's retries: after an attempt whose answer was lost, "throttled" or "expired
 //! credentials" on the next one does not mean "not applied". So each request is sent once, and this module knows what is

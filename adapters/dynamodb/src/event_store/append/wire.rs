@@ -3,7 +3,7 @@
 //! Why no request token is made from the commit ids: DynamoDB answers a token that it has seen within ten minutes
 //! without looking at the conditions. A repeat, perhaps by another process, would be told "stored" and not what is
 //! stored, and a commit id with other content (a command that was decided twice) would be an error until the window
-//! ends. The commit ids in the slots answer both, and for ever. So each request has a fresh token, which the SDK makes.
+//! ends. The commit ids in the slots answer both, and forever. So each request has a fresh token, which the SDK makes.
 use super::Work;
 use crate::{
     attributes::{
@@ -46,7 +46,7 @@ pub(super) struct Taken {
 pub(super) enum Place {
     /// An item of this commit.
     Slot(usize),
-    /// The slot behind this stream, which is only checked.
+    /// The slot after this stream's head, which is only checked.
     Check(usize),
 }
 
