@@ -1,4 +1,4 @@
-//! What rings a stream's bell.
+//! Notices: hints that a stream has unpublished commits.
 use crate::{
     StreamId, Version,
     ports::{Commit, CommitKey},

@@ -6,14 +6,14 @@
 //!
 //! **One algorithm, several triggers.** Whatever learns that a stream has something new calls
 //! [`publish`](Publisher::publish) with a [`Notice`]; [`poll`](Publisher::poll) is the trigger that needs nothing but
-//! the store's own list of unpublished commits. A notice is only a bell: late, double, shuffled and missing ones change
-//! when an event is sent, never what is sent. **A trigger may forget a notice only when the report does not name its
+//! the store's own list of unpublished commits. Notices are hints: late, duplicate, reordered or missing notices affect
+//! when an event is published, never which events or in what order. **A trigger may forget a notice only when the report does not name its
 //! stream as failed.**
 //!
 //! **Why not mark as published, then send?** Because the send may fail: the events are lost. And why not send several at
 //! once? Because the producer may drop one in the middle: the order is lost.
 //!
-//! **What a stuck stream does.** One that cannot be published (an event larger than the topic takes, a forked history)
+//! **Stuck streams.** A stream that cannot be published (an event larger than the topic takes, a forked history)
 //! is reported, keeps its markers, and is tried again later; all others go on. There is no durable list of stuck streams
 //! yet: where no markers are kept, the trigger must keep the notice.
 mod bells;

@@ -100,7 +100,7 @@ impl<A: Aggregate> Fold<A> {
         })
     }
 
-    /// Without a snapshot the first event is the oldest that lies behind one.
+    /// Without a snapshot the first event is the oldest that no snapshot covers.
     fn has_begun(&mut self, recorded_at: Timestamp) {
         self.snapshot.recorded_at.get_or_insert(recorded_at);
     }

@@ -194,7 +194,7 @@ impl Attempt {
     ) -> Result<(), Failure> {
         let Some(history) = self.shared.history.clone() else {
             self.tally.gaps_unverified += 1;
-            // It has been passed: a retry of what lies behind it does not meet it again.
+            // It has been passed: a retry of what follows it does not meet it again.
             self.progress = Progress::At(Version::new(next.get() - 1), None);
             return Ok(());
         };

@@ -97,7 +97,7 @@ impl Member {
             .min()
     }
 
-    /// Keeps the order of a partition: an event waits behind those that are held back.
+    /// Keeps the order of a partition: an event waits after those that are held back.
     fn in_order(&mut self, partition: &PartitionId, event: ConsumerEvent) -> Option<ConsumerEvent> {
         match self.held.get_mut(partition) {
             Some((_, waiting)) => {

@@ -33,7 +33,7 @@ pub enum Fault {
     HangAfter,
     /// Done and answered after this time. Comes on top of another fault of the same call.
     Delay(Duration),
-    /// Sent twice, one right behind the other; the caller gets the second answer.
+    /// Sent twice, one right after the other; the caller gets the second answer.
     Duplicate,
     /// The process dies before the call is sent: see [`Faults::restart`](super::Faults::restart).
     CrashBefore,

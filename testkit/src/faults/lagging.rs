@@ -1,4 +1,4 @@
-//! Lists that are behind, and commits that are not yet seen.
+//! Lists that lag, and commits that are not yet seen.
 use foldstream::{
     StreamId,
     ports::{Commit, CommitKey},
@@ -64,7 +64,7 @@ impl Lagging {
         }
     }
 
-    /// Nothing of this place is behind.
+    /// Nothing of this place lags.
     pub(super) fn show(&mut self, key: &CommitKey) {
         self.unpublished.remove(key);
         self.hidden.remove(key);

@@ -207,7 +207,7 @@ impl Faults {
         self.plan.clear();
         rules.into_iter().for_each(|rule| self.plan.add(rule));
     }
-    /// From now on nothing goes wrong, and lists show what they were behind with. A dead process stays dead.
+    /// From now on nothing goes wrong, and lists show what they lagged with. A dead process stays dead.
     pub fn heal(&self) {
         self.plan.heal();
         self.life.thaw();

@@ -232,7 +232,7 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
         self
     }
 
-    /// Also checks that **a snapshot at any cut and the tail behind it make the full fold**.
+    /// Also checks that **a snapshot at any cut and the tail after it make the full fold**.
     #[must_use]
     pub fn snapshots(mut self) -> Self
     where

@@ -177,7 +177,7 @@ impl<'a, P: Projector, M> Drive<'a, P, M> {
                 self.told.push(Told::Zombie(at));
                 let process = (self.make)(&self.model);
                 let delivery = &self.deliveries[at];
-                // As any process, it starts behind the position and leaves nothing out.
+                // As any process, it starts after the position and leaves nothing out.
                 for at in self
                     .behind_position(&process, delivery.stream(), delivery.version())
                     .await?
@@ -283,7 +283,7 @@ impl<'a, P: Projector, M> Drive<'a, P, M> {
     ) -> Result<Vec<usize>, HandlerError> {
         let position = match process.position(&self.id, stream).await? {
             Position::Stored { version, .. } => version,
-            // The runner's own position became durable behind the last flush.
+            // The runner's own position became durable after the last flush.
             _ => self.durable.get(stream).copied().unwrap_or(Version::NONE),
         };
         let events = self.deliveries.iter().enumerate();
@@ -360,7 +360,7 @@ impl<'a, P: Projector, M> Drive<'a, P, M> {
                 // Each step of a scenario is a process of its own, and flushes.
                 Told::Flush | Told::Crash => continue,
             };
-            // A zombie has the event before anybody else, and a scenario only behind it.
+            // A zombie has the event before anybody else, and a scenario only after it.
             if matches!(told, Told::Zombie(_)) {
                 continue;
             }

@@ -29,7 +29,7 @@ pub(super) type Rows<M, R> = dyn for<'a> Fn(&'a M) -> LocalBoxFuture<'a, R>;
 /// Each of these leaves the rows as they are when every event comes once, in the order in which it happened:
 /// - **any interleaving of the streams**: within a stream the order is kept, between streams there is none;
 /// - **flushes at any point**, so that it does not matter which events come in one batch;
-/// - **duplicates**: an event comes again right behind itself;
+/// - **duplicates**: an event comes again right after itself;
 /// - **restarts at any point**: what was not flushed is gone, and what the position does not cover comes again;
 /// - **an older version applied late**: an event of the stream that came before comes again;
 /// - **a process that has lost its partition**: it has taken events in, and writes at the very end;

@@ -65,7 +65,7 @@ fn live<'a>(rows: &'a Rows, key: &RowKey, now: Timestamp) -> Option<&'a Row> {
     is_live(row, now).then_some(row)
 }
 
-/// The smallest text behind all that start with `prefix`; `None`: they reach to the end. UTF-8 sorts by characters, so
+/// The smallest text after all that start with `prefix`; `None`: they reach to the end. UTF-8 sorts by characters, so
 /// the last one that has a successor is raised.
 fn behind(prefix: &str) -> Option<String> {
     let mut rest = prefix.chars();

@@ -235,7 +235,7 @@ impl Shard {
                 } else if let Some((index, _)) = history.starting_at(first) {
                     ReadAt::Forwards(index)
                 } else {
-                    // No head that a store gave points into a commit: going on behind it would leave events out.
+                    // No head that a store gave points into a commit: an append after it would leave events out.
                     return Err(EventStoreError::Corrupt {
                         stream: stream.clone(),
                         after: head.version(),

@@ -79,7 +79,7 @@ enum Past<E> {
 /// What a command led to.
 #[derive(Debug)]
 pub struct Outcome<A: Aggregate, E> {
-    /// The scenario behind the command: with its events, if it was accepted.
+    /// The scenario after the command: with its events, if it was accepted.
     scenario: Scenario<A>,
     result: Result<Vec<A::Event>, E>,
 }
@@ -386,7 +386,7 @@ impl<A: Aggregate, E: Debug> Outcome<A, E> {
         self
     }
 
-    /// The closure asserts on the state behind the command; a rejected one has left it as it was.
+    /// The closure asserts on the state after the command; a rejected one has left it as it was.
     ///
     /// # Panics
     /// If the closure does: with its message and the history.
@@ -396,7 +396,7 @@ impl<A: Aggregate, E: Debug> Outcome<A, E> {
         self
     }
 
-    /// This is the state behind the command.
+    /// This is the state after the command.
     ///
     /// # Panics
     /// If it is another: with the fields that differ.
@@ -416,7 +416,7 @@ impl<A: Aggregate, E: Debug> Outcome<A, E> {
         self
     }
 
-    /// Decides a further command behind this one.
+    /// Decides a further command after this one.
     ///
     /// # Panics
     /// As [`Scenario::when`].
@@ -429,19 +429,19 @@ impl<A: Aggregate, E: Debug> Outcome<A, E> {
         self.scenario.when(command)
     }
 
-    /// The scenario behind the command, at this time: `.at(time).when(command)`.
+    /// The scenario after the command, at this time: `.at(time).when(command)`.
     #[must_use]
     pub fn at(self, now: Timestamp) -> Scenario<A> {
         self.scenario.at(now)
     }
 
-    /// The scenario behind the command, this much later: `.later(month).when(command)`.
+    /// The scenario after the command, this much later: `.later(month).when(command)`.
     #[must_use]
     pub fn later(self, by: Duration) -> Scenario<A> {
         self.scenario.later(by)
     }
 
-    /// The scenario behind the command, to go on with more events or other metadata.
+    /// The scenario after the command, to go on with more events or other metadata.
     #[must_use]
     pub fn into_scenario(self) -> Scenario<A> {
         self.scenario

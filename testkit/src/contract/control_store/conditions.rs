@@ -82,7 +82,7 @@ pub async fn a_repeated_put_is_written(store: Store) {
     }
     must_put(&store, &second, Expect::Any).await;
     assert_row(&store, &first.key, Some(&second)).await;
-    // Once another write is behind it, it is a repeat no more.
+    // Once another write came after it, it is no longer a repeat.
     let third = row(&first.key, "third");
     must_put(&store, &third, Expect::Revision(second.revision)).await;
     assert_put_conflict(&store.put(&second, expect).await.unwrap(), Some(&third));

@@ -143,7 +143,7 @@ pub async fn between_includes_both_ends(store: Store) {
     }
 }
 
-/// `after` goes on behind that sort key in the direction of the query, whether a row is there or not.
+/// `after` continues after that sort key in the direction of the query, whether a row is there or not.
 pub async fn after_goes_on_behind_a_sort_key(store: Store) {
     let partition = given_rows(&store, &["a", "b", "c", "d"]).await;
     for (after, up, down) in [
@@ -206,7 +206,7 @@ pub async fn pages_return_each_row_once(store: Store) {
     }
 }
 
-/// A walk goes on behind a row that was deleted meanwhile, and skips none that stays.
+/// A walk continues after a row that was deleted meanwhile, and skips none that stays.
 pub async fn a_walk_goes_on_behind_a_deleted_row(store: Store) {
     let all = ["a", "b", "c", "d", "e", "f"];
     for direction in [Direction::Ascending, Direction::Descending] {

@@ -88,7 +88,7 @@ pub async fn the_same_append_again_is_stored_once_and_answers_the_stored_commit(
     assert_history(&store, &stream, &commits).await;
 }
 
-/// An append sent again is a repeat also when others have written behind it.
+/// An append sent again is a repeat also when others have written after it.
 pub async fn a_repeat_is_recognised_behind_later_commits(store: Store) {
     let stream = fresh_stream();
     let first = commit_after(&StreamHead::empty(stream.clone()), 2);

@@ -40,7 +40,7 @@ pub(super) fn large_event(bytes: usize) -> EventData {
     EventData::new("Large", 1, format!("\"{}\"", "x".repeat(bytes)))
 }
 
-/// `count` events behind `head`, under a fresh commit id.
+/// `count` events after `head`, under a fresh commit id.
 pub(super) fn commit_after(head: &StreamHead, count: usize) -> Append {
     append_of(head, events(count))
 }
@@ -51,7 +51,7 @@ pub(super) fn signed_by(head: &StreamHead, writer: usize) -> Append {
     append_of(head, [event])
 }
 
-/// These events behind `head`, under a fresh commit id.
+/// These events after `head`, under a fresh commit id.
 pub(super) fn append_of(head: &StreamHead, events: impl Into<Arc<[EventData]>>) -> Append {
     Append::after(head.clone(), CommitId::random(), Timestamp::now(), events)
 }

@@ -96,7 +96,7 @@ pub async fn an_unknown_stream_is_empty(store: Store) {
     }
 }
 
-/// A stream without what was asked for is empty: behind its tail, or below its first commit's end.
+/// A stream without what was asked for is empty: after its tail, or below its first commit's end.
 pub async fn a_read_of_what_is_not_there_is_empty(store: Store) {
     let (stream, commits) = given(&store, &[3, 1]).await;
     for from in [
@@ -111,7 +111,7 @@ pub async fn a_read_of_what_is_not_there_is_empty(store: Store) {
     }
 }
 
-/// `After` reads oldest first, from the commit right behind the head; behind the empty head, from the beginning.
+/// `After` reads oldest first, from the commit right after the head; after the empty head, from the beginning.
 pub async fn after_reads_from_the_commit_behind_the_head(store: Store) {
     let (stream, commits) = given(&store, &LENGTHS).await;
     assert_history(&store, &stream, &commits).await;

@@ -225,7 +225,7 @@ pub async fn a_partition_without_position_is_missing_and_delivers_nothing(fixtur
     member.leave().await;
 }
 
-/// A start mark behind the end of a partition is `NoPosition(OutOfRange)`; one at the end waits for what comes.
+/// A start mark after the end of a partition is `NoPosition(OutOfRange)`; one at the end waits for what comes.
 pub async fn a_position_behind_the_end_is_out_of_range(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 2).await;
     topic.publish_everywhere(3).await;
@@ -285,7 +285,7 @@ pub async fn what_is_not_committed_comes_again(fixture: Fixture) {
     let mut mark = member.held.mark(&topic.partition(0));
     mark.next = found[1].offset.next();
     member.consumer.commit(&[mark]).await.unwrap();
-    // Not even what is delivered behind a commit.
+    // Not even what is delivered after a commit.
     member.deliveries(1).await;
     drop(member);
     assert_eq!(

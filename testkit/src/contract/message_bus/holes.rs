@@ -69,7 +69,7 @@ pub async fn records_after_a_hole_are_delivered(fixture: Fixture) {
     let mut member = Member::join(&topic).await;
     let mut found = reaches(&mut member, &topic, &ends(&topic).await).await;
     member.nothing_for(Duration::from_millis(500)).await;
-    // Also behind a member that waits at the end.
+    // Also after a member that waits at the end.
     leave_hole(&fixture, &topic, 0).await;
     places.extend(topic.publish(0, 1).await);
     found.extend(reaches(&mut member, &topic, &ends(&topic).await).await);

@@ -103,7 +103,7 @@ pub async fn a_changed_byte_is_damage(fixture: Fixture) {
     }
 }
 
-/// Cut short, or with more behind it, it is `Damaged`.
+/// Cut short, or with more after it, it is `Damaged`.
 pub async fn a_payload_cut_short_is_damaged(fixture: Fixture) {
     let (codec, header) = (fixture.codec(), header(&fixture, fresh_stream(&fixture)));
     let context = PayloadContext::of_event(&header);

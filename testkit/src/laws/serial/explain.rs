@@ -122,7 +122,7 @@ impl End {
     fn commits(&self, stream: &StreamId) -> &[Commit] {
         self.streams.get(stream).map_or(&[], Vec::as_slice)
     }
-    /// Index of the commit that starts right behind a version.
+    /// Index of the commit that starts right after a version.
     fn slot(&self, stream: &StreamId, version: Version) -> Option<usize> {
         let commits = self.commits(stream);
         commits
@@ -233,7 +233,7 @@ fn is_its_own(end: &End, number: usize, operation: &Operation) -> bool {
         .all(|key| end.writers.get(&key) == Some(&number))
 }
 
-/// A conflict names a stream that had moved: something of somebody else was behind the expected head.
+/// A conflict names a stream that had moved: another writer's commit was after the expected head.
 fn conflict_fits(
     end: &End,
     number: usize,
@@ -280,7 +280,7 @@ fn conflict_fits(
 
 /// What must come before what.
 struct Order {
-    /// By operation: those that come right behind it.
+    /// By operation: those that come right after it.
     next: Vec<BTreeSet<usize>>,
 }
 

@@ -53,7 +53,7 @@ pub enum Outcome {
     Read {
         /// The stream.
         stream: StreamId,
-        /// Behind this version.
+        /// After this version.
         after: Version,
         /// Its commits, by id, with the version that each ends at.
         commits: Vec<(CommitId, Version)>,

@@ -34,7 +34,7 @@ const STREAMS: usize = 2;
 enum Action {
     /// Reads a stream to its end, and remembers where that is.
     Read(usize),
-    /// Appends so many events behind what it remembers of a stream.
+    /// Appends so many events after what it remembers of a stream.
     Append(usize, usize),
     /// Sends its last append once more.
     Again,
@@ -72,7 +72,7 @@ type Fresh = Box<dyn Fn() -> Arc<dyn EventStore>>;
 
 /// Checks that several writers against one store get answers that have a [serial explanation](super::check).
 ///
-/// Writers read, append behind what they have read (which may be behind by then), send an append again, and append to
+/// Writers read, append after what they have read (which may lag by then), send an append again, and append to
 /// two streams at once where the store can. A failure shrinks to few writers with few actions, and is printed with its
 /// schedule and seed.
 ///
@@ -252,7 +252,7 @@ impl World {
             .collect();
         let mut last = None;
         for action in actions {
-            // Where the schedule may go on with another writer, also between a read and the append behind it.
+            // Where the schedule may go on with another writer, also between a read and the append after it.
             if pausing {
                 Pause::default().await;
             }
@@ -341,7 +341,7 @@ impl Future for Pause {
     }
 }
 
-/// Polls the writer that the schedule names, step by step, until all are done; behind its end, one after the other.
+/// Polls the writer that the schedule names, step by step, until all are done; after its end, one after the other.
 fn interleave(writers: Vec<BoxFuture<'_, ()>>, schedule: &[Index]) {
     // Steps of a case that does not end: more than any number of pauses in a sound store.
     const ENDLESS: usize = 1_000_000;
