@@ -1,4 +1,4 @@
-//! When to take a snapshot, and how to load with one.
+//! The policies of taking snapshots, and of loading with one.
 //!
 //! A snapshot is a cache of a fold: it is never an event of the stream, it only moves forward, it is written in the
 //! background after the append or load was acknowledged, and losing all of them costs time, never correctness.

@@ -52,7 +52,7 @@ const COMMAND: &str = "fs_command";
 const ACTOR: &str = "fs_actor";
 const USER: &str = "fs_user_";
 const TRACEPARENT: &str = "ce_traceparent";
-/// Where OpenTelemetry looks. Not read: whoever forwards a record may put the context of the forwarding there.
+/// The header that OpenTelemetry reads. Not read here: whoever forwards a record may put the context of the forwarding there.
 const TRACEPARENT_OF_TRANSPORT: &str = "traceparent";
 
 /// The only format so far.

@@ -144,7 +144,7 @@ impl Payload {
     }
 }
 
-/// How a field of a struct variant is written and read.
+/// The way in which a field of a struct variant is written and read.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum How {
     /// By the functions of its [`FieldCodec`].

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-/// The repository's setting: does it read back what it is about to store?
+/// The repository's setting: whether it reads back what it is about to store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum ReadBack {
     #[default]
@@ -160,7 +160,7 @@ pub(crate) fn not_opened(what: impl Into<String>, opened: SealedBut) -> CodecErr
     not_storable(what.into(), reason)
 }
 
-/// How a payload that was just sealed cannot be opened.
+/// The way in which a payload that was just sealed cannot be opened.
 #[derive(Debug)]
 pub(crate) enum SealedBut {
     Different,

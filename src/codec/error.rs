@@ -1,4 +1,4 @@
-//! Why a payload cannot be read or written.
+//! The errors of payloads that cannot be read or written.
 use crate::{BoxError, PayloadError};
 
 /// A payload that cannot be read or written.

@@ -26,7 +26,7 @@ pub fn decode_json<T: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<T, 
     })
 }
 
-/// What is wrong and where, without the value that was found: it may be personal, and errors are logged and kept.
+/// Describes what is wrong and where, without the value that was found: it may be personal, and errors are logged and kept.
 fn without_values(error: serde_json::Error) -> BoxError {
     if !error.is_data() {
         // About the text's form; quotes nothing.
@@ -117,7 +117,7 @@ fn set_aside(document: &str) -> (Cow<'_, str>, Texts<'_>) {
     (Cow::Owned(out), texts)
 }
 
-/// What a [`Value`] makes of a number.
+/// The form that a [`Value`] gives a number.
 enum Held {
     /// A `u64` or an `i64`, which has one text.
     Integer,

@@ -209,7 +209,7 @@ impl Upcasters {
         Ok(own.with_all(self))
     }
 
-    /// Whether any step starts from this name.
+    /// Returns true if any step starts from this name.
     pub(crate) fn know(&self, aggregate: &str, name: &str) -> bool {
         let names = self.steps.get(aggregate);
         names.is_some_and(|names| names.contains_key(name))

@@ -46,7 +46,7 @@ pub(crate) enum BootError {
     },
 }
 
-/// What the boot rows of one topic lack.
+/// The boot rows that one topic lacks.
 struct Missing {
     name: Arc<str>,
     /// The partitions without a row, and where they start.

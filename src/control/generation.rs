@@ -29,7 +29,7 @@ pub(crate) struct Generations {
     pub(crate) next: Option<u32>,
     #[serde(rename = "st")]
     pub(crate) state: State,
-    /// Whether the active generation must stop for this state. Absent: it goes on in the state `live` only.
+    /// True if the active generation must stop for this state. Absent: it may run in the state `live` only.
     #[serde(rename = "s", default, skip_serializing_if = "Option::is_none")]
     pub(crate) stop: Option<bool>,
     /// Grows with every change.
@@ -41,8 +41,8 @@ pub(crate) struct Generations {
 }
 
 impl Generations {
-    /// Whether the active generation may be started. A newer build may be at work on the processor in a state that this
-    /// build does not know: only the row's own word tells whether the active generation goes on meanwhile.
+    /// Returns true if the active generation may be started. A newer build may be at work on the processor in a state that this
+    /// build does not know: only the row itself tells whether the active generation may run meanwhile.
     pub(crate) fn may_start(&self) -> bool {
         !self.stop.unwrap_or(self.state != State::LIVE)
     }

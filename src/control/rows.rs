@@ -30,7 +30,7 @@ pub(crate) enum PutIf<T> {
     Conflict(Option<Stored<T>>),
 }
 
-/// How long a write goes on that other writers overtake each time.
+/// The time for which a write is repeated that other writers overtake each time.
 const RACES: RetryPolicy = RetryPolicy::new(
     Backoff::new(Duration::from_millis(2), Duration::from_millis(100)),
     Duration::from_secs(2),

@@ -1,4 +1,4 @@
-//! What a process keeps per key, in bounded memory: a cache and a lock.
+//! A cache and a lock per key, in bounded memory.
 //!
 //! Both are used with streams as keys. Neither is a source of truth: a value that the cache has forgotten is read again,
 //! and a lock orders only the work of one process.

@@ -1,4 +1,4 @@
-//! Why a backend goes on refusing until something is changed.
+//! The kinds of refusals that last until something is changed.
 
 /// The thing that must be changed before a refused call can succeed. A retry alone never cures a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

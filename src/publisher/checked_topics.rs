@@ -150,7 +150,7 @@ impl Topics {
     pub(super) fn get(&self, name: &Arc<str>) -> Arc<Topic> {
         lock(&self.0).entry(name.clone()).or_default().clone()
     }
-    /// Whether the last check of the topic has succeeded.
+    /// Returns true if the last check of the topic has succeeded.
     pub(super) fn is_checked(&self, name: &Arc<str>) -> bool {
         lock(&self.0)
             .get(name)

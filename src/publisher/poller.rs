@@ -284,7 +284,7 @@ impl<'a> Poller<'a> {
         (walk.last, walk.rang) = (None, false);
     }
 
-    /// Whether a stream may be tried, as far as its topic is concerned.
+    /// Returns true if a stream may be tried, as far as its topic is concerned.
     fn may_try_topic_of(&mut self, stream: &StreamId, now: Instant) -> bool {
         let topic = self.publisher.route.topic(stream);
         if self.publisher.state.topics.is_checked(&topic) {

@@ -1,4 +1,4 @@
-//! What a call has done.
+//! The results of publishing.
 use super::PublishError;
 use crate::{StreamId, Version};
 use std::collections::BTreeMap;

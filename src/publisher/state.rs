@@ -1,4 +1,4 @@
-//! What a publisher remembers between calls. All of it may be lost at any time: rows and reads bring it back.
+//! A publisher's memory between calls. All of it may be lost at any time: rows and reads bring it back.
 use crate::{
     StreamId, Timestamp,
     control::{Stored, Watermark},

@@ -39,7 +39,7 @@ struct Work<'a> {
     topic: Arc<str>,
     /// Held from the first successful check of the topic.
     publishing: Option<Publishing>,
-    /// Whether a request to stop has ended the work before the tail was reached.
+    /// True if a request to stop has ended the work before the tail was reached.
     is_cut_short: bool,
     /// The watermark's row as last seen.
     mark: Option<Stored<Watermark>>,
@@ -113,7 +113,7 @@ impl<'a> Work<'a> {
     fn at(&self) -> Version {
         self.acked.map_or(Version::NONE, |w| w.version)
     }
-    /// Whether the work is to end here, before the tail.
+    /// Returns true if the work is to end here, before the tail.
     fn is_stopped(&mut self) -> bool {
         self.is_cut_short |= self.stop.is_cancelled();
         self.is_cut_short
@@ -497,7 +497,7 @@ impl<'a> Work<'a> {
     }
 }
 
-/// Whether the topic has fewer partitions than were pinned: it was created again.
+/// Returns true if the topic has fewer partitions than were pinned: it was created again.
 const fn has_shrunk(error: &MessageBusError) -> bool {
     matches!(
         error,

@@ -1,4 +1,4 @@
-//! Whether a topic may carry events.
+//! The check that a topic may carry events.
 use super::{Publisher, TopicError, TopicRoute, checked_topics::CheckedTopic};
 use crate::resilience::{Failure, Retryable};
 use std::{collections::BTreeSet, sync::Arc};

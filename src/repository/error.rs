@@ -1,4 +1,4 @@
-//! Why a repository could not do what it was asked.
+//! The errors of a repository.
 use crate::{
     CodecError, CommandId, InvalidStreamId, InvalidUpcasters, StreamId, Version, VersionConflict,
     ports::{ControlStoreError, EventStoreError, SnapshotStoreError},

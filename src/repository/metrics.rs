@@ -1,4 +1,4 @@
-//! What a repository counts about its loads and snapshots.
+//! A repository's counts of its loads and snapshots.
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,

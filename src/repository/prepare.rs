@@ -1,4 +1,4 @@
-//! What happens to new events before they are stored.
+//! The preparation of new events before they are stored.
 //!
 //! ```text
 //! encode -> decode and compare -> seal -> open and compare -> fold into the state -> store

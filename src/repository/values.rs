@@ -1,4 +1,4 @@
-//! What a repository returns.
+//! The values that a repository returns.
 use super::fold::{Fold, LastSnapshot};
 use crate::{Aggregate, StreamHead, Version};
 use std::sync::Arc;

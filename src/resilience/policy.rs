@@ -170,7 +170,7 @@ mod tests {
     use super::*;
     use crate::resilience::{FailureClass, Retrying};
 
-    /// How long a retry of a call that fails at once goes on, and the number of its attempts.
+    /// Returns the time that a retry of a call that fails at once takes, and the number of its attempts.
     fn exhaust(policy: RetryPolicy, class: FailureClass) -> (Duration, u32) {
         let (mut retrying, mut elapsed) = (Retrying::new(policy), Duration::ZERO);
         while let Some(pause) = retrying.next(class, elapsed) {

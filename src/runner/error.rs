@@ -1,4 +1,4 @@
-//! What a handler's failure means for what happens next.
+//! The errors of handlers, and their classes.
 use crate::{
     BoxError, CodecError, FoldError, LoadError, Rejection,
     ports::{ControlStoreError, EventStoreError, MessageBusError, SnapshotStoreError},

@@ -1,4 +1,4 @@
-//! How one processor is run.
+//! The policy of one processor.
 use super::BuildError;
 use crate::RetryPolicy;
 use std::{sync::Arc, time::Duration};

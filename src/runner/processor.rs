@@ -18,7 +18,7 @@ use std::{collections::BTreeMap, error::Error, sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// How long a backend may be away before a processor that needs it gives up.
+/// The time that a backend may be away before a processor that needs it gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// The pauses between attempts until then.
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
@@ -274,7 +274,7 @@ impl Processor {
     }
 }
 
-/// Whether a call ended because the processor was told to stop, and not by its error.
+/// Returns true if a call ended because the processor was told to stop, and not by its error.
 pub(super) fn was_stopped(stop: &CancellationToken, error: &impl Failure) -> bool {
     stop.is_cancelled() && error.failure_class() != FailureClass::Permanent
 }

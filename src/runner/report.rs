@@ -1,4 +1,4 @@
-//! What a run of processors came to.
+//! The results of running processors.
 use super::{ErrorClass, attempt::Tally};
 use crate::{
     BoxError, InvalidUpcasters, StreamId, Version,

@@ -143,7 +143,7 @@ impl Connection {
             attempts: Attempts::new(policy),
         }
     }
-    /// Which events table this is.
+    /// Returns the identity of the events table.
     pub(crate) fn incarnation(&self) -> &Incarnation {
         &self.0.incarnation
     }

@@ -350,14 +350,14 @@ impl DynamoDbConfig {
     pub fn control_table(&self) -> String {
         format!("{}{}-control", self.prefix, self.table_name)
     }
-    /// Whether commits are marked as unpublished when they are written. Asked of a connection, whose mode is known.
+    /// Returns true if commits are marked as unpublished when they are written. For a connection, whose mode is known.
     pub(crate) fn marks_commits(&self) -> bool {
         self.publish_mode.unwrap_or_default().marks_commits()
     }
     pub(crate) const fn credentials(&self) -> Option<&Credentials> {
         self.credentials.as_ref()
     }
-    /// Whether the endpoint is an explicit plain HTTP one.
+    /// Returns true if the endpoint is an explicit plain HTTP one.
     pub(crate) fn is_plain_http(&self) -> bool {
         self.endpoint
             .as_deref()

@@ -114,13 +114,13 @@ impl DynamoDbError {
     }
 }
 
-/// What was asked of which table where.
+/// The operation, the table and the endpoint of a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place<'a> {
     pub(crate) operation: &'static str,
     pub(crate) table: &'a str,
     pub(crate) endpoint: &'a str,
-    /// Where the table is that of the events.
+    /// The identity of the events table, if the table is that one.
     pub(crate) incarnation: Option<&'a Incarnation>,
 }
 impl fmt::Display for Place<'_> {
@@ -172,7 +172,7 @@ impl Class {
     }
 }
 
-/// What a repeat of the request would meet.
+/// Returns the class of the failure, which says whether to repeat the request.
 pub(crate) fn failure_class<E>(error: &SdkError<E, HttpResponse>, place: Place<'_>) -> FailureClass
 where
     E: ProvideErrorMetadata + Error + 'static,
@@ -451,7 +451,7 @@ fn credentials_class(error: &(dyn Error + 'static), place: Place<'_>) -> Option<
     })
 }
 
-/// Whether no connection was established, so that nothing can have been applied: the name did not resolve, or the
+/// Returns true if no connection was established, so that nothing can have been applied: the name did not resolve, or the
 /// connection was refused, not made in time, or not secured.
 ///
 /// The HTTP client says so itself. Of the system's errors only "refused" is certain for other clients: a host that becomes

@@ -89,7 +89,7 @@ impl Format {
     }
 }
 
-/// What to do about a process that is configured for another publish mode than the tables are in.
+/// The remedy for a process that is configured for another publish mode than the tables are in.
 const MODE: &str = "set DYNAMODB_PUBLISH_MODE (publish_mode) to the same or leave it unset; to change the mode of the tables, \
                     call set_publish_mode and then restart every process that uses them";
 

@@ -1,4 +1,4 @@
-//! Which events table the process works with, and whether that has changed.
+//! The identity of the events table that the process works with, and the detection of its replacement.
 //!
 //! A table that is deleted and made again, or restored under its old name, has another history under the same keys. A head
 //! that was read from the old one may fit an empty slot of the new one, since DynamoDB looks at nothing but the slot: the

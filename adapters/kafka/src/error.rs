@@ -153,7 +153,7 @@ fn is_transient(code: Code) -> bool {
     )
 }
 
-/// What a refusal is about, if waiting cures it where it has worked before.
+/// Returns the subject of a refusal, if waiting cures it where it has worked before.
 fn about(kind: RefusedKind, code: Option<Code>) -> Option<About> {
     match kind {
         RefusedKind::MissingTopic => Some(About::Existence),

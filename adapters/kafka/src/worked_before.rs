@@ -1,4 +1,4 @@
-//! What has worked before at these brokers, and for how long its refusal counts as an outage.
+//! A record of what has worked before at these brokers, whose refusal counts as an outage for a time.
 //!
 //! # Why a refusal may be an outage
 //! A broker that has just restarted does not know any topic until it has heard from the controller, and denies every
@@ -58,7 +58,7 @@ impl<'a> Uses<'a> {
     }
 }
 
-/// What a refusal is about.
+/// The subject of a refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum About {
     /// The login of this process.
@@ -73,7 +73,7 @@ pub(crate) enum About {
     Cluster,
 }
 
-/// How one thing has fared.
+/// The history of one subject.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Record {
     #[default]
@@ -123,7 +123,7 @@ struct State {
     cluster: Record,
     topics: HashMap<Arc<str>, TopicRecords>,
     groups: HashMap<Arc<str>, Record>,
-    /// When a topic that never worked was first found missing.
+    /// The time at which a topic that never worked was first found missing.
     missing: HashMap<Arc<str>, Instant>,
 }
 

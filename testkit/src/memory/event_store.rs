@@ -59,7 +59,7 @@ impl InMemoryEventStore {
     const READ_PAGE: usize = 256;
     /// Streams that [`EventStore::streams`] looks at for one page.
     const STREAMS_PAGE: usize = 1000;
-    /// The largest commit that the DynamoDB adapter takes: ten parts of 390 KB.
+    /// The largest commit that the DynamoDB adapter takes: ten parts of 390 KiB.
     const MAX_COMMIT_BYTES: usize = 3_900 * 1024;
     /// The largest event that the DynamoDB adapter takes: an item.
     const MAX_EVENT_BYTES: usize = 390 * 1024;
@@ -115,7 +115,7 @@ impl InMemoryEventStore {
             false => Look::AtTheSlot,
         }
     }
-    /// Whether heads must be looked for in the history, since callers may have read them before a replacement. Where heads
+    /// True if heads must be looked for in the history, since callers may have read them before a replacement. Where heads
     /// are checked they are in conflict anyway.
     fn confirms(&self) -> bool {
         self.look() == Look::AtTheSlot && self.incarnation() > 0
@@ -211,7 +211,7 @@ struct Read<'a> {
     remaining: usize,
     page: std::vec::IntoIter<Commit>,
     ended: bool,
-    /// Where the next commit must begin, or end if the read goes backwards.
+    /// The version at which the next commit must begin, or end if the read goes backwards.
     expected: Option<Version>,
 }
 

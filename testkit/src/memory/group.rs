@@ -48,7 +48,7 @@ pub(super) struct Surroundings<'a> {
     pub(super) timeouts: Timeouts,
 }
 
-/// How long a group waits for its members.
+/// The times that a group waits for its members.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeouts {
     /// For the release of a revocation.

@@ -73,7 +73,7 @@ impl History {
         self.cleared_ahead = cleared.chain(ahead).collect();
         self.cleared = self.cleared.min(place);
     }
-    /// Whether a commit of this id ends at this version. Version 0 is in every history.
+    /// Returns true if a commit of this id ends at this version. Version 0 is in every history.
     fn holds(&self, head: &StreamHead) -> bool {
         let version = head.version();
         let ends = |c: &Commit| c.last_version() == version && Some(c.id) == head.commit_id();
@@ -100,7 +100,7 @@ impl History {
     }
 }
 
-/// What an append looks at before it is stored.
+/// The check of an append's head before it is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Look {
     /// The head must be the tail, commit id included.
@@ -109,7 +109,7 @@ pub(super) enum Look {
     AtTheSlot,
 }
 
-/// What an append finds at the slot after its head.
+/// The content of the slot after an append's head.
 #[derive(Debug)]
 pub(super) enum Slot {
     /// The head is the tail.
@@ -141,7 +141,7 @@ impl Shard {
         self.numbers.get(stream).copied()
     }
 
-    /// Whether this head is in the history of the stream of this number.
+    /// Returns true if this head is in the history of the stream of this number.
     pub(super) fn holds(&self, number: Option<usize>, head: &StreamHead) -> bool {
         match number {
             Some(number) => self.histories[number].holds(head),
@@ -149,7 +149,7 @@ impl Shard {
         }
     }
 
-    /// Whether an append on this head may go through. The commit id counts too: a version alone does not identify history.
+    /// Returns true if an append on this head may go through. The commit id counts too: a version alone does not identify history.
     pub(super) fn check(
         &self,
         number: Option<usize>,

@@ -194,7 +194,7 @@ fn decimal(text: &str) -> Option<(bool, String, i64)> {
     }
 }
 
-/// What a golden payload means today, to assert on what upcasters make of it. None: it is retired. The upcasters of the
+/// Returns the event that a golden payload is today, to assert on what upcasters make of it. None: it is retired. The upcasters of the
 /// event type take part by themselves.
 ///
 /// `file` is `<aggregate>.<name>@<version>.json`, or ends in `-<anything>.json`.

@@ -38,7 +38,7 @@ use std::{
 const BATCH: usize = 100;
 /// Batches asked for at the same time.
 const BATCHES: usize = 4;
-/// How long a batch of which no key was answered is asked for again, before it is given up as throttled.
+/// The retries of a batch of which no key was answered, before it counts as throttled.
 const UNPROCESSED: RetryPolicy = RetryPolicy::new(
     Backoff::new(Duration::from_millis(25), Duration::from_secs(1)),
     Duration::from_secs(5),

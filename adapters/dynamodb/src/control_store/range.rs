@@ -5,7 +5,7 @@
 //! Both are ordinary requests here, so they are answered before any call.
 use foldstream::ports::{ControlStoreError, Direction, RangeQuery, SortBounds};
 
-/// What DynamoDB is asked.
+/// The query that DynamoDB is asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Plan {
     /// Nothing: no row can match.

@@ -10,14 +10,14 @@ use foldstream::{
     ports::{Commit, CommitKey, EventData, EventStoreError},
 };
 
-/// Why an item of a stream cannot be read.
+/// The error of an item of a stream that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Unreadable {
     Format { version: Version, found: u64 },
     Bad { reason: String },
 }
 impl Unreadable {
-    /// As the port's error; `after` is the last version that was read whole.
+    /// Returns the port's error; `after` is the last version that was read whole.
     pub(crate) fn into_error(self, stream: &StreamId, after: Version) -> EventStoreError {
         let stream = stream.clone();
         match self {
@@ -124,7 +124,7 @@ impl StoredItem {
             metadata: fields.m,
         })
     }
-    /// Whether a commit ends where this item ends.
+    /// Returns true if a commit ends where this item ends.
     pub(crate) const fn ends_commit(&self) -> bool {
         self.part + 1 == self.parts
     }

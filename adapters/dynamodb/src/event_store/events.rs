@@ -34,7 +34,7 @@ impl Names {
     }
 }
 
-/// What can be embedded as it is.
+/// The way in which a payload can be embedded as JSON.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Json {
     /// Comes back byte for byte.

@@ -21,7 +21,7 @@ use foldstream::{
 };
 use std::{collections::VecDeque, time::Duration};
 
-/// How long a gap is read again before the missing key itself is asked for.
+/// The retries of the read of a gap, before the missing key itself is asked for.
 const REREADS: RetryPolicy = RetryPolicy::new(
     Backoff::new(Duration::from_millis(10), Duration::from_millis(200)),
     Duration::from_millis(300),
@@ -67,7 +67,7 @@ pub(super) async fn try_get_item(
     }
 }
 
-/// Which way a query goes, and from which first version on.
+/// The direction of a query, and its first version.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum From {
     /// Upwards.
@@ -84,7 +84,7 @@ pub(super) struct Query {
     from: From,
     /// Items a page; `None`: as many as fit.
     page: Option<i32>,
-    /// Whether each page is larger than the one before, until there is no limit.
+    /// True if each page is larger than the one before, until there is no limit.
     grows: bool,
     /// An item that was looked at and given back. It comes before those in the buffer.
     seen: Option<Result<StoredItem, Unreadable>>,
@@ -235,7 +235,7 @@ impl Items {
         }
     }
 
-    /// Where the next item must start.
+    /// Returns the version at which the next item must start.
     pub(super) const fn expected(&self) -> Version {
         self.expected
     }

@@ -65,7 +65,7 @@ enum Commits {
     Done,
 }
 
-/// What a reader found, and the reader.
+/// The commit that a reader found, and the reader.
 type Next = (Result<Option<Commit>, EventStoreError>, Box<Reader>);
 
 impl Stream for Commits {

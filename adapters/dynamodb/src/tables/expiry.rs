@@ -43,7 +43,7 @@ async fn expire_control_rows(connection: &Connection) -> Result<(), DynamoDbErro
     }
 }
 
-/// Whether the control table's rows end by themselves, by the attribute that holds their end.
+/// Returns true if the control table's rows end by themselves, by the attribute that holds their end.
 async fn control_rows_expire(connection: &Connection) -> Result<bool, DynamoDbError> {
     let table = connection.control();
     match expires_by(connection, table).await? {

@@ -53,7 +53,7 @@ pub(super) struct Settings {
 /// A refusal that the client has told once and does not repeat while it lasts.
 struct Doubt {
     error: KafkaError,
-    /// When it is looked into again.
+    /// The time at which it is checked again.
     due: Instant,
 }
 
@@ -68,7 +68,7 @@ pub(super) struct PollLoop {
     /// Stopped partitions whose range could not be asked yet.
     pub(super) unexplained: Vec<PartitionId>,
     pub(super) explain_at: Instant,
-    /// When positions may be compared again.
+    /// The time from which positions may be compared again.
     pub(super) holes_at: Instant,
     pub(super) names: Names,
     doubt: Option<Doubt>,

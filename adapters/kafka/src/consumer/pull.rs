@@ -19,7 +19,7 @@ use rdkafka::{
 };
 use std::time::{Duration, Instant};
 
-/// How many records of one partition are pulled at a time, so that none starves the others.
+/// The most records of one partition that are pulled at a time, so that none starves the others.
 const RECORDS_AT_A_TIME: usize = 256;
 
 /// One partition that is read.
@@ -30,13 +30,13 @@ pub(super) struct Queue {
     next: Offset,
     /// Its position is out of range, or belongs to an earlier topic of that name.
     stopped: bool,
-    /// When to fetch again from `next`, after an error. Until then nothing is taken.
+    /// The time to fetch again from `next`, after an error. Until then nothing is taken.
     fetch_again: Option<Instant>,
     /// Everything that the client had was taken.
     drained: bool,
 }
 
-/// What was taken from one queue.
+/// The records that were taken from one queue.
 struct Pulled {
     id: PartitionId,
     deliveries: Vec<Delivery>,

@@ -24,7 +24,7 @@ pub(super) enum Recreated {
     Partition(PartitionId),
 }
 
-/// What one member knows about the ids of its topics.
+/// One member's knowledge of the ids of its topics.
 #[derive(Debug, Default)]
 pub(super) struct TopicIds {
     current: HashMap<String, TopicId>,

@@ -195,7 +195,7 @@ pub(super) fn brief<T>(outcome: &AppendOutcome<T>) -> String {
     }
 }
 
-/// How a backend that is busy is asked again with the same request, as a caller does.
+/// The retries of a request to a busy backend, as a caller makes them.
 const BUSY: RetryPolicy = RetryPolicy::new(
     Backoff::new(Duration::from_millis(20), Duration::from_millis(200)),
     PATIENCE,
