@@ -186,8 +186,9 @@ impl Metadata {
     /// command id with another digest is then an error
     /// ([`ExecuteError::CommandIdReused`](crate::ExecuteError::CommandIdReused)) and not taken for a repetition.
     ///
-    /// Of any length: a UUIDv5 of the bytes is kept, with the mark of the command and as long as it. The digest is not part
-    /// of the stored commit. It has an effect only where a command id has one, see
+    /// Digests are compared only where both commands have one: without a digest, another command under the same id is
+    /// answered as a repetition. The digest may have any length: a UUIDv5 of its bytes is kept with the mark of the
+    /// command, and for as long as the mark. The digest is not part of the stored commit. It has an effect only where a command id has one, see
     /// [`Repository::with_idempotency`](crate::Repository::with_idempotency).
     #[must_use]
     pub fn with_command_digest(self, digest: impl AsRef<[u8]>) -> Self {
@@ -209,12 +210,12 @@ impl Metadata {
     pub fn with_actor(self, actor: impl Into<ActorId>) -> Self {
         self.edit(|m| m.actor = Some(actor.into()))
     }
-    /// W3C trace context.
+    /// Sets the W3C trace context.
     #[must_use]
     pub fn with_traceparent(self, value: impl Into<Arc<str>>) -> Self {
         self.edit(|m| m.traceparent = Some(value.into()))
     }
-    /// The user's own entry. A later entry of the same key replaces an earlier one.
+    /// Sets an entry of the user's own. A later entry of the same key replaces an earlier one.
     #[must_use]
     pub fn with(self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.edit(|m| {

@@ -207,7 +207,7 @@ pub struct Revocation {
     release: Option<Box<dyn FnOnce() + Send>>,
 }
 impl Revocation {
-    /// Creates a revocation. For adapters: `release` lets the rebalance go on, and runs once, when this value is dropped.
+    /// Creates a revocation. For adapters: `release` lets the rebalance continue, and runs once, when this value is dropped.
     #[must_use]
     pub fn new(
         partitions: Vec<PartitionId>,
@@ -380,7 +380,7 @@ impl MessageBusError {
 ///
 /// **Recreated topics**
 /// - When a topic is deleted, what groups have committed for it is forgotten.
-/// - A consumer whose topic was deleted and created again never goes on at an old position, nor at a start mark that was
+/// - A consumer whose topic was deleted and created again never continues at an old position, nor at a start mark that was
 ///   meant for the old topic. It is told `NoPosition` for every partition of the topic that it gets; `Recreated` where
 ///   the bus knows the reason. Its old assignments have ended, so that a commit under one of them is `StaleAssignment`.
 /// - Where the bus has topic ids, the new topic has another one.
@@ -461,14 +461,14 @@ pub trait MessageBus: Debug + Send + Sync + 'static {
 /// - A commit is durable when `commit` returns, and never moves a partition that this consumer does not own under that
 ///   epoch: then the answer is `StaleAssignment`, and nothing of the call is stored.
 /// - Until a revocation is dropped, or its grace has passed, a commit for its partitions counts.
-/// - A paused partition delivers nothing, while the membership goes on as `next` is called. A resumed partition goes on
+/// - A paused partition delivers nothing, while the membership lives on while `next` is called. A resumed partition continues
 ///   without a gap. A pause ends with its assignment.
 /// - `leave` commits nothing. Afterwards every method is `Closed`, except `leave` itself.
 /// - `leave` gives the partitions of a dynamic member to the others at once.
 /// - A static member does not leave the group: its partitions stay assigned to its instance id. A member that joins under
 ///   the same id gets them back, from the committed offsets, without a change for the other members. Only when the
 ///   session of the member expires do the others get its partitions.
-/// - Of two members with one instance id at the same time only one goes on. The other gets `Refused(InstanceIdInUse)`.
+/// - Of two members with one instance id at the same time only one stays. The other gets `Refused(InstanceIdInUse)`.
 #[async_trait]
 pub trait Consumer: Debug + Send + Sync + 'static {
     /// Waits for the next message or change of assignment.

@@ -38,7 +38,7 @@ impl Publisher {
     /// # Errors
     /// [`PollError`], once something must be changed before any stream can be published: a missing table, credentials, and
     /// where all events go to one topic, that topic. Streams in hand are finished first. A topic of some aggregate types
-    /// that is missing, denied, or has another number of partitions ends nothing: its streams wait, all others go on.
+    /// that is missing, denied, or has another number of partitions ends nothing: its streams wait, and all others are published.
     pub async fn poll(
         &self,
         config: PollConfig,

@@ -115,7 +115,7 @@ impl<A: Aggregate> Repository<A> {
     /// is elsewhere, or another writer is faster, the answer is a conflict at once.
     ///
     /// A command id still makes the command take effect once: sent again after it was stored, it is answered with the
-    /// stored events, although the stream has moved by its own doing.
+    /// stored events, although those events have moved the stream.
     ///
     /// # Errors
     /// As [`execute`](Self::execute); `Conflict` if the stream is not as expected; `Store(Invalid)` if the head is of

@@ -46,10 +46,10 @@ use snapshots::Snapshots;
 use std::{fmt, sync::Arc, time::Duration};
 use turns::Turns;
 
-/// A load waits for the snapshot store for so long.
+/// The time that a load waits for the snapshot store.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// A stream that is idle for so long is confirmed before it is appended on.
+/// The time after which the state of an idle stream is confirmed before the next append.
 const CONFIRM_AFTER: Duration = Duration::from_secs(300);
 
 /// The streams of one aggregate type. Cloning shares everything.
@@ -142,7 +142,8 @@ impl<A: Aggregate> fmt::Debug for Repository<A> {
 }
 
 impl<A: Aggregate> Repository<A> {
-    /// No snapshots, no upcasters, [`ConflictRetry::default`], the system's clock and ids.
+    /// Creates a repository without snapshots, cache, command ids or upcasters of other crates, with
+    /// [`ConflictRetry::default`] and the system's clock and ids.
     #[must_use]
     pub fn new(store: impl EventStore) -> Self {
         let store = shared::event_store(store);

@@ -30,7 +30,7 @@ use stream::{Part, Stream};
 /// A transaction is a cheap handle: its clones, also in other tasks, add to the same transaction.
 ///
 /// # Several commands on one stream
-/// A later command on a stream goes on from the state after the earlier one. All their events become *one* commit, at the
+/// A later command on a stream starts from the state after the earlier one. All their events become *one* commit, at the
 /// time of the first, since a stream has one place in an atomic append. One commit has one metadata: that of the first
 /// command that stored anything. Another one that is not empty is refused.
 ///
@@ -209,7 +209,7 @@ impl Transaction {
         }
     }
 
-    /// Reads a stream into the transaction: it must not move until the commit. A command on it goes on from here. A stream
+    /// Reads a stream into the transaction: it must not move until the commit. A command on it starts from here. A stream
     /// that is in the transaction already is returned with the events that the transaction has made.
     ///
     /// # Errors
@@ -234,7 +234,7 @@ impl Transaction {
     ///
     /// # Errors
     /// [`ExecuteError`]; `Store(Invalid)` for a repository over another store, or a transaction that is over. A command that is
-    /// refused adds nothing, and the transaction goes on without it; that the stream must not move stays.
+    /// refused adds nothing, and the transaction continues without it, but the stream must still not move.
     pub async fn execute<A, C>(
         &self,
         repository: &Repository<A>,

@@ -86,7 +86,7 @@ impl RetryPolicy {
         self.backoff = backoff;
         self
     }
-    /// Sets how long a call may go on failing.
+    /// Sets the time for which a call may fail.
     #[must_use]
     pub const fn with_max_elapsed(mut self, limit: Duration) -> Self {
         self.max_elapsed = limit;
@@ -147,7 +147,7 @@ impl ConflictRetry {
     pub fn never() -> Self {
         Self::default().with_max_elapsed(Duration::ZERO)
     }
-    /// Sets how long a command may go on meeting conflicts.
+    /// Sets the time for which a command may meet conflicts.
     #[must_use]
     pub const fn with_max_elapsed(mut self, limit: Duration) -> Self {
         self.max_elapsed = limit;

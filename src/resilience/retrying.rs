@@ -12,7 +12,8 @@ const SHORTEST: Duration = Duration::from_millis(1);
 pub enum FailureClass {
     /// A failure that may pass by itself.
     Transient,
-    /// A refusal by a backend that is asked too much. It is healthy, so the failure burns no attempt.
+    /// A refusal by a backend that is asked too much. The backend is healthy, so the wait does not count
+    /// towards [`RetryPolicy::max_elapsed`](crate::RetryPolicy::max_elapsed), but towards its own limit.
     Throttled {
         /// The least pause that the backend asked for; zero if it named none.
         retry_after: Duration,

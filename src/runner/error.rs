@@ -12,7 +12,8 @@ use std::{error::Error, fmt, time::Duration};
 pub enum ErrorClass {
     /// May work next time: retried.
     Transient,
-    /// The other side asked for a pause of at least this long: retried after it, and no attempt is burned.
+    /// The other side asked for a pause of at least this long: retried after it. The wait counts only towards
+    /// [`RetryPolicy::max_throttle`](crate::RetryPolicy::max_throttle).
     Throttled {
         /// The least pause.
         retry_after: Duration,

@@ -48,7 +48,7 @@ pub trait Projector: Send + Sync + 'static {
         event: &Self::Events,
         ctx: &EventContext,
     ) -> impl Future<Output = HandlerResult> + Send;
-    /// Empties a model, before a full replay builds it.
+    /// Empties a model, before a full replay builds it. Nothing calls it in this version, which has no replay.
     fn reset(&self, model: &ModelId) -> impl Future<Output = HandlerResult> + Send;
     /// Makes durable what `project` only buffered; called before an offset is committed.
     fn flush(&self, model: &ModelId) -> impl Future<Output = HandlerResult> + Send {

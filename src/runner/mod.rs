@@ -158,7 +158,7 @@ impl RunnerBuilder {
         self.ids = ids;
         self
     }
-    /// Topics to read; all must exist. Default: `GlobalEvents`.
+    /// Sets the topics to read; all must exist. Default: `GlobalEvents`.
     #[must_use]
     pub fn with_topics(mut self, topics: impl IntoIterator<Item = impl Into<Arc<str>>>) -> Self {
         self.topics = topics.into_iter().map(Into::into).collect();

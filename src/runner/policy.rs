@@ -136,8 +136,8 @@ impl ProcessorPolicy {
         self.commit_interval = interval;
         self
     }
-    /// Records and bytes held of each partition, before it is paused. Raising them costs memory and repeats more
-    /// after a crash. Default 1,000 records and 16 MiB.
+    /// Sets the records and bytes that are held of each partition before it is paused. Raising them costs memory and
+    /// repeats more after a crash. Default 1,000 records and 16 MiB.
     #[must_use]
     pub const fn with_window(mut self, records: usize, bytes: usize) -> Self {
         (self.max_records, self.max_bytes) = (records, bytes);
