@@ -2,7 +2,7 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::io;
 
-/// Why there is no server for a live test. The text says what to do about it.
+/// The error returned when there is no server for a live test. The text says what to do about it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ContainerError {

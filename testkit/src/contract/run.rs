@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-/// How long a generated test may take before it fails.
+/// The time that a generated test may take before it fails.
 pub const LIMIT: Duration = Duration::from_secs(120);
 
 /// One rule of a port's contract, over `P`: an `Arc` of the port or of its fixture.
@@ -72,7 +72,7 @@ where
     }
 }
 
-/// Which groups of a contract an adapter declares, and what follows from it. Printed by the test `report` that the macro
+/// The groups of a contract that an adapter declares, and what follows from them. Printed by the test `report` that the macro
 /// of each port makes: `cargo test report -- --nocapture`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -86,7 +86,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// What follows from these groups, out of all cases of a port.
+    /// Creates the report of these groups, out of all cases of a port.
     ///
     /// # Panics
     /// If a group has no cases.

@@ -7,7 +7,7 @@ id!(
     pub AccountId
 );
 
-/// What can happen to an account. Amounts are in the smallest unit of the currency.
+/// The events of an account. Amounts are in the smallest unit of the currency.
 #[derive(Clone, Debug, PartialEq, Eq, DomainEvent)]
 #[event(aggregate = "account")]
 pub enum AccountEvent {
@@ -30,7 +30,7 @@ pub enum AccountEvent {
     AccountClosed,
 }
 
-/// What an owner can ask for.
+/// The commands of an account's owner.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AccountCommand {
     /// Make the account.
@@ -52,7 +52,7 @@ pub enum AccountCommand {
     Close,
 }
 
-/// Why an account refuses.
+/// The refusals of an account.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AccountError {
     /// There is no such account, or no longer.
@@ -101,15 +101,15 @@ impl Account {
     /// The most that an account holds.
     pub const MAX_BALANCE: u64 = 1_000_000_000_000;
 
-    /// Whether it can be used.
+    /// Returns true if the account can be used.
     pub fn is_open(&self) -> bool {
         self.phase == Phase::Open
     }
-    /// Whose it is; empty before it is opened.
+    /// Returns the owner; empty before the account is opened.
     pub fn owner(&self) -> &str {
         &self.owner
     }
-    /// What is in it.
+    /// Returns the balance.
     pub const fn balance(&self) -> u64 {
         self.balance
     }

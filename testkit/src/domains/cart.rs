@@ -7,7 +7,7 @@ id!(
     pub CartId
 );
 
-/// What can happen to a cart.
+/// The events of a cart.
 #[derive(Clone, Debug, PartialEq, Eq, DomainEvent)]
 #[event(aggregate = "cart")]
 pub enum CartEvent {
@@ -29,7 +29,7 @@ pub enum CartEvent {
     CartCheckedOut,
 }
 
-/// What a customer can ask for.
+/// The commands of a customer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CartCommand {
     /// Put units of a product in.
@@ -50,7 +50,7 @@ pub enum CartCommand {
     CheckOut,
 }
 
-/// Why a cart refuses.
+/// The refusals of a cart.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CartError {
     /// Nothing changes any more after the order.
@@ -79,7 +79,7 @@ pub struct CartItem {
     pub quantity: u32,
 }
 
-/// What is in a cart, in the order in which it was first put in.
+/// The items of a cart, in the order in which they were first put in.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cart {
     items: Vec<CartItem>,
@@ -90,11 +90,11 @@ impl Cart {
     /// Units of one product that a cart holds at most.
     pub const MAX_UNITS: u32 = 99;
 
-    /// What is in it.
+    /// Returns the items.
     pub fn items(&self) -> &[CartItem] {
         &self.items
     }
-    /// Whether it was ordered.
+    /// Returns true if the cart was ordered.
     pub const fn is_checked_out(&self) -> bool {
         self.is_checked_out
     }

@@ -16,7 +16,7 @@ id!(
     pub LoanId
 );
 
-/// What can happen to a loan.
+/// The events of a loan.
 #[derive(Clone, Debug, PartialEq, Eq, DomainEvent)]
 #[event(aggregate = "loan")]
 pub enum LoanEvent {
@@ -65,7 +65,7 @@ impl LoanEvent {
     }
 }
 
-/// Where a loan is in its workflow.
+/// The status of a loan in its workflow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum LoanStatus {
     /// Not asked for yet.
@@ -149,9 +149,9 @@ impl LoanCommand {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a loan cannot go from {from:?} to {to:?}")]
 pub struct IllegalTransition {
-    /// Where the loan is.
+    /// The status of the loan.
     pub from: LoanStatus,
-    /// Where it was asked to go.
+    /// The status that was asked for.
     pub to: LoanStatus,
 }
 
@@ -165,11 +165,11 @@ pub struct Loan {
 }
 
 impl Loan {
-    /// Where it is in its workflow.
+    /// Returns the status in the workflow.
     pub const fn status(&self) -> LoanStatus {
         self.status
     }
-    /// What was asked for.
+    /// Returns the amount that was asked for.
     pub const fn requested(&self) -> u64 {
         self.requested
     }
@@ -177,7 +177,7 @@ impl Loan {
     pub const fn interest_bps(&self) -> u32 {
         self.interest_bps
     }
-    /// What came back.
+    /// Returns the amount that was paid back.
     pub const fn paid(&self) -> u64 {
         self.paid
     }

@@ -69,7 +69,7 @@ pub enum Op {
 }
 
 impl Op {
-    /// What changes something that stays.
+    /// The methods that change something that stays.
     pub const WRITES: &'static [Self] = &[
         Self::Append,
         Self::AppendAll,
@@ -83,7 +83,7 @@ impl Op {
         Self::Commit,
         Self::DeleteGroup,
     ];
-    /// What is answered in pages with a place to go on.
+    /// The methods that answer in pages with a cursor.
     pub const LISTS: &'static [Self] = &[Self::Streams, Self::Scan, Self::Unpublished, Self::Range];
 
     pub(super) fn is_write(self) -> bool {
@@ -91,7 +91,7 @@ impl Op {
     }
 }
 
-/// Which methods a [`Rule`](super::Rule) is about: one [`Op`], an array or a slice of them.
+/// The methods that a [`Rule`](super::Rule) is about: one [`Op`], an array or a slice of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ops(Vec<Op>);
 impl Ops {
@@ -216,7 +216,7 @@ impl Call<'_> {
         }
     }
 
-    /// Whether it names this stream: as its stream, as the key of its message, or as the sort key of its row.
+    /// Returns true if it names this stream: as its stream, as the key of its message, or as the sort key of its row.
     pub fn is_about(&self, stream: &StreamId) -> bool {
         let is_it = |found: &StreamId| found == stream;
         match self {

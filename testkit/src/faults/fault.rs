@@ -3,7 +3,7 @@ use super::{Op, Ops, Rule};
 use foldstream::{Version, ports::RefusedKind};
 use std::{any::Any, fmt, sync::Arc, time::Duration};
 
-/// What goes wrong with one call. Durations are of tokio's clock, which a test may pause.
+/// The fault of one call. Durations are of tokio's clock, which a test may pause.
 ///
 /// Everything up to [`LoseSession`](Self::LoseSession) is what a real backend does: the port's contract allows it, and
 /// a sound caller bears it. The last four [break the contract](Self::breaks_the_contract) on purpose, to test the
@@ -97,7 +97,7 @@ impl Fault {
         Rule::new(self)
     }
 
-    /// Whether a store that does this is broken: only for tests of how callers defend themselves.
+    /// Returns true if a store that does this is broken: only for tests of how callers defend themselves.
     pub const fn breaks_the_contract(&self) -> bool {
         matches!(
             self,
@@ -105,7 +105,7 @@ impl Fault {
         )
     }
 
-    /// Whether it makes sense for a method.
+    /// Returns true if it makes sense for a method.
     pub fn applies_to(&self, op: Op) -> bool {
         match self {
             Self::Unavailable

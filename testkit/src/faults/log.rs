@@ -10,7 +10,7 @@ pub struct Injected {
     pub call: u64,
     /// The call, without payloads.
     pub about: String,
-    /// What went wrong with it.
+    /// The fault that was injected.
     pub fault: Fault,
 }
 

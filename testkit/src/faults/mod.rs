@@ -193,7 +193,7 @@ impl Faults {
         self.plan.set_probe(Arc::new(probe));
         self
     }
-    /// What [`Fault::Steal`] makes of a row; its key stays and its revision is a fresh one, whatever the function says.
+    /// Sets the row that [`Fault::Steal`] makes of another; its key stays and its revision is fresh, whatever the function says.
     /// Without it the row keeps its value: only its revision moves. A row that is not there yet is made, from the
     /// one that was to be put.
     #[must_use]
@@ -251,7 +251,7 @@ impl Faults {
     pub fn crash(&self) {
         self.life.crash();
     }
-    /// Whether the process has died.
+    /// Returns true if the process has died.
     pub fn is_crashed(&self) -> bool {
         self.life.is_dead()
     }
@@ -272,15 +272,15 @@ impl Faults {
         self.life.thaw();
     }
 
-    /// What was injected so far, in order.
+    /// Returns the faults that were injected so far, in order.
     pub fn log(&self) -> Vec<Injected> {
         self.plan.log()
     }
-    /// How often a method was called so far, by all processes of the schedule.
+    /// Returns the number of calls of a method so far, by all processes of the schedule.
     pub fn calls(&self, op: Op) -> u64 {
         self.plan.calls(Some(op))
     }
-    /// How many calls there were so far, of all processes of the schedule.
+    /// Returns the number of calls so far, by all processes of the schedule.
     pub fn all_calls(&self) -> u64 {
         self.plan.calls(None)
     }

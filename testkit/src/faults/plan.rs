@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-/// When a probe is called.
+/// The moment at which a probe is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
     /// The call reaches the backend now: what must hold before it can be asserted here.

@@ -2,7 +2,7 @@
 use super::story::Story;
 use std::fmt;
 
-/// How much was checked: laws that hold on nothing say nothing.
+/// The amount that was checked: laws that hold on nothing say nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Checked {
     histories: usize,

@@ -76,7 +76,7 @@ enum Past<E> {
     Retired(EventName),
 }
 
-/// What a command led to.
+/// The outcome of a command.
 #[derive(Debug)]
 pub struct Outcome<A: Aggregate, E> {
     /// The scenario after the command: with its events, if it was accepted.

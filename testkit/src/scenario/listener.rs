@@ -140,14 +140,14 @@ impl<L: Listener, R: Debug + PartialEq> ListenerScenario<L, R> {
         self
     }
 
-    /// What follows is recorded at this time. Unless set: 2026-01-01T00:00:00Z.
+    /// Records what follows at this time. Default 2026-01-01T00:00:00Z.
     #[must_use]
     pub fn at(self, now: Timestamp) -> Self {
         self.stage.feed.clock.set(now);
         self
     }
 
-    /// What follows is recorded with this metadata.
+    /// Records what follows with this metadata.
     #[must_use]
     pub fn with_metadata(mut self, metadata: Metadata) -> Self {
         self.stage.feed.metadata = metadata;

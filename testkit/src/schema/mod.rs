@@ -80,7 +80,7 @@ use std::{
 };
 use trace::Untraceable;
 
-/// What a service has stored and reads, to be compared with what is checked in. See the [module](self).
+/// The payloads that a service has stored and reads, to be compared with what is checked in. See the [module](self).
 #[derive(Clone)]
 #[must_use = "a schema that is not checked says nothing"]
 pub struct Schema {
@@ -271,7 +271,7 @@ impl Schema {
         }
     }
 
-    /// What a command line asks for, for a small binary that CI runs: `--check` or `--write`.
+    /// Does what a command line asks for, for a small binary that CI runs: `--check` or `--write`.
     ///
     /// # Errors
     /// [`SchemaError`]; also for any other argument.

@@ -7,7 +7,7 @@ use foldstream::{
 use futures::TryStreamExt;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-/// What the store told has no serial explanation.
+/// The answers of a store that have no serial explanation.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unexplained {

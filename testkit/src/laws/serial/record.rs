@@ -18,19 +18,19 @@ use std::{
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Operation {
-    /// When it was called.
+    /// The time at which it was called.
     pub called: u64,
-    /// When it was answered; never, if the caller went away or the read was not driven to its end.
+    /// The time at which it was answered; `None` if the caller went away or the read was not driven to its end.
     pub answered: Option<u64>,
-    /// What it asked for.
+    /// The commits that it asked to store.
     pub commits: Vec<Append>,
     /// Streams that an atomic append only checked.
     pub unchanged: Vec<StreamHead>,
-    /// What it was told.
+    /// The answer.
     pub outcome: Outcome,
 }
 
-/// What an operation was told.
+/// The answer to an operation.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Outcome {
@@ -73,7 +73,7 @@ struct State {
 }
 
 impl Log {
-    /// What was written down.
+    /// Returns the recorded operations.
     pub fn operations(&self) -> Vec<Operation> {
         self.state().operations.clone()
     }

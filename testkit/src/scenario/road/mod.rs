@@ -258,21 +258,21 @@ impl Road {
         self
     }
 
-    /// What is executed or given after this carries this metadata.
+    /// Gives this metadata to what is executed or given after this.
     #[must_use]
     pub fn with_metadata(mut self, metadata: Metadata) -> Self {
         self.metadata = metadata;
         self
     }
 
-    /// What follows happens at this time. Unless set: 2026-01-01T00:00:00Z.
+    /// Sets the time of what follows. Default 2026-01-01T00:00:00Z.
     #[must_use]
     pub fn at(self, now: Timestamp) -> Self {
         self.clock.set(now);
         self
     }
 
-    /// What follows happens this much later.
+    /// Moves the time of what follows by this much.
     #[must_use]
     pub fn later(self, by: Duration) -> Self {
         self.clock.advance(by);

@@ -23,7 +23,7 @@ impl Road {
     /// Events that a failure shows.
     const SHOWN: usize = 100;
 
-    /// What this reads is so now: `async || rows.lock().unwrap().clone()`.
+    /// Asserts on what this closure reads: `async || rows.lock().unwrap().clone()`.
     ///
     /// # Panics
     /// If it is something else, or if a processor has halted unnoticed.
