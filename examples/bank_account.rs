@@ -86,7 +86,7 @@ async fn main() -> Result<(), BoxError> {
         .append(&ann, Version::new(1), &[Deposited { amount: 1 }])
         .await;
     println!(
-        "a fact behind version 1: {:?}",
+        "a fact after version 1: {:?}",
         stale.map_err(|e| e.to_string())
     );
 

@@ -45,6 +45,11 @@ pub trait Decide<C>: Aggregate {
 }
 
 /// Opts an aggregate into snapshots.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no snapshots",
+    label = "not a `Snapshot`",
+    note = "implement `foldstream::Snapshot` for the state, with its STATE_VERSION; the state needs serde's traits"
+)]
 pub trait Snapshot: Aggregate + serde::Serialize + serde::de::DeserializeOwned {
     /// Raise it whenever the meaning of the state changes; a snapshot of another version is ignored.
     const STATE_VERSION: u32;

@@ -1,11 +1,12 @@
 //! [`chain`]: an error and its sources as one line of text.
+use crate::Rejection;
 use std::error::Error;
 
 /// Returns the messages of an error and of all its sources, from the outermost to the innermost, joined by `": "`.
 ///
 /// The errors of this crate do not repeat their source in their own message, so `%error` in a log shows only the
 /// outermost one. A source that an error repeats at the end of its message, as `#[error(transparent)]` does, is left
-/// out.
+/// out, and so is the [`Rejection`] under a refusal, which says nothing that the refusal does not.
 ///
 /// # Example
 /// ```
@@ -19,6 +20,10 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let sources = std::iter::successors(error.source(), |source| (*source).source());
     for source in sources {
+        // A mark for the runner, not a cause.
+        if source.is::<Rejection>() {
+            continue;
+        }
         let source = source.to_string();
         if !text.ends_with(&source) {
             text.push_str(": ");
@@ -31,6 +36,7 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
 #[cfg(test)]
 mod tests {
     use super::chain;
+    use crate::ExecuteError;
 
     #[derive(Debug, thiserror::Error)]
     enum Failure {
@@ -40,6 +46,12 @@ mod tests {
         Passed(Box<Failure>),
         #[error("nothing was saved")]
         Save(#[source] Box<Failure>),
+    }
+
+    #[test]
+    fn a_refusal_is_told_in_the_words_of_the_aggregate() {
+        let refused = ExecuteError::Rejected("only 35 cents are left");
+        assert_eq!(chain(&refused), "only 35 cents are left");
     }
 
     #[test]

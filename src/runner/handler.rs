@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 ///
 /// At least once: after a crash an event may come again, with the same [`EventContext::event_id`]. Never run by a replay.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no `Listener`",
+    message = "`{Self}` is not a `Listener`",
     note = "a `Projector` is registered with `projector(..)`"
 )]
 pub trait Listener: Send + Sync + 'static {
@@ -30,7 +30,7 @@ pub trait Listener: Send + Sync + 'static {
 
 /// Maintains a read model that can be built again from the events.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is no `Projector`",
+    message = "`{Self}` is not a `Projector`",
     note = "only projectors can be replayed; a `Listener` is registered with `listener(..)`"
 )]
 pub trait Projector: Send + Sync + 'static {

@@ -208,6 +208,6 @@ fn missing(topic: &str) -> MessageBusError {
     MessageBusError::Refused {
         kind: RefusedKind::MissingTopic,
         reason: format!("topic {topic} does not exist: create it first"),
-        source: "unknown topic".into(),
+        source: "the in-memory bus does not have it".into(),
     }
 }
