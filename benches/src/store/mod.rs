@@ -37,8 +37,8 @@ impl Default for Size {
     }
 }
 
-/// Measures the rows. One that is sabotaged is of a work that gets one more read on our side (four beside ten puts, where one
-/// would not be seen), or one more write if writes are counted. Only that work is measured then.
+/// Measures the rows. One that is sabotaged is of a work that gets one more read on our side (four if time is measured, where
+/// a busy machine hides one), or one more write if writes are counted. Only that work is measured then.
 pub(crate) fn rows(size: &Size, which: Which<'_>) -> Result<Vec<Row>, BenchError> {
     if !has(which) {
         return Err(BenchError::UnknownRow(format!("{which:?}")));
@@ -94,10 +94,7 @@ fn find(row: &str) -> Option<&'static Goal> {
 
 #[cfg(test)]
 mod tests {
-    use super::{
-        catalogue::{ROUND_TRIPS, TIME_VS_LEAN, TIME_VS_SAME_FACTS},
-        *,
-    };
+    use super::*;
 
     #[test]
     fn a_row_that_is_sabotaged_misses_its_goal() {
@@ -125,8 +122,9 @@ mod tests {
             long: 300,
         };
         let rows = rows(&size, Which::All).unwrap();
-        let times = [TIME_VS_LEAN, TIME_VS_SAME_FACTS, ROUND_TRIPS];
-        for row in rows.iter().filter(|r| !times.contains(&&*r.measure)) {
+        let counted: Vec<_> = rows.iter().filter(|row| row.unit != "ms").collect();
+        assert!(counted.len() > 20, "{counted:?}");
+        for row in counted {
             assert!(row.holds, "{row:?}");
         }
     }
