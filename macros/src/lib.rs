@@ -84,6 +84,7 @@ fn expand(input: &DeriveInput) -> Result<Tokens> {
     let upcasters =
         upcasters.map(|path| quote!(fn upcasters() -> ::foldstream::Upcasters { #path() }));
     let serde = quote!(::foldstream::__private::serde);
+    let err = quote!(::core::result::Result::Err);
     Ok(quote! { const _: () = {
         #shadow
         #(#items)*
@@ -96,17 +97,17 @@ fn expand(input: &DeriveInput) -> Result<Tokens> {
                 match self { #(#encode),* }
             }
             fn decode(type_index: usize, payload: &[u8]) -> ::core::result::Result<Self, ::foldstream::CodecError> {
-                match type_index { #(#decode,)* other => Err(::foldstream::__private::bad_index(other)) }
+                match type_index { #(#decode,)* other => #err(::foldstream::__private::bad_index(other)) }
             }
             #upcasters
         }
         #[automatically_derived]
         impl ::foldstream::DeserializePayload for #ty {
-            fn deserialize_payload<'de, D: #serde::Deserializer<'de>>(type_index: usize, deserializer: D)
-                -> ::core::result::Result<Self, D::Error> {
+            fn deserialize_payload<'__de, __D: #serde::Deserializer<'__de>>(type_index: usize, deserializer: __D)
+                -> ::core::result::Result<Self, __D::Error> {
                 match type_index {
                     #(#deserialize,)*
-                    other => Err(#serde::de::Error::custom(::foldstream::__private::bad_index(other))),
+                    other => #err(#serde::de::Error::custom(::foldstream::__private::bad_index(other))),
                 }
             }
         }
@@ -115,6 +116,7 @@ fn expand(input: &DeriveInput) -> Result<Tokens> {
 
 fn variant_arms(index: usize, variant: &Variant, seen: &mut HashSet<String>) -> Result<Arms> {
     let p = quote!(::foldstream::__private);
+    let ok = quote!(::core::result::Result::Ok);
     let ident = &variant.ident;
     let VariantOptions { name, version } = VariantOptions::of(variant)?;
     if !seen.insert(name.value()) {
@@ -134,9 +136,9 @@ fn variant_arms(index: usize, variant: &Variant, seen: &mut HashSet<String>) -> 
             return Ok(Arms {
                 event_type,
                 index_of: quote!(Self::#ident => #index),
-                encode: quote!(Self::#ident => { out.extend_from_slice(b"{}"); Ok(()) }),
-                decode: quote!(#index => Ok(Self::#ident)),
-                deserialize: quote!(#index => Ok(Self::#ident)),
+                encode: quote!(Self::#ident => { out.extend_from_slice(b"{}"); #ok(()) }),
+                decode: quote!(#index => #ok(Self::#ident)),
+                deserialize: quote!(#index => #ok(Self::#ident)),
                 shadow: payload::skipped(variant),
                 items: Tokens::new(),
             });
@@ -160,10 +162,10 @@ fn variant_arms(index: usize, variant: &Variant, seen: &mut HashSet<String>) -> 
         event_type,
         index_of: quote!(Self::#ident { .. } => #index),
         encode: quote!(#pattern => #p::encode_json(&#written, out)),
-        decode: quote!(#index => { let #read = #p::decode_json(payload)?; Ok(Self::#ident #fields) }),
+        decode: quote!(#index => { let #read = #p::decode_json(payload)?; #ok(Self::#ident #fields) }),
         deserialize: quote!(#index => {
             let #read = #p::serde::Deserialize::deserialize(deserializer)?;
-            Ok(Self::#ident #fields)
+            #ok(Self::#ident #fields)
         }),
         shadow,
         items,

@@ -55,10 +55,10 @@ pub(crate) fn shadow<'a>(
         #[serde(crate = #SERDE, remote = #remote, untagged)]
         #[allow(dead_code)]
         enum __FoldstreamShadow { #(#variants),* }
-        struct #written<'a>(&'a #ty);
+        struct #written<'__a>(&'__a #ty);
         impl ::foldstream::__private::serde::Serialize for #written<'_> {
-            fn serialize<S: ::foldstream::__private::serde::Serializer>(&self, serializer: S)
-                -> ::core::result::Result<S::Ok, S::Error> {
+            fn serialize<__S: ::foldstream::__private::serde::Serializer>(&self, serializer: __S)
+                -> ::core::result::Result<__S::Ok, __S::Error> {
                 __FoldstreamShadow::serialize(self.0, serializer)
             }
         }
@@ -238,12 +238,12 @@ impl<'a> FieldCodec<'a> {
             struct #functions;
             #[allow(dead_code)]
             impl #functions {
-                fn write<S: #serde::Serializer>(value: &#ty, serializer: S) -> ::core::result::Result<S::Ok, S::Error> {
+                fn write<__S: #serde::Serializer>(value: &#ty, serializer: __S) -> ::core::result::Result<__S::Ok, __S::Error> {
                     #[allow(unused_imports)]
                     use #p::{WriteAny as _, WriteSerde as _};
                     (&#p::Write(value)).write(serializer)
                 }
-                fn read<'de, D: #serde::Deserializer<'de>>(deserializer: D) -> ::core::result::Result<#ty, D::Error> {
+                fn read<'__de, __D: #serde::Deserializer<'__de>>(deserializer: __D) -> ::core::result::Result<#ty, __D::Error> {
                     #[allow(unused_imports)]
                     use #p::{ReadAny as _, ReadSerde as _};
                     (&#p::Read::<#ty>::NEW).read(deserializer)
@@ -261,9 +261,9 @@ impl<'a> FieldCodec<'a> {
         } = self;
         let serde = quote!(::foldstream::__private::serde);
         quote! {
-            struct #written<'a>(&'a #ty);
+            struct #written<'__a>(&'__a #ty);
             impl #serde::Serialize for #written<'_> {
-                fn serialize<S: #serde::Serializer>(&self, serializer: S) -> ::core::result::Result<S::Ok, S::Error> {
+                fn serialize<__S: #serde::Serializer>(&self, serializer: __S) -> ::core::result::Result<__S::Ok, __S::Error> {
                     #functions::write(self.0, serializer)
                 }
             }
@@ -280,8 +280,8 @@ impl<'a> FieldCodec<'a> {
         let serde = quote!(::foldstream::__private::serde);
         quote! {
             struct #read(#ty);
-            impl<'de> #serde::Deserialize<'de> for #read {
-                fn deserialize<D: #serde::Deserializer<'de>>(deserializer: D) -> ::core::result::Result<Self, D::Error> {
+            impl<'__de> #serde::Deserialize<'__de> for #read {
+                fn deserialize<__D: #serde::Deserializer<'__de>>(deserializer: __D) -> ::core::result::Result<Self, __D::Error> {
                     #functions::read(deserializer).map(Self)
                 }
             }

@@ -155,3 +155,55 @@ fn a_field_that_is_missing_is_read_as_serde_reads_it() {
         attributes(0, None)
     );
 }
+
+/// Field types that are named as the type parameters of serde usually are.
+mod short_names {
+    use super::*;
+
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    pub(super) struct S(pub(super) u8);
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    pub(super) struct D(pub(super) u8);
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    pub(super) struct E(pub(super) u8);
+    #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+    pub(super) struct T(pub(super) u8);
+
+    #[derive(Clone, Debug, PartialEq, DomainEvent)]
+    #[event(aggregate = "short")]
+    pub(super) enum ShortEvent {
+        Fields { s: S, d: D, e: E, t: T },
+        Written(S),
+        Read(D),
+        // With the variants imported, these hide those of `Result`.
+        Ok,
+        Err { e: E },
+    }
+    #[allow(unused_imports, reason = "what the derive generates could take them")]
+    use ShortEvent::*;
+}
+
+/// Writes and reads an event, and returns its payload.
+#[track_caller]
+fn round_trip<E: DomainEvent + std::fmt::Debug + PartialEq>(event: &E) -> String {
+    let mut out = Vec::new();
+    event.encode(&mut out).unwrap();
+    assert_eq!(&E::decode(event.type_index(), &out).unwrap(), event);
+    String::from_utf8(out).unwrap()
+}
+
+#[test]
+fn a_field_type_may_have_any_name() {
+    use short_names::{D, E, S, ShortEvent, T};
+    let fields = ShortEvent::Fields {
+        s: S(1),
+        d: D(2),
+        e: E(3),
+        t: T(4),
+    };
+    assert_eq!(round_trip(&fields), r#"{"s":1,"d":2,"e":3,"t":4}"#);
+    assert_eq!(round_trip(&ShortEvent::Written(S(1))), "1");
+    assert_eq!(round_trip(&ShortEvent::Read(D(2))), "2");
+    assert_eq!(round_trip(&ShortEvent::Ok), "{}");
+    assert_eq!(round_trip(&ShortEvent::Err { e: E(3) }), r#"{"e":3}"#);
+}
