@@ -65,6 +65,7 @@ fn expand(input: &DeriveInput) -> Result<Tokens> {
         ));
     }
     attributes::check_serde(input, data)?;
+    let data = &payload::without_self(ty, data)?;
     let EnumOptions {
         aggregate,
         upcasters,

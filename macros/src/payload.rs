@@ -8,10 +8,11 @@
 //! So each field is written and read by functions that compile for every type, and one assertion at the field's type
 //! says what is missing. `foldstream::__private` has the traits behind it.
 use crate::attributes::is_serde;
-use proc_macro2::TokenStream as Tokens;
-use quote::{format_ident, quote, quote_spanned};
+use proc_macro2::{Group, TokenStream as Tokens, TokenTree};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::{
-    Attribute, DataEnum, Field, Fields, FieldsNamed, Ident, LitStr, Type, Variant, spanned::Spanned,
+    Attribute, DataEnum, Field, Fields, FieldsNamed, Ident, LitStr, Result, Type, Variant,
+    spanned::Spanned,
 };
 
 /// The code for a variant with fields.
@@ -34,6 +35,32 @@ const SERDE: &str = "::foldstream::__private::serde";
 
 /// The value that serializes a struct variant.
 const WRITTEN: &str = "__FoldstreamWritten";
+
+/// The enum with its own name for each `Self` in the types of its fields: in a generated item `Self` is that item.
+pub(crate) fn without_self(ty: &Ident, data: &DataEnum) -> Result<DataEnum> {
+    let mut data = data.clone();
+    for field in data.variants.iter_mut().flat_map(|v| &mut v.fields) {
+        field.ty = syn::parse2(name_self(ty, field.ty.to_token_stream()))?;
+    }
+    Ok(data)
+}
+
+fn name_self(ty: &Ident, tokens: Tokens) -> Tokens {
+    let named = |token| match token {
+        TokenTree::Ident(ident) if ident == "Self" => {
+            let mut ty = ty.clone();
+            ty.set_span(ident.span());
+            ty.into()
+        }
+        TokenTree::Group(group) => {
+            let mut named = Group::new(group.delimiter(), name_self(ty, group.stream()));
+            named.set_span(group.span());
+            named.into()
+        }
+        token => token,
+    };
+    tokens.into_iter().map(named).collect()
+}
 
 /// The shadow of an enum with struct variants, and a struct that serializes the enum by it.
 pub(crate) fn shadow<'a>(

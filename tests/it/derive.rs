@@ -207,3 +207,20 @@ fn a_field_type_may_have_any_name() {
     assert_eq!(round_trip(&ShortEvent::Ok), "{}");
     assert_eq!(round_trip(&ShortEvent::Err { e: E(3) }), r#"{"e":3}"#);
 }
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, DomainEvent)]
+#[event(aggregate = "nested")]
+enum NestedEvent {
+    Leaf,
+    Many { of: Vec<Self> },
+    Pair(Box<(Self, Self)>),
+}
+
+#[test]
+fn a_field_type_may_name_the_enum_as_self() {
+    let of = vec![NestedEvent::Leaf];
+    let many = NestedEvent::Many { of };
+    assert_eq!(round_trip(&many), r#"{"of":["Leaf"]}"#);
+    let pair = NestedEvent::Pair(Box::new((many, NestedEvent::Leaf)));
+    assert_eq!(round_trip(&pair), r#"[{"Many":{"of":["Leaf"]}},"Leaf"]"#);
+}
