@@ -137,7 +137,7 @@ fn variant_arms(index: usize, variant: &Variant, seen: &mut HashSet<String>) -> 
             return Ok(Arms {
                 event_type,
                 index_of: quote!(Self::#ident => #index),
-                encode: quote!(Self::#ident => { out.extend_from_slice(b"{}"); #ok(()) }),
+                encode: quote!(Self::#ident => { ::std::vec::Vec::extend_from_slice(out, b"{}"); #ok(()) }),
                 decode: quote!(#index => #ok(Self::#ident)),
                 deserialize: quote!(#index => #ok(Self::#ident)),
                 shadow: payload::skipped(variant),

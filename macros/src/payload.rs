@@ -268,12 +268,12 @@ impl<'a> FieldCodec<'a> {
                 fn write<__S: #serde::Serializer>(value: &#ty, serializer: __S) -> ::core::result::Result<__S::Ok, __S::Error> {
                     #[allow(unused_imports)]
                     use #p::{WriteAny as _, WriteSerde as _};
-                    (&#p::Write(value)).write(serializer)
+                    (&#p::Write(value)).__foldstream_write(serializer)
                 }
                 fn read<'__de, __D: #serde::Deserializer<'__de>>(deserializer: __D) -> ::core::result::Result<#ty, __D::Error> {
                     #[allow(unused_imports)]
                     use #p::{ReadAny as _, ReadSerde as _};
-                    (&#p::Read::<#ty>::NEW).read(deserializer)
+                    (&#p::Read::<#ty>::NEW).__foldstream_read(deserializer)
                 }
             }
         }
@@ -309,7 +309,7 @@ impl<'a> FieldCodec<'a> {
             struct #read(#ty);
             impl<'__de> #serde::Deserialize<'__de> for #read {
                 fn deserialize<__D: #serde::Deserializer<'__de>>(deserializer: __D) -> ::core::result::Result<Self, __D::Error> {
-                    #functions::read(deserializer).map(Self)
+                    ::core::result::Result::map(#functions::read(deserializer), Self)
                 }
             }
         }

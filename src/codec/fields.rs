@@ -1,8 +1,9 @@
 //! What the derive of [`DomainEvent`](crate::DomainEvent) writes and reads a field with.
 //!
 //! A method call on a concrete type finds a method that takes the receiver as it is before one that needs another
-//! reference. So `(&Write(value)).write(..)` is serde's, or, if the field's type lacks serde, an error at run time that
+//! reference. So `(&Write(value)).__foldstream_write(..)` is serde's, or, if the field's type lacks serde, an error at run time that
 //! is never met: [`HasSerde`] then is an error of the compiler, the only one.
+//! No other trait has methods of these names: one for every type, in scope at the enum, would make the call ambiguous.
 #![allow(missing_docs, reason = "only generated code sees these")]
 use serde::{Deserializer, Serialize, Serializer, de::DeserializeOwned};
 use std::marker::PhantomData;
@@ -23,18 +24,18 @@ impl<T> NoSerde for HasSerde<T> {}
 #[derive(Debug)]
 pub struct Write<'a, T>(pub &'a T);
 pub trait WriteSerde {
-    fn write<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error>;
+    fn __foldstream_write<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error>;
 }
 impl<T: Serialize> WriteSerde for Write<'_, T> {
-    fn write<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+    fn __foldstream_write<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.0.serialize(serializer)
     }
 }
 pub trait WriteAny {
-    fn write<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error>;
+    fn __foldstream_write<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error>;
 }
 impl<T> WriteAny for &Write<'_, T> {
-    fn write<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
+    fn __foldstream_write<S: Serializer>(&self, _: S) -> Result<S::Ok, S::Error> {
         Err(serde::ser::Error::custom(NO_SERDE))
     }
 }
@@ -45,18 +46,18 @@ impl<T> Read<T> {
     pub const NEW: Self = Self(PhantomData);
 }
 pub trait ReadSerde<T> {
-    fn read<'de, D: Deserializer<'de>>(&self, deserializer: D) -> Result<T, D::Error>;
+    fn __foldstream_read<'de, D: Deserializer<'de>>(&self, deserializer: D) -> Result<T, D::Error>;
 }
 impl<T: DeserializeOwned> ReadSerde<T> for Read<T> {
-    fn read<'de, D: Deserializer<'de>>(&self, deserializer: D) -> Result<T, D::Error> {
+    fn __foldstream_read<'de, D: Deserializer<'de>>(&self, deserializer: D) -> Result<T, D::Error> {
         T::deserialize(deserializer)
     }
 }
 pub trait ReadAny<T> {
-    fn read<'de, D: Deserializer<'de>>(&self, deserializer: D) -> Result<T, D::Error>;
+    fn __foldstream_read<'de, D: Deserializer<'de>>(&self, deserializer: D) -> Result<T, D::Error>;
 }
 impl<T> ReadAny<T> for &Read<T> {
-    fn read<'de, D: Deserializer<'de>>(&self, _: D) -> Result<T, D::Error> {
+    fn __foldstream_read<'de, D: Deserializer<'de>>(&self, _: D) -> Result<T, D::Error> {
         Err(serde::de::Error::custom(NO_SERDE))
     }
 }

@@ -224,3 +224,36 @@ fn a_field_type_may_name_the_enum_as_self() {
     let pair = NestedEvent::Pair(Box::new((many, NestedEvent::Leaf)));
     assert_eq!(round_trip(&pair), r#"[{"Many":{"of":["Leaf"]}},"Leaf"]"#);
 }
+
+/// A trait for every type, in scope at the enum, with methods of common names.
+mod common_methods {
+    use super::*;
+
+    #[allow(dead_code, reason = "in scope is enough")]
+    trait Common: Sized {
+        fn write<W>(&self, _: W) {}
+        fn read<R>(&self, _: R) {}
+        fn serialize<Z>(&self, _: Z) {}
+        fn deserialize<Z>(_: Z) {}
+        fn map<M>(self, _: M) {}
+        fn extend_from_slice(&mut self, _: &[u8]) {}
+    }
+    impl<T> Common for T {}
+
+    #[derive(Clone, Debug, PartialEq, DomainEvent)]
+    #[event(aggregate = "common")]
+    pub(super) enum CommonEvent {
+        Fields { a: u8, b: Option<u8> },
+        Value(u8),
+        Unit,
+    }
+}
+
+#[test]
+fn a_trait_in_scope_does_not_change_what_is_written_and_read() {
+    use common_methods::CommonEvent;
+    let fields = CommonEvent::Fields { a: 1, b: None };
+    assert_eq!(round_trip(&fields), r#"{"a":1,"b":null}"#);
+    assert_eq!(round_trip(&CommonEvent::Value(1)), "1");
+    assert_eq!(round_trip(&CommonEvent::Unit), "{}");
+}
