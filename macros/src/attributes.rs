@@ -88,12 +88,7 @@ impl VariantOptions {
         }
         let ident = &variant.ident;
         let name = name.unwrap_or_else(|| LitStr::new(&ident.to_string(), ident.span()));
-        if name.value().is_empty() || name.value().contains(char::is_control) {
-            return Err(Error::new_spanned(
-                name,
-                "a stored event name is not empty and has no control characters",
-            ));
-        }
+        check_name(&name)?;
         if let Some(version) = &version
             && !matches!(LitInt::base10_parse::<u16>(version), Ok(1..))
         {
@@ -104,6 +99,28 @@ impl VariantOptions {
         }
         Ok(Self { name, version })
     }
+}
+
+/// Refuses a name that `Append::validate` would refuse.
+fn check_name(name: &LitStr) -> Result<()> {
+    let text = name.value();
+    let why = if text.is_empty() {
+        "a stored event name is not empty".into()
+    } else if let Some(found) = text.chars().find(|c| is_forbidden(*c)) {
+        let code = u32::from(found);
+        format!(
+            "a stored event name has no control characters and no noncharacters: leave out U+{code:04X}"
+        )
+    } else {
+        return Ok(());
+    };
+    Err(Error::new_spanned(name, why))
+}
+
+/// As `forbidden_char` of `foldstream`: a control character or a Unicode noncharacter.
+fn is_forbidden(c: char) -> bool {
+    let code = u32::from(c);
+    c.is_control() || matches!(code, 0xFDD0..=0xFDEF) || code & 0xFFFE == 0xFFFE
 }
 
 pub(crate) fn is_serde(attr: &Attribute) -> bool {

@@ -91,6 +91,23 @@ fn options_that_mean_nothing_are_refused() {
 }
 
 #[test]
+fn a_name_that_no_append_takes_is_refused() {
+    for code in [
+        0x00, 0x1F, 0x7F, 0x9F, 0xFDD0, 0xFDEF, 0xFFFE, 0xFFFF, 0x1_FFFE, 0x10_FFFF,
+    ] {
+        let name = format!("\\u{{{code:x}}}");
+        let source =
+            format!(r#"#[event(aggregate = "a")] enum E {{ #[event(name = "A{name}")] A }}"#);
+        assert_refused(&source, &format!("leave out U+{code:04X}"));
+    }
+    for name in ["\u{FDCF}", "\u{FDF0}", "\u{FFFD}", "a b", "Gelöscht"] {
+        let source =
+            format!(r#"#[event(aggregate = "a")] enum E {{ #[event(name = "{name}")] A }}"#);
+        assert_eq!(refused(&source), Vec::<String>::new(), "{name:?}");
+    }
+}
+
+#[test]
 fn attributes_of_serde_on_the_fields_of_a_struct_variant_are_taken() {
     let taken = refused(
         r#"#[event(aggregate = "a", upcasters = Self::older)]
