@@ -1,7 +1,7 @@
 //! The attributes of an event enum.
 use syn::{
     Attribute, DataEnum, DeriveInput, Error, Field, Fields, LitInt, LitStr, Path, Result, Variant,
-    meta::ParseNestedMeta,
+    ext::IdentExt, meta::ParseNestedMeta,
 };
 
 /// `#[event(...)]` on the enum.
@@ -87,7 +87,7 @@ impl VariantOptions {
             })?;
         }
         let ident = &variant.ident;
-        let name = name.unwrap_or_else(|| LitStr::new(&ident.to_string(), ident.span()));
+        let name = name.unwrap_or_else(|| LitStr::new(&ident.unraw().to_string(), ident.span()));
         check_name(&name)?;
         if let Some(version) = &version
             && !matches!(LitInt::base10_parse::<u16>(version), Ok(1..))

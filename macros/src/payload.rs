@@ -12,7 +12,7 @@ use proc_macro2::{Group, TokenStream as Tokens, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::{
     Attribute, DataEnum, Field, Fields, FieldsNamed, Ident, LitStr, Result, Type, Variant,
-    spanned::Spanned,
+    ext::IdentExt, spanned::Spanned,
 };
 
 /// The code for a variant with fields.
@@ -137,7 +137,7 @@ impl Payload {
                 continue;
             }
             let codec = FieldCodec::new(ident, index, ty);
-            items.extend(codec.functions(ident, &format!("field `{name}`")));
+            items.extend(codec.functions(ident, &format!("field `{}`", name.unraw())));
             let (write_fn, read_fn) = (codec.write_fn(), codec.read_fn());
             write_fields.push(quote!(#(#attrs)* #[serde(serialize_with = #write_fn)] #name: #ty));
             if how == How::Defaulted {
@@ -153,7 +153,7 @@ impl Payload {
                 items.extend(codec.read_item());
             }
         }
-        let shown = ident.to_string();
+        let shown = ident.unraw().to_string();
         items.extend(quote! {
             #[derive(::foldstream::__private::serde::Deserialize)]
             #[serde(crate = #SERDE, rename = #shown)]
@@ -249,6 +249,7 @@ impl<'a> FieldCodec<'a> {
         let Self { ty, functions, .. } = self;
         let p = quote!(::foldstream::__private);
         let serde = quote!(#p::serde);
+        let variant = variant.unraw();
         let message = format!(
             "{shown} of event `{variant}` has a type that serde cannot write and read: derive `serde::Serialize` and \
              `serde::Deserialize` for the type, or name functions with `#[serde(with = \"...\")]`"

@@ -257,3 +257,21 @@ fn a_trait_in_scope_does_not_change_what_is_written_and_read() {
     assert_eq!(round_trip(&CommonEvent::Value(1)), "1");
     assert_eq!(round_trip(&CommonEvent::Unit), "{}");
 }
+
+#[derive(Clone, Debug, PartialEq, DomainEvent)]
+#[event(aggregate = "raw")]
+enum r#RawEvent {
+    r#Tried { r#type: u8 },
+    r#Yield(u8),
+    r#Done,
+}
+
+#[test]
+fn a_raw_name_is_stored_without_its_mark() {
+    let names: Vec<_> = RawEvent::TYPES.iter().map(EventType::name).collect();
+    assert_eq!(names, ["Tried", "Yield", "Done"]);
+    let tried = RawEvent::Tried { r#type: 1 };
+    assert_eq!(round_trip(&tried), r#"{"type":1}"#);
+    assert_eq!(round_trip(&RawEvent::Yield(1)), "1");
+    assert_eq!(round_trip(&RawEvent::Done), "{}");
+}
