@@ -1,4 +1,6 @@
 //! The attributes of an event enum.
+use proc_macro2::TokenStream as Tokens;
+use quote::quote;
 use syn::{
     Attribute, DataEnum, DeriveInput, Error, Field, Fields, LitInt, LitStr, Path, Result, Variant,
     ext::IdentExt, meta::ParseNestedMeta,
@@ -121,6 +123,28 @@ fn check_name(name: &LitStr) -> Result<()> {
 fn is_forbidden(c: char) -> bool {
     let code = u32::from(c);
     c.is_control() || matches!(code, 0xFDD0..=0xFDEF) || code & 0xFFFE == 0xFFFE
+}
+
+/// Lets generated code use what the user has marked deprecated.
+pub(crate) fn allow_deprecated(input: &DeriveInput, data: &DataEnum) -> Tokens {
+    let found = attributes_of(input, data).any(|a| a.path().is_ident("deprecated"));
+    if found {
+        quote!(#[allow(deprecated)])
+    } else {
+        Tokens::new()
+    }
+}
+
+/// The attributes of the enum, of its variants and of their fields.
+fn attributes_of<'a>(
+    input: &'a DeriveInput,
+    data: &'a DataEnum,
+) -> impl Iterator<Item = &'a Attribute> {
+    let of_variants = data.variants.iter().flat_map(|variant| {
+        let of_fields = variant.fields.iter().flat_map(|field| &field.attrs);
+        variant.attrs.iter().chain(of_fields)
+    });
+    input.attrs.iter().chain(of_variants)
 }
 
 pub(crate) fn is_serde(attr: &Attribute) -> bool {

@@ -86,7 +86,8 @@ fn expand(input: &DeriveInput) -> Result<Tokens> {
         upcasters.map(|path| quote!(fn upcasters() -> ::foldstream::Upcasters { #path() }));
     let serde = quote!(::foldstream::__private::serde);
     let err = quote!(::core::result::Result::Err);
-    Ok(quote! { const _: () = {
+    let allowed = attributes::allow_deprecated(input, data);
+    Ok(quote! { #allowed const _: () = {
         #shadow
         #(#items)*
         #[automatically_derived]

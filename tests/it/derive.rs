@@ -275,3 +275,38 @@ fn a_raw_name_is_stored_without_its_mark() {
     assert_eq!(round_trip(&RawEvent::Yield(1)), "1");
     assert_eq!(round_trip(&RawEvent::Done), "{}");
 }
+
+/// Events that are read, and written no longer.
+#[deny(deprecated)]
+mod outdated {
+    use super::*;
+
+    #[derive(Clone, Debug, PartialEq, DomainEvent)]
+    #[event(aggregate = "outdated")]
+    pub(super) enum OutdatedEvent {
+        #[deprecated]
+        Fields { a: u8 },
+        #[deprecated]
+        Value(u8),
+        #[deprecated]
+        Unit,
+        Partly {
+            #[deprecated]
+            a: u8,
+        },
+    }
+}
+
+#[test]
+#[allow(deprecated, reason = "they are made here")]
+fn a_deprecated_event_does_not_warn_of_generated_code() {
+    use outdated::OutdatedEvent;
+    for (event, payload) in [
+        (OutdatedEvent::Fields { a: 1 }, r#"{"a":1}"#),
+        (OutdatedEvent::Value(1), "1"),
+        (OutdatedEvent::Unit, "{}"),
+        (OutdatedEvent::Partly { a: 1 }, r#"{"a":1}"#),
+    ] {
+        assert_eq!(round_trip(&event), payload);
+    }
+}
