@@ -2,8 +2,8 @@
 use proc_macro2::TokenStream as Tokens;
 use quote::quote;
 use syn::{
-    Attribute, DataEnum, DeriveInput, Error, Field, Fields, LitInt, LitStr, Path, Result, Variant,
-    ext::IdentExt, meta::ParseNestedMeta,
+    Attribute, DataEnum, DeriveInput, Error, Field, Fields, LitInt, LitStr, Meta, Path, Result,
+    Variant, ext::IdentExt, meta::ParseNestedMeta,
 };
 
 /// `#[event(...)]` on the enum.
@@ -125,14 +125,25 @@ fn is_forbidden(c: char) -> bool {
     c.is_control() || matches!(code, 0xFDD0..=0xFDEF) || code & 0xFFFE == 0xFFFE
 }
 
-/// Lets generated code use what the user has marked deprecated.
-pub(crate) fn allow_deprecated(input: &DeriveInput, data: &DataEnum) -> Tokens {
-    let found = attributes_of(input, data).any(|a| a.path().is_ident("deprecated"));
-    if found {
-        quote!(#[allow(deprecated)])
-    } else {
-        Tokens::new()
+/// The lints that generated code is free of: those that the user allows or expects, since it repeats names and types of
+/// the enum, and what the user has marked deprecated.
+///
+/// What is expected is met in the user's code, so it is only allowed here.
+pub(crate) fn allowed_lints(input: &DeriveInput, data: &DataEnum) -> Tokens {
+    let mut allowed = Tokens::new();
+    for attr in attributes_of(input, data) {
+        match &attr.meta {
+            Meta::List(list) if list.path.is_ident("allow") || list.path.is_ident("expect") => {
+                let lints = &list.tokens;
+                allowed.extend(quote!(#[allow(#lints)]));
+            }
+            meta if meta.path().is_ident("deprecated") => {
+                allowed.extend(quote!(#[allow(deprecated)]));
+            }
+            _ => {}
+        }
     }
+    allowed
 }
 
 /// The attributes of the enum, of its variants and of their fields.

@@ -86,7 +86,7 @@ fn expand(input: &DeriveInput) -> Result<Tokens> {
         upcasters.map(|path| quote!(fn upcasters() -> ::foldstream::Upcasters { #path() }));
     let serde = quote!(::foldstream::__private::serde);
     let err = quote!(::core::result::Result::Err);
-    let allowed = attributes::allow_deprecated(input, data);
+    let allowed = attributes::allowed_lints(input, data);
     Ok(quote! { #allowed const _: () = {
         #shadow
         #(#items)*

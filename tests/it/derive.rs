@@ -310,3 +310,47 @@ fn a_deprecated_event_does_not_warn_of_generated_code() {
         assert_eq!(round_trip(&event), payload);
     }
 }
+
+/// Generated code repeats names, whose lints are allowed where the user wrote them.
+#[deny(warnings)]
+mod unusual_names {
+    use super::*;
+
+    #[allow(non_camel_case_types)]
+    #[derive(Clone, Debug, PartialEq, DomainEvent)]
+    #[event(aggregate = "allowed")]
+    pub(super) enum AllowedEvent {
+        Item_Added {
+            a: u8,
+        },
+        Item_Gone(u8),
+        #[allow(non_snake_case)]
+        r#yield {
+            someField: u8,
+        },
+    }
+
+    #[expect(non_camel_case_types, reason = "the names of another system")]
+    #[derive(Clone, Debug, PartialEq, DomainEvent)]
+    #[event(aggregate = "expected")]
+    pub(super) enum ExpectedEvent {
+        #[expect(non_snake_case)]
+        Item_Added { someField: u8 },
+        #[event(name = "Gone")]
+        Item_Gone(u8),
+    }
+}
+
+#[test]
+fn a_lint_that_is_allowed_at_the_enum_is_allowed_in_generated_code() {
+    use unusual_names::{AllowedEvent, ExpectedEvent};
+    let names: Vec<_> = AllowedEvent::TYPES.iter().map(EventType::name).collect();
+    assert_eq!(names, ["Item_Added", "Item_Gone", "yield"]);
+    assert_eq!(round_trip(&AllowedEvent::Item_Added { a: 1 }), r#"{"a":1}"#);
+    assert_eq!(round_trip(&AllowedEvent::Item_Gone(1)), "1");
+    let raw = AllowedEvent::r#yield { someField: 1 };
+    assert_eq!(round_trip(&raw), r#"{"someField":1}"#);
+    let added = ExpectedEvent::Item_Added { someField: 1 };
+    assert_eq!(round_trip(&added), r#"{"someField":1}"#);
+    assert_eq!(round_trip(&ExpectedEvent::Item_Gone(1)), "1");
+}
