@@ -3,7 +3,7 @@ use proc_macro2::TokenStream as Tokens;
 use quote::quote;
 use syn::{
     Attribute, DataEnum, DeriveInput, Error, Field, Fields, LitInt, LitStr, Meta, Path, Result,
-    Variant, ext::IdentExt, meta::ParseNestedMeta,
+    Variant, ext::IdentExt, meta::ParseNestedMeta, parse::ParseStream,
 };
 
 /// `#[event(...)]` on the enum.
@@ -39,7 +39,7 @@ impl EnumOptions {
                     let value = meta.value()?.parse()?;
                     set(&mut aggregate, &meta, value)
                 } else if meta.path.is_ident("upcasters") {
-                    let value = meta.value()?.parse()?;
+                    let value = path_of_function(meta.value()?)?;
                     set(&mut upcasters, &meta, value)
                 } else {
                     Err(meta.error("expected `aggregate = \"...\"` or `upcasters = path`"))
@@ -58,6 +58,22 @@ impl EnumOptions {
             upcasters,
         })
     }
+}
+
+/// The path after `upcasters =`.
+fn path_of_function(value: ParseStream<'_>) -> Result<Path> {
+    if value.peek(LitStr) {
+        let text: LitStr = value.parse()?;
+        let why = match text.parse::<Path>() {
+            Ok(_) => format!(
+                "the path of a function, without quotes: `upcasters = {}`",
+                text.value()
+            ),
+            Err(_) => "expected the path of a function: `upcasters = path`".into(),
+        };
+        return Err(Error::new_spanned(text, why));
+    }
+    value.parse()
 }
 
 fn check_aggregate(name: &LitStr) -> Result<()> {

@@ -91,6 +91,22 @@ fn options_that_mean_nothing_are_refused() {
 }
 
 #[test]
+fn upcasters_that_are_no_path_are_refused_with_what_to_write() {
+    for (upcasters, message) in [
+        (r#""older""#, "without quotes: `upcasters = older`"),
+        (
+            r#""Self::older""#,
+            "without quotes: `upcasters = Self::older`",
+        ),
+        (r#""older()""#, "expected the path of a function"),
+    ] {
+        let source =
+            format!(r#"#[event(aggregate = "a", upcasters = {upcasters})] enum E {{ A }}"#);
+        assert_refused(&source, message);
+    }
+}
+
+#[test]
 fn a_name_that_no_append_takes_is_refused() {
     for code in [
         0x00, 0x1F, 0x7F, 0x9F, 0xFDD0, 0xFDEF, 0xFFFE, 0xFFFF, 0x1_FFFE, 0x10_FFFF,
