@@ -62,7 +62,10 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
 pub mod __private {
     pub use crate::codec::{
         bad_index, decode_json, encode_json,
-        fields::{HasSerde, NoSerde, Read, ReadAny, ReadSerde, Write, WriteAny, WriteSerde},
+        fields::{
+            HasDeserialize, HasSerde, HasSerialize, NoSerde, Read, ReadAny, ReadSerde, Write,
+            WriteAny, WriteSerde,
+        },
     };
     pub use serde;
 }

@@ -105,7 +105,7 @@ impl Payload {
         let ident = &variant.ident;
         let codec = FieldCodec::new(ident, 0, &field.ty);
         let FieldCodec { written, read, .. } = &codec;
-        let functions = codec.functions(ident, "the value");
+        let functions = codec.functions(ident, "the value", Need::Both);
         let (written_item, read_item) = (codec.written_item(), codec.read_item());
         Self {
             pattern: quote!(Self::#ident(body)),
@@ -130,28 +130,34 @@ impl Payload {
             let attrs: Vec<_> = field.attrs.iter().filter(|a| is_serde(a)).collect();
             let how = How::of(&attrs);
             names.push(name);
-            if how == How::AsItIs {
-                write_fields.push(quote!(#(#attrs)* #name: #ty));
-                read_fields.push(quote!(#(#attrs)* #name: #ty));
-                patterns.push(quote!(#name));
-                continue;
-            }
             let codec = FieldCodec::new(ident, index, ty);
-            items.extend(codec.functions(ident, &format!("field `{}`", name.unraw())));
-            let (write_fn, read_fn) = (codec.write_fn(), codec.read_fn());
-            write_fields.push(quote!(#(#attrs)* #[serde(serialize_with = #write_fn)] #name: #ty));
-            if how == How::Defaulted {
-                // A missing field is not read at all.
-                read_fields
-                    .push(quote!(#(#attrs)* #[serde(deserialize_with = #read_fn)] #name: #ty));
-                patterns.push(quote!(#name));
-            } else {
-                // A type of its own, so that a missing `Option` is `None`.
-                let read = &codec.read;
-                read_fields.push(quote!(#(#attrs)* #name: #read));
-                patterns.push(quote!(#name: #read(#name)));
-                items.extend(codec.read_item());
+            if let Some(need) = how.need() {
+                let field = format!("field `{}`", name.unraw());
+                items.extend(codec.functions(ident, &field, need));
             }
+            let (write_fn, read_fn) = (codec.write_fn(), codec.read_fn());
+            write_fields.push(match how.write {
+                Write::ByCodec => {
+                    quote!(#(#attrs)* #[serde(serialize_with = #write_fn)] #name: #ty)
+                }
+                Write::AsItIs => quote!(#(#attrs)* #name: #ty),
+            });
+            let (read_field, pattern) = match how.read {
+                Read::AsItIs => (quote!(#(#attrs)* #name: #ty), quote!(#name)),
+                // A missing field is not read at all.
+                Read::Defaulted => (
+                    quote!(#(#attrs)* #[serde(deserialize_with = #read_fn)] #name: #ty),
+                    quote!(#name),
+                ),
+                // A type of its own, so that a missing `Option` is `None`.
+                Read::ByCodec => {
+                    items.extend(codec.read_item());
+                    let read = &codec.read;
+                    (quote!(#(#attrs)* #name: #read), quote!(#name: #read(#name)))
+                }
+            };
+            read_fields.push(read_field);
+            patterns.push(pattern);
         }
         let shown = ident.unraw().to_string();
         items.extend(quote! {
@@ -173,8 +179,22 @@ impl Payload {
 
 /// The way in which a field of a struct variant is written and read.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum How {
-    /// By the functions of its [`FieldCodec`].
+struct How {
+    write: Write,
+    read: Read,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Write {
+    /// By the function of its [`FieldCodec`].
+    ByCodec,
+    /// As its own attributes say.
+    AsItIs,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Read {
+    /// By the function of its [`FieldCodec`].
     ByCodec,
     /// The same, and a missing field has a default.
     Defaulted,
@@ -182,22 +202,38 @@ enum How {
     AsItIs,
 }
 
+/// The part of serde that the type of a field needs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Need {
+    Both,
+    Serialize,
+    Deserialize,
+}
+
 impl How {
+    const AS_IT_IS: Self = Self {
+        write: Write::AsItIs,
+        read: Read::AsItIs,
+    };
+
     fn of(attrs: &[&Attribute]) -> Self {
-        let mut how = Self::ByCodec;
+        let mut how = Self {
+            write: Write::ByCodec,
+            read: Read::ByCodec,
+        };
         for attr in attrs {
             let parsed = attr.parse_nested_meta(|meta| {
                 let is = |names: &[&str]| names.iter().any(|name| meta.path.is_ident(name));
-                if is(&["default"]) && how == Self::ByCodec {
-                    how = Self::Defaulted;
-                } else if !is(&[
-                    "default",
-                    "rename",
-                    "alias",
-                    "skip_serializing_if",
-                    "flatten",
-                ]) {
-                    how = Self::AsItIs;
+                if is(&["default"]) {
+                    if how.read == Read::ByCodec {
+                        how.read = Read::Defaulted;
+                    }
+                } else if is(&["serialize_with", "skip_serializing"]) {
+                    how.write = Write::AsItIs;
+                } else if is(&["deserialize_with", "skip_deserializing"]) {
+                    how.read = Read::AsItIs;
+                } else if !is(&["rename", "alias", "skip_serializing_if", "flatten"]) {
+                    how = Self::AS_IT_IS;
                 }
                 // What follows the name is serde's to check.
                 if meta.input.peek(syn::Token![=]) {
@@ -210,10 +246,20 @@ impl How {
                 Ok(())
             });
             if parsed.is_err() {
-                return Self::AsItIs;
+                return Self::AS_IT_IS;
             }
         }
         how
+    }
+
+    /// Nothing, if neither function of the [`FieldCodec`] is called.
+    fn need(self) -> Option<Need> {
+        match (self.write, self.read) {
+            (Write::AsItIs, Read::AsItIs) => None,
+            (Write::AsItIs, _) => Some(Need::Deserialize),
+            (Write::ByCodec, Read::AsItIs) => Some(Need::Serialize),
+            (Write::ByCodec, _) => Some(Need::Both),
+        }
     }
 }
 
@@ -245,20 +291,40 @@ impl<'a> FieldCodec<'a> {
     }
 
     /// The two functions, and the assertion that they can do their work.
-    fn functions(&self, variant: &Ident, shown: &str) -> Tokens {
+    fn functions(&self, variant: &Ident, shown: &str, need: Need) -> Tokens {
         let Self { ty, functions, .. } = self;
         let p = quote!(::foldstream::__private);
         let serde = quote!(#p::serde);
         let variant = variant.unraw();
+        let (has, verb, derive, attribute) = match need {
+            Need::Both => (
+                quote!(#p::HasSerde),
+                "write and read",
+                "`serde::Serialize` and `serde::Deserialize`",
+                "with",
+            ),
+            Need::Serialize => (
+                quote!(#p::HasSerialize),
+                "write",
+                "`serde::Serialize`",
+                "serialize_with",
+            ),
+            Need::Deserialize => (
+                quote!(#p::HasDeserialize),
+                "read",
+                "`serde::Deserialize`",
+                "deserialize_with",
+            ),
+        };
         let message = format!(
-            "{shown} of event `{variant}` has a type that serde cannot write and read: derive `serde::Serialize` and \
-             `serde::Deserialize` for the type, or name functions with `#[serde(with = \"...\")]`"
+            "{shown} of event `{variant}` has a type that serde cannot {verb}: derive {derive} for the type, or name \
+             your own with `#[serde({attribute} = \"...\")]`"
         );
         let assertion = quote_spanned! {ty.span()=>
             const _: () = {
                 #[allow(unused_imports)]
                 use #p::NoSerde as _;
-                ::core::assert!(<#p::HasSerde<#ty>>::YES, #message)
+                ::core::assert!(<#has<#ty>>::YES, #message)
             };
         };
         quote! {

@@ -131,3 +131,32 @@ fn attributes_of_serde_on_the_fields_of_a_struct_variant_are_taken() {
     );
     assert_eq!(taken, Vec::<String>::new());
 }
+
+#[test]
+fn a_field_needs_the_part_of_serde_that_its_attributes_leave_to_its_type() {
+    for (attribute, needed) in [
+        ("", Some("write and read")),
+        ("#[serde(default)]", Some("write and read")),
+        (
+            "#[serde(skip_serializing_if = \"f\")]",
+            Some("write and read"),
+        ),
+        ("#[serde(serialize_with = \"f\")]", Some("read")),
+        ("#[serde(skip_serializing, default)]", Some("read")),
+        ("#[serde(deserialize_with = \"f\")]", Some("write")),
+        ("#[serde(skip_deserializing)]", Some("write")),
+        ("#[serde(skip)]", None),
+        ("#[serde(with = \"m\")]", None),
+        (
+            "#[serde(skip_serializing)] #[serde(skip_deserializing)]",
+            None,
+        ),
+    ] {
+        let source = format!(r#"#[event(aggregate = "a")] enum E {{ A {{ {attribute} p: P }} }}"#);
+        let code = expand(&syn::parse_str(&source).unwrap()).unwrap();
+        let code = code.to_string();
+        let asserted = code.split_once("has a type that serde cannot ");
+        let asserted = asserted.map(|(_, rest)| rest.split_once(':').unwrap().0);
+        assert_eq!(asserted, needed, "{attribute}");
+    }
+}

@@ -10,16 +10,30 @@ use std::marker::PhantomData;
 
 const NO_SERDE: &str = "the type of the field lacks serde";
 
-/// Says if a type can be a field: `<HasSerde<T>>::YES`.
+/// Says if a type can be written and read: `<HasSerde<T>>::YES`.
 #[derive(Debug)]
 pub struct HasSerde<T>(PhantomData<T>);
 impl<T: Serialize + DeserializeOwned> HasSerde<T> {
+    pub const YES: bool = true;
+}
+/// Says if a type can be written.
+#[derive(Debug)]
+pub struct HasSerialize<T>(PhantomData<T>);
+impl<T: Serialize> HasSerialize<T> {
+    pub const YES: bool = true;
+}
+/// Says if a type can be read.
+#[derive(Debug)]
+pub struct HasDeserialize<T>(PhantomData<T>);
+impl<T: DeserializeOwned> HasDeserialize<T> {
     pub const YES: bool = true;
 }
 pub trait NoSerde {
     const YES: bool = false;
 }
 impl<T> NoSerde for HasSerde<T> {}
+impl<T> NoSerde for HasSerialize<T> {}
+impl<T> NoSerde for HasDeserialize<T> {}
 
 #[derive(Debug)]
 pub struct Write<'a, T>(pub &'a T);

@@ -354,3 +354,47 @@ fn a_lint_that_is_allowed_at_the_enum_is_allowed_in_generated_code() {
     assert_eq!(round_trip(&added), r#"{"someField":1}"#);
     assert_eq!(round_trip(&ExpectedEvent::Item_Gone(1)), "1");
 }
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+struct OnlyWritten(u8);
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+struct OnlyRead(u8);
+
+#[derive(Clone, Debug, PartialEq, DomainEvent)]
+#[event(aggregate = "half")]
+enum HalfEvent {
+    Halves {
+        #[serde(serialize_with = "write_seven")]
+        a: OnlyRead,
+        #[serde(deserialize_with = "read_seven")]
+        b: OnlyWritten,
+        #[serde(skip_serializing, default)]
+        c: OnlyRead,
+        #[serde(skip_deserializing)]
+        d: OnlyWritten,
+        #[serde(serialize_with = "write_seven", rename = "f")]
+        e: Option<OnlyRead>,
+    },
+}
+fn write_seven<T, S: Serializer>(_: &T, s: S) -> Result<S::Ok, S::Error> {
+    s.serialize_u8(7)
+}
+fn read_seven<'de, D: Deserializer<'de>>(d: D) -> Result<OnlyWritten, D::Error> {
+    u8::deserialize(d).map(|_| OnlyWritten(7))
+}
+
+#[test]
+fn a_field_whose_attributes_do_one_half_needs_the_other_of_its_type() {
+    let event = |e: Option<u8>| HalfEvent::Halves {
+        a: OnlyRead(7),
+        b: OnlyWritten(7),
+        c: OnlyRead(0),
+        d: OnlyWritten(0),
+        e: e.map(OnlyRead),
+    };
+    assert_eq!(round_trip(&event(Some(7))), r#"{"a":7,"b":7,"d":0,"f":7}"#);
+    let missing = HalfEvent::decode(0, br#"{"a":7,"b":1,"d":5}"#);
+    assert_eq!(missing.unwrap(), event(None));
+    let given = HalfEvent::decode(0, br#"{"a":7,"b":1,"c":0,"d":5,"f":7}"#);
+    assert_eq!(given.unwrap(), event(Some(7)));
+}
