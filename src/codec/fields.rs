@@ -1,9 +1,9 @@
 //! What the derive of [`DomainEvent`](crate::DomainEvent) writes and reads a field with.
 //!
 //! A method call on a concrete type finds a method that takes the receiver as it is before one that needs another
-//! reference. So `(&Write(value)).__foldstream_write(..)` is serde's, or, if the field's type lacks serde, an error at run time that
-//! is never met: [`HasSerde`] then is an error of the compiler, the only one.
-//! No other trait has methods of these names: one for every type, in scope at the enum, would make the call ambiguous.
+//! reference. So `(&Write(value)).__foldstream_write(..)` is serde's, or, if the field's type lacks serde, an error at
+//! run time that is never met: [`HasSerde`] then is an error of the compiler, the only one. The methods have names of
+//! their own: with a common name, a trait for every type that is in scope at the enum would make the call ambiguous.
 #![allow(missing_docs, reason = "only generated code sees these")]
 use serde::{Deserializer, Serialize, Serializer, de::DeserializeOwned};
 use std::marker::PhantomData;
