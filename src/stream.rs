@@ -96,6 +96,12 @@ pub enum InvalidStreamId {
         /// The first such character.
         found: char,
     },
+    /// The `Display` of the id returned an error. What it wrote before may be the beginning of another id, so it is not used.
+    #[error("the `Display` of the id of a stream of {aggregate} returned an error")]
+    NotDisplayed {
+        /// The aggregate type.
+        aggregate: String,
+    },
     /// Longer than [`StreamId::MAX_LEN`] bytes.
     #[error("a stream id has at most {max} bytes, this one has {len}", max = StreamId::MAX_LEN)]
     TooLong {
@@ -126,8 +132,10 @@ impl StreamId {
         let mut text = String::with_capacity(aggregate.len() + 40);
         text.push_str(aggregate);
         text.push('#');
-        // Writing to a String cannot fail; a Display that returns an error yields a truncated, thus visible, id.
-        let _ = write!(text, "{id}");
+        // Writing to a String cannot fail, but the id's `Display` can.
+        write!(text, "{id}").map_err(|_| InvalidStreamId::NotDisplayed {
+            aggregate: aggregate.chars().take(80).collect(),
+        })?;
         Self::checked(aggregate.len(), text.into())
     }
 
@@ -489,6 +497,26 @@ mod tests {
             error.contains("U+001F") && !error.contains('\u{1f}'),
             "{error}"
         );
+    }
+
+    #[test]
+    fn an_id_whose_display_fails_names_no_stream() {
+        struct Cut(&'static str);
+        impl Display for Cut {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("user-")?;
+                if self.0.len() > 3 {
+                    return Err(fmt::Error);
+                }
+                f.write_str(self.0)
+            }
+        }
+        assert!(StreamId::new("user", &Cut("ann")).is_ok());
+        for id in [Cut("anna"), Cut("bert")] {
+            let aggregate = "user".into();
+            let error = InvalidStreamId::NotDisplayed { aggregate };
+            assert_eq!(StreamId::new("user", &id), Err(error));
+        }
     }
 
     #[test]
