@@ -307,9 +307,18 @@ impl StreamHead {
     pub const fn commit_id(&self) -> Option<CommitId> {
         self.commit_id
     }
-    /// Returns the time of that commit; 1970 for an empty stream. The next commit's time is never before it.
+    /// Returns the time of that commit, before which the next commit's time never is; for an empty stream 1970, which
+    /// limits nothing.
     pub const fn recorded_at(&self) -> Timestamp {
         self.recorded_at
+    }
+    /// Returns the time of the next commit: `now`, but never before the commit that ends here, even if this host's clock is
+    /// slow.
+    pub(crate) fn next_at(&self, now: Timestamp) -> Timestamp {
+        match self.commit_id {
+            Some(_) => now.max(self.recorded_at),
+            None => now,
+        }
     }
 }
 

@@ -59,7 +59,7 @@ pub struct Append {
     pub head: StreamHead,
     /// Names this content; settles an attempt whose answer was lost.
     pub commit_id: CommitId,
-    /// The writer's clock, never before `head.recorded_at()`; within the years 0 to 9999.
+    /// The writer's clock, never before the commit at `head`; within the years 0 to 9999.
     pub recorded_at: Timestamp,
     /// Shared by all events of the commit.
     pub metadata: Metadata,
@@ -88,7 +88,7 @@ impl Append {
         recorded_at: Timestamp,
         events: impl Into<Arc<[EventData]>>,
     ) -> Self {
-        let recorded_at = recorded_at.max(head.recorded_at());
+        let recorded_at = head.next_at(recorded_at);
         Self {
             head,
             commit_id,

@@ -291,8 +291,7 @@ impl<A: Aggregate> Repository<A> {
         loop {
             let now = self.inner.clock.now();
             self.inner.skew.check(&loaded.head, now);
-            // A commit's time is never before the previous commit's, even if this host's clock is slow.
-            let now = now.max(loaded.head.recorded_at());
+            let now = loaded.head.next_at(now);
             let decided = match request.expected.conflict(&loaded.head) {
                 Some(conflict) => Err(Reason::Elsewhere(conflict)),
                 None => {

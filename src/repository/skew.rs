@@ -20,14 +20,16 @@ impl SkewWarnings {
     const MAX_STREAMS: usize = 1_000;
 
     pub(super) fn check(&self, head: &StreamHead, now: Timestamp) {
+        let Some(commit_id) = head.commit_id() else {
+            return;
+        };
         let recorded_at = head.recorded_at();
         let ahead = recorded_at.since(now);
         if ahead <= Self::LIMIT || !self.is_first(head.stream()) {
             return;
         }
-        let commit_id = head.commit_id().map(tracing::field::display);
         tracing::warn!(
-            stream = %head.stream(), version = %head.version(), commit_id, %recorded_at, %now, ?ahead,
+            stream = %head.stream(), version = %head.version(), %commit_id, %recorded_at, %now, ?ahead,
             "the stream's newest commit was recorded more than a day after the present, and its next commits get that time: set the clock of this host or of the one that wrote the commit"
         );
     }

@@ -76,7 +76,7 @@ impl<A: Aggregate> Stream<A> {
             Some(commit) => commit.at,
             None => {
                 let now = self.repository.inner.clock.now();
-                now.max(self.loaded.head.recorded_at())
+                self.loaded.head.next_at(now)
             }
         };
         let ctx = Context::new(self.loaded.head.stream().clone(), self.version(), at)

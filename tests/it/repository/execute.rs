@@ -5,7 +5,7 @@ use super::{
 };
 use crate::support::stream;
 use foldstream::{
-    Aggregate, Context, Decide, Decision, DomainEvent, IdSource,
+    Aggregate, Context, Decide, Decision, DomainEvent, IdSource, Transaction,
     ports::{ControlStore, RowKey},
 };
 use foldstream_testkit::{InMemoryControlStore, SeededIds};
@@ -53,6 +53,42 @@ async fn a_decision_sees_the_time_of_its_commit_which_is_never_below_the_last_on
             seen.push((version, micros));
         }
         assert_eq!(seen, [(0, 2_000), (1, 2_000), (2, 3_000)]);
+    }
+}
+
+#[tokio::test]
+async fn a_fact_from_before_1970_keeps_its_time() {
+    for text in [
+        "1955-11-05T06:15:00Z",
+        "0000-01-01T00:00:00Z",
+        "1970-01-01T00:00:00Z",
+    ] {
+        let at: Timestamp = text.parse().unwrap();
+        let store = InMemoryEventStore::new();
+        let clock = ManualClock::at(at);
+        let witnesses = Repository::<Witness>::new(store.clone()).with_clock(clock.clone());
+        let done = witnesses.execute(&ann(), ()).await.unwrap();
+        assert_eq!(done.head().recorded_at(), at, "a command");
+        let sees_it = Seen::At {
+            micros: at.as_micros(),
+            version: 0,
+        };
+        assert_eq!(done.events(), std::slice::from_ref(&sees_it));
+
+        let (bob, cid) = (AccountId::from("bob"), AccountId::from("cid"));
+        let none = ExpectedVersion::NoStream;
+        let imported = witnesses.append(&bob, none, &[sees_it]).await.unwrap();
+        assert_eq!(imported.recorded_at(), at, "an import");
+
+        let transaction = Transaction::new(store);
+        transaction.execute(&witnesses, &cid, ()).await.unwrap();
+        transaction.commit().await.unwrap();
+        let loaded = witnesses.load(&cid).await.unwrap();
+        assert_eq!(loaded.head().recorded_at(), at, "a transaction");
+
+        clock.set(Timestamp::MIN);
+        let next = witnesses.execute(&ann(), ()).await.unwrap();
+        assert_eq!(next.head().recorded_at(), at, "the second commit");
     }
 }
 
