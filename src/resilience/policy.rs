@@ -31,9 +31,12 @@ pub struct RetryPolicy {
     /// where the backoff is zero, so that no policy becomes a busy loop.
     pub backoff: Backoff,
     /// The time for which a call may fail: no repeat starts later than this after the first failure. Default 5 min. Zero:
-    /// no repeats, not even immediate ones. The last pause is cut so that the last repeat starts when this time is over.
-    /// Time that was spent waiting for a throttling backend does not count. A higher limit survives longer outages, and
-    /// keeps the caller, or the stream of the failed event, waiting for as long.
+    /// a failure is not repeated, not even at once. The last pause is cut so that the last repeat starts when this time is
+    /// over. A higher limit survives longer outages, and keeps the caller, or the stream of the failed event, waiting for as
+    /// long.
+    ///
+    /// Waiting for a backend that throttles has a limit of its own, [`max_throttle`](Self::max_throttle), and does not
+    /// count here. [`fail_fast`](Self::fail_fast) sets both to zero.
     pub max_elapsed: Duration,
     /// The time that a call waits in all for a backend that throttles it. Default 1 h. Zero: a throttled call is not repeated.
     /// A backend that asks for a pause which does not fit any more ends the retry at once, since an earlier repeat would
@@ -64,7 +67,7 @@ impl RetryPolicy {
             max_throttle: limit,
         }
     }
-    /// Creates a policy that never repeats.
+    /// Creates a policy that never repeats, neither a failure nor a throttled call.
     #[must_use]
     pub const fn fail_fast() -> Self {
         Self::new(Backoff::new(Duration::ZERO, Duration::ZERO), Duration::ZERO)
@@ -86,7 +89,7 @@ impl RetryPolicy {
         self.backoff = backoff;
         self
     }
-    /// Sets the time for which a call may fail.
+    /// Sets the time for which a call may fail, but not how long it waits for a backend that throttles it.
     #[must_use]
     pub const fn with_max_elapsed(mut self, limit: Duration) -> Self {
         self.max_elapsed = limit;
@@ -212,12 +215,14 @@ mod tests {
     }
 
     #[test]
-    fn zero_limits_mean_no_repeats() {
+    fn a_zero_limit_means_no_repeats_of_what_it_is_for() {
         let throttled = FailureClass::Throttled {
             retry_after: Duration::ZERO,
         };
         let zero = RetryPolicy::default().with_max_elapsed(Duration::ZERO);
         assert_eq!(exhaust(zero, FailureClass::Transient).1, 1);
+        // The limits are independent of each other: each ends what it is for.
+        assert_eq!(exhaust(zero, throttled).0, zero.max_throttle);
         let zero = RetryPolicy::default().with_max_throttle(Duration::ZERO);
         assert_eq!(exhaust(zero, throttled).1, 1);
         for policy in [RetryPolicy::fail_fast(), ConflictRetry::never().policy()] {
