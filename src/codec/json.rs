@@ -7,7 +7,11 @@ use serde_json::{
     ser::{CompactFormatter, Formatter},
     value::RawValue,
 };
-use std::{borrow::Cow, collections::HashMap, io};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+    io,
+};
 
 #[doc(hidden)]
 pub fn encode_json(
@@ -57,7 +61,8 @@ pub fn bad_index(index: usize) -> CodecError {
     }
 }
 
-/// Runs a step on a JSON document. A number that the step does not change keeps its text, also where the step moves it.
+/// Runs a step on a JSON document. A number that the step does not change keeps its text, also where the step moves it;
+/// where the document has several texts of its value, only if the step does not move it.
 ///
 /// A [`Value`] holds a number as `u64`, `i64` or `f64` and writes its own text of that: it cannot read `1e400`, loses the
 /// last digits of a `u128` and makes `1.5` of `1.50`. So the texts of such numbers are set aside. In the place of one that
@@ -70,51 +75,126 @@ pub(super) fn edit(
     payload: &[u8],
     step: impl FnOnce(&mut Value) -> Result<(), BoxError>,
 ) -> Result<Vec<u8>, BoxError> {
-    let (text, texts) = set_aside(std::str::from_utf8(payload)?);
+    let (text, mut texts) = set_aside(std::str::from_utf8(payload)?);
     let mut value: Value = serde_json::from_str(&text)?;
     step(&mut value)?;
+    if texts.values().any(Option::is_none) {
+        tell_apart(&text, &mut texts, &mut value)?;
+    }
     let mut out = Vec::with_capacity(payload.len() + 64);
     let mut serializer = serde_json::Serializer::with_formatter(&mut out, PutBack(&texts));
     value.serialize(&mut serializer)?;
     Ok(out)
 }
 
-/// The texts of numbers by the bits of the `f64` that the step sees. None: two texts of one value, and either will do.
+/// The texts of numbers by the bits of the `f64` that the step sees. None: the value has several texts.
 type Texts<'a> = HashMap<u64, Option<&'a str>>;
 
 /// Gives the numbers that no `f64` can hold a stand-in.
 fn set_aside(document: &str) -> (Cow<'_, str>, Texts<'_>) {
     let mut texts = Texts::new();
     let mut held = Vec::new();
-    for (start, text) in numbers(document) {
+    for (_, text) in numbers(document) {
         match Held::of(text) {
             Held::Integer | Held::Invalid => {}
             Held::Float(value) => {
                 let known = texts.entry(value.to_bits()).or_insert(Some(text));
                 *known = known.filter(|known| *known == text);
             }
-            Held::Rounded(value) => held.push((start, text, value)),
+            Held::Rounded(value) => held.push((text, value)),
         }
     }
     if held.is_empty() {
         return (Cow::Borrowed(document), texts);
     }
+    let values: HashMap<&str, f64> = held.into_iter().collect();
     let mut stand_ins = HashMap::new();
-    let mut out = String::with_capacity(document.len());
+    let out = replaced(document, |text| {
+        values.get(text).map(|value| {
+            *stand_ins.entry(text).or_insert_with(|| {
+                let free = free_near(*value, &texts);
+                texts.insert(free.to_bits(), Some(text));
+                free
+            })
+        })
+    });
+    (Cow::Owned(out), texts)
+}
+
+/// Puts a stand-in for its text in the place of each number that the step left where it was, and whose value has several
+/// texts in the document. The step itself must see no such stand-in: `1.5` and `1.50` are one number to it.
+fn tell_apart<'a>(
+    document: &'a str,
+    texts: &mut Texts<'a>,
+    edited: &mut Value,
+) -> Result<(), BoxError> {
+    let several: HashSet<u64> = texts
+        .iter()
+        .filter_map(|(bits, text)| text.is_none().then_some(*bits))
+        .collect();
+    // What the step has written stands for itself.
+    for (_, text) in numbers(&serde_json::to_string(edited)?) {
+        texts.entry(text.parse::<f64>()?.to_bits()).or_insert(None);
+    }
+    let mut stand_ins = HashMap::new();
+    let mut stood_for = HashMap::new();
+    let marked = replaced(document, |text| {
+        let Held::Float(value) = Held::of(text) else {
+            return None;
+        };
+        several.contains(&value.to_bits()).then(|| {
+            *stand_ins.entry(text).or_insert_with(|| {
+                let free = free_near(value, texts);
+                texts.insert(free.to_bits(), Some(text));
+                stood_for.insert(free.to_bits(), value.to_bits());
+                free
+            })
+        })
+    });
+    put_in(edited, &serde_json::from_str(&marked)?, &stood_for);
+    Ok(())
+}
+
+/// Copies the stand-ins in `marked` to where `edited` still has the number that they stand for.
+fn put_in(edited: &mut Value, marked: &Value, stood_for: &HashMap<u64, u64>) {
+    match (edited, marked) {
+        (Value::Object(edited), Value::Object(marked)) => {
+            for (name, value) in edited {
+                if let Some(marked) = marked.get(name) {
+                    put_in(value, marked, stood_for);
+                }
+            }
+        }
+        (Value::Array(edited), Value::Array(marked)) => {
+            for (value, marked) in edited.iter_mut().zip(marked) {
+                put_in(value, marked, stood_for);
+            }
+        }
+        (edited @ Value::Number(_), Value::Number(_)) => {
+            let bits = |value: &Value| value.as_f64().map(f64::to_bits);
+            let original = bits(marked).and_then(|bits| stood_for.get(&bits).copied());
+            if original.is_some() && edited.is_f64() && bits(edited) == original {
+                *edited = marked.clone();
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Returns the document with other numbers in the place of those for which there are any.
+fn replaced<'a>(document: &'a str, mut by: impl FnMut(&'a str) -> Option<f64>) -> String {
+    let mut out = String::with_capacity(document.len() + 32);
     let mut copied = 0;
-    for (start, text, value) in held {
-        let stand_in = *stand_ins.entry(text).or_insert_with(|| {
-            let free = free_near(value, &texts);
-            texts.insert(free.to_bits(), Some(text));
-            free
-        });
-        // The shortest text of an `f64` in Rust has a point or an exponent, and is JSON.
-        out += &document[copied..start];
-        out += &format!("{stand_in:?}");
-        copied = start + text.len();
+    for (start, text) in numbers(document) {
+        if let Some(number) = by(text) {
+            // The shortest text of an `f64` in Rust has a point or an exponent, and is JSON.
+            out += &document[copied..start];
+            out += &format!("{number:?}");
+            copied = start + text.len();
+        }
     }
     out += &document[copied..];
-    (Cow::Owned(out), texts)
+    out
 }
 
 /// The form that a [`Value`] gives a number.
@@ -283,6 +363,37 @@ mod tests {
         }
         let document = format!("[{}]", NUMBERS.join(","));
         assert_eq!(edited(&document, |_| ()), document);
+    }
+
+    #[test]
+    fn several_texts_of_one_number_stay_where_a_step_leaves_them_alone() {
+        for (one, other) in [
+            ("1.5", "1.50"),
+            ("100.0", "1e2"),
+            ("0.00", "0.0"),
+            ("1e400", "10e399"),
+        ] {
+            let document = format!(r#"{{"a":{one},"b":[{other},{{"c":{one}}}],"z":{other}}}"#);
+            assert_eq!(edited(&document, |_| ()), document);
+            let added = edited(&document, |v| {
+                let seen = v["a"].as_f64().unwrap();
+                assert!(v["b"][0].as_f64().unwrap() - seen <= seen * 1e-9);
+                v["a0"] = 1.500_000_000_000_000_2.into();
+                v["z"] = 2.5.into();
+            });
+            assert_eq!(
+                added,
+                format!(
+                    r#"{{"a":{one},"a0":1.5000000000000002,"b":[{other},{{"c":{one}}}],"z":2.5}}"#
+                )
+            );
+        }
+        // To the step they are one number, and it may move them.
+        let moved = edited(r#"{"a":1.5,"b":1.50}"#, |v| {
+            assert_eq!(v["a"], v["b"]);
+            v["c"] = v["a"].take();
+        });
+        assert_eq!(moved, r#"{"a":null,"b":1.50,"c":1.5}"#);
     }
 
     #[test]

@@ -111,7 +111,8 @@ impl Upcasters {
 
     /// Lifts `aggregate`.`name` from schema version `from` to the next, as a JSON value.
     ///
-    /// A number that the step does not change keeps its text to the last digit, also where the step moves it. In the place
+    /// A number that the step does not change keeps its text to the last digit, also where the step moves it. Only where
+    /// the payload has several texts of one number, such as `1.5` and `1.50`, a moved one becomes the shortest. In the place
     /// of a number that no `f64` can hold, such as a large `u128` or `1e400`, the step sees an `f64` close to it; to
     /// change such a number, use [`with`](Self::with).
     #[must_use]
