@@ -107,8 +107,10 @@ pub trait DomainEvent: Clone + Debug + PartialEq + Send + Sync + 'static {
     ///
     /// A repository asks before it stores an event, and refuses the event with [`CodecError::Encode`] if it is not. The
     /// default compares with [`PartialEq`]. A difference that `PartialEq` ignores is therefore not seen, and a value that
-    /// does not equal itself, such as one with NaN, is refused in every format. A type whose `PartialEq` means something
-    /// else, such as the same identity, overrides this method.
+    /// does not equal itself, such as one with NaN, is refused in every format. The derive compares such a value by what it
+    /// serializes, so a NaN that is written as its bits is stored, and one that is written as `null` is not; fields that are
+    /// not serialized are not seen then. A type whose `PartialEq` means something else, such as the same identity,
+    /// overrides this method.
     fn equals_decoded(&self, decoded: &Self) -> bool {
         self == decoded
     }

@@ -61,7 +61,7 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
 #[doc(hidden)]
 pub mod __private {
     pub use crate::codec::{
-        bad_index, decode_json, encode_json,
+        bad_index, data_hash, decode_json, encode_json, event_equals_decoded,
         fields::{
             HasDeserialize, HasSerde, HasSerialize, NoSerde, Read, ReadAny, ReadSerde, Write,
             WriteAny, WriteSerde,

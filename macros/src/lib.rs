@@ -36,6 +36,7 @@ struct Arms {
     event_type: Tokens,
     index_of: Tokens,
     encode: Tokens,
+    data: Tokens,
     decode: Tokens,
     deserialize: Tokens,
     /// The variant in the shadow of the enum.
@@ -78,6 +79,7 @@ fn expand(input: &DeriveInput) -> Result<Tokens> {
     let types = arms.iter().map(|a| &a.event_type);
     let index_of = arms.iter().map(|a| &a.index_of);
     let encode = arms.iter().map(|a| &a.encode);
+    let data_of = arms.iter().map(|a| &a.data);
     let decode = arms.iter().map(|a| &a.decode);
     let deserialize = arms.iter().map(|a| &a.deserialize);
     let items = arms.iter().map(|a| &a.items);
@@ -90,6 +92,11 @@ fn expand(input: &DeriveInput) -> Result<Tokens> {
     Ok(quote! { #allowed const _: () = {
         #shadow
         #(#items)*
+        /// The hash of an event's fields as they are serialized.
+        trait __FoldstreamData { fn data(&self) -> ::core::option::Option<u64>; }
+        impl __FoldstreamData for #ty {
+            fn data(&self) -> ::core::option::Option<u64> { match self { #(#data_of),* } }
+        }
         #[automatically_derived]
         impl ::foldstream::DomainEvent for #ty {
             const AGGREGATE: &'static str = #aggregate;
@@ -100,6 +107,9 @@ fn expand(input: &DeriveInput) -> Result<Tokens> {
             }
             fn decode(type_index: usize, payload: &[u8]) -> ::core::result::Result<Self, ::foldstream::CodecError> {
                 match type_index { #(#decode,)* other => #err(::foldstream::__private::bad_index(other)) }
+            }
+            fn equals_decoded(&self, decoded: &Self) -> bool {
+                ::foldstream::__private::event_equals_decoded(self, decoded, __FoldstreamData::data)
             }
             #upcasters
         }
@@ -139,6 +149,7 @@ fn variant_arms(index: usize, variant: &Variant, seen: &mut HashSet<String>) -> 
                 event_type,
                 index_of: quote!(Self::#ident => #index),
                 encode: quote!(Self::#ident => { ::std::vec::Vec::extend_from_slice(out, b"{}"); #ok(()) }),
+                data: quote!(Self::#ident => #p::data_hash(&())),
                 decode: quote!(#index => #ok(Self::#ident)),
                 deserialize: quote!(#index => #ok(Self::#ident)),
                 shadow: payload::skipped(variant),
@@ -164,6 +175,7 @@ fn variant_arms(index: usize, variant: &Variant, seen: &mut HashSet<String>) -> 
         event_type,
         index_of: quote!(Self::#ident { .. } => #index),
         encode: quote!(#pattern => #p::encode_json(&#written, out)),
+        data: quote!(#pattern => #p::data_hash(&#written)),
         decode: quote!(#index => { let #read = #p::decode_json(payload)?; #ok(Self::#ident #fields) }),
         deserialize: quote!(#index => {
             let #read = #p::serde::Deserialize::deserialize(deserializer)?;

@@ -14,6 +14,7 @@ pub use upcasters::{Lifted, Upcast, Upcasters};
 pub(crate) use check::{ReadBack, encode_events, encode_state};
 pub(crate) use check::{SealedBut, not_opened};
 pub(crate) use same::same_data;
+pub use same::{data_hash, event_equals_decoded};
 
 use crate::{Decoded, EventName, EventSet};
 use bytes::Bytes;

@@ -1,9 +1,10 @@
 //! Compares two values of one type by what serde sees of them.
 //!
-//! A snapshot's state need not have [`PartialEq`]. JSON text cannot be compared in its place: it is the same for
+//! A snapshot's state need not have [`PartialEq`], and an event with NaN does not equal itself. JSON text cannot be compared in its place: it is the same for
 //! `Some(None)` and `None`, or for `Some(NaN)` and `None`, and it differs for two equal [`HashMap`](std::collections::HashMap)s.
 //! So both values are serialized into a hash that tells apart all kinds of serde's data model, and that does not depend
 //! on the order of the elements of sequences and maps.
+use crate::DomainEvent;
 use serde::{Serialize, ser};
 use std::{
     fmt::{self, Display},
@@ -13,10 +14,28 @@ use std::{
 /// Returns false if the values differ in anything that they serialize, and if either cannot be serialized. The order
 /// of the elements of a sequence or map, and fields that are not serialized, are not seen.
 pub(crate) fn same_data<T: Serialize + ?Sized>(a: &T, b: &T) -> bool {
-    match (a.serialize(DataHash), b.serialize(DataHash)) {
-        (Ok(a), Ok(b)) => a == b,
-        _ => false,
+    data_hash(a).is_some_and(|a| data_hash(b) == Some(a))
+}
+
+/// The hash of what a value serializes; none if it cannot be serialized.
+#[doc(hidden)]
+pub fn data_hash(value: &(impl Serialize + ?Sized)) -> Option<u64> {
+    value.serialize(DataHash).ok()
+}
+
+/// [`DomainEvent::equals_decoded`] as it is derived: values that do not equal themselves are compared by their data.
+#[doc(hidden)]
+#[allow(clippy::eq_op, reason = "a value with NaN does not equal itself")]
+pub fn event_equals_decoded<E: DomainEvent>(
+    event: &E,
+    decoded: &E,
+    data: fn(&E) -> Option<u64>,
+) -> bool {
+    if event == event || decoded == decoded {
+        return event == decoded;
     }
+    let is_same_type = event.type_index() == decoded.type_index();
+    is_same_type && data(event).is_some_and(|event| data(decoded) == Some(event))
 }
 
 #[derive(Debug)]

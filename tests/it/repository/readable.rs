@@ -314,6 +314,70 @@ async fn an_event_that_upcasters_would_lift_away_is_not_stored() {
     }
 }
 
+/// A number that JSON does not have, as the text of its bits.
+mod as_text {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    pub(super) fn serialize<S: Serializer>(value: &f64, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(&value.to_bits())
+    }
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<f64, D::Error> {
+        let bits = String::deserialize(d)?.parse().map_err(D::Error::custom)?;
+        Ok(f64::from_bits(bits))
+    }
+}
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Reading(#[serde(with = "as_text")] f64);
+
+#[derive(Clone, Debug, PartialEq, DomainEvent)]
+#[event(aggregate = "sensor")]
+enum SensorEvent {
+    Measured {
+        #[serde(with = "as_text")]
+        value: f64,
+        by: HashMap<u8, u8>,
+        perhaps: Option<f64>,
+        #[serde(skip)]
+        skipped: f64,
+    },
+    Read(Reading),
+}
+#[derive(Clone, Debug, Default)]
+struct Sensor;
+impl Aggregate for Sensor {
+    type Id = OddId;
+    type Event = SensorEvent;
+    fn evolve(&mut self, _: &SensorEvent) {}
+}
+
+#[tokio::test]
+async fn a_nan_is_stored_if_it_is_read_back_bit_for_bit() {
+    let sensors = Repository::<Sensor>::new(InMemoryEventStore::new());
+    let append = async |event: SensorEvent| {
+        let any = ExpectedVersion::Any;
+        let done = sensors.append(&"s".into(), any, &[event]).await;
+        done.map_err(ExecuteError::<Infallible>::from)
+    };
+    let measured = |value, perhaps, skipped| SensorEvent::Measured {
+        value,
+        by: (0..100).map(|n| (n, n)).collect(),
+        perhaps,
+        skipped,
+    };
+    for value in [f64::INFINITY, f64::NAN, -f64::NAN] {
+        append(measured(value, Some(1.5), 0.0)).await.unwrap();
+        append(SensorEvent::Read(Reading(value))).await.unwrap();
+    }
+    for event in [
+        measured(f64::NAN, Some(f64::NAN), 0.0),
+        measured(1.0, Some(f64::NAN), 0.0),
+        measured(1.0, None, f64::NAN),
+        measured(1.0, None, 1.0),
+    ] {
+        let refused = append(event.clone()).await;
+        assert!(is_encode(&refused), "{event:?}: {refused:?}");
+    }
+}
+
 /// Written by hand, in a format that keeps a NaN but loses `Some(0)`.
 #[derive(Clone, Debug)]
 struct ByHand {
