@@ -41,7 +41,7 @@ enum Reason {
     #[error("an upcaster retires it as soon as it is read")]
     Retired,
     #[error(
-        "it is decoded as a different value: look for a skipped field, an `Option` in an `Option`, and NaN in an `Option`"
+        "it is decoded as a different value: look for a skipped field, an `Option` in an `Option`, NaN in an `Option`, and an `f32` in a tagged enum, which is rounded twice"
     )]
     Different,
     #[error("its payload codecs open it as different bytes")]
