@@ -140,7 +140,8 @@ impl<A: Aggregate> Repository<A> {
     /// # Errors
     /// [`LoadError`] if its slots cannot be read; ask again.
     pub async fn settle(&self, pending: &PendingAppend) -> Result<Settled, LoadError> {
-        settle::settle(&*self.inner.store, pending).await
+        let settled = settle::settle(&*self.inner.store, pending).await;
+        settled.inspect_err(|error| self.met_in_load(error))
     }
 
     pub(super) async fn first(

@@ -330,7 +330,10 @@ impl<A: Aggregate> Repository<A> {
             .then(async move |commit| {
                 let opened = match commit {
                     Ok(commit) => self.open(commit).await,
-                    Err(e) => Err(e.into()),
+                    Err(e) => {
+                        self.met(&e);
+                        Err(e.into())
+                    }
                 };
                 futures::stream::iter(match opened {
                     Ok(commit) => fold::decode_recorded(&commit, upcasters),

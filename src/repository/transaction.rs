@@ -4,7 +4,7 @@ mod values;
 
 pub use values::{Committed, TransactionExecuted, TransactionLoaded};
 
-use super::{AppendError, ExecuteError, Repository, Settled, settle};
+use super::{AppendError, ExecuteError, LoadError, Repository, Settled, settle};
 use crate::{
     Aggregate, ConflictRetry, Decide, Metadata, StreamHead, StreamId, VersionConflict,
     ports::{
@@ -104,6 +104,18 @@ pub struct Transaction {
 struct Inner {
     store: Arc<dyn EventStore>,
     parts: Mutex<Parts>,
+    /// The repositories of the streams, also once the transaction is over: they keep states of the store's history.
+    repositories: Mutex<Vec<Box<dyn Listener>>>,
+}
+
+/// A repository, of whatever aggregate type, that hears of a store that has lost its history.
+trait Listener: Send + Sync {
+    fn met(&self, error: &EventStoreError);
+}
+impl<A: Aggregate> Listener for Repository<A> {
+    fn met(&self, error: &EventStoreError) {
+        Self::met(self, error);
+    }
 }
 
 /// The streams that a transaction has read, and its decisions on them.
@@ -144,6 +156,29 @@ impl Inner {
         }
         Ok(parts)
     }
+    fn repositories(&self) -> MutexGuard<'_, Vec<Box<dyn Listener>>> {
+        let repositories = self.repositories.lock();
+        repositories.unwrap_or_else(PoisonError::into_inner)
+    }
+    /// Tells every repository of the transaction of a failure.
+    fn met(&self, error: &EventStoreError) {
+        for repository in &*self.repositories() {
+            repository.met(error);
+        }
+    }
+    /// [`met`](Self::met) of a failed read.
+    fn met_in_load(&self, error: &LoadError) {
+        if let LoadError::Store(error) = error {
+            self.met(error);
+        }
+    }
+    async fn append_all(
+        &self,
+        all: &AppendAll,
+    ) -> Result<AppendOutcome<Vec<StreamHead>>, EventStoreError> {
+        let outcome = self.store.append_all(all).await;
+        outcome.inspect_err(|error| self.met(error))
+    }
 }
 
 impl Transaction {
@@ -158,6 +193,7 @@ impl Transaction {
             inner: Arc::new(Inner {
                 store,
                 parts: Mutex::default(),
+                repositories: Mutex::default(),
             }),
         }
     }
@@ -293,7 +329,7 @@ impl Transaction {
             self.check(&all.unchanged).await?;
             return Ok(Vec::new());
         }
-        match self.inner.store.append_all(&all).await? {
+        match self.inner.append_all(&all).await? {
             AppendOutcome::Appended(heads) => Ok(heads),
             AppendOutcome::Repeated(_) => Ok(heads_after(&all)),
             AppendOutcome::Conflict(conflict) => Err(AppendError::Conflict(conflict)),
@@ -317,7 +353,8 @@ impl Transaction {
         if self.inner.open()?.streams.contains_key(&stream) {
             return Ok(stream);
         }
-        let loaded = repository.load(id).await?;
+        let loaded = repository.load(id).await;
+        let loaded = loaded.inspect_err(|error| self.inner.met_in_load(error))?;
         let mut parts = self.inner.open()?;
         let Parts { streams, order, .. } = &mut *parts;
         // Another task may have been faster; its state is as good.
@@ -328,6 +365,7 @@ impl Transaction {
                 commit: None,
             }));
             order.push(stream.clone());
+            self.inner.repositories().push(Box::new(repository.clone()));
         }
         Ok(stream)
     }
@@ -392,7 +430,8 @@ impl Transaction {
     async fn check(&self, unchanged: &[StreamHead]) -> Result<(), AppendError> {
         for expected in unchanged {
             let stream = expected.stream();
-            let newest = settle::first(&*self.inner.store, stream, ReadFrom::Newest).await?;
+            let newest = settle::first(&*self.inner.store, stream, ReadFrom::Newest).await;
+            let newest = newest.inspect_err(|error| self.inner.met_in_load(error))?;
             let found = newest.map_or_else(|| StreamHead::empty(stream.clone()), |c| c.head());
             if (found.version(), found.commit_id()) != (expected.version(), expected.commit_id()) {
                 return Err(AppendError::Conflict(conflict_at(expected, &found)));
@@ -418,7 +457,7 @@ impl Transaction {
         // Once an outcome is unknown, it stays so until the slots tell: a later "throttled" says nothing about it.
         let mut unknown: Option<EventStoreError> = None;
         loop {
-            let error = match self.inner.store.append_all(&all).await {
+            let error = match self.inner.append_all(&all).await {
                 Ok(AppendOutcome::Appended(heads)) => return Ok(heads),
                 Ok(AppendOutcome::Repeated(_)) => return Ok(heads_after(&all)),
                 Ok(AppendOutcome::Conflict(conflict)) if unknown.is_none() => {
@@ -439,7 +478,8 @@ impl Transaction {
                 }
             }
             let pending = PendingAppend::new(all.clone());
-            match settle::settle(&*self.inner.store, &pending).await {
+            let settled = settle::settle(&*self.inner.store, &pending).await;
+            match settled.inspect_err(|error| self.inner.met_in_load(error)) {
                 Ok(Settled::Applied(heads)) => return Ok(heads),
                 Ok(Settled::Superseded) => return Err(superseded()),
                 // Still open, or not to be read now.

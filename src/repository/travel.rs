@@ -53,7 +53,8 @@ impl<A: Aggregate> Repository<A> {
         let upcasters = self.upcasters()?;
         let start = StreamHead::empty(stream.clone());
         let mut fold = Fold::start(start.clone());
-        let mut commits = self.inner.store.read(&stream, ReadFrom::After(start), None);
+        let commits = self.inner.store.read(&stream, ReadFrom::After(start), None);
+        let mut commits = commits.inspect_err(|error| self.met(error));
         let mut recorded_at = None;
         while let Some(commit) = commits.try_next().await? {
             let Some(commit) = until(commit, moment) else {

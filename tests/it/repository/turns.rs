@@ -1,7 +1,7 @@
 //! Turns of commands and appends on one stream, and what one leaves to the next.
 use super::*;
 use foldstream::{
-    StreamId, VersionConflict,
+    AsOf, StreamId, Transaction, VersionConflict,
     ports::{
         BoxStream, Capabilities, CommitKey, ScanCursor, ScanPage, ScanWhat, Segment, StreamPage,
         UnpublishedPage,
@@ -250,6 +250,7 @@ impl EventStore for Slots {
         &self,
         _: &AppendAll,
     ) -> Result<AppendOutcome<Vec<StreamHead>>, EventStoreError> {
+        self.found()?;
         panic!("one stream")
     }
     async fn streams(&self, _: &str, _: Option<ScanCursor>) -> Result<StreamPage, EventStoreError> {
@@ -349,6 +350,13 @@ async fn the_time_after_which_a_state_is_confirmed_can_be_set_and_zero_is_never(
     }
 }
 
+/// An append to a stream of its own.
+fn of_nobody() -> PendingAppend {
+    let head = StreamHead::empty(stream("bob"));
+    let append = Append::after(head, CommitId::random(), Timestamp::now(), Vec::new());
+    PendingAppend::new(AppendAll::new(vec![append]))
+}
+
 #[tokio::test]
 async fn all_states_are_dropped_when_the_store_says_that_its_history_is_another() {
     let (store, live) = five_deposits().await;
@@ -368,21 +376,61 @@ async fn all_states_are_dropped_when_the_store_says_that_its_history_is_another(
     };
     // By whatever call of whatever stream the process hears of it, and if the adapter's number never changes.
     for is_missing in [false, true] {
-        for call in 0..3 {
+        for call in [
+            "load", "execute", "append", "history", "load_at", "settle", "commit", "check", "run",
+            "enlist",
+        ] {
             let (store, live) = five_deposits().await;
-            store.restore_to(3);
-            let error = if is_missing { missing() } else { replaced() };
-            *store.error.lock().unwrap() = Some(error);
-            let bob = AccountId::from("bob");
-            let failed = match call {
-                0 => live.load(&bob).await.is_err(),
-                1 => live.execute(&ann(), Deposit { amount: 1 }).await.is_err(),
-                _ => live
-                    .append(&bob, ExpectedVersion::NoStream, &[ONE])
-                    .await
-                    .is_err(),
+            let fail = || {
+                let error = if is_missing { missing() } else { replaced() };
+                *store.error.lock().unwrap() = Some(error);
             };
-            assert!(failed);
+            let bob = AccountId::from("bob");
+            let (id, deposit) = (ann(), Deposit { amount: 1 });
+            let transaction = Transaction::new(store.clone());
+            match call {
+                "commit" => drop(
+                    transaction
+                        .execute(&live, &id, deposit.clone())
+                        .await
+                        .unwrap(),
+                ),
+                "check" | "enlist" => drop(transaction.load(&live, &id).await.unwrap()),
+                _ => {}
+            }
+            store.restore_to(3);
+            if call != "run" {
+                fail();
+            }
+            let failed = match call {
+                "load" => live.load(&bob).await.is_err(),
+                "execute" => live.execute(&id, deposit).await.is_err(),
+                "append" => {
+                    let appended = live.append(&bob, ExpectedVersion::NoStream, &[ONE]);
+                    appended.await.is_err()
+                }
+                "history" => live.history(&bob).next().await.unwrap().is_err(),
+                "load_at" => {
+                    let moment = AsOf::Version(Version::new(1));
+                    live.load_at(&bob, moment).await.is_err()
+                }
+                "settle" => live.settle(&of_nobody()).await.is_err(),
+                "commit" | "check" => transaction.commit().await.is_err(),
+                "run" => {
+                    let ran = Transaction::run(&store, ConflictRetry::never(), async |tx| {
+                        tx.execute(&live, &id, deposit.clone()).await?;
+                        fail();
+                        Ok::<_, ExecuteError<InsufficientFunds>>(())
+                    });
+                    ran.await.is_err()
+                }
+                // Another repository hears of it, and the transaction has both.
+                _ => {
+                    let other = Repository::<Account>::new(store.clone());
+                    transaction.load(&other, &bob).await.is_err()
+                }
+            };
+            assert!(failed, "{call}");
             let done = live.execute(&ann(), Deposit { amount: 1 }).await.unwrap();
             assert_eq!((done.version().get(), done.state().balance), (4, 4));
             assert!(store.is_whole());
