@@ -137,6 +137,15 @@ pub(crate) fn encode_state<A: Snapshot>(state: &A, check: ReadBack) -> Result<Ve
     checked.map_err(|reason| not_storable(format!("the state of {}", A::Event::AGGREGATE), reason))
 }
 
+/// Decodes a state. A panic in its `Deserialize` is an error too: a snapshot may be of an older build.
+pub(crate) fn decode_state<A: Snapshot>(payload: &[u8]) -> Result<A, CodecError> {
+    let decoded = catch_unwind(AssertUnwindSafe(|| decode_json(payload)));
+    decoded.unwrap_or_else(|_| {
+        let source = "decoding the state panicked".into();
+        Err(CodecError::Decode { source })
+    })
+}
+
 fn not_encoded(error: CodecError) -> Reason {
     Reason::NotEncoded(match error {
         CodecError::Encode { source } => source,

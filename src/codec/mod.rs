@@ -11,7 +11,7 @@ pub use error::{CodecError, InvalidUpcasters};
 pub use json::{bad_index, decode_json, encode_json};
 pub use upcasters::{Lifted, Upcast, Upcasters};
 
-pub(crate) use check::{ReadBack, encode_events, encode_state};
+pub(crate) use check::{ReadBack, decode_state, encode_events, encode_state};
 pub(crate) use check::{SealedBut, not_opened};
 pub(crate) use same::same_data;
 pub use same::{data_hash, event_equals_decoded};

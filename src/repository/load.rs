@@ -15,7 +15,11 @@
 //!
 //! Only a bounded number of commits is ever held: what lies further back than a few times what was asked for is read
 //! forwards and folded as it comes.
-use super::{LoadError, Loaded, Repository, fold::Fold, snapshots::Snapshots};
+use super::{
+    LoadError, Loaded, Repository,
+    fold::Fold,
+    snapshots::{Snapshots, deadline},
+};
 use crate::{
     Aggregate, StreamHead, StreamId, Version,
     ports::{Commit, ReadFrom, StoredSnapshot},
@@ -28,8 +32,8 @@ use tokio::time::Instant;
 /// read forwards.
 const PAGE_BACK: u64 = 4;
 
-/// The snapshots, and until when a load waits for them.
-type InTime<'a, A> = (&'a Snapshots<A>, Instant);
+/// The snapshots, and until when a load waits for them; none: until they are there.
+type InTime<'a, A> = (&'a Snapshots<A>, Option<Instant>);
 
 /// A usable snapshot and its state.
 type Found<A> = (StoredSnapshot, A);
@@ -42,7 +46,7 @@ impl<A: Aggregate> Repository<A> {
         let fold = match &self.inner.snapshots {
             None => self.fold_all(stream).await?,
             Some(snapshots) => {
-                let found = (snapshots, started + self.inner.snapshot_timeout);
+                let found = (snapshots, deadline(self.inner.snapshot_timeout));
                 match snapshots.newest(self.inner.load_policy) {
                     Some(newest) => self.load_together(stream, found, newest).await?,
                     None => self.load_in_sequence(stream, found).await?,

@@ -198,7 +198,7 @@ impl<A: Aggregate> Repository<A> {
     }
     /// Sets how long a load waits for the snapshot store, from the load's begin. Then the events are folded without a
     /// snapshot, so that a slow snapshot store does not hold up commands. Default 250 ms. Zero uses only a snapshot that is
-    /// there at once; more than the fold of the longest stream takes is a waste.
+    /// there at once; more than the fold of the longest stream takes is a waste. [`Duration::MAX`] waits for any answer.
     #[must_use]
     pub fn with_snapshot_timeout(self, timeout: Duration) -> Self {
         self.edit(|i| i.snapshot_timeout = timeout)

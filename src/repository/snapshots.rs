@@ -11,7 +11,7 @@ use super::{
 use crate::{
     BoxError, CodecError, LoadPolicy, Opened, PayloadCodecs, PayloadContext, SinceSnapshot,
     Snapshot, SnapshotPolicy, StreamId, Timestamp,
-    codec::{ReadBack, decode_json, encode_state},
+    codec::{ReadBack, decode_state, encode_state},
     ports::{Commit, SaveOutcome, SnapshotStore, SnapshotStoreError, StoredSnapshot},
 };
 use bytes::Bytes;
@@ -131,7 +131,7 @@ impl<A: Snapshot> Snapshots<A> {
             state_version: A::STATE_VERSION,
             encode: encode_state::<A>,
             check: ReadBack::default(),
-            decode: decode_json::<A>,
+            decode: decode_state::<A>,
             codecs,
             queue: Arc::default(),
             event_bytes: Arc::new(AtomicU64::new(EVENT_BYTES)),
@@ -180,7 +180,7 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
     pub(super) async fn load(
         &self,
         stream: &StreamId,
-        deadline: Instant,
+        deadline: Option<Instant>,
     ) -> Option<(StoredSnapshot, A)> {
         let loading = async {
             let found = match self.store.load(stream).await {
@@ -232,7 +232,12 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
 
     /// Deletes a snapshot that does not fit the history: since snapshots only move forward, it would stand in the way of
     /// every later one. If that fails, the next load finds it again.
-    pub(super) async fn discard(&self, snapshot: &StoredSnapshot, why: &str, deadline: Instant) {
+    pub(super) async fn discard(
+        &self,
+        snapshot: &StoredSnapshot,
+        why: &str,
+        deadline: Option<Instant>,
+    ) {
         let stream = &snapshot.stream;
         tracing::warn!(%stream, version = %snapshot.version, "the snapshot does not fit and is deleted: {why}");
         self.counters.misfit();
@@ -367,22 +372,25 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
         }
     }
 
-    /// Returns true if the stored snapshot shows the same version as a new one, but is of no use to this build.
+    /// Returns true if the store has kept a snapshot for a new one that is of no use to this build.
     ///
-    /// The store keeps it, since it is of the same or a later state version. On a stream without new events every load
-    /// would then fold the whole history. Between a build of a later state version and this one, running side by side on
-    /// such a stream, the snapshot changes hands at their loads; that costs them time only.
+    /// The stored one is of the same version with the same or a later state version, or of a later version: of a process
+    /// that is ahead, or of a longer history, as a table had before it was restored. Until the stream has grown beyond it,
+    /// every load would fold the whole history. A later one that can be used stays: a load looks whether it fits.
+    /// Between builds of two state versions, running side by side on a stream, the snapshot changes hands at their loads;
+    /// that costs them time only.
     async fn is_in_the_way(&self, new: &StoredSnapshot) -> Result<bool, BoxError> {
         let Some(stored) = self.store.load(&new.stream).await? else {
             return Ok(false);
         };
-        if stored.version != new.version {
+        if stored.version < new.version {
             return Ok(false);
         }
-        let why = if stored.state_version > self.state_version {
-            "it is of a later state version".to_owned()
+        let why = if stored.state_version != self.state_version {
+            format!("it is of state version {}", stored.state_version)
         } else {
             match self.read(&stored).await {
+                Ok(Some(_)) if stored.version > new.version => return Ok(false),
                 Ok(Some(_)) if stored.commit_id == new.commit_id => return Ok(false),
                 Ok(Some(_)) => "it is of another history".to_owned(),
                 Ok(None) => "its key was deleted".to_owned(),
@@ -422,18 +430,26 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
     }
 }
 
-/// Returns the output of a future that is ready by the deadline. The future is polled once in any case. Outside of a tokio
-/// runtime there is no timer, and the future is awaited.
-async fn within<T>(deadline: Instant, future: impl Future<Output = T>) -> Option<T> {
+/// Returns the end of a time from now on; none if it is so far away that nobody lives to see it.
+pub(super) fn deadline(time: Duration) -> Option<Instant> {
+    const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+    (time < FAR).then(|| Instant::now() + time)
+}
+
+/// Returns the output of a future that is ready by the deadline. The future is polled once in any case. Without a deadline,
+/// or outside of a tokio runtime, there is no timer, and the future is awaited.
+async fn within<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Option<T> {
     let mut future = std::pin::pin!(future);
     // Without a timer where the answer is there at once.
     if let Poll::Ready(answer) = futures::poll!(future.as_mut()) {
         return Some(answer);
     }
-    if Handle::try_current().is_err() {
-        return Some(future.await);
+    match deadline {
+        Some(deadline) if Handle::try_current().is_ok() => {
+            tokio::time::timeout_at(deadline, future).await.ok()
+        }
+        _ => Some(future.await),
     }
-    tokio::time::timeout_at(deadline, future).await.ok()
 }
 
 /// The right to write, of one task at a time. However the task ends, the flag falls and whoever waits for the end hears.

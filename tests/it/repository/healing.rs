@@ -96,6 +96,79 @@ async fn after_a_rollback_the_older_build_replaces_what_it_cannot_use() {
 }
 
 #[tokio::test]
+async fn a_snapshot_of_a_longer_history_that_cannot_be_used_is_replaced() {
+    for (state_version, payload) in [
+        (2, "{}"),
+        (1, r#"{"amount":9,"deposits":9}"#),
+        (3, r#"{"amount":9,"deposits":9}"#),
+        // Usable: a load finds that it does not fit.
+        (2, r#"{"amount":9,"deposits":9}"#),
+    ] {
+        let (store, snapshots) = quiet_stream::<V2>().await;
+        // Of the nine events that the table had before it was restored.
+        let old = StoredSnapshot::new(
+            stream("ann"),
+            Version::new(9),
+            CommitId::random(),
+            state_version,
+            payload.as_bytes().to_vec().into(),
+        );
+        assert_eq!(snapshots.save(&old).await.unwrap(), SaveOutcome::Saved);
+        let metrics = five_loads::<V2>(&store, &snapshots, LoadPolicy::Auto).await;
+        let loads = (metrics.loads.without_snapshot, metrics.loads.with_snapshot);
+        assert_eq!(loads, (1, 4), "{state_version} {payload}");
+    }
+}
+
+/// As `V1`, by a build that takes five deposits for a bug.
+#[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
+struct Touchy {
+    amount: u64,
+}
+impl<'de> serde::Deserialize<'de> for Touchy {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let V2 { amount, deposits } = V2::deserialize(deserializer)?;
+        assert_ne!(deposits, 5);
+        Ok(Self { amount })
+    }
+}
+impl Aggregate for Touchy {
+    type Id = AccountId;
+    type Event = AccountEvent;
+    fn evolve(&mut self, event: &AccountEvent) {
+        if let AccountEvent::Deposited { amount } = event {
+            self.amount += amount;
+        }
+    }
+}
+impl Snapshot for Touchy {
+    const STATE_VERSION: u32 = 2;
+}
+
+#[tokio::test]
+async fn a_snapshot_whose_decoding_panics_is_as_none() {
+    let (store, snapshots) = quiet_stream::<V2>().await;
+    let after = Repository::<Touchy>::new(store)
+        .with_snapshots(snapshots.clone(), SnapshotPolicy::every(3))
+        .without_encode_check();
+    let loaded = after.load(&ann()).await.unwrap();
+    assert_eq!(loaded.state().amount, 5);
+    after.close().await;
+    let stored = snapshots.load(&stream("ann")).await.unwrap().unwrap();
+    assert_eq!(&stored.payload[..], br#"{"amount":5}"#, "it is replaced");
+}
+
+#[tokio::test]
+async fn a_snapshot_timeout_may_be_without_end() {
+    let (store, snapshots) = quiet_stream::<V1>().await;
+    let wallets = Repository::<V1>::new(store)
+        .with_snapshots(snapshots, SnapshotPolicy::every(3))
+        .with_snapshot_timeout(Duration::MAX);
+    assert_eq!(wallets.load(&ann()).await.unwrap().state().amount, 5);
+    assert_eq!(wallets.metrics().loads.with_snapshot, 1);
+}
+
+#[tokio::test]
 async fn a_snapshot_that_can_be_used_stays_where_another_process_was_faster() {
     let (store, snapshots) = quiet_stream::<V1>().await;
     let stored = snapshots.load(&stream("ann")).await.unwrap();

@@ -447,13 +447,13 @@ async fn loads_and_snapshots_are_counted() {
     // Another process was ahead.
     let id = CommitId::random();
     let payload = serde_json::to_vec(&Account::default()).unwrap();
-    let ahead = StoredSnapshot::new(stream("bob"), Version::new(9), id, 2, payload.into());
-    snapshots.save(&ahead).await.unwrap();
+    let ahead = StoredSnapshot::new(stream("bob"), Version::new(9), id, 1, payload.into());
     let bob = "bob".into();
     accounts
         .execute(&bob, DepositOnes { times: 3 })
         .await
         .unwrap();
+    snapshots.save(&ahead).await.unwrap();
     accounts.close().await;
     assert_eq!(accounts.metrics().snapshots.stale, 1);
     assert_eq!(accounts.clone().metrics(), accounts.metrics());
