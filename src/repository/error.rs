@@ -116,8 +116,13 @@ pub enum ExecuteError<E> {
         /// The id that both commands have.
         command_id: CommandId,
     },
-    /// The command would store nothing now, but an earlier attempt at it may still be stored: its outcome is not known.
-    /// Sent again with its command id, the command is answered with the stored events, or refused for good.
+    /// The command would store nothing now, but an earlier attempt at it has reserved a place in the stream, and the place
+    /// is still empty: the attempt may be stored there yet. Also an attempt that has failed for certain leaves the place
+    /// reserved, since others that have seen the mark, in whatever process, may be filling it.
+    ///
+    /// Sent again with its command id, the command is answered with the stored events once the attempt has landed, and
+    /// refused for good once another commit has the place. Until then, or until the retention of its command id ends, each
+    /// repeat says the same, unless the aggregate accepts the command again.
     EarlierAttemptPending {
         /// The stream.
         stream: StreamId,
@@ -307,7 +312,7 @@ impl<E: fmt::Display> fmt::Display for ExecuteError<E> {
             } => {
                 write!(
                     f,
-                    "an earlier attempt at the command may still be stored at version {slot} of {stream}, send it again to learn its outcome"
+                    "an earlier attempt at the command has reserved version {slot} of {stream} and may still be stored there; the outcome is known once a commit has that version, or the retention of the command id ends"
                 )?;
                 match rejection {
                     Some(rejection) => write!(f, "; now it is refused: {rejection}"),

@@ -38,7 +38,9 @@
 //!   moves only when that slot is another commit's, so at the old slot the late append is a conflict forever. At the
 //!   slot that is still marked it has the commit id that every other attempt sends: stored once, and "repeated" to all.
 //! - **A refusal while the slot is empty (4).** An append of `X` may still arrive there, so `Y` must not tell its caller
-//!   "refused". It says that an earlier attempt is pending. Sent again, the command finds the slot filled by `X`, or by
+//!   "refused". It says that an earlier attempt is pending, as long as the slot is empty and the mark lives. Where `X` knows
+//!   for certain that its own append left nothing, the mark stays nevertheless: a third attempt may have read the mark and
+//!   be on its way to the slot, and beside its append one under a new mark could be stored. Sent again later, the command finds the slot filled by `X`, or by
 //!   another commit, and then the refusal is final. Wherever else a refusal is returned, no earlier attempt is under way: the mark
 //!   is absent, or its slot is another's and the mark was not moved since.
 //! - **A mark that was put and never heard of.** If the answer to a put is lost, the caller hears an error. Nothing was

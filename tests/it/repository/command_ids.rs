@@ -184,6 +184,45 @@ async fn a_refusal_is_final_once_another_commit_has_the_slot_of_the_earlier_atte
     );
 }
 
+#[tokio::test]
+async fn an_attempt_that_left_nothing_is_pending_until_its_place_is_taken_or_its_mark_ends() {
+    for is_taken in [false, true] {
+        let clock = ManualClock::new();
+        let faults = Faults::none().with(Fault::Throttled(None).on(Op::Append).first(1));
+        let inner = InMemoryEventStore::new();
+        let log = Repository::<Log>::new(faults.event_store(inner.clone()))
+            .with_clock(clock.clone())
+            .with_idempotency(InMemoryControlStore::with_clock(clock.clone()), DAY);
+        let until = Until(clock.now());
+        let send = async || log.execute_with(&ann(), until, named("c")).await;
+        let throttled = send().await;
+        assert!(
+            matches!(&throttled, Err(ExecuteError::Store(e)) if e.is_certainly_not_applied()),
+            "{throttled:?}"
+        );
+        clock.advance(Duration::from_secs(60));
+        // Another process may have seen the mark, and be on its way.
+        let pending = send().await;
+        assert!(
+            matches!(pending, Err(ExecuteError::EarlierAttemptPending { .. })),
+            "{pending:?}"
+        );
+        if is_taken {
+            accounts(&inner)
+                .execute(&ann(), Deposit { amount: 1 })
+                .await
+                .unwrap();
+        } else {
+            clock.advance(DAY);
+        }
+        let refused = send().await;
+        assert!(
+            matches!(refused, Err(ExecuteError::Rejected(TooLate))),
+            "{refused:?}"
+        );
+    }
+}
+
 /// The round-trip times of a call, where every request takes one.
 async fn round_trips(call: impl Future) -> u128 {
     let started = tokio::time::Instant::now();
