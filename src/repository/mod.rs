@@ -74,7 +74,7 @@ const CONFIRM_AFTER: Duration = Duration::from_secs(300);
 /// #     type Error = std::convert::Infallible;
 /// #     fn decide(&self, command: &Count, _: &Context) -> Decision<Self, Self::Error> { Ok(vec![CounterEvent::Counted { by: command.0 }]) }
 /// # }
-/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
 /// let counters = Repository::<Counter>::new(InMemoryEventStore::new());
 /// let done = counters.execute(&"visits".into(), Count(2)).await?;
 /// assert_eq!((done.state().total, done.version().get()), (2, 1));
@@ -178,6 +178,9 @@ impl<A: Aggregate> Repository<A> {
 
     /// Reads snapshots, and takes them as the policy says: in the background, never delaying or failing a command.
     /// Outside of a tokio runtime none is taken. See [`close`](Self::close).
+    ///
+    /// A tokio runtime needs time for it (`enable_time`), since a load waits for the snapshot store for a
+    /// [bounded time](Self::with_snapshot_timeout). With `Duration::MAX` for that time it needs none.
     #[must_use]
     pub fn with_snapshots(self, store: impl SnapshotStore, policy: SnapshotPolicy) -> Self
     where

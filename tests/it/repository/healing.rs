@@ -250,6 +250,39 @@ async fn a_slow_snapshot_store_delays_a_load_for_a_bounded_time() {
     }
 }
 
+/// Answers, but not at the first poll.
+#[derive(Debug)]
+struct Yielding(Arc<InMemorySnapshotStore>);
+#[async_trait]
+impl SnapshotStore for Yielding {
+    async fn load(
+        &self,
+        stream: &foldstream::StreamId,
+    ) -> Result<Option<StoredSnapshot>, SnapshotStoreError> {
+        tokio::task::yield_now().await;
+        self.0.load(stream).await
+    }
+    async fn save(&self, snapshot: &StoredSnapshot) -> Result<SaveOutcome, SnapshotStoreError> {
+        self.0.save(snapshot).await
+    }
+    async fn delete(&self, stream: &foldstream::StreamId) -> Result<(), SnapshotStoreError> {
+        self.0.delete(stream).await
+    }
+}
+
+#[test]
+fn a_snapshot_timeout_without_end_needs_no_timer() {
+    let mut without_time = tokio::runtime::Builder::new_current_thread();
+    without_time.build().unwrap().block_on(async {
+        let (store, snapshots) = quiet_stream::<V1>().await;
+        let wallets = Repository::<V1>::new(store)
+            .with_snapshots(Yielding(snapshots), SnapshotPolicy::every(3))
+            .with_snapshot_timeout(Duration::MAX);
+        assert_eq!(wallets.load(&ann()).await.unwrap().state().amount, 5);
+        assert_eq!(wallets.metrics().loads.with_snapshot, 1);
+    });
+}
+
 #[test]
 fn without_a_timer_a_snapshot_that_is_there_is_used() {
     let runtime = tokio::runtime::Builder::new_current_thread()
