@@ -1,5 +1,8 @@
 //! Storing facts without a decision, and settling appends whose outcome is not known.
-use super::{AppendError, LoadError, Repository, Settled, settle};
+use super::{
+    AppendError, FoldError, LoadError, Loaded, Repository, Settled, prepare::ahead, settle,
+    turns::Known,
+};
 use crate::{
     Aggregate, ExpectedVersion, Metadata, StreamHead, StreamId, Version, VersionConflict,
     ports::{Append, AppendOutcome, Commit, EventData, EventStoreError, PendingAppend, ReadFrom},
@@ -13,9 +16,10 @@ impl<A: Aggregate> Repository<A> {
     /// Appends take turns with the commands on their stream in this process, and each leaves its head to the next: many
     /// at once with [`ExpectedVersion::Any`] meet no conflict with each other.
     ///
-    /// The events are read back before they are stored, as those of a command are, but they are not folded: an append does
-    /// not load the state. An event that makes [`evolve`](Aggregate::evolve) panic is stored here, and every later load of
-    /// the stream fails with [`LoadError::Fold`].
+    /// The events are read back before they are stored, as those of a command are. They are folded first only where the
+    /// state at the stream's head is [cached](Self::with_cache), since an append does not load the state: then an event that
+    /// makes [`evolve`](Aggregate::evolve) panic is [`AppendError::Fold`]. Without a cached state such an event is stored,
+    /// and every later load of the stream fails with [`LoadError::Fold`].
     ///
     /// # Errors
     /// [`AppendError`]: `Conflict` if the stream is not as expected, or if a [`Version`] from outside is not where a
@@ -48,7 +52,7 @@ impl<A: Aggregate> Repository<A> {
         }
         let encoded = self.encode(events)?;
         let appended = self
-            .append_in_turn(&stream, &expected, &encoded, &metadata)
+            .append_in_turn(&stream, &expected, events, &encoded, &metadata)
             .await;
         appended.inspect_err(|error| match error {
             AppendError::Store(error) => self.met(error),
@@ -63,7 +67,8 @@ impl<A: Aggregate> Repository<A> {
         &self,
         stream: &StreamId,
         expected: &ExpectedVersion,
-        events: &Arc<[EventData]>,
+        events: &[A::Event],
+        encoded: &Arc<[EventData]>,
         metadata: &Metadata,
     ) -> Result<StreamHead, AppendError> {
         let mut turn = self.inner.turns.take(stream).await;
@@ -74,15 +79,30 @@ impl<A: Aggregate> Repository<A> {
                 Some(known) if known.is_at(expected) => known.head.clone(),
                 _ => self.resolve(stream, expected).await?,
             };
+            let after = match fold_ahead(known.as_ref(), &head, events) {
+                Ok(after) => after,
+                Err(error) => {
+                    if let Some(known) = known {
+                        turn.keep_as_it_was(known);
+                    }
+                    return Err(error.into());
+                }
+            };
             let (id, now) = (self.inner.ids.commit_id(), self.inner.clock.now());
             self.inner.skew.check(&head, now);
             let append =
-                Append::after(head, id, now, events.clone()).with_metadata(metadata.clone());
+                Append::after(head, id, now, encoded.clone()).with_metadata(metadata.clone());
             let append = self.seal(append).await?;
             let conflict = match self.inner.store.append(&append).await {
                 Ok(AppendOutcome::Appended(_) | AppendOutcome::Repeated(_)) => {
                     let head = append.head_after();
-                    turn.keep_known(head.clone(), known.and_then(|known| known.loaded));
+                    let after = after.map(|after| {
+                        let mut fold = after.into_fold();
+                        fold.move_to(head.clone());
+                        fold.finish()
+                    });
+                    let loaded = after.or_else(|| known.and_then(|known| known.loaded));
+                    turn.keep_known(head.clone(), loaded);
                     return Ok(head);
                 }
                 Ok(AppendOutcome::Conflict(conflict)) => conflict,
@@ -151,4 +171,17 @@ impl<A: Aggregate> Repository<A> {
     ) -> Result<Option<Commit>, LoadError> {
         settle::first(&*self.inner.store, stream, from).await
     }
+}
+
+/// Folds events into a copy of the state that is known at the head they come after; none if no state is known there.
+fn fold_ahead<A: Aggregate>(
+    known: Option<&Known<A>>,
+    head: &StreamHead,
+    events: &[A::Event],
+) -> Result<Option<Loaded<A>>, FoldError> {
+    let loaded = known.and_then(|known| known.loaded.as_ref());
+    let at_head = loaded.filter(|loaded| loaded.head == *head);
+    at_head
+        .map(|loaded| ahead(loaded.clone(), events))
+        .transpose()
 }

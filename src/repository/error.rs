@@ -177,6 +177,9 @@ pub enum AppendError {
     /// An event cannot be encoded, or would not be read back as what it is. Nothing was stored.
     #[error("an event cannot be stored")]
     Codec(#[from] CodecError),
+    /// The fold of an event into the state that this process knows panics. Nothing was stored.
+    #[error(transparent)]
+    Fold(#[from] FoldError),
 }
 
 impl AppendError {
@@ -187,6 +190,7 @@ impl AppendError {
             Self::Load(e) => e.is_transient(),
             Self::Store(e) => e.is_transient(),
             Self::Codec(e) => e.is_transient(),
+            Self::Fold(_) => false,
         }
     }
 }
@@ -203,6 +207,7 @@ impl<E> From<AppendError> for ExecuteError<E> {
             AppendError::Load(e) => Self::Load(e),
             AppendError::Store(e) => Self::Store(e),
             AppendError::Codec(e) => Self::Codec(e),
+            AppendError::Fold(e) => Self::Fold(e),
         }
     }
 }

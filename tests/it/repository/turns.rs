@@ -61,9 +61,10 @@ async fn appends_and_commands_of_one_repository_meet_no_conflict_with_each_other
 }
 
 #[tokio::test]
-async fn a_command_after_an_append_reads_only_what_was_appended() {
+async fn a_command_after_an_append_reads_only_what_is_not_known() {
     let faults = Faults::none();
-    let (_, accounts) = faulty(&faults);
+    let (store, accounts) = faulty(&faults);
+    let others = Repository::<Account>::new(store);
     let accounts = accounts
         .with_cache(10)
         .with_conflict_retry(ConflictRetry::never());
@@ -79,10 +80,16 @@ async fn a_command_after_an_append_reads_only_what_was_appended() {
         accounts.append(&ann(), expected, &[ONE]).await.unwrap();
     }
     assert_eq!(reads_and_appends(&faults), (1, 3));
+    // The state was folded on with it.
     assert_eq!(deposit().await, (4, 4));
-    assert_eq!(reads_and_appends(&faults), (2, 4));
-    assert_eq!(deposit().await, (5, 5));
-    assert_eq!(reads_and_appends(&faults), (2, 5));
+    assert_eq!(reads_and_appends(&faults), (1, 4));
+    // After a head that others have made, the state is behind.
+    let any = ExpectedVersion::Any;
+    let theirs = others.append(&ann(), any, &[ONE]).await.unwrap();
+    accounts.append(&ann(), theirs, &[ONE]).await.unwrap();
+    assert_eq!(reads_and_appends(&faults), (1, 5));
+    assert_eq!(deposit().await, (7, 7));
+    assert_eq!(reads_and_appends(&faults), (2, 6));
 }
 
 #[tokio::test]
@@ -134,6 +141,48 @@ impl tracing::Subscriber for Warnings {
     }
     fn enter(&self, _: &tracing::span::Id) {}
     fn exit(&self, _: &tracing::span::Id) {}
+}
+
+/// A fold that does not take every event.
+#[derive(Clone, Debug, Default)]
+struct Touchy(u64);
+impl foldstream::Aggregate for Touchy {
+    type Id = AccountId;
+    type Event = AccountEvent;
+    fn evolve(&mut self, event: &AccountEvent) {
+        if let AccountEvent::Deposited { amount } = event {
+            assert_ne!(*amount, 13);
+            self.0 += amount;
+        }
+    }
+}
+impl foldstream::Decide<u64> for Touchy {
+    type Error = std::convert::Infallible;
+    fn decide(
+        &self,
+        amount: &u64,
+        _: &foldstream::Context,
+    ) -> foldstream::Decision<Self, Self::Error> {
+        Ok(vec![AccountEvent::Deposited { amount: *amount }])
+    }
+}
+
+#[tokio::test]
+async fn an_append_of_what_a_cached_state_does_not_fold_stores_nothing() {
+    let store = InMemoryEventStore::new();
+    let touchy = Repository::<Touchy>::new(store.clone()).with_cache(10);
+    touchy.execute(&ann(), 1).await.unwrap();
+    let thirteen = AccountEvent::Deposited { amount: 13 };
+    for events in [vec![thirteen.clone()], vec![ONE, thirteen]] {
+        let refused = touchy.append(&ann(), ExpectedVersion::Any, &events).await;
+        assert!(matches!(refused, Err(AppendError::Fold(_))), "{refused:?}");
+    }
+    touchy
+        .append(&ann(), ExpectedVersion::Any, &[ONE])
+        .await
+        .unwrap();
+    assert_eq!(touchy.execute(&ann(), 1).await.unwrap().state().0, 3);
+    assert_eq!(commits(&store).await.len(), 3);
 }
 
 #[tokio::test(start_paused = true)]
