@@ -193,14 +193,17 @@ impl Spec<'_> {
                 names(&self.key)
             ));
         }
-        for (name, kind) in &self.key {
-            let defined = found.attribute_definitions();
-            if !defined
-                .iter()
-                .any(|a| a.attribute_name == *name && a.attribute_type == *kind)
-            {
-                return mismatch(format!("its key attribute {name} is not of type {kind}"));
-            }
+        let defined = found.attribute_definitions();
+        let other_type = |key: &[Key]| {
+            let is_defined = |(name, kind): &Key| {
+                defined
+                    .iter()
+                    .any(|a| a.attribute_name == *name && a.attribute_type == *kind)
+            };
+            key.iter().find(|key| !is_defined(key)).cloned()
+        };
+        if let Some((name, kind)) = other_type(&self.key) {
+            return mismatch(format!("its key attribute {name} is not of type {kind}"));
         }
         for (index, wanted) in &self.indexes {
             let indexes = found.global_secondary_indexes();
@@ -214,6 +217,12 @@ impl Spec<'_> {
                     } else {
                         ""
                     }
+                ));
+            }
+            if let Some((name, kind)) = other_type(wanted) {
+                return mismatch(format!(
+                    "the key attribute {name} of its index {index} is not of type {kind}, so no commit with {name} can be \
+                     written: delete the index and add it with {name} of type {kind}"
                 ));
             }
         }

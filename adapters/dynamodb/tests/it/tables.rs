@@ -6,6 +6,7 @@ use aws_sdk_dynamodb::types::{
 };
 use foldstream_dynamodb::{
     BillingMode, DynamoDb, DynamoDbError, PublishMode, TableOptions, create_tables,
+    set_publish_mode,
 };
 
 #[tokio::test]
@@ -128,7 +129,7 @@ async fn made_by_hand(
     stores: &DynamoDb,
     table: &str,
     sort: ScalarAttributeType,
-    has_indexes: bool,
+    indexes: &[(&str, &str, ScalarAttributeType)],
 ) {
     use aws_sdk_dynamodb::types::{GlobalSecondaryIndex, Projection, ProjectionType};
     let client = stores.client();
@@ -154,11 +155,7 @@ async fn made_by_hand(
         .attribute_definitions(attribute("sk", sort))
         .key_schema(key("pk", KeyType::Hash))
         .key_schema(key("sk", KeyType::Range));
-    let names: &[(&str, &str)] = match has_indexes {
-        true => &[("streams", "ls"), ("unpublished", "mk")],
-        false => &[],
-    };
-    for (name, hash) in names {
+    for (name, hash, kind) in indexes {
         let keys_only = Projection::builder().projection_type(ProjectionType::KeysOnly);
         let index = GlobalSecondaryIndex::builder()
             .index_name(*name)
@@ -166,7 +163,7 @@ async fn made_by_hand(
             .key_schema(key("pk", KeyType::Range))
             .projection(keys_only.build());
         create = create
-            .attribute_definitions(attribute(hash, ScalarAttributeType::S))
+            .attribute_definitions(attribute(hash, kind.clone()))
             .global_secondary_indexes(index.build().unwrap());
     }
     create.send().await.unwrap();
@@ -176,19 +173,56 @@ async fn made_by_hand(
 async fn connect_checks_keys_indexes_and_stream_of_tables_that_it_describes() {
     use foldstream_dynamodb::Replication;
     let (text, number) = (ScalarAttributeType::S, ScalarAttributeType::N);
-    for (sort, has_indexes, said) in [
-        (text, false, "sk is not of type N"),
-        (number.clone(), false, "no index streams"),
-        (number, true, "no new images"),
+    let indexes = vec![
+        ("streams", "ls", text.clone()),
+        ("unpublished", "mk", text.clone()),
+    ];
+    for (sort, indexes, said) in [
+        (text, Vec::new(), "sk is not of type N"),
+        (number.clone(), Vec::new(), "no index streams"),
+        (number, indexes, "no new images"),
     ] {
         let server = Server::start();
         let stores = server.stores().await;
-        made_by_hand(&stores, "events", sort, has_indexes).await;
+        made_by_hand(&stores, "events", sort, &indexes).await;
         // Nothing is asked, so nothing is checked.
         let unasked = server.config().with_replication(Replication::None);
         DynamoDb::connect(unasked).await.unwrap();
         let error = DynamoDb::connect(server.config()).await.unwrap_err();
         assert_mismatch(&error, "events", said);
+    }
+}
+
+/// DynamoDB would refuse every commit that is listed or marked.
+#[tokio::test]
+async fn an_index_whose_key_is_of_another_type_is_refused_by_all() {
+    let (text, number) = (ScalarAttributeType::S, ScalarAttributeType::N);
+    for (ls, mk, said) in [
+        (&number, &text, "ls of its index streams is not of type S"),
+        (
+            &text,
+            &number,
+            "mk of its index unpublished is not of type S",
+        ),
+    ] {
+        let server = Server::start();
+        let (config, stores) = (server.config(), server.stores().await);
+        let indexes = [
+            ("streams", "ls", ls.clone()),
+            ("unpublished", "mk", mk.clone()),
+        ];
+        made_by_hand(&stores, "events", number.clone(), &indexes).await;
+        for error in [
+            DynamoDb::connect(config.clone()).await.unwrap_err(),
+            create_tables(&config, &TableOptions::default())
+                .await
+                .unwrap_err(),
+            set_publish_mode(&config, PublishMode::Both)
+                .await
+                .unwrap_err(),
+        ] {
+            assert_mismatch(&error, "events", said);
+        }
     }
 }
 
