@@ -94,7 +94,7 @@ pub enum DynamoDbError {
         regions: Vec<String>,
     },
     /// A table did not become active in time; it may still do so.
-    #[error("table {table} is still {status} after {waited:?}: run create_tables again")]
+    #[error("table {table} is still {status} after {waited:?}: {remedy}")]
     NotActive {
         /// The table.
         table: String,
@@ -102,6 +102,8 @@ pub enum DynamoDbError {
         status: String,
         /// The time that the table was waited for.
         waited: Duration,
+        /// The remedy.
+        remedy: &'static str,
     },
 }
 impl DynamoDbError {

@@ -161,7 +161,9 @@ async fn create(connection: &Connection, options: &TableOptions) -> Result<(), D
         spec.request(connection, options).await?;
     }
     for spec in &specs {
-        spec.wait_until_active(connection, options.wait).await?;
+        let remedy = "run create_tables again, which goes on waiting";
+        spec.wait_until_active(connection, options.wait, remedy)
+            .await?;
     }
     // Strongly consistent global tables cannot have it, and a table that has it cannot become one.
     if connection.config().replication != Replication::StronglyConsistent {

@@ -65,7 +65,8 @@ async fn set(connection: &Connection, mode: PublishMode) -> Result<(), DynamoDbE
     // The index is there before the first process looks for it.
     let events = spec::events(&connection);
     let wait = TableOptions::default().wait;
-    events.wait_until_active(&connection, wait).await?;
+    let remedy = "call set_publish_mode again, which goes on waiting; the mode is not changed yet";
+    events.wait_until_active(&connection, wait, remedy).await?;
     format::set_mode(&connection, mode).await
 }
 

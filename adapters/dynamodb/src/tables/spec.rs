@@ -151,6 +151,7 @@ impl Spec<'_> {
         &self,
         connection: &Connection,
         wait: Duration,
+        remedy: &'static str,
     ) -> Result<(), DynamoDbError> {
         let started = Instant::now();
         let mut pause = Duration::from_millis(20);
@@ -169,6 +170,7 @@ impl Spec<'_> {
                     table: self.table.into(),
                     status,
                     waited: started.elapsed(),
+                    remedy,
                 });
             }
             tokio::time::sleep(pause).await;

@@ -89,6 +89,13 @@ impl Server {
         wire.calls.lock().unwrap().clear();
         (stores, wire)
     }
+    /// A client whose requests meet what `fate` says.
+    pub(crate) fn client_over(
+        &self,
+        fate: impl Fn(&Call) -> Fate + Send + Sync + 'static,
+    ) -> Client {
+        Wire::new(fate).client(&self.endpoint)
+    }
     /// Connecting to the tables that are there, over a wire that does to each request what `fate` says.
     pub(crate) async fn connect_over(
         &self,

@@ -1,12 +1,12 @@
 //! Making tables: idempotent, complete, and checked.
-use crate::support::Server;
+use crate::support::{Call, Fate, Server};
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode as Billing, KeySchemaElement, KeyType, ScalarAttributeType,
     StreamViewType, TimeToLiveStatus,
 };
 use foldstream_dynamodb::{
     BillingMode, DynamoDb, DynamoDbError, PublishMode, TableOptions, create_tables,
-    set_publish_mode,
+    create_tables_with_client, set_publish_mode, set_publish_mode_with_client,
 };
 
 #[tokio::test]
@@ -232,6 +232,38 @@ fn assert_mismatch(error: &DynamoDbError, table: &str, said: &str) {
             if named == table && reason.contains(said)),
         "{error}"
     );
+}
+
+/// Each says which call to repeat: the other one would not do what was asked for.
+#[tokio::test(start_paused = true)]
+async fn a_table_that_does_not_become_active_is_an_error_that_names_the_call_to_repeat() {
+    let server = Server::start();
+    let table = r#"{"Table":{"TableStatus":"UPDATING","GlobalSecondaryIndexes":[
+        {"IndexName":"unpublished","IndexStatus":"CREATING"}]}}"#;
+    let client = || {
+        let answer = |call: &Call| match call.operation.as_str() {
+            "DescribeTable" => Fate::Answer(200, table.into()),
+            _ => Fate::Answer(200, "{}".into()),
+        };
+        server.client_over(answer)
+    };
+    let (config, options) = (server.config(), TableOptions::default());
+    let made = create_tables_with_client(client(), &config, &options).await;
+    let changed = set_publish_mode_with_client(client(), &config, PublishMode::Both).await;
+    for (error, call) in [
+        (made.unwrap_err(), "run create_tables again"),
+        (changed.unwrap_err(), "call set_publish_mode again"),
+    ] {
+        assert!(
+            matches!(&error, DynamoDbError::NotActive { status, .. }
+                if status == "index unpublished CREATING"),
+            "{error}"
+        );
+        assert!(error.is_transient());
+        let text = error.to_string();
+        assert!(text.contains(call), "{text}");
+        assert_eq!(text.matches(" again").count(), 1, "{text}");
+    }
 }
 
 #[tokio::test]
