@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 const PARTITION: &str = "meta";
 const SORT: &str = "format";
 
-/// The value of the row, JSON. Fields of later builds are ignored.
+/// The value of the row, JSON. Fields of later builds are ignored, and kept when the row is changed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Format {
     format: u64,
@@ -23,6 +23,18 @@ struct Format {
     marker_shards: u32,
     hash: String,
     publish_mode: String,
+    /// What this build does not know.
+    #[serde(flatten)]
+    others: serde_json::Map<String, serde_json::Value>,
+}
+
+/// The row as it is stored.
+struct Stored {
+    format: Format,
+    /// The value that the format was read from.
+    value: Vec<u8>,
+    /// The attributes beside the value.
+    others: Attributes,
 }
 
 impl Format {
@@ -33,6 +45,7 @@ impl Format {
             marker_shards: config.marker_shards,
             hash: "murmur2".into(),
             publish_mode: config.publish_mode.unwrap_or_default().name().into(),
+            others: serde_json::Map::new(),
         }
     }
 
@@ -101,7 +114,7 @@ fn key() -> Attributes {
 pub(crate) async fn check(connection: &Connection) -> Result<PublishMode, DynamoDbError> {
     let table = connection.control();
     match stored(connection).await? {
-        Some((format, _)) => format.check(connection.config(), table),
+        Some(stored) => stored.format.check(connection.config(), table),
         None => Err(DynamoDbError::NoFormat {
             table: table.into(),
         }),
@@ -111,7 +124,9 @@ pub(crate) async fn check(connection: &Connection) -> Result<PublishMode, Dynamo
 /// As [`check`], for tables that may not be there yet: the mode that they have or will have.
 pub(crate) async fn expected_mode(connection: &Connection) -> Result<PublishMode, DynamoDbError> {
     match stored(connection).await {
-        Ok(Some((format, _))) => format.check(connection.config(), connection.control()),
+        Ok(Some(stored)) => stored
+            .format
+            .check(connection.config(), connection.control()),
         Ok(None) => Ok(connection.config().publish_mode.unwrap_or_default()),
         Err(failure) if failure.is_missing_table() => {
             Ok(connection.config().publish_mode.unwrap_or_default())
@@ -120,8 +135,7 @@ pub(crate) async fn expected_mode(connection: &Connection) -> Result<PublishMode
     }
 }
 
-/// The row, and its value as it is stored.
-async fn stored(connection: &Connection) -> Result<Option<(Format, Vec<u8>)>, Failure> {
+async fn stored(connection: &Connection) -> Result<Option<Stored>, Failure> {
     let table = connection.control();
     let request = connection
         .once()
@@ -140,32 +154,37 @@ async fn stored(connection: &Connection) -> Result<Option<(Format, Vec<u8>)>, Fa
     })
 }
 
-fn parse(mut row: Attributes) -> Result<(Format, Vec<u8>), BadAttribute> {
+fn parse(mut row: Attributes) -> Result<Stored, BadAttribute> {
     let value = required(take_binary(&mut row, "d")?, "d")?;
     let format = serde_json::from_slice(&value).map_err(|e| BadAttribute::new("d", &e))?;
-    Ok((format, value))
+    Ok(Stored {
+        format,
+        value,
+        others: row,
+    })
 }
 
-/// Writes the row with this value, under a condition. False if the condition does not hold.
+/// Writes the row with this value, if there is none or the one that is replaced. False if the condition does not hold.
 async fn put(
     connection: &Connection,
     format: &Format,
-    replaced: Option<Vec<u8>>,
+    replaced: Option<Stored>,
 ) -> Result<bool, DynamoDbError> {
     let table = connection.control();
     let place = connection.at("PutItem", table);
     let value =
         serde_json::to_vec(format).map_err(|e| Failure::incompatible(place, e.to_string()))?;
-    let mut row = key();
-    row.insert("d".into(), binary(value));
+    let (old, others) = replaced.map(|stored| (stored.value, stored.others)).unzip();
     // The revision of a control row, so that the row reads as one. It is never compared.
-    row.insert("r".into(), text("0".repeat(32)));
+    let mut row = others.unwrap_or_else(|| Attributes::from([("r".into(), text("0".repeat(32)))]));
+    row.extend(key());
+    row.insert("d".into(), binary(value));
     let request = connection
         .once()
         .put_item()
         .table_name(table)
         .set_item(Some(row));
-    let request = match replaced {
+    let request = match old {
         None => request.condition_expression("attribute_not_exists(pk)"),
         Some(old) => request
             .condition_expression("d = :old")
@@ -200,25 +219,25 @@ pub(crate) async fn set_mode(
     config.publish_mode = None;
     // Another process may change the row at the same time; the next look tells what became of it.
     for _ in 0..3 {
-        let Some((format, value)) = stored(connection).await? else {
+        let Some(stored) = stored(connection).await? else {
             return Err(DynamoDbError::NoFormat {
                 table: table.into(),
             });
         };
-        if format.check(&config, table)? == mode {
+        if stored.format.check(&config, table)? == mode {
             return Ok(());
         }
         let changed = Format {
             publish_mode: mode.name().into(),
-            ..format
+            ..stored.format.clone()
         };
-        if put(connection, &changed, Some(value)).await? {
+        if put(connection, &changed, Some(stored)).await? {
             return Ok(());
         }
     }
     config.publish_mode = Some(mode);
     match stored(connection).await? {
-        Some((format, _)) => format.check(&config, table).map(|_| ()),
+        Some(stored) => stored.format.check(&config, table).map(|_| ()),
         None => Err(DynamoDbError::NoFormat {
             table: table.into(),
         }),

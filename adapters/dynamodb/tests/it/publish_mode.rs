@@ -1,5 +1,6 @@
 //! The publish mode is a property of the tables, changed by name.
-use crate::support::{Server, append_of, stream};
+use crate::support::{Server, append_of, s, stream};
+use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
 use foldstream::{
     StreamHead,
     ports::{EventStore as _, Segment},
@@ -105,6 +106,41 @@ async fn a_new_mode_holds_for_every_process_that_connects_from_then_on() {
             );
         }
     }
+}
+
+/// A build that knows more than this one may have written them, and reads them again.
+#[tokio::test]
+async fn changing_the_mode_keeps_what_a_later_build_has_written_into_the_row() {
+    let server = Server::start();
+    let stores = server.stores().await;
+    let client = stores.client();
+    let row = || async {
+        let get = client.get_item().table_name("events-control");
+        let get = get.key("pk", s("meta")).key("sk", s("format"));
+        get.send().await.unwrap().item.unwrap()
+    };
+    let value_of = |attribute: &AttributeValue| -> serde_json::Value {
+        serde_json::from_slice(attribute.as_b().unwrap().as_ref()).unwrap()
+    };
+    let mut later = row().await;
+    let mut value = value_of(&later["d"]);
+    value["of_a_later_build"] = serde_json::json!({ "n": [7, null] });
+    let blob = Blob::new(value.to_string());
+    later.insert("d".into(), AttributeValue::B(blob));
+    later.insert("r".into(), s("1".repeat(32)));
+    later.insert("later".into(), s("attribute"));
+    let put = client.put_item().table_name("events-control");
+    put.set_item(Some(later.clone())).send().await.unwrap();
+    set_publish_mode(&server.config(), PublishMode::Both)
+        .await
+        .unwrap();
+    let mut changed = row().await;
+    value["publish_mode"] = "both".into();
+    assert_eq!(value_of(&changed["d"]), value);
+    changed.remove("d");
+    later.remove("d");
+    assert_eq!(changed, later);
+    server.stores().await;
 }
 
 #[tokio::test]
