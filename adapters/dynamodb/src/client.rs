@@ -207,15 +207,25 @@ impl Requests {
 
 /// Time limits of each request: the client's own, and those of the configuration where it has none. An append that never
 /// returns would hold the turn of its stream forever.
+///
+/// The time for connecting always ends first, whoever set it: the SDK says of a connection that was not made in time that
+/// it was not made, and of a request whose time is over only that it is over. The tenth that is left is for what precedes
+/// the connection: the endpoint, credentials that are fetched, and the signature. Where that takes longer, the request ends
+/// as lost.
 fn time_limits(own: Option<&TimeoutConfig>, config: &DynamoDbConfig) -> TimeoutConfig {
     let own_attempt = own.and_then(TimeoutConfig::operation_attempt_timeout);
     let attempt = own_attempt.unwrap_or(config.attempt_timeout);
-    // Shorter than the attempt: a connection that is not made in time is then certain not to have carried the request.
-    let connect = config.connect_timeout.min(attempt / 10 * 9);
+    // One attempt is all there is of an operation, and the time for the answer also runs while the connection is made.
+    let others = [
+        own.and_then(TimeoutConfig::operation_timeout),
+        own.and_then(TimeoutConfig::read_timeout),
+    ];
+    let request = others.into_iter().flatten().fold(attempt, Duration::min);
     let own_connect = own.and_then(TimeoutConfig::connect_timeout);
+    let connect = own_connect.unwrap_or(config.connect_timeout);
     own.map_or_else(TimeoutConfigBuilder::new, TimeoutConfig::to_builder)
         .operation_attempt_timeout(attempt)
-        .connect_timeout(own_connect.unwrap_or(connect))
+        .connect_timeout(connect.min(request / 10 * 9))
         .build()
 }
 

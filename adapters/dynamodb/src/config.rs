@@ -94,7 +94,8 @@ pub struct DynamoDbConfig {
     /// request. Holds for a client of your own too, unless that has an `operation_attempt_timeout` itself.
     pub attempt_timeout: Duration,
     /// The longest wait for a connection. Default 2 s; at most nine tenths of `attempt_timeout` count, so that a connection
-    /// that was never made is told apart from an answer that was lost.
+    /// that was never made is told apart from an answer that was lost. Of a client of your own its `connect_timeout` counts,
+    /// cut in the same way: to nine tenths of its `operation_attempt_timeout`, `operation_timeout` or `read_timeout`.
     pub connect_timeout: Duration,
     /// The most requests that one call of a port sends for the same thing. Default 4; 0 counts as 1. The SDK's own retries
     /// are off, so nothing multiplies this number. A write whose answer was lost is settled by reading, and sent twice at

@@ -64,6 +64,9 @@ impl DynamoDb {
     /// As [`connect`](Self::connect), over the caller's client: its endpoint, region, credentials and timeouts count,
     /// not those of the configuration. Its retries do not: the stores send each request once and repeat it themselves. A
     /// client without `operation_attempt_timeout` gets [`DynamoDbConfig::attempt_timeout`] for every request of the stores.
+    /// Its `connect_timeout` counts up to nine tenths of the time of a request, so that a connection that was never made is
+    /// told apart from an answer that was lost. Where credentials take so long to fetch that the time of the request ends
+    /// before that of the connection, the SDK does not tell them apart, and the outcome of an append is unknown.
     ///
     /// # Errors
     /// As [`connect`](Self::connect).

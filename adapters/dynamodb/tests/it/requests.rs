@@ -254,24 +254,13 @@ async fn what_was_never_sent_was_certainly_not_applied() {
     }
 }
 
-/// A host that takes no connection: the time for connecting ends before the time for the answer.
+/// A host that takes no connection: the time for connecting ends before the time for the answer, whoever set either.
 #[tokio::test]
 async fn a_connection_that_is_not_made_in_time_carried_nothing() {
+    use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
     let server = Server::start();
     server.stores().await;
-    let route = Route {
-        to: Arc::new(Mutex::new(server.config().endpoint.unwrap())),
-        asked: Arc::default(),
-    };
-    let builder = aws_sdk_dynamodb::Config::builder().endpoint_resolver(route.clone());
-    let limit = Duration::from_millis(300);
-    let config = server
-        .config()
-        .with_attempt_timeout(limit)
-        .with_connect_timeout(limit);
-    let stores = DynamoDb::with_client(client(builder), config)
-        .await
-        .unwrap();
+    let endpoint = server.config().endpoint.unwrap();
     // A full backlog: the system completes no more handshakes.
     let full = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = full.local_addr().unwrap();
@@ -280,13 +269,54 @@ async fn a_connection_that_is_not_made_in_time_carried_nothing() {
     while let Ok(stream) = std::net::TcpStream::connect_timeout(&address, patience) {
         waiting.push(stream);
     }
-    route.lead(format!("http://{address}"));
-    let error = stores
-        .event_store()
-        .append(&append_of(&empty(), 1))
-        .await
-        .unwrap_err();
-    assert!(error.is_certainly_not_applied(), "{}", chain(&error));
+    let ms = Duration::from_millis;
+    let own = || TimeoutConfig::builder().connect_timeout(ms(3_100));
+    for (what, limits) in [
+        ("none of its own", None),
+        ("3.1 s to connect", Some(own())),
+        (
+            "3.1 s to connect, 400 ms for an attempt",
+            Some(own().operation_attempt_timeout(ms(400))),
+        ),
+        (
+            "3.1 s to connect, 400 ms for an operation",
+            Some(own().operation_timeout(ms(400))),
+        ),
+        (
+            "3.1 s to connect, 400 ms for the answer",
+            Some(own().read_timeout(ms(400))),
+        ),
+        (
+            "400 ms for an operation",
+            Some(TimeoutConfig::builder().operation_timeout(ms(400))),
+        ),
+    ] {
+        let route = Route {
+            to: Arc::new(Mutex::new(endpoint.clone())),
+            asked: Arc::default(),
+        };
+        let mut builder = aws_sdk_dynamodb::Config::builder().endpoint_resolver(route.clone());
+        builder.set_timeout_config(limits.map(|limits| limits.build()));
+        let config = server
+            .config()
+            .with_attempt_timeout(ms(500))
+            .with_max_attempts(2)
+            .with_connect_timeout(ms(500));
+        let stores = DynamoDb::with_client(client(builder), config)
+            .await
+            .unwrap();
+        route.lead(format!("http://{address}"));
+        let error = stores
+            .event_store()
+            .append(&append_of(&empty(), 1))
+            .await
+            .unwrap_err();
+        assert!(
+            error.is_certainly_not_applied(),
+            "{what}: {}",
+            chain(&error)
+        );
+    }
 }
 
 /// Once one request may have arrived, what is certain of a later one says nothing about it.
