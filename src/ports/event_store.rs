@@ -146,10 +146,13 @@ impl UnpublishedPage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Capabilities {
-    /// Streams that one [`EventStore::append_all`] may touch, written or only checked. 1: no atomic append of several.
+    /// Streams that one [`EventStore::append_all`] may touch, written or only checked. 1: no atomic append of several. Where
+    /// a backend splits large commits, each part may count as a stream: an append with so many parts that the backend's
+    /// transaction cannot hold them is `Refused(Unsupported)`, though it is within this number.
     pub max_streams_per_append: u32,
     /// The size of one commit in bytes, as [`Append::bytes`] counts them, above which an append is
-    /// [`EventStoreError::TooLarge`]. The commits of an atomic append share it.
+    /// [`EventStoreError::TooLarge`]. The commits of an atomic append share it. A backend that adds bytes to each commit may
+    /// answer so for many commits that are together slightly below it.
     pub max_commit_bytes: usize,
     /// The size of one event in bytes, as [`EventData::bytes`](super::EventData::bytes) counts them, above which an append
     /// is [`EventStoreError::TooLarge`]: smaller than a commit where a backend splits large commits between events.
@@ -359,7 +362,8 @@ impl EventStoreError {
 /// - A stream named twice, or no commit, is `Invalid`.
 /// - A commit over its limits stores none. Commits that are together over `max_commit_bytes` are `TooLarge`.
 ///
-/// More streams than `max_streams_per_append` are `Refused(Unsupported)`. One commit without checks behaves as
+/// More streams than `max_streams_per_append` are `Refused(Unsupported)`, and fewer may be where a backend splits a commit
+/// of several events and counts the parts. Then nothing is stored. One commit without checks behaves as
 /// [`append`](Self::append) everywhere.
 ///
 /// **Read** is strongly consistent: every acknowledged commit is seen by every later read.

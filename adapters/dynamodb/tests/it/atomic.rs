@@ -491,14 +491,39 @@ async fn what_a_transaction_does_not_take_is_refused_before_any_call() {
         }
         other => panic!("{other:?}"),
     }
-    // A part is an item of the transaction.
+    // A part is an item of the transaction, and so is a check.
     let mut all = streams(98);
     all.commits.push(of(&[300_000, 300_000, 300_000]));
-    match store.append_all(&all).await.unwrap_err() {
-        EventStoreError::TooLarge { stream, .. } => {
-            assert_eq!(&stream, all.commits[98].head.stream());
+    let mut checked = streams(97).with_unchanged(vec![small().head]);
+    checked.commits.push(of(&[300_000, 300_000, 300_000]));
+    for (all, said) in [
+        (
+            &all,
+            [
+                "101 items",
+                "at most 100",
+                "101 for its commits",
+                "1 are over 390 KiB",
+                "0 for streams",
+            ],
+        ),
+        (
+            &checked,
+            [
+                "101 items",
+                "at most 100",
+                "100 for its commits",
+                "1 are over 390 KiB",
+                "1 for streams",
+            ],
+        ),
+    ] {
+        let error = store.append_all(all).await.unwrap_err();
+        assert_eq!(refused(&error).0, RefusedKind::Unsupported);
+        for part in said {
+            assert!(error.to_string().contains(part), "{error}");
         }
-        other => panic!("{other:?}"),
+        assert!(error.is_certainly_not_applied());
     }
     assert_eq!(wire.operations(), [""; 0]);
     all.commits.truncate(97);

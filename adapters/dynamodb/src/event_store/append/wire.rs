@@ -7,10 +7,10 @@
 use super::Work;
 use crate::{
     attributes::{
-        Attributes, HARD_ITEM_BYTES, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_ITEMS, item_bytes,
+        Attributes, MAX_ITEM_BYTES, MAX_TRANSACTION_BYTES, MAX_TRANSACTION_ITEMS, item_bytes,
     },
     error::Failure,
-    event_store::encode,
+    event_store::{encode, unsupported},
 };
 use aws_sdk_dynamodb::{
     error::{BuildError, SdkError},
@@ -53,7 +53,7 @@ pub(super) enum Place {
 /// Sends the append once.
 ///
 /// # Errors
-/// What is found before any call: `Invalid`, `TooLarge`.
+/// What is found before any call: `Invalid`, `TooLarge`, `Refused(Unsupported)`.
 pub(super) async fn send(work: &Work<'_>) -> Result<Answer, EventStoreError> {
     let mut items = items(work)?;
     Ok(match items.pop() {
@@ -69,29 +69,32 @@ pub(super) async fn send(work: &Work<'_>) -> Result<Answer, EventStoreError> {
 fn items(work: &Work<'_>) -> Result<Vec<(Place, Attributes)>, EventStoreError> {
     let (config, may_split) = (work.connection.config(), work.connection.has_transactions());
     let mut items = Vec::with_capacity(work.commits.len());
-    let (mut total, mut largest) = (0, (0, 0));
+    let (mut total, mut largest, mut split) = (0, (0, 0), 0);
     for (index, append) in work.commits.iter().enumerate() {
         let parts = encode::items(append, config, may_split)?;
         let bytes = parts.iter().map(item_bytes).sum();
         total += bytes;
         largest = largest.max((bytes, index));
+        split += usize::from(parts.len() > 1);
         items.extend(parts.into_iter().map(|part| (Place::Slot(index), part)));
     }
-    let (most, index) = largest;
-    let too_large = |bytes, limit| {
-        let stream = work.commits[index].head.stream().clone();
-        Err(EventStoreError::TooLarge {
-            stream,
-            bytes,
-            limit,
-        })
-    };
     if total > MAX_TRANSACTION_BYTES {
-        return too_large(total, MAX_TRANSACTION_BYTES);
+        return Err(EventStoreError::TooLarge {
+            stream: work.commits[largest.1].head.stream().clone(),
+            bytes: total,
+            limit: MAX_TRANSACTION_BYTES,
+        });
     }
-    // The streams are not too many: it is the parts of a split commit.
-    if items.len() + work.unchanged.len() > MAX_TRANSACTION_ITEMS {
-        return too_large(most, HARD_ITEM_BYTES);
+    // The streams are not too many: it is the parts of split commits.
+    let (written, checked) = (items.len(), work.unchanged.len());
+    if written + checked > MAX_TRANSACTION_ITEMS {
+        return Err(unsupported(&format!(
+            "an append needs {0} items, and one transaction of DynamoDB has at most {MAX_TRANSACTION_ITEMS}: {written} for its \
+             commits, of which {split} are over {1} KiB and split between events into parts of at most that size, and \
+             {checked} for streams that are only checked. Append fewer streams at once, or smaller commits",
+            written + checked,
+            MAX_ITEM_BYTES / 1024
+        )));
     }
     Ok(items)
 }
