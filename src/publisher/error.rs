@@ -186,7 +186,8 @@ const fn concerns_all(kind: RefusedKind) -> bool {
     )
 }
 
-/// A topic that is missing or denied says nothing about other topics; credentials are the same for all.
+/// A topic that is missing, denied or set up in a way that does not take the records says nothing about other topics;
+/// credentials are the same for all.
 const fn concerns_one_topic(kind: RefusedKind) -> bool {
     matches!(
         kind,
@@ -194,6 +195,7 @@ const fn concerns_one_topic(kind: RefusedKind) -> bool {
             | RefusedKind::UnknownPartition
             | RefusedKind::Permission
             | RefusedKind::Incompatible
+            | RefusedKind::Unsupported
     )
 }
 
@@ -335,6 +337,50 @@ impl Failure for PublishError {
             | Self::Interrupted { .. }
             | Self::TooLarge { .. }
             | Self::HistoryForked { .. } => self.is_transient().into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_of_one_topics_records_says_nothing_about_other_topics() {
+        for (kind, (ends_all, ends_topic)) in [
+            (RefusedKind::MissingTopic, (false, true)),
+            (RefusedKind::UnknownPartition, (false, true)),
+            (RefusedKind::Permission, (false, true)),
+            (RefusedKind::Incompatible, (false, true)),
+            (RefusedKind::Unsupported, (false, true)),
+            // One stream's record may be at fault.
+            (RefusedKind::Validation, (false, false)),
+            (RefusedKind::Other, (false, false)),
+            // The same for every topic.
+            (RefusedKind::Credentials, (true, false)),
+        ] {
+            let stream = StreamId::new("order", "1").unwrap();
+            let refused = || MessageBusError::Refused {
+                kind,
+                reason: "no".into(),
+                source: "no".into(),
+            };
+            let sent = PublishError::Bus {
+                stream: stream.clone(),
+                version: Version::new(1),
+                source: refused(),
+            };
+            let found = (sent.is_set_up_wrong(), sent.is_topic_unusable());
+            assert_eq!(found, (ends_all, ends_topic), "{kind:?}");
+            let checked = PublishError::Topic {
+                stream,
+                source: TopicError::Bus {
+                    topic: "shop.order".into(),
+                    source: refused(),
+                },
+            };
+            assert_eq!(checked.is_set_up_wrong(), ends_all, "{kind:?}");
+            assert!(checked.is_topic_unusable(), "{kind:?}");
         }
     }
 }

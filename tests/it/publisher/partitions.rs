@@ -293,6 +293,40 @@ async fn a_topic_that_is_denied_grows_or_hangs_concerns_only_its_streams() {
     }
 }
 
+/// Such as `UNSUPPORTED_FOR_MESSAGE_FORMAT` of Kafka, which is a setting of one topic.
+#[tokio::test(start_paused = true)]
+async fn a_refusal_of_one_topics_records_concerns_only_its_streams_and_passes() {
+    for kind in [
+        RefusedKind::MissingTopic,
+        RefusedKind::UnknownPartition,
+        RefusedKind::Permission,
+        RefusedKind::Validation,
+        RefusedKind::Incompatible,
+        RefusedKind::Unsupported,
+        RefusedKind::Other,
+    ] {
+        let world = World::new();
+        world.bus.create_topic("shop.cart", 2);
+        world.bus.create_topic("shop.order", 2);
+        let is_order =
+            |call: &Call<'_>| matches!(call, Call::Publish(m) if &*m.topic == "shop.order");
+        let refusal = Fault::Refused(kind).on(Op::Publish).matching(is_order);
+        world.faults.set([refusal]);
+        for n in 0..3 {
+            world.append(&order(&n.to_string()), 1).await;
+        }
+        let polling = polling(&world);
+        tokio::time::sleep(10 * S).await;
+        world.append(&stream("later"), 1).await;
+        tokio::time::sleep(20 * S).await;
+        let refused = ["order#0", "order#1", "order#2"];
+        assert_eq!(left(&world).await, refused, "{kind:?}");
+        world.heal();
+        polling.await.unwrap();
+        assert_eq!(left(&world).await, [""; 0], "{kind:?}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_was_cut_short_is_not_reported_as_brought_up_to_date() {
     // Within the first page of the list, and of a stream whose listed commits are all published.
