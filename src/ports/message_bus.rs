@@ -105,17 +105,23 @@ impl Delivery {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Subscription {
-    /// The group. Its members share the partitions.
+    /// The group. Its members share the partitions. 1 to [`MAX_GROUP`](Self::MAX_GROUP) bytes without NUL.
     pub group: String,
     /// The topics. All of them must exist.
     pub topics: Vec<Arc<str>>,
     /// Positions for the partitions where the group has committed nothing. There is no "oldest" or "newest": the bus
     /// would resolve such a word again after each loss of a commit, and skip or repeat records silently.
     pub start: Vec<OffsetMark>,
-    /// The id of a static member; `None`, the default, joins as a dynamic member.
+    /// The id of a static member; `None`, the default, joins as a dynamic member. 1 to
+    /// [`MAX_INSTANCE_ID`](Self::MAX_INSTANCE_ID) ASCII letters, digits, `.`, `_` and `-`, and not just `.` or `..`.
     pub instance_id: Option<String>,
 }
 impl Subscription {
+    /// The bytes that the name of a group may have: what a text of Kafka's protocol can hold.
+    pub const MAX_GROUP: usize = 32_767;
+    /// The characters that an instance id may have, as in Kafka.
+    pub const MAX_INSTANCE_ID: usize = 249;
+
     /// Creates a request to join `group` as a dynamic member that starts where the group has committed.
     #[must_use]
     pub fn new(
@@ -136,11 +142,55 @@ impl Subscription {
         self
     }
     /// Joins as a static member of this id, unique within the group: after a restart the member gets its partitions back
-    /// without a rebalance. See [`Consumer`] for what that means for leaving.
+    /// without a rebalance. See [`Consumer`] for what that means for leaving, and
+    /// [`instance_id`](Self::instance_id) for what an id may hold: to subscribe with another one is
+    /// [`Invalid`](MessageBusError::Invalid).
     #[must_use]
     pub fn with_instance_id(mut self, id: impl Into<String>) -> Self {
         self.instance_id = Some(id.into());
         self
+    }
+
+    /// Checks the name of the group and the instance id, and that there is a topic. For adapters.
+    ///
+    /// # Errors
+    /// [`Invalid`](MessageBusError::Invalid), naming what is wrong.
+    pub fn check(&self) -> Result<(), MessageBusError> {
+        Self::check_group(&self.group)?;
+        let invalid = |reason: &str| {
+            let reason = reason.into();
+            Err(MessageBusError::Invalid { reason })
+        };
+        if self.topics.is_empty() {
+            return invalid("a subscription names at least one topic");
+        }
+        let Some(id) = &self.instance_id else {
+            return Ok(());
+        };
+        let is_legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        if id.is_empty() || id.len() > Self::MAX_INSTANCE_ID {
+            return invalid("an instance id has 1 to 249 characters");
+        }
+        if id == "." || id == ".." || !id.bytes().all(is_legal) {
+            return invalid(
+                "an instance id has only ASCII letters, digits, '.', '_' and '-', and is not \".\" nor \"..\"",
+            );
+        }
+        Ok(())
+    }
+
+    /// Checks the name of a group. For adapters.
+    ///
+    /// # Errors
+    /// [`Invalid`](MessageBusError::Invalid) if it is empty, longer than [`MAX_GROUP`](Self::MAX_GROUP) bytes, or holds
+    /// a NUL.
+    pub fn check_group(group: &str) -> Result<(), MessageBusError> {
+        if group.is_empty() || group.len() > Self::MAX_GROUP || group.contains('\0') {
+            return Err(MessageBusError::Invalid {
+                reason: "the name of a group has 1 to 32767 bytes and no NUL".into(),
+            });
+        }
+        Ok(())
     }
 }
 
@@ -418,7 +468,8 @@ pub trait MessageBus: Debug + Send + Sync + 'static {
     /// Joins a group.
     ///
     /// # Errors
-    /// [`MessageBusError`]; `Refused(MissingTopic)` if a topic does not exist.
+    /// [`MessageBusError`]; `Refused(MissingTopic)` if a topic does not exist; `Invalid` at once if the group's name or the
+    /// instance id is none that a [`Subscription`] may have.
     async fn subscribe(
         &self,
         subscription: Subscription,
@@ -434,7 +485,8 @@ pub trait MessageBus: Debug + Send + Sync + 'static {
     /// has committed nothing.
     ///
     /// # Errors
-    /// [`MessageBusError`]; `Refused(MissingTopic)` if the topic does not exist.
+    /// [`MessageBusError`]; `Refused(MissingTopic)` if the topic does not exist; `Invalid` for a name that
+    /// no group can have.
     async fn committed(
         &self,
         group: &str,
@@ -450,7 +502,8 @@ pub trait MessageBus: Debug + Send + Sync + 'static {
     /// Forgets a group without members and everything that it has committed. Forgetting an unknown group succeeds.
     ///
     /// # Errors
-    /// [`MessageBusError`]; `Refused(Validation)` while the group has members, including static members that are away.
+    /// [`MessageBusError`]; `Refused(Validation)` while the group has members, including static members that are away;
+    /// `Invalid` for a name that no group can have.
     async fn delete_group(&self, group: &str) -> Result<(), MessageBusError>;
 }
 

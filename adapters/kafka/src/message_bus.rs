@@ -5,7 +5,7 @@ use crate::{
     consumer,
     error::{Errors, invalid},
     producer::Producer,
-    topics::{Admin, TopicOutcome, TopicSpec, check_group},
+    topics::{Admin, TopicOutcome, TopicSpec},
     worked_before::{Access, Uses, WorkedBefore},
 };
 use async_trait::async_trait;
@@ -162,10 +162,8 @@ impl MessageBus for KafkaMessageBus {
         &self,
         subscription: Subscription,
     ) -> Result<Arc<dyn Consumer>, MessageBusError> {
-        check_group(&subscription.group)?;
-        if subscription.topics.is_empty() {
-            return Err(invalid("a subscription needs a topic"));
-        }
+        // librdkafka takes an empty id for none, and joins with another one in vain without a word.
+        subscription.check()?;
         for topic in &subscription.topics {
             check_topic_name(topic)?;
         }
@@ -199,7 +197,7 @@ impl MessageBus for KafkaMessageBus {
         group: &str,
         topic: &str,
     ) -> Result<Vec<(PartitionId, Option<Offset>)>, MessageBusError> {
-        check_group(group)?;
+        Subscription::check_group(group)?;
         check_topic_name(topic)?;
         let (shared, reader) = (Arc::clone(&self.shared), self.shared.reader()?);
         let (group, topic) = (group.to_owned(), Arc::from(topic));

@@ -7,7 +7,7 @@ use crate::{
 };
 use foldstream::{
     Backoff, RetryPolicy,
-    ports::{MessageBusError, TopicDescription},
+    ports::{MessageBusError, Subscription, TopicDescription},
     resilience::Retryable,
 };
 use rdkafka::{
@@ -264,7 +264,7 @@ impl Admin {
         group: &str,
         reader: Arc<Reader>,
     ) -> Result<(), MessageBusError> {
-        check_group(group)?;
+        Subscription::check_group(group)?;
         let broker = blocking(move || reader.any_broker()).await?;
         let (doing, name) = (format!("deleting the group {group}"), group.to_owned());
         let answer = self.ask(doing.clone(), move |admin| async move {
@@ -282,16 +282,6 @@ impl Admin {
             Err(error) => Err(self.errors.failed(doing, Uses::nothing(), error)),
         }
     }
-}
-
-/// Groups are named by any text; the client takes them as C strings.
-pub(crate) fn check_group(group: &str) -> Result<(), MessageBusError> {
-    if group.is_empty() || group.contains('\0') {
-        return Err(invalid(
-            "the name of a group must not be empty nor hold a NUL",
-        ));
-    }
-    Ok(())
 }
 
 /// The one answer to one question.

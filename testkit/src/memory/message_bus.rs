@@ -253,12 +253,6 @@ impl InMemoryMessageBus {
     }
 }
 
-fn invalid(reason: &str) -> MessageBusError {
-    MessageBusError::Invalid {
-        reason: reason.into(),
-    }
-}
-
 #[async_trait]
 impl MessageBus for InMemoryMessageBus {
     async fn publish(&self, message: &Message) -> Result<(PartitionId, Offset), MessageBusError> {
@@ -276,12 +270,7 @@ impl MessageBus for InMemoryMessageBus {
         &self,
         subscription: Subscription,
     ) -> Result<Arc<dyn Consumer>, MessageBusError> {
-        if subscription.group.is_empty() {
-            return Err(invalid("a group has a name"));
-        }
-        if subscription.topics.is_empty() {
-            return Err(invalid("a subscription names at least one topic"));
-        }
+        subscription.check()?;
         let mut state = lock(&self.0.state);
         for topic in &subscription.topics {
             state.topics.describe(topic)?;
@@ -310,6 +299,7 @@ impl MessageBus for InMemoryMessageBus {
         group: &str,
         topic: &str,
     ) -> Result<Vec<(PartitionId, Option<Offset>)>, MessageBusError> {
+        Subscription::check_group(group)?;
         let state = lock(&self.0.state);
         let group = state.groups.get(group);
         let committed = |partition: PartitionId| {
@@ -325,6 +315,7 @@ impl MessageBus for InMemoryMessageBus {
     }
 
     async fn delete_group(&self, group: &str) -> Result<(), MessageBusError> {
+        Subscription::check_group(group)?;
         let mut state = lock(&self.0.state);
         let (groups, mut around) = state.split(self.0.timeouts);
         let Some(found) = groups.get_mut(group) else {

@@ -440,3 +440,31 @@ async fn a_dropped_next_loses_nothing() {
         }
     }
 }
+
+/// librdkafka takes an empty id for none, and waits for ever with one that is too long.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_instance_id_that_kafka_cannot_keep_is_invalid_at_once() {
+    let mock = Mock::new();
+    let (bus, topic) = (mock.bus(), mock.topic(1));
+    for id in ["", "a\0b", "a b", ".", &*"i".repeat(250)] {
+        let subscription = from_start(&fresh("group"), &topic, 1).with_instance_id(id);
+        let joined = bus.subscribe(subscription).await;
+        assert!(
+            matches!(joined, Err(MessageBusError::Invalid { .. })),
+            "{id:?}: {joined:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_no_group_can_have_is_invalid_to_forget_too() {
+    let mock = Mock::new();
+    let bus = mock.bus();
+    for name in ["", "a\0b", &*"g".repeat(Subscription::MAX_GROUP + 1)] {
+        let answer = bus.delete_group(name).await;
+        assert!(
+            matches!(answer, Err(MessageBusError::Invalid { .. })),
+            "{name:.5?}: {answer:?}"
+        );
+    }
+}

@@ -126,6 +126,15 @@ pub(super) fn assert_refused<T: Debug>(answer: &Result<T, MessageBusError>, expe
     assert!(refused, "expected Refused({expected:?}), found {answer:?}");
 }
 
+/// Asserts that an answer is `Invalid`.
+#[track_caller]
+pub(super) fn assert_invalid<T: Debug>(answer: &Result<T, MessageBusError>, what: &str) {
+    assert!(
+        matches!(answer, Err(MessageBusError::Invalid { .. })),
+        "{what}: expected Invalid, found {answer:?}"
+    );
+}
+
 /// Asserts that an answer is a refusal of a topic that does not exist.
 #[track_caller]
 pub(super) fn assert_missing_topic<T: Debug>(answer: &Result<T, MessageBusError>) {

@@ -88,6 +88,7 @@ macro_rules! __message_bus_cases {
             deliver::a_position_behind_the_end_is_out_of_range,
             deliver::what_is_not_committed_comes_again,
             deliver::a_dropped_next_loses_nothing,
+            own::a_name_that_no_group_can_have_is_invalid,
             own::a_commit_is_stored_when_it_returns,
             own::a_commit_under_another_epoch_is_stale_and_stores_nothing,
             own::a_paused_partition_delivers_nothing_and_goes_on_without_a_gap,
@@ -131,6 +132,7 @@ macro_rules! __message_bus_cases {
             static_members::a_static_member_that_comes_back_gets_its_partitions,
             static_members::a_static_member_that_stays_away_loses_its_partitions,
             static_members::of_two_members_with_one_instance_id_one_is_refused,
+            static_members::an_instance_id_that_no_member_can_have_is_invalid,
         ] }
     };
     (delete_group, [$($then:tt)*] $context:tt) => {

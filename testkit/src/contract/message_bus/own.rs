@@ -1,9 +1,29 @@
 //! Commits, pauses, leaving: what a member may do with what it holds.
-use super::given::{Fixture, Member, Topic, assert_same_places, assert_stale, place};
+use super::given::{
+    Fixture, Member, Topic, assert_invalid, assert_same_places, assert_stale, place, within,
+};
 use foldstream::ports::{
-    AssignmentEpoch, ConsumerEvent, MessageBusError, Offset, OwnedMark, RefusedKind,
+    AssignmentEpoch, ConsumerEvent, MessageBusError, Offset, OwnedMark, RefusedKind, Subscription,
 };
 use std::{fmt::Debug, time::Duration};
+
+/// A name that is empty, too long or holds a NUL is that of no group: to join it, or to ask for its offsets, is `Invalid`.
+pub async fn a_name_that_no_group_can_have_is_invalid(fixture: Fixture) {
+    let topic = Topic::fresh(&fixture, 1).await;
+    let long = "g".repeat(Subscription::MAX_GROUP + 1);
+    for (what, group) in [
+        ("an empty name", ""),
+        ("a NUL", "a\0b"),
+        ("too long", &*long),
+    ] {
+        let mut subscription = topic.subscription();
+        subscription.group = group.into();
+        let joined = within(what, topic.bus.subscribe(subscription)).await;
+        assert_invalid(&joined, what);
+        let committed = within(what, topic.bus.committed(group, &topic.name)).await;
+        assert_invalid(&committed, what);
+    }
+}
 
 /// A commit is stored when it returns, for the partitions that it names.
 pub async fn a_commit_is_stored_when_it_returns(fixture: Fixture) {

@@ -2,8 +2,8 @@
 use super::{
     crowd::Crowd,
     given::{
-        Fixture, GROUP_PATIENCE, Member, Topic, assert_refused, assert_same_places, next_event,
-        place, within,
+        Fixture, GROUP_PATIENCE, Member, Topic, assert_invalid, assert_refused, assert_same_places,
+        next_event, place, within,
     },
 };
 use foldstream::ports::{ConsumerEvent, MessageBusError, RefusedKind, Subscription};
@@ -155,4 +155,23 @@ pub async fn of_two_members_with_one_instance_id_one_is_refused(fixture: Fixture
     // The refused one, which has gone, takes nothing from the group.
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(topic.committed().await, [Some(2)]);
+}
+
+/// To join with an instance id that is empty, too long or holds other characters than ASCII letters, digits, `.`, `_` and
+/// `-` is `Invalid` at once: the member would be a dynamic one, or would wait in vain.
+pub async fn an_instance_id_that_no_member_can_have_is_invalid(fixture: Fixture) {
+    let topic = Topic::fresh(&fixture, 1).await;
+    topic.publish(0, 1).await;
+    let long = "i".repeat(Subscription::MAX_INSTANCE_ID + 1);
+    for id in ["", "a\0b", &*long, "a b", "a/b", "ä", ".", ".."] {
+        let subscription = topic.subscription().with_instance_id(id);
+        let joined = within("an answer", topic.bus.subscribe(subscription)).await;
+        assert_invalid(&joined, &format!("{id:?}"));
+    }
+    // The longest one, of all characters that there are.
+    let id = format!("Aa0._-{}", &long[7..]);
+    let subscription = topic.subscription().with_instance_id(id);
+    let mut member = Member::subscribe(&*topic.bus, subscription).await;
+    member.deliveries(1).await;
+    member.leave().await;
 }

@@ -16,8 +16,10 @@ pub(super) fn suspects() -> Suspects {
         broken::<FillsKeys>(&["everything_of_a_message_arrives_as_sent"]),
         broken::<FillsHeaders>(&["everything_of_a_message_arrives_as_sent"]),
         broken::<HidesPartitions>(&["everything_of_a_message_arrives_as_sent"]),
-        broken::<MixesGroups>(&["each_group_gets_all_messages"])
-            .and_by(&["a_position_that_retention_has_passed_is_out_of_range"]),
+        broken::<MixesGroups>(&["each_group_gets_all_messages"]).and_by(&[
+            "a_position_that_retention_has_passed_is_out_of_range",
+            "a_name_that_no_group_can_have_is_invalid",
+        ]),
         broken::<SaysThatItWasCommitted>(&["an_assignment_comes_before_the_first_delivery"]),
         broken::<RepeatsDeliveries>(&["deliveries_of_a_partition_are_in_order_without_repeats"])
             .and_by(&[

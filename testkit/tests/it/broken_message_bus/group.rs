@@ -11,6 +11,7 @@ use tokio::time::timeout;
 
 pub(super) fn suspects() -> Suspects {
     vec![
+        broken::<TakesAnyGroup>(&["a_name_that_no_group_can_have_is_invalid"]),
         broken::<CommitsLater>(&["a_commit_is_stored_when_it_returns"]).and_by(&[
             "a_partition_starts_at_the_committed_offset_else_at_its_start_mark",
             "a_commit_under_another_epoch_is_stale_and_stores_nothing",
@@ -69,6 +70,19 @@ pub(super) fn suspects() -> Suspects {
         broken::<RemembersPauses>(&["a_pause_ends_with_its_assignment"]),
         broken::<ExpelsIdleMembers>(&["a_member_that_has_paused_everything_stays_in_the_group"]),
     ]
+}
+
+/// As a client that takes a name as it is given.
+#[derive(Debug, Default)]
+struct TakesAnyGroup;
+#[async_trait]
+impl Sabotage for TakesAnyGroup {
+    async fn wish(&self, _: &InMemoryMessageBus, mut wish: Subscription) -> Subscription {
+        if Subscription::check_group(&wish.group).is_err() {
+            wish.group = "of no good name".into();
+        }
+        wish
+    }
 }
 
 /// As a commit in the background.

@@ -22,6 +22,7 @@ pub(super) fn suspects() -> Suspects {
             .and_by(&[
                 "a_static_member_that_stays_away_loses_its_partitions",
                 "of_two_members_with_one_instance_id_one_is_refused",
+                "an_instance_id_that_no_member_can_have_is_invalid",
             ]),
         Suspect::named(
             "keeps the partitions of absent members forever",
@@ -29,6 +30,7 @@ pub(super) fn suspects() -> Suspects {
             || sabotaged::<super::Nothing>(SESSION * 100),
             &["a_static_member_that_stays_away_loses_its_partitions"],
         ),
+        broken::<JoinsWithoutABadId>(&["an_instance_id_that_no_member_can_have_is_invalid"]),
         broken::<SaysNothingToTheRefused>(&["of_two_members_with_one_instance_id_one_is_refused"]),
     ]
 }
@@ -98,6 +100,19 @@ struct IgnoresInstanceIds;
 impl Sabotage for IgnoresInstanceIds {
     async fn wish(&self, _: &InMemoryMessageBus, mut wish: Subscription) -> Subscription {
         wish.instance_id = None;
+        wish
+    }
+}
+
+/// Joins as a dynamic member where the instance id is none.
+#[derive(Debug, Default)]
+struct JoinsWithoutABadId;
+#[async_trait]
+impl Sabotage for JoinsWithoutABadId {
+    async fn wish(&self, _: &InMemoryMessageBus, mut wish: Subscription) -> Subscription {
+        if wish.check().is_err() {
+            wish.instance_id = None;
+        }
         wish
     }
 }
