@@ -85,12 +85,15 @@ impl Message {
         let (_, value) = self.headers.iter().find(|(n, _)| *n == *name)?;
         std::str::from_utf8(value.as_ref()?).ok()
     }
-    /// Returns the size of key, value and headers in bytes, which is about the size of the record that the bus stores.
+    /// Returns the size of key, value and headers in bytes. It counts the bytes that tell the lengths of a header's name and
+    /// value, as Kafka writes them, and nothing else of what the bus adds: that is
+    /// [`record_overhead`](TopicDescription::record_overhead), the same for every message.
     pub fn size(&self) -> usize {
         let bytes = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len);
+        let with_length = |length: usize| varint_size(length) + length;
         let headers = self.headers.iter();
-        let headers: usize = headers.map(|(n, v)| n.len() + bytes(v) + 4).sum();
-        bytes(&self.key) + bytes(&self.value) + headers
+        let headers = headers.map(|(n, v)| with_length(n.len()) + with_length(bytes(v)));
+        bytes(&self.key) + bytes(&self.value) + headers.sum::<usize>()
     }
 
     /// Checks that these messages form a run: they name one partition, and they have the same topic, key and partition.
@@ -260,6 +263,12 @@ impl fmt::Display for TopicId {
     }
 }
 
+/// The number of bytes in which Kafka writes a length: seven bits each, one of them all for the sign.
+const fn varint_size(length: usize) -> usize {
+    let bits = usize::BITS - length.leading_zeros() + 1;
+    bits.div_ceil(7) as usize
+}
+
 /// The settings of a topic, and the limits of the producer that sends to it. `None` stands for what the bus does not say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -272,10 +281,15 @@ pub struct TopicDescription {
     pub compacted: Option<bool>,
     /// The time for which records are kept; `Duration::MAX` stands for no end.
     pub retention: Option<Duration>,
-    /// The size in bytes of the largest record that the topic takes.
+    /// The size in bytes of the largest record that the topic takes, as it is set: with
+    /// [`record_overhead`](Self::record_overhead).
     pub max_message_bytes: Option<u64>,
-    /// The size in bytes of the largest record that this bus sends, whatever the topic takes.
+    /// The size in bytes of the largest record that this bus sends, whatever the topic takes, as it is set: with
+    /// [`record_overhead`](Self::record_overhead).
     pub max_producer_bytes: Option<u64>,
+    /// The number of bytes that the two limits count at most beyond a message's [`size`](Message::size): what a record
+    /// has besides its parts, and the batch that it is sent in. 0 if they count the size alone.
+    pub record_overhead: u64,
 }
 impl TopicDescription {
     /// Creates a description that says only the number of partitions. For adapters.
@@ -288,6 +302,7 @@ impl TopicDescription {
             retention: None,
             max_message_bytes: None,
             max_producer_bytes: None,
+            record_overhead: 0,
         }
     }
     /// Sets the id of this life of the topic.
@@ -320,10 +335,19 @@ impl TopicDescription {
         self.max_producer_bytes = bytes;
         self
     }
-    /// Returns the lower of the two limits: a message whose [`size`](Message::size) is above it is `TooLarge`.
+    /// Sets the number of bytes that the two limits count at most beyond a message's [`size`](Message::size). For
+    /// adapters.
+    #[must_use]
+    pub const fn with_record_overhead(mut self, bytes: u64) -> Self {
+        self.record_overhead = bytes;
+        self
+    }
+    /// Returns the limit of a message's [`size`](Message::size): the lower of the two limits, less the overhead. A message
+    /// up to it is not `TooLarge`. One above it is, or may be by the few bytes of the overhead.
     pub fn message_limit(&self) -> Option<u64> {
         let limits = [self.max_message_bytes, self.max_producer_bytes];
-        limits.into_iter().flatten().min()
+        let lower = limits.into_iter().flatten().min()?;
+        Some(lower.saturating_sub(self.record_overhead))
     }
 }
 
@@ -358,6 +382,41 @@ mod tests {
             let text = error.to_string();
             assert!(text.contains("message 1") && text.contains(what), "{text}");
         }
+    }
+
+    #[test]
+    fn the_size_counts_each_headers_lengths_as_kafka_writes_them() {
+        let sized = |name: usize, value: usize| {
+            let name = HeaderName::new("n".repeat(name)).unwrap();
+            let with = message().with_header(name, vec![0; value]);
+            with.size() - message().size()
+        };
+        for (length, own) in [
+            (0, 1),
+            (63, 1),
+            (64, 2),
+            (8_191, 2),
+            (8_192, 3),
+            (1_048_575, 3),
+            (1_048_576, 4),
+        ] {
+            assert_eq!(sized(1, length), 1 + 1 + own + length, "value of {length}");
+        }
+        assert_eq!(sized(64, 0), 2 + 64 + 1);
+        let null = message().with_null_header(HeaderName::from_static("n"));
+        assert_eq!(null.size() - message().size(), 3);
+        assert_eq!(message().with_value("four").size(), 5);
+    }
+
+    #[test]
+    fn the_overhead_of_a_record_is_taken_from_the_limit_of_a_message() {
+        let limited = |bytes| {
+            let description = TopicDescription::new(1).with_max_message_bytes(bytes);
+            description.with_record_overhead(97).message_limit()
+        };
+        assert_eq!(limited(None), None);
+        assert_eq!(limited(Some(1_000)), Some(903));
+        assert_eq!(limited(Some(50)), Some(0));
     }
 
     #[test]

@@ -343,14 +343,15 @@ pub enum MessageBusError {
         #[source]
         source: BoxError,
     },
-    /// The message is larger than the limit of the topic or of the producer.
+    /// The message is larger than the limit of the topic or of the producer, which
+    /// [`TopicDescription::message_limit`] tells.
     #[error("a message for {topic} has {bytes} bytes, more than the bus takes{}", limit.map_or_else(String::new, |l| format!(" ({l})")))]
     TooLarge {
         /// The topic.
         topic: Arc<str>,
-        /// The size of the message in bytes.
+        /// The [`size`](Message::size) of the message in bytes.
         bytes: usize,
-        /// The limit in bytes, if it is known.
+        /// The limit of that size in bytes, if it is known.
         limit: Option<usize>,
     },
     /// The commit belongs to an assignment that has ended. The messages come again, perhaps to another member.
@@ -401,7 +402,8 @@ impl MessageBusError {
 /// - Key, value, headers in order (names may repeat) and the timestamp's milliseconds arrive as sent. A key, a value or a
 ///   header's value that is absent stays absent, and an empty one stays empty. The received message names its partition.
 /// - A topic that does not exist is `Refused(MissingTopic)`, and publishing never creates one.
-/// - A message over the limit of the topic or of the producer is `TooLarge`.
+/// - A message over the limit of the topic or of the producer is `TooLarge`. One whose size is at most the described
+///   [`message_limit`](TopicDescription::message_limit) is not.
 /// - A message that is refused takes no offset.
 ///
 /// **Runs**

@@ -34,7 +34,7 @@ pub enum PublishError {
     },
     /// An event is larger than the topic takes; nothing of its commit was sent.
     #[error(
-        "event {version} of {stream} makes a record of {bytes} bytes, topic {topic} takes {limit}: raise max.message.bytes"
+        "event {version} of {stream} makes a message of {bytes} bytes, topic {topic} takes {limit}: raise max.message.bytes"
     )]
     TooLarge {
         /// The stream.
@@ -43,9 +43,9 @@ pub enum PublishError {
         version: Version,
         /// The topic that the event should go to.
         topic: Arc<str>,
-        /// About the size of the record.
+        /// The size of the message, without what the bus adds to it.
         bytes: u64,
-        /// The most that the topic takes.
+        /// The largest size of a message that topic and producer take.
         limit: u64,
     },
     /// The watermark could not be read or moved.

@@ -1,5 +1,8 @@
 //! The one place that turns librdkafka's errors into the port's.
-use crate::worked_before::{About, Access, Uses, WorkedBefore};
+use crate::{
+    topics::RECORD_OVERHEAD,
+    worked_before::{About, Access, Uses, WorkedBefore},
+};
 use foldstream::{
     BoxError,
     ports::{Message, MessageBusError, RefusedKind},
@@ -305,14 +308,15 @@ impl Errors {
         }
     }
 
-    /// The error of a publish.
+    /// The error of a publish by a producer that sends records up to `max_bytes`.
     pub(crate) fn publish_failed(
         &self,
         message: &Message,
-        limit: usize,
+        max_bytes: usize,
         error: KafkaError,
     ) -> MessageBusError {
         if code(&error).map(class) == Some(Class::TooLarge) {
+            let limit = max_bytes.saturating_sub(RECORD_OVERHEAD);
             return MessageBusError::TooLarge {
                 topic: Arc::clone(&message.topic),
                 bytes: message.size(),
@@ -475,7 +479,7 @@ mod tests {
             .with_key("k")
             .with_value(vec![0; 10]);
         let error = KafkaError::MessageProduction(Code::MessageSizeTooLarge);
-        let error = errors().publish_failed(&message, 5, error);
+        let error = errors().publish_failed(&message, 102, error);
         assert!(
             matches!(
                 error,

@@ -90,8 +90,8 @@ impl Producer {
             }
             Err(error) => {
                 self.mend(&client, &message.topic, &error);
-                let limit = self.config.max_message_bytes;
-                Err(self.errors.publish_failed(message, limit, error))
+                let max_bytes = self.config.max_message_bytes;
+                Err(self.errors.publish_failed(message, max_bytes, error))
             }
         }
     }

@@ -22,6 +22,12 @@ use std::{sync::Arc, time::Duration};
 const APPEARANCE_PAUSES: Backoff =
     Backoff::new(Duration::from_millis(50), Duration::from_millis(200));
 
+/// What the limits count at most beyond the size of a message. librdkafka's `message.max.bytes` counts 36 bytes for what a
+/// record has besides key, value and headers: its attributes, and at their longest its own length, the two deltas, the
+/// lengths of key and value and the number of headers. A topic's `max.message.bytes` counts the batch, which has a header
+/// of 61 bytes; a record that is near the limit has a batch of its own.
+pub(crate) const RECORD_OVERHEAD: usize = 36 + 61;
+
 /// A topic to be made.
 ///
 /// # Example
@@ -224,7 +230,8 @@ impl Admin {
         let uses_of = Arc::clone(&name);
         let (partitions, broker) = blocking(move || reader.topic(&name)).await?;
         let description = TopicDescription::new(partitions)
-            .with_max_producer_bytes(u64::try_from(self.config.max_message_bytes).ok());
+            .with_max_producer_bytes(u64::try_from(self.config.max_message_bytes).ok())
+            .with_record_overhead(RECORD_OVERHEAD as u64);
         let (doing, name) = (format!("describing the topic {topic}"), topic.to_owned());
         let answer = self.ask(doing.clone(), move |admin| async move {
             // Any broker knows; the default is the controller, for which the client may wait in vain.

@@ -182,7 +182,8 @@ impl KafkaConfig {
         self.refusal_patience = patience;
         self
     }
-    /// Sets the size of the largest record in bytes. Default 1,000,000 (librdkafka's, under the brokers' 1,048,588);
+    /// Sets the size of the largest record in bytes, which has up to 97 bytes more than its message
+    /// ([`TopicDescription::record_overhead`](foldstream::ports::TopicDescription::record_overhead)). Default 1,000,000 (librdkafka's, under the brokers' 1,048,588);
     /// topics must take as much, by `max.message.bytes`.
     #[must_use]
     pub fn with_max_message_bytes(mut self, bytes: usize) -> Self {

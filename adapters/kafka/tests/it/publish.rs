@@ -1,10 +1,16 @@
 //! Publishing.
 use crate::mock::{Mock, fresh, from_start, message, next_assigned, next_delivery, publish, value};
 use foldstream::{
-    Timestamp, kafka_partition,
-    ports::{HeaderName, Message, MessageBus, MessageBusError, RefusedKind},
+    CommitId, SourceUri, StreamHead, StreamId, Timestamp, kafka_partition,
+    ports::{
+        Append, AppendOutcome, EventData, EventStore, HeaderName, Message, MessageBus,
+        MessageBusError, RefusedKind,
+    },
+    publisher::{Publisher, TopicRoute},
+    to_message,
 };
 use foldstream_kafka::KafkaMessageBus;
+use foldstream_testkit::{InMemoryControlStore, InMemoryEventStore};
 use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Answer};
 use std::sync::Arc;
 
@@ -138,8 +144,81 @@ async fn a_message_over_the_limit_is_too_large_and_the_next_one_goes() {
     let MessageBusError::TooLarge { bytes, limit, .. } = error else {
         panic!("{error:?}");
     };
-    assert_eq!((bytes, limit), (20_001, Some(10_000)));
+    // The record's own lengths and times, and its batch, count too.
+    assert_eq!((bytes, limit), (20_001, Some(9_903)));
     bus.publish(&message(&topic, "k", "x")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_of_just_the_described_limit_is_sent() {
+    let mock = Mock::new();
+    let (bus, topic) = (mock.bus(), mock.topic(1));
+    let described = bus.describe_topic(&topic).await.unwrap();
+    let limit = usize::try_from(described.message_limit().unwrap()).unwrap();
+    let plain = message(&topic, "k", "");
+    let mut many_headers = plain.clone();
+    for n in 0..100 {
+        // Three bytes tell the length of the value, two that of the name.
+        let name = HeaderName::new(format!("{n:0>70}")).unwrap();
+        many_headers = many_headers.with_header(name, vec![b'x'; 9_000]);
+    }
+    let null_header = HeaderName::from_static("null");
+    let null_header = plain.clone().with_null_header(null_header);
+    for message in [plain, many_headers, null_header] {
+        let rest = limit - message.size();
+        let at = message.clone().with_value(vec![b'x'; rest]);
+        assert_eq!(at.size(), limit);
+        bus.publish(&at).await.unwrap();
+        let over = message.with_value(vec![b'x'; rest + 100]);
+        let error = bus.publish(&over).await.unwrap_err();
+        assert!(
+            matches!(error, MessageBusError::TooLarge { limit: Some(named), .. } if named == limit),
+            "{error:?}"
+        );
+    }
+}
+
+/// The publisher looks at the sizes of all records first, so that no commit is left half sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_commit_with_a_record_of_just_the_limit_is_sent_whole_and_one_above_not_at_all() {
+    let mock = Mock::new();
+    let config = mock.config().with_max_message_bytes(100_000);
+    let bus = KafkaMessageBus::new(config).unwrap();
+    for over in [0, 1, 61, 62, 97, 98] {
+        let topic = mock.topic(1);
+        let commit_of = |bytes: usize| {
+            let large = format!("\"{}\"", "x".repeat(bytes));
+            let events = vec![
+                EventData::new("Deposited", 1, "{}"),
+                EventData::new("Deposited", 1, large),
+            ];
+            let head = StreamHead::empty(StreamId::new("account", "1").unwrap());
+            Append::after(
+                head,
+                CommitId::from_u128(7),
+                Timestamp::from_micros(1),
+                events,
+            )
+        };
+        let size = |append: &Append| {
+            let last = append.to_commit().recorded().last().unwrap();
+            to_message(&last, &topic, &SourceUri::default(), Timestamp::now()).size()
+        };
+        let described = bus.describe_topic(&topic).await.unwrap();
+        let limit = usize::try_from(described.message_limit().unwrap()).unwrap();
+        let append = commit_of(limit + over - size(&commit_of(0)));
+        assert_eq!(size(&append), limit + over);
+        let store = InMemoryEventStore::new();
+        let stored = store.append(&append).await.unwrap();
+        assert!(matches!(stored, AppendOutcome::Appended(_)), "{stored:?}");
+        let publisher = Publisher::new(store, bus.clone(), InMemoryControlStore::new())
+            .with_route(TopicRoute::One(topic.clone()));
+        for _ in 0..2 {
+            publisher.publish_pending().await.unwrap();
+        }
+        let end = bus.offsets(&topic).await.unwrap()[0].end.get();
+        assert_eq!(end, if over == 0 { 2 } else { 0 }, "{over} bytes over");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -340,6 +340,11 @@ async fn a_record_over_the_limit_of_its_topic_is_too_large() {
     let topic = unique("topic");
     let spec = TopicSpec::new(&topic, 1).with_config("max.message.bytes", "400000");
     bus.create_topic(&spec).await.unwrap();
+    let described = bus.describe_topic(&topic).await.unwrap();
+    let limit = usize::try_from(described.message_limit().unwrap()).unwrap();
+    let largest = message(&topic, "x".repeat(limit - 1));
+    assert_eq!(largest.size(), limit);
+    bus.publish(&largest).await.unwrap();
     let error = bus
         .publish(&message(&topic, "x".repeat(500_000)))
         .await
