@@ -23,7 +23,7 @@ struct Format {
     marker_shards: u32,
     hash: String,
     publish_mode: String,
-    /// What this build does not know.
+    /// Fields of later builds, which are kept.
     #[serde(flatten)]
     others: serde_json::Map<String, serde_json::Value>,
 }

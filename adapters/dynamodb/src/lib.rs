@@ -47,7 +47,7 @@ pub struct DynamoDb {
 
 impl DynamoDb {
     /// Connects, and checks that the tables are of this process's format and publish mode and not written by other regions.
-    /// Where it asks for replicas ([`Replication::Detect`]), it checks keys, indexes and stream settings too.
+    /// If it asks for replicas ([`Replication::Detect`]), it also checks keys, indexes and stream settings.
     ///
     /// # Errors
     /// [`DynamoDbError`]:

@@ -1,4 +1,4 @@
-//! How many requests one call sends, how long each may take, and what was certainly never sent.
+//! The number of requests of one call, the time limit of each, and requests that were certainly never sent.
 use crate::support::{Call, Fate, Server, Wire, append_of, chain, event, stream};
 use aws_sdk_dynamodb::{
     Client,
@@ -182,7 +182,7 @@ async fn a_time_limit_of_the_callers_client_is_kept() {
     ended.expect("an end in bounded time").unwrap_err();
 }
 
-/// Where requests go: to the server at first, then to where they certainly do not arrive, then perhaps back.
+/// The target of requests: to the server at first, then to where they certainly do not arrive, then perhaps back.
 #[derive(Clone, Debug)]
 struct Route {
     to: Arc<Mutex<String>>,

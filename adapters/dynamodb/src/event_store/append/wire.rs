@@ -53,7 +53,7 @@ pub(super) enum Place {
 /// Sends the append once.
 ///
 /// # Errors
-/// What is found before any call: `Invalid`, `TooLarge`, `Refused(Unsupported)`.
+/// Checks an append before any call: `Invalid`, `TooLarge`, `Refused(Unsupported)`.
 pub(super) async fn send(work: &Work<'_>) -> Result<Answer, EventStoreError> {
     let mut items = items(work)?;
     Ok(match items.pop() {
