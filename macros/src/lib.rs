@@ -9,7 +9,7 @@ use proc_macro::TokenStream;
 use proc_macro2::TokenStream as Tokens;
 use quote::quote;
 use std::collections::HashSet;
-use syn::{Data, DeriveInput, Error, Fields, Result, Variant, parse_macro_input};
+use syn::{Data, DataEnum, DeriveInput, Error, Fields, Result, Variant, parse_macro_input};
 
 /// Implements `DomainEvent` for an enum.
 ///
@@ -47,24 +47,7 @@ struct Arms {
 
 fn expand(input: &DeriveInput) -> Result<Tokens> {
     let ty = &input.ident;
-    let Data::Enum(data) = &input.data else {
-        return Err(Error::new_spanned(
-            ty,
-            "DomainEvent is for an enum with one variant per event",
-        ));
-    };
-    if !input.generics.params.is_empty() {
-        return Err(Error::new_spanned(
-            &input.generics,
-            "a stored event has no type parameters",
-        ));
-    }
-    if data.variants.is_empty() {
-        return Err(Error::new_spanned(
-            ty,
-            "an aggregate needs at least one event",
-        ));
-    }
+    let data = enum_of_events(input)?;
     attributes::check_serde(input, data)?;
     let data = &payload::without_self(ty, data)?;
     let EnumOptions {
@@ -124,6 +107,29 @@ fn expand(input: &DeriveInput) -> Result<Tokens> {
             }
         }
     }; })
+}
+
+/// Returns the enum that `input` declares, or an error if its shape cannot be stored.
+fn enum_of_events(input: &DeriveInput) -> Result<&DataEnum> {
+    let Data::Enum(data) = &input.data else {
+        return Err(Error::new_spanned(
+            &input.ident,
+            "DomainEvent is for an enum with one variant per event",
+        ));
+    };
+    if !input.generics.params.is_empty() {
+        return Err(Error::new_spanned(
+            &input.generics,
+            "a stored event has no type parameters",
+        ));
+    }
+    if data.variants.is_empty() {
+        return Err(Error::new_spanned(
+            &input.ident,
+            "an aggregate needs at least one event",
+        ));
+    }
+    Ok(data)
 }
 
 fn variant_arms(index: usize, variant: &Variant, seen: &mut HashSet<String>) -> Result<Arms> {

@@ -51,6 +51,17 @@ struct Options {
     export: Option<PathBuf>,
 }
 
+impl Options {
+    /// Returns how many streams the next page may have, or `None` if the limit was reached.
+    fn budget(&self, looked_at: u64) -> Option<NonZeroU32> {
+        let left = self
+            .limit
+            .map_or(u64::MAX, |limit| limit.saturating_sub(looked_at));
+        let left = u32::try_from(left).unwrap_or(u32::MAX);
+        NonZeroU32::new(left.min(self.rate.get()))
+    }
+}
+
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct Written {
@@ -111,13 +122,7 @@ async fn run(options: &Options) -> Result<Left, Failure> {
     let (mut looked_at, mut repaired, mut left) = (0, 0, 0);
     loop {
         let started = Instant::now();
-        let room = options
-            .limit
-            .map_or(u64::MAX, |limit| limit.saturating_sub(looked_at));
-        let budget = u32::try_from(room)
-            .unwrap_or(u32::MAX)
-            .min(options.rate.get());
-        let Some(budget) = NonZeroU32::new(budget) else {
+        let Some(budget) = options.budget(looked_at) else {
             break;
         };
         let page = if options.apply {
