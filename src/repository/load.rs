@@ -215,18 +215,21 @@ impl<A: Aggregate> Repository<A> {
         let start = ReadFrom::After(fold.head().clone());
         let stream = fold.head().stream().clone();
         let mut commits = self.inner.store.read(&stream, start, None);
+        let upcasters = self.upcasters()?;
         while let Some(commit) = commits.try_next().await? {
-            self.take(&mut fold, commit).await?;
+            // Cold commands spend their time in this loop, so a commit without payload codecs
+            // is not moved into another future.
+            if super::is_sealed(&commit) {
+                self.take(&mut fold, commit).await?;
+            } else {
+                fold.take(&commit, upcasters)?;
+            }
         }
         Ok(fold)
     }
 
     /// Folds a stored commit, once it is opened.
     async fn take(&self, fold: &mut Fold<A>, commit: Commit) -> Result<(), LoadError> {
-        if !super::is_sealed(&commit) {
-            // Without a move of the commit through another future: loads spend their time here.
-            return fold.take(&commit, self.upcasters()?);
-        }
         fold.take(&self.open(commit).await?, self.upcasters()?)
     }
 
