@@ -281,7 +281,21 @@ async fn over_tls(config: &DynamoDbConfig) -> Result<Builder, ConfigError> {
     Ok(Builder::from(&loaded))
 }
 
-#[cfg(not(feature = "https"))]
+/// Without the SDK's default chain, region and credentials are those of the configuration.
+#[cfg(all(feature = "tls", not(feature = "https")))]
+#[expect(clippy::unused_async, reason = "the feature `https` awaits here")]
+async fn over_tls(config: &DynamoDbConfig) -> Result<Builder, ConfigError> {
+    let region = config.region.clone().ok_or(ConfigError::NoRegion)?;
+    let credentials = config.credentials().ok_or(ConfigError::NoCredentials)?;
+    let mut builder = Builder::new()
+        .behavior_version(BehaviorVersion::latest())
+        .region(Region::new(region))
+        .credentials_provider(SharedCredentialsProvider::new(credentials.clone()));
+    builder.set_endpoint_url(config.endpoint.clone());
+    Ok(builder)
+}
+
+#[cfg(not(feature = "tls"))]
 #[expect(clippy::unused_async, reason = "the feature `https` awaits here")]
 async fn over_tls(config: &DynamoDbConfig) -> Result<Builder, ConfigError> {
     Err(ConfigError::HttpsDisabled {

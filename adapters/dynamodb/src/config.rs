@@ -72,8 +72,8 @@ pub struct DynamoDbConfig {
     pub table_name: String,
     /// Begins the names of all three tables, so that deployments can share an account. Default: empty.
     pub prefix: String,
-    /// Base URL of the service. `None` (the default) is AWS itself, which needs the cargo feature `https`, as does
-    /// every `https://` URL. `http://` is meant for emulators.
+    /// Base URL of the service. `None` (the default) is AWS itself, which needs the cargo feature `https` (a default) or
+    /// `tls`, as does every `https://` URL. `http://` is meant for emulators.
     pub endpoint: Option<String>,
     /// AWS region. `None` (the default): what the SDK finds by itself, `us-east-1` for an `http://` endpoint.
     pub region: Option<String>,
@@ -172,7 +172,7 @@ pub enum ConfigError {
     },
     /// The endpoint needs TLS, and this build has none.
     #[error(
-        "{endpoint} needs HTTPS: build foldstream-dynamodb with the cargo feature `https`, \
+        "{endpoint} needs HTTPS: build foldstream-dynamodb with its default features or the feature `https`, \
          or set DYNAMODB_URL (endpoint) to an http:// URL of an emulator"
     )]
     HttpsDisabled {
@@ -182,6 +182,12 @@ pub enum ConfigError {
     /// No region, where AWS needs one.
     #[error("no AWS region: set AWS_REGION (region)")]
     NoRegion,
+    /// No credentials, where this build does not look for any: it has the cargo feature `tls` without `https`.
+    #[error(
+        "no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or build foldstream-dynamodb with the \
+         cargo feature `https`, which looks for them in profiles, containers and instances"
+    )]
+    NoCredentials,
 }
 
 const TABLE: &str = "EVENTSTORE_TABLE_NAME (table_name)";

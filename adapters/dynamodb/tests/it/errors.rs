@@ -240,32 +240,6 @@ async fn missing_credentials_say_what_to_set() {
     }
 }
 
-#[cfg(not(feature = "https"))]
-#[tokio::test]
-async fn without_the_feature_https_a_tls_endpoint_says_what_to_do() {
-    use foldstream_dynamodb::{TableOptions, create_tables};
-    for config in [
-        DynamoDbConfig::default(),
-        DynamoDbConfig::default().with_endpoint("https://dynamodb.eu-central-1.amazonaws.com"),
-    ] {
-        let error = DynamoDb::connect(config.clone()).await.unwrap_err();
-        let text = error.to_string();
-        assert!(matches!(
-            error,
-            DynamoDbError::Config(ConfigError::HttpsDisabled { .. })
-        ));
-        assert!(
-            text.contains("feature `https`") && text.contains("DYNAMODB_URL"),
-            "{text}"
-        );
-        assert!(
-            create_tables(&config, &TableOptions::default())
-                .await
-                .is_err()
-        );
-    }
-}
-
 #[tokio::test]
 async fn a_configuration_that_cannot_work_is_refused_before_any_call() {
     let config = Server::start().config().with_marker_shards(0);

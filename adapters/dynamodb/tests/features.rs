@@ -1,0 +1,80 @@
+//! What a build without the default features can do. Nothing but an error is asked of it here, so this needs no server:
+//!
+//! ```sh
+//! cargo test -p foldstream-dynamodb --no-default-features --test features
+//! cargo test -p foldstream-dynamodb --no-default-features --features tls --test features
+//! ```
+//!
+//! With the default features everything in this file is compiled out but the last test.
+use foldstream_dynamodb::{ConfigError, DynamoDb, DynamoDbConfig, DynamoDbError};
+
+/// AWS itself, and a URL of it.
+fn over_tls() -> [DynamoDbConfig; 2] {
+    let url = "https://dynamodb.eu-central-1.amazonaws.com";
+    [
+        DynamoDbConfig::default(),
+        DynamoDbConfig::default().with_endpoint(url),
+    ]
+}
+
+async fn refused(config: &DynamoDbConfig) -> (ConfigError, String) {
+    let error = DynamoDb::connect(config.clone()).await.unwrap_err();
+    let text = error.to_string();
+    let DynamoDbError::Config(error) = error else {
+        panic!("{text}");
+    };
+    (error, text)
+}
+
+#[cfg(not(feature = "tls"))]
+#[tokio::test]
+async fn without_tls_an_https_endpoint_says_what_to_do() {
+    use foldstream_dynamodb::{TableOptions, create_tables};
+    for config in over_tls() {
+        let (error, text) = refused(&config).await;
+        assert!(matches!(error, ConfigError::HttpsDisabled { .. }), "{text}");
+        assert!(
+            text.contains("feature `https`") && text.contains("DYNAMODB_URL"),
+            "{text}"
+        );
+        let made = create_tables(&config, &TableOptions::default()).await;
+        assert!(made.is_err());
+    }
+}
+
+#[cfg(all(feature = "tls", not(feature = "https")))]
+#[tokio::test]
+async fn with_tls_alone_region_and_credentials_come_from_the_configuration() {
+    for config in over_tls() {
+        let (error, text) = refused(&config).await;
+        assert_eq!(error, ConfigError::NoRegion);
+        assert!(text.contains("AWS_REGION"), "{text}");
+        let (error, text) = refused(&config.with_region("eu-central-1")).await;
+        assert_eq!(error, ConfigError::NoCredentials);
+        assert!(
+            text.contains("AWS_ACCESS_KEY_ID") && text.contains("feature `https`"),
+            "{text}"
+        );
+    }
+}
+
+/// The address is of no server: what counts is that the build has a client that speaks TLS to it.
+#[cfg(feature = "tls")]
+#[tokio::test]
+async fn with_tls_an_https_endpoint_is_connected_to() {
+    use std::error::Error;
+    let config = DynamoDbConfig::default()
+        .with_endpoint("https://localhost:1")
+        .with_region("eu-central-1")
+        .with_credentials("id", "secret", None);
+    let error = DynamoDb::connect(config).await.unwrap_err();
+    assert!(!matches!(error, DynamoDbError::Config(_)), "{error:?}");
+    let mut texts = vec![error.to_string()];
+    let mut source = error.source();
+    while let Some(cause) = source {
+        texts.push(cause.to_string());
+        source = cause.source();
+    }
+    let text = texts.join(": ").to_lowercase();
+    assert!(text.contains("connect"), "{text}");
+}
