@@ -39,18 +39,17 @@ struct LeaseRow {
 /// # Example
 /// ```
 /// # use foldstream::{SystemIds, control::Leases, ports::RowKey};
-/// # use foldstream_testkit::InMemoryControlStore;
 /// # use std::{sync::Arc, time::Duration};
-/// # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
-/// let leases = Leases::new(InMemoryControlStore::new(), Arc::new(SystemIds), Duration::from_secs(15));
+/// # async fn example(control: impl foldstream::ports::ControlStore) -> Result<(), foldstream::BoxError> {
+/// let leases = Leases::new(control, Arc::new(SystemIds), Duration::from_secs(15));
 /// let mut contender = leases.contender(RowKey::new("lease/poller", "7"), "node-1");
 /// if let Some(mut lease) = contender.try_take().await? {
 ///     // Several times in each lease time:
 ///     assert!(lease.renew().await?);
 ///     lease.release().await?;
 /// }
-/// # Ok::<(), foldstream::BoxError>(()) })?;
-/// # Ok::<(), foldstream::BoxError>(())
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Clone, Debug)]
 pub struct Leases {

@@ -124,7 +124,6 @@ impl<A: Aggregate> Repository<A> {
     /// # Example
     /// ```
     /// # use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent, ExecuteError, Repository, Version, id};
-    /// # use foldstream_testkit::InMemoryEventStore;
     /// # id!(NoteId);
     /// # #[derive(Clone, Debug, PartialEq, DomainEvent)]
     /// # #[event(aggregate = "note")]
@@ -141,16 +140,16 @@ impl<A: Aggregate> Repository<A> {
     /// #     type Error = std::convert::Infallible;
     /// #     fn decide(&self, command: &Write, _: &Context) -> Decision<Self, Self::Error> { Ok(vec![NoteEvent::Written { text: command.0.into() }]) }
     /// # }
-    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-    /// let notes = Repository::<Note>::new(InMemoryEventStore::new());
+    /// # async fn example(store: impl foldstream::ports::EventStore) -> Result<(), foldstream::BoxError> {
+    /// let notes = Repository::<Note>::new(store);
     /// let first = notes.execute_at(&"n".into(), Version::NONE, Write("milk")).await?;
     /// let etag = first.version();
     /// notes.execute_at(&"n".into(), etag, Write("milk, bread")).await?;
     /// // The other browser tab still shows the first version: 412 Precondition Failed.
     /// let late = notes.execute_at(&"n".into(), etag, Write("milk, eggs")).await;
     /// assert!(matches!(late, Err(ExecuteError::Conflict(_))));
-    /// # Ok::<(), foldstream::BoxError>(()) })?;
-    /// # Ok::<(), foldstream::BoxError>(())
+    /// # Ok(())
+    /// # }
     /// ```
     pub async fn execute_at<C: Send + Sync>(
         &self,

@@ -57,7 +57,6 @@ const CONFIRM_AFTER: Duration = Duration::from_secs(300);
 /// # Example
 /// ```
 /// # use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent, Repository, id};
-/// # use foldstream_testkit::InMemoryEventStore;
 /// # id!(CounterId);
 /// # #[derive(Clone, Debug, PartialEq, DomainEvent)]
 /// # #[event(aggregate = "counter")]
@@ -74,12 +73,12 @@ const CONFIRM_AFTER: Duration = Duration::from_secs(300);
 /// #     type Error = std::convert::Infallible;
 /// #     fn decide(&self, command: &Count, _: &Context) -> Decision<Self, Self::Error> { Ok(vec![CounterEvent::Counted { by: command.0 }]) }
 /// # }
-/// # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
-/// let counters = Repository::<Counter>::new(InMemoryEventStore::new());
+/// # async fn example(store: impl foldstream::ports::EventStore) -> Result<(), foldstream::BoxError> {
+/// let counters = Repository::<Counter>::new(store);
 /// let done = counters.execute(&"visits".into(), Count(2)).await?;
 /// assert_eq!((done.state().total, done.version().get()), (2, 1));
-/// # Ok::<(), foldstream::BoxError>(()) })?;
-/// # Ok::<(), foldstream::BoxError>(())
+/// # Ok(())
+/// # }
 /// ```
 pub struct Repository<A: Aggregate> {
     inner: Arc<Inner<A>>,

@@ -43,7 +43,6 @@ use stream::{Part, Stream};
 /// ```
 /// # use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent, Repository, id};
 /// use foldstream::{ConflictRetry, ExecuteError, Transaction};
-/// # use foldstream_testkit::InMemoryEventStore;
 /// # id!(AccountId);
 /// # #[derive(Clone, Debug, PartialEq, DomainEvent)]
 /// # #[event(aggregate = "account")]
@@ -76,8 +75,7 @@ use stream::{Part, Stream};
 /// #         Ok(vec![AccountEvent::Withdrawn { amount: command.0 }])
 /// #     }
 /// # }
-/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-/// let store = InMemoryEventStore::new();
+/// # async fn example(store: impl foldstream::ports::EventStore + Clone) -> Result<(), foldstream::BoxError> {
 /// let accounts = Repository::<Account>::new(store.clone());
 /// accounts.execute(&"ann".into(), Deposit(100)).await?;
 ///
@@ -93,8 +91,8 @@ use stream::{Part, Stream};
 /// })
 /// .await?;
 /// assert_eq!((moved.value, moved.heads.len()), (50, 2));
-/// # Ok::<(), foldstream::BoxError>(()) })?;
-/// # Ok::<(), foldstream::BoxError>(())
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Clone)]
 pub struct Transaction {

@@ -43,12 +43,15 @@ const ONE: Option<NonZeroU32> = NonZeroU32::new(1);
 /// # Example
 /// ```
 /// use foldstream::control::{AfterRestore, Writes};
-/// use foldstream_testkit::{InMemoryControlStore, InMemoryEventStore, InMemorySnapshotStore};
+/// # use foldstream::ports::{ControlStore, EventStore, SnapshotStore};
 /// use std::num::NonZeroU32;
-/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
-/// let (events, control) = (InMemoryEventStore::new(), InMemoryControlStore::new());
+/// # async fn example(
+/// #     events: impl EventStore,
+/// #     control: impl ControlStore,
+/// #     snapshots: impl SnapshotStore,
+/// # ) -> Result<(), foldstream::BoxError> {
 /// let restore = AfterRestore::new(events, control, Writes::NoneYet)
-///     .with_snapshots(InMemorySnapshotStore::new())
+///     .with_snapshots(snapshots)
 ///     .with_aggregates(["cart"]);
 /// let hundred = NonZeroU32::new(100).ok_or("not zero")?;
 /// let mut next = None;
@@ -63,9 +66,8 @@ const ONE: Option<NonZeroU32> = NonZeroU32::new(1);
 ///         break;
 ///     }
 /// }
-/// # Ok::<(), foldstream::BoxError>(())
-/// # })?;
-/// # Ok::<(), foldstream::BoxError>(())
+/// # Ok(())
+/// # }
 /// ```
 #[derive(Clone, Debug)]
 pub struct AfterRestore {
