@@ -10,6 +10,7 @@ mod repository;
 mod snapshot;
 mod metadata;
 pub mod ports;
+pub mod adapter;
 mod wire;
 mod source_uri;
 pub mod publisher;

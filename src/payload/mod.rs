@@ -264,7 +264,7 @@ impl PayloadCodecs {
         Err(not_opened(what(), failed))
     }
 
-    /// An append as it goes to the store.
+    /// Seals the payloads of an append that was validated, and opens them again as `check` says.
     pub(crate) async fn seal_append(
         &self,
         mut append: Append,

@@ -31,6 +31,8 @@ pub use transaction::{Committed, Transaction, TransactionExecuted, TransactionLo
 pub use travel::{AsOf, Historical};
 pub use values::{Executed, Loaded, Settled};
 
+pub(crate) use prepare::seal_append;
+
 use crate::{
     Aggregate, Clock, ConflictRetry, DomainEvent, IdSource, InvalidStreamId, InvalidUpcasters,
     LoadPolicy, PayloadCodecs, Recorded, Snapshot, SnapshotPolicy, StreamHead, StreamId,

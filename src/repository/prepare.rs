@@ -11,8 +11,8 @@
 //! holds a clone of the [`Loaded`], which makes the fold copy the state.
 use super::{AppendError, ExecuteError, FoldError, Loaded, Repository, execute::Facts};
 use crate::{
-    Aggregate, CommitId, Metadata,
-    codec::{self, SealedBut},
+    Aggregate, CommitId, Metadata, PayloadCodecs,
+    codec::{self, ReadBack, SealedBut},
     ports::{Append, EventData},
 };
 use futures::FutureExt;
@@ -58,18 +58,29 @@ impl<A: Aggregate> Repository<A> {
     }
 
     /// An append as it goes to the store.
-    pub(super) async fn seal(&self, append: Append) -> Result<Append, AppendError> {
-        append.validate()?;
-        let inner = &self.inner;
-        if inner.codecs.is_empty() {
-            return Ok(append);
-        }
-        // Boxed, so that those who have no codec do not carry its future about.
-        let sealing = Box::pin(inner.codecs.seal_append(append, inner.read_back));
-        match AssertUnwindSafe(sealing).catch_unwind().await {
-            Ok(sealed) => Ok(sealed?),
-            Err(_) => Err(codec::not_opened("an event", SealedBut::Panicked).into()),
-        }
+    pub(super) fn seal(
+        &self,
+        append: Append,
+    ) -> impl Future<Output = Result<Append, AppendError>> + Send {
+        seal_append(append, &self.inner.codecs, self.inner.read_back)
+    }
+}
+
+/// Validates an append, and seals its payloads as a repository with these codecs does.
+pub(crate) async fn seal_append(
+    append: Append,
+    codecs: &PayloadCodecs,
+    check: ReadBack,
+) -> Result<Append, AppendError> {
+    append.validate()?;
+    if codecs.is_empty() {
+        return Ok(append);
+    }
+    // Boxed, so that those who have no codec do not carry its future about.
+    let sealing = Box::pin(codecs.seal_append(append, check));
+    match AssertUnwindSafe(sealing).catch_unwind().await {
+        Ok(sealed) => Ok(sealed?),
+        Err(_) => Err(codec::not_opened("an event", SealedBut::Panicked).into()),
     }
 }
 

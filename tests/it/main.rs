@@ -4,6 +4,7 @@
     clippy::expect_used,
     reason = "a test fails by panicking"
 )]
+mod adapter;
 mod control;
 mod derive;
 mod large_rows;
