@@ -21,5 +21,8 @@ pub use clock::{ManualClock, SeededIds};
 pub use memory::{
     InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, InMemorySnapshotStore,
 };
-pub use scenario::{CommandFor, ListenerScenario, Outcome, ProjectorScenario, Road, Scenario};
+pub use scenario::{
+    CommandFor, HandlerScenario, ListenerScenario, Listens, Outcome, Ports, ProjectorScenario,
+    Projects, Road, Scenario,
+};
 pub use schema::Schema;

@@ -1,10 +1,12 @@
 //! What the scenarios of handlers run on: a runtime, the adapters in memory, and a log of what happened.
-use super::diff::short;
-use crate::{InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, ManualClock, SeededIds};
+use super::{diff::short, ports::Ports};
+use crate::InMemoryControlStore;
 use bytes::Bytes;
 use foldstream::{
-    BoxError, Clock, DomainEvent, IdSource, Metadata, PayloadCodecs, PayloadContext, RecordedEvent,
-    SourceUri, StreamHead, StreamId, Upcasters, Version, chain,
+    BoxError, Clock, DomainEvent, IdSource, RecordedEvent, SourceUri, StreamHead, StreamId,
+    Version,
+    adapter::{encode_events, seal_append},
+    chain,
     ports::{
         Append, AppendOutcome, Commit, EventData, EventStore, EventStoreError, MessageBus, ReadFrom,
     },
@@ -78,14 +80,7 @@ fn named<'a>(
 /// The adapters of one processor, and what has happened on them.
 pub(super) struct Feed {
     runtime: Runtime,
-    pub(super) store: Arc<InMemoryEventStore>,
-    bus: Arc<InMemoryMessageBus>,
-    control: Arc<InMemoryControlStore>,
-    pub(super) clock: Arc<ManualClock>,
-    ids: Arc<SeededIds>,
-    pub(super) upcasters: Upcasters,
-    pub(super) codecs: PayloadCodecs,
-    pub(super) metadata: Metadata,
+    pub(super) ports: Ports,
     /// Whether gaps can be filled from the store.
     pub(super) has_history: bool,
     /// Counts how often the processor has begun anew.
@@ -98,20 +93,10 @@ pub(super) struct Feed {
 impl Feed {
     #[track_caller]
     pub(super) fn new() -> Self {
-        let clock = ManualClock::new();
-        let bus = InMemoryMessageBus::new();
-        // One partition, and one record at a time: records are handled in the order in which the test names them.
-        bus.create_topic(TOPIC, 1);
         Self {
             runtime: runtime(true),
-            store: InMemoryEventStore::new(),
-            bus,
-            control: InMemoryControlStore::with_clock(clock.clone()),
-            clock,
-            ids: SeededIds::new(1),
-            upcasters: Upcasters::new(),
-            codecs: PayloadCodecs::new(),
-            metadata: Metadata::new(),
+            // One partition, and one record at a time: records are handled in the order in which the test names them.
+            ports: Ports::new(1),
             has_history: true,
             lives: 1,
             streams: Vec::new(),
@@ -132,6 +117,32 @@ impl Feed {
         self.log.is_empty()
     }
 
+    /// Stores events as one commit, and lets the bus deliver them.
+    #[track_caller]
+    pub(super) fn deliver<E: DomainEvent>(
+        &mut self,
+        label: &'static str,
+        id: &impl Display,
+        events: impl IntoIterator<Item = E>,
+    ) {
+        let commit = self.write(label, id, events);
+        self.publish(commit.recorded());
+    }
+
+    /// Stores an event as it is, and lets the bus deliver it.
+    #[track_caller]
+    pub(super) fn deliver_stored(
+        &mut self,
+        label: &'static str,
+        stream: &str,
+        name: String,
+        schema_version: u16,
+        payload: Bytes,
+    ) {
+        let commit = self.write_stored(label, stream, name, schema_version, payload);
+        self.publish(commit.recorded());
+    }
+
     /// Stores events as one commit.
     #[track_caller]
     pub(super) fn write<E: DomainEvent>(
@@ -144,23 +155,24 @@ impl Feed {
             Ok(stream) => stream,
             Err(error) => panic!("the id \"{id}\" names no stream: {error}"),
         };
-        let (mut data, mut texts) = (Vec::new(), Vec::new());
-        for event in events {
-            let mut payload = Vec::new();
-            if let Err(error) = event.encode(&mut payload) {
-                panic!("{} cannot be stored: {}", short(&event), chain(&error));
-            }
-            let kind = event.event_type();
-            data.push(EventData::new(kind.name(), kind.schema_version(), payload));
-            texts.push(short(&event));
-        }
+        let events: Vec<_> = events.into_iter().collect();
+        let data = match encode_events(&events, &self.ports.upcasters) {
+            Ok(data) => data,
+            Err(error) => panic!(
+                "the events of {stream} cannot be stored: {}\nevents: {}\n{}",
+                chain(&error),
+                short(&events),
+                self.history()
+            ),
+        };
+        let texts: Vec<_> = events.iter().map(short).collect();
         assert!(!data.is_empty(), "no event is given for {stream}");
         self.append(label, &stream, data, &texts)
     }
 
     /// Stores an event as it is.
     #[track_caller]
-    pub(super) fn write_stored(
+    fn write_stored(
         &mut self,
         label: &'static str,
         stream: &str,
@@ -177,7 +189,7 @@ impl Feed {
             String::from_utf8_lossy(&payload)
         );
         let data = EventData::new(name, schema_version, payload);
-        self.append(label, &stream, vec![data], &[text])
+        self.append(label, &stream, Arc::new([data]), &[text])
     }
 
     #[track_caller]
@@ -185,19 +197,19 @@ impl Feed {
         &mut self,
         label: &'static str,
         stream: &StreamId,
-        events: Vec<EventData>,
+        events: Arc<[EventData]>,
         texts: &[String],
     ) -> Commit {
+        let ports = &self.ports;
         let stored = self.block_on(async {
             const ONE: Option<NonZeroU32> = NonZeroU32::new(1);
-            let mut newest = self.store.read(stream, ReadFrom::Newest, ONE);
+            let mut newest = ports.event_store.read(stream, ReadFrom::Newest, ONE);
             let newest = newest.try_next().await?;
             let head = newest.map_or_else(|| StreamHead::empty(stream.clone()), |c| c.head());
-            let now = self.clock.now();
-            let append = Append::after(head, self.ids.commit_id(), now, events)
-                .with_metadata(self.metadata.clone());
-            let append = sealed(&self.codecs, append).await?;
-            Ok::<_, BoxError>((self.store.append(&append).await?, append))
+            let append = Append::after(head, ports.ids.commit_id(), ports.clock.now(), events)
+                .with_metadata(ports.metadata.clone());
+            let append = seal_append(append, &ports.payload_codecs).await?;
+            Ok::<_, BoxError>((ports.event_store.append(&append).await?, append))
         });
         let commit = match stored {
             Ok((AppendOutcome::Appended(_), append)) => append.to_commit(),
@@ -225,7 +237,7 @@ impl Feed {
         };
         let read = self.block_on(async {
             let from = ReadFrom::Event(Version::new(version));
-            let mut commits = self.store.read(stream, from, None);
+            let mut commits = self.ports.event_store.read(stream, from, None);
             let commit = commits.try_next().await?;
             let mut events = commit.iter().flat_map(Commit::recorded);
             Ok::<_, EventStoreError>(events.find(|e| e.header.version.get() == version))
@@ -247,7 +259,7 @@ impl Feed {
                 &SourceUri::default(),
                 event.header.recorded_at,
             );
-            if let Err(error) = self.block_on(self.bus.publish(&message)) {
+            if let Err(error) = self.block_on(self.ports.message_bus.publish(&message)) {
                 panic!(
                     "the bus takes no event of {}: {}",
                     event.header.stream,
@@ -262,13 +274,14 @@ impl Feed {
     #[track_caller]
     pub(super) fn run(&self, add: impl FnOnce(RunnerBuilder) -> RunnerBuilder) -> ProcessorReport {
         let group_prefix = format!("scenario-{}", self.lives);
-        let mut builder = Runner::builder(self.bus.clone(), self.control.clone(), group_prefix)
+        let ports = self.ports.clone();
+        let mut builder = Runner::builder(ports.message_bus, ports.control_store, group_prefix)
             .with_topics([TOPIC])
-            .with_ids(self.ids.clone())
-            .with_upcasters(self.upcasters.clone())
-            .with_payload_codecs(self.codecs.clone());
+            .with_ids(ports.ids)
+            .with_upcasters(ports.upcasters)
+            .with_payload_codecs(ports.payload_codecs);
         if self.has_history {
-            builder = builder.with_event_store(self.store.clone());
+            builder = builder.with_event_store(ports.event_store);
         }
         let runner = match add(builder).build() {
             Ok(runner) => runner,
@@ -286,11 +299,18 @@ impl Feed {
     /// Forgets how far the processor is, as a rebuild does.
     pub(super) fn begin_anew(&mut self) {
         self.lives += 1;
-        self.control = InMemoryControlStore::with_clock(self.clock.clone());
+        self.ports.control_store = InMemoryControlStore::with_clock(self.ports.clock.clone());
     }
 
     pub(super) fn note(&mut self, label: &'static str, text: String) {
         self.log.push((label, text));
+    }
+
+    /// Notes what happens to a stored event.
+    pub(super) fn note_event(&mut self, label: &'static str, event: &RecordedEvent) {
+        let header = &event.header;
+        let text = format!("{} {}  {}", header.stream, header.version, header.name);
+        self.note(label, text);
     }
 
     /// Notes what a run came to.
@@ -318,19 +338,6 @@ impl Feed {
         text.push('\n');
         text
     }
-}
-
-/// As a repository with these codecs stores it.
-async fn sealed(codecs: &PayloadCodecs, mut append: Append) -> Result<Append, BoxError> {
-    let mut events = Vec::with_capacity(append.events.len());
-    for (recorded, data) in append.to_commit().recorded().zip(append.events.iter()) {
-        let context = PayloadContext::of_event(&recorded.header);
-        let (payload, tags) = codecs.seal(&context, data.payload.clone()).await?;
-        let sealed = EventData::new(data.name.clone(), data.schema_version, payload);
-        events.push(sealed.with_codec(tags));
-    }
-    append.events = events.into();
-    Ok(append)
 }
 
 /// The counts that are not zero.

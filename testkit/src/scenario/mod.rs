@@ -5,13 +5,17 @@
 mod aggregate;
 mod diff;
 mod failure;
+mod names;
+mod ports;
 mod feed;
-mod stage;
+mod handler;
 mod projector;
 mod listener;
 mod road;
 
 pub use aggregate::{Outcome, Scenario};
+pub use handler::{HandlerScenario, Listens, Projects};
 pub use listener::ListenerScenario;
+pub use ports::Ports;
 pub use projector::ProjectorScenario;
 pub use road::{CommandFor, Road};

@@ -2,10 +2,14 @@
 mod run;
 mod then;
 
-use super::feed::{TOPIC, block_on, failed, runtime};
+use super::{
+    feed::{block_on, failed, runtime},
+    names::typed_id,
+    ports::Ports,
+};
 use crate::{
-    InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, ManualClock, SeededIds,
-    faults::Faults,
+    InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, InMemorySnapshotStore,
+    ManualClock, faults::Faults,
 };
 use foldstream::{
     Aggregate, Decide, DomainEvent, ExecuteError, Executed, ExpectedVersion, Metadata,
@@ -13,9 +17,11 @@ use foldstream::{
     runner::{Listener, ProcessorPolicy, ProcessorReport, Projector, RunnerBuilder, RunnerError},
 };
 use std::{
+    cell::Cell,
     error::Error,
     fmt::{self, Debug, Display},
     sync::Arc,
+    thread,
     time::Duration,
 };
 use tokio::runtime::Runtime;
@@ -137,16 +143,11 @@ impl<A: Decide<C>, C: Send + Sync> CommandFor<A> for C {
 /// ```
 pub struct Road {
     runtime: Runtime,
-    store: Arc<InMemoryEventStore>,
-    bus: Arc<InMemoryMessageBus>,
-    control: Arc<InMemoryControlStore>,
-    clock: Arc<ManualClock>,
-    ids: Arc<SeededIds>,
-    upcasters: Upcasters,
-    codecs: PayloadCodecs,
+    ports: Ports,
     faults: Option<Faults>,
-    metadata: Metadata,
     processors: Vec<Entry>,
+    /// Whether the test has a repository, with the settings of its time.
+    has_repository: Cell<bool>,
     /// Whether the processors have started.
     is_open: bool,
     /// Whether something may have been stored that was not published yet.
@@ -203,21 +204,12 @@ impl Road {
     #[track_caller]
     #[must_use]
     pub fn new() -> Self {
-        let clock = ManualClock::new();
-        let bus = InMemoryMessageBus::new();
-        bus.create_topic(TOPIC, 4);
         Self {
             runtime: runtime(true),
-            store: InMemoryEventStore::new(),
-            bus,
-            control: InMemoryControlStore::with_clock(clock.clone()),
-            clock,
-            ids: SeededIds::new(1),
-            upcasters: Upcasters::new(),
-            codecs: PayloadCodecs::new(),
+            ports: Ports::new(4),
             faults: None,
-            metadata: Metadata::new(),
             processors: Vec::new(),
+            has_repository: Cell::new(false),
             is_open: false,
             has_news: false,
         }
@@ -235,10 +227,15 @@ impl Road {
         self
     }
 
-    /// Lifts older payloads, in repositories made by [`repository`](Self::repository) after this, and in the runner.
+    /// Lifts older payloads, in the repositories of the road and in the runner.
+    ///
+    /// # Panics
+    /// After the first [`repository`](Self::repository), which would not have the upcasters.
+    #[track_caller]
     #[must_use]
     pub fn with_upcasters(mut self, upcasters: Upcasters) -> Self {
-        self.upcasters = upcasters;
+        self.check_has_no_repository("with_upcasters");
+        self.ports.upcasters = upcasters;
         self
     }
 
@@ -251,63 +248,78 @@ impl Road {
         self
     }
 
-    /// Seals and opens payloads, in repositories made by [`repository`](Self::repository) after this, and in the runner.
+    /// Seals and opens payloads, in the repositories of the road and in the runner.
+    ///
+    /// # Panics
+    /// After the first [`repository`](Self::repository), which would not have the codecs.
+    #[track_caller]
     #[must_use]
     pub fn with_payload_codecs(mut self, codecs: PayloadCodecs) -> Self {
-        self.codecs = codecs;
+        self.check_has_no_repository("with_payload_codecs");
+        self.ports.payload_codecs = codecs;
         self
+    }
+
+    #[track_caller]
+    fn check_has_no_repository(&self, what: &str) {
+        assert!(
+            !self.has_repository.get(),
+            "{what} comes before the first `repository`: the one that was made before would go on without it"
+        );
     }
 
     /// Gives this metadata to what is executed or given after this.
     #[must_use]
     pub fn with_metadata(mut self, metadata: Metadata) -> Self {
-        self.metadata = metadata;
+        self.ports.metadata = metadata;
         self
     }
 
     /// Sets the time of what follows. Default 2026-01-01T00:00:00Z.
     #[must_use]
     pub fn at(self, now: Timestamp) -> Self {
-        self.clock.set(now);
+        self.ports.clock.set(now);
         self
     }
 
     /// Moves the time of what follows by this much.
     #[must_use]
     pub fn later(self, by: Duration) -> Self {
-        self.clock.advance(by);
+        self.ports.clock.advance(by);
         self
     }
 
     /// A repository on the road's store, clock, ids, upcasters and codecs: for a listener that executes commands.
     #[must_use]
     pub fn repository<A: Aggregate>(&self) -> Repository<A> {
-        Repository::new(self.store.clone())
-            .with_clock(self.clock.clone())
-            .with_ids(self.ids.clone())
-            .with_upcasters(self.upcasters.clone())
-            .with_payload_codecs(self.codecs.clone())
+        self.has_repository.set(true);
+        self.ports.repository()
     }
 
     /// The event store.
     #[must_use]
     pub fn event_store(&self) -> Arc<InMemoryEventStore> {
-        self.store.clone()
+        self.ports.event_store.clone()
     }
     /// The bus; all events are in its topic `GlobalEvents`.
     #[must_use]
     pub fn bus(&self) -> Arc<InMemoryMessageBus> {
-        self.bus.clone()
+        self.ports.message_bus.clone()
     }
     /// The control store, for instance for repositories with idempotent commands.
     #[must_use]
     pub fn control_store(&self) -> Arc<InMemoryControlStore> {
-        self.control.clone()
+        self.ports.control_store.clone()
+    }
+    /// The snapshot store, for repositories with snapshots.
+    #[must_use]
+    pub fn snapshot_store(&self) -> Arc<InMemorySnapshotStore> {
+        self.ports.snapshot_store.clone()
     }
     /// The clock of repositories and of what expires. The paused time of retries and timeouts is tokio's own.
     #[must_use]
     pub fn clock(&self) -> Arc<ManualClock> {
-        self.clock.clone()
+        self.ports.clock.clone()
     }
 
     /// Adds a projector. An `Arc` of one lets the test look into it.
@@ -384,13 +396,12 @@ impl Road {
         events: impl IntoIterator<Item = A::Event>,
     ) -> Self {
         self.check_halts_seen();
-        let id = &typed::<A>(id);
+        let id = &typed_id::<A>(id);
         let events: Vec<_> = events.into_iter().collect();
-        let repository = self.repository::<A>();
-        let appended = block_on(
-            &self.runtime,
-            repository.append_with(id, ExpectedVersion::Any, &events, self.metadata.clone()),
-        );
+        let repository = self.ports.repository::<A>();
+        let metadata = self.ports.metadata.clone();
+        let append = repository.append_with(id, ExpectedVersion::Any, &events, metadata);
+        let appended = block_on(&self.runtime, append);
         if let Err(error) = appended {
             let stream = stream_text::<A>(id);
             panic!("the events of {stream} cannot be stored: {}", chain(&error));
@@ -407,7 +418,7 @@ impl Road {
     #[track_caller]
     #[must_use = "a road without a `then` checks nothing"]
     pub fn execute<A: Aggregate>(mut self, id: impl Display, command: impl CommandFor<A>) -> Self {
-        let id = &typed::<A>(id);
+        let id = &typed_id::<A>(id);
         match self.decide(id, command) {
             Ok(_) => self,
             Err(ExecuteError::Rejected(reason)) => panic!(
@@ -430,7 +441,7 @@ impl Road {
         id: impl Display,
         command: impl CommandFor<A>,
     ) -> Self {
-        let id = &typed::<A>(id);
+        let id = &typed_id::<A>(id);
         match self.decide(id, command) {
             Err(ExecuteError::Rejected(_)) => self,
             Ok(done) => panic!(
@@ -451,8 +462,8 @@ impl Road {
     ) -> Result<Executed<A>, ExecuteError<C::Error>> {
         self.check_halts_seen();
         self.open();
-        let repository = self.repository::<A>();
-        let executing = command.execute_in(&repository, id, self.metadata.clone());
+        let repository = self.ports.repository::<A>();
+        let executing = command.execute_in(&repository, id, self.ports.metadata.clone());
         let done = block_on(&self.runtime, executing);
         self.has_news |= done.is_ok();
         done
@@ -478,25 +489,21 @@ impl Road {
             if let (Some(report), Some(error), false) =
                 (&entry.report, entry.error(), entry.is_halt_seen)
             {
-                panic!("{} {}\n{}", report.name, failed(error), self.history());
+                panic!(
+                    "{} {}\n{}if that is expected, call `then_halted` or `then_halted_with` right after `run`\n",
+                    report.name,
+                    failed(error),
+                    self.history()
+                );
             }
         }
     }
 }
 
-/// The id that a text, or an id itself, stands for.
-#[track_caller]
-fn typed<A: Aggregate>(id: impl Display) -> A::Id {
-    let text = id.to_string();
-    match text.parse() {
-        Ok(id) => id,
-        Err(error) => {
-            let error: foldstream::BoxError = error.into();
-            panic!(
-                "{text:?} is no id of {}: {}",
-                A::Event::AGGREGATE,
-                chain(&*error)
-            )
+impl Drop for Road {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            self.check_halts_seen();
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Publishing what is stored and running the processors, until nothing moves any more.
 use super::{Entry, Road};
-use crate::scenario::feed::{TOPIC, block_on};
+use crate::scenario::{
+    feed::{TOPIC, block_on},
+    ports::Ports,
+};
 use foldstream::{
     chain,
     ports::{ControlStore, EventStore, MessageBus, Segment},
@@ -64,10 +67,10 @@ impl Road {
 
     /// An error says what could not be published and why.
     fn publish(&mut self) -> Result<(), String> {
-        let (store, bus, control) = self.ports();
+        let (store, bus, control) = self.process_ports();
         let publisher = Publisher::new(store, bus, control)
-            .with_clock(self.clock.clone())
-            .with_ids(self.ids.clone());
+            .with_clock(self.ports.clock.clone())
+            .with_ids(self.ports.ids.clone());
         let Some(published) = self.live(publisher.publish_pending()) else {
             return Err("the publisher was killed each time".into());
         };
@@ -90,7 +93,7 @@ impl Road {
         const ONE: NonZeroU32 = NonZeroU32::MIN;
         let mut after = None;
         loop {
-            let listing = self.store.unpublished(Segment::ALL, after, ONE);
+            let listing = self.ports.event_store.unpublished(Segment::ALL, after, ONE);
             match block_on(&self.runtime, listing) {
                 Ok(page) if !page.keys.is_empty() => return false,
                 Ok(page) if page.next.is_none() => return true,
@@ -104,12 +107,12 @@ impl Road {
     /// killed first.
     #[track_caller]
     fn run_processors(&mut self) -> bool {
-        let (store, bus, control) = self.ports();
+        let (store, bus, control) = self.process_ports();
         let mut builder = Runner::builder(bus, control, "road")
             .with_topics([TOPIC])
-            .with_ids(self.ids.clone())
-            .with_upcasters(self.upcasters.clone())
-            .with_payload_codecs(self.codecs.clone())
+            .with_ids(self.ports.ids.clone())
+            .with_upcasters(self.ports.upcasters.clone())
+            .with_payload_codecs(self.ports.payload_codecs.clone())
             .with_event_store(store);
         let has_halted = |entry: &Entry| entry.error().is_some();
         let running: Vec<_> = (0..self.processors.len())
@@ -135,20 +138,26 @@ impl Road {
         true
     }
 
-    /// What publisher and runner work on.
-    fn ports(
+    /// Returns what publisher and runner work on: the ports of the road, behind its faults.
+    fn process_ports(
         &self,
     ) -> (
         Arc<dyn EventStore>,
         Arc<dyn MessageBus>,
         Arc<dyn ControlStore>,
     ) {
+        let Ports {
+            event_store,
+            message_bus,
+            control_store,
+            ..
+        } = self.ports.clone();
         match &self.faults {
-            None => (self.store.clone(), self.bus.clone(), self.control.clone()),
+            None => (event_store, message_bus, control_store),
             Some(faults) => (
-                faults.event_store(self.store.clone()),
-                faults.message_bus(self.bus.clone()),
-                faults.control_store(self.control.clone()),
+                faults.event_store(event_store),
+                faults.message_bus(message_bus),
+                faults.control_store(control_store),
             ),
         }
     }

@@ -1,11 +1,12 @@
 //! What is looked at when everything has run, and what a failure shows of the road.
-use super::{Road, stream_text, typed};
+use super::{Road, stream_text};
 use crate::{
     InMemoryEventStore,
     scenario::{
         diff::{self, short},
         failure::with_history,
         feed::{block_on, failed, summary},
+        names::typed_id,
     },
 };
 use foldstream::{
@@ -60,8 +61,8 @@ impl Road {
         expected: impl IntoIterator<Item = A::Event>,
     ) -> Self {
         self.check_halts_seen();
-        let id = &typed::<A>(id);
-        let repository = self.repository::<A>();
+        let id = &typed_id::<A>(id);
+        let repository = self.ports.repository::<A>();
         let read = repository.history(id).map_ok(|recorded| recorded.event);
         let actual: Vec<_> = match block_on(&self.runtime, read.try_collect()) {
             Ok(events) => events,
@@ -85,8 +86,8 @@ impl Road {
     #[track_caller]
     pub fn then_state<A: Aggregate>(self, id: impl Display, check: impl FnOnce(&A)) -> Self {
         self.check_halts_seen();
-        let id = &typed::<A>(id);
-        match block_on(&self.runtime, self.repository::<A>().load(id)) {
+        let id = &typed_id::<A>(id);
+        match block_on(&self.runtime, self.ports.repository::<A>().load(id)) {
             Ok(loaded) => with_history(|| check(loaded.state()), || self.history()),
             Err(error) => panic!(
                 "{} cannot be loaded: {}",
@@ -136,9 +137,10 @@ impl Road {
     /// retried.
     ///
     /// # Panics
-    /// If the closure does; if there is no such processor, or no run yet.
+    /// If the closure does; if there is no such processor, or no run yet; or if a processor has halted unnoticed.
     #[track_caller]
     pub fn then_report(self, name: &str, check: impl FnOnce(&ProcessorReport)) -> Self {
+        self.check_halts_seen();
         if let Some(report) = &self.processors[self.position_of(name)].report {
             with_history(|| check(report), || self.history());
         }
@@ -160,7 +162,7 @@ impl Road {
     /// All that is stored, in the order in which it was, and what each processor has made of it.
     pub(super) fn history(&self) -> String {
         let mut text = String::from("history:");
-        match block_on(&self.runtime, commits(&self.store)) {
+        match block_on(&self.runtime, commits(&self.ports.event_store)) {
             Ok(mut commits) => {
                 commits.sort_by_key(|commit| (commit.recorded_at, commit.id));
                 let lines: Vec<_> = commits.iter().flat_map(event_lines).collect();

@@ -41,7 +41,7 @@ pub(super) enum LoanEvent {
     Granted,
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Account {
     pub(super) balance: u64,
 }
@@ -190,6 +190,7 @@ type Script = dyn Fn(&AccountEvent, u32) -> HandlerResult + Send + Sync;
 pub(super) struct Alerts {
     sent: Mutex<Vec<(EventId, u64)>>,
     script: Box<Script>,
+    takes: Duration,
 }
 
 impl Alerts {
@@ -199,6 +200,15 @@ impl Alerts {
         Self {
             sent: Mutex::default(),
             script: Box::new(script),
+            // Longer than any test takes in real time: only paused time gets through this.
+            takes: Duration::from_secs(20),
+        }
+    }
+    /// Takes no time for an event.
+    pub(super) fn at_once(self) -> Self {
+        Self {
+            takes: Duration::ZERO,
+            ..self
         }
     }
     pub(super) fn new() -> Self {
@@ -214,8 +224,7 @@ impl Listener for Alerts {
     const NAME: &'static str = "alerts";
     type Events = AccountEvent;
     async fn handle(&self, event: &AccountEvent, ctx: &EventContext) -> HandlerResult {
-        // Longer than any test takes in real time: only paused time gets through this.
-        tokio::time::sleep(Duration::from_secs(20)).await;
+        tokio::time::sleep(self.takes).await;
         (self.script)(event, ctx.attempt())?;
         if let Withdrawn { amount } = event {
             self.sent.lock().unwrap().push((ctx.event_id(), *amount));

@@ -57,7 +57,7 @@ fn a_transient_failure_is_tried_again_and_in_the_end_halts() {
     alerts(Alerts::failing(|_, _| Err(HandlerError::transient("down"))))
         .when("ann", [withdrawn(2)])
         .then_failed(ErrorClass::Transient)
-        // Five minutes of pauses of at most 30 s each are ten pauses at least, after two repeats at once.
+        // Five minutes, in which each attempt takes 20 s: two repeats at once, and ten or more after a pause.
         .then_failed_with(|error| {
             assert!(
                 matches!(error, RunnerError::Halted { attempts: 13.., .. }),
@@ -134,6 +134,7 @@ the listener halted at account#ann 1 after 1 attempts: Permanent: no
 history:
   when            account#ann 1  Withdrawn { amount: 2 }
                   = nothing handled; halted at account#ann 1 after 1 attempts: Permanent: no
+if that is expected, call `then_failed` or `then_failed_with` right after the step
 ";
     assert_eq!(text, expected);
     let text = failure(|| {

@@ -212,6 +212,7 @@ history:
                   = 1 handled
   when            account#ann 2  Withdrawn { amount: 2 }
                   = nothing handled; halted at account#ann 2 after 1 attempts: Permanent: below zero
+if that is expected, call `then_failed` or `then_failed_with` right after the step
 ";
     for text in [
         failure(|| {

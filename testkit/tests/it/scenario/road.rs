@@ -174,6 +174,7 @@ history:
   account#ann 2  Withdrawn {\"amount\":101}
 balances: 1 handled
 charging: nothing handled; halted at account#ann 2 after 1 attempts: Permanent: too much to charge for
+if that is expected, call `then_halted` or `then_halted_with` right after `run`
 ";
     let ann = AccountId::from("ann");
     for text in [
@@ -225,7 +226,9 @@ charging: nothing handled; halted at account#ann 2 after 1 attempts: Permanent: 
         ),
         (
             failure(|| {
-                let _ = halted().then_report("charging", |_| panic!("no"));
+                let _ = halted()
+                    .then_halted("charging", ErrorClass::Permanent)
+                    .then_report("charging", |_| panic!("no"));
             }),
             "no\nhistory:\n",
         ),

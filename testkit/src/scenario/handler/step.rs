@@ -1,0 +1,83 @@
+//! One step of a scenario: the processor runs, and its failure waits to be looked at.
+use super::HandlerScenario;
+use crate::scenario::feed::failed;
+use foldstream::runner::RunnerError;
+use std::{sync::Arc, thread};
+
+impl<H, R, Role> HandlerScenario<H, R, Role> {
+    /// Takes in what is given, and remembers what the handler has done until now.
+    #[track_caller]
+    pub(in crate::scenario) fn begin_step(&mut self) {
+        self.before = Some(self.results_now());
+    }
+
+    /// Takes in what is given, and returns what the handler has done.
+    #[track_caller]
+    pub(super) fn results_now(&mut self) -> R {
+        self.check_failure_seen();
+        self.settle();
+        self.feed.block_on(self.read.read(&self.handler))
+    }
+
+    /// Takes in what is given.
+    #[track_caller]
+    pub(super) fn settle(&mut self) {
+        if !std::mem::take(&mut self.is_pending) {
+            return;
+        }
+        self.run();
+        if let Some(error) = self.failure() {
+            panic!(
+                "the {} could not take in what is given: {}\n{}",
+                self.words.handler,
+                failed(error),
+                self.feed.history()
+            );
+        }
+    }
+
+    #[track_caller]
+    pub(in crate::scenario) fn run(&mut self) {
+        // One at a time: what a test sees does not depend on how handlers share the thread.
+        let policy = self.policy.clone().with_concurrency(1);
+        let is_first = self.report.is_none() && self.feed.is_empty();
+        let report = self.feed.run(|builder| (self.add)(builder, policy));
+        if !is_first {
+            self.feed.note_report(&report);
+        }
+        self.report = Some(report);
+        self.is_failure_seen = false;
+    }
+
+    /// Returns the processor's name. It has run.
+    pub(in crate::scenario) fn name(&self) -> Arc<str> {
+        let report = self.report.as_ref();
+        report.map_or_else(|| "".into(), |report| report.name.clone())
+    }
+
+    pub(super) fn failure(&self) -> Option<&RunnerError> {
+        self.report.as_ref()?.error.as_ref()
+    }
+
+    #[track_caller]
+    pub(super) fn check_failure_seen(&self) {
+        if let Some(error) = self.failure()
+            && !self.is_failure_seen
+        {
+            panic!(
+                "the {} {}\n{}if that is expected, call `then_failed` or `then_failed_with` right after the step\n",
+                self.words.handler,
+                failed(error),
+                self.feed.history()
+            );
+        }
+    }
+}
+
+impl<H, R, Role> Drop for HandlerScenario<H, R, Role> {
+    fn drop(&mut self) {
+        if !thread::panicking() {
+            self.check_failure_seen();
+        }
+    }
+}
