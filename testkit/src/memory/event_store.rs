@@ -129,7 +129,7 @@ impl InMemoryEventStore {
     }
 
     /// Everything that is refused before any look at what is stored.
-    fn validate(&self, append: &Append) -> Result<(), EventStoreError> {
+    pub(crate) fn validate(&self, append: &Append) -> Result<(), EventStoreError> {
         append.validate_for(&self.capabilities)?;
         append.events.iter().try_for_each(check_payload)
     }

@@ -21,3 +21,12 @@ pub(super) fn typed_id<A: Aggregate>(id: impl Display) -> A::Id {
         }
     }
 }
+
+/// Returns the name of a type without the modules that it is in.
+pub(crate) fn short_type_name<T>() -> String {
+    let mut short = String::new();
+    for part in std::any::type_name::<T>().split_inclusive(['<', '>', ',', ' ', '&', '(', ')']) {
+        short.push_str(part.rsplit("::").next().unwrap_or(part));
+    }
+    short
+}

@@ -3,7 +3,10 @@ mod aggregate;
 mod handlers;
 mod listener;
 mod projector;
+mod rejections;
 mod road;
+mod stored;
+mod unlike;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
