@@ -1,4 +1,5 @@
 //! Given commands on several aggregates, when everything has run, then projections, histories and halts.
+mod perform;
 mod run;
 mod then;
 
@@ -143,6 +144,8 @@ impl<A: Decide<C>, C: Send + Sync> CommandFor<A> for C {
 /// ```
 pub struct Road {
     runtime: Runtime,
+    /// Whether timeouts and pauses take no time.
+    is_paused: bool,
     ports: Ports,
     faults: Option<Faults>,
     processors: Vec<Entry>,
@@ -206,6 +209,7 @@ impl Road {
     pub fn new() -> Self {
         Self {
             runtime: runtime(true),
+            is_paused: true,
             ports: Ports::new(4),
             faults: None,
             processors: Vec::new(),
@@ -224,6 +228,7 @@ impl Road {
     pub fn in_real_time(mut self) -> Self {
         self.check_is_new("in_real_time");
         self.runtime = runtime(false);
+        self.is_paused = false;
         self
     }
 

@@ -2,6 +2,7 @@
 mod aggregate;
 mod handlers;
 mod listener;
+mod perform;
 mod projector;
 mod rejections;
 mod road;

@@ -1,0 +1,104 @@
+//! Steps that run the user's own code.
+use super::Road;
+use crate::scenario::{failure::with_history, feed::block_on, ports::Ports};
+use foldstream::{BoxError, chain};
+use std::time::Duration;
+
+impl Road {
+    /// The longest that a step may take on the paused clock. A step that nothing will ever end reaches it at once.
+    const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+    /// Runs code of the user's on the ports of the road: a function of a service that executes commands in its own way, takes
+    /// several repositories, or does what a road has no words for.
+    ///
+    /// The code runs on the road's runtime with its paused time, so a timeout or a pause takes none. It is spared from
+    /// [faults](Self::with_faults), as commands are. What it stores is published by the next [`run`](Self::run). An `Err`
+    /// fails the test with all its sources and the history: an error that is expected is looked at in the closure.
+    ///
+    /// # Panics
+    /// - If the closure returns an error, or panics: with the message and the history.
+    /// - If it waits for something that nothing in the scenario does, such as a projection that only `run` would move.
+    /// - If a processor has halted unnoticed.
+    ///
+    /// # Example
+    /// ```
+    /// # use foldstream::{Aggregate, BoxError, Context, Decide, Decision, DomainEvent, Repository, id};
+    /// # use std::convert::Infallible;
+    /// # id!(SeatId);
+    /// # #[derive(Clone, Debug, PartialEq, DomainEvent)]
+    /// # #[event(aggregate = "seat")]
+    /// # enum SeatEvent { Taken { by: String } }
+    /// # use SeatEvent::Taken;
+    /// # #[derive(Clone, Default)]
+    /// # struct Seat { by: Option<String> }
+    /// # impl Aggregate for Seat {
+    /// #     type Id = SeatId;
+    /// #     type Event = SeatEvent;
+    /// #     fn evolve(&mut self, Taken { by }: &SeatEvent) { self.by = Some(by.clone()); }
+    /// # }
+    /// # struct Take { by: String }
+    /// # #[derive(Debug, PartialEq, thiserror::Error)]
+    /// # #[error("the seat is taken")]
+    /// # struct IsTaken;
+    /// # impl Decide<Take> for Seat {
+    /// #     type Error = IsTaken;
+    /// #     fn decide(&self, command: &Take, _: &Context) -> Decision<Self, IsTaken> {
+    /// #         if self.by.is_some() { return Err(IsTaken); }
+    /// #         Ok(vec![Taken { by: command.by.clone() }])
+    /// #     }
+    /// # }
+    /// use foldstream_testkit::Road;
+    ///
+    /// /// A function of the service: takes the first free seat of a row.
+    /// async fn book(seats: &Repository<Seat>, by: &str) -> Result<SeatId, BoxError> {
+    ///     for number in 1..=3 {
+    ///         let seat = SeatId::from(format!("row-1-{number}"));
+    ///         if seats.execute(&seat, Take { by: by.into() }).await.is_ok() {
+    ///             return Ok(seat);
+    ///         }
+    ///     }
+    ///     Err("the row is full".into())
+    /// }
+    ///
+    /// Road::new()
+    ///     .given::<Seat>("row-1-1", [Taken { by: "ann".into() }])
+    ///     .perform(async |ports| {
+    ///         let seat = book(&ports.repository(), "bob").await?;
+    ///         assert_eq!(seat.as_str(), "row-1-2");
+    ///         Ok(())
+    ///     })
+    ///     .then_events::<Seat>("row-1-2", [Taken { by: "bob".into() }]);
+    /// ```
+    #[track_caller]
+    #[must_use = "a road without a `then` checks nothing"]
+    pub fn perform(mut self, work: impl AsyncFnOnce(Ports) -> Result<(), BoxError>) -> Self {
+        self.check_halts_seen();
+        self.open();
+        let work = work(self.ports.clone());
+        let done = with_history(
+            || block_on(&self.runtime, self.in_time(work)),
+            || self.history(),
+        );
+        if let Err(error) = done {
+            panic!("a step failed: {}\n{}", chain(&*error), self.history());
+        }
+        self.has_news = true;
+        self
+    }
+
+    /// Waits for a step, unless nothing is left that could end it.
+    async fn in_time(
+        &self,
+        work: impl Future<Output = Result<(), BoxError>>,
+    ) -> Result<(), BoxError> {
+        if !self.is_paused {
+            return work.await;
+        }
+        match tokio::time::timeout(Self::LONGEST, work).await {
+            Ok(done) => done,
+            Err(_) => Err("it waits for what never happens: nothing else runs during a step, and the paused clock does not \
+                 wait for threads or connections outside of the scenario, for which there is `in_real_time`"
+                .into()),
+        }
+    }
+}
