@@ -1,4 +1,4 @@
-//! Commits: what is appended, and what is read back.
+//! Commits: the requests that append them, and the form in which they are read back.
 use super::{Capabilities, EventStoreError};
 use crate::{
     CommitId, EventHeader, EventName, Metadata, RecordedEvent, StreamHead, StreamId, Timestamp,
@@ -7,33 +7,35 @@ use crate::{
 use bytes::Bytes;
 use std::sync::Arc;
 
-/// One event before and after it is stored: what is not shared by its commit.
+/// The part of one event that it does not share with the other events of its commit, before and
+/// after it is stored.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct EventData {
-    /// Stored name.
+    /// The name under which the event is stored.
     pub name: EventName,
-    /// Schema version of the payload, from 1.
+    /// The schema version of the payload, from 1.
     pub schema_version: u16,
-    /// Encoded payload. JSON, unless `codec` names something else.
+    /// The encoded payload: JSON, unless `codec` names another format.
     pub payload: Bytes,
-    /// The codec that wrote the payload (a content type or a payload codec's tag); `None` for JSON.
+    /// The codec that wrote the payload: a content type or the tag of a payload codec. `None`
+    /// stands for JSON.
     pub codec: Option<Arc<str>>,
 }
 impl EventData {
-    /// The bytes that [`EventData::bytes`] counts for each event beside its name, codec and payload: at least what any
-    /// backend adds to one.
+    /// The bytes that [`EventData::bytes`] counts for each event beside its name, codec and
+    /// payload. Every backend adds at least that much to an event.
     pub const OVERHEAD_BYTES: usize = 32;
 
-    /// The size in bytes by which every event store limits events: name, codec and payload, and
-    /// [`EventData::OVERHEAD_BYTES`].
+    /// Returns the size in bytes by which every event store limits events: name, codec and payload,
+    /// and [`EventData::OVERHEAD_BYTES`].
     #[must_use]
     pub fn bytes(&self) -> usize {
         let codec = self.codec.as_deref().map_or(0, str::len);
         self.name.len() + self.payload.len() + codec + Self::OVERHEAD_BYTES
     }
 
-    /// One event with a JSON payload.
+    /// Creates an event with a JSON payload.
     #[must_use]
     pub fn new(name: impl Into<EventName>, schema_version: u16, payload: impl Into<Bytes>) -> Self {
         Self {
@@ -43,7 +45,7 @@ impl EventData {
             codec: None,
         }
     }
-    /// Says that the payload is not JSON.
+    /// Sets the codec that wrote the payload; `None` stands for JSON.
     #[must_use]
     pub fn with_codec(mut self, codec: Option<Arc<str>>) -> Self {
         self.codec = codec;
@@ -52,28 +54,48 @@ impl EventData {
 }
 
 /// A request to extend one stream by one commit.
+///
+/// Cloning an append copies no events and no payload.
+///
+/// # Example
+/// ```
+/// use foldstream::{CommitId, StreamHead, StreamId, Timestamp, Version};
+/// use foldstream::ports::{Append, EventData};
+///
+/// let empty = StreamHead::empty(StreamId::new("cart", "7")?);
+/// let added = EventData::new("ItemAdded", 1, r#"{"sku":"milk"}"#);
+/// let append = Append::after(empty, CommitId::from_u128(1), Timestamp::now(), vec![added]);
+/// append.validate()?;
+/// assert_eq!(append.head_after().version(), Version::new(1));
+/// assert_eq!(append.to_commit().events[0].name.as_str(), "ItemAdded");
+/// # Ok::<(), foldstream::BoxError>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Append {
-    /// The stream, and the version that it must still be at.
+    /// The stream, and the tail that it must still have.
     pub head: StreamHead,
-    /// Names this content; settles an attempt whose answer was lost.
+    /// The id of this content. It identifies the commit when the answer to an attempt was lost.
     pub commit_id: CommitId,
-    /// The writer's clock, never before the commit at `head`; within the years 0 to 9999.
+    /// The time of the commit by the writer's clock, within the years 0 to 9999. It is never before
+    /// the time of the commit at `head`.
     pub recorded_at: Timestamp,
-    /// Shared by all events of the commit.
+    /// The metadata that all events of the commit share.
     pub metadata: Metadata,
-    /// 1 to [`Append::MAX_EVENTS`].
+    /// The events of the commit: 1 to [`Append::MAX_EVENTS`].
     pub events: Arc<[EventData]>,
 }
 impl Append {
-    /// Events of one commit: an event id holds its index in 16 bits.
+    /// The largest number of events in one commit. The limit comes from event ids, which hold the
+    /// index of an event in 16 bits.
     pub const MAX_EVENTS: usize = 65_536;
-    /// The most bytes of metadata that a commit carries, as [`Metadata::bytes`] counts them: 8 KiB in every backend.
-    /// Metadata becomes the headers of every record on the bus, so a large value belongs in an event.
+    /// The largest size in bytes of a commit's metadata, as [`Metadata::bytes`] counts it: 8 KiB in
+    /// every backend. Metadata becomes the headers of every record on the bus, so a large value
+    /// belongs in an event.
     pub const MAX_METADATA_BYTES: usize = 8 * 1024;
 
-    /// The size in bytes by which every event store limits commits: the stream's id, the metadata, and all events.
+    /// Returns the size in bytes by which every event store limits commits: the id of the stream,
+    /// the metadata, and all events.
     #[must_use]
     pub fn bytes(&self) -> usize {
         let events = self.events.iter().map(EventData::bytes);
@@ -97,13 +119,15 @@ impl Append {
             events: events.into(),
         }
     }
-    /// Sets the metadata, without the [digest](Metadata::with_command_digest) of a command, which is not stored with a commit.
+    /// Sets the metadata, without the [digest](Metadata::with_command_digest) of a command: a
+    /// digest is not stored with a commit.
     #[must_use]
     pub fn with_metadata(mut self, metadata: Metadata) -> Self {
         self.metadata = metadata.of_commit();
         self
     }
-    /// The commit as it will be read back. All parts are shared, not copied.
+    /// Returns the commit as it will be read back. Its parts are shared with the append, not
+    /// copied.
     #[must_use]
     pub fn to_commit(&self) -> Commit {
         Commit {
@@ -125,20 +149,21 @@ impl Append {
             self.recorded_at,
         )
     }
-    /// Checks what every adapter must refuse before any call.
+    /// Checks the rules that every adapter must enforce before any call to its backend.
     ///
-    /// Whatever passes can be published and read: the record of every event has a time that can be written, and key and
-    /// headers of characters that a CloudEvents string may hold.
+    /// A commit that passes can be published and read. Every event has a time that can be written,
+    /// and its record has a key and headers of characters that a CloudEvents string may hold.
     ///
     /// # Errors
     /// [`EventStoreError::Invalid`] if
     /// - there is no event, or there are more than [`Append::MAX_EVENTS`],
     /// - `recorded_at` is before [`Timestamp::MIN`] or after [`Timestamp::MAX`],
-    /// - an event's name, an event's codec, the correlation id, the causation id or the traceparent holds a control
-    ///   character or a Unicode noncharacter,
+    /// - an event's name, an event's codec, the correlation id, the causation id or the traceparent
+    ///   holds a control character or a Unicode noncharacter,
     /// - a metadata key holds a NUL, which no bus could carry as a header name.
     ///
-    /// [`EventStoreError::TooLarge`] if there are more than [`Append::MAX_METADATA_BYTES`] of metadata.
+    /// [`EventStoreError::TooLarge`] if there are more than [`Append::MAX_METADATA_BYTES`] of
+    /// metadata.
     pub fn validate(&self) -> Result<(), EventStoreError> {
         match self.refusal() {
             Some(reason) => Err(EventStoreError::Invalid { reason }),
@@ -226,17 +251,40 @@ impl Append {
     }
 }
 
-/// Several commits that happen together or not at all.
+/// A request to append several commits atomically: all of them are stored, or none.
+///
+/// # Example
+/// ```
+/// use foldstream::{CommitId, StreamHead, StreamId, Timestamp};
+/// use foldstream::ports::{Append, AppendAll, EventData};
+///
+/// let append = |account: &str, event: &'static str| {
+///     let head = StreamHead::empty(StreamId::new("account", account)?);
+///     let event = EventData::new(event, 1, "{}");
+///     Ok::<_, foldstream::BoxError>(Append::after(
+///         head,
+///         CommitId::from_u128(1),
+///         Timestamp::now(),
+///         vec![event],
+///     ))
+/// };
+/// let transfer = AppendAll::new(vec![append("a", "Withdrawn")?, append("b", "Deposited")?]);
+/// assert!(transfer.validate().is_ok());
+/// let twice = AppendAll::new(vec![append("a", "Withdrawn")?, append("a", "Deposited")?]);
+/// assert!(twice.validate().is_err());
+/// # Ok::<(), foldstream::BoxError>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct AppendAll {
-    /// At least one; at most one a stream.
+    /// The commits to store: at least one, and at most one per stream.
     pub commits: Vec<Append>,
-    /// Streams only read, that must still be where they were.
+    /// The heads of streams that were only read. Each stream must still be at its head when the
+    /// commits are stored.
     pub unchanged: Vec<StreamHead>,
 }
 impl AppendAll {
-    /// These commits.
+    /// Creates a request to append these commits.
     #[must_use]
     pub const fn new(commits: Vec<Append>) -> Self {
         Self {
@@ -244,16 +292,17 @@ impl AppendAll {
             unchanged: Vec::new(),
         }
     }
-    /// Also requires that these streams have not moved.
+    /// Sets the heads of the streams that must not have changed.
     #[must_use]
     pub fn with_unchanged(mut self, heads: Vec<StreamHead>) -> Self {
         self.unchanged = heads;
         self
     }
-    /// Checks what every adapter must refuse before any call.
+    /// Checks the rules that every adapter must enforce before any call to its backend.
     ///
     /// # Errors
-    /// [`EventStoreError::Invalid`] for no commit, a stream named twice, or a commit that is itself invalid.
+    /// - [`EventStoreError::Invalid`] if there is no commit, or if a stream is named twice.
+    /// - Those of [`Append::validate`] if one of the commits is invalid.
     pub fn validate(&self) -> Result<(), EventStoreError> {
         if self.commits.is_empty() {
             return Err(EventStoreError::Invalid {
@@ -299,34 +348,36 @@ impl AppendAll {
 #[derive(Clone, Debug, PartialEq)]
 #[must_use]
 pub enum AppendOutcome<T = StreamHead> {
-    /// Stored now.
+    /// The commit was stored by this call.
     Appended(T),
-    /// An earlier attempt with this commit id stored them in this very slot. These stored events count, not the ones
-    /// of the request. One commit a commit of the request, in its order.
+    /// An earlier attempt with the same commit ids stored the commits in these very slots. The
+    /// stored events count, not the events of the request. There is one commit per commit of the
+    /// request, in the same order.
     Repeated(Vec<Commit>),
-    /// Nothing was stored.
+    /// Another writer has extended the stream, and nothing was stored.
     Conflict(VersionConflict),
 }
 
-/// Several events of one stream, stored atomically. Cloning is a few reference counts.
+/// Several events of one stream that were stored atomically. Cloning a commit only increments a few
+/// reference counts.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Commit {
-    /// Its id.
+    /// The id that the writer gave to this content.
     pub id: CommitId,
-    /// Its stream.
+    /// The stream that holds the commit.
     pub stream: StreamId,
-    /// Version of its first event.
+    /// The version of the commit's first event.
     pub first_version: Version,
-    /// The writer's clock.
+    /// The time of the commit by the writer's clock.
     pub recorded_at: Timestamp,
-    /// Shared by its events.
+    /// The metadata that the events share.
     pub metadata: Metadata,
-    /// In order; never empty.
+    /// The events in order of their versions; never empty.
     pub events: Arc<[EventData]>,
 }
 impl Commit {
-    /// For adapters: a commit as read.
+    /// Creates a commit from its stored parts. For adapters.
     #[must_use]
     pub fn new(
         key: CommitKey,
@@ -344,18 +395,18 @@ impl Commit {
             events: events.into(),
         }
     }
-    /// Version of its last event: the commit end.
+    /// Returns the version of the commit's last event: the commit end.
     pub fn last_version(&self) -> Version {
         Version::new(self.first_version.get() + (self.events.len() as u64).saturating_sub(1))
     }
-    /// Its place.
+    /// Returns the stream and the first version of the commit.
     pub fn key(&self) -> CommitKey {
         CommitKey {
             stream: self.stream.clone(),
             first_version: self.first_version,
         }
     }
-    /// The head where it ends.
+    /// Returns the head at which the commit ends.
     pub fn head(&self) -> StreamHead {
         StreamHead::observed(
             self.stream.clone(),
@@ -364,7 +415,7 @@ impl Commit {
             self.recorded_at,
         )
     }
-    /// Its events, one envelope each.
+    /// Returns the events of the commit, each in an envelope with what it shares with the others.
     pub fn recorded(&self) -> impl Iterator<Item = RecordedEvent> + '_ {
         let last = self.last_version();
         (0u16..=u16::MAX)
@@ -387,17 +438,17 @@ impl Commit {
     }
 }
 
-/// The stream and version of a commit.
+/// The stream and the first version of a commit. Together they name its slot in the store.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct CommitKey {
-    /// The stream.
+    /// The stream that holds the commit.
     pub stream: StreamId,
-    /// Version of the commit's first event.
+    /// The version of the commit's first event.
     pub first_version: Version,
 }
 impl CommitKey {
-    /// A place.
+    /// Creates the key of the commit that starts at this version.
     #[must_use]
     pub const fn new(stream: StreamId, first_version: Version) -> Self {
         Self {

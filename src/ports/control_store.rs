@@ -1,26 +1,36 @@
-//! `ControlStore`: small mutable rows under compare-and-set.
+//! The `ControlStore` port: small mutable rows under compare-and-set.
 use super::RefusedKind;
 use crate::{BoxError, Timestamp};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::{fmt, fmt::Debug, num::NonZeroU32, time::Duration};
 
-/// The key of a row. The rows of a partition are ordered by `sort`, bytewise.
+/// The key of a row. The rows of a partition are ordered by `sort`, byte by byte.
+///
+/// # Example
+/// ```
+/// use foldstream::ports::RowKey;
+///
+/// let key = RowKey::new("lease/poller", "7");
+/// assert!(key.validate().is_ok());
+/// assert_eq!(key.to_string(), "lease/poller/7");
+/// assert!(RowKey::new("lease/poller", "").validate().is_err());
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct RowKey {
-    /// Groups rows; 1 to [`RowKey::MAX_PARTITION`] bytes.
+    /// The partition, which groups rows: 1 to [`RowKey::MAX_PARTITION`] bytes.
     pub partition: String,
-    /// Orders them; 1 to [`RowKey::MAX_SORT`] bytes.
+    /// The sort key, which orders the rows of a partition: 1 to [`RowKey::MAX_SORT`] bytes.
     pub sort: String,
 }
 impl RowKey {
-    /// Bytes of a partition.
+    /// The largest size of a partition in bytes. DynamoDB takes 2,048.
     pub const MAX_PARTITION: usize = 1024;
-    /// Bytes of a sort key (DynamoDB's end at 1,024).
+    /// The largest size of a sort key in bytes. DynamoDB takes 1,024.
     pub const MAX_SORT: usize = 900;
 
-    /// A key.
+    /// Creates the key of a row. [`validate`](Self::validate) checks its lengths.
     #[must_use]
     pub fn new(partition: impl Into<String>, sort: impl Into<String>) -> Self {
         Self {
@@ -28,10 +38,10 @@ impl RowKey {
             sort: sort.into(),
         }
     }
-    /// Checks what every adapter must refuse before any call.
+    /// Checks the lengths that every adapter must enforce before any call to its backend.
     ///
     /// # Errors
-    /// [`ControlStoreError::Invalid`] for an empty or too long part.
+    /// [`ControlStoreError::Invalid`] if the partition or the sort key is empty or too long.
     pub fn validate(&self) -> Result<(), ControlStoreError> {
         for (what, len, max) in [
             ("partition", self.partition.len(), Self::MAX_PARTITION),
@@ -52,41 +62,56 @@ impl fmt::Display for RowKey {
     }
 }
 
-/// Names one write of one row: 128 random bits, chosen by the writer and never used twice.
+/// The id of one write of one row: 128 random bits that the writer chooses and never uses twice.
 ///
-/// So a lost answer can be settled by reading, and a row that was deleted and made again does not look unchanged.
+/// A writer that did not receive the answer to its write reads the row to find out whether it was
+/// applied. A row that was deleted and created again does not look unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Revision(u128);
 impl Revision {
-    /// From its bits. Code makes fresh ones by [`IdSource::revision`](crate::IdSource::revision).
+    /// Creates a revision from its bits. [`IdSource::revision`](crate::IdSource::revision) makes
+    /// fresh ones.
     pub const fn from_u128(bits: u128) -> Self {
         Self(bits)
     }
-    /// Its bits.
+    /// Returns the bits of the revision.
     pub const fn as_u128(self) -> u128 {
         self.0
     }
 }
 
-/// One row.
+/// A row of a control store.
+///
+/// # Example
+/// ```
+/// use foldstream::ports::{Revision, Row, RowKey};
+/// use foldstream::Timestamp;
+///
+/// let key = RowKey::new("lease/poller", "7");
+/// let row = Row::new(key, "node-1", Revision::from_u128(1)).with_expiry(Some(Timestamp::MAX));
+/// assert!(row.validate().is_ok());
+/// let large = vec![0; Row::MAX_VALUE + 1];
+/// assert!(Row::new(row.key, large, Revision::from_u128(2)).validate().is_err());
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Row {
-    /// Its key.
+    /// The key of the row.
     pub key: RowKey,
-    /// Names this write of it.
+    /// The id of the write that stored the row.
     pub revision: Revision,
-    /// From this time on, by the adapter's clock, it reads as absent and may be overwritten. Backends may keep whole
-    /// seconds only, then rounded up.
+    /// The time, by the adapter's clock, from which the row is absent and may be overwritten.
+    /// `None`, the default, is never. A backend may keep whole seconds only, rounded up.
     pub expires_at: Option<Timestamp>,
-    /// At most [`Row::MAX_VALUE`] bytes.
+    /// The value: at most [`Row::MAX_VALUE`] bytes, and possibly none.
     pub value: Bytes,
 }
 impl Row {
-    /// Bytes of a value: 256 KiB.
+    /// The largest size of a value in bytes: 256 KiB. A DynamoDB item, which holds the key too,
+    /// takes 400 KB.
     pub const MAX_VALUE: usize = 256 * 1024;
 
-    /// A row without expiry, under a fresh revision.
+    /// Creates a row without expiry that is written under this revision.
     #[must_use]
     pub fn new(key: RowKey, value: impl Into<Bytes>, revision: Revision) -> Self {
         Self {
@@ -96,16 +121,17 @@ impl Row {
             value: value.into(),
         }
     }
-    /// Lets the row end.
+    /// Sets the time from which the row is absent; `None` is never.
     #[must_use]
     pub const fn with_expiry(mut self, at: Option<Timestamp>) -> Self {
         self.expires_at = at;
         self
     }
-    /// Checks what every adapter must refuse before any call.
+    /// Checks the sizes that every adapter must enforce before any call to its backend.
     ///
     /// # Errors
-    /// [`ControlStoreError::Invalid`] or [`ControlStoreError::TooLarge`].
+    /// - [`ControlStoreError::Invalid`] if the partition or the sort key is empty or too long.
+    /// - [`ControlStoreError::TooLarge`] if the value has more than [`Row::MAX_VALUE`] bytes.
     pub fn validate(&self) -> Result<(), ControlStoreError> {
         self.key.validate()?;
         if self.value.len() > Self::MAX_VALUE {
@@ -119,23 +145,24 @@ impl Row {
     }
 }
 
-/// The condition on the row before a put.
+/// The condition on the stored row under which a put is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expect {
-    /// Anything.
+    /// The put is applied always.
     Any,
-    /// No row, or one that is past its expiry.
+    /// The put is applied if there is no row, or if the row is past its expiry.
     Absent,
-    /// Exactly this write, not past its expiry.
+    /// The put is applied if the row was stored by exactly this write, and is not past its expiry.
     Revision(Revision),
 }
 
-/// The condition on the row before a delete.
+/// The condition on the stored row under which a delete is applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DeleteExpect {
-    /// Anything, also nothing.
+    /// The delete is applied always, even where there is no row.
     Any,
-    /// Exactly this write, not past its expiry.
+    /// The delete is applied if the row was stored by exactly this write, and is not past its
+    /// expiry.
     Revision(Revision),
 }
 
@@ -143,9 +170,9 @@ pub enum DeleteExpect {
 #[derive(Clone, Debug, PartialEq)]
 #[must_use]
 pub enum PutOutcome {
-    /// Written, now or by an earlier attempt with the same revision.
+    /// The row was written, now or by an earlier attempt with the same revision.
     Written,
-    /// Not written; the row as it is, if there is one.
+    /// The row was not written. The conflict holds the stored row, if there is one.
     Conflict(Option<Row>),
 }
 
@@ -153,52 +180,66 @@ pub enum PutOutcome {
 #[derive(Clone, Debug, PartialEq)]
 #[must_use]
 pub enum DeleteOutcome {
-    /// There is no row now.
+    /// The row does not exist now.
     Deleted,
-    /// Not deleted; the row as it is. `None`: it was gone already, which a caller that wants absence takes as done.
+    /// The row was not deleted. The conflict holds the stored row. `None` says that there was no
+    /// row, which is success for a caller that wants the row to be absent.
     Conflict(Option<Row>),
 }
 
-/// Bounds of a range over sort keys, bytewise.
+/// The bounds of a range over sort keys, compared byte by byte.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SortBounds {
-    /// The whole partition.
+    /// All rows of the partition.
     #[default]
     All,
-    /// Those that start so; empty is all.
+    /// The rows whose sort keys start with this text. An empty text selects all rows.
     Prefix(String),
-    /// From the first to the last, both included.
+    /// The rows from the first sort key to the last, both included.
     Between(String, String),
 }
 
-/// Order of a range.
+/// The order in which a range returns its rows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Direction {
-    /// Smallest sort key first.
+    /// The smallest sort key first.
     #[default]
     Ascending,
-    /// Largest sort key first.
+    /// The largest sort key first.
     Descending,
 }
 
-/// A range of one partition.
+/// A request for a range of the rows of one partition.
+///
+/// # Example
+/// ```
+/// use foldstream::ports::{Direction, RangeQuery, SortBounds};
+/// use std::num::NonZeroU32;
+///
+/// let newest = RangeQuery::new("dead/billing")
+///     .with_bounds(SortBounds::Prefix("orders/".into()))
+///     .with_direction(Direction::Descending)
+///     .with_limit(NonZeroU32::MIN);
+/// assert_eq!((newest.limit.get(), newest.after), (1, None));
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct RangeQuery {
-    /// The partition.
+    /// The partition that holds the rows.
     pub partition: String,
-    /// The range of its rows.
+    /// The bounds of the range; all rows by default.
     pub bounds: SortBounds,
-    /// The sort key after which the page starts, in the direction of the query.
+    /// The sort key after which the page starts, in the direction of the query. `None`, the
+    /// default, starts at the beginning of the range.
     pub after: Option<String>,
-    /// Rows a page at the most.
+    /// The largest number of rows per page; 1,000 by default.
     pub limit: NonZeroU32,
-    /// In which order.
+    /// The order of the rows; ascending by default.
     pub direction: Direction,
 }
 impl RangeQuery {
-    /// All rows of a partition, ascending, 1,000 a page.
+    /// Creates a query for all rows of a partition, ascending, in pages of 1,000.
     #[must_use]
     pub fn new(partition: impl Into<String>) -> Self {
         const PAGE: NonZeroU32 = NonZeroU32::new(1000).expect("not zero");
@@ -210,25 +251,25 @@ impl RangeQuery {
             direction: Direction::Ascending,
         }
     }
-    /// Only some rows.
+    /// Sets the bounds of the range.
     #[must_use]
     pub fn with_bounds(mut self, bounds: SortBounds) -> Self {
         self.bounds = bounds;
         self
     }
-    /// Starts the page after a row: [`RowPage::next`].
+    /// Sets the sort key after which the page starts: [`RowPage::next`] of the page before.
     #[must_use]
     pub fn with_after(mut self, sort: Option<String>) -> Self {
         self.after = sort;
         self
     }
-    /// Another page size.
+    /// Sets the largest number of rows per page.
     #[must_use]
     pub const fn with_limit(mut self, rows: NonZeroU32) -> Self {
         self.limit = rows;
         self
     }
-    /// Another order.
+    /// Sets the order of the rows.
     #[must_use]
     pub const fn with_direction(mut self, direction: Direction) -> Self {
         self.direction = direction;
@@ -236,17 +277,17 @@ impl RangeQuery {
     }
 }
 
-/// Rows of a range, and where to go on.
+/// A page of the rows of a range, and the start of the next page.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct RowPage {
-    /// May be empty before the end.
+    /// The rows of the page. It may be empty before the end of the range.
     pub rows: Vec<Row>,
-    /// The `after` of the next query; `None` on the last page.
+    /// The value for [`RangeQuery::after`] of the next query; `None` on the last page.
     pub next: Option<String>,
 }
 impl RowPage {
-    /// One page.
+    /// Creates a page of rows.
     #[must_use]
     pub const fn new(rows: Vec<Row>, next: Option<String>) -> Self {
         Self { rows, next }
@@ -257,54 +298,55 @@ impl RowPage {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ControlStoreError {
-    /// Too many requests; wait first.
+    /// The backend rejected the request because there are too many. Nothing was stored.
     #[error("the control store throttles")]
     Throttled {
-        /// The least pause, if the backend named one.
+        /// The shortest pause before a retry, if the backend named one.
         retry_after: Option<Duration>,
-        /// The backend's answer.
+        /// The answer of the backend.
         #[source]
         source: BoxError,
     },
-    /// Not reachable, timed out, or busy. A write may have been applied: repeat it with the same revision.
+    /// The backend is not reachable, busy, or did not answer in time. A write may have been
+    /// applied: repeat it with the same revision.
     #[error("the control store is unavailable")]
     Unavailable {
-        /// The backend's answer.
+        /// The answer of the backend.
         #[source]
         source: BoxError,
     },
-    /// A value over the limit, found before any call.
+    /// The value is over its limit. The adapter checks this before any call to the backend.
     #[error("row {key} has {bytes} bytes, the limit is {limit}")]
     TooLarge {
-        /// The key of the row.
+        /// The key of the refused row.
         key: RowKey,
-        /// Bytes of the value.
+        /// The size of the value in bytes.
         bytes: usize,
-        /// The most it takes.
+        /// The limit of that size in bytes.
         limit: usize,
     },
-    /// A key that is empty or too long.
+    /// The request is malformed: a part of a key is empty or too long.
     #[error("invalid request: {reason}")]
     Invalid {
         /// A description of the mistake.
         reason: String,
     },
-    /// A stored row cannot be read.
+    /// The stored row cannot be read.
     #[error("row {key} is corrupt: {reason}")]
     Corrupt {
-        /// The key of the row.
+        /// The key of the unreadable row.
         key: RowKey,
         /// A description of what was found.
         reason: String,
     },
-    /// Something must be changed first: table, credentials, permission.
+    /// The backend refuses until something is changed: table, credentials or permission.
     #[error("the control store refuses: {reason}")]
     Refused {
-        /// The kind of refusal: what must change.
+        /// The thing that must be changed.
         kind: RefusedKind,
         /// A description of the refusal and of its remedy.
         reason: String,
-        /// The backend's answer.
+        /// The answer of the backend.
         #[source]
         source: BoxError,
     },
@@ -316,21 +358,95 @@ impl ControlStoreError {
     }
 }
 
-/// Strongly consistent rows. Leases, watermarks, breakers, dead letters and checkpoints are logic over these methods.
+/// A store of small rows that are read strongly consistently and written under conditions.
+///
+/// Leases, watermarks, breakers, dead letters and checkpoints are logic over these methods. Every
+/// method may be called concurrently.
 ///
 /// # Contract
-/// - What was written is what every later `get`, `get_many` and `range` returns, byte for byte, with its revision and expiry.
-/// - `put` with `Absent` writes only where there is no row, with `Revision` only over exactly that write, with `Any` always.
-/// - A failed condition changes nothing and returns the row as it is.
-/// - A put whose revision is already the row's is `Written`: repeating a lost write is harmless.
-/// - A row deleted and made again does not match its old revision.
-/// - Of several writers that expect the same exactly one wins.
-/// - `delete` with `Revision` deletes only exactly that write; where nothing is, it is `Conflict(None)`. With `Any` it is always `Deleted`.
-/// - A row past its expiry, by the adapter's clock, is absent: not returned, not matched by a revision, overwritten by `Absent`.
-/// - `get_many` answers in the order of the keys, `None` for absent rows, any number of keys, also the same key twice.
-/// - `range` returns the rows of one partition within its bounds, ordered by sort key bytewise in its direction, at most
-///   `limit` a page; following `next` until `None` returns each once. An empty page is not the end.
-/// - Keys and values over their limits are refused before any call; a value of exactly [`Row::MAX_VALUE`] is taken.
+/// - Every later `get`, `get_many` and `range` returns what was written, byte for byte, with its
+///   revision and expiry.
+/// - `put` with `Absent` writes only where there is no row, with `Revision` only over exactly that
+///   write, with `Any` always.
+/// - A failed condition changes nothing, and the answer holds the stored row.
+/// - A put whose revision is already stored in the row is `Written`, so that a write whose answer
+///   was lost can be repeated.
+/// - A row that was deleted and created again does not match its old revision.
+/// - Of several writers with the same expectation exactly one wins.
+/// - `delete` with `Revision` deletes only exactly that write. Where there is no row, the answer is
+///   `Conflict(None)`. With `Any` the answer is always `Deleted`.
+/// - A row past its expiry, by the adapter's clock, is absent: it is not returned, does not match a
+///   revision, and is overwritten by `Absent`.
+/// - `get_many` answers in the order of the keys, with `None` for absent rows. It takes any number
+///   of keys, and the same key more than once.
+/// - `range` returns the rows of one partition within its bounds, ordered by sort key in its
+///   direction, at most `limit` per page. A caller that follows `next` until `None` gets each row
+///   once. An empty page is not the end.
+/// - Keys and values over their limits are refused before any call to the backend. A value of
+///   exactly [`Row::MAX_VALUE`] is accepted.
+///
+/// # Example
+/// The conditions of `put`, in a store for one process that ignores expiry:
+/// ```
+/// # use async_trait::async_trait;
+/// use foldstream::ports::*;
+/// use std::{collections::BTreeMap, sync::Mutex};
+///
+/// #[derive(Debug, Default)]
+/// struct Rows(Mutex<BTreeMap<RowKey, Row>>);
+///
+/// #[async_trait]
+/// impl ControlStore for Rows {
+///     async fn put(&self, row: &Row, expect: Expect) -> Result<PutOutcome, ControlStoreError> {
+///         row.validate()?;
+///         let mut rows = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+///         let stored = rows.get(&row.key);
+///         let is_repeat = stored.is_some_and(|stored| stored.revision == row.revision);
+///         let is_expected = match expect {
+///             Expect::Any => true,
+///             Expect::Absent => stored.is_none(),
+///             Expect::Revision(revision) => stored.is_some_and(|stored| stored.revision == revision),
+///         };
+///         if is_repeat {
+///             return Ok(PutOutcome::Written);
+///         }
+///         if !is_expected {
+///             return Ok(PutOutcome::Conflict(stored.cloned()));
+///         }
+///         rows.insert(row.key.clone(), row.clone());
+///         Ok(PutOutcome::Written)
+///     }
+///     async fn get(&self, key: &RowKey) -> Result<Option<Row>, ControlStoreError> {
+///         key.validate()?;
+///         let rows = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+///         Ok(rows.get(key).cloned())
+///     }
+///     // `get_many`, `delete` and `range` follow the same pattern.
+/// #     async fn get_many(&self, _: &[RowKey]) -> Result<Vec<Option<Row>>, ControlStoreError> {
+/// #         Ok(Vec::new())
+/// #     }
+/// #     async fn delete(
+/// #         &self,
+/// #         _: &RowKey,
+/// #         _: DeleteExpect,
+/// #     ) -> Result<DeleteOutcome, ControlStoreError> {
+/// #         Ok(DeleteOutcome::Deleted)
+/// #     }
+/// #     async fn range(&self, _: &RangeQuery) -> Result<RowPage, ControlStoreError> {
+/// #         Ok(RowPage::new(Vec::new(), None))
+/// #     }
+/// }
+///
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// let store = Rows::default();
+/// let row = |revision| Row::new(RowKey::new("p", "s"), "", Revision::from_u128(revision));
+/// assert_eq!(store.put(&row(1), Expect::Absent).await?, PutOutcome::Written);
+/// assert_eq!(store.put(&row(1), Expect::Absent).await?, PutOutcome::Written);
+/// assert_eq!(store.put(&row(2), Expect::Absent).await?, PutOutcome::Conflict(Some(row(1))));
+/// # Ok::<(), foldstream::BoxError>(())
+/// # })?;
+/// # Ok::<(), foldstream::BoxError>(())
+/// ```
 #[async_trait]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a control store",
@@ -338,37 +454,42 @@ impl ControlStoreError {
     note = "use an adapter such as `foldstream_dynamodb::DynamoDbControlStore`, by value or in an `Arc`, or implement `foldstream::ports::ControlStore`"
 )]
 pub trait ControlStore: Debug + Send + Sync + 'static {
-    /// The row as last written.
+    /// Returns the row as it was last written, or `None` if it is absent.
     ///
     /// # Errors
-    /// [`ControlStoreError`].
+    /// [`ControlStoreError`] if the key is invalid, if the row is corrupt, or if the backend
+    /// refuses or fails.
     async fn get(&self, key: &RowKey) -> Result<Option<Row>, ControlStoreError>;
 
-    /// Several rows, not as of one instant.
+    /// Returns several rows, in the order of their keys. They are not read at one instant.
     ///
     /// # Errors
-    /// [`ControlStoreError`].
+    /// [`ControlStoreError`] if a key is invalid, if a row is corrupt, or if the backend refuses or
+    /// fails.
     async fn get_many(&self, keys: &[RowKey]) -> Result<Vec<Option<Row>>, ControlStoreError>;
 
-    /// Writes the row if what is there is as expected. Atomic.
+    /// Writes the row atomically if the stored row is as expected.
     ///
     /// # Errors
-    /// [`ControlStoreError`].
+    /// [`ControlStoreError`] if the row is invalid or too large, or if the backend refuses or
+    /// fails. After `Unavailable` the row may have been written.
     async fn put(&self, row: &Row, expect: Expect) -> Result<PutOutcome, ControlStoreError>;
 
-    /// Deletes the row if it is as expected. Atomic.
+    /// Deletes the row atomically if the stored row is as expected.
     ///
     /// # Errors
-    /// [`ControlStoreError`].
+    /// [`ControlStoreError`] if the key is invalid, or if the backend refuses or fails. After
+    /// `Unavailable` the row may have been deleted.
     async fn delete(
         &self,
         key: &RowKey,
         expect: DeleteExpect,
     ) -> Result<DeleteOutcome, ControlStoreError>;
 
-    /// One page of a range.
+    /// Returns one page of a range.
     ///
     /// # Errors
-    /// [`ControlStoreError`].
+    /// [`ControlStoreError`] if the query is invalid, if a row is corrupt, or if the backend
+    /// refuses or fails.
     async fn range(&self, query: &RangeQuery) -> Result<RowPage, ControlStoreError>;
 }

@@ -1,4 +1,4 @@
-//! `EventStore`: streams of commits.
+//! The `EventStore` port: streams of commits, appended under optimistic concurrency.
 use super::{Append, AppendAll, AppendOutcome, Commit, CommitKey, RefusedKind};
 use crate::{BoxError, StreamHead, StreamId, Version};
 use async_trait::async_trait;
@@ -6,55 +6,86 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use std::{fmt::Debug, num::NonZeroU32, time::Duration};
 
-/// Direction and start of a read. Commits come whole: one that holds the start is returned with its earlier events.
+/// The direction and the start of a read.
+///
+/// Commits are returned whole: the commit that holds the start is returned with its earlier events.
+///
+/// # Example
+/// ```
+/// use foldstream::{StreamHead, StreamId, Version, ports::ReadFrom};
+///
+/// // The whole history of a stream, oldest commit first.
+/// let stream = StreamId::new("cart", "7")?;
+/// let history = ReadFrom::After(StreamHead::empty(stream));
+/// // The newest commit that ends at or before version 20, then older ones.
+/// let as_of = ReadFrom::NewestAtOrBelow(Version::new(20));
+/// assert_ne!(history, as_of);
+/// # Ok::<(), foldstream::InvalidStreamId>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReadFrom {
-    /// Oldest first, from the commit that starts right after this head. After [`StreamHead::empty`]: from the beginning.
+    /// Oldest first, from the commit that starts right after this head. After [`StreamHead::empty`]
+    /// the read starts at the beginning of the stream.
     After(StreamHead),
-    /// Oldest first, from the commit that holds this event version; 0 counts as 1. Nothing if the stream is shorter.
+    /// Oldest first, from the commit that holds this event version; 0 counts as 1. The read is
+    /// empty if the stream is shorter.
     Event(Version),
-    /// Newest first, from the tail.
+    /// Newest first, starting at the tail.
     Newest,
     /// Newest first, from the newest commit that *ends* at or below this version.
     NewestAtOrBelow(Version),
 }
 
-/// One of `total` disjoint parts of a scan: every commit is in exactly one, a stream's commits may be in several.
+/// One of `total` disjoint parts of a scan.
+///
+/// Every commit is in exactly one segment. The commits of one stream may be in several segments.
+///
+/// # Example
+/// ```
+/// use foldstream::ports::Segment;
+///
+/// // Four workers scan the store in parallel, each a segment of its own.
+/// let segments: Vec<Segment> = Segment::split(4).collect();
+/// assert_eq!((segments[3].index(), segments[3].total()), (3, 4));
+/// assert_eq!(Segment::split(1).next(), Some(Segment::ALL));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Segment {
     index: u32,
     total: u32,
 }
 impl Segment {
-    /// The whole store.
+    /// The only segment of a scan that is not split: the whole store.
     pub const ALL: Self = Self { index: 0, total: 1 };
 
-    /// All parts of a scan in `total` (0 counts as 1).
+    /// Returns all segments of a scan in `total` parts; 0 counts as 1.
     pub fn split(total: u32) -> impl Iterator<Item = Self> {
         let total = total.max(1);
         (0..total).map(move |index| Self { index, total })
     }
-    /// From 0.
+    /// Returns the number of this segment, from 0.
     pub const fn index(self) -> u32 {
         self.index
     }
-    /// Returns the number of parts.
+    /// Returns the number of segments in the scan.
     pub const fn total(self) -> u32 {
         self.total
     }
 }
 
-/// The place at which a scan or listing continues; meaningful only to the adapter that gave it, for the same segment.
-/// May be stored.
+/// The position at which a scan or a listing continues.
+///
+/// A cursor is meaningful only to the adapter that returned it, for the same segment. It may be
+/// stored and used by another process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScanCursor(Bytes);
 impl ScanCursor {
-    /// For adapters and checkpoints.
+    /// Creates a cursor from stored bytes. For adapters and checkpoints.
     pub fn from_bytes(bytes: impl Into<Bytes>) -> Self {
         Self(bytes.into())
     }
-    /// To be stored.
+    /// Returns the bytes to store.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
     }
@@ -64,34 +95,37 @@ impl ScanCursor {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ScanWhat {
-    /// Whole commits.
+    /// Whole commits, with their events.
     Commits,
-    /// Only where commits end: cheaper to transfer, enough to compare tails with watermarks.
+    /// Only the heads at which commits end. They are cheaper to transfer, and enough to compare the
+    /// tails of streams with watermarks.
     Tails,
 }
 
-/// A page of a scan.
+/// The content of one page of a scan.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ScanItems {
-    /// For [`ScanWhat::Commits`]. Those of one stream are in version order.
+    /// The answer to [`ScanWhat::Commits`]. The commits of one stream are in version order.
     Commits(Vec<Commit>),
-    /// For [`ScanWhat::Tails`]. A stream may come again with a later version: the last one seen is its tail.
+    /// The answer to [`ScanWhat::Tails`]. A stream may appear again with a higher version: the last
+    /// head returned for a stream is its tail.
     Tails(Vec<StreamHead>),
 }
 
-/// A page of a scan, and where to go on once it is dealt with.
+/// A page of a scan, and the cursor of the next page.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct ScanPage {
-    /// May be empty before the end.
+    /// The content of the page. It may be empty before the end of the scan.
     pub items: ScanItems,
-    /// Start of the next page; `None` on the last.
+    /// The start of the next page; `None` on the last page.
     pub next: Option<ScanCursor>,
-    /// The cost of the page in the backend's own read units, if the backend says so.
+    /// The cost of the page in read units of the backend; `None` if the backend does not report
+    /// one.
     pub read_units: Option<f64>,
 }
 impl ScanPage {
-    /// One page.
+    /// Creates a page without a cost.
     #[must_use]
     pub const fn new(items: ScanItems, next: Option<ScanCursor>) -> Self {
         Self {
@@ -100,7 +134,7 @@ impl ScanPage {
             read_units: None,
         }
     }
-    /// Adds what it cost.
+    /// Sets the cost of the page in read units of the backend.
     #[must_use]
     pub const fn with_read_units(mut self, units: Option<f64>) -> Self {
         self.read_units = units;
@@ -108,41 +142,54 @@ impl ScanPage {
     }
 }
 
-/// Streams of one aggregate type, and where to go on.
+/// A page of the streams of one aggregate type, and the cursor of the next page.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct StreamPage {
-    /// May be empty before the end.
+    /// The streams of the page. It may be empty before the end of the listing.
     pub streams: Vec<StreamId>,
-    /// Start of the next page; `None` on the last.
+    /// The start of the next page; `None` on the last page.
     pub next: Option<ScanCursor>,
 }
 impl StreamPage {
-    /// One page.
+    /// Creates a page of streams.
     #[must_use]
     pub const fn new(streams: Vec<StreamId>, next: Option<ScanCursor>) -> Self {
         Self { streams, next }
     }
 }
 
-/// Commits that are not yet cleared, and where to go on.
+/// A page of commits that are not yet cleared as published, and the cursor of the next page.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct UnpublishedPage {
-    /// May be empty before the end.
+    /// The keys of the commits. The page may be empty before the end of the listing.
     pub keys: Vec<CommitKey>,
-    /// Start of the next page; `None` on the last.
+    /// The start of the next page; `None` on the last page.
     pub next: Option<ScanCursor>,
 }
 impl UnpublishedPage {
-    /// One page.
+    /// Creates a page of commit keys.
     #[must_use]
     pub const fn new(keys: Vec<CommitKey>, next: Option<ScanCursor>) -> Self {
         Self { keys, next }
     }
 }
 
-/// The capabilities of an adapter. A rule of the contract that needs more does not apply to that adapter.
+/// The capabilities of an adapter.
+///
+/// A rule of the contract that needs more than these capabilities does not apply to the adapter.
+///
+/// # Example
+/// ```
+/// use foldstream::ports::Capabilities;
+///
+/// let capabilities = Capabilities::new(400 * 1024)
+///     .with_streams_per_append(10)
+///     .with_unpublished_list(true);
+/// assert_eq!(capabilities.max_event_bytes, 400 * 1024);
+/// assert!(capabilities.checks_heads);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Capabilities {
@@ -157,11 +204,14 @@ pub struct Capabilities {
     /// The size of one event in bytes, as [`EventData::bytes`](super::EventData::bytes) counts them, above which an append
     /// is [`EventStoreError::TooLarge`]: smaller than a commit where a backend splits large commits between events.
     pub max_event_bytes: usize,
-    /// True if [`EventStore::unpublished`] lists commits. False where a change stream drives the publisher.
+    /// True if [`EventStore::unpublished`] lists commits. The default is false, for a backend whose
+    /// change stream drives the publisher.
     pub lists_unpublished: bool,
-    /// True if an append is a conflict whenever its head is not in the stream's history, commit id included. False where a
-    /// backend looks at nothing but the slot after the head. Such a store may take a head above the tail or of another
-    /// history, and the stream then has a hole.
+    /// True, the default, if an append is a conflict whenever its head is not in the stream's
+    /// history, commit id included.
+    ///
+    /// False where a backend looks only at the slot after the head. Such a store may accept a head
+    /// above the tail, or a head of another history, and the stream then has a hole.
     pub checks_heads: bool,
 }
 impl Capabilities {
@@ -177,25 +227,25 @@ impl Capabilities {
             checks_heads: true,
         }
     }
-    /// Sets how many streams one append may touch; 0 counts as 1.
+    /// Sets the number of streams that one append may touch; 0 counts as 1.
     #[must_use]
     pub const fn with_streams_per_append(mut self, streams: u32) -> Self {
         self.max_streams_per_append = if streams == 0 { 1 } else { streams };
         self
     }
-    /// Sets the size of one event.
+    /// Sets the size limit of one event in bytes.
     #[must_use]
     pub const fn with_max_event_bytes(mut self, bytes: usize) -> Self {
         self.max_event_bytes = bytes;
         self
     }
-    /// Sets whether heads that are not in the stream's history are always a conflict.
+    /// Sets whether a head that is not in the stream's history is always a conflict.
     #[must_use]
     pub const fn with_checked_heads(mut self, checked: bool) -> Self {
         self.checks_heads = checked;
         self
     }
-    /// Sets whether unpublished commits are listed.
+    /// Sets whether the store lists unpublished commits.
     #[must_use]
     pub const fn with_unpublished_list(mut self, listed: bool) -> Self {
         self.lists_unpublished = listed;
@@ -203,11 +253,15 @@ impl Capabilities {
     }
 }
 
-/// An append whose outcome is not known: a request may still land. Settle it by reading its slots.
+/// An append whose outcome is not known, because a request may still be applied.
+///
+/// A repository settles it by reading the slots of the append: they hold these commits, or others,
+/// or nothing yet.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PendingAppend(Box<AppendAll>);
 impl PendingAppend {
-    /// For adapters: this one may or may not have been applied.
+    /// Creates a pending append from the request that may or may not have been applied. For
+    /// adapters.
     #[must_use]
     pub fn new(all: AppendAll) -> Self {
         Self(Box::new(all))
@@ -222,98 +276,103 @@ impl PendingAppend {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum EventStoreError {
-    /// Too many requests; wait first.
+    /// The backend rejected the request because there are too many. Nothing was stored.
     #[error("the event store throttles")]
     Throttled {
-        /// The least pause, if the backend named one.
+        /// The shortest pause before a retry, if the backend named one.
         retry_after: Option<Duration>,
-        /// The backend's answer.
+        /// The answer of the backend.
         #[source]
         source: BoxError,
     },
-    /// Not reachable, timed out, or busy.
+    /// The backend is not reachable, busy, or did not answer in time.
     #[error("the event store is unavailable{}", if pending.is_some() { "; whether the append was applied is not known" } else { "" })]
     Unavailable {
-        /// The append that may have been applied nevertheless. `None`: certainly nothing was written.
+        /// The append that may have been applied nevertheless. `None` if certainly nothing was
+        /// written.
         pending: Option<PendingAppend>,
-        /// The backend's answer.
+        /// The answer of the backend.
         #[source]
         source: BoxError,
     },
-    /// An event, the metadata, a commit, or all commits of an atomic append together are over their limit. Found before any
-    /// call.
+    /// An event, the metadata, a commit, or all commits of an atomic append together are over their
+    /// limit. The adapter checks this before any call to the backend.
     #[error(
         "the append to {stream} has {bytes} bytes where {limit} are the limit: split the command, or keep large content \
          elsewhere and store a reference to it (metadata has at most {} bytes)",
         Append::MAX_METADATA_BYTES
     )]
     TooLarge {
-        /// The stream; of several, the one with the largest commit.
+        /// The stream of the append; of several streams, the one with the largest commit.
         stream: StreamId,
         /// The size in bytes of what is over its limit.
         bytes: usize,
         /// The limit in bytes: of one event, of the metadata, or of one append.
         limit: usize,
     },
-    /// An empty commit, a stream twice in one append, a payload that is not what it says, a cursor of another store.
+    /// The request is malformed: an empty commit, a stream named twice in one append, a payload
+    /// that is not what it claims to be, or a cursor of another store.
     #[error("invalid request: {reason}")]
     Invalid {
         /// A description of the mistake.
         reason: String,
     },
-    /// Stored data breaks a rule of the store: a hole, an overlap, a row that cannot be read.
+    /// Stored data breaks a rule of the store: a hole, an overlap, or a row that cannot be read.
     #[error("stream {stream} is corrupt after version {after}: {reason}")]
     Corrupt {
-        /// The stream.
+        /// The stream that cannot be read.
         stream: StreamId,
-        /// The last version that was read whole.
+        /// The last version that was read whole before the damage.
         after: Version,
         /// A description of what was found.
         reason: String,
     },
-    /// A stored row is of a format that this build does not know.
+    /// A stored row has a format that this build does not know.
     #[error(
         "stream {stream} has format {found} at version {version}: deploy the build that reads it"
     )]
     UnknownFormat {
-        /// The stream.
+        /// The stream that holds the row.
         stream: StreamId,
-        /// Version of the row's first event.
+        /// The version of the row's first event.
         version: Version,
-        /// The format's number.
+        /// The number of the stored format.
         found: u64,
     },
-    /// Something must be changed first: table, credentials, permission, request.
+    /// The backend refuses until something is changed: table, credentials, permission or request.
     #[error("the event store refuses: {reason}")]
     Refused {
-        /// The kind of refusal: what must change.
+        /// The thing that must be changed.
         kind: RefusedKind,
         /// A description of the refusal and of its remedy.
         reason: String,
-        /// The backend's answer.
+        /// The answer of the backend.
         #[source]
         source: BoxError,
     },
-    /// The table is not the one that the adapter has used so far: it was deleted and made again, or restored from a
-    /// backup under its old name. Heads and states that were read before may be of another history. Nothing was stored.
+    /// The table is not the one that the adapter has used so far: it was deleted and created again,
+    /// or restored from a backup under its old name.
+    ///
+    /// Heads and states that were read before may belong to another history. Nothing was stored.
     /// The next load starts from what the table holds now.
     #[error("the table was replaced: {reason}")]
     Replaced {
-        /// The table, how the adapter found out, and what to do.
+        /// The table, the way in which the adapter noticed, and the remedy.
         reason: String,
-        /// The cause, as the adapter met it.
+        /// The error in which the adapter noticed the replacement.
         #[source]
         source: BoxError,
     },
 }
 impl EventStoreError {
-    /// Returns true if the same call may succeed later. A retry asks nothing else.
+    /// Returns true if the same call may succeed later. Retries depend on nothing else.
     ///
-    /// [`Replaced`](Self::Replaced) is not transient: the same append never succeeds, one on a fresh head may.
+    /// [`Replaced`](Self::Replaced) is not transient: the same append never succeeds, although an
+    /// append on a fresh head may.
     pub const fn is_transient(&self) -> bool {
         matches!(self, Self::Throttled { .. } | Self::Unavailable { .. })
     }
-    /// The least pause before a retry, if the backend named one.
+    /// Returns the shortest pause before a retry, if the backend named one.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Throttled { retry_after, .. } => *retry_after,
@@ -332,51 +391,172 @@ impl EventStoreError {
     }
 }
 
-/// Streams of commits.
+/// A store of event streams: ordered, gapless sequences of commits that are never changed.
+///
+/// An append succeeds only on the tail of its stream, so that of several concurrent writers exactly
+/// one wins. Every method may be called concurrently.
 ///
 /// # Contract
 /// **Append**
 /// - A commit whose head is the tail is stored, and the answer is the new head.
-/// - The versions of a stream are 1, 2, 3, ... without gaps; the events of a commit are neighbours.
-/// - A head before the tail is a conflict, nothing is stored, and `actual` never exceeds the real tail.
-/// - A head above the tail or of another history is a conflict too where `checks_heads` says so. Elsewhere it may be
-///   stored in the slot after it. What was there before is then read as before and can be appended on, and every read
-///   across a hole or an overlap is `Corrupt`. Callers append only on heads that they have read from this store.
-/// - The same append sent again, also by others at the same time, is stored once; the answer is `Repeated` with the *stored* commit.
-/// - A commit id that is stored in another slot does not make a repeat: a slot that is taken is a conflict.
+/// - The versions of a stream are 1, 2, 3, ... without gaps. The events of a commit have
+///   consecutive versions.
+/// - A head before the tail is a conflict. Nothing is stored, and `actual` is never higher than the
+///   real tail.
+/// - A head above the tail or of another history is a conflict too where `checks_heads` is true.
+///   Elsewhere the commit may be stored in the slot after that head. Then everything before the
+///   hole is read as before and can be appended to, and every read across a hole or an overlap is
+///   `Corrupt`. Callers must append only on heads that they have read from this store.
+/// - An append that is sent again, even by several callers at the same time, is stored once. The
+///   answer is `Repeated` with the *stored* commit.
+/// - A commit id that is stored in another slot does not make an append a repeat: an occupied slot
+///   is a conflict.
 /// - Of several writers with the same head exactly one wins.
-/// - A commit is visible whole or not at all.
-/// - Name, schema version, payload bytes, codec, metadata, commit id and time come back as they were given. A payload
-///   without codec is JSON and comes back byte for byte; one that is no JSON is `Invalid`.
-/// - No event, or more than [`Append::MAX_EVENTS`], is `Invalid`. So are a time outside of the years 0 to 9999 and texts
-///   that no header of a record could carry: whatever is stored can be published. A commit over `max_commit_bytes`, an
-///   event over `max_event_bytes`, or metadata over [`Append::MAX_METADATA_BYTES`] is `TooLarge`. All before any call.
-///   [`Append::validate_for`] has these rules, and every store measures by it.
-/// - A dropped future leaves the commit stored or not, never in part.
-/// - From the moment that [`incarnation`](Self::incarnation) changes, an append on a head that is not in the table is
-///   refused as [`Replaced`](EventStoreError::Replaced) or is a conflict, and nothing is stored.
+/// - A commit is visible as a whole or not at all.
+/// - Name, schema version, payload bytes, codec, metadata, commit id and time are returned as they
+///   were given. A payload without a codec is JSON and is returned byte for byte. A payload without
+///   a codec that is not JSON is `Invalid`.
+/// - An append without events, or with more than [`Append::MAX_EVENTS`], is `Invalid`. So are a
+///   time outside the years 0 to 9999 and texts that no header of a record could carry: whatever is
+///   stored can be published. A commit over `max_commit_bytes`, an event over `max_event_bytes`, or
+///   metadata over [`Append::MAX_METADATA_BYTES`] is `TooLarge`. All of this is checked before any
+///   call to the backend. [`Append::validate_for`] implements these rules, and every store must use
+///   it.
+/// - If the future of an append is dropped, the commit is stored or not, never in part.
+/// - From the moment that [`incarnation`](Self::incarnation) changes, an append on a head that is
+///   not in the table is refused as [`Replaced`](EventStoreError::Replaced) or is a conflict, and
+///   nothing is stored.
 ///
 /// **Atomic append** (`max_streams_per_append` > 1)
-/// - All commits are stored, or none; heads come back in the order of the request.
-/// - A stream that is only checked must still be at its head, or it is a conflict that names it.
-/// - A stream named twice, or no commit, is `Invalid`.
-/// - A commit over its limits stores none. Commits that are together over `max_commit_bytes` are `TooLarge`.
+/// - All commits are stored, or none. The heads are returned in the order of the request.
+/// - A stream that is only checked must still be at its head. If it is not, the answer is a
+///   conflict that names the stream.
+/// - A request that names a stream twice, or has no commit, is `Invalid`.
+/// - A commit over its limits stores none. Commits that are together over `max_commit_bytes` are
+///   `TooLarge`.
 ///
-/// More streams than `max_streams_per_append` are `Refused(Unsupported)`, and fewer may be where a backend splits a commit
-/// of several events and counts the parts. Then nothing is stored. One commit without checks behaves as
-/// [`append`](Self::append) everywhere.
+/// More streams than `max_streams_per_append` are `Refused(Unsupported)`, and fewer may be where a
+/// backend splits a commit of several events and counts the parts. Then nothing is stored. One
+/// commit without checks behaves as [`append`](Self::append) everywhere.
 ///
-/// **Read** is strongly consistent: every acknowledged commit is seen by every later read.
-/// - To the tail, however many pages; never a shorter history: a hole is repaired by reading again or is `Corrupt`.
-/// - An unknown stream, or one without what was asked for, is empty.
-/// - `limit` counts commits. Direction and start are as [`ReadFrom`] says.
+/// **Read** is strongly consistent: every later read returns every acknowledged commit.
+/// - A read continues to the tail, however many pages that takes. It never returns a shorter
+///   history: a hole is resolved by reading again, or it is `Corrupt`.
+/// - A read of an unknown stream, or of a stream without the requested versions, is empty.
+/// - `limit` counts commits. [`ReadFrom`] defines direction and start.
 /// - Streams whose ids are prefixes of each other are not mixed up.
 ///
 /// **Scan and lists**
-/// - A scan sees everything that was stored before it began, each commit in one segment; a cursor survives the process.
-/// - `streams` and `unpublished` may lag for a moment, but come to list everything.
-/// - A stored commit is listed by `unpublished` until it is cleared, the keys of a stream next to each other within a
-///   page. Clearing an unknown or cleared key does nothing, also where nothing is listed.
+/// - A scan returns everything that was stored before it began, each commit in one segment. A
+///   cursor stays valid when the process ends.
+/// - `streams` and `unpublished` may lag for a moment, but eventually list everything.
+/// - `unpublished` lists a stored commit until it is cleared. Within a page, the keys of a stream
+///   are next to each other. Clearing an unknown or already cleared key does nothing, even where
+///   nothing is listed.
+///
+/// # Example
+/// A store that only serves an archive, and refuses to append:
+/// ```
+/// # use async_trait::async_trait;
+/// # use bytes::Bytes;
+/// use foldstream::{StreamHead, StreamId, ports::*};
+/// # use foldstream::{CommitId, Metadata, Timestamp, Version};
+/// use futures::{StreamExt, stream};
+/// # use std::num::NonZeroU32;
+///
+/// #[derive(Debug)]
+/// struct Archive(Vec<Commit>);
+///
+/// # fn refused<T>() -> Result<T, EventStoreError> {
+/// #     Err(EventStoreError::Refused {
+/// #         kind: RefusedKind::Unsupported,
+/// #         reason: "an archive is only read".into(),
+/// #         source: "read-only".into(),
+/// #     })
+/// # }
+/// #[async_trait]
+/// impl EventStore for Archive {
+///     fn capabilities(&self) -> Capabilities {
+///         Capabilities::new(0)
+///     }
+///     async fn append(&self, _: &Append) -> Result<AppendOutcome, EventStoreError> {
+///         refused()
+///     }
+///     fn read(
+///         &self,
+///         stream: &StreamId,
+///         from: ReadFrom,
+///         limit: Option<NonZeroU32>,
+///     ) -> BoxStream<'_, Result<Commit, EventStoreError>> {
+///         let mut commits: Vec<_> =
+///             self.0.iter().filter(|commit| commit.stream == *stream).cloned().collect();
+///         match from {
+///             ReadFrom::After(head) => commits.retain(|c| c.first_version > head.version()),
+///             ReadFrom::Event(version) => commits.retain(|c| c.last_version() >= version),
+///             ReadFrom::NewestAtOrBelow(version) => {
+///                 commits.retain(|c| c.last_version() <= version);
+///                 commits.reverse();
+///             }
+///             _ => commits.reverse(),
+///         }
+///         let limit = limit.map_or(usize::MAX, |limit| limit.get() as usize);
+///         stream::iter(commits.into_iter().take(limit).map(Ok)).boxed()
+///     }
+///     // The other methods refuse as `append` does.
+/// #     async fn append_all(
+/// #         &self,
+/// #         _: &AppendAll,
+/// #     ) -> Result<AppendOutcome<Vec<StreamHead>>, EventStoreError> {
+/// #         refused()
+/// #     }
+/// #     async fn streams(
+/// #         &self,
+/// #         _: &str,
+/// #         _: Option<ScanCursor>,
+/// #     ) -> Result<StreamPage, EventStoreError> {
+/// #         refused()
+/// #     }
+/// #     async fn scan(
+/// #         &self,
+/// #         _: Segment,
+/// #         _: Option<ScanCursor>,
+/// #         _: ScanWhat,
+/// #         _: NonZeroU32,
+/// #     ) -> Result<ScanPage, EventStoreError> {
+/// #         refused()
+/// #     }
+/// #     async fn unpublished(
+/// #         &self,
+/// #         _: Segment,
+/// #         _: Option<ScanCursor>,
+/// #         _: NonZeroU32,
+/// #     ) -> Result<UnpublishedPage, EventStoreError> {
+/// #         refused()
+/// #     }
+/// #     async fn clear_unpublished(&self, _: &[CommitKey]) -> Result<(), EventStoreError> {
+/// #         Ok(())
+/// #     }
+/// }
+///
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// let cart = StreamId::new("cart", "7")?;
+/// # let commit = |first, id| {
+/// #     let head = StreamHead::empty(cart.clone());
+/// #     let event = EventData::new("Added", 1, Bytes::from("{}"));
+/// #     let append = Append::after(head, CommitId::from_u128(id), Timestamp::default(), vec![event]);
+/// #     let mut commit = append.to_commit();
+/// #     commit.first_version = Version::new(first);
+/// #     commit
+/// # };
+/// let archive = Archive(vec![commit(1, 10), commit(2, 20)]);
+/// let mut newest = archive.read(&cart, ReadFrom::Newest, NonZeroU32::new(1));
+/// let tail = newest.next().await.ok_or("the stream is empty")??;
+/// assert_eq!(tail.last_version(), Version::new(2));
+/// assert!(newest.next().await.is_none());
+/// # Ok::<(), foldstream::BoxError>(())
+/// # })?;
+/// # Ok::<(), foldstream::BoxError>(())
+/// ```
 #[async_trait]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not an event store",
@@ -384,24 +564,30 @@ impl EventStoreError {
     note = "use an adapter such as `foldstream_dynamodb::DynamoDbEventStore`, by value or in an `Arc`, or implement `foldstream::ports::EventStore`"
 )]
 pub trait EventStore: Debug + Send + Sync + 'static {
-    /// What this adapter can do. Constant.
+    /// Returns the capabilities of this adapter, which never change.
     fn capabilities(&self) -> Capabilities;
 
-    /// A number that changes whenever the adapter finds that its table was missing or was replaced.
+    /// Returns a number that changes whenever the adapter notices that its table was missing or was
+    /// replaced.
     ///
-    /// A head or state that was read under another number may be of another history and must not be appended on: callers
-    /// that keep states ask for the number *before* they read, keep it with the state, and drop the state once the number
-    /// differs. The default, for a backend that cannot be replaced while a process uses it, is always 0. A wrapper
-    /// returns the number of what it wraps.
+    /// A head or a state that was read under another number may belong to another history and must
+    /// not be appended on. Callers that keep states therefore ask for the number *before* they
+    /// read, keep it with the state, and drop the state once the number differs.
+    ///
+    /// The default is always 0, for a backend that cannot be replaced while a process uses it. A
+    /// wrapper returns the number of the store that it wraps.
     fn incarnation(&self) -> u64 {
         0
     }
 
-    /// A number that two handles share if, and only if, they are the same store.
+    /// Returns a number that two handles share if, and only if, they are the same store.
     ///
-    /// A [`Transaction`](crate::Transaction) compares it with that of each repository, since its commits all go to one
-    /// store. The default is the address of the object. An adapter whose clones share one connection returns the address
-    /// of what they share; a wrapper keeps the default, since calls around it are not calls through it.
+    /// A [`Transaction`](crate::Transaction) compares the numbers of its repositories, since all of
+    /// its commits go to one store.
+    ///
+    /// The default is the address of the object. An adapter whose clones share one connection
+    /// returns the address of what they share. A wrapper keeps the default, because calls that
+    /// bypass the wrapper are not calls through it.
     fn identity(&self) -> usize {
         std::ptr::from_ref(self).cast::<()>().addr()
     }
@@ -409,19 +595,23 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     /// Stores one commit if the stream is still at `append.head`.
     ///
     /// # Errors
-    /// [`EventStoreError`]; with `Unavailable { pending: Some(_) }` the commit may have been stored.
+    /// [`EventStoreError`] if the commit is malformed or too large, or if the backend refuses or
+    /// fails. After `Unavailable { pending: Some(_) }` the commit may have been stored.
     async fn append(&self, append: &Append) -> Result<AppendOutcome, EventStoreError>;
 
-    /// Stores all commits or none.
+    /// Stores all commits of the request, or none.
     ///
     /// # Errors
-    /// As [`append`](Self::append).
+    /// - Those of [`append`](Self::append).
+    /// - `Refused(Unsupported)` if the adapter cannot write that many streams atomically.
     async fn append_all(
         &self,
         all: &AppendAll,
     ) -> Result<AppendOutcome<Vec<StreamHead>>, EventStoreError>;
 
-    /// Reads whole commits of one stream, lazily; at most `limit` commits.
+    /// Reads whole commits of one stream lazily, at most `limit` of them; `None` is no limit.
+    ///
+    /// Callers stop at the first error.
     fn read(
         &self,
         stream: &StreamId,
@@ -429,20 +619,22 @@ pub trait EventStore: Debug + Send + Sync + 'static {
         limit: Option<NonZeroU32>,
     ) -> BoxStream<'_, Result<Commit, EventStoreError>>;
 
-    /// Lists the streams of an aggregate type, a page at a time.
+    /// Lists the streams of an aggregate type, page by page.
     ///
     /// # Errors
-    /// [`EventStoreError`]; `Invalid` for a cursor that is not this listing's.
+    /// - `Invalid` if the cursor does not belong to this listing.
+    /// - Another [`EventStoreError`] if the backend refuses or fails.
     async fn streams(
         &self,
         aggregate: &str,
         after: Option<ScanCursor>,
     ) -> Result<StreamPage, EventStoreError>;
 
-    /// Reads a segment, a page of at most `max_items` commits at a time.
+    /// Reads a segment of the whole store, in pages of at most `max_items` commits.
     ///
     /// # Errors
-    /// [`EventStoreError`]; `Invalid` for a cursor that is not this scan's.
+    /// - `Invalid` if the cursor does not belong to this scan.
+    /// - Another [`EventStoreError`] if the backend refuses or fails.
     async fn scan(
         &self,
         segment: Segment,
@@ -451,10 +643,11 @@ pub trait EventStore: Debug + Send + Sync + 'static {
         max_items: NonZeroU32,
     ) -> Result<ScanPage, EventStoreError>;
 
-    /// Lists commits that are not yet cleared, at most `limit` a page.
+    /// Lists commits that are not yet cleared, in pages of at most `limit` keys.
     ///
     /// # Errors
-    /// [`EventStoreError`]; `Refused(Unsupported)` where `lists_unpublished` is false.
+    /// - `Refused(Unsupported)` if [`lists_unpublished`](Capabilities::lists_unpublished) is false.
+    /// - Another [`EventStoreError`] if the backend refuses or fails.
     async fn unpublished(
         &self,
         segment: Segment,
@@ -462,9 +655,10 @@ pub trait EventStore: Debug + Send + Sync + 'static {
         limit: NonZeroU32,
     ) -> Result<UnpublishedPage, EventStoreError>;
 
-    /// Clears these commits from the list of unpublished ones and touches nothing else. Idempotent.
+    /// Removes these commits from the list of unpublished ones, and changes nothing else.
+    /// Idempotent.
     ///
     /// # Errors
-    /// [`EventStoreError`]; some of the keys may have been cleared.
+    /// [`EventStoreError`] if the backend refuses or fails. Some of the keys may have been cleared.
     async fn clear_unpublished(&self, commits: &[CommitKey]) -> Result<(), EventStoreError>;
 }

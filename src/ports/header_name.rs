@@ -9,8 +9,9 @@ use std::{
 
 /// The name of a message header: UTF-8 text without a NUL character, compared byte for byte.
 ///
-/// Kafka takes any UTF-8 text, the empty one included. A NUL is refused because librdkafka hands names to readers as C
-/// strings, so that a name with a NUL would arrive shortened. Names are case-sensitive, unlike those of HTTP.
+/// Kafka takes any UTF-8 text, the empty one included. A NUL is refused because librdkafka hands
+/// names to readers as C strings, so that a name with a NUL would arrive shortened. Names are
+/// case-sensitive, unlike those of HTTP.
 ///
 /// Cloning a name allocates nothing.
 ///

@@ -1,4 +1,4 @@
-//! Messages, and the places where they lie.
+//! Messages, and the positions at which a bus stores them.
 use super::{HeaderName, MessageBusError};
 use crate::Timestamp;
 use bytes::Bytes;
@@ -6,8 +6,8 @@ use std::{fmt, sync::Arc, time::Duration};
 
 /// A message to send, or one that was received.
 ///
-/// Messages in one partition keep their order. The sender names the partition, or gives a key and leaves the partition to
-/// the bus.
+/// Messages in one partition keep their order. The sender names the partition, or gives a key and
+/// leaves the partition to the bus.
 ///
 /// # Example
 /// ```
@@ -22,19 +22,21 @@ use std::{fmt, sync::Arc, time::Duration};
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Message {
-    /// The topic.
+    /// The topic that holds the message.
     pub topic: Arc<str>,
     /// The key. `None` differs from an empty key: a message without a key must name its partition.
     pub key: Option<Bytes>,
-    /// The payload. `None` differs from an empty payload: it is a tombstone, which deletes the key in a compacted topic.
+    /// The payload. `None` differs from an empty payload: it is a tombstone, which deletes the key
+    /// in a compacted topic.
     pub value: Option<Bytes>,
     /// The headers, in order. Names may repeat. A value of `None` differs from an empty value.
     pub headers: Vec<(HeaderName, Option<Bytes>)>,
-    /// The partition to send to. `None` stands for the partition that [`kafka_partition`](crate::kafka_partition) computes
-    /// from the key and the adapter's count of the topic's partitions. A message that was received holds the partition
-    /// that it lies in.
+    /// The partition to send to. `None` stands for the partition that
+    /// [`kafka_partition`](crate::kafka_partition) computes from the key and the adapter's count of
+    /// the topic's partitions. A message that was received holds the partition that it lies in.
     pub partition: Option<u32>,
-    /// The time of sending, from which the bus counts the topic's retention. Buses keep milliseconds.
+    /// The time of sending, from which the bus counts the topic's retention. Buses keep
+    /// milliseconds.
     pub timestamp: Timestamp,
 }
 impl Message {
@@ -50,13 +52,13 @@ impl Message {
             timestamp,
         }
     }
-    /// Sets the key.
+    /// Sets the key, which the bus may use to choose the partition.
     #[must_use]
     pub fn with_key(mut self, key: impl Into<Bytes>) -> Self {
         self.key = Some(key.into());
         self
     }
-    /// Sets the payload.
+    /// Sets the payload of the message.
     #[must_use]
     pub fn with_value(mut self, value: impl Into<Bytes>) -> Self {
         self.value = Some(value.into());
@@ -85,9 +87,10 @@ impl Message {
         let (_, value) = self.headers.iter().find(|(n, _)| *n == *name)?;
         std::str::from_utf8(value.as_ref()?).ok()
     }
-    /// Returns the size of key, value and headers in bytes. It counts the bytes that tell the lengths of a header's name and
-    /// value, as Kafka writes them, and nothing else of what the bus adds: that is
-    /// [`record_overhead`](TopicDescription::record_overhead), the same for every message.
+    /// Returns the size of key, value and headers in bytes. It counts the bytes that tell the
+    /// lengths of a header's name and value, as Kafka writes them, and nothing else of what the bus
+    /// adds: that is [`record_overhead`](TopicDescription::record_overhead), the same for every
+    /// message.
     pub fn size(&self) -> usize {
         let bytes = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len);
         let with_length = |length: usize| varint_size(length) + length;
@@ -96,8 +99,8 @@ impl Message {
         bytes(&self.key) + bytes(&self.value) + headers.sum::<usize>()
     }
 
-    /// Checks that these messages form a run: they name one partition, and they have the same topic, key and partition.
-    /// For adapters.
+    /// Checks that these messages form a run: they name one partition, and they have the same
+    /// topic, key and partition. For adapters.
     ///
     /// # Errors
     /// [`Invalid`](MessageBusError::Invalid) if they do not, naming the first message that differs.
@@ -131,7 +134,8 @@ impl Message {
 
 /// The answer to [`MessageBus::publish_run`](super::MessageBus::publish_run).
 ///
-/// Messages after the first `durable` ones may be durable too, but never without those before them.
+/// Messages after the first `durable` ones may be durable too, but never without the messages
+/// before them.
 #[derive(Debug)]
 #[non_exhaustive]
 #[must_use = "a run may be durable only in part"]
@@ -142,14 +146,14 @@ pub struct RunOutcome {
     pub error: Option<MessageBusError>,
 }
 impl RunOutcome {
-    /// The outcome of a run of `len` messages that are all durable.
+    /// Creates the outcome of a run of `len` messages that are all durable.
     pub const fn complete(len: usize) -> Self {
         Self {
             durable: len,
             error: None,
         }
     }
-    /// The outcome of a run that ended after its first `durable` messages.
+    /// Creates the outcome of a run that ended after its first `durable` messages.
     pub const fn broken_off(durable: usize, error: MessageBusError) -> Self {
         Self {
             durable,
@@ -158,11 +162,17 @@ impl RunOutcome {
     }
 }
 
-/// A partition of a topic.
+/// The id of a partition: a topic, and the number of the partition.
+///
+/// # Example
+/// ```
+/// use foldstream::ports::PartitionId;
+/// assert_eq!(PartitionId::new("orders", 2).to_string(), "orders[2]");
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub struct PartitionId {
-    /// The topic.
+    /// The topic of the partition.
     pub topic: Arc<str>,
     /// The number of the partition, from 0.
     pub partition: u32,
@@ -183,7 +193,13 @@ impl fmt::Display for PartitionId {
     }
 }
 
-/// The place of a record in a partition, from 0.
+/// The position of a record in its partition, from 0.
+///
+/// # Example
+/// ```
+/// use foldstream::ports::Offset;
+/// assert_eq!(Offset::new(7).next(), Offset::new(8));
+/// ```
 #[derive(
     Clone,
     Copy,
@@ -200,11 +216,11 @@ impl fmt::Display for PartitionId {
 #[serde(transparent)]
 pub struct Offset(u64);
 impl Offset {
-    /// Creates an offset.
+    /// Creates an offset from its number.
     pub const fn new(offset: u64) -> Self {
         Self(offset)
     }
-    /// Returns the number.
+    /// Returns the number of the offset.
     pub const fn get(self) -> u64 {
         self.0
     }
@@ -224,7 +240,7 @@ impl fmt::Display for Offset {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PartitionOffsets {
-    /// The partition.
+    /// The partition that holds these offsets.
     pub partition: PartitionId,
     /// The oldest offset that retention has left, or `end`.
     pub begin: Offset,
@@ -243,7 +259,8 @@ impl PartitionOffsets {
     }
 }
 
-/// The id that a bus gives to one life of a topic: a topic that is deleted and created again has another id.
+/// The id that a bus gives to one life of a topic: a topic that is deleted and created again has
+/// another id.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TopicId(Arc<str>);
 impl TopicId {
@@ -252,7 +269,7 @@ impl TopicId {
     pub fn new(id: impl Into<Arc<str>>) -> Self {
         Self(id.into())
     }
-    /// Returns the text.
+    /// Returns the text of the id.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -263,13 +280,26 @@ impl fmt::Display for TopicId {
     }
 }
 
-/// The number of bytes in which Kafka writes a length: seven bits each, one of them all for the sign.
+/// The number of bytes in which Kafka writes a length: seven bits each, one of them all for the
+/// sign.
 const fn varint_size(length: usize) -> usize {
     let bits = usize::BITS - length.leading_zeros() + 1;
     bits.div_ceil(7) as usize
 }
 
-/// The settings of a topic, and the limits of the producer that sends to it. `None` stands for what the bus does not say.
+/// The settings of a topic, and the limits of the producer that sends to it. `None` stands for a
+/// setting that the bus does not report.
+///
+/// # Example
+/// ```
+/// use foldstream::ports::TopicDescription;
+///
+/// let orders = TopicDescription::new(12)
+///     .with_compacted(Some(false))
+///     .with_max_message_bytes(Some(1_048_588))
+///     .with_record_overhead(588);
+/// assert_eq!(orders.message_limit(), Some(1_048_000));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TopicDescription {
@@ -277,18 +307,20 @@ pub struct TopicDescription {
     pub partitions: u32,
     /// The id of this life of the topic.
     pub topic_id: Option<TopicId>,
-    /// True if the bus may drop old records of a key. That loses history, so an event topic must not be compacted.
+    /// True if the bus may drop old records of a key. That loses history, so an event topic must
+    /// not be compacted.
     pub compacted: Option<bool>,
-    /// The time for which records are kept; `Duration::MAX` stands for no end.
+    /// The time for which records are kept; `Duration::MAX` stands for forever.
     pub retention: Option<Duration>,
     /// The size in bytes of the largest record that the topic takes, as it is set: with
     /// [`record_overhead`](Self::record_overhead).
     pub max_message_bytes: Option<u64>,
-    /// The size in bytes of the largest record that this bus sends, whatever the topic takes, as it is set: with
-    /// [`record_overhead`](Self::record_overhead).
+    /// The size in bytes of the largest record that this bus sends, whatever the topic takes, as it
+    /// is set: with [`record_overhead`](Self::record_overhead).
     pub max_producer_bytes: Option<u64>,
-    /// The number of bytes that the two limits count at most beyond a message's [`size`](Message::size): what a record
-    /// has besides its parts, and the batch that it is sent in. 0 if they count the size alone.
+    /// The number of bytes that the two limits count at most beyond a message's
+    /// [`size`](Message::size): what a record has besides its parts, and the batch that it is sent
+    /// in. 0 if they count the size alone.
     pub record_overhead: u64,
 }
 impl TopicDescription {
@@ -335,15 +367,16 @@ impl TopicDescription {
         self.max_producer_bytes = bytes;
         self
     }
-    /// Sets the number of bytes that the two limits count at most beyond a message's [`size`](Message::size). For
-    /// adapters.
+    /// Sets the number of bytes that the two limits count at most beyond a message's
+    /// [`size`](Message::size). For adapters.
     #[must_use]
     pub const fn with_record_overhead(mut self, bytes: u64) -> Self {
         self.record_overhead = bytes;
         self
     }
-    /// Returns the limit of a message's [`size`](Message::size): the lower of the two limits, less the overhead. A message
-    /// up to it is not `TooLarge`. One above it is, or may be by the few bytes of the overhead.
+    /// Returns the limit of a message's [`size`](Message::size): the lower of the two limits, less
+    /// the overhead. A message up to it is not `TooLarge`. One above it is, or may be by the few
+    /// bytes of the overhead.
     pub fn message_limit(&self) -> Option<u64> {
         let limits = [self.max_message_bytes, self.max_producer_bytes];
         let lower = limits.into_iter().flatten().min()?;

@@ -1,4 +1,4 @@
-//! `MessageBus`: an ordered, partitioned log with consumer groups.
+//! The `MessageBus` port: an ordered, partitioned log with consumer groups.
 use super::{
     Message, Offset, PartitionId, PartitionOffsets, RefusedKind, RunOutcome, TopicDescription,
 };
@@ -6,7 +6,8 @@ use crate::BoxError;
 use async_trait::async_trait;
 use std::{fmt, fmt::Debug, sync::Arc, time::Duration};
 
-/// The number of an assignment of one partition to one consumer. Whatever belongs to an older assignment is void.
+/// The number of an assignment of one partition to one consumer. Commits under an older assignment
+/// of the partition are void.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AssignmentEpoch(u64);
 impl AssignmentEpoch {
@@ -14,42 +15,55 @@ impl AssignmentEpoch {
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
-    /// Returns the number.
+    /// Returns the number of the epoch.
     pub const fn get(self) -> u64 {
         self.0
     }
 }
 
-/// A position in a partition.
+/// A position in a partition, at which a consumer starts to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OffsetMark {
-    /// The partition.
+    /// The partition to read.
     pub partition: PartitionId,
-    /// The next offset to read: one past the last that is done.
+    /// The next offset to read: the one after the last offset that is done.
     pub next: Offset,
 }
 impl OffsetMark {
-    /// Creates a position.
+    /// Creates a position in a partition.
     #[must_use]
     pub const fn new(partition: PartitionId, next: Offset) -> Self {
         Self { partition, next }
     }
 }
 
-/// A position to commit under one assignment.
+/// A position to commit, under the assignment that delivered the messages before it.
+///
+/// # Example
+/// ```
+/// use foldstream::Timestamp;
+/// use foldstream::ports::{AssignmentEpoch, Delivery, Message, Offset, OwnedMark, PartitionId};
+///
+/// let partition = PartitionId::new("orders", 2);
+/// let message = Message::new("orders", Timestamp::now());
+/// let delivery = Delivery::new(partition, Offset::new(41), AssignmentEpoch::new(1), message);
+/// // The message at offset 41 is done.
+/// let done = OwnedMark::new(delivery.partition, delivery.epoch, delivery.offset.next());
+/// assert_eq!(done.next, Offset::new(42));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct OwnedMark {
-    /// The partition.
+    /// The partition whose position is committed.
     pub partition: PartitionId,
-    /// The assignment of the partition to this consumer.
+    /// The number of the assignment under which this consumer owns the partition.
     pub epoch: AssignmentEpoch,
-    /// The next offset to read: one past the last that is done.
+    /// The next offset to read: the one after the last offset that is done.
     pub next: Offset,
 }
 impl OwnedMark {
-    /// Creates a position.
+    /// Creates a position to commit.
     #[must_use]
     pub const fn new(partition: PartitionId, epoch: AssignmentEpoch, next: Offset) -> Self {
         Self {
@@ -68,7 +82,7 @@ pub struct Delivery {
     pub partition: PartitionId,
     /// The offset of the message.
     pub offset: Offset,
-    /// The assignment of the partition to this consumer.
+    /// The number of the assignment under which this consumer owns the partition.
     pub epoch: AssignmentEpoch,
     /// The message as it was sent.
     pub message: Message,
@@ -105,24 +119,28 @@ impl Delivery {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Subscription {
-    /// The group. Its members share the partitions. 1 to [`MAX_GROUP`](Self::MAX_GROUP) bytes without NUL.
+    /// The consumer group, whose members share the partitions. The name has 1 to
+    /// [`MAX_GROUP`](Self::MAX_GROUP) bytes without NUL.
     pub group: String,
-    /// The topics. All of them must exist.
+    /// The topics to read. All of them must exist.
     pub topics: Vec<Arc<str>>,
-    /// Positions for the partitions where the group has committed nothing. There is no "oldest" or "newest": the bus
-    /// would resolve such a word again after each loss of a commit, and skip or repeat records silently.
+    /// The positions for partitions where the group has committed nothing; empty by default. There
+    /// is no "oldest" or "newest": the bus would resolve such a word again after each loss of a
+    /// commit, and skip or repeat records silently.
     pub start: Vec<OffsetMark>,
-    /// The id of a static member; `None`, the default, joins as a dynamic member. 1 to
-    /// [`MAX_INSTANCE_ID`](Self::MAX_INSTANCE_ID) ASCII letters, digits, `.`, `_` and `-`, and not just `.` or `..`.
+    /// The id of a static member: 1 to [`MAX_INSTANCE_ID`](Self::MAX_INSTANCE_ID) ASCII letters,
+    /// digits, `.`, `_` and `-`, but not `.` or `..` alone. `None`, the default, joins as a dynamic
+    /// member.
     pub instance_id: Option<String>,
 }
 impl Subscription {
-    /// The bytes that the name of a group may have: what a text of Kafka's protocol can hold.
+    /// The largest size of a group's name in bytes: the limit of a text in Kafka's protocol.
     pub const MAX_GROUP: usize = 32_767;
-    /// The characters that an instance id may have, as in Kafka.
+    /// The largest number of characters in an instance id, which is Kafka's limit.
     pub const MAX_INSTANCE_ID: usize = 249;
 
-    /// Creates a request to join `group` as a dynamic member that starts where the group has committed.
+    /// Creates a request to join `group` as a dynamic member that starts where the group has
+    /// committed.
     #[must_use]
     pub fn new(
         group: impl Into<String>,
@@ -141,10 +159,11 @@ impl Subscription {
         self.start = start;
         self
     }
-    /// Joins as a static member of this id, unique within the group: after a restart the member gets its partitions back
-    /// without a rebalance. See [`Consumer`] for what that means for leaving, and
-    /// [`instance_id`](Self::instance_id) for what an id may hold: to subscribe with another one is
-    /// [`Invalid`](MessageBusError::Invalid).
+    /// Joins as a static member with this id, which must be unique within the group.
+    ///
+    /// After a restart, a static member gets its partitions back without a rebalance. [`Consumer`]
+    /// describes what that means for leaving. [`instance_id`](Self::instance_id) says what an id
+    /// may hold; to subscribe with another one is [`Invalid`](MessageBusError::Invalid).
     #[must_use]
     pub fn with_instance_id(mut self, id: impl Into<String>) -> Self {
         self.instance_id = Some(id.into());
@@ -182,8 +201,8 @@ impl Subscription {
     /// Checks the name of a group. For adapters.
     ///
     /// # Errors
-    /// [`Invalid`](MessageBusError::Invalid) if it is empty, longer than [`MAX_GROUP`](Self::MAX_GROUP) bytes, or holds
-    /// a NUL.
+    /// [`Invalid`](MessageBusError::Invalid) if it is empty, longer than
+    /// [`MAX_GROUP`](Self::MAX_GROUP) bytes, or holds a NUL.
     pub fn check_group(group: &str) -> Result<(), MessageBusError> {
         if group.is_empty() || group.len() > Self::MAX_GROUP || group.contains('\0') {
             return Err(MessageBusError::Invalid {
@@ -197,9 +216,9 @@ impl Subscription {
 /// The source of a partition's first position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StartedFrom {
-    /// The group's committed offset.
+    /// The offset that the group has committed.
     Committed,
-    /// The subscription's start mark, since nothing was committed.
+    /// The start position of the subscription, since the group has committed nothing.
     Declared,
 }
 
@@ -207,13 +226,14 @@ pub enum StartedFrom {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct AssignedPartition {
-    /// The partition.
+    /// The partition that was assigned.
     pub partition: PartitionId,
-    /// The number of this assignment, greater than every earlier one of the partition at this consumer.
+    /// The number of this assignment. It is greater than the number of every earlier assignment of
+    /// the partition to this consumer.
     pub epoch: AssignmentEpoch,
     /// The lowest offset that the first delivery can have.
     pub next: Offset,
-    /// The source of `next`.
+    /// The source of the position in `next`.
     pub from: StartedFrom,
 }
 impl AssignedPartition {
@@ -234,30 +254,35 @@ impl AssignedPartition {
     }
 }
 
-/// Partitions that were added to those of this consumer. The event comes before their first delivery.
+/// Partitions that were added to those of this consumer. The event is delivered before their first
+/// message.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Assignment {
-    /// The added partitions. Those without a position come as [`ConsumerEvent::NoPosition`] instead.
+    /// The added partitions. A partition without a position is reported as
+    /// [`ConsumerEvent::NoPosition`] instead.
     pub partitions: Vec<AssignedPartition>,
 }
 impl Assignment {
-    /// Creates an assignment. For adapters.
+    /// Creates an assignment of these partitions. For adapters.
     #[must_use]
     pub const fn new(partitions: Vec<AssignedPartition>) -> Self {
         Self { partitions }
     }
 }
 
-/// Partitions that are about to be taken away. Until this value is dropped, or `grace` has passed, a commit still counts
-/// for them.
+/// Partitions that are about to be taken from this consumer.
+///
+/// Until this value is dropped, or `grace` has passed, the consumer may still commit offsets for
+/// the partitions.
 pub struct Revocation {
     partitions: Vec<PartitionId>,
     grace: Duration,
     release: Option<Box<dyn FnOnce() + Send>>,
 }
 impl Revocation {
-    /// Creates a revocation. For adapters: `release` lets the rebalance continue, and runs once, when this value is dropped.
+    /// Creates a revocation. For adapters: `release` lets the rebalance continue. It is called
+    /// once, when this value is dropped.
     #[must_use]
     pub fn new(
         partitions: Vec<PartitionId>,
@@ -270,11 +295,11 @@ impl Revocation {
             release: Some(Box::new(release)),
         }
     }
-    /// Returns the partitions.
+    /// Returns the partitions that are about to be taken away.
     pub fn partitions(&self) -> &[PartitionId] {
         &self.partitions
     }
-    /// Returns the time for which the group waits.
+    /// Returns the time for which the group waits before it gives the partitions away.
     pub const fn grace(&self) -> Duration {
         self.grace
     }
@@ -303,13 +328,13 @@ pub enum NoPosition {
     Missing,
     /// The partition does not hold the position: retention has passed it, or it lies after the end.
     OutOfRange {
-        /// The oldest offset that is there.
+        /// The oldest offset that the partition holds.
         begin: Offset,
-        /// One past the newest offset.
+        /// The offset after the newest one.
         end: Offset,
     },
-    /// The topic was deleted and created again after this consumer joined, so its positions and start marks belong to
-    /// records that are gone.
+    /// The topic was deleted and created again after this consumer joined. Its positions and start
+    /// positions refer to records that are gone.
     Recreated,
 }
 
@@ -317,56 +342,60 @@ pub enum NoPosition {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ConsumerEvent {
-    /// A message, in the order of its partition.
+    /// The next message of its partition.
     Delivery(Delivery),
-    /// Everything below this offset has been delivered under this assignment, or holds nothing to deliver: offsets of
-    /// transaction markers, aborted records and compacted keys.
+    /// Everything before this offset has been delivered under this assignment, or holds nothing to
+    /// deliver: offsets of transaction markers, aborted records and compacted keys.
     Reached(PartitionId, AssignmentEpoch, Offset),
-    /// Partitions were added.
+    /// Partitions were added to those of this consumer.
     Assigned(Assignment),
-    /// Partitions are about to be taken away: finish, commit, then drop the revocation.
+    /// Partitions are about to be taken away. The consumer finishes their messages, commits, and
+    /// then drops the revocation.
     Revoking(Revocation),
-    /// Partitions have been taken away already: commit nothing for them.
+    /// Partitions have been taken away already. The consumer must not commit for them.
     Lost(Vec<PartitionId>),
-    /// The partition is assigned, but delivers nothing. Subscribe again with a start mark, or give up.
+    /// The partition is assigned, but delivers nothing. The caller subscribes again with a start
+    /// position, or gives up.
     NoPosition(PartitionId, NoPosition),
 }
 
-/// The error returned by a message bus.
+/// The error returned by a [`MessageBus`] and by its consumers.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MessageBusError {
-    /// The bus is not reachable or busy. A message may have been sent, and sending it again may deliver it twice.
+    /// The bus is not reachable or busy. A message may have been sent, and sending it again may
+    /// deliver it twice.
     #[error("the message bus is unavailable")]
     Unavailable {
-        /// The backend's answer.
+        /// The answer of the backend.
         #[source]
         source: BoxError,
     },
     /// The message is larger than the limit of the topic or of the producer, which
-    /// [`TopicDescription::message_limit`] tells.
+    /// [`TopicDescription::message_limit`] returns.
     #[error("a message for {topic} has {bytes} bytes, more than the bus takes{}", limit.map_or_else(String::new, |l| format!(" ({l})")))]
     TooLarge {
-        /// The topic.
+        /// The topic of the message.
         topic: Arc<str>,
         /// The [`size`](Message::size) of the message in bytes.
         bytes: usize,
         /// The limit of that size in bytes, if it is known.
         limit: Option<usize>,
     },
-    /// The commit belongs to an assignment that has ended. The messages come again, perhaps to another member.
+    /// The commit belongs to an assignment that has ended. The messages are delivered again,
+    /// perhaps to another member.
     #[error("the assignment of {partition} has ended")]
     StaleAssignment {
-        /// The partition of the assignment.
+        /// The partition of the ended assignment.
         partition: PartitionId,
     },
     /// The consumer has left its group.
     #[error("the consumer has left its group")]
     Closed,
-    /// The request is malformed. Nothing was sent.
+    /// The request is malformed, and nothing was sent.
     #[error("invalid request: {reason}")]
     Invalid {
-        /// The part that is wrong.
+        /// A description of the malformed part.
         reason: String,
     },
     /// The bus refuses until something is changed: topic, credentials, permission, configuration.
@@ -374,9 +403,9 @@ pub enum MessageBusError {
     Refused {
         /// The thing that must be changed.
         kind: RefusedKind,
-        /// The refused call, and the remedy.
+        /// A description of the refused call and of the remedy.
         reason: String,
-        /// The backend's answer.
+        /// The answer of the backend.
         #[source]
         source: BoxError,
     },
@@ -388,56 +417,67 @@ impl MessageBusError {
     }
 }
 
-/// An ordered, partitioned log with consumer groups.
+/// An ordered, partitioned log with consumer groups. Every method may be called concurrently.
 ///
 /// # Contract
 /// **Publish**
-/// - `publish` returns once the message is durable. Every group then gets the message, at the returned offset or after it.
-/// - A message goes to the partition that it names, and nowhere else. A partition that the topic does not have is
-///   `Refused(UnknownPartition)`.
-/// - A message that names no partition goes to the one that [`kafka_partition`](crate::kafka_partition) computes from its
-///   key and the adapter's count of the topic's partitions. If it has no key either, it is `Invalid`.
-/// - When a topic gets more partitions, they can be named at once, and messages that name another one stay there.
+/// - `publish` returns once the message is durable. Every group then receives the message, at the
+///   returned offset or after it.
+/// - A message goes to the partition that it names, and nowhere else. A partition that the topic
+///   does not have is `Refused(UnknownPartition)`.
+/// - A message that names no partition goes to the one that
+///   [`kafka_partition`](crate::kafka_partition) computes from its key and the adapter's count of
+///   the topic's partitions. If it has no key either, it is `Invalid`.
+/// - When a topic gets more partitions, messages may name them at once. Messages that name an older
+///   partition still go there.
 /// - Messages for one partition, each awaited before the next, have rising offsets.
-/// - Key, value, headers in order (names may repeat) and the timestamp's milliseconds arrive as sent. A key, a value or a
-///   header's value that is absent stays absent, and an empty one stays empty. The received message names its partition.
+/// - Key, value, headers in order (names may repeat) and the timestamp's milliseconds arrive as
+///   sent. A key, a value or a header's value that is absent stays absent, and an empty one stays
+///   empty. The received message names its partition.
 /// - A topic that does not exist is `Refused(MissingTopic)`, and publishing never creates one.
-/// - A message over the limit of the topic or of the producer is `TooLarge`. One whose size is at most the described
-///   [`message_limit`](TopicDescription::message_limit) is not.
+/// - A message over the limit of the topic or of the producer is `TooLarge`. A message whose size
+///   is at most the described [`message_limit`](TopicDescription::message_limit) is not.
 /// - A message that is refused takes no offset.
 ///
 /// **Runs**
-/// - The messages of a run have the same topic, key and named partition, else the run is `Invalid` and nothing is sent.
-///   An empty run is durable at once.
-/// - The first `durable` messages of the outcome are durable, in their order. Messages after them may be durable too, but
-///   never without those before them. `error` is `None` only if all messages are durable.
-/// - A dropped future leaves some first part of the run durable, possibly none or all of it. When the caller then sends the
-///   run again, the first occurrences of its messages are still in order.
+/// - The messages of a run have the same topic, key and named partition; otherwise the run is
+///   `Invalid` and nothing is sent. An empty run is durable at once.
+/// - The first `durable` messages of the outcome are durable, in their order. Messages after them
+///   may be durable too, but never without the messages before them. `error` is `None` only if all
+///   messages are durable.
+/// - If the future is dropped, some first part of the run is durable, possibly none or all of it.
+///   When the caller then sends the run again, the first occurrences of its messages are still in
+///   order.
 ///
 /// **Groups**
-/// - Each message is delivered to one member of a group. Each group gets all messages.
+/// - Each message is delivered to one member of a group. Each group receives all messages.
 /// - A partition has one reader in a group at a time. The members share the partitions.
-/// - A member is told `Assigned` before the first delivery of a partition, and `Revoking` or `Lost` before another member
-///   gets that partition.
-/// - A partition starts at the committed offset, else at its start mark, else it is `NoPosition(Missing)`. A position
-///   outside of the range that the partition holds is `NoPosition(OutOfRange)`. Nothing is ever skipped silently.
-/// - Deliveries of a partition are in the order of their offsets, without repeats under one assignment.
+/// - A member is told `Assigned` before the first delivery of a partition, and `Revoking` or `Lost`
+///   before another member gets that partition.
+/// - A partition starts at the committed offset. Without one it starts at the start position of the
+///   subscription, and without either it is `NoPosition(Missing)`. A position outside the range
+///   that the partition holds is `NoPosition(OutOfRange)`. No record is ever skipped silently.
+/// - Deliveries of a partition are in the order of their offsets, without repeats under one
+///   assignment.
 /// - A message that was delivered but not committed is delivered again after its consumer has gone.
 ///
 /// **Offsets without records**
-/// - When a position passes offsets that hold nothing, and no record follows them yet, the consumer is told `Reached` with
-///   the offset after them: once per value, after the records before them, and not while the partition is paused. Where a
-///   record follows, its delivery says the same, and `Reached` may come before it.
+/// - When a position passes offsets that hold nothing, and no record follows them yet, the consumer
+///   is told `Reached` with the offset after them: once per offset, after the records before them,
+///   and not while the partition is paused. If a record follows, its delivery implies the same, and
+///   `Reached` may be sent before it.
 /// - A consumer may commit the offset of `Reached`.
 ///
 /// **Recreated topics**
-/// - When a topic is deleted, what groups have committed for it is forgotten.
-/// - A consumer whose topic was deleted and created again never continues at an old position, nor at a start mark that was
-///   meant for the old topic. It is told `NoPosition` for every partition of the topic that it gets; `Recreated` where
-///   the bus knows the reason. Its old assignments have ended, so that a commit under one of them is `StaleAssignment`.
+/// - When a topic is deleted, the offsets that groups have committed for it are forgotten.
+/// - A consumer whose topic was deleted and created again never continues at an old position, nor
+///   at a start position that was meant for the old topic. It is told `NoPosition` for every
+///   partition of the topic that it gets; `Recreated` where the bus knows the reason. Its old
+///   assignments have ended, so that a commit under one of them is `StaleAssignment`.
 /// - Where the bus has topic ids, the new topic has another one.
 ///
-/// **Offsets** are as of some instant during the call. `end` counts the messages that `publish` has returned for.
+/// **Offsets** are as of some instant during the call. `end` counts all messages for which
+/// `publish` has returned.
 #[async_trait]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a message bus",
@@ -445,16 +485,21 @@ impl MessageBusError {
     note = "use an adapter such as `foldstream_kafka::KafkaMessageBus`, by value or in an `Arc`, or implement `foldstream::ports::MessageBus`"
 )]
 pub trait MessageBus: Debug + Send + Sync + 'static {
-    /// Sends one message and returns its place once it is durable.
+    /// Sends one message, and returns its partition and offset once it is durable.
     ///
     /// # Errors
-    /// [`MessageBusError`]; after `Unavailable` the message may be there, also twice after a retry.
+    /// - `Invalid` if the message names no partition and has no key.
+    /// - `TooLarge` if the message is over the limit of the topic or of the producer.
+    /// - `Refused` if the topic or the partition does not exist, or until something else is
+    ///   changed.
+    /// - `Unavailable` if the bus is not reachable or busy. The message may have been sent, and a
+    ///   retry may then send a duplicate.
     async fn publish(&self, message: &Message) -> Result<(PartitionId, Offset), MessageBusError>;
 
-    /// Sends the messages of one key in order, and returns the number of those that are durable.
+    /// Sends the messages of one key in order, and returns the number of messages that are durable.
     ///
-    /// The provided method awaits one message before it sends the next. An adapter may have several in flight as long as
-    /// it keeps the contract of runs.
+    /// The provided method awaits one message before it sends the next. An adapter may have several
+    /// in flight as long as it keeps the contract of runs.
     async fn publish_run(&self, run: &[Message]) -> RunOutcome {
         if let Err(error) = Message::check_run(run) {
             return RunOutcome::broken_off(0, error);
@@ -467,28 +512,32 @@ pub trait MessageBus: Debug + Send + Sync + 'static {
         RunOutcome::complete(run.len())
     }
 
-    /// Joins a group.
+    /// Joins a consumer group.
     ///
     /// # Errors
-    /// [`MessageBusError`]; `Refused(MissingTopic)` if a topic does not exist; `Invalid` at once if the group's name or the
-    /// instance id is none that a [`Subscription`] may have.
+    /// - `Refused(MissingTopic)` if a topic does not exist.
+    /// - `Invalid`, at once, if the group's name or the instance id is not one that a
+    ///   [`Subscription`] may have.
+    /// - Another [`MessageBusError`] if the bus refuses or fails.
     async fn subscribe(
         &self,
         subscription: Subscription,
     ) -> Result<Arc<dyn Consumer>, MessageBusError>;
 
-    /// Returns the range of offsets of every partition of a topic, by partition.
+    /// Returns the range of offsets of every partition of a topic, ordered by partition.
     ///
     /// # Errors
-    /// [`MessageBusError`]; `Refused(MissingTopic)` if the topic does not exist.
+    /// - `Refused(MissingTopic)` if the topic does not exist.
+    /// - Another [`MessageBusError`] if the bus refuses or fails.
     async fn offsets(&self, topic: &str) -> Result<Vec<PartitionOffsets>, MessageBusError>;
 
-    /// Returns the offset that a group has committed in every partition of a topic, by partition; `None` where the group
-    /// has committed nothing.
+    /// Returns the offset that a group has committed for every partition of a topic, ordered by
+    /// partition. It is `None` where the group has committed nothing.
     ///
     /// # Errors
-    /// [`MessageBusError`]; `Refused(MissingTopic)` if the topic does not exist; `Invalid` for a name that
-    /// no group can have.
+    /// - `Refused(MissingTopic)` if the topic does not exist.
+    /// - `Invalid` if no group can have this name.
+    /// - Another [`MessageBusError`] if the bus refuses or fails.
     async fn committed(
         &self,
         group: &str,
@@ -498,62 +547,72 @@ pub trait MessageBus: Debug + Send + Sync + 'static {
     /// Returns the settings of a topic.
     ///
     /// # Errors
-    /// [`MessageBusError`]; `Refused(MissingTopic)` if the topic does not exist.
+    /// - `Refused(MissingTopic)` if the topic does not exist.
+    /// - Another [`MessageBusError`] if the bus refuses or fails.
     async fn describe_topic(&self, topic: &str) -> Result<TopicDescription, MessageBusError>;
 
-    /// Forgets a group without members and everything that it has committed. Forgetting an unknown group succeeds.
+    /// Deletes a group without members, and every offset that it has committed. Deleting an unknown
+    /// group succeeds.
     ///
     /// # Errors
-    /// [`MessageBusError`]; `Refused(Validation)` while the group has members, including static members that are away;
-    /// `Invalid` for a name that no group can have.
+    /// - `Refused(Validation)` if the group has members, including static members that are away.
+    /// - `Invalid` if no group can have this name.
+    /// - Another [`MessageBusError`] if the bus refuses or fails.
     async fn delete_group(&self, group: &str) -> Result<(), MessageBusError>;
 }
 
-/// A member of a consumer group. Dropping it has the same effect as [`leave`](Self::leave), without waiting for it.
+/// A member of a consumer group. Dropping it has the same effect as [`leave`](Self::leave), without
+/// waiting for it.
 ///
 /// # Contract
 /// - Dropping the future of `next` loses nothing. Only one caller at a time may wait for `next`.
-/// - A commit is durable when `commit` returns, and never moves a partition that this consumer does not own under that
-///   epoch: then the answer is `StaleAssignment`, and nothing of the call is stored.
-/// - Until a revocation is dropped, or its grace has passed, a commit for its partitions counts.
-/// - A paused partition delivers nothing, while the membership lives on while `next` is called. A resumed partition continues
-///   without a gap. A pause ends with its assignment.
+/// - A commit is durable when `commit` returns. It never moves a partition that this consumer does
+///   not own under that epoch: then the answer is `StaleAssignment`, and nothing of the call is
+///   stored.
+/// - A commit for the partitions of a revocation counts until the revocation is dropped or its
+///   grace has passed.
+/// - A paused partition delivers nothing. The membership stays alive as long as `next` is called. A
+///   resumed partition continues without a gap. A pause ends with its assignment.
 /// - `leave` commits nothing. Afterwards every method is `Closed`, except `leave` itself.
 /// - `leave` gives the partitions of a dynamic member to the others at once.
-/// - A static member does not leave the group: its partitions stay assigned to its instance id. A member that joins under
-///   the same id gets them back, from the committed offsets, without a change for the other members. Only when the
-///   session of the member expires do the others get its partitions.
-/// - Of two members with one instance id at the same time only one stays. The other gets `Refused(InstanceIdInUse)`.
+/// - A static member does not leave the group: its partitions stay assigned to its instance id. A
+///   member that joins under the same id gets them back, from the committed offsets, without a
+///   change for the other members. The others get its partitions only when the session of the
+///   member expires.
+/// - Of two members with one instance id at the same time only one stays. The other gets
+///   `Refused(InstanceIdInUse)`.
 #[async_trait]
 pub trait Consumer: Debug + Send + Sync + 'static {
     /// Waits for the next message or change of assignment.
     ///
     /// # Errors
-    /// [`MessageBusError`]; after a transient one, call again.
+    /// [`MessageBusError`] if the consumer has left, or if the bus refuses or fails. After a
+    /// transient error the caller calls again.
     async fn next(&self) -> Result<ConsumerEvent, MessageBusError>;
 
     /// Stores positions of the group.
     ///
     /// # Errors
-    /// [`MessageBusError`]; `StaleAssignment` if this consumer does not own one of the partitions under that epoch.
+    /// - `StaleAssignment` if this consumer does not own one of the partitions under that epoch.
+    /// - Another [`MessageBusError`] if the bus refuses or fails.
     async fn commit(&self, marks: &[OwnedMark]) -> Result<(), MessageBusError>;
 
     /// Stops deliveries of these partitions. A partition that is not assigned is ignored.
     ///
     /// # Errors
-    /// [`MessageBusError`].
+    /// [`MessageBusError`] if the consumer has left, or if the bus fails.
     async fn pause(&self, partitions: &[PartitionId]) -> Result<(), MessageBusError>;
 
-    /// Ends a pause. A partition that is not assigned is ignored.
+    /// Resumes deliveries of these partitions. A partition that is not assigned is ignored.
     ///
     /// # Errors
-    /// [`MessageBusError`].
+    /// [`MessageBusError`] if the consumer has left, or if the bus fails.
     async fn resume(&self, partitions: &[PartitionId]) -> Result<(), MessageBusError>;
 
-    /// Ends the membership, so that others need not wait for the session to expire; see the contract for static members.
-    /// Leaving again succeeds.
+    /// Ends the membership, so that other members need not wait for the session to expire. The
+    /// contract describes static members. Leaving again succeeds.
     ///
     /// # Errors
-    /// [`MessageBusError`]; the membership then ends by itself when the session expires.
+    /// [`MessageBusError`] if the bus fails. The membership then ends when the session expires.
     async fn leave(&self) -> Result<(), MessageBusError>;
 }

@@ -1,8 +1,10 @@
 //! The ports: the smallest object-safe traits that a backend implements, held as `Arc<dyn Port>`.
-//! Each is implemented for `Arc<T>` too, and constructors take either.
 //!
-//! Ports carry bytes and metadata, never domain types. Each trait's documentation is a contract: every rule in it is
-//! one named case of the contract suite in `foldstream-testkit`, which every adapter runs.
+//! Each port is implemented for `Arc<T>` too, and constructors take either.
+//!
+//! Ports carry bytes and metadata, never domain types. Each trait's documentation is a contract:
+//! every rule in it is one named case of the contract suite in `foldstream-testkit`, which every
+//! adapter runs.
 mod commit;
 mod event_store;
 mod header_name;

@@ -1,6 +1,7 @@
 //! The kinds of refusals that last until something is changed.
 
-/// The thing that must be changed before a refused call can succeed. A retry alone never cures a refusal.
+/// The thing that must be changed before a refused call can succeed. A retry alone never cures a
+/// refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RefusedKind {
@@ -18,7 +19,8 @@ pub enum RefusedKind {
     Permission,
     /// The backend calls the request malformed.
     Validation,
-    /// The stored format, the topic or the table is set up in a way that this build cannot work with.
+    /// The stored format, the topic or the table is set up in a way that this build cannot work
+    /// with.
     Incompatible,
     /// The adapter cannot do this, as its capabilities say.
     Unsupported,

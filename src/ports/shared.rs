@@ -29,7 +29,7 @@ pub(crate) fn message_bus(bus: impl MessageBus) -> Arc<dyn MessageBus> {
     shared(bus, |bus| Arc::new(bus))
 }
 
-/// Returns `port` itself if it is the trait object already, else what `wrap` makes of it.
+/// Returns `port` itself if it is already the trait object, otherwise the result of `wrap`.
 fn shared<D: ?Sized + 'static, P: 'static>(port: P, wrap: impl FnOnce(P) -> Arc<D>) -> Arc<D> {
     match (&port as &dyn Any).downcast_ref::<Arc<D>>() {
         Some(shared) => shared.clone(),
