@@ -2,11 +2,13 @@
 use crate::Rejection;
 use std::error::Error;
 
-/// Returns the messages of an error and of all its sources, from the outermost to the innermost, joined by `": "`.
+/// Returns the messages of an error and of all its sources, from the outermost to the innermost,
+/// joined by `": "`.
 ///
-/// The errors of this crate do not repeat their source in their own message, so `%error` in a log shows only the
-/// outermost one. A source that an error repeats at the end of its message, as `#[error(transparent)]` does, is left
-/// out, and so is the [`Rejection`] under a refusal, which says nothing that the refusal does not.
+/// The errors of this crate do not repeat their source in their own message, so `%error` in a log
+/// shows only the outermost one. A source that an error repeats at the end of its message, as
+/// `#[error(transparent)]` does, is left out, and so is the [`Rejection`] under a refusal, which
+/// says nothing that the refusal does not.
 ///
 /// # Example
 /// ```
@@ -20,7 +22,7 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let sources = std::iter::successors(error.source(), |source| (*source).source());
     for source in sources {
-        // A mark for the runner, not a cause.
+        // A marker for the runner, not a cause.
         if source.is::<Rejection>() {
             continue;
         }

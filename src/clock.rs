@@ -1,7 +1,8 @@
 //! Time and identity as values and as parameters: [`Timestamp`], [`Clock`], [`IdSource`].
 //!
-//! The core never asks the system for the time or for randomness by itself. Whoever needs them takes a [`Clock`] and an
-//! [`IdSource`], so that a simulation replays bit for bit from a seed.
+//! The core never asks the system for the time or for randomness by itself. Code that needs them
+//! takes a [`Clock`] and an [`IdSource`], so that a simulation with a seed can be repeated bit for
+//! bit.
 use crate::{CommitId, ports::Revision};
 use std::{
     fmt,
@@ -10,11 +11,11 @@ use std::{
 };
 use uuid::Uuid;
 
-/// An instant in microseconds since 1970-01-01T00:00:00Z, shown as RFC 3339 with six decimals.
+/// An instant in microseconds since 1970-01-01T00:00:00Z, displayed as RFC 3339 with six decimals.
 ///
-/// The text form covers the years 0000 to 9999, from [`Timestamp::MIN`] to [`Timestamp::MAX`]. A commit recorded outside
-/// of them [cannot be appended](crate::ports::Append::validate), since no record on the bus could carry its time.
-/// Arithmetic saturates at the limits of `i64`.
+/// The text form covers the years 0000 to 9999, from [`Timestamp::MIN`] to [`Timestamp::MAX`]. A
+/// commit recorded outside these years [cannot be appended](crate::ports::Append::validate), since
+/// no record on the bus could carry its time. Arithmetic saturates at the limits of `i64`.
 ///
 /// # Example
 /// ```
@@ -33,17 +34,17 @@ impl Timestamp {
     /// The last instant that has a text form: 9999-12-31T23:59:59.999999Z.
     pub const MAX: Self = Self(253_402_300_799_999_999);
 
-    /// From microseconds since the Unix epoch.
+    /// Creates a timestamp from microseconds since the Unix epoch.
     pub const fn from_micros(micros: i64) -> Self {
         Self(micros)
     }
 
-    /// Microseconds since the Unix epoch.
+    /// Returns the microseconds since the Unix epoch.
     pub const fn as_micros(self) -> i64 {
         self.0
     }
 
-    /// The present, by the system's clock; a clock before 1970 reads as 1970.
+    /// Returns the present time by the system's clock. A clock before 1970 is read as 1970.
     pub fn now() -> Self {
         let since = SystemTime::now()
             .duration_since(UNIX_EPOCH)
@@ -51,7 +52,7 @@ impl Timestamp {
         Self(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
     }
 
-    /// Later by `by`.
+    /// Returns the instant that is `by` later.
     #[must_use]
     pub fn plus(self, by: Duration) -> Self {
         let micros = i64::try_from(by.as_micros()).unwrap_or(i64::MAX);
@@ -64,7 +65,7 @@ impl Timestamp {
     }
 }
 
-/// A text that is no RFC 3339 time.
+/// The error returned for a text that is not an RFC 3339 time.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not a time as in 2026-01-31T23:59:59.000000Z")]
 pub struct InvalidTimestamp {
@@ -73,7 +74,8 @@ pub struct InvalidTimestamp {
 
 const DAY: i64 = 86_400_000_000;
 
-/// Days since 1970-01-01 of a civil date (Howard Hinnant's algorithm, proleptic Gregorian calendar).
+/// Returns the days since 1970-01-01 of a civil date (Howard Hinnant's algorithm, proleptic
+/// Gregorian calendar).
 fn days_of_civil(year: i64, month: i64, day: i64) -> i64 {
     let y = if month <= 2 { year - 1 } else { year };
     let era = y.div_euclid(400);
@@ -83,7 +85,7 @@ fn days_of_civil(year: i64, month: i64, day: i64) -> i64 {
     era * 146_097 + doe - 719_468
 }
 
-/// The inverse of [`days_of_civil`]: year, month, day.
+/// Returns the year, month and day of [`days_of_civil`].
 fn civil_of_days(days: i64) -> (i64, i64, i64) {
     let z = days + 719_468;
     let era = z.div_euclid(146_097);
@@ -115,7 +117,8 @@ impl fmt::Display for Timestamp {
 impl FromStr for Timestamp {
     type Err = InvalidTimestamp;
 
-    /// Reads RFC 3339 with `Z` or an offset and up to nine decimals; what is finer than a microsecond is cut off.
+    /// Parses RFC 3339 with `Z` or an offset and up to nine decimals. Digits after the microseconds
+    /// are cut off.
     fn from_str(text: &str) -> Result<Self, InvalidTimestamp> {
         parse_rfc3339(text).ok_or_else(|| InvalidTimestamp { text: text.into() })
     }
@@ -185,12 +188,31 @@ impl<'de> serde::Deserialize<'de> for Timestamp {
 }
 
 /// The source of the time for the core.
+///
+/// # Example
+/// A clock for tests, which stands still:
+/// ```
+/// use foldstream::{Clock, Timestamp};
+///
+/// #[derive(Debug)]
+/// struct Fixed(Timestamp);
+///
+/// impl Clock for Fixed {
+///     fn now(&self) -> Timestamp {
+///         self.0
+///     }
+/// }
+///
+/// let clock = Fixed("2026-01-01T00:00:00Z".parse()?);
+/// assert_eq!(clock.now().to_string(), "2026-01-01T00:00:00.000000Z");
+/// # Ok::<(), foldstream::InvalidTimestamp>(())
+/// ```
 pub trait Clock: fmt::Debug + Send + Sync + 'static {
-    /// The present.
+    /// Returns the present time.
     fn now(&self) -> Timestamp;
 }
 
-/// The system's clock.
+/// The clock of the operating system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemClock;
 impl Clock for SystemClock {
@@ -199,15 +221,38 @@ impl Clock for SystemClock {
     }
 }
 
-/// The source of fresh ids for the core. A seeded source makes a simulation repeatable.
+/// The source of fresh ids for the core. A source with a seed makes a simulation repeatable.
+///
+/// # Example
+/// A source for tests, which counts:
+/// ```
+/// use foldstream::{CommitId, IdSource, ports::Revision};
+/// use std::sync::atomic::{AtomicU64, Ordering};
+///
+/// #[derive(Debug, Default)]
+/// struct Counter(AtomicU64);
+///
+/// impl IdSource for Counter {
+///     fn commit_id(&self) -> CommitId {
+///         CommitId::from_u128(self.0.fetch_add(1, Ordering::Relaxed).into())
+///     }
+///     fn revision(&self) -> Revision {
+///         Revision::from_u128(self.0.fetch_add(1, Ordering::Relaxed).into())
+///     }
+/// }
+///
+/// let ids = Counter::default();
+/// assert_ne!(ids.commit_id(), ids.commit_id());
+/// ```
 pub trait IdSource: fmt::Debug + Send + Sync + 'static {
-    /// A commit id that nobody has used (UUIDv7).
+    /// Returns a commit id that was never used before (UUIDv7).
     fn commit_id(&self) -> CommitId;
-    /// A token for one write of one control row, that nobody has used: 128 random bits.
+    /// Returns the id for one write of one control row: 128 random bits that were never used
+    /// before.
     fn revision(&self) -> Revision;
 }
 
-/// Ids from the system's clock and randomness.
+/// The source of ids that uses the system's clock and randomness.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemIds;
 impl IdSource for SystemIds {
@@ -264,7 +309,7 @@ mod tests {
             "2025-01-01T00:00:00",
             "2025-01-01T00:00:00.Z",
             "2025-01-01T24:00:00Z",
-            // Outside of the years 0 to 9999 by their offsets.
+            // The offsets lead out of the years 0 to 9999.
             "9999-12-31T23:59:59.999999-00:01",
             "0000-01-01T00:00:00+00:01",
         ] {

@@ -1,4 +1,5 @@
-//! Events: the typed side ([`DomainEvent`], [`EventSet`]) and the envelope that ports carry ([`RecordedEvent`]).
+//! Events: the typed side ([`DomainEvent`], [`EventSet`]), and the envelope that ports carry
+//! ([`RecordedEvent`]).
 use crate::{
     CodecError, EventId, Metadata, StreamId, Timestamp, Upcasters, Version, shared_str::SharedStr,
 };
@@ -9,7 +10,14 @@ use std::{
     sync::Arc,
 };
 
-/// The stored name and schema version of one kind of event.
+/// The stored name and the schema version of one kind of event.
+///
+/// # Example
+/// ```
+/// use foldstream::EventType;
+/// const ADDED: EventType = EventType::new("ItemAdded", 2);
+/// assert_eq!((ADDED.name(), ADDED.schema_version()), ("ItemAdded", 2));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct EventType {
     name: &'static str,
@@ -17,18 +25,18 @@ pub struct EventType {
 }
 
 impl EventType {
-    /// Names a kind of event; `schema_version` starts at 1.
+    /// Creates the type of an event with this stored name; `schema_version` starts at 1.
     pub const fn new(name: &'static str, schema_version: u16) -> Self {
         Self {
             name,
             schema_version,
         }
     }
-    /// The stored name, unique within its aggregate type.
+    /// Returns the stored name, which is unique within its aggregate type.
     pub const fn name(&self) -> &'static str {
         self.name
     }
-    /// The version that this build writes.
+    /// Returns the schema version that this build writes.
     pub const fn schema_version(&self) -> u16 {
         self.schema_version
     }
@@ -36,8 +44,8 @@ impl EventType {
 
 /// The events of one aggregate type: a closed set of facts and how each is stored. Usually derived.
 ///
-/// The stored name of a variant defaults to its Rust name: renaming a variant without `#[event(name = "...")]` changes
-/// what is stored.
+/// The stored name of a variant defaults to its Rust name: renaming a variant without
+/// `#[event(name = "...")]` changes what is stored.
 ///
 /// # Examples
 /// ```
@@ -63,6 +71,13 @@ impl EventType {
 ///         Ok(())
 ///     })
 /// }
+///
+/// let added = CartEvent::ItemAdded { sku: "milk".into(), quantity: 2, note: None };
+/// let mut payload = Vec::new();
+/// added.encode(&mut payload)?;
+/// assert_eq!(payload, br#"{"sku":"milk","quantity":2}"#);
+/// assert_eq!(CartEvent::decode(added.type_index(), &payload)?, added);
+/// # Ok::<(), foldstream::CodecError>(())
 /// ```
 ///
 /// An attribute of serde that would have no effect does not compile:
@@ -87,52 +102,64 @@ impl EventType {
     note = "derive it for the enum: `#[derive(Clone, Debug, PartialEq, DomainEvent)]` and `#[event(aggregate = \"...\")]`"
 )]
 pub trait DomainEvent: Clone + Debug + PartialEq + Send + Sync + 'static {
-    /// The stored name of the aggregate type whose streams hold these events: `[A-Za-z0-9_.-]{1,64}`.
+    /// The stored name of the aggregate type whose streams hold these events:
+    /// `[A-Za-z0-9_.-]{1,64}`.
     const AGGREGATE: &'static str;
-    /// Every kind, in the order of [`type_index`](Self::type_index).
+    /// The kinds of events, in the order of [`type_index`](Self::type_index).
     const TYPES: &'static [EventType];
-    /// Which of [`TYPES`](Self::TYPES) this value is.
+    /// Returns the index of this value's kind in [`TYPES`](Self::TYPES).
     fn type_index(&self) -> usize;
     /// Appends the payload, without name or version, to `out`.
     ///
     /// # Errors
-    /// [`CodecError::Encode`] if the value cannot be written.
+    /// [`CodecError::Encode`] if the value cannot be encoded.
     fn encode(&self, out: &mut Vec<u8>) -> Result<(), CodecError>;
-    /// Reads a payload of `TYPES[type_index]` in that type's current schema version.
+    /// Decodes a payload of `TYPES[type_index]` that has the current schema version of that type.
     ///
     /// # Errors
-    /// [`CodecError::Decode`] if the bytes are not this type's.
+    /// [`CodecError::Decode`] if the bytes are not a payload of that type.
     fn decode(type_index: usize, payload: &[u8]) -> Result<Self, CodecError>;
-    /// Returns true if `decoded`, which was read back from what this value was encoded to, is this value.
+    /// Returns true if `decoded`, which was decoded from the encoding of this value, is equal to
+    /// this value.
     ///
-    /// A repository asks before it stores an event, and refuses the event with [`CodecError::Encode`] if it is not. The
-    /// default compares with [`PartialEq`]. A difference that `PartialEq` ignores is therefore not seen, and a value that
-    /// does not equal itself, such as one with NaN, is refused in every format. The derive compares such a value by what it
-    /// serializes, so a NaN that is written as its bits is stored, and one that is written as `null` is not; fields that are
-    /// not serialized are not seen then. A type whose `PartialEq` means something else, such as the same identity,
-    /// overrides this method.
+    /// A repository calls this method before it stores an event, and refuses the event with
+    /// [`CodecError::Encode`] if the answer is false.
+    ///
+    /// The default compares with [`PartialEq`]. It does not see a difference that `PartialEq`
+    /// ignores, and it refuses a value that does not equal itself, such as one with NaN, in every
+    /// format. The derive compares such a value by what it serializes: a NaN that is written as its
+    /// bits is stored, and one that is written as `null` is not. Fields that are not serialized are
+    /// not compared then.
+    ///
+    /// A type whose `PartialEq` means something else, such as the same identity, overrides this
+    /// method.
     fn equals_decoded(&self, decoded: &Self) -> bool {
         self == decoded
     }
-    /// The upcasters that lift older payloads of this type. Default: none. Derived with `#[event(upcasters = path)]`.
+    /// Returns the upcasters that lift older payloads of this type. Default: none. Derived with
+    /// `#[event(upcasters = path)]`.
     ///
-    /// All readers use them: repositories, runners, the testkit. Each calls this once, when it is made.
+    /// All readers use them: repositories, runners, and the testkit. Each reader calls this
+    /// function once, when it is created.
     fn upcasters() -> Upcasters {
         Upcasters::new()
     }
-    /// The stored name and version of this value.
+    /// Returns the stored name and the schema version of this value.
     fn event_type(&self) -> &'static EventType {
         &Self::TYPES[self.type_index()]
     }
 }
 
-/// Reads a payload from any serde format. Derived with [`DomainEvent`]; the schema check of `foldstream-testkit` traces
-/// the payloads' shapes by it.
+/// An event type whose payloads can be read from any serde format. Derived with [`DomainEvent`].
+///
+/// The schema check of `foldstream-testkit` uses this trait to trace the shapes of the payloads.
 pub trait DeserializePayload: DomainEvent {
-    /// Reads a payload of `TYPES[type_index]`; a payload without fields is not looked at.
+    /// Reads a payload of `TYPES[type_index]`. The deserializer is not used for a payload without
+    /// fields.
     ///
     /// # Errors
-    /// The deserializer's, also for an index that there is not.
+    /// The error of the deserializer if the payload has another shape, or if there is no type with
+    /// this index.
     fn deserialize_payload<'de, D: serde::Deserializer<'de>>(
         type_index: usize,
         deserializer: D,
@@ -142,39 +169,42 @@ pub trait DeserializePayload: DomainEvent {
 /// The result of decoding one recorded event with an [`EventSet`].
 #[derive(Clone, Debug, PartialEq)]
 pub enum Decoded<E> {
-    /// In the set, and decoded.
+    /// An event of the set, decoded.
     Event(E),
-    /// Of another aggregate type: skipped without looking at the payload.
+    /// An event of an aggregate type that is not in the set. It was skipped, and its payload was
+    /// not read.
     NotMine,
-    /// Of an aggregate type in the set, under a name that this build does not know.
+    /// An event of an aggregate type in the set, under a name that this build does not know.
     Unknown,
 }
 
-/// One aggregate type and the names that a set takes from it.
+/// An aggregate type, and the kinds of events that a set takes from it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EventSelector {
-    /// The aggregate type.
+    /// The stored name of the aggregate type.
     pub aggregate: &'static str,
-    /// Its kinds of events.
+    /// The kinds of events that belong to the set.
     pub types: &'static [EventType],
 }
 
-/// A set of events that a handler receives: those of one aggregate type (every [`DomainEvent`]), or of several
-/// ([`event_set!`](crate::event_set)).
+/// A set of events that a handler receives: the events of one aggregate type (every
+/// [`DomainEvent`]), or those of several ([`event_set!`](crate::event_set)).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a set of events that a handler can receive",
     label = "neither a `DomainEvent` nor an `event_set!`",
     note = "derive `DomainEvent` for the events of one aggregate type; declare `event_set!` for those of several"
 )]
 pub trait EventSet: Clone + Debug + Send + Sync + Sized + 'static {
-    /// Which aggregate types and names belong to the set.
+    /// Returns the aggregate types and the kinds of events that belong to the set.
     fn selectors() -> Vec<EventSelector>;
 
     /// Decodes one event whose payload the upcasters have already lifted.
     ///
     /// # Errors
-    /// [`CodecError::TooNew`] for a known name in a schema version that this build does not know yet,
-    /// [`CodecError::NoUpcaster`] for an older one that nothing lifted, [`CodecError::Decode`] for foreign bytes.
+    /// - [`CodecError::TooNew`] if the name is known, but this build does not know the schema
+    ///   version yet.
+    /// - [`CodecError::NoUpcaster`] if the schema version is older, and no upcaster has lifted it.
+    /// - [`CodecError::Decode`] if the bytes are not a payload of the event's type.
     fn decode_from(
         aggregate: &str,
         name: &str,
@@ -182,7 +212,7 @@ pub trait EventSet: Clone + Debug + Send + Sync + Sized + 'static {
         payload: &[u8],
     ) -> Result<Decoded<Self>, CodecError>;
 
-    /// The upcasters that the event types in the set bring. Default: none.
+    /// Returns the upcasters of all event types in the set. Default: none.
     fn upcasters() -> Upcasters {
         Upcasters::new()
     }
@@ -220,9 +250,28 @@ impl<E: DomainEvent> EventSet for E {
     }
 }
 
-/// Declares a closed sum of several aggregates' events: `event_set!(pub enum ShopEvent { Cart(CartEvent), Loan(LoanEvent) });`
+/// Declares an enum over the events of several aggregate types:
+/// `event_set!(pub enum ShopEvent { Cart(CartEvent), Loan(LoanEvent) });`
 ///
 /// Two members that read the same aggregate type do not compile.
+///
+/// # Example
+/// ```
+/// use foldstream::{DomainEvent, EventSet, event_set};
+///
+/// #[derive(Clone, Debug, PartialEq, DomainEvent)]
+/// #[event(aggregate = "cart")]
+/// enum CartEvent { CheckedOut }
+///
+/// #[derive(Clone, Debug, PartialEq, DomainEvent)]
+/// #[event(aggregate = "loan")]
+/// enum LoanEvent { Requested }
+///
+/// event_set!(enum ShopEvent { Cart(CartEvent), Loan(LoanEvent) });
+///
+/// let aggregates: Vec<_> = ShopEvent::selectors().iter().map(|s| s.aggregate).collect();
+/// assert_eq!(aggregates, ["cart", "loan"]);
+/// ```
 #[macro_export]
 macro_rules! event_set {
     ($(#[$attr:meta])* $vis:vis enum $set:ident { $($variant:ident($event:ty)),+ $(,)? }) => {
@@ -271,12 +320,15 @@ macro_rules! event_set {
     }};
 }
 
-/// A stored event name. Names from this build are static, names from a store are shared: cloning allocates in neither case.
+/// The stored name of an event.
+///
+/// Names from this build are static, and names from a store are shared, so that cloning never
+/// allocates.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct EventName(SharedStr);
 
 impl EventName {
-    /// The text.
+    /// Returns the text of the name.
     pub fn as_str(&self) -> &str {
         self.0.as_str()
     }
@@ -323,52 +375,70 @@ impl Display for EventName {
     }
 }
 
-/// Everything about a recorded event except its payload.
+/// The description of a recorded event: everything except its payload.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct EventHeader {
-    /// Unique, and the same on every redelivery.
+    /// The id of the event, which is unique and the same on every redelivery.
     pub event_id: EventId,
     /// The stream that the event belongs to.
     pub stream: StreamId,
-    /// Place in the stream: 1 is the first event, without gaps.
+    /// The position of the event in its stream, from 1 without gaps.
     pub version: Version,
-    /// Version of the last event of the same commit: only there do heads, snapshots and watermarks exist.
+    /// The version of the last event of the same commit. Heads, snapshots and watermarks exist only
+    /// there.
     pub commit_last: Version,
-    /// Stored name.
+    /// The stored name of the event.
     pub name: EventName,
-    /// Schema version that the payload was written in.
+    /// The schema version in which the payload was written.
     pub schema_version: u16,
     /// The tag of the codec that wrote the payload; `None` for JSON.
     pub codec: Option<Arc<str>>,
-    /// The writer's clock at the commit.
+    /// The time of the commit, by the clock of its writer.
     pub recorded_at: Timestamp,
-    /// Correlation, causation, trace and the user's own entries; shared by the events of a commit.
+    /// The metadata of the commit: correlation, causation, trace and the entries of the user. All
+    /// events of a commit share it.
     pub metadata: Metadata,
 }
 
-/// One event as the store and the bus carry it.
+/// An event as a store and a bus carry it: a header and an encoded payload.
+///
+/// # Example
+/// ```
+/// use foldstream::{CommitId, EventHeader, RecordedEvent, StreamId, Timestamp, Version};
+///
+/// let commit = CommitId::random();
+/// let cart = StreamId::new("cart", "7")?;
+/// let first = Version::new(1);
+/// let header = EventHeader::new(commit.event_id(0), cart, first, "ItemAdded", Timestamp::now());
+/// let event = RecordedEvent::new(header, r#"{"sku":"milk"}"#.into());
+/// // An event that ends its commit is also the commit's last.
+/// assert_eq!(event.header.commit_last, event.header.version);
+/// assert_eq!(event.header.event_id.commit_id(), commit);
+/// # Ok::<(), foldstream::InvalidStreamId>(())
+/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct RecordedEvent {
-    /// Identity, place and metadata.
+    /// The identity, position and metadata of the event.
     pub header: EventHeader,
     /// The encoded payload, without name or version.
     pub payload: Bytes,
 }
 
-/// One decoded event of a history, with its header.
+/// A decoded event of a history, with its header.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Recorded<E> {
-    /// Identity, place and metadata.
+    /// The identity, position and metadata of the event.
     pub header: EventHeader,
     /// The decoded event.
     pub event: E,
 }
 
 impl EventHeader {
-    /// For adapters and the wire format: the header of a one-event commit with a JSON payload of schema version 1.
+    /// Creates the header of an event that is alone in its commit, with a JSON payload of schema
+    /// version 1. For adapters and the wire format.
     #[must_use]
     pub fn new(
         event_id: EventId,
@@ -395,19 +465,19 @@ impl EventHeader {
         self.commit_last = last;
         self
     }
-    /// Sets the payload's schema version.
+    /// Sets the schema version of the payload.
     #[must_use]
     pub const fn with_schema_version(mut self, schema_version: u16) -> Self {
         self.schema_version = schema_version;
         self
     }
-    /// Sets what the payload is written in.
+    /// Sets the codec that wrote the payload; `None` stands for JSON.
     #[must_use]
     pub fn with_codec(mut self, codec: Option<Arc<str>>) -> Self {
         self.codec = codec;
         self
     }
-    /// Adds the commit's metadata.
+    /// Sets the metadata of the commit.
     #[must_use]
     pub fn with_metadata(mut self, metadata: Metadata) -> Self {
         self.metadata = metadata;

@@ -1,9 +1,10 @@
-//! The one hash of the project: murmur2 as Kafka's Java clients compute it.
+//! The only hash function of the project: murmur2 as Kafka's Java clients compute it.
 //!
-//! It decides Kafka partitions and the shards of control rows. It is stored by its effect, so it never changes, and
-//! the standard library's `DefaultHasher`, which may change with a compiler, is never used for anything stored.
+//! It determines Kafka partitions and the shards of control rows. Its results are stored, so it
+//! never changes. The standard library's `DefaultHasher`, which may change with a compiler, is
+//! never used for anything stored.
 
-/// Murmur2 of `data` with Kafka's seed, as an unsigned number.
+/// Returns murmur2 of `data` with Kafka's seed, as an unsigned number.
 ///
 /// # Example
 /// ```
@@ -33,9 +34,17 @@ pub fn murmur2(data: &[u8]) -> u32 {
     h ^ (h >> 15)
 }
 
-/// The partition that Kafka's Java clients choose for a key: `murmur2(key) & 0x7fffffff % partitions`.
+/// Returns the partition that Kafka's Java clients choose for a key:
+/// `murmur2(key) & 0x7fffffff % partitions`.
 ///
 /// `partitions` of 0 counts as 1.
+///
+/// # Example
+/// ```
+/// let partition = foldstream::kafka_partition(b"cart#7", 12);
+/// assert!(partition < 12);
+/// assert_eq!(partition, foldstream::kafka_partition(b"cart#7", 12));
+/// ```
 #[must_use]
 pub fn kafka_partition(key: &[u8], partitions: u32) -> u32 {
     (murmur2(key) & 0x7fff_ffff) % partitions.max(1)

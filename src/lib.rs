@@ -57,7 +57,7 @@ pub use stream::{
 };
 pub use wire::{WireError, from_message, previous_record, to_message, to_message_after};
 
-/// A boxed error, as every `source` is kept.
+/// The boxed error type in which every `source` is kept.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;
 
 #[doc(hidden)]

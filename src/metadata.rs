@@ -1,59 +1,75 @@
-//! Identity of commits and events, and the metadata that a commit carries.
+//! The ids of commits and events, and the metadata that a commit carries.
 use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 use uuid::Uuid;
 
 crate::id!(
-    /// Names one command of a client, so that sending it twice applies it once. 1 to 256 bytes without U+001F where it is stored.
+    /// The id of one command of a client. A command that is sent twice under one id is applied
+    /// once.
+    ///
+    /// The id has 1 to 256 bytes without U+001F where it is stored.
     pub CommandId
 );
 crate::id!(
-    /// Groups everything that one request caused.
+    /// The id of a group: everything that one request caused.
     pub CorrelationId
 );
 crate::id!(
-    /// The direct cause of a commit: an event id or a request id.
+    /// The id of the direct cause of a commit: an event id or a request id.
     pub CausationId
 );
 crate::id!(
-    /// The author of a commit: a user, a service, a job.
+    /// The author of a commit: a user, a service or a job.
     pub ActorId
 );
 
-/// Names one append content: the same id is never sent with other events.
+/// The id of the content of one append. The same id is never sent with other events.
 ///
-/// It settles an append whose answer was lost, and it identifies history: a version alone does not, since a restored
-/// backup reuses version numbers.
+/// A commit id identifies an append whose answer was lost. It also identifies a history: a version
+/// alone does not, since the stream of a restored backup reuses version numbers.
+///
+/// # Example
+/// ```
+/// use foldstream::CommitId;
+/// let commit: CommitId = "0191d0a0-0000-7000-8000-000000000000".parse()?;
+/// assert_eq!(commit.event_id(2).to_string(), "0191d0a0-0000-7000-8000-000000000000/2");
+/// assert_ne!(CommitId::random(), CommitId::random());
+/// # Ok::<(), foldstream::InvalidId>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CommitId(Uuid);
 
 impl CommitId {
-    /// A fresh id (UUIDv7) from the system. Code that takes an [`IdSource`](crate::IdSource) asks that instead.
+    /// Creates a fresh id (UUIDv7) from the system's clock and randomness. Code that has an
+    /// [`IdSource`](crate::IdSource) asks the source instead.
     pub fn random() -> Self {
         Self(Uuid::now_v7())
     }
 
-    /// From its 128 bits.
+    /// Creates a commit id from its 128 bits.
     pub const fn from_u128(bits: u128) -> Self {
         Self(Uuid::from_u128(bits))
     }
 
-    /// Its 128 bits.
+    /// Returns the 128 bits of the id.
     pub const fn as_u128(self) -> u128 {
         self.0.as_u128()
     }
 
-    /// Returns the id that the commit of a command with a command id gets: a UUIDv5 of stream, command id and the nonce in
-    /// the command's mark. Every attempt at the command that finds the mark makes the same id. A command id that is used
-    /// again after its mark has ended gets another nonce, and so another commit id.
+    /// Returns the id of the commit of a command with a command id: a UUIDv5 of the stream, the
+    /// command id and the nonce in the command's mark.
+    ///
+    /// Every attempt at the command that finds the mark computes the same id. A command id that is
+    /// used again after its mark has expired gets another nonce, and therefore another commit id.
     pub fn of_command(stream: &crate::StreamId, command: &CommandId, nonce: u64) -> Self {
         let namespace = Uuid::new_v5(&Uuid::NAMESPACE_URL, stream.as_str().as_bytes());
-        // Of fixed length and first, so that no other command id and nonce make the same text.
+        // The nonce has a fixed length and comes first. No other command id and nonce give the same
+        // text.
         let mut name = nonce.to_be_bytes().to_vec();
         name.extend_from_slice(command.as_str().as_bytes());
         Self(Uuid::new_v5(&namespace, &name))
     }
 
-    /// The id of the commit's event at `index`, from 0.
+    /// Returns the id of the commit's event at `index`, from 0.
     pub const fn event_id(self, index: u16) -> EventId {
         EventId {
             commit_id: self,
@@ -78,7 +94,7 @@ impl fmt::Debug for CommitId {
     }
 }
 
-/// A text that is no commit id or event id.
+/// The error returned for a text that is not a commit id or an event id.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not {expected}")]
 pub struct InvalidId {
@@ -107,9 +123,11 @@ impl<'de> serde::Deserialize<'de> for CommitId {
     }
 }
 
-/// The permanent id of an event: its commit and its place there, shown `<uuid>/<n>` with n from 0.
+/// The permanent id of an event: its commit and its index in that commit, displayed as `<uuid>/<n>`
+/// with n from 0.
 ///
-/// Derived, so it costs no bytes in the store; duplicates on the bus carry the same.
+/// The id is computed from the commit's, so it costs no bytes in the store. Duplicates of an event
+/// on the bus have the same id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct EventId {
     commit_id: CommitId,
@@ -117,11 +135,11 @@ pub struct EventId {
 }
 
 impl EventId {
-    /// The commit.
+    /// Returns the id of the commit.
     pub const fn commit_id(self) -> CommitId {
         self.commit_id
     }
-    /// The place in the commit, from 0.
+    /// Returns the index of the event in its commit, from 0.
     pub const fn index(self) -> u16 {
         self.index
     }
@@ -148,7 +166,21 @@ impl FromStr for EventId {
     }
 }
 
-/// The metadata of a commit. Empty metadata costs nothing, and cloning is a reference count.
+/// The metadata of a commit. Empty metadata takes no memory, and cloning increments a reference
+/// count.
+///
+/// # Example
+/// ```
+/// use foldstream::Metadata;
+///
+/// let metadata = Metadata::new()
+///     .with_correlation_id("request-7")
+///     .with_actor("alice")
+///     .with("tenant", "acme");
+/// assert_eq!(metadata.get("tenant"), Some("acme"));
+/// assert_eq!(metadata.actor().map(|actor| actor.as_str()), Some("alice"));
+/// assert!(metadata.command_id().is_none());
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Metadata(Option<Arc<Entries>>);
 
@@ -164,10 +196,11 @@ struct Entries {
 }
 
 impl Metadata {
-    /// The bytes that [`Metadata::bytes`] counts for each entry beside its text: more than any backend adds to one.
+    /// The bytes that [`Metadata::bytes`] counts for each entry beside its text. No backend adds
+    /// more to an entry.
     pub const ENTRY_BYTES: usize = 16;
 
-    /// Nothing.
+    /// Creates empty metadata.
     pub const fn new() -> Self {
         Self(None)
     }
@@ -177,45 +210,47 @@ impl Metadata {
         self
     }
 
-    /// Names the command.
+    /// Sets the id of the command.
     #[must_use]
     pub fn with_command_id(self, id: impl Into<CommandId>) -> Self {
         self.edit(|m| m.command_id = Some(id.into()))
     }
-    /// Adds what identifies the command's content, for instance a hash of the request, or the request itself: the same
-    /// command id with another digest is then an error
-    /// ([`ExecuteError::CommandIdReused`](crate::ExecuteError::CommandIdReused)) and not taken for a repetition.
+    /// Sets the digest of the command's content, for instance a hash of the request, or the request
+    /// itself. The same command id with another digest is then an error
+    /// ([`ExecuteError::CommandIdReused`](crate::ExecuteError::CommandIdReused)) and not a
+    /// repetition.
     ///
-    /// Digests are compared only where both commands have one: without a digest, another command under the same id is
-    /// answered as a repetition. The digest may have any length: a UUIDv5 of its bytes is kept with the mark of the
-    /// command, and for as long as the mark. The digest is not part of the stored commit. It has an effect only where a command id has one, see
+    /// Digests are compared only if both commands have one: without a digest, another command under
+    /// the same id is answered as a repetition. The digest may have any length: a UUIDv5 of its
+    /// bytes is kept with the mark of the command, for as long as the mark. The digest is not part
+    /// of the stored commit. It has an effect only where a command id has one, see
     /// [`Repository::with_idempotency`](crate::Repository::with_idempotency).
     #[must_use]
     pub fn with_command_digest(self, digest: impl AsRef<[u8]>) -> Self {
         let digest = Uuid::new_v5(&Uuid::NAMESPACE_OID, digest.as_ref());
         self.edit(|m| m.command_digest = Some(digest.simple().to_string().into()))
     }
-    /// Groups this with everything else that the request caused.
+    /// Sets the id that this commit shares with everything else that the request caused.
     #[must_use]
     pub fn with_correlation_id(self, id: impl Into<CorrelationId>) -> Self {
         self.edit(|m| m.correlation_id = Some(id.into()))
     }
-    /// Says what directly caused this.
+    /// Sets the id of the direct cause.
     #[must_use]
     pub fn with_causation_id(self, id: impl Into<CausationId>) -> Self {
         self.edit(|m| m.causation_id = Some(id.into()))
     }
-    /// Says who asked for it.
+    /// Sets the author of the commit.
     #[must_use]
     pub fn with_actor(self, actor: impl Into<ActorId>) -> Self {
         self.edit(|m| m.actor = Some(actor.into()))
     }
-    /// Sets the W3C trace context.
+    /// Sets the W3C trace context of the request.
     #[must_use]
     pub fn with_traceparent(self, value: impl Into<Arc<str>>) -> Self {
         self.edit(|m| m.traceparent = Some(value.into()))
     }
-    /// Sets an entry of the user's own. A later entry of the same key replaces an earlier one.
+    /// Sets an entry of the user. A later entry with the same key replaces an earlier one.
     #[must_use]
     pub fn with(self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.edit(|m| {
@@ -227,43 +262,45 @@ impl Metadata {
     pub fn is_empty(&self) -> bool {
         self.0.as_deref().is_none_or(|m| *m == Entries::default())
     }
-    /// The command's id.
+    /// Returns the id of the command.
     pub fn command_id(&self) -> Option<&CommandId> {
         self.0.as_ref()?.command_id.as_ref()
     }
-    /// Returns the digest of the command's content as the command's mark keeps it: 32 hexadecimal digits.
+    /// Returns the digest of the command's content, as the command's mark keeps it: 32 hexadecimal
+    /// digits.
     pub fn command_digest(&self) -> Option<&str> {
         self.0.as_ref()?.command_digest.as_deref()
     }
-    /// The metadata that a commit carries: without the digest, which only the mark of the command keeps.
+    /// Returns the metadata that a commit carries: without the digest, which only the mark of the
+    /// command keeps.
     pub(crate) fn of_commit(self) -> Self {
         match self.command_digest() {
             Some(_) => self.edit(|m| m.command_digest = None),
             None => self,
         }
     }
-    /// The correlation.
+    /// Returns the correlation id, if there is one.
     pub fn correlation_id(&self) -> Option<&CorrelationId> {
         self.0.as_ref()?.correlation_id.as_ref()
     }
-    /// The cause.
+    /// Returns the causation id, if there is one.
     pub fn causation_id(&self) -> Option<&CausationId> {
         self.0.as_ref()?.causation_id.as_ref()
     }
-    /// Returns the author.
+    /// Returns the author of the commit, if there is one.
     pub fn actor(&self) -> Option<&ActorId> {
         self.0.as_ref()?.actor.as_ref()
     }
-    /// W3C trace context.
+    /// Returns the W3C trace context, if there is one.
     pub fn traceparent(&self) -> Option<&str> {
         self.0.as_ref()?.traceparent.as_deref()
     }
-    /// One of the user's entries.
+    /// Returns the user's entry with this key.
     pub fn get(&self, key: &str) -> Option<&str> {
         self.0.as_ref()?.user.get(key).map(String::as_str)
     }
-    /// The size in bytes by which every event store limits metadata: all keys of the user and all values, and
-    /// [`Metadata::ENTRY_BYTES`] for each entry.
+    /// Returns the size in bytes by which every event store limits metadata: the keys of the user
+    /// and all values, and [`Metadata::ENTRY_BYTES`] for each entry.
     pub fn bytes(&self) -> usize {
         let fixed = [
             self.command_id().map(CommandId::as_str),
@@ -276,7 +313,7 @@ impl Metadata {
         let user = self.user().map(|(key, value)| key.len() + value.len());
         fixed.chain(user).map(|b| b + Self::ENTRY_BYTES).sum()
     }
-    /// All of the user's entries, by key.
+    /// Returns the entries of the user, ordered by key.
     pub fn user(&self) -> impl Iterator<Item = (&str, &str)> {
         let entries = self.0.as_deref().into_iter();
         entries.flat_map(|m| m.user.iter().map(|(k, v)| (k.as_str(), v.as_str())))

@@ -6,7 +6,8 @@ use std::{
     sync::Arc,
 };
 
-/// A string from this build, which is static, or from a backend, which is shared. Compares, hashes and prints as the text.
+/// A string from this build, which is static, or from a backend, which is shared. It compares,
+/// hashes and displays as its text.
 #[derive(Clone)]
 pub(crate) enum SharedStr {
     /// A string of this build.

@@ -1,20 +1,22 @@
-//! The policies of taking snapshots, and of loading with one.
+//! The policies by which a repository takes snapshots and loads with them.
 //!
-//! A snapshot is a cache of a fold: it is never an event of the stream, it only moves forward, it is written in the
-//! background after the append or load was acknowledged, and losing all of them costs time, never correctness.
+//! A snapshot is a cache of a fold. It is never an event of the stream, and an older one never
+//! replaces a newer one. It is written in the background after the append or load was acknowledged.
+//! Losing all snapshots costs time, never correctness.
 use std::{
     num::{NonZeroU32, NonZeroU64},
     time::Duration,
 };
 
-/// Decides, after a command or a load, whether the state is worth storing: by events, by time, by the cost of a load, or
-/// by [any of them](Self::or).
+/// A policy that decides, after a command or a load, whether the state is worth storing: by events,
+/// by time, by the cost of a load, or by [any of them](Self::or).
 ///
 /// # Example
 /// ```
 /// use foldstream::{SinceSnapshot, SnapshotPolicy};
 /// use std::time::Duration;
-/// let policy = SnapshotPolicy::every(50).or(SnapshotPolicy::older_than(Duration::from_secs(3600)));
+/// let hourly = SnapshotPolicy::older_than(Duration::from_secs(3600));
+/// let policy = SnapshotPolicy::every(50).or(hourly);
 /// let since = SinceSnapshot { events: 3, age: Duration::from_secs(4000), load: Duration::ZERO };
 /// assert!(policy.is_due(&since));
 /// assert!(!policy.is_due(&SinceSnapshot { events: 0, ..since }), "nothing is new");
@@ -29,16 +31,18 @@ pub struct SnapshotPolicy {
 /// The distance of a stream from its last known snapshot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SinceSnapshot {
-    /// The events after the snapshot; without one, all events.
+    /// The number of events after the snapshot; without a snapshot, of all events.
     pub events: u64,
-    /// The age, by the repository's clock, of the snapshot's last event; without a snapshot, of the first event.
+    /// The age, by the repository's clock, of the snapshot's last event; without a snapshot, of the
+    /// first event.
     pub age: Duration,
-    /// The time that the load took; zero where nothing was loaded.
+    /// The time that the load took; zero if nothing was loaded.
     pub load: Duration,
 }
 
 impl SnapshotPolicy {
-    /// Writes none; existing snapshots are used. The default.
+    /// Returns the policy that takes no snapshots. Existing snapshots are used. This is the
+    /// default.
     #[must_use]
     pub const fn never() -> Self {
         Self {
@@ -48,7 +52,8 @@ impl SnapshotPolicy {
         }
     }
 
-    /// Takes a snapshot when at least this many events follow the last one; 0 is [`never`](Self::never).
+    /// Takes a snapshot when at least this many events follow the last one; 0 is
+    /// [`never`](Self::never).
     #[must_use]
     pub const fn every(events: u64) -> Self {
         Self {
@@ -57,8 +62,9 @@ impl SnapshotPolicy {
         }
     }
 
-    /// Takes a snapshot when there is something new, and the last snapshot's state is older than this. By the repository's
-    /// [clock](crate::Repository::with_clock) and the times of the commits.
+    /// Takes a snapshot when there is a new event, and the state of the last snapshot is older than
+    /// `age`. The age is the difference between the repository's
+    /// [clock](crate::Repository::with_clock) and the time of the commit.
     #[must_use]
     pub const fn older_than(age: Duration) -> Self {
         Self {
@@ -67,7 +73,7 @@ impl SnapshotPolicy {
         }
     }
 
-    /// Takes a snapshot when there is something new, and a load took longer than this.
+    /// Takes a snapshot when there is a new event, and a load took longer than `limit`.
     #[must_use]
     pub const fn load_slower_than(limit: Duration) -> Self {
         Self {
@@ -76,7 +82,7 @@ impl SnapshotPolicy {
         }
     }
 
-    /// Takes a snapshot when this policy says so, or the other.
+    /// Takes a snapshot when this policy or the other one does.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
         // Of two limits of the same kind the lower one is reached whenever either is.
@@ -99,38 +105,52 @@ impl SnapshotPolicy {
                 || self.load.is_some_and(|limit| since.load > limit))
     }
 
-    /// Returns the most events that follow a snapshot, as far as the policy bounds them. A snapshot that could not be written
-    /// leaves more.
+    /// Returns the largest number of events after a snapshot, if the policy bounds them. A snapshot
+    /// that could not be written leaves more.
     #[must_use]
     pub const fn max_tail(&self) -> Option<NonZeroU64> {
         self.events
     }
 }
 
-/// The way in which a load reads a snapshot and what follows it.
+/// The way in which a load reads a snapshot and the commits after it.
 ///
-/// **Together** takes one round-trip time: the snapshot and the newest commits are asked for at the same time. It reads
-/// a fixed number of commits, also where fewer follow the snapshot, so each load costs the reading of so many.
-/// **In sequence** takes two, and reads only what follows the snapshot. A stream without a snapshot, or with more after it
-/// than was asked for, is read on from there.
+/// **Together** takes one round-trip time: the snapshot and the newest commits are requested at the
+/// same time. It reads a fixed number of commits, even if fewer follow the snapshot, and each load
+/// costs that much. **In sequence** takes two round-trip times, and reads only what follows the
+/// snapshot. A stream without a snapshot, or with more commits after it than were requested, is
+/// read further from there.
+///
+/// # Example
+/// ```
+/// use foldstream::{LoadPolicy, SnapshotPolicy};
+/// let every_50 = SnapshotPolicy::every(50);
+/// // 50 events of 100 bytes are cheap enough to be requested with the snapshot.
+/// assert_eq!(LoadPolicy::Auto.newest(every_50, 100).map(|n| n.get()), Some(50));
+/// assert_eq!(LoadPolicy::Auto.newest(every_50, 100_000), None);
+/// assert_eq!(LoadPolicy::together(0), LoadPolicy::InSequence);
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LoadPolicy {
-    /// Together if the [snapshot policy](SnapshotPolicy::every) bounds the events after a snapshot, and so many, of the
-    /// size that this repository has met, are less than [`LoadPolicy::MAX_TAIL_BYTES`]; else in sequence.
+    /// Together if the [snapshot policy](SnapshotPolicy::every) bounds the events after a snapshot,
+    /// and if that many events, of the average size that this repository has met, take less than
+    /// [`LoadPolicy::MAX_TAIL_BYTES`]. In sequence otherwise.
     #[default]
     Auto,
-    /// The snapshot, and so many of the newest commits.
+    /// The snapshot, and this number of the newest commits, at the same time.
     Together(NonZeroU32),
-    /// First the snapshot, then what follows it.
+    /// First the snapshot, then the commits after it.
     InSequence,
 }
 
 impl LoadPolicy {
-    /// 64 KiB: what [`Auto`](Self::Auto) reads on suspicion at most.
+    /// The largest number of bytes that [`Auto`](Self::Auto) requests together with a snapshot: 64
+    /// KiB.
     pub const MAX_TAIL_BYTES: u64 = 64 * 1024;
 
-    /// The snapshot, and so many of the newest commits; 0 is [`InSequence`](Self::InSequence).
+    /// Requests this number of the newest commits together with the snapshot; 0 is
+    /// [`InSequence`](Self::InSequence).
     #[must_use]
     pub const fn together(commits: u32) -> Self {
         match NonZeroU32::new(commits) {
@@ -139,8 +159,8 @@ impl LoadPolicy {
         }
     }
 
-    /// Returns the number of newest commits to ask for together with the snapshot; none: in sequence. `event_bytes` is what an
-    /// event takes in the store, about.
+    /// Returns the number of newest commits to request together with the snapshot; `None` if the
+    /// load is in sequence. `event_bytes` is the approximate size of an event in the store.
     #[must_use]
     pub fn newest(&self, snapshots: SnapshotPolicy, event_bytes: u64) -> Option<NonZeroU32> {
         match *self {

@@ -1,4 +1,5 @@
-//! The CloudEvents `source` attribute: a URI-reference, parsed before the first record is made.
+//! The CloudEvents `source` attribute: a URI-reference that is parsed before the first record is
+//! made.
 use std::{
     fmt::{self, Display},
     net::Ipv6Addr,
@@ -8,9 +9,10 @@ use std::{
 
 /// The CloudEvents `source` of records: a URI-reference of RFC 3986 that is not empty.
 ///
-/// Source and event id together identify an event worldwide. The source is written into every record and can never be
-/// corrected there, and readers of other languages refuse records whose source is not a URI-reference. Hence it is
-/// parsed here, and not where the first record is made.
+/// Source and event id together identify an event worldwide. The source is written into every
+/// record and can never be corrected there, and readers in other languages refuse records whose
+/// source is not a URI-reference. Therefore it is parsed here, and not where the first record is
+/// made.
 ///
 /// # Example
 /// ```
@@ -38,9 +40,9 @@ pub enum InvalidSourceUri {
     Character {
         /// The text that was given.
         uri: String,
-        /// The character.
+        /// The character that is not allowed.
         found: char,
-        /// The character's place in the text, in bytes from 0.
+        /// The position of the character in the text, in bytes from 0.
         at: usize,
     },
     /// A `%` is not followed by two hexadecimal digits.
@@ -50,10 +52,11 @@ pub enum InvalidSourceUri {
     PercentEncoding {
         /// The text that was given.
         uri: String,
-        /// The place of the `%` in the text, in bytes from 0.
+        /// The position of the `%` in the text, in bytes from 0.
         at: usize,
     },
-    /// The text before the first `:` is not a scheme, and a relative reference must not have a `:` in its first segment.
+    /// The text before the first `:` is not a scheme, and a relative reference must not have a `:`
+    /// in its first segment.
     #[error(
         "{uri:?} is not a URI-reference: {found:?} before the first colon is not a scheme (a letter, then letters, digits, + - .)"
     )]
@@ -68,13 +71,13 @@ pub enum InvalidSourceUri {
     Authority {
         /// The text that was given.
         uri: String,
-        /// The part without user information.
+        /// The part of the text, without user information.
         found: String,
     },
 }
 
 impl SourceUri {
-    /// Parses a source.
+    /// Parses the source of records.
     ///
     /// # Errors
     /// [`InvalidSourceUri`] if the text is empty or not a URI-reference.
@@ -83,13 +86,13 @@ impl SourceUri {
         check(&uri)?;
         Ok(Self(uri))
     }
-    /// Returns the text.
+    /// Returns the text of the source.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 impl Default for SourceUri {
-    /// Returns `urn:foldstream`.
+    /// Returns the source `urn:foldstream`.
     fn default() -> Self {
         Self("urn:foldstream".into())
     }
@@ -128,7 +131,7 @@ const fn is_sub_delim(b: u8) -> bool {
     )
 }
 
-/// `URI-reference` of RFC 3986, appendix A, without the empty one.
+/// Checks a text against `URI-reference` of RFC 3986, appendix A, without the empty one.
 fn check(uri: &str) -> Result<(), InvalidSourceUri> {
     if uri.is_empty() {
         return Err(InvalidSourceUri::Empty);
@@ -137,7 +140,7 @@ fn check(uri: &str) -> Result<(), InvalidSourceUri> {
     let query_at = uri[..fragment_at].find('?').unwrap_or(fragment_at);
     let is_path = |b| is_unreserved(b) || is_sub_delim(b) || matches!(b, b':' | b'@' | b'/');
     let is_query = |b| is_path(b) || b == b'?';
-    // Characters first: what follows may then look at bytes.
+    // Characters first: the checks below may then look at bytes.
     check_chars(uri, 0..query_at, |b| is_path(b) || matches!(b, b'[' | b']'))?;
     check_chars(uri, (query_at + 1).min(fragment_at)..fragment_at, is_query)?;
     check_chars(uri, (fragment_at + 1).min(uri.len())..uri.len(), is_query)?;
@@ -198,7 +201,8 @@ fn is_scheme(text: &str) -> bool {
         && bytes.all(|b| b.is_ascii_alphanumeric() || matches!(b, b'+' | b'-' | b'.'))
 }
 
-/// `authority = [ userinfo "@" ] host [ ":" port ]`, whose characters and percent-encodings are checked already.
+/// Checks `authority = [ userinfo "@" ] host [ ":" port ]`, whose characters and percent-encodings
+/// are checked already.
 fn check_authority(uri: &str, authority: &str) -> Result<(), InvalidSourceUri> {
     let (user_info, host_and_port) = authority.rsplit_once('@').unwrap_or(("", authority));
     let is_reg_name = |b: u8| is_unreserved(b) || is_sub_delim(b) || b == b'%';
@@ -222,7 +226,7 @@ fn check_authority(uri: &str, authority: &str) -> Result<(), InvalidSourceUri> {
     })
 }
 
-/// `IPv6address / IPvFuture`.
+/// Returns true for `IPv6address / IPvFuture` of RFC 3986.
 fn is_ip_literal(text: &str) -> bool {
     if let Some(future) = text.strip_prefix(['v', 'V']) {
         let is_address = |b: u8| is_unreserved(b) || is_sub_delim(b) || b == b':';
@@ -240,7 +244,8 @@ fn is_ip_literal(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// The examples of RFC 3986 (1.1.2, 3.2.2, 5.4), of CloudEvents 1.0, and corner cases of the grammar.
+    /// The examples of RFC 3986 (1.1.2, 3.2.2, 5.4), of CloudEvents 1.0, and corner cases of the
+    /// grammar.
     #[test]
     fn uri_references_are_taken() {
         for uri in [

@@ -1,4 +1,4 @@
-//! Streams: who they belong to, where they end, and what an append may expect.
+//! Streams: their ids, their heads, and what an append may expect of them.
 use crate::{CommitId, Timestamp, text::forbidden_char};
 use std::{
     fmt::{self, Display, Write as _},
@@ -7,7 +7,15 @@ use std::{
     sync::Arc,
 };
 
-/// Place of an event in its stream: the first is 1; 0 means "no events". Gapless.
+/// The position of an event in its stream, without gaps. The first event has version 1; 0 means "no
+/// events".
+///
+/// # Example
+/// ```
+/// use foldstream::Version;
+/// assert_eq!(Version::NONE.next(), Version::new(1));
+/// assert_eq!(Version::new(7).plus(3).get(), 10);
+/// ```
 #[derive(
     Clone,
     Copy,
@@ -25,23 +33,23 @@ use std::{
 pub struct Version(u64);
 
 impl Version {
-    /// Before the first event.
+    /// The version before the first event: that of an empty stream.
     pub const NONE: Self = Self(0);
 
-    /// A version from a number, for instance of an HTTP `If-Match`.
+    /// Creates a version from a number, for instance from an HTTP `If-Match` header.
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
-    /// The number.
+    /// Returns the number of the version.
     pub const fn get(self) -> u64 {
         self.0
     }
-    /// The version of the next event.
+    /// Returns the version of the next event.
     #[must_use]
     pub const fn next(self) -> Self {
         self.plus(1)
     }
-    /// The version `events` places further on; saturates.
+    /// Returns the version that is `events` events later. The highest version is a limit.
     #[must_use]
     pub const fn plus(self, events: u64) -> Self {
         Self(self.0.saturating_add(events))
@@ -54,26 +62,28 @@ impl Display for Version {
     }
 }
 
-/// The identity of one stream, written `<aggregate type>#<id>`. Cloning is a reference count.
+/// The identity of one stream, written `<aggregate type>#<id>`. Cloning it increments a reference
+/// count.
 ///
-/// The aggregate type is 1 to 64 characters of `[A-Za-z0-9_.-]`. The first `#` ends it, so the id may contain `#`. The id
-/// holds neither control characters nor Unicode noncharacters: it becomes part of record keys, of headers and of rows
-/// whose keys join several ids with U+001F. The whole text has at most [`StreamId::MAX_LEN`] bytes.
+/// The aggregate type has 1 to 64 characters of `[A-Za-z0-9_.-]`. The first `#` ends it, so the id
+/// may contain `#`. The id holds neither control characters nor Unicode noncharacters: it becomes
+/// part of record keys, of headers and of rows whose keys join several ids with U+001F. The whole
+/// text has at most [`StreamId::MAX_LEN`] bytes.
 #[derive(Clone)]
 pub struct StreamId {
     text: Arc<str>,
-    /// Bytes before the `#`.
+    /// The number of bytes before the `#`.
     split: u8,
 }
 
-/// A text that cannot name a stream.
+/// The error returned for a text that cannot name a stream.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidStreamId {
-    /// The id is empty.
+    /// The id of the stream is empty.
     #[error("the id of a stream of {aggregate} is empty")]
     EmptyId {
-        /// The aggregate type.
+        /// The aggregate type of the stream.
         aggregate: String,
     },
     /// The aggregate type is empty, too long, or has a character that is not allowed.
@@ -82,7 +92,7 @@ pub enum InvalidStreamId {
         /// The text that was given.
         found: String,
     },
-    /// There is no `#` between aggregate type and id.
+    /// There is no `#` between the aggregate type and the id.
     #[error("{found:?} is no stream id: it is written <aggregate type>#<id>")]
     NoSeparator {
         /// The text that was given.
@@ -91,35 +101,37 @@ pub enum InvalidStreamId {
     /// The id holds a control character (C0, DEL, C1) or a Unicode noncharacter.
     #[error("the id of a stream of {aggregate} holds the character U+{code:04X}, which record keys and headers must not: encode it", code = u32::from(*found))]
     Character {
-        /// The aggregate type.
+        /// The aggregate type of the stream.
         aggregate: String,
-        /// The first such character.
+        /// The first such character in the id.
         found: char,
     },
-    /// The `Display` of the id returned an error. What it wrote before may be the beginning of another id, so it is not used.
+    /// The `Display` of the id returned an error. The text that it wrote before may be the
+    /// beginning of another id, so it is not used.
     #[error("the `Display` of the id of a stream of {aggregate} returned an error")]
     NotDisplayed {
-        /// The aggregate type.
+        /// The aggregate type of the stream.
         aggregate: String,
     },
-    /// Longer than [`StreamId::MAX_LEN`] bytes.
+    /// The text is longer than [`StreamId::MAX_LEN`] bytes.
     #[error("a stream id has at most {max} bytes, this one has {len}", max = StreamId::MAX_LEN)]
     TooLong {
-        /// Bytes found.
+        /// The length of the text in bytes.
         len: usize,
     },
 }
 
 impl StreamId {
-    /// Bytes that every adapter can store and still have room for a composite key (DynamoDB's sort keys end at 1,024).
+    /// The largest length of a stream id in bytes. Every adapter can store such an id and still has
+    /// room for a composite key: DynamoDB limits sort keys to 1,024 bytes.
     pub const MAX_LEN: usize = 512;
-    /// Characters of an aggregate type.
+    /// The largest number of characters in an aggregate type.
     pub const MAX_AGGREGATE_LEN: usize = 64;
 
     /// Joins an aggregate type and an id.
     ///
     /// # Errors
-    /// [`InvalidStreamId`] names the rule that is broken.
+    /// [`InvalidStreamId`] if the two cannot name a stream; it names the broken rule.
     ///
     /// # Example
     /// ```
@@ -139,10 +151,19 @@ impl StreamId {
         Self::checked(aggregate.len(), text.into())
     }
 
-    /// Reads the stored form.
+    /// Parses the stored form of a stream id.
     ///
     /// # Errors
-    /// [`InvalidStreamId`] names the rule that is broken.
+    /// [`InvalidStreamId`] if the text cannot name a stream; it names the broken rule.
+    ///
+    /// # Example
+    /// ```
+    /// use foldstream::StreamId;
+    /// let stream = StreamId::parse("cart#7")?;
+    /// assert_eq!(stream, StreamId::new("cart", "7")?);
+    /// assert!(StreamId::parse("cart").is_err());
+    /// # Ok::<(), foldstream::InvalidStreamId>(())
+    /// ```
     pub fn parse(text: &str) -> Result<Self, InvalidStreamId> {
         let split = text.find('#').ok_or_else(|| InvalidStreamId::NoSeparator {
             found: text.chars().take(80).collect(),
@@ -177,19 +198,20 @@ impl StreamId {
         Ok(Self { text, split })
     }
 
-    /// The stored form.
+    /// Returns the stored form, `<aggregate type>#<id>`.
     pub fn as_str(&self) -> &str {
         &self.text
     }
-    /// The aggregate type.
+    /// Returns the aggregate type.
     pub fn aggregate(&self) -> &str {
         &self.text[..usize::from(self.split)]
     }
-    /// The id within its type.
+    /// Returns the id within its aggregate type.
     pub fn id(&self) -> &str {
         &self.text[usize::from(self.split) + 1..]
     }
-    /// Returns the shard, of `shards` (0 counts as 1), that rows about this stream belong to: `murmur2(stream) % shards`.
+    /// Returns the shard to which rows about this stream belong: `murmur2(stream) % shards`. A
+    /// `shards` of 0 counts as 1.
     pub fn shard(&self, shards: u32) -> u32 {
         crate::murmur2(self.text.as_bytes()) % shards.max(1)
     }
@@ -212,7 +234,7 @@ impl PartialOrd for StreamId {
     }
 }
 impl Ord for StreamId {
-    /// Bytewise, by the stored form.
+    /// Byte by byte, by the stored form.
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
         self.text.cmp(&other.text)
     }
@@ -245,10 +267,19 @@ impl<'de> serde::Deserialize<'de> for StreamId {
     }
 }
 
-/// Proof that a stream was seen to end at a version: what a load or an append returned.
+/// Proof that a stream was seen to end at a version: the result of a load or an append.
 ///
-/// An append takes its stream from here, so a version can be used neither on another stream nor ahead of the real tail
-/// (which would leave a hole). A head exists only where a commit ends.
+/// An append takes its stream and version from a head. A version can therefore be used neither on
+/// another stream nor above the real tail, which would leave a hole. A head exists only where a
+/// commit ends.
+///
+/// # Example
+/// ```
+/// use foldstream::{StreamHead, StreamId, Version};
+/// let new_cart = StreamHead::empty(StreamId::new("cart", "7")?);
+/// assert_eq!((new_cart.version(), new_cart.commit_id()), (Version::NONE, None));
+/// # Ok::<(), foldstream::InvalidStreamId>(())
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct StreamHead {
     stream: StreamId,
@@ -258,7 +289,8 @@ pub struct StreamHead {
 }
 
 impl StreamHead {
-    /// A stream that is expected not to exist; safe for anyone to claim, the store checks it.
+    /// Creates the head of a stream that is expected not to exist. Anyone may claim that, since the
+    /// store checks it.
     pub const fn empty(stream: StreamId) -> Self {
         Self {
             stream,
@@ -268,7 +300,8 @@ impl StreamHead {
         }
     }
 
-    /// For adapters and the core only: the store has a commit `commit_id` of `stream` that ends at `version`.
+    /// Creates the head at which the commit `commit_id` of `stream` ends, with `version` as its
+    /// last event. For adapters, which have seen that commit.
     pub const fn observed(
         stream: StreamId,
         version: Version,
@@ -283,7 +316,7 @@ impl StreamHead {
         }
     }
 
-    /// Moves on to where the next commit of the same stream ends.
+    /// Moves this head to the end of the next commit of the same stream.
     pub(crate) const fn advance(
         &mut self,
         version: Version,
@@ -295,25 +328,25 @@ impl StreamHead {
         self.recorded_at = recorded_at;
     }
 
-    /// The stream.
+    /// Returns the stream of this head.
     pub const fn stream(&self) -> &StreamId {
         &self.stream
     }
-    /// The last version seen; 0 for an empty stream.
+    /// Returns the last version seen; 0 for an empty stream.
     pub const fn version(&self) -> Version {
         self.version
     }
-    /// The commit that ends here; none for an empty stream.
+    /// Returns the id of the commit that ends here; `None` for an empty stream.
     pub const fn commit_id(&self) -> Option<CommitId> {
         self.commit_id
     }
-    /// Returns the time of that commit, before which the next commit's time never is; for an empty stream 1970, which
-    /// limits nothing.
+    /// Returns the time of the commit that ends here. The next commit is never earlier. For an
+    /// empty stream the time is 1970, which limits nothing.
     pub const fn recorded_at(&self) -> Timestamp {
         self.recorded_at
     }
-    /// Returns the time of the next commit: `now`, but never before the commit that ends here, even if this host's clock is
-    /// slow.
+    /// Returns the time of the next commit: `now`, but never before the commit that ends here, even
+    /// if the clock of this host is slow.
     pub(crate) fn next_at(&self, now: Timestamp) -> Timestamp {
         match self.commit_id {
             Some(_) => now.max(self.recorded_at),
@@ -322,22 +355,32 @@ impl StreamHead {
     }
 }
 
-/// The state of the stream that a writer expects: of [`Repository::append`](crate::Repository::append) and
+/// The state in which a writer expects a stream, for
+/// [`Repository::append`](crate::Repository::append) and
 /// [`Repository::execute_at`](crate::Repository::execute_at).
+///
+/// # Example
+/// ```
+/// use foldstream::{ExpectedVersion, Version};
+/// // `If-Match: "7"` in a request.
+/// let expected = ExpectedVersion::from(Version::new(7));
+/// assert_eq!(expected, ExpectedVersion::Number(Version::new(7)));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ExpectedVersion {
-    /// Whatever is there; the append is retried after newer events.
+    /// Any state. The append is tried again when another writer extends the stream first.
     Any,
     /// The stream must not exist.
     NoStream,
-    /// The head that a load or an append returned; costs no read.
+    /// The head that a load or an append returned. It costs no read.
     Head(StreamHead),
-    /// A number from outside: it counts only if a commit *ends* there, which a read verifies. 0 is [`NoStream`](Self::NoStream).
+    /// A version from outside the process, which a read verifies: it counts only if a commit *ends*
+    /// there. 0 is [`NoStream`](Self::NoStream).
     Number(Version),
 }
 impl ExpectedVersion {
-    /// Returns the conflict of an append at this head, if the stream is not as expected.
+    /// Returns the conflict of an append at this head if the stream is not in the expected state.
     pub(crate) fn conflict(&self, head: &StreamHead) -> Option<VersionConflict> {
         let expected = match self {
             Self::Any => return None,
@@ -352,7 +395,7 @@ impl ExpectedVersion {
             .then(|| VersionConflict::new(head.stream().clone(), expected, Some(head.version())))
     }
 
-    /// Returns what is wrong with it, if it is the head of another stream.
+    /// Returns a description of the mistake if the expected head belongs to another stream.
     pub(crate) fn head_of_another(&self, stream: &StreamId) -> Option<String> {
         match self {
             Self::Head(head) if head.stream() != stream => Some(format!(
@@ -379,20 +422,22 @@ impl From<&StreamHead> for ExpectedVersion {
     }
 }
 
-/// Somebody else wrote first, or the expected version is not where a commit ends.
+/// The conflict of an append: another writer extended the stream first, or no commit ends at the
+/// expected version.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("version conflict on {stream}: expected {expected}, found {}", actual.map_or_else(|| "another".into(), |v| format!("at least {v}")))]
 #[non_exhaustive]
 pub struct VersionConflict {
-    /// The stream.
+    /// The stream that was not extended.
     pub stream: StreamId,
     /// The version that the writer had seen.
     pub expected: Version,
-    /// The stream has at least this version, where the store said so without another read.
+    /// A lower bound of the stream's version; `None` if the store did not report one without
+    /// another read.
     pub actual: Option<Version>,
 }
 impl VersionConflict {
-    /// For adapters: a failed condition.
+    /// Creates a conflict from a failed condition. For adapters.
     #[must_use]
     pub const fn new(stream: StreamId, expected: Version, actual: Option<Version>) -> Self {
         Self {
@@ -403,7 +448,8 @@ impl VersionConflict {
     }
 }
 
-/// Declares a typed text id with `new`, `as_str`, `Display`, `FromStr`, serde and `From<&str>`: `id!(pub CartId);`
+/// Declares a typed text id with `new`, `as_str`, `Display`, `FromStr`, serde and `From<&str>`:
+/// `id!(pub CartId);`
 ///
 /// # Example
 /// ```
@@ -418,9 +464,9 @@ macro_rules! id {
         $vis struct $name(::std::sync::Arc<str>);
         #[allow(dead_code, unreachable_pub, reason = "a generated id offers more than every user needs")]
         impl $name {
-            /// Wraps a text.
+            /// Creates an id from a text.
             $vis fn new(text: impl Into<::std::sync::Arc<str>>) -> Self { Self(text.into()) }
-            /// The text.
+            /// Returns the text of the id.
             $vis fn as_str(&self) -> &str { &self.0 }
         }
         impl ::std::fmt::Display for $name {

@@ -1,10 +1,11 @@
 //! The characters that ids, names and CloudEvents attributes may hold.
 
-/// Returns the first character of `text` that a CloudEvents string must not hold: a control character (C0, DEL, C1) or
-/// a Unicode noncharacter.
+/// Returns the first character of `text` that a CloudEvents string must not hold: a control
+/// character (C0, DEL, C1) or a Unicode noncharacter.
 ///
-/// Stream ids and event names become parts of record keys, headers and row keys. Rows are keyed by several ids joined
-/// with U+001F, and readers in other languages refuse or drop records whose attributes hold such characters.
+/// Stream ids and event names become parts of record keys, headers and row keys. Rows are keyed by
+/// several ids joined with U+001F, and readers in other languages refuse or drop records whose
+/// attributes hold such characters.
 pub(crate) fn forbidden_char(text: &str) -> Option<char> {
     text.chars().find(|c| c.is_control() || is_noncharacter(*c))
 }

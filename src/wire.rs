@@ -1,7 +1,8 @@
 //! The form of an event as a record on the bus: CloudEvents 1.0 in binary content mode.
 //!
-//! The key is the stream, so the events of a stream share a partition and keep their order. The value is the payload as it
-//! is stored. Everything else is a header. This format is stored in topics: it only grows.
+//! The key is the stream, so the events of a stream share a partition and keep their order. The
+//! value is the payload as it is stored. Everything else is a header. This format is stored in
+//! topics: it only grows.
 //!
 //! | header | content |
 //! |---|---|
@@ -22,9 +23,10 @@
 //! | `traceparent` | the same as `ce_traceparent`, where OpenTelemetry's propagators look for it |
 //! | `fs_command`, `fs_actor`, `fs_user_<key>` | the command id, the actor and the user's own entries, if there are any |
 //!
-//! Everything that a reader needs to understand an event is a CloudEvents attribute, since the CloudEvents SDKs drop all
-//! other headers. That is why the names of extensions consist of lower-case letters and digits only. The record's
-//! timestamp is the time of sending, from which the topic's retention counts; an event's own time is `ce_time`.
+//! Everything that a reader needs to understand an event is a CloudEvents attribute, since the
+//! CloudEvents SDKs drop all other headers. That is why the names of extensions consist of
+//! lower-case letters and digits only. The record's timestamp is the time of sending, from which
+//! the topic's retention counts; an event's own time is `ce_time`.
 use crate::{
     BoxError, EventHeader, EventId, Metadata, RecordedEvent, SourceUri, StreamId, Timestamp,
     Version,
@@ -52,23 +54,26 @@ const COMMAND: &str = "fs_command";
 const ACTOR: &str = "fs_actor";
 const USER: &str = "fs_user_";
 const TRACEPARENT: &str = "ce_traceparent";
-/// The header that OpenTelemetry reads. Not read here: whoever forwards a record may put the context of the forwarding there.
+/// The header that OpenTelemetry reads. This module does not read it: a program that forwards a
+/// record may put the context of the forwarding there.
 const TRACEPARENT_OF_TRANSPORT: &str = "traceparent";
 
-/// The only format so far.
+/// The number of the only format so far.
 const FORMAT_NUMBER: u64 = 1;
 
-/// The error returned for a record that cannot be read as an event, and for an event that cannot be written as one.
+/// The error returned for a record that cannot be read as an event, and for an event that cannot be
+/// written as a record.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WireError {
-    /// The record has no value: another program has deleted a key. No publisher of events writes such a record.
+    /// The record has no value: another program has deleted a key. Publishers of events never write
+    /// such a record.
     #[error("the record has no value, so it is no event: is something else written to this topic?")]
     Tombstone,
-    /// The key is not a stream id.
+    /// The key of the record is not a stream id.
     #[error("the key of the record is no stream id")]
     Key {
-        /// The reason.
+        /// The reason why the key is refused.
         #[source]
         source: BoxError,
     },
@@ -84,12 +89,12 @@ pub enum WireError {
         /// The name of the header.
         header: HeaderName,
     },
-    /// The value of a header has no meaning there.
+    /// The value of a header has no meaning in that header.
     #[error("header {header} cannot be read")]
     Invalid {
         /// The name of the header.
         header: &'static str,
-        /// The reason.
+        /// The reason why the value is refused.
         #[source]
         source: BoxError,
     },
@@ -98,18 +103,20 @@ pub enum WireError {
         "the record has format {found}, this build reads {FORMAT_NUMBER}: deploy the build that reads it"
     )]
     UnknownFormat {
-        /// The number of the format.
+        /// The number of the record's format.
         found: u64,
     },
 }
 
 /// Returns the record of an event, keyed by its stream, without a partition.
 ///
-/// `source` and the event id together identify the event worldwide. `sent_at` is the time of sending, from which the
-/// topic's retention counts. The stream's previous record in the topic is the event of the version before; for a stream
-/// of which some events stay out of the topic, use [`to_message_after`].
+/// `source` and the event id together identify the event worldwide. `sent_at` is the time of
+/// sending, from which the topic's retention counts. The stream's previous record in the topic is
+/// the event of the version before. For a stream of which some events stay out of the topic, use
+/// [`to_message_after`].
 ///
-/// A user's metadata entry whose key holds a NUL cannot be a header and is left out. No event store takes such an entry.
+/// A user's metadata entry whose key holds a NUL cannot be a header and is left out. No event store
+/// accepts such an entry.
 ///
 /// # Example
 /// ```
@@ -137,11 +144,11 @@ pub fn to_message(
     write(event, topic, source, sent_at, None)
 }
 
-/// Returns the record of an event whose predecessor in the topic is the stream's event of version `previous`, or of the
-/// first event in the topic if `previous` is [`Version::NONE`].
+/// Returns the record of an event whose predecessor in the topic is the stream's event of version
+/// `previous`. With [`Version::NONE`] the event is the first of its stream in the topic.
 ///
-/// Versions between the two are events that stay out of the topic. A reader that has seen `previous` then knows that it has
-/// missed nothing.
+/// Versions between the two are events that stay out of the topic. A reader that has seen
+/// `previous` knows from the record that it has missed nothing.
 ///
 /// # Errors
 /// [`WireError::Invalid`] if `previous` is not before the event's own version.
@@ -222,15 +229,17 @@ fn write(
     message
 }
 
-/// Returns the event of a record. Headers that this build does not know are ignored, of a repeated header the first
-/// counts, and a header without a value is absent.
+/// Returns the event of a record.
+///
+/// Headers that this build does not know are ignored. Of a repeated header the first one counts,
+/// and a header without a value counts as absent.
 ///
 /// # Errors
 /// [`WireError`] if a part of the record is missing or malformed.
 pub fn from_message(message: &Message) -> Result<RecordedEvent, WireError> {
     let payload = message.value.clone().ok_or(WireError::Tombstone)?;
     let headers = Headers(&message.headers);
-    // First: in another format nothing below need mean what it means here.
+    // The format comes first: in another format nothing below need mean what it means here.
     match headers.number(FORMAT)? {
         None | Some(FORMAT_NUMBER) => {}
         Some(found) => return Err(WireError::UnknownFormat { found }),
@@ -249,7 +258,7 @@ pub fn from_message(message: &Message) -> Result<RecordedEvent, WireError> {
     let event_id: EventId = headers.parsed(ID)?;
     let recorded_at: Timestamp = headers.parsed(TIME)?;
     let version = headers.version()?;
-    // The commit began `index` events earlier, at 1 or later.
+    // The commit began `index` events earlier, at version 1 or later.
     if version.get() <= u64::from(event_id.index()) {
         let reason = format!("version {version} is too low for event {event_id}");
         return Err(invalid(VERSION, reason));
@@ -269,8 +278,9 @@ pub fn from_message(message: &Message) -> Result<RecordedEvent, WireError> {
     Ok(RecordedEvent::new(header, payload))
 }
 
-/// Returns the version of the stream's previous record in the topic, if the record of an event says that it is not the
-/// version before the event's own. [`Version::NONE`]: the record is the first of its stream in the topic.
+/// Returns the version of the stream's previous record in the topic, if the record says that it is
+/// not the version before the event's own. [`Version::NONE`] says that the record is the first of
+/// its stream in the topic.
 ///
 /// # Errors
 /// [`WireError`] if the version of the event or of its predecessor is missing or malformed.
@@ -376,7 +386,7 @@ impl<'a> Headers<'a> {
     }
 }
 
-/// The text of a header; a null value is as good as no header.
+/// Returns the text of a header. A header without a value counts as absent.
 fn as_text((name, value): &(HeaderName, Option<Bytes>)) -> Result<Option<&str>, WireError> {
     let text = value.as_deref().map(std::str::from_utf8).transpose();
     text.map_err(|_| WireError::NotText {
@@ -384,10 +394,11 @@ fn as_text((name, value): &(HeaderName, Option<Bytes>)) -> Result<Option<&str>, 
     })
 }
 
-/// Returns the payload's media type: JSON without a codec, the codec's tag if it is a media type, else bytes.
+/// Returns the media type of the payload: JSON without a codec, the codec's tag if that is a media
+/// type, and bytes otherwise.
 ///
-/// A type that begins with `application/cloudevents` tells readers that the whole event is in the value (structured
-/// content mode), which it never is here.
+/// A type that begins with `application/cloudevents` would tell readers that the whole event is in
+/// the value (structured content mode), which it never is here.
 fn content_type(codec: Option<&str>) -> Bytes {
     match codec {
         None => Bytes::from_static(b"application/json"),
@@ -398,14 +409,16 @@ fn content_type(codec: Option<&str>) -> Bytes {
     }
 }
 
-/// Media types are compared without regard to case.
+/// Returns true for the media types of structured content mode. Case does not matter in media
+/// types.
 fn is_structured_mode(tag: &str) -> bool {
     const PREFIX: &str = "application/cloudevents";
     let start = tag.as_bytes().get(..PREFIX.len());
     start.is_some_and(|start| start.eq_ignore_ascii_case(PREFIX.as_bytes()))
 }
 
-/// `type/subtype`, with or without parameters, in the characters that RFC 9110 allows.
+/// Returns true for `type/subtype`, with or without parameters, in the characters that RFC 9110
+/// allows.
 fn is_media_type(tag: &str) -> bool {
     let token = |text: &str| {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
