@@ -162,7 +162,10 @@ impl SnapshotStoreError {
 ///
 /// #[async_trait]
 /// impl SnapshotStore for Snapshots {
-///     async fn load(&self, stream: &StreamId) -> Result<Option<StoredSnapshot>, SnapshotStoreError> {
+///     async fn load(
+///         &self,
+///         stream: &StreamId,
+///     ) -> Result<Option<StoredSnapshot>, SnapshotStoreError> {
 ///         let snapshots = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
 ///         Ok(snapshots.get(stream).cloned())
 ///     }

@@ -1,4 +1,4 @@
-//! Storing facts without a decision, and settling appends whose outcome is not known.
+//! Appends of events without a decision, and the settlement of appends whose outcome is not known.
 use super::{
     AppendError, FoldError, LoadError, Loaded, Repository, Settled, prepare::ahead, settle,
     turns::Known,
@@ -11,19 +11,24 @@ use crate::{
 use std::sync::Arc;
 
 impl<A: Aggregate> Repository<A> {
-    /// Stores facts without a decision, and returns the new head. For facts that others established, such as an import.
+    /// Stores events without a decision, and returns the new head. For events that were decided
+    /// elsewhere, such as those of an import.
     ///
-    /// Appends take turns with the commands on their stream in this process, and each leaves its head to the next: many
-    /// at once with [`ExpectedVersion::Any`] meet no conflict with each other.
+    /// Appends take turns with the commands on their stream in this process, and each leaves its
+    /// head to the next. Many concurrent appends with [`ExpectedVersion::Any`] therefore do not
+    /// conflict with each other.
     ///
-    /// The events are read back before they are stored, as those of a command are. They are folded first only where the
-    /// state at the stream's head is [cached](Self::with_cache), since an append does not load the state: then an event that
-    /// makes [`evolve`](Aggregate::evolve) panic is [`AppendError::Fold`]. Without a cached state such an event is stored,
-    /// and every later load of the stream fails with [`LoadError::Fold`].
+    /// The events are decoded again before they are stored, as those of a command are. They are
+    /// folded first only if the state at the stream's head is [cached](Self::with_cache), since an
+    /// append does not load the state. Then an event that makes [`evolve`](Aggregate::evolve) panic
+    /// is [`AppendError::Fold`]. Without a cached state such an event is stored, and every later
+    /// load of the stream fails with [`LoadError::Fold`].
     ///
     /// # Errors
-    /// [`AppendError`]: `Conflict` if the stream is not as expected, or if a [`Version`] from outside is not where a
-    /// commit ends; `Store(Invalid)` for no events or the head of another stream.
+    /// - `Conflict` if the stream is not as expected, or if no commit ends at a [`Version`] from
+    ///   outside.
+    /// - `Store(Invalid)` if there are no events, or if the head belongs to another stream.
+    /// - Another [`AppendError`] if an event cannot be encoded, or if the store refuses or fails.
     pub async fn append(
         &self,
         id: &A::Id,
@@ -34,7 +39,7 @@ impl<A: Aggregate> Repository<A> {
             .await
     }
 
-    /// [`append`](Self::append) with metadata.
+    /// Stores events as [`append`](Self::append) does, with metadata.
     ///
     /// # Errors
     /// As [`append`](Self::append).
@@ -61,8 +66,8 @@ impl<A: Aggregate> Repository<A> {
         })
     }
 
-    /// Appends in the stream's turn and leaves the new head to the next one, so that those who wait need neither a read
-    /// nor a conflict.
+    /// Appends in the stream's turn and leaves the new head to the next turn, which then needs no
+    /// read and meets no conflict.
     async fn append_in_turn(
         &self,
         stream: &StreamId,
@@ -113,7 +118,8 @@ impl<A: Aggregate> Repository<A> {
                     return Err(error.into());
                 }
             };
-            // Only a caller that takes any version is served by trying again after what is new.
+            // Only a caller that accepts any version is served by another attempt after the newer
+            // events.
             if *expected != ExpectedVersion::Any || !attempts.wait(FailureClass::Transient).await {
                 if let Some(known) = known.filter(|k| k.head.version() > append.head.version()) {
                     turn.keep_as_it_was(known);
@@ -124,7 +130,7 @@ impl<A: Aggregate> Repository<A> {
         }
     }
 
-    /// The head that an expectation stands for.
+    /// Returns the head that an expectation stands for.
     async fn resolve(
         &self,
         stream: &StreamId,
@@ -155,10 +161,11 @@ impl<A: Aggregate> Repository<A> {
         }
     }
 
-    /// Says what became of an append whose outcome was not known: [`EventStoreError::Unavailable`] with `pending`.
+    /// Finds out whether an append was stored whose outcome was not known:
+    /// [`EventStoreError::Unavailable`] with `pending`.
     ///
     /// # Errors
-    /// [`LoadError`] if its slots cannot be read; ask again.
+    /// [`LoadError`] if the slots of the append cannot be read. The call may be repeated.
     pub async fn settle(&self, pending: &PendingAppend) -> Result<Settled, LoadError> {
         let settled = settle::settle(&*self.inner.store, pending).await;
         settled.inspect_err(|error| self.met_in_load(error))
@@ -173,7 +180,8 @@ impl<A: Aggregate> Repository<A> {
     }
 }
 
-/// Folds events into a copy of the state that is known at the head they come after; none if no state is known there.
+/// Folds events into a copy of the state that is known at the head before them; `None` if no state
+/// is known there.
 fn fold_ahead<A: Aggregate>(
     known: Option<&Known<A>>,
     head: &StreamHead,

@@ -1,4 +1,4 @@
-//! The errors of a repository.
+//! The errors that a repository returns.
 use crate::{
     CodecError, CommandId, InvalidStreamId, InvalidUpcasters, StreamId, Version, VersionConflict,
     ports::{ControlStoreError, EventStoreError, SnapshotStoreError},
@@ -12,13 +12,13 @@ pub enum LoadError {
     /// The id cannot name a stream.
     #[error("invalid stream id")]
     InvalidStreamId(#[from] InvalidStreamId),
-    /// The store did not answer.
+    /// The store refused the read or failed.
     #[error("the stream cannot be read")]
     Store(#[from] EventStoreError),
-    /// An event cannot be read, or is of no known type.
+    /// An event cannot be decoded, or its type is not known.
     #[error("event {version} of {stream} cannot be read")]
     Codec {
-        /// The stream.
+        /// The stream that holds the event.
         stream: StreamId,
         /// The version of the event.
         version: Version,
@@ -26,14 +26,15 @@ pub enum LoadError {
         #[source]
         source: CodecError,
     },
-    /// The store returned a history with a hole or an overlap: never a shorter history.
+    /// The store returned a history with a hole or an overlap. The repository never takes it for a
+    /// shorter history.
     #[error("stream {stream} has version {found} where {expected} belongs")]
     NotContiguous {
-        /// The stream.
+        /// The stream that was read.
         stream: StreamId,
-        /// The version that follows what was read before.
+        /// The version after the last one that was read before.
         expected: Version,
-        /// The version that came.
+        /// The version that the store returned instead.
         found: Version,
     },
     /// The fold panicked on a stored event.
@@ -44,21 +45,22 @@ pub enum LoadError {
     Upcasters(#[from] InvalidUpcasters),
 }
 
-/// The error when [`Aggregate::evolve`](crate::Aggregate::evolve) panics. The panic's own message went to the panic hook.
+/// The error returned when [`Aggregate::evolve`](crate::Aggregate::evolve) panics. The message of
+/// the panic went to the panic hook.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`evolve` panicked on event {version} of {stream}, which is {name}")]
 #[non_exhaustive]
 pub struct FoldError {
-    /// The stream.
+    /// The stream that was folded.
     pub stream: StreamId,
-    /// The event's version, or the version that it would have got.
+    /// The version of the event, or the version that a new event would have had.
     pub version: Version,
-    /// The event's name as this build has it.
+    /// The name of the event as this build has it.
     pub name: &'static str,
 }
 
 impl LoadError {
-    /// Returns whether the same call may succeed later.
+    /// Returns true if the same call may succeed later.
     pub const fn is_transient(&self) -> bool {
         match self {
             Self::Store(e) => e.is_transient(),
@@ -78,7 +80,7 @@ pub enum ForgetError {
     /// The id cannot name a stream.
     #[error("invalid stream id")]
     InvalidStreamId(#[from] InvalidStreamId),
-    /// The snapshot could not be deleted.
+    /// The stored snapshot could not be deleted.
     #[error("the snapshot cannot be deleted")]
     Snapshot(#[from] SnapshotStoreError),
 }
@@ -87,103 +89,114 @@ pub enum ForgetError {
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum ExecuteError<E> {
-    /// The aggregate refused.
+    /// The aggregate refused the command.
     Rejected(E),
-    /// Others wrote first, more often than the retry policy allows.
+    /// Other writers extended the stream first, more often than the retry policy allows.
     Conflict(VersionConflict),
-    /// The state could not be had.
+    /// The state could not be loaded.
     Load(LoadError),
-    /// The store did not take the commit. With `Unavailable { pending: Some(_) }` it may have: see [`Repository::settle`](crate::Repository::settle).
+    /// The store did not accept the commit. With `Unavailable { pending: Some(_) }` it may have
+    /// stored it: see [`Repository::settle`](crate::Repository::settle).
     Store(EventStoreError),
-    /// An event cannot be encoded, or would not be read back as what it is. Nothing was stored.
+    /// An event cannot be encoded, or would be decoded as another value. Nothing was stored.
     Codec(CodecError),
-    /// The fold panicked on a new event. Nothing was stored.
+    /// The fold panicked on a new event, and nothing was stored.
     Fold(FoldError),
-    /// The mark of an idempotent command could not be read or written. Sent again with its command id it takes effect once.
+    /// The mark of an idempotent command could not be read or written. A command that is sent again
+    /// with its command id takes effect once.
     Mark(ControlStoreError),
-    /// A command id that is empty, too long to be stored, or has U+001F in it, which separates it from its stream.
+    /// The command id is empty, too long to be stored, or contains U+001F, which separates it from
+    /// its stream.
     InvalidCommandId {
-        /// Bytes found.
+        /// The size of the id in bytes.
         bytes: usize,
-        /// The most it may have.
+        /// The largest size of an id in bytes.
         limit: usize,
     },
-    /// The command id was used before for another command: the digests differ. Nothing is stored. Give every command an
-    /// id of its own.
+    /// The command id was used before for another command: the digests differ. Nothing is stored.
+    /// Every command needs an id of its own.
     CommandIdReused {
-        /// The stream.
+        /// The stream of the command.
         stream: StreamId,
         /// The id that both commands have.
         command_id: CommandId,
     },
-    /// The command would store nothing now, but an earlier attempt at it has reserved a place in the stream, and the place
-    /// is still empty: the attempt may be stored there yet. Also an attempt that has failed for certain leaves the place
-    /// reserved, since others that have seen the mark, in whatever process, may be filling it.
+    /// The command would store nothing now, but an earlier attempt at it has reserved a slot in the
+    /// stream that is still empty. That attempt may still be stored there.
     ///
-    /// Sent again with its command id, the command is answered with the stored events once the attempt has landed, and
-    /// refused for good once another commit has the place. Until then, or until the retention of its command id ends, each
-    /// repeat says the same, unless the aggregate accepts the command again.
+    /// Even an attempt that has certainly failed leaves its slot reserved, since other attempts, in
+    /// any process, may have seen the mark and may be filling the slot.
+    ///
+    /// A command that is sent again with its command id is answered with the stored events once the
+    /// attempt is stored, and refused for good once another commit is in the slot. Until then, or
+    /// until the retention of its command id ends, each repeat returns this error, unless the
+    /// aggregate accepts the command again.
     EarlierAttemptPending {
-        /// The stream.
+        /// The stream of the command.
         stream: StreamId,
         /// The version at which the earlier attempt may be stored.
         slot: Version,
-        /// The reason why the aggregate refuses the command now; `None` if it finds nothing to do, or the stream is not at the
-        /// version that the caller expects.
+        /// The reason why the aggregate refuses the command now. `None` if it finds nothing to do,
+        /// or if the stream is not at the version that the caller expects.
         rejection: Option<E>,
     },
-    /// Marks of commands are kept for less than a minute, so that an attempt that is still under way could be forgotten.
-    /// Raise the retention in [`Repository::with_idempotency`](crate::Repository::with_idempotency).
+    /// The marks of commands are kept for less than a minute, so that an attempt that is still
+    /// under way could be forgotten. Raise the retention in
+    /// [`Repository::with_idempotency`](crate::Repository::with_idempotency).
     RetentionTooShort {
         /// The retention that the repository was given.
         retention: Duration,
-        /// The shortest that is allowed.
+        /// The shortest retention that is allowed.
         least: Duration,
     },
-    /// Others moved the stream or the command's mark, more often than the retry policy allows.
+    /// Other writers moved the stream or the command's mark, more often than the retry policy
+    /// allows.
     Contended {
-        /// The stream.
+        /// The stream of the command.
         stream: StreamId,
-        /// The number of attempts.
+        /// The number of attempts that were made.
         attempts: u32,
     },
     /// The stream is shorter than it was when the command was marked: a backup was restored.
     HistoryForked {
-        /// The stream.
+        /// The stream of the command.
         stream: StreamId,
         /// The version at which the command's commit belongs.
         slot: Version,
-        /// The end of the stream now.
+        /// The version at which the stream ends now.
         tail: Version,
     },
 }
 
-/// The error returned when facts, or a transaction, could not be stored.
+/// The error returned when events, or a transaction, could not be stored.
 ///
-/// A function that executes commands passes it on with `?`: every variant has its counterpart in [`ExecuteError`].
+/// A function that executes commands passes it on with `?`: every variant has its counterpart in
+/// [`ExecuteError`].
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AppendError {
-    /// The stream is not as expected, or other writers kept it moving for longer than the retry policy allows.
+    /// The stream is not as expected, or other writers kept it moving for longer than the retry
+    /// policy allows.
     #[error(transparent)]
     Conflict(VersionConflict),
     /// The stream could not be read.
     #[error("the stream cannot be read")]
     Load(#[from] LoadError),
-    /// The store did not take the commit. With `Unavailable { pending: Some(_) }` the commit may be stored:
-    /// [`Repository::settle`](crate::Repository::settle) tells.
+    /// The store did not accept the commit. With `Unavailable { pending: Some(_) }` the commit may
+    /// be stored: [`Repository::settle`](crate::Repository::settle) finds out.
     #[error("the commit cannot be stored")]
     Store(#[from] EventStoreError),
-    /// An event cannot be encoded, or would not be read back as what it is. Nothing was stored.
+    /// An event cannot be encoded, or would be decoded as another value. Nothing was stored.
     #[error("an event cannot be stored")]
     Codec(#[from] CodecError),
-    /// The fold of an event into the state that this process knows panics. Nothing was stored.
+    /// The fold of an event into the state that this process knows panicked. Nothing was stored.
     #[error(transparent)]
     Fold(#[from] FoldError),
 }
 
 impl AppendError {
-    /// Returns whether the same call may succeed later. After an unknown outcome it may also store the facts twice.
+    /// Returns true if the same call may succeed later. After an unknown outcome it may also store
+    /// the events twice.
     pub const fn is_transient(&self) -> bool {
         match self {
             Self::Conflict(_) => true,
@@ -212,10 +225,10 @@ impl<E> From<AppendError> for ExecuteError<E> {
     }
 }
 
-/// Marks a refused command in the chain of sources, whatever error type the aggregate has.
+/// A marker for a refused command in the chain of sources, whatever error type the aggregate has.
 ///
-/// So a handler that passes an [`ExecuteError`] on with `?` does not have its command retried forever: the runner finds
-/// the mark and treats a refusal as permanent.
+/// A handler that passes an [`ExecuteError`] on with `?` must not have its command retried forever.
+/// The runner finds this marker and treats the refusal as permanent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the aggregate refused the command")]
 pub struct Rejection;
@@ -223,8 +236,8 @@ pub struct Rejection;
 static REJECTION: Rejection = Rejection;
 
 impl<E> ExecuteError<E> {
-    /// Changes the type of the rejection and leaves every other error as it is, so that a function that executes commands
-    /// of several aggregates can return one error type.
+    /// Changes the type of the rejection and leaves every other error as it is, so that a function
+    /// that executes commands of several aggregates can return one error type.
     ///
     /// # Example
     /// ```
@@ -272,7 +285,8 @@ impl<E> ExecuteError<E> {
         }
     }
 
-    /// Returns whether the same call may succeed later. After an unknown outcome it may also apply the command twice.
+    /// Returns true if the same call may succeed later. After an unknown outcome it may also apply
+    /// the command twice.
     pub const fn is_transient(&self) -> bool {
         match self {
             Self::Conflict(_) | Self::Contended { .. } | Self::EarlierAttemptPending { .. } => true,

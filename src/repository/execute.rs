@@ -1,4 +1,4 @@
-//! Deciding a command and storing what follows from it.
+//! The execution of a command: its decision, and the append of the events that follow from it.
 use super::{ExecuteError, Executed, LoadError, Loaded, Repository, fold, prepare::Prepared};
 use crate::{
     Aggregate, Context, Decide, ExpectedVersion, Metadata, StreamHead, StreamId, Timestamp,
@@ -9,7 +9,7 @@ use crate::{
 use futures::{Stream, StreamExt};
 use std::time::Duration;
 
-/// The result of a command `C` on an aggregate `A`.
+/// The result of executing a command `C` on an aggregate `A`.
 pub type ExecuteResult<A, C> = Result<Executed<A>, ExecuteError<<A as Decide<C>>::Error>>;
 
 /// A command, and what its caller said about it.
@@ -17,13 +17,13 @@ pub(super) struct Request<'a, C> {
     pub(super) stream: &'a StreamId,
     pub(super) command: &'a C,
     pub(super) metadata: &'a Metadata,
-    /// The states that the command may be decided on.
+    /// The state of the stream that the caller expects.
     pub(super) expected: ExpectedVersion,
 }
 
-/// The state that a decision starts from.
+/// The state on which a decision starts.
 pub(super) enum Start<A> {
-    /// A state that the store may have moved on from.
+    /// A kept state. The stream may have moved in the store since.
     Cached(Loaded<A>),
     /// A state that was read during this command.
     Read(Loaded<A>),
@@ -35,14 +35,14 @@ pub(super) enum Decided<A: Aggregate, E> {
     NoFacts(NoFacts<A, E>),
 }
 
-/// Facts that follow from a command, not yet stored.
+/// Events that follow from a command and are not stored yet.
 pub(super) struct Facts<A: Aggregate> {
     pub(super) loaded: Loaded<A>,
     pub(super) events: Vec<A::Event>,
     pub(super) now: Timestamp,
 }
 
-/// A command that stores nothing.
+/// The outcome of a command that stores nothing.
 pub(super) struct NoFacts<A, E> {
     pub(super) loaded: Loaded<A>,
     pub(super) reason: Reason<E>,
@@ -52,12 +52,12 @@ pub(super) struct NoFacts<A, E> {
 pub(super) enum Reason<E> {
     Rejected(E),
     NothingToDo,
-    /// The stream is not where the caller expects it.
+    /// The stream is not at the version that the caller expects.
     Elsewhere(VersionConflict),
 }
 
 impl<A: Aggregate, E> NoFacts<A, E> {
-    /// Returns the caller's answer.
+    /// Returns the answer to the caller.
     pub(super) fn end(self) -> Result<Executed<A>, ExecuteError<E>> {
         match self.reason {
             Reason::Rejected(rejection) => Err(ExecuteError::Rejected(rejection)),
@@ -68,18 +68,25 @@ impl<A: Aggregate, E> NoFacts<A, E> {
 }
 
 impl<A: Aggregate> Repository<A> {
-    /// Decides a command on the current state and stores its events; after a conflict, decides again.
+    /// Decides a command on the current state and stores the events that follow. After a conflict
+    /// the command is decided again on the newer state.
     ///
-    /// Commands on one stream take turns in this process, and so do appends. Whoever is not polled, or waits for a store
-    /// that does not answer, holds the turn meanwhile: after 30 s with others waiting a warning is logged. Put a time
-    /// limit around a command that must not wait. With a [cache](Self::with_cache) a command on a known stream is
-    /// one round trip; a refusal or "nothing to do" that was decided on a cached state is confirmed by a read first.
+    /// Commands and appends on one stream take turns within this process. A future that is not
+    /// polled, or that waits for a store that does not answer, holds its turn meanwhile. After 30 s
+    /// with others waiting a warning is logged. A command that must not wait needs a timeout around
+    /// it.
     ///
-    /// If this future is dropped, the commit is stored whole or not at all.
+    /// With a [cache](Self::with_cache) a command on a known stream takes one round trip. A refusal
+    /// or "nothing to do" that was decided on a cached state is confirmed by a read first.
+    ///
+    /// # Cancellation
+    /// If this future is dropped, the commit is stored as a whole or not at all.
     ///
     /// # Errors
-    /// [`ExecuteError`]. With `Store(Unavailable { pending: Some(_) })` the outcome is unknown: ask
-    /// [`settle`](Self::settle) before the command is sent again, or it may be applied twice.
+    /// [`ExecuteError`] if the command had no effect, or none that is known. After
+    /// `Store(Unavailable { pending: Some(_) })` the outcome is unknown: the caller must
+    /// [`settle`](Self::settle) it before the command is sent again, because otherwise the command
+    /// may be applied twice.
     pub async fn execute<C: Send + Sync>(
         &self,
         id: &A::Id,
@@ -91,10 +98,11 @@ impl<A: Aggregate> Repository<A> {
         self.execute_with(id, command, Metadata::new()).await
     }
 
-    /// [`execute`](Self::execute) with a command id, correlation, causation, actor, trace or the user's own entries.
+    /// Executes a command as [`execute`](Self::execute) does, with a command id, correlation,
+    /// causation, actor, trace, or entries of the user.
     ///
-    /// A command id makes the command take effect once, where the repository
-    /// [is told to](Self::with_idempotency); elsewhere it is only recorded.
+    /// A command id makes the command take effect once if the repository [is told
+    /// to](Self::with_idempotency). Otherwise the id is only recorded.
     ///
     /// # Errors
     /// As [`execute`](Self::execute).
@@ -111,19 +119,22 @@ impl<A: Aggregate> Repository<A> {
             .await
     }
 
-    /// Decides a command on the state at exactly this version, as an HTTP request with `If-Match` asks for. If the stream
-    /// is elsewhere, or another writer is faster, the answer is a conflict at once.
+    /// Decides a command on the state at exactly this version, as an HTTP request with `If-Match`
+    /// demands. If the stream is at another version, or another writer is faster, the answer is a
+    /// conflict at once.
     ///
-    /// A command id still makes the command take effect once: sent again after it was stored, it is answered with the
-    /// stored events, although those events have moved the stream.
+    /// A command id still makes the command take effect once. A command that is sent again after it
+    /// was stored is answered with the stored events, although those events have moved the stream.
     ///
     /// # Errors
-    /// As [`execute`](Self::execute); `Conflict` if the stream is not as expected; `Store(Invalid)` if the head is of
-    /// another stream.
+    /// As [`execute`](Self::execute), and
+    /// - `Conflict` if the stream is not as expected,
+    /// - `Store(Invalid)` if the head belongs to another stream.
     ///
     /// # Example
     /// ```
-    /// # use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent, ExecuteError, Repository, Version, id};
+    /// # use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent};
+    /// # use foldstream::{ExecuteError, Repository, Version, id, ports::EventStore};
     /// # id!(NoteId);
     /// # #[derive(Clone, Debug, PartialEq, DomainEvent)]
     /// # #[event(aggregate = "note")]
@@ -138,9 +149,11 @@ impl<A: Aggregate> Repository<A> {
     /// # struct Write(&'static str);
     /// # impl Decide<Write> for Note {
     /// #     type Error = std::convert::Infallible;
-    /// #     fn decide(&self, command: &Write, _: &Context) -> Decision<Self, Self::Error> { Ok(vec![NoteEvent::Written { text: command.0.into() }]) }
+    /// #     fn decide(&self, command: &Write, _: &Context) -> Decision<Self, Self::Error> {
+    /// #         Ok(vec![NoteEvent::Written { text: command.0.into() }])
+    /// #     }
     /// # }
-    /// # async fn example(store: impl foldstream::ports::EventStore) -> Result<(), foldstream::BoxError> {
+    /// # async fn example(store: impl EventStore) -> Result<(), foldstream::BoxError> {
     /// let notes = Repository::<Note>::new(store);
     /// let first = notes.execute_at(&"n".into(), Version::NONE, Write("milk")).await?;
     /// let etag = first.version();
@@ -164,7 +177,7 @@ impl<A: Aggregate> Repository<A> {
             .await
     }
 
-    /// [`execute_at`](Self::execute_at) with metadata.
+    /// Executes a command as [`execute_at`](Self::execute_at) does, with metadata.
     ///
     /// # Errors
     /// As [`execute_at`](Self::execute_at).
@@ -200,7 +213,7 @@ impl<A: Aggregate> Repository<A> {
         })
     }
 
-    /// A command that takes effect as often as it is sent.
+    /// Executes a command that takes effect as often as it is sent.
     async fn execute_on<C: Send + Sync>(
         &self,
         request: Request<'_, C>,
@@ -219,9 +232,10 @@ impl<A: Aggregate> Repository<A> {
                     return end.end();
                 }
             };
-            // A new decision is new content: it gets a new id.
+            // A new decision is new content, so it gets a new id.
             let commit_id = self.inner.ids.commit_id();
-            // Where others write too, the state before is kept: after another conflict only what is new is read.
+            // After a conflict, other writers are likely to be faster again. The state before the
+            // events is kept then, so that the next attempt reads only what is new.
             let before = (attempts.failed() > 0).then(|| facts.loaded.clone());
             let prepared = self.prepare(facts, commit_id, request.metadata).await?;
             match self.inner.store.append(&prepared.append).await {
@@ -252,11 +266,11 @@ impl<A: Aggregate> Repository<A> {
         }
     }
 
-    /// Executes many commands, `concurrency` at a time (0 counts as 1), and returns each result as it is there. Commands
-    /// on one stream are executed in the order given.
+    /// Executes many commands, `concurrency` at a time (0 counts as 1), and returns each result as
+    /// soon as it is available. Commands on one stream are executed in the given order.
     ///
-    /// While the stream of results is not polled, commands that have begun hold their turn: drive it to its end before
-    /// another command on one of these streams is awaited in the same task.
+    /// While the stream of results is not polled, commands that have begun hold their turns. Drive
+    /// it to its end before the same task awaits another command on one of these streams.
     pub fn execute_many<'a, C>(
         &'a self,
         commands: impl IntoIterator<Item = (A::Id, C), IntoIter: Send> + 'a,
@@ -273,8 +287,10 @@ impl<A: Aggregate> Repository<A> {
         futures::stream::iter(executions).buffer_unordered(concurrency.max(1))
     }
 
-    /// Decides. If a cached state refuses, finds nothing to do or is not where the caller expects the stream, that is
-    /// confirmed by a read of what is new. A state that was just read needs no second look.
+    /// Decides a command.
+    ///
+    /// If a refusal, "nothing to do" or an unexpected version results from a cached state, it is
+    /// confirmed by a read of what is new. A state that was just read needs no confirmation.
     pub(super) async fn decide<C>(
         &self,
         start: Start<A>,
@@ -321,7 +337,7 @@ impl<A: Aggregate> Repository<A> {
         }
     }
 
-    /// Prepared events were stored and end at this head.
+    /// Returns the result of prepared events that were stored and end at this head.
     pub(super) fn stored(&self, prepared: Prepared<A>, head: StreamHead) -> Executed<A> {
         let Prepared { after, events, .. } = prepared;
         let mut fold = after.into_fold();
@@ -329,7 +345,7 @@ impl<A: Aggregate> Repository<A> {
         Executed::new(self.offered(fold.finish()), events, false)
     }
 
-    /// Hands a state that is stored to the snapshot writer.
+    /// Offers a stored state to the snapshot writer.
     fn offered(&self, mut loaded: Loaded<A>) -> Loaded<A> {
         if let Some(snapshots) = &self.inner.snapshots {
             snapshots.offer(&mut loaded, Duration::ZERO, || self.inner.clock.now());
@@ -337,21 +353,21 @@ impl<A: Aggregate> Repository<A> {
         loaded
     }
 
-    /// The commit was in the slot already: the stored events count.
+    /// Returns the result of a commit that was in its slot already: the stored events count.
     pub(super) async fn repeated<E>(
         &self,
         prepared: Prepared<A>,
         commits: Vec<Commit>,
     ) -> Result<Executed<A>, ExecuteError<E>> {
         match &commits[..] {
-            // The request was sent twice, which is the common case. The state needs no further read, which could fail
-            // although the command was stored.
+            // The request was sent twice, which is the common case. The state needs no further
+            // read, which could fail although the command was stored.
             [commit] if commit.events == prepared.append.events => {
                 let mut executed = self.stored(prepared, commit.head());
                 executed.repeated = true;
                 Ok(executed)
             }
-            // An earlier attempt at this command id decided something else.
+            // An earlier attempt with this command id made another decision.
             _ => {
                 let loaded = self.load_stream(prepared.append.head.stream()).await?;
                 self.stored_before(loaded, commits).await
@@ -359,7 +375,7 @@ impl<A: Aggregate> Repository<A> {
         }
     }
 
-    /// Returns the answer of an earlier execution: its stored events, and the state as of now.
+    /// Returns the answer of an earlier execution: its stored events, and the current state.
     pub(super) async fn stored_before<E>(
         &self,
         loaded: Loaded<A>,

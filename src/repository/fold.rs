@@ -10,16 +10,16 @@ use std::{
     sync::Arc,
 };
 
-/// The last snapshot that is known of a stream.
+/// The last known snapshot of a stream.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct LastSnapshot {
-    /// 0 without one.
+    /// The version of the snapshot; 0 without one.
     pub(super) version: Version,
-    /// When the event at that version was recorded; without a snapshot, the first event.
+    /// The time of the event at that version; without a snapshot, of the first event.
     pub(super) recorded_at: Option<Timestamp>,
 }
 
-/// A state and the head it stands at.
+/// A state and the head at which it stands.
 pub(super) struct Fold<A> {
     state: A,
     head: StreamHead,
@@ -27,12 +27,12 @@ pub(super) struct Fold<A> {
 }
 
 impl<A: Aggregate> Fold<A> {
-    /// The default state before the first event of a stream.
+    /// Creates the default state before the first event of a stream.
     pub(super) fn start(head: StreamHead) -> Self {
         Self::resume(A::default(), head, LastSnapshot::default())
     }
 
-    /// A state from a snapshot that was checked to fit the history at `head`.
+    /// Creates a fold from a snapshot that was checked to fit the history at `head`.
     pub(super) fn from_snapshot(state: A, head: StreamHead) -> Self {
         let snapshot = LastSnapshot {
             version: head.version(),
@@ -53,7 +53,8 @@ impl<A: Aggregate> Fold<A> {
         &self.head
     }
 
-    /// Takes the next commit in. A retired event keeps its version, so the head moves by the commit's length.
+    /// Folds the next commit. A retired event keeps its version, so the head moves by the length of
+    /// the commit.
     pub(super) fn take(&mut self, commit: &Commit, upcasters: &Upcasters) -> Result<(), LoadError> {
         let expected = self.head.version().next();
         if commit.first_version != expected {
@@ -74,7 +75,7 @@ impl<A: Aggregate> Fold<A> {
         Ok(())
     }
 
-    /// Takes events in that are not stored yet. The head stays where it is.
+    /// Folds events that are not stored yet. The head stays where it is.
     pub(super) fn take_new(&mut self, events: &[A::Event]) -> Result<(), FoldError> {
         let first = self.head.version().next().get();
         for (version, event) in (first..).zip(events) {
@@ -83,16 +84,16 @@ impl<A: Aggregate> Fold<A> {
         Ok(())
     }
 
-    /// The events taken in last were stored, and end at this head.
+    /// Moves the head: the events that were folded last were stored, and end there.
     pub(super) fn move_to(&mut self, head: StreamHead) {
         self.has_begun(head.recorded_at());
         self.head = head;
     }
 
-    /// After an error the state is of no use.
+    /// Folds one event. After an error the state is of no use.
     fn evolve(&mut self, version: Version, event: &A::Event) -> Result<(), FoldError> {
         let state = &mut self.state;
-        // The panic hook has told where it was.
+        // The panic hook has reported the place of the panic.
         catch_unwind(AssertUnwindSafe(|| state.evolve(event))).map_err(|_| FoldError {
             stream: self.head.stream().clone(),
             version,
@@ -100,7 +101,8 @@ impl<A: Aggregate> Fold<A> {
         })
     }
 
-    /// Without a snapshot the first event is the oldest that no snapshot covers.
+    /// Notes the time of the first event: without a snapshot it is the oldest event that no
+    /// snapshot covers.
     fn has_begun(&mut self, recorded_at: Timestamp) {
         self.snapshot.recorded_at.get_or_insert(recorded_at);
     }
@@ -133,7 +135,8 @@ fn decode_at<E: DomainEvent>(
     })
 }
 
-/// One stored event of `E`'s aggregate type, opened before; none if it is retired or shredded.
+/// Decodes one stored event of `E`'s aggregate type, which was opened before; `None` if it is
+/// retired or shredded.
 pub(super) fn decode<E: DomainEvent>(
     data: &EventData,
     upcasters: &Upcasters,
@@ -150,7 +153,7 @@ pub(super) fn decode<E: DomainEvent>(
     )
 }
 
-/// The decoded events of a commit with their headers; retired ones are left out.
+/// Returns the decoded events of a commit with their headers. Retired events are left out.
 pub(super) fn decode_recorded<E: DomainEvent>(
     commit: &Commit,
     upcasters: &Upcasters,

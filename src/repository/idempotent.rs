@@ -1,57 +1,71 @@
 //! Commands that carry a command id take effect once.
 //!
-//! A *mark* says which slot the command's commit may be in, and with which nonce its commit id is made: partition
-//! `cmd/<shard>`, sort `<stream>\u{1f}<command id>`. The commit id comes from stream, command id and nonce. It survives a
-//! new decision, which is safe because it is only ever sent to the marked slot. The nonce is fresh with every mark, so a
-//! command id that is used again after its mark has ended never gives two events one id.
+//! A *mark* says in which slot the command's commit may be, and with which nonce its commit id is
+//! made: partition `cmd/<shard>`, sort `<stream>\u{1f}<command id>`. The commit id is computed from
+//! stream, command id and nonce. It stays the same when the command is decided again, which is safe
+//! because it is only ever sent to the marked slot. The nonce is fresh with every mark, so a
+//! command id that is used again after its mark has expired never gives two events one id.
 //! ```text
-//! 1 a state is kept  -> 2, without a look at the mark
+//! 1 a state is kept  -> 2, without reading the mark
 //!   else                get the mark and the state together; a mark is there -> 4
 //! 2 decide on the state
-//!   facts            -> 3
-//!   nothing          -> get the mark, *after* the state was read; as it was known -> the caller's answer; else -> 4
-//! 3 put the mark if it is as known { slot v+1, nonce }; another one is there -> 4; else append at the slot
+//!   events           -> 3
+//!   nothing          -> get the mark, *after* the state was read
+//!                       as it was known -> the caller's answer; else -> 4
+//! 3 put the mark { slot v+1, nonce } if it is as known; another one is there -> 4
+//!   append at the slot
 //!   stored           -> done
 //!   conflict         -> 4
-//! 4 compare the digests; another command's: error. Get the slot's commit, and the state, together, after the mark
+//! 4 compare the digests; another command's: error
+//!   get the slot's commit and the state together, after the mark
 //!   mine             -> the stored events
 //!   another's        -> 2 with the state; 3 moves the mark to the slot after it
 //!   empty            -> the state must end right before the slot (earlier: forked history)
-//!                       decide; facts -> append at the slot; nothing -> an earlier attempt is pending
+//!                       decide; events  -> append at the slot
+//!                               nothing -> an earlier attempt is pending
 //! ```
-//! "Nothing" is a refusal, nothing to do, or a stream that is not at the version that the caller expects.
+//! "Nothing" is a refusal, nothing to do, or a stream that is not at the version that the caller
+//! expects.
 //!
 //! # Races
-//! Several attempts at one command may run at the same time: in processes that were taken for dead, or whose caller has
-//! given up. `X` and `Y` are two of them.
+//! Several attempts at one command may run at the same time: in processes that were taken for dead,
+//! or whose caller has given up. `X` and `Y` are two of them.
 //!
-//! - **The mark is put without a look (1, 3).** `Y` has marked before: the put of `X` fails, and what it returns is the mark
-//!   of `Y`. Of several puts of an absent mark one wins, and everyone else goes on with the winner's slot and nonce. That
-//!   the state of `X` is older than the mark of `Y` does no harm: `X` reads both slot and state again, after the mark.
-//! - **The mark is read beside the state (1), and is absent.** `Y` may mark and store after the mark was read and before
-//!   the state was. If `X` finds facts nevertheless, its put fails. If `X` refuses, that may be the doing of `Y`: the
-//!   mark is read again after the state (2), and now it is there.
-//! - **The slot and the state are read together (4).** Both are read after the mark, so the state ends at or after the
-//!   version before the slot, unless the history forked. The slot may be filled between the two reads. Then either
-//!   the state is too short for "another's", or too long for "empty"; both are read again.
-//! - **A late append.** An append of `X` may arrive long after `X` is dead. It is sent to the marked slot only. The mark
-//!   moves only when that slot is another commit's, so at the old slot the late append is a conflict forever. At the
-//!   slot that is still marked it has the commit id that every other attempt sends: stored once, and "repeated" to all.
-//! - **A refusal while the slot is empty (4).** An append of `X` may still arrive there, so `Y` must not tell its caller
-//!   "refused". It says that an earlier attempt is pending, as long as the slot is empty and the mark lives. Where `X` knows
-//!   for certain that its own append left nothing, the mark stays nevertheless: a third attempt may have read the mark and
-//!   be on its way to the slot, and beside its append one under a new mark could be stored. Sent again later, the command finds the slot filled by `X`, or by
-//!   another commit, and then the refusal is final. Wherever else a refusal is returned, no earlier attempt is under way: the mark
-//!   is absent, or its slot is another's and the mark was not moved since.
-//! - **A mark that was put and never heard of.** If the answer to a put is lost, the caller hears an error. Nothing was
-//!   appended, and the next attempt finds the mark or not.
+//! - **The mark is put without being read first (1, 3).** `Y` has put its mark before. The put of
+//!   `X` fails, and returns the mark of `Y`. Of several puts of an absent mark exactly one wins,
+//!   and every other attempt continues with the winner's slot and nonce. It does no harm that the
+//!   state of `X` is older than the mark of `Y`: `X` reads both slot and state again, after the
+//!   mark.
+//! - **The mark is read together with the state (1), and is absent.** `Y` may put its mark and
+//!   store its commit after the mark was read and before the state was read. If `X` finds events
+//!   nevertheless, its put fails. If `X` refuses, the events of `Y` may be the reason. Therefore
+//!   `X` reads the mark again after the state (2), and now the mark is there.
+//! - **The slot and the state are read together (4).** Both are read after the mark, so the state
+//!   ends at or after the version before the slot, unless the history forked. The slot may be
+//!   filled between the two reads. Then the state is either too short for "another's" or too long
+//!   for "empty", and both are read again.
+//! - **A late append.** An append of `X` may arrive long after `X` has died. It is sent to the
+//!   marked slot only. The mark moves only when that slot holds another commit, so the late append
+//!   is a conflict at the old slot forever. At the slot that is still marked it has the commit id
+//!   that every other attempt sends. It is stored once, and every attempt is told "repeated".
+//! - **A refusal while the slot is empty (4).** An append of `X` may still arrive there, so `Y`
+//!   must not tell its caller "refused". As long as the slot is empty and the mark lives, the
+//!   answer is that an earlier attempt is pending. The mark stays even if `X` knows for certain
+//!   that its own append stored nothing: a third attempt may have read the mark and be on its way
+//!   to the slot, and then a second append under a new mark could be stored too. When the command
+//!   is sent again later, the slot holds the commit of `X` or another one, and only then the
+//!   refusal is final. Wherever else a refusal is returned, no earlier attempt is under way: the
+//!   mark is absent, or its slot holds another commit and the mark was not moved since.
+//! - **A put whose answer is lost.** The caller gets an error. Nothing was appended, and the next
+//!   attempt finds the mark or does not.
 //!
-//! A refusal is not recorded: the same command may be accepted later. All of this holds while the mark lives, which is why
-//! a retention under a minute is refused: no request may be under way for longer.
+//! A refusal is not recorded: the same command may be accepted later. All of this holds while the
+//! mark lives, which is why a retention under one minute is refused: no request may be under way
+//! for longer.
 //!
 //! # Round trips
-//! With a kept state a command takes two round-trip times (put the mark, append), else three (mark and state, put the
-//! mark, append). A repeat takes two.
+//! With a kept state a command takes two round-trip times (put the mark, append). Without one it
+//! takes three (mark and state, put the mark, append). A repeat takes two.
 use super::{
     ExecuteError, Executed, Loaded, Repository,
     execute::{Decided, NoFacts, Reason, Request, Start},
@@ -66,10 +80,10 @@ use crate::{
 };
 use std::{sync::Arc, time::Duration};
 
-/// The most bytes of a command id: stream, separator and id must fit a sort key.
+/// The largest size of a command id in bytes: stream, separator and id must fit into a sort key.
 const MAX_COMMAND_ID: usize = 256;
 
-/// Partitions that marks are spread over.
+/// The number of partitions over which marks are spread.
 const SHARDS: u32 = 64;
 
 /// The shortest retention of a mark: no request of an attempt may be under way for longer.
@@ -78,13 +92,13 @@ const LEAST_RETENTION: Duration = Duration::from_secs(60);
 /// The value of a mark's row.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 struct Mark {
-    /// The version that the command's commit starts at, if it is stored.
+    /// The version at which the command's commit starts, if it is stored.
     #[serde(rename = "v")]
     slot: Version,
-    /// Makes the commit id another one than those of earlier uses of the command id.
+    /// The number that makes the commit id differ from those of earlier uses of the command id.
     #[serde(rename = "n")]
     nonce: u64,
-    /// The digest that the caller gave, if any.
+    /// The digest of the command that the caller gave; `None` if the caller gave none.
     #[serde(rename = "d", default, skip_serializing_if = "Option::is_none")]
     digest: Option<String>,
 }
@@ -104,38 +118,39 @@ struct Once<'a, C> {
     expires_at: Timestamp,
 }
 
-/// The mark as far as an attempt knows it.
+/// The mark, as far as an attempt knows it.
 enum Seen {
-    /// It was not looked for.
+    /// The mark was not read yet.
     NotYet,
-    /// It was read, or returned by a put that failed.
+    /// The mark was read, or returned by a put that failed.
     At(Option<Stored<Mark>>),
 }
 
-/// The result of one step.
+/// The result of one step of the algorithm.
 enum Step<A: Aggregate> {
     Done(Executed<A>),
-    /// There is a mark of an earlier attempt: go on with it.
+    /// There is a mark of an earlier attempt, with which the execution continues.
     Found(Stored<Mark>, Option<Loaded<A>>),
-    /// Others were faster: go on with the mark as it is now known, and with a state that the stream had.
+    /// Other attempts were faster. The execution continues with the mark as it is now known, and
+    /// with a state that the stream had.
     Again(Option<Stored<Mark>>, Option<Loaded<A>>),
 }
 
 type Stepped<A, E> = Result<Step<A>, ExecuteError<E>>;
 
 impl<C> Once<'_, C> {
-    /// Reads the mark.
+    /// Reads the mark of this command.
     async fn mark<E>(&self) -> Result<Option<Stored<Mark>>, ExecuteError<E>> {
         let found = self.rows.get(&self.key).await;
         found.map_err(ExecuteError::Mark)
     }
 
-    /// Returns the commit id that this command has under a nonce.
+    /// Returns the commit id that this command has with a nonce.
     fn commit_id(&self, nonce: u64) -> CommitId {
         CommitId::of_command(self.request.stream, self.id, nonce)
     }
 
-    /// Puts a mark, if the one that is there is as known.
+    /// Puts a mark if the stored one is still as known.
     async fn put<E>(
         &self,
         mark: Mark,
@@ -147,7 +162,7 @@ impl<C> Once<'_, C> {
         put.map_err(ExecuteError::Mark)
     }
 
-    /// Waits before the next attempt, if there may be one.
+    /// Waits before the next attempt, if the retry policy allows one.
     async fn wait<E>(&self, attempts: &mut Attempts<'_>) -> Result<(), ExecuteError<E>> {
         if attempts.wait(FailureClass::Transient).await {
             return Ok(());
@@ -158,7 +173,7 @@ impl<C> Once<'_, C> {
         })
     }
 
-    /// Fails if the mark is of another command under the same id, as far as digests can tell.
+    /// Fails if the mark belongs to another command with the same id, as far as digests can tell.
     fn check_digest<E>(&self, mark: &Mark) -> Result<(), ExecuteError<E>> {
         match (&mark.digest, self.request.metadata.command_digest()) {
             (Some(marked), Some(mine)) if *marked != mine => Err(ExecuteError::CommandIdReused {
@@ -193,7 +208,8 @@ impl<A: Aggregate> Repository<A> {
                     turn.keep(executed.loaded.clone());
                     return Ok(executed);
                 }
-                // To meet an earlier attempt is no contention. To meet another one each time is.
+                // Finding the mark of an earlier attempt once is no contention. Finding another one
+                // each time is.
                 Step::Found(mark, loaded) if !std::mem::replace(&mut was_found, true) => {
                     (Some(mark), loaded)
                 }
@@ -226,7 +242,8 @@ impl<A: Aggregate> Repository<A> {
     where
         A: Decide<C>,
     {
-        // The last separator of a mark's key is ours, or two commands could share a mark: a stream id may have others.
+        // The last separator of a mark's key separates the command id. A stream id may contain
+        // others, so an id with one could share the mark of another command.
         let is_ambiguous = id.as_str().contains('\u{1f}');
         if id.as_str().is_empty() || id.as_str().len() > MAX_COMMAND_ID || is_ambiguous {
             return Err(ExecuteError::InvalidCommandId {
@@ -254,7 +271,7 @@ impl<A: Aggregate> Repository<A> {
         })
     }
 
-    /// Step 1.
+    /// Step 1: starts from a kept state, or reads the mark and the state.
     async fn first_step<C: Send + Sync>(
         &self,
         once: &Once<'_, C>,
@@ -279,7 +296,8 @@ impl<A: Aggregate> Repository<A> {
         }
     }
 
-    /// Steps 2 and 3: decides, marks the slot after the state in place of the mark that is known, and appends there.
+    /// Steps 2 and 3: decides, puts a mark for the slot after the state in place of the known mark,
+    /// and appends there.
     async fn decide_and_mark<C: Send + Sync>(
         &self,
         once: &Once<'_, C>,
@@ -307,7 +325,7 @@ impl<A: Aggregate> Repository<A> {
                         _ => once.request.metadata.command_digest().map(Into::into),
                     },
                 };
-                // First, so that events that cannot be stored leave no mark.
+                // Prepared first, so that events that cannot be stored leave no mark.
                 let id = once.commit_id(mark.nonce);
                 let prepared = self.prepare(facts, id, once.request.metadata).await?;
                 match once.put(mark, known).await? {
@@ -317,7 +335,8 @@ impl<A: Aggregate> Repository<A> {
                 }
             }
             Decided::NoFacts(end) => {
-                // Another attempt may have stored its events between the look at the mark and the read of the state.
+                // Another attempt may have stored its events after this one read the mark and
+                // before it read the state. Its events may be the reason for the refusal.
                 let now = once.mark().await?;
                 let is_as_known = match &seen {
                     Seen::At(known) => now == *known,
@@ -335,7 +354,7 @@ impl<A: Aggregate> Repository<A> {
         }
     }
 
-    /// Step 4.
+    /// Step 4: looks at the marked slot and continues from what it holds.
     async fn at_the_slot<C: Send + Sync>(
         &self,
         once: &Once<'_, C>,
@@ -359,7 +378,7 @@ impl<A: Aggregate> Repository<A> {
                     && commit.first_version == slot =>
             {
                 let loaded = if loaded.version() < slot {
-                    // Filled between the two reads.
+                    // Another attempt filled the slot between the two reads.
                     self.caught_up(loaded).await?
                 } else {
                     loaded
@@ -369,7 +388,8 @@ impl<A: Aggregate> Repository<A> {
                     .map(Step::Done)
             }
             Some(_) if loaded.version() < slot => Ok(Step::Again(Some(mark), Some(loaded))),
-            // No late attempt can land in a slot that another commit has: the mark moves to the slot after the tail.
+            // No late attempt can be stored in a slot that holds another commit, so the mark moves
+            // to the slot after the tail.
             Some(_) => {
                 let (start, seen) = (Start::Read(loaded), Seen::At(Some(mark)));
                 self.decide_and_mark(once, turn, start, seen).await
@@ -378,7 +398,8 @@ impl<A: Aggregate> Repository<A> {
         }
     }
 
-    /// Nothing is in the slot yet: an earlier attempt died, or is still on its way with this very commit id.
+    /// Appends at the slot that is still empty: an earlier attempt died, or is still on its way
+    /// with this very commit id.
     async fn fill_slot<C: Send + Sync>(
         &self,
         once: &Once<'_, C>,
@@ -391,7 +412,7 @@ impl<A: Aggregate> Repository<A> {
     {
         let (slot, next) = (mark.value.slot, loaded.version().next());
         if next > slot {
-            // Filled between the two reads.
+            // Another attempt filled the slot between the two reads.
             return Ok(Step::Again(Some(mark), Some(loaded)));
         }
         if next < slot {
@@ -421,7 +442,7 @@ impl<A: Aggregate> Repository<A> {
         }
     }
 
-    /// Appends at the slot that is marked.
+    /// Appends prepared events at the marked slot.
     async fn append_once<E>(&self, prepared: Prepared<A>, mark: Stored<Mark>) -> Stepped<A, E> {
         match self.inner.store.append(&prepared.append).await? {
             AppendOutcome::Appended(head) => Ok(Step::Done(self.stored(prepared, head))),
@@ -432,9 +453,9 @@ impl<A: Aggregate> Repository<A> {
         }
     }
 
-    /// Returns what makes the commit ids of a new mark other ones than all before.
+    /// Returns a nonce that makes the commit ids of a new mark differ from all earlier ones.
     fn nonce(&self) -> u64 {
-        // The low half of a UUIDv7 is random but for two bits.
+        // The low half of a UUIDv7 is random except for two bits.
         (self.inner.ids.commit_id().as_u128() & u128::from(u64::MAX)) as u64
     }
 }

@@ -1,15 +1,18 @@
-//! The state that a command starts from: what the last turn left, where that can be trusted, else the store's.
+//! The state on which a command starts: the one that the last turn left if it can be trusted,
+//! otherwise the store's.
 //!
-//! A head that is not the tail of the store's history is dangerous on a backend that looks at a slot only, as DynamoDB
-//! does: an append after it leaves a hole, and the stream is unreadable from then on. A table that was restored under its
-//! old name makes such heads of all that a living process remembers. Three things keep them from being used:
+//! A head that is not the tail of the store's history is dangerous on a backend that looks only at
+//! a slot, as DynamoDB does. An append after it leaves a hole, and the stream is unreadable from
+//! then on. After a table was restored under its old name, everything that a running process
+//! remembers has such heads. Three checks prevent their use:
 //! ```text
-//! the adapter's incarnation changes         whatever was kept under another number is dropped
-//! a call finds the table missing, replaced  everything that is kept is dropped
-//! a stream was idle for minutes             the store is asked for the commit at the head: it has the commit id, or
-//!                                           what is kept is dropped
+//! the adapter's incarnation changes         states that were kept under another number are dropped
+//! a call finds the table missing, replaced  all kept states are dropped
+//! a stream was idle for minutes             the store is asked for the commit at the head; unless it
+//!                                           has the commit id, the kept state is dropped
 //! ```
-//! A restore takes minutes in which calls fail, so a stream that is not idle meets the first or the second.
+//! A restore takes minutes in which calls fail, so a stream that is not idle meets the first or the
+//! second check.
 use super::{LoadError, Loaded, Repository, execute::Start, turns::Known, turns::Turn};
 use crate::{
     Aggregate, StreamHead, StreamId,
@@ -30,7 +33,7 @@ impl<A: Aggregate> Repository<A> {
                 loaded: Some(loaded),
                 ..
             }) if loaded.head == head => Start::Cached(loaded),
-            // Facts were appended after the state was read: only they are missing.
+            // Events were appended after the state was read: only they are missing.
             Some(Known {
                 loaded: Some(loaded),
                 ..
@@ -39,7 +42,8 @@ impl<A: Aggregate> Repository<A> {
         })
     }
 
-    /// Returns the state that the last turn left, if a command may be decided on it without a look at the store.
+    /// Returns the state that the last turn left, if a command may be decided on it without asking
+    /// the store.
     pub(super) fn kept(&self, turn: &mut Turn<A>) -> Option<Loaded<A>> {
         let known = turn.take_known()?;
         match known {
@@ -55,7 +59,7 @@ impl<A: Aggregate> Repository<A> {
         }
     }
 
-    /// Returns the state as of now: what is new after a state that the stream had, or the store's.
+    /// Returns the current state: the given one with what is new after it, or the store's.
     pub(super) async fn latest(
         &self,
         stream: &StreamId,
@@ -67,12 +71,12 @@ impl<A: Aggregate> Repository<A> {
         }
     }
 
-    /// Reads and folds what is new in a stream.
+    /// Reads and folds the events after a state.
     pub(super) async fn caught_up(&self, loaded: Loaded<A>) -> Result<Loaded<A>, LoadError> {
         Ok(self.fold_on(loaded.into_fold()).await?.finish())
     }
 
-    /// Returns what the last turn left, once the store has confirmed what is old.
+    /// Returns what the last turn left. If it is old, the store has confirmed it.
     pub(super) async fn known(&self, turn: &mut Turn<A>) -> Result<Option<Known<A>>, LoadError> {
         let Some(known) = turn.take_known() else {
             return Ok(None);
@@ -94,7 +98,7 @@ impl<A: Aggregate> Repository<A> {
     /// Returns true if the store has the commit that ends at this head.
     async fn is_stored(&self, head: &StreamHead) -> Result<bool, LoadError> {
         let Some(id) = head.commit_id() else {
-            // No append after the beginning leaves a hole.
+            // An append at the beginning of a stream cannot leave a hole.
             return Ok(true);
         };
         let at = ReadFrom::NewestAtOrBelow(head.version());
@@ -103,7 +107,7 @@ impl<A: Aggregate> Repository<A> {
         Ok(found.as_ref().is_some_and(is_it))
     }
 
-    /// Takes note of a failure: where the table was missing or replaced, everything that is kept is void.
+    /// Takes note of a failure: if the table was missing or replaced, all kept states are void.
     pub(super) fn met(&self, error: &EventStoreError) {
         let is_another = matches!(
             error,
@@ -117,7 +121,7 @@ impl<A: Aggregate> Repository<A> {
             self.inner.turns.forget_all();
         }
     }
-    /// [`met`](Self::met) of a failed read.
+    /// Takes note of a failed read, as [`met`](Self::met) does.
     pub(super) fn met_in_load(&self, error: &LoadError) {
         if let LoadError::Store(error) = error {
             self.met(error);

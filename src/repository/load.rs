@@ -1,20 +1,25 @@
-//! Reading a state: the whole history, or a snapshot and what follows it.
+//! Reading a state: the whole history, or a snapshot and the commits after it.
 //!
 //! # Snapshot and newest commits together
-//! One after the other, snapshot and events cost two round-trip times. Asked for together they cost one, but then neither
-//! answer knows of the other:
+//! One after the other, snapshot and events cost two round-trip times. Requested together they cost
+//! one, but then neither answer knows of the other:
 //! ```text
-//! no usable snapshot             the newest commits reach version 1 -> fold them
-//!                                else read forwards up to the oldest of them, fold that, then them
-//! snapshot at or below the tail  page back until its version is reached; the commit that ends there must have its commit id,
-//!                                else it is of another history: delete it, go on without; fold what follows
-//! snapshot above the tail        it was read later than the commits, or the history forked: read at its version;
-//!                                its commit is there -> fold what follows, else delete it, go on without
+//! no usable snapshot
+//!     the newest commits reach version 1 -> fold them
+//!     else read forwards up to the oldest of them, fold that, then them
+//! snapshot at or below the tail
+//!     page back until its version is reached
+//!     the commit that ends there has its commit id -> fold the commits after it
+//!     else it is of another history: delete it, continue without
+//! snapshot above the tail: it was read later than the commits, or the history forked
+//!     read at its version; its commit is there -> fold the commits after it
+//!     else delete it, continue without
 //! ```
-//! A load waits for the snapshot store for a bounded time only, and then folds the events without it.
+//! A load waits for the snapshot store for a bounded time only, and then folds the events without
+//! it.
 //!
-//! Only a bounded number of commits is ever held: what lies further back than a few times what was asked for is read
-//! forwards and folded as it comes.
+//! Only a bounded number of commits is ever held in memory. What is further back than a few times
+//! the requested number is read forwards and folded page by page.
 use super::{
     LoadError, Loaded, Repository,
     fold::Fold,
@@ -28,19 +33,20 @@ use futures::TryStreamExt;
 use std::num::NonZeroU32;
 use tokio::time::Instant;
 
-/// The factor by which more commits than were asked for are paged back to reach a snapshot. A snapshot that lies further back is
-/// read forwards.
+/// The factor by which more commits than were requested are paged back to reach a snapshot. A
+/// snapshot that is further back is read forwards.
 const PAGE_BACK: u64 = 4;
 
-/// The snapshots, and until when a load waits for them; none: until they are there.
+/// The snapshots, and the instant until which a load waits for them; `None` waits for any answer.
 type InTime<'a, A> = (&'a Snapshots<A>, Option<Instant>);
 
-/// A usable snapshot and its state.
+/// A usable snapshot and its decoded state.
 type Found<A> = (StoredSnapshot, A);
 
 impl<A: Aggregate> Repository<A> {
     pub(super) async fn load_stream(&self, stream: &StreamId) -> Result<Loaded<A>, LoadError> {
-        // Also where the stream is empty: no call may seem to work.
+        // Checked even for an empty stream: no call of a repository with unusable upcasters may
+        // seem to work.
         self.upcasters()?;
         let started = Instant::now();
         let fold = match &self.inner.snapshots {
@@ -118,8 +124,8 @@ impl<A: Aggregate> Repository<A> {
         self.fold_with(stream, newest).await
     }
 
-    /// The state from a snapshot at or below the newest commits, which are paged back as far as the snapshot. None if the
-    /// snapshot does not fit the history.
+    /// Returns the state from a snapshot at or below the newest commits, which are paged back as
+    /// far as the snapshot. `None` if the snapshot does not fit the history.
     async fn fold_newest(
         &self,
         (snapshot, state): Found<A>,
@@ -147,14 +153,16 @@ impl<A: Aggregate> Repository<A> {
         Ok(Some(fold))
     }
 
-    /// The state from a snapshot and all that follows it, read at its version. None if the snapshot does not fit.
+    /// Returns the state from a snapshot and everything after it, read at its version. `None` if
+    /// the snapshot does not fit.
     async fn fold_after(
         &self,
         snapshot: &StoredSnapshot,
         state: A,
         snapshots: &Snapshots<A>,
     ) -> Result<Option<Fold<A>>, LoadError> {
-        // The commit that holds the snapshot's version says whether the snapshot is of this history.
+        // The commit that holds the snapshot's version shows whether the snapshot is of this
+        // history.
         let start = ReadFrom::Event(snapshot.version);
         let mut commits = self.inner.store.read(&snapshot.stream, start, None);
         let Some(commit) = commits.try_next().await?.filter(|c| fits(snapshot, c)) else {
@@ -168,13 +176,14 @@ impl<A: Aggregate> Repository<A> {
         Ok(Some(fold))
     }
 
-    /// Folds the whole history.
+    /// Folds the whole history of a stream.
     async fn fold_all(&self, stream: &StreamId) -> Result<Fold<A>, LoadError> {
         self.fold_on(Fold::start(StreamHead::empty(stream.clone())))
             .await
     }
 
-    /// Folds the whole history, of which the newest commits are known, newest first; none: there are none.
+    /// Folds the whole history, of which the newest commits are known, newest first. An empty list
+    /// says that there are none.
     async fn fold_with(
         &self,
         stream: &StreamId,
@@ -198,7 +207,7 @@ impl<A: Aggregate> Repository<A> {
         }
         let stream = fold.head().stream().clone();
         let start = ReadFrom::After(fold.head().clone());
-        // More commits than a limit can say are read without one.
+        // A number of commits that exceeds the type of the limit is read without one.
         let limit = u32::try_from(missing).ok().and_then(NonZeroU32::new);
         let mut commits = self.inner.store.read(&stream, start, limit);
         while fold.head().version().next() < end {
@@ -210,15 +219,15 @@ impl<A: Aggregate> Repository<A> {
         Ok(fold)
     }
 
-    /// Reads and folds the commits after a fold's head.
+    /// Reads and folds all commits after a fold's head.
     pub(super) async fn fold_on(&self, mut fold: Fold<A>) -> Result<Fold<A>, LoadError> {
         let start = ReadFrom::After(fold.head().clone());
         let stream = fold.head().stream().clone();
         let mut commits = self.inner.store.read(&stream, start, None);
         let upcasters = self.upcasters()?;
         while let Some(commit) = commits.try_next().await? {
-            // Cold commands spend their time in this loop, so a commit without payload codecs
-            // is not moved into another future.
+            // Cold commands spend their time in this loop, so a commit without payload codecs is
+            // not moved into another future.
             if super::is_sealed(&commit) {
                 self.take(&mut fold, commit).await?;
             } else {
@@ -228,12 +237,12 @@ impl<A: Aggregate> Repository<A> {
         Ok(fold)
     }
 
-    /// Folds a stored commit, once it is opened.
+    /// Opens a stored commit and folds it.
     async fn take(&self, fold: &mut Fold<A>, commit: Commit) -> Result<(), LoadError> {
         fold.take(&self.open(commit).await?, self.upcasters()?)
     }
 
-    /// At most `limit` commits, newest first.
+    /// Returns at most `limit` commits, newest first.
     async fn backwards(
         &self,
         stream: &StreamId,
@@ -245,7 +254,7 @@ impl<A: Aggregate> Repository<A> {
     }
 }
 
-/// Returns true if the snapshot is of the history that has this commit, and stands at its end.
+/// Returns true if the snapshot belongs to the history that has this commit, and stands at its end.
 fn fits(snapshot: &StoredSnapshot, commit: &Commit) -> bool {
     commit.last_version() == snapshot.version && commit.id == snapshot.commit_id
 }

@@ -1,56 +1,62 @@
-//! A repository's counts of its loads and snapshots.
+//! The counts of a repository: loads and snapshots.
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
-/// The counts of a repository and its clones since it was made: [`Repository::metrics`](crate::Repository::metrics).
+/// The counts of a repository and its clones since it was created:
+/// [`Repository::metrics`](crate::Repository::metrics).
 ///
-/// All numbers only grow; the difference of two readings is what happened between them.
+/// All numbers only grow. The difference of two readings is what happened between them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RepositoryMetrics {
-    /// States read from the store: for a load, or for a command whose stream was not in the cache.
+    /// The states that were read from the store: for a load, or for a command whose stream was not
+    /// in the cache.
     pub loads: LoadMetrics,
-    /// Snapshots taken in the background.
+    /// The snapshots that were taken in the background.
     pub snapshots: SnapshotMetrics,
 }
 
-/// Loads that succeeded, and what they cost.
+/// The loads that succeeded, and their cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LoadMetrics {
-    /// Loads that began with a snapshot.
+    /// The number of loads that started from a snapshot.
     pub with_snapshot: u64,
-    /// Loads that folded the whole history.
+    /// The number of loads that folded the whole history.
     pub without_snapshot: u64,
-    /// Events folded in them.
+    /// The number of events that these loads folded.
     pub events: u64,
-    /// Time spent in them, all together.
+    /// The total time of these loads.
     pub time: Duration,
-    /// Snapshots that were found not to be of their stream's history, and were deleted.
+    /// The number of snapshots that did not belong to the history of their stream, and were
+    /// deleted.
     pub misfits: u64,
 }
 
-/// Snapshots that were due, and what became of them.
+/// The snapshots that were due, by their outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SnapshotMetrics {
-    /// Written.
+    /// The number of snapshots that were written.
     pub written: u64,
-    /// Not written, since the store had a newer one.
+    /// The number that was not written because the store had a newer one.
     pub stale: u64,
-    /// Not written, since a newer state of the same stream came while it waited.
+    /// The number that was not written because a newer state of the same stream arrived while it
+    /// waited.
     pub superseded: u64,
-    /// Left for a later command, since too many waited.
+    /// The number that was left for a later command because too many waited.
     pub skipped: u64,
-    /// Not written: the state cannot be encoded or would not be read back as what it is, or writing failed.
+    /// The number that was not written because the state cannot be encoded, would be decoded as
+    /// another value, or could not be stored.
     pub failed: u64,
-    /// Time spent in encoding and writing, all together. In the background: no command waits for it.
+    /// The total time of encoding and writing. It is spent in the background, and no command waits
+    /// for it.
     pub time: Duration,
 }
 
-/// The counters behind [`RepositoryMetrics`].
+/// The counters from which [`RepositoryMetrics`] is read.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     with_snapshot: AtomicU64,
@@ -66,7 +72,7 @@ pub(super) struct Counters {
     write_nanos: AtomicU64,
 }
 
-/// What became of a due snapshot.
+/// The outcome of a due snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum SnapshotEnd {
     Written,

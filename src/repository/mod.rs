@@ -1,11 +1,11 @@
-//! [`Repository`]: load, decide, append.
+//! [`Repository`]: loads a state, decides a command on it, and appends the events.
 //!
 //! ```text
 //! load (a snapshot that fits the history, then what follows) -> decide -> append
-//!   stored    fold the new facts, hand the state to the background snapshot writer if the policy says so
-//!   repeated  my own commit is in the slot already (its answer was lost): the *stored* facts count
+//!   stored    the new events are folded; the background writer gets a state whose snapshot is due
+//!   repeated  the slot holds this very commit, whose answer was lost: the *stored* events count
 //!   conflict  read what is new, decide again under a new commit id; bounded, with jitter
-//!   unknown   `Unavailable { pending }`: settle it with [`Repository::settle`]
+//!   unknown   `Unavailable { pending }`: the caller settles it with `Repository::settle`
 //! ```
 mod load;
 mod execute;
@@ -48,17 +48,21 @@ use snapshots::Snapshots;
 use std::{fmt, sync::Arc, time::Duration};
 use turns::Turns;
 
-/// The time that a load waits for the snapshot store.
+/// The default time that a load waits for the snapshot store.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_millis(250);
 
-/// The time after which the state of an idle stream is confirmed before the next append.
+/// The default time after which the state of an idle stream is confirmed before the next append.
 const CONFIRM_AFTER: Duration = Duration::from_secs(300);
 
-/// The streams of one aggregate type. Cloning shares everything.
+/// The streams of one aggregate type: loads their states, executes commands on them, and appends
+/// events.
+///
+/// Cloning a repository is cheap, and the clones share the cache and the snapshot writer.
 ///
 /// # Example
 /// ```
 /// # use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent, Repository, id};
+/// # use foldstream::ports::EventStore;
 /// # id!(CounterId);
 /// # #[derive(Clone, Debug, PartialEq, DomainEvent)]
 /// # #[event(aggregate = "counter")]
@@ -68,14 +72,19 @@ const CONFIRM_AFTER: Duration = Duration::from_secs(300);
 /// # impl Aggregate for Counter {
 /// #     type Id = CounterId;
 /// #     type Event = CounterEvent;
-/// #     fn evolve(&mut self, event: &CounterEvent) { let CounterEvent::Counted { by } = event; self.total += by; }
+/// #     fn evolve(&mut self, event: &CounterEvent) {
+/// #         let CounterEvent::Counted { by } = event;
+/// #         self.total += by;
+/// #     }
 /// # }
 /// # struct Count(u64);
 /// # impl Decide<Count> for Counter {
 /// #     type Error = std::convert::Infallible;
-/// #     fn decide(&self, command: &Count, _: &Context) -> Decision<Self, Self::Error> { Ok(vec![CounterEvent::Counted { by: command.0 }]) }
+/// #     fn decide(&self, command: &Count, _: &Context) -> Decision<Self, Self::Error> {
+/// #         Ok(vec![CounterEvent::Counted { by: command.0 }])
+/// #     }
 /// # }
-/// # async fn example(store: impl foldstream::ports::EventStore) -> Result<(), foldstream::BoxError> {
+/// # async fn example(store: impl EventStore) -> Result<(), foldstream::BoxError> {
 /// let counters = Repository::<Counter>::new(store);
 /// let done = counters.execute(&"visits".into(), Count(2)).await?;
 /// assert_eq!((done.state().total, done.version().get()), (2, 1));
@@ -95,7 +104,7 @@ struct Inner<A: Aggregate> {
     skew: Arc<SkewWarnings>,
     turns: Turns<A>,
     idempotency: Option<Idempotency>,
-    /// With those of the event type; or why they do not go together.
+    /// The upcasters, with those of the event type; or the reason why they do not go together.
     upcasters: Result<Upcasters, InvalidUpcasters>,
     codecs: PayloadCodecs,
     read_back: ReadBack,
@@ -143,7 +152,9 @@ impl<A: Aggregate> fmt::Debug for Repository<A> {
 }
 
 impl<A: Aggregate> Repository<A> {
-    /// Creates a repository without snapshots, cache, command ids or upcasters of other crates, with
+    /// Creates a repository over a store.
+    ///
+    /// It has no snapshots, no cache, no idempotency and no additional upcasters. It uses
     /// [`ConflictRetry::default`] and the system's clock and ids.
     #[must_use]
     pub fn new(store: impl EventStore) -> Self {
@@ -177,11 +188,14 @@ impl<A: Aggregate> Repository<A> {
         self
     }
 
-    /// Reads snapshots, and takes them as the policy says: in the background, never delaying or failing a command.
-    /// Outside of a tokio runtime none is taken. See [`close`](Self::close).
+    /// Reads snapshots, and takes them according to the policy.
     ///
-    /// A tokio runtime needs time for it (`enable_time`), since a load waits for the snapshot store for a
-    /// [bounded time](Self::with_snapshot_timeout). With `Duration::MAX` for that time it needs none.
+    /// Snapshots are written in the background and never delay or fail a command. Outside a tokio
+    /// runtime none is taken. [`close`](Self::close) waits for the writer.
+    ///
+    /// The tokio runtime needs its time driver (`enable_time`), since a load waits for the snapshot
+    /// store for a [bounded time](Self::with_snapshot_timeout). With `Duration::MAX` as that time
+    /// it needs none.
     #[must_use]
     pub fn with_snapshots(self, store: impl SnapshotStore, policy: SnapshotPolicy) -> Self
     where
@@ -194,39 +208,46 @@ impl<A: Aggregate> Repository<A> {
                 Some(Snapshots::new(store, policy, codecs, counters).with_check(i.read_back));
         })
     }
-    /// Sets the way of a load with snapshots: one round-trip time, or as little to read as possible. Default
-    /// [`LoadPolicy::Auto`].
+    /// Sets the way in which a load reads snapshots: in one round-trip time, or with as little to
+    /// read as possible. Default: [`LoadPolicy::Auto`].
     #[must_use]
     pub fn with_load_policy(self, policy: LoadPolicy) -> Self {
         self.edit(|i| i.load_policy = policy)
     }
-    /// Sets how long a load waits for the snapshot store, from the load's begin. Then the events are folded without a
-    /// snapshot, so that a slow snapshot store does not hold up commands. Default 250 ms. Zero uses only a snapshot that is
-    /// there at once; more than the fold of the longest stream takes is a waste. [`Duration::MAX`] waits for any answer.
+    /// Sets the time that a load waits for the snapshot store, from the beginning of the load.
+    /// Default: 250 ms.
+    ///
+    /// After that time the load folds the events without a snapshot, so that a slow snapshot store
+    /// does not delay commands. Zero uses only a snapshot that is available at once. A time longer
+    /// than the fold of the longest stream is useless. [`Duration::MAX`] waits for any answer.
     #[must_use]
     pub fn with_snapshot_timeout(self, timeout: Duration) -> Self {
         self.edit(|i| i.snapshot_timeout = timeout)
     }
-    /// Keeps the states of about this many streams in memory, those used last: a command on one of them is one round
-    /// trip. Costs the memory of the states; 0 keeps none, which is the default.
+    /// Keeps the states of about this many recently used streams in memory. 0, the default, keeps
+    /// none.
+    ///
+    /// A command on a cached stream takes one round trip. The cost is the memory of the states.
     #[must_use]
     pub fn with_cache(self, streams: usize) -> Self {
         self.edit(|i| i.turns = i.turns.sized(streams))
     }
-    /// Sets how long a stream may be idle before the state that is kept of it is confirmed: before the next append, one
-    /// read of one commit shows that the store still has that history. Default 5 min. `Duration::ZERO` turns it off.
+    /// Sets how long a stream may be idle before its cached state is confirmed. Default: 5 minutes.
+    /// `Duration::ZERO` turns confirmation off.
     ///
-    /// It guards against a table that was replaced by a backup of itself under a living process, on backends that cannot
-    /// see that an append is after another history's head.
+    /// To confirm a state, the repository reads one commit before the next append, which shows that
+    /// the store still has that history. This protects against a table that was replaced by its own
+    /// backup while the process was running, on backends that cannot see that an append is after
+    /// the head of another history.
     #[must_use]
     pub fn with_confirm_after(self, idle: Duration) -> Self {
         self.edit(|i| i.confirm_after = idle)
     }
-    /// Lifts older payloads of an event type that brings no upcasters of its own
-    /// ([`DomainEvent::upcasters`](crate::DomainEvent::upcasters)), since it is of another crate.
+    /// Adds upcasters for an event type of another crate that has none of its own
+    /// ([`DomainEvent::upcasters`](crate::DomainEvent::upcasters)).
     ///
-    /// A name that the event type lifts itself is a mistake. Then every load, command and append of this repository fails
-    /// with [`LoadError::Upcasters`].
+    /// A name that the event type lifts itself is a mistake. Then every load, command and append of
+    /// this repository fails with [`LoadError::Upcasters`].
     #[must_use]
     #[expect(
         clippy::needless_pass_by_value,
@@ -235,12 +256,14 @@ impl<A: Aggregate> Repository<A> {
     pub fn with_upcasters(self, upcasters: Upcasters) -> Self {
         self.edit(|i| {
             i.upcasters = upcasters.with_own_of::<A::Event>();
-            // What others have cached was folded with theirs.
+            // What other repositories have cached was folded with their upcasters.
             i.turns = i.turns.emptied();
         })
     }
-    /// Stores payloads, and snapshots, in another form: encrypted, compressed. Everybody who reads these streams needs
-    /// the same codecs, a [runner](crate::runner::RunnerBuilder::with_payload_codecs) too.
+    /// Stores payloads and snapshots in another form, such as encrypted or compressed.
+    ///
+    /// Every reader of these streams needs the same codecs, including a
+    /// [runner](crate::runner::RunnerBuilder::with_payload_codecs).
     #[must_use]
     pub fn with_payload_codecs(self, codecs: PayloadCodecs) -> Self {
         self.edit(|i| {
@@ -249,19 +272,22 @@ impl<A: Aggregate> Repository<A> {
             i.turns = i.turns.emptied();
         })
     }
-    /// Stores events and snapshots without reading them back first.
+    /// Stores events and snapshots without decoding them first.
     ///
-    /// By default every new event is decoded again before it is stored, through upcasters and payload codecs, and compared
-    /// with the event that was decided; the same is done with states for snapshots. An event that does not survive is
-    /// [`CodecError::Encode`](crate::CodecError::Encode). That costs one decoding of each new event, and one opening where
-    /// payload codecs sealed it. An equality that ignores a difference does not see the difference:
+    /// By default every new event is decoded again before it is stored, through upcasters and
+    /// payload codecs, and compared with the event that was decided. States are compared in the
+    /// same way before they become snapshots. An event that does not survive is
+    /// [`CodecError::Encode`](crate::CodecError::Encode). The check costs one decoding of each new
+    /// event, and one opening where payload codecs sealed it.
     /// [`DomainEvent::equals_decoded`](crate::DomainEvent::equals_decoded) and
-    /// [`Snapshot::equals_decoded`](crate::Snapshot::equals_decoded) say what they see.
+    /// [`Snapshot::equals_decoded`](crate::Snapshot::equals_decoded) describe the differences that
+    /// it sees.
     ///
-    /// Without the check a single event with NaN in an `f64`, or with a field that `skip_serializing_if` left out and that
-    /// has no default, makes its stream unreadable forever, although its command was acknowledged. Other values silently
-    /// come back changed. Switch the check off only where the events' values are known to survive, or where a process may
-    /// seal payloads but not open them.
+    /// Without the check, a single event with NaN in an `f64`, or with a field that
+    /// `skip_serializing_if` left out and that has no default, makes its stream unreadable forever,
+    /// although its command was acknowledged. Other values silently come back changed. Turn the
+    /// check off only if the values of all events are known to survive, or if the process may seal
+    /// payloads but not open them.
     #[must_use]
     pub fn without_encode_check(self) -> Self {
         self.edit(|i| {
@@ -269,13 +295,16 @@ impl<A: Aggregate> Repository<A> {
             i.snapshots = i.snapshots.take().map(|s| s.with_check(i.read_back));
         })
     }
-    /// Lets a command that carries a [command id](crate::Metadata::with_command_id) take effect at most once within
-    /// `retention`. The price is one more write, and where the state is not [cached](Self::with_cache) one more read beside
-    /// it: two round-trip times in all for a cached state, else three.
+    /// Lets a command that carries a [command id](crate::Metadata::with_command_id) take effect at
+    /// most once within `retention`.
     ///
-    /// `retention` must be at least as long as callers repeat a command; a day is a good start. Under a minute is refused by
-    /// every command that carries an id ([`ExecuteError::RetentionTooShort`]). A command id that is used again after its
-    /// retention is a new command.
+    /// `retention` must be at least as long as callers repeat a command; one day is a good start. A
+    /// command id that is used again after its retention is a new command. A retention under one
+    /// minute makes every command with an id fail with [`ExecuteError::RetentionTooShort`].
+    ///
+    /// The price is one more write and, where the state is not [cached](Self::with_cache), one more
+    /// concurrent read. In total a command takes two round-trip times with a cached state, and
+    /// three without.
     #[must_use]
     pub fn with_idempotency(self, control: impl ControlStore, retention: Duration) -> Self {
         self.edit(|i| {
@@ -283,41 +312,44 @@ impl<A: Aggregate> Repository<A> {
             i.idempotency = Some(Idempotency { control, retention });
         })
     }
-    /// Sets for how long a command that meets conflicts is decided again. Its pauses need a tokio runtime with time, as the
-    /// publisher and the runner do.
+    /// Sets how long a command that meets conflicts is decided again. Its pauses need a tokio
+    /// runtime with its time driver, as the publisher and the runner do.
     #[must_use]
     pub fn with_conflict_retry(self, retry: ConflictRetry) -> Self {
         self.edit(|i| i.retry = retry)
     }
-    /// Replaces the system's clock.
+    /// Sets the clock. Default: the system's clock.
     #[must_use]
     pub fn with_clock(self, clock: Arc<dyn Clock>) -> Self {
         self.edit(|i| i.clock = clock)
     }
-    /// Replaces the source of commit ids.
+    /// Sets the source of commit ids. Default: the system's clock and randomness.
     #[must_use]
     pub fn with_ids(self, ids: Arc<dyn IdSource>) -> Self {
         self.edit(|i| i.ids = ids)
     }
 
-    /// The stream of an id.
+    /// Returns the stream of an aggregate id.
     ///
     /// # Errors
-    /// [`InvalidStreamId`] if the id is empty or too long.
+    /// [`InvalidStreamId`] if the id cannot name a stream, for instance because it is empty or too
+    /// long.
     pub fn stream_id(id: &A::Id) -> Result<StreamId, InvalidStreamId> {
         StreamId::new(A::Event::AGGREGATE, id)
     }
 
-    /// The state as of now, from the store. A stream that does not exist is the default state at version 0.
+    /// Loads the current state from the store. A stream that does not exist has the default state
+    /// at version 0.
     ///
     /// # Errors
-    /// [`LoadError`]; never a state of a shorter history.
+    /// [`LoadError`] if the store cannot be read, or if an event cannot be decoded or folded. The
+    /// state is never that of a shorter history.
     pub async fn load(&self, id: &A::Id) -> Result<Loaded<A>, LoadError> {
         let loaded = self.load_stream(&Self::stream_id(id)?).await;
         loaded.inspect_err(|error| self.met_in_load(error))
     }
 
-    /// The decoded events of a stream, oldest first, lazily. Retired events are left out.
+    /// Returns the decoded events of a stream lazily, oldest first. Retired events are left out.
     pub fn history(&self, id: &A::Id) -> BoxStream<'_, Result<Recorded<A::Event>, LoadError>> {
         let failed = |e: LoadError| futures::stream::once(async move { Err(e) }).boxed();
         let stream = match Self::stream_id(id) {
@@ -348,15 +380,17 @@ impl<A: Aggregate> Repository<A> {
             .boxed()
     }
 
-    /// Drops what this process and the snapshot store keep of a stream's state, so that the next load starts from the
-    /// events. Call it after a key was deleted, in every process that has a [cache](Self::with_cache): states in
-    /// memory are not encrypted.
+    /// Drops everything that this process and the snapshot store keep of a stream's state, so that
+    /// the next load starts from the events.
     ///
-    /// A load or a snapshot that had begun before may still store a snapshot after it: call it once nothing works on
-    /// the stream, or twice. Snapshots that are sealed under the deleted key are of no use to anybody either way.
+    /// Call it after an encryption key was deleted, in every process that has a
+    /// [cache](Self::with_cache): states in memory are not encrypted. A load or a snapshot that
+    /// began before the call may still store a snapshot after it. Call it once nothing works on the
+    /// stream, or twice. A snapshot that is sealed with the deleted key is useless in any case.
     ///
     /// # Errors
-    /// [`ForgetError`]; ask again.
+    /// [`ForgetError`] if the id cannot name a stream, or if the stored snapshot could not be
+    /// deleted. The call may be repeated.
     pub async fn forget(&self, id: &A::Id) -> Result<(), ForgetError> {
         let stream = Self::stream_id(id)?;
         let mut turn = self.inner.turns.take(&stream).await;
@@ -372,20 +406,22 @@ impl<A: Aggregate> Repository<A> {
         self.inner.counters.read()
     }
 
-    /// Waits until every snapshot that is due has been written or given up. Call it before a process ends.
+    /// Waits until every due snapshot has been written or given up. Call it before the process
+    /// ends.
     pub async fn close(&self) {
         if let Some(snapshots) = &self.inner.snapshots {
             snapshots.settle().await;
         }
     }
 
-    /// The upcasters that every event goes through that is read.
+    /// Returns the upcasters through which every event goes that is read.
     fn upcasters(&self) -> Result<&Upcasters, LoadError> {
         let upcasters = self.inner.upcasters.as_ref();
         upcasters.map_err(|error| error.clone().into())
     }
 
-    /// A commit as it was before it was sealed. Every commit that is read goes through here before it is folded.
+    /// Opens a commit, as it was before it was sealed. Every commit that is read goes through here
+    /// before it is folded.
     async fn open(&self, commit: Commit) -> Result<Commit, LoadError> {
         if !is_sealed(&commit) {
             return Ok(commit);
@@ -394,7 +430,7 @@ impl<A: Aggregate> Repository<A> {
     }
 }
 
-/// Returns true if a codec wrote one of the commit's payloads.
+/// Returns true if a payload codec wrote one of the commit's payloads.
 fn is_sealed(commit: &Commit) -> bool {
     commit.events.iter().any(|event| event.codec.is_some())
 }

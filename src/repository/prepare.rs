@@ -3,12 +3,13 @@
 //! ```text
 //! encode -> decode and compare -> seal -> open and compare -> fold into the state -> store
 //! ```
-//! Nothing is stored that a later load could not read or fold. Each step runs code of the user's. A failure of any of
-//! them, and a panic too, is a typed error, and the command has no effect.
+//! Nothing is stored that a later load could not read or fold. Each step runs code of the user. A
+//! failure or a panic in any step is a typed error, and the command has no effect.
 //!
-//! The fold is done in place, without a copy of the state. So the state before the events is gone when the store answers:
-//! after anything but "stored", the next attempt reads the stream again. A caller that wants to keep the state before
-//! holds a clone of the [`Loaded`], which makes the fold copy the state.
+//! The fold is done in place, without a copy of the state. The state before the events is therefore
+//! gone when the store answers, and after any answer but "stored" the next attempt reads the stream
+//! again. A caller that wants to keep the state before the events holds a clone of the [`Loaded`],
+//! which makes the fold copy the state.
 use super::{AppendError, ExecuteError, FoldError, Loaded, Repository, execute::Facts};
 use crate::{
     Aggregate, CommitId, Metadata, PayloadCodecs,
@@ -22,12 +23,12 @@ use std::{panic::AssertUnwindSafe, sync::Arc};
 pub(super) struct Prepared<A: Aggregate> {
     pub(super) append: Append,
     pub(super) events: Vec<A::Event>,
-    /// The state with the events; its head is still the one before them.
+    /// The state with the events. Its head is still the one before them.
     pub(super) after: Loaded<A>,
 }
 
 impl<A: Aggregate> Repository<A> {
-    /// Makes the request that stores events, and the state after them.
+    /// Creates the request that stores events, and the state after them.
     pub(super) async fn prepare<E>(
         &self,
         facts: Facts<A>,
@@ -84,7 +85,7 @@ pub(crate) async fn seal_append(
     }
 }
 
-/// A state with events that are not stored yet.
+/// Returns a state with events that are not stored yet.
 pub(super) fn ahead<A: Aggregate>(
     loaded: Loaded<A>,
     events: &[A::Event],

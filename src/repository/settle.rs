@@ -1,4 +1,4 @@
-//! Settling appends whose outcome is not known.
+//! Finds out whether appends with an unknown outcome were stored.
 use super::{LoadError, Settled};
 use crate::{
     StreamId,
@@ -9,7 +9,7 @@ use std::num::NonZeroU32;
 
 const ONE: Option<NonZeroU32> = NonZeroU32::new(1);
 
-/// Returns what became of an append, by its slots and by the streams that it checks.
+/// Returns the outcome of an append, from its slots and the streams that it checks.
 pub(super) async fn settle(
     store: &dyn EventStore,
     pending: &PendingAppend,
@@ -17,8 +17,8 @@ pub(super) async fn settle(
     let AppendAll {
         commits, unchanged, ..
     } = pending.append();
-    // Looked at before the slots: a checked stream that has moved never moves back, so what is not in its slot now
-    // can never land.
+    // The checked streams are read before the slots. A checked stream that has moved never moves
+    // back, so an append that is not in its slot at that time can never be stored afterwards.
     let mut has_moved = false;
     for head in unchanged {
         let next = first(store, head.stream(), ReadFrom::After(head.clone())).await?;

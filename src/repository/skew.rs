@@ -1,4 +1,4 @@
-//! Clocks that are far apart.
+//! Warnings about clocks that are far apart.
 use crate::{StreamHead, StreamId, Timestamp};
 use std::{
     collections::BTreeSet,
@@ -8,15 +8,18 @@ use std::{
 
 /// Warns of streams whose newest commit was recorded long after the present, once per stream.
 ///
-/// The times of a stream never decrease, so its next commits get the time of such a head, until the clock passes it.
-/// Nothing is lost by that and nothing is refused, but whoever asks when something happened gets a wrong answer.
+/// The times of a stream never decrease. Its next commits therefore get the time of such a head
+/// until the clock passes it. Nothing is lost and nothing is refused, but a reader who asks when
+/// something happened gets a wrong answer.
 #[derive(Debug, Default)]
 pub(super) struct SkewWarnings(Mutex<BTreeSet<StreamId>>);
 
 impl SkewWarnings {
-    /// Below it lies what clocks differ by, and what a wrong time zone makes of them.
+    /// The smallest difference that is worth a warning: more than ordinary clock skew or a wrong
+    /// time zone can cause.
     const LIMIT: Duration = Duration::from_secs(24 * 3600);
-    /// Streams that are remembered. With more, the clock is wrong, and the log has said so often enough.
+    /// The largest number of streams that are remembered. With more, the clock is wrong, and the
+    /// log has said so often enough.
     const MAX_STREAMS: usize = 1_000;
 
     pub(super) fn check(&self, head: &StreamHead, now: Timestamp) {

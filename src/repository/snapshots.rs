@@ -1,8 +1,9 @@
-//! Taking and reading snapshots beside the commands.
+//! Reading snapshots, and taking them in the background.
 //!
-//! A due snapshot goes into a bounded table, the newest per stream, which one background task empties. The task is
-//! started by the first snapshot that is due and ends when the table is empty, so nothing has to be shut down. The
-//! state is encoded in that task too: a command pays for a reference count and a map entry.
+//! A due snapshot goes into a bounded table that holds the newest state per stream, and one
+//! background task empties the table. The first due snapshot starts the task, and the task ends
+//! when the table is empty, so nothing has to be shut down. The state is encoded in that task too:
+//! a command pays for a reference count and a map entry.
 use super::{
     Loaded,
     fold::LastSnapshot,
@@ -30,16 +31,17 @@ use std::{
 };
 use tokio::{runtime::Handle, sync::Notify, time::Instant};
 
-/// Streams that may wait for their snapshot; beyond, a due snapshot is left for a later command.
+/// The largest number of streams that may wait for their snapshot. When the table is full, a due
+/// snapshot is left for a later command.
 const QUEUE: usize = 1024;
 
-/// The bytes that an event is taken to have in the store, as long as none was seen.
+/// The assumed size of an event in the store in bytes, until a load has met one.
 const EVENT_BYTES: u64 = 256;
 
-/// The bytes of a commit beside the names and payloads of its events, about: key, id, time.
+/// The approximate bytes of a commit beside the names and payloads of its events: key, id and time.
 const COMMIT_BYTES: usize = 100;
 
-/// Reads and takes snapshots of one aggregate type. Cloning shares the table.
+/// The snapshots of one aggregate type. Clones share the table.
 pub(super) struct Snapshots<A> {
     store: Arc<dyn SnapshotStore>,
     policy: SnapshotPolicy,
@@ -49,20 +51,22 @@ pub(super) struct Snapshots<A> {
     decode: fn(&[u8]) -> Result<A, CodecError>,
     codecs: PayloadCodecs,
     queue: Arc<Queue<A>>,
-    /// Bytes of an event in the store: a running mean of what loads have met.
+    /// The size of an event in the store in bytes: a running mean over the events that loads have
+    /// met.
     event_bytes: Arc<AtomicU64>,
     counters: Arc<Counters>,
 }
 
 struct Queue<A> {
     waiting: Mutex<Waiting<A>>,
-    /// Rings when the writer ends.
+    /// Notified when the writer ends.
     ended: Notify,
 }
 
 struct Waiting<A> {
     newest: BTreeMap<StreamId, Loaded<A>>,
-    /// The stream that was taken last: the next one comes after it, so that a busy stream never keeps others waiting.
+    /// The stream that was written last. The next one comes after it, so that a busy stream never
+    /// keeps others waiting.
     last: Option<StreamId>,
     is_running: bool,
 }
@@ -141,7 +145,8 @@ impl<A: Snapshot> Snapshots<A> {
 }
 
 impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
-    /// With a table of its own: what waits there is written by the codecs of whoever put it there.
+    /// Sets the codecs and starts an empty table: what waits in the old one is written with the
+    /// codecs of its owner.
     pub(super) fn with_codecs(self, codecs: PayloadCodecs) -> Self {
         Self {
             codecs,
@@ -150,17 +155,17 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
         }
     }
 
-    /// Says if states are read back before they are stored.
+    /// Sets whether states are decoded again before they are stored.
     pub(super) fn with_check(self, check: ReadBack) -> Self {
         Self { check, ..self }
     }
 
-    /// Returns the number of the newest commits to ask for together with the snapshot.
+    /// Returns the number of newest commits to request together with the snapshot.
     pub(super) fn newest(&self, load: LoadPolicy) -> Option<NonZeroU32> {
         load.newest(self.policy, self.event_bytes.load(Relaxed))
     }
 
-    /// Learns from commits that were read how large events are.
+    /// Updates the mean size of an event from commits that were read.
     pub(super) fn met(&self, commits: &[Commit]) {
         let (mut events, mut bytes) = (0, 0);
         for commit in commits {
@@ -169,14 +174,15 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
             bytes += COMMIT_BYTES + event_bytes.sum::<usize>();
         }
         if let Some(met) = bytes.checked_div(events) {
-            // Of two loads at the same time one may go uncounted.
+            // Of two loads at the same time one may overwrite the update of the other. The mean is
+            // only an estimate.
             let old = self.event_bytes.load(Relaxed);
             self.event_bytes.store((7 * old + met as u64) / 8, Relaxed);
         }
     }
 
-    /// Returns the stream's snapshot, decoded. One that cannot be had, read or waited for costs time only, so its error ends
-    /// here.
+    /// Returns the stream's decoded snapshot. A snapshot that cannot be read, decoded or waited for
+    /// costs only time, so the error ends here.
     pub(super) async fn load(
         &self,
         stream: &StreamId,
@@ -196,7 +202,8 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
             match self.read(&found).await {
                 Ok(Some(state)) => Some((found, state)),
                 Ok(None) => {
-                    // Never to be read again, but it would stand in the way of every later one.
+                    // The snapshot can never be read again, but it would prevent every later one
+                    // from being saved.
                     let why = "its key was deleted";
                     self.discard(&found, why, deadline).await;
                     None
@@ -214,7 +221,7 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
         found
     }
 
-    /// Opens and decodes a snapshot; none if its key was deleted.
+    /// Opens and decodes a snapshot; `None` if its key was deleted.
     async fn read(&self, snapshot: &StoredSnapshot) -> Result<Option<A>, CodecError> {
         let payload = match &snapshot.codec {
             None => snapshot.payload.clone(),
@@ -230,8 +237,9 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
         (self.decode)(&payload).map(Some)
     }
 
-    /// Deletes a snapshot that does not fit the history: since snapshots only move forward, it would stand in the way of
-    /// every later one. If that fails, the next load finds it again.
+    /// Deletes a snapshot that does not fit the history. Since an older snapshot never replaces a
+    /// newer one, it would prevent every later one from being saved. If the deletion fails, the
+    /// next load finds the snapshot again.
     pub(super) async fn discard(
         &self,
         snapshot: &StoredSnapshot,
@@ -252,14 +260,14 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
         }
     }
 
-    /// Deletes the snapshot that is stored, and the one that waits to be.
+    /// Deletes the stored snapshot and the one that waits to be written.
     pub(super) async fn forget(&self, stream: &StreamId) -> Result<(), SnapshotStoreError> {
         self.queue.lock().newest.remove(stream);
         self.store.delete(stream).await
     }
 
-    /// Takes a snapshot of this state if the policy says so, and notes in it that it did: the next one is due after it,
-    /// even if it cannot be written. Never waits, never fails.
+    /// Takes a snapshot of this state if the policy says so, and notes that in the state: the next
+    /// one is due after it, even if this one cannot be written. Never waits and never fails.
     pub(super) fn offer(
         &self,
         loaded: &mut Loaded<A>,
@@ -304,10 +312,11 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
         }
     }
 
-    /// Starts the writer, whose flag the caller has set. Not under the lock: a runtime that is going away drops the task
-    /// at once, which takes the lock.
+    /// Starts the writer, whose flag the caller has set. Must not be called under the lock: a
+    /// runtime that shuts down drops the task at once, and the drop takes the lock.
     fn start(&self, runtime: &Handle) {
-        // Made here and not in the task: it must also end if the task is dropped before its first poll.
+        // Created here and not in the task: the guard must also run if the task is dropped before
+        // its first poll.
         let mut running = Running {
             queue: self.queue.clone(),
             is_over: false,
@@ -321,7 +330,7 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
     async fn write_all(&self, running: &mut Running<A>) {
         while let Some((stream, loaded)) = running.next() {
             let started = Instant::now();
-            // A panic in the user's `Serialize` must not take the snapshots of other streams with it.
+            // A panic in the user's `Serialize` must not end the snapshots of other streams.
             let written = AssertUnwindSafe(self.write(&loaded)).catch_unwind().await;
             let took = started.elapsed();
             let end = match written {
@@ -372,13 +381,17 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
         }
     }
 
-    /// Returns true if the store has kept a snapshot for a new one that is of no use to this build.
+    /// Returns true if the store has kept a snapshot instead of a new one, and the kept one is of
+    /// no use to this build.
     ///
-    /// The stored one is of the same version with the same or a later state version, or of a later version: of a process
-    /// that is ahead, or of a longer history, as a table had before it was restored. Until the stream has grown beyond it,
-    /// every load would fold the whole history. A later one that can be used stays: a load looks whether it fits.
-    /// Between builds of two state versions, running side by side on a stream, the snapshot changes hands at their loads;
-    /// that costs them time only.
+    /// The kept snapshot has the same version with the same or a higher state version, or a higher
+    /// version. It comes from a process with a newer build, or from a longer history that the table
+    /// held before it was restored. Until the stream has grown past it, every load would fold the
+    /// whole history.
+    ///
+    /// A kept snapshot with a higher version that can be used stays, because a load checks whether
+    /// it fits. Where builds of two state versions run side by side, each replaces the other's
+    /// snapshot at its loads, which costs only time.
     async fn is_in_the_way(&self, new: &StoredSnapshot) -> Result<bool, BoxError> {
         let Some(stored) = self.store.load(&new.stream).await? else {
             return Ok(false);
@@ -394,7 +407,7 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
                 Ok(Some(_)) if stored.commit_id == new.commit_id => return Ok(false),
                 Ok(Some(_)) => "it is of another history".to_owned(),
                 Ok(None) => "its key was deleted".to_owned(),
-                // A key service that is away says nothing about the snapshot.
+                // An unavailable key service says nothing about the snapshot.
                 Err(error) if error.is_transient() => return Ok(false),
                 Err(error) => crate::chain(&error).to_string(),
             }
@@ -403,11 +416,13 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
         Ok(true)
     }
 
-    /// Waits until nothing is left to write, also if the runtime that wrote has gone meanwhile.
+    /// Waits until nothing is left to write, even if the runtime of the writer has shut down
+    /// meanwhile.
     pub(super) async fn settle(&self) {
         loop {
             let mut ended = std::pin::pin!(self.queue.ended.notified());
-            // Registered before the look, so that an end in between is not missed.
+            // Registered before the check. A writer that ends between the check and the wait would
+            // otherwise not wake this task.
             ended.as_mut().enable();
             let must_start = {
                 let mut waiting = self.queue.lock();
@@ -430,17 +445,19 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
     }
 }
 
-/// Returns the end of a time from now on; none if it is so far away that nobody lives to see it.
+/// Returns the instant at which a time from now ends; `None` if it is too far away to be
+/// represented.
 pub(super) fn deadline(time: Duration) -> Option<Instant> {
     const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
     (time < FAR).then(|| Instant::now() + time)
 }
 
-/// Returns the output of a future that is ready by the deadline. The future is polled once in any case. Without a deadline,
-/// or outside of a tokio runtime, there is no timer, and the future is awaited.
+/// Returns the output of a future that is ready by the deadline. The future is polled at least
+/// once. Without a deadline, or outside a tokio runtime, there is no timer and the future is
+/// awaited.
 async fn within<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -> Option<T> {
     let mut future = std::pin::pin!(future);
-    // Without a timer where the answer is there at once.
+    // No timer is created if the answer is there at once.
     if let Poll::Ready(answer) = futures::poll!(future.as_mut()) {
         return Some(answer);
     }
@@ -452,15 +469,16 @@ async fn within<T>(deadline: Option<Instant>, future: impl Future<Output = T>) -
     }
 }
 
-/// The right to write, of one task at a time. However the task ends, the flag falls and whoever waits for the end hears.
+/// The right to write, which one task holds at a time. However the task ends, dropping it clears
+/// the flag and wakes the tasks that wait for the end.
 struct Running<A> {
     queue: Arc<Queue<A>>,
     is_over: bool,
 }
 
 impl<A> Running<A> {
-    /// The next snapshot to write. None: the flag has fallen, in the critical section of the look, so that an offer right
-    /// after it starts a new task.
+    /// Returns the next snapshot to write. With `None` the flag was cleared in the same critical
+    /// section as the check, so that an offer right after it starts a new task.
     fn next(&mut self) -> Option<(StreamId, Loaded<A>)> {
         let mut waiting = self.queue.lock();
         let next = waiting.take_next();
@@ -472,7 +490,7 @@ impl<A> Running<A> {
 
 impl<A> Drop for Running<A> {
     fn drop(&mut self) {
-        // If it has fallen already, it may be another task's by now.
+        // If the flag was cleared already, it may belong to another task by now.
         if !self.is_over {
             self.queue.lock().is_running = false;
         }

@@ -1,4 +1,4 @@
-//! Commands on several streams that happen together or not at all.
+//! Commands on several streams that are stored together or not at all.
 mod stream;
 mod values;
 
@@ -20,28 +20,32 @@ use std::{
 };
 use stream::{Part, Stream};
 
-/// Commands on several streams, possibly of several aggregate types, that happen together or not at all.
+/// Commands on several streams, possibly of several aggregate types, that are stored together or
+/// not at all.
 ///
-/// Each command is decided when it is added, on the state that the transaction has read or made before.
-/// [`commit`](Self::commit) stores all events, provided that no stream that was read has moved. [`run`](Self::run) does both
-/// and begins again after a conflict. How many streams one transaction may touch is up to the store:
+/// Each command is decided when it is added, on the state that the transaction has read or made
+/// before. [`commit`](Self::commit) stores all events, provided that no stream that was read has
+/// moved. [`run`](Self::run) does both, and starts again after a conflict. The store limits the
+/// number of streams in one transaction:
 /// [`Capabilities::max_streams_per_append`](crate::ports::Capabilities).
 ///
-/// A transaction is a cheap handle: its clones, also in other tasks, add to the same transaction.
+/// A transaction is a cheap handle. Its clones, even in other tasks, add to the same transaction.
 ///
 /// # Several commands on one stream
-/// A later command on a stream starts from the state after the earlier one. All their events become *one* commit, at the
-/// time of the first, since a stream has one place in an atomic append. One commit has one metadata: that of the first
-/// command that stored anything. Another one that is not empty is refused.
+/// A later command on a stream starts from the state after the earlier one. All their events become
+/// *one* commit, with the time of the first command, since a stream has one commit in an atomic
+/// append. A commit has one metadata: that of the first command that stored anything. A later
+/// command with other metadata that is not empty is refused.
 ///
 /// # Without events
-/// A transaction in which no command stored anything, and everything was only read, has nothing to write. Its commit
-/// reads the end of every stream again, one by one, and a stream that has moved is a conflict. That is *not atomic*: a
-/// stream may move while the next one is read.
+/// A transaction that only read streams, and in which no command stored anything, has nothing to
+/// write. Its commit reads the end of every stream again, one by one, and a stream that has moved
+/// is a conflict. That check is *not atomic*: a stream may move while the next one is read.
 ///
 /// # Example
 /// ```
 /// # use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent, Repository, id};
+/// # use foldstream::{BoxError, ports::EventStore};
 /// use foldstream::{ConflictRetry, ExecuteError, Transaction};
 /// # id!(AccountId);
 /// # #[derive(Clone, Debug, PartialEq, DomainEvent)]
@@ -66,7 +70,9 @@ use stream::{Part, Stream};
 /// # struct Withdraw(u64);
 /// # impl Decide<Deposit> for Account {
 /// #     type Error = NotEnough;
-/// #     fn decide(&self, command: &Deposit, _: &Context) -> Decision<Self, NotEnough> { Ok(vec![AccountEvent::Deposited { amount: command.0 }]) }
+/// #     fn decide(&self, command: &Deposit, _: &Context) -> Decision<Self, NotEnough> {
+/// #         Ok(vec![AccountEvent::Deposited { amount: command.0 }])
+/// #     }
 /// # }
 /// # impl Decide<Withdraw> for Account {
 /// #     type Error = NotEnough;
@@ -75,7 +81,7 @@ use stream::{Part, Stream};
 /// #         Ok(vec![AccountEvent::Withdrawn { amount: command.0 }])
 /// #     }
 /// # }
-/// # async fn example(store: impl foldstream::ports::EventStore + Clone) -> Result<(), foldstream::BoxError> {
+/// # async fn example(store: impl EventStore + Clone) -> Result<(), BoxError> {
 /// let accounts = Repository::<Account>::new(store.clone());
 /// accounts.execute(&"ann".into(), Deposit(100)).await?;
 ///
@@ -102,11 +108,12 @@ pub struct Transaction {
 struct Inner {
     store: Arc<dyn EventStore>,
     parts: Mutex<Parts>,
-    /// The repositories of the streams, also once the transaction is over: they keep states of the store's history.
+    /// The repositories of the streams, kept even after the transaction is over, because they keep
+    /// states of the store's history.
     repositories: Mutex<Vec<Box<dyn Listener>>>,
 }
 
-/// A repository, of whatever aggregate type, that hears of a store that has lost its history.
+/// A repository of any aggregate type that must learn of a store that has lost its history.
 trait Listener: Send + Sync {
     fn met(&self, error: &EventStoreError);
 }
@@ -120,9 +127,9 @@ impl<A: Aggregate> Listener for Repository<A> {
 #[derive(Default)]
 struct Parts {
     streams: BTreeMap<StreamId, Box<dyn Part>>,
-    /// The streams, in the order in which they came.
+    /// The streams, in the order in which they were added.
     order: Vec<StreamId>,
-    /// Heads that the caller wants checked.
+    /// The heads that the caller wants to be checked.
     required: Vec<StreamHead>,
     is_over: bool,
 }
@@ -140,10 +147,10 @@ impl fmt::Debug for Transaction {
 
 impl Inner {
     fn lock(&self) -> MutexGuard<'_, Parts> {
-        // Whatever panics under the lock is a user's `decide`, which has changed nothing.
+        // Only a user's `decide` can panic under the lock, and it has changed nothing.
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
-    /// The streams and heads, while the transaction is not committed.
+    /// Returns the streams and heads, as long as the transaction is not committed.
     fn open(&self) -> Result<MutexGuard<'_, Parts>, EventStoreError> {
         let parts = self.lock();
         if parts.is_over {
@@ -158,13 +165,13 @@ impl Inner {
         let repositories = self.repositories.lock();
         repositories.unwrap_or_else(PoisonError::into_inner)
     }
-    /// Tells every repository of the transaction of a failure.
+    /// Tells every repository of the transaction about a failure.
     fn met(&self, error: &EventStoreError) {
         for repository in &*self.repositories() {
             repository.met(error);
         }
     }
-    /// [`met`](Self::met) of a failed read.
+    /// Tells every repository of the transaction about a failed read.
     fn met_in_load(&self, error: &LoadError) {
         if let LoadError::Store(error) = error {
             self.met(error);
@@ -196,18 +203,21 @@ impl Transaction {
         }
     }
 
-    /// Runs `work` in a transaction and commits it. After a conflict it is run again in a new one, within the time of the
-    /// policy. Where the outcome of the commit is unknown, it is settled: the streams are read, and the same commit is sent
-    /// again while it may still land.
+    /// Runs `work` in a transaction and commits it.
     ///
-    /// `work` may run several times, so it must do nothing else that cannot be repeated. An error that it returns ends the
-    /// attempt without a commit, and is returned at once. It gets a handle, which it may clone into tasks; a task that
-    /// outlives its attempt gets an error.
+    /// After a conflict, `work` is run again in a new transaction, within the time of the policy.
+    /// If the outcome of a commit is unknown, it is settled: the streams are read, and the same
+    /// commit is sent again while it may still be applied.
+    ///
+    /// `work` may run several times, so it must not have effects that cannot be repeated. An error
+    /// that it returns ends the attempt without a commit, and is returned at once. It gets a
+    /// handle, which it may clone into tasks. A task that outlives its attempt gets an error.
     ///
     /// # Errors
-    /// The error that `work` returns, or one made of an [`AppendError`]: `Conflict` if other writers kept the streams moving,
-    /// `Store(Unavailable { pending: Some(_) })` if the outcome stayed unknown: [`Repository::settle`] of any of the
-    /// repositories tells.
+    /// The error that `work` returns, or an [`AppendError`] converted into it:
+    /// - `Conflict` if other writers kept the streams moving for longer than the policy allows,
+    /// - `Store(Unavailable { pending: Some(_) })` if the outcome stayed unknown.
+    ///   [`Repository::settle`] of any of the repositories finds it out.
     pub async fn run<S, T, E, W, F>(
         store: &S,
         policy: ConflictRetry,
@@ -226,7 +236,7 @@ impl Transaction {
             let value = match work(transaction.clone()).await {
                 Ok(value) => value,
                 Err(error) => {
-                    // Whatever goes on in a task adds to nothing.
+                    // A task that still runs adds to nothing from here on.
                     transaction.inner.lock().is_over = true;
                     return Err(error);
                 }
@@ -243,12 +253,14 @@ impl Transaction {
         }
     }
 
-    /// Reads a stream into the transaction: it must not move until the commit. A command on it starts from here. A stream
-    /// that is in the transaction already is returned with the events that the transaction has made.
+    /// Reads a stream into the transaction. The stream must not move until the commit.
+    ///
+    /// A command on the stream starts from this state. A stream that is in the transaction already
+    /// is returned with the events that the transaction has made.
     ///
     /// # Errors
-    /// [`AppendError`]: `Load` if the stream cannot be read; `Store(Invalid)` for a repository over another store, or a
-    /// transaction that is over.
+    /// - `Load` if the stream cannot be read.
+    /// - `Store(Invalid)` if the repository is over another store, or the transaction is over.
     pub async fn load<A: Aggregate>(
         &self,
         repository: &Repository<A>,
@@ -263,12 +275,17 @@ impl Transaction {
         })
     }
 
-    /// Decides a command on the stream's state in the transaction, which is read if it is not there yet, and adds its
-    /// events. If there is nothing to do, the stream must still not move until the commit, since the decision rests on it.
+    /// Decides a command on the stream's state in the transaction, and adds its events. The state
+    /// is read if it is not in the transaction yet.
+    ///
+    /// If there is nothing to do, the stream must still not move until the commit, since the
+    /// decision rests on its state.
     ///
     /// # Errors
-    /// [`ExecuteError`]; `Store(Invalid)` for a repository over another store, or a transaction that is over. A command that is
-    /// refused adds nothing, and the transaction continues without it, but the stream must still not move.
+    /// [`ExecuteError`] if the command is refused, or its events cannot be encoded or folded;
+    /// `Store(Invalid)` if the repository is over another store, or the transaction is over. A
+    /// command that is refused adds nothing, and the transaction continues without it, but the
+    /// stream must still not move.
     pub async fn execute<A, C>(
         &self,
         repository: &Repository<A>,
@@ -283,11 +300,12 @@ impl Transaction {
             .await
     }
 
-    /// [`execute`](Self::execute) with metadata.
+    /// Executes a command as [`execute`](Self::execute) does, with metadata.
     ///
     /// # Errors
-    /// As [`execute`](Self::execute); `Store(Invalid)` for a command id, since a transaction cannot be made idempotent by
-    /// one, and for other metadata than an earlier command on the same stream had.
+    /// As [`execute`](Self::execute), and `Store(Invalid)`
+    /// - if the metadata has a command id, since a command id cannot make a transaction idempotent,
+    /// - if the metadata differs from that of an earlier command on the same stream.
     pub async fn execute_with<A, C>(
         &self,
         repository: &Repository<A>,
@@ -310,17 +328,21 @@ impl Transaction {
         })
     }
 
-    /// Requires that a stream that was read elsewhere has not moved. A transaction that is over ignores it.
+    /// Requires that a stream that was read elsewhere has not moved. A transaction that is over
+    /// ignores the call.
     pub fn require_unchanged(&self, head: &StreamHead) {
         self.inner.lock().required.push(head.clone());
     }
 
-    /// Stores all or nothing; returns the new heads, in the order in which the streams came into the transaction.
+    /// Stores all events or none, and returns the new heads in the order in which the streams were
+    /// added.
     ///
     /// # Errors
-    /// [`AppendError`]: `Conflict` if a stream has moved; `Store(Invalid)` if another handle has committed already;
-    /// `Store(Unavailable { pending: Some(_) })` if the outcome is unknown: [`Repository::settle`] of any of the
-    /// repositories tells.
+    /// - `Conflict` if a stream has moved.
+    /// - `Store(Invalid)` if another handle has committed already.
+    /// - `Store(Unavailable { pending: Some(_) })` if the outcome is unknown.
+    ///   [`Repository::settle`] of any of the repositories finds it out.
+    /// - Another [`AppendError`] if the events cannot be stored.
     pub async fn commit(self) -> Result<Vec<StreamHead>, AppendError> {
         let all = self.close().await?;
         if all.commits.is_empty() {
@@ -355,7 +377,8 @@ impl Transaction {
         let loaded = loaded.inspect_err(|error| self.inner.met_in_load(error))?;
         let mut parts = self.inner.open()?;
         let Parts { streams, order, .. } = &mut *parts;
-        // Another task may have been faster; its state is as good.
+        // Another task of this transaction may have read the stream meanwhile. Its state is as
+        // good.
         if let Entry::Vacant(free) = streams.entry(stream.clone()) {
             free.insert(Box::new(Stream {
                 repository: repository.clone(),
@@ -368,7 +391,7 @@ impl Transaction {
         Ok(stream)
     }
 
-    /// Does something with a stream that is in the transaction.
+    /// Calls a function with a stream that is in the transaction.
     fn with<A: Aggregate, T, E: From<EventStoreError>>(
         &self,
         stream: &StreamId,
@@ -405,7 +428,7 @@ impl Transaction {
                     free.insert(head);
                 }
                 Entry::Occupied(seen) if *seen.get() != head => {
-                    // It has moved between the two reads.
+                    // The stream has moved between the two reads.
                     return Err(AppendError::Conflict(conflict_at(&head, seen.get())));
                 }
                 Entry::Occupied(_) => {}
@@ -424,7 +447,7 @@ impl Transaction {
         Ok(AppendAll::new(commits).with_unchanged(heads.into_values().collect()))
     }
 
-    /// Reads the end of each stream again. Not atomic.
+    /// Reads the end of each stream again, which is not atomic.
     async fn check(&self, unchanged: &[StreamHead]) -> Result<(), AppendError> {
         for expected in unchanged {
             let stream = expected.stream();
@@ -438,7 +461,7 @@ impl Transaction {
         Ok(())
     }
 
-    /// [`commit`](Self::commit), repeated until its outcome is known or its time is over.
+    /// Repeats [`commit`](Self::commit) until its outcome is known or its time is over.
     async fn commit_and_settle(
         &self,
         attempts: &mut Attempts<'_>,
@@ -452,7 +475,8 @@ impl Transaction {
             let (stream, version) = (first.head.stream().clone(), first.head.version());
             AppendError::Conflict(VersionConflict::new(stream, version, None))
         };
-        // Once an outcome is unknown, it stays so until the slots tell: a later "throttled" says nothing about it.
+        // Once an outcome is unknown, it stays unknown until the slots tell. A later "throttled"
+        // says nothing about it.
         let mut unknown: Option<EventStoreError> = None;
         loop {
             let error = match self.inner.append_all(&all).await {
@@ -480,7 +504,7 @@ impl Transaction {
             match settled.inspect_err(|error| self.inner.met_in_load(error)) {
                 Ok(Settled::Applied(heads)) => return Ok(heads),
                 Ok(Settled::Superseded) => return Err(superseded()),
-                // Still open, or not to be read now.
+                // The slots are still open, or cannot be read now.
                 Ok(Settled::Open) => {}
                 Err(error) if error.is_transient() => {}
                 Err(error) => return Err(unknown.map_or_else(|| error.into(), AppendError::from)),

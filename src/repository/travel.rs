@@ -1,4 +1,4 @@
-//! Time travel: the state as of a version or a time.
+//! Time travel: the state of a stream as of a version or a time.
 use super::{LoadError, Repository, fold::Fold};
 use crate::{
     Aggregate, StreamHead, Timestamp, Version,
@@ -6,16 +6,16 @@ use crate::{
 };
 use futures::TryStreamExt;
 
-/// A moment of a stream's history.
+/// A moment in the history of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AsOf {
-    /// After this event, also inside a commit; at the tail if the stream is shorter.
+    /// The moment after this event, even inside a commit; the tail if the stream is shorter.
     Version(Version),
-    /// The longest prefix whose commits were all recorded at or before this time.
+    /// The moment after the longest prefix whose commits were all recorded at or before this time.
     Time(Timestamp),
 }
 
-/// A state as it was. Nothing can be appended after it, so it has no head.
+/// A state of the past. Nothing can be appended after it, so it has no head.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Historical<A> {
     state: A,
@@ -24,15 +24,15 @@ pub struct Historical<A> {
 }
 
 impl<A> Historical<A> {
-    /// The state.
+    /// Returns the state at that moment.
     pub const fn state(&self) -> &A {
         &self.state
     }
-    /// The state, owned.
+    /// Returns the state as an owned value.
     pub fn into_state(self) -> A {
         self.state
     }
-    /// The version of the last event folded in; 0 for none.
+    /// Returns the version of the last event that was folded; 0 if there is none.
     pub const fn version(&self) -> Version {
         self.version
     }
@@ -43,13 +43,16 @@ impl<A> Historical<A> {
 }
 
 impl<A: Aggregate> Repository<A> {
-    /// The state as of a version or a time, folded from the first event on.
+    /// Returns the state as of a version or a time, folded from the first event.
+    ///
+    /// Snapshots and the cache are not used, so the call reads the whole history up to that moment.
     ///
     /// # Errors
-    /// [`LoadError`].
+    /// [`LoadError`] if the store cannot be read, or if an event cannot be decoded or folded.
     pub async fn load_at(&self, id: &A::Id, moment: AsOf) -> Result<Historical<A>, LoadError> {
         let stream = Self::stream_id(id)?;
-        // Also where the stream is empty: no call may seem to work.
+        // Checked even for an empty stream: no call of a repository with unusable upcasters may
+        // seem to work.
         let upcasters = self.upcasters()?;
         let start = StreamHead::empty(stream.clone());
         let mut fold = Fold::start(start.clone());
@@ -72,7 +75,7 @@ impl<A: Aggregate> Repository<A> {
     }
 }
 
-/// The part of a commit that lies at or before the moment.
+/// Returns the part of a commit that is at or before the moment.
 fn until(mut commit: Commit, moment: AsOf) -> Option<Commit> {
     match moment {
         AsOf::Time(time) => (commit.recorded_at <= time).then_some(commit),

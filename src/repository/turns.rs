@@ -1,14 +1,16 @@
-//! Turns: one command at a time on a stream in this process, and what is known of the stream between them.
+//! Turns: one command at a time on a stream in this process, and the knowledge that is handed from
+//! one to the next.
 //!
-//! A command takes the state out and hands it on when it is done, so that in the common case nobody else holds it and it
-//! is changed in place. A second command on that stream waits here instead of loading and meeting a conflict. A turn that
-//! ends without a word (the future was dropped, or the outcome is not known) hands on nothing: the next one loads.
+//! A command takes the state out and hands it on when it is done, so that usually no other task
+//! holds it and it is changed in place. A second command on the stream waits here, instead of
+//! loading and meeting a conflict. A turn that ends without handing anything on (its future was
+//! dropped, or the outcome is not known) makes the next turn load.
 //!
 //! # Tables that are replaced
-//! A state is of the history that the store had when it was read. Every turn notes the number of that history as it
-//! begins, before anything is read in it, and what it keeps carries the number. Once the store names another one
-//! (`EventStore::incarnation`), or a call found the table missing or replaced, whatever carries an older number is
-//! dropped where it is met.
+//! A state belongs to the history that the store had when it was read. Every turn notes the number
+//! of that history as it begins, before it reads anything, and everything that it keeps carries the
+//! number. Once the store reports another number (`EventStore::incarnation`), or a call has found
+//! the table missing or replaced, everything with an older number is dropped when it is found.
 use super::Loaded;
 use crate::{
     ExpectedVersion, StreamHead, StreamId,
@@ -23,22 +25,23 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// A turn that is held for longer while others wait is logged.
+/// The time after which a turn is logged that is held while others wait.
 const LONG_TURN: Duration = Duration::from_secs(30);
 
-/// Asks the store for its incarnation.
+/// A function that asks the store for its incarnation.
 pub(super) type Incarnation = Arc<dyn Fn() -> u64 + Send + Sync>;
 
-/// The turns of all streams, and the last states of about so many.
+/// The turns of all streams, and the last states of a bounded number of them.
 pub(super) struct Turns<A> {
     incarnation: Incarnation,
     streams: KeyedLock<StreamId, Known<A>>,
-    /// Grows whenever everything that is known becomes void.
+    /// The number of times that everything known became void.
     epoch: Arc<AtomicU64>,
     capacity: usize,
 }
 
-/// A number of the history that the store has: the adapter's, and how often this process has heard that it changed.
+/// The number of a history of the store: the adapter's incarnation, and how often this process has
+/// noticed a replacement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct History {
     incarnation: u64,
@@ -49,23 +52,24 @@ struct History {
 pub(super) struct Known<A> {
     /// The end of the stream when the turn ended.
     pub(super) head: StreamHead,
-    /// A state, at the head or before it.
+    /// A state at the head or before it; `None` if no state is known.
     pub(super) loaded: Option<Loaded<A>>,
     since: Instant,
     history: History,
 }
 
 impl<A> Known<A> {
-    /// Returns whether the head is what the caller of an append expects, as far as this process knows.
+    /// Returns true if the head is what the caller of an append expects, as far as this process
+    /// knows.
     pub(super) fn is_at(&self, expected: &ExpectedVersion) -> bool {
         match expected {
             ExpectedVersion::Any => true,
             ExpectedVersion::Number(version) => self.head.version() == *version,
-            // These say themselves where the append goes.
+            // These expectations say themselves where the append goes.
             ExpectedVersion::NoStream | ExpectedVersion::Head(_) => false,
         }
     }
-    /// The time since the head was seen in the store.
+    /// Returns the time since the head was seen in the store.
     pub(super) fn idle(&self) -> Duration {
         self.since.elapsed()
     }
@@ -102,7 +106,7 @@ impl<A> Turns<A> {
         self.sized(self.capacity)
     }
 
-    /// Makes void whatever is known of any stream: the store has another history now.
+    /// Voids everything that is known of any stream, because the store has another history now.
     pub(super) fn forget_all(&self) {
         self.epoch.fetch_add(1, SeqCst);
         self.streams.forget_idle();
@@ -115,7 +119,8 @@ impl<A> Turns<A> {
         }
     }
 
-    /// Waits until no other turn of this process is at work on the stream, and takes what the last one left.
+    /// Waits until no other turn of this process is held on the stream, and takes what the last
+    /// turn left.
     pub(super) async fn take(&self, stream: &StreamId) -> Turn<A> {
         let report = |held: Duration, waiting: usize| {
             tracing::warn!(
@@ -128,13 +133,14 @@ impl<A> Turns<A> {
         let guard = self.streams.lock_or_report(stream, LONG_TURN, report).await;
         Turn {
             guard,
-            // The turn begins now, not when it was handed over.
+            // The turn begins now, and not when the last one handed over.
             history: self.history(),
         }
     }
 }
 
-/// The right to work on a stream. Dropping it hands on what was [`keep`](Self::keep)-ed, by default nothing.
+/// The right to work on a stream. Dropping it hands on what was [kept](Self::keep), by default
+/// nothing.
 pub(super) struct Turn<A> {
     guard: Guard<StreamId, Known<A>>,
     /// The history that the store had when the turn began.
@@ -142,7 +148,8 @@ pub(super) struct Turn<A> {
 }
 
 impl<A> Turn<A> {
-    /// Takes what the last turn left, if it is of the history that the store has. Other processes may have written since.
+    /// Takes what the last turn left, if it belongs to the history that the store has. Other
+    /// processes may have written since.
     pub(super) fn take_known(&mut self) -> Option<Known<A>> {
         let known = self.guard.take();
         known.filter(|known| known.history == self.history)
@@ -151,7 +158,8 @@ impl<A> Turn<A> {
     pub(super) fn keep(&mut self, loaded: Loaded<A>) {
         self.keep_known(loaded.head.clone(), Some(loaded));
     }
-    /// Leaves a head that was read or stored in this turn to the next one, with a state at or before it.
+    /// Leaves a head that was read or stored in this turn to the next one, with a state at or
+    /// before it.
     pub(super) fn keep_known(&mut self, head: StreamHead, loaded: Option<Loaded<A>>) {
         self.guard.keep(Known {
             head,
@@ -160,7 +168,7 @@ impl<A> Turn<A> {
             history: self.history,
         });
     }
-    /// Leaves to the next one what the last turn left, where the store was not asked.
+    /// Leaves to the next turn what the last one left, if this turn did not ask the store.
     pub(super) fn keep_as_it_was(&mut self, known: Known<A>) {
         self.guard.keep(known);
     }
@@ -219,7 +227,8 @@ mod tests {
         take().keep(loaded(7));
         incarnation.store(1, SeqCst);
         assert_eq!(state(&mut take()), None);
-        // A turn that began before keeps what may be of the history before, also where another one waits for it.
+        // A turn that began before the change keeps a state that may belong to the history before,
+        // even if another turn waits for it.
         let mut first = take();
         let mut second = Box::pin(turns.take(&one));
         assert!(second.as_mut().now_or_never().is_none());

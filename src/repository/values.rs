@@ -3,7 +3,7 @@ use super::fold::{Fold, LastSnapshot};
 use crate::{Aggregate, StreamHead, Version};
 use std::sync::Arc;
 
-/// A state and where its stream ends. Cloning is two reference counts.
+/// A state, and the head of its stream. Cloning increments two reference counts.
 #[derive(Clone, Debug)]
 pub struct Loaded<A> {
     pub(super) state: Arc<A>,
@@ -12,15 +12,15 @@ pub struct Loaded<A> {
 }
 
 impl<A: Clone> Loaded<A> {
-    /// The state.
+    /// Returns the state of the stream.
     pub fn state(&self) -> &A {
         &self.state
     }
-    /// Returns the state, owned; cloned only while it has another owner.
+    /// Returns the state as an owned value. It is cloned only if it has another owner.
     pub fn into_state(self) -> A {
         Arc::unwrap_or_clone(self.state)
     }
-    /// The version of the state; 0 if the stream does not exist.
+    /// Returns the version of the state; 0 if the stream does not exist.
     pub const fn version(&self) -> Version {
         self.head.version()
     }
@@ -31,13 +31,14 @@ impl<A: Clone> Loaded<A> {
 }
 
 impl<A: Aggregate> Loaded<A> {
-    /// Goes on folding; the state is cloned only while it has another owner.
+    /// Returns a fold that continues from this state. The state is cloned only while it has another
+    /// owner.
     pub(super) fn into_fold(self) -> Fold<A> {
         Fold::resume(Arc::unwrap_or_clone(self.state), self.head, self.snapshot)
     }
 }
 
-/// The effect of a command.
+/// The effect of a command that was executed.
 #[derive(Clone, Debug)]
 pub struct Executed<A: Aggregate> {
     pub(super) loaded: Loaded<A>,
@@ -53,15 +54,15 @@ impl<A: Aggregate> Executed<A> {
             repeated,
         }
     }
-    /// The state after the command.
+    /// Returns the state after the command.
     pub fn state(&self) -> &A {
         self.loaded.state()
     }
-    /// The state, owned.
+    /// Returns the state after the command as an owned value.
     pub fn into_state(self) -> A {
         self.loaded.into_state()
     }
-    /// The version after the command.
+    /// Returns the version of the stream after the command.
     pub const fn version(&self) -> Version {
         self.loaded.version()
     }
@@ -69,23 +70,26 @@ impl<A: Aggregate> Executed<A> {
     pub const fn head(&self) -> &StreamHead {
         self.loaded.head()
     }
-    /// The new facts; empty if there was nothing to do.
+    /// Returns the new events; empty if there was nothing to do.
     pub fn events(&self) -> &[A::Event] {
         &self.events
     }
-    /// Returns whether an earlier attempt at this command had already stored its events; `events` are the stored ones.
+    /// Returns true if an earlier attempt at this command had already stored its events. Then
+    /// [`events`](Self::events) returns the stored ones.
     pub const fn is_repeat(&self) -> bool {
         self.repeated
     }
 }
 
-/// The outcome of an append that was not known.
+/// The outcome of an append whose answer was lost.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Settled {
-    /// It was stored; the new heads, in the order of the request.
+    /// The append was stored; these are the new heads, in the order of the request.
     Applied(Vec<StreamHead>),
-    /// Another commit is in one of its slots, or a stream that it checks has moved: it was not stored and never will be.
+    /// The append was not stored and never will be: another commit is in one of its slots, or a
+    /// stream that it checks has moved.
     Superseded,
-    /// Its slots are free: the request may still land. Ask again, or send the same append again.
+    /// The slots of the append are free, and the request may still be stored. The caller asks
+    /// again, or sends the same append again.
     Open,
 }

@@ -8,18 +8,18 @@ use crate::{
 use futures::future::BoxFuture;
 use std::any::Any;
 
-/// One stream of a transaction, of whatever aggregate type.
+/// One stream of a transaction, of any aggregate type.
 pub(super) trait Part: Send {
     fn as_any(&mut self) -> &mut dyn Any;
     fn head(&self) -> &StreamHead;
-    /// The commit, sealed; none if there are no events.
+    /// Returns the sealed commit; `None` if there are no events.
     fn into_append(self: Box<Self>) -> BoxFuture<'static, Result<Option<Append>, AppendError>>;
 }
 
-/// One stream of a transaction.
+/// One stream of a transaction, and its repository.
 pub(super) struct Stream<A: Aggregate> {
     pub(super) repository: Repository<A>,
-    /// The state with all events of the transaction; its head is still the one that was read.
+    /// The state with all events of the transaction. Its head is still the one that was read.
     pub(super) loaded: Loaded<A>,
     pub(super) commit: Option<NewCommit>,
 }
@@ -57,7 +57,7 @@ impl<A: Aggregate> Part for Stream<A> {
 }
 
 impl<A: Aggregate> Stream<A> {
-    /// The version that the stream will have after the commit.
+    /// Returns the version that the stream will have after the commit.
     pub(super) fn version(&self) -> Version {
         let new = self.commit.as_ref().map_or(0, |commit| commit.events.len());
         self.loaded.version().plus(new as u64)

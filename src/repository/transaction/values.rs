@@ -9,21 +9,22 @@ pub struct TransactionLoaded<A> {
 }
 
 impl<A: Clone> TransactionLoaded<A> {
-    /// Returns the state.
+    /// Returns the state of the stream.
     pub fn state(&self) -> &A {
         self.loaded.state()
     }
-    /// Returns the state, owned.
+    /// Returns the state as an owned value.
     pub fn into_state(self) -> A {
         self.loaded.into_state()
     }
-    /// Returns the version of the state. Versions of events that the transaction has made do not exist before the commit.
+    /// Returns the version of the state. The versions of events that the transaction has made do
+    /// not exist before the commit.
     pub const fn version(&self) -> Version {
         self.version
     }
 }
 
-/// The effect of a command in a transaction, once it is committed.
+/// The effect of a command in a transaction, which takes place when the transaction is committed.
 #[derive(Clone, Debug)]
 pub struct TransactionExecuted<A: Aggregate> {
     pub(super) before: Loaded<A>,
@@ -41,26 +42,27 @@ impl<A: Aggregate> TransactionExecuted<A> {
     pub fn after(&self) -> &A {
         self.after.state()
     }
-    /// Returns the version that the stream has after the command, once the transaction is committed.
+    /// Returns the version that the stream has after the command, once the transaction is
+    /// committed.
     pub const fn version(&self) -> Version {
         self.version
     }
-    /// Returns the new events; none if there was nothing to do.
+    /// Returns the new events; empty if there was nothing to do.
     pub fn events(&self) -> &[A::Event] {
         &self.events
     }
-    /// Returns the new events, owned.
+    /// Returns the new events as owned values.
     pub fn into_events(self) -> Vec<A::Event> {
         self.events
     }
 }
 
-/// The result of a transaction that was run.
+/// The result of a transaction that was run and committed.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Committed<T> {
     /// The value that the work returned in the attempt that was committed.
     pub value: T,
-    /// The new heads, in the order in which the streams came into the transaction.
+    /// The new heads, in the order in which the streams were added to the transaction.
     pub heads: Vec<StreamHead>,
 }
