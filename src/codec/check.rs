@@ -1,8 +1,9 @@
-//! Proves before an append that what is stored will be read back.
+//! Proves before an append that the stored payload can be decoded to the same value.
 //!
-//! serde writes values that it cannot read again: NaN becomes `null`, a field that `skip_serializing_if` left out is
-//! missing, and `Some(None)` becomes `None`. Once such an event is stored, every load of its stream fails or folds
-//! another value, so each new event takes the whole way of a reader first: upcasters, decoding and a comparison.
+//! serde writes values that it cannot read again: NaN becomes `null`, a field that
+//! `skip_serializing_if` left out is missing, and `Some(None)` becomes `None`. Once such an event
+//! is stored, every load of its stream fails or folds another value. Therefore each new event first
+//! passes through every step of a reader: upcasters, decoding and a comparison.
 use super::{CodecError, Upcasters, decode, decode_json, encode_json};
 use crate::{BoxError, DomainEvent, Snapshot, ports::EventData};
 use std::{
@@ -10,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-/// The repository's setting: whether it reads back what it is about to store.
+/// The repository's setting: whether payloads are decoded again before they are stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum ReadBack {
     #[default]
@@ -18,11 +19,11 @@ pub(crate) enum ReadBack {
     Unchecked,
 }
 
-/// The source of [`CodecError::Encode`] where a value would not survive being stored.
+/// The source of [`CodecError::Encode`] if a value would not survive being stored.
 #[derive(Debug, thiserror::Error)]
 #[error("{what} cannot be stored")]
 struct NotStorable {
-    /// The event's name and place, or the state's type. Never the value.
+    /// The event's name and index, or the state's type. Never the value.
     what: String,
     #[source]
     reason: Reason,
@@ -54,15 +55,17 @@ enum Reason {
     SealPanicked,
 }
 
-/// Runs code of the user's; a panic in it is the error `panicked`. The panic hook has told where it was.
+/// Calls code of the user. A panic in it becomes the error `panicked`; the panic hook has reported
+/// its place.
 fn guarded<T>(panicked: Reason, run: impl FnOnce() -> Result<T, Reason>) -> Result<T, Reason> {
     catch_unwind(AssertUnwindSafe(run)).unwrap_or(Err(panicked))
 }
 
-/// Encodes new events, and reads each of them back as `check` says.
+/// Encodes new events, and decodes each of them again as `check` says.
 ///
 /// # Errors
-/// [`CodecError::Encode`] names the first event that cannot be stored, and why.
+/// [`CodecError::Encode`] if an event cannot be stored. It names the first such event and the
+/// reason.
 pub(crate) fn encode_events<E: DomainEvent>(
     events: &[E],
     upcasters: &Upcasters,
@@ -80,7 +83,8 @@ pub(crate) fn encode_events<E: DomainEvent>(
     encoded.collect()
 }
 
-/// The event's name for an error. The index may be the very reason: not in `TYPES`, or a panic.
+/// Returns the event's name for an error. The index may be the very reason of the error: it is not
+/// in `TYPES`, or computing it panics.
 fn name_of<E: DomainEvent>(event: &E) -> &'static str {
     let index = catch_unwind(AssertUnwindSafe(|| event.type_index()));
     let kind = index.ok().and_then(|index| E::TYPES.get(index));
@@ -112,7 +116,7 @@ fn encode_event<E: DomainEvent>(
     Ok(data)
 }
 
-/// Encodes a state for a snapshot, and reads it back as `check` says.
+/// Encodes a state for a snapshot, and decodes it again as `check` says.
 ///
 /// # Errors
 /// As [`encode_events`].
@@ -137,7 +141,8 @@ pub(crate) fn encode_state<A: Snapshot>(state: &A, check: ReadBack) -> Result<Ve
     checked.map_err(|reason| not_storable(format!("the state of {}", A::Event::AGGREGATE), reason))
 }
 
-/// Decodes a state. A panic in its `Deserialize` is an error too: a snapshot may be of an older build.
+/// Decodes the state of a snapshot. A panic in its `Deserialize` is an error too, since a snapshot
+/// may have been written by an older build.
 pub(crate) fn decode_state<A: Snapshot>(payload: &[u8]) -> Result<A, CodecError> {
     let decoded = catch_unwind(AssertUnwindSafe(|| decode_json(payload)));
     decoded.unwrap_or_else(|_| {
@@ -158,7 +163,7 @@ fn not_storable(what: String, reason: Reason) -> CodecError {
     CodecError::Encode { source }
 }
 
-/// The error for a payload that its codecs do not open as it was.
+/// Returns the error for a payload that its codecs cannot open as it was.
 pub(crate) fn not_opened(what: impl Into<String>, opened: SealedBut) -> CodecError {
     let reason = match opened {
         SealedBut::Different => Reason::OpenedDifferent,
@@ -169,7 +174,7 @@ pub(crate) fn not_opened(what: impl Into<String>, opened: SealedBut) -> CodecErr
     not_storable(what.into(), reason)
 }
 
-/// The way in which a payload that was just sealed cannot be opened.
+/// The way in which opening a payload fails that was just sealed.
 #[derive(Debug)]
 pub(crate) enum SealedBut {
     Different,

@@ -1,18 +1,19 @@
-//! The errors of payloads that cannot be read or written.
+//! The errors of payloads that cannot be encoded or decoded.
 use crate::{BoxError, PayloadError};
 
-/// A payload that cannot be read or written.
+/// The error returned for a payload that cannot be encoded or decoded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CodecError {
-    /// The name is not one of the aggregate type's events: a newer build wrote it, or it was renamed without an upcaster.
+    /// The name is not one of the aggregate type's events: a newer build wrote it, or it was
+    /// renamed without an upcaster.
     #[error(
         "unknown event {aggregate}.{name}: deploy the build that knows it, or add an upcaster that renames or retires it"
     )]
     UnknownEvent {
-        /// The aggregate type.
+        /// The aggregate type of the event.
         aggregate: String,
-        /// The stored name.
+        /// The stored name of the event.
         name: String,
     },
     /// The payload was written by a newer build.
@@ -20,53 +21,53 @@ pub enum CodecError {
         "event {aggregate}.{name} has schema version {found}, this build reads {known}: deploy the newer build"
     )]
     TooNew {
-        /// The aggregate type.
+        /// The aggregate type of the event.
         aggregate: String,
-        /// The stored name.
+        /// The stored name of the event.
         name: String,
-        /// The payload's version.
+        /// The schema version of the payload.
         found: u16,
-        /// The version that this build reads.
+        /// The schema version that this build reads.
         known: u16,
     },
-    /// The payload is of an older schema version, and no upcaster lifts it.
+    /// The payload has an older schema version, and no upcaster lifts it.
     #[error(
         "event {aggregate}.{name} has schema version {found}, this build reads {known}: add an upcaster from {found}"
     )]
     NoUpcaster {
-        /// The aggregate type.
+        /// The aggregate type of the event.
         aggregate: String,
-        /// The stored name.
+        /// The stored name of the event.
         name: String,
-        /// The payload's version.
+        /// The schema version of the payload.
         found: u16,
-        /// The version that this build reads.
+        /// The schema version that this build reads.
         known: u16,
     },
-    /// The bytes are not this type's.
+    /// The bytes are not a payload of the expected type.
     #[error("the payload cannot be decoded")]
     Decode {
-        /// The cause.
+        /// The error of the deserializer, without the payload's values.
         #[source]
         source: BoxError,
     },
-    /// The value cannot be stored: it cannot be encoded, or would not be read back as what it is.
+    /// The value cannot be stored: it cannot be encoded, or would be decoded as another value.
     #[error("the payload cannot be encoded")]
     Encode {
         /// The event and the reason; never the payload.
         #[source]
         source: BoxError,
     },
-    /// An upcaster failed.
+    /// An upcaster failed on the payload.
     #[error("event {aggregate}.{name} of schema version {from} cannot be upcast")]
     Upcast {
-        /// The aggregate type.
+        /// The aggregate type of the event.
         aggregate: String,
-        /// The stored name.
+        /// The stored name of the event.
         name: String,
-        /// The version that the failing step starts from.
+        /// The schema version from which the failing step starts.
         from: u16,
-        /// The cause.
+        /// The error of the step.
         #[source]
         source: BoxError,
     },
@@ -75,30 +76,31 @@ pub enum CodecError {
         "the payload was written by codec {tag:?}, which is not configured here: add it with `PayloadCodecs::with_reader`"
     )]
     UnknownCodec {
-        /// The stored tag.
+        /// The stored tag of the codec.
         tag: String,
     },
-    /// A payload codec could not do its work.
+    /// A payload codec could not seal or open the payload.
     #[error("payload codec {tag} failed")]
     Payload {
-        /// The tag.
+        /// The tag of the codec.
         tag: String,
-        /// The cause.
+        /// The error of the codec.
         #[source]
         source: PayloadError,
     },
-    /// A payload codec's tag cannot be stored.
+    /// The tag of a payload codec cannot be stored.
     #[error(
         "{tag:?} cannot be a payload codec's tag: 1 to 64 printable ASCII characters without a comma, and not `shredded`"
     )]
     InvalidTag {
-        /// The tag.
+        /// The tag of the codec.
         tag: String,
     },
 }
 
 impl CodecError {
-    /// Returns true if the same call may succeed later: only where a payload codec's key service is away or throttles.
+    /// Returns true if the same call may succeed later. That is so only if the key service of a
+    /// payload codec is unavailable or throttles.
     pub const fn is_transient(&self) -> bool {
         matches!(self, Self::Payload { source, .. } if source.is_transient())
     }
@@ -123,7 +125,8 @@ impl CodecError {
     }
 }
 
-/// Upcasters that cannot be used together with those that the event types bring.
+/// The error returned for upcasters that cannot be used together with those that the event types
+/// bring.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidUpcasters {
@@ -132,9 +135,9 @@ pub enum InvalidUpcasters {
         "event {aggregate}.{name} is lifted by the upcasters of its type: take the name out of `with_upcasters`"
     )]
     LiftedByItsType {
-        /// The aggregate type.
+        /// The aggregate type of the name.
         aggregate: String,
-        /// The stored name.
+        /// The stored name of the event.
         name: String,
     },
     /// An event type brings an upcaster for another aggregate type, which would have no effect.
@@ -144,7 +147,7 @@ pub enum InvalidUpcasters {
     Foreign {
         /// The aggregate type that the upcaster names.
         aggregate: String,
-        /// The stored name.
+        /// The stored name of the event.
         name: String,
     },
 }

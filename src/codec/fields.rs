@@ -1,28 +1,31 @@
-//! What the derive of [`DomainEvent`](crate::DomainEvent) writes and reads a field with.
+//! The functions with which the derive of [`DomainEvent`](crate::DomainEvent) writes and reads a
+//! field.
 //!
-//! A method call on a concrete type finds a method that takes the receiver as it is before one that needs another
-//! reference. So `(&Write(value)).__foldstream_write(..)` is serde's, or, if the field's type lacks serde, an error at
-//! run time that is never met: [`HasSerde`] then is an error of the compiler, the only one. The methods have names of
-//! their own: with a common name, a trait for every type that is in scope at the enum would make the call ambiguous.
+//! A method call on a concrete type prefers a method that takes the receiver as it is to one that
+//! needs another reference. So `(&Write(value)).__foldstream_write(..)` calls serde, or, if the
+//! field's type lacks serde, a function that returns an error. That function is never called,
+//! because then the assertion [`HasSerde`] does not compile, and its error is the only one that the
+//! user sees. The methods have names of their own: with a common name, a trait for every type that
+//! is in scope at the enum would make the call ambiguous.
 #![allow(missing_docs, reason = "only generated code sees these")]
 use serde::{Deserializer, Serialize, Serializer, de::DeserializeOwned};
 use std::marker::PhantomData;
 
 const NO_SERDE: &str = "the type of the field lacks serde";
 
-/// Says if a type can be written and read: `<HasSerde<T>>::YES`.
+/// Tells if a type can be written and read: `<HasSerde<T>>::YES`.
 #[derive(Debug)]
 pub struct HasSerde<T>(PhantomData<T>);
 impl<T: Serialize + DeserializeOwned> HasSerde<T> {
     pub const YES: bool = true;
 }
-/// Says if a type can be written.
+/// Tells if a type can be written.
 #[derive(Debug)]
 pub struct HasSerialize<T>(PhantomData<T>);
 impl<T: Serialize> HasSerialize<T> {
     pub const YES: bool = true;
 }
-/// Says if a type can be read.
+/// Tells if a type can be read.
 #[derive(Debug)]
 pub struct HasDeserialize<T>(PhantomData<T>);
 impl<T: DeserializeOwned> HasDeserialize<T> {

@@ -1,4 +1,4 @@
-//! Payloads as JSON.
+//! JSON payloads: encoding, decoding, and upcasting steps that keep the texts of numbers.
 use super::CodecError;
 use crate::BoxError;
 use serde::Serialize;
@@ -30,10 +30,11 @@ pub fn decode_json<T: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<T, 
     })
 }
 
-/// Describes what is wrong and where, without the value that was found: it may be personal, and errors are logged and kept.
+/// Returns a description of the mistake and its place, without the value that was found: the value
+/// may be personal, and errors are logged and kept.
 fn without_values(error: serde_json::Error) -> BoxError {
     if !error.is_data() {
-        // About the text's form; quotes nothing.
+        // An error about the form of the text; it quotes nothing.
         return error.into();
     }
     let text = error.to_string();
@@ -45,7 +46,7 @@ fn without_values(error: serde_json::Error) -> BoxError {
     } else if starts(&["invalid type: ", "invalid value: ", "unknown variant "])
         && let Some((found, expected)) = what.rsplit_once(", expected ")
     {
-        // `string "Ann"`, `integer `5``: the kind without the value.
+        // `string "Ann"`, `integer `5``: only the kind, without the value.
         let kind = found.split(['"', '`']).next().unwrap_or_default();
         format!("{}, expected {expected}", kind.trim_end())
     } else {
@@ -61,16 +62,18 @@ pub fn bad_index(index: usize) -> CodecError {
     }
 }
 
-/// Runs a step on a JSON document. A number that the step does not change keeps its text, also where the step moves it;
-/// where the document has several texts of its value, only if the step does not move it.
+/// Runs a step on a JSON document. A number that the step does not change keeps its text, even if
+/// the step moves the number. If the document has several texts of one number, they are kept only
+/// where the step does not move them.
 ///
-/// A [`Value`] holds a number as `u64`, `i64` or `f64` and writes its own text of that: it cannot read `1e400`, loses the
-/// last digits of a `u128` and makes `1.5` of `1.50`. So the texts of such numbers are set aside. In the place of one that
-/// no `f64` can hold, the step sees the closest `f64` that no other number of the document has. Where the step leaves
-/// that `f64`, the text is put back.
+/// A [`Value`] holds a number as `u64`, `i64` or `f64` and writes its own text of it. It cannot
+/// read `1e400`, loses the last digits of a `u128`, and makes `1.5` of `1.50`. Therefore the texts
+/// of such numbers are set aside. In place of a number that no `f64` can hold, the step sees the
+/// closest `f64` that no other number of the document has. Where the step leaves that `f64`, the
+/// text is put back.
 ///
-/// serde_json's feature `arbitrary_precision` would keep the texts too, but a feature is switched on for all crates of a
-/// program at once, and this one changes how they see numbers.
+/// serde_json's feature `arbitrary_precision` would keep the texts too. But a feature is enabled
+/// for all crates of a program at once, and this one changes how they see numbers.
 pub(super) fn edit(
     payload: &[u8],
     step: impl FnOnce(&mut Value) -> Result<(), BoxError>,
@@ -87,10 +90,11 @@ pub(super) fn edit(
     Ok(out)
 }
 
-/// The texts of numbers by the bits of the `f64` that the step sees. None: the value has several texts.
+/// The texts of numbers by the bits of the `f64` that the step sees; `None` if the number has
+/// several texts.
 type Texts<'a> = HashMap<u64, Option<&'a str>>;
 
-/// Gives the numbers that no `f64` can hold a stand-in.
+/// Replaces each number that no `f64` can hold with a stand-in.
 fn set_aside(document: &str) -> (Cow<'_, str>, Texts<'_>) {
     let mut texts = Texts::new();
     let mut held = Vec::new();
@@ -121,8 +125,9 @@ fn set_aside(document: &str) -> (Cow<'_, str>, Texts<'_>) {
     (Cow::Owned(out), texts)
 }
 
-/// Puts a stand-in for its text in the place of each number that the step left where it was, and whose value has several
-/// texts in the document. The step itself must see no such stand-in: `1.5` and `1.50` are one number to it.
+/// Replaces each number whose value has several texts in the document with a stand-in for its text,
+/// if the step left it in its place. The step itself must not see such a stand-in: to the step,
+/// `1.5` and `1.50` are one number.
 fn tell_apart<'a>(
     document: &'a str,
     texts: &mut Texts<'a>,
@@ -132,7 +137,7 @@ fn tell_apart<'a>(
         .iter()
         .filter_map(|(bits, text)| text.is_none().then_some(*bits))
         .collect();
-    // What the step has written stands for itself.
+    // A number that the step has written keeps the text that the step gave it.
     for (_, text) in numbers(&serde_json::to_string(edited)?) {
         texts.entry(text.parse::<f64>()?.to_bits()).or_insert(None);
     }
@@ -155,7 +160,8 @@ fn tell_apart<'a>(
     Ok(())
 }
 
-/// Copies the stand-ins in `marked` to where `edited` still has the number that they stand for.
+/// Copies the stand-ins in `marked` to the places where `edited` still has the number that they
+/// stand for.
 fn put_in(edited: &mut Value, marked: &Value, stood_for: &HashMap<u64, u64>) {
     match (edited, marked) {
         (Value::Object(edited), Value::Object(marked)) => {
@@ -181,7 +187,7 @@ fn put_in(edited: &mut Value, marked: &Value, stood_for: &HashMap<u64, u64>) {
     }
 }
 
-/// Returns the document with other numbers in the place of those for which there are any.
+/// Returns the document with some of its numbers replaced.
 fn replaced<'a>(document: &'a str, mut by: impl FnMut(&'a str) -> Option<f64>) -> String {
     let mut out = String::with_capacity(document.len() + 32);
     let mut copied = 0;
@@ -197,15 +203,15 @@ fn replaced<'a>(document: &'a str, mut by: impl FnMut(&'a str) -> Option<f64>) -
     out
 }
 
-/// The form that a [`Value`] gives a number.
+/// The form in which a [`Value`] holds a number.
 enum Held {
-    /// A `u64` or an `i64`, which has one text.
+    /// A `u64` or an `i64`, which has only one text.
     Integer,
     /// The same number as an `f64`, perhaps with another text.
     Float(f64),
-    /// Another number, or none: the closest finite `f64`.
+    /// The closest finite `f64` to a number that no `f64` can hold.
     Rounded(f64),
-    /// Not a number of JSON: the parser will say so.
+    /// Not a number of JSON, which the parser will report.
     Invalid,
 }
 
@@ -220,7 +226,8 @@ impl Held {
         let value = value.clamp(f64::MIN, f64::MAX);
         let mantissa = text.split(['e', 'E']).next().unwrap_or_default();
         let is_zero = !mantissa.contains(|c| matches!(c, '1'..='9'));
-        // An integer is not the same as a float to a reader: `-0` and `1000000000000000000000` stay what they are.
+        // An integer is not the same as a float to a reader: `-0` and `1000000000000000000000` stay
+        // what they are.
         let is_float = text.contains(['.', 'e', 'E']);
         if is_float && decimal(text).is_some_and(|it| decimal(&format!("{value:?}")) == Some(it)) {
             Self::Float(value)
@@ -238,8 +245,8 @@ impl Held {
     }
 }
 
-/// A number's digits without zeros around them, and the power of ten that the last digit stands for. None: the exponent
-/// is beyond all reason.
+/// Returns the digits of a number without zeros around them, and the power of ten that the last
+/// digit stands for. `None` if the exponent is too large to be computed with.
 fn decimal(text: &str) -> Option<(String, i64)> {
     let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
@@ -254,7 +261,7 @@ fn decimal(text: &str) -> Option<(String, i64)> {
     }
 }
 
-/// The `f64` closest to `value` that stands for no other number.
+/// Returns the `f64` closest to `value` that stands for no other number.
 fn free_near(value: f64, texts: &Texts<'_>) -> f64 {
     let sign = value.to_bits() & (1 << 63);
     let mut magnitude = value.abs().to_bits();
@@ -269,7 +276,7 @@ fn free_near(value: f64, texts: &Texts<'_>) -> f64 {
     f64::from_bits(sign | magnitude)
 }
 
-/// The numbers of a JSON document and where they start.
+/// Returns the numbers of a JSON document and the positions at which they start.
 fn numbers(document: &str) -> impl Iterator<Item = (usize, &str)> {
     let bytes = document.as_bytes();
     let mut at = 0;
@@ -299,7 +306,7 @@ fn numbers(document: &str) -> impl Iterator<Item = (usize, &str)> {
     })
 }
 
-/// Writes a document in which stand-ins become the texts that were set aside.
+/// Serializes a document with the texts that were set aside in place of their stand-ins.
 struct PutBack<'a>(&'a Texts<'a>);
 
 impl Formatter for PutBack<'_> {

@@ -1,5 +1,5 @@
-//! From stored bytes to today's events and back: upcasters, the JSON codec that the derive uses, and the check that what
-//! is written can be read.
+//! The conversion between stored bytes and today's events: upcasters, the JSON codec that the
+//! derive uses, and the check that written payloads can be read.
 mod error;
 mod upcasters;
 mod json;
@@ -19,8 +19,9 @@ pub use same::{data_hash, event_equals_decoded};
 use crate::{Decoded, EventName, EventSet};
 use bytes::Bytes;
 
-/// The way from an opened payload to an event, the same for every reader: upcasters, then the types' own decoding.
-/// None: retired, or of an aggregate type that is not in the set. An unknown name is [`CodecError::UnknownEvent`].
+/// Decodes an opened payload, in the same way for every reader: first the upcasters, then the
+/// decoding of the types. `None` if the event is retired, or of an aggregate type that is not in
+/// the set. An unknown name is [`CodecError::UnknownEvent`].
 pub(crate) fn decode<E: EventSet>(
     upcasters: &Upcasters,
     aggregate: &str,
@@ -28,7 +29,8 @@ pub(crate) fn decode<E: EventSet>(
     schema_version: u16,
     payload: &Bytes,
 ) -> Result<Option<E>, CodecError> {
-    // Most events are of today's schema: they are decoded where they lie, without a copy of name or payload.
+    // Most events have today's schema. They are decoded in place, without a copy of name or
+    // payload.
     if !upcasters.has_step(aggregate, name, schema_version) {
         return decode_lifted(aggregate, name, schema_version, payload);
     }

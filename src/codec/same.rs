@@ -1,9 +1,10 @@
-//! Compares two values of one type by what serde sees of them.
+//! The comparison of two values of one type by the data that serde sees of them.
 //!
-//! A snapshot's state need not have [`PartialEq`], and an event with NaN does not equal itself. JSON text cannot be compared in its place: it is the same for
-//! `Some(None)` and `None`, or for `Some(NaN)` and `None`, and it differs for two equal [`HashMap`](std::collections::HashMap)s.
-//! So both values are serialized into a hash that tells apart all kinds of serde's data model, and that does not depend
-//! on the order of the elements of sequences and maps.
+//! The state of a snapshot need not have [`PartialEq`], and an event with NaN does not equal
+//! itself. JSON text cannot be compared instead: it is the same for `Some(None)` and `None`, or for
+//! `Some(NaN)` and `None`, and it differs for two equal [`HashMap`](std::collections::HashMap)s.
+//! Therefore both values are serialized into a hash that distinguishes all kinds of serde's data
+//! model, and that does not depend on the order of the elements of sequences and maps.
 use crate::DomainEvent;
 use serde::{Serialize, ser};
 use std::{
@@ -11,19 +12,21 @@ use std::{
     hash::{DefaultHasher, Hash, Hasher},
 };
 
-/// Returns false if the values differ in anything that they serialize, and if either cannot be serialized. The order
-/// of the elements of a sequence or map, and fields that are not serialized, are not seen.
+/// Returns true if the two values serialize the same data. Returns false if either cannot be
+/// serialized. The order of the elements of a sequence or map, and fields that are not serialized,
+/// are not compared.
 pub(crate) fn same_data<T: Serialize + ?Sized>(a: &T, b: &T) -> bool {
     data_hash(a).is_some_and(|a| data_hash(b) == Some(a))
 }
 
-/// The hash of what a value serializes; none if it cannot be serialized.
+/// Returns the hash of the data that a value serializes; `None` if it cannot be serialized.
 #[doc(hidden)]
 pub fn data_hash(value: &(impl Serialize + ?Sized)) -> Option<u64> {
     value.serialize(DataHash).ok()
 }
 
-/// [`DomainEvent::equals_decoded`] as it is derived: values that do not equal themselves are compared by their data.
+/// Compares as the derived [`DomainEvent::equals_decoded`] does: values that do not equal
+/// themselves are compared by their data.
 #[doc(hidden)]
 #[allow(clippy::eq_op, reason = "a value with NaN does not equal itself")]
 pub fn event_equals_decoded<E: DomainEvent>(

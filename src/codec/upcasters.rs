@@ -1,4 +1,4 @@
-//! Lifting stored payloads to what today's types read.
+//! Upcasters: the steps that lift stored payloads to the schema versions that today's types read.
 use super::{CodecError, InvalidUpcasters, json};
 use crate::{BoxError, EventName, EventSet};
 use bytes::Bytes;
@@ -12,44 +12,47 @@ use std::{
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Upcast {
-    /// The next schema version's payload.
+    /// The payload in the next schema version.
     Payload(Bytes),
-    /// Another name, with its schema version and payload.
+    /// A payload under another name, with its schema version.
     Renamed {
-        /// The new stored name.
+        /// The new stored name of the event.
         name: EventName,
         /// The schema version of the payload under that name.
         schema_version: u16,
-        /// The payload.
+        /// The payload under the new name.
         payload: Bytes,
     },
-    /// The event no longer means anything: handlers and folds skip it, its version stays taken.
+    /// The event has no meaning any more. Handlers and folds skip it, but its version stays
+    /// occupied.
     Retired,
 }
 
-/// A payload after every upcaster that applies.
+/// A payload after every upcaster that applies to it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Lifted {
-    /// The stored name, or the one it was renamed to.
+    /// The stored name, or the name to which the event was renamed.
     pub name: EventName,
-    /// The schema version that the payload now has.
+    /// The schema version that the payload has now.
     pub schema_version: u16,
-    /// The payload.
+    /// The payload in that schema version.
     pub payload: Bytes,
 }
 
 type Step = Arc<dyn Fn(Bytes) -> Result<Upcast, BoxError> + Send + Sync>;
 
-/// By name, then by the schema version that a step starts from.
+/// The steps by name, then by the schema version from which a step starts.
 type StepsByName = HashMap<String, BTreeMap<u16, Step>>;
 
-/// Lifts stored payloads, one schema version at a time, to what today's types read. Cloning is a reference count.
+/// Lifts stored payloads, one schema version at a time, to the versions that today's types read.
+/// Cloning increments a reference count.
 ///
-/// The upcasters of an event type belong to the type: `#[event(upcasters = path)]`, or [`DomainEvent::upcasters`](crate::DomainEvent::upcasters). Then
-/// repositories, runners and the testkit all read them, and no reader can be without. `with_upcasters` of a repository or
-/// a runner is for event types of other crates.
+/// The upcasters of an event type belong to the type: `#[event(upcasters = path)]`, or
+/// [`DomainEvent::upcasters`](crate::DomainEvent::upcasters). Then repositories, runners and the
+/// testkit all use them, and no reader can lack them. `with_upcasters` of a repository or a runner
+/// is for event types of other crates.
 ///
-/// An upcaster never turns one event into several: versions would move.
+/// An upcaster never turns one event into several, because that would change versions.
 ///
 /// # Example
 /// ```
@@ -67,7 +70,7 @@ type StepsByName = HashMap<String, BTreeMap<u16, Step>>;
 /// ```
 #[derive(Clone, Default)]
 pub struct Upcasters {
-    /// By aggregate type; nested, so that a look-up allocates nothing.
+    /// The steps by aggregate type. The maps are nested, so that a look-up allocates nothing.
     steps: Arc<HashMap<String, StepsByName>>,
 }
 
@@ -85,16 +88,17 @@ impl fmt::Debug for Upcasters {
 }
 
 impl Upcasters {
-    /// Steps that one event may take. More is a cycle of renames.
+    /// The largest number of steps that one event may take. More steps are a cycle of renames.
     const MAX_STEPS: usize = 1000;
 
-    /// None.
+    /// Creates upcasters without any step.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Lifts `aggregate`.`name` from schema version `from` to the next, on bytes. A later step for the same place replaces an earlier one.
+    /// Adds a step that lifts `aggregate`.`name` from schema version `from` to the next, on bytes.
+    /// A later step with the same start replaces an earlier one.
     #[must_use]
     pub fn with(
         mut self,
@@ -109,12 +113,14 @@ impl Upcasters {
         self
     }
 
-    /// Lifts `aggregate`.`name` from schema version `from` to the next, as a JSON value.
+    /// Adds a step that lifts `aggregate`.`name` from schema version `from` to the next, as a JSON
+    /// value.
     ///
-    /// A number that the step does not change keeps its text to the last digit, also where the step moves it. Only where
-    /// the payload has several texts of one number, such as `1.5` and `1.50`, a moved one becomes the shortest. In the place
-    /// of a number that no `f64` can hold, such as a large `u128` or `1e400`, the step sees an `f64` close to it; to
-    /// change such a number, use [`with`](Self::with).
+    /// A number that the step does not change keeps its text to the last digit, even if the step
+    /// moves it. If the payload has several texts of one number, such as `1.5` and `1.50`, a moved
+    /// one gets the shortest text. In place of a number that no `f64` can hold, such as a large
+    /// `u128` or `1e400`, the step sees an `f64` close to it. To change such a number, use
+    /// [`with`](Self::with).
     #[must_use]
     pub fn with_json(
         self,
@@ -134,7 +140,8 @@ impl Upcasters {
         steps.is_some_and(|steps| steps.contains_key(&schema_version))
     }
 
-    /// [`with_json`](Self::with_json) to another name: what the step leaves is a payload of `to` in `schema_version`.
+    /// Adds a step that lifts a payload to another name, as a JSON value: the result of the step is
+    /// a payload of `to` in `schema_version`.
     ///
     /// # Example
     /// ```
@@ -169,7 +176,7 @@ impl Upcasters {
         })
     }
 
-    /// Adds all steps of `other`. A step of `other` for the same place replaces the earlier one.
+    /// Adds all steps of `other`. A step of `other` replaces an earlier one with the same start.
     #[must_use]
     pub fn with_all(mut self, other: &Self) -> Self {
         if self.steps.is_empty() {
@@ -186,11 +193,12 @@ impl Upcasters {
         self
     }
 
-    /// Adds the steps that the event types of `E` bring themselves ([`EventSet::upcasters`]). Repositories and runners do
-    /// so with the upcasters that they are given.
+    /// Adds the steps that the event types of `E` bring themselves ([`EventSet::upcasters`]).
+    /// Repositories and runners do so with the upcasters that they are given.
     ///
     /// # Errors
-    /// - [`InvalidUpcasters::LiftedByItsType`] if a step here starts from a name that its event type lifts itself.
+    /// - [`InvalidUpcasters::LiftedByItsType`] if a step here starts from a name that its event
+    ///   type lifts itself.
     /// - [`InvalidUpcasters::Foreign`] if an event type brings a step for another aggregate type.
     pub fn with_own_of<E: EventSet>(&self) -> Result<Self, InvalidUpcasters> {
         let own = E::upcasters();
@@ -216,10 +224,11 @@ impl Upcasters {
         names.is_some_and(|names| names.contains_key(name))
     }
 
-    /// Runs every step that applies. `None`: the event is retired.
+    /// Applies every step that starts from the payload's name and version. Returns `None` if the
+    /// event is retired.
     ///
     /// # Errors
-    /// [`CodecError::Upcast`] if a step fails, or if renames run in a circle.
+    /// [`CodecError::Upcast`] if a step fails, or if renames form a cycle.
     pub fn apply(
         &self,
         aggregate: &str,

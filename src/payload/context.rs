@@ -1,48 +1,72 @@
-//! Where a payload belongs.
+//! The context in which a payload is sealed and opened.
 use crate::{CommitId, EventHeader, EventId, Metadata, StreamId, Version, ports::StoredSnapshot};
 
-/// The context of a payload: its kind, and the place that it belongs to.
+/// The context of a payload: its kind, and the place to which it belongs.
 ///
-/// All of it is known before the payload is stored and again when it is read, and never changes in between.
+/// The whole context is known before the payload is stored and again when it is read, and never
+/// changes in between.
+///
+/// # Example
+/// ```
+/// use foldstream::{CommitId, EventHeader, PayloadContext, StreamId, Timestamp, Version};
+///
+/// let (commit, at) = (CommitId::from_u128(1), Timestamp::default());
+/// let event = |index: u16| {
+///     let version = Version::new(u64::from(index) + 1);
+///     let cart = StreamId::new("cart", "7")?;
+///     let header = EventHeader::new(commit.event_id(index), cart, version, "Added", at);
+///     Ok::<_, foldstream::BoxError>(header)
+/// };
+/// let (first, second) = (event(0)?, event(1)?);
+/// let context = PayloadContext::of_event(&first);
+/// assert_eq!(context.event_id(), Some(first.event_id));
+/// // A ciphertext that is bound to one event cannot be opened as another.
+/// let elsewhere = PayloadContext::of_event(&second);
+/// assert_ne!(context.associated_data(), elsewhere.associated_data());
+/// # Ok::<(), foldstream::BoxError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct PayloadContext<'a> {
-    /// The stream.
+    /// The stream that holds the event or snapshot.
     pub stream: &'a StreamId,
     /// The commit that holds the event, or that ends where the snapshot was taken.
     pub commit_id: CommitId,
-    /// The event's version, or the last one folded into the snapshot.
+    /// The version of the event, or of the last event that the snapshot includes.
     pub version: Version,
-    /// An event or a snapshot.
+    /// The kind of the payload, with the facts about it.
     pub kind: PayloadKind<'a>,
 }
 
-/// An event or a snapshot.
+/// The kind of a payload: an event or a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum PayloadKind<'a> {
-    /// One event.
+    /// The payload of one event.
     #[non_exhaustive]
     Event {
-        /// Its place in the commit, from 0.
+        /// The index of the event in its commit, from 0.
         index: u16,
-        /// Its stored name; upcasters come later.
+        /// The stored name of the event, before any upcaster.
         name: &'a str,
-        /// Schema version that it is written in.
+        /// The schema version in which the payload is written.
         schema_version: u16,
-        /// The commit's metadata: for instance whose data it is. Stored beside the payload, unencrypted.
+        /// The metadata of the commit, for instance whose data it is. It is stored beside the
+        /// payload, unencrypted.
         metadata: &'a Metadata,
     },
-    /// The folded state of the whole stream up to the version: it may hold the data of everybody who is in the stream.
+    /// The folded state of the whole stream up to the version. It may hold the data of everyone in
+    /// the stream.
     #[non_exhaustive]
     Snapshot {
-        /// [`Snapshot::STATE_VERSION`](crate::Snapshot::STATE_VERSION) of the writer.
+        /// The [`Snapshot::STATE_VERSION`](crate::Snapshot::STATE_VERSION) of the build that
+        /// encoded the state.
         state_version: u32,
     },
 }
 
 impl<'a> PayloadContext<'a> {
-    /// The context of a recorded event.
+    /// Returns the context of a recorded event.
     #[must_use]
     pub fn of_event(header: &'a EventHeader) -> Self {
         Self {
@@ -58,7 +82,7 @@ impl<'a> PayloadContext<'a> {
         }
     }
 
-    /// The context of a snapshot.
+    /// Returns the context of a stored snapshot.
     #[must_use]
     pub const fn of_snapshot(snapshot: &'a StoredSnapshot) -> Self {
         Self {
@@ -71,7 +95,7 @@ impl<'a> PayloadContext<'a> {
         }
     }
 
-    /// The event's id; a snapshot has none.
+    /// Returns the event's id; `None` for a snapshot.
     pub const fn event_id(&self) -> Option<EventId> {
         match self.kind {
             PayloadKind::Event { index, .. } => Some(self.commit_id.event_id(index)),
@@ -79,10 +103,11 @@ impl<'a> PayloadContext<'a> {
         }
     }
 
-    /// Bytes that differ for every two places, to be authenticated with a ciphertext: one that was moved to another
-    /// event, stream or snapshot then cannot be read there. Stable forever, since stored ciphertexts depend on it.
+    /// Returns bytes that differ for every two places, to be authenticated with a ciphertext.
     ///
-    /// Holds everything in the context but the metadata.
+    /// A ciphertext that was moved to another event, stream or snapshot then cannot be opened
+    /// there. The bytes cover everything in the context except the metadata. They are stable
+    /// forever, since stored ciphertexts depend on them.
     #[must_use]
     pub fn associated_data(&self) -> Vec<u8> {
         fn put_text(out: &mut Vec<u8>, text: &str) {

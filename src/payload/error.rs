@@ -6,23 +6,23 @@ use std::time::Duration;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PayloadError {
-    /// The key service throttles; wait first.
+    /// The key service throttles this client.
     #[error("the key service throttles")]
     Throttled {
-        /// The least pause, if it named one.
+        /// The shortest pause before a retry, if the key service named one.
         retry_after: Option<Duration>,
-        /// Its answer.
+        /// The answer of the key service.
         #[source]
         source: BoxError,
     },
-    /// The key service does not answer; try later.
+    /// The key service does not answer.
     #[error("the key service is unavailable")]
     Unavailable {
-        /// Its answer.
+        /// The error of the call to the key service.
         #[source]
         source: BoxError,
     },
-    /// It shall not be done, or something must be changed first: a permission, a setting.
+    /// The codec refuses, or something must be changed first, such as a permission or a setting.
     #[error("the codec refuses: {reason}")]
     Refused {
         /// A description of the refusal and of its remedy. Never the payload.
@@ -31,30 +31,30 @@ pub enum PayloadError {
         #[source]
         source: Option<BoxError>,
     },
-    /// These bytes are not what was stored here, or were never this codec's.
+    /// The bytes are not what was stored here, or were never written by this codec.
     #[error("the payload is damaged, or belongs to another place")]
     Damaged {
-        /// The cause.
+        /// The error in which the damage was noticed.
         #[source]
         source: BoxError,
     },
 }
 
 impl PayloadError {
-    /// [`Unavailable`](Self::Unavailable).
+    /// Creates an [`Unavailable`](Self::Unavailable) error.
     pub fn unavailable(source: impl Into<BoxError>) -> Self {
         Self::Unavailable {
             source: source.into(),
         }
     }
-    /// [`Refused`](Self::Refused), without a source.
+    /// Creates a [`Refused`](Self::Refused) error without a source.
     pub fn refused(reason: impl Into<String>) -> Self {
         Self::Refused {
             reason: reason.into(),
             source: None,
         }
     }
-    /// [`Damaged`](Self::Damaged).
+    /// Creates a [`Damaged`](Self::Damaged) error.
     pub fn damaged(source: impl Into<BoxError>) -> Self {
         Self::Damaged {
             source: source.into(),
@@ -64,7 +64,7 @@ impl PayloadError {
     pub const fn is_transient(&self) -> bool {
         matches!(self, Self::Throttled { .. } | Self::Unavailable { .. })
     }
-    /// The least pause before the next call, if the key service named one.
+    /// Returns the shortest pause before the next call, if the key service named one.
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Throttled { retry_after, .. } => *retry_after,

@@ -1,12 +1,13 @@
 //! [`PayloadCodec`]: payloads that are stored encrypted or compressed.
 //!
 //! ```text
-//! written: DomainEvent::encode -> first writer -> second writer -> stored, with the tags of those that took it
+//! written: DomainEvent::encode -> first writer -> second writer
+//!          -> stored, with the tags of the writers that took it
 //! read:    stored -> the codecs that the tags name, last first -> upcasters -> DomainEvent::decode
 //! ```
-//! What is stored says itself how it is read: codecs can be added, changed and retired while old events stay as they are.
-//! Ports, adapters and the publisher carry the stored bytes and never look inside, so what is encrypted in the store is
-//! encrypted on the bus too.
+//! A stored payload names the codecs that can read it. Codecs can be added, changed and retired
+//! while old events stay as they are. Ports, adapters and the publisher carry the stored bytes and
+//! never look inside, so a payload that is encrypted in the store is encrypted on the bus too.
 mod context;
 mod error;
 
@@ -28,43 +29,103 @@ use std::{
 /// The result of sealing a payload that is to be stored.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Sealed {
-    /// These bytes are stored, under the codec's tag.
+    /// The sealed bytes, which are stored with the codec's tag.
     Payload(Bytes),
-    /// Not for this codec: stored as it came, without its tag.
+    /// The payload is not for this codec. It is stored as it came, without the codec's tag.
     AsItIs,
 }
 
 /// The result of opening a stored payload.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Opened {
-    /// The payload as it was before.
+    /// The payload as it was before it was sealed.
     Payload(Bytes),
-    /// It can never be read again, on purpose: its key was deleted. An event counts as retired: folds and handlers skip
-    /// it, its version stays taken. A snapshot is deleted.
+    /// The payload can never be read again, on purpose: its key was deleted. An event counts as
+    /// retired: folds and handlers skip it, and its version stays occupied. A snapshot is deleted.
     Shredded,
 }
 
-/// Writes payloads in another form, and reads them back: encryption, compression.
+/// A codec that stores payloads in another form, and reads them back: encryption or compression.
 ///
 /// # Contract
-/// - The tag is 1 to 64 printable ASCII characters without a comma, is not `shredded`, and never changes: it is stored.
-/// - What was sealed is opened to the same bytes in the same context, also by another instance in another process, any
-///   time later, whatever has been deployed since.
-/// - An encrypting codec binds [`PayloadContext::associated_data`] to the ciphertext: in any other context, and with any
-///   bit changed, opening is [`Damaged`](PayloadError::Damaged).
-/// - **Sealing draws a fresh nonce each time, and never derives it from the context**: under one event id different
-///   payloads may be sealed, since a command that carries a command id keeps its commit id when it is decided again.
-/// - [`Shredded`](Opened::Shredded) means forever. A key that cannot be had at the moment is
-///   [`Unavailable`](PayloadError::Unavailable), a missing permission [`Refused`](PayloadError::Refused): a fold that
-///   took those for shredded would be wrong.
-/// - Sealing for somebody whose key was deleted is [`Refused`](PayloadError::Refused): a fresh key would undo it.
-/// - A snapshot holds the data of everybody in its stream. A codec with keys for more than one person a stream refuses
-///   snapshots, or seals them under a key that goes when any of those goes.
-/// - It may be called at any time by several tasks; a dropped call changes nothing.
+/// - The tag has 1 to 64 printable ASCII characters without a comma, and is not `shredded`. It
+///   never changes, because it is stored.
+/// - A sealed payload is opened to the same bytes in the same context, by any instance in any
+///   process, at any later time, whatever has been deployed since.
+/// - An encrypting codec binds [`PayloadContext::associated_data`] to the ciphertext. In any other
+///   context, and with any bit changed, opening is [`Damaged`](PayloadError::Damaged).
+/// - **Sealing draws a fresh nonce each time, and never derives it from the context.** Different
+///   payloads may be sealed under one event id, since a command that carries a command id keeps its
+///   commit id when it is decided again.
+/// - [`Shredded`](Opened::Shredded) means forever. A key that is not available at the moment is
+///   [`Unavailable`](PayloadError::Unavailable), and a missing permission is
+///   [`Refused`](PayloadError::Refused). A fold that took those for shredded would be wrong.
+/// - Sealing for a person whose key was deleted is [`Refused`](PayloadError::Refused): a fresh key
+///   would undo the deletion.
+/// - A snapshot holds the data of everyone in its stream. A codec with keys for more than one
+///   person per stream refuses snapshots, or seals them with a key that is deleted together with
+///   any of those keys.
+/// - Several tasks may call the codec at any time. A dropped call changes nothing.
 ///
-/// A load calls `open` once for every sealed event, and an append calls it once for every event that was just sealed, to
-/// see that it can be read ([`Repository::without_encode_check`](crate::Repository::without_encode_check)): cache keys. A codec with no key to ask for costs one allocation a
-/// call; without a codec nothing is paid.
+/// A load calls `open` once for every sealed event. An append calls it once for every event that
+/// was just sealed, to check that it can be read
+/// ([`Repository::without_encode_check`](crate::Repository::without_encode_check)). A codec that
+/// fetches keys should therefore cache them. A codec without such a fetch costs one allocation per
+/// call, and a repository without codecs pays nothing.
+///
+/// # Example
+/// ```
+/// # use async_trait::async_trait;
+/// use bytes::Bytes;
+/// use foldstream::{Opened, PayloadCodec, PayloadContext, PayloadError, Sealed};
+/// # use foldstream::{CommitId, EventHeader, StreamId, Timestamp, Version};
+///
+/// /// Compresses payloads of at least 256 bytes.
+/// #[derive(Debug)]
+/// struct Lz4;
+///
+/// #[async_trait]
+/// impl PayloadCodec for Lz4 {
+///     fn tag(&self) -> &'static str {
+///         "lz4"
+///     }
+///     async fn seal(
+///         &self,
+///         _: &PayloadContext<'_>,
+///         payload: &Bytes,
+///     ) -> Result<Sealed, PayloadError> {
+///         if payload.len() < 256 {
+///             return Ok(Sealed::AsItIs);
+///         }
+///         let compressed = lz4_flex::compress_prepend_size(payload);
+///         Ok(Sealed::Payload(compressed.into()))
+///     }
+///     async fn open(
+///         &self,
+///         _: &PayloadContext<'_>,
+///         payload: &Bytes,
+///     ) -> Result<Opened, PayloadError> {
+///         let opened = lz4_flex::decompress_size_prepended(payload);
+///         Ok(Opened::Payload(opened.map_err(PayloadError::damaged)?.into()))
+///     }
+/// }
+///
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// # let event_id = CommitId::from_u128(1).event_id(0);
+/// # let stream = StreamId::new("cart", "7")?;
+/// # let (version, at) = (Version::new(1), Timestamp::default());
+/// # let header = EventHeader::new(event_id, stream, version, "Added", at);
+/// let context = PayloadContext::of_event(&header);
+/// let payload = Bytes::from(vec![b' '; 10_000]);
+/// let Sealed::Payload(stored) = Lz4.seal(&context, &payload).await? else {
+///     return Err("a large payload is compressed".into());
+/// };
+/// assert!(stored.len() < 1_000);
+/// assert_eq!(Lz4.open(&context, &stored).await?, Opened::Payload(payload));
+/// # Ok::<(), foldstream::BoxError>(())
+/// # })?;
+/// # Ok::<(), foldstream::BoxError>(())
+/// ```
 #[async_trait]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a payload codec",
@@ -72,23 +133,24 @@ pub enum Opened {
     note = "implement `foldstream::PayloadCodec`; `foldstream_testkit::payload_codec_contract!` checks it"
 )]
 pub trait PayloadCodec: Debug + Send + Sync + 'static {
-    /// Names the form; stored beside every payload in it.
+    /// Returns the name of the form, which is stored beside every payload in it.
     fn tag(&self) -> &'static str;
 
-    /// Before a payload is stored.
+    /// Seals a payload that is to be stored.
     ///
     /// # Errors
-    /// [`PayloadError`]; the command then has no effect.
+    /// [`PayloadError`] if the payload cannot be sealed. The command then has no effect.
     async fn seal(
         &self,
         context: &PayloadContext<'_>,
         payload: &Bytes,
     ) -> Result<Sealed, PayloadError>;
 
-    /// After a payload with this codec's tag was read.
+    /// Opens a stored payload that has this codec's tag.
     ///
     /// # Errors
-    /// [`PayloadError`]; a load fails with it, and a runner tries again if it is transient.
+    /// [`PayloadError`] if the payload cannot be opened. A load fails with it, and a runner tries
+    /// again if it is transient.
     async fn open(
         &self,
         context: &PayloadContext<'_>,
@@ -96,13 +158,15 @@ pub trait PayloadCodec: Debug + Send + Sync + 'static {
     ) -> Result<Opened, PayloadError>;
 }
 
-/// The codecs that write new payloads, and those that read stored payloads by their tag. Cloning is a reference count.
+/// The codecs that write new payloads, and those that read stored payloads by their tag. Cloning
+/// increments a reference count.
 ///
-/// Every writer also reads. A codec that is no longer written stays as a reader as long as payloads with its tag are
-/// stored. Several writers work one after the other in the order given, and reading undoes them from the last: compress
-/// first, encrypt second. A codec with the tag of an earlier one replaces it as a reader.
+/// Every writer also reads. A codec that no longer writes must stay as a reader as long as payloads
+/// with its tag are stored. Several writers work one after the other in the given order, and
+/// reading undoes them from the last: compress first, encrypt second. A codec with the tag of an
+/// earlier one replaces it as a reader.
 ///
-/// [`new`](Self::new) holds none, and costs nothing.
+/// [`new`](Self::new) holds no codec, and costs nothing.
 #[derive(Clone, Default)]
 pub struct PayloadCodecs {
     inner: Option<Arc<Inner>>,
@@ -112,7 +176,8 @@ pub struct PayloadCodecs {
 struct Inner {
     writers: Vec<Arc<dyn PayloadCodec>>,
     readers: Vec<Arc<dyn PayloadCodec>>,
-    /// What is stored if every writer takes a payload: shared, not built for each.
+    /// The tags that are stored if every writer takes a payload: shared, and not built for each
+    /// payload.
     all_tags: Arc<str>,
 }
 
@@ -130,11 +195,12 @@ impl Debug for PayloadCodecs {
 }
 
 impl PayloadCodecs {
-    /// The tag of a payload that is gone for good. Readable without any codec; no codec may have it.
+    /// The tag of a payload that can never be read again. It is readable without any codec, and no
+    /// codec may have it.
     pub const SHREDDED: &'static str = "shredded";
 
-    /// None: payloads are stored as they are, and one that was written by a codec is
-    /// [`CodecError::UnknownCodec`].
+    /// Creates an empty set of codecs. Payloads are stored as they are, and a payload that was
+    /// written by a codec is [`CodecError::UnknownCodec`].
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -145,7 +211,8 @@ impl PayloadCodecs {
         self
     }
 
-    /// Writes new payloads with this codec, after the writers given before, and reads those with its tag.
+    /// Adds a codec that writes new payloads, after the writers given before, and reads payloads
+    /// with its tag.
     #[must_use]
     pub fn with_writer(self, codec: Arc<dyn PayloadCodec>) -> Self {
         self.with_reader(codec.clone()).edit(|inner| {
@@ -154,7 +221,7 @@ impl PayloadCodecs {
         })
     }
 
-    /// Only reads payloads with this codec's tag.
+    /// Adds a codec that only reads payloads with its tag.
     #[must_use]
     pub fn with_reader(self, codec: Arc<dyn PayloadCodec>) -> Self {
         self.edit(|inner| {
@@ -168,10 +235,12 @@ impl PayloadCodecs {
         self.inner.is_none()
     }
 
-    /// Lets the writers have a payload, one after the other; also says the tags to store, if any took it.
+    /// Passes a payload through the writers, one after the other. Also returns the tags to store,
+    /// if any writer took the payload.
     ///
     /// # Errors
-    /// [`CodecError::Payload`] if a writer fails, [`CodecError::InvalidTag`] if its tag cannot be stored.
+    /// - [`CodecError::Payload`] if a writer fails.
+    /// - [`CodecError::InvalidTag`] if the tag of a writer cannot be stored.
     pub async fn seal(
         &self,
         context: &PayloadContext<'_>,
@@ -197,10 +266,12 @@ impl PayloadCodecs {
         Ok((payload, tags))
     }
 
-    /// Undoes what the stored tags name, the last first. Without a tag the payload is as it was.
+    /// Opens a payload with the codecs that the stored tags name, the last first. Without a tag the
+    /// payload is returned as it is.
     ///
     /// # Errors
-    /// [`CodecError::UnknownCodec`] for a tag that no codec here has, [`CodecError::Payload`] if a codec fails.
+    /// - [`CodecError::UnknownCodec`] if no codec here has one of the tags.
+    /// - [`CodecError::Payload`] if a codec fails.
     pub async fn open(
         &self,
         context: &PayloadContext<'_>,
@@ -233,7 +304,8 @@ impl PayloadCodecs {
     /// Seals a payload, and opens it again as `check` says. `what` names the payload in an error.
     ///
     /// # Errors
-    /// As [`seal`](Self::seal) and [`open`](Self::open); [`CodecError::Encode`] if a reader would not get the payload back.
+    /// - Those of [`seal`](Self::seal) and [`open`](Self::open).
+    /// - [`CodecError::Encode`] if a reader would not get the payload back.
     pub(crate) async fn seal_readable(
         &self,
         context: &PayloadContext<'_>,
@@ -249,7 +321,8 @@ impl PayloadCodecs {
             Ok(Opened::Payload(opened)) if opened == payload => return Ok((sealed, tags)),
             Ok(Opened::Payload(_)) => SealedBut::Different,
             Ok(Opened::Shredded) => SealedBut::Shredded,
-            // The key service is away, or does not let this process read: not the payload's fault.
+            // The key service is unavailable, or does not let this process read. The payload is not
+            // the reason.
             Err(
                 error @ CodecError::Payload {
                     source:
@@ -284,8 +357,8 @@ impl PayloadCodecs {
         Ok(append)
     }
 
-    /// A commit as it was before it was sealed; a shredded event is left without payload, under the tag
-    /// [`SHREDDED`](Self::SHREDDED).
+    /// Returns a commit as it was before it was sealed. A shredded event is left without payload,
+    /// under the tag [`SHREDDED`](Self::SHREDDED).
     pub(crate) async fn open_commit(&self, mut commit: Commit) -> Result<Commit, LoadError> {
         let mut opened = Vec::with_capacity(commit.events.len());
         for recorded in commit.recorded() {
