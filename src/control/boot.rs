@@ -1,4 +1,4 @@
-//! Where a processor's generation began in each partition.
+//! The boot rows: the offsets at which the generation of a processor began in each partition.
 use super::{PutIf, Rows, Stored, rows::Races};
 use crate::{
     ports::{
@@ -10,26 +10,27 @@ use crate::{
 };
 use std::{collections::BTreeMap, sync::Arc};
 
-/// Value of the row `boot/<name>/<generation>`, `<topic>/<partition:020>`.
+/// The value of the row `boot/<name>/<generation>`, `<topic>/<partition:020>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Boot {
-    /// Where the generation begins in this partition.
+    /// The offset at which the generation begins in this partition.
     #[serde(rename = "o")]
     pub(crate) offset: Offset,
-    /// Whether the group has committed an offset since: if it has none now, it was lost.
+    /// True if the group has committed an offset since. If it has none now, the offset was lost.
     #[serde(rename = "s")]
     pub(crate) started: bool,
 }
 
-/// Value of the row `boot/<name>/<generation>`, `<topic>`: written when all partitions that the topic had then have their
-/// rows. A partition without a row is new from then on, and read from its first record.
+/// The value of the row `boot/<name>/<generation>`, `<topic>`, which is written when all partitions
+/// that the topic had then have their rows. A partition without a row is new from then on, and is
+/// read from its first record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 struct Booted {
     #[serde(rename = "p")]
     partitions: u32,
 }
 
-/// Why start positions could not be had.
+/// The error returned when the start positions cannot be determined.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BootError {
     #[error(transparent)]
@@ -49,9 +50,9 @@ pub(crate) enum BootError {
 /// The boot rows that one topic lacks.
 struct Missing {
     name: Arc<str>,
-    /// The partitions without a row, and where they start.
+    /// The partitions without a row, and the offsets at which they start.
     starts: Vec<(PartitionId, Offset)>,
-    /// The number of partitions to note, if the topic has no row yet.
+    /// The number of partitions to store in the topic's row; `None` if the topic has a row already.
     to_note: Option<u32>,
 }
 
@@ -92,12 +93,12 @@ impl BootRows {
         RowKey::new(self.partition.clone(), sort)
     }
 
-    /// Gives every partition of the topics a row. The instance that writes a row first decides where the generation
-    /// starts there, once and for all.
+    /// Gives every partition of the topics a row. The instance that writes a row first decides
+    /// where the generation starts in that partition, once and for all.
     ///
     /// # Errors
-    /// [`BootError::Trimmed`] if `start` is [`Start::Beginning`] and a partition without a row does not begin at offset 0.
-    /// No row is written then, so that another start may be chosen.
+    /// [`BootError::Trimmed`] if `start` is [`Start::Beginning`] and a partition without a row does
+    /// not begin at offset 0. No row is written then, so that another start may be chosen.
     pub(crate) async fn resolve(
         &mut self,
         bus: &dyn MessageBus,
@@ -115,14 +116,14 @@ impl BootRows {
             if let Some(partitions) = topic.to_note {
                 let key = RowKey::new(self.partition.clone(), &*topic.name);
                 let booted = Booted { partitions };
-                // The row of an instance that was faster is as good.
+                // If another instance was faster, its row is as good.
                 let _ = self.rows.put(&key, booted, Expect::Absent).await?;
             }
         }
         Ok(())
     }
 
-    /// Reads the rows that are there, and lists where the partitions start that have none.
+    /// Reads the existing rows, and lists the start offsets of the partitions that have none.
     async fn missing(
         &mut self,
         bus: &dyn MessageBus,
@@ -145,8 +146,8 @@ impl BootRows {
                 continue;
             }
             let offset = match start {
-                // The partition is new. It is read from its first record, also if that is gone already, so that the loss
-                // is noticed.
+                // The partition is new. It is read from its first record, even if that record is
+                // gone already, so that the loss is noticed.
                 _ if is_booted => Offset::new(0),
                 Start::Beginning if *begin > Offset::new(0) => {
                     return Err(BootError::Trimmed {
@@ -183,13 +184,15 @@ impl BootRows {
                     self.known.insert(partition, row);
                     return Ok(());
                 }
-                // Another process deleted the row between the attempt to write it and the answer.
+                // Another process deleted the row after this attempt to write it and before the
+                // answer.
                 PutIf::Conflict(None) => self.rows.lost(&mut races, &key).await?,
             }
         }
     }
 
-    /// Reads the row of a partition anew: another instance may have noted since that it has started.
+    /// Reads the row of a partition again: another instance may have noted since that it has
+    /// started.
     pub(crate) async fn read_again(
         &mut self,
         partition: &PartitionId,
@@ -241,7 +244,7 @@ impl BootRows {
         self.known.get(partition).map(|row| row.value)
     }
 
-    /// Where to start in partitions in which nothing is committed.
+    /// Returns the start positions of partitions in which nothing is committed.
     pub(crate) fn marks(&self) -> Vec<OffsetMark> {
         let rows = self.known.iter();
         rows.map(|(partition, row)| OffsetMark::new(partition.clone(), row.value.offset))

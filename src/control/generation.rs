@@ -1,4 +1,4 @@
-//! Which generation of a processor is live.
+//! The generations of a processor, and which of them is live.
 use super::{PutIf, Rows, rows::Races};
 use crate::ports::{ControlStore, ControlStoreError, Expect, RowKey};
 use std::{borrow::Cow, sync::Arc};
@@ -9,7 +9,7 @@ use std::{borrow::Cow, sync::Arc};
 pub(crate) struct State(Cow<'static, str>);
 
 impl State {
-    /// There is no next generation.
+    /// The state in which there is no next generation.
     pub(crate) const LIVE: Self = Self(Cow::Borrowed("live"));
 
     pub(crate) fn as_str(&self) -> &str {
@@ -17,38 +17,41 @@ impl State {
     }
 }
 
-/// Value of the row `proc`, `<name>`. A replay adds `t` (the highest generation ever allocated), `r` (the run) and `nm` (the
-/// next generation's model); what this build does not name here, it neither reads nor writes.
+/// The value of the row `proc`, `<name>`. A replay adds `t` (the highest generation ever
+/// allocated), `r` (the run) and `nm` (the next generation's model). Fields that this build does
+/// not name here it neither reads nor writes.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Generations {
-    /// The generation that serves, from 1.
+    /// The number of the generation that serves, from 1.
     #[serde(rename = "a")]
     pub(crate) active: u32,
-    /// The generation that is being built, if any.
+    /// The number of the generation that is being built; `None` if there is none.
     #[serde(rename = "n", default, skip_serializing_if = "Option::is_none")]
     pub(crate) next: Option<u32>,
     #[serde(rename = "st")]
     pub(crate) state: State,
-    /// True if the active generation must stop for this state. Absent: it may run in the state `live` only.
+    /// True if the active generation must stop in this state. `None`: it may run in the state
+    /// `live` only.
     #[serde(rename = "s", default, skip_serializing_if = "Option::is_none")]
     pub(crate) stop: Option<bool>,
-    /// Grows with every change.
+    /// A number that grows with every change of the row.
     #[serde(rename = "e")]
     pub(crate) epoch: u64,
-    /// `Projector::MODEL` of the active generation; 0 for a listener.
+    /// The `Projector::MODEL` of the active generation; 0 for a listener.
     #[serde(rename = "m")]
     pub(crate) model: u32,
 }
 
 impl Generations {
-    /// Returns true if the active generation may be started. A newer build may be at work on the processor in a state that this
-    /// build does not know: only the row itself tells whether the active generation may run meanwhile.
+    /// Returns true if the active generation may be started. A newer build may be working on the
+    /// processor in a state that this build does not know. Only the row itself tells whether the
+    /// active generation may run meanwhile.
     pub(crate) fn may_start(&self) -> bool {
         !self.stop.unwrap_or(self.state != State::LIVE)
     }
 }
 
-/// Reads the generations of a processor; the first to ask makes generation 1.
+/// Reads the generations of a processor. The first caller creates generation 1.
 pub(crate) async fn join(
     control: Arc<dyn ControlStore>,
     ids: Arc<dyn crate::IdSource>,

@@ -1,16 +1,18 @@
 //! Values that are too large for one row.
 //!
 //! ```text
-//! head    the key itself: "=" and the value, or "#" and JSON { "c": chunk set, "n": chunks, "l": bytes }, or "-": deleted
+//! head    the key itself: "=" and the value,
+//!         or "#" and JSON { "c": chunk set, "n": chunks, "l": bytes }, or "-": deleted
 //! chunks  partition chunk/<partition>, sort <sort>\u{1f}<chunk set>\u{1f}<index:05>
 //! ```
-//! A new value gets a chunk set of its own. Its chunks are written first and the head last: **the head is existence**, so a
-//! reader finds the old value or the new one, whole, wherever the writer crashed. The chunks of the value that was replaced
-//! stay for an hour, for readers that have its head already, and then end by themselves. A crash, or a write whose outcome
-//! stays unknown, may leave chunks without a head behind: that costs storage, and nothing else.
+//! A new value gets a chunk set of its own. Its chunks are written first and the head last. **The
+//! value exists if its head does**, so a reader finds the old value or the new one as a whole,
+//! wherever the writer crashed. The chunks of the replaced value stay for an hour, for readers that
+//! have its head already, and then expire. A crash, or a write whose outcome stays unknown, may
+//! leave chunks without a head. They cost storage, and nothing else.
 //!
-//! A head is never deleted and never written without a condition: a write that lands late finds another revision than it
-//! expects, and cannot bring a head back whose chunks are going.
+//! A head is never deleted and never written without a condition. A write that arrives late finds
+//! another revision than it expects, and cannot bring back a head whose chunks are expiring.
 use super::{Stored, rows::Races};
 use crate::{
     Clock, IdSource,
@@ -22,16 +24,16 @@ use crate::{
 use bytes::{Bytes, BytesMut};
 use std::{sync::Arc, time::Duration};
 
-/// How long a reader may take from a head to its last chunk.
+/// The time that a reader may take from a head to its last chunk.
 const ORPHANED: Duration = Duration::from_secs(3600);
 const INLINE: u8 = b'=';
 const CHUNKED: u8 = b'#';
 const DELETED: u8 = b'-';
 
-/// What a head says of its chunks.
+/// The content of a head about its chunks.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 struct ChunkSet {
-    /// A fresh revision in hexadecimal digits.
+    /// The id of the chunk set: a fresh revision in hexadecimal digits.
     #[serde(rename = "c")]
     id: String,
     #[serde(rename = "n")]
@@ -46,10 +48,11 @@ enum Head {
     Deleted,
 }
 
-/// Rows whose values may be larger than [`Row::MAX_VALUE`]. Such a row is read and written only through this.
+/// Rows whose values may be larger than [`Row::MAX_VALUE`]. Such a row must be read and written
+/// only through this type.
 ///
-/// A value of up to [`Row::MAX_VALUE`] - 1 bytes is one row. Of a key's limits
-/// the chunks' keys take their share: a partition has at most 1,018 bytes, a sort key 861.
+/// A value of up to [`Row::MAX_VALUE`] - 1 bytes is one row. The keys of the chunks need a part of
+/// the limits of a key: a partition has at most 1,018 bytes, and a sort key at most 861.
 #[derive(Clone, Debug)]
 pub struct LargeRows {
     store: Arc<dyn ControlStore>,
@@ -61,24 +64,26 @@ pub struct LargeRows {
 #[derive(Clone, Debug, PartialEq)]
 #[must_use]
 pub enum LargePut {
-    /// Ours is the row, under this revision.
+    /// The value was written under this revision.
     Written(Revision),
-    /// Not written: the row is not as expected.
+    /// The value was not written, because the stored one is not as expected.
     Conflict,
 }
 
 impl LargeRows {
-    /// Rows over this store.
+    /// Creates access to the large rows in this store. The ids make revisions, and the clock sets
+    /// the expiry of replaced chunks.
     pub fn new(store: impl ControlStore, ids: Arc<dyn IdSource>, clock: Arc<dyn Clock>) -> Self {
         let store = shared::control_store(store);
         Self { store, ids, clock }
     }
 
-    /// The value as last written, whole.
+    /// Returns the whole value as it was last written; `None` if there is none.
     ///
     /// # Errors
-    /// [`ControlStoreError`]; `Corrupt` if a chunk is missing though its head still stands, `Unavailable` if the value was
-    /// replaced each time it was read.
+    /// - `Corrupt` if a chunk is missing although its head still exists.
+    /// - `Unavailable` if the value was replaced each time it was read.
+    /// - Another [`ControlStoreError`] if the store refuses or fails.
     pub async fn get(&self, key: &RowKey) -> Result<Option<Stored<Bytes>>, ControlStoreError> {
         let Some(mut row) = self.store.get(key).await? else {
             return Ok(None);
@@ -94,13 +99,14 @@ impl LargeRows {
             if let Some(value) = value {
                 return Ok(Some(Stored { value, revision }));
             }
-            // Replaced between head and chunks, or broken.
+            // Between the reads of the head and of the chunks the value was replaced, or it is
+            // broken.
             match self.store.get(key).await? {
                 None => return Ok(None),
                 Some(now) if now.revision == revision => {
                     return Err(corrupt(key, "chunks are missing"));
                 }
-                // Replaced under this reader, which begins again.
+                // Another writer replaced the value during this read, which begins again.
                 Some(now) => {
                     races.lost(key, &*self.ids).await?;
                     row = now;
@@ -109,10 +115,12 @@ impl LargeRows {
         }
     }
 
-    /// Writes the value in the place of exactly the write that was `seen`; `None`: where there is no value.
+    /// Writes the value in place of exactly the write that was `seen`. With `None` it is written
+    /// only where there is no value.
     ///
     /// # Errors
-    /// [`ControlStoreError`]; the old value or the new one stands then, whole: [`get`](Self::get) tells.
+    /// [`ControlStoreError`] if the value cannot be stored, or if the store refuses or fails. Then
+    /// the old value or the new one is stored as a whole: [`get`](Self::get) tells which.
     pub async fn put(
         &self,
         key: &RowKey,
@@ -120,7 +128,7 @@ impl LargeRows {
         seen: Option<Revision>,
     ) -> Result<LargePut, ControlStoreError> {
         let old = self.store.get(key).await?;
-        // Where the condition cannot hold, no chunk is written.
+        // No chunk is written for a condition that cannot hold.
         let Some(expect) = expected(old.as_ref(), seen)? else {
             return Ok(LargePut::Conflict);
         };
@@ -144,10 +152,10 @@ impl LargeRows {
         Ok(put)
     }
 
-    /// Deletes the value if it is still the one that was `seen`; false if it is not.
+    /// Deletes the value if it is still the one that was `seen`. Returns false if it is not.
     ///
     /// # Errors
-    /// [`ControlStoreError`]; ask again.
+    /// [`ControlStoreError`] if the store refuses or fails. The call may be repeated.
     pub async fn delete(&self, key: &RowKey, seen: Revision) -> Result<bool, ControlStoreError> {
         let old = self.store.get(key).await?;
         let Some(expect) = expected(old.as_ref(), Some(seen))? else {
@@ -158,7 +166,7 @@ impl LargeRows {
         Ok(put != LargePut::Conflict)
     }
 
-    /// Writes a head, and lets the chunks of the one before end.
+    /// Writes a head, and lets the chunks of the previous one expire.
     async fn replace(
         &self,
         row: &Row,
@@ -166,7 +174,7 @@ impl LargeRows {
         old: Option<Row>,
     ) -> Result<LargePut, ControlStoreError> {
         let outcome = match self.store.put(row, expect).await {
-            // Sent once more, which is harmless: the same revision.
+            // Sent once more, which is harmless because the revision is the same.
             Err(ControlStoreError::Unavailable { .. }) => self.store.put(row, expect).await?,
             answered => answered?,
         };
@@ -189,13 +197,13 @@ impl LargeRows {
         for (chunk_key, start) in set.keys(key).zip(starts) {
             let end = value.len().min(start + Row::MAX_VALUE);
             let chunk = Row::new(chunk_key, value.slice(start..end), self.ids.revision());
-            // Nobody else writes this set.
+            // No other writer uses this chunk set.
             let _ = self.store.put(&chunk, Expect::Any).await?;
         }
         Ok(())
     }
 
-    /// The chunks, joined; none if one is missing.
+    /// Returns the chunks, joined; `None` if one is missing.
     async fn read(&self, key: &RowKey, set: &ChunkSet) -> Result<Option<Bytes>, ControlStoreError> {
         let keys: Vec<_> = set.keys(key).collect();
         let chunks = self.store.get_many(&keys).await?;
@@ -212,7 +220,8 @@ impl LargeRows {
         Ok(Some(value.freeze()))
     }
 
-    /// Lets the chunks of a head that is gone end by themselves. If that fails they stay, which costs storage only.
+    /// Lets the chunks of a replaced head expire. If that fails they stay, which costs only
+    /// storage.
     async fn orphan(&self, key: &RowKey, old: Option<Row>) {
         let ending = async {
             let Some(Head::Chunks(set)) = old.as_ref().map(head).transpose()? else {
@@ -224,7 +233,7 @@ impl LargeRows {
                     continue;
                 };
                 let ending = Row::new(chunk_key, chunk.value, self.ids.revision()).with_expiry(at);
-                // Somebody else who lets it end does the same.
+                // Another writer that replaces this row lets it expire, too.
                 let expect = Expect::Revision(chunk.revision);
                 let _ = self.store.put(&ending, expect).await?;
             }
@@ -269,7 +278,8 @@ fn left_behind(key: &RowKey, cleared: Result<(), ControlStoreError>) {
     }
 }
 
-/// What the head must be for a caller who has seen this value, or none; `None`: it is not so any more.
+/// Returns the condition on the head for a caller that has seen this value, or none. `None` if the
+/// condition cannot hold any more.
 fn expected(
     old: Option<&Row>,
     seen: Option<Revision>,

@@ -1,18 +1,22 @@
-//! Leases: which process does something that only one may do.
+//! Leases: which process does work that only one process may do.
 //!
 //! ```text
-//! row     { "e": epoch, "o": owner (absent: released), "t": lease time in ms }, never deleted, without expiry
-//! take    no row, or a released one: at once. Held: once its revision has stood still for the whole lease time, that of the
-//!         holder or of who waits, whichever is longer: a deployment may change it
-//! renew   the same epoch under a new revision: whoever waits sees that the holder lives
+//! row     { "e": epoch, "o": owner (absent: released), "t": lease time in ms }
+//!         never deleted, without expiry
+//! take    no row, or a released one: at once
+//!         a held one: once its revision has not changed for the whole lease time, that of the
+//!         holder or of the contender, whichever is longer: a deployment may change it
+//! renew   the same epoch under a new revision: contenders see that the holder is alive
 //! lost    another process has taken over: its epoch is greater
 //! ```
-//! No two clocks are compared. Who waits counts, on its own monotonic clock, from when it *first saw* a revision; the
-//! holder counts from *before* it sent the write that made it. So the holder knows first that its time is over, however
-//! long the write took, as long as clocks run at about the same rate.
+//! The clocks of two processes are never compared. A contender measures, on its own monotonic
+//! clock, from the moment when it *first saw* a revision. The holder measures from *before* it sent
+//! the write that made the revision. The holder therefore knows first that its time is over,
+//! however long the write took, as long as clocks run at about the same rate.
 //!
-//! A lease only makes doubles rare: a process may be stopped between its last look and what it does then. What must not
-//! happen twice is guarded by the epoch, which grows with every take-over: whoever writes under it refuses a smaller one.
+//! A lease only makes duplicates rare: a process may be stopped between its last check and its next
+//! action. Work that must not be done twice is guarded by the epoch, which grows with every
+//! take-over. Storage that is written under an epoch refuses a smaller one.
 use super::{PutIf, Rows, Stored};
 use crate::{
     IdSource,
@@ -21,26 +25,27 @@ use crate::{
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
-/// The row's value.
+/// The value of a lease's row.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 struct LeaseRow {
     #[serde(rename = "e")]
     epoch: u64,
-    /// Whose it is; for people, and to tell a process's own writes from others'.
+    /// The owner of the lease. It is for people, and to distinguish a process's own writes from
+    /// those of others.
     #[serde(rename = "o", default, skip_serializing_if = "Option::is_none")]
     owner: Option<String>,
-    /// What the holder counts on.
+    /// The lease time, in milliseconds, on which the holder relies.
     #[serde(rename = "t", default)]
     millis: u64,
 }
 
-/// Leases of one kind. Cloning shares the store.
+/// The leases of one kind. Clones share the store.
 ///
 /// # Example
 /// ```
-/// # use foldstream::{SystemIds, control::Leases, ports::RowKey};
+/// # use foldstream::{BoxError, SystemIds, control::Leases, ports::{ControlStore, RowKey}};
 /// # use std::{sync::Arc, time::Duration};
-/// # async fn example(control: impl foldstream::ports::ControlStore) -> Result<(), foldstream::BoxError> {
+/// # async fn example(control: impl ControlStore) -> Result<(), BoxError> {
 /// let leases = Leases::new(control, Arc::new(SystemIds), Duration::from_secs(15));
 /// let mut contender = leases.contender(RowKey::new("lease/poller", "7"), "node-1");
 /// if let Some(mut lease) = contender.try_take().await? {
@@ -58,19 +63,21 @@ pub struct Leases {
 }
 
 impl Leases {
-    /// Leases that may be taken over once they were not renewed for `time`. Renew them several times in it.
+    /// Creates leases that may be taken over once they were not renewed for `time`. A holder renews
+    /// its lease several times within that time.
     pub fn new(store: impl ControlStore, ids: Arc<dyn IdSource>, time: Duration) -> Self {
         let rows = Rows::new(shared::control_store(store), ids);
         Self { rows, time }
     }
 
     fn millis(&self) -> u64 {
-        // Rounded up, and no lease lasts for ages.
+        // Rounded up, and limited to what the row can hold.
         let millis = self.time.as_nanos().div_ceil(1_000_000);
         u64::try_from(millis).unwrap_or(u64::MAX)
     }
 
-    /// A process that wants the lease in this row. `owner` names the process: an instance, not a host.
+    /// Returns a contender for the lease in this row. `owner` names the process: an instance, not a
+    /// host.
     pub fn contender(&self, key: RowKey, owner: impl Into<String>) -> Contender {
         Contender {
             leases: self.clone(),
@@ -81,7 +88,8 @@ impl Leases {
     }
 }
 
-/// Waits for a lease. Keep it between the tries: it remembers since when the holder stands still.
+/// A process that waits for a lease. Keep it between the attempts: it remembers since when the
+/// holder has not renewed.
 #[derive(Debug)]
 pub struct Contender {
     leases: Leases,
@@ -91,11 +99,12 @@ pub struct Contender {
 }
 
 impl Contender {
-    /// Takes the lease if it is free, released, or its holder has stood still for the lease time. Ask again a few times
-    /// in each lease time, with jitter.
+    /// Takes the lease if it is free, released, or was not renewed for the lease time. Call again a
+    /// few times in each lease time, with jitter.
     ///
     /// # Errors
-    /// [`ControlStoreError`]; a lease that was taken by a write whose answer was lost is free again after the lease time.
+    /// [`ControlStoreError`] if the store refuses or fails. A lease that was taken by a write whose
+    /// answer was lost is free again after the lease time.
     pub async fn try_take(&mut self) -> Result<Option<Lease>, ControlStoreError> {
         let found = self.leases.rows.get::<LeaseRow>(&self.key).await?;
         let (epoch, expect) = match &found {
@@ -118,7 +127,7 @@ impl Contender {
                 row,
                 since,
             }),
-            // Somebody else was faster: their time begins.
+            // Another process was faster, and its lease time begins now.
             PutIf::Conflict(theirs) => {
                 self.seen = theirs.map(|row| (row.revision, Instant::now()));
                 None
@@ -126,7 +135,7 @@ impl Contender {
         })
     }
 
-    /// Whether this very write has been the row for the lease time.
+    /// Returns true if this very write has been the row for the lease time.
     fn stands_still(&mut self, row: &Stored<LeaseRow>) -> bool {
         match self.seen {
             Some((revision, since)) if revision == row.revision => {
@@ -141,40 +150,45 @@ impl Contender {
     }
 }
 
-/// A lease that is held. Dropping it leaves it to run out; [`release`](Self::release) hands it on at once.
+/// A lease that is held. Dropping it lets it expire; [`release`](Self::release) hands it on at
+/// once.
 #[derive(Debug)]
 pub struct Lease {
     leases: Leases,
     key: RowKey,
     row: Stored<LeaseRow>,
-    /// Before the write that made this revision was sent.
+    /// The instant before the write was sent that made this revision.
     since: Instant,
 }
 
 impl Lease {
-    /// Greater than that of every earlier holder.
+    /// Returns the epoch, which is greater than that of every earlier holder.
     pub const fn epoch(&self) -> u64 {
         self.row.value.epoch
     }
 
-    /// Until when nobody can have taken over. Stop before it.
+    /// Returns the instant until which no other process can have taken over. The holder must stop
+    /// before it.
     pub fn valid_until(&self) -> Instant {
         self.since + self.leases.time
     }
 
-    /// Shows that the holder lives. False: another process has taken over, so stop.
+    /// Renews the lease, which shows that the holder is alive. Returns false if another process has
+    /// taken over, and then the holder must stop.
     ///
     /// # Errors
-    /// [`ControlStoreError`]; the lease is held on until [`valid_until`](Self::valid_until): try again.
+    /// [`ControlStoreError`] if the store refuses or fails. The lease is held until
+    /// [`valid_until`](Self::valid_until), and the call may be repeated.
     pub async fn renew(&mut self) -> Result<bool, ControlStoreError> {
         let row = self.row.value.clone();
         self.write(row).await
     }
 
-    /// Hands it on: the next contender takes it at once. It is not deleted, so that epochs only grow.
+    /// Releases the lease, so that the next contender takes it at once. The row is not deleted, so
+    /// that epochs only grow.
     ///
     /// # Errors
-    /// [`ControlStoreError`]; it then runs out by itself.
+    /// [`ControlStoreError`] if the store refuses or fails. The lease then expires.
     pub async fn release(mut self) -> Result<(), ControlStoreError> {
         let epoch = self.epoch();
         let millis = self.leases.millis();
@@ -183,13 +197,13 @@ impl Lease {
             owner: None,
             millis,
         };
-        // Somebody who has taken over needs no release.
+        // A lease that another process has taken over needs no release.
         self.write(row).await.map(drop)
     }
 
-    /// Writes over my own write, and whether there was one.
+    /// Replaces the last write of this holder. Returns false if another process has taken over.
     async fn write(&mut self, row: LeaseRow) -> Result<bool, ControlStoreError> {
-        // A second time where an earlier renewal was applied though its answer was lost.
+        // A second attempt, if an earlier renewal was applied although its answer was lost.
         for _ in 0..2 {
             let since = Instant::now();
             let expect = Expect::Revision(self.row.revision);
@@ -199,7 +213,8 @@ impl Lease {
                     (self.row, self.since) = (row, since);
                     return Ok(true);
                 }
-                // One process takes an epoch, so under my epoch only I have written. Its time is unknown: it stays the old.
+                // Only one process takes an epoch, so only this holder has written under its epoch.
+                // The time of that write is not known, so the older time stays.
                 PutIf::Conflict(Some(found)) if found.value == self.row.value => self.row = found,
                 PutIf::Conflict(_) => return Ok(false),
             }

@@ -1,7 +1,9 @@
-//! The small rows that processes share, as pure logic over [`ControlStore`](crate::ports::ControlStore).
+//! The small rows that processes share, as pure logic over
+//! [`ControlStore`](crate::ports::ControlStore).
 //!
-//! Every row is one JSON object with short, stable names: they are stored, so they only grow, and readers ignore names
-//! that they do not know. Rows about streams are spread over 64 partitions by the stream's hash.
+//! Every row is one JSON object with short, stable names. The names are stored, so they only grow
+//! in number, and readers ignore names that they do not know. Rows about streams are spread over 64
+//! partitions by the stream's hash.
 mod boot;
 mod generation;
 mod large;

@@ -10,23 +10,24 @@ use crate::{
 use serde::{Serialize, de::DeserializeOwned};
 use std::{sync::Arc, time::Duration};
 
-/// A value as a row holds it, and the write that put it there: what the next compare-and-set expects.
+/// The value of a row, and the id of the write that stored it, which the next compare-and-set
+/// expects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stored<T> {
-    /// The value.
+    /// The value of the row.
     pub value: T,
-    /// The write that it comes from.
+    /// The id of the write that stored the value.
     pub revision: Revision,
 }
 
-/// What became of a conditional put.
+/// The outcome of a conditional put.
 #[derive(Debug, PartialEq)]
 #[must_use]
 pub(crate) enum PutIf<T> {
-    /// Ours is the row.
+    /// The row was written by this call.
     Written(Stored<T>),
-    /// Not written; the row as it is, if there is one.
+    /// The row was not written. The conflict holds the stored row, if there is one.
     Conflict(Option<Stored<T>>),
 }
 
@@ -37,22 +38,23 @@ const RACES: RetryPolicy = RetryPolicy::new(
 )
 .with_immediate(2);
 
-/// The lost races of one compare-and-set, or of one read of several rows: each means that another process has changed what
-/// was just read.
+/// The lost races of one compare-and-set, or of one read of several rows. Each means that another
+/// process has changed what was just read.
 #[derive(Debug, Default)]
 pub(super) struct Races(Option<Attempts<'static>>);
 
 impl Races {
-    /// Waits before the row is looked at again.
+    /// Waits before the row is read again.
     ///
     /// # Errors
-    /// [`ControlStoreError::Unavailable`] once the row has been changing for too long.
+    /// [`ControlStoreError::Unavailable`] if the row has been changing for too long.
     pub(super) async fn lost(
         &mut self,
         key: &RowKey,
         ids: &dyn IdSource,
     ) -> Result<(), ControlStoreError> {
-        // The source of ids is the only randomness of the rows, so a seeded one fixes the pauses, too.
+        // The source of ids is the only randomness of the rows, so a source with a seed determines
+        // the pauses, too.
         let attempts = self.0.get_or_insert_with(|| {
             let backoff = RACES.backoff.with_seed(ids.revision().as_u128() as u64);
             Attempts::new(RACES.with_backoff(backoff))
@@ -67,7 +69,7 @@ impl Races {
     }
 }
 
-/// Reads and writes rows whose values are JSON, without expiry. Cloning shares it.
+/// Reads and writes rows whose values are JSON, without expiry. Clones share the store.
 #[derive(Clone, Debug)]
 pub(crate) struct Rows {
     store: Arc<dyn ControlStore>,
@@ -79,7 +81,7 @@ impl Rows {
         Self { store, ids }
     }
 
-    /// Waits before a row is looked at again that others have changed meanwhile.
+    /// Waits before a row is read again that other processes have changed meanwhile.
     pub(super) async fn lost(
         &self,
         races: &mut Races,
@@ -88,7 +90,7 @@ impl Rows {
         races.lost(key, &*self.ids).await
     }
 
-    /// The row as last written.
+    /// Returns the row as it was last written; `None` if it is absent.
     pub(crate) async fn get<T: DeserializeOwned>(
         &self,
         key: &RowKey,
@@ -98,8 +100,9 @@ impl Rows {
 
     /// Writes the value if the row is as expected, under a fresh revision.
     ///
-    /// A lost answer is settled here: the same write is sent once more, which is harmless (same revision). If that fails
-    /// too, the caller does not know whether the row was written.
+    /// A lost answer is settled here: the same write is sent once more, which is harmless because
+    /// the revision is the same. If that fails too, the caller does not know whether the row was
+    /// written.
     pub(crate) async fn put<T: Serialize + DeserializeOwned>(
         &self,
         key: &RowKey,
@@ -109,7 +112,8 @@ impl Rows {
         self.put_until(key, value, expect, None).await
     }
 
-    /// Puts another value in the place of exactly this write, or deletes it; false if it is not there any more.
+    /// Replaces exactly this write with another value, or deletes it. Returns false if the row
+    /// holds another write.
     pub(super) async fn replace<T: Serialize + DeserializeOwned>(
         &self,
         key: &RowKey,
@@ -122,14 +126,15 @@ impl Rows {
                 matches!(put, PutIf::Written(_))
             }
             None => match self.store.delete(key, DeleteExpect::Revision(seen)).await? {
-                // Gone is what was wanted; it may be this delete, sent twice by the adapter.
+                // The row is gone, as wanted. This delete may have removed it if the adapter sent
+                // it twice.
                 DeleteOutcome::Deleted | DeleteOutcome::Conflict(None) => true,
                 DeleteOutcome::Conflict(Some(_)) => false,
             },
         })
     }
 
-    /// [`put`](Self::put) of a row that ends.
+    /// Writes a row that expires, as [`put`](Self::put) does.
     pub(crate) async fn put_until<T: Serialize + DeserializeOwned>(
         &self,
         key: &RowKey,

@@ -1,11 +1,11 @@
-//! How many partitions a topic has had since its first event.
+//! The pinned number of partitions that a topic has had since its first event.
 use super::{PutIf, Rows, rows::Races};
 use crate::ports::{ControlStoreError, Expect, RowKey};
 
-/// Partition of the row; the sort key is the topic's name.
+/// The partition of the rows. The sort key is the name of the topic.
 const PARTITION: &str = "topic";
 
-/// The row's value.
+/// The value of a pin's row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 struct TopicPin {
     #[serde(rename = "p")]
@@ -14,8 +14,9 @@ struct TopicPin {
 
 /// The rows `topic/<name>` -> `{"p": partitions}`.
 ///
-/// A key's partition follows from their number: one more moves streams to other partitions, after whose end older events
-/// of the same stream may still wait. So the number is pinned, and a change is an operator's decision.
+/// The partition of a key depends on the number of partitions. With one more, streams move to other
+/// partitions, while older events of the same streams may still wait in their former ones.
+/// Therefore the number is pinned, and a change is an operator's decision.
 #[derive(Clone, Debug)]
 pub(crate) struct TopicPins {
     rows: Rows,
@@ -26,7 +27,7 @@ impl TopicPins {
         Self { rows }
     }
 
-    /// The pinned number: `partitions`, unless another number was pinned before.
+    /// Returns the pinned number: `partitions`, unless another number was pinned before.
     pub(crate) async fn pinned_or(
         &self,
         topic: &str,
@@ -42,13 +43,13 @@ impl TopicPins {
             match self.rows.put(&key, pin, Expect::Absent).await? {
                 PutIf::Written(_) => return Ok(partitions),
                 PutIf::Conflict(Some(pin)) => return Ok(pin.value.partitions),
-                // Deleted between the two: look again.
+                // Deleted between the put and its answer: read the row again.
                 PutIf::Conflict(None) => self.rows.lost(&mut races, &key).await?,
             }
         }
     }
 
-    /// Pins this number whatever was pinned.
+    /// Pins this number, whatever was pinned before.
     pub(crate) async fn pin(&self, topic: &str, partitions: u32) -> Result<(), ControlStoreError> {
         let key = RowKey::new(PARTITION, topic);
         let pin = TopicPin { partitions };

@@ -1,4 +1,4 @@
-//! How far the bus has acknowledged each stream.
+//! Watermarks: the last commit of each stream that the bus has acknowledged.
 use super::{PutIf, Rows, Stored, rows::Races};
 use crate::{
     CommitId, IdSource, StreamId, Version,
@@ -6,39 +6,40 @@ use crate::{
 };
 use std::sync::Arc;
 
-/// The last commit of a stream that the bus has acknowledged: always a commit end.
+/// The last commit of a stream that the bus has acknowledged. It is always a commit end.
 ///
-/// Stored as `{"v": version, "c": commit id}`. The id goes with the version, since a restored backup reuses version
-/// numbers for another history.
+/// It is stored as `{"v": version, "c": commit id}`. The id is stored with the version, since a
+/// restored backup reuses version numbers for another history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[non_exhaustive]
 pub struct Watermark {
-    /// Version of the commit's last event.
+    /// The version of the commit's last event.
     #[serde(rename = "v")]
     pub version: Version,
-    /// The commit.
+    /// The id of the commit.
     #[serde(rename = "c")]
     pub commit_id: CommitId,
 }
 impl Watermark {
-    /// At the end of this commit.
+    /// Creates a watermark at the end of this commit.
     pub const fn new(version: Version, commit_id: CommitId) -> Self {
         Self { version, commit_id }
     }
 }
 
-/// The rows `wm/<shard>`, stream -> [`Watermark`], in 64 shards by [`StreamId::shard`]. They only move forward,
-/// but for [`AfterRestore`](super::AfterRestore).
+/// The rows `wm/<shard>`, stream -> [`Watermark`], in 64 shards by [`StreamId::shard`]. They only
+/// move forward, except by [`AfterRestore`](super::AfterRestore).
 #[derive(Clone, Debug)]
 pub struct Watermarks {
     rows: Rows,
 }
 
 impl Watermarks {
-    /// Partitions that the rows are spread over. Stored by its effect: it never changes.
+    /// The number of partitions over which the rows are spread. It determines stored keys, so it
+    /// never changes.
     pub const SHARDS: u32 = 64;
 
-    /// The watermarks in this store.
+    /// Creates access to the watermarks in this store.
     pub fn new(store: impl ControlStore, ids: Arc<dyn IdSource>) -> Self {
         Self::over(Rows::new(shared::control_store(store), ids))
     }
@@ -48,19 +49,30 @@ impl Watermarks {
     }
 
     /// Returns the key of a stream's row.
+    ///
+    /// # Example
+    /// ```
+    /// use foldstream::{StreamId, control::Watermarks};
+    /// let cart = StreamId::new("cart", "7")?;
+    /// let key = Watermarks::key(&cart);
+    /// assert_eq!(key.partition, format!("wm/{}", cart.shard(Watermarks::SHARDS)));
+    /// assert_eq!(key.sort, "cart#7");
+    /// # Ok::<(), foldstream::InvalidStreamId>(())
+    /// ```
     pub fn key(stream: &StreamId) -> RowKey {
         let shard = stream.shard(Self::SHARDS);
         RowKey::new(Self::partition(shard), stream.as_str())
     }
-    /// The rows of one shard.
+    /// Returns the partition of the rows of one shard.
     pub(super) fn partition(shard: u32) -> String {
         format!("wm/{shard}")
     }
 
-    /// The watermark of a stream; none before its first commit is acknowledged.
+    /// Returns the watermark of a stream; `None` before its first commit is acknowledged.
     ///
     /// # Errors
-    /// [`ControlStoreError`]; `Corrupt` if the row is not a watermark.
+    /// - `Corrupt` if the row is not a watermark.
+    /// - Another [`ControlStoreError`] if the store refuses or fails.
     pub async fn get(
         &self,
         stream: &StreamId,
@@ -68,15 +80,18 @@ impl Watermarks {
         self.rows.get(&Self::key(stream)).await
     }
 
-    /// Moves the watermark forward to `to` and returns where it is now: there, or where somebody else has moved it, at
-    /// the same version or further. `seen` is what the caller last knew, none if it knew of no row;
-    /// where that is at `to` or further already, it is returned and nothing is asked.
+    /// Moves the watermark forward to `to`, and returns where it is now: at `to`, or where another
+    /// process has moved it, at the same version or a higher one.
     ///
-    /// At the same version the commit ids may differ: then there are two histories, and the caller must stop.
-    /// A dropped future leaves the watermark moved or not.
+    /// `seen` is the watermark that the caller last knew; `None` if it knew of no row. If `seen` is
+    /// at `to` or after it already, it is returned without a call to the store.
+    ///
+    /// At the same version the commit ids may differ. Then there are two histories, and the caller
+    /// must stop. If the future is dropped, the watermark is moved or not.
     ///
     /// # Errors
-    /// [`ControlStoreError`]; after `Unavailable` it may have been moved, and calling again with the same `seen` is safe.
+    /// [`ControlStoreError`] if the store refuses or fails. After `Unavailable` the watermark may
+    /// have been moved, and a second call with the same `seen` is safe.
     pub async fn advance(
         &self,
         stream: &StreamId,

@@ -1,10 +1,11 @@
-//! Where a check or repair goes on, as text that survives the process.
+//! The position at which a check or repair continues, as text that can be stored.
 use super::Watermarks;
 use crate::ports::ScanCursor;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
-/// A place between two pages. Shown and parsed as one line of text.
+/// The position between two pages of a check or repair. It is displayed and parsed as one line of
+/// text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestoreCursor(pub(super) Place);
 
@@ -26,14 +27,14 @@ impl Place {
     };
 }
 
-/// The text is no [`RestoreCursor`].
+/// The error returned for a text that is not a [`RestoreCursor`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is no cursor of a restore check")]
 pub struct InvalidRestoreCursor {
     text: String,
 }
 
-/// The text form, JSON.
+/// The text form of a cursor, which is JSON.
 #[derive(Serialize, Deserialize)]
 struct Stored {
     #[serde(default, skip_serializing_if = "Option::is_none")]

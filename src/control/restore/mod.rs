@@ -1,23 +1,30 @@
-//! After a restore from a backup: what other tables remember about streams is brought back in line with the events.
+//! After a restore from a backup: brings what other tables remember about streams back in line with
+//! the events.
 //!
-//! A restored event store is a shorter history, and what is appended next reuses the versions that were lost. Whoever
-//! remembers a version remembers the commit id with it, so nobody takes one history for the other: publishers stop with
-//! `HistoryForked`, and repositories ignore snapshots that do not fit. [`AfterRestore`] mends both:
+//! A restored event store has a shorter history, and later appends reuse the versions that were
+//! lost. Everything that remembers a version also remembers the commit id, so that the two
+//! histories are never confused: publishers stop with `HistoryForked`, and repositories ignore
+//! snapshots that do not fit. [`AfterRestore`] repairs both:
 //!
-//! - **A watermark above the tail comes down**, else nothing would be published before the stream has grown past it.
-//! - **A watermark of another history** comes down too. Where a writer has already appended after the restored tail, it
-//!   comes down to the last commit before that, so that everything appended since is published. Whether and
-//!   since when there were such writes only the operator knows: [`Writes`]. A stream that contradicts
-//!   [`Writes::NoneYet`] is reported and left.
+//! - **A watermark above the tail is lowered.** Otherwise nothing would be published before the
+//!   stream has grown past it.
+//! - **A watermark of another history** is lowered too. If a writer has already appended after the
+//!   restored tail, it is lowered to the last commit before that append, so that everything
+//!   appended since is published. Only the operator knows whether there were such writes, and since
+//!   when: [`Writes`]. A stream that contradicts [`Writes::NoneYet`] is reported and left as it is.
 //! - **A snapshot that is above the tail or of another history is deleted.**
 //!
-//! Why it works in pages, by a cursor that can be stored: a store may hold millions of streams, and each costs reads.
-//! Why the streams are found by their watermarks first: those include the ones that are gone from the events
-//! altogether. Streams that were never published have no watermark; they are found by
-//! [`AfterRestore::with_aggregates`], and matter only for their snapshots.
+//! # Why in pages?
+//! A store may hold millions of streams, and each of them costs reads. The work is therefore done
+//! in pages, with a cursor that can be stored.
 //!
-//! Publishers must be stopped meanwhile: they keep watermarks in memory. Consumers have seen what was lost: their read
-//! models are to be rebuilt.
+//! # Why are streams found by their watermarks?
+//! The watermarks include the streams that are gone from the events altogether. Streams that were
+//! never published have no watermark. They are found by [`AfterRestore::with_aggregates`], and
+//! matter only for their snapshots.
+//!
+//! Publishers must be stopped meanwhile, because they keep watermarks in memory. Consumers have
+//! seen what was lost, so their read models must be rebuilt.
 mod cursor;
 mod report;
 
@@ -54,18 +61,17 @@ const ONE: Option<NonZeroU32> = NonZeroU32::new(1);
 ///     .with_snapshots(snapshots)
 ///     .with_aggregates(["cart"]);
 /// let hundred = NonZeroU32::new(100).ok_or("not zero")?;
-/// let mut next = None;
+/// let (mut findings, mut next) = (Vec::new(), None);
 /// loop {
-///     // `repair` does the same and mends what it finds.
+///     // `repair` returns the same findings, and repairs them.
 ///     let page = restore.check(next.as_ref(), hundred).await?;
-///     for finding in &page.findings {
-///         println!("{finding}");
-///     }
+///     findings.extend(page.findings);
 ///     next = page.next;
 ///     if next.is_none() {
 ///         break;
 ///     }
 /// }
+/// assert!(findings.is_empty(), "these do not fit the restored events: {findings:?}");
 /// # Ok(())
 /// # }
 /// ```
@@ -80,7 +86,7 @@ pub struct AfterRestore {
 }
 
 impl AfterRestore {
-    /// For the restored events, and the watermarks in this store.
+    /// Creates a check of the restored events against the watermarks in this control store.
     pub fn new(events: impl EventStore, control: impl ControlStore, writes: Writes) -> Self {
         let ids: Arc<dyn IdSource> = Arc::new(SystemIds);
         let control = shared::control_store(control);
@@ -93,33 +99,35 @@ impl AfterRestore {
             writes,
         }
     }
-    /// Also the snapshots of every stream that is looked at.
+    /// Also checks the snapshots of every stream that is visited.
     #[must_use]
     pub fn with_snapshots(mut self, snapshots: impl SnapshotStore) -> Self {
         self.snapshots = Some(shared::snapshot_store(snapshots));
         self
     }
-    /// Also looks at all streams of these aggregate types, for their snapshots: those that were never published have no
-    /// watermark to be found by.
+    /// Also visits all streams of these aggregate types, for their snapshots. Streams that were
+    /// never published have no watermark by which they could be found.
     #[must_use]
     pub fn with_aggregates<T: Into<String>>(mut self, names: impl IntoIterator<Item = T>) -> Self {
         self.aggregates = names.into_iter().map(Into::into).collect();
         self
     }
-    /// Another source of revisions.
+    /// Sets the source of revisions. Default: the system's randomness.
     #[must_use]
     pub fn with_ids(mut self, ids: Arc<dyn IdSource>) -> Self {
         self.rows = Rows::new(self.control.clone(), ids);
         self
     }
 
-    /// Says what [`repair`](Self::repair) would do to the next `streams` streams, and changes nothing.
+    /// Reports what [`repair`](Self::repair) would do to the next `streams` streams, and changes
+    /// nothing.
     ///
-    /// A stream in order costs one read of one commit for its watermark, the load of its snapshot, and one more read if
-    /// it has one. What is out of order costs one or two reads more.
+    /// A stream in order costs one read of one commit for its watermark and one load of its
+    /// snapshot. A stream with a snapshot costs one more read. A stream that is not in order costs
+    /// one or two additional reads.
     ///
     /// # Errors
-    /// [`RestoreError`]; going on from the same cursor is safe.
+    /// [`RestoreError`] if a store cannot be read. Continuing from the same cursor is safe.
     pub async fn check(
         &self,
         after: Option<&RestoreCursor>,
@@ -128,10 +136,13 @@ impl AfterRestore {
         self.page(after, streams, Mode::Check).await
     }
 
-    /// Repairs the next `streams` streams, and says what it did. Idempotent: what is repaired is in order afterwards.
+    /// Repairs the next `streams` streams, and reports what it did. Idempotent: a repaired stream
+    /// is in order afterwards.
     ///
     /// # Errors
-    /// [`RestoreError`]; going on from the same cursor is safe. `InUse` if a publisher is running.
+    /// - `InUse` if a publisher is running.
+    /// - Another [`RestoreError`] if a store cannot be read or written. Continuing from the same
+    ///   cursor is safe.
     pub async fn repair(
         &self,
         after: Option<&RestoreCursor>,
@@ -167,7 +178,7 @@ impl AfterRestore {
         Ok(page)
     }
 
-    /// Some rows of one partition of watermarks.
+    /// Checks some rows of one partition of watermarks.
     async fn watermarks(
         &self,
         shard: u32,
@@ -204,7 +215,7 @@ impl AfterRestore {
         })
     }
 
-    /// Where the streams of an aggregate type begin.
+    /// Returns the place at which the streams of an aggregate type begin.
     fn first_of(&self, aggregate: usize) -> Option<Place> {
         let is_there = self.snapshots.is_some() && aggregate < self.aggregates.len();
         is_there.then_some(Place::Streams {
@@ -213,7 +224,8 @@ impl AfterRestore {
         })
     }
 
-    /// A page of streams of one aggregate type. Those with a watermark were looked at before, and cost a read again.
+    /// Checks a page of streams of one aggregate type. Streams with a watermark were visited
+    /// before, and cost a read again.
     async fn streams(
         &self,
         aggregate: usize,
@@ -256,7 +268,8 @@ impl AfterRestore {
             Writes::NoneYet => Some(tail.clone()),
             Writes::Since(time) => self.last_before(stream, time).await?,
         };
-        // Only ever down: else somebody has written, or before that time, and what was published nobody knows.
+        // A watermark is only ever lowered. Otherwise another writer has appended, or appended
+        // before the given time, and no one knows what was published.
         if to.as_ref().is_some_and(|to| to.version() >= version) {
             page.findings.push(Finding::Forked {
                 stream: stream.clone(),
@@ -306,7 +319,7 @@ impl AfterRestore {
         Ok(())
     }
 
-    /// Whether a commit of this id ends at this version.
+    /// Returns whether a commit with this id ends at this version.
     async fn fit(
         &self,
         stream: &StreamId,
@@ -339,7 +352,8 @@ impl AfterRestore {
         self.events.read(stream, from, ONE).try_next().await
     }
 
-    /// Where the stream ended before this time. Times of a stream never go back.
+    /// Returns the head at which the stream ended before this time. The times of a stream never
+    /// decrease.
     async fn last_before(
         &self,
         stream: &StreamId,
@@ -355,7 +369,7 @@ impl AfterRestore {
     }
 }
 
-/// One stream that cannot be read does not hold up the others.
+/// Notes a stream that cannot be read, so that it does not stop the check of the others.
 fn note_corrupt(
     looked: Result<(), RestoreError>,
     stream: &StreamId,
@@ -371,14 +385,25 @@ fn note_corrupt(
     }
 }
 
-/// The writes to the restored events before the repair. They decide what is still to be published, so a
-/// wrong answer leaves events unpublished: in doubt, say [`Since`](Self::Since) the restore.
+/// The writes to the restored events before the repair.
+///
+/// They decide what must still be published, so a wrong answer leaves events unpublished. In doubt,
+/// choose [`Since`](Self::Since) with the time of the restore.
+///
+/// # Example
+/// ```
+/// use foldstream::{Timestamp, control::Writes};
+/// let restored_at: Timestamp = "2026-03-01T04:30:00Z".parse()?;
+/// assert_ne!(Writes::Since(restored_at), Writes::NoneYet);
+/// # Ok::<(), foldstream::InvalidTimestamp>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Writes {
-    /// Nothing: what there is was there before the restore.
+    /// Nothing was written: every commit was there before the restore.
     NoneYet,
-    /// Commits recorded at or after this time were appended after the restored history. What was published of them, or
-    /// of older ones by mistake, is published again under the same event ids.
+    /// Commits recorded at or after this time were appended after the restored history. Those that
+    /// were already published, or older ones by mistake, are published again under the same event
+    /// ids.
     Since(Timestamp),
 }
 
@@ -388,7 +413,8 @@ enum Mode {
     Repair,
 }
 
-/// What is remembered, against the history as it is; with its tail where it does not fit.
+/// The relation of a remembered version to the history as it is, with the tail of the stream if it
+/// does not fit.
 #[derive(Debug)]
 enum Fit {
     Fits,

@@ -1,4 +1,4 @@
-//! What was found, and why it could not be looked for.
+//! The findings of a check or repair, and the errors that end it.
 use super::{RestoreCursor, Watermark};
 use crate::{
     StreamId, Version,
@@ -10,45 +10,46 @@ use std::fmt;
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Finding {
-    /// The watermark is not of this history: it comes down, or goes if nothing of the stream is left.
+    /// The watermark is not of this history. It is lowered, or deleted if nothing of the stream is
+    /// left.
     Watermark {
-        /// The stream.
+        /// The stream of the watermark.
         stream: StreamId,
-        /// As it was.
+        /// The watermark as it was found.
         from: Watermark,
-        /// As it shall be.
+        /// The watermark after the repair; `None` if it is deleted.
         to: Option<Watermark>,
     },
-    /// The snapshot is not of this history: it goes.
+    /// The snapshot is not of this history, and is deleted.
     Snapshot {
-        /// The stream.
+        /// The stream of the snapshot.
         stream: StreamId,
-        /// As of which version it is.
+        /// The version at which the snapshot was taken.
         version: Version,
         /// The version at which the stream ends.
         tail: Version,
     },
-    /// The stream has reached its watermark with other commits, against what [`Writes`](super::Writes) says. It is left as it
-    /// is, and not published.
+    /// The stream has reached its watermark with other commits, which contradicts
+    /// [`Writes`](super::Writes). It is left as it is, and not published.
     Forked {
-        /// The stream.
+        /// The stream that has reached its watermark.
         stream: StreamId,
-        /// As it is.
+        /// The watermark as it is.
         watermark: Watermark,
         /// The version at which the stream ends.
         tail: Version,
     },
-    /// The stream itself came back with a hole or in part, as a backup is not one instant for all items. It is left as it is:
-    /// its items from the hole on must be deleted by hand.
+    /// The stream itself came back with a hole or in part, since a backup is not one instant for
+    /// all items. It is left as it is: its items after the hole must be deleted by hand.
     Corrupt {
-        /// The stream.
+        /// The stream that cannot be read.
         stream: StreamId,
         /// A description of what was found.
         reason: String,
     },
 }
 impl Finding {
-    /// Returns true if [`AfterRestore::repair`](super::AfterRestore::repair) repairs it.
+    /// Returns true if [`AfterRestore::repair`](super::AfterRestore::repair) repairs this finding.
     #[must_use]
     pub const fn is_repaired(&self) -> bool {
         !matches!(self, Self::Forked { .. } | Self::Corrupt { .. })
@@ -96,9 +97,10 @@ impl fmt::Display for Finding {
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct RestorePage {
-    /// In the order in which they were found.
+    /// The findings in the order of the streams.
     pub findings: Vec<Finding>,
-    /// Streams looked at. A listing by aggregate type takes a whole page of the store, so there may be more than asked for.
+    /// The number of streams that were visited. A listing by aggregate type takes a whole page of
+    /// the store, so there may be more than requested.
     pub streams: u32,
     /// The cursor of the next page; `None` after the last page.
     pub next: Option<RestoreCursor>,
@@ -117,13 +119,13 @@ pub enum RestoreError {
     /// A snapshot could not be read or deleted.
     #[error("the snapshots cannot be read or deleted")]
     Snapshots(#[from] SnapshotStoreError),
-    /// Somebody moves watermarks at the same time.
+    /// Another process is moving watermarks at the same time.
     #[error("the watermark of {stream} moved meanwhile: stop all publishers first")]
     InUse {
-        /// The stream.
+        /// The stream whose watermark was moved.
         stream: StreamId,
     },
-    /// A row among the watermarks that names no stream.
+    /// A row among the watermarks does not name a stream.
     #[error("row {key} names no stream: it is none of this library's")]
     Foreign {
         /// The key of the row.
