@@ -1,16 +1,18 @@
-//! A bounded cache of what was used lately.
+//! A bounded cache of the entries that were used last.
 use std::{collections::HashMap, hash::Hash};
 
 /// A map that remembers the entries used most recently, in two generations.
 ///
-/// New entries and entries that were looked up are young. When the young generation is full it becomes the old one, and
-/// the entries of the former old generation are forgotten: they were not used while a whole generation was. So the map
-/// holds every entry that was among the last `capacity` used, and at most `2 * capacity` in all.
+/// New entries, and entries that were looked up, are young. When the young generation is full it
+/// becomes the old one, and the entries of the former old generation are forgotten: they were not
+/// used while a whole generation was. The map therefore holds every entry that was among the last
+/// `capacity` used, and at most `2 * capacity` in all.
 ///
 /// # Complexity
-/// Every operation on one key is one or two look-ups in a hash map, without the list that an exact order of use would
-/// need. An insertion that finds the young generation full drops up to `capacity` entries at once, which is constant per
-/// insertion on average. Only [`retain`](Self::retain) visits all entries. No answer depends on the order of a hash map.
+/// Every operation on one key is one or two look-ups in a hash map, without the list that an exact
+/// order of use would need. An insertion that finds the young generation full drops up to
+/// `capacity` entries at once, which is constant per insertion on average. Only
+/// [`retain`](Self::retain) visits all entries. No answer depends on the order of a hash map.
 #[derive(Debug)]
 pub(crate) struct RecentlyUsed<K, V> {
     young: HashMap<K, V>,
@@ -19,7 +21,7 @@ pub(crate) struct RecentlyUsed<K, V> {
 }
 
 impl<K: Eq + Hash + Clone, V> RecentlyUsed<K, V> {
-    /// Creates an empty cache that holds the `capacity` entries used last. Zero: it holds none.
+    /// Creates an empty cache that holds the `capacity` entries used last. With zero it holds none.
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
             young: HashMap::new(),
@@ -28,7 +30,7 @@ impl<K: Eq + Hash + Clone, V> RecentlyUsed<K, V> {
         }
     }
 
-    /// Returns the value of a key, which thereby becomes young.
+    /// Returns the value of a key, which becomes young by that.
     pub(crate) fn get(&mut self, key: &K) -> Option<&V> {
         if !self.young.contains_key(key) {
             let (key, value) = self.old.remove_entry(key)?;
@@ -37,7 +39,7 @@ impl<K: Eq + Hash + Clone, V> RecentlyUsed<K, V> {
         self.young.get(key)
     }
 
-    /// Sets the value of a key.
+    /// Sets the value of a key, which becomes young by that.
     pub(crate) fn insert(&mut self, key: K, value: V) {
         if self.capacity == 0 {
             return;
@@ -114,8 +116,8 @@ mod tests {
         assert_eq!(cache.get(&"d"), Some(&1));
     }
 
-    /// Against a map that forgets nothing: an answer is the last value or none, and never none for one of the last
-    /// `capacity` keys used.
+    /// Compared with a map that forgets nothing: an answer is the last value or none, and never
+    /// none for one of the last `capacity` keys used.
     #[test]
     fn an_answer_is_the_last_value_and_the_last_keys_used_are_there() {
         for seed in 0..300 {

@@ -11,30 +11,31 @@ use tokio::{runtime::Handle, sync::oneshot, time::Instant};
 
 const SHARDS: usize = 64;
 
-/// One lock per key. Holders of a key take turns in the order in which they asked.
+/// A set of locks, one per key. The holders of a key take turns in the order in which they asked.
 ///
-/// A holder may [`keep`](Guard::keep) a value for the next one. While nobody holds or awaits the key, the value stays in a
-/// [`RecentlyUsed`] cache. A holder that keeps nothing, for instance because its future was dropped, leaves no value.
-/// Cloning shares the locks.
+/// A holder may [`keep`](Guard::keep) a value for the next one. While no task holds or awaits the
+/// key, the value stays in a [`RecentlyUsed`] cache. A holder that keeps nothing, for instance
+/// because its future was dropped, leaves no value. Clones share the locks.
 ///
 /// # Why not a map of `tokio::sync::Mutex`?
-/// The value could not be handed on without a second map beside it, and the two would have to agree while holders come and
-/// go: a state that was kept would be missed, or an older one found, by whoever comes between the two updates.
+/// The value could not be handed on without a second map beside it, and the two would have to agree
+/// while holders come and go. A task between the two updates would miss a state that was kept, or
+/// find an older one.
 ///
 /// # Complexity
-/// Locking and releasing look up the key once or twice in one of 64 hash maps, each under a short mutex. Memory is taken
-/// by the keys that are held or awaited, and by the values of the cache.
+/// Locking and releasing look up the key once or twice in one of 64 hash maps, each under a short
+/// mutex. Memory is used by the keys that are held or awaited, and by the values of the cache.
 pub(crate) struct KeyedLock<K: Hash + Eq + Clone, V> {
     shards: Arc<[Mutex<Shard<K, V>>]>,
 }
 
 struct Shard<K: Hash + Eq + Clone, V> {
     held: HashMap<K, Held<K, V>>,
-    /// The values of keys that nobody holds.
+    /// The values of keys that no task holds.
     idle: RecentlyUsed<K, V>,
 }
 
-/// A key that is held.
+/// The state of a key that is held.
 struct Held<K: Hash + Eq + Clone, V> {
     since: Instant,
     is_reported: bool,
@@ -64,9 +65,10 @@ impl<K: Hash + Eq + Clone, V> fmt::Debug for KeyedLock<K, V> {
 }
 
 impl<K: Hash + Eq + Clone, V> KeyedLock<K, V> {
-    /// Creates locks that keep the values of about `idle` keys that nobody holds. Zero: of none.
+    /// Creates locks that keep the values of about `idle` keys that no task holds. With zero they
+    /// keep none.
     pub(crate) fn new(idle: usize) -> Self {
-        // The two generations of all shards together hold about the number asked for.
+        // The two generations of all shards together hold about the requested number.
         let capacity = idle.div_ceil(2 * SHARDS);
         let shard = || {
             Mutex::new(Shard {
@@ -79,7 +81,8 @@ impl<K: Hash + Eq + Clone, V> KeyedLock<K, V> {
         }
     }
 
-    /// A panic elsewhere leaves a shard whole: every change is finished before anything foreign is called.
+    /// Returns the shard of a key. A panic elsewhere leaves a shard consistent, because every
+    /// change is finished before foreign code is called.
     fn shard(&self, key: &K) -> MutexGuard<'_, Shard<K, V>> {
         // Not randomly seeded: which values the cache forgets must be repeatable.
         let mut hasher = DefaultHasher::new();
@@ -88,7 +91,8 @@ impl<K: Hash + Eq + Clone, V> KeyedLock<K, V> {
         shard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until nobody holds the key. The future may be dropped at any time; the key is then passed on.
+    /// Waits until no other task holds the key. The future may be dropped at any time; the key is
+    /// then passed on.
     pub(crate) async fn lock(&self, key: &K) -> Guard<K, V> {
         match self.ask(key) {
             Ok(guard) => guard,
@@ -96,8 +100,8 @@ impl<K: Hash + Eq + Clone, V> KeyedLock<K, V> {
         }
     }
 
-    /// Waits as [`lock`](Self::lock) does, and reports a holder who holds the key for longer than `limit` meanwhile: once,
-    /// with the time and the number of those who wait.
+    /// Waits as [`lock`](Self::lock) does. Reports a holder that holds the key for longer than
+    /// `limit` meanwhile: once, with the time and the number of waiting tasks.
     pub(crate) async fn lock_or_report(
         &self,
         key: &K,
@@ -108,7 +112,7 @@ impl<K: Hash + Eq + Clone, V> KeyedLock<K, V> {
             Ok(guard) => return guard,
             Err(handed) => handed,
         };
-        // Without a runtime there is no timer, and nothing to report with it.
+        // Without a runtime there is no timer, and so no report.
         if Handle::try_current().is_err() {
             return self.handed(key, handed.await.ok());
         }
@@ -124,7 +128,7 @@ impl<K: Hash + Eq + Clone, V> KeyedLock<K, V> {
         }
     }
 
-    /// Takes a free key, or queues for one that is held.
+    /// Takes a free key, or queues for a key that is held.
     fn ask(&self, key: &K) -> Result<Guard<K, V>, oneshot::Receiver<Guard<K, V>>> {
         let mut shard = self.shard(key);
         match shard.held.entry(key.clone()) {
@@ -142,8 +146,8 @@ impl<K: Hash + Eq + Clone, V> KeyedLock<K, V> {
     }
 
     fn handed(&self, key: &K, guard: Option<Guard<K, V>>) -> Guard<K, V> {
-        // A sender is dropped only after it was used, so there is a guard. If there were none, this must not panic, and it
-        // must not release a key that it does not hold.
+        // A sender is dropped only after it was used, so there is a guard. If there were none, this
+        // must not panic, and it must not release a key that it does not hold.
         guard.unwrap_or_else(|| {
             let mut guard = self.guard(key, None);
             guard.is_released = true;
@@ -151,7 +155,7 @@ impl<K: Hash + Eq + Clone, V> KeyedLock<K, V> {
         })
     }
 
-    /// Reports the holder of a key if it is time, and returns when to look again.
+    /// Reports the holder of a key if it is time, and returns the instant of the next check.
     fn look(&self, key: &K, limit: Duration, report: &impl Fn(Duration, usize)) -> Instant {
         let mut shard = self.shard(key);
         let now = Instant::now();
@@ -180,22 +184,23 @@ impl<K: Hash + Eq + Clone, V> KeyedLock<K, V> {
         }
     }
 
-    /// Passes a key and its value to whoever has waited longest, else keeps the value.
+    /// Passes a key and its value to the task that has waited longest, or keeps the value if no
+    /// task waits.
     fn release(&self, key: &K, value: Option<V>) {
         let mut shard = self.shard(key);
         let mut guard = self.guard(key, value);
-        // Taken out for good if nobody waits, which is the common case and one look-up.
+        // In the common case no task waits, and this one look-up removes the key for good.
         let held = shard.held.remove(key);
         let mut waiting = held.map(|held| held.waiting).unwrap_or_default();
         while let Some(next) = waiting.pop_front() {
             match next.send(guard) {
-                // The one who waits may be dropped before it looks at what it was sent. Then the guard is dropped with
-                // the channel, on that side, and releases the key again.
+                // The waiting task may be dropped before it receives the guard. Then the guard is
+                // dropped with the channel, on that side, and releases the key again.
                 Ok(()) => {
                     shard.held.insert(key.clone(), Held::new(waiting));
                     return;
                 }
-                // The one who waited has gone: the next in line.
+                // The waiting task has gone: the next one in the queue gets the key.
                 Err(returned) => guard = returned,
             }
         }
@@ -205,7 +210,7 @@ impl<K: Hash + Eq + Clone, V> KeyedLock<K, V> {
         }
     }
 
-    /// Forgets the values of keys that nobody holds.
+    /// Forgets the values of keys that no task holds.
     pub(crate) fn forget_idle(&self) {
         for shard in &*self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
@@ -214,7 +219,7 @@ impl<K: Hash + Eq + Clone, V> KeyedLock<K, V> {
     }
 }
 
-/// The right to work on a key, until it is dropped.
+/// The right to work on a key until the guard is dropped.
 pub(crate) struct Guard<K: Hash + Eq + Clone, V> {
     lock: KeyedLock<K, V>,
     key: K,
@@ -301,7 +306,7 @@ mod tests {
 
     #[test]
     fn a_second_holder_gets_what_the_first_kept() {
-        // Also where nothing is kept for keys that nobody holds.
+        // Even if nothing is kept for keys that no task holds.
         for idle in [0, 100] {
             let locks = Locks::new(idle);
             let mut first = lock(&locks, 1).unwrap();
@@ -312,7 +317,7 @@ mod tests {
             drop(first);
             let mut second = second.now_or_never().unwrap();
             assert_eq!(second.take(), Some(7));
-            // It keeps nothing.
+            // This holder keeps nothing.
             drop(second);
             assert_eq!(lock(&locks, 1).unwrap().take(), None);
         }
@@ -345,7 +350,7 @@ mod tests {
         let (locks, reports) = (Locks::new(0), Mutex::new(Vec::new()));
         let report =
             |time: Duration, waiting| reports.lock().unwrap().push((time.as_secs(), waiting));
-        // Two wait, from different times on, while the key changes hands once.
+        // Two tasks wait, from different times on, while the key changes hands once.
         let hold = async {
             let first = locks.lock(&1).await;
             tokio::time::sleep(100 * Duration::from_secs(1)).await;
@@ -361,7 +366,8 @@ mod tests {
             }
         };
         tokio::join!(hold, wait(10, 20), wait(20, 0));
-        // At 40 s the first waiter finds that the key is held since 0 s. The second holder takes it for 20 s only.
+        // At 40 s the first waiter finds that the key is held since 0 s. The second holder takes it
+        // for 20 s only.
         assert_eq!(*reports.lock().unwrap(), [(40, 2)]);
         assert_eq!(held(&locks), (0, 0));
     }
@@ -406,8 +412,8 @@ mod tests {
         assert!((500..=1100).contains(&kept), "{kept}");
     }
 
-    /// Tasks on several threads lock, wait, keep and go away at any point. A key never has two holders, no kept value is
-    /// older than one that was seen, and nothing is left at the end.
+    /// Tasks on several threads lock, wait, keep and go away at any point. A key never has two
+    /// holders, no kept value is older than one that was seen, and nothing is left at the end.
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     async fn holders_that_go_away_at_any_point_neither_share_nor_block_a_key() {
         const KEYS: usize = 3;

@@ -1,18 +1,32 @@
 //! Exponential backoff with full jitter.
 use std::time::Duration;
 
-/// The pauses between attempts: each is a random share of a bound that grows exponentially ("full jitter").
+/// The pauses between attempts: each is a random share of a bound that grows exponentially ("full
+/// jitter").
 ///
-/// The jitter is full, because clients that failed together and waited for equal times would fail together again.
+/// The jitter is full because clients that failed together and waited for equal times would fail
+/// together again.
+///
+/// # Example
+/// ```
+/// use foldstream::Backoff;
+/// use std::time::Duration;
+///
+/// let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1));
+/// assert_eq!(backoff.bound(1), Duration::from_millis(100));
+/// assert_eq!(backoff.bound(2), Duration::from_millis(200));
+/// assert_eq!(backoff.bound(9), Duration::from_secs(1));
+/// assert!(backoff.delay(2) <= backoff.bound(2));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Backoff {
-    /// The upper bound of the first delay. Default 100 ms. Zero: all delays are zero.
+    /// The upper bound of the first delay. Default: 100 ms. Zero makes all delays zero.
     pub first: Duration,
-    /// The upper bound of every delay. Default 30 s. Zero: all delays are zero.
+    /// The upper bound of every delay. Default: 30 s. Zero makes all delays zero.
     pub max: Duration,
-    /// The seed that fixes the jitter, for tests and simulations. Default `None`: each delay is drawn independently, so
-    /// that processes do not share their delays.
+    /// The seed that determines the jitter, for tests and simulations. Default: `None`, which draws
+    /// each delay independently, so that processes do not share their delays.
     pub seed: Option<u64>,
 }
 
@@ -37,15 +51,15 @@ impl Backoff {
         }
     }
 
-    /// Sets the seed that fixes the jitter.
+    /// Sets the seed that determines the jitter.
     #[must_use]
     pub const fn with_seed(mut self, seed: u64) -> Self {
         self.seed = Some(seed);
         self
     }
 
-    /// Returns the upper bound of the delay before the given delayed attempt, from 1: `first` doubled `attempt - 1` times,
-    /// at most `max`.
+    /// Returns the upper bound of the delay before the given delayed attempt, from 1: `first`
+    /// doubled `attempt - 1` times, at most `max`.
     #[must_use]
     pub fn bound(&self, attempt: u32) -> Duration {
         let doublings = attempt.saturating_sub(1).min(31);
@@ -56,7 +70,8 @@ impl Backoff {
     #[must_use]
     pub fn delay(&self, attempt: u32) -> Duration {
         let share = match self.seed {
-            // Each attempt its own generator: the delay depends on seed and attempt alone, not on the calls before.
+            // Each attempt has its own generator: the delay depends on seed and attempt alone, not
+            // on earlier calls.
             Some(seed) => {
                 let mixed = seed ^ u64::from(attempt).wrapping_mul(0x9E37_79B9_7F4A_7C15);
                 fastrand::Rng::with_seed(mixed).f64()

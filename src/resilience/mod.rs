@@ -2,8 +2,9 @@
 //!
 //! # One decision, one loop
 //!
-//! [`Retrying`] decides what follows a failed attempt. It is a pure value: the class of the failure and the time since
-//! the first failure go in, a pause or "give up" comes out. [`Retryable`] is the loop that sleeps for it:
+//! [`Retrying`] decides what follows a failed attempt. It is a pure value: it receives the class of
+//! the failure and the time since the first failure, and returns a pause or "give up".
+//! [`Retryable`] is the loop that sleeps for the pause:
 //!
 //! ```
 //! use foldstream::{Backoff, RetryPolicy, resilience::Retryable};
@@ -25,15 +26,19 @@
 //! # }
 //! ```
 //!
-//! Code that keeps the state of many retries at once, such as the queues of a processor, asks [`Retrying`] itself.
+//! Code that keeps the state of many retries at once, such as the queues of a processor, uses
+//! [`Retrying`] itself.
 //!
 //! # Why a time limit and not a number of attempts?
 //!
-//! What ends a retry should be what its caller can wait for, and callers wait for a time. A number of attempts says little
-//! about it: five attempts take milliseconds against a connection that is refused and minutes against one that hangs.
-//! With both limits the shorter one wins silently, and the longer one is then a promise that nobody keeps: pauses that
-//! grow from 100 ms end five repeats after about 3 s, whatever the time limit says. Only the immediate repeats are
-//! counted, since they take no time of their own.
+//! A retry should end when its caller can no longer wait, and callers wait for a time. A number of
+//! attempts says little about that time: five attempts take milliseconds against a connection that
+//! is refused, and minutes against one that hangs.
+//!
+//! With both limits the shorter one would apply silently, and the longer one would promise
+//! something that never happens: pauses that grow from 100 ms end five repeats after about 3 s,
+//! whatever the time limit says. Only the immediate repeats are counted, since they take no time of
+//! their own.
 pub(crate) mod backoff;
 pub(crate) mod policy;
 mod retry;

@@ -2,11 +2,12 @@
 use super::Backoff;
 use std::time::Duration;
 
-/// The limits within which a failing call or handler is repeated: some times at once, then after growing pauses, until
-/// its time is over.
+/// The limits within which a failing call or handler is repeated: a few times at once, then after
+/// growing pauses, until its time is over.
 ///
-/// Time ends a retry, never a count, since time is what a caller can wait for; the module
-/// [`resilience`](crate::resilience) has the argument. [`Retrying`](crate::resilience::Retrying) applies the policy.
+/// A time ends a retry, and never a count, since a time is what a caller can wait for. The module
+/// [`resilience`](crate::resilience) explains why. [`Retrying`](crate::resilience::Retrying)
+/// applies the policy.
 ///
 /// # Example
 /// ```
@@ -23,24 +24,26 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RetryPolicy {
-    /// The number of repeats that start without a pause. Default 2. Zero: the first repeat already waits. Immediate
-    /// repeats cure a single lost packet or a connection that was closed; more of them only add load to a backend that
-    /// is in trouble.
+    /// The number of repeats that start without a pause. Default: 2. With zero the first repeat
+    /// already waits. Immediate repeats cure a single lost packet or a closed connection. More of
+    /// them only add load to a backend that is in trouble.
     pub immediate: u32,
-    /// The pauses before the repeats that follow. Default: up to 100 ms, growing to 30 s. A pause is at least 1 ms, also
-    /// where the backoff is zero, so that no policy becomes a busy loop.
+    /// The pauses before the repeats that follow. Default: up to 100 ms, growing to 30 s. A pause
+    /// is at least 1 ms, even if the backoff is zero, so that no policy becomes a busy loop.
     pub backoff: Backoff,
-    /// The time for which a call may fail: no repeat starts later than this after the first failure. Default 5 min. Zero:
-    /// a failure is not repeated, not even at once. The last pause is cut so that the last repeat starts when this time is
-    /// over. A higher limit survives longer outages, and keeps the caller, or the stream of the failed event, waiting for as
+    /// The time for which a call may fail: no repeat starts later than this after the first
+    /// failure. Default: 5 minutes. With zero a failure is not repeated, not even at once. The last
+    /// pause is cut so that the last repeat starts when this time is over. A higher limit survives
+    /// longer outages, and keeps the caller, or the stream of the failed event, waiting for as
     /// long.
     ///
-    /// Waiting for a backend that throttles has a limit of its own, [`max_throttle`](Self::max_throttle), and does not
-    /// count here. [`fail_fast`](Self::fail_fast) sets both to zero.
+    /// Waiting for a backend that throttles has a limit of its own,
+    /// [`max_throttle`](Self::max_throttle), and does not count here.
+    /// [`fail_fast`](Self::fail_fast) sets both to zero.
     pub max_elapsed: Duration,
-    /// The time that a call waits in all for a backend that throttles it. Default 1 h. Zero: a throttled call is not repeated.
-    /// A backend that asks for a pause which does not fit any more ends the retry at once, since an earlier repeat would
-    /// only be throttled again.
+    /// The total time that a call waits for a backend that throttles it. Default: 1 hour. With zero
+    /// a throttled call is not repeated. A backend that asks for a longer pause than what is left
+    /// ends the retry at once, since an earlier repeat would only be throttled again.
     pub max_throttle: Duration,
 }
 
@@ -56,8 +59,8 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// Creates a policy without immediate repeats that retries for `limit`, and waits as long for a backend that
-    /// throttles.
+    /// Creates a policy without immediate repeats that retries for `limit`, and waits as long for a
+    /// backend that throttles.
     #[must_use]
     pub const fn new(backoff: Backoff, limit: Duration) -> Self {
         Self {
@@ -83,19 +86,20 @@ impl RetryPolicy {
         self.immediate = repeats;
         self
     }
-    /// Sets the pauses.
+    /// Sets the pauses between repeats.
     #[must_use]
     pub const fn with_backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = backoff;
         self
     }
-    /// Sets the time for which a call may fail, but not how long it waits for a backend that throttles it.
+    /// Sets the time for which a call may fail, but not how long it waits for a backend that
+    /// throttles it.
     #[must_use]
     pub const fn with_max_elapsed(mut self, limit: Duration) -> Self {
         self.max_elapsed = limit;
         self
     }
-    /// Sets how long a call waits in all for a backend that throttles it.
+    /// Sets the total time that a call waits for a backend that throttles it.
     #[must_use]
     pub const fn with_max_throttle(mut self, limit: Duration) -> Self {
         self.max_throttle = limit;
@@ -105,11 +109,12 @@ impl RetryPolicy {
 
 /// The limits within which a command is decided again after another writer was faster.
 ///
-/// The time limit decides, not a number of conflicts: the more writers there are, the more conflicts a command meets, while
-/// at every conflict another command has succeeded.
+/// The time limit decides, not a number of conflicts. The more writers there are, the more
+/// conflicts a command meets, although at every conflict another command has succeeded.
 ///
 /// # How often do commands conflict?
-/// Commands of one process on one stream take turns and never conflict with each other. Between processes:
+/// Commands of one process on one stream take turns and never conflict with each other. Between
+/// processes:
 ///
 /// | processes that write to one stream | conflicts per command | 99 % of commands are done within |
 /// |---|---|---|
@@ -120,18 +125,33 @@ impl RetryPolicy {
 /// | 16 | 2.0 | 370 ms |
 /// | 32 | 3.0 | 970 ms |
 ///
-/// Measured by the test `contention::conflicts_by_number_of_writers_are_as_documented`: a seeded simulation on a paused
-/// clock with this policy's defaults, in which each process has a cache, pauses for up to 200 ms before each command, and
-/// every call of the store takes up to 10 ms. No command was given up. The first conflict is mostly that of a cached state
-/// that another process has overtaken; it costs one read of what is new. With 32 processes that never pause, less than 1 % of
-/// the commands are given up after 2 s. Where many processes write to one stream, let them send their commands to one.
+/// The test `contention::conflicts_by_number_of_writers_are_as_documented` measures these numbers.
+/// It is a seeded simulation on a paused clock with this policy's defaults, in which each process
+/// has a cache, pauses for up to 200 ms before each command, and every call of the store takes up
+/// to 10 ms. No command was given up.
+///
+/// The first conflict is mostly that of a cached state that another process has overtaken; it costs
+/// one read of what is new. With 32 processes that never pause, less than 1 % of the commands are
+/// given up after 2 s. If many processes write to one stream, let them send their commands to a
+/// single process.
+///
+/// # Example
+/// ```
+/// use foldstream::ConflictRetry;
+/// use std::time::Duration;
+///
+/// let patient = ConflictRetry::default().with_max_elapsed(Duration::from_secs(10));
+/// assert_eq!(patient.max_elapsed, Duration::from_secs(10));
+/// assert_eq!(ConflictRetry::never().max_elapsed, Duration::ZERO);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConflictRetry {
-    /// The time for which a command may meet conflicts: no decision starts later than this after the first conflict.
-    /// Default 2 s. Zero: the first conflict is returned to the caller.
+    /// The time for which a command may meet conflicts: no decision starts later than this after
+    /// the first conflict. Default: 2 s. With zero the first conflict is returned to the caller.
     pub max_elapsed: Duration,
-    /// The pauses between decisions. Default: up to 5 ms, growing to 200 ms. A pause is at least 1 ms.
+    /// The pauses between decisions. Default: up to 5 ms, growing to 200 ms. A pause is at least 1
+    /// ms.
     pub backoff: Backoff,
 }
 
@@ -156,13 +176,13 @@ impl ConflictRetry {
         self.max_elapsed = limit;
         self
     }
-    /// Sets the pauses.
+    /// Sets the pauses between decisions.
     #[must_use]
     pub const fn with_backoff(mut self, backoff: Backoff) -> Self {
         self.backoff = backoff;
         self
     }
-    /// The same limits as a [`RetryPolicy`], for the attempts of one command.
+    /// Returns the same limits as a [`RetryPolicy`], for the attempts of one command.
     pub(crate) const fn policy(self) -> RetryPolicy {
         RetryPolicy::new(self.backoff, self.max_elapsed)
     }
@@ -173,7 +193,8 @@ mod tests {
     use super::*;
     use crate::resilience::{FailureClass, Retrying};
 
-    /// Returns the time that a retry of a call that fails at once takes, and the number of its attempts.
+    /// Returns the time that a retry of a call that fails at once takes, and the number of its
+    /// attempts.
     fn exhaust(policy: RetryPolicy, class: FailureClass) -> (Duration, u32) {
         let (mut retrying, mut elapsed) = (Retrying::new(policy), Duration::ZERO);
         while let Some(pause) = retrying.next(class, elapsed) {
@@ -221,7 +242,7 @@ mod tests {
         };
         let zero = RetryPolicy::default().with_max_elapsed(Duration::ZERO);
         assert_eq!(exhaust(zero, FailureClass::Transient).1, 1);
-        // The limits are independent of each other: each ends what it is for.
+        // The limits are independent of each other: each applies only to its own kind of failure.
         assert_eq!(exhaust(zero, throttled).0, zero.max_throttle);
         let zero = RetryPolicy::default().with_max_throttle(Duration::ZERO);
         assert_eq!(exhaust(zero, throttled).1, 1);

@@ -1,4 +1,4 @@
-//! The loop around [`Retrying`]: asks it, sleeps, and tries again.
+//! The loop around [`Retrying`]: asks for the next pause, sleeps, and tries again.
 use super::{Failure, FailureClass, RetryPolicy, Retrying};
 use std::{
     fmt,
@@ -13,15 +13,16 @@ use tokio_util::sync::CancellationToken;
 /// The function that [`Retry::notify`] replaces.
 type Silent<E> = fn(&E, u32, Duration);
 
-/// Repeats a call that fails: `call.retry(policy).when(is_transient).run().await`.
+/// A call that can be repeated when it fails: `call.retry(policy).when(is_transient).run().await`.
 ///
-/// Implemented for every function that returns a future of a result. Repeat only what is safe to repeat.
+/// The trait is implemented for every function that returns a future of a result. Only calls that
+/// are safe to repeat may be retried.
 pub trait Retryable<T, E, Fut>: FnMut() -> Fut + Sized
 where
     Fut: Future<Output = Result<T, E>>,
 {
-    /// Starts to describe a retry of this call under a policy. [`Retry::when`] says which errors are repeated,
-    /// [`Retry::run`] runs it.
+    /// Starts to describe a retry of this call under a policy. [`Retry::when`] selects the errors
+    /// that are repeated, and [`Retry::run`] runs it.
     fn retry(self, policy: RetryPolicy) -> Retry<Self, E> {
         Retry {
             call: self,
@@ -40,7 +41,7 @@ where
 {
 }
 
-/// A call and the way in which it is repeated; made by [`Retryable::retry`].
+/// A call and the way in which it is repeated. Created by [`Retryable::retry`].
 #[must_use = "nothing is called before `run`"]
 pub struct Retry<F, E, W = (), N = Silent<E>, S = Pending<()>> {
     call: F,
@@ -60,7 +61,8 @@ impl<F, E, W, N, S> fmt::Debug for Retry<F, E, W, N, S> {
 
 impl<F, E, W, N, S> Retry<F, E, W, N, S> {
     /// Sets which errors are repeated: a predicate that is true for transient errors, such as
-    /// `EventStoreError::is_transient`, or a function that returns a [`FailureClass`], such as [`Failure::failure_class`].
+    /// `EventStoreError::is_transient`, or a function that returns a [`FailureClass`], such as
+    /// [`Failure::failure_class`].
     pub fn when<W2, C>(self, classify: W2) -> Retry<F, E, W2, N, S>
     where
         W2: Fn(&E) -> C,
@@ -76,8 +78,8 @@ impl<F, E, W, N, S> Retry<F, E, W, N, S> {
         }
     }
 
-    /// Sets a function that is called before each pause with the error, the number of the attempt that failed, from 1, and
-    /// the pause.
+    /// Sets a function that is called before each pause with the error, the number of the attempt
+    /// that failed, from 1, and the pause.
     pub fn notify<N2>(self, notify: N2) -> Retry<F, E, W, N2, S>
     where
         N2: FnMut(&E, u32, Duration),
@@ -92,8 +94,8 @@ impl<F, E, W, N, S> Retry<F, E, W, N, S> {
         }
     }
 
-    /// Sets a future that ends the pauses once it is ready: the last error is then returned. An attempt that has begun is
-    /// never interrupted.
+    /// Sets a future that ends the pauses when it is ready. The last error is then returned. An
+    /// attempt that has begun is never interrupted.
     pub fn until<S2>(self, stop: S2) -> Retry<F, E, W, N, S2>
     where
         S2: Future<Output = ()>,
@@ -108,10 +110,11 @@ impl<F, E, W, N, S> Retry<F, E, W, N, S> {
         }
     }
 
-    /// Calls until it succeeds, or until a repeat is of no use.
+    /// Calls until the call succeeds, or until a repeat is of no use.
     ///
     /// # Errors
-    /// The error of the last attempt, if it is permanent, if the time of the policy is over, or if the retry was stopped.
+    /// The error of the last attempt if it is permanent, if the time of the policy is over, or if
+    /// the retry was stopped.
     pub async fn run<T, Fut, C>(mut self) -> Result<T, E>
     where
         F: FnMut() -> Fut,
@@ -139,21 +142,25 @@ impl<F, E, W, N, S> Retry<F, E, W, N, S> {
     }
 }
 
-/// The attempts of one call, for loops that [`Retryable`] cannot express: [`Retrying`] on tokio's clock.
+/// The attempts of one call, for loops that [`Retryable`] cannot express: [`Retrying`] on tokio's
+/// clock.
 ///
 /// # Example
 /// ```
-/// use foldstream::{RetryPolicy, resilience::Attempts, ports::{ControlStore, ControlStoreError, Row, RowKey}};
+/// use foldstream::{RetryPolicy, resilience::{Attempts, FailureClass}};
 ///
-/// async fn read(store: &dyn ControlStore, key: &RowKey) -> Result<Option<Row>, ControlStoreError> {
-///     let mut attempts = Attempts::new(RetryPolicy::default());
-///     loop {
-///         match store.get(key).await {
-///             Ok(row) => return Ok(row),
-///             Err(error) => attempts.wait_or(error).await?,
-///         }
+/// # #[tokio::main(flavor = "current_thread")] async fn main() {
+/// let mut answers = [Err("busy"), Ok(7)].into_iter();
+/// let mut attempts = Attempts::new(RetryPolicy::default());
+/// let answer = loop {
+///     match answers.next().unwrap_or(Err("gone")) {
+///         Ok(answer) => break Some(answer),
+///         Err("busy") if attempts.wait(FailureClass::Transient).await => {}
+///         Err(_) => break None,
 ///     }
-/// }
+/// };
+/// assert_eq!((answer, attempts.failed()), (Some(7), 1));
+/// # }
 /// ```
 #[derive(Debug)]
 pub struct Attempts<'a> {
@@ -174,7 +181,7 @@ impl Attempts<'static> {
             stop: None,
         }
     }
-    /// Ends the pauses once the token is cancelled.
+    /// Sets the token that ends the pauses when it is cancelled.
     #[must_use]
     pub(crate) const fn until(self, stop: &CancellationToken) -> Attempts<'_> {
         Attempts {
@@ -187,7 +194,7 @@ impl Attempts<'static> {
 }
 
 impl Attempts<'_> {
-    /// Returns the pause before the next attempt, or `None` if there shall be none.
+    /// Returns the pause before the next attempt, or `None` if there must be none.
     #[must_use]
     pub fn next(&mut self, class: FailureClass) -> Option<Duration> {
         let since = *self.failing_since.get_or_insert_with(Instant::now);
@@ -200,13 +207,14 @@ impl Attempts<'_> {
         self.retrying.attempts()
     }
 
-    /// Forgets what has failed: the call has made progress.
+    /// Forgets the failures so far, because the call has made progress.
     pub fn reset(&mut self) {
         self.retrying = Retrying::new(self.policy);
         self.failing_since = None;
     }
 
-    /// Waits until the call may be repeated. False if it shall not be, or if the attempts were stopped meanwhile.
+    /// Waits until the call may be repeated. Returns false if it must not be, or if the attempts
+    /// were stopped meanwhile.
     pub async fn wait(&mut self, class: FailureClass) -> bool {
         let Some(pause) = self.next(class) else {
             return false;
@@ -214,7 +222,8 @@ impl Attempts<'_> {
         self.rest(pause).await
     }
 
-    /// Sleeps for a pause that [`next`](Self::next) has returned. False if the attempts were stopped meanwhile.
+    /// Sleeps for a pause that [`next`](Self::next) has returned. Returns false if the attempts
+    /// were stopped meanwhile.
     pub async fn rest(&self, pause: Duration) -> bool {
         match self.stop {
             Some(stop) => rest(pause, stop.cancelled()).await,
@@ -225,7 +234,7 @@ impl Attempts<'_> {
     /// Waits until the call may be repeated.
     ///
     /// # Errors
-    /// The given error, if the call shall not be repeated, or if the attempts were stopped meanwhile.
+    /// The given error if the call must not be repeated, or if the attempts were stopped meanwhile.
     pub async fn wait_or<E: Failure>(&mut self, error: E) -> Result<(), E> {
         if self.wait(error.failure_class()).await {
             Ok(())
@@ -235,7 +244,7 @@ impl Attempts<'_> {
     }
 }
 
-/// Sleeps; false if `stop` was ready first.
+/// Sleeps for a pause. Returns false if `stop` was ready first.
 async fn rest(pause: Duration, stop: impl Future<Output = ()>) -> bool {
     tokio::select! {
         biased;

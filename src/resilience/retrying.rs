@@ -1,4 +1,4 @@
-//! The decision after a failed attempt.
+//! The decision that follows a failed attempt.
 use super::RetryPolicy;
 use crate::ports::{ControlStoreError, EventStoreError, MessageBusError, SnapshotStoreError};
 use std::time::Duration;
@@ -6,16 +6,17 @@ use std::time::Duration;
 /// The shortest pause before a repeat that is not immediate.
 const SHORTEST: Duration = Duration::from_millis(1);
 
-/// The kind of a failure, as far as a retry needs to know it.
+/// The class of a failure, by which a retry decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FailureClass {
-    /// A failure that may pass by itself.
+    /// A failure that may pass without a change.
     Transient,
-    /// A refusal by a backend that is asked too much. The backend is healthy, so the wait does not count
-    /// towards [`RetryPolicy::max_elapsed`](crate::RetryPolicy::max_elapsed), but towards its own limit.
+    /// A refusal by a backend that receives too many requests. The backend is healthy, so the wait
+    /// does not count towards [`RetryPolicy::max_elapsed`](crate::RetryPolicy::max_elapsed), but
+    /// towards its own limit.
     Throttled {
-        /// The least pause that the backend asked for; zero if it named none.
+        /// The shortest pause that the backend asked for; zero if it named none.
         retry_after: Duration,
     },
     /// A failure that no repeat cures.
@@ -33,13 +34,32 @@ impl From<bool> for FailureClass {
     }
 }
 
-/// An error that knows what a retry needs to know about it.
+/// An error that can be classified for a retry.
+///
+/// # Example
+/// ```
+/// use foldstream::resilience::{Failure, FailureClass};
+///
+/// #[derive(Debug)]
+/// enum MailError { Busy, NoSuchAddress }
+///
+/// impl Failure for MailError {
+///     fn failure_class(&self) -> FailureClass {
+///         match self {
+///             Self::Busy => FailureClass::Transient,
+///             Self::NoSuchAddress => FailureClass::Permanent,
+///         }
+///     }
+/// }
+/// assert_eq!(MailError::Busy.failure_class(), FailureClass::Transient);
+/// assert_eq!(MailError::NoSuchAddress.failure_class(), FailureClass::Permanent);
+/// ```
 pub trait Failure {
     /// Returns the class of the failure.
     fn failure_class(&self) -> FailureClass;
 }
 
-/// The class of an error of a port.
+/// Returns the class of an error of a port.
 fn port(is_transient: bool, throttled: Option<Option<Duration>>) -> FailureClass {
     match throttled {
         Some(asked) => FailureClass::Throttled {
@@ -81,9 +101,10 @@ impl Failure for MessageBusError {
     }
 }
 
-/// The state of one retry: what has failed so far, and what follows from it under a [`RetryPolicy`].
+/// The state of one retry: the failures so far, and what follows from them under a [`RetryPolicy`].
 ///
-/// It neither sleeps nor reads a clock. [`Retryable`](super::Retryable) and [`Attempts`](super::Attempts) do both for it.
+/// It neither sleeps nor reads a clock. [`Retryable`](super::Retryable) and
+/// [`Attempts`](super::Attempts) do both for it.
 ///
 /// # Example
 /// ```
@@ -103,9 +124,9 @@ impl Failure for MessageBusError {
 #[derive(Clone, Copy, Debug)]
 pub struct Retrying {
     policy: RetryPolicy,
-    /// Transient failures.
+    /// The number of transient failures.
     failed: u32,
-    /// Throttled attempts, and the pauses granted for them.
+    /// The number of throttled attempts, and the pauses granted for them.
     throttles: u32,
     throttled: Duration,
 }
@@ -122,10 +143,11 @@ impl Retrying {
         }
     }
 
-    /// Returns the pause before the next attempt, or `None` if there shall be none.
+    /// Returns the pause before the next attempt, or `None` if there must be none.
     ///
-    /// `elapsed` is the time from the first failure to this one, on the clock that the caller sleeps by: zero at the first
-    /// failure. A throttled attempt is not counted, and the pauses granted for it are subtracted from `elapsed`.
+    /// `elapsed` is the time from the first failure to this one, on the clock by which the caller
+    /// sleeps; it is zero at the first failure. A throttled attempt is not counted, and the pauses
+    /// granted for it are subtracted from `elapsed`.
     #[must_use]
     pub fn next(&mut self, class: FailureClass, elapsed: Duration) -> Option<Duration> {
         match class {
@@ -169,7 +191,7 @@ impl Retrying {
         if left.is_zero() || retry_after > left {
             return None;
         }
-        // At least what was asked for. Where that is next to nothing, not a busy loop either.
+        // At least the requested pause, and never so short that the retry becomes a busy loop.
         let pause = self.policy.backoff.delay(self.throttles).max(SHORTEST);
         let pause = pause.max(retry_after).min(left);
         self.throttled = self.throttled.saturating_add(pause);
@@ -225,7 +247,8 @@ mod tests {
             assert_eq!(pause, 8 * SECOND);
             elapsed += pause;
         }
-        // 56 s have passed, but none of them counts: the immediate repeat and all ten seconds are left.
+        // 56 s have passed, but none of them counts: the immediate repeat and all ten seconds are
+        // left.
         let mut fails = |elapsed| retrying.next(FailureClass::Transient, elapsed);
         assert_eq!(fails(elapsed), Some(Duration::ZERO));
         assert!(fails(elapsed + 9 * SECOND).is_some());
@@ -238,7 +261,7 @@ mod tests {
         let mut retrying = Retrying::new(policy());
         let mut next = |asked| retrying.next(throttled(asked), Duration::ZERO);
         assert_eq!(next(59 * SECOND), Some(59 * SECOND));
-        // An earlier repeat than the one asked for would only be throttled again.
+        // A repeat that is earlier than requested would only be throttled again.
         assert_eq!(next(2 * SECOND), None);
         assert_eq!(next(SECOND), Some(SECOND));
         assert_eq!(next(Duration::ZERO), None);
@@ -280,7 +303,8 @@ mod tests {
         assert_ne!(pauses(None), pauses(None));
     }
 
-    /// Whatever fails in whatever order: no pause breaks a limit, and every pause that a backend asked for is kept.
+    /// Whatever fails, in any order: no pause exceeds a limit, and every pause that a backend asked
+    /// for is kept.
     #[test]
     fn no_pause_breaks_a_limit() {
         for seed in 0..2000 {
