@@ -1,4 +1,4 @@
-//! The attributes of an event enum.
+//! The attributes of an event enum, of its variants and of their fields.
 use proc_macro2::TokenStream as Tokens;
 use quote::quote;
 use syn::{
@@ -6,19 +6,19 @@ use syn::{
     Variant, ext::IdentExt, meta::ParseNestedMeta, parse::ParseStream,
 };
 
-/// `#[event(...)]` on the enum.
+/// The options in `#[event(...)]` on the enum.
 pub(crate) struct EnumOptions {
     pub(crate) aggregate: LitStr,
     pub(crate) upcasters: Option<Path>,
 }
 
-/// `#[event(...)]` on a variant.
+/// The options in `#[event(...)]` on a variant.
 pub(crate) struct VariantOptions {
     pub(crate) name: LitStr,
     pub(crate) version: Option<LitInt>,
 }
 
-/// Sets an option that is not set yet.
+/// Sets an option that must not be set yet.
 fn set<T>(option: &mut Option<T>, meta: &ParseNestedMeta<'_>, value: T) -> Result<()> {
     match option.replace(value) {
         None => Ok(()),
@@ -60,7 +60,7 @@ impl EnumOptions {
     }
 }
 
-/// The path after `upcasters =`.
+/// Parses the path after `upcasters =`.
 fn path_of_function(value: ParseStream<'_>) -> Result<Path> {
     if value.peek(LitStr) {
         let text: LitStr = value.parse()?;
@@ -135,16 +135,18 @@ fn check_name(name: &LitStr) -> Result<()> {
     Err(Error::new_spanned(name, why))
 }
 
-/// As `forbidden_char` of `foldstream`: a control character or a Unicode noncharacter.
+/// Returns true for a control character or a Unicode noncharacter, as `forbidden_char` of
+/// `foldstream` does.
 fn is_forbidden(c: char) -> bool {
     let code = u32::from(c);
     c.is_control() || matches!(code, 0xFDD0..=0xFDEF) || code & 0xFFFE == 0xFFFE
 }
 
-/// The lints that generated code is free of: those that the user allows or expects, since it repeats names and types of
-/// the enum, and what the user has marked deprecated.
+/// Returns attributes that allow, in generated code, the lints that the user allows or expects,
+/// since generated code repeats names and types of the enum. They also allow the use of what the
+/// user has marked deprecated.
 ///
-/// What is expected is met in the user's code, so it is only allowed here.
+/// A lint that the user expects occurs in the user's code, so it is only allowed here.
 pub(crate) fn allowed_lints(input: &DeriveInput, data: &DataEnum) -> Tokens {
     let mut allowed = Tokens::new();
     for attr in attributes_of(input, data) {
@@ -162,7 +164,7 @@ pub(crate) fn allowed_lints(input: &DeriveInput, data: &DataEnum) -> Tokens {
     allowed
 }
 
-/// The attributes of the enum, of its variants and of their fields.
+/// Returns the attributes of the enum, of its variants and of their fields.
 fn attributes_of<'a>(
     input: &'a DeriveInput,
     data: &'a DataEnum,
@@ -178,7 +180,8 @@ pub(crate) fn is_serde(attr: &Attribute) -> bool {
     attr.path().is_ident("serde")
 }
 
-/// Refuses every attribute that would have no effect on what is stored: all at once, each where it is.
+/// Refuses every attribute that would have no effect on what is stored. All of them are reported at
+/// once, each at its place.
 pub(crate) fn check_serde(input: &DeriveInput, data: &DataEnum) -> Result<()> {
     let mut found: Vec<Error> = Vec::new();
     let mut refuse = |attrs: &[Attribute], why: &str| {

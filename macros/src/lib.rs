@@ -1,5 +1,5 @@
-//! `#[derive(DomainEvent)]`: stored names, schema versions and an untagged payload for every variant of an enum.
-//! Re-exported by `foldstream`; use it from there.
+//! `#[derive(DomainEvent)]`: stored names, schema versions and an untagged payload for every
+//! variant of an enum. `foldstream` exports it again; use it from there.
 mod attributes;
 mod payload;
 
@@ -14,16 +14,20 @@ use syn::{Data, DataEnum, DeriveInput, Error, Fields, Result, Variant, parse_mac
 /// Implements `DomainEvent` for an enum.
 ///
 /// On the enum:
-/// - `#[event(aggregate = "cart")]`, the stored name of the aggregate type (`[A-Za-z0-9_.-]{1,64}`), required;
-/// - `#[event(upcasters = path)]`, a function `fn() -> Upcasters` that returns the upcasters of older payloads.
+/// - `#[event(aggregate = "cart")]`: the stored name of the aggregate type
+///   (`[A-Za-z0-9_.-]{1,64}`). Required.
+/// - `#[event(upcasters = path)]`: a function `fn() -> Upcasters` that returns the upcasters of
+///   older payloads. Default: none.
 ///
-/// On a variant: `#[event(name = "ItemAdded", version = 2)]`, both optional. The stored name defaults to the variant's
-/// name and the schema version to 1; renaming a variant without a `name` changes what is stored.
+/// On a variant: `#[event(name = "ItemAdded", version = 2)]`, both optional. The stored name
+/// defaults to the variant's name and the schema version to 1. Renaming a variant without a `name`
+/// changes what is stored.
 ///
-/// A variant is a struct (payload: a JSON object of its fields, `#[serde(...)]` on fields counts), a newtype (payload:
-/// the inner value as serde writes it) or a unit (payload: `{}`). The payload holds neither name nor version, so a
-/// `#[serde(...)]` on the enum, on a variant or on a newtype's field would have no effect, and is an error.
-/// The trait's own page has examples.
+/// A variant is a struct, a newtype or a unit. The payload of a struct is a JSON object of its
+/// fields, and `#[serde(...)]` on the fields applies. The payload of a newtype is the inner value
+/// as serde writes it, and that of a unit is `{}`. A payload contains neither name nor version.
+/// Therefore `#[serde(...)]` on the enum, on a variant or on a newtype's field would have no
+/// effect, and is an error. The documentation of the trait has examples.
 #[proc_macro_derive(DomainEvent, attributes(event, serde))]
 pub fn domain_event(input: TokenStream) -> TokenStream {
     expand(&parse_macro_input!(input as DeriveInput))
@@ -31,7 +35,7 @@ pub fn domain_event(input: TokenStream) -> TokenStream {
         .into()
 }
 
-/// What one variant adds to the generated methods.
+/// The parts that one variant adds to the generated methods.
 struct Arms {
     event_type: Tokens,
     index_of: Tokens,
@@ -41,7 +45,7 @@ struct Arms {
     deserialize: Tokens,
     /// The variant in the shadow of the enum.
     shadow: Tokens,
-    /// Items that the arms use.
+    /// The items that the arms use.
     items: Tokens,
 }
 
@@ -75,7 +79,7 @@ fn expand(input: &DeriveInput) -> Result<Tokens> {
     Ok(quote! { #allowed const _: () = {
         #shadow
         #(#items)*
-        /// The hash of an event's fields as they are serialized.
+        /// Computes the hash of an event's fields as they are serialized.
         trait __FoldstreamData { fn data(&self) -> ::core::option::Option<u64>; }
         impl __FoldstreamData for #ty {
             fn data(&self) -> ::core::option::Option<u64> { match self { #(#data_of),* } }

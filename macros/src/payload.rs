@@ -1,12 +1,14 @@
 //! The code that writes and reads one variant's payload.
 //!
-//! A struct variant is written by a serde derive on a shadow of the enum (`#[serde(remote)]`) and read by a derive on a
-//! struct with the same fields. So the payload has no tag, and serde's attributes on the fields count as on any struct:
-//! their functions get a reference to the field itself.
+//! A struct variant is written by a serde derive on a shadow of the enum (`#[serde(remote)]`), and
+//! read by a derive on a struct with the same fields. The payload therefore has no tag, and serde's
+//! attributes on the fields apply as on any struct: their functions get a reference to the field
+//! itself.
 //!
-//! Code that serde derives for a field whose type lacks serde is several errors in code that the user has not written.
-//! So each field is written and read by functions that compile for every type, and one assertion at the field's type
-//! says what is missing. `foldstream::__private` has the traits behind it.
+//! If the type of a field lacks serde, code that serde derives for the field causes several errors
+//! in code that the user has not written. Therefore each field is written and read by functions
+//! that compile for every type, and one assertion at the field's type says what is missing.
+//! `foldstream::__private` has the traits that this needs.
 use crate::attributes::is_serde;
 use proc_macro2::{Group, TokenStream as Tokens, TokenTree};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
@@ -17,26 +19,27 @@ use syn::{
 
 /// The code for a variant with fields.
 pub(crate) struct Payload {
-    /// Binds the fields.
+    /// The pattern that binds the fields.
     pub(crate) pattern: Tokens,
     /// A value that serializes the bound fields.
     pub(crate) written: Tokens,
-    /// Binds the fields of what was deserialized.
+    /// The pattern that binds the fields of what was deserialized.
     pub(crate) read: Tokens,
-    /// The variant's body made of the bound fields.
+    /// The body of the variant, made of the bound fields.
     pub(crate) fields: Tokens,
     /// The variant in the shadow of the enum.
     pub(crate) shadow: Tokens,
-    /// Items that these use.
+    /// The items that the other parts use.
     pub(crate) items: Tokens,
 }
 
 const SERDE: &str = "::foldstream::__private::serde";
 
-/// The value that serializes a struct variant.
+/// The name of the value that serializes a struct variant.
 const WRITTEN: &str = "__FoldstreamWritten";
 
-/// The enum with its own name for each `Self` in the types of its fields: in a generated item `Self` is that item.
+/// Returns the enum with its own name for each `Self` in the types of its fields: in a generated
+/// item, `Self` would be that item.
 pub(crate) fn without_self(ty: &Ident, data: &DataEnum) -> Result<DataEnum> {
     let mut data = data.clone();
     for field in data.variants.iter_mut().flat_map(|v| &mut v.fields) {
@@ -62,7 +65,7 @@ fn name_self(ty: &Ident, tokens: Tokens) -> Tokens {
     tokens.into_iter().map(named).collect()
 }
 
-/// The shadow of an enum with struct variants, and a struct that serializes the enum by it.
+/// Returns the shadow of an enum with struct variants, and a struct that serializes the enum by it.
 pub(crate) fn shadow<'a>(
     ty: &Ident,
     data: &DataEnum,
@@ -92,7 +95,7 @@ pub(crate) fn shadow<'a>(
     }
 }
 
-/// A variant that is not written by the shadow.
+/// Returns a variant that the shadow does not write.
 pub(crate) fn skipped(variant: &Variant) -> Tokens {
     let ident = &variant.ident;
     let types = variant.fields.iter().map(|f| &f.ty);
@@ -186,19 +189,19 @@ struct How {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Write {
-    /// By the function of its [`FieldCodec`].
+    /// The field is written by the function of its [`FieldCodec`].
     ByCodec,
-    /// As its own attributes say.
+    /// The field is written as its own attributes say.
     AsItIs,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Read {
-    /// By the function of its [`FieldCodec`].
+    /// The field is read by the function of its [`FieldCodec`].
     ByCodec,
-    /// The same, and a missing field has a default.
+    /// The field is read by that function, and has a default if it is missing.
     Defaulted,
-    /// As its own attributes say.
+    /// The field is read as its own attributes say.
     AsItIs,
 }
 
@@ -235,7 +238,7 @@ impl How {
                 } else if !is(&["rename", "alias", "skip_serializing_if", "flatten"]) {
                     how = Self::AS_IT_IS;
                 }
-                // What follows the name is serde's to check.
+                // serde checks the part after the name.
                 if meta.input.peek(syn::Token![=]) {
                     meta.value()?.parse::<syn::Expr>()?;
                 } else if meta.input.peek(syn::token::Paren) {
@@ -252,7 +255,8 @@ impl How {
         how
     }
 
-    /// Nothing, if neither function of the [`FieldCodec`] is called.
+    /// Returns the part of serde that the functions of the [`FieldCodec`] need; `None` if neither
+    /// of them is called.
     fn need(self) -> Option<Need> {
         match (self.write, self.read) {
             (Write::AsItIs, Read::AsItIs) => None,
@@ -290,7 +294,7 @@ impl<'a> FieldCodec<'a> {
         format!("{}::read", self.functions)
     }
 
-    /// The two functions, and the assertion that they can do their work.
+    /// Returns the two functions, and the assertion that the field's type has what they need.
     fn functions(&self, variant: &Ident, shown: &str, need: Need) -> Tokens {
         let Self { ty, functions, .. } = self;
         let p = quote!(::foldstream::__private);

@@ -1,14 +1,14 @@
 use super::expand;
 use syn::{DeriveInput, Error};
 
-/// The errors of a derive.
+/// Returns the errors of a derive.
 fn refused(source: &str) -> Vec<String> {
     let input: DeriveInput = syn::parse_str(source).unwrap();
     let messages = |e: Error| e.into_iter().map(|e| e.to_string()).collect();
     expand(&input).map_or_else(messages, |_| Vec::new())
 }
 
-/// One error whose message contains `message`.
+/// Asserts that the derive has exactly one error, whose message contains `message`.
 #[track_caller]
 fn assert_refused(source: &str, message: &str) {
     let errors = refused(source);
