@@ -432,7 +432,7 @@ pub struct RecordedEvent {
 pub struct Recorded<E> {
     /// The identity, position and metadata of the event.
     pub header: EventHeader,
-    /// The decoded event.
+    /// The event, decoded to its type.
     pub event: E,
 }
 

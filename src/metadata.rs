@@ -200,7 +200,7 @@ impl Metadata {
     /// more to an entry.
     pub const ENTRY_BYTES: usize = 16;
 
-    /// Creates empty metadata.
+    /// Creates metadata without any entry.
     pub const fn new() -> Self {
         Self(None)
     }

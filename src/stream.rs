@@ -369,7 +369,8 @@ impl StreamHead {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ExpectedVersion {
-    /// Any state. The append is tried again when another writer extends the stream first.
+    /// Any state of the stream. The append is tried again when another writer extends the stream
+    /// first.
     Any,
     /// The stream must not exist.
     NoStream,

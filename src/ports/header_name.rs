@@ -32,7 +32,7 @@ pub struct HeaderName(SharedStr);
 #[non_exhaustive]
 #[error("the header name {name:?} holds a NUL character: remove it")]
 pub struct InvalidHeaderName {
-    /// The refused text.
+    /// The text that was refused.
     pub name: String,
 }
 

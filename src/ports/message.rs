@@ -24,16 +24,17 @@ use std::{fmt, sync::Arc, time::Duration};
 pub struct Message {
     /// The topic that holds the message.
     pub topic: Arc<str>,
-    /// The key. `None` differs from an empty key: a message without a key must name its partition.
+    /// The key of the message. `None` differs from an empty key: a message without a key must name
+    /// its partition.
     pub key: Option<Bytes>,
-    /// The payload. `None` differs from an empty payload: it is a tombstone, which deletes the key
-    /// in a compacted topic.
+    /// The payload of the message. `None` differs from an empty payload: it is a tombstone, which
+    /// deletes the key in a compacted topic.
     pub value: Option<Bytes>,
     /// The headers, in order. Names may repeat. A value of `None` differs from an empty value.
     pub headers: Vec<(HeaderName, Option<Bytes>)>,
     /// The partition to send to. `None` stands for the partition that
     /// [`kafka_partition`](crate::kafka_partition) computes from the key and the adapter's count of
-    /// the topic's partitions. A message that was received holds the partition that it lies in.
+    /// the topic's partitions. A message that was received holds the partition that holds it.
     pub partition: Option<u32>,
     /// The time of sending, from which the bus counts the topic's retention. Buses keep
     /// milliseconds.
@@ -64,7 +65,7 @@ impl Message {
         self.value = Some(value.into());
         self
     }
-    /// Appends a header.
+    /// Appends a header to the message.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: impl Into<Bytes>) -> Self {
         self.headers.push((name, Some(value.into())));
@@ -248,7 +249,7 @@ pub struct PartitionOffsets {
     pub end: Offset,
 }
 impl PartitionOffsets {
-    /// Creates a range. For adapters.
+    /// Creates the range of a partition's offsets. For adapters.
     #[must_use]
     pub const fn new(partition: PartitionId, begin: Offset, end: Offset) -> Self {
         Self {

@@ -11,7 +11,7 @@ use std::{fmt, fmt::Debug, sync::Arc, time::Duration};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AssignmentEpoch(u64);
 impl AssignmentEpoch {
-    /// Creates an epoch. For adapters.
+    /// Creates an epoch from its number. For adapters.
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
@@ -78,7 +78,7 @@ impl OwnedMark {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Delivery {
-    /// The partition that the message lies in, which `message.partition` names too.
+    /// The partition that holds the message, which `message.partition` names too.
     pub partition: PartitionId,
     /// The offset of the message.
     pub offset: Offset,
@@ -88,7 +88,7 @@ pub struct Delivery {
     pub message: Message,
 }
 impl Delivery {
-    /// Creates a delivery. For adapters.
+    /// Creates a delivery of a message. For adapters.
     #[must_use]
     pub const fn new(
         partition: PartitionId,
@@ -259,7 +259,7 @@ impl AssignedPartition {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Assignment {
-    /// The added partitions. A partition without a position is reported as
+    /// The partitions that were added. A partition without a position is reported as
     /// [`ConsumerEvent::NoPosition`] instead.
     pub partitions: Vec<AssignedPartition>,
 }
@@ -281,8 +281,8 @@ pub struct Revocation {
     release: Option<Box<dyn FnOnce() + Send>>,
 }
 impl Revocation {
-    /// Creates a revocation. For adapters: `release` lets the rebalance continue. It is called
-    /// once, when this value is dropped.
+    /// Creates a revocation of these partitions. For adapters: `release` lets the rebalance
+    /// continue. It is called once, when this value is dropped.
     #[must_use]
     pub fn new(
         partitions: Vec<PartitionId>,
@@ -326,7 +326,7 @@ impl fmt::Debug for Revocation {
 pub enum NoPosition {
     /// The group has committed nothing, and the subscription names no start for the partition.
     Missing,
-    /// The partition does not hold the position: retention has passed it, or it lies after the end.
+    /// The partition does not hold the position: retention has passed it, or it is after the end.
     OutOfRange {
         /// The oldest offset that the partition holds.
         begin: Offset,

@@ -23,7 +23,7 @@ pub(super) struct Request<'a, C> {
 
 /// The state on which a decision starts.
 pub(super) enum Start<A> {
-    /// A kept state. The stream may have moved in the store since.
+    /// A state that was kept. The stream may have moved in the store since.
     Cached(Loaded<A>),
     /// A state that was read during this command.
     Read(Loaded<A>),
@@ -287,7 +287,7 @@ impl<A: Aggregate> Repository<A> {
         futures::stream::iter(executions).buffer_unordered(concurrency.max(1))
     }
 
-    /// Decides a command.
+    /// Decides a command on a state.
     ///
     /// If a refusal, "nothing to do" or an unexpected version results from a cached state, it is
     /// confirmed by a read of what is new. A state that was just read needs no confirmation.

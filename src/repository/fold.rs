@@ -90,7 +90,7 @@ impl<A: Aggregate> Fold<A> {
         self.head = head;
     }
 
-    /// Folds one event. After an error the state is of no use.
+    /// Folds one event into the state. After an error the state is of no use.
     fn evolve(&mut self, version: Version, event: &A::Event) -> Result<(), FoldError> {
         let state = &mut self.state;
         // The panic hook has reported the place of the panic.

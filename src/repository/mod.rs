@@ -318,7 +318,7 @@ impl<A: Aggregate> Repository<A> {
     pub fn with_conflict_retry(self, retry: ConflictRetry) -> Self {
         self.edit(|i| i.retry = retry)
     }
-    /// Sets the clock. Default: the system's clock.
+    /// Sets the clock that the repository uses. Default: the system's clock.
     #[must_use]
     pub fn with_clock(self, clock: Arc<dyn Clock>) -> Self {
         self.edit(|i| i.clock = clock)
