@@ -26,7 +26,7 @@
 //! | `Any`, `NoStream`, `Head`, `Number` | `rules::an_append_holds_..`, `execute::facts_for_any_version_..`, `execute::number_0_is_no_stream` |
 //! | transactions: all or nothing, no command id | `several::a_transaction_..` (two), `several::what_was_only_read_..` |
 //! | what would not be read back is not stored | `readable::..`, one test a way to store (events, snapshots, payload codecs) |
-//! | what the fold does not take is not stored | `readable::an_event_that_the_fold_..`, `readable::a_state_that_was_folded_ahead_..` |
+//! | what the fold does not take is not stored | `readable::fold::..` |
 //! | **Idempotent commands** | |
 //! | 1: the stored facts are the answer to a repeat; round trips | `once::the_same_command_id_takes_effect_once_..`, `command_ids::a_command_with_an_id_takes_..` |
 //! | 2: a refusal is returned only if no other attempt came between | `stepped::wherever_another_attempt_..` |
