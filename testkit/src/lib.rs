@@ -3,6 +3,8 @@
 mod scenario;
 mod memory;
 mod clock;
+mod environment;
+pub mod length;
 pub mod contract;
 pub mod schema;
 pub mod faults;

@@ -6,7 +6,8 @@ use foldstream::{
 };
 use foldstream_testkit::{
     InMemoryControlStore, SeededIds,
-    faults::{Fault, Faults, Op, seeds},
+    faults::{Fault, Faults, Op},
+    length,
 };
 use std::{
     sync::{Arc, Mutex},
@@ -147,7 +148,7 @@ async fn the_holder_knows_that_its_time_is_over_before_another_takes_over_howeve
 #[tokio::test(start_paused = true)]
 async fn two_processes_never_hold_a_lease_at_the_same_time_whatever_is_lost_or_late() {
     let mut beliefs = 0;
-    for seed in seeds(0..200) {
+    for seed in length::seeds(200, 3_000) {
         let rows = InMemoryControlStore::new();
         let faults = Faults::seeded(seed)
             .with(Fault::LoseReply.anywhere().one_in(6))

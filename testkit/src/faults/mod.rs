@@ -122,26 +122,20 @@ pub use log::Injected;
 pub use plan::Moment;
 pub use rule::Rule;
 
+use crate::environment::SEED;
 use foldstream::ports::{ControlStore, EventStore, MessageBus, Row, SnapshotStore};
 use life::Life;
 use plan::Plan;
 use std::{fmt, future::Future, ops::Range, sync::Arc};
 
-/// Names the environment variable of a seed.
-const SEED: &str = "FOLDSTREAM_SEED";
-
-/// The seeds of a test: these, or only the one in the environment variable `FOLDSTREAM_SEED`, to replay a failure.
+/// Returns the seeds of a test: these, or only the one in the environment variable `FOLDSTREAM_SEED`, to replay a failure.
+/// [`length::seeds`](crate::length::seeds) also has a long form of the test.
 ///
 /// # Panics
-/// If the variable is no number.
+/// If the variable cannot be read as a number.
+#[track_caller]
 pub fn seeds(all: Range<u64>) -> Range<u64> {
-    match std::env::var(SEED) {
-        Ok(text) => match text.parse::<u64>() {
-            Ok(seed) => seed..seed.saturating_add(1),
-            Err(_) => panic!("{SEED} must be a number, found {text:?}"),
-        },
-        Err(_) => all,
-    }
+    crate::environment::number(SEED).map_or(all, crate::length::one)
 }
 
 /// A schedule of faults, and a process that it befalls. Cloning shares both.

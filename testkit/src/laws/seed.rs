@@ -1,10 +1,8 @@
 //! How many cases are tried, and from which seed: set in code, or from outside to run a failure again.
+pub(super) use crate::environment::SEED;
+use crate::environment::{self, CASES};
 use proptest::test_runner::{Config, RngSeed};
-
-/// Runs the cases of this seed, a number, instead of fresh ones.
-pub(super) const SEED: &str = "FOLDSTREAM_SEED";
-/// Tries this many cases, a number.
-pub(super) const CASES: &str = "FOLDSTREAM_CASES";
+use std::env::VarError;
 
 /// The environment counts more than the code, the code more than chance.
 #[derive(Clone, Copy, Debug)]
@@ -21,21 +19,20 @@ impl Plan {
     };
 
     /// What to run, with the seed that a failure prints.
+    #[track_caller]
     pub(super) fn config(self) -> (Config, u64) {
-        self.config_with(|name| std::env::var(name).ok())
+        self.config_with(|name| std::env::var(name))
     }
 
-    fn config_with(self, variable: impl Fn(&str) -> Option<String>) -> (Config, u64) {
-        let number = |name: &str| -> Option<u64> {
-            let text = variable(name)?;
-            match text.trim().parse() {
-                Ok(number) => Some(number),
-                Err(error) => panic!("{name} is {text:?}, which is no number: {error}"),
-            }
-        };
+    #[track_caller]
+    fn config_with(self, variable: impl Fn(&str) -> Result<String, VarError>) -> (Config, u64) {
+        let number = |name: &str| environment::number_in(name, variable(name));
         let seed = number(SEED).or(self.seed);
         let seed = seed.unwrap_or_else(|| fastrand::u64(..));
-        let cases = number(CASES).map_or(self.cases, |n| u32::try_from(n).unwrap_or(u32::MAX));
+        let cases = number(CASES).map_or(self.cases, |cases| match u32::try_from(cases) {
+            Ok(cases) => cases,
+            Err(_) => panic!("{CASES} is {cases}: at most {} cases can be run", u32::MAX),
+        });
         let config = Config {
             cases,
             rng_seed: RngSeed::Fixed(seed),
@@ -58,17 +55,32 @@ mod tests {
             seed: Some(7),
             cases: 10,
         };
-        let (config, seed) = plan.config_with(|_| None);
+        let (config, seed) = plan.config_with(|_| Err(VarError::NotPresent));
         assert_eq!((config.cases, seed), (10, 7));
         let (config, seed) =
-            plan.config_with(|name| Some(if name == SEED { "9" } else { " 11 " }.into()));
+            plan.config_with(|name| Ok(if name == SEED { "9" } else { " 11 " }.into()));
         assert_eq!((config.cases, seed), (11, 9));
         assert_eq!(config.rng_seed, RngSeed::Fixed(9));
     }
 
+    fn with(name: &str, value: &str) {
+        Plan::DEFAULT.config_with(|asked| match asked == name {
+            true => Ok(value.into()),
+            false => Err(VarError::NotPresent),
+        });
+    }
+
     #[test]
-    #[should_panic(expected = "FOLDSTREAM_SEED is \"x\", which is no number")]
+    #[should_panic(expected = "FOLDSTREAM_SEED is \"x\", which cannot be read: it may be a number")]
     fn a_seed_that_is_no_number_is_an_error() {
-        Plan::DEFAULT.config_with(|name| (name == SEED).then(|| "x".into()));
+        with(SEED, "x");
+    }
+
+    #[test]
+    #[should_panic(
+        expected = "FOLDSTREAM_CASES is 4294967296: at most 4294967295 cases can be run"
+    )]
+    fn more_cases_than_can_be_run_are_an_error() {
+        with(CASES, "4294967296");
     }
 }

@@ -6,7 +6,10 @@ use foldstream::{
     ports::Commit,
     publisher::{Notice, Publisher},
 };
-use foldstream_testkit::faults::{Fault, Op, Rule, seeds};
+use foldstream_testkit::{
+    faults::{Fault, Op, Rule},
+    length,
+};
 use std::{future::Future, pin::pin, time::Duration};
 
 fn run<F: Future<Output = ()>>(future: F) {
@@ -144,7 +147,7 @@ async fn simulate(seed: u64) {
 
 #[test]
 fn whatever_happens_first_occurrences_are_in_order_and_at_rest_everything_is_published() {
-    for seed in seeds(0..300) {
+    for seed in length::seeds(300, 5_000) {
         run(simulate(seed));
     }
 }

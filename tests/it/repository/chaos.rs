@@ -3,7 +3,7 @@
 use super::*;
 use crate::support::AccountCommand;
 use foldstream::{IdSource, Transaction};
-use foldstream_testkit::{InMemoryControlStore, SeededIds, faults::seeds};
+use foldstream_testkit::{InMemoryControlStore, SeededIds, length};
 use std::{collections::BTreeMap, future::Future, sync::Mutex};
 
 const STREAMS: [&str; 2] = ["ann", "bob"];
@@ -263,14 +263,14 @@ async fn commands_in(setup: Setup, seed: u64) {
 
 #[tokio::test(start_paused = true)]
 async fn whatever_is_lost_a_command_that_is_acknowledged_is_stored_once() {
-    for seed in seeds(0..300) {
+    for seed in length::seeds(300, 5_000) {
         commands_in(PLAIN, seed).await;
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn whatever_is_lost_a_cached_state_never_stands_in_for_a_history_that_it_is_not() {
-    for seed in seeds(0..300) {
+    for seed in length::seeds(300, 5_000) {
         let cached = Setup {
             cache: 100,
             ..PLAIN
@@ -281,7 +281,7 @@ async fn whatever_is_lost_a_cached_state_never_stands_in_for_a_history_that_it_i
 
 #[tokio::test(start_paused = true)]
 async fn whatever_is_lost_a_snapshot_is_of_the_history_or_ignored() {
-    for seed in seeds(0..300) {
+    for seed in length::seeds(300, 5_000) {
         let with_snapshots = Setup {
             has_snapshots: true,
             ..PLAIN
@@ -292,7 +292,7 @@ async fn whatever_is_lost_a_snapshot_is_of_the_history_or_ignored() {
 
 #[tokio::test(start_paused = true)]
 async fn whatever_is_lost_a_command_with_an_id_that_is_sent_until_it_is_answered_is_stored_once() {
-    for seed in seeds(0..300) {
+    for seed in length::seeds(300, 5_000) {
         let setup = Setup {
             cache: if seed % 2 == 0 { 0 } else { 100 },
             has_snapshots: seed % 3 == 0,
@@ -329,7 +329,7 @@ async fn whatever_is_lost_a_command_with_an_id_that_is_sent_until_it_is_answered
 
 #[tokio::test(start_paused = true)]
 async fn whatever_is_lost_a_transaction_is_stored_on_all_streams_or_on_none() {
-    for seed in seeds(0..300) {
+    for seed in length::seeds(300, 5_000) {
         let world = clients(seed, |world, client, mut rng| async move {
             let mut process = world.process(PLAIN);
             for n in 0..6 {
@@ -413,7 +413,7 @@ async fn a_crash_at_any_call_loses_and_doubles_no_command_with_an_id() {
 /// hole the repository says so itself; where the newest commits are left out or cut, the slot is taken.
 #[tokio::test(start_paused = true)]
 async fn nothing_is_stored_behind_a_torn_history() {
-    for seed in seeds(0..200) {
+    for seed in length::seeds(200, 3_000) {
         let faults = Faults::seeded(seed)
             .with(Fault::Hole.on(Op::Read).one_in(3))
             .with(Fault::TornCommit.on(Op::Read).one_in(3))

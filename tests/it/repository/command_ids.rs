@@ -4,7 +4,7 @@ use foldstream::{
     Aggregate, Clock, Context, Decide, Decision, ExecuteResult,
     ports::{ControlStore, EventStore},
 };
-use foldstream_testkit::{InMemoryControlStore, SeededIds, faults::seeds};
+use foldstream_testkit::{InMemoryControlStore, SeededIds, length};
 use std::{collections::BTreeSet, sync::Mutex};
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -345,7 +345,7 @@ async fn refusals(seed: u64) -> (usize, usize) {
 #[tokio::test(start_paused = true)]
 async fn what_is_refused_for_good_never_lands_and_what_is_answered_landed_once() {
     let (mut stored, mut refused) = (0, 0);
-    for seed in seeds(0..300) {
+    for seed in length::seeds(300, 5_000) {
         let (s, r) = refusals(seed).await;
         (stored, refused) = (stored + s, refused + r);
     }

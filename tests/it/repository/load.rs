@@ -7,6 +7,7 @@ use foldstream::{
         UnpublishedPage,
     },
 };
+use foldstream_testkit::length;
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use std::{num::NonZeroU32, sync::Mutex};
 
@@ -460,7 +461,7 @@ async fn a_hole_in_a_load_with_snapshots_is_an_error() {
 /// Any history, any snapshot, any number of newest commits, and others at work between any two answers.
 #[tokio::test(start_paused = true)]
 async fn a_load_shows_a_state_that_the_stream_had_while_it_ran() {
-    for seed in 0..1_000 {
+    for seed in length::seeds(1_000, 20_000) {
         let mut rng = fastrand::Rng::with_seed(seed);
         let lengths: Vec<_> = (0..rng.usize(0..30)).map(|_| rng.usize(1..4)).collect();
         let world = World::with_commits(lengths).await;

@@ -2,7 +2,7 @@
 use super::*;
 use crate::support::stream;
 use foldstream::{IdSource, StreamId, ports::ControlStore};
-use foldstream_testkit::{InMemoryControlStore, SeededIds, faults::seeds};
+use foldstream_testkit::{InMemoryControlStore, SeededIds, length};
 use std::sync::Mutex;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -193,7 +193,7 @@ async fn clients(seed: u64) {
 
 #[tokio::test(start_paused = true)]
 async fn commands_sent_again_through_lost_calls_and_crashes_take_effect_once() {
-    for seed in seeds(0..300) {
+    for seed in length::seeds(300, 5_000) {
         clients(seed).await;
     }
 }

@@ -70,7 +70,7 @@ async fn history(seed: u64) {
 
 #[tokio::test(start_paused = true)]
 async fn a_stored_position_gives_each_event_exactly_once_whenever_the_process_dies() {
-    for seed in foldstream_testkit::faults::seeds(0..150) {
+    for seed in foldstream_testkit::length::seeds(150, 3_000) {
         history(seed).await;
     }
 }

@@ -222,7 +222,7 @@ impl Fleet {
 
 #[tokio::test(start_paused = true)]
 async fn a_fleet_that_comes_and_goes_misses_no_event_keeps_order_and_commits_none_too_early() {
-    for seed in foldstream_testkit::faults::seeds(0..12) {
+    for seed in foldstream_testkit::length::seeds(12, 200) {
         Fleet::new(seed).run().await;
     }
 }

@@ -17,7 +17,8 @@ use foldstream::{
 };
 use foldstream_testkit::{
     Road,
-    faults::{Fault, Faults, Op, seeds},
+    faults::{Fault, Faults, Op},
+    length,
 };
 use std::{
     convert::Infallible,
@@ -467,7 +468,7 @@ fn sealed_payloads_go_all_along_the_road_and_shredded_ones_are_passed_over() {
 #[test]
 fn a_road_comes_to_rest_and_ends_the_same_whatever_goes_wrong_on_it() {
     let mut killed = 0;
-    for seed in seeds(0..40) {
+    for seed in length::seeds(40, 500) {
         let faults = Faults::seeded(seed)
             .with(Fault::Unavailable.anywhere().one_in(15))
             .with(Fault::LoseReply.anywhere().one_in(15))

@@ -12,7 +12,7 @@ use std::{
 
 use aws_sdk_dynamodb::{Client, types::AttributeValue};
 use foldstream_dynamodb::{DynamoDb, DynamoDbConfig};
-use foldstream_testkit::containers;
+use foldstream_testkit::{containers, length};
 use rdkafka::{
     ClientConfig, Message as _, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
@@ -478,6 +478,12 @@ async fn processes_that_are_told_to_stop_finish_and_go_on_later() {
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Docker; see CONTRIBUTING.md"]
 async fn processes_that_are_killed_lose_nothing_and_count_nothing_twice() {
+    for _ in 0..length::of("kills of a publisher and of a runner", 1, 20) {
+        kill_a_publisher_and_a_runner().await;
+    }
+}
+
+async fn kill_a_publisher_and_a_runner() {
     let shop = Shop::open("kill").await;
     let lines = lines(0..60);
     let (file, expected) = (shop.write("in.csv", &lines), aggregate(&lines));

@@ -1,6 +1,7 @@
 //! What becomes of appends whose answers are lost: against a real server, through a proxy that loses them.
 //!
-//! 1,000 runs, each of a seed of its own, 16 at once. `FOLDSTREAM_SEED=<n>` replays one of them.
+//! 1,000 runs, each of a seed of its own, 16 at once; 10,000 with `FOLDSTREAM_LONG=1`. `FOLDSTREAM_SEED=<n>` replays one of
+//! them.
 mod server;
 
 use self::server::{ATTEMPT_TIMEOUT, Proxy};
@@ -13,7 +14,7 @@ use foldstream::{
     },
 };
 use foldstream_dynamodb::{DynamoDb, DynamoDbConfig, TableOptions, create_tables};
-use foldstream_testkit::containers;
+use foldstream_testkit::{containers, length};
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use std::{
     panic::AssertUnwindSafe,
@@ -22,6 +23,7 @@ use std::{
 };
 
 const RUNS: u64 = 1_000;
+const LONG_RUNS: u64 = 10_000;
 const AT_ONCE: usize = 16;
 const APPENDS: u64 = 4;
 const STREAMS: usize = 3;
@@ -359,14 +361,8 @@ fn brief(answer: &Result<AppendOutcome<Vec<StreamHead>>, EventStoreError>) -> St
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs Docker; see CONTRIBUTING.md"]
 async fn appends_whose_answers_are_lost_are_neither_lost_nor_doubled() {
-    let seeds = match std::env::var("FOLDSTREAM_SEED") {
-        Ok(seed) => {
-            let seed = seed.parse().expect("FOLDSTREAM_SEED is a number");
-            seed..=seed
-        }
-        Err(_) => 1..=RUNS,
-    };
-    let runs = seeds.end() - seeds.start() + 1;
+    let seeds = length::seeds(RUNS, LONG_RUNS);
+    let runs = seeds.end - seeds.start;
     let world = World::start().await;
     let tally = stream::iter(seeds)
         .map(|seed| {
@@ -385,7 +381,7 @@ async fn appends_whose_answers_are_lost_are_neither_lost_nor_doubled() {
         .await;
     println!("{runs} runs: {tally:?}");
     println!("requests: {:?}", world.proxy.fates());
-    if runs == RUNS {
+    if runs >= RUNS {
         for (met, what) in [
             (
                 tally.lost_and_settled >= 200,
