@@ -2,19 +2,19 @@
 use super::{
     checked::Checked,
     command::{AnyCommand, ShownId, Step, erase},
-    exhaustive,
+    exhaustive, ids,
     seed::Plan,
     story::{Found, short_name},
-    walk::Rules,
+    walk::{DecisionRule, Rules},
 };
 use foldstream::{Aggregate, Context, Decide, Decision, Snapshot, Upcasters};
 use proptest::{
     prelude::*,
-    strategy::Union,
+    strategy::{Union, ValueTree},
     test_runner::{TestError, TestRunner},
 };
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     fmt::{self, Debug},
     sync::Arc,
     time::Duration,
@@ -91,6 +91,7 @@ use std::{
 pub struct Laws<A: Aggregate> {
     pub(super) source: Source<A>,
     pub(super) rules: Rules<A>,
+    ids: Option<BoxedStrategy<ShownId<A>>>,
     plan: Plan,
 }
 
@@ -101,7 +102,6 @@ pub(super) enum Source<A: Aggregate> {
     Drawn {
         commands: Vec<(u32, Commands<A>)>,
         pauses: BoxedStrategy<Duration>,
-        ids: Option<BoxedStrategy<ShownId<A>>>,
         id_texts: Option<BoxedStrategy<String>>,
         max_commands: usize,
     },
@@ -115,7 +115,7 @@ pub(super) enum Source<A: Aggregate> {
 
 /// What one case is made of.
 pub(super) struct Case<A: Aggregate> {
-    pub(super) id: Option<ShownId<A>>,
+    pub(super) id: ShownId<A>,
     pub(super) id_text: Option<String>,
     pub(super) steps: Vec<Step<A>>,
 }
@@ -142,11 +142,11 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
             source: Source::Drawn {
                 commands: Vec::new(),
                 pauses: Just(Duration::ZERO).boxed(),
-                ids: None,
                 id_texts: None,
                 max_commands: 20,
             },
             rules: Rules::default(),
+            ids: None,
             plan: Plan::DEFAULT,
         };
         start.or(1, commands)
@@ -211,6 +211,7 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
                 max_histories: 100_000,
             },
             rules: Rules::default(),
+            ids: None,
             plan: Plan::DEFAULT,
         }
     }
@@ -304,7 +305,8 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
         self
     }
 
-    /// True of every decision: the state before, the command, and what it led to. Commands of other types are not asked.
+    /// Holds of every decision: the state before, the command, and what the command led to. Commands of other types are not
+    /// asked about; if no command is, [`check`](Self::check) panics.
     #[must_use]
     pub fn rule<C>(
         mut self,
@@ -316,12 +318,15 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
         C: Send + Sync + 'static,
     {
         let asked = move |state: &A, command: &dyn AnyCommand<A>, ctx: &Context| {
-            let Some(command) = command.as_any().downcast_ref::<C>() else {
-                return true;
-            };
-            holds(state, command, &state.decide(command, ctx))
+            let command = command.as_any().downcast_ref::<C>()?;
+            Some(holds(state, command, &state.decide(command, ctx)))
         };
-        self.rules.decisions.push((name.into(), Box::new(asked)));
+        self.rules.decisions.push(DecisionRule {
+            name: name.into(),
+            command: short_name::<C>(),
+            holds: Box::new(asked),
+            is_asked: Cell::new(false),
+        });
         self
     }
 
@@ -339,73 +344,107 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
         self
     }
 
-    /// Commands of the longest sequence; 20 unless set. Only for drawn sequences: the cost grows with its square.
+    /// Sets the number of commands of the longest sequence; 20 unless set. The cost grows with its square.
+    ///
+    /// # Panics
+    /// If the laws are [`exhaustive`](Self::exhaustive), since those have a length already.
+    #[track_caller]
     #[must_use]
     pub fn max_commands(mut self, commands: usize) -> Self {
-        if let Source::Drawn { max_commands, .. } = &mut self.source {
-            *max_commands = commands;
-        }
+        let Source::Drawn { max_commands, .. } = &mut self.source else {
+            panic!(
+                "`max_commands` is for drawn sequences: exhaustive laws take their length by `exhaustive`"
+            );
+        };
+        *max_commands = commands;
         self
     }
 
-    /// Time that passes before each command. Unless set, all are decided at 2026-01-01T00:00:00Z. Only for drawn
-    /// sequences.
+    /// Lets time pass before each command. Unless set, all commands are decided at 2026-01-01T00:00:00Z.
+    ///
+    /// # Panics
+    /// If the laws are [`exhaustive`](Self::exhaustive), which decide all commands at one time.
+    #[track_caller]
     #[must_use]
     pub fn pauses(mut self, strategy: impl Strategy<Value = Duration> + 'static) -> Self {
-        if let Source::Drawn { pauses, .. } = &mut self.source {
-            *pauses = strategy.boxed();
-        }
+        let Source::Drawn { pauses, .. } = &mut self.source else {
+            panic!(
+                "`pauses` is for drawn sequences: exhaustive laws decide all commands at one time"
+            );
+        };
+        *pauses = strategy.boxed();
         self
     }
 
     /// Decides under these ids, and checks that **an id is what its text says**: read back from its text it names the
-    /// same stream. Only for drawn sequences.
+    /// same stream. Exhaustive laws decide all commands under the first id of the strategy.
+    ///
+    /// Unless set, the id is `scenario`, or else a number, a UUID or a ULID. If the id type reads none of them, `check`
+    /// panics before the first case.
     #[must_use]
     pub fn ids(mut self, strategy: impl Strategy<Value = A::Id> + 'static) -> Self
     where
         A::Id: Debug,
     {
-        if let Source::Drawn { ids, .. } = &mut self.source {
-            *ids = Some(strategy.prop_map(ShownId).boxed());
-        }
+        self.ids = Some(strategy.prop_map(ShownId).boxed());
         self
     }
 
-    /// Texts as they come from outside, from a URL or a file: each is refused, or read as an id that shows the same
-    /// text. A number would not do: "007" and "7" are one id, but two streams. Only for drawn sequences.
+    /// Reads these texts as ids, as they come from a URL or a file: each is refused, or read as an id that shows the same
+    /// text. A number would not do: "007" and "7" are one id, but two streams. If all texts are refused,
+    /// [`check`](Self::check) panics.
+    ///
+    /// # Panics
+    /// If the laws are [`exhaustive`](Self::exhaustive), which draw no texts.
+    #[track_caller]
     #[must_use]
     pub fn id_texts(mut self, strategy: impl Strategy<Value = String> + 'static) -> Self {
-        if let Source::Drawn { id_texts, .. } = &mut self.source {
-            *id_texts = Some(strategy.boxed());
-        }
+        let Source::Drawn { id_texts, .. } = &mut self.source else {
+            panic!("`id_texts` is for drawn sequences: exhaustive laws draw no texts");
+        };
+        *id_texts = Some(strategy.boxed());
         self
     }
 
-    /// Follows only one of several histories that lead to equal states at the same length. What makes long sequences
-    /// affordable; rules over histories are then checked on the first history that was found for a state. Only for
-    /// [`exhaustive`](Self::exhaustive) laws.
+    /// Follows only one of several histories that lead to equal states at the same length. This makes long sequences
+    /// affordable; rules over histories are then checked on the first history that was found for a state.
+    ///
+    /// # Panics
+    /// If the laws are not [`exhaustive`](Self::exhaustive).
+    #[track_caller]
     #[must_use]
     pub fn merging_states(mut self) -> Self {
-        if let Source::All { merged, .. } = &mut self.source {
-            *merged = true;
-        }
+        let Source::All { merged, .. } = &mut self.source else {
+            panic!(
+                "`merging_states` is for exhaustive laws: drawn sequences are each followed to their end"
+            );
+        };
+        *merged = true;
         self
     }
 
-    /// Histories that an [`exhaustive`](Self::exhaustive) check may visit before it gives up; 100,000 unless set.
+    /// Sets how many histories an [`exhaustive`](Self::exhaustive) check may visit before it gives up; 100,000 unless set.
+    ///
+    /// # Panics
+    /// If the laws are not exhaustive.
+    #[track_caller]
     #[must_use]
     pub fn max_histories(mut self, histories: usize) -> Self {
-        if let Source::All { max_histories, .. } = &mut self.source {
-            *max_histories = histories;
-        }
+        let Source::All { max_histories, .. } = &mut self.source else {
+            panic!("`max_histories` is for exhaustive laws: drawn ones are as many as `cases`");
+        };
+        *max_histories = histories;
         self
     }
 
     /// Checks everything, and says on how much.
     ///
     /// # Panics
-    /// With the smallest sequence that breaks a law; if no command was ever accepted, for then nothing was checked; if
-    /// there are more histories than [`max_histories`](Self::max_histories).
+    /// - With the smallest sequence that breaks a law.
+    /// - If no id can be made for the aggregate and none were [given](Self::ids), before the first case.
+    /// - If the laws held on nothing: no command was ever accepted, no command had the type of a [`rule`](Self::rule), or
+    ///   none of the [`id_texts`](Self::id_texts) was read as an id.
+    /// - If there are more histories than [`max_histories`](Self::max_histories).
     #[track_caller]
     pub fn check(self) -> Checked {
         let checked = match &self.source {
@@ -421,49 +460,90 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
                     merged: *merged,
                     max_histories: *max_histories,
                 };
-                match exhaustive::check(&self.rules, commands, limits) {
+                let id = self.first_id();
+                match exhaustive::check(&self.rules, commands, limits, &id) {
                     Ok(checked) => checked,
                     Err(broken) => panic!("{}", broken.shown(&short_name::<A>(), None)),
                 }
             }
         };
+        self.must_have_checked(&checked);
+        checked
+    }
+
+    /// Panics if a law held only because nothing was asked of it.
+    #[track_caller]
+    fn must_have_checked(&self, checked: &Checked) {
+        let (name, sequences) = (short_name::<A>(), checked.histories());
         assert!(
             checked.accepted() > 0,
-            "no command of {} was accepted in {} sequences: the laws held on empty histories only. Draw commands that \
-             fit the aggregate",
-            short_name::<A>(),
-            checked.histories()
+            "no command of {name} was accepted in {sequences} sequences: the laws held on empty histories only. Draw \
+             commands that fit the aggregate"
         );
-        checked
+        for rule in &self.rules.decisions {
+            assert!(
+                rule.is_asked.get(),
+                "the rule {:?} of {name} is about commands of the type {}, and none was given in {sequences} sequences: \
+                 write the rule for the type of the commands, or add such commands with `.or(..)`",
+                rule.name,
+                rule.command
+            );
+        }
+    }
+
+    /// The id of exhaustive laws.
+    #[track_caller]
+    fn first_id(&self) -> ShownId<A> {
+        let Some(strategy) = &self.ids else {
+            return default_id();
+        };
+        match strategy.new_tree(&mut TestRunner::new(self.plan.config().0)) {
+            Ok(tree) => tree.current(),
+            Err(reason) => panic!("the strategy of ids gives none: {reason}"),
+        }
     }
 
     #[track_caller]
     fn check_drawn(&self) -> Checked {
         let (config, seed) = self.plan.config();
+        let sequences = self.sequences();
         let mut runner = TestRunner::new(config);
         let found = Found::default();
         let checked = RefCell::new(Checked::default());
-        let outcome = runner.run(&self.sequences(), |case| match self.rules.hold(&case) {
+        let texts = Cell::new((0, 0));
+        let outcome = runner.run(&sequences, |case| match self.rules.hold(&case) {
             Ok(sequence) => {
                 checked.borrow_mut().add(&sequence);
+                if let Some(text) = &case.id_text {
+                    let (drawn, read) = texts.get();
+                    let is_read = text.parse::<A::Id>().is_ok();
+                    texts.set((drawn + 1, read + u32::from(is_read)));
+                }
                 Ok(())
             }
             Err(broken) => found.take(broken),
         });
         match (outcome, found.into_smallest()) {
-            (Ok(()), _) => checked.into_inner(),
+            (Ok(()), _) => {}
             (Err(TestError::Fail(..)), Some(broken)) => {
                 panic!("{}", broken.shown(&short_name::<A>(), Some(seed)))
             }
             (Err(error), _) => panic!("the laws of {}: {error}", short_name::<A>()),
         }
+        let (drawn, read) = texts.get();
+        assert!(
+            drawn == 0 || read > 0,
+            "all {drawn} texts that were drawn for ids of {} were refused: draw some that are ids",
+            short_name::<A>()
+        );
+        checked.into_inner()
     }
 
-    fn sequences(&self) -> impl Strategy<Value = Case<A>> {
+    #[track_caller]
+    fn sequences(&self) -> impl Strategy<Value = Case<A>> + use<A> {
         let Source::Drawn {
             commands,
             pauses,
-            ids,
             id_texts,
             max_commands,
         } = &self.source
@@ -472,14 +552,24 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
         };
         let step = (Union::new_weighted(commands.clone()), pauses.clone())
             .prop_map(|(command, after)| Step { command, after });
-        let ids = ids
-            .clone()
-            .map_or_else(|| Just(None).boxed(), |ids| ids.prop_map(Some).boxed());
+        let ids = match &self.ids {
+            Some(ids) => ids.clone(),
+            None => Just(default_id()).boxed(),
+        };
         let texts = id_texts
             .clone()
             .map_or_else(|| Just(None).boxed(), |texts| texts.prop_map(Some).boxed());
         let steps = proptest::collection::vec(step, 0..=*max_commands);
         (ids, texts, steps).prop_map(|(id, id_text, steps)| Case { id, id_text, steps })
+    }
+}
+
+/// The id of laws that were given none.
+#[track_caller]
+fn default_id<A: Aggregate>() -> ShownId<A> {
+    match ids::of_one::<A>() {
+        Ok(id) => ShownId(id),
+        Err(why) => panic!("{why}"),
     }
 }
 

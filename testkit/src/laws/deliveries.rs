@@ -1,5 +1,5 @@
 //! Histories of several streams, made by aggregates, as a projector gets them.
-use super::{command::AnyCommand, stored::some_id};
+use super::{command::AnyCommand, ids};
 use crate::{InMemoryEventStore, ManualClock, SeededIds};
 use foldstream::{
     Aggregate, Decoded, DomainEvent, EventHeader, EventSet, Metadata, Repository, StreamId,
@@ -15,15 +15,14 @@ use std::{
     time::Duration,
 };
 
-/// Streams of each aggregate type that commands go to.
-pub(super) const STREAMS: u8 = 3;
-
 /// Where histories are written.
 pub(super) struct World {
     store: Arc<InMemoryEventStore>,
     clock: Arc<ManualClock>,
     ids: Arc<SeededIds>,
     upcasters: Upcasters,
+    /// Which of the ids the streams have.
+    choice: u64,
 }
 
 /// The events of one command as they are shown, and where they are.
@@ -48,15 +47,17 @@ impl Debug for Write {
 }
 
 impl Write {
-    pub(super) fn new<A: Aggregate>(stream: u8, command: Arc<dyn AnyCommand<A>>) -> Self {
+    /// A command to the stream of this number, which has one of the ids.
+    pub(super) fn new<A: Aggregate>(
+        ids: Rc<[A::Id]>,
+        stream: u8,
+        command: Arc<dyn AnyCommand<A>>,
+    ) -> Self {
         let shown = format!("{stream} {command:?}");
         let run = move |world: Rc<World>| {
             let command = command.clone();
+            let id = ids[ids::place(world.choice, ids.len(), stream.into())].clone();
             let written = async move {
-                // Either a letter or, where ids are numbers, a number.
-                let name = char::from(b'a' + stream).to_string();
-                let id = name.parse().ok();
-                let id = id.unwrap_or_else(|| some_id::<A>(&(stream + 1).to_string()));
                 let repository = Repository::<A>::new(world.store.clone())
                     .with_upcasters(world.upcasters.clone())
                     .with_clock(world.clock.clone())
@@ -98,6 +99,7 @@ impl<E> Delivery<E> {
 /// Executes the commands, and returns what a projector of `E` gets of it, in the order in which it happened.
 pub(super) async fn deliveries<E: EventSet>(
     writes: &[Write],
+    choice: u64,
     upcasters: &Upcasters,
 ) -> Result<Vec<Delivery<E>>, String> {
     let world = Rc::new(World {
@@ -105,6 +107,7 @@ pub(super) async fn deliveries<E: EventSet>(
         clock: ManualClock::new(),
         ids: SeededIds::new(1),
         upcasters: upcasters.clone(),
+        choice,
     });
     let mut shown: BTreeMap<StreamId, Vec<String>> = BTreeMap::new();
     for write in writes {

@@ -1,7 +1,7 @@
 //! Every history that a set of commands can lead to, shortest first.
 use super::{
     checked::Checked,
-    command::{AnyCommand, Step},
+    command::{AnyCommand, ShownId, Step},
     story::{Broken, short_name},
     walk::{Rules, Walk},
 };
@@ -21,10 +21,11 @@ pub(super) fn check<A: Aggregate + PartialEq + Debug>(
     rules: &Rules<A>,
     commands: &[Arc<dyn AnyCommand<A>>],
     limits: Limits,
+    id: &ShownId<A>,
 ) -> Result<Checked, Broken> {
-    let start = Walk::start(None);
+    let start = Walk::start(id);
     start.check_rules(rules)?;
-    rules.hold_at_end(&start, None)?;
+    rules.hold_at_end(&start, &id.0)?;
     let mut checked = Checked::default();
     checked.add_history(0);
     let mut level = vec![start];
@@ -42,7 +43,7 @@ pub(super) fn check<A: Aggregate + PartialEq + Debug>(
                     checked.count(line.decision.as_deref());
                 }
                 // Also where nothing came of it: that it stores nothing is part of the proof.
-                rules.hold_at_end(&longer, None)?;
+                rules.hold_at_end(&longer, &id.0)?;
                 let is_known = longer.history.len() == walk.history.len()
                     || (limits.merged && next.iter().any(|w| w.state == longer.state));
                 if !is_known {

@@ -13,6 +13,7 @@ mod checked;
 mod command;
 mod deliveries;
 mod exhaustive;
+mod ids;
 mod moves;
 mod projector;
 pub mod serial;

@@ -1,7 +1,8 @@
 //! [`ProjectorLaws`]: what is checked of a projector, and on which histories.
 use super::{
     command::erase,
-    deliveries::{Delivery, STREAMS, Write, deliveries, is_subscribed},
+    deliveries::{Delivery, Write, deliveries, is_subscribed},
+    ids,
     moves::{Drive, Failed, Law, Noise},
     seed::Plan,
     story::{Broken, Found, short_name},
@@ -14,8 +15,9 @@ use proptest::{
     test_runner::{TestError, TestRunner},
 };
 use std::{
+    any::TypeId,
     cell::Cell,
-    fmt::{self, Debug},
+    fmt::{self, Debug, Display},
     rc::Rc,
 };
 
@@ -23,6 +25,11 @@ use std::{
 pub(super) type Maker<P, M> = dyn Fn(&M) -> P;
 /// Reads the rows that a query would see.
 pub(super) type Rows<M, R> = dyn for<'a> Fn(&'a M) -> LocalBoxFuture<'a, R>;
+
+/// Streams per aggregate, unless set.
+const STREAMS: u8 = 3;
+/// Ids that the streams are given in turn.
+const MOST_IDS: usize = 16;
 
 /// The laws of a projector, checked on histories that aggregates have made.
 ///
@@ -38,7 +45,7 @@ pub(super) type Rows<M, R> = dyn for<'a> Fn(&'a M) -> LocalBoxFuture<'a, R>;
 /// And **a reset empties the model**: the same events lead to the same rows again.
 ///
 /// These are the laws of what a [`Projector`] promises its runner. A failure prints the smallest history and noise that
-/// was found, and as far as it can be told so, a `ProjectorScenario`. Seeds and cases are set as those of
+/// was found, and as far as it can be told so, a `ProjectorScenario`. Seeds, cases and ids are set as those of
 /// [`Laws`](super::Laws).
 ///
 /// # Example
@@ -96,11 +103,23 @@ pub struct ProjectorLaws<P: Projector, M, R> {
     model: Box<dyn Fn() -> M>,
     process: Box<Maker<P, M>>,
     rows: Box<Rows<M, R>>,
-    writes: Vec<(u32, BoxedStrategy<Write>)>,
+    histories: Vec<Histories>,
+    ids: ids::Given,
+    streams: u8,
     upcasters: Upcasters,
     plan: Plan,
     max_commands: usize,
 }
+
+/// The histories of one aggregate type.
+struct Histories {
+    weight: u32,
+    id: TypeId,
+    /// Makes the strategy of its writes, once the ids and the number of streams are known.
+    writes: Box<WritesOf>,
+}
+
+type WritesOf = dyn Fn(&ids::Given, Plan, u8) -> Result<BoxedStrategy<Write>, String>;
 
 impl<P: Projector, M, R> Debug for ProjectorLaws<P, M, R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -114,8 +133,18 @@ impl<P: Projector, M, R> Debug for ProjectorLaws<P, M, R> {
 /// What one case is made of.
 #[derive(Clone, Debug)]
 struct Case {
+    /// Which of the given ids the streams have.
+    choice: u64,
     writes: Vec<Write>,
     noise: Vec<Noise>,
+}
+
+/// What one case was about.
+#[derive(Clone, Copy, Default)]
+struct Seen {
+    events: usize,
+    /// Rows were not those of an empty model.
+    has_rows: bool,
 }
 
 impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, M, R> {
@@ -134,15 +163,17 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
                 let rows = rows.clone();
                 Box::pin(async move { rows(model).await })
             }),
-            writes: Vec::new(),
+            histories: Vec::new(),
+            ids: ids::Given::default(),
+            streams: STREAMS,
             upcasters: Upcasters::new(),
             plan: Plan::DEFAULT,
             max_commands: 12,
         }
     }
 
-    /// Histories of this aggregate, on three streams, made by these commands; `weight` is relative to those of other
-    /// aggregates. What is rejected makes no history.
+    /// Adds histories of this aggregate, on three [`streams`](Self::streams), made by these commands; `weight` is relative
+    /// to those of other aggregates. What is rejected makes no history.
     ///
     /// # Panics
     /// If the projector receives no event of the aggregate: such histories would check nothing.
@@ -163,9 +194,84 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
             P::NAME,
             short_name::<A>()
         );
-        let writes = (0..STREAMS, commands)
-            .prop_map(|(stream, command)| Write::new::<A>(stream, erase(command)));
-        self.writes.push((weight, writes.boxed()));
+        let commands = commands.boxed();
+        let writes = move |given: &ids::Given, plan: Plan, streams: u8| {
+            let ids = ids::of_streams::<A>(given, plan, streams.into(), MOST_IDS)?;
+            let ids: Rc<[A::Id]> = ids.into();
+            let write =
+                move |(stream, command)| Write::new::<A>(ids.clone(), stream, erase(command));
+            Ok((0..streams, commands.clone()).prop_map(write).boxed())
+        };
+        self.histories.push(Histories {
+            weight,
+            id: TypeId::of::<A::Id>(),
+            writes: Box::new(writes),
+        });
+        self
+    }
+
+    /// Gives the streams ids of this strategy, for the aggregates whose ids have its type. Call it once per id type.
+    ///
+    /// Unless set, the ids are letters, or else numbers, UUIDs or ULIDs. Before the first case, [`check`](Self::check)
+    /// makes the ids and panics if they are not of enough different streams, or if one is not read back from its text.
+    ///
+    /// # Example
+    /// ```
+    /// # use foldstream::{runner::{EventContext, HandlerResult, ModelId, Projector}, StreamId, Version};
+    /// # use std::{collections::BTreeMap, sync::{Arc, Mutex}};
+    /// # #[cfg(feature = "domains")] {
+    /// # use foldstream_testkit::{
+    /// #     domains::account::{Account, AccountCommand::Open, AccountEvent, AccountId},
+    /// #     laws::ProjectorLaws,
+    /// # };
+    /// # type Table = Arc<Mutex<BTreeMap<StreamId, Version>>>;
+    /// # struct Accounts(Table);
+    /// # impl Projector for Accounts {
+    /// #     const NAME: &'static str = "accounts";
+    /// #     type Events = AccountEvent;
+    /// #     async fn project(&self, _: &AccountEvent, ctx: &EventContext) -> HandlerResult {
+    /// #         let mut table = self.0.lock().unwrap();
+    /// #         let version = table.entry(ctx.stream().clone()).or_default();
+    /// #         *version = ctx.version().max(*version);
+    /// #         Ok(())
+    /// #     }
+    /// #     async fn reset(&self, _: &ModelId) -> HandlerResult {
+    /// #         self.0.lock().unwrap().clear();
+    /// #         Ok(())
+    /// #     }
+    /// # }
+    /// use proptest::prelude::*;
+    /// ProjectorLaws::new(
+    ///     Table::default,
+    ///     |table| Accounts(table.clone()),
+    ///     async |table: &Table| table.lock().unwrap().clone(),
+    /// )
+    /// .histories_of::<Account, _>(1, Just(Open { owner: "ann".into() }))
+    /// .ids("DE[0-9]{4}".prop_map(AccountId::from))
+    /// .check();
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn ids<I: Display + 'static>(
+        mut self,
+        strategy: impl Strategy<Value = I> + 'static,
+    ) -> Self {
+        self.ids.insert(strategy);
+        self
+    }
+
+    /// Sets the number of streams per aggregate; 3 unless set. With one stream, interleavings are not checked.
+    ///
+    /// # Panics
+    /// If it is 0.
+    #[track_caller]
+    #[must_use]
+    pub const fn streams(mut self, streams: u8) -> Self {
+        assert!(
+            streams > 0,
+            "laws of no stream check nothing: say at least `.streams(1)`"
+        );
+        self.streams = streams;
         self
     }
 
@@ -200,32 +306,44 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
     /// Checks everything.
     ///
     /// # Panics
-    /// With the smallest history and noise that break a law; if no histories were [given](Self::histories_of); if none
-    /// of them has an event, for then nothing was checked.
+    /// - With the smallest history and noise that break a law.
+    /// - If no histories were [given](Self::histories_of), or the [ids](Self::ids) are not of as many different
+    ///   [`streams`](Self::streams), before the first case.
+    /// - If the laws held on nothing: no history had an event, or no event changed the rows.
     #[track_caller]
     pub fn check(self) {
-        assert!(
-            !self.writes.is_empty(),
-            "the projector {:?} needs histories: say `.histories_of::<Aggregate, _>(1, commands)`",
-            P::NAME
-        );
+        let writes = match self.writes() {
+            Ok(writes) => writes,
+            Err(why) => panic!("{why}"),
+        };
         let (config, seed) = self.plan.config();
         let mut runner = TestRunner::new(config);
         let found = Found::default();
-        let events = Cell::new(0);
+        let seen = Cell::new(Seen::default());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap_or_else(|error| panic!("no runtime of one thread: {error}"));
-        let writes = Union::new_weighted(self.writes.clone());
+        let choice = match self.ids.is_empty() {
+            true => Just(0).boxed(),
+            false => any::<u64>().boxed(),
+        };
         let cases = (
+            choice,
             proptest::collection::vec(writes, 0..=self.max_commands),
             proptest::collection::vec(Noise::any(), 0..=2 * self.max_commands),
         );
-        let cases = cases.prop_map(|(writes, noise)| Case { writes, noise });
+        let cases = cases.prop_map(|(choice, writes, noise)| Case {
+            choice,
+            writes,
+            noise,
+        });
         let outcome = runner.run(&cases, |case| match runtime.block_on(self.hold(&case)) {
-            Ok(seen) => {
-                events.set(events.get() + seen);
+            Ok(more) => {
+                seen.set(Seen {
+                    events: seen.get().events + more.events,
+                    has_rows: seen.get().has_rows || more.has_rows,
+                });
                 Ok(())
             }
             Err(broken) => found.take(broken),
@@ -238,21 +356,53 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
             (Err(error), _) => panic!("the laws of {}: {error}", short_name::<P>()),
         }
         assert!(
-            events.get() > 0,
+            seen.get().events > 0,
             "no command led to an event for {:?}: the laws held on empty histories only",
+            P::NAME
+        );
+        assert!(
+            seen.get().has_rows,
+            "{} events left the rows of {:?} as those of an empty model: the laws held on empty rows only. Draw commands \
+             whose events the projector writes down, and let `rows` return what it writes",
+            seen.get().events,
             P::NAME
         );
     }
 
-    /// How many events there were.
-    async fn hold(&self, case: &Case) -> Result<usize, Broken> {
-        let all = deliveries::<P::Events>(&case.writes, &self.upcasters).await;
+    /// The commands to all streams, under ids that are looked at first.
+    fn writes(&self) -> Result<Union<BoxedStrategy<Write>>, String> {
+        if self.histories.is_empty() {
+            return Err(format!(
+                "the projector {:?} needs histories: say `.histories_of::<Aggregate, _>(1, commands)`",
+                P::NAME
+            ));
+        }
+        let types = self.histories.iter().map(|histories| histories.id);
+        let unused = self.ids.unused(&types.collect::<Vec<_>>());
+        if !unused.is_empty() {
+            return Err(format!(
+                "ids of {} were given, and no aggregate whose histories {:?} gets has such ids",
+                unused.join(", "),
+                P::NAME
+            ));
+        }
+        let writes = self.histories.iter().map(|histories| {
+            let writes = (histories.writes)(&self.ids, self.plan, self.streams)?;
+            Ok((histories.weight, writes))
+        });
+        Ok(Union::new_weighted(writes.collect::<Result<_, String>>()?))
+    }
+
+    /// Checks every law on one case.
+    async fn hold(&self, case: &Case) -> Result<Seen, Broken> {
+        let all = deliveries::<P::Events>(&case.writes, case.choice, &self.upcasters).await;
         let all = all.map_err(|error| Broken {
             law: "the events can be read".into(),
             found: vec![error],
             test: Vec::new(),
             is_of_all: false,
         })?;
+        let empty = (self.rows)(&(self.model)()).await;
         let expected = self.rebuilt(&all).await?;
         for law in Law::ORDER {
             let drive = Drive::new(law, (self.model)(), &*self.process, &all);
@@ -263,7 +413,10 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
             };
             return Err(self.broken(law.name(), told, &expected));
         }
-        Ok(all.len())
+        Ok(Seen {
+            events: all.len(),
+            has_rows: expected != empty,
+        })
     }
 
     /// The rows without any noise, twice: the model is emptied and built again in between.

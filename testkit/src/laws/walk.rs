@@ -1,7 +1,8 @@
 //! The laws that need no store: a sequence of commands on the aggregate alone.
 use super::{
     aggregate::Case,
-    command::{AnyCommand, Step, Told, stream_of},
+    command::{AnyCommand, ShownId, Step, Told, stream_of},
+    ids::SCENARIO,
     stored::{self, SnapshotKit},
     story::{Broken, Ending, Line, Story, short_name, shown},
 };
@@ -9,26 +10,34 @@ use crate::ManualClock;
 use foldstream::{Aggregate, Context, Timestamp, Upcasters, Version};
 use std::{
     any::Any,
+    cell::Cell,
     fmt::{self, Debug},
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
 
-/// What Scenario's streams are called too.
-const ID: &str = "scenario";
-
 type Named<F> = (String, Box<F>);
 type Holds<A> = dyn Fn(&A) -> bool;
 type IsSo<E> = dyn Fn(&[E]) -> bool;
-type OfDecision<A> = dyn Fn(&A, &dyn AnyCommand<A>, &Context) -> bool;
+/// None: the command is of another type than the rule.
+type OfDecision<A> = dyn Fn(&A, &dyn AnyCommand<A>, &Context) -> Option<bool>;
 type Eventually<A, E> = (String, Vec<Arc<dyn AnyCommand<A>>>, Box<IsSo<E>>);
+
+/// A rule about the commands of one type.
+pub(super) struct DecisionRule<A> {
+    pub(super) name: String,
+    pub(super) command: String,
+    pub(super) holds: Box<OfDecision<A>>,
+    /// A command of its type was decided.
+    pub(super) is_asked: Cell<bool>,
+}
 
 /// What is to hold beside the laws that always do.
 pub(super) struct Rules<A: Aggregate> {
     pub(super) invariants: Vec<Named<Holds<A>>>,
     pub(super) never: Vec<Named<IsSo<A::Event>>>,
     pub(super) eventually: Vec<Eventually<A, A::Event>>,
-    pub(super) decisions: Vec<Named<OfDecision<A>>>,
+    pub(super) decisions: Vec<DecisionRule<A>>,
     pub(super) snapshots: Option<SnapshotKit<A>>,
     pub(super) duplicates: bool,
     pub(super) upcasters: Upcasters,
@@ -53,7 +62,7 @@ impl<A: Aggregate> Debug for Rules<A> {
         let names = self.invariants.iter().map(|(name, _)| name);
         let names = names.chain(self.never.iter().map(|(name, _)| name));
         let names = names.chain(self.eventually.iter().map(|(name, ..)| name));
-        let names = names.chain(self.decisions.iter().map(|(name, _)| name));
+        let names = names.chain(self.decisions.iter().map(|rule| &rule.name));
         f.debug_list().entries(names).finish()
     }
 }
@@ -80,12 +89,14 @@ impl<A: Aggregate> Clone for Walk<A> {
 }
 
 impl<A: Aggregate + PartialEq + Debug> Walk<A> {
-    pub(super) fn start(id: Option<String>) -> Self {
+    pub(super) fn start(id: &ShownId<A>) -> Self {
+        let id = id.0.to_string();
         Self {
             state: A::default(),
             history: Vec::new(),
             story: Story {
-                id,
+                // A scenario has this id unless it is given another.
+                id: (id != SCENARIO).then_some(id),
                 lines: Vec::new(),
             },
             steps: Vec::new(),
@@ -94,7 +105,7 @@ impl<A: Aggregate + PartialEq + Debug> Walk<A> {
     }
 
     pub(super) fn id(&self) -> &str {
-        self.story.id.as_deref().unwrap_or(ID)
+        self.story.id.as_deref().unwrap_or(SCENARIO)
     }
 
     pub(super) fn broken(&self, law: &str, found: Vec<String>, ending: &Ending) -> Broken {
@@ -116,10 +127,14 @@ impl<A: Aggregate + PartialEq + Debug> Walk<A> {
             at: self.now,
             decision: decision.clone(),
         });
-        for (name, holds) in &rules.decisions {
-            if !holds(&before, &*step.command, &ctx) {
+        for rule in &rules.decisions {
+            let Some(holds) = (rule.holds)(&before, &*step.command, &ctx) else {
+                continue;
+            };
+            rule.is_asked.set(true);
+            if !holds {
                 let found = vec![format!("the state before: {before:?}")];
-                return Err(self.broken(name, found, &Ending::AsTold));
+                return Err(self.broken(&rule.name, found, &Ending::AsTold));
             }
         }
         for event in decision.into_iter().flatten() {
@@ -262,27 +277,27 @@ impl<A: Aggregate + PartialEq + Debug> Rules<A> {
     /// Checks every law on one sequence.
     pub(super) fn hold(&self, case: &Case<A>) -> Result<Story<A::Event>, Broken> {
         check_id(case)?;
-        let mut walk = Walk::start(case.id.as_ref().map(|id| id.0.to_string()));
+        let mut walk = Walk::start(&case.id);
         walk.check_rules(self)?;
         for step in &case.steps {
             walk.step(step, self)?;
         }
-        self.hold_at_end(&walk, case.id.as_ref().map(|id| &id.0))?;
+        self.hold_at_end(&walk, &case.id.0)?;
         Ok(walk.story)
     }
 
     /// Checks what holds at the end of a sequence, and the laws of what is stored.
-    pub(super) fn hold_at_end(&self, walk: &Walk<A>, id: Option<&A::Id>) -> Result<(), Broken> {
+    pub(super) fn hold_at_end(&self, walk: &Walk<A>, id: &A::Id) -> Result<(), Broken> {
         walk.check_end(self)?;
-        stored::check(self, walk, id.cloned())
+        stored::check(self, walk, id.clone())
     }
 }
 
 /// An id's text names the id, and nothing else.
 fn check_id<A: Aggregate>(case: &Case<A>) -> Result<(), Broken> {
-    let texts = case.id.iter().map(|id| id.0.to_string());
-    for text in texts.chain(case.id_text.clone()) {
-        let is_from_outside = case.id_text.as_ref() == Some(&text);
+    let own = std::iter::once((case.id.0.to_string(), false));
+    let from_outside = case.id_text.clone().map(|text| (text, true));
+    for (text, is_from_outside) in own.chain(from_outside) {
         let found = match text.parse::<A::Id>() {
             Ok(id) if id.to_string() == text => continue,
             Ok(id) => format!(

@@ -18,7 +18,7 @@ use proptest::{
     test_runner::{TestCaseError, TestError, TestRunner},
 };
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     fmt::{self, Debug, Write as _},
     pin::Pin,
     sync::Arc,
@@ -111,16 +111,26 @@ impl SerialLaws {
         }
     }
 
-    /// Most writers; 3 unless set.
+    /// Sets the largest number of writers; 3 unless set.
+    ///
+    /// # Panics
+    /// If it is 0.
+    #[track_caller]
     #[must_use]
     pub const fn writers(mut self, writers: usize) -> Self {
+        assert!(writers > 0, "without a writer nothing is checked");
         self.writers = writers;
         self
     }
 
-    /// Most actions of a writer; 6 unless set.
+    /// Sets the largest number of actions of a writer; 6 unless set.
+    ///
+    /// # Panics
+    /// If it is 0.
+    #[track_caller]
     #[must_use]
     pub const fn actions(mut self, actions: usize) -> Self {
+        assert!(actions > 0, "without an action nothing is checked");
         self.actions = actions;
         self
     }
@@ -143,7 +153,8 @@ impl SerialLaws {
     /// whose futures need nothing but to be polled.
     ///
     /// # Panics
-    /// With the smallest case that has no serial explanation.
+    /// With the smallest case that has no serial explanation; or if the store never stored anything in any case, since then
+    /// nothing was checked.
     #[track_caller]
     pub fn check(self) {
         self.run("in one thread", |world, case| {
@@ -200,11 +211,14 @@ impl SerialLaws {
         );
         let cases = cases.prop_map(|(writers, schedule)| Case { writers, schedule });
         let found = RefCell::new(None);
+        let stored = Cell::new(0_usize);
         let outcome = runner.run(&cases, |case| {
             let (store, log) = Recorder::new((self.fresh)());
             let world = World::new(store, seed);
             drive(&world, &case);
             let operations = log.operations();
+            let is_stored = |o: &&Operation| matches!(o.outcome, Outcome::Appended(_));
+            stored.set(stored.get() + operations.iter().filter(is_stored).count());
             let explained = check(&*world.store, &operations);
             runtime.block_on(explained).map_err(|error| {
                 let told = told(&case, &operations, &error);
@@ -220,6 +234,11 @@ impl SerialLaws {
             ),
             (Err(error), _) => panic!("the writers {how}: {error}"),
         }
+        assert!(
+            stored.get() > 0,
+            "no append of the writers {how} was stored in any case: a store that stores nothing keeps every law. Look at \
+             what it answers, and give it writers and cases enough"
+        );
     }
 }
 

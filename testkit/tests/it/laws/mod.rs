@@ -1,6 +1,7 @@
 //! Each law catches an aggregate, a projector or a store that breaks just this one, and says how.
 mod aggregate;
 mod exhaustive;
+mod ids;
 mod projector;
 mod serial;
 
@@ -12,7 +13,10 @@ fn failure<T>(check: impl FnOnce() -> T) -> String {
         Ok(_) => panic!("the laws hold"),
         Err(payload) => match payload.downcast::<String>() {
             Ok(text) => *text,
-            Err(_) => panic!("the failure has no text"),
+            Err(payload) => match payload.downcast::<&str>() {
+                Ok(text) => (*text).to_owned(),
+                Err(_) => panic!("the failure has no text"),
+            },
         },
     }
 }

@@ -12,6 +12,7 @@ use foldstream::{
 use foldstream_testkit::{
     InMemoryEventStore,
     laws::serial::{self, Outcome, Recorder, SerialLaws, Unexplained},
+    length,
 };
 use futures::{StreamExt, TryStreamExt};
 use std::{
@@ -24,7 +25,9 @@ use std::{
 
 #[test]
 fn writers_of_the_in_memory_store_are_serial_in_any_schedule() {
-    SerialLaws::new(InMemoryEventStore::new).check();
+    SerialLaws::new(InMemoryEventStore::new)
+        .cases(length::of("cases", 256, 10_000))
+        .check();
 }
 
 #[test]
@@ -32,6 +35,7 @@ fn writers_of_the_in_memory_store_are_serial_in_threads() {
     SerialLaws::new(InMemoryEventStore::new)
         .writers(4)
         .actions(12)
+        .cases(length::of("cases", 256, 10_000))
         .check_in_threads();
 }
 
@@ -39,6 +43,26 @@ fn writers_of_the_in_memory_store_are_serial_in_threads() {
 fn writers_of_one_store_are_serial_in_case_after_case() {
     let store = InMemoryEventStore::new();
     SerialLaws::new(move || store.clone()).cases(64).check();
+}
+
+#[test]
+fn a_store_that_stores_nothing_checks_nothing() {
+    use foldstream_testkit::faults::{Fault, Faults, Op};
+    let refusing = || {
+        let faults = Faults::none().with(Fault::Unavailable.on([Op::Append, Op::AppendAll]));
+        Arc::new(faults.event_store(InMemoryEventStore::new()))
+    };
+    for text in [
+        failure(|| SerialLaws::new(refusing).cases(16).check()),
+        failure(|| SerialLaws::new(refusing).cases(4).check_in_threads()),
+        failure(|| SerialLaws::new(InMemoryEventStore::new).cases(0).check()),
+    ] {
+        assert!(text.contains("was stored in any case"), "{text}");
+    }
+    let text = failure(|| SerialLaws::new(InMemoryEventStore::new).writers(0));
+    assert_eq!(text, "without a writer nothing is checked");
+    let text = failure(|| SerialLaws::new(InMemoryEventStore::new).actions(0));
+    assert_eq!(text, "without an action nothing is checked");
 }
 
 /// What is wrong with a store.
