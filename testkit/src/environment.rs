@@ -9,6 +9,8 @@ pub(crate) const SEED: &str = "FOLDSTREAM_SEED";
 pub(crate) const CASES: &str = "FOLDSTREAM_CASES";
 /// Names the variable that makes tests long.
 pub(crate) const LONG: &str = "FOLDSTREAM_LONG";
+/// Names the variable that lets the schema check record what is new.
+pub(crate) const BLESS: &str = "FOLDSTREAM_BLESS";
 
 /// Returns the variable's number, or `None` if the variable is not set.
 #[track_caller]

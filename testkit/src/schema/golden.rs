@@ -1,5 +1,5 @@
 //! Golden payloads: what was stored once, kept as files that every build must read.
-use super::{Found, Key, Schema, SchemaProblem, decode, types::Recorded};
+use super::{Build, Key, Schema, SchemaProblem, decode, types::Recorded};
 use foldstream::{DomainEvent, Upcasters, chain};
 use serde_json::value::RawValue;
 use std::{
@@ -9,60 +9,145 @@ use std::{
 };
 
 impl Key {
-    fn golden(&self, directory: &Path) -> PathBuf {
-        directory.join(format!("{}.json", self.stem()))
-    }
     fn stem(&self) -> String {
         self.to_string().replace('/', "%2F")
+    }
+
+    /// Returns the key that a file's name shows: `<aggregate>.<name>@<version>.json`, or with `-<label>` before `.json`.
+    fn of_file(name: &str, aggregates: &[&str]) -> Option<Self> {
+        let stem = name.strip_suffix(".json")?;
+        // The label may hold anything, also what looks like another version.
+        let at = stem.match_indices('@').map(|(at, _)| at);
+        at.filter_map(|at| {
+            let (event, version) = (&stem[..at], &stem[at + 1..]);
+            let version = version.split('-').next()?;
+            Self::parse(
+                &format!("{}@{version}", event.replace("%2F", "/")),
+                aggregates,
+            )
+        })
+        .next()
+    }
+}
+
+/// Takes the golden payloads of one version out of the files that are there.
+pub(super) fn take_of(stem: &str, files: &mut BTreeSet<String>) -> Vec<String> {
+    let (exact, labelled) = (format!("{stem}.json"), format!("{stem}-"));
+    let is_mine = |name: &String| *name == exact || name.starts_with(&labelled);
+    let mine: Vec<_> = files.iter().filter(|name| is_mine(name)).cloned().collect();
+    for name in &mine {
+        files.remove(name);
+    }
+    mine
+}
+
+/// Makes the golden payload of one version from a sample, unless there is one.
+pub(super) fn write_one(
+    stem: &str,
+    sample: Option<&[u8]>,
+    directory: &Path,
+    files: &BTreeSet<String>,
+    problems: &mut Vec<SchemaProblem>,
+) {
+    let is_there = !take_of(stem, &mut files.clone()).is_empty();
+    let Some(sample) = sample.filter(|_| !is_there) else {
+        return;
+    };
+    let file = directory.join(format!("{stem}.json"));
+    if let Err(source) = fs::write(&file, [sample, &b"\n"[..]].concat()) {
+        problems.push(SchemaProblem::Io { file, source });
     }
 }
 
 impl Schema {
-    /// Reads every golden payload of every version that is recorded.
+    /// Reads every golden payload of every version that is recorded, or that is recorded late.
     pub(super) fn check_golden(
         &self,
         recorded: &Recorded,
-        found: &[Found],
+        build: &Build,
+        late: &[Key],
         problems: &mut Vec<SchemaProblem>,
     ) {
         let Some(directory) = self.golden_directory() else {
-            let unguarded = found.iter().filter(|found| found.is_untraced);
+            let unguarded = build.events.iter().filter(|found| found.is_untraced);
             problems.extend(unguarded.map(|found| SchemaProblem::NoGoldenDirectory {
                 event: found.key.to_string(),
             }));
+            problems.extend(Self::unguarded_states(&build.states));
             return;
         };
         let mut files = match list(directory) {
             Ok(files) => files,
             Err(problem) => return problems.push(problem),
         };
-        let keys: BTreeSet<_> = recorded
-            .keys()
-            .chain(found.iter().map(|f| &f.key))
-            .collect();
+        self.check_golden_states(recorded, &build.states, directory, &mut files, problems);
+        let found = build.events.iter().map(|found| &found.key);
+        let keys: BTreeSet<_> = recorded.events.keys().chain(found).chain(late).collect();
         for key in keys {
-            let (exact, labelled) = (format!("{}.json", key.stem()), format!("{}-", key.stem()));
-            let mine: Vec<_> = files
-                .iter()
-                .filter(|name| **name == exact || name.starts_with(&labelled))
-                .cloned()
-                .collect();
+            let mine = take_of(&key.stem(), &mut files);
             // What is not recorded yet has been reported.
-            if mine.is_empty() && recorded.contains_key(key) {
+            if mine.is_empty() && recorded.events.contains_key(key) {
                 problems.push(SchemaProblem::NoGolden {
                     event: key.to_string(),
-                    file: directory.join(exact),
-                    is_made: found.iter().any(|f| f.key == *key && f.sample.is_some()),
+                    file: directory.join(format!("{}.json", key.stem())),
+                    is_made: (build.events.iter())
+                        .any(|found| found.key == *key && found.sample.is_some()),
                 });
             }
             for name in mine {
                 problems.extend(self.check_one(key, directory.join(&name)));
-                files.remove(&name);
             }
         }
-        problems.extend(files.into_iter().map(|name| SchemaProblem::StrayGolden {
-            file: directory.join(name),
+        let aggregates = self.aggregates();
+        for name in files {
+            let file = directory.join(&name);
+            match Key::of_file(&name, &aggregates) {
+                Some(key) if self.never_stored.contains(&key) => {
+                    problems.push(SchemaProblem::NotNeverStored {
+                        event: key.to_string(),
+                        reason: "there is a golden payload of it",
+                    });
+                }
+                // That it has no upcaster has been reported.
+                Some(key) if self.is_older(&key) => {}
+                _ => problems.push(SchemaProblem::StrayGolden { file }),
+            }
+        }
+    }
+
+    /// The versions that are not recorded and have golden payloads: an older one that upcasters lift can be recorded late.
+    pub(super) fn late(&self, recorded: &Recorded, problems: &mut Vec<SchemaProblem>) -> Vec<Key> {
+        let Some(directory) = self.golden_directory() else {
+            return Vec::new();
+        };
+        let files = match list(directory) {
+            Ok(files) => files,
+            // It is reported where the payloads are read.
+            Err(_) => return Vec::new(),
+        };
+        let aggregates = self.aggregates();
+        let keys = files
+            .iter()
+            .filter_map(|name| Key::of_file(name, &aggregates));
+        let late: BTreeSet<_> = keys.filter(|key| self.is_late(key, recorded)).collect();
+        problems.extend(late.iter().map(|key| SchemaProblem::Unrecorded {
+            event: key.to_string(),
         }));
+        late.into_iter().collect()
+    }
+
+    fn is_late(&self, key: &Key, recorded: &Recorded) -> bool {
+        self.events(&key.aggregate).is_some()
+            && !recorded.events.contains_key(key)
+            && !self.never_stored.contains(key)
+            // An upcaster of the version that this build writes is another problem.
+            && self.current(&key.aggregate, &key.name) != Some(key.version)
+            && self.has_step(key)
+    }
+
+    fn is_older(&self, key: &Key) -> bool {
+        let current = self.current(&key.aggregate, &key.name);
+        key.version > 0 && current.is_some_and(|current| key.version < current)
     }
 
     fn check_one(&self, key: &Key, file: PathBuf) -> Option<SchemaProblem> {
@@ -92,32 +177,23 @@ impl Schema {
     }
 
     /// Makes golden payloads of this build's events that have none.
-    pub(super) fn write_golden(&self, found: &[Found], problems: &mut Vec<SchemaProblem>) {
+    pub(super) fn write_golden(&self, build: &Build, problems: &mut Vec<SchemaProblem>) {
         let Some(directory) = self.golden_directory() else {
             return;
         };
-        let io_problem = |file: &Path, source| SchemaProblem::Io {
-            file: file.to_owned(),
-            source,
-        };
         if let Err(source) = fs::create_dir_all(directory) {
-            return problems.push(io_problem(directory, source));
+            let file = directory.to_owned();
+            return problems.push(SchemaProblem::Io { file, source });
         }
         let files = match list(directory) {
             Ok(files) => files,
             Err(problem) => return problems.push(problem),
         };
-        for Found { key, sample, .. } in found {
-            let labelled = format!("{}-", key.stem());
-            let file = key.golden(directory);
-            let is_there = file.exists() || files.iter().any(|name| name.starts_with(&labelled));
-            let Some(sample) = sample.as_ref().filter(|_| !is_there) else {
-                continue;
-            };
-            if let Err(source) = fs::write(&file, [sample, &b"\n"[..]].concat()) {
-                problems.push(io_problem(&file, source));
-            }
+        for found in &build.events {
+            let stem = found.key.stem();
+            write_one(&stem, found.sample.as_deref(), directory, &files, problems);
         }
+        self.write_golden_states(&build.states, directory, &files, problems);
     }
 }
 
@@ -144,7 +220,7 @@ fn list(directory: &Path) -> Result<BTreeSet<String>, SchemaProblem> {
 }
 
 /// The same JSON, whatever its spaces, the order of its fields, and how its numbers are written; or the same bytes.
-fn is_same(golden: &[u8], written: &[u8]) -> bool {
+pub(super) fn is_same(golden: &[u8], written: &[u8]) -> bool {
     match (
         serde_json::from_slice::<&RawValue>(golden),
         serde_json::from_slice::<&RawValue>(written),
@@ -209,13 +285,8 @@ pub fn upcast_golden<E: DomainEvent>(file: impl AsRef<Path>, upcasters: &Upcaste
         Ok(golden) => golden,
         Err(error) => panic!("{shown} cannot be read: {error}"),
     };
-    let name = file.file_stem().unwrap_or_default().to_string_lossy();
-    // The version ends at the label.
-    let labelled = name.rsplit_once('@').map(|(event, version)| {
-        let version = version.split('-').next().unwrap_or_default();
-        format!("{}@{version}", event.replace("%2F", "/"))
-    });
-    let Some(key) = labelled.and_then(|text| Key::parse(&text, &[E::AGGREGATE])) else {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let Some(key) = Key::of_file(&name, &[E::AGGREGATE]) else {
         panic!("{shown} is not named <aggregate>.<name>@<version>.json");
     };
     let upcasters = match upcasters.with_own_of::<E>() {

@@ -1,18 +1,28 @@
 //! The schema check: stored events stay readable, and CI says so before a deployment does.
 //!
 //! A service checks in two things beside its code: the file `TYPES`, with one line for every schema version of every
-//! event that was ever stored, and a directory of *golden payloads*, one JSON file or more for each of those lines.
+//! event that was ever stored and for every version of the states in snapshots, and a directory of *golden payloads*, one JSON
+//! file or more for each version of an event.
 //!
 //! ```text
 //! cart.CartItemAdded@1  639ccd8b40b6a848  {quantity: i64, stock_code: text}
 //! cart.CartItemAdded@2  187fa2d5c3ffb6c1  {gift?: bool, quantity: i64, stock_code: text}
+//! snapshot cart@4  a76be0a1fb1070d4  {is_checked_out: bool}
 //! ```
 //! [`Schema::assert`] in a test fails, and says what to do, when
 //! - a payload's shape is not what its line says: raise the schema version and add an upcaster;
 //! - a line's event has vanished: the variant was renamed without `#[event(name = "...")]`, or needs an upcaster;
-//! - an older version has no upcaster;
+//! - a version below an event's newest one has no upcaster, whether it was recorded or not: add one, or say that it was
+//!   [never stored](Schema::never_stored);
+//! - an upcaster starts from a version that this build writes, so that no reader would see it;
+//! - the shape of a state in snapshots changed under the same `STATE_VERSION`: raise it;
 //! - a golden payload cannot be read any more, or today's type writes it differently;
 //! - something new is not recorded yet: run the test once with `FOLDSTREAM_BLESS=1`, which writes it down, and check it in.
+//!
+//! # Adopting the check late
+//! An event may be at version 3 when a service adopts the check. Versions 1 and 2 are in the store, but their types are gone,
+//! so no shape can be traced. Put a stored payload of each into the directory as `<aggregate>.<name>@<version>.json` and run
+//! the test with `FOLDSTREAM_BLESS=1`. The line of such a version says `untraced`: its golden payloads alone guard it.
 //!
 //! # Example
 //! ```
@@ -63,22 +73,27 @@ mod at;
 mod golden;
 mod problem;
 mod shape;
+mod states;
 mod trace;
 mod types;
 
 pub use golden::upcast_golden;
 pub use problem::{SchemaError, SchemaProblem};
 
+use crate::environment;
 use foldstream::{
-    CodecError, Decoded, DeserializePayload, EventName, EventSet, InvalidUpcasters, Upcasters,
+    CodecError, Decoded, DeserializePayload, EventName, EventSet, InvalidUpcasters, Snapshot,
+    Upcasters,
 };
 use shape::Nodes;
+use states::{FoundState, State};
 use std::{
     collections::BTreeSet,
     fmt,
     path::{Path, PathBuf},
 };
 use trace::Untraceable;
+use types::Recorded;
 
 /// The payloads that a service has stored and reads, to be compared with what is checked in. See the [module](self).
 #[derive(Clone)]
@@ -87,6 +102,8 @@ pub struct Schema {
     types: PathBuf,
     golden: Option<PathBuf>,
     aggregates: Vec<Events>,
+    states: Vec<State>,
+    never_stored: BTreeSet<Key>,
     upcasters: Upcasters,
     untraced: BTreeSet<String>,
     texts: Vec<String>,
@@ -117,6 +134,16 @@ struct Key {
     name: String,
     version: u16,
 }
+impl Key {
+    /// The versions of the event before this one.
+    fn older(&self) -> impl Iterator<Item = Self> + use<> {
+        let newest = self.clone();
+        (1..self.version).map(move |version| Self {
+            version,
+            ..newest.clone()
+        })
+    }
+}
 impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{}@{}", self.aggregate, self.name, self.version)
@@ -130,6 +157,7 @@ impl fmt::Debug for Schema {
             .field("types", &self.types)
             .field("golden", &self.golden)
             .field("aggregates", &aggregates)
+            .field("states", &self.states.len())
             .finish_non_exhaustive()
     }
 }
@@ -137,6 +165,14 @@ impl fmt::Debug for Schema {
 fn encoded<E: DeserializePayload>(event: &E) -> Result<Vec<u8>, CodecError> {
     let mut out = Vec::new();
     event.encode(&mut out).map(|()| out)
+}
+
+/// As a repository writes a state.
+fn encoded_json<S: serde::Serialize>(state: &S) -> Result<Vec<u8>, CodecError> {
+    let written = serde_json::to_vec(state);
+    written.map_err(|error| CodecError::Encode {
+        source: error.into(),
+    })
 }
 
 fn rewrite<E: DeserializePayload>(upcasters: &Upcasters, key: &Key, payload: &[u8]) -> Rewritten {
@@ -174,6 +210,8 @@ impl Schema {
             types: types.into(),
             golden: None,
             aggregates: Vec::new(),
+            states: Vec::new(),
+            never_stored: BTreeSet::new(),
             upcasters: Upcasters::new(),
             untraced: BTreeSet::new(),
             texts: Vec::new(),
@@ -187,13 +225,13 @@ impl Schema {
         self
     }
 
-    /// Adds the events of an aggregate type. All that `TYPES` names must be added.
+    /// Adds the events of an aggregate type. All that `TYPES` names must be added, each once.
     pub fn with_events<E: DeserializePayload>(mut self) -> Self {
         self.aggregates.push(Events {
             aggregate: E::AGGREGATE,
             types: E::TYPES,
             trace: |index, texts| {
-                let traced = trace::trace::<E>(index, texts)?;
+                let traced = trace::trace(|at| E::deserialize_payload(index, at), texts)?;
                 Ok((traced.nodes, encoded(&traced.sample)))
             },
             rewrite: rewrite::<E>,
@@ -205,6 +243,57 @@ impl Schema {
     /// The upcasters that repositories and runners are given beside those that the event types bring.
     pub fn with_upcasters(mut self, upcasters: Upcasters) -> Self {
         self.upcasters = upcasters;
+        self
+    }
+
+    /// Adds the state that a repository stores in snapshots. A shape that changes under the same
+    /// [`STATE_VERSION`](Snapshot::STATE_VERSION) is a problem: snapshots of the old shape would be taken for the new one.
+    ///
+    /// # Example
+    /// ```
+    /// use foldstream::{Aggregate, DomainEvent, Snapshot, id};
+    /// use foldstream_testkit::Schema;
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// id!(CartId);
+    /// #[derive(Clone, Debug, PartialEq, DomainEvent)]
+    /// #[event(aggregate = "cart")]
+    /// enum CartEvent { CheckedOut }
+    /// #[derive(Clone, Debug, Default, Serialize, Deserialize)]
+    /// struct Cart { is_checked_out: bool }
+    /// impl Aggregate for Cart {
+    ///     type Id = CartId;
+    ///     type Event = CartEvent;
+    ///     fn evolve(&mut self, _: &CartEvent) { self.is_checked_out = true; }
+    /// }
+    /// impl Snapshot for Cart { const STATE_VERSION: u32 = 3; }
+    ///
+    /// # let file = std::env::temp_dir().join(format!("foldstream-states-{}", std::process::id()));
+    /// let schema = Schema::new(&file).with_events::<CartEvent>().with_snapshots::<Cart>();
+    /// schema.write()?;
+    /// let recorded = std::fs::read_to_string(&file)?;
+    /// assert!(recorded.ends_with("snapshot cart@3  a76be0a1fb1070d4  {is_checked_out: bool}\n"));
+    /// # std::fs::remove_file(&file)?;
+    /// # Ok::<(), foldstream::BoxError>(())
+    /// ```
+    pub fn with_snapshots<A: Snapshot>(mut self) -> Self {
+        self.states.push(State::of::<A>());
+        self
+    }
+
+    /// Says that no build has ever stored this schema version of an event, so that the version needs no upcaster. The
+    /// arguments are those of an [upcaster](Upcasters::with) from that version.
+    pub fn never_stored(
+        mut self,
+        aggregate: impl Into<String>,
+        name: impl Into<String>,
+        schema_version: u16,
+    ) -> Self {
+        self.never_stored.insert(Key {
+            aggregate: aggregate.into(),
+            name: name.into(),
+            version: schema_version,
+        });
         self
     }
 
@@ -226,42 +315,61 @@ impl Schema {
     /// # Errors
     /// [`SchemaError`], with everything that is wrong.
     pub fn check(&self) -> Result<(), SchemaError> {
-        let (found, mut problems) = self.found();
-        let recorded = types::read(&self.types, &self.aggregates(), &mut problems);
-        self.compare(&recorded, &found, &mut problems);
-        self.check_golden(&recorded, &found, &mut problems);
+        let (build, mut problems) = self.found();
+        let (recorded, late) = self.compared(&build, &mut problems);
+        self.check_golden(&recorded, &build, &late, &mut problems);
         SchemaError::unless_empty(problems)
     }
 
-    /// Records what is new, and makes golden payloads for it, with the plainest values. What was recorded is not
-    /// changed, and nothing is while there is a problem that recording does not solve.
+    /// Records what is new: versions of this build, with golden payloads of the plainest values, and older versions that
+    /// golden payloads were put there for. What was recorded is not changed, and nothing is while there is a problem that
+    /// recording does not solve.
     ///
     /// # Errors
     /// [`SchemaError`], with everything that recording does not solve.
     pub fn write(&self) -> Result<(), SchemaError> {
-        let (found, mut problems) = self.found();
-        let mut recorded = types::read(&self.types, &self.aggregates(), &mut problems);
-        self.compare(&recorded, &found, &mut problems);
+        let (build, mut problems) = self.found();
+        let (mut recorded, late) = self.compared(&build, &mut problems);
+        // A payload that cannot be read must not be recorded as one that can.
+        if !late.is_empty() {
+            self.check_golden(&recorded, &build, &late, &mut problems);
+        }
         problems.retain(|problem| !problem.is_solved_by_recording());
         SchemaError::unless_empty(std::mem::take(&mut problems))?;
-        for traced in &found {
-            let shape = traced.shape.clone();
-            recorded.entry(traced.key.clone()).or_insert(shape);
+        for found in &build.events {
+            let shape = || found.shape.clone();
+            let recorded = recorded.events.entry(found.key.clone());
+            recorded.or_insert_with(shape);
         }
+        for found in &build.states {
+            let shape = || found.shape.clone();
+            let recorded = recorded.states.entry(found.key.clone());
+            recorded.or_insert_with(shape);
+        }
+        let late = late.into_iter().map(|key| (key, types::UNTRACED.into()));
+        recorded.events.extend(late);
         types::write(&self.types, &recorded).map_err(SchemaError::from)?;
-        self.write_golden(&found, &mut problems);
+        self.write_golden(&build, &mut problems);
         SchemaError::unless_empty(problems)?;
         self.check()
+    }
+
+    /// What is recorded, compared with this build, and the versions that are to be recorded late.
+    fn compared(&self, build: &Build, problems: &mut Vec<SchemaProblem>) -> (Recorded, Vec<Key>) {
+        let recorded = types::read(&self.types, &self.aggregates(), problems);
+        self.compare(&recorded, &build.events, problems);
+        self.compare_states(&recorded, &build.states, problems);
+        let late = self.late(&recorded, problems);
+        (recorded, late)
     }
 
     /// [`check`](Self::check) for a test; with the environment variable `FOLDSTREAM_BLESS=1`, [`write`](Self::write).
     ///
     /// # Panics
-    /// With everything that is wrong, and what to do about it.
+    /// With everything that is wrong, and what to do about it; also if the variable is neither `1`, `0`, empty nor unset.
     #[track_caller]
     pub fn assert(&self) {
-        let is_blessing = std::env::var_os("FOLDSTREAM_BLESS").is_some_and(|value| value == "1");
-        let result = if is_blessing {
+        let result = if environment::is_set(environment::BLESS) {
             self.write()
         } else {
             self.check()
@@ -283,26 +391,54 @@ impl Schema {
         }
     }
 
-    /// Today's events with their shapes, and what cannot be found out.
-    fn found(&self) -> (Vec<Found>, Vec<SchemaProblem>) {
+    /// Today's events and states with their shapes, and what cannot be found out.
+    fn found(&self) -> (Build, Vec<SchemaProblem>) {
         let (mut all, mut problems) = (Vec::new(), Vec::new());
+        self.check_added(&mut problems);
         for events in &self.aggregates {
             if let Err(source) = (events.with_own)(&self.upcasters) {
                 problems.push(SchemaProblem::Upcasters { source });
             }
             for (index, kind) in events.types.iter().enumerate() {
-                let key = Key {
-                    aggregate: events.aggregate.into(),
-                    name: kind.name().into(),
-                    version: kind.schema_version(),
-                };
-                match self.shape_of(events, index, &key) {
-                    Ok(found) => all.push(found),
+                let key = events.key(kind);
+                let traced = (events.trace)(index, &self.texts);
+                match self.shape_of(&format!("{}.{}", key.aggregate, key.name), traced) {
+                    Ok(shape) => all.push(Found {
+                        key,
+                        shape: shape.text,
+                        is_untraced: shape.is_untraced,
+                        sample: shape.sample,
+                    }),
                     Err(problem) => problems.push(problem),
                 }
             }
         }
-        (all, problems)
+        let states = self.found_states(&mut problems);
+        let events = all;
+        (Build { events, states }, problems)
+    }
+
+    /// Each aggregate type was added once, and something was.
+    fn check_added(&self, problems: &mut Vec<SchemaProblem>) {
+        let states = self.states.iter().map(|state| state.aggregate).collect();
+        for (what, mut aggregates) in [("events", self.aggregates()), ("snapshots", states)] {
+            aggregates.sort_unstable();
+            let twice: BTreeSet<_> = (aggregates.windows(2))
+                .filter(|two| two[0] == two[1])
+                .map(|two| two[0])
+                .collect();
+            problems.extend(
+                twice
+                    .into_iter()
+                    .map(|aggregate| SchemaProblem::AddedTwice {
+                        aggregate: aggregate.into(),
+                        what,
+                    }),
+            );
+        }
+        if self.aggregates.is_empty() && self.states.is_empty() {
+            problems.push(SchemaProblem::Empty);
+        }
     }
 
     /// The upcasters of an aggregate type's events. Those that do not go together are a problem that is told elsewhere.
@@ -311,15 +447,15 @@ impl Schema {
         all.unwrap_or_else(|| self.upcasters.clone())
     }
 
-    fn shape_of(&self, events: &Events, index: usize, key: &Key) -> Result<Found, SchemaProblem> {
-        let payload = format!("{}.{}", key.aggregate, key.name);
+    /// Writes down a shape, if the schema may trace `subject` as far as it could be traced.
+    fn shape_of(&self, subject: &str, traced: TracedPayload) -> Result<Shape, SchemaProblem> {
         let is_allowed =
-            |place: &str| self.untraced.contains(&payload) || self.untraced.contains(place);
+            |place: &str| self.untraced.contains(subject) || self.untraced.contains(place);
         let place = |path: &shape::Path| {
-            let text = format!("{payload}.{path}");
+            let text = format!("{subject}.{path}");
             text.trim_end_matches('.').to_owned()
         };
-        match (events.trace)(index, &self.texts) {
+        match traced {
             Ok((nodes, sample)) => {
                 let places: Vec<_> = nodes.untraced().iter().map(place).collect();
                 let is_untraced = !places.is_empty();
@@ -327,16 +463,14 @@ impl Schema {
                     let reason = "its type looks at the data to know what it is".into();
                     return Err(SchemaProblem::Untraceable { place, reason });
                 }
-                Ok(Found {
-                    key: key.clone(),
-                    shape: nodes.text(),
+                Ok(Shape {
+                    text: nodes.text(),
                     is_untraced,
                     sample: sample.ok(),
                 })
             }
-            Err(error) if is_allowed(&place(&error.path)) => Ok(Found {
-                key: key.clone(),
-                shape: types::UNTRACED.into(),
+            Err(error) if is_allowed(&place(&error.path)) => Ok(Shape {
+                text: types::UNTRACED.into(),
                 is_untraced: true,
                 sample: None,
             }),
@@ -345,6 +479,12 @@ impl Schema {
                 reason,
             }),
         }
+    }
+
+    /// What this build writes.
+    fn keys(&self) -> impl Iterator<Item = Key> {
+        let all = self.aggregates.iter();
+        all.flat_map(|events| events.types.iter().map(|kind| events.key(kind)))
     }
 
     fn aggregates(&self) -> Vec<&'static str> {
@@ -365,6 +505,29 @@ impl Schema {
     fn golden_directory(&self) -> Option<&Path> {
         self.golden.as_deref()
     }
+}
+
+impl Events {
+    fn key(&self, kind: &foldstream::EventType) -> Key {
+        Key {
+            aggregate: self.aggregate.into(),
+            name: kind.name().into(),
+            version: kind.schema_version(),
+        }
+    }
+}
+
+/// What a type reads, and a payload of it.
+struct Shape {
+    text: String,
+    is_untraced: bool,
+    sample: Option<Vec<u8>>,
+}
+
+/// What this build stores.
+struct Build {
+    events: Vec<Found>,
+    states: Vec<FoundState>,
 }
 
 /// An event of this build.

@@ -28,6 +28,125 @@ pub enum SchemaProblem {
         /// Which.
         event: String,
     },
+    /// A schema version below an event's newest one has no upcaster, although it was not recorded.
+    #[error(
+        "{event} has no upcaster, and newer versions of it are stored: a store may hold events of an older build. Add an \
+         upcaster from version {from}, or say `.never_stored({aggregate:?}, {name:?}, {from})` if no build ever stored it"
+    )]
+    MissingStep {
+        /// The event and its version.
+        event: String,
+        /// The aggregate type.
+        aggregate: String,
+        /// The stored name of the event.
+        name: String,
+        /// The version without an upcaster.
+        from: u16,
+    },
+    /// A version is said never to have been stored, and something else says that it was.
+    #[error(
+        "{event} is said never to have been stored, but {reason}: remove its `.never_stored(..)`"
+    )]
+    NotNeverStored {
+        /// The event and its version.
+        event: String,
+        /// What says so.
+        reason: &'static str,
+    },
+    /// An upcaster starts from the version that this build writes.
+    #[error(
+        "an upcaster starts from {event}, which this build writes: no reader would see what is stored. Remove the upcaster, \
+         or raise the version by `#[event(version = ...)]`"
+    )]
+    LiftedAway {
+        /// The event and its version.
+        event: String,
+    },
+    /// The shape of a state in snapshots is not what was recorded for its state version.
+    #[error(
+        "the shape of the state of {state} has changed, but snapshots are stored in the old one:\n    recorded  {recorded}\n    now       {found}\n  Raise its `STATE_VERSION`: snapshots of another version are ignored and replaced. If this version was \
+         never stored anywhere, delete its line and its golden payloads, and record it again"
+    )]
+    StateChanged {
+        /// The state and its version.
+        state: String,
+        /// The shape in `TYPES`.
+        recorded: String,
+        /// The shape of this build.
+        found: String,
+    },
+    /// A newer state version was recorded than this build writes.
+    #[error(
+        "{state} is recorded, but this build's STATE_VERSION is {current}: a state version never goes back, since snapshots \
+         of an earlier use of the number may be stored"
+    )]
+    StateVersionLowered {
+        /// The state and its version.
+        state: String,
+        /// What this build writes.
+        current: u32,
+    },
+    /// A state that was recorded is not in the check.
+    #[error(
+        "{state} is recorded, but no state of {aggregate} is in the check: add it by `with_snapshots`. If the aggregate has \
+         no snapshots any more, delete the line"
+    )]
+    StateVanished {
+        /// The state and its version.
+        state: String,
+        /// The aggregate type.
+        aggregate: String,
+    },
+    /// A golden state of the current version cannot be read.
+    #[error("{} cannot be read by this build: raise `STATE_VERSION`, and put a payload of the new version there", .file.display())]
+    StateUnreadable {
+        /// The golden state.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// This build writes a golden state of its own version differently.
+    #[error(
+        "this build writes {} differently:\n    golden    {golden}\n    now       {written}\n  If the payload is as it is stored, raise `STATE_VERSION`",
+        .file.display()
+    )]
+    StateRewritten {
+        /// The golden state.
+        file: PathBuf,
+        /// Its text.
+        golden: String,
+        /// What this build writes.
+        written: String,
+    },
+    /// Two types of one aggregate type were added.
+    #[error(
+        "{what} of the aggregate type {aggregate:?} were added twice: add each aggregate type once"
+    )]
+    AddedTwice {
+        /// The aggregate type.
+        aggregate: String,
+        /// `events` or `snapshots`.
+        what: &'static str,
+    },
+    /// Nothing was added, so nothing would be checked.
+    #[error(
+        "the check has neither events nor snapshots: add them by `with_events` and `with_snapshots`"
+    )]
+    Empty,
+    /// The file is of a format that this build does not know.
+    #[error(
+        "{} is of format {found}, and this build knows formats 1 to {known}: use the release of foldstream-testkit that wrote \
+         it, or a newer one", .file.display()
+    )]
+    Format {
+        /// The file.
+        file: PathBuf,
+        /// The format that it says it has.
+        found: String,
+        /// The newest format that this build knows.
+        known: u32,
+    },
     /// An older schema version has no upcaster.
     #[error(
         "{event} is recorded and this build writes version {current}: add an upcaster from version {from}"

@@ -8,7 +8,6 @@ use super::{
     at::{At, Fail, Run},
     shape::{Nodes, Path},
 };
-use foldstream::DeserializePayload;
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
@@ -75,8 +74,9 @@ pub(super) struct Plan {
     pub(super) omitted: Option<Path>,
 }
 
-pub(super) fn trace<E: DeserializePayload>(
-    index: usize,
+/// Finds out what `read` asks a deserializer for.
+pub(super) fn trace<E>(
+    read: impl Fn(At<'_, '_>) -> Result<E, Fail>,
     more_texts: &[String],
 ) -> Result<Traced<E>, Untraceable> {
     let texts: Vec<_> = TEXTS
@@ -85,18 +85,18 @@ pub(super) fn trace<E: DeserializePayload>(
         .chain(more_texts.iter().map(|t| &**t))
         .collect();
     let mut search = Search {
-        index,
+        read,
         texts: &texts,
         plan: Plan::default(),
         nodes: Nodes::default(),
         found_with: BTreeMap::new(),
     };
-    let sample = search.settle::<E>(&Variants::new())?;
+    let sample = search.settle(&Variants::new())?;
     let mut tried = BTreeSet::new();
     while let Some((path, variant)) = search.next_variant(&mut tried) {
         let mut variants = search.found_with.get(&path).cloned().unwrap_or_default();
         variants.insert(path, variant);
-        search.settle::<E>(&variants)?;
+        search.settle(&variants)?;
     }
     for field in search.nodes.fields() {
         let variants = search.found_with.get(&field).cloned().unwrap_or_default();
@@ -105,7 +105,7 @@ pub(super) fn trace<E: DeserializePayload>(
             omitted: Some(field.clone()),
             ..search.plan.clone()
         };
-        if search.run::<E>(plan).0.is_ok() {
+        if search.run(plan).0.is_ok() {
             search.nodes.optional.insert(field);
         }
     }
@@ -114,8 +114,8 @@ pub(super) fn trace<E: DeserializePayload>(
 }
 
 /// All runs of one payload.
-struct Search<'t> {
-    index: usize,
+struct Search<'t, R> {
+    read: R,
     texts: &'t [&'t str],
     /// Without variants: what has been learnt about answers.
     plan: Plan,
@@ -124,8 +124,11 @@ struct Search<'t> {
     found_with: BTreeMap<Path, Variants>,
 }
 
-impl<'t> Search<'t> {
-    fn run<E: DeserializePayload>(&self, plan: Plan) -> (Result<E, Fail>, Run<'t>) {
+impl<'t, R> Search<'t, R> {
+    fn run<E>(&self, plan: Plan) -> (Result<E, Fail>, Run<'t>)
+    where
+        R: Fn(At<'_, '_>) -> Result<E, Fail>,
+    {
         let run = RefCell::new(Run {
             plan,
             texts: self.texts,
@@ -138,18 +141,21 @@ impl<'t> Search<'t> {
             verdict: None,
         });
         let at = At::root(&run);
-        let result = E::deserialize_payload(self.index, at);
+        let result = (self.read)(at);
         (result, run.into_inner())
     }
 
     /// Runs with these variants until the type accepts every answer.
-    fn settle<E: DeserializePayload>(&mut self, variants: &Variants) -> Result<E, Untraceable> {
+    fn settle<E>(&mut self, variants: &Variants) -> Result<E, Untraceable>
+    where
+        R: Fn(At<'_, '_>) -> Result<E, Fail>,
+    {
         loop {
             let plan = Plan {
                 variants: variants.clone(),
                 ..self.plan.clone()
             };
-            let (result, run) = self.run::<E>(plan);
+            let (result, run) = self.run(plan);
             if let Some(verdict) = run.verdict {
                 return Err(verdict);
             }

@@ -1,20 +1,35 @@
 //! The file `TYPES`: what was stored, ever.
-use super::{Found, Key, Schema, SchemaProblem};
-use std::{collections::BTreeMap, fmt::Write as _, io, path::Path};
+use super::{Found, Key, Schema, SchemaProblem, states::StateKey};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::{Display, Write as _},
+    io,
+    path::Path,
+};
 
 /// Instead of a shape, where golden payloads alone guard a payload.
 pub(super) const UNTRACED: &str = "untraced";
 
+/// The format of the files that this build writes, and the newest that it reads. Format 1 had no number and no states.
+const FORMAT: u32 = 2;
+/// Begins the line that says the format: a comment, so that the other lines stay the same in every format.
+const FORMAT_LINE: &str = "# format ";
+
 const HEADER: &str = "\
-# Every schema version of every event that was ever stored, with a hash and the shape of its payload.
+# Every schema version of every event that was ever stored, then every STATE_VERSION of the states in snapshots, each with
+# a hash and the shape of its payload: `untraced` where golden payloads alone show it.
 # Written by the schema check: run its test with FOLDSTREAM_BLESS=1 to add what is new. Never change or delete a line
 # whose events are stored somewhere.
 ";
 
-/// Shapes by event and version.
-pub(super) type Recorded = BTreeMap<Key, String>;
+/// Shapes by event or state, and version.
+#[derive(Debug, Default)]
+pub(super) struct Recorded {
+    pub(super) events: BTreeMap<Key, String>,
+    pub(super) states: BTreeMap<StateKey, String>,
+}
 
-/// FNV-1a: stable for ever, and enough to notice a line that was changed by hand or badly merged.
+/// FNV-1a: stable forever, and enough to notice a line that was changed by hand or badly merged.
 fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -29,24 +44,29 @@ pub(super) fn read(
 ) -> Recorded {
     let text = match std::fs::read_to_string(file) {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Recorded::new(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Recorded::default(),
         Err(source) => {
             let file = file.to_owned();
             problems.push(SchemaProblem::Io { file, source });
-            return Recorded::new();
+            return Recorded::default();
         }
     };
-    let mut recorded = Recorded::new();
+    if let Some(format) = text.lines().find_map(|line| line.strip_prefix(FORMAT_LINE))
+        && !(format.trim().parse()).is_ok_and(|format| (1..=FORMAT).contains(&format))
+    {
+        problems.push(SchemaProblem::Format {
+            file: file.to_owned(),
+            found: format.trim().to_owned(),
+            known: FORMAT,
+        });
+        return Recorded::default();
+    }
+    let mut recorded = Recorded::default();
     for (line, number) in text.lines().zip(1..) {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let added =
-            parse(line, aggregates).and_then(|(key, shape)| match recorded.insert(key, shape) {
-                None => Ok(()),
-                Some(_) => Err("it is there twice"),
-            });
-        if let Err(reason) = added {
+        if let Err(reason) = recorded.add(line, aggregates) {
             problems.push(SchemaProblem::Malformed {
                 file: file.to_owned(),
                 line: number,
@@ -57,17 +77,31 @@ pub(super) fn read(
     recorded
 }
 
-fn parse(line: &str, aggregates: &[&str]) -> Result<(Key, String), &'static str> {
-    let mut parts = line.splitn(3, "  ");
-    let (Some(key), Some(sum), Some(shape)) = (parts.next(), parts.next(), parts.next()) else {
-        return Err("it is not an event, a hash and a shape, with two spaces between them");
-    };
-    let key =
-        Key::parse(key, aggregates).ok_or("it does not begin with <aggregate>.<name>@<version>")?;
-    if format!("{:016x}", hash(shape)) != sum {
-        return Err("the hash is not of this shape");
+impl Recorded {
+    fn add(&mut self, line: &str, aggregates: &[&str]) -> Result<(), &'static str> {
+        let mut parts = line.splitn(3, "  ");
+        let (Some(key), Some(sum), Some(shape)) = (parts.next(), parts.next(), parts.next()) else {
+            return Err("it is not an event, a hash and a shape, with two spaces between them");
+        };
+        if format!("{:016x}", hash(shape)) != sum {
+            return Err("the hash is not of this shape");
+        }
+        let shape = shape.to_owned();
+        let earlier = match StateKey::parse(key) {
+            Some(state) => self.states.insert(state, shape),
+            None => {
+                let event = Key::parse(key, aggregates);
+                let event = event.ok_or(
+                    "it does not begin with <aggregate>.<name>@<version> or snapshot <aggregate>@<version>",
+                )?;
+                self.events.insert(event, shape)
+            }
+        };
+        match earlier {
+            None => Ok(()),
+            Some(_) => Err("it is there twice"),
+        }
     }
-    Ok((key, shape.to_owned()))
 }
 
 impl Key {
@@ -91,10 +125,16 @@ impl Key {
 }
 
 pub(super) fn write(file: &Path, recorded: &Recorded) -> Result<(), SchemaProblem> {
-    let mut text = HEADER.to_owned();
-    for (key, shape) in recorded {
+    let mut text = format!("{FORMAT_LINE}{FORMAT}\n{HEADER}");
+    let mut line = |key: &dyn Display, shape: &str| {
         // Writing to a String cannot fail.
         let _ = writeln!(text, "{key}  {:016x}  {shape}", hash(shape));
+    };
+    for (key, shape) in &recorded.events {
+        line(key, shape);
+    }
+    for (key, shape) in &recorded.states {
+        line(key, shape);
     }
     let written = std::fs::write(file, text);
     written.map_err(|source| SchemaProblem::Io {
@@ -104,7 +144,7 @@ pub(super) fn write(file: &Path, recorded: &Recorded) -> Result<(), SchemaProble
 }
 
 impl Schema {
-    /// Compares what was recorded with what this build has.
+    /// Compares what was recorded of events with what this build has.
     pub(super) fn compare(
         &self,
         recorded: &Recorded,
@@ -113,7 +153,7 @@ impl Schema {
     ) {
         for Found { key, shape, .. } in found {
             let event = key.to_string();
-            match recorded.get(key) {
+            match recorded.events.get(key) {
                 None => problems.push(SchemaProblem::Unrecorded { event }),
                 Some(known) if known != shape => problems.push(SchemaProblem::Changed {
                     event,
@@ -123,8 +163,72 @@ impl Schema {
                 Some(_) => {}
             }
         }
-        for key in recorded.keys() {
+        for key in recorded.events.keys() {
             problems.extend(self.left_behind(key));
+        }
+        self.compare_steps(recorded, problems);
+        for key in &self.never_stored {
+            let reason = self.was_stored(key, recorded);
+            problems.extend(reason.map(|reason| SchemaProblem::NotNeverStored {
+                event: key.to_string(),
+                reason,
+            }));
+        }
+    }
+
+    /// Every version below the newest one of its event is lifted, or was never stored.
+    fn compare_steps(&self, recorded: &Recorded, problems: &mut Vec<SchemaProblem>) {
+        for key in self.keys() {
+            if self.has_step(&key) {
+                let event = key.to_string();
+                problems.push(SchemaProblem::LiftedAway { event });
+            }
+        }
+        let known = recorded.events.keys().cloned().chain(self.keys());
+        let older: BTreeSet<_> = known.flat_map(|key| key.older()).collect();
+        let missing = older.into_iter().filter(|key| {
+            // What is recorded has been compared, and events that are not in the check have vanished.
+            self.events(&key.aggregate).is_some()
+                && !recorded.events.contains_key(key)
+                && self.current(&key.aggregate, &key.name) != Some(key.version)
+                && !self.never_stored.contains(key)
+                && !self.has_step(key)
+        });
+        problems.extend(missing.map(|key| SchemaProblem::MissingStep {
+            event: key.to_string(),
+            aggregate: key.aggregate,
+            name: key.name,
+            from: key.version,
+        }));
+    }
+
+    pub(super) fn has_step(&self, key: &Key) -> bool {
+        let upcasters = self.lifting(&key.aggregate);
+        upcasters.has_step(&key.aggregate, &key.name, key.version)
+    }
+
+    /// Why a version that is said never to have been stored may have been.
+    fn was_stored(&self, key: &Key, recorded: &Recorded) -> Option<&'static str> {
+        if recorded.events.contains_key(key) {
+            return Some("it is recorded");
+        }
+        if key.version == 0 {
+            return Some("versions start at 1");
+        }
+        match self.current(&key.aggregate, &key.name) {
+            Some(current) if key.version == current => Some("this build writes it"),
+            Some(current) if key.version > current => {
+                Some("it is newer than what this build writes")
+            }
+            Some(_) => None,
+            None if recorded
+                .events
+                .keys()
+                .any(|known| known.older().any(|k| k == *key)) =>
+            {
+                None
+            }
+            None => Some("the check knows no event of that name"),
         }
     }
 
@@ -132,11 +236,7 @@ impl Schema {
     fn left_behind(&self, key: &Key) -> Option<SchemaProblem> {
         let event = key.to_string();
         let current = self.current(&key.aggregate, &key.name);
-        if current == Some(key.version)
-            || self
-                .lifting(&key.aggregate)
-                .has_step(&key.aggregate, &key.name, key.version)
-        {
+        if current == Some(key.version) || self.has_step(key) {
             return None;
         }
         Some(match current {

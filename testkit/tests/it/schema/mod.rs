@@ -1,6 +1,8 @@
 //! The schema check.
 mod golden;
 mod shapes;
+mod states;
+mod steps;
 mod types;
 
 use foldstream_testkit::{Schema, schema::SchemaError};

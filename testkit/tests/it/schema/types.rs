@@ -219,3 +219,44 @@ fn a_command_line_checks_or_writes_and_nothing_else() {
 fn an_assertion_says_everything_that_is_wrong() {
     Files::new().schema().with_events::<first::Event>().assert();
 }
+
+#[test]
+fn a_file_of_an_older_format_is_read_and_one_of_a_newer_format_is_refused() {
+    let files = recorded();
+    let text = std::fs::read_to_string(files.types()).unwrap();
+    assert!(text.starts_with("# format 2\n"), "{text}");
+    let schema = files.schema().with_events::<first::Event>();
+    let without = text.replace("# format 2\n", "");
+    put(&files.types(), &without);
+    schema.check().unwrap();
+    schema.write().unwrap();
+    assert_eq!(std::fs::read_to_string(files.types()).unwrap(), text);
+    for format in ["3", "0", "two"] {
+        let newer = text.replace("# format 2\n", &format!("# format {format}\n"));
+        put(&files.types(), &newer);
+        let found = problems(&files, schema.write());
+        let beginning = format!("TYPES is of format {format}, and this build knows formats 1 to 2");
+        assert!(found[0].starts_with(&beginning), "{found:#?}");
+        assert_eq!(std::fs::read_to_string(files.types()).unwrap(), newer);
+    }
+}
+
+#[test]
+fn an_aggregate_that_is_added_twice_and_a_check_of_nothing_are_problems() {
+    let files = recorded();
+    let twice = files
+        .schema()
+        .with_events::<first::Event>()
+        .with_events::<grown::Event>();
+    let found = problems(&files, twice.check());
+    assert!(
+        found[0].starts_with("events of the aggregate type \"shop.cart\" were added twice"),
+        "{found:#?}"
+    );
+    let files = Files::new();
+    assert_problem(
+        &files,
+        files.schema().check(),
+        "the check has neither events nor snapshots",
+    );
+}
