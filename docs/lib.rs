@@ -12,3 +12,15 @@ pub mod introduction {
 pub mod concepts {
     #![doc = include_str!("src/concepts.md")]
 }
+pub mod operations {
+    #![doc = include_str!("src/operations.md")]
+}
+pub mod from_cqrs_es {
+    #![doc = include_str!("src/from_cqrs_es.md")]
+}
+pub mod words_reference {
+    #![doc = include_str!("src/words_reference.md")]
+}
+pub mod words_other_libraries {
+    #![doc = include_str!("src/words_other_libraries.md")]
+}
