@@ -275,7 +275,11 @@ impl Metadata {
     /// command keeps.
     pub(crate) fn of_commit(self) -> Self {
         match self.command_digest() {
-            Some(_) => self.edit(|m| m.command_digest = None),
+            // Equal to the metadata that is read back: none at all where there was nothing but the digest.
+            Some(_) => match self.edit(|m| m.command_digest = None) {
+                empty if empty.is_empty() => Self::new(),
+                others => others,
+            },
             None => self,
         }
     }

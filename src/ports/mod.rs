@@ -6,6 +6,7 @@
 //! every rule in it is one named case of the contract suite in `foldstream-testkit`, which every
 //! adapter runs.
 mod commit;
+mod commit_bytes;
 mod event_store;
 mod header_name;
 mod message;
@@ -16,6 +17,7 @@ mod refused;
 pub(crate) mod shared;
 
 pub use commit::{Append, AppendAll, AppendOutcome, Commit, CommitKey, EventData};
+pub use commit_bytes::CommitBytesError;
 pub use control_store::{
     ControlStore, ControlStoreError, DeleteExpect, DeleteOutcome, Direction, Expect, PutOutcome,
     RangeQuery, Revision, Row, RowKey, RowPage, SortBounds,

@@ -5,6 +5,7 @@
     reason = "a test fails by panicking"
 )]
 mod adapter;
+mod commit_bytes;
 mod control;
 mod derive;
 mod large_rows;
