@@ -26,6 +26,7 @@ pub mod faults {
 pub mod mocks {
     #![doc = include_str!("../docs/mocks.md")]
 }
+#[cfg(feature = "contract")]
 pub mod contracts {
     #![doc = include_str!("../docs/contracts.md")]
 }

@@ -5,6 +5,7 @@ mod memory;
 mod clock;
 mod environment;
 pub mod length;
+#[cfg(feature = "contract")]
 pub mod contract;
 pub mod schema;
 pub mod faults;
