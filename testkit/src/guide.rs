@@ -30,6 +30,10 @@ pub mod mocks {
 pub mod contracts {
     #![doc = include_str!("../docs/contracts.md")]
 }
+#[cfg(feature = "embedded")]
+pub mod embedded {
+    #![doc = include_str!("../docs/embedded.md")]
+}
 #[cfg(feature = "containers")]
 pub mod containers {
     #![doc = include_str!("../docs/containers.md")]

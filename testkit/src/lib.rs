@@ -15,6 +15,8 @@ pub mod laws;
 pub mod domains;
 #[cfg(feature = "mocks")]
 pub mod mocks;
+#[cfg(feature = "embedded")]
+pub mod embedded;
 #[cfg(feature = "containers")]
 pub mod containers;
 #[cfg(any(doc, doctest))]

@@ -10,6 +10,7 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
+use foldstream_testkit::embedded::DynamoDbServer;
 use http_body_util::{BodyExt, Full};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -47,7 +48,9 @@ pub(crate) struct Endpoint {
     pub(crate) metered: String,
     pub(crate) distant: String,
     meter: Arc<Mutex<Cost>>,
-    /// Its threads serve until it is dropped.
+    /// Serves until it is dropped.
+    _server: DynamoDbServer,
+    /// The threads of the proxies.
     _runtime: Runtime,
 }
 
@@ -60,21 +63,21 @@ impl Endpoint {
             .worker_threads(2)
             .enable_all()
             .build()
-            .map_err(crate::io("no runtime for the emulator"))?;
-        let database = dynoxide::Database::memory().map_err(BenchError::other)?;
+            .map_err(crate::io("no runtime for the proxies"))?;
+        let server = DynamoDbServer::start().map_err(crate::io("the emulator does not start"))?;
+        let direct = server.endpoint().to_owned();
         let meter = Arc::new(Mutex::new(Cost::default()));
-        let (direct, metered, distant) = runtime.block_on(async {
-            let (listener, direct) = listen().await?;
-            tokio::spawn(dynoxide::server::serve_on(listener, database));
+        let (metered, distant) = runtime.block_on(async {
             let metered = proxy(&direct, Some(meter.clone()), Duration::ZERO).await?;
             let distant = proxy(&direct, None, DELAY).await?;
-            Ok::<_, BenchError>((direct, metered, distant))
+            Ok::<_, BenchError>((metered, distant))
         })?;
         Ok(Self {
             direct,
             metered,
             distant,
             meter,
+            _server: server,
             _runtime: runtime,
         })
     }
@@ -88,10 +91,10 @@ impl Endpoint {
 async fn listen() -> Result<(TcpListener, String), BenchError> {
     let listener = TcpListener::bind("127.0.0.1:0")
         .await
-        .map_err(crate::io("no port for the emulator"))?;
+        .map_err(crate::io("no port for a proxy"))?;
     let address = listener
         .local_addr()
-        .map_err(crate::io("no port for the emulator"))?;
+        .map_err(crate::io("no port for a proxy"))?;
     Ok((listener, format!("http://{address}")))
 }
 

@@ -11,6 +11,7 @@ mod broken_message_bus;
 mod broken_payload_codec;
 mod broken_snapshot_store;
 mod contract;
+mod embedded;
 mod faults;
 mod domains;
 mod laws;

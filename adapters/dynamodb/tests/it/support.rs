@@ -20,43 +20,28 @@ use foldstream::{
     ports::{Append, Commit, EventData, EventStore, EventStoreError, ReadFrom},
 };
 use foldstream_dynamodb::{DynamoDb, DynamoDbConfig, DynamoDbError, TableOptions, create_tables};
+use foldstream_testkit::embedded::DynamoDbServer;
 use futures::TryStreamExt as _;
 use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc, LazyLock, Mutex,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
 };
-use tokio::runtime::Runtime;
 
-/// Servers outlive the runtime of the test that asked for them.
-static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
-    tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .thread_name("dynoxide")
-        .enable_all()
-        .build()
-        .unwrap()
-});
-
-/// An empty database and its server.
+/// An empty database and its server, which runs until the process ends: stores outlive the value that made them.
 pub(crate) struct Server {
     endpoint: String,
 }
 
 impl Server {
     pub(crate) fn start() -> Self {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let database = dynoxide::Database::memory().unwrap();
-        RUNTIME.spawn(async move {
-            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-            dynoxide::server::serve_on(listener, database).await;
-        });
-        Self { endpoint }
+        let server = DynamoDbServer::start().unwrap();
+        Self {
+            endpoint: server.keep_running(),
+        }
     }
 
     pub(crate) fn config(&self) -> DynamoDbConfig {
