@@ -26,6 +26,9 @@ pub mod faults {
 pub mod mocks {
     #![doc = include_str!("../docs/mocks.md")]
 }
+pub mod layers {
+    #![doc = include_str!("../docs/layers.md")]
+}
 #[cfg(feature = "contract")]
 pub mod contracts {
     #![doc = include_str!("../docs/contracts.md")]

@@ -8,6 +8,7 @@ pub mod length;
 #[cfg(feature = "contract")]
 pub mod contract;
 pub mod schema;
+pub mod intercept;
 pub mod faults;
 #[cfg(feature = "proptest")]
 pub mod laws;

@@ -13,6 +13,7 @@ mod broken_snapshot_store;
 mod contract;
 mod embedded;
 mod faults;
+mod intercept;
 mod domains;
 mod laws;
 mod matrix;
