@@ -5,16 +5,16 @@ use super::{
     pass::{Late, Plain, PortError},
     start,
 };
+use crate::intercept::{Commits, EventStoreLayer, Read, Scan};
 use async_trait::async_trait;
 use foldstream::{
-    StreamHead, StreamId,
+    StreamHead,
     ports::{
         Append, AppendAll, AppendOutcome, BoxStream, Capabilities, Commit, CommitKey, EventStore,
-        EventStoreError, ReadFrom, ScanCursor, ScanItems, ScanPage, ScanWhat, Segment, StreamPage,
-        UnpublishedPage,
+        EventStoreError, ScanCursor, ScanItems, ScanPage, Segment, StreamPage, UnpublishedPage,
     },
 };
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, future::BoxFuture, stream};
 use std::{
     num::NonZeroU32,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -23,22 +23,19 @@ use std::{
 /// Commits before a read breaks off, at most.
 const BREAK: usize = 8;
 
-pub(super) fn wrap(faults: Faults, inner: Arc<dyn EventStore>) -> Arc<dyn EventStore> {
-    Arc::new(FaultyEventStore {
-        faults,
-        inner,
-        lagging: Arc::default(),
-    })
-}
-
-#[derive(Clone, Debug)]
-struct FaultyEventStore {
+#[derive(Clone)]
+pub(super) struct FaultyEventStore {
     faults: Faults,
-    inner: Arc<dyn EventStore>,
     lagging: Arc<Mutex<Lagging>>,
 }
 
+type Store = Arc<dyn EventStore>;
+
 impl FaultyEventStore {
+    pub(super) fn new(faults: Faults) -> Self {
+        let lagging = Arc::default();
+        Self { faults, lagging }
+    }
     fn lagging(&self) -> MutexGuard<'_, Lagging> {
         self.lagging.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -74,34 +71,35 @@ impl FaultyEventStore {
     }
 
     /// What a read shows.
-    async fn commits(
-        &self,
-        stream: &StreamId,
-        from: ReadFrom,
-        limit: Option<NonZeroU32>,
+    async fn commits<'a>(
+        &'a self,
+        inner: &'a Store,
+        read: &Read,
         fault: Option<Fault>,
-    ) -> BoxStream<'_, Result<Commit, EventStoreError>> {
+    ) -> Result<Commits<'a>, EventStoreError> {
         let call = Call::Read {
-            stream,
-            from: &from,
+            stream: &read.stream,
+            from: &read.from,
         };
         if let Some(error) = fault.as_ref().and_then(|f| self.faults.failure(&call, f)) {
-            return stream::once(async { Err(error) }).boxed();
+            return Err(error);
         }
         let begun = async { Ok::<_, EventStoreError>(Plain(())) };
         // A read is done when it has begun: it is as of then or later.
         let _ = self.faults.reach(&call, begun).await;
-        let commits = self.inner.read(stream, from.clone(), limit);
-        let unseen = self.lagging().unseen(stream);
+        let commits = inner.read(&read.stream, read.from.clone(), read.limit);
+        let unseen = self.lagging().unseen(&read.stream);
         let commits = match unseen.is_empty() {
             true => commits,
             false => commits
                 .try_filter(move |commit| std::future::ready(!unseen.contains(&commit.key())))
                 .boxed(),
         };
-        let Some(fault) = fault else { return commits };
+        let Some(fault) = fault else {
+            return Ok(commits.into());
+        };
         let place = self.faults.plan.below(BREAK);
-        match fault {
+        let shown = match fault {
             Fault::LoseReply => {
                 let error = EventStoreError::unknown(
                     &call,
@@ -123,7 +121,8 @@ impl FaultyEventStore {
                 stream::pending().boxed()
             }
             _ => commits,
-        }
+        };
+        Ok(shown.into())
     }
 }
 
@@ -144,30 +143,31 @@ fn changed<'a>(
 
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
-impl EventStore for FaultyEventStore {
-    fn capabilities(&self) -> Capabilities {
-        self.inner.capabilities()
+impl EventStoreLayer for FaultyEventStore {
+    fn capabilities(&self, inner: &Store) -> Capabilities {
+        inner.capabilities()
     }
-    fn incarnation(&self) -> u64 {
-        self.inner.incarnation()
-    }
-    fn identity(&self) -> usize {
-        std::ptr::from_ref(self).addr()
+    fn incarnation(&self, inner: &Store) -> u64 {
+        inner.incarnation()
     }
 
-    async fn append(&self, append: &Append) -> Result<AppendOutcome, EventStoreError> {
+    async fn append(
+        &self,
+        inner: &Store,
+        append: &Append,
+    ) -> Result<AppendOutcome, EventStoreError> {
         let call = Call::Append(append);
         let fault = self.faults.arrive(&call).await;
         self.prepare(fault.as_ref(), std::slice::from_ref(append));
         let late = || -> Late {
-            let (this, append) = (self.clone(), append.clone());
+            let (faults, inner, append) = (self.faults.clone(), inner.clone(), append.clone());
             Box::pin(async move {
-                let sent = this.inner.append(&append);
+                let sent = inner.append(&append);
                 // Nobody waits for the answer any more.
-                let _ = this.faults.reach(&Call::Append(&append), sent).await;
+                let _ = faults.reach(&Call::Append(&append), sent).await;
             })
         };
-        let act = || self.inner.append(append);
+        let act = || inner.append(append);
         let done = self.faults.finish(call, fault, act, late).await;
         self.review(&done, std::slice::from_ref(append));
         done
@@ -175,44 +175,43 @@ impl EventStore for FaultyEventStore {
 
     async fn append_all(
         &self,
+        inner: &Store,
         all: &AppendAll,
     ) -> Result<AppendOutcome<Vec<StreamHead>>, EventStoreError> {
         let call = Call::AppendAll(all);
         let fault = self.faults.arrive(&call).await;
         self.prepare(fault.as_ref(), &all.commits);
         let late = || -> Late {
-            let (this, all) = (self.clone(), all.clone());
+            let (faults, inner, all) = (self.faults.clone(), inner.clone(), all.clone());
             Box::pin(async move {
-                let sent = this.inner.append_all(&all);
-                let _ = this.faults.reach(&Call::AppendAll(&all), sent).await;
+                let sent = inner.append_all(&all);
+                let _ = faults.reach(&Call::AppendAll(&all), sent).await;
             })
         };
-        let act = || self.inner.append_all(all);
+        let act = || inner.append_all(all);
         let done = self.faults.finish(call, fault, act, late).await;
         self.review(&done, &all.commits);
         done
     }
 
-    fn read(
-        &self,
-        stream: &StreamId,
-        from: ReadFrom,
-        limit: Option<NonZeroU32>,
-    ) -> BoxStream<'_, Result<Commit, EventStoreError>> {
-        let stream = stream.clone();
-        let read = async move {
-            let call = Call::Read {
-                stream: &stream,
-                from: &from,
-            };
-            let fault = self.faults.arrive(&call).await;
-            self.commits(&stream, from, limit, fault).await
-        };
-        stream::once(read).flatten().boxed()
+    async fn read<'a>(
+        &'a self,
+        inner: &'a Store,
+        read: Read,
+    ) -> Result<Commits<'a>, EventStoreError> {
+        let fault = self
+            .faults
+            .arrive(&Call::Read {
+                stream: &read.stream,
+                from: &read.from,
+            })
+            .await;
+        self.commits(inner, &read, fault).await
     }
 
     async fn streams(
         &self,
+        inner: &Store,
         aggregate: &str,
         after: Option<ScanCursor>,
     ) -> Result<StreamPage, EventStoreError> {
@@ -222,30 +221,26 @@ impl EventStore for FaultyEventStore {
         let fault = self.faults.arrive(&call).await;
         if matches!(fault, Some(Fault::EmptyPage)) {
             // Asked all the same: a cursor that is not this list's is refused.
-            self.inner.streams(aggregate, after).await?;
+            inner.streams(aggregate, after).await?;
             return Ok(StreamPage::new(Vec::new(), Some(again)));
         }
-        self.catch_up().await?;
+        self.catch_up(inner).await?;
         let unlisted = self.lagging().unlisted_streams(after.is_none());
-        let act = || self.inner.streams(aggregate, after.clone());
+        let act = || inner.streams(aggregate, after.clone());
         let mut page = self.faults.finish_asking(call, fault, act).await?;
         page.streams.retain(|stream| !unlisted.contains_key(stream));
         Ok(page)
     }
 
-    async fn scan(
-        &self,
-        segment: Segment,
-        after: Option<ScanCursor>,
-        what: ScanWhat,
-        max_items: NonZeroU32,
-    ) -> Result<ScanPage, EventStoreError> {
-        let call = Call::Scan { segment };
-        let again = start::again(&call, after.as_ref());
-        let after = start::resolved(&call, after);
+    async fn scan(&self, inner: &Store, mut scan: Scan) -> Result<ScanPage, EventStoreError> {
+        let call = Call::Scan {
+            segment: scan.segment,
+        };
+        let again = start::again(&call, scan.after.as_ref());
+        scan.after = start::resolved(&call, scan.after);
         let fault = self.faults.arrive(&call).await;
         if matches!(fault, Some(Fault::EmptyPage)) {
-            let page = self.inner.scan(segment, after, what, max_items).await?;
+            let page = scan.pass(inner).await?;
             let nothing = match page.items {
                 ScanItems::Tails(_) => ScanItems::Tails(Vec::new()),
                 ScanItems::Commits(_) => ScanItems::Commits(Vec::new()),
@@ -253,12 +248,13 @@ impl EventStore for FaultyEventStore {
             let empty = ScanPage::new(nothing, Some(again));
             return Ok(empty.with_read_units(page.read_units));
         }
-        let act = || self.inner.scan(segment, after.clone(), what, max_items);
+        let act = || -> BoxFuture<'_, _> { Box::pin(scan.pass(inner)) };
         self.faults.finish_asking(call, fault, act).await
     }
 
     async fn unpublished(
         &self,
+        inner: &Store,
         segment: Segment,
         after: Option<ScanCursor>,
         limit: NonZeroU32,
@@ -268,19 +264,23 @@ impl EventStore for FaultyEventStore {
         let after = start::resolved(&call, after);
         let fault = self.faults.arrive(&call).await;
         if matches!(fault, Some(Fault::EmptyPage)) {
-            self.inner.unpublished(segment, after, limit).await?;
+            inner.unpublished(segment, after, limit).await?;
             return Ok(UnpublishedPage::new(Vec::new(), Some(again)));
         }
-        self.catch_up().await?;
+        self.catch_up(inner).await?;
         let (unlisted, cleared) = self.lagging().unlisted_commits(after.is_none());
-        self.clear_now(&cleared).await?;
-        let act = || self.inner.unpublished(segment, after.clone(), limit);
+        self.clear_now(inner, &cleared).await?;
+        let act = || inner.unpublished(segment, after.clone(), limit);
         let mut page = self.faults.finish_asking(call, fault, act).await?;
         page.keys.retain(|key| !unlisted.contains_key(key));
         Ok(page)
     }
 
-    async fn clear_unpublished(&self, commits: &[CommitKey]) -> Result<(), EventStoreError> {
+    async fn clear_unpublished(
+        &self,
+        inner: &Store,
+        commits: &[CommitKey],
+    ) -> Result<(), EventStoreError> {
         let call = Call::ClearUnpublished(commits);
         let fault = self.faults.arrive(&call).await;
         if let Some(Fault::Lag(calls)) = fault {
@@ -289,17 +289,15 @@ impl EventStore for FaultyEventStore {
             return self.faults.reach(&call, acknowledged).await.map(|_| ());
         }
         let late = || -> Late {
-            let (this, commits) = (self.clone(), commits.to_vec());
+            let (faults, inner) = (self.faults.clone(), inner.clone());
+            let commits = commits.to_vec();
             Box::pin(async move {
-                let sent = async { this.inner.clear_unpublished(&commits).await.map(Plain) };
-                let _ = this
-                    .faults
-                    .reach(&Call::ClearUnpublished(&commits), sent)
-                    .await;
+                let sent = async { inner.clear_unpublished(&commits).await.map(Plain) };
+                let _ = faults.reach(&Call::ClearUnpublished(&commits), sent).await;
             })
         };
-        let act = || -> futures::future::BoxFuture<'_, _> {
-            Box::pin(async { self.inner.clear_unpublished(commits).await.map(Plain) })
+        let act = || -> BoxFuture<'_, _> {
+            Box::pin(async { inner.clear_unpublished(commits).await.map(Plain) })
         };
         let done = self.faults.finish(call, fault, act, late).await;
         done.map(|Plain(())| ())
@@ -308,15 +306,15 @@ impl EventStore for FaultyEventStore {
 
 impl FaultyEventStore {
     /// Shows everything if the faults were healed.
-    async fn catch_up(&self) -> Result<(), EventStoreError> {
+    async fn catch_up(&self, inner: &Store) -> Result<(), EventStoreError> {
         let healings = self.faults.plan.healings();
         let cleared = self.lagging().heal(healings);
-        self.clear_now(&cleared).await
+        self.clear_now(inner, &cleared).await
     }
-    async fn clear_now(&self, keys: &[CommitKey]) -> Result<(), EventStoreError> {
+    async fn clear_now(&self, inner: &Store, keys: &[CommitKey]) -> Result<(), EventStoreError> {
         match keys {
             [] => Ok(()),
-            keys => self.inner.clear_unpublished(keys).await,
+            keys => inner.clear_unpublished(keys).await,
         }
     }
 }

@@ -99,8 +99,8 @@
 //! # What the wrappers do not do
 //! They sit *above* an adapter, so they cannot tear its pages: a torn read that an adapter mends belongs below it, in
 //! its own tests. [`Fault::Hole`], [`Fault::TornCommit`] and [`Fault::Hide`] break the contract of the port instead, for
-//! tests of how its callers defend themselves. Likewise nobody writes commits of their own: for conflicts let several
-//! processes work on one store.
+//! tests of how its callers defend themselves. They write no commits of their own either: for conflicts, let several
+//! processes work on one store, or let another writer come between two calls by a layer of [`intercept`].
 mod call;
 mod consumer;
 mod control_store;
@@ -122,10 +122,13 @@ pub use log::Injected;
 pub use plan::Moment;
 pub use rule::Rule;
 
-use crate::environment::SEED;
+use crate::{environment::SEED, intercept};
+use control_store::FaultyControlStore;
+use event_store::FaultyEventStore;
 use foldstream::ports::{ControlStore, EventStore, MessageBus, Row, SnapshotStore};
 use life::Life;
 use plan::Plan;
+use snapshot_store::FaultySnapshotStore;
 use std::{fmt, future::Future, ops::Range, sync::Arc};
 
 /// Returns the seeds of a test: these, or only the one in the environment variable `FOLDSTREAM_SEED`, to replay a failure.
@@ -214,17 +217,17 @@ impl Faults {
     /// An event store through these faults.
     #[must_use]
     pub fn event_store(&self, inner: impl EventStore) -> Arc<dyn EventStore> {
-        event_store::wrap(self.clone(), Arc::new(inner))
+        intercept::event_store(inner, FaultyEventStore::new(self.clone()))
     }
     /// A snapshot store through these faults.
     #[must_use]
     pub fn snapshot_store(&self, inner: impl SnapshotStore) -> Arc<dyn SnapshotStore> {
-        snapshot_store::wrap(self.clone(), Arc::new(inner))
+        intercept::snapshot_store(inner, FaultySnapshotStore(self.clone()))
     }
     /// A control store through these faults.
     #[must_use]
     pub fn control_store(&self, inner: impl ControlStore) -> Arc<dyn ControlStore> {
-        control_store::wrap(self.clone(), Arc::new(inner))
+        intercept::control_store(inner, FaultyControlStore(self.clone()))
     }
     /// A message bus through these faults, with the consumers that subscribe to it.
     #[must_use]

@@ -3,6 +3,7 @@ use super::{
     Call, Faults,
     pass::{Late, Plain},
 };
+use crate::intercept::SnapshotStoreLayer;
 use async_trait::async_trait;
 use foldstream::{
     StreamId,
@@ -11,57 +12,52 @@ use foldstream::{
 use futures::future::BoxFuture;
 use std::sync::Arc;
 
-pub(super) fn wrap(faults: Faults, inner: Arc<dyn SnapshotStore>) -> Arc<dyn SnapshotStore> {
-    Arc::new(FaultySnapshotStore { faults, inner })
-}
+pub(super) struct FaultySnapshotStore(pub(super) Faults);
 
-#[derive(Clone, Debug)]
-struct FaultySnapshotStore {
-    faults: Faults,
-    inner: Arc<dyn SnapshotStore>,
-}
+type Store = Arc<dyn SnapshotStore>;
 
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
-impl SnapshotStore for FaultySnapshotStore {
-    async fn load(&self, stream: &StreamId) -> Result<Option<StoredSnapshot>, SnapshotStoreError> {
-        let act = || self.inner.load(stream);
-        self.faults.ask(Call::LoadSnapshot(stream), act).await
+impl SnapshotStoreLayer for FaultySnapshotStore {
+    async fn load(
+        &self,
+        inner: &Store,
+        stream: &StreamId,
+    ) -> Result<Option<StoredSnapshot>, SnapshotStoreError> {
+        let act = || inner.load(stream);
+        self.0.ask(Call::LoadSnapshot(stream), act).await
     }
 
-    async fn save(&self, snapshot: &StoredSnapshot) -> Result<SaveOutcome, SnapshotStoreError> {
+    async fn save(
+        &self,
+        inner: &Store,
+        snapshot: &StoredSnapshot,
+    ) -> Result<SaveOutcome, SnapshotStoreError> {
         let late = || -> Late {
-            let (this, snapshot) = (self.clone(), snapshot.clone());
+            let (faults, inner, snapshot) = (self.0.clone(), inner.clone(), snapshot.clone());
             Box::pin(async move {
-                let sent = this.inner.save(&snapshot);
+                let sent = inner.save(&snapshot);
                 // Nobody waits for the answer any more; likewise below.
-                let _ = this
-                    .faults
-                    .reach(&Call::SaveSnapshot(&snapshot), sent)
-                    .await;
+                let _ = faults.reach(&Call::SaveSnapshot(&snapshot), sent).await;
             })
         };
-        let act = || self.inner.save(snapshot);
+        let act = || inner.save(snapshot);
         let call = Call::SaveSnapshot(snapshot);
-        self.faults.pass(call, act, late).await
+        self.0.pass(call, act, late).await
     }
 
-    async fn delete(&self, stream: &StreamId) -> Result<(), SnapshotStoreError> {
+    async fn delete(&self, inner: &Store, stream: &StreamId) -> Result<(), SnapshotStoreError> {
         let late = || -> Late {
-            let (this, stream) = (self.clone(), stream.clone());
+            let (faults, inner, stream) = (self.0.clone(), inner.clone(), stream.clone());
             Box::pin(async move {
-                let sent = async { this.inner.delete(&stream).await.map(Plain) };
-                let _ = this
-                    .faults
-                    .reach(&Call::DeleteSnapshot(&stream), sent)
-                    .await;
+                let sent = async { inner.delete(&stream).await.map(Plain) };
+                let _ = faults.reach(&Call::DeleteSnapshot(&stream), sent).await;
             })
         };
-        let act = || -> BoxFuture<'_, _> {
-            Box::pin(async { self.inner.delete(stream).await.map(Plain) })
-        };
+        let act =
+            || -> BoxFuture<'_, _> { Box::pin(async { inner.delete(stream).await.map(Plain) }) };
         let call = Call::DeleteSnapshot(stream);
-        let done = self.faults.pass(call, act, late).await;
+        let done = self.0.pass(call, act, late).await;
         done.map(|Plain(())| ())
     }
 }

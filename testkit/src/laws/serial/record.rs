@@ -1,18 +1,12 @@
 //! Writing down what a store was asked and what it answered.
+use crate::intercept::{self, Commits, EventStoreLayer, Intercepted, Read};
 use async_trait::async_trait;
 use foldstream::{
     CommitId, StreamHead, StreamId, Version,
-    ports::{
-        Append, AppendAll, AppendOutcome, BoxStream, Capabilities, Commit, CommitKey, EventStore,
-        EventStoreError, ReadFrom, ScanCursor, ScanPage, ScanWhat, Segment, StreamPage,
-        UnpublishedPage,
-    },
+    ports::{Append, AppendAll, AppendOutcome, Commit, EventStore, EventStoreError, ReadFrom},
 };
-use futures::StreamExt;
-use std::{
-    num::NonZeroU32,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use futures::{StreamExt, stream};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// One call and its answer. Moments are numbers of one counter: they say what came before what.
 #[derive(Clone, Debug)]
@@ -106,7 +100,7 @@ impl Log {
     }
 }
 
-/// An event store that writes down appends, and reads that go forwards to the end of a stream.
+/// A layer over an event store that writes down appends, and reads that go forwards to the end of a stream.
 ///
 /// # Example
 /// ```
@@ -125,22 +119,18 @@ impl Log {
 /// # Ok::<(), foldstream::BoxError>(()) })?;
 /// # Ok::<(), foldstream::BoxError>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Recorder {
-    store: Arc<dyn EventStore>,
     log: Arc<Log>,
 }
 
 impl Recorder {
-    /// Wraps a store; the log is of all that goes through the wrapper.
+    /// Puts a recorder over a store, and returns the store to call and the log of these calls.
     #[must_use]
-    pub fn new(store: impl EventStore) -> (Arc<Self>, Arc<Log>) {
+    pub fn new(store: impl EventStore) -> (Arc<Intercepted<dyn EventStore, Self>>, Arc<Log>) {
         let log = Arc::new(Log::default());
-        let recorder = Self {
-            store: Arc::new(store),
-            log: log.clone(),
-        };
-        (Arc::new(recorder), log)
+        let recorder = Self { log: log.clone() };
+        (intercept::event_store(store, recorder), log)
     }
 }
 
@@ -170,21 +160,14 @@ struct Reading {
 }
 
 #[async_trait]
-#[deny(clippy::missing_trait_methods)]
-impl EventStore for Recorder {
-    fn capabilities(&self) -> Capabilities {
-        self.store.capabilities()
-    }
-    fn incarnation(&self) -> u64 {
-        self.store.incarnation()
-    }
-    fn identity(&self) -> usize {
-        std::ptr::from_ref(self).addr()
-    }
-
-    async fn append(&self, append: &Append) -> Result<AppendOutcome, EventStoreError> {
+impl EventStoreLayer for Recorder {
+    async fn append(
+        &self,
+        inner: &Arc<dyn EventStore>,
+        append: &Append,
+    ) -> Result<AppendOutcome, EventStoreError> {
         let number = self.log.called(vec![append.clone()], Vec::new());
-        let outcome = self.store.append(append).await;
+        let outcome = inner.append(append).await;
         let told = outcome_of(&outcome, |head| vec![head.clone()]);
         self.log.answered(number, told);
         outcome
@@ -192,34 +175,34 @@ impl EventStore for Recorder {
 
     async fn append_all(
         &self,
+        inner: &Arc<dyn EventStore>,
         all: &AppendAll,
     ) -> Result<AppendOutcome<Vec<StreamHead>>, EventStoreError> {
         let number = self.log.called(all.commits.clone(), all.unchanged.clone());
-        let outcome = self.store.append_all(all).await;
+        let outcome = inner.append_all(all).await;
         let told = outcome_of(&outcome, Clone::clone);
         self.log.answered(number, told);
         outcome
     }
 
-    fn read(
-        &self,
-        stream: &StreamId,
-        from: ReadFrom,
-        limit: Option<NonZeroU32>,
-    ) -> BoxStream<'_, Result<Commit, EventStoreError>> {
-        let after = match (&from, limit) {
+    async fn read<'a>(
+        &'a self,
+        inner: &'a Arc<dyn EventStore>,
+        read: Read,
+    ) -> Result<Commits<'a>, EventStoreError> {
+        let after = match (&read.from, read.limit) {
             (ReadFrom::After(head), None) => head.version(),
             // Only a read to the end says how long the stream was.
-            _ => return self.store.read(stream, from, limit),
+            _ => return Ok(read.pass(inner)),
         };
         let reading = Reading {
             number: self.log.called(Vec::new(), Vec::new()),
-            stream: stream.clone(),
+            stream: read.stream.clone(),
             after,
             commits: Vec::new(),
         };
-        let commits = self.store.read(stream, from, limit);
-        futures::stream::unfold(Some((commits, reading)), move |state| async move {
+        let commits = inner.read(&read.stream, read.from, None);
+        let recorded = stream::unfold(Some((commits, reading)), move |state| async move {
             let (mut commits, mut reading) = state?;
             match commits.next().await {
                 Some(Ok(commit)) => {
@@ -238,38 +221,7 @@ impl EventStore for Recorder {
                     None
                 }
             }
-        })
-        .boxed()
-    }
-
-    async fn streams(
-        &self,
-        aggregate: &str,
-        after: Option<ScanCursor>,
-    ) -> Result<StreamPage, EventStoreError> {
-        self.store.streams(aggregate, after).await
-    }
-
-    async fn scan(
-        &self,
-        segment: Segment,
-        after: Option<ScanCursor>,
-        what: ScanWhat,
-        max_items: NonZeroU32,
-    ) -> Result<ScanPage, EventStoreError> {
-        self.store.scan(segment, after, what, max_items).await
-    }
-
-    async fn unpublished(
-        &self,
-        segment: Segment,
-        after: Option<ScanCursor>,
-        limit: NonZeroU32,
-    ) -> Result<UnpublishedPage, EventStoreError> {
-        self.store.unpublished(segment, after, limit).await
-    }
-
-    async fn clear_unpublished(&self, commits: &[CommitKey]) -> Result<(), EventStoreError> {
-        self.store.clear_unpublished(commits).await
+        });
+        Ok(recorded.boxed().into())
     }
 }

@@ -245,13 +245,13 @@ impl SerialLaws {
 /// The store and the streams of one case.
 #[derive(Clone, Debug)]
 struct World {
-    store: Arc<Recorder>,
+    store: Arc<dyn EventStore>,
     streams: Arc<[StreamId]>,
     ids: Arc<SeededIds>,
 }
 
 impl World {
-    fn new(store: Arc<Recorder>, seed: u64) -> Self {
+    fn new(store: Arc<dyn EventStore>, seed: u64) -> Self {
         let unique = foldstream::CommitId::random();
         let stream = |n| StreamId::new("serial", &format_args!("{unique}-{n}"));
         let streams = (0..STREAMS).map(stream).collect::<Result<_, _>>();
