@@ -1,14 +1,15 @@
 //! Ports by value and shared, and the conversions between the errors of the core.
 use crate::support::{Account, AccountCommand::*, AccountEvent, AccountId, InsufficientFunds};
+use async_trait::async_trait;
 use foldstream::{
     AppendError, BoxError, ExecuteError, ExpectedVersion, Repository, StreamId, Transaction,
     Version, VersionConflict,
-    ports::{
-        Consumer, EventStore, Message, MessageBus, MessageBusError, Offset, PartitionId,
-        PartitionOffsets, RunOutcome, Subscription, TopicDescription,
-    },
+    ports::{EventStore, Message, MessageBus, MessageBusError, Offset, PartitionId, RunOutcome},
 };
-use foldstream_testkit::{InMemoryControlStore, InMemoryEventStore, InMemorySnapshotStore};
+use foldstream_testkit::{
+    InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, InMemorySnapshotStore,
+    intercept::{self, MessageBusLayer},
+};
 use std::{sync::Arc, time::Duration};
 
 #[tokio::test]
@@ -95,40 +96,24 @@ fn every_append_error_says_the_same_as_its_execute_error() {
 }
 
 /// Publishes runs in one go, and nothing else.
-#[derive(Debug)]
-struct OnlyRuns(Arc<foldstream_testkit::InMemoryMessageBus>);
-#[async_trait::async_trait]
-impl MessageBus for OnlyRuns {
-    async fn publish(&self, _: &Message) -> Result<(PartitionId, Offset), MessageBusError> {
+struct OnlyRuns;
+#[async_trait]
+impl MessageBusLayer for OnlyRuns {
+    async fn publish(
+        &self,
+        _: &Arc<dyn MessageBus>,
+        _: &Message,
+    ) -> Result<(PartitionId, Offset), MessageBusError> {
         panic!("a run is published as a run")
     }
-    async fn publish_run(&self, run: &[Message]) -> RunOutcome {
+    async fn publish_run(&self, _: &Arc<dyn MessageBus>, run: &[Message]) -> RunOutcome {
         RunOutcome::complete(run.len())
-    }
-    async fn subscribe(&self, join: Subscription) -> Result<Arc<dyn Consumer>, MessageBusError> {
-        self.0.subscribe(join).await
-    }
-    async fn offsets(&self, topic: &str) -> Result<Vec<PartitionOffsets>, MessageBusError> {
-        self.0.offsets(topic).await
-    }
-    async fn committed(
-        &self,
-        group: &str,
-        topic: &str,
-    ) -> Result<Vec<(PartitionId, Option<Offset>)>, MessageBusError> {
-        self.0.committed(group, topic).await
-    }
-    async fn describe_topic(&self, topic: &str) -> Result<TopicDescription, MessageBusError> {
-        self.0.describe_topic(topic).await
-    }
-    async fn delete_group(&self, group: &str) -> Result<(), MessageBusError> {
-        self.0.delete_group(group).await
     }
 }
 
 #[tokio::test]
 async fn a_shared_bus_keeps_its_own_way_to_publish_a_run() {
-    let bus = Arc::new(OnlyRuns(foldstream_testkit::InMemoryMessageBus::new()));
+    let bus = intercept::message_bus(InMemoryMessageBus::new(), OnlyRuns);
     let shared: Arc<dyn MessageBus> = Arc::new(bus);
     let run = [Message::new("t", foldstream::Timestamp::now())];
     let outcome = shared.publish_run(&run).await;

@@ -7,14 +7,14 @@ use foldstream::{
         Writes,
     },
     ports::{
-        Append, Commit, ControlStore, ControlStoreError, DeleteExpect, DeleteOutcome, EventData,
-        EventStore, EventStoreError, Expect, PutOutcome, RangeQuery, Row, RowKey, RowPage,
-        SnapshotStore, StoredSnapshot,
+        Append, Commit, ControlStore, ControlStoreError, EventData, EventStore, EventStoreError,
+        Expect, PutOutcome, Row, RowKey, SnapshotStore, StoredSnapshot,
     },
 };
 use foldstream_testkit::{
     InMemoryControlStore, InMemoryEventStore, InMemorySnapshotStore,
     faults::{Call, Fault, Faults, Op},
+    intercept::{self, ControlStoreLayer},
 };
 use std::{num::NonZeroU32, sync::Arc};
 
@@ -275,32 +275,20 @@ async fn pages_keep_to_their_budget_and_go_on_from_the_cursors_text() {
     }
 }
 
-/// Moves the watermark whenever somebody is about to lower it, as a publisher that was not stopped does.
-#[derive(Debug)]
-struct Moving(Arc<InMemoryControlStore>);
+/// Moves the watermark whenever another process is about to lower it, as a publisher that was not stopped does.
+struct Moving;
 #[async_trait]
-impl ControlStore for Moving {
-    async fn get(&self, key: &RowKey) -> Result<Option<Row>, ControlStoreError> {
-        self.0.get(key).await
-    }
-    async fn get_many(&self, keys: &[RowKey]) -> Result<Vec<Option<Row>>, ControlStoreError> {
-        self.0.get_many(keys).await
-    }
-    async fn put(&self, row: &Row, expect: Expect) -> Result<PutOutcome, ControlStoreError> {
-        let mut theirs = self.0.get(&row.key).await?.unwrap();
-        theirs.revision = SystemIds.revision();
-        let _ = self.0.put(&theirs, Expect::Any).await?;
-        self.0.put(row, expect).await
-    }
-    async fn delete(
+impl ControlStoreLayer for Moving {
+    async fn put(
         &self,
-        key: &RowKey,
-        expect: DeleteExpect,
-    ) -> Result<DeleteOutcome, ControlStoreError> {
-        self.0.delete(key, expect).await
-    }
-    async fn range(&self, query: &RangeQuery) -> Result<RowPage, ControlStoreError> {
-        self.0.range(query).await
+        inner: &Arc<dyn ControlStore>,
+        row: &Row,
+        expect: Expect,
+    ) -> Result<PutOutcome, ControlStoreError> {
+        let mut theirs = inner.get(&row.key).await?.unwrap();
+        theirs.revision = SystemIds.revision();
+        let _ = inner.put(&theirs, Expect::Any).await?;
+        inner.put(row, expect).await
     }
 }
 
@@ -310,7 +298,7 @@ async fn a_publisher_that_was_not_stopped_is_noticed() {
     world.commits(&a, 0, 1).await;
     let from = lost(9);
     world.published(&a, from).await;
-    let control = Arc::new(Moving(world.control.clone()));
+    let control = intercept::control_store(world.control.clone(), Moving);
     let restore = AfterRestore::new(world.events.clone(), control, Writes::NoneYet);
     let error = restore.repair(None, MANY).await.unwrap_err();
     assert!(

@@ -6,64 +6,29 @@ use foldstream::{
     CommitId, StreamId, Version,
     ports::{RefusedKind, SaveOutcome, SnapshotStore, SnapshotStoreError, StoredSnapshot},
 };
-use foldstream_testkit::{InMemorySnapshotStore, contract};
+use foldstream_testkit::{
+    InMemorySnapshotStore, contract,
+    intercept::{self, SnapshotStoreLayer},
+};
 use std::{
     collections::BTreeMap,
-    fmt::Debug,
     sync::{Arc, Mutex},
 };
 use tokio::task::yield_now;
 
+type Store = Arc<dyn SnapshotStore>;
 type Loaded = Result<Option<StoredSnapshot>, SnapshotStoreError>;
 type Saved = Result<SaveOutcome, SnapshotStoreError>;
 type Deleted = Result<(), SnapshotStoreError>;
 
-/// What a broken store does otherwise than the sound one that it wraps.
-#[async_trait]
-trait Sabotage: Debug + Default + Send + Sync + 'static {
-    async fn load(&self, store: &InMemorySnapshotStore, stream: &StreamId) -> Loaded {
-        store.load(stream).await
-    }
-    async fn save(&self, store: &InMemorySnapshotStore, snapshot: &StoredSnapshot) -> Saved {
-        store.save(snapshot).await
-    }
-    async fn delete(&self, store: &InMemorySnapshotStore, stream: &StreamId) -> Deleted {
-        store.delete(stream).await
-    }
-}
-
-/// A sound store with one thing changed.
-#[derive(Debug)]
-struct Broken<S> {
-    store: Arc<InMemorySnapshotStore>,
-    sabotage: S,
-}
-
-#[deny(clippy::missing_trait_methods)]
-#[async_trait]
-impl<S: Sabotage> SnapshotStore for Broken<S> {
-    async fn load(&self, stream: &StreamId) -> Loaded {
-        self.sabotage.load(&self.store, stream).await
-    }
-    async fn save(&self, snapshot: &StoredSnapshot) -> Saved {
-        self.sabotage.save(&self.store, snapshot).await
-    }
-    async fn delete(&self, stream: &StreamId) -> Deleted {
-        self.sabotage.delete(&self.store, stream).await
-    }
-}
-
 type Suspects = Vec<Suspect<Arc<dyn SnapshotStore>>>;
 
-fn broken<S: Sabotage>(rejected_by: &'static [&'static str]) -> Suspect<Arc<dyn SnapshotStore>> {
-    Suspect::new::<S>(
+fn broken<L: SnapshotStoreLayer + Default>(
+    rejected_by: &'static [&'static str],
+) -> Suspect<Arc<dyn SnapshotStore>> {
+    Suspect::new::<L>(
         &[],
-        || {
-            Arc::new(Broken {
-                store: InMemorySnapshotStore::new(),
-                sabotage: S::default(),
-            })
-        },
+        || intercept::snapshot_store(InMemorySnapshotStore::new(), L::default()),
         rejected_by,
     )
 }
@@ -100,11 +65,10 @@ fn every_case_rejects_a_broken_snapshot_store() {
 /// Changes nothing: the wrapper itself must not break a rule.
 #[derive(Debug, Default)]
 struct Nothing;
-#[async_trait]
-impl Sabotage for Nothing {}
+impl SnapshotStoreLayer for Nothing {}
 
 /// Writes whatever is there.
-async fn overwrite(store: &InMemorySnapshotStore, snapshot: &StoredSnapshot) -> Saved {
+async fn overwrite(store: &Store, snapshot: &StoredSnapshot) -> Saved {
     store.delete(&snapshot.stream).await?;
     store.save(snapshot).await
 }
@@ -112,8 +76,8 @@ async fn overwrite(store: &InMemorySnapshotStore, snapshot: &StoredSnapshot) -> 
 #[derive(Debug, Default)]
 struct KeepsText;
 #[async_trait]
-impl Sabotage for KeepsText {
-    async fn save(&self, store: &InMemorySnapshotStore, snapshot: &StoredSnapshot) -> Saved {
+impl SnapshotStoreLayer for KeepsText {
+    async fn save(&self, store: &Store, snapshot: &StoredSnapshot) -> Saved {
         let mut text = snapshot.clone();
         text.payload = String::from_utf8_lossy(&snapshot.payload)
             .into_owned()
@@ -125,8 +89,8 @@ impl Sabotage for KeepsText {
 #[derive(Debug, Default)]
 struct LosesTheCodec;
 #[async_trait]
-impl Sabotage for LosesTheCodec {
-    async fn save(&self, store: &InMemorySnapshotStore, snapshot: &StoredSnapshot) -> Saved {
+impl SnapshotStoreLayer for LosesTheCodec {
+    async fn save(&self, store: &Store, snapshot: &StoredSnapshot) -> Saved {
         store.save(&snapshot.clone().with_codec(None)).await
     }
 }
@@ -134,8 +98,8 @@ impl Sabotage for LosesTheCodec {
 #[derive(Debug, Default)]
 struct InventsSnapshots;
 #[async_trait]
-impl Sabotage for InventsSnapshots {
-    async fn load(&self, store: &InMemorySnapshotStore, stream: &StreamId) -> Loaded {
+impl SnapshotStoreLayer for InventsSnapshots {
+    async fn load(&self, store: &Store, stream: &StreamId) -> Loaded {
         let nothing = || {
             let id = CommitId::from_u128(0);
             StoredSnapshot::new(stream.clone(), Version::NONE, id, 0, Bytes::new())
@@ -147,8 +111,8 @@ impl Sabotage for InventsSnapshots {
 #[derive(Debug, Default)]
 struct ComparesNumbersAsText;
 #[async_trait]
-impl Sabotage for ComparesNumbersAsText {
-    async fn save(&self, store: &InMemorySnapshotStore, snapshot: &StoredSnapshot) -> Saved {
+impl SnapshotStoreLayer for ComparesNumbersAsText {
+    async fn save(&self, store: &Store, snapshot: &StoredSnapshot) -> Saved {
         if let Some(old) = store.load(&snapshot.stream).await?
             && snapshot.version.to_string() < old.version.to_string()
         {
@@ -161,8 +125,8 @@ impl Sabotage for ComparesNumbersAsText {
 #[derive(Debug, Default)]
 struct KeepsTheLastSave;
 #[async_trait]
-impl Sabotage for KeepsTheLastSave {
-    async fn save(&self, store: &InMemorySnapshotStore, snapshot: &StoredSnapshot) -> Saved {
+impl SnapshotStoreLayer for KeepsTheLastSave {
+    async fn save(&self, store: &Store, snapshot: &StoredSnapshot) -> Saved {
         let old = store.load(&snapshot.stream).await?;
         match old {
             Some(old) if old.version > snapshot.version => overwrite(store, snapshot).await,
@@ -174,8 +138,8 @@ impl Sabotage for KeepsTheLastSave {
 #[derive(Debug, Default)]
 struct IgnoresStateVersions;
 #[async_trait]
-impl Sabotage for IgnoresStateVersions {
-    async fn save(&self, store: &InMemorySnapshotStore, snapshot: &StoredSnapshot) -> Saved {
+impl SnapshotStoreLayer for IgnoresStateVersions {
+    async fn save(&self, store: &Store, snapshot: &StoredSnapshot) -> Saved {
         let old = store.load(&snapshot.stream).await?;
         match old {
             Some(old) if old.version == snapshot.version => Ok(SaveOutcome::Stale),
@@ -187,8 +151,8 @@ impl Sabotage for IgnoresStateVersions {
 #[derive(Debug, Default)]
 struct ReplacesTheSame;
 #[async_trait]
-impl Sabotage for ReplacesTheSame {
-    async fn save(&self, store: &InMemorySnapshotStore, snapshot: &StoredSnapshot) -> Saved {
+impl SnapshotStoreLayer for ReplacesTheSame {
+    async fn save(&self, store: &Store, snapshot: &StoredSnapshot) -> Saved {
         let old = store.load(&snapshot.stream).await?;
         match old {
             Some(old) if old.version == snapshot.version => overwrite(store, snapshot).await,
@@ -200,8 +164,8 @@ impl Sabotage for ReplacesTheSame {
 #[derive(Debug, Default)]
 struct ChecksThenWrites;
 #[async_trait]
-impl Sabotage for ChecksThenWrites {
-    async fn save(&self, store: &InMemorySnapshotStore, snapshot: &StoredSnapshot) -> Saved {
+impl SnapshotStoreLayer for ChecksThenWrites {
+    async fn save(&self, store: &Store, snapshot: &StoredSnapshot) -> Saved {
         let old = store.load(&snapshot.stream).await?;
         yield_now().await;
         match old {
@@ -218,15 +182,15 @@ fn without_type(stream: &StreamId) -> StreamId {
     StreamId::new("any", &stream.id()).unwrap()
 }
 #[async_trait]
-impl Sabotage for KeysById {
-    async fn load(&self, store: &InMemorySnapshotStore, stream: &StreamId) -> Loaded {
+impl SnapshotStoreLayer for KeysById {
+    async fn load(&self, store: &Store, stream: &StreamId) -> Loaded {
         let mut found = store.load(&without_type(stream)).await?;
         if let Some(found) = &mut found {
             found.stream = stream.clone();
         }
         Ok(found)
     }
-    async fn save(&self, store: &InMemorySnapshotStore, snapshot: &StoredSnapshot) -> Saved {
+    async fn save(&self, store: &Store, snapshot: &StoredSnapshot) -> Saved {
         let mut moved = snapshot.clone();
         moved.stream = without_type(&snapshot.stream);
         let named = |error| match error {
@@ -239,7 +203,7 @@ impl Sabotage for KeysById {
         };
         store.save(&moved).await.map_err(named)
     }
-    async fn delete(&self, store: &InMemorySnapshotStore, stream: &StreamId) -> Deleted {
+    async fn delete(&self, store: &Store, stream: &StreamId) -> Deleted {
         store.delete(&without_type(stream)).await
     }
 }
@@ -248,15 +212,15 @@ impl Sabotage for KeysById {
 #[derive(Debug, Default)]
 struct RemembersTheDeleted(Mutex<BTreeMap<StreamId, StoredSnapshot>>);
 #[async_trait]
-impl Sabotage for RemembersTheDeleted {
-    async fn save(&self, store: &InMemorySnapshotStore, snapshot: &StoredSnapshot) -> Saved {
+impl SnapshotStoreLayer for RemembersTheDeleted {
+    async fn save(&self, store: &Store, snapshot: &StoredSnapshot) -> Saved {
         let deleted = self.0.lock().unwrap().get(&snapshot.stream).cloned();
         match deleted {
             Some(deleted) if !snapshot.replaces(&deleted) => Ok(SaveOutcome::Stale),
             _ => store.save(snapshot).await,
         }
     }
-    async fn delete(&self, store: &InMemorySnapshotStore, stream: &StreamId) -> Deleted {
+    async fn delete(&self, store: &Store, stream: &StreamId) -> Deleted {
         if let Some(found) = store.load(stream).await? {
             self.0.lock().unwrap().insert(stream.clone(), found);
         }
@@ -267,8 +231,8 @@ impl Sabotage for RemembersTheDeleted {
 #[derive(Debug, Default)]
 struct RefusesToDeleteNothing;
 #[async_trait]
-impl Sabotage for RefusesToDeleteNothing {
-    async fn delete(&self, store: &InMemorySnapshotStore, stream: &StreamId) -> Deleted {
+impl SnapshotStoreLayer for RefusesToDeleteNothing {
+    async fn delete(&self, store: &Store, stream: &StreamId) -> Deleted {
         match store.load(stream).await? {
             Some(_) => store.delete(stream).await,
             None => Err(SnapshotStoreError::Refused {
@@ -283,8 +247,8 @@ impl Sabotage for RefusesToDeleteNothing {
 #[derive(Debug, Default)]
 struct MakesRoomFirst;
 #[async_trait]
-impl Sabotage for MakesRoomFirst {
-    async fn save(&self, store: &InMemorySnapshotStore, snapshot: &StoredSnapshot) -> Saved {
+impl SnapshotStoreLayer for MakesRoomFirst {
+    async fn save(&self, store: &Store, snapshot: &StoredSnapshot) -> Saved {
         let old = store.load(&snapshot.stream).await?;
         match old {
             Some(old) if !snapshot.replaces(&old) => Ok(SaveOutcome::Stale),
@@ -297,8 +261,8 @@ impl Sabotage for MakesRoomFirst {
 #[derive(Debug, Default)]
 struct WritesInParts;
 #[async_trait]
-impl Sabotage for WritesInParts {
-    async fn save(&self, store: &InMemorySnapshotStore, snapshot: &StoredSnapshot) -> Saved {
+impl SnapshotStoreLayer for WritesInParts {
+    async fn save(&self, store: &Store, snapshot: &StoredSnapshot) -> Saved {
         let old = store.load(&snapshot.stream).await?;
         if old.is_some_and(|old| !snapshot.replaces(&old)) || snapshot.payload.len() > 200_000 {
             return store.save(snapshot).await;

@@ -1,8 +1,5 @@
 //! Deciding and appending: time, ids, conflicts and what is forgotten.
-use super::{
-    misbehaving::{Mischief, misbehaving},
-    *,
-};
+use super::*;
 use crate::support::stream;
 use foldstream::{
     Aggregate, Context, Decide, Decision, DomainEvent, IdSource, Transaction,
@@ -112,13 +109,18 @@ impl Noted {
     }
 }
 #[async_trait]
-impl Mischief for Noted {
-    fn reading(&self) {
+impl EventStoreLayer for Noted {
+    async fn read<'a>(
+        &'a self,
+        inner: &'a Arc<dyn EventStore>,
+        read: Read,
+    ) -> Result<Commits<'a>, EventStoreError> {
         self.reads.fetch_add(1, Ordering::SeqCst);
+        Ok(read.pass(inner))
     }
     async fn append(
         &self,
-        inner: &dyn EventStore,
+        inner: &Arc<dyn EventStore>,
         append: &Append,
     ) -> Result<AppendOutcome, EventStoreError> {
         self.ids.lock().unwrap().push(append.commit_id);
@@ -140,7 +142,7 @@ impl Mischief for Noted {
 #[tokio::test(start_paused = true)]
 async fn after_a_conflict_what_is_new_is_read_and_decided_on_under_a_new_commit_id() {
     let noted = Noted::overtaken(2);
-    let (store, accounts) = misbehaving(noted.clone());
+    let (store, accounts) = with_layer(noted.clone());
     let done = accounts
         .execute(&ann(), Deposit { amount: 1 })
         .await
@@ -157,7 +159,7 @@ async fn after_a_conflict_what_is_new_is_read_and_decided_on_under_a_new_commit_
 #[tokio::test(start_paused = true)]
 async fn facts_for_any_version_are_appended_behind_what_is_new_and_others_meet_the_conflict() {
     let noted = Noted::overtaken(1);
-    let (store, accounts) = misbehaving(noted.clone());
+    let (store, accounts) = with_layer(noted.clone());
     let one = [AccountEvent::Deposited { amount: 1 }];
     let any = accounts.append(&ann(), ExpectedVersion::Any, &one).await;
     assert_eq!(any.unwrap().version().get(), 2);
@@ -189,10 +191,10 @@ async fn number_0_is_no_stream() {
 #[derive(Clone, Debug, Default)]
 struct Unanswered(Arc<AtomicU32>);
 #[async_trait]
-impl Mischief for Unanswered {
+impl EventStoreLayer for Unanswered {
     async fn append(
         &self,
-        inner: &dyn EventStore,
+        inner: &Arc<dyn EventStore>,
         append: &Append,
     ) -> Result<AppendOutcome, EventStoreError> {
         let outcome = inner.append(append).await?;
@@ -213,7 +215,7 @@ impl Mischief for Unanswered {
 #[tokio::test]
 async fn after_an_unknown_outcome_the_next_command_loads_what_is_stored() {
     let unanswered = Unanswered::default();
-    let (_, accounts) = misbehaving(unanswered.clone());
+    let (_, accounts) = with_layer(unanswered.clone());
     // Without retries a state that was not forgotten would be a conflict.
     let accounts = accounts
         .with_cache(10)
@@ -319,7 +321,7 @@ async fn marks_are_written_under_ids_of_the_repository_whenever_they_are_set() {
 #[tokio::test(start_paused = true)]
 async fn an_idempotent_command_that_is_always_overtaken_ends_with_a_typed_error() {
     let noted = Noted::overtaken(u32::MAX);
-    let (_, accounts) = misbehaving(noted.clone());
+    let (_, accounts) = with_layer(noted.clone());
     let control = InMemoryControlStore::new();
     let limit = Duration::from_millis(500);
     let accounts = accounts
@@ -353,7 +355,7 @@ async fn an_idempotent_command_that_is_always_overtaken_ends_with_a_typed_error(
 #[tokio::test]
 async fn a_refused_command_leaves_the_state_it_was_decided_on_in_the_cache() {
     let noted = Noted::overtaken(0);
-    let (_, accounts) = misbehaving(noted.clone());
+    let (_, accounts) = with_layer(noted.clone());
     let accounts = accounts
         .with_cache(10)
         .with_idempotency(InMemoryControlStore::new(), RETENTION);

@@ -1,6 +1,7 @@
 //! Snapshots that a build cannot use, and a snapshot store that is slow.
 use super::*;
 use foldstream::{Aggregate, LoadPolicy, RepositoryMetrics, Snapshot, ports::SnapshotStore};
+use foldstream_testkit::intercept::{self, SnapshotStoreLayer};
 
 macro_rules! wallet {
     ($name:ident, $version:literal, { $($field:ident),* }) => {
@@ -251,22 +252,16 @@ async fn a_slow_snapshot_store_delays_a_load_for_a_bounded_time() {
 }
 
 /// Answers, but not at the first poll.
-#[derive(Debug)]
-struct Yielding(Arc<InMemorySnapshotStore>);
+struct Yielding;
 #[async_trait]
-impl SnapshotStore for Yielding {
+impl SnapshotStoreLayer for Yielding {
     async fn load(
         &self,
+        inner: &Arc<dyn SnapshotStore>,
         stream: &foldstream::StreamId,
     ) -> Result<Option<StoredSnapshot>, SnapshotStoreError> {
         tokio::task::yield_now().await;
-        self.0.load(stream).await
-    }
-    async fn save(&self, snapshot: &StoredSnapshot) -> Result<SaveOutcome, SnapshotStoreError> {
-        self.0.save(snapshot).await
-    }
-    async fn delete(&self, stream: &foldstream::StreamId) -> Result<(), SnapshotStoreError> {
-        self.0.delete(stream).await
+        inner.load(stream).await
     }
 }
 
@@ -275,8 +270,9 @@ fn a_snapshot_timeout_without_end_needs_no_timer() {
     let mut without_time = tokio::runtime::Builder::new_current_thread();
     without_time.build().unwrap().block_on(async {
         let (store, snapshots) = quiet_stream::<V1>().await;
+        let yielding = intercept::snapshot_store(snapshots, Yielding);
         let wallets = Repository::<V1>::new(store)
-            .with_snapshots(Yielding(snapshots), SnapshotPolicy::every(3))
+            .with_snapshots(yielding, SnapshotPolicy::every(3))
             .with_snapshot_timeout(Duration::MAX);
         assert_eq!(wallets.load(&ann()).await.unwrap().state().amount, 5);
         assert_eq!(wallets.metrics().loads.with_snapshot, 1);

@@ -1,14 +1,8 @@
 //! Loads with snapshots: the snapshot and the newest commits asked for together, and every way in which they can differ.
 use super::*;
-use foldstream::{
-    LoadPolicy, StreamId,
-    ports::{
-        BoxStream, Capabilities, CommitKey, ScanCursor, ScanPage, ScanWhat, Segment, StreamPage,
-        UnpublishedPage,
-    },
-};
-use foldstream_testkit::length;
-use futures::{FutureExt, StreamExt, future::BoxFuture};
+use foldstream::{LoadPolicy, StreamId};
+use foldstream_testkit::{intercept::SnapshotStoreLayer, length};
+use futures::future::BoxFuture;
 use std::{num::NonZeroU32, sync::Mutex};
 
 /// What a load asks for.
@@ -17,38 +11,27 @@ enum Call {
     Snapshot,
     Read(ReadFrom, Option<u32>),
 }
-use Call::{Read, Snapshot};
+use Call::Snapshot;
 
 type Hook = BoxFuture<'static, ()>;
 
-/// Both stores, that note what is asked, answer after a while, and let something happen right before they do.
+/// A layer over both stores, that notes what is asked, answers after a while, and lets something happen right before.
+#[derive(Clone, Default)]
+struct Slow(Arc<Pace>);
 #[derive(Default)]
-struct Slow {
-    events: Option<Arc<InMemoryEventStore>>,
-    snapshots: Option<Arc<InMemorySnapshotStore>>,
+struct Pace {
     calls: Mutex<Vec<Call>>,
     read_takes: Mutex<Duration>,
     snapshot_takes: Mutex<Duration>,
     before_read: Mutex<Vec<Hook>>,
     before_snapshot: Mutex<Vec<Hook>>,
 }
-impl std::fmt::Debug for Slow {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Slow")
-    }
-}
 impl Slow {
-    fn events(&self) -> &InMemoryEventStore {
-        self.events.as_ref().unwrap()
-    }
-    fn snapshots(&self) -> &InMemorySnapshotStore {
-        self.snapshots.as_ref().unwrap()
-    }
     fn note(&self, call: Call) {
-        self.calls.lock().unwrap().push(call);
+        self.0.calls.lock().unwrap().push(call);
     }
     fn take_calls(&self) -> Vec<Call> {
-        std::mem::take(&mut self.calls.lock().unwrap())
+        std::mem::take(&mut self.0.calls.lock().unwrap())
     }
     async fn answer(&self, takes: &Mutex<Duration>, hooks: &Mutex<Vec<Hook>>) {
         let takes = *takes.lock().unwrap();
@@ -63,115 +46,73 @@ impl Slow {
 }
 
 #[async_trait]
-#[deny(clippy::missing_trait_methods)]
-impl SnapshotStore for Slow {
-    async fn load(&self, stream: &StreamId) -> Result<Option<StoredSnapshot>, SnapshotStoreError> {
+impl SnapshotStoreLayer for Slow {
+    async fn load(
+        &self,
+        inner: &Arc<dyn SnapshotStore>,
+        stream: &StreamId,
+    ) -> Result<Option<StoredSnapshot>, SnapshotStoreError> {
         self.note(Snapshot);
-        self.answer(&self.snapshot_takes, &self.before_snapshot)
-            .await;
-        self.snapshots().load(stream).await
-    }
-    async fn save(&self, snapshot: &StoredSnapshot) -> Result<SaveOutcome, SnapshotStoreError> {
-        self.snapshots().save(snapshot).await
-    }
-    async fn delete(&self, stream: &StreamId) -> Result<(), SnapshotStoreError> {
-        self.snapshots().delete(stream).await
+        let Pace {
+            snapshot_takes,
+            before_snapshot,
+            ..
+        } = &*self.0;
+        self.answer(snapshot_takes, before_snapshot).await;
+        inner.load(stream).await
     }
 }
 
 #[async_trait]
-#[deny(clippy::missing_trait_methods)]
-impl EventStore for Slow {
-    fn capabilities(&self) -> Capabilities {
-        self.events().capabilities()
-    }
-    fn incarnation(&self) -> u64 {
-        self.events().incarnation()
-    }
-    fn identity(&self) -> usize {
-        std::ptr::from_ref(self).addr()
-    }
-    async fn append(&self, append: &Append) -> Result<AppendOutcome, EventStoreError> {
-        self.events().append(append).await
-    }
-    async fn append_all(
-        &self,
-        all: &AppendAll,
-    ) -> Result<AppendOutcome<Vec<StreamHead>>, EventStoreError> {
-        self.events().append_all(all).await
-    }
-    fn read(
-        &self,
-        stream: &StreamId,
-        from: ReadFrom,
-        limit: Option<NonZeroU32>,
-    ) -> BoxStream<'_, Result<Commit, EventStoreError>> {
-        self.note(Read(from.clone(), limit.map(NonZeroU32::get)));
-        let stream = stream.clone();
-        let answer = async move {
-            self.answer(&self.read_takes, &self.before_read).await;
-            self.events().read(&stream, from, limit)
-        };
-        answer.flatten_stream().boxed()
-    }
-    async fn streams(
-        &self,
-        aggregate: &str,
-        after: Option<ScanCursor>,
-    ) -> Result<StreamPage, EventStoreError> {
-        self.events().streams(aggregate, after).await
-    }
-    async fn scan(
-        &self,
-        segment: Segment,
-        after: Option<ScanCursor>,
-        what: ScanWhat,
-        max_items: NonZeroU32,
-    ) -> Result<ScanPage, EventStoreError> {
-        self.events().scan(segment, after, what, max_items).await
-    }
-    async fn unpublished(
-        &self,
-        segment: Segment,
-        after: Option<ScanCursor>,
-        limit: NonZeroU32,
-    ) -> Result<UnpublishedPage, EventStoreError> {
-        self.events().unpublished(segment, after, limit).await
-    }
-    async fn clear_unpublished(&self, commits: &[CommitKey]) -> Result<(), EventStoreError> {
-        self.events().clear_unpublished(commits).await
+impl EventStoreLayer for Slow {
+    async fn read<'a>(
+        &'a self,
+        inner: &'a Arc<dyn EventStore>,
+        read: Read,
+    ) -> Result<Commits<'a>, EventStoreError> {
+        self.note(Call::Read(
+            read.from.clone(),
+            read.limit.map(NonZeroU32::get),
+        ));
+        self.answer(&self.0.read_takes, &self.0.before_read).await;
+        Ok(read.pass(inner))
     }
 }
 
 /// A stream of commits, each a deposit of 1 as often as said, and a load of it.
 struct World {
-    slow: Arc<Slow>,
+    slow: Slow,
+    events: Arc<InMemoryEventStore>,
+    snapshots: Arc<InMemorySnapshotStore>,
     plain: Repository<Account>,
 }
 impl World {
     async fn with_commits(commits: impl IntoIterator<Item = usize>) -> Self {
         let events = InMemoryEventStore::new();
-        let slow = Slow {
-            events: Some(events.clone()),
-            snapshots: Some(InMemorySnapshotStore::new()),
-            ..Slow::default()
-        };
         let plain = accounts(&events);
         for times in commits {
             plain.execute(&ann(), DepositOnes { times }).await.unwrap();
         }
         Self {
-            slow: Arc::new(slow),
+            slow: Slow::default(),
+            events,
+            snapshots: InMemorySnapshotStore::new(),
             plain,
         }
     }
+    fn slow_events(&self) -> Arc<dyn EventStore> {
+        intercept::event_store(self.events.clone(), self.slow.clone())
+    }
+    fn slow_snapshots(&self) -> Arc<dyn SnapshotStore> {
+        intercept::snapshot_store(self.snapshots.clone(), self.slow.clone())
+    }
     fn repository(&self, policy: LoadPolicy) -> Repository<Account> {
-        Repository::new(self.slow.clone())
-            .with_snapshots(self.slow.clone(), SnapshotPolicy::never())
+        Repository::new(self.slow_events())
+            .with_snapshots(self.slow_snapshots(), SnapshotPolicy::never())
             .with_load_policy(policy)
     }
     async fn head_at(&self, version: u64) -> StreamHead {
-        let all = commits(self.slow.events.as_ref().unwrap()).await;
+        let all = commits(&self.events).await;
         let found = all.iter().find(|c| c.last_version().get() == version);
         found.unwrap().head()
     }
@@ -181,11 +122,11 @@ impl World {
         self.snapshot(version, id).await;
     }
     async fn snapshot(&self, version: u64, id: CommitId) {
-        let saved = self.slow.save(&snapshot(version, id)).await.unwrap();
+        let saved = self.snapshots.save(&snapshot(version, id)).await.unwrap();
         assert_eq!(saved, SaveOutcome::Saved);
     }
     async fn has_snapshot(&self) -> bool {
-        let found = self.slow.snapshots().load(&stream("ann")).await.unwrap();
+        let found = self.snapshots.load(&stream("ann")).await.unwrap();
         found.is_some()
     }
     /// Loads with so many newest commits, checks the state, and returns what was asked for.
@@ -211,17 +152,17 @@ fn snapshot(version: u64, id: CommitId) -> StoredSnapshot {
     StoredSnapshot::new(stream("ann"), Version::new(version), id, 1, payload.into())
 }
 fn newest(limit: u32) -> Call {
-    Read(ReadFrom::Newest, Some(limit))
+    Call::Read(ReadFrom::Newest, Some(limit))
 }
 fn at_or_below(version: u64, limit: u32) -> Call {
     let from = ReadFrom::NewestAtOrBelow(Version::new(version));
-    Read(from, Some(limit))
+    Call::Read(from, Some(limit))
 }
 fn event(version: u64) -> Call {
-    Read(ReadFrom::Event(Version::new(version)), None)
+    Call::Read(ReadFrom::Event(Version::new(version)), None)
 }
 fn from_the_start(limit: Option<u32>) -> Call {
-    Read(ReadFrom::After(StreamHead::empty(stream("ann"))), limit)
+    Call::Read(ReadFrom::After(StreamHead::empty(stream("ann"))), limit)
 }
 
 const LATENCY: Duration = Duration::from_millis(5);
@@ -230,11 +171,11 @@ const LATENCY: Duration = Duration::from_millis(5);
 async fn a_load_with_a_snapshot_takes_one_round_trip_time() {
     let world = World::with_commits([1; 60]).await;
     world.snapshot_at(50).await;
-    *world.slow.read_takes.lock().unwrap() = LATENCY;
-    *world.slow.snapshot_takes.lock().unwrap() = LATENCY;
+    *world.slow.0.read_takes.lock().unwrap() = LATENCY;
+    *world.slow.0.snapshot_takes.lock().unwrap() = LATENCY;
     let time_of_load = async |policy, snapshots| {
-        let repository = Repository::<Account>::new(world.slow.clone())
-            .with_snapshots(world.slow.clone(), snapshots)
+        let repository = Repository::<Account>::new(world.slow_events())
+            .with_snapshots(world.slow_snapshots(), snapshots)
             .with_load_policy(policy);
         let started = tokio::time::Instant::now();
         let loaded = repository.load(&ann()).await.unwrap();
@@ -258,8 +199,8 @@ async fn a_load_with_a_snapshot_takes_one_round_trip_time() {
 #[tokio::test]
 async fn a_tail_of_large_events_is_not_read_on_suspicion() {
     let world = World::with_commits([1; 3]).await;
-    let repository = Repository::<Account>::new(world.slow.clone())
-        .with_snapshots(world.slow.clone(), SnapshotPolicy::every(200));
+    let repository = Repository::<Account>::new(world.slow_events())
+        .with_snapshots(world.slow_snapshots(), SnapshotPolicy::every(200));
     repository.load(&ann()).await.unwrap();
     assert_eq!(world.slow.take_calls(), [Snapshot, newest(200)]);
     // Events of 10 KB: 200 of them are far more than what is read without need.
@@ -267,7 +208,7 @@ async fn a_tail_of_large_events_is_not_read_on_suspicion() {
     let head = StreamHead::empty(stream("bob"));
     let event = EventData::new("Deposited", 1, padded.into_bytes());
     let append = Append::after(head, CommitId::random(), Timestamp::now(), [event]);
-    let _ = world.slow.append(&append).await.unwrap();
+    let _ = world.events.append(&append).await.unwrap();
     repository.load(&"bob".into()).await.unwrap();
     world.slow.take_calls();
     repository.load(&ann()).await.unwrap();
@@ -310,8 +251,8 @@ async fn a_snapshot_that_cannot_be_used_is_as_none() {
     let mut of_another_state = snapshot(3, id);
     of_another_state.state_version = 2;
     for unusable in [unreadable, of_another_state] {
-        world.slow.delete(&stream("ann")).await.unwrap();
-        let saved = world.slow.save(&unusable).await.unwrap();
+        world.snapshots.delete(&stream("ann")).await.unwrap();
+        let saved = world.snapshots.save(&unusable).await.unwrap();
         assert_eq!(saved, SaveOutcome::Saved);
         assert_eq!(
             world.calls_of_load(2, 4).await,
@@ -373,7 +314,7 @@ async fn a_snapshot_of_another_history_is_ignored_and_deleted() {
     ] {
         let world = World::with_commits([1, 1, 4, 1, 2, 3]).await;
         assert_eq!(
-            commits(world.slow.events.as_ref().unwrap())
+            commits(&world.events)
                 .await
                 .iter()
                 .any(|c| c.last_version().get() == version),
@@ -388,9 +329,9 @@ async fn a_snapshot_of_another_history_is_ignored_and_deleted() {
 #[tokio::test(start_paused = true)]
 async fn a_snapshot_that_was_read_later_than_the_commits_is_used() {
     let world = World::with_commits([1; 4]).await;
-    *world.slow.snapshot_takes.lock().unwrap() = LATENCY;
+    *world.slow.0.snapshot_takes.lock().unwrap() = LATENCY;
     let plain = world.plain.clone();
-    let snapshots = world.slow.snapshots.clone().unwrap();
+    let snapshots = world.snapshots.clone();
     let between = async move {
         // Behind the answer with the commits, before the one with the snapshot.
         let done = plain
@@ -406,6 +347,7 @@ async fn a_snapshot_that_was_read_later_than_the_commits_is_used() {
     };
     world
         .slow
+        .0
         .before_snapshot
         .lock()
         .unwrap()
@@ -446,9 +388,9 @@ async fn a_hole_in_a_load_with_snapshots_is_an_error() {
             world.snapshot_at(snapshot_at).await;
         }
         let holey = Faults::script([Fault::HoleAt(Version::new(hole)).on(Op::Read)]);
-        let holey = holey.event_store(world.slow.events.clone().unwrap());
+        let holey = holey.event_store(world.events.clone());
         let repository = Repository::<Account>::new(holey)
-            .with_snapshots(world.slow.clone(), SnapshotPolicy::never())
+            .with_snapshots(world.slow_snapshots(), SnapshotPolicy::never())
             .with_load_policy(LoadPolicy::together(newest));
         let error = repository.load(&ann()).await.unwrap_err();
         assert!(
@@ -465,7 +407,7 @@ async fn a_load_shows_a_state_that_the_stream_had_while_it_ran() {
         let mut rng = fastrand::Rng::with_seed(seed);
         let lengths: Vec<_> = (0..rng.usize(0..30)).map(|_| rng.usize(1..4)).collect();
         let world = World::with_commits(lengths).await;
-        let history = commits(world.slow.events.as_ref().unwrap()).await;
+        let history = commits(&world.events).await;
         if let Some(commit) = rng.choice(&history)
             && rng.bool()
         {
@@ -481,16 +423,16 @@ async fn a_load_shows_a_state_that_the_stream_had_while_it_ran() {
                 .await;
         }
         let millis = |rng: &mut fastrand::Rng| Duration::from_millis(rng.u64(0..3));
-        *world.slow.read_takes.lock().unwrap() = millis(&mut rng);
-        *world.slow.snapshot_takes.lock().unwrap() = millis(&mut rng);
+        *world.slow.0.read_takes.lock().unwrap() = millis(&mut rng);
+        *world.slow.0.snapshot_takes.lock().unwrap() = millis(&mut rng);
         // Others append and snapshot.
-        for hooks in [&world.slow.before_read, &world.slow.before_snapshot] {
+        for hooks in [&world.slow.0.before_read, &world.slow.0.before_snapshot] {
             let others = (0..2).map(|_| {
                 let times = rng.usize(0..4);
-                let others = world.plain.clone().with_snapshots(
-                    world.slow.snapshots.clone().unwrap(),
-                    SnapshotPolicy::every(2),
-                );
+                let others = world
+                    .plain
+                    .clone()
+                    .with_snapshots(world.snapshots.clone(), SnapshotPolicy::every(2));
                 let hook: Hook = Box::pin(async move {
                     for _ in 0..times {
                         others

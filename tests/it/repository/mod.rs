@@ -48,7 +48,6 @@ mod chaos;
 mod command_ids;
 mod contention;
 mod load;
-mod misbehaving;
 mod once;
 mod readable;
 mod rules;
@@ -76,6 +75,7 @@ use foldstream::{
 use foldstream_testkit::{
     InMemoryEventStore, InMemorySnapshotStore, ManualClock,
     faults::{Fault, Faults, Op},
+    intercept::{self, Commits, EventStoreLayer, Read},
 };
 use futures::{FutureExt, TryStreamExt};
 use std::{
@@ -98,7 +98,15 @@ pub(super) fn faulty(faults: &Faults) -> (Arc<InMemoryEventStore>, Repository<Ac
     let store = faults.event_store(inner.clone());
     (inner, Repository::new(store))
 }
-/// Lets somebody else store a commit just before an append arrives.
+/// A repository over a store with a layer, and the store below the layer.
+pub(super) fn with_layer(
+    layer: impl EventStoreLayer,
+) -> (Arc<InMemoryEventStore>, Repository<Account>) {
+    let inner = InMemoryEventStore::new();
+    let store = intercept::event_store(inner.clone(), layer);
+    (inner, Repository::new(store))
+}
+/// Lets another writer store a commit just before an append arrives.
 pub(super) fn store_at_once(store: &InMemoryEventStore, append: &Append) {
     let stored = tokio::task::unconstrained(store.append(append)).now_or_never();
     let outcome = stored.expect("memory answers at once").unwrap();

@@ -1,5 +1,6 @@
 //! Snapshots.
 use super::*;
+use foldstream_testkit::intercept::{self, Intercepted, SnapshotStoreLayer};
 
 async fn snapshot_of(snapshots: &InMemorySnapshotStore) -> Option<StoredSnapshot> {
     snapshots.load(&stream("ann")).await.unwrap()
@@ -204,36 +205,26 @@ async fn a_snapshot_is_taken_when_a_load_was_slow() {
 }
 
 /// A snapshot store that waits for a permit before each save.
-#[derive(Debug)]
-struct Gate {
-    inner: Arc<InMemorySnapshotStore>,
-    saves: tokio::sync::Semaphore,
-}
+struct Gate(tokio::sync::Semaphore);
+type Gated = Arc<Intercepted<dyn SnapshotStore, Gate>>;
 impl Gate {
-    fn closed() -> Arc<Self> {
-        Arc::new(Self {
-            inner: InMemorySnapshotStore::new(),
-            saves: tokio::sync::Semaphore::new(0),
-        })
+    fn closed() -> Gated {
+        let gate = Self(tokio::sync::Semaphore::new(0));
+        intercept::snapshot_store(InMemorySnapshotStore::new(), gate)
     }
     fn open(&self) {
-        self.saves.add_permits(1_000_000);
+        self.0.add_permits(1_000_000);
     }
 }
 #[async_trait]
-impl SnapshotStore for Gate {
-    async fn load(
+impl SnapshotStoreLayer for Gate {
+    async fn save(
         &self,
-        stream: &foldstream::StreamId,
-    ) -> Result<Option<StoredSnapshot>, SnapshotStoreError> {
-        self.inner.load(stream).await
-    }
-    async fn save(&self, snapshot: &StoredSnapshot) -> Result<SaveOutcome, SnapshotStoreError> {
-        self.saves.acquire().await.unwrap().forget();
-        self.inner.save(snapshot).await
-    }
-    async fn delete(&self, stream: &foldstream::StreamId) -> Result<(), SnapshotStoreError> {
-        self.inner.delete(stream).await
+        inner: &Arc<dyn SnapshotStore>,
+        snapshot: &StoredSnapshot,
+    ) -> Result<SaveOutcome, SnapshotStoreError> {
+        self.0.acquire().await.unwrap().forget();
+        inner.save(snapshot).await
     }
 }
 
@@ -252,9 +243,9 @@ async fn a_snapshot_store_that_hangs_delays_no_command_and_the_newest_state_is_w
         // Lets the writer begin with the first.
         tokio::task::yield_now().await;
     }
-    gate.open();
+    gate.layer().open();
     accounts.close().await;
-    let snapshot = gate.inner.load(&stream("ann")).await.unwrap().unwrap();
+    let snapshot = gate.inner().load(&stream("ann")).await.unwrap().unwrap();
     assert_eq!(snapshot.version.get(), 5);
     let done = accounts.metrics().snapshots;
     assert_eq!((done.written, done.superseded, done.failed), (2, 3, 0));
@@ -272,18 +263,18 @@ async fn the_queue_of_snapshots_is_bounded_and_what_it_has_no_room_for_is_taken_
     }
     let skipped = accounts.metrics().snapshots.skipped;
     assert!((70..=76).contains(&skipped), "{skipped}");
-    gate.open();
+    gate.layer().open();
     accounts.close().await;
     assert_eq!(accounts.metrics().snapshots.written, 1100 - skipped);
     // The last one was left out: its next command takes it.
     let last = AccountId::from("1099");
-    assert_eq!(gate.inner.load(&stream("1099")).await.unwrap(), None);
+    assert_eq!(gate.inner().load(&stream("1099")).await.unwrap(), None);
     accounts
         .execute(&last, Deposit { amount: 1 })
         .await
         .unwrap();
     accounts.close().await;
-    let snapshot = gate.inner.load(&stream("1099")).await.unwrap().unwrap();
+    let snapshot = gate.inner().load(&stream("1099")).await.unwrap().unwrap();
     assert_eq!(snapshot.version.get(), 2);
 }
 
@@ -304,15 +295,15 @@ async fn a_busy_stream_does_not_keep_the_snapshots_of_others_waiting() {
     deposit("z").await;
     for _ in 0..4 {
         deposit("a").await;
-        gate.saves.add_permits(1);
+        gate.layer().0.add_permits(1);
         for _ in 0..10 {
             tokio::task::yield_now().await;
         }
     }
     assert_eq!(accounts.metrics().snapshots.written, 4);
-    let z = gate.inner.load(&stream("z")).await.unwrap();
+    let z = gate.inner().load(&stream("z")).await.unwrap();
     assert!(z.is_some());
-    gate.open();
+    gate.layer().open();
     accounts.close().await;
 }
 
@@ -332,7 +323,7 @@ async fn two_that_close_at_the_same_time_both_wait_for_every_snapshot() {
     };
     let open = async {
         tokio::task::yield_now().await;
-        gate.open();
+        gate.layer().open();
     };
     futures::join!(close(), close(), open);
 }
@@ -357,11 +348,11 @@ fn a_snapshot_whose_runtime_went_away_is_written_by_close_in_another() {
         }
         tokio::task::yield_now().await;
     });
-    gate.open();
+    gate.layer().open();
     runtime().block_on(accounts.close());
     assert_eq!(accounts.metrics().snapshots.written, 1);
     let bob = stream("bob");
-    let found = runtime().block_on(gate.inner.load(&bob));
+    let found = runtime().block_on(gate.inner().load(&bob));
     assert!(found.unwrap().is_some());
 }
 

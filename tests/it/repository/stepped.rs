@@ -1,8 +1,5 @@
 //! Stores whose every call is a step: something can happen before it, and a future can be dropped there.
-use super::{
-    misbehaving::{Misbehaving, Mischief, misbehaving},
-    *,
-};
+use super::*;
 use foldstream::{
     StreamId,
     ports::{
@@ -10,7 +7,7 @@ use foldstream::{
         RangeQuery, Row, RowKey, RowPage,
     },
 };
-use foldstream_testkit::InMemoryControlStore;
+use foldstream_testkit::{InMemoryControlStore, intercept::ControlStoreLayer};
 use futures::future::BoxFuture;
 use std::sync::Mutex;
 
@@ -24,11 +21,6 @@ struct Inner {
     taken: AtomicU32,
     /// Before the call of this number, from 0.
     happening: Mutex<Option<(u32, Happening)>>,
-}
-impl std::fmt::Debug for Steps {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Steps")
-    }
 }
 impl Steps {
     /// Something happens before the call of this number.
@@ -60,45 +52,56 @@ impl Steps {
 }
 
 #[async_trait]
-impl Mischief for Steps {
+impl EventStoreLayer for Steps {
     async fn append(
         &self,
-        inner: &dyn EventStore,
+        inner: &Arc<dyn EventStore>,
         append: &Append,
     ) -> Result<AppendOutcome, EventStoreError> {
         self.around(inner.append(append)).await
     }
-    async fn before_read(&self) {
+    async fn read<'a>(
+        &'a self,
+        inner: &'a Arc<dyn EventStore>,
+        read: Read,
+    ) -> Result<Commits<'a>, EventStoreError> {
         self.step().await;
+        Ok(read.pass(inner))
     }
 }
 
-#[derive(Debug)]
-struct SteppedRows {
-    inner: Arc<InMemoryControlStore>,
-    steps: Steps,
-}
+type Rows = Arc<dyn ControlStore>;
 #[async_trait]
 #[deny(clippy::missing_trait_methods)]
-impl ControlStore for SteppedRows {
-    async fn get(&self, key: &RowKey) -> Result<Option<Row>, ControlStoreError> {
-        self.steps.around(self.inner.get(key)).await
+impl ControlStoreLayer for Steps {
+    async fn get(&self, rows: &Rows, key: &RowKey) -> Result<Option<Row>, ControlStoreError> {
+        self.around(rows.get(key)).await
     }
-    async fn get_many(&self, keys: &[RowKey]) -> Result<Vec<Option<Row>>, ControlStoreError> {
-        self.steps.around(self.inner.get_many(keys)).await
+    async fn get_many(
+        &self,
+        rows: &Rows,
+        keys: &[RowKey],
+    ) -> Result<Vec<Option<Row>>, ControlStoreError> {
+        self.around(rows.get_many(keys)).await
     }
-    async fn put(&self, row: &Row, expect: Expect) -> Result<PutOutcome, ControlStoreError> {
-        self.steps.around(self.inner.put(row, expect)).await
+    async fn put(
+        &self,
+        rows: &Rows,
+        row: &Row,
+        expect: Expect,
+    ) -> Result<PutOutcome, ControlStoreError> {
+        self.around(rows.put(row, expect)).await
     }
     async fn delete(
         &self,
+        rows: &Rows,
         key: &RowKey,
         expect: DeleteExpect,
     ) -> Result<DeleteOutcome, ControlStoreError> {
-        self.steps.around(self.inner.delete(key, expect)).await
+        self.around(rows.delete(key, expect)).await
     }
-    async fn range(&self, query: &RangeQuery) -> Result<RowPage, ControlStoreError> {
-        self.steps.around(self.inner.range(query)).await
+    async fn range(&self, rows: &Rows, query: &RangeQuery) -> Result<RowPage, ControlStoreError> {
+        self.around(rows.range(query)).await
     }
 }
 
@@ -125,16 +128,10 @@ impl World {
         accounts(&self.events)
     }
     fn process(&self, steps: &Steps) -> Repository<Account> {
-        let store = Misbehaving {
-            inner: self.events.clone(),
-            mischief: steps.clone(),
-        };
-        let control = SteppedRows {
-            inner: self.rows.clone(),
-            steps: steps.clone(),
-        };
-        Repository::new(Arc::new(store))
-            .with_idempotency(Arc::new(control), Duration::from_secs(86_400))
+        let store = intercept::event_store(self.events.clone(), steps.clone());
+        let control = intercept::control_store(self.rows.clone(), steps.clone());
+        Repository::new(store)
+            .with_idempotency(control, Duration::from_secs(86_400))
             .with_conflict_retry(
                 ConflictRetry::default()
                     .with_backoff(foldstream::Backoff::new(Duration::ZERO, Duration::ZERO)),
@@ -287,10 +284,10 @@ async fn a_batch_has_no_more_commands_at_work_than_it_was_told() {
     #[derive(Clone, Debug, Default)]
     struct AtWork(Arc<(AtomicU32, AtomicU32)>);
     #[async_trait]
-    impl Mischief for AtWork {
+    impl EventStoreLayer for AtWork {
         async fn append(
             &self,
-            inner: &dyn EventStore,
+            inner: &Arc<dyn EventStore>,
             append: &Append,
         ) -> Result<AppendOutcome, EventStoreError> {
             let (now, most) = &*self.0;
@@ -305,7 +302,7 @@ async fn a_batch_has_no_more_commands_at_work_than_it_was_told() {
     }
     for (concurrency, most) in [(0, 1), (1, 1), (7, 7), (1000, 50)] {
         let at_work = AtWork::default();
-        let (_, accounts) = misbehaving(at_work.clone());
+        let (_, accounts) = with_layer(at_work.clone());
         let commands = (0..50u64).map(|n| (AccountId::from(n.to_string()), Deposit { amount: 1 }));
         let results = accounts.execute_many(commands, concurrency);
         let results: Vec<_> = results.collect().await;

@@ -1,5 +1,5 @@
 //! Stores that break a rule of conditional writes.
-use super::{Deleted, Put, Sabotage, Suspects, all, broken};
+use super::{Deleted, Put, Store, Suspects, all, broken};
 use async_trait::async_trait;
 use foldstream::{
     Timestamp,
@@ -8,7 +8,7 @@ use foldstream::{
         RowKey,
     },
 };
-use foldstream_testkit::InMemoryControlStore;
+use foldstream_testkit::intercept::ControlStoreLayer;
 use std::{collections::HashMap, sync::Mutex};
 use tokio::task::yield_now;
 
@@ -96,8 +96,8 @@ pub(super) fn suspects() -> Suspects {
 #[derive(Debug, Default)]
 struct OverwritesWhatIsThere;
 #[async_trait]
-impl Sabotage for OverwritesWhatIsThere {
-    async fn put(&self, store: &InMemoryControlStore, row: &Row, expect: Expect) -> Put {
+impl ControlStoreLayer for OverwritesWhatIsThere {
+    async fn put(&self, store: &Store, row: &Row, expect: Expect) -> Put {
         match expect {
             Expect::Absent => store.put(row, Expect::Any).await,
             other => store.put(row, other).await,
@@ -108,8 +108,8 @@ impl Sabotage for OverwritesWhatIsThere {
 #[derive(Debug, Default)]
 struct IgnoresRevisions;
 #[async_trait]
-impl Sabotage for IgnoresRevisions {
-    async fn put(&self, store: &InMemoryControlStore, row: &Row, expect: Expect) -> Put {
+impl ControlStoreLayer for IgnoresRevisions {
+    async fn put(&self, store: &Store, row: &Row, expect: Expect) -> Put {
         match store.put(row, expect).await? {
             PutOutcome::Conflict(Some(_)) if matches!(expect, Expect::Revision(_)) => {
                 store.put(row, Expect::Any).await
@@ -122,8 +122,8 @@ impl Sabotage for IgnoresRevisions {
 #[derive(Debug, Default)]
 struct MakesRowsOutOfNothing;
 #[async_trait]
-impl Sabotage for MakesRowsOutOfNothing {
-    async fn put(&self, store: &InMemoryControlStore, row: &Row, expect: Expect) -> Put {
+impl ControlStoreLayer for MakesRowsOutOfNothing {
+    async fn put(&self, store: &Store, row: &Row, expect: Expect) -> Put {
         match store.put(row, expect).await? {
             PutOutcome::Conflict(None) => store.put(row, Expect::Any).await,
             other => Ok(other),
@@ -134,8 +134,8 @@ impl Sabotage for MakesRowsOutOfNothing {
 #[derive(Debug, Default)]
 struct TakesAnyForAbsent;
 #[async_trait]
-impl Sabotage for TakesAnyForAbsent {
-    async fn put(&self, store: &InMemoryControlStore, row: &Row, expect: Expect) -> Put {
+impl ControlStoreLayer for TakesAnyForAbsent {
+    async fn put(&self, store: &Store, row: &Row, expect: Expect) -> Put {
         let expect = match expect {
             Expect::Any => Expect::Absent,
             other => other,
@@ -147,13 +147,8 @@ impl Sabotage for TakesAnyForAbsent {
 #[derive(Debug, Default)]
 struct DeletesOnConflict;
 #[async_trait]
-impl Sabotage for DeletesOnConflict {
-    async fn delete(
-        &self,
-        store: &InMemoryControlStore,
-        key: &RowKey,
-        expect: DeleteExpect,
-    ) -> Deleted {
+impl ControlStoreLayer for DeletesOnConflict {
+    async fn delete(&self, store: &Store, key: &RowKey, expect: DeleteExpect) -> Deleted {
         let outcome = store.delete(key, expect).await?;
         if let DeleteOutcome::Conflict(Some(_)) = outcome {
             let _ = store.delete(key, DeleteExpect::Any).await?;
@@ -165,8 +160,8 @@ impl Sabotage for DeletesOnConflict {
 #[derive(Debug, Default)]
 struct HidesTheRowInConflict;
 #[async_trait]
-impl Sabotage for HidesTheRowInConflict {
-    async fn put(&self, store: &InMemoryControlStore, row: &Row, expect: Expect) -> Put {
+impl ControlStoreLayer for HidesTheRowInConflict {
+    async fn put(&self, store: &Store, row: &Row, expect: Expect) -> Put {
         Ok(match store.put(row, expect).await? {
             PutOutcome::Conflict(_) => PutOutcome::Conflict(None),
             other => other,
@@ -177,8 +172,8 @@ impl Sabotage for HidesTheRowInConflict {
 #[derive(Debug, Default)]
 struct ConflictsWithItself;
 #[async_trait]
-impl Sabotage for ConflictsWithItself {
-    async fn put(&self, store: &InMemoryControlStore, row: &Row, expect: Expect) -> Put {
+impl ControlStoreLayer for ConflictsWithItself {
+    async fn put(&self, store: &Store, row: &Row, expect: Expect) -> Put {
         row.validate()?;
         let found = store.get(&row.key).await?;
         if expect != Expect::Any && found.as_ref().map(|r| r.revision) == Some(row.revision) {
@@ -194,8 +189,8 @@ struct RemembersAllWrites {
     revisions: Mutex<Vec<Revision>>,
 }
 #[async_trait]
-impl Sabotage for RemembersAllWrites {
-    async fn put(&self, store: &InMemoryControlStore, row: &Row, expect: Expect) -> Put {
+impl ControlStoreLayer for RemembersAllWrites {
+    async fn put(&self, store: &Store, row: &Row, expect: Expect) -> Put {
         if self.revisions.lock().unwrap().contains(&row.revision) {
             return Ok(PutOutcome::Written);
         }
@@ -213,8 +208,8 @@ struct ComparesValues {
     values: Mutex<HashMap<u128, bytes::Bytes>>,
 }
 #[async_trait]
-impl Sabotage for ComparesValues {
-    async fn put(&self, store: &InMemoryControlStore, row: &Row, expect: Expect) -> Put {
+impl ControlStoreLayer for ComparesValues {
+    async fn put(&self, store: &Store, row: &Row, expect: Expect) -> Put {
         let (revision, value) = (row.revision.as_u128(), row.value.clone());
         self.values.lock().unwrap().insert(revision, value);
         let outcome = store.put(row, expect).await?;
@@ -231,13 +226,8 @@ impl Sabotage for ComparesValues {
 #[derive(Debug, Default)]
 struct DeletesAnyRevision;
 #[async_trait]
-impl Sabotage for DeletesAnyRevision {
-    async fn delete(
-        &self,
-        store: &InMemoryControlStore,
-        key: &RowKey,
-        expect: DeleteExpect,
-    ) -> Deleted {
+impl ControlStoreLayer for DeletesAnyRevision {
+    async fn delete(&self, store: &Store, key: &RowKey, expect: DeleteExpect) -> Deleted {
         match store.delete(key, expect).await? {
             DeleteOutcome::Conflict(Some(_)) => store.delete(key, DeleteExpect::Any).await,
             other => Ok(other),
@@ -248,13 +238,8 @@ impl Sabotage for DeletesAnyRevision {
 #[derive(Debug, Default)]
 struct DeletesNothingGladly;
 #[async_trait]
-impl Sabotage for DeletesNothingGladly {
-    async fn delete(
-        &self,
-        store: &InMemoryControlStore,
-        key: &RowKey,
-        expect: DeleteExpect,
-    ) -> Deleted {
+impl ControlStoreLayer for DeletesNothingGladly {
+    async fn delete(&self, store: &Store, key: &RowKey, expect: DeleteExpect) -> Deleted {
         Ok(match store.delete(key, expect).await? {
             DeleteOutcome::Conflict(None) => DeleteOutcome::Deleted,
             other => other,
@@ -265,13 +250,8 @@ impl Sabotage for DeletesNothingGladly {
 #[derive(Debug, Default)]
 struct ConflictsOverNothing;
 #[async_trait]
-impl Sabotage for ConflictsOverNothing {
-    async fn delete(
-        &self,
-        store: &InMemoryControlStore,
-        key: &RowKey,
-        expect: DeleteExpect,
-    ) -> Deleted {
+impl ControlStoreLayer for ConflictsOverNothing {
+    async fn delete(&self, store: &Store, key: &RowKey, expect: DeleteExpect) -> Deleted {
         key.validate()?;
         if store.get(key).await?.is_none() {
             return Ok(DeleteOutcome::Conflict(None));
@@ -283,13 +263,8 @@ impl Sabotage for ConflictsOverNothing {
 #[derive(Debug, Default)]
 struct DeletesThePartition;
 #[async_trait]
-impl Sabotage for DeletesThePartition {
-    async fn delete(
-        &self,
-        store: &InMemoryControlStore,
-        key: &RowKey,
-        expect: DeleteExpect,
-    ) -> Deleted {
+impl ControlStoreLayer for DeletesThePartition {
+    async fn delete(&self, store: &Store, key: &RowKey, expect: DeleteExpect) -> Deleted {
         let outcome = store.delete(key, expect).await?;
         if expect == DeleteExpect::Any {
             for row in all(store, &RangeQuery::new(&key.partition)).await {
@@ -304,8 +279,8 @@ impl Sabotage for DeletesThePartition {
 #[derive(Debug, Default)]
 struct ChecksThenActs;
 #[async_trait]
-impl Sabotage for ChecksThenActs {
-    async fn put(&self, store: &InMemoryControlStore, row: &Row, expect: Expect) -> Put {
+impl ControlStoreLayer for ChecksThenActs {
+    async fn put(&self, store: &Store, row: &Row, expect: Expect) -> Put {
         row.validate()?;
         let found = store.get(&row.key).await?;
         let is_met = match expect {
@@ -324,13 +299,8 @@ impl Sabotage for ChecksThenActs {
 #[derive(Debug, Default)]
 struct ChecksThenDeletes;
 #[async_trait]
-impl Sabotage for ChecksThenDeletes {
-    async fn delete(
-        &self,
-        store: &InMemoryControlStore,
-        key: &RowKey,
-        expect: DeleteExpect,
-    ) -> Deleted {
+impl ControlStoreLayer for ChecksThenDeletes {
+    async fn delete(&self, store: &Store, key: &RowKey, expect: DeleteExpect) -> Deleted {
         key.validate()?;
         let found = store.get(key).await?;
         let is_met = match expect {
@@ -349,8 +319,8 @@ impl Sabotage for ChecksThenDeletes {
 #[derive(Debug, Default)]
 struct DeletesBeforeItWrites;
 #[async_trait]
-impl Sabotage for DeletesBeforeItWrites {
-    async fn put(&self, store: &InMemoryControlStore, row: &Row, expect: Expect) -> Put {
+impl ControlStoreLayer for DeletesBeforeItWrites {
+    async fn put(&self, store: &Store, row: &Row, expect: Expect) -> Put {
         row.validate()?;
         let Expect::Revision(revision) = expect else {
             return store.put(row, expect).await;
@@ -388,8 +358,8 @@ impl Expired {
 #[derive(Debug, Default)]
 struct MatchesExpiredRevisions(Expired);
 #[async_trait]
-impl Sabotage for MatchesExpiredRevisions {
-    async fn put(&self, store: &InMemoryControlStore, row: &Row, expect: Expect) -> Put {
+impl ControlStoreLayer for MatchesExpiredRevisions {
+    async fn put(&self, store: &Store, row: &Row, expect: Expect) -> Put {
         let expired = self.0.get(&row.key).map(|r| r.revision);
         let expect = match expect {
             Expect::Revision(revision) if expired == Some(revision) => Expect::Absent,
@@ -407,8 +377,8 @@ impl Sabotage for MatchesExpiredRevisions {
 #[derive(Debug, Default)]
 struct KeepsExpiredRows(Expired);
 #[async_trait]
-impl Sabotage for KeepsExpiredRows {
-    async fn put(&self, store: &InMemoryControlStore, row: &Row, expect: Expect) -> Put {
+impl ControlStoreLayer for KeepsExpiredRows {
+    async fn put(&self, store: &Store, row: &Row, expect: Expect) -> Put {
         if expect == Expect::Absent && self.0.get(&row.key).is_some() {
             return Ok(PutOutcome::Conflict(None));
         }
@@ -424,8 +394,8 @@ impl Sabotage for KeepsExpiredRows {
 #[derive(Debug, Default)]
 struct IgnoresPastExpiries;
 #[async_trait]
-impl Sabotage for IgnoresPastExpiries {
-    async fn put(&self, store: &InMemoryControlStore, row: &Row, expect: Expect) -> Put {
+impl ControlStoreLayer for IgnoresPastExpiries {
+    async fn put(&self, store: &Store, row: &Row, expect: Expect) -> Put {
         let is_past = row.expires_at.is_some_and(|at| at < Timestamp::now());
         if is_past && matches!(expect, Expect::Revision(_)) {
             return store.put(&row.clone().with_expiry(None), expect).await;

@@ -1,8 +1,10 @@
 //! Stores that break a rule of ranges.
-use super::{Page, Sabotage, Suspects, all, broken};
+use super::{Page, Put, Store, Suspects, all, broken};
 use async_trait::async_trait;
-use foldstream::ports::{ControlStore, Direction, RangeQuery, Row, RowKey, RowPage, SortBounds};
-use foldstream_testkit::InMemoryControlStore;
+use foldstream::ports::{
+    ControlStore, Direction, Expect, RangeQuery, Row, RowKey, RowPage, SortBounds,
+};
+use foldstream_testkit::intercept::ControlStoreLayer;
 use std::{num::NonZeroU32, sync::Mutex};
 
 pub(super) fn suspects() -> Suspects {
@@ -61,7 +63,7 @@ fn page_of(rows: Vec<Row>, query: &RangeQuery) -> RowPage {
 
 /// The same rows in another order.
 async fn ordered<K: Ord>(
-    store: &InMemoryControlStore,
+    store: &Store,
     query: &RangeQuery,
     key: impl Fn(&str) -> K + Send + Sync,
 ) -> Page {
@@ -79,15 +81,13 @@ struct ReadsPartitionsByPrefix {
     partitions: Mutex<Vec<String>>,
 }
 #[async_trait]
-impl Sabotage for ReadsPartitionsByPrefix {
-    fn written(&self, row: Row) -> Row {
-        self.partitions
-            .lock()
-            .unwrap()
-            .push(row.key.partition.clone());
-        row
+impl ControlStoreLayer for ReadsPartitionsByPrefix {
+    async fn put(&self, store: &Store, row: &Row, expect: Expect) -> Put {
+        let partition = row.key.partition.clone();
+        self.partitions.lock().unwrap().push(partition);
+        store.put(row, expect).await
     }
-    async fn range(&self, store: &InMemoryControlStore, query: &RangeQuery) -> Page {
+    async fn range(&self, store: &Store, query: &RangeQuery) -> Page {
         let mut page = store.range(query).await?;
         let all = self.partitions.lock().unwrap().clone();
         let other = all.into_iter().find(|partition| {
@@ -105,8 +105,8 @@ impl Sabotage for ReadsPartitionsByPrefix {
 #[derive(Debug, Default)]
 struct OrdersByUtf16;
 #[async_trait]
-impl Sabotage for OrdersByUtf16 {
-    async fn range(&self, store: &InMemoryControlStore, query: &RangeQuery) -> Page {
+impl ControlStoreLayer for OrdersByUtf16 {
+    async fn range(&self, store: &Store, query: &RangeQuery) -> Page {
         if query.bounds != SortBounds::All || query.after.is_some() {
             return store.range(query).await;
         }
@@ -117,8 +117,8 @@ impl Sabotage for OrdersByUtf16 {
 #[derive(Debug, Default)]
 struct OrdersWithoutCase;
 #[async_trait]
-impl Sabotage for OrdersWithoutCase {
-    async fn range(&self, store: &InMemoryControlStore, query: &RangeQuery) -> Page {
+impl ControlStoreLayer for OrdersWithoutCase {
+    async fn range(&self, store: &Store, query: &RangeQuery) -> Page {
         if query.bounds != SortBounds::All || query.after.is_some() {
             return store.range(query).await;
         }
@@ -129,8 +129,8 @@ impl Sabotage for OrdersWithoutCase {
 #[derive(Debug, Default)]
 struct FindsPrefixesWithin;
 #[async_trait]
-impl Sabotage for FindsPrefixesWithin {
-    async fn range(&self, store: &InMemoryControlStore, query: &RangeQuery) -> Page {
+impl ControlStoreLayer for FindsPrefixesWithin {
+    async fn range(&self, store: &Store, query: &RangeQuery) -> Page {
         let SortBounds::Prefix(prefix) = &query.bounds else {
             return store.range(query).await;
         };
@@ -145,8 +145,8 @@ impl Sabotage for FindsPrefixesWithin {
 #[derive(Debug, Default)]
 struct EndsPrefixesAtZ;
 #[async_trait]
-impl Sabotage for EndsPrefixesAtZ {
-    async fn range(&self, store: &InMemoryControlStore, query: &RangeQuery) -> Page {
+impl ControlStoreLayer for EndsPrefixesAtZ {
+    async fn range(&self, store: &Store, query: &RangeQuery) -> Page {
         match &query.bounds {
             SortBounds::Prefix(prefix) => {
                 let bounds = SortBounds::Between(prefix.clone(), format!("{prefix}z"));
@@ -160,8 +160,8 @@ impl Sabotage for EndsPrefixesAtZ {
 #[derive(Debug, Default)]
 struct ExcludesTheEnd;
 #[async_trait]
-impl Sabotage for ExcludesTheEnd {
-    async fn range(&self, store: &InMemoryControlStore, query: &RangeQuery) -> Page {
+impl ControlStoreLayer for ExcludesTheEnd {
+    async fn range(&self, store: &Store, query: &RangeQuery) -> Page {
         let mut page = store.range(query).await?;
         if let SortBounds::Between(_, last) = &query.bounds {
             page.rows.retain(|row| row.key.sort != *last);
@@ -173,8 +173,8 @@ impl Sabotage for ExcludesTheEnd {
 #[derive(Debug, Default)]
 struct UncrossesTheEnds;
 #[async_trait]
-impl Sabotage for UncrossesTheEnds {
-    async fn range(&self, store: &InMemoryControlStore, query: &RangeQuery) -> Page {
+impl ControlStoreLayer for UncrossesTheEnds {
+    async fn range(&self, store: &Store, query: &RangeQuery) -> Page {
         match &query.bounds {
             SortBounds::Between(first, last) if first > last => {
                 let bounds = SortBounds::Between(last.clone(), first.clone());
@@ -188,8 +188,8 @@ impl Sabotage for UncrossesTheEnds {
 #[derive(Debug, Default)]
 struct IgnoresAfter;
 #[async_trait]
-impl Sabotage for IgnoresAfter {
-    async fn range(&self, store: &InMemoryControlStore, query: &RangeQuery) -> Page {
+impl ControlStoreLayer for IgnoresAfter {
+    async fn range(&self, store: &Store, query: &RangeQuery) -> Page {
         let everything = query.clone().with_after(None);
         let rows = all(store, &everything).await;
         // A page's own `next` is found again: only a key that is not there loses its place.
@@ -200,8 +200,8 @@ impl Sabotage for IgnoresAfter {
 #[derive(Debug, Default)]
 struct AfterIsUpwardsOnly;
 #[async_trait]
-impl Sabotage for AfterIsUpwardsOnly {
-    async fn range(&self, store: &InMemoryControlStore, query: &RangeQuery) -> Page {
+impl ControlStoreLayer for AfterIsUpwardsOnly {
+    async fn range(&self, store: &Store, query: &RangeQuery) -> Page {
         let mut page = store.range(query).await?;
         if query.direction == Direction::Descending
             && let Some(after) = &query.after
@@ -219,8 +219,8 @@ impl Sabotage for AfterIsUpwardsOnly {
 #[derive(Debug, Default)]
 struct AfterReplacesTheBounds;
 #[async_trait]
-impl Sabotage for AfterReplacesTheBounds {
-    async fn range(&self, store: &InMemoryControlStore, query: &RangeQuery) -> Page {
+impl ControlStoreLayer for AfterReplacesTheBounds {
+    async fn range(&self, store: &Store, query: &RangeQuery) -> Page {
         if query.after.is_some() && query.limit.get() > 100 {
             return store
                 .range(&query.clone().with_bounds(SortBounds::All))
@@ -233,8 +233,8 @@ impl Sabotage for AfterReplacesTheBounds {
 #[derive(Debug, Default)]
 struct IgnoresTheLimit;
 #[async_trait]
-impl Sabotage for IgnoresTheLimit {
-    async fn range(&self, store: &InMemoryControlStore, query: &RangeQuery) -> Page {
+impl ControlStoreLayer for IgnoresTheLimit {
+    async fn range(&self, store: &Store, query: &RangeQuery) -> Page {
         let many = query.limit.max(NonZeroU32::new(10).unwrap());
         store.range(&query.clone().with_limit(many)).await
     }
@@ -244,8 +244,8 @@ impl Sabotage for IgnoresTheLimit {
 #[derive(Debug, Default)]
 struct EndsAtAFullPage;
 #[async_trait]
-impl Sabotage for EndsAtAFullPage {
-    async fn range(&self, store: &InMemoryControlStore, query: &RangeQuery) -> Page {
+impl ControlStoreLayer for EndsAtAFullPage {
+    async fn range(&self, store: &Store, query: &RangeQuery) -> Page {
         let mut page = store.range(query).await?;
         if query.limit.get() >= 4 && page.rows.len() == query.limit.get() as usize {
             page.next = None;
@@ -258,8 +258,8 @@ impl Sabotage for EndsAtAFullPage {
 #[derive(Debug, Default)]
 struct LooksForTheRowBehind;
 #[async_trait]
-impl Sabotage for LooksForTheRowBehind {
-    async fn range(&self, store: &InMemoryControlStore, query: &RangeQuery) -> Page {
+impl ControlStoreLayer for LooksForTheRowBehind {
+    async fn range(&self, store: &Store, query: &RangeQuery) -> Page {
         if let Some(after) = &query.after {
             let key = RowKey::new(&query.partition, after);
             if store.get(&key).await?.is_none() {
@@ -273,8 +273,8 @@ impl Sabotage for LooksForTheRowBehind {
 #[derive(Debug, Default)]
 struct EndsAtAnEmptyPage;
 #[async_trait]
-impl Sabotage for EndsAtAnEmptyPage {
-    async fn range(&self, store: &InMemoryControlStore, query: &RangeQuery) -> Page {
+impl ControlStoreLayer for EndsAtAnEmptyPage {
+    async fn range(&self, store: &Store, query: &RangeQuery) -> Page {
         let mut page = store.range(query).await?;
         if page.rows.is_empty() {
             page.next = None;
@@ -286,8 +286,8 @@ impl Sabotage for EndsAtAnEmptyPage {
 #[derive(Debug, Default)]
 struct RangesOneMegabyte;
 #[async_trait]
-impl Sabotage for RangesOneMegabyte {
-    async fn range(&self, store: &InMemoryControlStore, query: &RangeQuery) -> Page {
+impl ControlStoreLayer for RangesOneMegabyte {
+    async fn range(&self, store: &Store, query: &RangeQuery) -> Page {
         let mut page = store.range(query).await?;
         // The in-memory store ends a page at a megabyte too, and says so.
         if page.rows.iter().map(|row| row.value.len()).sum::<usize>() > 900_000 {

@@ -1,11 +1,11 @@
 //! Stores that break a rule of appends.
-use super::{Appended, Commits, Read, Sabotage, Suspects, full, history, tail};
+use super::{Answer, Appended, Read, Store, Suspects, full, history, tail};
 use async_trait::async_trait;
 use foldstream::{
     CommitId, Metadata, StreamId, Timestamp, Version,
     ports::{Append, AppendOutcome, Capabilities, Commit, EventData, EventStore, EventStoreError},
 };
-use foldstream_testkit::InMemoryEventStore;
+use foldstream_testkit::intercept::EventStoreLayer;
 use std::sync::Mutex;
 use tokio::task::yield_now;
 
@@ -139,7 +139,7 @@ pub(super) fn suspects() -> Suspects {
 }
 
 /// Stores at the tail, whatever that is by now.
-async fn append_anyhow(store: &InMemoryEventStore, append: &Append) -> Appended {
+async fn append_anyhow(store: &Store, append: &Append) -> Appended {
     let head = tail(store, append.head.stream()).await;
     let mut forced = append.clone();
     forced.head = head;
@@ -150,8 +150,8 @@ async fn append_anyhow(store: &InMemoryEventStore, append: &Append) -> Appended 
 #[derive(Debug, Default)]
 struct IgnoresTheHead;
 #[async_trait]
-impl Sabotage for IgnoresTheHead {
-    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+impl EventStoreLayer for IgnoresTheHead {
+    async fn append(&self, store: &Store, append: &Append) -> Appended {
         match store.append(append).await? {
             AppendOutcome::Conflict(_) => append_anyhow(store, append).await,
             other => Ok(other),
@@ -162,8 +162,8 @@ impl Sabotage for IgnoresTheHead {
 #[derive(Debug, Default)]
 struct AnswersTheOldHead;
 #[async_trait]
-impl Sabotage for AnswersTheOldHead {
-    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+impl EventStoreLayer for AnswersTheOldHead {
+    async fn append(&self, store: &Store, append: &Append) -> Appended {
         // Only where there is one: most cases start on empty streams.
         Ok(match store.append(append).await? {
             AppendOutcome::Appended(_) if append.head.version() == Version::new(2) => {
@@ -178,30 +178,30 @@ impl Sabotage for AnswersTheOldHead {
 #[derive(Debug, Default)]
 struct CountsCommits;
 #[async_trait]
-impl Sabotage for CountsCommits {
-    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+impl EventStoreLayer for CountsCommits {
+    async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
         let all = history(store, &what.stream).await;
-        let mut found = what.from(store).await?;
+        let mut found = what.all(store).await?;
         for commit in &mut found {
             let place = (1..).zip(&all).find(|(_, c)| c.id == commit.id);
             commit.first_version = Version::new(place.map_or(0, |(n, _)| n));
         }
-        Ok(found)
+        Ok(found.into())
     }
 }
 
 #[derive(Debug, Default)]
 struct SortsEvents;
 #[async_trait]
-impl Sabotage for SortsEvents {
-    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
-        let mut found = what.from(store).await?;
+impl EventStoreLayer for SortsEvents {
+    async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
+        let mut found = what.all(store).await?;
         for commit in &mut found {
             let mut events = commit.events.to_vec();
             events.sort_by(|a, b| a.payload.cmp(&b.payload));
             commit.events = events.into();
         }
-        Ok(found)
+        Ok(found.into())
     }
 }
 
@@ -209,8 +209,8 @@ impl Sabotage for SortsEvents {
 #[derive(Debug, Default)]
 struct NamesTooMuch;
 #[async_trait]
-impl Sabotage for NamesTooMuch {
-    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+impl EventStoreLayer for NamesTooMuch {
+    async fn append(&self, store: &Store, append: &Append) -> Appended {
         let mut outcome = store.append(append).await?;
         if let AppendOutcome::Conflict(conflict) = &mut outcome {
             let added = append.events.len() as u64;
@@ -223,8 +223,8 @@ impl Sabotage for NamesTooMuch {
 #[derive(Debug, Default)]
 struct ConflictsWithItself;
 #[async_trait]
-impl Sabotage for ConflictsWithItself {
-    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+impl EventStoreLayer for ConflictsWithItself {
+    async fn append(&self, store: &Store, append: &Append) -> Appended {
         Ok(match store.append(append).await? {
             AppendOutcome::Repeated(_) => conflict(append),
             other => other,
@@ -243,8 +243,8 @@ fn conflict(append: &Append) -> AppendOutcome {
 #[derive(Debug, Default)]
 struct RepeatsOnlyAtTheTail;
 #[async_trait]
-impl Sabotage for RepeatsOnlyAtTheTail {
-    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+impl EventStoreLayer for RepeatsOnlyAtTheTail {
+    async fn append(&self, store: &Store, append: &Append) -> Appended {
         let outcome = store.append(append).await?;
         let newest = tail(store, append.head.stream()).await;
         Ok(match outcome {
@@ -259,8 +259,8 @@ impl Sabotage for RepeatsOnlyAtTheTail {
 #[derive(Debug, Default)]
 struct RepeatsTheRequest;
 #[async_trait]
-impl Sabotage for RepeatsTheRequest {
-    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+impl EventStoreLayer for RepeatsTheRequest {
+    async fn append(&self, store: &Store, append: &Append) -> Appended {
         Ok(match store.append(append).await? {
             AppendOutcome::Repeated(_) => AppendOutcome::Repeated(vec![append.to_commit()]),
             other => other,
@@ -271,8 +271,8 @@ impl Sabotage for RepeatsTheRequest {
 #[derive(Debug, Default)]
 struct SearchesTheWholeStream;
 #[async_trait]
-impl Sabotage for SearchesTheWholeStream {
-    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+impl EventStoreLayer for SearchesTheWholeStream {
+    async fn append(&self, store: &Store, append: &Append) -> Appended {
         let commits = history(store, append.head.stream()).await;
         match commits.into_iter().find(|c| c.id == append.commit_id) {
             Some(stored) => Ok(AppendOutcome::Repeated(vec![stored])),
@@ -284,8 +284,8 @@ impl Sabotage for SearchesTheWholeStream {
 #[derive(Debug, Default)]
 struct TakesNothing;
 #[async_trait]
-impl Sabotage for TakesNothing {
-    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+impl EventStoreLayer for TakesNothing {
+    async fn append(&self, store: &Store, append: &Append) -> Appended {
         if append.events.is_empty() {
             return Ok(AppendOutcome::Appended(append.head.clone()));
         }
@@ -296,8 +296,8 @@ impl Sabotage for TakesNothing {
 #[derive(Debug, Default)]
 struct CutsLongCommits;
 #[async_trait]
-impl Sabotage for CutsLongCommits {
-    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+impl EventStoreLayer for CutsLongCommits {
+    async fn append(&self, store: &Store, append: &Append) -> Appended {
         if append.events.len() <= Append::MAX_EVENTS {
             return store.append(append).await;
         }
@@ -311,8 +311,8 @@ impl Sabotage for CutsLongCommits {
 #[derive(Debug, Default)]
 struct MovesFarTimes;
 #[async_trait]
-impl Sabotage for MovesFarTimes {
-    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+impl EventStoreLayer for MovesFarTimes {
+    async fn append(&self, store: &Store, append: &Append) -> Appended {
         let mut near = append.clone();
         near.recorded_at = append.recorded_at.clamp(Timestamp::MIN, Timestamp::MAX);
         store.append(&near).await
@@ -323,8 +323,8 @@ impl Sabotage for MovesFarTimes {
 #[derive(Debug, Default)]
 struct DropsControlCharacters;
 #[async_trait]
-impl Sabotage for DropsControlCharacters {
-    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+impl EventStoreLayer for DropsControlCharacters {
+    async fn append(&self, store: &Store, append: &Append) -> Appended {
         let mut cleaned = append.clone();
         let mut events = append.events.to_vec();
         for event in &mut events {
@@ -340,8 +340,9 @@ impl Sabotage for DropsControlCharacters {
 #[derive(Debug, Default)]
 struct ExceedsItsLimit;
 #[async_trait]
-impl Sabotage for ExceedsItsLimit {
-    fn capabilities(&self, mut sound: Capabilities) -> Capabilities {
+impl EventStoreLayer for ExceedsItsLimit {
+    fn capabilities(&self, store: &Store) -> Capabilities {
+        let mut sound = store.capabilities();
         sound.max_commit_bytes /= 4;
         sound
     }
@@ -351,8 +352,9 @@ impl Sabotage for ExceedsItsLimit {
 #[derive(Debug, Default)]
 struct ExceedsItsEventLimit;
 #[async_trait]
-impl Sabotage for ExceedsItsEventLimit {
-    fn capabilities(&self, mut sound: Capabilities) -> Capabilities {
+impl EventStoreLayer for ExceedsItsEventLimit {
+    fn capabilities(&self, store: &Store) -> Capabilities {
+        let mut sound = store.capabilities();
         sound.max_event_bytes /= 4;
         sound
     }
@@ -361,8 +363,8 @@ impl Sabotage for ExceedsItsEventLimit {
 #[derive(Debug, Default)]
 struct RefusesBelowItsLimit;
 #[async_trait]
-impl Sabotage for RefusesBelowItsLimit {
-    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+impl EventStoreLayer for RefusesBelowItsLimit {
+    async fn append(&self, store: &Store, append: &Append) -> Appended {
         let bytes: usize = append.events.iter().map(|e| e.payload.len()).sum();
         let limit = store.capabilities().max_commit_bytes;
         if bytes > limit / 2 {
@@ -380,8 +382,8 @@ impl Sabotage for RefusesBelowItsLimit {
 #[derive(Debug, Default)]
 struct DropsLargeMetadata;
 #[async_trait]
-impl Sabotage for DropsLargeMetadata {
-    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+impl EventStoreLayer for DropsLargeMetadata {
+    async fn append(&self, store: &Store, append: &Append) -> Appended {
         if append.metadata.bytes() <= Append::MAX_METADATA_BYTES {
             return store.append(append).await;
         }
@@ -394,8 +396,8 @@ impl Sabotage for DropsLargeMetadata {
 #[derive(Debug, Default)]
 struct CountsMetadataToTheEvent;
 #[async_trait]
-impl Sabotage for CountsMetadataToTheEvent {
-    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+impl EventStoreLayer for CountsMetadataToTheEvent {
+    async fn append(&self, store: &Store, append: &Append) -> Appended {
         let first = append.events.first().map_or(0, EventData::bytes);
         let (bytes, limit) = (
             first + append.metadata.bytes(),
@@ -416,8 +418,8 @@ impl Sabotage for CountsMetadataToTheEvent {
 #[derive(Debug, Default)]
 struct StoresLargeCommitsInParts;
 #[async_trait]
-impl Sabotage for StoresLargeCommitsInParts {
-    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+impl EventStoreLayer for StoresLargeCommitsInParts {
+    async fn append(&self, store: &Store, append: &Append) -> Appended {
         let outcome = store.append(append).await?;
         let is_large = append.bytes() > store.capabilities().max_event_bytes;
         if is_large && matches!(outcome, AppendOutcome::Conflict(_)) {
@@ -433,8 +435,8 @@ impl Sabotage for StoresLargeCommitsInParts {
 #[derive(Debug, Default)]
 struct ChecksThenActs;
 #[async_trait]
-impl Sabotage for ChecksThenActs {
-    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+impl EventStoreLayer for ChecksThenActs {
+    async fn append(&self, store: &Store, append: &Append) -> Appended {
         append.validate()?;
         if tail(store, append.head.stream()).await != append.head {
             return store.append(append).await;
@@ -451,8 +453,8 @@ impl Sabotage for ChecksThenActs {
 #[derive(Debug, Default)]
 struct AcknowledgesLosers;
 #[async_trait]
-impl Sabotage for AcknowledgesLosers {
-    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+impl EventStoreLayer for AcknowledgesLosers {
+    async fn append(&self, store: &Store, append: &Append) -> Appended {
         let seemed_free = tail(store, append.head.stream()).await == append.head;
         yield_now().await;
         match store.append(append).await? {
@@ -470,8 +472,8 @@ struct ShowsTornCommits {
     torn: Mutex<Vec<CommitId>>,
 }
 #[async_trait]
-impl Sabotage for ShowsTornCommits {
-    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+impl EventStoreLayer for ShowsTornCommits {
+    async fn append(&self, store: &Store, append: &Append) -> Appended {
         self.torn.lock().unwrap().push(append.commit_id);
         let outcome = store.append(append).await;
         for _ in 0..2 {
@@ -483,14 +485,14 @@ impl Sabotage for ShowsTornCommits {
             .retain(|id| *id != append.commit_id);
         outcome
     }
-    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
-        let mut found = what.from(store).await?;
+    async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
+        let mut found = what.all(store).await?;
         for commit in &mut found {
             if self.torn.lock().unwrap().contains(&commit.id) {
                 commit.events = commit.events[..commit.events.len().div_ceil(2)].into();
             }
         }
-        Ok(found)
+        Ok(found.into())
     }
 }
 
@@ -500,8 +502,8 @@ struct ShowsHolesDuringAppends {
     growing: Mutex<Vec<StreamId>>,
 }
 #[async_trait]
-impl Sabotage for ShowsHolesDuringAppends {
-    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+impl EventStoreLayer for ShowsHolesDuringAppends {
+    async fn append(&self, store: &Store, append: &Append) -> Appended {
         let stream = append.head.stream();
         self.growing.lock().unwrap().push(stream.clone());
         let outcome = store.append(append).await;
@@ -509,11 +511,11 @@ impl Sabotage for ShowsHolesDuringAppends {
         self.growing.lock().unwrap().retain(|s| s != stream);
         outcome
     }
-    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
-        let mut found: Vec<Commit> = what.from(store).await?;
+    async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
+        let mut found: Vec<Commit> = what.all(store).await?;
         if found.len() > 2 && self.growing.lock().unwrap().contains(&what.stream) {
             found.remove(1);
         }
-        Ok(found)
+        Ok(found.into())
     }
 }

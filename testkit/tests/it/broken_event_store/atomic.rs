@@ -1,11 +1,11 @@
 //! Stores that break a rule of atomic appends.
-use super::{AppendedAll, Sabotage, Suspects, full, plain, tail};
+use super::{AppendedAll, Store, Suspects, full, plain, tail};
 use async_trait::async_trait;
 use foldstream::{
     CommitId, StreamHead, Timestamp, VersionConflict,
     ports::{Append, AppendAll, AppendOutcome, Capabilities, EventData, EventStore},
 };
-use foldstream_testkit::InMemoryEventStore;
+use foldstream_testkit::intercept::EventStoreLayer;
 use tokio::task::yield_now;
 
 pub(super) fn suspects() -> Suspects {
@@ -71,26 +71,26 @@ pub(super) fn suspects() -> Suspects {
 #[derive(Debug, Default)]
 struct HidesAtomicAppend;
 #[async_trait]
-impl Sabotage for HidesAtomicAppend {
-    fn capabilities(&self, sound: Capabilities) -> Capabilities {
-        sound.with_streams_per_append(1)
+impl EventStoreLayer for HidesAtomicAppend {
+    fn capabilities(&self, store: &Store) -> Capabilities {
+        store.capabilities().with_streams_per_append(1)
     }
 }
 
 #[derive(Debug, Default)]
 struct ClaimsAtomicAppend;
 #[async_trait]
-impl Sabotage for ClaimsAtomicAppend {
-    fn capabilities(&self, sound: Capabilities) -> Capabilities {
-        sound.with_streams_per_append(100)
+impl EventStoreLayer for ClaimsAtomicAppend {
+    fn capabilities(&self, store: &Store) -> Capabilities {
+        store.capabilities().with_streams_per_append(100)
     }
 }
 
 #[derive(Debug, Default)]
 struct SortsHeads;
 #[async_trait]
-impl Sabotage for SortsHeads {
-    async fn append_all(&self, store: &InMemoryEventStore, all: &AppendAll) -> AppendedAll {
+impl EventStoreLayer for SortsHeads {
+    async fn append_all(&self, store: &Store, all: &AppendAll) -> AppendedAll {
         let mut outcome = store.append_all(all).await?;
         if let AppendOutcome::Appended(heads) = &mut outcome {
             heads.sort_by(|a, b| a.stream().cmp(b.stream()));
@@ -108,8 +108,8 @@ fn moved<T>(head: &StreamHead) -> AppendOutcome<T> {
 #[derive(Debug, Default)]
 struct StoresOneByOne;
 #[async_trait]
-impl Sabotage for StoresOneByOne {
-    async fn append_all(&self, store: &InMemoryEventStore, all: &AppendAll) -> AppendedAll {
+impl EventStoreLayer for StoresOneByOne {
+    async fn append_all(&self, store: &Store, all: &AppendAll) -> AppendedAll {
         all.validate()?;
         for head in &all.unchanged {
             if tail(store, head.stream()).await != *head {
@@ -137,8 +137,8 @@ impl Sabotage for StoresOneByOne {
 #[derive(Debug, Default)]
 struct WritesIntoCheckedStreams;
 #[async_trait]
-impl Sabotage for WritesIntoCheckedStreams {
-    async fn append_all(&self, store: &InMemoryEventStore, all: &AppendAll) -> AppendedAll {
+impl EventStoreLayer for WritesIntoCheckedStreams {
+    async fn append_all(&self, store: &Store, all: &AppendAll) -> AppendedAll {
         let outcome = store.append_all(all).await?;
         if matches!(outcome, AppendOutcome::Appended(_)) {
             for head in &all.unchanged {
@@ -156,8 +156,8 @@ impl Sabotage for WritesIntoCheckedStreams {
 #[derive(Debug, Default)]
 struct RefusesEmptyChecks;
 #[async_trait]
-impl Sabotage for RefusesEmptyChecks {
-    async fn append_all(&self, store: &InMemoryEventStore, all: &AppendAll) -> AppendedAll {
+impl EventStoreLayer for RefusesEmptyChecks {
+    async fn append_all(&self, store: &Store, all: &AppendAll) -> AppendedAll {
         match all.unchanged.iter().find(|head| head.commit_id().is_none()) {
             Some(head) => Ok(moved(head)),
             None => store.append_all(all).await,
@@ -168,8 +168,8 @@ impl Sabotage for RefusesEmptyChecks {
 #[derive(Debug, Default)]
 struct IgnoresChecks;
 #[async_trait]
-impl Sabotage for IgnoresChecks {
-    async fn append_all(&self, store: &InMemoryEventStore, all: &AppendAll) -> AppendedAll {
+impl EventStoreLayer for IgnoresChecks {
+    async fn append_all(&self, store: &Store, all: &AppendAll) -> AppendedAll {
         all.validate()?;
         store.append_all(&AppendAll::new(all.commits.clone())).await
     }
@@ -179,8 +179,8 @@ impl Sabotage for IgnoresChecks {
 #[derive(Debug, Default)]
 struct IgnoresChecksOfASingleCommit;
 #[async_trait]
-impl Sabotage for IgnoresChecksOfASingleCommit {
-    async fn append_all(&self, store: &InMemoryEventStore, all: &AppendAll) -> AppendedAll {
+impl EventStoreLayer for IgnoresChecksOfASingleCommit {
+    async fn append_all(&self, store: &Store, all: &AppendAll) -> AppendedAll {
         all.validate()?;
         let limit = store.capabilities().max_event_bytes;
         match &all.commits[..] {
@@ -196,8 +196,8 @@ impl Sabotage for IgnoresChecksOfASingleCommit {
 #[derive(Debug, Default)]
 struct IgnoresChecksOfALargeCommit;
 #[async_trait]
-impl Sabotage for IgnoresChecksOfALargeCommit {
-    async fn append_all(&self, store: &InMemoryEventStore, all: &AppendAll) -> AppendedAll {
+impl EventStoreLayer for IgnoresChecksOfALargeCommit {
+    async fn append_all(&self, store: &Store, all: &AppendAll) -> AppendedAll {
         all.validate()?;
         let limit = store.capabilities().max_event_bytes;
         if all.commits.iter().any(|append| append.bytes() > limit) {
@@ -210,8 +210,8 @@ impl Sabotage for IgnoresChecksOfALargeCommit {
 #[derive(Debug, Default)]
 struct NamesTheWrongStream;
 #[async_trait]
-impl Sabotage for NamesTheWrongStream {
-    async fn append_all(&self, store: &InMemoryEventStore, all: &AppendAll) -> AppendedAll {
+impl EventStoreLayer for NamesTheWrongStream {
+    async fn append_all(&self, store: &Store, all: &AppendAll) -> AppendedAll {
         Ok(match store.append_all(all).await? {
             AppendOutcome::Conflict(_) => moved(&all.commits[0].head),
             other => other,
@@ -223,8 +223,8 @@ impl Sabotage for NamesTheWrongStream {
 #[derive(Debug, Default)]
 struct TakesAStreamTwice;
 #[async_trait]
-impl Sabotage for TakesAStreamTwice {
-    async fn append_all(&self, store: &InMemoryEventStore, all: &AppendAll) -> AppendedAll {
+impl EventStoreLayer for TakesAStreamTwice {
+    async fn append_all(&self, store: &Store, all: &AppendAll) -> AppendedAll {
         let mut seen = Vec::new();
         let mut is_first = |head: &StreamHead| {
             let is_first = !seen.contains(head.stream());
@@ -241,8 +241,8 @@ impl Sabotage for TakesAStreamTwice {
 #[derive(Debug, Default)]
 struct TakesNoCommits;
 #[async_trait]
-impl Sabotage for TakesNoCommits {
-    async fn append_all(&self, store: &InMemoryEventStore, all: &AppendAll) -> AppendedAll {
+impl EventStoreLayer for TakesNoCommits {
+    async fn append_all(&self, store: &Store, all: &AppendAll) -> AppendedAll {
         if all.commits.is_empty() {
             return Ok(AppendOutcome::Appended(Vec::new()));
         }
@@ -254,8 +254,8 @@ impl Sabotage for TakesNoCommits {
 #[derive(Debug, Default)]
 struct SkipsBadCommits;
 #[async_trait]
-impl Sabotage for SkipsBadCommits {
-    async fn append_all(&self, store: &InMemoryEventStore, all: &AppendAll) -> AppendedAll {
+impl EventStoreLayer for SkipsBadCommits {
+    async fn append_all(&self, store: &Store, all: &AppendAll) -> AppendedAll {
         let outcome = store.append_all(all).await;
         if outcome.is_err() && all.commits.len() > 1 {
             for append in &all.commits {
@@ -271,8 +271,8 @@ impl Sabotage for SkipsBadCommits {
 #[derive(Debug, Default)]
 struct LimitsEachCommitOnly;
 #[async_trait]
-impl Sabotage for LimitsEachCommitOnly {
-    async fn append_all(&self, store: &InMemoryEventStore, all: &AppendAll) -> AppendedAll {
+impl EventStoreLayer for LimitsEachCommitOnly {
+    async fn append_all(&self, store: &Store, all: &AppendAll) -> AppendedAll {
         let limit = store.capabilities().max_commit_bytes;
         let together: usize = all.commits.iter().map(Append::bytes).sum();
         let fits = all.commits.iter().all(|append| append.bytes() <= limit);
@@ -287,8 +287,8 @@ impl Sabotage for LimitsEachCommitOnly {
 #[derive(Debug, Default)]
 struct ChecksBeforeItself;
 #[async_trait]
-impl Sabotage for ChecksBeforeItself {
-    async fn append_all(&self, store: &InMemoryEventStore, all: &AppendAll) -> AppendedAll {
+impl EventStoreLayer for ChecksBeforeItself {
+    async fn append_all(&self, store: &Store, all: &AppendAll) -> AppendedAll {
         for head in &all.unchanged {
             if tail(store, head.stream()).await != *head {
                 return Ok(moved(head));
@@ -301,8 +301,8 @@ impl Sabotage for ChecksBeforeItself {
 #[derive(Debug, Default)]
 struct RepeatsNothing;
 #[async_trait]
-impl Sabotage for RepeatsNothing {
-    async fn append_all(&self, store: &InMemoryEventStore, all: &AppendAll) -> AppendedAll {
+impl EventStoreLayer for RepeatsNothing {
+    async fn append_all(&self, store: &Store, all: &AppendAll) -> AppendedAll {
         Ok(match store.append_all(all).await? {
             AppendOutcome::Repeated(_) => moved(&all.commits[0].head),
             other => other,

@@ -1,12 +1,12 @@
 //! Stores that do the wrong thing with heads that are not in the stream.
-use super::{Appended, Commits, Read, Sabotage, Suspects, full, slots_only, tail};
+use super::{Answer, Appended, Read, Store, Suspects, full, slots_only, tail};
 use async_trait::async_trait;
 use foldstream::{
     Version,
     ports::{Append, AppendOutcome, Capabilities, Commit, EventStore, EventStoreError, ReadFrom},
 };
-use foldstream_testkit::InMemoryEventStore;
-use futures::StreamExt;
+use foldstream_testkit::intercept::EventStoreLayer;
+use futures::{StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 
@@ -38,9 +38,9 @@ pub(super) fn suspects() -> Suspects {
 #[derive(Debug, Default)]
 struct ClaimsToCheckHeads;
 #[async_trait]
-impl Sabotage for ClaimsToCheckHeads {
-    fn capabilities(&self, sound: Capabilities) -> Capabilities {
-        sound.with_checked_heads(true)
+impl EventStoreLayer for ClaimsToCheckHeads {
+    fn capabilities(&self, store: &Store) -> Capabilities {
+        store.capabilities().with_checked_heads(true)
     }
 }
 
@@ -48,8 +48,8 @@ impl Sabotage for ClaimsToCheckHeads {
 #[derive(Debug, Default)]
 struct HidesHoles;
 #[async_trait]
-impl Sabotage for HidesHoles {
-    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+impl EventStoreLayer for HidesHoles {
+    async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
         let mut found = Vec::new();
         let mut read = store.read(&what.stream, what.from, what.limit);
         while let Some(commit) = read.next().await {
@@ -59,7 +59,7 @@ impl Sabotage for HidesHoles {
                 Err(error) => return Err(error),
             }
         }
-        Ok(found)
+        Ok(found.into())
     }
 }
 
@@ -67,8 +67,8 @@ impl Sabotage for HidesHoles {
 #[derive(Debug, Default)]
 struct MovesToTheTail;
 #[async_trait]
-impl Sabotage for MovesToTheTail {
-    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+impl EventStoreLayer for MovesToTheTail {
+    async fn append(&self, store: &Store, append: &Append) -> Appended {
         let newest = tail(store, append.head.stream()).await;
         if append.head.version() <= newest.version() {
             return store.append(append).await;
@@ -86,8 +86,8 @@ impl Sabotage for MovesToTheTail {
 #[derive(Debug, Default)]
 struct LooksAtTheVersionAlone;
 #[async_trait]
-impl Sabotage for LooksAtTheVersionAlone {
-    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+impl EventStoreLayer for LooksAtTheVersionAlone {
+    async fn append(&self, store: &Store, append: &Append) -> Appended {
         let newest = tail(store, append.head.stream()).await;
         let mut known = append.clone();
         if newest.version() == append.head.version() {
@@ -103,17 +103,12 @@ struct TakesAnotherHistoryForItsOwn {
     shadows: Mutex<BTreeMap<(String, Version), Commit>>,
 }
 #[async_trait]
-impl Sabotage for TakesAnotherHistoryForItsOwn {
-    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+impl EventStoreLayer for TakesAnotherHistoryForItsOwn {
+    async fn append(&self, store: &Store, append: &Append) -> Appended {
         let (stream, version) = (append.head.stream().clone(), append.head.version());
         let outcome = store.append(append).await?;
         let below = ReadFrom::NewestAtOrBelow(version);
-        let known = Read {
-            stream: stream.clone(),
-            from: below,
-            limit: None,
-        };
-        let known = known.from(store).await?;
+        let known: Vec<_> = store.read(&stream, below, None).try_collect().await?;
         let is_ours = known.first().is_some_and(|c| c.head() == append.head)
             || version == Version::NONE
             || tail(store, &stream).await.version() <= version
@@ -125,8 +120,8 @@ impl Sabotage for TakesAnotherHistoryForItsOwn {
         self.shadows.lock().unwrap().insert(key, append.to_commit());
         Ok(AppendOutcome::Appended(append.head_after()))
     }
-    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
-        let mut found = what.from(store).await?;
+    async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
+        let mut found = what.all(store).await?;
         let shadows = self.shadows.lock().unwrap();
         for commit in &mut found {
             let key = (commit.stream.to_string(), commit.first_version);
@@ -134,6 +129,6 @@ impl Sabotage for TakesAnotherHistoryForItsOwn {
                 *commit = shadow.clone();
             }
         }
-        Ok(found)
+        Ok(found.into())
     }
 }

@@ -1,5 +1,5 @@
 //! Stores that break a rule of the lists of streams and of unpublished commits.
-use super::{AppendedAll, Sabotage, Suspects, full, history, plain, tail};
+use super::{AppendedAll, Store, Suspects, full, history, plain, tail};
 use async_trait::async_trait;
 use foldstream::{
     CommitId, Timestamp,
@@ -8,7 +8,7 @@ use foldstream::{
         ScanCursor, Segment, StreamPage, UnpublishedPage,
     },
 };
-use foldstream_testkit::InMemoryEventStore;
+use foldstream_testkit::intercept::EventStoreLayer;
 use std::{num::NonZeroU32, sync::Mutex};
 
 pub(super) fn suspects() -> Suspects {
@@ -51,10 +51,10 @@ type Unpublished = Result<UnpublishedPage, EventStoreError>;
 #[derive(Debug, Default)]
 struct ListsTenStreams;
 #[async_trait]
-impl Sabotage for ListsTenStreams {
+impl EventStoreLayer for ListsTenStreams {
     async fn streams(
         &self,
-        store: &InMemoryEventStore,
+        store: &Store,
         aggregate: &str,
         after: Option<ScanCursor>,
     ) -> Result<StreamPage, EventStoreError> {
@@ -70,8 +70,8 @@ struct ListsByPrefix {
     types: Mutex<Vec<String>>,
 }
 #[async_trait]
-impl Sabotage for ListsByPrefix {
-    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> super::Appended {
+impl EventStoreLayer for ListsByPrefix {
+    async fn append(&self, store: &Store, append: &Append) -> super::Appended {
         let aggregate = append.head.stream().aggregate().to_owned();
         let mut types = self.types.lock().unwrap().clone();
         if !types.contains(&aggregate) {
@@ -82,7 +82,7 @@ impl Sabotage for ListsByPrefix {
     }
     async fn streams(
         &self,
-        store: &InMemoryEventStore,
+        store: &Store,
         aggregate: &str,
         after: Option<ScanCursor>,
     ) -> Result<StreamPage, EventStoreError> {
@@ -101,15 +101,15 @@ impl Sabotage for ListsByPrefix {
 #[derive(Debug, Default)]
 struct HidesTheList;
 #[async_trait]
-impl Sabotage for HidesTheList {
-    fn capabilities(&self, sound: Capabilities) -> Capabilities {
-        sound.with_unpublished_list(false)
+impl EventStoreLayer for HidesTheList {
+    fn capabilities(&self, store: &Store) -> Capabilities {
+        store.capabilities().with_unpublished_list(false)
     }
 }
 
 /// Changes the keys of a page.
 async fn listed(
-    store: &InMemoryEventStore,
+    store: &Store,
     (segment, after, limit): (Segment, Option<ScanCursor>, NonZeroU32),
     change: impl FnOnce(&mut Vec<CommitKey>),
 ) -> Unpublished {
@@ -121,10 +121,10 @@ async fn listed(
 #[derive(Debug, Default)]
 struct ForgetsFirstCommits;
 #[async_trait]
-impl Sabotage for ForgetsFirstCommits {
+impl EventStoreLayer for ForgetsFirstCommits {
     async fn unpublished(
         &self,
-        store: &InMemoryEventStore,
+        store: &Store,
         segment: Segment,
         after: Option<ScanCursor>,
         limit: NonZeroU32,
@@ -137,12 +137,8 @@ impl Sabotage for ForgetsFirstCommits {
 #[derive(Debug, Default)]
 struct NeverClears;
 #[async_trait]
-impl Sabotage for NeverClears {
-    async fn clear_unpublished(
-        &self,
-        _: &InMemoryEventStore,
-        _: &[CommitKey],
-    ) -> Result<(), EventStoreError> {
+impl EventStoreLayer for NeverClears {
+    async fn clear_unpublished(&self, _: &Store, _: &[CommitKey]) -> Result<(), EventStoreError> {
         Ok(())
     }
 }
@@ -150,10 +146,10 @@ impl Sabotage for NeverClears {
 #[derive(Debug, Default)]
 struct ClearsTheStream;
 #[async_trait]
-impl Sabotage for ClearsTheStream {
+impl EventStoreLayer for ClearsTheStream {
     async fn clear_unpublished(
         &self,
-        store: &InMemoryEventStore,
+        store: &Store,
         commits: &[CommitKey],
     ) -> Result<(), EventStoreError> {
         for key in commits {
@@ -169,10 +165,10 @@ impl Sabotage for ClearsTheStream {
 #[derive(Debug, Default)]
 struct ClearingMakesCommits;
 #[async_trait]
-impl Sabotage for ClearingMakesCommits {
+impl EventStoreLayer for ClearingMakesCommits {
     async fn clear_unpublished(
         &self,
-        store: &InMemoryEventStore,
+        store: &Store,
         commits: &[CommitKey],
     ) -> Result<(), EventStoreError> {
         store.clear_unpublished(commits).await?;
@@ -191,10 +187,10 @@ impl Sabotage for ClearingMakesCommits {
 #[derive(Debug, Default)]
 struct ClearsOneBatch;
 #[async_trait]
-impl Sabotage for ClearsOneBatch {
+impl EventStoreLayer for ClearsOneBatch {
     async fn clear_unpublished(
         &self,
-        store: &InMemoryEventStore,
+        store: &Store,
         commits: &[CommitKey],
     ) -> Result<(), EventStoreError> {
         store
@@ -206,10 +202,10 @@ impl Sabotage for ClearsOneBatch {
 #[derive(Debug, Default)]
 struct IgnoresTheLimit;
 #[async_trait]
-impl Sabotage for IgnoresTheLimit {
+impl EventStoreLayer for IgnoresTheLimit {
     async fn unpublished(
         &self,
-        store: &InMemoryEventStore,
+        store: &Store,
         segment: Segment,
         after: Option<ScanCursor>,
         _: NonZeroU32,
@@ -222,10 +218,10 @@ impl Sabotage for IgnoresTheLimit {
 #[derive(Debug, Default)]
 struct ListsByVersion;
 #[async_trait]
-impl Sabotage for ListsByVersion {
+impl EventStoreLayer for ListsByVersion {
     async fn unpublished(
         &self,
-        store: &InMemoryEventStore,
+        store: &Store,
         segment: Segment,
         after: Option<ScanCursor>,
         limit: NonZeroU32,
@@ -238,10 +234,10 @@ impl Sabotage for ListsByVersion {
 #[derive(Debug, Default)]
 struct ListsInEverySegment;
 #[async_trait]
-impl Sabotage for ListsInEverySegment {
+impl EventStoreLayer for ListsInEverySegment {
     async fn unpublished(
         &self,
-        store: &InMemoryEventStore,
+        store: &Store,
         _: Segment,
         after: Option<ScanCursor>,
         limit: NonZeroU32,
@@ -253,8 +249,8 @@ impl Sabotage for ListsInEverySegment {
 #[derive(Debug, Default)]
 struct ForgetsAtomicCommits;
 #[async_trait]
-impl Sabotage for ForgetsAtomicCommits {
-    async fn append_all(&self, store: &InMemoryEventStore, all: &AppendAll) -> AppendedAll {
+impl EventStoreLayer for ForgetsAtomicCommits {
+    async fn append_all(&self, store: &Store, all: &AppendAll) -> AppendedAll {
         let outcome = store.append_all(all).await?;
         let stored = all.commits.iter();
         let keys: Vec<_> = stored.map(|append| append.to_commit().key()).collect();
@@ -266,10 +262,10 @@ impl Sabotage for ForgetsAtomicCommits {
 #[derive(Debug, Default)]
 struct ListsUndeclared;
 #[async_trait]
-impl Sabotage for ListsUndeclared {
+impl EventStoreLayer for ListsUndeclared {
     async fn unpublished(
         &self,
-        _: &InMemoryEventStore,
+        _: &Store,
         _: Segment,
         _: Option<ScanCursor>,
         _: NonZeroU32,

@@ -1,11 +1,11 @@
 //! Stores that break a rule of reads.
-use super::{Appended, Commits, Read, Sabotage, Suspects, full, history};
+use super::{Answer, Appended, Read, Store, Suspects, full, history, is_backwards};
 use async_trait::async_trait;
 use foldstream::{
     StreamId,
     ports::{Append, Commit, EventStore, EventStoreError, ReadFrom},
 };
-use foldstream_testkit::InMemoryEventStore;
+use foldstream_testkit::intercept::EventStoreLayer;
 use std::{collections::HashMap, sync::Mutex};
 
 pub(super) fn suspects() -> Suspects {
@@ -62,19 +62,19 @@ struct ReadsStale {
     answers: Mutex<HashMap<String, Vec<Commit>>>,
 }
 #[async_trait]
-impl Sabotage for ReadsStale {
-    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+impl EventStoreLayer for ReadsStale {
+    async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
         let question = format!("{what:?}");
         let known = self.answers.lock().unwrap().remove(&question);
         if let Some(answer) = known {
-            return Ok(answer);
+            return Ok(answer.into());
         }
-        let answer = what.from(store).await?;
+        let answer = what.all(store).await?;
         self.answers
             .lock()
             .unwrap()
             .insert(question, answer.clone());
-        Ok(answer)
+        Ok(answer.into())
     }
 }
 
@@ -82,99 +82,96 @@ impl Sabotage for ReadsStale {
 #[derive(Debug, Default)]
 struct ReadsOneMegabyte;
 #[async_trait]
-impl Sabotage for ReadsOneMegabyte {
-    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+impl EventStoreLayer for ReadsOneMegabyte {
+    async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
         let (mut bytes, mut page) = (0, Vec::new());
-        for commit in what.from(store).await? {
+        for commit in what.all(store).await? {
             bytes += commit.events.iter().map(|e| e.payload.len()).sum::<usize>();
             if !page.is_empty() && bytes > 1 << 20 {
                 break;
             }
             page.push(commit);
         }
-        Ok(page)
+        Ok(page.into())
     }
 }
 
 #[derive(Debug, Default)]
 struct ReadsAHundredCommits;
 #[async_trait]
-impl Sabotage for ReadsAHundredCommits {
-    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
-        let mut found = what.from(store).await?;
+impl EventStoreLayer for ReadsAHundredCommits {
+    async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
+        let mut found = what.all(store).await?;
         found.truncate(100);
-        Ok(found)
+        Ok(found.into())
     }
 }
 
 #[derive(Debug, Default)]
 struct FailsOnUnknownStreams;
 #[async_trait]
-impl Sabotage for FailsOnUnknownStreams {
-    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+impl EventStoreLayer for FailsOnUnknownStreams {
+    async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
         // As one who looks up the newest commit first.
-        if what.is_backwards() && history(store, &what.stream).await.is_empty() {
+        if is_backwards(&what) && history(store, &what.stream).await.is_empty() {
             return Err(EventStoreError::Invalid {
                 reason: format!("no such stream: {}", what.stream),
             });
         }
-        what.from(store).await
+        Ok(what.pass(store))
     }
 }
 
 #[derive(Debug, Default)]
 struct RepeatsTheTail;
 #[async_trait]
-impl Sabotage for RepeatsTheTail {
-    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
-        let found = what.from(store).await?;
+impl EventStoreLayer for RepeatsTheTail {
+    async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
+        let found = what.all(store).await?;
         let is_behind = matches!(what.from, ReadFrom::Event(_));
         if found.is_empty() && is_behind {
-            return Ok(history(store, &what.stream)
-                .await
-                .pop()
-                .into_iter()
-                .collect());
+            let newest = history(store, &what.stream).await.pop();
+            return Ok(Vec::from_iter(newest).into());
         }
-        Ok(found)
+        Ok(found.into())
     }
 }
 
 #[derive(Debug, Default)]
 struct IncludesTheHead;
 #[async_trait]
-impl Sabotage for IncludesTheHead {
-    async fn read(&self, store: &InMemoryEventStore, mut what: Read) -> Commits {
+impl EventStoreLayer for IncludesTheHead {
+    async fn read<'a>(&'a self, store: &'a Store, mut what: Read) -> Answer<'a> {
         if let ReadFrom::After(head) = &what.from {
             what.from = ReadFrom::Event(head.version());
         }
-        what.from(store).await
+        Ok(what.pass(store))
     }
 }
 
 #[derive(Debug, Default)]
 struct SkipsTheCommitAroundAnEvent;
 #[async_trait]
-impl Sabotage for SkipsTheCommitAroundAnEvent {
-    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
-        let mut found = what.from(store).await?;
+impl EventStoreLayer for SkipsTheCommitAroundAnEvent {
+    async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
+        let mut found = what.all(store).await?;
         if let ReadFrom::Event(version) = what.from {
             found.retain(|commit| commit.first_version >= version);
         }
-        Ok(found)
+        Ok(found.into())
     }
 }
 
 #[derive(Debug, Default)]
 struct ReadsForwardsOnly;
 #[async_trait]
-impl Sabotage for ReadsForwardsOnly {
-    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
-        let mut found = what.from(store).await?;
+impl EventStoreLayer for ReadsForwardsOnly {
+    async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
+        let mut found = what.all(store).await?;
         if what.from == ReadFrom::Newest {
             found.reverse();
         }
-        Ok(found)
+        Ok(found.into())
     }
 }
 
@@ -182,33 +179,33 @@ impl Sabotage for ReadsForwardsOnly {
 #[derive(Debug, Default)]
 struct IncludesCommitsThatEndAbove;
 #[async_trait]
-impl Sabotage for IncludesCommitsThatEndAbove {
-    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+impl EventStoreLayer for IncludesCommitsThatEndAbove {
+    async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
         let ReadFrom::NewestAtOrBelow(version) = what.from else {
-            return what.from(store).await;
+            return Ok(what.pass(store));
         };
         let mut found = history(store, &what.stream).await;
         found.retain(|commit| commit.first_version <= version);
         found.reverse();
         found.truncate(what.limit.map_or(usize::MAX, |l| l.get() as usize));
-        Ok(found)
+        Ok(found.into())
     }
 }
 
 #[derive(Debug, Default)]
 struct LimitsEvents;
 #[async_trait]
-impl Sabotage for LimitsEvents {
-    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+impl EventStoreLayer for LimitsEvents {
+    async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
         let limit = what.limit.map_or(usize::MAX, |l| l.get() as usize);
         let mut events = 0;
-        let mut found = what.from(store).await?;
+        let mut found = what.all(store).await?;
         found.retain(|commit| {
             let is_within = events < limit;
             events += commit.events.len();
             is_within
         });
-        Ok(found)
+        Ok(found.into())
     }
 }
 
@@ -218,20 +215,20 @@ struct MixesUpPrefixes {
     streams: Mutex<Vec<StreamId>>,
 }
 #[async_trait]
-impl Sabotage for MixesUpPrefixes {
-    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+impl EventStoreLayer for MixesUpPrefixes {
+    async fn append(&self, store: &Store, append: &Append) -> Appended {
         let stream = append.head.stream();
         self.streams.lock().unwrap().push(stream.clone());
         store.append(append).await
     }
-    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
-        let found = what.from(store).await?;
+    async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
+        let found = what.all(store).await?;
         let is_other =
             |s: &&StreamId| **s != what.stream && s.as_str().starts_with(what.stream.as_str());
         let other = self.streams.lock().unwrap().iter().find(is_other).cloned();
         match other {
-            Some(other) if found.is_empty() => Ok(history(store, &other).await),
-            _ => Ok(found),
+            Some(other) if found.is_empty() => Ok(history(store, &other).await.into()),
+            _ => Ok(found.into()),
         }
     }
 }

@@ -1,12 +1,12 @@
 //! Stores that do not give back what they were given.
-use super::{Appended, Commits, Read, Sabotage, Suspects, full};
+use super::{Answer, Appended, Read, Store, Suspects, full};
 use async_trait::async_trait;
 use bytes::Bytes;
 use foldstream::{
     CommitId, Metadata, StreamId, Timestamp,
     ports::{Append, AppendOutcome, EventData, EventStore, EventStoreError},
 };
-use foldstream_testkit::InMemoryEventStore;
+use foldstream_testkit::intercept::EventStoreLayer;
 
 pub(super) fn suspects() -> Suspects {
     vec![
@@ -49,24 +49,24 @@ pub(super) fn suspects() -> Suspects {
 
 /// Reads, with every event changed.
 async fn read_changed(
-    store: &InMemoryEventStore,
+    store: &Store,
     what: Read,
     change: impl Fn(&mut EventData) + Send + Sync,
-) -> Commits {
-    let mut found = what.from(store).await?;
+) -> Answer<'static> {
+    let mut found = what.all(store).await?;
     for commit in &mut found {
         let mut events = commit.events.to_vec();
         events.iter_mut().for_each(&change);
         commit.events = events.into();
     }
-    Ok(found)
+    Ok(found.into())
 }
 
 #[derive(Debug, Default)]
 struct LowersNames;
 #[async_trait]
-impl Sabotage for LowersNames {
-    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+impl EventStoreLayer for LowersNames {
+    async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
         // A collation that folds what is not ASCII.
         read_changed(store, what, |event| {
             if !event.name.is_ascii() {
@@ -80,8 +80,8 @@ impl Sabotage for LowersNames {
 #[derive(Debug, Default)]
 struct ForgetsSchemaVersions;
 #[async_trait]
-impl Sabotage for ForgetsSchemaVersions {
-    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+impl EventStoreLayer for ForgetsSchemaVersions {
+    async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
         read_changed(store, what, |event| event.schema_version = 1).await
     }
 }
@@ -90,8 +90,8 @@ impl Sabotage for ForgetsSchemaVersions {
 #[derive(Debug, Default)]
 struct ReformatsJson;
 #[async_trait]
-impl Sabotage for ReformatsJson {
-    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+impl EventStoreLayer for ReformatsJson {
+    async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
         read_changed(store, what, |event| {
             if let Ok(tree) = serde_json::from_slice::<serde_json::Value>(&event.payload) {
                 event.payload = tree.to_string().into();
@@ -104,8 +104,8 @@ impl Sabotage for ReformatsJson {
 #[derive(Debug, Default)]
 struct ReadsNumbersAsFloats;
 #[async_trait]
-impl Sabotage for ReadsNumbersAsFloats {
-    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+impl EventStoreLayer for ReadsNumbersAsFloats {
+    async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
         read_changed(store, what, |event| {
             if let Ok(number) = serde_json::from_slice::<f64>(&event.payload)
                 && number.abs() > 1.0
@@ -120,8 +120,8 @@ impl Sabotage for ReadsNumbersAsFloats {
 #[derive(Debug, Default)]
 struct TrimsPayloads;
 #[async_trait]
-impl Sabotage for TrimsPayloads {
-    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+impl EventStoreLayer for TrimsPayloads {
+    async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
         read_changed(store, what, |event| {
             if event.codec.is_none() {
                 event.payload = Bytes::copy_from_slice(event.payload.trim_ascii());
@@ -135,8 +135,8 @@ impl Sabotage for TrimsPayloads {
 #[derive(Debug, Default)]
 struct NestsAtMostThirtyTwo;
 #[async_trait]
-impl Sabotage for NestsAtMostThirtyTwo {
-    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+impl EventStoreLayer for NestsAtMostThirtyTwo {
+    async fn append(&self, store: &Store, append: &Append) -> Appended {
         if append
             .events
             .iter()
@@ -153,8 +153,8 @@ impl Sabotage for NestsAtMostThirtyTwo {
 #[derive(Debug, Default)]
 struct KeepsAscii;
 #[async_trait]
-impl Sabotage for KeepsAscii {
-    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+impl EventStoreLayer for KeepsAscii {
+    async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
         read_changed(store, what, |event| {
             if event.codec.is_none() && !event.payload.is_ascii() {
                 let text = String::from_utf8_lossy(&event.payload);
@@ -169,8 +169,8 @@ impl Sabotage for KeepsAscii {
 #[derive(Debug, Default)]
 struct TakesAnyPayload;
 #[async_trait]
-impl Sabotage for TakesAnyPayload {
-    async fn append(&self, store: &InMemoryEventStore, append: &Append) -> Appended {
+impl EventStoreLayer for TakesAnyPayload {
+    async fn append(&self, store: &Store, append: &Append) -> Appended {
         let mut tagged = append.clone();
         let events = append.events.iter().cloned().map(|event| {
             let is_plain = event.codec.is_none();
@@ -191,7 +191,7 @@ impl Sabotage for TakesAnyPayload {
             other => other,
         })
     }
-    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+    async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
         read_changed(store, what, |event| *event = untagged(event.clone())).await
     }
 }
@@ -206,8 +206,8 @@ fn untagged(event: EventData) -> EventData {
 #[derive(Debug, Default)]
 struct TakesBytesForText;
 #[async_trait]
-impl Sabotage for TakesBytesForText {
-    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+impl EventStoreLayer for TakesBytesForText {
+    async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
         read_changed(store, what, |event| {
             let text = String::from_utf8_lossy(&event.payload).into_owned();
             event.payload = text.into();
@@ -219,36 +219,36 @@ impl Sabotage for TakesBytesForText {
 #[derive(Debug, Default)]
 struct HasOneCodecACommit;
 #[async_trait]
-impl Sabotage for HasOneCodecACommit {
-    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
-        let mut found = what.from(store).await?;
+impl EventStoreLayer for HasOneCodecACommit {
+    async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
+        let mut found = what.all(store).await?;
         for commit in &mut found {
             let codec = commit.events[0].codec.clone();
             let events = commit.events.iter().cloned();
             commit.events = events.map(|e| e.with_codec(codec.clone())).collect();
         }
-        Ok(found)
+        Ok(found.into())
     }
 }
 
 /// Reads, with the metadata made anew from some of its parts.
 async fn read_with_metadata(
-    store: &InMemoryEventStore,
+    store: &Store,
     what: Read,
     change: impl Fn(&Metadata) -> Metadata,
-) -> Commits {
-    let mut found = what.from(store).await?;
+) -> Answer<'static> {
+    let mut found = what.all(store).await?;
     for commit in &mut found {
         commit.metadata = change(&commit.metadata);
     }
-    Ok(found)
+    Ok(found.into())
 }
 
 #[derive(Debug, Default)]
 struct DropsMetadata;
 #[async_trait]
-impl Sabotage for DropsMetadata {
-    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+impl EventStoreLayer for DropsMetadata {
+    async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
         read_with_metadata(store, what, |_| Metadata::new()).await
     }
 }
@@ -277,8 +277,8 @@ fn copied(from: &Metadata, with_actor: bool, keep: fn(&str) -> bool) -> Metadata
 #[derive(Debug, Default)]
 struct DropsTheActor;
 #[async_trait]
-impl Sabotage for DropsTheActor {
-    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+impl EventStoreLayer for DropsTheActor {
+    async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
         read_with_metadata(store, what, |m| copied(m, false, |_| true)).await
     }
 }
@@ -286,8 +286,8 @@ impl Sabotage for DropsTheActor {
 #[derive(Debug, Default)]
 struct DropsEmptyTexts;
 #[async_trait]
-impl Sabotage for DropsEmptyTexts {
-    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
+impl EventStoreLayer for DropsEmptyTexts {
+    async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
         read_with_metadata(store, what, |m| copied(m, true, |text| !text.is_empty())).await
     }
 }
@@ -296,16 +296,16 @@ impl Sabotage for DropsEmptyTexts {
 #[derive(Debug, Default)]
 struct KeepsMilliseconds;
 #[async_trait]
-impl Sabotage for KeepsMilliseconds {
-    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
-        let mut found = what.from(store).await?;
+impl EventStoreLayer for KeepsMilliseconds {
+    async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
+        let mut found = what.all(store).await?;
         for commit in &mut found {
             let micros = commit.recorded_at.as_micros();
             if Timestamp::now().since(commit.recorded_at).as_secs() > 3600 {
                 commit.recorded_at = Timestamp::from_micros(micros / 1000 * 1000);
             }
         }
-        Ok(found)
+        Ok(found.into())
     }
 }
 
@@ -313,28 +313,28 @@ impl Sabotage for KeepsMilliseconds {
 #[derive(Debug, Default)]
 struct StampsVersionSeven;
 #[async_trait]
-impl Sabotage for StampsVersionSeven {
-    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
-        let mut found = what.from(store).await?;
+impl EventStoreLayer for StampsVersionSeven {
+    async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
+        let mut found = what.all(store).await?;
         for commit in &mut found {
             let bits = commit.id.as_u128() & !(0xf << 76) | 0x7 << 76;
             commit.id = CommitId::from_u128(bits);
         }
-        Ok(found)
+        Ok(found.into())
     }
 }
 
 #[derive(Debug, Default)]
 struct CutsStreamIds;
 #[async_trait]
-impl Sabotage for CutsStreamIds {
-    async fn read(&self, store: &InMemoryEventStore, what: Read) -> Commits {
-        let mut found = what.from(store).await?;
+impl EventStoreLayer for CutsStreamIds {
+    async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
+        let mut found = what.all(store).await?;
         for commit in &mut found {
             if let Some(text) = commit.stream.as_str().get(..255) {
                 commit.stream = StreamId::parse(text).unwrap();
             }
         }
-        Ok(found)
+        Ok(found.into())
     }
 }

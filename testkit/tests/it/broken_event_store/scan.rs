@@ -1,5 +1,5 @@
 //! Stores that break a rule of scans.
-use super::{Sabotage, Scan, Suspects, full};
+use super::{Scan, Store, Suspects, full};
 use async_trait::async_trait;
 use foldstream::{
     StreamId,
@@ -8,7 +8,7 @@ use foldstream::{
         UnpublishedPage,
     },
 };
-use foldstream_testkit::InMemoryEventStore;
+use foldstream_testkit::intercept::EventStoreLayer;
 use std::{
     collections::{BTreeSet, HashMap},
     num::NonZeroU32,
@@ -54,9 +54,9 @@ fn changed(mut page: ScanPage, change: impl FnOnce(&mut Vec<Commit>)) -> ScanPag
 #[derive(Debug, Default)]
 struct MissesTheLastPage;
 #[async_trait]
-impl Sabotage for MissesTheLastPage {
-    async fn scan(&self, store: &InMemoryEventStore, what: Scan) -> Page {
-        let page = what.from(store).await?;
+impl EventStoreLayer for MissesTheLastPage {
+    async fn scan(&self, store: &Store, what: Scan) -> Page {
+        let page = what.pass(store).await?;
         let is_last_of_several = page.next.is_none() && what.after.is_some();
         Ok(changed(page, |commits| {
             if is_last_of_several {
@@ -69,10 +69,10 @@ impl Sabotage for MissesTheLastPage {
 #[derive(Debug, Default)]
 struct SkipsLargeCommits;
 #[async_trait]
-impl Sabotage for SkipsLargeCommits {
-    async fn scan(&self, store: &InMemoryEventStore, what: Scan) -> Page {
+impl EventStoreLayer for SkipsLargeCommits {
+    async fn scan(&self, store: &Store, what: Scan) -> Page {
         let bytes = |c: &Commit| c.events.iter().map(|e| e.payload.len()).sum::<usize>();
-        let page = what.from(store).await?;
+        let page = what.pass(store).await?;
         Ok(changed(page, |commits| {
             commits.retain(|c| bytes(c) < 65_536);
         }))
@@ -83,31 +83,31 @@ impl Sabotage for SkipsLargeCommits {
 #[derive(Debug, Default)]
 struct OverlapsSegments;
 #[async_trait]
-impl Sabotage for OverlapsSegments {
-    async fn scan(&self, store: &InMemoryEventStore, mut what: Scan) -> Page {
+impl EventStoreLayer for OverlapsSegments {
+    async fn scan(&self, store: &Store, mut what: Scan) -> Page {
         if what.segment.index() + 1 == what.segment.total() {
             what.segment = Segment::ALL;
         }
-        what.from(store).await
+        what.pass(store).await
     }
 }
 
 #[derive(Debug, Default)]
 struct IgnoresMaxItems;
 #[async_trait]
-impl Sabotage for IgnoresMaxItems {
-    async fn scan(&self, store: &InMemoryEventStore, mut what: Scan) -> Page {
+impl EventStoreLayer for IgnoresMaxItems {
+    async fn scan(&self, store: &Store, mut what: Scan) -> Page {
         what.max_items = what.max_items.max(NonZeroU32::new(50).unwrap());
-        what.from(store).await
+        what.pass(store).await
     }
 }
 
 #[derive(Debug, Default)]
 struct ScansBackwards;
 #[async_trait]
-impl Sabotage for ScansBackwards {
-    async fn scan(&self, store: &InMemoryEventStore, what: Scan) -> Page {
-        Ok(changed(what.from(store).await?, |commits| {
+impl EventStoreLayer for ScansBackwards {
+    async fn scan(&self, store: &Store, what: Scan) -> Page {
+        Ok(changed(what.pass(store).await?, |commits| {
             commits.reverse();
         }))
     }
@@ -119,8 +119,8 @@ struct ForgetsUsedCursors {
     cursors: Mutex<HashMap<Vec<u8>, ScanCursor>>,
 }
 #[async_trait]
-impl Sabotage for ForgetsUsedCursors {
-    async fn scan(&self, store: &InMemoryEventStore, mut what: Scan) -> Page {
+impl EventStoreLayer for ForgetsUsedCursors {
+    async fn scan(&self, store: &Store, mut what: Scan) -> Page {
         if let Some(handle) = &what.after {
             let known = self.cursors.lock().unwrap().remove(handle.as_bytes());
             let cursor = known.ok_or_else(|| EventStoreError::Invalid {
@@ -128,7 +128,7 @@ impl Sabotage for ForgetsUsedCursors {
             })?;
             what.after = Some(cursor);
         }
-        let mut page = what.from(store).await?;
+        let mut page = what.pass(store).await?;
         if let Some(cursor) = page.next.take() {
             let mut cursors = self.cursors.lock().unwrap();
             let handle = format!("{} in {:?}", cursors.len(), what.segment).into_bytes();
@@ -142,9 +142,9 @@ impl Sabotage for ForgetsUsedCursors {
 #[derive(Debug, Default)]
 struct SkipsOneBehindACursor;
 #[async_trait]
-impl Sabotage for SkipsOneBehindACursor {
-    async fn scan(&self, store: &InMemoryEventStore, what: Scan) -> Page {
-        let page = what.from(store).await?;
+impl EventStoreLayer for SkipsOneBehindACursor {
+    async fn scan(&self, store: &Store, what: Scan) -> Page {
+        let page = what.pass(store).await?;
         Ok(changed(page, |commits| {
             if what.after.is_some() && !commits.is_empty() {
                 commits.remove(0);
@@ -159,9 +159,9 @@ struct ShowsFirstCommitsAsTails {
     seen: Mutex<BTreeSet<StreamId>>,
 }
 #[async_trait]
-impl Sabotage for ShowsFirstCommitsAsTails {
-    async fn scan(&self, store: &InMemoryEventStore, what: Scan) -> Page {
-        let mut page = what.from(store).await?;
+impl EventStoreLayer for ShowsFirstCommitsAsTails {
+    async fn scan(&self, store: &Store, what: Scan) -> Page {
+        let mut page = what.pass(store).await?;
         let mut seen = self.seen.lock().unwrap();
         if what.after.is_none() {
             seen.clear();
@@ -177,19 +177,19 @@ impl Sabotage for ShowsFirstCommitsAsTails {
 #[derive(Debug, Default)]
 struct TakesAnyCursor;
 #[async_trait]
-impl Sabotage for TakesAnyCursor {
-    async fn scan(&self, store: &InMemoryEventStore, mut what: Scan) -> Page {
-        match what.from(store).await {
+impl EventStoreLayer for TakesAnyCursor {
+    async fn scan(&self, store: &Store, mut what: Scan) -> Page {
+        match what.pass(store).await {
             Err(EventStoreError::Invalid { .. }) => {
                 what.after = None;
-                what.from(store).await
+                what.pass(store).await
             }
             answer => answer,
         }
     }
     async fn streams(
         &self,
-        store: &InMemoryEventStore,
+        store: &Store,
         aggregate: &str,
         after: Option<ScanCursor>,
     ) -> Result<StreamPage, EventStoreError> {
@@ -200,7 +200,7 @@ impl Sabotage for TakesAnyCursor {
     }
     async fn unpublished(
         &self,
-        store: &InMemoryEventStore,
+        store: &Store,
         segment: Segment,
         after: Option<ScanCursor>,
         limit: NonZeroU32,

@@ -4,17 +4,16 @@ use async_trait::async_trait;
 use foldstream::{
     CommitId, StreamHead, StreamId, Timestamp, Version, VersionConflict,
     ports::{
-        Append, AppendAll, AppendOutcome, BoxStream, Capabilities, Commit, CommitKey, EventData,
-        EventStore, EventStoreError, ReadFrom, ScanCursor, ScanPage, ScanWhat, Segment, StreamPage,
-        UnpublishedPage,
+        Append, AppendAll, AppendOutcome, Commit, EventData, EventStore, EventStoreError, ReadFrom,
     },
 };
 use foldstream_testkit::{
     InMemoryEventStore,
+    intercept::{self, Commits, EventStoreLayer, Intercepted, Read},
     laws::serial::{self, Outcome, Recorder, SerialLaws, Unexplained},
     length,
 };
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use std::{
     num::NonZeroU32,
     sync::{
@@ -90,30 +89,28 @@ enum Fault {
     Alters,
 }
 
-#[derive(Debug)]
+type Store = Arc<dyn EventStore>;
+
 struct Broken {
-    store: Arc<InMemoryEventStore>,
     fault: Fault,
     appends: AtomicUsize,
 }
 
 impl Broken {
-    fn new(fault: Fault) -> Arc<Self> {
-        Arc::new(Self {
-            store: InMemoryEventStore::new(),
-            fault,
-            appends: AtomicUsize::new(0),
-        })
+    fn new(fault: Fault) -> Arc<Intercepted<dyn EventStore, Self>> {
+        let appends = AtomicUsize::new(0);
+        intercept::event_store(InMemoryEventStore::new(), Self { fault, appends })
     }
-    /// The third append, and every third behind it, meets the fault.
+    /// The third append, and every third after it, meets the fault.
     fn is_due(&self) -> bool {
         self.appends.fetch_add(1, Ordering::Relaxed) % 3 == 2
     }
-    async fn tail(&self, stream: &StreamId) -> StreamHead {
-        let mut commits = self.store.read(stream, ReadFrom::Newest, None);
-        let newest = commits.try_next().await.unwrap();
-        newest.map_or_else(|| StreamHead::empty(stream.clone()), |commit| commit.head())
-    }
+}
+
+async fn tail(store: &Store, stream: &StreamId) -> StreamHead {
+    let mut commits = store.read(stream, ReadFrom::Newest, None);
+    let newest = commits.try_next().await.unwrap();
+    newest.map_or_else(|| StreamHead::empty(stream.clone()), |commit| commit.head())
 }
 
 fn elsewhere(append: &Append, head: StreamHead) -> Append {
@@ -122,28 +119,25 @@ fn elsewhere(append: &Append, head: StreamHead) -> Append {
 }
 
 #[async_trait]
-impl EventStore for Broken {
-    fn capabilities(&self) -> Capabilities {
-        self.store.capabilities()
-    }
-    fn incarnation(&self) -> u64 {
-        self.store.incarnation()
-    }
-
-    async fn append(&self, append: &Append) -> Result<AppendOutcome, EventStoreError> {
+impl EventStoreLayer for Broken {
+    async fn append(
+        &self,
+        store: &Store,
+        append: &Append,
+    ) -> Result<AppendOutcome, EventStoreError> {
         let stream = append.head.stream().clone();
         match self.fault {
             Fault::CheckThenAct => {
-                if self.tail(&stream).await != append.head {
-                    return self.store.append(append).await;
+                if tail(store, &stream).await != append.head {
+                    return store.append(append).await;
                 }
                 tokio::task::yield_now().await;
-                let moved = elsewhere(append, self.tail(&stream).await);
-                self.store.append(&moved).await
+                let moved = elsewhere(append, tail(store, &stream).await);
+                store.append(&moved).await
             }
             Fault::Forgets if self.is_due() => Ok(AppendOutcome::Appended(append.head_after())),
             Fault::Denies if self.is_due() => {
-                let _ = self.store.append(append).await?;
+                let _ = store.append(append).await?;
                 Err(EventStoreError::Unavailable {
                     pending: None,
                     source: "denied".into(),
@@ -153,7 +147,7 @@ impl EventStore for Broken {
                 let conflict = VersionConflict::new(stream, append.head.version(), None);
                 Ok(AppendOutcome::Conflict(conflict))
             }
-            Fault::Exaggerates => match self.store.append(append).await? {
+            Fault::Exaggerates => match store.append(append).await? {
                 AppendOutcome::Conflict(mut conflict) => {
                     conflict.actual = conflict.actual.map(|version| version.plus(7));
                     Ok(AppendOutcome::Conflict(conflict))
@@ -167,19 +161,20 @@ impl EventStore for Broken {
             Fault::Alters if self.is_due() => {
                 let mut altered = append.clone();
                 altered.events = [EventData::new("Altered", 1, "{}")].into();
-                self.store.append(&altered).await
+                store.append(&altered).await
             }
-            _ => self.store.append(append).await,
+            _ => store.append(append).await,
         }
     }
 
     async fn append_all(
         &self,
+        store: &Store,
         all: &AppendAll,
     ) -> Result<AppendOutcome<Vec<StreamHead>>, EventStoreError> {
         match self.fault {
             Fault::Tears if all.commits.len() > 1 => {
-                let first = self.store.append(&all.commits[0]).await?;
+                let first = store.append(&all.commits[0]).await?;
                 if let AppendOutcome::Conflict(conflict) = first {
                     return Ok(AppendOutcome::Conflict(conflict));
                 }
@@ -188,60 +183,24 @@ impl EventStore for Broken {
             }
             Fault::Unchecked => {
                 let all = AppendAll::new(all.commits.clone());
-                self.store.append_all(&all).await
+                store.append_all(&all).await
             }
-            _ => self.store.append_all(all).await,
+            _ => store.append_all(all).await,
         }
     }
 
-    fn read(
-        &self,
-        stream: &StreamId,
-        from: ReadFrom,
-        limit: Option<NonZeroU32>,
-    ) -> BoxStream<'_, Result<Commit, EventStoreError>> {
-        let commits = self.store.read(stream, from, limit);
+    async fn read<'a>(
+        &'a self,
+        store: &'a Store,
+        read: Read,
+    ) -> Result<Commits<'a>, EventStoreError> {
         if self.fault != Fault::ReadsLate {
-            return commits;
+            return Ok(read.pass(store));
         }
         // The newest commit comes to light with the next one.
-        futures::stream::unfold((commits, None), |(mut commits, held)| async move {
-            let held = match held {
-                Some(held) => held,
-                None => commits.next().await?,
-            };
-            let next = commits.next().await?;
-            Some((held, (commits, Some(next))))
-        })
-        .boxed()
-    }
-
-    async fn streams(
-        &self,
-        aggregate: &str,
-        after: Option<ScanCursor>,
-    ) -> Result<StreamPage, EventStoreError> {
-        self.store.streams(aggregate, after).await
-    }
-    async fn scan(
-        &self,
-        segment: Segment,
-        after: Option<ScanCursor>,
-        what: ScanWhat,
-        max_items: NonZeroU32,
-    ) -> Result<ScanPage, EventStoreError> {
-        self.store.scan(segment, after, what, max_items).await
-    }
-    async fn unpublished(
-        &self,
-        segment: Segment,
-        after: Option<ScanCursor>,
-        limit: NonZeroU32,
-    ) -> Result<UnpublishedPage, EventStoreError> {
-        self.store.unpublished(segment, after, limit).await
-    }
-    async fn clear_unpublished(&self, commits: &[CommitKey]) -> Result<(), EventStoreError> {
-        self.store.clear_unpublished(commits).await
+        let mut commits = read.all(store).await?;
+        commits.pop();
+        Ok(commits.into())
     }
 }
 
