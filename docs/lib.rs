@@ -6,11 +6,32 @@
 //! The tutorial's hotel also lives in modules, because each chapter uses the code of the chapters before. A test compares
 //! those modules with the chapters that show them.
 
+pub mod hotel;
+
 pub mod introduction {
     #![doc = include_str!("src/introduction.md")]
 }
 pub mod concepts {
     #![doc = include_str!("src/concepts.md")]
+}
+pub mod tutorial {
+    //! From a first aggregate to a running service, in five chapters.
+
+    pub mod aggregates {
+        #![doc = include_str!("src/tutorial/aggregates.md")]
+    }
+    pub mod read_model {
+        #![doc = include_str!("src/tutorial/read_model.md")]
+    }
+    pub mod http {
+        #![doc = include_str!("src/tutorial/http.md")]
+    }
+    pub mod evolving {
+        #![doc = include_str!("src/tutorial/evolving.md")]
+    }
+    pub mod testing {
+        #![doc = include_str!("src/tutorial/testing.md")]
+    }
 }
 pub mod operations {
     #![doc = include_str!("src/operations.md")]
