@@ -1,5 +1,6 @@
 //! What CI checks about the packages of foldstream: their contents and public API against checked-in listings, the links
-//! of every Markdown file, and files that nothing compiles or mentions.
+//! of every Markdown file, and files that nothing compiles or mentions, and
+//! the habits of the documentation.
 //!
 //! `cargo run -p foldstream-checks` prints the checks. Run it in the root of the workspace.
 mod api;
@@ -8,6 +9,7 @@ mod files;
 mod links;
 mod listing;
 mod packages;
+mod words;
 mod workspace;
 
 use error::CheckError;
@@ -21,6 +23,7 @@ usage: cargo run -p foldstream-checks -- CHECK
   api [--update]        the public API of every published package, against .ci/api/*.txt
   links                 the links of all tracked Markdown files; run `cargo doc` before
   files FEATURES        tracked files that nothing compiles or mentions
+  words                 how documentation and comments are written
   features              prints the features that docs.rs documents, as cargo's --features takes them
   published             prints the names of the published packages, in an order in which they can be published
 
@@ -46,6 +49,7 @@ fn run(arguments: &[&str]) -> Result<(), CheckError> {
         ["api", "--update"] => api::check(&Workspace::load()?, listing::Mode::Update),
         ["links"] => links::check(&Workspace::load()?),
         ["files", features] => files::check(&Workspace::load()?, features),
+        ["words"] => words::check(&Workspace::load()?),
         ["features"] => {
             println!("{}", Workspace::load()?.docs_features()?.join(","));
             Ok(())
