@@ -116,4 +116,12 @@ mod tests {
     fn the_service_reaches_its_total_and_shuts_down() {
         super::main().unwrap();
     }
+
+    #[test]
+    fn the_readme_shows_this_main() {
+        let source = include_str!("service.rs");
+        let start = source.find("#[tokio::main]").unwrap();
+        let end = start + source[start..].find("\n}\n").unwrap();
+        assert!(include_str!("../README.md").contains(&source[start..end]));
+    }
 }
