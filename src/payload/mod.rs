@@ -167,6 +167,56 @@ pub trait PayloadCodec: Debug + Send + Sync + 'static {
 /// earlier one replaces it as a reader.
 ///
 /// [`new`](Self::new) holds no codec, and costs nothing.
+///
+/// # Example
+/// ```
+/// # use async_trait::async_trait;
+/// # use bytes::Bytes;
+/// use foldstream::PayloadCodecs;
+/// # use foldstream::{Opened, PayloadCodec, PayloadContext, PayloadError, Sealed};
+/// # use foldstream::{CommitId, EventHeader, StreamId, Timestamp, Version};
+/// use std::sync::Arc;
+///
+/// /// Reverses payloads, to show the order of the writers.
+/// #[derive(Debug)]
+/// struct Reverse(&'static str);
+/// # #[async_trait]
+/// # impl PayloadCodec for Reverse {
+/// #     fn tag(&self) -> &'static str {
+/// #         self.0
+/// #     }
+/// #     async fn seal(
+/// #         &self,
+/// #         _: &PayloadContext<'_>,
+/// #         payload: &Bytes,
+/// #     ) -> Result<Sealed, PayloadError> {
+/// #         Ok(Sealed::Payload(payload.iter().rev().copied().collect()))
+/// #     }
+/// #     async fn open(
+/// #         &self,
+/// #         _: &PayloadContext<'_>,
+/// #         payload: &Bytes,
+/// #     ) -> Result<Opened, PayloadError> {
+/// #         Ok(Opened::Payload(payload.iter().rev().copied().collect()))
+/// #     }
+/// # }
+///
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// # let event_id = CommitId::from_u128(1).event_id(0);
+/// # let (stream, version) = (StreamId::new("cart", "7")?, Version::new(1));
+/// # let header = EventHeader::new(event_id, stream, version, "Added", Timestamp::default());
+/// # let context = PayloadContext::of_event(&header);
+/// let codecs = PayloadCodecs::new()
+///     .with_writer(Arc::new(Reverse("first")))
+///     .with_writer(Arc::new(Reverse("second")));
+/// let (stored, tags) = codecs.seal(&context, Bytes::from("{}")).await?;
+/// assert_eq!(tags.as_deref(), Some("first,second"));
+/// let opened = codecs.open(&context, tags.as_deref(), &stored).await?;
+/// assert_eq!(opened, Opened::Payload("{}".into()));
+/// # Ok::<(), foldstream::BoxError>(())
+/// # })?;
+/// # Ok::<(), foldstream::BoxError>(())
+/// ```
 #[derive(Clone, Default)]
 pub struct PayloadCodecs {
     inner: Option<Arc<Inner>>,

@@ -478,6 +478,69 @@ impl MessageBusError {
 ///
 /// **Offsets** are as of some instant during the call. `end` counts all messages for which
 /// `publish` has returned.
+///
+/// # Example
+/// A bus for a program that only publishes. It counts the records of its one partition, and refuses
+/// consumers:
+/// ```
+/// # use async_trait::async_trait;
+/// use foldstream::{Timestamp, ports::*};
+/// use std::sync::{Arc, Mutex};
+///
+/// #[derive(Debug, Default)]
+/// struct Outbox(Mutex<Vec<Message>>);
+///
+/// # fn refused<T>() -> Result<T, MessageBusError> {
+/// #     Err(MessageBusError::Refused {
+/// #         kind: RefusedKind::Unsupported,
+/// #         reason: "an outbox has no consumers".into(),
+/// #         source: "write-only".into(),
+/// #     })
+/// # }
+/// #[async_trait]
+/// impl MessageBus for Outbox {
+///     async fn publish(
+///         &self,
+///         message: &Message,
+///     ) -> Result<(PartitionId, Offset), MessageBusError> {
+///         let mut sent = self.0.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+///         let offset = Offset::new(sent.len() as u64);
+///         sent.push(message.clone());
+///         Ok((PartitionId::new(message.topic.clone(), 0), offset))
+///     }
+///     async fn describe_topic(&self, _: &str) -> Result<TopicDescription, MessageBusError> {
+///         Ok(TopicDescription::new(1))
+///     }
+///     async fn subscribe(&self, _: Subscription) -> Result<Arc<dyn Consumer>, MessageBusError> {
+///         refused()
+///     }
+///     // `offsets`, `committed` and `delete_group` refuse as `subscribe` does.
+/// #     async fn offsets(&self, _: &str) -> Result<Vec<PartitionOffsets>, MessageBusError> {
+/// #         refused()
+/// #     }
+/// #     async fn committed(
+/// #         &self,
+/// #         _: &str,
+/// #         _: &str,
+/// #     ) -> Result<Vec<(PartitionId, Option<Offset>)>, MessageBusError> {
+/// #         refused()
+/// #     }
+/// #     async fn delete_group(&self, _: &str) -> Result<(), MessageBusError> {
+/// #         refused()
+/// #     }
+/// }
+///
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// let outbox = Outbox::default();
+/// let message = Message::new("orders", Timestamp::now()).with_key("order#7").with_partition(0);
+/// assert_eq!(outbox.publish(&message).await?.1, Offset::new(0));
+/// // The provided method sends a run one message after the other.
+/// let outcome = outbox.publish_run(&[message.clone(), message]).await;
+/// assert_eq!((outcome.durable, outcome.error.is_none()), (2, true));
+/// # Ok::<(), foldstream::BoxError>(())
+/// # })?;
+/// # Ok::<(), foldstream::BoxError>(())
+/// ```
 #[async_trait]
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a message bus",
@@ -581,6 +644,63 @@ pub trait MessageBus: Debug + Send + Sync + 'static {
 ///   member expires.
 /// - Of two members with one instance id at the same time only one stays. The other gets
 ///   `Refused(InstanceIdInUse)`.
+///
+/// # Example
+/// A consumer that delivers a fixed list of messages, for a test of code that reads one:
+/// ```
+/// # use async_trait::async_trait;
+/// use foldstream::{Timestamp, ports::*};
+/// use std::{collections::VecDeque, sync::Mutex};
+///
+/// #[derive(Debug, Default)]
+/// struct Recorded {
+///     events: Mutex<VecDeque<ConsumerEvent>>,
+///     committed: Mutex<Vec<OwnedMark>>,
+/// }
+///
+/// #[async_trait]
+/// impl Consumer for Recorded {
+///     async fn next(&self) -> Result<ConsumerEvent, MessageBusError> {
+///         let next = self.events.lock().unwrap_or_else(|poisoned| poisoned.into_inner()).pop_front();
+///         match next {
+///             Some(event) => Ok(event),
+///             None => std::future::pending().await,
+///         }
+///     }
+///     async fn commit(&self, marks: &[OwnedMark]) -> Result<(), MessageBusError> {
+///         let mut committed = self.committed.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+///         committed.extend_from_slice(marks);
+///         Ok(())
+///     }
+///     async fn pause(&self, _: &[PartitionId]) -> Result<(), MessageBusError> {
+///         Ok(())
+///     }
+///     async fn resume(&self, _: &[PartitionId]) -> Result<(), MessageBusError> {
+///         Ok(())
+///     }
+///     async fn leave(&self) -> Result<(), MessageBusError> {
+///         Ok(())
+///     }
+/// }
+///
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// let consumer = Recorded::default();
+/// let (partition, epoch) = (PartitionId::new("orders", 0), AssignmentEpoch::new(1));
+/// let message = Message::new("orders", Timestamp::now());
+/// let delivery = Delivery::new(partition, Offset::new(41), epoch, message);
+/// consumer.events.lock().unwrap().push_back(ConsumerEvent::Delivery(delivery));
+///
+/// let ConsumerEvent::Delivery(delivery) = consumer.next().await? else {
+///     return Err("the first event is a delivery".into());
+/// };
+/// // Its effects are durable: the offset after it may be committed.
+/// let done = OwnedMark::new(delivery.partition, delivery.epoch, delivery.offset.next());
+/// consumer.commit(&[done]).await?;
+/// assert_eq!(consumer.committed.lock().unwrap()[0].next, Offset::new(42));
+/// # Ok::<(), foldstream::BoxError>(())
+/// # })?;
+/// # Ok::<(), foldstream::BoxError>(())
+/// ```
 #[async_trait]
 pub trait Consumer: Debug + Send + Sync + 'static {
     /// Waits for the next message or change of assignment.
