@@ -4,6 +4,7 @@
 
 mod event;
 mod stream;
+mod head;
 mod aggregate;
 mod codec;
 mod payload;
@@ -36,6 +37,7 @@ pub use event::{
 };
 pub use foldstream_macros::DomainEvent;
 pub use hash::{kafka_partition, murmur2};
+pub use head::{ExpectedVersion, StreamHead, VersionConflict};
 pub use metadata::{
     ActorId, CausationId, CommandId, CommitId, CorrelationId, EventId, InvalidId, Metadata,
 };
@@ -53,9 +55,7 @@ pub use resilience::{
 };
 pub use snapshot::{LoadPolicy, SinceSnapshot, SnapshotPolicy};
 pub use source_uri::{InvalidSourceUri, SourceUri};
-pub use stream::{
-    ExpectedVersion, InvalidStreamId, StreamHead, StreamId, Version, VersionConflict,
-};
+pub use stream::{InvalidStreamId, StreamId, Version};
 pub use wire::{WireError, from_message, previous_record, to_message, to_message_after};
 
 /// The boxed error type in which every `source` is kept.
