@@ -1,9 +1,10 @@
-//! The steps that a repository takes before an append, for code that stores or checks events without a repository:
-//! adapters, importers and test doubles.
+//! The steps that a repository takes before an append, for code that stores or checks events
+//! without a repository: adapters, importers and test doubles.
 //!
-//! A double that encodes by itself lets a test pass that fails in production. So the checks of
-//! [`Repository`](crate::Repository) can be had by themselves: [`encode_events`] and [`seal_append`] for the events of a
-//! commit, and [`encode_state`] for the state of a snapshot. [`Append::validate_for`] checks the limits of a store.
+//! A test double that encodes by itself lets a test pass that fails in production. Therefore the
+//! checks of [`Repository`](crate::Repository) are functions of their own: [`encode_events`] and
+//! [`seal_append`] for the events of a commit, and [`encode_state`] for the state of a snapshot.
+//! [`Append::validate_for`] checks the limits of a store.
 use crate::{
     AppendError, CodecError, DomainEvent, LoadError, PayloadCodecs, Snapshot, Upcasters,
     codec::{self, ReadBack},
@@ -12,15 +13,15 @@ use crate::{
 };
 use std::sync::Arc;
 
-/// Encodes the events of one commit, and reads each of them back as a later load does.
+/// Encodes the events of one commit, and decodes each of them again as a later load does.
 ///
-/// `upcasters` are those of other crates, as [`Repository::with_upcasters`](crate::Repository::with_upcasters) takes them;
-/// the upcasters of the event type are added. The event that was read back is compared with the event by
-/// [`DomainEvent::equals_decoded`].
+/// `upcasters` are those for event types of other crates, as in
+/// [`Repository::with_upcasters`](crate::Repository::with_upcasters). The upcasters of the event
+/// type are added. [`DomainEvent::equals_decoded`] compares the decoded event with the event.
 ///
 /// # Errors
-/// - [`AppendError::Codec`] if an event cannot be encoded, or would not be read back as what it is. The error names the
-///   event, never its values.
+/// - [`AppendError::Codec`] if an event cannot be encoded, or would be decoded as another value.
+///   The error names the event, never its values.
 /// - [`AppendError::Load`] if an upcaster is for a name that the event type lifts itself.
 ///
 /// # Example
@@ -35,8 +36,9 @@ use std::sync::Arc;
 /// use ProbeEvent::Measured;
 ///
 /// let stored = encode_events(&[Measured { celsius: 21.5 }], &Upcasters::new())?;
-/// assert_eq!((stored[0].name.as_str(), &stored[0].payload[..]), ("Measured", &br#"{"celsius":21.5}"#[..]));
-/// // JSON has no NaN: no reader would get it back.
+/// assert_eq!(stored[0].name.as_str(), "Measured");
+/// assert_eq!(stored[0].payload, r#"{"celsius":21.5}"#);
+/// // JSON has no NaN, so no reader would get the value back.
 /// assert!(encode_events(&[Measured { celsius: f64::NAN }], &Upcasters::new()).is_err());
 /// # Ok::<(), foldstream::AppendError>(())
 /// ```
@@ -48,22 +50,25 @@ pub fn encode_events<E: DomainEvent>(
     Ok(codec::encode_events(events, &upcasters, ReadBack::Checked)?)
 }
 
-/// Seals the payloads of an append, each bound to the place that its event will have, and opens each of them again as a
-/// later load does. Without payload codecs the append is returned as it is.
+/// Seals the payloads of an append, and opens each of them again as a later load does.
+///
+/// Each payload is bound to the stream and version that its event will have. Without payload codecs
+/// the append is returned as it is.
 ///
 /// # Errors
 /// - [`AppendError::Store`] if [`Append::validate`] refuses the append.
-/// - [`AppendError::Codec`] if a codec fails, if its tag cannot be stored, or if a reader would not get a payload back.
+/// - [`AppendError::Codec`] if a codec fails, if its tag cannot be stored, or if a reader would not
+///   get a payload back.
 pub async fn seal_append(append: Append, codecs: &PayloadCodecs) -> Result<Append, AppendError> {
     repository::seal_append(append, codecs, ReadBack::Checked).await
 }
 
-/// Encodes a state for a snapshot, and reads it back as a later load does.
+/// Encodes a state for a snapshot, and decodes it again as a later load does.
 ///
-/// The state that was read back is compared with the state by [`Snapshot::equals_decoded`].
+/// [`Snapshot::equals_decoded`] compares the decoded state with the state.
 ///
 /// # Errors
-/// [`CodecError::Encode`] if the state cannot be encoded, or would not be read back as what it is.
+/// [`CodecError::Encode`] if the state cannot be encoded, or would be decoded as another value.
 pub fn encode_state<A: Snapshot>(state: &A) -> Result<Vec<u8>, CodecError> {
     codec::encode_state(state, ReadBack::Checked)
 }
@@ -71,7 +76,8 @@ pub fn encode_state<A: Snapshot>(state: &A) -> Result<Vec<u8>, CodecError> {
 /// Decodes the state of a snapshot that [`encode_state`] has encoded.
 ///
 /// # Errors
-/// [`CodecError::Decode`] if the payload is not a state of this build. A repository passes over such a snapshot.
+/// [`CodecError::Decode`] if the payload is not a state of this build. A repository ignores such a
+/// snapshot.
 pub fn decode_state<A: Snapshot>(payload: &[u8]) -> Result<A, CodecError> {
     codec::decode_state(payload)
 }

@@ -8,8 +8,8 @@
 //! ```text
 //! the adapter's incarnation changes         states that were kept under another number are dropped
 //! a call finds the table missing, replaced  all kept states are dropped
-//! a stream was idle for minutes             the store is asked for the commit at the head; if it
-//!                                           is missing or has another id, the kept state is dropped
+//! a stream was idle for minutes             the store is asked for the commit at the head; unless
+//!                                           it has the commit id, the state is dropped
 //! ```
 //! A restore takes minutes in which calls fail, so a stream that is not idle meets the first or the
 //! second check.

@@ -52,13 +52,13 @@ impl<A: Aggregate> Repository<A> {
         })
     }
 
-    /// Events as the store takes them.
+    /// Encodes events in the form that the store takes.
     pub(super) fn encode(&self, events: &[A::Event]) -> Result<Arc<[EventData]>, AppendError> {
         let encoded = codec::encode_events(events, self.upcasters()?, self.inner.read_back);
         Ok(encoded?)
     }
 
-    /// An append as it goes to the store.
+    /// Seals the payloads of an append, as it is sent to the store.
     pub(super) fn seal(
         &self,
         append: Append,
@@ -77,7 +77,7 @@ pub(crate) async fn seal_append(
     if codecs.is_empty() {
         return Ok(append);
     }
-    // Boxed, so that those who have no codec do not carry its future about.
+    // Boxed, so that a repository without codecs does not carry the size of this future.
     let sealing = Box::pin(codecs.seal_append(append, check));
     match AssertUnwindSafe(sealing).catch_unwind().await {
         Ok(sealed) => Ok(sealed?),
