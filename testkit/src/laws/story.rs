@@ -1,6 +1,7 @@
 //! What happened until a law was broken, told as a test.
 use super::{command::Told, seed, written::expression};
 use crate::ManualClock;
+pub(super) use crate::scenario::short_type_name as short_name;
 use foldstream::{Aggregate, DomainEvent, Timestamp};
 use proptest::test_runner::{TestCaseError, TestCaseResult};
 use std::{
@@ -226,15 +227,6 @@ fn listed(open: &str, items: &[String], close: &str) -> Vec<String> {
     lines.extend(items.iter().map(|item| format!("{indent}    {item},")));
     lines.push(format!("{indent}]{close}"));
     lines
-}
-
-/// A type's name without the modules it is in.
-pub(super) fn short_name<T>() -> String {
-    let mut short = String::new();
-    for part in std::any::type_name::<T>().split_inclusive(['<', '>', ',', ' ', '&', '(', ')']) {
-        short.push_str(part.rsplit("::").next().unwrap_or(part));
-    }
-    short
 }
 
 /// The story without lines.

@@ -19,3 +19,6 @@ pub use listener::ListenerScenario;
 pub use ports::Ports;
 pub use projector::ProjectorScenario;
 pub use road::{CommandFor, Road};
+
+#[cfg(feature = "proptest")]
+pub(crate) use names::short_type_name;

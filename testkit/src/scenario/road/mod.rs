@@ -4,6 +4,7 @@ mod run;
 mod then;
 
 use super::{
+    failure::with_history,
     feed::{block_on, failed, runtime},
     names::typed_id,
     ports::Ports,
@@ -65,8 +66,9 @@ impl<A: Decide<C>, C: Send + Sync> CommandFor<A> for C {
 ///
 /// - **Given** events lie before the processors start: a listener that starts now, as is the default, does not get them.
 /// - A processor that cannot go on **halts** at the event, and stays halted until the next [`run`](Self::run), which is its
-///   restart. A test that does not expect it by [`then_halted`](Self::then_halted) fails. Halting is the only policy that
-///   runners have so far: once failed events can be parked or kept as dead letters, those will be looked at beside it.
+///   restart. A test that does not expect it by [`then_halted`](Self::then_halted) fails, at its next call or at its end.
+///   Halting is the only policy that runners have so far: once failed events can be parked or kept as dead letters, those will
+///   be looked at beside it.
 /// - Ids are named by themselves or by their text.
 /// - A road has a runtime of its own, so its tests are plain `#[test]`s. Its topic has four partitions.
 ///
@@ -435,20 +437,40 @@ impl Road {
         }
     }
 
-    /// Executes a command, which is refused; the test of why is the aggregate's [`Scenario`](crate::Scenario).
+    /// Executes a command, which is refused for whatever reason; the test of why is the aggregate's
+    /// [`Scenario`](crate::Scenario), or [`execute_refused_with`](Self::execute_refused_with).
     ///
     /// # Panics
     /// If it is accepted; if it cannot be executed; if a processor has halted unnoticed.
     #[track_caller]
     #[must_use = "a road without a `then` checks nothing"]
     pub fn execute_refused<A: Aggregate>(
-        mut self,
+        self,
         id: impl Display,
         command: impl CommandFor<A>,
     ) -> Self {
+        self.execute_refused_with::<A, _>(id, command, |_| {})
+    }
+
+    /// Executes a command, which is refused; the closure asserts on the reason:
+    /// `.execute_refused_with::<Account, _>("ann", Withdraw(7), |reason| assert_eq!(*reason, InsufficientFunds))`.
+    ///
+    /// # Panics
+    /// As [`execute_refused`](Self::execute_refused), and if the closure does: with its message and what happened before.
+    #[track_caller]
+    #[must_use = "a road without a `then` checks nothing"]
+    pub fn execute_refused_with<A: Aggregate, C: CommandFor<A>>(
+        mut self,
+        id: impl Display,
+        command: C,
+        check: impl FnOnce(&C::Error),
+    ) -> Self {
         let id = &typed_id::<A>(id);
         match self.decide(id, command) {
-            Err(ExecuteError::Rejected(_)) => self,
+            Err(ExecuteError::Rejected(reason)) => with_history(
+                || check(&reason),
+                || format!("refused: {reason:?}\n{}", self.history()),
+            ),
             Ok(done) => panic!(
                 "a command on {} was accepted, with {:?}\n{}",
                 stream_text::<A>(id),
@@ -457,6 +479,7 @@ impl Road {
             ),
             Err(error) => self.panic_not_executed::<A>(id, &error),
         }
+        self
     }
 
     #[track_caller]

@@ -7,8 +7,8 @@ use super::{
     },
 };
 use foldstream::{
-    BoxError, Clock, CommandId, ExecuteError, Metadata, PayloadCodecs, Repository, SnapshotPolicy,
-    Timestamp, Upcasters,
+    BoxError, Clock, CommandId, ExecuteError, Metadata, PayloadCodecs, Repository, Timestamp,
+    Upcasters,
     ports::{ControlStore, EventStore, SnapshotStore},
     runner::{ErrorClass, EventContext, HandlerError, HandlerResult, Listener},
 };
@@ -181,7 +181,6 @@ fn a_step_may_use_the_bus_and_the_snapshot_store() {
     let _ = road
         .perform(async |ports| {
             assert_eq!(ports.message_bus.offsets("GlobalEvents").await?.len(), 4);
-            let _ = SnapshotPolicy::never();
             let stream = StreamId::new("account", "ann")?;
             assert!(ports.snapshot_store.load(&stream).await?.is_none());
             assert!(Arc::ptr_eq(&ports.snapshot_store, &snapshots));

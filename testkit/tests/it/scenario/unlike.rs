@@ -2,8 +2,8 @@
 use super::{
     failure,
     handlers::{
-        Account, AccountEvent, AccountId, Alerts, Balances, Deposit, LoanEvent, Reversed,
-        Withdrawn, deposited,
+        Account, AccountEvent, AccountId, Alerts, Balances, Deposit, InsufficientFunds, LoanEvent,
+        Reversed, Withdraw, Withdrawn, deposited,
     },
 };
 use foldstream::{
@@ -275,6 +275,39 @@ fn a_repository_without_the_settings_of_the_road_fails() {
         .with_payload_codecs(codecs)
         .execute::<Account>("ann", Deposit(2))
         .then_events::<Account>("ann", [deposited(1), deposited(2)]);
+}
+
+#[test]
+fn a_command_that_is_refused_for_another_reason_fails_where_the_reason_is_looked_at() {
+    let road = || Road::new().execute::<Account>("ann", Deposit(1));
+    drop(
+        road().execute_refused_with::<Account, _>("ann", Withdraw(2), |reason| {
+            assert_eq!(*reason, InsufficientFunds);
+        }),
+    );
+    let text = failure(|| {
+        drop(
+            road().execute_refused_with::<Account, _>("ann", Withdraw(2), |reason| {
+                assert_eq!(
+                    reason.to_string(),
+                    "the account is closed",
+                    "another reason"
+                );
+            }),
+        );
+    });
+    assert!(text.contains("another reason"), "{text}");
+    assert!(
+        text.contains("\nrefused: InsufficientFunds\nhistory:\n  account#ann 1  Deposited"),
+        "{text}"
+    );
+    let text = failure(|| {
+        drop(road().execute_refused_with::<Account, _>("ann", Deposit(2), |_| {}));
+    });
+    assert!(
+        text.starts_with("a command on account#ann was accepted, with [Deposited"),
+        "{text}"
+    );
 }
 
 #[test]
