@@ -36,6 +36,12 @@ pub mod tutorial {
 pub mod operations {
     #![doc = include_str!("src/operations.md")]
 }
+/// The teaching adapter, and the chapter that builds it.
+pub mod adapter {
+    #![doc = include_str!("src/adapter.md")]
+    mod map_event_store;
+    pub use map_event_store::MapEventStore;
+}
 pub mod from_cqrs_es {
     #![doc = include_str!("src/from_cqrs_es.md")]
 }
