@@ -94,7 +94,7 @@ impl CommitBytesError {
             },
             error => EventStoreError::Corrupt {
                 stream,
-                after: Version::new(version.get().saturating_sub(1)),
+                after: before(key),
                 reason: error.to_string(),
             },
         }
@@ -146,9 +146,8 @@ impl Commit {
     ///
     /// // An adapter inserts the key and the bytes, and looks up by the key.
     /// let commit = append.to_commit();
-    /// let row = (commit.key(), commit.to_bytes());
-    /// let read = Commit::from_bytes(row.1).map_err(|error| error.at(&row.0))?;
-    /// assert_eq!(read, commit);
+    /// let (key, bytes) = (commit.key(), commit.to_bytes());
+    /// assert_eq!(Commit::from_bytes_at(&key, bytes)?, commit);
     /// # Ok::<(), foldstream::BoxError>(())
     /// ```
     #[must_use]
@@ -183,8 +182,8 @@ impl Commit {
 
     /// Reads what [`to_bytes`](Self::to_bytes) has written, in any format up to the newest that this build knows.
     ///
-    /// The payloads share the memory of `bytes`. The caller compares [`key`](Self::key) with the place where the bytes
-    /// were kept.
+    /// The payloads share the memory of `bytes`. An adapter calls [`from_bytes_at`](Self::from_bytes_at) instead, which
+    /// notices that the bytes are those of another commit.
     ///
     /// # Errors
     /// [`CommitBytesError`]; [`at`](CommitBytesError::at) makes an [`EventStoreError`] of it.
@@ -200,6 +199,35 @@ impl Commit {
             Some(&found) => Err(CommitBytesError::UnknownFormat { found }),
         }
     }
+
+    /// Reads the commit that is kept at `key`: [`from_bytes`](Self::from_bytes) for event stores.
+    ///
+    /// # Errors
+    /// - [`EventStoreError::UnknownFormat`] if a later build has written the bytes.
+    /// - [`EventStoreError::Corrupt`] if they are damaged, or those of a commit with another key.
+    pub fn from_bytes_at(
+        key: &CommitKey,
+        bytes: impl Into<Bytes>,
+    ) -> Result<Self, EventStoreError> {
+        let commit = Self::from_bytes(bytes).map_err(|error| error.at(key))?;
+        if commit.key() == *key {
+            return Ok(commit);
+        }
+        let (stream, version) = (&commit.stream, commit.first_version);
+        Err(EventStoreError::Corrupt {
+            stream: key.stream.clone(),
+            after: before(key),
+            reason: format!(
+                "the row at version {} holds the commit of {stream} at version {version}: restore the row from a backup",
+                key.first_version
+            ),
+        })
+    }
+}
+
+/// The last version that was read whole, if the commit at `key` cannot be read.
+const fn before(key: &CommitKey) -> Version {
+    Version::new(key.first_version.get().saturating_sub(1))
 }
 
 fn metadata_value(metadata: &Metadata) -> Value {

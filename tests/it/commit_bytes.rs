@@ -91,6 +91,35 @@ fn a_commit_that_was_cut_off_anywhere_is_truncated() {
 }
 
 #[test]
+fn a_commit_of_another_key_is_corrupt() {
+    let bytes = golden().to_bytes();
+    let read = Commit::from_bytes_at(&key(), bytes.clone());
+    assert_eq!(read.unwrap(), golden());
+    let other = StreamId::new("cart", "c-2").unwrap();
+    for key in [
+        CommitKey::new(key().stream, Version::new(4)),
+        CommitKey::new(other, Version::new(3)),
+    ] {
+        match Commit::from_bytes_at(&key, bytes.clone()) {
+            Err(EventStoreError::Corrupt {
+                stream,
+                after,
+                reason,
+            }) => {
+                assert_eq!((&stream, after.next()), (&key.stream, key.first_version));
+                assert!(reason.contains("cart#c-1 at version 3"), "{reason}");
+            }
+            read => panic!("{read:?}"),
+        }
+    }
+    let later = Commit::from_bytes_at(&key(), vec![2]);
+    assert!(matches!(
+        later,
+        Err(EventStoreError::UnknownFormat { found: 2, .. })
+    ));
+}
+
+#[test]
 fn bytes_after_the_last_payload_are_refused() {
     let twice = [GOLDEN, GOLDEN].concat();
     let extra = GOLDEN.len();
