@@ -1,10 +1,11 @@
 //! The code of the foldstream book.
 //!
-//! mdBook renders the chapters in `src/`. This crate, which is never published, compiles and runs their code: each chapter
-//! is the documentation of one module, so that `cargo test -p foldstream-book --doc` runs every example in it.
+//! mdBook renders the chapters in `src/`. This crate, which is never published, compiles and runs
+//! their code: each chapter is the documentation of one module, so that
+//! `cargo test -p foldstream-book --doc` runs every example in it.
 //!
-//! The tutorial's hotel also lives in modules, because each chapter uses the code of the chapters before. A test compares
-//! those modules with the chapters that show them.
+//! The tutorial's hotel also lives in modules, because each chapter uses the code of the chapters
+//! before. A test compares those modules with the chapters that show them.
 
 pub mod hotel;
 

@@ -18,7 +18,7 @@ event_set! {
     }
 }
 
-/// What the projector knows of one stream, and the version up to which it knows it.
+/// The projector's knowledge of one stream, and the version up to which it goes.
 #[derive(Clone, Debug, PartialEq)]
 struct Row {
     version: Version,

@@ -29,7 +29,9 @@ impl FrontDesk {
         }
     }
 
-    /// Places a booking and reserves its room: both or neither. Returns true if the booking is new.
+    /// Places a booking and reserves its room: both or neither.
+    ///
+    /// Returns true if the booking is new.
     pub async fn book(
         &self,
         booking: &BookingId,

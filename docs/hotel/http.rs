@@ -69,7 +69,7 @@ struct Problem(StatusCode, String);
 
 pub type Answer = Response<Full<Bytes>>;
 
-/// Answers one request. No web framework is needed, and every framework can call it.
+/// Answers one request of a client. Any web framework can call this function.
 pub async fn handle(hotel: &Hotel, request: &Request<Bytes>) -> Answer {
     let answered = route(hotel, request).await;
     answered.unwrap_or_else(|Problem(status, detail)| answer(status, &detail))
@@ -145,6 +145,9 @@ async fn check_out(hotel: &Hotel, id: &str, request: &Request<Bytes>) -> Result<
 async fn read_bill(hotel: &Hotel, id: &str) -> Result<Answer, Problem> {
     let booking = hotel.desk.bookings.load(&id.into()).await;
     let booking = booking.map_err(ExecuteError::<Infallible>::from)?;
+    if booking.version() == Version::NONE {
+        return Err(Problem(StatusCode::NOT_FOUND, "no such booking".into()));
+    }
     Ok(bill(booking.state(), booking.version()))
 }
 

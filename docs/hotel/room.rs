@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 id!(pub RoomId);
 id!(pub BookingId);
 
-/// The nights from `arrival` up to `departure`, which is the morning of leaving. Days count from 1 January 2026.
+/// The nights from `arrival` up to `departure`, which is the morning of leaving.
+///
+/// Days count from 1 January 2026.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stay {
     pub arrival: u32,

@@ -9,7 +9,9 @@ use std::{collections::BTreeMap, fs, path::Path};
 /// The tutorial's chapters, in reading order.
 const CHAPTERS: [&str; 5] = ["aggregates", "read_model", "http", "evolving", "testing"];
 
-/// Returns what the chapters show of each file: the blocks that name it in their first line, joined by empty lines.
+/// Returns the text of each file as the chapters show it.
+///
+/// A block belongs to the file that its first line names. An empty line joins the blocks of a file.
 fn shown(docs: &Path) -> BTreeMap<String, String> {
     let mut files: BTreeMap<String, String> = BTreeMap::new();
     for chapter in CHAPTERS {
