@@ -5,10 +5,13 @@
 //! cargo test -p foldstream-dynamodb --no-default-features --features tls --test features
 //! ```
 //!
-//! With the default features everything in this file is compiled out but the last test.
-use foldstream_dynamodb::{ConfigError, DynamoDb, DynamoDbConfig, DynamoDbError};
+//! With the default features, only the last test is left.
+#[cfg(not(feature = "https"))]
+use foldstream_dynamodb::ConfigError;
+use foldstream_dynamodb::{DynamoDb, DynamoDbConfig, DynamoDbError};
 
 /// AWS itself, and a URL of it.
+#[cfg(not(feature = "https"))]
 fn over_tls() -> [DynamoDbConfig; 2] {
     let url = "https://dynamodb.eu-central-1.amazonaws.com";
     [
@@ -17,6 +20,7 @@ fn over_tls() -> [DynamoDbConfig; 2] {
     ]
 }
 
+#[cfg(not(feature = "https"))]
 async fn refused(config: &DynamoDbConfig) -> (ConfigError, String) {
     let error = DynamoDb::connect(config.clone()).await.unwrap_err();
     let text = error.to_string();
