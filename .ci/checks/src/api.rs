@@ -4,6 +4,7 @@ use crate::{
     listing::{self, Mode},
     workspace::{Package, Workspace, cargo, output},
 };
+use std::collections::BTreeSet;
 
 const UPDATE: &str = "cargo run -p foldstream-checks -- api --update";
 
@@ -51,6 +52,23 @@ fn public_api(workspace: &Workspace, package: &Package) -> Result<String, CheckE
             package: package.name.clone(),
             source,
         })?;
-    let lines: Vec<String> = api.items().map(ToString::to_string).collect();
+    let items: Vec<_> = api.items().map(|item| (item, item.to_string())).collect();
+    let is_of_a_trait = |line: &str| line.starts_with("impl") && line.contains(" for ");
+    let implementations: BTreeSet<_> = items
+        .iter()
+        .filter(|(_, line)| is_of_a_trait(line))
+        .map(|(item, _)| item.id())
+        .collect();
+    // That a trait is implemented says which functions there are.
+    let lines = items.iter().filter(|(item, line)| {
+        let is_function = line.contains(" fn ");
+        let is_implied = item
+            .parent_id()
+            .is_some_and(|id| implementations.contains(&id));
+        // Part of every derived `PartialEq`.
+        let is_structural = line.starts_with("impl core::marker::StructuralPartialEq for ");
+        !(is_function && is_implied || is_structural)
+    });
+    let lines: Vec<&str> = lines.map(|(_, line)| line.as_str()).collect();
     Ok(lines.join("\n") + "\n")
 }

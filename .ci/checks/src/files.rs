@@ -10,8 +10,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Names that a tool or a reader looks for by itself.
-const CONVENTIONAL: [&str; 8] = [
+/// Names that a tool, GitHub or a reader looks for by itself.
+const CONVENTIONAL: [&str; 10] = [
     "Cargo.toml",
     "Cargo.lock",
     "README.md",
@@ -20,10 +20,13 @@ const CONVENTIONAL: [&str; 8] = [
     "clippy.toml",
     "rustfmt.toml",
     ".gitignore",
+    "SECURITY.md",
+    "CODE_OF_CONDUCT.md",
 ];
-/// Folders whose files are read because they are there: golden payloads by the shop's schema test, listings by this
-/// program, mutants by `.ci/mutants`.
-const READ_WHOLE: [&str; 4] = [
+/// Folders whose files are read because they are there: by GitHub, golden payloads by the shop's schema test, listings by
+/// this program, mutants by `.ci/mutants`.
+const READ_WHOLE: [&str; 5] = [
+    ".github/",
     "examples/shop/tests/golden/",
     ".ci/packages/",
     ".ci/api/",
