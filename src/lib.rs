@@ -1,6 +1,4 @@
-// The README's example uses the testkit, which depends on this package. The crate in `.ci/checks`
-// runs the example.
-#![cfg_attr(not(doctest), doc = include_str!("../README.md"))]
+#![doc = include_str!("../README.md")]
 
 mod event;
 mod stream;

@@ -43,9 +43,11 @@ struct LeaseRow {
 ///
 /// # Example
 /// ```
-/// # use foldstream::{BoxError, SystemIds, control::Leases, ports::{ControlStore, RowKey}};
+/// # use foldstream::{SystemIds, control::Leases, ports::RowKey};
 /// # use std::{sync::Arc, time::Duration};
-/// # async fn example(control: impl ControlStore) -> Result<(), BoxError> {
+/// use foldstream_testkit::InMemoryControlStore;
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// let control = InMemoryControlStore::new();
 /// let leases = Leases::new(control, Arc::new(SystemIds), Duration::from_secs(15));
 /// let mut contender = leases.contender(RowKey::new("lease/poller", "7"), "node-1");
 /// if let Some(mut lease) = contender.try_take().await? {
@@ -53,8 +55,8 @@ struct LeaseRow {
 ///     assert!(lease.renew().await?);
 ///     lease.release().await?;
 /// }
-/// # Ok(())
-/// # }
+/// # Ok::<(), foldstream::BoxError>(()) })?;
+/// # Ok::<(), foldstream::BoxError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Leases {

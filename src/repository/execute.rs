@@ -133,8 +133,9 @@ impl<A: Aggregate> Repository<A> {
     ///
     /// # Example
     /// ```
+    /// use foldstream_testkit::InMemoryEventStore;
     /// # use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent};
-    /// # use foldstream::{ExecuteError, Repository, Version, id, ports::EventStore};
+    /// # use foldstream::{ExecuteError, Repository, Version, id};
     /// # id!(NoteId);
     /// # #[derive(Clone, Debug, PartialEq, DomainEvent)]
     /// # #[event(aggregate = "note")]
@@ -153,16 +154,16 @@ impl<A: Aggregate> Repository<A> {
     /// #         Ok(vec![NoteEvent::Written { text: command.0.into() }])
     /// #     }
     /// # }
-    /// # async fn example(store: impl EventStore) -> Result<(), foldstream::BoxError> {
-    /// let notes = Repository::<Note>::new(store);
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// let notes = Repository::<Note>::new(InMemoryEventStore::new());
     /// let first = notes.execute_at(&"n".into(), Version::NONE, Write("milk")).await?;
     /// let etag = first.version();
     /// notes.execute_at(&"n".into(), etag, Write("milk, bread")).await?;
     /// // The other browser tab still shows the first version: 412 Precondition Failed.
     /// let late = notes.execute_at(&"n".into(), etag, Write("milk, eggs")).await;
     /// assert!(matches!(late, Err(ExecuteError::Conflict(_))));
-    /// # Ok(())
-    /// # }
+    /// # Ok::<(), foldstream::BoxError>(()) })?;
+    /// # Ok::<(), foldstream::BoxError>(())
     /// ```
     pub async fn execute_at<C: Send + Sync>(
         &self,

@@ -61,8 +61,8 @@ const CONFIRM_AFTER: Duration = Duration::from_secs(300);
 ///
 /// # Example
 /// ```
+/// use foldstream_testkit::InMemoryEventStore;
 /// # use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent, Repository, id};
-/// # use foldstream::ports::EventStore;
 /// # id!(CounterId);
 /// # #[derive(Clone, Debug, PartialEq, DomainEvent)]
 /// # #[event(aggregate = "counter")]
@@ -84,12 +84,12 @@ const CONFIRM_AFTER: Duration = Duration::from_secs(300);
 /// #         Ok(vec![CounterEvent::Counted { by: command.0 }])
 /// #     }
 /// # }
-/// # async fn example(store: impl EventStore) -> Result<(), foldstream::BoxError> {
-/// let counters = Repository::<Counter>::new(store);
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// let counters = Repository::<Counter>::new(InMemoryEventStore::new());
 /// let done = counters.execute(&"visits".into(), Count(2)).await?;
 /// assert_eq!((done.state().total, done.version().get()), (2, 1));
-/// # Ok(())
-/// # }
+/// # Ok::<(), foldstream::BoxError>(()) })?;
+/// # Ok::<(), foldstream::BoxError>(())
 /// ```
 pub struct Repository<A: Aggregate> {
     inner: Arc<Inner<A>>,

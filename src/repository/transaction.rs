@@ -44,8 +44,8 @@ use stream::{Part, Stream};
 ///
 /// # Example
 /// ```
+/// use foldstream_testkit::InMemoryEventStore;
 /// # use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent, Repository, id};
-/// # use foldstream::{BoxError, ports::EventStore};
 /// use foldstream::{ConflictRetry, ExecuteError, Transaction};
 /// # id!(AccountId);
 /// # #[derive(Clone, Debug, PartialEq, DomainEvent)]
@@ -81,7 +81,8 @@ use stream::{Part, Stream};
 /// #         Ok(vec![AccountEvent::Withdrawn { amount: command.0 }])
 /// #     }
 /// # }
-/// # async fn example(store: impl EventStore + Clone) -> Result<(), BoxError> {
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// let store = InMemoryEventStore::new();
 /// let accounts = Repository::<Account>::new(store.clone());
 /// accounts.execute(&"ann".into(), Deposit(100)).await?;
 ///
@@ -97,8 +98,8 @@ use stream::{Part, Stream};
 /// })
 /// .await?;
 /// assert_eq!((moved.value, moved.heads.len()), (50, 2));
-/// # Ok(())
-/// # }
+/// # Ok::<(), foldstream::BoxError>(()) })?;
+/// # Ok::<(), foldstream::BoxError>(())
 /// ```
 #[derive(Clone)]
 pub struct Transaction {

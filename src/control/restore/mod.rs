@@ -50,15 +50,12 @@ const ONE: Option<NonZeroU32> = NonZeroU32::new(1);
 /// # Example
 /// ```
 /// use foldstream::control::{AfterRestore, Writes};
-/// # use foldstream::ports::{ControlStore, EventStore, SnapshotStore};
+/// use foldstream_testkit::{InMemoryControlStore, InMemoryEventStore, InMemorySnapshotStore};
 /// use std::num::NonZeroU32;
-/// # async fn example(
-/// #     events: impl EventStore,
-/// #     control: impl ControlStore,
-/// #     snapshots: impl SnapshotStore,
-/// # ) -> Result<(), foldstream::BoxError> {
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// let (events, control) = (InMemoryEventStore::new(), InMemoryControlStore::new());
 /// let restore = AfterRestore::new(events, control, Writes::NoneYet)
-///     .with_snapshots(snapshots)
+///     .with_snapshots(InMemorySnapshotStore::new())
 ///     .with_aggregates(["cart"]);
 /// let hundred = NonZeroU32::new(100).ok_or("not zero")?;
 /// let (mut findings, mut next) = (Vec::new(), None);
@@ -72,8 +69,8 @@ const ONE: Option<NonZeroU32> = NonZeroU32::new(1);
 ///     }
 /// }
 /// assert!(findings.is_empty(), "these do not fit the restored events: {findings:?}");
-/// # Ok(())
-/// # }
+/// # Ok::<(), foldstream::BoxError>(()) })?;
+/// # Ok::<(), foldstream::BoxError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct AfterRestore {
