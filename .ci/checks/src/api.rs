@@ -27,7 +27,7 @@ pub(crate) fn check(workspace: &Workspace, mode: Mode) -> Result<(), CheckError>
     }
     // Only rustdoc may use unstable options: were the variable set for all of cargo, build scripts that look for it would run
     // again, and half of the dependencies would be compiled once more.
-    let rustdoc = workspace.root.join(".ci/checks/rustdoc");
+    let rustdoc = concat!(env!("CARGO_MANIFEST_DIR"), "/rustdoc");
     command.env("RUSTDOC", rustdoc);
     let options = "-Z unstable-options --output-format json --cap-lints allow";
     command.env("RUSTDOCFLAGS", options);
