@@ -33,7 +33,8 @@ impl Key {
 /// Takes the golden payloads of one version out of the files that are there.
 pub(super) fn take_of(stem: &str, files: &mut BTreeSet<String>) -> Vec<String> {
     let (exact, labelled) = (format!("{stem}.json"), format!("{stem}-"));
-    let is_mine = |name: &String| *name == exact || name.starts_with(&labelled);
+    let is_mine =
+        |name: &String| *name == exact || (name.starts_with(&labelled) && name.ends_with(".json"));
     let mine: Vec<_> = files.iter().filter(|name| is_mine(name)).cloned().collect();
     for name in &mine {
         files.remove(name);
@@ -197,7 +198,7 @@ impl Schema {
     }
 }
 
-/// The names of the golden payloads; none in a directory that is not there.
+/// The names of the golden payloads, and of what looks like one; none in a directory that is not there.
 fn list(directory: &Path) -> Result<BTreeSet<String>, SchemaProblem> {
     let failed = |source| SchemaProblem::Io {
         file: directory.to_owned(),
@@ -212,7 +213,8 @@ fn list(directory: &Path) -> Result<BTreeSet<String>, SchemaProblem> {
     for entry in entries {
         let name = entry.map_err(failed)?.file_name();
         let name = name.to_string_lossy().into_owned();
-        if name.ends_with(".json") {
+        // What is named like a payload, but not as JSON, must not be taken for one that is checked.
+        if name.ends_with(".json") || name.contains('@') {
             names.insert(name);
         }
     }

@@ -189,6 +189,15 @@ fn a_golden_payload_of_nothing_that_is_recorded_is_a_problem() {
         "golden/cart.Addded@1.json is of no recorded event",
     );
     std::fs::remove_file(files.golden().join("cart.Addded@1.json")).unwrap();
+    // It would be left out of the check.
+    let misnamed = files.golden().join("cart.Added@3-gift.JSON");
+    put(&misnamed, "{}");
+    assert_problem(
+        &files,
+        schema.check(),
+        "golden/cart.Added@3-gift.JSON is of no recorded event",
+    );
+    std::fs::remove_file(misnamed).unwrap();
     // Version 30 is not version 3 with a label.
     put(&files.golden().join("cart.Added@30.json"), "{}");
     assert_problem(
