@@ -219,7 +219,8 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
     /// Also commands of another type, `weight` times as often as those of [`new`](Self::new). Only for drawn sequences.
     ///
     /// # Panics
-    /// If the laws are [`exhaustive`](Self::exhaustive).
+    /// If the laws are [`exhaustive`](Self::exhaustive), or if `weight` is 0, which would draw none of the commands.
+    #[track_caller]
     #[must_use]
     pub fn or<C>(mut self, weight: u32, strategy: impl Strategy<Value = C> + 'static) -> Self
     where
@@ -229,6 +230,11 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
         let Source::Drawn { commands, .. } = &mut self.source else {
             panic!("all sequences are of the commands that they were given");
         };
+        assert!(
+            weight > 0,
+            "a weight of 0 draws no command of the type {}: give 1 or more",
+            short_name::<C>()
+        );
         commands.push((weight, strategy.prop_map(|c| erase(c)).boxed()));
         self
     }

@@ -7,7 +7,7 @@ use super::{
     seed::Plan,
     story::{Broken, Found, short_name},
 };
-use foldstream::{Decide, Upcasters, runner::Projector};
+use foldstream::{Decide, DomainEvent, Upcasters, runner::Projector};
 use futures::future::LocalBoxFuture;
 use proptest::{
     prelude::*,
@@ -16,7 +16,8 @@ use proptest::{
 };
 use std::{
     any::TypeId,
-    cell::Cell,
+    cell::RefCell,
+    collections::BTreeSet,
     fmt::{self, Debug, Display},
     rc::Rc,
 };
@@ -113,6 +114,7 @@ pub struct ProjectorLaws<P: Projector, M, R> {
 
 /// The histories of one aggregate type.
 struct Histories {
+    aggregate: &'static str,
     weight: u32,
     id: TypeId,
     /// Makes the strategy of its writes, once the ids and the number of streams are known.
@@ -139,10 +141,12 @@ struct Case {
     noise: Vec<Noise>,
 }
 
-/// What one case was about.
-#[derive(Clone, Copy, Default)]
+/// What the cases were about.
+#[derive(Default)]
 struct Seen {
     events: usize,
+    /// Aggregate types that had events.
+    aggregates: BTreeSet<String>,
     /// Rows were not those of an empty model.
     has_rows: bool,
 }
@@ -176,7 +180,7 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
     /// to those of other aggregates. What is rejected makes no history.
     ///
     /// # Panics
-    /// If the projector receives no event of the aggregate: such histories would check nothing.
+    /// If the projector receives no event of the aggregate, or if `weight` is 0: such histories would check nothing.
     #[track_caller]
     #[must_use]
     pub fn histories_of<A, C>(
@@ -194,6 +198,11 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
             P::NAME,
             short_name::<A>()
         );
+        assert!(
+            weight > 0,
+            "a weight of 0 draws no command of {}: give 1 or more",
+            short_name::<A>()
+        );
         let commands = commands.boxed();
         let writes = move |given: &ids::Given, plan: Plan, streams: u8| {
             let ids = ids::of_streams::<A>(given, plan, streams.into(), MOST_IDS)?;
@@ -203,6 +212,7 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
             Ok((0..streams, commands.clone()).prop_map(write).boxed())
         };
         self.histories.push(Histories {
+            aggregate: A::Event::AGGREGATE,
             weight,
             id: TypeId::of::<A::Id>(),
             writes: Box::new(writes),
@@ -309,7 +319,7 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
     /// - With the smallest history and noise that break a law.
     /// - If no histories were [given](Self::histories_of), or the [ids](Self::ids) are not of as many different
     ///   [`streams`](Self::streams), before the first case.
-    /// - If the laws held on nothing: no history had an event, or no event changed the rows.
+    /// - If the laws held on nothing: no history of an aggregate had an event, or no event changed the rows.
     #[track_caller]
     pub fn check(self) {
         let writes = match self.writes() {
@@ -319,11 +329,12 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
         let (config, seed) = self.plan.config();
         let mut runner = TestRunner::new(config);
         let found = Found::default();
-        let seen = Cell::new(Seen::default());
+        let seen = RefCell::new(Seen::default());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap_or_else(|error| panic!("no runtime of one thread: {error}"));
+        let empty = runtime.block_on((self.rows)(&(self.model)()));
         let choice = match self.ids.is_empty() {
             true => Just(0).boxed(),
             false => any::<u64>().boxed(),
@@ -338,15 +349,17 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
             writes,
             noise,
         });
-        let outcome = runner.run(&cases, |case| match runtime.block_on(self.hold(&case)) {
-            Ok(more) => {
-                seen.set(Seen {
-                    events: seen.get().events + more.events,
-                    has_rows: seen.get().has_rows || more.has_rows,
-                });
-                Ok(())
+        let outcome = runner.run(&cases, |case| {
+            match runtime.block_on(self.hold(&case, &empty)) {
+                Ok(more) => {
+                    let mut seen = seen.borrow_mut();
+                    seen.events += more.events;
+                    seen.aggregates.extend(more.aggregates);
+                    seen.has_rows |= more.has_rows;
+                    Ok(())
+                }
+                Err(broken) => found.take(broken),
             }
-            Err(broken) => found.take(broken),
         });
         match (outcome, found.into_smallest()) {
             (Ok(()), _) => {}
@@ -355,16 +368,31 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
             }
             (Err(error), _) => panic!("the laws of {}: {error}", short_name::<P>()),
         }
+        self.must_have_checked(&seen.into_inner());
+    }
+
+    /// Panics if the laws held only because nothing was asked of the projector.
+    #[track_caller]
+    fn must_have_checked(&self, seen: &Seen) {
         assert!(
-            seen.get().events > 0,
+            seen.events > 0,
             "no command led to an event for {:?}: the laws held on empty histories only",
             P::NAME
         );
+        for histories in &self.histories {
+            assert!(
+                seen.aggregates.contains(histories.aggregate),
+                "no command on {:?} led to an event for {:?}: the laws held without its histories. Draw commands that fit \
+                 the aggregate",
+                histories.aggregate,
+                P::NAME
+            );
+        }
         assert!(
-            seen.get().has_rows,
+            seen.has_rows,
             "{} events left the rows of {:?} as those of an empty model: the laws held on empty rows only. Draw commands \
              whose events the projector writes down, and let `rows` return what it writes",
-            seen.get().events,
+            seen.events,
             P::NAME
         );
     }
@@ -394,7 +422,7 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
     }
 
     /// Checks every law on one case.
-    async fn hold(&self, case: &Case) -> Result<Seen, Broken> {
+    async fn hold(&self, case: &Case, empty: &R) -> Result<Seen, Broken> {
         let all = deliveries::<P::Events>(&case.writes, case.choice, &self.upcasters).await;
         let all = all.map_err(|error| Broken {
             law: "the events can be read".into(),
@@ -402,10 +430,9 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
             test: Vec::new(),
             is_of_all: false,
         })?;
-        let empty = (self.rows)(&(self.model)()).await;
-        let expected = self.rebuilt(&all).await?;
+        let expected = self.rebuilt(&all, empty).await?;
         for law in Law::ORDER {
-            let drive = Drive::new(law, (self.model)(), &*self.process, &all);
+            let drive = Drive::new(law, self.fresh(empty).await?, &*self.process, &all);
             let told = match drive.rows(&case.noise, &self.rows).await {
                 Ok((rows, _)) if rows == expected => continue,
                 Ok((rows, drive)) => drive.failed(format!("the rows: {rows:?}")),
@@ -413,26 +440,47 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
             };
             return Err(self.broken(law.name(), told, &expected));
         }
+        let aggregates = all.iter().map(|delivery| delivery.stream().aggregate());
         Ok(Seen {
             events: all.len(),
-            has_rows: expected != empty,
+            aggregates: aggregates.map(Into::into).collect(),
+            has_rows: expected != *empty,
+        })
+    }
+
+    /// A model of its own for each run: rows of an earlier run would hide that this one writes none.
+    async fn fresh(&self, empty: &R) -> Result<M, Broken> {
+        let model = (self.model)();
+        let rows = (self.rows)(&model).await;
+        if rows == *empty {
+            return Ok(model);
+        }
+        Err(Broken {
+            law: "each model starts empty".into(),
+            found: vec![
+                format!("the rows of a new model: {rows:?}"),
+                format!("expected: {empty:?}"),
+                "let the first argument of `ProjectorLaws::new` make a new model in each call"
+                    .into(),
+            ],
+            test: Vec::new(),
+            is_of_all: false,
         })
     }
 
     /// The rows without any noise, twice: the model is emptied and built again in between.
-    async fn rebuilt(&self, all: &[Delivery<P::Events>]) -> Result<R, Broken> {
+    async fn rebuilt(&self, all: &[Delivery<P::Events>], empty: &R) -> Result<R, Broken> {
         const RESET: &str = "a reset empties the model";
         let taken = |failed| self.broken_rows("every event is taken in", failed, "no failure");
-        let model = (self.model)();
-        let empty = (self.rows)(&model).await;
+        let model = self.fresh(empty).await?;
         let drive = Drive::new(Law::Batches, model, &*self.process, all);
         let (expected, drive) = drive.rows(&[], &self.rows).await.map_err(taken)?;
         let left = drive.reset(&self.rows).await.map_err(taken)?;
-        if left != empty {
+        if left != *empty {
             let mut failed = drive.failed(format!("the rows: {left:?}"));
             failed.moves.push("reset".into());
             failed.test.push("    .when_rebuilt()".into());
-            return Err(self.broken(RESET, failed, &empty));
+            return Err(self.broken(RESET, failed, empty));
         }
         let (again, drive) = drive.again().rows(&[], &self.rows).await.map_err(taken)?;
         if again != expected {

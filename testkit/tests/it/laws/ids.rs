@@ -404,3 +404,33 @@ fn what_is_only_for_the_other_kind_of_laws_is_refused() {
         assert!(text.contains("is for exhaustive laws"), "{text}");
     }
 }
+
+#[test]
+fn a_weight_of_nothing_is_refused() {
+    let text =
+        failure(|| Laws::<Counter<Number>>::new((1u64..9).prop_map(Add)).or(0, Just(AddOne)));
+    assert_eq!(
+        text,
+        "a weight of 0 draws no command of the type AddOne: give 1 or more"
+    );
+    let laws = watched().laws;
+    let text = failure(|| laws.histories_of::<Counter<Number>, _>(0, Just(AddOne)));
+    assert_eq!(
+        text,
+        "a weight of 0 draws no command of Counter<Number>: give 1 or more"
+    );
+}
+
+#[test]
+fn a_model_that_is_not_made_anew_is_caught() {
+    let one = Sums::default();
+    let rows = async |sums: &Sums| sums.rows.lock().unwrap().clone();
+    let laws = ProjectorLaws::new(move || one.clone(), Sums::clone, rows);
+    let laws = laws.histories_of::<Counter<Number>, _>(1, Just(AddOne));
+    let text = failure(|| laws.check());
+    assert!(
+        text.starts_with("a law of Sums is broken: each model starts empty"),
+        "{text}"
+    );
+    assert!(text.contains("make a new model in each call"), "{text}");
+}

@@ -173,6 +173,20 @@ fn histories_that_a_projector_does_not_receive_are_refused() {
 }
 
 #[test]
+fn an_aggregate_whose_commands_lead_to_nothing_is_told() {
+    let laws = ProjectorLaws::new(
+        Arc::default,
+        |rows: &Arc<_>| Activity(Arc::clone(rows)),
+        async |rows: &Arc<Mutex<BTreeMap<StreamId, Version>>>| rows.lock().unwrap().clone(),
+    );
+    let laws = laws.histories_of::<Account, _>(1, commands());
+    // An empty cart is not checked out.
+    let text = failure(|| laws.histories_of::<Cart, _>(1, Just(CheckOut)).check());
+    let beginning = "no command on \"cart\" led to an event for \"activity\"";
+    assert!(text.starts_with(beginning), "{text}");
+}
+
+#[test]
 fn laws_without_an_event_check_nothing() {
     let laws = ProjectorLaws::new(
         Table::default,
