@@ -118,6 +118,9 @@ impl LargeRows {
     /// Writes the value in place of exactly the write that was `seen`. With `None` it is written
     /// only where there is no value.
     ///
+    /// # Cancellation
+    /// If this future is dropped, the old value or the new one is stored as a whole.
+    ///
     /// # Errors
     /// [`ControlStoreError`] if the value cannot be stored, or if the store refuses or fails. Then
     /// the old value or the new one is stored as a whole: [`get`](Self::get) tells which.

@@ -104,6 +104,10 @@ impl Contender {
     /// Takes the lease if it is free, released, or was not renewed for the lease time. Call again a
     /// few times in each lease time, with jitter.
     ///
+    /// # Cancellation
+    /// If this future is dropped, the lease may have been taken. It is then free again after the
+    /// lease time.
+    ///
     /// # Errors
     /// [`ControlStoreError`] if the store refuses or fails. A lease that was taken by a write whose
     /// answer was lost is free again after the lease time.

@@ -24,6 +24,9 @@ impl<A: Aggregate> Repository<A> {
     /// is [`AppendError::Fold`]. Without a cached state such an event is stored, and every later
     /// load of the stream fails with [`LoadError::Fold`].
     ///
+    /// # Cancellation
+    /// If this future is dropped, the commit is stored as a whole or not at all.
+    ///
     /// # Errors
     /// - `Conflict` if the stream is not as expected, or if no commit ends at a [`Version`] from
     ///   outside.

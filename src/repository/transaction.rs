@@ -214,6 +214,9 @@ impl Transaction {
     /// that it returns ends the attempt without a commit, and is returned at once. It gets a
     /// handle, which it may clone into tasks. A task that outlives its attempt gets an error.
     ///
+    /// # Cancellation
+    /// If this future is dropped, the commits of at most one attempt are stored, all of them or none.
+    ///
     /// # Errors
     /// The error that `work` returns, or an [`AppendError`] converted into it:
     /// - `Conflict` if other writers kept the streams moving for longer than the policy allows,
@@ -337,6 +340,9 @@ impl Transaction {
 
     /// Stores all events or none, and returns the new heads in the order in which the streams were
     /// added.
+    ///
+    /// # Cancellation
+    /// If this future is dropped, all commits are stored or none.
     ///
     /// # Errors
     /// - `Conflict` if a stream has moved.
