@@ -275,7 +275,8 @@ impl Metadata {
     /// command keeps.
     pub(crate) fn of_commit(self) -> Self {
         match self.command_digest() {
-            // Equal to the metadata that is read back: none at all where there was nothing but the digest.
+            // Equal to the metadata that is read back: none at all where there was nothing but the
+            // digest.
             Some(_) => match self.edit(|m| m.command_digest = None) {
                 empty if empty.is_empty() => Self::new(),
                 others => others,

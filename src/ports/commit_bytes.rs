@@ -3,20 +3,25 @@
 //! # Format 1
 //! ```text
 //! 0x01
-//! [commit id, stream, first version, recorded at, metadata, events]     JSON text without line breaks
+//! [commit id, stream, first version, recorded at, metadata, events]
 //! 0x0A
-//! payload of the first event, payload of the second event, ...           as they were given, without separators
+//! payload of the first event, payload of the second event, ...
 //! ```
+//! The list is JSON text without line breaks. The payloads are as they were given, without
+//! separators.
 //! - `recorded at` is in microseconds since 1970.
-//! - `metadata` is `null` if there is none, else `[command id, correlation id, causation id, actor, traceparent, user]`.
-//!   Each of the first five is a text or `null`, and `user` is a list of `[key, value]`.
-//! - each of `events` is `[name, schema version, bytes of the payload, codec]`, with `null` as the codec of JSON.
+//! - `metadata` is `null` if there is none, else
+//!   `[command id, correlation id, causation id, actor, traceparent, user]`. Each of the first five
+//!   is a text or `null`, and `user` is a list of `[key, value]`.
+//! - each of `events` is `[name, schema version, bytes of the payload, codec]`, with `null` as the
+//!   codec of JSON.
 //!
 //! The parts that a person looks for are text, and payloads need neither base64 nor escapes.
 //!
 //! # Which changes need another format?
-//! All of them. A build reads every format up to the newest that it knows, and refuses what is of a later format or has
-//! more fields than its format. A field that an older build passed over would be lost when that build copies a commit.
+//! All of them. A build reads every format up to the newest that it knows, and refuses what is of a
+//! later format or has more fields than its format. A field that an older build passed over would
+//! be lost when that build copies a commit.
 use super::{Append, Commit, CommitKey, EventData, EventStoreError};
 use crate::{CommitId, Metadata, StreamId, Timestamp, Version};
 use bytes::Bytes;
@@ -24,7 +29,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use std::sync::Arc;
 
-/// The format that this build writes.
+/// The number of the format that this build writes.
 const FORMAT: u8 = 1;
 const END_OF_HEADER: u8 = b'\n';
 
@@ -72,7 +77,8 @@ pub enum CommitBytesError {
 }
 
 impl CommitBytesError {
-    /// Returns the error that an [`EventStore`](super::EventStore) reports for a commit that is kept at `key`.
+    /// Returns the error that an [`EventStore`](super::EventStore) reports for a commit that is
+    /// kept at `key`.
     ///
     /// # Example
     /// ```
@@ -129,13 +135,14 @@ struct StoredMetadata(
 struct StoredEvent(String, u16, usize, Option<String>);
 
 impl Commit {
-    /// Returns the commit as bytes that [`from_bytes`](Self::from_bytes) reads, for adapters that keep a commit as one
-    /// value: in a column of SQLite or Postgres, or in a file.
+    /// Returns the commit as bytes that [`from_bytes`](Self::from_bytes) reads, for adapters that
+    /// keep a commit as one value: in a column of SQLite or Postgres, or in a file.
     ///
-    /// The first byte is the format, so that later builds can add to it. Every build reads the formats of all earlier
-    /// builds. A later format is [`CommitBytesError::UnknownFormat`] to a build that does not know it, so the release
-    /// that can read a new format comes before the one that writes it. The bytes hold no checksum. Payloads are stored
-    /// as they are, and the rest costs about 100 bytes per commit and 20 per event beside its texts.
+    /// The first byte is the format, so that later builds can add to it. Every build reads the
+    /// formats of all earlier builds. A later format is [`CommitBytesError::UnknownFormat`] to a
+    /// build that does not know it, so the release that can read a new format comes before the one
+    /// that writes it. The bytes hold no checksum. Payloads are stored as they are, and the rest
+    /// costs about 100 bytes per commit and 20 per event beside its texts.
     ///
     /// # Example
     /// ```
@@ -180,16 +187,19 @@ impl Commit {
         bytes.into()
     }
 
-    /// Reads what [`to_bytes`](Self::to_bytes) has written, in any format up to the newest that this build knows.
+    /// Reads what [`to_bytes`](Self::to_bytes) has written, in any format up to the newest that
+    /// this build knows.
     ///
-    /// The payloads share the memory of `bytes`. An adapter calls [`from_bytes_at`](Self::from_bytes_at) instead, which
-    /// notices that the bytes are those of another commit.
+    /// The payloads share the memory of `bytes`. An adapter calls
+    /// [`from_bytes_at`](Self::from_bytes_at) instead, which notices that the bytes are those of
+    /// another commit.
     ///
     /// # Errors
     /// [`CommitBytesError`]; [`at`](CommitBytesError::at) makes an [`EventStoreError`] of it.
     /// - `Empty` if there are no bytes.
     /// - `UnknownFormat` if a later build has written them, or if they are something else.
-    /// - `Truncated` if they end too early, and `TrailingBytes` if more follow after the last payload.
+    /// - `Truncated` if they end too early, and `TrailingBytes` if more follow after the last
+    ///   payload.
     /// - `Damaged` if they are not a commit, or one without events.
     pub fn from_bytes(bytes: impl Into<Bytes>) -> Result<Self, CommitBytesError> {
         let bytes = bytes.into();
@@ -225,7 +235,7 @@ impl Commit {
     }
 }
 
-/// The last version that was read whole, if the commit at `key` cannot be read.
+/// Returns the last version that was read whole, if the commit at `key` cannot be read.
 const fn before(key: &CommitKey) -> Version {
     Version::new(key.first_version.get().saturating_sub(1))
 }
@@ -278,7 +288,7 @@ fn read_format_1(bytes: &Bytes) -> Result<Commit, CommitBytesError> {
     let end = bytes.iter().position(|byte| *byte == END_OF_HEADER);
     let end = end.ok_or_else(|| truncated(None))?;
     let header: Header = serde_json::from_slice(&bytes[1..end]).map_err(|error| {
-        // Not the parser's own text, which quotes what it has found.
+        // The parser's own text is not used, since it quotes what it has found.
         let place = error.column();
         CommitBytesError::damaged(format!(
             "byte {place} is not that of a commit's header in format 1"

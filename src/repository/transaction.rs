@@ -215,7 +215,8 @@ impl Transaction {
     /// handle, which it may clone into tasks. A task that outlives its attempt gets an error.
     ///
     /// # Cancellation
-    /// If this future is dropped, the commits of at most one attempt are stored, all of them or none.
+    /// If this future is dropped, the commits of at most one attempt are stored, all of them or
+    /// none.
     ///
     /// # Errors
     /// The error that `work` returns, or an [`AppendError`] converted into it:
