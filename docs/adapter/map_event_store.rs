@@ -38,7 +38,7 @@ struct Row {
 }
 
 fn decode((key, row): (&CommitKey, &Row)) -> Result<Commit, EventStoreError> {
-    Commit::from_bytes(row.commit.clone()).map_err(|error| error.at(key))
+    Commit::from_bytes_at(key, row.commit.clone())
 }
 
 impl MapEventStore {
@@ -359,38 +359,60 @@ mod tests {
     use super::*;
     use foldstream::{CommitId, Timestamp};
 
-    #[tokio::test]
-    async fn a_read_across_a_missing_row_is_corrupt_in_both_directions() {
+    /// A stream of so many commits of one event.
+    async fn given(commits: u64) -> (MapEventStore, StreamId) {
         let store = MapEventStore::default();
         let stream = StreamId::new("order", "o-1").unwrap();
         let mut head = StreamHead::empty(stream.clone());
-        for _ in 0..250 {
+        for _ in 0..commits {
             let placed = [EventData::new("Placed", 1, "{}")];
             let append = Append::after(head, CommitId::random(), Timestamp::now(), placed);
             let outcome = store.append(&append).await.unwrap();
             assert!(matches!(outcome, AppendOutcome::Appended(_)));
             head = append.head_after();
         }
+        (store, stream)
+    }
+
+    async fn read(
+        store: &MapEventStore,
+        stream: &StreamId,
+        from: ReadFrom,
+    ) -> Result<usize, EventStoreError> {
+        let read: Vec<_> = store.read(stream, from, None).try_collect().await?;
+        Ok(read.len())
+    }
+
+    #[tokio::test]
+    async fn a_read_across_a_missing_row_is_corrupt_in_both_directions() {
+        let (store, stream) = given(250).await;
         // The first row, rows within a page, and rows on either side of a page's border, in both directions.
         for missing in [1, 50, 100, 101, 150, 151] {
             let key = CommitKey::new(stream.clone(), Version::new(missing));
             let row = store.table().remove(&key).unwrap();
             let start = StreamHead::empty(stream.clone());
             for from in [ReadFrom::After(start), ReadFrom::Newest] {
-                let read: Result<Vec<_>, _> = store.read(&stream, from, None).try_collect().await;
-                let is_corrupt = matches!(read, Err(EventStoreError::Corrupt { .. }));
-                assert!(
-                    is_corrupt,
-                    "without version {missing}: {:?}",
-                    read.map(|r| r.len())
-                );
+                let found = read(&store, &stream, from).await;
+                let is_corrupt = matches!(found, Err(EventStoreError::Corrupt { .. }));
+                assert!(is_corrupt, "without version {missing}: {found:?}");
             }
             store.table().insert(key, row);
         }
-        let whole: Result<Vec<_>, _> = store
-            .read(&stream, ReadFrom::Newest, None)
-            .try_collect()
-            .await;
-        assert_eq!(whole.unwrap().len(), 250);
+        assert_eq!(read(&store, &stream, ReadFrom::Newest).await.unwrap(), 250);
+    }
+
+    #[tokio::test]
+    async fn the_bytes_of_another_commit_are_corrupt() {
+        let (store, stream) = given(1).await;
+        let another = StreamHead::empty(StreamId::new("order", "o-2").unwrap());
+        let placed = [EventData::new("Placed", 1, "{}")];
+        let another = Append::after(another, CommitId::random(), Timestamp::now(), placed);
+        let key = CommitKey::new(stream.clone(), Version::new(1));
+        store.table().get_mut(&key).unwrap().commit = another.to_commit().to_bytes();
+        let found = read(&store, &stream, ReadFrom::Newest).await;
+        assert!(
+            matches!(found, Err(EventStoreError::Corrupt { .. })),
+            "{found:?}"
+        );
     }
 }
