@@ -65,6 +65,17 @@ impl StoredSnapshot {
         self.codec = codec;
         self
     }
+    /// The bytes that [`StoredSnapshot::bytes`] counts beside stream id, payload and codec: at least
+    /// what any backend adds.
+    pub const OVERHEAD_BYTES: usize = 64;
+
+    /// Returns the size in bytes by which every snapshot store limits snapshots: stream id, payload
+    /// and codec, and [`StoredSnapshot::OVERHEAD_BYTES`].
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let codec = self.codec.as_deref().map_or(0, str::len);
+        self.stream.as_str().len() + self.payload.len() + codec + Self::OVERHEAD_BYTES
+    }
     /// Returns true if this snapshot replaces `old`: it has a higher version, or the same version
     /// and a higher state version.
     #[must_use]
@@ -108,9 +119,9 @@ pub enum SnapshotStoreError {
     TooLarge {
         /// The stream of the snapshot.
         stream: StreamId,
-        /// Bytes as the adapter counts them.
+        /// The size of the snapshot in bytes, as [`StoredSnapshot::bytes`] counts it.
         bytes: usize,
-        /// The most it takes.
+        /// The limit of that size in bytes.
         limit: usize,
     },
     /// The backend refuses until something is changed: table, credentials or permission.
@@ -147,7 +158,8 @@ impl SnapshotStoreError {
 /// - The snapshots of different streams are independent of each other.
 /// - A deleted snapshot is gone, and an older one may be saved afterwards. Deleting a snapshot that
 ///   does not exist does nothing.
-/// - A snapshot that the backend cannot hold is `TooLarge` before any call; the old one stays.
+/// - A snapshot over the backend's limit is `TooLarge` before any call, and the old one stays. Every
+///   store measures by [`StoredSnapshot::bytes`].
 ///
 /// # Example
 /// A store for one process:

@@ -2,8 +2,8 @@
 use crate::{
     DynamoDb, DynamoDbConfig, DynamoDbError,
     attributes::{
-        Attributes, BadAttribute, MAX_ITEM_BYTES, binary, item_bytes, number, required,
-        take_binary, take_number, take_text, text,
+        Attributes, BadAttribute, MAX_ITEM_BYTES, binary, number, required, take_binary,
+        take_number, take_text, text,
     },
     client::Connection,
     error::Failure,
@@ -54,7 +54,7 @@ fn encode(snapshot: &StoredSnapshot) -> Result<Attributes, SnapshotStoreError> {
     if let Some(codec) = &snapshot.codec {
         item.insert("k".into(), text(&**codec));
     }
-    match item_bytes(&item) {
+    match snapshot.bytes() {
         0..=MAX_ITEM_BYTES => Ok(item),
         bytes => Err(SnapshotStoreError::TooLarge {
             stream: snapshot.stream.clone(),

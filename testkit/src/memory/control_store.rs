@@ -19,6 +19,9 @@ type Rows = BTreeMap<String, BTreeMap<String, Row>>;
 
 /// A [`ControlStore`] in memory. Keeps its rows until the last clone of the `Arc` is dropped.
 ///
+/// Expiry is kept in whole seconds, rounded up, and bounds of ranges have at most 1,024 bytes, as in DynamoDB. All limits of
+/// keys and values are those of the port.
+///
 /// Expired rows stay in memory, invisible, until they are overwritten, deleted, or swept by
 /// [`delete_expired`](Self::delete_expired): as in DynamoDB, which deletes late.
 #[derive(Debug)]
@@ -60,6 +63,17 @@ fn is_live(row: &Row, now: Timestamp) -> bool {
     row.expires_at.is_none_or(|at| now < at)
 }
 
+/// The row as a backend keeps it that counts expiry in seconds.
+fn whole_seconds(row: &Row) -> Row {
+    const SECOND: i64 = 1_000_000;
+    let round_up = |at: Timestamp| {
+        let micros = at.as_micros();
+        let second = micros.div_euclid(SECOND) + i64::from(micros.rem_euclid(SECOND) > 0);
+        Timestamp::from_micros(second.saturating_mul(SECOND))
+    };
+    row.clone().with_expiry(row.expires_at.map(round_up))
+}
+
 fn live<'a>(rows: &'a Rows, key: &RowKey, now: Timestamp) -> Option<&'a Row> {
     let row = rows.get(&key.partition)?.get(&key.sort)?;
     is_live(row, now).then_some(row)
@@ -77,6 +91,26 @@ fn behind(prefix: &str) -> Option<String> {
         }
     }
     None
+}
+
+/// Refuses bounds that are longer than any sort key of DynamoDB, as the DynamoDB control store does.
+fn check_bounds(query: &RangeQuery) -> Result<(), ControlStoreError> {
+    const MAX: usize = 1024;
+    let (low, high) = match &query.bounds {
+        SortBounds::Prefix(prefix) => (Some(prefix), None),
+        SortBounds::Between(low, high) => (Some(low), Some(high)),
+        _ => (None, None),
+    };
+    let mut bounds = [low, high, query.after.as_ref()].into_iter().flatten();
+    match bounds.find(|bound| bound.len() > MAX) {
+        Some(long) => Err(ControlStoreError::Invalid {
+            reason: format!(
+                "a bound of a range has at most {MAX} bytes, this one has {}",
+                long.len()
+            ),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// The ends of a range of sort keys.
@@ -179,6 +213,7 @@ impl ControlStore for InMemoryControlStore {
         if !is_met {
             return Ok(PutOutcome::Conflict(current.cloned()));
         }
+        let row = &whole_seconds(row);
         let RowKey {
             partition, sort, ..
         } = &row.key;
@@ -217,6 +252,7 @@ impl ControlStore for InMemoryControlStore {
     async fn range(&self, query: &RangeQuery) -> Result<RowPage, ControlStoreError> {
         // A sort key that is valid in any case: only the partition is checked.
         RowKey::new(query.partition.as_str(), "-").validate()?;
+        check_bounds(query)?;
         let (rows, now) = (lock(&self.rows), self.clock.now());
         let (Some(rows), Some(bounds)) = (rows.get(&query.partition), bounds(query)?) else {
             return Ok(RowPage::new(Vec::new(), None));

@@ -11,41 +11,87 @@ use std::{
 };
 
 /// A [`SnapshotStore`] in memory. Keeps what was saved until the last clone of the `Arc` is dropped.
+///
+/// A load sees every save at once, unless [`set_lag`](Self::set_lag) says otherwise. Loads from DynamoDB may for a moment
+/// return an older snapshot, or none.
 #[derive(Debug)]
 pub struct InMemorySnapshotStore {
-    snapshots: Mutex<BTreeMap<StreamId, StoredSnapshot>>,
+    state: Mutex<State>,
     max_bytes: usize,
 }
 
-impl InMemorySnapshotStore {
-    /// What one item of DynamoDB holds, with room for its keys.
-    const MAX_BYTES: usize = 390_000;
+#[derive(Debug, Default)]
+struct State {
+    snapshots: BTreeMap<StreamId, StoredSnapshot>,
+    /// The loads of a stream that see nothing of its next save.
+    lag: u32,
+    /// What loads of a stream see for the present, and how many more of them.
+    lagging: BTreeMap<StreamId, (Option<StoredSnapshot>, u32)>,
+}
 
-    /// An empty store with DynamoDB's limit: 390,000 bytes of state and stream id.
+impl State {
+    /// Lets the next loads of a stream see what is stored now.
+    fn hold(&mut self, stream: &StreamId) {
+        if self.lag == 0 {
+            return;
+        }
+        let seen = match self.lagging.remove(stream) {
+            Some((seen, _)) => seen,
+            None => self.snapshots.get(stream).cloned(),
+        };
+        self.lagging.insert(stream.clone(), (seen, self.lag));
+    }
+
+    fn load(&mut self, stream: &StreamId) -> Option<StoredSnapshot> {
+        if let Some((seen, left)) = self.lagging.get_mut(stream) {
+            if *left > 0 {
+                *left -= 1;
+                return seen.clone();
+            }
+            self.lagging.remove(stream);
+        }
+        self.snapshots.get(stream).cloned()
+    }
+}
+
+impl InMemorySnapshotStore {
+    /// The limit of the DynamoDB snapshot store: 390 KiB, as [`StoredSnapshot::bytes`] counts them.
+    const MAX_BYTES: usize = 390 * 1024;
+
+    /// Creates an empty store with the limit of the DynamoDB snapshot store: 390 KiB per snapshot.
     #[must_use]
     pub fn new() -> Arc<Self> {
         Self::with_max_bytes(Self::MAX_BYTES)
     }
 
-    /// An empty store that takes snapshots of at most `bytes` bytes of state and stream id.
+    /// Creates an empty store that takes snapshots of at most `bytes`, as [`StoredSnapshot::bytes`] counts them.
     #[must_use]
     pub fn with_max_bytes(bytes: usize) -> Arc<Self> {
         Arc::new(Self {
-            snapshots: Mutex::default(),
+            state: Mutex::default(),
             max_bytes: bytes,
         })
+    }
+
+    /// Sets the number of loads of a stream that do not see a save or a deletion, from now on. The default is 0, which also
+    /// ends a lag at once. Saves always compare with what is stored.
+    pub fn set_lag(&self, loads: u32) {
+        let mut state = lock(&self.state);
+        state.lag = loads;
+        if loads == 0 {
+            state.lagging.clear();
+        }
     }
 }
 
 #[async_trait]
 impl SnapshotStore for InMemorySnapshotStore {
     async fn load(&self, stream: &StreamId) -> Result<Option<StoredSnapshot>, SnapshotStoreError> {
-        Ok(lock(&self.snapshots).get(stream).cloned())
+        Ok(lock(&self.state).load(stream))
     }
 
     async fn save(&self, snapshot: &StoredSnapshot) -> Result<SaveOutcome, SnapshotStoreError> {
-        let codec = snapshot.codec.as_deref().map_or(0, str::len);
-        let bytes = snapshot.payload.len() + codec + snapshot.stream.as_str().len();
+        let bytes = snapshot.bytes();
         if bytes > self.max_bytes {
             return Err(SnapshotStoreError::TooLarge {
                 stream: snapshot.stream.clone(),
@@ -53,18 +99,22 @@ impl SnapshotStore for InMemorySnapshotStore {
                 limit: self.max_bytes,
             });
         }
-        let mut snapshots = lock(&self.snapshots);
-        if let Some(old) = snapshots.get(&snapshot.stream)
+        let mut state = lock(&self.state);
+        if let Some(old) = state.snapshots.get(&snapshot.stream)
             && !snapshot.replaces(old)
         {
             return Ok(SaveOutcome::Stale);
         }
-        snapshots.insert(snapshot.stream.clone(), snapshot.clone());
+        state.hold(&snapshot.stream);
+        let stream = snapshot.stream.clone();
+        state.snapshots.insert(stream, snapshot.clone());
         Ok(SaveOutcome::Saved)
     }
 
     async fn delete(&self, stream: &StreamId) -> Result<(), SnapshotStoreError> {
-        lock(&self.snapshots).remove(stream);
+        let mut state = lock(&self.state);
+        state.hold(stream);
+        state.snapshots.remove(stream);
         Ok(())
     }
 }

@@ -56,6 +56,7 @@ fn every_case_rejects_a_broken_snapshot_store() {
         broken::<KeysById>(&["streams_do_not_touch_each_other"]),
         broken::<RemembersTheDeleted>(&["an_older_snapshot_may_be_saved_after_a_delete"]),
         broken::<RefusesToDeleteNothing>(&["deleting_what_is_not_there_does_nothing"]),
+        broken::<MeasuresThePayloadAlone>(&["a_snapshot_too_large_leaves_the_old_one"]),
         broken::<MakesRoomFirst>(&["a_snapshot_too_large_leaves_the_old_one"]),
         broken::<WritesInParts>(&["a_dropped_save_leaves_one_of_both"]),
     ];
@@ -194,9 +195,9 @@ impl SnapshotStoreLayer for KeysById {
         let mut moved = snapshot.clone();
         moved.stream = without_type(&snapshot.stream);
         let named = |error| match error {
-            SnapshotStoreError::TooLarge { bytes, limit, .. } => SnapshotStoreError::TooLarge {
+            SnapshotStoreError::TooLarge { limit, .. } => SnapshotStoreError::TooLarge {
                 stream: snapshot.stream.clone(),
-                bytes,
+                bytes: snapshot.bytes(),
                 limit,
             },
             other => other,
@@ -205,6 +206,23 @@ impl SnapshotStoreLayer for KeysById {
     }
     async fn delete(&self, store: &Store, stream: &StreamId) -> Deleted {
         store.delete(&without_type(stream)).await
+    }
+}
+
+/// Says of a snapshot that is too large how large its payload is.
+#[derive(Debug, Default)]
+struct MeasuresThePayloadAlone;
+#[async_trait]
+impl SnapshotStoreLayer for MeasuresThePayloadAlone {
+    async fn save(&self, store: &Store, snapshot: &StoredSnapshot) -> Saved {
+        store.save(snapshot).await.map_err(|error| match error {
+            SnapshotStoreError::TooLarge { stream, limit, .. } => SnapshotStoreError::TooLarge {
+                stream,
+                bytes: snapshot.payload.len(),
+                limit,
+            },
+            other => other,
+        })
     }
 }
 
