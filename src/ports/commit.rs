@@ -1,5 +1,5 @@
 //! Commits: the requests that append them, and the form in which they are read back.
-use super::{Capabilities, EventStoreError};
+use super::{Capabilities, EventStoreError, RefusedKind};
 use crate::{
     CommitId, EventHeader, EventName, Metadata, RecordedEvent, StreamHead, StreamId, Timestamp,
     Version, VersionConflict, text::forbidden_char,
@@ -100,6 +100,50 @@ impl Append {
     pub fn bytes(&self) -> usize {
         let events = self.events.iter().map(EventData::bytes);
         self.head.stream().as_str().len() + self.metadata.bytes() + events.sum::<usize>()
+    }
+
+    /// The bytes that [`Append::bytes_in_parts`] counts for each part: at least what any backend adds to one.
+    const PART_OVERHEAD_BYTES: usize = 128;
+    /// The bytes that [`Append::parts`] leaves free in each part, for what a backend adds and for what its own measure
+    /// counts more.
+    const PART_ROOM_BYTES: usize = 256;
+
+    /// Returns the number of parts into which every event store splits this commit, if its parts have at most
+    /// `max_part_bytes`: see [`Capabilities::max_part_bytes`]. A backend may store fewer parts, never more.
+    ///
+    /// Each part is filled with whole events, in order. An event that is larger than a part has a part of its own.
+    #[must_use]
+    pub fn parts(&self, max_part_bytes: usize) -> usize {
+        let frame = Self::PART_ROOM_BYTES + self.repeated_bytes();
+        let (mut parts, mut is_empty) = (1, true);
+        let mut filled = frame + self.metadata.bytes();
+        for event in self.events.iter().map(EventData::bytes) {
+            if !is_empty && filled.saturating_add(event) > max_part_bytes {
+                parts += 1;
+                filled = frame;
+            }
+            filled += event;
+            is_empty = false;
+        }
+        parts
+    }
+
+    /// Returns the size in bytes by which every event store limits what one append writes: [`Append::bytes`], and for each
+    /// of the [`parts`](Append::parts) what stands in all of them.
+    #[must_use]
+    pub fn bytes_in_parts(&self, max_part_bytes: usize) -> usize {
+        let parts = self.parts(max_part_bytes);
+        self.bytes() + parts * Self::PART_OVERHEAD_BYTES + (parts - 1) * self.repeated_bytes()
+    }
+
+    /// The bytes of the commit that stand in each of its parts.
+    fn repeated_bytes(&self) -> usize {
+        let codecs = self
+            .events
+            .iter()
+            .filter_map(|event| event.codec.as_deref());
+        let codec = codecs.map(str::len).max().unwrap_or_default();
+        self.head.stream().as_str().len() + codec
     }
 
     /// Creates an append of these events after `head`.
@@ -226,7 +270,8 @@ impl Append {
     ///
     /// # Errors
     /// Those of [`Append::validate`], and [`EventStoreError::TooLarge`] for an event over
-    /// [`Capabilities::max_event_bytes`] or a commit over [`Capabilities::max_commit_bytes`].
+    /// [`Capabilities::max_event_bytes`], a commit over [`Capabilities::max_commit_bytes`], or one that is with its parts
+    /// over [`Capabilities::max_append_bytes`].
     pub fn validate_for(&self, capabilities: &Capabilities) -> Result<(), EventStoreError> {
         self.validate()?;
         let too_large = |bytes, limit| {
@@ -242,9 +287,13 @@ impl Append {
             return too_large(commit, capabilities.max_commit_bytes);
         }
         let largest = self.events.iter().map(EventData::bytes).max();
-        match largest.unwrap_or_default() {
-            event if event > capabilities.max_event_bytes => {
-                too_large(event, capabilities.max_event_bytes)
+        let largest = largest.unwrap_or_default();
+        if largest > capabilities.max_event_bytes {
+            return too_large(largest, capabilities.max_event_bytes);
+        }
+        match self.bytes_in_parts(capabilities.max_part_bytes) {
+            stored if stored > capabilities.max_append_bytes => {
+                too_large(stored, capabilities.max_append_bytes)
             }
             _ => Ok(()),
         }
@@ -320,27 +369,80 @@ impl AppendAll {
         self.commits.iter().try_for_each(Append::validate)
     }
 
-    /// Checks the request, and its sizes against what a store takes. Adapters call it before anything else.
+    /// Checks the request, and its streams and sizes against what a store takes. Adapters call it before anything else.
     ///
     /// # Errors
-    /// Those of [`AppendAll::validate`] and [`Append::validate_for`], and [`EventStoreError::TooLarge`] for commits that
-    /// are together over [`Capabilities::max_commit_bytes`]; it names the stream of the largest.
+    /// - Those of [`AppendAll::validate`] and [`Append::validate_for`].
+    /// - [`Refused(Unsupported)`](EventStoreError::Refused) if the append touches more streams than
+    ///   [`Capabilities::max_streams_per_append`], or if the [`parts`](Append::parts) of its commits and the streams that
+    ///   are only checked are together more than that.
+    /// - [`EventStoreError::TooLarge`] for commits that are together over [`Capabilities::max_commit_bytes`], or with their
+    ///   parts over [`Capabilities::max_append_bytes`]; it names the stream of the largest.
     pub fn validate_for(&self, capabilities: &Capabilities) -> Result<(), EventStoreError> {
         self.validate()?;
+        let (touched, most) = (
+            self.commits.len() + self.unchanged.len(),
+            capabilities.max_streams_per_append as usize,
+        );
+        if touched > most {
+            return Err(unsupported(format!(
+                "an append touches {touched} streams, and at most {most} can be written or checked together: append to fewer"
+            )));
+        }
         let each = |append: &Append| append.validate_for(capabilities);
         self.commits.iter().try_for_each(each)?;
-        let bytes = self.commits.iter().map(Append::bytes).sum();
-        let largest = self.commits.iter().max_by_key(|append| append.bytes());
-        match largest {
-            Some(largest) if bytes > capabilities.max_commit_bytes => {
-                Err(EventStoreError::TooLarge {
-                    stream: largest.head.stream().clone(),
-                    bytes,
-                    limit: capabilities.max_commit_bytes,
-                })
-            }
+        let in_parts = |append: &Append| append.bytes_in_parts(capabilities.max_part_bytes);
+        self.check_sum(Append::bytes, capabilities.max_commit_bytes)?;
+        self.check_sum(in_parts, capabilities.max_append_bytes)?;
+        self.check_parts(capabilities)
+    }
+
+    /// Refuses commits that are together over a limit.
+    fn check_sum(
+        &self,
+        size: impl Fn(&Append) -> usize,
+        limit: usize,
+    ) -> Result<(), EventStoreError> {
+        let bytes = self.commits.iter().map(&size).sum();
+        match self.commits.iter().max_by_key(|append| size(append)) {
+            Some(largest) if bytes > limit => Err(EventStoreError::TooLarge {
+                stream: largest.head.stream().clone(),
+                bytes,
+                limit,
+            }),
             _ => Ok(()),
         }
+    }
+
+    /// Refuses an append of too many parts.
+    fn check_parts(&self, capabilities: &Capabilities) -> Result<(), EventStoreError> {
+        let parts = |append: &Append| append.parts(capabilities.max_part_bytes);
+        let (most, checked) = (
+            capabilities.max_streams_per_append as usize,
+            self.unchanged.len(),
+        );
+        let written: usize = self.commits.iter().map(parts).sum();
+        let is_plain = self.commits.len() == 1 && checked == 0;
+        if is_plain || written + checked <= most {
+            return Ok(());
+        }
+        let split = self.commits.iter().filter(|append| parts(append) > 1);
+        Err(unsupported(format!(
+            "an append needs {} items, and one append has at most {most}: {written} for its commits, of which {} are over \
+             {} KiB and split between events into parts of at most that size, and {checked} for streams that are only \
+             checked. Append to fewer streams at once, or smaller commits",
+            written + checked,
+            split.count(),
+            capabilities.max_part_bytes / 1024
+        )))
+    }
+}
+
+fn unsupported(reason: String) -> EventStoreError {
+    EventStoreError::Refused {
+        kind: RefusedKind::Unsupported,
+        source: "see the capabilities of the event store".into(),
+        reason,
     }
 }
 

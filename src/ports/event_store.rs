@@ -193,17 +193,23 @@ impl UnpublishedPage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Capabilities {
-    /// Streams that one [`EventStore::append_all`] may touch, written or only checked. 1: no atomic append of several. Where
-    /// a backend splits large commits, each part may count as a stream: an append with so many parts that the backend's
-    /// transaction cannot hold them is `Refused(Unsupported)`, though it is within this number.
+    /// The number of streams that one [`EventStore::append_all`] may touch, written or only checked. The default is 1: no
+    /// atomic append of several streams. Each part of a commit that is larger than
+    /// [`max_part_bytes`](Self::max_part_bytes) counts as a stream.
     pub max_streams_per_append: u32,
     /// The size of one commit in bytes, as [`Append::bytes`] counts them, above which an append is
-    /// [`EventStoreError::TooLarge`]. The commits of an atomic append share it. A backend that adds bytes to each commit may
-    /// answer so for many commits that are together slightly below it.
+    /// [`EventStoreError::TooLarge`]. The commits of an atomic append share it.
     pub max_commit_bytes: usize,
     /// The size of one event in bytes, as [`EventData::bytes`](super::EventData::bytes) counts them, above which an append
     /// is [`EventStoreError::TooLarge`]: smaller than a commit where a backend splits large commits between events.
     pub max_event_bytes: usize,
+    /// The size in bytes of the parts into which the backend splits a large commit between events, as
+    /// [`Append::parts`] counts them. The default is `usize::MAX`: a commit of any size is one part.
+    pub max_part_bytes: usize,
+    /// The size in bytes of all that one append writes, as [`Append::bytes_in_parts`] counts it. An
+    /// append above it is [`EventStoreError::TooLarge`]. The default is `usize::MAX`: only the size
+    /// of the commits is limited.
+    pub max_append_bytes: usize,
     /// True if [`EventStore::unpublished`] lists commits. The default is false, for a backend whose
     /// change stream drives the publisher.
     pub lists_unpublished: bool,
@@ -215,14 +221,16 @@ pub struct Capabilities {
     pub checks_heads: bool,
 }
 impl Capabilities {
-    /// Creates capabilities of one stream per append, events as large as commits, no list of unpublished commits, and heads
-    /// that are checked.
+    /// Creates capabilities of one stream per append, events as large as commits, commits that are not split, no list of
+    /// unpublished commits, and heads that are checked.
     #[must_use]
     pub const fn new(max_commit_bytes: usize) -> Self {
         Self {
             max_streams_per_append: 1,
             max_commit_bytes,
             max_event_bytes: max_commit_bytes,
+            max_part_bytes: usize::MAX,
+            max_append_bytes: usize::MAX,
             lists_unpublished: false,
             checks_heads: true,
         }
@@ -237,6 +245,18 @@ impl Capabilities {
     #[must_use]
     pub const fn with_max_event_bytes(mut self, bytes: usize) -> Self {
         self.max_event_bytes = bytes;
+        self
+    }
+    /// Sets the size of the parts into which a large commit is split.
+    #[must_use]
+    pub const fn with_max_part_bytes(mut self, bytes: usize) -> Self {
+        self.max_part_bytes = bytes;
+        self
+    }
+    /// Sets the size of all that one append writes.
+    #[must_use]
+    pub const fn with_max_append_bytes(mut self, bytes: usize) -> Self {
+        self.max_append_bytes = bytes;
         self
     }
     /// Sets whether a head that is not in the stream's history is always a conflict.
@@ -432,11 +452,12 @@ impl EventStoreError {
 /// - A stream that is only checked must still be at its head. If it is not, the answer is a
 ///   conflict that names the stream.
 /// - A request that names a stream twice, or has no commit, is `Invalid`.
-/// - A commit over its limits stores none. Commits that are together over `max_commit_bytes` are
-///   `TooLarge`.
+/// - A commit over its limits stores none. Commits that are together over `max_commit_bytes`, or
+///   with what a backend adds to each of their parts over `max_append_bytes`, are `TooLarge`.
 ///
-/// More streams than `max_streams_per_append` are `Refused(Unsupported)`, and fewer may be where a
-/// backend splits a commit of several events and counts the parts. Then nothing is stored. One
+/// More streams than `max_streams_per_append` are `Refused(Unsupported)`. So are more parts of
+/// commits and checked streams than that, where a backend splits large commits. Then nothing is
+/// stored. [`AppendAll::validate_for`] implements these rules, and every store must use it. One
 /// commit without checks behaves as [`append`](Self::append) everywhere.
 ///
 /// **Read** is strongly consistent: every later read returns every acknowledged commit.

@@ -29,6 +29,14 @@ use std::{
 /// a crash by dropping everything but this. Appends cost O(1), reads take a page of commits at a time and clone
 /// reference counts, not payloads.
 ///
+/// # Limits
+/// The store refuses what DynamoDB refuses, with the same errors: see [`DYNAMODB`](Self::DYNAMODB). So an atomic append of
+/// 98 streams of which one is split into three parts is `Refused(Unsupported)` here too. It differs in three ways:
+/// - It checks heads, unless [`with_capabilities`](Self::with_capabilities) says otherwise. DynamoDB looks at nothing but
+///   the slot after a head.
+/// - `streams` and `unpublished` do not lag. [`Fault::Lag`](crate::faults::Fault::Lag) lets them.
+/// - Every conflict names the tail. DynamoDB may name a version below it, or none.
+///
 /// # Example
 /// ```
 /// use foldstream::{CommitId, StreamHead, StreamId, Timestamp, ports::*};
@@ -59,26 +67,48 @@ impl InMemoryEventStore {
     const READ_PAGE: usize = 256;
     /// Streams that [`EventStore::streams`] looks at for one page.
     const STREAMS_PAGE: usize = 1000;
-    /// The largest commit that the DynamoDB adapter takes: ten parts of 390 KiB.
-    const MAX_COMMIT_BYTES: usize = 3_900 * 1024;
-    /// The largest event that the DynamoDB adapter takes: an item.
-    const MAX_EVENT_BYTES: usize = 390 * 1024;
-    /// Items of one transaction in DynamoDB.
-    const MAX_STREAMS_PER_APPEND: u32 = 100;
+    /// The capabilities of the DynamoDB event store in the publish modes `poller` and `both`: 100 streams per append,
+    /// 3,900 KiB per commit, 390 KiB per event and per part of a commit, 4,000,000 bytes per append, and heads that are not
+    /// checked.
+    ///
+    /// A store with these capabilities takes a head above the tail, as DynamoDB does, and the stream then has a hole.
+    ///
+    /// # Example
+    /// ```
+    /// use foldstream::{CommitId, StreamHead, StreamId, Timestamp, Version, ports::*};
+    /// use foldstream_testkit::InMemoryEventStore;
+    /// use futures::TryStreamExt;
+    /// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+    /// let store = InMemoryEventStore::with_capabilities(InMemoryEventStore::DYNAMODB);
+    /// let id = StreamId::new("cart", "a")?;
+    /// let (now, version) = (Timestamp::now(), Version::new(7));
+    /// let above = StreamHead::observed(id.clone(), version, CommitId::random(), now);
+    /// let added = [EventData::new("Added", 1, "{}")];
+    /// let append = Append::after(above, CommitId::random(), now, added);
+    /// assert!(matches!(store.append(&append).await?, AppendOutcome::Appended(_)));
+    /// // Every read across the hole reports it.
+    /// let read = store.read(&id, ReadFrom::Newest, None).try_collect::<Vec<_>>().await;
+    /// assert!(matches!(read, Err(EventStoreError::Corrupt { .. })));
+    /// # Ok::<(), foldstream::BoxError>(())
+    /// # })?;
+    /// # Ok::<(), foldstream::BoxError>(())
+    /// ```
+    pub const DYNAMODB: Capabilities = Capabilities::new(3_900 * 1024)
+        .with_max_event_bytes(390 * 1024)
+        .with_max_part_bytes(390 * 1024)
+        .with_max_append_bytes(4_000_000)
+        .with_streams_per_append(100)
+        .with_unpublished_list(true)
+        .with_checked_heads(false);
 
-    /// An empty store with DynamoDB's limits: 100 streams an append, 3,900 KiB per commit, 390 KiB per event. The store
-    /// lists unpublished commits.
+    /// Creates an empty store with the limits of [`DYNAMODB`](Self::DYNAMODB), which checks heads: an append on a head
+    /// that is not the tail is always a conflict.
     #[must_use]
     pub fn new() -> Arc<Self> {
-        Self::with_capabilities(
-            Capabilities::new(Self::MAX_COMMIT_BYTES)
-                .with_max_event_bytes(Self::MAX_EVENT_BYTES)
-                .with_streams_per_append(Self::MAX_STREAMS_PER_APPEND)
-                .with_unpublished_list(true),
-        )
+        Self::with_capabilities(Self::DYNAMODB.with_checked_heads(true))
     }
 
-    /// An empty store with other limits, for instance those of a backend without atomic appends. With
+    /// Creates an empty store with other limits, for instance those of a backend without atomic appends. With
     /// [`Capabilities::with_checked_heads`]`(false)` it looks at nothing but the slot after a head, as DynamoDB does: a head
     /// above the tail leaves a hole.
     #[must_use]
@@ -337,18 +367,9 @@ impl EventStore for InMemoryEventStore {
         all: &AppendAll,
     ) -> Result<AppendOutcome<Vec<StreamHead>>, EventStoreError> {
         tokio::task::coop::consume_budget().await;
-        all.validate()?;
-        let (touched, most) = (
-            all.commits.len() + all.unchanged.len(),
-            self.capabilities.max_streams_per_append,
-        );
-        if touched > most as usize {
-            return Err(unsupported(format!(
-                "an append touches at most {most} streams, this one {touched}"
-            )));
-        }
-        all.commits.iter().try_for_each(|a| self.validate(a))?;
         all.validate_for(&self.capabilities)?;
+        let mut events = all.commits.iter().flat_map(|append| append.events.iter());
+        events.try_for_each(check_payload)?;
 
         let mut locked = Locked::new(&self.shards, all, self.look());
         if self.confirms()

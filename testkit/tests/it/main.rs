@@ -20,6 +20,7 @@ mod matrix;
 mod memory_bus;
 mod memory_control_store;
 mod memory_event_store;
+mod memory_limits;
 mod memory_topics;
 mod scenario;
 mod schema;

@@ -230,3 +230,71 @@ fn encode_metadata(metadata: &Metadata) -> Result<AttributeValue, EventStoreErro
     }
     Ok(AttributeValue::M(map))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{PublishMode, attributes::MAX_EVENT_BYTES};
+    use foldstream::StreamHead;
+
+    /// A commit of random shape, near the places where it is cut.
+    fn random_commit(dice: &mut fastrand::Rng) -> Append {
+        let aggregate = "a".repeat(dice.usize(1..=StreamId::MAX_AGGREGATE_LEN));
+        let id = "i".repeat(dice.usize(1..=StreamId::MAX_LEN - aggregate.len() - 1));
+        let stream = StreamId::new(&aggregate, &id).unwrap();
+        let version = Version::new(dice.u64(1..1_000_000_000));
+        let now = Timestamp::now();
+        let head = match dice.bool() {
+            true => StreamHead::empty(stream),
+            false => StreamHead::observed(stream, version, CommitId::random(), now),
+        };
+        let mut metadata = Metadata::new();
+        for n in 0..dice.usize(0..20) {
+            metadata = metadata.with(n.to_string(), "v".repeat(dice.usize(0..200)));
+        }
+        let most = [
+            200,
+            5_000,
+            100_000,
+            MAX_EVENT_BYTES / 2,
+            MAX_EVENT_BYTES - 300,
+        ];
+        let most = most[dice.usize(0..most.len())];
+        let mut left = dice.usize(0..3_000_000);
+        let mut events = vec![random_event(dice, most)];
+        while let Some(rest) = left.checked_sub(events[events.len() - 1].bytes()) {
+            left = rest;
+            events.push(random_event(dice, most));
+        }
+        Append::after(head, CommitId::random(), now, events).with_metadata(metadata)
+    }
+
+    fn random_event(dice: &mut fastrand::Rng, most: usize) -> EventData {
+        let name = "n".repeat(dice.usize(1..40));
+        let payload = format!("\"{}\"", "x".repeat(dice.usize(0..most)));
+        let codec = ["a", "application/cbor"][dice.usize(0..2)];
+        let codec = dice.bool().then(|| codec.into());
+        EventData::new(name, dice.u16(1..), payload).with_codec(codec)
+    }
+
+    /// What a caller learns from the in-memory store, which counts by the port, holds here.
+    #[test]
+    fn no_commit_has_more_parts_or_bytes_than_the_port_counts() {
+        let config = DynamoDbConfig::default().with_publish_mode(PublishMode::Both);
+        let mut dice = fastrand::Rng::with_seed(7);
+        let mut split = 0;
+        for round in 0..150 {
+            let append = random_commit(&mut dice);
+            let items = items(&append, &config, true).unwrap();
+            let parts = append.parts(MAX_ITEM_BYTES);
+            assert!(items.len() <= parts, "{round}: {} of {parts}", items.len());
+            let (bytes, counted) = (
+                items.iter().map(item_bytes).sum::<usize>(),
+                append.bytes_in_parts(MAX_ITEM_BYTES),
+            );
+            assert!(bytes <= counted, "{round}: {bytes} of {counted}");
+            split += usize::from(items.len() > 1);
+        }
+        assert!(split > 30, "{split} were split");
+    }
+}

@@ -13,7 +13,10 @@ pub(crate) use encode::FORMAT;
 
 use crate::{
     DynamoDb, DynamoDbConfig, DynamoDbError,
-    attributes::{MAX_COMMIT_BYTES, MAX_EVENT_BYTES, MAX_TRANSACTION_ITEMS},
+    attributes::{
+        MAX_COMMIT_BYTES, MAX_EVENT_BYTES, MAX_ITEM_BYTES, MAX_TRANSACTION_BYTES,
+        MAX_TRANSACTION_ITEMS,
+    },
     client::Connection,
     tables::describe,
 };
@@ -105,6 +108,8 @@ impl EventStore for DynamoDbEventStore {
         let capabilities = if self.connection.has_transactions() {
             Capabilities::new(MAX_COMMIT_BYTES)
                 .with_max_event_bytes(MAX_EVENT_BYTES)
+                .with_max_part_bytes(MAX_ITEM_BYTES)
+                .with_max_append_bytes(MAX_TRANSACTION_BYTES)
                 .with_streams_per_append(MAX_STREAMS)
         } else {
             Capabilities::new(MAX_EVENT_BYTES)
@@ -138,16 +143,6 @@ impl EventStore for DynamoDbEventStore {
         &self,
         all: &AppendAll,
     ) -> Result<AppendOutcome<Vec<StreamHead>>, EventStoreError> {
-        all.validate()?;
-        let (touched, most) = (
-            all.commits.len() + all.unchanged.len(),
-            self.capabilities().max_streams_per_append as usize,
-        );
-        if touched > most {
-            return Err(unsupported(&format!(
-                "an append touches {touched} streams, at most {most} can be written or checked together; see capabilities()"
-            )));
-        }
         all.validate_for(&self.capabilities())?;
         let outcome = append::append(&self.connection, &all.commits, &all.unchanged).await;
         self.explained(outcome).await

@@ -14,6 +14,14 @@ mod event_store {
         with = [atomic_append, unpublished],
     }
 
+    #[tokio::test]
+    async fn the_in_memory_store_knows_the_capabilities() {
+        use foldstream_testkit::InMemoryEventStore;
+
+        let store = fresh().await;
+        assert_eq!(store.capabilities(), InMemoryEventStore::DYNAMODB);
+    }
+
     mod driven_by_the_change_stream {
         use super::*;
         use foldstream_dynamodb::PublishMode;

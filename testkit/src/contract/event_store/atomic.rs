@@ -192,6 +192,85 @@ pub async fn commits_that_are_together_over_the_limit_are_too_large(store: Store
     assert_untouched(&store, &appends.each_ref()).await;
 }
 
+/// As many commits as an append can have, of `bytes` together: the last one is of the size that is left.
+fn commits_of(store: &Store, bytes: usize) -> Vec<Append> {
+    let most = store.capabilities().max_streams_per_append as usize;
+    let heads: Vec<_> = (0..most)
+        .map(|_| StreamHead::empty(fresh_stream()))
+        .collect();
+    let overhead = append_of(&heads[0], [large_event(0)]).bytes();
+    let (each, rest) = (bytes / most - overhead, bytes % most);
+    let sized = |(n, head)| {
+        let more = if n == 0 { rest } else { 0 };
+        append_of(head, [large_event(each + more)])
+    };
+    heads.iter().enumerate().map(sized).collect()
+}
+
+/// Commits that are together within `max_commit_bytes` are stored, unless what stands in every part makes them larger than
+/// `max_append_bytes`: then they are `TooLarge` with that limit, and none is stored.
+pub async fn what_stands_in_every_part_counts_toward_the_limit_of_an_append(store: Store) {
+    let capabilities = store.capabilities();
+    let (part, limit) = (capabilities.max_part_bytes, capabilities.max_append_bytes);
+    let appends = commits_of(&store, capabilities.max_commit_bytes);
+    let together: usize = appends.iter().map(Append::bytes).sum();
+    assert_eq!(together, capabilities.max_commit_bytes);
+    let written: usize = appends.iter().map(|a| a.bytes_in_parts(part)).sum();
+    let outcome = store.append_all(&AppendAll::new(appends.clone())).await;
+    let last = &appends[appends.len() - 1];
+    if written <= limit {
+        assert!(matches!(outcome, Ok(AppendOutcome::Appended(_))));
+        assert_history(&store, last.head.stream(), &[last.to_commit()]).await;
+        return;
+    }
+    match outcome {
+        Err(EventStoreError::TooLarge {
+            bytes,
+            limit: named,
+            ..
+        }) => assert_eq!((bytes, named), (written, limit)),
+        other => panic!("expected TooLarge, found {other:.300?}"),
+    }
+    assert_untouched(&store, &[&appends[0], last]).await;
+    // A little below both limits they are stored.
+    let appends = commits_of(&store, limit - (written - together));
+    let outcome = store.append_all(&AppendAll::new(appends)).await;
+    assert!(matches!(outcome, Ok(AppendOutcome::Appended(_))));
+}
+
+/// Parts of large commits and streams that are only checked count as streams: as many as `max_streams_per_append` are
+/// taken together, and one more is `Refused(Unsupported)`, and nothing is stored.
+pub async fn parts_of_large_commits_and_checked_streams_count_as_streams(store: Store) {
+    let capabilities = store.capabilities();
+    let most = capabilities.max_streams_per_append as usize;
+    // Two of these events do not fit one part, where there are parts.
+    let room = capabilities.max_commit_bytes / 4;
+    let each = room.min(capabilities.max_part_bytes) / 10 * 8;
+    let large = || append_of(&two_empty().0, vec![large_event(each); 3]);
+    let parts = large().parts(capabilities.max_part_bytes);
+    let splits = capabilities.max_part_bytes < capabilities.max_commit_bytes;
+    assert_eq!(parts, if splits { 3 } else { 1 });
+    let small = |n: usize| (0..n).map(move |_| signed_by(&two_empty().0, n));
+    let with_large = |n: usize| {
+        let large = std::iter::once(large());
+        AppendAll::new(small(n).chain(large).collect())
+    };
+    let checked = with_large(most - parts - 1).with_unchanged(vec![two_empty().0]);
+    for all in [with_large(most - parts), checked] {
+        let outcome = store.append_all(&all).await.unwrap();
+        assert!(matches!(outcome, AppendOutcome::Appended(_)));
+        for append in &all.commits {
+            assert_history(&store, append.head.stream(), &[append.to_commit()]).await;
+        }
+    }
+    let checked = with_large(most - parts).with_unchanged(vec![two_empty().0]);
+    for all in [with_large(most - parts + 1), checked] {
+        assert_unsupported(&store.append_all(&all).await);
+        let appends: Vec<_> = all.commits.iter().collect();
+        assert_untouched(&store, &appends).await;
+    }
+}
+
 /// The same atomic append sent again is stored once and answers the stored commits in the order of the request.
 pub async fn the_same_atomic_append_again_is_a_repeat(store: Store) {
     let (one, two) = two_empty();

@@ -101,6 +101,8 @@ macro_rules! __event_store_cases {
             atomic::an_append_of_no_commits_is_invalid,
             atomic::one_bad_commit_stores_none,
             atomic::commits_that_are_together_over_the_limit_are_too_large,
+            atomic::what_stands_in_every_part_counts_toward_the_limit_of_an_append,
+            atomic::parts_of_large_commits_and_checked_streams_count_as_streams,
             atomic::the_same_atomic_append_again_is_a_repeat,
             atomic::of_several_atomic_appends_with_the_same_heads_exactly_one_wins,
             atomic::a_dropped_atomic_append_leaves_all_commits_or_none,

@@ -10,7 +10,10 @@ use tokio::task::yield_now;
 
 pub(super) fn suspects() -> Suspects {
     vec![
-        full::<HidesAtomicAppend>(&["a_declared_atomic_append_is_in_the_capabilities"]),
+        full::<HidesAtomicAppend>(&["a_declared_atomic_append_is_in_the_capabilities"]).and_by(&[
+            "what_stands_in_every_part_counts_toward_the_limit_of_an_append",
+            "parts_of_large_commits_and_checked_streams_count_as_streams",
+        ]),
         full::<SortsHeads>(&["all_commits_are_stored_and_heads_come_in_the_order_of_the_request"]),
         full::<StoresOneByOne>(&[
             "one_stale_head_stores_none",
@@ -21,6 +24,7 @@ pub(super) fn suspects() -> Suspects {
             "one_bad_commit_stores_none",
             "the_same_atomic_append_again_is_a_repeat",
             "commits_that_are_together_over_the_limit_are_too_large",
+            "parts_of_large_commits_and_checked_streams_count_as_streams",
         ]),
         full::<WritesIntoCheckedStreams>(&[
             "a_checked_stream_at_its_head_lets_the_commits_through",
@@ -31,13 +35,17 @@ pub(super) fn suspects() -> Suspects {
                 "a_checked_stream_that_moved_is_a_conflict_that_names_it",
                 "a_stream_named_twice_is_invalid",
                 "an_append_of_no_commits_is_invalid",
+                "parts_of_large_commits_and_checked_streams_count_as_streams",
             ]),
         full::<IgnoresChecks>(&[
             "a_checked_stream_that_moved_is_a_conflict_that_names_it",
             "a_checked_stream_that_moved_stops_a_single_commit",
             "a_checked_stream_that_moved_stops_a_large_commit",
         ])
-        .and_by(&["a_checked_head_above_the_tail_lets_nothing_pass_where_heads_are_checked"]),
+        .and_by(&[
+            "a_checked_head_above_the_tail_lets_nothing_pass_where_heads_are_checked",
+            "parts_of_large_commits_and_checked_streams_count_as_streams",
+        ]),
         full::<IgnoresChecksOfASingleCommit>(&[
             "a_checked_stream_that_moved_stops_a_single_commit",
         ])
@@ -55,6 +63,11 @@ pub(super) fn suspects() -> Suspects {
         full::<SkipsBadCommits>(&["one_bad_commit_stores_none"]).and_by(&[
             "a_stream_named_twice_is_invalid",
             "commits_that_are_together_over_the_limit_are_too_large",
+            "parts_of_large_commits_and_checked_streams_count_as_streams",
+        ]),
+        full::<CountsNoParts>(&["parts_of_large_commits_and_checked_streams_count_as_streams"]),
+        full::<CountsNothingThatItAdds>(&[
+            "what_stands_in_every_part_counts_toward_the_limit_of_an_append",
         ]),
         full::<LimitsEachCommitOnly>(&["commits_that_are_together_over_the_limit_are_too_large"]),
         full::<ChecksBeforeItself>(&["the_same_atomic_append_again_is_a_repeat"]),
@@ -264,6 +277,28 @@ impl EventStoreLayer for SkipsBadCommits {
             }
         }
         outcome
+    }
+}
+
+/// Splits large commits, and has room for any number of parts.
+#[derive(Debug, Default)]
+struct CountsNoParts;
+#[async_trait]
+impl EventStoreLayer for CountsNoParts {
+    fn capabilities(&self, store: &Store) -> Capabilities {
+        let sound = store.capabilities();
+        sound.with_max_part_bytes(sound.max_event_bytes / 3)
+    }
+}
+
+/// Limits an append by the sizes of its commits, whatever it says.
+#[derive(Debug, Default)]
+struct CountsNothingThatItAdds;
+#[async_trait]
+impl EventStoreLayer for CountsNothingThatItAdds {
+    fn capabilities(&self, store: &Store) -> Capabilities {
+        let sound = store.capabilities();
+        sound.with_max_append_bytes(sound.max_commit_bytes + 100)
     }
 }
 
