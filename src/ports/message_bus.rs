@@ -136,6 +136,8 @@ pub struct Subscription {
 impl Subscription {
     /// The largest size of a group's name in bytes: the limit of a text in Kafka's protocol.
     pub const MAX_GROUP: usize = 32_767;
+    /// The largest number of characters in the name of a topic, which is Kafka's limit.
+    pub const MAX_TOPIC: usize = 249;
     /// The largest number of characters in an instance id, which is Kafka's limit.
     pub const MAX_INSTANCE_ID: usize = 249;
 
@@ -170,12 +172,14 @@ impl Subscription {
         self
     }
 
-    /// Checks the name of the group and the instance id, and that there is a topic. For adapters.
+    /// Checks the name of the group, the topics and the instance id, and that there is a topic. For adapters.
     ///
     /// # Errors
     /// [`Invalid`](MessageBusError::Invalid), naming what is wrong.
     pub fn check(&self) -> Result<(), MessageBusError> {
         Self::check_group(&self.group)?;
+        let mut topics = self.topics.iter();
+        topics.try_for_each(|topic| Self::check_topic(topic))?;
         let invalid = |reason: &str| {
             let reason = reason.into();
             Err(MessageBusError::Invalid { reason })
@@ -196,6 +200,26 @@ impl Subscription {
             );
         }
         Ok(())
+    }
+
+    /// Checks the name of a topic, in whatever call it stands. For adapters.
+    ///
+    /// # Errors
+    /// [`Invalid`](MessageBusError::Invalid) if it is empty, longer than [`MAX_TOPIC`](Self::MAX_TOPIC) characters, `.` or
+    /// `..`, or holds anything but ASCII letters, digits, `.`, `_` and `-`.
+    pub fn check_topic(topic: &str) -> Result<(), MessageBusError> {
+        let is_legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+        let reason = if topic.is_empty() || topic.len() > Self::MAX_TOPIC {
+            "the name of a topic must have 1 to 249 characters"
+        } else if topic == "." || topic == ".." {
+            "the name of a topic must not be \".\" nor \"..\""
+        } else if !topic.bytes().all(is_legal) {
+            "the name of a topic may have only ASCII letters, digits, '.', '_' and '-'"
+        } else {
+            return Ok(());
+        };
+        let reason = reason.into();
+        Err(MessageBusError::Invalid { reason })
     }
 
     /// Checks the name of a group. For adapters.
@@ -434,7 +458,9 @@ impl MessageBusError {
 /// - Key, value, headers in order (names may repeat) and the timestamp's milliseconds arrive as
 ///   sent. A key, a value or a header's value that is absent stays absent, and an empty one stays
 ///   empty. The received message names its partition.
-/// - A topic that does not exist is `Refused(MissingTopic)`, and publishing never creates one.
+/// - A timestamp before 1970-01-01T00:00:00.001Z, which Kafka cannot keep, is `Invalid`.
+/// - A topic that does not exist is `Refused(MissingTopic)`, and publishing never creates one. A name
+///   that no topic can have ([`Subscription::check_topic`]) is `Invalid` in every call.
 /// - A message over the limit of the topic or of the producer is `TooLarge`. A message whose size
 ///   is at most the described [`message_limit`](TopicDescription::message_limit) is not.
 /// - A message that is refused takes no offset.

@@ -26,6 +26,7 @@ pub mod guide;
 pub use clock::{ManualClock, SeededIds};
 pub use memory::{
     InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, InMemorySnapshotStore,
+    MetadataLag,
 };
 pub use scenario::{
     CommandFor, HandlerScenario, ListenerScenario, Listens, Outcome, Ports, ProjectorScenario,

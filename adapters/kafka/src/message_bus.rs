@@ -1,9 +1,9 @@
 //! [`KafkaMessageBus`]: the port on Kafka.
 use crate::{
     client::{Reader, blocking, committed_places, list, topics_of},
-    config::{KafkaConfig, KafkaConfigError, check_topic},
+    config::{KafkaConfig, KafkaConfigError},
     consumer,
-    error::{Errors, invalid},
+    error::Errors,
     producer::Producer,
     topics::{Admin, TopicOutcome, TopicSpec},
     worked_before::{Access, Uses, WorkedBefore},
@@ -142,10 +142,6 @@ impl Shared {
     }
 }
 
-fn check_topic_name(topic: &str) -> Result<(), MessageBusError> {
-    check_topic(topic).map_err(|reason| invalid(format!("the name of a topic {reason}")))
-}
-
 fn partition_ids(topic: &Arc<str>, count: u32) -> Vec<PartitionId> {
     (0..count)
         .map(|partition| PartitionId::new(Arc::clone(topic), partition))
@@ -164,9 +160,6 @@ impl MessageBus for KafkaMessageBus {
     ) -> Result<Arc<dyn Consumer>, MessageBusError> {
         // librdkafka takes an empty id for none, and joins with another one in vain without a word.
         subscription.check()?;
-        for topic in &subscription.topics {
-            check_topic_name(topic)?;
-        }
         let reader = self.shared.reader()?;
         let shared = Arc::clone(&self.shared);
         let consumer = blocking(move || {
@@ -179,7 +172,7 @@ impl MessageBus for KafkaMessageBus {
     }
 
     async fn offsets(&self, topic: &str) -> Result<Vec<PartitionOffsets>, MessageBusError> {
-        check_topic_name(topic)?;
+        Subscription::check_topic(topic)?;
         let (reader, topic) = (self.shared.reader()?, Arc::from(topic));
         blocking(move || {
             let ids = partition_ids(&topic, reader.partitions(&topic)?);
@@ -198,7 +191,7 @@ impl MessageBus for KafkaMessageBus {
         topic: &str,
     ) -> Result<Vec<(PartitionId, Option<Offset>)>, MessageBusError> {
         Subscription::check_group(group)?;
-        check_topic_name(topic)?;
+        Subscription::check_topic(topic)?;
         let (shared, reader) = (Arc::clone(&self.shared), self.shared.reader()?);
         let (group, topic) = (group.to_owned(), Arc::from(topic));
         blocking(move || {
@@ -210,7 +203,7 @@ impl MessageBus for KafkaMessageBus {
     }
 
     async fn describe_topic(&self, topic: &str) -> Result<TopicDescription, MessageBusError> {
-        check_topic_name(topic)?;
+        Subscription::check_topic(topic)?;
         let reader = self.shared.reader()?;
         self.shared.admin.describe_topic(topic, reader).await
     }

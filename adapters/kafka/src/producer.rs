@@ -7,13 +7,13 @@
 //! after a minute, so a topic that grows is followed within one: until then its new partitions stay empty.
 use crate::{
     client::{DropElsewhere, Listening, blocking, kafka_number, partition_count, until_shown},
-    config::{KafkaConfig, check_topic},
+    config::KafkaConfig,
     error::{Class, Errors, class, code, invalid},
     worked_before::{Access, Uses},
 };
 use foldstream::{
     Backoff, RetryPolicy, kafka_partition,
-    ports::{Message, MessageBusError, Offset, PartitionId, RefusedKind},
+    ports::{Message, MessageBusError, Offset, PartitionId, RefusedKind, Subscription},
     resilience::Attempts,
 };
 use rdkafka::{
@@ -264,8 +264,7 @@ struct Record<'a> {
 
 impl<'a> Record<'a> {
     fn new(message: &'a Message) -> Result<Self, MessageBusError> {
-        check_topic(&message.topic)
-            .map_err(|reason| invalid(format!("the name of a topic {reason}")))?;
+        Subscription::check_topic(&message.topic)?;
         let millis = message.timestamp.as_micros().div_euclid(1_000);
         // librdkafka reads 0 as "now", and Kafka -1 as "none": neither would arrive as sent.
         if millis <= 0 {

@@ -1,7 +1,7 @@
 //! Administration: making topics, describing them, forgetting groups.
 use crate::{
     client::{Listening, Reader, blocking, kafka_number},
-    config::{KafkaConfig, check_topic},
+    config::KafkaConfig,
     error::{Errors, code, invalid},
     worked_before::{Access, Uses},
 };
@@ -158,8 +158,7 @@ impl Admin {
         spec: &TopicSpec,
         reader: Arc<Reader>,
     ) -> Result<TopicOutcome, MessageBusError> {
-        check_topic(&spec.name)
-            .map_err(|reason| invalid(format!("the name of a topic {reason}")))?;
+        Subscription::check_topic(&spec.name)?;
         if spec.partitions == 0 {
             return Err(invalid(format!(
                 "the topic {} has no partitions",

@@ -31,6 +31,9 @@ pub(super) enum Polled {
 #[derive(Debug, Default)]
 pub(super) struct Group {
     committed: BTreeMap<PartitionId, Offset>,
+    /// The partitions of the members' topics, in the order in which the group has met them. Partitions that a topic gets
+    /// later come last, so that the others stay where they are.
+    met: Vec<PartitionId>,
     members: BTreeMap<MemberId, Member>,
     /// Static members whose instance id another member has taken over.
     fenced: BTreeSet<MemberId>,
@@ -192,9 +195,9 @@ impl Group {
         self.settle(around);
     }
 
-    /// The member that each partition should go to: round-robin over the partitions in order, among the members that
-    /// subscribe to the topic, in their ranks.
-    fn targets(&self, topics: &Topics) -> BTreeMap<PartitionId, MemberId> {
+    /// The member that each partition should go to: round-robin over the partitions in the order in which the group has met
+    /// them, among the members that subscribe to the topic, in their ranks.
+    fn targets(&mut self, topics: &Topics) -> BTreeMap<PartitionId, MemberId> {
         let active = self.members.iter().filter(|(_, m)| !m.is_expelled);
         let mut active: Vec<_> = active.collect();
         active.sort_by_key(|(_, member)| member.rank);
@@ -202,12 +205,15 @@ impl Group {
         let wanted: BTreeSet<_> = wanted.collect();
         // A topic that was deleted has no partitions. Its subscribers hear of it when it is created again.
         let partitions = wanted.into_iter().filter_map(|t| topics.partitions(t).ok());
+        let mut new: BTreeSet<_> = partitions.flatten().collect();
+        self.met.retain(|partition| new.remove(partition));
+        self.met.extend(new);
         let mut targets = BTreeMap::new();
-        for (turn, partition) in partitions.flatten().enumerate() {
+        for (turn, partition) in self.met.iter().enumerate() {
             let wants = |member: &Member| member.topics.contains_key(&partition.topic);
             let candidates: Vec<_> = active.iter().filter(|(_, m)| wants(m)).collect();
             if let Some((id, _)) = candidates.get(turn % candidates.len().max(1)) {
-                targets.insert(partition, **id);
+                targets.insert(partition.clone(), **id);
             }
         }
         targets
@@ -286,11 +292,16 @@ impl Group {
             member.is_expelled = false;
             self.settle(around);
         }
-        let deadline = self.deadline;
+        let deadlines = [self.deadline, around.topics.next_shown()];
         let member = self.member(id)?;
         let news = member.news(around.now);
         let polled = news.or_else(|| member.next_message(around.topics).map(Polled::Event));
-        Ok(polled.unwrap_or(Polled::Nothing(deadline)))
+        if let Some(polled) = polled {
+            return Ok(polled);
+        }
+        let patience = member.look_for_topics(around)?;
+        let deadlines = deadlines.into_iter().chain([patience]);
+        Ok(Polled::Nothing(deadlines.flatten().min()))
     }
 
     fn member(&mut self, id: MemberId) -> Result<&mut Member, MessageBusError> {

@@ -5,11 +5,11 @@
 //! revocations, assignments, partitions without a position, then messages.
 use super::{
     group::{MemberId, Polled, Surroundings},
-    topic::Topics,
+    topic::{self, Topics},
 };
 use foldstream::ports::{
-    AssignedPartition, Assignment, AssignmentEpoch, ConsumerEvent, Delivery, NoPosition, Offset,
-    PartitionId, StartedFrom, Subscription, TopicId,
+    AssignedPartition, Assignment, AssignmentEpoch, ConsumerEvent, Delivery, MessageBusError,
+    NoPosition, Offset, PartitionId, StartedFrom, Subscription, TopicId,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -50,6 +50,9 @@ pub(super) struct Owned {
     pub(super) revoking: Revoking,
 }
 
+/// The time for which a topic that a member has joined for may be missing before that is a refusal, as in the Kafka adapter.
+const PATIENCE: Duration = Duration::from_secs(5 * 60);
+
 /// A member of a group.
 #[derive(Debug)]
 pub(super) struct Member {
@@ -67,6 +70,8 @@ pub(super) struct Member {
     pub(super) is_expelled: bool,
     /// A static member that has left, and the end of its session.
     pub(super) away_until: Option<Instant>,
+    /// The time at which a topic was first found missing.
+    missing_since: Option<Instant>,
     /// The last partition that a message came from: the next one has its turn.
     last: Option<PartitionId>,
     pub(super) notify: Arc<Notify>,
@@ -93,6 +98,7 @@ impl Member {
             lost: BTreeSet::new(),
             is_expelled: false,
             away_until: None,
+            missing_since: None,
             last: None,
             notify,
         }
@@ -181,6 +187,32 @@ impl Member {
         (owned.is_told, owned.is_known) = (true, true);
         let event = ConsumerEvent::NoPosition(partition.clone(), why);
         Some(Polled::Event(event))
+    }
+
+    /// Looks for the topics that the member has joined for. A topic that is missing is told once as an outage. Returns the
+    /// time at which it becomes a refusal.
+    pub(super) fn look_for_topics(
+        &mut self,
+        around: &Surroundings<'_>,
+    ) -> Result<Option<Instant>, MessageBusError> {
+        let mut topics = self.topics.keys();
+        let Some(missing) = topics.find(|topic| !around.topics.is_shown(topic)) else {
+            self.missing_since = None;
+            return Ok(None);
+        };
+        match self.missing_since {
+            None => {
+                self.missing_since = Some(around.now);
+                let source = format!(
+                    "topic {missing} is not there any more; it has worked before, so it counts as an outage for {PATIENCE:?}"
+                );
+                Err(MessageBusError::Unavailable {
+                    source: source.into(),
+                })
+            }
+            Some(since) if around.now < since + PATIENCE => Ok(Some(since + PATIENCE)),
+            Some(_) => Err(topic::missing(missing)),
+        }
     }
 
     /// Takes the next message, each partition in its turn. Also tells that a position has passed offsets without records,

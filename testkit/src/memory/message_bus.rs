@@ -3,7 +3,7 @@ use super::{
     consumer::InMemoryConsumer,
     group::{Group, MemberId, Surroundings, Timeouts},
     lock,
-    topic::Topics,
+    topic::{MetadataLag, Topics},
 };
 use async_trait::async_trait;
 use foldstream::ports::{
@@ -12,6 +12,7 @@ use foldstream::ports::{
 };
 use std::{
     collections::BTreeMap,
+    ops::Range,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -24,7 +25,10 @@ use tokio::{sync::Notify, time::Instant};
 /// changes hands once its old owner has dropped the revocation, or the grace has passed on tokio's clock (the runtime
 /// needs its time driver), which a test may pause. What was published and committed stays until the last clone of the `Arc` and the last consumer are gone.
 ///
-/// Retention and compaction are described, not done: [`delete_records_before`](Self::delete_records_before) trims.
+/// Retention and compaction are described, not done: [`delete_records_before`](Self::delete_records_before) trims, and
+/// [`remove_records`](Self::remove_records) leaves offsets without records. Topics grow
+/// ([`set_partitions`](Self::set_partitions)), vanish ([`delete_topic`](Self::delete_topic)) and are created again while
+/// members read, and [`set_metadata_lag`](Self::set_metadata_lag) lets everyone hear of it late.
 ///
 /// # Example
 /// ```
@@ -77,6 +81,20 @@ impl State {
         (&mut self.groups, around)
     }
 
+    /// Counts a call that asks for a topic: a change of the topic that is shown with it concerns the groups too.
+    fn ask(&mut self, topic: &str, timeouts: Timeouts) {
+        if self.topics.ask(topic) {
+            self.settle_all(timeouts);
+        }
+    }
+
+    /// Shows the changes of topics whose time has come.
+    fn show_due(&mut self, timeouts: Timeouts) {
+        if self.topics.show_due(Instant::now()) {
+            self.settle_all(timeouts);
+        }
+    }
+
     /// Lets every group look at its assignment again, after the topics have changed.
     fn settle_all(&mut self, timeouts: Timeouts) {
         let (groups, mut around) = self.split(timeouts);
@@ -94,6 +112,7 @@ impl Shared {
         act: impl FnOnce(&mut Group, &mut Surroundings<'_>) -> T,
     ) -> Option<T> {
         let mut state = lock(&self.state);
+        state.show_due(self.timeouts);
         let (groups, mut around) = state.split(self.timeouts);
         Some(act(groups.get_mut(name)?, &mut around))
     }
@@ -103,8 +122,13 @@ impl InMemoryMessageBus {
     /// The time for which a group waits for the release of a revocation, unless [`with_grace`](Self::with_grace) says
     /// otherwise.
     pub const DEFAULT_GRACE: Duration = Duration::from_secs(30);
-    /// Size of the largest record of a topic in bytes, unless its description says otherwise: Kafka's default.
+    /// The size in bytes of the largest record that a topic takes, unless its description says otherwise: Kafka's default.
     pub const DEFAULT_MAX_MESSAGE_BYTES: u64 = 1_048_588;
+    /// The size in bytes of the largest record that is sent, unless the description of the topic says otherwise: the
+    /// default of `foldstream_kafka::KafkaConfig`.
+    pub const DEFAULT_MAX_PRODUCER_BYTES: u64 = 1_000_000;
+    /// The bytes that both limits count beyond the size of a message, as the Kafka adapter describes them.
+    const RECORD_OVERHEAD: u64 = 97;
 
     /// The time for which a group waits for a static member that is absent, unless
     /// [`with_session_timeout`](Self::with_session_timeout) says otherwise: Kafka's default.
@@ -135,32 +159,75 @@ impl InMemoryMessageBus {
         })))
     }
 
-    /// Creates a topic of that many partitions (0 counts as 1) that keeps everything. Returns true if the topic was created
-    /// now; one that exists is left alone.
+    /// Creates a topic of that many partitions (0 counts as 1) that keeps everything and has Kafka's limits. Returns true if
+    /// the topic was created now; one that exists is left alone.
+    ///
+    /// # Panics
+    /// If no topic can have this name.
     pub fn create_topic(&self, name: impl Into<Arc<str>>, partitions: u32) -> bool {
         let description = TopicDescription::new(partitions)
             .with_compacted(Some(false))
             .with_retention(Some(Duration::MAX))
-            .with_max_message_bytes(Some(Self::DEFAULT_MAX_MESSAGE_BYTES));
+            .with_max_message_bytes(Some(Self::DEFAULT_MAX_MESSAGE_BYTES))
+            .with_max_producer_bytes(Some(Self::DEFAULT_MAX_PRODUCER_BYTES))
+            .with_record_overhead(Self::RECORD_OVERHEAD);
         self.create_topic_as(name, description)
     }
 
     /// Creates a topic of this description, with a topic id of its own. Returns true if the topic was created now; one that
     /// exists is left alone.
+    ///
+    /// # Panics
+    /// If no topic can have this name.
     pub fn create_topic_as(
         &self,
         name: impl Into<Arc<str>>,
         description: TopicDescription,
     ) -> bool {
+        let name = name.into();
+        if let Err(error) = Subscription::check_topic(&name) {
+            panic!("the topic {name:?} cannot be created: {error}");
+        }
         let mut state = lock(&self.0.state);
-        let is_new = state.topics.create(name.into(), description);
+        let is_new = state.topics.create(name, description);
         state.settle_all(self.0.timeouts);
         is_new
     }
 
+    /// Sets how long metadata lags after topics that are created, or get more partitions, from now on. The default is
+    /// [`MetadataLag::None`].
+    ///
+    /// Until then a new topic is `Refused(MissingTopic)`, and a topic that has grown shows the old number of partitions to
+    /// publishers, to members of groups, and in `describe_topic`, `offsets` and `committed`. A message that names a new
+    /// partition is `Refused(UnknownPartition)`, and the key of one that names none is counted on the old number. The Kafka
+    /// adapter looks again for up to 2 s for a topic that it has never used; this bus gives the last answer at once.
+    ///
+    /// # Example
+    /// ```
+    /// use foldstream::ports::{MessageBus, MessageBusError, RefusedKind};
+    /// use foldstream_testkit::{InMemoryMessageBus, MetadataLag};
+    /// # tokio::runtime::Builder::new_current_thread().enable_time().build()?.block_on(async {
+    /// let bus = InMemoryMessageBus::new();
+    /// bus.set_metadata_lag(MetadataLag::Calls(1));
+    /// bus.create_topic("events", 4);
+    /// let unknown = bus.describe_topic("events").await;
+    /// assert!(matches!(
+    ///     unknown,
+    ///     Err(MessageBusError::Refused { kind: RefusedKind::MissingTopic, .. })
+    /// ));
+    /// assert_eq!(bus.describe_topic("events").await?.partitions, 4);
+    /// # Ok::<(), foldstream::BoxError>(())
+    /// # })?;
+    /// # Ok::<(), foldstream::BoxError>(())
+    /// ```
+    pub fn set_metadata_lag(&self, lag: MetadataLag) {
+        lock(&self.0.state).topics.set_lag(lag);
+    }
+
     /// Deletes a topic with its records and with everything that groups have committed for it, as brokers do. Its readers
     /// lose its partitions. If a topic is created again under the name, those readers are told
-    /// [`NoPosition::Recreated`](foldstream::ports::NoPosition::Recreated).
+    /// [`NoPosition::Recreated`](foldstream::ports::NoPosition::Recreated). If none is, a reader that waits is told
+    /// `Unavailable`, and after 5 min `Refused(MissingTopic)`, as by the Kafka adapter.
     pub fn delete_topic(&self, name: &str) {
         let mut state = lock(&self.0.state);
         state.topics.delete(name);
@@ -170,7 +237,9 @@ impl InMemoryMessageBus {
         state.settle_all(self.0.timeouts);
     }
 
-    /// Gives a topic more partitions. Messages that name no partition then move to others, as in Kafka.
+    /// Gives a topic more partitions. Messages that name no partition then move to others, as in Kafka. The members of a
+    /// group keep the partitions that they have and share the new ones, which are
+    /// [`NoPosition::Missing`](foldstream::ports::NoPosition::Missing) for a member without a start mark for them.
     ///
     /// # Errors
     /// `Refused(MissingTopic)` if the topic does not exist; `Invalid` for fewer partitions than there are.
@@ -207,6 +276,25 @@ impl InMemoryMessageBus {
     ) -> Result<(), MessageBusError> {
         let mut state = lock(&self.0.state);
         state.topics.skip(partition, offsets)?;
+        for group in state.groups.values() {
+            group.wake_owner(partition);
+        }
+        Ok(())
+    }
+
+    /// Removes the records at these offsets, as compaction does. The offsets stay and hold nothing: a reader goes past them
+    /// and is told [`Reached`](foldstream::ports::ConsumerEvent::Reached) where no record follows.
+    ///
+    /// # Errors
+    /// `Refused(MissingTopic)` if the topic does not exist; `Invalid` for a partition that does not exist.
+    pub fn remove_records(
+        &self,
+        partition: &PartitionId,
+        offsets: Range<Offset>,
+    ) -> Result<(), MessageBusError> {
+        let offsets = offsets.start.get()..offsets.end.get();
+        let mut state = lock(&self.0.state);
+        state.topics.remove(partition, offsets)?;
         for group in state.groups.values() {
             group.wake_owner(partition);
         }
@@ -259,6 +347,7 @@ impl MessageBus for InMemoryMessageBus {
         // As a send over a network would, let others run now and then.
         tokio::task::coop::consume_budget().await;
         let mut state = lock(&self.0.state);
+        state.ask(&message.topic, self.0.timeouts);
         let (partition, offset) = state.topics.publish(message)?;
         for group in state.groups.values() {
             group.wake_owner(&partition);
@@ -273,6 +362,7 @@ impl MessageBus for InMemoryMessageBus {
         subscription.check()?;
         let mut state = lock(&self.0.state);
         for topic in &subscription.topics {
+            state.ask(topic, self.0.timeouts);
             state.topics.describe(topic)?;
         }
         state.members += 1;
@@ -291,7 +381,9 @@ impl MessageBus for InMemoryMessageBus {
     }
 
     async fn offsets(&self, topic: &str) -> Result<Vec<PartitionOffsets>, MessageBusError> {
-        lock(&self.0.state).topics.offsets(topic)
+        let mut state = lock(&self.0.state);
+        state.ask(topic, self.0.timeouts);
+        state.topics.offsets(topic)
     }
 
     async fn committed(
@@ -300,7 +392,8 @@ impl MessageBus for InMemoryMessageBus {
         topic: &str,
     ) -> Result<Vec<(PartitionId, Option<Offset>)>, MessageBusError> {
         Subscription::check_group(group)?;
-        let state = lock(&self.0.state);
+        let mut state = lock(&self.0.state);
+        state.ask(topic, self.0.timeouts);
         let group = state.groups.get(group);
         let committed = |partition: PartitionId| {
             let offset = group.and_then(|group| group.committed(&partition));
@@ -311,7 +404,9 @@ impl MessageBus for InMemoryMessageBus {
     }
 
     async fn describe_topic(&self, topic: &str) -> Result<TopicDescription, MessageBusError> {
-        lock(&self.0.state).topics.describe(topic)
+        let mut state = lock(&self.0.state);
+        state.ask(topic, self.0.timeouts);
+        state.topics.describe(topic)
     }
 
     async fn delete_group(&self, group: &str) -> Result<(), MessageBusError> {

@@ -7,6 +7,27 @@
 //! **Deterministic.** No order that a caller can see comes from a randomly seeded map: the same calls in the same order
 //! give the same answers, so a simulation replays from its seed.
 //!
+//! **The limits of production.** What these adapters take, DynamoDB and Kafka take too, and what those refuse, these refuse
+//! with the same error. Most limits are rules of the ports, measured by the ports:
+//!
+//! | limit | where it stands |
+//! |---|---|
+//! | stream ids, names, times and texts of a commit, its number of events, its metadata | `StreamId`, `Append::validate` |
+//! | bytes of an event, a commit and an append; streams and parts of large commits in one append | `Capabilities`, [`InMemoryEventStore::DYNAMODB`] |
+//! | keys and values of control rows; expiry in whole seconds, rounded up | `RowKey`, `Row`, [`InMemoryControlStore`] |
+//! | bytes of a snapshot | `StoredSnapshot::bytes`, [`InMemorySnapshotStore`] |
+//! | names of groups, instance ids and topics | `Subscription` |
+//! | bytes of a message; its timestamp; its key in a compacted topic | `TopicDescription`, [`InMemoryMessageBus`] |
+//!
+//! On request they show what production shows only at times: heads that are not checked
+//! ([`InMemoryEventStore::DYNAMODB`]), snapshots that are old ([`InMemorySnapshotStore::set_lag`]), metadata of topics that
+//! lags ([`InMemoryMessageBus::set_metadata_lag`]), offsets without records, lost and recreated topics. Failures, slow
+//! calls and lists that lag are [`faults`](crate::faults).
+//!
+//! **What they do not have.** Records never leave by age or by compaction unless a test removes them, and a timestamp far
+//! in the future is not refused. Event names of many quotes count twice in DynamoDB, which escapes them. Nothing is
+//! throttled, and no permission is checked. A deleted topic is unknown at once.
+//!
 //! **No lock is held across an await.** Every call does its work under a `std` mutex; only
 //! [`Consumer::next`](foldstream::ports::Consumer::next) waits. Appends, publishes and deliveries take part in tokio's
 //! cooperative scheduling, so a loop over them does not starve the other tasks of its thread.
@@ -26,6 +47,7 @@ pub use control_store::InMemoryControlStore;
 pub use event_store::InMemoryEventStore;
 pub use message_bus::InMemoryMessageBus;
 pub use snapshot_store::InMemorySnapshotStore;
+pub use topic::MetadataLag;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -2,11 +2,38 @@
 use foldstream::{
     Timestamp, kafka_partition,
     ports::{
-        Message, MessageBusError, Offset, PartitionId, PartitionOffsets, RefusedKind,
+        Message, MessageBusError, Offset, PartitionId, PartitionOffsets, RefusedKind, Subscription,
         TopicDescription, TopicId,
     },
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
+use tokio::time::Instant;
+
+/// The time for which the in-memory message bus shows the old metadata of a topic after it was created or got more
+/// partitions, as brokers do that have not heard of the change yet.
+///
+/// See [`InMemoryMessageBus::set_metadata_lag`](super::InMemoryMessageBus::set_metadata_lag).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum MetadataLag {
+    /// A change is shown at once. The default.
+    #[default]
+    None,
+    /// A change is shown after this number of calls that ask for the topic. Members of groups hear of it with the call
+    /// that shows it.
+    Calls(u32),
+    /// A change is shown after this time on tokio's clock.
+    Time(Duration),
+}
+
+/// The end of a lag.
+#[derive(Clone, Copy, Debug)]
+enum Hidden {
+    /// After so many more calls.
+    Calls(u32),
+    /// At this time.
+    Until(Instant),
+}
 
 /// The records of one partition. An offset is never used twice, whatever is deleted, and need not hold a record.
 #[derive(Debug, Default)]
@@ -37,6 +64,9 @@ impl Log {
     fn skip(&mut self, offsets: u64) {
         self.end = self.end.saturating_add(offsets);
     }
+    fn remove(&mut self, offsets: Range<u64>) {
+        self.records.retain(|offset, _| !offsets.contains(offset));
+    }
     fn delete_before(&mut self, offset: Offset) {
         let begin = offset.get().min(self.end);
         if self.begin < begin {
@@ -50,6 +80,10 @@ impl Log {
 pub(super) struct Topic {
     description: TopicDescription,
     logs: Vec<Log>,
+    /// The number of partitions that the metadata shows. 0: the topic is not known yet.
+    shown: u32,
+    /// The end of the lag of the metadata; `None` if it shows what there is.
+    hidden: Option<Hidden>,
 }
 
 impl Topic {
@@ -59,8 +93,36 @@ impl Topic {
         let description = description.with_topic_id(Some(id));
         Self {
             logs: logs.collect(),
+            shown: 0,
+            hidden: None,
             description,
         }
+    }
+
+    /// Shows a change of the partitions after the lag.
+    fn change(&mut self, lag: MetadataLag, now: Instant) {
+        self.hidden = match lag {
+            MetadataLag::None | MetadataLag::Calls(0) => None,
+            MetadataLag::Calls(calls) => Some(Hidden::Calls(calls)),
+            MetadataLag::Time(time) => Some(Hidden::Until(now + time)),
+        };
+        if self.hidden.is_none() {
+            self.shown = self.description.partitions;
+        }
+    }
+
+    /// Shows what there is if the lag is over. Returns true if that is news.
+    fn show_if_due(&mut self, now: Instant) -> bool {
+        let is_due = match self.hidden {
+            None => false,
+            Some(Hidden::Calls(left)) => left == 0,
+            Some(Hidden::Until(end)) => end <= now,
+        };
+        if is_due {
+            self.hidden = None;
+            self.shown = self.description.partitions;
+        }
+        is_due
     }
 }
 
@@ -70,21 +132,73 @@ pub(super) struct Topics {
     by_name: BTreeMap<Arc<str>, Topic>,
     /// Counts the topics that were ever created, so that each life of a topic has an id of its own.
     created: u64,
+    lag: MetadataLag,
+    /// The time at which the next change is shown by itself.
+    next_shown: Option<Instant>,
 }
 
 impl Topics {
+    pub(super) fn set_lag(&mut self, lag: MetadataLag) {
+        self.lag = lag;
+    }
     /// Returns true if the topic was created now.
     pub(super) fn create(&mut self, name: Arc<str>, description: TopicDescription) -> bool {
         let is_new = !self.by_name.contains_key(&name);
         if is_new {
             self.created += 1;
             let id = TopicId::new(format!("topic-{}", self.created));
-            self.by_name.insert(name, Topic::new(id, description));
+            let mut topic = Topic::new(id, description);
+            topic.change(self.lag, Instant::now());
+            self.by_name.insert(name, topic);
+            self.plan();
         }
         is_new
     }
     pub(super) fn delete(&mut self, name: &str) {
         self.by_name.remove(name);
+        self.plan();
+    }
+
+    /// Counts a call that asks for a topic. Returns true if that shows a change.
+    pub(super) fn ask(&mut self, name: &str) -> bool {
+        let Some(topic) = self.by_name.get_mut(name) else {
+            return false;
+        };
+        if topic.show_if_due(Instant::now()) {
+            self.plan();
+            return true;
+        }
+        if let Some(Hidden::Calls(left)) = &mut topic.hidden {
+            *left = left.saturating_sub(1);
+        }
+        false
+    }
+    /// The time at which the next change is shown by itself.
+    pub(super) const fn next_shown(&self) -> Option<Instant> {
+        self.next_shown
+    }
+    /// Shows every change whose time has come. Returns true if there was one.
+    pub(super) fn show_due(&mut self, now: Instant) -> bool {
+        if self.next_shown.is_none_or(|at| now < at) {
+            return false;
+        }
+        for topic in self.by_name.values_mut() {
+            if matches!(topic.hidden, Some(Hidden::Until(_))) {
+                topic.show_if_due(now);
+            }
+        }
+        self.plan();
+        true
+    }
+    fn plan(&mut self) {
+        let ends = self
+            .by_name
+            .values()
+            .filter_map(|topic| match topic.hidden {
+                Some(Hidden::Until(end)) => Some(end),
+                _ => None,
+            });
+        self.next_shown = ends.min();
     }
     /// The id of the topic that has this name now.
     pub(super) fn id(&self, name: &str) -> Option<&TopicId> {
@@ -101,6 +215,7 @@ impl Topics {
         })
     }
     pub(super) fn grow(&mut self, name: &str, partitions: u32) -> Result<(), MessageBusError> {
+        let lag = self.lag;
         let topic = self.topic_mut(name)?;
         if partitions < topic.description.partitions {
             return Err(MessageBusError::Invalid {
@@ -110,32 +225,45 @@ impl Topics {
                 ),
             });
         }
+        if partitions == topic.description.partitions {
+            return Ok(());
+        }
         topic.description.partitions = partitions;
         topic.logs.resize_with(partitions as usize, Log::default);
+        topic.change(lag, Instant::now());
+        self.plan();
         Ok(())
     }
 
-    fn topic(&self, name: &str) -> Result<&Topic, MessageBusError> {
-        self.by_name.get(name).ok_or_else(|| missing(name))
+    /// The topic, if the metadata shows it.
+    fn topic(&self, name: &str) -> Result<(&Arc<str>, &Topic), MessageBusError> {
+        Subscription::check_topic(name)?;
+        let found = self.by_name.get_key_value(name);
+        let shown = found.filter(|(_, topic)| topic.shown > 0);
+        shown.ok_or_else(|| missing(name))
+    }
+    /// Returns true if the metadata shows the topic.
+    pub(super) fn is_shown(&self, name: &str) -> bool {
+        self.by_name.get(name).is_some_and(|topic| topic.shown > 0)
     }
     pub(super) fn describe(&self, name: &str) -> Result<TopicDescription, MessageBusError> {
-        Ok(self.topic(name)?.description.clone())
+        let (_, topic) = self.topic(name)?;
+        let mut description = topic.description.clone();
+        description.partitions = topic.shown;
+        Ok(description)
     }
     pub(super) fn partitions(&self, name: &str) -> Result<Vec<PartitionId>, MessageBusError> {
-        let found = self.by_name.get_key_value(name);
-        let (name, topic) = found.ok_or_else(|| missing(name))?;
-        let partitions = 0..topic.description.partitions;
-        Ok(partitions
-            .map(|p| PartitionId::new(name.clone(), p))
-            .collect())
+        let (name, topic) = self.topic(name)?;
+        let numbers = 0..topic.shown;
+        Ok(numbers.map(|p| PartitionId::new(name.clone(), p)).collect())
     }
     pub(super) fn log(&self, partition: &PartitionId) -> Option<&Log> {
         let topic = self.by_name.get(&partition.topic)?;
         topic.logs.get(partition.partition as usize)
     }
     pub(super) fn offsets(&self, name: &str) -> Result<Vec<PartitionOffsets>, MessageBusError> {
-        let logs = &self.topic(name)?.logs;
-        let offsets = self.partitions(name)?.into_iter().zip(logs);
+        let (_, topic) = self.topic(name)?;
+        let offsets = self.partitions(name)?.into_iter().zip(&topic.logs);
         Ok(offsets
             .map(|(id, log)| PartitionOffsets::new(id, log.begin(), log.end()))
             .collect())
@@ -146,7 +274,22 @@ impl Topics {
         message: &Message,
     ) -> Result<(PartitionId, Offset), MessageBusError> {
         let name = &message.topic;
+        Subscription::check_topic(name)?;
+        // Kafka keeps milliseconds; what is finer must not survive here either.
+        let millis = message.timestamp.as_micros().div_euclid(1000);
+        if millis <= 0 {
+            return Err(MessageBusError::Invalid {
+                reason: format!(
+                    "the timestamp {} is not after 1970-01-01T00:00:00Z, which Kafka cannot keep",
+                    message.timestamp
+                ),
+            });
+        }
+        self.topic(name)?;
         let topic = self.topic_mut(name)?;
+        if topic.description.compacted == Some(true) && message.key.is_none() {
+            return Err(keyless(name));
+        }
         let (bytes, limit) = (message.size(), topic.description.message_limit());
         let limit = limit.map(|limit| usize::try_from(limit).unwrap_or(usize::MAX));
         if limit.is_some_and(|limit| bytes > limit) {
@@ -156,11 +299,9 @@ impl Topics {
                 limit,
             });
         }
-        let number = partition_of(message, topic.description.partitions)?;
+        let number = partition_of(message, topic.shown)?;
         let mut stored = message.clone();
         stored.partition = Some(number);
-        // Kafka keeps milliseconds; what is finer must not survive here either.
-        let millis = message.timestamp.as_micros().div_euclid(1000);
         stored.timestamp = Timestamp::from_micros(millis * 1000);
         let offset = topic.logs[number as usize].push(stored);
         Ok((PartitionId::new(name.clone(), number), offset))
@@ -172,6 +313,15 @@ impl Topics {
         offset: Offset,
     ) -> Result<(), MessageBusError> {
         self.log_mut(partition)?.delete_before(offset);
+        Ok(())
+    }
+
+    pub(super) fn remove(
+        &mut self,
+        partition: &PartitionId,
+        offsets: Range<u64>,
+    ) -> Result<(), MessageBusError> {
+        self.log_mut(partition)?.remove(offsets);
         Ok(())
     }
 
@@ -204,7 +354,16 @@ fn partition_of(message: &Message, partitions: u32) -> Result<u32, MessageBusErr
     }
 }
 
-fn missing(topic: &str) -> MessageBusError {
+/// The refusal of a record without a key by a topic that keeps one record per key.
+fn keyless(topic: &str) -> MessageBusError {
+    MessageBusError::Refused {
+        kind: RefusedKind::Validation,
+        reason: format!("topic {topic} is compacted and takes no message without a key: set one"),
+        source: "the record is invalid".into(),
+    }
+}
+
+pub(super) fn missing(topic: &str) -> MessageBusError {
     MessageBusError::Refused {
         kind: RefusedKind::MissingTopic,
         reason: format!("topic {topic} does not exist: create it first"),

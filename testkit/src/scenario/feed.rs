@@ -257,7 +257,7 @@ impl Feed {
                 &event,
                 &TOPIC.into(),
                 &SourceUri::default(),
-                event.header.recorded_at,
+                crate::ManualClock::START,
             );
             if let Err(error) = self.block_on(self.ports.message_bus.publish(&message)) {
                 panic!(

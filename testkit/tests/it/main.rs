@@ -21,6 +21,7 @@ mod memory_bus;
 mod memory_control_store;
 mod memory_event_store;
 mod memory_limits;
+mod memory_metadata;
 mod memory_topics;
 mod scenario;
 mod schema;

@@ -20,7 +20,7 @@ fn partition(n: u32) -> PartitionId {
 }
 fn message(key: impl std::fmt::Display, value: &'static str) -> Message {
     let value = Bytes::from_static(value.as_bytes());
-    Message::new(TOPIC, Timestamp::from_micros(5))
+    Message::new(TOPIC, Timestamp::from_micros(1_005))
         .with_key(key.to_string())
         .with_value(value)
 }

@@ -17,7 +17,7 @@ fn partition(n: u32) -> PartitionId {
     PartitionId::new(TOPIC, n)
 }
 fn message() -> Message {
-    Message::new(TOPIC, Timestamp::from_micros(5))
+    Message::new(TOPIC, Timestamp::from_micros(1_005))
         .with_key("k")
         .with_value("x")
         .with_partition(0)

@@ -201,8 +201,7 @@ async fn a_newer_schema_version_and_a_foreign_record_halt_and_are_not_passed() {
     assert_eq!(world.committed(SEEN).await, 0);
 
     let world = World::new(1);
-    let foreign = foldstream::ports::Message::new(TOPIC, foldstream::Timestamp::from_micros(0))
-        .with_key("not a stream");
+    let foreign = foldstream::ports::Message::new(TOPIC, SENT_AT).with_key("not a stream");
     foldstream::ports::MessageBus::publish(&*world.bus, &foreign)
         .await
         .unwrap();
@@ -250,8 +249,7 @@ async fn a_gap_is_counted_once_however_often_the_event_behind_it_is_tried() {
 #[tokio::test(start_paused = true)]
 async fn what_lies_before_a_record_that_cannot_be_read_is_handled_first_and_nothing_behind_it() {
     let world = World::new(1);
-    let foreign = foldstream::ports::Message::new(TOPIC, foldstream::Timestamp::from_micros(0))
-        .with_key("not a stream");
+    let foreign = foldstream::ports::Message::new(TOPIC, SENT_AT).with_key("not a stream");
     for n in 0..20 {
         world.deposit(&n.to_string()).await;
     }

@@ -83,12 +83,7 @@ impl Fleet {
 
     async fn publish(&self, commit: &Commit) {
         for event in commit.recorded() {
-            let message = to_message(
-                &event,
-                &TOPIC.into(),
-                &SourceUri::default(),
-                event.header.recorded_at,
-            );
+            let message = to_message(&event, &TOPIC.into(), &SourceUri::default(), SENT_AT);
             let (partition, offset) = self.world.bus.publish(&message).await.unwrap();
             let place = (
                 partition,

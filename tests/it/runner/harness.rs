@@ -23,6 +23,8 @@ use std::{
 };
 
 pub(super) const TOPIC: &str = "GlobalEvents";
+/// The time at which every record is sent: a bus takes none from before 1970.
+pub(super) const SENT_AT: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
 
 /// Store, bus and control store, as a service has them.
 pub(super) struct World {
@@ -73,12 +75,7 @@ impl World {
 
     pub(super) async fn publish(&self, commit: &Commit) {
         for event in commit.recorded() {
-            let message = to_message(
-                &event,
-                &TOPIC.into(),
-                &SourceUri::default(),
-                event.header.recorded_at,
-            );
+            let message = to_message(&event, &TOPIC.into(), &SourceUri::default(), SENT_AT);
             self.bus.publish(&message).await.unwrap();
         }
     }
@@ -86,7 +83,7 @@ impl World {
     /// Publishes the last event of a commit, as the record after the one of version `previous`.
     pub(super) async fn publish_after(&self, previous: u64, commit: &Commit) {
         let event = commit.recorded().last().unwrap();
-        let (topic, sent_at) = (TOPIC.into(), event.header.recorded_at);
+        let (topic, sent_at) = (TOPIC.into(), SENT_AT);
         let previous = Version::new(previous);
         let message = to_message_after(&event, &topic, &SourceUri::default(), sent_at, previous);
         self.bus.publish(&message.unwrap()).await.unwrap();

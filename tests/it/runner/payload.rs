@@ -1,5 +1,5 @@
 //! Handlers get opened payloads.
-use super::harness::{SEEN, Seen, TOPIC, World, error_of, from_beginning};
+use super::harness::{SEEN, SENT_AT, Seen, TOPIC, World, error_of, from_beginning};
 use crate::{
     payload::{Reverse, Vault, ann, sealed_accounts, stored, writing},
     support::{Account, AccountCommand::*, AccountEvent},
@@ -30,12 +30,7 @@ async fn published(codecs: &PayloadCodecs, amounts: &[u64]) -> World {
     }
     for commit in stored(&world.store, "ann").await {
         for event in commit.recorded() {
-            let message = to_message(
-                &event,
-                &TOPIC.into(),
-                &SourceUri::default(),
-                event.header.recorded_at,
-            );
+            let message = to_message(&event, &TOPIC.into(), &SourceUri::default(), SENT_AT);
             assert_eq!(message.value.as_ref(), Some(&event.payload));
             world.bus.publish(&message).await.unwrap();
         }

@@ -1,5 +1,5 @@
 //! Upcasters that belong to the event type.
-use super::harness::{TOPIC, World, from_beginning};
+use super::harness::{SENT_AT, TOPIC, World, from_beginning};
 use crate::upcasters::{BoxEvent, filled, old_stream};
 use foldstream::{
     SourceUri, StreamId, Upcast, Upcasters, Version,
@@ -31,12 +31,7 @@ async fn a_handler_gets_events_that_the_upcasters_of_their_type_have_lifted() {
         .await
         .unwrap();
     for event in commits.iter().flat_map(|commit| commit.recorded()) {
-        let message = to_message(
-            &event,
-            &TOPIC.into(),
-            &SourceUri::default(),
-            event.header.recorded_at,
-        );
+        let message = to_message(&event, &TOPIC.into(), &SourceUri::default(), SENT_AT);
         world.bus.publish(&message).await.unwrap();
     }
     let seen = Seen::default();

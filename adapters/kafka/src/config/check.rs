@@ -295,7 +295,7 @@ fn check_scheme(scheme: &str) -> Result<(), &'static str> {
 }
 
 /// Kafka's rule for names of topics (`Topic.validate` of its clients).
-pub(crate) fn check_topic(topic: &str) -> Result<(), &'static str> {
+fn check_topic(topic: &str) -> Result<(), &'static str> {
     let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     if topic.is_empty() || topic.len() > 249 {
         Err("must have 1 to 249 characters")

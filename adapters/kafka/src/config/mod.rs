@@ -6,7 +6,6 @@ mod wiring;
 mod tests;
 
 pub use check::KafkaConfigError;
-pub(crate) use check::check_topic;
 use check::{PROTECTED, invalid, is_secret};
 use std::{collections::BTreeMap, fmt, time::Duration};
 

@@ -70,6 +70,8 @@ macro_rules! __message_bus_cases {
             publish::messages_published_at_once_have_places_of_their_own,
             publish::messages_published_while_a_member_reads_are_delivered_once,
             publish::a_missing_topic_is_refused_and_never_made,
+            publish::a_name_that_no_topic_can_have_is_invalid,
+            publish::a_timestamp_that_the_bus_cannot_keep_is_invalid,
             publish::a_message_over_the_limit_is_too_large,
             publish::a_topic_is_described_with_its_partitions,
             publish::an_unknown_group_has_committed_nothing,

@@ -10,7 +10,7 @@ use foldstream::{
         Subscription,
     },
 };
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, fmt::Debug};
 
 fn offsets(topic: &Topic, ends: &[u64]) -> Vec<PartitionOffsets> {
     let ends = topic.all_partitions().into_iter().zip(ends);
@@ -194,6 +194,51 @@ pub async fn a_missing_topic_is_refused_and_never_made(fixture: Fixture) {
             .with_start(vec![mark]);
         assert_missing_topic(&bus.subscribe(subscription).await.map(drop));
     }
+}
+
+fn assert_invalid<T: Debug>(answer: &Result<T, MessageBusError>) {
+    assert!(
+        matches!(answer, Err(MessageBusError::Invalid { .. })),
+        "expected Invalid, found {answer:?}"
+    );
+}
+
+/// A name that no topic can have is `Invalid` for every call: no topic of that name can be created.
+pub async fn a_name_that_no_topic_can_have_is_invalid(fixture: Fixture) {
+    let bus = fixture.bus();
+    let long = "t".repeat(Subscription::MAX_TOPIC + 1);
+    for name in ["", ".", "..", "a topic", "events/1", "größe", &long] {
+        let message = Message::new(name, Timestamp::now())
+            .with_key("key")
+            .with_partition(0);
+        assert_invalid(&bus.publish(&message).await);
+        let run = bus.publish_run(&[message]).await;
+        assert_eq!(run.durable, 0);
+        assert_invalid(&run.error.map_or(Ok(()), Err));
+        assert_invalid(&bus.offsets(name).await);
+        assert_invalid(&bus.describe_topic(name).await);
+        assert_invalid(&bus.committed("contract-nobody", name).await);
+        let subscription = Subscription::new(unique(), [name]);
+        assert_invalid(&bus.subscribe(subscription).await.map(drop));
+    }
+}
+
+/// A timestamp before the first millisecond after 1970 began is `Invalid`, and the message takes no offset.
+pub async fn a_timestamp_that_the_bus_cannot_keep_is_invalid(fixture: Fixture) {
+    let topic = Topic::fresh(&fixture, 1).await;
+    let mut message = topic.message(0, 0);
+    for micros in [i64::MIN, -1_000_000, -1, 0, 999] {
+        message.timestamp = Timestamp::from_micros(micros);
+        assert_invalid(&topic.bus.publish(&message).await);
+        let run = topic
+            .bus
+            .publish_run(&[message.clone().with_partition(0)])
+            .await;
+        assert_invalid(&run.error.map_or(Ok(()), Err));
+    }
+    topic.publish(0, 1).await;
+    let found = topic.bus.offsets(&topic.name).await.unwrap();
+    assert_eq!(found, offsets(&topic, &[1]));
 }
 
 /// A message over the limit of topic or producer is `TooLarge` and takes no offset. The bus goes on.

@@ -2,8 +2,8 @@
 use super::{Committed, Offsets, Published, Sabotage, Suspects, broken};
 use async_trait::async_trait;
 use foldstream::{
-    kafka_partition,
-    ports::{Message, MessageBus, MessageBusError, Offset, TopicDescription},
+    Timestamp, kafka_partition,
+    ports::{Message, MessageBus, MessageBusError, Offset, RefusedKind, TopicDescription},
 };
 use foldstream_testkit::InMemoryMessageBus;
 use std::{
@@ -19,6 +19,7 @@ pub(super) fn suspects() -> Suspects {
         broken::<CountsAcknowledgedLate>(&["offsets_count_every_published_message"]).and_by(&[
             "messages_published_at_once_have_places_of_their_own",
             "a_message_over_the_limit_is_too_large",
+            "a_timestamp_that_the_bus_cannot_keep_is_invalid",
             "a_run_is_durable_in_its_order",
             "a_run_that_breaks_off_is_durable_up_to_some_message",
             "a_position_that_retention_has_passed_is_out_of_range",
@@ -44,7 +45,10 @@ pub(super) fn suspects() -> Suspects {
         ]),
         broken::<GuessesPlaces>(&["messages_published_at_once_have_places_of_their_own"])
             .and_by(&["messages_published_while_a_member_reads_are_delivered_once"]),
-        broken::<MakesTopics>(&["a_missing_topic_is_refused_and_never_made"]),
+        broken::<MakesTopics>(&["a_missing_topic_is_refused_and_never_made"])
+            .and_by(&["a_name_that_no_topic_can_have_is_invalid"]),
+        broken::<LooksForEveryName>(&["a_name_that_no_topic_can_have_is_invalid"]),
+        broken::<TakesTheTimeOfArrival>(&["a_timestamp_that_the_bus_cannot_keep_is_invalid"]),
         broken::<CutsLargeMessages>(&["a_message_over_the_limit_is_too_large"]),
         broken::<DescribesOnePartition>(&["a_topic_is_described_with_its_partitions"])
             .and_by(&["a_topic_that_grows_moves_no_message_that_names_its_partition"]),
@@ -176,6 +180,35 @@ impl Sabotage for MakesTopics {
     async fn publish(&self, bus: &InMemoryMessageBus, message: &Message) -> Published {
         bus.create_topic(message.topic.clone(), 1);
         bus.publish(message).await
+    }
+}
+
+/// Looks for a topic before it looks at the name.
+#[derive(Debug, Default)]
+struct LooksForEveryName;
+#[async_trait]
+impl Sabotage for LooksForEveryName {
+    async fn offsets(&self, bus: &InMemoryMessageBus, topic: &str) -> Offsets {
+        bus.offsets(topic).await.map_err(|error| match error {
+            MessageBusError::Invalid { reason } => MessageBusError::Refused {
+                kind: RefusedKind::MissingTopic,
+                source: "looked for".into(),
+                reason,
+            },
+            other => other,
+        })
+    }
+}
+
+/// Takes a timestamp that cannot be kept for none, as librdkafka takes 0.
+#[derive(Debug, Default)]
+struct TakesTheTimeOfArrival;
+#[async_trait]
+impl Sabotage for TakesTheTimeOfArrival {
+    async fn publish(&self, bus: &InMemoryMessageBus, message: &Message) -> Published {
+        let mut message = message.clone();
+        message.timestamp = message.timestamp.max(Timestamp::from_micros(1_000));
+        bus.publish(&message).await
     }
 }
 

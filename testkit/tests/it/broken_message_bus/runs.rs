@@ -14,6 +14,8 @@ pub(super) fn suspects() -> Suspects {
         ]),
         broken::<AcknowledgesBeforeItSends>(&["a_run_is_durable_in_its_order"]).and_by(&[
             "a_missing_topic_is_refused_and_never_made",
+            "a_name_that_no_topic_can_have_is_invalid",
+            "a_timestamp_that_the_bus_cannot_keep_is_invalid",
             "a_run_that_breaks_off_is_durable_up_to_some_message",
             "a_dropped_run_leaves_a_first_part_and_can_be_sent_again",
         ]),

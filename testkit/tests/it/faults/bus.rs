@@ -28,7 +28,7 @@ fn bus(faults: &Faults) -> (Arc<InMemoryMessageBus>, Arc<dyn MessageBus>, [Strin
     (inner, bus, [key(0), key(1)])
 }
 fn message(key: &str) -> Message {
-    Message::new(TOPIC, Timestamp::from_micros(0))
+    Message::new(TOPIC, Timestamp::from_micros(1_000))
         .with_key(key.to_owned())
         .with_value("{}")
 }
