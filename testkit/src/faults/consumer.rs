@@ -1,9 +1,9 @@
 //! A member of a group through faults: held back, overtaken, expelled.
-use super::{Call, Fault, Faults};
+use super::{Call, Fault, Faults, known_topics::KnownTopics};
 use async_trait::async_trait;
 use foldstream::ports::{
-    AssignmentEpoch, Consumer, ConsumerEvent, MessageBus, MessageBusError, OwnedMark, PartitionId,
-    Subscription,
+    AssignmentEpoch, Consumer, ConsumerEvent, MessageBus, MessageBusError, NoPosition, OwnedMark,
+    PartitionId, Subscription,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -19,6 +19,7 @@ use tokio::{
 pub(super) struct FaultyConsumer {
     faults: Faults,
     bus: Arc<dyn MessageBus>,
+    topics: KnownTopics,
     subscription: Subscription,
     member: Mutex<Member>,
     /// Wakes whoever waits for an event: what was held back of a paused partition may be due now.
@@ -37,6 +38,12 @@ struct Member {
     paused: BTreeSet<PartitionId>,
     /// Events of partitions that others may overtake, in their order, and the end of the delay.
     held: BTreeMap<PartitionId, (Instant, VecDeque<ConsumerEvent>)>,
+    /// Partitions without a position, of which the caller gets nothing more.
+    nowhere: BTreeMap<PartitionId, NoPosition>,
+    /// The reason for which the next partition that is assigned has no position.
+    next_nowhere: Option<NoPosition>,
+    /// The first of these is told before anything else.
+    untold: VecDeque<ConsumerEvent>,
     is_expelled: bool,
     has_left: bool,
 }
@@ -47,6 +54,8 @@ impl Member {
         self.base = self.newest.saturating_add(1);
         self.held.clear();
         self.paused.clear();
+        self.nowhere.clear();
+        self.untold.clear();
         std::mem::take(&mut self.owned).into_iter().collect()
     }
     fn forget(&mut self, partitions: &[PartitionId]) {
@@ -54,7 +63,25 @@ impl Member {
             self.owned.remove(partition);
             self.paused.remove(partition);
             self.held.remove(partition);
+            self.nowhere.remove(partition);
         }
+    }
+
+    /// Takes the position of the first partition that has one, or else of the next one that is assigned.
+    fn lose_position(&mut self, why: NoPosition) {
+        let mut owned = self.owned.iter();
+        match owned.find(|partition| !self.nowhere.contains_key(*partition)) {
+            Some(partition) => self.strand(partition.clone(), why),
+            None => self.next_nowhere = Some(why),
+        }
+    }
+
+    /// Lets the caller hear that a partition has no position.
+    fn strand(&mut self, partition: PartitionId, why: NoPosition) {
+        self.held.remove(&partition);
+        self.nowhere.insert(partition.clone(), why);
+        let event = ConsumerEvent::NoPosition(partition, why);
+        self.untold.push_back(event);
     }
     fn epoch(&mut self, inner: AssignmentEpoch) -> AssignmentEpoch {
         let epoch = self.base.saturating_add(inner.get());
@@ -65,6 +92,9 @@ impl Member {
     /// Marks as this membership counts; else the partition whose assignment was an earlier one's.
     fn translated(&self, marks: &[OwnedMark]) -> Result<Vec<OwnedMark>, PartitionId> {
         let own = |mark: &OwnedMark| {
+            if self.nowhere.get(&mark.partition) == Some(&NoPosition::Recreated) {
+                return Err(mark.partition.clone());
+            }
             let epoch = mark.epoch.get();
             // Who has left hears that first.
             let epoch = match epoch.checked_sub(self.base) {
@@ -77,8 +107,11 @@ impl Member {
         marks.iter().map(own).collect()
     }
 
-    /// Takes an event that was held back long enough.
+    /// Takes an event that is due: one that was held back long enough, or that a partition has no position.
     fn due(&mut self, now: Instant) -> Option<ConsumerEvent> {
+        if let Some(event) = self.untold.pop_front() {
+            return Some(event);
+        }
         let due = |(partition, (until, _)): &(&PartitionId, &(Instant, _))| {
             *until <= now && !self.paused.contains(*partition)
         };
@@ -108,8 +141,22 @@ impl Member {
         }
     }
 
+    /// Returns true if the event is of a partition without a position.
+    fn is_of_nowhere(&self, event: &ConsumerEvent) -> bool {
+        match event {
+            ConsumerEvent::Delivery(delivery) => self.nowhere.contains_key(&delivery.partition),
+            ConsumerEvent::Reached(partition, ..) | ConsumerEvent::NoPosition(partition, _) => {
+                self.nowhere.contains_key(partition)
+            }
+            _ => false,
+        }
+    }
+
     /// Returns what the caller gets of an event, which is nothing while the event is held back.
     fn take(&mut self, event: ConsumerEvent, hold: &mut Option<Instant>) -> Option<ConsumerEvent> {
+        if self.is_of_nowhere(&event) {
+            return None;
+        }
         match event {
             ConsumerEvent::Delivery(mut delivery) => {
                 delivery.epoch = self.epoch(delivery.epoch);
@@ -126,7 +173,14 @@ impl Member {
                     added.epoch = self.epoch(added.epoch);
                     self.owned.insert(added.partition.clone());
                 }
-                Some(ConsumerEvent::Assigned(assignment))
+                if !assignment.partitions.is_empty()
+                    && let Some(why) = self.next_nowhere.take()
+                {
+                    let stranded = assignment.partitions.remove(0);
+                    self.strand(stranded.partition, why);
+                }
+                let has_more = !assignment.partitions.is_empty();
+                has_more.then_some(ConsumerEvent::Assigned(assignment))
             }
             ConsumerEvent::Revoking(revocation) => {
                 self.forget(revocation.partitions());
@@ -153,6 +207,7 @@ impl FaultyConsumer {
     pub(super) fn new(
         faults: Faults,
         bus: Arc<dyn MessageBus>,
+        topics: KnownTopics,
         subscription: Subscription,
         inner: Arc<dyn Consumer>,
     ) -> Self {
@@ -163,12 +218,16 @@ impl FaultyConsumer {
             owned: BTreeSet::new(),
             paused: BTreeSet::new(),
             held: BTreeMap::new(),
+            nowhere: BTreeMap::new(),
+            next_nowhere: None,
+            untold: VecDeque::new(),
             is_expelled: false,
             has_left: false,
         };
         Self {
             faults,
             bus,
+            topics,
             subscription,
             member: Mutex::new(member),
             resumed: Notify::new(),
@@ -180,6 +239,18 @@ impl FaultyConsumer {
     }
     fn inner(&self) -> Arc<dyn Consumer> {
         self.member().inner.clone()
+    }
+    /// The error of brokers that do not know the first topic at present.
+    fn unknown_topic(&self) -> MessageBusError {
+        let first = self.subscription.topics.first();
+        self.topics.unknown(first.map_or("", |topic| topic))
+    }
+
+    /// Notes that the topic of a delivery works.
+    fn note_topic(&self, event: &ConsumerEvent) {
+        if let ConsumerEvent::Delivery(delivery) = event {
+            self.topics.worked(&delivery.partition.topic);
+        }
     }
 
     /// Joins again as another member, after the caller was told what it lost. A dropped future leaves it to the next call.
@@ -205,6 +276,11 @@ impl FaultyConsumer {
 impl Consumer for FaultyConsumer {
     async fn next(&self) -> Result<ConsumerEvent, MessageBusError> {
         let fault = self.faults.arrive(&Call::Next).await;
+        if let Some(Fault::UnknownTopic) = fault
+            && !self.member().has_left
+        {
+            return Err(self.unknown_topic());
+        }
         if let Some(error) = fault
             .as_ref()
             .and_then(|f| self.faults.failure(&Call::Next, f))
@@ -220,6 +296,10 @@ impl Consumer for FaultyConsumer {
                     return Ok(ConsumerEvent::Lost(lost));
                 }
                 self.rejoin().await?;
+                None
+            }
+            Some(Fault::NoPosition(why)) => {
+                self.member().lose_position(why);
                 None
             }
             Some(Fault::CrashAfter) => {
@@ -249,6 +329,7 @@ impl Consumer for FaultyConsumer {
                 biased;
                 event = inner.next() => {
                     if let Some(event) = self.member().take(event?, &mut hold) {
+                        self.note_topic(&event);
                         return Ok(event);
                     }
                 }
@@ -270,7 +351,11 @@ impl Consumer for FaultyConsumer {
                 }
             }
         };
-        self.faults.ask(Call::Commit(marks), act).await
+        let call = Call::Commit(marks);
+        match self.faults.arrive(&call).await {
+            Some(Fault::UnknownTopic) if !self.member().has_left => Err(self.unknown_topic()),
+            fault => self.faults.finish_asking(call, fault, act).await,
+        }
     }
 
     async fn pause(&self, partitions: &[PartitionId]) -> Result<(), MessageBusError> {

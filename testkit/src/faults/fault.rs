@@ -1,6 +1,9 @@
 //! What goes wrong with a call.
 use super::{Op, Ops, Rule};
-use foldstream::{Version, ports::RefusedKind};
+use foldstream::{
+    Version,
+    ports::{NoPosition, RefusedKind},
+};
 use std::{any::Any, fmt, sync::Arc, time::Duration};
 
 /// The fault of one call. Durations are of tokio's clock, which a test may pause.
@@ -51,6 +54,14 @@ pub enum Fault {
     Steal,
     /// The partition of the next delivery is held back for this time, while others overtake it.
     HoldBack(Duration),
+    /// Not done, since the brokers do not know the topic at present, as a broker that has just restarted. As the Kafka
+    /// adapter tells it: `Unavailable` for 5 min where the topic has worked before, and then, or where it has never worked,
+    /// `Refused(MissingTopic)`. A process that [restarts](super::Faults::restart) has used no topic yet.
+    UnknownTopic,
+    /// A partition has no position: the consumer is told [`ConsumerEvent::NoPosition`](foldstream::ports::ConsumerEvent)
+    /// with this reason, for the first of its partitions or of those that it is assigned next, and gets nothing more of
+    /// it. A commit for a [recreated](NoPosition::Recreated) topic is stale.
+    NoPosition(NoPosition),
     /// The group expels the consumer: it is told that its partitions are lost, joins again as a new member, and gets
     /// what it has not committed once more.
     LoseSession,
@@ -124,7 +135,18 @@ impl Fault {
             Self::EmptyPage => Op::LISTS.contains(&op),
             Self::Lag(_) => matches!(op, Op::Append | Op::AppendAll | Op::ClearUnpublished),
             Self::Steal => matches!(op, Op::Put | Op::Delete),
-            Self::HoldBack(_) | Self::LoseSession => op == Op::Next,
+            Self::UnknownTopic => matches!(
+                op,
+                Op::Publish
+                    | Op::PublishRun
+                    | Op::Subscribe
+                    | Op::Offsets
+                    | Op::Committed
+                    | Op::DescribeTopic
+                    | Op::Next
+                    | Op::Commit
+            ),
+            Self::HoldBack(_) | Self::LoseSession | Self::NoPosition(_) => op == Op::Next,
             Self::Hole | Self::HoleAt(_) | Self::TornCommit => op == Op::Read,
             Self::Hide(_) => matches!(op, Op::Append | Op::AppendAll),
         }

@@ -1,7 +1,8 @@
 //! A message bus through faults.
 use super::{
-    Call, Faults,
+    Call, Fault, Faults,
     consumer::FaultyConsumer,
+    known_topics::KnownTopics,
     pass::{Late, Plain},
 };
 use async_trait::async_trait;
@@ -13,13 +14,45 @@ use futures::future::BoxFuture;
 use std::sync::Arc;
 
 pub(super) fn wrap(faults: Faults, inner: Arc<dyn MessageBus>) -> Arc<dyn MessageBus> {
-    Arc::new(FaultyMessageBus { faults, inner })
+    let topics = KnownTopics::default();
+    Arc::new(FaultyMessageBus {
+        faults,
+        inner,
+        topics,
+    })
 }
 
 #[derive(Clone, Debug)]
 struct FaultyMessageBus {
     faults: Faults,
     inner: Arc<dyn MessageBus>,
+    topics: KnownTopics,
+}
+
+impl FaultyMessageBus {
+    /// Waits until a call that uses a topic is on its way.
+    ///
+    /// # Errors
+    /// That of brokers that do not know the topic, if that is the fault of the call.
+    async fn arrive(&self, call: &Call<'_>, topic: &str) -> Result<Option<Fault>, MessageBusError> {
+        match self.faults.arrive(call).await {
+            Some(Fault::UnknownTopic) => Err(self.topics.unknown(topic)),
+            fault => Ok(fault),
+        }
+    }
+
+    /// A question about a topic, from its beginning to its end.
+    async fn ask<'b, T: 'b>(
+        &self,
+        call: Call<'_>,
+        topic: &str,
+        act: impl Fn() -> BoxFuture<'b, Result<T, MessageBusError>>,
+    ) -> Result<T, MessageBusError> {
+        let fault = self.arrive(&call, topic).await?;
+        let answer = self.faults.finish_asking(call, fault, act).await?;
+        self.topics.worked(topic);
+        Ok(answer)
+    }
 }
 
 #[deny(clippy::missing_trait_methods)]
@@ -38,8 +71,10 @@ impl MessageBus for FaultyMessageBus {
             Box::pin(async { self.inner.publish(message).await.map(Plain) })
         };
         let call = Call::Publish(message);
-        let done = self.faults.pass(call, act, late).await;
-        done.map(|Plain(place)| place)
+        let fault = self.arrive(&call, &message.topic).await?;
+        let Plain(place) = self.faults.finish(call, fault, act, late).await?;
+        self.topics.worked(&message.topic);
+        Ok(place)
     }
 
     async fn publish_run(&self, run: &[Message]) -> RunOutcome {
@@ -65,8 +100,19 @@ impl MessageBus for FaultyMessageBus {
             })
         };
         let call = Call::PublishRun(run);
-        match self.faults.pass(call, act, late).await {
-            Ok(outcome) => outcome,
+        let topic = run.first().map(|message| &*message.topic);
+        let topic = topic.unwrap_or_default();
+        let fault = match self.arrive(&call, topic).await {
+            Ok(fault) => fault,
+            Err(error) => return RunOutcome::broken_off(0, error),
+        };
+        match self.faults.finish(call, fault, act, late).await {
+            Ok(outcome) => {
+                if outcome.durable > 0 {
+                    self.topics.worked(topic);
+                }
+                outcome
+            }
             // The caller does not know of any message that it is durable.
             Err(error) => RunOutcome::broken_off(0, error),
         }
@@ -78,11 +124,17 @@ impl MessageBus for FaultyMessageBus {
     ) -> Result<Arc<dyn Consumer>, MessageBusError> {
         let act = || self.inner.subscribe(subscription.clone());
         let call = Call::Subscribe(&subscription);
-        let inner = self.faults.ask(call, act).await?;
+        let first = subscription.topics.first().cloned().unwrap_or_default();
+        let inner = self.ask(call, &first, act).await?;
+        for topic in &subscription.topics {
+            self.topics.worked(topic);
+        }
         let (faults, bus) = (self.faults.clone(), self.inner.clone());
+        let topics = self.topics.clone();
         Ok(Arc::new(FaultyConsumer::new(
             faults,
             bus,
+            topics,
             subscription,
             inner,
         )))
@@ -90,7 +142,7 @@ impl MessageBus for FaultyMessageBus {
 
     async fn offsets(&self, topic: &str) -> Result<Vec<PartitionOffsets>, MessageBusError> {
         let act = || self.inner.offsets(topic);
-        self.faults.ask(Call::Offsets { topic }, act).await
+        self.ask(Call::Offsets { topic }, topic, act).await
     }
 
     async fn committed(
@@ -99,12 +151,12 @@ impl MessageBus for FaultyMessageBus {
         topic: &str,
     ) -> Result<Vec<(PartitionId, Option<Offset>)>, MessageBusError> {
         let act = || self.inner.committed(group, topic);
-        self.faults.ask(Call::Committed { group, topic }, act).await
+        self.ask(Call::Committed { group, topic }, topic, act).await
     }
 
     async fn describe_topic(&self, topic: &str) -> Result<TopicDescription, MessageBusError> {
         let act = || self.inner.describe_topic(topic);
-        self.faults.ask(Call::DescribeTopic { topic }, act).await
+        self.ask(Call::DescribeTopic { topic }, topic, act).await
     }
 
     async fn delete_group(&self, group: &str) -> Result<(), MessageBusError> {

@@ -106,6 +106,7 @@ mod consumer;
 mod control_store;
 mod event_store;
 mod fault;
+mod known_topics;
 mod lagging;
 mod life;
 mod log;

@@ -4,6 +4,7 @@ mod process;
 mod schedule;
 mod small_stores;
 mod bus;
+mod topics;
 mod suites;
 
 use foldstream::{
