@@ -100,7 +100,8 @@ impl Decide<BookingCommand> for Booking {
                 guest: guest.clone(),
                 stay: *stay,
             }]),
-            (C::Place { room, guest, stay }, Placed)
+            // The same booking, sent again.
+            (C::Place { room, guest, stay }, Placed | InHouse | Left)
                 if (self.room.as_ref(), &self.guest, self.stay)
                     == (Some(room), guest, Some(*stay)) =>
             {
