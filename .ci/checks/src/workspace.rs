@@ -126,14 +126,14 @@ impl Workspace {
         ordered
     }
 
-    /// The features that docs.rs documents, as `package/feature`.
+    /// The features that docs.rs documents, each once. Cargo enables a feature in every selected package that has it. As
+    /// `package/feature` it would look for a dependency of the root package first, and the testkit is one in tests.
     pub(crate) fn docs_features(&self) -> Result<Vec<String>, CheckError> {
-        let mut all = Vec::new();
+        let mut all = BTreeSet::new();
         for package in self.published() {
-            let features = package.docs_features()?;
-            all.extend(features.iter().map(|f| format!("{}/{f}", package.name)));
+            all.extend(package.docs_features()?);
         }
-        Ok(all)
+        Ok(all.into_iter().collect())
     }
 
     /// Reads a tracked file. None if it is not text.
