@@ -102,16 +102,19 @@ impl Append {
         self.head.stream().as_str().len() + self.metadata.bytes() + events.sum::<usize>()
     }
 
-    /// The bytes that [`Append::bytes_in_parts`] counts for each part: at least what any backend adds to one.
+    /// The bytes that [`Append::bytes_in_parts`] counts for each part: at least what any backend
+    /// adds to one.
     const PART_OVERHEAD_BYTES: usize = 128;
-    /// The bytes that [`Append::parts`] leaves free in each part, for what a backend adds and for what its own measure
-    /// counts more.
+    /// The bytes that [`Append::parts`] leaves free in each part, for what a backend adds and for
+    /// what its own measure counts more.
     const PART_ROOM_BYTES: usize = 256;
 
-    /// Returns the number of parts into which every event store splits this commit, if its parts have at most
-    /// `max_part_bytes`: see [`Capabilities::max_part_bytes`]. A backend may store fewer parts, never more.
+    /// Returns the number of parts into which every event store splits this commit, if its parts
+    /// have at most `max_part_bytes`: see [`Capabilities::max_part_bytes`]. A backend may store
+    /// fewer parts, never more.
     ///
-    /// Each part is filled with whole events, in order. An event that is larger than a part has a part of its own.
+    /// Each part is filled with whole events, in order. An event that is larger than a part has a
+    /// part of its own.
     #[must_use]
     pub fn parts(&self, max_part_bytes: usize) -> usize {
         let frame = Self::PART_ROOM_BYTES + self.repeated_bytes();
@@ -128,8 +131,8 @@ impl Append {
         parts
     }
 
-    /// Returns the size in bytes by which every event store limits what one append writes: [`Append::bytes`], and for each
-    /// of the [`parts`](Append::parts) what stands in all of them.
+    /// Returns the size in bytes by which every event store limits what one append writes:
+    /// [`Append::bytes`], and for each of the [`parts`](Append::parts) what stands in all of them.
     #[must_use]
     pub fn bytes_in_parts(&self, max_part_bytes: usize) -> usize {
         let parts = self.parts(max_part_bytes);
@@ -266,12 +269,13 @@ impl Append {
         }
     }
 
-    /// Checks the append, and its size against what a store takes. Adapters call it before anything else.
+    /// Checks the append, and its size against what a store takes. Adapters call it before anything
+    /// else.
     ///
     /// # Errors
     /// Those of [`Append::validate`], and [`EventStoreError::TooLarge`] for an event over
-    /// [`Capabilities::max_event_bytes`], a commit over [`Capabilities::max_commit_bytes`], or one that is with its parts
-    /// over [`Capabilities::max_append_bytes`].
+    /// [`Capabilities::max_event_bytes`], a commit over [`Capabilities::max_commit_bytes`], or one
+    /// that is with its parts over [`Capabilities::max_append_bytes`].
     pub fn validate_for(&self, capabilities: &Capabilities) -> Result<(), EventStoreError> {
         self.validate()?;
         let too_large = |bytes, limit| {
@@ -369,15 +373,17 @@ impl AppendAll {
         self.commits.iter().try_for_each(Append::validate)
     }
 
-    /// Checks the request, and its streams and sizes against what a store takes. Adapters call it before anything else.
+    /// Checks the request, and its streams and sizes against what a store takes. Adapters call it
+    /// before anything else.
     ///
     /// # Errors
     /// - Those of [`AppendAll::validate`] and [`Append::validate_for`].
     /// - [`Refused(Unsupported)`](EventStoreError::Refused) if the append touches more streams than
-    ///   [`Capabilities::max_streams_per_append`], or if the [`parts`](Append::parts) of its commits and the streams that
-    ///   are only checked are together more than that.
-    /// - [`EventStoreError::TooLarge`] for commits that are together over [`Capabilities::max_commit_bytes`], or with their
-    ///   parts over [`Capabilities::max_append_bytes`]; it names the stream of the largest.
+    ///   [`Capabilities::max_streams_per_append`], or if the [`parts`](Append::parts) of its
+    ///   commits and the streams that are only checked are together more than that.
+    /// - [`EventStoreError::TooLarge`] for commits that are together over
+    ///   [`Capabilities::max_commit_bytes`], or with their parts over
+    ///   [`Capabilities::max_append_bytes`]; it names the stream of the largest.
     pub fn validate_for(&self, capabilities: &Capabilities) -> Result<(), EventStoreError> {
         self.validate()?;
         let (touched, most) = (

@@ -8,32 +8,37 @@
 mod commit;
 mod commit_bytes;
 mod event_store;
+mod capabilities;
+mod scan;
 mod header_name;
 mod message;
 mod message_bus;
+mod subscription;
+mod consumer;
 mod snapshot_store;
 mod control_store;
 mod refused;
 pub(crate) mod shared;
 
+pub use capabilities::Capabilities;
 pub use commit::{Append, AppendAll, AppendOutcome, Commit, CommitKey, EventData};
 pub use commit_bytes::CommitBytesError;
+pub use consumer::{
+    AssignedPartition, Assignment, AssignmentEpoch, Consumer, ConsumerEvent, Delivery, NoPosition,
+    OwnedMark, Revocation, StartedFrom,
+};
 pub use control_store::{
     ControlStore, ControlStoreError, DeleteExpect, DeleteOutcome, Direction, Expect, PutOutcome,
     RangeQuery, Revision, Row, RowKey, RowPage, SortBounds,
 };
-pub use event_store::{
-    Capabilities, EventStore, EventStoreError, PendingAppend, ReadFrom, ScanCursor, ScanItems,
-    ScanPage, ScanWhat, Segment, StreamPage, UnpublishedPage,
-};
+pub use event_store::{EventStore, EventStoreError, PendingAppend, ReadFrom};
 pub use futures::stream::BoxStream;
 pub use header_name::{HeaderName, InvalidHeaderName};
 pub use message::{
     Message, Offset, PartitionId, PartitionOffsets, RunOutcome, TopicDescription, TopicId,
 };
-pub use message_bus::{
-    AssignedPartition, Assignment, AssignmentEpoch, Consumer, ConsumerEvent, Delivery, MessageBus,
-    MessageBusError, NoPosition, OffsetMark, OwnedMark, Revocation, StartedFrom, Subscription,
-};
+pub use message_bus::{MessageBus, MessageBusError};
 pub use refused::RefusedKind;
+pub use scan::{ScanCursor, ScanItems, ScanPage, ScanWhat, Segment, StreamPage, UnpublishedPage};
 pub use snapshot_store::{SaveOutcome, SnapshotStore, SnapshotStoreError, StoredSnapshot};
+pub use subscription::{OffsetMark, Subscription};

@@ -65,8 +65,8 @@ impl StoredSnapshot {
         self.codec = codec;
         self
     }
-    /// The bytes that [`StoredSnapshot::bytes`] counts beside stream id, payload and codec: at least
-    /// what any backend adds.
+    /// The bytes that [`StoredSnapshot::bytes`] counts beside stream id, payload and codec: at
+    /// least what any backend adds.
     pub const OVERHEAD_BYTES: usize = 64;
 
     /// Returns the size in bytes by which every snapshot store limits snapshots: stream id, payload
@@ -158,8 +158,8 @@ impl SnapshotStoreError {
 /// - The snapshots of different streams are independent of each other.
 /// - A deleted snapshot is gone, and an older one may be saved afterwards. Deleting a snapshot that
 ///   does not exist does nothing.
-/// - A snapshot over the backend's limit is `TooLarge` before any call, and the old one stays. Every
-///   store measures by [`StoredSnapshot::bytes`].
+/// - A snapshot over the backend's limit is `TooLarge` before any call, and the old one stays.
+///   Every store measures by [`StoredSnapshot::bytes`].
 ///
 /// # Example
 /// A store for one process:
