@@ -23,12 +23,12 @@ pub struct Capabilities {
     /// checked. The default is 1: no atomic append of several streams. Each part of a commit that
     /// is larger than [`max_part_bytes`](Self::max_part_bytes) counts as a stream.
     pub max_streams_per_append: u32,
-    /// The size of one commit in bytes, as [`Append::bytes`] counts them, above which an append is
-    /// [`EventStoreError::TooLarge`]. The commits of an atomic append share it.
+    /// The limit of one commit's size in bytes, as [`Append::bytes`] counts it. A larger append is
+    /// [`EventStoreError::TooLarge`]. The commits of an atomic append share the limit.
     pub max_commit_bytes: usize,
-    /// The size of one event in bytes, as [`EventData::bytes`](super::EventData::bytes) counts
-    /// them, above which an append is [`EventStoreError::TooLarge`]: smaller than a commit where a
-    /// backend splits large commits between events.
+    /// The limit of one event's size in bytes, as [`EventData::bytes`](super::EventData::bytes)
+    /// counts it. An append with a larger event is [`EventStoreError::TooLarge`]. The limit is
+    /// lower than that of a commit where a backend splits large commits between events.
     pub max_event_bytes: usize,
     /// The size in bytes of the parts into which the backend splits a large commit between events,
     /// as [`Append::parts`] counts them. The default is `usize::MAX`: a commit of any size is one

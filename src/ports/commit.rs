@@ -24,7 +24,7 @@ pub struct EventData {
 }
 impl EventData {
     /// The bytes that [`EventData::bytes`] counts for each event beside its name, codec and
-    /// payload. Every backend adds at least that much to an event.
+    /// payload. No backend adds more to an event.
     pub const OVERHEAD_BYTES: usize = 32;
 
     /// Returns the size in bytes by which every event store limits events: name, codec and payload,
@@ -102,16 +102,16 @@ impl Append {
         self.head.stream().as_str().len() + self.metadata.bytes() + events.sum::<usize>()
     }
 
-    /// The bytes that [`Append::bytes_in_parts`] counts for each part: at least what any backend
-    /// adds to one.
+    /// The bytes that [`Append::bytes_in_parts`] counts for each part. No backend adds more to a
+    /// part.
     const PART_OVERHEAD_BYTES: usize = 128;
     /// The bytes that [`Append::parts`] leaves free in each part, for what a backend adds and for
-    /// what its own measure counts more.
+    /// what its own measure counts beyond that of this crate.
     const PART_ROOM_BYTES: usize = 256;
 
-    /// Returns the number of parts into which every event store splits this commit, if its parts
-    /// have at most `max_part_bytes`: see [`Capabilities::max_part_bytes`]. A backend may store
-    /// fewer parts, never more.
+    /// Returns the number of parts into which every event store splits this commit, if a part has
+    /// at most `max_part_bytes`: see [`Capabilities::max_part_bytes`]. A backend may store fewer
+    /// parts, but never more.
     ///
     /// Each part is filled with whole events, in order. An event that is larger than a part has a
     /// part of its own.
@@ -132,14 +132,15 @@ impl Append {
     }
 
     /// Returns the size in bytes by which every event store limits what one append writes:
-    /// [`Append::bytes`], and for each of the [`parts`](Append::parts) what stands in all of them.
+    /// [`Append::bytes`], and for each of the [`parts`](Append::parts) the bytes that all of them
+    /// repeat.
     #[must_use]
     pub fn bytes_in_parts(&self, max_part_bytes: usize) -> usize {
         let parts = self.parts(max_part_bytes);
         self.bytes() + parts * Self::PART_OVERHEAD_BYTES + (parts - 1) * self.repeated_bytes()
     }
 
-    /// The bytes of the commit that stand in each of its parts.
+    /// Returns the bytes of the commit that each of its parts repeats.
     fn repeated_bytes(&self) -> usize {
         let codecs = self
             .events
@@ -420,7 +421,7 @@ impl AppendAll {
         }
     }
 
-    /// Refuses an append of too many parts.
+    /// Refuses an append with too many parts.
     fn check_parts(&self, capabilities: &Capabilities) -> Result<(), EventStoreError> {
         let parts = |append: &Append| append.parts(capabilities.max_part_bytes);
         let (most, checked) = (

@@ -330,7 +330,8 @@ impl EventStoreError {
 /// # let commit = |first, id| {
 /// #     let head = StreamHead::empty(cart.clone());
 /// #     let event = EventData::new("Added", 1, Bytes::from("{}"));
-/// #     let append = Append::after(head, CommitId::from_u128(id), Timestamp::default(), vec![event]);
+/// #     let (id, at) = (CommitId::from_u128(id), Timestamp::default());
+/// #     let append = Append::after(head, id, at, vec![event]);
 /// #     let mut commit = append.to_commit();
 /// #     commit.first_version = Version::new(first);
 /// #     commit

@@ -65,8 +65,8 @@ impl StoredSnapshot {
         self.codec = codec;
         self
     }
-    /// The bytes that [`StoredSnapshot::bytes`] counts beside stream id, payload and codec: at
-    /// least what any backend adds.
+    /// The bytes that [`StoredSnapshot::bytes`] counts beside stream id, payload and codec. No
+    /// backend adds more to a snapshot.
     pub const OVERHEAD_BYTES: usize = 64;
 
     /// Returns the size in bytes by which every snapshot store limits snapshots: stream id, payload

@@ -87,11 +87,11 @@ impl Subscription {
         self
     }
 
-    /// Checks the name of the group, the topics and the instance id, and that there is a topic. For
-    /// adapters.
+    /// Checks the name of the group, the topics and the instance id. For adapters.
     ///
     /// # Errors
-    /// [`Invalid`](MessageBusError::Invalid), naming what is wrong.
+    /// [`Invalid`](MessageBusError::Invalid) if a name or the instance id is not allowed, or if
+    /// there is no topic. It names what is wrong.
     pub fn check(&self) -> Result<(), MessageBusError> {
         Self::check_group(&self.group)?;
         let mut topics = self.topics.iter();
@@ -118,10 +118,10 @@ impl Subscription {
         Ok(())
     }
 
-    /// Checks the name of a topic, in whatever call it stands. For adapters.
+    /// Checks the name of a topic, in any call that has one. For adapters.
     ///
     /// # Errors
-    /// [`Invalid`](MessageBusError::Invalid) if it is empty, longer than
+    /// [`Invalid`](MessageBusError::Invalid) if the name is empty, longer than
     /// [`MAX_TOPIC`](Self::MAX_TOPIC) characters, `.` or `..`, or holds anything but ASCII letters,
     /// digits, `.`, `_` and `-`.
     pub fn check_topic(topic: &str) -> Result<(), MessageBusError> {

@@ -385,9 +385,9 @@ impl<A: Clone + Send + Sync + 'static> Snapshots<A> {
     /// no use to this build.
     ///
     /// The kept snapshot has the same version with the same or a higher state version, or a higher
-    /// version. It comes from a process with a newer build, or from a longer history that the table
-    /// held before it was restored. Until the stream has grown past it, every load would fold the
-    /// whole history.
+    /// version. It comes from a process that runs a newer build or has read further, or from a
+    /// longer history that the table held before it was restored. Until the stream has grown past
+    /// it, every load would fold the whole history.
     ///
     /// A kept snapshot with a higher version that can be used stays, because a load checks whether
     /// it fits. Where builds of two state versions run side by side, each replaces the other's

@@ -265,8 +265,9 @@ impl AfterRestore {
             Writes::NoneYet => Some(tail.clone()),
             Writes::Since(time) => self.last_before(stream, time).await?,
         };
-        // A watermark is only ever lowered. Otherwise another writer has appended, or appended
-        // before the given time, and no one knows what was published.
+        // A watermark is only ever lowered. If it would not be, another writer has appended,
+        // although the operator says that there was none, or before the time that the operator
+        // gave. Then no one knows what was published.
         if to.as_ref().is_some_and(|to| to.version() >= version) {
             page.findings.push(Finding::Forked {
                 stream: stream.clone(),

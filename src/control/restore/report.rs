@@ -97,7 +97,7 @@ impl fmt::Display for Finding {
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct RestorePage {
-    /// The findings in the order of the streams.
+    /// The findings, in the order in which they were found.
     pub findings: Vec<Finding>,
     /// The number of streams that were visited. A listing by aggregate type takes a whole page of
     /// the store, so there may be more than requested.
