@@ -53,6 +53,28 @@ enum Head {
 ///
 /// A value of up to [`Row::MAX_VALUE`] - 1 bytes is one row. The keys of the chunks need a part of
 /// the limits of a key: a partition has at most 1,018 bytes, and a sort key at most 861.
+///
+/// # Example
+/// ```
+/// use bytes::Bytes;
+/// use foldstream::control::{LargePut, LargeRows};
+/// use foldstream::{SystemClock, SystemIds, ports::{Row, RowKey}};
+/// use foldstream_testkit::InMemoryControlStore;
+/// use std::sync::Arc;
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// let store = InMemoryControlStore::new();
+/// let rows = LargeRows::new(store, Arc::new(SystemIds), Arc::new(SystemClock));
+/// let (key, image) = (RowKey::new("images", "7"), Bytes::from(vec![7; 3 * Row::MAX_VALUE]));
+/// // `None`: only if there is no value yet.
+/// assert!(matches!(rows.put(&key, &image, None).await?, LargePut::Written(_)));
+/// assert_eq!(rows.put(&key, &image, None).await?, LargePut::Conflict);
+/// let stored = rows.get(&key).await?.ok_or("the value is gone")?;
+/// assert_eq!(stored.value, image);
+/// # Ok::<(), foldstream::BoxError>(())
+/// # })?;
+/// # Ok::<(), foldstream::BoxError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct LargeRows {
     store: Arc<dyn ControlStore>,

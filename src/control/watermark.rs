@@ -29,6 +29,28 @@ impl Watermark {
 
 /// The rows `wm/<shard>`, stream -> [`Watermark`], in 64 shards by [`StreamId::shard`]. They only
 /// move forward, except by [`AfterRestore`](super::AfterRestore).
+///
+/// # Example
+/// ```
+/// use foldstream::control::{Watermark, Watermarks};
+/// use foldstream::{CommitId, StreamId, SystemIds, Version};
+/// use foldstream_testkit::InMemoryControlStore;
+/// use std::sync::Arc;
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// let watermarks = Watermarks::new(InMemoryControlStore::new(), Arc::new(SystemIds));
+/// let cart = StreamId::new("cart", "7")?;
+/// let at = |version| Watermark::new(Version::new(version), CommitId::from_u128(version.into()));
+///
+/// let first = watermarks.advance(&cart, None, at(3)).await?;
+/// watermarks.advance(&cart, Some(first), at(5)).await?;
+/// // A process that knows less does not move the watermark back.
+/// let now = watermarks.advance(&cart, None, at(4)).await?;
+/// assert_eq!(now.value, at(5));
+/// # Ok::<(), foldstream::BoxError>(())
+/// # })?;
+/// # Ok::<(), foldstream::BoxError>(())
+/// ```
 #[derive(Clone, Debug)]
 pub struct Watermarks {
     rows: Rows,
