@@ -297,9 +297,9 @@ fn read_format_1(bytes: &Bytes) -> Result<Commit, CommitBytesError> {
     let Header(id, stream, first_version, recorded_at, metadata, stored) = header;
     check_versions(first_version, stored.len())?;
 
-    let sizes = stored.iter().map(|StoredEvent(_, _, size, _)| *size);
+    let mut sizes = stored.iter().map(|StoredEvent(_, _, size, _)| *size);
     let needed = sizes
-        .fold(Some(end + 1), |sum, size| sum?.checked_add(size))
+        .try_fold(end + 1, usize::checked_add)
         .ok_or_else(|| CommitBytesError::damaged("the sizes of the payloads exceed all memory"))?;
     if bytes.len() < needed {
         return Err(truncated(Some(needed)));
