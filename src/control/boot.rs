@@ -2,8 +2,8 @@
 use super::{PutIf, Rows, Stored, rows::Races};
 use crate::{
     ports::{
-        ControlStore, ControlStoreError, Expect, MessageBus, MessageBusError, Offset, OffsetMark,
-        PartitionId, PartitionOffsets, RowKey,
+        ControlStore, ControlStoreError, Expect, MessageBus, MessageBusError, Offset, PartitionId,
+        PartitionOffsets, RowKey, StartOffset,
     },
     resilience::{Failure, FailureClass},
     runner::Start,
@@ -245,9 +245,9 @@ impl BootRows {
     }
 
     /// Returns the start positions of partitions in which nothing is committed.
-    pub(crate) fn marks(&self) -> Vec<OffsetMark> {
+    pub(crate) fn marks(&self) -> Vec<StartOffset> {
         let rows = self.known.iter();
-        rows.map(|(partition, row)| OffsetMark::new(partition.clone(), row.value.offset))
+        rows.map(|(partition, row)| StartOffset::new(partition.clone(), row.value.offset))
             .collect()
     }
 }

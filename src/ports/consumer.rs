@@ -23,18 +23,18 @@ impl AssignmentEpoch {
 /// # Example
 /// ```
 /// use foldstream::Timestamp;
-/// use foldstream::ports::{AssignmentEpoch, Delivery, Message, Offset, OwnedMark, PartitionId};
+/// use foldstream::ports::{AssignmentEpoch, Delivery, Message, Offset, OffsetCommit, PartitionId};
 ///
 /// let partition = PartitionId::new("orders", 2);
 /// let message = Message::new("orders", Timestamp::now());
 /// let delivery = Delivery::new(partition, Offset::new(41), AssignmentEpoch::new(1), message);
 /// // The message at offset 41 is done.
-/// let done = OwnedMark::new(delivery.partition, delivery.epoch, delivery.offset.next());
+/// let done = OffsetCommit::new(delivery.partition, delivery.epoch, delivery.offset.next());
 /// assert_eq!(done.next, Offset::new(42));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct OwnedMark {
+pub struct OffsetCommit {
     /// The partition whose position is committed.
     pub partition: PartitionId,
     /// The number of the assignment under which this consumer owns the partition.
@@ -42,7 +42,7 @@ pub struct OwnedMark {
     /// The next offset to read: the one after the last offset that is done.
     pub next: Offset,
 }
-impl OwnedMark {
+impl OffsetCommit {
     /// Creates a position to commit.
     #[must_use]
     pub const fn new(partition: PartitionId, epoch: AssignmentEpoch, next: Offset) -> Self {
@@ -91,7 +91,7 @@ pub enum StartedFrom {
     /// The offset that the group has committed.
     Committed,
     /// The start position of the subscription, since the group has committed nothing.
-    Declared,
+    Configured,
 }
 
 /// A partition that was assigned to this consumer.
@@ -262,7 +262,7 @@ pub enum ConsumerEvent {
 /// #[derive(Debug, Default)]
 /// struct Recorded {
 ///     events: Mutex<VecDeque<ConsumerEvent>>,
-///     committed: Mutex<Vec<OwnedMark>>,
+///     committed: Mutex<Vec<OffsetCommit>>,
 /// }
 ///
 /// #[async_trait]
@@ -274,9 +274,9 @@ pub enum ConsumerEvent {
 ///             None => std::future::pending().await,
 ///         }
 ///     }
-///     async fn commit(&self, marks: &[OwnedMark]) -> Result<(), MessageBusError> {
+///     async fn commit(&self, offsets: &[OffsetCommit]) -> Result<(), MessageBusError> {
 ///         let mut committed = self.committed.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-///         committed.extend_from_slice(marks);
+///         committed.extend_from_slice(offsets);
 ///         Ok(())
 ///     }
 ///     async fn pause(&self, _: &[PartitionId]) -> Result<(), MessageBusError> {
@@ -301,7 +301,7 @@ pub enum ConsumerEvent {
 ///     return Err("the first event is a delivery".into());
 /// };
 /// // Its effects are durable: the offset after it may be committed.
-/// let done = OwnedMark::new(delivery.partition, delivery.epoch, delivery.offset.next());
+/// let done = OffsetCommit::new(delivery.partition, delivery.epoch, delivery.offset.next());
 /// consumer.commit(&[done]).await?;
 /// assert_eq!(consumer.committed.lock().unwrap()[0].next, Offset::new(42));
 /// # Ok::<(), foldstream::BoxError>(())
@@ -322,7 +322,7 @@ pub trait Consumer: Debug + Send + Sync + 'static {
     /// # Errors
     /// - `StaleAssignment` if this consumer does not own one of the partitions under that epoch.
     /// - Another [`MessageBusError`] if the bus refuses or fails.
-    async fn commit(&self, marks: &[OwnedMark]) -> Result<(), MessageBusError>;
+    async fn commit(&self, offsets: &[OffsetCommit]) -> Result<(), MessageBusError>;
 
     /// Stops deliveries of these partitions. A partition that is not assigned is ignored.
     ///

@@ -25,7 +25,7 @@ pub use commit::{Append, AppendAll, AppendOutcome, Commit, CommitKey, EventData}
 pub use commit_bytes::CommitBytesError;
 pub use consumer::{
     AssignedPartition, Assignment, AssignmentEpoch, Consumer, ConsumerEvent, Delivery, NoPosition,
-    OwnedMark, Revocation, StartedFrom,
+    OffsetCommit, Revocation, StartedFrom,
 };
 pub use control_store::{
     ControlStore, ControlStoreError, DeleteExpect, DeleteOutcome, Direction, Expect, PutOutcome,
@@ -41,4 +41,4 @@ pub use message_bus::{MessageBus, MessageBusError};
 pub use refused::RefusedKind;
 pub use scan::{ScanCursor, ScanItems, ScanPage, ScanWhat, Segment, StreamPage, UnpublishedPage};
 pub use snapshot_store::{SaveOutcome, SnapshotStore, SnapshotStoreError, StoredSnapshot};
-pub use subscription::{OffsetMark, Subscription};
+pub use subscription::{StartOffset, Subscription};

@@ -2,10 +2,10 @@
 use super::{
     Append, AppendAll, AppendOutcome, Capabilities, Commit, CommitKey, Consumer, ConsumerEvent,
     ControlStore, ControlStoreError, DeleteExpect, DeleteOutcome, EventStore, EventStoreError,
-    Expect, Message, MessageBus, MessageBusError, Offset, OwnedMark, PartitionId, PartitionOffsets,
-    PutOutcome, RangeQuery, ReadFrom, Row, RowKey, RowPage, RunOutcome, SaveOutcome, ScanCursor,
-    ScanPage, ScanWhat, Segment, SnapshotStore, SnapshotStoreError, StoredSnapshot, StreamPage,
-    Subscription, TopicDescription, UnpublishedPage,
+    Expect, Message, MessageBus, MessageBusError, Offset, OffsetCommit, PartitionId,
+    PartitionOffsets, PutOutcome, RangeQuery, ReadFrom, Row, RowKey, RowPage, RunOutcome,
+    SaveOutcome, ScanCursor, ScanPage, ScanWhat, Segment, SnapshotStore, SnapshotStoreError,
+    StoredSnapshot, StreamPage, Subscription, TopicDescription, UnpublishedPage,
 };
 use crate::{StreamHead, StreamId};
 use async_trait::async_trait;
@@ -172,8 +172,8 @@ impl<T: Consumer + ?Sized> Consumer for Arc<T> {
     async fn next(&self) -> Result<ConsumerEvent, MessageBusError> {
         (**self).next().await
     }
-    async fn commit(&self, marks: &[OwnedMark]) -> Result<(), MessageBusError> {
-        (**self).commit(marks).await
+    async fn commit(&self, offsets: &[OffsetCommit]) -> Result<(), MessageBusError> {
+        (**self).commit(offsets).await
     }
     async fn pause(&self, partitions: &[PartitionId]) -> Result<(), MessageBusError> {
         (**self).pause(partitions).await

@@ -5,13 +5,13 @@ use std::sync::Arc;
 /// A position in a partition, at which a consumer starts to read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct OffsetMark {
+pub struct StartOffset {
     /// The partition to read.
     pub partition: PartitionId,
     /// The next offset to read: the one after the last offset that is done.
     pub next: Offset,
 }
-impl OffsetMark {
+impl StartOffset {
     /// Creates a position in a partition.
     #[must_use]
     pub const fn new(partition: PartitionId, next: Offset) -> Self {
@@ -23,8 +23,8 @@ impl OffsetMark {
 ///
 /// # Example
 /// ```
-/// use foldstream::ports::{Offset, OffsetMark, PartitionId, Subscription};
-/// let start = OffsetMark::new(PartitionId::new("orders", 0), Offset::new(0));
+/// use foldstream::ports::{Offset, StartOffset, PartitionId, Subscription};
+/// let start = StartOffset::new(PartitionId::new("orders", 0), Offset::new(0));
 /// let subscription = Subscription::new("billing", ["orders"])
 ///     .with_start(vec![start])
 ///     .with_instance_id("billing-host-1");
@@ -41,7 +41,7 @@ pub struct Subscription {
     /// The positions for partitions where the group has committed nothing; empty by default. There
     /// is no "oldest" or "newest": the bus would resolve such a word again after each loss of a
     /// commit, and skip or repeat records silently.
-    pub start: Vec<OffsetMark>,
+    pub start: Vec<StartOffset>,
     /// The id of a static member: 1 to [`MAX_INSTANCE_ID`](Self::MAX_INSTANCE_ID) ASCII letters,
     /// digits, `.`, `_` and `-`, but not `.` or `..` alone. `None`, the default, joins as a dynamic
     /// member.
@@ -71,7 +71,7 @@ impl Subscription {
     }
     /// Sets the positions for the partitions where the group has committed nothing.
     #[must_use]
-    pub fn with_start(mut self, start: Vec<OffsetMark>) -> Self {
+    pub fn with_start(mut self, start: Vec<StartOffset>) -> Self {
         self.start = start;
         self
     }

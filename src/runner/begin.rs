@@ -6,7 +6,7 @@ use super::{
     window::Window,
 };
 use crate::ports::{
-    AssignedPartition, ControlStoreError, MessageBusError, Offset, OwnedMark, PartitionId,
+    AssignedPartition, ControlStoreError, MessageBusError, Offset, OffsetCommit, PartitionId,
     StartedFrom,
 };
 use tokio_util::sync::CancellationToken;
@@ -20,14 +20,14 @@ impl Session<'_> {
         stop: &CancellationToken,
     ) -> Result<(), RunnerError> {
         let partition = assigned.partition.clone();
-        if assigned.from == StartedFrom::Declared {
+        if assigned.from == StartedFrom::Configured {
             if !self.read_boot_again(&partition, stop).await? {
                 return Ok(());
             }
             if self.was_started(&partition) {
                 return self.check_not_lost(partition, stop).await;
             }
-            let mark = OwnedMark::new(partition.clone(), assigned.epoch, assigned.next);
+            let mark = OffsetCommit::new(partition.clone(), assigned.epoch, assigned.next);
             if !self.commit_start(&mark, stop).await? {
                 return Ok(());
             }
@@ -87,7 +87,7 @@ impl Session<'_> {
     /// Commits where it starts; false if it was told to stop first, or if the partition was taken away again already.
     async fn commit_start(
         &mut self,
-        mark: &OwnedMark,
+        mark: &OffsetCommit,
         stop: &CancellationToken,
     ) -> Result<bool, RunnerError> {
         let call = || self.consumer.commit(std::slice::from_ref(mark));

@@ -1,6 +1,6 @@
 //! Committing what is done: flush the read model first, then the offsets.
 use super::{HandlerError, RunnerError, processor::after, session::Session, settle::panic_message};
-use crate::ports::{MessageBusError, OwnedMark};
+use crate::ports::{MessageBusError, OffsetCommit};
 use futures::FutureExt;
 use std::panic::AssertUnwindSafe;
 use tokio::time::Instant;
@@ -30,7 +30,7 @@ impl Session<'_> {
     pub(super) async fn commit(&mut self) -> Result<(), RunnerError> {
         let moved = self.partitions.iter().filter_map(|(partition, owned)| {
             let next = owned.window.to_commit()?;
-            Some(OwnedMark::new(partition.clone(), owned.epoch, next))
+            Some(OffsetCommit::new(partition.clone(), owned.epoch, next))
         });
         let mut marks: Vec<_> = moved.collect();
         if marks.is_empty() || !self.flush().await? {

@@ -2,7 +2,7 @@
 use foldstream::{
     StreamId,
     ports::{
-        Append, AppendAll, CommitKey, DeleteExpect, Expect, Message, OwnedMark, PartitionId,
+        Append, AppendAll, CommitKey, DeleteExpect, Expect, Message, OffsetCommit, PartitionId,
         RangeQuery, ReadFrom, Row, RowKey, Segment, StoredSnapshot, Subscription,
     },
 };
@@ -173,7 +173,7 @@ pub enum Call<'a> {
     /// [`Op::Next`]
     Next,
     /// [`Op::Commit`]
-    Commit(&'a [OwnedMark]),
+    Commit(&'a [OffsetCommit]),
     /// [`Op::Pause`]
     Pause(&'a [PartitionId]),
     /// [`Op::Resume`]

@@ -2,8 +2,8 @@
 use super::{Call, Fault, Faults, known_topics::KnownTopics};
 use async_trait::async_trait;
 use foldstream::ports::{
-    AssignmentEpoch, Consumer, ConsumerEvent, MessageBus, MessageBusError, NoPosition, OwnedMark,
-    PartitionId, Subscription,
+    AssignmentEpoch, Consumer, ConsumerEvent, MessageBus, MessageBusError, NoPosition,
+    OffsetCommit, PartitionId, Subscription,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -90,8 +90,8 @@ impl Member {
     }
 
     /// Marks as this membership counts; else the partition whose assignment was an earlier one's.
-    fn translated(&self, marks: &[OwnedMark]) -> Result<Vec<OwnedMark>, PartitionId> {
-        let own = |mark: &OwnedMark| {
+    fn translated(&self, marks: &[OffsetCommit]) -> Result<Vec<OffsetCommit>, PartitionId> {
+        let own = |mark: &OffsetCommit| {
             if self.nowhere.get(&mark.partition) == Some(&NoPosition::Recreated) {
                 return Err(mark.partition.clone());
             }
@@ -102,7 +102,7 @@ impl Member {
                 epoch => epoch.ok_or_else(|| mark.partition.clone())?,
             };
             let epoch = AssignmentEpoch::new(epoch);
-            Ok(OwnedMark::new(mark.partition.clone(), epoch, mark.next))
+            Ok(OffsetCommit::new(mark.partition.clone(), epoch, mark.next))
         };
         marks.iter().map(own).collect()
     }
@@ -339,7 +339,7 @@ impl Consumer for FaultyConsumer {
         }
     }
 
-    async fn commit(&self, marks: &[OwnedMark]) -> Result<(), MessageBusError> {
+    async fn commit(&self, marks: &[OffsetCommit]) -> Result<(), MessageBusError> {
         let translated = self.member().translated(marks);
         let inner = self.inner();
         let act = || -> futures::future::BoxFuture<'_, _> {

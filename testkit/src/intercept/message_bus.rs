@@ -2,8 +2,8 @@
 use super::Intercepted;
 use async_trait::async_trait;
 use foldstream::ports::{
-    Consumer, ConsumerEvent, Message, MessageBus, MessageBusError, Offset, OwnedMark, PartitionId,
-    PartitionOffsets, RunOutcome, Subscription, TopicDescription,
+    Consumer, ConsumerEvent, Message, MessageBus, MessageBusError, Offset, OffsetCommit,
+    PartitionId, PartitionOffsets, RunOutcome, Subscription, TopicDescription,
 };
 use std::sync::Arc;
 
@@ -54,7 +54,7 @@ use std::sync::Arc;
 /// let bus = intercept::message_bus(below, DeliversTwice);
 /// bus.publish(&Message::new("events", Timestamp::now()).with_key("cart#a")).await?;
 ///
-/// let start = OffsetMark::new(PartitionId::new("events", 0), Offset::new(0));
+/// let start = StartOffset::new(PartitionId::new("events", 0), Offset::new(0));
 /// let consumer = bus.subscribe(Subscription::new("billing", ["events"]).with_start(vec![start])).await?;
 /// assert!(matches!(consumer.next().await?, ConsumerEvent::Assigned(_)));
 /// for _ in 0..2 {
@@ -168,7 +168,7 @@ pub trait ConsumerLayer: Send + Sync + 'static {
     async fn commit(
         &self,
         inner: &Arc<dyn Consumer>,
-        marks: &[OwnedMark],
+        marks: &[OffsetCommit],
     ) -> Result<(), MessageBusError> {
         inner.commit(marks).await
     }
@@ -200,7 +200,7 @@ impl<L: ConsumerLayer> Consumer for Intercepted<dyn Consumer, L> {
     async fn next(&self) -> Result<ConsumerEvent, MessageBusError> {
         self.layer.next(&self.inner).await
     }
-    async fn commit(&self, marks: &[OwnedMark]) -> Result<(), MessageBusError> {
+    async fn commit(&self, marks: &[OffsetCommit]) -> Result<(), MessageBusError> {
         self.layer.commit(&self.inner, marks).await
     }
     async fn pause(&self, partitions: &[PartitionId]) -> Result<(), MessageBusError> {

@@ -5,7 +5,8 @@ use super::{
 };
 use async_trait::async_trait;
 use foldstream::ports::{
-    AssignmentEpoch, Consumer, ConsumerEvent, MessageBusError, OwnedMark, PartitionId, Revocation,
+    AssignmentEpoch, Consumer, ConsumerEvent, MessageBusError, OffsetCommit, PartitionId,
+    Revocation,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::Notify, time};
@@ -68,7 +69,7 @@ impl Consumer for InMemoryConsumer {
         }
     }
 
-    async fn commit(&self, marks: &[OwnedMark]) -> Result<(), MessageBusError> {
+    async fn commit(&self, marks: &[OffsetCommit]) -> Result<(), MessageBusError> {
         self.shared
             .with_group(&self.group, |group, around| {
                 group.commit(self.id, marks, around)

@@ -4,8 +4,8 @@ use super::{
     topic::Topics,
 };
 use foldstream::ports::{
-    AssignmentEpoch, ConsumerEvent, MessageBusError, Offset, OwnedMark, PartitionId, RefusedKind,
-    Subscription,
+    AssignmentEpoch, ConsumerEvent, MessageBusError, Offset, OffsetCommit, PartitionId,
+    RefusedKind, Subscription,
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -321,7 +321,7 @@ impl Group {
     pub(super) fn commit(
         &mut self,
         id: MemberId,
-        marks: &[OwnedMark],
+        marks: &[OffsetCommit],
         around: &mut Surroundings<'_>,
     ) -> Result<(), MessageBusError> {
         self.expire(around);

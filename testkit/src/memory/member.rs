@@ -124,7 +124,7 @@ impl Member {
         let declared = || {
             self.start
                 .get(&partition)
-                .map(|at| (*at, StartedFrom::Declared))
+                .map(|at| (*at, StartedFrom::Configured))
         };
         let start = committed
             .map(|at| (at, StartedFrom::Committed))

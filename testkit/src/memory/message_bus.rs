@@ -40,12 +40,12 @@ use tokio::{sync::Notify, time::Instant};
 /// let message = Message::new("events", Timestamp::now()).with_key("cart#a").with_value("{}");
 /// bus.publish(&message).await?;
 ///
-/// let start = OffsetMark::new(PartitionId::new("events", 0), Offset::new(0));
+/// let start = StartOffset::new(PartitionId::new("events", 0), Offset::new(0));
 /// let wish = Subscription::new("g", ["events"]).with_start(vec![start]);
 /// let consumer = bus.subscribe(wish).await?;
 /// assert!(matches!(consumer.next().await?, ConsumerEvent::Assigned(_)));
 /// let ConsumerEvent::Delivery(first) = consumer.next().await? else { panic!("a message is there") };
-/// consumer.commit(&[OwnedMark::new(first.partition, first.epoch, first.offset.next())]).await?;
+/// consumer.commit(&[OffsetCommit::new(first.partition, first.epoch, first.offset.next())]).await?;
 /// # Ok::<(), foldstream::BoxError>(())
 /// # })?;
 /// # Ok::<(), foldstream::BoxError>(())

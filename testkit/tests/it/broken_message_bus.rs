@@ -9,8 +9,8 @@ mod topics;
 use crate::matrix::{Suspect, assert_every_case_is_needed};
 use async_trait::async_trait;
 use foldstream::ports::{
-    Consumer, ConsumerEvent, Message, MessageBus, MessageBusError, Offset, OwnedMark, PartitionId,
-    PartitionOffsets, RunOutcome, Subscription, TopicDescription,
+    Consumer, ConsumerEvent, Message, MessageBus, MessageBusError, Offset, OffsetCommit,
+    PartitionId, PartitionOffsets, RunOutcome, Subscription, TopicDescription,
 };
 use foldstream_testkit::{
     InMemoryMessageBus,
@@ -57,7 +57,7 @@ trait Sabotage: Debug + Default + Send + Sync + 'static {
     async fn next(&self, member: &Member) -> Next {
         member.inner.next().await
     }
-    async fn commit(&self, member: &Member, marks: &[OwnedMark]) -> Done {
+    async fn commit(&self, member: &Member, marks: &[OffsetCommit]) -> Done {
         member.inner.commit(marks).await
     }
     async fn pause(&self, member: &Member, partitions: &[PartitionId]) -> Done {
@@ -85,7 +85,7 @@ struct Notes {
     deliveries: usize,
     owned: BTreeSet<PartitionId>,
     paused: BTreeSet<PartitionId>,
-    pending: Vec<OwnedMark>,
+    pending: Vec<OffsetCommit>,
     has_left: bool,
 }
 
@@ -146,7 +146,7 @@ impl<S: Sabotage> Consumer for BrokenConsumer<S> {
     async fn next(&self) -> Next {
         self.sabotage.next(&self.member).await
     }
-    async fn commit(&self, marks: &[OwnedMark]) -> Done {
+    async fn commit(&self, marks: &[OffsetCommit]) -> Done {
         self.sabotage.commit(&self.member, marks).await
     }
     async fn pause(&self, partitions: &[PartitionId]) -> Done {

@@ -4,8 +4,8 @@ use foldstream::{
     ports::{
         Append, AppendOutcome, Commit, Consumer, ConsumerEvent, ControlStore, ControlStoreError,
         EventData, EventStore, EventStoreError, Expect, Message, MessageBus, MessageBusError,
-        Offset, OffsetMark, OwnedMark, PartitionId, PartitionOffsets, ReadFrom, Revision, Row,
-        RowKey, RunOutcome, SnapshotStore, Subscription, TopicDescription,
+        Offset, OffsetCommit, PartitionId, PartitionOffsets, ReadFrom, Revision, Row, RowKey,
+        RunOutcome, SnapshotStore, StartOffset, Subscription, TopicDescription,
     },
 };
 use foldstream_testkit::{
@@ -270,7 +270,11 @@ async fn a_layer_can_call_the_port_below_from_a_task() {
 struct LosesCommits;
 #[async_trait]
 impl ConsumerLayer for LosesCommits {
-    async fn commit(&self, _: &Arc<dyn Consumer>, _: &[OwnedMark]) -> Result<(), MessageBusError> {
+    async fn commit(
+        &self,
+        _: &Arc<dyn Consumer>,
+        _: &[OffsetCommit],
+    ) -> Result<(), MessageBusError> {
         Ok(())
     }
 }
@@ -295,13 +299,13 @@ async fn a_layer_of_a_consumer_leaves_its_other_methods_alone_and_drops_it() -> 
     bus.publish(&Message::new("events", Timestamp::now()).with_key("a"))
         .await?;
     let partition = PartitionId::new("events", 0);
-    let start = OffsetMark::new(partition.clone(), Offset::new(0));
+    let start = StartOffset::new(partition.clone(), Offset::new(0));
     let subscription = Subscription::new("billing", ["events"]).with_start(vec![start]);
     let member = bus.subscribe(subscription.clone()).await?;
     let ConsumerEvent::Assigned(assigned) = member.next().await? else {
         panic!("assigned first")
     };
-    let mark = OwnedMark::new(
+    let mark = OffsetCommit::new(
         partition.clone(),
         assigned.partitions[0].epoch,
         Offset::new(1),

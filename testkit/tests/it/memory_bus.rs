@@ -5,7 +5,7 @@ use foldstream::{
     Timestamp,
     ports::{
         AssignedPartition, Consumer, ConsumerEvent, Delivery, Message, MessageBus, MessageBusError,
-        NoPosition, Offset, OffsetMark, OwnedMark, PartitionId, RefusedKind, Revocation,
+        NoPosition, Offset, OffsetCommit, PartitionId, RefusedKind, Revocation, StartOffset,
         StartedFrom, Subscription,
     },
 };
@@ -34,7 +34,7 @@ async fn join(bus: &InMemoryMessageBus, group: &str) -> Arc<dyn Consumer> {
     let offsets = bus.offsets(TOPIC).await.unwrap();
     let start = offsets
         .into_iter()
-        .map(|o| OffsetMark::new(o.partition, Offset::new(0)));
+        .map(|o| StartOffset::new(o.partition, Offset::new(0)));
     let wish = Subscription::new(group, [TOPIC]).with_start(start.collect());
     bus.subscribe(wish).await.unwrap()
 }
@@ -76,8 +76,8 @@ async fn is_silent(consumer: &Arc<dyn Consumer>) -> bool {
 fn ids(partitions: &[AssignedPartition]) -> Vec<u32> {
     partitions.iter().map(|p| p.partition.partition).collect()
 }
-fn done(delivery: &Delivery) -> OwnedMark {
-    OwnedMark::new(
+fn done(delivery: &Delivery) -> OffsetCommit {
+    OffsetCommit::new(
         delivery.partition.clone(),
         delivery.epoch,
         delivery.offset.next(),
@@ -136,7 +136,7 @@ async fn a_partition_moves_only_once_its_revocation_is_dropped_and_then_at_what_
     assert_eq!(revocation.grace(), InMemoryMessageBus::DEFAULT_GRACE);
     assert!(is_silent(&new).await);
     let epoch = epochs[1].epoch;
-    old.commit(&[OwnedMark::new(partition(1), epoch, Offset::new(0))])
+    old.commit(&[OffsetCommit::new(partition(1), epoch, Offset::new(0))])
         .await
         .unwrap();
     drop(revocation);
@@ -163,8 +163,8 @@ async fn a_partition_moves_when_the_grace_has_passed_and_commits_for_it_are_stal
     assert_eq!(ids(&assigned(&new).await), [1]);
     assert_eq!(begun.elapsed(), Duration::from_secs(5));
     let marks = [
-        OwnedMark::new(partition(0), epochs[0].epoch, Offset::new(0)),
-        OwnedMark::new(partition(1), epochs[1].epoch, Offset::new(0)),
+        OffsetCommit::new(partition(0), epochs[0].epoch, Offset::new(0)),
+        OffsetCommit::new(partition(1), epochs[1].epoch, Offset::new(0)),
     ];
     let stale = old.commit(&marks).await.unwrap_err();
     assert!(
@@ -388,7 +388,7 @@ async fn trimming_past_a_reader_is_out_of_range_never_a_silent_skip() {
     let epoch = assigned(&reader).await[0].epoch;
     assert_eq!(delivery(&reader).await.offset, Offset::new(0));
     reader
-        .commit(&[OwnedMark::new(partition(0), epoch, Offset::new(1))])
+        .commit(&[OffsetCommit::new(partition(0), epoch, Offset::new(1))])
         .await
         .unwrap();
     // Up to its position is no loss.
@@ -412,9 +412,9 @@ async fn trimming_past_a_reader_is_out_of_range_never_a_silent_skip() {
     // After the operator has decided: from the begin of what is left.
     bus.delete_group("g").await.unwrap();
     let wish = Subscription::new("g", [TOPIC])
-        .with_start(vec![OffsetMark::new(partition(0), Offset::new(7))]);
+        .with_start(vec![StartOffset::new(partition(0), Offset::new(7))]);
     let reader = bus.subscribe(wish).await.unwrap();
-    assert_eq!(assigned(&reader).await[0].from, StartedFrom::Declared);
+    assert_eq!(assigned(&reader).await[0].from, StartedFrom::Configured);
     assert_eq!(delivery(&reader).await.offset, Offset::new(7));
     // Offsets are not used again when everything is gone.
     bus.delete_records_before(&partition(0), Offset::new(99))

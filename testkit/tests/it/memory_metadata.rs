@@ -3,7 +3,7 @@ use foldstream::{
     Timestamp, kafka_partition,
     ports::{
         Consumer, ConsumerEvent, Message, MessageBus, MessageBusError, NoPosition, Offset,
-        OffsetMark, OwnedMark, PartitionId, RefusedKind, Subscription, TopicDescription,
+        OffsetCommit, PartitionId, RefusedKind, StartOffset, Subscription, TopicDescription,
     },
 };
 use foldstream_testkit::{InMemoryMessageBus, MetadataLag};
@@ -22,7 +22,7 @@ fn message() -> Message {
         .with_value("x")
 }
 fn from_start(partitions: u32) -> Subscription {
-    let begin = |n| OffsetMark::new(partition(n), Offset::new(0));
+    let begin = |n| StartOffset::new(partition(n), Offset::new(0));
     Subscription::new("g", [TOPIC]).with_start((0..partitions).map(begin).collect())
 }
 fn kind<T>(answer: Result<T, MessageBusError>) -> Option<RefusedKind> {
@@ -143,7 +143,7 @@ async fn growth_gives_members_new_partitions_and_takes_none_away() {
     // In the order of names and numbers, growth of the first topic would move the partitions of the second.
     bus.create_topic("a-topic", 1);
     bus.create_topic(TOPIC, 3);
-    let begin = |id: PartitionId| OffsetMark::new(id, Offset::new(0));
+    let begin = |id: PartitionId| StartOffset::new(id, Offset::new(0));
     let ids = (0..3)
         .map(partition)
         .chain([PartitionId::new("a-topic", 0)]);
@@ -249,7 +249,7 @@ async fn a_compacted_partition_is_read_without_the_removed_records() {
         }
     }
     assert_eq!(found, [0, 3, 4]);
-    let mark = OwnedMark::new(partition(0), end.unwrap(), Offset::new(6));
+    let mark = OffsetCommit::new(partition(0), end.unwrap(), Offset::new(6));
     reader.commit(&[mark]).await.unwrap();
     let missing = bus.remove_records(&partition(1), Offset::new(0)..Offset::new(1));
     assert!(matches!(missing, Err(MessageBusError::Invalid { .. })));

@@ -3,7 +3,7 @@ use foldstream::{
     Timestamp,
     ports::{
         Consumer, ConsumerEvent, Message, MessageBus, MessageBusError, NoPosition, Offset,
-        OffsetMark, PartitionId, RefusedKind, Subscription, TopicDescription,
+        PartitionId, RefusedKind, StartOffset, Subscription, TopicDescription,
     },
 };
 use foldstream_testkit::InMemoryMessageBus;
@@ -23,7 +23,7 @@ fn message() -> Message {
         .with_partition(0)
 }
 fn subscription(partitions: u32) -> Subscription {
-    let begin = |n| OffsetMark::new(partition(n), Offset::new(0));
+    let begin = |n| StartOffset::new(partition(n), Offset::new(0));
     Subscription::new("g", [TOPIC]).with_start((0..partitions).map(begin).collect())
 }
 async fn next(consumer: &Arc<dyn Consumer>) -> ConsumerEvent {
@@ -86,7 +86,7 @@ async fn retention_passes_offsets_without_records() {
         .unwrap();
     let offsets = bus.offsets(TOPIC).await.unwrap();
     assert_eq!((offsets[0].begin.get(), offsets[0].end.get()), (6, 8));
-    let start = vec![OffsetMark::new(partition(0), Offset::new(6))];
+    let start = vec![StartOffset::new(partition(0), Offset::new(6))];
     let reader = bus.subscribe(Subscription::new("g", [TOPIC]).with_start(start));
     let reader = reader.await.unwrap();
     assert_eq!(assigned(&reader).await, [0]);

@@ -11,7 +11,7 @@ use foldstream::{
     control::Watermark,
     from_message,
     ports::{
-        Capabilities, CommitKey, ConsumerEvent, EventStore, MessageBus, OffsetMark, ReadFrom,
+        Capabilities, CommitKey, ConsumerEvent, EventStore, MessageBus, ReadFrom, StartOffset,
         Subscription, TopicDescription,
     },
     publisher::{Notice, PublishError},
@@ -60,7 +60,7 @@ async fn events_reach_the_bus_in_version_order() {
     let offsets = world.bus.offsets(TOPIC).await.unwrap();
     let start = offsets
         .iter()
-        .map(|p| OffsetMark::new(p.partition.clone(), p.begin));
+        .map(|p| StartOffset::new(p.partition.clone(), p.begin));
     let wish = Subscription::new("g", [TOPIC]).with_start(start.collect());
     let consumer = world.bus.subscribe(wish).await.unwrap();
     let mut next: BTreeMap<_, u64> = BTreeMap::new();

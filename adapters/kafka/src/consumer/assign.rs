@@ -167,7 +167,7 @@ fn topic_id(answer: &TopicPartitionList, id: &PartitionId) -> Option<TopicId> {
 fn start(committed: Option<Offset>, declared: Option<Offset>, range: Range) -> Start {
     let position = match (committed, declared) {
         (Some(offset), _) => (offset, StartedFrom::Committed),
-        (None, Some(offset)) => (offset, StartedFrom::Declared),
+        (None, Some(offset)) => (offset, StartedFrom::Configured),
         (None, None) => return Start::Nowhere(NoPosition::Missing),
     };
     let Range { begin, end } = range;
@@ -194,7 +194,7 @@ mod tests {
             end: range.end,
         });
         let committed = |offset| Start::At(Offset::new(offset), StartedFrom::Committed);
-        let declared = |offset| Start::At(Offset::new(offset), StartedFrom::Declared);
+        let declared = |offset| Start::At(Offset::new(offset), StartedFrom::Configured);
         for (commit, mark, expected) in [
             (at(5), at(3), committed(5)),
             (at(3), None, committed(3)),

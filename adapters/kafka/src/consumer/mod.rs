@@ -19,7 +19,7 @@ use async_trait::async_trait;
 use context::{Client, GroupContext};
 use foldstream::{
     Backoff, RetryPolicy,
-    ports::{Consumer, ConsumerEvent, MessageBusError, OwnedMark, PartitionId, Subscription},
+    ports::{Consumer, ConsumerEvent, MessageBusError, OffsetCommit, PartitionId, Subscription},
     resilience::Attempts,
 };
 use poll::{PollLoop, Settings};
@@ -135,7 +135,7 @@ impl KafkaConsumer {
     /// One attempt, on a thread of its own: it must go on while the poll thread waits for a revocation to be released.
     async fn try_commit(
         &self,
-        marks: &[OwnedMark],
+        marks: &[OffsetCommit],
         deadline: Instant,
     ) -> Result<KafkaResult<()>, MessageBusError> {
         let timed_out = KafkaError::ConsumerCommit(RDKafkaErrorCode::OperationTimedOut);
@@ -166,7 +166,7 @@ impl KafkaConsumer {
     /// the revocation begins meanwhile.
     async fn within_grace<T>(
         &self,
-        marks: &[OwnedMark],
+        marks: &[OffsetCommit],
         deadline: Instant,
         work: impl Future<Output = T>,
     ) -> Option<T> {
@@ -184,7 +184,7 @@ impl KafkaConsumer {
     }
 
     /// The earlier one of a deadline and the end of the grace of partitions that are being revoked.
-    fn deadline(&self, marks: &[OwnedMark], deadline: Instant) -> Instant {
+    fn deadline(&self, marks: &[OffsetCommit], deadline: Instant) -> Instant {
         let grace = self.shared.end_of_grace(marks);
         grace.map_or(deadline, |end| deadline.min(end.into()))
     }
@@ -196,7 +196,7 @@ impl KafkaConsumer {
 /// [`MessageBusError::StaleAssignment`] if a topic was created again, although its reader may not have been told yet.
 fn commit_metadata(
     context: &GroupContext,
-    marks: &[OwnedMark],
+    marks: &[OffsetCommit],
 ) -> Result<Vec<String>, MessageBusError> {
     let metadata = marks.iter().map(|mark| {
         let metadata = context.commit_metadata(&mark.partition.topic);
@@ -207,7 +207,7 @@ fn commit_metadata(
     metadata.collect()
 }
 
-fn offsets(marks: &[OwnedMark], metadata: &[String]) -> KafkaResult<TopicPartitionList> {
+fn offsets(marks: &[OffsetCommit], metadata: &[String]) -> KafkaResult<TopicPartitionList> {
     let mut list = TopicPartitionList::with_capacity(marks.len());
     for (mark, metadata) in marks.iter().zip(metadata) {
         let (id, next) = (&mark.partition, mark.next.get());
@@ -234,7 +234,7 @@ impl Consumer for KafkaConsumer {
         self.shared.next().await
     }
 
-    async fn commit(&self, marks: &[OwnedMark]) -> Result<(), MessageBusError> {
+    async fn commit(&self, marks: &[OffsetCommit]) -> Result<(), MessageBusError> {
         let deadline = Instant::now() + self.timeout;
         let topics = topics_of(marks.iter().map(|mark| &mark.partition));
         let uses = Uses::topics(Access::Read, &topics).with_group(&self.group);

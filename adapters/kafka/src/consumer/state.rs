@@ -5,7 +5,7 @@
 use super::wake::Wake;
 use foldstream::ports::{
     AssignedPartition, Assignment, AssignmentEpoch, ConsumerEvent, Delivery, MessageBusError,
-    NoPosition, Offset, OwnedMark, PartitionId, Revocation, StartedFrom,
+    NoPosition, Offset, OffsetCommit, PartitionId, Revocation, StartedFrom,
 };
 use std::{
     collections::{HashMap, VecDeque},
@@ -172,7 +172,7 @@ impl Shared {
     /// Holds assignments until the commit has ended.
     pub(super) fn begin_commit(
         self: &Arc<Self>,
-        marks: &[OwnedMark],
+        marks: &[OffsetCommit],
     ) -> Result<Commit, MessageBusError> {
         let mut state = self.lock();
         if state.phase != Phase::Open {
@@ -191,7 +191,7 @@ impl Shared {
     }
 
     /// The end of the grace of those partitions that are being revoked; `None` if none of them is.
-    pub(super) fn end_of_grace(&self, marks: &[OwnedMark]) -> Option<Instant> {
+    pub(super) fn end_of_grace(&self, marks: &[OffsetCommit]) -> Option<Instant> {
         let state = self.lock();
         let readings = marks
             .iter()

@@ -5,7 +5,7 @@ use crate::mock::{
 };
 use foldstream::ports::{
     AssignmentEpoch, Consumer, ConsumerEvent, MessageBus, MessageBusError, NoPosition, Offset,
-    OffsetMark, OwnedMark, PartitionId, RefusedKind, StartedFrom, Subscription,
+    OffsetCommit, PartitionId, RefusedKind, StartOffset, StartedFrom, Subscription,
 };
 use foldstream_kafka::KafkaMessageBus;
 use std::{collections::HashSet, sync::Arc, time::Duration};
@@ -35,7 +35,7 @@ async fn a_start_outside_of_the_partition_is_out_of_range() {
     let (bus, topic, group) = (mock.bus(), mock.topic(1), fresh("group"));
     let id = publish(&bus, &topic, "k", 3).await;
     let subscription = Subscription::new(&*group, [Arc::clone(&topic)])
-        .with_start(vec![OffsetMark::new(id.clone(), Offset::new(4))]);
+        .with_start(vec![StartOffset::new(id.clone(), Offset::new(4))]);
     let consumer = bus.subscribe(subscription).await.unwrap();
     let ConsumerEvent::NoPosition(partition, why) = next(&consumer).await else {
         panic!("a position outside");
@@ -56,7 +56,7 @@ async fn a_group_goes_on_from_its_commit_and_ignores_the_start_mark() {
     let assigned = next_assigned(&first).await;
     assert_eq!(
         (assigned[0].next, assigned[0].from),
-        (Offset::new(0), StartedFrom::Declared)
+        (Offset::new(0), StartedFrom::Configured)
     );
     let zero = next_delivery(&first).await;
     let one = next_delivery(&first).await;
@@ -256,9 +256,9 @@ impl Handover {
         }
     }
 
-    fn mark(&self, id: &PartitionId, next: u64) -> OwnedMark {
+    fn mark(&self, id: &PartitionId, next: u64) -> OffsetCommit {
         let (_, epoch) = self.epochs.iter().find(|(i, _)| i == id).unwrap();
-        OwnedMark::new(id.clone(), *epoch, Offset::new(next))
+        OffsetCommit::new(id.clone(), *epoch, Offset::new(next))
     }
 
     async fn committed(&self, id: &PartitionId) -> Option<Offset> {
@@ -330,9 +330,9 @@ async fn a_commit_with_one_stale_mark_stores_nothing() {
         .clone();
     drop(h.revocation);
     next_assigned(&h.second).await;
-    let good = OwnedMark::new(kept.clone(), epoch, Offset::new(1));
-    let stale = OwnedMark::new(kept.clone(), AssignmentEpoch::new(u64::MAX), Offset::new(1));
-    let foreign = OwnedMark::new(given.clone(), epoch, Offset::new(1));
+    let good = OffsetCommit::new(kept.clone(), epoch, Offset::new(1));
+    let stale = OffsetCommit::new(kept.clone(), AssignmentEpoch::new(u64::MAX), Offset::new(1));
+    let foreign = OffsetCommit::new(given.clone(), epoch, Offset::new(1));
     for bad in [stale, foreign] {
         let error = h
             .first

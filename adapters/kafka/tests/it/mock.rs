@@ -3,7 +3,7 @@ use foldstream::{
     Timestamp,
     ports::{
         AssignedPartition, Consumer, ConsumerEvent, Delivery, Message, MessageBus, Offset,
-        OffsetMark, OwnedMark, PartitionId, Subscription,
+        OffsetCommit, PartitionId, StartOffset, Subscription,
     },
 };
 use foldstream_kafka::{KafkaConfig, KafkaMessageBus};
@@ -131,7 +131,7 @@ pub(crate) async fn publish(
 /// A subscription from the beginning.
 pub(crate) fn from_start(group: &str, topic: &Arc<str>, partitions: u32) -> Subscription {
     let start = (0..partitions)
-        .map(|p| OffsetMark::new(PartitionId::new(Arc::clone(topic), p), Offset::new(0)))
+        .map(|p| StartOffset::new(PartitionId::new(Arc::clone(topic), p), Offset::new(0)))
         .collect();
     Subscription::new(group, [Arc::clone(topic)]).with_start(start)
 }
@@ -168,8 +168,8 @@ pub(crate) fn value(delivery: &Delivery) -> &str {
 }
 
 /// The mark that says: this delivery is done.
-pub(crate) fn done(delivery: &Delivery) -> OwnedMark {
-    OwnedMark::new(
+pub(crate) fn done(delivery: &Delivery) -> OffsetCommit {
+    OffsetCommit::new(
         delivery.partition.clone(),
         delivery.epoch,
         delivery.offset.next(),

@@ -80,7 +80,7 @@ async fn a_position_that_was_committed_for_another_topic_of_that_name_is_not_use
     }
     // Nor is it written down for the topic that is there now.
     if let Some(own) = assigned {
-        let mark = foldstream::ports::OwnedMark::new(own.partition, own.epoch, own.next);
+        let mark = foldstream::ports::OffsetCommit::new(own.partition, own.epoch, own.next);
         let error = consumer.commit(&[mark]).await.unwrap_err();
         let is_stale = matches!(
             error,

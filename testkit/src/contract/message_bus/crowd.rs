@@ -1,7 +1,7 @@
 //! Several members of one group, each asked by a task of its own.
 use super::given::{GROUP_PATIENCE, Held, Topic, within};
 use foldstream::ports::{
-    Consumer, ConsumerEvent, Delivery, MessageBusError, OwnedMark, PartitionId, Revocation,
+    Consumer, ConsumerEvent, Delivery, MessageBusError, OffsetCommit, PartitionId, Revocation,
     Subscription,
 };
 use std::{collections::VecDeque, pin::pin, sync::Arc, time::Duration};
@@ -136,8 +136,8 @@ impl Crowd {
         deliveries
     }
 
-    async fn let_go(&mut self, number: usize, marks: &[OwnedMark], revocation: Revocation) {
-        let taken = |mark: &&OwnedMark| revocation.partitions().contains(&mark.partition);
+    async fn let_go(&mut self, number: usize, marks: &[OffsetCommit], revocation: Revocation) {
+        let taken = |mark: &&OffsetCommit| revocation.partitions().contains(&mark.partition);
         let marks: Vec<_> = marks.iter().filter(taken).cloned().collect();
         // Until the revocation is dropped a commit counts.
         let consumer = self.consumer(number);

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use foldstream::{
     Timestamp,
     ports::{
-        ConsumerEvent, HeaderName, Message, NoPosition, Offset, OffsetMark, StartedFrom,
+        ConsumerEvent, HeaderName, Message, NoPosition, Offset, StartOffset, StartedFrom,
         Subscription,
     },
 };
@@ -99,7 +99,7 @@ pub async fn an_assignment_comes_before_the_first_delivery(fixture: Fixture) {
     for found in assigned {
         assert_eq!(
             (found.next, found.from),
-            (Offset::new(0), StartedFrom::Declared)
+            (Offset::new(0), StartedFrom::Configured)
         );
     }
     member.leave().await;
@@ -139,7 +139,7 @@ pub async fn a_subscription_of_several_topics_gets_all_of_them(fixture: Fixture)
         two.publish_everywhere(3).await,
     ]
     .concat();
-    let begin = |partition| OffsetMark::new(partition, Offset::new(0));
+    let begin = |partition| StartOffset::new(partition, Offset::new(0));
     let start = one.all_partitions().into_iter().chain(two.all_partitions());
     let subscription = Subscription::new(one.group.clone(), [one.name.clone(), two.name.clone()])
         .with_start(start.map(begin).collect());
@@ -153,7 +153,7 @@ pub async fn a_subscription_of_several_topics_gets_all_of_them(fixture: Fixture)
 pub async fn a_partition_starts_at_the_committed_offset_else_at_its_start_mark(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 1).await;
     topic.publish(0, 6).await;
-    let from_two = vec![OffsetMark::new(topic.partition(0), Offset::new(2))];
+    let from_two = vec![StartOffset::new(topic.partition(0), Offset::new(2))];
     let subscription = topic.subscription().with_start(from_two);
     let mut member = Member::subscribe(&*topic.bus, subscription).await;
     let found = member.deliveries(2).await;
@@ -208,7 +208,7 @@ async fn no_position(member: &mut Member, topic: &Topic, mut others: usize) -> N
 pub async fn a_partition_without_position_is_missing_and_delivers_nothing(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 2).await;
     topic.publish_everywhere(3).await;
-    let start = vec![OffsetMark::new(topic.partition(1), Offset::new(0))];
+    let start = vec![StartOffset::new(topic.partition(1), Offset::new(0))];
     let subscription = topic.subscription().with_start(start);
     let mut member = Member::subscribe(&*topic.bus, subscription).await;
     assert_eq!(
@@ -230,8 +230,8 @@ pub async fn a_position_behind_the_end_is_out_of_range(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 2).await;
     topic.publish_everywhere(3).await;
     let start = vec![
-        OffsetMark::new(topic.partition(0), Offset::new(4)),
-        OffsetMark::new(topic.partition(1), Offset::new(3)),
+        StartOffset::new(topic.partition(0), Offset::new(4)),
+        StartOffset::new(topic.partition(1), Offset::new(3)),
     ];
     let subscription = topic.subscription().with_start(start);
     let mut member = Member::subscribe(&*topic.bus, subscription).await;

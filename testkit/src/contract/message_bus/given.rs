@@ -5,7 +5,7 @@ use foldstream::{
     Timestamp, kafka_partition,
     ports::{
         AssignmentEpoch, Consumer, ConsumerEvent, Delivery, Message, MessageBus, MessageBusError,
-        Offset, OffsetMark, OwnedMark, PartitionId, RefusedKind, Subscription,
+        Offset, OffsetCommit, PartitionId, RefusedKind, StartOffset, Subscription,
     },
 };
 use std::{collections::BTreeMap, fmt::Debug, future::Future, sync::Arc, time::Duration};
@@ -81,7 +81,7 @@ impl Topic {
 
     /// Joins the topic's group, from the beginning of every partition where nothing is committed.
     pub(super) fn subscription(&self) -> Subscription {
-        let begin = |partition| OffsetMark::new(partition, Offset::new(0));
+        let begin = |partition| StartOffset::new(partition, Offset::new(0));
         let start = self.all_partitions().into_iter().map(begin).collect();
         Subscription::new(self.group.clone(), [self.name.clone()]).with_start(start)
     }
@@ -168,13 +168,13 @@ impl Held {
     }
 
     /// One past the last delivery of a partition, to be committed.
-    pub(super) fn mark(&self, partition: &PartitionId) -> OwnedMark {
+    pub(super) fn mark(&self, partition: &PartitionId) -> OffsetCommit {
         let holding = &self.partitions[partition];
-        OwnedMark::new(partition.clone(), holding.epoch, holding.next)
+        OffsetCommit::new(partition.clone(), holding.epoch, holding.next)
     }
 
     /// The marks of all partitions.
-    pub(super) fn marks(&self) -> Vec<OwnedMark> {
+    pub(super) fn marks(&self) -> Vec<OffsetCommit> {
         self.partitions.keys().map(|p| self.mark(p)).collect()
     }
 

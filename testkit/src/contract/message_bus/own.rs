@@ -3,7 +3,8 @@ use super::given::{
     Fixture, Member, Topic, assert_invalid, assert_same_places, assert_stale, place, within,
 };
 use foldstream::ports::{
-    AssignmentEpoch, ConsumerEvent, MessageBusError, Offset, OwnedMark, RefusedKind, Subscription,
+    AssignmentEpoch, ConsumerEvent, MessageBusError, Offset, OffsetCommit, RefusedKind,
+    Subscription,
 };
 use std::{fmt::Debug, time::Duration};
 
@@ -58,10 +59,10 @@ pub async fn a_commit_under_another_epoch_is_stale_and_stores_nothing(fixture: F
     let epoch = |n: u64| AssignmentEpoch::new(good[1].epoch.get().wrapping_add(n));
     let next = Offset::new(1);
     for bad in [
-        OwnedMark::new(topic.partition(1), epoch(1), next),
-        OwnedMark::new(topic.partition(1), epoch(1_000_000), next),
-        OwnedMark::new(other.partition(0), good[1].epoch, next),
-        OwnedMark::new(topic.partition(9), good[1].epoch, next),
+        OffsetCommit::new(topic.partition(1), epoch(1), next),
+        OffsetCommit::new(topic.partition(1), epoch(1_000_000), next),
+        OffsetCommit::new(other.partition(0), good[1].epoch, next),
+        OffsetCommit::new(topic.partition(9), good[1].epoch, next),
     ] {
         for marks in [
             [good[0].clone(), bad.clone()],

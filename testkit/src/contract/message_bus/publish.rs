@@ -6,7 +6,7 @@ use crate::contract::support::{at_once, unique};
 use foldstream::{
     Timestamp, kafka_partition,
     ports::{
-        Message, MessageBusError, Offset, OffsetMark, PartitionId, PartitionOffsets, RefusedKind,
+        Message, MessageBusError, Offset, PartitionId, PartitionOffsets, RefusedKind, StartOffset,
         Subscription,
     },
 };
@@ -188,7 +188,7 @@ pub async fn a_missing_topic_is_refused_and_never_made(fixture: Fixture) {
         assert_missing_topic(&bus.offsets(&name).await);
         assert_missing_topic(&bus.describe_topic(&name).await);
         assert_missing_topic(&bus.committed("contract-nobody", &name).await);
-        let mark = OffsetMark::new(PartitionId::new(name.clone(), 0), Offset::new(0));
+        let mark = StartOffset::new(PartitionId::new(name.clone(), 0), Offset::new(0));
         let there = Topic::fresh(&fixture, 1).await;
         let subscription = Subscription::new(unique(), [there.name.to_string(), name.clone()])
             .with_start(vec![mark]);

@@ -1,6 +1,6 @@
 //! Topics that are deleted and created again under the same name.
 use super::given::{Fixture, Member, Topic, assert_same_places, assert_stale, place};
-use foldstream::ports::{ConsumerEvent, NoPosition, Offset, OffsetMark, Subscription};
+use foldstream::ports::{ConsumerEvent, NoPosition, Offset, StartOffset, Subscription};
 use std::collections::BTreeSet;
 
 /// What groups have committed for a topic is forgotten when the topic is deleted.
@@ -36,7 +36,7 @@ pub async fn a_recreated_topic_has_no_committed_offsets(fixture: Fixture) {
 pub async fn a_running_member_never_goes_on_in_a_recreated_topic(fixture: Fixture) {
     let mut topic = Topic::fresh(&fixture, 2).await;
     topic.publish_everywhere(4).await;
-    let from_two = |partition| OffsetMark::new(partition, Offset::new(2));
+    let from_two = |partition| StartOffset::new(partition, Offset::new(2));
     let start = topic.all_partitions().into_iter().map(from_two).collect();
     let subscription = topic.subscription().with_start(start);
     let mut member = Member::subscribe(&*topic.bus, subscription).await;

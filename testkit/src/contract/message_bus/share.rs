@@ -3,7 +3,7 @@ use super::{
     crowd::Crowd,
     given::{Fixture, Topic, assert_same_places, assert_stale, place},
 };
-use foldstream::ports::{Offset, OwnedMark, PartitionId};
+use foldstream::ports::{Offset, OffsetCommit, PartitionId};
 use std::time::Duration;
 
 /// A topic with messages, and one member that has been delivered all of them.
@@ -79,7 +79,7 @@ pub async fn a_commit_after_the_partition_has_moved_is_stale(fixture: Fixture) {
     let mut late = before.into_iter().find(|m| m.partition == moved).unwrap();
     late.next = Offset::new(1);
     let mine = crowd.members[0].held.mark(&kept);
-    let mine = OwnedMark::new(kept, mine.epoch, Offset::new(1));
+    let mine = OffsetCommit::new(kept, mine.epoch, Offset::new(1));
     let first = crowd.consumer(0);
     for marks in [
         vec![late.clone()],

@@ -3,7 +3,8 @@ use super::{Committed, Member, Next, Sabotage, Suspects, broken};
 use async_trait::async_trait;
 use bytes::Bytes;
 use foldstream::ports::{
-    ConsumerEvent, Delivery, MessageBus, Offset, OffsetMark, OwnedMark, StartedFrom, Subscription,
+    ConsumerEvent, Delivery, MessageBus, Offset, OffsetCommit, StartOffset, StartedFrom,
+    Subscription,
 };
 use foldstream_testkit::InMemoryMessageBus;
 use futures::FutureExt;
@@ -208,7 +209,7 @@ impl Sabotage for ResetsToTheBeginning {
                     .iter()
                     .all(|m| m.partition != partition.partition)
                 {
-                    let mark = OffsetMark::new(partition.partition, partition.begin);
+                    let mark = StartOffset::new(partition.partition, partition.begin);
                     wish.start.push(mark);
                 }
             }
@@ -266,7 +267,7 @@ impl Sabotage for CommitsWhatItDelivers {
     async fn next(&self, member: &Member) -> Next {
         let event = member.inner.next().await?;
         if let ConsumerEvent::Delivery(d) = &event {
-            let mark = OwnedMark::new(d.partition.clone(), d.epoch, d.offset.next());
+            let mark = OffsetCommit::new(d.partition.clone(), d.epoch, d.offset.next());
             member.inner.commit(&[mark]).await?;
         }
         Ok(event)

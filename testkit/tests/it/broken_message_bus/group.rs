@@ -3,7 +3,7 @@ use super::{Done, Member, Next, Sabotage, Suspects, broken};
 use async_trait::async_trait;
 use foldstream::{
     CommitId,
-    ports::{ConsumerEvent, MessageBusError, OwnedMark, PartitionId, Revocation, Subscription},
+    ports::{ConsumerEvent, MessageBusError, OffsetCommit, PartitionId, Revocation, Subscription},
 };
 use foldstream_testkit::InMemoryMessageBus;
 use std::{collections::BTreeSet, sync::Mutex, time::Duration};
@@ -96,7 +96,7 @@ impl Sabotage for CommitsLater {
         let _ = member.inner.commit(&pending).await;
         member.inner.next().await
     }
-    async fn commit(&self, member: &Member, marks: &[OwnedMark]) -> Done {
+    async fn commit(&self, member: &Member, marks: &[OffsetCommit]) -> Done {
         // What is stale, or after the end, is still found at once.
         member.inner.commit(&[]).await?;
         member
@@ -118,7 +118,7 @@ impl Sabotage for CommitsLater {
 struct CommitsOneByOne;
 #[async_trait]
 impl Sabotage for CommitsOneByOne {
-    async fn commit(&self, member: &Member, marks: &[OwnedMark]) -> Done {
+    async fn commit(&self, member: &Member, marks: &[OffsetCommit]) -> Done {
         for mark in marks {
             member.inner.commit(std::slice::from_ref(mark)).await?;
         }
@@ -130,7 +130,7 @@ impl Sabotage for CommitsOneByOne {
 struct HidesStaleCommits;
 #[async_trait]
 impl Sabotage for HidesStaleCommits {
-    async fn commit(&self, member: &Member, marks: &[OwnedMark]) -> Done {
+    async fn commit(&self, member: &Member, marks: &[OffsetCommit]) -> Done {
         match member.inner.commit(marks).await {
             Err(MessageBusError::StaleAssignment { .. }) => Ok(()),
             other => other,
@@ -215,7 +215,7 @@ impl Sabotage for LeavesWhenDropped {
         Self::is_in(member)?;
         member.inner.next().await
     }
-    async fn commit(&self, member: &Member, marks: &[OwnedMark]) -> Done {
+    async fn commit(&self, member: &Member, marks: &[OffsetCommit]) -> Done {
         Self::is_in(member)?;
         member.inner.commit(marks).await
     }

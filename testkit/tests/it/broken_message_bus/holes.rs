@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use foldstream::{
     Timestamp,
     ports::{
-        AssignmentEpoch, ConsumerEvent, Delivery, Message, MessageBus, Offset, OwnedMark,
+        AssignmentEpoch, ConsumerEvent, Delivery, Message, MessageBus, Offset, OffsetCommit,
         PartitionId,
     },
 };
@@ -101,8 +101,8 @@ async fn has_hole_at_the_end(
     from: Offset,
     end: Offset,
 ) -> bool {
-    use foldstream::ports::{OffsetMark, Subscription};
-    let start = vec![OffsetMark::new(partition.clone(), from)];
+    use foldstream::ports::{StartOffset, Subscription};
+    let start = vec![StartOffset::new(partition.clone(), from)];
     let group = format!("{}-spy", member.group);
     let spy = Subscription::new(group, [partition.topic.clone()]).with_start(start);
     let Ok(spy) = member.bus.subscribe(spy).await else {
@@ -225,7 +225,7 @@ impl Sabotage for CommitsOnlyRecords {
         }
         Ok(event)
     }
-    async fn commit(&self, member: &Member, marks: &[OwnedMark]) -> Done {
+    async fn commit(&self, member: &Member, marks: &[OffsetCommit]) -> Done {
         let mut marks = marks.to_vec();
         for mark in &mut marks {
             let key = (mark.partition.clone(), mark.epoch);

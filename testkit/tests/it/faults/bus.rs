@@ -3,7 +3,7 @@ use foldstream::{
     Timestamp,
     ports::{
         Consumer, ConsumerEvent, Delivery, Message, MessageBus, MessageBusError, Offset,
-        OffsetMark, OwnedMark, PartitionId, Subscription,
+        OffsetCommit, PartitionId, StartOffset, Subscription,
     },
 };
 use foldstream_testkit::{
@@ -33,7 +33,7 @@ fn message(key: &str) -> Message {
         .with_value("{}")
 }
 fn wish() -> Subscription {
-    let start = |n| OffsetMark::new(PartitionId::new(TOPIC, n), Offset::new(0));
+    let start = |n| StartOffset::new(PartitionId::new(TOPIC, n), Offset::new(0));
     Subscription::new("g", [TOPIC]).with_start(vec![start(0), start(1)])
 }
 async fn delivery(consumer: &dyn Consumer) -> Delivery {
@@ -150,7 +150,7 @@ async fn an_expelled_consumer_is_told_and_gets_again_what_it_has_not_committed()
     }
     let consumer = bus.subscribe(wish()).await.unwrap();
     let first = delivery(&*consumer).await;
-    let mark = |d: &Delivery| OwnedMark::new(d.partition.clone(), d.epoch, d.offset.next());
+    let mark = |d: &Delivery| OffsetCommit::new(d.partition.clone(), d.epoch, d.offset.next());
     consumer.commit(&[mark(&first)]).await.unwrap();
     let second = delivery(&*consumer).await;
     let ConsumerEvent::Lost(lost) = consumer.next().await.unwrap() else {

@@ -3,7 +3,7 @@ use foldstream::{
     CommitId, DomainEvent, EventHeader, RecordedEvent, SourceUri, StreamId, Timestamp, Version,
     ports::{
         Consumer, ConsumerEvent, Delivery, Message, MessageBus, MessageBusError, NoPosition,
-        Offset, OffsetMark, OwnedMark, PartitionId, RefusedKind, Subscription,
+        Offset, OffsetCommit, PartitionId, RefusedKind, StartOffset, Subscription,
     },
     runner::{
         EventContext, HandlerResult, Listener, ProcessorPolicy, Runner, RunnerError, RunnerReport,
@@ -41,7 +41,7 @@ fn message(n: u32) -> Message {
         .with_partition(n)
 }
 fn wish(partitions: u32) -> Subscription {
-    let start = |n| OffsetMark::new(partition(n), Offset::new(0));
+    let start = |n| StartOffset::new(partition(n), Offset::new(0));
     Subscription::new("g", [TOPIC]).with_start((0..partitions).map(start).collect())
 }
 fn kind<T>(answer: Result<T, MessageBusError>) -> Option<RefusedKind> {
@@ -62,8 +62,8 @@ async fn delivery(consumer: &dyn Consumer) -> Delivery {
         }
     }
 }
-fn after(delivery: &Delivery) -> OwnedMark {
-    OwnedMark::new(
+fn after(delivery: &Delivery) -> OffsetCommit {
+    OffsetCommit::new(
         delivery.partition.clone(),
         delivery.epoch,
         delivery.offset.next(),
@@ -167,7 +167,7 @@ async fn a_partition_that_loses_its_position_is_told_once_and_delivers_nothing_m
     assert!(timeout(MINUTE, consumer.next()).await.is_err());
     // The partition is still assigned.
     let own = &assignment.partitions[0];
-    let mark = OwnedMark::new(own.partition.clone(), own.epoch, Offset::new(0));
+    let mark = OffsetCommit::new(own.partition.clone(), own.epoch, Offset::new(0));
     consumer.commit(&[mark]).await.unwrap();
 }
 

@@ -3,7 +3,7 @@ use foldstream::{
     Timestamp,
     ports::{
         Consumer, ConsumerEvent, Message, MessageBus, MessageBusError, NoPosition, Offset,
-        OffsetMark, OwnedMark, PartitionId, RefusedKind, Subscription,
+        OffsetCommit, PartitionId, RefusedKind, StartOffset, Subscription,
     },
 };
 use foldstream_kafka::{GroupProtocol, KafkaConfig, KafkaMessageBus, TopicOutcome, TopicSpec};
@@ -189,7 +189,7 @@ async fn next(consumer: &Arc<dyn Consumer>) -> ConsumerEvent {
 }
 
 fn from_start(group: &str, topic: &str) -> Subscription {
-    let start = OffsetMark::new(PartitionId::new(topic, 0), Offset::new(0));
+    let start = StartOffset::new(PartitionId::new(topic, 0), Offset::new(0));
     Subscription::new(group, [topic]).with_start(vec![start])
 }
 
@@ -312,7 +312,7 @@ async fn a_group_is_deleted_only_without_members_and_any_number_of_times() {
         panic!("no assignment");
     };
     let own = &assignment.partitions[0];
-    let mark = OwnedMark::new(own.partition.clone(), own.epoch, Offset::new(1));
+    let mark = OffsetCommit::new(own.partition.clone(), own.epoch, Offset::new(1));
     consumer.commit(&[mark]).await.unwrap();
     let error = bus.delete_group(&group).await.unwrap_err();
     assert!(
