@@ -5,7 +5,7 @@ use foldstream::{
     ports::{
         Append, AppendAll, AppendOutcome, BoxStream, Capabilities, Commit, CommitKey, EventData,
         EventStore, EventStoreError, ReadFrom, RefusedKind, ScanCursor, ScanItems, ScanPage,
-        ScanWhat, Segment, StreamPage, UnpublishedPage,
+        ScanScope, Segment, StreamPage, UnpublishedPage,
     },
 };
 use futures::{StreamExt, TryStreamExt, stream};
@@ -308,7 +308,7 @@ impl EventStore for MapEventStore {
         &self,
         segment: Segment,
         after: Option<ScanCursor>,
-        what: ScanWhat,
+        what: ScanScope,
         max_items: NonZeroU32,
     ) -> Result<ScanPage, EventStoreError> {
         let name = format!("scan {}/{}", segment.index(), segment.total());
@@ -318,8 +318,8 @@ impl EventStore for MapEventStore {
         })?;
         let commits: Vec<Commit> = found.into_iter().collect::<Result<_, _>>()?;
         let items = match what {
-            ScanWhat::Commits => ScanItems::Commits(commits),
-            ScanWhat::Tails => ScanItems::Tails(commits.iter().map(Commit::head).collect()),
+            ScanScope::Commits => ScanItems::Commits(commits),
+            ScanScope::Tails => ScanItems::Tails(commits.iter().map(Commit::head).collect()),
             other => return Err(unsupported(format!("this store cannot scan for {other:?}"))),
         };
         Ok(ScanPage::new(items, next))

@@ -18,7 +18,8 @@ pub(crate) use generation::join as join_generation;
 pub use large::{LargePut, LargeRows};
 pub use lease::{Contender, Lease, Leases};
 pub use restore::{
-    AfterRestore, Finding, InvalidRestoreCursor, RestoreCursor, RestoreError, RestorePage, Writes,
+    Finding, InvalidRestoreCursor, RestoreCursor, RestoreError, RestorePage, RestoreRepair,
+    WritesSinceRestore,
 };
 pub use rows::Stored;
 pub(crate) use rows::{PutIf, Rows};

@@ -28,7 +28,7 @@ impl Watermark {
 }
 
 /// The rows `wm/<shard>`, stream -> [`Watermark`], in 64 shards by [`StreamId::shard`]. They only
-/// move forward, except by [`AfterRestore`](super::AfterRestore).
+/// move forward, except by [`RestoreRepair`](super::RestoreRepair).
 ///
 /// # Example
 /// ```

@@ -1,7 +1,7 @@
 //! The `EventStore` port: streams of commits, appended under optimistic concurrency.
 use super::{
     Append, AppendAll, AppendOutcome, Capabilities, Commit, CommitKey, RefusedKind, ScanCursor,
-    ScanPage, ScanWhat, Segment, StreamPage, UnpublishedPage,
+    ScanPage, ScanScope, Segment, StreamPage, UnpublishedPage,
 };
 use crate::{BoxError, StreamHead, StreamId, Version};
 use async_trait::async_trait;
@@ -307,7 +307,7 @@ impl EventStoreError {
 /// #         &self,
 /// #         _: Segment,
 /// #         _: Option<ScanCursor>,
-/// #         _: ScanWhat,
+/// #         _: ScanScope,
 /// #         _: NonZeroU32,
 /// #     ) -> Result<ScanPage, EventStoreError> {
 /// #         refused()
@@ -427,7 +427,7 @@ pub trait EventStore: Debug + Send + Sync + 'static {
         &self,
         segment: Segment,
         after: Option<ScanCursor>,
-        what: ScanWhat,
+        what: ScanScope,
         max_items: NonZeroU32,
     ) -> Result<ScanPage, EventStoreError>;
 

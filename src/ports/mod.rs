@@ -39,6 +39,6 @@ pub use message::{
 };
 pub use message_bus::{MessageBus, MessageBusError};
 pub use refused::RefusedKind;
-pub use scan::{ScanCursor, ScanItems, ScanPage, ScanWhat, Segment, StreamPage, UnpublishedPage};
+pub use scan::{ScanCursor, ScanItems, ScanPage, ScanScope, Segment, StreamPage, UnpublishedPage};
 pub use snapshot_store::{SaveOutcome, SnapshotStore, SnapshotStoreError, StoredSnapshot};
 pub use subscription::{StartOffset, Subscription};

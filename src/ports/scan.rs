@@ -60,7 +60,7 @@ impl ScanCursor {
 /// The parts of commits that a scan returns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum ScanWhat {
+pub enum ScanScope {
     /// Whole commits, with their events.
     Commits,
     /// Only the heads at which commits end. They are cheaper to transfer, and enough to compare the
@@ -71,9 +71,9 @@ pub enum ScanWhat {
 /// The content of one page of a scan.
 #[derive(Clone, Debug, PartialEq)]
 pub enum ScanItems {
-    /// The answer to [`ScanWhat::Commits`]. The commits of one stream are in version order.
+    /// The answer to [`ScanScope::Commits`]. The commits of one stream are in version order.
     Commits(Vec<Commit>),
-    /// The answer to [`ScanWhat::Tails`]. A stream may appear again with a higher version: the last
+    /// The answer to [`ScanScope::Tails`]. A stream may appear again with a higher version: the last
     /// head returned for a stream is its tail.
     Tails(Vec<StreamHead>),
 }

@@ -4,7 +4,7 @@ use super::{
     ControlStore, ControlStoreError, DeleteExpect, DeleteOutcome, EventStore, EventStoreError,
     Expect, Message, MessageBus, MessageBusError, Offset, OffsetCommit, PartitionId,
     PartitionOffsets, PutOutcome, RangeQuery, ReadFrom, Row, RowKey, RowPage, RunOutcome,
-    SaveOutcome, ScanCursor, ScanPage, ScanWhat, Segment, SnapshotStore, SnapshotStoreError,
+    SaveOutcome, ScanCursor, ScanPage, ScanScope, Segment, SnapshotStore, SnapshotStoreError,
     StoredSnapshot, StreamPage, Subscription, TopicDescription, UnpublishedPage,
 };
 use crate::{StreamHead, StreamId};
@@ -77,7 +77,7 @@ impl<T: EventStore + ?Sized> EventStore for Arc<T> {
         &self,
         segment: Segment,
         after: Option<ScanCursor>,
-        what: ScanWhat,
+        what: ScanScope,
         max_items: NonZeroU32,
     ) -> Result<ScanPage, EventStoreError> {
         (**self).scan(segment, after, what, max_items).await

@@ -75,7 +75,7 @@ mock! {
         async fn append_all(&self, all: &AppendAll) -> Result<AppendOutcome<Vec<StreamHead>>, EventStoreError>;
         fn read<'a>(&'a self, stream: &StreamId, from: ReadFrom, limit: Option<NonZeroU32>) -> BoxStream<'a, Result<Commit, EventStoreError>>;
         async fn streams(&self, aggregate: &str, after: Option<ScanCursor>) -> Result<StreamPage, EventStoreError>;
-        async fn scan(&self, segment: Segment, after: Option<ScanCursor>, what: ScanWhat, max_items: NonZeroU32) -> Result<ScanPage, EventStoreError>;
+        async fn scan(&self, segment: Segment, after: Option<ScanCursor>, what: ScanScope, max_items: NonZeroU32) -> Result<ScanPage, EventStoreError>;
         async fn unpublished(&self, segment: Segment, after: Option<ScanCursor>, limit: NonZeroU32) -> Result<UnpublishedPage, EventStoreError>;
         async fn clear_unpublished(&self, commits: &[CommitKey]) -> Result<(), EventStoreError>;
     }

@@ -3,8 +3,8 @@ use async_trait::async_trait;
 use foldstream::{
     CommitId, IdSource as _, StreamHead, StreamId, SystemIds, Timestamp, Version,
     control::{
-        AfterRestore, Finding, RestoreCursor, RestoreError, RestorePage, Watermark, Watermarks,
-        Writes,
+        Finding, RestoreCursor, RestoreError, RestorePage, RestoreRepair, Watermark, Watermarks,
+        WritesSinceRestore,
     },
     ports::{
         Append, Commit, ControlStore, ControlStoreError, EventData, EventStore, EventStoreError,
@@ -45,11 +45,11 @@ impl World {
             snapshots: InMemorySnapshotStore::new(),
         }
     }
-    fn restore(&self) -> AfterRestore {
-        self.restore_after(Writes::NoneYet)
+    fn restore(&self) -> RestoreRepair {
+        self.restore_after(WritesSinceRestore::NoneYet)
     }
-    fn restore_after(&self, writes: Writes) -> AfterRestore {
-        AfterRestore::new(self.events.clone(), self.control.clone(), writes)
+    fn restore_after(&self, writes: WritesSinceRestore) -> RestoreRepair {
+        RestoreRepair::new(self.events.clone(), self.control.clone(), writes)
             .with_snapshots(self.snapshots.clone())
     }
     /// Commits of two events each, recorded a second apart from `since` on.
@@ -101,7 +101,7 @@ fn lost(at: u64) -> Watermark {
     Watermark::new(version(at), CommitId::random())
 }
 /// What a check says and what a repair does are the same; afterwards all is in order.
-async fn repair(restore: &AfterRestore) -> Vec<Finding> {
+async fn repair(restore: &RestoreRepair) -> Vec<Finding> {
     let found = restore.check(None, MANY).await.unwrap();
     let done = restore.repair(None, MANY).await.unwrap();
     assert_eq!(found, done);
@@ -166,7 +166,7 @@ async fn a_stream_that_was_written_to_is_left_until_it_is_said_since_when() {
             );
             assert_eq!(world.watermark(&a).await, Some(from));
         }
-        let restore = world.restore_after(Writes::Since(at(100)));
+        let restore = world.restore_after(WritesSinceRestore::Since(at(100)));
         assert_eq!(repair(&restore).await.len(), 1);
         assert_eq!(
             world.watermark(&a).await,
@@ -181,7 +181,7 @@ async fn a_stream_that_is_all_new_loses_its_watermark() {
     let (world, a) = (World::new(), stream("a"));
     world.commits(&a, 100, 2).await;
     world.published(&a, lost(2)).await;
-    repair(&world.restore_after(Writes::Since(at(100)))).await;
+    repair(&world.restore_after(WritesSinceRestore::Since(at(100)))).await;
     assert_eq!(world.watermark(&a).await, None);
 }
 
@@ -192,7 +192,7 @@ async fn a_watermark_never_goes_up() {
     world.commits(&a, 0, 4).await;
     let from = lost(4);
     world.published(&a, from).await;
-    let findings = repair(&world.restore_after(Writes::Since(at(100)))).await;
+    let findings = repair(&world.restore_after(WritesSinceRestore::Since(at(100)))).await;
     assert!(
         matches!(findings[..], [Finding::Forked { .. }]),
         "{findings:?}"
@@ -299,7 +299,7 @@ async fn a_publisher_that_was_not_stopped_is_noticed() {
     let from = lost(9);
     world.published(&a, from).await;
     let control = intercept::control_store(world.control.clone(), Moving);
-    let restore = AfterRestore::new(world.events.clone(), control, Writes::NoneYet);
+    let restore = RestoreRepair::new(world.events.clone(), control, WritesSinceRestore::NoneYet);
     let error = restore.repair(None, MANY).await.unwrap_err();
     assert!(
         matches!(&error, RestoreError::InUse { stream } if *stream == a),
@@ -340,7 +340,7 @@ async fn a_stream_that_came_back_with_a_hole_is_found_and_holds_up_no_other() {
         .on(Op::Read)
         .matching(move |call| matches!(call, Call::Read { stream, .. } if **stream == broken))]);
     let events = faults.event_store(world.events.clone());
-    let restore = AfterRestore::new(events, world.control.clone(), Writes::NoneYet);
+    let restore = RestoreRepair::new(events, world.control.clone(), WritesSinceRestore::NoneYet);
     let page = restore.repair(None, MANY).await.unwrap();
     assert_eq!(page.findings.len(), 2);
     for finding in &page.findings {

@@ -4,14 +4,14 @@
 //! A restored event store has a shorter history, and later appends reuse the versions that were
 //! lost. Everything that remembers a version also remembers the commit id, so that the two
 //! histories are never confused: publishers stop with `HistoryForked`, and repositories ignore
-//! snapshots that do not fit. [`AfterRestore`] repairs both:
+//! snapshots that do not fit. [`RestoreRepair`] repairs both:
 //!
 //! - **A watermark above the tail is lowered.** Otherwise nothing would be published before the
 //!   stream has grown past it.
 //! - **A watermark of another history** is lowered too. If a writer has already appended after the
 //!   restored tail, it is lowered to the last commit before that append, so that everything
 //!   appended since is published. Only the operator knows whether there were such writes, and since
-//!   when: [`Writes`]. A stream that contradicts [`Writes::NoneYet`] is reported and left as it is.
+//!   when: [`WritesSinceRestore`]. A stream that contradicts [`WritesSinceRestore::NoneYet`] is reported and left as it is.
 //! - **A snapshot that is above the tail or of another history is deleted.**
 //!
 //! # Why in pages?
@@ -20,7 +20,7 @@
 //!
 //! # Why are streams found by their watermarks?
 //! The watermarks include the streams that are gone from the events altogether. Streams that were
-//! never published have no watermark. They are found by [`AfterRestore::with_aggregates`], and
+//! never published have no watermark. They are found by [`RestoreRepair::with_aggregates`], and
 //! matter only for their snapshots.
 //!
 //! Publishers must be stopped meanwhile, because they keep watermarks in memory. Consumers have
@@ -49,12 +49,12 @@ const ONE: Option<NonZeroU32> = NonZeroU32::new(1);
 ///
 /// # Example
 /// ```
-/// use foldstream::control::{AfterRestore, Writes};
+/// use foldstream::control::{RestoreRepair, WritesSinceRestore};
 /// use foldstream_testkit::{InMemoryControlStore, InMemoryEventStore, InMemorySnapshotStore};
 /// use std::num::NonZeroU32;
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
 /// let (events, control) = (InMemoryEventStore::new(), InMemoryControlStore::new());
-/// let restore = AfterRestore::new(events, control, Writes::NoneYet)
+/// let restore = RestoreRepair::new(events, control, WritesSinceRestore::NoneYet)
 ///     .with_snapshots(InMemorySnapshotStore::new())
 ///     .with_aggregates(["cart"]);
 /// let hundred = NonZeroU32::new(100).ok_or("not zero")?;
@@ -73,18 +73,22 @@ const ONE: Option<NonZeroU32> = NonZeroU32::new(1);
 /// # Ok::<(), foldstream::BoxError>(())
 /// ```
 #[derive(Clone, Debug)]
-pub struct AfterRestore {
+pub struct RestoreRepair {
     events: Arc<dyn EventStore>,
     control: Arc<dyn ControlStore>,
     rows: Rows,
     snapshots: Option<Arc<dyn SnapshotStore>>,
     aggregates: Vec<String>,
-    writes: Writes,
+    writes: WritesSinceRestore,
 }
 
-impl AfterRestore {
+impl RestoreRepair {
     /// Creates a check of the restored events against the watermarks in this control store.
-    pub fn new(events: impl EventStore, control: impl ControlStore, writes: Writes) -> Self {
+    pub fn new(
+        events: impl EventStore,
+        control: impl ControlStore,
+        writes: WritesSinceRestore,
+    ) -> Self {
         let ids: Arc<dyn IdSource> = Arc::new(SystemIds);
         let control = shared::control_store(control);
         Self {
@@ -262,8 +266,8 @@ impl AfterRestore {
             Fit::Above(tail) | Fit::Forked(tail) => tail,
         };
         let to = match self.writes {
-            Writes::NoneYet => Some(tail.clone()),
-            Writes::Since(time) => self.last_before(stream, time).await?,
+            WritesSinceRestore::NoneYet => Some(tail.clone()),
+            WritesSinceRestore::Since(time) => self.last_before(stream, time).await?,
         };
         // A watermark is only ever lowered. If it would not be, another writer has appended,
         // although the operator says that there was none, or before the time that the operator
@@ -390,13 +394,13 @@ fn note_corrupt(
 ///
 /// # Example
 /// ```
-/// use foldstream::{Timestamp, control::Writes};
+/// use foldstream::{Timestamp, control::WritesSinceRestore};
 /// let restored_at: Timestamp = "2026-03-01T04:30:00Z".parse()?;
-/// assert_ne!(Writes::Since(restored_at), Writes::NoneYet);
+/// assert_ne!(WritesSinceRestore::Since(restored_at), WritesSinceRestore::NoneYet);
 /// # Ok::<(), foldstream::InvalidTimestamp>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Writes {
+pub enum WritesSinceRestore {
     /// Nothing was written: every commit was there before the restore.
     NoneYet,
     /// Commits recorded at or after this time were appended after the restored history. Those that

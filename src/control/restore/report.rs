@@ -30,7 +30,7 @@ pub enum Finding {
         tail: Version,
     },
     /// The stream has reached its watermark with other commits, which contradicts
-    /// [`Writes`](super::Writes). It is left as it is, and not published.
+    /// [`WritesSinceRestore`](super::WritesSinceRestore). It is left as it is, and not published.
     Forked {
         /// The stream that has reached its watermark.
         stream: StreamId,
@@ -49,7 +49,7 @@ pub enum Finding {
     },
 }
 impl Finding {
-    /// Returns true if [`AfterRestore::repair`](super::AfterRestore::repair) repairs this finding.
+    /// Returns true if [`RestoreRepair::repair`](super::RestoreRepair::repair) repairs this finding.
     #[must_use]
     pub const fn is_repaired(&self) -> bool {
         !matches!(self, Self::Forked { .. } | Self::Corrupt { .. })

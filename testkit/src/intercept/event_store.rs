@@ -5,7 +5,7 @@ use foldstream::{
     StreamHead, StreamId,
     ports::{
         Append, AppendAll, AppendOutcome, BoxStream, Capabilities, Commit, CommitKey, EventStore,
-        EventStoreError, ReadFrom, ScanCursor, ScanPage, ScanWhat, Segment, StreamPage,
+        EventStoreError, ReadFrom, ScanCursor, ScanPage, ScanScope, Segment, StreamPage,
         UnpublishedPage,
     },
 };
@@ -49,7 +49,7 @@ pub struct Scan {
     /// The place at which the page starts; `None` for the first page.
     pub after: Option<ScanCursor>,
     /// The parts of the commits that are wanted.
-    pub what: ScanWhat,
+    pub what: ScanScope,
     /// The most commits on the page.
     pub max_items: NonZeroU32,
 }
@@ -244,7 +244,7 @@ impl<L: EventStoreLayer> EventStore for Intercepted<dyn EventStore, L> {
         &self,
         segment: Segment,
         after: Option<ScanCursor>,
-        what: ScanWhat,
+        what: ScanScope,
         max_items: NonZeroU32,
     ) -> Result<ScanPage, EventStoreError> {
         let scan = Scan {

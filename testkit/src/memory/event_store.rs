@@ -11,7 +11,7 @@ use foldstream::{
     ports::{
         Append, AppendAll, AppendOutcome, BoxStream, Capabilities, Commit, CommitKey, EventData,
         EventStore, EventStoreError, ReadFrom, RefusedKind, ScanCursor, ScanItems, ScanPage,
-        ScanWhat, Segment, StreamPage, UnpublishedPage,
+        ScanScope, Segment, StreamPage, UnpublishedPage,
     },
 };
 use futures::{StreamExt, stream};
@@ -429,14 +429,14 @@ impl EventStore for InMemoryEventStore {
         &self,
         segment: Segment,
         after: Option<ScanCursor>,
-        what: ScanWhat,
+        what: ScanScope,
         max_items: NonZeroU32,
     ) -> Result<ScanPage, EventStoreError> {
         let max = max_items.get() as usize;
         let mut items = match what {
-            ScanWhat::Commits => ScanItems::Commits(Vec::new()),
+            ScanScope::Commits => ScanItems::Commits(Vec::new()),
             // As a backend that only projects: every commit end, so callers learn to take the last one.
-            ScanWhat::Tails => ScanItems::Tails(Vec::new()),
+            ScanScope::Tails => ScanItems::Tails(Vec::new()),
             other => return Err(unsupported(format!("a scan for {other:?}"))),
         };
         let mut taken = 0;

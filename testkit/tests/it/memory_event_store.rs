@@ -4,7 +4,7 @@ use foldstream::{
     CommitId, IdSource, Metadata, StreamHead, StreamId, Timestamp, Version,
     ports::{
         Append, AppendAll, AppendOutcome, Capabilities, Commit, CommitKey, EventData, EventStore,
-        EventStoreError, ReadFrom, RefusedKind, ScanItems, ScanWhat, Segment,
+        EventStoreError, ReadFrom, RefusedKind, ScanItems, ScanScope, Segment,
     },
 };
 use foldstream_testkit::{InMemoryEventStore, SeededIds};
@@ -186,7 +186,7 @@ async fn scan_all(store: &InMemoryEventStore, segments: u32, page: u32) -> Vec<C
         let mut after = None;
         loop {
             let found = store
-                .scan(segment, after, ScanWhat::Commits, max(page))
+                .scan(segment, after, ScanScope::Commits, max(page))
                 .await
                 .unwrap();
             let ScanItems::Commits(commits) = found.items else {
@@ -234,7 +234,7 @@ async fn a_scan_that_began_earlier_goes_on_while_others_append() {
     let mut round = 0;
     loop {
         let page = store
-            .scan(Segment::ALL, after, ScanWhat::Tails, max(3))
+            .scan(Segment::ALL, after, ScanScope::Tails, max(3))
             .await
             .unwrap();
         let ScanItems::Tails(tails) = page.items else {

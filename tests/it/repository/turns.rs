@@ -3,7 +3,7 @@ use super::*;
 use foldstream::{
     AsOf, StreamId, Transaction, VersionConflict,
     ports::{
-        BoxStream, Capabilities, CommitKey, ScanCursor, ScanPage, ScanWhat, Segment, StreamPage,
+        BoxStream, Capabilities, CommitKey, ScanCursor, ScanPage, ScanScope, Segment, StreamPage,
         UnpublishedPage,
     },
 };
@@ -309,7 +309,7 @@ impl EventStore for Slots {
         &self,
         _: Segment,
         _: Option<ScanCursor>,
-        _: ScanWhat,
+        _: ScanScope,
         _: NonZeroU32,
     ) -> Result<ScanPage, EventStoreError> {
         panic!("one stream")

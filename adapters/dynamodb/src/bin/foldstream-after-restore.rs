@@ -6,7 +6,7 @@
 use clap::{Args, Parser};
 use foldstream::{
     StreamId, Timestamp,
-    control::{AfterRestore, Finding, RestoreCursor, Writes},
+    control::{Finding, RestoreCursor, RestoreRepair, WritesSinceRestore},
 };
 use foldstream_dynamodb::{DynamoDb, DynamoDbConfig};
 use futures::TryStreamExt as _;
@@ -73,8 +73,9 @@ struct Written {
     written_since: Option<Timestamp>,
 }
 impl Written {
-    fn writes(&self) -> Writes {
-        self.written_since.map_or(Writes::NoneYet, Writes::Since)
+    fn writes(&self) -> WritesSinceRestore {
+        self.written_since
+            .map_or(WritesSinceRestore::NoneYet, WritesSinceRestore::Since)
     }
 }
 
@@ -110,7 +111,7 @@ struct Left(u64);
 async fn run(options: &Options) -> Result<Left, Failure> {
     let dynamodb = DynamoDb::connect(DynamoDbConfig::from_env()?).await?;
     let mut broken = Broken::new(&dynamodb, options.export.as_deref())?;
-    let restore = AfterRestore::new(
+    let restore = RestoreRepair::new(
         Arc::new(dynamodb.event_store()),
         Arc::new(dynamodb.control_store()),
         options.written.writes(),
@@ -275,9 +276,9 @@ mod tests {
         );
         let options = parse(&["--written-since", "2026-01-31T12:00:00Z"]).unwrap();
         let time = "2026-01-31T12:00:00Z".parse().unwrap();
-        assert_eq!(options.written.writes(), Writes::Since(time));
+        assert_eq!(options.written.writes(), WritesSinceRestore::Since(time));
         let options = parse(&["--nothing-written"]).unwrap();
-        assert_eq!(options.written.writes(), Writes::NoneYet);
+        assert_eq!(options.written.writes(), WritesSinceRestore::NoneYet);
         assert!(!options.apply);
     }
 }

@@ -1,7 +1,7 @@
 //! Cursors: where a scan or listing goes on, as bytes that survive the process.
 use crate::attributes::{Attributes, number, text};
 use aws_sdk_dynamodb::types::AttributeValue;
-use foldstream::ports::{EventStoreError, ScanCursor, ScanWhat, Segment};
+use foldstream::ports::{EventStoreError, ScanCursor, ScanScope, Segment};
 use serde::{Deserialize, Serialize};
 
 /// Names what the cursor belongs to, so that it is refused elsewhere, and holds the place in it.
@@ -30,11 +30,11 @@ pub(super) struct LastItem {
 }
 
 impl Listing {
-    pub(super) fn scan(segment: Segment, what: ScanWhat) -> Self {
+    pub(super) fn scan(segment: Segment, what: ScanScope) -> Self {
         Self::Scan {
             index: segment.index(),
             total: segment.total(),
-            tails: what == ScanWhat::Tails,
+            tails: what == ScanScope::Tails,
         }
     }
     pub(super) const fn unpublished(segment: Segment) -> Self {
@@ -107,15 +107,15 @@ mod tests {
     fn a_cursor_of_another_listing_is_invalid() {
         let key = Attributes::from([("pk".into(), text("a#1")), ("sk".into(), number(7))]);
         let of = |what| Listing::scan(Segment::ALL, what);
-        let cursor = Cursor::at(of(ScanWhat::Commits), 0, LastItem::of(&key));
+        let cursor = Cursor::at(of(ScanScope::Commits), 0, LastItem::of(&key));
         let bytes = cursor.encode().unwrap();
         assert_eq!(
-            of(ScanWhat::Commits).resume(Some(&bytes), 0).unwrap(),
+            of(ScanScope::Commits).resume(Some(&bytes), 0).unwrap(),
             cursor
         );
         assert_eq!(cursor.last.unwrap().key(), key);
         for (other, bytes) in [
-            (of(ScanWhat::Tails), bytes.clone()),
+            (of(ScanScope::Tails), bytes.clone()),
             (Listing::unpublished(Segment::ALL), bytes.clone()),
             (
                 Listing::Streams {
@@ -123,7 +123,7 @@ mod tests {
                 },
                 bytes,
             ),
-            (of(ScanWhat::Commits), ScanCursor::from_bytes("nonsense")),
+            (of(ScanScope::Commits), ScanCursor::from_bytes("nonsense")),
         ] {
             assert!(matches!(
                 other.resume(Some(&bytes), 0),

@@ -25,7 +25,7 @@ use foldstream::{
     StreamHead, StreamId,
     ports::{
         Append, AppendAll, AppendOutcome, BoxStream, Capabilities, Commit, CommitKey, EventStore,
-        EventStoreError, ReadFrom, RefusedKind, ScanCursor, ScanPage, ScanWhat, Segment,
+        EventStoreError, ReadFrom, RefusedKind, ScanCursor, ScanPage, ScanScope, Segment,
         StreamPage, UnpublishedPage,
     },
 };
@@ -172,7 +172,7 @@ impl EventStore for DynamoDbEventStore {
         &self,
         segment: Segment,
         after: Option<ScanCursor>,
-        what: ScanWhat,
+        what: ScanScope,
         max_items: NonZeroU32,
     ) -> Result<ScanPage, EventStoreError> {
         let page = scan::scan(&self.connection, segment, after, what, max_items).await;

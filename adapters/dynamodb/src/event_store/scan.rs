@@ -13,7 +13,7 @@ use crate::{
 use aws_sdk_dynamodb::types::ReturnConsumedCapacity;
 use foldstream::{
     StreamHead, StreamId, Version,
-    ports::{Commit, EventStoreError, ScanCursor, ScanItems, ScanPage, ScanWhat, Segment},
+    ports::{Commit, EventStoreError, ScanCursor, ScanItems, ScanPage, ScanScope, Segment},
 };
 use std::num::NonZeroU32;
 
@@ -24,7 +24,7 @@ pub(super) async fn scan(
     connection: &Connection,
     segment: Segment,
     after: Option<ScanCursor>,
-    what: ScanWhat,
+    what: ScanScope,
     max_items: NonZeroU32,
 ) -> Result<ScanPage, EventStoreError> {
     let listing = Listing::scan(segment, what);
@@ -41,7 +41,7 @@ pub(super) async fn scan(
         .limit(clamp(max_items.get()))
         .return_consumed_capacity(ReturnConsumedCapacity::Total)
         .set_exclusive_start_key(cursor.last.as_ref().map(LastItem::key));
-    if what == ScanWhat::Tails {
+    if what == ScanScope::Tails {
         request = request.projection_expression(TAIL);
     }
     let place = connection.at("Scan", table);
@@ -60,7 +60,7 @@ pub(super) async fn scan(
     };
     let rows = answer.items.unwrap_or_default();
     let items = match what {
-        ScanWhat::Tails => ScanItems::Tails(tails(connection, rows)?),
+        ScanScope::Tails => ScanItems::Tails(tails(connection, rows)?),
         _ => ScanItems::Commits(commits(connection, rows).await?),
     };
     Ok(ScanPage::new(items, next).with_read_units(units))

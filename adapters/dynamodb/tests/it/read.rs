@@ -4,7 +4,7 @@ use crate::support::{
 };
 use foldstream::{
     CommitId, StreamHead, Version,
-    ports::{Append, Commit, EventStore, EventStoreError, ReadFrom, ScanItems, ScanWhat, Segment},
+    ports::{Append, Commit, EventStore, EventStoreError, ReadFrom, ScanItems, ScanScope, Segment},
 };
 use futures::TryStreamExt as _;
 use std::{
@@ -18,7 +18,7 @@ use std::{
 
 const MANY: NonZeroU32 = NonZeroU32::new(1000).unwrap();
 
-async fn pages(store: &impl EventStore, what: ScanWhat) -> Vec<ScanItems> {
+async fn pages(store: &impl EventStore, what: ScanScope) -> Vec<ScanItems> {
     let (mut pages, mut after) = (Vec::new(), None);
     loop {
         let page = store.scan(Segment::ALL, after, what, MANY).await.unwrap();
@@ -31,7 +31,7 @@ async fn pages(store: &impl EventStore, what: ScanWhat) -> Vec<ScanItems> {
     }
 }
 pub(crate) async fn scanned(store: &impl EventStore) -> Vec<Commit> {
-    let pages = pages(store, ScanWhat::Commits).await.into_iter();
+    let pages = pages(store, ScanScope::Commits).await.into_iter();
     let commits = pages.flat_map(|page| match page {
         ScanItems::Commits(commits) => commits,
         ScanItems::Tails(_) => panic!("tails"),
@@ -39,7 +39,7 @@ pub(crate) async fn scanned(store: &impl EventStore) -> Vec<Commit> {
     commits.collect()
 }
 pub(crate) async fn scanned_tails(store: &impl EventStore) -> Vec<StreamHead> {
-    let pages = pages(store, ScanWhat::Tails).await.into_iter();
+    let pages = pages(store, ScanScope::Tails).await.into_iter();
     let heads = pages.flat_map(|page| match page {
         ScanItems::Tails(heads) => heads,
         ScanItems::Commits(_) => panic!("commits"),
@@ -427,7 +427,7 @@ async fn a_row_of_somebody_else_is_no_silent_end_of_a_scan() {
     let foreign = [("pk".to_owned(), s("no-stream")), ("sk".to_owned(), n(1))];
     put_raw(stores.client(), foreign.into()).await;
     let error = store
-        .scan(Segment::ALL, None, ScanWhat::Commits, MANY)
+        .scan(Segment::ALL, None, ScanScope::Commits, MANY)
         .await
         .unwrap_err();
     let text = error.to_string();

@@ -5,7 +5,7 @@ use foldstream::{
     CommitId, StreamHead, StreamId, Timestamp, Version,
     ports::{
         AppendAll, AppendOutcome, Commit, EventStore, EventStoreError, ReadFrom, RefusedKind,
-        ScanWhat, Segment,
+        ScanScope, Segment,
     },
 };
 use foldstream_dynamodb::{DynamoDbConfig, DynamoDbEventStore, TableOptions, create_tables};
@@ -93,7 +93,7 @@ async fn every_call_that_meets_a_missing_table_changes_the_incarnation() {
             2 => read_error(&store, &stream()).await,
             3 => store.streams("cart", None).await.unwrap_err(),
             4 => {
-                let scan = store.scan(Segment::ALL, None, ScanWhat::Tails, one);
+                let scan = store.scan(Segment::ALL, None, ScanScope::Tails, one);
                 scan.await.unwrap_err()
             }
             5 => store

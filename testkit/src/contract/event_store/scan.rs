@@ -6,7 +6,7 @@ use super::given::{
 use crate::contract::support::ENDLESS;
 use foldstream::{
     StreamHead, StreamId,
-    ports::{Commit, ScanCursor, ScanItems, ScanPage, ScanWhat, Segment},
+    ports::{Commit, ScanCursor, ScanItems, ScanPage, ScanScope, Segment},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +18,7 @@ async fn page(
     store: &Store,
     segment: Segment,
     after: Option<ScanCursor>,
-    what: ScanWhat,
+    what: ScanScope,
     max_items: u32,
 ) -> ScanPage {
     let max = NonZeroU32::new(max_items).unwrap();
@@ -45,7 +45,7 @@ async fn commit_pages(
 ) -> Vec<Vec<Commit>> {
     let mut pages = Vec::new();
     loop {
-        let page = page(store, segment, after, ScanWhat::Commits, max_items).await;
+        let page = page(store, segment, after, ScanScope::Commits, max_items).await;
         after = page.next.clone();
         pages.push(commits_of(page));
         assert!(pages.len() < ENDLESS, "the scan does not end");
@@ -163,7 +163,7 @@ pub async fn a_scan_goes_on_from_a_stored_cursor(store: Store) {
         let mut after: Option<ScanCursor> = None;
         for walked in 0.. {
             assert!(walked < ENDLESS, "the scan does not end");
-            let page = page(&store, segment, after, ScanWhat::Commits, 4).await;
+            let page = page(&store, segment, after, ScanScope::Commits, 4).await;
             after = page.next.clone();
             let mut mine = commits_of(page);
             mine.retain(|commit| given.contains_key(&commit.stream));
@@ -195,7 +195,7 @@ pub async fn a_scan_of_tails_returns_where_streams_end(store: Store) {
             let mut after = None;
             for walked in 0.. {
                 assert!(walked < ENDLESS, "the scan does not end");
-                let page = page(&store, segment, after, ScanWhat::Tails, max_items).await;
+                let page = page(&store, segment, after, ScanScope::Tails, max_items).await;
                 let ScanItems::Tails(heads) = page.items else {
                     panic!("a scan of tails returned commits");
                 };
@@ -232,7 +232,7 @@ pub async fn a_cursor_that_nobody_gave_is_invalid(store: Store) {
     given(&store, &[1]).await;
     for bytes in [b"".as_slice(), b"nonsense", b"{\"pk\":1}", &[0xff; 40]] {
         let cursor = Some(ScanCursor::from_bytes(bytes.to_vec()));
-        for what in [ScanWhat::Commits, ScanWhat::Tails] {
+        for what in [ScanScope::Commits, ScanScope::Tails] {
             let max = NonZeroU32::new(10).unwrap();
             assert_invalid(&store.scan(Segment::ALL, cursor.clone(), what, max).await);
         }
@@ -245,7 +245,9 @@ pub async fn a_cursor_of_another_scan_is_invalid(store: Store) {
     given_streams(&store, 12).await;
     let mut tried = BTreeSet::new();
     for segment in Segment::split(2) {
-        let next = page(&store, segment, None, ScanWhat::Commits, 1).await.next;
+        let next = page(&store, segment, None, ScanScope::Commits, 1)
+            .await
+            .next;
         let Some(cursor) = next else { continue };
         tried.insert(segment.index());
         for other in Segment::split(2)
@@ -254,7 +256,7 @@ pub async fn a_cursor_of_another_scan_is_invalid(store: Store) {
         {
             if other != segment {
                 let max = NonZeroU32::new(10).unwrap();
-                let answer = store.scan(other, Some(cursor.clone()), ScanWhat::Commits, max);
+                let answer = store.scan(other, Some(cursor.clone()), ScanScope::Commits, max);
                 assert_invalid(&answer.await);
             }
         }

@@ -11,7 +11,7 @@ use crate::{
 };
 use foldstream::{
     Aggregate, chain,
-    ports::{Commit, EventStore, EventStoreError, ScanItems, ScanWhat, Segment},
+    ports::{Commit, EventStore, EventStoreError, ScanItems, ScanScope, Segment},
     runner::{ErrorClass, ProcessorReport, RunnerError},
 };
 use futures::TryStreamExt;
@@ -203,7 +203,7 @@ async fn commits(store: &InMemoryEventStore) -> Result<Vec<Commit>, EventStoreEr
     let (mut all, mut after) = (Vec::new(), None);
     loop {
         let page = store
-            .scan(Segment::ALL, after, ScanWhat::Commits, PAGE)
+            .scan(Segment::ALL, after, ScanScope::Commits, PAGE)
             .await?;
         if let ScanItems::Commits(commits) = page.items {
             all.extend(commits);

@@ -4,7 +4,7 @@ use foldstream::{
     StreamHead, Version,
     ports::{
         AppendAll, AppendOutcome, EventStore, EventStoreError, PendingAppend, RefusedKind,
-        ScanCursor, ScanItems, ScanWhat, Segment,
+        ScanCursor, ScanItems, ScanScope, Segment,
     },
 };
 use foldstream_testkit::{
@@ -158,7 +158,7 @@ async fn empty_pages_are_not_the_end_and_lose_nothing() {
         let page = store.scan(
             Segment::ALL,
             after.clone(),
-            ScanWhat::Tails,
+            ScanScope::Tails,
             NonZeroU32::MIN,
         );
         let page = page.await.unwrap();
