@@ -12,8 +12,8 @@ pub mod projectors {
 pub mod listeners {
     #![doc = include_str!("../docs/listeners.md")]
 }
-pub mod roads {
-    #![doc = include_str!("../docs/roads.md")]
+pub mod pipelines {
+    #![doc = include_str!("../docs/pipelines.md")]
 }
 #[cfg(feature = "proptest")]
 pub mod laws {

@@ -29,7 +29,7 @@ pub use memory::{
     MetadataLag,
 };
 pub use scenario::{
-    CommandFor, HandlerScenario, ListenerScenario, Listens, Outcome, Ports, ProjectorScenario,
-    Projects, Road, Scenario,
+    CommandFor, HandlerScenario, ListenerScenario, Listens, Outcome, PipelineScenario, Ports,
+    ProjectorScenario, Projects, Scenario,
 };
 pub use schema::Schema;

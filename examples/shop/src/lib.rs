@@ -10,7 +10,7 @@ pub mod projector;
 pub mod listener;
 pub mod report;
 pub mod backend;
-pub mod road;
+pub mod pipeline;
 pub mod story;
 pub mod tally;
 pub mod progress;

@@ -6,16 +6,17 @@ use clap::{Args, Parser, Subcommand};
 use foldstream::{BoxError, chain};
 use shop::{
     backend::{Backend, Uses},
+    pipeline,
     report::Report,
-    road, shutdown,
+    shutdown,
 };
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
 use steps::{Ending, Until};
 
 /// The carts and orders of a shop, event-sourced with foldstream.
 ///
-/// Without a subcommand the whole road is walked in one process: commands, event store, publisher, bus, projections,
-/// report. In memory, unless --dynamodb and --kafka name real servers. The subcommands are the steps of the same road
+/// Without a subcommand the whole pipeline is walked in one process: commands, event store, publisher, bus, projections,
+/// report. In memory, unless --dynamodb and --kafka name real servers. The subcommands are the steps of the same pipeline
 /// as separate processes on real servers.
 ///
 /// Ends with 0 if all went well, 1 after an error, 2 if the command line is wrong, 3 if some lines of the file were
@@ -57,7 +58,7 @@ struct Servers {
     kafka: Option<String>,
 }
 
-/// The steps of the road.
+/// The steps of the pipeline.
 #[derive(Debug, Subcommand)]
 enum Step {
     /// Imports the invoices of a CSV file as orders. May be repeated: what is there is left alone.
@@ -128,7 +129,7 @@ async fn run(cli: Cli) -> Result<Ending, BoxError> {
         Some(Step::Import { file }) => {
             let file = one_of(file, what.import, "import")?;
             let backend = servers::connect(servers, Uses::EventStore).await?;
-            let imported = road::import_file(&backend, &file, &shutdown).await?;
+            let imported = pipeline::import_file(&backend, &file, &shutdown).await?;
             steps::ending_of(&imported)
         }
         Some(Step::Publish { until_idle }) => {

@@ -4,9 +4,8 @@ use foldstream::BoxError;
 use shop::{
     backend::Backend,
     import::Imported,
-    progress,
+    pipeline, progress,
     report::Report,
-    road,
     story::{self, Customers},
 };
 use std::path::Path;
@@ -47,7 +46,7 @@ pub(crate) async fn whole_road(
         write(&told, what.report.as_deref())?;
         return Ok(Ending::AllWell);
     };
-    let imported = road::import_file(backend, file, shutdown).await?;
+    let imported = pipeline::import_file(backend, file, shutdown).await?;
     if imported.is_interrupted {
         return Ok(Ending::Interrupted);
     }
@@ -56,7 +55,7 @@ pub(crate) async fn whole_road(
     if shutdown.is_cancelled() {
         return Ok(Ending::Interrupted);
     }
-    let report = road::check(backend, &imported.tally).await?;
+    let report = pipeline::check(backend, &imported.tally).await?;
     println!("checked    the projections equal a direct aggregation of the file");
     write(&report, what.report.as_deref())?;
     ending_of(&imported)
@@ -70,9 +69,9 @@ pub(crate) async fn publish(
 ) -> Result<Ending, BoxError> {
     let counter = progress::counter("publishing");
     let sent = match until {
-        Until::Stopped => road::publish(backend, shutdown).await?.messages,
+        Until::Stopped => pipeline::publish(backend, shutdown).await?.messages,
         Until::Done => tokio::select! {
-            sent = road::publish_all(backend) => sent?,
+            sent = pipeline::publish_all(backend) => sent?,
             () = shutdown.cancelled() => return Ok(Ending::Interrupted),
         },
     };
@@ -88,10 +87,10 @@ pub(crate) async fn project(
     until: Until,
     shutdown: &CancellationToken,
 ) -> Result<Ending, BoxError> {
-    road::prepare_read_model(backend, name).await?;
+    pipeline::prepare_read_model(backend, name).await?;
     let counter = progress::counter("projecting");
     let ticks = counter.clone();
-    let runner = road::sales_runner(backend, name, move || ticks.inc(1))?;
+    let runner = pipeline::sales_runner(backend, name, move || ticks.inc(1))?;
     let report = match until {
         Until::Stopped => runner.run(shutdown.clone().cancelled_owned()).await,
         Until::Done => tokio::select! {

@@ -4,9 +4,9 @@ use crate::{
     cart::{Cart, CartCommand, CartEvent, CartId, CartRefusal},
     generate::shopping,
     listener::{ConfirmationListener, MailService},
+    pipeline,
     projector::SalesProjector,
     report::Report,
-    road,
     tally::Tally,
 };
 use foldstream::{
@@ -42,14 +42,14 @@ pub async fn tell(backend: &Backend, customers: &Customers) -> Result<Report, Bo
     );
     let tally = shop(&backend.carts(), commands).await?;
     println!("\n3. The publisher sends them, each cart in order");
-    let sent = road::publish_all(backend).await?;
+    let sent = pipeline::publish_all(backend).await?;
     println!("   {sent} records on topic {}", backend.topic);
-    road::prepare_read_model(backend, None).await?;
+    pipeline::prepare_read_model(backend, None).await?;
     let mails = MailService::default();
     crash(backend, &mails, sent).await?;
     catch_up(backend, &mails).await?;
     println!("\n6. The projections");
-    let report = road::check(backend, &tally).await?;
+    let report = pipeline::check(backend, &tally).await?;
     tell_report(&report);
     println!(
         "   They equal a direct aggregation of what was decided: nothing lost, nothing counted twice."

@@ -1,4 +1,4 @@
-//! Given, when, then: of an aggregate, of a projector or a listener, and of the whole road.
+//! Given, when, then: of an aggregate, of a projector or a listener, and of the whole pipeline.
 //!
 //! The rules that decide what a handler sees (duplicates, gaps, retries, halts) are the runner's, and these scenarios run
 //! the real runner over the in-memory adapters: there is no second implementation of them that a test could agree with.
@@ -11,14 +11,14 @@ mod feed;
 mod handler;
 mod projector;
 mod listener;
-mod road;
+mod pipeline;
 
 pub use aggregate::{Outcome, Scenario};
 pub use handler::{HandlerScenario, Listens, Projects};
 pub use listener::ListenerScenario;
+pub use pipeline::{CommandFor, PipelineScenario};
 pub use ports::Ports;
 pub use projector::ProjectorScenario;
-pub use road::{CommandFor, Road};
 
 #[cfg(feature = "proptest")]
 pub(crate) use names::short_type_name;

@@ -8,7 +8,7 @@ use foldstream::{Aggregate, Metadata, PayloadCodecs, Repository, Upcasters};
 use std::sync::Arc;
 
 /// The adapters of a pipeline scenario, and the settings of the repositories on them: what
-/// [`Road::perform`](crate::Road::perform) gives to the code under test. Clones share the adapters.
+/// [`PipelineScenario::perform`](crate::PipelineScenario::perform) gives to the code under test. Clones share the adapters.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Ports {

@@ -30,7 +30,7 @@ use std::{
 /// - **Events that cannot be stored.** Each `when` takes its events through the checks of a repository and of a store with
 ///   DynamoDB's limits, and folds the events that are read back. So it fails on an event that cannot be encoded or that
 ///   loses a field, on a commit that is too large, and on metadata that no record could carry. Given events are read back,
-///   too. Payload codecs have no part in it: they are tested by `payload_codec_contract!` and in a [`Road`](crate::Road).
+///   too. Payload codecs have no part in it: they are tested by `payload_codec_contract!` and in a [`PipelineScenario`](crate::PipelineScenario).
 /// - **A rejection that nothing looks at.** After a rejected command the next call must be
 ///   [`then_rejected`](Outcome::then_rejected) or [`then_rejected_with`](Outcome::then_rejected_with). Any other call, and
 ///   the end of the scenario, panics.

@@ -5,7 +5,7 @@ mod listener;
 mod perform;
 mod projector;
 mod rejections;
-mod road;
+mod pipeline;
 mod stored;
 mod unlike;
 

@@ -13,7 +13,7 @@ use foldstream::{
     runner::{ErrorClass, EventContext, HandlerError, HandlerResult, Listener},
 };
 use foldstream_testkit::{
-    Road,
+    PipelineScenario,
     faults::{Fault, Faults, Op},
 };
 use std::{sync::Arc, time::Duration};
@@ -77,7 +77,7 @@ fn rows<const N: usize>(rows: [(&str, super::handlers::Row); N]) -> Rows {
 fn a_function_of_a_service_runs_on_the_ports_and_its_events_are_published() {
     let balances = Balances::default();
     let mut calls = 0;
-    Road::new()
+    PipelineScenario::new()
         .projector(balances.clone())
         .given::<Account>("ann", [deposited(10)])
         .perform(async |ports| {
@@ -102,7 +102,7 @@ fn a_function_of_a_service_runs_on_the_ports_and_its_events_are_published() {
 fn what_a_step_stores_lies_after_the_start_of_the_processors_and_is_told_to_be_unpublished() {
     let balances = Balances::default();
     let text = failure(|| {
-        let _ = Road::new()
+        let _ = PipelineScenario::new()
             .projector(balances.clone())
             .perform(async |ports| {
                 ports
@@ -118,7 +118,7 @@ fn what_a_step_stores_lies_after_the_start_of_the_processors_and_is_told_to_be_u
         "{text}"
     );
     let text = failure(|| {
-        let _ = Road::new()
+        let _ = PipelineScenario::new()
             .perform(async |_| Ok(()))
             .projector(Balances::default());
     });
@@ -137,7 +137,7 @@ fn the_ports_have_the_settings_of_the_scenario() {
         Ok(())
     });
     let time = Timestamp::from_micros(1_800_000_000_000_000);
-    Road::new()
+    PipelineScenario::new()
         .with_upcasters(upcasters)
         .with_payload_codecs(codecs)
         .with_metadata(Metadata::new().with_actor("kim"))
@@ -175,10 +175,10 @@ fn the_ports_have_the_settings_of_the_scenario() {
 #[test]
 fn a_step_may_use_the_bus_and_the_snapshot_store() {
     use foldstream::{StreamId, ports::MessageBus};
-    let road = Road::new();
-    let snapshots = road.snapshot_store();
-    let bus = road.bus();
-    let _ = road
+    let pipeline = PipelineScenario::new();
+    let snapshots = pipeline.snapshot_store();
+    let bus = pipeline.bus();
+    let _ = pipeline
         .perform(async |ports| {
             assert_eq!(ports.message_bus.offsets("GlobalEvents").await?.len(), 4);
             let stream = StreamId::new("account", "ann")?;
@@ -193,7 +193,7 @@ fn a_step_may_use_the_bus_and_the_snapshot_store() {
 #[test]
 fn an_error_fails_the_test_with_its_sources_and_the_history() {
     let text = failure(|| {
-        let _ = Road::new()
+        let _ = PipelineScenario::new()
             .given::<Account>("ann", [deposited(10)])
             .perform(async |ports| {
                 let bank = Bank::new(ports.event_store, ports.control_store, ports.clock);
@@ -211,7 +211,7 @@ history:
 #[test]
 fn an_assertion_in_a_step_is_shown_with_the_history() {
     let text = failure(|| {
-        let _ = Road::new()
+        let _ = PipelineScenario::new()
             .given::<Account>("ann", [deposited(10)])
             .perform(async |_| panic!("no"));
     });
@@ -224,7 +224,7 @@ fn an_assertion_in_a_step_is_shown_with_the_history() {
 #[test]
 fn pauses_timeouts_and_tasks_of_a_step_take_no_time() {
     let hour = Duration::from_secs(3600);
-    let _ = Road::new()
+    let _ = PipelineScenario::new()
         .perform(async |_| {
             let started = tokio::time::Instant::now();
             let task = tokio::spawn(async move {
@@ -243,7 +243,7 @@ fn pauses_timeouts_and_tasks_of_a_step_take_no_time() {
 #[test]
 fn a_step_that_nothing_will_end_fails_at_once() {
     let text = failure(|| {
-        let _ = Road::new()
+        let _ = PipelineScenario::new()
             .given::<Account>("ann", [deposited(10)])
             .perform(async |_| {
                 std::future::pending::<()>().await;
@@ -260,7 +260,7 @@ fn a_step_that_nothing_will_end_fails_at_once() {
 
 #[test]
 fn a_step_waits_for_threads_in_real_time() {
-    let _ = Road::new()
+    let _ = PipelineScenario::new()
         .in_real_time()
         .perform(async |_| {
             let (answer, asked) = tokio::sync::oneshot::channel();
@@ -278,7 +278,7 @@ fn a_step_waits_for_threads_in_real_time() {
 fn a_step_is_spared_from_faults_as_commands_are() {
     let balances = Balances::default();
     let faults = Faults::script([Fault::Unavailable.on(Op::Append)]);
-    Road::new()
+    PipelineScenario::new()
         .with_faults(&faults)
         .projector(balances.clone())
         .perform(async |ports| {
@@ -307,7 +307,7 @@ impl Listener for Refusing {
 #[test]
 fn a_halt_that_nobody_looks_at_fails_at_the_next_call_and_at_the_end() {
     let halted = || {
-        Road::new()
+        PipelineScenario::new()
             .listener(Refusing)
             .execute::<Account>("ann", Deposit(2))
             .execute::<Account>("ann", Withdraw(1))

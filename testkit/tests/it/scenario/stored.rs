@@ -5,7 +5,9 @@ use foldstream::{
     Upcast, Upcasters, id,
     ports::{Append, Capabilities},
 };
-use foldstream_testkit::{InMemoryEventStore, ListenerScenario, ProjectorScenario, Road, Scenario};
+use foldstream_testkit::{
+    InMemoryEventStore, ListenerScenario, PipelineScenario, ProjectorScenario, Scenario,
+};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, convert::Infallible};
 
@@ -396,8 +398,8 @@ mod handled {
                     );
                 }),
                 failure(|| drop(ProjectorScenario::new(Nothing, none).when("a", events.clone()))),
-                failure(|| drop(Road::new().given::<Grid>("a", events.clone()))),
-                failure(|| drop(Road::new().execute::<Grid>("a", Do(events.clone())))),
+                failure(|| drop(PipelineScenario::new().given::<Grid>("a", events.clone()))),
+                failure(|| drop(PipelineScenario::new().execute::<Grid>("a", Do(events.clone())))),
             ] {
                 assert!(text.contains("grid#a c"), "{text}");
                 assert!(text.contains(reason), "{text}");

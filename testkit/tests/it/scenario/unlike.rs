@@ -10,7 +10,7 @@ use foldstream::{
     Aggregate, Context, Decide, Decision, DomainEvent, PayloadCodecs, Timestamp, Upcasters,
     runner::{ErrorClass, HandlerError},
 };
-use foldstream_testkit::{ListenerScenario, ProjectorScenario, Road, Scenario};
+use foldstream_testkit::{ListenerScenario, PipelineScenario, ProjectorScenario, Scenario};
 use std::{
     convert::Infallible,
     fmt,
@@ -133,10 +133,10 @@ agent!(Spy, Short);
 #[test]
 fn an_id_under_which_another_stream_is_meant_fails() {
     for text in [
-        failure(|| drop(Road::new().execute::<Agent>("007", Send))),
-        failure(|| drop(Road::new().given::<Agent>("007", [AgentEvent::Sent]))),
-        failure(|| drop(Road::new().then_events::<Agent>("007", []))),
-        failure(|| drop(Road::new().then_state::<Agent>("007", |_| {}))),
+        failure(|| drop(PipelineScenario::new().execute::<Agent>("007", Send))),
+        failure(|| drop(PipelineScenario::new().given::<Agent>("007", [AgentEvent::Sent]))),
+        failure(|| drop(PipelineScenario::new().then_events::<Agent>("007", []))),
+        failure(|| drop(PipelineScenario::new().then_state::<Agent>("007", |_| {}))),
     ] {
         assert!(
             text.starts_with(
@@ -150,7 +150,7 @@ fn an_id_under_which_another_stream_is_meant_fails() {
         text.starts_with("\"double\" is read as the id \"dou\" of agent"),
         "{text}"
     );
-    Road::new()
+    PipelineScenario::new()
         .execute::<Agent>("7", Send)
         .then_events::<Agent>(7, [AgentEvent::Sent]);
     Scenario::<Agent>::given_nothing()
@@ -209,7 +209,7 @@ fn a_decision_is_never_earlier_than_the_events_before_it() {
         .later(Duration::from_micros(11))
         .when(Send)
         .then([read(21)]);
-    Road::new()
+    PipelineScenario::new()
         .at(at(20))
         .execute::<Watch>("w", Send)
         .at(at(10))
@@ -248,19 +248,19 @@ fn a_value_that_does_not_equal_itself_is_not_called_random() {
 
 #[test]
 fn a_repository_without_the_settings_of_the_road_fails() {
-    let road = || {
-        let road = Road::new();
-        let accounts = road.repository::<Account>();
-        (road, accounts)
+    let pipeline = || {
+        let pipeline = PipelineScenario::new();
+        let accounts = pipeline.repository::<Account>();
+        (pipeline, accounts)
     };
     let codecs = PayloadCodecs::new().with_writer(Arc::new(Reversed::default()));
     for (text, what) in [
         (
-            failure(|| drop(road().0.with_upcasters(Upcasters::new()))),
+            failure(|| drop(pipeline().0.with_upcasters(Upcasters::new()))),
             "with_upcasters",
         ),
         (
-            failure(|| drop(road().0.with_payload_codecs(codecs.clone()))),
+            failure(|| drop(pipeline().0.with_payload_codecs(codecs.clone()))),
             "with_payload_codecs",
         ),
     ] {
@@ -269,8 +269,8 @@ fn a_repository_without_the_settings_of_the_road_fails() {
             "{text}"
         );
     }
-    // The road's own reads and writes are no reason.
-    Road::new()
+    // The pipeline's own reads and writes are no reason.
+    PipelineScenario::new()
         .execute::<Account>("ann", Deposit(1))
         .with_payload_codecs(codecs)
         .execute::<Account>("ann", Deposit(2))
@@ -279,15 +279,15 @@ fn a_repository_without_the_settings_of_the_road_fails() {
 
 #[test]
 fn a_command_that_is_refused_for_another_reason_fails_where_the_reason_is_looked_at() {
-    let road = || Road::new().execute::<Account>("ann", Deposit(1));
+    let pipeline = || PipelineScenario::new().execute::<Account>("ann", Deposit(1));
     drop(
-        road().execute_refused_with::<Account, _>("ann", Withdraw(2), |reason| {
+        pipeline().execute_refused_with::<Account, _>("ann", Withdraw(2), |reason| {
             assert_eq!(*reason, InsufficientFunds);
         }),
     );
     let text = failure(|| {
         drop(
-            road().execute_refused_with::<Account, _>("ann", Withdraw(2), |reason| {
+            pipeline().execute_refused_with::<Account, _>("ann", Withdraw(2), |reason| {
                 assert_eq!(
                     reason.to_string(),
                     "the account is closed",
@@ -302,7 +302,7 @@ fn a_command_that_is_refused_for_another_reason_fails_where_the_reason_is_looked
         "{text}"
     );
     let text = failure(|| {
-        drop(road().execute_refused_with::<Account, _>("ann", Deposit(2), |_| {}));
+        drop(pipeline().execute_refused_with::<Account, _>("ann", Deposit(2), |_| {}));
     });
     assert!(
         text.starts_with("a command on account#ann was accepted, with [Deposited"),

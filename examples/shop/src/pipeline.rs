@@ -1,4 +1,4 @@
-//! The road of an event behind the command: published, projected, reported. Every way of running the shop walks it.
+//! The pipeline of an event behind the command: published, projected, reported. Every way of running the shop walks it.
 use crate::{
     backend::Backend,
     cart::CartEvent,
@@ -22,7 +22,7 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Why the road ends before the report.
+/// Why the pipeline ends before the report.
 #[derive(Debug, thiserror::Error)]
 pub enum RoadError {
     /// The file cannot be imported.

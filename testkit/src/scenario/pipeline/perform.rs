@@ -1,17 +1,17 @@
 //! Steps that run the user's own code.
-use super::Road;
+use super::PipelineScenario;
 use crate::scenario::{failure::with_history, feed::block_on, ports::Ports};
 use foldstream::{BoxError, chain};
 use std::time::Duration;
 
-impl Road {
+impl PipelineScenario {
     /// The longest that a step may take on the paused clock. A step that nothing will ever end reaches it at once.
     const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
-    /// Runs code of the user's on the ports of the road: a function of a service that executes commands in its own way, takes
-    /// several repositories, or does what a road has no words for.
+    /// Runs code of the user's on the ports of the pipeline: a function of a service that executes commands in its own way, takes
+    /// several repositories, or does what a pipeline has no words for.
     ///
-    /// The code runs on the road's runtime with its paused time, so a timeout or a pause takes none. It is spared from
+    /// The code runs on the pipeline's runtime with its paused time, so a timeout or a pause takes none. It is spared from
     /// [faults](Self::with_faults), as commands are. What it stores is published by the next [`run`](Self::run). An `Err`
     /// fails the test with all its sources and the history: an error that is expected is looked at in the closure.
     ///
@@ -47,7 +47,7 @@ impl Road {
     /// #         Ok(vec![Taken { by: command.by.clone() }])
     /// #     }
     /// # }
-    /// use foldstream_testkit::Road;
+    /// use foldstream_testkit::PipelineScenario;
     ///
     /// /// A function of the service: takes the first free seat of a row.
     /// async fn book(seats: &Repository<Seat>, by: &str) -> Result<SeatId, BoxError> {
@@ -60,7 +60,7 @@ impl Road {
     ///     Err("the row is full".into())
     /// }
     ///
-    /// Road::new()
+    /// PipelineScenario::new()
     ///     .given::<Seat>("row-1-1", [Taken { by: "ann".into() }])
     ///     .perform(async |ports| {
     ///         let seat = book(&ports.repository(), "bob").await?;
@@ -70,7 +70,7 @@ impl Road {
     ///     .then_events::<Seat>("row-1-2", [Taken { by: "bob".into() }]);
     /// ```
     #[track_caller]
-    #[must_use = "a road without a `then` checks nothing"]
+    #[must_use = "a pipeline without a `then` checks nothing"]
     pub fn perform(mut self, work: impl AsyncFnOnce(Ports) -> Result<(), BoxError>) -> Self {
         self.check_halts_seen();
         self.open();

@@ -58,7 +58,7 @@ impl<A: Decide<C>, C: Send + Sync> CommandFor<A> for C {
     }
 }
 
-/// The whole road of events, in memory: repositories, publisher, bus and runner, as a service has them.
+/// The whole pipeline of events, in memory: repositories, publisher, bus and runner, as a service has them.
 ///
 /// [`execute`](Self::execute) decides commands and stores their events. [`run`](Self::run) publishes what is stored and
 /// runs every processor, and again what listeners have caused by it, until nothing moves any more. Then rows, histories
@@ -70,7 +70,7 @@ impl<A: Decide<C>, C: Send + Sync> CommandFor<A> for C {
 ///   Halting is the only policy that runners have so far: once failed events can be parked or kept as dead letters, those will
 ///   be looked at beside it.
 /// - Ids are named by themselves or by their text.
-/// - A road has a runtime of its own, so its tests are plain `#[test]`s. Its topic has four partitions.
+/// - A pipeline has a runtime of its own, so its tests are plain `#[test]`s. Its topic has four partitions.
 ///
 /// # Example
 /// ```
@@ -129,11 +129,11 @@ impl<A: Decide<C>, C: Send + Sync> CommandFor<A> for C {
 ///     }
 /// }
 ///
-/// use foldstream_testkit::Road;
+/// use foldstream_testkit::PipelineScenario;
 /// let open = Arc::new(Open::default());
-/// let road = Road::new();
-/// let drone = Drone(road.repository());
-/// road.projector(open.clone())
+/// let pipeline = PipelineScenario::new();
+/// let drone = Drone(pipeline.repository());
+/// pipeline.projector(open.clone())
 ///     .listener(drone)
 ///     .execute::<Order>("o-1", Place { sku: "anvil".into() })
 ///     .execute::<Order>("o-2", Place { sku: "feather".into() })
@@ -144,7 +144,7 @@ impl<A: Decide<C>, C: Send + Sync> CommandFor<A> for C {
 ///         [OrderEvent::Placed { sku: "feather".into() }, OrderEvent::Shipped],
 ///     );
 /// ```
-pub struct Road {
+pub struct PipelineScenario {
     runtime: Runtime,
     /// Whether timeouts and pauses take no time.
     is_paused: bool,
@@ -187,21 +187,21 @@ impl Entry {
     }
 }
 
-impl fmt::Debug for Road {
+impl fmt::Debug for PipelineScenario {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Road")
+        f.debug_struct("PipelineScenario")
             .field("processors", &self.processors.len())
             .finish_non_exhaustive()
     }
 }
 
-impl Default for Road {
+impl Default for PipelineScenario {
     fn default() -> Self {
         Self::new()
     }
 }
 
-impl Road {
+impl PipelineScenario {
     /// An empty store, an empty bus, and no processor.
     ///
     /// # Panics
@@ -234,7 +234,7 @@ impl Road {
         self
     }
 
-    /// Lifts older payloads, in the repositories of the road and in the runner.
+    /// Lifts older payloads, in the repositories of the pipeline and in the runner.
     ///
     /// # Panics
     /// After the first [`repository`](Self::repository), which would not have the upcasters.
@@ -247,7 +247,7 @@ impl Road {
     }
 
     /// Lets things go wrong in publisher and runner, from the first command or run on. A process that is killed is started
-    /// anew, and what fails is tried again, until the road comes to rest. Commands, repositories and what is looked at
+    /// anew, and what fails is tried again, until the pipeline comes to rest. Commands, repositories and what is looked at
     /// afterwards are spared.
     #[must_use]
     pub fn with_faults(mut self, faults: &Faults) -> Self {
@@ -255,7 +255,7 @@ impl Road {
         self
     }
 
-    /// Seals and opens payloads, in the repositories of the road and in the runner.
+    /// Seals and opens payloads, in the repositories of the pipeline and in the runner.
     ///
     /// # Panics
     /// After the first [`repository`](Self::repository), which would not have the codecs.
@@ -296,7 +296,7 @@ impl Road {
         self
     }
 
-    /// A repository on the road's store, clock, ids, upcasters and codecs: for a listener that executes commands.
+    /// A repository on the pipeline's store, clock, ids, upcasters and codecs: for a listener that executes commands.
     #[must_use]
     pub fn repository<A: Aggregate>(&self) -> Repository<A> {
         self.has_repository.set(true);
@@ -396,7 +396,7 @@ impl Road {
     /// # Panics
     /// If they cannot be stored.
     #[track_caller]
-    #[must_use = "a road without a `then` checks nothing"]
+    #[must_use = "a pipeline without a `then` checks nothing"]
     pub fn given<A: Aggregate>(
         mut self,
         id: impl Display,
@@ -423,7 +423,7 @@ impl Road {
     /// If it is refused: with the reason and what happened before; if it cannot be executed; if a processor has halted
     /// unnoticed.
     #[track_caller]
-    #[must_use = "a road without a `then` checks nothing"]
+    #[must_use = "a pipeline without a `then` checks nothing"]
     pub fn execute<A: Aggregate>(mut self, id: impl Display, command: impl CommandFor<A>) -> Self {
         let id = &typed_id::<A>(id);
         match self.decide(id, command) {
@@ -443,7 +443,7 @@ impl Road {
     /// # Panics
     /// If it is accepted; if it cannot be executed; if a processor has halted unnoticed.
     #[track_caller]
-    #[must_use = "a road without a `then` checks nothing"]
+    #[must_use = "a pipeline without a `then` checks nothing"]
     pub fn execute_refused<A: Aggregate>(
         self,
         id: impl Display,
@@ -458,7 +458,7 @@ impl Road {
     /// # Panics
     /// As [`execute_refused`](Self::execute_refused), and if the closure does: with its message and what happened before.
     #[track_caller]
-    #[must_use = "a road without a `then` checks nothing"]
+    #[must_use = "a pipeline without a `then` checks nothing"]
     pub fn execute_refused_with<A: Aggregate, C: CommandFor<A>>(
         mut self,
         id: impl Display,
@@ -528,7 +528,7 @@ impl Road {
     }
 }
 
-impl Drop for Road {
+impl Drop for PipelineScenario {
     fn drop(&mut self) {
         if !thread::panicking() {
             self.check_halts_seen();

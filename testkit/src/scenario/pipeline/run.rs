@@ -1,5 +1,5 @@
 //! Publishing what is stored and running the processors, until nothing moves any more.
-use super::{Entry, Road};
+use super::{Entry, PipelineScenario};
 use crate::scenario::{
     feed::{TOPIC, block_on},
     ports::Ports,
@@ -12,7 +12,7 @@ use foldstream::{
 };
 use std::{num::NonZeroU32, sync::Arc};
 
-impl Road {
+impl PipelineScenario {
     /// Publishing and running, this often in one [`run`](Self::run): listeners that cause events without end never rest.
     const MAX_ROUNDS: usize = 200;
 
@@ -22,7 +22,7 @@ impl Road {
     /// # Panics
     /// If something cannot be published, if it never comes to rest, or if a processor has halted unnoticed before.
     #[track_caller]
-    #[must_use = "a road without a `then` checks nothing"]
+    #[must_use = "a pipeline without a `then` checks nothing"]
     pub fn run(mut self) -> Self {
         self.check_halts_seen();
         self.open();
@@ -44,7 +44,7 @@ impl Road {
             }
         }
         panic!(
-            "the road does not come to rest: after {} rounds {}\n{}",
+            "the pipeline does not come to rest: after {} rounds {}\n{}",
             Self::MAX_ROUNDS,
             failure.unwrap_or_else(|| "listeners still cause events".into()),
             self.history()
@@ -108,7 +108,7 @@ impl Road {
     #[track_caller]
     fn run_processors(&mut self) -> bool {
         let (store, bus, control) = self.process_ports();
-        let mut builder = Runner::builder(bus, control, "road")
+        let mut builder = Runner::builder(bus, control, "pipeline")
             .with_topics([TOPIC])
             .with_ids(self.ports.ids.clone())
             .with_upcasters(self.ports.upcasters.clone())
@@ -138,7 +138,7 @@ impl Road {
         true
     }
 
-    /// Returns what publisher and runner work on: the ports of the road, behind its faults.
+    /// Returns what publisher and runner work on: the ports of the pipeline, behind its faults.
     fn process_ports(
         &self,
     ) -> (

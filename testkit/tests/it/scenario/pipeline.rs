@@ -1,4 +1,4 @@
-//! The whole road: what is executed is published, projected, listened to, and the same each time.
+//! The whole pipeline: what is executed is published, projected, listened to, and the same each time.
 use super::{
     failure,
     handlers::{
@@ -16,7 +16,7 @@ use foldstream::{
     },
 };
 use foldstream_testkit::{
-    Road,
+    PipelineScenario,
     faults::{Fault, Faults, Op},
     length,
 };
@@ -92,20 +92,21 @@ fn rows<const N: usize>(rows: [(&str, Row); N]) -> Rows {
 }
 
 /// A bank that charges fees, and its rows.
-fn bank() -> (Road, Balances) {
+fn bank() -> (PipelineScenario, Balances) {
     let balances = Balances::default();
-    let road = Road::new();
-    let charging = Charging(road.repository());
-    let road = road
+    let pipeline = PipelineScenario::new();
+    let charging = Charging(pipeline.repository());
+    let pipeline = pipeline
         .projector(Arc::new(balances.clone()))
         .listener(charging);
-    (road, balances)
+    (pipeline, balances)
 }
 
 #[test]
 fn commands_on_several_aggregates_end_in_rows_and_in_what_listeners_cause() {
-    let (road, balances) = bank();
-    road.execute::<Account>("ann", Deposit(10))
+    let (pipeline, balances) = bank();
+    pipeline
+        .execute::<Account>("ann", Deposit(10))
         .execute::<Account>("bob", Deposit(5))
         .execute::<Account>("ann", Withdraw(4))
         .execute_refused::<Account>("bob", Withdraw(6))
@@ -130,8 +131,9 @@ fn commands_on_several_aggregates_end_in_rows_and_in_what_listeners_cause() {
 
 #[test]
 fn what_is_given_first_lies_before_the_start_of_listeners() {
-    let (road, balances) = bank();
-    road.given::<Account>("ann", [deposited(10), Withdrawn { amount: 1 }])
+    let (pipeline, balances) = bank();
+    pipeline
+        .given::<Account>("ann", [deposited(10), Withdrawn { amount: 1 }])
         .execute::<Account>("ann", Withdraw(2))
         .given::<Account>("ann", [Withdrawn { amount: 3 }])
         .run()
@@ -142,8 +144,9 @@ fn what_is_given_first_lies_before_the_start_of_listeners() {
 
 #[test]
 fn a_processor_that_halts_is_named_and_the_others_go_on() {
-    let (road, balances) = bank();
-    road.given::<Account>("ann", [deposited(1000)])
+    let (pipeline, balances) = bank();
+    pipeline
+        .given::<Account>("ann", [deposited(1000)])
         .execute::<Account>("ann", Withdraw(101))
         .execute::<Account>("ann", Withdraw(1))
         .run()
@@ -248,17 +251,17 @@ history:
 balances: 2 handled, 1 skipped
 charging: 2 handled, 1 skipped
 ";
-    let road = || {
-        let (road, balances) = bank();
-        let road = road
+    let pipeline = || {
+        let (pipeline, balances) = bank();
+        let pipeline = pipeline
             .execute::<Account>("ann", Deposit(10))
             .execute::<Account>("ann", Withdraw(4))
             .run();
-        (road, balances)
+        (pipeline, balances)
     };
     let text = failure(|| {
-        let (road, balances) = road();
-        let _ = road.then(async || balances.rows(), rows([("ann", row(7, 2))]));
+        let (pipeline, balances) = pipeline();
+        let _ = pipeline.then(async || balances.rows(), rows([("ann", row(7, 2))]));
     });
     let expected = format!(
         "\
@@ -275,7 +278,7 @@ what was read is something else
     );
     assert_eq!(text, expected);
     let text = failure(|| {
-        let _ = road()
+        let _ = pipeline()
             .0
             .then_events::<Account>("ann", [deposited(10), Withdrawn { amount: 5 }]);
     });
@@ -292,16 +295,16 @@ account#ann holds other events
     );
     assert_eq!(text, expected);
     let text = failure(|| {
-        let _ = road().0.then_state::<Fees>("ann", |_| panic!("no"));
+        let _ = pipeline().0.then_state::<Fees>("ann", |_| panic!("no"));
     });
     assert_eq!(text, format!("no\n{history}"));
 }
 
 #[test]
 fn what_has_not_run_yet_is_said_where_rows_differ() {
-    let (road, balances) = bank();
+    let (pipeline, balances) = bank();
     let text = failure(|| {
-        let _ = road
+        let _ = pipeline
             .execute::<Account>("ann", Deposit(10))
             .then(async || balances.rows(), rows([("ann", row(10, 1))]));
     });
@@ -364,14 +367,17 @@ fn a_command_that_ends_otherwise_fails_with_the_history() {
 #[test]
 fn listeners_that_never_rest_fail() {
     let text = failure(|| {
-        let road = Road::new();
-        let greedy = Greedy(road.repository());
-        let _ = road
+        let pipeline = PipelineScenario::new();
+        let greedy = Greedy(pipeline.repository());
+        let _ = pipeline
             .listener(greedy)
             .execute::<Fees>("ann", Charge(1))
             .run();
     });
-    assert!(text.starts_with("the road does not come to rest"), "{text}");
+    assert!(
+        text.starts_with("the pipeline does not come to rest"),
+        "{text}"
+    );
     assert!(text.contains("events before\n  fees#ann"), "{text}");
 }
 
@@ -390,7 +396,7 @@ fn time_and_metadata_are_what_the_road_says() {
         }
     }
     let seen = Seen::default();
-    Road::new()
+    PipelineScenario::new()
         .listener_with(
             Contexts(seen.clone()),
             ProcessorPolicy::listener().with_start(Start::Beginning),
@@ -423,42 +429,44 @@ fn older_payloads_are_lifted_all_along_the_road() {
         payload["note"] = "old".into();
         Ok(())
     });
-    let road = Road::new()
+    let pipeline = PipelineScenario::new()
         .with_upcasters(upcasters)
         .projector(balances.clone());
-    let store = road.event_store();
+    let store = pipeline.event_store();
     let old = EventData::new("Deposited", 1, r#"{"amount":7}"#);
     let empty = StreamHead::empty(StreamId::new("account", "ann").unwrap());
     let append = Append::after(empty, CommitId::random(), Timestamp::now(), [old]);
-    road.then(
-        async || {
-            matches!(
-                store.append(&append).await,
-                Ok(foldstream::ports::AppendOutcome::Appended(_))
-            )
-        },
-        true,
-    )
-    .execute::<Account>("ann", Withdraw(3))
-    .run()
-    .then(async || balances.rows(), rows([("ann", row(4, 2))]));
+    pipeline
+        .then(
+            async || {
+                matches!(
+                    store.append(&append).await,
+                    Ok(foldstream::ports::AppendOutcome::Appended(_))
+                )
+            },
+            true,
+        )
+        .execute::<Account>("ann", Withdraw(3))
+        .run()
+        .then(async || balances.rows(), rows([("ann", row(4, 2))]));
 }
 
 #[test]
 fn sealed_payloads_go_all_along_the_road_and_shredded_ones_are_passed_over() {
     let (balances, reversed) = (Balances::default(), Arc::new(Reversed::default()));
     let codecs = PayloadCodecs::new().with_writer(reversed.clone());
-    let road = Road::new()
+    let pipeline = PipelineScenario::new()
         .with_payload_codecs(codecs)
         .projector(balances.clone())
         .execute::<Account>("ann", Deposit(7))
         .execute::<Account>("ann", Withdraw(3))
         .run()
         .then(async || balances.rows(), rows([("ann", row(4, 2))]));
-    let road = road.execute::<Account>("bob", Deposit(1));
+    let pipeline = pipeline.execute::<Account>("bob", Deposit(1));
     // The key goes once the event is stored.
     reversed.0.lock().unwrap().push("bob".into());
-    road.run()
+    pipeline
+        .run()
         .then_report("balances", |report| {
             assert_eq!((report.handled, report.shredded), (0, 1));
         })
@@ -477,16 +485,16 @@ fn a_road_comes_to_rest_and_ends_the_same_whatever_goes_wrong_on_it() {
             .with(Fault::LoseSession.on(Op::Next).one_in(20))
             .with(Fault::CrashBefore.on(Op::WRITES).one_in(40))
             .with(Fault::CrashAfter.on(Op::WRITES).one_in(40));
-        let (road, balances) = bank();
-        let mut road = road.with_faults(&faults);
+        let (pipeline, balances) = bank();
+        let mut pipeline = pipeline.with_faults(&faults);
         for n in 0..5 {
             let id = format!("a-{n}");
-            road = road
+            pipeline = pipeline
                 .execute::<Account>(&id, Deposit(10))
                 .execute::<Account>(&id, Withdraw(1));
         }
         let all = (0..5).map(|n| (format!("a-{n}"), row(9, 2)));
-        let _ = road
+        let _ = pipeline
             .run()
             .then(async || balances.rows(), all.collect::<Rows>());
         let log = faults.log();
@@ -513,7 +521,7 @@ fn a_road_on_which_nothing_gets_through_fails() {
     });
     assert!(
         text.starts_with(
-            "the road does not come to rest: after 200 rounds account#ann cannot be published"
+            "the pipeline does not come to rest: after 200 rounds account#ann cannot be published"
         ),
         "{text}"
     );
@@ -552,21 +560,21 @@ impl Listener for Journal {
 
 /// What a journal holds after commands on many accounts, with times relative to its first line.
 fn journal() -> Vec<String> {
-    let (road, _) = bank();
+    let (pipeline, _) = bank();
     let journal = Arc::new(Journal::default());
-    let mut road = road.listener(journal.clone());
+    let mut pipeline = pipeline.listener(journal.clone());
     for n in 0..20 {
         let id = format!("a-{n}");
-        road = road
+        pipeline = pipeline
             .execute::<Account>(&id, Deposit(10))
             .execute::<Account>(&id, Withdraw(1));
     }
-    let bus = road.bus();
+    let bus = pipeline.bus();
     let ends = async || {
         let offsets = bus.offsets("GlobalEvents").await.unwrap();
         offsets.iter().map(|o| o.end.get()).sum::<u64>()
     };
-    let _ = road.run().then(ends, 60u64);
+    let _ = pipeline.run().then(ends, 60u64);
     let lines = journal.0.lock().unwrap();
     lines
         .iter()

@@ -1,5 +1,5 @@
-//! What is looked at when everything has run, and what a failure shows of the road.
-use super::{Road, stream_text};
+//! What is looked at when everything has run, and what a failure shows of the pipeline.
+use super::{PipelineScenario, stream_text};
 use crate::{
     InMemoryEventStore,
     scenario::{
@@ -20,7 +20,7 @@ use std::{
     num::NonZeroU32,
 };
 
-impl Road {
+impl PipelineScenario {
     /// Events that a failure shows.
     const SHOWN: usize = 100;
 
