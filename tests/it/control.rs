@@ -76,12 +76,12 @@ async fn a_write_whose_answer_was_lost_is_sent_again_under_its_revision_and_is_m
 async fn a_row_that_somebody_else_has_moved_further_is_adopted_and_never_moves_back() {
     let (marks, faults, _) = watermarks([]);
     let first = marks.advance(&stream("a"), None, mark(1)).await.unwrap();
-    let faults = faults.with_thief(|row| {
+    let faults = faults.with_concurrent_writer(|row| {
         let mut theirs = row.clone();
         theirs.value = serde_json::to_vec(&mark(5)).unwrap().into();
         theirs
     });
-    faults.set([Fault::Steal.on(Op::Put).at(1)]);
+    faults.set([Fault::ConcurrentWrite.on(Op::Put).at(1)]);
     let moved = marks.advance(&stream("a"), Some(first), mark(3)).await;
     assert_eq!(moved.unwrap().value, mark(5));
     let found = marks.get(&stream("a")).await.unwrap().unwrap();
@@ -90,10 +90,10 @@ async fn a_row_that_somebody_else_has_moved_further_is_adopted_and_never_moves_b
 
 #[tokio::test(start_paused = true)]
 async fn a_row_that_is_stolen_again_and_again_is_given_up_after_a_bounded_time() {
-    // The thief writes the same value again: nothing is further, and it is never mine.
+    // The concurrent writer writes the same value again: nothing is further, and it is never mine.
     let (marks, faults, _) = watermarks([]);
     let first = marks.advance(&stream("a"), None, mark(1)).await.unwrap();
-    faults.set([Fault::Steal.on(Op::Put)]);
+    faults.set([Fault::ConcurrentWrite.on(Op::Put)]);
     let started = tokio::time::Instant::now();
     let contended = marks.advance(&stream("a"), Some(first), mark(2)).await;
     assert!(contended.unwrap_err().is_transient());
@@ -188,7 +188,7 @@ async fn a_watermark_only_moves_forward_whatever_is_lost() {
         let faults = Faults::seeded(seed)
             .with(Fault::LoseReply.anywhere().one_in(6))
             .with(Fault::Duplicate.on(Op::Put).one_in(6))
-            .with(Fault::Steal.on(Op::Put).one_in(10))
+            .with(Fault::ConcurrentWrite.on(Op::Put).one_in(10))
             .with(
                 Fault::Freeze(Duration::from_millis(30))
                     .anywhere()

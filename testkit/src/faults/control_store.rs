@@ -14,7 +14,7 @@ type Store = Arc<dyn ControlStore>;
 
 impl FaultyControlStore {
     /// Somebody else writes the row, over what it is now. `wanted` is what they write where there is none.
-    async fn steal(
+    async fn write_concurrently(
         &self,
         inner: &Store,
         key: &RowKey,
@@ -26,7 +26,7 @@ impl FaultyControlStore {
             .map_or(Expect::Absent, |row| Expect::Revision(row.revision));
         if let Some(row) = found.as_ref().or(wanted) {
             // If a third one is faster, the row is stolen all the same.
-            let _ = inner.put(&self.0.plan.stolen(row), expect).await?;
+            let _ = inner.put(&self.0.plan.written(row), expect).await?;
         }
         Ok(())
     }
@@ -56,8 +56,8 @@ impl ControlStoreLayer for FaultyControlStore {
     ) -> Result<PutOutcome, ControlStoreError> {
         let call = Call::Put { row, expect };
         let fault = self.0.arrive(&call).await;
-        if matches!(fault, Some(Fault::Steal)) && expect != Expect::Any {
-            self.steal(inner, &row.key, Some(row)).await?;
+        if matches!(fault, Some(Fault::ConcurrentWrite)) && expect != Expect::Any {
+            self.write_concurrently(inner, &row.key, Some(row)).await?;
         }
         let late = || -> Late {
             let (faults, inner, row) = (self.0.clone(), inner.clone(), row.clone());
@@ -80,8 +80,8 @@ impl ControlStoreLayer for FaultyControlStore {
     ) -> Result<DeleteOutcome, ControlStoreError> {
         let call = Call::Delete { key, expect };
         let fault = self.0.arrive(&call).await;
-        if matches!(fault, Some(Fault::Steal)) && expect != DeleteExpect::Any {
-            self.steal(inner, key, None).await?;
+        if matches!(fault, Some(Fault::ConcurrentWrite)) && expect != DeleteExpect::Any {
+            self.write_concurrently(inner, key, None).await?;
         }
         let late = || -> Late {
             let (faults, inner, key) = (self.0.clone(), inner.clone(), key.clone());

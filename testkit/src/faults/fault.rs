@@ -47,11 +47,11 @@ pub enum Fault {
     /// A list answers an empty page and a place to go on, as backends do that filter or run out of time.
     EmptyPage,
     /// The lists `streams` and `unpublished` do not know of this append, or of this clearing, for so many calls from
-    /// their beginning; until [`Faults::heal`](super::Faults::heal) at the latest. Through other wrappers they may.
+    /// their beginning; until [`Faults::disable`](super::Faults::disable) at the latest. Through other wrappers they may.
     Lag(u32),
     /// Just before a conditional write somebody else rewrites the row: see
-    /// [`Faults::with_thief`](super::Faults::with_thief).
-    Steal,
+    /// [`Faults::with_concurrent_writer`](super::Faults::with_concurrent_writer).
+    ConcurrentWrite,
     /// The partition of the next delivery is held back for this time, while others overtake it.
     HoldBack(Duration),
     /// Not done, since the brokers do not know the topic at present, as a broker that has just restarted. As the Kafka
@@ -134,7 +134,7 @@ impl Fault {
             Self::Duplicate => op.is_write(),
             Self::EmptyPage => Op::LISTS.contains(&op),
             Self::Lag(_) => matches!(op, Op::Append | Op::AppendAll | Op::ClearUnpublished),
-            Self::Steal => matches!(op, Op::Put | Op::Delete),
+            Self::ConcurrentWrite => matches!(op, Op::Put | Op::Delete),
             Self::UnknownTopic => matches!(
                 op,
                 Op::Publish

@@ -64,7 +64,7 @@
 //!     let row = Row::new(RowKey::new("p", "s"), "1", Revision::from_u128(7));
 //!     // A put is repeated with its revision until there is an answer.
 //!     while rows.put(&row, Expect::Absent).await.is_err() {}
-//!     faults.heal();
+//!     faults.disable();
 //!     assert_eq!(rows.get(&row.key).await?, Some(row));
 //! }
 //! # Ok::<(), foldstream::BoxError>(())
@@ -191,12 +191,15 @@ impl Faults {
         self.plan.set_probe(Arc::new(probe));
         self
     }
-    /// Sets the row that [`Fault::Steal`] makes of another; its key stays and its revision is fresh, whatever the function says.
+    /// Sets the row that [`Fault::ConcurrentWrite`] makes of another; its key stays and its revision is fresh, whatever the function says.
     /// Without it the row keeps its value: only its revision moves. A row that is not there yet is made, from the
     /// one that was to be put.
     #[must_use]
-    pub fn with_thief(self, thief: impl Fn(&Row) -> Row + Send + Sync + 'static) -> Self {
-        self.plan.set_thief(Arc::new(thief));
+    pub fn with_concurrent_writer(
+        self,
+        write: impl Fn(&Row) -> Row + Send + Sync + 'static,
+    ) -> Self {
+        self.plan.set_concurrent_writer(Arc::new(write));
         self
     }
 
@@ -206,13 +209,13 @@ impl Faults {
         rules.into_iter().for_each(|rule| self.plan.add(rule));
     }
     /// From now on nothing goes wrong, and lists show what they lagged with. A dead process stays dead.
-    pub fn heal(&self) {
-        self.plan.heal();
+    pub fn disable(&self) {
+        self.plan.disable();
         self.life.thaw();
     }
-    /// Ends [`heal`](Self::heal).
-    pub fn relapse(&self) {
-        self.plan.relapse();
+    /// Ends [`disable`](Self::disable).
+    pub fn enable(&self) {
+        self.plan.enable();
     }
 
     /// An event store through these faults.

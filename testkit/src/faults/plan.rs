@@ -19,7 +19,7 @@ pub enum Moment {
 }
 
 type Probe = dyn Fn(Moment, &Call<'_>) + Send + Sync;
-type Thief = dyn Fn(&Row) -> Row + Send + Sync;
+type ConcurrentWriter = dyn Fn(&Row) -> Row + Send + Sync;
 
 pub(super) struct Plan {
     seed: Option<u64>,
@@ -38,7 +38,7 @@ struct State {
     total: u64,
     log: Vec<Injected>,
     probe: Option<Arc<Probe>>,
-    thief: Option<Arc<Thief>>,
+    concurrent_writer: Option<Arc<ConcurrentWriter>>,
     dice: fastrand::Rng,
 }
 
@@ -67,19 +67,19 @@ impl Plan {
     pub(super) fn clear(&self) {
         self.state().rules.clear();
     }
-    pub(super) fn heal(&self) {
+    pub(super) fn disable(&self) {
         let mut state = self.state();
         state.is_healed = true;
         state.healings += 1;
     }
-    pub(super) fn relapse(&self) {
+    pub(super) fn enable(&self) {
         self.state().is_healed = false;
     }
     pub(super) fn set_probe(&self, probe: Arc<Probe>) {
         self.state().probe = Some(probe);
     }
-    pub(super) fn set_thief(&self, thief: Arc<Thief>) {
-        self.state().thief = Some(thief);
+    pub(super) fn set_concurrent_writer(&self, write: Arc<ConcurrentWriter>) {
+        self.state().concurrent_writer = Some(write);
     }
 
     /// What befalls this call: a delay, and at most one other fault.
@@ -118,16 +118,16 @@ impl Plan {
         }
     }
     /// What another owner makes of a row.
-    pub(super) fn stolen(&self, row: &Row) -> Row {
-        let (thief, revision) = {
+    pub(super) fn written(&self, row: &Row) -> Row {
+        let (write, revision) = {
             let mut state = self.state();
             let revision = Revision::from_u128(state.dice.u128(..));
-            (state.thief.clone(), revision)
+            (state.concurrent_writer.clone(), revision)
         };
-        let mut stolen = thief.map_or_else(|| row.clone(), |thief| thief(row));
-        stolen.key = row.key.clone();
-        stolen.revision = revision;
-        stolen
+        let mut written = write.map_or_else(|| row.clone(), |write| write(row));
+        written.key = row.key.clone();
+        written.revision = revision;
+        written
     }
     /// A number below `end`, by the seed; 0 for 0.
     pub(super) fn below(&self, end: usize) -> usize {

@@ -92,9 +92,9 @@ async fn a_healed_network_does_nothing_until_it_relapses() {
     let faults = Faults::script([Fault::Unavailable.anywhere()]);
     let store = faults.event_store(InMemoryEventStore::new());
     assert!(store.streams("cart", None).await.is_err());
-    faults.heal();
+    faults.disable();
     filled(&*store, "a", 2).await;
-    faults.relapse();
+    faults.enable();
     assert!(store.streams("cart", None).await.is_err());
 }
 

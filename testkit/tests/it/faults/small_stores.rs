@@ -16,7 +16,7 @@ use tokio::time::sleep;
 
 #[tokio::test]
 async fn a_stolen_row_is_a_conflict_with_the_thiefs_row() {
-    let faults = Faults::none().with_thief(|row| {
+    let faults = Faults::none().with_concurrent_writer(|row| {
         let mut theirs = row.clone();
         theirs.value = "theirs".into();
         theirs
@@ -27,7 +27,7 @@ async fn a_stolen_row_is_a_conflict_with_the_thiefs_row() {
         rows.put(&mine, Expect::Absent).await.unwrap(),
         PutOutcome::Written
     );
-    faults.set([Fault::Steal.on([Op::Put, Op::Delete]).every(2)]);
+    faults.set([Fault::ConcurrentWrite.on([Op::Put, Op::Delete]).every(2)]);
     let renewed = rows
         .put(&row("mine", 2), Expect::Revision(mine.revision))
         .await;
@@ -52,7 +52,7 @@ async fn a_stolen_row_is_a_conflict_with_the_thiefs_row() {
 
 #[tokio::test]
 async fn where_there_is_no_row_the_thief_is_the_first() {
-    let faults = Faults::script([Fault::Steal.on(Op::Put)]);
+    let faults = Faults::script([Fault::ConcurrentWrite.on(Op::Put)]);
     let rows = faults.control_store(InMemoryControlStore::new());
     let outcome = rows.put(&row("claim", 1), Expect::Absent).await.unwrap();
     let PutOutcome::Conflict(Some(theirs)) = outcome else {
