@@ -1,26 +1,9 @@
-//! Attributes: making, taking and measuring them.
+//! Attributes of items: building, taking and measuring them.
 use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
 use std::collections::HashMap;
 
-/// One stored item.
+/// The attributes of one stored item, by name.
 pub(crate) type Attributes = HashMap<String, AttributeValue>;
-
-/// The largest event that is taken, as [`EventData::bytes`](foldstream::ports::EventData::bytes) counts it. With the most
-/// metadata, its key and what the format adds it is an item below [`HARD_ITEM_BYTES`].
-pub(crate) const MAX_EVENT_BYTES: usize = 390 * 1024;
-/// The largest commit that is taken, as [`Append::bytes`](foldstream::ports::Append::bytes) counts it. With what the format
-/// adds to each of its parts it is below [`MAX_TRANSACTION_BYTES`].
-pub(crate) const MAX_COMMIT_BYTES: usize = 3_900 * 1024;
-/// The size up to which an item is filled, in DynamoDB's bytes. The rest is left for what later formats add.
-pub(crate) const MAX_ITEM_BYTES: usize = 390 * 1024;
-/// DynamoDB's limit of an item: 400 KB. Only an event that has an item for itself comes close to it.
-pub(crate) const HARD_ITEM_BYTES: usize = 400 * 1024;
-/// The most that is sent in one transaction, in DynamoDB's bytes. Its limit is 4 MB of items, and does not say whether its
-/// megabyte has 1,000 or 1,024 kilobytes.
-/// (<https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html>)
-pub(crate) const MAX_TRANSACTION_BYTES: usize = 4_000_000;
-/// The most items that one transaction writes or checks.
-pub(crate) const MAX_TRANSACTION_ITEMS: usize = 100;
 
 pub(crate) fn text(value: impl Into<String>) -> AttributeValue {
     AttributeValue::S(value.into())
@@ -36,7 +19,7 @@ pub(crate) fn binary(value: impl Into<Vec<u8>>) -> AttributeValue {
     AttributeValue::B(Blob::new(value))
 }
 
-/// Why an item cannot be read.
+/// The error of an item that cannot be read: the attribute, and the problem with its value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("attribute {name}: {problem}")]
 pub(crate) struct BadAttribute {
@@ -101,13 +84,15 @@ pub(crate) fn take_binary(
 ) -> Result<Option<Vec<u8>>, BadAttribute> {
     to_binary(item.remove(name), name)
 }
-/// What must be there.
+/// Returns the value of an attribute that every item has, or an error that names it.
 pub(crate) fn required<T>(found: Option<T>, name: &'static str) -> Result<T, BadAttribute> {
     found.ok_or_else(|| BadAttribute::new(name, "missing"))
 }
 
-/// Bytes of an item as DynamoDB counts them: names and values, collections with 3 bytes and 1 for each element.
-/// Numbers are counted as long as they can be.
+/// Returns the size of an item in bytes, as DynamoDB counts them.
+///
+/// Names and values count, and so do 3 bytes per collection and 1 byte per element of it. A number
+/// counts with the most bytes that it may take.
 /// (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/CapacityUnitCalculations.html>)
 pub(crate) fn item_bytes(item: &Attributes) -> usize {
     item.iter()
@@ -133,7 +118,7 @@ fn value_bytes(value: &AttributeValue) -> usize {
     }
 }
 
-/// One byte for each two digits, one more, and one for a sign.
+/// Returns the bytes of a number: one per two digits, one more, and one for a minus sign.
 fn number_bytes(text: &str) -> usize {
     let digits = text.bytes().filter(u8::is_ascii_digit).count();
     digits.div_ceil(2) + 1 + usize::from(text.starts_with('-'))

@@ -1,4 +1,4 @@
-//! The SDK clients that all stores of one deployment share.
+//! The connection that all stores of one deployment share.
 use crate::{
     ConfigError, DynamoDbConfig, DynamoDbError, PublishMode,
     error::{self, Place},
@@ -21,21 +21,25 @@ use foldstream::{
 };
 use std::{error::Error, future::Future, sync::Arc, time::Duration};
 
-/// Pauses between the requests of one call. DynamoDB answers in milliseconds. A longer pause that it asks for is left to
-/// the caller, who may have better things to do.
+/// The pauses between the requests of one call.
+///
+/// DynamoDB answers in milliseconds, so the pauses are short. If DynamoDB asks for a longer pause,
+/// the call returns and leaves the wait to its caller.
 const PAUSES: Backoff = Backoff::new(Duration::from_millis(25), Duration::from_secs(1));
 
-/// Clients, table names and settings; cloning is a reference count.
+/// The SDK clients, table names and settings of a deployment. Cloning is a reference count.
 #[derive(Clone, Debug)]
 pub(crate) struct Connection(Arc<Inner>);
 
 #[derive(Clone, Debug)]
 struct Inner {
-    /// As it was given or configured, for what lies beside the stores.
+    /// The client as it was given or configured, for the application's own requests.
     client: Client,
-    /// Sends every request once and in bounded time. The SDK's own retries would multiply with those of this adapter, and
-    /// would hide that an earlier attempt was lost and may still land; an append must know, since only then a later
-    /// "throttled" does not mean "not applied".
+    /// The client that sends every request once and in bounded time.
+    ///
+    /// The SDK's own retries would multiply with those of this adapter. They would also hide that
+    /// an earlier attempt was lost and may still be applied. An append has to know that, since only
+    /// without a lost attempt does "throttled" mean "not applied".
     once: Client,
     config: DynamoDbConfig,
     incarnation: Arc<Incarnation>,
@@ -47,15 +51,17 @@ struct Inner {
 }
 
 impl Connection {
-    /// Connects as the configuration says. Nothing is sent yet.
+    /// Creates the clients that the configuration describes. Sends no request.
     pub(crate) async fn open(config: DynamoDbConfig) -> Result<Self, DynamoDbError> {
         config.validate()?;
         let client = Client::from_conf(sdk_config(&config).await?);
         Ok(Self::with_client(client, config))
     }
 
-    /// Uses the caller's client. Of the configuration, what concerns the connection is ignored, except for time limits that
-    /// the client does not have.
+    /// Creates a connection over the caller's client.
+    ///
+    /// The endpoint, region and credentials of the configuration are ignored. Its time limits apply
+    /// only where the client has none.
     pub(crate) fn with_client(client: Client, config: DynamoDbConfig) -> Self {
         let once = client.config().to_builder();
         let once = once
@@ -80,17 +86,19 @@ impl Connection {
         }))
     }
 
-    /// The client as the user knows it. The stores send by [`once`](Self::once) alone.
+    /// Returns the client for the application's own requests. The stores use only
+    /// [`once`](Self::once).
     pub(crate) fn client(&self) -> &Client {
         &self.0.client
     }
-    /// Sends every request once.
+    /// Returns the client that sends every request once.
     pub(crate) fn once(&self) -> &Client {
         &self.0.once
     }
 
-    /// Sends a request that may be sent again, at most `max_attempts` times in all. No attempt starts later than
-    /// `attempt_timeout` after the first failure.
+    /// Sends a request that is safe to repeat, at most `max_attempts` times in all.
+    ///
+    /// No attempt starts later than `attempt_timeout` after the first failure.
     pub(crate) async fn send<T, E, F>(
         &self,
         place: Place<'_>,
@@ -103,8 +111,11 @@ impl Connection {
         self.send_again(place, u32::MAX, request).await
     }
 
-    /// As [`send`](Self::send), but unless DynamoDB says that it throttles, the request is sent again only so many times:
-    /// others repeat it too, or it changes something that a repeat would trip over.
+    /// Sends a request as [`send`](Self::send) does, but repeats it at most `repeats` times for any
+    /// reason other than throttling.
+    ///
+    /// For requests that the caller repeats too, and for requests whose repetition would fail on
+    /// the effect of the first attempt.
     pub(crate) async fn send_again<T, E, F>(
         &self,
         place: Place<'_>,
@@ -134,7 +145,7 @@ impl Connection {
         }
     }
 
-    /// The requests that one call may send.
+    /// Returns the budget of requests of one call.
     pub(crate) fn requests(&self) -> Requests {
         let config = self.config();
         let policy = RetryPolicy::new(PAUSES, config.attempt_timeout).with_max_throttle(PAUSES.max);
@@ -147,7 +158,8 @@ impl Connection {
     pub(crate) fn incarnation(&self) -> &Incarnation {
         &self.0.incarnation
     }
-    /// A number that only handles to this connection have.
+    /// Returns a number that is the same for all clones of this connection, and differs between
+    /// connections.
     pub(crate) fn identity(&self) -> usize {
         Arc::as_ptr(&self.0).addr()
     }
@@ -163,23 +175,23 @@ impl Connection {
     pub(crate) fn control(&self) -> &str {
         &self.0.control
     }
-    /// Whether the tables take transactions.
+    /// Returns true if the tables accept transactions.
     pub(crate) fn has_transactions(&self) -> bool {
         self.0.has_transactions
     }
-    /// The same, for tables that take none.
+    /// Returns this connection for tables that accept no transactions.
     pub(crate) fn without_transactions(&self) -> Self {
         let mut inner = Inner::clone(&self.0);
         inner.has_transactions = false;
         Self(Arc::new(inner))
     }
-    /// The same, for tables of this mode.
+    /// Returns this connection for tables of a publish mode.
     pub(crate) fn in_mode(&self, mode: PublishMode) -> Self {
         let mut inner = Inner::clone(&self.0);
         inner.config.publish_mode = Some(mode);
         Self(Arc::new(inner))
     }
-    /// What an error says about where it happened.
+    /// Returns the description of a request that its errors include.
     pub(crate) fn at<'a>(&'a self, operation: &'static str, table: &'a str) -> Place<'a> {
         Place {
             operation,
@@ -190,7 +202,7 @@ impl Connection {
     }
 }
 
-/// The requests that are left to one call: limited by number and by time.
+/// The requests that one call may still send, limited by number and by time.
 #[derive(Debug)]
 pub(crate) struct Requests {
     left: u32,
@@ -198,24 +210,28 @@ pub(crate) struct Requests {
 }
 
 impl Requests {
-    /// Waits until the next request may be sent; false if there shall be none.
+    /// Waits until the next request may be sent. Returns false if the budget is exhausted or
+    /// waiting does not help.
     pub(crate) async fn wait(&mut self, class: FailureClass) -> bool {
         self.left = self.left.saturating_sub(1);
         self.left > 0 && self.attempts.wait(class).await
     }
 }
 
-/// Time limits of each request: the client's own, and those of the configuration where it has none. An append that never
-/// returns would hold the turn of its stream forever.
+/// Returns the time limits of each request: the client's own, and those of the configuration where
+/// the client has none.
 ///
-/// The time for connecting always ends first, whoever set it: the SDK says of a connection that was not made in time that
-/// it was not made, and of a request whose time is over only that it is over. The tenth that is left is for what precedes
-/// the connection: the endpoint, credentials that are fetched, and the signature. Where that takes longer, the request ends
-/// as lost.
+/// Every request needs a limit, since an append that never returns would block its stream forever.
+///
+/// The time for connecting always ends before the time for the request. If a connection is not
+/// established in time, the SDK reports that nothing was sent. If the whole request runs out of
+/// time, the SDK cannot say whether it was sent. The remaining tenth is for the steps before the
+/// connection: resolving the endpoint, fetching credentials and signing. If these take longer, the
+/// request counts as lost.
 fn time_limits(own: Option<&TimeoutConfig>, config: &DynamoDbConfig) -> TimeoutConfig {
     let own_attempt = own.and_then(TimeoutConfig::operation_attempt_timeout);
     let attempt = own_attempt.unwrap_or(config.attempt_timeout);
-    // One attempt is all there is of an operation, and the time for the answer also runs while the connection is made.
+    // An operation is a single attempt, and the time for the answer also covers connecting.
     let others = [
         own.and_then(TimeoutConfig::operation_timeout),
         own.and_then(TimeoutConfig::read_timeout),
@@ -235,8 +251,8 @@ async fn sdk_config(config: &DynamoDbConfig) -> Result<aws_sdk_dynamodb::Config,
     } else {
         over_tls(config).await?
     };
-    // For what users send by this client: the stores do not repeat by it. DynamoDB answers in milliseconds; the SDK's first
-    // pause of up to a second is meant for slower services.
+    // For the application's own requests only. DynamoDB answers in milliseconds, and the SDK's
+    // first pause of up to a second is meant for slower services.
     let retries = RetryConfig::standard()
         .with_max_attempts(config.max_attempts.max(1))
         .with_initial_backoff(Duration::from_millis(50));
@@ -246,11 +262,12 @@ async fn sdk_config(config: &DynamoDbConfig) -> Result<aws_sdk_dynamodb::Config,
         .build())
 }
 
-/// An emulator. It wants some region and some signature, whatever they are.
+/// Returns the SDK configuration for an emulator, which needs a region and a signature but accepts
+/// any.
 fn plain_http(config: &DynamoDbConfig) -> Builder {
     let region = config.region.clone().unwrap_or_else(|| "us-east-1".into());
     let credentials = config.credentials().cloned().unwrap_or_else(|| {
-        // Letters and digits only: DynamoDB Local refuses other access keys.
+        // Only letters and digits, since DynamoDB Local refuses other access keys.
         Credentials::new("local", "local", None, None, "plain HTTP endpoint")
     });
     let mut builder = Builder::new()
@@ -281,7 +298,8 @@ async fn over_tls(config: &DynamoDbConfig) -> Result<Builder, ConfigError> {
     Ok(Builder::from(&loaded))
 }
 
-/// Without the SDK's default chain, region and credentials are those of the configuration.
+/// Returns the SDK configuration for a build without the SDK's default chain, in which region and
+/// credentials come from the configuration.
 #[cfg(all(feature = "tls", not(feature = "https")))]
 #[expect(clippy::unused_async, reason = "the feature `https` awaits here")]
 async fn over_tls(config: &DynamoDbConfig) -> Result<Builder, ConfigError> {

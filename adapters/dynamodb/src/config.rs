@@ -1,27 +1,37 @@
-//! Configuration: which tables, where, and how the publisher hears of new commits.
+//! Configuration: the tables, their location, and the way in which the publisher learns of commits.
 use crate::Replication;
 use aws_credential_types::Credentials;
 use std::{env, ffi::OsString, fmt, str::FromStr, time::Duration};
 
-/// The way in which the publisher learns of new commits. Part of the tables: every process that shares them works in the same
-/// mode, and `connect` refuses one that is configured for another.
+/// The way in which the publisher learns of new commits.
+///
+/// The mode belongs to the tables. All processes that share them work in the same mode, and
+/// `connect` refuses a process that is configured for another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PublishMode {
-    /// Each commit is marked as unpublished when it is written, and a poller lists the marks by the sparse index
-    /// `unpublished`. Costs one write to the index when a commit is stored, and one to table and index when it is cleared.
+    /// Marks each commit as unpublished when it is stored. A poller lists the marks in the sparse
+    /// index `unpublished`.
+    ///
+    /// Costs one write to the index when a commit is stored, and one write to table and index when
+    /// its mark is cleared.
     #[default]
     Poller,
-    /// Each commit is marked as in [`PublishMode::Poller`], and the change stream tells of it too. Costs what the poller
-    /// costs. Meant for the change from one mode to the other without a pause.
+    /// Marks each commit as [`PublishMode::Poller`] does, while the change stream reports it too.
+    ///
+    /// Costs as much as [`PublishMode::Poller`]. Intended for a change from one mode to the other
+    /// without a pause.
     Both,
-    /// The table's change stream (a Lambda or a stream reader) tells; commits carry no mark, and
-    /// [`EventStore::unpublished`](foldstream::ports::EventStore::unpublished) is `Refused(Unsupported)`.
+    /// Leaves commits unmarked, and reports them by the table's change stream, which a Lambda or a
+    /// stream reader consumes.
+    ///
+    /// In this mode [`EventStore::unpublished`](foldstream::ports::EventStore::unpublished) is
+    /// `Refused(Unsupported)`.
     Stream,
 }
 
 impl PublishMode {
-    /// Returns true if commits are marked as unpublished when they are written.
+    /// Returns true if commits are marked as unpublished when they are stored.
     #[must_use]
     pub const fn marks_commits(self) -> bool {
         matches!(self, Self::Poller | Self::Both)
@@ -33,7 +43,7 @@ impl PublishMode {
             Self::Stream => "stream",
         }
     }
-    /// The mode of this name. Unknown names are modes of later builds, or mistakes.
+    /// Returns the mode of this name. `None` for a mode of a later build and for a misspelled name.
     pub(crate) fn named(name: &str) -> Option<Self> {
         let all = [Self::Poller, Self::Both, Self::Stream];
         all.into_iter().find(|mode| mode.name() == name)
@@ -68,38 +78,58 @@ impl FromStr for PublishMode {
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct DynamoDbConfig {
-    /// The name of the events table, after the prefix; the other two add `-snapshots` and `-control`. Default `events`.
+    /// The name of the events table, after the prefix. The other two tables add `-snapshots` and
+    /// `-control` to it. Default: `events`.
     pub table_name: String,
-    /// Begins the names of all three tables, so that deployments can share an account. Default: empty.
+    /// The start of the names of all three tables, so that deployments can share an account.
+    /// Default: empty.
     pub prefix: String,
-    /// Base URL of the service. `None` (the default) is AWS itself, which needs the cargo feature `https` (a default) or
-    /// `tls`, as does every `https://` URL. `http://` is meant for emulators.
+    /// The base URL of the service. `None` (the default) is AWS.
+    ///
+    /// AWS and any `https://` URL need the cargo feature `https` (a default) or `tls`. An `http://`
+    /// URL is meant for emulators.
     pub endpoint: Option<String>,
-    /// AWS region. `None` (the default): what the SDK finds by itself, `us-east-1` for an `http://` endpoint.
+    /// The AWS region. `None` (the default) uses the region that the SDK finds, or `us-east-1` for
+    /// an `http://` endpoint.
     pub region: Option<String>,
-    /// The way in which the publisher learns of new commits. `None` (the default) takes what the tables say, and
-    /// [`PublishMode::Poller`] for new tables. Tables of another mode are refused;
-    /// [`set_publish_mode`](crate::set_publish_mode) changes theirs.
+    /// The way in which the publisher learns of new commits. `None` (the default) uses the mode of
+    /// existing tables, and [`PublishMode::Poller`] for new ones.
+    ///
+    /// Tables of another mode are refused. [`set_publish_mode`](crate::set_publish_mode) changes
+    /// the mode of tables.
     pub publish_mode: Option<PublishMode>,
-    /// The replication of the tables to other regions. Default [`Replication::Detect`].
+    /// The replication of the tables to other regions. Default: [`Replication::Detect`].
     pub replication: Replication,
-    /// Partitions of the index `streams` for each aggregate type, 1 to 1,000. Default 16. Fixed when the tables are
-    /// made. More bear more *new* streams a second (about 1,000 each) and cost a query each per listing.
+    /// The number of partitions of the index `streams` per aggregate type, 1 to 1,000. Default: 16.
+    /// Fixed when the tables are created.
+    ///
+    /// Each partition takes about 1,000 *new* streams per second, and costs one query per listing.
     pub list_shards: u32,
-    /// Partitions of the index `unpublished`, 1 to 1,000. Default 16. Fixed when the tables are made. More bear more
-    /// commits a second (about 500 each) and cost a query each per round of the poller.
+    /// The number of partitions of the index `unpublished`, 1 to 1,000. Default: 16. Fixed when the
+    /// tables are created.
+    ///
+    /// Each partition takes about 500 commits per second, and costs one query per round of the
+    /// poller.
     pub marker_shards: u32,
-    /// The longest wait for one answer before a request counts as lost, and the time after the first failure in which a
-    /// request may be sent again. Default 5 s. Lower settles lost answers sooner, but a slow answer then costs another
-    /// request. Holds for a client of your own too, unless that has an `operation_attempt_timeout` itself.
+    /// The longest wait for an answer before a request counts as lost, and the time after a first
+    /// failure in which the request may be sent again. Default: 5 s. Must not be zero.
+    ///
+    /// A lower value resolves lost answers sooner, but a slow answer then costs another request.
+    /// Also applies to the caller's own client, unless that client has an
+    /// `operation_attempt_timeout`.
     pub attempt_timeout: Duration,
-    /// The longest wait for a connection. Default 2 s; at most nine tenths of `attempt_timeout` count, so that a connection
-    /// that was never made is told apart from an answer that was lost. Of a client of your own its `connect_timeout` counts,
-    /// cut in the same way: to nine tenths of its `operation_attempt_timeout`, `operation_timeout` or `read_timeout`.
+    /// The longest wait for a connection. Default: 2 s. Must not be zero.
+    ///
+    /// The wait is cut to nine tenths of `attempt_timeout`, so that a connection that was never
+    /// established can be told apart from a lost answer. The caller's own client keeps its
+    /// `connect_timeout`, cut to nine tenths of its `operation_attempt_timeout`,
+    /// `operation_timeout` or `read_timeout`.
     pub connect_timeout: Duration,
-    /// The most requests that one call of a port sends for the same thing. Default 4; 0 counts as 1. The SDK's own retries
-    /// are off, so nothing multiplies this number. A write whose answer was lost is settled by reading, and sent twice at
-    /// most.
+    /// The most requests that one call of a port sends for the same purpose. Default: 4. 0 counts
+    /// as 1.
+    ///
+    /// The SDK's own retries are off, so nothing multiplies this number. An append whose answer was
+    /// lost is resolved by reading, and is sent at most twice.
     pub max_attempts: u32,
     credentials: Option<Credentials>,
 }
@@ -142,47 +172,48 @@ impl fmt::Debug for DynamoDbConfig {
     }
 }
 
-/// A configuration that cannot work, found before any call.
+/// The error of a configuration that cannot work, found before any request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// A value is not what its setting takes.
+    /// A setting has a value that it does not accept.
     #[error("{setting} is {found:?}: {expected}")]
     Invalid {
-        /// The environment variable and the field.
+        /// The names of the environment variable and of the field.
         setting: &'static str,
-        /// The value that was given; never a secret.
+        /// The value that was given, which is never a secret.
         found: String,
-        /// The values that the setting takes.
+        /// The values that the setting accepts.
         expected: &'static str,
     },
-    /// An environment variable is not Unicode.
+    /// The value of an environment variable is not Unicode.
     #[error("the environment variable {variable} is not Unicode")]
     NotUnicode {
-        /// The environment variable.
+        /// The name of the environment variable.
         variable: &'static str,
     },
-    /// A part of a pair of environment variables is missing.
+    /// One of two environment variables that belong together is missing.
     #[error("the environment variable {present} is set, but {missing} is not: set both or none")]
     HalfSet {
-        /// The one that is there.
+        /// The name of the variable that is set.
         present: &'static str,
-        /// The one that is not.
+        /// The name of the variable that is not set.
         missing: &'static str,
     },
-    /// The endpoint needs TLS, and this build has none.
+    /// The endpoint needs TLS, and this build does not include it.
     #[error(
         "{endpoint} needs HTTPS: build foldstream-dynamodb with its default features or the feature `https`, \
          or set DYNAMODB_URL (endpoint) to an http:// URL of an emulator"
     )]
     HttpsDisabled {
-        /// The URL, or AWS.
+        /// The URL of the endpoint, or a name for AWS.
         endpoint: String,
     },
-    /// No region, where AWS needs one.
+    /// The region is missing, and AWS needs one.
     #[error("no AWS region: set AWS_REGION (region)")]
     NoRegion,
-    /// No credentials, where this build does not look for any: it has the cargo feature `tls` without `https`.
+    /// The credentials are missing, and this build does not search for any: it has the cargo
+    /// feature `tls` without `https`.
     #[error(
         "no AWS credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or build foldstream-dynamodb with the \
          cargo feature `https`, which looks for them in profiles, containers and instances"
@@ -194,7 +225,8 @@ const TABLE: &str = "EVENTSTORE_TABLE_NAME (table_name)";
 const URL: &str = "DYNAMODB_URL (endpoint)";
 
 impl DynamoDbConfig {
-    /// Reads the environment; a variable that is missing or empty leaves the default.
+    /// Reads the configuration from the environment. A variable that is missing or empty leaves the
+    /// default.
     ///
     /// | variable | field | default |
     /// |---|---|---|
@@ -202,12 +234,18 @@ impl DynamoDbConfig {
     /// | `DYNAMODB_PREFIX` | `prefix` | empty |
     /// | `DYNAMODB_URL` | `endpoint` | AWS |
     /// | `AWS_REGION` | `region` | what the SDK finds |
-    /// | `DYNAMODB_PUBLISH_MODE` | `publish_mode`: `poller`, `both` or `stream` | what the tables say |
-    /// | `DYNAMODB_REPLICATION` | `replication`: `detect`, `none`, `single-writing-region`, `strongly-consistent` | `detect` |
+    /// | `DYNAMODB_PUBLISH_MODE` | `publish_mode` | the mode of the tables |
+    /// | `DYNAMODB_REPLICATION` | `replication` | `detect` |
     /// | `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_SESSION_TOKEN` | credentials | what the SDK finds |
     ///
+    /// The publish modes are `poller`, `both` and `stream`. The kinds of replication are `detect`,
+    /// `none`, `single-writing-region` and `strongly-consistent`.
+    ///
     /// # Errors
-    /// [`ConfigError`], which names the variable.
+    /// [`ConfigError`], which names the variable:
+    /// - `Invalid` if a value is not accepted,
+    /// - `NotUnicode` if a value is not Unicode,
+    /// - `HalfSet` if only one of access key id and secret access key is set.
     pub fn from_env() -> Result<Self, ConfigError> {
         Self::from_variables(env::var_os)
     }
@@ -267,7 +305,7 @@ impl DynamoDbConfig {
         self.table_name = name.into();
         self
     }
-    /// Sets what all table names begin with.
+    /// Sets the start of all table names.
     #[must_use]
     pub fn with_prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
@@ -279,13 +317,13 @@ impl DynamoDbConfig {
         self.endpoint = Some(url.into());
         self
     }
-    /// Sets the AWS region.
+    /// Sets the AWS region of the tables.
     #[must_use]
     pub fn with_region(mut self, region: impl Into<String>) -> Self {
         self.region = Some(region.into());
         self
     }
-    /// Sets fixed credentials; without them the SDK looks for some.
+    /// Sets fixed credentials. Without them the SDK searches for some.
     #[must_use]
     pub fn with_credentials(
         mut self,
@@ -308,25 +346,25 @@ impl DynamoDbConfig {
         self.publish_mode = Some(mode);
         self
     }
-    /// Sets how the tables are replicated to other regions.
+    /// Sets the replication of the tables to other regions.
     #[must_use]
     pub const fn with_replication(mut self, replication: Replication) -> Self {
         self.replication = replication;
         self
     }
-    /// Sets the partitions of the index `streams`.
+    /// Sets the number of partitions of the index `streams`.
     #[must_use]
     pub const fn with_list_shards(mut self, shards: u32) -> Self {
         self.list_shards = shards;
         self
     }
-    /// Sets the partitions of the index `unpublished`.
+    /// Sets the number of partitions of the index `unpublished`.
     #[must_use]
     pub const fn with_marker_shards(mut self, shards: u32) -> Self {
         self.marker_shards = shards;
         self
     }
-    /// Sets the longest wait for one answer.
+    /// Sets the longest wait for an answer.
     #[must_use]
     pub const fn with_attempt_timeout(mut self, timeout: Duration) -> Self {
         self.attempt_timeout = timeout;
@@ -338,43 +376,45 @@ impl DynamoDbConfig {
         self.connect_timeout = timeout;
         self
     }
-    /// Sets how often a request is sent in all.
+    /// Sets the most requests that one call sends for the same purpose.
     #[must_use]
     pub const fn with_max_attempts(mut self, attempts: u32) -> Self {
         self.max_attempts = attempts;
         self
     }
 
-    /// Full name of the events table.
+    /// Returns the full name of the events table.
     pub fn events_table(&self) -> String {
         format!("{}{}", self.prefix, self.table_name)
     }
-    /// Full name of the snapshots table.
+    /// Returns the full name of the snapshots table.
     pub fn snapshots_table(&self) -> String {
         format!("{}{}-snapshots", self.prefix, self.table_name)
     }
-    /// Full name of the control table.
+    /// Returns the full name of the control table.
     pub fn control_table(&self) -> String {
         format!("{}{}-control", self.prefix, self.table_name)
     }
-    /// Returns true if commits are marked as unpublished when they are written. For a connection, whose mode is known.
+    /// Returns true if commits are marked as unpublished when they are stored. Only meaningful
+    /// after a connection has set the mode.
     pub(crate) fn marks_commits(&self) -> bool {
         self.publish_mode.unwrap_or_default().marks_commits()
     }
     pub(crate) const fn credentials(&self) -> Option<&Credentials> {
         self.credentials.as_ref()
     }
-    /// Returns true if the endpoint is an explicit plain HTTP one.
+    /// Returns true if the endpoint is set to a plain HTTP URL.
     pub(crate) fn is_plain_http(&self) -> bool {
         self.endpoint
             .as_deref()
             .is_some_and(|url| url.starts_with("http://"))
     }
 
-    /// Checks every field.
+    /// Checks the value of every field.
     ///
     /// # Errors
-    /// [`ConfigError::Invalid`] names the variable and the field.
+    /// [`ConfigError::Invalid`] if a field has a value that it does not accept. The error names the
+    /// variable and the field.
     pub fn validate(&self) -> Result<(), ConfigError> {
         let invalid = |setting, found: String, expected| {
             Err(ConfigError::Invalid {
@@ -432,7 +472,7 @@ impl DynamoDbConfig {
     }
 }
 
-/// A URL may carry a password in front of an `@`; errors do not show it.
+/// Returns a URL without the part before its `@`, which may hold a password.
 fn without_user_info(url: &str) -> String {
     match url.rsplit_once('@') {
         Some((_, host)) => format!("***@{host}"),

@@ -1,4 +1,4 @@
-//! The one place where the SDK's errors become the ports'.
+//! The conversion of the SDK's errors into those of the ports, all in one place.
 mod cancelled;
 
 use crate::{ConfigError, incarnation::Incarnation};
@@ -15,37 +15,39 @@ use foldstream::{
 };
 use std::{error::Error, fmt, io, time::Duration};
 
-/// The error returned when a connection cannot be made, or tables cannot be set up.
+/// The error returned when a connection cannot be established, or tables cannot be created or
+/// changed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DynamoDbError {
     /// The configuration cannot work.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// Too many requests; wait first.
+    /// DynamoDB throttles requests. Wait before the next one.
     #[error("DynamoDB throttles")]
     Throttled {
-        /// The least pause, if DynamoDB named one.
+        /// The least pause before the next request, if DynamoDB named one.
         retry_after: Option<Duration>,
-        /// DynamoDB's answer.
+        /// The answer of DynamoDB.
         #[source]
         source: BoxError,
     },
-    /// Not reachable, timed out, or busy.
+    /// DynamoDB cannot be reached, is too busy, or did not answer in time.
     #[error("DynamoDB is unavailable")]
     Unavailable {
-        /// The failure, and where it happened.
+        /// The failure, with the request that failed.
         #[source]
         source: BoxError,
     },
-    /// Something must be changed first: table, credentials, permission.
+    /// DynamoDB refuses the request until something is changed: a table, credentials or a
+    /// permission.
     #[error("DynamoDB refuses: {reason}")]
     Refused {
-        /// The kind of refusal: what must change.
+        /// The kind of refusal, which says what must change.
         kind: RefusedKind,
         /// A description of the refusal and of its remedy.
         reason: String,
-        /// DynamoDB's answer.
+        /// The answer of DynamoDB.
         #[source]
         source: BoxError,
     },
@@ -54,55 +56,55 @@ pub enum DynamoDbError {
         "table {table} has no row meta/format: run create_tables, which also completes tables made by other means"
     )]
     NoFormat {
-        /// The control table.
+        /// The name of the control table.
         table: String,
     },
-    /// The row `meta/format` says something else than this process.
+    /// The row `meta/format` differs from the settings of this process.
     #[error(
         "table {table} was made with {field} {stored}, this process has {configured}: {remedy}"
     )]
     FormatMismatch {
-        /// The control table.
+        /// The name of the control table.
         table: String,
         /// The setting that differs.
         field: &'static str,
         /// The value in the row.
         stored: String,
-        /// The value of this process.
+        /// The value in this process.
         configured: String,
-        /// The remedy.
+        /// The remedy, as a sentence for the operator.
         remedy: &'static str,
     },
-    /// A table of that name exists, but is not made for this.
+    /// A table of that name exists, but is not of the form that the stores need.
     #[error("table {table} cannot be used: {reason}")]
     TableMismatch {
-        /// The table.
+        /// The name of the table.
         table: String,
-        /// A description of what is wrong, and of what to do.
+        /// A description of the difference and of its remedy.
         reason: String,
     },
-    /// Another region may write to the table, and conditions hold in each region only.
+    /// Another region may write to the table, and conditions hold only within a region.
     #[error(
         "table {table} has asynchronous replicas in {}: of two regions that write the same stream the later one silently \
          wins. Let only this region write and set DYNAMODB_REPLICATION=single-writing-region \
          (Replication::SingleWritingRegion), or make it a global table with multi-region strong consistency", regions.join(", ")
     )]
     AsynchronousReplicas {
-        /// The table.
+        /// The name of the table.
         table: String,
         /// The regions of its replicas.
         regions: Vec<String>,
     },
-    /// A table did not become active in time; it may still do so.
+    /// A table did not become active in time. It may still do so later.
     #[error("table {table} is still {status} after {waited:?}: {remedy}")]
     NotActive {
-        /// The table.
+        /// The name of the table.
         table: String,
-        /// Its last status.
+        /// The last status of the table.
         status: String,
-        /// The time that the table was waited for.
+        /// The time spent waiting for the table.
         waited: Duration,
-        /// The remedy.
+        /// The remedy, as a sentence for the operator.
         remedy: &'static str,
     },
 }
@@ -122,7 +124,7 @@ pub(crate) struct Place<'a> {
     pub(crate) operation: &'static str,
     pub(crate) table: &'a str,
     pub(crate) endpoint: &'a str,
-    /// The identity of the events table, if the table is that one.
+    /// The identity of the events table, if the request is about that table.
     pub(crate) incarnation: Option<&'a Incarnation>,
 }
 impl fmt::Display for Place<'_> {
@@ -137,7 +139,7 @@ impl fmt::Display for Place<'_> {
     }
 }
 
-/// The SDK's error under a sentence that says where it happened.
+/// The SDK's error under a sentence that names the request.
 #[derive(Debug, thiserror::Error)]
 #[error("{place} failed")]
 struct Failed {
@@ -146,11 +148,11 @@ struct Failed {
     source: BoxError,
 }
 
-/// A failed request in the adapter's own words, before it becomes the error of a port.
+/// A failed request in the adapter's own terms, before it becomes the error of a port.
 #[derive(Debug)]
 pub(crate) struct Failure {
     class: Class,
-    /// Whether the request may have been applied although it failed.
+    /// True if the request may have been applied although it failed.
     maybe_applied: bool,
     source: BoxError,
 }
@@ -174,7 +176,7 @@ impl Class {
     }
 }
 
-/// Returns the class of the failure, which says whether to repeat the request.
+/// Returns the class of the failure, which decides if the request is repeated.
 pub(crate) fn failure_class<E>(error: &SdkError<E, HttpResponse>, place: Place<'_>) -> FailureClass
 where
     E: ProvideErrorMetadata + Error + 'static,
@@ -183,13 +185,14 @@ where
 }
 
 impl Failure {
-    /// Sorts an SDK error.
+    /// Classifies an error of the SDK.
     pub(crate) fn of<E>(error: SdkError<E, HttpResponse>, place: Place<'_>) -> Self
     where
         E: ProvideErrorMetadata + Error + Send + Sync + 'static,
     {
         let (class, maybe_applied) = classify(&error, place);
-        // Only the error, never the raw response: it may hold items, and Debug would print them.
+        // Only the error is kept, never the raw response: it may hold items, and `Debug` would
+        // print them.
         let source: BoxError = match error {
             SdkError::ServiceError(service) => Box::new(service.into_err()),
             other => other.into_source().unwrap_or_else(|e| e.to_string().into()),
@@ -201,7 +204,8 @@ impl Failure {
         if let (Class::Refused(RefusedKind::MissingTable, _), Some(table)) =
             (&class, place.incarnation)
         {
-            // Every failure comes by here, so whoever asks for the incarnation after this error sees another number.
+            // All failures pass here before a caller sees them. A caller who asks for the
+            // incarnation after this error therefore sees a new number.
             table.missing();
         }
         let place = place.to_string();
@@ -211,12 +215,13 @@ impl Failure {
             source: Box::new(Failed { place, source }),
         }
     }
-    /// The answer left something out again and again.
+    /// Creates the failure of a request whose answers left out the same keys again and again.
     pub(crate) fn unprocessed(place: Place<'_>) -> Self {
         let source = "some keys were left unprocessed by every attempt".into();
         Self::new(Class::Throttled(None), false, place, source)
     }
-    /// The answer cannot be what DynamoDB says, or the table holds what this adapter did not write.
+    /// Creates the failure of an answer that DynamoDB cannot give, or of an item that this adapter
+    /// did not write.
     pub(crate) fn incompatible(place: Place<'_>, reason: String) -> Self {
         let class = Class::Refused(RefusedKind::Incompatible, reason.clone());
         Self::new(class, false, place, reason.into())
@@ -232,7 +237,7 @@ impl Failure {
         matches!(self.class, Class::Refused(RefusedKind::MissingTable, _))
     }
 
-    /// Of a call that writes no commit.
+    /// Returns the port's error for a call that writes no commit.
     pub(crate) fn into_event_store(self) -> EventStoreError {
         let Self { class, source, .. } = self;
         match class {
@@ -251,7 +256,8 @@ impl Failure {
             },
         }
     }
-    /// Of an append that was sent before and whose outcome is still open, whatever this failure is.
+    /// Returns the port's error for an append that was sent before, so that its outcome is unknown
+    /// whatever this failure is.
     pub(crate) fn into_pending(self, pending: PendingAppend) -> EventStoreError {
         EventStoreError::Unavailable {
             pending: Some(pending),
@@ -307,7 +313,7 @@ impl From<Failure> for DynamoDbError {
     }
 }
 
-/// The class, and whether the request may have been applied nevertheless.
+/// Returns the class of an error, and true if the request may have been applied nevertheless.
 fn classify<E>(error: &SdkError<E, HttpResponse>, place: Place<'_>) -> (Class, bool)
 where
     E: ProvideErrorMetadata + Error + 'static,
@@ -335,12 +341,12 @@ where
             };
             answer.classify(place)
         }
-        // A timeout, an answer that breaks off, or a kind that a newer SDK adds.
+        // A timeout, an answer that breaks off, or a kind of error that a newer SDK adds.
         _ => (Class::Unavailable, true),
     }
 }
 
-/// DynamoDB's own words.
+/// The code, message and status that DynamoDB answered.
 #[derive(Debug)]
 struct Answer<'a> {
     code: Option<&'a str>,
@@ -366,11 +372,12 @@ impl Answer<'_> {
             | "RequestLimitExceeded"
             | "TooManyRequestsException"
             | "LimitExceededException" => (Class::Throttled(self.retry_after), false),
-            // Certainly not applied: another transaction or region holds the item.
+            // The request was certainly not applied: another transaction or region holds the item.
             "TransactionConflictException"
             | "TransactionInProgressException"
             | "ReplicatedWriteConflictException"
-            // Every attempt has a token of its own, so the next one is not in the way of this one.
+            // Every attempt has a token of its own, so the next attempt does not clash with this
+            // one.
             | "IdempotentParameterMismatchException"
             | "ResourceInUseException" => (Class::Unavailable, false),
             _ => match self.status {
@@ -387,7 +394,7 @@ impl Answer<'_> {
         }
     }
 
-    /// What must change, and what to do, where the code alone says that a retry never helps.
+    /// Returns the kind of refusal and its remedy, if the code alone says that a retry never helps.
     fn refusal(&self) -> Option<(RefusedKind, &'static str)> {
         let no_index = || self.message.is_some_and(|m| m.contains("specified index"));
         Some(match self.code? {
@@ -434,10 +441,11 @@ impl Answer<'_> {
     }
 }
 
-/// Missing or unusable credentials: the SDK reports them as a failure to dispatch.
+/// Returns the class of missing or unusable credentials, which the SDK reports as a failure to
+/// dispatch.
 fn credentials_class(error: &(dyn Error + 'static), place: Place<'_>) -> Option<Class> {
     let found = chain(error).find_map(|e| e.downcast_ref::<CredentialsError>());
-    // A client without any provider fails in a type that the SDK keeps to itself.
+    // A client without any provider fails with a private type of the SDK.
     let no_provider = || chain(error).any(|e| e.to_string().contains("no identity resolver"));
     Some(match found {
         None if !no_provider() => return None,
@@ -453,11 +461,12 @@ fn credentials_class(error: &(dyn Error + 'static), place: Place<'_>) -> Option<
     })
 }
 
-/// Returns true if no connection was established, so that nothing can have been applied: the name did not resolve, or the
-/// connection was refused, not made in time, or not secured.
+/// Returns true if no connection was established, so that nothing can have been applied.
 ///
-/// The HTTP client says so itself. Of the system's errors only "refused" is certain for other clients: a host that becomes
-/// unreachable may fail a connection that has carried the request already.
+/// That is so if the name did not resolve, or if the connection was refused, not established in
+/// time, or not secured. The HTTP client of the SDK reports it. For other clients only the system's
+/// "connection refused" is certain: a host that becomes unreachable may end a connection that has
+/// already carried the request.
 fn never_sent(error: &(dyn Error + 'static)) -> bool {
     chain(error).any(|e| {
         let is_refused = |e: &io::Error| e.kind() == io::ErrorKind::ConnectionRefused;
@@ -474,7 +483,8 @@ fn chain<'a>(
     std::iter::successors(Some(error), |&e| e.source())
 }
 
-/// What the service asks for: milliseconds in its own header, or seconds in the standard one.
+/// Returns the pause that the service asks for: milliseconds in its own header, or seconds in the
+/// standard one.
 fn retry_after(response: &HttpResponse) -> Option<Duration> {
     let number = |name| response.headers().get(name)?.trim().parse::<u64>().ok();
     number("x-amz-retry-after")
@@ -562,7 +572,7 @@ mod tests {
         let refused = io::Error::from(io::ErrorKind::ConnectionRefused);
         assert!(never_sent(&refused));
         assert!(never_sent(&ResolveDnsError::new("no such host")));
-        // These may end a connection that has carried the request.
+        // Each of these may end a connection that has already carried the request.
         for kind in [
             io::ErrorKind::ConnectionReset,
             io::ErrorKind::HostUnreachable,

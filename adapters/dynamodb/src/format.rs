@@ -1,8 +1,10 @@
-//! The row `meta/format` of the control table: what every process that shares the tables must agree on.
+//! The row `meta/format` of the control table: the settings on which all processes that share the
+//! tables must agree.
 //!
-//! Shard counts decide in which partition of an index a stream is listed. A process with another count would look in
-//! the wrong places and silently miss streams. The publish mode decides whether commits are marked: of a process that does
-//! not mark them a poller would never hear. So each process checks the row before it does anything else.
+//! Shard counts decide in which partition of an index a stream is listed. A process with another
+//! count would search the wrong partitions and silently miss streams. The publish mode decides
+//! whether commits are marked. A poller would never learn of the commits of a process that does not
+//! mark them. Each process therefore checks the row before anything else.
 use crate::{
     DynamoDbConfig, DynamoDbError, PublishMode,
     attributes::{BadAttribute, binary, required, take_binary, text},
@@ -15,7 +17,8 @@ use serde::{Deserialize, Serialize};
 const PARTITION: &str = "meta";
 const SORT: &str = "format";
 
-/// The value of the row, JSON. Fields of later builds are ignored, and kept when the row is changed.
+/// The value of the row, as JSON. Fields of later builds are ignored, and kept when the row is
+/// changed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Format {
     format: u64,
@@ -23,7 +26,7 @@ struct Format {
     marker_shards: u32,
     hash: String,
     publish_mode: String,
-    /// Fields of later builds, which are kept.
+    /// The fields of later builds, which are kept.
     #[serde(flatten)]
     others: serde_json::Map<String, serde_json::Value>,
 }
@@ -33,7 +36,7 @@ struct Stored {
     format: Format,
     /// The value that the format was read from.
     value: Vec<u8>,
-    /// The attributes beside the value.
+    /// The attributes of the row other than its key and value.
     others: Attributes,
 }
 
@@ -49,7 +52,8 @@ impl Format {
         }
     }
 
-    /// Checks that a process of this configuration may use tables of this format, and returns their publish mode.
+    /// Checks that a process of this configuration may use tables of this format, and returns their
+    /// publish mode.
     fn check(&self, config: &DynamoDbConfig, table: &str) -> Result<PublishMode, DynamoDbError> {
         let here = Self::of(config);
         let shards = "set the same number, or use other tables: it is fixed when tables are made";
@@ -102,7 +106,7 @@ impl Format {
     }
 }
 
-/// The remedy for a process that is configured for another publish mode than the tables are in.
+/// The remedy for a process that is configured for another publish mode than that of the tables.
 const MODE: &str = "set DYNAMODB_PUBLISH_MODE (publish_mode) to the same or leave it unset; to change the mode of the tables, \
                     call set_publish_mode and then restart every process that uses them";
 
@@ -110,7 +114,8 @@ fn key() -> Attributes {
     Attributes::from([("pk".into(), text(PARTITION)), ("sk".into(), text(SORT))])
 }
 
-/// Checks the row against the configuration, and returns the publish mode of the tables. Every store's `connect` calls it.
+/// Checks the row against the configuration and returns the publish mode of the tables. Called by
+/// `connect` of every store.
 pub(crate) async fn check(connection: &Connection) -> Result<PublishMode, DynamoDbError> {
     let table = connection.control();
     match stored(connection).await? {
@@ -121,7 +126,8 @@ pub(crate) async fn check(connection: &Connection) -> Result<PublishMode, Dynamo
     }
 }
 
-/// As [`check`], for tables that may not be there yet: the mode that they have or will have.
+/// Checks the row as [`check`] does, if there is one, and returns the mode that the tables have or
+/// will have.
 pub(crate) async fn expected_mode(connection: &Connection) -> Result<PublishMode, DynamoDbError> {
     match stored(connection).await {
         Ok(Some(stored)) => stored
@@ -164,7 +170,8 @@ fn parse(mut row: Attributes) -> Result<Stored, BadAttribute> {
     })
 }
 
-/// Writes the row with this value, if there is none or the one that is replaced. False if the condition does not hold.
+/// Writes the row if there is none, or if the stored row is still the replaced one. Returns false
+/// if neither is the case.
 async fn put(
     connection: &Connection,
     format: &Format,
@@ -175,7 +182,8 @@ async fn put(
     let value =
         serde_json::to_vec(format).map_err(|e| Failure::incompatible(place, e.to_string()))?;
     let (old, others) = replaced.map(|stored| (stored.value, stored.others)).unzip();
-    // The revision of a control row, so that the row reads as one. It is never compared.
+    // The row needs a revision like any control row, so that it can be read as one. It is never
+    // compared.
     let mut row = others.unwrap_or_else(|| Attributes::from([("r".into(), text("0".repeat(32)))]));
     row.extend(key());
     row.insert("d".into(), binary(value));
@@ -203,13 +211,14 @@ async fn put(
     }
 }
 
-/// Writes the row if there is none, and checks it in any case: another process may have been first.
+/// Writes the row if there is none. Checks it in any case, since another process may have written
+/// it first.
 pub(crate) async fn write(connection: &Connection) -> Result<(), DynamoDbError> {
     put(connection, &Format::of(connection.config()), None).await?;
     check(connection).await.map(|_| ())
 }
 
-/// Changes the publish mode in the row, whatever the configuration says about it.
+/// Changes the publish mode in the row. Ignores the mode in the configuration.
 pub(crate) async fn set_mode(
     connection: &Connection,
     mode: PublishMode,
@@ -217,7 +226,8 @@ pub(crate) async fn set_mode(
     let table = connection.control();
     let mut config = connection.config().clone();
     config.publish_mode = None;
-    // Another process may change the row at the same time; the next look tells what became of it.
+    // Another process may change the row between the read and the write. The next round reads its
+    // result.
     for _ in 0..3 {
         let Some(stored) = stored(connection).await? else {
             return Err(DynamoDbError::NoFormat {

@@ -1,8 +1,8 @@
 //! Streams with holes: finding them, and exporting their items as they are stored.
 //!
-//! A backup is not one instant for all items, so a restored stream may lack a commit in its middle or a part of its last
-//! one. Such a stream is `Corrupt` when it is read. Before anybody deletes what stands after the hole, its items are
-//! exported whole, byte for byte.
+//! A backup is not taken at one instant for all items. A restored stream may therefore lack a
+//! commit in its middle or a part of its last commit. Reading such a stream is `Corrupt`. Its items
+//! can be exported whole, byte for byte, before an operator deletes those after the hole.
 use crate::{
     DynamoDb, DynamoDbError,
     attributes::{Attributes, take_number, take_text, text},
@@ -18,15 +18,15 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use serde_json::{Value, json};
 use std::{fmt, num::NonZeroU32};
 
-/// A stream that cannot be read whole. Its text is one line for a report.
+/// A stream that cannot be read to its end. Its `Display` text is one line for a report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Hole {
-    /// The stream.
+    /// The stream that has the hole.
     pub stream: StreamId,
     /// The last version before the hole.
     pub after: Version,
-    /// A description of what was found there.
+    /// A description of the items at the hole.
     pub reason: String,
 }
 impl fmt::Display for Hole {
@@ -44,13 +44,14 @@ impl fmt::Display for Hole {
     }
 }
 
-/// A walk through the whole events table in search of streams with holes; made by [`DynamoDb::holes`].
+/// A walk through the whole events table in search of streams with holes, started by
+/// [`DynamoDb::holes`].
 #[derive(Debug)]
 pub struct HoleScan {
     dynamodb: DynamoDb,
     next: Option<Attributes>,
     is_over: bool,
-    /// The stream of the last item, and what must follow.
+    /// The stream of the last item, and the item that must follow it.
     last: Option<Walked>,
 }
 
@@ -58,14 +59,16 @@ pub struct HoleScan {
 struct Walked {
     stream: String,
     next: u64,
-    /// Parts of a split commit that are still to come.
+    /// The number of parts of a split commit that must still follow.
     open_parts: u32,
     is_suspect: bool,
 }
 
 impl DynamoDb {
-    /// Starts a search for streams with holes. It reads the whole events table, which costs its size in read units; no
-    /// index knows of holes.
+    /// Starts a search for streams with holes.
+    ///
+    /// The search reads the whole events table, since no index lists holes. It costs the table's
+    /// size in read units.
     #[must_use]
     pub fn holes(&self) -> HoleScan {
         HoleScan {
@@ -76,8 +79,11 @@ impl DynamoDb {
         }
     }
 
-    /// Reads all items of a stream as they are stored, whether or not they make a history. Each is one line of JSON:
-    /// `{"table": .., "item": ..}`, where `item` is what `aws dynamodb put-item --item` takes.
+    /// Reads all items of a stream as they are stored, also of a stream that cannot be read as a
+    /// history.
+    ///
+    /// Each item is one line of JSON, `{"table": .., "item": ..}`. The `item` has the form that
+    /// `aws dynamodb put-item --item` accepts.
     pub fn items(&self, stream: &StreamId) -> BoxStream<'static, Result<String, DynamoDbError>> {
         let (connection, stream) = (self.connection.clone(), stream.clone());
         let start = Some((connection, stream, None));
@@ -95,10 +101,12 @@ impl DynamoDb {
 }
 
 impl HoleScan {
-    /// Looks at the next items, at most `items`, and returns the holes among them. `None` at the end.
+    /// Examines at most `items` items and returns the holes among them, or `None` at the end of the
+    /// table.
     ///
     /// # Errors
-    /// [`DynamoDbError`]; the same call may be repeated and goes on where it stopped.
+    /// [`DynamoDbError`] if a request fails. The scan keeps its position, so the same call may be
+    /// repeated.
     pub async fn next_page(
         &mut self,
         items: NonZeroU32,
@@ -135,7 +143,8 @@ impl HoleScan {
         Ok(Some(holes))
     }
 
-    /// The items of a stream come one after the other, by version.
+    /// Takes note of the next item. A scan returns the items of a stream one after the other, by
+    /// version.
     fn walk(&mut self, mut row: Attributes, suspects: &mut Vec<String>) {
         let stream = take_text(&mut row, "pk").ok().flatten().unwrap_or_default();
         if self.last.as_ref().is_none_or(|last| last.stream != stream) {
@@ -172,7 +181,9 @@ impl Walked {
     }
 }
 
-/// Reads the stream: a scan is not isolated from what is written meanwhile, and may show a hole where there is none.
+/// Reads a stream to confirm that it has a hole.
+///
+/// A scan is not isolated from concurrent writes, and may show a hole where there is none.
 async fn confirm(dynamodb: &DynamoDb, stream: String) -> Result<Option<Hole>, DynamoDbError> {
     let connection = &dynamodb.connection;
     let place = connection.at("Scan", connection.events());
@@ -241,7 +252,7 @@ fn item_json(item: &Attributes) -> Result<Value, String> {
     Ok(Value::Object(fields?))
 }
 
-/// DynamoDB's own JSON, in which binary values are base64.
+/// Encodes a value in DynamoDB's own JSON, in which binary values are base64.
 fn attribute_json(value: &AttributeValue) -> Result<Value, String> {
     let base64 = |bytes: &[u8]| aws_smithy_types::base64::encode(bytes);
     Ok(match value {

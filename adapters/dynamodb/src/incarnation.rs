@@ -1,13 +1,17 @@
-//! The identity of the events table that the process works with, and the detection of its replacement.
+//! The identity of the events table that the process works with, and the detection of its
+//! replacement.
 //!
-//! A table that is deleted and made again, or restored under its old name, has another history under the same keys. A head
-//! that was read from the old one may fit an empty slot of the new one, since DynamoDB looks at nothing but the slot: the
-//! stream would have a hole forever. DynamoDB gives every table an id of its own, but only `DescribeTable` tells it. So the
-//! id is read where the table is described anyway, by `connect`, and again after a request was answered with "no such
-//! table": whoever replaces a table must delete the old one first, and a process that is in use meets the gap.
+//! A table that is deleted and created again, or restored under its old name, has another history
+//! under the same keys. A head that was read from the old table may fit an empty slot of the new
+//! one, since a condition sees nothing but the slot. The append would leave a hole in the stream
+//! forever.
 //!
-//! A table that was replaced between two requests of this process stays unnoticed here. The repository therefore confirms
-//! states that it has not used for a while.
+//! DynamoDB gives every table an id, but only `DescribeTable` returns it. The id is therefore read
+//! by `connect`, and again after a request was answered with "no such table". An operator who
+//! replaces a table has to delete the old one first, and a busy process meets that gap.
+//!
+//! A table that was replaced between two requests of this process remains unnoticed here. For that
+//! reason the repository confirms states that it has not used for a while.
 use aws_sdk_dynamodb::types::TableDescription;
 use std::sync::{
     Mutex, PoisonError,
@@ -17,9 +21,9 @@ use std::sync::{
 /// The identity of the events table, as far as this process knows it.
 #[derive(Debug, Default)]
 pub(crate) struct Incarnation {
-    /// Grows whenever the table was found missing or replaced.
+    /// The incarnation, which grows whenever the table was found missing or replaced.
     number: AtomicU64,
-    /// The table's id; `None` until the table was described.
+    /// The table's id. `None` until the table was described.
     table: Mutex<Option<String>>,
 }
 
@@ -28,12 +32,13 @@ impl Incarnation {
         self.number.load(Ordering::SeqCst)
     }
 
-    /// A request was answered with "no such table".
+    /// Takes note that a request was answered with "no such table".
     pub(crate) fn missing(&self) {
         self.number.fetch_add(1, Ordering::SeqCst);
     }
 
-    /// Takes note of the table as it was just described. True if it is not the one known so far, or if none is known.
+    /// Takes note of the table as it was just described. Returns true if the table differs from the
+    /// known one, or if none is known.
     pub(crate) fn is_news(&self, found: &TableDescription) -> bool {
         let Some(found) = identity(found) else {
             return false;
@@ -50,7 +55,7 @@ impl Incarnation {
     }
 }
 
-/// The table's id, or the time of its creation where an emulator has no ids.
+/// Returns the table's id, or its creation time if an emulator has no ids.
 fn identity(table: &TableDescription) -> Option<String> {
     let created = || table.creation_date_time().map(|at| format!("{at:?}"));
     table.table_id().map(ToOwned::to_owned).or_else(created)

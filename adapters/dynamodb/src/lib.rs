@@ -10,6 +10,7 @@ mod format;
 mod attributes;
 mod client;
 mod holes;
+mod limits;
 mod incarnation;
 mod error;
 
@@ -28,7 +29,9 @@ pub use tables::{
 use aws_sdk_dynamodb::Client;
 use client::Connection;
 
-/// All three stores of one deployment over one connection.
+/// The event, snapshot and control stores of one deployment, over one connection.
+///
+/// Cloning a `DynamoDb` or a store is a reference count.
 ///
 /// # Example
 /// ```no_run
@@ -46,30 +49,39 @@ pub struct DynamoDb {
 }
 
 impl DynamoDb {
-    /// Connects, and checks that the tables are of this process's format and publish mode and not written by other regions.
-    /// If it asks for replicas ([`Replication::Detect`]), it also checks keys, indexes and stream settings.
+    /// Connects and checks that this process may use the tables: that they have its format and
+    /// publish mode, and that no other region writes to them.
+    ///
+    /// With [`Replication::Detect`] (the default), `connect` also describes the events and control
+    /// tables and checks their keys, indexes and stream settings.
     ///
     /// # Errors
     /// [`DynamoDbError`]:
     /// - `Config` if the configuration cannot work,
     /// - `Refused` if a table is missing or may not be used,
-    /// - `NoFormat` if the tables were not made by [`create_tables`],
-    /// - `FormatMismatch` if they are of another format or publish mode,
-    /// - `TableMismatch` if they have other keys, indexes or stream settings,
-    /// - `AsynchronousReplicas` if other regions may write to them.
+    /// - `NoFormat` if the tables were not created by [`create_tables`],
+    /// - `FormatMismatch` if the tables have another format or publish mode,
+    /// - `TableMismatch` if the tables have other keys, indexes or stream settings,
+    /// - `AsynchronousReplicas` if other regions may write to the tables,
+    /// - `Throttled` or `Unavailable` if DynamoDB cannot answer now.
     pub async fn connect(config: DynamoDbConfig) -> Result<Self, DynamoDbError> {
         Self::checked(&Connection::open(config).await?).await
     }
 
-    /// As [`connect`](Self::connect), over the caller's client: its endpoint, region, credentials and timeouts count,
-    /// not those of the configuration. Its retries do not: the stores send each request once and repeat it themselves. A
-    /// client without `operation_attempt_timeout` gets [`DynamoDbConfig::attempt_timeout`] for every request of the stores.
-    /// Its `connect_timeout` counts up to nine tenths of the time of a request, so that a connection that was never made is
-    /// told apart from an answer that was lost. Where credentials take so long to fetch that the time of the request ends
-    /// before that of the connection, the SDK does not tell them apart, and the outcome of an append is unknown.
+    /// Connects as [`connect`](Self::connect) does, over the caller's client.
+    ///
+    /// The client's endpoint, region, credentials and timeouts apply, and those of the
+    /// configuration are ignored. The client's retries do not apply: the stores send each request
+    /// once and repeat it themselves.
+    ///
+    /// A client without `operation_attempt_timeout` gets [`DynamoDbConfig::attempt_timeout`] for
+    /// every request of the stores. The client's `connect_timeout` is cut to nine tenths of the
+    /// time of a request, so that a connection that was never established can be told apart from a
+    /// lost answer. If fetching credentials takes so long that a request times out before its
+    /// connection does, the SDK cannot tell them apart, and the outcome of an append is unknown.
     ///
     /// # Errors
-    /// As [`connect`](Self::connect).
+    /// The same as [`connect`](Self::connect).
     pub async fn with_client(
         client: Client,
         config: DynamoDbConfig,
@@ -90,19 +102,19 @@ impl DynamoDb {
         Ok(Self { connection })
     }
 
-    /// The event store.
+    /// Returns the event store of this deployment.
     pub fn event_store(&self) -> DynamoDbEventStore {
         DynamoDbEventStore::over(self.connection.clone())
     }
-    /// The snapshot store.
+    /// Returns the snapshot store of this deployment.
     pub fn snapshot_store(&self) -> DynamoDbSnapshotStore {
         DynamoDbSnapshotStore::over(self.connection.clone())
     }
-    /// The control store, by the system's clock.
+    /// Returns the control store of this deployment, on the system clock.
     pub fn control_store(&self) -> DynamoDbControlStore {
         DynamoDbControlStore::over(self.connection.clone())
     }
-    /// The SDK client as it was given or configured, for what lies beside the stores.
+    /// Returns the SDK client as it was given or configured, for the application's own requests.
     pub fn client(&self) -> &Client {
         self.connection.client()
     }

@@ -1,10 +1,12 @@
-//! Replicas in other regions: whether conditions hold, and whether there are transactions.
+//! Replicas in other regions: the conditions that hold with them, and the support of transactions.
 //!
-//! Every rule of the stores rests on conditional writes. With asynchronous replication (multi-region eventual
-//! consistency) a condition holds in its own region only, and of two regions that wrote the same slot the later one
-//! silently wins: an acknowledged commit would be gone. So such tables are refused, unless the configuration says that
-//! no other region writes. With strong consistency conditions hold everywhere, but there are no transactions: an append is
-//! one `PutItem`.
+//! Every rule of the stores rests on conditional writes. With asynchronous replication
+//! (multi-region eventual consistency) a condition holds only in its own region. If two regions
+//! write the same slot, the later write silently wins, and an acknowledged commit is lost. Such
+//! tables are refused, unless the configuration says that no other region writes.
+//!
+//! With strong consistency, conditions hold everywhere, but there are no transactions, so an append
+//! is a single `PutItem`.
 //! (<https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/V2globaltables_HowItWorks.html>)
 use crate::{ConfigError, DynamoDbError, client::Connection, tables::describe};
 use aws_sdk_dynamodb::types::{MultiRegionConsistency, TableDescription};
@@ -15,19 +17,26 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Replication {
-    /// `connect` asks DynamoDB, which takes the permission `dynamodb:DescribeTable` on the events and control tables: tables with
-    /// asynchronous replicas are refused, and tables with strongly consistent ones are used without transactions.
+    /// `connect` asks DynamoDB. Tables with asynchronous replicas are refused, and tables with
+    /// strongly consistent replicas are used without transactions.
+    ///
+    /// Needs the permission `dynamodb:DescribeTable` on the events and control tables.
     #[default]
     Detect,
-    /// No replicas. Nothing is asked, and nothing is checked.
+    /// The tables have no replicas. `connect` does not ask DynamoDB about them.
     None,
-    /// The replicas are asynchronous, and no other region writes to them: they serve readers, or wait to take over. Nothing is
-    /// asked. Before another region takes over, this one must have stopped writing, and what had not been replicated
-    /// until then is lost, as after a restore from a backup.
+    /// The replicas are asynchronous, and no other region writes to them: they serve readers or
+    /// stand by for a failover. `connect` does not ask DynamoDB about them.
+    ///
+    /// Before another region takes over, this one must have stopped writing. Commits that had not
+    /// been replicated by then are lost, as after a restore from a backup.
     SingleWritingRegion,
-    /// The replicas are strongly consistent. Nothing is asked. There are no transactions: an append touches one stream, and a
-    /// commit is at most one item (see [`EventStore::capabilities`](foldstream::ports::EventStore::capabilities)). Such
-    /// tables cannot expire rows either, so rows past their expiry stay until you delete them; they read as absent.
+    /// The replicas are strongly consistent. `connect` does not ask DynamoDB about them.
+    ///
+    /// There are no transactions: an append touches one stream, and a commit is at most one item
+    /// (see [`EventStore::capabilities`](foldstream::ports::EventStore::capabilities)). Rows of
+    /// such tables cannot expire either. Rows past their expiry read as absent and remain until you
+    /// delete them.
     StronglyConsistent,
 }
 
@@ -51,13 +60,15 @@ impl FromStr for Replication {
     }
 }
 
-/// The events and control tables, where they were described.
+/// The events and control tables, if they were described.
 pub(crate) type Described = Option<(TableDescription, TableDescription)>;
 
-/// The connection with what its tables can do, and the tables as they were described on that occasion.
+/// Returns the connection with the abilities of its tables, and the tables if they were described
+/// for it.
 ///
 /// # Errors
-/// `AsynchronousReplicas`, or why the tables cannot be described.
+/// - `AsynchronousReplicas` if other regions may write to a table.
+/// - Another error if a table cannot be described.
 pub(crate) async fn resolve(
     connection: &Connection,
 ) -> Result<(Connection, Described), DynamoDbError> {
@@ -65,7 +76,7 @@ pub(crate) async fn resolve(
         Replication::None | Replication::SingleWritingRegion => Ok((connection.clone(), None)),
         Replication::StronglyConsistent => Ok((connection.without_transactions(), None)),
         Replication::Detect => {
-            // Snapshots only save time: of two regions' either will do.
+            // Snapshots only save time, so the later write of two regions may win.
             let ((events, at_events), (control, at_control)) = tokio::try_join!(
                 detect(connection, connection.events()),
                 detect(connection, connection.control())
@@ -115,7 +126,7 @@ async fn detect(
     ) {
         (false, _) => Ok((described, Replicas::No)),
         (true, Some(MultiRegionConsistency::Strong)) => Ok((described, Replicas::Strong)),
-        // Also a kind that a newer DynamoDB adds: nothing is known of its conditions.
+        // Also a kind of replication that a newer DynamoDB adds, whose conditions are unknown.
         (true, _) => Err(DynamoDbError::AsynchronousReplicas {
             table: table.into(),
             regions: regions(&described),

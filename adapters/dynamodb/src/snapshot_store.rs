@@ -1,12 +1,13 @@
-//! `SnapshotStore` on the snapshots table.
+//! The `SnapshotStore` port on the snapshots table.
 use crate::{
     DynamoDb, DynamoDbConfig, DynamoDbError,
     attributes::{
-        Attributes, BadAttribute, MAX_ITEM_BYTES, binary, number, required, take_binary,
-        take_number, take_text, text,
+        Attributes, BadAttribute, binary, number, required, take_binary, take_number, take_text,
+        text,
     },
     client::Connection,
     error::Failure,
+    limits::MAX_ITEM_BYTES,
 };
 use async_trait::async_trait;
 use foldstream::{
@@ -14,21 +15,23 @@ use foldstream::{
     ports::{SaveOutcome, SnapshotStore, SnapshotStoreError, StoredSnapshot},
 };
 
-/// The snapshot store: one item per stream, which only moves forward.
+/// The snapshot store on DynamoDB: one item per stream, whose version only grows.
 ///
-/// Loads are *eventually consistent*, at half the price: an older snapshot, or none, only means more events to fold, and
-/// one that does not fit the history is ignored by whoever loads it. Cloning is a reference count.
+/// Loads are *eventually consistent*, at half the price. An older snapshot, or none, only means
+/// more events to fold. The loader ignores a snapshot that does not fit the history. Cloning is a
+/// reference count.
 #[derive(Clone, Debug)]
 pub struct DynamoDbSnapshotStore {
     connection: Connection,
 }
 
 impl DynamoDbSnapshotStore {
-    /// Connects, and checks that the tables are of this process's format. [`DynamoDb`] gives all stores over one
-    /// connection, and takes a client of your own.
+    /// Connects and checks that this process may use the tables.
+    ///
+    /// [`DynamoDb`] provides all stores over one connection, and accepts the caller's own client.
     ///
     /// # Errors
-    /// [`DynamoDbError`]: a configuration that cannot work, a table that is missing or of another format.
+    /// The same as [`DynamoDb::connect`].
     pub async fn connect(config: DynamoDbConfig) -> Result<Self, DynamoDbError> {
         Ok(DynamoDb::connect(config).await?.snapshot_store())
     }
@@ -115,8 +118,8 @@ impl SnapshotStore for DynamoDbSnapshotStore {
         let place = self.connection.at("PutItem", table);
         match self.connection.send(place, || request.clone().send()).await {
             Ok(_) => Ok(SaveOutcome::Saved),
-            // Also where an earlier attempt was applied and its answer lost: then it is there, which is all
-            // that a saver wants.
+            // The condition also fails if an earlier attempt was applied and its answer lost. The
+            // snapshot is stored then, which is all that matters here.
             Err(e)
                 if e.as_service_error()
                     .is_some_and(|e| e.is_conditional_check_failed_exception()) =>

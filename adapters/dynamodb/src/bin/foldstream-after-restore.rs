@@ -1,8 +1,9 @@
-//! Brings watermarks and snapshots back in line with an events table that was restored from a backup.
+//! Repairs watermarks and snapshots after the events table was restored from a backup.
 //!
-//! Without `--apply` it says what it would do and changes nothing. Streams that came back with a hole are listed and never
-//! changed; `--export` writes their items to a file. The tables and the endpoint come from the environment
-//! as everywhere in this crate. Stop all publishers and writers first: the runbook is in the crate's README.
+//! Without `--apply` the tool reports what it would do and changes nothing. Streams that came back
+//! with a hole are listed and never changed, and `--export` writes their items to a file. The
+//! tables and the endpoint come from the environment, as everywhere in this crate. Stop all
+//! publishers and writers first: the runbook is in the crate's README.
 use clap::{Args, Parser};
 use foldstream::{
     StreamId, Timestamp,
@@ -21,38 +22,42 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Brings watermarks and snapshots back in line with an events table that was restored from a backup. Says what it would do;
-/// with --apply it does it. Stop all publishers and writers first.
+/// Repairs watermarks and snapshots after the events table was restored from a backup. Reports what
+/// it would do; with --apply it does it. Stop all publishers and writers first.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Options {
     #[command(flatten)]
     written: Written,
-    /// Change the tables; without it, only say what would be changed.
+    /// Change the tables. Without it, only report what would be changed.
     #[arg(long)]
     apply: bool,
-    /// Look also at the snapshots of all streams of this aggregate type, published or not. May be given several times.
+    /// Also examine the snapshots of all streams of this aggregate type, published or not. May be
+    /// given several times.
     #[arg(long = "aggregate", value_name = "TYPE")]
     aggregates: Vec<String>,
-    /// Streams a second at the most; each costs one to five small reads. A listing by type takes 1,000 at a time.
+    /// Streams per second, at most. Each costs one to five small reads. A listing by type takes
+    /// 1,000 at a time.
     #[arg(long, value_name = "STREAMS", default_value = "100")]
     rate: NonZeroU32,
-    /// Stop after so many streams, and say where to go on.
+    /// Stop after this number of streams, and print the cursor to resume from.
     #[arg(long, value_name = "STREAMS")]
     limit: Option<u64>,
-    /// Go on where an earlier call has stopped: the text that it printed.
+    /// Resume where an earlier call stopped: the cursor that it printed.
     #[arg(long, value_name = "CURSOR")]
     resume: Option<RestoreCursor>,
-    /// Also search the whole events table for streams with holes. Costs its size in read units; --rate then limits items.
+    /// Also search the whole events table for streams with holes. Costs its size in read units;
+    /// --rate then limits items.
     #[arg(long)]
     holes: bool,
-    /// Write all items of every stream with a hole to this new file, one line of JSON each, as they are stored.
+    /// Write all items of every stream with a hole to this new file, as they are stored, one line
+    /// of JSON each.
     #[arg(long, value_name = "FILE")]
     export: Option<PathBuf>,
 }
 
 impl Options {
-    /// Returns how many streams the next page may have, or `None` if the limit was reached.
+    /// Returns the most streams that the next page may have, or `None` if the limit was reached.
     fn budget(&self, looked_at: u64) -> Option<NonZeroU32> {
         let left = self
             .limit
@@ -65,10 +70,11 @@ impl Options {
 #[derive(Debug, Args)]
 #[group(required = true, multiple = false)]
 struct Written {
-    /// Nothing was appended to the restored table yet.
+    /// Nothing has been appended to the restored table yet.
     #[arg(long)]
     nothing_written: bool,
-    /// Commits recorded at or after this time (RFC 3339, as in 2026-01-31T12:00:00Z) were appended after the restore.
+    /// Commits recorded at or after this time (RFC 3339, as in 2026-01-31T12:00:00Z) were appended
+    /// after the restore.
     #[arg(long, value_name = "TIME")]
     written_since: Option<Timestamp>,
 }
@@ -105,7 +111,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Streams that could not be repaired.
+/// The number of streams that could not be repaired.
 struct Left(u64);
 
 async fn run(options: &Options) -> Result<Left, Failure> {
@@ -170,7 +176,7 @@ async fn run(options: &Options) -> Result<Left, Failure> {
     Ok(Left(left))
 }
 
-/// Looks through the whole events table, and returns how many more streams with holes there are.
+/// Searches the whole events table, and returns the number of further streams with holes.
 async fn search(
     dynamodb: &DynamoDb,
     rate: NonZeroU32,
@@ -191,7 +197,7 @@ async fn search(
     }
 }
 
-/// Streams with holes: each is said and exported once.
+/// The streams with holes. Each is reported and exported once.
 struct Broken<'a> {
     dynamodb: &'a DynamoDb,
     known: BTreeSet<StreamId>,
@@ -204,7 +210,8 @@ impl<'a> Broken<'a> {
         let export = match export {
             None => None,
             Some(path) => {
-                // Never over what an earlier call has exported: its items may be deleted by now.
+                // An earlier call's export is never overwritten, since its items may be deleted by
+                // now.
                 let file = File::create_new(path)
                     .map_err(|e| format!("the file {} cannot be made: {e}", path.display()))?;
                 Some((path, BufWriter::new(file)))
@@ -218,7 +225,7 @@ impl<'a> Broken<'a> {
         })
     }
 
-    /// True for a stream that was not known yet.
+    /// Reports and exports a stream. Returns true if the stream was not known yet.
     async fn note(&mut self, stream: &StreamId, line: &str) -> Result<bool, Failure> {
         if !self.known.insert(stream.clone()) {
             return Ok(false);
@@ -234,7 +241,7 @@ impl<'a> Broken<'a> {
         Ok(true)
     }
 
-    /// Only what is on the disk may be called exported.
+    /// Flushes the export to the disk. Only then may its streams be called exported.
     fn finish(self) -> Result<(), Failure> {
         let (items, streams) = (self.items, self.known.len());
         if let Some((path, file)) = self.export {

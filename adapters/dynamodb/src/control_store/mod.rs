@@ -1,4 +1,4 @@
-//! `ControlStore` on the control table.
+//! The `ControlStore` port on the control table.
 mod range;
 mod row;
 
@@ -8,6 +8,7 @@ use crate::{
     attributes::{Attributes, text},
     client::Connection,
     error::{Failure, failure_class},
+    limits::MAX_BATCH_KEYS,
 };
 use async_trait::async_trait;
 use aws_sdk_dynamodb::{
@@ -34,20 +35,18 @@ use std::{
     time::Duration,
 };
 
-/// Keys of one `BatchGetItem` (a limit of DynamoDB).
-const BATCH: usize = 100;
-/// Batches asked for at the same time.
+/// The most batches that are requested at the same time.
 const BATCHES: usize = 4;
-/// The retries of a batch of which no key was answered, before it counts as throttled.
+/// The retries of a batch of which DynamoDB answered no key, before the batch counts as throttled.
 const UNPROCESSED: RetryPolicy = RetryPolicy::new(
     Backoff::new(Duration::from_millis(25), Duration::from_secs(1)),
     Duration::from_secs(5),
 );
 
-/// The control store: rows under compare-and-set, read strongly consistently.
+/// The control store on DynamoDB: rows under compare-and-set, read strongly consistently.
 ///
-/// A row past its expiry reads as absent by this store's clock, whenever DynamoDB gets to delete it. Expiry is kept in
-/// whole seconds, rounded up. Cloning is a reference count.
+/// A row past its expiry reads as absent by this store's clock, no matter when DynamoDB deletes it.
+/// Expiry is stored in whole seconds, rounded up. Cloning is a reference count.
 #[derive(Clone, Debug)]
 pub struct DynamoDbControlStore {
     connection: Connection,
@@ -55,11 +54,12 @@ pub struct DynamoDbControlStore {
 }
 
 impl DynamoDbControlStore {
-    /// Connects, and checks that the tables are of this process's format. [`DynamoDb`] gives all stores over one
-    /// connection, and takes a client of your own.
+    /// Connects and checks that this process may use the tables.
+    ///
+    /// [`DynamoDb`] provides all stores over one connection, and accepts the caller's own client.
     ///
     /// # Errors
-    /// [`DynamoDbError`]: a configuration that cannot work, a table that is missing or of another format.
+    /// The same as [`DynamoDb::connect`].
     pub async fn connect(config: DynamoDbConfig) -> Result<Self, DynamoDbError> {
         Ok(DynamoDb::connect(config).await?.control_store())
     }
@@ -69,7 +69,7 @@ impl DynamoDbControlStore {
         Self { connection, clock }
     }
 
-    /// Tells by which clock rows expire. Default: the system's.
+    /// Sets the clock by which rows expire. Default: the system clock.
     #[must_use]
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
@@ -88,7 +88,7 @@ impl DynamoDbControlStore {
         Failure::of(error, place).into_control_store()
     }
 
-    /// The row of an item, unless it is past its expiry.
+    /// Decodes an item, and returns its row unless it is past its expiry.
     fn live(&self, item: Attributes) -> Result<Option<Row>, ControlStoreError> {
         Ok(Some(row::decode(item)?).filter(|row| self.lives(row)))
     }
@@ -97,7 +97,7 @@ impl DynamoDbControlStore {
         row.expires_at.is_none_or(|at| at > now)
     }
 
-    /// One batch, until every key was answered.
+    /// Reads one batch of keys, and repeats the request until every key is answered.
     async fn batch(&self, mut open: Vec<Attributes>) -> Result<Vec<Row>, ControlStoreError> {
         let table = self.connection.control();
         let place = self.connection.at("BatchGetItem", table);
@@ -167,10 +167,10 @@ impl ControlStore for DynamoDbControlStore {
 
     async fn get_many(&self, keys: &[RowKey]) -> Result<Vec<Option<Row>>, ControlStoreError> {
         keys.iter().try_for_each(RowKey::validate)?;
-        // DynamoDB refuses a batch that names a key twice.
+        // DynamoDB refuses a batch in which a key appears twice.
         let distinct: Vec<&RowKey> = keys.iter().collect::<BTreeSet<_>>().into_iter().collect();
         let batches = distinct
-            .chunks(BATCH)
+            .chunks(MAX_BATCH_KEYS)
             .map(|batch| self.batch(batch.iter().map(|&key| row::key(key)).collect()));
         let found: Vec<Vec<Row>> = stream::iter(batches.collect::<Vec<_>>())
             .buffer_unordered(BATCHES)
@@ -204,8 +204,9 @@ impl ControlStore for DynamoDbControlStore {
                 .expression_attribute_values(":now", now)
                 .expression_attribute_values(":r", text(row::revision(revision))),
         };
-        // Sent again once if the answer was lost: the revision tells whether the first one was applied. Callers may settle it
-        // by the same put too, and both together shall not be more than `max_attempts`.
+        // A lost answer is followed by one repetition, since the revision tells if the first put
+        // was applied. Callers may resolve it by the same put too, and both together must not
+        // exceed `max_attempts`.
         let place = self.connection.at("PutItem", self.connection.control());
         let sent = self
             .connection
@@ -224,7 +225,8 @@ impl ControlStore for DynamoDbControlStore {
             error => return Err(self.failed("PutItem", error)),
         };
         let old = old.map(row::decode).transpose()?;
-        // A write whose answer was lost was sent again, and meets its own row.
+        // The first put was applied and its answer lost. Its repetition then meets the row that it
+        // wrote itself.
         if old.as_ref().is_some_and(|old| old.revision == row.revision) {
             return Ok(PutOutcome::Written);
         }

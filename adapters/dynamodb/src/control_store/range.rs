@@ -1,26 +1,24 @@
-//! One page of a range: which query it is, and where it starts.
+//! One page of a range: its query, and the key at which it starts.
 //!
-//! DynamoDB refuses a start key that lies outside of the query's own bounds or at the end where the query stops, and a
-//! range whose end is below its start.
-//! Both are ordinary requests here, so they are answered before any call.
+//! DynamoDB refuses a start key that lies outside the bounds of its query or at the end where the
+//! query stops. It also refuses a range whose end is below its start. For the port both are
+//! ordinary requests, so they are answered without a request to DynamoDB.
+use crate::limits::MAX_SORT_KEY_BYTES;
 use foldstream::ports::{ControlStoreError, Direction, RangeQuery, SortBounds};
 
-/// The query that DynamoDB is asked.
+/// The query that answers one page of a range.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Plan {
-    /// Nothing: no row can match.
+    /// No query is needed, since no row can match.
     Empty,
     Query {
         condition: &'static str,
-        /// Names and values of the condition.
+        /// The names and values in the condition.
         values: Vec<(&'static str, String)>,
         /// The sort key after which the page starts.
         start: Option<String>,
     },
 }
-
-/// DynamoDB's limit of a sort key.
-const MAX_SORT: usize = 1024;
 
 pub(super) fn plan(query: &RangeQuery) -> Result<Plan, ControlStoreError> {
     let (low, high) = match &query.bounds {
@@ -30,9 +28,9 @@ pub(super) fn plan(query: &RangeQuery) -> Result<Plan, ControlStoreError> {
     };
     let after = query.after.as_deref();
     for sort in [Some(low), high, after].into_iter().flatten() {
-        if sort.len() > MAX_SORT {
+        if sort.len() > MAX_SORT_KEY_BYTES {
             let reason = format!(
-                "a sort key has at most {MAX_SORT} bytes, a bound has {}",
+                "a sort key has at most {MAX_SORT_KEY_BYTES} bytes, a bound has {}",
                 sort.len()
             );
             return Err(ControlStoreError::Invalid { reason });
@@ -64,7 +62,7 @@ pub(super) fn plan(query: &RangeQuery) -> Result<Plan, ControlStoreError> {
             values.push((":low", low.into()));
             "pk = :pk AND begins_with(sk, :low)"
         }
-        // An empty key value is refused.
+        // DynamoDB refuses an empty value of a key.
         ("", Some(high)) => {
             values.push((":high", high.into()));
             "pk = :pk AND sk <= :high"

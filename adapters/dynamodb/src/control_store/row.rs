@@ -1,4 +1,7 @@
-//! The stored form of control rows: `pk`, `sk`, `d` value, `r` revision (32 hexadecimal digits), `x` expiry (seconds).
+//! The stored form of control rows.
+//!
+//! `pk` and `sk` are the key, `d` is the value, `r` the revision (32 hexadecimal digits), and `x`
+//! the expiry (seconds since 1970).
 use crate::attributes::{
     Attributes, BadAttribute, binary, number, required, take_binary, take_number, take_text, text,
 };
@@ -19,11 +22,11 @@ pub(super) fn key(key: &RowKey) -> Attributes {
 pub(super) fn revision(revision: Revision) -> String {
     format!("{:032x}", revision.as_u128())
 }
-/// What a row's `x` must be above for the row not to have ended.
+/// Returns the current time in the unit of `x`. A row has expired if its `x` is not above it.
 pub(super) fn now(now: Timestamp) -> AttributeValue {
     number(now.as_micros().div_euclid(SECOND))
 }
-/// Whole seconds, rounded up.
+/// Returns the time in whole seconds, rounded up.
 fn seconds(at: Timestamp) -> i64 {
     let micros = at.as_micros();
     micros.div_euclid(SECOND) + i64::from(micros.rem_euclid(SECOND) > 0)
@@ -62,7 +65,7 @@ fn decode_at(key: RowKey, mut item: Attributes) -> Result<Row, BadAttribute> {
     Ok(Row::new(key, value, Revision::from_u128(bits)).with_expiry(at))
 }
 
-/// The sort key of a `LastEvaluatedKey`.
+/// Returns the sort key of a `LastEvaluatedKey`.
 pub(super) fn sort(mut last: Attributes) -> Result<String, ControlStoreError> {
     let sort = take_text(&mut last, "sk").and_then(|sort| required(sort, "sk"));
     sort.map_err(|e| ControlStoreError::Corrupt {

@@ -1,12 +1,14 @@
-//! Why a transaction was cancelled: each of its items has a reason of its own.
+//! The reasons of a cancelled transaction, of which each item has its own.
 use super::{Answer, Class, Failure, Place};
 use aws_sdk_dynamodb::types::CancellationReason;
 use foldstream::{BoxError, ports::RefusedKind};
 
 impl Failure {
-    /// Of a cancelled transaction, in which no condition failed. Nothing of it was applied.
+    /// Creates the failure of a cancelled transaction in which no condition failed. Nothing of it
+    /// was applied.
     ///
-    /// Waiting helps only where every reason is one that waiting cures: one that it does not cure decides.
+    /// The failure is transient only if waiting helps against every reason. Otherwise a reason that
+    /// needs a change decides its class.
     pub(crate) fn cancelled(
         reasons: &[CancellationReason],
         place: Place<'_>,
@@ -14,7 +16,8 @@ impl Failure {
     ) -> Self {
         let classes = reasons.iter().filter_map(|reason| classify(reason, place));
         let class = classes.max_by_key(rank);
-        // Without any reason nobody knows what must change, and the request itself was understood.
+        // Without any reason the remedy is unknown. DynamoDB understood the request, so it may be
+        // repeated.
         Self::new(class.unwrap_or(Class::Unavailable), false, place, source)
     }
 }
@@ -27,7 +30,7 @@ const fn rank(class: &Class) -> u8 {
     }
 }
 
-/// Reasons have names of their own for what other requests fail with.
+/// Classifies a reason. Reasons have other names for the failures that single requests have too.
 fn classify(reason: &CancellationReason, place: Place<'_>) -> Option<Class> {
     let code = match reason.code()? {
         "None" => return None,
@@ -47,7 +50,7 @@ fn classify(reason: &CancellationReason, place: Place<'_>) -> Option<Class> {
         retry_after: None,
     };
     Some(match answer.classify(place).0 {
-        // The code is none that says what to do.
+        // The code alone does not say what to do.
         Class::Refused(RefusedKind::Other, _) => {
             let said = reason.message().unwrap_or("no message");
             let reason = format!(

@@ -1,17 +1,18 @@
-//! Cursors: where a scan or listing goes on, as bytes that survive the process.
+//! Cursors: the position of a scan or listing, as bytes that outlive the process.
 use crate::attributes::{Attributes, number, text};
 use aws_sdk_dynamodb::types::AttributeValue;
 use foldstream::ports::{EventStoreError, ScanCursor, ScanScope, Segment};
 use serde::{Deserialize, Serialize};
 
-/// Names what the cursor belongs to, so that it is refused elsewhere, and holds the place in it.
+/// A position in a scan or listing. It names that scan or listing, so that any other one refuses
+/// it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Cursor {
     of: Listing,
-    /// Of the index; 0 for a scan.
+    /// The shard of the index. 0 for a scan.
     #[serde(default)]
     pub(super) shard: u32,
-    /// The last item seen in the shard or segment; none at its start.
+    /// The last item seen in the shard or segment. `None` at its start.
     pub(super) last: Option<LastItem>,
 }
 
@@ -22,7 +23,7 @@ pub(super) enum Listing {
     Unpublished { index: u32, total: u32 },
 }
 
-/// The key of an item, whose index partition follows from the shard.
+/// The key of an item. Its partition in an index follows from the shard.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct LastItem {
     pk: String,
@@ -44,10 +45,10 @@ impl Listing {
         }
     }
 
-    /// Where to go on; the start of `shard` without a cursor.
+    /// Returns the position of a cursor, or the start of `shard` without a cursor.
     ///
     /// # Errors
-    /// `Invalid` for a cursor that is not this listing's.
+    /// `Invalid` if the cursor belongs to another scan or listing.
     pub(super) fn resume(
         self,
         after: Option<&ScanCursor>,
@@ -80,7 +81,7 @@ impl Cursor {
 }
 
 impl LastItem {
-    /// Of a `LastEvaluatedKey`.
+    /// Reads the key in a `LastEvaluatedKey`.
     pub(super) fn of(key: &Attributes) -> Option<Self> {
         match (key.get("pk")?, key.get("sk")?) {
             (AttributeValue::S(pk), AttributeValue::N(sk)) => Some(Self {
@@ -90,7 +91,7 @@ impl LastItem {
             _ => None,
         }
     }
-    /// As an `ExclusiveStartKey` of the table.
+    /// Returns the key as an `ExclusiveStartKey` of the table.
     pub(super) fn key(&self) -> Attributes {
         Attributes::from([
             ("pk".into(), text(&*self.pk)),

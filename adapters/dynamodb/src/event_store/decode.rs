@@ -1,7 +1,7 @@
-//! The decoder of stored items: one item, and the parts of a commit joined.
+//! The decoder of stored items: reading one item, and joining the parts of a commit.
 use super::{
     encode::{FORMAT, STAMP_BYTES, USER},
-    events::{self, Names},
+    events_attribute::{self, Names},
 };
 use crate::attributes::{Attributes, BadAttribute, required, to_binary, to_number, to_text};
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -10,14 +10,15 @@ use foldstream::{
     ports::{Commit, CommitKey, EventData, EventStoreError},
 };
 
-/// The error of an item of a stream that cannot be read.
+/// The error of an item that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Unreadable {
     Format { version: Version, found: u64 },
     Bad { reason: String },
 }
 impl Unreadable {
-    /// Returns the port's error; `after` is the last version that was read whole.
+    /// Returns the error of the port. `after` is the last version that was read as part of a whole
+    /// commit.
     pub(crate) fn into_error(self, stream: &StreamId, after: Version) -> EventStoreError {
         let stream = stream.clone();
         match self {
@@ -41,14 +42,15 @@ impl From<BadAttribute> for Unreadable {
     }
 }
 
-/// An item whose keys are read and whose events are not yet: a whole commit, or a part of a split one.
+/// An item whose keys are decoded and whose events are not: a whole commit, or a part of a split
+/// one.
 #[derive(Debug)]
 pub(crate) struct StoredItem {
     pub(crate) first: Version,
     pub(crate) last: Version,
     pub(crate) commit_id: CommitId,
     pub(crate) recorded_at: Timestamp,
-    /// From 0.
+    /// The index of the part, from 0.
     pub(crate) part: u32,
     pub(crate) parts: u32,
     codec: Option<AttributeValue>,
@@ -56,8 +58,9 @@ pub(crate) struct StoredItem {
     metadata: Option<AttributeValue>,
 }
 
-/// The attributes of an item. They are taken in one pass: to look each of them up by name costs as much as to decode an
-/// event.
+/// The attributes of an item.
+///
+/// They are taken in one pass, since looking up each by name costs as much as decoding an event.
 #[derive(Default)]
 struct Fields {
     sk: Option<AttributeValue>,
@@ -85,7 +88,7 @@ impl Fields {
                 "k" => &mut fields.k,
                 "e" => &mut fields.e,
                 "m" => &mut fields.m,
-                // Keys, markers, and what later builds add.
+                // Keys, marks, and attributes that later builds add.
                 _ => continue,
             };
             *field = Some(value);
@@ -99,7 +102,7 @@ impl StoredItem {
         let fields = Fields::of(item);
         let first = required(to_number(fields.sk, "sk")?, "sk")?;
         let version = Version::new(first);
-        // Before anything else: of another format, nothing else is known.
+        // The format comes first, since nothing else is known about an item of another format.
         match to_number(fields.f, "f")? {
             None | Some(FORMAT) => {}
             Some(found) => return Err(Unreadable::Format { version, found }),
@@ -128,7 +131,7 @@ impl StoredItem {
     pub(crate) const fn ends_commit(&self) -> bool {
         self.part + 1 == self.parts
     }
-    /// The head where it ends, if a commit ends there.
+    /// Returns the head of the stream at this item, if a commit ends there.
     pub(crate) fn head(&self, stream: StreamId) -> Option<StreamHead> {
         self.ends_commit()
             .then(|| StreamHead::observed(stream, self.last, self.commit_id, self.recorded_at))
@@ -137,7 +140,7 @@ impl StoredItem {
     fn into_events(self, names: &mut Names) -> Result<Vec<EventData>, Unreadable> {
         let codec = to_text(self.codec, "k")?;
         let events = required(self.events, "e")?;
-        let events = events::decode(events, codec.as_deref(), names)?;
+        let events = events_attribute::decode(events, codec.as_deref(), names)?;
         let expected = self.last.get() - self.first.get() + 1;
         if events.len() as u64 != expected {
             let (first, found) = (self.first, events.len());
@@ -148,7 +151,10 @@ impl StoredItem {
     }
 }
 
-/// Joins the parts of one commit: its first item, and all others in order. They must follow each other without a gap.
+/// Joins the parts of one commit: its first item and all others in order.
+///
+/// # Errors
+/// If the parts do not follow each other without a gap, or if a part cannot be decoded.
 pub(crate) fn join(
     stream: &StreamId,
     mut first: StoredItem,

@@ -1,40 +1,52 @@
-//! The stored form of a commit, and its encoder. The form is final: rows of this format are readable forever.
+//! The stored form of a commit, and its encoder.
+//!
+//! The form is final: items of this format remain readable forever.
 //!
 //! ```text
-//! pk S  "<type>#<id>"            sk N  version of the item's first event
-//! c  B  commit id (16 bytes), then recorded at (8 bytes: microseconds since 1970, signed, big-endian)
-//! e  S  events as JSON text [name, payload, name, payload, ...], each payload as it is. The name of an event whose schema
-//!       version is not 1 is [name, schema version], or
-//! e  B  the same array in CBOR, payloads as byte strings, if a payload is not JSON text that comes back byte for byte;
-//!       k S codec of the events (absent: JSON). The name of an event of another codec is [name, schema version, codec],
-//!       with null for JSON
-//! n  N  last version of the item (absent: sk)             f N  format (absent: 1)
-//! p, pn N  part index and count of a split commit (absent: 0 of 1). Parts are cut between events. sk and n are those of
-//!       the part's own events, c stands on every part, and m, ls and mk stand on the first part only
+//! pk S  "<type>#<id>"
+//! sk N  version of the item's first event
+//! c  B  commit id (16 bytes), then the time of recording (8 bytes: microseconds since 1970,
+//!       signed, big-endian)
+//! e  S  events as JSON text [name, payload, name, payload, ...], each payload as it is. The name
+//!       of an event whose schema version is not 1 is [name, schema version], or
+//! e  B  the same array in CBOR, with payloads as byte strings, if a payload is not JSON text that
+//!       comes back byte for byte
+//! k  S  codec of the events of a CBOR array (absent: JSON). The name of an event of another codec
+//!       is [name, schema version, codec], with null for JSON
+//! n  N  last version of the item (absent: sk)
+//! f  N  format (absent: 1)
+//! p  N  index of this part of a split commit (absent: 0)
+//! pn N  number of parts (absent: 1)
 //! m  M  metadata: command, correlation, causation, actor, traceparent, user_<key>
-//! ls S  "<type>#<shard>" (first commit of a stream)       mk S  "<shard>" (poller mode, while unpublished)
+//! ls S  "<type>#<shard>", on the first commit of a stream
+//! mk S  "<shard>", on a commit that is marked as unpublished
 //! ```
 //!
-//! # Why so few attributes?
-//! A stream is loaded through the SDK, which takes longer to decode an attribute than this adapter takes to decode an
-//! event, and DynamoDB charges for the names of attributes as for their values. An item of one event therefore has four
-//! attributes, as many as a key and a payload with its type need at least. The commit id and the time of recording are
-//! bytes, because nobody searches by them and text would double their size. Everything that a person looks for in the
-//! console stays text: the stream, the names of the events and their payloads.
+//! A commit is split between events. `sk` and `n` of a part are the versions of its own events, `c`
+//! is on every part, and `m`, `ls` and `mk` are on the first part only.
 //!
-//! The payload is embedded as it is, not parsed, so that its bytes come back as they were given. Keys of user metadata
-//! are prefixed: a user's key can then neither collide with ours nor be empty, which DynamoDB refuses.
+//! # Why so few attributes?
+//! The SDK takes longer to decode an attribute than this adapter takes to decode an event, and
+//! DynamoDB charges for the names of attributes as for their values. An item of one event therefore
+//! has four attributes, as many as a key and a typed payload need at least.
+//!
+//! The commit id and the time of recording are bytes, because nobody searches for them and text
+//! would double their size. All that a person searches for in the console remains text: the stream,
+//! the names of the events and their payloads.
+//!
+//! The payload is embedded as it is, not parsed, so that its bytes come back as they were given.
+//! Keys of user metadata have a prefix. A user's key can then neither collide with a key of this
+//! adapter nor be empty, which DynamoDB refuses.
 //!
 //! # Which changes need another format?
-//! A reader ignores attributes that it does not know. It refuses everything else that it does not know: another value of
-//! `f`, another length of `c`, another element of `e`. A build that adds what older builds must not ignore writes `f`.
-use super::events;
+//! A reader ignores attributes that it does not know. It refuses anything else that it does not
+//! know: another value of `f`, another length of `c`, another element of `e`. A build that adds
+//! data which older builds must not ignore writes `f`.
+use super::events_attribute;
 use crate::{
     DynamoDbConfig,
-    attributes::{
-        Attributes, HARD_ITEM_BYTES, MAX_ITEM_BYTES, MAX_TRANSACTION_BYTES, binary, item_bytes,
-        number, text,
-    },
+    attributes::{Attributes, binary, item_bytes, number, text},
+    limits::{HARD_ITEM_BYTES, MAX_ITEM_BYTES, MAX_NAME_BYTES, MAX_TRANSACTION_BYTES},
 };
 use aws_sdk_dynamodb::types::AttributeValue;
 use foldstream::{
@@ -46,27 +58,28 @@ use std::ops::Range;
 /// The format that this build writes and reads.
 pub(crate) const FORMAT: u64 = 1;
 pub(super) const USER: &str = "user_";
-/// The length of the attribute `c`: a commit id and a time.
+/// The length of the attribute `c` in bytes: a commit id and a time.
 pub(super) const STAMP_BYTES: usize = 16 + 8;
-/// DynamoDB's limit for the name of an attribute, also in a map.
-const MAX_NAME_BYTES: usize = 65_535;
 
-/// The key of one item.
+/// Returns the key of the item that starts at `first`.
 pub(crate) fn key(stream: &StreamId, first: Version) -> Attributes {
     Attributes::from([
         ("pk".into(), text(stream.as_str())),
         ("sk".into(), number(first)),
     ])
 }
-/// The partition of the index `streams` that lists a stream.
+/// Returns the partition of the index `streams` that lists a stream.
 pub(crate) fn list_shard(aggregate: &str, shard: u32) -> String {
     format!("{aggregate}#{shard}")
 }
 
-/// The items of a commit: one, or the parts of a split one. Together at most [`MAX_TRANSACTION_BYTES`].
+/// Encodes a commit as one item, or as the parts of a split commit.
+///
+/// The items have at most [`MAX_TRANSACTION_BYTES`] together.
 ///
 /// # Errors
-/// `Invalid` for a payload that is not what it says, `TooLarge` for what does not fit.
+/// - `Invalid` if a payload without a codec is not JSON, or if a key of metadata is too long.
+/// - `TooLarge` if the commit or one of its events does not fit.
 pub(crate) fn items(
     append: &Append,
     config: &DynamoDbConfig,
@@ -102,14 +115,15 @@ impl Encoder<'_> {
         }
     }
 
-    /// The item with these events of the commit. `part`: which one of how many, if it is split.
+    /// Encodes the item with these events of the commit. `part` is its index and the number of
+    /// parts, if the commit is split.
     fn item(
         &self,
         events: Range<usize>,
         part: Option<(usize, usize)>,
     ) -> Result<Attributes, EventStoreError> {
         let mut item = self.frame(&events, part)?;
-        let (events, codec) = events::encode(&self.append.events[events])?;
+        let (events, codec) = events_attribute::encode(&self.append.events[events])?;
         item.insert("e".into(), events);
         if let Some(codec) = codec {
             item.insert("k".into(), text(&*codec));
@@ -117,7 +131,7 @@ impl Encoder<'_> {
         Ok(item)
     }
 
-    /// Everything but the events.
+    /// Encodes all attributes of an item other than its events.
     fn frame(
         &self,
         events: &Range<usize>,
@@ -153,7 +167,7 @@ impl Encoder<'_> {
         Ok(item)
     }
 
-    /// Cuts between events, so that each part is as full as it may be.
+    /// Splits the commit between events, so that each part is as full as possible.
     fn split(&self) -> Result<Vec<Attributes>, EventStoreError> {
         let ranges = self.cuts()?;
         let count = ranges.len();
@@ -163,7 +177,7 @@ impl Encoder<'_> {
                 let item = self.item(events, Some((index, count)))?;
                 match item_bytes(&item) {
                     0..=HARD_ITEM_BYTES => Ok(item),
-                    // One event alone, or it would have been cut.
+                    // The part is a single event, or it would have been split.
                     bytes => Err(self.too_large(bytes, HARD_ITEM_BYTES)),
                 }
             })
@@ -177,13 +191,14 @@ impl Encoder<'_> {
     fn cuts(&self) -> Result<Vec<Range<usize>>, EventStoreError> {
         let events = &self.append.events;
         let codec = |e: &EventData| e.codec.as_deref().map_or(0, str::len);
-        // Names of `e` and `k`, list brackets, and numbers that are longer than those of the frame measured here.
+        // The attribute names `e` and `k`, the brackets of the list, and numbers that are longer
+        // than those of the frame that is measured here.
         let slack = 64 + events.iter().map(codec).max().unwrap_or_default();
         let frame = |at: Range<usize>| Ok(slack + item_bytes(&self.frame(&at, Some((0, 1)))?));
         let (first, others) = (frame(0..events.len())?, frame(1..events.len())?);
         let (mut cuts, mut start, mut filled) = (Vec::new(), 0, first);
         for (index, event) in events.iter().enumerate() {
-            let weight = events::weight(event);
+            let weight = events_attribute::weight(event);
             if index > start && filled + weight > MAX_ITEM_BYTES {
                 cuts.push(start..index);
                 (start, filled) = (index, others);
@@ -195,7 +210,7 @@ impl Encoder<'_> {
     }
 }
 
-/// The attribute `c`.
+/// Encodes the attribute `c`: the commit id and the time of recording.
 fn stamp(id: CommitId, recorded_at: Timestamp) -> AttributeValue {
     let mut bytes = Vec::with_capacity(STAMP_BYTES);
     bytes.extend(id.as_u128().to_be_bytes());
@@ -234,10 +249,10 @@ fn encode_metadata(metadata: &Metadata) -> Result<AttributeValue, EventStoreErro
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{PublishMode, attributes::MAX_EVENT_BYTES};
+    use crate::{PublishMode, limits::MAX_EVENT_BYTES};
     use foldstream::StreamHead;
 
-    /// A commit of random shape, near the places where it is cut.
+    /// Returns a commit of random shape, near the sizes at which it is split.
     fn random_commit(dice: &mut fastrand::Rng) -> Append {
         let aggregate = "a".repeat(dice.usize(1..=StreamId::MAX_AGGREGATE_LEN));
         let id = "i".repeat(dice.usize(1..=StreamId::MAX_LEN - aggregate.len() - 1));
@@ -277,7 +292,7 @@ mod tests {
         EventData::new(name, dice.u16(1..), payload).with_codec(codec)
     }
 
-    /// What a caller learns from the in-memory store, which counts by the port, holds here.
+    /// The in-memory store counts as the port does, so its limits hold here too.
     #[test]
     fn no_commit_has_more_parts_or_bytes_than_the_port_counts() {
         let config = DynamoDbConfig::default().with_publish_mode(PublishMode::Both);

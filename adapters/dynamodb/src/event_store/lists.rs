@@ -1,4 +1,4 @@
-//! Listing streams and unpublished commits by the sparse indexes, and clearing the marks.
+//! Listings of streams and of unpublished commits by the sparse indexes, and the removal of marks.
 use super::{
     cursor::{Cursor, LastItem, Listing},
     encode,
@@ -17,9 +17,9 @@ use std::num::NonZeroU32;
 
 const STREAMS: &str = "streams";
 const UNPUBLISHED: &str = "unpublished";
-/// Streams a page.
+/// The most streams on a page.
 const STREAM_PAGE: u32 = 1000;
-/// Marks cleared at the same time.
+/// The most marks that are cleared at the same time.
 const CLEARING: usize = 16;
 
 pub(super) async fn streams(
@@ -54,7 +54,8 @@ pub(super) async fn unpublished(
         connection,
         index: UNPUBLISHED,
         attribute: "mk",
-        // The segments share the marker shards out; of more segments than shards some have nothing.
+        // The segments divide the shards among them. With more segments than shards, some segments
+        // are empty.
         shards: (segment.index()..connection.config().marker_shards)
             .step_by(segment.total() as usize)
             .collect(),
@@ -62,7 +63,7 @@ pub(super) async fn unpublished(
     };
     let listing = Listing::unpublished(segment);
     let (mut keys, next) = walk.page(listing, after, |shard| shard.to_string()).await?;
-    // An index orders by stream, and within one in no order.
+    // An index orders its rows by stream, but not within a stream.
     keys.sort();
     Ok(UnpublishedPage::new(keys, next))
 }
@@ -78,7 +79,7 @@ pub(super) async fn clear_unpublished(
         .await
 }
 
-/// Removes the mark and nothing else, and never makes an item where there is none.
+/// Removes the mark of a commit and nothing else. Never creates an item where there is none.
 async fn clear(connection: &Connection, key: &CommitKey) -> Result<(), EventStoreError> {
     let table = connection.events();
     let request = connection
@@ -111,7 +112,8 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// One page: from the cursor through as many shards as it takes to fill it.
+    /// Returns one page: the rows after the cursor, from as many shards as it takes to fill the
+    /// page.
     async fn page(
         &self,
         listing: Listing,
@@ -140,7 +142,7 @@ impl Walk<'_> {
         Ok((rows, None))
     }
 
-    /// One query of one shard; where to go on in it.
+    /// Sends one query to one shard, and returns the item after which the next query starts.
     async fn query(
         &self,
         partition: String,

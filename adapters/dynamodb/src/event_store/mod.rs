@@ -1,23 +1,23 @@
-//! `EventStore` on the events table.
+//! The `EventStore` port on the events table.
 mod append;
 mod read;
 mod scan;
 mod lists;
 mod cursor;
+mod gapless;
 mod query;
 mod encode;
 mod decode;
-mod events;
+mod events_attribute;
 
 pub(crate) use encode::FORMAT;
 
 use crate::{
     DynamoDb, DynamoDbConfig, DynamoDbError,
-    attributes::{
-        MAX_COMMIT_BYTES, MAX_EVENT_BYTES, MAX_ITEM_BYTES, MAX_TRANSACTION_BYTES,
-        MAX_TRANSACTION_ITEMS,
-    },
     client::Connection,
+    limits::{
+        MAX_COMMIT_BYTES, MAX_EVENT_BYTES, MAX_ITEM_BYTES, MAX_STREAMS, MAX_TRANSACTION_BYTES,
+    },
     tables::describe,
 };
 use async_trait::async_trait;
@@ -32,24 +32,22 @@ use foldstream::{
 use futures::{StreamExt as _, TryStreamExt as _};
 use std::num::NonZeroU32;
 
-/// Streams that one transaction can write or check.
-const MAX_STREAMS: u32 = MAX_TRANSACTION_ITEMS as u32;
-
-/// The event store: one item is one commit, written by one conditional put. A commit that is larger than an item, and
-/// commits on several streams, are written by one transaction.
+/// The event store on DynamoDB: one item is one commit, written by one conditional put.
 ///
-/// Cloning is a reference count.
+/// A commit that is larger than an item, and commits on several streams, are written by one
+/// transaction. Cloning is a reference count.
 #[derive(Clone, Debug)]
 pub struct DynamoDbEventStore {
     connection: Connection,
 }
 
 impl DynamoDbEventStore {
-    /// Connects, and checks that the tables are of this process's format. [`DynamoDb`] gives all stores over one
-    /// connection, and takes a client of your own.
+    /// Connects and checks that this process may use the tables.
+    ///
+    /// [`DynamoDb`] provides all stores over one connection, and accepts the caller's own client.
     ///
     /// # Errors
-    /// [`DynamoDbError`]: a configuration that cannot work, a table that is missing or of another format.
+    /// The same as [`DynamoDb::connect`].
     pub async fn connect(config: DynamoDbConfig) -> Result<Self, DynamoDbError> {
         Ok(DynamoDb::connect(config).await?.event_store())
     }
@@ -58,7 +56,7 @@ impl DynamoDbEventStore {
         Self { connection }
     }
 
-    /// After "no such table", finds out whether there is another one under this name by now.
+    /// Replaces the error "no such table" by `Replaced` if another table has that name by now.
     async fn explained<T>(&self, answer: Result<T, EventStoreError>) -> Result<T, EventStoreError> {
         let (kind, reason, source) = match answer {
             Err(EventStoreError::Refused {
@@ -69,7 +67,8 @@ impl DynamoDbEventStore {
             answer => return answer,
         };
         let table = self.connection.events();
-        // It may still be missing, or not be allowed to be described: then the first error says what there is to say.
+        // The table may still be missing, or this process may not describe it. The first error is
+        // the better answer then.
         let found = describe(&self.connection, table).await;
         if found.is_ok_and(|found| self.connection.incarnation().is_news(&found)) {
             return Err(EventStoreError::Replaced {
@@ -93,7 +92,7 @@ impl DynamoDbEventStore {
     }
 }
 
-/// What the adapter cannot do, as its capabilities say.
+/// Creates the error of a request that the capabilities of the adapter exclude.
 fn unsupported(reason: &str) -> EventStoreError {
     EventStoreError::Refused {
         kind: RefusedKind::Unsupported,
@@ -114,7 +113,7 @@ impl EventStore for DynamoDbEventStore {
         } else {
             Capabilities::new(MAX_EVENT_BYTES)
         };
-        // A condition sees no item but the one in the slot.
+        // A condition sees only the item in the slot, so heads are not checked.
         capabilities
             .with_unpublished_list(self.marks())
             .with_checked_heads(false)

@@ -1,39 +1,24 @@
-//! Items of one stream, read without gaps.
-//!
-//! A query is only read-committed against transactions: a page may miss an item that the next page implies. Rows never
-//! change, so a gap is read again from the missing key, some times with backoff; then a `GetItem` of that key, which is
-//! serializable, decides. A gap that stays is `Corrupt`, never a shorter history. Streams are read from the table
-//! alone: an index would be stale.
+//! Strongly consistent reads of the items of one stream: by key, and page by page.
 use super::{
-    decode::{self, StoredItem, Unreadable},
+    decode::{StoredItem, Unreadable},
     encode,
-    events::Names,
 };
 use crate::{
     attributes::{Attributes, number, text},
     client::Connection,
     error::Failure,
 };
-use foldstream::{
-    Backoff, RetryPolicy, StreamId, Version,
-    ports::{Commit, EventStoreError},
-    resilience::{Attempts, FailureClass},
-};
-use std::{collections::VecDeque, time::Duration};
+use foldstream::{StreamId, Version, ports::EventStoreError};
+use std::collections::VecDeque;
 
-/// The retries of the read of a gap, before the missing key itself is asked for.
-const REREADS: RetryPolicy = RetryPolicy::new(
-    Backoff::new(Duration::from_millis(10), Duration::from_millis(200)),
-    Duration::from_millis(300),
-);
-
-/// Items of the first page of a reader who may stop anywhere, how much more the next one has, and from where on pages have
-/// no limit but DynamoDB's megabyte.
+/// Sizes of growing pages in items: of the first one, the factor from one to the next, and the
+/// largest limit. Beyond that, DynamoDB's limit of 1 MB per page applies.
 const FIRST_GROWING: i32 = 16;
 const GROWTH: i32 = 4;
 const MOST_GROWN: i32 = 1024;
 
-/// The item in this very slot, strongly consistent. `after`: the last version that was read whole, for errors.
+/// Reads the item that starts at `first`, strongly consistently. `after` is the last version that
+/// was read as part of a whole commit, for errors.
 pub(super) async fn get_item(
     connection: &Connection,
     stream: &StreamId,
@@ -70,23 +55,24 @@ pub(super) async fn try_get_item(
 /// The direction of a query, and its first version.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum From {
-    /// Upwards.
+    /// Forwards, from this version.
     AtLeast(Version),
-    /// Downwards; `None` is the tail.
+    /// Backwards, from this version or from the tail (`None`).
     AtMost(Option<Version>),
 }
 
-/// The items that a consistent query returns, a page at a time, until there is no `LastEvaluatedKey`.
+/// The items of a strongly consistent query, fetched page by page until there is no
+/// `LastEvaluatedKey`.
 #[derive(Debug)]
 pub(super) struct Query {
     connection: Connection,
     stream: StreamId,
     from: From,
-    /// Items a page; `None`: as many as fit.
-    page: Option<i32>,
+    /// The most items on a page. `None` for as many as fit.
+    pub(super) page: Option<i32>,
     /// True if each page is larger than the one before, until there is no limit.
     grows: bool,
-    /// An item that was looked at and given back. It comes before those in the buffer.
+    /// An item that a caller examined and left. It comes before those in the buffer.
     seen: Option<Result<StoredItem, Unreadable>>,
     buffer: VecDeque<Attributes>,
     next: Option<Attributes>,
@@ -113,19 +99,21 @@ impl Query {
         }
     }
 
-    /// Pages that grow: for a reader who may stop anywhere, and pays by what is read, whether it looks at it or not.
+    /// Makes the pages grow, for a reader who may stop at any time and pays for all that is
+    /// fetched.
     pub(super) const fn growing(mut self) -> Self {
         self.grows = true;
         self.page = Some(FIRST_GROWING);
         self
     }
 
-    /// The next item. `after`: the last version that was read whole, for errors.
+    /// Returns the next item. `after` is the last version that was read as part of a whole commit,
+    /// for errors.
     pub(super) async fn next(
         &mut self,
         after: Version,
     ) -> Result<Option<StoredItem>, EventStoreError> {
-        // A page may be empty, or shorter than asked for, and still not be the last.
+        // A page may be empty or shorter than requested, and still not be the last.
         while self.seen.is_none() && self.buffer.is_empty() && !self.finished {
             self.fetch().await.map_err(Failure::into_event_store)?;
         }
@@ -139,15 +127,19 @@ impl Query {
         }
     }
 
-    /// The next item of the pages that were fetched.
+    /// Returns the next item of the fetched page.
     fn buffered(&mut self) -> Option<Result<StoredItem, Unreadable>> {
         let seen = self.seen.take();
         seen.or_else(|| self.buffer.pop_front().map(StoredItem::read))
     }
 
-    /// The next item of the pages that were fetched, if it is what the caller wants. Any other item, and what cannot be
-    /// read, stays for [`next`](Self::next).
-    fn next_buffered_if(&mut self, wanted: impl FnOnce(&StoredItem) -> bool) -> Option<StoredItem> {
+    /// Returns the next item of the fetched page, if it is the wanted one.
+    ///
+    /// Any other item, and one that cannot be read, is left for [`next`](Self::next).
+    pub(super) fn next_buffered_if(
+        &mut self,
+        wanted: impl FnOnce(&StoredItem) -> bool,
+    ) -> Option<StoredItem> {
         match self.buffered()? {
             Ok(item) if wanted(&item) => Some(item),
             other => {
@@ -157,7 +149,8 @@ impl Query {
         }
     }
 
-    /// A limit counts commits, pages count items: the other parts of a split commit shall come in one page.
+    /// Extends the page so that it holds the other parts of a split commit: a limit counts commits,
+    /// but a page counts items.
     fn room_for_rest_of(&mut self, item: &StoredItem) {
         let rest = match self.from {
             From::AtLeast(_) => item.parts - item.part - 1,
@@ -170,7 +163,8 @@ impl Query {
 
     async fn fetch(&mut self) -> Result<(), Failure> {
         let connection = &self.connection;
-        // A whole stream has no bound, and upwards is what a query does: what is not said is not sent and not parsed.
+        // A whole stream needs no bound, and forwards is the default. An absent parameter is
+        // neither sent nor parsed.
         let (condition, bound, upwards) = match self.from {
             From::AtLeast(version) if version.get() <= 1 => ("pk = :pk", None, None),
             From::AtLeast(version) => ("pk = :pk AND sk >= :sk", Some(version), None),
@@ -203,136 +197,5 @@ impl Query {
         self.next = answer.last_evaluated_key;
         self.buffer = answer.items.unwrap_or_default().into();
         Ok(())
-    }
-}
-
-/// Items in order, each where the last one ended.
-#[derive(Debug)]
-pub(super) struct Items {
-    connection: Connection,
-    stream: StreamId,
-    query: Query,
-    expected: Version,
-    /// The last version that was read whole, for errors.
-    whole: Version,
-}
-
-impl Items {
-    /// From the item that starts at `first`.
-    pub(super) fn new(
-        connection: Connection,
-        stream: StreamId,
-        first: Version,
-        page: Option<i32>,
-    ) -> Self {
-        let from = From::AtLeast(first);
-        Self {
-            query: Query::new(connection.clone(), stream.clone(), from, page),
-            connection,
-            stream,
-            expected: first,
-            whole: Version::new(first.get().saturating_sub(1)),
-        }
-    }
-
-    /// Returns the version at which the next item must start.
-    pub(super) const fn expected(&self) -> Version {
-        self.expected
-    }
-
-    /// The next item, `None` at the tail.
-    pub(super) async fn next(&mut self) -> Result<Option<StoredItem>, EventStoreError> {
-        match self.query.next(self.whole).await? {
-            None => Ok(None),
-            Some(item) if item.first == self.expected => Ok(Some(self.accept(item))),
-            Some(item) if item.first < self.expected => Err(self.corrupt(format!(
-                "an item at {} overlaps the one before it",
-                item.first
-            ))),
-            Some(_) => self.find_missing().await.map(Some),
-        }
-    }
-
-    /// The next item, which other items say must be there.
-    pub(super) async fn require(&mut self) -> Result<StoredItem, EventStoreError> {
-        match self.next().await? {
-            Some(item) => Ok(item),
-            None => self.find_missing().await,
-        }
-    }
-
-    /// The next commit, if it is one item of a page that was fetched and follows the item before it. Most items of a long
-    /// stream are. Whatever else comes next is left for [`next`](Self::next).
-    ///
-    /// Why not only `next`? A future with all that a query needs has several kilobytes, which would be moved for each
-    /// commit.
-    pub(super) fn next_whole(
-        &mut self,
-        names: &mut Names,
-    ) -> Option<Result<Commit, EventStoreError>> {
-        let expected = self.expected;
-        let is_next = |item: &StoredItem| item.first == expected && item.parts == 1;
-        let item = self.query.next_buffered_if(is_next)?;
-        let item = self.accept(item);
-        Some(self.join(item, Vec::new(), names))
-    }
-
-    /// The whole commit that starts with `first`, the item read last.
-    pub(super) async fn complete(
-        &mut self,
-        first: StoredItem,
-        names: &mut Names,
-    ) -> Result<Commit, EventStoreError> {
-        let mut others = Vec::new();
-        for _ in 1..first.parts {
-            others.push(self.require().await?);
-        }
-        self.join(first, others, names)
-    }
-
-    fn join(
-        &mut self,
-        first: StoredItem,
-        others: Vec<StoredItem>,
-        names: &mut Names,
-    ) -> Result<Commit, EventStoreError> {
-        let commit = decode::join(&self.stream, first, others, names)
-            .map_err(|e| e.into_error(&self.stream, self.whole))?;
-        self.whole = commit.last_version();
-        Ok(commit)
-    }
-
-    fn accept(&mut self, item: StoredItem) -> StoredItem {
-        self.expected = item.last.next();
-        item
-    }
-
-    async fn find_missing(&mut self) -> Result<StoredItem, EventStoreError> {
-        let missing = self.expected;
-        let mut attempts = Attempts::new(REREADS);
-        while attempts.wait(FailureClass::Transient).await {
-            self.restart_at(missing);
-            if let Some(item) = self.query.next(self.whole).await?
-                && item.first == missing
-            {
-                return Ok(self.accept(item));
-            }
-        }
-        match get_item(&self.connection, &self.stream, missing, self.whole).await? {
-            Some(item) => {
-                self.restart_at(item.last.next());
-                Ok(self.accept(item))
-            }
-            None => Err(self.corrupt(format!("the item at {missing} is missing"))),
-        }
-    }
-
-    fn restart_at(&mut self, first: Version) {
-        let (connection, stream) = (self.connection.clone(), self.stream.clone());
-        self.query = Query::new(connection, stream, From::AtLeast(first), self.query.page);
-    }
-
-    fn corrupt(&self, reason: String) -> EventStoreError {
-        Unreadable::Bad { reason }.into_error(&self.stream, self.whole)
     }
 }

@@ -1,8 +1,9 @@
-//! Reading a stream, forwards and backwards: lazily, completely, without gaps.
+//! Reads of a stream, forwards and backwards: lazy, complete, and without gaps.
 use super::{
     decode::{self, StoredItem, Unreadable},
-    events::Names,
-    query::{From, Items, Query},
+    events_attribute::Names,
+    gapless::Items,
+    query::{From, Query},
 };
 use crate::client::Connection;
 use foldstream::{
@@ -22,11 +23,12 @@ pub(super) fn read(
     from: ReadFrom,
     limit: Option<NonZeroU32>,
 ) -> BoxStream<'static, Result<Commit, EventStoreError>> {
-    // One page holds 1 MB, so a small limit would otherwise pay for what nobody reads.
+    // A page holds up to 1 MB, and without this limit a short read would pay for commits that it
+    // does not return.
     let page = limit.and_then(|l| i32::try_from(l.get()).ok());
     let reader = match from {
         ReadFrom::After(head) => {
-            // The head names the stream too; one of another stream has no place in this one.
+            // The head names its stream too, and must not belong to another one.
             if *head.stream() != stream {
                 let reason = format!(
                     "a head of {} cannot start a read of {stream}",
@@ -104,12 +106,12 @@ impl Stream for Commits {
 
 enum Reader {
     Forward(Forward),
-    /// Forwards from the commit that holds this event, which is not found yet.
+    /// A forward read from the commit that holds this event, which has not been found yet.
     Event(Connection, StreamId, Version, Option<i32>),
     Backward(Backward),
 }
 impl Reader {
-    /// The next commit, if it needs neither a request nor more than one item.
+    /// Returns the next commit, if it needs neither a request nor more than one item.
     fn next_whole(&mut self) -> Option<Result<Commit, EventStoreError>> {
         match self {
             Self::Forward(forward) => forward.next_whole(),
@@ -134,7 +136,7 @@ impl Reader {
 struct Forward {
     items: Items,
     names: Names,
-    /// Commits that end below are not returned.
+    /// The first version that the caller wants. Commits that end before it are not returned.
     from: Version,
 }
 impl Forward {
@@ -146,9 +148,11 @@ impl Forward {
         }
     }
 
-    /// Finds the commit that holds the event: the newest item that starts at or below it, and from there the first
-    /// part of its commit. Where that search errs, for instance since a page missed an item, it errs downwards, and the
-    /// read from there finds and passes what lies between.
+    /// Finds the commit that holds the event: the newest item that starts at or before it, and from
+    /// there the first part of its commit.
+    ///
+    /// A page may miss an item, and the search then ends too early in the stream, never too late.
+    /// The read from there finds and skips the commits in between.
     async fn from_event(
         connection: &Connection,
         stream: &StreamId,
@@ -194,17 +198,21 @@ impl Forward {
     }
 }
 
-/// Reads downwards. Where an item does not reach up to the newer one, what lies between is read upwards and put first.
+/// A read from higher to lower versions.
+///
+/// Where an item does not reach up to the newer one, the items in between are read forwards and
+/// returned first.
 struct Backward {
     connection: Connection,
     stream: StreamId,
     query: Query,
-    /// Items that come before the query's, the next one last.
+    /// Items to return before those of the query. The next one is the last.
     first: Vec<StoredItem>,
     names: Names,
-    /// Where the last item began; `None` before the first.
+    /// The first version of the last item. `None` before the first item.
     newer: Option<Version>,
-    /// Commits that end above are not returned; `None` once one was.
+    /// The highest version that the caller wants. Commits that end after it are not returned.
+    /// `None` once a commit was returned.
     ceiling: Option<Version>,
 }
 impl Backward {
@@ -221,7 +229,7 @@ impl Backward {
             page,
         );
         Self {
-            // Whoever reads backwards looks for something near the end, and stops when it is found.
+            // A backward reader looks for a commit near the end, and stops as soon as it is found.
             query: if page.is_none() {
                 query.growing()
             } else {
@@ -242,7 +250,8 @@ impl Backward {
         while let Some(item) = self.next_item().await? {
             if parts.is_empty() && !skipping {
                 skipping = match self.ceiling {
-                    // Where a part does not end its commit, the rest lies above, else it would have come first.
+                    // If an item does not end its commit, the other parts are above the ceiling:
+                    // they would have come first otherwise.
                     Some(ceiling) => item.last > ceiling || !item.ends_commit(),
                     None if item.ends_commit() => false,
                     None => return Err(self.corrupt("a commit lacks its last part")),
@@ -285,7 +294,8 @@ impl Backward {
         Ok(item)
     }
 
-    /// What lies between an item that ends at `last` (0: the beginning) and the newer one, upwards.
+    /// Reads the items between one that ends at `last` (0 for the beginning) and the newer one,
+    /// forwards.
     async fn items_above(
         &self,
         last: Version,
@@ -304,7 +314,7 @@ impl Backward {
                     return Err(Unreadable::Bad { reason }.into_error(&self.stream, last));
                 }
             }
-            // The tail. Part of a commit implies its other parts.
+            // The tail of the stream. A part of a commit implies the parts after it.
             (None, None) => {
                 let mut ended = ends;
                 while !ended {
@@ -313,7 +323,8 @@ impl Backward {
                     found.push(item);
                 }
             }
-            // Below the ceiling nothing may be left out. Only where the stream seems to end there this costs a query.
+            // No commit below the ceiling may be left out. This costs a query only where the stream
+            // seems to end there.
             (None, Some(ceiling)) => {
                 while above.expected() <= ceiling {
                     match above.next().await? {
@@ -327,7 +338,8 @@ impl Backward {
         Ok(found)
     }
 
-    /// The highest version that is known to be below all that was read: an error says "after" it.
+    /// Returns the highest version known to be lower than all versions that were read: an error
+    /// names it as `after`.
     fn below(&self) -> Version {
         self.newer
             .map_or(Version::NONE, |newer| Version::new(newer.get() - 1))

@@ -1,9 +1,9 @@
-//! Scanning the whole table in segments.
+//! The scan of the whole table in segments.
 use super::{
     cursor::{Cursor, LastItem, Listing},
     decode::{self, StoredItem, Unreadable},
-    events::Names,
-    query::Items,
+    events_attribute::Names,
+    gapless::Items,
 };
 use crate::{
     attributes::{Attributes, take_text},
@@ -17,7 +17,7 @@ use foldstream::{
 };
 use std::num::NonZeroU32;
 
-/// What tells where a commit ends.
+/// The attributes that tell where a commit ends.
 const TAIL: &str = "pk, sk, c, n, f, p, pn";
 
 pub(super) async fn scan(
@@ -53,7 +53,7 @@ pub(super) async fn scan(
     let next = match &answer.last_evaluated_key {
         None => None,
         Some(key) => {
-            // Without the place in it the rest of the table would be left out silently.
+            // Without the key the scan would silently leave out the rest of the table.
             let last = LastItem::of(key).ok_or_else(|| foreign(connection, "a foreign key"))?;
             Some(Cursor::at(listing, 0, Some(last)).encode()?)
         }
@@ -78,8 +78,10 @@ fn tails(
     Ok(heads)
 }
 
-/// A split commit is returned where its first part is; the other parts are then read from the table, since they may be
-/// on the next page and a scan is not isolated from the transaction that wrote them.
+/// Decodes the commits of a page. A split commit is returned where its first part is.
+///
+/// Its other parts are read from the table, since they may be on the next page, and a scan is not
+/// isolated from the transaction that wrote them.
 async fn commits(
     connection: &Connection,
     rows: Vec<Attributes>,

@@ -1,12 +1,13 @@
-//! Expiry: rows of the control table end by themselves, events and snapshots never do.
+//! Expiry: rows of the control table expire, events and snapshots never do.
 use super::spec::built;
 use crate::{DynamoDbError, client::Connection, error::Failure};
 use aws_sdk_dynamodb::types::{TimeToLiveDescription, TimeToLiveSpecification, TimeToLiveStatus};
 
-/// The attribute of control rows that says when they end.
+/// The attribute of control rows that holds the time of their expiry.
 const EXPIRES_AT: &str = "x";
 
-/// Lets rows of the control table expire, and refuses tables whose rows expire by another attribute or never should.
+/// Enables the expiry of control rows. Refuses tables whose rows expire by another attribute, and
+/// events or snapshots that would expire.
 pub(super) async fn check(connection: &Connection) -> Result<(), DynamoDbError> {
     for table in [connection.events(), connection.snapshots()] {
         if let Some(attribute) = expires_by(connection, table).await? {
@@ -22,7 +23,7 @@ pub(super) async fn check(connection: &Connection) -> Result<(), DynamoDbError> 
     expire_control_rows(connection).await
 }
 
-/// Rows past `x` are deleted by DynamoDB, hours later perhaps.
+/// Lets DynamoDB delete rows past `x`. It may do so hours later.
 async fn expire_control_rows(connection: &Connection) -> Result<(), DynamoDbError> {
     if control_rows_expire(connection).await? {
         return Ok(());
@@ -37,13 +38,14 @@ async fn expire_control_rows(connection: &Connection) -> Result<(), DynamoDbErro
     let sent = connection.send_again(place, 0, || request.clone().send());
     match sent.await {
         Ok(_) => Ok(()),
-        // Another process that makes the tables was faster, which DynamoDB calls a malformed request.
+        // Another process that creates the tables was faster, which DynamoDB reports as a malformed
+        // request.
         Err(_) if control_rows_expire(connection).await? => Ok(()),
         Err(error) => Err(Failure::of(error, place).into()),
     }
 }
 
-/// Returns true if the control table's rows end by themselves, by the attribute that holds their end.
+/// Returns true if rows of the control table expire by the attribute `x`.
 async fn control_rows_expire(connection: &Connection) -> Result<bool, DynamoDbError> {
     let table = connection.control();
     match expires_by(connection, table).await? {
@@ -59,7 +61,8 @@ async fn control_rows_expire(connection: &Connection) -> Result<bool, DynamoDbEr
     }
 }
 
-/// The attribute by which DynamoDB deletes items of a table; also while that is being disabled, since it then still does.
+/// Returns the attribute by which DynamoDB deletes items of a table. Also while expiry is being
+/// disabled, since items are still deleted then.
 async fn expires_by(connection: &Connection, table: &str) -> Result<Option<String>, DynamoDbError> {
     let place = connection.at("DescribeTimeToLive", table);
     let request = connection.once().describe_time_to_live().table_name(table);

@@ -1,4 +1,4 @@
-//! Making the tables: idempotent, and waiting until they can be used.
+//! Creation of the tables, which is idempotent and waits until they can be used.
 mod expiry;
 mod mode;
 mod spec;
@@ -17,14 +17,14 @@ use std::time::Duration;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum BillingMode {
-    /// By request.
+    /// Capacity is paid per request, and is not limited by a setting.
     #[default]
     PayPerRequest,
-    /// By the hour, so many units for each table and each index.
+    /// Capacity is paid per hour, for a number of units per table and per index.
     Provisioned {
-        /// Read units a second.
+        /// The read units per second.
         read: u32,
-        /// Write units a second.
+        /// The write units per second.
         write: u32,
     },
 }
@@ -33,9 +33,9 @@ pub enum BillingMode {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Encryption {
-    /// AWS's key for DynamoDB in this account (`aws/dynamodb`).
+    /// The key of AWS for DynamoDB in this account (`aws/dynamodb`).
     AwsManaged,
-    /// A KMS key of your own: its ARN, id or alias.
+    /// The caller's own KMS key: its ARN, id or alias.
     CustomerManaged(String),
 }
 
@@ -43,29 +43,40 @@ pub enum Encryption {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TableClass {
-    /// For tables that are used often.
+    /// The class for tables that are used often.
     Standard,
-    /// Cheaper storage, dearer requests.
+    /// The class with cheaper storage and more expensive requests.
     InfrequentAccess,
 }
 
-/// Options of new tables. What is not set is not sent, so that emulators without it work, and AWS's default holds.
-/// Tables that exist already are not changed.
+/// Options of new tables. Existing tables are not changed.
+///
+/// An option that is not set is not sent. The default of AWS then applies, and emulators without
+/// the option work.
+///
+/// # Example
+/// ```
+/// use foldstream_dynamodb::{BillingMode, TableOptions};
+/// let options = TableOptions::default().with_deletion_protection(Some(true));
+/// assert_eq!(options.deletion_protection, Some(true));
+/// assert_eq!(options.billing_mode, BillingMode::PayPerRequest);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TableOptions {
-    /// Default: by request.
+    /// The way in which capacity is paid for. Default: per request.
     pub billing_mode: BillingMode,
-    /// Continuous backups of the events and control tables. Default: not set (AWS: off). Recommended in production;
-    /// DynamoDB Local does not have them.
+    /// Continuous backups of the events and control tables. Default: not set (AWS: off).
+    /// Recommended in production. DynamoDB Local does not support them.
     pub point_in_time_recovery: Option<bool>,
-    /// Default: not set (AWS: a key that DynamoDB owns).
+    /// The key that encrypts the tables. Default: not set (AWS: a key that DynamoDB owns).
     pub encryption: Option<Encryption>,
-    /// Refuses to delete the tables. Default: not set (AWS: off). Recommended in production.
+    /// Protection against deleting the tables. Default: not set (AWS: off). Recommended in
+    /// production.
     pub deletion_protection: Option<bool>,
-    /// Of the events and snapshots tables. Default: not set (AWS: standard).
+    /// The price class of the events and snapshots tables. Default: not set (AWS: standard).
     pub table_class: Option<TableClass>,
-    /// The longest wait for one table to become active. Default 5 min.
+    /// The longest wait for one table to become active. Default: 5 min.
     pub wait: Duration,
 }
 impl Default for TableOptions {
@@ -81,13 +92,13 @@ impl Default for TableOptions {
     }
 }
 impl TableOptions {
-    /// Sets how capacity is paid for.
+    /// Sets the way in which capacity is paid for.
     #[must_use]
     pub const fn with_billing_mode(mut self, mode: BillingMode) -> Self {
         self.billing_mode = mode;
         self
     }
-    /// Sets continuous backups.
+    /// Enables or disables continuous backups.
     #[must_use]
     pub const fn with_point_in_time_recovery(mut self, enabled: Option<bool>) -> Self {
         self.point_in_time_recovery = enabled;
@@ -99,13 +110,13 @@ impl TableOptions {
         self.encryption = encryption;
         self
     }
-    /// Sets whether the tables refuse to be deleted.
+    /// Enables or disables the protection against deleting the tables.
     #[must_use]
     pub const fn with_deletion_protection(mut self, enabled: Option<bool>) -> Self {
         self.deletion_protection = enabled;
         self
     }
-    /// Sets the table class.
+    /// Sets the price class of the events and snapshots tables.
     #[must_use]
     pub const fn with_table_class(mut self, class: Option<TableClass>) -> Self {
         self.table_class = class;
@@ -119,16 +130,19 @@ impl TableOptions {
     }
 }
 
-/// Makes the three tables with their indexes, change stream and expiry, and writes the row `meta/format`.
+/// Creates the three tables with their indexes, change stream and expiry, and writes the row
+/// `meta/format`.
 ///
-/// Idempotent: a table that exists is checked and left as it is. Returns when all can be used. Several processes may
-/// call it at the same time.
+/// The call is idempotent: a table that exists is checked and not changed. It returns when all
+/// tables can be used. Several processes may call it at the same time. If the future is dropped,
+/// some of the tables may exist, and another call completes them.
 ///
 /// # Errors
 /// [`DynamoDbError`]:
-/// - `TableMismatch` if a table of that name has other keys, indexes or stream settings, if the rows of the control table
-///   expire by another attribute, or if events or snapshots would expire,
-/// - `FormatMismatch` if the tables were made with other shard counts, or are in another publish mode,
+/// - `TableMismatch` if a table of that name has other keys, indexes or stream settings, if the
+///   rows of the control table expire by another attribute, or if events or snapshots would expire,
+/// - `FormatMismatch` if the tables were created with other shard counts, or have another publish
+///   mode,
 /// - `NotActive` if a table is not active after [`TableOptions::wait`].
 pub async fn create_tables(
     config: &DynamoDbConfig,
@@ -137,10 +151,10 @@ pub async fn create_tables(
     create(&Connection::open(config.clone()).await?, options).await
 }
 
-/// As [`create_tables`], over the caller's client.
+/// Creates the tables as [`create_tables`] does, over the caller's client.
 ///
 /// # Errors
-/// As [`create_tables`].
+/// The same as [`create_tables`].
 pub async fn create_tables_with_client(
     client: Client,
     config: &DynamoDbConfig,
@@ -165,7 +179,8 @@ async fn create(connection: &Connection, options: &TableOptions) -> Result<(), D
         spec.wait_until_active(connection, options.wait, remedy)
             .await?;
     }
-    // Strongly consistent global tables cannot have it, and a table that has it cannot become one.
+    // Strongly consistent global tables cannot have expiry, and a table with expiry cannot become
+    // one.
     if connection.config().replication != Replication::StronglyConsistent {
         expiry::check(connection).await?;
     }

@@ -1,4 +1,4 @@
-//! Changing the publish mode of tables that exist.
+//! The change of the publish mode of existing tables.
 use super::{
     TableOptions,
     spec::{self, UNPUBLISHED, built, schema},
@@ -15,12 +15,16 @@ use aws_sdk_dynamodb::{
     },
 };
 
-/// Changes the publish mode of tables that exist, and adds the index `unpublished` if the mode needs it. Returns when the
-/// tables can be used in the new mode. The mode in the configuration is ignored. Idempotent.
+/// Changes the publish mode of existing tables, and adds the index `unpublished` if the mode needs
+/// it.
 ///
-/// From then on `connect` refuses processes that are configured for another mode. Processes that are connected already go
-/// on in the old one, so restart them all. To change without a pause, go by [`PublishMode::Both`]: change to it, restart
-/// every process, run both publishers until the new one has caught up, and then change to the final mode.
+/// Returns when the tables can be used in the new mode. The mode in the configuration is ignored.
+/// The call is idempotent.
+///
+/// From then on `connect` refuses processes that are configured for another mode. Processes that
+/// are already connected continue in the old mode, so restart them all. To change without a pause,
+/// use [`PublishMode::Both`] in between: change to it, restart every process, run both publishers
+/// until the new one has caught up, and then change to the final mode.
 ///
 /// # Example
 /// ```no_run
@@ -32,9 +36,10 @@ use aws_sdk_dynamodb::{
 ///
 /// # Errors
 /// [`DynamoDbError`]:
-/// - `NoFormat` if the tables were not made by `create_tables`,
-/// - `FormatMismatch` if they are of another format or other shard counts,
-/// - `TableMismatch` if the events table has other keys, indexes or stream settings than the mode needs,
+/// - `NoFormat` if the tables were not created by `create_tables`,
+/// - `FormatMismatch` if the tables have another format or other shard counts,
+/// - `TableMismatch` if the events table has other keys, indexes or stream settings than the mode
+///   needs,
 /// - `NotActive` if the new index is not active within five minutes: call it again.
 pub async fn set_publish_mode(
     config: &DynamoDbConfig,
@@ -43,10 +48,10 @@ pub async fn set_publish_mode(
     set(&Connection::open(config.clone()).await?, mode).await
 }
 
-/// As [`set_publish_mode`], over the caller's client.
+/// Changes the publish mode as [`set_publish_mode`] does, over the caller's client.
 ///
 /// # Errors
-/// As [`set_publish_mode`].
+/// The same as [`set_publish_mode`].
 pub async fn set_publish_mode_with_client(
     client: Client,
     config: &DynamoDbConfig,
@@ -62,7 +67,7 @@ async fn set(connection: &Connection, mode: PublishMode) -> Result<(), DynamoDbE
     if mode.marks_commits() && !has_index(&table) {
         add_index(&connection, &table).await?;
     }
-    // The index is there before the first process looks for it.
+    // The index exists before the first process in the new mode looks for it.
     let events = spec::events(&connection);
     let wait = TableOptions::default().wait;
     let remedy = "call set_publish_mode again, which goes on waiting; the mode is not changed yet";
@@ -75,7 +80,7 @@ fn has_index(table: &TableDescription) -> bool {
     indexes.any(|index| index.index_name() == Some(UNPUBLISHED.0))
 }
 
-/// Adds the index of marked commits. No commit has a mark yet, so it is empty at first.
+/// Adds the index of marked commits, which is empty at first, since no commit has a mark yet.
 async fn add_index(connection: &Connection, table: &TableDescription) -> Result<(), DynamoDbError> {
     let events = connection.events();
     let (name, key) = UNPUBLISHED;
@@ -104,13 +109,14 @@ async fn add_index(connection: &Connection, table: &TableDescription) -> Result<
     let sent = connection.send_again(place, 0, || request.clone().send());
     match sent.await {
         Ok(_) => Ok(()),
-        // Another process adds it at the same time, which DynamoDB calls a malformed request, or one that comes too early.
+        // Another process may add the index at the same time. DynamoDB then reports a malformed
+        // request, or one that comes too early.
         Err(_) if has_index(&spec::describe(connection, events).await?) => Ok(()),
         Err(e) => Err(Failure::of(e, place).into()),
     }
 }
 
-/// As much for the index as the table has, where capacity is paid for by the hour.
+/// Returns the throughput of the table for its index, if capacity is paid per hour.
 fn throughput(
     connection: &Connection,
     table: &TableDescription,

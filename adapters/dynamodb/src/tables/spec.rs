@@ -1,4 +1,4 @@
-//! The tables' definitions: making them, and checking those that exist.
+//! The definitions of the tables: creating tables, and checking existing ones.
 use super::{BillingMode, Encryption, TableClass, TableOptions};
 use crate::{DynamoDbError, client::Connection, error::Failure};
 use aws_sdk_dynamodb::{
@@ -13,9 +13,9 @@ use aws_sdk_dynamodb::{
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Name and type of a key attribute.
+/// The name and type of a key attribute.
 pub(super) type Key = (&'static str, ScalarAttributeType);
-/// Name and key of an index.
+/// The name and key of an index.
 pub(super) type Index = (&'static str, [Key; 2]);
 /// The index of marked commits.
 pub(super) const UNPUBLISHED: Index = ("unpublished", [string("mk"), string("pk")]);
@@ -28,7 +28,7 @@ const fn string(name: &'static str) -> Key {
 pub(super) struct Spec<'a> {
     table: &'a str,
     key: Vec<Key>,
-    /// Name and key of each index, `KEYS_ONLY`.
+    /// The name and key of each index, all with the projection `KEYS_ONLY`.
     indexes: Vec<Index>,
     has_stream: bool,
     takes_class: bool,
@@ -66,7 +66,8 @@ pub(super) fn control(connection: &Connection) -> Spec<'_> {
     }
 }
 
-/// The SDK's builders fail only where a required field is missing, and every field is set here.
+/// Converts the error of an SDK builder. A builder fails only if a required field is missing, and
+/// every field is set here.
 pub(super) fn built<T>(
     connection: &Connection,
     table: &str,
@@ -86,7 +87,7 @@ impl Spec<'_> {
         let sent = connection.send_again(place, 0, || request.clone().send());
         match sent.await {
             Ok(_) => Ok(()),
-            // It exists, or another process is making it.
+            // The table exists, or another process is creating it.
             Err(e)
                 if e.as_service_error()
                     .is_some_and(|e| e.is_resource_in_use_exception()) =>
@@ -161,7 +162,8 @@ impl Spec<'_> {
                     None => return self.check(&described),
                     Some(status) => status,
                 },
-                // Describing is eventually consistent: a table just made may not be there yet.
+                // `DescribeTable` is eventually consistent: a table that was just created may not
+                // be visible yet.
                 Err(failure) if failure.is_missing_table() => "CREATING".into(),
                 Err(failure) => return Err(failure.into()),
             };
@@ -178,7 +180,7 @@ impl Spec<'_> {
         }
     }
 
-    /// Checks that a table, which may have been made by other means, is what the stores need.
+    /// Checks that a table, which other tools may have created, is what the stores need.
     pub(super) fn check(&self, found: &TableDescription) -> Result<(), DynamoDbError> {
         let mismatch = |reason: String| {
             let table = self.table.into();
@@ -299,7 +301,7 @@ pub(crate) async fn describe(
         .ok_or_else(|| Failure::incompatible(place, "the answer has no table".into()))
 }
 
-/// Checks the events table as it was described: keys, indexes and stream settings.
+/// Checks the keys, indexes and stream settings of a description of the events table.
 pub(crate) fn check_events(
     connection: &Connection,
     found: &TableDescription,
@@ -307,7 +309,7 @@ pub(crate) fn check_events(
     events(connection).check(found)
 }
 
-/// Checks the control table as it was described.
+/// Checks the key of a description of the control table.
 pub(crate) fn check_control(
     connection: &Connection,
     found: &TableDescription,
@@ -315,12 +317,12 @@ pub(crate) fn check_control(
     control(connection).check(found)
 }
 
-/// The status of what is not yet active, the table or one of its indexes.
+/// Returns the status of the table or of the first index that is not active yet.
 fn unready(table: &TableDescription) -> Option<String> {
     use types::{IndexStatus, TableStatus};
     match table.table_status() {
         Some(TableStatus::Active) => {}
-        // Usable, though something about it is being changed.
+        // An update is under way, and the table can be used.
         Some(TableStatus::Updating) => {}
         other => return Some(other.map_or("unknown", TableStatus::as_str).to_owned()),
     }

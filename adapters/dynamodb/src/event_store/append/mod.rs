@@ -1,34 +1,41 @@
-//! Append: conditional writes, and how their outcome is settled.
+//! The append: conditional writes, and the resolution of their outcome.
 //!
-//! One commit that fits an item is one put. A larger one is split between events, and several streams are written
-//! together: both are one transaction, which checks also the streams that were only read. Every item is written only if
-//! its slot, the place after the head that the writer saw, is empty.
+//! A commit that fits into one item is one put. A larger commit is split between events, and
+//! several streams are written together. Both are one transaction, which also checks the streams
+//! that were only read. Every item is written only if its slot is empty. The slot of a commit is
+//! the key after the head that its writer saw.
 //!
-//! Why the request is not left to the SDK's retries: after an attempt whose answer was lost, "throttled" or "expired
-//! credentials" on the next one does not mean "not applied". So each request is sent once, and this module knows what is
-//! still open. A definite answer that waiting may cure is repeated with backoff; a lost one is settled by reading a
-//! slot: my commit id there is success (a transaction is applied whole), another's is a conflict, and while the slot is
-//! empty the same commits go once more (same slots, same ids: at most one of the attempts can land). What then is still
-//! open is `Unavailable { pending }`.
+//! # Why are the SDK's retries not used?
+//! If the answer to an attempt was lost, "throttled" or "expired credentials" as the answer to the
+//! next one does not mean "not applied". So each request is sent once, and this module knows which
+//! attempts are still open:
 //!
-//! Which condition failed tells what became of the append:
+//! - A definite failure against which waiting may help is repeated with backoff.
+//! - A lost answer is resolved by reading a slot. The append's own commit id in it is a success,
+//!   since a transaction is applied as a whole. Another commit id is a conflict.
+//! - While the slot is empty, the same commits are sent once more. Slots and ids are the same, so
+//!   at most one of the attempts can be applied.
+//! - If the outcome is open after that, the error is `Unavailable` with the pending append.
 //!
-//! ```text
-//! my id in one of my slots        an earlier attempt was applied: Repeated, with the *stored* commits
-//! another's id in one of them     Conflict
-//! only on a checked stream        one of my slots is read: mine -> Repeated. Else Conflict: a stream that moved never moves
-//!                                 back, so no earlier attempt can land any more
-//! ```
+//! # Which outcome follows from a failed condition?
+//! - If an own slot holds the own id, an earlier attempt was applied. The outcome is `Repeated`,
+//!   with the *stored* commits.
+//! - If an own slot holds another id, the outcome is `Conflict`.
+//! - If only the condition of a checked stream failed, one of the own slots is read. With the own
+//!   id in it, the outcome is `Repeated`. Otherwise it is `Conflict`: a stream never returns to an
+//!   earlier version, so no earlier attempt can be applied any more.
 //!
-//! A cancelled transaction without a failed condition applied nothing. It is transient where every reason is a conflict
-//! with another transaction or throttling; any other reason must be cured first.
-mod wire;
+//! A cancelled transaction in which no condition failed applied nothing. It is transient if every
+//! reason is throttling or a conflict with another transaction. Any other reason needs a change
+//! first.
+mod request;
 
-use self::wire::{Answer, Place, Taken};
+use self::request::{Answer, Condition, FailedCondition};
 use super::{
     decode::StoredItem,
-    events::Names,
-    query::{From, Items, Query, try_get_item},
+    events_attribute::Names,
+    gapless::Items,
+    query::{From, Query, try_get_item},
 };
 use crate::{attributes::Attributes, client::Connection, error::Failure};
 use foldstream::{
@@ -38,29 +45,31 @@ use foldstream::{
 
 type Outcome = Result<AppendOutcome<Vec<StreamHead>>, EventStoreError>;
 
-/// Stores all commits or none. They are valid, and their streams are few enough.
+/// Stores all commits or none. The caller has validated them and their number.
 pub(super) async fn append(
     connection: &Connection,
     commits: &[Append],
     unchanged: &[StreamHead],
 ) -> Outcome {
-    let work = Work {
+    let append = AtomicAppend {
         connection,
         commits,
         unchanged,
     };
     let mut requests = connection.requests();
     loop {
-        work.confirm().await?;
-        let failure = match wire::send(&work).await? {
-            Answer::Applied => return Ok(work.appended()),
-            Answer::Taken(taken) => return work.judge(taken, Sent::Now).await,
+        append.confirm().await?;
+        let failure = match request::send(&append).await? {
+            Answer::Applied => return Ok(append.appended()),
+            Answer::ConditionsFailed(failed) => {
+                return append.resolve_conditions(failed, Sent::Now).await;
+            }
             Answer::Failed(failure) => failure,
         };
         if failure.maybe_applied() {
             let (stream, id) = (commits[0].head.stream(), commits[0].commit_id);
             tracing::debug!(%stream, commit = %id, ?failure, "append lost: reading its slot");
-            return work.settle().await;
+            return append.resolve_lost_answer().await;
         }
         if !requests.wait(failure.failure_class()).await {
             return Err(failure.into_event_store());
@@ -68,23 +77,24 @@ pub(super) async fn append(
     }
 }
 
-/// Whether this call has already sent the commits, with an outcome that is not known.
+/// The history of an append within this call: sent for the first time, or sent before with an
+/// unknown outcome.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Sent {
     Now,
     Before,
 }
 
-/// One append.
+/// An append of one or more commits, which are stored together or not at all.
 #[derive(Debug)]
-struct Work<'a> {
+struct AtomicAppend<'a> {
     connection: &'a Connection,
-    /// At least one.
+    /// The commits to store, at least one.
     commits: &'a [Append],
     unchanged: &'a [StreamHead],
 }
 
-impl Work<'_> {
+impl AtomicAppend<'_> {
     fn appended(&self) -> AppendOutcome<Vec<StreamHead>> {
         AppendOutcome::Appended(self.commits.iter().map(Append::head_after).collect())
     }
@@ -99,11 +109,15 @@ impl Work<'_> {
         PendingAppend::new(all.with_unchanged(self.unchanged.to_vec()))
     }
 
-    /// Looks for the heads in the table, if it was missing or replaced since this process has connected: what the caller
-    /// has read may be of another history, and a condition on the slot alone would let it through.
+    /// Checks that the heads are in the table, if the table was missing or replaced since this
+    /// process connected.
+    ///
+    /// The caller may have read them from another history, and a condition on the slot alone would
+    /// not notice.
     ///
     /// # Errors
-    /// `Replaced` for a head that is not in the table, or why that cannot be known.
+    /// - `Replaced` if a head is not in the table.
+    /// - Another error if the heads cannot be read.
     async fn confirm(&self) -> Result<(), EventStoreError> {
         if self.connection.incarnation().number() == 0 {
             return Ok(());
@@ -134,25 +148,25 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// The answer was lost.
-    async fn settle(&self) -> Outcome {
+    /// Resolves an append whose answer was lost.
+    async fn resolve_lost_answer(&self) -> Outcome {
         if let Some(stored) = self.slot(0).await? {
             return self.occupied(0, stored, Sent::Before).await;
         }
-        // The first attempt is still open, whatever this one meets.
+        // The first attempt may still be applied, whatever happens to this one.
         self.confirm().await.map_err(|error| self.open(error))?;
-        match wire::send(self).await? {
+        match request::send(self).await? {
             Answer::Applied => Ok(self.appended()),
-            Answer::Taken(taken) => self.judge(taken, Sent::Before).await,
+            Answer::ConditionsFailed(failed) => self.resolve_conditions(failed, Sent::Before).await,
             Answer::Failed(failure) => match self.slot(0).await? {
                 Some(stored) => self.occupied(0, stored, Sent::Before).await,
-                // Absent does not mean "not applied": either attempt may still land.
+                // An empty slot does not mean "not applied": either attempt may still be applied.
                 None => Err(failure.into_pending(self.pending())),
             },
         }
     }
 
-    /// What was found in a slot after the commits had been sent.
+    /// Returns the outcome for an occupied slot that was found after the commits had been sent.
     async fn occupied(&self, index: usize, stored: StoredItem, sent: Sent) -> Outcome {
         if stored.commit_id != self.commits[index].commit_id {
             return Ok(self.conflict(&self.commits[index].head, Some(&stored)));
@@ -160,17 +174,17 @@ impl Work<'_> {
         self.stored(self.known(index, stored), sent).await
     }
 
-    /// Conditions failed, at least one of them.
-    async fn judge(&self, taken: Vec<Taken>, sent: Sent) -> Outcome {
+    /// Returns the outcome for failed conditions, of which there is at least one.
+    async fn resolve_conditions(&self, failed: Vec<FailedCondition>, sent: Sent) -> Outcome {
         let mut known = self.nothing_known();
         let (mut is_mine, mut theirs, mut moved) = (false, None, None);
-        for Taken { place, item } in taken {
-            match place {
-                Place::Slot(index) => {
+        for FailedCondition { condition, item } in failed {
+            match condition {
+                Condition::Slot(index) => {
                     let append = &self.commits[index];
                     let stored = match item {
                         Some(item) => Some(self.read(index, item)?),
-                        // An emulator that does not return the old item.
+                        // Some emulators do not return the old item.
                         None => self.slot(index).await?,
                     };
                     match stored {
@@ -186,8 +200,8 @@ impl Work<'_> {
                         }
                     }
                 }
-                Place::Check(index) => {
-                    // It only tells how far the stream has moved at least.
+                Condition::Unchanged(index) => {
+                    // The item only tells a version that the stream has reached at least.
                     let stored = item.and_then(|item| StoredItem::read(item).ok());
                     let conflict = self.conflict(&self.unchanged[index], stored.as_ref());
                     moved.get_or_insert(conflict);
@@ -227,7 +241,10 @@ impl Work<'_> {
         known
     }
 
-    /// One of my commits is in its slot, so all are: they were stored together. `known`: the first items of some.
+    /// Returns the outcome if one of the commits is in its slot. Then all are, since they were
+    /// stored together.
+    ///
+    /// `known` holds the first items of some of the commits.
     async fn stored(&self, known: Vec<Option<StoredItem>>, sent: Sent) -> Outcome {
         let mut commits = Vec::with_capacity(known.len());
         for (index, (append, known)) in self.commits.iter().zip(known).enumerate() {
@@ -239,11 +256,12 @@ impl Work<'_> {
                 Some(first) if first.commit_id == append.commit_id => {
                     commits.push(self.whole(append, first).await?);
                 }
-                // A caller who gave the id of a commit that was stored alone to one of several.
+                // The caller reused the id of a commit that was stored alone.
                 other => return Ok(self.conflict(&append.head, other.as_ref())),
             }
         }
-        // The same id with other content: a command that was decided twice. The stored events count.
+        // The same id with other content is a command that was decided twice. The stored events
+        // count.
         let as_sent = || {
             self.commits
                 .iter()
@@ -257,7 +275,7 @@ impl Work<'_> {
         })
     }
 
-    /// What stands in the slot of a commit, while it is open whether that is mine.
+    /// Reads the slot of a commit, while it is unknown if the commit is in it.
     async fn slot(&self, index: usize) -> Result<Option<StoredItem>, EventStoreError> {
         let head = &self.commits[index].head;
         let found = try_get_item(self.connection, head.stream(), head.version().next()).await;
@@ -270,12 +288,14 @@ impl Work<'_> {
         StoredItem::read(item).map_err(|e| e.into_error(head.stream(), head.version()))
     }
 
-    /// The stored commit that starts with this item, which has my id.
+    /// Reads the rest of the stored commit that starts with this item, which has the id of
+    /// `append`.
     async fn whole(&self, append: &Append, first: StoredItem) -> Result<Commit, EventStoreError> {
         let stream = append.head.stream().clone();
         let mut items = Items::new(self.connection.clone(), stream, first.last.next(), None);
         let commit = items.complete(first, &mut Names::default()).await;
-        // It is applied, though it cannot be told with what: never "certainly not applied".
+        // The append was applied, although its content cannot be read now. The error must not say
+        // "certainly not applied".
         commit.map_err(|error| self.open(error))
     }
 }

@@ -1,5 +1,7 @@
-//! The attribute `e`: the events of one item, as JSON text or as CBOR. Either form is an array in which the label of each
-//! event (its name, and what is not the default) is followed by its payload.
+//! The attribute `e`: the events of one item, as JSON text or as CBOR.
+//!
+//! Either form is an array in which the label of each event is followed by its payload. A label is
+//! the name of the event and the properties that are not the default.
 use crate::attributes::{BadAttribute, binary, text};
 use aws_sdk_dynamodb::types::AttributeValue;
 use bytes::Bytes;
@@ -15,11 +17,14 @@ use std::{fmt, sync::Arc};
 /// The schema version of an event whose label is only its name.
 const FIRST_SCHEMA: u16 = 1;
 
-/// Shares the names and codecs of a read: a stream has few of them, and each event would allocate its own.
+/// Shares the names and codecs of the events of a read.
+///
+/// A stream has only a few of them, and each event would otherwise allocate its own.
 #[derive(Debug, Default)]
 pub(crate) struct Names(Vec<Arc<str>>);
 impl Names {
-    /// More than a stream's usual kinds of events; the search is linear.
+    /// The most names that are shared. It exceeds the kinds of events of most streams, and bounds
+    /// the linear search.
     const KEPT: usize = 32;
 
     fn share(&mut self, name: &str) -> Arc<str> {
@@ -37,9 +42,9 @@ impl Names {
 /// The way in which a payload can be embedded as JSON.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Json {
-    /// Comes back byte for byte.
+    /// The payload is JSON that comes back byte for byte.
     Exact,
-    /// JSON between white space, which a reader of the embedded value would not see.
+    /// The payload is JSON between white space, which a reader of the embedded value would not see.
     Padded,
     No,
 }
@@ -52,7 +57,7 @@ fn inspect(payload: &[u8]) -> Json {
     }
 }
 
-/// The attribute `e`, and `k` if the events have a codec.
+/// Encodes the events as the attribute `e`, and returns the attribute `k` if they have a codec.
 ///
 /// # Errors
 /// `Invalid` if a payload without a codec is not JSON.
@@ -86,12 +91,13 @@ pub(crate) fn encode(
     Ok((binary(out), codec))
 }
 
-/// The most bytes that one event can take in `e`, in either form: what a commit is split by.
+/// Returns the most bytes that one event can take in `e`, in either form. Commits are split by this
+/// weight.
 pub(crate) fn weight(event: &EventData) -> usize {
-    // Quotes, commas and brackets or CBOR's headers, and the schema version.
+    // Quotes, commas and brackets, or the headers of CBOR, and the schema version.
     const FRAME: usize = 32;
     let name = event.name.as_str();
-    // In JSON a name may be escaped: six bytes for a control character.
+    // JSON may escape a character of a name, which takes six bytes for a control character.
     let name = name.len() + 5 * name.bytes().filter(|b| escaped(*b)).count();
     FRAME + name + event.payload.len() + event.codec.as_deref().map_or(0, str::len)
 }
@@ -105,7 +111,7 @@ fn unencodable(error: &dyn fmt::Display) -> EventStoreError {
     EventStoreError::Invalid { reason }
 }
 
-/// The events as JSON text. Every payload has been inspected and is JSON in UTF-8.
+/// Encodes the events as JSON text. Every payload has been inspected and is JSON in UTF-8.
 fn encode_text(events: &[EventData]) -> Result<String, EventStoreError> {
     let bytes = events.iter().map(|e| e.payload.len() + e.name.len() + 4);
     let mut out = String::with_capacity(1 + bytes.sum::<usize>());
@@ -123,7 +129,7 @@ fn encode_text(events: &[EventData]) -> Result<String, EventStoreError> {
     Ok(out)
 }
 
-/// The label of an event in CBOR. `codec`: that of the item.
+/// Encodes the label of an event in CBOR. `codec` is that of the item.
 fn cbor_label(event: &EventData, codec: Option<&str>) -> Value {
     let name = Value::Text(event.name.as_str().into());
     let (version, own) = (event.schema_version, event.codec.as_deref());
@@ -137,10 +143,11 @@ fn cbor_label(event: &EventData, codec: Option<&str>) -> Value {
     }
 }
 
-/// The events of `e`. `codec` is the item's `k`, the codec of all events in CBOR whose label names none.
+/// Decodes the events of `e`. `codec` is the item's `k`: the codec of all events in CBOR whose
+/// label names none.
 ///
 /// # Errors
-/// If the attribute is not of this format, or an event has a label with more elements than this build knows.
+/// If the attribute is not of this format, or if a label has more elements than this build knows.
 pub(crate) fn decode(
     events: AttributeValue,
     codec: Option<&str>,
@@ -153,7 +160,7 @@ pub(crate) fn decode(
     }
 }
 
-/// The events of the JSON text. The payloads share the text: none is copied.
+/// Decodes the events of the JSON text. The payloads share the text, so none is copied.
 fn decode_text(text: String, names: &mut Names) -> Result<Vec<EventData>, BadAttribute> {
     let text = Bytes::from(text);
     let mut json = serde_json::Deserializer::from_slice(&text);
@@ -162,7 +169,7 @@ fn decode_text(text: String, names: &mut Names) -> Result<Vec<EventData>, BadAtt
     list.map_err(|e| BadAttribute::new("e", &e))
 }
 
-/// Reads the array.
+/// Reads the array of labels and payloads.
 struct List<'a> {
     names: &'a mut Names,
     text: &'a Bytes,
@@ -192,7 +199,7 @@ impl<'de> Visitor<'de> for List<'_> {
     }
 }
 
-/// Reads the label of an event: name and schema version.
+/// Reads the label of an event: its name and schema version.
 struct Label<'a>(&'a mut Names);
 
 impl<'de> DeserializeSeed<'de> for Label<'_> {
@@ -225,7 +232,7 @@ impl<'de> Visitor<'de> for Label<'_> {
     }
 }
 
-/// Reads a name alone.
+/// Reads the name within a label.
 struct Name<'a>(&'a mut Names);
 
 impl<'de> DeserializeSeed<'de> for Name<'_> {
@@ -248,7 +255,7 @@ impl<'de> Visitor<'de> for Name<'_> {
 const UNKNOWN_ELEMENT: &str =
     "the label of an event has an element that this build does not know: a later build wrote it";
 
-/// The events of the CBOR array.
+/// Decodes the events of the CBOR array.
 fn decode_cbor(
     bytes: &[u8],
     codec: Option<&str>,
@@ -276,10 +283,10 @@ fn decode_cbor(
     Ok(events)
 }
 
-/// Name, schema version and codec of an event.
+/// The name, schema version and codec of an event.
 type CborLabel = (Arc<str>, u16, Option<Arc<str>>);
 
-/// Reads the label of an event in CBOR. `codec` is that of the item.
+/// Decodes the label of an event in CBOR. `codec` is that of the item.
 fn decode_label(
     label: Value,
     codec: Option<&Arc<str>>,
