@@ -1,4 +1,5 @@
-//! What all clients of librdkafka share: their log, where they are dropped, and the questions that need no group.
+//! The parts that all clients of librdkafka share: their log, the thread that drops them, and the
+//! requests that need no group.
 use crate::{
     error::{Errors, task_failed},
     worked_before::{Access, Uses},
@@ -18,7 +19,7 @@ use rdkafka::{
 };
 use std::{fmt, sync::Arc, time::Duration};
 
-/// Sends librdkafka's log to `tracing` and its problems to [`Errors`].
+/// The client context that sends librdkafka's log to `tracing` and its problems to [`Errors`].
 #[derive(Clone, Debug)]
 pub(crate) struct Listening {
     pub(crate) errors: Arc<Errors>,
@@ -42,7 +43,8 @@ impl ConsumerContext for Listening {}
 
 pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, text: &str) {
     use RDKafkaLogLevel as Level;
-    // One set of properties serves producers and consumers, and each kind warns of the other's.
+    // Producers and consumers share one set of properties, and each kind warns of the properties of
+    // the other.
     if facility == "CONFWARN" && text.contains("will be ignored by this") {
         tracing::debug!(target: "librdkafka", facility, "{text}");
         return;
@@ -57,14 +59,15 @@ pub(crate) fn log(level: RDKafkaLogLevel, facility: &str, text: &str) {
     }
 }
 
-/// Drops a client on a thread of its own: librdkafka joins its threads there, which would hold up an async worker.
+/// A client that is dropped on a thread of its own, since librdkafka joins its threads then and
+/// would block an async worker.
 pub(crate) struct DropElsewhere<T: Send + 'static>(Option<T>);
 
 impl<T: Send + 'static> DropElsewhere<T> {
     pub(crate) fn new(client: T) -> Self {
         Self(Some(client))
     }
-    /// Nothing only while it is dropped.
+    /// Returns the client, which is present until it is dropped.
     pub(crate) const fn get(&self) -> KafkaResult<&T> {
         match &self.0 {
             Some(client) => Ok(client),
@@ -81,12 +84,12 @@ impl<T: Send + 'static> Drop for DropElsewhere<T> {
     fn drop(&mut self) {
         let client = self.0.take();
         let thread = std::thread::Builder::new().name("kafka-close".into());
-        // Without a thread it is dropped by the failed call, which is slow and right.
+        // Without a thread the failed call drops the client itself, which is slow but correct.
         let _ = thread.spawn(move || drop(client));
     }
 }
 
-/// Runs a blocking call of librdkafka; each has its own timeout.
+/// Runs a blocking call of librdkafka on a blocking thread. Every such call has a timeout.
 pub(crate) async fn blocking<T: Send + 'static>(
     call: impl FnOnce() -> Result<T, MessageBusError> + Send + 'static,
 ) -> Result<T, MessageBusError> {
@@ -95,19 +98,19 @@ pub(crate) async fn blocking<T: Send + 'static>(
         .map_err(task_failed)?
 }
 
-/// Partitions as Kafka counts them.
+/// Converts the number of a partition to Kafka's type.
 pub(crate) fn kafka_number(partition: u32) -> i32 {
     i32::try_from(partition).unwrap_or(i32::MAX)
 }
 
-/// What a partition holds: its oldest offset, and one past its newest.
+/// The offsets that a partition holds: its oldest one, and one after its newest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Range {
     pub(crate) begin: Offset,
     pub(crate) end: Offset,
 }
 
-/// Asks brokers about topics. It joins no group.
+/// A client that asks brokers about topics. It joins no group.
 pub(crate) struct Reader {
     client: DropElsewhere<BaseConsumer<Listening>>,
     errors: Arc<Errors>,
@@ -147,7 +150,8 @@ impl Reader {
     ) -> Result<T, MessageBusError> {
         let answer = self.client.get().and_then(|client| {
             let answer = question(client);
-            // Nobody else serves this client's log and problems, which would pile up; each poll serves one.
+            // Nothing else serves the log and the problems of this client, which would pile up.
+            // Each poll serves one.
             for _ in 0..32 {
                 let _ = client.poll(Duration::ZERO);
             }
@@ -162,15 +166,16 @@ impl Reader {
         }
     }
 
-    /// Returns the number of partitions of a topic; blocks.
+    /// Returns the number of partitions of a topic. Blocks.
     pub(crate) fn partitions(&self, topic: &Arc<str>) -> Result<u32, MessageBusError> {
         self.topic(topic).map(|(partitions, _)| partitions)
     }
 
-    /// A broker that is there; blocks.
+    /// Returns the id of an available broker. Blocks.
     pub(crate) fn any_broker(&self) -> Result<i32, MessageBusError> {
         self.ask("looking for brokers", Uses::nothing(), |client| {
-            // Brokers come with the answer about any topic, whether it exists or not; without one, with all topics.
+            // The answer about a topic includes the brokers, even if the topic does not exist.
+            // Without a topic, the answer would include all topics.
             let metadata = client.fetch_metadata(Some("__consumer_offsets"), self.timeout)?;
             let broker = metadata.brokers().first().map(|broker| broker.id());
             broker.ok_or(KafkaError::MetadataFetch(
@@ -179,7 +184,7 @@ impl Reader {
         })
     }
 
-    /// Returns the number of partitions of a topic and a broker that is there; blocks.
+    /// Returns the number of partitions of a topic and the id of an available broker. Blocks.
     pub(crate) fn topic(&self, topic: &Arc<str>) -> Result<(u32, Option<i32>), MessageBusError> {
         until_shown(&self.errors, topic, || {
             let doing = format_args!("looking for the topic {topic}");
@@ -191,12 +196,14 @@ impl Reader {
         })
     }
 
-    /// What partitions hold, in their order: two questions, however many they are; blocks.
+    /// Returns the ranges of partitions, in their order, with two requests for any number of
+    /// partitions. Blocks.
     pub(crate) fn ranges(&self, partitions: &[PartitionId]) -> Result<Vec<Range>, MessageBusError> {
         if partitions.is_empty() {
             return Ok(Vec::new());
         }
-        // The end first: a partition that is trimmed in between must not seem to begin after its end.
+        // The end first: a partition that is trimmed between the requests must not seem to begin
+        // after its end.
         let ends = self.offsets_at(partitions, Place::End)?;
         let begins = self.offsets_at(partitions, Place::Beginning)?;
         let ranges = begins.into_iter().zip(ends);
@@ -208,7 +215,8 @@ impl Reader {
             .collect())
     }
 
-    /// `Beginning` and `End` are the special times -2 and -1 of Kafka's ListOffsets.
+    /// Asks for the offsets of partitions at a time. `Beginning` and `End` are the special times -2
+    /// and -1 of Kafka's ListOffsets.
     fn offsets_at(
         &self,
         partitions: &[PartitionId],
@@ -236,7 +244,7 @@ impl Reader {
     }
 }
 
-/// The topics of some partitions, each once.
+/// Returns the topics of some partitions, each once.
 pub(crate) fn topics_of<'a>(
     partitions: impl IntoIterator<Item = &'a PartitionId>,
 ) -> Vec<Arc<str>> {
@@ -250,18 +258,19 @@ pub(crate) fn topics_of<'a>(
     topics
 }
 
-/// The pauses before a topic that is missing on first contact is looked for again.
+/// The pauses before a topic that is missing on first contact is looked up again.
 const APPEARANCE_PAUSES: Backoff =
     Backoff::new(Duration::from_millis(100), Duration::from_millis(200));
 
-/// Looks for a topic, for a short time also again: one that was created a moment ago is unknown to other brokers than
-/// the one that created it. Blocks.
+/// Looks up a topic, on first contact repeatedly for a short time. Blocks.
+///
+/// A topic that was just created is at first known only to the broker that created it.
 pub(crate) fn until_shown<T>(
     errors: &Errors,
     topic: &Arc<str>,
     look: impl Fn() -> Result<T, MessageBusError>,
 ) -> Result<T, MessageBusError> {
-    // `is_first_contact` knows how long a first contact lasts.
+    // `is_first_contact` bounds the time of a first contact.
     let mut retrying = Retrying::new(RetryPolicy::forever(APPEARANCE_PAUSES));
     loop {
         match look() {
@@ -277,7 +286,8 @@ pub(crate) fn until_shown<T>(
     }
 }
 
-/// A list for librdkafka. It must be dropped before the client that it was used with: the client would hang.
+/// Creates a partition list for librdkafka. The list must be dropped before its client, which would
+/// hang otherwise.
 pub(crate) fn list(
     partitions: &[PartitionId],
     place: impl Fn(&PartitionId) -> Place,
@@ -289,7 +299,7 @@ pub(crate) fn list(
     Ok(list)
 }
 
-/// Where a group is, for each of `partitions`, from an answered list.
+/// Returns the committed offset of each of `partitions`, from an answered list.
 pub(crate) fn committed_places(
     answer: &TopicPartitionList,
     partitions: &[PartitionId],
@@ -308,14 +318,14 @@ pub(crate) fn committed_places(
     Ok(places)
 }
 
-/// How many partitions metadata gives a topic.
+/// Returns the number of partitions that metadata gives for a topic.
 pub(crate) fn partition_count(metadata: &Metadata, topic: &str) -> KafkaResult<u32> {
     let found = metadata.topics().iter().find(|t| t.name() == topic);
     let unknown = RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
     let found = found.ok_or(KafkaError::MetadataFetch(unknown.into()))?;
     match found.error() {
         Some(error) => Err(KafkaError::MetadataFetch(error.into())),
-        // Without an error and without partitions: it is being made just now.
+        // Without an error and without partitions, the topic is just being created.
         None if found.partitions().is_empty() => Err(KafkaError::MetadataFetch(
             RDKafkaErrorCode::LeaderNotAvailable,
         )),

@@ -1,6 +1,6 @@
-//! The one place that turns librdkafka's errors into the port's.
+//! The conversion of librdkafka's errors into those of the port, all in one place.
 use crate::{
-    topics::RECORD_OVERHEAD,
+    topic_admin::RECORD_OVERHEAD,
     worked_before::{About, Access, Uses, WorkedBefore},
 };
 use foldstream::{
@@ -14,24 +14,26 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// What is the matter, as far as a caller acts on it.
+/// The class of an error, by what a caller does about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Class {
-    /// Waiting may cure it.
+    /// Waiting may help, since brokers or the client are not ready now.
     Unavailable,
-    /// The record, or the batch of one that it was in.
+    /// The record is too large, or the batch that holds only this record.
     TooLarge,
-    /// The membership is between two generations: whether an assignment still stands is known soon.
+    /// The membership is between two generations, and it will be known soon if an assignment still
+    /// stands.
     Rebalancing,
-    /// The group has given up this member: its assignments have ended, also those it still believes in.
+    /// The group has expelled this member, and all its assignments have ended, also those that it
+    /// still believes in.
     Expelled,
     /// The fetch position is not in the partition.
     OutOfRange,
-    /// Waiting does not cure it.
+    /// Waiting does not help, since something must change first.
     Refused(RefusedKind),
 }
 
-/// What an error code means, wherever it comes from.
+/// Returns the class of an error code, no matter which call returned it.
 pub(crate) fn class(code: Code) -> Class {
     use RefusedKind as Kind;
     match code {
@@ -89,7 +91,7 @@ pub(crate) fn class(code: Code) -> Class {
 fn is_transient(code: Code) -> bool {
     matches!(
         code,
-        // In the client: no answer in time, or it is being taken down.
+        // In the client: no answer in time, or the client is being closed.
         Code::BrokerTransportFailure
             | Code::Resolve
             | Code::AllBrokersDown
@@ -113,7 +115,7 @@ fn is_transient(code: Code) -> bool {
             | Code::PurgeInflight
             // After a partition was added, until every broker knows it.
             | Code::UnknownPartition
-            // The producer is made anew; what it had in flight may be there or not.
+            // The producer is replaced. The records that it had in flight may be stored or not.
             | Code::Fatal
             | Code::GaplessGuarantee
             | Code::OutOfOrderSequenceNumber
@@ -122,10 +124,10 @@ fn is_transient(code: Code) -> bool {
             | Code::InvalidProducerEpoch
             // Another record of the same batch was refused.
             | Code::InvalidDifferentRecord
-            // A checksum that does not fit: damaged on the way.
+            // A checksum that does not match: the record was damaged on its way.
             | Code::BadMessage
             | Code::InvalidMessage
-            // At the brokers: elections, loads, restarts, quotas.
+            // At the brokers: elections, loading, restarts, quotas.
             | Code::LeaderNotAvailable
             | Code::NotLeaderForPartition
             | Code::RequestTimedOut
@@ -156,7 +158,7 @@ fn is_transient(code: Code) -> bool {
     )
 }
 
-/// Returns the subject of a refusal, if waiting cures it where it has worked before.
+/// Returns the subject of a refusal that may be an outage if it has worked before.
 fn about(kind: RefusedKind, code: Option<Code>) -> Option<About> {
     match kind {
         RefusedKind::MissingTopic => Some(About::Existence),
@@ -170,7 +172,7 @@ fn about(kind: RefusedKind, code: Option<Code>) -> Option<About> {
     }
 }
 
-/// The code inside an error; the crate's own accessor leaves out administration.
+/// Returns the code inside an error. The accessor of rdkafka leaves out errors of administration.
 pub(crate) fn code(error: &KafkaError) -> Option<Code> {
     match error {
         KafkaError::AdminOp(code) => Some(*code),
@@ -178,7 +180,8 @@ pub(crate) fn code(error: &KafkaError) -> Option<Code> {
     }
 }
 
-/// What one client heard of its brokers last, which no later timeout tells.
+/// The last problem that a client reported about its brokers, which a later timeout does not
+/// mention.
 #[derive(Clone, Debug)]
 struct Problem {
     code: Option<Code>,
@@ -186,7 +189,8 @@ struct Problem {
     at: Instant,
 }
 
-/// Turns errors of one client into the port's; remembers why its brokers cannot be reached.
+/// Converts the errors of one client into those of the port, and remembers why its brokers cannot
+/// be reached.
 #[derive(Debug)]
 pub(crate) struct Errors {
     brokers: Arc<str>,
@@ -194,10 +198,12 @@ pub(crate) struct Errors {
     problem: Mutex<Option<Problem>>,
 }
 
-/// How long a failed login explains a timeout: several of librdkafka's reconnect attempts (10 s apart at most).
+/// The time for which a failed login explains a timeout. It covers several of librdkafka's
+/// reconnect attempts, which are at most 10 s apart.
 const PROBLEM_AGE: Duration = Duration::from_secs(60);
 
-/// What is in the source of every error of this adapter: what was done, where, and what the client says.
+/// The source of every error of this adapter: the action, its topic or group, and the client's own
+/// words.
 #[derive(Debug, thiserror::Error)]
 #[error("{doing} at the Kafka brokers {brokers}{heard}{outage}")]
 struct KafkaFailure {
@@ -218,7 +224,7 @@ impl Errors {
         }
     }
 
-    /// The errors of another client of the same bus.
+    /// Returns the converter for another client of the same bus.
     pub(crate) fn of_another_client(&self) -> Self {
         Self {
             brokers: Arc::clone(&self.brokers),
@@ -231,7 +237,7 @@ impl Errors {
         &self.worked_before
     }
 
-    /// Remembers what the client says about its connections.
+    /// Remembers a problem that the client reported about its connections.
     pub(crate) fn heard(&self, error: &KafkaError, text: &str) {
         *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(Problem {
             code: code(error),
@@ -240,7 +246,7 @@ impl Errors {
         });
     }
 
-    /// Notes that a call has succeeded, and forgets what the client said about its connections.
+    /// Records that a call succeeded, and forgets the reported problem.
     pub(crate) fn succeeded(&self, uses: Uses<'_>) {
         *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = None;
         self.worked_before.succeeded(uses);
@@ -251,7 +257,8 @@ impl Errors {
         problem.clone().filter(|p| p.at.elapsed() < PROBLEM_AGE)
     }
 
-    /// Turns the error of a call into the port's. The call was `doing` something, and used topics and a group.
+    /// Converts the error of a call. `doing` names the action, and `uses` names its topics and
+    /// group.
     pub(crate) fn failed(
         &self,
         doing: impl fmt::Display,
@@ -262,14 +269,14 @@ impl Errors {
         let mut class = cause.map_or(Class::Refused(RefusedKind::Other), class);
         match error {
             KafkaError::Canceled => class = Class::Unavailable,
-            // Properties that contradict each other, which only a client itself finds.
+            // Properties that contradict each other, which only the creation of a client detects.
             KafkaError::ClientConfig(..) | KafkaError::ClientCreation(_) => {
                 class = Class::Refused(RefusedKind::Validation);
             }
             _ => {}
         }
         let problem = self.last_problem();
-        // A client that may not log in says so aside, and lets its requests time out.
+        // A client whose login is refused reports that separately, and lets its requests time out.
         let login = problem.as_ref().and_then(|p| p.code);
         if let (Class::Unavailable, Some(Class::Refused(kind))) = (class, login.map(self::class)) {
             (class, cause) = (Class::Refused(kind), login);
@@ -308,7 +315,7 @@ impl Errors {
         }
     }
 
-    /// The error of a publish by a producer that sends records up to `max_bytes`.
+    /// Converts the error of a publish by a producer that sends records of up to `max_bytes`.
     pub(crate) fn publish_failed(
         &self,
         message: &Message,
@@ -320,7 +327,8 @@ impl Errors {
             return MessageBusError::TooLarge {
                 topic: Arc::clone(&message.topic),
                 bytes: message.size(),
-                // The topic's own limit may be lower than ours: then it is not known here.
+                // The topic's own limit may be lower than that of the producer. It is not known
+                // here.
                 limit: (message.size() > limit).then_some(limit),
             };
         }
@@ -329,7 +337,7 @@ impl Errors {
     }
 }
 
-/// What to do about it.
+/// Returns the remedy for a refusal, as a sentence for the operator.
 fn remedy(kind: RefusedKind) -> &'static str {
     match kind {
         RefusedKind::MissingTopic => {
@@ -350,14 +358,14 @@ fn remedy(kind: RefusedKind) -> &'static str {
     }
 }
 
-/// A request that is wrong before anything is sent.
+/// Creates the error of a request that is invalid before anything is sent.
 pub(crate) fn invalid(reason: impl Into<String>) -> MessageBusError {
     MessageBusError::Invalid {
         reason: reason.into(),
     }
 }
 
-/// A task of this adapter that ended without an answer.
+/// Creates the error of a task of this adapter that ended without an answer.
 pub(crate) fn task_failed(error: tokio::task::JoinError) -> MessageBusError {
     MessageBusError::Unavailable {
         source: error.into(),

@@ -6,9 +6,9 @@ mod consumer;
 mod error;
 mod message_bus;
 mod producer;
-mod topics;
+mod topic_admin;
 mod worked_before;
 
 pub use config::{GroupProtocol, KafkaConfig, KafkaConfigError};
 pub use message_bus::KafkaMessageBus;
-pub use topics::{TopicOutcome, TopicSpec};
+pub use topic_admin::{TopicOutcome, TopicSpec};

@@ -1,11 +1,11 @@
-//! [`KafkaMessageBus`]: the port on Kafka.
+//! The `MessageBus` port on Kafka: [`KafkaMessageBus`].
 use crate::{
     client::{Reader, blocking, committed_places, list, topics_of},
     config::{KafkaConfig, KafkaConfigError},
     consumer,
     error::Errors,
     producer::Producer,
-    topics::{Admin, TopicOutcome, TopicSpec},
+    topic_admin::{Admin, TopicOutcome, TopicSpec},
     worked_before::{Access, Uses, WorkedBefore},
 };
 use async_trait::async_trait;
@@ -19,9 +19,9 @@ use rdkafka::{
 };
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Apache Kafka as a [`MessageBus`]. Cloning shares the connections.
+/// Apache Kafka as a [`MessageBus`]. Clones share the connections.
 ///
-/// Nothing is connected before the first call. Calls need a Tokio runtime.
+/// The first call connects, not the constructor. Calls need a Tokio runtime.
 ///
 /// # Example
 /// ```no_run
@@ -53,10 +53,10 @@ struct Shared {
 }
 
 impl KafkaMessageBus {
-    /// Checks the configuration; connects to nothing yet.
+    /// Creates a bus from a checked configuration. Does not connect yet.
     ///
     /// # Errors
-    /// [`KafkaConfigError`], naming the field or the property.
+    /// [`KafkaConfigError`] if a field or a property is not accepted. The error names it.
     pub fn new(config: KafkaConfig) -> Result<Self, KafkaConfigError> {
         config.check()?;
         let worked_before = Arc::new(WorkedBefore::new(config.refusal_patience));
@@ -77,24 +77,29 @@ impl KafkaMessageBus {
         })
     }
 
-    /// The settings that it was made with.
+    /// Returns the configuration of this bus.
     pub fn config(&self) -> &KafkaConfig {
         &self.shared.config
     }
 
-    /// Makes a topic and waits until it can be used. One of that name is left as it is.
+    /// Creates a topic and waits until it can be used. An existing topic of that name is not
+    /// changed.
     ///
     /// # Errors
-    /// [`MessageBusError`]; `Refused(Validation)` for settings that the brokers do not take.
+    /// [`MessageBusError`]:
+    /// - `Refused(Validation)` if the brokers do not accept the settings,
+    /// - `Refused` with another kind if this principal may not create topics,
+    /// - `Unavailable` if the brokers cannot answer now.
     pub async fn create_topic(&self, topic: &TopicSpec) -> Result<TopicOutcome, MessageBusError> {
         let reader = self.shared.reader()?;
         self.shared.admin.create_topic(topic, reader).await
     }
 
-    /// Makes topics as [`create_topic`](Self::create_topic) does, in this order, up to the first error.
+    /// Creates topics as [`create_topic`](Self::create_topic) does, in this order, up to the first
+    /// error.
     ///
     /// # Errors
-    /// [`MessageBusError`], after which the topics before it exist.
+    /// [`MessageBusError`] of the first topic that cannot be created. The topics before it exist.
     pub async fn create_topics(
         &self,
         topics: &[TopicSpec],
@@ -119,7 +124,7 @@ impl Shared {
         Ok(made)
     }
 
-    /// A group's places; blocks.
+    /// Returns the committed offsets of a group. Blocks.
     fn committed(
         &self,
         group: &str,
@@ -131,7 +136,7 @@ impl Shared {
             let doing = format_args!("asking where the group {group} is");
             self.errors.failed(doing, uses, error)
         };
-        // It carries the group's name and never subscribes, so it is no member.
+        // The client carries the name of the group but never subscribes, so it is not a member.
         let client: BaseConsumer = self.config.consumer(group).create().map_err(failed)?;
         let answer = list(partitions, |_| Place::Invalid)
             .and_then(|asked| client.committed_offsets(asked, self.config.request_timeout))
@@ -158,7 +163,8 @@ impl MessageBus for KafkaMessageBus {
         &self,
         subscription: Subscription,
     ) -> Result<Arc<dyn Consumer>, MessageBusError> {
-        // librdkafka takes an empty id for none, and joins with another one in vain without a word.
+        // librdkafka treats an empty instance id as none, and never joins with an invalid one,
+        // without an error.
         subscription.check()?;
         let reader = self.shared.reader()?;
         let shared = Arc::clone(&self.shared);

@@ -1,10 +1,13 @@
-//! Publishing: idempotent, awaited, to the partition that the key names.
+//! The producer: idempotent publishes, acknowledged one by one, to the partition of the key.
 //!
-//! # Why the partition is computed here
-//! librdkafka's `murmur2` partitioner gives the same number, but against its own view of the topic, after a wait for
-//! topics that it does not know, and it would ask the brokers to make them. Here one metadata answer says whether the
-//! topic exists and how many partitions it has, and [`foldstream::kafka_partition`] decides. The count is asked again
-//! after a minute, so a topic that grows is followed within one: until then its new partitions stay empty.
+//! # Why is the partition computed here?
+//! librdkafka's `murmur2` partitioner returns the same number, but by its own view of the topic. It
+//! waits for topics that it does not know, and asks the brokers to create them. Here one metadata
+//! answer says if the topic exists and how many partitions it has, and
+//! [`foldstream::kafka_partition`] decides.
+//!
+//! The number of partitions is requested again after a minute. The producer therefore notices that
+//! a topic has grown within that minute, and the new partitions remain empty until then.
 use crate::{
     client::{DropElsewhere, Listening, blocking, kafka_number, partition_count, until_shown},
     config::KafkaConfig,
@@ -27,15 +30,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// After how long a topic's partitions are counted again.
+/// The time after which the partitions of a topic are counted again.
 const COUNT_AGE: Duration = Duration::from_secs(60);
-/// The pauses before a full queue of the client is tried again.
+/// The pauses before a record is offered again to a client whose queue is full.
 const FULL_QUEUE_PAUSES: Backoff =
     Backoff::new(Duration::from_millis(10), Duration::from_millis(20));
 
 type Client = FutureProducer<Listening>;
 
-/// One producer, replaced after a fatal error.
+/// A producer client, which is replaced after a fatal error.
 #[derive(Debug)]
 pub(crate) struct Producer {
     config: KafkaConfig,
@@ -44,11 +47,11 @@ pub(crate) struct Producer {
     topics: Mutex<HashMap<Arc<str>, Arc<Topic>>>,
 }
 
-/// What is known of one topic.
+/// The partition count of one topic, and its age.
 #[derive(Debug, Default)]
 struct Topic {
     counted: Mutex<Option<(u32, Instant)>>,
-    /// One asks, the others wait for the answer; it guards no data.
+    /// Held by the caller that counts while others wait for its answer. It guards no data.
     asking: tokio::sync::Mutex<()>,
 }
 
@@ -73,7 +76,7 @@ impl Producer {
         }
     }
 
-    /// Sends one message and returns its place once it is durable.
+    /// Publishes one message, and returns its partition and offset once it is durable.
     pub(crate) async fn publish(
         &self,
         message: &Message,
@@ -117,15 +120,18 @@ impl Producer {
                 }
             }
         };
-        // A caller that goes away here leaves the record with the client: it is sent or not, as after a crash.
+        // If the caller drops this future, the client still has the record. It is sent or not, as
+        // after a crash.
         match acknowledged.await {
             Ok(Ok(delivery)) => u64::try_from(delivery.offset)
                 .map(Offset::new)
-                // An acknowledgement without an offset is not one: the record may be lost. The leader of a partition
-                // takes any sequence number from a producer that it does not know. If it refuses the first request of
-                // a new producer while the second is on its way, it stores the second. librdkafka then takes that
-                // success as proof that the first was stored too, and acknowledges its records without an offset. An
-                // answer that a record is a duplicate ends the same way. Either way the record must be sent again.
+                // An acknowledgement without an offset is not an acknowledgement, since the record
+                // may be lost. The leader of a partition accepts any sequence number from a
+                // producer that it does not know. If the leader refuses the first request of a new
+                // producer while the second is on its way, it stores the second. librdkafka then
+                // takes that success as a proof that the first was stored too, and acknowledges its
+                // records without an offset. An answer that a record is a duplicate ends the same
+                // way. In both cases the record must be sent again.
                 .map_err(|_| {
                     KafkaError::MessageProduction(RDKafkaErrorCode::DuplicateSequenceNumber)
                 }),
@@ -134,7 +140,8 @@ impl Producer {
         }
     }
 
-    /// After an error: a fatal one ends the client's life, a refusal what is known of the topic.
+    /// Recovers after an error: replaces the client if the error is fatal, and forgets the topic if
+    /// it was refused.
     fn mend(&self, client: &Arc<DropElsewhere<Client>>, topic: &str, error: &KafkaError) {
         let fatal = code(error) == Some(RDKafkaErrorCode::Fatal)
             || client
@@ -146,14 +153,15 @@ impl Producer {
                 "the Kafka producer failed for good and is made anew"
             );
             let mut current = lock(&self.client);
-            // Only the one that failed: another caller may have replaced it already.
+            // Another caller may have replaced the failed client already.
             if current.as_ref().is_some_and(|c| Arc::ptr_eq(c, client)) {
                 *current = None;
             }
         }
         let refused = matches!(code(error).map(class), Some(Class::Refused(_)));
         if refused || code(error) == Some(RDKafkaErrorCode::UnknownPartition) {
-            // The client remembers refusals of a topic too; asking for it anew clears them.
+            // The client also remembers refusals of a topic. Another request for the topic clears
+            // them.
             lock(&self.topics).remove(topic);
         }
     }
@@ -179,7 +187,7 @@ impl Producer {
         Ok(client)
     }
 
-    /// The partition that a message names, or else the one of its key.
+    /// Returns the partition that a message names, or else the partition of its key.
     async fn partition_of(&self, message: &Message) -> Result<u32, MessageBusError> {
         let topic = &message.topic;
         let Some(named) = message.partition else {
@@ -220,7 +228,8 @@ impl Producer {
                 *lock(&topic.counted) = Some((count, Instant::now()));
                 Ok(count)
             }
-            // The old count is right unless the topic grew; whether the brokers are there, the publish will tell.
+            // The old count is right unless the topic has grown. If the brokers are away, the
+            // publish itself fails.
             Err(error) if error.is_transient() => topic.partitions(Duration::MAX).ok_or(error),
             Err(error) => {
                 lock(&self.topics).remove(name);
@@ -229,7 +238,7 @@ impl Producer {
         }
     }
 
-    /// Asked through the producer itself, so that it knows the partitions too.
+    /// Counts the partitions by the producer itself, so that the producer knows them too.
     async fn count_partitions(&self, topic: &Arc<str>) -> Result<u32, MessageBusError> {
         let (client, errors) = (self.client()?, Arc::clone(&self.errors));
         let (topic, timeout) = (Arc::clone(topic), self.config.request_timeout);
@@ -255,7 +264,7 @@ impl Producer {
     }
 }
 
-/// A message in Kafka's terms.
+/// A message in the types of Kafka.
 struct Record<'a> {
     message: &'a Message,
     headers: OwnedHeaders,
@@ -266,7 +275,7 @@ impl<'a> Record<'a> {
     fn new(message: &'a Message) -> Result<Self, MessageBusError> {
         Subscription::check_topic(&message.topic)?;
         let millis = message.timestamp.as_micros().div_euclid(1_000);
-        // librdkafka reads 0 as "now", and Kafka -1 as "none": neither would arrive as sent.
+        // librdkafka reads 0 as "now", and Kafka reads -1 as "none". Neither would arrive as sent.
         if millis <= 0 {
             return Err(invalid(format!(
                 "the timestamp {} is not after 1970-01-01T00:00:00Z, which Kafka cannot keep",

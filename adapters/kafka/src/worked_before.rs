@@ -1,23 +1,28 @@
-//! A record of what has worked before at these brokers, whose refusal counts as an outage for a time.
+//! A record of the topics, groups and permissions that have worked with these brokers. For a
+//! limited time, their refusal counts as an outage.
 //!
-//! # Why a refusal may be an outage
-//! A broker that has just restarted does not know any topic until it has heard from the controller, and denies every
-//! permission until it has read the ACLs. A server that keeps the users may be away for a moment. Kafka's protocol gives such an
-//! answer the same code as a topic that was never created, so the code alone cannot say whether waiting helps. What has
-//! worked before in this process is therefore unavailable for a bounded time and refused only afterwards. What has never
-//! worked is refused, for it is most likely a mistake.
+//! # Why may a refusal be an outage?
+//! A broker that has just restarted knows no topic until it has heard from the controller, and
+//! denies every permission until it has read the ACLs. A server that stores the users may be away
+//! for a moment. Kafka's protocol answers these cases with the same code as a topic that was never
+//! created, so the code alone cannot say if waiting helps.
+//!
+//! A subject that has worked before in this process is therefore unavailable for a limited time,
+//! and refused only after it. A subject that has never worked is refused at once, since it is most
+//! likely a mistake.
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
-/// For how long a call looks again for a topic that these brokers have never shown: other brokers than the one that
-/// created it hear of it a moment later.
+/// The time for which a call looks up a topic again that these brokers have never shown. Brokers
+/// other than the one that created it learn of it a moment later.
 const FIRST_CONTACT: Duration = Duration::from_secs(2);
-/// After how long a topic that was missing on first contact is looked for as patiently as the first time.
+/// The time after which a topic that was missing on first contact counts as a first contact again.
 const FIRST_CONTACT_AGAIN: Duration = Duration::from_secs(60);
-/// The most topics and groups that are remembered. Beyond it all are forgotten, and each counts as never used.
+/// The most topics and groups that are remembered. Beyond it all are forgotten, and each counts as
+/// never used.
 const MOST_NAMES: usize = 10_000;
 
 /// A kind of access to a topic that has a permission of its own.
@@ -38,7 +43,8 @@ pub(crate) struct Uses<'a> {
 }
 
 impl<'a> Uses<'a> {
-    /// A call whose refusal is never an outage: it uses nothing, or it administers.
+    /// Returns the uses of a call whose refusal is never an outage: it uses nothing, or it
+    /// administers.
     pub(crate) fn nothing() -> Self {
         Self::default()
     }
@@ -69,7 +75,7 @@ pub(crate) enum About {
     TopicAccess,
     /// The permission for the group.
     Group,
-    /// The permission to publish at all.
+    /// The permission to publish to any topic.
     Cluster,
 }
 
@@ -79,12 +85,12 @@ enum Record {
     #[default]
     NeverWorked,
     Works,
-    /// It worked before, and has been refused since then.
+    /// The subject worked before, and has been refused since this time.
     RefusedSince(Instant),
 }
 
 impl Record {
-    /// Notes a refusal and returns true if it counts as an outage.
+    /// Records a refusal, and returns true if it counts as an outage.
     fn refuse(&mut self, now: Instant, patience: Duration) -> bool {
         match *self {
             Self::NeverWorked => false,
@@ -127,7 +133,7 @@ struct State {
     missing: HashMap<Arc<str>, Instant>,
 }
 
-/// See the module. All clients of one bus share it.
+/// The history of all subjects of one bus, which all its clients share.
 #[derive(Debug)]
 pub(crate) struct WorkedBefore {
     patience: Duration,
@@ -142,7 +148,7 @@ impl WorkedBefore {
         }
     }
 
-    /// For how long a refusal counts as an outage.
+    /// Returns the time for which a refusal counts as an outage.
     pub(crate) const fn patience(&self) -> Duration {
         self.patience
     }
@@ -151,7 +157,7 @@ impl WorkedBefore {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Notes that a call has succeeded.
+    /// Records that a call succeeded with these topics and this group.
     pub(crate) fn succeeded(&self, uses: Uses<'_>) {
         let mut state = self.lock();
         state.login = Record::Works;
@@ -182,7 +188,7 @@ impl WorkedBefore {
         }
     }
 
-    /// Notes that a call was refused and returns true if that counts as an outage.
+    /// Records that a call was refused, and returns true if that counts as an outage.
     pub(crate) fn refused(&self, about: About, uses: Uses<'_>) -> bool {
         let (now, patience) = (Instant::now(), self.patience);
         let mut state = self.lock();
@@ -202,7 +208,7 @@ impl WorkedBefore {
                         (About::Existence, _) => Some(&mut records.existence),
                         (_, access) => access.map(|access| records.access(access)),
                     });
-                    // Each is noted, also after the first that is not an outage.
+                    // Each subject is recorded, also after the first one that is not an outage.
                     is_outage &= refuse(record);
                 }
                 is_outage
@@ -210,8 +216,10 @@ impl WorkedBefore {
         }
     }
 
-    /// Returns true if a missing topic shall be looked for again within the same call: it has never been used, and was
-    /// found missing for the first time a moment ago.
+    /// Returns true if a missing topic is to be looked up again within the same call.
+    ///
+    /// That is so if the topic has never been used, and was found missing for the first time a
+    /// moment ago.
     pub(crate) fn is_first_contact(&self, topic: &Arc<str>) -> bool {
         let (now, patience) = (Instant::now(), FIRST_CONTACT.min(self.patience));
         let mut state = self.lock();

@@ -1,34 +1,34 @@
-//! What settings must be, and the error of one that is not.
+//! The checks of settings, and the error of a setting that is not accepted.
 use super::KafkaConfig;
 use foldstream::BoxError;
 use rdkafka::error::KafkaError;
 
-/// A setting that cannot work.
+/// The error of a setting that cannot work.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum KafkaConfigError {
-    /// A variable or field has a value that makes no sense.
+    /// A variable or field has a value that is not accepted.
     #[error("{name} {reason}")]
     Invalid {
-        /// The environment variable or the field.
+        /// The name of the environment variable or of the field.
         name: &'static str,
         /// The rule that the value breaks.
         reason: &'static str,
     },
-    /// A property that the adapter sets itself.
+    /// The adapter sets this property itself.
     #[error("the property {property} cannot be set: {reason}")]
     Protected {
-        /// Of librdkafka.
+        /// The name of the librdkafka property.
         property: String,
-        /// The reason why it is not free, or what to use instead.
+        /// The reason why the property is not free, or the setting to use instead.
         reason: &'static str,
     },
-    /// A property that librdkafka does not take.
+    /// A property is refused by librdkafka.
     #[error(
         "the property {property} is refused: see librdkafka's CONFIGURATION.md; ssl.* and sasl.* need the crate features ssl or gssapi"
     )]
     Rejected {
-        /// Of librdkafka; empty where it does not name one.
+        /// The name of the librdkafka property. Empty if librdkafka does not name one.
         property: String,
         /// The error of librdkafka.
         #[source]
@@ -64,7 +64,7 @@ fn hide(text: &str, value: &str) -> String {
     }
 }
 
-/// Settings that a contract of the adapter stands on.
+/// The properties on which the contract of the adapter rests, and the reason or remedy for each.
 pub(super) const PROTECTED: &[(&str, &str)] = &[
     (
         "acks",
@@ -158,7 +158,7 @@ pub(super) const PROTECTED: &[(&str, &str)] = &[
     ),
 ];
 
-/// Properties whose values are never shown.
+/// Returns true for properties whose values are never shown.
 pub(super) fn is_secret(property: &str) -> bool {
     [
         "password",
@@ -172,7 +172,7 @@ pub(super) fn is_secret(property: &str) -> bool {
 }
 
 impl KafkaConfig {
-    /// Checks everything that can be checked without a broker.
+    /// Checks all settings that can be checked without a broker.
     pub(crate) fn check(&self) -> Result<(), KafkaConfigError> {
         self.check_names(["brokers", "group_id", "client_id", "events_topic"])?;
         self.check_protocol()?;
@@ -205,7 +205,7 @@ impl KafkaConfig {
                 "must be at least one record and one byte",
             ));
         }
-        // The bounds of librdkafka's message.max.bytes.
+        // The bounds of librdkafka's `message.max.bytes`.
         if !(1_000..=1_000_000_000).contains(&self.max_message_bytes) {
             return Err(invalid(
                 "max_message_bytes",
@@ -220,7 +220,8 @@ impl KafkaConfig {
         Ok(())
     }
 
-    /// Checks that schemes of brokers agree with `security.protocol`, since librdkafka ignores the brokers otherwise.
+    /// Checks that the schemes of the brokers agree with `security.protocol`. librdkafka ignores
+    /// other brokers.
     pub(super) fn check_protocol(&self) -> Result<(), KafkaConfigError> {
         let protocol = self.properties.get("security.protocol");
         let protocol = protocol.map_or("plaintext", String::as_str);
@@ -235,7 +236,7 @@ impl KafkaConfig {
         ))
     }
 
-    /// `names` are those of brokers, group, client and topic, as the caller knows them.
+    /// Checks brokers, group, client and topic. `names` are their names as the caller knows them.
     pub(super) fn check_names(&self, names: [&'static str; 4]) -> Result<(), KafkaConfigError> {
         let [brokers, group, client, topic] = names;
         for broker in self.brokers.split(',') {
@@ -251,11 +252,14 @@ impl KafkaConfig {
     }
 }
 
-/// The values of `security.protocol`, which may stand before an address as in `SASL_SSL://kafka:9093`.
+/// The values of `security.protocol`, which may also precede an address, as in
+/// `SASL_SSL://kafka:9093`.
 const PROTOCOLS: [&str; 4] = ["plaintext", "ssl", "sasl_plaintext", "sasl_ssl"];
 
-/// Checks one address of a broker. librdkafka ignores an address that it cannot read, together with all addresses after
-/// it, and every call would then time out.
+/// Checks the address of one broker.
+///
+/// librdkafka ignores an address that it cannot read, together with all addresses after it. Every
+/// call would then time out.
 fn check_broker(broker: &str) -> Result<(), &'static str> {
     let address = match broker.split_once("://") {
         None => broker,
@@ -268,7 +272,7 @@ fn check_broker(broker: &str) -> Result<(), &'static str> {
         return Err("must be host:port without a path or a user, several with commas");
     }
     let (host, port) = match address.rsplit_once(':') {
-        // An IPv6 address without a port ends in its bracket.
+        // An IPv6 address without a port ends with its bracket.
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
         _ => (address, None),
     };
@@ -294,7 +298,7 @@ fn check_scheme(scheme: &str) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Kafka's rule for names of topics (`Topic.validate` of its clients).
+/// Checks the name of a topic by Kafka's rule (`Topic.validate` of its clients).
 fn check_topic(topic: &str) -> Result<(), &'static str> {
     let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     if topic.is_empty() || topic.len() > 249 {

@@ -1,4 +1,4 @@
-//! The same settings as librdkafka takes them, for each kind of client.
+//! The configurations of librdkafka for each kind of client.
 use super::{GroupProtocol, KafkaConfig};
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
 use std::time::Duration;
@@ -8,7 +8,7 @@ impl KafkaConfig {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.brokers);
         config.set("client.id", &self.client_id);
-        // librdkafka's default for producers is to let brokers make unknown topics.
+        // By default librdkafka's producers let the brokers create unknown topics.
         config.set("allow.auto.create.topics", "false");
         for (property, value) in &self.properties {
             config.set(property, value);
@@ -21,16 +21,19 @@ impl KafkaConfig {
         config
     }
 
-    /// Returns true if the property `debug` names contexts, whose lines would not appear below that level.
+    /// Returns true if the property `debug` names contexts, whose lines would not appear below that
+    /// level.
     pub(crate) fn logs_debug(&self) -> bool {
         self.properties.get("debug").is_some_and(|d| !d.is_empty())
     }
 
     pub(crate) fn producer(&self) -> ClientConfig {
         let mut config = ClientConfig::new();
-        // One record of a stream is sent at a time: waiting for company only delays it.
+        // The publisher sends one record of a stream at a time, so waiting for more records only
+        // delays it.
         config.set("linger.ms", "0");
-        // A batch stays far below any topic's limit, so that a refused batch means a record that is too large.
+        // A batch stays far below the limit of any topic, so that a refused batch means a record
+        // that is too large.
         config.set("batch.size", "262144");
         extend(&mut config, &self.common());
         config.set("enable.idempotence", "true");
@@ -40,7 +43,7 @@ impl KafkaConfig {
         config
     }
 
-    /// For questions; also administration.
+    /// Returns the configuration of a client for requests and administration.
     pub(crate) fn reader(&self) -> ClientConfig {
         let mut config = self.common();
         // The end of a partition counts every record, also after a transaction that is still open.
@@ -48,7 +51,8 @@ impl KafkaConfig {
         config
     }
 
-    /// For a member of a group. Its log tells the ids of topics, which no call returns: see `consumer/topic_ids.rs`.
+    /// Returns the configuration of a member of a group. Its log reveals the ids of topics, which
+    /// no call returns: see `consumer/topic_ids.rs`.
     pub(crate) fn member(&self, group: &str, instance_id: Option<&str>) -> ClientConfig {
         let mut config = self.consumer(group);
         let debug = match self.properties.get("debug") {
@@ -63,10 +67,10 @@ impl KafkaConfig {
         config
     }
 
-    /// For a client that carries the name of a group.
+    /// Returns the configuration of a client that carries the name of a group.
     pub(crate) fn consumer(&self, group: &str) -> ClientConfig {
         let mut config = ClientConfig::new();
-        // Kept per partition, in front of what the adapter reads ahead by itself.
+        // Counts per partition, in addition to the records that the adapter reads ahead itself.
         config.set("queued.min.messages", "1000");
         config.set("queued.max.messages.kbytes", "1024");
         extend(&mut config, &self.common());
@@ -74,7 +78,7 @@ impl KafkaConfig {
         config.set("enable.auto.commit", "false");
         config.set("enable.auto.offset.store", "false");
         config.set("auto.offset.reset", "error");
-        // librdkafka's default is to take a damaged record for a good one.
+        // By default librdkafka does not notice damaged records.
         config.set("check.crcs", "true");
         config.set("isolation.level", "read_committed");
         config.set("max.poll.interval.ms", millis(self.max_poll_interval));
@@ -82,7 +86,7 @@ impl KafkaConfig {
             GroupProtocol::Classic => {
                 config.set("session.timeout.ms", millis(self.session_timeout));
                 if !self.properties.contains_key("heartbeat.interval.ms") {
-                    // Two may be lost; 3 s is Kafka's own.
+                    // Two heartbeats may be lost. 3 s is Kafka's own default.
                     let beat = (self.session_timeout / 3).min(Duration::from_secs(3));
                     config.set(
                         "heartbeat.interval.ms",

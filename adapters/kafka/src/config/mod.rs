@@ -1,4 +1,4 @@
-//! [`KafkaConfig`]: what the adapter is told, checked before any connection is made.
+//! The configuration of the adapter, [`KafkaConfig`], which is checked before any connection.
 mod check;
 mod client;
 mod wiring;
@@ -13,14 +13,17 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum GroupProtocol {
-    /// JoinGroup and SyncGroup with the cooperative-sticky assignor: every broker since Kafka 2.4.
+    /// JoinGroup and SyncGroup with the cooperative-sticky assignor, supported by every broker
+    /// since Kafka 2.4.
     #[default]
     Classic,
-    /// KIP-848: the broker assigns, Kafka 4.0 and later. The session timeout is then the broker's.
+    /// KIP-848, in which the broker assigns, supported since Kafka 4.0. The session timeout is then
+    /// the broker's.
     Consumer,
 }
 
-/// Settings of the adapter. Every setting has a default; none reads the environment but [`from_env`](Self::from_env).
+/// The settings of the adapter. Every setting has a default, and only [`from_env`](Self::from_env)
+/// reads the environment.
 ///
 /// # Example
 /// ```
@@ -74,11 +77,18 @@ impl Default for KafkaConfig {
 }
 
 impl KafkaConfig {
-    /// Reads `KAFKA_BROKERS` (default `localhost:9092`), `KAFKA_GROUP_ID` (default `example-group`), `KAFKA_CLIENT_ID`
-    /// (default `foldstream`) and `KAFKA_EVENTS_TOPIC` (default `GlobalEvents`); the rest has its defaults.
+    /// Reads the configuration from the environment. All other settings keep their defaults.
+    ///
+    /// | variable | setting | default |
+    /// |---|---|---|
+    /// | `KAFKA_BROKERS` | [`with_brokers`](Self::with_brokers) | `localhost:9092` |
+    /// | `KAFKA_GROUP_ID` | [`with_group_id`](Self::with_group_id) | `example-group` |
+    /// | `KAFKA_CLIENT_ID` | [`with_client_id`](Self::with_client_id) | `foldstream` |
+    /// | `KAFKA_EVENTS_TOPIC` | [`with_events_topic`](Self::with_events_topic) | `GlobalEvents` |
     ///
     /// # Errors
-    /// [`KafkaConfigError`], naming the variable.
+    /// [`KafkaConfigError`] if a variable has a value that is not accepted. The error names the
+    /// variable.
     pub fn from_env() -> Result<Self, KafkaConfigError> {
         Self::from_variables(|name| match std::env::var(name) {
             Ok(value) => Ok(Some(value)),
@@ -111,103 +121,130 @@ impl KafkaConfig {
         Ok(config)
     }
 
-    /// Sets the brokers to start from: `host:port`, several with commas.
+    /// Sets the brokers to connect to first, as `host:port`, separated by commas. Default:
+    /// `localhost:9092`.
     #[must_use]
     pub fn with_brokers(mut self, brokers: impl Into<String>) -> Self {
         self.brokers = brokers.into();
         self
     }
-    /// Sets the prefix of the consumer groups that a runner makes. There is no default but that of
-    /// [`from_env`](Self::from_env): two applications with one prefix would share their groups, and each would get a part
-    /// of the events.
+    /// Sets the prefix of the consumer groups that a runner creates. Default: none, except in
+    /// [`from_env`](Self::from_env).
+    ///
+    /// Two applications with the same prefix would share their groups, and each would receive only
+    /// a part of the events.
     #[must_use]
     pub fn with_group_id(mut self, group_id: impl Into<String>) -> Self {
         self.group_id = Some(group_id.into());
         self
     }
-    /// Sets the name by which brokers log and meter this client.
+    /// Sets the name of this client in the logs and metrics of the brokers. Default: `foldstream`.
     #[must_use]
     pub fn with_client_id(mut self, client_id: impl Into<String>) -> Self {
         self.client_id = client_id.into();
         self
     }
-    /// Sets the topic of all events.
+    /// Sets the topic of all events. Default: `GlobalEvents`.
     #[must_use]
     pub fn with_events_topic(mut self, topic: impl Into<String>) -> Self {
         self.events_topic = topic.into();
         self
     }
-    /// Sets how long one question to the brokers may take: metadata, offsets, commits, administration. Default 10 s;
-    /// more only delays the answer that the brokers are away.
+    /// Sets the longest time of one request to the brokers: metadata, offsets, commits,
+    /// administration. Default: 10 s.
+    ///
+    /// A longer time only delays the error while the brokers are away.
     #[must_use]
     pub fn with_request_timeout(mut self, timeout: Duration) -> Self {
         self.request_timeout = timeout;
         self
     }
-    /// Sets how long a publish may take with all its retries inside the client. Default 30 s; more bridges longer
-    /// failovers, and holds back the stream's next record as long.
+    /// Sets the longest time of a publish with all its retries inside the client. Default: 30 s.
+    ///
+    /// A longer time bridges longer failovers, and holds back the next record of the stream for as
+    /// long.
     #[must_use]
     pub fn with_publish_timeout(mut self, timeout: Duration) -> Self {
         self.publish_timeout = timeout;
         self
     }
-    /// Sets after how long without a heartbeat a crashed member loses its partitions. Default 45 s (Kafka's); less
-    /// finds a crash sooner and mistakes a pause for one more often. Not used with [`GroupProtocol::Consumer`].
+    /// Sets the time without a heartbeat after which a crashed member loses its partitions.
+    /// Default: 45 s, as in Kafka.
+    ///
+    /// A shorter time notices a crash sooner, and mistakes a pause for a crash more often. Not used
+    /// with [`GroupProtocol::Consumer`].
     #[must_use]
     pub fn with_session_timeout(mut self, timeout: Duration) -> Self {
         self.session_timeout = timeout;
         self
     }
-    /// Sets how long a rebalance waits for a member. Default 5 min (Kafka's), at least the session timeout.
+    /// Sets the time for which a rebalance waits for a member. Default: 5 min, as in Kafka. Must be
+    /// at least the session timeout.
     #[must_use]
     pub fn with_max_poll_interval(mut self, interval: Duration) -> Self {
         self.max_poll_interval = interval;
         self
     }
-    /// Sets how long a revoked partition waits for its reader to finish and commit. Default the lesser of 20 s and a
-    /// third of the poll interval; more lets longer handlers finish, and keeps the partition unread as long. Zero
-    /// takes partitions away at once.
+    /// Sets the time for which a revoked partition waits for its reader to finish and commit.
+    /// Default: the lesser of 20 s and a third of the poll interval.
+    ///
+    /// A longer time lets longer handlers finish, and leaves the partition unread for as long. Zero
+    /// revokes partitions at once.
     #[must_use]
     pub fn with_revoke_grace(mut self, grace: Duration) -> Self {
         self.revoke_grace = Some(grace);
         self
     }
-    /// Sets for how long a missing topic, a failed login or a denied permission counts as an outage where the same has
-    /// worked before through this bus. Default 5 min; more bridges slower restarts of the brokers, and hides a topic that
-    /// was deleted or a permission that was taken away as long. Zero refuses at once, also a topic that was created a
-    /// moment ago, which is otherwise looked for during 2 s.
+    /// Sets the time for which a refusal counts as an outage if the same has worked before through
+    /// this bus. Default: 5 min.
+    ///
+    /// This concerns a missing topic, a failed login and a denied permission. A longer time bridges
+    /// slower restarts of the brokers. For as long, it also hides that a topic was deleted or a
+    /// permission was removed. Zero refuses at once, also a topic that was just created, which is
+    /// otherwise looked up for 2 s.
     #[must_use]
     pub fn with_refusal_patience(mut self, patience: Duration) -> Self {
         self.refusal_patience = patience;
         self
     }
-    /// Sets the size of the largest record in bytes, which has up to 97 bytes more than its message
-    /// ([`TopicDescription::record_overhead`](foldstream::ports::TopicDescription::record_overhead)). Default 1,000,000 (librdkafka's, under the brokers' 1,048,588);
-    /// topics must take as much, by `max.message.bytes`.
+    /// Sets the size of the largest record in bytes. Default: 1,000,000, as in librdkafka, and
+    /// below the brokers' 1,048,588.
+    ///
+    /// A record has up to 97 bytes more than its message (see [`record_overhead`]). Topics must
+    /// accept records of this size, by `max.message.bytes`.
+    ///
+    /// [`record_overhead`]: foldstream::ports::TopicDescription::record_overhead
     #[must_use]
     pub fn with_max_message_bytes(mut self, bytes: usize) -> Self {
         self.max_message_bytes = bytes;
         self
     }
-    /// Sets how many records, and of how many bytes together, a consumer reads ahead of its caller. Default 1,000 and
-    /// 16 MiB, shared evenly by its partitions, each of which may always hold one record. More smooths slow networks
-    /// and takes memory.
+    /// Sets the number of records and bytes that a consumer reads ahead of its caller. Default:
+    /// 1,000 records and 16 MiB.
+    ///
+    /// The partitions of the consumer share both evenly, and each may always hold one record.
+    /// Larger values smooth slow networks and use more memory.
     #[must_use]
     pub fn with_read_ahead(mut self, records: usize, bytes: usize) -> Self {
         self.buffer_records = records;
         self.buffer_bytes = bytes;
         self
     }
-    /// Sets how a group's members agree. Default [`GroupProtocol::Classic`].
+    /// Sets the protocol by which the members of a group share its partitions. Default:
+    /// [`GroupProtocol::Classic`].
     #[must_use]
     pub fn with_group_protocol(mut self, protocol: GroupProtocol) -> Self {
         self.group_protocol = protocol;
         self
     }
-    /// Sets a property of librdkafka, as in its `CONFIGURATION.md`: TLS, SASL, compression, fetch sizes.
+    /// Sets a property of librdkafka, as listed in its `CONFIGURATION.md`: TLS, SASL, compression,
+    /// fetch sizes.
+    ///
+    /// librdkafka checks the property and its value later, in
+    /// [`KafkaMessageBus::new`](crate::KafkaMessageBus::new).
     ///
     /// # Errors
-    /// [`KafkaConfigError::Protected`] for one that the contract of the adapter stands on.
+    /// [`KafkaConfigError::Protected`] if the contract of the adapter rests on the property.
     pub fn with_property(
         mut self,
         property: impl Into<String>,
@@ -221,19 +258,20 @@ impl KafkaConfig {
         Ok(self)
     }
 
-    /// The brokers to start from.
+    /// Returns the brokers to connect to first.
     pub fn brokers(&self) -> &str {
         &self.brokers
     }
-    /// The prefix of the consumer groups that a runner makes; `None` unless it was set or read from the environment.
+    /// Returns the prefix of the consumer groups that a runner creates. `None` unless it was set or
+    /// read from the environment.
     pub fn group_id(&self) -> Option<&str> {
         self.group_id.as_deref()
     }
-    /// The name by which brokers know this client.
+    /// Returns the name of this client at the brokers.
     pub fn client_id(&self) -> &str {
         &self.client_id
     }
-    /// The topic of all events.
+    /// Returns the topic of all events.
     pub fn events_topic(&self) -> &str {
         &self.events_topic
     }

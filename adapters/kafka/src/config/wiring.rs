@@ -1,4 +1,4 @@
-//! Publishers and runners that go by the names in a configuration.
+//! Publishers and runners that use the names in a configuration.
 use super::{KafkaConfig, KafkaConfigError, check::invalid};
 use foldstream::{
     ports::{ControlStore, EventStore, MessageBus},
@@ -7,9 +7,11 @@ use foldstream::{
 };
 
 impl KafkaConfig {
-    /// Creates a publisher that sends all events to this configuration's topic, `KAFKA_EVENTS_TOPIC`.
+    /// Creates a publisher that sends all events to this configuration's topic,
+    /// `KAFKA_EVENTS_TOPIC`.
     ///
-    /// A publisher that is made otherwise goes by its own [`TopicRoute`], whatever the environment says.
+    /// A publisher that is created in another way uses its own [`TopicRoute`], whatever the
+    /// environment says.
     pub fn publisher(
         &self,
         store: impl EventStore,
@@ -20,13 +22,14 @@ impl KafkaConfig {
         Publisher::new(store, bus, control).with_route(TopicRoute::One(topic))
     }
 
-    /// Starts a runner that reads this configuration's topic, `KAFKA_EVENTS_TOPIC`, in consumer groups that begin with this
-    /// configuration's prefix, `KAFKA_GROUP_ID`.
+    /// Creates the builder of a runner that reads this configuration's topic, `KAFKA_EVENTS_TOPIC`,
+    /// in consumer groups that begin with this configuration's prefix, `KAFKA_GROUP_ID`.
     ///
-    /// A runner that is made otherwise goes by its own topics and prefix, whatever the environment says.
+    /// A runner that is created in another way uses its own topics and prefix, whatever the
+    /// environment says.
     ///
     /// # Errors
-    /// [`KafkaConfigError::Invalid`] if the configuration has no prefix: it does not come from
+    /// [`KafkaConfigError::Invalid`] if the configuration has no prefix: it was not created by
     /// [`from_env`](Self::from_env), and [`with_group_id`](Self::with_group_id) was not called.
     pub fn runner(
         &self,

@@ -1,9 +1,9 @@
-//! Taking partitions over: where each of them starts.
+//! The assignment of partitions, and the offset at which each of them starts.
 use super::{
     context::add,
     poll::{PollLoop, RETRY_PAUSE},
     pull::Queue,
-    state::Start,
+    shared::Start,
     topic_ids::{TopicId, committed_for},
 };
 use crate::{
@@ -35,7 +35,8 @@ impl PollLoop {
         match self.starts(&assigning.partitions) {
             Ok(starts) => self.assign(&starts),
             Err(problem) => {
-                // The group waits with its heartbeats going on; without positions nothing can be read.
+                // The group waits for the answer while heartbeats continue. Without positions
+                // nothing can be read.
                 self.shared.tell(problem);
                 self.assigning = Some(Assigning {
                     due: Instant::now() + RETRY_PAUSE,
@@ -45,7 +46,7 @@ impl PollLoop {
         }
     }
 
-    /// The start of each partition: committed, declared, or nowhere.
+    /// Returns the start of each partition: its committed offset, the configured one, or none.
     fn starts(
         &self,
         partitions: &[PartitionId],
@@ -71,7 +72,7 @@ impl PollLoop {
             .collect())
     }
 
-    /// Returns what the group has committed for each partition, in the order given.
+    /// Returns the committed offset of each partition, in the order given.
     pub(super) fn committed(
         &self,
         partitions: &[PartitionId],
@@ -112,7 +113,7 @@ impl PollLoop {
                 Some(Start::At(offset, _)) => {
                     i64::try_from(offset.get()).map_or(Place::End, Place::Offset)
                 }
-                // Held at the end and paused, it fetches nothing.
+                // A partition without a position is paused at its end, where it fetches nothing.
                 _ => Place::End,
             }
         };
@@ -121,7 +122,8 @@ impl PollLoop {
             .filter(|(_, start)| matches!(start, Start::Nowhere(_)))
             .map(|(id, _)| id.clone())
             .collect();
-        // Before the client starts to fetch, or the first records go to the common queue.
+        // Must happen before the client starts to fetch, or the first records would go to the
+        // common queue.
         for (id, start) in starts {
             if let Start::At(next, _) = *start {
                 self.open_queue(id, next);
@@ -145,25 +147,25 @@ impl PollLoop {
     fn open_queue(&mut self, id: &PartitionId, next: Offset) {
         let partition = kafka_number(id.partition);
         let Some(mut records) = self.client.split_partition_queue(&id.topic, partition) else {
-            // Only for names that are no C strings, which a subscription refuses.
+            // Only for names that cannot be C strings, which a subscription refuses.
             tracing::error!(%id, "no queue for a partition");
             return;
         };
         let wake = Arc::clone(&self.shared.wake);
-        records.set_nonempty_callback(move || wake.ring());
+        records.set_nonempty_callback(move || wake.notify());
         self.queues.push(Queue::new(id.clone(), records, next));
     }
 }
 
-/// The id of the topic that a position was committed for, if this library has committed it.
+/// Returns the id of the topic that an offset was committed for, if this library committed it.
 fn topic_id(answer: &TopicPartitionList, id: &PartitionId) -> Option<TopicId> {
     let element = answer.find_partition(&id.topic, kafka_number(id.partition))?;
-    // The binding panics at metadata of other tools that is not UTF-8.
+    // rdkafka panics on metadata of other tools that is not UTF-8.
     let read = catch_unwind(AssertUnwindSafe(|| committed_for(element.metadata())));
     read.unwrap_or_default()
 }
 
-/// The start of a partition, by what is known of it.
+/// Returns the start of a partition, from its committed offset, the configured one and its range.
 fn start(committed: Option<Offset>, declared: Option<Offset>, range: Range) -> Start {
     let position = match (committed, declared) {
         (Some(offset), _) => (offset, StartedFrom::Committed),
@@ -201,7 +203,8 @@ mod tests {
             (at(9), None, committed(9)),
             (None, at(4), declared(4)),
             (None, None, Start::Nowhere(NoPosition::Missing)),
-            // A commit that is gone is told, and never replaced by the mark.
+            // A committed offset that is gone is reported, and never replaced by the configured
+            // one.
             (at(2), at(4), outside),
             (at(10), at(4), outside),
             (None, at(2), outside),

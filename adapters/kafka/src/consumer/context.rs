@@ -1,4 +1,5 @@
-//! What librdkafka calls: rebalances are noted here and served by the poll loop, so that no callback ever waits.
+//! The callbacks of librdkafka. They only record a rebalance, and the poll loop serves it, so that
+//! no callback ever waits.
 use super::topic_ids::{Recreated, TopicId, TopicIds};
 use crate::{client::log, error::Errors};
 use foldstream::ports::PartitionId;
@@ -19,21 +20,22 @@ use std::{
 
 pub(super) type Client = BaseConsumer<GroupContext>;
 
-/// What the group decided for this member.
+/// A decision of the group about this member.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Rebalance {
     Assign(Vec<PartitionId>),
     Revoke(Vec<PartitionId>),
 }
 
-/// The context of one member.
+/// The context of one member's client.
 #[derive(Debug)]
 pub(super) struct GroupContext {
     pub(super) errors: Arc<Errors>,
     noted: Mutex<VecDeque<Rebalance>>,
     closing: AtomicBool,
     ids: Mutex<TopicIds>,
-    /// True if the configuration asks for debug lines, which are otherwise only read for the ids of topics.
+    /// True if the configuration asks for debug lines. Otherwise they are read only for the ids of
+    /// topics.
     logs_debug: bool,
     /// The number of events that librdkafka has handed over.
     events: AtomicU64,
@@ -51,7 +53,8 @@ impl GroupContext {
         }
     }
 
-    /// The number of events so far: a poll that returns nothing and does not change it has found no event.
+    /// Returns the number of events so far. A poll that returns nothing and does not change it has
+    /// found no event.
     pub(super) fn events(&self) -> u64 {
         self.events.load(Ordering::Relaxed)
     }
@@ -64,39 +67,41 @@ impl GroupContext {
         self.ids.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// See [`TopicIds::take_news`].
+    /// Forwards to [`TopicIds::take_news`].
     pub(super) fn take_recreated(&self) -> Vec<Recreated> {
         self.ids().take_news()
     }
 
-    /// See [`TopicIds::is_recreated`].
+    /// Forwards to [`TopicIds::is_recreated`].
     pub(super) fn is_recreated(&self, topic: &str) -> bool {
         self.ids().is_recreated(topic)
     }
 
-    /// See [`TopicIds::is_outdated`].
+    /// Forwards to [`TopicIds::is_outdated`].
     pub(super) fn is_outdated(&self, id: &PartitionId, expected: TopicId) -> bool {
         self.ids().is_outdated(id, expected)
     }
 
-    /// See [`TopicIds::forget`].
+    /// Forwards to [`TopicIds::forget`].
     pub(super) fn forget_ids(&self, partitions: &[PartitionId]) {
         self.ids().forget(partitions);
     }
 
-    /// The metadata of a commit for a topic; `None` if the topic was created again, so that an old position must not be
-    /// committed for it.
+    /// Returns the metadata of an offset commit for a topic.
+    ///
+    /// `None` if the topic was created again, so that an old position must not be committed for it.
     pub(super) fn commit_metadata(&self, topic: &str) -> Option<String> {
         let ids = self.ids();
         (!ids.is_recreated(topic)).then(|| ids.commit_metadata(topic))
     }
 
-    /// The next decision that is not served yet.
+    /// Takes the next decision that is not served yet.
     pub(super) fn take(&self) -> Option<Rebalance> {
         self.noted().pop_front()
     }
 
-    /// From now on decisions are served at once: the poll loop has ended, and the client is being dropped.
+    /// Makes later decisions be served at once, since the poll loop has ended and the client is
+    /// being dropped.
     pub(super) fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
     }
@@ -130,7 +135,8 @@ impl ClientContext for GroupContext {
 }
 
 impl ConsumerContext for GroupContext {
-    /// Runs inside of a poll. The group waits for the answer ((un)assign) and goes on with its heartbeats meanwhile.
+    /// Records a decision, within a poll. The group waits for the answer (assign or unassign) while
+    /// heartbeats continue.
     fn rebalance(
         &self,
         client: &BaseConsumer<Self>,
@@ -182,7 +188,7 @@ pub(super) fn add(client: &Client, list: &TopicPartitionList) -> KafkaResult<()>
     }
 }
 
-/// Tells the client to read these partitions no more; an eager protocol always takes all of them.
+/// Tells the client to stop reading these partitions. An eager protocol always takes all of them.
 pub(super) fn remove(client: &Client, list: &TopicPartitionList) -> KafkaResult<()> {
     match client.rebalance_protocol() {
         RebalanceProtocol::Cooperative => client.incremental_unassign(list),

@@ -1,4 +1,4 @@
-//! Records as the port's messages.
+//! The conversion of Kafka's records into messages of the port.
 use bytes::{Bytes, BytesMut};
 use foldstream::{
     Timestamp,
@@ -11,15 +11,15 @@ use std::{
     sync::Arc,
 };
 
-/// Header names seen by one consumer: records repeat a few of them forever.
+/// The header names that one consumer has seen. Records repeat a few of them forever.
 #[derive(Debug, Default)]
 pub(super) struct Names(HashMap<String, HeaderName>);
 
-/// Names beyond this are not kept, so that a sender of random names takes no memory.
+/// The most names that are kept, so that a sender of random names does not fill the memory.
 const MOST_NAMES: usize = 256;
 
 impl Names {
-    /// Copies a record out of the client: one allocation holds key, value and headers.
+    /// Copies a record out of the client. One allocation holds key, value and headers.
     pub(super) fn message(&mut self, id: &PartitionId, record: &BorrowedMessage<'_>) -> Message {
         let headers = readable_headers(record);
         let (key, value) = (record.key(), record.payload());
@@ -48,7 +48,8 @@ impl Names {
         message
     }
 
-    /// `None` for a name with a NUL, which librdkafka never returns: its names are C strings.
+    /// Returns the shared name. `None` for a name with a NUL, which librdkafka never returns, since
+    /// its names are C strings.
     fn name(&mut self, name: &str) -> Option<HeaderName> {
         if let Some(known) = self.0.get(name) {
             return Some(known.clone());
@@ -61,8 +62,9 @@ impl Names {
     }
 }
 
-/// The headers whose names are text, as Kafka's protocol demands. The binding panics at others, which a careless
-/// foreign sender must not turn into the end of this consumer.
+/// Returns the headers whose names are UTF-8, as Kafka's protocol demands.
+///
+/// rdkafka panics on other names, and a foreign sender's mistake must not end this consumer.
 fn readable_headers<'r>(record: &'r BorrowedMessage<'_>) -> Vec<Header<'r, &'r [u8]>> {
     let Some(headers) = record.headers() else {
         return Vec::new();

@@ -1,11 +1,11 @@
-//! One member of a group.
+//! The consumer: one member of a consumer group.
 mod assign;
 mod context;
 mod convert;
 mod poll;
 mod pull;
 mod revoke;
-mod state;
+mod shared;
 mod topic_ids;
 mod wake;
 
@@ -28,7 +28,7 @@ use rdkafka::{
     consumer::{CommitMode, Consumer as _},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
 };
-use state::Shared;
+use shared::Shared;
 use std::{
     fmt,
     sync::{Arc, Weak},
@@ -44,17 +44,18 @@ use wake::Wake;
 const REBALANCE_PAUSES: Backoff =
     Backoff::new(Duration::from_millis(100), Duration::from_millis(200));
 
-/// See [`foldstream::ports::Consumer`].
+/// The Kafka side of a [`foldstream::ports::Consumer`].
 pub(crate) struct KafkaConsumer {
     shared: Arc<Shared>,
-    /// The poll thread holds it, so that the group is left there and not by whoever drops last.
+    /// The client. The poll thread owns it, so that the member leaves the group there and not
+    /// wherever the last reference is dropped.
     client: Weak<Client>,
     errors: Arc<Errors>,
     group: String,
     timeout: Duration,
-    /// One commit at a time, also after its caller has gone: a late retry of an older one must not undo a newer one
-    /// that has returned.
-    turn: Arc<Semaphore>,
+    /// Admits one commit at a time, also after the caller has dropped its future: a late retry of
+    /// an older commit must not undo a newer one that has returned.
+    committing: Arc<Semaphore>,
 }
 
 impl fmt::Debug for KafkaConsumer {
@@ -65,7 +66,7 @@ impl fmt::Debug for KafkaConsumer {
     }
 }
 
-/// Joins a group and starts the member's thread; blocks a little.
+/// Joins a group and starts the member's thread. Blocks for a short time.
 pub(crate) fn join(
     config: &KafkaConfig,
     errors: &Errors,
@@ -90,8 +91,8 @@ pub(crate) fn join(
         .member(&group, instance_id.as_deref())
         .create_with_context(context)
         .map_err(failed)?;
-    let ring = Arc::clone(&wake);
-    client.set_nonempty_callback(move || ring.ring());
+    let poll_wake = Arc::clone(&wake);
+    client.set_nonempty_callback(move || poll_wake.notify());
     let mut names: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
     names.sort_unstable();
     names.dedup();
@@ -109,7 +110,7 @@ pub(crate) fn join(
         errors: Arc::clone(&errors),
         group: group.clone(),
         timeout: config.request_timeout,
-        turn: Arc::new(Semaphore::new(1)),
+        committing: Arc::new(Semaphore::new(1)),
     };
     let settings = Settings {
         group,
@@ -132,28 +133,30 @@ pub(crate) fn join(
 }
 
 impl KafkaConsumer {
-    /// One attempt, on a thread of its own: it must go on while the poll thread waits for a revocation to be released.
+    /// Sends one commit, on a thread of its own: it must proceed while the poll thread waits for a
+    /// revocation to be released.
     async fn try_commit(
         &self,
         marks: &[OffsetCommit],
         deadline: Instant,
     ) -> Result<KafkaResult<()>, MessageBusError> {
         let timed_out = KafkaError::ConsumerCommit(RDKafkaErrorCode::OperationTimedOut);
-        let turn = Arc::clone(&self.turn).acquire_owned();
-        let Some(Ok(turn)) = self.within_grace(marks, deadline, turn).await else {
+        let permit = Arc::clone(&self.committing).acquire_owned();
+        let Some(Ok(permit)) = self.within_grace(marks, deadline, permit).await else {
             return Ok(Err(timed_out));
         };
         let held = self.shared.begin_commit(marks)?;
         let client = self.client.upgrade().ok_or(MessageBusError::Closed)?;
         let metadata = commit_metadata(client.context(), marks)?;
         let marks_to_store = marks.to_vec();
-        // The attempt goes on when this future is dropped or its time is over: `held` ends with the attempt itself.
+        // The attempt continues if this future is dropped or its time is over. `held` ends with the
+        // attempt itself.
         let attempt = tokio::task::spawn_blocking(move || {
             let stored = offsets(&marks_to_store, &metadata)
                 .and_then(|list| client.commit(&list, CommitMode::Sync));
             drop(client);
             drop(held);
-            drop(turn);
+            drop(permit);
             stored
         });
         match self.within_grace(marks, deadline, attempt).await {
@@ -162,8 +165,10 @@ impl KafkaConsumer {
         }
     }
 
-    /// Waits for something until the deadline, and no longer than the grace of a partition that is being revoked, also if
-    /// the revocation begins meanwhile.
+    /// Waits for a future until the deadline, and no longer than the grace of its partitions if
+    /// they are being revoked.
+    ///
+    /// The grace also applies if the revocation begins during the wait.
     async fn within_grace<T>(
         &self,
         marks: &[OffsetCommit],
@@ -183,17 +188,20 @@ impl KafkaConsumer {
         }
     }
 
-    /// The earlier one of a deadline and the end of the grace of partitions that are being revoked.
+    /// Returns the earlier of a deadline and the end of the grace of partitions that are being
+    /// revoked.
     fn deadline(&self, marks: &[OffsetCommit], deadline: Instant) -> Instant {
         let grace = self.shared.end_of_grace(marks);
         grace.map_or(deadline, |end| deadline.min(end.into()))
     }
 }
 
-/// The metadata of a commit: for each mark the id of its topic, by which the next reader of the group knows the topic.
+/// Returns the metadata of a commit: for each partition the id of its topic, by which the next
+/// reader in the group recognizes the topic.
 ///
 /// # Errors
-/// [`MessageBusError::StaleAssignment`] if a topic was created again, although its reader may not have been told yet.
+/// [`MessageBusError::StaleAssignment`] if a topic was created again, even if its reader has not
+/// been told yet.
 fn commit_metadata(
     context: &GroupContext,
     marks: &[OffsetCommit],
@@ -213,7 +221,7 @@ fn offsets(marks: &[OffsetCommit], metadata: &[String]) -> KafkaResult<TopicPart
         let (id, next) = (&mark.partition, mark.next.get());
         let place = i64::try_from(next).map_or(Place::Invalid, Place::Offset);
         let number = kafka_number(id.partition);
-        // The last of several marks for one partition counts.
+        // The last of several offsets for one partition counts.
         if let Some(mut element) = list.find_partition(&id.topic, number) {
             element.set_offset(place)?;
             continue;
@@ -256,8 +264,9 @@ impl Consumer for KafkaConsumer {
                     partition: mark.partition.clone(),
                 });
             }
-            // Between two generations the broker takes no commit. Soon either the partition is lost, which the next
-            // attempt finds, or it is kept, and the attempt succeeds under the new generation.
+            // Between two generations the broker refuses commits. Soon the partition is either
+            // lost, which the next attempt notices, or kept, and the attempt succeeds in the new
+            // generation.
             let is_rebalancing = class == Some(Class::Rebalancing);
             let pause = attempts.next(is_rebalancing.into());
             let is_in_time =
@@ -281,7 +290,7 @@ impl Consumer for KafkaConsumer {
     async fn leave(&self) -> Result<(), MessageBusError> {
         let mut gone = self.shared.watch_gone();
         self.shared.start_leaving();
-        // Commits under way may take one request, leaving another.
+        // Commits under way may take one request, and leaving takes another.
         let deadline = Instant::now() + self.timeout * 2;
         match timeout_at(deadline, gone.wait_for(|gone| *gone)).await {
             Ok(_) => Ok(()),
@@ -295,7 +304,7 @@ impl Consumer for KafkaConsumer {
 }
 
 impl Drop for KafkaConsumer {
-    /// The thread leaves the group by itself; nobody waits for it.
+    /// Lets the thread leave the group by itself. Nothing waits for it.
     fn drop(&mut self) {
         self.shared.start_leaving();
     }

@@ -1,21 +1,24 @@
-//! The one thread of a member: it serves the group, pulls records while there is room, and leaves in the end.
+//! The only thread of a member: it serves the group, pulls records while there is room, and leaves
+//! the group at the end.
 //!
-//! # Why a queue per partition
-//! Each partition's records are split off the client's common queue, so that back-pressure and pauses are simply not
-//! pulling: the client stops fetching when its small queue is full, while the common queue, which carries the group's
-//! decisions, is polled on. Pausing inside the client would throw away what it has fetched at every turn. And an error
-//! of the fetch position says only in the partition's own queue which partition it is of.
+//! # Why does each partition have a queue?
+//! The records of a partition are split off the client's common queue. Backpressure and pauses then
+//! only mean that the thread does not pull from a queue. The client stops fetching once its small
+//! queue is full, and the common queue, which carries the group's decisions, is still polled. A
+//! pause inside the client would discard the fetched records each time. Also, only the partition's
+//! own queue says to which partition an error of the fetch position belongs.
 //!
-//! # Why a revocation is no callback that waits
-//! The group waits for the *answer* to its decision, not for the callback. So a revocation is a state of this loop, and
-//! the partitions that stay go on delivering while the ones that go are drained.
+//! # Why does no callback wait for a revocation?
+//! The group waits for the *answer* to its decision, not for the end of the callback. A revocation
+//! is therefore a state of this loop. The partitions that stay are still delivered while the
+//! revoked ones are drained.
 use super::{
     assign::Assigning,
     context::{Client, Rebalance},
     convert::Names,
     pull::Queue,
     revoke::Revoking,
-    state::Shared,
+    shared::Shared,
 };
 use crate::{
     client::Reader,
@@ -34,14 +37,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The longest sleep: librdkafka rings for everything that matters, so this only bounds what it might miss.
+/// The longest sleep. librdkafka wakes the thread for everything that matters, so this only bounds
+/// the effect of a missed wake-up.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_millis(100);
-/// How soon a question that failed is asked again.
+/// The pause before a failed request is repeated.
 pub(super) const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// The most events of the client that are served in a row.
 const MOST_EVENTS: usize = 100_000;
 
-/// What one member needs to know.
+/// The settings of one member.
 pub(super) struct Settings {
     pub(super) group: String,
     pub(super) topics: Vec<Arc<str>>,
@@ -50,10 +54,10 @@ pub(super) struct Settings {
     pub(super) grace: Duration,
 }
 
-/// A refusal that the client has told once and does not repeat while it lasts.
+/// A refusal that the client has reported once and does not repeat while it lasts.
 struct Doubt {
     error: KafkaError,
-    /// The time at which it is checked again.
+    /// The time at which the refusal is checked again.
     due: Instant,
 }
 
@@ -65,7 +69,7 @@ pub(super) struct PollLoop {
     pub(super) queues: Vec<Queue>,
     pub(super) assigning: Option<Assigning>,
     pub(super) revoking: Option<Revoking>,
-    /// Stopped partitions whose range could not be asked yet.
+    /// The stopped partitions whose range could not be requested yet.
     pub(super) unexplained: Vec<PartitionId>,
     pub(super) explain_at: Instant,
     /// The time from which positions may be compared again.
@@ -74,7 +78,7 @@ pub(super) struct PollLoop {
     doubt: Option<Doubt>,
 }
 
-/// Marks the end of the thread, also when it panics.
+/// A guard that marks the end of the thread, also if the thread panics.
 struct Gone(Arc<Shared>);
 impl Drop for Gone {
     fn drop(&mut self) {
@@ -105,7 +109,7 @@ impl PollLoop {
         }
     }
 
-    /// Works until the consumer leaves.
+    /// Serves the group and its partitions until the consumer leaves.
     pub(super) fn run(mut self) {
         let _gone = Gone(Arc::clone(&self.shared));
         while !self.shared.is_leaving() {
@@ -129,7 +133,7 @@ impl PollLoop {
         self.shared.tell(errors.failed(doing, uses, error));
     }
 
-    /// Serves the client's events; says whether the group decided something.
+    /// Serves the client's events. Returns true if the group decided something.
     fn serve_group(&mut self) -> bool {
         self.drain_events();
         let mut served = false;
@@ -148,18 +152,21 @@ impl PollLoop {
         served
     }
 
-    /// Serves the client's events until there are none, and stops the partitions of topics that the log calls recreated.
+    /// Serves the client's events until there are none, and stops the partitions of topics that the
+    /// log reports as recreated.
     pub(super) fn drain_events(&mut self) {
         let client = Arc::clone(&self.client);
-        // A poll serves one event and returns nothing for most of them, as it does where there is none. One kind of event
-        // is not counted, so only the second poll that finds nothing says that there is none.
+        // A poll serves one event and returns nothing for most of them, just as it does if there is
+        // none. One kind of event is not counted, so only the second poll in a row that finds
+        // nothing shows that there is none.
         let mut found_nothing = 0;
         for _ in 0..MOST_EVENTS {
             let before = client.context().events();
             match client.poll(Duration::ZERO) {
                 None if client.context().events() == before => found_nothing += 1,
                 None => found_nothing = 0,
-                // Only what the client had queued before the partition got its own queue; it comes again.
+                // The client queued this record before the partition got its own queue. It comes
+                // again.
                 Some(Ok(record)) => tracing::debug!(
                     topic = record.topic(),
                     partition = record.partition(),
@@ -176,10 +183,11 @@ impl PollLoop {
 
     fn problem(&mut self, error: KafkaError) {
         match code(&error) {
-            // One broker of several, and the client reconnects by itself; when the last is gone it says so.
+            // One of several brokers is away, and the client reconnects by itself. It reports if
+            // the last one is away.
             Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::Resolve) => return,
             Some(RDKafkaErrorCode::PartitionEOF) => return,
-            // The group takes the partitions back with the next decision, which is told as lost.
+            // The next decision of the group takes the partitions away, and reports them as lost.
             Some(RDKafkaErrorCode::PollExceeded) => {
                 tracing::warn!(group = self.settings.group, "the poll thread was held up");
                 return;
@@ -205,8 +213,10 @@ impl PollLoop {
         self.tell(format_args!("reading as group {group}"), uses, error);
     }
 
-    /// Repeats a refusal of the group or of a topic while it lasts: the client tells it only once, so that an outage would
-    /// never become a refusal.
+    /// Repeats a refusal of the group or of a topic while it lasts.
+    ///
+    /// The client reports a refusal only once. Without the repetition, an outage would never become
+    /// a refusal.
     fn look_into_doubt(&mut self) {
         let Some(doubt) = self.doubt.take_if(|doubt| doubt.due <= Instant::now()) else {
             return;
@@ -226,7 +236,7 @@ impl PollLoop {
         if let Err(problem) = answer {
             let is_refused = matches!(problem, MessageBusError::Refused { .. });
             self.shared.tell(problem);
-            // A caller that asks again after a refusal hears it again.
+            // A caller who asks again after a refusal receives it again.
             let pause = if is_refused {
                 10 * RETRY_PAUSE
             } else {

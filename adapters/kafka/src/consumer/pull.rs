@@ -1,9 +1,10 @@
-//! Reading partitions: records, offsets without records, damaged records, and topics that were created again.
+//! The read of partitions: records, offsets without records, damaged records, and topics that were
+//! created again.
 use super::{
     context::GroupContext,
     convert::Names,
     poll::{LONGEST_WAIT, PollLoop, RETRY_PAUSE},
-    state::Shared,
+    shared::Shared,
     topic_ids::Recreated,
 };
 use crate::{
@@ -19,20 +20,22 @@ use rdkafka::{
 };
 use std::time::{Duration, Instant};
 
-/// The most records of one partition that are pulled at a time, so that none starves the others.
+/// The most records that are pulled from one partition at a time, so that no partition starves
+/// another.
 const RECORDS_AT_A_TIME: usize = 256;
 
-/// One partition that is read.
+/// The queue of one partition that is read.
 pub(super) struct Queue {
     pub(super) id: PartitionId,
     records: PartitionQueue<GroupContext>,
-    /// Everything below it has been delivered or holds nothing.
+    /// The next offset. Each lower offset has been delivered or holds no record.
     next: Offset,
-    /// Its position is out of range, or belongs to an earlier topic of that name.
+    /// True if the position is out of range, or belongs to an earlier topic of that name.
     stopped: bool,
-    /// The time to fetch again from `next`, after an error. Until then nothing is taken.
+    /// The time at which fetching restarts from `next` after an error. No record is taken until
+    /// then.
     fetch_again: Option<Instant>,
-    /// Everything that the client had was taken.
+    /// True if all records that the client had were taken.
     drained: bool,
 }
 
@@ -63,7 +66,7 @@ impl Queue {
         !self.stopped && self.fetch_again.is_none()
     }
 
-    /// Takes what fits into the buffer of the partition.
+    /// Takes the records that fit into the buffer of the partition.
     fn pull(&mut self, shared: &Shared, names: &mut Names) -> Option<Pulled> {
         let (room, epoch) = (shared.room(&self.id)?, shared.epoch(&self.id)?);
         let (mut deliveries, mut bytes, mut error) = (Vec::new(), 0, None);
@@ -87,8 +90,9 @@ impl Queue {
                 }
                 Some(Err(e)) if code(&e) == Some(RDKafkaErrorCode::PartitionEOF) => {}
                 Some(Err(e)) => {
-                    // The client goes on after a record that it cannot read, which must not be skipped, and tells a
-                    // refusal only once. So it is made to fetch this offset again.
+                    // The client continues after a record that it cannot read, but the record must
+                    // not be skipped. It also reports a refusal only once. So the client is made to
+                    // fetch this offset again.
                     self.fetch_again = Some(Instant::now() + RETRY_PAUSE);
                     error = Some(e);
                     break;
@@ -104,7 +108,7 @@ impl Queue {
 }
 
 impl PollLoop {
-    /// Takes what fits from every partition; says whether there was anything.
+    /// Takes the records that fit from every partition. Returns true if there were any.
     pub(super) fn pull(&mut self) -> bool {
         let (shared, names) = (&self.shared, &mut self.names);
         let reading = self.queues.iter_mut().filter(|queue| queue.is_read());
@@ -114,8 +118,9 @@ impl PollLoop {
         if pulled.is_empty() {
             return false;
         }
-        // The line that says that a topic was created again is written before its first record is fetched: if one of
-        // these records is the first, the line waits among the events, and the record must not be delivered.
+        // librdkafka writes the line about a recreated topic before it fetches the first record of
+        // the new topic. If one of these records is that first one, the line waits among the
+        // events, and the record must not be delivered.
         self.drain_events();
         for Pulled {
             id,
@@ -159,7 +164,8 @@ impl PollLoop {
             let timeout = self.settings.request_timeout;
             queue.fetch_again = match self.client.seek(topic, partition, next, timeout) {
                 Ok(()) => None,
-                // The partition is not there at present: the client learns of it, or the group takes it back.
+                // The partition is absent at present. Either the client learns of it, or the group
+                // takes it away.
                 Err(error) => {
                     tracing::debug!(id = %queue.id, error = foldstream::chain(&error), "a partition cannot be fetched yet");
                     Some(now + RETRY_PAUSE)
@@ -168,7 +174,8 @@ impl PollLoop {
         }
     }
 
-    /// Tells of offsets without records at the end of what was read. The client's position passes them as it is polled.
+    /// Reports offsets without records at the end of the records read. The client's position moves
+    /// past them as it is polled.
     pub(super) fn tell_holes(&mut self) {
         let now = Instant::now();
         let may_have_holes = |queue: &Queue| queue.is_read() && queue.drained;
@@ -200,7 +207,7 @@ impl PollLoop {
         }
     }
 
-    /// Stops the partitions whose positions were made for an earlier topic of that name.
+    /// Stops the partitions whose positions were committed for an earlier topic of that name.
     pub(super) fn stop_recreated(&mut self) {
         for recreated in self.client.context().take_recreated() {
             let is_of = |id: &PartitionId| match &recreated {
@@ -216,7 +223,7 @@ impl PollLoop {
         }
     }
 
-    /// Says of stopped partitions what they hold now.
+    /// Reports the ranges that stopped partitions have now.
     pub(super) fn explain_when_due(&mut self) {
         if self.unexplained.is_empty() || Instant::now() < self.explain_at {
             return;

@@ -1,23 +1,23 @@
-//! Giving partitions back, and leaving the group.
+//! The revocation of partitions, and the departure from the group.
 use super::{
     context::{Rebalance, add, remove},
     poll::{LONGEST_WAIT, PollLoop},
-    state::Pending,
+    shared::Pending,
 };
 use crate::{client::list, worked_before::Uses};
 use foldstream::ports::PartitionId;
 use rdkafka::{Offset as Place, TopicPartitionList, consumer::Consumer as _};
 use std::time::Instant;
 
-/// Partitions that are being given back.
+/// The partitions that are being revoked.
 pub(super) struct Revoking {
     partitions: Vec<PartitionId>,
     stage: Stage,
 }
 enum Stage {
-    /// Their reader finishes.
+    /// The readers of the partitions finish their work.
     Draining { pending: Pending, until: Instant },
-    /// They are refused to new commits, and those under way end.
+    /// New commits are refused, and commits under way end.
     Settling { until: Instant },
 }
 
@@ -26,7 +26,7 @@ impl PollLoop {
         self.queues.retain(|queue| !partitions.contains(&queue.id));
         self.unexplained.retain(|id| !partitions.contains(id));
         self.client.context().forget_ids(&partitions);
-        // The group takes back what it gave before this member had found its positions.
+        // The group takes partitions away before this member has found their positions.
         self.assigning = None;
         let stage = if self.client.assignment_lost() {
             self.shared.end(&partitions, true);
@@ -58,7 +58,8 @@ impl PollLoop {
             }
         }
         match revoking.stage {
-            // A commit that is sent after the partition was given back would move it under its next reader.
+            // A commit that is sent after the partition was given up would move the offset of its
+            // next reader.
             Stage::Settling { until } if self.shared.commits() == 0 || until <= Instant::now() => {
                 let given_back = list(&revoking.partitions, |_| Place::Invalid)
                     .and_then(|list| remove(&self.client, &list));
@@ -73,7 +74,7 @@ impl PollLoop {
     }
 
     pub(super) fn leave(mut self) {
-        // Commits that were accepted are stored before the partitions go to others.
+        // Commits that were accepted are stored before other members get the partitions.
         let until = Instant::now() + self.settings.request_timeout;
         while self.shared.commits() > 0 && Instant::now() < until {
             self.shared.wake.wait(LONGEST_WAIT);
@@ -94,7 +95,8 @@ impl PollLoop {
                     .and_then(|list| remove(&self.client, &list)),
             };
         }
-        // Each queue holds the client; dropping the last hold leaves the group and waits for it.
+        // Each queue holds the client. Dropping the last reference leaves the group and waits for
+        // it.
         self.queues.clear();
         let Self { client, .. } = self;
         drop(client);

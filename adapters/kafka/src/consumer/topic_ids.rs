@@ -1,41 +1,42 @@
-//! The ids of topics, which tell a topic that was deleted and created again from the one before it.
+//! The ids of topics, which distinguish a recreated topic from the deleted one of the same name.
 //!
-//! # Why from the log
-//! librdkafka knows the id of a topic and goes on at the old offset when the id changes: it skips the first records of the
-//! new topic without an error. It offers no call that returns an id, but its log says `Topic NAME changed id from OLD to NEW`
-//! with the debug context `metadata`. A fetch names the topic by its id, so the line is written before the first record
-//! of a topic can arrive. Brokers without topic ids (before Kafka 2.8) never cause the line: then nothing is known.
+//! # Why are the ids read from the log?
+//! librdkafka knows the id of a topic, but continues at the old offset when the id changes. It then
+//! skips the first records of the new topic without an error. No call returns the id, but with the
+//! debug context `metadata` the log says `Topic NAME changed id from OLD to NEW`. A fetch names the
+//! topic by its id, so this line is written before the first record of a topic can arrive. Brokers
+//! without topic ids (before Kafka 2.8) never cause the line, and nothing is known of their topics.
 use foldstream::ports::PartitionId;
 use std::collections::{HashMap, HashSet};
 
-/// The id of a topic, in librdkafka's spelling.
+/// The id of a topic, as librdkafka writes it.
 pub(super) type TopicId = String;
 
 /// The id that librdkafka writes for "none".
 const NO_ID: &str = "AAAAAAAAAAAAAAAAAAAAAA";
-/// Precedes the id in the metadata of an offset commit.
+/// The text before the id in the metadata of an offset commit.
 const COMMIT_PREFIX: &str = "topic-id=";
 
-/// A topic or a partition whose positions belong to records that are gone.
+/// A topic or a partition whose positions belong to deleted records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Recreated {
     Topic(String),
-    /// The group's position was committed for an earlier topic of that name.
+    /// The group's offset was committed for an earlier topic of that name.
     Partition(PartitionId),
 }
 
-/// One member's knowledge of the ids of its topics.
+/// The ids of a member's topics, as far as they are known.
 #[derive(Debug, Default)]
 pub(super) struct TopicIds {
     current: HashMap<String, TopicId>,
-    /// The ids that commits were made for, while the id of the topic is not known yet.
+    /// The ids that offsets were committed for, while the id of the topic is not known yet.
     expected: HashMap<PartitionId, TopicId>,
     recreated: HashSet<String>,
     news: Vec<Recreated>,
 }
 
 impl TopicIds {
-    /// Learns from a line of the log.
+    /// Reads an id from a line of the log.
     pub(super) fn hear(&mut self, text: &str) {
         let Some((topic, old, new)) = parse(text) else {
             return;
@@ -58,8 +59,9 @@ impl TopicIds {
         });
     }
 
-    /// Returns true if a position that was committed for the topic with this id cannot be used; if that is not known yet,
-    /// [`take_news`](Self::take_news) will tell.
+    /// Returns true if an offset that was committed for the topic with this id cannot be used.
+    ///
+    /// If that is not known yet, [`take_news`](Self::take_news) reports it later.
     pub(super) fn is_outdated(&mut self, id: &PartitionId, expected: TopicId) -> bool {
         match self.current.get(&*id.topic) {
             Some(current) => *current != expected,
@@ -75,24 +77,24 @@ impl TopicIds {
         self.recreated.contains(topic)
     }
 
-    /// Returns what has turned out to be recreated since the last call.
+    /// Returns the topics and partitions that turned out to be recreated since the last call.
     pub(super) fn take_news(&mut self) -> Vec<Recreated> {
         std::mem::take(&mut self.news)
     }
 
-    /// Forgets what the commits of partitions were made for.
+    /// Forgets the ids that the offsets of partitions were committed for.
     pub(super) fn forget(&mut self, partitions: &[PartitionId]) {
         self.expected.retain(|id, _| !partitions.contains(id));
     }
 
-    /// The metadata of a commit for a topic; empty if its id is not known.
+    /// Returns the metadata of an offset commit for a topic. Empty if its id is not known.
     pub(super) fn commit_metadata(&self, topic: &str) -> String {
         let id = self.current.get(topic);
         id.map_or_else(String::new, |id| format!("{COMMIT_PREFIX}{id}"))
     }
 }
 
-/// Returns the id that a commit was made for, from its metadata.
+/// Returns the id of the topic that an offset was committed for, from its metadata.
 pub(super) fn committed_for(metadata: &str) -> Option<TopicId> {
     metadata.strip_prefix(COMMIT_PREFIX).map(str::to_owned)
 }

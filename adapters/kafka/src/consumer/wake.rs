@@ -1,10 +1,11 @@
-//! How the poll thread is woken: by librdkafka, by the caller of `next`, and by a released revocation.
+//! The wake-up of the poll thread: by librdkafka, by the caller of `next`, and by a released
+//! revocation.
 use std::{
     sync::{Condvar, Mutex, PoisonError},
     time::Duration,
 };
 
-/// One flag that one thread waits for.
+/// A flag that one thread waits for.
 #[derive(Debug, Default)]
 pub(super) struct Wake {
     rung: Mutex<bool>,
@@ -13,12 +14,12 @@ pub(super) struct Wake {
 
 impl Wake {
     /// Wakes the thread, or lets its next wait return at once.
-    pub(super) fn ring(&self) {
+    pub(super) fn notify(&self) {
         *self.rung.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.bell.notify_one();
     }
 
-    /// Waits for a ring, at most this long.
+    /// Waits until the thread is woken, or for the longest time given.
     pub(super) fn wait(&self, at_most: Duration) {
         let rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut rung, _) = self

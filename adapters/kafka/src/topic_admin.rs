@@ -1,4 +1,4 @@
-//! Administration: making topics, describing them, forgetting groups.
+//! Administration: creating topics, describing them, and deleting groups.
 use crate::{
     client::{Listening, Reader, blocking, kafka_number},
     config::KafkaConfig,
@@ -18,17 +18,19 @@ use rdkafka::{
 };
 use std::{sync::Arc, time::Duration};
 
-/// The pauses before a new topic is looked for again until the brokers show it.
+/// The pauses before a new topic is looked up again, until the brokers show it.
 const APPEARANCE_PAUSES: Backoff =
     Backoff::new(Duration::from_millis(50), Duration::from_millis(200));
 
-/// What the limits count at most beyond the size of a message. librdkafka's `message.max.bytes` counts 36 bytes for what a
-/// record has besides key, value and headers: its attributes, and at their longest its own length, the two deltas, the
-/// lengths of key and value and the number of headers. A topic's `max.message.bytes` counts the batch, which has a header
-/// of 61 bytes; a record that is near the limit has a batch of its own.
+/// The bytes that the limits count at most beyond the size of a message.
+///
+/// librdkafka's `message.max.bytes` counts 36 bytes for the parts of a record other than key, value
+/// and headers: its attributes, and the longest forms of its own length, of the two deltas, of the
+/// lengths of key and value, and of the number of headers. A topic's `max.message.bytes` counts the
+/// batch, which has a header of 61 bytes. A record near the limit has a batch of its own.
 pub(crate) const RECORD_OVERHEAD: usize = 36 + 61;
 
-/// A topic to be made.
+/// The definition of a topic to create.
 ///
 /// # Example
 /// ```
@@ -49,7 +51,9 @@ pub struct TopicSpec {
 }
 
 impl TopicSpec {
-    /// A topic with that many partitions, as many replicas as the brokers' default, and `cleanup.policy=delete`, since
+    /// Creates the definition of a topic with this number of partitions.
+    ///
+    /// The number of replicas is the brokers' default. The topic has `cleanup.policy=delete`, since
     /// a compacted topic loses history.
     #[must_use]
     pub fn new(name: impl Into<String>, partitions: u32) -> Self {
@@ -60,13 +64,14 @@ impl TopicSpec {
             config: vec![("cleanup.policy".into(), "delete".into())],
         }
     }
-    /// Sets on how many brokers each partition is kept.
+    /// Sets the number of brokers that store each partition. Default: the brokers' default.
     #[must_use]
     pub fn with_replication(mut self, replicas: u16) -> Self {
         self.replication = Some(replicas);
         self
     }
-    /// Sets a property of the topic, as Kafka names them: `retention.ms`, `max.message.bytes`. The last value counts.
+    /// Sets a property of the topic by Kafka's name, such as `retention.ms` or `max.message.bytes`.
+    /// The last value of a property applies.
     #[must_use]
     pub fn with_config(mut self, property: impl Into<String>, value: impl Into<String>) -> Self {
         let property = property.into();
@@ -74,11 +79,11 @@ impl TopicSpec {
         self.config.push((property, value.into()));
         self
     }
-    /// Its name.
+    /// Returns the name of the topic.
     pub fn name(&self) -> &str {
         &self.name
     }
-    /// Returns the number of partitions that it gets.
+    /// Returns the number of partitions of the topic.
     pub const fn partitions(&self) -> u32 {
         self.partitions
     }
@@ -87,13 +92,13 @@ impl TopicSpec {
 /// The outcome of [`KafkaMessageBus::create_topic`](crate::KafkaMessageBus::create_topic).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TopicOutcome {
-    /// It was made.
+    /// The topic was created by this call.
     Created,
-    /// There is one of that name; it was not touched and may be set up otherwise.
+    /// A topic of that name existed. It was not changed, and may have other settings.
     Existed,
 }
 
-/// The client of one question.
+/// The client of one administrative request.
 struct Asking {
     client: AdminClient<Listening>,
     timeout: Duration,
@@ -106,18 +111,21 @@ impl Asking {
             .operation_timeout(Some(self.timeout))
     }
 
-    /// Asks for something that brokers can since Kafka 0.11, before something that they can since 1.1: librdkafka 2.12
-    /// aborts the process (it destroys a queue twice) when a coordinator does not know how to delete groups.
+    /// Asks for something that brokers support since Kafka 0.11, before a request that they support
+    /// since 1.1.
+    ///
+    /// librdkafka 2.12 aborts the process (it destroys a queue twice) if a coordinator cannot
+    /// delete groups.
     async fn expect_administration(&self, broker: i32) -> KafkaResult<()> {
         let question = [&ResourceSpecifier::Broker(broker)];
         let options = self.options().broker_id(broker);
-        // Whether this principal may ask it does not matter here.
+        // A missing permission for this question does not matter here.
         let answers = self.client.describe_configs(question, &options);
         answers.await.map(drop)
     }
 }
 
-/// Asks for what only administrators ask for. It makes a client for each question, since they are rare.
+/// Sends administrative requests. It creates a client for each one, since they are rare.
 #[derive(Clone, Debug)]
 pub(crate) struct Admin {
     pub(crate) config: KafkaConfig,
@@ -125,7 +133,7 @@ pub(crate) struct Admin {
 }
 
 impl Admin {
-    /// Runs one question on a blocking thread, where the client may also be made and closed.
+    /// Sends one request on a blocking thread, on which the client may also be created and closed.
     async fn ask<T, A, F>(
         &self,
         doing: String,
@@ -152,7 +160,7 @@ impl Admin {
         .await
     }
 
-    /// Makes one topic and waits until the brokers show it.
+    /// Creates one topic and waits until the brokers show it.
     pub(crate) async fn create_topic(
         &self,
         spec: &TopicSpec,
@@ -213,13 +221,13 @@ impl Admin {
         };
         let policy = RetryPolicy::new(APPEARANCE_PAUSES, self.config.request_timeout);
         match look.retry(policy).when(|_| true).run().await {
-            // The partitions that are not shown yet come with the next look; they exist.
+            // Partitions that are not shown yet exist. The next look at the topic finds them.
             Ok(()) | Err(None) => Ok(()),
             Err(Some(error)) => Err(error),
         }
     }
 
-    /// How a topic is set up, as far as the brokers tell this principal.
+    /// Returns the settings of a topic, as far as the brokers reveal them to this principal.
     pub(crate) async fn describe_topic(
         &self,
         topic: &str,
@@ -233,7 +241,8 @@ impl Admin {
             .with_record_overhead(RECORD_OVERHEAD as u64);
         let (doing, name) = (format!("describing the topic {topic}"), topic.to_owned());
         let answer = self.ask(doing.clone(), move |admin| async move {
-            // Any broker knows; the default is the controller, for which the client may wait in vain.
+            // Any broker can answer. The default is the controller, for which the client may wait
+            // in vain.
             let options = admin.options().broker_id(broker);
             only(
                 admin
@@ -253,7 +262,8 @@ impl Admin {
                 if error.is_transient() {
                     return Err(error);
                 }
-                // Brokers without this question, or a principal that may not ask it: the port has "not said" for that.
+                // The broker does not know this question, or this principal may not ask it. The
+                // port's description leaves the value open in that case.
                 tracing::debug!(
                     topic,
                     error = foldstream::chain(&error),
@@ -264,7 +274,7 @@ impl Admin {
         }
     }
 
-    /// Forgets a group.
+    /// Deletes a consumer group and its committed offsets.
     pub(crate) async fn delete_group(
         &self,
         group: &str,
@@ -290,7 +300,7 @@ impl Admin {
     }
 }
 
-/// The one answer to one question.
+/// Returns the only answer to a request about one subject.
 fn only<T, E: Into<AnswerError>>(answers: Vec<Result<T, E>>) -> KafkaResult<T> {
     match answers.into_iter().next() {
         Some(Ok(answer)) => Ok(answer),
@@ -299,7 +309,7 @@ fn only<T, E: Into<AnswerError>>(answers: Vec<Result<T, E>>) -> KafkaResult<T> {
     }
 }
 
-/// The code in any of rdkafka's shapes of an answer.
+/// The error code in an answer of any of rdkafka's shapes.
 struct AnswerError(RDKafkaErrorCode);
 impl From<RDKafkaErrorCode> for AnswerError {
     fn from(code: RDKafkaErrorCode) -> Self {

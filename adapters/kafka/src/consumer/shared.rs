@@ -1,7 +1,9 @@
-//! What the poll thread and the callers of a consumer share: who owns what, and what waits for `next`.
+//! The state that the poll thread and the callers of a consumer share: the assignments, and the
+//! events that wait for `next`.
 //!
-//! Each partition has its own buffer with an even share of the read-ahead: a full or paused one never holds up the
-//! others, and a pause or a revocation is one flag or one removal, with nothing left in some common queue.
+//! Each partition has a buffer of its own with an even share of the read-ahead. A full or paused
+//! partition never holds up the others. A pause or a revocation is one flag or one removal, and
+//! nothing remains in a common queue.
 use super::wake::Wake;
 use foldstream::ports::{
     AssignedPartition, Assignment, AssignmentEpoch, ConsumerEvent, Delivery, MessageBusError,
@@ -17,14 +19,14 @@ use std::{
 };
 use tokio::sync::{Notify, watch};
 
-/// Where a new partition starts.
+/// The offset at which a new partition starts, and its origin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Start {
     At(Offset, StartedFrom),
     Nowhere(NoPosition),
 }
 
-/// What waits for `next`, in the order of its partition.
+/// An entry that waits for `next`, in the order of its partition.
 #[derive(Debug)]
 enum Item {
     Delivery(Delivery),
@@ -32,21 +34,23 @@ enum Item {
     NoPosition(NoPosition),
 }
 
-/// One assigned partition.
+/// The state of one assigned partition.
 #[derive(Debug)]
 struct Reading {
     epoch: AssignmentEpoch,
     buffer: VecDeque<Item>,
     bytes: usize,
-    /// By the caller.
+    /// True if the caller has paused the partition.
     paused: bool,
-    /// In `State::ready`.
+    /// True if the partition is in `State::ready`.
     ready: bool,
-    /// The poll thread left records with the client, since the buffer had its share.
+    /// True if the poll thread left records with the client, since the buffer had its share.
     full: bool,
-    /// Being revoked, and until when: it delivers nothing more, and commits still count.
+    /// The end of the grace of a partition that is being revoked. Until then it delivers nothing
+    /// more, and its commits still count.
     revoked: Option<Instant>,
-    /// The position belongs to records of an earlier topic of that name: it delivers nothing, and commits are refused.
+    /// True if the position belongs to an earlier topic of that name. The partition delivers
+    /// nothing, and its commits are refused.
     recreated: bool,
 }
 
@@ -59,25 +63,25 @@ enum Phase {
 #[derive(Debug)]
 struct State {
     phase: Phase,
-    /// Changes of assignment, before any delivery.
+    /// Changes of the assignment, which come before any delivery.
     control: VecDeque<ConsumerEvent>,
-    /// The newest problem that `next` has not told.
+    /// The newest problem that `next` has not returned.
     problem: Option<MessageBusError>,
     partitions: HashMap<PartitionId, Reading>,
-    /// Partitions with something to deliver, served in turn.
+    /// The partitions that have a delivery, served in rotation.
     ready: VecDeque<PartitionId>,
     commits: usize,
     last_epoch: u64,
 }
 
-/// How much one partition may hold.
+/// The number of records and bytes that one partition may hold.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Share {
     pub(super) records: usize,
     pub(super) bytes: usize,
 }
 
-/// See the module.
+/// The state of one member, behind a lock, and its notifications.
 #[derive(Debug)]
 pub(super) struct Shared {
     state: Mutex<State>,
@@ -86,11 +90,11 @@ pub(super) struct Shared {
     limit: Share,
     /// True once the poll thread has left the group.
     gone: watch::Sender<bool>,
-    /// The number of revocations that have begun: each bounds the commits that are under way.
+    /// The number of revocations that have begun. Each one bounds the commits under way.
     revocations: watch::Sender<u64>,
 }
 
-/// A revocation that the caller has been told of, or will be.
+/// A revocation that the caller has received or will receive.
 #[derive(Debug)]
 pub(super) struct Pending {
     released: Arc<AtomicBool>,
@@ -101,13 +105,13 @@ impl Pending {
     }
 }
 
-/// A commit under way; an assignment is not given back before it has ended.
+/// A commit under way. No assignment is given up before it has ended.
 #[derive(Debug)]
 pub(super) struct Commit(Arc<Shared>);
 impl Drop for Commit {
     fn drop(&mut self) {
         self.0.lock().commits -= 1;
-        self.0.wake.ring();
+        self.0.wake.notify();
     }
 }
 
@@ -136,12 +140,13 @@ impl Shared {
     }
 }
 
-/// For the callers of the consumer.
+/// The operations of the consumer's callers.
 impl Shared {
-    /// Waits for the next event. Nothing is taken before it is returned, so a dropped future loses nothing.
+    /// Waits for the next event. An event is taken only when it is returned, so a dropped future
+    /// loses nothing.
     pub(super) async fn next(&self) -> Result<ConsumerEvent, MessageBusError> {
         loop {
-            // Rings between the look and the wait are kept by the Notify.
+            // A notification between the look and the wait is kept by the `Notify`.
             if let Some(answer) = self.take() {
                 return answer;
             }
@@ -164,12 +169,12 @@ impl Shared {
         let (event, has_room) = state.take_item(share)?;
         drop(state);
         if has_room {
-            self.wake.ring();
+            self.wake.notify();
         }
         Some(Ok(event))
     }
 
-    /// Holds assignments until the commit has ended.
+    /// Starts a commit, which holds its assignments until it has ended.
     pub(super) fn begin_commit(
         self: &Arc<Self>,
         marks: &[OffsetCommit],
@@ -190,7 +195,8 @@ impl Shared {
         Ok(Commit(Arc::clone(self)))
     }
 
-    /// The end of the grace of those partitions that are being revoked; `None` if none of them is.
+    /// Returns the end of the grace of the partitions that are being revoked, or `None` if none of
+    /// them is.
     pub(super) fn end_of_grace(&self, marks: &[OffsetCommit]) -> Option<Instant> {
         let state = self.lock();
         let readings = marks
@@ -223,7 +229,7 @@ impl Shared {
         }
         drop(state);
         self.told.notify_one();
-        self.wake.ring();
+        self.wake.notify();
         Ok(())
     }
 
@@ -235,7 +241,7 @@ impl Shared {
         }
     }
 
-    /// Ends everything but the membership, which the poll thread gives back.
+    /// Ends everything but the membership, which the poll thread ends.
     pub(super) fn start_leaving(&self) {
         let mut state = self.lock();
         state.phase = Phase::Leaving;
@@ -243,10 +249,10 @@ impl Shared {
         state.partitions.clear();
         state.ready.clear();
         drop(state);
-        // Dropped without the lock: a revocation in it rings.
+        // Dropped after the lock is released, since a dropped revocation wakes the poll thread.
         drop(told);
         self.told.notify_one();
-        self.wake.ring();
+        self.wake.notify();
     }
 
     pub(super) fn watch_gone(&self) -> watch::Receiver<bool> {
@@ -254,7 +260,7 @@ impl Shared {
     }
 }
 
-/// For the poll thread.
+/// The operations of the poll thread.
 impl Shared {
     pub(super) fn is_leaving(&self) -> bool {
         self.lock().phase != Phase::Open
@@ -264,19 +270,19 @@ impl Shared {
         self.lock().commits
     }
 
-    /// The group has been left.
+    /// Records that the member has left the group.
     pub(super) fn set_gone(&self) {
         self.start_leaving();
         self.gone.send_replace(true);
     }
 
-    /// Tells of a problem; the newest counts.
+    /// Reports a problem. The newest one counts.
     pub(super) fn tell(&self, problem: MessageBusError) {
         self.lock().problem = Some(problem);
         self.told.notify_one();
     }
 
-    /// Takes over new partitions.
+    /// Adds new partitions to the assignment.
     pub(super) fn assign(&self, starts: &[(PartitionId, Start)]) {
         let mut state = self.lock();
         if state.phase != Phase::Open {
@@ -306,7 +312,7 @@ impl Shared {
         self.told.notify_one();
     }
 
-    /// Starts a revocation: deliveries end, commits still count.
+    /// Starts a revocation: deliveries end, and commits still count.
     pub(super) fn revoke(&self, partitions: &[PartitionId], grace: Duration) -> Pending {
         let released = Arc::new(AtomicBool::new(false));
         let pending = Pending {
@@ -332,7 +338,7 @@ impl Shared {
         let wake = Arc::clone(&self.wake);
         let revocation = Revocation::new(known, grace, move || {
             released.store(true, Ordering::SeqCst);
-            wake.ring();
+            wake.notify();
         });
         state.control.push_back(ConsumerEvent::Revoking(revocation));
         drop(state);
@@ -341,7 +347,8 @@ impl Shared {
         pending
     }
 
-    /// Ends assignments: from now on their commits are refused. Who was not told that they would end hears `Lost`.
+    /// Ends assignments, whose commits are refused from now on. A caller who did not know of the
+    /// revocation receives `Lost`.
     pub(super) fn end(&self, partitions: &[PartitionId], lost: bool) {
         let mut state = self.lock();
         let ended: Vec<_> = partitions
@@ -359,7 +366,8 @@ impl Shared {
         self.told.notify_one();
     }
 
-    /// What a partition may still take; none while it is paused or has its share.
+    /// Returns the share that a partition can still take. `None` while it is paused or its buffer
+    /// is full.
     pub(super) fn room(&self, id: &PartitionId) -> Option<Share> {
         let mut state = self.lock();
         let share = state.share(self.limit);
@@ -374,12 +382,12 @@ impl Shared {
         })
     }
 
-    /// The epoch under which a partition is read.
+    /// Returns the epoch under which a partition is read.
     pub(super) fn epoch(&self, id: &PartitionId) -> Option<AssignmentEpoch> {
         self.lock().partitions.get(id).map(|reading| reading.epoch)
     }
 
-    /// Hands over records of one partition, in order.
+    /// Adds records of one partition, in order.
     pub(super) fn deliver(&self, id: &PartitionId, deliveries: Vec<Delivery>) {
         let mut state = self.lock();
         let Some(reading) = state.partitions.get_mut(id) else {
@@ -394,12 +402,13 @@ impl Shared {
         self.told.notify_one();
     }
 
-    /// Tells that everything below `next` has been delivered or holds nothing, after what has been delivered.
+    /// Reports, after all deliveries, that each offset lower than `next` was delivered or holds no
+    /// record.
     pub(super) fn reached(&self, id: &PartitionId, next: Offset) {
         let mut state = self.lock();
         if let Some(reading) = state.partitions.get_mut(id) {
             match reading.buffer.back_mut() {
-                // The caller has not seen it: the newer one says more.
+                // The caller has not seen the earlier report, and the newer one includes it.
                 Some(Item::Reached(before)) => *before = next,
                 _ => reading.buffer.push_back(Item::Reached(next)),
             }
@@ -409,8 +418,8 @@ impl Shared {
         self.told.notify_one();
     }
 
-    /// Tells that a partition is not the one that its positions were made for: what is buffered is dropped, and commits
-    /// are refused from now on.
+    /// Reports that a partition belongs to a new topic of the same name. Drops the buffer, and
+    /// refuses commits from now on.
     pub(super) fn recreated(&self, id: &PartitionId) {
         let mut state = self.lock();
         if let Some(reading) = state.partitions.get_mut(id)
@@ -428,12 +437,12 @@ impl Shared {
         self.told.notify_one();
     }
 
-    /// The partitions that are assigned.
+    /// Returns the assigned partitions of this member.
     pub(super) fn assigned(&self) -> Vec<PartitionId> {
         self.lock().partitions.keys().cloned().collect()
     }
 
-    /// Tells that a partition cannot be read any further, after what it has delivered.
+    /// Reports, after all deliveries, that a partition cannot be read any further.
     pub(super) fn stop(&self, id: &PartitionId, why: NoPosition) {
         let mut state = self.lock();
         if let Some(reading) = state.partitions.get_mut(id) {
@@ -465,7 +474,7 @@ impl Reading {
 }
 
 impl State {
-    /// An even part of the read-ahead, at least one record.
+    /// Returns an even part of the read-ahead, at least one record.
     fn share(&self, limit: Share) -> Share {
         let partitions = self.partitions.len().max(1);
         Share {
@@ -486,7 +495,8 @@ impl State {
         }
     }
 
-    /// The next item of the partition whose turn it is, and whether its buffer has room again.
+    /// Takes the next entry of the next ready partition. Returns true with it if the buffer has
+    /// room again.
     fn take_item(&mut self, share: Share) -> Option<(ConsumerEvent, bool)> {
         while let Some(id) = self.ready.pop_front() {
             let Some(reading) = self.partitions.get_mut(&id) else {
@@ -519,7 +529,7 @@ impl State {
         None
     }
 
-    /// Takes back a revocation of these partitions that `next` has not returned.
+    /// Removes a revocation of these partitions that `next` has not returned.
     fn take_untold_revocation(&mut self, partitions: &[PartitionId]) -> Option<ConsumerEvent> {
         let at = self.control.iter().position(|event| {
             matches!(event, ConsumerEvent::Revoking(r)
