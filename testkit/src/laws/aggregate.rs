@@ -24,9 +24,9 @@ use std::{
 ///
 /// Always checked: **deciding is deterministic**; **a rejected command changes nothing**, neither the state nor the
 /// store; **events survive encode, upcast and decode**; **the replay of the stored events is the state**; nothing
-/// panics. More with [`snapshots`](Self::snapshots), [`ids`](Self::ids), [`id_texts`](Self::id_texts) and
-/// [`duplicates`](Self::duplicates), and your own rules with [`invariant`](Self::invariant), [`never`](Self::never),
-/// [`eventually`](Self::eventually) and [`rule`](Self::rule).
+/// panics. More with [`with_snapshots`](Self::with_snapshots), [`with_ids`](Self::with_ids), [`with_id_texts`](Self::with_id_texts) and
+/// [`with_duplicates`](Self::with_duplicates), and your own rules with [`with_invariant`](Self::with_invariant), [`never`](Self::never),
+/// [`eventually`](Self::eventually) and [`with_rule`](Self::with_rule).
 ///
 /// Every sequence runs twice: on the aggregate alone, and through a [`Repository`](foldstream::Repository) over an
 /// in-memory store, so that the real codec, upcasters, snapshots and marks take part. No server and no waiting.
@@ -84,8 +84,8 @@ use std::{
 ///     1 => (1u64..100).prop_map(|amount| Withdraw { amount }),
 /// ];
 /// Laws::<Account>::new(commands)
-///     .snapshots()
-///     .invariant("the balance is what deposits allow", |account| account.balance < 100 * 20)
+///     .with_snapshots()
+///     .with_invariant("the balance is what deposits allow", |account| account.balance < 100 * 20)
 ///     .check();
 /// ```
 pub struct Laws<A: Aggregate> {
@@ -149,7 +149,7 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
             ids: None,
             plan: Plan::DEFAULT,
         };
-        start.or(1, commands)
+        start.with_commands(1, commands)
     }
 
     /// All sequences of these commands, up to a length: a proof, not a sample.
@@ -222,7 +222,11 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
     /// If the laws are [`exhaustive`](Self::exhaustive), or if `weight` is 0, which would draw none of the commands.
     #[track_caller]
     #[must_use]
-    pub fn or<C>(mut self, weight: u32, strategy: impl Strategy<Value = C> + 'static) -> Self
+    pub fn with_commands<C>(
+        mut self,
+        weight: u32,
+        strategy: impl Strategy<Value = C> + 'static,
+    ) -> Self
     where
         A: Decide<C>,
         C: Clone + Debug + Send + Sync + 'static,
@@ -241,7 +245,7 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
 
     /// Also checks that **a snapshot at any cut and the tail after it make the full fold**.
     #[must_use]
-    pub fn snapshots(mut self) -> Self
+    pub fn with_snapshots(mut self) -> Self
     where
         A: Snapshot,
     {
@@ -256,21 +260,21 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
     /// What led to events is remembered by the repository. An answer of "nothing to do" is not: if a later duplicate of
     /// such a command would do something, this law says so.
     #[must_use]
-    pub const fn duplicates(mut self) -> Self {
+    pub const fn with_duplicates(mut self) -> Self {
         self.rules.duplicates = true;
         self
     }
 
     /// Lifts stored events with these, as your repository does.
     #[must_use]
-    pub fn upcasters(mut self, upcasters: Upcasters) -> Self {
+    pub fn with_upcasters(mut self, upcasters: Upcasters) -> Self {
         self.rules.upcasters = upcasters;
         self
     }
 
     /// Holds before the first event and after every event.
     #[must_use]
-    pub fn invariant(
+    pub fn with_invariant(
         mut self,
         name: impl Into<String>,
         holds: impl Fn(&A) -> bool + 'static,
@@ -314,7 +318,7 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
     /// Holds of every decision: the state before, the command, and what the command led to. Commands of other types are not
     /// asked about; if no command is, [`check`](Self::check) panics.
     #[must_use]
-    pub fn rule<C>(
+    pub fn with_rule<C>(
         mut self,
         name: impl Into<String>,
         holds: impl Fn(&A, &C, &Decision<A, A::Error>) -> bool + 'static,
@@ -338,14 +342,14 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
 
     /// Sequences tried; 256 unless set. Of no meaning for [`exhaustive`](Self::exhaustive) laws.
     #[must_use]
-    pub const fn cases(mut self, cases: u32) -> Self {
+    pub const fn with_cases(mut self, cases: u32) -> Self {
         self.plan.cases = cases;
         self
     }
 
     /// Always the cases of this seed. Unless set, each run tries fresh ones and prints the seed when it fails.
     #[must_use]
-    pub const fn seed(mut self, seed: u64) -> Self {
+    pub const fn with_seed(mut self, seed: u64) -> Self {
         self.plan.seed = Some(seed);
         self
     }
@@ -356,10 +360,10 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
     /// If the laws are [`exhaustive`](Self::exhaustive), since those have a length already.
     #[track_caller]
     #[must_use]
-    pub fn max_commands(mut self, commands: usize) -> Self {
+    pub fn with_max_commands(mut self, commands: usize) -> Self {
         let Source::Drawn { max_commands, .. } = &mut self.source else {
             panic!(
-                "`max_commands` is for drawn sequences: exhaustive laws take their length by `exhaustive`"
+                "`with_max_commands` is for drawn sequences: exhaustive laws take their length by `exhaustive`"
             );
         };
         *max_commands = commands;
@@ -372,10 +376,10 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
     /// If the laws are [`exhaustive`](Self::exhaustive), which decide all commands at one time.
     #[track_caller]
     #[must_use]
-    pub fn pauses(mut self, strategy: impl Strategy<Value = Duration> + 'static) -> Self {
+    pub fn with_pauses(mut self, strategy: impl Strategy<Value = Duration> + 'static) -> Self {
         let Source::Drawn { pauses, .. } = &mut self.source else {
             panic!(
-                "`pauses` is for drawn sequences: exhaustive laws decide all commands at one time"
+                "`with_pauses` is for drawn sequences: exhaustive laws decide all commands at one time"
             );
         };
         *pauses = strategy.boxed();
@@ -388,7 +392,7 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
     /// Unless set, the id is `scenario`, or else a number, a UUID or a ULID. If the id type reads none of them, `check`
     /// panics before the first case.
     #[must_use]
-    pub fn ids(mut self, strategy: impl Strategy<Value = A::Id> + 'static) -> Self
+    pub fn with_ids(mut self, strategy: impl Strategy<Value = A::Id> + 'static) -> Self
     where
         A::Id: Debug,
     {
@@ -404,9 +408,9 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
     /// If the laws are [`exhaustive`](Self::exhaustive), which draw no texts.
     #[track_caller]
     #[must_use]
-    pub fn id_texts(mut self, strategy: impl Strategy<Value = String> + 'static) -> Self {
+    pub fn with_id_texts(mut self, strategy: impl Strategy<Value = String> + 'static) -> Self {
         let Source::Drawn { id_texts, .. } = &mut self.source else {
-            panic!("`id_texts` is for drawn sequences: exhaustive laws draw no texts");
+            panic!("`with_id_texts` is for drawn sequences: exhaustive laws draw no texts");
         };
         *id_texts = Some(strategy.boxed());
         self
@@ -419,10 +423,10 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
     /// If the laws are not [`exhaustive`](Self::exhaustive).
     #[track_caller]
     #[must_use]
-    pub fn merging_states(mut self) -> Self {
+    pub fn with_merged_states(mut self) -> Self {
         let Source::All { merged, .. } = &mut self.source else {
             panic!(
-                "`merging_states` is for exhaustive laws: drawn sequences are each followed to their end"
+                "`with_merged_states` is for exhaustive laws: drawn sequences are each followed to their end"
             );
         };
         *merged = true;
@@ -435,9 +439,11 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
     /// If the laws are not exhaustive.
     #[track_caller]
     #[must_use]
-    pub fn max_histories(mut self, histories: usize) -> Self {
+    pub fn with_max_histories(mut self, histories: usize) -> Self {
         let Source::All { max_histories, .. } = &mut self.source else {
-            panic!("`max_histories` is for exhaustive laws: drawn ones are as many as `cases`");
+            panic!(
+                "`with_max_histories` is for exhaustive laws: drawn ones are as many as `with_cases`"
+            );
         };
         *max_histories = histories;
         self
@@ -447,10 +453,10 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
     ///
     /// # Panics
     /// - With the smallest sequence that breaks a law.
-    /// - If no id can be made for the aggregate and none were [given](Self::ids), before the first case.
-    /// - If the laws held on nothing: no command was ever accepted, no command had the type of a [`rule`](Self::rule), or
-    ///   none of the [`id_texts`](Self::id_texts) was read as an id.
-    /// - If there are more histories than [`max_histories`](Self::max_histories).
+    /// - If no id can be made for the aggregate and none were [given](Self::with_ids), before the first case.
+    /// - If the laws held on nothing: no command was ever accepted, no command had the type of a [`with_rule`](Self::with_rule), or
+    ///   none of the [`with_id_texts`](Self::with_id_texts) was read as an id.
+    /// - If there are more histories than [`with_max_histories`](Self::with_max_histories).
     #[track_caller]
     pub fn check(self) -> Checked {
         let checked = match &self.source {
@@ -490,7 +496,7 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
             assert!(
                 rule.is_asked.get(),
                 "the rule {:?} of {name} is about commands of the type {}, and none was given in {sequences} sequences: \
-                 write the rule for the type of the commands, or add such commands with `.or(..)`",
+                 write the rule for the type of the commands, or add such commands with `.with_commands(..)`",
                 rule.name,
                 rule.command
             );

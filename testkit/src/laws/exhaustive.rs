@@ -53,8 +53,8 @@ pub(super) fn check<A: Aggregate + PartialEq + Debug>(
             }
             assert!(
                 checked.histories() <= limits.max_histories,
-                "{} has more than {} histories: give fewer commands, a shorter length, `merging_states()`, or a higher \
-                 `max_histories`",
+                "{} has more than {} histories: give fewer commands, a shorter length, `with_merged_states()`, or a higher \
+                 `with_max_histories`",
                 short_name::<A>(),
                 limits.max_histories
             );

@@ -109,7 +109,7 @@ pub(super) fn of_streams<A: Aggregate>(
     if ids.len() < streams {
         return Err(format!(
             "the ids that were given for {} are of {} streams in {DRAWS} draws, and {streams} are needed: {texts:?}. Give a \
-             strategy with more different ids, or say how many streams there are with `.streams({})`",
+             strategy with more different ids, or say how many streams there are with `.with_streams({})`",
             short_name::<A>(),
             ids.len(),
             ids.len()
@@ -136,7 +136,7 @@ fn of_texts<A: Aggregate>(streams: usize) -> Result<Vec<A::Id>, String> {
         }
     }
     Err(format!(
-        "no common texts name {streams} stream{} of {}: give ids of its type with `.ids(strategy)`\n{}",
+        "no common texts name {streams} stream{} of {}: give ids of its type with `.with_ids(strategy)`\n{}",
         if streams == 1 { "" } else { "s" },
         short_name::<A>(),
         refused.join("\n")

@@ -96,7 +96,7 @@ const MOST_IDS: usize = 16;
 ///     |table| Balances(table.clone()),
 ///     async |table: &Table| table.lock().unwrap().clone(),
 /// )
-/// .histories_of::<Account, _>(1, commands)
+/// .with_histories::<Account, _>(1, commands)
 /// .check();
 /// # }
 /// ```
@@ -176,14 +176,14 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
         }
     }
 
-    /// Adds histories of this aggregate, on three [`streams`](Self::streams), made by these commands; `weight` is relative
+    /// Adds histories of this aggregate, on three [`with_streams`](Self::with_streams), made by these commands; `weight` is relative
     /// to those of other aggregates. What is rejected makes no history.
     ///
     /// # Panics
     /// If the projector receives no event of the aggregate, or if `weight` is 0: such histories would check nothing.
     #[track_caller]
     #[must_use]
-    pub fn histories_of<A, C>(
+    pub fn with_histories<A, C>(
         mut self,
         weight: u32,
         commands: impl Strategy<Value = C> + 'static,
@@ -256,13 +256,13 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
     ///     |table| Accounts(table.clone()),
     ///     async |table: &Table| table.lock().unwrap().clone(),
     /// )
-    /// .histories_of::<Account, _>(1, Just(Open { owner: "ann".into() }))
-    /// .ids("DE[0-9]{4}".prop_map(AccountId::from))
+    /// .with_histories::<Account, _>(1, Just(Open { owner: "ann".into() }))
+    /// .with_ids("DE[0-9]{4}".prop_map(AccountId::from))
     /// .check();
     /// # }
     /// ```
     #[must_use]
-    pub fn ids<I: Display + 'static>(
+    pub fn with_ids<I: Display + 'static>(
         mut self,
         strategy: impl Strategy<Value = I> + 'static,
     ) -> Self {
@@ -276,10 +276,10 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
     /// If it is 0.
     #[track_caller]
     #[must_use]
-    pub const fn streams(mut self, streams: u8) -> Self {
+    pub const fn with_streams(mut self, streams: u8) -> Self {
         assert!(
             streams > 0,
-            "laws of no stream check nothing: say at least `.streams(1)`"
+            "laws of no stream check nothing: say at least `.with_streams(1)`"
         );
         self.streams = streams;
         self
@@ -287,28 +287,28 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
 
     /// Lifts stored events with these, as the runner does.
     #[must_use]
-    pub fn upcasters(mut self, upcasters: Upcasters) -> Self {
+    pub fn with_upcasters(mut self, upcasters: Upcasters) -> Self {
         self.upcasters = upcasters;
         self
     }
 
     /// Histories tried; 256 unless set.
     #[must_use]
-    pub const fn cases(mut self, cases: u32) -> Self {
+    pub const fn with_cases(mut self, cases: u32) -> Self {
         self.plan.cases = cases;
         self
     }
 
     /// Always the cases of this seed.
     #[must_use]
-    pub const fn seed(mut self, seed: u64) -> Self {
+    pub const fn with_seed(mut self, seed: u64) -> Self {
         self.plan.seed = Some(seed);
         self
     }
 
     /// Commands of the longest history, over all streams; 12 unless set.
     #[must_use]
-    pub const fn max_commands(mut self, commands: usize) -> Self {
+    pub const fn with_max_commands(mut self, commands: usize) -> Self {
         self.max_commands = commands;
         self
     }
@@ -317,8 +317,8 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
     ///
     /// # Panics
     /// - With the smallest history and noise that break a law.
-    /// - If no histories were [given](Self::histories_of), or the [ids](Self::ids) are not of as many different
-    ///   [`streams`](Self::streams), before the first case.
+    /// - If no histories were [given](Self::with_histories), or the [ids](Self::with_ids) are not of as many different
+    ///   [`with_streams`](Self::with_streams), before the first case.
     /// - If the laws held on nothing: no history of an aggregate had an event, or no event changed the rows.
     #[track_caller]
     pub fn check(self) {
@@ -401,7 +401,7 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
     fn writes(&self) -> Result<Union<BoxedStrategy<Write>>, String> {
         if self.histories.is_empty() {
             return Err(format!(
-                "the projector {:?} needs histories: say `.histories_of::<Aggregate, _>(1, commands)`",
+                "the projector {:?} needs histories: say `.with_histories::<Aggregate, _>(1, commands)`",
                 P::NAME
             ));
         }

@@ -79,8 +79,8 @@ type Fresh = Box<dyn Fn() -> Arc<dyn EventStore>>;
 /// # Example
 /// ```
 /// use foldstream_testkit::{InMemoryEventStore, laws::serial::SerialLaws};
-/// SerialLaws::new(|| InMemoryEventStore::new()).cases(32).check();
-/// SerialLaws::new(|| InMemoryEventStore::new()).cases(32).check_in_threads();
+/// SerialLaws::new(|| InMemoryEventStore::new()).with_cases(32).check();
+/// SerialLaws::new(|| InMemoryEventStore::new()).with_cases(32).check_in_threads();
 /// ```
 pub struct SerialLaws {
     fresh: Fresh,
@@ -117,7 +117,7 @@ impl SerialLaws {
     /// If it is 0.
     #[track_caller]
     #[must_use]
-    pub const fn writers(mut self, writers: usize) -> Self {
+    pub const fn with_writers(mut self, writers: usize) -> Self {
         assert!(writers > 0, "without a writer nothing is checked");
         self.writers = writers;
         self
@@ -129,7 +129,7 @@ impl SerialLaws {
     /// If it is 0.
     #[track_caller]
     #[must_use]
-    pub const fn actions(mut self, actions: usize) -> Self {
+    pub const fn with_actions(mut self, actions: usize) -> Self {
         assert!(actions > 0, "without an action nothing is checked");
         self.actions = actions;
         self
@@ -137,14 +137,14 @@ impl SerialLaws {
 
     /// Cases tried; 256 unless set.
     #[must_use]
-    pub const fn cases(mut self, cases: u32) -> Self {
+    pub const fn with_cases(mut self, cases: u32) -> Self {
         self.plan.cases = cases;
         self
     }
 
     /// Always the cases of this seed.
     #[must_use]
-    pub const fn seed(mut self, seed: u64) -> Self {
+    pub const fn with_seed(mut self, seed: u64) -> Self {
         self.plan.seed = Some(seed);
         self
     }

@@ -129,9 +129,9 @@ fn booked(history: &[AccountEvent]) -> i128 {
 }
 
 fn rules(laws: Laws<Account>) -> Laws<Account> {
-    laws.snapshots()
-        .duplicates()
-        .invariant("no more than an account holds", |account| {
+    laws.with_snapshots()
+        .with_duplicates()
+        .with_invariant("no more than an account holds", |account| {
             account.balance() <= Account::MAX_BALANCE
         })
         .never("overdrawn", |history| booked(history) < 0)
@@ -142,7 +142,7 @@ fn rules(laws: Laws<Account>) -> Laws<Account> {
             let end = history.iter().position(|event| *event == AccountClosed);
             end.is_some_and(|end| end + 1 < history.len())
         })
-        .rule(
+        .with_rule(
             "the balance says what is accepted",
             |account: &Account, command, led_to| match command {
                 Withdraw { amount } if account.is_open() && *amount > 0 => {

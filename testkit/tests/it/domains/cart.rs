@@ -142,8 +142,8 @@ fn balance(history: &[CartEvent], wanted: &str) -> i64 {
 }
 
 fn rules(laws: Laws<Cart>) -> Laws<Cart> {
-    laws.snapshots()
-        .invariant("every item has units, and no more than it may", |cart| {
+    laws.with_snapshots()
+        .with_invariant("every item has units, and no more than it may", |cart| {
             let units = cart.items().iter().map(|item| item.quantity);
             units
                 .clone()
@@ -170,7 +170,7 @@ fn rules(laws: Laws<Cart>) -> Laws<Cart> {
             ],
             |history| history.last() == Some(&CartCheckedOut) && history.len() > 1,
         )
-        .rule("added is what was asked for", |_, command, led_to| {
+        .with_rule("added is what was asked for", |_, command, led_to| {
             match (command, led_to) {
                 (AddItem { product, quantity }, Ok(events)) => {
                     *events == [added(product, *quantity)]
@@ -190,8 +190,8 @@ fn the_laws_hold_on_random_commands() {
     ];
     let ids = "[a-z0-9-]{1,20}";
     let checked = rules(Laws::new(commands))
-        .ids(ids.prop_map(CartId::from))
-        .id_texts("\\PC{1,20}")
+        .with_ids(ids.prop_map(CartId::from))
+        .with_id_texts("\\PC{1,20}")
         .check();
     assert!(checked.rejected() > 0 && checked.nothing() > 0, "{checked}");
 }

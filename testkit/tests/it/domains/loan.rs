@@ -70,9 +70,9 @@ fn is_drawn(from: LoanStatus, to: LoanStatus) -> bool {
 fn every_illegal_transition_is_rejected_over_all_sequences_up_to_length_8() {
     let commands = all().into_iter().map(|(command, ..)| command);
     let checked = Laws::<Loan>::exhaustive(commands, 8)
-        .snapshots()
-        .duplicates()
-        .rule(
+        .with_snapshots()
+        .with_duplicates()
+        .with_rule(
             "the workflow is the drawn one",
             |loan: &Loan, command, led_to| {
                 let mut all = all().into_iter();
@@ -88,7 +88,7 @@ fn every_illegal_transition_is_rejected_over_all_sequences_up_to_length_8() {
                 }
             },
         )
-        .invariant("what was asked for stays", |loan| {
+        .with_invariant("what was asked for stays", |loan| {
             let asked = if loan.status() == New {
                 (0, 0)
             } else {

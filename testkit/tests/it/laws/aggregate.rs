@@ -116,7 +116,7 @@ fn commands() -> impl Strategy<Value = TabCommand> {
 
 /// Always the same cases: the counterexamples are compared letter by letter.
 fn laws<A: Decide<TabCommand> + PartialEq + fmt::Debug>() -> Laws<A> {
-    Laws::new(commands()).seed(1)
+    Laws::new(commands()).with_seed(1)
 }
 
 tab!(Tab, decide: decide, evolve: evolve);
@@ -124,18 +124,18 @@ tab!(Tab, decide: decide, evolve: evolve);
 #[test]
 fn a_correct_aggregate_keeps_all_laws() {
     let checked = Laws::<Tab>::new(commands())
-        .snapshots()
-        .duplicates()
-        .pauses((0u64..3).prop_map(Duration::from_secs))
-        .ids("[a-z]{1,8}".prop_map(TabId::from))
-        .id_texts("[a-z0-9]{1,8}")
-        .upcasters(Upcasters::new().with("tab", "Viewed", 1, |_| Ok(Upcast::Retired)))
-        .invariant("nobody pays too much", |tab| tab.owed >= 0)
+        .with_snapshots()
+        .with_duplicates()
+        .with_pauses((0u64..3).prop_map(Duration::from_secs))
+        .with_ids("[a-z]{1,8}".prop_map(TabId::from))
+        .with_id_texts("[a-z0-9]{1,8}")
+        .with_upcasters(Upcasters::new().with("tab", "Viewed", 1, |_| Ok(Upcast::Retired)))
+        .with_invariant("nobody pays too much", |tab| tab.owed >= 0)
         .never("an order behind the end", |history| {
             let end = history.iter().position(|event| *event == Closed);
             end.is_some_and(|end| end + 1 < history.len())
         })
-        .rule(
+        .with_rule(
             "an order is owed",
             |tab: &Tab, command, decision| match command {
                 Order { .. } => tab.is_closed == decision.is_err(),
@@ -294,7 +294,7 @@ impl Snapshot for Skipping {
 #[test]
 fn a_snapshot_that_forgets_is_caught() {
     laws::<Skipping>().check();
-    let text = failure(|| laws::<Skipping>().snapshots().check());
+    let text = failure(|| laws::<Skipping>().with_snapshots().check());
     golden(
         &text,
         r#"
@@ -341,7 +341,7 @@ impl Snapshot for Unreadable {
 
 #[test]
 fn a_snapshot_that_cannot_be_read_is_caught() {
-    let text = failure(|| laws::<Unreadable>().snapshots().check());
+    let text = failure(|| laws::<Unreadable>().with_snapshots().check());
     golden(
         &text,
         r#"
@@ -400,7 +400,7 @@ impl Decide<Write> for Note {
 #[test]
 fn an_event_that_loses_a_field_is_caught() {
     let commands = ("[a-z]{0,3}", 0u8..5).prop_map(|(text, stars)| Write(text, stars));
-    let text = failure(|| Laws::<Note>::new(commands).seed(1).check());
+    let text = failure(|| Laws::<Note>::new(commands).with_seed(1).check());
     golden(
         &text,
         r#"
@@ -426,7 +426,7 @@ the same cases again: FOLDSTREAM_SEED=1
 #[test]
 fn an_upcaster_that_takes_todays_events_away_is_caught() {
     let upcasters = Upcasters::new().with("tab", "Paid", 1, |_| Ok(Upcast::Retired));
-    let text = failure(|| laws::<Tab>().upcasters(upcasters).check());
+    let text = failure(|| laws::<Tab>().with_upcasters(upcasters).check());
     golden(
         &text,
         r#"
@@ -458,7 +458,7 @@ tab!(
 #[test]
 fn a_duplicate_of_a_command_that_had_nothing_to_do_is_caught() {
     laws::<Switch>().check();
-    let text = failure(|| laws::<Switch>().duplicates().check());
+    let text = failure(|| laws::<Switch>().with_duplicates().check());
     golden(
         &text,
         r#"
@@ -508,7 +508,7 @@ impl Decide<TabCommand> for Numbered {
 fn an_id_that_is_not_what_its_text_says_is_caught() {
     laws::<Numbered>().check();
     let ids = "[0-9]{1,3}";
-    let text = failure(|| laws::<Numbered>().ids(ids.prop_map(Trimmed)).check());
+    let text = failure(|| laws::<Numbered>().with_ids(ids.prop_map(Trimmed)).check());
     golden(
         &text,
         r#"
@@ -520,5 +520,8 @@ as a test:
 the same cases again: FOLDSTREAM_SEED=1
 "#,
     );
-    assert_eq!(failure(|| laws::<Numbered>().id_texts(ids).check()), text);
+    assert_eq!(
+        failure(|| laws::<Numbered>().with_id_texts(ids).check()),
+        text
+    );
 }

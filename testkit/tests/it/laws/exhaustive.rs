@@ -67,13 +67,16 @@ fn every_history_is_visited_once() {
 
 #[test]
 fn merged_states_are_followed_once_a_level() {
-    let checked = Laws::<Lamp>::exhaustive(ALL, 5).merging_states().check();
+    let checked = Laws::<Lamp>::exhaustive(ALL, 5)
+        .with_merged_states()
+        .check();
     assert_eq!(checked.histories(), 1 + 1 + 2 + 2 + 2 + 2);
 }
 
 #[test]
 fn the_first_counterexample_is_a_shortest() {
-    let laws = Laws::<Lamp>::exhaustive(ALL, 8).invariant("not too bright", |lamp| lamp.level < 2);
+    let laws =
+        Laws::<Lamp>::exhaustive(ALL, 8).with_invariant("not too bright", |lamp| lamp.level < 2);
     golden(
         &failure(|| laws.check()),
         r#"
@@ -94,7 +97,11 @@ as a test:
 
 #[test]
 fn too_many_histories_are_refused() {
-    let text = failure(|| Laws::<Lamp>::exhaustive(ALL, 60).max_histories(50).check());
+    let text = failure(|| {
+        Laws::<Lamp>::exhaustive(ALL, 60)
+            .with_max_histories(50)
+            .check()
+    });
     assert!(
         text.starts_with("Lamp has more than 50 histories"),
         "{text}"

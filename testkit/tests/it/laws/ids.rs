@@ -153,8 +153,8 @@ fn watched() -> Watched {
     };
     let rows = async |sums: &Sums| sums.rows.lock().unwrap().clone();
     let laws = ProjectorLaws::new(model, Sums::clone, rows)
-        .seed(1)
-        .cases(64);
+        .with_seed(1)
+        .with_cases(64);
     Watched { laws, seen }
 }
 impl Watched {
@@ -163,7 +163,7 @@ impl Watched {
         Self { laws, ..self }
     }
     fn of<R: Rule>(self) -> Self {
-        self.map(|laws| laws.histories_of::<Counter<R>, _>(1, (1u64..9).prop_map(Add)))
+        self.map(|laws| laws.with_histories::<Counter<R>, _>(1, (1u64..9).prop_map(Add)))
     }
     /// The most streams of one model, and all of all models.
     fn check(self) -> (usize, BTreeSet<String>) {
@@ -188,15 +188,15 @@ fn three_streams_are_three_whatever_ids_look_like() {
 fn two_kinds_of_commands_on_one_aggregate_go_to_the_same_streams() {
     let both = watched()
         .of::<Prefixed>()
-        .map(|laws| laws.histories_of::<Counter<Prefixed>, _>(1, Just(AddOne)))
-        .map(|laws| laws.ids("cart_[a-z]{6}".prop_map(id::<Prefixed>)));
+        .map(|laws| laws.with_histories::<Counter<Prefixed>, _>(1, Just(AddOne)))
+        .map(|laws| laws.with_ids("cart_[a-z]{6}".prop_map(id::<Prefixed>)));
     assert_eq!(both.check().0, 3);
 }
 
 #[test]
 fn given_ids_are_those_of_the_streams_and_vary_between_cases() {
     let laws = watched().of::<Prefixed>();
-    let laws = laws.map(|laws| laws.ids("cart_[a-z]{6}".prop_map(id::<Prefixed>)));
+    let laws = laws.map(|laws| laws.with_ids("cart_[a-z]{6}".prop_map(id::<Prefixed>)));
     let (most, all) = laws.check();
     assert_eq!(most, 3);
     assert!(all.len() > 3, "{all:?}");
@@ -206,10 +206,12 @@ fn given_ids_are_those_of_the_streams_and_vary_between_cases() {
 #[test]
 fn the_number_of_streams_can_be_set() {
     for streams in [1, 2, 5] {
-        let laws = watched().of::<Number>().map(|laws| laws.streams(streams));
+        let laws = watched()
+            .of::<Number>()
+            .map(|laws| laws.with_streams(streams));
         assert_eq!(laws.check().0, usize::from(streams));
     }
-    assert!(failure(|| watched().laws.streams(0)).contains("say at least `.streams(1)`"));
+    assert!(failure(|| watched().laws.with_streams(0)).contains("say at least `.with_streams(1)`"));
 }
 
 /// Runs laws that must fail before proptest makes a case.
@@ -221,7 +223,7 @@ fn failure_before_any_case<R: Rule>(change: impl FnOnce(SumsLaws) -> SumsLaws) -
         Add(n)
     });
     let Watched { laws, .. } = watched();
-    let laws = change(laws.histories_of::<Counter<R>, _>(1, commands));
+    let laws = change(laws.with_histories::<Counter<R>, _>(1, commands));
     let text = failure(|| laws.check());
     assert_eq!(drawn.load(Ordering::SeqCst), 0, "a case was made: {text}");
     assert!(!text.contains("minimal failing input"), "{text}");
@@ -231,7 +233,7 @@ fn failure_before_any_case<R: Rule>(change: impl FnOnce(SumsLaws) -> SumsLaws) -
 #[test]
 fn ids_that_cannot_be_made_are_a_failure_before_the_first_case() {
     let text = failure_before_any_case::<Prefixed>(|laws| laws);
-    let beginning = "no common texts name 3 streams of Counter<Prefixed>: give ids of its type with `.ids(strategy)`";
+    let beginning = "no common texts name 3 streams of Counter<Prefixed>: give ids of its type with `.with_ids(strategy)`";
     assert!(text.starts_with(beginning), "{text}");
     assert!(text.contains("\"a\": no such id"), "{text}");
     // Texts that are all read as one id are not three streams.
@@ -246,21 +248,22 @@ fn ids_that_cannot_be_made_are_a_failure_before_the_first_case() {
 #[test]
 fn given_ids_that_are_not_different_enough_are_a_failure_before_the_first_case() {
     let regions = prop_oneof![Just(id::<Region>("eu")), Just(id("us"))];
-    let text = failure_before_any_case::<Region>(|laws| laws.ids(regions.clone()));
+    let text = failure_before_any_case::<Region>(|laws| laws.with_ids(regions.clone()));
     assert!(
         text.starts_with("the ids that were given for Counter<Region> are of 2 streams in 1000 draws, and 3 are needed"),
         "{text}"
     );
     let (most, all) = watched()
         .of::<Region>()
-        .map(|laws| laws.ids(regions).streams(2))
+        .map(|laws| laws.with_ids(regions).with_streams(2))
         .check();
     assert_eq!((most, all.len()), (2, 2));
 }
 
 #[test]
 fn given_ids_that_are_not_read_back_are_a_failure_before_the_first_case() {
-    let given = |text: &'static str| move |laws: SumsLaws| laws.ids(Just(id::<Prefixed>(text)));
+    let given =
+        |text: &'static str| move |laws: SumsLaws| laws.with_ids(Just(id::<Prefixed>(text)));
     let text = failure_before_any_case::<Prefixed>(given("basket_1"));
     assert_eq!(
         text,
@@ -268,7 +271,7 @@ fn given_ids_that_are_not_read_back_are_a_failure_before_the_first_case() {
     );
     let text = failure_before_any_case::<Prefixed>(given("cart_\n"));
     assert!(text.contains("names no stream of counter"), "{text}");
-    let shifting = |laws: SumsLaws| laws.ids(Just(id::<Shifting>("shift-a")));
+    let shifting = |laws: SumsLaws| laws.with_ids(Just(id::<Shifting>("shift-a")));
     let text = failure_before_any_case::<Shifting>(shifting);
     assert!(
         text.contains("\"shift-a\" is read as an id that shows itself as \"SHIFT-A\""),
@@ -281,10 +284,11 @@ fn a_strategy_that_gives_no_id_or_ids_of_another_type_is_a_failure_before_the_fi
     let none = "cart_[a-z]"
         .prop_filter("never", |_| false)
         .prop_map(id::<Prefixed>);
-    let text = failure_before_any_case::<Prefixed>(|laws| laws.ids(none));
+    let text = failure_before_any_case::<Prefixed>(|laws| laws.with_ids(none));
     assert!(text.starts_with("the strategy of ids gives none"), "{text}");
-    let text =
-        failure_before_any_case::<Number>(|laws| laws.ids("cart_[a-z]".prop_map(id::<Prefixed>)));
+    let text = failure_before_any_case::<Number>(|laws| {
+        laws.with_ids("cart_[a-z]".prop_map(id::<Prefixed>))
+    });
     assert_eq!(
         text,
         "ids of Id<Prefixed> were given, and no aggregate whose histories \"sums\" gets has such ids"
@@ -307,7 +311,7 @@ impl Projector for Blind {
 #[test]
 fn rows_that_no_event_changes_check_nothing() {
     let laws = ProjectorLaws::new(Rows::new, |_| Blind, async |rows: &Rows| rows.clone());
-    let laws = laws.histories_of::<Counter<Number>, _>(1, (1u64..9).prop_map(Add));
+    let laws = laws.with_histories::<Counter<Number>, _>(1, (1u64..9).prop_map(Add));
     let text = failure(|| laws.check());
     assert!(
         text.contains("left the rows of \"blind\" as those of an empty model"),
@@ -324,17 +328,20 @@ fn an_aggregate_decides_under_an_id_of_its_own_type() {
     Laws::<Counter<Number>>::exhaustive([Add(1), Add(2)], 3).check();
     let given = "cart_[a-z]{3}".prop_map(id::<Prefixed>);
     Laws::<Counter<Prefixed>>::new(add())
-        .ids(given.clone())
+        .with_ids(given.clone())
         .check();
     Laws::<Counter<Prefixed>>::exhaustive([Add(1)], 3)
-        .ids(given)
+        .with_ids(given)
         .check();
 }
 
 #[test]
 fn a_counterexample_is_told_under_the_id_that_it_was_found_under() {
     let laws = Laws::<Counter<Number>>::exhaustive([Add(5)], 1);
-    let text = failure(|| laws.invariant("not five", |counter| counter.0 != 5).check());
+    let text = failure(|| {
+        laws.with_invariant("not five", |counter| counter.0 != 5)
+            .check()
+    });
     assert!(
         text.contains("    .of(&\"1\".parse().unwrap())\n"),
         "{text}"
@@ -357,7 +364,7 @@ fn an_aggregate_without_an_id_is_one_failure_before_the_first_case() {
         failure(|| Laws::<Counter<Prefixed>>::new(commands).check()),
         failure(|| Laws::<Counter<Prefixed>>::exhaustive([Add(1)], 2).check()),
     ] {
-        let beginning = "no common texts name 1 stream of Counter<Prefixed>: give ids of its type with `.ids(strategy)`";
+        let beginning = "no common texts name 1 stream of Counter<Prefixed>: give ids of its type with `.with_ids(strategy)`";
         assert!(text.starts_with(beginning), "{text}");
     }
     assert_eq!(drawn.load(Ordering::SeqCst), 0);
@@ -369,7 +376,7 @@ fn a_rule_about_commands_that_are_not_given_checks_nothing() {
         Laws::<Counter<Number>>::new((1u64..9).prop_map(Add)),
         Laws::<Counter<Number>>::exhaustive([Add(1)], 2),
     ] {
-        let laws = laws.rule("never one", |_, _: &AddOne, _| false);
+        let laws = laws.with_rule("never one", |_, _: &AddOne, _| false);
         let text = failure(|| laws.check());
         let beginning = "the rule \"never one\" of Counter<Number> is about commands of the type AddOne, and none was given";
         assert!(text.starts_with(beginning), "{text}");
@@ -378,7 +385,7 @@ fn a_rule_about_commands_that_are_not_given_checks_nothing() {
 
 #[test]
 fn texts_that_are_all_refused_check_nothing() {
-    let laws = Laws::<Counter<Number>>::new((1u64..9).prop_map(Add)).id_texts("[a-z]{1,3}");
+    let laws = Laws::<Counter<Number>>::new((1u64..9).prop_map(Add)).with_id_texts("[a-z]{1,3}");
     let text = failure(|| laws.check());
     assert!(
         text.starts_with("all 256 texts that were drawn for ids of Counter<Number> were refused"),
@@ -391,15 +398,15 @@ fn what_is_only_for_the_other_kind_of_laws_is_refused() {
     let drawn = || Laws::<Counter<Number>>::new((1u64..9).prop_map(Add));
     let all = || Laws::<Counter<Number>>::exhaustive([Add(1)], 2);
     for text in [
-        failure(|| all().max_commands(3)),
-        failure(|| all().pauses(Just(std::time::Duration::ZERO))),
-        failure(|| all().id_texts("[0-9]")),
+        failure(|| all().with_max_commands(3)),
+        failure(|| all().with_pauses(Just(std::time::Duration::ZERO))),
+        failure(|| all().with_id_texts("[0-9]")),
     ] {
         assert!(text.contains("is for drawn sequences"), "{text}");
     }
     for text in [
-        failure(|| drawn().merging_states()),
-        failure(|| drawn().max_histories(3)),
+        failure(|| drawn().with_merged_states()),
+        failure(|| drawn().with_max_histories(3)),
     ] {
         assert!(text.contains("is for exhaustive laws"), "{text}");
     }
@@ -407,14 +414,15 @@ fn what_is_only_for_the_other_kind_of_laws_is_refused() {
 
 #[test]
 fn a_weight_of_nothing_is_refused() {
-    let text =
-        failure(|| Laws::<Counter<Number>>::new((1u64..9).prop_map(Add)).or(0, Just(AddOne)));
+    let text = failure(|| {
+        Laws::<Counter<Number>>::new((1u64..9).prop_map(Add)).with_commands(0, Just(AddOne))
+    });
     assert_eq!(
         text,
         "a weight of 0 draws no command of the type AddOne: give 1 or more"
     );
     let laws = watched().laws;
-    let text = failure(|| laws.histories_of::<Counter<Number>, _>(0, Just(AddOne)));
+    let text = failure(|| laws.with_histories::<Counter<Number>, _>(0, Just(AddOne)));
     assert_eq!(
         text,
         "a weight of 0 draws no command of Counter<Number>: give 1 or more"
@@ -426,7 +434,7 @@ fn a_model_that_is_not_made_anew_is_caught() {
     let one = Sums::default();
     let rows = async |sums: &Sums| sums.rows.lock().unwrap().clone();
     let laws = ProjectorLaws::new(move || one.clone(), Sums::clone, rows);
-    let laws = laws.histories_of::<Counter<Number>, _>(1, Just(AddOne));
+    let laws = laws.with_histories::<Counter<Number>, _>(1, Just(AddOne));
     let text = failure(|| laws.check());
     assert!(
         text.starts_with("a law of Sums is broken: each model starts empty"),

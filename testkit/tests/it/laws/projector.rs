@@ -97,8 +97,8 @@ fn laws<W: Way>() -> ProjectorLaws<Balances<W>, Table, (Rows, String)> {
             (rows, table.last.lock().unwrap().clone())
         },
     )
-    .histories_of::<Account, _>(1, commands())
-    .seed(1)
+    .with_histories::<Account, _>(1, commands())
+    .with_seed(1)
 }
 
 /// Writes each event at once, if it is newer than the row.
@@ -353,7 +353,9 @@ fn a_position_ahead_of_the_rows_is_caught() {
         |table: &Table| Balances(Boasting::start(table.clone())),
         async |table: &Table| table.rows.lock().unwrap().clone(),
     );
-    let laws = laws.histories_of::<Account, _>(1, commands()).seed(1);
+    let laws = laws
+        .with_histories::<Account, _>(1, commands())
+        .with_seed(1);
     golden(
         &failure(|| laws.check()),
         r#"

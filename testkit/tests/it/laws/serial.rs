@@ -25,23 +25,25 @@ use std::{
 #[test]
 fn writers_of_the_in_memory_store_are_serial_in_any_schedule() {
     SerialLaws::new(InMemoryEventStore::new)
-        .cases(length::of("cases", 256, 10_000))
+        .with_cases(length::of("cases", 256, 10_000))
         .check();
 }
 
 #[test]
 fn writers_of_the_in_memory_store_are_serial_in_threads() {
     SerialLaws::new(InMemoryEventStore::new)
-        .writers(4)
-        .actions(12)
-        .cases(length::of("cases", 256, 10_000))
+        .with_writers(4)
+        .with_actions(12)
+        .with_cases(length::of("cases", 256, 10_000))
         .check_in_threads();
 }
 
 #[test]
 fn writers_of_one_store_are_serial_in_case_after_case() {
     let store = InMemoryEventStore::new();
-    SerialLaws::new(move || store.clone()).cases(64).check();
+    SerialLaws::new(move || store.clone())
+        .with_cases(64)
+        .check();
 }
 
 #[test]
@@ -52,15 +54,19 @@ fn a_store_that_stores_nothing_checks_nothing() {
         Arc::new(faults.event_store(InMemoryEventStore::new()))
     };
     for text in [
-        failure(|| SerialLaws::new(refusing).cases(16).check()),
-        failure(|| SerialLaws::new(refusing).cases(4).check_in_threads()),
-        failure(|| SerialLaws::new(InMemoryEventStore::new).cases(0).check()),
+        failure(|| SerialLaws::new(refusing).with_cases(16).check()),
+        failure(|| SerialLaws::new(refusing).with_cases(4).check_in_threads()),
+        failure(|| {
+            SerialLaws::new(InMemoryEventStore::new)
+                .with_cases(0)
+                .check()
+        }),
     ] {
         assert!(text.contains("was stored in any case"), "{text}");
     }
-    let text = failure(|| SerialLaws::new(InMemoryEventStore::new).writers(0));
+    let text = failure(|| SerialLaws::new(InMemoryEventStore::new).with_writers(0));
     assert_eq!(text, "without a writer nothing is checked");
-    let text = failure(|| SerialLaws::new(InMemoryEventStore::new).actions(0));
+    let text = failure(|| SerialLaws::new(InMemoryEventStore::new).with_actions(0));
     assert_eq!(text, "without an action nothing is checked");
 }
 
@@ -225,14 +231,18 @@ fn a_store_that_is_broken_is_caught() {
         (Fault::Alters, "nobody asked for so"),
     ];
     for (fault, why) in faults {
-        let text = failure(|| SerialLaws::new(move || Broken::new(fault)).seed(1).check());
+        let text = failure(|| {
+            SerialLaws::new(move || Broken::new(fault))
+                .with_seed(1)
+                .check()
+        });
         assert!(text.contains(why), "{fault:?}: {text}");
     }
 }
 
 #[test]
 fn two_writers_that_each_rely_on_what_the_other_changes_are_told() {
-    let laws = SerialLaws::new(|| Broken::new(Fault::Unchecked)).seed(1);
+    let laws = SerialLaws::new(|| Broken::new(Fault::Unchecked)).with_seed(1);
     golden(
         &failure(|| laws.check()),
         r#"
@@ -249,7 +259,7 @@ the same cases again: FOLDSTREAM_SEED=1
 
 #[test]
 fn a_race_is_caught_in_threads() {
-    let laws = SerialLaws::new(|| Broken::new(Fault::CheckThenAct)).actions(20);
+    let laws = SerialLaws::new(|| Broken::new(Fault::CheckThenAct)).with_actions(20);
     let text = failure(|| laws.check_in_threads());
     assert!(text.starts_with("writers in threads were told"), "{text}");
 }

@@ -12,7 +12,7 @@ tab!(
 
 #[test]
 fn a_broken_invariant_is_caught() {
-    let laws = laws::<Generous>().invariant("nobody pays too much", |tab| tab.owed >= 0);
+    let laws = laws::<Generous>().with_invariant("nobody pays too much", |tab| tab.owed >= 0);
     golden(
         &failure(|| laws.check()),
         r#"
@@ -105,9 +105,10 @@ the same cases again: FOLDSTREAM_SEED=1
 
 #[test]
 fn a_decision_against_a_rule_is_caught() {
-    let laws = laws::<Generous>().rule("what is closed stays so", |tab, _: &TabCommand, led_to| {
-        !tab.is_closed || led_to.as_ref().is_ok_and(Vec::is_empty) || led_to.is_err()
-    });
+    let laws =
+        laws::<Generous>().with_rule("what is closed stays so", |tab, _: &TabCommand, led_to| {
+            !tab.is_closed || led_to.as_ref().is_ok_and(Vec::is_empty) || led_to.is_err()
+        });
     golden(
         &failure(|| laws.check()),
         r#"
@@ -165,10 +166,10 @@ fn commands_that_are_never_accepted_check_nothing() {
 #[test]
 fn time_that_passes_is_told() {
     let laws = Laws::<Generous>::new(commands())
-        .seed(1)
-        .pauses(Just(Duration::from_secs(1)))
-        .ids(Just(TabId::from("t-1")))
-        .invariant("nobody pays too much", |tab| tab.owed >= 0);
+        .with_seed(1)
+        .with_pauses(Just(Duration::from_secs(1)))
+        .with_ids(Just(TabId::from("t-1")))
+        .with_invariant("nobody pays too much", |tab| tab.owed >= 0);
     golden(
         &failure(|| laws.check()),
         r#"
@@ -192,9 +193,11 @@ the same cases again: FOLDSTREAM_SEED=1
 #[test]
 fn the_same_seed_finds_the_same() {
     let run = |seed| {
-        let laws = Laws::<Generous>::new(commands()).seed(seed).cases(1000);
+        let laws = Laws::<Generous>::new(commands())
+            .with_seed(seed)
+            .with_cases(1000);
         failure(|| {
-            laws.invariant("nobody owes 20", |tab| tab.owed % 20 != 13)
+            laws.with_invariant("nobody owes 20", |tab| tab.owed % 20 != 13)
                 .check()
         })
     };

@@ -160,15 +160,15 @@ fn histories_of_several_aggregates_are_mixed() {
         |rows: &Arc<_>| Activity(Arc::clone(rows)),
         async |rows: &Arc<Mutex<BTreeMap<StreamId, Version>>>| rows.lock().unwrap().clone(),
     )
-    .histories_of::<Account, _>(1, commands())
-    .histories_of::<Cart, CartCommand>(2, cart)
-    .upcasters(Upcasters::new().with("cart", "Viewed", 1, |_| Ok(Upcast::Retired)))
+    .with_histories::<Account, _>(1, commands())
+    .with_histories::<Cart, CartCommand>(2, cart)
+    .with_upcasters(Upcasters::new().with("cart", "Viewed", 1, |_| Ok(Upcast::Retired)))
     .check();
 }
 
 #[test]
 fn histories_that_a_projector_does_not_receive_are_refused() {
-    let text = failure(|| laws::<Direct>().histories_of::<Cart, _>(1, Just(CheckOut)));
+    let text = failure(|| laws::<Direct>().with_histories::<Cart, _>(1, Just(CheckOut)));
     assert_eq!(text, "the projector \"balances\" receives no event of Cart");
 }
 
@@ -179,9 +179,9 @@ fn an_aggregate_whose_commands_lead_to_nothing_is_told() {
         |rows: &Arc<_>| Activity(Arc::clone(rows)),
         async |rows: &Arc<Mutex<BTreeMap<StreamId, Version>>>| rows.lock().unwrap().clone(),
     );
-    let laws = laws.histories_of::<Account, _>(1, commands());
+    let laws = laws.with_histories::<Account, _>(1, commands());
     // An empty cart is not checked out.
-    let text = failure(|| laws.histories_of::<Cart, _>(1, Just(CheckOut)).check());
+    let text = failure(|| laws.with_histories::<Cart, _>(1, Just(CheckOut)).check());
     let beginning = "no command on \"cart\" led to an event for \"activity\"";
     assert!(text.starts_with(beginning), "{text}");
 }
@@ -194,7 +194,7 @@ fn laws_without_an_event_check_nothing() {
         async |table: &Table| table.rows.lock().unwrap().clone(),
     );
     let text = failure(|| {
-        laws.histories_of::<Account, _>(1, Just(Deposit { amount: 1 }))
+        laws.with_histories::<Account, _>(1, Just(Deposit { amount: 1 }))
             .check();
     });
     assert!(text.starts_with("no command led to an event"), "{text}");
