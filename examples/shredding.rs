@@ -1,5 +1,7 @@
-//! Deleting personal data from a store that deletes nothing: each customer's events are encrypted under a key of their
-//! own, and who deletes the key has deleted the data, in the store, on the bus and in every backup.
+//! Deletes personal data from a store that never deletes events.
+//!
+//! Each customer's events are encrypted under a key of their own. Deleting the key makes the data
+//! unreadable in the store, on the bus and in every backup.
 //!
 //! ```sh
 //! cargo run --example shredding
@@ -22,7 +24,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-// The domain begins here: it knows nothing of keys.
+// The domain starts here. It does not know about keys.
 id!(CustomerId);
 
 #[derive(Clone, Debug, PartialEq, DomainEvent)]
@@ -42,7 +44,7 @@ struct Customer {
 impl Aggregate for Customer {
     type Id = CustomerId;
     type Event = CustomerEvent;
-    // A fold must stand that `Registered` is missing: it may have been shredded.
+    // A fold must not depend on `Registered`: the event may have been shredded.
     fn evolve(&mut self, event: &CustomerEvent) {
         match event {
             Registered { name, .. } => self.name = Some(name.clone()),
@@ -51,7 +53,7 @@ impl Aggregate for Customer {
     }
 }
 
-/// A fact to store as it is.
+/// A command that records a fact without a decision.
 struct Record(CustomerEvent);
 
 impl Decide<Record> for Customer {
@@ -66,28 +68,32 @@ impl Snapshot for Customer {
 }
 // The domain ends here.
 
-/// What stands for a key service. A real one is asked over the network: cache its keys for a short while, and answer
-/// [`PayloadError::Unavailable`] while it is away.
+/// A stand-in for a key service.
+///
+/// A real service is called over the network. Cache its keys for a short time, and return
+/// [`PayloadError::Unavailable`] while it does not answer.
 #[derive(Debug, Default)]
 struct Keys(Mutex<HashMap<String, Option<Key>>>);
 
 impl Keys {
-    /// The key of a customer, made at the first use; none once it was deleted.
+    /// Returns the key of a customer, creating it on first use, or `None` after its deletion.
     fn of(&self, customer: &str) -> Option<Key> {
         let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         *keys
             .entry(customer.to_owned())
             .or_insert_with(|| Some(Key::generate()))
     }
-    /// That it was deleted is remembered, or the next event would get a fresh key and the customer be back.
+    /// Deletes the key of a customer and remembers the deletion. Otherwise the next event would
+    /// create a new key.
     fn delete(&self, customer: &str) {
         let mut keys = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         keys.insert(customer.to_owned(), None);
     }
 }
 
-/// Encrypts what is personal with XChaCha20-Poly1305 under the customer's key. Stored: 24 bytes of nonce, then the
-/// ciphertext with its tag.
+/// Encrypts personal data with XChaCha20-Poly1305 under the customer's key.
+///
+/// The stored bytes are a nonce of 24 bytes, then the ciphertext with its tag.
 #[derive(Debug)]
 struct Encrypted(Arc<Keys>);
 
@@ -95,7 +101,7 @@ const NONCE: usize = 24;
 
 impl Encrypted {
     fn is_personal(kind: PayloadKind<'_>) -> bool {
-        // When in doubt it is: a new kind of event is safe before anybody has thought of it.
+        // Encrypts all kinds but the listed ones, so a new kind of event is protected by default.
         !matches!(
             kind,
             PayloadKind::Event {
@@ -123,7 +129,8 @@ impl PayloadCodec for Encrypted {
         let Some(key) = self.0.of(context.stream.id()) else {
             return Err(PayloadError::refused("the customer's data was deleted"));
         };
-        // Random for each call. The context would not do: the same event id may be sealed twice, with other content.
+        // The nonce is random per call. A nonce made from the context would be unsafe: the same
+        // event id can be encrypted twice with different content.
         let nonce = XNonce::generate();
         let bound = Payload {
             msg: payload,
@@ -156,10 +163,11 @@ impl PayloadCodec for Encrypted {
     }
 }
 
-/// More than any payload: damaged bytes shall not make a reader allocate what they claim to be.
+/// The most bytes of a decompressed payload. It limits what damaged bytes can make a reader
+/// allocate.
 const MOST_BYTES: usize = 16 << 20;
 
-/// Compresses what gets smaller by it.
+/// Compresses payloads that get smaller.
 #[derive(Debug)]
 struct Compressed;
 
@@ -188,7 +196,7 @@ impl PayloadCodec for Compressed {
     }
 }
 
-/// Compressed first: what is encrypted does not get smaller any more.
+/// Returns the codecs in order: compression first, because encrypted data does not compress.
 fn codecs(keys: &Arc<Keys>) -> PayloadCodecs {
     PayloadCodecs::new()
         .with_writer(Arc::new(Compressed))
@@ -216,12 +224,13 @@ async fn main() -> Result<(), BoxError> {
     customers.execute(&ann, order()).await?;
     println!("before: {:?}", customers.load(&ann).await?.state());
 
-    // She asks to be forgotten. The key goes first; then what this process and the snapshots still hold.
+    // The customer asks to be forgotten. The key is deleted first, then the copies in this process
+    // and in the snapshots.
     keys.delete("c-1");
     customers.forget(&ann).await?;
     println!("after:  {:?}", customers.load(&ann).await?.state());
 
-    // What is not personal goes on being stored. What is, is refused.
+    // Events without personal data are still stored. Those with personal data are refused.
     let done = customers.execute(&ann, order()).await?;
     println!("version {}: {:?}", done.version(), done.state());
     match customers.execute(&ann, registered()).await {

@@ -1,4 +1,7 @@
-//! The schema check as a command: `cargo run -p shop --example types -- --check`, or `--write` to record what is new.
+//! The schema check as a command.
+//!
+//! `cargo run -p shop --example types -- --check` compares the stored types with the code, and
+//! `--write` records what is new.
 use foldstream_testkit::schema::SchemaError;
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! What the shop runs on: the ports, and nothing about who implements them.
+//! The ports that the shop runs on, apart from the adapters that implement them.
 use crate::{
     cart::Cart,
     read_model::{InMemoryReadModel, ReadModel},
@@ -12,43 +12,47 @@ use foldstream::{
 use foldstream_testkit::{InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus};
 use std::{sync::Arc, time::Duration};
 
-/// The parts of a shop. The rest of this crate neither knows nor cares whether they are in memory or in a data centre.
+/// The ports and settings of a shop.
+///
+/// The rest of this crate does not know whether they are in memory or on servers.
 #[derive(Clone, Debug)]
 pub struct Backend {
-    /// The events of every cart: the one truth.
+    /// The store with the events of every cart, from which everything else is derived.
     pub store: Arc<dyn EventStore>,
-    /// Carries the events to whoever cares.
+    /// The bus that carries the events to the processors.
     pub bus: Arc<dyn MessageBus>,
-    /// The small rows of publisher and runner.
+    /// The store for the small rows of the publisher and the runner.
     pub control: Arc<dyn ControlStore>,
-    /// What the report is summed from.
+    /// The read model from which the report is summed.
     pub read_model: Arc<dyn ReadModel>,
-    /// Where the events go.
+    /// The topic to which the events are published.
     pub topic: Arc<str>,
-    /// The CloudEvents source of its events.
+    /// The CloudEvents source of the shop's events.
     pub source: SourceUri,
-    /// First part of the consumer groups' names.
+    /// The first part of the consumer groups' names.
     pub group_prefix: Arc<str>,
-    /// What the ids of generated carts begin with; on a store that may hold carts already, something new.
+    /// The prefix of the ids of generated carts. It must be new on a store that may hold carts
+    /// already.
     pub cart_prefix: String,
-    /// How late the list of unpublished commits may be.
+    /// The time for which a commit may be missing from the list of unpublished commits.
     pub settling: Duration,
 }
 
-/// Which parts of a backend a process uses; on real servers the others need not be there.
+/// The parts of a backend that a process uses. On real servers, the others need not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Uses {
-    /// The event store: an import needs no bus.
+    /// The event store alone: an import needs no bus.
     EventStore,
     /// The event store, the bus and the read model.
     Everything,
 }
 
-/// Partitions of the topic. Events of one cart always go to one of them, so their order is kept.
+/// The partitions of the topic. All events of a cart go to the same partition, which keeps their
+/// order.
 pub const PARTITIONS: u32 = 4;
 
 impl Backend {
-    /// Everything in memory, for as long as the process lives.
+    /// Creates a backend whose parts are all in memory and live as long as the process.
     pub fn embedded() -> Self {
         let topic = "GlobalEvents";
         let bus = InMemoryMessageBus::new();
@@ -66,20 +70,22 @@ impl Backend {
         }
     }
 
-    /// The carts: loads them, decides commands on them, stores what follows. The states of those used last are kept, so
+    /// Returns the repository that loads carts, decides commands and stores the resulting events.
+    ///
+    /// It caches the state of the last 1,000 carts. A command on one of them takes one round trip.
     /// a command on one of them is one round trip.
     pub fn carts(&self) -> Repository<Cart> {
         Repository::new(self.store.clone()).with_cache(1000)
     }
 
-    /// Sends what is stored and not yet on the bus.
+    /// Returns a publisher that sends the stored events which are not on the bus yet.
     pub fn publisher(&self) -> Publisher {
         Publisher::new(self.store.clone(), self.bus.clone(), self.control.clone())
             .with_route(TopicRoute::One(self.topic.clone()))
             .with_source(self.source.clone())
     }
 
-    /// A runner to which listeners and projectors are added.
+    /// Returns a runner to which listeners and projectors are added.
     pub fn runner(&self) -> RunnerBuilder {
         Runner::builder(
             self.bus.clone(),

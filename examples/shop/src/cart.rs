@@ -1,60 +1,62 @@
 //! The cart, which becomes an order when it is checked out: its events, its commands and its rules.
 //!
-//! Everything here is pure. No store, no clock, no `async`: facts from outside (what is in stock) come in with the
-//! command, so a test is a function call.
+//! Everything here is pure, without a store, a clock or `async`. Facts from outside, such as the
+//! units in stock, come with the command. A test is therefore a function call.
 use crate::money::{Money, MoneyError};
 use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent, Timestamp, id};
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 
 id!(
-    /// Names a cart; of an imported order it is the invoice's number.
+    /// The id of a cart. For an imported order it is the invoice's number.
     pub CartId
 );
 
 /// Some units of one product at one price, for one customer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct CartItem {
-    /// The product. Upper and lower case differ.
+    /// The code of the product, which is case-sensitive.
     pub stock_code: String,
-    /// What the product is called; may be empty.
+    /// The name of the product; may be empty.
     pub description: String,
-    /// Units; below zero in a cancellation or an adjustment.
+    /// The number of units; negative in a cancellation or an adjustment.
     pub quantity: i64,
-    /// Price of one unit; zero or below in an adjustment.
+    /// The price of one unit; zero or negative in an adjustment.
     pub unit_price: Money,
-    /// When it was sold.
+    /// The time of the sale.
     #[serde(with = "rfc3339")]
     pub invoiced_at: Timestamp,
-    /// Who bought it, if known.
+    /// The number of the customer, if it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub customer: Option<String>,
-    /// Where the customer lives.
+    /// The country of the customer.
     pub country: String,
 }
 
 impl CartItem {
-    /// Quantity times price.
+    /// Multiplies the quantity by the price.
     ///
     /// # Errors
-    /// [`MoneyError::TooManyDigits`].
+    /// [`MoneyError::TooManyDigits`] if the product cannot be held exactly.
     pub fn amount(&self) -> Result<Money, MoneyError> {
         self.unit_price.times(self.quantity)
     }
 }
 
-/// What can happen to a cart. These are facts: once stored they never change.
+/// An event of a cart. Events are facts: a stored event never changes.
 #[derive(Clone, Debug, PartialEq, DomainEvent)]
 #[event(aggregate = "cart", upcasters = crate::schema::upcasters)]
 pub enum CartEvent {
-    /// Some units were put into the cart. An imported invoice is nothing but these, one for each line.
+    /// Some units were put into the cart. An imported invoice consists of these events, one per
+    /// line.
     CartItemAdded(CartItem),
-    /// What an earlier `CartItemAdded` put in was taken out again.
+    /// The units of an earlier `CartItemAdded` were taken out again.
     CartItemRemoved(CartItem),
-    /// The customer ordered what is in the cart. Version 1 had `total_cents`; see [`schema`](crate::schema).
+    /// The customer ordered the content of the cart. Version 1 had `total_cents`; see
+    /// [`schema`](crate::schema).
     #[event(version = 2)]
     CartCheckedOut {
-        /// What it costs in all.
+        /// The total of the order.
         total: Money,
     },
 }
@@ -68,20 +70,20 @@ pub struct Cart {
 }
 
 impl Cart {
-    /// What is in the cart, in the order it was put in.
+    /// Returns the items in the cart, in the order in which they were added.
     pub fn items(&self) -> &[CartItem] {
         &self.items
     }
 
-    /// Whether the customer has ordered.
+    /// Returns true if the customer has ordered.
     pub const fn is_checked_out(&self) -> bool {
         self.is_checked_out
     }
 
-    /// What the items cost in all.
+    /// Sums the amounts of all items.
     ///
     /// # Errors
-    /// [`MoneyError::TooManyDigits`].
+    /// [`MoneyError::TooManyDigits`] if the sum cannot be held exactly.
     pub fn total(&self) -> Result<Money, MoneyError> {
         let amounts = self.items.iter().map(CartItem::amount);
         amounts
@@ -116,55 +118,56 @@ impl Aggregate for Cart {
     }
 }
 
-/// What a customer can ask for.
+/// A command that a customer sends to a cart.
 #[derive(Clone, Debug, PartialEq)]
 pub enum CartCommand {
-    /// Put this into the cart.
+    /// Puts an item into the cart.
     AddItem {
-        /// Product, units and price.
+        /// The product, its units and its price.
         item: CartItem,
-        /// Units that the shop has: a fact from outside the cart, so it comes with the command.
+        /// The units that the shop has. This fact is from outside the cart, so it comes with the
+        /// command.
         in_stock: i64,
     },
-    /// Take out what was put in last of this product.
+    /// Takes out the item of this product that was added last.
     RemoveItem {
-        /// The product.
+        /// The code of the product.
         stock_code: String,
     },
-    /// Order what is in the cart.
+    /// Orders the content of the cart.
     CheckOut,
 }
 
-/// Why the cart refuses a command.
+/// A reason for which the cart refuses a command.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum CartRefusal {
-    /// Nothing changes any more after the order.
+    /// The cart is an order, and an order does not change.
     #[error("the cart is checked out already")]
     AlreadyCheckedOut,
-    /// A customer cannot add zero units, or fewer.
+    /// The customer asked for zero or fewer units.
     #[error("{quantity} units cannot be added")]
     NoUnits {
-        /// What was asked for.
+        /// The units that the customer asked for.
         quantity: i64,
     },
-    /// More than the shop has, counting what is in the cart.
+    /// The cart would hold more units than the shop has.
     #[error("only {in_stock} units of {stock_code} are in stock")]
     NotInStock {
-        /// The product.
+        /// The code of the product.
         stock_code: String,
-        /// What there is.
+        /// The units that the shop has.
         in_stock: i64,
     },
-    /// There is nothing of it to remove.
+    /// The cart holds no item of this product.
     #[error("there is no {stock_code} in the cart")]
     NotInCart {
-        /// The product.
+        /// The code of the product.
         stock_code: String,
     },
-    /// Nothing to order.
+    /// The cart is empty and cannot be ordered.
     #[error("the cart is empty")]
     Empty,
-    /// The total cannot be computed.
+    /// The total cannot be computed exactly.
     #[error("the cart has no exact total")]
     NoTotal(#[from] MoneyError),
 }
@@ -207,14 +210,14 @@ impl Decide<CartCommand> for Cart {
     }
 }
 
-/// Takes over an invoice of the old system, as it stands.
+/// Takes over an invoice of the old system without changes.
 ///
-/// A command of its own, since its rules are others: an old invoice is a fact already, so nothing is refused. And it may
-/// come again: an order that is there is left alone. That alone makes the import safe to repeat, after a crash or on a
-/// whim; no list of what was imported is kept anywhere.
+/// This is a command with rules of its own. An old invoice is a fact, so nothing in it is refused.
+/// A cart that has events already is left alone, so repeating an import is safe, also after a
+/// crash. The import needs no list of the invoices that are done.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ImportInvoice {
-    /// The lines, in the order of the file.
+    /// The invoice's lines, in the order of the file.
     pub lines: Vec<CartItem>,
 }
 
@@ -230,7 +233,7 @@ impl Decide<ImportInvoice> for Cart {
     }
 }
 
-/// Times as text, readable for whoever consumes the events.
+/// Stores times as text that consumers of the events can read.
 mod rfc3339 {
     use foldstream::Timestamp;
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
@@ -269,7 +272,7 @@ mod tests {
         }
     }
 
-    /// Ten units of everything are in stock.
+    /// Adds units of a product that has ten units in stock.
     fn add(stock_code: &str, quantity: i64) -> CartCommand {
         CartCommand::AddItem {
             item: item(stock_code, quantity),

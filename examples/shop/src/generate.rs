@@ -1,4 +1,4 @@
-//! Customers out of a seed: the same seed, the same shopping.
+//! Generated customers: the same seed always yields the same commands.
 use crate::{
     cart::{CartCommand, CartId, CartItem},
     money::Money,
@@ -7,7 +7,8 @@ use fastrand::Rng;
 use foldstream::Timestamp;
 use std::time::Duration;
 
-/// What the shop sells: code, name, price in pence, units in stock. Real products of the sample data.
+/// The products of the shop, taken from the sample data: code, name, price in pence, units in
+/// stock.
 const PRODUCTS: [(&str, &str, i64, i64); 12] = [
     ("84077", "WORLD WAR 2 GLIDERS ASSTD DESIGNS", 21, 288),
     ("85123A", "WHITE HANGING HEART T-LIGHT HOLDER", 295, 48),
@@ -23,7 +24,7 @@ const PRODUCTS: [(&str, &str, i64, i64); 12] = [
     ("22112", "CHOCOLATE HOT WATER BOTTLE", 495, 12),
 ];
 
-/// Where customers live; the home market is as likely as all others together.
+/// The countries of the customers. The home market is as likely as all others together.
 const COUNTRIES: [&str; 8] = [
     "United Kingdom",
     "United Kingdom",
@@ -35,12 +36,14 @@ const COUNTRIES: [&str; 8] = [
     "Norway",
 ];
 
-/// When the first customer comes: 2010-12-01T08:26:00Z.
+/// The time of the first customer, 2010-12-01T08:26:00Z.
 const OPENING: Timestamp = Timestamp::from_micros(1_291_191_960_000_000);
 
-/// The commands of `customers`, each with a cart of their own, in the order in which they reach the shop.
+/// Generates the commands of `customers`, each with a cart of their own, in the order in which they
+/// reach the shop.
 ///
-/// Some customers ask for too much, for nothing, or for something twice: the cart has to refuse that.
+/// Some customers ask for too many units, for none, or order twice. The cart must refuse those
+/// commands.
 pub fn shopping(seed: u64, customers: u32, cart_prefix: &str) -> Vec<(CartId, CartCommand)> {
     let mut rng = Rng::with_seed(seed);
     let mut waiting: Vec<_> = (1..=customers)
@@ -53,7 +56,7 @@ pub fn shopping(seed: u64, customers: u32, cart_prefix: &str) -> Vec<(CartId, Ca
         .collect();
     let mut commands = Vec::new();
     while !waiting.is_empty() {
-        // Customers shop at the same time: whoever is next is drawn.
+        // Customers shop concurrently: the next command is that of a random customer.
         let at = rng.usize(..waiting.len());
         let (id, wishes) = &mut waiting[at];
         match wishes.pop() {
@@ -64,7 +67,7 @@ pub fn shopping(seed: u64, customers: u32, cart_prefix: &str) -> Vec<(CartId, Ca
     commands
 }
 
-/// What one customer asks for, first to last.
+/// Generates the commands of one customer, first to last.
 fn wishes(rng: &mut Rng, number: u32) -> Vec<CartCommand> {
     let country = COUNTRIES[rng.usize(..COUNTRIES.len())];
     let mut wishes = Vec::new();
@@ -89,7 +92,8 @@ fn wishes(rng: &mut Rng, number: u32) -> Vec<CartCommand> {
         wishes.push(CartCommand::AddItem { item, in_stock });
         if rng.u8(..8) == 0 {
             let (stock_code, ..) = PRODUCTS[rng.usize(..PRODUCTS.len())];
-            // Often the wrong product: then there is nothing to take out.
+            // The product is often not the one that was added. The cart then has nothing to take
+            // out.
             let stock_code = if rng.bool() {
                 stock_code
             } else {
@@ -99,7 +103,7 @@ fn wishes(rng: &mut Rng, number: u32) -> Vec<CartCommand> {
             wishes.push(CartCommand::RemoveItem { stock_code });
         }
     }
-    // One in ten leaves the cart standing; one in ten clicks twice.
+    // One customer in ten never orders, and one in ten orders twice.
     for _ in 0..[0, 1, 1, 1, 1, 1, 1, 1, 1, 2][rng.usize(..10)] {
         wishes.push(CartCommand::CheckOut);
     }

@@ -1,4 +1,4 @@
-//! A listener: it does something in the world, so it is never run by a replay.
+//! A listener that sends mails. Because of this side effect, a replay never runs it.
 use crate::{
     cart::{CartEvent, CartId},
     money::Money,
@@ -15,13 +15,15 @@ use std::{
 /// A mail that tells a customer of an order.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Confirmation {
-    /// The order.
+    /// The id of the order.
     pub order: CartId,
-    /// What it costs.
+    /// The total of the order.
     pub total: Money,
 }
 
-/// A mail service that takes each message id once, as good ones do: a listener is called *at least* once.
+/// A mail service that sends each message id once.
+///
+/// A listener is called *at least* once per event, so the service must detect duplicates.
 #[derive(Clone, Debug, Default)]
 pub struct MailService {
     mails: Arc<Mutex<Mails>>,
@@ -34,7 +36,7 @@ struct Mails {
 }
 
 impl MailService {
-    /// Sends a mail, unless one of this id was sent before.
+    /// Sends a mail unless a mail with this id was sent before.
     pub fn send(&self, id: EventId, mail: Confirmation) {
         let mut mails = self.lock();
         if mails.sent.insert(id, mail).is_some() {
@@ -42,7 +44,7 @@ impl MailService {
         }
     }
 
-    /// Mails that were sent, and mails that came again and were not.
+    /// Returns the number of mails that were sent, and of duplicates that were not.
     pub fn counts(&self) -> (usize, usize) {
         let mails = self.lock();
         (mails.sent.len(), mails.repeated)
@@ -60,7 +62,7 @@ pub struct ConfirmationListener {
 }
 
 impl ConfirmationListener {
-    /// Sends through `mails`.
+    /// Creates a listener that sends through `mails`.
     pub const fn new(mails: MailService) -> Self {
         Self { mails }
     }
@@ -73,7 +75,8 @@ impl Listener for ConfirmationListener {
     async fn handle(&self, event: &CartEvent, ctx: &EventContext) -> HandlerResult {
         if let CartEvent::CartCheckedOut { total } = event {
             let order = ctx.id()?;
-            // The event's id is the same on every delivery: the key by which the service knows a repetition.
+            // The event's id is the same on every delivery, so the service recognizes a repeated
+            // delivery by it.
             self.mails.send(
                 ctx.event_id(),
                 Confirmation {

@@ -1,4 +1,4 @@
-//! The shop's command line.
+//! The command line of the shop.
 mod servers;
 mod steps;
 
@@ -15,12 +15,13 @@ use steps::{Ending, Until};
 
 /// The carts and orders of a shop, event-sourced with foldstream.
 ///
-/// Without a subcommand the whole pipeline is walked in one process: commands, event store, publisher, bus, projections,
-/// report. In memory, unless --dynamodb and --kafka name real servers. The subcommands are the steps of the same pipeline
-/// as separate processes on real servers.
+/// Without a subcommand, one process runs the whole pipeline: commands, event store, publisher,
+/// bus, projections, report. It runs in memory unless --dynamodb and --kafka name real servers. The
+/// subcommands run the steps of the same pipeline as separate processes on real servers.
 ///
-/// Ends with 0 if all went well, 1 after an error, 2 if the command line is wrong, 3 if some lines of the file were
-/// refused and the rest was imported, 130 if it was interrupted.
+/// The exit status is 0 if all went well, 1 after an error, 2 if the command line is wrong, 3 if
+/// some lines of the file were refused and the rest was imported, and 130 if the run was
+/// interrupted.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
@@ -40,50 +41,51 @@ struct What {
     /// Writes the report to this JSON file.
     #[arg(long, value_name = "FILE", global = true)]
     report: Option<PathBuf>,
-    /// How many customers to generate.
+    /// The number of customers to generate.
     #[arg(long, default_value_t = 200, conflicts_with = "import", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     customers: u32,
-    /// What the generated customers do.
+    /// The seed that decides what the generated customers do.
     #[arg(long, default_value_t = 1, conflicts_with = "import")]
     seed: u64,
 }
 
 #[derive(Debug, Args)]
 struct Servers {
-    /// Where DynamoDB is, as in http://localhost:8000; subcommands also read DYNAMODB_URL.
+    /// The URL of DynamoDB, as in http://localhost:8000; subcommands also read DYNAMODB_URL.
     #[arg(long, value_name = "URL", global = true)]
     dynamodb: Option<String>,
-    /// Where Kafka is, as in localhost:9092; subcommands also read KAFKA_BROKERS.
+    /// The brokers of Kafka, as in localhost:9092; subcommands also read KAFKA_BROKERS.
     #[arg(long, value_name = "BROKERS", global = true)]
     kafka: Option<String>,
 }
 
-/// The steps of the pipeline.
+/// A step of the pipeline.
 #[derive(Debug, Subcommand)]
 enum Step {
-    /// Imports the invoices of a CSV file as orders. May be repeated: what is there is left alone.
+    /// Imports the invoices of a CSV file as orders. Repeating it is safe: existing orders are left
+    /// alone.
     Import {
-        /// The file; the same as --import.
+        /// The CSV file; the same as --import.
         file: Option<PathBuf>,
     },
-    /// Publishes what is stored, until it is stopped.
+    /// Publishes stored events until it is stopped.
     Publish {
-        /// Ends when nothing is left to publish.
+        /// Ends when no events are left to publish.
         #[arg(long)]
         until_idle: bool,
     },
-    /// Projects what is published, until it is stopped.
+    /// Projects published events until it is stopped.
     Run {
-        /// The processor's name. A new one starts from the beginning.
+        /// The processor's name. A new name starts from the beginning.
         #[arg(long)]
         name: Option<String>,
-        /// Ends when everything that is published now is projected.
+        /// Ends when all events that are published now are projected.
         #[arg(long, visible_alias = "until-idle")]
         until_caught_up: bool,
     },
     /// Sums the read model to a report.
     Report {
-        /// Where to write it; the same as --report.
+        /// The file for the report; the same as --report.
         file: Option<PathBuf>,
     },
 }
@@ -152,12 +154,12 @@ async fn run(cli: Cli) -> Result<Ending, BoxError> {
     }
 }
 
-/// From the flag of a subcommand.
+/// Converts the flag of a subcommand.
 const fn until(is_done: bool) -> Until {
     if is_done { Until::Done } else { Until::Stopped }
 }
 
-/// The file that a subcommand is about, given behind it or by its option.
+/// Returns the file of a subcommand, which is given as its argument or by the option.
 fn one_of(
     behind: Option<PathBuf>,
     option: Option<PathBuf>,

@@ -1,47 +1,50 @@
-//! Money as an exact decimal, in plain notation: `12.50`, never `1.25e1`, never a binary fraction.
+//! Money as an exact decimal in plain notation: `12.50`, never `1.25e1` and never a binary
+//! fraction.
 use rust_decimal::Decimal;
 use std::{fmt, str::FromStr};
 
-/// An exact amount in the shop's currency. Arithmetic is exact or refused; nothing is ever rounded.
+/// An exact amount in the shop's currency. Operations either are exact or fail; nothing is rounded.
 ///
-/// The number of decimals is kept: a sum has as many as its most precise term, so that it does not depend on the order
-/// of the terms.
+/// The number of decimals is kept: a sum has as many as its most precise term, so that it does not
+/// depend on the order of the terms.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Money(Decimal);
 
-/// A text that is no amount, or a result that cannot be held exactly (about 28 digits).
+/// The error of a text that is not an amount, or of a result that cannot be held exactly.
+///
+/// An amount holds about 28 digits.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MoneyError {
-    /// Not digits with at most one decimal point.
+    /// The text is not made of digits with at most one decimal point.
     #[error("{0:?} is not an amount as in 12.50")]
     NotAnAmount(String),
-    /// More digits than an exact amount holds.
+    /// The amount has more digits than can be held exactly.
     #[error("the amount has too many digits to be exact")]
     TooManyDigits,
 }
 
 impl Money {
-    /// Nothing.
+    /// An amount of zero.
     pub const ZERO: Self = Self(Decimal::ZERO);
 
-    /// From the smallest coin: 250 is 2.50.
+    /// Creates an amount from the smallest coin: 250 is 2.50.
     pub fn from_cents(cents: i64) -> Self {
         Self(Decimal::new(cents, 2))
     }
 
-    /// This amount so many times.
+    /// Multiplies this amount by a quantity.
     ///
     /// # Errors
-    /// [`MoneyError::TooManyDigits`].
+    /// [`MoneyError::TooManyDigits`] if the product cannot be held exactly.
     pub fn times(self, quantity: i64) -> Result<Self, MoneyError> {
         let units = self.0.mantissa().checked_mul(i128::from(quantity));
         Self::exact(units, self.0.scale())
     }
 
-    /// The sum.
+    /// Adds two amounts exactly.
     ///
     /// # Errors
-    /// [`MoneyError::TooManyDigits`].
+    /// [`MoneyError::TooManyDigits`] if the sum cannot be held exactly.
     pub fn plus(self, other: Self) -> Result<Self, MoneyError> {
         let scale = self.0.scale().max(other.0.scale());
         let units = |money: Self| {
@@ -52,10 +55,10 @@ impl Money {
         Self::exact(sum.and_then(|(a, b)| a.checked_add(b)), scale)
     }
 
-    /// The difference.
+    /// Subtracts `other` from this amount.
     ///
     /// # Errors
-    /// [`MoneyError::TooManyDigits`].
+    /// [`MoneyError::TooManyDigits`] if the difference cannot be held exactly.
     pub fn minus(self, other: Self) -> Result<Self, MoneyError> {
         self.plus(Self(-other.0))
     }
@@ -72,7 +75,7 @@ impl FromStr for Money {
     type Err = MoneyError;
 
     fn from_str(text: &str) -> Result<Self, MoneyError> {
-        // Decimal itself also reads `1_000`; a price list does not.
+        // `Decimal` also reads `1_000`, which is not an amount in a price list.
         let plain = |b: u8| b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'+');
         let amount = text
             .bytes()
@@ -94,7 +97,7 @@ impl fmt::Display for Money {
     }
 }
 
-/// As text: JSON numbers are binary fractions to most readers.
+/// Serializes an amount as text, because most readers take JSON numbers for binary fractions.
 impl serde::Serialize for Money {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)

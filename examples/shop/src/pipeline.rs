@@ -1,4 +1,5 @@
-//! The pipeline of an event behind the command: published, projected, reported. Every way of running the shop walks it.
+//! The pipeline of an event after the command: published, projected, reported. All ways to run the
+//! shop use it.
 use crate::{
     backend::Backend,
     cart::CartEvent,
@@ -22,7 +23,7 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Why the pipeline ends before the report.
+/// The error of a pipeline that ends before the report.
 #[derive(Debug, thiserror::Error)]
 pub enum RoadError {
     /// The file cannot be imported.
@@ -31,20 +32,20 @@ pub enum RoadError {
     /// The topic cannot be used.
     #[error(transparent)]
     Topic(#[from] TopicError),
-    /// The publisher cannot go on.
+    /// The publisher cannot continue.
     #[error(transparent)]
     Poll(#[from] PollError),
     /// The unpublished events cannot be listed.
     #[error("the unpublished events cannot be listed")]
     List(#[from] EventStoreError),
-    /// Some streams could not be published. They stay listed: the next publisher tries again.
+    /// Some streams could not be published. They stay listed, so the next publisher tries again.
     #[error("{count} carts are not published, the first of them is {stream}")]
     Publish {
-        /// How many.
+        /// The number of carts that are not published.
         count: usize,
-        /// One of them.
+        /// The first of these streams.
         stream: StreamId,
-        /// Why that one is not.
+        /// The error of that stream.
         #[source]
         source: Box<PublishError>,
     },
@@ -54,26 +55,26 @@ pub enum RoadError {
     /// The read model cannot be used.
     #[error(transparent)]
     ReadModel(#[from] ReadModelError),
-    /// The read model is gone, and this processor goes on behind what was in it.
+    /// The read model is gone, and this processor has already read the events that were in it.
     #[error(
         "the read model is gone and {name} does not read old events again: run another --name, which starts from the beginning"
     )]
     FilledNoMore {
-        /// The processor.
+        /// The name of the processor.
         name: String,
     },
-    /// The report.
+    /// The report cannot be read or written.
     #[error(transparent)]
     Report(#[from] ReportError),
-    /// The projections are not what was decided.
+    /// The projections differ from the events that were decided.
     #[error("the projections differ from a direct aggregation: {}", .0.join("; "))]
     Mismatch(Vec<String>),
 }
 
-/// Imports a file, and says on standard error which lines are refused.
+/// Imports a file and reports refused lines on standard error.
 ///
 /// # Errors
-/// [`RoadError::Import`]; what was imported until then stays.
+/// [`RoadError::Import`] if the import ends early. Invoices imported before the error stay.
 pub async fn import_file(
     backend: &Backend,
     path: &Path,
@@ -108,10 +109,11 @@ pub async fn import_file(
     Ok(imported)
 }
 
-/// Publishes until nothing is left to publish; the answer is the number of records sent.
+/// Publishes until no events are left to publish, and returns the number of records sent.
 ///
 /// # Errors
-/// [`RoadError`]; what was sent counts, the rest stays listed as unpublished.
+/// [`RoadError`] if some streams cannot be published. Records already sent are not taken back; the
+/// other events stay listed as unpublished.
 pub async fn publish_all(backend: &Backend) -> Result<u64, RoadError> {
     let publisher = backend.publisher();
     publisher.check_topics([CartEvent::AGGREGATE]).await?;
@@ -137,10 +139,10 @@ pub async fn publish_all(backend: &Backend) -> Result<u64, RoadError> {
     }
 }
 
-/// Publishes what is stored and what comes, until it is told to stop.
+/// Publishes stored and new events until `shutdown` is cancelled.
 ///
 /// # Errors
-/// [`RoadError`], once something must be changed before anything can be published.
+/// [`RoadError`] if somebody must change something before anything can be published.
 pub async fn publish(
     backend: &Backend,
     shutdown: &CancellationToken,
@@ -150,11 +152,13 @@ pub async fn publish(
     Ok(publisher.poll(PollConfig::default(), stop).await?)
 }
 
-/// Makes the read model if it is missing, for the processor of this name, or of its own.
+/// Creates the read model if it is missing.
+///
+/// `name` is that of the processor that fills it; `None` means the projector's own name.
 ///
 /// # Errors
-/// [`RoadError::FilledNoMore`] if that processor has read events before, which it will not read again: the report would
-/// lack them.
+/// [`RoadError::FilledNoMore`] if that processor has read events before. It would not read them
+/// again, so the report would lack them.
 pub async fn prepare_read_model(backend: &Backend, name: Option<&str>) -> Result<(), RoadError> {
     if backend.read_model.exists().await? {
         return Ok(());
@@ -174,10 +178,12 @@ pub async fn prepare_read_model(backend: &Backend, name: Option<&str>) -> Result
     Ok(backend.read_model.create().await?)
 }
 
-/// The sales projector in a runner, under its own name or another; a new name starts from the beginning.
+/// Builds a runner with the sales projector, under its own name or another.
+///
+/// A processor with a new name starts from the beginning.
 ///
 /// # Errors
-/// [`BuildError`] if the name cannot be one.
+/// [`BuildError`] if the name is not valid.
 pub fn sales_runner(
     backend: &Backend,
     name: Option<&str>,
@@ -191,10 +197,10 @@ pub fn sales_runner(
     backend.runner().projector_with(projector, policy).build()
 }
 
-/// Compares what the projections say of the orders in `tally` with the tally itself; the answer is the whole report.
+/// Compares the projections with `tally` for its orders, and returns the report over all orders.
 ///
 /// # Errors
-/// [`RoadError::Mismatch`] names the differences.
+/// [`RoadError::Mismatch`] if they differ; it names the differences.
 pub async fn check(backend: &Backend, tally: &Tally) -> Result<Report, RoadError> {
     let expected = tally.report();
     let found = Report::read(&*backend.read_model, |order| tally.has(order.id())).await?;

@@ -1,8 +1,8 @@
-//! Progress of long work, drawn on a terminal and nowhere else.
+//! Progress of long work, drawn on terminals only.
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::time::Duration;
 
-/// A bar for work whose length is known. Where standard error is no terminal, it is hidden.
+/// Creates a bar for work of known length. It is hidden if standard error is not a terminal.
 pub fn bar(what: &'static str, length: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(length), ProgressDrawTarget::stderr());
     let template = "{msg} {wide_bar} {human_pos}/{human_len} {eta}";
@@ -10,7 +10,7 @@ pub fn bar(what: &'static str, length: u64) -> ProgressBar {
     bar.with_message(what)
 }
 
-/// A counter for work whose length is not known. Where standard error is no terminal, it is hidden.
+/// Creates a counter for work of unknown length. It is hidden if standard error is not a terminal.
 pub fn counter(what: &'static str) -> ProgressBar {
     let counter = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
     counter.set_style(style(
@@ -21,7 +21,7 @@ pub fn counter(what: &'static str) -> ProgressBar {
     counter.with_message(what)
 }
 
-/// The templates are constants: if one were wrong, the default would do.
+/// Parses a template. All templates are constants, so `default` is never used in practice.
 fn style(template: &str, default: ProgressStyle) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or(default)
 }

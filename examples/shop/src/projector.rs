@@ -1,4 +1,4 @@
-//! The projector behind the report: it keeps one row for each order.
+//! The projector behind the report, which keeps one row per order.
 use crate::{
     cart::CartEvent,
     read_model::{OrderRow, ReadModel, ReadModelError},
@@ -17,13 +17,15 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// Rows that are written at the same time.
+/// The number of rows that are written concurrently.
 const CONCURRENT_WRITES: usize = 16;
 
 /// Feeds the [`ReadModel`] with the events of every cart.
 ///
-/// Rows are changed in memory and written by [`flush`](Projector::flush), which the runner calls before it commits an
-/// offset: an invoice of 500 lines is one write, not 500. What a crash loses was never committed, so it comes again.
+/// Events change rows in memory. [`flush`](Projector::flush), which the runner calls before it
+/// commits an offset, writes them: an invoice of 500 lines is one write. A crash loses unwritten
+/// rows, but the offsets of their events were not committed either, so the events are delivered
+/// again.
 pub struct SalesProjector {
     model: Arc<dyn ReadModel>,
     /// Rows that are newer than the stored ones.
@@ -40,7 +42,7 @@ impl fmt::Debug for SalesProjector {
 }
 
 impl SalesProjector {
-    /// Keeps its rows in `model`.
+    /// Creates a projector that keeps its rows in `model`.
     pub fn new(model: Arc<dyn ReadModel>) -> Self {
         Self {
             model,
@@ -57,7 +59,7 @@ impl SalesProjector {
     }
 
     fn unwritten(&self) -> MutexGuard<'_, HashMap<StreamId, OrderRow>> {
-        // A row changes as a whole or not at all, so what a panic left behind is whole.
+        // A row changes as a whole or not at all, so the rows are valid after a panic.
         self.unwritten
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -70,7 +72,8 @@ impl SalesProjector {
         if let Some(row) = self.unwritten().get_mut(order) {
             return take(row, event, ctx);
         }
-        // Nobody else puts this row there meanwhile: the events of one order come one after the other.
+        // No other task inserts this row during the read: the events of one order are handled in
+        // order.
         let stored = self.model.row(order).await.classify(class_of)?;
         let mut rows = self.unwritten();
         let row = rows
@@ -79,7 +82,7 @@ impl SalesProjector {
         take(row, event, ctx)
     }
 
-    /// Writes one row, and forgets it unless it has gone on meanwhile.
+    /// Writes one row, and drops it from memory unless it has changed during the write.
     async fn write(&self, order: StreamId, row: OrderRow) -> HandlerResult {
         self.model
             .put_if_newer(&order, &row)
@@ -107,7 +110,7 @@ impl Projector for SalesProjector {
     }
 
     async fn flush(&self, _: &ModelId) -> HandlerResult {
-        // Copies, for the next events need not wait for the writes.
+        // Copies the rows, so that the next events can be handled during the writes.
         let rows: Vec<_> = self.unwritten().clone().into_iter().collect();
         let writes = stream::iter(rows).map(|(order, row)| self.write(order, row));
         writes
@@ -117,7 +120,8 @@ impl Projector for SalesProjector {
     }
 
     async fn position(&self, _: &ModelId, order: &StreamId) -> Result<Position, HandlerError> {
-        // The runner asks where it has not been for a while, and another process may have: only the stored row counts.
+        // Another process may have had this order's partition since the row was kept, so only the
+        // stored row counts.
         self.unwritten().remove(order);
         let row = self.model.row(order).await.classify(class_of)?;
         Ok(Position::stored(row.unwrap_or_default().version))
@@ -130,7 +134,7 @@ impl Projector for SalesProjector {
 }
 
 fn take(row: &mut OrderRow, event: &CartEvent, ctx: &EventContext) -> HandlerResult {
-    // Delivered again, or late: the row has it already.
+    // The row already contains this event, because it is a duplicate or late delivery.
     if row.version >= ctx.version() {
         return Ok(());
     }
@@ -213,7 +217,7 @@ mod tests {
         assert!(projector.unwritten().is_empty());
     }
 
-    /// Writes only when it is let.
+    /// A read model whose writes wait for permission.
     #[derive(Debug, Default)]
     struct Slow {
         rows: InMemoryReadModel,
@@ -297,7 +301,7 @@ mod tests {
         assert_eq!(stored(&rows).await, (3, 14));
     }
 
-    /// The whole life of a read model, through the runner.
+    /// Runs the projector in a runner through the whole life of a read model.
     #[test]
     fn duplicates_gaps_late_writes_and_rebuilds_leave_each_event_counted_once() {
         let rows = InMemoryReadModel::default();

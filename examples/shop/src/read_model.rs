@@ -1,7 +1,8 @@
 //! The read model: one row per order, from which the report is summed.
 //!
-//! A row holds the version of the last event in it, and is written only if that is newer. So the row itself says how far
-//! the projector is, an event that is delivered twice counts once, and a late write of an older row changes nothing.
+//! A row holds the version of its last event, and is written only if that version is higher than
+//! the stored one. The row itself therefore says how far the projector is. A duplicate event counts
+//! once, and a late write of an older row changes nothing.
 use crate::{
     cart::{CartEvent, CartItem},
     money::{Money, MoneyError},
@@ -15,46 +16,46 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// What one order adds to the totals.
+/// The contribution of one order to the totals.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct OrderRow {
-    /// The last event that is in the row: the projector's position in this order's stream.
+    /// The last event in the row, which is the projector's position in this order's stream.
     pub version: Version,
-    /// Units by stock code.
+    /// The units by stock code.
     pub units: BTreeMap<String, i64>,
-    /// Revenue by country: one country, save where an imported invoice says otherwise.
+    /// The revenue by country. An order has one country unless an imported invoice names more.
     pub revenue: BTreeMap<String, Money>,
 }
 
-/// A sum that cannot be held exactly.
+/// The error of a sum that cannot be held exactly.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SumError {
-    /// The units of a product.
+    /// The units of a product are out of range.
     #[error("the units of {stock_code} are out of range")]
     Units {
-        /// The product.
+        /// The code of the product.
         stock_code: String,
     },
-    /// The revenue of a country.
+    /// The revenue of a country is out of range.
     #[error("the revenue of {country:?} is out of range")]
     Revenue {
-        /// The country.
+        /// The name of the country.
         country: String,
-        /// Why.
+        /// The error of the addition.
         #[source]
         source: MoneyError,
     },
 }
 
 impl OrderRow {
-    /// The row after one more event. A pure function: whoever computes the row of a version gets the same.
+    /// Adds one event to the row. This is a pure function of the row and the event.
     ///
     /// # Errors
-    /// [`SumError`]; the row is as it was.
+    /// [`SumError`] if a sum cannot be held; the row is unchanged.
     pub fn take(&mut self, version: Version, event: &CartEvent) -> Result<(), SumError> {
         match event {
             CartEvent::CartItemAdded(item) => self.add(item, item.quantity)?,
-            // A cart holds only what was added above zero, so the sign can change.
+            // A cart holds only positive quantities, so changing the sign cannot overflow.
             CartEvent::CartItemRemoved(item) => self.add(item, item.quantity.saturating_neg())?,
             CartEvent::CartCheckedOut { .. } => {}
         }
@@ -85,27 +86,27 @@ impl OrderRow {
     }
 }
 
-/// Why the read model could not answer.
+/// An error of the read model.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadModelError {
-    /// May work next time.
+    /// The read model does not answer now; a retry may succeed.
     #[error("the read model is unavailable")]
     Unavailable(#[source] BoxError),
-    /// Something must be changed first: table, credentials, permission.
+    /// The read model refuses until a table, credentials or permissions are changed.
     #[error("the read model refuses: {todo}")]
     Refused {
-        /// What to do about it.
+        /// The action that is needed.
         todo: String,
-        /// The backend's answer.
+        /// The error of the backend.
         #[source]
         source: BoxError,
     },
-    /// A stored row is not as it was written.
+    /// A stored row is damaged or has an unknown form.
     #[error("the row of {order} cannot be read: {reason}")]
     Corrupt {
-        /// Whose row.
+        /// The order of the row.
         order: String,
-        /// What is wrong with it.
+        /// The problem with the row.
         reason: String,
     },
 }
@@ -113,44 +114,44 @@ pub enum ReadModelError {
 /// A row and the order that it belongs to.
 pub type OrderEntry = (StreamId, OrderRow);
 
-/// Where the rows are kept: a port of the shop's own, with an adapter in memory and one on DynamoDB.
+/// The storage of the rows: a port of the shop, with an adapter in memory and one on DynamoDB.
 #[async_trait]
 pub trait ReadModel: Debug + Send + Sync {
-    /// Whether there is a place for rows.
+    /// Returns true if the storage for rows exists.
     ///
     /// # Errors
-    /// [`ReadModelError`].
+    /// [`ReadModelError`] if the backend does not say.
     async fn exists(&self) -> Result<bool, ReadModelError>;
 
-    /// Makes a place for rows, unless there is one.
+    /// Creates the storage for rows unless it exists.
     ///
     /// # Errors
-    /// [`ReadModelError`].
+    /// [`ReadModelError`] if it cannot be created.
     async fn create(&self) -> Result<(), ReadModelError>;
 
-    /// The row of an order, as of the last acknowledged write.
+    /// Returns the row of an order as of the last acknowledged write.
     ///
     /// # Errors
-    /// [`ReadModelError`].
+    /// [`ReadModelError`] if the row cannot be read.
     async fn row(&self, order: &StreamId) -> Result<Option<OrderRow>, ReadModelError>;
 
-    /// Stores a row unless the stored one is of the same version or newer, which is no error.
+    /// Stores a row unless the stored one has the same or a higher version, which is not an error.
     ///
     /// # Errors
-    /// [`ReadModelError`].
+    /// [`ReadModelError`] if it is unknown whether the row is stored.
     async fn put_if_newer(&self, order: &StreamId, row: &OrderRow) -> Result<(), ReadModelError>;
 
-    /// All rows, each once, in no order.
+    /// Returns all rows, each once, in no particular order.
     fn rows(&self) -> BoxStream<'_, Result<OrderEntry, ReadModelError>>;
 
-    /// Removes all rows.
+    /// Removes all rows from the storage.
     ///
     /// # Errors
-    /// [`ReadModelError`]; some rows may be gone.
+    /// [`ReadModelError`] if not all rows could be removed; some may be gone.
     async fn clear(&self) -> Result<(), ReadModelError>;
 }
 
-/// Rows in memory. Clones share them: they stand for a database that outlives the projector.
+/// A read model in memory. Clones share the rows, as connections to one database do.
 #[derive(Clone, Debug, Default)]
 pub struct InMemoryReadModel {
     rows: Arc<Mutex<BTreeMap<StreamId, OrderRow>>>,
@@ -158,7 +159,7 @@ pub struct InMemoryReadModel {
 
 impl InMemoryReadModel {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<StreamId, OrderRow>> {
-        // Nothing below leaves a row half written, so rows that a panic left behind are whole.
+        // Each change of the map is a single call, so the rows are whole after a panic.
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,4 +1,4 @@
-//! The report: what sells, and where the money comes from.
+//! The report: the products that sell most, and the revenue by country.
 use crate::{
     money::Money,
     read_model::{OrderRow, ReadModel, ReadModelError, SumError},
@@ -13,53 +13,55 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Units sold of one product.
+/// The units sold of one product.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HotProduct {
-    /// The product.
+    /// The code of the product.
     pub stock_code: String,
-    /// Units, less what was taken back.
+    /// The units sold, minus those taken back.
     pub units: i64,
 }
 
 /// The totals over all orders.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
-    /// Every product, by units, most first; equal ones by code, byte by byte.
+    /// All products by units, highest first; products with equal units by code, in byte order.
     pub hot_products: Vec<HotProduct>,
-    /// Exact sums in plain notation, with as many decimals as the most precise price; by country, byte by byte.
+    /// The exact revenue by country, in byte order of the countries.
+    ///
+    /// Amounts are in plain notation, with as many decimals as the most precise price.
     pub revenue_by_country: BTreeMap<String, Money>,
-    /// Orders with at least one event.
+    /// The number of orders with at least one event.
     pub orders: u64,
-    /// Events of all orders. Of an imported file: its lines.
+    /// The number of events of all orders. An imported file has one event per line.
     pub events: u64,
 }
 
-/// Why there is no report.
+/// The error of a report.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
-    /// The rows could not be read.
+    /// The rows cannot be read.
     #[error("the report cannot be summed")]
     ReadModel(#[from] ReadModelError),
-    /// A total cannot be held.
+    /// A total cannot be held exactly.
     #[error("the report has no exact total")]
     Sum(#[from] SumError),
-    /// The file could not be written.
+    /// The file cannot be written.
     #[error("cannot write {}", path.display())]
     Write {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
 }
 
 impl Report {
-    /// Sums the rows of the orders that `wanted` accepts. Reads nothing but the read model.
+    /// Sums the rows of the orders that `wanted` accepts. It reads only the read model.
     ///
     /// # Errors
-    /// [`ReportError`].
+    /// [`ReportError`] if the rows cannot be read or summed.
     pub async fn read(
         model: &dyn ReadModel,
         wanted: impl Fn(&StreamId) -> bool,
@@ -74,7 +76,7 @@ impl Report {
         Ok(totals.into_report())
     }
 
-    /// From units by code and the rest; puts the products in order.
+    /// Creates a report from units by code and the other totals, and sorts the products.
     pub fn new(
         units: impl IntoIterator<Item = (String, i64)>,
         revenue_by_country: BTreeMap<String, Money>,
@@ -99,7 +101,7 @@ impl Report {
     /// Writes the report as JSON.
     ///
     /// # Errors
-    /// [`ReportError::Write`].
+    /// [`ReportError::Write`] if the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), ReportError> {
         let json = serde_json::to_string_pretty(self).map_err(io::Error::from);
         let written = json.and_then(|json| fs::write(path, json + "\n"));
@@ -110,7 +112,7 @@ impl Report {
     }
 }
 
-/// Sums rows.
+/// The running sums over the rows.
 #[derive(Debug, Default)]
 struct Totals {
     units: HashMap<String, i64>,

@@ -1,19 +1,20 @@
-//! How the cart's events have changed since the first one was stored.
+//! The history of the cart's event types.
 //!
-//! Events are never rewritten. What was stored in an older form is lifted when it is read, by [`upcasters`], which belong to
-//! the event type, so that every reader has them. The file
-//! `TYPES` and the payloads in `tests/golden` hold every form there ever was, and [`check`] compares them with the code:
-//! as a test, and as `cargo run -p shop --example types -- --check`.
+//! Stored events are never rewritten. [`upcasters`] convert events of an older form when they are
+//! read. They belong to the event type, so every reader has them. The file `TYPES` and the payloads
+//! in `tests/golden` hold every form that was ever stored. [`check`] compares them with the code,
+//! as a test and as `cargo run -p shop --example types -- --check`.
 use crate::{cart::CartEvent, money::Money};
 use foldstream::{BoxError, Upcast, Upcasters};
 use foldstream_testkit::Schema;
 use serde_json::json;
 use std::path::Path;
 
-/// Lifts what was stored by earlier releases of the shop.
+/// Returns the upcasters for the events of earlier releases of the shop.
 pub fn upcasters() -> Upcasters {
     Upcasters::new()
-        // Renamed, since other aggregates have items too; and the shop learnt what a product is called, and of countries.
+        // Renamed, because other aggregates have items too. The shop also added product names and
+        // countries.
         .with_json_renamed("cart", "ItemAdded", 1, "CartItemAdded", 1, |payload| {
             payload["stock_code"] = payload["sku"].take();
             payload["description"] = json!("");
@@ -27,11 +28,11 @@ pub fn upcasters() -> Upcasters {
             *payload = json!({ "total": Money::from_cents(cents).to_string() });
             Ok(())
         })
-        // Counted once to find out what is looked at; nobody asks any more.
+        // Views were counted for a statistic that no longer exists.
         .with("cart", "CartViewed", 1, |_| Ok(Upcast::Retired))
 }
 
-/// What is compared with the code: `TYPES` and the golden payloads.
+/// Returns the schema check over `TYPES` and the golden payloads.
 pub fn check() -> Schema {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
     Schema::new(package.join("TYPES"))

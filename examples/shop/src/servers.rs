@@ -1,4 +1,4 @@
-//! Turns the command line's servers into adapters, in a build that has them.
+//! Turns the servers of the command line into adapters, in a build that has those adapters.
 use crate::Servers;
 use foldstream::BoxError;
 use shop::{

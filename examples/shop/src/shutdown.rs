@@ -1,7 +1,9 @@
-//! A polite end: the first signal asks, the second insists.
+//! Graceful shutdown: the first signal asks for it, the second ends the process.
 use tokio_util::sync::CancellationToken;
 
-/// A token that SIGINT (Ctrl-C) or SIGTERM cancels. Work in hand is finished then; a second signal ends the process.
+/// Returns a token that SIGINT (Ctrl-C) or SIGTERM cancels.
+///
+/// The steps then finish the work in hand. A second signal ends the process.
 ///
 /// # Errors
 /// An I/O error if the signals cannot be listened to.
@@ -53,7 +55,8 @@ impl Signals {
     }
 
     async fn next(&mut self) {
-        // Without a handler the system's default ends the process, which is safe: everything goes on from where it was.
+        // Without a handler, the signal ends the process. That is safe: the next run continues from
+        // the stored state.
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }

@@ -1,4 +1,4 @@
-//! What each subcommand does, and says on standard output.
+//! The subcommands and their messages on standard output.
 use crate::What;
 use foldstream::BoxError;
 use shop::{
@@ -11,7 +11,7 @@ use shop::{
 use std::path::Path;
 use tokio_util::sync::CancellationToken;
 
-/// How a run ended that did not fail.
+/// The result of a run that did not fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Ending {
     AllWell,
@@ -19,16 +19,16 @@ pub(crate) enum Ending {
     Interrupted,
 }
 
-/// How long a step goes on.
+/// The condition on which a step ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Until {
-    /// Until there is a signal.
+    /// The step ends on a signal.
     Stopped,
-    /// Until there is nothing left to do.
+    /// The step ends when no work is left.
     Done,
 }
 
-/// All of it in one process, with generated customers or a file.
+/// Runs the whole pipeline in one process, with generated customers or a file.
 pub(crate) async fn whole_road(
     backend: &Backend,
     what: &What,
@@ -61,7 +61,7 @@ pub(crate) async fn whole_road(
     ending_of(&imported)
 }
 
-/// From the event store to the bus.
+/// Publishes events from the event store to the bus.
 pub(crate) async fn publish(
     backend: &Backend,
     until: Until,
@@ -80,7 +80,7 @@ pub(crate) async fn publish(
     Ok(Ending::AllWell)
 }
 
-/// From the bus to the read model.
+/// Projects events from the bus into the read model.
 pub(crate) async fn project(
     backend: &Backend,
     name: Option<&str>,
@@ -108,7 +108,7 @@ pub(crate) async fn project(
     Ok(Ending::AllWell)
 }
 
-/// Writes the report, if a file is named.
+/// Writes the report if a file is named.
 pub(crate) fn write(report: &Report, file: Option<&Path>) -> Result<(), BoxError> {
     if let Some(file) = file {
         report.write(file)?;
@@ -122,7 +122,7 @@ pub(crate) fn write(report: &Report, file: Option<&Path>) -> Result<(), BoxError
     Ok(())
 }
 
-/// How an import ended; an error if some invoices could not be stored.
+/// Returns the ending of an import, or an error if some invoices could not be stored.
 pub(crate) fn ending_of(imported: &Imported) -> Result<Ending, BoxError> {
     if !imported.failed.is_empty() {
         return Err(format!("{} invoices are not imported", imported.failed.len()).into());

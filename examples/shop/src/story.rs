@@ -1,4 +1,5 @@
-//! The story that `cargo run -p shop` tells: commands, refusals, events, the publisher, the projections, a crash.
+//! The story that `cargo run -p shop` tells: commands, refusals, events, the publisher, the
+//! projections, a crash.
 use crate::{
     backend::Backend,
     cart::{Cart, CartCommand, CartEvent, CartId, CartRefusal},
@@ -21,19 +22,19 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Who comes to the shop.
+/// The generated customers of a run.
 #[derive(Clone, Debug)]
 pub struct Customers {
-    /// How many.
+    /// The number of customers.
     pub count: u32,
-    /// Decides what they do.
+    /// The seed that decides what they do.
     pub seed: u64,
 }
 
-/// Tells the whole story; the answer is the report.
+/// Tells the whole story and returns the report.
 ///
 /// # Errors
-/// Whatever went wrong; above all, projections that differ from a direct aggregation.
+/// Any error of a step, among them projections that differ from a direct aggregation.
 pub async fn tell(backend: &Backend, customers: &Customers) -> Result<Report, BoxError> {
     let commands = shopping(customers.seed, customers.count, &backend.cart_prefix);
     println!(
@@ -57,7 +58,7 @@ pub async fn tell(backend: &Backend, customers: &Customers) -> Result<Report, Bo
     Ok(report)
 }
 
-/// What came of the commands.
+/// The counted outcomes of the commands.
 #[derive(Debug, Default)]
 struct Outcome {
     commands: usize,
@@ -84,7 +85,7 @@ async fn shop(
                     favourite.get_or_insert(id);
                 }
             }
-            // The aggregate has said no, for a reason that the caller can match on.
+            // The aggregate refused the command with a reason that the caller can match on.
             Err(ExecuteError::Rejected(refusal)) => outcome.refused(&id, &command, &refusal),
             Err(error) => return Err(error.into()),
         }
@@ -161,14 +162,16 @@ async fn tell_cart(carts: &Repository<Cart>, id: &CartId) -> Result<(), BoxError
     Ok(())
 }
 
-/// The process that projects: a projector for the report, and a listener that confirms orders by mail.
+/// Builds the process that projects, with a projector for the report and a listener that confirms
+/// orders by mail.
 fn runner(
     backend: &Backend,
     mails: &MailService,
     progress: impl Fn() + Send + Sync + 'static,
 ) -> Result<Runner, BuildError> {
     let projector = SalesProjector::new(backend.read_model.clone()).with_progress(progress);
-    // Often, so that the crash finds some work done. The default, a second, is kinder to the servers.
+    // Commits offsets often, so that the crash finds some work done. The default of a second costs
+    // the servers less.
     let often = Duration::from_millis(5);
     backend
         .runner()
@@ -178,7 +181,7 @@ fn runner(
         )
         .listener_with(
             ConfirmationListener::new(mails.clone()),
-            // A listener starts with what happens from now on, unless it is told otherwise.
+            // A listener starts with new events unless it is configured otherwise.
             ProcessorPolicy::listener()
                 .with_start(Start::Beginning)
                 .with_commit_interval(often),
@@ -186,7 +189,8 @@ fn runner(
         .build()
 }
 
-/// Lets the projector's process end in the middle, as by a power cut: nothing is finished, nothing is committed.
+/// Ends the projector's process as a power failure would: nothing is finished, nothing is
+/// committed.
 async fn crash(backend: &Backend, mails: &MailService, events: u64) -> Result<(), BoxError> {
     println!("\n4. A projector and a listener start; their process crashes");
     let (projected, crashing) = (AtomicU64::new(0), CancellationToken::new());
@@ -211,7 +215,7 @@ async fn crash(backend: &Backend, mails: &MailService, events: u64) -> Result<()
     Ok(())
 }
 
-/// Starts the process again.
+/// Starts the process of the projector again.
 async fn catch_up(backend: &Backend, mails: &MailService) -> Result<(), BoxError> {
     println!("\n5. It starts again and goes on from the last commit");
     let runner = runner(backend, mails, || ())?;

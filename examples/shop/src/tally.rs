@@ -1,7 +1,8 @@
-//! The direct aggregation that the projections are checked against.
+//! The direct aggregation that the projections are compared with.
 //!
-//! It sees the events where they were decided, before any store, bus or projector, and shares no code with the
-//! projector: where the two agree, nothing was lost, doubled or reordered in between.
+//! It sees the events where they were decided, before any store, bus or projector, and shares no
+//! code with the projector. If both agree, no event was lost, counted twice or reordered on the
+//! way.
 use crate::{
     cart::{CartEvent, CartId, CartItem},
     money::{Money, MoneyError},
@@ -9,7 +10,7 @@ use crate::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Units, revenue and counts of the events that were decided.
+/// The units, revenue and counts of the events that were decided.
 #[derive(Clone, Debug, Default)]
 pub struct Tally {
     orders: BTreeSet<CartId>,
@@ -45,19 +46,19 @@ impl Tally {
         Ok(())
     }
 
-    /// Whether any event of this order was counted.
+    /// Returns true if an event of this order was counted.
     pub fn has(&self, order: &str) -> bool {
         self.orders.contains(&CartId::from(order))
     }
 
-    /// What the projections must say of these orders.
+    /// Returns the report that the projections must yield for these orders.
     pub fn report(&self) -> Report {
         let (units, revenue) = (self.units.clone(), self.revenue.clone());
         Report::new(units, revenue, self.orders.len() as u64, self.events)
     }
 }
 
-/// The first few places where two reports differ, in words; none if they are equal.
+/// Describes the first few differences between two reports; empty if they are equal.
 pub fn differences(expected: &Report, found: &Report) -> Vec<String> {
     const SHOWN: usize = 5;
     let by_code = |report: &Report| -> BTreeMap<String, String> {

@@ -1,4 +1,5 @@
-//! The shop's binary on embedded adapters: what it reports equals a direct aggregation that shares no code with it.
+//! Runs the shop's binary on embedded adapters, and compares its report with a direct aggregation
+//! that shares no code with it.
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,11 +11,11 @@ use std::{
 const HEADER: &str =
     "InvoiceNo,StockCode,Description,Quantity,InvoiceDate,UnitPrice,CustomerID,Country";
 
-/// One line of the file, and what it means.
+/// One line of the file, and its meaning.
 struct Line {
     invoice: String,
     code: &'static str,
-    /// As it stands in the file, quotes and all.
+    /// The description as the file has it, with quotes.
     description: &'static str,
     quantity: i64,
     price: &'static str,
@@ -39,7 +40,7 @@ impl Line {
     }
 }
 
-/// Every quirk of the real data, over and over: the lines of an invoice are never next to each other.
+/// Generates lines with every quirk of the real data. Lines of one invoice are never adjacent.
 fn lines(count: usize) -> Vec<Line> {
     let codes = ["85123A", "85123a", "84077", "POST", "gift_0001", "D"];
     let descriptions = [
@@ -76,7 +77,7 @@ fn lines(count: usize) -> Vec<Line> {
     (0..count).map(line).collect()
 }
 
-/// A decimal as millionths.
+/// Parses a decimal as millionths.
 fn millionths(text: &str) -> i128 {
     let (sign, text) = text.strip_prefix('-').map_or((1, text), |text| (-1, text));
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
@@ -108,7 +109,8 @@ fn aggregate(lines: &[Line]) -> Expected {
     expected
 }
 
-/// Reads a report and checks its form: the keys, the order of the products, money in plain notation.
+/// Reads a report and checks its form: the keys, the order of the products, plain notation of
+/// money.
 fn read_report(path: &Path) -> Expected {
     let report: serde_json::Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
     let keys: BTreeSet<_> = report
@@ -163,7 +165,7 @@ fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-/// Imports a file with the header and these lines, and reports.
+/// Imports a file of the header and these lines, and reads the report.
 fn import(text: &str) -> (Output, Option<Expected>) {
     let folder = tempfile::tempdir().unwrap();
     let [csv, json] = ["in.csv", "out.json"].map(|name| folder.path().join(name));

@@ -1,4 +1,4 @@
-//! What the shop has stored, ever, can still be read.
+//! Tests that the shop can still read everything that it has ever stored.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -57,7 +57,8 @@ fn looks_at_a_cart_are_forgotten() {
     assert_eq!(read("cart.CartViewed@1.json"), None);
 }
 
-/// The upcasters are where the shop reads its events, too.
+/// Appends stored forms to an event store and reads them through the repository, where the
+/// upcasters run too.
 #[tokio::test]
 async fn a_cart_of_the_first_release_is_loaded_today() {
     let backend = Backend::embedded();

@@ -1,8 +1,8 @@
 //! Reads a file of invoice lines as invoices, in two passes and little memory.
 //!
-//! The lines of an invoice may stand anywhere in the file, and one invoice is one command. So a first pass checks every
-//! line and notes where each invoice ends; the second hands out an invoice as soon as its last line is read, and holds
-//! no more than the invoices that are open.
+//! The lines of an invoice may be anywhere in the file, but one invoice must become one command.
+//! The first pass checks every line and notes where each invoice ends. The second pass yields an
+//! invoice after reading its last line, and holds only the invoices that are not complete yet.
 use super::{
     line::{COLUMNS, Columns, LineError},
     records::Records,
@@ -18,15 +18,16 @@ use std::{
 /// All lines of one invoice.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Invoice {
-    /// The invoice's number, and the order's id.
+    /// The invoice's number, which becomes the order's id.
     pub id: CartId,
-    /// In the order of the file.
+    /// The well-formed lines, in the order of the file.
     pub lines: Vec<CartItem>,
 }
 
 impl Invoice {
-    /// Whether this takes back an earlier invoice: its number begins with C. Its quantities are negative as they stand,
-    /// so nothing else depends on this.
+    /// Returns true if this invoice takes back an earlier one, so its number begins with C.
+    ///
+    /// Its quantities are already negative in the file, so nothing else depends on this.
     pub fn is_cancellation(&self) -> bool {
         self.id.as_str().starts_with('C')
     }
@@ -36,9 +37,9 @@ impl Invoice {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("line {line}: {reason}")]
 pub struct RefusedLine {
-    /// From 1, the header included.
+    /// The number of the line, from 1, with the header counted.
     pub line: u64,
-    /// What is wrong with it.
+    /// The reason for which it is refused.
     #[source]
     pub reason: LineError,
 }
@@ -49,16 +50,16 @@ pub enum FileError {
     /// The file cannot be opened or read.
     #[error("cannot read {}", path.display())]
     Io {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// The first line does not name the columns.
+    /// The first line does not name all columns.
     #[error("{} has no column {}: its first line must name {}", path.display(), missing.join(", "), COLUMNS.join(","))]
     Header {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
         /// The columns that are missing.
         missing: Vec<&'static str>,
@@ -66,12 +67,12 @@ pub enum FileError {
     /// The second pass found other lines than the first.
     #[error("{} changed while it was read: import it again", path.display())]
     Changed {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
     },
 }
 
-/// A file that was checked, with the place where each invoice ends.
+/// A file that was checked, with the line on which each invoice ends.
 #[derive(Clone, Debug)]
 pub struct InvoiceFile {
     path: PathBuf,
@@ -81,10 +82,10 @@ pub struct InvoiceFile {
 }
 
 impl InvoiceFile {
-    /// Checks every line; those that cannot be read go to `refused`.
+    /// Checks every line and passes those that cannot be read to `refused`.
     ///
     /// # Errors
-    /// [`FileError`], if nothing of the file can be read.
+    /// [`FileError`] if nothing in the file can be read.
     pub fn check(path: &Path, mut refused: impl FnMut(RefusedLine)) -> Result<Self, FileError> {
         let mut lines = Lines::open(path)?;
         let mut file = Self {
@@ -108,25 +109,25 @@ impl InvoiceFile {
         Ok(file)
     }
 
-    /// Invoices with at least one good line.
+    /// Returns the number of invoices that have at least one well-formed line.
     pub fn invoices(&self) -> usize {
         self.last_lines.len()
     }
 
-    /// Good lines.
+    /// Returns the number of well-formed lines.
     pub const fn lines(&self) -> u64 {
         self.lines
     }
 
-    /// Lines that cannot be read.
+    /// Returns the number of lines that cannot be read.
     pub const fn refused(&self) -> u64 {
         self.refused
     }
 
-    /// Reads the invoices, each where its last line stands.
+    /// Reads the invoices. Each is yielded at its last line.
     ///
     /// # Errors
-    /// [`FileError`], here and from the iterator.
+    /// [`FileError`] if the file cannot be opened; the iterator yields it if reading fails later.
     pub fn read(&self) -> Result<impl Iterator<Item = Result<Invoice, FileError>>, FileError> {
         let lines = Lines::open(&self.path)?;
         let reading = Reading {
@@ -139,7 +140,7 @@ impl InvoiceFile {
     }
 }
 
-/// The second pass.
+/// The state of the second pass.
 struct Reading<'a, R> {
     file: &'a InvoiceFile,
     lines: Lines<R>,
@@ -186,7 +187,7 @@ impl<R: BufRead> Reading<'_, R> {
 
 type GoodLine = (u64, CartId, CartItem);
 
-/// One pass over the lines behind the header.
+/// One pass over the lines after the header.
 struct Lines<R> {
     path: PathBuf,
     records: Records<R>,
@@ -213,7 +214,7 @@ impl<R: BufRead> Lines<R> {
         })?;
         let columns = match header {
             Some((_, Ok(columns))) => columns,
-            // No line at all, or one that is not even CSV.
+            // The file is empty, or its first line is not even CSV.
             _ => Err(COLUMNS.to_vec()),
         };
         let columns = columns.map_err(|missing| FileError::Header {

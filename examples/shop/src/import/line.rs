@@ -5,7 +5,7 @@ use crate::{
 };
 use foldstream::{DomainEvent, InvalidStreamId, StreamId, Timestamp};
 
-/// The columns, as the header must name them; the order does not matter and others are ignored.
+/// The columns that the header must name, in any order. Other columns are ignored.
 pub const COLUMNS: [&str; 8] = [
     "InvoiceNo",
     "StockCode",
@@ -17,53 +17,53 @@ pub const COLUMNS: [&str; 8] = [
     "Country",
 ];
 
-/// Why a line is refused. The other lines are not affected.
+/// A reason for which a line is refused. Other lines are not affected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LineError {
-    /// A quoted field does not end, or not in a way that makes a well-formed record.
+    /// A quoted field does not end, or is followed by something other than a comma.
     #[error("a quoted field is not closed")]
     OpenQuote,
-    /// The bytes are no text.
+    /// The bytes are not UTF-8 text.
     #[error("the line is not UTF-8")]
     NotUtf8,
-    /// Too many fields, or too few.
+    /// The line has too many or too few fields.
     #[error("{found} fields instead of {expected}")]
     FieldCount {
-        /// Fields of this line.
+        /// The number of fields in this line.
         found: usize,
-        /// Fields of the header.
+        /// The number of fields in the header.
         expected: usize,
     },
-    /// A field that must not be empty is.
+    /// A field that must not be empty is empty.
     #[error("{column} is empty")]
     Empty {
-        /// The field's column.
+        /// The column of the field.
         column: &'static str,
     },
-    /// The number cannot name an order.
+    /// The invoice's number cannot be the id of an order.
     #[error("InvoiceNo cannot name an order: {0}")]
     InvoiceNo(InvalidStreamId),
-    /// Not a whole number of 64 bits.
+    /// The quantity is not a whole number of 64 bits.
     #[error("Quantity {text:?} is not a whole number")]
     Quantity {
-        /// What stands there.
+        /// The text of the field.
         text: String,
     },
-    /// Not a date with a time.
+    /// The invoice's date is not a date with a time.
     #[error("InvoiceDate {text:?} is not a time as in 2010-12-01 08:26:00")]
     InvoiceDate {
-        /// What stands there.
+        /// The text of the field.
         text: String,
     },
-    /// Not a decimal.
+    /// The price is not a decimal number.
     #[error("UnitPrice: {0}")]
     UnitPrice(MoneyError),
-    /// Quantity times price cannot be held exactly.
+    /// The product of quantity and price cannot be held exactly.
     #[error("Quantity times UnitPrice: {0}")]
     Amount(MoneyError),
 }
 
-/// Where each column stands in this file.
+/// The position of each column in this file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Columns {
     at: [usize; COLUMNS.len()],
@@ -71,7 +71,7 @@ pub(super) struct Columns {
 }
 
 impl Columns {
-    /// From the header; the error is the columns that it lacks.
+    /// Finds the columns in the header. The error lists the columns that are missing.
     pub(super) fn find(header: &csv::StringRecord) -> Result<Self, Vec<&'static str>> {
         // Some programs begin a file with a byte order mark.
         let names: Vec<_> = header
@@ -93,7 +93,7 @@ impl Columns {
         })
     }
 
-    /// Reads one line: the invoice that it belongs to, and what it says.
+    /// Reads one line as the id of its invoice and an item.
     pub(super) fn read(&self, fields: &csv::StringRecord) -> Result<(CartId, CartItem), LineError> {
         if fields.len() != self.width {
             return Err(LineError::FieldCount {
@@ -119,7 +119,7 @@ impl Columns {
         let id = CartId::from(invoice);
         StreamId::new(crate::cart::CartEvent::AGGREGATE, &id).map_err(LineError::InvoiceNo)?;
         let item = CartItem {
-            // Codes and names are taken as they stand: 85123A and 85123a are two products.
+            // Codes and names are not normalized: 85123A and 85123a are two products.
             stock_code: stock_code.into(),
             description: description.into(),
             quantity: quantity_of(quantity)?,
@@ -143,7 +143,7 @@ fn quantity_of(text: &str) -> Result<i64, LineError> {
     quantity.map_err(|_| LineError::Quantity { text: text.into() })
 }
 
-/// The file names no zone; its times are taken as UTC. Seconds may be missing.
+/// Parses a time as UTC, because the file names no zone. Seconds may be missing.
 fn time_of(text: &str) -> Result<Timestamp, LineError> {
     let trimmed = text.trim();
     let seconds = if trimmed.len() == "2010-12-01 08:26".len() {

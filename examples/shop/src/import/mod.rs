@@ -1,4 +1,5 @@
-//! Imports the invoices of an old system from a CSV file: one invoice is one command on one cart.
+//! Imports the invoices of an old system from a CSV file. Each invoice becomes one command on one
+//! cart.
 mod invoices;
 mod line;
 mod records;
@@ -17,42 +18,43 @@ use foldstream::{
 use futures::{StreamExt, stream};
 use std::{convert::Infallible, future::Future};
 
-/// Invoices that are written at the same time. They are different streams, so their order does not matter.
+/// The number of invoices that are written concurrently. They are separate streams, so their order
+/// does not matter.
 const CONCURRENT: usize = 32;
 
-/// What an import did.
+/// The result of an import.
 #[derive(Debug, Default)]
 pub struct Imported {
-    /// Invoices that are orders now and were not before.
+    /// Invoices that this import has stored as orders.
     pub new: usize,
-    /// Invoices that were orders already.
+    /// Invoices that were orders before this import.
     pub known: usize,
-    /// How many of both are cancellations.
+    /// Cancellations among the new and the known invoices.
     pub cancellations: usize,
-    /// Lines of both.
+    /// Lines of the new and the known invoices.
     pub lines: usize,
-    /// Lines that are not, since they are malformed.
+    /// Lines that were refused because they are malformed.
     pub refused: u64,
-    /// Invoices that the event store does not take, and why; they are not imported.
+    /// Invoices that the event store refused, each with its error.
     pub failed: Vec<(CartId, ImportError)>,
-    /// What the projections must come to say of both.
+    /// The totals that the projections must reach for the new and the known invoices.
     pub tally: Tally,
-    /// Whether the import was told to stop before the end of the file.
+    /// True if the import was interrupted before the end of the file.
     pub is_interrupted: bool,
 }
 
-/// Why an import ended, or why one invoice was not imported.
+/// The error of a whole import or of one invoice.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
-    /// The file.
+    /// The file cannot be read.
     #[error(transparent)]
     File(#[from] FileError),
-    /// The event store.
+    /// The event store does not accept the invoice.
     #[error("invoice {} cannot be stored", id.as_str())]
     Store {
-        /// The invoice.
+        /// The id of the invoice.
         id: CartId,
-        /// Why.
+        /// The error of the repository.
         #[source]
         source: ExecuteError<Infallible>,
     },
@@ -62,7 +64,7 @@ pub enum ImportError {
 }
 
 impl ImportError {
-    /// Whether only this invoice is affected. Otherwise the next one would fail as well.
+    /// Returns true if only this invoice is affected, and false if the next one would fail as well.
     fn is_about_one_invoice(&self) -> bool {
         let Self::Store {
             source: ExecuteError::Store(error),
@@ -78,10 +80,13 @@ impl ImportError {
     }
 }
 
-/// Imports every invoice until the end of the file or until `shutdown` is ready; `progress` is told of each one's lines.
+/// Imports every invoice until the end of the file or until `shutdown` is ready.
+///
+/// It passes the number of lines of each finished invoice to `progress`.
 ///
 /// # Errors
-/// [`ImportError`]. What was imported stays; importing again goes on behind it.
+/// [`ImportError`] if the file or the event store cannot be used. Invoices imported before the
+/// error stay; another import continues after them.
 pub async fn import(
     carts: &Repository<Cart>,
     file: &InvoiceFile,
@@ -140,10 +145,10 @@ impl Imported {
     }
 }
 
-/// Executes one invoice's command until it is known what became of it.
+/// Executes the command of one invoice, and retries while its outcome is unknown.
 ///
-/// Sending it again is safe even if an answer was lost and the order was stored after all: the cart is not empty then,
-/// and the command yields nothing.
+/// A retry is safe even if the answer was lost and the order was stored: the cart is not empty
+/// then, and the command yields no events.
 async fn import_one(
     carts: &Repository<Cart>,
     invoice: Result<Invoice, FileError>,

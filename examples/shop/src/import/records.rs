@@ -1,22 +1,22 @@
-//! Cuts a CSV file into records and keeps count of its lines.
+//! Cuts a CSV file into records and counts its lines.
 //!
-//! The `csv` crate splits the fields. What it cannot do is go on *behind a malformed line*: a quote that is never closed
-//! swallows every line up to the next quote. So lines are read here, and only as many are joined to a record as make a
-//! well-formed one.
+//! The `csv` crate splits the fields, but it cannot continue after a malformed line: a quote that
+//! is never closed swallows every line up to the next quote. This module therefore reads lines, and
+//! joins only as many of them as make a well-formed record.
 use super::line::LineError;
 use std::{
     collections::VecDeque,
     io::{self, BufRead},
 };
 
-/// Lines that one record may run over, by line breaks within quotes.
+/// The most lines of one record, which has line breaks within quotes.
 const MAX_LINES: usize = 50;
 
 /// The records of a CSV file, each with the number of its first line (from 1).
 #[derive(Debug)]
 pub(super) struct Records<R> {
     input: R,
-    /// Lines that were read to see whether a record goes on there, and did not belong to it.
+    /// Lines that were read in search of the end of a record, and turned out not to belong to it.
     ahead: VecDeque<Vec<u8>>,
     line: u64,
 }
@@ -30,7 +30,8 @@ impl<R: BufRead> Records<R> {
         }
     }
 
-    /// The next record that is not blank, as `parse` reads its fields; `None` at the end of the file.
+    /// Returns the next record that is not blank, with its fields read by `parse`, or `None` at the
+    /// end of the file.
     pub(super) fn next<T>(
         &mut self,
         parse: impl Fn(&csv::StringRecord) -> Result<T, LineError>,
@@ -68,7 +69,7 @@ impl<R: BufRead> Records<R> {
         Ok(Some((number, Err(LineError::OpenQuote))))
     }
 
-    /// The next line with its line break.
+    /// Returns the next line with its line break.
     fn line(&mut self) -> io::Result<Option<Vec<u8>>> {
         let mut line = self.ahead.pop_front().unwrap_or_default();
         if line.is_empty() && self.input.read_until(b'\n', &mut line)? == 0 {
@@ -79,13 +80,15 @@ impl<R: BufRead> Records<R> {
     }
 }
 
-/// How the quotes of a text stand.
+/// The state of the quotes at the end of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Shape {
     /// Every quoted field is closed, and a comma or the end follows it.
     Closed,
-    /// Closed, but something else follows a closing quote. On one line that is sloppy; over several it is more likely
-    /// two lines with a stray quote each.
+    /// Every quoted field is closed, but other text follows a closing quote.
+    ///
+    /// On one line that is sloppy. Over several lines it is more likely that each has a stray
+    /// quote.
     Sloppy,
     /// The text ends within a quoted field.
     Open,
@@ -126,7 +129,7 @@ fn split(record: &[u8]) -> Result<csv::StringRecord, LineError> {
         .has_headers(false)
         .flexible(true)
         .buffer_capacity(record.len());
-    // Memory does not fail to be read: what is left is text that is not UTF-8.
+    // Reading from memory cannot fail, so the remaining error is text that is not UTF-8.
     let read = reader.from_reader(record).read_record(&mut fields);
     read.map_err(|_| LineError::NotUtf8)?;
     Ok(fields)

@@ -1,4 +1,5 @@
-//! The same shop on DynamoDB and Kafka: makes what is missing there, and puts the adapters into a [`Backend`].
+//! The same shop on DynamoDB and Kafka. Creates missing tables and topics, and puts the adapters
+//! into a [`Backend`].
 mod read_model;
 mod row;
 
@@ -10,37 +11,38 @@ use foldstream_dynamodb::{DynamoDb, DynamoDbConfig, DynamoDbError, TableOptions,
 use foldstream_kafka::{KafkaConfig, KafkaConfigError, KafkaMessageBus, TopicSpec};
 use std::{sync::Arc, time::Duration};
 
-/// The read model's table, behind the prefix.
+/// The read model's table, without the prefix.
 pub const READ_TABLE: &str = "shop-orders";
 
-/// Where the servers are. What is not given is read from the environment, as the adapters do by `from_env()`.
+/// The addresses of the servers. Missing ones are read from the environment, as the adapters'
+/// `from_env()` does.
 #[derive(Clone, Debug, Default)]
 pub struct Servers {
-    /// URL of DynamoDB.
+    /// The URL of DynamoDB.
     pub dynamodb: Option<String>,
-    /// Brokers of Kafka.
+    /// The addresses of the Kafka brokers.
     pub kafka: Option<String>,
 }
 
-/// Why the servers cannot be used.
+/// The error of a connection to the servers.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// DynamoDB.
+    /// DynamoDB cannot be used.
     #[error(transparent)]
     DynamoDb(#[from] DynamoDbError),
-    /// The settings for Kafka.
+    /// The settings for Kafka are not valid.
     #[error(transparent)]
     KafkaConfig(#[from] KafkaConfigError),
-    /// Kafka.
+    /// Kafka cannot create the topic.
     #[error("the topic cannot be made")]
     Topic(#[from] MessageBusError),
-    /// The source that the events carry.
+    /// The source that the events carry is not valid.
     #[error(transparent)]
     Source(#[from] InvalidSourceUri),
 }
 
 impl ConnectError {
-    /// Whether a server does not answer.
+    /// Returns true if a server does not answer.
     pub const fn is_unavailable(&self) -> bool {
         match self {
             Self::DynamoDb(error) => error.is_transient(),
@@ -67,10 +69,10 @@ impl Servers {
         })
     }
 
-    /// Connects, and makes what is used and missing: the tables of the event store, the topic.
+    /// Connects, and creates the tables and the topic that are used and missing.
     ///
     /// # Errors
-    /// [`ConnectError`] says what to do.
+    /// [`ConnectError`] if a server cannot be used; it says what to do.
     pub async fn connect(&self, uses: Uses) -> Result<Backend, ConnectError> {
         let config = self.dynamodb()?;
         create_tables(&config, &TableOptions::default()).await?;
@@ -99,10 +101,10 @@ impl Servers {
         })
     }
 
-    /// The read model alone: for the report, which reads nothing else.
+    /// Connects to the read model alone, for the report, which reads nothing else.
     ///
     /// # Errors
-    /// [`ConnectError`] says what to do.
+    /// [`ConnectError`] if DynamoDB cannot be used; it says what to do.
     pub async fn read_model(&self) -> Result<DynamoDbReadModel, ConnectError> {
         let config = self.dynamodb()?;
         let table = read_table(&config);

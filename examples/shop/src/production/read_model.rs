@@ -1,4 +1,4 @@
-//! The read model in a DynamoDB table: durable, and shared by every process that runs the projector.
+//! The read model in a DynamoDB table: durable, and shared by all processes that run the projector.
 use super::row::{self, ORDER, VERSION};
 use crate::read_model::{OrderEntry, OrderRow, ReadModel, ReadModelError};
 use async_trait::async_trait;
@@ -17,14 +17,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How long a new table may take to become active.
+/// The time that a new table may take to become active.
 const CREATION: Duration = Duration::from_secs(120);
-/// DynamoDB's code of a table that is missing.
+/// DynamoDB's error code for a missing table.
 const NOT_FOUND: &str = "ResourceNotFoundException";
-/// Rows that are deleted at the same time.
+/// The number of rows that are deleted concurrently.
 const CONCURRENT_DELETES: usize = 16;
 
-/// One item for each order.
+/// A read model with one item per order.
 #[derive(Clone, Debug)]
 pub struct DynamoDbReadModel {
     client: Client,
@@ -32,7 +32,7 @@ pub struct DynamoDbReadModel {
 }
 
 impl DynamoDbReadModel {
-    /// Uses a table that exists, or that [`create`](ReadModel::create) makes.
+    /// Creates a read model on a table that exists or that [`create`](ReadModel::create) makes.
     pub const fn new(client: Client, table: String) -> Self {
         Self { client, table }
     }
@@ -54,12 +54,12 @@ impl DynamoDbReadModel {
         }
     }
 
-    /// The one place where the SDK's errors become the read model's.
+    /// Maps the SDK's errors to those of the read model. No other function does.
     fn failed<E>(&self, error: SdkError<E>) -> ReadModelError
     where
         E: ProvideErrorMetadata + Error + Send + Sync + 'static,
     {
-        // What is unknown may pass: the runner repeats it within bounds.
+        // Unknown errors may be transient: the runner retries them within bounds.
         let todo = match error.code() {
             Some(NOT_FOUND) => {
                 "it is missing; `shop run` makes it, and a new --name fills it from the beginning"
@@ -110,7 +110,7 @@ impl ReadModel for DynamoDbReadModel {
             .billing_mode(BillingMode::PayPerRequest);
         match request.send().await {
             Ok(_) => {}
-            // Somebody else has just made it.
+            // Another process has created the table since the check.
             Err(error) if error.code() == Some("ResourceInUseException") => {}
             Err(error) => return Err(self.failed(error)),
         }
@@ -162,7 +162,7 @@ impl ReadModel for DynamoDbReadModel {
             .scan()
             .table_name(&self.table)
             .consistent_read(true);
-        // The paginator follows LastEvaluatedKey: a page may be empty before the end.
+        // The paginator follows LastEvaluatedKey, because a page before the end may be empty.
         let items = stream::unfold(
             request.into_paginator().items().send(),
             |mut items| async move { Some((items.next().await?, items)) },

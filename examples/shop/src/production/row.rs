@@ -1,19 +1,21 @@
-//! How a row of the read model is stored.
+//! The stored form of a row of the read model.
 //!
 //! ```text
 //! order    S  the stream, as in cart#536365 (partition key)
 //! version  N  the last event that is in the row
 //! units    M  stock code -> N
-//! revenue  L  of M { country S, amount S }: a list, for a country may be empty and a map's key may not
+//! revenue  L  of M { country S, amount S }
 //! ```
+//!
+//! `revenue` is a list because a country may be empty, and the key of a map may not.
 use crate::read_model::{OrderEntry, OrderRow, ReadModelError};
 use aws_sdk_dynamodb::types::AttributeValue;
 use foldstream::{StreamId, Version};
 use std::{collections::HashMap, str::FromStr};
 
-/// The partition key.
+/// The attribute of the partition key.
 pub(super) const ORDER: &str = "order";
-/// What a write's condition compares.
+/// The attribute that a write's condition compares.
 pub(super) const VERSION: &str = "version";
 
 type Item = HashMap<String, AttributeValue>;
