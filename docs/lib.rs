@@ -16,7 +16,7 @@ pub mod concepts {
     #![doc = include_str!("src/concepts.md")]
 }
 pub mod tutorial {
-    //! From a first aggregate to a running service, in five chapters.
+    //! The tutorial: from a first aggregate to a running service, in five chapters.
 
     pub mod aggregates {
         #![doc = include_str!("src/tutorial/aggregates.md")]

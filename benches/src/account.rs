@@ -1,11 +1,11 @@
-//! The same account twice: for foldstream, and for cqrs-es. An event is about 95 bytes of JSON.
+//! The same account twice: for foldstream and for cqrs-es. An event is about 95 bytes of JSON.
 use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent, Snapshot, id};
 use serde::{Deserialize, Serialize};
 use std::convert::Infallible;
 
 id!(pub(crate) AccountId);
 
-/// What both sides deposit.
+/// The deposit command and event of both sides.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Deposit {
     pub(crate) amount: u64,
@@ -22,7 +22,7 @@ impl Deposit {
         }
     }
 
-    /// A deposit whose JSON has 80 bytes, for any `n` of up to ten digits.
+    /// Creates a deposit whose JSON has 80 bytes, for any `n` of up to ten digits.
     pub(crate) fn of_80_bytes(n: u64) -> Self {
         let digits = n.to_string().len();
         Self {
@@ -66,7 +66,7 @@ impl Decide<Deposit> for Account {
     }
 }
 
-/// Several deposits in one command.
+/// A command that makes several deposits.
 #[derive(Clone, Debug)]
 pub(crate) struct Deposits(pub(crate) Vec<Deposit>);
 

@@ -1,11 +1,13 @@
-//! Benchmarks of foldstream: ratios to other ways of doing the same, measured side by side in one run.
+//! Benchmarks of foldstream: ratios to other ways of doing the same, measured side by side in one
+//! run.
 //!
 //! ```sh
 //! cargo run --release -p foldstream-bench -- store
 //! ```
-//! prints a table. `--json FILE` writes its rows with the raw samples of both sides, and `--only WORK` measures one work.
-//! `--sabotage ROW` adds a read, a write or 1 ms to our side of that row, which must then miss its goal: a benchmark that
-//! cannot fail shows nothing. The exit status is 2 if a row misses its goal.
+//! prints a table. `--json FILE` writes its rows with the raw samples of both sides, and `--only
+//! WORK` measures one work. `--sabotage ROW` adds a read, a write or 1 ms to our side of that row,
+//! which must then miss its goal: a benchmark that cannot fail shows nothing. The exit status is 2
+//! if a row misses its goal.
 mod account;
 mod memory;
 mod store;
@@ -42,11 +44,13 @@ struct Options {
     /// Measures only this work.
     #[arg(long, conflicts_with = "sabotage")]
     only: Option<String>,
-    /// Slows our side of this row (work/measure) down, and measures only its work.
+    /// Slows down our side of this row (work/measure), and measures only its work.
     #[arg(long)]
     sabotage: Option<String>,
-    /// Measures the in-memory rows and writes them to stderr. Run by the parent process with stdout thrown away, since
-    /// the other library's store prints a line at each load.
+    /// Measures the in-memory rows and writes them to stderr.
+    ///
+    /// The parent process runs it with stdout discarded, because the other library's store prints a
+    /// line per load.
     #[arg(long, hide = true)]
     worker: bool,
 }
@@ -102,7 +106,7 @@ fn io(what: &str) -> impl FnOnce(std::io::Error) -> BenchError {
     move |source| BenchError::Io { what, source }
 }
 
-/// The measuring process.
+/// Runs the process that measures.
 fn measure(which: Which<'_>) -> Result<bool, BenchError> {
     let rows = memory::rows(&memory::Size::default(), which)?;
     let text = serde_json::to_vec(&rows)?;
@@ -116,14 +120,14 @@ fn measure(which: Which<'_>) -> Result<bool, BenchError> {
 #[derive(Clone, Copy, Debug)]
 enum Which<'a> {
     All,
-    /// Those of this work.
+    /// All rows of this work.
     Of(&'a str),
-    /// This one (work/measure), with our side slowed down.
+    /// This row (work/measure), with our side slowed down.
     Sabotaged(&'a str),
 }
 
 impl<'a> Which<'a> {
-    /// The work, if it is only one.
+    /// Returns the work if only one is measured.
     fn work(self) -> Option<&'a str> {
         match self {
             Self::All => None,
@@ -143,7 +147,7 @@ impl Options {
     }
 }
 
-/// Shows the rows of a suite. Returns whether all of them hold.
+/// Prints the rows of a suite. Returns true if all of them hold.
 fn report(suite: Suite) -> Result<bool, BenchError> {
     let (options, with_store) = match suite {
         Suite::Store(options) => (options, true),
@@ -169,7 +173,7 @@ fn report(suite: Suite) -> Result<bool, BenchError> {
     Ok(rows.iter().all(|row| row.holds))
 }
 
-/// Runs the measuring process of the in-memory rows.
+/// Starts the process that measures the in-memory rows, and reads its rows.
 fn memory_rows(which: Which<'_>) -> Result<Vec<Row>, BenchError> {
     let program = std::env::current_exe().map_err(io("this program cannot be found"))?;
     let mut worker = Command::new(program);

@@ -1,5 +1,7 @@
-//! Commands on the in-memory stores, one core. Both sides do the same commands on as many streams, in turns, round by
-//! round. Each round begins with empty stores.
+//! Commands on the in-memory stores, on one core.
+//!
+//! Both sides execute the same commands on the same number of streams, alternating round by round.
+//! Each round starts with empty stores.
 use crate::{
     BenchError, Which,
     account::{Account, AccountId, Deposit, TheirAccount},
@@ -10,10 +12,10 @@ use foldstream::{Repository, SnapshotPolicy};
 use foldstream_testkit::{InMemoryEventStore, InMemorySnapshotStore};
 use std::time::{Duration, Instant};
 
-/// How much is measured.
+/// The size of a measurement.
 #[derive(Clone, Copy)]
 pub(crate) struct Size {
-    /// Commands of one round, about.
+    /// The approximate number of commands per round.
     pub(crate) commands: u64,
     pub(crate) rounds: usize,
 }
@@ -27,7 +29,7 @@ impl Default for Size {
     }
 }
 
-/// One row: what is done, and what the ratio must reach.
+/// One row: the commands, and the goal of the ratio.
 struct Work {
     name: &'static str,
     events_per_stream: u64,
@@ -36,22 +38,23 @@ struct Work {
     goal: f64,
 }
 
-/// The other side.
+/// The side that ours is compared with.
 #[derive(Clone, Copy)]
 enum Theirs {
     CqrsEs,
-    /// Ours, without the check that each new event can be read back.
+    /// Our side without the check that each new event can be read back.
     Unchecked,
 }
 
-/// The set-up of our repository.
+/// The configuration of our repository.
 #[derive(Clone, Copy)]
 enum Ours {
-    /// With a cache.
+    /// The states are cached between commands.
     Warm,
     /// Each command folds the whole history.
     Cold,
-    /// Each command loads a snapshot, taken every 20 events, and folds what follows it.
+    /// Each command loads a snapshot, which is taken every 20 events, and folds the events after
+    /// it.
     Snapshots,
 }
 
@@ -107,14 +110,15 @@ const WORKS: [Work; 7] = [
     },
 ];
 
-/// Measures the rows. The commands of one that is sabotaged take 1 ms longer on our side.
+/// Measures the rows. Each command of a sabotaged row takes 1 ms longer on our side.
 pub(crate) fn rows(size: &Size, which: Which<'_>) -> Result<Vec<Row>, BenchError> {
     if !has(which) {
         return Err(BenchError::UnknownRow(format!("{which:?}")));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().build();
     let runtime = runtime.map_err(crate::io("no runtime"))?;
-    // A sabotaged row is measured alone and shortly: 1 ms a command is slow enough to be seen.
+    // A sabotaged row is measured alone and in few rounds, because 1 ms per command is slow enough
+    // to be seen.
     let (size, delay) = match which {
         Which::Sabotaged(_) => {
             let small = Size {
@@ -161,7 +165,7 @@ const fn rate_goal(goal: f64) -> Goal {
     }
 }
 
-/// Returns whether there is anything to measure here.
+/// Returns true if this suite has a row to measure.
 pub(crate) fn has(which: Which<'_>) -> bool {
     let mut works = WORKS.iter();
     match which {
@@ -206,7 +210,7 @@ async fn our_rate(
         for n in 1..=work.events_per_stream {
             let executed = accounts.execute(&id, Deposit::number(n)).await;
             sum += n;
-            // Also the proof that the work was done.
+            // The balance also proves that the work was done.
             if executed.is_ok_and(|e| e.state().balance == sum) {
                 done += 1;
             }
@@ -214,7 +218,7 @@ async fn our_rate(
                 std::thread::sleep(delay);
             }
             if matches!(work.ours, Ours::Snapshots) {
-                // Where a store would be waited for, the snapshots are written.
+                // A command on a real store waits here. The yield lets the snapshots be written.
                 tokio::task::yield_now().await;
             }
         }

@@ -1,8 +1,8 @@
-//! Rows and how they are shown.
+//! The rows and their table.
 use serde::{Deserialize, Serialize};
 use std::fmt::Write;
 
-/// On which side of its goal a value must be.
+/// The side of its goal on which a value must be.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Bound {
@@ -13,38 +13,40 @@ pub(crate) enum Bound {
 /// One measured value and its goal.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Row {
-    /// What was done.
+    /// The name of the work.
     pub(crate) work: String,
-    /// What `value` is.
+    /// The name of the measure.
     pub(crate) measure: String,
     /// The median over the rounds.
     pub(crate) value: f64,
-    /// What it must reach.
+    /// The goal of the value.
     pub(crate) goal: f64,
-    /// From which side.
+    /// The side of the goal on which the value must be.
     pub(crate) bound: Bound,
-    /// Whether it does.
+    /// True if the value reaches its goal.
     pub(crate) holds: bool,
-    /// What the samples are.
+    /// The unit of the samples.
     pub(crate) unit: String,
-    /// Our side, a sample a round.
+    /// The samples of our side, one per round.
     pub(crate) ours: Vec<f64>,
-    /// The other side in the same round.
+    /// The samples of the other side, from the same rounds.
     pub(crate) theirs: Vec<f64>,
 }
 
-/// What is measured of a work, and what it must reach.
+/// A measure of a work, and its goal.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Goal {
     pub(crate) measure: &'static str,
     pub(crate) unit: &'static str,
     pub(crate) bound: Bound,
     pub(crate) goal: f64,
-    /// Whether the value is our side divided by the other; else it is our side alone.
+    /// True if the value is our side divided by the other; otherwise it is our side alone.
     pub(crate) is_ratio: bool,
 }
 
 impl Row {
+    /// Creates a row from the samples of both sides.
+    ///
     /// A ratio is taken round by round, so that a machine whose speed drifts does not decide it.
     pub(crate) fn new(work: &str, goal: Goal, ours: Vec<f64>, theirs: Vec<f64>) -> Self {
         let value = if goal.is_ratio {
@@ -53,7 +55,7 @@ impl Row {
         } else {
             median(&ours)
         };
-        // Counts are exact, and ratios of times are not: a hair of floating point decides nothing.
+        // Counts are exact, and rounding in the last digit of a ratio must not decide.
         let holds = match goal.bound {
             Bound::AtLeast => value >= goal.goal - 1e-9,
             Bound::AtMost => value <= goal.goal + 1e-9,
@@ -71,13 +73,13 @@ impl Row {
         }
     }
 
-    /// As `--sabotage` takes it.
+    /// Returns the name of the row as `--sabotage` takes it.
     pub(crate) fn name(&self) -> String {
         format!("{}/{}", self.work, self.measure)
     }
 }
 
-/// The rows as a table for a person.
+/// Formats the rows as a table for a person.
 pub(crate) fn draw(rows: &[Row]) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.

@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 
 const UPDATE: &str = "cargo run -p foldstream-checks -- api --update";
 
-/// Compares the public API of every published package, with the features that docs.rs documents, with
-/// `.ci/api/<package>.txt`.
+/// Compares the public API of every published package, with the features that docs.rs documents,
+/// with `.ci/api/<package>.txt`.
 pub(crate) fn check(workspace: &Workspace, mode: Mode) -> Result<(), CheckError> {
     let features = workspace.docs_features()?.join(",");
     let mut command = cargo();
@@ -25,8 +25,9 @@ pub(crate) fn check(workspace: &Workspace, mode: Mode) -> Result<(), CheckError>
     for package in workspace.published() {
         command.args(["-p", &package.name]);
     }
-    // Only rustdoc may use unstable options: were the variable set for all of cargo, build scripts that look for it would run
-    // again, and half of the dependencies would be compiled once more.
+    // Only rustdoc may use unstable options. If the variable were set for all of cargo, build
+    // scripts that look for it would run again, and half of the dependencies would be compiled
+    // again.
     let rustdoc = concat!(env!("CARGO_MANIFEST_DIR"), "/rustdoc");
     command.env("RUSTDOC", rustdoc);
     let options = "-Z unstable-options --output-format json --cap-lints allow";
@@ -39,7 +40,7 @@ pub(crate) fn check(workspace: &Workspace, mode: Mode) -> Result<(), CheckError>
     listing::settle(&workspace.root.join(".ci/api"), &listings, mode, UPDATE)
 }
 
-/// The public items of a package, one per line.
+/// Lists the public items of a package, one per line.
 fn public_api(workspace: &Workspace, package: &Package) -> Result<String, CheckError> {
     let json = workspace
         .target
@@ -59,7 +60,7 @@ fn public_api(workspace: &Workspace, package: &Package) -> Result<String, CheckE
         .filter(|(_, line)| is_of_a_trait(line))
         .map(|(item, _)| item.id())
         .collect();
-    // That a trait is implemented says which functions there are.
+    // The list of implemented traits implies the functions of those implementations.
     let lines = items.iter().filter(|(item, line)| {
         let is_function = line.contains(" fn ");
         let is_implied = item

@@ -1,13 +1,13 @@
-//! Why a check fails.
+//! The error that all checks share.
 use std::{io, path::Path, string::FromUtf8Error};
 
-/// An error of a check.
+/// The error of a check.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CheckError {
-    /// What was checked is not as it should be. The text says what to do.
+    /// A checked rule is broken. The text says what to do.
     #[error("{0}")]
     Failed(String),
-    /// A file cannot be read or written, or a program not started.
+    /// A file cannot be read or written, or a program cannot be started.
     #[error("{what}: {source}")]
     Io {
         /// The file or the program.
@@ -15,12 +15,12 @@ pub(crate) enum CheckError {
         #[source]
         source: io::Error,
     },
-    /// A program failed.
+    /// A program exited with an error.
     #[error("`{command}` failed:\n{stderr}")]
     Program {
-        /// The command line.
+        /// The command line of the program.
         command: String,
-        /// What the program wrote to stderr.
+        /// The output of the program on stderr.
         stderr: String,
     },
     /// The output of a program is not Unicode.
@@ -35,7 +35,7 @@ pub(crate) enum CheckError {
          of Rust 1.95; with a later Rust, update it in .ci/checks/Cargo.toml"
     )]
     PublicApi {
-        /// The package.
+        /// The name of the package.
         package: String,
         #[source]
         source: public_api::Error,
@@ -43,7 +43,7 @@ pub(crate) enum CheckError {
 }
 
 impl CheckError {
-    /// Makes an error about a file.
+    /// Returns a function that makes an error about a file.
     pub(crate) fn file(path: &Path) -> impl FnOnce(io::Error) -> Self {
         let what = path.display().to_string();
         move |source| Self::Io { what, source }

@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Names that a tool, GitHub or a reader looks for by itself.
+/// Names that a tool, GitHub or a reader looks for.
 const CONVENTIONAL: [&str; 10] = [
     "Cargo.toml",
     "Cargo.lock",
@@ -23,8 +23,10 @@ const CONVENTIONAL: [&str; 10] = [
     "SECURITY.md",
     "CODE_OF_CONDUCT.md",
 ];
-/// Folders whose files are read because they are there: by GitHub, golden payloads by the shop's schema test, listings by
-/// this program, mutants by `.ci/mutants`.
+/// Folders whose files are all read.
+///
+/// GitHub, the shop's schema test (golden payloads), this program (listings) and `.ci/mutants` read
+/// them.
 const READ_WHOLE: [&str; 5] = [
     ".github/",
     "examples/shop/tests/golden/",
@@ -72,11 +74,12 @@ fn problems(
     problems.collect()
 }
 
-/// The tracked files that the current build of the workspace has compiled or included, by the compiler's own account.
+/// Returns the tracked files that the current build has compiled or included, as the compiler
+/// reports it.
 ///
-/// The target directory may hold dep-info of earlier commits. Cargo names the artifacts of each target of *this* build,
-/// also if it has nothing to do, and the dep-info beside each of them is the one that counts. Clippy's artifacts serve,
-/// since CI has just made them.
+/// The target directory may hold dep-info of earlier commits. Cargo names the artifacts of each
+/// target of *this* build, also if nothing had to be built, and only the dep-info beside those
+/// artifacts counts. It uses Clippy's artifacts, because CI has just made them.
 fn compiled(workspace: &Workspace, features: &str) -> Result<BTreeSet<String>, CheckError> {
     let mut command = cargo();
     command.current_dir(&workspace.root);
@@ -119,7 +122,8 @@ fn compiled(workspace: &Workspace, features: &str) -> Result<BTreeSet<String>, C
     Ok(found)
 }
 
-/// The dep-info beside an artifact: `libname-hash.rmeta` and `name-hash` have `name-hash.d`.
+/// Returns the dep-info beside an artifact: `libname-hash.rmeta` and `name-hash` have
+/// `name-hash.d`.
 fn dep_info(artifact: &Path) -> Option<PathBuf> {
     let stem = artifact.file_stem()?.to_str()?;
     let names = [stem.strip_prefix("lib").unwrap_or(stem), stem];
@@ -127,7 +131,7 @@ fn dep_info(artifact: &Path) -> Option<PathBuf> {
     paths.into_iter().find(|path| path.exists())
 }
 
-/// The sources in a dep-info file, relative to the root. Each has a line `path:`.
+/// Lists the sources in a dep-info file, relative to the root. Each has a line `path:`.
 fn sources(dep_info: &str, root: &Path) -> Vec<String> {
     let paths = dep_info.lines().filter_map(|line| line.strip_suffix(':'));
     let paths = paths.map(|path| PathBuf::from(path.replace("\\ ", " ")));
@@ -141,8 +145,10 @@ fn sources(dep_info: &str, root: &Path) -> Vec<String> {
     relative.collect()
 }
 
-/// Returns true if another file names this one: by its path, by its path from a folder above both, or by a name that no
-/// other file has. The changelog does not count.
+/// Returns true if another file names this one.
+///
+/// The other file may have its path, its path from a folder above both, or a name that no other
+/// file has. The changelog does not count.
 fn is_mentioned(file: &str, tracked: &BTreeSet<String>, texts: &BTreeMap<&str, String>) -> bool {
     let parts: Vec<&str> = file.split('/').collect();
     let name = parts[parts.len() - 1];
@@ -166,7 +172,7 @@ fn is_mentioned(file: &str, tracked: &BTreeSet<String>, texts: &BTreeMap<&str, S
     })
 }
 
-/// Returns true if the text has this path, and not only as the part of a longer name.
+/// Returns true if the text has this path, and not only as part of a longer name.
 fn has_word(text: &str, word: &str) -> bool {
     let is_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-');
     text.match_indices(word).any(|(start, _)| {

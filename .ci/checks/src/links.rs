@@ -1,8 +1,9 @@
 //! The links of all tracked Markdown files.
 //!
-//! Where a file is read decides which links work. On GitHub, links to files of the repository and to their headings do, and
-//! names of Rust items do not. The README of a published package is also its page on crates.io and docs.rs, which know no
-//! file beside it. A guide that is compiled into the documentation is read there, and rustdoc checks its links to items.
+//! The readers of a file decide which links work. On GitHub, links to files of the repository and
+//! to their headings work, and names of Rust items do not. The README of a published package is
+//! also its page on crates.io and docs.rs, which do not have the files beside it. A guide that is
+//! compiled into the documentation is read there, and rustdoc checks its links to items.
 mod anchors;
 mod markdown;
 
@@ -10,18 +11,18 @@ use crate::{error::CheckError, workspace::Workspace};
 use markdown::{Document, Link};
 use std::{collections::BTreeMap, fs, path::Path};
 
-/// Where a Markdown file is read.
+/// The places where a Markdown file is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Readers {
-    /// On GitHub alone.
+    /// The file is read on GitHub alone.
     GitHub,
-    /// On GitHub, crates.io and docs.rs.
+    /// The file is read on GitHub, crates.io and docs.rs.
     Everywhere,
-    /// In the documentation that rustdoc makes.
+    /// The file is read in the documentation that rustdoc makes.
     Rustdoc,
 }
 
-/// What links may lead to.
+/// The targets that a link may have.
 struct Site<'a> {
     workspace: &'a Workspace,
     documents: BTreeMap<String, Document>,
@@ -29,7 +30,8 @@ struct Site<'a> {
     libraries: Vec<String>,
 }
 
-/// Checks all links of all tracked Markdown files. Links to other sites are checked for their form alone.
+/// Checks all links of all tracked Markdown files. Only the form of links to other sites is
+/// checked.
 pub(crate) fn check(workspace: &Workspace) -> Result<(), CheckError> {
     let mut documents = BTreeMap::new();
     for file in workspace.tracked.iter().filter(|f| f.ends_with(".md")) {
@@ -110,13 +112,14 @@ impl Site<'_> {
                 "crates.io and docs.rs know no files beside a README: write {}/blob/main/...",
                 self.workspace.repository
             )),
-            // Names of items; rustdoc has checked them.
+            // Names of items, which rustdoc has checked.
             Readers::Rustdoc if !target.contains('/') && !target.ends_with(".md") => Ok(()),
             Readers::Rustdoc => Err("documentation cannot link to a file".into()),
         }
     }
 
-    /// A link to a file or folder of the repository, relative to the folder of the file that links.
+    /// Checks a link to a file or folder of the repository, relative to the folder of the linking
+    /// file.
     fn file(&self, from: &str, target: &str) -> Result<(), String> {
         let (path, anchor) = target.split_once('#').unwrap_or((target, ""));
         let is_item =
@@ -152,7 +155,7 @@ impl Site<'_> {
         }
     }
 
-    /// A link with a scheme. What lies in this repository and in its documentation is looked up.
+    /// Checks a link with a scheme. A target in this repository or its documentation is looked up.
     fn outside(&self, scheme: &str, rest: &str, target: &str) -> Result<(), String> {
         if scheme == "mailto" {
             return if rest.contains('@') {
@@ -185,8 +188,9 @@ impl Site<'_> {
         }
     }
 
-    /// A link into the documentation of one of the published packages, which `cargo doc` has made. Other packages are not
-    /// looked up.
+    /// Checks a link into the documentation of a published package, which `cargo doc` has made.
+    ///
+    /// Links into other packages are not looked up.
     fn documentation(&self, path: &str) -> Result<(), String> {
         let (path, anchor) = path.split_once('#').unwrap_or((path, ""));
         let mut parts = path.splitn(4, '/');
@@ -229,7 +233,7 @@ fn is_scheme(text: &str) -> bool {
     !text.is_empty() && text.chars().all(|c| c.is_ascii_lowercase())
 }
 
-/// Resolves `.` and `..`. None if the path leads out of its root.
+/// Resolves `.` and `..`. Returns `None` if the path leads out of its root.
 pub(crate) fn normal(path: &Path) -> Option<String> {
     let mut parts: Vec<String> = Vec::new();
     for part in path.components() {

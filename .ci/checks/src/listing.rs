@@ -1,18 +1,19 @@
-//! Checked-in listings, and how they differ from what is there.
+//! Checked-in listings, and their differences from the current state.
 use crate::error::CheckError;
 use std::{collections::BTreeSet, fs, path::Path};
 
-/// What is done with a listing that differs.
+/// The reaction to a listing that differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {
-    /// It is an error.
+    /// A difference is an error.
     Compare,
-    /// It is written again.
+    /// The listing is written again.
     Update,
 }
 
-/// Compares listings with what is there, one file per package, or writes them. A file of a package that does not exist is an
-/// error too, or removed.
+/// Compares or writes listings, one file per package.
+///
+/// A file of a package that does not exist is also an error, or is removed.
 pub(crate) fn settle(
     folder: &Path,
     listings: &[(String, String)],
@@ -57,7 +58,7 @@ pub(crate) fn settle(
     )))
 }
 
-/// The lines that only one of two listings has.
+/// Returns the lines that only one of two listings has.
 fn difference(path: &Path, expected: &str, found: &str) -> String {
     let (old, new): (BTreeSet<_>, BTreeSet<_>) =
         (expected.lines().collect(), found.lines().collect());

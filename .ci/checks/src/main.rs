@@ -1,6 +1,8 @@
-//! What CI checks about the packages of foldstream: their contents and public API against checked-in listings, the links
-//! of every Markdown file, and files that nothing compiles or mentions, and
-//! the habits of the documentation.
+//! The checks of CI on the packages of foldstream.
+//!
+//! They compare contents and public API with checked-in listings, follow the links of every
+//! Markdown file, find files that nothing compiles or mentions, and count habits of the
+//! documentation.
 //!
 //! `cargo run -p foldstream-checks` prints the checks. Run it in the root of the workspace.
 mod api;

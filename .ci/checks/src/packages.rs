@@ -6,7 +6,7 @@ use crate::{
 };
 
 const SOURCES: &str = "src/**/*.rs";
-/// What every published package must have.
+/// The files that every published package must have.
 const REQUIRED: [&str; 5] = [
     "Cargo.toml",
     "LICENSE-APACHE",
@@ -22,7 +22,7 @@ pub(crate) fn check(workspace: &Workspace, mode: Mode) -> Result<(), CheckError>
     for package in workspace.published() {
         let mut command = cargo();
         command.current_dir(&workspace.root);
-        // Without the lock file, which names packages that may not be published yet.
+        // The lock file is left out, because it names packages that may not be published yet.
         command.args([
             "package",
             "--list",
@@ -45,7 +45,9 @@ pub(crate) fn check(workspace: &Workspace, mode: Mode) -> Result<(), CheckError>
     listing::settle(&folder, &listings, mode, UPDATE)
 }
 
-/// The files of a package, one per line, with one line for all sources: a new module is nothing to look at here.
+/// Lists the files of a package, one per line, with one line for all sources.
+///
+/// A new module does not change the listing.
 fn summary(list: &str) -> String {
     let made_by_cargo = [".cargo_vcs_info.json", "Cargo.lock", "Cargo.toml.orig"];
     let files = list.lines().filter(|file| !made_by_cargo.contains(file));

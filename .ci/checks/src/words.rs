@@ -1,7 +1,8 @@
 //! Counts how the documentation is written, and compares the counts with limits.
 //!
-//! Counts cannot tell good prose from bad prose. They find habits that make documentation hard to read: doc comments that
-//! open with an indirect question, fragments in place of a first sentence, and comments wider than the code beside them.
+//! Counts cannot tell good prose from bad prose. They find habits that make documentation hard to
+//! read: doc comments that open with an indirect question, fragments in place of a first sentence,
+//! and comments wider than the code beside them.
 mod doc;
 #[cfg(test)]
 mod tests;
@@ -10,7 +11,8 @@ use crate::{error::CheckError, workspace::Workspace};
 use doc::{Doc, Kind};
 use std::{collections::BTreeMap, fmt};
 
-/// Paths that are counted and not judged: modules whose documentation is written when they are rebuilt.
+/// Paths that are counted and not judged, because their documentation is written when they are
+/// rebuilt.
 const EXEMPT: [&str; 2] = ["src/publisher/", "src/runner/"];
 /// The core, whose doc comments must say enough.
 const CORE: &str = "src/";
@@ -162,7 +164,7 @@ fn count(sources: &[Source<'_>]) -> Report {
     Report { table, problems }
 }
 
-/// The first two folders of a path: fine enough to see who has to write.
+/// Returns the first two folders of a path, which is fine enough to see who has to write.
 fn part_of(path: &str) -> String {
     let folders: Vec<_> = path.split('/').collect();
     folders[..(folders.len() - 1).min(3)].join("/")
@@ -182,7 +184,8 @@ fn question(path: &str, doc: &Doc) -> Option<String> {
     })
 }
 
-/// Examples that run and cannot fail, and examples that do not run although the core needs no server.
+/// Finds examples that run and cannot fail, and examples that do not run although the core needs no
+/// server.
 fn idle_examples(path: &str, doc: &Doc) -> Vec<String> {
     let problem = |example: &doc::Example| {
         let line = example.line;
@@ -197,7 +200,7 @@ fn idle_examples(path: &str, doc: &Doc) -> Vec<String> {
     doc.examples.iter().filter_map(problem).collect()
 }
 
-/// Comments that are too wide or use a phrase of [`PHRASES`].
+/// Finds comments that are too wide or use a phrase of [`PHRASES`].
 fn lines(source: &Source<'_>) -> Vec<String> {
     let mut problems = Vec::new();
     for (index, line) in source.text.lines().enumerate() {

@@ -1,4 +1,4 @@
-//! What cargo and git know of the workspace.
+//! The facts that cargo and git know about the workspace.
 use crate::error::CheckError;
 use serde_json::Value;
 use std::{
@@ -10,7 +10,7 @@ use std::{
 /// The packages and tracked files of a workspace.
 #[derive(Debug)]
 pub(crate) struct Workspace {
-    /// The folder of the workspace.
+    /// The root folder of the workspace.
     pub(crate) root: PathBuf,
     /// The folder of build artifacts.
     pub(crate) target: PathBuf,
@@ -24,24 +24,25 @@ pub(crate) struct Workspace {
 /// A package of the workspace.
 #[derive(Clone, Debug)]
 pub(crate) struct Package {
-    /// The name.
+    /// The name of the package.
     pub(crate) name: String,
     /// The folder of the package, relative to the root; empty for the root itself.
     pub(crate) folder: String,
     is_published: bool,
-    /// The names of the packages of the workspace that this one needs when it is built for a user.
+    /// The names of the packages of the workspace that this package needs when it is built for a
+    /// user.
     needs: Vec<String>,
     features: BTreeSet<String>,
     docs_rs: Value,
 }
 
 impl Package {
-    /// The name of the library in Rust code.
+    /// Returns the name of the library in Rust code.
     pub(crate) fn library(&self) -> String {
         self.name.replace('-', "_")
     }
 
-    /// The features that docs.rs documents.
+    /// Returns the features that docs.rs documents.
     fn docs_features(&self) -> Result<Vec<String>, CheckError> {
         let failed = |what: &str| {
             let name = &self.name;
@@ -113,21 +114,24 @@ impl Workspace {
         }
     }
 
-    /// The published packages, each after those that it needs.
+    /// Returns the published packages, each after those that it needs.
     pub(crate) fn published(&self) -> Vec<&Package> {
         let mut left: Vec<_> = self.packages.iter().filter(|p| p.is_published).collect();
         let mut ordered: Vec<&Package> = Vec::new();
         while !left.is_empty() {
             let has = |name: &String| ordered.iter().any(|p| &p.name == name);
             let next = left.iter().position(|p| p.needs.iter().all(has));
-            // Cargo refuses circles, so there is always one.
+            // Cargo refuses cycles, so there always is a next package.
             ordered.push(left.remove(next.unwrap_or(0)));
         }
         ordered
     }
 
-    /// The features that docs.rs documents, each once. Cargo enables a feature in every selected package that has it. As
-    /// `package/feature` it would look for a dependency of the root package first, and the testkit is one in tests.
+    /// Returns the features that docs.rs documents, each once.
+    ///
+    /// Cargo enables a feature in every selected package that has it. For `package/feature`, it
+    /// would first look for a dependency of the root package, and the testkit is a dependency of
+    /// its tests.
     pub(crate) fn docs_features(&self) -> Result<Vec<String>, CheckError> {
         let mut all = BTreeSet::new();
         for package in self.published() {
@@ -136,7 +140,7 @@ impl Workspace {
         Ok(all.into_iter().collect())
     }
 
-    /// Reads a tracked file. None if it is not text.
+    /// Reads a tracked file. Returns `None` if it is not text.
     pub(crate) fn text(&self, file: &str) -> Result<Option<String>, CheckError> {
         let path = self.root.join(file);
         let bytes = std::fs::read(&path).map_err(CheckError::file(&path))?;
@@ -144,12 +148,12 @@ impl Workspace {
     }
 }
 
-/// The cargo that has started this program, or the one in the path.
+/// Returns the cargo that started this program, or the one in the path.
 pub(crate) fn cargo() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
-/// Runs a program and returns what it prints.
+/// Runs a program and returns its output.
 pub(crate) fn output(command: &mut Command) -> Result<String, CheckError> {
     let line = format!("{command:?}");
     let done = command.output().map_err(|source| CheckError::Io {
@@ -167,7 +171,7 @@ pub(crate) fn output(command: &mut Command) -> Result<String, CheckError> {
 
 #[cfg(test)]
 impl Workspace {
-    /// A workspace with these tracked files and one published package in its root.
+    /// Creates a workspace with these tracked files and one published package in its root.
     pub(crate) fn of_files(repository: &str, target: PathBuf, tracked: &[&str]) -> Self {
         Self {
             root: PathBuf::new(),

@@ -1,5 +1,5 @@
-//! The program on a small workspace of its own: each check passes, and fails once something is broken.
-// The lint lets test functions unwrap, and their helpers in a crate that is all tests not.
+//! Runs the program on a small workspace: each check passes, and fails once something is broken.
+// The lint lets test functions unwrap, but not their helpers.
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 use std::{
@@ -61,7 +61,8 @@ impl Mini {
     fn output(&self, program: &str, arguments: &[&str]) -> Output {
         let mut command = Command::new(program);
         command.current_dir(self.path()).args(arguments);
-        // The tests of a hook, or of another target directory, are not these.
+        // A git hook, or a build with another target directory, sets variables that must not reach
+        // the tests.
         for variable in [
             "GIT_DIR",
             "GIT_WORK_TREE",
@@ -82,7 +83,7 @@ impl Mini {
         self.run("git", &["add", "--all"]);
     }
 
-    /// What a check complains of; none if it passes.
+    /// Returns the complaint of a check, or `None` if it passes.
     fn complaint(&self, check: &[&str]) -> Option<String> {
         let done = self.output(env!("CARGO_BIN_EXE_foldstream-checks"), check);
         let text = String::from_utf8(done.stderr).unwrap();
@@ -90,7 +91,7 @@ impl Mini {
     }
 }
 
-/// The dep-info that an earlier build has left names the file still.
+/// The dep-info of an earlier build still names the file.
 #[test]
 fn a_file_whose_mod_is_gone_is_found_although_it_was_compiled_before() {
     let mini = Mini::new();

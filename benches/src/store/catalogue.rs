@@ -1,8 +1,8 @@
-//! The works: what is done, what is measured of it, and the goals.
+//! The works: their operations, their measures and the goals.
 use crate::table::{Bound, Goal};
 use foldstream_dynamodb::PublishMode;
 
-/// A work and what is measured of it.
+/// A work and its measures.
 pub(super) struct Work {
     pub(super) name: &'static str,
     pub(super) kind: Kind,
@@ -13,23 +13,23 @@ pub(super) struct Work {
 pub(super) enum Kind {
     /// Commands of one event, on streams that exist.
     Command { states: States, at_once: u64 },
-    /// Commands of one event that carry a command id, on streams that exist.
+    /// Commands of one event that have a command id, on streams that exist.
     CommandWithId { states: States },
-    /// Commands of one event on states that are cached. The other side does the same without the check that each new event
-    /// can be read back.
+    /// Commands of one event on cached states. The other side does the same without the check that
+    /// each new event can be read back.
     EncodeCheck,
     /// Ten events of 80 bytes in one command. The other sides put ten items.
     TenEvents,
     /// Commands of one event in a publish mode, and the clearing of the marks that they leave.
     Mode(PublishMode),
-    /// A stream is loaded, all of it: a load that ends early is an error.
+    /// Loads of a whole stream. A load that ends early is an error.
     Load { commits: Commits, events_each: u64 },
-    /// A stream with a snapshot is loaded over a wire that is 5 ms long.
+    /// Loads of a stream with a snapshot over a wire that delays each answer by 5 ms.
     LoadWithSnapshot,
 }
 
 impl Kind {
-    /// The publish mode of the tables.
+    /// Returns the publish mode of the tables.
     pub(super) const fn mode(self) -> PublishMode {
         match self {
             Self::Mode(mode) => mode,
@@ -41,10 +41,10 @@ impl Kind {
 /// The states that a repository keeps between commands.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum States {
-    /// None: every command loads its stream.
+    /// No state is kept: every command loads its stream.
     None,
     Cached,
-    /// They are cached, and so long idle that each is confirmed before it is appended to.
+    /// The states are cached, and idle for so long that each is confirmed before an append.
     Idle,
 }
 
@@ -52,23 +52,23 @@ pub(super) enum States {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Commits {
     These(u64),
-    /// As many as [`Size::long`](super::Size::long) says.
+    /// The number in [`Size::long`](super::Size::long).
     Long,
 }
 
 pub(super) const TRIPS: &str = "trips";
 pub(super) const WRITE_UNITS: &str = "wcu";
 pub(super) const READ_UNITS: &str = "rcu";
-/// Write units of the first command of a stream, which lists the stream.
+/// The write units of a stream's first command, which also lists the stream.
 pub(super) const FIRST_WRITE_UNITS: &str = "wcu-first";
-/// Write units of the clearing of a mark.
+/// The write units of clearing a mark.
 pub(super) const CLEAR_WRITE_UNITS: &str = "wcu-clear";
 pub(super) const TIME_VS_LEAN: &str = "time-vs-lean";
 pub(super) const TIME_VS_SAME_FACTS: &str = "time-vs-same-facts";
 pub(super) const READ_UNITS_VS_LEAN: &str = "rcu-vs-lean";
 pub(super) const READ_UNITS_VS_SAME_FACTS: &str = "rcu-vs-same-facts";
 pub(super) const TIME_VS_UNCHECKED: &str = "time-vs-unchecked";
-/// Round-trip times, in those of one query of the lean items.
+/// The number of round trips, in units of one query of the lean items.
 pub(super) const ROUND_TRIPS: &str = "round-trips";
 
 const fn at_most(measure: &'static str, goal: f64) -> Goal {

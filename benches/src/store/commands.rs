@@ -1,4 +1,4 @@
-//! Works that are commands.
+//! The works that execute commands.
 use super::{
     catalogue::{
         CLEAR_WRITE_UNITS, FIRST_WRITE_UNITS, READ_UNITS, ROUND_TRIPS, States, TIME_VS_LEAN,
@@ -22,12 +22,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Commands that a stream gets in one round of commands, beside the one that makes it.
+/// The commands per stream and round, besides the one that creates the stream.
 const COMMANDS: u64 = 9;
 /// The time for which command ids are remembered.
 const RETENTION: Duration = Duration::from_secs(3600);
 
-/// Nine commands on a stream that has one event.
+/// Executes nine commands on a stream that has one event.
 async fn commands_of(accounts: &Repository<Account>, id: &str) -> Result<(), BenchError> {
     let id = AccountId::from(id);
     for n in 2..=COMMANDS + 1 {
@@ -37,7 +37,7 @@ async fn commands_of(accounts: &Repository<Account>, id: &str) -> Result<(), Ben
     Ok(())
 }
 
-/// Nine commands on a stream that has one event, by hand.
+/// Executes nine commands by hand on a stream that has one event.
 async fn their_commands(raw: &Raw, id: &str) -> Result<(), BenchError> {
     for n in 2..=COMMANDS + 1 {
         let state = raw.execute(id, &Deposit::number(n)).await?;
@@ -46,7 +46,7 @@ async fn their_commands(raw: &Raw, id: &str) -> Result<(), BenchError> {
     Ok(())
 }
 
-/// Ten deposits by hand.
+/// Puts ten deposits by hand.
 async fn their_ten(raw: &Raw, id: &str, first: u64) -> Result<(), BenchError> {
     for n in first..first + 10 {
         raw.put(id, n, &Deposit::of_80_bytes(n)).await?;
@@ -54,7 +54,7 @@ async fn their_ten(raw: &Raw, id: &str, first: u64) -> Result<(), BenchError> {
     Ok(())
 }
 
-/// Streams with one event on all sides, known to the cache if there is one.
+/// Creates streams with one event on all sides, and fills the cache if there is one.
 async fn begin(
     sides: &Sides,
     accounts: &Repository<Account>,
@@ -72,7 +72,8 @@ async fn begin(
 }
 
 impl Bench<'_> {
-    /// Nine commands on a stream that has one event, and what is done besides if the work is sabotaged.
+    /// Executes nine commands on a stream that has one event, and the additional calls of a
+    /// sabotaged work.
     async fn our_commands(
         &self,
         sides: &Sides,
@@ -138,7 +139,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Both sides are ours, and only one of them checks what it encodes.
+    /// Compares two repositories of ours, of which only one checks what it encodes.
     pub(super) async fn encode_check(&mut self, samples: &mut Samples) -> Result<(), BenchError> {
         let sides = self.direct.clone();
         // The first round warms up and is not counted.
@@ -210,7 +211,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Ten deposits in one command.
+    /// Makes ten deposits in one command.
     async fn our_ten(
         &self,
         sides: &Sides,
@@ -222,7 +223,7 @@ impl Bench<'_> {
         let command = Deposits((first..first + 10).map(Deposit::of_80_bytes).collect());
         let done = accounts.execute(&id, command).await;
         let done = done.map_err(BenchError::other)?;
-        // One read more would hardly be seen beside ten puts.
+        // One additional read would hardly be seen beside ten puts.
         let times = if self.is_sabotaged(&[TIME_VS_LEAN, TIME_VS_SAME_FACTS]) {
             4
         } else {
@@ -234,8 +235,10 @@ impl Bench<'_> {
         assert_state(done.state().balance, first + 9)
     }
 
-    /// Commands in the publish mode of the tables. Each stream's first one is counted for itself, and so is what a
-    /// publisher writes to the events table to clear its mark.
+    /// Executes commands in the publish mode of the tables.
+    ///
+    /// The first command of each stream is counted separately. So are the writes to the events
+    /// table with which a publisher clears the command's mark.
     pub(super) async fn mode(&mut self, samples: &mut Samples) -> Result<(), BenchError> {
         let sides = self.metered.clone();
         let (accounts, store) = (sides.accounts(States::Cached), sides.stores.event_store());
@@ -273,7 +276,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Only the commit that was just stored waits for the publisher, if the mode marks commits.
+    /// Checks that the last commit alone waits for the publisher, if the mode marks commits.
     async fn assert_marked(&self, sides: &Sides, slot: &CommitKey) -> Result<(), BenchError> {
         let store = sides.stores.event_store();
         if !store.capabilities().lists_unpublished {
@@ -288,7 +291,9 @@ impl Bench<'_> {
         Err(BenchError::other(problem))
     }
 
-    /// Commands that carry a command id. No store by hand has those, so round-trip times are compared to one query.
+    /// Executes commands with a command id.
+    ///
+    /// No store written by hand has those, so round-trip times are compared with one query.
     pub(super) async fn commands_with_id(
         &mut self,
         states: States,

@@ -1,7 +1,7 @@
-//! A DynamoDB in this process, and a meter in front of it.
+//! A DynamoDB emulator in this process, and a meter in front of it.
 //!
-//! Times are taken at the emulator itself. Trips and capacity units are counted by the meter, a proxy that asks for the
-//! consumed capacity of every request and adds it up: so nothing depends on what a client believes it sent.
+//! Times are taken at the emulator itself. The meter is a proxy that counts the trips. It asks for
+//! the consumed capacity of every request and sums it, so the counts do not depend on the client.
 use crate::BenchError;
 use axum::{
     Router,
@@ -23,7 +23,7 @@ use std::{
 };
 use tokio::{net::TcpListener, runtime::Runtime};
 
-/// What a piece of work cost.
+/// The cost of a piece of work.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Cost {
     pub(crate) trips: f64,
@@ -42,19 +42,20 @@ impl std::ops::Div<f64> for Cost {
     }
 }
 
-/// An empty database, reachable directly, through the meter, and through a wire that is `DELAY` long.
+/// An empty database, reachable directly, through the meter, and through a wire that delays answers
+/// by `DELAY`.
 pub(crate) struct Endpoint {
     pub(crate) direct: String,
     pub(crate) metered: String,
     pub(crate) distant: String,
     meter: Arc<Mutex<Cost>>,
-    /// Serves until it is dropped.
+    /// The emulator, which serves until it is dropped.
     _server: DynamoDbServer,
-    /// The threads of the proxies.
+    /// The runtime of the proxies.
     _runtime: Runtime,
 }
 
-/// What the distant wire adds to each answer.
+/// The delay that the distant wire adds to each answer.
 pub(crate) const DELAY: Duration = Duration::from_millis(5);
 
 impl Endpoint {
@@ -82,7 +83,7 @@ impl Endpoint {
         })
     }
 
-    /// What came through the meter since the last look.
+    /// Returns the cost since the last call, and resets it.
     pub(crate) fn take_cost(&self) -> Cost {
         std::mem::take(&mut *self.meter.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -122,7 +123,8 @@ async fn proxy(
     Ok(address)
 }
 
-/// A proxy that fails answers 502, which the SDK reports: no sample comes of it.
+/// Forwards one request. If that fails, the proxy answers 502; the SDK reports it and no sample is
+/// taken.
 async fn forward(State(proxy): State<Arc<Proxy>>, request: Request) -> Response {
     match proxy.forward(request).await {
         Ok(response) => response,
@@ -173,7 +175,7 @@ impl Proxy {
     }
 }
 
-/// The capacity units of an answer, of all its tables and indexes.
+/// Sums the capacity units of an answer over all its tables and indexes.
 fn units(answer: &Value) -> f64 {
     let of = |consumed: &Value| consumed["CapacityUnits"].as_f64().unwrap_or(0.0);
     match &answer["ConsumedCapacity"] {

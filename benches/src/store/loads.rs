@@ -1,4 +1,4 @@
-//! Works that are loads.
+//! The works that load streams.
 use super::{
     catalogue::{ROUND_TRIPS, States},
     endpoint::Cost,
@@ -11,9 +11,9 @@ use crate::{
 use foldstream::{Repository, SnapshotPolicy, StreamHead};
 use std::time::{Duration, Instant};
 
-/// A snapshot is taken every so many events.
+/// The number of events between two snapshots.
 const SNAPSHOT_EVERY: u64 = 100;
-/// Events of the stream after its snapshot.
+/// The number of events after the stream's snapshot.
 const AFTER_SNAPSHOT: u64 = 20;
 
 impl Bench<'_> {
@@ -87,7 +87,7 @@ impl Bench<'_> {
             done.map_err(BenchError::other)?;
         }
         accounts.close().await;
-        // Another stream of one event: its query is one round trip.
+        // A stream of one event, whose query is one round trip.
         let other = self.ids(1).remove(0);
         let (accounts, raw) = (with_snapshots(&self.distant), &self.distant.lean);
         raw.put(&other, 1, &Deposit::number(1)).await?;
@@ -95,7 +95,7 @@ impl Bench<'_> {
             let started = Instant::now();
             let loaded = accounts.load(&account).await.map_err(BenchError::other)?;
             if self.sabotage.is_some() {
-                // A busy machine hides a single one.
+                // A busy machine would hide a single additional load.
                 for _ in 0..4 {
                     raw.load(&other).await?;
                 }

@@ -1,7 +1,8 @@
-//! The store on DynamoDB against stores written by hand with the SDK, side by side on one emulator in this process.
+//! The store on DynamoDB against stores written by hand with the SDK, side by side on one emulator.
 //!
-//! All sides use one SDK client over one connection pool and do the same work in turns. Each round works on streams of its
-//! own. Trips and capacity units are counted in a pass of their own, through the meter; times are taken without it.
+//! All sides use one SDK client with one connection pool, and do the same work in turns. Each round
+//! uses streams of its own. Trips and capacity units are counted in a separate pass through the
+//! meter; times are taken without it.
 mod catalogue;
 mod sides;
 mod commands;
@@ -17,13 +18,13 @@ use catalogue::{WORKS, Work};
 use endpoint::Endpoint;
 use sides::{Bench, Samples};
 
-/// How much is measured.
+/// The size of a measurement.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Size {
     pub(crate) rounds: usize,
-    /// Streams of one round of commands.
+    /// The number of streams in one round of commands.
     pub(crate) streams: u64,
-    /// Events of a long stream.
+    /// The number of events in a long stream.
     pub(crate) long: u64,
 }
 
@@ -37,8 +38,11 @@ impl Default for Size {
     }
 }
 
-/// Measures the rows. One that is sabotaged is of a work that gets one more read on our side (four if time is measured, where
-/// a busy machine hides one), or one more write if writes are counted. Only that work is measured then.
+/// Measures the rows.
+///
+/// If a row is sabotaged, only its work is measured. Our side then makes one more read, or one more
+/// write if writes are counted. If time is measured it makes four more reads, because a busy
+/// machine hides a single one.
 pub(crate) fn rows(size: &Size, which: Which<'_>) -> Result<Vec<Row>, BenchError> {
     if !has(which) {
         return Err(BenchError::UnknownRow(format!("{which:?}")));
@@ -56,7 +60,7 @@ pub(crate) fn rows(size: &Size, which: Which<'_>) -> Result<Vec<Row>, BenchError
             Which::Sabotaged(row) => find(row).map(|goal| goal.measure),
             Which::All | Which::Of(_) => None,
         };
-        // A database of its own: what a work leaves behind slows no other down.
+        // Each work has a database of its own, so that data of other works does not slow it down.
         let endpoint = Endpoint::start()?;
         let samples = runtime.block_on(async {
             let mode = work.kind.mode();
@@ -76,7 +80,7 @@ fn of_work(work: &Work, mut samples: Samples) -> Vec<Row> {
     rows.collect()
 }
 
-/// Returns whether there is anything to measure here.
+/// Returns true if this suite has a row to measure.
 pub(crate) fn has(which: Which<'_>) -> bool {
     match which {
         Which::All => true,
@@ -85,7 +89,7 @@ pub(crate) fn has(which: Which<'_>) -> bool {
     }
 }
 
-/// The goal of a row.
+/// Finds the goal of a row.
 fn find(row: &str) -> Option<&'static Goal> {
     let (name, measure) = row.split_once('/')?;
     let work = WORKS.iter().find(|work| work.name == name)?;
@@ -100,7 +104,7 @@ mod tests {
         TRIPS,
     };
 
-    /// Measures that one sabotage spoils together, so that one run of the work shows it for all of them.
+    /// Measures that one sabotage spoils together, so that one run of the work covers all of them.
     const SPOILED_TOGETHER: [&[&str]; 2] = [
         &[
             TRIPS,
@@ -121,7 +125,7 @@ mod tests {
         for work in WORKS {
             let mut left: Vec<&Goal> = work.goals.iter().collect();
             while let Some(goal) = left.first().copied() {
-                // Counts come from a pass of their own, before the rounds.
+                // Counts come from a separate pass before the rounds.
                 let rounds = if goal.unit == "ms" { 3 } else { 0 };
                 let (streams, long) = (2, 300);
                 let size = Size {

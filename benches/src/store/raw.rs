@@ -1,8 +1,9 @@
-//! A store that a careful user would write by hand with the SDK: an item per event, a consistent query of the stream, a
-//! decision, one conditional put.
+//! A store that a careful user would write by hand with the SDK.
 //!
-//! It comes in two forms, and every ratio says which it is to. *Lean* items have only what a fold needs. *Same facts* items
-//! have all that an event of ours has: also its schema version, its id and the time of recording.
+//! It has an item per event. A command is a consistent query of the stream, a decision and one
+//! conditional put. The store comes in two forms, and every ratio names the one it refers to.
+//! *Lean* items have only the attributes that a fold needs. *Same facts* items have all facts that
+//! our events have, also the schema version, the id and the time of recording.
 use crate::{BenchError, account::Deposit};
 use aws_sdk_dynamodb::{
     Client,
@@ -17,9 +18,9 @@ use std::collections::HashMap;
 /// The attributes of the items that are written by hand.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Form {
-    /// `pk`, `sk`, `type`, `payload`.
+    /// The attributes `pk`, `sk`, `type` and `payload`.
     Lean,
-    /// Those, and `schema_version`, `event_id`, `time`.
+    /// The lean attributes, and `schema_version`, `event_id` and `time`.
     SameFacts,
 }
 
@@ -97,7 +98,7 @@ impl Raw {
         Ok(())
     }
 
-    /// Query, decide, put.
+    /// Queries the stream, decides and puts the event.
     pub(super) async fn execute(&self, id: &str, deposit: &Deposit) -> Result<State, BenchError> {
         let mut state = self.load(id).await?;
         self.put(id, state.version + 1, deposit).await?;
@@ -106,7 +107,7 @@ impl Raw {
         Ok(state)
     }
 
-    /// One conditional put.
+    /// Makes one conditional put.
     pub(super) async fn put(
         &self,
         id: &str,
@@ -124,7 +125,7 @@ impl Raw {
         Ok(())
     }
 
-    /// The whole stream, consistent, page by page.
+    /// Loads the whole stream page by page with consistent reads.
     pub(super) async fn load(&self, id: &str) -> Result<State, BenchError> {
         let mut state = State::default();
         let mut start = None;
@@ -154,7 +155,7 @@ impl Raw {
         }
     }
 
-    /// Fills a stream in batches. It is not measured.
+    /// Fills a stream in batches, outside of the measurement.
     pub(super) async fn fill(&self, id: &str, events: u64) -> Result<(), BenchError> {
         let all: Vec<u64> = (1..=events).collect();
         for batch in all.chunks(25) {

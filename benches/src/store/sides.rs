@@ -1,4 +1,4 @@
-//! The sides, over one client each way, and what the works share.
+//! The sides, each with its client, and the helpers that the works share.
 use super::{
     Size, Work,
     catalogue::{
@@ -22,7 +22,7 @@ use foldstream::Repository;
 use foldstream_dynamodb::{DynamoDb, DynamoDbConfig, PublishMode, TableOptions, create_tables};
 use std::{collections::HashMap, time::Duration};
 
-/// Samples of our side and of the other, by measure.
+/// The samples of our side and of the other, by measure.
 pub(super) type Samples = HashMap<&'static str, (Vec<f64>, Vec<f64>)>;
 
 /// All sides over one client.
@@ -61,7 +61,7 @@ impl Sides {
     }
 }
 
-/// Streams whose states a cache keeps: all of a run.
+/// The capacity of a cache, which is more than all streams of a run.
 const STREAMS: usize = 100_000;
 
 pub(super) struct Bench<'a> {
@@ -71,7 +71,7 @@ pub(super) struct Bench<'a> {
     pub(super) direct: Sides,
     pub(super) metered: Sides,
     pub(super) distant: Sides,
-    /// Streams made so far: each round has its own.
+    /// The number of streams made so far. Each round has its own.
     made: u64,
 }
 
@@ -91,8 +91,10 @@ fn config(endpoint: &str, mode: PublishMode) -> DynamoDbConfig {
         .with_publish_mode(mode)
 }
 
-/// Takes the change stream off: the tables of the other sides have none, and the emulator looks through all stream records
-/// at each write, which DynamoDB does not.
+/// Disables the change stream of a table.
+///
+/// The tables of the other sides have none, and the emulator, unlike DynamoDB, goes through all
+/// stream records at each write.
 async fn without_stream(stores: &DynamoDb, table: &str) -> Result<(), BenchError> {
     let off = StreamSpecification::builder().stream_enabled(false).build();
     stores
@@ -170,8 +172,10 @@ impl<'a> Bench<'a> {
         self.sabotage.is_some_and(|m| measures.contains(&m))
     }
 
-    /// Does what a sabotaged work does besides: one more write if writes are counted, one more load if other things are,
-    /// and four more loads if time is measured, since a busy machine hides a single one.
+    /// Makes the additional calls of a sabotaged work.
+    ///
+    /// That is one more write if writes are counted. It is one more load for other counts, and four
+    /// more if time is measured, because a busy machine hides a single one.
     pub(super) async fn more(
         &self,
         sides: &Sides,
@@ -196,7 +200,8 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// Deposits number 1 to `n` were made, each of its number: a side that did not do the work must not be measured.
+/// Checks that deposits 1 to `n` were made, each of its number. A side that did not do its work
+/// must not be measured.
 pub(super) fn assert_state(balance: u64, n: u64) -> Result<(), BenchError> {
     let expected = n * (n + 1) / 2;
     if balance == expected {
@@ -214,14 +219,16 @@ pub(super) fn add(samples: &mut Samples, measure: &'static str, ours: f64, their
     b.push(theirs);
 }
 
-/// Adds the times of one round. `by_hand`: lean, same facts.
+/// Adds the times of one round. `by_hand` has the lean form first, then the one with the same
+/// facts.
 pub(super) fn add_times(samples: &mut Samples, ours: Duration, by_hand: [Duration; 2]) {
     let ms = |took: Duration| took.as_secs_f64() * 1e3;
     add(samples, TIME_VS_LEAN, ms(ours), ms(by_hand[0]));
     add(samples, TIME_VS_SAME_FACTS, ms(ours), ms(by_hand[1]));
 }
 
-/// Adds the costs of one round. `by_hand`: lean, same facts.
+/// Adds the costs of one round. `by_hand` has the lean form first, then the one with the same
+/// facts.
 pub(super) fn add_costs(samples: &mut Samples, ours: Cost, by_hand: [Cost; 2]) {
     let [lean, same_facts] = by_hand;
     add(samples, TRIPS, ours.trips, lean.trips);

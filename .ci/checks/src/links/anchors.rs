@@ -1,12 +1,13 @@
 //! The anchors that GitHub makes of headings.
 use std::collections::HashMap;
 
-/// The anchors of one file. The second heading of a name gets `-1`, the third `-2`.
+/// The anchors of one file. The second heading with a name gets `-1`, the third `-2`.
 #[derive(Debug, Default)]
 pub(super) struct Anchors(HashMap<String, usize>);
 
 impl Anchors {
-    /// The anchor of the next heading: in lower case, without punctuation, with a hyphen for each space.
+    /// Returns the anchor of the next heading: in lower case, without punctuation, with a hyphen
+    /// for each space.
     pub(super) fn of(&mut self, heading: &str) -> String {
         let kept = heading
             .trim()

@@ -1,31 +1,31 @@
-//! Links and headings of a Markdown file.
+//! The links and headings of a Markdown file.
 use super::anchors::Anchors;
 use pulldown_cmark::{BrokenLink, CowStr, Event, LinkType, Options, Parser, Tag, TagEnd};
 use std::{cell::RefCell, collections::BTreeSet};
 
-/// A link or image.
+/// A link or an image.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Link {
-    /// The line, from 1.
+    /// The number of the line, from 1.
     pub(super) line: usize,
-    /// The destination. None for a reference without a definition.
+    /// The destination, or `None` for a reference without a definition.
     pub(super) target: Option<String>,
     text: String,
 }
 
 impl Link {
-    /// The link as an error shows it.
+    /// Returns the link as an error shows it.
     pub(super) fn shown(&self) -> &str {
         self.target.as_deref().unwrap_or(&self.text)
     }
 }
 
-/// What the check needs of a Markdown file.
+/// The links and anchors of a Markdown file.
 #[derive(Debug, Default)]
 pub(super) struct Document {
-    /// All links and images, in order, and all references without a definition.
+    /// All links and images in order, and all references without a definition.
     pub(super) links: Vec<Link>,
-    /// What `#anchor` may be.
+    /// The names that `#anchor` may have.
     pub(super) anchors: BTreeSet<String>,
 }
 
@@ -35,7 +35,8 @@ impl Document {
         let line = |offset: usize| text[..offset].matches('\n').count() + 1;
         let broken = RefCell::new(Vec::new());
         let mut remember = |link: BrokenLink<'_>| -> Option<(CowStr<'_>, CowStr<'_>)> {
-            // Checkboxes and footnotes are no links, nor is what the parser tries inside of code.
+            // Checkboxes and footnotes are not links, and neither is code in which the parser looks
+            // for one.
             broken.borrow_mut().push(Link {
                 line: line(link.span.start),
                 target: None,
@@ -92,7 +93,7 @@ impl Document {
     }
 }
 
-/// The values of `id` and `name` in HTML.
+/// Returns the values of `id` and `name` in HTML.
 fn html_anchors(html: &str) -> Vec<String> {
     let parts = ["id=\"", "name=\""]
         .into_iter()

@@ -3,7 +3,8 @@ use std::path::PathBuf;
 
 const REPOSITORY: &str = "https://github.com/foldstream/foldstream";
 
-/// What is wrong with the links of `docs/a.md`, beside which there are `docs/b.md` and `README.md`.
+/// Returns the problems with the links of `docs/a.md`, which has `docs/b.md` and `README.md` as
+/// neighbours.
 fn problems(readers: Readers, text: &str) -> Vec<String> {
     let target = tempfile::tempdir().unwrap();
     let page = target.path().join("doc/foldstream/trait.Aggregate.html");

@@ -1,9 +1,9 @@
-//! The doc comments of a file, found line by line: rustfmt has put each on lines of its own.
+//! The doc comments of a file, found line by line, because rustfmt puts each on lines of its own.
 
-/// One doc comment.
+/// A doc comment with its counts.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Doc {
-    /// Its first line, from 1.
+    /// The number of its first line, from 1.
     pub(super) line: usize,
     pub(super) kind: Kind,
     pub(super) first_sentence: String,
