@@ -1,82 +1,99 @@
-//! A bank account: opened, used, and closed when it is empty.
+//! A bank account that is opened, used, and closed when it is empty.
 use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent, Snapshot, id};
 use serde::{Deserialize, Serialize};
 
 id!(
-    /// Names an account.
+    /// The identity of an account.
     pub AccountId
 );
 
-/// The events of an account. Amounts are in the smallest unit of the currency.
+/// The events of an [`Account`].
+///
+/// Amounts are in the smallest unit of the currency, such as cents.
 #[derive(Clone, Debug, PartialEq, Eq, DomainEvent)]
 #[event(aggregate = "account")]
 pub enum AccountEvent {
-    /// It exists.
+    /// The account was opened for its owner.
     AccountOpened {
-        /// Whose it is.
+        /// The name of the owner.
         owner: String,
     },
-    /// Money came in.
+    /// Money was paid into the account.
     MoneyDeposited {
-        /// How much.
+        /// The amount that was paid in, at least 1.
         amount: u64,
     },
-    /// Money went out.
+    /// Money was taken out of the account.
     MoneyWithdrawn {
-        /// How much.
+        /// The amount that was taken out, at least 1.
         amount: u64,
     },
-    /// It is no longer used.
+    /// The account was closed forever.
     AccountClosed,
 }
 
-/// The commands of an account's owner.
+/// The commands that an account's owner gives.
+///
+/// # Example
+/// ```
+/// use foldstream_testkit::{
+///     Scenario,
+///     domains::account::{Account, AccountCommand, AccountError, AccountEvent},
+/// };
+///
+/// Scenario::<Account>::given([
+///     AccountEvent::AccountOpened { owner: "Ada".into() },
+///     AccountEvent::MoneyDeposited { amount: 5 },
+/// ])
+/// .when(AccountCommand::Withdraw { amount: 8 })
+/// .then_rejected(AccountError::InsufficientFunds { balance: 5 });
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AccountCommand {
-    /// Make the account.
+    /// Opens the account for its owner.
     Open {
-        /// Whose it is.
+        /// The name of the owner.
         owner: String,
     },
-    /// Put money in.
+    /// Pays money into the account.
     Deposit {
-        /// How much.
+        /// The amount to pay in; 0 is refused.
         amount: u64,
     },
-    /// Take money out.
+    /// Takes money out of the account.
     Withdraw {
-        /// How much.
+        /// The amount to take out; 0 is refused.
         amount: u64,
     },
-    /// Use it no longer. Asked again, there is nothing to do.
+    /// Closes the account. Closing it again changes nothing and is not refused.
     Close,
 }
 
-/// The refusals of an account.
+/// The refusals of an [`Account`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AccountError {
-    /// There is no such account, or no longer.
+    /// The account was never opened, or it is closed.
     #[error("the account is not open")]
     NotOpen,
-    /// There is one already, or there was.
+    /// The account was already opened. A closed account cannot be opened again.
     #[error("the account was opened before")]
     OpenedBefore,
-    /// Zero is no amount.
+    /// The amount of the command is zero.
     #[error("an amount is at least 1")]
     NoAmount,
-    /// More than is there.
+    /// The amount to withdraw is higher than the balance.
     #[error("the balance is {balance}")]
     InsufficientFunds {
-        /// What is there.
+        /// The balance of the account.
         balance: u64,
     },
-    /// More than [`Account::MAX_BALANCE`].
+    /// The deposit would raise the balance above [`Account::MAX_BALANCE`].
     #[error("a balance is at most {max}", max = Account::MAX_BALANCE)]
     TooMuch,
-    /// Only an empty account is closed.
+    /// The account to close still holds money.
     #[error("the balance is {balance}, not zero")]
     NotEmpty {
-        /// What is there.
+        /// The balance of the account.
         balance: u64,
     },
 }
@@ -89,7 +106,7 @@ enum Phase {
     Closed,
 }
 
-/// One account.
+/// The state of a bank account.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Account {
     phase: Phase,
@@ -98,18 +115,18 @@ pub struct Account {
 }
 
 impl Account {
-    /// The most that an account holds.
+    /// The highest balance that an account may have. Chosen so that sums cannot overflow.
     pub const MAX_BALANCE: u64 = 1_000_000_000_000;
 
-    /// Returns true if the account can be used.
+    /// Returns true if the account is open.
     pub fn is_open(&self) -> bool {
         self.phase == Phase::Open
     }
-    /// Returns the owner; empty before the account is opened.
+    /// Returns the name of the owner, which is empty before the account is opened.
     pub fn owner(&self) -> &str {
         &self.owner
     }
-    /// Returns the balance.
+    /// Returns the balance of the account.
     pub const fn balance(&self) -> u64 {
         self.balance
     }

@@ -1,85 +1,95 @@
-//! A shopping cart: items are added, taken out, and ordered.
+//! A shopping cart whose items are added, taken out, and ordered.
 use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent, Snapshot, id};
 use serde::{Deserialize, Serialize};
 
 id!(
-    /// Names a cart.
+    /// The identity of a cart.
     pub CartId
 );
 
-/// The events of a cart.
+/// The events of a [`Cart`].
 #[derive(Clone, Debug, PartialEq, Eq, DomainEvent)]
 #[event(aggregate = "cart")]
 pub enum CartEvent {
-    /// Units of a product were put in.
+    /// Units of a product were put into the cart.
     CartItemAdded {
-        /// The product.
+        /// The name of the product.
         product: String,
-        /// Units, at least 1.
+        /// The number of units, at least 1.
         quantity: u32,
     },
-    /// Units of a product were taken out.
+    /// Units of a product were taken out of the cart.
     CartItemRemoved {
-        /// The product.
+        /// The name of the product.
         product: String,
-        /// Units, at most those that were in the cart.
+        /// The number of units, at most as many as were in the cart.
         quantity: u32,
     },
-    /// The customer ordered what is in the cart.
+    /// The customer ordered the items in the cart.
     CartCheckedOut,
 }
 
-/// The commands of a customer.
+/// The commands that a customer gives.
+///
+/// # Example
+/// ```
+/// use foldstream_testkit::{Scenario, domains::cart::{Cart, CartCommand, CartEvent}};
+///
+/// Scenario::<Cart>::given([CartEvent::CartItemAdded { product: "tea".into(), quantity: 3 }])
+///     .when(CartCommand::ReduceItem { product: "tea".into(), to: 1 })
+///     .then([CartEvent::CartItemRemoved { product: "tea".into(), quantity: 2 }]);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CartCommand {
-    /// Put units of a product in.
+    /// Puts units of a product into the cart.
     AddItem {
-        /// The product.
+        /// The name of the product.
         product: String,
-        /// Units.
+        /// The number of units; 0 is refused.
         quantity: u32,
     },
-    /// Have at most so many units of a product; 0 takes it out.
+    /// Takes out units of a product until at most `to` are left. Changes nothing if there are no
+    /// more than that.
     ReduceItem {
-        /// The product.
+        /// The name of the product.
         product: String,
-        /// Units that may stay.
+        /// The number of units that may stay; 0 takes the product out.
         to: u32,
     },
-    /// Order what is in the cart.
+    /// Orders the items in the cart.
     CheckOut,
 }
 
-/// The refusals of a cart.
+/// The refusals of a [`Cart`].
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CartError {
-    /// Nothing changes any more after the order.
+    /// The cart was ordered, and does not change anymore.
     #[error("the cart is checked out")]
     CheckedOut,
-    /// Zero units are no item.
+    /// The command adds zero units.
     #[error("zero units cannot be added")]
     NoUnits,
-    /// More than [`Cart::MAX_UNITS`] of one product.
+    /// The cart would hold more than [`Cart::MAX_UNITS`] units of one product.
     #[error("a cart holds at most {max} units of {product}", max = Cart::MAX_UNITS)]
     TooMany {
-        /// The product.
+        /// The name of the product.
         product: String,
     },
-    /// Nothing to order.
+    /// The cart to order is empty.
     #[error("the cart is empty")]
     Empty,
 }
 
-/// Units of one product.
+/// The units of one product in a cart.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CartItem {
-    /// The product.
+    /// The name of the product.
     pub product: String,
-    /// Units, at least 1.
+    /// The number of units, at least 1.
     pub quantity: u32,
 }
 
-/// The items of a cart, in the order in which they were first put in.
+/// The state of a shopping cart.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cart {
     items: Vec<CartItem>,
@@ -87,10 +97,10 @@ pub struct Cart {
 }
 
 impl Cart {
-    /// Units of one product that a cart holds at most.
+    /// The highest number of units of one product that a cart may hold.
     pub const MAX_UNITS: u32 = 99;
 
-    /// Returns the items.
+    /// Returns the items in the order in which the products were first put in.
     pub fn items(&self) -> &[CartItem] {
         &self.items
     }
@@ -98,7 +108,7 @@ impl Cart {
     pub const fn is_checked_out(&self) -> bool {
         self.is_checked_out
     }
-    /// Units of a product.
+    /// Returns the number of units of a product, which is 0 if the cart has none.
     pub fn quantity_of(&self, product: &str) -> u32 {
         let item = self.items.iter().find(|item| item.product == product);
         item.map_or(0, |item| item.quantity)

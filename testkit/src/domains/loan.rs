@@ -1,4 +1,4 @@
-//! A loan and its workflow:
+//! A loan that follows a workflow.
 //!
 //! ```text
 //! CREATED -> APPROVED -> DISBURSED -> PAID    -> SETTLED
@@ -7,50 +7,53 @@
 //!                                    \      / \
 //!                                     -> ARREARS -> COLLECTIONS
 //! ```
-//! From PAID and from ARREARS both ends can be reached. REJECTED, SETTLED and COLLECTIONS are ends.
+//! From PAID and from ARREARS a loan can go to SETTLED or to COLLECTIONS. REJECTED, SETTLED and
+//! COLLECTIONS are final.
 use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent, Snapshot, id};
 use serde::{Deserialize, Serialize};
 
 id!(
-    /// Names a loan.
+    /// The identity of a loan.
     pub LoanId
 );
 
-/// The events of a loan.
+/// The events of a [`Loan`].
+///
+/// Amounts are in the smallest unit of the currency, such as cents.
 #[derive(Clone, Debug, PartialEq, Eq, DomainEvent)]
 #[event(aggregate = "loan")]
 pub enum LoanEvent {
-    /// Somebody asked for money.
+    /// A borrower asked for money.
     LoanCreated {
-        /// How much.
+        /// The amount that the borrower asked for.
         requested: u64,
-        /// Yearly interest in hundredths of a percent.
+        /// The yearly interest in basis points (hundredths of a percent).
         interest_bps: u32,
     },
-    /// The lender agreed.
+    /// The lender approved the loan.
     LoanApproved,
-    /// The lender did not agree.
+    /// The lender rejected the loan.
     LoanRejected {
-        /// Why.
+        /// The reason that the lender gave.
         reason: String,
     },
-    /// The money was paid out.
+    /// The lender paid out the money.
     LoanDisbursed,
-    /// Money came back.
+    /// The borrower paid money back.
     LoanPaid {
-        /// How much.
+        /// The amount that was paid back.
         amount: u64,
     },
-    /// Money did not come back in time.
+    /// The borrower did not pay in time.
     LoanArrears,
-    /// Nothing is owed any more.
+    /// The borrower owes nothing anymore.
     LoanSettled,
-    /// Others collect what is owed.
+    /// The lender handed the debt over to a collection agency.
     LoanCollections,
 }
 
 impl LoanEvent {
-    /// The status that follows.
+    /// Returns the status of a loan after this event.
     pub const fn leads_to(&self) -> LoanStatus {
         match self {
             Self::LoanCreated { .. } => LoanStatus::Created,
@@ -68,61 +71,76 @@ impl LoanEvent {
 /// The status of a loan in its workflow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum LoanStatus {
-    /// Not asked for yet.
+    /// The loan was not asked for yet.
     #[default]
     New,
-    /// Asked for.
+    /// A borrower asked for the loan.
     Created,
-    /// The lender agreed.
+    /// The lender approved the loan.
     Approved,
-    /// The lender did not agree: an end.
+    /// The lender rejected the loan. This status is final.
     Rejected,
-    /// Paid out.
+    /// The lender paid out the money.
     Disbursed,
-    /// Money came back.
+    /// The borrower paid money back.
     Paid,
-    /// Money did not come back in time.
+    /// The borrower did not pay in time.
     Arrears,
-    /// Nothing is owed: an end.
+    /// The borrower owes nothing. This status is final.
     Settled,
-    /// Others collect it: an end.
+    /// A collection agency collects the debt. This status is final.
     Collections,
 }
 
-/// A wish for the next step.
+/// The commands of a loan, each for one step of the workflow.
+///
+/// # Example
+/// ```
+/// use foldstream_testkit::{
+///     Scenario,
+///     domains::loan::{IllegalTransition, Loan, LoanCommand, LoanEvent, LoanStatus},
+/// };
+///
+/// Scenario::<Loan>::given([LoanEvent::LoanCreated { requested: 100, interest_bps: 250 }])
+///     .when(LoanCommand::Disburse)
+///     .then_rejected(IllegalTransition {
+///         from: LoanStatus::Created,
+///         to: LoanStatus::Disbursed,
+///     });
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum LoanCommand {
-    /// Ask for money.
+    /// Asks the lender for money.
     Create {
-        /// How much.
+        /// The amount that the borrower asks for.
         requested: u64,
-        /// Yearly interest in hundredths of a percent.
+        /// The yearly interest in basis points (hundredths of a percent).
         interest_bps: u32,
     },
-    /// Agree.
+    /// Approves the requested loan.
     Approve,
-    /// Do not agree.
+    /// Rejects the requested loan.
     Reject {
-        /// Why.
+        /// The reason that the lender gives.
         reason: String,
     },
-    /// Pay out.
+    /// Pays out the money.
     Disburse,
-    /// Record that money came back.
+    /// Records that the borrower paid money back.
     RecordPayment {
-        /// How much.
+        /// The amount that was paid back.
         amount: u64,
     },
-    /// Record that none came back in time.
+    /// Records that the borrower did not pay in time.
     RecordArrears,
-    /// Close it: nothing is owed.
+    /// Closes the loan because nothing is owed.
     Settle,
-    /// Hand it over to others.
+    /// Hands the debt over to a collection agency.
     SendToCollections,
 }
 
 impl LoanCommand {
-    /// The fact that is wished for.
+    /// Returns the event that is recorded if the workflow allows the step.
     fn wish(&self) -> LoanEvent {
         match self {
             Self::Create {
@@ -145,17 +163,17 @@ impl LoanCommand {
     }
 }
 
-/// A step that the workflow does not have.
+/// The error returned for a step that the workflow does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("a loan cannot go from {from:?} to {to:?}")]
 pub struct IllegalTransition {
     /// The status of the loan.
     pub from: LoanStatus,
-    /// The status that was asked for.
+    /// The status to which the command leads.
     pub to: LoanStatus,
 }
 
-/// One loan.
+/// The state of a loan.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loan {
     status: LoanStatus,
@@ -165,19 +183,19 @@ pub struct Loan {
 }
 
 impl Loan {
-    /// Returns the status in the workflow.
+    /// Returns the loan's status in the workflow.
     pub const fn status(&self) -> LoanStatus {
         self.status
     }
-    /// Returns the amount that was asked for.
+    /// Returns the amount that the borrower asked for.
     pub const fn requested(&self) -> u64 {
         self.requested
     }
-    /// Yearly interest in hundredths of a percent.
+    /// Returns the yearly interest in basis points (hundredths of a percent).
     pub const fn interest_bps(&self) -> u32 {
         self.interest_bps
     }
-    /// Returns the amount that was paid back.
+    /// Returns the amount that was paid back so far.
     pub const fn paid(&self) -> u64 {
         self.paid
     }
