@@ -1,4 +1,4 @@
-//! What can go wrong: the calls of the ports.
+//! The calls of the ports, into which faults are injected.
 use foldstream::{
     StreamId,
     ports::{
@@ -8,68 +8,70 @@ use foldstream::{
 };
 use std::fmt;
 
-/// A method of a port.
+/// A method of a port, for instance to choose the calls of a [`Rule`](super::Rule).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Op {
-    /// [`EventStore::append`](foldstream::ports::EventStore::append)
+    /// A call of [`EventStore::append`](foldstream::ports::EventStore::append).
     Append,
-    /// [`EventStore::append_all`](foldstream::ports::EventStore::append_all)
+    /// A call of [`EventStore::append_all`](foldstream::ports::EventStore::append_all).
     AppendAll,
-    /// [`EventStore::read`](foldstream::ports::EventStore::read), when it is first polled
+    /// A call of [`EventStore::read`](foldstream::ports::EventStore::read), when it is first
+    /// polled.
     Read,
-    /// [`EventStore::streams`](foldstream::ports::EventStore::streams)
+    /// A call of [`EventStore::streams`](foldstream::ports::EventStore::streams).
     Streams,
-    /// [`EventStore::scan`](foldstream::ports::EventStore::scan)
+    /// A call of [`EventStore::scan`](foldstream::ports::EventStore::scan).
     Scan,
-    /// [`EventStore::unpublished`](foldstream::ports::EventStore::unpublished)
+    /// A call of [`EventStore::unpublished`](foldstream::ports::EventStore::unpublished).
     Unpublished,
-    /// [`EventStore::clear_unpublished`](foldstream::ports::EventStore::clear_unpublished)
+    /// A call of
+    /// [`EventStore::clear_unpublished`](foldstream::ports::EventStore::clear_unpublished).
     ClearUnpublished,
-    /// [`SnapshotStore::load`](foldstream::ports::SnapshotStore::load)
+    /// A call of [`SnapshotStore::load`](foldstream::ports::SnapshotStore::load).
     LoadSnapshot,
-    /// [`SnapshotStore::save`](foldstream::ports::SnapshotStore::save)
+    /// A call of [`SnapshotStore::save`](foldstream::ports::SnapshotStore::save).
     SaveSnapshot,
-    /// [`SnapshotStore::delete`](foldstream::ports::SnapshotStore::delete)
+    /// A call of [`SnapshotStore::delete`](foldstream::ports::SnapshotStore::delete).
     DeleteSnapshot,
-    /// [`ControlStore::get`](foldstream::ports::ControlStore::get)
+    /// A call of [`ControlStore::get`](foldstream::ports::ControlStore::get).
     Get,
-    /// [`ControlStore::get_many`](foldstream::ports::ControlStore::get_many)
+    /// A call of [`ControlStore::get_many`](foldstream::ports::ControlStore::get_many).
     GetMany,
-    /// [`ControlStore::put`](foldstream::ports::ControlStore::put)
+    /// A call of [`ControlStore::put`](foldstream::ports::ControlStore::put).
     Put,
-    /// [`ControlStore::delete`](foldstream::ports::ControlStore::delete)
+    /// A call of [`ControlStore::delete`](foldstream::ports::ControlStore::delete).
     Delete,
-    /// [`ControlStore::range`](foldstream::ports::ControlStore::range)
+    /// A call of [`ControlStore::range`](foldstream::ports::ControlStore::range).
     Range,
-    /// [`MessageBus::publish`](foldstream::ports::MessageBus::publish)
+    /// A call of [`MessageBus::publish`](foldstream::ports::MessageBus::publish).
     Publish,
-    /// [`MessageBus::publish_run`](foldstream::ports::MessageBus::publish_run)
+    /// A call of [`MessageBus::publish_run`](foldstream::ports::MessageBus::publish_run).
     PublishRun,
-    /// [`MessageBus::subscribe`](foldstream::ports::MessageBus::subscribe)
+    /// A call of [`MessageBus::subscribe`](foldstream::ports::MessageBus::subscribe).
     Subscribe,
-    /// [`MessageBus::offsets`](foldstream::ports::MessageBus::offsets)
+    /// A call of [`MessageBus::offsets`](foldstream::ports::MessageBus::offsets).
     Offsets,
-    /// [`MessageBus::committed`](foldstream::ports::MessageBus::committed)
+    /// A call of [`MessageBus::committed`](foldstream::ports::MessageBus::committed).
     Committed,
-    /// [`MessageBus::describe_topic`](foldstream::ports::MessageBus::describe_topic)
+    /// A call of [`MessageBus::describe_topic`](foldstream::ports::MessageBus::describe_topic).
     DescribeTopic,
-    /// [`MessageBus::delete_group`](foldstream::ports::MessageBus::delete_group)
+    /// A call of [`MessageBus::delete_group`](foldstream::ports::MessageBus::delete_group).
     DeleteGroup,
-    /// [`Consumer::next`](foldstream::ports::Consumer::next)
+    /// A call of [`Consumer::next`](foldstream::ports::Consumer::next).
     Next,
-    /// [`Consumer::commit`](foldstream::ports::Consumer::commit)
+    /// A call of [`Consumer::commit`](foldstream::ports::Consumer::commit).
     Commit,
-    /// [`Consumer::pause`](foldstream::ports::Consumer::pause)
+    /// A call of [`Consumer::pause`](foldstream::ports::Consumer::pause).
     Pause,
-    /// [`Consumer::resume`](foldstream::ports::Consumer::resume)
+    /// A call of [`Consumer::resume`](foldstream::ports::Consumer::resume).
     Resume,
-    /// [`Consumer::leave`](foldstream::ports::Consumer::leave)
+    /// A call of [`Consumer::leave`](foldstream::ports::Consumer::leave).
     Leave,
 }
 
 impl Op {
-    /// The methods that change something that stays.
+    /// The methods that write durable state.
     pub const WRITES: &'static [Self] = &[
         Self::Append,
         Self::AppendAll,
@@ -83,7 +85,7 @@ impl Op {
         Self::Commit,
         Self::DeleteGroup,
     ];
-    /// The methods that answer in pages with a cursor.
+    /// The methods that return pages with a cursor.
     pub const LISTS: &'static [Self] = &[Self::Streams, Self::Scan, Self::Unpublished, Self::Range];
 
     pub(super) fn is_write(self) -> bool {
@@ -91,7 +93,9 @@ impl Op {
     }
 }
 
-/// The methods that a [`Rule`](super::Rule) is about: one [`Op`], an array or a slice of them.
+/// The methods that a [`Rule`](super::Rule) applies to.
+///
+/// Converts from one [`Op`], an array or a slice.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ops(Vec<Op>);
 impl Ops {
@@ -115,75 +119,75 @@ impl From<&[Op]> for Ops {
     }
 }
 
-/// One call on its way to a port, with what it says.
+/// A call to a port, with the arguments of the method.
 #[derive(Clone, Copy, Debug)]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "the fields are the method's arguments")]
 pub enum Call<'a> {
-    /// [`Op::Append`]
+    /// A call of the method [`Op::Append`].
     Append(&'a Append),
-    /// [`Op::AppendAll`]
+    /// A call of the method [`Op::AppendAll`].
     AppendAll(&'a AppendAll),
-    /// [`Op::Read`]
+    /// A call of the method [`Op::Read`].
     Read {
         stream: &'a StreamId,
         from: &'a ReadFrom,
     },
-    /// [`Op::Streams`]
+    /// A call of the method [`Op::Streams`].
     Streams { aggregate: &'a str },
-    /// [`Op::Scan`]
+    /// A call of the method [`Op::Scan`].
     Scan { segment: Segment },
-    /// [`Op::Unpublished`]
+    /// A call of the method [`Op::Unpublished`].
     Unpublished { segment: Segment },
-    /// [`Op::ClearUnpublished`]
+    /// A call of the method [`Op::ClearUnpublished`].
     ClearUnpublished(&'a [CommitKey]),
-    /// [`Op::LoadSnapshot`]
+    /// A call of the method [`Op::LoadSnapshot`].
     LoadSnapshot(&'a StreamId),
-    /// [`Op::SaveSnapshot`]
+    /// A call of the method [`Op::SaveSnapshot`].
     SaveSnapshot(&'a StoredSnapshot),
-    /// [`Op::DeleteSnapshot`]
+    /// A call of the method [`Op::DeleteSnapshot`].
     DeleteSnapshot(&'a StreamId),
-    /// [`Op::Get`]
+    /// A call of the method [`Op::Get`].
     Get(&'a RowKey),
-    /// [`Op::GetMany`]
+    /// A call of the method [`Op::GetMany`].
     GetMany(&'a [RowKey]),
-    /// [`Op::Put`]
+    /// A call of the method [`Op::Put`].
     Put { row: &'a Row, expect: Expect },
-    /// [`Op::Delete`]
+    /// A call of the method [`Op::Delete`].
     Delete {
         key: &'a RowKey,
         expect: DeleteExpect,
     },
-    /// [`Op::Range`]
+    /// A call of the method [`Op::Range`].
     Range(&'a RangeQuery),
-    /// [`Op::Publish`]
+    /// A call of the method [`Op::Publish`].
     Publish(&'a Message),
-    /// [`Op::PublishRun`]
+    /// A call of the method [`Op::PublishRun`].
     PublishRun(&'a [Message]),
-    /// [`Op::Subscribe`]
+    /// A call of the method [`Op::Subscribe`].
     Subscribe(&'a Subscription),
-    /// [`Op::Offsets`]
+    /// A call of the method [`Op::Offsets`].
     Offsets { topic: &'a str },
-    /// [`Op::Committed`]
+    /// A call of the method [`Op::Committed`].
     Committed { group: &'a str, topic: &'a str },
-    /// [`Op::DescribeTopic`]
+    /// A call of the method [`Op::DescribeTopic`].
     DescribeTopic { topic: &'a str },
-    /// [`Op::DeleteGroup`]
+    /// A call of the method [`Op::DeleteGroup`].
     DeleteGroup { group: &'a str },
-    /// [`Op::Next`]
+    /// A call of the method [`Op::Next`].
     Next,
-    /// [`Op::Commit`]
+    /// A call of the method [`Op::Commit`].
     Commit(&'a [OffsetCommit]),
-    /// [`Op::Pause`]
+    /// A call of the method [`Op::Pause`].
     Pause(&'a [PartitionId]),
-    /// [`Op::Resume`]
+    /// A call of the method [`Op::Resume`].
     Resume(&'a [PartitionId]),
-    /// [`Op::Leave`]
+    /// A call of the method [`Op::Leave`].
     Leave,
 }
 
 impl Call<'_> {
-    /// Its method.
+    /// Returns the method that is called.
     pub const fn op(&self) -> Op {
         match self {
             Self::Append(_) => Op::Append,
@@ -216,7 +220,10 @@ impl Call<'_> {
         }
     }
 
-    /// Returns true if it names this stream: as its stream, as the key of its message, or as the sort key of its row.
+    /// Returns true if an argument of the call names this stream.
+    ///
+    /// The stream may be that of an append, a read or a snapshot, the key of a message, or the sort
+    /// key of a row.
     pub fn is_about(&self, stream: &StreamId) -> bool {
         let is_it = |found: &StreamId| found == stream;
         match self {
@@ -239,15 +246,15 @@ impl Call<'_> {
     }
 }
 
-/// The method and what it is about, in one line without payloads.
+/// Writes the method and its arguments in one line, without payloads.
 impl fmt::Display for Call<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}", self.op())?;
         match self {
-            Self::Append(append) => write!(f, " {}", behind(append)),
+            Self::Append(append) => write!(f, " {}", events_of(append)),
             Self::AppendAll(all) => {
                 for append in &all.commits {
-                    write!(f, " {}", behind(append))?;
+                    write!(f, " {}", events_of(append))?;
                 }
                 all.unchanged
                     .iter()
@@ -300,10 +307,7 @@ fn to_topic(message: &Message) -> String {
     format!("{} to {}", key.unwrap_or_default(), message.topic)
 }
 
-fn behind(append: &Append) -> String {
+fn events_of(append: &Append) -> String {
     let (stream, version) = (append.head.stream(), append.head.version());
-    format!(
-        "{} events on {stream} behind {version}",
-        append.events.len()
-    )
+    format!("{} events on {stream} after {version}", append.events.len())
 }

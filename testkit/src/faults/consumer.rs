@@ -1,4 +1,4 @@
-//! A member of a group through faults: held back, overtaken, expelled.
+//! The wrapper that injects faults into a member of a consumer group.
 use super::{Call, Fault, Faults, known_topics::KnownTopics};
 use async_trait::async_trait;
 use foldstream::ports::{
@@ -22,33 +22,37 @@ pub(super) struct FaultyConsumer {
     topics: KnownTopics,
     subscription: Subscription,
     member: Mutex<Member>,
-    /// Wakes whoever waits for an event: what was held back of a paused partition may be due now.
+    /// Wakes a waiting `next` after a partition was resumed, because an event that was held back
+    /// may be due now.
     resumed: Notify,
 }
 
-/// One membership after the other.
+/// The state of the current membership. Each time that the group expels the consumer, a new
+/// membership replaces it.
 #[derive(Debug)]
 struct Member {
     inner: Arc<dyn Consumer>,
-    /// Epochs of this membership are counted from here, so that they are above all of earlier ones.
+    /// The number that is added to the epochs of this membership, so that they are higher than
+    /// those of all earlier memberships.
     base: u64,
-    /// The greatest epoch that the caller has seen.
+    /// The highest epoch that the caller has seen.
     newest: u64,
     owned: BTreeSet<PartitionId>,
     paused: BTreeSet<PartitionId>,
-    /// Events of partitions that others may overtake, in their order, and the end of the delay.
+    /// The events of partitions that are held back, in order, with the end of the delay.
     held: BTreeMap<PartitionId, (Instant, VecDeque<ConsumerEvent>)>,
-    /// Partitions without a position, of which the caller gets nothing more.
+    /// The partitions without a position, whose further events the caller does not get.
     nowhere: BTreeMap<PartitionId, NoPosition>,
     /// The reason for which the next partition that is assigned has no position.
     next_nowhere: Option<NoPosition>,
-    /// The first of these is told before anything else.
+    /// The events that the caller gets before all others, oldest first.
     untold: VecDeque<ConsumerEvent>,
     is_expelled: bool,
     has_left: bool,
 }
 
 impl Member {
+    /// Ends the membership and returns the partitions that the caller loses.
     fn expel(&mut self) -> Vec<PartitionId> {
         self.is_expelled = true;
         self.base = self.newest.saturating_add(1);
@@ -67,7 +71,8 @@ impl Member {
         }
     }
 
-    /// Takes the position of the first partition that has one, or else of the next one that is assigned.
+    /// Removes the position of the first partition that has one, or else of the next partition that
+    /// is assigned.
     fn lose_position(&mut self, why: NoPosition) {
         let mut owned = self.owned.iter();
         match owned.find(|partition| !self.nowhere.contains_key(*partition)) {
@@ -76,7 +81,7 @@ impl Member {
         }
     }
 
-    /// Lets the caller hear that a partition has no position.
+    /// Queues the event that a partition has no position.
     fn strand(&mut self, partition: PartitionId, why: NoPosition) {
         self.held.remove(&partition);
         self.nowhere.insert(partition.clone(), why);
@@ -89,14 +94,15 @@ impl Member {
         AssignmentEpoch::new(epoch)
     }
 
-    /// Marks as this membership counts; else the partition whose assignment was an earlier one's.
+    /// Translates the epochs of offset commits into those of the inner consumer. Fails with the
+    /// partition of a commit that belongs to an earlier assignment.
     fn translated(&self, marks: &[OffsetCommit]) -> Result<Vec<OffsetCommit>, PartitionId> {
         let own = |mark: &OffsetCommit| {
             if self.nowhere.get(&mark.partition) == Some(&NoPosition::Recreated) {
                 return Err(mark.partition.clone());
             }
             let epoch = mark.epoch.get();
-            // Who has left hears that first.
+            // For a consumer that has left, the inner one reports that, and not a stale assignment.
             let epoch = match epoch.checked_sub(self.base) {
                 None if self.has_left => epoch,
                 epoch => epoch.ok_or_else(|| mark.partition.clone())?,
@@ -107,7 +113,7 @@ impl Member {
         marks.iter().map(own).collect()
     }
 
-    /// Takes an event that is due: one that was held back long enough, or that a partition has no position.
+    /// Takes an event that is due: one that is queued, or one that was held back long enough.
     fn due(&mut self, now: Instant) -> Option<ConsumerEvent> {
         if let Some(event) = self.untold.pop_front() {
             return Some(event);
@@ -123,6 +129,7 @@ impl Member {
         }
         event
     }
+    /// Returns the time at which the next event that is held back becomes due.
     fn next_due(&self) -> Option<Instant> {
         let held = self.held.iter();
         held.filter(|(partition, _)| !self.paused.contains(*partition))
@@ -130,7 +137,8 @@ impl Member {
             .min()
     }
 
-    /// Keeps the order of a partition: an event waits after those that are held back.
+    /// Queues an event after those of its partition that are held back, or returns it if there are
+    /// none.
     fn in_order(&mut self, partition: &PartitionId, event: ConsumerEvent) -> Option<ConsumerEvent> {
         match self.held.get_mut(partition) {
             Some((_, waiting)) => {
@@ -152,7 +160,8 @@ impl Member {
         }
     }
 
-    /// Returns what the caller gets of an event, which is nothing while the event is held back.
+    /// Returns the event that the caller gets for an event of the inner consumer, or `None` if the
+    /// event is held back or dropped.
     fn take(&mut self, event: ConsumerEvent, hold: &mut Option<Instant>) -> Option<ConsumerEvent> {
         if self.is_of_nowhere(&event) {
             return None;
@@ -240,7 +249,7 @@ impl FaultyConsumer {
     fn inner(&self) -> Arc<dyn Consumer> {
         self.member().inner.clone()
     }
-    /// The error of brokers that do not know the first topic at present.
+    /// Returns the error of brokers that do not know the first topic of the subscription.
     fn unknown_topic(&self) -> MessageBusError {
         let first = self.subscription.topics.first();
         self.topics.unknown(first.map_or("", |topic| topic))
@@ -253,7 +262,10 @@ impl FaultyConsumer {
         }
     }
 
-    /// Joins again as another member, after the caller was told what it lost. A dropped future leaves it to the next call.
+    /// Joins the group again as a new member if the consumer was expelled.
+    ///
+    /// The caller already knows which partitions it lost. If the future is dropped, the next call
+    /// joins.
     async fn rejoin(&self) -> Result<(), MessageBusError> {
         let expelled = {
             let member = self.member();
@@ -303,7 +315,8 @@ impl Consumer for FaultyConsumer {
                 None
             }
             Some(Fault::CrashAfter) => {
-                // Whether it had taken an event makes no difference: a dead process commits nothing.
+                // It makes no difference if the process had taken an event: a dead process commits
+                // nothing, so the event is delivered again.
                 self.faults.crash();
                 future::pending().await
             }
@@ -324,7 +337,8 @@ impl Consumer for FaultyConsumer {
                     None => future::pending().await,
                 }
             };
-            // Nothing is awaited between taking an event and keeping or returning it: a dropped future loses none.
+            // A caller may drop this future at any await. Nothing is awaited between taking an
+            // event from the inner consumer and queuing or returning it, so no event is lost.
             tokio::select! {
                 biased;
                 event = inner.next() => {

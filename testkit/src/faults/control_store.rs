@@ -1,4 +1,4 @@
-//! A control store through faults.
+//! The wrapper that injects faults into a control store.
 use super::{Call, Fault, Faults, pass::Late, start};
 use crate::intercept::ControlStoreLayer;
 use async_trait::async_trait;
@@ -13,7 +13,8 @@ pub(super) struct FaultyControlStore(pub(super) Faults);
 type Store = Arc<dyn ControlStore>;
 
 impl FaultyControlStore {
-    /// Somebody else writes the row, over what it is now. `wanted` is what they write where there is none.
+    /// Writes over the stored row as another writer. Writes a change of `wanted` if no row is
+    /// stored.
     async fn write_concurrently(
         &self,
         inner: &Store,
@@ -25,7 +26,8 @@ impl FaultyControlStore {
             .as_ref()
             .map_or(Expect::Absent, |row| Expect::Revision(row.revision));
         if let Some(row) = found.as_ref().or(wanted) {
-            // If a third one is faster, the row is stolen all the same.
+            // If a third writer is faster, the put conflicts, but then that writer has changed the
+            // row: the caller's expectation fails all the same.
             let _ = inner.put(&self.0.plan.written(row), expect).await?;
         }
         Ok(())
@@ -64,7 +66,7 @@ impl ControlStoreLayer for FaultyControlStore {
             Box::pin(async move {
                 let sent = inner.put(&row, expect);
                 let call = Call::Put { row: &row, expect };
-                // Nobody waits for the answer any more; likewise below.
+                // The caller has given up and does not get the answer; likewise below.
                 let _ = faults.reach(&call, sent).await;
             })
         };

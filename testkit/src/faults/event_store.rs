@@ -1,4 +1,4 @@
-//! An event store through faults.
+//! The wrapper that injects faults into an event store.
 use super::{
     Call, Fault, Faults,
     lagging::{Lagging, with_hole, with_torn_commit},
@@ -20,7 +20,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-/// Commits before a read breaks off, at most.
+/// The exclusive upper bound of the commits that a read returns before it breaks off.
 const BREAK: usize = 8;
 
 #[derive(Clone)]
@@ -40,8 +40,10 @@ impl FaultyEventStore {
         self.lagging.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An append is about to be sent: what it stores is to be listed late or hidden. Before the send, so that nobody
-    /// sees it in between; [`review`](Self::review) takes it back where nothing was stored.
+    /// Notes which commits of an append lists or reads must not show, before the append is sent.
+    ///
+    /// If this came after the append, a list in between would show the commits.
+    /// [`review`](Self::review) undoes the note if the append stored nothing.
     fn prepare(&self, fault: Option<&Fault>, appends: &[Append]) {
         for (n, append) in appends.iter().enumerate() {
             let key = key_of(append);
@@ -58,7 +60,10 @@ impl FaultyEventStore {
         }
     }
 
-    /// Nothing was stored now: what is in these slots was there before, and is listed.
+    /// Shows the commits of an append that stored nothing.
+    ///
+    /// After a conflict or a repeat, the commits at these versions were stored earlier and do not
+    /// lag.
     fn review<T>(&self, done: &Result<AppendOutcome<T>, EventStoreError>, appends: &[Append]) {
         if matches!(
             done,
@@ -70,7 +75,7 @@ impl FaultyEventStore {
         }
     }
 
-    /// What a read shows.
+    /// Returns the commits that a read shows under this fault.
     async fn commits<'a>(
         &'a self,
         inner: &'a Store,
@@ -85,7 +90,8 @@ impl FaultyEventStore {
             return Err(error);
         }
         let begun = async { Ok::<_, EventStoreError>(Plain(())) };
-        // A read is done when it has begun: it is as of then or later.
+        // The probe is told that the read is done once it has begun: it shows the state of that
+        // moment or a later one.
         let _ = self.faults.reach(&call, begun).await;
         let commits = inner.read(&read.stream, read.from.clone(), read.limit);
         let unseen = self.lagging().unseen(&read.stream);
@@ -163,7 +169,7 @@ impl EventStoreLayer for FaultyEventStore {
             let (faults, inner, append) = (self.faults.clone(), inner.clone(), append.clone());
             Box::pin(async move {
                 let sent = inner.append(&append);
-                // Nobody waits for the answer any more.
+                // The caller has given up and does not get the answer; likewise below.
                 let _ = faults.reach(&Call::Append(&append), sent).await;
             })
         };
@@ -220,7 +226,7 @@ impl EventStoreLayer for FaultyEventStore {
         let after = start::resolved(&call, after);
         let fault = self.faults.arrive(&call).await;
         if matches!(fault, Some(Fault::EmptyPage)) {
-            // Asked all the same: a cursor that is not this list's is refused.
+            // The inner store is called nevertheless, so that it refuses a cursor of another list.
             inner.streams(aggregate, after).await?;
             return Ok(StreamPage::new(Vec::new(), Some(again)));
         }
@@ -305,12 +311,13 @@ impl EventStoreLayer for FaultyEventStore {
 }
 
 impl FaultyEventStore {
-    /// Shows everything if the faults were healed.
+    /// Shows everything that lagged if the faults were disabled since the last list.
     async fn catch_up(&self, inner: &Store) -> Result<(), EventStoreError> {
         let healings = self.faults.plan.healings();
         let cleared = self.lagging().heal(healings);
         self.clear_now(inner, &cleared).await
     }
+    /// Clears commits at the inner store, without a call if there are none.
     async fn clear_now(&self, inner: &Store, keys: &[CommitKey]) -> Result<(), EventStoreError> {
         match keys {
             [] => Ok(()),

@@ -1,4 +1,4 @@
-//! What goes wrong with a call.
+//! The faults that a rule injects into calls.
 use super::{Op, Ops, Rule};
 use foldstream::{
     Version,
@@ -6,81 +6,111 @@ use foldstream::{
 };
 use std::{any::Any, fmt, sync::Arc, time::Duration};
 
-/// The fault of one call. Durations are of tokio's clock, which a test may pause.
+/// A fault that is injected into one call.
 ///
-/// Everything up to [`LoseSession`](Self::LoseSession) is what a real backend does: the port's contract allows it, and
-/// a sound caller bears it. The last four [break the contract](Self::breaks_the_contract) on purpose, to test the
-/// defence of callers against a broken adapter. On a call where a fault makes no sense
-/// ([`applies_to`](Self::applies_to)) a rule does not count and does nothing.
+/// Durations are measured with tokio's clock, which a test may pause.
+///
+/// Real backends show all faults up to [`LoseSession`](Self::LoseSession). The port's contract
+/// allows them, and a correct caller handles them. The last four [break the
+/// contract](Self::breaks_the_contract) on purpose, to test how callers defend themselves against a
+/// broken adapter. A rule neither counts nor changes a call to which its fault does not
+/// [apply](Self::applies_to).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Fault {
-    /// Not done, and the caller is told that it certainly was not: `Unavailable`, for an append without `pending`.
+    /// The call is not carried out, and the caller knows that: it gets `Unavailable`, for an append
+    /// without `pending`.
     Unavailable,
-    /// Not done: `Throttled` with this least pause; on the bus, which knows no throttling, `Unavailable`.
+    /// The call is not carried out: the caller gets `Throttled`.
+    ///
+    /// The value is the shortest pause before the next attempt; `None` states no pause. A message
+    /// bus has no throttling and returns `Unavailable` instead.
     Throttled(Option<Duration>),
-    /// Not done, until somebody changes something: `Refused`.
+    /// The call is not carried out: the caller gets `Refused`, as if an operator had to change
+    /// something first.
     Refused(RefusedKind),
-    /// Not done; fails with an error of your own: see [`Fault::error`].
+    /// The call is not carried out and fails with an error of the test, see [`Fault::error`].
     Error(AnyError),
-    /// Not done, but the caller cannot know: `Unavailable`, for an append with `pending`.
+    /// The call is not carried out, but the caller cannot know that: it gets `Unavailable`, for an
+    /// append with `pending`.
     LoseRequest,
-    /// Done, but the caller does not hear of it: `Unavailable`, for an append with `pending`. A read breaks off after
-    /// some commits. The client's own refusals (`Invalid`, `TooLarge`) are not lost.
+    /// The call is carried out, but the caller cannot know that: it gets `Unavailable`, for an
+    /// append with `pending`.
+    ///
+    /// A read breaks off after some commits. Errors of the inner port, such as `Invalid` or
+    /// `TooLarge`, reach the caller.
     LoseReply,
-    /// The caller is told `Unavailable` as with [`LoseRequest`](Self::LoseRequest), and the write arrives after this time.
+    /// The caller gets `Unavailable` as with [`LoseRequest`](Self::LoseRequest), and the write is
+    /// carried out after this time.
     ApplyLate(Duration),
-    /// Not done, and no answer comes, ever.
+    /// The call is not carried out and never returns.
     Hang,
-    /// Done, and no answer comes, ever.
+    /// The call is carried out and never returns.
     HangAfter,
-    /// Done and answered after this time. Comes on top of another fault of the same call.
+    /// The call is carried out after this time. A delay comes on top of another fault of the same
+    /// call.
     Delay(Duration),
-    /// Sent twice, one right after the other; the caller gets the second answer.
+    /// The call is carried out twice in a row, and the caller gets the second answer.
     Duplicate,
-    /// The process dies before the call is sent: see [`Faults::restart`](super::Faults::restart).
+    /// The process dies before the call is carried out, see
+    /// [`Faults::restart`](super::Faults::restart).
     CrashBefore,
-    /// The call is done, and the process dies before it hears of it.
+    /// The call is carried out, and the process dies before it gets the answer.
     CrashAfter,
-    /// The whole process stands still for this time, all its calls, and then goes on as if nothing had been.
+    /// The process and all its calls stand still for this time, and then continue.
     Freeze(Duration),
-    /// A list answers an empty page and a place to go on, as backends do that filter or run out of time.
+    /// A list returns an empty page and a cursor to continue with, as backends do that filter or
+    /// run out of time.
     EmptyPage,
-    /// The lists `streams` and `unpublished` do not know of this append, or of this clearing, for so many calls from
-    /// their beginning; until [`Faults::disable`](super::Faults::disable) at the latest. Through other wrappers they may.
+    /// The lists `streams` and `unpublished` do not show this append, or this clearing, for this
+    /// number of calls.
+    ///
+    /// Only calls that begin a list count, not those for its next pages. The lag ends at
+    /// [`Faults::disable`](super::Faults::disable) at the latest. Lists through other wrappers do
+    /// not lag.
     Lag(u32),
-    /// Just before a conditional write somebody else rewrites the row: see
+    /// Another writer rewrites the row just before a conditional write, see
     /// [`Faults::with_concurrent_writer`](super::Faults::with_concurrent_writer).
     ConcurrentWrite,
-    /// The partition of the next delivery is held back for this time, while others overtake it.
+    /// The partition of the next delivery is held back for this time, while the consumer gets
+    /// deliveries of other partitions.
     HoldBack(Duration),
-    /// Not done, since the brokers do not know the topic at present, as a broker that has just restarted. As the Kafka
-    /// adapter tells it: `Unavailable` for 5 min where the topic has worked before, and then, or where it has never worked,
-    /// `Refused(MissingTopic)`. A process that [restarts](super::Faults::restart) has used no topic yet.
+    /// The call is not carried out because the brokers do not know the topic, as a broker that has
+    /// just restarted.
+    ///
+    /// The errors are those of the Kafka adapter: `Unavailable` for 5 minutes if the topic has
+    /// worked before, and `Refused(MissingTopic)` after that or if the topic has never worked. A
+    /// process that [restarts](super::Faults::restart) has not used any topic yet.
     UnknownTopic,
-    /// A partition has no position: the consumer is told [`ConsumerEvent::NoPosition`](foldstream::ports::ConsumerEvent)
-    /// with this reason, for the first of its partitions or of those that it is assigned next, and gets nothing more of
-    /// it. A commit for a [recreated](NoPosition::Recreated) topic is stale.
+    /// A partition has no position, for this reason.
+    ///
+    /// The consumer gets [`ConsumerEvent::NoPosition`](foldstream::ports::ConsumerEvent) for the
+    /// first of its partitions, or else for the first that is assigned next, and no more deliveries
+    /// of that partition. A commit for a [recreated](NoPosition::Recreated) topic is stale.
     NoPosition(NoPosition),
-    /// The group expels the consumer: it is told that its partitions are lost, joins again as a new member, and gets
-    /// what it has not committed once more.
+    /// The group expels the consumer.
+    ///
+    /// The consumer gets `Lost` for all its partitions and joins again as a new member. Messages
+    /// that it has not committed are delivered again.
     LoseSession,
-    /// **Breaks the contract**: a read misses a commit that others follow.
+    /// **Breaks the contract**: a read omits a commit that is not the last one.
     Hole,
-    /// **Breaks the contract**: a read misses the commit whose first event has this version.
+    /// **Breaks the contract**: a read omits the commit whose first event has this version.
     HoleAt(Version),
-    /// **Breaks the contract**: a read shows a commit without its last events.
+    /// **Breaks the contract**: a read returns a commit without its last event.
     TornCommit,
-    /// **Breaks the contract**: the commit, or the last of several that are appended together, is not seen by the next
-    /// reads of its stream, so many.
+    /// **Breaks the contract**: this number of reads of the stream do not return the appended
+    /// commit, or the last of several that are appended together.
     Hide(u32),
 }
 
 impl Fault {
-    /// Fails with an error that the test makes, of the port's own type.
+    /// Creates a fault that fails the call with an error of the test.
+    ///
+    /// `make` is called once per fault and returns the error type of the port.
     ///
     /// # Panics
-    /// The call panics if the error is of another port's type.
+    /// The faulty call panics if the error has the type of another port.
     ///
     /// # Example
     /// ```
@@ -97,18 +127,24 @@ impl Fault {
         })
     }
 
-    /// A rule that always injects this fault into calls of these methods. Narrow it down by the methods of [`Rule`].
+    /// Returns a rule that injects this fault into all calls of these methods.
+    ///
+    /// The methods of [`Rule`] restrict it to some of the calls.
     #[must_use]
     pub fn on(self, ops: impl Into<Ops>) -> Rule {
         Rule::new(self).on(ops)
     }
-    /// A rule that always injects this fault, wherever it applies. Narrow it down by the methods of [`Rule`].
+    /// Returns a rule that injects this fault into all calls to which it applies.
+    ///
+    /// The methods of [`Rule`] restrict it to some of the calls.
     #[must_use]
     pub fn anywhere(self) -> Rule {
         Rule::new(self)
     }
 
-    /// Returns true if a store that does this is broken: only for tests of how callers defend themselves.
+    /// Returns true if the fault breaks the contract of the port.
+    ///
+    /// Such faults are only for tests of how callers defend themselves against a broken adapter.
     pub const fn breaks_the_contract(&self) -> bool {
         matches!(
             self,
@@ -116,7 +152,7 @@ impl Fault {
         )
     }
 
-    /// Returns true if it makes sense for a method.
+    /// Returns true if the fault makes sense for calls of a method.
     pub fn applies_to(&self, op: Op) -> bool {
         match self {
             Self::Unavailable
@@ -128,7 +164,8 @@ impl Fault {
             | Self::CrashBefore
             | Self::CrashAfter
             | Self::Freeze(_) => true,
-            // An event that `next` has taken is told: nothing may be lost between bus and caller.
+            // An event that `next` has taken from the bus must reach the caller, so `next` neither
+            // loses it nor hangs with it.
             Self::LoseRequest | Self::LoseReply | Self::HangAfter => op != Op::Next,
             Self::ApplyLate(_) => op.is_write() && !matches!(op, Op::Commit | Op::DeleteGroup),
             Self::Duplicate => op.is_write(),
@@ -152,7 +189,7 @@ impl Fault {
         }
     }
 
-    /// The same with its duration changed, if it has one.
+    /// Returns this fault with its duration changed, if it has a duration.
     pub(super) fn map_duration(self, change: impl FnOnce(Duration) -> Duration) -> Self {
         match self {
             Self::ApplyLate(d) => Self::ApplyLate(change(d)),
@@ -164,14 +201,14 @@ impl Fault {
     }
 }
 
-/// Makes errors of one type: see [`Fault::error`].
+/// A source of errors of one type, made by [`Fault::error`].
 #[derive(Clone)]
 pub struct AnyError {
     kind: &'static str,
     make: Arc<dyn Fn() -> Box<dyn Any + Send> + Send + Sync>,
 }
 impl AnyError {
-    /// An error of the port's type.
+    /// Makes an error of the port's type, or panics if the test's error has another type.
     pub(super) fn make<E: 'static>(&self) -> E {
         match (self.make)().downcast() {
             Ok(error) => *error,

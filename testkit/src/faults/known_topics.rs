@@ -1,4 +1,4 @@
-//! The topics that have worked in a process, whose absence counts as an outage for a time.
+//! The topics that have worked in a process and whose absence counts as an outage for some time.
 use foldstream::ports::{MessageBusError, RefusedKind};
 use std::{
     collections::BTreeMap,
@@ -10,7 +10,9 @@ use tokio::time::Instant;
 /// The time for which a topic that has worked before may be unknown, as in the Kafka adapter.
 const PATIENCE: Duration = Duration::from_secs(5 * 60);
 
-/// What a message bus and its consumers share. Of each topic that has worked: the time since which it is unknown.
+/// The topics that have worked, shared by a message bus and its consumers.
+///
+/// The value is the time since which a topic is unknown, or `None` while the topic works.
 #[derive(Clone, Debug, Default)]
 pub(super) struct KnownTopics(Arc<Mutex<BTreeMap<Arc<str>, Option<Instant>>>>);
 
@@ -28,7 +30,7 @@ impl KnownTopics {
         }
     }
 
-    /// The error of a call that meets brokers that do not know the topic.
+    /// Returns the error of a call to brokers that do not know the topic.
     pub(super) fn unknown(&self, topic: &str) -> MessageBusError {
         let now = Instant::now();
         let is_outage = self.lock().get_mut(topic).is_some_and(|unknown_since| {

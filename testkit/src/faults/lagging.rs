@@ -1,23 +1,26 @@
-//! Lists that lag, and commits that are not yet seen.
+//! Lists that lag, and commits that reads do not show yet.
 use foldstream::{
     StreamId,
     ports::{Commit, CommitKey},
 };
 use std::collections::BTreeMap;
 
-/// What an event store's reads and lists do not show yet, and for how many more calls.
+/// The commits and streams that an event store's reads and lists do not show yet.
+///
+/// Each value is the number of further calls that do not show its key.
 #[derive(Debug, Default)]
 pub(super) struct Lagging {
     streams: BTreeMap<StreamId, u32>,
     unpublished: BTreeMap<CommitKey, u32>,
-    /// Cleared by the caller, but still listed: cleared at the store when its time has come.
+    /// Commits that the caller has cleared and that are still listed. They are cleared at the store
+    /// once their number of calls is over.
     cleared: BTreeMap<CommitKey, u32>,
     hidden: BTreeMap<CommitKey, u32>,
-    /// As of which healing of the faults.
+    /// The number of times that the faults were disabled when this state was current.
     healings: u64,
 }
 
-/// Takes one off each; what is at 0 goes, and is returned.
+/// Subtracts one call from each entry. Removes and returns the entries that have none left.
 fn count_down<K: Ord + Clone>(lagging: &mut BTreeMap<K, u32>) -> Vec<K> {
     let over = lagging
         .iter()
@@ -32,7 +35,8 @@ fn count_down<K: Ord + Clone>(lagging: &mut BTreeMap<K, u32>) -> Vec<K> {
 }
 
 impl Lagging {
-    /// Everything is shown at once if the faults were healed since. Returns what is to be cleared now.
+    /// Shows everything if the faults were disabled since the last call. Returns the commits to
+    /// clear at the store now.
     pub(super) fn heal(&mut self, healings: u64) -> Vec<CommitKey> {
         if self.healings == healings {
             return Vec::new();
@@ -45,7 +49,7 @@ impl Lagging {
         cleared.into_keys().collect()
     }
 
-    /// An append is not listed for so many calls of either list.
+    /// Leaves an appended commit out of both lists for this number of calls each.
     pub(super) fn append(&mut self, key: CommitKey, is_first: bool, calls: u32) {
         if calls > 0 {
             if is_first {
@@ -64,7 +68,7 @@ impl Lagging {
         }
     }
 
-    /// Nothing of this place lags.
+    /// Shows a commit and its stream at once.
     pub(super) fn show(&mut self, key: &CommitKey) {
         self.unpublished.remove(key);
         self.hidden.remove(key);
@@ -73,7 +77,8 @@ impl Lagging {
         }
     }
 
-    /// The streams that a call does not list; `is_start` if it begins at the beginning.
+    /// Returns the streams that a call does not list. `is_start` says that the call begins the
+    /// list.
     pub(super) fn unlisted_streams(&mut self, is_start: bool) -> BTreeMap<StreamId, u32> {
         let unlisted = self.streams.clone();
         if is_start {
@@ -81,7 +86,8 @@ impl Lagging {
         }
         unlisted
     }
-    /// The commits that a call does not list, and what is to be cleared before it.
+    /// Returns the commits that a call does not list, and those to clear at the store before the
+    /// call.
     pub(super) fn unlisted_commits(
         &mut self,
         is_start: bool,
@@ -105,7 +111,7 @@ impl Lagging {
         });
         (unlisted, clear)
     }
-    /// The commits of a stream that this read does not see.
+    /// Returns the commits of a stream that a read does not show.
     pub(super) fn unseen(&mut self, stream: &StreamId) -> Vec<CommitKey> {
         let of_stream = |key: &&CommitKey| key.stream == *stream;
         let unseen: Vec<_> = self.hidden.keys().filter(of_stream).cloned().collect();
@@ -119,7 +125,7 @@ impl Lagging {
     }
 }
 
-/// Takes away a commit that others follow: the one at `place` of those that there are.
+/// Removes a commit that is not the last one. `place` selects it, modulo the number of candidates.
 pub(super) fn with_hole(mut commits: Vec<Commit>, place: usize) -> Vec<Commit> {
     if commits.len() > 1 {
         commits.remove(place % (commits.len() - 1));
@@ -127,7 +133,8 @@ pub(super) fn with_hole(mut commits: Vec<Commit>, place: usize) -> Vec<Commit> {
     commits
 }
 
-/// Takes the last event from a commit that has several: the one at `place` of those that there are.
+/// Removes the last event of a commit that has several. `place` selects the commit, modulo the
+/// number of candidates.
 pub(super) fn with_torn_commit(mut commits: Vec<Commit>, place: usize) -> Vec<Commit> {
     let several: Vec<_> = (0..commits.len())
         .filter(|n| commits[*n].events.len() > 1)

@@ -1,4 +1,4 @@
-//! Whether a process is alive: what its wrappers have in common.
+//! The state of a process (alive, frozen or dead), which all its wrappers share.
 use std::future;
 use tokio::{
     sync::watch,
@@ -8,7 +8,7 @@ use tokio::{
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum State {
     Alive,
-    /// Stands still, until then if that is known.
+    /// The process stands still until this time, or until it is thawed if there is none.
     Frozen(Option<Instant>),
     Dead,
 }
@@ -46,11 +46,11 @@ impl Life {
     }
     pub(super) async fn died(&self) {
         let mut state = self.0.subscribe();
-        // Fails only when the sender is gone, which is borrowed here.
+        // Fails only if the sender was dropped, but `self` owns it.
         let _ = state.wait_for(|state| *state == State::Dead).await;
     }
 
-    /// Goes on when the process does; in a dead one never.
+    /// Waits until the process is alive. Never returns in a dead process.
     pub(super) async fn gate(&self) {
         let now = *self.0.borrow();
         if now == State::Alive {

@@ -1,14 +1,14 @@
-//! What was injected, in order.
+//! The log of injected faults.
 use super::Fault;
 use std::fmt;
 
-/// One fault that was injected.
+/// A fault that was injected into a call.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Injected {
-    /// Number of the call among all calls through these faults, from 1.
+    /// The number of the call among all calls through these faults, counted from 1.
     pub call: u64,
-    /// The call, without payloads.
+    /// The method and arguments of the call, without payloads, cut off after 200 characters.
     pub about: String,
     /// The fault that was injected.
     pub fault: Fault,

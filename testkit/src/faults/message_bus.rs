@@ -1,4 +1,4 @@
-//! A message bus through faults.
+//! The wrapper that injects faults into a message bus.
 use super::{
     Call, Fault, Faults,
     consumer::FaultyConsumer,
@@ -30,10 +30,10 @@ struct FaultyMessageBus {
 }
 
 impl FaultyMessageBus {
-    /// Waits until a call that uses a topic is on its way.
+    /// Waits until a call that uses a topic has arrived. Returns its fault, if any.
     ///
     /// # Errors
-    /// That of brokers that do not know the topic, if that is the fault of the call.
+    /// If the fault is that the brokers do not know the topic.
     async fn arrive(&self, call: &Call<'_>, topic: &str) -> Result<Option<Fault>, MessageBusError> {
         match self.faults.arrive(call).await {
             Some(Fault::UnknownTopic) => Err(self.topics.unknown(topic)),
@@ -41,7 +41,7 @@ impl FaultyMessageBus {
         }
     }
 
-    /// A question about a topic, from its beginning to its end.
+    /// Passes a call that reads the state of a topic through its faults.
     async fn ask<'b, T: 'b>(
         &self,
         call: Call<'_>,
@@ -63,7 +63,7 @@ impl MessageBus for FaultyMessageBus {
             let (this, message) = (self.clone(), message.clone());
             Box::pin(async move {
                 let sent = async { this.inner.publish(&message).await.map(Plain) };
-                // Nobody waits for the answer any more.
+                // The caller has given up and does not get the answer.
                 let _ = this.faults.reach(&Call::Publish(&message), sent).await;
             })
         };
@@ -82,14 +82,15 @@ impl MessageBus for FaultyMessageBus {
             let (this, run) = (self.clone(), run.to_vec());
             Box::pin(async move {
                 let sent = async { Ok::<_, MessageBusError>(this.inner.publish_run(&run).await) };
-                // Nobody waits for the answer any more.
+                // The caller has given up and does not get the answer.
                 let _ = this.faults.reach(&Call::PublishRun(&run), sent).await;
             })
         };
         let act = || -> BoxFuture<'_, _> {
             Box::pin(async {
                 match self.inner.publish_run(run).await {
-                    // Nothing was done: an error that the faults pass on as they do for a single message.
+                    // No message was published: the faults pass this error on as for a single
+                    // message.
                     RunOutcome {
                         durable: 0,
                         error: Some(error),
@@ -113,7 +114,7 @@ impl MessageBus for FaultyMessageBus {
                 }
                 outcome
             }
-            // The caller does not know of any message that it is durable.
+            // The caller cannot know of any message that it is durable.
             Err(error) => RunOutcome::broken_off(0, error),
         }
     }

@@ -1,13 +1,15 @@
-//! Faults by seed or by script: wrappers of every port that fail, delay, lose, repeat and crash.
+//! Fault injection for every port, by script or by seed.
 //!
-//! [`Faults`] is a schedule. It wraps any number of ports, in-memory or real; what goes wrong with which of their calls
-//! is told by [`Rule`]s, each made from a [`Fault`]. The same seed and the same calls in the same order give the same
-//! faults, so a run replays.
+//! [`Faults`] is a schedule. It wraps any number of ports, in-memory or real. Its [`Rule`]s say
+//! which calls fail, are delayed, lost or repeated, or crash the process. Each rule is made from a
+//! [`Fault`]. The same seed and the same calls in the same order give the same faults, so a run can
+//! be replayed.
 //!
 //! # A script
-//! The reply to the second append is lost: it was applied, and the caller cannot know.
+//! The reply to the second append is lost. The append was applied, but the caller cannot know that.
 //! ```
-//! # use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent, ExecuteError, Repository, Settled, id};
+//! # use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent, ExecuteError};
+//! # use foldstream::{Repository, Settled, id};
 //! # use foldstream::ports::EventStoreError;
 //! # id!(CounterId);
 //! # #[derive(Clone, Debug, PartialEq, DomainEvent)]
@@ -23,7 +25,9 @@
 //! # struct Count;
 //! # impl Decide<Count> for Counter {
 //! #     type Error = std::convert::Infallible;
-//! #     fn decide(&self, _: &Count, _: &Context) -> Decision<Self, Self::Error> { Ok(vec![CounterEvent::Counted]) }
+//! #     fn decide(&self, _: &Count, _: &Context) -> Decision<Self, Self::Error> {
+//! #         Ok(vec![CounterEvent::Counted])
+//! #     }
 //! # }
 //! use foldstream_testkit::{InMemoryEventStore, faults::{Fault, Faults, Op}};
 //!
@@ -40,15 +44,16 @@
 //!     _ => panic!("the reply was lost"),
 //! }
 //! assert_eq!(counters.load(&id).await?.state().0, 2);
-//! println!("{faults}"); // what was injected
+//! println!("{faults}"); // prints the injected faults
 //! # Ok::<(), foldstream::BoxError>(())
 //! # })?;
 //! # Ok::<(), foldstream::BoxError>(())
 //! ```
 //!
 //! # A seed
-//! [`seeds`] gives a range of seeds, or the one of the environment variable `FOLDSTREAM_SEED`. A test that panics while it
-//! holds [`Faults`] prints their seed and what was injected.
+//! [`seeds`] returns a range of seeds, or only the seed in the environment variable
+//! `FOLDSTREAM_SEED`. A test that panics while it holds [`Faults`] prints their seed and the
+//! injected faults.
 //! ```
 //! use foldstream::ports::*;
 //! use foldstream_testkit::{InMemoryControlStore, faults::{Fault, Faults, Op, seeds}};
@@ -62,7 +67,7 @@
 //!         .with(Fault::Throttled(None).anywhere().one_in(10));
 //!     let rows = faults.control_store(InMemoryControlStore::new());
 //!     let row = Row::new(RowKey::new("p", "s"), "1", Revision::from_u128(7));
-//!     // A put is repeated with its revision until there is an answer.
+//!     // The caller repeats the put with the same revision until it gets an answer.
 //!     while rows.put(&row, Expect::Absent).await.is_err() {}
 //!     faults.disable();
 //!     assert_eq!(rows.get(&row.key).await?, Some(row));
@@ -73,9 +78,10 @@
 //! ```
 //!
 //! # A crash
-//! A process is everything that was made over the wrappers of one `Faults`. [`Fault::CrashBefore`] and
-//! [`Fault::CrashAfter`] kill it: none of its calls returns any more, [`run`](Faults::run) drops the work, and what the
-//! inner adapters hold is what was durable. [`restart`](Faults::restart) is the next process, on the same schedule.
+//! A process is everything that uses the wrappers of one `Faults`. [`Fault::CrashBefore`] and
+//! [`Fault::CrashAfter`] kill the process: none of its calls returns anymore, and
+//! [`run`](Faults::run) drops its work. The state of the inner adapters survives.
+//! [`restart`](Faults::restart) returns the next process, which is on the same schedule.
 //! ```
 //! use foldstream::ports::*;
 //! use foldstream_testkit::{InMemoryControlStore, faults::{Fault, Faults, Op}};
@@ -86,7 +92,7 @@
 //! let row = Row::new(RowKey::new("p", "s"), "1", Revision::from_u128(7));
 //!
 //! let rows = faults.control_store(durable.clone());
-//! assert!(faults.run(rows.put(&row, Expect::Absent)).await.is_none(), "it died");
+//! assert!(faults.run(rows.put(&row, Expect::Absent)).await.is_none(), "the process died");
 //!
 //! let faults = faults.restart();
 //! let rows = faults.control_store(durable);
@@ -97,10 +103,13 @@
 //! ```
 //!
 //! # What the wrappers do not do
-//! They sit *above* an adapter, so they cannot tear its pages: a torn read that an adapter mends belongs below it, in
-//! its own tests. [`Fault::Hole`], [`Fault::TornCommit`] and [`Fault::Hide`] break the contract of the port instead, for
-//! tests of how its callers defend themselves. They write no commits of their own either: for conflicts, let several
-//! processes work on one store, or let another writer come between two calls by a layer of [`intercept`].
+//! The wrappers sit *above* an adapter, so they cannot tear the pages that the adapter reads. Torn
+//! pages that an adapter repairs belong in the adapter's own tests. [`Fault::Hole`],
+//! [`Fault::TornCommit`] and [`Fault::Hide`] break the contract of the port instead. They test how
+//! callers defend themselves against a broken adapter.
+//!
+//! The wrappers write no commits of their own. For conflicts, let several processes work on one
+//! store, or let a layer of [`intercept`] append as another writer between two calls.
 mod call;
 mod consumer;
 mod control_store;
@@ -132,20 +141,22 @@ use plan::Plan;
 use snapshot_store::FaultySnapshotStore;
 use std::{fmt, future::Future, ops::Range, sync::Arc};
 
-/// Returns the seeds of a test: these, or only the one in the environment variable `FOLDSTREAM_SEED`, to replay a failure.
-/// [`length::seeds`](crate::length::seeds) also has a long form of the test.
+/// Returns the seeds that a test runs: all of them, or only one to replay a failure.
+///
+/// The environment variable `FOLDSTREAM_SEED` names the seed to replay.
+/// [`length::seeds`](crate::length::seeds) also distinguishes short and long runs of a test.
 ///
 /// # Panics
-/// If the variable cannot be read as a number.
+/// If the variable is set and is not a number.
 #[track_caller]
 pub fn seeds(all: Range<u64>) -> Range<u64> {
     crate::environment::number(SEED).map_or(all, crate::length::one)
 }
 
-/// A schedule of faults, and a process that it befalls. Cloning shares both.
+/// A schedule of faults, and one process whose calls they affect.
 ///
-/// Without rules its wrappers are transparent: they count calls and tell the [probe](Self::with_probe). See the
-/// [module](self) for examples.
+/// Clones share the schedule and the process. Without rules the wrappers only count calls and
+/// inform the [probe](Self::with_probe). See the [module](self) for examples.
 #[derive(Clone)]
 pub struct Faults {
     plan: Arc<Plan>,
@@ -153,12 +164,16 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// Nothing goes wrong until rules are added; whatever they leave to chance is drawn from this seed.
+    /// Creates a schedule without rules that draws random choices from this seed.
+    ///
+    /// Nothing goes wrong until [`with`](Self::with) or [`set`](Self::set) adds rules.
     #[must_use]
     pub fn seeded(seed: u64) -> Self {
         Self::on(Plan::new(Some(seed)))
     }
-    /// These rules, without a seed: what they leave to chance is the same every time.
+    /// Creates a schedule with these rules and a fixed seed.
+    ///
+    /// Rules that leave something to chance make the same choices in every run.
     #[must_use]
     pub fn script(rules: impl IntoIterator<Item = Rule>) -> Self {
         let faults = Self::on(Plan::new(None));
@@ -166,7 +181,7 @@ impl Faults {
             .into_iter()
             .fold(faults, |faults, rule| faults.with(rule))
     }
-    /// Nothing goes wrong until rules are added.
+    /// Creates a schedule without rules.
     #[must_use]
     pub fn none() -> Self {
         Self::script([])
@@ -178,22 +193,30 @@ impl Faults {
         }
     }
 
-    /// Adds a rule. All delays of a call add up; of other faults the first rule's counts.
+    /// Adds a rule to the schedule.
+    ///
+    /// If several rules apply to a call, their delays add up. Of all other faults, the call gets
+    /// that of the rule that was added first.
     #[must_use]
     pub fn with(self, rule: Rule) -> Self {
         self.plan.add(rule);
         self
     }
-    /// Lets a function see every call that reaches a backend, before and after it: to assert what must hold at each
-    /// step, or to write down what was done.
+    /// Calls a function before and after every call that reaches a backend.
+    ///
+    /// The function may assert invariants at each step or record the calls. It replaces an earlier
+    /// probe.
     #[must_use]
     pub fn with_probe(self, probe: impl Fn(Moment, &Call<'_>) + Send + Sync + 'static) -> Self {
         self.plan.set_probe(Arc::new(probe));
         self
     }
-    /// Sets the row that [`Fault::ConcurrentWrite`] makes of another; its key stays and its revision is fresh, whatever the function says.
-    /// Without it the row keeps its value: only its revision moves. A row that is not there yet is made, from the
-    /// one that was to be put.
+    /// Sets the row that [`Fault::ConcurrentWrite`] writes over the stored one.
+    ///
+    /// The function gets the stored row, or the row of the call if nothing is stored. The row that
+    /// it returns is written with the same key and a fresh revision, whatever the function sets
+    /// there. Without this function the concurrent writer keeps the value and changes only the
+    /// revision.
     #[must_use]
     pub fn with_concurrent_writer(
         self,
@@ -203,44 +226,49 @@ impl Faults {
         self
     }
 
-    /// Replaces all rules, from now on.
+    /// Replaces all rules for the calls from now on.
     pub fn set(&self, rules: impl IntoIterator<Item = Rule>) {
         self.plan.clear();
         rules.into_iter().for_each(|rule| self.plan.add(rule));
     }
-    /// From now on nothing goes wrong, and lists show what they lagged with. A dead process stays dead.
+    /// Stops injecting faults until [`enable`](Self::enable) is called.
+    ///
+    /// Lists show everything that lagged, and a frozen process continues. A dead process stays
+    /// dead.
     pub fn disable(&self) {
         self.plan.disable();
         self.life.thaw();
     }
-    /// Ends [`disable`](Self::disable).
+    /// Injects faults again after [`disable`](Self::disable).
     pub fn enable(&self) {
         self.plan.enable();
     }
 
-    /// An event store through these faults.
+    /// Wraps an event store in these faults.
     #[must_use]
     pub fn event_store(&self, inner: impl EventStore) -> Arc<dyn EventStore> {
         intercept::event_store(inner, FaultyEventStore::new(self.clone()))
     }
-    /// A snapshot store through these faults.
+    /// Wraps a snapshot store in these faults.
     #[must_use]
     pub fn snapshot_store(&self, inner: impl SnapshotStore) -> Arc<dyn SnapshotStore> {
         intercept::snapshot_store(inner, FaultySnapshotStore(self.clone()))
     }
-    /// A control store through these faults.
+    /// Wraps a control store in these faults.
     #[must_use]
     pub fn control_store(&self, inner: impl ControlStore) -> Arc<dyn ControlStore> {
         intercept::control_store(inner, FaultyControlStore(self.clone()))
     }
-    /// A message bus through these faults, with the consumers that subscribe to it.
+    /// Wraps a message bus, and the consumers that subscribe to it, in these faults.
     #[must_use]
     pub fn message_bus(&self, inner: impl MessageBus) -> Arc<dyn MessageBus> {
         message_bus::wrap(self.clone(), Arc::new(inner))
     }
 
-    /// Does a process's work until it is done, or until the process dies: then the work is dropped, and the answer is
-    /// none. Tasks that the work has spawned stay, but none of their calls returns.
+    /// Runs a process's work until the work is done or the process dies.
+    ///
+    /// Returns `None` if the process dies, after dropping the work. Tasks that the work has spawned
+    /// keep running, but none of their calls through the wrappers returns.
     pub async fn run<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
@@ -248,7 +276,7 @@ impl Faults {
             answer = work => Some(answer),
         }
     }
-    /// Kills the process now, as [`Fault::CrashBefore`] does at a call.
+    /// Kills the process at once, as [`Fault::CrashBefore`] does when a call is made.
     pub fn crash(&self) {
         self.life.crash();
     }
@@ -256,7 +284,10 @@ impl Faults {
     pub fn is_crashed(&self) -> bool {
         self.life.is_dead()
     }
-    /// Another process on the same schedule, for the one that died or beside one that lives. Wrap the adapters anew.
+    /// Returns another process on the same schedule.
+    ///
+    /// The new process replaces a dead one or runs next to a living one. Wrap the adapters again to
+    /// use it.
     #[must_use]
     pub fn restart(&self) -> Self {
         Self {
@@ -264,16 +295,18 @@ impl Faults {
             life: Arc::new(Life::new()),
         }
     }
-    /// Lets the process stand still until [`thaw`](Self::thaw): its calls neither start nor return, while others go on.
+    /// Freezes the process until [`thaw`](Self::thaw) is called.
+    ///
+    /// Calls of a frozen process neither start nor return. Other processes continue.
     pub fn freeze(&self) {
         self.life.freeze(None);
     }
-    /// Ends [`freeze`](Self::freeze).
+    /// Lets the process continue after [`freeze`](Self::freeze).
     pub fn thaw(&self) {
         self.life.thaw();
     }
 
-    /// Returns the faults that were injected so far, in order.
+    /// Returns the faults that were injected so far, in the order of the calls.
     pub fn log(&self) -> Vec<Injected> {
         self.plan.log()
     }
@@ -295,7 +328,7 @@ impl fmt::Debug for Faults {
     }
 }
 
-/// The seed and what was injected, a line each.
+/// Writes the seed and one line per injected fault.
 impl fmt::Display for Faults {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(&self.plan, f)

@@ -1,4 +1,4 @@
-//! One call on its way: what all wrappers do.
+//! The way of one call through its faults, which all wrappers share.
 use super::{Call, Fault, Faults, Moment};
 use foldstream::{
     BoxError, StreamHead,
@@ -15,14 +15,17 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-/// A port's errors, as faults make them.
+/// An error type of a port, as faults create it.
 pub(super) trait PortError: Sized + Send + 'static {
-    /// The same, where nothing is known of what became of the call.
+    /// Returns the error of a call that was certainly not carried out.
     fn unavailable(source: BoxError) -> Self;
+    /// Returns the error of a call whose outcome the caller cannot know.
     fn unknown(_: &Call<'_>, source: BoxError) -> Self {
         Self::unavailable(source)
     }
+    /// Returns the error of a throttled call.
     fn throttled(retry_after: Option<Duration>, source: BoxError) -> Self;
+    /// Returns the error of a call that the backend refuses.
     fn refused(kind: RefusedKind, reason: String, source: BoxError) -> Self;
 }
 
@@ -68,8 +71,9 @@ port_error! { MessageBusError {}
     }
 }
 
-/// Whether an answer says that something happened.
+/// An answer of a port, which says if the call took effect.
 pub(super) trait Answer {
+    /// Returns true if the call took effect, as a conflict does not.
     fn took_effect(&self) -> bool {
         true
     }
@@ -104,11 +108,11 @@ impl Answer for RunOutcome {
         self.durable > 0
     }
 }
-/// Everything else: what comes back was done.
+/// An answer that always means that the call took effect.
 pub(super) struct Plain<T>(pub(super) T);
 impl<T> Answer for Plain<T> {}
 
-/// What the network does when it delivers a request that the caller has given up.
+/// The late delivery of a request that the caller has given up.
 pub(super) type Late = BoxFuture<'static, ()>;
 
 fn says_the_test(what: &str) -> BoxError {
@@ -116,7 +120,8 @@ fn says_the_test(what: &str) -> BoxError {
 }
 
 impl Faults {
-    /// Waits until the process lives and the request is on its way; what befalls it there. Delays are over.
+    /// Waits until the process is alive and the request has arrived, delays included. Returns the
+    /// fault of the call, if any.
     pub(super) async fn arrive(&self, call: &Call<'_>) -> Option<Fault> {
         self.life.gate().await;
         let (delay, fault) = self.plan.strike(call);
@@ -126,7 +131,9 @@ impl Faults {
             Some(Fault::Hang) => std::future::pending().await,
             _ => {}
         }
-        // A call over a network always awaits something, so a caller can be dropped here.
+        // A call over a network always waits for something, so a caller's future can be dropped
+        // here, before the call takes effect. Without this, calls of in-memory adapters would never
+        // do so.
         yield_now().await;
         if !delay.is_zero() {
             sleep(delay).await;
@@ -135,7 +142,7 @@ impl Faults {
         fault
     }
 
-    /// Does a call at the backend, and lets the probe see it.
+    /// Carries out a call at the backend and informs the probe before and after it.
     pub(super) async fn reach<T: Answer, E>(
         &self,
         call: &Call<'_>,
@@ -149,7 +156,7 @@ impl Faults {
         answer
     }
 
-    /// The error of a fault that keeps a call from being done; none if it does not.
+    /// Returns the error of a fault that prevents the call, or `None` for a fault that does not.
     pub(super) fn failure<E: PortError>(&self, call: &Call<'_>, fault: &Fault) -> Option<E> {
         Some(match fault {
             Fault::Unavailable => E::unavailable(says_the_test("unavailable")),
@@ -164,7 +171,8 @@ impl Faults {
         })
     }
 
-    /// One call from its beginning to its end.
+    /// Passes one call through its faults. `late` carries out the call after the caller has given
+    /// up.
     pub(super) async fn pass<'b, T: Answer, E: PortError>(
         &self,
         call: Call<'_>,
@@ -175,7 +183,7 @@ impl Faults {
         self.finish(call, fault, act, late).await
     }
 
-    /// The same for what changes nothing, and so cannot arrive late.
+    /// Passes a call that writes nothing, and so cannot arrive late, through its faults.
     pub(super) async fn ask<'b, T: 'b, E: PortError>(
         &self,
         call: Call<'_>,
@@ -185,6 +193,7 @@ impl Faults {
         self.finish_asking(call, fault, act).await
     }
 
+    /// Finishes a call that writes nothing and has arrived with this fault.
     pub(super) async fn finish_asking<'b, T: 'b, E: PortError>(
         &self,
         call: Call<'_>,
@@ -200,7 +209,7 @@ impl Faults {
         Ok(answer)
     }
 
-    /// What becomes of a call that has arrived with this fault.
+    /// Finishes a call that has arrived with this fault.
     pub(super) async fn finish<'b, T: Answer, E: PortError>(
         &self,
         call: Call<'_>,
@@ -210,7 +219,8 @@ impl Faults {
     ) -> Result<T, E> {
         if let Some(Fault::ApplyLate(by)) = fault {
             let late = late();
-            // On its own: whoever sent it may be dead by then.
+            // A task of its own, because the caller may have been dropped and its process may be
+            // dead by then.
             tokio::spawn(async move {
                 sleep(by).await;
                 late.await;
@@ -224,12 +234,13 @@ impl Faults {
                 .await
                 .and_then(|_| Err(E::unknown(&call, says_the_test("the reply was lost")))),
             (None, Some(Fault::Duplicate)) => {
-                // Also if the first one fails: the client that sends twice does not wait for it.
+                // The second request is sent even if the first one fails: a client that sends twice
+                // does not wait for the first answer.
                 let _ = self.reach(&call, act()).await;
                 self.reach(&call, act()).await
             }
             (None, Some(Fault::HangAfter)) => {
-                // Nobody hears of it.
+                // The caller never gets this answer.
                 let _ = self.reach(&call, act()).await;
                 std::future::pending().await
             }
@@ -240,7 +251,8 @@ impl Faults {
             }
             (None, _) => self.reach(&call, act()).await,
         };
-        // Done, but not yet heard of: the other place where a caller can be dropped.
+        // The other place where a caller's future can be dropped: the call has taken effect, but
+        // the caller does not have the answer yet.
         yield_now().await;
         self.life.gate().await;
         answer

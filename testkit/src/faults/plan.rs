@@ -11,10 +11,12 @@ use std::{
 /// The moment at which a probe is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Moment {
-    /// The call reaches the backend now: what must hold before it can be asserted here.
+    /// The call is about to reach the backend. A probe can assert what must hold before the call.
     Reaches,
-    /// The backend has done it: a write was applied (a conflict applies nothing), a read answered. The caller may not
-    /// come to hear of it.
+    /// The backend has carried out the call.
+    ///
+    /// A write was applied, or a read was answered. A conflict applies nothing, so it is not
+    /// reported. The caller may never get the answer.
     Done,
 }
 
@@ -29,10 +31,10 @@ pub(super) struct Plan {
 #[derive(Default)]
 struct State {
     rules: Vec<Running>,
-    /// Rules ever added: each has dice of its own.
+    /// The number of rules that were ever added, from which each rule gets a seed of its own.
     added: u64,
     is_healed: bool,
-    /// How often it was healed: what lags is shown.
+    /// The number of times that the faults were disabled. Each time, lists show what lagged.
     healings: u64,
     calls: BTreeMap<Op, u64>,
     total: u64,
@@ -53,7 +55,8 @@ impl Plan {
         }
     }
     fn state(&self) -> MutexGuard<'_, State> {
-        // A probe or filter that panics does so under the lock: the schedule is whole nevertheless.
+        // A filter or a concurrent writer of the test may panic while the lock is held. The
+        // schedule is consistent nevertheless.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -82,7 +85,7 @@ impl Plan {
         self.state().concurrent_writer = Some(write);
     }
 
-    /// What befalls this call: a delay, and at most one other fault.
+    /// Counts a call and returns its delay and at most one other fault.
     pub(super) fn strike(&self, call: &Call<'_>) -> (Duration, Option<Fault>) {
         let mut guard = self.state();
         let state = &mut *guard;
@@ -93,7 +96,8 @@ impl Plan {
             return (delay, fault);
         }
         for rule in &mut state.rules {
-            // Every rule sees every call, also one that another has struck: so its dice do not depend on the others.
+            // Every rule sees every call, also one that has a fault already. So the random numbers
+            // of a rule do not depend on the other rules.
             let Some(struck) = rule.strike(call) else {
                 continue;
             };
@@ -117,7 +121,7 @@ impl Plan {
             probe(moment, call);
         }
     }
-    /// What another owner makes of a row.
+    /// Returns the row that a concurrent writer writes over `row`.
     pub(super) fn written(&self, row: &Row) -> Row {
         let (write, revision) = {
             let mut state = self.state();
@@ -129,7 +133,7 @@ impl Plan {
         written.revision = revision;
         written
     }
-    /// A number below `end`, by the seed; 0 for 0.
+    /// Returns a number below `end`, drawn from the seed; 0 if `end` is 0.
     pub(super) fn below(&self, end: usize) -> usize {
         self.state().dice.usize(..end.max(1))
     }
@@ -149,7 +153,7 @@ impl Plan {
     }
 }
 
-/// A call in one line of bearable length.
+/// Describes a call in one line of at most 200 characters and an ellipsis.
 fn brief(call: &Call<'_>) -> String {
     const MOST: usize = 200;
     let mut about = call.to_string();
@@ -181,7 +185,7 @@ impl fmt::Display for Plan {
     }
 }
 
-/// A test that fails says how to replay it.
+/// Prints the seed and the injected faults of a test that fails.
 impl Drop for Plan {
     fn drop(&mut self) {
         if std::thread::panicking() {

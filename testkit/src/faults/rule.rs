@@ -1,12 +1,15 @@
-//! When a fault is injected.
+//! The rules that say when a fault is injected.
 use super::{Call, Fault, Ops};
 use std::{fmt, sync::Arc, time::Duration};
 
 type Filter = dyn Fn(&Call<'_>) -> bool + Send + Sync;
 type Chooser = dyn Fn(&Call<'_>) -> Option<Fault> + Send + Sync;
 
-/// A fault, the calls that it is for, and which of them it befalls: all, unless one of `at`, `first`, `from`, `every`
-/// or `one_in` says otherwise; the last one counts.
+/// A fault together with the calls into which it is injected.
+///
+/// The fault is injected into all calls that match, unless [`at`](Self::at),
+/// [`first`](Self::first), [`from`](Self::from), [`every`](Self::every) or [`one_in`](Self::one_in)
+/// selects some of them. If several of these are called, the last one counts.
 ///
 /// # Example
 /// ```
@@ -33,7 +36,7 @@ enum Source {
     Chosen(Arc<Chooser>),
 }
 
-/// Which of the calls, counted from 1.
+/// The selection among matching calls, which are counted from 1.
 #[derive(Clone, Copy, Debug)]
 enum When {
     Always,
@@ -58,55 +61,62 @@ impl Rule {
         }
     }
 
-    /// A function that says of each call what goes wrong with it. It must not call the [`Faults`](super::Faults) that
-    /// it is part of.
+    /// Creates a rule from a function that chooses the fault of each call.
+    ///
+    /// The function returns `None` for a call that it leaves alone. It must not call the
+    /// [`Faults`](super::Faults) to which the rule is added, whose lock is held while it runs.
     pub fn chosen_by(choose: impl Fn(&Call<'_>) -> Option<Fault> + Send + Sync + 'static) -> Self {
         Self::from_source(Source::Chosen(Arc::new(choose)))
     }
 
-    /// Only for these methods.
+    /// Restricts the rule to calls of these methods.
     #[must_use]
     pub fn on(mut self, ops: impl Into<Ops>) -> Self {
         self.ops = Some(ops.into());
         self
     }
-    /// Only for calls that pass a test. It must not call the [`Faults`](super::Faults) that it is part of.
+    /// Restricts the rule to calls for which a function returns true.
+    ///
+    /// The function must not call the [`Faults`](super::Faults) to which the rule is added, whose
+    /// lock is held while it runs. It replaces an earlier function.
     #[must_use]
     pub fn matching(mut self, test: impl Fn(&Call<'_>) -> bool + Send + Sync + 'static) -> Self {
         self.filter = Some(Arc::new(test));
         self
     }
-    /// Only the nth such call, from 1.
+    /// Selects only the `n`th matching call, counted from 1.
     #[must_use]
     pub const fn at(mut self, n: u64) -> Self {
         self.when = When::At(n);
         self
     }
-    /// The first `n` such calls.
+    /// Selects the first `n` matching calls.
     #[must_use]
     pub const fn first(mut self, n: u64) -> Self {
         self.when = When::First(n);
         self
     }
-    /// From the nth such call on, from 1.
+    /// Selects the `n`th matching call, counted from 1, and all after it.
     #[must_use]
     pub const fn from(mut self, n: u64) -> Self {
         self.when = When::From(n);
         self
     }
-    /// Every nth such call; 0 is none.
+    /// Selects every `n`th matching call; 0 selects none.
     #[must_use]
     pub const fn every(mut self, n: u64) -> Self {
         self.when = When::Every(n);
         self
     }
-    /// One such call in `n` on the average, by the seed; 0 is none.
+    /// Selects one matching call in `n` on average, drawn from the seed; 0 selects none.
     #[must_use]
     pub const fn one_in(mut self, n: u32) -> Self {
         self.when = When::OneIn(n);
         self
     }
-    /// A duration of the fault is an upper bound: each time another one below it, by the seed.
+    /// Makes the duration of the fault an upper bound.
+    ///
+    /// Each time the fault gets a shorter duration, drawn from the seed.
     #[must_use]
     pub const fn jittered(mut self) -> Self {
         self.is_jittered = true;
@@ -127,7 +137,9 @@ impl fmt::Debug for Rule {
     }
 }
 
-/// A rule at work: how many of its calls it has seen, and its own dice, so that rules do not disturb each other.
+/// A rule in use, with its count of matching calls and its own random numbers.
+///
+/// Rules do not share random numbers, so adding one does not change the others.
 #[derive(Debug)]
 pub(super) struct Running {
     rule: Rule,
@@ -144,7 +156,7 @@ impl Running {
         }
     }
 
-    /// What it does to a call.
+    /// Returns the fault that the rule injects into a call, if any.
     pub(super) fn strike(&mut self, call: &Call<'_>) -> Option<Fault> {
         let Rule { ops, filter, .. } = &self.rule;
         let op = call.op();
@@ -177,7 +189,7 @@ impl Running {
             return fault;
         }
         let share = self.dice.f64();
-        // Whole microseconds: readable in a log.
+        // Whole microseconds are easier to read in a log.
         fault.map_duration(|d| Duration::from_micros((d.as_micros() as f64 * share) as u64))
     }
 }

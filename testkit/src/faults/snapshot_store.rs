@@ -1,4 +1,4 @@
-//! A snapshot store through faults.
+//! The wrapper that injects faults into a snapshot store.
 use super::{
     Call, Faults,
     pass::{Late, Plain},
@@ -37,7 +37,7 @@ impl SnapshotStoreLayer for FaultySnapshotStore {
             let (faults, inner, snapshot) = (self.0.clone(), inner.clone(), snapshot.clone());
             Box::pin(async move {
                 let sent = inner.save(&snapshot);
-                // Nobody waits for the answer any more; likewise below.
+                // The caller has given up and does not get the answer; likewise below.
                 let _ = faults.reach(&Call::SaveSnapshot(&snapshot), sent).await;
             })
         };

@@ -1,13 +1,15 @@
-//! Where an empty page says to go on: at the place where it was asked, in other words.
+//! The cursors of injected empty pages, which lead back to the start of the same page.
 //!
-//! Callers may expect that a cursor moves, and no adapter gives one for the beginning; so the wrapper makes cursors of its
-//! own and takes them back. One names its list, since a cursor of one list must be refused by another.
+//! Callers may expect that every page has a new cursor, and no adapter has a cursor for the
+//! beginning of a list. So the wrapper makes cursors of its own and translates them back. A cursor
+//! names its list, because other lists must refuse it.
 use super::Call;
 use foldstream::ports::ScanCursor;
 
 const MARK: &[u8] = b"\xf4\x8f\xbf\xbffaults: ";
 
-/// A place of the inner adapter, and how often in a row the caller was sent back to it.
+/// A place in a list of the inner adapter, with the number of empty pages in a row that led back to
+/// it.
 #[derive(Debug, PartialEq)]
 struct Place {
     list: String,
@@ -16,7 +18,7 @@ struct Place {
 }
 
 impl Place {
-    /// `MARK <list> NUL <turns> NUL [+ <after>]`
+    /// Encodes the place as `MARK <list> NUL <turns> NUL [+ <after>]`.
     fn encode(&self) -> Vec<u8> {
         let mut out = MARK.to_vec();
         out.extend(format!("{}\0{}\0", self.list, self.turns).bytes());
@@ -49,13 +51,14 @@ impl Place {
     }
 }
 
-/// Where the empty page of a list that was asked so says to go on.
+/// Returns the cursor of an empty page, from the cursor `asked` with which the page was requested.
 pub(super) fn again(call: &Call<'_>, asked: Option<&ScanCursor>) -> ScanCursor {
     let place = Place::next(call.to_string(), asked.map(ScanCursor::as_bytes));
     ScanCursor::from_bytes(place.encode())
 }
 
-/// What the inner adapter is to be asked with. A place of another list is left as it is, to be refused there.
+/// Returns the cursor for the inner adapter. A cursor of another list is passed on unchanged, so
+/// that the inner adapter refuses it.
 pub(super) fn resolved(call: &Call<'_>, asked: Option<ScanCursor>) -> Option<ScanCursor> {
     let place = asked.as_ref().and_then(|a| Place::decode(a.as_bytes()));
     match place.filter(|place| place.list == call.to_string()) {
@@ -64,10 +67,11 @@ pub(super) fn resolved(call: &Call<'_>, asked: Option<ScanCursor>) -> Option<Sca
     }
 }
 
-/// The same for a range of rows, which goes on by sort key.
+/// Returns the sort key with which an empty page of a range of rows continues, as [`again`] does
+/// for lists.
 pub(super) fn again_behind(asked: Option<&str>) -> String {
     let place = Place::next(String::new(), asked.map(str::as_bytes));
-    // Made of texts: nothing is replaced.
+    // All parts are valid UTF-8, so no byte is replaced.
     String::from_utf8_lossy(&place.encode()).into_owned()
 }
 pub(super) fn resolved_sort(asked: Option<String>) -> Option<String> {

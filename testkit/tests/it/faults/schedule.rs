@@ -62,7 +62,7 @@ async fn the_same_seed_and_the_same_calls_give_the_same_faults() {
     let log = run(7).await;
     assert!(log.starts_with("faults of seed 7 (replay: FOLDSTREAM_SEED=7)"));
     assert!(log.lines().count() > 20, "{log}");
-    assert!(log.contains("1 events on cart#3 behind 0"), "{log}");
+    assert!(log.contains("1 events on cart#3 after 0"), "{log}");
     assert_eq!(log, run(7).await);
     assert_ne!(log.split_once('\n'), run(8).await.split_once('\n'));
 }
