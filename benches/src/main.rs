@@ -30,7 +30,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Suite {
-    /// The event store on DynamoDB (an emulator in this process) against the raw SDK, then `memory`.
+    /// The event store on DynamoDB (an emulator in this process) against the raw SDK, then
+    /// `memory`.
     Store(Options),
     /// Commands on the in-memory event store, one core, against cqrs-es 0.5 with its MemStore.
     Memory(Options),

@@ -1,4 +1,5 @@
-//! Control stores that each break one rule of the contract, and the proof that every case is needed.
+//! Control stores that each break one rule of the contract, and the proof that every case is
+//! needed.
 mod conditions;
 mod range;
 mod rows;
@@ -20,7 +21,7 @@ type Put = Result<PutOutcome, ControlStoreError>;
 type Deleted = Result<DeleteOutcome, ControlStoreError>;
 type Page = Result<RowPage, ControlStoreError>;
 
-/// All rows of a query, not page by page.
+/// Returns all rows of a query from all its pages.
 async fn all(store: &Store, query: &RangeQuery) -> Vec<Row> {
     let (mut rows, mut query) = (Vec::new(), query.clone());
     loop {
@@ -33,7 +34,7 @@ async fn all(store: &Store, query: &RangeQuery) -> Vec<Row> {
     }
 }
 
-/// Changes nothing: the wrapper itself must not break a rule.
+/// A layer that changes nothing, which shows that the wrapper itself breaks no rule.
 #[derive(Debug, Default)]
 struct Nothing;
 impl ControlStoreLayer for Nothing {}

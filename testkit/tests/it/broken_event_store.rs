@@ -28,30 +28,30 @@ fn is_backwards(read: &Read) -> bool {
     matches!(read.from, ReadFrom::Newest | ReadFrom::NewestAtOrBelow(_))
 }
 
-/// The whole of a stream, oldest first.
+/// Returns the whole stream, oldest commit first.
 async fn history(store: &Store, stream: &StreamId) -> Vec<Commit> {
     let start = ReadFrom::After(StreamHead::empty(stream.clone()));
     store.read(stream, start, None).try_collect().await.unwrap()
 }
 
-/// Where a stream ends.
+/// Returns the head of the last commit of a stream.
 async fn tail(store: &Store, stream: &StreamId) -> StreamHead {
     let commits = history(store, stream).await;
     let empty = || StreamHead::empty(stream.clone());
     commits.last().map_or_else(empty, Commit::head)
 }
 
-/// Changes nothing: the wrapper itself must not break a rule.
+/// A layer that changes nothing, which shows that the wrapper itself breaks no rule.
 #[derive(Debug, Default)]
 struct Nothing;
 impl EventStoreLayer for Nothing {}
 
-/// Bytes of a commit: small, since hundreds of cases try to exceed it.
+/// The maximum size of a commit in bytes. It is small, because hundreds of cases try to exceed it.
 const LIMIT: usize = 200_000;
 
 type Suspects = Vec<Suspect<Arc<dyn EventStore>>>;
 
-/// Breaks a store that can do everything.
+/// Breaks a store with all capabilities.
 fn full<L: EventStoreLayer + Default>(
     rejected_by: &'static [&'static str],
 ) -> Suspect<Arc<dyn EventStore>> {
@@ -92,7 +92,7 @@ fn plain<L: EventStoreLayer + Default>(
     )
 }
 
-/// Breaks a store that looks at nothing but the slot after a head.
+/// Breaks a store that checks only the slot after a head.
 fn slots_only<L: EventStoreLayer + Default>(
     rejected_by: &'static [&'static str],
 ) -> Suspect<Arc<dyn EventStore>> {

@@ -29,7 +29,7 @@ type Committed = Result<Vec<(PartitionId, Option<Offset>)>, MessageBusError>;
 type Next = Result<ConsumerEvent, MessageBusError>;
 type Done = Result<(), MessageBusError>;
 
-/// What a broken bus does otherwise than the sound one that it wraps.
+/// The differences of a broken bus from the sound bus that it wraps.
 #[async_trait]
 trait Sabotage: Debug + Default + Send + Sync + 'static {
     async fn publish(&self, bus: &InMemoryMessageBus, message: &Message) -> Published {
@@ -38,7 +38,7 @@ trait Sabotage: Debug + Default + Send + Sync + 'static {
     async fn publish_run(&self, bus: &InMemoryMessageBus, run: &[Message]) -> RunOutcome {
         bus.publish_run(run).await
     }
-    /// Changes a wish before the bus hears it.
+    /// Changes a subscription before the bus receives it.
     async fn wish(&self, _: &InMemoryMessageBus, wish: Subscription) -> Subscription {
         wish
     }
@@ -71,7 +71,7 @@ trait Sabotage: Debug + Default + Send + Sync + 'static {
     }
 }
 
-/// A member of a group, with what sabotage writes down about it.
+/// A member of a group, with the notes of the sabotage about it.
 #[derive(Debug)]
 struct Member {
     inner: Arc<dyn Consumer>,
@@ -89,7 +89,7 @@ struct Notes {
     has_left: bool,
 }
 
-/// A sound bus with one thing changed.
+/// A sound bus with one change.
 #[derive(Debug)]
 struct Broken<S> {
     bus: Arc<InMemoryMessageBus>,
@@ -200,7 +200,7 @@ const GROUPS: &[&str] = &[
     "static_members",
     "delete_group",
 ];
-/// The session timeout that every broken bus claims to have.
+/// The session timeout that every broken bus reports.
 const SESSION: Duration = Duration::from_secs(10);
 
 fn sabotaged<S: Sabotage>(session: Duration) -> Arc<dyn BusFixture> {
@@ -214,7 +214,7 @@ fn broken<S: Sabotage>(rejected_by: &'static [&'static str]) -> Suspect<Arc<dyn 
     Suspect::new::<S>(GROUPS, || sabotaged::<S>(SESSION), rejected_by)
 }
 
-/// Changes nothing: the wrapper itself must not break a rule.
+/// A sabotage that changes nothing, which shows that the wrapper itself breaks no rule.
 #[derive(Debug, Default)]
 struct Nothing;
 #[async_trait]

@@ -1,4 +1,5 @@
-//! Payload codecs that each break one rule of the contract, and the proof that every case is needed.
+//! Payload codecs that each break one rule of the contract, and the proof that every case is
+//! needed.
 use crate::matrix::{Suspect, assert_every_case_is_needed};
 use async_trait::async_trait;
 use foldstream::{
@@ -37,10 +38,10 @@ enum Breaks {
     OtherKeys,
 }
 
-/// A key, or none once it was deleted.
+/// A key, or `None` after its deletion.
 type Key = Option<u64>;
 
-/// Keeps the rules of encryption against honest people only: what matters here is which rules are kept.
+/// A toy cipher without security: the test is about the rules of a codec, not about secrecy.
 #[derive(Debug)]
 struct Codec {
     breaks: Breaks,
@@ -89,7 +90,7 @@ impl Codec {
             _ => context.associated_data(),
         }
     }
-    /// Nonce, check, text.
+    /// Writes the nonce, the check and the text.
     fn write(&self, context: &PayloadContext<'_>, key: u64, nonce: u64, payload: &[u8]) -> Bytes {
         let check = hash((key, nonce, self.bound(context), payload));
         let check = if self.breaks(Breaks::Authentication) {
@@ -122,7 +123,7 @@ impl Codec {
         if self.breaks(Breaks::Authentication) || is_right(&text) {
             return Some(text.into());
         }
-        // Believes that something was padded.
+        // Assumes that the payload was padded.
         let shorter = text.split_last().map(|(_, text)| text)?;
         (self.breaks(Breaks::Length) && is_right(shorter)).then(|| shorter.to_vec().into())
     }
@@ -215,7 +216,8 @@ impl CodecFixture for Fixture {
     }
 }
 
-/// A codec that breaks a rule, the cases that must find out, and those that rest on the rule.
+/// Declares a codec that breaks a rule, the cases that must reject it, and the cases that rest on
+/// the rule.
 macro_rules! suspects {
     ($($rule:ident: [$($case:ident),*] $(and [$($also:ident),*])?,)*) => {
         [$(Suspect::named(

@@ -1,4 +1,5 @@
-//! Snapshot stores that each break one rule of the contract, and the proof that every case is needed.
+//! Snapshot stores that each break one rule of the contract, and the proof that every case is
+//! needed.
 use crate::matrix::{Suspect, assert_every_case_is_needed};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -63,12 +64,12 @@ fn every_case_rejects_a_broken_snapshot_store() {
     assert_every_case_is_needed(&contract::snapshot_store::cases(), &suspects);
 }
 
-/// Changes nothing: the wrapper itself must not break a rule.
+/// A layer that changes nothing, which shows that the wrapper itself breaks no rule.
 #[derive(Debug, Default)]
 struct Nothing;
 impl SnapshotStoreLayer for Nothing {}
 
-/// Writes whatever is there.
+/// Writes over any stored snapshot.
 async fn overwrite(store: &Store, snapshot: &StoredSnapshot) -> Saved {
     store.delete(&snapshot.stream).await?;
     store.save(snapshot).await
@@ -176,7 +177,7 @@ impl SnapshotStoreLayer for ChecksThenWrites {
     }
 }
 
-/// Forgets that ids of several types may be the same.
+/// Forgets that ids of several types may be equal.
 #[derive(Debug, Default)]
 struct KeysById;
 fn without_type(stream: &StreamId) -> StreamId {
@@ -209,7 +210,7 @@ impl SnapshotStoreLayer for KeysById {
     }
 }
 
-/// Says of a snapshot that is too large how large its payload is.
+/// Reports the size of the payload as the size of a snapshot that is too large.
 #[derive(Debug, Default)]
 struct MeasuresThePayloadAlone;
 #[async_trait]
@@ -275,7 +276,7 @@ impl SnapshotStoreLayer for MakesRoomFirst {
     }
 }
 
-/// The first half, and then the whole.
+/// Writes the first half, and then the whole.
 #[derive(Debug, Default)]
 struct WritesInParts;
 #[async_trait]
@@ -289,7 +290,7 @@ impl SnapshotStoreLayer for WritesInParts {
         half.payload = snapshot.payload.slice(..snapshot.payload.len() / 2);
         overwrite(store, &half).await?;
         yield_now().await;
-        // Somebody may have been faster with a later one.
+        // Another writer may have stored a later snapshot.
         match store.load(&snapshot.stream).await? {
             Some(found) if found == half => overwrite(store, snapshot).await,
             _ => store.save(snapshot).await,

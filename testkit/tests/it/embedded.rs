@@ -1,4 +1,4 @@
-//! The embedded DynamoDB: how it starts and stops, and where it differs from DynamoDB.
+//! The embedded DynamoDB: its start, its end, and its differences from DynamoDB.
 use foldstream_testkit::embedded::DynamoDbServer;
 use serde_json::{Value, json};
 use std::{
@@ -108,7 +108,7 @@ fn a_server_that_is_kept_running_outlives_its_owner_and_the_runtime_that_started
     assert_eq!(tables(&endpoint), json!([]));
 }
 
-/// Each row of the table "What the emulator does not do" that a request can show.
+/// Tests each row of the table "What the emulator does not do" that a request can show.
 mod differences {
     use super::*;
 

@@ -22,7 +22,7 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
-/// Overrides nothing.
+/// A layer that overrides nothing.
 struct Nothing;
 impl EventStoreLayer for Nothing {}
 impl SnapshotStoreLayer for Nothing {}
@@ -40,7 +40,7 @@ impl MessageBusLayer for Nothing {
     }
 }
 
-/// The contracts hold through layers, also of a store that can do little.
+/// The contract suites through layers, also on a store with few capabilities.
 mod contract {
     use super::*;
     use foldstream::ports::Capabilities;
@@ -139,7 +139,7 @@ fn an_intercepted_store_is_a_store_of_its_own_however_it_is_shared() {
     assert_ne!(other.identity(), store.identity());
 }
 
-/// A method of the port with a default must not become that default on the way.
+/// A layer must forward the port's method, and not fall back to the method's default.
 #[tokio::test]
 async fn a_run_passes_as_a_run() {
     let bus = InMemoryMessageBus::new();
@@ -188,7 +188,7 @@ async fn one_overridden_method_leaves_the_others_alone_and_the_test_sees_layer_a
     assert!(shown.contains("CountsAppends"), "{shown}");
 }
 
-/// Answers reads with a list, an error, or with the commits of another stream.
+/// Answers reads with a list, with an error, or with the commits of another stream.
 struct Answers(Mutex<Vec<Answer>>);
 enum Answer {
     List(Vec<Commit>),
@@ -243,7 +243,7 @@ async fn a_read_is_answered_with_a_list_an_error_or_another_read() {
     assert_eq!(read().await.unwrap(), [append.to_commit()]);
 }
 
-/// Sends what it is given a moment later, and does not wait for it.
+/// Forwards an append a moment later, and does not wait for it.
 struct WritesBehind;
 #[async_trait]
 impl ControlStoreLayer for WritesBehind {
@@ -323,7 +323,7 @@ async fn a_layer_of_a_consumer_leaves_its_other_methods_alone_and_drops_it() -> 
     Ok(())
 }
 
-/// Topics look emptier than they are.
+/// A bus that reports topics as empty.
 struct Empty;
 #[async_trait]
 impl MessageBusLayer for Empty {

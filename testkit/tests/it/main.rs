@@ -1,4 +1,4 @@
-//! Tests of the testkit itself.
+//! The tests of the testkit itself.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,

@@ -1,4 +1,5 @@
-//! Runs all cases of a contract on sound and on broken adapters: a case that no broken adapter fails proves nothing.
+//! Runs all cases of a contract on sound and on broken adapters. A case that no broken adapter
+//! fails proves nothing.
 use foldstream_testkit::contract::Case;
 use futures::FutureExt;
 use std::{
@@ -12,20 +13,20 @@ use std::{
     time::Duration,
 };
 
-/// An adapter to try.
+/// An adapter under test, sound or broken.
 pub(crate) struct Suspect<P> {
     name: &'static str,
-    /// The groups of cases that it would declare.
+    /// The groups of cases that the adapter would declare.
     groups: &'static [&'static str],
     fresh: fn() -> P,
-    /// The cases of the rule that it breaks; none for a sound one.
+    /// The cases of the rule that the adapter breaks; empty for a sound adapter.
     rejected_by: &'static [&'static str],
-    /// Cases of other rules that it fails too, since they rest on that rule.
+    /// Cases of other rules that the adapter fails too, because they rest on that rule.
     and_by: &'static [&'static str],
 }
 
 impl<P> Suspect<P> {
-    /// Named after its sabotage.
+    /// Creates a suspect that is named after its sabotage.
     pub(crate) fn new<S>(
         groups: &'static [&'static str],
         fresh: fn() -> P,
@@ -56,15 +57,17 @@ impl<P> Suspect<P> {
     }
 }
 
-/// Time on the paused clock that a case may take. Waiting costs nothing here.
+/// The time on the paused clock that a case may take. Waiting costs no real time.
 const LIMIT: Duration = Duration::from_secs(600);
 
-/// Runs every case on every suspect, and asserts that:
+/// Runs every case on every suspect.
+///
+/// It asserts that:
 /// - a suspect fails exactly the cases that are listed for it, and passes all others,
-/// - a broken one passes most: it breaks a rule, not everything,
+/// - a broken suspect passes most cases, so that it breaks a rule and not everything,
 /// - every case rejects an adapter that breaks its own rule.
 ///
-/// So a case that grows too strict, or too lax, shows up here.
+/// A case that becomes too strict or too lax therefore fails this test.
 pub(crate) fn assert_every_case_is_needed<P: 'static>(cases: &[Case<P>], suspects: &[Suspect<P>]) {
     let known: BTreeSet<_> = cases.iter().map(|case| case.name).collect();
     let all: BTreeSet<_> = suspects.iter().flat_map(Suspect::all).collect();
@@ -131,7 +134,8 @@ thread_local! {
     static IS_SILENT: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Panics of cases are answers here; those of all other tests of this binary are printed as ever.
+/// Silences panics of cases, which are results here. Panics of other tests in this binary are still
+/// printed.
 fn silence_panics_of_cases() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
@@ -144,7 +148,7 @@ fn silence_panics_of_cases() {
     });
 }
 
-/// Runs a case alone on this thread, on a clock that jumps to the next timer: deterministic, and without waiting.
+/// Runs a case alone on this thread, with a paused clock: deterministic, and without waiting.
 fn outcome<P>(case: &Case<P>, fresh: fn() -> P) -> Result<(), String> {
     silence_panics_of_cases();
     let runtime = tokio::runtime::Builder::new_current_thread()

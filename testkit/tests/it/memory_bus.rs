@@ -1,4 +1,5 @@
-//! What the in-memory bus promises beyond the contract suite: rebalances, wake-ups, trimming, expulsion.
+//! Promises of the in-memory bus beyond the contract suite: rebalances, wake-ups, trimming,
+//! expulsion.
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 use bytes::Bytes;
 use foldstream::{
@@ -29,7 +30,7 @@ fn bus(partitions: u32) -> Arc<InMemoryMessageBus> {
     assert!(bus.create_topic(TOPIC, partitions));
     bus
 }
-/// Joins at the beginning of every partition.
+/// Joins a group at the beginning of every partition.
 async fn join(bus: &InMemoryMessageBus, group: &str) -> Arc<dyn Consumer> {
     let offsets = bus.offsets(TOPIC).await.unwrap();
     let start = offsets
@@ -38,7 +39,7 @@ async fn join(bus: &InMemoryMessageBus, group: &str) -> Arc<dyn Consumer> {
     let wish = Subscription::new(group, [TOPIC]).with_start(start.collect());
     bus.subscribe(wish).await.unwrap()
 }
-/// The next event; a bus that forgets to tell it fails the test instead of hanging it.
+/// Returns the next event. If the bus never reports it, the test fails instead of hanging.
 async fn next(consumer: &Arc<dyn Consumer>) -> ConsumerEvent {
     let patience = Duration::from_secs(60);
     timeout(patience, consumer.next()).await.unwrap().unwrap()
@@ -67,7 +68,7 @@ async fn delivery(consumer: &Arc<dyn Consumer>) -> Delivery {
         other => panic!("not a delivery: {other:?}"),
     }
 }
-/// Nothing to tell, however long it waits. Needs a paused clock.
+/// Returns true if the consumer has no event, however long it waits. Needs a paused clock.
 async fn is_silent(consumer: &Arc<dyn Consumer>) -> bool {
     timeout(Duration::from_secs(1), consumer.next())
         .await
@@ -129,7 +130,7 @@ async fn a_partition_moves_only_once_its_revocation_is_dropped_and_then_at_what_
     let from = bus.publish(&message("a", "x")).await.unwrap().0;
     let old = join(&bus, "g").await;
     let epochs = assigned(&old).await;
-    // The second partition goes to whoever joins second.
+    // The second member gets the second partition.
     let new = join(&bus, "g").await;
     let revocation = revoking(&old).await;
     assert_eq!(revocation.partitions(), [partition(1)]);
@@ -172,7 +173,8 @@ async fn a_partition_moves_when_the_grace_has_passed_and_commits_for_it_are_stal
     );
     let committed = bus.committed("g", TOPIC).await.unwrap();
     assert_eq!(committed, [(partition(0), None), (partition(1), None)]);
-    // Dropping it late takes nothing from whoever has the partition since: the old owner itself, by now.
+    // A late drop of the old consumer takes no partition from the present owner, which by now is
+    // the same member again.
     new.leave().await.unwrap();
     assert_eq!(ids(&assigned(&old).await), [1]);
     drop(held);
@@ -283,7 +285,7 @@ async fn a_waiting_member_is_woken_by_a_message_a_resume_a_newcomer_and_its_own_
     ));
 }
 
-/// A missed wake-up would leave the reader waiting for ever, since nothing else happens then.
+/// A missed wake-up would leave the reader waiting forever, because no later event wakes it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_wake_up_is_lost_between_threads() {
     let bus = bus(3);
@@ -294,7 +296,7 @@ async fn no_wake_up_is_lost_between_threads() {
         async move {
             for n in 0..20_000 {
                 bus.publish(&message(n, "x")).await.unwrap();
-                // Lets the reader fall asleep again and again.
+                // The pause lets the reader fall asleep again and again.
                 if n % 7 == 0 {
                     tokio::task::yield_now().await;
                 }
@@ -391,7 +393,7 @@ async fn trimming_past_a_reader_is_out_of_range_never_a_silent_skip() {
         .commit(&[OffsetCommit::new(partition(0), epoch, Offset::new(1))])
         .await
         .unwrap();
-    // Up to its position is no loss.
+    // Deleting records up to its position is not a loss.
     bus.delete_records_before(&partition(0), Offset::new(1))
         .unwrap();
     assert_eq!(delivery(&reader).await.offset, Offset::new(1));
@@ -405,18 +407,18 @@ async fn trimming_past_a_reader_is_out_of_range_never_a_silent_skip() {
     assert!(is_out_of_range(next(&reader).await));
     assert!(is_silent(&reader).await);
     drop(reader);
-    // What it committed is trimmed too.
+    // The committed offset is trimmed too.
     let again = join(&bus, "g").await;
     assert!(is_out_of_range(next(&again).await));
     drop(again);
-    // After the operator has decided: from the begin of what is left.
+    // After the operator's decision, the group starts at the first record that is left.
     bus.delete_group("g").await.unwrap();
     let wish = Subscription::new("g", [TOPIC])
         .with_start(vec![StartOffset::new(partition(0), Offset::new(7))]);
     let reader = bus.subscribe(wish).await.unwrap();
     assert_eq!(assigned(&reader).await[0].from, StartedFrom::Configured);
     assert_eq!(delivery(&reader).await.offset, Offset::new(7));
-    // Offsets are not used again when everything is gone.
+    // Offsets are not used again after all records are deleted.
     bus.delete_records_before(&partition(0), Offset::new(99))
         .unwrap();
     let offsets = bus.offsets(TOPIC).await.unwrap();
@@ -503,7 +505,7 @@ async fn a_deleted_topic_is_lost_with_its_commits_and_a_recreated_one_is_told_to
         "{event:?}"
     );
     assert!(is_silent(&reader).await);
-    // Whoever joins now means the new topic, also in the same group.
+    // A member that joins now reads the new topic, also in the same group.
     reader.leave().await.unwrap();
     let newcomer = join(&bus, "g").await;
     assert_eq!(assigned(&newcomer).await[0].next, Offset::new(0));

@@ -1,4 +1,5 @@
-//! Promises of the in-memory control store beyond the contract suite: ranges, expiry, the size of a page.
+//! Promises of the in-memory control store beyond the contract suite: ranges, expiry, the size of a
+//! page.
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 use foldstream::ports::{
     ControlStore, Direction, Expect, PutOutcome, RangeQuery, Row, RowKey, SortBounds,

@@ -1,4 +1,5 @@
-//! Promises of the in-memory event store beyond the contract suite: laziness, cursors, bounds, determinism.
+//! Promises of the in-memory event store beyond the contract suite: laziness, cursors, bounds,
+//! determinism.
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 use foldstream::{
     CommitId, IdSource, Metadata, StreamHead, StreamId, Timestamp, Version,
@@ -29,7 +30,7 @@ async fn append(store: &InMemoryEventStore, append: &Append) -> StreamHead {
         other => panic!("not appended: {other:?}"),
     }
 }
-/// A stream of `commits` one-event commits.
+/// Stores a stream of `commits` commits with one event each.
 async fn fill(store: &InMemoryEventStore, id: StreamId, commits: usize) -> StreamHead {
     let mut head = StreamHead::empty(id);
     for _ in 0..commits {
@@ -104,7 +105,8 @@ async fn commits_and_events_are_measured_to_the_byte() {
 async fn a_read_of_a_long_history_takes_only_what_is_asked_for_and_sees_later_commits() {
     let store = InMemoryEventStore::new();
     let head = fill(&store, stream("long"), 100_000).await;
-    // Each open read that took a page up front would hold 100,000 commits: 1,000 of them some 8 GB.
+    // If each open read took a page up front, 1,000 reads would hold 100,000 commits each, about 8
+    // GB.
     let mut reads: Vec<_> = (0..1000)
         .map(|_| store.read(head.stream(), ReadFrom::Event(Version::NONE), None))
         .collect();

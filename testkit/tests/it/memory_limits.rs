@@ -1,4 +1,4 @@
-//! The limits of production in the in-memory stores: what they take, DynamoDB takes too.
+//! Production limits in the in-memory stores: DynamoDB accepts everything that they accept.
 use foldstream::{
     Clock, CommitId, StreamHead, StreamId, Timestamp, Version,
     ports::{
@@ -18,7 +18,7 @@ const PART: usize = 390 * 1024;
 fn stream(id: impl std::fmt::Display) -> StreamId {
     StreamId::new("cart", &id).unwrap()
 }
-/// A commit of events whose payloads have so many bytes, on a stream of its own.
+/// Creates a commit of events with payloads of these sizes, on a stream of its own.
 fn commit(id: impl std::fmt::Display, payloads: &[usize]) -> Append {
     let payload = |bytes: &usize| format!("\"{}\"", "x".repeat(bytes - 2));
     let events = payloads.iter().map(payload);
@@ -41,7 +41,7 @@ fn parts_are_filled_with_whole_events_in_order() {
         (&[200_000, 200_000], 2),
         (&[200_000, 2, 200_000], 2),
         (&[300_000, 300_000, 300_000], 3),
-        // An event that leaves no room for what a part adds is still one part.
+        // An event that leaves no room for the overhead of a part is still one part.
         (&[2, PART - 32 - 5, 2], 3),
     ] {
         assert_eq!(commit("a", payloads).parts(PART), parts, "{payloads:?}");
@@ -56,7 +56,7 @@ fn parts_are_filled_with_whole_events_in_order() {
 #[tokio::test]
 async fn an_append_of_more_parts_than_a_transaction_has_items_is_unsupported() {
     let store = InMemoryEventStore::new();
-    // 60 streams pass, until the parts of some of them are more than 100 items.
+    // 60 streams are accepted, until the parts of some of them are more than 100 items.
     let mut split = small(96);
     split.push(commit("large-1", &[300_000, 300_000, 300_000]));
     split.push(commit("large-2", &[300_000, 300_000]));
@@ -96,7 +96,8 @@ async fn an_append_of_more_parts_than_a_transaction_has_items_is_unsupported() {
 #[tokio::test]
 async fn an_append_over_a_transaction_with_what_it_adds_is_too_large() {
     let store = InMemoryEventStore::new();
-    // 100 commits of 3,993,000 bytes together are within 3,900 KiB, but not with what each of them adds.
+    // 100 commits of 3,993,000 bytes together are within 3,900 KiB, but not with the overhead of
+    // each.
     let overhead = commit("00", &[2]).bytes() - 2;
     let all = (10..110)
         .map(|n| commit(n % 100, &[39_930 - overhead]))
@@ -237,7 +238,7 @@ async fn a_save_is_seen_by_a_later_load_where_loads_lag() {
         [version().await, version().await, version().await],
         [Some(1), Some(1), Some(3)]
     );
-    // Conditions see what is stored.
+    // Conditions are checked against the stored state.
     store.save(&snapshot(5, 1)).await.unwrap();
     let stale = store.save(&snapshot(4, 1)).await.unwrap();
     assert_eq!(stale, foldstream::ports::SaveOutcome::Stale);

@@ -1,4 +1,5 @@
-//! Topics of the in-memory message bus that are created, grow, vanish and are compacted while others use them.
+//! Topics of the in-memory message bus that are created, grow, vanish and are compacted while
+//! others use them.
 use foldstream::{
     Timestamp, kafka_partition,
     ports::{
@@ -67,7 +68,7 @@ async fn a_new_topic_is_unknown_for_so_many_calls() {
     assert!(!bus.create_topic(TOPIC, 2), "the topic is there");
     assert_eq!(bus.describe_topic(TOPIC).await.unwrap().partitions, 2);
     bus.publish(&message()).await.unwrap();
-    // Each topic has a count of its own.
+    // Each topic counts its partitions separately.
     assert_eq!(
         kind(bus.offsets("other").await),
         Some(RefusedKind::MissingTopic)
@@ -127,7 +128,7 @@ async fn members_hear_of_growth_when_the_metadata_shows_it() {
     let started = Instant::now();
     assert_eq!(assigned(&reader).await, [1]);
     assert_eq!(started.elapsed(), MINUTE);
-    // By calls: with the call that shows it, whoever makes the call.
+    // By calls: the call that reaches the count shows the change, whoever makes it.
     bus.set_metadata_lag(MetadataLag::Calls(1));
     bus.set_partitions(TOPIC, 3).unwrap();
     assert!(is_silent(&reader).await);
@@ -140,7 +141,8 @@ async fn members_hear_of_growth_when_the_metadata_shows_it() {
 #[tokio::test(start_paused = true)]
 async fn growth_gives_members_new_partitions_and_takes_none_away() {
     let bus = InMemoryMessageBus::new();
-    // In the order of names and numbers, growth of the first topic would move the partitions of the second.
+    // If partitions were ordered by name and number, growth of the first topic would move those of
+    // the second.
     bus.create_topic("a-topic", 1);
     bus.create_topic(TOPIC, 3);
     let begin = |id: PartitionId| StartOffset::new(id, Offset::new(0));
@@ -160,7 +162,7 @@ async fn growth_gives_members_new_partitions_and_takes_none_away() {
         );
     }
     bus.set_partitions("a-topic", 3).unwrap();
-    // Without a start mark a new partition has no position. Nothing was revoked before that.
+    // Without a start offset, a new partition has no position. Nothing is revoked before that.
     let mut new = BTreeSet::new();
     for member in &members {
         match next(member).await {
@@ -195,7 +197,7 @@ async fn a_reader_of_a_deleted_topic_is_refused_after_five_minutes() {
     let refused = timeout(60 * MINUTE, reader.next()).await.unwrap();
     assert_eq!(kind(refused), Some(RefusedKind::MissingTopic));
     assert_eq!(deleted.elapsed(), 5 * MINUTE);
-    // Whatever comes under this name is another topic.
+    // A topic created under this name later is another topic.
     bus.create_topic(TOPIC, 1);
     let event = next(&reader).await;
     assert!(
@@ -275,7 +277,7 @@ async fn a_topic_has_the_limits_of_the_kafka_adapter() {
     let bus = InMemoryMessageBus::new();
     bus.create_topic(TOPIC, 1);
     let limit = bus.describe_topic(TOPIC).await.unwrap().message_limit();
-    // The producer's default of 1,000,000 bytes, less what a record and its batch add.
+    // The producer's default of 1,000,000 bytes, minus the overhead of a record and its batch.
     assert_eq!(limit, Some(999_903));
     let sized = |bytes: usize| {
         let message = message();

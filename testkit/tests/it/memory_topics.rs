@@ -150,7 +150,7 @@ async fn a_newcomer_gets_nothing_of_an_absent_member_before_it_is_back() {
     first.leave().await.unwrap();
     let newcomer = bus.subscribe(subscription(2)).await.unwrap();
     assert!(is_silent(&newcomer, SESSION / 2).await);
-    // Back in time, it is as if the newcomer had found it there.
+    // The member is back in time, so the bus treats it as if it had never left.
     let back = bus.subscribe(own()).await.unwrap();
     assert_eq!(assigned(&back).await, [0]);
     assert_eq!(assigned(&newcomer).await, [1]);

@@ -28,7 +28,7 @@ fn older() -> Upcasters {
         })
         .with("box", "Viewed", 1, |_| Ok(Upcast::Retired))
 }
-/// Upcasters that must not be given, since the type lifts the name itself.
+/// Returns upcasters that must not be given, because the type lifts the name itself.
 fn twice() -> Upcasters {
     Upcasters::new().with("box", "Viewed", 1, |_| Ok(Upcast::Retired))
 }
@@ -106,7 +106,7 @@ fn schema_and_golden_payloads_use_the_upcasters_of_the_type() {
         upcast_golden::<BoxEvent>(&file, &Upcasters::new()),
         Some(Filled { count: 5 })
     );
-    // The first build, recorded.
+    // The first build, whose types were recorded.
     mod first {
         #[derive(Clone, Debug, PartialEq, foldstream::DomainEvent)]
         #[event(aggregate = "box")]

@@ -183,7 +183,7 @@ impl ControlStoreLayer for ConflictsWithItself {
     }
 }
 
-/// Calls a put a repeat if it was ever written.
+/// Answers that a put is a repeat if it was ever written.
 #[derive(Debug, Default)]
 struct RemembersAllWrites {
     revisions: Mutex<Vec<Revision>>,
@@ -202,7 +202,7 @@ impl ControlStoreLayer for RemembersAllWrites {
     }
 }
 
-/// Takes a row for unchanged if its value is.
+/// Takes a row for unchanged if its value is the same.
 #[derive(Debug, Default)]
 struct ComparesValues {
     values: Mutex<HashMap<u128, bytes::Bytes>>,
@@ -275,7 +275,7 @@ impl ControlStoreLayer for DeletesThePartition {
     }
 }
 
-/// Looks whether the row is as expected, and writes a moment later without looking again.
+/// Checks the row, and writes a moment later without another check.
 #[derive(Debug, Default)]
 struct ChecksThenActs;
 #[async_trait]
@@ -338,7 +338,7 @@ impl ControlStoreLayer for DeletesBeforeItWrites {
     }
 }
 
-/// Rows that were written with a past expiry, as a store keeps them that deletes late.
+/// Rows that were written with a past expiry, as a store that deletes late still has them.
 #[derive(Debug, Default)]
 struct Expired(Mutex<HashMap<RowKey, Row>>);
 
@@ -373,7 +373,7 @@ impl ControlStoreLayer for MatchesExpiredRevisions {
     }
 }
 
-/// Expects `Absent` of the row and not of what a reader sees.
+/// Checks `Absent` against the stored row and not against what a reader sees.
 #[derive(Debug, Default)]
 struct KeepsExpiredRows(Expired);
 #[async_trait]
@@ -390,7 +390,7 @@ impl ControlStoreLayer for KeepsExpiredRows {
     }
 }
 
-/// Takes a past expiry over a live row for a mistake, and leaves it out.
+/// Treats a past expiry on a live row as a mistake, and ignores it.
 #[derive(Debug, Default)]
 struct IgnoresPastExpiries;
 #[async_trait]

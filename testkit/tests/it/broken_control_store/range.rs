@@ -47,7 +47,7 @@ pub(super) fn suspects() -> Suspects {
     ]
 }
 
-/// A page out of all rows, in the order given.
+/// Cuts a page out of all rows in the given order.
 fn page_of(rows: Vec<Row>, query: &RangeQuery) -> RowPage {
     let at = query.after.as_ref().and_then(|after| {
         let mut sorts = rows.iter().map(|row| &row.key.sort);
@@ -61,7 +61,7 @@ fn page_of(rows: Vec<Row>, query: &RangeQuery) -> RowPage {
     RowPage::new(page, next.filter(|_| has_more))
 }
 
-/// The same rows in another order.
+/// Returns the same rows in another order.
 async fn ordered<K: Ord>(
     store: &Store,
     query: &RangeQuery,
@@ -141,7 +141,7 @@ impl ControlStoreLayer for FindsPrefixesWithin {
     }
 }
 
-/// Ends a prefix at a letter that some texts are behind.
+/// Ends a prefix at a letter after which some texts are sorted.
 #[derive(Debug, Default)]
 struct EndsPrefixesAtZ;
 #[async_trait]
@@ -192,7 +192,7 @@ impl ControlStoreLayer for IgnoresAfter {
     async fn range(&self, store: &Store, query: &RangeQuery) -> Page {
         let everything = query.clone().with_after(None);
         let rows = all(store, &everything).await;
-        // A page's own `next` is found again: only a key that is not there loses its place.
+        // A page's own `next` names an existing row. Only a key without a row loses its position.
         Ok(page_of(rows, query))
     }
 }
@@ -240,7 +240,7 @@ impl ControlStoreLayer for IgnoresTheLimit {
     }
 }
 
-/// Takes a page that is full for the last one.
+/// Takes a full page for the last one.
 #[derive(Debug, Default)]
 struct EndsAtAFullPage;
 #[async_trait]
@@ -254,7 +254,7 @@ impl ControlStoreLayer for EndsAtAFullPage {
     }
 }
 
-/// Goes on at the row that `after` names, and starts again where it is gone.
+/// Continues at the row that `after` names, and starts again if that row is gone.
 #[derive(Debug, Default)]
 struct LooksForTheRowBehind;
 #[async_trait]
@@ -289,7 +289,7 @@ struct RangesOneMegabyte;
 impl ControlStoreLayer for RangesOneMegabyte {
     async fn range(&self, store: &Store, query: &RangeQuery) -> Page {
         let mut page = store.range(query).await?;
-        // The in-memory store ends a page at a megabyte too, and says so.
+        // The in-memory store also ends a page at a megabyte, and says so.
         if page.rows.iter().map(|row| row.value.len()).sum::<usize>() > 900_000 {
             page.next = None;
         }

@@ -76,7 +76,7 @@ pub(super) fn suspects() -> Suspects {
     ]
 }
 
-/// Changes every row that is found.
+/// A layer that changes every row that is found.
 trait Misreading: Default + Send + Sync + 'static {
     fn found(&self, row: Row) -> Row;
 }
@@ -118,12 +118,12 @@ impl ControlStoreLayer for DropsEmptyValues {
     }
 }
 
-/// Keeps 64 of 128 bits.
+/// Keeps only 64 of 128 bits.
 #[derive(Debug, Default)]
 struct CutsRevisions;
 impl Misreading for CutsRevisions {
     fn found(&self, mut row: Row) -> Row {
-        // Those that code makes are left alone: only the case about the bits shall see it.
+        // Revisions made by code are left alone, so that only the case about the bits fails.
         if row.revision.as_u128().count_ones().abs_diff(64) > 60 {
             row.revision = Revision::from_u128(u128::from(row.revision.as_u128() as u64));
         }
@@ -131,7 +131,7 @@ impl Misreading for CutsRevisions {
     }
 }
 
-/// Rounds down.
+/// Rounds expiry times down.
 #[derive(Debug, Default)]
 struct CutsExpiries;
 #[async_trait]
@@ -167,7 +167,7 @@ impl ControlStoreLayer for KeepsOldExpiries {
     }
 }
 
-/// Answers from the last answer about the same key, once.
+/// Answers with the previous answer about the same key, once.
 #[derive(Debug, Default)]
 struct ReadsStale {
     answers: Mutex<HashMap<RowKey, Option<Row>>>,
@@ -215,7 +215,7 @@ impl ControlStoreLayer for JoinsKeys {
 struct LowersKeys;
 impl Misreading for LowersKeys {
     fn found(&self, mut row: Row) -> Row {
-        // A collation that folds what is not ASCII.
+        // A collation that folds characters outside of ASCII.
         if !row.key.sort.is_ascii() {
             row.key.sort = row.key.sort.replace('\u{e9}', "e\u{301}");
         }
@@ -223,7 +223,7 @@ impl Misreading for LowersKeys {
     }
 }
 
-/// Cuts keys to their greatest length.
+/// Cuts keys to their maximum length.
 #[derive(Debug, Default)]
 struct TakesAnyKey;
 #[async_trait]
@@ -292,7 +292,7 @@ impl ControlStoreLayer for AnswersKeysOnce {
     }
 }
 
-/// What DynamoDB reads in one batch.
+/// The number of keys that DynamoDB reads in one batch.
 #[derive(Debug, Default)]
 struct GetsOneBatch;
 #[async_trait]
@@ -304,7 +304,7 @@ impl ControlStoreLayer for GetsOneBatch {
     }
 }
 
-/// Does not ask again for what was not processed.
+/// Does not request unprocessed keys again.
 #[derive(Debug, Default)]
 struct GetsOneMegabyte;
 #[async_trait]
@@ -322,7 +322,7 @@ impl ControlStoreLayer for GetsOneMegabyte {
     }
 }
 
-/// Rows that were written with a past expiry, as a store keeps them that deletes late.
+/// Rows that were written with a past expiry, as a store that deletes late still has them.
 #[derive(Debug, Default)]
 struct Expired(Mutex<Vec<Row>>);
 

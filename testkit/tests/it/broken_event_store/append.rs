@@ -414,7 +414,8 @@ impl EventStoreLayer for CountsMetadataToTheEvent {
     }
 }
 
-/// Writes a commit that is larger than an event may be in two parts, and only the first one looks at the head.
+/// Writes a commit that is larger than an event may be in two parts, and only the first one looks
+/// at the head.
 #[derive(Debug, Default)]
 struct StoresLargeCommitsInParts;
 #[async_trait]
@@ -466,7 +467,7 @@ impl EventStoreLayer for AcknowledgesLosers {
     }
 }
 
-/// Shows half of a commit while it is being written; for ever, if the writer is dropped.
+/// Shows half of a commit while it is being written, and forever if the writer is dropped.
 #[derive(Debug, Default)]
 struct ShowsTornCommits {
     torn: Mutex<Vec<CommitId>>,

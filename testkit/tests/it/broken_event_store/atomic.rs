@@ -117,7 +117,7 @@ fn moved<T>(head: &StreamHead) -> AppendOutcome<T> {
     AppendOutcome::Conflict(VersionConflict::new(stream, expected, None))
 }
 
-/// Stores one commit after the other, until one fails.
+/// Stores one commit after the other until one fails.
 #[derive(Debug, Default)]
 struct StoresOneByOne;
 #[async_trait]
@@ -188,7 +188,7 @@ impl EventStoreLayer for IgnoresChecks {
     }
 }
 
-/// Writes one small commit by a plain put, which has no place for checks.
+/// Writes one small commit by a plain put, which cannot carry checks.
 #[derive(Debug, Default)]
 struct IgnoresChecksOfASingleCommit;
 #[async_trait]
@@ -205,7 +205,7 @@ impl EventStoreLayer for IgnoresChecksOfASingleCommit {
     }
 }
 
-/// Writes a commit that is larger than an event may be by itself, without the checks.
+/// Writes a commit that is larger than the event limit by itself, without the checks.
 #[derive(Debug, Default)]
 struct IgnoresChecksOfALargeCommit;
 #[async_trait]
@@ -232,7 +232,7 @@ impl EventStoreLayer for NamesTheWrongStream {
     }
 }
 
-/// Keeps the first mention of a stream.
+/// Keeps only the first mention of a stream.
 #[derive(Debug, Default)]
 struct TakesAStreamTwice;
 #[async_trait]
@@ -263,7 +263,7 @@ impl EventStoreLayer for TakesNoCommits {
     }
 }
 
-/// Stores what it can.
+/// Stores those commits that it can store.
 #[derive(Debug, Default)]
 struct SkipsBadCommits;
 #[async_trait]
@@ -272,7 +272,7 @@ impl EventStoreLayer for SkipsBadCommits {
         let outcome = store.append_all(all).await;
         if outcome.is_err() && all.commits.len() > 1 {
             for append in &all.commits {
-                // What cannot be stored is left out.
+                // A commit that cannot be stored is left out.
                 let _ = store.append(append).await;
             }
         }
@@ -291,7 +291,7 @@ impl EventStoreLayer for CountsNoParts {
     }
 }
 
-/// Limits an append by the sizes of its commits, whatever it says.
+/// Limits an append by the sizes of its commits, whatever its own size is.
 #[derive(Debug, Default)]
 struct CountsNothingThatItAdds;
 #[async_trait]
@@ -302,7 +302,7 @@ impl EventStoreLayer for CountsNothingThatItAdds {
     }
 }
 
-/// Takes commits that are within the limit each, however large they are together.
+/// Accepts commits that are each within the limit, however large they are together.
 #[derive(Debug, Default)]
 struct LimitsEachCommitOnly;
 #[async_trait]
@@ -318,7 +318,7 @@ impl EventStoreLayer for LimitsEachCommitOnly {
     }
 }
 
-/// Asks whether a checked stream has moved before it asks whether all is done already.
+/// Checks whether a checked stream has moved before it looks for a repeat.
 #[derive(Debug, Default)]
 struct ChecksBeforeItself;
 #[async_trait]

@@ -1,4 +1,4 @@
-//! Stores that do the wrong thing with heads that are not in the stream.
+//! Stores that handle heads wrongly which are not in the stream.
 use super::{Answer, Appended, Read, Store, Suspects, full, slots_only, tail};
 use async_trait::async_trait;
 use foldstream::{
@@ -34,7 +34,7 @@ pub(super) fn suspects() -> Suspects {
     ]
 }
 
-/// Says that it checks heads, and looks at the slot.
+/// Claims to check heads, and checks only the slot.
 #[derive(Debug, Default)]
 struct ClaimsToCheckHeads;
 #[async_trait]
@@ -44,7 +44,7 @@ impl EventStoreLayer for ClaimsToCheckHeads {
     }
 }
 
-/// Takes a hole for the end.
+/// Takes a hole for the end of the stream.
 #[derive(Debug, Default)]
 struct HidesHoles;
 #[async_trait]
@@ -63,7 +63,7 @@ impl EventStoreLayer for HidesHoles {
     }
 }
 
-/// Stores a commit above the tail at the tail, and says that it is where it was asked for.
+/// Stores a commit above the tail at the tail, and reports the requested slot.
 #[derive(Debug, Default)]
 struct MovesToTheTail;
 #[async_trait]
@@ -82,7 +82,7 @@ impl EventStoreLayer for MovesToTheTail {
     }
 }
 
-/// Says that it checks heads, and compares versions without commit ids.
+/// Claims to check heads, and compares versions without commit ids.
 #[derive(Debug, Default)]
 struct LooksAtTheVersionAlone;
 #[async_trait]
@@ -97,7 +97,7 @@ impl EventStoreLayer for LooksAtTheVersionAlone {
     }
 }
 
-/// Stores a commit on a head that it does not know beside the one that is in the slot, and shows the later one.
+/// Stores a commit on an unknown head beside the one that is in the slot, and shows the later one.
 #[derive(Debug, Default)]
 struct TakesAnotherHistoryForItsOwn {
     shadows: Mutex<BTreeMap<(String, Version), Commit>>,

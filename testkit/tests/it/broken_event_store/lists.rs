@@ -161,7 +161,7 @@ impl EventStoreLayer for ClearsTheStream {
     }
 }
 
-/// Updates the row of a key, which makes the row where there is none.
+/// Updates the row of a key, which creates the row if it is missing.
 #[derive(Debug, Default)]
 struct ClearingMakesCommits;
 #[async_trait]

@@ -56,7 +56,7 @@ pub(super) fn suspects() -> Suspects {
     ]
 }
 
-/// Answers from the last answer to the same question, once.
+/// Answers with the previous answer to the same question, once.
 #[derive(Debug, Default)]
 struct ReadsStale {
     answers: Mutex<HashMap<String, Vec<Commit>>>,
@@ -112,7 +112,7 @@ struct FailsOnUnknownStreams;
 #[async_trait]
 impl EventStoreLayer for FailsOnUnknownStreams {
     async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
-        // As one who looks up the newest commit first.
+        // Reads like a store that looks up the newest commit first.
         if is_backwards(&what) && history(store, &what.stream).await.is_empty() {
             return Err(EventStoreError::Invalid {
                 reason: format!("no such stream: {}", what.stream),
@@ -209,7 +209,7 @@ impl EventStoreLayer for LimitsEvents {
     }
 }
 
-/// Reads on into the next stream whose name begins like this one's.
+/// Continues into the next stream whose name begins with this one's.
 #[derive(Debug, Default)]
 struct MixesUpPrefixes {
     streams: Mutex<Vec<StreamId>>,

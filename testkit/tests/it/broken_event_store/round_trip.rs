@@ -1,4 +1,4 @@
-//! Stores that do not give back what they were given.
+//! Stores that do not return what they were given.
 use super::{Answer, Appended, Read, Store, Suspects, full};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -47,7 +47,7 @@ pub(super) fn suspects() -> Suspects {
     ]
 }
 
-/// Reads, with every event changed.
+/// Reads commits and changes every event.
 async fn read_changed(
     store: &Store,
     what: Read,
@@ -67,7 +67,7 @@ struct LowersNames;
 #[async_trait]
 impl EventStoreLayer for LowersNames {
     async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
-        // A collation that folds what is not ASCII.
+        // A collation that folds characters outside of ASCII.
         read_changed(store, what, |event| {
             if !event.name.is_ascii() {
                 event.name = event.name.to_lowercase().into();
@@ -86,7 +86,7 @@ impl EventStoreLayer for ForgetsSchemaVersions {
     }
 }
 
-/// Keeps JSON as a tree.
+/// Keeps JSON as a tree and not as text.
 #[derive(Debug, Default)]
 struct ReformatsJson;
 #[async_trait]
@@ -131,7 +131,7 @@ impl EventStoreLayer for TrimsPayloads {
     }
 }
 
-/// As DynamoDB's own documents.
+/// Keeps JSON as documents of DynamoDB do.
 #[derive(Debug, Default)]
 struct NestsAtMostThirtyTwo;
 #[async_trait]
@@ -165,7 +165,7 @@ impl EventStoreLayer for KeepsAscii {
     }
 }
 
-/// Does not look at payloads: what is no JSON is stored under a codec, which is taken off again.
+/// Does not check payloads: bytes that are not JSON are stored under a codec, which a read removes.
 #[derive(Debug, Default)]
 struct TakesAnyPayload;
 #[async_trait]
@@ -231,7 +231,7 @@ impl EventStoreLayer for HasOneCodecACommit {
     }
 }
 
-/// Reads, with the metadata made anew from some of its parts.
+/// Reads commits and rebuilds their metadata from some of its parts.
 async fn read_with_metadata(
     store: &Store,
     what: Read,
@@ -253,7 +253,7 @@ impl EventStoreLayer for DropsMetadata {
     }
 }
 
-/// Copies the fields that satisfy `keep`; a field that is copied nowhere is lost.
+/// Copies the fields that satisfy `keep`. A field that is copied by no call is lost.
 fn copied(from: &Metadata, with_actor: bool, keep: fn(&str) -> bool) -> Metadata {
     let mut to = Metadata::new();
     if let Some(id) = from.command_id().filter(|id| keep(id.as_str())) {
@@ -292,7 +292,7 @@ impl EventStoreLayer for DropsEmptyTexts {
     }
 }
 
-/// Its clock is good: only times of other clocks lose their microseconds.
+/// Truncates times to milliseconds unless they are recent, as those of its own clock.
 #[derive(Debug, Default)]
 struct KeepsMilliseconds;
 #[async_trait]
@@ -309,7 +309,7 @@ impl EventStoreLayer for KeepsMilliseconds {
     }
 }
 
-/// Keeps only ids of UUID's version 7.
+/// Keeps only ids of UUID version 7.
 #[derive(Debug, Default)]
 struct StampsVersionSeven;
 #[async_trait]

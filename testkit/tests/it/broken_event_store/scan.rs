@@ -50,7 +50,7 @@ fn changed(mut page: ScanPage, change: impl FnOnce(&mut Vec<Commit>)) -> ScanPag
     page
 }
 
-/// Takes the absence of a cursor for the absence of commits.
+/// Returns no commits if there is no cursor.
 #[derive(Debug, Default)]
 struct MissesTheLastPage;
 #[async_trait]
@@ -79,7 +79,7 @@ impl EventStoreLayer for SkipsLargeCommits {
     }
 }
 
-/// Gives the last segment everything.
+/// Assigns everything to the last segment.
 #[derive(Debug, Default)]
 struct OverlapsSegments;
 #[async_trait]
@@ -113,7 +113,7 @@ impl EventStoreLayer for ScansBackwards {
     }
 }
 
-/// Keeps cursors in its memory, and forgets each when it is used.
+/// Keeps cursors in memory, and forgets each when it is used.
 #[derive(Debug, Default)]
 struct ForgetsUsedCursors {
     cursors: Mutex<HashMap<Vec<u8>, ScanCursor>>,
@@ -173,7 +173,7 @@ impl EventStoreLayer for ShowsFirstCommitsAsTails {
     }
 }
 
-/// Starts from the beginning where it does not understand a cursor.
+/// Starts from the beginning if it does not understand a cursor.
 #[derive(Debug, Default)]
 struct TakesAnyCursor;
 #[async_trait]

@@ -121,7 +121,7 @@ impl Sabotage for HidesPartitions {
     }
 }
 
-/// One group for all.
+/// Uses one group for all.
 #[derive(Debug, Default)]
 struct MixesGroups;
 #[async_trait]
@@ -153,7 +153,7 @@ impl Sabotage for SaysThatItWasCommitted {
     }
 }
 
-/// Delivers one of many twice.
+/// Delivers one message of many twice.
 #[derive(Debug, Default)]
 struct RepeatsDeliveries(Mutex<Option<Delivery>>);
 #[async_trait]
@@ -196,7 +196,7 @@ impl Sabotage for PrefersStartMarks {
     }
 }
 
-/// As `auto.offset.reset = earliest`, where nothing is committed.
+/// Starts as `auto.offset.reset = earliest` if nothing is committed.
 #[derive(Debug, Default)]
 struct ResetsToTheBeginning;
 #[async_trait]
@@ -218,7 +218,7 @@ impl Sabotage for ResetsToTheBeginning {
     }
 }
 
-/// As `auto.offset.reset = latest`, where a mark is behind the end.
+/// Starts as `auto.offset.reset = latest` if an offset commit is after the end.
 #[derive(Debug, Default)]
 struct ResetsToTheEnd;
 #[async_trait]
@@ -237,7 +237,7 @@ impl Sabotage for ResetsToTheEnd {
     }
 }
 
-/// As `auto.offset.reset = earliest`, where retention has passed the position.
+/// Starts as `auto.offset.reset = earliest` if retention has passed the position.
 #[derive(Debug, Default)]
 struct SkipsWhatIsGone;
 #[async_trait]
@@ -285,7 +285,7 @@ impl Sabotage for TakesBeforeItReturns {
     }
 }
 
-/// Looks once, and then waits for nothing.
+/// Looks once, and then never waits for new messages.
 #[derive(Debug, Default)]
 struct DoesNotWakeUp;
 #[async_trait]

@@ -72,7 +72,7 @@ pub(super) fn suspects() -> Suspects {
     ]
 }
 
-/// As a client that takes a name as it is given.
+/// Accepts any name as it is given.
 #[derive(Debug, Default)]
 struct TakesAnyGroup;
 #[async_trait]
@@ -85,19 +85,19 @@ impl Sabotage for TakesAnyGroup {
     }
 }
 
-/// As a commit in the background.
+/// Commits offsets in the background.
 #[derive(Debug, Default)]
 struct CommitsLater;
 #[async_trait]
 impl Sabotage for CommitsLater {
     async fn next(&self, member: &Member) -> Next {
         let pending = std::mem::take(&mut member.notes.lock().unwrap().pending);
-        // Nobody is there to hear of a failure.
+        // No caller hears of a failure.
         let _ = member.inner.commit(&pending).await;
         member.inner.next().await
     }
     async fn commit(&self, member: &Member, marks: &[OffsetCommit]) -> Done {
-        // What is stale, or after the end, is still found at once.
+        // An offset that is stale or after the end is still found at once.
         member.inner.commit(&[]).await?;
         member
             .notes
@@ -168,7 +168,7 @@ impl Sabotage for KeepsGroups {
     }
 }
 
-/// Lets only the first who comes into a group.
+/// Admits only the first member to a group.
 #[derive(Debug, Default)]
 struct GivesEachAGroup(Mutex<BTreeSet<String>>);
 #[async_trait]
@@ -181,7 +181,7 @@ impl Sabotage for GivesEachAGroup {
     }
 }
 
-/// Tells of a revocation when it is over.
+/// Reports a revocation after it is over.
 #[derive(Debug, Default)]
 struct RevokesAtOnce;
 #[async_trait]
@@ -198,7 +198,7 @@ impl Sabotage for RevokesAtOnce {
     }
 }
 
-/// Says that it has left, and lets the others wait for the end of the session.
+/// Claims to have left, and lets the others wait for the end of the session.
 #[derive(Debug, Default)]
 struct LeavesWhenDropped;
 impl LeavesWhenDropped {
@@ -260,7 +260,7 @@ impl Sabotage for RemembersPauses {
     }
 }
 
-/// Takes a member that gets nothing for one that is dead.
+/// Takes a member without partitions for a dead one.
 #[derive(Debug, Default)]
 struct ExpelsIdleMembers;
 #[async_trait]

@@ -69,7 +69,8 @@ impl Sabotage for RepeatsReached {
     }
 }
 
-/// Takes the end of the partition for the position as soon as the partition is assigned, if the end holds no record.
+/// Takes the end of the partition for the position when the partition is assigned, if the end holds
+/// no record.
 #[derive(Debug, Default)]
 struct ReachesBeforeTheRecords(Mutex<VecDeque<ConsumerEvent>>);
 #[async_trait]
@@ -121,7 +122,7 @@ async fn has_hole_at_the_end(
     false
 }
 
-/// Makes an empty message of a hole.
+/// Delivers an empty message for a hole.
 #[derive(Debug, Default)]
 struct DeliversHoles;
 #[async_trait]
@@ -151,7 +152,7 @@ impl Sabotage for StopsAtHoles {
     }
 }
 
-/// Keeps back the records of a paused partition, and still tells where its position is.
+/// Keeps back the records of a paused partition, and still reports its position.
 #[derive(Debug, Default)]
 struct PausesOnlyRecords {
     paused: Mutex<BTreeSet<PartitionId>>,
@@ -212,7 +213,7 @@ impl Sabotage for PausesOnlyRecords {
     }
 }
 
-/// Commits at most one past the last record that it has delivered.
+/// Commits at most the offset after the last record that it has delivered.
 #[derive(Debug, Default)]
 struct CommitsOnlyRecords(Mutex<BTreeMap<(PartitionId, AssignmentEpoch), Offset>>);
 #[async_trait]

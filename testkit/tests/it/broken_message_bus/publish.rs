@@ -1,4 +1,4 @@
-//! Buses that break a rule of publishing, or say something wrong about a topic.
+//! Buses that break a rule of publishing, or report wrong facts about a topic.
 use super::{Committed, Offsets, Published, Sabotage, Suspects, broken};
 use async_trait::async_trait;
 use foldstream::{
@@ -122,7 +122,7 @@ impl Sabotage for TakesPartitionZeroForNone {
     }
 }
 
-/// Sends a message for a partition that is not there to one that is.
+/// Sends a message for a missing partition to an existing one.
 #[derive(Debug, Default)]
 struct WrapsPartitions;
 #[async_trait]
@@ -156,7 +156,7 @@ impl Sabotage for CountsPartitionsOnce {
     }
 }
 
-/// Takes the end before the send for the place.
+/// Takes the end before the send for the offset of the message.
 #[derive(Debug, Default)]
 struct GuessesPlaces;
 #[async_trait]
@@ -183,7 +183,7 @@ impl Sabotage for MakesTopics {
     }
 }
 
-/// Looks for a topic before it looks at the name.
+/// Looks for a topic before it validates the name.
 #[derive(Debug, Default)]
 struct LooksForEveryName;
 #[async_trait]
@@ -200,7 +200,7 @@ impl Sabotage for LooksForEveryName {
     }
 }
 
-/// Takes a timestamp that cannot be kept for none, as librdkafka takes 0.
+/// Treats a timestamp that cannot be kept as missing, as librdkafka treats 0.
 #[derive(Debug, Default)]
 struct TakesTheTimeOfArrival;
 #[async_trait]

@@ -41,7 +41,7 @@ impl Sabotage for SendsBackwards {
     }
 }
 
-/// As a client does whose queue nobody waits for.
+/// Acknowledges a run without sending it, like a client whose queue is never flushed.
 #[derive(Debug, Default)]
 struct AcknowledgesBeforeItSends;
 #[async_trait]
@@ -85,7 +85,7 @@ impl Sabotage for SendsMixedRuns {
     }
 }
 
-/// Finds the message that does not belong to the run when its turn comes.
+/// Finds the message that does not belong to the run only when it reaches that message.
 #[derive(Debug, Default)]
 struct ChecksWhileItSends;
 #[async_trait]
@@ -103,7 +103,7 @@ impl Sabotage for ChecksWhileItSends {
     }
 }
 
-/// As a producer with several messages in flight that does not fence what follows a failure.
+/// Behaves like a producer with several messages in flight that does not stop at a failure.
 #[derive(Debug, Default)]
 struct SkipsWhatIsRefused;
 #[async_trait]
@@ -124,7 +124,7 @@ impl Sabotage for SkipsWhatIsRefused {
     }
 }
 
-/// Says how far it came, and not why no further.
+/// Reports the sent prefix of a run, but not the error that ended it.
 #[derive(Debug, Default)]
 struct HidesFailures;
 #[async_trait]
@@ -137,7 +137,7 @@ impl Sabotage for HidesFailures {
     }
 }
 
-/// As a client that flushes only its newest message when it is taken down.
+/// Behaves like a client that flushes only its newest message at shutdown.
 #[derive(Debug, Default)]
 struct SendsItsLastWhenDropped;
 struct Last<'a>(&'a InMemoryMessageBus, Option<&'a Message>);

@@ -54,7 +54,8 @@ impl Sabotage for RemembersCommits {
     }
 }
 
-/// Subscribes again by itself when its topic was recreated, as a client does that knows topics only by their names.
+/// Subscribes again by itself when its topic was recreated, like a client that knows topics only by
+/// name.
 #[derive(Debug, Default)]
 struct GoesOnInTheNewTopic {
     wishes: Mutex<BTreeMap<String, Subscription>>,
@@ -104,7 +105,7 @@ impl Sabotage for IgnoresInstanceIds {
     }
 }
 
-/// Joins as a dynamic member where the instance id is none.
+/// Joins as a dynamic member if the instance id is empty.
 #[derive(Debug, Default)]
 struct JoinsWithoutABadId;
 #[async_trait]
@@ -117,7 +118,7 @@ impl Sabotage for JoinsWithoutABadId {
     }
 }
 
-/// Lets a member that was replaced wait for ever.
+/// Lets a member that was replaced wait forever.
 #[derive(Debug, Default)]
 struct SaysNothingToTheRefused;
 #[async_trait]

@@ -1,4 +1,4 @@
-//! The bank account.
+//! The laws and scenarios of the bank account.
 use foldstream_testkit::{
     Scenario,
     domains::account::{

@@ -1,4 +1,4 @@
-//! The cart.
+//! The laws and scenarios of the cart.
 use foldstream_testkit::{
     Scenario,
     domains::cart::{
@@ -131,7 +131,7 @@ fn refusals_say_why() {
     );
 }
 
-/// Units of a product that a history has put in and not taken out.
+/// Returns the units of a product that a history has put in and not taken out.
 fn balance(history: &[CartEvent], wanted: &str) -> i64 {
     let change = |event: &CartEvent| match event {
         CartItemAdded { product, quantity } if product == wanted => i64::from(*quantity),

@@ -1,4 +1,4 @@
-//! The loan.
+//! The laws and scenarios of the loan.
 use foldstream::Repository;
 use foldstream_testkit::{
     InMemoryEventStore, Scenario,
@@ -29,7 +29,7 @@ const CREATED: LoanEvent = LoanCreated {
     interest_bps: 450,
 };
 
-/// Every command, the fact that it wishes for, and the status that follows.
+/// Lists every command, the event that it leads to, and the status after that event.
 fn all() -> Vec<(LoanCommand, LoanEvent, LoanStatus)> {
     let reject = Reject {
         reason: "no".into(),
@@ -53,7 +53,8 @@ fn all() -> Vec<(LoanCommand, LoanEvent, LoanStatus)> {
     ]
 }
 
-/// The workflow as it is drawn, written down a second time.
+/// Returns true if the workflow's diagram has this transition. It is written a second time on
+/// purpose.
 fn is_drawn(from: LoanStatus, to: LoanStatus) -> bool {
     let drawn: &[LoanStatus] = match from {
         New => &[Created],
@@ -104,13 +105,14 @@ fn every_illegal_transition_is_rejected_over_all_sequences_up_to_length_8() {
             steps.into_iter().any(|(from, to)| !is_drawn(from, to))
         })
         .check();
-    // New, Created, Approved, Rejected, Disbursed, Paid, Arrears, and two ends for each of the last two.
+    // New, Created, Approved, Rejected, Disbursed, Paid, Arrears, and two ends for each of the last
+    // two.
     assert_eq!(
         (checked.histories(), checked.longest()),
         (11, 5),
         "{checked}"
     );
-    // Each is tried with all eight commands.
+    // Each status is tried with all eight commands.
     assert_eq!(checked.accepted() + checked.rejected(), 11 * 8, "{checked}");
     assert_eq!(checked.accepted(), 10, "{checked}");
 }
@@ -164,7 +166,7 @@ async fn a_stored_loan_is_hydrated_and_its_next_fact_committed_at_its_version() 
         .await
         .unwrap();
     assert_eq!(done.version().get(), 3);
-    // The head that was loaded is behind now.
+    // The loaded head is behind the tail now.
     assert!(
         loans
             .append(&id, loan.head(), &[LoanDisbursed])

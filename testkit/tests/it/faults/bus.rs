@@ -1,4 +1,4 @@
-//! What faults do to a message bus and its consumers.
+//! The effects of faults on a message bus and its consumers.
 use foldstream::{
     Timestamp,
     ports::{
@@ -15,7 +15,7 @@ use tokio::time::{Instant, timeout};
 
 const TOPIC: &str = "events";
 
-/// A bus with two partitions, and a key of each.
+/// Creates a bus with two partitions, and a key for each.
 fn bus(faults: &Faults) -> (Arc<InMemoryMessageBus>, Arc<dyn MessageBus>, [String; 2]) {
     let inner = InMemoryMessageBus::new();
     inner.create_topic(TOPIC, 2);
@@ -78,7 +78,7 @@ async fn a_lost_acknowledgement_hides_that_the_message_is_there() {
 #[tokio::test(start_paused = true)]
 async fn a_partition_that_is_held_back_is_overtaken_and_keeps_its_order() {
     let held = Duration::from_secs(5);
-    // The first call tells of the assignment, the second takes the first delivery.
+    // The first call reports the assignment, the second takes the first delivery.
     let faults = Faults::script([Fault::HoldBack(held).on(Op::Next).at(2)]);
     let (_, bus, [first, second]) = bus(&faults);
     for key in [&first, &first, &second, &second] {
@@ -201,7 +201,7 @@ async fn a_failing_next_loses_no_delivery() {
     let consumer = bus.subscribe(wish()).await.unwrap();
     let mut found = Vec::new();
     while found.len() < 40 {
-        // And dropped futures lose none either.
+        // Dropped futures lose no delivery either.
         let asked = timeout(Duration::from_millis(15), consumer.next()).await;
         if let Ok(Ok(ConsumerEvent::Delivery(delivery))) = asked {
             found.push(place(&delivery));

@@ -1,4 +1,4 @@
-//! What each fault does to an event store.
+//! The effect of each fault on an event store.
 use super::{appended, commit, filled, first_commit, history, stream, versions};
 use foldstream::{
     StreamHead, Version,
@@ -174,7 +174,7 @@ async fn empty_pages_are_not_the_end_and_lose_nothing() {
     }
     assert_eq!((found, pages), (6, 11));
 
-    // Also from the beginning, where no adapter has given a cursor, and several in a row.
+    // Also at the beginning, where the adapter has not returned a cursor yet, and several in a row.
     faults.set([Fault::EmptyPage.on(Op::Streams).first(2)]);
     let first = store.streams("cart", None).await.unwrap();
     let second = store.streams("cart", first.next.clone()).await.unwrap();
@@ -182,7 +182,7 @@ async fn empty_pages_are_not_the_end_and_lose_nothing() {
     assert_ne!(first.next, second.next);
     let page = store.streams("cart", second.next.clone()).await.unwrap();
     assert_eq!(page.streams.len(), 3);
-    // It is a cursor of this list and of no other.
+    // The cursor belongs to this list and to no other.
     let other = store.streams("order", second.next).await;
     assert!(matches!(other, Err(EventStoreError::Invalid { .. })));
 }

@@ -1,4 +1,5 @@
-//! The fault wrappers: what each fault does, that a seed replays, and the contract suites through those that are benign.
+//! The fault wrappers: the effect of each fault, the replay of a seed, and the contract suites
+//! through benign faults.
 mod event_store;
 mod process;
 mod schedule;
@@ -20,7 +21,7 @@ fn stream(id: &str) -> StreamId {
     StreamId::new("cart", id).unwrap()
 }
 
-/// A commit of so many events.
+/// Creates a commit with this number of events.
 fn commit(head: StreamHead, events: usize) -> Append {
     let events = vec![EventData::new("Added", 1, "{}"); events];
     Append::after(head, CommitId::random(), Timestamp::from_micros(1), events)
@@ -35,7 +36,7 @@ async fn appended(store: &dyn EventStore, append: &Append) -> StreamHead {
         other => panic!("{other:?}"),
     }
 }
-/// Commits of one event each.
+/// Stores commits of one event each.
 async fn filled(store: &dyn EventStore, id: &str, commits: usize) -> StreamHead {
     let mut head = StreamHead::empty(stream(id));
     for _ in 0..commits {

@@ -18,7 +18,7 @@ async fn a_crash_before_a_call_leaves_it_undone_and_after_it_done() {
         assert!(faults.run(store.append(&append)).await.is_none());
         assert!(faults.is_crashed());
         assert_eq!(versions(&*inner, "a").await, durable);
-        // Nothing of the dead process is heard of again, also not of its other calls.
+        // No other call of the dead process returns either.
         let dead = timeout(Duration::from_secs(9), versions(&*store, "a"));
         assert!(dead.await.is_err());
         faults.disable();

@@ -1,4 +1,4 @@
-//! When faults strike.
+//! The calls at which faults strike.
 use super::{filled, first_commit, stream};
 use foldstream_testkit::{
     InMemoryEventStore,
@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-/// The calls that were struck, of 12 appends to as many streams.
+/// Returns the calls that failed, of 12 appends to as many streams.
 async fn struck(rule: Rule) -> Vec<u64> {
     let faults = Faults::seeded(1).with(rule);
     let store = faults.event_store(InMemoryEventStore::new());
@@ -30,7 +30,7 @@ async fn a_rule_strikes_the_calls_that_it_says() {
     let about_four = |call: &foldstream_testkit::faults::Call<'_>| call.is_about(&stream("4"));
     assert_eq!(struck(rule().matching(about_four)).await, [5]);
     assert!(struck(Fault::Unavailable.on(Op::Read)).await.is_empty());
-    // It makes no sense for an append.
+    // An append cannot have a hole.
     assert!(struck(Fault::Hole.anywhere()).await.is_empty());
     let some = struck(rule().one_in(3)).await.len();
     assert!((1..12).contains(&some), "{some}");
@@ -38,7 +38,7 @@ async fn a_rule_strikes_the_calls_that_it_says() {
     assert_eq!(struck(chosen).await, [8]);
 }
 
-/// What goes wrong in a run of this seed, as text.
+/// Describes the faults in a run of this seed.
 async fn run(seed: u64) -> String {
     let faults = Faults::seeded(seed)
         .with(Fault::LoseReply.on(Op::WRITES).one_in(4))
@@ -109,7 +109,7 @@ async fn a_probe_sees_what_reaches_the_backend_and_what_was_done_there() {
     let faults =
         faults.with_probe(move |moment, call| notes.lock().unwrap().push((moment, call.op())));
     let store = faults.event_store(InMemoryEventStore::new());
-    // Not sent; sent and done; sent again and a repeat; a conflict, which does nothing.
+    // Not sent; sent and applied; sent twice, so a repeat; a conflict, which changes nothing.
     let append = first_commit("a", 1);
     for _ in 0..3 {
         let _ = store.append(&append).await;

@@ -1,4 +1,4 @@
-//! What faults do to control stores and snapshot stores.
+//! The effects of faults on control stores and snapshot stores.
 use super::{row, stream};
 use foldstream::{
     CommitId, Version,
@@ -40,7 +40,7 @@ async fn a_stolen_row_is_a_conflict_with_the_thiefs_row() {
     };
     assert_eq!(theirs.value, "theirs");
     assert_eq!(rows.get(&mine.key).await.unwrap(), Some(theirs.clone()));
-    // Nobody steals at the third; at the fourth a delete finds another revision.
+    // The third call meets no other writer. At the fourth, a delete finds another revision.
     let again = rows
         .put(&row("mine", 4), Expect::Revision(theirs.revision))
         .await;

@@ -1,9 +1,9 @@
-//! The contract suites through faults that a backend may have and a port must bear: whoever is on the other side sees
-//! the same contract.
+//! The contract suites through faults that a backend may have and a port must tolerate, so that
+//! callers see the same contract.
 use foldstream_testkit::faults::{Fault, Faults, Op, seeds};
 use std::time::Duration;
 
-/// Delays, lists that are behind, and empty pages. A different seed for every port that is asked for.
+/// Creates delays, late lists and empty pages, with another seed for every port.
 fn benign() -> Faults {
     use std::sync::atomic::{AtomicU64, Ordering};
     static NEXT: AtomicU64 = AtomicU64::new(0);

@@ -76,7 +76,7 @@ async fn an_unknown_topic_is_an_outage_only_where_it_has_worked_before() {
     let bus = bus(&faults, 1);
     let unknown = || Fault::UnknownTopic.anywhere();
     faults.set([unknown()]);
-    // On first contact it is refused, by every call.
+    // On first contact, every call refuses the topic.
     let refused = [
         kind(bus.publish(&message(0)).await),
         kind(
@@ -108,7 +108,7 @@ async fn an_unknown_topic_is_an_outage_only_where_it_has_worked_before() {
     assert!(is_outage(&bus.describe_topic(TOPIC).await));
     assert!(is_outage(&consumer.next().await));
     assert!(is_outage(&consumer.commit(&[after(&first)]).await));
-    // What works without metadata works.
+    // Calls that need no metadata succeed.
     consumer.pause(&[partition(0)]).await.unwrap();
     consumer.resume(&[partition(0)]).await.unwrap();
     faults.set([]);
@@ -139,7 +139,7 @@ async fn an_unknown_topic_is_refused_after_five_minutes_in_a_row() {
 async fn a_partition_that_loses_its_position_is_told_once_and_delivers_nothing_more() {
     let (begin, end) = (Offset::new(3), Offset::new(9));
     let why = NoPosition::OutOfRange { begin, end };
-    // The first call tells of the assignment.
+    // The first call reports the assignment.
     let faults = Faults::script([Fault::NoPosition(why).on(Op::Next).at(2)]);
     let bus = bus(&faults, 2);
     for _ in 0..3 {
@@ -238,7 +238,7 @@ impl Listener for Count {
     }
 }
 
-/// Runs a processor over six records under these rules, from its start on, for ten minutes.
+/// Runs a processor over six records under these rules for ten minutes.
 async fn processed(rules: impl IntoIterator<Item = Rule>) -> (u64, RunnerReport) {
     let faults = Faults::none();
     let bus = bus(&faults, 1);

@@ -1,4 +1,4 @@
-//! One aggregate a law that breaks it, and one that keeps them all.
+//! An aggregate for each law that breaks only that law, and one that keeps them all.
 use super::{failure, golden};
 use foldstream::{
     Aggregate, Context, Decide, Decision, DomainEvent, Snapshot, Upcast, Upcasters, id,
@@ -46,7 +46,7 @@ enum Refused {
     TooMuch { owed: i64 },
 }
 
-/// A tab: orders are owed until they are paid, and a tab that is paid can be closed.
+/// Declares a tab: orders are owed until they are paid, and a paid tab can be closed.
 macro_rules! tab {
     ($name:ident, decide: $decide:expr, evolve: $evolve:expr) => {
         #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -114,7 +114,7 @@ fn commands() -> impl Strategy<Value = TabCommand> {
     ]
 }
 
-/// Always the same cases: the counterexamples are compared letter by letter.
+/// Creates laws with fixed cases, because the counterexamples are compared with golden files.
 fn laws<A: Decide<TabCommand> + PartialEq + fmt::Debug>() -> Laws<A> {
     Laws::new(commands()).with_seed(1)
 }
@@ -182,7 +182,7 @@ the same cases again: FOLDSTREAM_SEED=1
     );
 }
 
-/// Counts what it refused, behind a shared pointer that clones see too.
+/// Counts its refusals in a pointer that clones share.
 #[derive(Clone, Debug, Default)]
 struct Grudge {
     owed: i64,
@@ -239,7 +239,7 @@ tab!(
     Drifting,
     decide: decide,
     evolve: |owed, is_closed, event| {
-        // The fold asks something else than the events.
+        // The fold depends on something other than the events.
         FOLDED.set(FOLDED.get() + 1);
         *is_closed = FOLDED.get() % 2 == 0;
         evolve(owed, &mut false, event);
@@ -317,7 +317,7 @@ the same cases again: FOLDSTREAM_SEED=1
     );
 }
 
-/// A tab whose snapshots cannot be read back: JSON has no number that is none.
+/// A tab whose snapshots cannot be read back, because JSON has no NaN.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Unreadable {
     ratio: f64,

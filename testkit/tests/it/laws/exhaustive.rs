@@ -1,4 +1,4 @@
-//! All sequences up to a length.
+//! Laws over all sequences up to a length.
 use super::{failure, golden};
 use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent, id};
 use foldstream_testkit::laws::Laws;
@@ -53,11 +53,11 @@ const ALL: [Turn; 3] = [Turn::Brighter, Turn::Darker, Turn::Nothing];
 
 #[test]
 fn every_history_is_visited_once() {
-    // Walks of length n on four levels from the lowest: 1, 1, 2, 3, 5, 8.
+    // The walks of length n on four levels from the lowest: 1, 1, 2, 3, 5, 8.
     let checked = Laws::<Lamp>::exhaustive(ALL, 5).check();
     assert_eq!(checked.histories(), 1 + 1 + 2 + 3 + 5 + 8);
     assert_eq!(checked.longest(), 5);
-    // Each history but the longest is followed by all three commands.
+    // Each history except the longest is followed by all three commands.
     assert_eq!(checked.nothing(), 1 + 1 + 2 + 3 + 5);
     assert_eq!(
         checked.accepted() + checked.rejected(),

@@ -1,4 +1,4 @@
-//! Ids of the laws' streams: made or given, different, and looked at before the first case.
+//! The ids of the laws' streams: made or given, distinct, and checked before the first case.
 use super::failure;
 use foldstream::{
     Aggregate, Context, Decide, Decision, DomainEvent, StreamId, Version,
@@ -21,7 +21,7 @@ use std::{
     },
 };
 
-/// How an id is read from a text.
+/// A rule that reads an id from a text.
 trait Rule: Clone + fmt::Debug + PartialEq + Send + Sync + 'static {
     fn read(text: &str) -> Option<String>;
 }
@@ -88,13 +88,13 @@ struct Add(u64);
 impl<R: Rule> Decide<Add> for Counter<R> {
     type Error = Infallible;
     fn decide(&self, command: &Add, ctx: &Context) -> Decision<Self, Infallible> {
-        // Every id that a law makes is one of the aggregate's own.
+        // Every id that a law makes is readable by the aggregate.
         let own: Id<R> = ctx.id().expect("the id can be read");
         assert_eq!(own.to_string(), ctx.stream().id());
         Ok(vec![Added { n: command.0 }])
     }
 }
-/// The same by another type of command.
+/// The same command as another type.
 #[derive(Clone, Debug)]
 struct AddOne;
 impl<R: Rule> Decide<AddOne> for Counter<R> {
@@ -106,7 +106,7 @@ impl<R: Rule> Decide<AddOne> for Counter<R> {
 
 type Rows = BTreeMap<String, (u64, Version)>;
 
-/// Sums, and what the streams of each model were.
+/// A model of sums that records its streams.
 #[derive(Clone, Default)]
 struct Sums {
     rows: Arc<Mutex<Rows>>,
@@ -165,7 +165,7 @@ impl Watched {
     fn of<R: Rule>(self) -> Self {
         self.map(|laws| laws.with_histories::<Counter<R>, _>(1, (1u64..9).prop_map(Add)))
     }
-    /// The most streams of one model, and all of all models.
+    /// Returns the largest number of streams in one model, and all streams of all models.
     fn check(self) -> (usize, BTreeSet<String>) {
         self.laws.check();
         let seen = self.seen.lock().unwrap();
@@ -236,7 +236,7 @@ fn ids_that_cannot_be_made_are_a_failure_before_the_first_case() {
     let beginning = "no common texts name 3 streams of Counter<Prefixed>: give ids of its type with `.with_ids(strategy)`";
     assert!(text.starts_with(beginning), "{text}");
     assert!(text.contains("\"a\": no such id"), "{text}");
-    // Texts that are all read as one id are not three streams.
+    // Three texts that are read as the same id are not three streams.
     let text = failure_before_any_case::<Region>(|laws| laws);
     assert!(text.starts_with("no common texts name 3 streams"), "{text}");
     assert!(
@@ -295,7 +295,7 @@ fn a_strategy_that_gives_no_id_or_ids_of_another_type_is_a_failure_before_the_fi
     );
 }
 
-/// Takes every event in and keeps nothing.
+/// A projector that accepts every event and keeps nothing.
 struct Blind;
 impl Projector for Blind {
     const NAME: &'static str = "blind";

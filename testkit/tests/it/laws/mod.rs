@@ -1,4 +1,5 @@
-//! Each law catches an aggregate, a projector or a store that breaks just this one, and says how.
+//! Each law catches an aggregate, a projector or a store that breaks only this law, and describes
+//! the failure.
 mod aggregate;
 mod exhaustive;
 mod ids;
@@ -7,7 +8,7 @@ mod serial;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// What a failing check says.
+/// Returns the message of a check that must fail.
 fn failure<T>(check: impl FnOnce() -> T) -> String {
     match catch_unwind(AssertUnwindSafe(check)) {
         Ok(_) => panic!("the laws hold"),
@@ -21,7 +22,7 @@ fn failure<T>(check: impl FnOnce() -> T) -> String {
     }
 }
 
-/// Compares a text with the one that was looked at when the test was written.
+/// Compares a text with the golden file that was reviewed when the test was written.
 #[track_caller]
 fn golden(text: &str, expected: &str) {
     let text = text.trim_end();

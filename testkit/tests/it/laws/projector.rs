@@ -1,4 +1,4 @@
-//! One projector a law that breaks it, and two that keep them all.
+//! A projector for each law that breaks only that law, and two that keep them all.
 mod resets;
 
 use super::{failure, golden};
@@ -29,13 +29,13 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-/// Balances, each with the version that it is of: what is durable.
+/// The durable balances, each with its version.
 type Rows = BTreeMap<String, (u64, i64)>;
 
 #[derive(Clone, Debug, Default)]
 struct Table {
     rows: Arc<Mutex<Rows>>,
-    /// What is not a row of a stream, for those that keep something of all.
+    /// State that is not a row of a stream, for projectors that keep something over all streams.
     last: Arc<Mutex<String>>,
 }
 
@@ -55,7 +55,7 @@ fn commands() -> impl Strategy<Value = AccountCommand> {
     ]
 }
 
-/// A projector of balances with its own way to take an event in, and to flush.
+/// A projector of balances with its own implementation of `project` and `flush`.
 trait Way: Debug + Send + Sync + 'static {
     fn start(table: Table) -> Self;
     fn take(&self, stream: String, version: u64, event: &AccountEvent) -> HandlerResult;
@@ -101,7 +101,7 @@ fn laws<W: Way>() -> ProjectorLaws<Balances<W>, Table, (Rows, String)> {
     .with_seed(1)
 }
 
-/// Writes each event at once, if it is newer than the row.
+/// Writes each event at once if it is newer than the row.
 #[derive(Debug)]
 struct Direct(Table);
 impl Way for Direct {
@@ -126,7 +126,7 @@ fn a_projector_that_writes_at_once_keeps_all_laws() {
     laws::<Direct>().check();
 }
 
-/// Changes rows in memory; a flush writes those that are newer than the durable ones.
+/// Changes rows in memory. A flush writes those that are newer than the durable ones.
 #[derive(Debug)]
 struct Buffered {
     table: Table,
@@ -169,7 +169,7 @@ fn a_projector_that_buffers_keeps_all_laws() {
     laws::<Buffered>().check();
 }
 
-/// Adds to the balance whatever comes.
+/// Adds every event to the balance, also duplicates.
 #[derive(Debug)]
 struct Counting(Table);
 impl Way for Counting {
@@ -210,7 +210,7 @@ the same cases again: FOLDSTREAM_SEED=1
     );
 }
 
-/// The counterexample of the test before, as it was printed.
+/// Compares the counterexample of the test before with the printed one.
 #[test]
 #[should_panic(expected = "the rows have changed")]
 fn a_printed_projector_scenario_compiles_and_fails() {
@@ -231,7 +231,7 @@ fn a_printed_projector_scenario_compiles_and_fails() {
         .then_unchanged();
 }
 
-/// Knows the last event, whatever stream it is of.
+/// Keeps the last event of any stream.
 #[derive(Debug)]
 struct Mixing(Direct);
 impl Way for Mixing {
@@ -312,7 +312,7 @@ the same cases again: FOLDSTREAM_SEED=1
     );
 }
 
-/// Says that it has what is only in its memory.
+/// Reports a position for rows that are only in memory.
 #[derive(Debug)]
 struct Boasting {
     buffered: Buffered,
@@ -323,7 +323,7 @@ impl Way for Boasting {
         Self { buffered }
     }
     fn take(&self, stream: String, version: u64, event: &AccountEvent) -> HandlerResult {
-        // The position goes out before the row does.
+        // The position becomes durable before the row does.
         let mut positions = self.buffered.table.last.lock().unwrap();
         *positions = format!("{stream} {version}");
         self.buffered.take(stream, version, event)
@@ -378,7 +378,7 @@ the same cases again: FOLDSTREAM_SEED=1
     );
 }
 
-/// Knows duplicates by the last version only: any other is taken for new.
+/// Recognizes a duplicate only if it is of the last version.
 #[derive(Debug)]
 struct Shortsighted(Table);
 impl Way for Shortsighted {
@@ -425,7 +425,7 @@ the same cases again: FOLDSTREAM_SEED=1
     );
 }
 
-/// Flushes its rows, whatever there is by then.
+/// Flushes its rows over any that are stored.
 #[derive(Debug)]
 struct Overwriting(Buffered);
 impl Way for Overwriting {

@@ -1,4 +1,5 @@
-//! The in-memory store's answers have a serial explanation, and those of stores that are broken have none.
+//! The in-memory store's answers have a serial explanation, and those of stores that are broken
+//! have none.
 use super::{failure, golden};
 use async_trait::async_trait;
 use foldstream::{
@@ -70,28 +71,28 @@ fn a_store_that_stores_nothing_checks_nothing() {
     assert_eq!(text, "without an action nothing is checked");
 }
 
-/// What is wrong with a store.
+/// The defect of a store.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fault {
-    /// Looks whether the slot is free, lets others go on, and then appends behind whatever is there.
+    /// Checks that the slot is free, yields to other writers, and then appends after their commits.
     CheckThenAct,
-    /// Says that it stored what it did not.
+    /// Reports a commit as stored that it did not store.
     Forgets,
-    /// Says that it did not store what it did.
+    /// Reports a commit as not stored that it stored.
     Denies,
-    /// Finds a conflict where there is none.
+    /// Reports a conflict that did not happen.
     Imagines,
-    /// Says that the stream is longer than it is.
+    /// Reports a stream as longer than it is.
     Exaggerates,
-    /// Reads one commit less than there are.
+    /// Reads one commit fewer than the stream has.
     ReadsLate,
-    /// Stores only the first commit of several.
+    /// Stores only the first of several commits.
     Tears,
-    /// Does not look at streams that are only to be checked.
+    /// Does not check streams that are only to be checked.
     Unchecked,
-    /// Says of what is stored for the first time that it was stored before.
+    /// Reports a commit as a repeat that is stored for the first time.
     Repeats,
-    /// Stores other events than it was given.
+    /// Stores other events than those of the request.
     Alters,
 }
 
@@ -107,7 +108,7 @@ impl Broken {
         let appends = AtomicUsize::new(0);
         intercept::event_store(InMemoryEventStore::new(), Self { fault, appends })
     }
-    /// The third append, and every third after it, meets the fault.
+    /// Returns true for every third append, which meets the fault.
     fn is_due(&self) -> bool {
         self.appends.fetch_add(1, Ordering::Relaxed) % 3 == 2
     }
@@ -203,7 +204,7 @@ impl EventStoreLayer for Broken {
         if self.fault != Fault::ReadsLate {
             return Ok(read.pass(store));
         }
-        // The newest commit comes to light with the next one.
+        // The newest commit becomes visible with the next one.
         let mut commits = read.all(store).await?;
         commits.pop();
         Ok(commits.into())
@@ -281,7 +282,7 @@ async fn read(store: &dyn EventStore) -> Vec<Commit> {
 async fn a_read_that_misses_what_was_acknowledged_before_has_no_place() {
     let inner = InMemoryEventStore::new();
     let (store, log) = Recorder::new(inner.clone());
-    // The read is of the time before the append, and comes behind it.
+    // The read is from before the append, but its answer arrives after the append.
     assert!(read(&*store).await.is_empty());
     let first = append(StreamHead::empty(stream()));
     let _ = store.append(&first).await.unwrap();
@@ -324,7 +325,7 @@ async fn a_repeat_and_an_append_without_an_answer_are_explained() {
     assert!(matches!(&operations[1].outcome, Outcome::Repeated(_)));
     (operations[0].answered, operations[0].outcome) = (None, Outcome::Unknown);
     serial::check(&*inner, &operations).await.unwrap();
-    // Both were told that they were the first: one of them was not.
+    // Both writers were told that they were the first, so one answer was wrong.
     operations[1].outcome = Outcome::NotApplied;
     serial::check(&*inner, &operations).await.unwrap();
     operations[0].outcome = Outcome::NotApplied;

@@ -1,4 +1,4 @@
-//! A scenario accepts what happened, and a failing one says what did not.
+//! Scenarios accept what happened, and the message of a failing one names what did not.
 use super::failure;
 use foldstream::{
     Aggregate, Context, Decide, Decision, DomainEvent, Metadata, Timestamp, Upcast, Upcasters,
@@ -77,7 +77,7 @@ impl Decide<Close> for Cart {
         }
     }
 }
-/// Puts what the context says into the event.
+/// A command whose event records the context.
 struct Tell;
 impl Decide<Tell> for Cart {
     type Error = CartError;
@@ -92,7 +92,7 @@ impl Decide<Tell> for Cart {
         Ok(vec![Added { sku, quantity: 1 }])
     }
 }
-/// Leads to something else every time.
+/// A command that leads to another event every time.
 struct Roll;
 impl Decide<Roll> for Cart {
     type Error = CartError;
@@ -149,7 +149,8 @@ fn the_context_is_what_the_scenario_says() {
         .later(Duration::from_secs(1))
         .when(Tell)
         .then([tell("cart#c-1 4 1970-01-01T00:00:01.000002Z v")])
-        // As in a repository: a clock that is set back does not lead before the last commit.
+        // As in a repository, a clock that is set back does not yield a time before the last
+        // commit.
         .at(Timestamp::from_micros(3))
         .when(Tell)
         .then([tell("cart#c-1 5 1970-01-01T00:00:01.000002Z v")]);

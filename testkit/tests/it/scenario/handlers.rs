@@ -1,4 +1,4 @@
-//! An account, a projector that bears everything and one that bears nothing, and a listener that fails as told.
+//! An account, a sound and an unsound projector, and a listener that fails as configured.
 use async_trait::async_trait;
 use bytes::Bytes;
 use foldstream::{
@@ -76,7 +76,7 @@ impl Decide<Withdraw> for Account {
     }
 }
 
-/// Reverses payloads; those of ids in the list are gone.
+/// Reverses payloads. Payloads of the ids in the list are unreadable.
 #[derive(Debug, Default)]
 pub(super) struct Reversed(pub(super) Mutex<Vec<String>>);
 
@@ -101,7 +101,7 @@ impl PayloadCodec for Reversed {
     }
 }
 
-/// A balance and the version that it is of.
+/// A balance and its version.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Row {
     pub(super) balance: i64,
@@ -122,7 +122,7 @@ fn take(row: &mut Row, event: &AccountEvent, version: Version) {
     row.version = version.get();
 }
 
-/// Stores its position with its rows, writes only what is newer, and knows how to empty itself.
+/// Stores its position with its rows, writes only newer rows, and can reset itself.
 #[derive(Clone, Default)]
 pub(super) struct Balances(pub(super) Arc<Mutex<Rows>>);
 
@@ -154,7 +154,7 @@ impl Projector for Balances {
     }
 }
 
-/// Adds up whatever comes, stores no position, fails where it would be below zero, and forgets to empty itself.
+/// Sums every event without a position, fails below zero, and does not empty itself in a reset.
 #[derive(Default)]
 pub(super) struct Naive(Mutex<Rows>);
 
@@ -183,10 +183,10 @@ impl Projector for Naive {
     }
 }
 
-/// What a listener does at an attempt, from 1.
+/// The result of a listener at an attempt, from 1.
 type Script = dyn Fn(&AccountEvent, u32) -> HandlerResult + Send + Sync;
 
-/// Tells of withdrawals, and fails as told.
+/// A listener that reports withdrawals, and fails as configured.
 pub(super) struct Alerts {
     sent: Mutex<Vec<(EventId, u64)>>,
     script: Box<Script>,
@@ -200,11 +200,11 @@ impl Alerts {
         Self {
             sent: Mutex::default(),
             script: Box::new(script),
-            // Longer than any test takes in real time: only paused time gets through this.
+            // Longer than any test takes in real time, so only paused time gets through this.
             takes: Duration::from_secs(20),
         }
     }
-    /// Takes no time for an event.
+    /// Returns the listener without its delay per event.
     pub(super) fn at_once(self) -> Self {
         Self {
             takes: Duration::ZERO,

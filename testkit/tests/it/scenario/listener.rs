@@ -1,4 +1,4 @@
-//! A listener behind the real runner: side effects, retries, classes of failures.
+//! A listener in the real runner: side effects, retries, classes of failures.
 use super::{
     failure,
     handlers::{Account, AccountEvent, AccountId, Alerts, Deposit, Withdrawn, deposited},
@@ -57,7 +57,8 @@ fn a_transient_failure_is_tried_again_and_in_the_end_halts() {
     alerts(Alerts::failing(|_, _| Err(HandlerError::transient("down"))))
         .when("ann", [withdrawn(2)])
         .then_failed(ErrorClass::Transient)
-        // Five minutes, in which each attempt takes 20 s: two repeats at once, and ten or more after a pause.
+        // Each attempt takes 20 s. Five minutes allow two immediate retries, and ten or more after
+        // a pause.
         .then_failed_with(|error| {
             assert!(
                 matches!(error, RunnerError::Halted { attempts: 13.., .. }),
@@ -154,7 +155,7 @@ if that is expected, call `then_failed` or `then_failed_with` right after the st
     );
 }
 
-/// Pays a bonus into another account for each withdrawal.
+/// A listener that pays a bonus into another account for each withdrawal.
 struct Bonus(Repository<Account>);
 impl Listener for Bonus {
     const NAME: &'static str = "bonus";

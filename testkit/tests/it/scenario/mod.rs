@@ -1,4 +1,4 @@
-//! Scenarios hold on what happened, and a failing one says what did not.
+//! Scenarios pass if something happened, and the message of a failing one names what did not.
 mod aggregate;
 mod handlers;
 mod listener;
@@ -11,7 +11,7 @@ mod unlike;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// What a failing scenario says.
+/// Returns the message of a scenario that must fail.
 fn failure(scenario: impl FnOnce()) -> String {
     match catch_unwind(AssertUnwindSafe(scenario)) {
         Ok(()) => panic!("the scenario holds"),

@@ -18,7 +18,7 @@ use foldstream_testkit::{
 };
 use std::{sync::Arc, time::Duration};
 
-/// A transfer as a service has it: over any store, with an error of its own.
+/// A transfer service over any store, with an error of its own.
 struct Bank {
     accounts: Repository<Account>,
 }
@@ -82,7 +82,7 @@ fn a_function_of_a_service_runs_on_the_ports_and_its_events_are_published() {
         .given::<Account>("ann", [deposited(10)])
         .perform(async |ports| {
             let bank = Bank::new(ports.event_store.clone(), ports.control_store, ports.clock);
-            // The caller has got no answer and sends it again.
+            // The caller got no answer and sends the command again.
             for _ in 0..2 {
                 bank.transfer("ann", "bob", 4, "t-1").await?;
                 calls += 1;

@@ -1,4 +1,5 @@
-//! The whole pipeline: what is executed is published, projected, listened to, and the same each time.
+//! The whole pipeline: commands are executed, published, projected and listened to, the same way
+//! each time.
 use super::{
     failure,
     handlers::{
@@ -54,7 +55,7 @@ impl Decide<Charge> for Fees {
     }
 }
 
-/// Charges a fee for each withdrawal; more than 100 it cannot.
+/// A listener that charges a fee for each withdrawal, and fails above 100.
 struct Charging(Repository<Fees>);
 impl Listener for Charging {
     const NAME: &'static str = "charging";
@@ -74,7 +75,7 @@ impl Listener for Charging {
     }
 }
 
-/// Charges a fee for each fee.
+/// A listener that charges a fee for each fee.
 struct Greedy(Repository<Fees>);
 impl Listener for Greedy {
     const NAME: &'static str = "greedy";
@@ -91,7 +92,7 @@ fn rows<const N: usize>(rows: [(&str, Row); N]) -> Rows {
     rows.map(|(id, row)| (id.into(), row)).into()
 }
 
-/// A bank that charges fees, and its rows.
+/// Creates a bank that charges fees, and its rows.
 fn bank() -> (PipelineScenario, Balances) {
     let balances = Balances::default();
     let pipeline = PipelineScenario::new();
@@ -120,7 +121,7 @@ fn commands_on_several_aggregates_end_in_rows_and_in_what_listeners_cause() {
         .then_state::<Account>("ann", |account| assert_eq!(account.balance, 6))
         .then_report("balances", |report| assert_eq!(report.handled, 3))
         .then_report("charging", |report| assert_eq!(report.handled, 3))
-        // And on.
+        // The scenario continues after an assertion.
         .execute::<Account>("bob", Withdraw(5))
         .run()
         .then_events::<Fees>("bob", [FeeEvent::Charged { amount: 1 }])
@@ -138,7 +139,7 @@ fn what_is_given_first_lies_before_the_start_of_listeners() {
         .given::<Account>("ann", [Withdrawn { amount: 3 }])
         .run()
         .then(async || balances.rows(), rows([("ann", row(4, 4))]))
-        // One for the command, one for the fact behind it, none for what was before.
+        // One fee for the command and one for the event after it, none for the history before.
         .then_state::<Fees>("ann", |fees| assert_eq!(fees.total, 2));
 }
 
@@ -156,7 +157,7 @@ fn a_processor_that_halts_is_named_and_the_others_go_on() {
         })
         .then(async || balances.rows(), rows([("ann", row(898, 3))]))
         .then_events::<Fees>("ann", [])
-        // The next run is its restart, and the event comes again.
+        // The next run restarts the processor, and the event is delivered again.
         .run()
         .then_halted("charging", ErrorClass::Permanent)
         .then_report("charging", |report| assert_eq!(report.handled, 0));
@@ -463,7 +464,7 @@ fn sealed_payloads_go_all_along_the_road_and_shredded_ones_are_passed_over() {
         .run()
         .then(async || balances.rows(), rows([("ann", row(4, 2))]));
     let pipeline = pipeline.execute::<Account>("bob", Deposit(1));
-    // The key goes once the event is stored.
+    // The key is deleted after the event is stored.
     reversed.0.lock().unwrap().push("bob".into());
     pipeline
         .run()
@@ -528,14 +529,14 @@ fn a_road_on_which_nothing_gets_through_fails() {
 }
 
 event_set!(
-    /// What the bank tells.
+    /// The events of the bank.
     enum BankEvent {
         Account(AccountEvent),
         Fees(FeeEvent),
     }
 );
 
-/// Writes down what it gets, when, and fails at first.
+/// A listener that records its events and their times, and fails at first.
 #[derive(Default)]
 struct Journal(Mutex<Vec<String>>);
 impl Listener for Journal {
@@ -550,7 +551,8 @@ impl Listener for Journal {
             ctx.attempt()
         );
         self.0.lock().unwrap().push(line);
-        // Past the immediate retries: the pauses, and so the order of the streams, come from the jitter.
+        // After the immediate retries, the jitter decides the pauses and so the order of the
+        // streams.
         if ctx.attempt() < 5 {
             return Err(HandlerError::transient("down"));
         }
@@ -558,7 +560,7 @@ impl Listener for Journal {
     }
 }
 
-/// What a journal holds after commands on many accounts, with times relative to its first line.
+/// Returns the journal of commands on many accounts, with times relative to its first line.
 fn journal() -> Vec<String> {
     let (pipeline, _) = bank();
     let journal = Arc::new(Journal::default());

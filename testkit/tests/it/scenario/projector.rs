@@ -1,4 +1,4 @@
-//! A projector behind the real runner: duplicates, gaps, late writes, rebuilds.
+//! A projector in the real runner: duplicates, gaps, late writes, rebuilds.
 use super::{
     failure,
     handlers::{
@@ -193,7 +193,7 @@ fn a_failed_projector_is_a_failure_of_its_class_and_goes_on_from_there() {
         .then_failed_with(|error| assert!(matches!(error, RunnerError::Halted { attempts: 1, .. })))
         .then_unchanged()
         .then_report(|report| assert!(report.error.is_some()))
-        // It comes again.
+        // The event is delivered again.
         .when_restarted()
         .then_failed(ErrorClass::Permanent);
 }
@@ -418,7 +418,7 @@ async fn inside_of_a_runtime_a_scenario_says_what_to_do() {
     assert!(text.contains("make the test a plain #[test]"), "{text}");
 }
 
-/// Writes down what the context says.
+/// A projector that records the context of its events.
 #[derive(Default)]
 struct Contexts(Mutex<Vec<String>>);
 impl Projector for Contexts {

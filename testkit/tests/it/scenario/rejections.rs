@@ -1,4 +1,4 @@
-//! A rejection that the test does not look at fails the test.
+//! A rejection that the test does not assert fails the test.
 use super::{
     failure,
     handlers::{Account, Deposit, InsufficientFunds, Withdraw, Withdrawn, deposited},
@@ -7,7 +7,7 @@ use foldstream::Timestamp;
 use foldstream_testkit::{Outcome, Scenario};
 use std::time::Duration;
 
-/// An account of 10 from which 70 were to be withdrawn: a typing error for 7.
+/// Withdraws 70 from an account of 10, as by a typing error for 7.
 fn rejected() -> Outcome<Account, InsufficientFunds> {
     Scenario::<Account>::given([deposited(10)]).when(Withdraw(70))
 }
@@ -85,7 +85,7 @@ fn a_rejection_that_was_looked_at_is_done_with() {
         .later(Duration::from_secs(1))
         .when(Deposit(1))
         .then([deposited(1)]);
-    // The look at the first one does not count for the second one.
+    // The assertion about the first rejection does not count for the second.
     let text = failure(|| {
         drop(
             rejected()

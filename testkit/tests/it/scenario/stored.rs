@@ -1,4 +1,4 @@
-//! A scenario stores what a command leads to as a repository does, and refuses what a repository refuses.
+//! Scenarios store events as a repository does, and refuse what a repository refuses.
 use super::failure;
 use foldstream::{
     Aggregate, Context, Decide, Decision, DomainEvent, Metadata, Repository, Snapshot, Timestamp,
@@ -50,7 +50,7 @@ impl Aggregate for Grid {
         match event {
             Ticked => self.ticks += 1,
             Painted { .. } => self.is_painted = true,
-            // Half of nothing: such a state has no JSON.
+            // Dividing by zero yields a state that JSON cannot represent.
             Weighed { grams } => self.weight = 1.0 / grams,
             Laid { .. } => panic!("no eggs"),
             Filled { .. } | Signed { .. } => {}
@@ -86,7 +86,7 @@ fn painted(bytes: usize) -> GridEvent {
 }
 const OFF_THE_SCALE: GridEvent = Weighed { grams: f64::NAN };
 
-/// Events that no repository stores, and why.
+/// Lists events that no repository stores, with the reason.
 fn not_storable() -> Vec<(Vec<GridEvent>, &'static str)> {
     vec![
         (
@@ -106,7 +106,7 @@ fn not_storable() -> Vec<(Vec<GridEvent>, &'static str)> {
     ]
 }
 
-/// Commits that no store takes, although it takes each of their events.
+/// Lists commands that no store accepts, although it accepts each of their events.
 fn not_one_commit() -> Vec<(Vec<GridEvent>, &'static str)> {
     vec![
         (
@@ -143,7 +143,7 @@ fn a_scenario_refuses_the_events_of_a_command_that_a_repository_refuses() {
         );
         assert!(text.len() < 2000, "{} bytes of text", text.len());
     }
-    // What a repository stores, a scenario takes: each limit itself, and a NaN nowhere.
+    // A scenario accepts what a repository stores: each limit itself, but NaN nowhere.
     Scenario::<Grid>::given_nothing()
         .when(Do(vec![painted(380 * 1024); 10]))
         .then_with(|events| assert_eq!(events.len(), 10))
@@ -161,7 +161,7 @@ fn a_given_event_that_no_stream_can_hold_fails_whatever_is_set_later() {
         );
         assert!(text.contains(reason), "{text}");
     }
-    // A given history is of any number of commits.
+    // A given history consists of any number of commits.
     for (events, _) in not_one_commit() {
         Scenario::<Grid>::given(events)
             .when(Do(vec![]))
@@ -243,7 +243,7 @@ fn the_limits_are_those_of_the_store_that_the_scenario_names() {
         .then_with(|_| {});
 }
 
-/// Two equal notes may have other texts: what is lost of one is not seen by a comparison.
+/// A note that equals other notes with other texts, so a comparison does not see a lost text.
 #[derive(Clone, Debug, DomainEvent)]
 #[event(aggregate = "note")]
 enum NoteEvent {
@@ -295,7 +295,7 @@ fn the_state_is_the_fold_of_what_a_later_load_reads() {
 
 #[test]
 fn a_state_goes_through_a_snapshot_where_the_scenario_has_them() {
-    // The scenario without snapshots cannot know: the state is folded from events each time.
+    // A scenario without snapshots cannot notice: it folds the state from events each time.
     Scenario::<Grid>::given_nothing()
         .when(Do(vec![painted(1)]))
         .then_state(|grid| assert!(grid.is_painted));

@@ -1,4 +1,4 @@
-//! Ways in which a scenario could be unlike production, and hide a mistake.
+//! Differences between a scenario and production that would hide a mistake.
 use super::{
     failure,
     handlers::{
@@ -175,7 +175,7 @@ fn a_history_stays_with_its_id() {
     );
 }
 
-/// Puts the time of the decision into the event.
+/// A command whose event records the time of the decision.
 #[derive(Clone, Debug, Default)]
 struct Watch;
 #[derive(Clone, Debug, PartialEq, DomainEvent)]
@@ -217,7 +217,7 @@ fn a_decision_is_never_earlier_than_the_events_before_it() {
         .then_events::<Watch>("w", [read(20), read(20)]);
 }
 
-/// Weighs what cannot be weighed, the same each time.
+/// An aggregate whose state has no JSON, always in the same way.
 #[derive(Clone, Debug, Default)]
 struct Scale;
 #[derive(Clone, Debug, PartialEq, DomainEvent)]
@@ -269,7 +269,7 @@ fn a_repository_without_the_settings_of_the_road_fails() {
             "{text}"
         );
     }
-    // The pipeline's own reads and writes are no reason.
+    // The pipeline's own reads and writes do not trigger the failure.
     PipelineScenario::new()
         .execute::<Account>("ann", Deposit(1))
         .with_payload_codecs(codecs)
@@ -329,7 +329,7 @@ fn a_late_write_that_never_reached_the_projector_fails() {
         ),
         "{text}"
     );
-    // The upcasters are forgotten.
+    // The upcasters are missing.
     let text = failure(|| {
         let lifting = Upcasters::new().with_json("account", "Deposited", 1, |payload| {
             payload["note"] = "old".into();
@@ -367,6 +367,7 @@ fn a_listener_that_fails_is_tried_for_as_long_as_its_policy_says() {
         (minutes..minutes + Duration::from_millis(10)).contains(&failed_for),
         "{failed_for:?}"
     );
-    // Three at once, nine pauses of up to 0.1 to 25.6 s, and then pauses of up to 30 s: about thirty on average.
+    // Three immediate attempts, nine pauses of up to 0.1 to 25.6 s, then pauses of up to 30 s:
+    // about thirty on average.
     assert!((22..45).contains(&times.len()), "{}", times.len());
 }

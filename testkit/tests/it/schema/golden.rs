@@ -1,4 +1,4 @@
-//! Golden payloads.
+//! Golden payloads of the schema check.
 use super::*;
 use foldstream::{DomainEvent, Upcast, Upcasters};
 use foldstream_testkit::schema::upcast_golden;
@@ -16,7 +16,7 @@ enum CartEvent {
     CheckedOut,
 }
 
-/// Three versions, a rename and a retirement.
+/// Returns upcasters for three versions, a rename and a retirement.
 fn upcasters() -> Upcasters {
     Upcasters::new()
         .with_json("cart", "Added", 1, |payload| {
@@ -62,7 +62,7 @@ mod old {
     }
 }
 
-/// As three builds one after the other have recorded it.
+/// Records the schema as three successive builds did.
 fn history() -> (Files, Schema) {
     let files = Files::new();
     let golden = files.golden();
@@ -106,7 +106,7 @@ fn every_version_that_was_ever_recorded_keeps_its_golden_payload() {
         ]
     );
     std::fs::remove_file(files.golden().join("cart.Added@2.json")).unwrap();
-    // Nobody knows any more how it was written.
+    // The event's old form is unknown, so it cannot be recorded.
     for result in [schema.check(), schema.write()] {
         assert_problem(&files, result, "cart.Added@2 has no golden payload");
     }
@@ -151,7 +151,7 @@ fn a_golden_payload_that_cannot_be_read_is_a_problem() {
         schema.check(),
         "golden/cart.Added@1.json cannot be read by this build",
     );
-    // An upcaster that breaks is found the same way.
+    // A broken upcaster is found the same way.
     let (files, schema) = history();
     let broken = upcasters().with("cart", "Added", 2, |_| Err("not yet written".into()));
     let result = schema.with_upcasters(broken).check();
@@ -189,7 +189,7 @@ fn a_golden_payload_of_nothing_that_is_recorded_is_a_problem() {
         "golden/cart.Addded@1.json is of no recorded event",
     );
     std::fs::remove_file(files.golden().join("cart.Addded@1.json")).unwrap();
-    // It would be left out of the check.
+    // The file would be left out of the check.
     let misnamed = files.golden().join("cart.Added@3-gift.JSON");
     put(&misnamed, "{}");
     assert_problem(

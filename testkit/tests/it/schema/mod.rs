@@ -1,4 +1,4 @@
-//! The schema check.
+//! The tests of the schema check.
 mod golden;
 mod shapes;
 mod states;
@@ -25,7 +25,7 @@ impl Files {
     fn schema(&self) -> Schema {
         Schema::new(self.types())
     }
-    /// The recorded lines without comments and hashes.
+    /// Returns the recorded lines without comments and hashes.
     fn lines(&self) -> Vec<String> {
         let text = std::fs::read_to_string(self.types()).unwrap();
         let lines = text.lines().filter(|line| !line.starts_with('#'));
@@ -42,7 +42,7 @@ fn put(file: &Path, text: &str) {
     std::fs::write(file, text).unwrap();
 }
 
-/// The problems, one a string, without the name of the directory.
+/// Lists the problems, one per string, without the name of the directory.
 fn problems(files: &Files, result: Result<(), SchemaError>) -> Vec<String> {
     let directory = format!("{}/", files.0.path().display());
     let problems = result.expect_err("it has problems");
@@ -50,7 +50,7 @@ fn problems(files: &Files, result: Result<(), SchemaError>) -> Vec<String> {
     texts.map(|text| text.replace(&directory, "")).collect()
 }
 
-/// Asserts that there is one problem, which begins so.
+/// Asserts that there is one problem, which begins with this text.
 #[track_caller]
 fn assert_problem(files: &Files, result: Result<(), SchemaError>, beginning: &str) {
     let problems = problems(files, result);

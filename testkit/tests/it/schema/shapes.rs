@@ -1,4 +1,4 @@
-//! What shapes show, and what cannot be traced.
+//! The facts that shapes show, and types that cannot be traced.
 use super::*;
 use foldstream::{DeserializePayload, DomainEvent, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -96,7 +96,7 @@ fn a_shape_shows_all_that_json_shows() {
     );
 }
 
-/// Accepts certain texts only, as a date does.
+/// A text type that accepts certain texts only, as a date does.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct Code(String);
 impl<'de> Deserialize<'de> for Code {
@@ -244,7 +244,7 @@ fn what_is_allowed_untraced_needs_golden_payloads_that_are_written_alike() {
     let schema = files.schema().with_events::<Odd>();
     let schema = schema
         .allow_untraced("odd.Free.extra")
-        // A part that lets nothing be said about the rest leaves the whole untraced.
+        // A part that hides the rest leaves the whole type untraced.
         .allow_untraced("odd.Tagged.tagged")
         .allow_untraced("odd.Flat")
         .allow_untraced("odd.Adjacent");
@@ -256,7 +256,7 @@ fn what_is_allowed_untraced_needs_golden_payloads_that_are_written_alike() {
     );
 
     let schema = schema.with_golden(files.golden());
-    // What cannot be traced has no sample either.
+    // A type that cannot be traced has no sample either.
     let found = problems(&files, schema.write());
     assert_eq!(found.len(), 3, "{found:#?}");
     put(

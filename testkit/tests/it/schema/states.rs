@@ -1,4 +1,4 @@
-//! The states in snapshots, by their STATE_VERSION.
+//! The states in snapshots by their STATE_VERSION.
 use super::*;
 use foldstream::DomainEvent;
 
@@ -9,7 +9,7 @@ enum CartEvent {
 }
 foldstream::id!(CartId);
 
-/// One version of a state, in a module of its own.
+/// Declares one version of a state in a module of its own.
 macro_rules! state {
     ($name:ident, $version:literal, { $($body:tt)* }) => {
         mod $name {
@@ -65,7 +65,7 @@ fn a_state_is_recorded_with_its_version_behind_all_events() {
     let text = std::fs::read_to_string(files.types()).unwrap();
     assert!(text.starts_with("# format 2\n"), "{text}");
     let lines: Vec<_> = text.lines().filter(|l| !l.starts_with('#')).collect();
-    // Final: files with these hashes are checked in by others.
+    // These hashes must not change: users have checked in files that contain them.
     assert_eq!(
         lines,
         [
@@ -173,7 +173,7 @@ fn a_state_that_is_traced_needs_no_golden_payload() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     assert_eq!(names, ["cart.CheckedOut@1.json"]);
-    // But one that is there must be readable.
+    // A payload that exists must be readable.
     put(&files.golden().join("snapshot cart@1-odd.json"), "[]");
     assert_problem(
         &files,

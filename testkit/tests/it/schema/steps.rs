@@ -139,7 +139,7 @@ fn an_upcaster_from_what_this_build_writes_is_a_problem() {
     );
 }
 
-/// A service that adopts the check at version 3: only that is recorded.
+/// Builds a service that adopts the check at version 3 and records only that version.
 fn adopted() -> (Files, Schema) {
     let files = Files::new();
     let schema = files.schema().with_golden(files.golden());
@@ -175,7 +175,7 @@ fn golden_payloads_of_older_versions_can_be_recorded_late() {
         ]
     );
     schema.check().unwrap();
-    // From now on they are guarded as any other.
+    // From now on these versions are checked like any other.
     let broken = both_steps().with("cart", "Added", 1, |_| Err("lost".into()));
     let found = problems(&files, schema.clone().with_upcasters(broken).check());
     assert!(
@@ -219,7 +219,7 @@ fn a_late_payload_that_cannot_be_read_is_not_recorded() {
     assert_eq!(found.len(), 1, "{found:#?}");
     assert!(found[0].starts_with("golden/cart.Added@2.json cannot be read by this build"));
     assert_eq!(std::fs::read_to_string(files.types()).unwrap(), before);
-    // Nor is one that nothing lifts.
+    // A version that no upcaster lifts is not recorded either.
     let schema = schema.with_upcasters(first_step());
     assert_problem(&files, schema.write(), "cart.Added@2 has no upcaster");
     assert_eq!(std::fs::read_to_string(files.types()).unwrap(), before);

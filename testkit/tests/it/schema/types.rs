@@ -1,8 +1,8 @@
-//! What is recorded, compared with what is there.
+//! The recorded types, compared with the code.
 use super::*;
 use foldstream::{BoxError, DomainEvent, Upcast, Upcasters};
 
-/// One version of a service, in a module of its own.
+/// Declares one version of a service in a module of its own.
 macro_rules! service {
     ($name:ident { $($body:tt)* }) => {
         mod $name {
@@ -45,7 +45,7 @@ fn a_line_has_event_version_hash_and_shape() {
     let files = recorded();
     let text = std::fs::read_to_string(files.types()).unwrap();
     let lines: Vec<_> = text.lines().filter(|l| !l.starts_with('#')).collect();
-    // Final: files with these hashes are checked in by others.
+    // These hashes must not change: users have checked in files that contain them.
     assert_eq!(
         lines,
         [
@@ -87,7 +87,7 @@ fn a_changed_shape_under_the_same_version_is_a_problem_that_recording_does_not_s
     for result in [schema.check(), schema.write()] {
         assert_problem(&files, result, "the shape of shop.cart.Added@1 has changed");
     }
-    // That older readers fail is the same for a field with a default: they would lose it.
+    // A field with a default breaks older readers too: they would lose the field.
     let schema = files.schema().with_events::<defaulted::Event>();
     assert_problem(
         &files,
@@ -118,7 +118,7 @@ fn a_raised_version_needs_an_upcaster_from_every_recorded_one() {
         ]
     );
     schema.check().unwrap();
-    // And back: a deployment of the older build after the newer one has stored events.
+    // The other direction: the older build is deployed after the newer one has stored events.
     let schema = files.schema().with_events::<first::Event>();
     assert_problem(
         &files,

@@ -1,4 +1,4 @@
-//! Rules of the user that are broken, laws that check nothing, and what a failure says.
+//! Broken rules of the user, laws that check nothing, and the messages of failures.
 use super::*;
 
 tab!(
@@ -204,7 +204,7 @@ fn the_same_seed_finds_the_same() {
     assert_eq!(run(7), run(7));
 }
 
-/// The counterexample of an invariant, as it was printed.
+/// Compares the counterexample of an invariant with the printed one.
 #[test]
 #[should_panic(expected = "nobody pays too much")]
 #[expect(clippy::todo, reason = "printed so, for the user to fill in")]

@@ -1,4 +1,4 @@
-//! Resets that leave something, projectors that fail, and histories that say nothing.
+//! Resets that leave rows, projectors that fail, and histories that prove nothing.
 use super::*;
 
 /// Keeps its rows in a reset.
@@ -35,7 +35,7 @@ the same cases again: FOLDSTREAM_SEED=1
     );
 }
 
-/// Empties the table in a reset, and keeps what it has in memory.
+/// Empties the table in a reset, and keeps its rows in memory.
 #[derive(Debug)]
 struct Remembering(Buffered);
 impl Way for Remembering {
@@ -74,7 +74,7 @@ the same cases again: FOLDSTREAM_SEED=1
     );
 }
 
-/// Cannot bear withdrawals.
+/// Fails at every withdrawal.
 #[derive(Debug)]
 struct Refusing(Direct);
 impl Way for Refusing {
@@ -180,7 +180,7 @@ fn an_aggregate_whose_commands_lead_to_nothing_is_told() {
         async |rows: &Arc<Mutex<BTreeMap<StreamId, Version>>>| rows.lock().unwrap().clone(),
     );
     let laws = laws.with_histories::<Account, _>(1, commands());
-    // An empty cart is not checked out.
+    // An empty cart cannot be checked out.
     let text = failure(|| laws.with_histories::<Cart, _>(1, Just(CheckOut)).check());
     let beginning = "no command on \"cart\" led to an event for \"activity\"";
     assert!(text.starts_with(beginning), "{text}");
