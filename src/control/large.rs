@@ -85,6 +85,7 @@ pub struct LargeRows {
 /// The outcome of a conditional put of a large value.
 #[derive(Clone, Debug, PartialEq)]
 #[must_use]
+#[non_exhaustive]
 pub enum LargePut {
     /// The value was written under this revision.
     Written(Revision),

@@ -87,6 +87,7 @@ impl Delivery {
 
 /// The source of a partition's first position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum StartedFrom {
     /// The offset that the group has committed.
     Committed,

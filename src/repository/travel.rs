@@ -8,6 +8,7 @@ use futures::TryStreamExt;
 
 /// A moment in the history of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum AsOf {
     /// The moment after this event, even inside a commit; the tail if the stream is shorter.
     Version(Version),

@@ -91,6 +91,7 @@ impl TopicSpec {
 
 /// The outcome of [`KafkaMessageBus::create_topic`](crate::KafkaMessageBus::create_topic).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum TopicOutcome {
     /// The topic was created by this call.
     Created,

@@ -400,6 +400,7 @@ fn note_corrupt(
 /// # Ok::<(), foldstream::InvalidTimestamp>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum WritesSinceRestore {
     /// Nothing was written: every commit was there before the restore.
     NoneYet,
