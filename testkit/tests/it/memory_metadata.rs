@@ -27,8 +27,8 @@ fn from_start(partitions: u32) -> Subscription {
     Subscription::new("g", [TOPIC]).with_start((0..partitions).map(begin).collect())
 }
 fn kind<T>(answer: Result<T, MessageBusError>) -> Option<RefusedKind> {
-    match answer {
-        Err(MessageBusError::Refused { kind, .. }) => Some(kind),
+    match answer.err()? {
+        MessageBusError::Refused { kind, .. } => Some(kind),
         _ => None,
     }
 }

@@ -45,8 +45,8 @@ fn wish(partitions: u32) -> Subscription {
     Subscription::new("g", [TOPIC]).with_start((0..partitions).map(start).collect())
 }
 fn kind<T>(answer: Result<T, MessageBusError>) -> Option<RefusedKind> {
-    match answer {
-        Err(MessageBusError::Refused { kind, .. }) => Some(kind),
+    match answer.err()? {
+        MessageBusError::Refused { kind, .. } => Some(kind),
         _ => None,
     }
 }
