@@ -10,7 +10,6 @@ use std::{
 
 /// The moment at which a probe is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
 pub enum Moment {
     /// The call is about to reach the backend. A probe can assert what must hold before the call.
     Reaches,
