@@ -60,7 +60,7 @@ fn a_store_that_stores_nothing_checks_nothing() {
         failure(|| {
             SerialLaws::new(InMemoryEventStore::new)
                 .with_cases(0)
-                .check()
+                .check();
         }),
     ] {
         assert!(text.contains("was stored in any case"), "{text}");
@@ -235,7 +235,7 @@ fn a_store_that_is_broken_is_caught() {
         let text = failure(|| {
             SerialLaws::new(move || Broken::new(fault))
                 .with_seed(1)
-                .check()
+                .check();
         });
         assert!(text.contains(why), "{fault:?}: {text}");
     }
