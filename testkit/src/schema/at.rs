@@ -1,4 +1,4 @@
-//! A deserializer that has no data: it writes down what a type asks for, and makes up answers.
+//! A deserializer without data. It records what a type asks for and makes up the answers.
 use super::{
     shape::{Node, Nodes, Path},
     trace::{Plan, Untraceable},
@@ -7,25 +7,27 @@ use serde::de::{self, DeserializeSeed, Deserializer, IntoDeserializer, Visitor};
 use std::{any::type_name, cell::RefCell, fmt};
 
 const NUMBERS: &[u8] = &[0, 1, 2, 7, 12, 100];
-/// Containers within containers; more is a type without an end.
+/// The greatest depth of containers within containers. A deeper type is taken for one without an
+/// end.
 const DEPTH: usize = 64;
 
-/// One run.
+/// The record of one run of a type's `Deserialize`.
 pub(super) struct Run<'t> {
     pub(super) plan: Plan,
     pub(super) texts: &'t [&'t str],
     pub(super) nodes: Nodes,
-    /// The value given last, and how many candidates it has.
+    /// The place of the value that was given last, with its number of candidates.
     pub(super) last: Option<(Path, usize)>,
     pub(super) last_field: Option<Path>,
-    /// Types that are being read, by the names of their visitors, each with its number of variants.
+    /// The types that are being read, by the names of their visitors, each with its number of
+    /// variants.
     pub(super) open: Vec<(&'static str, usize)>,
     pub(super) duplicate: bool,
     pub(super) endless: Option<(&'static str, usize)>,
     pub(super) verdict: Option<Untraceable>,
 }
 
-/// Why a run ended early.
+/// The reason for which a run ended early, and whether it is a field that came twice.
 #[derive(Debug)]
 pub(super) struct Fail(String, bool);
 impl fmt::Display for Fail {
@@ -43,12 +45,12 @@ impl de::Error for Fail {
     }
 }
 
-/// A place in the payload.
+/// A place in the payload, at which a type deserializes.
 #[derive(Clone)]
 pub(super) struct At<'r, 't> {
     run: &'r RefCell<Run<'t>>,
     path: Path,
-    /// Within a type that is written down already: nothing is recorded.
+    /// Set within a type that is already recorded: nothing is recorded there again.
     is_again: bool,
     is_key: bool,
 }
@@ -88,7 +90,7 @@ impl<'r, 't> At<'r, 't> {
         Fail(reason, false)
     }
 
-    /// The candidate for this value.
+    /// Returns the candidate for this value.
     fn pick<T: Copy>(&self, kind: &'static str, candidates: &[T]) -> Result<T, Fail> {
         self.record(Node::Leaf(kind))?;
         let mut run = self.run.borrow_mut();
@@ -107,7 +109,7 @@ impl<'r, 't> At<'r, 't> {
         Ok(self.pick(kind, NUMBERS)?.into())
     }
 
-    /// Reads a type that may hold itself; `node` describes it.
+    /// Reads a type that may contain itself. `node` describes the type.
     fn within<T>(
         mut self,
         name: &'static str,
@@ -126,7 +128,7 @@ impl<'r, 't> At<'r, 't> {
         }
         if depth >= DEPTH {
             let mut run = self.run.borrow_mut();
-            // Only an enum can end it, by another variant.
+            // Only another variant of an enum can end a type that contains itself.
             let choice = run.open.iter().rfind(|(_, variants)| *variants > 1);
             let culprit = choice.copied().unwrap_or((name, variants));
             run.endless.get_or_insert(culprit);
@@ -201,7 +203,7 @@ impl<'de> Deserializer<'de> for At<'_, '_> {
     ) -> Result<V::Value, Fail> {
         self.deserialize_unit(visitor)
     }
-    /// The type looks at the data to know what it is: there is no data here.
+    /// Fails in any case: the type looks at the data to know what it is, and there is no data here.
     fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Fail> {
         match self.pick(Node::ANY, &[0u8, 1, 2, 3, 4])? {
             0 => visitor.visit_unit(),

@@ -1,4 +1,4 @@
-//! Golden payloads: what was stored once, kept as files that every build must read.
+//! Golden payloads of events: stored payloads in files, which every build must read.
 use super::{Build, Key, Schema, SchemaProblem, decode, types::Recorded};
 use foldstream::{DomainEvent, Upcasters, chain};
 use serde_json::value::RawValue;
@@ -13,10 +13,11 @@ impl Key {
         self.to_string().replace('/', "%2F")
     }
 
-    /// Returns the key that a file's name shows: `<aggregate>.<name>@<version>.json`, or with `-<label>` before `.json`.
+    /// Returns the key that a file's name shows: `<aggregate>.<name>@<version>.json`, or with
+    /// `-<label>` before `.json`.
     fn of_file(name: &str, aggregates: &[&str]) -> Option<Self> {
         let stem = name.strip_suffix(".json")?;
-        // The label may hold anything, also what looks like another version.
+        // The label may hold any text, also one that looks like another version.
         let at = stem.match_indices('@').map(|(at, _)| at);
         at.filter_map(|at| {
             let (event, version) = (&stem[..at], &stem[at + 1..]);
@@ -30,7 +31,7 @@ impl Key {
     }
 }
 
-/// Takes the golden payloads of one version out of the files that are there.
+/// Takes the golden payloads of one version out of the set of files.
 pub(super) fn take_of(stem: &str, files: &mut BTreeSet<String>) -> Vec<String> {
     let (exact, labelled) = (format!("{stem}.json"), format!("{stem}-"));
     let is_mine =
@@ -42,7 +43,7 @@ pub(super) fn take_of(stem: &str, files: &mut BTreeSet<String>) -> Vec<String> {
     mine
 }
 
-/// Makes the golden payload of one version from a sample, unless there is one.
+/// Writes a sample as the golden payload of one version, unless there is one already.
 pub(super) fn write_one(
     stem: &str,
     sample: Option<&[u8]>,
@@ -61,7 +62,7 @@ pub(super) fn write_one(
 }
 
 impl Schema {
-    /// Reads every golden payload of every version that is recorded, or that is recorded late.
+    /// Reads every golden payload of every version that is recorded or is recorded late.
     pub(super) fn check_golden(
         &self,
         recorded: &Recorded,
@@ -86,7 +87,7 @@ impl Schema {
         let keys: BTreeSet<_> = recorded.events.keys().chain(found).chain(late).collect();
         for key in keys {
             let mine = take_of(&key.stem(), &mut files);
-            // What is not recorded yet has been reported.
+            // A version that is not recorded yet has been reported already.
             if mine.is_empty() && recorded.events.contains_key(key) {
                 problems.push(SchemaProblem::NoGolden {
                     event: key.to_string(),
@@ -109,21 +110,22 @@ impl Schema {
                         reason: "there is a golden payload of it",
                     });
                 }
-                // That it has no upcaster has been reported.
+                // The missing upcaster of this version has been reported already.
                 Some(key) if self.is_older(&key) => {}
                 _ => problems.push(SchemaProblem::StrayGolden { file }),
             }
         }
     }
 
-    /// The versions that are not recorded and have golden payloads: an older one that upcasters lift can be recorded late.
+    /// Returns the versions that are not recorded but have golden payloads. An older version that
+    /// upcasters lift can be recorded late.
     pub(super) fn late(&self, recorded: &Recorded, problems: &mut Vec<SchemaProblem>) -> Vec<Key> {
         let Some(directory) = self.golden_directory() else {
             return Vec::new();
         };
         let files = match list(directory) {
             Ok(files) => files,
-            // It is reported where the payloads are read.
+            // The error is reported where the payloads are read.
             Err(_) => return Vec::new(),
         };
         let aggregates = self.aggregates();
@@ -141,7 +143,7 @@ impl Schema {
         self.events(&key.aggregate).is_some()
             && !recorded.events.contains_key(key)
             && !self.never_stored.contains(key)
-            // An upcaster of the version that this build writes is another problem.
+            // An upcaster from the version that this build writes is a problem of its own.
             && self.current(&key.aggregate, &key.name) != Some(key.version)
             && self.has_step(key)
     }
@@ -152,7 +154,7 @@ impl Schema {
     }
 
     fn check_one(&self, key: &Key, file: PathBuf) -> Option<SchemaProblem> {
-        // A vanished aggregate type has been reported.
+        // A vanished aggregate type has been reported already.
         let events = self.events(&key.aggregate)?;
         let golden = match fs::read_to_string(&file) {
             Ok(golden) => golden,
@@ -177,7 +179,7 @@ impl Schema {
         })
     }
 
-    /// Makes golden payloads of this build's events that have none.
+    /// Writes golden payloads of those events of this build that have none.
     pub(super) fn write_golden(&self, build: &Build, problems: &mut Vec<SchemaProblem>) {
         let Some(directory) = self.golden_directory() else {
             return;
@@ -198,7 +200,8 @@ impl Schema {
     }
 }
 
-/// The names of the golden payloads, and of what looks like one; none in a directory that is not there.
+/// Lists the names of the golden payloads and of files that look like one. The list is empty if the
+/// directory does not exist.
 fn list(directory: &Path) -> Result<BTreeSet<String>, SchemaProblem> {
     let failed = |source| SchemaProblem::Io {
         file: directory.to_owned(),
@@ -213,7 +216,8 @@ fn list(directory: &Path) -> Result<BTreeSet<String>, SchemaProblem> {
     for entry in entries {
         let name = entry.map_err(failed)?.file_name();
         let name = name.to_string_lossy().into_owned();
-        // What is named like a payload, but not as JSON, must not be taken for one that is checked.
+        // A file that is named like a payload without ending in `.json` must not seem to be
+        // checked.
         if name.ends_with(".json") || name.contains('@') {
             names.insert(name);
         }
@@ -221,7 +225,8 @@ fn list(directory: &Path) -> Result<BTreeSet<String>, SchemaProblem> {
     Ok(names)
 }
 
-/// The same JSON, whatever its spaces, the order of its fields, and how its numbers are written; or the same bytes.
+/// Returns true if two payloads are the same JSON, or the same bytes. Spaces, the order of fields
+/// and the notation of numbers do not count.
 pub(super) fn is_same(golden: &[u8], written: &[u8]) -> bool {
     match (
         serde_json::from_slice::<&RawValue>(golden),
@@ -232,7 +237,8 @@ pub(super) fn is_same(golden: &[u8], written: &[u8]) -> bool {
     }
 }
 
-/// Unlike an equality of [`serde_json::Value`]s, this one knows every digit of a number.
+/// Compares two JSON values. Unlike the equality of [`serde_json::Value`], this comparison sees
+/// every digit of a number.
 fn is_same_json(a: &RawValue, b: &RawValue) -> bool {
     type Object<'a> = BTreeMap<String, &'a RawValue>;
     fn read<'a, T: serde::Deserialize<'a>>(a: &'a RawValue, b: &'a RawValue) -> Option<(T, T)> {
@@ -257,7 +263,8 @@ fn is_decimal(json: &RawValue) -> bool {
         .starts_with(|c: char| c == '-' || c.is_ascii_digit())
 }
 
-/// A number's sign, its digits without zeros around them, and the power of ten of the last.
+/// Splits a number into its sign, its digits without zeros around them, and the power of ten of the
+/// last digit.
 fn decimal(text: &str) -> Option<(bool, String, i64)> {
     let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
@@ -272,13 +279,15 @@ fn decimal(text: &str) -> Option<(bool, String, i64)> {
     }
 }
 
-/// Returns the event that a golden payload is today, to assert on what upcasters make of it. None: it is retired. The upcasters of the
-/// event type take part by themselves.
+/// Returns the event that a golden payload is today, so that a test can assert what upcasters make
+/// of the payload.
 ///
-/// `file` is `<aggregate>.<name>@<version>.json`, or ends in `-<anything>.json`.
+/// The result is `None` if the event is retired. The upcasters that the event type brings itself
+/// are applied as well. The name of `file` is `<aggregate>.<name>@<version>.json`, or ends in
+/// `-<anything>.json`.
 ///
 /// # Panics
-/// If the file or its name cannot be read, or the payload cannot be lifted and decoded.
+/// If the file or its name cannot be read, or if the payload cannot be lifted and decoded.
 #[track_caller]
 pub fn upcast_golden<E: DomainEvent>(file: impl AsRef<Path>, upcasters: &Upcasters) -> Option<E> {
     let file = file.as_ref();

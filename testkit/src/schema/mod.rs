@@ -1,28 +1,33 @@
-//! The schema check: stored events stay readable, and CI says so before a deployment does.
+//! The schema check of a service: a test that fails before a deployment would make stored events
+//! unreadable.
 //!
-//! A service checks in two things beside its code: the file `TYPES`, with one line for every schema version of every
-//! event that was ever stored and for every version of the states in snapshots, and a directory of *golden payloads*, one JSON
-//! file or more for each version of an event.
+//! A service checks in two things beside its code. The file `TYPES` has one line per schema version
+//! of every event that was ever stored, and one per version of the states in snapshots. A directory
+//! of *golden payloads* has one or more JSON files per version of an event.
 //!
 //! ```text
 //! cart.CartItemAdded@1  639ccd8b40b6a848  {quantity: i64, stock_code: text}
 //! cart.CartItemAdded@2  187fa2d5c3ffb6c1  {gift?: bool, quantity: i64, stock_code: text}
 //! snapshot cart@4  a76be0a1fb1070d4  {is_checked_out: bool}
 //! ```
-//! [`Schema::assert`] in a test fails, and says what to do, when
+//! [`Schema::assert`] in a test fails, and says what to do, if
 //! - a payload's shape is not what its line says: raise the schema version and add an upcaster;
-//! - a line's event has vanished: the variant was renamed without `#[event(name = "...")]`, or needs an upcaster;
-//! - a version below an event's newest one has no upcaster, whether it was recorded or not: add one, or say that it was
-//!   [never stored](Schema::never_stored);
-//! - an upcaster starts from a version that this build writes, so that no reader would see it;
+//! - a line's event has vanished: the variant was renamed without `#[event(name = "...")]`, or
+//!   needs an upcaster;
+//! - a version below an event's newest one has no upcaster, whether it was recorded or not: add
+//!   one, or say that the version was [never stored](Schema::never_stored);
+//! - an upcaster starts from a version that this build writes, so that no reader would see that
+//!   version;
 //! - the shape of a state in snapshots changed under the same `STATE_VERSION`: raise it;
-//! - a golden payload cannot be read any more, or today's type writes it differently;
-//! - something new is not recorded yet: run the test once with `FOLDSTREAM_BLESS=1`, which writes it down, and check it in.
+//! - a golden payload cannot be read, or today's type writes it differently;
+//! - something new is not recorded yet: run the test once with `FOLDSTREAM_BLESS=1`, which records
+//!   it, and check in the files.
 //!
 //! # Adopting the check late
-//! An event may be at version 3 when a service adopts the check. Versions 1 and 2 are in the store, but their types are gone,
-//! so no shape can be traced. Put a stored payload of each into the directory as `<aggregate>.<name>@<version>.json` and run
-//! the test with `FOLDSTREAM_BLESS=1`. The line of such a version says `untraced`: its golden payloads alone guard it.
+//! An event may be at version 3 when a service adopts the check. Versions 1 and 2 are in the store,
+//! but their types are gone, so no shape can be traced. Put a stored payload of each version into
+//! the directory as `<aggregate>.<name>@<version>.json` and run the test with `FOLDSTREAM_BLESS=1`.
+//! The line of such a version says `untraced`, and only its golden payloads guard it.
 //!
 //! # Example
 //! ```
@@ -37,7 +42,8 @@
 //!     CheckedOut,
 //! }
 //!
-//! # let directory = std::env::temp_dir().join(format!("foldstream-schema-{}", std::process::id()));
+//! # let name = format!("foldstream-schema-{}", std::process::id());
+//! # let directory = std::env::temp_dir().join(name);
 //! # std::fs::create_dir_all(&directory)?;
 //! # std::fs::write(directory.join("TYPES"), "cart.ItemAdded@1  4f69a90d2c933401  {sku: text}\n")?;
 //! # std::fs::create_dir_all(directory.join("golden"))?;
@@ -59,16 +65,19 @@
 //! ```
 //!
 //! # How a shape is found, and its limits
-//! The payload type is let deserialize from nothing, and what it asks for is written down: fields, whether they may be
-//! missing, nullable values, variants of enums, elements, widths of numbers, however deep, with serde's renames, defaults
-//! and aliases. Names of Rust types and the order of fields do not count, since JSON does not show them.
-//! - A type that accepts only certain texts is offered many common ones; add yours by [`Schema::with_text`].
-//! - A type that looks at the data to know what it is (`#[serde(flatten)]`, `#[serde(tag = "...")]`,
-//!   `#[serde(untagged)]`, `serde_json::Value`) cannot be traced. That is an error, never silence. Allow it by
-//!   [`Schema::allow_untraced`]: then golden payloads alone guard it.
-//! - Limits on values (a text's length, a number's range) are not part of a shape.
-//! - What a type *writes* is compared with golden payloads of the current version only: give them optional fields and
-//!   several variants, in several files (`<name>@<version>-<anything>.json`).
+//! The payload type deserializes from a source without data, and what the type asks for is
+//! recorded: fields, whether they may be missing, nullable values, variants of enums, elements and
+//! widths of numbers, at any depth, with serde's renames, defaults and aliases. Names of Rust types
+//! and the order of fields do not count, since JSON does not show them.
+//! - A type that accepts only certain texts is offered many common ones. Add yours with
+//!   [`Schema::with_text`].
+//! - A type that looks at the data to know what it is (`#[serde(flatten)]`, `#[serde(tag =
+//!   "...")]`, `#[serde(untagged)]`, `serde_json::Value`) cannot be traced. This is an error and is
+//!   never passed over. Allow it with [`Schema::allow_untraced`]: then only golden payloads guard
+//!   the place.
+//! - Limits on values (the length of a text, the range of a number) are not part of a shape.
+//! - What a type *writes* is compared with golden payloads of the current version only. Give them
+//!   optional fields and several variants, in several files (`<name>@<version>-<anything>.json`).
 mod at;
 mod golden;
 mod problem;
@@ -95,7 +104,9 @@ use std::{
 use trace::Untraceable;
 use types::Recorded;
 
-/// The payloads that a service has stored and reads, to be compared with what is checked in. See the [module](self).
+/// The payloads that a service stores and reads, to be compared with what is checked in.
+///
+/// The [module documentation](self) says what is compared and shows a complete check.
 #[derive(Clone)]
 #[must_use = "a schema that is not checked says nothing"]
 pub struct Schema {
@@ -109,10 +120,10 @@ pub struct Schema {
     texts: Vec<String>,
 }
 
-/// Shape, and a payload that the type accepts.
+/// The shape of a type, and a payload that the type accepts.
 type TracedPayload = Result<(Nodes, Result<Vec<u8>, CodecError>), Untraceable>;
 
-/// What today's type writes; none if the event is retired.
+/// The payload that today's type writes, or `None` if the event is retired.
 type Rewritten = Result<Option<Vec<u8>>, CodecError>;
 
 /// The events of one aggregate type, without their Rust type.
@@ -121,9 +132,9 @@ struct Events {
     aggregate: &'static str,
     types: &'static [foldstream::EventType],
     trace: fn(usize, &[String]) -> TracedPayload,
-    /// Lifts and decodes a stored payload, and writes it again.
+    /// Lifts and decodes a stored payload, and encodes it again.
     rewrite: fn(&Upcasters, &Key, &[u8]) -> Rewritten,
-    /// Adds the upcasters of the events' type.
+    /// Adds the upcasters that the event type brings.
     with_own: fn(&Upcasters) -> Result<Upcasters, InvalidUpcasters>,
 }
 
@@ -135,7 +146,7 @@ struct Key {
     version: u16,
 }
 impl Key {
-    /// The versions of the event before this one.
+    /// Returns the versions of the event before this one.
     fn older(&self) -> impl Iterator<Item = Self> + use<> {
         let newest = self.clone();
         (1..self.version).map(move |version| Self {
@@ -167,7 +178,7 @@ fn encoded<E: DeserializePayload>(event: &E) -> Result<Vec<u8>, CodecError> {
     event.encode(&mut out).map(|()| out)
 }
 
-/// As a repository writes a state.
+/// Encodes a state as a repository does for a snapshot.
 fn encoded_json<S: serde::Serialize>(state: &S) -> Result<Vec<u8>, CodecError> {
     let written = serde_json::to_vec(state);
     written.map_err(|error| CodecError::Encode {
@@ -180,7 +191,7 @@ fn rewrite<E: DeserializePayload>(upcasters: &Upcasters, key: &Key, payload: &[u
     event.map(|event| encoded(&event)).transpose()
 }
 
-/// As every reader does: upcasters, then the type's own decoding.
+/// Decodes a payload as every reader does: upcasters first, then the type's own decoding.
 fn decode<E: EventSet>(
     upcasters: &Upcasters,
     key: &Key,
@@ -203,8 +214,11 @@ fn decode<E: EventSet>(
 }
 
 impl Schema {
-    /// Compares with the file `types`, by custom named `TYPES` and beside `Cargo.toml`. A relative path is relative to
-    /// the package, in tests.
+    /// Creates a check against the file `types`, which is usually named `TYPES` and lies beside
+    /// `Cargo.toml`.
+    ///
+    /// In tests, a relative path is relative to the package. Add the events and states to check
+    /// with [`with_events`](Self::with_events) and [`with_snapshots`](Self::with_snapshots).
     pub fn new(types: impl Into<PathBuf>) -> Self {
         Self {
             types: types.into(),
@@ -218,14 +232,17 @@ impl Schema {
         }
     }
 
-    /// Also compares with the golden payloads in this directory: `<aggregate>.<name>@<version>.json` and
-    /// `<aggregate>.<name>@<version>-<anything>.json`, each a payload as it was stored.
+    /// Also compares with the golden payloads in this directory.
+    ///
+    /// Their names are `<aggregate>.<name>@<version>.json` and
+    /// `<aggregate>.<name>@<version>-<anything>.json`. Each file is one payload as it was stored.
     pub fn with_golden(mut self, directory: impl Into<PathBuf>) -> Self {
         self.golden = Some(directory.into());
         self
     }
 
-    /// Adds the events of an aggregate type. All that `TYPES` names must be added, each once.
+    /// Adds the events of an aggregate type. Every aggregate type that `TYPES` names must be added
+    /// exactly once.
     pub fn with_events<E: DeserializePayload>(mut self) -> Self {
         self.aggregates.push(Events {
             aggregate: E::AGGREGATE,
@@ -240,14 +257,17 @@ impl Schema {
         self
     }
 
-    /// The upcasters that repositories and runners are given beside those that the event types bring.
+    /// Sets the upcasters that repositories and runners are given in addition to those of the event
+    /// types.
     pub fn with_upcasters(mut self, upcasters: Upcasters) -> Self {
         self.upcasters = upcasters;
         self
     }
 
-    /// Adds the state that a repository stores in snapshots. A shape that changes under the same
-    /// [`STATE_VERSION`](Snapshot::STATE_VERSION) is a problem: snapshots of the old shape would be taken for the new one.
+    /// Adds the state that a repository stores in snapshots.
+    ///
+    /// A shape that changes under the same [`STATE_VERSION`](Snapshot::STATE_VERSION) is a problem,
+    /// because snapshots of the old shape would be read as the new one.
     ///
     /// # Example
     /// ```
@@ -281,8 +301,10 @@ impl Schema {
         self
     }
 
-    /// Says that no build has ever stored this schema version of an event, so that the version needs no upcaster. The
-    /// arguments are those of an [upcaster](Upcasters::with) from that version.
+    /// Declares that no build has ever stored this schema version of an event, so that the version
+    /// needs no upcaster.
+    ///
+    /// The arguments are those of an [upcaster](Upcasters::with) from that version.
     pub fn never_stored(
         mut self,
         aggregate: impl Into<String>,
@@ -297,23 +319,25 @@ impl Schema {
         self
     }
 
-    /// Offers this text to types that accept only certain ones.
+    /// Offers this text to types that accept only certain texts, in addition to the common ones.
     pub fn with_text(mut self, text: impl Into<String>) -> Self {
         self.texts.push(text.into());
         self
     }
 
-    /// Allows that a place cannot be traced: a whole payload (`cart.ItemAdded`) or a part of it
-    /// (`cart.ItemAdded.extra`). Its golden payloads alone guard it then, so they must be there.
+    /// Allows that the shape of a place cannot be traced.
+    ///
+    /// A place is a whole payload (`cart.ItemAdded`) or a part of one (`cart.ItemAdded.extra`).
+    /// Only golden payloads guard it then, so the check requires them.
     pub fn allow_untraced(mut self, place: impl Into<String>) -> Self {
         self.untraced.insert(place.into());
         self
     }
 
-    /// Compares; changes nothing.
+    /// Compares this build with what is checked in, and changes no file.
     ///
     /// # Errors
-    /// [`SchemaError`], with everything that is wrong.
+    /// [`SchemaError`] if anything is wrong. It lists every problem.
     pub fn check(&self) -> Result<(), SchemaError> {
         let (build, mut problems) = self.found();
         let (recorded, late) = self.compared(&build, &mut problems);
@@ -321,12 +345,14 @@ impl Schema {
         SchemaError::unless_empty(problems)
     }
 
-    /// Records what is new: versions of this build, with golden payloads of the plainest values, and older versions that
-    /// golden payloads were put there for. What was recorded is not changed, and nothing is while there is a problem that
-    /// recording does not solve.
+    /// Records what is new, and changes nothing that was recorded.
+    ///
+    /// New are versions of this build, which get golden payloads of the plainest values, and older
+    /// versions for which golden payloads were put into the directory. No file is changed while
+    /// there is a problem that recording does not solve.
     ///
     /// # Errors
-    /// [`SchemaError`], with everything that recording does not solve.
+    /// [`SchemaError`] if there is a problem that recording does not solve. It lists all of them.
     pub fn write(&self) -> Result<(), SchemaError> {
         let (build, mut problems) = self.found();
         let (mut recorded, late) = self.compared(&build, &mut problems);
@@ -354,7 +380,8 @@ impl Schema {
         self.check()
     }
 
-    /// What is recorded, compared with this build, and the versions that are to be recorded late.
+    /// Compares what is recorded with this build, and returns both that record and the versions to
+    /// be recorded late.
     fn compared(&self, build: &Build, problems: &mut Vec<SchemaProblem>) -> (Recorded, Vec<Key>) {
         let recorded = types::read(&self.types, &self.aggregates(), problems);
         self.compare(&recorded, &build.events, problems);
@@ -363,10 +390,12 @@ impl Schema {
         (recorded, late)
     }
 
-    /// [`check`](Self::check) for a test; with the environment variable `FOLDSTREAM_BLESS=1`, [`write`](Self::write).
+    /// Runs [`check`](Self::check) in a test, or [`write`](Self::write) if the environment variable
+    /// `FOLDSTREAM_BLESS` is `1`.
     ///
     /// # Panics
-    /// With everything that is wrong, and what to do about it; also if the variable is neither `1`, `0`, empty nor unset.
+    /// If anything is wrong. The message lists every problem and says what to do. Also if the
+    /// variable is neither `1`, `0`, empty nor unset.
     #[track_caller]
     pub fn assert(&self) {
         let result = if environment::is_set(environment::BLESS) {
@@ -379,10 +408,11 @@ impl Schema {
         }
     }
 
-    /// Does what a command line asks for, for a small binary that CI runs: `--check` or `--write`.
+    /// Runs a command line's request, `--check` or `--write`, for a small binary that CI calls.
     ///
     /// # Errors
-    /// [`SchemaError`]; also for any other argument.
+    /// [`SchemaError`] if the check or the recording fails, or if the argument is missing or
+    /// another one.
     pub fn command(&self, argument: Option<&str>) -> Result<(), SchemaError> {
         match argument {
             Some("--check") => self.check(),
@@ -391,7 +421,8 @@ impl Schema {
         }
     }
 
-    /// Today's events and states with their shapes, and what cannot be found out.
+    /// Returns today's events and states with their shapes, and a problem for each shape that
+    /// cannot be found.
     fn found(&self) -> (Build, Vec<SchemaProblem>) {
         let (mut all, mut problems) = (Vec::new(), Vec::new());
         self.check_added(&mut problems);
@@ -418,7 +449,7 @@ impl Schema {
         (Build { events, states }, problems)
     }
 
-    /// Each aggregate type was added once, and something was.
+    /// Checks that something was added, and each aggregate type only once.
     fn check_added(&self, problems: &mut Vec<SchemaProblem>) {
         let states = self.states.iter().map(|state| state.aggregate).collect();
         for (what, mut aggregates) in [("events", self.aggregates()), ("snapshots", states)] {
@@ -441,13 +472,14 @@ impl Schema {
         }
     }
 
-    /// The upcasters of an aggregate type's events. Those that do not go together are a problem that is told elsewhere.
+    /// Returns the upcasters of an aggregate type's events. Upcasters that contradict each other
+    /// are reported elsewhere.
     fn lifting(&self, aggregate: &str) -> Upcasters {
         let all = (self.events(aggregate)).and_then(|e| (e.with_own)(&self.upcasters).ok());
         all.unwrap_or_else(|| self.upcasters.clone())
     }
 
-    /// Writes down a shape, if the schema may trace `subject` as far as it could be traced.
+    /// Returns a traced shape as text, if `subject` was traced as far as the schema requires.
     fn shape_of(&self, subject: &str, traced: TracedPayload) -> Result<Shape, SchemaProblem> {
         let is_allowed =
             |place: &str| self.untraced.contains(subject) || self.untraced.contains(place);
@@ -481,7 +513,7 @@ impl Schema {
         }
     }
 
-    /// What this build writes.
+    /// Returns the versions of events that this build writes.
     fn keys(&self) -> impl Iterator<Item = Key> {
         let all = self.aggregates.iter();
         all.flat_map(|events| events.types.iter().map(|kind| events.key(kind)))
@@ -495,7 +527,7 @@ impl Schema {
         self.aggregates.iter().find(|e| e.aggregate == aggregate)
     }
 
-    /// The schema version that this build writes.
+    /// Returns the schema version of an event that this build writes.
     fn current(&self, aggregate: &str, name: &str) -> Option<u16> {
         let types = self.events(aggregate)?.types;
         let kind = types.iter().find(|kind| kind.name() == name)?;
@@ -517,24 +549,24 @@ impl Events {
     }
 }
 
-/// What a type reads, and a payload of it.
+/// The shape that a type reads, with a payload of that shape.
 struct Shape {
     text: String,
     is_untraced: bool,
     sample: Option<Vec<u8>>,
 }
 
-/// What this build stores.
+/// The events and states that this build stores.
 struct Build {
     events: Vec<Found>,
     states: Vec<FoundState>,
 }
 
-/// An event of this build.
+/// An event that this build stores.
 struct Found {
     key: Key,
     shape: String,
-    /// At least in part guarded by golden payloads alone.
+    /// Set if golden payloads alone guard the payload or a part of it.
     is_untraced: bool,
     sample: Option<Vec<u8>>,
 }

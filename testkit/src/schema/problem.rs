@@ -1,31 +1,34 @@
-//! What a schema check finds, and what to do about it.
+//! The problems that a schema check finds, each with what to do about it.
 use foldstream::{CodecError, InvalidUpcasters};
 use std::{error::Error, fmt, io, path::PathBuf};
 
-/// One thing that is wrong.
+/// One problem that a schema check found.
+///
+/// The message of each variant says what to do. [`SchemaError::problems`] lists the problems of a
+/// check.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SchemaProblem {
-    /// A payload's shape is not what was recorded for its schema version.
+    /// The shape of a payload is not what was recorded for its schema version.
     #[error(
         "the shape of {event} has changed, but events are stored in the old one:\n    recorded  {recorded}\n    now       {found}\n  Raise the version by `#[event(version = ...)]` and add an upcaster. If this version was never stored anywhere, \
          delete its line and its golden payloads, and record it again"
     )]
     Changed {
-        /// Which.
+        /// The event and its version.
         event: String,
-        /// The shape in `TYPES`.
+        /// The shape recorded in `TYPES`.
         recorded: String,
-        /// The shape of this build.
+        /// The shape in this build.
         found: String,
     },
-    /// An event that was recorded is not in the code, and no upcaster takes it anywhere.
+    /// A recorded event is not in the code, and no upcaster renames or retires it.
     #[error(
         "{event} is recorded, but this build has no such event: if the variant was renamed, keep its stored name by \
          `#[event(name = \"...\")]`; else add an upcaster that renames or retires it. Or its enum is not in the check"
     )]
     Vanished {
-        /// Which.
+        /// The event and its version.
         event: String,
     },
     /// A schema version below an event's newest one has no upcaster, although it was not recorded.
@@ -36,21 +39,21 @@ pub enum SchemaProblem {
     MissingStep {
         /// The event and its version.
         event: String,
-        /// The aggregate type.
+        /// The aggregate type of the event.
         aggregate: String,
         /// The stored name of the event.
         name: String,
         /// The version without an upcaster.
         from: u16,
     },
-    /// A version is said never to have been stored, and something else says that it was.
+    /// A version was declared as never stored, but something shows that it was stored.
     #[error(
         "{event} is said never to have been stored, but {reason}: remove its `.never_stored(..)`"
     )]
     NotNeverStored {
         /// The event and its version.
         event: String,
-        /// What says so.
+        /// The evidence that the version was stored.
         reason: &'static str,
     },
     /// An upcaster starts from the version that this build writes.
@@ -70,12 +73,12 @@ pub enum SchemaProblem {
     StateChanged {
         /// The state and its version.
         state: String,
-        /// The shape in `TYPES`.
+        /// The shape recorded in `TYPES`.
         recorded: String,
-        /// The shape of this build.
+        /// The shape in this build.
         found: String,
     },
-    /// A newer state version was recorded than this build writes.
+    /// The recorded state version is newer than the one that this build writes.
     #[error(
         "{state} is recorded, but this build's STATE_VERSION is {current}: a state version never goes back, since snapshots \
          of an earlier use of the number may be stored"
@@ -83,10 +86,10 @@ pub enum SchemaProblem {
     StateVersionLowered {
         /// The state and its version.
         state: String,
-        /// What this build writes.
+        /// The state version that this build writes.
         current: u32,
     },
-    /// A state that was recorded is not in the check.
+    /// A recorded state is not in the check.
     #[error(
         "{state} is recorded, but no state of {aggregate} is in the check: add it by `with_snapshots`. If the aggregate has \
          no snapshots any more, delete the line"
@@ -94,15 +97,15 @@ pub enum SchemaProblem {
     StateVanished {
         /// The state and its version.
         state: String,
-        /// The aggregate type.
+        /// The aggregate type of the state.
         aggregate: String,
     },
     /// A golden state of the current version cannot be read.
     #[error("{} cannot be read by this build: raise `STATE_VERSION`, and put a payload of the new version there", .file.display())]
     StateUnreadable {
-        /// The golden state.
+        /// The path of the golden state.
         file: PathBuf,
-        /// Why.
+        /// The error of its deserialization.
         #[source]
         source: serde_json::Error,
     },
@@ -112,37 +115,37 @@ pub enum SchemaProblem {
         .file.display()
     )]
     StateRewritten {
-        /// The golden state.
+        /// The path of the golden state.
         file: PathBuf,
-        /// Its text.
+        /// The text of the golden state.
         golden: String,
-        /// What this build writes.
+        /// The text that this build writes.
         written: String,
     },
-    /// Two types of one aggregate type were added.
+    /// Two types of the same aggregate type were added.
     #[error(
         "{what} of the aggregate type {aggregate:?} were added twice: add each aggregate type once"
     )]
     AddedTwice {
-        /// The aggregate type.
+        /// The aggregate type in question.
         aggregate: String,
-        /// `events` or `snapshots`.
+        /// The kind that was added twice: `events` or `snapshots`.
         what: &'static str,
     },
-    /// Nothing was added, so nothing would be checked.
+    /// The check has nothing to compare: neither events nor snapshots were added.
     #[error(
         "the check has neither events nor snapshots: add them by `with_events` and `with_snapshots`"
     )]
     Empty,
-    /// The file is of a format that this build does not know.
+    /// The format of the file `TYPES` is unknown to this build.
     #[error(
         "{} is of format {found}, and this build knows formats 1 to {known}: use the release of foldstream-testkit that wrote \
          it, or a newer one", .file.display()
     )]
     Format {
-        /// The file.
+        /// The path of the file `TYPES`.
         file: PathBuf,
-        /// The format that it says it has.
+        /// The format that the file states.
         found: String,
         /// The newest format that this build knows.
         known: u32,
@@ -152,76 +155,77 @@ pub enum SchemaProblem {
         "{event} is recorded and this build writes version {current}: add an upcaster from version {from}"
     )]
     NoUpcaster {
-        /// Which.
+        /// The event and its recorded version.
         event: String,
-        /// Its version.
+        /// The version without an upcaster.
         from: u16,
-        /// What this build writes.
+        /// The version that this build writes.
         current: u16,
     },
-    /// A newer schema version was recorded than this build writes.
+    /// The recorded schema version is newer than the one that this build writes.
     #[error(
         "{event} is recorded, but this build writes version {current}: a schema version never goes back"
     )]
     VersionLowered {
-        /// Which.
+        /// The event and its recorded version.
         event: String,
-        /// What this build writes.
+        /// The version that this build writes.
         current: u16,
     },
-    /// An event or a version is new.
+    /// An event or a version of an event is not recorded yet.
     #[error(
         "{event} is not recorded: run with FOLDSTREAM_BLESS=1, or --write, and check in what it writes"
     )]
     Unrecorded {
-        /// Which.
+        /// The event and its version.
         event: String,
     },
-    /// A shape cannot be found out.
+    /// The shape of a place cannot be traced.
     #[error(
         "{place} cannot be traced: {reason}. Offer a text that it accepts by `with_text`, or let golden payloads alone \
          guard it by `allow_untraced(\"{place}\")`, or the whole payload"
     )]
     Untraceable {
-        /// The event, and where in it.
+        /// The event and the place within its payload.
         place: String,
-        /// Why.
+        /// The reason that the trace ended.
         reason: String,
     },
-    /// A line of `TYPES` is not as it was written.
+    /// A line of `TYPES` was changed since it was recorded.
     #[error("line {line} of {} is not as it was written: {reason}. Restore it from version control", .file.display())]
     Malformed {
-        /// The file.
+        /// The path of the file `TYPES`.
         file: PathBuf,
-        /// From 1.
+        /// The number of the line, from 1.
         line: usize,
-        /// What is wrong.
+        /// The difference from a recorded line.
         reason: &'static str,
     },
-    /// There is no golden payload of a recorded version.
+    /// A recorded version has no golden payload.
     #[error("{event} has no golden payload: put one, as it is stored, into {}", .file.display())]
     NoGolden {
-        /// Which.
+        /// The event and its version.
         event: String,
-        /// Where it belongs.
+        /// The path at which the golden payload belongs.
         file: PathBuf,
-        /// Whether recording makes one: only for a version that this build writes, and whose shape it can trace.
+        /// Set if recording writes this golden payload. That is so only for a version that this
+        /// build writes and whose shape can be traced.
         is_made: bool,
     },
-    /// Golden payloads alone guard a payload, but there is no directory of them.
+    /// Golden payloads alone guard a payload, but the check has no directory of them.
     #[error(
         "{event} cannot be traced and is guarded by golden payloads alone: name their directory by `with_golden`"
     )]
     NoGoldenDirectory {
-        /// Which.
+        /// The event and its version.
         event: String,
     },
-    /// A golden payload cannot be read: neither can what is stored.
+    /// A golden payload cannot be read, so stored events of its version cannot be read either.
     #[error("{} cannot be read by this build: neither can events that were stored so", .file.display())]
     Unreadable {
-        /// The golden payload.
+        /// The path of the golden payload.
         file: PathBuf,
-        /// Why.
+        /// The error of its decoding.
         #[source]
         source: CodecError,
     },
@@ -231,36 +235,36 @@ pub enum SchemaProblem {
         .file.display()
     )]
     Rewritten {
-        /// The golden payload.
+        /// The path of the golden payload.
         file: PathBuf,
-        /// Its text.
+        /// The text of the golden payload.
         golden: String,
-        /// What this build writes.
+        /// The text that this build writes.
         written: String,
     },
-    /// A golden payload belongs to no recorded version.
+    /// A file is not a golden payload of any recorded version.
     #[error("{} is of no recorded event: its name must be `<aggregate>.<name>@<version>.json`, or end in `-<anything>.json`", .file.display())]
     StrayGolden {
-        /// The file.
+        /// The path of the file.
         file: PathBuf,
     },
     /// A file cannot be read or written.
     #[error("{} cannot be read or written", .file.display())]
     Io {
-        /// The file.
+        /// The path of the file.
         file: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         #[source]
         source: io::Error,
     },
-    /// Upcasters were given for a name that its event type lifts itself.
+    /// Upcasters were given for an event name that its event type lifts itself.
     #[error("the upcasters cannot be used")]
     Upcasters {
-        /// The name, and what to do about it.
+        /// The error that names the event and says what to do.
         #[source]
         source: InvalidUpcasters,
     },
-    /// The command line was not understood.
+    /// The argument of the command line is neither `--check` nor `--write`.
     #[error("say --check, to compare, or --write, to record what is new")]
     Usage,
 }
@@ -274,7 +278,10 @@ impl SchemaProblem {
     }
 }
 
-/// Everything that a schema check found wrong; never empty.
+/// All problems that a schema check found, at least one.
+///
+/// Its `Display` output lists every problem with its causes.
+/// [`Schema::check`](super::Schema::check) returns it.
 #[derive(Debug)]
 pub struct SchemaError {
     problems: Vec<SchemaProblem>,
@@ -287,7 +294,7 @@ impl SchemaError {
         }
         Err(Self { problems })
     }
-    /// One by one.
+    /// Returns the problems in the order in which the check found them.
     pub fn problems(&self) -> &[SchemaProblem] {
         &self.problems
     }
@@ -306,7 +313,8 @@ impl fmt::Display for SchemaError {
         f.write_str("the schema check failed")?;
         for problem in &self.problems {
             write!(f, "\n- {problem}")?;
-            // Several problems have no single source: each is shown whole.
+            // Several problems have no single source, so each is shown with its whole chain of
+            // causes.
             let mut cause = problem.source();
             while let Some(source) = cause {
                 write!(f, ": {source}")?;

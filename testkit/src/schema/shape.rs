@@ -1,11 +1,11 @@
-//! What a payload reads, place by place, and how it is written in a line.
+//! The shape of a payload: what is read at each place, and how it is written in one line.
 use super::trace::Untraceable;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::{self, Write as _},
 };
 
-/// A place in a payload: fields, variants, elements from the outermost in.
+/// A place in a payload: fields, variants and elements, from the outermost to the innermost.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Path(Vec<String>);
 
@@ -24,46 +24,46 @@ impl Path {
     }
 }
 impl fmt::Display for Path {
-    /// `items.[].price`; the steps into newtypes and options are left out.
+    /// Writes the path as `items.[].price`. The steps into newtypes and options are left out.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = self.0.iter().filter(|s| !matches!(s.as_str(), "" | "?"));
         f.write_str(&shown.cloned().collect::<Vec<_>>().join("."))
     }
 }
 
-/// What is read at a place.
+/// The kind of value that is read at a place.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Node {
     Leaf(&'static str),
-    /// What lies within, or null.
+    /// The value within, or null.
     Option,
     Seq,
     Map,
     Tuple(usize),
     Struct(Vec<&'static str>),
     Enum(Vec<&'static str>),
-    /// A variant without content.
+    /// A variant without any content.
     Nothing,
-    /// A newtype: JSON shows what lies within.
+    /// A newtype, which JSON does not show.
     Same,
-    /// The type so many types further out.
+    /// The same type as the one this many types further out.
     Again(usize),
 }
 impl Node {
-    /// A place where the type looks at the data to know what it is.
+    /// The text of a place whose type looks at the data to know what it is.
     pub(super) const ANY: &str = "any";
 }
 
-/// What is read at all places.
+/// The kinds of values that are read at all places.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Nodes {
     nodes: BTreeMap<Path, Node>,
-    /// Fields that may be missing.
+    /// The fields that may be missing.
     pub(super) optional: BTreeSet<Path>,
 }
 
 impl Nodes {
-    /// Fails if something else is read at this place.
+    /// Records what is read at a place, and fails if something else was read there before.
     pub(super) fn record(&mut self, path: &Path, node: Node) -> Result<(), Untraceable> {
         match self.nodes.get(path) {
             None => {
@@ -71,7 +71,8 @@ impl Nodes {
                 Ok(())
             }
             Some(known) if *known == node => Ok(()),
-            // A tuple struct says twice that it is a tuple; an alias is noticed only after the first look.
+            // serde announces a tuple struct twice as a tuple, and an alias is noticed only after
+            // the first run.
             Some(Node::Struct(_)) if matches!(node, Node::Struct(_)) => {
                 self.nodes.insert(path.clone(), node);
                 Ok(())
@@ -83,7 +84,7 @@ impl Nodes {
         }
     }
 
-    /// Takes over what another run has seen, and says which places are new.
+    /// Adds what another run has seen, and returns the places that are new.
     pub(super) fn merge(&mut self, other: Self) -> Result<Vec<Path>, Untraceable> {
         let mut new = Vec::new();
         for (path, node) in other.nodes {
@@ -95,7 +96,7 @@ impl Nodes {
         Ok(new)
     }
 
-    /// Every variant of every enum.
+    /// Returns every variant of every enum, as the path of the enum and the index of the variant.
     pub(super) fn variants(&self) -> Vec<(Path, usize)> {
         let enums = self.nodes.iter().filter_map(|(path, node)| match node {
             Node::Enum(variants) => Some((path, variants.len())),
@@ -106,7 +107,7 @@ impl Nodes {
             .collect()
     }
 
-    /// Every field of every struct.
+    /// Returns every field of every struct.
     pub(super) fn fields(&self) -> Vec<Path> {
         let structs = self.nodes.iter().filter_map(|(path, node)| match node {
             Node::Struct(fields) => Some(fields.iter().map(|field| path.child(field))),
@@ -115,7 +116,7 @@ impl Nodes {
         structs.flatten().collect()
     }
 
-    /// Places where the type looks at the data to know what it is.
+    /// Returns the places whose type looks at the data to know what it is.
     pub(super) fn untraced(&self) -> Vec<Path> {
         let any = self
             .nodes
@@ -124,7 +125,8 @@ impl Nodes {
         any.map(|(path, _)| path.clone()).collect()
     }
 
-    /// One line. Fields and variants are in alphabetical order, since their order in the source means nothing in JSON.
+    /// Writes the shape in one line. Fields and variants are in alphabetical order, since their
+    /// order in the source means nothing in JSON.
     pub(super) fn text(&self) -> String {
         let mut out = String::new();
         if self.nodes.is_empty() {

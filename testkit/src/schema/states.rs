@@ -1,4 +1,4 @@
-//! The states in snapshots: one shape per `STATE_VERSION`.
+//! The states in snapshots: one recorded shape per `STATE_VERSION`.
 use super::{Recorded, Schema, SchemaProblem, TracedPayload, encoded_json, golden, trace};
 use foldstream::{DomainEvent, Snapshot};
 use std::{
@@ -13,7 +13,7 @@ pub(super) struct State {
     pub(super) aggregate: &'static str,
     version: u32,
     trace: fn(&[String]) -> TracedPayload,
-    /// Reads a stored state and writes it again.
+    /// Decodes a stored state and encodes it again.
     rewrite: fn(&[u8]) -> Result<Vec<u8>, serde_json::Error>,
 }
 
@@ -34,8 +34,8 @@ impl State {
     }
 }
 
-/// One version of a state, shown `snapshot <aggregate>@<version>`. Aggregate types hold no spaces, so no event is shown
-/// like that.
+/// One version of a state, shown `snapshot <aggregate>@<version>`. An aggregate type has no spaces,
+/// so no event is shown this way.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct StateKey {
     pub(super) aggregate: String,
@@ -51,7 +51,7 @@ impl fmt::Display for StateKey {
 }
 
 impl StateKey {
-    /// Returns the key that a text shows, or `None` if the text is of no state.
+    /// Returns the key that a text shows, or `None` if the text does not name a state.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (aggregate, version) = text.strip_prefix(PREFIX)?.rsplit_once('@')?;
         let version = version.parse().ok()?;
@@ -66,7 +66,7 @@ impl StateKey {
     }
 }
 
-/// The state of this build.
+/// A state that this build stores.
 pub(super) struct FoundState {
     pub(super) key: StateKey,
     pub(super) shape: String,
@@ -75,7 +75,7 @@ pub(super) struct FoundState {
 }
 
 impl Schema {
-    /// Today's states with their shapes.
+    /// Returns today's states with their shapes.
     pub(super) fn found_states(&self, problems: &mut Vec<SchemaProblem>) -> Vec<FoundState> {
         let mut all = Vec::new();
         for state in &self.states {
@@ -97,7 +97,7 @@ impl Schema {
         all
     }
 
-    /// Compares what was recorded of states with what this build has.
+    /// Compares the recorded states with those of this build.
     pub(super) fn compare_states(
         &self,
         recorded: &Recorded,
@@ -132,8 +132,9 @@ impl Schema {
         }
     }
 
-    /// Reads the golden states, and takes their files out of `files`. Only a state that cannot be traced needs one, and
-    /// only of the current version, since snapshots of other versions are ignored.
+    /// Reads the golden states, and takes their files out of `files`. Only a state that cannot be
+    /// traced needs one, and only of the current version, since snapshots of other versions are
+    /// ignored.
     pub(super) fn check_golden_states(
         &self,
         recorded: &Recorded,
@@ -164,12 +165,12 @@ impl Schema {
             }
         }
         for key in recorded.states.keys() {
-            // Of an older version: nobody reads it any more.
+            // A golden state of an older version is never read again.
             golden::take_of(&key.to_string(), files);
         }
     }
 
-    /// Makes golden states of what cannot be traced and has none.
+    /// Writes golden states of those states that cannot be traced and have none.
     pub(super) fn write_golden_states(
         &self,
         found: &[FoundState],
@@ -188,7 +189,8 @@ impl Schema {
         }
     }
 
-    /// States that golden payloads alone guard, while there is no directory of them.
+    /// Returns a problem per state that only golden payloads can guard, for a check without a
+    /// directory of them.
     pub(super) fn unguarded_states(found: &[FoundState]) -> impl Iterator<Item = SchemaProblem> {
         let unguarded = found.iter().filter(|found| found.is_untraced);
         unguarded.map(|found| SchemaProblem::NoGoldenDirectory {

@@ -1,9 +1,10 @@
-//! Finds out what a payload type reads, by letting it deserialize from nothing.
+//! Traces what a payload type reads, by letting it deserialize from a source without data.
 //!
-//! A type asks its deserializer for what it wants: this field, a text, one of these variants. [`At`] writes down every
-//! such wish under its path and makes up an answer. Where a type refuses an answer (a text that is to be a date), the
-//! run is repeated with the next candidate for the value given last; enums are run once a variant, and every field is
-//! left out once to see whether it may be missing.
+//! A type asks its deserializer for what it wants: this field, a text, one of these variants.
+//! [`At`] records each request under its path and makes up an answer. If a type refuses an answer
+//! (such as a text that is not a date), the run is repeated with the next candidate for the value
+//! that was given last. An enum is run once per variant, and each field is left out once to see
+//! whether it may be missing.
 use super::{
     at::{At, Fail, Run},
     shape::{Nodes, Path},
@@ -13,7 +14,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
 };
 
-/// Texts that types tend to accept, tried in this order.
+/// Texts that many types accept, tried in this order.
 const TEXTS: &[&str] = &[
     "",
     "a",
@@ -44,37 +45,37 @@ const TEXTS: &[&str] = &[
     "AAAAAAAAAAAAAAAAAAAAAA==",
 ];
 
-/// Why a payload's shape cannot be found out.
+/// The reason that a payload's shape cannot be traced.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Untraceable {
     pub(super) path: Path,
     pub(super) reason: String,
 }
 
-/// What was found out.
+/// The result of tracing a type.
 pub(super) struct Traced<E> {
     pub(super) nodes: Nodes,
-    /// Made of the first answers that were accepted.
+    /// A value made of the first answers that the type accepted.
     pub(super) sample: E,
 }
 
 type Variants = BTreeMap<Path, usize>;
 
-/// What to answer.
+/// The answers that a run gives to a type.
 #[derive(Clone, Default)]
 pub(super) struct Plan {
-    /// Which candidate a value gets; the first if not listed.
+    /// The index of each value's candidate, 0 if absent.
     pub(super) candidates: BTreeMap<Path, usize>,
-    /// Fields that are another name of a field before them.
+    /// The fields that are aliases of an earlier field.
     pub(super) aliases: BTreeSet<Path>,
-    /// Which variant an enum becomes within itself, by type.
+    /// The variant that a recursive enum becomes within itself, by type.
     pub(super) inner: BTreeMap<&'static str, usize>,
-    /// Which variant an enum becomes; the first if not listed.
+    /// The index of each enum's variant, 0 if absent.
     pub(super) variants: Variants,
     pub(super) omitted: Option<Path>,
 }
 
-/// Finds out what `read` asks a deserializer for.
+/// Traces what `read` asks a deserializer for, over as many runs as it takes.
 pub(super) fn trace<E>(
     read: impl Fn(At<'_, '_>) -> Result<E, Fail>,
     more_texts: &[String],
@@ -113,14 +114,14 @@ pub(super) fn trace<E>(
     Ok(Traced { nodes, sample })
 }
 
-/// All runs of one payload.
+/// The state of all runs over one payload type.
 struct Search<'t, R> {
     read: R,
     texts: &'t [&'t str],
-    /// Without variants: what has been learnt about answers.
+    /// The answers that were accepted so far, without variants.
     plan: Plan,
     nodes: Nodes,
-    /// The variants that lead to a path.
+    /// The variants under which a path was reached.
     found_with: BTreeMap<Path, Variants>,
 }
 

@@ -1,4 +1,4 @@
-//! The file `TYPES`: what was stored, ever.
+//! The file `TYPES` on disk: a line for every version that was ever stored.
 use super::{Found, Key, Schema, SchemaProblem, states::StateKey};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,12 +7,14 @@ use std::{
     path::Path,
 };
 
-/// Instead of a shape, where golden payloads alone guard a payload.
+/// The text in place of a shape where only golden payloads guard a payload.
 pub(super) const UNTRACED: &str = "untraced";
 
-/// The format of the files that this build writes, and the newest that it reads. Format 1 had no number and no states.
+/// The format of the files that this build writes, and the newest that it reads. Files of format 1
+/// have neither a format line nor states.
 const FORMAT: u32 = 2;
-/// Begins the line that says the format: a comment, so that the other lines stay the same in every format.
+/// The beginning of the line that states the format. It is a comment, so that the other lines stay
+/// the same in every format.
 const FORMAT_LINE: &str = "# format ";
 
 const HEADER: &str = "\
@@ -22,21 +24,22 @@ const HEADER: &str = "\
 # whose events are stored somewhere.
 ";
 
-/// Shapes by event or state, and version.
+/// The recorded shapes, by event or state and version.
 #[derive(Debug, Default)]
 pub(super) struct Recorded {
     pub(super) events: BTreeMap<Key, String>,
     pub(super) states: BTreeMap<StateKey, String>,
 }
 
-/// FNV-1a: stable forever, and enough to notice a line that was changed by hand or badly merged.
+/// Hashes a line with FNV-1a, which never changes and notices a line that was edited by hand or
+/// badly merged.
 fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     })
 }
 
-/// A file that is not there is an empty one.
+/// Reads the file `TYPES`. A file that does not exist is an empty one.
 pub(super) fn read(
     file: &Path,
     aggregates: &[&str],
@@ -105,7 +108,8 @@ impl Recorded {
 }
 
 impl Key {
-    /// Aggregate types and names may hold dots, so the known aggregate types say where one ends.
+    /// Parses the key of an event. Aggregate types and names may contain dots, so the known
+    /// aggregate types decide where one ends.
     pub(super) fn parse(text: &str, aggregates: &[&str]) -> Option<Self> {
         let (event, version) = text.rsplit_once('@')?;
         let of = |aggregate: &&str| event.strip_prefix(aggregate)?.strip_prefix('.');
@@ -144,7 +148,7 @@ pub(super) fn write(file: &Path, recorded: &Recorded) -> Result<(), SchemaProble
 }
 
 impl Schema {
-    /// Compares what was recorded of events with what this build has.
+    /// Compares the recorded events with those of this build.
     pub(super) fn compare(
         &self,
         recorded: &Recorded,
@@ -176,7 +180,7 @@ impl Schema {
         }
     }
 
-    /// Every version below the newest one of its event is lifted, or was never stored.
+    /// Checks that every version below its event's newest one is lifted or was never stored.
     fn compare_steps(&self, recorded: &Recorded, problems: &mut Vec<SchemaProblem>) {
         for key in self.keys() {
             if self.has_step(&key) {
@@ -187,7 +191,8 @@ impl Schema {
         let known = recorded.events.keys().cloned().chain(self.keys());
         let older: BTreeSet<_> = known.flat_map(|key| key.older()).collect();
         let missing = older.into_iter().filter(|key| {
-            // What is recorded has been compared, and events that are not in the check have vanished.
+            // Recorded versions have been compared already, and events that are not in the check
+            // have been reported as vanished.
             self.events(&key.aggregate).is_some()
                 && !recorded.events.contains_key(key)
                 && self.current(&key.aggregate, &key.name) != Some(key.version)
@@ -207,7 +212,7 @@ impl Schema {
         upcasters.has_step(&key.aggregate, &key.name, key.version)
     }
 
-    /// Why a version that is said never to have been stored may have been.
+    /// Returns the evidence that a version was stored, although it was declared as never stored.
     fn was_stored(&self, key: &Key, recorded: &Recorded) -> Option<&'static str> {
         if recorded.events.contains_key(key) {
             return Some("it is recorded");
@@ -232,7 +237,7 @@ impl Schema {
         }
     }
 
-    /// What is wrong with a recorded version that this build does not write.
+    /// Returns the problem of a recorded version that this build does not write.
     fn left_behind(&self, key: &Key) -> Option<SchemaProblem> {
         let event = key.to_string();
         let current = self.current(&key.aggregate, &key.name);
