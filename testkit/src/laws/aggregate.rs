@@ -1,4 +1,4 @@
-//! [`Laws`]: what is checked of an aggregate, and by which commands.
+//! The checks of an aggregate ([`Laws`]), and the sequences of commands that they run on.
 use super::{
     checked::Checked,
     command::{AnyCommand, ShownId, Step, erase},
@@ -22,22 +22,30 @@ use std::{
 
 /// The laws of an aggregate, checked on sequences of commands.
 ///
-/// Always checked: **deciding is deterministic**; **a rejected command changes nothing**, neither the state nor the
-/// store; **events survive encode, upcast and decode**; **the replay of the stored events is the state**; nothing
-/// panics. More with [`with_snapshots`](Self::with_snapshots), [`with_ids`](Self::with_ids), [`with_id_texts`](Self::with_id_texts) and
-/// [`with_duplicates`](Self::with_duplicates), and your own rules with [`with_invariant`](Self::with_invariant), [`never`](Self::never),
+/// These laws are always checked:
+/// - **Deciding is deterministic.**
+/// - **A rejected command changes nothing**, neither the state nor the store.
+/// - **Events survive encode, upcast and decode.**
+/// - **The replay of the stored events is the state.**
+/// - Nothing panics.
+///
+/// [`with_snapshots`](Self::with_snapshots), [`with_ids`](Self::with_ids),
+/// [`with_id_texts`](Self::with_id_texts) and [`with_duplicates`](Self::with_duplicates) check
+/// more. Add your own rules with [`with_invariant`](Self::with_invariant), [`never`](Self::never),
 /// [`eventually`](Self::eventually) and [`with_rule`](Self::with_rule).
 ///
-/// Every sequence runs twice: on the aggregate alone, and through a [`Repository`](foldstream::Repository) over an
-/// in-memory store, so that the real codec, upcasters, snapshots and marks take part. No server and no waiting.
+/// Every sequence runs twice: on the aggregate alone, and through a
+/// [`Repository`](foldstream::Repository) over an in-memory store, so that the real codec,
+/// upcasters, snapshots and idempotency take part. No server is needed, and no time passes.
 ///
-/// A failure panics with the smallest sequence that was found, as a [`Scenario`](crate::Scenario) to be pasted into a
-/// test. It is made from what `{:?}` prints of commands, events and reasons: with `#[derive(Debug)]` texts, lists, maps
-/// and ids of [`id!`](foldstream::id) become Rust expressions, variants stand without their enum's name (`use` it), and
-/// a `Debug` written by hand is passed on as it is.
+/// A failure panics with the smallest sequence that was found, as a [`Scenario`](crate::Scenario)
+/// to be pasted into a test. The scenario is made from the `Debug` output of commands, events and
+/// reasons. With `#[derive(Debug)]`, texts, lists, maps and ids of [`id!`](foldstream::id) become
+/// Rust expressions, and variants stand without the name of their enum (`use` it). The output of a
+/// `Debug` that is written by hand is passed on unchanged.
 ///
-/// `FOLDSTREAM_SEED=<number>` runs the cases of a failure again, `FOLDSTREAM_CASES=<number>` sets how many are tried;
-/// both count more than what the code says. Nothing is written to disk.
+/// `FOLDSTREAM_SEED=<number>` runs the cases of a failure again, and `FOLDSTREAM_CASES=<number>`
+/// sets how many cases are tried. Both override the code. Nothing is written to disk.
 ///
 /// # Example
 /// ```
@@ -67,7 +75,7 @@ use std::{
 /// # }
 /// # impl Decide<AccountCommand> for Account {
 /// #     type Error = InsufficientFunds;
-/// #     fn decide(&self, command: &AccountCommand, _: &Context) -> Decision<Self, InsufficientFunds> {
+/// #     fn decide(&self, command: &AccountCommand, _: &Context) -> Decision<Self, Self::Error> {
 /// #         match *command {
 /// #             Deposit { amount } => Ok(vec![Deposited { amount }]),
 /// #             Withdraw { amount } if amount > self.balance => Err(InsufficientFunds),
@@ -97,7 +105,7 @@ pub struct Laws<A: Aggregate> {
 
 type Commands<A> = BoxedStrategy<Arc<dyn AnyCommand<A>>>;
 
-/// Where the sequences come from.
+/// The origin of the sequences: drawn from strategies, or all up to a length.
 pub(super) enum Source<A: Aggregate> {
     Drawn {
         commands: Vec<(u32, Commands<A>)>,
@@ -113,7 +121,7 @@ pub(super) enum Source<A: Aggregate> {
     },
 }
 
-/// What one case is made of.
+/// An id and a sequence of commands, which are one case.
 pub(super) struct Case<A: Aggregate> {
     pub(super) id: ShownId<A>,
     pub(super) id_text: Option<String>,
@@ -131,7 +139,7 @@ impl<A: Aggregate> Debug for Laws<A> {
 }
 
 impl<A: Aggregate + PartialEq + Debug> Laws<A> {
-    /// Sequences of commands drawn from a strategy.
+    /// Creates laws that are checked on sequences of commands drawn from a strategy.
     #[must_use]
     pub fn new<C>(commands: impl Strategy<Value = C> + 'static) -> Self
     where
@@ -152,11 +160,13 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
         start.with_commands(1, commands)
     }
 
-    /// All sequences of these commands, up to a length: a proof, not a sample.
+    /// Creates laws that are checked on all sequences of these commands up to a length: a proof,
+    /// not a sample.
     ///
-    /// A command that is rejected, or leads to nothing, is checked to leave everything as it is. So it need not be
-    /// followed: every sequence that contains it ends where the sequence without it ends. What remains is every
-    /// *history*, and each is visited. All are decided at the same time.
+    /// A command that is rejected, or leads to no event, is checked to change nothing. Such a
+    /// command need not be followed further, because every sequence that contains it ends where the
+    /// sequence without it ends. What remains is every *history*, and each one is visited. All
+    /// commands are decided at the same time.
     ///
     /// # Example
     /// ```
@@ -173,7 +183,9 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
     /// # impl Aggregate for Door {
     /// #     type Id = DoorId;
     /// #     type Event = DoorEvent;
-    /// #     fn evolve(&mut self, event: &DoorEvent) { self.is_open = *event == DoorEvent::Opened; }
+    /// #     fn evolve(&mut self, event: &DoorEvent) {
+    /// #         self.is_open = *event == DoorEvent::Opened;
+    /// #     }
     /// # }
     /// # #[derive(Debug, PartialEq, thiserror::Error)]
     /// # #[error("it is so already")]
@@ -216,10 +228,11 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
         }
     }
 
-    /// Also commands of another type, `weight` times as often as those of [`new`](Self::new). Only for drawn sequences.
+    /// Adds commands of another type, drawn `weight` times as often as those of [`new`](Self::new).
     ///
     /// # Panics
-    /// If the laws are [`exhaustive`](Self::exhaustive), or if `weight` is 0, which would draw none of the commands.
+    /// If the laws are [`exhaustive`](Self::exhaustive), or if `weight` is 0, which would draw none
+    /// of the commands.
     #[track_caller]
     #[must_use]
     pub fn with_commands<C>(
@@ -243,7 +256,7 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
         self
     }
 
-    /// Also checks that **a snapshot at any cut and the tail after it make the full fold**.
+    /// Also checks that **a snapshot at any version and the events after it make the full fold**.
     #[must_use]
     pub fn with_snapshots(mut self) -> Self
     where
@@ -253,26 +266,27 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
         self
     }
 
-    /// Also checks that **a duplicate changes nothing**: every command carries an id, the repository
-    /// [knows them](foldstream::Repository::with_idempotency), and at the end each command that was accepted is sent
-    /// once more.
+    /// Also checks that **a duplicate changes nothing**.
     ///
-    /// What led to events is remembered by the repository. An answer of "nothing to do" is not: if a later duplicate of
-    /// such a command would do something, this law says so.
+    /// Every command carries an id, and the repository [recognises
+    /// duplicates](foldstream::Repository::with_idempotency). At the end, each command that was
+    /// accepted is sent once more. A repository remembers commands that led to events. It does not
+    /// remember a command that was accepted without events: this law fails if a later duplicate of
+    /// such a command would lead to events.
     #[must_use]
     pub const fn with_duplicates(mut self) -> Self {
         self.rules.duplicates = true;
         self
     }
 
-    /// Lifts stored events with these, as your repository does.
+    /// Sets the upcasters that lift stored events. Pass those that your repository is given.
     #[must_use]
     pub fn with_upcasters(mut self, upcasters: Upcasters) -> Self {
         self.rules.upcasters = upcasters;
         self
     }
 
-    /// Holds before the first event and after every event.
+    /// Adds an invariant, which must hold before the first event and after every event.
     #[must_use]
     pub fn with_invariant(
         mut self,
@@ -283,7 +297,7 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
         self
     }
 
-    /// A history of which this is true never comes about: asked after every event.
+    /// Adds a property that no history may ever have. It is checked after every event.
     #[must_use]
     pub fn never(
         mut self,
@@ -294,10 +308,12 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
         self
     }
 
-    /// Whatever has happened: once these commands were given, in this order, this is true of the history.
+    /// Adds a property that every history has after these closing commands, whatever happened
+    /// before.
     ///
-    /// Those among them that are rejected change nothing. "Eventually" needs an end in a finite test, and the commands
-    /// are that end: what users, timers or a clean-up do at the latest.
+    /// The closing commands are given in this order, and those that are rejected change nothing.
+    /// "Eventually" needs an end in a finite test, and the commands are that end: what users,
+    /// timers or a clean-up job do at the latest.
     #[must_use]
     pub fn eventually<C>(
         mut self,
@@ -315,8 +331,11 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
         self
     }
 
-    /// Holds of every decision: the state before, the command, and what the command led to. Commands of other types are not
-    /// asked about; if no command is, [`check`](Self::check) panics.
+    /// Adds a rule that every decision must follow.
+    ///
+    /// `holds` gets the state before the decision, the command, and what the command led to.
+    /// Commands of other types are not checked by this rule. If no command of its type is decided,
+    /// [`check`](Self::check) panics.
     #[must_use]
     pub fn with_rule<C>(
         mut self,
@@ -340,24 +359,27 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
         self
     }
 
-    /// Sequences tried; 256 unless set. Of no meaning for [`exhaustive`](Self::exhaustive) laws.
+    /// Sets how many sequences are tried; 256 unless set. [`exhaustive`](Self::exhaustive) laws
+    /// ignore it.
     #[must_use]
     pub const fn with_cases(mut self, cases: u32) -> Self {
         self.plan.cases = cases;
         self
     }
 
-    /// Always the cases of this seed. Unless set, each run tries fresh ones and prints the seed when it fails.
+    /// Sets the seed of the cases. Unless set, each run tries other cases, and a failure prints
+    /// their seed.
     #[must_use]
     pub const fn with_seed(mut self, seed: u64) -> Self {
         self.plan.seed = Some(seed);
         self
     }
 
-    /// Sets the number of commands of the longest sequence; 20 unless set. The cost grows with its square.
+    /// Sets the number of commands of the longest sequence; 20 unless set. The cost grows with its
+    /// square.
     ///
     /// # Panics
-    /// If the laws are [`exhaustive`](Self::exhaustive), since those have a length already.
+    /// If the laws are [`exhaustive`](Self::exhaustive), which already have a length.
     #[track_caller]
     #[must_use]
     pub fn with_max_commands(mut self, commands: usize) -> Self {
@@ -370,7 +392,8 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
         self
     }
 
-    /// Lets time pass before each command. Unless set, all commands are decided at 2026-01-01T00:00:00Z.
+    /// Lets time pass before each command. Unless set, all commands are decided at
+    /// 2026-01-01T00:00:00Z.
     ///
     /// # Panics
     /// If the laws are [`exhaustive`](Self::exhaustive), which decide all commands at one time.
@@ -386,11 +409,12 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
         self
     }
 
-    /// Decides under these ids, and checks that **an id is what its text says**: read back from its text it names the
-    /// same stream. Exhaustive laws decide all commands under the first id of the strategy.
+    /// Sets the ids of the aggregate, and checks that **an id read back from its text names the
+    /// same stream**.
     ///
-    /// Unless set, the id is `scenario`, or else a number, a UUID or a ULID. If the id type reads none of them, `check`
-    /// panics before the first case.
+    /// Exhaustive laws decide all commands under the first id of the strategy. Unless set, the id
+    /// is `scenario`, or else a number, a UUID or a ULID. If the id type can read none of them,
+    /// [`check`](Self::check) panics before the first case.
     #[must_use]
     pub fn with_ids(mut self, strategy: impl Strategy<Value = A::Id> + 'static) -> Self
     where
@@ -400,9 +424,11 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
         self
     }
 
-    /// Reads these texts as ids, as they come from a URL or a file: each is refused, or read as an id that shows the same
-    /// text. A number would not do: "007" and "7" are one id, but two streams. If all texts are refused,
-    /// [`check`](Self::check) panics.
+    /// Reads these texts as ids, as if they came from a URL or a file.
+    ///
+    /// Each text must either be refused or be read as an id with exactly the same text. A plain
+    /// number breaks this law: "007" and "7" are read as one id, but name two streams. If all texts
+    /// are refused, [`check`](Self::check) panics.
     ///
     /// # Panics
     /// If the laws are [`exhaustive`](Self::exhaustive), which draw no texts.
@@ -416,8 +442,10 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
         self
     }
 
-    /// Follows only one of several histories that lead to equal states at the same length. This makes long sequences
-    /// affordable; rules over histories are then checked on the first history that was found for a state.
+    /// Follows only one of several histories that lead to equal states at the same length.
+    ///
+    /// This makes long sequences affordable. Rules over histories are then checked only on the
+    /// first history that was found for a state.
     ///
     /// # Panics
     /// If the laws are not [`exhaustive`](Self::exhaustive).
@@ -433,7 +461,8 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
         self
     }
 
-    /// Sets how many histories an [`exhaustive`](Self::exhaustive) check may visit before it gives up; 100,000 unless set.
+    /// Sets how many histories an [`exhaustive`](Self::exhaustive) check may visit before it gives
+    /// up; 100,000 unless set.
     ///
     /// # Panics
     /// If the laws are not exhaustive.
@@ -449,14 +478,15 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
         self
     }
 
-    /// Checks everything, and says on how much.
+    /// Checks every law, and returns how much was checked.
     ///
     /// # Panics
-    /// - With the smallest sequence that breaks a law.
-    /// - If no id can be made for the aggregate and none were [given](Self::with_ids), before the first case.
-    /// - If the laws held on nothing: no command was ever accepted, no command had the type of a [`with_rule`](Self::with_rule), or
-    ///   none of the [`with_id_texts`](Self::with_id_texts) was read as an id.
-    /// - If there are more histories than [`with_max_histories`](Self::with_max_histories).
+    /// - If a law is broken, with the smallest sequence that breaks it.
+    /// - If no id can be made for the aggregate and none was [set](Self::with_ids), before the
+    ///   first case.
+    /// - If the laws held on nothing: no command was ever accepted, no command had the type of a
+    ///   [rule](Self::with_rule), or none of the [texts](Self::with_id_texts) was read as an id.
+    /// - If there are more histories than [`with_max_histories`](Self::with_max_histories) allows.
     #[track_caller]
     pub fn check(self) -> Checked {
         let checked = match &self.source {
@@ -483,7 +513,7 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
         checked
     }
 
-    /// Panics if a law held only because nothing was asked of it.
+    /// Panics if a law held only because nothing was checked against it.
     #[track_caller]
     fn must_have_checked(&self, checked: &Checked) {
         let (name, sequences) = (short_name::<A>(), checked.histories());
@@ -503,7 +533,7 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
         }
     }
 
-    /// The id of exhaustive laws.
+    /// Returns the id under which exhaustive laws decide.
     #[track_caller]
     fn first_id(&self) -> ShownId<A> {
         let Some(strategy) = &self.ids else {
@@ -576,7 +606,7 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
     }
 }
 
-/// The id of laws that were given none.
+/// Returns the id of laws that were given none.
 #[track_caller]
 fn default_id<A: Aggregate>() -> ShownId<A> {
     match ids::of_one::<A>() {

@@ -1,8 +1,11 @@
-//! [`Checked`]: on how much the laws were checked.
+//! The amount that the laws were checked on ([`Checked`]).
 use super::story::Story;
 use std::fmt;
 
-/// The amount that was checked: laws that hold on nothing say nothing.
+/// The amount that was checked. Laws that hold on nothing say nothing.
+///
+/// [`Laws::check`](super::Laws::check) returns it, so that a test can assert that its commands
+/// reach what they should reach.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Checked {
     histories: usize,
@@ -13,23 +16,24 @@ pub struct Checked {
 }
 
 impl Checked {
-    /// Histories that were checked: one a drawn sequence, or each that can come about.
+    /// Returns the number of histories that were checked: one per drawn sequence, or every possible
+    /// history.
     pub const fn histories(&self) -> usize {
         self.histories
     }
-    /// Commands that led to events.
+    /// Returns the number of commands that led to events.
     pub const fn accepted(&self) -> usize {
         self.accepted
     }
-    /// Commands that were accepted and led to nothing.
+    /// Returns the number of commands that were accepted and led to no event.
     pub const fn nothing(&self) -> usize {
         self.nothing
     }
-    /// Commands that were rejected.
+    /// Returns the number of commands that were rejected.
     pub const fn rejected(&self) -> usize {
         self.rejected
     }
-    /// Events of the longest history.
+    /// Returns the number of events of the longest history.
     pub const fn longest(&self) -> usize {
         self.longest
     }

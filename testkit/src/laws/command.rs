@@ -1,4 +1,4 @@
-//! Commands of any type on one aggregate: what makes a sequence of them a value.
+//! Commands of any type on one aggregate, as values that a sequence can hold.
 use foldstream::{
     Aggregate, Context, Decide, DomainEvent, ExecuteError, Metadata, Repository, StreamId, Version,
     chain,
@@ -11,10 +11,10 @@ use std::{
     time::Duration,
 };
 
-/// What a command led to; a reason to refuse as `{:?}` shows it.
+/// The outcome of a command. A rejection is held as its `Debug` output.
 pub(super) type Told<E> = Result<Vec<E>, String>;
 
-/// What executing it led to.
+/// The outcome of executing a command through a repository.
 pub(super) enum Executed<A: Aggregate> {
     Accepted {
         events: Vec<A::Event>,
@@ -22,12 +22,12 @@ pub(super) enum Executed<A: Aggregate> {
         version: Version,
     },
     Rejected(String),
-    /// The repository could not: the chain of causes.
+    /// The repository failed, with the chain of causes.
     Failed(String),
 }
 
 impl<A: Aggregate> Executed<A> {
-    /// The events, none if it was refused.
+    /// Returns the events, or `None` if the command was rejected.
     pub(super) fn into_events(self) -> Result<Option<Vec<A::Event>>, String> {
         match self {
             Self::Accepted { events, .. } => Ok(Some(events)),
@@ -37,7 +37,7 @@ impl<A: Aggregate> Executed<A> {
     }
 }
 
-/// A command whose type is forgotten.
+/// A command without its Rust type.
 pub(super) trait AnyCommand<A: Aggregate>: Debug + Send + Sync {
     fn decide(&self, state: &A, ctx: &Context) -> Told<A::Event>;
     fn execute<'a>(
@@ -57,7 +57,7 @@ impl<C: Debug> Debug for Typed<C> {
     }
 }
 
-/// Forgets the type of a command.
+/// Hides the Rust type of a command.
 pub(super) fn erase<A, C>(command: C) -> Arc<dyn AnyCommand<A>>
 where
     A: Decide<C>,
@@ -99,7 +99,7 @@ where
     }
 }
 
-/// A command, and how long after the one before it is given.
+/// A command, and the time that passes between the command before it and this one.
 pub(super) struct Step<A: Aggregate> {
     pub(super) command: Arc<dyn AnyCommand<A>>,
     pub(super) after: Duration,
@@ -119,7 +119,7 @@ impl<A: Aggregate> Debug for Step<A> {
     }
 }
 
-/// An id, which need not be `Debug`.
+/// An id whose type need not implement `Debug`.
 pub(super) struct ShownId<A: Aggregate>(pub(super) A::Id);
 
 impl<A: Aggregate> Clone for ShownId<A> {
@@ -133,7 +133,7 @@ impl<A: Aggregate> Debug for ShownId<A> {
     }
 }
 
-/// The stream of an id; the chain of causes if it names none.
+/// Returns the stream of an id, or the chain of causes if the id names none.
 pub(super) fn stream_of<A: Aggregate>(id: &str) -> Result<StreamId, String> {
     StreamId::new(A::Event::AGGREGATE, id).map_err(|e| e.to_string())
 }

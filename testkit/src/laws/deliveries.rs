@@ -1,4 +1,4 @@
-//! Histories of several streams, made by aggregates, as a projector gets them.
+//! Histories of several streams, made by aggregates, as a projector receives them.
 use super::{command::AnyCommand, ids};
 use crate::{InMemoryEventStore, ManualClock, SeededIds};
 use foldstream::{
@@ -15,17 +15,17 @@ use std::{
     time::Duration,
 };
 
-/// Where histories are written.
+/// The store and the repositories that histories are written with.
 pub(super) struct World {
     store: Arc<InMemoryEventStore>,
     clock: Arc<ManualClock>,
     ids: Arc<SeededIds>,
     upcasters: Upcasters,
-    /// Which of the ids the streams have.
+    /// Chooses which of the ids the streams have.
     choice: u64,
 }
 
-/// The events of one command as they are shown, and where they are.
+/// The `Debug` output of one command's events, and the place at which they are stored.
 pub(super) struct Written {
     stream: StreamId,
     events: Vec<String>,
@@ -47,7 +47,7 @@ impl Debug for Write {
 }
 
 impl Write {
-    /// A command to the stream of this number, which has one of the ids.
+    /// Creates a command to the stream of this number, which has one of the ids.
     pub(super) fn new<A: Aggregate>(
         ids: Rc<[A::Id]>,
         stream: u8,
@@ -83,7 +83,7 @@ impl Write {
 pub(super) struct Delivery<E> {
     pub(super) header: EventHeader,
     pub(super) event: E,
-    /// As its aggregate's own event type shows it.
+    /// The `Debug` output of the event as its aggregate's own event type.
     pub(super) shown: String,
 }
 
@@ -96,7 +96,8 @@ impl<E> Delivery<E> {
     }
 }
 
-/// Executes the commands, and returns what a projector of `E` gets of it, in the order in which it happened.
+/// Executes the commands, and returns the events that a projector of `E` receives, in the order in
+/// which they happened.
 pub(super) async fn deliveries<E: EventSet>(
     writes: &[Write],
     choice: u64,
@@ -161,7 +162,7 @@ pub(super) async fn deliveries<E: EventSet>(
     Ok(all)
 }
 
-/// Whether histories of this aggregate hold anything for a projector of `E`.
+/// Returns true if histories of this aggregate contain events for a projector of `E`.
 pub(super) fn is_subscribed<A: Aggregate, E: EventSet>() -> bool {
     let wanted = E::selectors();
     wanted.iter().any(|s| s.aggregate == A::Event::AGGREGATE)

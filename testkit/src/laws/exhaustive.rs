@@ -1,4 +1,4 @@
-//! Every history that a set of commands can lead to, shortest first.
+//! The check of every history that a set of commands can lead to, shortest first.
 use super::{
     checked::Checked,
     command::{AnyCommand, ShownId, Step},
@@ -8,7 +8,7 @@ use super::{
 use foldstream::Aggregate;
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
-/// How far it goes.
+/// The limits of an exhaustive check.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
     pub(super) length: usize,
@@ -16,7 +16,7 @@ pub(super) struct Limits {
     pub(super) max_histories: usize,
 }
 
-/// Visits the histories level by level, so that the first that breaks a law is a shortest.
+/// Visits the histories by length, so that the first history that breaks a law is a shortest one.
 pub(super) fn check<A: Aggregate + PartialEq + Debug>(
     rules: &Rules<A>,
     commands: &[Arc<dyn AnyCommand<A>>],
@@ -42,7 +42,8 @@ pub(super) fn check<A: Aggregate + PartialEq + Debug>(
                 if let Some(line) = longer.story.last() {
                     checked.count(line.decision.as_deref());
                 }
-                // Also where nothing came of it: that it stores nothing is part of the proof.
+                // This also runs if the command led to no event: that nothing is stored is part of
+                // the proof.
                 rules.hold_at_end(&longer, &id.0)?;
                 let is_known = longer.history.len() == walk.history.len()
                     || (limits.merged && next.iter().any(|w| w.state == longer.state));

@@ -1,5 +1,8 @@
-//! Ids of the streams that the laws write to: those that the user gives, or those that common texts are read as. All are
-//! looked at before the first case, so that a type without usable ids is one clear failure and not one per case.
+//! Ids of the streams that the laws write to: those that the user sets, or those read from common
+//! texts.
+//!
+//! All ids are checked before the first case, so that a type without usable ids is one clear
+//! failure and not one per case.
 use super::{command::stream_of, seed::Plan, story::short_name};
 use foldstream::{Aggregate, DomainEvent, chain};
 use proptest::{
@@ -11,7 +14,8 @@ use std::{
     collections::BTreeSet,
 };
 
-/// Texts that id types tend to read, by the number of a stream. A family is used if all of it can be.
+/// Texts that most id types can read, by the number of a stream. A family is used if the type can
+/// read all of its texts.
 const TEXTS: [fn(usize) -> String; 5] = [
     |n| match u8::try_from(n) {
         Ok(n @ 0..26) => char::from(b'a' + n).to_string(),
@@ -23,13 +27,13 @@ const TEXTS: [fn(usize) -> String; 5] = [
     |n| format!("01J{:023}", n + 1),
 ];
 
-/// The id that every scenario has, and so the laws of an aggregate, if its type reads such a text.
+/// The id that every scenario has. The laws of an aggregate use it too if the id type can read it.
 pub(super) const SCENARIO: &str = "scenario";
 
-/// Draws from a strategy until there are enough different ids.
+/// The number of draws from a strategy until enough different ids must have been found.
 const DRAWS: usize = 1_000;
 
-/// Draws one id of a user's strategy.
+/// Draws one id from a user's strategy.
 type Draw<I> = Box<dyn Fn(&mut TestRunner) -> Result<I, String>>;
 
 fn draw<I>(strategy: impl Strategy<Value = I> + 'static) -> Draw<I> {
@@ -39,7 +43,7 @@ fn draw<I>(strategy: impl Strategy<Value = I> + 'static) -> Draw<I> {
     })
 }
 
-/// Strategies of ids, found by the type of the ids.
+/// The strategies of ids, by the type of the ids.
 #[derive(Default)]
 pub(super) struct Given(Vec<OfType>);
 
@@ -50,7 +54,8 @@ struct OfType {
 }
 
 impl Given {
-    /// A later strategy of the same type replaces an earlier one.
+    /// Adds a strategy for its type of ids. A later strategy of the same type replaces an earlier
+    /// one.
     pub(super) fn insert<I: 'static>(&mut self, strategy: impl Strategy<Value = I> + 'static) {
         let id = TypeId::of::<I>();
         self.0.retain(|known| known.id != id);
@@ -65,7 +70,7 @@ impl Given {
         self.0.is_empty()
     }
 
-    /// The names of the id types that none of these types is.
+    /// Returns the names of the id types that are not among these types.
     pub(super) fn unused(&self, types: &[TypeId]) -> Vec<&str> {
         let unused = self.0.iter().filter(|known| !types.contains(&known.id));
         unused.map(|known| &*known.name).collect()
@@ -77,8 +82,8 @@ impl Given {
     }
 }
 
-/// Returns ids of at least `streams` different streams of an aggregate type: up to `most` of those that were given, or
-/// those of a family of texts.
+/// Returns ids of at least `streams` different streams of an aggregate type: up to `most` of those
+/// that were given, or those of a family of texts.
 pub(super) fn of_streams<A: Aggregate>(
     given: &Given,
     plan: Plan,
@@ -88,7 +93,8 @@ pub(super) fn of_streams<A: Aggregate>(
     let Some(draw) = given.of::<A::Id>() else {
         return of_texts::<A>(streams);
     };
-    // A runner of its own, so that two strategies of commands on one aggregate get the same ids.
+    // This runner belongs to the ids alone, so that two strategies of commands on one aggregate get
+    // the same ids.
     let mut runner = TestRunner::new(plan.config().0);
     let (mut ids, mut texts) = (Vec::new(), BTreeSet::new());
     for _ in 0..DRAWS {
@@ -196,7 +202,8 @@ fn usable<A: Aggregate>(id: &A::Id) -> Result<String, String> {
     Ok(text)
 }
 
-/// Returns the place of a stream's id among `ids` ids: another one for each `choice`, and never that of another stream.
+/// Returns the index of a stream's id among `ids` ids. It differs per `choice`, and two streams
+/// never share one.
 pub(super) fn place(choice: u64, ids: usize, stream: usize) -> usize {
     if choice == 0 {
         return stream;

@@ -1,13 +1,15 @@
-//! The property kit: laws that hold of every aggregate, every projector and every event store, checked on
-//! [`proptest`]'s random cases or on all cases up to a length. Needs the feature `proptest`.
+//! Property tests: the laws of aggregates, projectors and event stores, checked on random cases.
 //!
-//! | whose laws | type |
+//! The random cases come from [`proptest`]. The laws of an aggregate can also be checked on all
+//! cases up to a length. Needs the feature `proptest`.
+//!
+//! | laws of | type |
 //! |---|---|
-//! | an aggregate's, with your own rules | [`Laws`] |
-//! | a projector's | [`ProjectorLaws`] |
-//! | an event store's with several writers | [`serial::SerialLaws`] |
+//! | an aggregate, with your own rules | [`Laws`] |
+//! | a projector | [`ProjectorLaws`] |
+//! | an event store with several writers | [`serial::SerialLaws`] |
 //!
-//! A failing law prints the smallest case that it could find, as a test.
+//! A failing law prints the smallest case that was found, as a test.
 mod aggregate;
 mod checked;
 mod command;

@@ -1,4 +1,4 @@
-//! What may happen between a projector's events, drawn for each of them.
+//! The disturbances between a projector's events, drawn for each of them.
 use super::{
     deliveries::Delivery,
     projector::{Maker, Rows},
@@ -14,20 +14,20 @@ use std::{
     fmt::{self, Debug, Write as _},
 };
 
-/// What happens around one event. All of it shrinks to nothing.
+/// The disturbances around one event. Each of them shrinks to nothing.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Noise {
-    /// Which stream's event is next.
+    /// Picks the stream whose event is next.
     pick: Index,
-    /// It is delivered a second time.
+    /// Delivers the event a second time.
     again: bool,
-    /// What is buffered is made durable.
+    /// Makes the buffered events durable.
     flush: bool,
-    /// The process dies, and another takes over.
+    /// Ends the process, and lets another process take over.
     crash: bool,
-    /// An earlier event of the stream is applied once more.
+    /// Applies an earlier event of the stream once more.
     late: Option<Index>,
-    /// Another process takes the event in too, and writes at the very end.
+    /// Gives the event to another process too, which writes at the very end.
     zombie: bool,
 }
 
@@ -46,7 +46,7 @@ impl Noise {
     }
 }
 
-/// The laws of a projector: which kinds of noise must not change its rows.
+/// The laws of a projector. Each names the disturbances that must not change its rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Law {
     Interleaving,
@@ -59,7 +59,7 @@ pub(super) enum Law {
 }
 
 impl Law {
-    /// In the order in which they are checked: each is broken by itself, all of them only together.
+    /// The order of the checks: first each disturbance alone, at the end all of them together.
     pub(super) const ORDER: [Self; 7] = [
         Self::Interleaving,
         Self::Batches,
@@ -89,7 +89,7 @@ impl Law {
     }
 }
 
-/// One delivery as it is told.
+/// One step of a delivery, as a failure prints it.
 enum Told {
     Next(usize),
     Again(usize),
@@ -99,21 +99,22 @@ enum Told {
     Zombie(usize),
 }
 
-/// A projector at work under one law.
+/// A projector that receives events under one law.
 pub(super) struct Drive<'a, P: Projector, M> {
     model: M,
     process: P,
     make: &'a Maker<P, M>,
     id: ModelId,
     law: Law,
-    /// The last version that was taken in, and the last that is durable.
+    /// The last version that the process received, per stream, and the last version that is
+    /// durable.
     seen: BTreeMap<StreamId, Version>,
     durable: BTreeMap<StreamId, Version>,
     deliveries: &'a [Delivery<P::Events>],
     told: Vec<Told>,
 }
 
-/// Why a law does not hold, before it is told.
+/// The failure of a law, before it is made into a message.
 pub(super) struct Failed {
     pub(super) why: String,
     pub(super) moves: Vec<String>,
@@ -140,7 +141,7 @@ impl<'a, P: Projector, M> Drive<'a, P, M> {
         }
     }
 
-    /// Delivers everything, with the noise that the law allows, and returns the rows.
+    /// Delivers every event, with the disturbances that the law allows, and returns the rows.
     pub(super) async fn rows<R>(
         mut self,
         noise: &[Noise],
@@ -166,7 +167,7 @@ impl<'a, P: Projector, M> Drive<'a, P, M> {
                 is(Law::Restarts, |n| n.crash),
                 is(Law::Zombies, |n| n.zombie),
             );
-            // Between restarts something must have been made durable now and then.
+            // Without a flush now and then, a restart would always begin at the first event.
             let flush = flush || is(Law::Restarts, |n| n.flush);
             let pick = noise
                 .filter(|_| self.law.is(Law::Interleaving))
@@ -177,7 +178,7 @@ impl<'a, P: Projector, M> Drive<'a, P, M> {
                 self.told.push(Told::Zombie(at));
                 let process = (self.make)(&self.model);
                 let delivery = &self.deliveries[at];
-                // As any process, it starts after the position and leaves nothing out.
+                // As every process does, this one starts after the position and skips no event.
                 for at in self
                     .behind_position(&process, delivery.stream(), delivery.version())
                     .await?
@@ -212,7 +213,8 @@ impl<'a, P: Projector, M> Drive<'a, P, M> {
         Ok(())
     }
 
-    /// The first event left of some stream; without a wish, in the order in which they happened.
+    /// Returns the first remaining event of the picked stream, or without a pick the next event in
+    /// the order in which they happened.
     fn next_of(&self, left: &[usize], pick: Option<Index>) -> usize {
         let mut firsts: Vec<usize> = Vec::new();
         for at in left {
@@ -227,7 +229,7 @@ impl<'a, P: Projector, M> Drive<'a, P, M> {
         pick.map_or(firsts[0], |pick| *pick.get(&firsts))
     }
 
-    /// An event of the same stream before this one.
+    /// Returns an earlier event of the same stream.
     fn older(&self, at: usize, late: Index) -> Option<usize> {
         let (stream, version) = (self.deliveries[at].stream(), self.deliveries[at].version());
         let older = self.deliveries.iter().enumerate();
@@ -261,7 +263,8 @@ impl<'a, P: Projector, M> Drive<'a, P, M> {
         Ok(())
     }
 
-    /// Another process takes over: it gets again what the position does not cover.
+    /// Lets another process take over. It receives again every event that the position does not
+    /// cover.
     async fn crash(&mut self) -> Result<(), HandlerError> {
         self.told.push(Told::Crash);
         self.process = (self.make)(&self.model);
@@ -274,7 +277,7 @@ impl<'a, P: Projector, M> Drive<'a, P, M> {
         Ok(())
     }
 
-    /// The events of a stream up to a version that a process is not known to have.
+    /// Delivers the events of a stream after its position, up to a version.
     async fn behind_position(
         &self,
         process: &P,
@@ -283,7 +286,7 @@ impl<'a, P: Projector, M> Drive<'a, P, M> {
     ) -> Result<Vec<usize>, HandlerError> {
         let position = match process.position(&self.id, stream).await? {
             Position::Stored { version, .. } => version,
-            // The runner's own position became durable after the last flush.
+            // The runner's own position became durable only after the last flush.
             _ => self.durable.get(stream).copied().unwrap_or(Version::NONE),
         };
         let events = self.deliveries.iter().enumerate();
@@ -294,7 +297,8 @@ impl<'a, P: Projector, M> Drive<'a, P, M> {
         Ok(behind.map(|(at, _)| at).collect())
     }
 
-    /// Empties the model; the rows that are left, also of what was only buffered.
+    /// Resets the model, and returns the rows that are left, including those of events that were
+    /// only buffered.
     pub(super) async fn reset<R>(&self, rows: &Rows<M, R>) -> Result<R, Failed> {
         let emptied = async {
             self.process.reset(&self.id).await?;
@@ -306,7 +310,7 @@ impl<'a, P: Projector, M> Drive<'a, P, M> {
         }
     }
 
-    /// The same events over the same model, from the first on.
+    /// Returns the same events over the same model, from the first event.
     pub(super) fn again(self) -> Self {
         Self {
             seen: BTreeMap::new(),
@@ -349,7 +353,7 @@ impl<'a, P: Projector, M> Drive<'a, P, M> {
         self.told.iter().map(line).collect()
     }
 
-    /// The deliveries as a scenario of the projector.
+    /// Returns the deliveries as a scenario of the projector.
     fn test(&self) -> Vec<String> {
         let mut test = vec!["ProjectorScenario::new(projector, rows)".to_owned()];
         for told in &self.told {
@@ -357,15 +361,16 @@ impl<'a, P: Projector, M> Drive<'a, P, M> {
                 Told::Next(at) => (*at, true, "when"),
                 Told::Again(at) => (*at, false, "when_delivered"),
                 Told::Late(at) | Told::Zombie(at) => (*at, false, "when_applied_late"),
-                // Each step of a scenario is a process of its own, and flushes.
+                // Each step of a scenario has its own process, which flushes at the end.
                 Told::Flush | Told::Crash => continue,
             };
-            // A zombie has the event before anybody else, and a scenario only after it.
+            // The lost process receives the event before every other process, but a scenario can
+            // show it only afterwards.
             if matches!(told, Told::Zombie(_)) {
                 continue;
             }
             let delivery = &self.deliveries[at];
-            // Typed events bring their aggregate type along.
+            // Typed events already name their aggregate type.
             let stream = if is_next {
                 delivery.stream().id()
             } else {

@@ -1,4 +1,4 @@
-//! [`ProjectorLaws`]: what is checked of a projector, and on which histories.
+//! The checks of a projector ([`ProjectorLaws`]), and the histories that they run on.
 use super::{
     command::erase,
     deliveries::{Delivery, Write, deliveries, is_subscribed},
@@ -27,31 +27,34 @@ pub(super) type Maker<P, M> = dyn Fn(&M) -> P;
 /// Reads the rows that a query would see.
 pub(super) type Rows<M, R> = dyn for<'a> Fn(&'a M) -> LocalBoxFuture<'a, R>;
 
-/// Streams per aggregate, unless set.
+/// The number of streams per aggregate, unless set.
 const STREAMS: u8 = 3;
-/// Ids that the streams are given in turn.
+/// The greatest number of ids that the streams are given in turn.
 const MOST_IDS: usize = 16;
 
 /// The laws of a projector, checked on histories that aggregates have made.
 ///
-/// Each of these leaves the rows as they are when every event comes once, in the order in which it happened:
-/// - **any interleaving of the streams**: within a stream the order is kept, between streams there is none;
-/// - **flushes at any point**, so that it does not matter which events come in one batch;
-/// - **duplicates**: an event comes again right after itself;
-/// - **restarts at any point**: what was not flushed is gone, and what the position does not cover comes again;
-/// - **an older version applied late**: an event of the stream that came before comes again;
-/// - **a process that has lost its partition**: it has taken events in, and writes at the very end;
+/// None of these changes the rows, compared with every event delivered once, in the order in which
+/// it happened:
+/// - **any interleaving of the streams**: only the order within a stream is kept;
+/// - **flushes at any point**, so that it does not matter which events share a batch;
+/// - **duplicates**: an event is delivered again right after itself;
+/// - **restarts at any point**: events that were not flushed are lost, and those that the position
+///   does not cover are delivered again;
+/// - **an older version applied late**: an earlier event of the stream is delivered again;
+/// - **a process that has lost its partition**: it has received events, and writes at the very end;
 /// - all of these together.
 ///
-/// And **a reset empties the model**: the same events lead to the same rows again.
+/// In addition, **a reset empties the model**: afterwards, the same events lead to the same rows.
 ///
-/// These are the laws of what a [`Projector`] promises its runner. A failure prints the smallest history and noise that
-/// was found, and as far as it can be told so, a `ProjectorScenario`. Seeds, cases and ids are set as those of
-/// [`Laws`](super::Laws).
+/// These laws are what a [`Projector`] promises its runner. A failure prints the smallest history
+/// and disturbances that were found and, as far as a scenario can express them, a
+/// `ProjectorScenario`. Seeds, cases and ids are set as for [`Laws`](super::Laws).
 ///
 /// # Example
 /// ```
-/// # use foldstream::{Version, StreamId, runner::{EventContext, HandlerError, HandlerResult, ModelId, Position, Projector}};
+/// # use foldstream::runner::{EventContext, HandlerResult, ModelId, Projector};
+/// # use foldstream::{StreamId, Version};
 /// # use std::{collections::BTreeMap, sync::{Arc, Mutex}};
 /// # #[cfg(feature = "domains")] {
 /// use foldstream_testkit::{
@@ -117,7 +120,7 @@ struct Histories {
     aggregate: &'static str,
     weight: u32,
     id: TypeId,
-    /// Makes the strategy of its writes, once the ids and the number of streams are known.
+    /// Makes the strategy of the writes, after the ids and the number of streams are known.
     writes: Box<WritesOf>,
 }
 
@@ -132,27 +135,31 @@ impl<P: Projector, M, R> Debug for ProjectorLaws<P, M, R> {
     }
 }
 
-/// What one case is made of.
+/// The writes of one case, and the disturbances of their delivery.
 #[derive(Clone, Debug)]
 struct Case {
-    /// Which of the given ids the streams have.
+    /// Chooses which of the ids the streams have.
     choice: u64,
     writes: Vec<Write>,
     noise: Vec<Noise>,
 }
 
-/// What the cases were about.
+/// The amount that the cases have checked.
 #[derive(Default)]
 struct Seen {
     events: usize,
-    /// Aggregate types that had events.
+    /// The aggregate types that had events.
     aggregates: BTreeSet<String>,
-    /// Rows were not those of an empty model.
+    /// Set if rows differed from those of an empty model.
     has_rows: bool,
 }
 
 impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, M, R> {
-    /// An empty durable model, a process over it (made again at each restart), and the rows that a query would see.
+    /// Creates the laws of a projector.
+    ///
+    /// `model` makes an empty durable model, in each call a new one. `process` starts the projector
+    /// over a model, and is called again at each restart. `rows` returns the rows that a query
+    /// would see. Add the histories with [`with_histories`](Self::with_histories).
     #[must_use]
     pub fn new(
         model: impl Fn() -> M + 'static,
@@ -176,11 +183,15 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
         }
     }
 
-    /// Adds histories of this aggregate, on three [`with_streams`](Self::with_streams), made by these commands; `weight` is relative
-    /// to those of other aggregates. What is rejected makes no history.
+    /// Adds histories of an aggregate, made by these commands on three
+    /// [streams](Self::with_streams).
+    ///
+    /// `weight` is relative to the weights of other aggregates. A command that is rejected adds
+    /// nothing to a history.
     ///
     /// # Panics
-    /// If the projector receives no event of the aggregate, or if `weight` is 0: such histories would check nothing.
+    /// If the projector receives no event of the aggregate, or if `weight` is 0: such histories
+    /// would check nothing.
     #[track_caller]
     #[must_use]
     pub fn with_histories<A, C>(
@@ -220,14 +231,17 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
         self
     }
 
-    /// Gives the streams ids of this strategy, for the aggregates whose ids have its type. Call it once per id type.
+    /// Sets the ids of the streams of those aggregates whose ids have this type. Call it once per
+    /// id type.
     ///
-    /// Unless set, the ids are letters, or else numbers, UUIDs or ULIDs. Before the first case, [`check`](Self::check)
-    /// makes the ids and panics if they are not of enough different streams, or if one is not read back from its text.
+    /// Unless set, the ids are letters, or else numbers, UUIDs or ULIDs. Before the first case,
+    /// [`check`](Self::check) makes the ids. It panics if they do not name enough different
+    /// streams, or if one is not read back from its text.
     ///
     /// # Example
     /// ```
-    /// # use foldstream::{runner::{EventContext, HandlerResult, ModelId, Projector}, StreamId, Version};
+    /// # use foldstream::runner::{EventContext, HandlerResult, ModelId, Projector};
+    /// # use foldstream::{StreamId, Version};
     /// # use std::{collections::BTreeMap, sync::{Arc, Mutex}};
     /// # #[cfg(feature = "domains")] {
     /// # use foldstream_testkit::{
@@ -270,10 +284,11 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
         self
     }
 
-    /// Sets the number of streams per aggregate; 3 unless set. With one stream, interleavings are not checked.
+    /// Sets the number of streams per aggregate; 3 unless set. With one stream, interleavings are
+    /// not checked.
     ///
     /// # Panics
-    /// If it is 0.
+    /// If `streams` is 0.
     #[track_caller]
     #[must_use]
     pub const fn with_streams(mut self, streams: u8) -> Self {
@@ -285,41 +300,44 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
         self
     }
 
-    /// Lifts stored events with these, as the runner does.
+    /// Sets the upcasters that lift stored events. Pass those that the runner is given.
     #[must_use]
     pub fn with_upcasters(mut self, upcasters: Upcasters) -> Self {
         self.upcasters = upcasters;
         self
     }
 
-    /// Histories tried; 256 unless set.
+    /// Sets how many histories are tried; 256 unless set.
     #[must_use]
     pub const fn with_cases(mut self, cases: u32) -> Self {
         self.plan.cases = cases;
         self
     }
 
-    /// Always the cases of this seed.
+    /// Sets the seed of the cases. Unless set, each run tries other cases, and a failure prints
+    /// their seed.
     #[must_use]
     pub const fn with_seed(mut self, seed: u64) -> Self {
         self.plan.seed = Some(seed);
         self
     }
 
-    /// Commands of the longest history, over all streams; 12 unless set.
+    /// Sets the number of commands of the longest history, over all streams; 12 unless set.
     #[must_use]
     pub const fn with_max_commands(mut self, commands: usize) -> Self {
         self.max_commands = commands;
         self
     }
 
-    /// Checks everything.
+    /// Checks every law of the projector.
     ///
     /// # Panics
-    /// - With the smallest history and noise that break a law.
-    /// - If no histories were [given](Self::with_histories), or the [ids](Self::with_ids) are not of as many different
-    ///   [`with_streams`](Self::with_streams), before the first case.
-    /// - If the laws held on nothing: no history of an aggregate had an event, or no event changed the rows.
+    /// - If a law is broken, with the smallest history and disturbances that break it.
+    /// - If no histories were [added](Self::with_histories), or if the [ids](Self::with_ids) do not
+    ///   name as many different streams as [`with_streams`](Self::with_streams) says, before the
+    ///   first case.
+    /// - If the laws held on nothing: no history of an aggregate had an event, or no event changed
+    ///   the rows.
     #[track_caller]
     pub fn check(self) {
         let writes = match self.writes() {
@@ -397,7 +415,7 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
         );
     }
 
-    /// The commands to all streams, under ids that are looked at first.
+    /// Returns the commands to all streams, after a check of the ids.
     fn writes(&self) -> Result<Union<BoxedStrategy<Write>>, String> {
         if self.histories.is_empty() {
             return Err(format!(
@@ -448,7 +466,7 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
         })
     }
 
-    /// A model of its own for each run: rows of an earlier run would hide that this one writes none.
+    /// Makes a model for one run. Rows left by an earlier run would hide that this one writes none.
     async fn fresh(&self, empty: &R) -> Result<M, Broken> {
         let model = (self.model)();
         let rows = (self.rows)(&model).await;
@@ -468,7 +486,7 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
         })
     }
 
-    /// The rows without any noise, twice: the model is emptied and built again in between.
+    /// Returns the rows without any disturbance. The model is reset and rebuilt in between.
     async fn rebuilt(&self, all: &[Delivery<P::Events>], empty: &R) -> Result<R, Broken> {
         const RESET: &str = "a reset empties the model";
         let taken = |failed| self.broken_rows("every event is taken in", failed, "no failure");

@@ -1,10 +1,11 @@
-//! How many cases are tried, and from which seed: set in code, or from outside to run a failure again.
+//! The number of cases and their seed: set in code, or in the environment to repeat a failure.
 pub(super) use crate::environment::SEED;
 use crate::environment::{self, CASES};
 use proptest::test_runner::{Config, RngSeed};
 use std::env::VarError;
 
-/// The environment counts more than the code, the code more than chance.
+/// The number of cases and the seed. The environment overrides the code, and the code overrides
+/// chance.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Plan {
     pub(super) seed: Option<u64>,
@@ -12,13 +13,13 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// 256 cases of a fresh seed.
+    /// 256 cases of a random seed.
     pub(super) const DEFAULT: Self = Self {
         seed: None,
         cases: 256,
     };
 
-    /// What to run, with the seed that a failure prints.
+    /// Returns the configuration of the runner, and the seed that a failure prints.
     #[track_caller]
     pub(super) fn config(self) -> (Config, u64) {
         self.config_with(|name| std::env::var(name))

@@ -1,4 +1,5 @@
-//! The laws that need a store: the same sequence through a repository, with the real codec, upcasters, snapshots, marks.
+//! The laws that need a store: a sequence runs through a repository with the real codec, upcasters,
+//! snapshots and idempotency.
 use super::{
     command::{Executed, Step, stream_of},
     story::{Broken, Ending, Line, event_round_trip, shown},
@@ -19,7 +20,8 @@ const SNAPSHOT: &str = "a snapshot at any cut and the tail make the full fold";
 const DUPLICATE: &str = "a duplicate command changes nothing";
 const REJECTED: &str = "a rejected command changes nothing";
 
-/// What a repository needs to know of an aggregate that has snapshots, so that the others need not have them.
+/// The functions that a repository needs for snapshots, so that aggregates without snapshots need
+/// not have them.
 pub(super) struct SnapshotKit<A: Aggregate> {
     with: fn(Repository<A>, Arc<dyn SnapshotStore>, SnapshotPolicy) -> Repository<A>,
     decode: fn(&[u8]) -> Result<A, String>,
@@ -43,7 +45,7 @@ struct Run<'a, A: Aggregate> {
     clock: Arc<ManualClock>,
 }
 
-/// Runs the sequence of a walk through a repository and compares.
+/// Runs the sequence of a walk through a repository, and compares the outcomes.
 pub(super) fn check<A: Aggregate + PartialEq + Debug>(
     rules: &Rules<A>,
     walk: &Walk<A>,
@@ -85,7 +87,8 @@ impl<'a, A: Aggregate + PartialEq + Debug> Run<'a, A> {
             .with_upcasters(self.rules.upcasters.clone())
             .with_clock(self.clock.clone())
             .with_ids(SeededIds::new(1))
-            // A repository would refuse what does not survive; the laws store it, and show what is lost.
+            // A repository would refuse an event that does not survive. The laws store the event,
+            // to show what is lost.
             .without_encode_check()
     }
 
@@ -93,14 +96,15 @@ impl<'a, A: Aggregate + PartialEq + Debug> Run<'a, A> {
         self.walk.steps.iter().zip(&self.walk.story.lines)
     }
 
-    /// The walk up to and with its `number`-th command.
+    /// Returns the walk up to and including its `number`-th command.
     fn until(&self, number: usize) -> Walk<A> {
         let mut walk = self.walk.clone();
         walk.story.lines.truncate(number);
         walk
     }
 
-    /// Replay equals state; events survive; a rejected command stores nothing.
+    /// Checks that the replay equals the state, that events survive, and that a rejected command
+    /// stores nothing.
     async fn states_are_replayed(&self) -> Result<(), Broken> {
         let repository = self.repository();
         let mut state = A::default();
@@ -143,7 +147,7 @@ impl<'a, A: Aggregate + PartialEq + Debug> Run<'a, A> {
         }
     }
 
-    /// What is stored, decoded, is what was decided, and no more.
+    /// Checks that the decoded events of the store are exactly the decided ones.
     async fn check_stored(
         &self,
         repository: &Repository<A>,
@@ -207,13 +211,14 @@ impl<'a, A: Aggregate + PartialEq + Debug> Run<'a, A> {
         Some(shown.collect::<Vec<_>>().join(", "))
     }
 
-    /// At every cut the repository takes a snapshot; each, with what follows, must lead to the state.
+    /// Checks that a snapshot at every version leads to the state together with the events after
+    /// it.
     async fn snapshots_fit(&self, kit: &SnapshotKit<A>) -> Result<(), Broken> {
         let repository = self.repository();
         let mut taken: Vec<(usize, StoredSnapshot)> = Vec::new();
         for (number, (step, line)) in (1..).zip(self.steps()) {
             self.clock.set(line.at);
-            // That it does as told was checked before.
+            // The outcome of the command was checked before.
             step.command
                 .execute(&repository, &self.id, Metadata::new())
                 .await;
@@ -253,7 +258,7 @@ impl<'a, A: Aggregate + PartialEq + Debug> Run<'a, A> {
         Ok(())
     }
 
-    /// The snapshot of the state as it is now.
+    /// Takes a snapshot of the current state.
     async fn take_snapshot(
         &self,
         kit: &SnapshotKit<A>,
@@ -280,7 +285,7 @@ impl<'a, A: Aggregate + PartialEq + Debug> Run<'a, A> {
                 loaded.state()
             ));
         };
-        // A repository passes over a snapshot that it cannot read: right, but slow for ever.
+        // A repository ignores a snapshot that it cannot read: correct, but slow forever.
         if let Err(error) = (kit.decode)(&snapshot.payload) {
             let payload = String::from_utf8_lossy(&snapshot.payload).into_owned();
             return broken(format!("the snapshot {payload} cannot be read: {error}"));
@@ -288,7 +293,7 @@ impl<'a, A: Aggregate + PartialEq + Debug> Run<'a, A> {
         Ok(snapshot)
     }
 
-    /// Sends every accepted command again, with its id, once all are done.
+    /// Sends every accepted command again with its id, after all commands are done.
     async fn duplicates_change_nothing(&self) -> Result<(), Broken> {
         let control = InMemoryControlStore::with_clock(self.clock.clone());
         let day = Duration::from_secs(86_400 * 365);
@@ -313,7 +318,8 @@ impl<'a, A: Aggregate + PartialEq + Debug> Run<'a, A> {
                     version, events, ..
                 } if version.get() == end && events == *first => continue,
                 Executed::Accepted { events, .. } => format!("{events:?}"),
-                // It may find its state changed, and says so.
+                // A command that led to no event is not remembered. It may now be rejected, because
+                // the state has changed.
                 Executed::Rejected(_) if first.is_empty() => continue,
                 Executed::Rejected(reason) => format!("rejected: {reason}"),
                 Executed::Failed(error) => error,

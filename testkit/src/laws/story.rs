@@ -1,4 +1,4 @@
-//! What happened until a law was broken, told as a test.
+//! The events that led to a broken law, told as a test.
 use super::{command::Told, seed, written::expression};
 use crate::ManualClock;
 pub(super) use crate::scenario::short_type_name as short_name;
@@ -9,7 +9,7 @@ use std::{
     fmt::{self, Debug, Write as _},
 };
 
-/// One command and what it led to.
+/// One command and its outcome.
 #[derive(Clone)]
 pub(super) struct Line<E> {
     pub(super) command: String,
@@ -17,25 +17,25 @@ pub(super) struct Line<E> {
     pub(super) decision: Told<E>,
 }
 
-/// The commands so far and what they led to.
+/// The commands so far and their outcomes.
 #[derive(Clone)]
 pub(super) struct Story<E> {
-    /// The id, unless it is the scenario's own.
+    /// The id of the aggregate, unless it is the scenario's own.
     pub(super) id: Option<String>,
     pub(super) lines: Vec<Line<E>>,
 }
 
-/// What a test of the story must say at its end.
+/// The assertion at the end of a test that tells the story.
 pub(super) enum Ending {
-    /// The last line says it all.
+    /// The last line already asserts everything.
     AsTold,
     /// A rule of the user's, which only the user can write down.
     Rule(String),
-    /// The state, as `{:?}` shows it.
+    /// The state, as its `Debug` output.
     State(String),
-    /// The state, written and read as a snapshot is.
+    /// The state, encoded and decoded as in a snapshot.
     RoundTrip,
-    /// The last command again: nothing may happen.
+    /// The last command again, which must lead to no event.
     Again { command: String, at: Timestamp },
 }
 
@@ -43,21 +43,23 @@ pub(super) enum Ending {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Broken {
     pub(super) law: String,
-    /// What was found, line by line.
+    /// The lines that say what was found.
     pub(super) found: Vec<String>,
-    /// Lines of a test that shows it.
+    /// The lines of a test that shows the failure.
     pub(super) test: Vec<String>,
-    /// Only all laws together are broken: any single one says more.
+    /// Set if only all laws together are broken. A failure of a single law says more.
     pub(super) is_of_all: bool,
 }
 
-/// What was found so far. While a failure shrinks, only failures of the same law count, or of one that says more: a
-/// smaller case of another law would tell of something else.
+/// The failure that was found so far.
+///
+/// While a failure shrinks, only failures of the same law count, or of one that says more. A
+/// smaller case of another law would tell a different story.
 #[derive(Default)]
 pub(super) struct Found(RefCell<Option<Broken>>);
 
 impl Found {
-    /// Whether the case is to shrink further.
+    /// Takes a failure, and tells the runner whether to shrink further.
     pub(super) fn take(&self, broken: Broken) -> TestCaseResult {
         let mut known = self.0.borrow_mut();
         let is_other = |known: &Broken| known.law != broken.law && !known.is_of_all;
@@ -69,7 +71,7 @@ impl Found {
         Err(TestCaseError::fail(law))
     }
 
-    /// The last one: when shrinking ends, that is the smallest.
+    /// Returns the last failure, which is the smallest when shrinking ends.
     pub(super) fn into_smallest(self) -> Option<Broken> {
         self.0.into_inner()
     }
@@ -93,7 +95,7 @@ impl Broken {
         }
     }
 
-    /// The whole message.
+    /// Returns the whole message of a failure.
     pub(super) fn shown(&self, of: &str, seed: Option<u64>) -> String {
         let mut text = format!("a law of {of} is broken: {}\n", self.law);
         for line in &self.found {
@@ -124,9 +126,10 @@ impl<E: Debug> Story<E> {
         })
     }
 
-    /// The story as a `Scenario`: what led to the last command is given, the last one is decided.
+    /// Returns the story as a `Scenario`: everything before the last command is given, and the last
+    /// command is decided.
     fn scenario<A: Aggregate<Event = E>>(&self, ending: &Ending) -> Vec<String> {
-        // What is decided again is given by everything before.
+        // A command that is decided again is preceded by all commands.
         let before = match ending {
             Ending::Again { .. } => self.lines.len(),
             _ => self.lines.len().saturating_sub(1),
@@ -185,7 +188,7 @@ impl<E: Debug> Story<E> {
     }
 }
 
-/// Lines of a test that writes and reads one event, if that is where it gets lost.
+/// Returns the lines of a test that encodes and decodes one event, if the event is lost there.
 pub(super) fn event_round_trip<E: DomainEvent>(event: &E) -> Vec<String> {
     let mut stored = Vec::new();
     let read = event
@@ -203,7 +206,7 @@ pub(super) fn event_round_trip<E: DomainEvent>(event: &E) -> Vec<String> {
     ]
 }
 
-/// A decision as it is shown.
+/// Returns the text of a decision.
 pub(super) fn shown<E: Debug>(decision: &Told<E>) -> String {
     match decision {
         Ok(events) => format!("{events:?}"),
@@ -216,7 +219,7 @@ fn at(time: Timestamp) -> Option<String> {
     (time != ManualClock::START).then(|| format!("    .at(Timestamp::from_micros({micros}))"))
 }
 
-/// A list between two texts, on one line if it fits.
+/// Returns a list between two texts, on one line if it fits.
 fn listed(open: &str, items: &[String], close: &str) -> Vec<String> {
     let line = format!("{open}[{}]{close}", items.join(", "));
     if line.len() <= 96 {
@@ -229,7 +232,7 @@ fn listed(open: &str, items: &[String], close: &str) -> Vec<String> {
     lines
 }
 
-/// The story without lines.
+/// A story without lines.
 impl<E> Default for Story<E> {
     fn default() -> Self {
         Self {

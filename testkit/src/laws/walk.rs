@@ -19,7 +19,7 @@ use std::{
 type Named<F> = (String, Box<F>);
 type Holds<A> = dyn Fn(&A) -> bool;
 type IsSo<E> = dyn Fn(&[E]) -> bool;
-/// None: the command is of another type than the rule.
+/// Checks one decision by a rule. `None` if the command is not of the rule's type.
 type OfDecision<A> = dyn Fn(&A, &dyn AnyCommand<A>, &Context) -> Option<bool>;
 type Eventually<A, E> = (String, Vec<Arc<dyn AnyCommand<A>>>, Box<IsSo<E>>);
 
@@ -28,11 +28,11 @@ pub(super) struct DecisionRule<A> {
     pub(super) name: String,
     pub(super) command: String,
     pub(super) holds: Box<OfDecision<A>>,
-    /// A command of its type was decided.
+    /// Set after a command of its type was decided.
     pub(super) is_asked: Cell<bool>,
 }
 
-/// What is to hold beside the laws that always do.
+/// The rules that hold in addition to the laws that are always checked.
 pub(super) struct Rules<A: Aggregate> {
     pub(super) invariants: Vec<Named<Holds<A>>>,
     pub(super) never: Vec<Named<IsSo<A::Event>>>,
@@ -67,7 +67,7 @@ impl<A: Aggregate> Debug for Rules<A> {
     }
 }
 
-/// Where a walk stands. Cloning lets it go on in several directions.
+/// The state of a walk through a sequence. Clones continue in several directions.
 pub(super) struct Walk<A: Aggregate> {
     pub(super) state: A,
     pub(super) history: Vec<A::Event>,
@@ -95,7 +95,7 @@ impl<A: Aggregate + PartialEq + Debug> Walk<A> {
             state: A::default(),
             history: Vec::new(),
             story: Story {
-                // A scenario has this id unless it is given another.
+                // Every scenario has this id unless it is given another one.
                 id: (id != SCENARIO).then_some(id),
                 lines: Vec::new(),
             },
@@ -112,7 +112,7 @@ impl<A: Aggregate + PartialEq + Debug> Walk<A> {
         Broken::new::<A>(law, found, &self.story, ending)
     }
 
-    /// One more command, and everything that must hold about it.
+    /// Takes one more step, and checks everything that must hold of it.
     pub(super) fn step(&mut self, step: &Step<A>, rules: &Rules<A>) -> Result<(), Broken> {
         self.now = self.now.plus(step.after);
         let stream = stream_of::<A>(self.id())
@@ -143,7 +143,7 @@ impl<A: Aggregate + PartialEq + Debug> Walk<A> {
         Ok(())
     }
 
-    /// Decides twice: the same must come of it, and nothing else must change.
+    /// Decides twice, and checks that the outcomes are equal and that nothing else changes.
     fn decide(&self, step: &Step<A>, ctx: &Context) -> Result<Told<A::Event>, Broken> {
         let decide = || {
             caught(|| step.command.decide(&self.state, ctx)).map_err(|panicked| {
@@ -154,7 +154,8 @@ impl<A: Aggregate + PartialEq + Debug> Walk<A> {
         };
         let before = format!("{:?}", self.state);
         let first = decide()?;
-        // Clones may share what is inside, so the state is compared with what it looked like.
+        // Clones of the state may share their content, so the state is compared with its earlier
+        // `Debug` output.
         let after = format!("{:?}", self.state);
         if before != after {
             let law = match &first {
@@ -177,7 +178,7 @@ impl<A: Aggregate + PartialEq + Debug> Walk<A> {
         Ok(first)
     }
 
-    /// The walk with a line that is not taken in.
+    /// Returns the walk with a line whose events are not folded.
     fn told_of(&self, step: &Step<A>, decision: Told<A::Event>) -> Self {
         let mut told = self.clone();
         told.story.lines.push(Line {
@@ -197,7 +198,7 @@ impl<A: Aggregate + PartialEq + Debug> Walk<A> {
         self.check_rules(rules)
     }
 
-    /// What must hold after every event.
+    /// Checks the rules that must hold after every event.
     pub(super) fn check_rules(&self, rules: &Rules<A>) -> Result<(), Broken> {
         for (name, holds) in &rules.invariants {
             if !holds(&self.state) {
@@ -218,7 +219,7 @@ impl<A: Aggregate + PartialEq + Debug> Walk<A> {
         Ok(())
     }
 
-    /// What must hold at the end of a sequence, without a store.
+    /// Checks the rules that must hold at the end of a sequence, without a store.
     fn check_end(&self, rules: &Rules<A>) -> Result<(), Broken> {
         let mut replayed = A::default();
         for event in &self.history {
@@ -251,7 +252,7 @@ impl<A: Aggregate + PartialEq + Debug> Walk<A> {
         Ok(())
     }
 
-    /// Two ways to the state do not meet.
+    /// Returns the failure of two ways that lead to different states.
     pub(super) fn other_state(&self, law: &str, other: &A) -> Broken {
         let found = vec![
             format!("the state: {:?}", self.state),
@@ -286,14 +287,14 @@ impl<A: Aggregate + PartialEq + Debug> Rules<A> {
         Ok(walk.story)
     }
 
-    /// Checks what holds at the end of a sequence, and the laws of what is stored.
+    /// Checks the laws that hold at the end of a sequence, including those that need a store.
     pub(super) fn hold_at_end(&self, walk: &Walk<A>, id: &A::Id) -> Result<(), Broken> {
         walk.check_end(self)?;
         stored::check(self, walk, id.clone())
     }
 }
 
-/// An id's text names the id, and nothing else.
+/// Checks that an id's text names this id and no other.
 fn check_id<A: Aggregate>(case: &Case<A>) -> Result<(), Broken> {
     let own = std::iter::once((case.id.0.to_string(), false));
     let from_outside = case.id_text.clone().map(|text| (text, true));
@@ -304,7 +305,7 @@ fn check_id<A: Aggregate>(case: &Case<A>) -> Result<(), Broken> {
                 "{text:?} is read as an id that shows itself as {:?}",
                 id.to_string()
             ),
-            // What comes from outside may be refused.
+            // A text from outside may be refused.
             Err(_) if is_from_outside => continue,
             Err(error) => format!(
                 "{text:?}, the text of an id, cannot be read: {}",

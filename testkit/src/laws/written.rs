@@ -1,9 +1,11 @@
-//! What `{:?}` prints, as a Rust expression that can be pasted into a test.
+//! `Debug` output as a Rust expression that can be pasted into a test.
 //!
-//! `Debug` is not Rust: a text lacks its `.into()`, a list and a map their type. Where the output has the shape that
-//! `#[derive(Debug)]` gives, it is rewritten; where it has not, it is passed on as it is, to be completed by hand.
+//! `Debug` output is not Rust: a text lacks its `.into()`, and lists and maps lack their types.
+//! Where the output has the shape that `#[derive(Debug)]` gives, it is rewritten. Everything else
+//! is passed on unchanged, to be completed by hand.
 
-/// Rewrites one value. Variants stand without their enum, as `use Event::*` makes them known.
+/// Rewrites the output of one value. Variants stand without their enum, as `use Event::*` makes
+/// them known.
 pub(super) fn expression(debug: &str) -> String {
     let mut reader = Reader { rest: debug };
     match reader.value() {
@@ -42,7 +44,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// A literal with its quotes: escapes are the same in `Debug` and in Rust.
+    /// Reads a literal with its quotes. Escapes are the same in `Debug` and in Rust.
     fn quoted(&mut self, quote: char) -> Option<&'a str> {
         let mut is_escaped = false;
         for (at, c) in self.rest.char_indices().skip(1) {
@@ -59,11 +61,11 @@ impl<'a> Reader<'a> {
     fn number(&mut self) -> Option<&'a str> {
         let end = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '-'));
         let text = self.take(self.rest.find(end).unwrap_or(self.rest.len()));
-        // `1s`, a duration, is no number, and neither is a date.
+        // `1s`, a duration, is not a number, and neither is a date.
         text.parse::<f64>().is_ok().then_some(text)
     }
 
-    /// Values up to `close`, each read by `item`, with commas between them.
+    /// Reads values up to `close`, each with `item`, with commas between them.
     fn items(
         &mut self,
         close: &str,
@@ -74,7 +76,7 @@ impl<'a> Reader<'a> {
             if !items.is_empty() && !self.eat(", ") {
                 return None;
             }
-            // A tuple of one ends in a comma.
+            // A tuple of one element ends in a comma.
             if !items.is_empty() && self.eat(close) {
                 return Some(items);
             }
@@ -92,7 +94,7 @@ impl<'a> Reader<'a> {
         Some(format!("[{}]", items.join(", ")))
     }
 
-    /// A set or a map.
+    /// Reads a set or a map.
     fn entries(&mut self) -> Option<String> {
         self.eat("{");
         let items = self.items("}", |reader| {
@@ -113,7 +115,7 @@ impl<'a> Reader<'a> {
         Some(format!("({}{comma})", items.join(", ")))
     }
 
-    /// A unit, a tuple struct or a struct with fields.
+    /// Reads a unit, a tuple struct or a struct with fields.
     fn named(&mut self) -> Option<String> {
         let end = |c: char| !(c.is_alphanumeric() || c == '_');
         let name = self.take(self.rest.find(end).unwrap_or(self.rest.len()));
@@ -134,7 +136,7 @@ impl<'a> Reader<'a> {
         Some(match (name, items.as_slice()) {
             ("Timestamp", [micros]) => format!("Timestamp::from_micros({micros})"),
             ("Version", [number]) => format!("Version::new({number})"),
-            // A typed id keeps its text to itself.
+            // A typed id takes its text without a conversion.
             (id, [text]) if id.ends_with("Id") && text.ends_with("\".into()") => {
                 format!("{id}::from({})", text.trim_end_matches(".into()"))
             }

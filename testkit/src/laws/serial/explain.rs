@@ -1,4 +1,4 @@
-//! Looking for the order in which everything happened.
+//! The search for a serial order of all operations.
 use super::record::{Operation, Outcome};
 use foldstream::{
     CommitId, StreamHead, StreamId, Version,
@@ -11,18 +11,18 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Unexplained {
-    /// What is stored cannot be read at the end.
+    /// The stored commits cannot be read at the end.
     #[error("the streams cannot be read at the end")]
     Store(#[from] EventStoreError),
-    /// What was told does not fit what is stored.
+    /// An answer does not fit what is stored.
     #[error("operation {operation}: {what}")]
     Told {
-        /// Number of the operation, from 0, in the order of the calls.
+        /// The number of the operation in the order of the calls, from 0.
         operation: usize,
-        /// What does not fit.
+        /// The contradiction between the answer and the stored commits.
         what: String,
     },
-    /// What is stored was asked for by nobody.
+    /// A stored commit was requested by no operation.
     #[error("{0}")]
     Stored(String),
     /// Each of these operations must come before the next one, and the last before the first.
@@ -32,24 +32,27 @@ pub enum Unexplained {
     Circle(Vec<usize>),
 }
 
-/// The histories at the end, and who wrote each commit.
+/// The histories at the end, and the operation that wrote each commit.
 struct End {
     streams: BTreeMap<StreamId, Vec<Commit>>,
-    /// By commit id and stream: the operation that asked for it.
+    /// The operation that requested a commit, by commit id and stream.
     writers: HashMap<(CommitId, StreamId), usize>,
 }
 
-/// Checks that the operations have a serial explanation that ends in what the store holds now. Nothing may be under way
-/// any more. The streams must have been empty when the log began.
+/// Checks that the operations have a serial explanation that ends in what the store holds now.
 ///
-/// - What was acknowledged is stored, in its slot, as it was asked for; what was refused is not.
-/// - A conflict is explained by a commit of somebody else in the slot, that was asked for before the conflict was told.
-/// - A read to the end saw a prefix: all that was acknowledged before it began, nothing that was asked for after it ended.
+/// No operation may still be running, and the streams must have been empty when the log began. The
+/// explanation says:
+/// - An acknowledged commit is stored in its slot as it was requested. A refused one is not stored.
+/// - A conflict is explained by another writer's commit in the slot that was requested before the
+///   conflict was answered.
+/// - A read to the end saw a prefix of the stream: every commit acknowledged before the read began,
+///   and none requested after it ended.
 /// - The commits of one atomic append are stored together or not at all, and all at one moment.
-/// - An order exists that agrees with all of this and with the time of calls and answers.
+/// - An order exists that agrees with all of this and with the times of calls and answers.
 ///
 /// # Errors
-/// [`Unexplained`].
+/// [`Unexplained`] if there is no such explanation, or if the store cannot be read.
 pub async fn check(store: &dyn EventStore, operations: &[Operation]) -> Result<(), Unexplained> {
     let end = read_end(store, operations).await?;
     let mut order = Order::new(operations);
@@ -108,8 +111,8 @@ async fn read_end(store: &dyn EventStore, operations: &[Operation]) -> Result<En
     Ok(end)
 }
 
-/// Of several operations that asked for the same commit: the one that was told that it had stored it, else the first
-/// whose answer is not known, else the first.
+/// Returns the writer of a commit that several operations requested: the operation that was told
+/// so, else the first whose answer is unknown, else the first.
 fn writer_of(operations: &[Operation], asked: impl Iterator<Item = usize>) -> Option<usize> {
     asked.min_by_key(|number| match operations[*number].outcome {
         Outcome::Appended(_) => 0,
@@ -122,14 +125,14 @@ impl End {
     fn commits(&self, stream: &StreamId) -> &[Commit] {
         self.streams.get(stream).map_or(&[], Vec::as_slice)
     }
-    /// Index of the commit that starts right after a version.
+    /// Returns the index of the commit that starts right after a version.
     fn slot(&self, stream: &StreamId, version: Version) -> Option<usize> {
         let commits = self.commits(stream);
         commits
             .iter()
             .position(|c| c.first_version == version.next())
     }
-    /// How many commits there are up to a version, if one ends there.
+    /// Returns the number of commits up to a version, if a commit ends there.
     fn commits_to(&self, stream: &StreamId, version: Version) -> Option<usize> {
         if version == Version::NONE {
             return Some(0);
@@ -148,7 +151,8 @@ impl End {
     }
 }
 
-/// Whether an operation's answer fits what is stored; what it says about the order goes into `order`.
+/// Checks that an operation's answer fits what is stored, and adds what the answer says about the
+/// order to `order`.
 fn fits(end: &End, number: usize, operation: &Operation, order: &mut Order) -> Result<(), String> {
     let stored = operation
         .commits
@@ -222,7 +226,8 @@ fn fits(end: &End, number: usize, operation: &Operation, order: &mut Order) -> R
     Ok(())
 }
 
-/// Whether what is stored was stored by this very call, not by another attempt with the same commit.
+/// Returns true if this very call stored the commits, and not another attempt with the same
+/// commits.
 fn is_its_own(end: &End, number: usize, operation: &Operation) -> bool {
     let writers = operation
         .commits
@@ -233,7 +238,8 @@ fn is_its_own(end: &End, number: usize, operation: &Operation) -> bool {
         .all(|key| end.writers.get(&key) == Some(&number))
 }
 
-/// A conflict names a stream that had moved: another writer's commit was after the expected head.
+/// Checks that a conflict names a stream that had moved: another writer's commit was after the
+/// expected head.
 fn conflict_fits(
     end: &End,
     number: usize,
@@ -256,7 +262,7 @@ fn conflict_fits(
                 "it was told of version {actual} of {stream}, which ends at {tail}"
             ));
         }
-        // At least so many commits were there.
+        // At least this many commits were there.
         let known = end
             .commits(stream)
             .iter()
@@ -269,7 +275,7 @@ fn conflict_fits(
             order.saw_at_least(number, stream, slot + 1, end);
             Ok(())
         }
-        // A head that is no commit end conflicts with whatever is there.
+        // A head at which no commit ends conflicts with any commit that is there.
         None if head.version() < tail => Ok(()),
         None => Err(format!(
             "a conflict on {stream} at {}, behind which there is nothing",
@@ -278,14 +284,14 @@ fn conflict_fits(
     }
 }
 
-/// What must come before what.
+/// The operations that must come before other operations.
 struct Order {
-    /// By operation: those that come right after it.
+    /// The operations that come right after each operation.
     next: Vec<BTreeSet<usize>>,
 }
 
 impl Order {
-    /// What was answered before another one was called comes first.
+    /// Creates the order of time: an operation answered before another one was called comes first.
     fn new(operations: &[Operation]) -> Self {
         let next = operations.iter().map(|first| {
             let later = operations.iter().enumerate();
@@ -306,20 +312,20 @@ impl Order {
         }
     }
 
-    /// At least `commits` commits were there.
+    /// Adds that at least `commits` commits were there.
     fn saw_at_least(&mut self, number: usize, stream: &StreamId, commits: usize, end: &End) {
         if let Some(last) = commits.checked_sub(1) {
             self.add(end.writer(stream, last), Some(number));
         }
     }
 
-    /// So many commits were there, and no more.
+    /// Adds that exactly this many commits were there.
     fn saw_exactly(&mut self, number: usize, stream: &StreamId, commits: usize, end: &End) {
         self.saw_at_least(number, stream, commits, end);
         self.add(Some(number), end.writer(stream, commits));
     }
 
-    /// The commits of a stream came one after the other.
+    /// Adds that the commits of a stream came one after the other.
     fn add_versions(&mut self, end: &End) {
         for (stream, commits) in &end.streams {
             for index in 1..commits.len() {
@@ -328,7 +334,8 @@ impl Order {
         }
     }
 
-    /// Takes away what nothing comes before, again and again. What is left runs in a circle.
+    /// Removes operations before which no operation must come, again and again. The rest contains a
+    /// cycle.
     fn check(&self) -> Result<(), Unexplained> {
         let mut before = vec![0usize; self.next.len()];
         for later in self.next.iter().flatten() {
@@ -351,13 +358,13 @@ impl Order {
         }
     }
 
-    /// A shortest circle among operations that are not free of each other.
+    /// Returns a shortest cycle among the operations that are left.
     fn circle(&self, left: &BTreeSet<usize>, any: usize) -> Vec<usize> {
         let circles = left.iter().filter_map(|start| self.way_back(left, *start));
         circles.min_by_key(Vec::len).unwrap_or_else(|| vec![any])
     }
 
-    /// The shortest way from an operation to itself.
+    /// Returns the shortest path from an operation to itself.
     fn way_back(&self, left: &BTreeSet<usize>, start: usize) -> Option<Vec<usize>> {
         let mut from: HashMap<usize, usize> = HashMap::new();
         let mut level = vec![start];

@@ -1,12 +1,15 @@
-//! Several writers against one event store: what they were told must have a serial explanation.
+//! Several writers against one event store: the answers that they get must have a serial
+//! explanation.
 //!
-//! Every operation was one moment between its call and its answer, in some order, or the store is not what its contract
-//! says. [`Recorder`] wraps a store and writes down who was told what; [`check`] looks for the order. [`SerialLaws`] makes
-//! up the writers: in one thread, where a drawn schedule says who goes on at each step, or in true threads.
+//! A store keeps its contract only if every operation took effect at one moment between its call
+//! and its answer, in some order. [`Recorder`] wraps a store and records every call with its
+//! answer, and [`check`] searches for the order. [`SerialLaws`] makes up the writers: in one
+//! thread, where a drawn schedule says who continues at each step, or in real threads.
 //!
-//! The order is found, not guessed: an append says after which commit it is, a conflict that something was there
-//! already, a read how many commits there were, and an answer that came before a call comes first. If these together
-//! run in a circle, there is no order. (Versions make this possible in linear time; for a plain register it is not.)
+//! The order is derived and not guessed. An append says after which commit it is, a conflict says
+//! that something was there already, and a read says how many commits there were. An operation that
+//! was answered before another was called comes first. If these constraints form a cycle, there is
+//! no order. (Versions make this possible in linear time, unlike for a plain register.)
 mod explain;
 mod record;
 mod run;

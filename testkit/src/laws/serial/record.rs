@@ -1,4 +1,4 @@
-//! Writing down what a store was asked and what it answered.
+//! The record of what a store was asked and what it answered.
 use crate::intercept::{self, Commits, EventStoreLayer, Intercepted, Read};
 use async_trait::async_trait;
 use foldstream::{
@@ -8,53 +8,55 @@ use foldstream::{
 use futures::{StreamExt, stream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// One call and its answer. Moments are numbers of one counter: they say what came before what.
+/// One call to a store, and its answer. Times are numbers of one counter, so that they say what
+/// came before what.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Operation {
-    /// The time at which it was called.
+    /// The time of the call.
     pub called: u64,
-    /// The time at which it was answered; `None` if the caller went away or the read was not driven to its end.
+    /// The time of the answer. `None` if the caller dropped the call, or did not drive a read to
+    /// its end.
     pub answered: Option<u64>,
-    /// The commits that it asked to store.
+    /// The commits that the call asked to store.
     pub commits: Vec<Append>,
-    /// Streams that an atomic append only checked.
+    /// The heads of streams that an atomic append only checks.
     pub unchanged: Vec<StreamHead>,
-    /// The answer.
+    /// The answer of the store to this call.
     pub outcome: Outcome,
 }
 
-/// The answer to an operation.
+/// The answer of a store to an operation.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// Nothing, or that it is not known.
+    /// No answer, or one that leaves the outcome open.
     Unknown,
-    /// Certainly nothing was stored.
+    /// An answer that certainly nothing was stored.
     NotApplied,
-    /// Stored now; the new heads.
+    /// The commits were stored by this call. Contains the new heads.
     Appended(Vec<StreamHead>),
-    /// Stored by an earlier attempt: these.
+    /// The commits were stored by an earlier attempt. Contains the stored commits.
     Repeated(Vec<Commit>),
-    /// A stream had moved.
+    /// A stream had moved past the expected head.
     Conflict {
-        /// Which.
+        /// The stream that had moved.
         stream: StreamId,
-        /// The store said that it had at least this version.
+        /// The version that the store said the stream had at least.
         actual: Option<Version>,
     },
-    /// A read to the end of a stream, forwards: where it started, and what was there.
+    /// A read forwards to the end of a stream.
     Read {
-        /// The stream.
+        /// The stream that was read.
         stream: StreamId,
-        /// After this version.
+        /// The version after which the read started.
         after: Version,
-        /// Its commits, by id, with the version that each ends at.
+        /// The commits that were read, each with the version at which it ends.
         commits: Vec<(CommitId, Version)>,
     },
 }
 
-/// All operations so far. Cloning the `Arc` shares them.
+/// All operations so far. Clones of the `Arc` share them.
 #[derive(Debug, Default)]
 pub struct Log {
     state: Mutex<State>,
@@ -73,7 +75,7 @@ impl Log {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        // Every change is one assignment, so a panic elsewhere leaves the log whole.
+        // Every change is a single assignment, so a panic of another thread leaves the log whole.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -100,7 +102,8 @@ impl Log {
     }
 }
 
-/// A layer over an event store that writes down appends, and reads that go forwards to the end of a stream.
+/// A layer over an event store that records appends, and reads that go forwards to the end of a
+/// stream.
 ///
 /// # Example
 /// ```
@@ -125,7 +128,7 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    /// Puts a recorder over a store, and returns the store to call and the log of these calls.
+    /// Wraps a store in a recorder, and returns the store to call and the log of these calls.
     #[must_use]
     pub fn new(store: impl EventStore) -> (Arc<Intercepted<dyn EventStore, Self>>, Arc<Log>) {
         let log = Arc::new(Log::default());
@@ -150,7 +153,7 @@ fn outcome_of<T>(
     }
 }
 
-/// Notes a commit of a read, or its end.
+/// Records a commit of a read, or its end.
 #[derive(Debug)]
 struct Reading {
     number: usize,
@@ -192,7 +195,7 @@ impl EventStoreLayer for Recorder {
     ) -> Result<Commits<'a>, EventStoreError> {
         let after = match (&read.from, read.limit) {
             (ReadFrom::After(head), None) => head.version(),
-            // Only a read to the end says how long the stream was.
+            // Only a read to the end shows the length of the stream.
             _ => return Ok(read.pass(inner)),
         };
         let reading = Reading {
@@ -209,7 +212,7 @@ impl EventStoreLayer for Recorder {
                     reading.commits.push((commit.id, commit.last_version()));
                     Some((Ok(commit), Some((commits, reading))))
                 }
-                // A read that failed says nothing.
+                // A read that failed shows nothing.
                 Some(Err(error)) => Some((Err(error), None)),
                 None => {
                     let outcome = Outcome::Read {

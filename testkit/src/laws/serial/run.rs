@@ -1,4 +1,4 @@
-//! [`SerialLaws`]: writers that get in each other's way, in one thread or in many.
+//! Concurrent writers against one store ([`SerialLaws`]), in one thread or in many.
 use super::{
     explain::{Unexplained, check},
     record::{Operation, Outcome, Recorder},
@@ -26,19 +26,19 @@ use std::{
 };
 use tokio::{runtime::Handle, sync::Barrier};
 
-/// Streams that the writers share.
+/// The number of streams that the writers share.
 const STREAMS: usize = 2;
 
-/// One thing that a writer does.
+/// One action of a writer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Action {
-    /// Reads a stream to its end, and remembers where that is.
+    /// Reads a stream to its end, and remembers the head.
     Read(usize),
-    /// Appends so many events after what it remembers of a stream.
+    /// Appends this many events after the remembered head of a stream.
     Append(usize, usize),
-    /// Sends its last append once more.
+    /// Sends the writer's last append once more.
     Again,
-    /// Appends to one stream atomically, if the other has not moved.
+    /// Appends to one stream atomically if the other stream has not moved.
     Checked(usize),
     /// Appends to all streams atomically.
     AppendAll,
@@ -61,7 +61,7 @@ fn actions(most_streams: u32) -> BoxedStrategy<Action> {
     .boxed()
 }
 
-/// What the writers do, and who goes on at each step.
+/// The actions of the writers, and the writer that continues at each step.
 #[derive(Clone, Debug)]
 struct Case {
     writers: Vec<Vec<Action>>,
@@ -70,11 +70,12 @@ struct Case {
 
 type Fresh = Box<dyn Fn() -> Arc<dyn EventStore>>;
 
-/// Checks that several writers against one store get answers that have a [serial explanation](super::check).
+/// Checks that several writers against one store get answers with a [serial
+/// explanation](super::check).
 ///
-/// Writers read, append after what they have read (which may lag by then), send an append again, and append to
-/// two streams at once where the store can. A failure shrinks to few writers with few actions, and is printed with its
-/// schedule and seed.
+/// Writers read, append after what they have read (which may be stale by then), send an append
+/// again, and append to two streams at once if the store can. A failure shrinks to few writers with
+/// few actions, and is printed with its schedule and seed.
 ///
 /// # Example
 /// ```
@@ -100,7 +101,8 @@ impl Debug for SerialLaws {
 }
 
 impl SerialLaws {
-    /// Asks for a store for each case. It need not be empty: every case has streams of its own.
+    /// Creates laws that call `fresh` for the store of each case. It may be the same store, since
+    /// every case has its own streams.
     #[must_use]
     pub fn new<S: EventStore>(fresh: impl Fn() -> Arc<S> + 'static) -> Self {
         Self {
@@ -114,7 +116,7 @@ impl SerialLaws {
     /// Sets the largest number of writers; 3 unless set.
     ///
     /// # Panics
-    /// If it is 0.
+    /// If `writers` is 0.
     #[track_caller]
     #[must_use]
     pub const fn with_writers(mut self, writers: usize) -> Self {
@@ -126,7 +128,7 @@ impl SerialLaws {
     /// Sets the largest number of actions of a writer; 6 unless set.
     ///
     /// # Panics
-    /// If it is 0.
+    /// If `actions` is 0.
     #[track_caller]
     #[must_use]
     pub const fn with_actions(mut self, actions: usize) -> Self {
@@ -135,26 +137,30 @@ impl SerialLaws {
         self
     }
 
-    /// Cases tried; 256 unless set.
+    /// Sets how many cases are tried; 256 unless set.
     #[must_use]
     pub const fn with_cases(mut self, cases: u32) -> Self {
         self.plan.cases = cases;
         self
     }
 
-    /// Always the cases of this seed.
+    /// Sets the seed of the cases. Unless set, each run tries other cases, and a failure prints
+    /// their seed.
     #[must_use]
     pub const fn with_seed(mut self, seed: u64) -> Self {
         self.plan.seed = Some(seed);
         self
     }
 
-    /// In one thread: the schedule says which writer is polled at each step. The same seed is the same run. For stores
-    /// whose futures need nothing but to be polled.
+    /// Checks the store in one thread, where a drawn schedule says which writer is polled at each
+    /// step.
+    ///
+    /// The same seed repeats the same run. This is for stores whose futures make progress by being
+    /// polled alone.
     ///
     /// # Panics
-    /// With the smallest case that has no serial explanation; or if the store never stored anything in any case, since then
-    /// nothing was checked.
+    /// - If a case has no serial explanation, with the smallest such case.
+    /// - If the store never stored anything in any case, since then nothing was checked.
     #[track_caller]
     pub fn check(self) {
         self.run("in one thread", |world, case| {
@@ -166,8 +172,9 @@ impl SerialLaws {
         });
     }
 
-    /// Each writer in a thread of its own, all let go at the same moment. A failure depends on the machine: run again, it
-    /// may hold.
+    /// Checks the store with one thread per writer, all started at the same moment.
+    ///
+    /// A failure depends on the machine and need not repeat.
     ///
     /// # Panics
     /// As [`check`](Self::check).
@@ -271,7 +278,8 @@ impl World {
             .collect();
         let mut last = None;
         for action in actions {
-            // Where the schedule may go on with another writer, also between a read and the append after it.
+            // The schedule may let another writer continue here, also between a read and the append
+            // after it.
             if pausing {
                 Pause::default().await;
             }
@@ -312,7 +320,7 @@ impl World {
     async fn read(&self, stream: usize, heads: &mut [StreamHead]) {
         let from = ReadFrom::After(StreamHead::empty(self.streams[stream].clone()));
         let commits = self.store.read(&self.streams[stream], from, None);
-        // A store that fails says nothing; that it may do so is another law.
+        // A failed read shows nothing. Whether reads may fail is not the subject of this law.
         if let Ok(commits) = commits.try_collect::<Vec<Commit>>().await
             && let Some(commit) = commits.last()
         {
@@ -326,7 +334,7 @@ impl World {
             Ok(AppendOutcome::Repeated(commits)) => {
                 *head = commits.last().map_or_else(|| head.clone(), Commit::head);
             }
-            // It goes on with what it knows, and meets the next conflict.
+            // The writer keeps the head that it knows, and meets the next conflict.
             Ok(AppendOutcome::Conflict(_)) | Err(_) => {}
         }
     }
@@ -342,7 +350,7 @@ impl World {
     }
 }
 
-/// Lets the others go on once.
+/// A future that yields to the other writers once.
 #[derive(Debug, Default)]
 struct Pause {
     is_over: bool,
@@ -351,7 +359,7 @@ struct Pause {
 impl Future for Pause {
     type Output = ();
     fn poll(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
-        // Nobody has to be woken: the schedule polls whom it likes.
+        // No wake-up is needed: the schedule polls every writer that is not done.
         if std::mem::replace(&mut self.is_over, true) {
             Poll::Ready(())
         } else {
@@ -360,9 +368,11 @@ impl Future for Pause {
     }
 }
 
-/// Polls the writer that the schedule names, step by step, until all are done; after its end, one after the other.
+/// Polls the writers as the schedule says, and after its end one after the other until all are
+/// done.
 fn interleave(writers: Vec<BoxFuture<'_, ()>>, schedule: &[Index]) {
-    // Steps of a case that does not end: more than any number of pauses in a sound store.
+    // The number of steps after which a case does not end: more than the pauses of any correct
+    // store.
     const ENDLESS: usize = 1_000_000;
     let mut running: Vec<_> = writers.into_iter().collect();
     let mut context = Context::from_waker(std::task::Waker::noop());
@@ -384,13 +394,13 @@ fn interleave(writers: Vec<BoxFuture<'_, ()>>, schedule: &[Index]) {
     }
 }
 
-/// The case, what everybody was told, and why that cannot be.
+/// Returns a message with the case, all answers, and the reason that they cannot be explained.
 fn told(case: &Case, operations: &[Operation], error: &Unexplained) -> String {
     let mut text = String::new();
     for (number, actions) in (1..).zip(&case.writers) {
         let _ = writeln!(text, "  writer {number}: {actions:?}");
     }
-    // The last part of their ids, for the rest is new each time.
+    // Only the last part of a stream's id is shown, because the rest differs in each run.
     let name = |stream: &StreamId| {
         stream
             .id()
