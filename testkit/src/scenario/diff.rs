@@ -1,25 +1,27 @@
-//! What differs between what was expected (-) and what happened (+), and nothing else.
+//! The differences between expected (-) and actual (+) values, without the equal parts.
 use foldstream::DomainEvent;
 use std::fmt::{Debug, Write as _};
 
-/// Above this many comparisons two lists are taken for wholly different: nobody reads such a diff to its end.
+/// The number of comparisons above which two lists are taken for wholly different, since nobody
+/// reads such a diff to its end.
 const MAX_COMPARISONS: usize = 4_000_000;
 
-/// Equal lines shown around a difference between values, so that one sees which row it is in.
+/// The number of equal lines shown around a difference between values, so that a reader sees which
+/// row it is in.
 const CONTEXT: usize = 2;
 
 /// One step from the expected list to the actual one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Edit {
-    /// In both, at these places.
+    /// An element in both lists, at these indices.
     Equal(usize, usize),
-    /// Only expected.
+    /// An element in the expected list only.
     Missing(usize),
-    /// Only there.
+    /// An element in the actual list only.
     Surplus(usize),
 }
 
-/// The shortest way from one list to the other, by their longest common subsequence.
+/// Returns the shortest way from one list to the other, by their longest common subsequence.
 fn edits<T>(expected: &[T], actual: &[T], is_equal: impl Fn(&T, &T) -> bool) -> Vec<Edit> {
     let both = expected.len().min(actual.len());
     let start = (0..both)
@@ -55,7 +57,8 @@ fn edits<T>(expected: &[T], actual: &[T], is_equal: impl Fn(&T, &T) -> bool) -> 
     edits
 }
 
-/// Length of the longest common subsequence of what begins at each pair of places.
+/// Returns the length of the longest common subsequence of the tails that begin at each pair of
+/// indices.
 fn common_lengths(
     rows: usize,
     columns: usize,
@@ -77,7 +80,8 @@ fn common_lengths(
 /// One line of a diff: its sign, and its text.
 type Line<'a> = (char, &'a str);
 
-/// The differing lines of two texts, those that they are nested in, and `context` equal ones around them.
+/// Returns the differing lines of two texts, the lines that they are nested in, and `context` equal
+/// lines around them.
 fn lines<'a>(expected: &'a str, actual: &'a str, context: usize) -> Vec<Line<'a>> {
     let (expected, actual): (Vec<_>, Vec<_>) =
         (expected.lines().collect(), actual.lines().collect());
@@ -93,7 +97,7 @@ fn lines<'a>(expected: &'a str, actual: &'a str, context: usize) -> Vec<Line<'a>
         for shown in &mut is_shown[from..=to.min(all.len() - 1)] {
             *shown = true;
         }
-        // What the line is nested in: the nearest lines before and behind it that stand further left.
+        // The enclosing lines: the nearest less indented lines before and after the difference.
         let before: &mut dyn Iterator<Item = usize> = &mut (0..changed).rev();
         let behind: &mut dyn Iterator<Item = usize> = &mut (changed + 1..all.len());
         for side in [before, behind] {
@@ -117,7 +121,7 @@ fn lines<'a>(expected: &'a str, actual: &'a str, context: usize) -> Vec<Line<'a>
     shown
 }
 
-/// The edits as lines; where a field has another value, its two lines stand together.
+/// Returns the edits as lines. The two lines of a field with another value stand together.
 fn signed<'a>(edits: &[Edit], expected: &[&'a str], actual: &[&'a str]) -> Vec<Line<'a>> {
     let mut all = Vec::new();
     let mut rest = edits;
@@ -145,7 +149,8 @@ fn signed<'a>(edits: &[Edit], expected: &[&'a str], actual: &[&'a str]) -> Vec<L
     all
 }
 
-/// What is missing and what is surplus until the next equal element, and how many edits that takes.
+/// Returns the missing and the surplus elements up to the next equal one, and the number of edits
+/// that takes.
 fn hunk(edits: &[Edit]) -> (Vec<usize>, Vec<usize>, usize) {
     let (mut missing, mut surplus) = (Vec::new(), Vec::new());
     for edit in edits {
@@ -159,7 +164,7 @@ fn hunk(edits: &[Edit]) -> (Vec<usize>, Vec<usize>, usize) {
     (missing, surplus, len)
 }
 
-/// How two values differ, by their pretty debug forms.
+/// Returns the differences between two values, by their pretty `Debug` output.
 pub(super) fn of_values<T: Debug + ?Sized>(expected: &T, actual: &T) -> String {
     let mut text = String::from("expected (-) and actual (+):\n");
     let (expected, actual) = (format!("{expected:#?}"), format!("{actual:#?}"));
@@ -173,7 +178,8 @@ pub(super) fn of_values<T: Debug + ?Sized>(expected: &T, actual: &T) -> String {
     text
 }
 
-/// How two lists of events differ: whole events, or fields of events of one kind. `first` is the first one's version.
+/// Returns the differences between two lists of events: whole events, or fields of events of one
+/// kind. `first` is the version of the first event.
 pub(super) fn of_events<E: DomainEvent>(expected: &[E], actual: &[E], first: u64) -> String {
     let mut text = String::from("expected (-) and actual (+):\n");
     let all = edits(expected, actual, |a, b| a == b);
@@ -225,7 +231,7 @@ fn write_fields(text: &mut String, version: u64, expected: &impl Debug, actual: 
     }
 }
 
-/// On one line, and not without end.
+/// Returns the `Debug` output on one line, cut if it is long.
 pub(super) fn short(value: &impl Debug) -> String {
     const LONGEST: usize = 300;
     let mut text = format!("{value:?}");

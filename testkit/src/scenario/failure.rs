@@ -1,10 +1,11 @@
-//! Making a failure say what led to it.
+//! The history of a scenario in the message of a failed assertion.
 use std::{
     any::Any,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
 };
 
-/// Runs an assertion of the user's; if it panics, so does this, with its message and the history.
+/// Runs an assertion of the user's. If the assertion panics, this function panics with its message
+/// and the history.
 #[track_caller]
 pub(super) fn with_history<T>(check: impl FnOnce() -> T, history: impl FnOnce() -> String) -> T {
     match catch_unwind(AssertUnwindSafe(check)) {

@@ -1,4 +1,5 @@
-//! What the scenarios of handlers run on: a runtime, the adapters in memory, and a log of what happened.
+//! The base of the scenarios of handlers: a runtime, the adapters in memory, and a log of what
+//! happened.
 use super::{diff::short, ports::Ports};
 use crate::InMemoryControlStore;
 use bytes::Bytes;
@@ -21,11 +22,13 @@ use std::{
 };
 use tokio::runtime::{Builder, Handle, Runtime};
 
-/// Where publishers and runners meet unless they are told otherwise.
+/// The topic of publishers and runners, unless they are given another one.
 pub(super) const TOPIC: &str = "GlobalEvents";
 
-/// A runtime of the scenario's own, so that its tests need none. With paused time a pause takes no time: the clock jumps
-/// to the next timer once nothing else is to be done.
+/// Creates the scenario's own runtime, so that its tests need none.
+///
+/// With paused time a sleep takes no time: the clock jumps to the next timer as soon as no task can
+/// run.
 #[track_caller]
 pub(super) fn runtime(is_paused: bool) -> Runtime {
     assert!(
@@ -42,8 +45,10 @@ pub(super) fn runtime(is_paused: bool) -> Runtime {
     }
 }
 
-/// Runs a future on the scenario's runtime. Jitter is drawn from one seed, so that a run can be repeated; what the thread
-/// draws afterwards goes on as if nothing had been.
+/// Runs a future on the scenario's runtime.
+///
+/// During the run, jitter is drawn from a fixed seed, so that the run can be repeated. Afterwards
+/// the thread's own random sequence continues.
 pub(super) fn block_on<T>(runtime: &Runtime, future: impl Future<Output = T>) -> T {
     struct Restore(u64);
     impl Drop for Restore {
@@ -56,7 +61,8 @@ pub(super) fn block_on<T>(runtime: &Runtime, future: impl Future<Output = T>) ->
     runtime.block_on(future)
 }
 
-/// The stream that a text names: a whole stream id, or else an id that only one of the streams has.
+/// Returns the stream that a text names: a whole stream id, or else an id that only one of the
+/// streams has.
 fn named<'a>(
     text: &str,
     streams: impl IntoIterator<Item = &'a StreamId>,
@@ -81,11 +87,11 @@ fn named<'a>(
 pub(super) struct Feed {
     runtime: Runtime,
     pub(super) ports: Ports,
-    /// Whether gaps can be filled from the store.
+    /// Set if gaps can be filled from the store.
     pub(super) has_history: bool,
-    /// Counts how often the processor has begun anew.
+    /// The number of times that the processor has started again from the beginning.
     lives: u32,
-    /// The streams written to, each once.
+    /// The streams that were written to, each once.
     streams: Vec<StreamId>,
     log: Vec<(&'static str, String)>,
 }
@@ -95,7 +101,8 @@ impl Feed {
     pub(super) fn new() -> Self {
         Self {
             runtime: runtime(true),
-            // One partition, and one record at a time: records are handled in the order in which the test names them.
+            // With one partition and one record at a time, records are handled in the order in
+            // which the test names them.
             ports: Ports::new(1),
             has_history: true,
             lives: 1,
@@ -117,7 +124,7 @@ impl Feed {
         self.log.is_empty()
     }
 
-    /// Stores events as one commit, and lets the bus deliver them.
+    /// Stores events as one commit, and delivers them through the bus.
     #[track_caller]
     pub(super) fn deliver<E: DomainEvent>(
         &mut self,
@@ -129,7 +136,7 @@ impl Feed {
         self.publish(commit.recorded());
     }
 
-    /// Stores an event as it is, and lets the bus deliver it.
+    /// Stores an event unchanged, and delivers it through the bus.
     #[track_caller]
     pub(super) fn deliver_stored(
         &mut self,
@@ -170,7 +177,7 @@ impl Feed {
         self.append(label, &stream, data, &texts)
     }
 
-    /// Stores an event as it is.
+    /// Stores an event unchanged.
     #[track_caller]
     fn write_stored(
         &mut self,
@@ -228,7 +235,7 @@ impl Feed {
         commit
     }
 
-    /// The stored event at a version of a stream.
+    /// Returns the stored event at a version of a stream.
     #[track_caller]
     pub(super) fn event(&self, stream: &str, version: u64) -> RecordedEvent {
         let stream = match named(stream, &self.streams) {
@@ -249,7 +256,7 @@ impl Feed {
         }
     }
 
-    /// Lets the bus deliver events.
+    /// Publishes events to the bus.
     #[track_caller]
     pub(super) fn publish(&self, events: impl IntoIterator<Item = RecordedEvent>) {
         for event in events {
@@ -269,8 +276,8 @@ impl Feed {
         }
     }
 
-    /// Runs a processor until it has dealt with what was published: a process of its own, which remembers nothing of the
-    /// one before.
+    /// Runs a processor until it has dealt with what was published. Each run is a new process,
+    /// which remembers nothing of the one before.
     #[track_caller]
     pub(super) fn run(&self, add: impl FnOnce(RunnerBuilder) -> RunnerBuilder) -> ProcessorReport {
         let group_prefix = format!("scenario-{}", self.lives);
@@ -296,7 +303,7 @@ impl Feed {
         }
     }
 
-    /// Forgets how far the processor is, as a rebuild does.
+    /// Forgets the processor's position, as a rebuild does.
     pub(super) fn begin_anew(&mut self) {
         self.lives += 1;
         self.ports.control_store = InMemoryControlStore::with_clock(self.ports.clock.clone());
@@ -306,14 +313,14 @@ impl Feed {
         self.log.push((label, text));
     }
 
-    /// Notes what happens to a stored event.
+    /// Notes an occurrence of a stored event in the log.
     pub(super) fn note_event(&mut self, label: &'static str, event: &RecordedEvent) {
         let header = &event.header;
         let text = format!("{} {}  {}", header.stream, header.version, header.name);
         self.note(label, text);
     }
 
-    /// Notes what a run came to.
+    /// Notes the result of a run in the log.
     pub(super) fn note_report(&mut self, report: &ProcessorReport) {
         let mut text = summary(report);
         if let Some(error) = &report.error {
@@ -322,7 +329,7 @@ impl Feed {
         self.note("", text);
     }
 
-    /// What has happened, one step a line.
+    /// Returns the log, one step per line.
     pub(super) fn history(&self) -> String {
         let mut text = String::from("history:");
         if self.log.is_empty() {
@@ -340,7 +347,7 @@ impl Feed {
     }
 }
 
-/// The counts that are not zero.
+/// Returns the counts that are not zero.
 pub(super) fn summary(report: &ProcessorReport) -> String {
     let counts = [
         (report.handled, "handled"),
@@ -361,7 +368,7 @@ pub(super) fn summary(report: &ProcessorReport) -> String {
     }
 }
 
-/// Why a processor has halted, in one line.
+/// Returns the reason that a processor has halted, in one line.
 pub(super) fn failed(error: &RunnerError) -> String {
     match error {
         RunnerError::Halted {

@@ -3,19 +3,23 @@ use super::handler::{HandlerScenario, Listens, Words};
 use foldstream::runner::{Listener, ProcessorPolicy, RunnerBuilder};
 use std::sync::Arc;
 
-/// A listener, the records that it has had, and the side effects of them.
+/// A listener, the records that it has received, and their side effects.
 ///
-/// What decides is the real runner: each step delivers records over the in-memory bus and runs the listener until they
-/// are dealt with, with retries. Time is paused, so a backoff of minutes takes none. **Each step is a process of its
-/// own**, so a record that [is delivered again](Self::when_delivered) reaches the listener again: delivery is at least once.
+/// The real runner decides what the listener sees: each step delivers records over the in-memory
+/// bus and runs the listener until they are dealt with, including retries. Time is paused, so a
+/// backoff of minutes takes none. **Each step is a new process**, so a record that [is delivered
+/// again](Self::when_delivered) reaches the listener again: delivery is at least once.
 ///
-/// By its default policy a listener starts now: what is [given](Self::given) lies before its start, and it never sees it.
-/// Streams are named as in [`ProjectorScenario`](crate::ProjectorScenario), and its notes on runtime and time hold here.
+/// By its default policy a listener starts at the current end of the log, so it never sees events
+/// that were [given](Self::given). Streams are named as in
+/// [`ProjectorScenario`](crate::ProjectorScenario), and its notes on runtime and time hold here.
 ///
 /// # Example
 /// ```
 /// # use foldstream::{DomainEvent, EventId};
-/// # use foldstream::runner::{ErrorClass, EventContext, HandlerError, HandlerResult, Listener, ResultExt};
+/// # use foldstream::runner::{
+/// #     ErrorClass, EventContext, HandlerError, HandlerResult, Listener, ResultExt,
+/// # };
 /// # use std::{collections::BTreeMap, sync::Mutex};
 /// # #[derive(Clone, Debug, PartialEq, DomainEvent)]
 /// # #[event(aggregate = "order")]
@@ -53,11 +57,11 @@ use std::sync::Arc;
 pub type ListenerScenario<L, R> = HandlerScenario<L, R, Listens>;
 
 impl<L: Listener, R> HandlerScenario<L, R, Listens> {
-    /// Creates the scenario of a listener before any event. The closure reads what it has done:
+    /// Creates the scenario of a listener before any event. The closure reads the side effects:
     /// `async |listener| listener.mails.sent()`.
     ///
     /// # Panics
-    /// Inside of a tokio runtime: the test must be a plain `#[test]`.
+    /// If it is called inside of a tokio runtime: the test must be a plain `#[test]`.
     #[track_caller]
     #[must_use]
     pub fn new(listener: L, effects: impl AsyncFn(&L) -> R + 'static) -> Self {

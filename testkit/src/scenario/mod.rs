@@ -1,7 +1,9 @@
-//! Given, when, then: of an aggregate, of a projector or a listener, and of the whole pipeline.
+//! Given-when-then tests: scenarios of an aggregate, of a projector or a listener, and of the whole
+//! pipeline.
 //!
-//! The rules that decide what a handler sees (duplicates, gaps, retries, halts) are the runner's, and these scenarios run
-//! the real runner over the in-memory adapters: there is no second implementation of them that a test could agree with.
+//! The rules that decide what a handler sees (duplicates, gaps, retries, halts) are the runner's.
+//! These scenarios run the real runner over the in-memory adapters, so there is no second
+//! implementation of the rules that a test could agree with.
 mod aggregate;
 mod diff;
 mod failure;

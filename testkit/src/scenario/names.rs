@@ -2,10 +2,11 @@
 use foldstream::{Aggregate, BoxError, DomainEvent, chain};
 use std::fmt::Display;
 
-/// Returns the id of an aggregate that a text, or the id itself, stands for.
+/// Returns the id of an aggregate from its text, or from the id itself.
 ///
 /// # Panics
-/// If the text is no id, or if it is read as an id with another text: commands would go to another stream than the test says.
+/// If the text is not an id, or if it is read as an id with another text. Commands would then go to
+/// another stream than the test says.
 #[track_caller]
 pub(super) fn typed_id<A: Aggregate>(id: impl Display) -> A::Id {
     let (text, aggregate) = (id.to_string(), A::Event::AGGREGATE);

@@ -1,4 +1,5 @@
-//! The adapters in memory, with the time, the ids and the settings that a scenario gives to all that works on them.
+//! The adapters in memory, with the time, ids and settings that a scenario gives to everything that
+//! works on them.
 use super::feed::TOPIC;
 use crate::{
     InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, InMemorySnapshotStore,
@@ -7,28 +8,33 @@ use crate::{
 use foldstream::{Aggregate, Metadata, PayloadCodecs, Repository, Upcasters};
 use std::sync::Arc;
 
-/// The adapters of a pipeline scenario, and the settings of the repositories on them: what
-/// [`PipelineScenario::perform`](crate::PipelineScenario::perform) gives to the code under test. Clones share the adapters.
+/// The adapters of a pipeline scenario, and the settings of the repositories on them.
+///
+/// [`PipelineScenario::perform`](crate::PipelineScenario::perform) gives them to the code under
+/// test. Clones share the adapters.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Ports {
-    /// The event store.
+    /// The event store of the pipeline.
     pub event_store: Arc<InMemoryEventStore>,
-    /// The message bus. All events are in its topic `GlobalEvents`.
+    /// The message bus of the pipeline. All events are in its topic `GlobalEvents`.
     pub message_bus: Arc<InMemoryMessageBus>,
-    /// The control store: watermarks and start positions of the scenario, and marks of idempotent commands.
+    /// The control store of the pipeline. It holds watermarks and start positions of the scenario,
+    /// and the records of idempotent commands.
     pub control_store: Arc<InMemoryControlStore>,
-    /// The snapshot store. Only repositories that are given it use it.
+    /// The snapshot store of the pipeline. Only repositories that are given this store use it.
     pub snapshot_store: Arc<InMemorySnapshotStore>,
-    /// The clock of repositories and of rows that expire. The paused time of retries and timeouts is tokio's own.
+    /// The clock of repositories and of rows that expire. The paused time of retries and timeouts
+    /// is tokio's own.
     pub clock: Arc<ManualClock>,
-    /// The source of commit ids, from a seed.
+    /// The source of commit ids, which draws them from a seed.
     pub ids: Arc<SeededIds>,
     /// The upcasters of the scenario.
     pub upcasters: Upcasters,
     /// The payload codecs of the scenario.
     pub payload_codecs: PayloadCodecs,
-    /// The metadata of the scenario. Code under test has metadata of its own, so nothing adds this to its commands.
+    /// The metadata of the scenario. Code under test has its own metadata, so nothing adds this to
+    /// its commands.
     pub metadata: Metadata,
 }
 

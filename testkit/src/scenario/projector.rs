@@ -1,4 +1,4 @@
-//! Given records, when a record, or a duplicate, or a late one, or a gap, then rows.
+//! Given records, when a record, a duplicate, a late one or a gap, then rows.
 use super::handler::{HandlerScenario, Projects, Words};
 use foldstream::{
     BoxError, Decoded, EventSet, Opened, PayloadContext, RecordedEvent, chain,
@@ -9,23 +9,29 @@ use foldstream::{
 };
 use std::sync::Arc;
 
-/// A projector, the records that it has had, and the rows that it has made of them.
+/// A projector, the records that it has received, and the rows that it has made of them.
 ///
-/// What decides is the real runner: each step delivers records over the in-memory bus and runs the projector until they
-/// are dealt with. Time is paused, so retries take none. **Each step is a process of its own**: what the runner kept only
-/// in memory is gone, as after a crash. So a record that [is delivered again](Self::when_delivered) is dropped only if the
-/// projector stores its position with its rows; else `project` gets it a second time, and must bear it.
+/// The real runner decides what the projector sees: each step delivers records over the in-memory
+/// bus and runs the projector until they are dealt with. Time is paused, so retries take none.
+/// **Each step is a new process**: what the runner kept only in memory is gone, as after a crash.
+/// So a record that [is delivered again](Self::when_delivered) is dropped only if the projector
+/// stores its position with its rows. Otherwise `project` receives the record a second time and
+/// must tolerate it.
 ///
-/// Streams are named by the id alone, or by the whole stream id (`cart#c-1`) where two aggregate types have the id. Each
-/// call of `given` or `when` is one commit. Every `then_..` panics with what happened and what differs.
+/// Streams are named by the id alone, or by the whole stream id (`cart#c-1`) if two aggregate types
+/// have the id. Each call of `given` or `when` is one commit. Every `then_..` panics with what
+/// happened and what differs.
 ///
-/// A scenario has a runtime of its own, so its tests are plain `#[test]`s. With paused time, timers jump ahead while
-/// nothing else runs: a read model behind a real connection needs [`in_real_time`](Self::in_real_time).
+/// A scenario has its own runtime, so its tests are plain `#[test]`s. With paused time, timers jump
+/// ahead while nothing else runs: a read model behind a real connection needs
+/// [`in_real_time`](Self::in_real_time).
 ///
 /// # Example
 /// ```
 /// # use foldstream::{DomainEvent, Version, StreamId};
-/// # use foldstream::runner::{EventContext, HandlerError, HandlerResult, ModelId, Position, Projector};
+/// # use foldstream::runner::{
+/// #     EventContext, HandlerError, HandlerResult, ModelId, Position, Projector,
+/// # };
 /// # use std::{collections::BTreeMap, sync::Mutex};
 /// # #[derive(Clone, Debug, PartialEq, DomainEvent)]
 /// # #[event(aggregate = "account")]
@@ -81,11 +87,11 @@ use std::sync::Arc;
 pub type ProjectorScenario<P, R> = HandlerScenario<P, R, Projects>;
 
 impl<P: Projector, R> HandlerScenario<P, R, Projects> {
-    /// Creates the scenario of a projector before any event. The closure reads its rows:
-    /// `async |projector| projector.rows().await`.
+    /// Creates the scenario of a projector before any event. The closure reads the rows: `async
+    /// |projector| projector.rows().await`.
     ///
     /// # Panics
-    /// Inside of a tokio runtime: the test must be a plain `#[test]`.
+    /// If it is called inside of a tokio runtime: the test must be a plain `#[test]`.
     #[track_caller]
     #[must_use]
     pub fn new(projector: P, rows: impl AsyncFn(&P) -> R + 'static) -> Self {
@@ -100,13 +106,17 @@ impl<P: Projector, R> HandlerScenario<P, R, Projects> {
         Self::start(projector, words, ProcessorPolicy::projector(), add, rows)
     }
 
-    /// A process that has lost its partition applies an event late: `project` and `flush` are called past all that the
-    /// runner checks. It must change nothing that is newer; whether it fails does not matter. A retired or shredded event is
-    /// not applied, as the runner would not.
+    /// Lets a process that has lost its partition apply an event late.
+    ///
+    /// `project` and `flush` are called directly, without the checks of the runner. They must not
+    /// change anything newer than the event, and they may fail. A retired or shredded event is not
+    /// applied, as in the runner.
     ///
     /// # Panics
-    /// As [`when`](Self::when); if there is no such event; and if the event cannot be read, or is not of the projector's
-    /// events, so that nothing would be tested.
+    /// - As [`when`](Self::when).
+    /// - If there is no such event.
+    /// - If the event cannot be read or is not one of the projector's events, since then nothing
+    ///   would be tested.
     #[track_caller]
     #[must_use = "a scenario without a `then` checks nothing"]
     pub fn when_applied_late(mut self, stream: &str, version: u64) -> Self {
@@ -130,7 +140,7 @@ impl<P: Projector, R> HandlerScenario<P, R, Projects> {
         self
     }
 
-    /// Opens, lifts and decodes an event; none if it is retired or shredded.
+    /// Opens, lifts and decodes an event. Returns `None` if the event is retired or shredded.
     async fn read_event(&self, event: &RecordedEvent) -> Result<Option<P::Events>, BoxError> {
         let (header, ports) = (&event.header, &self.feed.ports);
         let aggregate = header.stream.aggregate();
@@ -162,7 +172,7 @@ impl<P: Projector, R> HandlerScenario<P, R, Projects> {
         self.handler.flush(&model).await
     }
 
-    /// The model is emptied by `reset`, and built again from all that the bus has.
+    /// Resets the model with `reset`, and builds it again from everything that the bus has.
     ///
     /// # Panics
     /// As [`when`](Self::when), and if `reset` fails.

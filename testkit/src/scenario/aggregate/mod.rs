@@ -23,17 +23,20 @@ use std::{
 
 /// An aggregate with a history, at a fixed time.
 ///
-/// Every `then_..` panics with the history and what differs. Three mistakes are found without being looked for:
-///
-/// - **A decision that is not deterministic.** Each command is decided twice and must lead to the same both times, since a
-///   repository decides again after a version conflict.
-/// - **Events that cannot be stored.** Each `when` takes its events through the checks of a repository and of a store with
-///   DynamoDB's limits, and folds the events that are read back. So it fails on an event that cannot be encoded or that
-///   loses a field, on a commit that is too large, and on metadata that no record could carry. Given events are read back,
-///   too. Payload codecs have no part in it: they are tested by `payload_codec_contract!` and in a [`PipelineScenario`](crate::PipelineScenario).
-/// - **A rejection that nothing looks at.** After a rejected command the next call must be
-///   [`then_rejected`](Outcome::then_rejected) or [`then_rejected_with`](Outcome::then_rejected_with). Any other call, and
-///   the end of the scenario, panics.
+/// Every `then_..` panics with the history and what differs. The scenario also finds three mistakes
+/// that the test does not look for:
+/// - **A decision that is not deterministic.** Each command is decided twice and must lead to the
+///   same outcome both times, since a repository decides again after a version conflict.
+/// - **Events that cannot be stored.** Each `when` takes its events through the checks of a
+///   repository and of a store with DynamoDB's limits, and folds the events that are read back. So
+///   it fails on an event that cannot be encoded or that loses a field, on a commit that is too
+///   large, and on metadata that no record could carry. Given events are read back too. Payload
+///   codecs are not involved: they are tested by `payload_codec_contract!` and in a
+///   [`PipelineScenario`](crate::PipelineScenario).
+/// - **A rejection that the test does not assert.** After a rejected command the next call must be
+///   [`then_rejected`](Outcome::then_rejected) or
+///   [`then_rejected_with`](Outcome::then_rejected_with). Any other call, and the end of the
+///   scenario, panics.
 ///
 /// # Example
 /// ```
@@ -80,7 +83,7 @@ pub struct Scenario<A: Aggregate> {
     /// The state after the first `folded` entries of the history.
     state: A,
     folded: usize,
-    /// The version that a given state is at; 0 without one.
+    /// The version of a given state, or 0 without one.
     base: Version,
     history: Vec<Past<A::Event>>,
     now: Timestamp,
@@ -89,7 +92,7 @@ pub struct Scenario<A: Aggregate> {
     id: String,
     metadata: Metadata,
     upcasters: Upcasters,
-    /// Says what a store refuses; nothing is stored in it.
+    /// The store whose checks are applied. Nothing is stored in it.
     store: Arc<InMemoryEventStore>,
     through_snapshot: Option<ThroughSnapshot<A>>,
 }
@@ -112,19 +115,20 @@ impl<A: Aggregate> Scenario<A> {
     /// The number of events of the history that a failure shows.
     const SHOWN: usize = 50;
 
-    /// After these events.
+    /// Creates a scenario in which these events have happened.
     #[must_use]
     pub fn given(events: impl IntoIterator<Item = A::Event>) -> Self {
         Self::given_state(A::default()).and_given(events)
     }
 
-    /// Before any event.
+    /// Creates a scenario in which no event has happened.
     #[must_use]
     pub fn given_nothing() -> Self {
         Self::given([])
     }
 
-    /// In this state, as a snapshot would give it. Its version is 0, unless [`at_version`](Self::at_version) says otherwise.
+    /// Creates a scenario in this state, as a snapshot would give it. Its version is 0 unless
+    /// [`at_version`](Self::at_version) sets another.
     #[must_use]
     pub fn given_state(state: A) -> Self {
         Self {
@@ -149,11 +153,14 @@ impl<A: Aggregate> Scenario<A> {
         self
     }
 
-    /// And after this event as an older build stored it: it is lifted by the [upcasters](Self::with_upcasters) and
-    /// decoded, as a load does. `payload` is what the store holds, without name or version.
+    /// Adds an event to the history as an older build stored it.
+    ///
+    /// The [upcasters](Self::with_upcasters) lift the event and it is decoded, as in a load.
+    /// `payload` is what the store holds, without name and version.
     ///
     /// # Panics
-    /// If no event comes out: nothing lifts it, its name is unknown, or the payload is not of its type.
+    /// If no event comes out: nothing lifts it, its name is unknown, or the payload is not of its
+    /// type.
     #[track_caller]
     #[must_use]
     pub fn and_given_stored(
@@ -177,17 +184,19 @@ impl<A: Aggregate> Scenario<A> {
         }
     }
 
-    /// Lifts the stored events that are given after this, together with the upcasters of the event type.
+    /// Sets the upcasters that lift stored events given after this call, in addition to those of
+    /// the event type.
     #[must_use]
     pub fn with_upcasters(mut self, upcasters: Upcasters) -> Self {
         self.upcasters = upcasters;
         self
     }
 
-    /// Stores the state as a snapshot before and after each command, and goes on with the state that is read back, as a
-    /// process does that loads from a snapshot.
+    /// Stores the state as a snapshot before and after each command, and continues with the state
+    /// that is read back.
     ///
-    /// So a `then_state` sees a field that the snapshot has lost, and the next `when` decides without it.
+    /// This is what a process does that loads from a snapshot. So a `then_state` sees a field that
+    /// the snapshot has lost, and the next `when` decides without it.
     #[must_use]
     pub fn with_snapshots(mut self) -> Self
     where
@@ -197,41 +206,43 @@ impl<A: Aggregate> Scenario<A> {
         self
     }
 
-    /// Checks events and commits against the limits of this store. Default: those of DynamoDB, as
-    /// [`InMemoryEventStore::new`] has them.
+    /// Sets the limits that events and commits are checked against. Default: those of DynamoDB, as
+    /// in [`InMemoryEventStore::new`].
     #[must_use]
     pub fn with_capabilities(mut self, capabilities: Capabilities) -> Self {
         self.store = InMemoryEventStore::with_capabilities(capabilities);
         self
     }
 
-    /// The version of a given state: what is given after it follows at the next.
+    /// Sets the version of a given state. Events given after this call have the versions after it.
     #[must_use]
     pub const fn at_version(mut self, version: Version) -> Self {
         self.base = version;
         self
     }
 
-    /// Sets the time of the next decision. Default 2026-01-01T00:00:00Z. As in a repository, a decision is never earlier
-    /// than the events of the command before it, even if the clock is set back.
+    /// Sets the time of the next decision. Default: 2026-01-01T00:00:00Z.
+    ///
+    /// As in a repository, a decision is never earlier than the events of the command before it,
+    /// even if the clock is set back.
     #[must_use]
     pub const fn at(mut self, now: Timestamp) -> Self {
         self.now = now;
         self
     }
 
-    /// Decides this much later than before.
+    /// Moves the time of the next decision forward by this much.
     #[must_use]
     pub fn later(mut self, by: Duration) -> Self {
         self.now = self.now.plus(by);
         self
     }
 
-    /// Sets the id of the aggregate. Default `scenario`.
+    /// Sets the id of the aggregate. Default: `scenario`.
     ///
     /// # Panics
-    /// If the text of the id is read as an id with another text, so that a command would go to another stream; or if a
-    /// command has already led to events of another id.
+    /// If the text of the id is read as an id with another text, so that a command would go to
+    /// another stream, or if a command has already led to events of another id.
     #[track_caller]
     #[must_use]
     pub fn of(mut self, id: &A::Id) -> Self {
@@ -245,7 +256,7 @@ impl<A: Aggregate> Scenario<A> {
         self
     }
 
-    /// Decides with this metadata in the context.
+    /// Sets the metadata in the context of the next decisions.
     #[must_use]
     pub fn with_metadata(mut self, metadata: Metadata) -> Self {
         self.metadata = metadata;
@@ -255,12 +266,14 @@ impl<A: Aggregate> Scenario<A> {
     /// Decides a command, and takes the events that it leads to through the checks of an append.
     ///
     /// # Panics
-    /// - If the id names no stream, or if deciding twice leads to different things.
-    /// - If an event, of the command or given, cannot be encoded, is read back as another event, or is larger than a store
-    ///   takes.
-    /// - If the events are together too many or too large for one commit, or the metadata is refused.
-    /// - If `evolve` panics: with its message and the history.
-    /// - With [`with_snapshots`](Self::with_snapshots), if the state is not read back from a snapshot as it was.
+    /// - If the id names no stream, or if deciding twice leads to different outcomes.
+    /// - If an event, of the command or given, cannot be encoded, is read back as another event, or
+    ///   is larger than a store takes.
+    /// - If the events are together too many or too large for one commit, or if the metadata is
+    ///   refused.
+    /// - If `evolve` panics, with its message and the history.
+    /// - If the state is not read back from a snapshot as it was, with
+    ///   [`with_snapshots`](Self::with_snapshots).
     #[track_caller]
     #[must_use = "a scenario without a `then` checks nothing"]
     #[expect(
@@ -273,7 +286,7 @@ impl<A: Aggregate> Scenario<A> {
     {
         let stream = self.stream();
         self.fold_given(&stream);
-        // As a repository says it: never before the commit that the stream ends with.
+        // As in a repository, a commit is never earlier than the last commit of its stream.
         let now = self.recorded_at.map_or(self.now, |at| at.max(self.now));
         let context =
             Context::new(stream, self.version(), now).with_metadata(self.metadata.clone());
@@ -306,12 +319,13 @@ impl<A: Aggregate> Scenario<A> {
     #[track_caller]
     fn check_is_repeatable<E: Debug>(&self, first: &Decision<A, E>, second: &Decision<A, E>) {
         let is_same = match (first, second) {
-            // A NaN does not equal itself, and is no reason to call the decision random.
+            // A NaN does not equal itself, which is no reason to call the decision random. So the
+            // `Debug` output is compared too.
             (Ok(first), Ok(second)) => {
                 first.len() == second.len()
                     && first.iter().zip(second).all(|(a, b)| a.equals_decoded(b))
             }
-            // A reason need not be comparable; it can always be shown.
+            // A reason need not be comparable, but always has `Debug` output.
             (Err(first), Err(second)) => format!("{first:?}") == format!("{second:?}"),
             _ => false,
         };
@@ -323,7 +337,8 @@ impl<A: Aggregate> Scenario<A> {
         );
     }
 
-    /// The first `events` of the history, one a line: the last of them, if they are many.
+    /// Returns the first `events` of the history, one per line, and only the last of them if there
+    /// are many.
     fn history_shown(&self, events: usize) -> String {
         let mut text = format!("history of {}#{}:", A::Event::AGGREGATE, self.id);
         // Writing to a String cannot fail.

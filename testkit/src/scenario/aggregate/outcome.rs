@@ -1,33 +1,34 @@
-//! The outcome of a command: its events, or the rejection that the test must look at.
+//! The outcome of a command: its events, or the rejection that the test must assert.
 use super::{Scenario, with_history};
 use crate::scenario::{diff, names::short_type_name};
 use foldstream::{Aggregate, Decide, Timestamp, chain};
 use std::{error::Error, fmt::Debug, panic::Location, thread, time::Duration};
 
-/// The outcome of a command.
+/// The outcome of a command: events, or a rejection.
 ///
-/// A rejection must be looked at by [`then_rejected`](Self::then_rejected) or
-/// [`then_rejected_with`](Self::then_rejected_with) before anything else is. Every other call, and the end of the test,
-/// panics: a command that was refused by mistake would leave a scenario behind in which less has happened than its text says.
+/// A rejection must be asserted by [`then_rejected`](Self::then_rejected) or
+/// [`then_rejected_with`](Self::then_rejected_with) before any other call. Every other call, and
+/// the end of the test, panics. Otherwise a command that was rejected by mistake would leave a
+/// scenario in which less has happened than its text says.
 #[derive(Debug)]
 pub struct Outcome<A: Aggregate, E> {
-    /// The scenario after the command: with its events, if it was accepted.
+    /// The scenario after the command, with the events of the command if it was accepted.
     scenario: Scenario<A>,
     result: Result<Vec<A::Event>, E>,
     unnoticed: Unnoticed,
 }
 
-/// The message about a rejection that the test has not looked at yet. Dropping it is a failure of the test.
+/// The message about a rejection that the test has not asserted yet. Dropping it fails the test.
 #[derive(Debug)]
 pub(super) struct Unnoticed(Option<String>);
 
 impl Unnoticed {
-    /// The command was accepted.
+    /// Creates the value for a command that was accepted.
     pub(super) const fn nothing() -> Self {
         Self(None)
     }
 
-    /// The command was rejected.
+    /// Creates the value for a command that was rejected.
     #[track_caller]
     pub(super) fn rejection<C>(reason: &(impl Error + 'static), history: &str) -> Self {
         let (command, when) = (short_type_name::<C>(), Location::caller());
@@ -71,10 +72,10 @@ impl<A: Aggregate, E: Debug> Outcome<A, E> {
         }
     }
 
-    /// Accepted, with exactly these events.
+    /// Asserts that the command was accepted and led to exactly these events.
     ///
     /// # Panics
-    /// If it was rejected, or led to other events.
+    /// If the command was rejected or led to other events.
     #[track_caller]
     pub fn then(self, expected: impl IntoIterator<Item = A::Event>) -> Self {
         let expected: Vec<_> = expected.into_iter().collect();
@@ -89,19 +90,21 @@ impl<A: Aggregate, E: Debug> Outcome<A, E> {
         }
     }
 
-    /// Accepted, without an event: there was nothing to do.
+    /// Asserts that the command was accepted and led to no event.
     ///
     /// # Panics
-    /// If it was rejected, or led to events.
+    /// If the command was rejected or led to events.
     #[track_caller]
     pub fn then_nothing(self) -> Self {
         self.then([])
     }
 
-    /// Accepted; the closure asserts on the events. For those that hold what a test need not know exactly.
+    /// Asserts that the command was accepted, and passes its events to the closure for assertions.
+    ///
+    /// Use it if events contain values that the test cannot know exactly.
     ///
     /// # Panics
-    /// If it was rejected, or if the closure does: with its message and the history.
+    /// If the command was rejected, or if the closure panics, with its message and the history.
     #[track_caller]
     pub fn then_with(self, check: impl FnOnce(&[A::Event])) -> Self {
         match &self.result {
@@ -114,10 +117,10 @@ impl<A: Aggregate, E: Debug> Outcome<A, E> {
         self
     }
 
-    /// Rejected for this reason.
+    /// Asserts that the command was rejected for this reason.
     ///
     /// # Panics
-    /// If it was accepted, or rejected for another reason.
+    /// If the command was accepted, or rejected for another reason.
     #[track_caller]
     #[expect(
         clippy::needless_pass_by_value,
@@ -138,10 +141,10 @@ impl<A: Aggregate, E: Debug> Outcome<A, E> {
         }
     }
 
-    /// Rejected; the closure asserts on the reason.
+    /// Asserts that the command was rejected, and passes the reason to the closure for assertions.
     ///
     /// # Panics
-    /// If it was accepted, or if the closure does: with its message and the history.
+    /// If the command was accepted, or if the closure panics, with its message and the history.
     #[track_caller]
     pub fn then_rejected_with(mut self, check: impl FnOnce(&E)) -> Self {
         self.unnoticed.notice();
@@ -155,10 +158,12 @@ impl<A: Aggregate, E: Debug> Outcome<A, E> {
         self
     }
 
-    /// The closure asserts on the state after the command; a rejected one has left it as it was.
+    /// Passes the state after the command to the closure for assertions. A rejected command leaves
+    /// the state as it was.
     ///
     /// # Panics
-    /// If the closure does: with its message and the history. If the command was rejected and nothing has looked at that.
+    /// If the closure panics, with its message and the history, or if a rejection was not asserted
+    /// before.
     #[track_caller]
     pub fn then_state(mut self, check: impl FnOnce(&A)) -> Self {
         self.unnoticed.check();
@@ -166,10 +171,11 @@ impl<A: Aggregate, E: Debug> Outcome<A, E> {
         self
     }
 
-    /// This is the state after the command.
+    /// Asserts that the state after the command equals this one.
     ///
     /// # Panics
-    /// If it is another: with the fields that differ. If the command was rejected and nothing has looked at that.
+    /// If the state differs, with the fields that differ, or if a rejection was not asserted
+    /// before.
     #[track_caller]
     #[expect(clippy::needless_pass_by_value, reason = "a state is written in place")]
     pub fn then_state_is(mut self, expected: A) -> Self
@@ -187,10 +193,10 @@ impl<A: Aggregate, E: Debug> Outcome<A, E> {
         self
     }
 
-    /// Decides a further command after this one.
+    /// Decides another command after this one.
     ///
     /// # Panics
-    /// As [`Scenario::when`]; and if the command before was rejected and nothing has looked at that.
+    /// As [`Scenario::when`], and if a rejection was not asserted before.
     #[track_caller]
     #[must_use = "a scenario without a `then` checks nothing"]
     pub fn when<C>(self, command: C) -> Outcome<A, A::Error>
@@ -200,30 +206,30 @@ impl<A: Aggregate, E: Debug> Outcome<A, E> {
         self.into_scenario().when(command)
     }
 
-    /// The scenario after the command, at this time: `.at(time).when(command)`.
+    /// Returns the scenario after the command, at this time: `.at(time).when(command)`.
     ///
     /// # Panics
-    /// If the command was rejected and nothing has looked at that.
+    /// If a rejection was not asserted before.
     #[track_caller]
     #[must_use]
     pub fn at(self, now: Timestamp) -> Scenario<A> {
         self.into_scenario().at(now)
     }
 
-    /// The scenario after the command, this much later: `.later(month).when(command)`.
+    /// Returns the scenario after the command, this much later: `.later(month).when(command)`.
     ///
     /// # Panics
-    /// If the command was rejected and nothing has looked at that.
+    /// If a rejection was not asserted before.
     #[track_caller]
     #[must_use]
     pub fn later(self, by: Duration) -> Scenario<A> {
         self.into_scenario().later(by)
     }
 
-    /// The scenario after the command, to go on with more events or other metadata.
+    /// Returns the scenario after the command, to continue with more events or other metadata.
     ///
     /// # Panics
-    /// If the command was rejected and nothing has looked at that.
+    /// If a rejection was not asserted before.
     #[track_caller]
     #[must_use]
     pub fn into_scenario(mut self) -> Scenario<A> {
@@ -234,7 +240,7 @@ impl<A: Aggregate, E: Debug> Outcome<A, E> {
     fn events_before(&self) -> usize {
         self.scenario.history.len() - self.result.as_ref().map_or(0, Vec::len)
     }
-    /// Version of the command's first event.
+    /// Returns the version of the command's first event.
     fn first_version(&self) -> u64 {
         self.scenario.base.get() + self.events_before() as u64 + 1
     }

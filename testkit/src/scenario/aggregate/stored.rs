@@ -1,4 +1,4 @@
-//! What a store would make of the events: encoded, checked, read back and folded.
+//! The store's view of the events: encoded, checked, read back and folded.
 use super::{Past, Scenario, with_history};
 use crate::scenario::diff::short;
 use bytes::Bytes;
@@ -18,7 +18,8 @@ struct Encoded<E> {
 }
 
 impl<A: Aggregate> Scenario<A> {
-    /// Folds what is given and not folded yet, as a load does: typed events go through the codec first.
+    /// Folds the given events that are not folded yet, as a load does. Typed events go through the
+    /// codec first.
     #[track_caller]
     pub(super) fn fold_given(&mut self, stream: &StreamId) {
         let given = &self.history[self.folded..];
@@ -45,7 +46,7 @@ impl<A: Aggregate> Scenario<A> {
         self.fold(&given);
     }
 
-    /// Stores what a command has led to.
+    /// Stores the events of a command, and folds them.
     #[track_caller]
     pub(super) fn take_in(&mut self, context: &Context, events: &[A::Event]) {
         if events.is_empty() {
@@ -102,8 +103,8 @@ impl<A: Aggregate> Scenario<A> {
         Ok(read)
     }
 
-    /// Returns events as a later load reads them. Nothing is known of their commits, so each is checked as if it had one for
-    /// itself.
+    /// Returns events as a later load reads them. Their commits are unknown, so each event is
+    /// checked as if it were a commit of its own.
     fn stored_one_by_one(
         &self,
         stream: &StreamId,
@@ -124,7 +125,7 @@ impl<A: Aggregate> Scenario<A> {
         let mut read = Vec::with_capacity(events.len());
         for data in &*stored {
             let past = lift(&upcasters, &data.name, data.schema_version, &data.payload)?;
-            // The check before has refused what an upcaster retires.
+            // The check above has refused an event that an upcaster retires.
             if let Past::Read(event) = past {
                 read.push(event);
             }

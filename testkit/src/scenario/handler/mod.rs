@@ -1,4 +1,4 @@
-//! The scenario of one handler: what projectors and listeners are given, delivered, and asked for.
+//! The scenario of one handler: what projectors and listeners are given, delivered and asked for.
 mod step;
 mod then;
 
@@ -16,16 +16,20 @@ use std::{
     sync::Arc,
 };
 
-/// A handler, the records that it has had, and what it has done with them: the steps that
-/// [`ProjectorScenario`](crate::ProjectorScenario) and [`ListenerScenario`](crate::ListenerScenario) share.
+/// A handler, the records that it has received, and its results.
 ///
-/// `R` is what the scenario reads of the handler: the rows of a projector, or the side effects of a listener. Each step
-/// delivers records over the in-memory bus and runs the real runner until they are dealt with. A failure that halts the
-/// handler must be looked at by [`then_failed`](Self::then_failed) or [`then_failed_with`](Self::then_failed_with) before
-/// anything else is. Every other call, and the end of the scenario, panics.
+/// [`ProjectorScenario`](crate::ProjectorScenario) and
+/// [`ListenerScenario`](crate::ListenerScenario) share these steps. `R` is what the scenario reads
+/// of the handler: the rows of a projector, or the side effects of a listener.
 ///
-/// Typed events are stored as a repository stores them: encoded, read back, compared, sealed by the payload codecs, and checked
-/// against the limits of the store. Events that would not survive fail the scenario.
+/// Each step delivers records over the in-memory bus and runs the real runner until they are dealt
+/// with. A failure that halts the handler must be asserted by [`then_failed`](Self::then_failed) or
+/// [`then_failed_with`](Self::then_failed_with) before any other call. Every other call, and the
+/// end of the scenario, panics.
+///
+/// Typed events are stored as a repository stores them: encoded, read back, compared, sealed by the
+/// payload codecs, and checked against the limits of the store. Events that would not survive fail
+/// the scenario.
 pub struct HandlerScenario<H, R, Role> {
     pub(super) feed: Feed,
     pub(super) handler: Arc<H>,
@@ -36,9 +40,9 @@ pub struct HandlerScenario<H, R, Role> {
     /// The results before the last step.
     before: Option<R>,
     report: Option<ProcessorReport>,
-    /// Whether given events have yet to be taken in.
+    /// Set if given events have not been delivered yet.
     is_pending: bool,
-    /// Whether the test has looked at the failure of the last step.
+    /// Set after the test has asserted the failure of the last step.
     is_failure_seen: bool,
     role: PhantomData<fn() -> Role>,
 }
@@ -102,7 +106,7 @@ impl<H, R, Role> HandlerScenario<H, R, Role> {
         }
     }
 
-    /// Checks that nothing has happened yet which `what` would change.
+    /// Checks that nothing has happened yet that `what` would change.
     #[track_caller]
     fn check_is_new(&self, what: &str) {
         assert!(
@@ -111,10 +115,11 @@ impl<H, R, Role> HandlerScenario<H, R, Role> {
         );
     }
 
-    /// Runs under this policy: start, retries, timeouts, unknown events. Concurrency is 1 in a scenario.
+    /// Sets the policy of the processor: start, retries, timeouts, unknown events. Concurrency is
+    /// always 1 in a scenario.
     ///
     /// # Panics
-    /// After the first event.
+    /// If events were given or delivered before.
     #[track_caller]
     #[must_use]
     pub fn with_policy(mut self, policy: ProcessorPolicy) -> Self {
@@ -123,10 +128,11 @@ impl<H, R, Role> HandlerScenario<H, R, Role> {
         self
     }
 
-    /// Keeps the events in this store, which the handler may share: to execute commands on it, for instance.
+    /// Keeps the events in this store, which the handler may share, for instance to execute
+    /// commands on it.
     ///
     /// # Panics
-    /// After the first event.
+    /// If events were given or delivered before.
     #[track_caller]
     #[must_use]
     pub fn with_event_store(mut self, store: Arc<InMemoryEventStore>) -> Self {
@@ -135,31 +141,35 @@ impl<H, R, Role> HandlerScenario<H, R, Role> {
         self
     }
 
-    /// Runs the handler of a service that does not own the events: a gap cannot be filled, and is passed.
+    /// Runs the handler of a service that does not own the events, so that a gap cannot be filled
+    /// and is skipped.
     #[must_use]
     pub fn without_event_store(mut self) -> Self {
         self.feed.has_history = false;
         self
     }
 
-    /// Lifts older payloads, together with the upcasters of the event types. Typed events are read back through them, too.
+    /// Sets upcasters for older payloads, in addition to those of the event types. Typed events are
+    /// read back through them too.
     #[must_use]
     pub fn with_upcasters(mut self, upcasters: Upcasters) -> Self {
         self.feed.ports.upcasters = upcasters;
         self
     }
 
-    /// Seals what is stored after this, and opens it: encrypted or compressed payloads.
+    /// Sets the codecs that seal and open payloads stored after this call, such as encryption or
+    /// compression.
     #[must_use]
     pub fn with_payload_codecs(mut self, codecs: PayloadCodecs) -> Self {
         self.feed.ports.payload_codecs = codecs;
         self
     }
 
-    /// Does not pause the time: for read models and effects with real connections. Retries take their time then.
+    /// Lets time pass as usual instead of pausing it, for read models and effects with real
+    /// connections. Retries then take their time.
     ///
     /// # Panics
-    /// After the first event.
+    /// If events were given or delivered before.
     #[track_caller]
     #[must_use]
     pub fn in_real_time(mut self) -> Self {
@@ -168,25 +178,27 @@ impl<H, R, Role> HandlerScenario<H, R, Role> {
         self
     }
 
-    /// Records what follows at this time. Default 2026-01-01T00:00:00Z.
+    /// Sets the time at which the following events are recorded. Default: 2026-01-01T00:00:00Z.
     #[must_use]
     pub fn at(self, now: Timestamp) -> Self {
         self.feed.ports.clock.set(now);
         self
     }
 
-    /// Records what follows with this metadata.
+    /// Sets the metadata with which the following events are recorded.
     #[must_use]
     pub fn with_metadata(mut self, metadata: Metadata) -> Self {
         self.feed.ports.metadata = metadata;
         self
     }
 
-    /// These events of one stream were there before. A projector has had them; whether a listener has had them depends on the
-    /// start of its policy, which by default is now.
+    /// Adds events of one stream that happened before the test.
+    ///
+    /// A projector has received them. Whether a listener has received them depends on the start of
+    /// its policy, which is by default the current end of the log.
     ///
     /// # Panics
-    /// If they cannot be stored, or if the last step failed unnoticed.
+    /// If the events cannot be stored, or if the failure of the last step was not asserted.
     #[track_caller]
     #[must_use = "a scenario without a `then` checks nothing"]
     pub fn given<E: DomainEvent>(
@@ -200,7 +212,8 @@ impl<H, R, Role> HandlerScenario<H, R, Role> {
         self
     }
 
-    /// This event was there before, as another build stored it, in the stream of this whole id (`cart#c-1`).
+    /// Adds an event that happened before the test, as another build stored it, to the stream of
+    /// this whole id (`cart#c-1`).
     ///
     /// # Panics
     /// As [`given`](Self::given).
@@ -221,7 +234,8 @@ impl<H, R, Role> HandlerScenario<H, R, Role> {
         self
     }
 
-    /// These are in the event store, but the bus does not deliver them: what follows in the stream leaves a gap.
+    /// Stores events that the bus does not deliver, so that the next events of the stream come
+    /// after a gap.
     ///
     /// # Panics
     /// As [`given`](Self::given).
@@ -237,10 +251,11 @@ impl<H, R, Role> HandlerScenario<H, R, Role> {
         self
     }
 
-    /// These events of one stream are delivered.
+    /// Stores these events of one stream and delivers them.
     ///
     /// # Panics
-    /// If they cannot be stored, if what was given cannot be taken in, or if the last step failed unnoticed.
+    /// If the events cannot be stored, if the handler fails on given events, or if the failure of
+    /// the last step was not asserted.
     #[track_caller]
     #[must_use = "a scenario without a `then` checks nothing"]
     pub fn when<E: DomainEvent>(
@@ -254,7 +269,7 @@ impl<H, R, Role> HandlerScenario<H, R, Role> {
         self
     }
 
-    /// This event is delivered as another build stored it, in the stream of this whole id (`cart#c-1`).
+    /// Delivers an event as another build stored it, in the stream of this whole id (`cart#c-1`).
     ///
     /// # Panics
     /// As [`when`](Self::when).
@@ -275,7 +290,8 @@ impl<H, R, Role> HandlerScenario<H, R, Role> {
         self
     }
 
-    /// The bus delivers the event of this version: again, as it may after a crash, or now at last, if it was left out.
+    /// Delivers the event of this version: again, as may happen after a crash, or for the first
+    /// time if it was left out.
     ///
     /// # Panics
     /// As [`when`](Self::when), and if there is no such event.
@@ -290,14 +306,15 @@ impl<H, R, Role> HandlerScenario<H, R, Role> {
         self
     }
 
-    /// The handler runs once more, as after a restart: an event that has halted it comes again.
+    /// Runs the handler once more, as after a restart. An event that has halted it is delivered
+    /// again.
     ///
     /// # Panics
     /// As [`when`](Self::when).
     #[track_caller]
     #[must_use = "a scenario without a `then` checks nothing"]
     pub fn when_restarted(mut self) -> Self {
-        // The test has looked at the failure that the restart is to meet.
+        // The test has already asserted the failure that the restart is to meet.
         self.begin_step();
         self.feed.note("when restarted", String::new());
         self.run();

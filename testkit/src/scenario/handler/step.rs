@@ -1,17 +1,17 @@
-//! One step of a scenario: the processor runs, and its failure waits to be looked at.
+//! One step of a scenario: the processor runs, and its failure waits to be asserted.
 use super::HandlerScenario;
 use crate::scenario::feed::failed;
 use foldstream::runner::RunnerError;
 use std::{sync::Arc, thread};
 
 impl<H, R, Role> HandlerScenario<H, R, Role> {
-    /// Takes in what is given, and remembers what the handler has done until now.
+    /// Delivers given events, and remembers the results up to now.
     #[track_caller]
     pub(in crate::scenario) fn begin_step(&mut self) {
         self.before = Some(self.results_now());
     }
 
-    /// Takes in what is given, and returns what the handler has done.
+    /// Delivers given events, and returns the handler's results.
     #[track_caller]
     pub(super) fn results_now(&mut self) -> R {
         self.check_failure_seen();
@@ -19,7 +19,7 @@ impl<H, R, Role> HandlerScenario<H, R, Role> {
         self.feed.block_on(self.read.read(&self.handler))
     }
 
-    /// Takes in what is given.
+    /// Delivers given events that are still pending.
     #[track_caller]
     pub(super) fn settle(&mut self) {
         if !std::mem::take(&mut self.is_pending) {
@@ -38,7 +38,7 @@ impl<H, R, Role> HandlerScenario<H, R, Role> {
 
     #[track_caller]
     pub(in crate::scenario) fn run(&mut self) {
-        // One at a time: what a test sees does not depend on how handlers share the thread.
+        // With one event at a time, the result does not depend on how handlers share the thread.
         let policy = self.policy.clone().with_concurrency(1);
         let is_first = self.report.is_none() && self.feed.is_empty();
         let report = self.feed.run(|builder| (self.add)(builder, policy));
@@ -49,7 +49,7 @@ impl<H, R, Role> HandlerScenario<H, R, Role> {
         self.is_failure_seen = false;
     }
 
-    /// Returns the processor's name. It has run.
+    /// Returns the name of the processor, which has run before.
     pub(in crate::scenario) fn name(&self) -> Arc<str> {
         let report = self.report.as_ref();
         report.map_or_else(|| "".into(), |report| report.name.clone())

@@ -1,4 +1,4 @@
-//! What a scenario of a handler asserts.
+//! The assertions of a handler's scenario.
 use super::HandlerScenario;
 use crate::scenario::{diff, failure::with_history, feed::failed};
 use foldstream::{
@@ -8,10 +8,11 @@ use foldstream::{
 use std::fmt::Debug;
 
 impl<H, R: Debug + PartialEq, Role> HandlerScenario<H, R, Role> {
-    /// These are the rows now, or the side effects so far, as the closure given to `new` reads them.
+    /// Asserts that the rows, or the side effects so far, are these, as the closure given to `new`
+    /// reads them.
     ///
     /// # Panics
-    /// If they are others, or if the handler has halted unnoticed.
+    /// If they differ, or if the handler has halted and the test has not asserted it.
     #[track_caller]
     pub fn then(mut self, expected: impl Into<R>) -> Self {
         let (actual, expected) = (self.results_now(), expected.into());
@@ -25,10 +26,11 @@ impl<H, R: Debug + PartialEq, Role> HandlerScenario<H, R, Role> {
         self
     }
 
-    /// The closure asserts on the rows, or on the side effects.
+    /// Passes the rows, or the side effects, to the closure for assertions.
     ///
     /// # Panics
-    /// If the closure does, with its message and what happened; or if the handler has halted unnoticed.
+    /// If the closure panics, with its message and what happened, or if the handler has halted and
+    /// the test has not asserted it.
     #[track_caller]
     pub fn then_with(mut self, check: impl FnOnce(&R)) -> Self {
         let actual = self.results_now();
@@ -40,10 +42,11 @@ impl<H, R: Debug + PartialEq, Role> HandlerScenario<H, R, Role> {
         self
     }
 
-    /// The rows, or the side effects, are what they were before the last `when`.
+    /// Asserts that the rows, or the side effects, are the same as before the last `when`.
     ///
     /// # Panics
-    /// If they are others, if there was no `when`, or if the handler has halted unnoticed.
+    /// If they differ, if there was no `when`, or if the handler has halted and the test has not
+    /// asserted it.
     #[track_caller]
     pub fn then_unchanged(mut self) -> Self {
         let Some(before) = self.before.take() else {
@@ -63,11 +66,12 @@ impl<H, R: Debug + PartialEq, Role> HandlerScenario<H, R, Role> {
 }
 
 impl<H, R, Role> HandlerScenario<H, R, Role> {
-    /// The handler has halted, after its retries, by a failure of this class. Nothing is committed past the event: it
-    /// comes again at the next step.
+    /// Asserts that the handler has halted, after its retries, with a failure of this class.
+    ///
+    /// The event is not committed and is delivered again in the next step.
     ///
     /// # Panics
-    /// If it has not, or by another.
+    /// If the handler has not halted, or halted with a failure of another class.
     #[track_caller]
     pub fn then_failed(mut self, expected: ErrorClass) -> Self {
         let error = self.failure_expected();
@@ -89,10 +93,10 @@ impl<H, R, Role> HandlerScenario<H, R, Role> {
         self
     }
 
-    /// The handler has halted; the closure asserts on the error.
+    /// Asserts that the handler has halted, and passes the error to the closure for assertions.
     ///
     /// # Panics
-    /// If it has not, or if the closure does.
+    /// If the handler has not halted, or if the closure panics.
     #[track_caller]
     pub fn then_failed_with(mut self, check: impl FnOnce(&RunnerError)) -> Self {
         let error = self.failure_expected();
@@ -101,7 +105,7 @@ impl<H, R, Role> HandlerScenario<H, R, Role> {
         self
     }
 
-    /// Returns the failure that the test expects, whether or not it has looked at it before.
+    /// Returns the failure that the test expects, whether or not the test has asserted it before.
     #[track_caller]
     fn failure_expected(&self) -> &RunnerError {
         match self.failure() {
@@ -120,10 +124,11 @@ impl<H, R, Role> HandlerScenario<H, R, Role> {
         }
     }
 
-    /// The closure asserts on what the runner counted in the last step: handled, skipped, dropped, filled in, retried.
+    /// Passes the runner's counts of the last step to the closure: handled, skipped, dropped,
+    /// filled in, retried.
     ///
     /// # Panics
-    /// If the closure does, or if the handler has halted unnoticed.
+    /// If the closure panics, or if the handler has halted and the test has not asserted it.
     #[track_caller]
     pub fn then_report(mut self, check: impl FnOnce(&ProcessorReport)) -> Self {
         self.settle();

@@ -1,4 +1,5 @@
-//! Given commands on several aggregates, when everything has run, then projections, histories and halts.
+//! Given commands on several aggregates, when the pipeline has run, then projections, histories and
+//! halts.
 mod perform;
 mod run;
 mod then;
@@ -34,9 +35,9 @@ use tokio::runtime::Runtime;
     note = "implement `Decide<{Self}>` for it"
 )]
 pub trait CommandFor<A: Aggregate>: Send + Sync {
-    /// Why `A` refuses it.
+    /// The reason for which `A` rejects the command.
     type Error: Error + Send + Sync + 'static;
-    /// Has a repository execute it.
+    /// Executes the command through a repository.
     #[doc(hidden)]
     fn execute_in(
         self,
@@ -58,19 +59,23 @@ impl<A: Decide<C>, C: Send + Sync> CommandFor<A> for C {
     }
 }
 
-/// The whole pipeline of events, in memory: repositories, publisher, bus and runner, as a service has them.
+/// The whole pipeline of events, in memory: repositories, publisher, bus and runner, as a service
+/// has them.
 ///
-/// [`execute`](Self::execute) decides commands and stores their events. [`run`](Self::run) publishes what is stored and
-/// runs every processor, and again what listeners have caused by it, until nothing moves any more. Then rows, histories
-/// and halts are looked at. Time is paused and ids come from a seed, so each run is the same.
+/// [`execute`](Self::execute) decides commands and stores their events. [`run`](Self::run)
+/// publishes what is stored and runs every processor. It repeats this for events that listeners
+/// have caused, until no work is left. Then the test asserts rows, histories and halts. Time is
+/// paused and ids come from a seed, so each run is the same.
 ///
-/// - **Given** events lie before the processors start: a listener that starts now, as is the default, does not get them.
-/// - A processor that cannot go on **halts** at the event, and stays halted until the next [`run`](Self::run), which is its
-///   restart. A test that does not expect it by [`then_halted`](Self::then_halted) fails, at its next call or at its end.
-///   Halting is the only policy that runners have so far: once failed events can be parked or kept as dead letters, those will
-///   be looked at beside it.
-/// - Ids are named by themselves or by their text.
-/// - A pipeline has a runtime of its own, so its tests are plain `#[test]`s. Its topic has four partitions.
+/// - **Given** events lie before the processors start: a listener that starts at the current end of
+///   the log, as is the default, does not receive them.
+/// - A processor that fails **halts** at the event, and stays halted until the next
+///   [`run`](Self::run), which restarts it. A test that does not assert the halt with
+///   [`then_halted`](Self::then_halted) fails at its next call or at its end. So far, halting is
+///   the only policy of runners for failed events.
+/// - Ids are given as values or as texts.
+/// - A pipeline has its own runtime, so its tests are plain `#[test]`s. Its topic has four
+///   partitions.
 ///
 /// # Example
 /// ```
@@ -146,20 +151,20 @@ impl<A: Decide<C>, C: Send + Sync> CommandFor<A> for C {
 /// ```
 pub struct PipelineScenario {
     runtime: Runtime,
-    /// Whether timeouts and pauses take no time.
+    /// Set if timeouts and sleeps take no time.
     is_paused: bool,
     ports: Ports,
     faults: Option<Faults>,
     processors: Vec<Entry>,
-    /// Whether the test has a repository, with the settings of its time.
+    /// Set after the test took a repository, which has the settings of that moment.
     has_repository: Cell<bool>,
-    /// Whether the processors have started.
+    /// Set after the processors have started.
     is_open: bool,
-    /// Whether something may have been stored that was not published yet.
+    /// Set if events may have been stored that are not published yet.
     has_news: bool,
 }
 
-/// A processor, and what it has come to since the last run began.
+/// A processor, and its result since the last run began.
 struct Entry {
     add: Box<dyn Fn(RunnerBuilder) -> RunnerBuilder>,
     report: Option<ProcessorReport>,
@@ -202,10 +207,10 @@ impl Default for PipelineScenario {
 }
 
 impl PipelineScenario {
-    /// An empty store, an empty bus, and no processor.
+    /// Creates a pipeline with an empty store, an empty bus and no processor.
     ///
     /// # Panics
-    /// Inside of a tokio runtime: the test must be a plain `#[test]`.
+    /// If it is called inside of a tokio runtime: the test must be a plain `#[test]`.
     #[track_caller]
     #[must_use]
     pub fn new() -> Self {
@@ -221,10 +226,11 @@ impl PipelineScenario {
         }
     }
 
-    /// Does not pause the time: for handlers with real connections. Retries take their time then.
+    /// Lets time pass as usual instead of pausing it, for handlers with real connections. Retries
+    /// then take their time.
     ///
     /// # Panics
-    /// After the first event.
+    /// If an event was given or a command executed before.
     #[track_caller]
     #[must_use]
     pub fn in_real_time(mut self) -> Self {
@@ -234,10 +240,11 @@ impl PipelineScenario {
         self
     }
 
-    /// Lifts older payloads, in the repositories of the pipeline and in the runner.
+    /// Sets upcasters for older payloads, in the repositories of the pipeline and in the runner.
     ///
     /// # Panics
-    /// After the first [`repository`](Self::repository), which would not have the upcasters.
+    /// If [`repository`](Self::repository) was called before, since that repository would not have
+    /// the upcasters.
     #[track_caller]
     #[must_use]
     pub fn with_upcasters(mut self, upcasters: Upcasters) -> Self {
@@ -246,19 +253,22 @@ impl PipelineScenario {
         self
     }
 
-    /// Lets things go wrong in publisher and runner, from the first command or run on. A process that is killed is started
-    /// anew, and what fails is tried again, until the pipeline comes to rest. Commands, repositories and what is looked at
-    /// afterwards are spared.
+    /// Injects faults into publisher and runner, from the first command or run on.
+    ///
+    /// A process that is killed is started again, and a call that fails is retried, until no work
+    /// is left. Faults do not affect commands, repositories and the assertions afterwards.
     #[must_use]
     pub fn with_faults(mut self, faults: &Faults) -> Self {
         self.faults = Some(faults.clone());
         self
     }
 
-    /// Seals and opens payloads, in the repositories of the pipeline and in the runner.
+    /// Sets the codecs that seal and open payloads, in the repositories of the pipeline and in the
+    /// runner.
     ///
     /// # Panics
-    /// After the first [`repository`](Self::repository), which would not have the codecs.
+    /// If [`repository`](Self::repository) was called before, since that repository would not have
+    /// the codecs.
     #[track_caller]
     #[must_use]
     pub fn with_payload_codecs(mut self, codecs: PayloadCodecs) -> Self {
@@ -275,74 +285,78 @@ impl PipelineScenario {
         );
     }
 
-    /// Gives this metadata to what is executed or given after this.
+    /// Sets the metadata of the commands and events that follow.
     #[must_use]
     pub fn with_metadata(mut self, metadata: Metadata) -> Self {
         self.ports.metadata = metadata;
         self
     }
 
-    /// Sets the time of what follows. Default 2026-01-01T00:00:00Z.
+    /// Sets the time of the commands and events that follow. Default: 2026-01-01T00:00:00Z.
     #[must_use]
     pub fn at(self, now: Timestamp) -> Self {
         self.ports.clock.set(now);
         self
     }
 
-    /// Moves the time of what follows by this much.
+    /// Moves the time of the commands and events that follow by this much.
     #[must_use]
     pub fn later(self, by: Duration) -> Self {
         self.ports.clock.advance(by);
         self
     }
 
-    /// A repository on the pipeline's store, clock, ids, upcasters and codecs: for a listener that executes commands.
+    /// Returns a repository on the pipeline's store, clock, ids, upcasters and codecs, for a
+    /// listener that executes commands.
     #[must_use]
     pub fn repository<A: Aggregate>(&self) -> Repository<A> {
         self.has_repository.set(true);
         self.ports.repository()
     }
 
-    /// The event store.
+    /// Returns the event store of the pipeline.
     #[must_use]
     pub fn event_store(&self) -> Arc<InMemoryEventStore> {
         self.ports.event_store.clone()
     }
-    /// The bus; all events are in its topic `GlobalEvents`.
+    /// Returns the bus of the pipeline. All events are in its topic `GlobalEvents`.
     #[must_use]
     pub fn bus(&self) -> Arc<InMemoryMessageBus> {
         self.ports.message_bus.clone()
     }
-    /// The control store, for instance for repositories with idempotent commands.
+    /// Returns the control store of the pipeline, for instance for repositories with idempotent
+    /// commands.
     #[must_use]
     pub fn control_store(&self) -> Arc<InMemoryControlStore> {
         self.ports.control_store.clone()
     }
-    /// The snapshot store, for repositories with snapshots.
+    /// Returns the snapshot store of the pipeline, for repositories with snapshots.
     #[must_use]
     pub fn snapshot_store(&self) -> Arc<InMemorySnapshotStore> {
         self.ports.snapshot_store.clone()
     }
-    /// The clock of repositories and of what expires. The paused time of retries and timeouts is tokio's own.
+    /// Returns the clock of repositories and of rows that expire. The paused time of retries and
+    /// timeouts is tokio's own.
     #[must_use]
     pub fn clock(&self) -> Arc<ManualClock> {
         self.ports.clock.clone()
     }
 
-    /// Adds a projector. An `Arc` of one lets the test look into it.
+    /// Adds a projector under its default policy. Pass an `Arc` to keep access to the projector in
+    /// the test.
     ///
     /// # Panics
-    /// After the first event.
+    /// If an event was given or a command executed before.
     #[track_caller]
     #[must_use]
     pub fn projector(self, projector: impl Projector) -> Self {
         self.projector_with(projector, ProcessorPolicy::projector())
     }
 
-    /// Adds a projector under its own policy.
+    /// Adds a projector that runs under its own policy.
     ///
     /// # Panics
-    /// After the first event.
+    /// If an event was given or a command executed before.
     #[track_caller]
     #[must_use]
     pub fn projector_with(self, projector: impl Projector, policy: ProcessorPolicy) -> Self {
@@ -350,20 +364,21 @@ impl PipelineScenario {
         self.processor(move |builder| builder.projector_with(projector.clone(), policy.clone()))
     }
 
-    /// Adds a listener. An `Arc` of one lets the test look into it.
+    /// Adds a listener under its default policy. Pass an `Arc` to keep access to the listener in
+    /// the test.
     ///
     /// # Panics
-    /// After the first event.
+    /// If an event was given or a command executed before.
     #[track_caller]
     #[must_use]
     pub fn listener(self, listener: impl Listener) -> Self {
         self.listener_with(listener, ProcessorPolicy::listener())
     }
 
-    /// Adds a listener under its own policy.
+    /// Adds a listener that runs under its own policy.
     ///
     /// # Panics
-    /// After the first event.
+    /// If an event was given or a command executed before.
     #[track_caller]
     #[must_use]
     pub fn listener_with(self, listener: impl Listener, policy: ProcessorPolicy) -> Self {
@@ -390,11 +405,13 @@ impl PipelineScenario {
         );
     }
 
-    /// Facts that nobody decided here, in one commit. Before the first command or run they lie before the start of the
-    /// processors; later they are facts like all others.
+    /// Stores events without a command, in one commit.
+    ///
+    /// Events that are given before the first command or run lie before the start of the
+    /// processors. Later ones are published as all others.
     ///
     /// # Panics
-    /// If they cannot be stored.
+    /// If the events cannot be stored.
     #[track_caller]
     #[must_use = "a pipeline without a `then` checks nothing"]
     pub fn given<A: Aggregate>(
@@ -417,11 +434,12 @@ impl PipelineScenario {
         self
     }
 
-    /// Executes a command, which is accepted. Its events are published by the next [`run`](Self::run).
+    /// Executes a command that must be accepted. The next [`run`](Self::run) publishes its events.
     ///
     /// # Panics
-    /// If it is refused: with the reason and what happened before; if it cannot be executed; if a processor has halted
-    /// unnoticed.
+    /// - If the command is rejected, with the reason and what happened before.
+    /// - If the command cannot be executed.
+    /// - If a processor has halted and the test has not asserted it.
     #[track_caller]
     #[must_use = "a pipeline without a `then` checks nothing"]
     pub fn execute<A: Aggregate>(mut self, id: impl Display, command: impl CommandFor<A>) -> Self {
@@ -437,11 +455,14 @@ impl PipelineScenario {
         }
     }
 
-    /// Executes a command, which is refused for whatever reason; the test of why is the aggregate's
-    /// [`Scenario`](crate::Scenario), or [`execute_refused_with`](Self::execute_refused_with).
+    /// Executes a command that must be rejected, for any reason.
+    ///
+    /// To assert the reason, use the aggregate's [`Scenario`](crate::Scenario) or
+    /// [`execute_refused_with`](Self::execute_refused_with).
     ///
     /// # Panics
-    /// If it is accepted; if it cannot be executed; if a processor has halted unnoticed.
+    /// - If the command is accepted or cannot be executed.
+    /// - If a processor has halted and the test has not asserted it.
     #[track_caller]
     #[must_use = "a pipeline without a `then` checks nothing"]
     pub fn execute_refused<A: Aggregate>(
@@ -452,11 +473,15 @@ impl PipelineScenario {
         self.execute_refused_with::<A, _>(id, command, |_| {})
     }
 
-    /// Executes a command, which is refused; the closure asserts on the reason:
-    /// `.execute_refused_with::<Account, _>("ann", Withdraw(7), |reason| assert_eq!(*reason, InsufficientFunds))`.
+    /// Executes a command that must be rejected, and passes the reason to the closure for
+    /// assertions.
+    ///
+    /// For example: `.execute_refused_with::<Account, _>("ann", Withdraw(7), |reason|
+    /// assert_eq!(*reason, InsufficientFunds))`.
     ///
     /// # Panics
-    /// As [`execute_refused`](Self::execute_refused), and if the closure does: with its message and what happened before.
+    /// As [`execute_refused`](Self::execute_refused), and if the closure panics, with its message
+    /// and what happened before.
     #[track_caller]
     #[must_use = "a pipeline without a `then` checks nothing"]
     pub fn execute_refused_with<A: Aggregate, C: CommandFor<A>>(

@@ -1,28 +1,33 @@
-//! Steps that run the user's own code.
+//! Steps of a pipeline that run the user's own code.
 use super::PipelineScenario;
 use crate::scenario::{failure::with_history, feed::block_on, ports::Ports};
 use foldstream::{BoxError, chain};
 use std::time::Duration;
 
 impl PipelineScenario {
-    /// The longest that a step may take on the paused clock. A step that nothing will ever end reaches it at once.
+    /// The longest time that a step may take on the paused clock. A step that nothing can end
+    /// reaches it at once.
     const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
-    /// Runs code of the user's on the ports of the pipeline: a function of a service that executes commands in its own way, takes
-    /// several repositories, or does what a pipeline has no words for.
+    /// Runs the user's code on the ports of the pipeline.
     ///
-    /// The code runs on the pipeline's runtime with its paused time, so a timeout or a pause takes none. It is spared from
-    /// [faults](Self::with_faults), as commands are. What it stores is published by the next [`run`](Self::run). An `Err`
-    /// fails the test with all its sources and the history: an error that is expected is looked at in the closure.
+    /// Use it for a function of a service that executes commands in its own way, takes several
+    /// repositories, or does something else for which the pipeline has no step. The code runs on
+    /// the pipeline's runtime with its paused time, so timeouts and sleeps take none.
+    /// [Faults](Self::with_faults) do not affect it. The next [`run`](Self::run) publishes what the
+    /// code stores. An `Err` fails the test with all its sources and the history, so assert an
+    /// expected error in the closure.
     ///
     /// # Panics
-    /// - If the closure returns an error, or panics: with the message and the history.
-    /// - If it waits for something that nothing in the scenario does, such as a projection that only `run` would move.
-    /// - If a processor has halted unnoticed.
+    /// - If the closure returns an error or panics, with the message and the history.
+    /// - If the closure waits for something that nothing in the scenario does, such as a projection
+    ///   that only `run` would update.
+    /// - If a processor has halted and the test has not asserted it.
     ///
     /// # Example
     /// ```
-    /// # use foldstream::{Aggregate, BoxError, Context, Decide, Decision, DomainEvent, Repository, id};
+    /// # use foldstream::{Aggregate, BoxError, Context, Decide, Decision};
+    /// # use foldstream::{DomainEvent, Repository, id};
     /// # use std::convert::Infallible;
     /// # id!(SeatId);
     /// # #[derive(Clone, Debug, PartialEq, DomainEvent)]

@@ -1,4 +1,4 @@
-//! Publishing what is stored and running the processors, until nothing moves any more.
+//! Publishing what is stored and running the processors, until no work is left.
 use super::{Entry, PipelineScenario};
 use crate::scenario::{
     feed::{TOPIC, block_on},
@@ -13,14 +13,19 @@ use foldstream::{
 use std::{num::NonZeroU32, sync::Arc};
 
 impl PipelineScenario {
-    /// Publishing and running, this often in one [`run`](Self::run): listeners that cause events without end never rest.
+    /// The number of rounds of publishing and running in one [`run`](Self::run). Listeners that
+    /// cause events without end exceed it.
     const MAX_ROUNDS: usize = 200;
 
-    /// Publishes what is stored and runs every processor, and again what listeners have caused, until nothing moves any
-    /// more. A processor that halts on the way stays halted until the next run.
+    /// Publishes what is stored and runs every processor, repeatedly, until no work is left.
+    ///
+    /// Events that listeners cause are published and handled in the same run. A processor that
+    /// halts stays halted until the next run.
     ///
     /// # Panics
-    /// If something cannot be published, if it never comes to rest, or if a processor has halted unnoticed before.
+    /// - If an event cannot be published.
+    /// - If the listeners cause events without end.
+    /// - If a processor has halted before and the test has not asserted it.
     #[track_caller]
     #[must_use = "a pipeline without a `then` checks nothing"]
     pub fn run(mut self) -> Self {
@@ -51,7 +56,8 @@ impl PipelineScenario {
         );
     }
 
-    /// Publishes what is given, then starts the processors: those that start now start behind it. Nothing goes wrong yet.
+    /// Publishes the given events and then starts the processors, so that those that start at the
+    /// end of the log start after the given events. No faults are injected here.
     #[track_caller]
     pub(super) fn open(&mut self) {
         if std::mem::replace(&mut self.is_open, true) {
@@ -65,7 +71,7 @@ impl PipelineScenario {
         self.faults = faults;
     }
 
-    /// An error says what could not be published and why.
+    /// Publishes what is stored. The error says what could not be published and why.
     fn publish(&mut self) -> Result<(), String> {
         let (store, bus, control) = self.process_ports();
         let publisher = Publisher::new(store, bus, control)
@@ -87,7 +93,7 @@ impl PipelineScenario {
         }
     }
 
-    /// Whether nothing was stored since the publisher has looked: by listeners, or out of its sight.
+    /// Returns true if the store lists no unpublished commit, including those stored by listeners.
     #[track_caller]
     fn is_all_published(&self) -> bool {
         const ONE: NonZeroU32 = NonZeroU32::MIN;
@@ -103,8 +109,8 @@ impl PipelineScenario {
         }
     }
 
-    /// Runs the processors that have not halted until they have dealt with what was published. False: their process was
-    /// killed first.
+    /// Runs the processors that have not halted until they have dealt with what was published.
+    /// Returns false if their process was killed first.
     #[track_caller]
     fn run_processors(&mut self) -> bool {
         let (store, bus, control) = self.process_ports();
@@ -138,7 +144,8 @@ impl PipelineScenario {
         true
     }
 
-    /// Returns what publisher and runner work on: the ports of the pipeline, behind its faults.
+    /// Returns the ports of the publisher and the runner: those of the pipeline, with its faults
+    /// around them.
     fn process_ports(
         &self,
     ) -> (
@@ -162,7 +169,8 @@ impl PipelineScenario {
         }
     }
 
-    /// Does the work of a process. None: it was killed, and what follows is another process.
+    /// Runs the work of a process. `None` means that the process was killed, and the next call is
+    /// another process.
     fn live<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         let Some(faults) = &self.faults else {
             return Some(block_on(&self.runtime, work));

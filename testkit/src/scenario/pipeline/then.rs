@@ -1,4 +1,4 @@
-//! What is looked at when everything has run, and what a failure shows of the pipeline.
+//! The assertions of a pipeline, and the history that a failure shows.
 use super::{PipelineScenario, stream_text};
 use crate::{
     InMemoryEventStore,
@@ -21,13 +21,13 @@ use std::{
 };
 
 impl PipelineScenario {
-    /// Events that a failure shows.
+    /// The number of events that a failure shows.
     const SHOWN: usize = 100;
 
-    /// Asserts on what this closure reads: `async || rows.lock().unwrap().clone()`.
+    /// Asserts that the closure reads this value: `async || rows.lock().unwrap().clone()`.
     ///
     /// # Panics
-    /// If it is something else, or if a processor has halted unnoticed.
+    /// If the value differs, or if a processor has halted and the test has not asserted it.
     #[track_caller]
     pub fn then<R: Debug + PartialEq>(
         self,
@@ -50,10 +50,12 @@ impl PipelineScenario {
         self
     }
 
-    /// The stream of this id holds exactly these events: also those that listeners have caused.
+    /// Asserts that the stream of this id contains exactly these events, including those that
+    /// listeners have caused.
     ///
     /// # Panics
-    /// If it holds others, or if a processor has halted unnoticed.
+    /// If the stream contains other events, or if a processor has halted and the test has not
+    /// asserted it.
     #[track_caller]
     pub fn then_events<A: Aggregate>(
         self,
@@ -79,10 +81,11 @@ impl PipelineScenario {
         self
     }
 
-    /// The closure asserts on the state of an aggregate.
+    /// Passes the state of an aggregate to the closure for assertions.
     ///
     /// # Panics
-    /// If the closure does, with its message and what happened; or if a processor has halted unnoticed.
+    /// If the closure panics, with its message and what happened, or if a processor has halted and
+    /// the test has not asserted it.
     #[track_caller]
     pub fn then_state<A: Aggregate>(self, id: impl Display, check: impl FnOnce(&A)) -> Self {
         self.check_halts_seen();
@@ -98,11 +101,13 @@ impl PipelineScenario {
         self
     }
 
-    /// The processor of this name has halted in the last run, by a failure of this class. Of several that have halted,
-    /// each must be named before anything else is looked at.
+    /// Asserts that the processor of this name halted in the last run with a failure of this class.
+    ///
+    /// If several processors have halted, each of them must be asserted before any other call.
     ///
     /// # Panics
-    /// If it has not, or by another; if there is no such processor.
+    /// If the processor has not halted, if it halted with a failure of another class, or if there
+    /// is no such processor.
     #[track_caller]
     pub fn then_halted(self, name: &str, class: ErrorClass) -> Self {
         self.then_halted_with(name, |error| {
@@ -118,10 +123,11 @@ impl PipelineScenario {
         })
     }
 
-    /// The processor of this name has halted in the last run; the closure asserts on the error.
+    /// Asserts that the processor of this name halted in the last run, and passes the error to the
+    /// closure for assertions.
     ///
     /// # Panics
-    /// If it has not, or if the closure does; if there is no such processor.
+    /// If the processor has not halted, if the closure panics, or if there is no such processor.
     #[track_caller]
     pub fn then_halted_with(mut self, name: &str, check: impl FnOnce(&RunnerError)) -> Self {
         let at = self.position_of(name);
@@ -133,11 +139,12 @@ impl PipelineScenario {
         self
     }
 
-    /// The closure asserts on what the processor of this name has done in the last run: handled, dropped, filled in,
-    /// retried.
+    /// Passes the counts of a processor in the last run to the closure: handled, dropped, filled
+    /// in, retried.
     ///
     /// # Panics
-    /// If the closure does; if there is no such processor, or no run yet; or if a processor has halted unnoticed.
+    /// If the closure panics, if there is no such processor or no run yet, or if a processor has
+    /// halted and the test has not asserted it.
     #[track_caller]
     pub fn then_report(self, name: &str, check: impl FnOnce(&ProcessorReport)) -> Self {
         self.check_halts_seen();
@@ -159,7 +166,8 @@ impl PipelineScenario {
         }
     }
 
-    /// All that is stored, in the order in which it was, and what each processor has made of it.
+    /// Returns everything that is stored, in the order in which it was stored, and the result of
+    /// each processor.
     pub(super) fn history(&self) -> String {
         let mut text = String::from("history:");
         match block_on(&self.runtime, commits(&self.ports.event_store)) {
@@ -215,7 +223,7 @@ async fn commits(store: &InMemoryEventStore) -> Result<Vec<Commit>, EventStoreEr
     }
 }
 
-/// An event a line, by its stored name and payload.
+/// Returns one line per event, with its stored name and payload.
 fn event_lines(commit: &Commit) -> Vec<String> {
     let stream = &commit.stream;
     let events = commit.recorded().map(|event| {
