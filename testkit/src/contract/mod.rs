@@ -1,15 +1,17 @@
-//! Contract suites: every rule of a port's documentation as one named test, for every adapter.
+//! Contract suites of the ports: every rule of a port's documentation as one named test, for every
+//! adapter.
 //!
-//! A case is a public async function over the port. An adapter's tests call the macro of the port, which makes one
-//! `#[test]` a case, named as the rule it holds. Each test builds its own multi-thread runtime, asks for a fresh port
-//! and fails after [`LIMIT`] with the rule's name. Cases make their own streams, partitions, topics and groups under
-//! fresh names, so they run in parallel against one shared server.
+//! A case is a public async function over the port, and its documentation is the rule. An adapter's
+//! tests call the macro of the port, which generates one `#[test]` per case, named after the rule.
+//! Each test builds its own multi-thread runtime, asks for a fresh port and fails after [`LIMIT`]
+//! with the rule's name. Cases use fresh names for their streams, partitions, topics and groups, so
+//! they run in parallel against one shared server.
 //!
-//! Make clients inside the function that is called for a port, not in a `static`: a connection pool dies with the
-//! runtime that it was made in.
+//! Create clients inside the function that returns the port and not in a `static`, because a
+//! connection pool dies with the runtime in which it was created.
 //!
 //! # Use
-//! In a test file of the adapter, a module for each port:
+//! A test file of the adapter has one module per port:
 //!
 //! ```
 //! # #[allow(dead_code)]
@@ -46,26 +48,29 @@
 //! # fn main() {}
 //! ```
 //!
-//! Then `cargo test` shows `event_store::stale_head_is_a_conflict` and so on. [`snapshot_store_contract!`] is used
-//! likewise; [`message_bus_contract!`] asks for a [`BusFixture`](message_bus::BusFixture), which also makes topics.
-//! [`payload_codec_contract!`] is for the authors of a [`PayloadCodec`](foldstream::PayloadCodec).
+//! Then `cargo test` shows `event_store::stale_head_is_a_conflict` and so on.
+//! [`snapshot_store_contract!`] is used in the same way. [`message_bus_contract!`] asks for a
+//! [`BusFixture`](message_bus::BusFixture), which also creates topics. [`payload_codec_contract!`]
+//! is for the authors of a [`PayloadCodec`](foldstream::PayloadCodec).
 //!
 //! # What an adapter declares
-//! Rules that only hold for some adapters are in groups, declared by `with`. A group that is not declared generates no
-//! test, so nothing passes without having run; for [`event_store_contract!`] a case checks that the declared groups are
-//! what [`capabilities`](foldstream::ports::EventStore::capabilities) says.
+//! Rules that hold only for some adapters are in groups, declared by `with`. A group that is not
+//! declared generates no test, so no test passes without having run. For [`event_store_contract!`],
+//! a case checks that the declared groups agree with
+//! [`capabilities`](foldstream::ports::EventStore::capabilities).
 //!
-//! Each macro also makes a test `report`, which prints what is declared and which cases are absent therefore:
-//! `cargo test report -- --nocapture`.
+//! Each macro also generates a test `report`, which prints the declared groups and the cases that
+//! are absent for that reason: `cargo test report -- --nocapture`.
 //!
 //! # What the suites cannot see
-//! They drive a port from outside, on a backend that works. How an adapter settles lost answers, mends holes that a
-//! backend shows it, or maps the backend's errors is for its own tests.
+//! The suites drive a port from outside, on a backend that works. How an adapter settles lost
+//! answers, repairs holes that its backend shows, or maps the backend's errors is a matter for the
+//! adapter's own tests.
 //!
 //! # All cases as values
-//! `cases()` of each port's module lists the same cases as values, for wrappers and for tests of the suites themselves.
-//! For each case there is an adapter that breaks its rule and that it rejects, and each of these broken adapters fails
-//! exactly the cases that are listed for it.
+//! `cases()` of each port's module lists the same cases as values, for wrappers and for tests of
+//! the suites themselves. For each case, the testkit's own tests have an adapter that breaks the
+//! rule. Each of these broken adapters fails exactly the cases that are listed for it.
 //!
 //! [`event_store_contract!`]: crate::event_store_contract
 //! [`snapshot_store_contract!`]: crate::snapshot_store_contract

@@ -1,4 +1,4 @@
-//! One case as a value, and how a test runs it.
+//! One case as a value, and the function that runs it in a test.
 use futures::{FutureExt, future::BoxFuture};
 use std::{
     collections::BTreeMap,
@@ -8,16 +8,17 @@ use std::{
     time::Duration,
 };
 
-/// The time that a generated test may take before it fails.
+/// The time that a generated test may take before it fails: 120 s.
 pub const LIMIT: Duration = Duration::from_secs(120);
 
 /// One rule of a port's contract, over `P`: an `Arc` of the port or of its fixture.
 #[derive(Clone, Copy)]
 #[non_exhaustive]
 pub struct Case<P> {
-    /// The rule that it holds.
+    /// The name of the rule, which is the name of the test.
     pub name: &'static str,
-    /// The group that an adapter must declare for it; `always` for rules without a condition.
+    /// The group that an adapter must declare to be tested for the rule, or `always` for a rule
+    /// without a condition.
     pub group: &'static str,
     run: fn(P) -> BoxFuture<'static, ()>,
 }
@@ -32,7 +33,7 @@ impl<P> Case<P> {
         Self { name, group, run }
     }
 
-    /// Runs it; the future panics if the rule does not hold.
+    /// Runs the case on a port. The future panics if the rule does not hold.
     pub fn run(&self, port: P) -> BoxFuture<'static, ()> {
         (self.run)(port)
     }
@@ -44,10 +45,10 @@ impl<P> fmt::Debug for Case<P> {
     }
 }
 
-/// Runs one case on a port of its own; what a generated test does.
+/// Runs one case on a fresh port, as a generated test does.
 ///
 /// # Panics
-/// If the rule does not hold, or the case took longer than [`LIMIT`].
+/// If the rule does not hold, or if the case takes longer than [`LIMIT`].
 pub fn run<P, F, C>(name: &str, fresh: F, case: impl FnOnce(P) -> C)
 where
     F: Future<Output = P>,
@@ -63,7 +64,7 @@ where
         AssertUnwindSafe(async { limited(LIMIT, async { case(fresh.await).await }).await })
             .catch_unwind(),
     );
-    // A client that blocks a thread for ever must not keep the test from failing.
+    // A client that blocks a thread forever must not keep the test from failing.
     runtime.shutdown_timeout(Duration::from_secs(10));
     match outcome {
         Ok(Ok(())) => {}
@@ -72,16 +73,20 @@ where
     }
 }
 
-/// The groups of a contract that an adapter declares, and what follows from them. Printed by the test `report` that the macro
-/// of each port makes: `cargo test report -- --nocapture`.
+/// The groups of a contract that an adapter declares, and the number of cases that follow from
+/// them.
+///
+/// The test `report` that the macro of each port generates prints it: `cargo test report --
+/// --nocapture`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Report {
-    /// The port, as its module is named.
+    /// The port, named as its module.
     pub port: &'static str,
-    /// The cases that are tests of the adapter, by group.
+    /// The number of cases that are tests of the adapter, by group.
     pub present: BTreeMap<&'static str, usize>,
-    /// The cases of groups that it does not declare: they are no tests, so nothing passes without having run.
+    /// The number of cases in groups that are not declared, by group. These generate no tests, so
+    /// no test passes without having run.
     pub absent: BTreeMap<&'static str, usize>,
 }
 
@@ -124,7 +129,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// The test that prints what an adapter declares.
+/// Generates the test that prints what an adapter declares.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __contract_report {
@@ -140,7 +145,7 @@ macro_rules! __contract_report {
     };
 }
 
-/// Makes one test a case. Called by the macro of each port.
+/// Generates one test per case. The macro of each port calls it.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __contract_tests {
@@ -149,7 +154,8 @@ macro_rules! __contract_tests {
     };
 }
 
-/// One test. Apart from the list, since attributes and cases repeat independently.
+/// Generates the test of one case. It is separate from the list, since attributes and cases repeat
+/// independently.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __contract_test {
@@ -166,7 +172,8 @@ macro_rules! __contract_test {
     };
 }
 
-/// Makes cases public at their port's module: a case that is not listed is dead code, which the compiler reports.
+/// Makes cases public in their port's module. A case that is not listed is dead code, which the
+/// compiler reports.
 macro_rules! publish_cases {
     ({} $group:ident [$($module:ident :: $case:ident,)*]) => {
         $(pub use $module::$case;)*
@@ -174,7 +181,7 @@ macro_rules! publish_cases {
 }
 pub(super) use publish_cases;
 
-/// Collects cases into a list.
+/// Collects cases into a list of values.
 macro_rules! collect_cases {
     ({ $list:ident } $group:ident [$($module:ident :: $case:ident,)*]) => {
         $list.extend([$($crate::contract::Case::new(

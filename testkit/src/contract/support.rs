@@ -1,17 +1,17 @@
-//! What cases of several ports need.
+//! Helpers for the cases of several ports.
 use foldstream::CommitId;
 use std::{future::Future, pin::pin, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep};
 
-/// How long a case waits for something that may lag.
+/// The time that a case waits for something that may lag: 45 s.
 pub(super) const PATIENCE: Duration = Duration::from_secs(45);
 
-/// A name that nobody else uses.
+/// Returns a name that no other test uses.
 pub(super) fn unique() -> String {
     CommitId::random().to_string()
 }
 
-/// Asks until the answer is `Ok`; panics with the last refusal once [`PATIENCE`] is over.
+/// Asks until the answer is `Ok`. Panics with the last refusal after [`PATIENCE`].
 pub(super) async fn eventually<T, F, A>(what: &str, mut ask: F) -> T
 where
     F: FnMut() -> A,
@@ -31,8 +31,10 @@ where
     }
 }
 
-/// Runs a future for a while and drops it, unless it ended before: polled 0, 1, 2, ... times, then for longer and
-/// longer times. 12 attempts span what a local and a remote backend take.
+/// Runs a future for a while and drops it, unless it ended before.
+///
+/// The future is polled 0, 1, 2, ... times, and then for longer and longer times. 12 attempts span
+/// the latencies of a local and a remote backend.
 pub(super) async fn drop_midway(attempt: u32, future: impl Future) {
     let mut future = pin!(future);
     if attempt < 6 {
@@ -43,13 +45,14 @@ pub(super) async fn drop_midway(attempt: u32, future: impl Future) {
             tokio::task::yield_now().await;
         }
     } else {
-        // An answer in time is as good as a drop: what follows checks the outcome, not the future.
+        // An answer in time is as good as a drop, since the case checks the outcome and not the
+        // future.
         let patience = Duration::from_micros(100 << (attempt - 6).min(10));
         let _ = tokio::time::timeout(patience, future).await;
     }
 }
 
-/// Runs one task a number, all let go at the same moment, and returns their answers.
+/// Runs one task per number, all started at the same moment, and returns their answers.
 pub(super) async fn at_once<T, F>(tasks: usize, job: impl Fn(usize) -> F) -> Vec<T>
 where
     T: Send + 'static,
@@ -72,5 +75,5 @@ where
     answers
 }
 
-/// Pages of one walk that no test's data needs: a walk that comes so far does not end.
+/// The number of pages that no test's data needs. A walk with this many pages does not end.
 pub(super) const ENDLESS: usize = 100_000;

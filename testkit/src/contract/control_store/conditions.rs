@@ -1,4 +1,4 @@
-//! Put and delete: conditions, repeats, races.
+//! Cases of put and delete: conditions, repeats and races.
 use super::given::{
     Store, assert_delete_conflict, assert_put_conflict, assert_row, fresh_key, given_row, must_put,
     row,
@@ -34,7 +34,7 @@ pub async fn put_with_a_revision_writes_only_over_exactly_that_write(store: Stor
     assert_row(&store, &first.key, Some(&second)).await;
 }
 
-/// `Revision` does not write where there is no row: the conflict names none.
+/// `Revision` does not write where there is no row, and the conflict names no row.
 pub async fn put_with_a_revision_does_not_make_a_row(store: Store) {
     let row = row(&fresh_key(), "v");
     let expect = Expect::Revision(SystemIds.revision());
@@ -42,7 +42,7 @@ pub async fn put_with_a_revision_does_not_make_a_row(store: Store) {
     assert_row(&store, &row.key, None).await;
 }
 
-/// `Any` always writes.
+/// `Any` always writes, with or without a row.
 pub async fn put_any_always_writes(store: Store) {
     let key = fresh_key();
     for value in ["first", "second", "third"] {
@@ -52,7 +52,8 @@ pub async fn put_any_always_writes(store: Store) {
     }
 }
 
-/// A failed condition changes nothing, neither the row nor its neighbours, and returns the row as it is.
+/// A failed condition changes nothing, neither the row nor its neighbours, and the answer contains
+/// the row as it is.
 pub async fn a_failed_condition_changes_nothing(store: Store) {
     let kept = given_row(&store, "kept").await;
     let neighbour = row(&RowKey::new(&kept.key.partition, "row2"), "neighbour");
@@ -70,7 +71,8 @@ pub async fn a_failed_condition_changes_nothing(store: Store) {
     assert_row(&store, &neighbour.key, Some(&neighbour)).await;
 }
 
-/// A put whose revision is already the row's is `Written`, whatever it expects: a lost write may be repeated.
+/// A put whose revision is already the row's is `Written`, whatever it expects, so that a lost
+/// write may be repeated.
 pub async fn a_repeated_put_is_written(store: Store) {
     let first = given_row(&store, "first").await;
     must_put(&store, &first, Expect::Absent).await;
@@ -82,7 +84,7 @@ pub async fn a_repeated_put_is_written(store: Store) {
     }
     must_put(&store, &second, Expect::Any).await;
     assert_row(&store, &first.key, Some(&second)).await;
-    // Once another write came after it, it is no longer a repeat.
+    // After another write, the first put is not a repeat any more.
     let third = row(&first.key, "third");
     must_put(&store, &third, Expect::Revision(second.revision)).await;
     assert_put_conflict(&store.put(&second, expect).await.unwrap(), Some(&third));
@@ -93,7 +95,7 @@ pub async fn a_repeated_put_is_written(store: Store) {
     assert_row(&store, &first.key, Some(&third)).await;
 }
 
-/// A row deleted and made again does not match its old revision.
+/// A row that was deleted and created again does not match its old revision.
 pub async fn a_row_made_again_does_not_match_its_old_revision(store: Store) {
     let old = given_row(&store, "same value").await;
     let delete = DeleteExpect::Revision(old.revision);
@@ -109,7 +111,7 @@ pub async fn a_row_made_again_does_not_match_its_old_revision(store: Store) {
     assert_row(&store, &old.key, Some(&new)).await;
 }
 
-/// `delete` with a revision deletes only exactly that write.
+/// `delete` with a revision deletes only the row of exactly that write.
 pub async fn delete_with_a_revision_deletes_only_exactly_that_write(store: Store) {
     let first = given_row(&store, "first").await;
     let second = row(&first.key, "second");
@@ -126,7 +128,7 @@ pub async fn delete_with_a_revision_deletes_only_exactly_that_write(store: Store
     assert_row(&store, &first.key, None).await;
 }
 
-/// `delete` with a revision where nothing is, or is any more, is `Conflict(None)`.
+/// `delete` with a revision is `Conflict(None)` where no row exists, or where it exists no more.
 pub async fn delete_with_a_revision_of_nothing_is_a_conflict_with_nothing(store: Store) {
     let row = given_row(&store, "v").await;
     let expect = DeleteExpect::Revision(row.revision);
@@ -150,7 +152,8 @@ pub async fn delete_any_is_always_deleted(store: Store) {
     assert_row(&store, &kept.key, Some(&kept)).await;
 }
 
-/// Puts under contention: a backend that is busy is asked again with the same revision, as a caller does.
+/// Puts a row under contention. If the backend is busy, the put is repeated with the same revision,
+/// as a caller does.
 async fn put_settled(store: &Store, row: &Row, expect: Expect) -> PutOutcome {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -163,7 +166,7 @@ async fn put_settled(store: &Store, row: &Row, expect: Expect) -> PutOutcome {
     }
 }
 
-/// Runs eight puts at once that expect the same, and returns the only one that wins.
+/// Runs eight puts at once with the same expectation, and returns the only row that wins.
 async fn one_winner(store: &Store, key: &RowKey, expect: Expect) -> Row {
     let answers = at_once(8, |writer| {
         let (store, row) = (store.clone(), row(key, format!("writer {writer}")));
@@ -182,14 +185,16 @@ async fn one_winner(store: &Store, key: &RowKey, expect: Expect) -> Row {
     winner
 }
 
-/// Of several writers that expect no row exactly one wins; the others are told who.
+/// Of several writers that expect no row, exactly one wins, and the others are told the winner's
+/// row.
 pub async fn of_several_writers_that_expect_no_row_exactly_one_wins(store: Store) {
     for _ in 0..5 {
         one_winner(&store, &fresh_key(), Expect::Absent).await;
     }
 }
 
-/// Of several writers that expect the same revision exactly one wins; the others are told who.
+/// Of several writers that expect the same revision, exactly one wins, and the others are told the
+/// winner's row.
 pub async fn of_several_writers_that_expect_the_same_revision_exactly_one_wins(store: Store) {
     let mut current = given_row(&store, "first").await;
     for _ in 0..5 {
@@ -197,7 +202,8 @@ pub async fn of_several_writers_that_expect_the_same_revision_exactly_one_wins(s
     }
 }
 
-/// A counter by compare-and-set loses nothing: five workers that add one ten times each end at fifty.
+/// A counter by compare-and-set loses no increment: five workers that each add one ten times end at
+/// fifty.
 pub async fn a_counter_by_compare_and_set_loses_nothing(store: Store) {
     let key = fresh_key();
     must_put(&store, &row(&key, "0"), Expect::Absent).await;
@@ -207,7 +213,8 @@ pub async fn a_counter_by_compare_and_set_loses_nothing(store: Store) {
             for _ in 0..10 {
                 let mut current = store.get(&key).await.unwrap().unwrap();
                 for attempt in 0.. {
-                    // Each conflict is another worker's success, so they are few.
+                    // Each conflict is another worker's success, so the number of conflicts is
+                    // small.
                     assert!(attempt < 1000, "a worker only meets conflicts");
                     let count: u32 = std::str::from_utf8(&current.value)
                         .unwrap()
@@ -227,7 +234,7 @@ pub async fn a_counter_by_compare_and_set_loses_nothing(store: Store) {
     assert_eq!(end.value, "50");
 }
 
-/// Of a delete and several puts that expect the same revision exactly one wins.
+/// Of a delete and several puts that expect the same revision, exactly one wins.
 pub async fn of_a_delete_and_puts_with_the_same_revision_exactly_one_wins(store: Store) {
     for _ in 0..5 {
         let first = given_row(&store, "first").await;
@@ -249,7 +256,7 @@ pub async fn of_a_delete_and_puts_with_the_same_revision_exactly_one_wins(store:
     }
 }
 
-/// A dropped put is written or not, whole; repeating it settles which.
+/// A dropped put is written whole or not at all, and repeating it settles which.
 pub async fn a_dropped_put_is_settled_by_repeating_it(store: Store) {
     for attempt in 0..12 {
         let before = given_row(&store, "before").await;

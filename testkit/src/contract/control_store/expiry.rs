@@ -1,4 +1,4 @@
-//! Rows past their expiry are absent.
+//! Cases of expired rows, which are absent.
 use super::given::{
     Store, assert_delete_conflict, assert_put_conflict, assert_row, expired, fresh_key,
     fresh_partition, in_an_hour, must_put, range, row,
@@ -30,7 +30,7 @@ pub async fn an_expired_row_is_none_in_get_many(store: Store) {
     );
 }
 
-/// Rows past their expiry are not in a range; a page without live rows is not the end.
+/// Rows past their expiry are not in a range, and a page without live rows is not the end.
 pub async fn expired_rows_are_not_in_a_range(store: Store) {
     let partition = fresh_partition();
     let mut live = Vec::new();
@@ -84,7 +84,8 @@ pub async fn an_expired_row_is_overwritten_by_absent(store: Store) {
     assert_row(&store, &gone.key, None).await;
 }
 
-/// A live row that is given a past expiry ends with that write; a row before its expiry is as any other.
+/// A live row that is written with a past expiry ends with that write. A row before its expiry is
+/// like any other.
 pub async fn a_row_ends_by_a_write_with_a_past_expiry(store: Store) {
     let live = row(&fresh_key(), "live").with_expiry(Some(in_an_hour()));
     must_put(&store, &live, Expect::Absent).await;

@@ -9,37 +9,37 @@ use foldstream::{
 };
 use std::{fmt::Debug, sync::Arc, time::Duration};
 
-/// What cases take.
+/// The port that every case takes.
 pub(super) type Store = Arc<dyn ControlStore>;
 
-/// A partition that nobody else uses.
+/// Returns a partition that no other test uses.
 pub(super) fn fresh_partition() -> String {
     format!("contract/{}", unique())
 }
 
-/// A key that nobody else uses.
+/// Returns a key that no other test uses.
 pub(super) fn fresh_key() -> RowKey {
     RowKey::new(fresh_partition(), "row")
 }
 
-/// A row under a fresh revision, without expiry.
+/// Returns a row with a fresh revision and without expiry.
 pub(super) fn row(key: &RowKey, value: impl Into<Bytes>) -> Row {
     Row::new(key.clone(), value, SystemIds.revision())
 }
 
-/// The same, past its expiry.
+/// Returns a row with a fresh revision, past its expiry.
 pub(super) fn expired(key: &RowKey) -> Row {
     let hour_ago = Timestamp::now().as_micros() - 3_600_000_000;
     row(key, "expired").with_expiry(Some(Timestamp::from_micros(hour_ago)))
 }
 
-/// An hour from now, on a whole second as every backend can keep it.
+/// Returns the time an hour from now, on a whole second, which every backend can store.
 pub(super) fn in_an_hour() -> Timestamp {
     let later = Timestamp::now().plus(Duration::from_secs(3600));
     Timestamp::from_micros(later.as_micros() / 1_000_000 * 1_000_000)
 }
 
-/// Writes what must be written.
+/// Writes a row, and panics if it is not written.
 pub(super) async fn must_put(store: &Store, row: &Row, expect: Expect) {
     let outcome = store.put(row, expect).await.unwrap();
     assert_eq!(
@@ -50,14 +50,14 @@ pub(super) async fn must_put(store: &Store, row: &Row, expect: Expect) {
     );
 }
 
-/// A fresh row, already stored.
+/// Stores a row under a fresh key, and returns it.
 pub(super) async fn given_row(store: &Store, value: &'static str) -> Row {
     let row = row(&fresh_key(), value);
     must_put(store, &row, Expect::Absent).await;
     row
 }
 
-/// Rows of these sort keys in one fresh partition, each with its sort key as value.
+/// Stores rows of these sort keys in a fresh partition, each with its sort key as value.
 pub(super) async fn given_rows(store: &Store, sorts: &[&str]) -> String {
     let partition = fresh_partition();
     for sort in sorts {
@@ -67,7 +67,7 @@ pub(super) async fn given_rows(store: &Store, sorts: &[&str]) -> String {
     partition
 }
 
-/// That the key holds exactly this row, by every way to read it.
+/// Asserts that the key holds exactly this row, by every way to read it.
 pub(super) async fn assert_row(store: &Store, key: &RowKey, expected: Option<&Row>) {
     let found = store.get(key).await.unwrap();
     assert_eq!(found.as_ref(), expected, "get {key}");
@@ -79,7 +79,7 @@ pub(super) async fn assert_row(store: &Store, key: &RowKey, expected: Option<&Ro
     assert_eq!(found, expected, "range over {key}");
 }
 
-/// All rows of a range, page by page; every page within its limit.
+/// Returns all rows of a range, page by page, and checks that every page keeps its limit.
 pub(super) async fn range(store: &Store, mut query: RangeQuery) -> Vec<Row> {
     let mut rows = Vec::new();
     for walked in 0.. {
@@ -97,23 +97,23 @@ pub(super) async fn range(store: &Store, mut query: RangeQuery) -> Vec<Row> {
     rows
 }
 
-/// The sort keys of a range.
+/// Returns the sort keys of a range.
 pub(super) async fn sorts(store: &Store, query: RangeQuery) -> Vec<String> {
     let rows = range(store, query).await;
     rows.into_iter().map(|row| row.key.sort).collect()
 }
 
-/// That a put was refused, and which row it found.
+/// Asserts that a put was refused, and the row that it found.
 pub(super) fn assert_put_conflict(outcome: &PutOutcome, current: Option<&Row>) {
     assert_eq!(outcome, &PutOutcome::Conflict(current.cloned()));
 }
 
-/// That a delete was refused, and which row it found.
+/// Asserts that a delete was refused, and the row that it found.
 pub(super) fn assert_delete_conflict(outcome: &DeleteOutcome, current: Option<&Row>) {
     assert_eq!(outcome, &DeleteOutcome::Conflict(current.cloned()));
 }
 
-/// That a request was refused as malformed.
+/// Asserts that a request was refused as malformed.
 pub(super) fn assert_invalid<T: Debug>(answer: &Result<T, ControlStoreError>) {
     assert!(
         matches!(answer, Err(ControlStoreError::Invalid { .. })),

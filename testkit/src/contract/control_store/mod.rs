@@ -9,7 +9,7 @@ use super::run::{Case, collect_cases, publish_cases};
 use foldstream::ports::ControlStore;
 use std::{future::Future, sync::Arc};
 
-/// The cases of the [`ControlStore`](foldstream::ports::ControlStore) contract; the only list of them.
+/// The only list of the cases of the [`ControlStore`](foldstream::ports::ControlStore) contract.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __control_store_cases {
@@ -62,7 +62,7 @@ macro_rules! __control_store_cases {
 
 __control_store_cases! { always, [publish_cases] {} }
 
-/// All cases.
+/// Returns all cases of the contract.
 pub fn cases() -> Vec<Case<Arc<dyn ControlStore>>> {
     let mut list = Vec::new();
     __control_store_cases! { always, [collect_cases] { list } }
@@ -74,10 +74,12 @@ pub async fn ready(fresh: impl Future<Output = Arc<dyn ControlStore>>) -> Arc<dy
     fresh.await
 }
 
-/// Makes one `#[test]` of every rule of the [`ControlStore`](foldstream::ports::ControlStore) contract.
+/// Generates one `#[test]` per rule of the [`ControlStore`](foldstream::ports::ControlStore)
+/// contract.
 ///
-/// `store` is an `async fn() -> Arc<dyn ControlStore>`, called once a test in the test's own runtime. Its clock must
-/// be near the system's: cases write expiries an hour before and after now. Attributes before it are put on every test.
+/// `store` is an `async fn() -> Arc<dyn ControlStore>`, called once per test in the test's own
+/// runtime. Its clock must be near the system's, since cases write expiries an hour before and
+/// after now. Attributes before `store` are put on every test.
 ///
 /// # Example
 /// ```

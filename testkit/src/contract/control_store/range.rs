@@ -1,4 +1,4 @@
-//! Ranges over one partition.
+//! Cases of ranges over one partition.
 use super::given::{Store, fresh_partition, given_rows, must_put, range, row, sorts};
 use crate::contract::support::ENDLESS;
 use foldstream::ports::{DeleteExpect, Direction, Expect, RangeQuery, RowKey, SortBounds};
@@ -16,7 +16,7 @@ fn prefix(text: &str) -> SortBounds {
     SortBounds::Prefix(text.into())
 }
 
-/// Checks a query in both directions and several page sizes.
+/// Checks a query in both directions and with several page sizes.
 async fn assert_sorts(store: &Store, query: RangeQuery, expected: &[&str]) {
     for rows in [1, 2, 3, 1000] {
         let query = query.clone().with_limit(limit(rows));
@@ -61,7 +61,8 @@ pub async fn a_range_returns_the_rows_of_its_partition_only(store: Store) {
     assert_eq!(range(&store, RangeQuery::new(fresh_partition())).await, []);
 }
 
-/// Rows are ordered by sort key bytewise in both directions: not by locale, number or UTF-16.
+/// Rows are ordered by the bytes of their sort keys in both directions, not by locale, number or
+/// UTF-16.
 pub async fn a_range_is_ordered_bytewise(store: Store) {
     let mut all = [
         " ",
@@ -94,7 +95,8 @@ pub async fn a_range_is_ordered_bytewise(store: Store) {
     assert_sorts(&store, RangeQuery::new(&partition), &all).await;
 }
 
-/// A prefix takes the rows that begin so, an empty one all; one that only occurs within does not count.
+/// A prefix selects the rows whose sort key begins with it, and an empty prefix selects all. A row
+/// that contains the prefix elsewhere does not count.
 pub async fn a_prefix_takes_the_rows_that_begin_so(store: Store) {
     let all = [
         "a",
@@ -127,7 +129,8 @@ pub async fn a_prefix_takes_the_rows_that_begin_so(store: Store) {
     }
 }
 
-/// `Between` takes the rows from the first to the last, both included; where they are crossed, none.
+/// `Between` selects the rows from the first to the last, both included, and none if the bounds are
+/// reversed.
 pub async fn between_includes_both_ends(store: Store) {
     let partition = given_rows(&store, &["a", "b", "ba", "c", "d"]).await;
     for (first, last, expected) in [
@@ -143,7 +146,8 @@ pub async fn between_includes_both_ends(store: Store) {
     }
 }
 
-/// `after` continues after that sort key in the direction of the query, whether a row is there or not.
+/// `after` continues after that sort key in the direction of the query, whether such a row exists
+/// or not.
 pub async fn after_goes_on_behind_a_sort_key(store: Store) {
     let partition = given_rows(&store, &["a", "b", "c", "d"]).await;
     for (after, up, down) in [
@@ -189,7 +193,8 @@ pub async fn after_and_bounds_hold_together(store: Store) {
     }
 }
 
-/// A page has at most `limit` rows, and following `next` returns each row once: also where the rows fill the last page.
+/// A page has at most `limit` rows, and following `next` returns each row once, also if the rows
+/// fill the last page.
 pub async fn pages_return_each_row_once(store: Store) {
     let names: Vec<String> = (0..12).map(|n| format!("{n:02}")).collect();
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
@@ -206,7 +211,7 @@ pub async fn pages_return_each_row_once(store: Store) {
     }
 }
 
-/// A walk continues after a row that was deleted meanwhile, and skips none that stays.
+/// A walk continues after a row that was deleted meanwhile, and skips no row that remains.
 pub async fn a_walk_goes_on_behind_a_deleted_row(store: Store) {
     let all = ["a", "b", "c", "d", "e", "f"];
     for direction in [Direction::Ascending, Direction::Descending] {

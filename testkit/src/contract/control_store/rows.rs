@@ -1,4 +1,4 @@
-//! What was written is what is read.
+//! Cases of rows that are written and read back.
 use super::given::{
     Store, assert_invalid, assert_row, fresh_key, fresh_partition, given_row, in_an_hour, must_put,
     range, row,
@@ -11,7 +11,7 @@ use foldstream::{
 };
 use std::time::Duration;
 
-/// A value comes back byte for byte by every way to read it: binary, text, empty.
+/// A value comes back byte for byte by every way to read it: binary, text or empty.
 pub async fn a_value_comes_back_byte_for_byte(store: Store) {
     let all_bytes: Vec<u8> = (0..=255).collect();
     for value in [
@@ -42,7 +42,7 @@ pub async fn a_revision_comes_back_whatever_its_bits(store: Store) {
     }
 }
 
-/// An expiry comes back, rounded up to whole seconds at the most; no expiry stays none.
+/// An expiry comes back, rounded up to whole seconds at most, and no expiry stays none.
 pub async fn an_expiry_comes_back(store: Store) {
     let whole = row(&fresh_key(), "v").with_expiry(Some(in_an_hour()));
     must_put(&store, &whole, Expect::Absent).await;
@@ -91,7 +91,8 @@ pub async fn every_later_read_sees_a_write(store: Store) {
     }
 }
 
-/// Keys are any text: other scripts, separators, and what only looks the same when joined.
+/// A key is any text: other scripts, separators, and texts that look alike only when they are
+/// joined.
 pub async fn keys_are_any_text_and_are_not_mixed_up(store: Store) {
     let base = fresh_partition();
     let keys = [
@@ -103,7 +104,7 @@ pub async fn keys_are_any_text_and_are_not_mixed_up(store: Store) {
         RowKey::new(&base, " "),
         RowKey::new(&base, "stream#1\u{1f}00000000000000000001"),
         RowKey::new(&base, "größe 🛒 \u{0} \"'"),
-        // One letter with its accent, and the same as two characters.
+        // A letter with its accent as one character, and the same as two characters.
         RowKey::new(&base, "\u{e9}"),
         RowKey::new(&base, "e\u{301}"),
     ];
@@ -118,7 +119,8 @@ pub async fn keys_are_any_text_and_are_not_mixed_up(store: Store) {
     }
 }
 
-/// Keys of the greatest length are taken, and longer or empty ones are `Invalid` wherever a key is given.
+/// Keys of the greatest length are accepted, and longer or empty ones are `Invalid` wherever a key
+/// is given.
 pub async fn keys_over_their_limits_are_invalid(store: Store) {
     let partition = fresh_partition();
     let longest = RowKey::new(
@@ -132,7 +134,7 @@ pub async fn keys_over_their_limits_are_invalid(store: Store) {
     must_put(&store, &kept, Expect::Absent).await;
     assert_row(&store, &longest, Some(&kept)).await;
 
-    // Three bytes a character: bytes count, not characters.
+    // Each character has three bytes: the limit counts bytes, not characters.
     let wide = "€".repeat(RowKey::MAX_SORT / 3 + 1);
     for bad in [
         RowKey::new("", "s"),
@@ -149,10 +151,11 @@ pub async fn keys_over_their_limits_are_invalid(store: Store) {
     assert_eq!(range(&store, RangeQuery::new(&partition)).await, []);
 }
 
-/// A value of exactly [`Row::MAX_VALUE`] is taken and comes back.
+/// A value of exactly [`Row::MAX_VALUE`] is accepted and comes back.
 pub async fn a_value_of_exactly_the_limit_is_taken(store: Store) {
     let value: Vec<u8> = (0..Row::MAX_VALUE).map(|i| (i % 251) as u8).collect();
-    // With the longest key: a backend that counts key and value together must have room for both.
+    // With the longest key, since a backend that counts key and value together must have room for
+    // both.
     let partition = fresh_partition();
     let partition = format!(
         "{partition}{}",
@@ -180,7 +183,8 @@ pub async fn a_value_over_the_limit_is_too_large(store: Store) {
     assert_row(&store, &kept.key, Some(&kept)).await;
 }
 
-/// `get_many` answers in the order of the keys, with `None` for absent rows, also for the same key twice.
+/// `get_many` answers in the order of the keys, with `None` for absent rows, also if a key is given
+/// twice.
 pub async fn get_many_answers_in_the_order_of_the_keys(store: Store) {
     assert_eq!(store.get_many(&[]).await.unwrap(), []);
     let partition = fresh_partition();
@@ -216,7 +220,7 @@ pub async fn get_many_answers_in_the_order_of_the_keys(store: Store) {
     assert_eq!(store.get_many(&keys).await.unwrap(), expected);
 }
 
-/// `get_many` takes any number of keys: here more than the batches of usual backends.
+/// `get_many` takes any number of keys, here more than the batches of usual backends.
 pub async fn get_many_takes_any_number_of_keys(store: Store) {
     let partition = fresh_partition();
     let mut expected = Vec::new();
@@ -237,7 +241,7 @@ pub async fn get_many_takes_any_number_of_keys(store: Store) {
     assert_eq!(store.get_many(&keys).await.unwrap(), rows);
 }
 
-/// Large rows come back together, though their sum exceeds one answer of the backend.
+/// Large rows come back together, even if their sum exceeds one answer of the backend.
 pub async fn large_rows_come_back_together(store: Store) {
     let partition = fresh_partition();
     let mut rows = Vec::new();

@@ -1,4 +1,4 @@
-//! Append: heads, conflicts, repeats, limits.
+//! Cases of single appends: heads, conflicts, repeats and limits.
 use super::given::{
     Store, append_of, assert_conflict, assert_history, assert_invalid, assert_repeated,
     commit_after, fresh_stream, given, history, large_event, must_append, signed_by, tail,
@@ -22,7 +22,8 @@ pub async fn a_commit_at_the_tail_is_stored_and_answers_the_new_head(store: Stor
     assert_history(&store, &stream, &[first.to_commit(), second.to_commit()]).await;
 }
 
-/// The versions of a stream are 1, 2, 3, ... without gaps; the events of a commit are neighbours.
+/// The versions of a stream are 1, 2, 3, ... without gaps, and the events of a commit are
+/// consecutive.
 pub async fn versions_are_gapless_and_events_of_a_commit_are_neighbours(store: Store) {
     let (stream, _) = given(&store, &[3, 1, 2, 1, 5]).await;
     let history = history(&store, &stream).await;
@@ -36,7 +37,7 @@ pub async fn versions_are_gapless_and_events_of_a_commit_are_neighbours(store: S
     assert_eq!(ends, [3, 3, 3, 4, 6, 6, 7, 12, 12, 12, 12, 12]);
 }
 
-/// The events of a commit keep the order that they were given in.
+/// The events of a commit keep their order.
 pub async fn events_of_a_commit_keep_their_order(store: Store) {
     let stream = fresh_stream();
     let append = commit_after(&StreamHead::empty(stream.clone()), 1000);
@@ -55,7 +56,7 @@ pub async fn stale_head_is_a_conflict(store: Store) {
     assert_history(&store, &stream, &commits).await;
 }
 
-/// A stream that is expected not to exist, but does, is a conflict, and nothing is stored.
+/// An append that expects no stream is a conflict if the stream exists, and nothing is stored.
 pub async fn an_empty_head_on_an_existing_stream_is_a_conflict(store: Store) {
     let (stream, commits) = given(&store, &[2]).await;
     let empty = StreamHead::empty(stream.clone());
@@ -64,18 +65,18 @@ pub async fn an_empty_head_on_an_existing_stream_is_a_conflict(store: Store) {
     assert_history(&store, &stream, &commits).await;
 }
 
-/// A conflict's `actual` never exceeds the real tail, also where commits have several events.
+/// A conflict's `actual` never exceeds the real tail, also if commits have several events.
 pub async fn a_conflict_never_names_more_than_the_real_tail(store: Store) {
     let (stream, commits) = given(&store, &[4, 1, 7]).await;
     for stale in &commits[..2] {
-        // A long commit in the place of a short one must not be counted to the tail.
+        // The long commit in the slot of a short one must not be counted toward the tail.
         let outcome = store.append(&commit_after(&stale.head(), 20)).await;
         assert_conflict(&outcome.unwrap(), &stale.head(), Version::new(12));
     }
     assert_history(&store, &stream, &commits).await;
 }
 
-/// The same append sent again is stored once; the answer is `Repeated` with the stored commit.
+/// The same append sent again is stored once, and the answer is `Repeated` with the stored commit.
 pub async fn the_same_append_again_is_stored_once_and_answers_the_stored_commit(store: Store) {
     let (stream, mut commits) = given(&store, &[2]).await;
     let append = commit_after(&tail(&commits), 3);
@@ -88,7 +89,7 @@ pub async fn the_same_append_again_is_stored_once_and_answers_the_stored_commit(
     assert_history(&store, &stream, &commits).await;
 }
 
-/// An append sent again is a repeat also when others have written after it.
+/// An append sent again is a repeat even if other writers have appended after it.
 pub async fn a_repeat_is_recognised_behind_later_commits(store: Store) {
     let stream = fresh_stream();
     let first = commit_after(&StreamHead::empty(stream.clone()), 2);
@@ -105,7 +106,8 @@ pub async fn a_repeat_is_recognised_behind_later_commits(store: Store) {
     assert_history(&store, &stream, &commits).await;
 }
 
-/// A repeat answers the commit as stored, not as requested: a command decided anew may send other events.
+/// A repeat answers the commit as stored, not as requested: a command that is decided again may
+/// lead to other events.
 pub async fn a_repeat_answers_the_stored_events_not_the_requested_ones(store: Store) {
     let stream = fresh_stream();
     let stored = commit_after(&StreamHead::empty(stream.clone()), 2);
@@ -117,7 +119,7 @@ pub async fn a_repeat_answers_the_stored_events_not_the_requested_ones(store: St
     assert_history(&store, &stream, &[stored.to_commit()]).await;
 }
 
-/// A commit id that is stored in another slot does not make a repeat: it is a conflict.
+/// A commit id that is stored in another slot does not make a repeat, but a conflict.
 pub async fn a_commit_id_in_another_slot_is_a_conflict_not_a_repeat(store: Store) {
     let (stream, commits) = given(&store, &[1, 1, 1]).await;
     for (slot, elsewhere) in [(0, 2), (1, 0), (1, 2)] {
@@ -133,7 +135,7 @@ pub async fn a_commit_id_in_another_slot_is_a_conflict_not_a_repeat(store: Store
     assert_history(&store, &stream, &commits).await;
 }
 
-/// No event is `Invalid`, and nothing is stored.
+/// A commit without events is `Invalid`, and nothing is stored.
 pub async fn a_commit_without_events_is_invalid(store: Store) {
     let (stream, commits) = given(&store, &[1]).await;
     for head in [tail(&commits), StreamHead::empty(fresh_stream())] {
@@ -142,7 +144,7 @@ pub async fn a_commit_without_events_is_invalid(store: Store) {
     assert_history(&store, &stream, &commits).await;
 }
 
-/// More than [`Append::MAX_EVENTS`] is `Invalid`, and nothing is stored.
+/// A commit of more than [`Append::MAX_EVENTS`] events is `Invalid`, and nothing is stored.
 pub async fn more_events_than_the_maximum_are_invalid(store: Store) {
     let stream = fresh_stream();
     let empty = StreamHead::empty(stream.clone());
@@ -151,13 +153,13 @@ pub async fn more_events_than_the_maximum_are_invalid(store: Store) {
     assert_history(&store, &stream, &[]).await;
 }
 
-/// A commit recorded outside of the years 0 to 9999 is `Invalid`, and nothing is stored: its time has no text form, so its
-/// events could never be published.
+/// A commit recorded outside of the years 0 to 9999 is `Invalid`, and nothing is stored. Its time
+/// has no text form, so its events could never be published.
 pub async fn a_time_that_no_record_can_carry_is_invalid(store: Store) {
     let (stream, commits) = given(&store, &[1]).await;
     let early = Timestamp::from_micros(Timestamp::MIN.as_micros() - 1);
     let late = Timestamp::from_micros(Timestamp::MAX.as_micros() + 1);
-    // Nanoseconds taken for microseconds, as an import may bring them.
+    // Nanoseconds that were taken for microseconds, as may happen in an import.
     let nanoseconds = Timestamp::from_micros(1_767_225_600_000_000_000);
     for at in [
         early,
@@ -175,7 +177,8 @@ pub async fn a_time_that_no_record_can_carry_is_invalid(store: Store) {
     assert_history(&store, &stream, &commits).await;
 }
 
-/// A commit with a text that a header of its events' records could not hold is `Invalid`, and nothing is stored.
+/// A commit with a text that the header of a record cannot hold is `Invalid`, and nothing is
+/// stored.
 pub async fn a_text_that_no_record_can_carry_is_invalid(store: Store) {
     let (stream, commits) = given(&store, &[1]).await;
     let head = tail(&commits);
@@ -241,7 +244,7 @@ pub async fn a_commit_over_the_limit_is_too_large(store: Store) {
     assert_history(&store, &stream, &commits).await;
 }
 
-/// An event over `max_event_bytes` is `TooLarge`, alone and among others, and nothing is stored.
+/// An event over `max_event_bytes` is `TooLarge`, alone or among others, and nothing is stored.
 pub async fn an_event_over_the_limit_is_too_large(store: Store) {
     let limit = store.capabilities().max_event_bytes;
     let (stream, commits) = given(&store, &[1]).await;
@@ -265,9 +268,10 @@ pub async fn an_event_over_the_limit_is_too_large(store: Store) {
     assert_history(&store, &stream, &commits).await;
 }
 
-/// A commit below `max_commit_bytes` is taken and comes back, alone and after others.
+/// A commit below `max_commit_bytes` is accepted and comes back, alone and after others.
 pub async fn a_commit_below_the_limit_is_taken(store: Store) {
-    // A tenth is left for what the adapter adds to the payload, and for what a cut between events leaves unused.
+    // A tenth is left for what the adapter adds to the payload, and for the space that a split
+    // between events leaves unused.
     let nearly = store.capabilities().max_commit_bytes / 10 * 9;
     let stream = fresh_stream();
     let events = large_events(&store, nearly);
@@ -278,7 +282,8 @@ pub async fn a_commit_below_the_limit_is_taken(store: Store) {
     assert_history(&store, &stream, &[append.to_commit(), small.to_commit()]).await;
 }
 
-/// A commit that a backend may have to split is in conflict as a whole, and none of its parts is stored.
+/// A commit that a backend may have to split is in conflict as a whole, and none of its parts is
+/// stored.
 pub async fn a_large_commit_on_a_stale_head_stores_nothing(store: Store) {
     let (stream, commits) = given(&store, &[2, 1]).await;
     let events = large_events(&store, store.capabilities().max_commit_bytes / 10 * 9);
@@ -289,8 +294,10 @@ pub async fn a_large_commit_on_a_stale_head_stores_nothing(store: Store) {
     assert_history(&store, &stream, &commits).await;
 }
 
-/// Metadata over [`Append::MAX_METADATA_BYTES`] is `TooLarge` with that limit, whatever it consists of, and nothing is
-/// stored. A limit that differed between stores would show up only in production.
+/// Metadata over [`Append::MAX_METADATA_BYTES`] is `TooLarge` with that limit, whatever it consists
+/// of, and nothing is stored.
+///
+/// The limit is the same for all stores, since a difference would show only in production.
 pub async fn metadata_over_the_limit_is_too_large(store: Store) {
     let (stream, commits) = given(&store, &[1]).await;
     let limit = Append::MAX_METADATA_BYTES;
@@ -318,8 +325,8 @@ pub async fn metadata_over_the_limit_is_too_large(store: Store) {
     assert_history(&store, &stream, &commits).await;
 }
 
-/// An event of exactly `max_event_bytes` and metadata of exactly [`Append::MAX_METADATA_BYTES`] are taken in one commit,
-/// if the commit has room for both, and come back: each limit holds by itself.
+/// An event of exactly `max_event_bytes` and metadata of exactly [`Append::MAX_METADATA_BYTES`] are
+/// accepted in one commit, if the commit has room for both. Each limit is independent of the other.
 pub async fn an_event_and_metadata_at_their_limits_are_taken(store: Store) {
     let stream = fresh_stream();
     let capabilities = store.capabilities();
@@ -334,13 +341,13 @@ pub async fn an_event_and_metadata_at_their_limits_are_taken(store: Store) {
     assert_history(&store, &stream, &[append.to_commit()]).await;
 }
 
-/// Metadata of exactly so many bytes.
+/// Returns metadata of exactly this many bytes.
 fn metadata_of(bytes: usize) -> Metadata {
     let key = "key";
     Metadata::new().with(key, "v".repeat(bytes - key.len() - Metadata::ENTRY_BYTES))
 }
 
-/// Events of about so many bytes together, each well below the limit of one.
+/// Returns events of about this many bytes together, each well below the limit of a single event.
 pub(super) fn large_events(store: &Store, bytes: usize) -> Vec<EventData> {
     let each = store.capabilities().max_event_bytes / 10 * 9;
     let full = std::iter::repeat_with(|| large_event(each)).take(bytes / each);

@@ -1,4 +1,4 @@
-//! Appends of several streams at once.
+//! Cases of atomic appends to several streams.
 use super::append::large_events;
 use super::given::{
     Store, append_all_settled, append_of, assert_conflict, assert_history, assert_invalid,
@@ -12,7 +12,7 @@ use foldstream::{
 };
 use std::fmt::Debug;
 
-/// Two streams that do not exist yet.
+/// Returns the heads of two streams that do not exist yet.
 fn two_empty() -> (StreamHead, StreamHead) {
     (
         StreamHead::empty(fresh_stream()),
@@ -32,10 +32,10 @@ pub async fn a_declared_atomic_append_is_in_the_capabilities(store: Store) {
     assert!(streams > 1, "max_streams_per_append is {streams}");
 }
 
-/// All commits are stored; heads come back in the order of the request.
+/// All commits are stored, and the heads come back in the order of the request.
 pub async fn all_commits_are_stored_and_heads_come_in_the_order_of_the_request(store: Store) {
     let name = unique();
-    // Neither the order of names nor its reverse.
+    // The order is neither that of the names nor its reverse.
     let appends = ["b", "c", "a"].map(|part| {
         let id = stream("contract", &format!("{name}-{part}"));
         commit_after(&StreamHead::empty(id), part.len() + 1)
@@ -50,7 +50,7 @@ pub async fn all_commits_are_stored_and_heads_come_in_the_order_of_the_request(s
     }
 }
 
-/// One stale head stores none, wherever it stands in the request, and is named by the conflict.
+/// One stale head anywhere in the request prevents all commits, and the conflict names its stream.
 pub async fn one_stale_head_stores_none(store: Store) {
     let (moved, commits) = given(&store, &[1, 2]).await;
     for place in 0..3 {
@@ -68,7 +68,8 @@ pub async fn one_stale_head_stores_none(store: Store) {
     assert_history(&store, &moved, &commits).await;
 }
 
-/// A stream that is only checked and still at its head lets the commits through and stays as it is.
+/// A stream that is only checked and is still at its head lets the commits through, and does not
+/// change.
 pub async fn a_checked_stream_at_its_head_lets_the_commits_through(store: Store) {
     let (checked, commits) = given(&store, &[2, 1]).await;
     let (one, absent) = two_empty();
@@ -82,12 +83,13 @@ pub async fn a_checked_stream_at_its_head_lets_the_commits_through(store: Store)
     assert_history(&store, one.stream(), &[append.to_commit()]).await;
     assert_history(&store, &checked, &commits).await;
     assert_history(&store, absent.stream(), &[]).await;
-    // A check leaves nothing behind that would stop the stream's next writer.
+    // A check leaves no trace that would stop the stream's next writer.
     must_append(&store, &signed_by(&tail(&commits), 1)).await;
     must_append(&store, &signed_by(&absent, 1)).await;
 }
 
-/// A checked stream that is not at its head any more is a conflict that names it, and nothing is stored.
+/// A checked stream that has moved past its head is a conflict that names it, and nothing is
+/// stored.
 pub async fn a_checked_stream_that_moved_is_a_conflict_that_names_it(store: Store) {
     let (moved, commits) = given(&store, &[1, 3]).await;
     for stale in [StreamHead::empty(moved.clone()), commits[0].head()] {
@@ -114,18 +116,18 @@ async fn assert_stopped_by_a_check(store: &Store, append: impl Fn(&StreamHead) -
     assert_history(store, &moved, &commits).await;
 }
 
-/// One commit alone is stopped by a check too, though it would fit a plain write, which has no place for checks.
+/// A check also stops a single commit, which would fit a plain write without any place for checks.
 pub async fn a_checked_stream_that_moved_stops_a_single_commit(store: Store) {
     assert_stopped_by_a_check(&store, |head| commit_after(head, 2)).await;
 }
 
-/// One commit that a backend may have to split is stopped by a check, and none of its parts is stored.
+/// A check stops a single commit that a backend may have to split, and none of its parts is stored.
 pub async fn a_checked_stream_that_moved_stops_a_large_commit(store: Store) {
     let events = large_events(&store, store.capabilities().max_commit_bytes / 10 * 9);
     assert_stopped_by_a_check(&store, |head| append_of(head, events.clone())).await;
 }
 
-/// A stream named twice is `Invalid`, as commit or as check, and nothing is stored.
+/// A stream named twice, as a commit or as a check, is `Invalid`, and nothing is stored.
 pub async fn a_stream_named_twice_is_invalid(store: Store) {
     let (one, two) = two_empty();
     let (first, second) = (signed_by(&one, 1), signed_by(&two, 2));
@@ -141,7 +143,7 @@ pub async fn a_stream_named_twice_is_invalid(store: Store) {
     assert_untouched(&store, &[&first, &second]).await;
 }
 
-/// No commit is `Invalid`, also with streams to check.
+/// An append without commits is `Invalid`, even with streams to check.
 pub async fn an_append_of_no_commits_is_invalid(store: Store) {
     assert_invalid(&store.append_all(&AppendAll::default()).await);
     let (checked, _) = two_empty();
@@ -149,7 +151,7 @@ pub async fn an_append_of_no_commits_is_invalid(store: Store) {
     assert_invalid(&store.append_all(&checks_only).await);
 }
 
-/// One invalid or too large commit stores none.
+/// One commit that is invalid or too large prevents all commits.
 pub async fn one_bad_commit_stores_none(store: Store) {
     let (one, two) = two_empty();
     let good = commit_after(&one, 1);
@@ -170,7 +172,8 @@ pub async fn one_bad_commit_stores_none(store: Store) {
     assert_untouched(&store, &[&good, &commit_after(&two, 1)]).await;
 }
 
-/// Commits that are within `max_commit_bytes` each and over it together are `TooLarge` with that limit, and none is stored.
+/// Commits that are each within `max_commit_bytes` but together over it are `TooLarge` with that
+/// limit, and none is stored.
 pub async fn commits_that_are_together_over_the_limit_are_too_large(store: Store) {
     let (one, two) = two_empty();
     let limit = store.capabilities().max_commit_bytes;
@@ -192,7 +195,8 @@ pub async fn commits_that_are_together_over_the_limit_are_too_large(store: Store
     assert_untouched(&store, &appends.each_ref()).await;
 }
 
-/// As many commits as an append can have, of `bytes` together: the last one is of the size that is left.
+/// Returns as many commits as an append can have, of `bytes` together. The last one takes the bytes
+/// that are left.
 fn commits_of(store: &Store, bytes: usize) -> Vec<Append> {
     let most = store.capabilities().max_streams_per_append as usize;
     let heads: Vec<_> = (0..most)
@@ -207,8 +211,9 @@ fn commits_of(store: &Store, bytes: usize) -> Vec<Append> {
     heads.iter().enumerate().map(sized).collect()
 }
 
-/// Commits that are together within `max_commit_bytes` are stored, unless what stands in every part makes them larger than
-/// `max_append_bytes`: then they are `TooLarge` with that limit, and none is stored.
+/// Commits that are together within `max_commit_bytes` are stored, unless the data repeated in
+/// every part makes them larger than `max_append_bytes`. Then they are `TooLarge` with that limit,
+/// and none is stored.
 pub async fn what_stands_in_every_part_counts_toward_the_limit_of_an_append(store: Store) {
     let capabilities = store.capabilities();
     let (part, limit) = (capabilities.max_part_bytes, capabilities.max_append_bytes);
@@ -232,18 +237,19 @@ pub async fn what_stands_in_every_part_counts_toward_the_limit_of_an_append(stor
         other => panic!("expected TooLarge, found {other:.300?}"),
     }
     assert_untouched(&store, &[&appends[0], last]).await;
-    // A little below both limits they are stored.
+    // Commits a little below both limits are stored.
     let appends = commits_of(&store, limit - (written - together));
     let outcome = store.append_all(&AppendAll::new(appends)).await;
     assert!(matches!(outcome, Ok(AppendOutcome::Appended(_))));
 }
 
-/// Parts of large commits and streams that are only checked count as streams: as many as `max_streams_per_append` are
-/// taken together, and one more is `Refused(Unsupported)`, and nothing is stored.
+/// Parts of large commits and streams that are only checked count as streams. As many as
+/// `max_streams_per_append` are accepted together. One more is `Refused(Unsupported)`, and nothing
+/// is stored.
 pub async fn parts_of_large_commits_and_checked_streams_count_as_streams(store: Store) {
     let capabilities = store.capabilities();
     let most = capabilities.max_streams_per_append as usize;
-    // Two of these events do not fit one part, where there are parts.
+    // Two of these events do not fit one part, if the backend has parts.
     let room = capabilities.max_commit_bytes / 4;
     let each = room.min(capabilities.max_part_bytes) / 10 * 8;
     let large = || append_of(&two_empty().0, vec![large_event(each); 3]);
@@ -271,7 +277,8 @@ pub async fn parts_of_large_commits_and_checked_streams_count_as_streams(store: 
     }
 }
 
-/// The same atomic append sent again is stored once and answers the stored commits in the order of the request.
+/// The same atomic append sent again is stored once, and answers the stored commits in the order of
+/// the request.
 pub async fn the_same_atomic_append_again_is_a_repeat(store: Store) {
     let (one, two) = two_empty();
     let (checked, commits) = given(&store, &[1]).await;
@@ -282,7 +289,7 @@ pub async fn the_same_atomic_append_again_is_a_repeat(store: Store) {
     assert!(matches!(outcome, AppendOutcome::Appended(_)));
     let stored = [second.to_commit(), first.to_commit()];
     assert_repeated(&store.append_all(&all).await.unwrap(), &stored);
-    // What was decided then stays decided, though the streams go on.
+    // The append stays decided, even if its streams have moved since.
     must_append(&store, &signed_by(&tail(&commits), 1)).await;
     must_append(&store, &signed_by(&first.head_after(), 1)).await;
     assert_repeated(&store.append_all(&all).await.unwrap(), &stored);
@@ -290,7 +297,7 @@ pub async fn the_same_atomic_append_again_is_a_repeat(store: Store) {
     assert_history(&store, two.stream(), &[second.to_commit()]).await;
 }
 
-/// Of several atomic appends with the same heads exactly one wins, on all of its streams.
+/// Of several atomic appends with the same heads, exactly one wins, on all of its streams.
 pub async fn of_several_atomic_appends_with_the_same_heads_exactly_one_wins(store: Store) {
     let (mut one, mut two) = two_empty();
     for _ in 0..3 {
@@ -321,14 +328,16 @@ pub async fn of_several_atomic_appends_with_the_same_heads_exactly_one_wins(stor
     }
 }
 
-/// A dropped future of an atomic append leaves all commits or none; sending it again settles which.
+/// A dropped future of an atomic append stores all commits or none, and sending the append again
+/// settles which.
 pub async fn a_dropped_atomic_append_leaves_all_commits_or_none(store: Store) {
     for attempt in 0..10u32 {
         let (one, two) = two_empty();
         let (first, second) = (commit_after(&one, 2), commit_after(&two, 3));
         let all = AppendAll::new(vec![first.clone(), second.clone()]);
         drop_midway(attempt, store.append_all(&all)).await;
-        // A request on its way may still land, and reads are not isolated from it: half of it must not last.
+        // The request of the dropped future may still arrive, and reads are not isolated from it. A
+        // half of it may be visible for a moment, but must not remain.
         eventually(
             "a dropped atomic append is there whole or not at all",
             || async {
@@ -354,7 +363,8 @@ pub async fn a_dropped_atomic_append_leaves_all_commits_or_none(store: Store) {
     }
 }
 
-/// One commit without checks behaves as `append`: stored, repeated, refused, in conflict. Holds for every adapter.
+/// A single commit without checks behaves as in `append`: stored, repeated, refused or in conflict.
+/// This holds for every adapter.
 pub async fn an_atomic_append_of_one_commit_behaves_as_append(store: Store) {
     let stream = fresh_stream();
     let commits = given_on(&store, &stream, &[2]).await;
@@ -393,7 +403,8 @@ fn assert_unsupported<T: Debug>(answer: &Result<T, EventStoreError>) {
     );
 }
 
-/// With `max_streams_per_append` 1, more than one stream is `Refused(Unsupported)`, and nothing is stored.
+/// With `max_streams_per_append` 1, more than one stream is `Refused(Unsupported)`, and nothing is
+/// stored.
 pub async fn more_than_one_stream_is_unsupported(store: Store) {
     let (one, two) = two_empty();
     let (first, second) = (commit_after(&one, 1), commit_after(&two, 1));

@@ -10,53 +10,53 @@ use foldstream::{
 use futures::TryStreamExt;
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-/// What cases take.
+/// The port that every case takes.
 pub(super) type Store = Arc<dyn EventStore>;
 
-/// A stream that nobody else uses.
+/// Returns a stream that no other test uses.
 pub(super) fn fresh_stream() -> StreamId {
     stream("contract", &unique())
 }
 
-/// A stream by its parts.
+/// Returns a stream from its parts.
 pub(super) fn stream(aggregate: &str, id: &str) -> StreamId {
     StreamId::new(aggregate, id).unwrap()
 }
 
-/// An aggregate type that nobody else uses.
+/// Returns an aggregate type that no other test uses.
 pub(super) fn fresh_type() -> String {
     format!("t-{}", unique())
 }
 
-/// `count` events that differ from each other.
+/// Returns `count` events that differ from each other.
 pub(super) fn events(count: usize) -> Arc<[EventData]> {
     (0..count)
         .map(|n| EventData::new("Counted", 1, format!(r#"{{"n":{n}}}"#)))
         .collect()
 }
 
-/// A JSON string of about `bytes` bytes as one event.
+/// Returns one event with a JSON string of about `bytes` bytes.
 pub(super) fn large_event(bytes: usize) -> EventData {
     EventData::new("Large", 1, format!("\"{}\"", "x".repeat(bytes)))
 }
 
-/// `count` events after `head`, under a fresh commit id.
+/// Returns an append of `count` events after `head`, with a fresh commit id.
 pub(super) fn commit_after(head: &StreamHead, count: usize) -> Append {
     append_of(head, events(count))
 }
 
-/// One event that says who wrote it.
+/// Returns an append of one event that says who wrote it.
 pub(super) fn signed_by(head: &StreamHead, writer: usize) -> Append {
     let event = EventData::new("Signed", 1, format!(r#"{{"writer":{writer}}}"#));
     append_of(head, [event])
 }
 
-/// These events after `head`, under a fresh commit id.
+/// Returns an append of these events after `head`, with a fresh commit id.
 pub(super) fn append_of(head: &StreamHead, events: impl Into<Arc<[EventData]>>) -> Append {
     Append::after(head.clone(), CommitId::random(), Timestamp::now(), events)
 }
 
-/// Appends what must be stored, and returns the new head.
+/// Appends a commit that must be stored, and returns the new head.
 pub(super) async fn must_append(store: &Store, append: &Append) -> StreamHead {
     match store.append(append).await.unwrap() {
         AppendOutcome::Appended(head) => {
@@ -86,12 +86,12 @@ pub(super) async fn given_on(store: &Store, stream: &StreamId, lengths: &[usize]
     commits
 }
 
-/// Where the last of these commits ends.
+/// Returns the head of the last of these commits.
 pub(super) fn tail(commits: &[Commit]) -> StreamHead {
     commits.last().unwrap().head()
 }
 
-/// Everything that a read returns.
+/// Returns everything that a read returns.
 pub(super) async fn try_read(
     store: &Store,
     stream: &StreamId,
@@ -102,7 +102,7 @@ pub(super) async fn try_read(
     store.read(stream, from, limit).try_collect().await
 }
 
-/// Everything that a read returns, which must not fail.
+/// Returns everything that a read returns, and panics if the read fails.
 pub(super) async fn read(
     store: &Store,
     stream: &StreamId,
@@ -112,13 +112,14 @@ pub(super) async fn read(
     try_read(store, stream, from, limit).await.unwrap()
 }
 
-/// The whole stream, oldest first.
+/// Returns the whole stream, oldest commit first.
 pub(super) async fn history(store: &Store, stream: &StreamId) -> Vec<Commit> {
     let start = ReadFrom::After(StreamHead::empty(stream.clone()));
     read(store, stream, start, None).await
 }
 
-/// Compares places first, so that a failure is readable, then everything.
+/// Asserts that two lists of commits are equal. Versions are compared first, so that a failure is
+/// readable.
 pub(super) fn assert_commits(what: &str, found: &[Commit], expected: &[Commit]) {
     let places = |commits: &[Commit]| -> Vec<(u64, usize, CommitId)> {
         let place = |c: &Commit| (c.first_version.get(), c.events.len(), c.id);
@@ -134,12 +135,12 @@ pub(super) fn assert_commits(what: &str, found: &[Commit], expected: &[Commit]) 
     }
 }
 
-/// That the stream holds exactly these commits.
+/// Asserts that the stream holds exactly these commits.
 pub(super) async fn assert_history(store: &Store, stream: &StreamId, expected: &[Commit]) {
     assert_commits("the history", &history(store, stream).await, expected);
 }
 
-/// That versions go on from 1 without gaps.
+/// Asserts that versions continue from 1 without gaps.
 pub(super) fn assert_contiguous(commits: &[Commit]) {
     let mut next = Version::new(1);
     for commit in commits {
@@ -148,7 +149,7 @@ pub(super) fn assert_contiguous(commits: &[Commit]) {
     }
 }
 
-/// That an append was a conflict of this stream, and names no more than its tail.
+/// Asserts that an append was a conflict of this stream that names no version above its tail.
 pub(super) fn assert_conflict<T: std::fmt::Debug>(
     outcome: &AppendOutcome<T>,
     head: &StreamHead,
@@ -170,7 +171,7 @@ pub(super) fn assert_conflict<T: std::fmt::Debug>(
     );
 }
 
-/// That an append was a repeat of this stored commit.
+/// Asserts that an append was a repeat of this stored commit.
 pub(super) fn assert_repeated<T: std::fmt::Debug>(outcome: &AppendOutcome<T>, stored: &[Commit]) {
     let AppendOutcome::Repeated(found) = outcome else {
         panic!("expected a repeat, found {}", brief(outcome));
@@ -178,7 +179,7 @@ pub(super) fn assert_repeated<T: std::fmt::Debug>(outcome: &AppendOutcome<T>, st
     assert_commits("the repeat", found, stored);
 }
 
-/// That a request was refused as malformed.
+/// Asserts that a request was refused as malformed.
 pub(super) fn assert_invalid<T: std::fmt::Debug>(answer: &Result<T, EventStoreError>) {
     assert!(
         matches!(answer, Err(EventStoreError::Invalid { .. })),
@@ -186,7 +187,7 @@ pub(super) fn assert_invalid<T: std::fmt::Debug>(answer: &Result<T, EventStoreEr
     );
 }
 
-/// An outcome without its payloads.
+/// Returns the text of an outcome without its payloads.
 pub(super) fn brief<T>(outcome: &AppendOutcome<T>) -> String {
     match outcome {
         AppendOutcome::Appended(_) => "Appended".into(),
@@ -201,14 +202,14 @@ const BUSY: RetryPolicy = RetryPolicy::new(
     PATIENCE,
 );
 
-/// Appends under contention.
+/// Appends under contention, with retries while the backend is busy.
 pub(super) async fn append_settled(store: &Store, append: &Append) -> AppendOutcome {
     let append = (|| store.append(append)).retry(BUSY);
     let settled = append.when(EventStoreError::is_transient).run().await;
     settled.unwrap()
 }
 
-/// As [`append_settled`], for several streams.
+/// Appends to several streams as [`append_settled`] does to one.
 pub(super) async fn append_all_settled(
     store: &Store,
     all: &AppendAll,

@@ -1,7 +1,8 @@
-//! Appends on heads that are not in the stream: above the tail, or of another history.
+//! Cases of appends on heads that are not in the stream: above the tail, or of another history.
 //!
-//! A caller has such a head after the store was restored from a backup. What a store may do with it depends on
-//! [`Capabilities::checks_heads`](foldstream::ports::Capabilities::checks_heads); what must hold in any case stands here.
+//! A caller has such a head after the store was restored from a backup. What a store may do with it
+//! depends on [`Capabilities::checks_heads`](foldstream::ports::Capabilities::checks_heads). These
+//! cases check what must hold in any store.
 use super::given::{
     Store, append_of, assert_conflict, assert_history, assert_repeated, brief, commit_after,
     events, fresh_stream, given, must_append, tail,
@@ -12,13 +13,14 @@ use foldstream::{
 };
 use futures::StreamExt;
 
-/// A head of this stream that nobody has read from it.
+/// Returns a head that was never in this stream.
 fn foreign(stream: &StreamId, version: u64) -> StreamHead {
     let (version, time) = (Version::new(version), Timestamp::from_micros(1));
     StreamHead::observed(stream.clone(), version, CommitId::random(), time)
 }
 
-/// Appends on a head that is not in the stream. True if it was stored, which only a store may do that does not check heads.
+/// Appends on a head that is not in the stream. Returns true if the commit was stored, which is
+/// allowed only to a store that does not check heads.
 async fn is_stored(store: &Store, append: &Append, tail: Version) -> bool {
     match store.append(append).await.unwrap() {
         AppendOutcome::Appended(head) => {
@@ -36,7 +38,8 @@ async fn is_stored(store: &Store, append: &Append, tail: Version) -> bool {
     }
 }
 
-/// That a read returns some of these commits from the start on, and then says that the stream is corrupt.
+/// Asserts that a read returns some of these commits from the start on, and then reports the stream
+/// as corrupt.
 async fn assert_reported(store: &Store, stream: &StreamId, from: ReadFrom, sound: &[Commit]) {
     let what = format!("{from:?}");
     let mut read = store.read(stream, from, None);
@@ -65,8 +68,9 @@ async fn assert_sound_part(store: &Store, stream: &StreamId, commits: &[Commit])
     assert_eq!(found, commits, "what was there before");
 }
 
-/// A head above the tail is a conflict, or it leaves a hole that every read across it reports. What was there before is
-/// read as before and can be appended on.
+/// A head above the tail is a conflict, or leaves a hole that every read across it reports.
+///
+/// The commits before the hole are read as before, and the stream can be extended after them.
 pub async fn a_head_above_the_tail_is_a_conflict_or_leaves_a_hole_that_reads_report(store: Store) {
     for lengths in [&[1, 2][..], &[]] {
         let (stream, mut commits) = given(&store, lengths).await;
@@ -83,7 +87,7 @@ pub async fn a_head_above_the_tail_is_a_conflict_or_leaves_a_hole_that_reads_rep
             let newest = [append.to_commit()];
             assert_reported(&store, &stream, ReadFrom::Newest, &newest).await;
             assert_repeated(&store.append(&append).await.unwrap(), &newest);
-            // The tail is where it was: the next commit goes there.
+            // The tail has not moved, so the next commit goes there.
             let head = commits.last().map_or_else(|| empty.clone(), Commit::head);
             let next = commit_after(&head, 1);
             must_append(&store, &next).await;
@@ -93,8 +97,8 @@ pub async fn a_head_above_the_tail_is_a_conflict_or_leaves_a_hole_that_reads_rep
     }
 }
 
-/// A head at the tail's version, but of another commit, is a conflict, or the new commit follows on what is there: no
-/// version is taken twice, and none is left out.
+/// A head of another commit at the tail's version is a conflict, or the new commit follows on the
+/// tail. No version is used twice, and none is left out.
 pub async fn a_head_of_another_history_is_a_conflict_or_extends_the_stream(store: Store) {
     let (stream, mut commits) = given(&store, &[1, 2]).await;
     let append = commit_after(&foreign(&stream, 3), 2);
@@ -105,7 +109,7 @@ pub async fn a_head_of_another_history_is_a_conflict_or_extends_the_stream(store
     must_append(&store, &commit_after(&tail(&commits), 1)).await;
 }
 
-/// A head of another history whose next version is taken is a conflict in every store.
+/// A head of another history is a conflict in every store if its next version is taken.
 pub async fn a_head_of_another_history_before_the_tail_is_a_conflict(store: Store) {
     let (stream, commits) = given(&store, &[1, 2, 1]).await;
     for version in [1, 3] {
@@ -116,8 +120,8 @@ pub async fn a_head_of_another_history_before_the_tail_is_a_conflict(store: Stor
     assert_history(&store, &stream, &commits).await;
 }
 
-/// A head at a version within a commit, where no commit of this stream ends, is a conflict, or leaves an overlap that every
-/// read across it reports.
+/// A head at a version within a commit is a conflict, or leaves an overlap that every read across
+/// it reports.
 pub async fn a_head_within_a_commit_is_a_conflict_or_an_overlap_that_reads_report(store: Store) {
     let (stream, commits) = given(&store, &[1, 3]).await;
     let append = commit_after(&foreign(&stream, 2), 1);
@@ -130,8 +134,8 @@ pub async fn a_head_within_a_commit_is_a_conflict_or_an_overlap_that_reads_repor
     assert_sound_part(&store, &stream, &commits[..1]).await;
 }
 
-/// A stream that is only checked, at a head above its tail, is a conflict where heads are checked. Elsewhere the check may
-/// pass; the checked stream is left alone.
+/// A stream that is only checked, at a head above its tail, is a conflict if the store checks
+/// heads. Otherwise the check may pass, and the checked stream does not change.
 pub async fn a_checked_head_above_the_tail_lets_nothing_pass_where_heads_are_checked(store: Store) {
     let (stream, commits) = given(&store, &[1, 2]).await;
     let append = append_of(&StreamHead::empty(fresh_stream()), events(1));

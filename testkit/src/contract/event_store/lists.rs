@@ -1,4 +1,4 @@
-//! Lists that may lag: streams of a type, and commits that are not yet published.
+//! Cases of lists that may lag: streams of a type, and commits that are not published yet.
 use super::given::{
     Store, assert_history, assert_invalid, fresh_stream, fresh_type, given, given_on, signed_by,
     stream,
@@ -17,7 +17,7 @@ fn stored(cursor: Option<ScanCursor>) -> Option<ScanCursor> {
     cursor.map(|c| ScanCursor::from_bytes(c.as_bytes().to_vec()))
 }
 
-/// All pages of the list of streams, joined.
+/// Returns all pages of the list of streams, joined.
 async fn listed_streams(store: &Store, aggregate: &str) -> Vec<StreamId> {
     let (mut all, mut after) = (Vec::new(), None);
     for walked in 0.. {
@@ -32,7 +32,8 @@ async fn listed_streams(store: &Store, aggregate: &str) -> Vec<StreamId> {
     all
 }
 
-/// The list of streams of a type comes to hold all of them, each once, however many commits it has.
+/// The list of streams of a type eventually contains all of them, each once, however many commits
+/// it has.
 pub async fn streams_come_to_list_every_stream_of_the_type(store: Store) {
     let aggregate = fresh_type();
     let mut expected = BTreeSet::new();
@@ -56,7 +57,7 @@ pub async fn streams_come_to_list_every_stream_of_the_type(store: Store) {
     .await;
 }
 
-/// Streams of other types are not listed, also where one type's name begins like another's.
+/// Streams of other types are not listed, even if one type's name begins like another's.
 pub async fn streams_of_other_types_are_not_listed(store: Store) {
     let aggregate = format!("t-{}", unique().replace('-', ""));
     let types = [
@@ -93,7 +94,7 @@ pub async fn a_declared_list_of_unpublished_commits_is_in_the_capabilities(store
     assert!(store.capabilities().lists_unpublished);
 }
 
-/// All pages of a segment's unpublished commits.
+/// Returns all pages of a segment's unpublished commits.
 async fn unpublished_pages(store: &Store, segment: Segment, limit: u32) -> Vec<Vec<CommitKey>> {
     let (mut pages, mut after) = (Vec::new(), None);
     let limit = NonZeroU32::new(limit).unwrap();
@@ -108,7 +109,7 @@ async fn unpublished_pages(store: &Store, segment: Segment, limit: u32) -> Vec<V
     }
 }
 
-/// What is listed as unpublished of these streams.
+/// Returns the commits of these streams that are listed as unpublished.
 async fn unpublished(store: &Store, streams: &[&StreamId]) -> Vec<CommitKey> {
     let mut keys = unpublished_pages(store, Segment::ALL, 100).await.concat();
     keys.retain(|key| streams.contains(&&key.stream));
@@ -144,13 +145,13 @@ pub async fn a_stored_commit_is_unpublished_until_it_is_cleared(store: Store) {
     assert_unpublished(&store, &[&stream], &keys[1..]).await;
     store.clear_unpublished(&keys).await.unwrap();
     assert_unpublished(&store, &[&stream], &[]).await;
-    // Clearing is not a property of the stream: the next commit is listed again.
+    // Clearing does not affect the stream: its next commit is listed again.
     let next = signed_by(&commits[2].head(), 1);
     super::given::must_append(&store, &next).await;
     assert_unpublished(&store, &[&stream], &[next.to_commit().key()]).await;
 }
 
-/// Clearing touches nothing else: neither other commits' places in the list nor what is stored.
+/// Clearing changes nothing else: neither the entries of other commits nor what is stored.
 pub async fn clearing_touches_nothing_else(store: Store) {
     let (one, first) = given(&store, &[1, 2, 1]).await;
     let (two, second) = given(&store, &[1, 2, 1]).await;
@@ -169,7 +170,8 @@ pub async fn clearing_touches_nothing_else(store: Store) {
     assert_history(&store, &two, &second).await;
 }
 
-/// Clearing an unknown or cleared key, or none at all, does nothing; above all it makes no commit.
+/// Clearing an unknown or cleared key, or no key at all, does nothing. In particular it creates no
+/// commit.
 pub async fn clearing_an_unknown_or_cleared_key_does_nothing(store: Store) {
     let (stream, commits) = given(&store, &[2, 1]).await;
     let unknown = fresh_stream();
@@ -188,13 +190,13 @@ pub async fn clearing_an_unknown_or_cleared_key_does_nothing(store: Store) {
     assert_unpublished(&store, &[&stream, &unknown], &keys[1..]).await;
     assert_history(&store, &stream, &commits).await;
     assert_history(&store, &unknown, &[]).await;
-    // The slots that were cleared are still free.
+    // The slots of the cleared keys are still free.
     let next = signed_by(&commits[1].head(), 1);
     super::given::must_append(&store, &next).await;
     super::given::must_append(&store, &signed_by(&StreamHead::empty(unknown), 1)).await;
 }
 
-/// Any number of keys is cleared in one call.
+/// One call can clear any number of keys.
 pub async fn many_keys_are_cleared_in_one_call(store: Store) {
     let (stream, commits) = given(&store, &[1; 40]).await;
     let keys = keys(&commits);
@@ -203,7 +205,8 @@ pub async fn many_keys_are_cleared_in_one_call(store: Store) {
     assert_unpublished(&store, &[&stream], &keys[35..]).await;
 }
 
-/// A page has at most `limit` keys, those of one stream next to each other, and its cursor may be stored.
+/// A page has at most `limit` keys, with those of one stream next to each other, and its cursor can
+/// be stored.
 pub async fn unpublished_commits_come_in_pages_by_stream(store: Store) {
     let (one, first) = given(&store, &[1; 5]).await;
     let (two, second) = given(&store, &[1; 4]).await;
@@ -253,7 +256,7 @@ pub async fn each_unpublished_commit_is_in_exactly_one_segment(store: Store) {
     }
 }
 
-/// A cursor that is not this list's is `Invalid`.
+/// A cursor of another list is `Invalid`.
 pub async fn a_cursor_that_is_not_the_unpublished_lists_is_invalid(store: Store) {
     let limit = NonZeroU32::new(10).unwrap();
     for bytes in [b"".as_slice(), b"nonsense", &[0xff; 40]] {
@@ -262,7 +265,7 @@ pub async fn a_cursor_that_is_not_the_unpublished_lists_is_invalid(store: Store)
     }
 }
 
-/// The commits of an atomic append are listed as unpublished, each by itself.
+/// The commits of an atomic append are listed as unpublished, each on its own.
 pub async fn commits_of_an_atomic_append_are_unpublished(store: Store) {
     let one = signed_by(&StreamHead::empty(fresh_stream()), 1);
     let two = signed_by(&StreamHead::empty(fresh_stream()), 2);
@@ -276,7 +279,8 @@ pub async fn commits_of_an_atomic_append_are_unpublished(store: Store) {
     assert_unpublished(&store, &streams, &keys[1..]).await;
 }
 
-/// An adapter that does not declare the list of unpublished commits says so, and refuses it as `Unsupported`.
+/// An adapter that does not declare the list of unpublished commits says so in its capabilities,
+/// and refuses the list as `Unsupported`.
 pub async fn an_undeclared_list_of_unpublished_commits_is_unsupported(store: Store) {
     given(&store, &[1]).await;
     assert!(!store.capabilities().lists_unpublished);

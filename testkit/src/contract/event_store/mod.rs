@@ -13,7 +13,8 @@ use super::run::{Case, collect_cases, publish_cases};
 use foldstream::ports::EventStore;
 use std::{future::Future, sync::Arc};
 
-/// The cases of the [`EventStore`](foldstream::ports::EventStore) contract, by group; the only list of them.
+/// The only list of the cases of the [`EventStore`](foldstream::ports::EventStore) contract, by
+/// group.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __event_store_cases {
@@ -145,7 +146,7 @@ __event_store_cases! { unpublished, [publish_cases] {} }
 __event_store_cases! { no_unpublished, [publish_cases] {} }
 __event_store_cases! { atomic_append_and_unpublished, [publish_cases] {} }
 
-/// All cases of all groups.
+/// Returns all cases of all groups.
 pub fn cases() -> Vec<Case<Arc<dyn EventStore>>> {
     let mut list = Vec::new();
     __event_store_cases! { always, [collect_cases] { list } }
@@ -162,14 +163,15 @@ pub async fn ready(fresh: impl Future<Output = Arc<dyn EventStore>>) -> Arc<dyn 
     fresh.await
 }
 
-/// Makes one `#[test]` of every rule of the [`EventStore`](foldstream::ports::EventStore) contract.
+/// Generates one `#[test]` per rule of the [`EventStore`](foldstream::ports::EventStore) contract.
 ///
-/// `store` is an `async fn() -> Arc<dyn EventStore>`, called once a test in the test's own runtime. Attributes before
-/// it, say `#[ignore = "needs Docker"]`, are put on every test. `with` declares what the adapter can do:
+/// `store` is an `async fn() -> Arc<dyn EventStore>`, called once per test in the test's own
+/// runtime. Attributes before `store`, such as `#[ignore = "needs Docker"]`, are put on every test.
+/// `with` declares what the adapter can do:
 /// - `atomic_append`: `max_streams_per_append` is greater than 1;
 /// - `unpublished`: `lists_unpublished` is true.
 ///
-/// Call it in a module of its own: the tests have the names of the rules.
+/// Call the macro in a module of its own, since the tests are named after the rules.
 ///
 /// # Example
 /// ```

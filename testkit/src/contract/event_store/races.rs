@@ -1,4 +1,4 @@
-//! Append and read by several at once, and futures that are dropped.
+//! Cases of concurrent appends and reads, and of dropped futures.
 use super::given::{
     Store, append_settled, assert_contiguous, assert_history, brief, commit_after, events,
     fresh_stream, given, history, must_append, read, signed_by, tail, try_read,
@@ -15,7 +15,7 @@ use std::sync::{
 
 const WRITERS: usize = 8;
 
-/// Of several writers with the same head exactly one wins.
+/// Of several writers with the same head, exactly one wins.
 pub async fn of_several_writers_with_the_same_head_exactly_one_wins(store: Store) {
     let (stream, mut commits) = given(&store, &[1]).await;
     for _ in 0..4 {
@@ -40,7 +40,8 @@ pub async fn of_several_writers_with_the_same_head_exactly_one_wins(store: Store
     assert_history(&store, &stream, &commits).await;
 }
 
-/// The same append sent by several at the same time is stored once; all others get `Repeated` with the stored commit.
+/// The same append sent by several callers at once is stored once, and all others get `Repeated`
+/// with the stored commit.
 pub async fn the_same_append_by_several_at_once_is_stored_once(store: Store) {
     let (stream, mut commits) = given(&store, &[1]).await;
     for _ in 0..4 {
@@ -62,13 +63,14 @@ pub async fn the_same_append_by_several_at_once_is_stored_once(store: Store) {
                 AppendOutcome::Conflict(_) => panic!("found {}", brief(&outcome)),
             }
         }
-        // None, if the one that stored it was told to try again and then found itself.
+        // There may be none: the caller whose call stored it may have been told to try again, and
+        // then found its own commit.
         assert!(appended <= 1, "{appended} appended");
     }
     assert_history(&store, &stream, &commits).await;
 }
 
-/// Writers that read, append and try again on a conflict lose nothing and leave no gap.
+/// Writers that read, append and try again on a conflict lose no event and leave no gap.
 pub async fn writers_that_retry_on_conflict_lose_nothing(store: Store) {
     const EACH: usize = 5;
     let stream = fresh_stream();
@@ -78,7 +80,8 @@ pub async fn writers_that_retry_on_conflict_lose_nothing(store: Store) {
         async move {
             for _ in 0..EACH {
                 for attempt in 0.. {
-                    // Each conflict is another writer's success, so they are few.
+                    // Each conflict is another writer's success, so the number of conflicts is
+                    // small.
                     assert!(attempt < 1000, "writer {writer} only meets conflicts");
                     let newest = read(&store, &stream, ReadFrom::Newest, Some(1)).await;
                     let empty = StreamHead::empty(stream.clone());
@@ -101,7 +104,7 @@ pub async fn writers_that_retry_on_conflict_lose_nothing(store: Store) {
     }
 }
 
-/// A commit is visible whole or not at all, to readers in both directions while it is written.
+/// A commit is visible whole or not at all to readers in both directions while it is written.
 pub async fn a_commit_is_visible_whole_or_not_at_all(store: Store) {
     const LENGTH: usize = 25;
     let stream = fresh_stream();
@@ -128,7 +131,8 @@ pub async fn a_commit_is_visible_whole_or_not_at_all(store: Store) {
     reader.await.unwrap();
 }
 
-/// A read while others append is without gaps and never shorter than what was acknowledged before it began.
+/// A read during appends has no gaps, and contains every commit that was acknowledged before the
+/// read began.
 pub async fn a_read_during_appends_is_contiguous_and_never_too_short(store: Store) {
     const COMMITS: usize = 20;
     let stream = fresh_stream();
@@ -167,7 +171,7 @@ pub async fn a_read_during_appends_is_contiguous_and_never_too_short(store: Stor
     }
 }
 
-/// A dropped future leaves the commit stored or not, never in part; sending it again settles which.
+/// A dropped append is stored whole or not at all, and sending it again settles which.
 pub async fn a_dropped_append_leaves_the_commit_whole_or_not_at_all(store: Store) {
     for attempt in 0..16u32 {
         let stream = fresh_stream();

@@ -1,4 +1,4 @@
-//! Reads of one stream.
+//! Cases of reads of one stream.
 use super::given::{
     Store, append_of, assert_commits, assert_history, commit_after, fresh_stream, given, given_on,
     large_event, must_append, read, stream, tail,
@@ -9,7 +9,7 @@ use foldstream::{
     ports::{Commit, EventData, ReadFrom},
 };
 
-/// Lengths of the commits that most cases read: ends at 1, 4, 5, 7, 11.
+/// The lengths of the commits that most cases read. They end at 1, 4, 5, 7 and 11.
 const LENGTHS: [usize; 5] = [1, 3, 1, 2, 4];
 
 fn reversed(commits: &[Commit]) -> Vec<Commit> {
@@ -23,7 +23,7 @@ pub async fn every_acknowledged_commit_is_seen_by_every_later_read(store: Store)
     for _ in 0..15 {
         let append = commit_after(&head, 2);
         let (before, written) = (head.clone(), [append.to_commit()]);
-        // Absent in this moment; an answer that is kept would be stale afterwards.
+        // The stream is absent at this moment. A cached answer would be stale afterwards.
         let from = ReadFrom::After(before.clone());
         assert_commits(
             "before",
@@ -43,10 +43,11 @@ pub async fn every_acknowledged_commit_is_seen_by_every_later_read(store: Store)
     }
 }
 
-/// A read goes to the tail however many pages that takes: here about 2 MB, in both directions and from the middle.
+/// A read reaches the tail however many pages that takes: here about 2 MB, in both directions and
+/// from the middle.
 pub async fn a_history_of_many_pages_is_read_to_the_tail(store: Store) {
     const COMMITS: usize = 36;
-    // Three events a commit; below a limit that would be small for a commit.
+    // Three such events are one commit, which must fit a store whose limit is small.
     let bytes = (store.capabilities().max_commit_bytes / 6).min(20_000);
     let stream = fresh_stream();
     let mut head = StreamHead::empty(stream.clone());
@@ -72,7 +73,7 @@ pub async fn a_history_of_many_pages_is_read_to_the_tail(store: Store) {
     assert_commits("limited", &limited, &reversed(&commits[COMMITS - 30..]));
 }
 
-/// A history of many small commits is read to the tail too.
+/// A history of many small commits is read to the tail.
 pub async fn a_history_of_many_commits_is_read_to_the_tail(store: Store) {
     let (stream, commits) = given(&store, &[1; 130]).await;
     assert_history(&store, &stream, &commits).await;
@@ -80,7 +81,7 @@ pub async fn a_history_of_many_commits_is_read_to_the_tail(store: Store) {
     assert_commits("backwards", &backwards, &reversed(&commits));
 }
 
-/// An unknown stream is empty in every direction, from every start.
+/// An unknown stream is empty in every direction and from every start.
 pub async fn an_unknown_stream_is_empty(store: Store) {
     let stream = fresh_stream();
     for from in [
@@ -96,7 +97,7 @@ pub async fn an_unknown_stream_is_empty(store: Store) {
     }
 }
 
-/// A stream without what was asked for is empty: after its tail, or below its first commit's end.
+/// A read after the tail, or below the end of the first commit, is empty.
 pub async fn a_read_of_what_is_not_there_is_empty(store: Store) {
     let (stream, commits) = given(&store, &[3, 1]).await;
     for from in [
@@ -111,7 +112,8 @@ pub async fn a_read_of_what_is_not_there_is_empty(store: Store) {
     }
 }
 
-/// `After` reads oldest first, from the commit right after the head; after the empty head, from the beginning.
+/// `After` reads oldest first, from the commit right after the head, or from the beginning after an
+/// empty head.
 pub async fn after_reads_from_the_commit_behind_the_head(store: Store) {
     let (stream, commits) = given(&store, &LENGTHS).await;
     assert_history(&store, &stream, &commits).await;
@@ -125,7 +127,7 @@ pub async fn after_reads_from_the_commit_behind_the_head(store: Store) {
     }
 }
 
-/// `Event` reads oldest first, from the commit that holds the version, whole; 0 counts as 1.
+/// `Event` reads oldest first, from the whole commit that contains the version. 0 counts as 1.
 pub async fn event_reads_from_the_commit_that_holds_the_version(store: Store) {
     let (stream, commits) = given(&store, &LENGTHS).await;
     for version in 0..=11 {
@@ -140,7 +142,8 @@ pub async fn event_reads_from_the_commit_that_holds_the_version(store: Store) {
     }
 }
 
-/// `Newest` reads newest first, from the tail to the beginning; events within a commit keep their order.
+/// `Newest` reads newest first, from the tail to the beginning. Events within a commit keep their
+/// order.
 pub async fn newest_reads_backwards_from_the_tail(store: Store) {
     let (stream, commits) = given(&store, &LENGTHS).await;
     let found = read(&store, &stream, ReadFrom::Newest, None).await;
@@ -165,7 +168,7 @@ pub async fn newest_at_or_below_reads_backwards_from_a_commit_end(store: Store) 
     }
 }
 
-/// `limit` counts commits, not events, from every start; a limit beyond the end is no error.
+/// `limit` counts commits and not events, from every start. A limit beyond the end is not an error.
 pub async fn a_limit_counts_commits(store: Store) {
     let (stream, commits) = given(&store, &LENGTHS).await;
     let backwards = reversed(&commits);
@@ -192,7 +195,7 @@ pub async fn a_limit_counts_commits(store: Store) {
     }
 }
 
-/// Streams whose ids are prefixes of each other are not mixed up, in any kind of read.
+/// Streams whose ids are prefixes of each other are not mixed up in any kind of read.
 pub async fn streams_whose_ids_are_prefixes_are_not_mixed_up(store: Store) {
     let name = unique();
     let kind = format!("t-{}", &name[name.len() - 12..]);

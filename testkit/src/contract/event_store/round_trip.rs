@@ -1,4 +1,4 @@
-//! What was given comes back.
+//! Cases of events and metadata that are stored and read back.
 use super::given::{
     Store, append_of, assert_history, assert_invalid, fresh_stream, fresh_type, must_append, stream,
 };
@@ -9,7 +9,7 @@ use foldstream::{
     ports::{Append, EventData},
 };
 
-/// Stores these events as the first commit of a fresh stream and compares what is read.
+/// Stores these events as the first commit of a fresh stream, and compares what is read.
 async fn comes_back(store: &Store, events: Vec<EventData>, metadata: Metadata) {
     let append = append_of(&StreamHead::empty(fresh_stream()), events).with_metadata(metadata);
     let head = must_append(store, &append).await;
@@ -20,7 +20,7 @@ fn json(payload: &'static str) -> EventData {
     EventData::new("Json", 1, payload)
 }
 
-/// Names and schema versions come back as given, also unusual ones.
+/// Names and schema versions come back as given, including unusual ones.
 pub async fn names_and_schema_versions_come_back(store: Store) {
     let named = |name: &'static str, schema| EventData::new(name, schema, "1");
     let events = vec![
@@ -73,7 +73,7 @@ pub async fn white_space_around_a_json_payload_comes_back(store: Store) {
     comes_back(&store, events, Metadata::new()).await;
 }
 
-/// Deeply nested JSON comes back: a payload is no native document of the backend.
+/// Deeply nested JSON comes back, since a payload is not a native document of the backend.
 pub async fn deeply_nested_json_comes_back(store: Store) {
     let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
     let events = vec![
@@ -83,7 +83,7 @@ pub async fn deeply_nested_json_comes_back(store: Store) {
     comes_back(&store, events, Metadata::new()).await;
 }
 
-/// Text outside of ASCII comes back in payloads, as itself and not escaped.
+/// Text outside of ASCII comes back in payloads as itself and not escaped.
 pub async fn unicode_payloads_come_back(store: Store) {
     let events = vec![
         json(r#"{"größe":"été","名前":"追加"}"#),
@@ -92,7 +92,7 @@ pub async fn unicode_payloads_come_back(store: Store) {
     comes_back(&store, events, Metadata::new()).await;
 }
 
-/// A payload without codec that is no JSON is `Invalid`, and nothing is stored.
+/// A payload without codec that is not JSON is `Invalid`, and nothing is stored.
 pub async fn a_payload_without_codec_that_is_no_json_is_invalid(store: Store) {
     let stream = fresh_stream();
     let broken: [&'static [u8]; 10] = [
@@ -131,7 +131,7 @@ pub async fn a_payload_with_a_codec_is_any_bytes(store: Store) {
     comes_back(&store, alone, Metadata::new()).await;
 }
 
-/// Events with and without codec may share a commit; each keeps its own.
+/// Events with and without codec may share a commit, and each keeps its own.
 pub async fn events_with_and_without_codec_share_a_commit(store: Store) {
     let coded = |codec: &str, payload: &'static [u8]| {
         EventData::new("Coded", 1, payload).with_codec(Some(codec.into()))
@@ -141,13 +141,13 @@ pub async fn events_with_and_without_codec_share_a_commit(store: Store) {
         coded("application/cbor", b"\xa0"),
         json(" 2"),
         coded("zstd", b"\x28\xb5\x2f\xfd"),
-        // JSON under a codec's name is not taken for plain JSON.
+        // JSON under a codec's name must not be taken for plain JSON.
         coded("application/vnd.shop+json", br#"{"a":1}"#),
     ];
     comes_back(&store, events, Metadata::new()).await;
 }
 
-/// Metadata comes back with all of its fields, and stays empty where nothing was given.
+/// Metadata comes back with all of its fields, and fields that were not given stay absent.
 pub async fn metadata_comes_back_with_all_fields(store: Store) {
     let full = Metadata::new()
         .with_command_id("command-1")
@@ -168,14 +168,14 @@ pub async fn metadata_comes_back_with_all_fields(store: Store) {
         alone(|m| m.with_actor("a")),
         alone(|m| m.with_traceparent("t")),
         alone(|m| m.with("k", "v")),
-        // Names that a store might use for its own fields.
+        // These are names that a store might use for its own fields.
         alone(|m| m.with("command_id", "v").with("actor", "w").with("a", "x")),
     ] {
         comes_back(&store, vec![json("{}"), json("1")], metadata).await;
     }
 }
 
-/// Empty texts in metadata are something other than nothing.
+/// Empty texts in metadata differ from absent ones.
 pub async fn empty_texts_in_metadata_come_back(store: Store) {
     let metadata = Metadata::new()
         .with_command_id("")
@@ -187,7 +187,8 @@ pub async fn empty_texts_in_metadata_come_back(store: Store) {
     comes_back(&store, vec![json("{}")], metadata).await;
 }
 
-/// Times come back to the microsecond, also far ones and equal ones of neighbours.
+/// Times come back to the microsecond, including distant times and equal times of consecutive
+/// commits.
 pub async fn times_come_back_to_the_microsecond(store: Store) {
     let stream = fresh_stream();
     let mut head = StreamHead::empty(stream.clone());
@@ -209,7 +210,7 @@ pub async fn times_come_back_to_the_microsecond(store: Store) {
     assert_history(&store, &stream, &commits).await;
 }
 
-/// Every commit id comes back, whatever its bits are.
+/// Every commit id comes back whatever its bits are.
 pub async fn commit_ids_come_back_whatever_their_bits(store: Store) {
     for bits in [0, 1, u128::MAX, 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef] {
         let mut append = append_of(&StreamHead::empty(fresh_stream()), [json("{}")]);
@@ -220,7 +221,7 @@ pub async fn commit_ids_come_back_whatever_their_bits(store: Store) {
     }
 }
 
-/// Every valid stream id can be used: with `#`, spaces, other scripts, and of the greatest length.
+/// Every valid stream id can be used: with `#`, spaces, other scripts and the greatest length.
 pub async fn every_valid_stream_id_can_be_used(store: Store) {
     let aggregate = fresh_type();
     let (name, longest_type) = (unique(), "T".repeat(StreamId::MAX_AGGREGATE_LEN));

@@ -1,4 +1,4 @@
-//! Scans of the whole store.
+//! Cases of scans of the whole store.
 use super::given::{
     Store, append_of, assert_commits, assert_invalid, fresh_stream, given, given_on, large_event,
     must_append, tail,
@@ -13,7 +13,7 @@ use std::{
     num::NonZeroU32,
 };
 
-/// One page, whose cursor went through its bytes as a checkpoint does.
+/// Returns one page, with a cursor that went through its bytes, as in a checkpoint.
 async fn page(
     store: &Store,
     segment: Segment,
@@ -36,7 +36,7 @@ fn commits_of(page: ScanPage) -> Vec<Commit> {
     }
 }
 
-/// All pages of a segment, from a cursor on.
+/// Returns all pages of a segment, starting from a cursor.
 async fn commit_pages(
     store: &Store,
     segment: Segment,
@@ -55,7 +55,8 @@ async fn commit_pages(
     }
 }
 
-/// Some streams with commits of several lengths; what other tests store beside them does not count.
+/// Creates some streams with commits of several lengths. Commits of other tests in the same store
+/// do not count.
 async fn given_streams(store: &Store, count: usize) -> BTreeMap<StreamId, Vec<Commit>> {
     let mut all = BTreeMap::new();
     for n in 0..count {
@@ -65,7 +66,7 @@ async fn given_streams(store: &Store, count: usize) -> BTreeMap<StreamId, Vec<Co
     all
 }
 
-/// What was found of the given streams, by stream, in version order.
+/// Returns the found commits of the given streams, by stream and in version order.
 fn sorted(
     found: impl IntoIterator<Item = Commit>,
     given: &BTreeMap<StreamId, Vec<Commit>>,
@@ -91,7 +92,7 @@ fn assert_all(found: impl IntoIterator<Item = Commit>, given: &BTreeMap<StreamId
     }
 }
 
-/// A scan sees everything that was stored before it began, each commit once and as it was given.
+/// A scan sees every commit that was stored before the scan began, once and as it was given.
 pub async fn a_scan_sees_everything_stored_before_it_began(store: Store) {
     let given = given_streams(&store, 9).await;
     for max_items in [1000, 7] {
@@ -100,7 +101,7 @@ pub async fn a_scan_sees_everything_stored_before_it_began(store: Store) {
     }
 }
 
-/// Large commits are scanned whole, however few fit a page of the backend.
+/// A scan returns large commits whole, however few fit a page of the backend.
 pub async fn a_scan_of_large_commits_sees_everything(store: Store) {
     let bytes = (store.capabilities().max_event_bytes / 2).min(100_000);
     let mut given = BTreeMap::new();
@@ -119,7 +120,7 @@ pub async fn a_scan_of_large_commits_sees_everything(store: Store) {
     assert_all(pages.into_iter().flatten(), &given);
 }
 
-/// Each commit is in exactly one segment, however many there are.
+/// Each commit is in exactly one segment, however many segments there are.
 pub async fn each_commit_is_in_exactly_one_segment(store: Store) {
     let given = given_streams(&store, 9).await;
     for total in [2, 3, 7] {
@@ -132,7 +133,7 @@ pub async fn each_commit_is_in_exactly_one_segment(store: Store) {
     }
 }
 
-/// A page has at most `max_items` commits, and those of one stream are in version order.
+/// A page has at most `max_items` commits, and the commits of one stream are in version order.
 pub async fn a_page_has_at_most_max_items_and_streams_in_version_order(store: Store) {
     let stream = fresh_stream();
     given_on(&store, &stream, &[1; 12]).await;
@@ -153,7 +154,8 @@ pub async fn a_page_has_at_most_max_items_and_streams_in_version_order(store: St
     }
 }
 
-/// A scan goes on from a cursor that was stored as bytes, also later and again: nothing is skipped.
+/// A scan continues from a cursor that was stored as bytes, at any later time and more than once,
+/// and skips nothing.
 pub async fn a_scan_goes_on_from_a_stored_cursor(store: Store) {
     let given = given_streams(&store, 8).await;
     for segment in Segment::split(2) {
@@ -170,7 +172,8 @@ pub async fn a_scan_goes_on_from_a_stored_cursor(store: Store) {
             let is_new = !mine.is_empty();
             before.extend(mine);
             let Some(cursor) = &after else { break };
-            // The walk goes on from each cursor on its way, as after a crash; not where only others' commits went by.
+            // The walk continues from each cursor on its way, as after a crash, except where a page
+            // had only other tests' commits.
             if is_new {
                 let rest = commit_pages(&store, segment, Some(cursor.clone()), 100).await;
                 let found = before.iter().cloned().chain(rest.concat());
@@ -185,7 +188,7 @@ pub async fn a_scan_goes_on_from_a_stored_cursor(store: Store) {
     }
 }
 
-/// A scan of tails returns where every stream ends: of each stream the last one seen is its tail.
+/// A scan of tails returns where every stream ends: the last tail seen of a stream is its tail.
 pub async fn a_scan_of_tails_returns_where_streams_end(store: Store) {
     let given = given_streams(&store, 9).await;
     for (total, max_items) in [(1, 1000), (1, 3), (3, 10)] {
@@ -227,7 +230,7 @@ pub async fn a_scan_of_tails_returns_where_streams_end(store: Store) {
     }
 }
 
-/// A cursor that no adapter gave is `Invalid`, for a scan and for the list of streams.
+/// A cursor that no adapter returned is `Invalid`, for a scan and for the list of streams.
 pub async fn a_cursor_that_nobody_gave_is_invalid(store: Store) {
     given(&store, &[1]).await;
     for bytes in [b"".as_slice(), b"nonsense", b"{\"pk\":1}", &[0xff; 40]] {
@@ -240,7 +243,7 @@ pub async fn a_cursor_that_nobody_gave_is_invalid(store: Store) {
     }
 }
 
-/// A cursor of another segment, or of a scan where a list is asked for, is `Invalid`.
+/// A cursor of another segment, or a scan's cursor given to a list, is `Invalid`.
 pub async fn a_cursor_of_another_scan_is_invalid(store: Store) {
     given_streams(&store, 12).await;
     let mut tried = BTreeSet::new();
@@ -262,6 +265,6 @@ pub async fn a_cursor_of_another_scan_is_invalid(store: Store) {
         }
         assert_invalid(&store.streams("contract", Some(cursor)).await);
     }
-    // A dozen streams have more than two commits, so one segment at least has a second page.
+    // A dozen streams have more than two commits, so at least one segment has a second page.
     assert!(!tried.is_empty(), "no scan gave a cursor");
 }

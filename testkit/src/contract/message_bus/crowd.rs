@@ -1,4 +1,4 @@
-//! Several members of one group, each asked by a task of its own.
+//! Several members of one group, each polled by a task of its own.
 use super::given::{GROUP_PATIENCE, Held, Topic, within};
 use foldstream::ports::{
     Consumer, ConsumerEvent, Delivery, MessageBusError, OffsetCommit, PartitionId, Revocation,
@@ -11,23 +11,25 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
-/// Members of a group. What they are told comes through one channel: a revocation is in it before it is released, so
-/// no later assignment of its partitions can overtake it.
+/// The members of a group.
+///
+/// All events come through one channel. A revocation is in the channel before it is released, so no
+/// later assignment of its partitions can overtake it.
 #[derive(Debug)]
 pub(super) struct Crowd {
     pub(super) members: Vec<CrowdMember>,
     send: mpsc::UnboundedSender<Told>,
     events: mpsc::UnboundedReceiver<Told>,
-    /// What others were told while a member left.
+    /// The events that other members received while a member left.
     pending: VecDeque<Told>,
 }
 
-/// The number of a member and what it was told.
+/// The number of a member, and the event that it received.
 type Told = (usize, Result<ConsumerEvent, MessageBusError>);
 
 #[derive(Debug)]
 pub(super) struct CrowdMember {
-    /// None once it was dropped.
+    /// The consumer, or `None` after it was dropped.
     consumer: Option<Arc<dyn Consumer>>,
     pub(super) held: Held,
     task: JoinHandle<()>,
@@ -56,7 +58,7 @@ impl Crowd {
         self.join_as(topic, topic.subscription()).await
     }
 
-    /// Adds a member with a subscription of its own and returns its number.
+    /// Adds a member with its own subscription, and returns its number.
     pub(super) async fn join_as(&mut self, topic: &Topic, subscription: Subscription) -> usize {
         let number = self.members.len();
         let consumer = topic.bus.subscribe(subscription).await.unwrap();
@@ -84,7 +86,8 @@ impl Crowd {
         number
     }
 
-    /// The next event of any member, until a deadline. No partition may have two holders.
+    /// Returns the next event of any member, until a deadline. Panics if a partition has two
+    /// holders.
     async fn next(&mut self, deadline: Instant) -> Option<(usize, ConsumerEvent)> {
         loop {
             let (number, event) = match self.pending.pop_front() {
@@ -110,8 +113,10 @@ impl Crowd {
         }
     }
 
-    /// Handles what comes until `done`: on a revocation it commits what was delivered and lets go, as a runner does.
-    /// Returns the deliveries, with the member that got them.
+    /// Handles events until `done` returns true. On a revocation the member commits what was
+    /// delivered and releases the partitions, as a runner does.
+    ///
+    /// Returns the deliveries, each with the member that received it.
     pub(super) async fn until(
         &mut self,
         what: &str,
@@ -139,7 +144,7 @@ impl Crowd {
     async fn let_go(&mut self, number: usize, marks: &[OffsetCommit], revocation: Revocation) {
         let taken = |mark: &&OffsetCommit| revocation.partitions().contains(&mark.partition);
         let marks: Vec<_> = marks.iter().filter(taken).cloned().collect();
-        // Until the revocation is dropped a commit counts.
+        // A commit counts until the revocation is dropped.
         let consumer = self.consumer(number);
         let commit = consumer.commit(&marks);
         within("a commit during a revocation", commit)
@@ -148,22 +153,22 @@ impl Crowd {
         drop(revocation);
     }
 
-    /// The consumer of a member that was not dropped.
+    /// Returns the consumer of a member that was not dropped.
     pub(super) fn consumer(&self, number: usize) -> Arc<dyn Consumer> {
         self.members[number].consumer.clone().unwrap()
     }
 
-    /// Drops a member without leaving the group. Returns once nothing holds its consumer.
+    /// Drops a member without leaving the group. Returns after nothing holds its consumer any more.
     pub(super) async fn vanish(&mut self, number: usize) {
         let member = &mut self.members[number];
         member.is_gone = true;
         member.task.abort();
-        // Cancelled, or ended before.
+        // The task was cancelled here, or had ended before.
         let _ = within("the end of the member's task", &mut member.task).await;
         member.consumer = None;
     }
 
-    /// What every member holds.
+    /// Returns the partitions that every member holds.
     pub(super) fn held(&self) -> Vec<Vec<PartitionId>> {
         let members = self.members.iter();
         members
@@ -177,7 +182,7 @@ impl Crowd {
             .collect()
     }
 
-    /// Whether the partitions are all held, and every member that is there has one.
+    /// Returns true if all partitions are held, and every present member has at least one.
     pub(super) fn is_settled(&self, partitions: usize) -> bool {
         let held = self.held();
         let all: usize = held.iter().map(Vec::len).sum();
@@ -185,14 +190,15 @@ impl Crowd {
         all == partitions && !idle
     }
 
-    /// That nobody is told anything for a while.
+    /// Asserts that no member receives an event for a while.
     pub(super) async fn quiet_for(&mut self, pause: Duration) {
         if let Some((number, event)) = self.next(Instant::now() + pause).await {
             panic!("member {number} was told {event:?}");
         }
     }
 
-    /// Lets a member leave the group. What it is still told, a revocation too, is let go unseen.
+    /// Lets a member leave the group. Its remaining events, including revocations, are dropped
+    /// unseen.
     pub(super) async fn leave(&mut self, number: usize) {
         self.members[number].is_gone = true;
         let consumer = self.consumer(number);

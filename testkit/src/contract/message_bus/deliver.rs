@@ -1,4 +1,4 @@
-//! Deliveries and positions of a single member.
+//! Cases of deliveries and positions of a single member.
 use super::given::{Fixture, GROUP_PATIENCE, Member, Topic, assert_same_places, place, within};
 use bytes::Bytes;
 use foldstream::{
@@ -11,8 +11,10 @@ use foldstream::{
 use std::{collections::BTreeMap, time::Duration};
 use tokio::time::{Instant, timeout};
 
-/// Key, value, headers and the timestamp's milliseconds arrive as sent: what is absent stays absent, what is empty stays
-/// empty, and bytes, names and their order stay as they are. The received message names its partition.
+/// Key, value, headers and the timestamp's milliseconds arrive as sent.
+///
+/// Absent fields stay absent, empty ones stay empty, and bytes, header names and their order do not
+/// change. The received message names its partition.
 pub async fn everything_of_a_message_arrives_as_sent(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 1).await;
     let all_bytes: Bytes = (0..=255u8).collect::<Vec<_>>().into();
@@ -63,7 +65,7 @@ pub async fn everything_of_a_message_arrives_as_sent(fixture: Fixture) {
     member.leave().await;
 }
 
-/// Each group gets all messages.
+/// Each group receives all messages.
 pub async fn each_group_gets_all_messages(fixture: Fixture) {
     let mut topic = Topic::fresh(&fixture, 2).await;
     let mut places = topic.publish_everywhere(5).await;
@@ -79,13 +81,14 @@ pub async fn each_group_gets_all_messages(fixture: Fixture) {
     assert_same_places(second.iter().map(place).collect(), places);
 }
 
-/// A member is told `Assigned` before the first delivery, with the place and the reason of its start.
+/// A member receives `Assigned` before the first delivery, with the position and the reason of its
+/// start.
 pub async fn an_assignment_comes_before_the_first_delivery(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 3).await;
     topic.publish_everywhere(1).await;
     let mut member = Member::join(&topic).await;
     let (mut assigned, mut delivered) = (Vec::new(), 0);
-    // That a delivery is under its assignment is checked at every event.
+    // `Held` checks at every event that a delivery is within its assignment.
     while delivered < 3 {
         match member.next("an assignment and three deliveries").await {
             ConsumerEvent::Assigned(assignment) => assigned.extend(assignment.partitions),
@@ -111,7 +114,7 @@ pub async fn deliveries_of_a_partition_are_in_order_without_repeats(fixture: Fix
     let mut expected = topic.publish_everywhere(40).await;
     let mut member = Member::join(&topic).await;
     let mut found = member.deliveries(60).await;
-    // What is published while the member reads follows what was there.
+    // Messages published while the member reads come after those that were there before.
     expected.extend(topic.publish_everywhere(20).await);
     found.extend(member.deliveries(120).await);
     let mut by_partition: BTreeMap<_, Vec<u64>> = BTreeMap::new();
@@ -130,7 +133,7 @@ pub async fn deliveries_of_a_partition_are_in_order_without_repeats(fixture: Fix
     member.leave().await;
 }
 
-/// A subscription of several topics gets the messages of each.
+/// A subscription of several topics receives the messages of each.
 pub async fn a_subscription_of_several_topics_gets_all_of_them(fixture: Fixture) {
     let one = Topic::fresh(&fixture, 2).await;
     let two = Topic::fresh(&fixture, 1).await;
@@ -149,7 +152,8 @@ pub async fn a_subscription_of_several_topics_gets_all_of_them(fixture: Fixture)
     member.leave().await;
 }
 
-/// A partition starts at its start mark where nothing is committed, and at the committed offset once there is one.
+/// A partition starts at its start mark if nothing is committed, and otherwise at the committed
+/// offset.
 pub async fn a_partition_starts_at_the_committed_offset_else_at_its_start_mark(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 1).await;
     topic.publish(0, 6).await;
@@ -159,7 +163,7 @@ pub async fn a_partition_starts_at_the_committed_offset_else_at_its_start_mark(f
     let found = member.deliveries(2).await;
     assert_eq!(found[0].offset, Offset::new(2), "the start mark");
     member.consumer.commit(&member.held.marks()).await.unwrap();
-    // Durable when it returns.
+    // The commit is durable when the call returns.
     assert_eq!(topic.committed().await, [Some(4)]);
     member.leave().await;
 
@@ -177,7 +181,7 @@ pub async fn a_partition_starts_at_the_committed_offset_else_at_its_start_mark(f
     member.leave().await;
 }
 
-/// Waits for `NoPosition` of one partition, while the other one delivers this many.
+/// Waits for `NoPosition` of one partition, while the other one delivers this many messages.
 async fn no_position(member: &mut Member, topic: &Topic, mut others: usize) -> NoPosition {
     let mut found = None;
     while found.is_none() || others > 0 {
@@ -204,7 +208,8 @@ async fn no_position(member: &mut Member, topic: &Topic, mut others: usize) -> N
     found.unwrap()
 }
 
-/// A partition with neither a committed offset nor a start mark is `NoPosition(Missing)` and delivers nothing.
+/// A partition with neither a committed offset nor a start mark is `NoPosition(Missing)` and
+/// delivers nothing.
 pub async fn a_partition_without_position_is_missing_and_delivers_nothing(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 2).await;
     topic.publish_everywhere(3).await;
@@ -225,7 +230,8 @@ pub async fn a_partition_without_position_is_missing_and_delivers_nothing(fixtur
     member.leave().await;
 }
 
-/// A start mark after the end of a partition is `NoPosition(OutOfRange)`; one at the end waits for what comes.
+/// A start mark after the end of a partition is `NoPosition(OutOfRange)`. A start mark at the end
+/// waits for the next message.
 pub async fn a_position_behind_the_end_is_out_of_range(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 2).await;
     topic.publish_everywhere(3).await;
@@ -244,7 +250,8 @@ pub async fn a_position_behind_the_end_is_out_of_range(fixture: Fixture) {
     member.leave().await;
 }
 
-/// What retention has passed is `NoPosition(OutOfRange)`, for a committed offset and for a start mark: never skipped.
+/// A position that retention has passed is `NoPosition(OutOfRange)` and is never skipped, for
+/// committed offsets and for start marks.
 pub async fn a_position_that_retention_has_passed_is_out_of_range(fixture: Fixture) {
     let mut topic = Topic::fresh(&fixture, 2).await;
     topic.publish_everywhere(6).await;
@@ -276,7 +283,8 @@ pub async fn a_position_that_retention_has_passed_is_out_of_range(fixture: Fixtu
     member.leave().await;
 }
 
-/// What is delivered but not committed comes again after the consumer was dropped.
+/// Messages that are delivered but not committed are delivered again after the consumer was
+/// dropped.
 pub async fn what_is_not_committed_comes_again(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 1).await;
     let places = topic.publish(0, 6).await;
@@ -285,7 +293,7 @@ pub async fn what_is_not_committed_comes_again(fixture: Fixture) {
     let mut mark = member.held.mark(&topic.partition(0));
     mark.next = found[1].offset.next();
     member.consumer.commit(&[mark]).await.unwrap();
-    // Not even what is delivered after a commit.
+    // A message that is delivered after a commit is not covered by it.
     member.deliveries(1).await;
     drop(member);
     assert_eq!(
@@ -303,14 +311,15 @@ pub async fn what_is_not_committed_comes_again(fixture: Fixture) {
 async fn hasty_next(member: &mut Member, attempt: u64) -> Option<ConsumerEvent> {
     let patience = Duration::from_micros(attempt % 7 * 150);
     let answer = timeout(patience, member.consumer.next()).await;
-    // Lets the runtime do what it does between two calls.
+    // The runtime can do here what it does between two calls.
     tokio::task::yield_now().await;
     let event = answer.ok()?.unwrap();
     member.held.observe(&event);
     Some(event)
 }
 
-/// Dropping the future of `next` loses nothing: neither while nothing is there, nor while messages arrive.
+/// Dropping the future of `next` loses nothing, neither while no message is there nor while
+/// messages arrive.
 pub async fn a_dropped_next_loses_nothing(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 2).await;
     let mut member = Member::join(&topic).await;

@@ -11,14 +11,14 @@ use foldstream::{
 use std::{collections::BTreeMap, fmt::Debug, future::Future, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout};
 
-/// What cases take.
+/// The fixture that every case takes.
 pub(super) type Fixture = Arc<dyn BusFixture>;
 
-/// How long a case waits for what a group does: below the usual session timeouts, so that nothing passes because a
-/// member was given up for dead.
+/// The time that a case waits for a group. It is below the usual session timeouts, so that no case
+/// passes because a member was declared dead.
 pub(super) const GROUP_PATIENCE: Duration = Duration::from_secs(40);
 
-/// A topic that nobody else uses, and a group likewise.
+/// A topic that no other test uses, and a group of its own.
 #[derive(Debug)]
 pub(super) struct Topic {
     pub(super) name: Arc<str>,
@@ -47,7 +47,7 @@ impl Topic {
         (0..self.partitions).map(|p| self.partition(p)).collect()
     }
 
-    /// A message for a partition, whose value says which one it is.
+    /// Returns a message for a partition. Its value contains its number.
     pub(super) fn message(&self, partition: u32, n: usize) -> Message {
         let lands = |key: &String| kafka_partition(key.as_bytes(), self.partitions) == partition;
         let mut keys = (0..).map(|i| format!("key-{i}"));
@@ -58,7 +58,7 @@ impl Topic {
             .with_value(value)
     }
 
-    /// Publishes `count` messages to a partition and returns what must be delivered.
+    /// Publishes `count` messages to a partition, and returns where they must be delivered.
     pub(super) async fn publish(&self, partition: u32, count: usize) -> Vec<Place> {
         let mut places = Vec::new();
         for n in 0..count {
@@ -79,14 +79,15 @@ impl Topic {
         places
     }
 
-    /// Joins the topic's group, from the beginning of every partition where nothing is committed.
+    /// Returns a subscription of the topic's group that starts at the beginning of every partition
+    /// without a commit.
     pub(super) fn subscription(&self) -> Subscription {
         let begin = |partition| StartOffset::new(partition, Offset::new(0));
         let start = self.all_partitions().into_iter().map(begin).collect();
         Subscription::new(self.group.clone(), [self.name.clone()]).with_start(start)
     }
 
-    /// What the group has committed, by partition number.
+    /// Returns the offsets that the group has committed, by partition number.
     pub(super) async fn committed(&self) -> Vec<Option<u64>> {
         let committed = self.bus.committed(&self.group, &self.name).await.unwrap();
         let partitions: Vec<_> = committed.iter().map(|(p, _)| p.clone()).collect();
@@ -102,14 +103,14 @@ impl Topic {
     }
 }
 
-/// Where a message is.
+/// The partition and offset of a message.
 pub(super) type Place = (PartitionId, Offset);
 
 pub(super) fn place(delivery: &Delivery) -> Place {
     (delivery.partition.clone(), delivery.offset)
 }
 
-/// That these are the same places, each once.
+/// Asserts that the two lists contain the same places, each once.
 pub(super) fn assert_same_places(mut found: Vec<Place>, mut expected: Vec<Place>) {
     found.sort();
     expected.sort();
@@ -141,7 +142,7 @@ pub(super) fn assert_missing_topic<T: Debug>(answer: &Result<T, MessageBusError>
     assert_refused(answer, RefusedKind::MissingTopic);
 }
 
-/// That an answer says that an assignment has ended.
+/// Asserts that an answer says that an assignment has ended.
 pub(super) fn assert_stale<T: Debug>(answer: &Result<T, MessageBusError>, expected: &PartitionId) {
     match answer {
         Err(MessageBusError::StaleAssignment { partition }) => assert_eq!(partition, expected),
@@ -149,7 +150,8 @@ pub(super) fn assert_stale<T: Debug>(answer: &Result<T, MessageBusError>, expect
     }
 }
 
-/// What a member was told that it holds. Checks the rules that hold for every event of every member.
+/// The partitions that a member holds by its events. Checks the rules that hold for every event of
+/// every member.
 #[derive(Debug, Default)]
 pub(super) struct Held {
     partitions: BTreeMap<PartitionId, Holding>,
@@ -167,13 +169,13 @@ impl Held {
         self.partitions.keys().cloned().collect()
     }
 
-    /// One past the last delivery of a partition, to be committed.
+    /// Returns the offset commit of a partition: one past its last delivery.
     pub(super) fn mark(&self, partition: &PartitionId) -> OffsetCommit {
         let holding = &self.partitions[partition];
         OffsetCommit::new(partition.clone(), holding.epoch, holding.next)
     }
 
-    /// The marks of all partitions.
+    /// Returns the offset commits of all partitions.
     pub(super) fn marks(&self) -> Vec<OffsetCommit> {
         self.partitions.keys().map(|p| self.mark(p)).collect()
     }
@@ -238,13 +240,13 @@ impl Held {
     }
 }
 
-/// Waits for something that a group does.
+/// Waits for something that a group does, at most for [`GROUP_PATIENCE`].
 pub(super) async fn within<T>(what: &str, job: impl Future<Output = T>) -> T {
     let answer = timeout(GROUP_PATIENCE, job).await;
     answer.unwrap_or_else(|_| panic!("{what}: not within {GROUP_PATIENCE:?}"))
 }
 
-/// Waits for the next event. A bus that is busy is asked again, as a caller does.
+/// Waits for the next event, and retries while the bus is busy, as a caller does.
 pub(super) async fn next_event(consumer: &dyn Consumer) -> Result<ConsumerEvent, MessageBusError> {
     let deadline = Instant::now() + GROUP_PATIENCE;
     loop {
@@ -257,7 +259,7 @@ pub(super) async fn next_event(consumer: &dyn Consumer) -> Result<ConsumerEvent,
     }
 }
 
-/// One member, asked by the case itself.
+/// One member that the case itself polls.
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) consumer: Arc<dyn Consumer>,
@@ -282,7 +284,7 @@ impl Member {
         event
     }
 
-    /// The next deliveries; the member must be alone in its group.
+    /// Returns the next deliveries. The member must be alone in its group.
     pub(super) async fn deliveries(&mut self, count: usize) -> Vec<Delivery> {
         let mut found = Vec::new();
         while found.len() < count {
@@ -296,7 +298,7 @@ impl Member {
         found
     }
 
-    /// That there is no delivery for a while, though the member asks for one.
+    /// Asserts that there is no delivery for a while, although the member asks for one.
     pub(super) async fn nothing_for(&mut self, pause: Duration) {
         let asked = timeout(pause, next_event(&*self.consumer)).await;
         if let Ok(event) = asked {
@@ -304,7 +306,7 @@ impl Member {
         }
     }
 
-    /// Waits until these partitions are held.
+    /// Waits until the member holds these partitions.
     pub(super) async fn holds(&mut self, partitions: &[PartitionId]) {
         while self.held.partitions() != partitions {
             match self.next("the assignment").await {

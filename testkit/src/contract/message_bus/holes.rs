@@ -1,4 +1,4 @@
-//! Offsets that hold nothing to deliver.
+//! Cases of offsets that hold nothing to deliver.
 use super::given::{Fixture, Member, Topic, assert_same_places, place};
 use foldstream::ports::{ConsumerEvent, Delivery, Offset, StartedFrom};
 use std::time::Duration;
@@ -17,8 +17,10 @@ async fn leave_hole(fixture: &Fixture, topic: &Topic, partition: u32) -> Offset 
     after
 }
 
-/// Asks until the member has reached these ends, and returns the deliveries. [`Held`](super::given::Held) checks that
-/// every reached offset is new, and that no delivery lies below it.
+/// Asks until the member has reached these ends, and returns the deliveries.
+///
+/// [`Held`](super::given::Held) checks that every reached offset is new, and that no delivery has a
+/// lower offset.
 async fn reaches(member: &mut Member, topic: &Topic, ends: &[Offset]) -> Vec<Delivery> {
     let mut found = Vec::new();
     let is_there = |member: &Member| {
@@ -38,8 +40,8 @@ async fn reaches(member: &mut Member, topic: &Topic, ends: &[Offset]) -> Vec<Del
     found
 }
 
-/// A position that passes a hole at the end is told once, after the records before it: also in a partition without
-/// records, and also while the member waits.
+/// A position that passes a hole at the end is reported once, after the records before the hole.
+/// This also holds in a partition without records, and while the member waits.
 pub async fn a_position_reaches_the_end_after_a_hole(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 2).await;
     let places = topic.publish(0, 3).await;
@@ -58,7 +60,8 @@ pub async fn a_position_reaches_the_end_after_a_hole(fixture: Fixture) {
     member.leave().await;
 }
 
-/// Records after a hole are delivered, each once and in order, and nothing is told after the last of them.
+/// Records after a hole are delivered, each once and in order, and no reached offset is reported
+/// after the last record.
 pub async fn records_after_a_hole_are_delivered(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 1).await;
     let mut places = Vec::new();
@@ -69,7 +72,7 @@ pub async fn records_after_a_hole_are_delivered(fixture: Fixture) {
     let mut member = Member::join(&topic).await;
     let mut found = reaches(&mut member, &topic, &ends(&topic).await).await;
     member.nothing_for(Duration::from_millis(500)).await;
-    // Also after a member that waits at the end.
+    // The same holds after a member that waits at the end.
     leave_hole(&fixture, &topic, 0).await;
     places.extend(topic.publish(0, 1).await);
     found.extend(reaches(&mut member, &topic, &ends(&topic).await).await);
@@ -77,7 +80,7 @@ pub async fn records_after_a_hole_are_delivered(fixture: Fixture) {
     member.leave().await;
 }
 
-/// A paused partition reaches nothing; a resumed one reaches the end.
+/// A paused partition reports no reached offset, and a resumed one reports the end.
 pub async fn a_paused_partition_reaches_nothing(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 1).await;
     let places = topic.publish(0, 2).await;
@@ -100,7 +103,7 @@ pub async fn a_paused_partition_reaches_nothing(fixture: Fixture) {
     member.leave().await;
 }
 
-/// A reached offset can be committed, and the group goes on from there.
+/// A reached offset can be committed, and the group continues from there.
 pub async fn a_reached_offset_can_be_committed(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 1).await;
     let places = topic.publish(0, 2).await;

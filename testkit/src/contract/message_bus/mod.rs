@@ -1,5 +1,4 @@
-//! The contract of [`MessageBus`] and its
-//! [`Consumer`](foldstream::ports::Consumer), case by case.
+//! The contract of [`MessageBus`] and its [`Consumer`](foldstream::ports::Consumer), case by case.
 mod crowd;
 mod deliver;
 mod given;
@@ -19,44 +18,49 @@ use std::{future::Future, sync::Arc, time::Duration};
 /// A bus, and the tasks of its administrator, which are not part of the port.
 #[async_trait]
 pub trait BusFixture: Send + Sync + 'static {
-    /// The bus. All calls of one case use it or clones of it.
+    /// Returns the bus under test. All calls of one case use this bus or clones of it.
     fn bus(&self) -> Arc<dyn MessageBus>;
 
-    /// Creates a topic that keeps its records, and returns once it can be used.
+    /// Creates a topic that keeps its records, and returns after the topic can be used.
     async fn create_topic(&self, name: &str, partitions: u32);
 
-    /// Deletes the records before an offset, as retention does, and returns once they are gone. Only adapters that
-    /// declare `trim` need it.
+    /// Deletes the records before an offset, as retention does, and returns after they are gone.
+    /// Required only of adapters that declare `trim`.
     async fn delete_records_before(&self, partition: &PartitionId, offset: Offset) {
         panic!("this fixture declares `trim` but cannot delete {partition} before {offset}");
     }
 
-    /// Gives a topic more partitions, and returns once the bus shows them. Only adapters that declare `grow` need it.
+    /// Adds partitions to a topic, up to this number, and returns after the bus shows them.
+    /// Required only of adapters that declare `grow`.
     async fn add_partitions(&self, name: &str, partitions: u32) {
         panic!("this fixture declares `grow` but cannot give {name} {partitions} partitions");
     }
 
-    /// Moves the end of a partition over one offset or more that hold nothing to deliver, as an aborted transaction
-    /// does, and returns once the bus shows the new end. Only adapters that declare `holes` need it.
+    /// Moves the end of a partition past one or more offsets that hold nothing to deliver, as an
+    /// aborted transaction does.
+    ///
+    /// Returns after the bus shows the new end. Required only of adapters that declare `holes`.
     async fn leave_hole(&self, partition: &PartitionId) {
         panic!("this fixture declares `holes` but cannot leave one in {partition}");
     }
 
-    /// Deletes a topic, creates it again under the same name, and returns once it can be used. Only adapters that
-    /// declare `recreate` need it.
+    /// Deletes a topic, creates it again under the same name, and returns after it can be used.
+    /// Required only of adapters that declare `recreate`.
     async fn recreate_topic(&self, name: &str, partitions: u32) {
         panic!("this fixture declares `recreate` but cannot do so with {name} ({partitions})");
     }
 
-    /// Returns the time after which a static member that is absent loses its partitions: at least 2 s, so that a case can
-    /// tell a member that keeps its partitions from one whose session is over. Only adapters that declare
-    /// `static_members` need it.
+    /// Returns the time after which an absent static member loses its partitions.
+    ///
+    /// It must be at least 2 s, so that a case can tell a member that keeps its partitions from one
+    /// whose session has expired. Required only of adapters that declare `static_members`.
     fn session_timeout(&self) -> Duration {
         panic!("this fixture declares `static_members` but names no session timeout");
     }
 }
 
-/// The cases of the [`MessageBus`](foldstream::ports::MessageBus) contract, by group; the only list of them.
+/// The only list of the cases of the [`MessageBus`](foldstream::ports::MessageBus) contract, by
+/// group.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __message_bus_cases {
@@ -152,7 +156,7 @@ __message_bus_cases! { recreate, [publish_cases] {} }
 __message_bus_cases! { static_members, [publish_cases] {} }
 __message_bus_cases! { delete_group, [publish_cases] {} }
 
-/// All cases of all groups.
+/// Returns all cases of all groups.
 pub fn cases() -> Vec<Case<Arc<dyn BusFixture>>> {
     let mut list = Vec::new();
     __message_bus_cases! { always, [collect_cases] { list } }
@@ -170,19 +174,20 @@ pub async fn ready<F: BusFixture>(fresh: impl Future<Output = F>) -> Arc<dyn Bus
     Arc::new(fresh.await)
 }
 
-/// Makes one `#[test]` of every rule of the [`MessageBus`](foldstream::ports::MessageBus) contract.
+/// Generates one `#[test]` per rule of the [`MessageBus`](foldstream::ports::MessageBus) contract.
 ///
-/// `bus` is an `async fn() -> impl BusFixture` (see [`BusFixture`](crate::contract::message_bus::BusFixture)), called
-/// once a test in the test's own runtime. Attributes before it are put on every test. `with` declares what the fixture
-/// and the server behind it can do:
+/// `bus` is an `async fn() -> impl BusFixture` (see
+/// [`BusFixture`](crate::contract::message_bus::BusFixture)), called once per test in the test's
+/// own runtime. Attributes before `bus` are put on every test. `with` declares what the fixture and
+/// its server can do:
 /// - `trim`: delete old records, as retention does;
 /// - `grow`: add partitions to a topic;
 /// - `holes`: leave offsets without records, as transactions do;
 /// - `recreate`: delete a topic and create it again;
 /// - `static_members`: keep the partitions of a member with an instance id while it is away;
-/// - `delete_group`: forget a group (the servers that tests embed often cannot).
+/// - `delete_group`: forget a group (embedded servers often cannot).
 ///
-/// Cases wait up to 40 s for what a group does; most take as long as the backend takes to let a member join.
+/// Cases wait up to 40 s for a group. Most take as long as the backend takes to let a member join.
 ///
 /// # Example
 /// ```

@@ -1,4 +1,4 @@
-//! Commits, pauses, leaving: what a member may do with what it holds.
+//! Cases of what a member may do with its partitions: commit, pause, leave.
 use super::given::{
     Fixture, Member, Topic, assert_invalid, assert_same_places, assert_stale, place, within,
 };
@@ -8,7 +8,8 @@ use foldstream::ports::{
 };
 use std::{fmt::Debug, time::Duration};
 
-/// A name that is empty, too long or holds a NUL is that of no group: to join it, or to ask for its offsets, is `Invalid`.
+/// Joining a group, or asking for its offsets, is `Invalid` if its name is empty, too long or
+/// contains a NUL.
 pub async fn a_name_that_no_group_can_have_is_invalid(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 1).await;
     let long = "g".repeat(Subscription::MAX_GROUP + 1);
@@ -26,7 +27,7 @@ pub async fn a_name_that_no_group_can_have_is_invalid(fixture: Fixture) {
     }
 }
 
-/// A commit is stored when it returns, for the partitions that it names.
+/// A commit is stored when the call returns, for the partitions that it names.
 pub async fn a_commit_is_stored_when_it_returns(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 3).await;
     topic.publish_everywhere(4).await;
@@ -48,7 +49,8 @@ pub async fn a_commit_is_stored_when_it_returns(fixture: Fixture) {
     member.leave().await;
 }
 
-/// A commit under another epoch, or of a partition that is not held, is `StaleAssignment`, and nothing of the call is stored.
+/// A commit with another epoch, or of a partition that is not held, is `StaleAssignment`, and
+/// nothing of the call is stored.
 pub async fn a_commit_under_another_epoch_is_stale_and_stores_nothing(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 2).await;
     let other = Topic::fresh(&fixture, 1).await;
@@ -77,7 +79,7 @@ pub async fn a_commit_under_another_epoch_is_stale_and_stores_nothing(fixture: F
     member.leave().await;
 }
 
-/// A paused partition delivers nothing while others do; a resumed one goes on without a gap.
+/// A paused partition delivers nothing while others do, and a resumed one continues without a gap.
 pub async fn a_paused_partition_delivers_nothing_and_goes_on_without_a_gap(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 2).await;
     topic.publish_everywhere(2).await;
@@ -85,7 +87,7 @@ pub async fn a_paused_partition_delivers_nothing_and_goes_on_without_a_gap(fixtu
     member.deliveries(4).await;
     let paused = [topic.partition(0)];
     member.consumer.pause(&paused).await.unwrap();
-    // Ignored: not assigned.
+    // The pause is ignored, since the partition is not assigned.
     member.consumer.pause(&[topic.partition(7)]).await.unwrap();
     let (held_back, others) = (topic.publish(0, 10).await, topic.publish(1, 10).await);
     let found = member.deliveries(10).await;
@@ -96,7 +98,7 @@ pub async fn a_paused_partition_delivers_nothing_and_goes_on_without_a_gap(fixtu
     member.consumer.resume(&[topic.partition(7)]).await.unwrap();
     let found = member.deliveries(10).await;
     assert_same_places(found.iter().map(place).collect(), held_back);
-    // A pause in the middle of a backlog, whatever the adapter has fetched already.
+    // A pause in the middle of a backlog holds, whatever the adapter has fetched already.
     let backlog = topic.publish(0, 200).await;
     let mut found = member.deliveries(50).await;
     member.consumer.pause(&paused).await.unwrap();
@@ -112,7 +114,7 @@ fn assert_closed<T: Debug>(what: &str, answer: &Result<T, MessageBusError>) {
     assert!(closed, "{what}: expected Closed, found {answer:?}");
 }
 
-/// After `leave` everything is `Closed`, save `leave` itself, and nothing was committed by it.
+/// After `leave`, every call except `leave` itself is `Closed`, and `leave` commits nothing.
 pub async fn after_leave_everything_is_closed(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 1).await;
     topic.publish(0, 3).await;
@@ -129,7 +131,8 @@ pub async fn after_leave_everything_is_closed(fixture: Fixture) {
     assert_eq!(topic.committed().await, [None]);
 }
 
-/// A group without members is forgotten with what it committed; one that is not there is forgotten already.
+/// A group without members is forgotten together with its offsets. To delete a group that does not
+/// exist succeeds.
 pub async fn a_deleted_group_is_forgotten(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 1).await;
     topic.bus.delete_group(&topic.group).await.unwrap();
@@ -153,13 +156,13 @@ pub async fn a_deleted_group_is_forgotten(fixture: Fixture) {
     member.leave().await;
 }
 
-/// A consumer that waits is told of a message that comes later.
+/// A consumer that waits receives a message that is published later.
 pub async fn next_waits_for_what_comes(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 1).await;
     let mut member = Member::join(&topic).await;
     member.holds(&topic.all_partitions()).await;
     member.nothing_for(Duration::from_millis(300)).await;
-    // Polled in this order: the member waits before the message is sent.
+    // The order of polls matters: the member waits before the message is sent.
     let waiting = member.next("the message");
     let (event, expected) = futures::join!(waiting, topic.publish(0, 1));
     let ConsumerEvent::Delivery(delivery) = event else {

@@ -1,4 +1,4 @@
-//! Publishing, and what a topic says about itself.
+//! Cases of publishing, and of what a topic says about itself.
 use super::given::{
     Fixture, Member, Topic, assert_missing_topic, assert_refused, assert_same_places, place,
 };
@@ -18,7 +18,8 @@ fn offsets(topic: &Topic, ends: &[u64]) -> Vec<PartitionOffsets> {
         .collect()
 }
 
-/// `end` counts every message that `publish` has returned for; an empty partition begins where it ends.
+/// `end` counts every message whose `publish` has returned. An empty partition begins where it
+/// ends.
 pub async fn offsets_count_every_published_message(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 3).await;
     let found = topic.bus.offsets(&topic.name).await.unwrap();
@@ -34,7 +35,8 @@ pub async fn offsets_count_every_published_message(fixture: Fixture) {
     }
 }
 
-/// Messages of one key, each awaited before the next, have rising offsets in the partition that `kafka_partition` names.
+/// Messages of one key, each awaited before the next, have rising offsets in the partition that
+/// `kafka_partition` names.
 pub async fn messages_of_one_key_have_rising_offsets_in_the_keys_partition(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 5).await;
     let keys = ["a", "cart#1", "order#größe 🛒", "", "x", "21", "foobar"];
@@ -62,7 +64,7 @@ pub async fn a_message_goes_to_the_partition_that_it_names(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 3).await;
     for n in 0..3 {
         for named in 0..3 {
-            // The key of partition 0.
+            // The key belongs to partition 0.
             let mut message = topic.message(0, n).with_partition(named);
             let place = topic.bus.publish(&message).await.unwrap();
             let expected = |n| (topic.partition(named), Offset::new(n as u64));
@@ -88,7 +90,8 @@ pub async fn a_message_without_key_and_partition_is_invalid(fixture: Fixture) {
     assert_eq!(found, offsets(&topic, &[0, 0]));
 }
 
-/// A partition that the topic does not have is `Refused(UnknownPartition)`, and the message takes no offset.
+/// A partition that the topic does not have is `Refused(UnknownPartition)`, and the message takes
+/// no offset.
 pub async fn a_partition_that_the_topic_lacks_is_refused(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 2).await;
     for lacking in [2, 7, u32::MAX] {
@@ -101,7 +104,8 @@ pub async fn a_partition_that_the_topic_lacks_is_refused(fixture: Fixture) {
     topic.publish(1, 1).await;
 }
 
-/// When a topic gets more partitions, they can be named at once, and messages that name another one stay there.
+/// The new partitions of a topic can be named at once, and messages that name another partition
+/// stay there.
 pub async fn a_topic_that_grows_moves_no_message_that_names_its_partition(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 2).await;
     let named = |partition| topic.message(0, 0).with_partition(partition);
@@ -122,7 +126,7 @@ pub async fn a_topic_that_grows_moves_no_message_that_names_its_partition(fixtur
     assert_eq!(found.partitions, 5);
 }
 
-/// Messages published at the same time each get a place of their own.
+/// Messages published at the same time each have their own offset.
 pub async fn messages_published_at_once_have_places_of_their_own(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 2).await;
     let places = at_once(8, |task| {
@@ -143,7 +147,8 @@ pub async fn messages_published_at_once_have_places_of_their_own(fixture: Fixtur
     assert_eq!(found, offsets(&topic, &[40, 40]));
 }
 
-/// What several publish while a member reads is delivered, each message once and each publisher's in its order.
+/// Messages that several publishers send while a member reads are delivered once each, and each
+/// publisher's in its order.
 pub async fn messages_published_while_a_member_reads_are_delivered_once(fixture: Fixture) {
     const EACH: usize = 25;
     let topic = Topic::fresh(&fixture, 3).await;
@@ -171,7 +176,7 @@ pub async fn messages_published_while_a_member_reads_are_delivered_once(fixture:
     member.leave().await;
 }
 
-/// A topic that does not exist is `Refused(MissingTopic)` for every call, and is never made by one.
+/// A topic that does not exist is `Refused(MissingTopic)` for every call, and no call creates it.
 pub async fn a_missing_topic_is_refused_and_never_made(fixture: Fixture) {
     let bus = fixture.bus();
     let name = format!("contract-missing-{}", unique());
@@ -203,7 +208,7 @@ fn assert_invalid<T: Debug>(answer: &Result<T, MessageBusError>) {
     );
 }
 
-/// A name that no topic can have is `Invalid` for every call: no topic of that name can be created.
+/// A name that no topic can have is `Invalid` for every call.
 pub async fn a_name_that_no_topic_can_have_is_invalid(fixture: Fixture) {
     let bus = fixture.bus();
     let long = "t".repeat(Subscription::MAX_TOPIC + 1);
@@ -223,7 +228,8 @@ pub async fn a_name_that_no_topic_can_have_is_invalid(fixture: Fixture) {
     }
 }
 
-/// A timestamp before the first millisecond after 1970 began is `Invalid`, and the message takes no offset.
+/// A timestamp before the first millisecond after the start of 1970 is `Invalid`, and the message
+/// takes no offset.
 pub async fn a_timestamp_that_the_bus_cannot_keep_is_invalid(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 1).await;
     let mut message = topic.message(0, 0);
@@ -241,7 +247,8 @@ pub async fn a_timestamp_that_the_bus_cannot_keep_is_invalid(fixture: Fixture) {
     assert_eq!(found, offsets(&topic, &[1]));
 }
 
-/// A message over the limit of topic or producer is `TooLarge` and takes no offset. The bus goes on.
+/// A message over the limit of topic or producer is `TooLarge` and takes no offset, and the bus
+/// remains usable.
 pub async fn a_message_over_the_limit_is_too_large(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 1).await;
     let limit = topic
@@ -256,7 +263,7 @@ pub async fn a_message_over_the_limit_is_too_large(fixture: Fixture) {
         "make topics with a limit that a test can reach, at most 64 MiB"
     );
     let mut noise = vec![0; bytes];
-    // What can be compressed might fit after all.
+    // A message that can be compressed might fit after all.
     fastrand::Rng::with_seed(7).fill(&mut noise);
     let mut message = topic.message(0, 0);
     message.value = Some(noise.into());
@@ -290,7 +297,7 @@ pub async fn a_topic_is_described_with_its_partitions(fixture: Fixture) {
     }
 }
 
-/// A group that has committed nothing is nowhere, in every partition.
+/// A group that has committed nothing has no offset in any partition.
 pub async fn an_unknown_group_has_committed_nothing(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 3).await;
     topic.publish(1, 2).await;

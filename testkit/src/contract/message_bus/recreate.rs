@@ -1,9 +1,9 @@
-//! Topics that are deleted and created again under the same name.
+//! Cases of topics that are deleted and created again under the same name.
 use super::given::{Fixture, Member, Topic, assert_same_places, assert_stale, place};
 use foldstream::ports::{ConsumerEvent, NoPosition, Offset, StartOffset, Subscription};
 use std::collections::BTreeSet;
 
-/// What groups have committed for a topic is forgotten when the topic is deleted.
+/// The offsets that groups have committed for a topic are forgotten when the topic is deleted.
 pub async fn a_recreated_topic_has_no_committed_offsets(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 2).await;
     topic.publish_everywhere(4).await;
@@ -15,7 +15,7 @@ pub async fn a_recreated_topic_has_no_committed_offsets(fixture: Fixture) {
 
     fixture.recreate_topic(&topic.name, 2).await;
     assert_eq!(topic.committed().await, [None, None]);
-    // More than before: an old offset would lie within the partition.
+    // There are more messages than before, so that an old offset would lie within the partition.
     topic.publish_everywhere(6).await;
     let subscription = Subscription::new(topic.group.clone(), [topic.name.clone()]);
     let mut member = Member::subscribe(&*topic.bus, subscription).await;
@@ -31,8 +31,10 @@ pub async fn a_recreated_topic_has_no_committed_offsets(fixture: Fixture) {
     member.leave().await;
 }
 
-/// A member whose topic was deleted and created again is told `NoPosition` for its partitions. It is delivered nothing of
-/// the new topic, neither from where it was nor from its start marks, and its old assignments have ended.
+/// A member whose topic was deleted and created again receives `NoPosition` for its partitions.
+///
+/// No message of the new topic is delivered, neither from the old position nor from the start
+/// marks, and the old assignments have ended.
 pub async fn a_running_member_never_goes_on_in_a_recreated_topic(fixture: Fixture) {
     let mut topic = Topic::fresh(&fixture, 2).await;
     topic.publish_everywhere(4).await;
@@ -45,7 +47,7 @@ pub async fn a_running_member_never_goes_on_in_a_recreated_topic(fixture: Fixtur
     member.consumer.commit(&marks[..1]).await.unwrap();
 
     fixture.recreate_topic(&topic.name, 2).await;
-    // More than before: every old position lies within its partition.
+    // There are more messages than before, so that every old position lies within its partition.
     let places = topic.publish_everywhere(10).await;
     let mut told = BTreeSet::new();
     while told.len() < 2 {
@@ -71,7 +73,7 @@ pub async fn a_running_member_never_goes_on_in_a_recreated_topic(fixture: Fixtur
     member.leave().await;
 }
 
-/// Where the bus has topic ids, a topic keeps its id, and a recreated topic has another one.
+/// If the bus has topic ids, a topic keeps its id, and a recreated topic has another one.
 pub async fn a_recreated_topic_has_another_id(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 1).await;
     let id = async || {

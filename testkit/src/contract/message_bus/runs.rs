@@ -1,11 +1,12 @@
-//! Runs: messages of one key that are sent in order.
+//! Cases of ordered runs: messages of one key that are sent in order.
 use super::given::{Fixture, Member, Topic, assert_refused};
 use crate::contract::support::unique;
 use foldstream::ports::{Message, MessageBusError, Offset, RefusedKind, RunOutcome};
 use futures::FutureExt;
 use std::{future::Future, pin::pin, time::Duration};
 
-/// Messages of one key that name a partition which is not the key's own. Their values are their numbers.
+/// Returns messages of one key that name a partition other than the key's own. Their values are
+/// their numbers.
 fn run(topic: &Topic, partition: u32, key: &str, count: usize) -> Vec<Message> {
     let template = topic.message((partition + 1) % topic.partitions, 0);
     let numbered = |n: usize| {
@@ -15,7 +16,7 @@ fn run(topic: &Topic, partition: u32, key: &str, count: usize) -> Vec<Message> {
     (0..count).map(numbered).collect()
 }
 
-/// Everything that a topic of one partition holds, as keys and values.
+/// Returns the keys and values of everything in a topic of one partition.
 async fn records(topic: &Topic) -> Vec<(String, String)> {
     let end = topic.bus.offsets(&topic.name).await.unwrap()[0].end;
     let mut subscription = topic.subscription();
@@ -31,7 +32,7 @@ async fn records(topic: &Topic) -> Vec<(String, String)> {
     found.iter().map(|found| record(&found.message)).collect()
 }
 
-/// The values of a key, each where it occurs for the first time.
+/// Returns the values of a key, each where it occurs for the first time.
 fn first_occurrences(records: &[(String, String)], key: &str) -> Vec<String> {
     let mut first = Vec::new();
     for (_, value) in records.iter().filter(|(of, _)| of == key) {
@@ -51,7 +52,8 @@ fn assert_complete(outcome: &RunOutcome, len: usize) {
     assert_eq!(outcome.durable, len);
 }
 
-/// A run is durable in its order when `publish_run` returns, in the partition that its messages name.
+/// A run is durable in its order when `publish_run` returns, in the partition that its messages
+/// name.
 pub async fn a_run_is_durable_in_its_order(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 2).await;
     let sent = run(&topic, 1, "key", 30);
@@ -82,7 +84,8 @@ pub async fn an_empty_run_is_durable_at_once(fixture: Fixture) {
     assert_complete(&fixture.bus().publish_run(&[]).await, 0);
 }
 
-/// A run whose messages differ in topic, key or partition, or name no partition, is `Invalid`, and nothing is sent.
+/// A run whose messages differ in topic, key or partition, or name no partition, is `Invalid`, and
+/// nothing is sent.
 pub async fn a_run_of_mixed_messages_is_invalid_and_sends_nothing(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 2).await;
     let other = Topic::fresh(&fixture, 2).await;
@@ -116,8 +119,10 @@ pub async fn a_run_of_mixed_messages_is_invalid_and_sends_nothing(fixture: Fixtu
     }
 }
 
-/// A run that breaks off names its error, and is durable up to some message: at least as far as it says, and no message
-/// without those before it. The rest can be sent afterwards.
+/// A run that fails in the middle returns its error, and is durable up to some message.
+///
+/// It is durable at least as far as the error says, and no message is durable without those before
+/// it. The rest can be sent afterwards.
 pub async fn a_run_that_breaks_off_is_durable_up_to_some_message(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 1).await;
     let described = topic.bus.describe_topic(&topic.name).await.unwrap();
@@ -151,7 +156,7 @@ pub async fn a_run_that_breaks_off_is_durable_up_to_some_message(fixture: Fixtur
     );
 }
 
-/// Polls a future so often, and drops it if it is not ready by then.
+/// Polls a future this many times, and drops it if it is not ready by then.
 async fn dropped_after<T>(polls: u64, future: impl Future<Output = T>) {
     let mut future = pin!(future);
     for _ in 0..polls {
@@ -162,7 +167,8 @@ async fn dropped_after<T>(polls: u64, future: impl Future<Output = T>) {
     }
 }
 
-/// A dropped run leaves some first part of itself durable. When it is sent again, first occurrences are in order.
+/// A dropped run leaves some first part of it durable. If it is sent again, first occurrences are
+/// in order.
 pub async fn a_dropped_run_leaves_a_first_part_and_can_be_sent_again(fixture: Fixture) {
     const LEN: usize = 8;
     let topic = Topic::fresh(&fixture, 1).await;

@@ -1,4 +1,4 @@
-//! Groups of several members.
+//! Cases of groups with several members.
 use super::{
     crowd::Crowd,
     given::{Fixture, Topic, assert_same_places, assert_stale, place},
@@ -6,7 +6,7 @@ use super::{
 use foldstream::ports::{Offset, OffsetCommit, PartitionId};
 use std::time::Duration;
 
-/// A topic with messages, and one member that has been delivered all of them.
+/// Creates a topic with messages, and one member that has received all of them.
 async fn given_first_member(topic: &Topic, each: usize) -> Crowd {
     let places = topic.publish_everywhere(each).await;
     let mut crowd = Crowd::new();
@@ -20,7 +20,7 @@ async fn given_first_member(topic: &Topic, each: usize) -> Crowd {
     crowd
 }
 
-/// Adds a second member and waits until both hold something.
+/// Adds a second member, and waits until both hold partitions.
 async fn second_member(crowd: &mut Crowd, topic: &Topic) -> usize {
     let number = crowd.join(topic).await;
     let partitions = topic.partitions as usize;
@@ -29,18 +29,19 @@ async fn second_member(crowd: &mut Crowd, topic: &Topic) -> usize {
             crowd.is_settled(partitions)
         })
         .await;
-    // All was committed when it was revoked.
+    // The first member committed everything when its partitions were revoked.
     assert!(early.is_empty(), "delivered again: {early:?}");
     number
 }
 
-/// Members of a group share the partitions, one reader each, and each message is delivered to one of them.
+/// Members of a group share the partitions, one reader each, and each message is delivered to one
+/// of them.
 pub async fn members_share_the_partitions_and_each_message_goes_to_one(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 4).await;
     let mut crowd = given_first_member(&topic, 3).await;
     second_member(&mut crowd, &topic).await;
     let places = topic.publish_everywhere(5).await;
-    // Held::observe and Crowd::next check that each delivery is the only holder's.
+    // `Held::observe` and `Crowd::next` check that each delivery is the only holder's.
     let found = crowd
         .until("all messages are delivered", |_, found| {
             found.len() >= places.len()
@@ -49,11 +50,12 @@ pub async fn members_share_the_partitions_and_each_message_goes_to_one(fixture: 
     assert_same_places(found.iter().map(|(_, d)| place(d)).collect(), places);
 }
 
-/// A commit counts until the revocation is dropped: the next reader starts where it ended.
+/// A commit counts until the revocation is dropped, and the next reader starts where the commit
+/// ended.
 pub async fn a_commit_during_a_revocation_counts(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 2).await;
     let mut crowd = given_first_member(&topic, 4).await;
-    // The crowd commits only when it must let go.
+    // A member of the crowd commits only when a partition is revoked.
     assert_eq!(topic.committed().await, [None, None]);
     let second = second_member(&mut crowd, &topic).await;
     let moved = crowd.held()[second][0].clone();
@@ -66,7 +68,8 @@ pub async fn a_commit_during_a_revocation_counts(fixture: Fixture) {
     assert_same_places(found.iter().map(|(_, d)| place(d)).collect(), next);
 }
 
-/// A commit of a partition that another member has got is `StaleAssignment`, and nothing of the call is stored.
+/// A commit of a partition that now belongs to another member is `StaleAssignment`, and nothing of
+/// the call is stored.
 pub async fn a_commit_after_the_partition_has_moved_is_stale(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 2).await;
     let mut crowd = given_first_member(&topic, 4).await;
@@ -94,14 +97,15 @@ pub async fn a_commit_after_the_partition_has_moved_is_stale(fixture: Fixture) {
     crowd.consumer(second).commit(&[theirs]).await.unwrap();
 }
 
-/// The partitions of a member that leaves go to the others, at once.
+/// The partitions of a member that leaves go to the others at once.
 pub async fn a_leaving_members_partitions_go_to_the_others(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 3).await;
     let mut crowd = given_first_member(&topic, 2).await;
     let second = second_member(&mut crowd, &topic).await;
     crowd.leave(second).await;
     let all = |crowd: &Crowd| crowd.held()[0].len() == 3;
-    // What the leaving member was delivered and did not commit comes again: nothing here, all was read before.
+    // Messages that were delivered to the leaving member but not committed would be delivered
+    // again. There are none here, since everything was read before.
     crowd
         .until("the first member holds all", |crowd, _| all(crowd))
         .await;
@@ -114,7 +118,7 @@ pub async fn a_leaving_members_partitions_go_to_the_others(fixture: Fixture) {
     assert_same_places(found.iter().map(|(_, d)| place(d)).collect(), places);
 }
 
-/// A pause ends with its assignment: a partition that comes back delivers.
+/// A pause ends with its assignment, so a partition that comes back delivers.
 pub async fn a_pause_ends_with_its_assignment(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 2).await;
     let mut crowd = given_first_member(&topic, 1).await;
@@ -137,7 +141,7 @@ pub async fn a_pause_ends_with_its_assignment(fixture: Fixture) {
     assert_same_places(found.iter().map(|(_, d)| place(d)).collect(), next);
 }
 
-/// Membership goes on while a partition is paused: nothing is taken from a member that only waits.
+/// A member that has paused its partitions stays in the group and keeps them.
 pub async fn a_member_that_has_paused_everything_stays_in_the_group(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 2).await;
     let mut crowd = given_first_member(&topic, 1).await;

@@ -1,4 +1,4 @@
-//! Static members: what they have stays theirs while they are away.
+//! Cases of static members, which keep their partitions while they are away.
 use super::{
     crowd::Crowd,
     given::{
@@ -16,7 +16,8 @@ fn as_static_member(topic: &Topic) -> Subscription {
     topic.subscription().with_instance_id(ID)
 }
 
-/// Member 0 is static and member 1 dynamic; each has two of four partitions, and everything is read and committed.
+/// Creates a group in which member 0 is static and member 1 dynamic. Each has two of four
+/// partitions, and everything is read and committed.
 async fn given_static_member(topic: &Topic) -> Crowd {
     let places = topic.publish_everywhere(2).await;
     let mut crowd = Crowd::new();
@@ -39,8 +40,10 @@ async fn given_static_member(topic: &Topic) -> Crowd {
     crowd
 }
 
-/// A static member that comes back gets its partitions from their committed offsets, and nothing changes for the others:
-/// after it has left, and after it was dropped.
+/// A static member that comes back gets its partitions at their committed offsets, and nothing
+/// changes for the others.
+///
+/// This holds after the member has left, and after it was dropped.
 pub async fn a_static_member_that_comes_back_gets_its_partitions(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 4).await;
     let mut crowd = given_static_member(&topic).await;
@@ -96,7 +99,7 @@ pub async fn a_static_member_that_stays_away_loses_its_partitions(fixture: Fixtu
             crowd.held()[1].len() == 4
         })
         .await;
-    // The session counts from the last heartbeat, which may lie some time before the leaving.
+    // The session counts from the last heartbeat, which may be some time before the member left.
     let passed = left.elapsed();
     assert!(
         passed * 2 >= fixture.session_timeout(),
@@ -111,7 +114,7 @@ pub async fn a_static_member_that_stays_away_loses_its_partitions(fixture: Fixtu
     assert_same_places(found.iter().map(|(_, d)| place(d)).collect(), places);
 }
 
-/// Of two members with one instance id at the same time one is refused, and the other goes on.
+/// Of two members with one instance id at the same time, one is refused and the other continues.
 pub async fn of_two_members_with_one_instance_id_one_is_refused(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 1).await;
     topic.publish(0, 1).await;
@@ -152,13 +155,15 @@ pub async fn of_two_members_with_one_instance_id_one_is_refused(fixture: Fixture
     }
     other.consumer.commit(&other.held.marks()).await.unwrap();
     other.leave().await;
-    // The refused one, which has gone, takes nothing from the group.
+    // The refused member has gone by now, and must take nothing from the group.
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(topic.committed().await, [Some(2)]);
 }
 
-/// To join with an instance id that is empty, too long or holds other characters than ASCII letters, digits, `.`, `_` and
-/// `-` is `Invalid` at once: the member would be a dynamic one, or would wait in vain.
+/// An instance id that is empty, too long or has characters other than ASCII letters, digits, `.`,
+/// `_` and `-` is `Invalid` at once.
+///
+/// Otherwise the member would become a dynamic one, or would wait in vain.
 pub async fn an_instance_id_that_no_member_can_have_is_invalid(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 1).await;
     topic.publish(0, 1).await;
@@ -168,7 +173,7 @@ pub async fn an_instance_id_that_no_member_can_have_is_invalid(fixture: Fixture)
         let joined = within("an answer", topic.bus.subscribe(subscription)).await;
         assert_invalid(&joined, &format!("{id:?}"));
     }
-    // The longest one, of all characters that there are.
+    // This is the longest id, with every allowed kind of character.
     let id = format!("Aa0._-{}", &long[7..]);
     let subscription = topic.subscription().with_instance_id(id);
     let mut member = Member::subscribe(&*topic.bus, subscription).await;

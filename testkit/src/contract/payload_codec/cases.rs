@@ -1,4 +1,4 @@
-//! Rules of every codec, and what all cases need.
+//! Cases of every codec, and the helpers of all cases.
 use super::CodecFixture;
 use crate::contract::support::{at_once, unique};
 use foldstream::{
@@ -13,7 +13,7 @@ pub(super) fn fresh_stream(fixture: &Fixture) -> StreamId {
     fixture.stream(&unique())
 }
 
-/// The second event of a commit, at version 7.
+/// Returns the header of the second event of a commit, at version 7.
 pub(super) fn header(fixture: &Fixture, stream: StreamId) -> EventHeader {
     let id = CommitId::random().event_id(1);
     let (version, name) = (Version::new(7), fixture.event_name());
@@ -24,7 +24,7 @@ pub(super) fn snapshot(stream: StreamId) -> StoredSnapshot {
     StoredSnapshot::new(stream, Version::new(7), CommitId::random(), 1, Bytes::new())
 }
 
-/// Seals what the fixture says is sealed.
+/// Seals a payload that the codec must seal, according to the fixture.
 pub(super) async fn must_seal(
     codec: &dyn PayloadCodec,
     context: &PayloadContext<'_>,
@@ -52,7 +52,8 @@ pub(super) async fn must_open(
     }
 }
 
-/// The tag is 1 to 64 printable ASCII characters without a comma, not `shredded`, and the same in every instance.
+/// The tag is 1 to 64 printable ASCII characters without a comma, not `shredded`, and the same in
+/// every instance.
 pub async fn the_tag_can_be_stored_and_never_changes(fixture: Fixture) {
     let codec = fixture.codec();
     let tag = codec.tag();
@@ -66,7 +67,8 @@ pub async fn the_tag_can_be_stored_and_never_changes(fixture: Fixture) {
     }
 }
 
-/// What was sealed is opened to the same bytes in the same context: any bytes, none, many.
+/// A payload that was sealed is opened to the same bytes in the same context, also if it is empty,
+/// large or arbitrary bytes.
 pub async fn what_was_sealed_is_opened_to_the_same_bytes(fixture: Fixture) {
     let (codec, header) = (fixture.codec(), header(&fixture, fresh_stream(&fixture)));
     let context = PayloadContext::of_event(&header);
@@ -92,7 +94,7 @@ pub async fn what_was_sealed_is_opened_to_the_same_bytes(fixture: Fixture) {
     }
 }
 
-/// Another instance, as in another process, opens what one has sealed.
+/// A sealed payload is opened by another instance, as in another process.
 pub async fn another_instance_opens_what_was_sealed(fixture: Fixture) {
     let header = header(&fixture, fresh_stream(&fixture));
     let context = PayloadContext::of_event(&header);
@@ -102,7 +104,7 @@ pub async fn another_instance_opens_what_was_sealed(fixture: Fixture) {
     must_open(&*fixture.codec(), &context, &sealed, &fixture.payload()).await;
 }
 
-/// A snapshot is opened to the same bytes, or left as it is, or refused: nothing else.
+/// A snapshot is opened to the same bytes, left unsealed, or refused.
 pub async fn a_snapshot_is_opened_to_the_same_bytes_or_refused(fixture: Fixture) {
     let (codec, snapshot) = (fixture.codec(), snapshot(fresh_stream(&fixture)));
     let context = PayloadContext::of_snapshot(&snapshot);
@@ -115,7 +117,7 @@ pub async fn a_snapshot_is_opened_to_the_same_bytes_or_refused(fixture: Fixture)
     }
 }
 
-/// Several tasks at once, on one stream and on several, each get back what they gave.
+/// Several tasks at once, on one stream or on several, each get back their own payload.
 pub async fn several_tasks_at_once_do_not_disturb_each_other(fixture: Fixture) {
     let shared = fresh_stream(&fixture);
     let codec = fixture.codec();
@@ -129,7 +131,7 @@ pub async fn several_tasks_at_once_do_not_disturb_each_other(fixture: Fixture) {
             };
             let header = header(&fixture, stream);
             let context = PayloadContext::of_event(&header);
-            // As much to compress, and another text in each task.
+            // The payloads compress equally well, and have another text in each task.
             let mut payload = fixture.payload().to_vec();
             payload.extend(n.to_string().into_bytes());
             let payload = Bytes::from(payload);
@@ -145,11 +147,12 @@ pub async fn several_tasks_at_once_do_not_disturb_each_other(fixture: Fixture) {
     assert_eq!(opened.into_iter().collect::<BTreeSet<_>>().len(), 8);
 }
 
-/// Bytes that were never sealed are an error, or a payload if the codec cannot tell, but never a panic.
+/// Bytes that were never sealed are an error, or a payload if the codec cannot tell, but never a
+/// panic.
 pub async fn foreign_bytes_are_an_error_or_a_payload_but_never_a_panic(fixture: Fixture) {
     let (codec, header) = (fixture.codec(), header(&fixture, fresh_stream(&fixture)));
     let context = PayloadContext::of_event(&header);
-    // The key exists, so the bytes are looked at.
+    // The key exists after this, so that the codec looks at the bytes.
     must_seal(&*codec, &context, &fixture.payload()).await;
     for foreign in [
         Bytes::new(),

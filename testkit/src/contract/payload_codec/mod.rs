@@ -7,37 +7,41 @@ use async_trait::async_trait;
 use foldstream::{Bytes, PayloadCodec, StreamId};
 use std::{future::Future, sync::Arc};
 
-/// A codec under test, and what only its author can do.
+/// A codec under test, and the operations that only its author can provide.
 #[async_trait]
 pub trait CodecFixture: Send + Sync + 'static {
-    /// The codec, over the fixture's keys: a new instance at every call, as another process would have it.
+    /// Returns the codec over the fixture's keys: a new instance per call, as another process would
+    /// have it.
     fn codec(&self) -> Arc<dyn PayloadCodec>;
 
-    /// A payload that the codec seals. Default: a kilobyte of JSON, which compression makes smaller.
+    /// Returns a payload that the codec seals. Default: a kilobyte of JSON, which compression makes
+    /// smaller.
     fn payload(&self) -> Bytes {
         format!("{{\"text\":\"{}\"}}", "the quick brown fox ".repeat(50)).into()
     }
 
-    /// The stored name of an event that the codec seals. Default: `Happened`.
+    /// Returns the stored name of an event that the codec seals. Default: `Happened`.
     fn event_name(&self) -> &'static str {
         "Happened"
     }
 
-    /// An unused stream of a kind that the codec seals, by a unique id. Default: `contract#<id>`.
+    /// Returns an unused stream of a kind that the codec seals, by a unique id. Default:
+    /// `contract#<id>`.
     ///
     /// # Panics
-    /// If the id names no stream.
+    /// If the id does not name a stream.
     fn stream(&self, id: &str) -> StreamId {
         StreamId::new("contract", id).expect("the suite's ids name streams")
     }
 
-    /// Deletes the key of this stream; asked only of a codec that declares `shreds`. Returns once every instance knows.
+    /// Deletes the key of this stream, and returns after every instance knows. Required only of a
+    /// codec that declares `shreds`.
     async fn shred(&self, stream: &StreamId) {
         panic!("a fixture that declares `shreds` deletes the key of {stream}")
     }
 }
 
-/// The cases of the [`PayloadCodec`](foldstream::PayloadCodec) contract; the only list of them.
+/// The only list of the cases of the [`PayloadCodec`](foldstream::PayloadCodec) contract.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __payload_codec_cases {
@@ -73,7 +77,7 @@ __payload_codec_cases! { always, [publish_cases] {} }
 __payload_codec_cases! { encrypts, [publish_cases] {} }
 __payload_codec_cases! { shreds, [publish_cases] {} }
 
-/// All cases of all groups.
+/// Returns all cases of all groups.
 pub fn cases() -> Vec<Case<Arc<dyn CodecFixture>>> {
     let mut list = Vec::new();
     __payload_codec_cases! { always, [collect_cases] { list } }
@@ -87,10 +91,11 @@ pub async fn ready(fresh: impl Future<Output = Arc<dyn CodecFixture>>) -> Arc<dy
     fresh.await
 }
 
-/// Makes one `#[test]` of every rule of the [`PayloadCodec`](foldstream::PayloadCodec) contract.
+/// Generates one `#[test]` per rule of the [`PayloadCodec`](foldstream::PayloadCodec) contract.
 ///
-/// `fixture` is an `async fn() -> Arc<dyn CodecFixture>`, called once a test in the test's own runtime. Attributes before
-/// it are put on every test. `with` declares what the codec promises, in this order:
+/// `fixture` is an `async fn() -> Arc<dyn CodecFixture>`, called once per test in the test's own
+/// runtime. Attributes before `fixture` are put on every test. `with` declares what the codec
+/// promises, in this order:
 /// - `encrypts`: a payload is unreadable without a key, and bound to its context;
 /// - `shreds`: a key can be deleted, which only an encrypting codec can declare.
 ///
@@ -108,10 +113,18 @@ pub async fn ready(fresh: impl Future<Output = Arc<dyn CodecFixture>>) -> Arc<dy
 ///     #[async_trait::async_trait]
 ///     impl PayloadCodec for Reversed {
 ///         fn tag(&self) -> &'static str { "reversed" }
-///         async fn seal(&self, _: &PayloadContext<'_>, payload: &Bytes) -> Result<Sealed, PayloadError> {
+///         async fn seal(
+///             &self,
+///             _: &PayloadContext<'_>,
+///             payload: &Bytes,
+///         ) -> Result<Sealed, PayloadError> {
 ///             Ok(Sealed::Payload(payload.iter().rev().copied().collect()))
 ///         }
-///         async fn open(&self, _: &PayloadContext<'_>, payload: &Bytes) -> Result<Opened, PayloadError> {
+///         async fn open(
+///             &self,
+///             _: &PayloadContext<'_>,
+///             payload: &Bytes,
+///         ) -> Result<Opened, PayloadError> {
 ///             Ok(Opened::Payload(payload.iter().rev().copied().collect()))
 ///         }
 ///     }

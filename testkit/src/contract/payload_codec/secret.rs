@@ -1,4 +1,4 @@
-//! Rules of codecs that encrypt, and of those whose keys can be deleted.
+//! Cases of codecs that encrypt, and of those whose keys can be deleted.
 use super::cases::{Fixture, fresh_stream, header, must_open, must_seal, snapshot};
 use foldstream::{
     Bytes, CommitId, EventHeader, Opened, PayloadCodec, PayloadContext, PayloadError, Sealed,
@@ -13,7 +13,7 @@ async fn must_be_damaged(
 ) {
     match codec.open(context, sealed).await {
         Err(PayloadError::Damaged { .. }) => {}
-        // Not what it holds: that may be a secret.
+        // The message does not contain the payload, which may be a secret.
         Ok(Opened::Payload(_)) => panic!("{what}: it was opened"),
         other => panic!("{what}: expected Damaged, found {other:?}"),
     }
@@ -29,21 +29,23 @@ pub async fn a_sealed_payload_does_not_show_its_text(fixture: Fixture) {
     }
 }
 
-/// The same payload in the same context is sealed to other bytes each time: a nonce is never used twice.
+/// The same payload in the same context is sealed to different bytes each time, since a nonce must
+/// not be used twice.
 pub async fn the_same_payload_is_never_sealed_to_the_same_bytes(fixture: Fixture) {
     let header = header(&fixture, fresh_stream(&fixture));
     let context = PayloadContext::of_event(&header);
     let mut seen = std::collections::BTreeSet::new();
     for _ in 0..8 {
-        // A new instance: a counter that starts again with each process would repeat itself.
+        // The instance is a new one: a counter that starts again in each process would repeat its
+        // nonces.
         let codec = fixture.codec();
         let sealed = must_seal(&*codec, &context, &fixture.payload()).await;
         assert!(seen.insert(sealed), "the same bytes came twice");
     }
 }
 
-/// In any other context a payload is `Damaged`: another stream, commit, version, place, name, schema version, or as a
-/// snapshot.
+/// A payload is `Damaged` in any other context: another stream, commit, version, place, name or
+/// schema version, or as a snapshot.
 pub async fn in_another_context_a_payload_is_damaged(fixture: Fixture) {
     let (codec, header) = (fixture.codec(), header(&fixture, fresh_stream(&fixture)));
     let context = PayloadContext::of_event(&header);
@@ -55,7 +57,8 @@ pub async fn in_another_context_a_payload_is_damaged(fixture: Fixture) {
     };
     let mut stream = header.clone();
     stream.stream = fresh_stream(&fixture);
-    // Its key exists: what must be found out is that the payload is not of this stream.
+    // The key of the stream exists after this, so that the codec must find out that the payload
+    // belongs to another stream.
     must_seal(
         &*codec,
         &PayloadContext::of_event(&stream),
@@ -90,7 +93,7 @@ pub async fn in_another_context_a_payload_is_damaged(fixture: Fixture) {
     must_be_damaged(&*codec, &context, &sealed, "a snapshot").await;
 }
 
-/// With any byte changed it is `Damaged`.
+/// A sealed payload with any changed byte is `Damaged`.
 pub async fn a_changed_byte_is_damage(fixture: Fixture) {
     let (codec, header) = (fixture.codec(), header(&fixture, fresh_stream(&fixture)));
     let context = PayloadContext::of_event(&header);
@@ -103,7 +106,7 @@ pub async fn a_changed_byte_is_damage(fixture: Fixture) {
     }
 }
 
-/// Cut short, or with more after it, it is `Damaged`.
+/// A sealed payload that was cut short or extended is `Damaged`.
 pub async fn a_payload_cut_short_is_damaged(fixture: Fixture) {
     let (codec, header) = (fixture.codec(), header(&fixture, fresh_stream(&fixture)));
     let context = PayloadContext::of_event(&header);
@@ -116,7 +119,8 @@ pub async fn a_payload_cut_short_is_damaged(fixture: Fixture) {
     must_be_damaged(&*codec, &context, &longer, "a byte more").await;
 }
 
-/// Once the key is deleted, events and snapshots of the stream are `Shredded`, in every instance and for ever.
+/// After the key is deleted, events and snapshots of the stream are `Shredded` in every instance
+/// and forever.
 pub async fn without_its_key_a_payload_is_shredded(fixture: Fixture) {
     let (codec, stream) = (fixture.codec(), fresh_stream(&fixture));
     let (header, snapshot) = (header(&fixture, stream.clone()), snapshot(stream.clone()));
@@ -126,7 +130,7 @@ pub async fn without_its_key_a_payload_is_shredded(fixture: Fixture) {
     ];
     let mut sealed = Vec::new();
     for context in &contexts {
-        // A snapshot may be refused.
+        // The codec may refuse to seal a snapshot.
         if let Ok(Sealed::Payload(payload)) = codec.seal(context, &fixture.payload()).await {
             must_open(&*codec, context, &payload, &fixture.payload()).await;
             sealed.push((context, payload));
@@ -147,7 +151,7 @@ pub async fn without_its_key_a_payload_is_shredded(fixture: Fixture) {
     }
 }
 
-/// Sealing for a stream whose key was deleted is `Refused`, and does not bring a key back.
+/// Sealing for a stream whose key was deleted is `Refused`, and does not create the key again.
 pub async fn sealing_without_the_key_is_refused(fixture: Fixture) {
     let (codec, header) = (fixture.codec(), header(&fixture, fresh_stream(&fixture)));
     let context = PayloadContext::of_event(&header);
@@ -164,7 +168,7 @@ pub async fn sealing_without_the_key_is_refused(fixture: Fixture) {
     }
 }
 
-/// Deleting a stream's key leaves the payloads of others as they are.
+/// Deleting a stream's key does not change the payloads of other streams.
 pub async fn other_streams_keep_their_keys(fixture: Fixture) {
     let codec = fixture.codec();
     let (gone, kept) = (fresh_stream(&fixture), fresh_stream(&fixture));

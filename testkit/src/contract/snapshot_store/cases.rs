@@ -1,4 +1,4 @@
-//! The cases.
+//! Cases of saving, loading and deleting snapshots.
 use crate::contract::support::{at_once, drop_midway, eventually, unique};
 use bytes::Bytes;
 use foldstream::{
@@ -13,7 +13,7 @@ fn fresh_stream() -> StreamId {
     StreamId::new("contract", &unique()).unwrap()
 }
 
-/// A snapshot whose payload says which one it is.
+/// Returns a snapshot whose payload contains its version and state version.
 fn snapshot(stream: &StreamId, version: u64, state_version: u32) -> StoredSnapshot {
     let payload = format!("state at {version} in {state_version} of {stream}");
     with_payload(stream, version, state_version, payload)
@@ -44,7 +44,8 @@ async fn must_be_stale(store: &Store, snapshot: &StoredSnapshot) {
     assert_eq!(outcome, SaveOutcome::Stale, "version {}", snapshot.version);
 }
 
-/// Waits until the stream's snapshot is this one: a load may for a moment be older than the last save.
+/// Waits until the stream's snapshot is this one, since a load may be older than the last save for
+/// a moment.
 async fn assert_loaded(store: &Store, stream: &StreamId, expected: Option<&StoredSnapshot>) {
     let brief = |s: Option<&StoredSnapshot>| s.map(|s| (s.version, s.state_version, s.commit_id));
     eventually("the snapshot", || async {
@@ -60,8 +61,8 @@ async fn assert_loaded(store: &Store, stream: &StreamId, expected: Option<&Store
     .await;
 }
 
-/// A saved snapshot is loaded as it was given: any bytes, great numbers, every bit of the commit id, any
-/// codec.
+/// A saved snapshot is loaded as it was given: any bytes, large numbers, every bit of the commit
+/// id, and any codec.
 pub async fn a_saved_snapshot_is_loaded_as_it_was_given(store: Store) {
     let all_bytes: Vec<u8> = (0..=255).collect();
     let large: Vec<u8> = (0..200_000u32).map(|n| (n % 251) as u8).collect();
@@ -96,18 +97,18 @@ pub async fn an_unknown_stream_has_no_snapshot(store: Store) {
     assert_eq!(store.load(&fresh_stream()).await.unwrap(), None);
 }
 
-/// A save of a later version replaces all of the earlier one.
+/// A save of a higher version replaces all of the lower one.
 pub async fn a_later_version_replaces(store: Store) {
     let stream = fresh_stream();
     for (version, state_version) in [(1, 5), (2, 5), (9, 1), (10, 1), (100, 1)] {
-        // A later version counts, also with an earlier state version.
+        // A higher version counts, even with a lower state version.
         let next = snapshot(&stream, version, state_version);
         must_save(&store, &next).await;
         assert_loaded(&store, &stream, Some(&next)).await;
     }
 }
 
-/// A save of an earlier version is `Stale`, and the later one stays.
+/// A save of a lower version is `Stale`, and the higher one stays.
 pub async fn an_earlier_version_is_stale(store: Store) {
     let stream = fresh_stream();
     let kept = snapshot(&stream, 10, 3);
@@ -118,7 +119,7 @@ pub async fn an_earlier_version_is_stale(store: Store) {
     }
 }
 
-/// At the same version a later state version replaces.
+/// At the same version, a higher state version replaces the snapshot.
 pub async fn a_later_state_version_replaces_at_the_same_version(store: Store) {
     let stream = fresh_stream();
     for state_version in [1, 2, 10] {
@@ -128,7 +129,8 @@ pub async fn a_later_state_version_replaces_at_the_same_version(store: Store) {
     }
 }
 
-/// At the same version the same or an earlier state version is `Stale`, and the other one stays.
+/// At the same version, the same or a lower state version is `Stale`, and the stored snapshot
+/// stays.
 pub async fn the_same_or_an_earlier_state_version_is_stale_at_the_same_version(store: Store) {
     let stream = fresh_stream();
     let kept = snapshot(&stream, 4, 10);
@@ -140,7 +142,7 @@ pub async fn the_same_or_an_earlier_state_version_is_stale_at_the_same_version(s
     }
 }
 
-/// Of several savers at the same time the latest version stays.
+/// Of several saves at the same time, the highest version stays.
 pub async fn of_several_savers_the_latest_version_stays(store: Store) {
     for round in 0..5 {
         let stream = fresh_stream();
@@ -148,7 +150,7 @@ pub async fn of_several_savers_the_latest_version_stays(store: Store) {
             .map(|version| snapshot(&stream, version, 1))
             .collect();
         let outcomes = at_once(all.len(), |n| {
-            // Another order of starts in every round.
+            // The saves start in another order in every round.
             let (store, snapshot) = (store.clone(), all[(n * 3 + round) % 8].clone());
             async move { (store.save(&snapshot).await.unwrap(), snapshot.version) }
         })
@@ -162,7 +164,7 @@ pub async fn of_several_savers_the_latest_version_stays(store: Store) {
     }
 }
 
-/// Streams do not touch each other, also where one id begins like another.
+/// Snapshots of different streams do not affect each other, even if one id begins like another.
 pub async fn streams_do_not_touch_each_other(store: Store) {
     let name = unique();
     let kind = format!("t-{}", &name[name.len() - 12..]);
@@ -199,7 +201,7 @@ pub async fn an_older_snapshot_may_be_saved_after_a_delete(store: Store) {
     assert_loaded(&store, &stream, Some(&older)).await;
 }
 
-/// Deleting what is not there does nothing.
+/// Deleting a snapshot that does not exist does nothing.
 pub async fn deleting_what_is_not_there_does_nothing(store: Store) {
     let stream = fresh_stream();
     for _ in 0..2 {
@@ -213,8 +215,8 @@ pub async fn deleting_what_is_not_there_does_nothing(store: Store) {
     }
 }
 
-/// A snapshot that the backend cannot hold is `TooLarge` by the port's measure, and the old one stays; one that it takes it
-/// holds whole.
+/// A snapshot over the limit of the backend is `TooLarge` by the port's measure, and the old one
+/// stays. A snapshot that is accepted is stored whole.
 pub async fn a_snapshot_too_large_leaves_the_old_one(store: Store) {
     let stream = fresh_stream();
     let mut kept = snapshot(&stream, 1, 1);
@@ -237,7 +239,7 @@ pub async fn a_snapshot_too_large_leaves_the_old_one(store: Store) {
     }
 }
 
-/// A dropped save leaves the old snapshot or the new one, whole.
+/// A dropped save leaves either the old or the new snapshot, and leaves it whole.
 pub async fn a_dropped_save_leaves_one_of_both(store: Store) {
     for attempt in 0..12 {
         let stream = fresh_stream();

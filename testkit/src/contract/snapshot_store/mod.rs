@@ -5,7 +5,7 @@ use super::run::{Case, collect_cases, publish_cases};
 use foldstream::ports::SnapshotStore;
 use std::{future::Future, sync::Arc};
 
-/// The cases of the [`SnapshotStore`](foldstream::ports::SnapshotStore) contract; the only list of them.
+/// The only list of the cases of the [`SnapshotStore`](foldstream::ports::SnapshotStore) contract.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __snapshot_store_cases {
@@ -29,7 +29,7 @@ macro_rules! __snapshot_store_cases {
 
 __snapshot_store_cases! { always, [publish_cases] {} }
 
-/// All cases.
+/// Returns all cases of the contract.
 pub fn cases() -> Vec<Case<Arc<dyn SnapshotStore>>> {
     let mut list = Vec::new();
     __snapshot_store_cases! { always, [collect_cases] { list } }
@@ -41,10 +41,11 @@ pub async fn ready(fresh: impl Future<Output = Arc<dyn SnapshotStore>>) -> Arc<d
     fresh.await
 }
 
-/// Makes one `#[test]` of every rule of the [`SnapshotStore`](foldstream::ports::SnapshotStore) contract.
+/// Generates one `#[test]` per rule of the [`SnapshotStore`](foldstream::ports::SnapshotStore)
+/// contract.
 ///
-/// `store` is an `async fn() -> Arc<dyn SnapshotStore>`, called once a test in the test's own runtime. Attributes
-/// before it are put on every test.
+/// `store` is an `async fn() -> Arc<dyn SnapshotStore>`, called once per test in the test's own
+/// runtime. Attributes before `store` are put on every test.
 ///
 /// # Example
 /// ```
