@@ -1,4 +1,4 @@
-//! One member of a group of the in-memory message bus.
+//! The consumers of the in-memory message bus, each a member of a group.
 use super::{
     group::{MemberId, Polled},
     message_bus::Shared,
@@ -16,7 +16,8 @@ pub(super) struct InMemoryConsumer {
     pub(super) shared: Arc<Shared>,
     pub(super) group: String,
     pub(super) id: MemberId,
-    /// Keeps one permit, so a change between a look at the state and the wait for one is not missed.
+    /// Wakes `next` after a change. It keeps one permit, so that a change between reading the state
+    /// and waiting is not missed.
     pub(super) changed: Arc<Notify>,
 }
 
@@ -48,10 +49,12 @@ impl Drop for InMemoryConsumer {
 #[async_trait]
 impl Consumer for InMemoryConsumer {
     async fn next(&self) -> Result<ConsumerEvent, MessageBusError> {
-        // A backlog is always ready: without this, reading it would keep the other tasks of the thread from running.
+        // A backlog is always ready. Without this, reading it would starve the other tasks of the
+        // thread.
         tokio::task::coop::consume_budget().await;
         loop {
-            // Nothing is awaited between taking an event and returning it: a dropped future has taken none.
+            // A caller may drop this future at any await. Nothing is awaited between taking an
+            // event and returning it, so a dropped future has taken none.
             let polled = self
                 .shared
                 .with_group(&self.group, |group, around| group.poll(self.id, around));
@@ -62,7 +65,7 @@ impl Consumer for InMemoryConsumer {
                 }
                 Polled::Nothing(None) => self.changed.notified().await,
                 Polled::Nothing(Some(deadline)) => {
-                    // Either way the state is looked at again.
+                    // After a notification or the deadline, the loop reads the state again.
                     let _ = time::timeout_at(deadline, self.changed.notified()).await;
                 }
             }

@@ -1,4 +1,4 @@
-//! `InMemoryControlStore`.
+//! The in-memory control store.
 use super::lock;
 use async_trait::async_trait;
 use foldstream::{
@@ -14,16 +14,31 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-/// Rows by partition, then by sort key: two maps, so that a look-up by `&str` allocates nothing.
+/// The rows by partition, then by sort key. Two maps let a look-up by `&str` allocate nothing.
 type Rows = BTreeMap<String, BTreeMap<String, Row>>;
 
-/// A [`ControlStore`] in memory. Keeps its rows until the last clone of the `Arc` is dropped.
+/// A [`ControlStore`] in memory.
 ///
-/// Expiry is kept in whole seconds, rounded up, and bounds of ranges have at most 1,024 bytes, as in DynamoDB. All limits of
-/// keys and values are those of the port.
+/// The store keeps its rows until the last clone of the `Arc` is dropped. Expiry is kept in whole
+/// seconds, rounded up, and bounds of ranges have at most 1,024 bytes, as in DynamoDB. All limits
+/// of keys and values are those of the port.
 ///
-/// Expired rows stay in memory, invisible, until they are overwritten, deleted, or swept by
-/// [`delete_expired`](Self::delete_expired): as in DynamoDB, which deletes late.
+/// Expired rows are invisible. They stay in memory until they are overwritten, deleted, or removed
+/// by [`delete_expired`](Self::delete_expired), because DynamoDB also deletes them late.
+///
+/// # Example
+/// ```
+/// use foldstream::ports::{ControlStore, Expect, PutOutcome, Revision, Row, RowKey};
+/// use foldstream_testkit::InMemoryControlStore;
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// let rows = InMemoryControlStore::new();
+/// let row = Row::new(RowKey::new("leases", "billing"), "1", Revision::from_u128(7));
+/// assert_eq!(rows.put(&row, Expect::Absent).await?, PutOutcome::Written);
+/// assert_eq!(rows.get(&row.key).await?, Some(row));
+/// # Ok::<(), foldstream::BoxError>(())
+/// # })?;
+/// # Ok::<(), foldstream::BoxError>(())
+/// ```
 #[derive(Debug)]
 pub struct InMemoryControlStore {
     rows: Mutex<Rows>,
@@ -31,16 +46,16 @@ pub struct InMemoryControlStore {
 }
 
 impl InMemoryControlStore {
-    /// Bytes of values after which a page ends, as DynamoDB's queries do.
+    /// The bytes of values after which a page ends, as pages of DynamoDB queries do.
     const PAGE_BYTES: usize = 1024 * 1024;
 
-    /// An empty store on the system's clock.
+    /// Creates an empty store whose rows expire by the system's clock.
     #[must_use]
     pub fn new() -> Arc<Self> {
         Self::with_clock(Arc::new(SystemClock))
     }
 
-    /// An empty store whose rows expire by this clock.
+    /// Creates an empty store whose rows expire by this clock.
     #[must_use]
     pub fn with_clock(clock: Arc<dyn Clock>) -> Arc<Self> {
         Arc::new(Self {
@@ -49,7 +64,9 @@ impl InMemoryControlStore {
         })
     }
 
-    /// Deletes what is past its expiry, as a backend does when it gets to it. Nothing that a caller sees changes.
+    /// Deletes the expired rows from memory, as a backend does some time after they expire.
+    ///
+    /// Callers see no difference, because expired rows are invisible.
     pub fn delete_expired(&self) {
         let now = self.clock.now();
         lock(&self.rows).retain(|_, rows| {
@@ -63,7 +80,7 @@ fn is_live(row: &Row, now: Timestamp) -> bool {
     row.expires_at.is_none_or(|at| now < at)
 }
 
-/// The row as a backend keeps it that counts expiry in seconds.
+/// Returns the row with its expiry rounded up to whole seconds, as DynamoDB keeps it.
 fn whole_seconds(row: &Row) -> Row {
     const SECOND: i64 = 1_000_000;
     let round_up = |at: Timestamp| {
@@ -79,9 +96,10 @@ fn live<'a>(rows: &'a Rows, key: &RowKey, now: Timestamp) -> Option<&'a Row> {
     is_live(row, now).then_some(row)
 }
 
-/// The smallest text after all that start with `prefix`; `None`: they reach to the end. UTF-8 sorts by characters, so
-/// the last one that has a successor is raised.
-fn behind(prefix: &str) -> Option<String> {
+/// Returns the smallest text after all texts that start with `prefix`, or `None` if there is none.
+///
+/// UTF-8 sorts by characters, so the last character that has a successor is replaced by it.
+fn after_prefix(prefix: &str) -> Option<String> {
     let mut rest = prefix.chars();
     while let Some(last) = rest.next_back() {
         if let Some(next) = (last..=char::MAX).nth(1) {
@@ -93,7 +111,8 @@ fn behind(prefix: &str) -> Option<String> {
     None
 }
 
-/// Refuses bounds that are longer than any sort key of DynamoDB, as the DynamoDB control store does.
+/// Refuses bounds that are longer than any sort key of DynamoDB, as the DynamoDB control store
+/// does.
 fn check_bounds(query: &RangeQuery) -> Result<(), ControlStoreError> {
     const MAX: usize = 1024;
     let (low, high) = match &query.bounds {
@@ -116,13 +135,13 @@ fn check_bounds(query: &RangeQuery) -> Result<(), ControlStoreError> {
 /// The ends of a range of sort keys.
 type Ends<'a> = (Bound<&'a str>, Bound<String>);
 
-/// The sort keys that a query still has to look at; `None`: none.
+/// Returns the range of sort keys that a query still has to read, or `None` if it is empty.
 fn bounds(query: &RangeQuery) -> Result<Option<Ends<'_>>, ControlStoreError> {
     let (mut low, mut high) = match &query.bounds {
         SortBounds::All => (Bound::Unbounded, Bound::Unbounded),
         SortBounds::Prefix(prefix) => (
             Bound::Included(prefix.as_str()),
-            behind(prefix).map_or(Bound::Unbounded, Bound::Excluded),
+            after_prefix(prefix).map_or(Bound::Unbounded, Bound::Excluded),
         ),
         SortBounds::Between(first, last) => (
             Bound::Included(first.as_str()),
@@ -136,7 +155,7 @@ fn bounds(query: &RangeQuery) -> Result<Option<Ends<'_>>, ControlStoreError> {
     };
     if let Some(after) = query.after.as_deref() {
         match (query.direction, &low, &high) {
-            // In front of the bounds: they decide.
+            // `after` lies before the bounds in the direction of the query, so the bounds decide.
             (Direction::Ascending, Bound::Included(first), _) if after < *first => {}
             (Direction::Descending, _, Bound::Included(last) | Bound::Excluded(last))
                 if after > last.as_str() => {}
@@ -144,7 +163,7 @@ fn bounds(query: &RangeQuery) -> Result<Option<Ends<'_>>, ControlStoreError> {
             (Direction::Descending, ..) => high = Bound::Excluded(after.to_owned()),
         }
     }
-    // A map panics on a range whose ends are the wrong way round.
+    // `BTreeMap::range` panics if the start is after the end.
     let is_empty = match (low, &high) {
         (Bound::Included(low), Bound::Included(high)) => low > high.as_str(),
         (
@@ -156,8 +175,10 @@ fn bounds(query: &RangeQuery) -> Result<Option<Ends<'_>>, ControlStoreError> {
     Ok((!is_empty).then_some((low, high)))
 }
 
-/// One page: at most `limit` rows are *looked at*, expired ones too, so a page may be empty before the end, as it may
-/// be in production.
+/// Returns one page of a range.
+///
+/// The limit also counts expired rows that the page does not show, as in production. So a page
+/// before the last one may be empty.
 fn page<'a>(
     query: &RangeQuery,
     now: Timestamp,
@@ -201,7 +222,8 @@ impl ControlStore for InMemoryControlStore {
         let (mut rows, now) = (lock(&self.rows), self.clock.now());
         let current = live(&rows, &row.key, now);
         let found = current.map(|row| row.revision);
-        // My own token: an earlier attempt was applied and its answer was lost.
+        // The stored row has the caller's own revision: an earlier attempt was applied and its
+        // answer was lost.
         if found == Some(row.revision) {
             return Ok(PutOutcome::Written);
         }
@@ -250,7 +272,7 @@ impl ControlStore for InMemoryControlStore {
     }
 
     async fn range(&self, query: &RangeQuery) -> Result<RowPage, ControlStoreError> {
-        // A sort key that is valid in any case: only the partition is checked.
+        // Checks only the partition, since the sort key is valid.
         RowKey::new(query.partition.as_str(), "-").validate()?;
         check_bounds(query)?;
         let (rows, now) = (lock(&self.rows), self.clock.now());

@@ -1,17 +1,17 @@
-//! Where a scan or a list of the in-memory event store goes on, as bytes that outlive the process.
+//! The cursors of scans and lists of the in-memory event store, as bytes that outlive the process.
 use foldstream::{
     murmur2,
     ports::{EventStoreError, ScanCursor, Segment},
 };
 
-/// What a cursor belongs to: using it elsewhere is an error, not a wrong answer.
+/// The scan or list to which a cursor belongs. Every other one refuses the cursor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Walk {
-    /// A scan of a segment.
+    /// A scan of the commits of a segment.
     Scan(Segment),
-    /// The unpublished commits of a segment.
+    /// The list of unpublished commits of a segment.
     Unpublished(Segment),
-    /// The streams of an aggregate type, by its hash.
+    /// The list of streams of an aggregate type, identified by a hash of its name.
     Streams(u32),
 }
 
@@ -20,7 +20,7 @@ impl Walk {
         Self::Streams(murmur2(aggregate.as_bytes()))
     }
 
-    /// The shards that it walks, in order.
+    /// Returns the shards to visit, in order.
     pub(super) fn shards(self, all: u32) -> impl Iterator<Item = u32> {
         let (index, total) = match self {
             Self::Scan(segment) | Self::Unpublished(segment) => (segment.index(), segment.total()),
@@ -38,8 +38,10 @@ impl Walk {
     }
 }
 
-/// The next item to look at. Streams are numbered by shard in the order of their first commit, commits by stream;
-/// neither ever changes, so a position stays valid while others append.
+/// The position of the next item of a scan or list.
+///
+/// Streams are numbered per shard in the order of their first commit, and commits per stream.
+/// Appends do not change these numbers, so a position stays valid while other writers append.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Position {
     pub(super) shard: u32,
@@ -62,7 +64,11 @@ impl Position {
         ScanCursor::from_bytes(out)
     }
 
-    /// The start of the walk where there is no cursor.
+    /// Decodes the position of a cursor. Returns the beginning of the scan or list if there is no
+    /// cursor.
+    ///
+    /// # Errors
+    /// If the cursor belongs to another scan or list.
     pub(super) fn decode(cursor: Option<&ScanCursor>, walk: Walk) -> Result<Self, EventStoreError> {
         let Some(cursor) = cursor else {
             return Ok(Self::default());

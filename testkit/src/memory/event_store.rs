@@ -1,4 +1,4 @@
-//! `InMemoryEventStore`.
+//! The in-memory event store.
 use super::{
     cursor::{Position, Walk},
     lock,
@@ -25,17 +25,19 @@ use std::{
 
 /// An [`EventStore`] in memory.
 ///
-/// Cloning the `Arc` shares the store; what was acknowledged stays until the last clone is dropped, so a test simulates
-/// a crash by dropping everything but this. Appends cost O(1), reads take a page of commits at a time and clone
-/// reference counts, not payloads.
+/// Clones of the `Arc` share the store, which keeps acknowledged commits until the last clone is
+/// dropped. So a test simulates a crash by dropping everything but the store. Appends cost O(1).
+/// Reads take one page of commits at a time and clone reference counts, not payloads.
 ///
 /// # Limits
-/// The store refuses what DynamoDB refuses, with the same errors: see [`DYNAMODB`](Self::DYNAMODB). So an atomic append of
-/// 98 streams of which one is split into three parts is `Refused(Unsupported)` here too. It differs in three ways:
-/// - It checks heads, unless [`with_capabilities`](Self::with_capabilities) says otherwise. DynamoDB looks at nothing but
-///   the slot after a head.
-/// - `streams` and `unpublished` do not lag. [`Fault::Lag`](crate::faults::Fault::Lag) lets them.
-/// - Every conflict names the tail. DynamoDB may name a version below it, or none.
+/// The store refuses what DynamoDB refuses, with the same errors, see [`DYNAMODB`](Self::DYNAMODB).
+/// For example, an atomic append of 98 streams of which one is split into three parts is
+/// `Refused(Unsupported)` here too. The store differs from DynamoDB in three ways:
+/// - It checks heads, unless [`with_capabilities`](Self::with_capabilities) says otherwise.
+///   DynamoDB checks only that no commit starts right after a head.
+/// - `streams` and `unpublished` do not lag, unless [`Fault::Lag`](crate::faults::Fault::Lag) makes
+///   them.
+/// - Every conflict names the tail. DynamoDB may name a lower version, or none.
 ///
 /// # Example
 /// ```
@@ -60,18 +62,21 @@ pub struct InMemoryEventStore {
 }
 
 impl InMemoryEventStore {
-    /// Shards, each under its own lock. A stream's is `murmur2(stream) % SHARDS`; a scan's segment takes every
-    /// `total`-th, so more segments than this leave some empty.
-    const SHARDS: u32 = 64;
-    /// Commits that a read takes under the lock at a time.
-    const READ_PAGE: usize = 256;
-    /// Streams that [`EventStore::streams`] looks at for one page.
-    const STREAMS_PAGE: usize = 1000;
-    /// The capabilities of the DynamoDB event store in the publish modes `poller` and `both`: 100 streams per append,
-    /// 3,900 KiB per commit, 390 KiB per event and per part of a commit, 4,000,000 bytes per append, and heads that are not
-    /// checked.
+    /// The number of shards, each under its own lock.
     ///
-    /// A store with these capabilities takes a head above the tail, as DynamoDB does, and the stream then has a hole.
+    /// A stream is in shard `murmur2(stream) % SHARDS`. A segment of a scan takes every `total`-th
+    /// shard, so some segments are empty if there are more segments than shards.
+    const SHARDS: u32 = 64;
+    /// The number of commits that a read takes under the lock at a time.
+    const READ_PAGE: usize = 256;
+    /// The number of streams that [`EventStore::streams`] visits for one page.
+    const STREAMS_PAGE: usize = 1000;
+    /// The capabilities of the DynamoDB event store in the publish modes `poller` and `both`.
+    ///
+    /// They are 100 streams per append, 3,900 KiB per commit, 390 KiB per event and per part of a
+    /// commit, 4,000,000 bytes per append, and heads that are not checked. A store with these
+    /// capabilities accepts an append after a head above the tail, as DynamoDB does, and the stream
+    /// then has a hole.
     ///
     /// # Example
     /// ```
@@ -101,16 +106,20 @@ impl InMemoryEventStore {
         .with_unpublished_list(true)
         .with_checked_heads(false);
 
-    /// Creates an empty store with the limits of [`DYNAMODB`](Self::DYNAMODB), which checks heads: an append on a head
-    /// that is not the tail is always a conflict.
+    /// Creates an empty store that has the limits of [`DYNAMODB`](Self::DYNAMODB) and checks heads.
+    ///
+    /// An append after a head that is not the tail is always a conflict.
     #[must_use]
     pub fn new() -> Arc<Self> {
         Self::with_capabilities(Self::DYNAMODB.with_checked_heads(true))
     }
 
-    /// Creates an empty store with other limits, for instance those of a backend without atomic appends. With
-    /// [`Capabilities::with_checked_heads`]`(false)` it looks at nothing but the slot after a head, as DynamoDB does: a head
-    /// above the tail leaves a hole.
+    /// Creates an empty store with other limits, for instance those of a backend without atomic
+    /// appends.
+    ///
+    /// With [`Capabilities::with_checked_heads`]`(false)` the store checks only that no commit
+    /// starts right after a head, as DynamoDB does. An append after a head above the tail then
+    /// leaves a hole.
     #[must_use]
     pub fn with_capabilities(capabilities: Capabilities) -> Arc<Self> {
         Arc::new(Self {
@@ -120,12 +129,13 @@ impl InMemoryEventStore {
         })
     }
 
-    /// Puts other commits in the place of everything that is stored, as a table that is deleted and restored from a backup
-    /// while the process goes on. The incarnation changes.
+    /// Replaces everything that is stored by other commits and changes the incarnation.
     ///
-    /// The commits of a stream are stored at their versions, whether or not there are holes between them.
+    /// This simulates a table that is deleted and restored from a backup while the process runs.
+    /// The commits of a stream are stored at their versions, even if there are holes between them.
     pub fn replace(&self, commits: impl IntoIterator<Item = Commit>) {
-        // As everywhere, the locks are taken in ascending order.
+        // All locks are taken in ascending order, as for appends to several streams: otherwise the
+        // two could wait for each other.
         let mut shards: Vec<_> = self.shards.iter().map(lock).collect();
         for shard in &mut shards {
             **shard = Shard::default();
@@ -145,8 +155,10 @@ impl InMemoryEventStore {
             false => Look::AtTheSlot,
         }
     }
-    /// True if heads must be looked for in the history, since callers may have read them before a replacement. Where heads
-    /// are checked they are in conflict anyway.
+    /// Returns true if an append must look for its head in the history.
+    ///
+    /// Callers may have read the head before the content was replaced. If heads are checked, such
+    /// an append is a conflict anyway.
     fn confirms(&self) -> bool {
         self.look() == Look::AtTheSlot && self.incarnation() > 0
     }
@@ -158,14 +170,15 @@ impl InMemoryEventStore {
         self.shard(stream.shard(Self::SHARDS))
     }
 
-    /// Everything that is refused before any look at what is stored.
+    /// Checks everything that does not depend on the stored commits.
     pub(crate) fn validate(&self, append: &Append) -> Result<(), EventStoreError> {
         append.validate_for(&self.capabilities)?;
         append.events.iter().try_for_each(check_payload)
     }
 
-    /// Runs a walk over the shards of a segment, each under its own lock, from a cursor on until `visit` stops it.
-    /// The cursor of the next page, if it was stopped.
+    /// Visits the shards of a scan or list, each under its own lock, from a cursor on.
+    ///
+    /// Returns the cursor of the next page if `visit` stops the walk, or `None` at the end.
     fn walk(
         &self,
         walk: Walk,
@@ -193,14 +206,14 @@ impl InMemoryEventStore {
     }
 }
 
-/// A payload without codec is JSON: checked without building a tree.
+/// Checks that a payload without codec is JSON, without building a tree.
 fn check_payload(event: &EventData) -> Result<(), EventStoreError> {
     if event.codec.is_some() {
         return Ok(());
     }
     let invalid = |why: &dyn std::fmt::Display| EventStoreError::Invalid {
         reason: format!(
-            "the payload of {} is no JSON ({why}): encode it as JSON or name its codec",
+            "the payload of {} is not JSON ({why}): encode it as JSON or name its codec",
             event.name
         ),
     };
@@ -229,19 +242,20 @@ fn unsupported(reason: String) -> EventStoreError {
     }
 }
 
-/// A read, as an iterator that locks only to take its next page.
+/// A read as an iterator, which locks the shard only to take its next page.
 #[derive(Debug)]
 struct Read<'a> {
     store: &'a InMemoryEventStore,
     stream: StreamId,
     from: ReadFrom,
-    /// Number of the stream in its shard, and where the read stands in it; `None` before the first page.
+    /// The number of the stream in its shard and the position of the read; `None` before the first
+    /// page.
     at: Option<(usize, ReadAt)>,
-    /// Commits that may still be taken into a page.
+    /// The number of commits that the read may still return.
     remaining: usize,
     page: std::vec::IntoIter<Commit>,
     ended: bool,
-    /// The version at which the next commit must begin, or end if the read goes backwards.
+    /// The version at which the next commit must start, or end if the read goes backwards.
     expected: Option<Version>,
 }
 
@@ -260,7 +274,7 @@ impl Read<'_> {
         let (page, at) = shard.page(number, at, max);
         self.at = Some((number, at));
         self.remaining -= page.len();
-        // A short page reached the end under the lock: no further look.
+        // A short page has reached the end under the lock, so the read does not lock again.
         self.ended = page.len() < InMemoryEventStore::READ_PAGE;
         self.page = page.into_iter();
         Ok(())
@@ -272,7 +286,9 @@ impl Read<'_> {
         matches!(self.at, Some((_, ReadAt::Backwards(_))))
     }
 
-    /// The commit, if it is next to the one before it. Only a store that does not check heads has others.
+    /// Returns the commit if it is adjacent to the previous one, or else an error.
+    ///
+    /// Only a store that does not check heads has commits that are not adjacent.
     fn adjacent(&mut self, commit: Commit) -> Result<Commit, EventStoreError> {
         let (first, last) = (commit.first_version, commit.last_version());
         let (found, next) = match self.is_backwards() {
@@ -281,7 +297,7 @@ impl Read<'_> {
         };
         let expected = match (self.expected, &self.from) {
             (Some(expected), _) => expected,
-            // A read by version may begin within a commit, but not before one.
+            // A read by version may start within a commit, but not before its first one.
             (None, ReadFrom::Event(version)) => first.min((*version).max(Version::new(1))),
             (None, _) => found,
         };
@@ -293,7 +309,7 @@ impl Read<'_> {
         Ok(commit)
     }
 
-    /// The error of a backwards read that came to the end before it came to the first version.
+    /// Returns the error of a backwards read that has ended before version 1.
     fn without_beginning(&mut self) -> Option<EventStoreError> {
         let is_over = self.remaining > 0 && self.is_backwards();
         let missing = self.expected.take().filter(|v| *v > Version::NONE)?;
@@ -344,7 +360,7 @@ impl EventStore for InMemoryEventStore {
     }
 
     async fn append(&self, append: &Append) -> Result<AppendOutcome, EventStoreError> {
-        // As a call over a network would, let others run now and then.
+        // Lets other tasks run now and then, as a call over a network would.
         tokio::task::coop::consume_budget().await;
         self.validate(append)?;
         let mut shard = self.shard_of(append.head.stream());
@@ -435,7 +451,8 @@ impl EventStore for InMemoryEventStore {
         let max = max_items.get() as usize;
         let mut items = match what {
             ScanScope::Commits => ScanItems::Commits(Vec::new()),
-            // As a backend that only projects: every commit end, so callers learn to take the last one.
+            // Returns the end of every commit, as a backend does that only projects attributes. So
+            // tests notice callers that do not take the last one per stream.
             ScanScope::Tails => ScanItems::Tails(Vec::new()),
             other => return Err(unsupported(format!("a scan for {other:?}"))),
         };

@@ -1,4 +1,4 @@
-//! A consumer group of the in-memory message bus: the members, their partitions, and how a partition changes hands.
+//! A consumer group of the in-memory message bus, which assigns partitions to members.
 use super::{
     member::{Member, Revoking},
     topic::Topics,
@@ -22,22 +22,22 @@ pub(super) struct MemberId(pub(super) u64);
 #[derive(Debug)]
 pub(super) enum Polled {
     Event(ConsumerEvent),
-    /// Partitions to hand out as a revocation, and the time that is left for it.
+    /// The partitions of a revocation, and the time that is left for it.
     Revoking(Vec<(PartitionId, AssignmentEpoch)>, Duration),
-    /// Nothing now. The member asks again when it is notified, or at this time.
+    /// There is no event now. The member asks again when it is notified, or at this time.
     Nothing(Option<Instant>),
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Group {
     committed: BTreeMap<PartitionId, Offset>,
-    /// The partitions of the members' topics, in the order in which the group has met them. Partitions that a topic gets
-    /// later come last, so that the others stay where they are.
+    /// The partitions of the members' topics, in the order in which the group learned of them. New
+    /// partitions come last, so that the others stay with their members.
     met: Vec<PartitionId>,
     members: BTreeMap<MemberId, Member>,
     /// Static members whose instance id another member has taken over.
     fenced: BTreeSet<MemberId>,
-    /// The time at which the first revocation under way, or the first session of an absent member, is over.
+    /// The earliest end of a revocation or of the session of an absent member.
     deadline: Option<Instant>,
 }
 
@@ -45,18 +45,18 @@ pub(super) struct Group {
 #[derive(Debug)]
 pub(super) struct Surroundings<'a> {
     pub(super) topics: &'a Topics,
-    /// The last epoch given.
+    /// The highest epoch that was assigned so far.
     pub(super) epochs: &'a mut u64,
     pub(super) now: Instant,
     pub(super) timeouts: Timeouts,
 }
 
-/// The times that a group waits for its members.
+/// The times for which a group waits for its members.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Timeouts {
-    /// For the release of a revocation.
+    /// The time to wait for the release of a revocation.
     pub(super) grace: Duration,
-    /// For the return of a static member.
+    /// The time to wait for the return of a static member.
     pub(super) session: Duration,
 }
 
@@ -71,7 +71,8 @@ impl Group {
         self.committed
             .retain(|partition, _| *partition.topic != *topic);
     }
-    /// Returns true if a member is in the group, also a static one that is absent.
+    /// Returns true if the group has a member that is not expelled. An absent static member counts
+    /// too.
     pub(super) fn has_active_members(&self) -> bool {
         self.members.values().any(|member| !member.is_expelled)
     }
@@ -102,7 +103,8 @@ impl Group {
         notify: Arc<Notify>,
         around: &mut Surroundings<'_>,
     ) {
-        // An absent member whose session is over is no longer there to be replaced.
+        // Removes absent members whose sessions are over, so that the new member does not replace
+        // one.
         self.expire(around);
         let instance = subscription.instance_id.clone();
         let mut member = Member::new(id, subscription, notify, around.topics);
@@ -111,7 +113,8 @@ impl Group {
         if let Some(before) = before.filter(|_| instance.is_some())
             && let Some(replaced) = self.members.remove(&before)
         {
-            // In its place, so that the other members keep what they have.
+            // The new member takes the rank of the old one, so that the others keep their
+            // partitions.
             member.rank = replaced.rank;
             if replaced.away_until.is_none() {
                 self.fenced.insert(before);
@@ -122,13 +125,14 @@ impl Group {
         self.settle(around);
     }
 
-    /// Ends a membership. A static member is only absent: it keeps its partitions until its session is over.
+    /// Ends the membership of a member. A static member is only absent: it keeps its partitions
+    /// until its session is over.
     pub(super) fn leave(&mut self, id: MemberId, around: &mut Surroundings<'_>) {
         self.fenced.remove(&id);
         let Some(member) = self.members.get_mut(&id) else {
             return;
         };
-        // Whoever waits for its next event learns that there is none.
+        // Wakes a task that waits for the member's next event, which then gets `Closed`.
         member.notify.notify_one();
         if member.instance.is_some() && !member.is_expelled {
             let until = around.now + around.timeouts.session;
@@ -139,7 +143,7 @@ impl Group {
         self.settle(around);
     }
 
-    /// Takes everything from these members at once, as when their sessions expire.
+    /// Takes all partitions from these members at once, as a broker does when sessions expire.
     pub(super) fn expel(&mut self, ids: &[MemberId], around: &mut Surroundings<'_>) {
         for id in ids {
             if let Some(member) = self.members.get_mut(id) {
@@ -152,7 +156,9 @@ impl Group {
         self.settle(around);
     }
 
-    /// Lets the partitions of a dropped revocation go to other members, as far as they are still under that assignment.
+    /// Releases the partitions of a dropped revocation to other members.
+    ///
+    /// A partition that was assigned again since then has a new epoch and is not released.
     pub(super) fn release(
         &mut self,
         id: MemberId,
@@ -173,8 +179,8 @@ impl Group {
         }
     }
 
-    /// Takes away the partitions that were not given back in time, and those of static members whose session is over.
-    /// Cheap when nothing is overdue.
+    /// Takes the partitions that were not released in time, and those of static members whose
+    /// session is over. Costs O(1) if nothing is overdue.
     pub(super) fn expire(&mut self, around: &mut Surroundings<'_>) {
         let now = around.now;
         if self.deadline.is_none_or(|deadline| now < deadline) {
@@ -195,15 +201,17 @@ impl Group {
         self.settle(around);
     }
 
-    /// The member that each partition should go to: round-robin over the partitions in the order in which the group has met
-    /// them, among the members that subscribe to the topic, in their ranks.
+    /// Returns the member to which each partition should be assigned.
+    ///
+    /// Partitions are distributed round-robin, in the order in which the group learned of them,
+    /// among the members that subscribe to the topic, in the order of their ranks.
     fn targets(&mut self, topics: &Topics) -> BTreeMap<PartitionId, MemberId> {
         let active = self.members.iter().filter(|(_, m)| !m.is_expelled);
         let mut active: Vec<_> = active.collect();
         active.sort_by_key(|(_, member)| member.rank);
         let wanted = active.iter().flat_map(|(_, member)| member.topics.keys());
         let wanted: BTreeSet<_> = wanted.collect();
-        // A topic that was deleted has no partitions. Its subscribers hear of it when it is created again.
+        // A deleted topic has no partitions. Its subscribers get some when it is created again.
         let partitions = wanted.into_iter().filter_map(|t| topics.partitions(t).ok());
         let mut new: BTreeSet<_> = partitions.flatten().collect();
         self.met.retain(|partition| new.remove(partition));
@@ -219,7 +227,8 @@ impl Group {
         targets
     }
 
-    /// Moves the assignment one step toward its target: starts revocations and assigns free partitions.
+    /// Moves the assignment one step toward its target: starts revocations and assigns free
+    /// partitions.
     pub(super) fn settle(&mut self, around: &mut Surroundings<'_>) {
         let targets = self.targets(around.topics);
         let mut held = BTreeSet::new();
@@ -232,7 +241,7 @@ impl Group {
             } = member;
             owned.retain(|partition, owned| {
                 let keep = match targets.get(partition) {
-                    // The topic is gone, and with it the partition.
+                    // The topic was deleted, and its partitions with it.
                     None => {
                         if owned.is_known {
                             lost.insert(partition.clone());
@@ -240,9 +249,9 @@ impl Group {
                         false
                     }
                     Some(target) if target == id => true,
-                    // An absent member keeps its partitions, whoever joins meanwhile.
+                    // An absent member keeps its partitions even if others join meanwhile.
                     Some(_) if away_until.is_some() => true,
-                    // Never told: nothing to wait for.
+                    // The member never learned of the partition, so no revocation is needed.
                     Some(_) if !owned.is_known => false,
                     Some(_) => {
                         if owned.revoking == Revoking::No {
@@ -277,10 +286,13 @@ impl Group {
         }
     }
 
-    /// Takes the member's next event.
+    /// Takes the next event of a member.
     ///
     /// # Errors
-    /// [`MessageBusError::Closed`] once it has left; `Refused` if another member has taken over its instance id.
+    /// - [`MessageBusError::Closed`] if the member has left.
+    /// - `Refused` if another member has taken over its instance id, or a topic has been missing
+    ///   for too long.
+    /// - `Unavailable` if a topic is found missing for the first time.
     pub(super) fn poll(
         &mut self,
         id: MemberId,
@@ -317,7 +329,7 @@ impl Group {
         present.ok_or(MessageBusError::Closed)
     }
 
-    /// Stores all marks or none.
+    /// Stores all offset commits or none.
     pub(super) fn commit(
         &mut self,
         id: MemberId,

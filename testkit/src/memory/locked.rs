@@ -1,4 +1,4 @@
-//! Several shards of the in-memory event store under their locks: what makes an append to several streams atomic.
+//! Locked shards of the in-memory event store, which make an append to several streams atomic.
 use super::{
     lock,
     shard::{Look, Shard, Slot},
@@ -12,18 +12,20 @@ use std::{
     sync::{Mutex, MutexGuard},
 };
 
-/// The shards of all streams of one append.
+/// The locked shards of all streams of one append.
 #[derive(Debug)]
 pub(super) struct Locked<'a> {
-    /// By shard number.
+    /// The guards of the shards, ordered by shard number.
     guards: Vec<(u32, MutexGuard<'a, Shard>)>,
     all: u32,
     look: Look,
 }
 
 impl<'a> Locked<'a> {
-    /// Takes every lock before the first look, in ascending order: nobody sees half of the append, and nobody waits in
-    /// a circle.
+    /// Locks the shards of all streams of an append, in ascending order.
+    ///
+    /// All locks are taken before any stream is read, so no reader sees half of the append. The
+    /// common order rules out deadlocks between appends.
     pub(super) fn new(shards: &'a [Mutex<Shard>], append: &AppendAll, look: Look) -> Self {
         let all = u32::try_from(shards.len()).unwrap_or(u32::MAX);
         let commits = append.commits.iter().map(|commit| &commit.head);
@@ -52,7 +54,7 @@ impl<'a> Locked<'a> {
         shard.check(shard.number(head.stream()), head, look).err()
     }
 
-    /// The first head of the append that is in no history.
+    /// Returns the first head of the append that is not part of its stream's history.
     pub(super) fn unknown(&mut self, append: &AppendAll) -> Option<StreamHead> {
         let commits = append.commits.iter().map(|commit| &commit.head);
         let mut heads = commits.chain(&append.unchanged);
@@ -78,12 +80,14 @@ impl<'a> Locked<'a> {
                 Slot::Taken(found) => conflict = conflict.or(Some(found)),
                 Slot::Mine(stored) => {
                     repeated.push(stored);
-                    // Unless all of them are mine, this stream has moved.
+                    // This commit of the append is stored. Unless all others are stored too, its
+                    // stream has moved past the head, which is a conflict.
                     conflict = conflict.or_else(|| self.check(&commit.head));
                 }
             }
         }
-        // All of them are there: an earlier attempt was applied whole, whatever has moved since.
+        // An earlier attempt has stored all commits. That counts as success, even if other writers
+        // have appended since.
         if repeated.len() == append.commits.len() {
             return AppendOutcome::Repeated(repeated);
         }

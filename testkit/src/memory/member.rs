@@ -1,8 +1,9 @@
-//! One member of a consumer group: the partitions that it owns, and what it is told next.
+//! A member of a consumer group, with its partitions and its next event.
 //!
-//! What a member is told is derived from the state, never queued. A change that is overtaken by another before the
-//! member asks is not told at all, and nothing has to be taken back. In the order of telling: lost partitions,
-//! revocations, assignments, partitions without a position, then messages.
+//! Events are derived from the state when the member asks, and are never queued. If another change
+//! supersedes a change before the member asks, the member never gets the first one, and nothing has
+//! to be undone. Events come in this order: lost partitions, revocations, assignments, partitions
+//! without a position, then messages.
 use super::{
     group::{MemberId, Polled, Surroundings},
     topic::{self, Topics},
@@ -23,9 +24,9 @@ use tokio::{sync::Notify, time::Instant};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Revoking {
     No,
-    /// The member has not been told yet.
+    /// The member has not got the revocation yet. The revocation ends at this time.
     Untold(Instant),
-    /// The member holds the revocation.
+    /// The member holds the revocation, which ends at this time.
     Told(Instant),
 }
 impl Revoking {
@@ -42,37 +43,38 @@ impl Revoking {
 pub(super) struct Owned {
     pub(super) epoch: AssignmentEpoch,
     pub(super) position: Result<(Offset, StartedFrom), NoPosition>,
-    /// True if the member knows that it has this partition.
+    /// True if the member knows that it owns this partition.
     pub(super) is_known: bool,
-    /// True if the member knows of the position, or of its lack.
+    /// True if the member knows the position, or that there is none.
     pub(super) is_told: bool,
     pub(super) is_paused: bool,
     pub(super) revoking: Revoking,
 }
 
-/// The time for which a topic that a member has joined for may be missing before that is a refusal, as in the Kafka adapter.
+/// The time for which a missing topic counts as an outage before it is a refusal, as in the Kafka
+/// adapter.
 const PATIENCE: Duration = Duration::from_secs(5 * 60);
 
-/// A member of a group.
+/// A member of a consumer group.
 #[derive(Debug)]
 pub(super) struct Member {
-    /// The member's place among the others when partitions are shared: its own number, or for a static member the one of
-    /// the first member with its instance id.
+    /// The order of the member among the others when partitions are assigned: its own number, or
+    /// for a static member the number of the first member with its instance id.
     pub(super) rank: MemberId,
     /// The instance id of a static member.
     pub(super) instance: Option<String>,
-    /// The topics, with their ids at the time of joining.
+    /// The subscribed topics, with their ids at the time of joining.
     pub(super) topics: BTreeMap<Arc<str>, Option<TopicId>>,
     start: BTreeMap<PartitionId, Offset>,
     pub(super) owned: BTreeMap<PartitionId, Owned>,
     pub(super) lost: BTreeSet<PartitionId>,
-    /// The group has thrown it out. It joins again when it has been told what it lost.
+    /// True if the group has expelled the member. It joins again after it got its lost partitions.
     pub(super) is_expelled: bool,
-    /// A static member that has left, and the end of its session.
+    /// The end of the session of a static member that has left.
     pub(super) away_until: Option<Instant>,
-    /// The time at which a topic was first found missing.
+    /// The time since which a subscribed topic is missing.
     missing_since: Option<Instant>,
-    /// The last partition that a message came from: the next one has its turn.
+    /// The partition of the last message. The next message comes from the partition after it.
     last: Option<PartitionId>,
     pub(super) notify: Arc<Notify>,
 }
@@ -104,7 +106,7 @@ impl Member {
         }
     }
 
-    /// Keeps the seat of a static member that has left. It hears of nothing more.
+    /// Keeps the membership of a static member that has left, which gets no more events.
     pub(super) fn go_away(&mut self, until: Instant) {
         self.away_until.get_or_insert(until);
         self.lost.clear();
@@ -152,7 +154,8 @@ impl Member {
         self.owned.insert(partition, owned);
     }
 
-    /// Takes the changes for this member since it last asked.
+    /// Takes the next event that is not a message: a change of the assignment since the member last
+    /// asked.
     pub(super) fn news(&mut self, now: Instant) -> Option<Polled> {
         if !self.lost.is_empty() {
             let lost = std::mem::take(&mut self.lost).into_iter().collect();
@@ -189,8 +192,14 @@ impl Member {
         Some(Polled::Event(event))
     }
 
-    /// Looks for the topics that the member has joined for. A topic that is missing is told once as an outage. Returns the
-    /// time at which it becomes a refusal.
+    /// Checks that all subscribed topics exist.
+    ///
+    /// A missing topic is reported once as an outage. After that, returns the time at which it
+    /// becomes a refusal, or `None` if no topic is missing.
+    ///
+    /// # Errors
+    /// - `Unavailable` if a topic is found missing for the first time.
+    /// - `Refused` if the topic has been missing for too long.
     pub(super) fn look_for_topics(
         &mut self,
         around: &Surroundings<'_>,
@@ -204,7 +213,7 @@ impl Member {
             None => {
                 self.missing_since = Some(around.now);
                 let source = format!(
-                    "topic {missing} is not there any more; it has worked before, so it counts as an outage for {PATIENCE:?}"
+                    "topic {missing} does not exist anymore; it has worked before, so it counts as an outage for {PATIENCE:?}"
                 );
                 Err(MessageBusError::Unavailable {
                     source: source.into(),
@@ -215,8 +224,10 @@ impl Member {
         }
     }
 
-    /// Takes the next message, each partition in its turn. Also tells that a position has passed offsets without records,
-    /// or that a partition was trimmed past its position.
+    /// Takes the next message, from all partitions in rotation.
+    ///
+    /// Also returns that a position has passed offsets without records, or that a position is out
+    /// of range because old records were deleted.
     pub(super) fn next_message(&mut self, topics: &Topics) -> Option<ConsumerEvent> {
         let is_ready = |partition: &PartitionId, owned: &Owned| match owned.position {
             Ok((next, _)) if !owned.is_paused && owned.revoking == Revoking::No => {

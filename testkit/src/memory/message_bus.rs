@@ -1,4 +1,4 @@
-//! `InMemoryMessageBus`.
+//! The in-memory message bus.
 use super::{
     consumer::InMemoryConsumer,
     group::{Group, MemberId, Surroundings, Timeouts},
@@ -20,15 +20,21 @@ use tokio::{sync::Notify, time::Instant};
 
 /// A [`MessageBus`] in memory, with real consumer groups.
 ///
-/// Topics are made by [`create_topic`](Self::create_topic); publishing makes none. A key's partition is the one that
-/// Kafka's Java clients choose. Members of a group share the partitions round-robin, by when they joined; a partition
-/// changes hands once its old owner has dropped the revocation, or the grace has passed on tokio's clock (the runtime
-/// needs its time driver), which a test may pause. What was published and committed stays until the last clone of the `Arc` and the last consumer are gone.
+/// Topics are created by [`create_topic`](Self::create_topic) and never by publishing. A key gets
+/// the partition that Kafka's Java clients choose. The bus keeps messages and committed offsets
+/// until the last clone of the `Arc` and the last consumer are dropped.
 ///
-/// Retention and compaction are described, not done: [`delete_records_before`](Self::delete_records_before) trims, and
-/// [`remove_records`](Self::remove_records) leaves offsets without records. Topics grow
-/// ([`set_partitions`](Self::set_partitions)), vanish ([`delete_topic`](Self::delete_topic)) and are created again while
-/// members read, and [`set_metadata_lag`](Self::set_metadata_lag) lets everyone hear of it late.
+/// Members of a group share the partitions round-robin, in the order in which they joined. A
+/// partition moves to another member after its old owner has dropped the revocation, or after the
+/// grace has passed. The grace is measured with tokio's clock, which a test may pause, so the
+/// runtime needs its time driver.
+///
+/// The bus does not apply the retention and compaction of a topic's description. Instead,
+/// [`delete_records_before`](Self::delete_records_before) deletes old records, and
+/// [`remove_records`](Self::remove_records) leaves offsets without records. While members read,
+/// topics can get more partitions ([`set_partitions`](Self::set_partitions)), be deleted
+/// ([`delete_topic`](Self::delete_topic)) and be created again.
+/// [`set_metadata_lag`](Self::set_metadata_lag) delays the moment at which clients learn of that.
 ///
 /// # Example
 /// ```
@@ -41,11 +47,16 @@ use tokio::{sync::Notify, time::Instant};
 /// bus.publish(&message).await?;
 ///
 /// let start = StartOffset::new(PartitionId::new("events", 0), Offset::new(0));
-/// let wish = Subscription::new("g", ["events"]).with_start(vec![start]);
-/// let consumer = bus.subscribe(wish).await?;
+/// let subscription = Subscription::new("g", ["events"]).with_start(vec![start]);
+/// let consumer = bus.subscribe(subscription).await?;
 /// assert!(matches!(consumer.next().await?, ConsumerEvent::Assigned(_)));
-/// let ConsumerEvent::Delivery(first) = consumer.next().await? else { panic!("a message is there") };
-/// consumer.commit(&[OffsetCommit::new(first.partition, first.epoch, first.offset.next())]).await?;
+/// let ConsumerEvent::Delivery(first) = consumer.next().await? else {
+///     panic!("the message was not delivered")
+/// };
+/// let next = OffsetCommit::new(first.partition, first.epoch, first.offset.next());
+/// consumer.commit(&[next]).await?;
+/// let committed = bus.committed("g", "events").await?;
+/// assert_eq!(committed[0].1, Some(Offset::new(1)));
 /// # Ok::<(), foldstream::BoxError>(())
 /// # })?;
 /// # Ok::<(), foldstream::BoxError>(())
@@ -53,7 +64,7 @@ use tokio::{sync::Notify, time::Instant};
 #[derive(Debug)]
 pub struct InMemoryMessageBus(Arc<Shared>);
 
-/// What the bus and its consumers share.
+/// The state that the bus and its consumers share.
 #[derive(Debug)]
 pub(super) struct Shared {
     state: Mutex<State>,
@@ -64,9 +75,10 @@ pub(super) struct Shared {
 struct State {
     topics: Topics,
     groups: BTreeMap<String, Group>,
-    /// The last member's number.
+    /// The number of the member that joined last.
     members: u64,
-    /// The last epoch. One count for all: greater than any earlier one of any partition at any consumer.
+    /// The highest epoch so far. All partitions and consumers share one count, so that a new epoch
+    /// is higher than all earlier ones.
     epochs: u64,
 }
 
@@ -81,21 +93,22 @@ impl State {
         (&mut self.groups, around)
     }
 
-    /// Counts a call that asks for a topic: a change of the topic that is shown with it concerns the groups too.
+    /// Counts a call that asks for a topic. If the call shows a change of the topic, all groups are
+    /// updated.
     fn ask(&mut self, topic: &str, timeouts: Timeouts) {
         if self.topics.ask(topic) {
             self.settle_all(timeouts);
         }
     }
 
-    /// Shows the changes of topics whose time has come.
+    /// Shows all changes of topics that are due, and updates the groups.
     fn show_due(&mut self, timeouts: Timeouts) {
         if self.topics.show_due(Instant::now()) {
             self.settle_all(timeouts);
         }
     }
 
-    /// Lets every group look at its assignment again, after the topics have changed.
+    /// Updates the assignment of every group after a change of the topics.
     fn settle_all(&mut self, timeouts: Timeouts) {
         let (groups, mut around) = self.split(timeouts);
         for group in groups.values_mut() {
@@ -105,7 +118,7 @@ impl State {
 }
 
 impl Shared {
-    /// `None`: there is no such group.
+    /// Runs a function on a group under the lock. Returns `None` if there is no such group.
     pub(super) fn with_group<T>(
         &self,
         name: &str,
@@ -119,19 +132,24 @@ impl Shared {
 }
 
 impl InMemoryMessageBus {
-    /// The time for which a group waits for the release of a revocation, unless [`with_grace`](Self::with_grace) says
-    /// otherwise.
+    /// The default time for which a group waits for the release of a revocation.
+    ///
+    /// [`with_grace`](Self::with_grace) sets another.
     pub const DEFAULT_GRACE: Duration = Duration::from_secs(30);
-    /// The size in bytes of the largest record that a topic takes, unless its description says otherwise: Kafka's default.
+    /// The default size in bytes of the largest record that a topic takes, which is Kafka's
+    /// default.
     pub const DEFAULT_MAX_MESSAGE_BYTES: u64 = 1_048_588;
-    /// The size in bytes of the largest record that is sent, unless the description of the topic says otherwise: the
-    /// default of `foldstream_kafka::KafkaConfig`.
+    /// The default size in bytes of the largest record that is sent, which is the default of
+    /// `foldstream_kafka::KafkaConfig`.
     pub const DEFAULT_MAX_PRODUCER_BYTES: u64 = 1_000_000;
-    /// The bytes that both limits count beyond the size of a message, as the Kafka adapter describes them.
+    /// The bytes that both limits count in addition to the size of a message, as in the Kafka
+    /// adapter.
     const RECORD_OVERHEAD: u64 = 97;
 
-    /// The time for which a group waits for a static member that is absent, unless
-    /// [`with_session_timeout`](Self::with_session_timeout) says otherwise: Kafka's default.
+    /// The default time for which a group waits for an absent static member, which is Kafka's
+    /// default.
+    ///
+    /// [`with_session_timeout`](Self::with_session_timeout) sets another.
     pub const DEFAULT_SESSION_TIMEOUT: Duration = Duration::from_secs(45);
 
     /// Creates a bus without topics.
@@ -140,13 +158,13 @@ impl InMemoryMessageBus {
         Self::with_timeouts(Self::DEFAULT_GRACE, Self::DEFAULT_SESSION_TIMEOUT)
     }
 
-    /// Creates a bus without topics, whose groups wait this long for a revocation to be dropped.
+    /// Creates a bus without topics whose groups wait this long for a revocation to be dropped.
     #[must_use]
     pub fn with_grace(grace: Duration) -> Arc<Self> {
         Self::with_timeouts(grace, Self::DEFAULT_SESSION_TIMEOUT)
     }
 
-    /// Creates a bus without topics, whose groups wait this long for a static member that has left.
+    /// Creates a bus without topics whose groups wait this long for a static member that has left.
     #[must_use]
     pub fn with_session_timeout(session: Duration) -> Arc<Self> {
         Self::with_timeouts(Self::DEFAULT_GRACE, session)
@@ -159,11 +177,13 @@ impl InMemoryMessageBus {
         })))
     }
 
-    /// Creates a topic of that many partitions (0 counts as 1) that keeps everything and has Kafka's limits. Returns true if
-    /// the topic was created now; one that exists is left alone.
+    /// Creates a topic that keeps all records and has Kafka's limits.
+    ///
+    /// 0 partitions count as 1. Returns true if the topic was created, or false if it existed, in
+    /// which case it is not changed.
     ///
     /// # Panics
-    /// If no topic can have this name.
+    /// If the name is not a valid topic name.
     pub fn create_topic(&self, name: impl Into<Arc<str>>, partitions: u32) -> bool {
         let description = TopicDescription::new(partitions)
             .with_compacted(Some(false))
@@ -174,11 +194,13 @@ impl InMemoryMessageBus {
         self.create_topic_as(name, description)
     }
 
-    /// Creates a topic of this description, with a topic id of its own. Returns true if the topic was created now; one that
-    /// exists is left alone.
+    /// Creates a topic with this description and a new topic id.
+    ///
+    /// Returns true if the topic was created, or false if it existed, in which case it is not
+    /// changed.
     ///
     /// # Panics
-    /// If no topic can have this name.
+    /// If the name is not a valid topic name.
     pub fn create_topic_as(
         &self,
         name: impl Into<Arc<str>>,
@@ -194,13 +216,14 @@ impl InMemoryMessageBus {
         is_new
     }
 
-    /// Sets how long metadata lags after topics that are created, or get more partitions, from now on. The default is
-    /// [`MetadataLag::None`].
+    /// Sets the metadata lag of topics that are created or get more partitions from now on.
     ///
-    /// Until then a new topic is `Refused(MissingTopic)`, and a topic that has grown shows the old number of partitions to
-    /// publishers, to members of groups, and in `describe_topic`, `offsets` and `committed`. A message that names a new
-    /// partition is `Refused(UnknownPartition)`, and the key of one that names none is counted on the old number. The Kafka
-    /// adapter looks again for up to 2 s for a topic that it has never used; this bus gives the last answer at once.
+    /// The default is [`MetadataLag::None`]. During the lag a new topic is `Refused(MissingTopic)`.
+    /// A topic that got more partitions shows the old number to publishers, to members of groups,
+    /// and in `describe_topic`, `offsets` and `committed`. A message that names a new partition is
+    /// `Refused(UnknownPartition)`, and a message that names none gets its partition from its key
+    /// and the old number. The Kafka adapter waits up to 2 s for a topic that it has never used;
+    /// this bus returns the error at once.
     ///
     /// # Example
     /// ```
@@ -224,10 +247,12 @@ impl InMemoryMessageBus {
         lock(&self.0.state).topics.set_lag(lag);
     }
 
-    /// Deletes a topic with its records and with everything that groups have committed for it, as brokers do. Its readers
-    /// lose its partitions. If a topic is created again under the name, those readers are told
-    /// [`NoPosition::Recreated`](foldstream::ports::NoPosition::Recreated). If none is, a reader that waits is told
-    /// `Unavailable`, and after 5 min `Refused(MissingTopic)`, as by the Kafka adapter.
+    /// Deletes a topic with its records and the offsets that groups have committed for it.
+    ///
+    /// Consumers lose the partitions of the topic. If a topic with the same name is created again,
+    /// they get [`NoPosition::Recreated`](foldstream::ports::NoPosition::Recreated). Otherwise a
+    /// waiting consumer gets `Unavailable`, and after 5 minutes `Refused(MissingTopic)`, as with
+    /// the Kafka adapter. Deleting a topic that does not exist changes nothing.
     pub fn delete_topic(&self, name: &str) {
         let mut state = lock(&self.0.state);
         state.topics.delete(name);
@@ -237,12 +262,16 @@ impl InMemoryMessageBus {
         state.settle_all(self.0.timeouts);
     }
 
-    /// Gives a topic more partitions. Messages that name no partition then move to others, as in Kafka. The members of a
-    /// group keep the partitions that they have and share the new ones, which are
-    /// [`NoPosition::Missing`](foldstream::ports::NoPosition::Missing) for a member without a start mark for them.
+    /// Raises the number of a topic's partitions.
+    ///
+    /// Later messages with a key may go to other partitions than before, as in Kafka. The members
+    /// of a group keep their partitions and share the new ones, which are
+    /// [`NoPosition::Missing`](foldstream::ports::NoPosition::Missing) for a member without a start
+    /// offset for them.
     ///
     /// # Errors
-    /// `Refused(MissingTopic)` if the topic does not exist; `Invalid` for fewer partitions than there are.
+    /// - `Refused(MissingTopic)` if the topic does not exist.
+    /// - `Invalid` if the topic has more partitions already.
     pub fn set_partitions(&self, name: &str, partitions: u32) -> Result<(), MessageBusError> {
         let mut state = lock(&self.0.state);
         state.topics.grow(name, partitions)?;
@@ -250,11 +279,13 @@ impl InMemoryMessageBus {
         Ok(())
     }
 
-    /// Moves the end of a partition over offsets that hold nothing, as the markers of transactions do. Its reader is told
-    /// [`Reached`](foldstream::ports::ConsumerEvent::Reached).
+    /// Adds offsets without records at the end of a partition, as the markers of transactions do.
+    ///
+    /// A consumer of the partition gets [`Reached`](foldstream::ports::ConsumerEvent::Reached).
     ///
     /// # Errors
-    /// `Refused(MissingTopic)` if the topic does not exist; `Invalid` for a partition that does not exist.
+    /// - `Refused(MissingTopic)` if the topic does not exist.
+    /// - `Invalid` if the partition does not exist.
     ///
     /// # Example
     /// ```
@@ -282,11 +313,15 @@ impl InMemoryMessageBus {
         Ok(())
     }
 
-    /// Removes the records at these offsets, as compaction does. The offsets stay and hold nothing: a reader goes past them
-    /// and is told [`Reached`](foldstream::ports::ConsumerEvent::Reached) where no record follows.
+    /// Removes the records at these offsets, as compaction does.
+    ///
+    /// The offsets stay, without records. A consumer that gets to them gets
+    /// [`Reached`](foldstream::ports::ConsumerEvent::Reached) with the next record's offset, or
+    /// with the end of the partition.
     ///
     /// # Errors
-    /// `Refused(MissingTopic)` if the topic does not exist; `Invalid` for a partition that does not exist.
+    /// - `Refused(MissingTopic)` if the topic does not exist.
+    /// - `Invalid` if the partition does not exist.
     pub fn remove_records(
         &self,
         partition: &PartitionId,
@@ -301,10 +336,14 @@ impl InMemoryMessageBus {
         Ok(())
     }
 
-    /// Deletes the records below `offset`, as retention does. Readers before it find their position out of range.
+    /// Deletes the records before an offset, as retention does.
+    ///
+    /// The position of a consumer before that offset is out of range. An offset after the end of
+    /// the partition deletes all records.
     ///
     /// # Errors
-    /// `Refused(MissingTopic)` if the topic does not exist; `Invalid` for a partition that does not exist.
+    /// - `Refused(MissingTopic)` if the topic does not exist.
+    /// - `Invalid` if the partition does not exist.
     pub fn delete_records_before(
         &self,
         partition: &PartitionId,
@@ -318,15 +357,17 @@ impl InMemoryMessageBus {
         Ok(())
     }
 
-    /// Throws all members out of a group, as when their sessions end: each is told what it lost, and joins again when
-    /// it then asks for its next event.
+    /// Expels all members of a group, as a broker does when their sessions expire.
+    ///
+    /// Each member gets `Lost` for its partitions and joins again when it asks for its next event
+    /// after that.
     pub fn expel(&self, group: &str) {
         self.0.with_group(group, |group, around| {
             group.expel(&group.member_ids(), around);
         });
     }
 
-    /// The same for the member that reads this partition; the other members take over.
+    /// Expels the member that owns a partition, so that the other members take over its partitions.
     pub fn expel_owner(&self, group: &str, partition: &PartitionId) {
         self.0.with_group(group, |group, around| {
             let owner = group.owner(partition);
@@ -334,7 +375,9 @@ impl InMemoryMessageBus {
         });
     }
 
-    /// Forgets what a group has committed, as a broker does when its offsets expire. Its members go on from where they are.
+    /// Deletes the committed offsets of a group, as a broker does when they expire.
+    ///
+    /// The members of the group keep their positions.
     pub fn forget_committed(&self, group: &str) {
         self.0
             .with_group(group, |group, _| group.forget_committed());
@@ -344,7 +387,7 @@ impl InMemoryMessageBus {
 #[async_trait]
 impl MessageBus for InMemoryMessageBus {
     async fn publish(&self, message: &Message) -> Result<(PartitionId, Offset), MessageBusError> {
-        // As a send over a network would, let others run now and then.
+        // Lets other tasks run now and then, as a send over a network would.
         tokio::task::coop::consume_budget().await;
         let mut state = lock(&self.0.state);
         state.ask(&message.topic, self.0.timeouts);

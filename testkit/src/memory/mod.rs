@@ -1,16 +1,19 @@
-//! The in-memory adapters: as strict as production, deterministic, and the sample to read before writing an adapter.
+//! In-memory adapters of every port, which are deterministic and as strict as production.
 //!
-//! **Durable across a simulated crash.** Each is held in an `Arc` and keeps what was acknowledged until the last clone
-//! is gone. A test that "crashes" a process drops everything else (repositories, publishers, runners, consumers, their
-//! tasks) and goes on with the same stores.
+//! They are also a sample to read before writing an adapter.
 //!
-//! **Deterministic.** No order that a caller can see comes from a randomly seeded map: the same calls in the same order
-//! give the same answers, so a simulation replays from its seed.
+//! **Durable across a simulated crash.** Each adapter is held in an `Arc` and keeps acknowledged
+//! writes until the last clone is dropped. A test that "crashes" a process drops everything else
+//! (repositories, publishers, runners, consumers, their tasks) and continues with the same stores.
 //!
-//! **The limits of production.** What these adapters take, DynamoDB and Kafka take too, and what those refuse, these refuse
-//! with the same error. Most limits are rules of the ports, measured by the ports:
+//! **Deterministic.** No order that a caller can see comes from a randomly seeded map. The same
+//! calls in the same order give the same answers, so a simulation can be replayed from its seed.
 //!
-//! | limit | where it stands |
+//! **The limits of production.** These adapters accept only what DynamoDB and Kafka accept too, and
+//! refuse everything else with the same errors. Most limits are rules of the ports and are measured
+//! by the ports:
+//!
+//! | limit | documented at |
 //! |---|---|
 //! | stream ids, names, times and texts of a commit, its number of events, its metadata | `StreamId`, `Append::validate` |
 //! | bytes of an event, a commit and an append; streams and parts of large commits in one append | `Capabilities`, [`InMemoryEventStore::DYNAMODB`] |
@@ -19,18 +22,21 @@
 //! | names of groups, instance ids and topics | `Subscription` |
 //! | bytes of a message; its timestamp; its key in a compacted topic | `TopicDescription`, [`InMemoryMessageBus`] |
 //!
-//! On request they show what production shows only at times: heads that are not checked
-//! ([`InMemoryEventStore::DYNAMODB`]), snapshots that are old ([`InMemorySnapshotStore::set_lag`]), metadata of topics that
-//! lags ([`InMemoryMessageBus::set_metadata_lag`]), offsets without records, lost and recreated topics. Failures, slow
-//! calls and lists that lag are [`faults`](crate::faults).
+//! On request the adapters also show rare states of production: heads that are not checked
+//! ([`InMemoryEventStore::DYNAMODB`]), outdated snapshots ([`InMemorySnapshotStore::set_lag`]),
+//! topic metadata that lags ([`InMemoryMessageBus::set_metadata_lag`]), offsets without records,
+//! and lost or recreated topics. Failures, slow calls and lists that lag are injected by
+//! [`faults`](crate::faults).
 //!
-//! **What they do not have.** Records never leave by age or by compaction unless a test removes them, and a timestamp far
-//! in the future is not refused. Event names of many quotes count twice in DynamoDB, which escapes them. Nothing is
-//! throttled, and no permission is checked. A deleted topic is unknown at once.
+//! **Differences from production.** Records stay until a test removes them, since there is no
+//! retention by age and no compaction. A timestamp far in the future is not refused. DynamoDB
+//! escapes quotes in event names and so counts them twice; the in-memory store counts them once.
+//! Nothing is throttled, and no permission is checked. A deleted topic is unknown at once.
 //!
-//! **No lock is held across an await.** Every call does its work under a `std` mutex; only
-//! [`Consumer::next`](foldstream::ports::Consumer::next) waits. Appends, publishes and deliveries take part in tokio's
-//! cooperative scheduling, so a loop over them does not starve the other tasks of its thread.
+//! **No lock is held across an await.** Every call does its work under a `std` mutex. Only
+//! [`Consumer::next`](foldstream::ports::Consumer::next) waits. Appends, publishes and deliveries
+//! take part in tokio's cooperative scheduling, so a loop over them does not starve the other tasks
+//! of its thread.
 mod consumer;
 mod control_store;
 mod cursor;
@@ -51,8 +57,10 @@ pub use topic::MetadataLag;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Locks even if a thread panicked while it held the lock: every critical section here changes state only after all
-/// its checks, so a panic leaves nothing half done.
+/// Locks a mutex even if a thread panicked while it held the lock.
+///
+/// Every critical section of this module changes its state only after all checks, so a panic leaves
+/// nothing half done.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

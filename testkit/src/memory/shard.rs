@@ -1,4 +1,5 @@
-//! One shard of the in-memory event store: some of the streams, in the order of their first commit.
+//! A shard of the in-memory event store, which holds some of the streams in the order of their
+//! first commit.
 use foldstream::{
     CommitId, StreamHead, StreamId, Version, VersionConflict,
     ports::{Append, Commit, CommitKey, EventStoreError, ReadFrom},
@@ -8,8 +9,10 @@ use std::{
     hash::{BuildHasherDefault, Hasher},
 };
 
-/// A fixed hash (Fx, eight bytes a step). Only look-ups go through the map, but a random seed would still make two runs
-/// of one simulation differ in timing and memory.
+/// A hash without a random seed (Fx, eight bytes per step).
+///
+/// The map is only used for look-ups, but a random seed would still make two runs of one simulation
+/// differ in timing and memory.
 #[derive(Debug, Default)]
 struct FixedHasher(u64);
 impl FixedHasher {
@@ -28,20 +31,21 @@ impl Hasher for FixedHasher {
         self.step(u64::from_le_bytes(last));
     }
     fn finish(&self) -> u64 {
-        // The map takes its bucket from the low bits, where a multiplication mixes least.
+        // The map takes its bucket from the low bits, which a multiplication mixes least.
         self.0 ^ (self.0 >> 32)
     }
 }
 
-/// The commits of one stream: appended, never changed.
+/// The commits of one stream, which are never changed.
 #[derive(Debug, Default)]
 struct History {
     commits: Vec<Commit>,
-    /// Version and id of the last commit: the only thing that most appends and reads ask, without a look at the commits.
+    /// The version and id of the last commit. Most appends and reads need nothing else.
     tail: (Version, Option<CommitId>),
-    /// All commits below this index are cleared. Publishers clear in order, so this is usually all there is to know.
+    /// The index below which all commits are cleared. Publishers clear in order, so usually no
+    /// commit at or above it is cleared.
     cleared: usize,
-    /// Indexes at or above `cleared` that were cleared out of order.
+    /// The indexes at or above `cleared` of commits that were cleared out of order.
     cleared_ahead: BTreeSet<usize>,
 }
 
@@ -56,7 +60,10 @@ impl History {
         }
         self.commits.insert(place, commit);
     }
-    /// Almost always the end: only a store that does not check heads has commits after a hole.
+    /// Returns the index at which a commit is inserted.
+    ///
+    /// This is almost always the end. Only a store that does not check heads has commits after a
+    /// hole.
     fn place_of(&self, first: Version) -> usize {
         match self.commits.last() {
             Some(last) if last.first_version > first => {
@@ -65,7 +72,8 @@ impl History {
             _ => self.commits.len(),
         }
     }
-    /// Moves what is known of the commits from this index on by one place, and leaves the one in between not cleared.
+    /// Moves the cleared indexes from `place` on by one, so that a commit can be inserted that is
+    /// not cleared.
     fn make_room(&mut self, place: usize) {
         let cleared = (place..self.cleared).map(|index| index + 1);
         let ahead = self.cleared_ahead.iter();
@@ -73,13 +81,13 @@ impl History {
         self.cleared_ahead = cleared.chain(ahead).collect();
         self.cleared = self.cleared.min(place);
     }
-    /// Returns true if a commit of this id ends at this version. Version 0 is in every history.
+    /// Returns true if the head's commit ends at the head's version. Version 0 is in every history.
     fn holds(&self, head: &StreamHead) -> bool {
         let version = head.version();
         let ends = |c: &Commit| c.last_version() == version && Some(c.id) == head.commit_id();
         version == Version::NONE || self.commits.iter().any(ends)
     }
-    /// The commit that starts at this version.
+    /// Returns the commit that starts at a version, with its index.
     fn starting_at(&self, version: Version) -> Option<(usize, &Commit)> {
         let found = self
             .commits
@@ -105,22 +113,22 @@ impl History {
 pub(super) enum Look {
     /// The head must be the tail, commit id included.
     AtTheTail,
-    /// The slot after the head must be free, whatever is before it. So does DynamoDB.
+    /// No commit may start right after the head, whatever is before it. DynamoDB checks the same.
     AtTheSlot,
 }
 
-/// The content of the slot after an append's head.
+/// The state of the slot in which an append would store its commit, right after its head.
 #[derive(Debug)]
 pub(super) enum Slot {
-    /// The head is the tail.
+    /// The commit can be stored.
     Free,
-    /// This very commit is there.
+    /// The commit of this append is stored already.
     Mine(Commit),
-    /// The head is not the tail.
+    /// Another commit conflicts with the append.
     Taken(VersionConflict),
 }
 
-/// Where a read stands: the index of the next commit, or one past it when it goes backwards.
+/// The position of a read: the index of the next commit, plus one for a backwards read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ReadAt {
     Forwards(usize),
@@ -131,17 +139,17 @@ pub(super) enum ReadAt {
 pub(super) struct Shard {
     numbers: HashMap<StreamId, usize, BuildHasherDefault<FixedHasher>>,
     histories: Vec<History>,
-    /// Numbers of the streams that have commits not yet cleared.
+    /// The numbers of the streams with commits that are not cleared.
     unpublished: BTreeSet<usize>,
 }
 
 impl Shard {
-    /// The stream's number, if it has commits.
+    /// Returns the number of a stream, if the stream has commits.
     pub(super) fn number(&self, stream: &StreamId) -> Option<usize> {
         self.numbers.get(stream).copied()
     }
 
-    /// Returns true if this head is in the history of the stream of this number.
+    /// Returns true if a head is part of the history of the stream with this number.
     pub(super) fn holds(&self, number: Option<usize>, head: &StreamHead) -> bool {
         match number {
             Some(number) => self.histories[number].holds(head),
@@ -149,7 +157,9 @@ impl Shard {
         }
     }
 
-    /// Returns true if an append on this head may go through. The commit id counts too: a version alone does not identify history.
+    /// Checks that an append after this head can be stored.
+    ///
+    /// The commit id of the head counts too, because a version alone does not identify a history.
     pub(super) fn check(
         &self,
         number: Option<usize>,
@@ -173,7 +183,7 @@ impl Shard {
         conflict(tail.0)
     }
 
-    /// The commit in the slot after this head.
+    /// Returns the commit that starts right after a head.
     fn in_slot(&self, number: Option<usize>, head: &StreamHead) -> Option<&Commit> {
         let history = &self.histories[number?];
         let (_, commit) = history.starting_at(head.version().next())?;
@@ -216,7 +226,7 @@ impl Shard {
         history.push(commit);
     }
 
-    /// Where a read starts. `None`: the stream is empty.
+    /// Returns the start position of a read, or `None` if the stream is empty.
     pub(super) fn start(
         &self,
         stream: &StreamId,
@@ -235,7 +245,8 @@ impl Shard {
                 } else if let Some((index, _)) = history.starting_at(first) {
                     ReadAt::Forwards(index)
                 } else {
-                    // No head that a store gave points into a commit: an append after it would leave events out.
+                    // No store returns a head that points into a commit. A read from here on would
+                    // omit events of that commit.
                     return Err(EventStoreError::Corrupt {
                         stream: stream.clone(),
                         after: head.version(),
@@ -259,7 +270,7 @@ impl Shard {
         Ok(Some((number, at)))
     }
 
-    /// The next commits of a read, at most `max`, and where it then stands.
+    /// Returns the next commits of a read, at most `max`, and the position after them.
     pub(super) fn page(&self, number: usize, at: ReadAt, max: usize) -> (Vec<Commit>, ReadAt) {
         let commits = &self.histories[number].commits;
         match at {
@@ -275,7 +286,9 @@ impl Shard {
         }
     }
 
-    /// Walks commits from a place on until `take` says that it has enough; the place of the next one, if there is more.
+    /// Passes the commits from a position on to `take` until it returns false.
+    ///
+    /// Returns the position of the commit that was not taken, or `None` at the end.
     pub(super) fn walk_commits(
         &self,
         stream: usize,
@@ -299,7 +312,7 @@ impl Shard {
         None
     }
 
-    /// The same over the commits that are not yet cleared.
+    /// Passes commits that are not cleared to `take`, as [`walk_commits`](Self::walk_commits) does.
     pub(super) fn walk_unpublished(
         &self,
         stream: usize,
@@ -319,14 +332,14 @@ impl Shard {
         None
     }
 
-    /// The same over the streams.
+    /// Passes streams to `take`, as [`walk_commits`](Self::walk_commits) does with commits.
     pub(super) fn walk_streams(
         &self,
         stream: usize,
         mut take: impl FnMut(&StreamId) -> bool,
     ) -> Option<(usize, usize)> {
         for (number, history) in self.histories.iter().enumerate().skip(stream) {
-            // A history has a commit as soon as it exists: both are made under one lock.
+            // Every history has a commit, because both are added under one lock.
             if history.commits.first().is_some_and(|c| !take(&c.stream)) {
                 return Some((number, 0));
             }

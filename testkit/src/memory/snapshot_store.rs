@@ -1,4 +1,4 @@
-//! `InMemorySnapshotStore`.
+//! The in-memory snapshot store.
 use super::lock;
 use async_trait::async_trait;
 use foldstream::{
@@ -10,10 +10,23 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-/// A [`SnapshotStore`] in memory. Keeps what was saved until the last clone of the `Arc` is dropped.
+/// A [`SnapshotStore`] in memory.
 ///
-/// A load sees every save at once, unless [`set_lag`](Self::set_lag) says otherwise. Loads from DynamoDB may for a moment
-/// return an older snapshot, or none.
+/// The store keeps its snapshots until the last clone of the `Arc` is dropped. A load sees every
+/// save at once, unless [`set_lag`](Self::set_lag) says otherwise. Loads from DynamoDB may return
+/// an older snapshot or none for a moment.
+///
+/// # Example
+/// ```
+/// use foldstream::{StreamId, ports::SnapshotStore};
+/// use foldstream_testkit::InMemorySnapshotStore;
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// let snapshots = InMemorySnapshotStore::new();
+/// assert!(snapshots.load(&StreamId::new("cart", "a")?).await?.is_none());
+/// # Ok::<(), foldstream::BoxError>(())
+/// # })?;
+/// # Ok::<(), foldstream::BoxError>(())
+/// ```
 #[derive(Debug)]
 pub struct InMemorySnapshotStore {
     state: Mutex<State>,
@@ -23,14 +36,14 @@ pub struct InMemorySnapshotStore {
 #[derive(Debug, Default)]
 struct State {
     snapshots: BTreeMap<StreamId, StoredSnapshot>,
-    /// The loads of a stream that see nothing of its next save.
+    /// The number of loads of a stream that do not see its next save.
     lag: u32,
-    /// What loads of a stream see for the present, and how many more of them.
+    /// The old snapshot that loads of a stream still see, and the number of such loads that remain.
     lagging: BTreeMap<StreamId, (Option<StoredSnapshot>, u32)>,
 }
 
 impl State {
-    /// Lets the next loads of a stream see what is stored now.
+    /// Lets the next loads of a stream see the snapshot that is stored before a write.
     fn hold(&mut self, stream: &StreamId) {
         if self.lag == 0 {
             return;
@@ -64,7 +77,8 @@ impl InMemorySnapshotStore {
         Self::with_max_bytes(Self::MAX_BYTES)
     }
 
-    /// Creates an empty store that takes snapshots of at most `bytes`, as [`StoredSnapshot::bytes`] counts them.
+    /// Creates an empty store that takes snapshots of at most `bytes`, as [`StoredSnapshot::bytes`]
+    /// counts them.
     #[must_use]
     pub fn with_max_bytes(bytes: usize) -> Arc<Self> {
         Arc::new(Self {
@@ -73,8 +87,10 @@ impl InMemorySnapshotStore {
         })
     }
 
-    /// Sets the number of loads of a stream that do not see a save or a deletion, from now on. The default is 0, which also
-    /// ends a lag at once. Saves always compare with what is stored.
+    /// Sets the number of loads of a stream that do not see a later save or deletion.
+    ///
+    /// The default is 0, which shows every write at once and ends a lag. Saves always compare with
+    /// the stored snapshot.
     pub fn set_lag(&self, loads: u32) {
         let mut state = lock(&self.state);
         state.lag = loads;

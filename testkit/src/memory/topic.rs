@@ -9,33 +9,36 @@ use foldstream::{
 use std::{collections::BTreeMap, ops::Range, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
-/// The time for which the in-memory message bus shows the old metadata of a topic after it was created or got more
-/// partitions, as brokers do that have not heard of the change yet.
+/// The time for which the in-memory message bus shows old metadata of a topic after a change.
 ///
-/// See [`InMemoryMessageBus::set_metadata_lag`](super::InMemoryMessageBus::set_metadata_lag).
+/// A change is the creation of the topic or an increase of its partitions. Brokers that do not know
+/// the change yet show old metadata in the same way. See
+/// [`InMemoryMessageBus::set_metadata_lag`](super::InMemoryMessageBus::set_metadata_lag).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum MetadataLag {
-    /// A change is shown at once. The default.
+    /// A change is shown at once. This is the default.
     #[default]
     None,
-    /// A change is shown after this number of calls that ask for the topic. Members of groups hear of it with the call
-    /// that shows it.
+    /// A change is shown after this number of calls that ask for the topic. Members of groups learn
+    /// of it when the change is shown. 0 is the same as `None`.
     Calls(u32),
     /// A change is shown after this time on tokio's clock.
     Time(Duration),
 }
 
-/// The end of a lag.
+/// The end of a metadata lag.
 #[derive(Clone, Copy, Debug)]
 enum Hidden {
-    /// After so many more calls.
+    /// The lag ends after this number of further calls.
     Calls(u32),
-    /// At this time.
+    /// The lag ends at this time.
     Until(Instant),
 }
 
-/// The records of one partition. An offset is never used twice, whatever is deleted, and need not hold a record.
+/// The records of one partition.
+///
+/// An offset is never used twice, even if its record is deleted, and may have no record.
 #[derive(Debug, Default)]
 pub(super) struct Log {
     begin: u64,
@@ -50,7 +53,7 @@ impl Log {
     pub(super) const fn end(&self) -> Offset {
         Offset::new(self.end)
     }
-    /// The first record at this offset or after it.
+    /// Returns the first record at or after an offset.
     pub(super) fn next_record(&self, offset: Offset) -> Option<(Offset, &Message)> {
         let (at, message) = self.records.range(offset.get()..).next()?;
         Some((Offset::new(*at), message))
@@ -80,9 +83,9 @@ impl Log {
 pub(super) struct Topic {
     description: TopicDescription,
     logs: Vec<Log>,
-    /// The number of partitions that the metadata shows. 0: the topic is not known yet.
+    /// The number of partitions that the metadata shows, or 0 if the topic is not known yet.
     shown: u32,
-    /// The end of the lag of the metadata; `None` if it shows what there is.
+    /// The end of the lag, or `None` if the metadata is up to date.
     hidden: Option<Hidden>,
 }
 
@@ -111,7 +114,7 @@ impl Topic {
         }
     }
 
-    /// Shows what there is if the lag is over. Returns true if that is news.
+    /// Shows the current partitions if the lag is over. Returns true if that changes the metadata.
     fn show_if_due(&mut self, now: Instant) -> bool {
         let is_due = match self.hidden {
             None => false,
@@ -126,14 +129,15 @@ impl Topic {
     }
 }
 
-/// All topics of a bus.
+/// All topics of a message bus.
 #[derive(Debug, Default)]
 pub(super) struct Topics {
     by_name: BTreeMap<Arc<str>, Topic>,
-    /// Counts the topics that were ever created, so that each life of a topic has an id of its own.
+    /// The number of topics that were ever created, so that a topic that is created again gets a
+    /// new id.
     created: u64,
     lag: MetadataLag,
-    /// The time at which the next change is shown by itself.
+    /// The time at which the next change is shown without a call.
     next_shown: Option<Instant>,
 }
 
@@ -159,7 +163,7 @@ impl Topics {
         self.plan();
     }
 
-    /// Counts a call that asks for a topic. Returns true if that shows a change.
+    /// Counts a call that asks for a topic. Returns true if the call shows a change.
     pub(super) fn ask(&mut self, name: &str) -> bool {
         let Some(topic) = self.by_name.get_mut(name) else {
             return false;
@@ -173,11 +177,11 @@ impl Topics {
         }
         false
     }
-    /// The time at which the next change is shown by itself.
+    /// Returns the time at which the next change is shown without a call.
     pub(super) const fn next_shown(&self) -> Option<Instant> {
         self.next_shown
     }
-    /// Shows every change whose time has come. Returns true if there was one.
+    /// Shows all changes that are due. Returns true if there was one.
     pub(super) fn show_due(&mut self, now: Instant) -> bool {
         if self.next_shown.is_none_or(|at| now < at) {
             return false;
@@ -200,7 +204,7 @@ impl Topics {
             });
         self.next_shown = ends.min();
     }
-    /// The id of the topic that has this name now.
+    /// Returns the id of the topic that has this name now.
     pub(super) fn id(&self, name: &str) -> Option<&TopicId> {
         self.by_name.get(name)?.description.topic_id.as_ref()
     }
@@ -235,7 +239,7 @@ impl Topics {
         Ok(())
     }
 
-    /// The topic, if the metadata shows it.
+    /// Returns the topic if the metadata shows it.
     fn topic(&self, name: &str) -> Result<(&Arc<str>, &Topic), MessageBusError> {
         Subscription::check_topic(name)?;
         let found = self.by_name.get_key_value(name);
@@ -275,7 +279,7 @@ impl Topics {
     ) -> Result<(PartitionId, Offset), MessageBusError> {
         let name = &message.topic;
         Subscription::check_topic(name)?;
-        // Kafka keeps milliseconds; what is finer must not survive here either.
+        // Kafka keeps whole milliseconds, so this bus must not keep more either.
         let millis = message.timestamp.as_micros().div_euclid(1000);
         if millis <= 0 {
             return Err(MessageBusError::Invalid {
@@ -335,7 +339,7 @@ impl Topics {
     }
 }
 
-/// The partition that a message names, or else the one of its key.
+/// Returns the partition that a message names, or else the one of its key.
 fn partition_of(message: &Message, partitions: u32) -> Result<u32, MessageBusError> {
     match (message.partition, &message.key) {
         (Some(named), _) if named < partitions => Ok(named),
@@ -354,7 +358,7 @@ fn partition_of(message: &Message, partitions: u32) -> Result<u32, MessageBusErr
     }
 }
 
-/// The refusal of a record without a key by a topic that keeps one record per key.
+/// Returns the refusal of a message without a key by a compacted topic.
 fn keyless(topic: &str) -> MessageBusError {
     MessageBusError::Refused {
         kind: RefusedKind::Validation,
