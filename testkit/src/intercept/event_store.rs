@@ -1,4 +1,4 @@
-//! Layers over an event store, and the arguments and answers that are theirs alone.
+//! Layers over an event store, with the types of their arguments and answers.
 use super::Intercepted;
 use async_trait::async_trait;
 use foldstream::{
@@ -12,53 +12,54 @@ use foldstream::{
 use futures::{StreamExt, TryStreamExt, stream};
 use std::{fmt, num::NonZeroU32, sync::Arc};
 
-/// The arguments of a read. A layer may change some and pass the read on.
+/// The arguments of a read, some of which a layer may change before it passes the read on.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Read {
-    /// The stream that is read.
+    /// The stream that is read from.
     pub stream: StreamId,
     /// The direction and the start of the read.
     pub from: ReadFrom,
-    /// The most commits that are read; `None` for all.
+    /// The highest number of commits that are read; `None` reads all.
     pub limit: Option<NonZeroU32>,
 }
 
 impl Read {
-    /// Passes the read on, and returns what the store answers.
+    /// Passes the read on and returns the commits of the store as they come.
     pub fn pass<'a>(&self, inner: &'a Arc<dyn EventStore>) -> Commits<'a> {
         inner
             .read(&self.stream, self.from.clone(), self.limit)
             .into()
     }
-    /// Passes the read on, and returns all commits once the store has answered.
+    /// Passes the read on, collects all commits and returns them.
     ///
     /// # Errors
-    /// The first error of the store.
+    /// If the read fails, with the first error of the store. The commits before it are dropped.
     pub async fn all(&self, inner: &Arc<dyn EventStore>) -> Result<Vec<Commit>, EventStoreError> {
         self.pass(inner).0.try_collect().await
     }
 }
 
-/// The arguments of a page of a scan. A layer may change some and pass the call on.
+/// The arguments of a page of a scan, some of which a layer may change before it passes the call
+/// on.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Scan {
     /// The segment that is scanned.
     pub segment: Segment,
-    /// The place at which the page starts; `None` for the first page.
+    /// The cursor after which the page starts; `None` for the first page.
     pub after: Option<ScanCursor>,
-    /// The parts of the commits that are wanted.
+    /// The parts of the commits that the page shows.
     pub what: ScanScope,
-    /// The most commits on the page.
+    /// The highest number of commits on the page.
     pub max_items: NonZeroU32,
 }
 
 impl Scan {
-    /// Passes the call on, and returns what the store answers.
+    /// Passes the call on and returns the page of the store.
     ///
     /// # Errors
-    /// The error of the store.
+    /// If the scan fails, with the error of the store.
     pub async fn pass(&self, inner: &Arc<dyn EventStore>) -> Result<ScanPage, EventStoreError> {
         let after = self.after.clone();
         inner
@@ -67,7 +68,9 @@ impl Scan {
     }
 }
 
-/// The answer to a read: made from a list of commits, or from the stream that another read returned.
+/// The answer of a layer to a read.
+///
+/// Converts from a list of commits and from the stream that another read returned.
 pub struct Commits<'a>(BoxStream<'a, Result<Commit, EventStoreError>>);
 
 impl<'a> From<BoxStream<'a, Result<Commit, EventStoreError>>> for Commits<'a> {
@@ -89,10 +92,13 @@ impl fmt::Debug for Commits<'_> {
 /// A layer over an event store. Every method passes the call on unless the layer overrides it.
 ///
 /// # Example
-/// A store that answers reads only when the test lets it.
+/// A store that answers a read only after the test permits it.
 /// ```
 /// use foldstream::{StreamHead, StreamId, ports::*};
-/// use foldstream_testkit::{InMemoryEventStore, intercept::{self, Commits, EventStoreLayer, Read, async_trait}};
+/// use foldstream_testkit::{
+///     InMemoryEventStore,
+///     intercept::{self, Commits, EventStoreLayer, Read, async_trait},
+/// };
 /// use std::sync::Arc;
 /// use tokio::sync::Semaphore;
 ///
@@ -115,7 +121,7 @@ impl fmt::Debug for Commits<'_> {
 /// let store = intercept::event_store(InMemoryEventStore::new(), Gate(Semaphore::new(0)));
 /// let stream = StreamId::new("cart", "a")?;
 /// let mut commits = store.read(&stream, ReadFrom::Newest, None);
-/// assert!(commits.next().now_or_never().is_none(), "it waits");
+/// assert!(commits.next().now_or_never().is_none(), "the read waits");
 /// store.layer().0.add_permits(1);
 /// assert!(commits.next().await.is_none(), "an empty stream");
 /// # Ok::<(), foldstream::BoxError>(()) })?;
@@ -127,7 +133,7 @@ pub trait EventStoreLayer: Send + Sync + 'static {
     fn capabilities(&self, inner: &Arc<dyn EventStore>) -> Capabilities {
         inner.capabilities()
     }
-    /// Returns the store's incarnation, which changes when its table was replaced.
+    /// Returns the store's incarnation, which changes when its table is replaced.
     fn incarnation(&self, inner: &Arc<dyn EventStore>) -> u64 {
         inner.incarnation()
     }
@@ -147,10 +153,11 @@ pub trait EventStoreLayer: Send + Sync + 'static {
     ) -> Result<AppendOutcome<Vec<StreamHead>>, EventStoreError> {
         inner.append_all(all).await
     }
-    /// Reads commits of one stream. Called when the caller asks for the first commit; what it awaits delays that commit.
+    /// Reads commits of one stream.
     ///
-    /// The answer is [`read.pass(inner)`](Read::pass), or a list as in `Ok(commits.into())`. An error here is the error
-    /// of the read.
+    /// This method runs when the caller asks for the first commit, and its waiting delays that
+    /// commit. It returns [`read.pass(inner)`](Read::pass), or a list as in `Ok(commits.into())`.
+    /// If it fails, the read ends with its error.
     async fn read<'a>(
         &'a self,
         inner: &'a Arc<dyn EventStore>,
@@ -175,7 +182,7 @@ pub trait EventStoreLayer: Send + Sync + 'static {
     ) -> Result<ScanPage, EventStoreError> {
         scan.pass(inner).await
     }
-    /// Lists commits that are not yet cleared.
+    /// Lists commits that are not cleared yet.
     async fn unpublished(
         &self,
         inner: &Arc<dyn EventStore>,
@@ -185,7 +192,7 @@ pub trait EventStoreLayer: Send + Sync + 'static {
     ) -> Result<UnpublishedPage, EventStoreError> {
         inner.unpublished(segment, after, limit).await
     }
-    /// Clears commits from the list of unpublished ones.
+    /// Removes commits from the list of unpublished ones.
     async fn clear_unpublished(
         &self,
         inner: &Arc<dyn EventStore>,
@@ -195,7 +202,7 @@ pub trait EventStoreLayer: Send + Sync + 'static {
     }
 }
 
-// A method with a default must come by the layer, too.
+// Denied because a method with a default must pass through the layer too.
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl<L: EventStoreLayer> EventStore for Intercepted<dyn EventStore, L> {

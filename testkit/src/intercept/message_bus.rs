@@ -10,10 +10,13 @@ use std::sync::Arc;
 /// A layer over a message bus. Every method passes the call on unless the layer overrides it.
 ///
 /// # Example
-/// A bus whose consumers are told of each message twice. The layer of a consumer is put on in `subscribe`.
+/// A bus whose consumers get each message twice. The layer over a consumer is added in `subscribe`.
 /// ```
 /// use foldstream::{Timestamp, ports::*};
-/// use foldstream_testkit::{InMemoryMessageBus, intercept::{self, ConsumerLayer, MessageBusLayer, async_trait}};
+/// use foldstream_testkit::{
+///     InMemoryMessageBus,
+///     intercept::{self, ConsumerLayer, MessageBusLayer, async_trait},
+/// };
 /// use std::sync::{Arc, Mutex};
 ///
 /// struct DeliversTwice;
@@ -55,17 +58,19 @@ use std::sync::Arc;
 /// bus.publish(&Message::new("events", Timestamp::now()).with_key("cart#a")).await?;
 ///
 /// let start = StartOffset::new(PartitionId::new("events", 0), Offset::new(0));
-/// let consumer = bus.subscribe(Subscription::new("billing", ["events"]).with_start(vec![start])).await?;
+/// let subscription = Subscription::new("billing", ["events"]).with_start(vec![start]);
+/// let consumer = bus.subscribe(subscription).await?;
 /// assert!(matches!(consumer.next().await?, ConsumerEvent::Assigned(_)));
 /// for _ in 0..2 {
-///     assert!(matches!(consumer.next().await?, ConsumerEvent::Delivery(d) if d.offset.get() == 0));
+///     let event = consumer.next().await?;
+///     assert!(matches!(event, ConsumerEvent::Delivery(d) if d.offset.get() == 0));
 /// }
 /// # Ok::<(), foldstream::BoxError>(()) })?;
 /// # Ok::<(), foldstream::BoxError>(())
 /// ```
 #[async_trait]
 pub trait MessageBusLayer: Send + Sync + 'static {
-    /// Sends one message. The publisher of the core sends [runs](Self::publish_run).
+    /// Sends one message to its topic. The publisher of the core sends [runs](Self::publish_run).
     async fn publish(
         &self,
         inner: &Arc<dyn MessageBus>,
@@ -77,7 +82,9 @@ pub trait MessageBusLayer: Send + Sync + 'static {
     async fn publish_run(&self, inner: &Arc<dyn MessageBus>, run: &[Message]) -> RunOutcome {
         inner.publish_run(run).await
     }
-    /// Joins a group. The consumer that is returned has no layer unless this method puts one over it.
+    /// Joins a consumer group.
+    ///
+    /// The consumer that is returned has no layer unless this method puts one over it.
     async fn subscribe(
         &self,
         inner: &Arc<dyn MessageBus>,
@@ -93,7 +100,7 @@ pub trait MessageBusLayer: Send + Sync + 'static {
     ) -> Result<Vec<PartitionOffsets>, MessageBusError> {
         inner.offsets(topic).await
     }
-    /// Returns what a group has committed in a topic.
+    /// Returns the offsets that a group has committed in a topic.
     async fn committed(
         &self,
         inner: &Arc<dyn MessageBus>,
@@ -110,7 +117,7 @@ pub trait MessageBusLayer: Send + Sync + 'static {
     ) -> Result<TopicDescription, MessageBusError> {
         inner.describe_topic(topic).await
     }
-    /// Forgets a group and what it has committed.
+    /// Deletes a group with its committed offsets.
     async fn delete_group(
         &self,
         inner: &Arc<dyn MessageBus>,
@@ -120,7 +127,7 @@ pub trait MessageBusLayer: Send + Sync + 'static {
     }
 }
 
-// A method with a default must come by the layer, too; likewise below.
+// Denied because a method with a default must pass through the layer too; likewise below.
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl<L: MessageBusLayer> MessageBus for Intercepted<dyn MessageBus, L> {
@@ -154,17 +161,21 @@ impl<L: MessageBusLayer> MessageBus for Intercepted<dyn MessageBus, L> {
     }
 }
 
-/// A layer over a member of a consumer group. Every method passes the call on unless the layer overrides it.
+/// A layer over a member of a consumer group. Every method passes the call on unless the layer
+/// overrides it.
 ///
-/// Put over a consumer by [`consumer`](super::consumer), in [`MessageBusLayer::subscribe`], which has an example. The
-/// consumer below is dropped with the layer, and so leaves its group.
+/// [`consumer`](super::consumer) puts a layer over a consumer, usually in
+/// [`MessageBusLayer::subscribe`]. See [`MessageBusLayer`] for an example. The consumer below is
+/// dropped with the layer and then leaves its group.
 #[async_trait]
 pub trait ConsumerLayer: Send + Sync + 'static {
-    /// Waits for the next message or change of assignment. A future that is dropped must lose nothing.
+    /// Waits for the next message or change of assignment.
+    ///
+    /// If the future is dropped, no event may be lost: the next call must return it.
     async fn next(&self, inner: &Arc<dyn Consumer>) -> Result<ConsumerEvent, MessageBusError> {
         inner.next().await
     }
-    /// Stores positions of the group for partitions of this consumer.
+    /// Commits offsets of the group for partitions of this consumer.
     async fn commit(
         &self,
         inner: &Arc<dyn Consumer>,
@@ -172,7 +183,7 @@ pub trait ConsumerLayer: Send + Sync + 'static {
     ) -> Result<(), MessageBusError> {
         inner.commit(marks).await
     }
-    /// Stops deliveries of partitions.
+    /// Stops the deliveries of partitions until they are resumed.
     async fn pause(
         &self,
         inner: &Arc<dyn Consumer>,
@@ -180,7 +191,7 @@ pub trait ConsumerLayer: Send + Sync + 'static {
     ) -> Result<(), MessageBusError> {
         inner.pause(partitions).await
     }
-    /// Ends the pause of partitions.
+    /// Continues the deliveries of paused partitions.
     async fn resume(
         &self,
         inner: &Arc<dyn Consumer>,

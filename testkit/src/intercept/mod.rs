@@ -1,12 +1,15 @@
-//! Pass-through layers over every port, for tests that change one call and leave all others as they are.
+//! Pass-through layers over every port, for tests that change some calls and pass on all others.
 //!
-//! A layer is a type of the test's own. It implements the trait of a port, such as [`EventStoreLayer`], whose methods are
-//! those of the port with the port below as the first argument. Every method passes the call on unless the layer
-//! overrides it. [`event_store`] and its siblings put a layer over a port, and the result is a port again: it can be
-//! given to a repository or runner, be shared as `Arc<dyn EventStore>`, and have another layer put over it.
+//! A layer is a type that the test defines. It implements the layer trait of a port, such as
+//! [`EventStoreLayer`]. The trait has the methods of the port, with the port below the layer as an
+//! additional first argument. Every method passes the call on unless the layer overrides it.
+//!
+//! [`event_store`] and its siblings put a layer over a port. The result implements the port again:
+//! it can be passed to a repository or runner, be shared as `Arc<dyn EventStore>`, and get another
+//! layer.
 //!
 //! # Example
-//! A store in which another writer is always faster by one commit, the first two times.
+//! A store in which another writer appends just before the first two appends of the caller.
 //! ```
 //! # use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent, Repository, id};
 //! # id!(CounterId);
@@ -23,7 +26,9 @@
 //! # struct Count;
 //! # impl Decide<Count> for Counter {
 //! #     type Error = std::convert::Infallible;
-//! #     fn decide(&self, _: &Count, _: &Context) -> Decision<Self, Self::Error> { Ok(vec![CounterEvent::Counted]) }
+//! #     fn decide(&self, _: &Count, _: &Context) -> Decision<Self, Self::Error> {
+//! #         Ok(vec![CounterEvent::Counted])
+//! #     }
 //! # }
 //! use foldstream::{CommitId, ports::{Append, AppendOutcome, EventStore, EventStoreError}};
 //! use foldstream_testkit::{InMemoryEventStore, intercept::{self, EventStoreLayer, async_trait}};
@@ -42,9 +47,9 @@
 //!         append: &Append,
 //!     ) -> Result<AppendOutcome, EventStoreError> {
 //!         if self.appends.fetch_add(1, Ordering::SeqCst) < 2 {
-//!             let mut theirs = append.clone();
-//!             theirs.commit_id = CommitId::random();
-//!             let _ = inner.append(&theirs).await?;
+//!             let mut other = append.clone();
+//!             other.commit_id = CommitId::random();
+//!             let _ = inner.append(&other).await?;
 //!         }
 //!         inner.append(append).await
 //!     }
@@ -54,27 +59,30 @@
 //! let store = intercept::event_store(InMemoryEventStore::new(), SlowerThanAnother::default());
 //! let counters = Repository::<Counter>::new(store.clone());
 //! let counted = counters.execute(&"visits".into(), Count).await?;
-//! assert_eq!(counted.state().0, 3, "decided again on what the other writer stored");
+//! assert_eq!(counted.state().0, 3, "decided again after the other writer's commits");
 //! assert_eq!(store.layer().appends.load(Ordering::SeqCst), 3);
 //! # Ok::<(), foldstream::BoxError>(()) })?;
 //! # Ok::<(), foldstream::BoxError>(())
 //! ```
 //!
 //! # Which tool for which test?
-//! [`Faults`](crate::faults::Faults) make calls fail, hang, arrive late or crash the process, by script or by seed, and
-//! count calls: take them for everything that a network or a backend does. A mock answers without a port below, see the
-//! feature `mocks`. A layer is for the rest: to change what is written or found, to let something happen between two
-//! calls, to hold a call until the test lets it go.
+//! - [`Faults`](crate::faults::Faults) make calls fail, hang, arrive late or crash the process, by
+//!   script or by seed, and count calls. Use them for everything that a network or a backend does.
+//! - A mock answers without a port below it, see the feature `mocks`.
+//! - A layer is for the rest: to change the data that is written or read, to let something happen
+//!   between two calls, or to hold a call until the test releases it.
 //!
-//! # Calls that come by another method
-//! A layer sees the calls that the port's user makes, and a port has more than one method for some things. The publisher
-//! sends [runs](MessageBusLayer::publish_run) and not single messages. A [`Transaction`](foldstream::Transaction) of
-//! several streams uses [`append_all`](EventStoreLayer::append_all). A method that passes a call on does not come by the
-//! layer's other methods.
+//! # Operations with more than one method
+//! A layer sees the calls that the user of the port makes, and a port has more than one method for
+//! some operations. The publisher sends [runs](MessageBusLayer::publish_run) and not single
+//! messages. A [`Transaction`](foldstream::Transaction) of several streams uses
+//! [`append_all`](EventStoreLayer::append_all). A method that passes a call on calls the port
+//! below, and none of the layer's other methods.
 //!
-//! # A port of its own
-//! An intercepted event store has an [identity](foldstream::ports::EventStore::identity) of its own, as every wrapper
-//! has: a transaction over it takes no repository of the store below.
+//! # Identity of an intercepted store
+//! An intercepted event store has an [identity](foldstream::ports::EventStore::identity) of its
+//! own, as every wrapper has. So a transaction over it does not accept repositories of the store
+//! below.
 mod event_store;
 mod message_bus;
 mod stores;
@@ -89,8 +97,8 @@ use std::{fmt, sync::Arc};
 
 /// A port with a layer over it. `P` is the trait object of the port, such as `dyn EventStore`.
 ///
-/// Made by [`event_store`], [`snapshot_store`], [`control_store`], [`message_bus`] and [`consumer`]; see the
-/// [module](self) for an example.
+/// Created by [`event_store`], [`snapshot_store`], [`control_store`], [`message_bus`] and
+/// [`consumer`]. See the [module](self) for an example.
 pub struct Intercepted<P: ?Sized, L> {
     inner: Arc<P>,
     layer: L,
@@ -101,7 +109,7 @@ impl<P: ?Sized, L> Intercepted<P, L> {
     pub const fn inner(&self) -> &Arc<P> {
         &self.inner
     }
-    /// Returns the layer, for instance to ask what it has counted.
+    /// Returns the layer, for instance to read what it has counted.
     pub const fn layer(&self) -> &L {
         &self.layer
     }
@@ -143,7 +151,9 @@ pub fn control_store<L: ControlStoreLayer>(
     Arc::new(Intercepted { inner, layer })
 }
 
-/// Puts a layer over a message bus. Its consumers are those of the bus below, unless the layer overrides
+/// Puts a layer over a message bus.
+///
+/// The consumers are those of the bus below, unless the layer overrides
 /// [`subscribe`](MessageBusLayer::subscribe).
 pub fn message_bus<L: MessageBusLayer>(
     inner: impl MessageBus,
@@ -153,7 +163,7 @@ pub fn message_bus<L: MessageBusLayer>(
     Arc::new(Intercepted { inner, layer })
 }
 
-/// Puts a layer over a consumer: in [`MessageBusLayer::subscribe`].
+/// Puts a layer over a consumer, usually in [`MessageBusLayer::subscribe`].
 pub fn consumer<L: ConsumerLayer>(
     inner: impl Consumer,
     layer: L,

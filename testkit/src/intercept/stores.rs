@@ -14,10 +14,13 @@ use std::sync::Arc;
 /// A layer over a snapshot store. Every method passes the call on unless the layer overrides it.
 ///
 /// # Example
-/// A store that has lost every snapshot.
+/// A store whose loads never find a snapshot.
 /// ```
 /// use foldstream::{StreamId, ports::{SnapshotStore, SnapshotStoreError, StoredSnapshot}};
-/// use foldstream_testkit::{InMemorySnapshotStore, intercept::{self, SnapshotStoreLayer, async_trait}};
+/// use foldstream_testkit::{
+///     InMemorySnapshotStore,
+///     intercept::{self, SnapshotStoreLayer, async_trait},
+/// };
 /// use std::sync::Arc;
 ///
 /// struct Forgetful;
@@ -32,8 +35,13 @@ use std::sync::Arc;
 ///         Ok(None)
 ///     }
 /// }
-/// let snapshots = intercept::snapshot_store(InMemorySnapshotStore::new(), Forgetful);
-/// # let _ = snapshots;
+///
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
+/// let below = InMemorySnapshotStore::new();
+/// let snapshots = intercept::snapshot_store(below, Forgetful);
+/// assert!(snapshots.load(&StreamId::new("cart", "a")?).await?.is_none());
+/// # Ok::<(), foldstream::BoxError>(()) })?;
+/// # Ok::<(), foldstream::BoxError>(())
 /// ```
 #[async_trait]
 pub trait SnapshotStoreLayer: Send + Sync + 'static {
@@ -63,7 +71,7 @@ pub trait SnapshotStoreLayer: Send + Sync + 'static {
     }
 }
 
-// A method with a default must come by the layer, too; likewise below.
+// Denied because a method with a default must pass through the layer too; likewise below.
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl<L: SnapshotStoreLayer> SnapshotStore for Intercepted<dyn SnapshotStore, L> {
@@ -81,10 +89,13 @@ impl<L: SnapshotStoreLayer> SnapshotStore for Intercepted<dyn SnapshotStore, L> 
 /// A layer over a control store. Every method passes the call on unless the layer overrides it.
 ///
 /// # Example
-/// A store whose rows end as soon as they are written.
+/// A store whose rows expire as soon as they are written.
 /// ```
-/// use foldstream::{Timestamp, ports::{ControlStore, ControlStoreError, Expect, PutOutcome, Row}};
-/// use foldstream_testkit::{InMemoryControlStore, intercept::{self, ControlStoreLayer, async_trait}};
+/// use foldstream::{Timestamp, ports::*};
+/// use foldstream_testkit::{
+///     InMemoryControlStore,
+///     intercept::{self, ControlStoreLayer, async_trait},
+/// };
 /// use std::sync::Arc;
 ///
 /// struct ShortLived;
@@ -100,8 +111,14 @@ impl<L: SnapshotStoreLayer> SnapshotStore for Intercepted<dyn SnapshotStore, L> 
 ///         inner.put(&row.clone().with_expiry(Some(Timestamp::MIN)), expect).await
 ///     }
 /// }
+///
+/// # tokio::runtime::Builder::new_current_thread().build()?.block_on(async {
 /// let rows = intercept::control_store(InMemoryControlStore::new(), ShortLived);
-/// # let _ = rows;
+/// let row = Row::new(RowKey::new("leases", "billing"), "1", Revision::from_u128(7));
+/// assert_eq!(rows.put(&row, Expect::Absent).await?, PutOutcome::Written);
+/// assert_eq!(rows.get(&row.key).await?, None);
+/// # Ok::<(), foldstream::BoxError>(()) })?;
+/// # Ok::<(), foldstream::BoxError>(())
 /// ```
 #[async_trait]
 pub trait ControlStoreLayer: Send + Sync + 'static {
@@ -121,7 +138,7 @@ pub trait ControlStoreLayer: Send + Sync + 'static {
     ) -> Result<Vec<Option<Row>>, ControlStoreError> {
         inner.get_many(keys).await
     }
-    /// Writes a row if the stored one is as expected.
+    /// Writes a row if the stored row is as expected.
     async fn put(
         &self,
         inner: &Arc<dyn ControlStore>,
@@ -130,7 +147,7 @@ pub trait ControlStoreLayer: Send + Sync + 'static {
     ) -> Result<PutOutcome, ControlStoreError> {
         inner.put(row, expect).await
     }
-    /// Deletes a row if it is as expected.
+    /// Deletes a row if the stored row is as expected.
     async fn delete(
         &self,
         inner: &Arc<dyn ControlStore>,
@@ -139,7 +156,7 @@ pub trait ControlStoreLayer: Send + Sync + 'static {
     ) -> Result<DeleteOutcome, ControlStoreError> {
         inner.delete(key, expect).await
     }
-    /// Reads a page of a range.
+    /// Reads a page of a range of rows.
     async fn range(
         &self,
         inner: &Arc<dyn ControlStore>,
