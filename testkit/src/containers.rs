@@ -1,7 +1,7 @@
-//! Apache Kafka and DynamoDB Local for live tests: [`Kafka`] and [`DynamoDb`].
+//! Apache Kafka and DynamoDB Local for live tests, in Docker containers.
 //!
-//! A live test asks for a server and gets an address. Where the environment names a server that is already
-//! running, it is that one; otherwise a container is started with Docker.
+//! A live test asks for a server and gets its address. If an environment variable names a running
+//! server, the test gets that one. Otherwise this module starts a container with Docker.
 //!
 //! | variable | meaning | default |
 //! |---|---|---|
@@ -9,30 +9,34 @@
 //! | `FOLDSTREAM_KAFKA_BROKERS` | `host:port,..` of a running Kafka | start a container |
 //! | `FOLDSTREAM_DYNAMODB_IMAGE` | image to start | `amazon/dynamodb-local:3.1.0` |
 //! | `FOLDSTREAM_KAFKA_IMAGE` | image to start | `apache/kafka:4.1.1` |
-//! | `FOLDSTREAM_RUN` | put on every container as the label `foldstream.run` | no label |
+//! | `FOLDSTREAM_RUN` | the value of the label `foldstream.run` of every container | no label |
 //!
-//! DynamoDB Local is licensed by Amazon for development and testing; it is a test server and nothing else.
+//! Amazon licenses DynamoDB Local for development and testing only.
 //!
 //! # One container per test binary
 //!
-//! [`DynamoDb::shared`] and [`Kafka::shared`] start their server on the first call and hand the same one to
-//! every test of the process. Tests keep apart by fresh names of tables, topics and groups.
-//! A server is driven by a runtime of its own, so it outlives the runtime of the test that asked first.
+//! [`DynamoDb::shared`] and [`Kafka::shared`] start their server on the first call and return the
+//! same one to every test of the process. Tests use new names of tables, topics and groups, so that
+//! they do not disturb each other. Containers are driven by a runtime of their own, so they outlive
+//! the runtime of the first test.
 //!
-//! # How containers go away
+//! # How containers are removed
 //!
-//! A value that is dropped takes its container with it. The shared ones live in statics, which Rust never
-//! drops; a helper process removes them. It is a shell that waits on a pipe from this process, and the pipe
-//! closes however the process ends: by returning from `main`, by a panic, by a signal, by `SIGKILL`. It runs
-//! `docker rm` on the containers that carry this process's label. Where there is no `docker` command on the
-//! `PATH` (or no Unix), a line on standard error says that the containers stay. If the machine itself stops, or
-//! somebody kills the helper too, they stay as well; this removes all that were ever left:
+//! Dropping a value removes its container. The shared values live in statics, which Rust never
+//! drops, so a helper process removes their containers. The helper is a shell that waits on a pipe
+//! from this process. The pipe closes however the process ends: by returning from `main`, by a
+//! panic, by a signal, by `SIGKILL`. Then the helper runs `docker rm` on the containers that have
+//! this process's label.
+//!
+//! Without a `docker` command on the `PATH`, or without Unix, a line on standard error says that
+//! the containers stay. They also stay if the machine stops or if the helper is killed too. This
+//! command removes all that were ever left:
 //!
 //! ```text
 //! docker ps -aq --filter label=org.testcontainers.managed-by=testcontainers | xargs -r docker rm -fv
 //! ```
 //!
-//! `TESTCONTAINERS_COMMAND=keep` keeps every container for a look inside.
+//! `TESTCONTAINERS_COMMAND=keep` keeps every container for inspection.
 //!
 //! # Example
 //!
@@ -41,7 +45,7 @@
 //! use foldstream_testkit::containers::{DynamoDb, Kafka};
 //!
 //! let dynamodb = DynamoDb::shared().await;
-//! let kafka = Kafka::start().await?; // of this test alone
+//! let kafka = Kafka::start().await?; // only for this test
 //! println!("{} and {}", dynamodb.endpoint(), kafka.brokers());
 //! # Ok(())
 //! # }
@@ -63,9 +67,10 @@ pub use self::error::ContainerError;
 
 use self::engine::{Container, Server};
 
-/// How long a started container may take until its server answers.
+/// The time that a started container may take until its server answers.
 ///
-/// A node starts in 2 s on an idle machine; the rest is for one that compiles at the same time.
+/// A node starts in 2 s on an idle machine. The rest is for a machine that compiles at the same
+/// time.
 const READY_WITHIN: Duration = Duration::from_secs(120);
 
 const DYNAMODB: Server = Server {
@@ -82,10 +87,12 @@ const KAFKA: Server = Server {
     default_image: "apache/kafka:4.1.1",
 };
 
-/// A DynamoDB for tests: DynamoDB Local in a container, or the one `FOLDSTREAM_DYNAMODB_ENDPOINT` names.
+/// A DynamoDB server for tests.
 ///
-/// DynamoDB Local takes any credentials. The official image keeps a database for each access key and region, so the
-/// clients of one test must use the same pair; the key may hold only letters and digits.
+/// The server is DynamoDB Local in a container, or the server that `FOLDSTREAM_DYNAMODB_ENDPOINT`
+/// names. DynamoDB Local accepts any credentials. The official image keeps a database per access
+/// key and region, so the clients of one test must use the same pair. The access key may only
+/// contain letters and digits.
 #[derive(Debug)]
 pub struct DynamoDb {
     endpoint: String,
@@ -93,34 +100,37 @@ pub struct DynamoDb {
 }
 
 impl DynamoDb {
-    /// The server that all tests of this process share, started by the first call.
+    /// Returns the server that all tests of this process share, and starts it on the first call.
     ///
     /// # Panics
     ///
-    /// If there is none to be had, with the text of the [`ContainerError`]: a live test that cannot reach its
-    /// server fails. [`try_shared`](Self::try_shared) returns the error instead.
+    /// If the server cannot be reached or started, with the message of the [`ContainerError`], so
+    /// that the live test fails. [`try_shared`](Self::try_shared) returns the error instead.
     pub async fn shared() -> &'static Self {
         engine::or_panic(Self::try_shared().await)
     }
 
-    /// As [`shared`](Self::shared), with the error as a value. A start that failed is not tried again.
+    /// Returns the shared server as [`shared`](Self::shared) does, or the error of its start.
+    ///
+    /// A failed start is not tried again: later calls return the same error.
     ///
     /// # Errors
     ///
-    /// As [`start`](Self::start).
+    /// If [`start`](Self::start) fails, with its error.
     pub async fn try_shared() -> Result<&'static Self, &'static ContainerError> {
         static SHARED: OnceCell<Result<DynamoDb, ContainerError>> = OnceCell::const_new();
         SHARED.get_or_init(Self::start).await.as_ref()
     }
 
-    /// Starts a server for the caller alone, and returns when it answers; dropping it removes the container.
+    /// Starts a server for the caller alone, and returns once it answers.
     ///
-    /// If `FOLDSTREAM_DYNAMODB_ENDPOINT` is set, no container is started: it is that server, shared with
-    /// everybody who uses it.
+    /// Dropping the value removes the container. If `FOLDSTREAM_DYNAMODB_ENDPOINT` is set, no
+    /// container is started, and the value stands for that server, which others may use too.
     ///
     /// # Errors
     ///
-    /// [`ContainerError`], whose text says what to do.
+    /// If a variable cannot be used, Docker or the server cannot be reached, or the server does not
+    /// become ready in time. The message of the [`ContainerError`] says what to do.
     pub async fn start() -> Result<Self, ContainerError> {
         if let Some(endpoint) = DYNAMODB.address()? {
             let address = address::of_url(&endpoint)
@@ -138,7 +148,7 @@ impl DynamoDb {
                 .with_name(&image.name)
                 .with_tag(&image.tag)
                 .with_env_var("DDB_LOCAL_TELEMETRY", "0")
-                // The module waits a fixed 3 s; the server is asked instead, and is ready in less than one.
+                // The module waits a fixed 3 s. `until_http_answers` takes less than 1 s instead.
                 .with_ready_conditions(vec![]);
             let started = DYNAMODB.launch(&image, request, READY_WITHIN).await?;
             let address = started.address(8000.tcp()).await?;
@@ -153,16 +163,17 @@ impl DynamoDb {
         .await
     }
 
-    /// The server's URL, without a trailing slash (`http://127.0.0.1:32768`).
+    /// Returns the server's URL without a trailing slash, such as `http://127.0.0.1:32768`.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
 }
 
-/// A Kafka for tests: one KRaft node in a container, or the cluster `FOLDSTREAM_KAFKA_BROKERS` names.
+/// A Kafka cluster for tests.
 ///
-/// The node can do transactions and all kinds of groups, and does not create topics by itself: a test creates
-/// the topics it uses.
+/// The cluster is one KRaft node in a container, or the cluster that `FOLDSTREAM_KAFKA_BROKERS`
+/// names. The node supports transactions and all kinds of groups. It does not create topics
+/// automatically, so a test creates the topics that it uses.
 #[derive(Debug)]
 pub struct Kafka {
     brokers: String,
@@ -170,34 +181,37 @@ pub struct Kafka {
 }
 
 impl Kafka {
-    /// The server that all tests of this process share, started by the first call.
+    /// Returns the server that all tests of this process share, and starts it on the first call.
     ///
     /// # Panics
     ///
-    /// If there is none to be had, with the text of the [`ContainerError`]: a live test that cannot reach its
-    /// server fails. [`try_shared`](Self::try_shared) returns the error instead.
+    /// If the server cannot be reached or started, with the message of the [`ContainerError`], so
+    /// that the live test fails. [`try_shared`](Self::try_shared) returns the error instead.
     pub async fn shared() -> &'static Self {
         engine::or_panic(Self::try_shared().await)
     }
 
-    /// As [`shared`](Self::shared), with the error as a value. A start that failed is not tried again.
+    /// Returns the shared server as [`shared`](Self::shared) does, or the error of its start.
+    ///
+    /// A failed start is not tried again: later calls return the same error.
     ///
     /// # Errors
     ///
-    /// As [`start`](Self::start).
+    /// If [`start`](Self::start) fails, with its error.
     pub async fn try_shared() -> Result<&'static Self, &'static ContainerError> {
         static SHARED: OnceCell<Result<Kafka, ContainerError>> = OnceCell::const_new();
         SHARED.get_or_init(Self::start).await.as_ref()
     }
 
-    /// Starts a node for the caller alone, and returns when it serves; dropping it removes the container.
+    /// Starts a node for the caller alone, and returns once it serves.
     ///
-    /// If `FOLDSTREAM_KAFKA_BROKERS` is set, no container is started: it is that cluster, shared with
-    /// everybody who uses it.
+    /// Dropping the value removes the container. If `FOLDSTREAM_KAFKA_BROKERS` is set, no container
+    /// is started, and the value stands for that cluster, which others may use too.
     ///
     /// # Errors
     ///
-    /// [`ContainerError`], whose text says what to do.
+    /// If a variable cannot be used, Docker or the cluster cannot be reached, or the node does not
+    /// become ready in time. The message of the [`ContainerError`] says what to do.
     pub async fn start() -> Result<Self, ContainerError> {
         if let Some(brokers) = KAFKA.address()? {
             let first = address::first_broker(&brokers)
@@ -215,19 +229,19 @@ impl Kafka {
                 .with_jvm_image()
                 .with_name(&image.name)
                 .with_tag(&image.tag)
-                // The module sets the old name, `broker.id`, only.
+                // The module sets only the old name of this setting, `broker.id`.
                 .with_env_var("KAFKA_NODE_ID", "1")
-                // One node: the internal topics have one replica.
+                // There is one node, so the internal topics can only have one replica.
                 .with_env_var("KAFKA_TRANSACTION_STATE_LOG_REPLICATION_FACTOR", "1")
                 .with_env_var("KAFKA_TRANSACTION_STATE_LOG_MIN_ISR", "1")
-                // For speed.
+                // Fewer partitions and no initial delay make groups start faster.
                 .with_env_var("KAFKA_OFFSETS_TOPIC_NUM_PARTITIONS", "3")
                 .with_env_var("KAFKA_GROUP_INITIAL_REBALANCE_DELAY_MS", "0")
-                // Retention is looked at every two seconds instead of every five minutes, and from the start.
+                // Retention is applied every 2 s from the start, not every 5 minutes.
                 .with_env_var("KAFKA_LOG_RETENTION_CHECK_INTERVAL_MS", "2000")
                 .with_env_var("KAFKA_LOG_INITIAL_TASK_DELAY_MS", "2000")
                 .with_env_var("KAFKA_HEAP_OPTS", "-Xmx512m")
-                // A misspelt topic is an error, as on a production cluster.
+                // A misspelled topic must be an error, as on a production cluster.
                 .with_env_var("KAFKA_AUTO_CREATE_TOPICS_ENABLE", "false");
             let started = KAFKA.launch(&image, request, READY_WITHIN).await?;
             let brokers = started.address(apache::KAFKA_PORT).await?;
@@ -240,7 +254,8 @@ impl Kafka {
         .await
     }
 
-    /// The bootstrap servers, as `bootstrap.servers` wants them (`127.0.0.1:32769`).
+    /// Returns the bootstrap servers in the format of `bootstrap.servers`, such as
+    /// `127.0.0.1:32769`.
     pub fn brokers(&self) -> &str {
         &self.brokers
     }

@@ -1,8 +1,9 @@
-//! A DynamoDB emulator in the process of the test: [`DynamoDbServer`].
+//! A DynamoDB emulator that runs in the process of the test.
 //!
-//! The emulator is [dynoxide](https://crates.io/crates/dynoxide-rs), which keeps its tables in SQLite. It speaks
-//! DynamoDB's protocol over plain HTTP, so any client can be pointed at it. It starts in milliseconds and needs neither
-//! Docker nor Java. The feature `embedded` compiles SQLite, which needs a C compiler.
+//! The emulator is [dynoxide](https://crates.io/crates/dynoxide-rs), which keeps its tables in
+//! SQLite. It speaks DynamoDB's protocol over plain HTTP, so any client can use it. It starts in
+//! milliseconds and needs neither Docker nor Java. The feature `embedded` compiles SQLite, which
+//! needs a C compiler.
 //!
 //! # Example
 //! With `foldstream-dynamodb`, which this crate does not depend on:
@@ -20,17 +21,17 @@
 //! # What the emulator does not do
 //! | DynamoDB | the emulator |
 //! |---|---|
-//! | throttles, and is at times not reachable | always answers: put [`Faults`](crate::faults::Faults) over the stores |
-//! | cancels transactions that meet (`TransactionConflict`) | carries out one request after the other |
+//! | throttles, and is sometimes unreachable | always answers; put [`Faults`](crate::faults::Faults) over the stores |
+//! | cancels concurrent transactions on the same items (`TransactionConflict`) | carries out one request after the other |
 //! | eventually consistent reads and indexes lag | every read and every index is up to date |
 //! | deletes rows after their time to live | keeps them; the stores treat such rows as absent |
 //! | splits the shards of a change stream | has one shard per table, and reads all records of the stream at each write |
 //! | backups, point-in-time recovery, global tables | `UnknownOperationException` |
-//! | checks credentials and permissions | takes any |
+//! | checks credentials and permissions | accepts any |
 //!
-//! Limits of sizes (400 KB per item, 100 items and 4 MB per transaction, pages of 1 MB), conditions, indexes and consumed
-//! capacity are as in DynamoDB. Tables vanish with the server. For the last word, run a test on DynamoDB Local or on AWS:
-//! see the feature `containers`.
+//! Size limits (400 KB per item, 100 items and 4 MB per transaction, pages of 1 MB), conditions,
+//! indexes and consumed capacity are as in DynamoDB. The tables are dropped with the server. To be
+//! certain of a behavior, run the test on DynamoDB Local or on AWS, see the feature `containers`.
 use std::{
     fmt, io,
     net::TcpListener,
@@ -39,12 +40,13 @@ use std::{
 };
 use tokio::{runtime::Runtime, sync::oneshot};
 
-/// The time that a server which is dropped has for requests that are under way.
+/// The time that a dropped server has to answer open requests.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// An empty DynamoDB in this process, on a free port of 127.0.0.1. Dropping it stops the server.
+/// A DynamoDB emulator in this process, on a free port of 127.0.0.1.
 ///
-/// Each server has tables of its own, so tests run in parallel. Credentials and region may be anything.
+/// Dropping the value stops the server. Each server has tables of its own, so tests can run in
+/// parallel. It accepts any credentials and any region.
 ///
 /// # Example
 /// ```
@@ -62,17 +64,20 @@ const GRACE: Duration = Duration::from_secs(2);
 #[must_use = "the server stops when it is dropped"]
 pub struct DynamoDbServer {
     endpoint: String,
-    /// Both are `None` once the server runs without an owner.
+    /// Stops the server when it is dropped; `None` if the server keeps running.
     stop: Option<oneshot::Sender<()>>,
+    /// Ends once the server has stopped; `None` if the server keeps running.
     stopped: Option<mpsc::Receiver<()>>,
 }
 
 impl DynamoDbServer {
-    /// Starts a server without tables. May be called inside and outside of an async runtime: servers run on threads of
-    /// their own, and so outlive the runtime of one test.
+    /// Starts a server without tables.
+    ///
+    /// May be called inside and outside of an async runtime. Servers run on threads of their own,
+    /// and so outlive the runtime of one test.
     ///
     /// # Errors
-    /// If there is no free port, no memory for the tables, or no thread to serve on.
+    /// If no port is free, the tables cannot be created, or the server's threads cannot be started.
     pub fn start() -> io::Result<Self> {
         let runtime = runtime()?;
         let listener = TcpListener::bind("127.0.0.1:0")?;
@@ -87,7 +92,7 @@ impl DynamoDbServer {
         let (tell, stopped) = mpsc::channel();
         runtime.spawn(async move {
             let stop = async {
-                // A sender that was dropped means the same as one that was used.
+                // The sender sends nothing: dropping it stops the server.
                 let _ = stopping.await;
             };
             let served = dynoxide::server::serve_with_shutdown(listener, database, stop).await;
@@ -108,8 +113,10 @@ impl DynamoDbServer {
         &self.endpoint
     }
 
-    /// Lets the server run until the process ends, and returns its URL: for functions that hand out a store and keep
-    /// nothing, such as those of the contract suites.
+    /// Lets the server run until the process ends, and returns its URL.
+    ///
+    /// This is for functions that return a store and cannot keep the server, such as those of the
+    /// contract suites.
     #[must_use]
     pub fn keep_running(mut self) -> String {
         if let Some(stop) = self.stop.take() {
@@ -120,12 +127,12 @@ impl DynamoDbServer {
     }
 }
 
-/// Stops the server: its port is closed afterwards. Requests that are under way are answered first, for at most 2 seconds.
+/// Stops the server and closes its port. Waits at most 2 seconds for open requests to be answered.
 impl Drop for DynamoDbServer {
     fn drop(&mut self) {
         self.stop = None;
         if let Some(stopped) = self.stopped.take() {
-            // Nothing is ever sent: the channel ends with the server, or the time is over.
+            // Nothing is ever sent. The call returns when the server ends or the time is over.
             let _ = stopped.recv_timeout(GRACE);
         }
     }
@@ -139,7 +146,7 @@ impl fmt::Debug for DynamoDbServer {
     }
 }
 
-/// Returns the threads that all servers of the process share.
+/// Returns the runtime whose threads all servers of the process share.
 fn runtime() -> io::Result<&'static Runtime> {
     static RUNTIME: LazyLock<io::Result<Runtime>> = LazyLock::new(|| {
         tokio::runtime::Builder::new_multi_thread()

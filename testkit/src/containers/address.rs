@@ -1,6 +1,6 @@
-//! Reading addresses and image names; pure.
+//! Parsers of server addresses and image names, without I/O.
 
-/// `host:port` of an `http` or `https` URL.
+/// Returns the `host:port` of an `http` or `https` URL.
 pub(super) fn of_url(url: &str) -> Result<String, String> {
     let (rest, port) = if let Some(rest) = url.strip_prefix("http://") {
         (rest, 80)
@@ -15,7 +15,7 @@ pub(super) fn of_url(url: &str) -> Result<String, String> {
     if authority.is_empty() {
         return Err(format!("is {url:?}, which names no host"));
     }
-    // The colon of a port comes after the bracket that closes an IPv6 address.
+    // Only a colon after the closing bracket of an IPv6 address starts a port.
     let has_port = match authority.rfind(':') {
         Some(colon) => authority.rfind(']').is_none_or(|bracket| colon > bracket),
         None => false,
@@ -27,7 +27,7 @@ pub(super) fn of_url(url: &str) -> Result<String, String> {
     })
 }
 
-/// The first of a list of brokers, if every one of them has a port.
+/// Returns the first of a list of brokers if each of them has a port.
 pub(super) fn first_broker(brokers: &str) -> Result<String, String> {
     let mut first = None;
     for broker in brokers.split(',').map(str::trim) {
@@ -47,7 +47,7 @@ pub(super) fn first_broker(brokers: &str) -> Result<String, String> {
         .ok_or_else(|| "is empty".to_owned())
 }
 
-/// An image as Docker names it: `[registry[:port]/]name[:tag]`.
+/// The name of a Docker image, `[registry[:port]/]name[:tag]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ImageName {
     pub(super) name: String,

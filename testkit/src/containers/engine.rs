@@ -1,4 +1,4 @@
-//! Starting a container, watching it become ready, and keeping it on a runtime of its own.
+//! The start of containers, the wait until they are ready, and the runtime that drives them.
 
 use std::any::Any;
 use std::collections::VecDeque;
@@ -30,10 +30,10 @@ use super::reaper;
 const RUN_VARIABLE: &str = "FOLDSTREAM_RUN";
 const RUN_LABEL: &str = "foldstream.run";
 
-/// How many of a container's last lines an error shows.
+/// The number of a container's last log lines that an error shows.
 const LOG_LINES: usize = 60;
 
-/// What is the same for every container of one kind of server.
+/// The settings that all containers of one kind of server share.
 #[derive(Clone, Copy)]
 pub(super) struct Server {
     pub(super) name: &'static str,
@@ -43,19 +43,19 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// The running server that the environment names, if it does.
+    /// Returns the address of the running server that the environment names, if any.
     pub(super) fn address(&self) -> Result<Option<String>, ContainerError> {
         Ok(variable(self.address_variable)?.map(|value| value.trim_end_matches('/').to_owned()))
     }
 
-    /// The image to start.
+    /// Returns the image to start.
     pub(super) fn image(&self) -> Result<ImageName, ContainerError> {
         let image = variable(self.image_variable)?;
         ImageName::parse(image.as_deref().unwrap_or(self.default_image))
             .map_err(|reason| ContainerError::variable(self.image_variable, reason))
     }
 
-    /// Checks that something listens where the environment says that it does.
+    /// Checks that the server that the environment names accepts connections.
     pub(super) async fn expect_reachable(&self, address: &str) -> Result<(), ContainerError> {
         let patience = Duration::from_secs(10);
         let connected = timeout(patience, TcpStream::connect(address)).await;
@@ -70,7 +70,7 @@ impl Server {
             })
     }
 
-    /// Says on standard error which server the tests run on: a test report must name it.
+    /// Prints on standard error on which server the tests run, so that a test report names it.
     pub(super) fn announce(&self, address: &str, image: Option<&ImageName>) {
         let origin = match image {
             Some(image) => format!("image {image}"),
@@ -79,7 +79,7 @@ impl Server {
         note(&format!("{} at {address}, {origin}", self.name));
     }
 
-    /// Makes and starts a container, and waits for the conditions of its request.
+    /// Creates and starts a container, and waits for the conditions of its request.
     pub(super) async fn launch<I: Image + 'static>(
         &self,
         image: &ImageName,
@@ -135,7 +135,9 @@ impl Server {
     }
 }
 
-/// Whether the engine is at fault, and not what it was asked: it could not be found, or it gave no answer.
+/// Returns true if the Docker engine could not be found or gave no answer.
+///
+/// Otherwise the engine is there, and the request to it is at fault.
 fn no_engine(error: &ClientError) -> bool {
     match error {
         ClientError::Init(_)
@@ -148,7 +150,7 @@ fn no_engine(error: &ClientError) -> bool {
     }
 }
 
-/// A container that runs, on its way to being ready.
+/// A running container that may not be ready yet.
 pub(super) struct Started<I: Image> {
     server: Server,
     image: ImageName,
@@ -157,9 +159,10 @@ pub(super) struct Started<I: Image> {
 }
 
 impl<I: Image + 'static> Started<I> {
-    /// Where the host reaches a port of the container.
+    /// Returns the address at which the host reaches a port of the container.
     ///
-    /// The address is IPv4 throughout: `localhost` may mean `::1` first, where Docker does not publish the same port.
+    /// The address is always IPv4, because `localhost` may mean `::1`, on which Docker does not
+    /// publish the same port.
     pub(super) async fn address(&self, port: ContainerPort) -> Result<String, ContainerError> {
         let found = async {
             let host = self.container.get_host().await?.to_string();
@@ -178,7 +181,7 @@ impl<I: Image + 'static> Started<I> {
             .map_err(|error| self.server.failure(&self.image, &self.log, error))
     }
 
-    /// Asks until the server answers in HTTP, with whatever status.
+    /// Sends requests until the server answers in HTTP, with any status.
     pub(super) async fn until_http_answers(
         &self,
         address: &str,
@@ -212,8 +215,10 @@ impl<I: Image + 'static> Started<I> {
     }
 }
 
-/// One HTTP request. Docker's port proxy accepts connections before the server does, so a connection alone
-/// proves nothing.
+/// Sends one HTTP request and checks that the answer is HTTP.
+///
+/// A connection alone proves nothing, because Docker's port proxy accepts connections before the
+/// server does.
 async fn ask_http(address: &str) -> io::Result<()> {
     let exchange = async {
         let mut stream = TcpStream::connect(address).await?;
@@ -233,7 +238,7 @@ async fn ask_http(address: &str) -> io::Result<()> {
         .unwrap_or_else(|late| Err(late.into()))
 }
 
-/// Keeps a container, of whatever image, and removes it when dropped.
+/// A container of any image, which is removed when the value is dropped.
 pub(super) struct Container(Option<Box<dyn Any + Send + Sync>>);
 
 impl fmt::Debug for Container {
@@ -245,15 +250,15 @@ impl fmt::Debug for Container {
 impl Drop for Container {
     fn drop(&mut self) {
         let container = self.0.take();
-        // The handle blocks on Docker while it is dropped, and may do so on our runtime only. If the process ends before
-        // it is done, the reaper does it.
+        // The handle blocks on Docker while it is dropped, and may only do so on the runtime of the
+        // containers. If the process ends before the container is removed, the reaper removes it.
         if let Ok(runtime) = runtime() {
             runtime.spawn(async move { drop(container) });
         }
     }
 }
 
-/// The last lines that a container printed.
+/// The last lines of a container's log.
 #[derive(Clone, Default)]
 struct LogTail(Arc<Mutex<VecDeque<String>>>);
 
@@ -282,8 +287,10 @@ impl LogTail {
     }
 }
 
-/// The runtime of all containers. Each test has its own, which ends with the test; a shared container's
-/// connections to Docker must not.
+/// Returns the runtime that drives all containers.
+///
+/// The runtime of a test ends with the test, but the connections of a shared container to Docker
+/// must not.
 fn runtime() -> Result<&'static Runtime, ContainerError> {
     static RUNTIME: OnceLock<io::Result<Runtime>> = OnceLock::new();
     RUNTIME
@@ -299,7 +306,9 @@ fn runtime() -> Result<&'static Runtime, ContainerError> {
         .map_err(|error| ContainerError::Runtime(io::Error::new(error.kind(), error.to_string())))
 }
 
-/// Runs a start to its end even if the caller stops waiting: what it then gives is dropped, and removed.
+/// Runs a start to its end even if the caller's future is dropped.
+///
+/// In that case the started container is dropped too, and so removed.
 pub(super) async fn on_runtime<T: Send + 'static>(
     start: impl Future<Output = Result<T, ContainerError>> + Send + 'static,
 ) -> Result<T, ContainerError> {
@@ -309,7 +318,7 @@ pub(super) async fn on_runtime<T: Send + 'static>(
     }
 }
 
-/// The value, or the failure of the test with all that is known.
+/// Returns the value, or panics with the error and all its causes.
 pub(super) fn or_panic<T>(result: Result<T, &ContainerError>) -> T {
     match result {
         Ok(value) => value,
@@ -317,13 +326,13 @@ pub(super) fn or_panic<T>(result: Result<T, &ContainerError>) -> T {
     }
 }
 
-/// A line on standard error, past the capture of the test harness.
+/// Prints a line directly to standard error, which the test harness does not capture.
 pub(super) fn note(line: &str) {
-    // Where standard error is closed there is nobody to tell.
+    // If standard error is closed, the line is dropped: it must not fail the test.
     let _ = writeln!(io::stderr(), "live: {line}");
 }
 
-/// The value of an environment variable; an empty one counts as not set.
+/// Returns the value of an environment variable, or `None` if it is empty or not set.
 fn variable(name: &'static str) -> Result<Option<String>, ContainerError> {
     match std::env::var(name) {
         Ok(value) if value.trim().is_empty() => Ok(None),

@@ -2,32 +2,32 @@ use std::error::Error;
 use std::fmt::Write as _;
 use std::io;
 
-/// The error returned when there is no server for a live test. The text says what to do about it.
+/// The error returned if there is no server for a live test. Its message says what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ContainerError {
-    /// A variable holds something that cannot be used.
+    /// The value of an environment variable cannot be used.
     #[error("{variable} {reason}")]
     Variable {
-        /// Its name.
+        /// The name of the variable.
         variable: &'static str,
-        /// What is wrong with its value, as a predicate ("is not a URL").
+        /// The problem of the value, as a predicate such as "is not a URL".
         reason: String,
     },
 
-    /// The server that a variable names does not accept connections.
+    /// The server that an environment variable names does not accept connections.
     #[error(
         "cannot connect to {server} at {address}, which {variable} names: start it, or unset {variable} to \
          have a container started"
     )]
     Unreachable {
-        /// Which server.
+        /// The kind of server.
         server: &'static str,
-        /// Host and port that were tried.
+        /// The host and port of the server.
         address: String,
-        /// The variable.
+        /// The variable that names the server.
         variable: &'static str,
-        /// The failed connection.
+        /// The error of the connection.
         source: io::Error,
     },
 
@@ -37,11 +37,11 @@ pub enum ContainerError {
          that is running (see CONTRIBUTING.md)"
     )]
     Docker {
-        /// Which server was to be started.
+        /// The kind of server that could not be started.
         server: &'static str,
-        /// The variable that names a running one instead.
+        /// The variable that can name a running server instead.
         variable: &'static str,
-        /// What Docker's client said.
+        /// The error of Docker's client.
         source: Box<dyn Error + Send + Sync>,
     },
 
@@ -51,26 +51,26 @@ pub enum ContainerError {
          .ci/servers/prepare and name it in {variable} (see CONTRIBUTING.md)"
     )]
     Image {
-        /// Which server was to be started.
+        /// The kind of server that could not be started.
         server: &'static str,
-        /// The image.
+        /// The name of the image.
         image: String,
-        /// The variable that names another image.
+        /// The variable that can name another image.
         variable: &'static str,
-        /// What Docker's client said.
+        /// The error of Docker's client.
         source: Box<dyn Error + Send + Sync>,
     },
 
-    /// A container was made, but its server did not become ready.
+    /// A container was created, but its server did not become ready.
     #[error("{server} did not start from {image}; the end of its log:\n{log}")]
     NotReady {
-        /// Which server.
+        /// The kind of server that did not become ready.
         server: &'static str,
-        /// The image.
+        /// The name of the image.
         image: String,
-        /// The last lines that the container printed.
+        /// The last 60 lines of the container's log.
         log: String,
-        /// What was waited for, or what failed.
+        /// The error of the start or of the last request to the server.
         source: Box<dyn Error + Send + Sync>,
     },
 
@@ -87,7 +87,9 @@ impl ContainerError {
         }
     }
 
-    /// The message with all its causes, one a line. Docker's client repeats itself, so what was said is left out.
+    /// Returns the message and all its causes, one per line.
+    ///
+    /// Docker's client repeats its messages, so a cause that the text already contains is left out.
     pub(super) fn report(&self) -> String {
         let mut text = self.to_string();
         let mut cause = self.source();

@@ -1,19 +1,20 @@
-//! The helper process that removes this process's containers when it ends.
+//! The helper process that removes the containers of this process after it ends.
 //!
-//! Why a process: a `static` is never dropped, an exit handler would be `unsafe`, and neither survives
-//! `SIGKILL`. A pipe that closes does.
+//! It is a process because a `static` is never dropped, an exit handler would be `unsafe`, and
+//! neither works after `SIGKILL`. The pipe to a helper process closes in every case.
 
-/// The label that names the process a container belongs to.
+/// The label with the process that owns a container.
 pub(super) const OWNER_LABEL: &str = "foldstream.owner";
 
-/// Starts the helper, once, and gives the value of [`OWNER_LABEL`] that it looks for.
+/// Starts the helper on the first call, and returns the value of [`OWNER_LABEL`] of this process.
 ///
-/// Called before a container is made, so that one whose start fails or is cut short is removed as well.
+/// This is called before a container is created, so that the helper also removes a container whose
+/// start fails or is interrupted.
 pub(super) fn owner() -> &'static str {
     use std::sync::LazyLock;
 
     static OWNER: LazyLock<String> = LazyLock::new(|| {
-        // Process ids come back; the time tells two processes of one id apart.
+        // Process ids are reused, and the time distinguishes two processes with the same id.
         let started = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .map_or(0, |elapsed| elapsed.as_micros());
@@ -32,10 +33,11 @@ fn start(owner: &str) {
     use std::process::{ChildStdin, Command, Stdio};
     use std::sync::OnceLock;
 
-    /// Our end of the pipe, open for as long as the process lives.
+    /// The end of the pipe that is open as long as this process lives.
     static PIPE: OnceLock<ChildStdin> = OnceLock::new();
 
-    // The second round is for a container that Docker was making while the process ended.
+    // Docker may still be creating a container while this process ends. The first round does not
+    // see that container; the second, 5 s later, does.
     const SCRIPT: &str = r#"
         cat >/dev/null
         for pause in 0 5; do
@@ -52,10 +54,11 @@ fn start(owner: &str) {
     let helper = Command::new("sh")
         .args(["-c", SCRIPT, "sh", &format!("{OWNER_LABEL}={owner}")])
         .stdin(Stdio::piped())
-        // Holding the test's output open would make whoever reads it wait for the helper.
+        // If the helper kept the test's output open, a reader of that output would wait for the
+        // helper.
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        // Ctrl-C reaches the terminal's process group: the helper must outlive it.
+        // Ctrl-C signals the terminal's process group. The helper must survive it to do its work.
         .process_group(0)
         .spawn();
     match helper {
