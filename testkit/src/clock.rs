@@ -1,4 +1,4 @@
-//! Time and identity under a test's control: [`ManualClock`], [`SeededIds`].
+//! A clock and a source of ids that a test controls.
 use foldstream::{Clock, CommitId, IdSource, Timestamp, ports::Revision};
 use std::{
     sync::{
@@ -8,7 +8,9 @@ use std::{
     time::Duration,
 };
 
-/// A [`Clock`] that stands still until it is told to move. Clones of its `Arc` share the time.
+/// A [`Clock`] that stands still until the test moves it.
+///
+/// Clones of the `Arc` share the time.
 ///
 /// # Example
 /// ```
@@ -24,27 +26,27 @@ use std::{
 pub struct ManualClock(AtomicI64);
 
 impl ManualClock {
-    /// 2026-01-01T00:00:00Z, where every scenario starts too.
+    /// The time 2026-01-01T00:00:00Z, at which every scenario starts too.
     pub(crate) const START: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
 
-    /// Shows 2026-01-01T00:00:00Z.
+    /// Creates a clock that shows 2026-01-01T00:00:00Z.
     #[must_use]
     pub fn new() -> Arc<Self> {
         Self::at(Self::START)
     }
 
-    /// Shows this time.
+    /// Creates a clock that shows a time.
     #[must_use]
     pub fn at(now: Timestamp) -> Arc<Self> {
         Arc::new(Self(AtomicI64::new(now.as_micros())))
     }
 
-    /// Goes to a time, also an earlier one: real clocks step back too.
+    /// Sets the clock to a time, which may be earlier because real clocks step back too.
     pub fn set(&self, now: Timestamp) {
         self.0.store(now.as_micros(), Ordering::SeqCst);
     }
 
-    /// Goes on by this much.
+    /// Moves the clock forward by a duration.
     pub fn advance(&self, by: Duration) {
         let add = |micros| Some(Timestamp::from_micros(micros).plus(by).as_micros());
         // Fails only where the closure returns None.
@@ -60,8 +62,9 @@ impl Clock for ManualClock {
 
 /// An [`IdSource`] that gives the same ids in the same order for the same seed.
 ///
-/// Commit ids have the shape of UUIDv7, with a counter in place of the time: they sort in the order in which they were
-/// given, and no clock is asked. Sources of different seeds give different ids.
+/// Commit ids have the format of UUIDv7 with a counter instead of the time. So they sort in the
+/// order in which they were given, and no clock is needed. Sources with different seeds give
+/// different ids.
 ///
 /// # Example
 /// ```
@@ -81,7 +84,7 @@ struct State {
 }
 
 impl SeededIds {
-    /// The ids of this seed.
+    /// Creates a source that gives the ids of a seed.
     #[must_use]
     pub fn new(seed: u64) -> Arc<Self> {
         Arc::new(Self(Mutex::new(State {

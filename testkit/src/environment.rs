@@ -1,24 +1,32 @@
-//! Environment variables that tests read. A value that cannot be read is a panic that says what it may be: a variable
-//! that is ignored would let a test pass that did not run as it was asked to.
+//! The environment variables that tests read.
+//!
+//! A value that cannot be read is a panic that lists the allowed values. If such a variable were
+//! ignored, a test could pass without running as it was asked to.
 use std::env::{self, VarError};
 
-/// Names the variable of the seed to replay.
+/// The variable with the seed to replay.
 pub(crate) const SEED: &str = "FOLDSTREAM_SEED";
-/// Names the variable of the number of cases of the property kit.
+/// The variable with the number of cases of the property tests.
 #[cfg(feature = "proptest")]
 pub(crate) const CASES: &str = "FOLDSTREAM_CASES";
-/// Names the variable that makes tests long.
+/// The variable that selects the long form of tests.
 pub(crate) const LONG: &str = "FOLDSTREAM_LONG";
-/// Names the variable that lets the schema check record what is new.
+/// The variable that lets the schema check record new golden files.
 pub(crate) const BLESS: &str = "FOLDSTREAM_BLESS";
 
-/// Returns the variable's number, or `None` if the variable is not set.
+/// Returns the number in a variable, or `None` if the variable is not set.
+///
+/// # Panics
+/// If the value is not a number.
 #[track_caller]
 pub(crate) fn number(name: &str) -> Option<u64> {
     number_in(name, env::var(name))
 }
 
-/// Returns true if the variable is `1`, and false if it is `0`, empty or not set.
+/// Returns true if a variable is `1`, and false if it is `0`, empty or not set.
+///
+/// # Panics
+/// If the variable has another value.
 #[track_caller]
 pub(crate) fn is_set(name: &str) -> bool {
     is_set_in(name, env::var(name))

@@ -1,16 +1,16 @@
-//! Lengths of tests: short in every run, long with `FOLDSTREAM_LONG=1`.
+//! Short and long forms of tests, selected by the environment variable `FOLDSTREAM_LONG`.
 //!
-//! A simulation finds more, the more seeds it runs; but every push waits for it. So one test has two lengths. Each
-//! function here takes both and returns the one to run:
+//! A simulation finds more if it runs more seeds, but every push waits for it. So one test has two
+//! lengths. Each function of this module takes both and returns the one to run:
 //!
 //! | `FOLDSTREAM_LONG` | length |
 //! |---|---|
 //! | not set, empty, or `0` | short |
 //! | `1` | long |
-//! | anything else | a panic that says what the variable may be |
+//! | anything else | a panic that lists the allowed values |
 //!
-//! A line on standard error says which length ran, also for a test that passes: a nightly run whose variable got lost
-//! would otherwise look like a long one.
+//! A line on standard error says which length ran, even if the test passes. Otherwise a nightly run
+//! whose variable got lost would look like a long one.
 //!
 //! ```text
 //! length: short, 300 seeds (long: 10000, by FOLDSTREAM_LONG=1) in simulation::nothing_is_lost
@@ -30,7 +30,7 @@
 use crate::environment::{self, LONG, SEED};
 use std::{fmt::Display, io::Write as _, ops::Range};
 
-/// Returns true if tests run in their long form: `FOLDSTREAM_LONG` is `1`.
+/// Returns true if `FOLDSTREAM_LONG` is `1`, so that tests run in their long form.
 ///
 /// # Panics
 /// If the variable is neither `1`, `0`, empty nor unset.
@@ -40,10 +40,12 @@ pub fn is_long() -> bool {
     environment::is_set(LONG)
 }
 
-/// Returns `short`, or `long` with `FOLDSTREAM_LONG=1`, and prints which of the two it is. `what` says what is counted.
+/// Returns `short`, or `long` with `FOLDSTREAM_LONG=1`, and prints the selected length.
+///
+/// `what` names the things that are counted, in the plural.
 ///
 /// # Panics
-/// If the variable cannot be read.
+/// If the variable is neither `1`, `0`, empty nor unset.
 ///
 /// # Example
 /// ```
@@ -61,15 +63,24 @@ pub fn of<N: Display>(what: &str, short: N, long: N) -> N {
     if is_long { long } else { short }
 }
 
-/// Returns the seeds of a simulation: `short` or `long` many from 0 on, or only the seed that `FOLDSTREAM_SEED` names,
-/// to replay a failure. Prints which of the three it is.
+/// Returns the seeds that a simulation runs, and prints the selected length.
+///
+/// These are the seeds from 0 up to `short`, or up to `long` with `FOLDSTREAM_LONG=1`. To replay a
+/// failure, `FOLDSTREAM_SEED` selects a single seed.
 ///
 /// # Panics
-/// If one of the two variables cannot be read.
+/// If one of the two variables has a value that is not allowed.
+///
+/// # Example
+/// ```
+/// use foldstream_testkit::length;
+/// let seeds = length::seeds(20, 5_000).count();
+/// assert!([1, 20, 5_000].contains(&seeds));
+/// ```
 #[track_caller]
 pub fn seeds(short: u64, long: u64) -> Range<u64> {
     if let Some(seed) = environment::number(SEED) {
-        // An unreadable length is refused also where the seed decides.
+        // Panics on a length that is not allowed, even though the seed decides.
         let _ = is_long();
         print(&format!("length: only seed {seed}, by {SEED}"));
         return one(seed);
@@ -77,7 +88,7 @@ pub fn seeds(short: u64, long: u64) -> Range<u64> {
     0..of("seeds", short, long)
 }
 
-/// Returns the range of one seed.
+/// Returns the range that holds one seed.
 #[track_caller]
 pub(crate) fn one(seed: u64) -> Range<u64> {
     let Some(end) = seed.checked_add(1) else {
@@ -93,11 +104,12 @@ fn line(what: &str, short: &impl Display, long: &impl Display, is_long: bool) ->
     format!("length: short, {short} {what} (long: {long}, by {LONG}=1)")
 }
 
-/// Prints past the capture of a test's output, which is only shown if the test fails.
+/// Prints a line directly to standard error. The captured output of a test is shown only if it
+/// fails.
 fn print(line: &str) {
     let thread = std::thread::current();
     let test = thread.name().unwrap_or("a thread without a name");
-    // Without a standard error there is nobody to tell.
+    // If standard error is closed, the line is dropped: it must not fail the test.
     let _ = writeln!(std::io::stderr(), "{line} in {test}");
 }
 

@@ -1,15 +1,17 @@
-//! Mocks of every port, by `mockall`.
+//! Mocks of every port, made with `mockall`.
 //!
-//! A mock answers what the test tells it to, and fails the test on any other call. Prefer an in-memory adapter where a
-//! test is about *what* happens, since it knows the port's contract; take a mock where a test is about *a call*: that one
-//! was made, that none was, or what happens on an answer that an in-memory adapter never gives. Calls that fail, are lost or
-//! come late are neither: [`faults`](crate::faults) make them happen over an adapter that knows the contract.
+//! A mock gives the answers that the test sets, and fails the test on any other call. Prefer an
+//! in-memory adapter for tests about *state*, because it implements the port's contract. Use a mock
+//! for tests about *a call*: that a call was made, that none was made, or how the caller handles an
+//! answer that an in-memory adapter never gives. For calls that fail, are lost or come late, use
+//! [`faults`](crate::faults) over an adapter that implements the contract.
 //!
 //! # Example
-//! A refused command asks the store for nothing but the history, and a throttled append is not repeated behind the
-//! caller's back: both are about calls, which the state of an in-memory store does not show.
+//! A refused command only reads from the store, and a throttled append is not repeated without the
+//! caller's knowledge. Both are about calls, which the state of an in-memory store does not show.
 //! ```
-//! # use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent, ExecuteError, Repository, id};
+//! # use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent, ExecuteError};
+//! # use foldstream::{Repository, id};
 //! # use foldstream::ports::EventStoreError;
 //! # use foldstream_testkit::mocks::MockEventStore;
 //! # use std::sync::Arc;
@@ -51,7 +53,7 @@
 //! # });
 //! # Ok::<(), std::io::Error>(())
 //! ```
-// What the macro makes: names and lints are its own.
+// For the code that the macro generates.
 #![allow(
     missing_docs,
     clippy::pedantic,
@@ -70,7 +72,7 @@ mock! {
     #[async_trait]
     impl EventStore for EventStore {
         fn capabilities(&self) -> Capabilities;
-        // `incarnation` is left to its default, so that an existing mock needs no expectation for it.
+        // `incarnation` keeps its default, so that a mock needs no expectation for it.
         async fn append(&self, append: &Append) -> Result<AppendOutcome, EventStoreError>;
         async fn append_all(&self, all: &AppendAll) -> Result<AppendOutcome<Vec<StreamHead>>, EventStoreError>;
         fn read<'a>(&'a self, stream: &StreamId, from: ReadFrom, limit: Option<NonZeroU32>) -> BoxStream<'a, Result<Commit, EventStoreError>>;

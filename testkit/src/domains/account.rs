@@ -65,7 +65,7 @@ pub enum AccountCommand {
         /// The amount to take out; 0 is refused.
         amount: u64,
     },
-    /// Closes the account. Closing it again changes nothing and is not refused.
+    /// Closes the account forever. Closing it again changes nothing and is not refused.
     Close,
 }
 
