@@ -1,6 +1,7 @@
 //! Limits of DynamoDB, and the limits that this adapter derives from them.
 //!
-//! DynamoDB's own numbers are in <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html>.
+//! DynamoDB's own numbers are in
+//! <https://docs.aws.amazon.com/amazondynamodb/latest/developerguide/Constraints.html>.
 
 /// The largest event that an append accepts, in bytes as
 /// [`EventData::bytes`](foldstream::ports::EventData::bytes) counts them.
@@ -22,8 +23,8 @@ pub(crate) const MAX_ITEM_BYTES: usize = 390 * 1024;
 pub(crate) const HARD_ITEM_BYTES: usize = 400 * 1024;
 /// The most bytes that one transaction sends, as DynamoDB counts them.
 ///
-/// DynamoDB's limit is 4 MB of items. Its documentation does not say whether a megabyte has 1,000 or
-/// 1,024 kilobytes, so this is the smaller of the two.
+/// DynamoDB's limit is 4 MB of items. Its documentation does not say whether a megabyte has 1,000
+/// or 1,024 kilobytes, so this is the smaller of the two.
 /// (<https://docs.aws.amazon.com/amazondynamodb/latest/APIReference/API_TransactWriteItems.html>)
 pub(crate) const MAX_TRANSACTION_BYTES: usize = 4_000_000;
 /// The most items that one transaction writes or checks (a limit of DynamoDB).

@@ -1,16 +1,17 @@
-//! What a build without the default features can do. Nothing but an error is asked of it here, so this needs no server:
+//! Builds without the default features. They are asked only for errors, so these tests need no
+//! server:
 //!
 //! ```sh
 //! cargo test -p foldstream-dynamodb --no-default-features --test features
 //! cargo test -p foldstream-dynamodb --no-default-features --features tls --test features
 //! ```
 //!
-//! With the default features, only the last test is left.
+//! With the default features, only the last test remains.
 #[cfg(not(feature = "https"))]
 use foldstream_dynamodb::ConfigError;
 use foldstream_dynamodb::{DynamoDb, DynamoDbConfig, DynamoDbError};
 
-/// AWS itself, and a URL of it.
+/// Returns configurations of AWS and of an `https://` URL.
 #[cfg(not(feature = "https"))]
 fn over_tls() -> [DynamoDbConfig; 2] {
     let url = "https://dynamodb.eu-central-1.amazonaws.com";
@@ -62,7 +63,7 @@ async fn with_tls_alone_region_and_credentials_come_from_the_configuration() {
     }
 }
 
-/// The address is of no server: what counts is that the build has a client that speaks TLS to it.
+/// No server has this address. The test only shows that the build has a client that speaks TLS.
 #[cfg(feature = "tls")]
 #[tokio::test]
 async fn with_tls_an_https_endpoint_is_connected_to() {

@@ -1,4 +1,4 @@
-//! The command `foldstream-after-restore`, as an operator calls it.
+//! The command `foldstream-after-restore`, called as an operator would.
 use crate::support::{Server, append_of, given, stream};
 use foldstream::{
     CommitId, StreamHead, SystemIds, Version,
@@ -8,7 +8,7 @@ use foldstream::{
 use foldstream_dynamodb::DynamoDb;
 use std::{process::Command, sync::Arc};
 
-/// Exit status, and what was printed.
+/// Runs the command, and returns its exit status and its output.
 async fn call(endpoint: String, arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_foldstream-after-restore"));
     command
@@ -105,7 +105,8 @@ async fn tables_that_are_missing_are_named() {
     assert!(said.contains("create_tables"), "{said}");
 }
 
-/// A commit in the middle is gone, a part of the last one, or everything before a commit.
+/// The holes are a commit missing in the middle, a part missing from the last commit, and all items
+/// missing before a commit.
 #[tokio::test]
 async fn streams_with_holes_are_listed_and_exported_whole() {
     use crate::support::{delete_raw, event, get_raw};
@@ -165,7 +166,7 @@ async fn streams_with_holes_are_listed_and_exported_whole() {
     assert_eq!(of(&middle), ["1", "2", "5"]);
     assert_eq!(of(&beginning), ["2", "4", "5"]);
     assert_eq!(of(part.stream()), ["1"]);
-    // Every attribute, byte for byte.
+    // The export has every attribute, byte for byte.
     let exported = items
         .iter()
         .find(|i| i["item"]["pk"]["S"] == part.stream().as_str());
@@ -179,7 +180,7 @@ async fn streams_with_holes_are_listed_and_exported_whole() {
         kept["e"].as_s().unwrap()
     );
 
-    // What was exported is never written over.
+    // An existing export is never overwritten.
     let (status, said) = call(endpoint(), &arguments).await;
     assert_eq!(status, Some(1), "{said}");
     assert!(said.contains(path), "{said}");

@@ -1,4 +1,4 @@
-//! Append: which requests it makes, and how lost answers are settled.
+//! Appends: their requests, and the resolution of lost answers.
 use crate::support::{Fate, Server, append_of, chain, event, read_all, stream};
 use foldstream::{
     StreamHead,
@@ -49,7 +49,7 @@ async fn a_conflict_and_a_repeat_cost_no_read() {
     assert_eq!(wire.operations(), ["PutItem"; 3]);
 }
 
-/// An emulator that does not say what stands in the slot.
+/// Some emulators do not return the item in the slot.
 #[tokio::test]
 async fn a_refusal_without_the_old_item_is_settled_by_reading_the_slot() {
     let server = Server::start();
@@ -104,7 +104,7 @@ async fn a_server_error_after_the_write_is_settled_too() {
             _ => Fate::Pass,
         })
         .await;
-    // What the server did before it failed.
+    // The server applied the append before it failed.
     let _ = applied.append(&append).await.unwrap();
     assert_eq!(
         stores.event_store().append(&append).await.unwrap(),
@@ -228,7 +228,7 @@ async fn a_lost_answer_behind_somebody_elses_commit_is_a_conflict() {
     assert_eq!(conflict.actual, Some(theirs.head_after().version()));
 }
 
-/// The id of an idempotent command survives a new decision: another process may have stored other events under it.
+/// Another process may have stored other events under the id of an idempotent command.
 #[tokio::test]
 async fn a_lost_answer_and_other_events_under_my_id_is_a_repeat_of_the_stored_ones() {
     let server = Server::start();
@@ -297,7 +297,7 @@ async fn an_unreachable_server_certainly_applied_nothing_and_is_named() {
     let config = server.config().with_max_attempts(1);
     let stores = server.stores_with(config.clone()).await;
     drop(stores);
-    // A port that was free a moment ago: nobody listens.
+    // The port was free a moment ago, so that nothing listens on it.
     let closed = std::net::TcpListener::bind("127.0.0.1:0")
         .unwrap()
         .local_addr()

@@ -1,4 +1,4 @@
-//! Appends of several streams: one transaction, and what each of its answers means.
+//! Appends to several streams: one transaction, and the outcome of each of its answers.
 use crate::support::{Call, Fate, Server, append_of, chain, event, get_raw, read_all, stream};
 use foldstream::{
     CommitId, StreamHead, Version,
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 type Outcome = AppendOutcome<Vec<StreamHead>>;
 
-/// Two commits on streams of their own.
+/// Returns an append of two commits, on streams of their own.
 fn two() -> AppendAll {
     let one = || append_of(&StreamHead::empty(stream()), 1);
     AppendAll::new(vec![one(), one()])
@@ -39,7 +39,7 @@ fn is_write(call: &Call) -> bool {
     call.operation == "TransactWriteItems"
 }
 
-/// An answer of DynamoDB that cancels a transaction, with one reason for each item.
+/// Returns an answer of DynamoDB that cancels a transaction, with one reason per item.
 fn cancelled(reasons: &[Value]) -> Fate {
     Fate::Answer(
         400,
@@ -79,7 +79,7 @@ async fn several_streams_are_one_transaction_with_checks_of_those_only_read() {
     assert_stored(&server, &all).await;
 }
 
-/// DynamoDB answers a token that it knows without looking at conditions, and refuses it with other content.
+/// DynamoDB answers a known token without looking at conditions, and refuses it with other content.
 #[tokio::test]
 async fn every_request_has_a_token_of_its_own() {
     let server = Server::start();
@@ -87,7 +87,7 @@ async fn every_request_has_a_token_of_its_own() {
     let (store, all) = (stores.event_store(), two());
     assert_eq!(store.append_all(&all).await.unwrap(), appended(&all));
     assert_eq!(store.append_all(&all).await.unwrap(), repeated(&all));
-    // The same ids with other content.
+    // The same ids have other content here.
     let mut other = all.clone();
     other.commits[1].events = vec![event("7")].into();
     assert_eq!(store.append_all(&other).await.unwrap(), repeated(&all));
@@ -119,7 +119,7 @@ async fn my_id_in_a_reason_is_a_repeat_and_anothers_a_conflict() {
     assert_eq!(get_raw(stores.client(), fresh.head.stream(), 1).await, None);
 }
 
-/// A commit that was stored alone does not make a transaction with it a repeat.
+/// A commit that was stored alone does not make a transaction that includes it a repeat.
 #[tokio::test]
 async fn only_some_of_my_ids_in_their_slots_is_a_conflict() {
     let server = Server::start();
@@ -261,7 +261,8 @@ async fn a_lost_transaction_behind_somebody_elses_commit_is_a_conflict() {
     }
 }
 
-/// What one cancellation reason of DynamoDB becomes, in a transaction of two streams and in a split commit.
+/// Returns the error for a cancellation reason of DynamoDB, which is the same for a transaction of
+/// two streams and for a split commit.
 async fn outcome_of(code: &'static str) -> EventStoreError {
     let server = Server::start();
     let (stores, wire) = server
@@ -353,7 +354,8 @@ async fn cancelled_for_a_reason_that_nobody_knows_is_permanent_and_named() {
     assert!(text.contains("SomethingNew happened"), "{text}");
 }
 
-/// Waiting helps only if it helps against every reason; a failed condition is definite whatever else was in the way.
+/// Waiting helps only if it helps against every reason. A failed condition is definite whatever the
+/// other reasons are.
 #[tokio::test]
 async fn of_several_reasons_the_one_that_waiting_does_not_cure_decides() {
     for (codes, expected) in [
@@ -402,7 +404,7 @@ async fn of_several_reasons_the_one_that_waiting_does_not_cure_decides() {
     assert_eq!(conflict.actual, Some(Version::new(1)));
 }
 
-/// Errors of the whole request, as the API's reference lists them.
+/// The errors of the whole request, as the API's reference lists them.
 #[tokio::test]
 async fn every_error_of_the_request_is_typed() {
     for (status, code, expected) in [
@@ -461,7 +463,7 @@ async fn what_a_transaction_does_not_take_is_refused_before_any_call() {
     assert_eq!(max_streams_per_append, 100);
     let small = || append_of(&StreamHead::empty(stream()), 1);
     let streams = |n: usize| AppendAll::new((0..n).map(|_| small()).collect());
-    // Checks count as well.
+    // Checks count as items of the transaction too.
     let checked = streams(99).with_unchanged(vec![small().head, small().head]);
     for all in [streams(101), checked] {
         let error = store.append_all(&all).await.unwrap_err();
@@ -476,7 +478,7 @@ async fn what_a_transaction_does_not_take_is_refused_before_any_call() {
         let head = StreamHead::empty(stream());
         Append::after(head.clone(), CommitId::random(), head.recorded_at(), events)
     };
-    // Each fits, all together do not.
+    // Each commit fits, but all of them together do not.
     let mut all = AppendAll::new((0..13).map(|_| of(&[300_000])).collect());
     all.commits.push(of(&[301_000]));
     let largest = all.commits[13].head.stream().clone();

@@ -1,4 +1,4 @@
-//! Control rows: which requests are made, lost answers, batches, and expiry by the adapter's clock.
+//! Control rows: requests, lost answers, batches, and expiry by the store's clock.
 use crate::support::{Fate, Server};
 use foldstream::{
     Clock as _, IdSource as _, SystemIds,
@@ -73,7 +73,7 @@ async fn what_a_batch_left_unprocessed_is_asked_for_again() {
                 return Fate::Pass;
             }
             let asked = call.body["RequestItems"].clone();
-            // Two are answered, the others are not.
+            // Two keys are answered, the others are not.
             Fate::Change(Box::new(move |answer| {
                 let found = answer["Responses"]["events-control"]
                     .as_array_mut()
@@ -117,7 +117,7 @@ async fn a_batch_that_is_never_processed_is_throttled() {
             Fate::Answer(200, answer.to_string())
         })
         .await;
-    // From here on nothing goes over a real wire.
+    // No request passes over a real connection from here on.
     tokio::time::pause();
     let started = tokio::time::Instant::now();
     let error = stores
@@ -129,7 +129,7 @@ async fn a_batch_that_is_never_processed_is_throttled() {
         matches!(error, ControlStoreError::Throttled { .. }),
         "{error:?}"
     );
-    // For 5 s, with growing pauses.
+    // The retries last for 5 s, with growing pauses.
     assert!(started.elapsed() >= std::time::Duration::from_secs(5));
     let asked = wire.operations().len();
     assert!((6..60).contains(&asked), "{asked}");

@@ -1,4 +1,5 @@
-//! What users see when something is missing, wrong or expired: which kind, and what to do.
+//! The errors that users see if something is missing, wrong or expired: their kind, and their
+//! remedy.
 use crate::support::{Fate, Server, append_of, chain, read, stream};
 use foldstream::{
     StreamHead,
@@ -9,7 +10,8 @@ use foldstream::{
 };
 use foldstream_dynamodb::{ConfigError, DynamoDb, DynamoDbConfig, DynamoDbError};
 
-/// Stores whose every request to the events, snapshots or control row `p` is answered by this error.
+/// Returns stores whose requests to the events, the snapshots or the control row `p` are answered
+/// by this error.
 async fn failing(
     server: &Server,
     status: u16,
@@ -18,7 +20,7 @@ async fn failing(
 ) -> DynamoDb {
     let (stores, _wire) = server
         .stores_over(move |call| {
-            // Connecting reads the format.
+            // Only the row of the format passes, since connecting reads it.
             let format = call.body["Key"]["sk"]["S"] == "format";
             if format {
                 Fate::Pass
@@ -30,7 +32,7 @@ async fn failing(
     stores
 }
 
-/// The kind and text that all three stores answer.
+/// Returns the kinds and texts of the refusals of all three stores.
 async fn refusals(stores: &DynamoDb) -> Vec<(RefusedKind, String)> {
     let stream = stream();
     let mut all = Vec::new();

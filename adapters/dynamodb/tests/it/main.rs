@@ -1,6 +1,6 @@
-//! The adapter against dynoxide, a DynamoDB within the test process: contract suites, the stored format, and the rules
-//! that only show on the wire.
-// The lint lets test functions unwrap, and their helpers in a crate that is all tests not.
+//! The adapter on dynoxide, a DynamoDB within the test process: the contract suites, the stored
+//! format, and the rules that only requests reveal.
+// The lint exempts test functions, but not the helpers of a crate that consists of tests.
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 mod support;

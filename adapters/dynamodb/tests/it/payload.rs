@@ -1,4 +1,4 @@
-//! Sealed payloads and snapshots, through the repository into real rows and back.
+//! Sealed payloads and snapshots, through the repository into real items and back.
 use crate::support::{Server, get_raw};
 use async_trait::async_trait;
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -42,7 +42,7 @@ impl Snapshot for Person {
     const STATE_VERSION: u32 = 1;
 }
 
-/// Seals names and snapshots into bytes that are no text, as long as there is a key.
+/// A vault that seals names and snapshots into bytes that are not text, as long as it has a key.
 #[derive(Debug, Default)]
 struct Vault {
     is_shredded: AtomicBool,
@@ -117,7 +117,7 @@ async fn sealed_payloads_and_snapshots_are_stored_loaded_and_gone_with_their_key
     people.close().await;
     let snapshot = snapshots.load(&stream).await.unwrap().unwrap();
     assert_eq!(snapshot.codec.as_deref(), Some("vault"));
-    // From the snapshot.
+    // The state comes from the snapshot.
     assert_eq!(people.load(&ann).await.unwrap().state(), loaded.state());
 
     vault.is_shredded.store(true, Ordering::SeqCst);

@@ -1,4 +1,4 @@
-//! The publish mode is a property of the tables, changed by name.
+//! The publish mode is a property of the tables, and is changed by its own call.
 use crate::support::{Server, append_of, s, stream};
 use aws_sdk_dynamodb::{primitives::Blob, types::AttributeValue};
 use foldstream::{
@@ -73,7 +73,7 @@ async fn a_process_without_a_mode_takes_that_of_the_tables() {
         create_tables(&config, &TableOptions::default())
             .await
             .unwrap();
-        // Making them again, without a mode, does not change it.
+        // Another call without a mode does not change the mode.
         let stores = server.stores().await;
         assert_eq!(
             lists_what_it_appends(&stores).await,
@@ -97,7 +97,7 @@ async fn a_new_mode_holds_for_every_process_that_connects_from_then_on() {
             if from != to {
                 assert_names_the_mode(&connected.unwrap_err(), to, from);
             }
-            // Also where the tables were made without the index of marks.
+            // The tables may also have been created without the index of marks.
             let stores = server.stores().await;
             assert_eq!(
                 lists_what_it_appends(&stores).await,
@@ -108,7 +108,7 @@ async fn a_new_mode_holds_for_every_process_that_connects_from_then_on() {
     }
 }
 
-/// A build that knows more than this one may have written them, and reads them again.
+/// A later build may have written fields that this build does not know, and reads them again.
 #[tokio::test]
 async fn changing_the_mode_keeps_what_a_later_build_has_written_into_the_row() {
     let server = Server::start();

@@ -1,4 +1,4 @@
-//! Reading: pages, gaps, and that nothing is ever left out.
+//! Reads: pages, gaps, and the rule that no commit is ever left out.
 use crate::support::{
     Call, Fate, Server, delete_raw, event, get_raw, given, n, put_raw, read, read_all, s, stream,
 };
@@ -74,7 +74,8 @@ async fn a_stream_is_read_from_the_table_and_consistently_never_by_an_index() {
     }
 }
 
-/// A stream over 1 MB takes several pages: whoever ignores `LastEvaluatedKey` sees the first one only.
+/// A stream over 1 MB takes several pages. A reader that ignores `LastEvaluatedKey` sees only the
+/// first.
 #[tokio::test]
 async fn last_evaluated_key_is_followed_to_the_tail_and_page_by_page() {
     let server = Server::start();
@@ -98,7 +99,7 @@ async fn last_evaluated_key_is_followed_to_the_tail_and_page_by_page() {
         commits
     );
     assert_eq!(pages_read(), 6);
-    // Lazily: the second page is not asked for before the first is used up.
+    // The read is lazy: the second page is not requested before the first is used up.
     let mut lazily = store.read(&stream, ReadFrom::Newest, None);
     for _ in 0..3 {
         lazily.try_next().await.unwrap().unwrap();
@@ -200,7 +201,7 @@ async fn an_overlap_is_corrupt() {
     }
 }
 
-/// Hides the item at `missing` from the first `times` queries, as a read that a transaction tears may do.
+/// Hides the item at `missing` from the first `times` queries, as a concurrent transaction may.
 fn torn(missing: &'static str, times: usize) -> impl Fn(&Call) -> Fate + Send + Sync {
     move |call| {
         if call.operation != "Query" || call.nth > times {
@@ -223,7 +224,7 @@ async fn a_torn_page_is_read_again() {
             let mut commits = given(&store, &stream, &[2, 1, 1, 1]).await;
             let what = format!("{missing}, torn {times} times");
             assert_eq!(read_all(&store, &stream).await, commits, "{what}");
-            // The key itself is asked for only when queries go on hiding it.
+            // The key itself is requested only if queries continue to hide it.
             let asked = wire.operations().contains(&"GetItem".to_owned());
             assert_eq!(asked, times == 100, "{what}");
 
@@ -254,7 +255,7 @@ async fn below_a_version_nothing_is_left_out_of_a_torn_page() {
     assert_eq!(found, commits[1..]);
 }
 
-/// Answers every query and scan by an empty page first, and then by one item at a time.
+/// Answers every query and scan with an empty page first, and then with one item at a time.
 fn stuttering() -> impl Fn(&Call) -> Fate + Send + Sync {
     let met = Mutex::new(HashSet::new());
     move |call| {
@@ -307,7 +308,7 @@ async fn an_empty_page_is_not_the_end() {
     let from = ReadFrom::NewestAtOrBelow(Version::new(3));
     let found = read(&store, &stream, from).await.unwrap();
     assert_eq!(found, newest_first[1..]);
-    // With a limit of commits, too.
+    // The same holds with a limit of commits.
     let two = NonZeroU32::new(2);
     let found: Vec<_> = store
         .read(&stream, ReadFrom::Newest, two)
@@ -322,7 +323,7 @@ async fn an_empty_page_is_not_the_end_of_scans_and_lists() {
     let server = Server::start();
     let (stores, _wire) = server.stores_over(stuttering()).await;
     let store = stores.event_store();
-    // More streams than shards of a list, so that some share one.
+    // There are more streams than shards of a list, so that some share one.
     let mut all = Vec::new();
     for _ in 0..20 {
         all.extend(given(&store, &stream(), &[1, 1]).await);
@@ -383,14 +384,15 @@ async fn a_lagging_index_only_delays_what_is_listed() {
     };
     assert_eq!(listed().await, []);
     assert_eq!(store.streams("cart", None).await.unwrap().streams, []);
-    // No read of a stream asks an index.
+    // No read of a stream uses an index.
     assert_eq!(read_all(&store, &stream).await, commits);
     lag.store(false, Ordering::SeqCst);
     assert_eq!(listed().await, [commits[0].key()]);
     assert_eq!(store.streams("cart", None).await.unwrap().streams, [stream]);
 }
 
-/// Who reads backwards without a limit stops somewhere, and pays for what was read until then.
+/// A backward reader without a limit may stop at any time, and pays for all that was read until
+/// then.
 #[tokio::test]
 async fn reading_backwards_asks_for_little_first_and_for_more_then() {
     let server = Server::start();
@@ -408,7 +410,7 @@ async fn reading_backwards_asks_for_little_first_and_for_more_then() {
     assert_eq!(limits(), [Some(16)]);
     assert_eq!(lazily.try_collect::<Vec<_>>().await.unwrap().len(), 74);
     assert_eq!(limits(), [Some(16), Some(64), Some(256)]);
-    // A snapshot, or a version from outside: one commit is asked for, and one is read.
+    // A snapshot or a version from outside requests one commit, and one is read.
     let from = ReadFrom::NewestAtOrBelow(Version::new(40));
     let one: Vec<_> = store
         .read(&stream, from, NonZeroU32::new(1))

@@ -25,7 +25,8 @@ async fn make_again(config: &DynamoDbConfig) {
         .await
         .unwrap();
 }
-/// A stream of three commits in a table that was then replaced by an empty one. The process meets the gap by a read.
+/// Returns a store and a head of a stream of three commits, whose table was then replaced by an
+/// empty one. The process notices the gap by a read.
 async fn replaced(server: &Server) -> (DynamoDbEventStore, StreamHead) {
     let stores = server.stores().await;
     let store = stores.event_store();
@@ -71,7 +72,8 @@ async fn a_missing_table_changes_the_incarnation() {
     assert_ne!(store.incarnation(), before);
 }
 
-/// Whatever a process asks first. The other handle stands for the process's other tasks: they share what is known.
+/// The rule holds for whatever a process requests first. The other handle stands for the other
+/// tasks of the process, which share its knowledge.
 #[tokio::test]
 async fn every_call_that_meets_a_missing_table_changes_the_incarnation() {
     let one = NonZeroU32::MIN;
@@ -114,7 +116,8 @@ async fn every_call_that_meets_a_missing_table_changes_the_incarnation() {
 async fn a_head_of_the_old_table_is_refused_once_the_table_was_missing() {
     let server = Server::start();
     let (store, head) = replaced(&server).await;
-    // Every time, and not only the first: others may have states of the old table too.
+    // The number grows each time, not only the first, since others may hold states of the old table
+    // too.
     for _ in 0..2 {
         assert_replaced(&store.append(&append_of(&head, 1)).await.unwrap_err());
         let fresh = || append_of(&StreamHead::empty(stream()), 1);
@@ -124,12 +127,12 @@ async fn a_head_of_the_old_table_is_refused_once_the_table_was_missing() {
         assert_replaced(&store.append_all(&checked).await.unwrap_err());
     }
     assert_eq!(read_all(&store, head.stream()).await, []);
-    // What is read from the new table can be appended on.
+    // The new table accepts appends to the streams that are read from it.
     let commits = given(&store, head.stream(), &[2, 1]).await;
     assert_eq!(read_all(&store, head.stream()).await, commits);
 }
 
-/// A table restored from a backup has the same keys and other commits.
+/// A table that was restored from a backup has the same keys and other commits.
 #[tokio::test]
 async fn a_head_of_another_history_is_refused_once_the_table_was_missing() {
     let server = Server::start();
@@ -143,7 +146,7 @@ async fn a_head_of_another_history_is_refused_once_the_table_was_missing() {
     assert_eq!(outcome, AppendOutcome::Appended(next.head_after()));
 }
 
-/// The table was away for a moment only, and another one is there when the process looks.
+/// The table was missing only for a moment, and another one exists when the process looks.
 #[tokio::test]
 async fn a_table_that_was_replaced_in_between_is_a_typed_error_that_says_so() {
     use crate::support::Fate;
@@ -167,7 +170,7 @@ async fn a_table_that_was_replaced_in_between_is_a_typed_error_that_says_so() {
         "{}",
         chain(&error)
     );
-    // The next read is of the table that is there now.
+    // The next read is of the new table.
     assert_eq!(read_all(&store, &stream()).await, []);
 }
 
@@ -186,13 +189,13 @@ async fn the_same_table_that_was_away_for_a_moment_is_not_replaced() {
     let commits = given(&store, &stream, &[1, 2]).await;
     let error = read_error(&store, &stream).await;
     assert!(is_missing(&error), "{error:?}");
-    // A head that is in the table goes through, now that it is looked for.
+    // A head that is in the table is found, and its append succeeds.
     let append = append_of(&commits[1].head(), 1);
     let outcome = store.append(&append).await.unwrap();
     assert_eq!(outcome, AppendOutcome::Appended(append.head_after()));
 }
 
-/// An outcome that is not known stays so: the first attempt may have reached either table.
+/// An unknown outcome remains unknown, since the first attempt may have reached either table.
 #[tokio::test]
 async fn an_append_that_was_lost_before_the_table_vanished_is_never_certainly_not_applied() {
     use crate::support::Fate;
@@ -212,7 +215,8 @@ async fn an_append_that_was_lost_before_the_table_vanished_is_never_certainly_no
     assert_ne!(store.incarnation(), before);
 }
 
-/// Until a table is known to have been replaced, DynamoDB looks at the slot alone, as the port's contract lets a backend do.
+/// Until a table is known to have been replaced, DynamoDB checks only the slot, as the port's
+/// contract permits.
 #[tokio::test]
 async fn a_head_above_the_tail_is_stored_and_then_every_read_across_the_hole_is_corrupt() {
     let server = Server::start();

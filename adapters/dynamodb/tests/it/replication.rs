@@ -1,4 +1,5 @@
-//! Tables with replicas in other regions: refused where conditions would not hold, limited where there are no transactions.
+//! Tables with replicas in other regions: refused if conditions do not hold there, and limited if
+//! there are no transactions.
 use crate::support::{Call, Fate, Server, append_of, event, stream};
 use foldstream::{
     CommitId, StreamHead,
@@ -6,7 +7,7 @@ use foldstream::{
 };
 use foldstream_dynamodb::{DynamoDb, DynamoDbError, Replication, TableOptions, create_tables};
 
-/// Says of one table that it has replicas, of this consistency.
+/// Reports replicas of this consistency for one table.
 fn replicated(
     table: &'static str,
     consistency: Option<&'static str>,
@@ -130,7 +131,7 @@ async fn strongly_consistent_replicas_are_used_without_transactions() {
     assert!(!wire.operations().contains(&"DescribeTable".to_owned()));
 }
 
-/// Without transactions: the rules of the port for an adapter that appends to one stream.
+/// The contract for an adapter without transactions, whose appends touch one stream.
 mod contract {
     use super::*;
     use foldstream::ports::EventStore;

@@ -1,4 +1,4 @@
-//! Rules of the repository that depend on how DynamoDB stores.
+//! The rules of the repository that depend on the stored form in DynamoDB.
 use crate::support::*;
 use foldstream::{
     Aggregate, Context, Decide, Decision, DomainEvent, ExpectedVersion, Repository, StreamId,
@@ -57,7 +57,7 @@ async fn a_process_that_was_idle_while_its_table_was_restored_leaves_no_hole() {
     for _ in 0..5 {
         live.execute(&id, Count).await.unwrap();
     }
-    // The backup is of two commits ago.
+    // The backup is two commits old.
     let stream = StreamId::new("cart", "a").unwrap();
     for version in [4, 5] {
         delete_raw(stores.client(), &stream, version).await;

@@ -1,4 +1,5 @@
-//! The number of requests of one call, the time limit of each, and requests that were certainly never sent.
+//! The number of requests of a call, the time limit of each, and requests that were certainly never
+//! sent.
 use crate::support::{Call, Fate, Server, Wire, append_of, chain, event, stream};
 use aws_sdk_dynamodb::{
     Client,
@@ -41,7 +42,7 @@ fn row() -> Row {
     Row::new(RowKey::new("p", "s"), b"v".to_vec(), Revision::from_u128(1))
 }
 
-/// Every call of every port; the error is not looked at.
+/// Calls every operation of every port, and ignores the errors.
 async fn call_each(stores: &DynamoDb) -> Vec<&'static str> {
     let (events, snapshots) = (stores.event_store(), stores.snapshot_store());
     let control = stores.control_store();
@@ -78,7 +79,7 @@ async fn call_each(stores: &DynamoDb) -> Vec<&'static str> {
         .collect()
 }
 
-/// The SDK's own retries would multiply with ours: 4 and 3 are 12 requests of 5 s each.
+/// The SDK's own retries would multiply with those of the adapter: 4 times 3 requests of 5 s each.
 #[tokio::test]
 async fn no_call_sends_the_same_request_more_often_than_configured() {
     let table = |call: &Call| call.body.to_string().contains("events-control");
@@ -91,17 +92,18 @@ async fn no_call_sends_the_same_request_more_often_than_configured() {
             .entry((call.operation.clone(), table(&call)))
             .or_default() += 1;
     }
-    // Two calls of each port share PutItem and GetItem.
+    // Two calls of each port share `PutItem` and `GetItem`.
     for ((operation, is_control), sent) in &counts {
         let most = match (operation.as_str(), is_control) {
-            // An append (1) and the snapshot of a save (4).
+            // An append (1), and the snapshot of a save (4).
             ("PutItem", false) => 5,
-            // Both appends look into their slots (4 each), and a snapshot is loaded (4).
+            // Both appends read their slots (4 each), and a snapshot is loaded (4).
             ("GetItem", false) => 12,
-            // Callers settle a put of a control row by the same put: four for a mark, not eight.
+            // Callers resolve a put of a control row by the same put: four requests for an offset,
+            // not eight.
             ("PutItem", true) => 2,
             ("TransactWriteItems", _) => 1,
-            // `read` and `streams`.
+            // The calls `read` and `streams`.
             ("Query", false) => 8,
             _ => 4,
         };
@@ -129,11 +131,11 @@ async fn retries_of_the_callers_client_do_not_multiply_with_ours() {
         .operations()
         .into_iter()
         .filter(|name| name == "GetItem");
-    // One more: the row meta/format, on each connect.
+    // Each connect reads the row `meta/format` in addition.
     assert_eq!(sent.count(), 2 + 4);
 }
 
-/// A server that takes connections and never answers.
+/// Starts a server that accepts connections and never answers.
 async fn silent() -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -182,7 +184,8 @@ async fn a_time_limit_of_the_callers_client_is_kept() {
     ended.expect("an end in bounded time").unwrap_err();
 }
 
-/// The target of requests: to the server at first, then to where they certainly do not arrive, then perhaps back.
+/// The target of requests: first the server, then an address that certainly receives nothing, then
+/// perhaps the server again.
 #[derive(Clone, Debug)]
 struct Route {
     to: Arc<Mutex<String>>,
@@ -212,7 +215,7 @@ async fn routed(server: &Server) -> (DynamoDb, Route) {
     let stores = DynamoDb::with_client(client(builder), server.config()).await;
     (stores.unwrap(), route)
 }
-/// A name that does not resolve, and a port where nobody listens.
+/// Returns a name that does not resolve, and a port on which nothing listens.
 fn nowhere() -> [String; 2] {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let closed = closed.local_addr().unwrap();
@@ -254,14 +257,15 @@ async fn what_was_never_sent_was_certainly_not_applied() {
     }
 }
 
-/// A host that takes no connection: the time for connecting ends before the time for the answer, whoever set either.
+/// A host that accepts no connection: the time for connecting ends before the time for the answer,
+/// whoever set either.
 #[tokio::test]
 async fn a_connection_that_is_not_made_in_time_carried_nothing() {
     use aws_sdk_dynamodb::config::timeout::TimeoutConfig;
     let server = Server::start();
     server.stores().await;
     let endpoint = server.config().endpoint.unwrap();
-    // A full backlog: the system completes no more handshakes.
+    // With a full backlog the system completes no more handshakes.
     let full = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = full.local_addr().unwrap();
     let mut waiting = Vec::new();
@@ -319,7 +323,7 @@ async fn a_connection_that_is_not_made_in_time_carried_nothing() {
     }
 }
 
-/// Once one request may have arrived, what is certain of a later one says nothing about it.
+/// If one request may have arrived, certainty about a later request says nothing about it.
 #[tokio::test]
 async fn a_lost_request_stays_open_though_the_next_was_never_sent() {
     let server = Server::start();
@@ -334,7 +338,7 @@ async fn a_lost_request_stays_open_though_the_next_was_never_sent() {
         .unwrap();
     route.lead(silent().await);
     let switch = async {
-        // The put waits for its answer; what follows it cannot be sent.
+        // The put waits for its answer, and no later request can be sent.
         while route.asked.load(Ordering::SeqCst) == 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -347,7 +351,7 @@ async fn a_lost_request_stays_open_though_the_next_was_never_sent() {
     assert!(!error.is_certainly_not_applied(), "{}", chain(&error));
 }
 
-/// Of a split commit too, whose slot is then read in vain or not at all.
+/// The rule also holds for a split commit, whose slot is then read without result or not at all.
 #[tokio::test]
 async fn a_lost_answer_of_a_split_commit_is_never_certainly_not_applied() {
     for (read, code) in [

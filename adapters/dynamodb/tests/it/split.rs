@@ -19,7 +19,7 @@ use std::num::NonZeroU32;
 const ITEM: usize = 390 * 1024;
 const TRANSACTION: usize = 3_900 * 1024;
 
-/// A JSON string of so many bytes in all.
+/// Returns an event whose payload is a JSON string of this size in bytes.
 fn of_bytes(bytes: usize) -> EventData {
     event(format!("\"{}\"", "x".repeat(bytes - 2)))
 }
@@ -27,7 +27,7 @@ fn append(head: &StreamHead, sizes: &[usize]) -> Append {
     let events: Vec<_> = sizes.iter().map(|bytes| of_bytes(*bytes)).collect();
     Append::after(head.clone(), CommitId::random(), head.recorded_at(), events)
 }
-/// Three parts: two events, one, two.
+/// Returns a commit of three parts, which have two events, one and two.
 fn split(head: &StreamHead) -> Append {
     append(head, &[100_000, 200_000, 350_000, 150_000, 240_000])
 }
@@ -139,7 +139,8 @@ async fn a_limit_counts_commits_not_parts() {
             .unwrap();
         assert_eq!(found, [expected.to_commit()]);
     }
-    // One part, and then the others at once; the last two look for the commit first, or skip one.
+    // One part is read first, and then the others at once. The last two reads search for the commit
+    // first, or skip one.
     let queries = wire.calls().into_iter().filter(|c| c.operation == "Query");
     let limits: Vec<_> = queries.map(|c| c.body["Limit"].as_u64().unwrap()).collect();
     assert_eq!(limits, [1, 2, 1, 2, 1, 2, 1, 2, 1, 2, 2, 2]);
@@ -160,7 +161,7 @@ async fn a_split_commit_is_unpublished_once_and_cleared_by_its_key() {
     };
     let key = append.to_commit().key();
     assert_eq!(list().await, std::slice::from_ref(&key));
-    // A part is no commit.
+    // A part is not a commit.
     let part = CommitKey::new(key.stream.clone(), Version::new(3));
     store.clear_unpublished(&[part]).await.unwrap();
     assert_eq!(list().await, std::slice::from_ref(&key));
@@ -194,7 +195,7 @@ async fn a_split_commit_sent_again_is_a_repeat_with_the_stored_events() {
     let _ = store.append(&append).await.unwrap();
     let repeated = AppendOutcome::Repeated(vec![append.to_commit()]);
     assert_eq!(store.append(&append).await.unwrap(), repeated);
-    // A command that was decided twice: the same id, whatever the size of its events now.
+    // A command that was decided twice has the same id, whatever the size of its events is now.
     for sizes in [vec![10], vec![350_000, 350_000]] {
         let mut again = self::append(&append.head, &sizes);
         again.commit_id = append.commit_id;
@@ -236,7 +237,7 @@ async fn a_lost_answer_to_a_split_commit_is_settled() {
     }
 }
 
-/// A read that a transaction tears: a part is hidden from the first queries.
+/// A transaction is written during the read, which hides a part from the first queries.
 #[tokio::test]
 async fn a_torn_split_commit_is_read_whole_by_every_reader() {
     for hidden in ["2", "4", "5"] {
@@ -256,7 +257,7 @@ async fn a_torn_split_commit_is_read_whole_by_every_reader() {
             let before = append_of(&empty(), 1);
             let stream: &StreamId = before.head.stream();
             let _ = store.append(&before).await.unwrap();
-            // Small parts, which are quicker to read than real ones: at 2, 4 and 5.
+            // Small parts at the versions 2, 4 and 5, which are quicker to read than real ones.
             for part in stored_form::parts(CommitId::random(), stream, 2) {
                 put_raw(stores.client(), part).await;
             }
@@ -313,7 +314,7 @@ async fn an_event_that_just_fits_an_item_is_taken() {
     let store = server.stores().await.event_store();
     let head = empty();
     let (bytes, _) = too_large(&store.append(&append(&head, &[ITEM])).await.unwrap_err());
-    // On the same stream: the digits of another one's shards may be fewer.
+    // The same stream is used, since the shard of another one may have fewer digits.
     let largest = ITEM - (bytes - ITEM);
     let one_more = store.append(&append(&head, &[largest + 1])).await;
     assert_eq!(too_large(&one_more.unwrap_err()), (ITEM + 1, ITEM));
@@ -322,7 +323,7 @@ async fn an_event_that_just_fits_an_item_is_taken() {
     assert_eq!(outcome, AppendOutcome::Appended(largest.head_after()));
 }
 
-/// Each part decides by itself whether its events are JSON text or CBOR.
+/// Each part has JSON text or CBOR, whatever the other parts have.
 #[tokio::test]
 async fn parts_keep_payloads_and_codecs_as_they_were_given() {
     let store = Server::start().stores().await.event_store();

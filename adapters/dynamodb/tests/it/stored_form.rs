@@ -1,4 +1,5 @@
-//! The rows as they are in the tables. Their form is final, so these tests never change, they only grow.
+//! The stored items as they are in the tables. Their form is final: these tests grow, but never
+//! change.
 use crate::support::{Item, Server, event, get_raw, n, put_raw, read, read_all, s, stream};
 use aws_sdk_dynamodb::{
     primitives::Blob,
@@ -32,7 +33,7 @@ fn item<const N: usize>(attributes: [(&str, AttributeValue); N]) -> Item {
 fn binary(bytes: impl Into<Vec<u8>>) -> AttributeValue {
     AttributeValue::B(Blob::new(bytes))
 }
-/// A commit id and the time of recording.
+/// Encodes a commit id and the time of recording.
 fn stamp(id: CommitId) -> AttributeValue {
     let (id, at) = (id.as_u128().to_be_bytes(), NOW.as_micros().to_be_bytes());
     binary([&id[..], &at].concat())
@@ -208,7 +209,8 @@ async fn what_format_1_does_not_have_is_corrupt_and_never_guessed() {
     }
 }
 
-/// What an item costs decides what a command costs. `mk` and `ls` are there where they belong, under a stream id of a UUID.
+/// The cost of an item is the cost of a command. The item has `mk` and `ls`, and its stream id is a
+/// UUID.
 #[tokio::test]
 async fn ten_events_of_80_bytes_are_one_write_unit() {
     let uuid = CommitId::random().to_string();
@@ -229,7 +231,7 @@ async fn ten_events_of_80_bytes_are_one_write_unit() {
             let _ = stores.event_store().append(append).await.unwrap();
         }
         let stored = get_raw(stores.client(), &stream, 2).await.unwrap();
-        // Written over itself: no index changes.
+        // The item replaces itself, so no index changes.
         let put = stores.client().put_item().table_name("events");
         let put = put
             .set_item(Some(stored))
@@ -319,7 +321,7 @@ async fn a_control_row_is_one_item_and_so_is_the_format() {
     assert_eq!(format, Some(expected));
 }
 
-/// The three parts of a split commit of five events, the first of them at version `at`.
+/// Returns the three parts of a split commit of five events. The first part starts at version `at`.
 pub(crate) fn parts(id: CommitId, stream: &StreamId, at: u64) -> [Item; 3] {
     let part = |p: u64, first: u64, last: u64, e: &str| {
         let mut part = item([
@@ -386,7 +388,8 @@ async fn a_split_commit_is_assembled_in_every_direction() {
         let found = read(&store, &stream, from).await.unwrap();
         assert_eq!(found, backwards[skipped..], "{version}");
     }
-    // Where it starts, a repeat is recognised; its parts are one commit, and one tail, of a scan.
+    // A repeat is recognized at the first version. The parts are one commit of a scan, and one
+    // tail.
     let again = Append::after(before.head(), id, NOW, vec![event("0")]);
     let outcome = store.append(&again).await.unwrap();
     assert_eq!(outcome, AppendOutcome::Repeated(vec![split.clone()]));

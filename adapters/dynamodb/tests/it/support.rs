@@ -1,4 +1,4 @@
-//! A DynamoDB of one test, and a wire that can be cut.
+//! A DynamoDB for one test, and an HTTP client that can lose requests and answers.
 use aws_sdk_dynamodb::{
     Client,
     config::{
@@ -31,7 +31,8 @@ use std::{
     },
 };
 
-/// An empty database and its server, which runs until the process ends: stores outlive the value that made them.
+/// An empty database and its server. The server runs until the process ends, since stores outlive
+/// this value.
 pub(crate) struct Server {
     endpoint: String,
 }
@@ -47,7 +48,7 @@ impl Server {
     pub(crate) fn config(&self) -> DynamoDbConfig {
         DynamoDbConfig::default().with_endpoint(&self.endpoint)
     }
-    /// With tables.
+    /// Creates the tables, and returns the stores.
     pub(crate) async fn stores(&self) -> DynamoDb {
         self.stores_with(self.config()).await
     }
@@ -57,7 +58,7 @@ impl Server {
             .unwrap();
         DynamoDb::connect(config).await.unwrap()
     }
-    /// With tables, over a wire that does to each request what `fate` says.
+    /// Creates the tables, and returns stores whose requests meet the fates that `fate` decides.
     pub(crate) async fn stores_over(
         &self,
         fate: impl Fn(&Call) -> Fate + Send + Sync + 'static,
@@ -74,14 +75,14 @@ impl Server {
         wire.calls.lock().unwrap().clear();
         (stores, wire)
     }
-    /// A client whose requests meet what `fate` says.
+    /// Returns a client whose requests meet the fates that `fate` decides.
     pub(crate) fn client_over(
         &self,
         fate: impl Fn(&Call) -> Fate + Send + Sync + 'static,
     ) -> Client {
         Wire::new(fate).client(&self.endpoint)
     }
-    /// Connecting to the tables that are there, over a wire that does to each request what `fate` says.
+    /// Connects to existing tables by a client whose requests meet the fates that `fate` decides.
     pub(crate) async fn connect_over(
         &self,
         config: DynamoDbConfig,
@@ -93,20 +94,20 @@ impl Server {
     }
 }
 
-/// What becomes of a request.
+/// The fate of a request.
 pub(crate) enum Fate {
     Pass,
-    /// It is carried out, and its answer is lost.
+    /// The server carries the request out, and its answer is lost.
     LoseAnswer,
-    /// It never arrives, and nobody knows.
+    /// The request is lost, and the client does not learn it.
     LoseRequest,
-    /// It is not carried out but answered so.
+    /// The server does not see the request, which gets this answer.
     Answer(u16, String),
-    /// It is carried out, and its answer is changed.
+    /// The server carries the request out, and its answer is changed.
     Change(Box<dyn FnOnce(&mut serde_json::Value) + Send>),
 }
 impl Fate {
-    /// An error as DynamoDB words it.
+    /// Returns an error in the form of DynamoDB.
     pub(crate) fn error(status: u16, code: &str, message: &str) -> Self {
         let kind = format!("com.amazonaws.dynamodb.v20120810#{code}");
         let body = serde_json::json!({ "__type": kind, "message": message });
@@ -114,24 +115,24 @@ impl Fate {
     }
 }
 
-/// A request as it went over the wire.
+/// A request that the client has sent.
 #[derive(Clone, Debug)]
 pub(crate) struct Call {
     pub(crate) operation: String,
     pub(crate) body: serde_json::Value,
-    /// How many requests of this operation there were, this one included.
+    /// The number of requests of this operation so far, including this one.
     pub(crate) nth: usize,
 }
 
 type Decide = dyn Fn(&Call) -> Fate + Send + Sync;
 
-/// An HTTP client that tells what it sends, and may lose it.
+/// An HTTP client that records its requests, and may lose them.
 #[derive(Clone)]
 pub(crate) struct Wire {
     http: SharedHttpClient,
     fate: Arc<Mutex<Arc<Decide>>>,
     calls: Arc<Mutex<Vec<Call>>>,
-    /// Whether requests meet their fate; else all pass.
+    /// True if requests meet their fates. Otherwise all of them pass.
     cut: Arc<AtomicBool>,
 }
 
@@ -144,7 +145,7 @@ impl Wire {
             cut: Arc::new(AtomicBool::new(true)),
         }
     }
-    /// From now on, requests meet another fate.
+    /// Decides the fates of later requests in another way.
     pub(crate) fn decide(&self, fate: impl Fn(&Call) -> Fate + Send + Sync + 'static) {
         *self.fate.lock().unwrap() = Arc::new(fate);
     }
@@ -241,14 +242,14 @@ impl HttpConnector for Connector {
     }
 }
 
-/// A stream that nobody else uses.
+/// Returns a stream of which there are no other users.
 pub(crate) fn stream() -> StreamId {
     StreamId::new("cart", &CommitId::random()).unwrap()
 }
 pub(crate) fn event(payload: impl Into<String>) -> EventData {
     EventData::new("ItemAdded", 1, payload.into())
 }
-/// So many events behind a head.
+/// Returns an append of this number of events after a head.
 pub(crate) fn append_of(head: &StreamHead, events: usize) -> Append {
     let events: Vec<_> = (0..events)
         .map(|n| event(format!("{{\"n\":{n}}}")))
@@ -256,7 +257,7 @@ pub(crate) fn append_of(head: &StreamHead, events: usize) -> Append {
     let now = Timestamp::from_micros(1_767_225_600_000_001);
     Append::after(head.clone(), CommitId::random(), now, events)
 }
-/// Commits of these lengths, stored.
+/// Stores commits of these lengths, and returns them.
 pub(crate) async fn given(
     store: &impl EventStore,
     stream: &StreamId,
@@ -284,7 +285,7 @@ pub(crate) async fn read_all(store: &impl EventStore, stream: &StreamId) -> Vec<
     read(store, stream, start).await.unwrap()
 }
 
-/// A stored item as DynamoDB has it.
+/// The attributes of an item as DynamoDB stores them.
 pub(crate) type Item = HashMap<String, AttributeValue>;
 
 pub(crate) fn s(text: impl Into<String>) -> AttributeValue {
@@ -321,7 +322,7 @@ pub(crate) async fn delete_raw(client: &Client, stream: &StreamId, first: u64) {
         .await
         .unwrap();
 }
-/// One error and all its causes.
+/// Returns the texts of an error and of all its causes.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let all = std::iter::successors(Some(error), |e| e.source());
     all.map(ToString::to_string).collect::<Vec<_>>().join(": ")

@@ -1,4 +1,4 @@
-//! Making tables: idempotent, complete, and checked.
+//! The creation of tables: idempotent, complete, and checked.
 use crate::support::{Call, Fate, Server};
 use aws_sdk_dynamodb::types::{
     AttributeDefinition, BillingMode as Billing, KeySchemaElement, KeyType, ScalarAttributeType,
@@ -68,7 +68,7 @@ async fn an_index_that_the_mode_needs_must_be_there() {
     }
 }
 
-/// Sets the attribute by which DynamoDB deletes items of a table, `None`: by none.
+/// Sets the attribute by which DynamoDB deletes items of a table.
 async fn expire(stores: &DynamoDb, table: &str, attribute: &str, enabled: bool) {
     use aws_sdk_dynamodb::types::TimeToLiveSpecification;
     let by = TimeToLiveSpecification::builder()
@@ -98,7 +98,7 @@ async fn control_rows_that_expire_by_another_attribute_are_refused() {
     for part in ["events-control", "attribute ttl", "not by x", "disable"] {
         assert!(text.contains(part), "{text}");
     }
-    // Done as it says.
+    // The table is changed as the error advises.
     expire(&stores, "events-control", "ttl", false).await;
     server.stores().await;
 }
@@ -124,7 +124,7 @@ async fn events_and_snapshots_must_never_expire() {
     server.stores().await;
 }
 
-/// Made by other means, under the name of the events table.
+/// Creates the events table by other means.
 async fn made_by_hand(
     stores: &DynamoDb,
     table: &str,
@@ -185,7 +185,7 @@ async fn connect_checks_keys_indexes_and_stream_of_tables_that_it_describes() {
         let server = Server::start();
         let stores = server.stores().await;
         made_by_hand(&stores, "events", sort, &indexes).await;
-        // Nothing is asked, so nothing is checked.
+        // Without a request for the table nothing is checked.
         let unasked = server.config().with_replication(Replication::None);
         DynamoDb::connect(unasked).await.unwrap();
         let error = DynamoDb::connect(server.config()).await.unwrap_err();
@@ -234,7 +234,7 @@ fn assert_mismatch(error: &DynamoDbError, table: &str, said: &str) {
     );
 }
 
-/// Each says which call to repeat: the other one would not do what was asked for.
+/// Each error names the call to repeat, since the other call would not do the same.
 #[tokio::test(start_paused = true)]
 async fn a_table_that_does_not_become_active_is_an_error_that_names_the_call_to_repeat() {
     let server = Server::start();
@@ -358,7 +358,7 @@ async fn tables_without_the_format_row_are_refused_until_they_are_completed() {
 #[tokio::test]
 async fn a_table_of_somebody_else_is_refused_by_name() {
     let server = Server::start();
-    // Where the events table shall be stands another one.
+    // Another table has the name of the events table.
     let stores = server
         .stores_with(server.config().with_prefix("other-"))
         .await;

@@ -1,4 +1,4 @@
-//! A configuration that cannot work is refused before anything is connected.
+//! A configuration that cannot work is refused before any connection.
 use foldstream_kafka::{KafkaConfig, KafkaConfigError, KafkaMessageBus};
 
 #[test]

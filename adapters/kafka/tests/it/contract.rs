@@ -1,4 +1,5 @@
-//! The contract of `MessageBus`, rule by rule. The mock cluster has no administration: neither `trim` nor `delete_group`.
+//! The contract of `MessageBus`, rule by rule. The mock cluster has no administration, and so
+//! neither `trim` nor `delete_group`.
 use crate::mock::Mock;
 use foldstream::ports::MessageBus;
 use foldstream_kafka::KafkaMessageBus;

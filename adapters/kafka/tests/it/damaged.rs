@@ -10,8 +10,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// librdkafka tells that a record does not fit its checksum, and goes on after it. The next records must not be delivered
-/// before it has come whole.
+/// librdkafka reports that a record does not match its checksum, and continues after it. The next
+/// records must not be delivered before that record has arrived intact.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_record_is_an_error_and_comes_whole_in_its_order() {
     let mock = Mock::new();

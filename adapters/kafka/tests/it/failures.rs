@@ -1,4 +1,4 @@
-//! What becomes of a bus whose brokers fail.
+//! The bus during and after failures of its brokers.
 use crate::mock::{
     Mock, done, fresh, from_start, message, next_assigned, next_delivery, next_result, publish,
     value,
@@ -65,7 +65,8 @@ async fn a_publish_while_the_broker_is_down_is_unavailable_and_succeeds_once_it_
     published_in_time(&bus, &topic, "after").await;
 }
 
-/// Publishes, however often its short timeout passes on a busy machine while the broker is up.
+/// Publishes a record, again if its short timeout ends on a busy machine while the broker is
+/// available.
 async fn published_in_time(bus: &KafkaMessageBus, topic: &Arc<str>, value: &str) {
     let deadline = Instant::now() + 60 * SECOND;
     while let Err(error) = bus.publish(&message(topic, "k", value)).await {
@@ -117,7 +118,7 @@ async fn a_refused_record_says_what_must_change() {
             matches!(error, MessageBusError::Refused { kind, .. } if kind == expected),
             "{answer:?}: {error:?}"
         );
-        // The bus itself is well.
+        // The bus itself still works.
         bus.publish(&message(&topic, "k", "2")).await.unwrap();
     }
 }
@@ -153,7 +154,8 @@ async fn a_fatal_error_of_the_producer_is_unavailable_and_the_next_publish_succe
     });
     let error = bus.publish(&message(&topic, "k", "1")).await.unwrap_err();
     assert!(error.is_transient(), "{error:?}");
-    // A client with a fatal error refuses every further record: what succeeds is a new one.
+    // A client with a fatal error refuses every further record, so another client has published
+    // this one.
     bus.publish(&message(&topic, "k", "1")).await.unwrap();
     bus.publish(&message(&topic, "k", "2")).await.unwrap();
     let consumer = bus.subscribe(from_start(&group, &topic, 1)).await.unwrap();
@@ -269,7 +271,7 @@ async fn a_member_that_the_group_has_forgotten_hears_that_it_lost_its_partitions
         matches!(error, MessageBusError::StaleAssignment { .. }),
         "{error:?}"
     );
-    // It joins again by itself, under a later epoch.
+    // The member joins again by itself, under a higher epoch.
     let after = next_assigned(&consumer).await[0].epoch;
     assert!(after > before);
     assert_eq!(value(&next_delivery(&consumer).await), "0");
@@ -314,7 +316,7 @@ async fn brokers_without_administration_are_unsupported() {
         );
     };
     refused(bus.delete_group(&fresh("group")).await);
-    // What the brokers do not say is left open, and what they say is told.
+    // Values that the brokers do not reveal are left open, and the others are returned.
     let description = bus.describe_topic(&topic).await.unwrap();
     assert_eq!(description.partitions, 2);
     assert_eq!(

@@ -1,4 +1,5 @@
-//! Groups: who reads what, from where, and what a commit stands for.
+//! Consumer groups: the assignment of partitions, their starts, and the meaning of an offset
+//! commit.
 use crate::mock::{
     Mock, done, fresh, from_start, message, next, next_assigned, next_delivery, publish, quiet,
     value,
@@ -125,7 +126,7 @@ async fn subscribing_to_a_missing_topic_is_refused() {
 async fn a_paused_partition_delivers_nothing_and_goes_on_without_a_gap() {
     let mock = Mock::new();
     let (bus, topic, group) = (mock.bus(), mock.topic(2), fresh("group"));
-    // One key of each partition.
+    // One key for each partition.
     let key_of = |partition| {
         (0..)
             .map(|n| format!("k{n}"))
@@ -137,7 +138,7 @@ async fn a_paused_partition_delivers_nothing_and_goes_on_without_a_gap() {
     let consumer = bus.subscribe(from_start(&group, &topic, 2)).await.unwrap();
     next_assigned(&consumer).await;
     assert_eq!(value(&next_delivery(&consumer).await), "0");
-    // The rest is read ahead by now or soon: none of it may come.
+    // Other records are read ahead by now or soon, and none of them may be delivered.
     consumer.pause(std::slice::from_ref(&paused)).await.unwrap();
     publish(&bus, &topic, &one, 5).await;
     for expected in ["0", "1", "2", "3", "4"] {
@@ -199,14 +200,15 @@ async fn a_dropped_consumer_gives_its_partitions_to_the_next_without_its_commits
     next_assigned(&first).await;
     next_delivery(&first).await;
     drop(first);
-    // Far below the session timeout of 45 s: it has left, and did not just vanish.
+    // The wait is far below the session timeout of 45 s, so the member left the group instead of
+    // vanishing.
     let second = bus.subscribe(from_start(&group, &topic, 1)).await.unwrap();
     next_assigned(&second).await;
     assert_eq!(value(&next_delivery(&second).await), "0");
 }
 
-/// Two members of a group on a topic of two partitions, after the second has joined: what the first was asked to
-/// give up is still in its hands.
+/// Two members of a group on a topic of two partitions, after the second has joined. The first
+/// member still holds the partitions that it was asked to give up.
 struct Handover {
     mock: Mock,
     bus: KafkaMessageBus,
@@ -282,7 +284,7 @@ async fn a_revoked_partition_waits_for_its_reader_whose_commit_still_counts() {
         (taken.next, taken.from),
         (Offset::new(1), StartedFrom::Committed)
     );
-    // And not one commit later.
+    // Not a single commit is accepted after that.
     let error = h.first.commit(&[mark]).await.unwrap_err();
     assert!(matches!(error, MessageBusError::StaleAssignment { partition } if partition == given));
 }
@@ -301,7 +303,7 @@ async fn a_revocation_that_is_not_released_ends_with_its_grace() {
     drop(h.revocation);
 }
 
-/// A broker that answers late, or with what may be an outage, must not keep the group waiting.
+/// A broker that answers late, or with a possible outage, must not keep the group waiting.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_during_a_revocation_waits_no_longer_than_the_grace() {
     let h = Handover::new(2 * SECOND).await;
@@ -313,7 +315,7 @@ async fn a_commit_during_a_revocation_waits_no_longer_than_the_grace() {
     let waited = started.elapsed();
     assert!(waited < 3 * SECOND, "{waited:?}: {error:?}");
     drop(h.revocation);
-    // The attempt itself goes on, and the test ends only after it.
+    // The attempt itself continues, and the test ends only after it.
     h.mock
         .order(|cluster| cluster.broker_round_trip_time(-1, SECOND / 50).unwrap());
 }
@@ -345,7 +347,7 @@ async fn a_commit_with_one_stale_mark_stores_nothing() {
     }
     let all = h.bus.committed(&h.group, &h.topic).await.unwrap();
     assert!(all.iter().all(|(_, offset)| offset.is_none()), "{all:?}");
-    // The one that is kept goes on being committed.
+    // The partition that is kept can still be committed.
     h.first.commit(&[good]).await.unwrap();
 }
 
@@ -412,7 +414,8 @@ async fn a_slow_reader_reads_ahead_within_bounds_and_keeps_its_membership() {
     let consumer = bus.subscribe(from_start(&group, &topic, 1)).await.unwrap();
     next_assigned(&consumer).await;
     let first = next_delivery(&consumer).await;
-    // Longer than both the session and the poll interval: a member that is not polled would be expelled here.
+    // The pause is longer than the session and the poll interval. A member that is not polled would
+    // be expelled.
     tokio::time::sleep(6 * SECOND).await;
     consumer.commit(&[done(&first)]).await.unwrap();
     for expected in 1..500 {
@@ -429,7 +432,7 @@ async fn a_dropped_next_loses_nothing() {
     next_assigned(&consumer).await;
     let mut expected = 0;
     while expected < 200 {
-        // Cut off at ever other instants.
+        // The future is dropped after a different time in each round.
         let patience = Duration::from_micros(expected % 7 * 50);
         if let Ok(event) = tokio::time::timeout(patience, consumer.next()).await {
             let ConsumerEvent::Delivery(delivery) = event.unwrap() else {
@@ -441,7 +444,7 @@ async fn a_dropped_next_loses_nothing() {
     }
 }
 
-/// librdkafka takes an empty id for none, and waits for ever with one that is too long.
+/// librdkafka treats an empty id as none, and waits forever with an id that is too long.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_id_that_kafka_cannot_keep_is_invalid_at_once() {
     let mock = Mock::new();

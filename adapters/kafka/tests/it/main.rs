@@ -1,5 +1,5 @@
 //! The adapter on librdkafka's own mock cluster: Kafka's wire protocol without a server.
-// The lint lets test functions unwrap, and their helpers in a crate that is all tests not.
+// The lint exempts test functions, but not the helpers of a crate that consists of tests.
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 mod config;

@@ -1,4 +1,4 @@
-//! A mock cluster for one test, and what tests ask of a bus again and again.
+//! A mock cluster for one test, and helpers for the calls that tests repeat.
 use foldstream::{
     Timestamp,
     ports::{
@@ -17,10 +17,10 @@ use std::{sync::Arc, sync::mpsc, time::Duration};
 type Cluster = MockCluster<'static, DefaultProducerContext>;
 type Order = Box<dyn FnOnce(&Cluster) + Send>;
 
-/// How long an answer takes.
+/// The time that an answer takes.
 const ROUND_TRIP: Duration = Duration::from_millis(20);
 
-/// A mock cluster. It lives on a thread of its own, since it may not be sent between threads.
+/// A mock cluster, on a thread of its own, since it cannot be sent between threads.
 #[derive(Debug)]
 pub(crate) struct Mock {
     orders: mpsc::Sender<Order>,
@@ -37,8 +37,9 @@ impl Mock {
         let (ready, brokers) = mpsc::channel();
         std::thread::spawn(move || {
             let cluster = MockCluster::new(count).unwrap();
-            // The mock takes a group as settled once its leader has answered, and refuses members that answer later.
-            // The leader asks for metadata first, so a slow wire lets the others come first, as they do on a real one.
+            // The mock considers a group complete once its leader has answered, and refuses members
+            // that answer later. The leader asks for metadata first. On a slow connection the
+            // others therefore come first, as they do on a real cluster.
             cluster.broker_round_trip_time(-1, ROUND_TRIP).unwrap();
             ready.send(cluster.bootstrap_servers()).unwrap();
             for order in received {
@@ -51,7 +52,7 @@ impl Mock {
         }
     }
 
-    /// Does something to the cluster.
+    /// Runs an operation on the cluster.
     pub(crate) fn order<T: Send + 'static>(
         &self,
         f: impl FnOnce(&Cluster) -> T + Send + 'static,
@@ -67,9 +68,10 @@ impl Mock {
             .with_brokers(&*self.brokers)
             .with_request_timeout(Duration::from_secs(5))
             .with_publish_timeout(Duration::from_secs(10))
-            // The mock ends every rebalance but a group's first one second before the session.
+            // The mock ends every rebalance except a group's first one second before the session
+            // timeout.
             .with_session_timeout(Duration::from_secs(4))
-            // On a machine that is busy with other tests some beats come late.
+            // On a machine that is busy with other tests, some heartbeats are late.
             .with_property("heartbeat.interval.ms", "300")
             .unwrap()
     }
@@ -78,18 +80,18 @@ impl Mock {
         KafkaMessageBus::new(self.config()).unwrap()
     }
 
-    /// From now on metadata says this about a topic.
+    /// Sets the answer of later metadata requests about a topic.
     pub(crate) fn topic_answers(&self, topic: &Arc<str>, answer: Answer) {
         let topic = topic.to_string();
         self.order(move |cluster| cluster.topic_error(&topic, answer).unwrap());
     }
 
-    /// The next requests of a kind are answered with an error.
+    /// Answers the next requests of a kind with an error.
     pub(crate) fn answers(&self, api: Api, answer: Answer, times: usize) {
         self.order(move |cluster| cluster.request_errors(api, &vec![answer; times]));
     }
 
-    /// A fresh topic.
+    /// Creates a topic that no other test uses.
     pub(crate) fn topic(&self, partitions: i32) -> Arc<str> {
         let name = fresh("topic");
         let topic = name.clone();
@@ -98,7 +100,7 @@ impl Mock {
     }
 }
 
-/// A name that no other test uses.
+/// Returns a name that no other test uses.
 pub(crate) fn fresh(what: &str) -> String {
     format!("{what}-{}", uuid::Uuid::new_v4())
 }
@@ -128,7 +130,7 @@ pub(crate) async fn publish(
     place.unwrap().0
 }
 
-/// A subscription from the beginning.
+/// Returns a subscription from the beginning of a topic.
 pub(crate) fn from_start(group: &str, topic: &Arc<str>, partitions: u32) -> Subscription {
     let start = (0..partitions)
         .map(|p| StartOffset::new(PartitionId::new(Arc::clone(topic), p), Offset::new(0)))
@@ -136,7 +138,7 @@ pub(crate) fn from_start(group: &str, topic: &Arc<str>, partitions: u32) -> Subs
     Subscription::new(group, [Arc::clone(topic)]).with_start(start)
 }
 
-/// The next event, within a time that is long for any of them.
+/// Returns the next event, and fails after a time that is long for any event.
 pub(crate) async fn next(consumer: &Arc<dyn Consumer>) -> ConsumerEvent {
     next_result(consumer).await.unwrap()
 }
@@ -167,7 +169,7 @@ pub(crate) fn value(delivery: &Delivery) -> &str {
     std::str::from_utf8(delivery.message.value.as_ref().unwrap()).unwrap()
 }
 
-/// The mark that says: this delivery is done.
+/// Returns the offset commit of a delivery that was handled.
 pub(crate) fn done(delivery: &Delivery) -> OffsetCommit {
     OffsetCommit::new(
         delivery.partition.clone(),
@@ -176,7 +178,8 @@ pub(crate) fn done(delivery: &Delivery) -> OffsetCommit {
     )
 }
 
-/// Nothing comes for a while. A pause says only that there was time; every use is followed by a positive check.
+/// Asserts that no event comes for a while. Every use is followed by a positive check, since a
+/// pause alone proves nothing.
 pub(crate) async fn quiet(consumer: &Arc<dyn Consumer>, how_long: Duration) {
     if let Ok(event) = tokio::time::timeout(how_long, consumer.next()).await {
         panic!("expected nothing, got {event:?}");

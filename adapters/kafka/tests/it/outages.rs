@@ -1,4 +1,5 @@
-//! A topic, a login or a permission that has worked before is unavailable for a bounded time before it is refused.
+//! A topic, a login or a permission that has worked before is unavailable for a limited time before
+//! it is refused.
 use crate::mock::{
     Mock, done, fresh, from_start, message, next_assigned, next_delivery, next_result, publish,
     value,
@@ -26,7 +27,7 @@ const TOPIC_DENIED: Answer = Answer::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILE
 const GROUP_DENIED: Answer = Answer::RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED;
 const WELL: Answer = Answer::RD_KAFKA_RESP_ERR_NO_ERROR;
 
-/// A bus through which a topic has been published to, read, asked about and committed.
+/// A bus that has published to a topic, read it, asked about it and committed its offsets.
 struct Used {
     mock: Mock,
     bus: KafkaMessageBus,
@@ -68,7 +69,7 @@ impl Used {
         sent.map(drop)
     }
 
-    /// The answers of the calls that ask for metadata.
+    /// Calls each operation that asks for metadata, and returns the answers.
     async fn ask(&self) -> Vec<(&'static str, Result<(), MessageBusError>)> {
         let (bus, topic, group) = (&self.bus, &self.topic, &self.group);
         let another = fresh("group");
@@ -162,7 +163,7 @@ async fn an_outage_of_what_has_worked_is_bounded() {
         tokio::time::sleep(SECOND / 10).await;
     }
     assert!(started.elapsed() >= patience, "{:?}", started.elapsed());
-    // A topic that is back has worked again, so the next outage is one.
+    // A topic that is back has worked again, so its next absence is an outage.
     used.mock.topic_answers(&used.topic, WELL);
     used.bus.offsets(&used.topic).await.unwrap();
     used.mock.topic_answers(&used.topic, UNKNOWN);
@@ -186,7 +187,7 @@ async fn without_patience_what_has_worked_is_refused_at_once() {
 async fn a_topic_that_was_never_there_is_refused_within_seconds() {
     let mock = Mock::new();
     let bus = mock.bus();
-    // The brokers are well known; this topic is not.
+    // The brokers are well known, but this topic is not.
     publish(&bus, &mock.topic(1), "k", 1).await;
     let missing: Arc<str> = fresh("missing").into();
     let started = Instant::now();
@@ -215,14 +216,15 @@ async fn a_topic_that_other_brokers_show_a_moment_later_is_found_by_the_same_cal
         let (bus, message) = (bus.clone(), message(&topic, "k", "x"));
         async move { bus.publish(&message).await.map(drop) }
     });
-    // Nothing of the mock says that it was asked; a topic that is there too soon shows nothing, and fails nothing.
+    // The mock does not reveal if it was asked. A topic that exists too soon proves nothing, but
+    // fails nothing either.
     tokio::time::sleep(SECOND / 2).await;
     let name = topic.to_string();
     mock.order(move |cluster| cluster.create_topic(&name, 1, 1).unwrap());
     sending.await.unwrap().unwrap();
 }
 
-/// Waits for an error of a consumer, past what it still delivers and what the group decides meanwhile.
+/// Waits for an error of a consumer, and skips deliveries and changes of the assignment.
 async fn next_error(consumer: &Arc<dyn Consumer>) -> MessageBusError {
     loop {
         if let Err(error) = next_result(consumer).await {
@@ -266,7 +268,7 @@ async fn a_reader_whose_topic_stays_unknown_is_refused_after_the_patience() {
     used.mock.topic_answers(&used.topic, UNKNOWN);
     let error = next_error(&used.consumer).await;
     assert!(error.is_transient(), "{error:?}");
-    // The client itself tells it only once.
+    // The client itself reports the refusal only once.
     let deadline = Instant::now() + 60 * SECOND;
     loop {
         let error = next_error(&used.consumer).await;
@@ -345,7 +347,8 @@ async fn deposit(bus: &KafkaMessageBus, topic: &Arc<str>, id: u64) {
     }
 }
 
-/// Runs a listener while something happens to the brokers. It must handle what is published before and after that.
+/// Runs a listener while `trouble` affects the brokers. It must handle the events that are
+/// published before and after that.
 async fn a_processor_outlives(trouble: impl AsyncFnOnce(&Mock, &Arc<str>, &Count)) {
     let mock = Mock::new();
     let topic = mock.topic(1);
@@ -380,7 +383,7 @@ async fn a_processor_outlives(trouble: impl AsyncFnOnce(&Mock, &Arc<str>, &Count
 async fn a_processor_outlives_metadata_without_its_topic() {
     a_processor_outlives(async |mock, topic, count| {
         mock.topic_answers(topic, UNKNOWN);
-        // Several of the client's refreshes.
+        // The pause covers several metadata refreshes of the client.
         tokio::time::sleep(2 * SECOND).await;
         mock.topic_answers(topic, WELL);
         let config = mock.config();
@@ -397,7 +400,7 @@ async fn a_processor_outlives_commits_that_do_not_know_its_topic() {
             mock.answers(Api::OffsetCommit, answer, 8);
             deposit(&mock.bus(), topic, 2).await;
             count.reaches(2).await;
-            // Several commit intervals.
+            // The pause covers several commit intervals.
             tokio::time::sleep(2 * SECOND).await;
             mock.order(|cluster| cluster.clear_request_errors(Api::OffsetCommit));
         })

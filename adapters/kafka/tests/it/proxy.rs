@@ -1,4 +1,4 @@
-//! A wire between a client and one broker of the mock cluster, which damages what it carries.
+//! A proxy between a client and one broker of the mock cluster, which damages answers.
 use std::{
     io::{Read, Write},
     net::{TcpListener, TcpStream},
@@ -8,8 +8,10 @@ use std::{
     },
 };
 
-/// A proxy in front of the one broker of a mock cluster. It listens on a port of its own, and metadata names that port
-/// instead of the broker's, so that no client finds a way around it.
+/// A proxy in front of the only broker of a mock cluster.
+///
+/// It listens on a port of its own, and replaces the broker's port in metadata, so that no client
+/// bypasses it.
 pub(crate) struct Proxy {
     pub(crate) address: String,
     /// The number of answers that were damaged.
@@ -17,7 +19,7 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Damages `text` in the first `times` answers that hold it.
+    /// Damages `text` in the first `times` answers that contain it.
     pub(crate) fn damaging(broker: &str, text: &'static [u8], times: usize) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -63,7 +65,7 @@ impl Wire {
             let _ = std::io::copy(&mut from, &mut to);
             let _ = to.shutdown(std::net::Shutdown::Both);
         });
-        // Ends when either side closes its connection.
+        // The loop ends when either side closes its connection.
         while let Ok(mut answer) = read_frame(&broker) {
             self.rename_broker(&mut answer);
             self.damage(&mut answer);
@@ -80,7 +82,7 @@ impl Wire {
         let _ = client.shutdown(std::net::Shutdown::Both);
     }
 
-    /// A broker is its host, then its port as four bytes.
+    /// Replaces the port of a broker, which is four bytes after its host.
     fn rename_broker(&self, answer: &mut [u8]) {
         let [of_broker, of_proxy] = self.ports.map(|port| u32::from(port).to_be_bytes());
         let host = b"127.0.0.1";

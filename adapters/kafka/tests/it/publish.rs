@@ -1,4 +1,4 @@
-//! Publishing.
+//! Publishes: their partitions, their limits, and their acknowledgements.
 use crate::mock::{Mock, fresh, from_start, message, next_assigned, next_delivery, publish, value};
 use foldstream::{
     CommitId, SourceUri, StreamHead, StreamId, Timestamp, kafka_partition,
@@ -87,7 +87,7 @@ async fn concurrent_messages_do_not_wait_for_each_other() {
     for send in sends {
         offsets.push(send.await.unwrap().unwrap());
     }
-    // One after the other they would take 20 round trips, 6 s.
+    // One after the other, they would take 20 round trips of 6 s in all.
     assert!(started.elapsed() < delay * 10, "{:?}", started.elapsed());
     offsets.sort();
     offsets.dedup();
@@ -158,7 +158,7 @@ async fn a_message_of_just_the_described_limit_is_sent() {
     let plain = message(&topic, "k", "");
     let mut many_headers = plain.clone();
     for n in 0..100 {
-        // Three bytes tell the length of the value, two that of the name.
+        // Three bytes hold the length of the value, and two the length of the name.
         let name = HeaderName::new(format!("{n:0>70}")).unwrap();
         many_headers = many_headers.with_header(name, vec![b'x'; 9_000]);
     }
@@ -178,7 +178,7 @@ async fn a_message_of_just_the_described_limit_is_sent() {
     }
 }
 
-/// The publisher looks at the sizes of all records first, so that no commit is left half sent.
+/// The publisher checks the sizes of all records first, so that no commit is sent in part.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_commit_with_a_record_of_just_the_limit_is_sent_whole_and_one_above_not_at_all() {
     let mock = Mock::new();
@@ -265,7 +265,7 @@ async fn a_dropped_publish_leaves_the_bus_in_order() {
     }
 }
 
-/// Polls once and drops: what a timeout or a `select!` does.
+/// Polls a future once and drops it, as a timeout or a `select!` does.
 async fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
     let mut future = Box::pin(future);
     std::future::poll_fn(|cx| {
@@ -277,8 +277,9 @@ async fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
     .await
 }
 
-/// The leader refuses the first request of a new producer and stores the second, which was already on its way.
-/// librdkafka takes that as proof for both, and acknowledges the first record without an offset: it is not in the topic.
+/// The leader refuses the first request of a new producer and stores the second, which was already
+/// on its way. librdkafka takes that as a proof for both, and acknowledges the first record without
+/// an offset. The record is not in the topic.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_for_which_only_a_later_one_vouches_is_not_published() {
     for refusal in [
@@ -288,7 +289,7 @@ async fn a_record_for_which_only_a_later_one_vouches_is_not_published() {
     ] {
         let (mock, group) = (Mock::new(), fresh("group"));
         let topic = mock.topic(1);
-        // A request for each record.
+        // Each record has a request of its own.
         let config = mock.config().with_property("batch.num.messages", "1");
         let bus = KafkaMessageBus::new(config.unwrap()).unwrap();
         mock.order(move |cluster| cluster.request_errors(Api::Produce, &[refusal]));

@@ -1,5 +1,6 @@
-//! A topic that was deleted and created again is never read from an old position. The mock cluster cannot delete topics:
-//! the live tests do.
+//! A topic that was deleted and created again is never read from an old position.
+//!
+//! The mock cluster cannot delete topics, so the live tests cover the rest.
 use crate::mock::{
     Mock, done, fresh, from_start, next, next_assigned, next_delivery, publish, value,
 };
@@ -10,7 +11,7 @@ use rdkafka::{
 };
 use std::{sync::Arc, time::Duration};
 
-/// A client of another program, in the same group.
+/// Returns a client of another program, in the same group.
 fn other_program(mock: &Mock, group: &str) -> BaseConsumer {
     let mut config = ClientConfig::new();
     config
@@ -67,7 +68,7 @@ async fn a_position_that_was_committed_for_another_topic_of_that_name_is_not_use
     let mut assigned = None;
     loop {
         match next(&consumer).await {
-            // The id of the topic may be learned only after that.
+            // The id of the topic may become known only after the assignment.
             ConsumerEvent::Assigned(assignment) => {
                 assigned = assignment.partitions.first().cloned();
             }
@@ -78,7 +79,7 @@ async fn a_position_that_was_committed_for_another_topic_of_that_name_is_not_use
             other => panic!("{other:?}"),
         }
     }
-    // Nor is it written down for the topic that is there now.
+    // The offset is not committed for the new topic either.
     if let Some(own) = assigned {
         let mark = foldstream::ports::OffsetCommit::new(own.partition, own.epoch, own.next);
         let error = consumer.commit(&[mark]).await.unwrap_err();

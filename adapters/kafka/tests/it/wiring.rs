@@ -1,4 +1,5 @@
-//! Topic and group prefix of a configuration, which `from_env` reads, have an effect.
+//! Publishers and runners use the topic and the group prefix of a configuration that `from_env`
+//! read.
 use foldstream::{
     CommitId, DomainEvent, StreamHead, StreamId, Timestamp,
     ports::{Append, AppendOutcome, EventData, EventStore, MessageBus, Offset, PartitionId},
