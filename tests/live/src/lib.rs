@@ -1,1 +1,1 @@
-//! What the live suites share. The suites themselves are in `tests/live`.
+//! The package of the live suites, which are in `tests/live`.

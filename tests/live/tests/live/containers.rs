@@ -1,5 +1,5 @@
-//! The servers that the other live suites stand on: they answer, they are shared, and they are set up as
-//! the suites expect.
+//! The servers that the other live suites stand on: they answer, they are shared, and they are set
+//! up as the suites expect.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -103,7 +103,7 @@ async fn kafka_does_not_create_a_topic_by_itself() {
     );
 }
 
-/// Each test has a runtime of its own; the server outlives them all.
+/// Each test has a runtime of its own, and the server outlives all of them.
 #[test]
 #[ignore = "needs Docker; see CONTRIBUTING.md"]
 fn one_server_is_shared_across_runtimes() {

@@ -1,5 +1,7 @@
-//! The DynamoDB adapter against DynamoDB Local, or against what `FOLDSTREAM_DYNAMODB_ENDPOINT` names: the contract
-//! suites, each test on tables of its own, and what only a real server can tell.
+//! The DynamoDB adapter on DynamoDB Local, or on the server that `FOLDSTREAM_DYNAMODB_ENDPOINT`
+//! names.
+//!
+//! The contract suites run with tables of their own per test. The other tests need a real server.
 use foldstream::CommitId;
 use foldstream_dynamodb::{DynamoDb, DynamoDbConfig, PublishMode, TableOptions, create_tables};
 use foldstream_testkit::containers;
@@ -97,7 +99,7 @@ mod tables {
     async fn an_option_that_the_server_lacks_is_refused_by_name() {
         let options = TableOptions::default().with_point_in_time_recovery(Some(true));
         match create_tables(&config().await, &options).await {
-            // A real account has continuous backups.
+            // An AWS account has continuous backups.
             Ok(()) => {}
             Err(DynamoDbError::Refused {
                 kind: RefusedKind::Unsupported,

@@ -1,4 +1,5 @@
-//! The Kafka adapter on Apache Kafka: the contract of `MessageBus`, and what only a real broker does.
+//! The Kafka adapter on Apache Kafka: the contract of `MessageBus`, and the rules that only a real
+//! broker shows.
 use foldstream::{
     Timestamp,
     ports::{
@@ -87,7 +88,7 @@ impl BusFixture for Fixture {
         let spec = TopicSpec::new(name, partitions);
         let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
         loop {
-            // The name is taken until the brokers have forgotten the old topic.
+            // The name is taken until the brokers have forgotten the deleted topic.
             let made = self.bus.create_topic(&spec).await.unwrap();
             if made == TopicOutcome::Created {
                 return;
@@ -104,7 +105,7 @@ impl BusFixture for Fixture {
     }
 }
 
-/// The shortest session that brokers allow by default.
+/// The shortest session timeout that brokers accept by default.
 const SESSION: Duration = Duration::from_secs(6);
 
 fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
@@ -144,7 +145,7 @@ pub(crate) async fn abort_a_transaction(brokers: &str, partition: &PartitionId) 
     aborted.await.unwrap();
 }
 
-/// Groups of the classic protocol, the default.
+/// Groups of the classic protocol, which is the default.
 mod classic {
     use super::{Fixture, GroupProtocol, fixture};
 
@@ -157,7 +158,9 @@ mod classic {
     }
 }
 
-/// KIP-848: the broker assigns. It also sets the session timeout, of 45 s, for which the cases of static members do not
+/// Groups of KIP-848, in which the broker assigns.
+///
+/// The broker also sets the session timeout to 45 s, for which the cases of static members do not
 /// wait.
 mod consumer_protocol {
     use super::{Fixture, GroupProtocol, fixture};
@@ -360,7 +363,7 @@ async fn a_record_over_the_limit_of_its_topic_is_too_large() {
         ),
         "{error:?}"
     );
-    // Small ones are never refused for the company they travel in.
+    // Small records are never refused because of others in their batch.
     let sends: Vec<_> = (0..50)
         .map(|_| {
             let (bus, message) = (Arc::clone(&bus), message(&topic, "x".repeat(50_000)));

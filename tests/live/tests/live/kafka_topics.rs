@@ -1,4 +1,4 @@
-//! What happens to the records of a topic, and to topics themselves, on Apache Kafka.
+//! The records of topics over time, and the growth and recreation of topics, on Apache Kafka.
 use crate::kafka::{abort_a_transaction, config, delete_topic, unique};
 use foldstream::{
     CommitId, DomainEvent, EventHeader, RecordedEvent, SourceUri, StreamId, Timestamp, Version,
@@ -67,7 +67,7 @@ fn days_ahead(days: u64) -> Timestamp {
     Timestamp::from_micros(Timestamp::now().as_micros() + micros)
 }
 
-/// Publishes an event that happened at some time, now.
+/// Publishes an event now that happened at an earlier time.
 async fn deposit(bus: &KafkaMessageBus, topic: &Arc<str>, id: u64, happened_at: Timestamp) {
     let stream = StreamId::new("account", &id).unwrap();
     let id = CommitId::random().event_id(0);
@@ -92,7 +92,8 @@ fn runner(bus: &KafkaMessageBus, topic: &Arc<str>, group: &str, count: &Count) -
         .unwrap()
 }
 
-/// A broker that refuses old and future timestamps takes what a publisher sends late, or after a clock was ahead.
+/// A broker that refuses old and future timestamps accepts records that a publisher sends late, or
+/// after its clock was ahead.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Docker; see CONTRIBUTING.md"]
 async fn a_record_carries_the_time_of_sending() {
@@ -112,8 +113,11 @@ async fn a_record_carries_the_time_of_sending() {
     assert_eq!(offsets[0].end.get(), 3);
 }
 
-/// Retention counts from the time of sending. A second topic, whose records carry the time of the event, shows that
-/// retention has run. A broker in a container of the testkit looks every two seconds, another one every five minutes.
+/// Retention counts from the time of sending. A second topic, whose records carry the time of the
+/// event, shows that retention has run.
+///
+/// A broker in a container of the testkit checks retention every two seconds, and any other broker
+/// every five minutes.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Docker; see CONTRIBUTING.md"]
 async fn what_is_published_late_stays_as_long_as_the_topic_keeps_records() {
@@ -138,7 +142,7 @@ async fn what_is_published_late_stays_as_long_as_the_topic_keeps_records() {
         bus.offsets(&control).await.unwrap()[0].begin.get() == 1
     })
     .await;
-    // One pass of retention takes the topics one after the other.
+    // A pass of retention handles one topic after the other.
     for _ in 0..20 {
         let range = &bus.offsets(&late).await.unwrap()[0];
         assert_eq!((range.begin.get(), range.end.get()), (0, 3));
@@ -174,7 +178,7 @@ async fn a_topic_that_is_created_again_under_a_running_processor_halts_it() {
         other.create_topic(&spec).await.unwrap() == TopicOutcome::Created
     })
     .await;
-    // More than before: the old position lies within the new topic.
+    // The new topic has more records than the old one, so the old position lies within it.
     for id in 100..120 {
         deposit(&other, &topic, id, Timestamp::now()).await;
     }
@@ -187,7 +191,7 @@ async fn a_topic_that_is_created_again_under_a_running_processor_halts_it() {
         "{error:?}"
     );
     assert_eq!(count.get(), 5, "nothing of the new topic was handled");
-    // Nor does a later start go on at the old position.
+    // A later start does not continue at the old position either.
     let committed = other.committed(&committed, &topic).await.unwrap();
     assert_eq!(committed[0].1, None);
 }

@@ -1,7 +1,7 @@
 //! Live suites: the contract suites and the end-to-end tests on Apache Kafka and DynamoDB Local.
 //!
 //! Every test is ignored by default, since it needs Docker or running servers: see CONTRIBUTING.md.
-// The lint lets test functions unwrap, and their helpers in a crate that is all tests not.
+// The lint exempts test functions, but not the helpers of a crate that consists of tests.
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 mod containers;

@@ -1,6 +1,7 @@
-//! The shop on real servers, as four processes: what they report is what the file says, whatever happens to them.
+//! The shop on real servers, as four processes. They report the totals of the file, whatever
+//! happens to them.
 //!
-//! The store and the topic are counted by clients that know nothing of foldstream.
+//! Clients that know nothing of foldstream count the events in the store and in the topic.
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
@@ -20,12 +21,13 @@ use rdkafka::{
 };
 use tokio::process::{Child, Command};
 
-/// For a step as a whole.
+/// The longest time of one step.
 const PATIENCE: Duration = Duration::from_secs(180);
-/// For one answer of Kafka.
+/// The longest time of one answer of Kafka.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The program with its adapters. CI has built it; otherwise it is built here, into the folder of this build.
+/// Returns the program with its adapters. CI has built it. Otherwise it is built here, into the
+/// folder of this build.
 fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| match std::env::var_os("FOLDSTREAM_SHOP") {
@@ -107,7 +109,7 @@ impl Shop {
             .unwrap()
     }
 
-    /// Runs a step that must go well; the answer is what it says.
+    /// Runs a step that must succeed, and returns its output.
     async fn step(&self, arguments: &[&str]) -> String {
         let output = self.output(arguments).await;
         let [said, complained] =
@@ -119,7 +121,7 @@ impl Shop {
         said
     }
 
-    /// Runs a step that goes on until it is stopped.
+    /// Starts a step that runs until it is stopped.
     fn start(&self, arguments: &[&str]) -> Child {
         self.command(arguments)
             .stdout(Stdio::piped())
@@ -157,11 +159,11 @@ impl Shop {
         read_report(&path)
     }
 
-    /// Reports until the totals are these.
+    /// Reports until the totals are as expected.
     async fn reports_at_last(&self, expected: &Totals) {
         let (started, path) = (Instant::now(), self.folder.path().join("out.json"));
         loop {
-            // The table may not be there yet.
+            // The table may not exist yet.
             let output = self.output(&["report", path.to_str().unwrap()]).await;
             if output.status.success() && read_report(&path) == *expected {
                 return;
@@ -175,7 +177,7 @@ impl Shop {
         }
     }
 
-    /// The SDK's own client.
+    /// Returns a plain client of the SDK.
     async fn client(&self) -> Client {
         let config = DynamoDbConfig::default()
             .with_prefix(format!("{}-", self.name))
@@ -183,7 +185,8 @@ impl Shop {
         DynamoDb::connect(config).await.unwrap().client().clone()
     }
 
-    /// The number of events in the table, counted in the JSON arrays of its items: a label and a payload per event.
+    /// Returns the number of events in the table, counted in the JSON arrays of its items: a label
+    /// and a payload per event.
     async fn events_in_the_table(&self) -> usize {
         let table = format!("{}-events", self.name);
         let request = self
@@ -231,7 +234,8 @@ impl Shop {
         tokio::task::spawn_blocking(asked).await.unwrap()
     }
 
-    /// Reads the whole topic: its distinct (key, version), after a check that each key's first ones come in order.
+    /// Reads the whole topic, and returns the number of its distinct pairs of key and version.
+    /// Checks that the first records of each key come in order.
     async fn events_in_the_topic(&self) -> usize {
         let (kafka, topic) = (self.kafka.clone(), self.name.clone());
         tokio::task::spawn_blocking(move || read_topic(&kafka, &topic))
@@ -249,7 +253,7 @@ fn consumer(kafka: &str) -> BaseConsumer {
     config.create().unwrap()
 }
 
-/// Each partition with its first and its next offset; none while there is no such topic.
+/// Returns each partition with its first and its next offset. Empty if the topic does not exist.
 fn partitions(consumer: &BaseConsumer, topic: &str) -> Vec<(i32, i64, i64)> {
     let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT).unwrap();
     let offsets = |partition: i32| {
@@ -287,7 +291,7 @@ fn read_topic(kafka: &str, topic: &str) -> usize {
             .unwrap();
         let version: u64 = std::str::from_utf8(version).unwrap().parse().unwrap();
         let newest = versions.entry(message.key().unwrap().to_vec()).or_default();
-        // Duplicates may come; something new is the next one.
+        // Duplicates may come, but a new version is the next one.
         assert!(version <= *newest + 1, "{version} after {newest}");
         *newest = version.max(*newest);
         left -= 1;
@@ -306,7 +310,7 @@ struct Line {
     country: &'static str,
 }
 
-/// Invoices of ten lines each, which do not stand next to each other; every seventh is a cancellation.
+/// Returns invoices of ten lines each, which are not adjacent. Every seventh is a cancellation.
 fn lines(invoices: std::ops::Range<usize>) -> Vec<Line> {
     let (codes, prices) = (
         ["85123A", "85123a", "84077", "POST"],
@@ -336,7 +340,7 @@ fn lines(invoices: std::ops::Range<usize>) -> Vec<Line> {
 #[derive(Debug, Default, PartialEq)]
 struct Totals {
     units: BTreeMap<String, i64>,
-    /// In thousandths.
+    /// The revenue in thousandths of the unit of a currency.
     revenue: BTreeMap<String, i128>,
     orders: u64,
     events: u64,
@@ -415,7 +419,7 @@ async fn four_processes_report_what_the_file_says() {
     shop.step(&["run", "--until-caught-up"]).await;
     assert_eq!(shop.report().await, expected);
 
-    // The order itself knows that it was imported: importing again adds nothing anywhere.
+    // The order itself knows that it was imported, so another import adds nothing.
     let said = shop.step(&["import", "--import", &file]).await;
     assert!(said.contains("60 were there before"), "{said}");
     shop.step(&["publish", "--until-idle"]).await;
@@ -424,7 +428,7 @@ async fn four_processes_report_what_the_file_says() {
     assert_eq!(shop.events_in_the_table().await, lines.len());
     assert_eq!(shop.events_in_the_topic().await, lines.len());
 
-    // The read model can be thrown away: another processor fills it again from the beginning.
+    // The read model can be deleted, and another processor fills it again from the beginning.
     let table = format!("{}-shop-orders", shop.name);
     shop.client()
         .await
@@ -488,20 +492,21 @@ async fn kill_a_publisher_and_a_runner() {
     let lines = lines(0..60);
     let (file, expected) = (shop.write("in.csv", &lines), aggregate(&lines));
     shop.step(&["import", &file]).await;
-    // In the middle, as soon as the first record is there.
+    // The publisher is stopped as soon as the first record exists.
     let mut publisher = shop.start(&["publish"]);
     while !shop.has_records().await {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     publisher.kill().await.unwrap();
     shop.step(&["publish", "--until-idle"]).await;
-    // As soon as the first row is there: perhaps before its offset is committed.
+    // The runner is stopped as soon as the first row exists, perhaps before its offset is
+    // committed.
     let mut runner = shop.start(&["run"]);
     while !shop.has_rows().await {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     runner.kill().await.unwrap();
-    // The group waits for the dead member until its session has timed out: 45 s.
+    // The group waits for the dead member until its session has timed out after 45 s.
     shop.step(&["run", "--until-caught-up"]).await;
     assert_eq!(shop.events_in_the_topic().await, lines.len());
     assert_eq!(shop.report().await, expected);

@@ -1,7 +1,8 @@
-//! A proxy in front of DynamoDB that loses, delays and invents answers, as a seed says.
+//! A proxy in front of DynamoDB that loses, delays and invents answers, as a seed decides.
 //!
-//! It knows its requests by the streams that they name, `proxy#run-<seed>-<n>`. What the server was asked to do it does even
-//! if the client has hung up meanwhile: that is what makes an answer lost and not the request.
+//! The proxy knows the requests of a writer by the streams that they name, `proxy#run-<seed>-<n>`.
+//! The server carries out what it was asked even if the client has closed the connection meanwhile.
+//! Only then is the answer lost, and not the request.
 use aws_smithy_types::base64;
 use fastrand::Rng;
 use foldstream::CommitId;
@@ -24,27 +25,27 @@ use std::{
 use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
 
-/// How long the clients of this test wait for one answer.
+/// The time for which the clients of this test wait for one answer.
 pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(300);
-/// Longer than any client waits.
+/// A time that is longer than any client waits.
 const HELD: Duration = Duration::from_millis(400);
 const PREFIX: &[u8] = b"proxy#run-";
 
-/// What becomes of a request.
+/// The fate of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(super) enum Fate {
     Pass,
-    /// The connection closes, the server sees nothing.
+    /// The connection closes, and the server sees nothing.
     LoseRequest,
-    /// The server does it, then the connection closes.
+    /// The server applies the request, and then the connection closes.
     LoseAnswer,
-    /// The server does it, and the answer comes when nobody waits for it any more.
+    /// The server applies the request, and the answer comes after the client has stopped waiting.
     HoldAnswer,
-    /// The server does it when the client has given it up.
+    /// The server applies the request after the client has given it up.
     HoldRequest,
-    /// Answered by an error of the server, which did nothing.
+    /// The answer is an error of the server, which applied nothing.
     Fail,
-    /// The server does it and answers by an error.
+    /// The server applies the request, and the answer is an error.
     ApplyAndFail,
     Throttle,
     Conflict,
@@ -62,10 +63,12 @@ impl Fate {
         Self::Conflict,
     ];
 
-    /// Of the `nth` request (from 0) of one append: by these numbers alone, so that a seed replays.
+    /// Returns the fate of the `nth` request (from 0) of one append. It depends on these numbers
+    /// alone, so that a seed replays.
     fn of(seed: u64, append: u64, nth: u64) -> Self {
         let mut rng = Rng::with_seed(seed << 20 | append << 8 | nth);
-        // Mostly the first request meets a fault; sometimes all of them do, and the outcome stays open.
+        // Mostly the first request meets a fault. Sometimes all requests do, and the outcome is
+        // unknown.
         let of_ten = if nth == 0 { 6 } else { 3 };
         if rng.u32(0..10) >= of_ten {
             return Self::Pass;
@@ -80,29 +83,29 @@ impl Fate {
     }
 }
 
-/// One run: whose requests are told apart by its seed.
+/// The state of one writer, whose requests are recognized by its seed.
 #[derive(Debug, Default)]
 struct Run {
     append: u64,
-    /// The start of the id of its first commit in base64, as its writes carry it.
+    /// The start of the id of the append's first commit in base64, as its writes carry it.
     commit: String,
     requests: u64,
     tasks: TaskTracker,
     seen: Seen,
 }
 
-/// What the proxy saw of one append.
+/// The events that the proxy saw during one append.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Seen {
-    /// The first request was carried out, and its answer was lost.
+    /// True if the first request was applied, and its answer was lost.
     pub(super) applied_and_lost: bool,
-    /// A later request met a fault.
+    /// True if a later request met a fault.
     pub(super) met_more: bool,
-    /// A later request took long, as on a busy machine.
+    /// True if a later request took long, as on a busy machine.
     pub(super) is_slow: bool,
 }
 
-/// The proxy, serving until the runtime of the test ends.
+/// A proxy that serves until the runtime of the test ends.
 #[derive(Clone, Debug)]
 pub(super) struct Proxy(Arc<Inner>);
 
@@ -116,7 +119,7 @@ struct Inner {
 }
 
 impl Proxy {
-    /// In front of this server.
+    /// Starts a proxy in front of a server.
     pub(super) async fn start(server: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let proxy = Self(Arc::new(Inner {
@@ -133,7 +136,8 @@ impl Proxy {
                 tokio::spawn(async move {
                     let service = service_fn(|request| proxy.clone().answer(request));
                     let connection = hyper::server::conn::http1::Builder::new();
-                    // An error is a connection that was closed, by either side: the point of this proxy.
+                    // An error is a connection that either side closed, which this proxy does on
+                    // purpose.
                     let _ = connection
                         .serve_connection(TokioIo::new(stream), service)
                         .await;
@@ -146,7 +150,7 @@ impl Proxy {
     pub(super) fn endpoint(&self) -> &str {
         &self.0.address
     }
-    /// How often each fate was met.
+    /// Returns the number of requests that met each fate.
     pub(super) fn fates(&self) -> Vec<(Fate, u64)> {
         let mut fates: Vec<_> = self.0.fates.lock().unwrap().clone().into_iter().collect();
         fates.sort_unstable();
@@ -156,19 +160,20 @@ impl Proxy {
     fn runs(&self) -> MutexGuard<'_, HashMap<u64, Run>> {
         self.0.runs.lock().unwrap()
     }
-    /// From now on the requests of this run belong to this append, or are late ones of an earlier one.
+    /// Assigns later requests of a writer to this append. Late requests of an earlier append count
+    /// with it.
     pub(super) fn begin(&self, seed: u64, append: u64, commit: CommitId) {
         let mut runs = self.runs();
         let run = runs.entry(seed).or_default();
         (run.append, run.requests, run.seen) = (append, 0, Seen::default());
-        // 15 of its 16 bytes are 20 letters in base64, whatever bytes follow them in the attribute.
+        // 15 of the 16 bytes are 20 letters in base64, whatever bytes follow them in the attribute.
         run.commit = base64::encode(&commit.as_u128().to_be_bytes()[..15]);
     }
-    /// What was seen since [`begin`](Self::begin).
+    /// Returns what the proxy saw since [`begin`](Self::begin).
     pub(super) fn seen(&self, seed: u64) -> Seen {
         self.runs()[&seed].seen
     }
-    /// Waits until the server has done all that this run asked of it.
+    /// Waits until the server has done all that this writer asked of it.
     pub(super) async fn drain(&self, seed: u64) {
         let tasks = self.runs()[&seed].tasks.clone();
         tasks.close();
@@ -204,7 +209,8 @@ impl Proxy {
             Fate::Conflict => return Ok(error(400, "TransactionConflictException")),
             _ => {}
         }
-        // A task of its own: the client that hangs up takes only its connection with it.
+        // A task of its own, since a client that closes its connection would cancel the request
+        // otherwise.
         let proxy = self.clone();
         let done = tasks.spawn(async move {
             if fate == Fate::HoldRequest {
@@ -213,7 +219,7 @@ impl Proxy {
             let started = Instant::now();
             let answer = proxy.forward(head, body).await;
             let mut runs = proxy.runs();
-            // A request that was held may belong to an append before.
+            // A request that was held may belong to an earlier append.
             if let Some(run) = runs.get_mut(&seed).filter(|run| run.append == append) {
                 run.seen.is_slow |= nth > 0 && started.elapsed() > ATTEMPT_TIMEOUT / 4;
                 run.seen.applied_and_lost |= nth == 0
@@ -250,7 +256,7 @@ impl Proxy {
     }
 }
 
-/// The run whose stream a request names.
+/// Returns the seed of the writer whose stream a request names.
 fn run_of(body: &[u8]) -> Option<u64> {
     let at = position(body, PREFIX)? + PREFIX.len();
     let digits = body[at..].iter().take_while(|b| b.is_ascii_digit());
