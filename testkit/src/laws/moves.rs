@@ -180,7 +180,7 @@ impl<'a, P: Projector, M> Drive<'a, P, M> {
                 let delivery = &self.deliveries[at];
                 // As every process does, this one starts after the position and skips no event.
                 for at in self
-                    .behind_position(&process, delivery.stream(), delivery.version())
+                    .after_position(&process, delivery.stream(), delivery.version())
                     .await?
                 {
                     self.take(&process, at).await?;
@@ -269,7 +269,7 @@ impl<'a, P: Projector, M> Drive<'a, P, M> {
         self.told.push(Told::Crash);
         self.process = (self.make)(&self.model);
         for (stream, seen) in self.seen.clone() {
-            for at in self.behind_position(&self.process, &stream, seen).await? {
+            for at in self.after_position(&self.process, &stream, seen).await? {
                 self.told.push(Told::Again(at));
                 self.take(&self.process, at).await?;
             }
@@ -278,7 +278,7 @@ impl<'a, P: Projector, M> Drive<'a, P, M> {
     }
 
     /// Delivers the events of a stream after its position, up to a version.
-    async fn behind_position(
+    async fn after_position(
         &self,
         process: &P,
         stream: &StreamId,
@@ -290,11 +290,11 @@ impl<'a, P: Projector, M> Drive<'a, P, M> {
             _ => self.durable.get(stream).copied().unwrap_or(Version::NONE),
         };
         let events = self.deliveries.iter().enumerate();
-        let behind = events.filter(|(_, delivery)| {
+        let after = events.filter(|(_, delivery)| {
             let version = delivery.version();
             delivery.stream() == stream && position < version && version <= last
         });
-        Ok(behind.map(|(at, _)| at).collect())
+        Ok(after.map(|(at, _)| at).collect())
     }
 
     /// Resets the model, and returns the rows that are left, including those of events that were

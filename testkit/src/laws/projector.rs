@@ -505,7 +505,7 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
             let mut failed = drive.failed(format!("the rows of the second time: {again:?}"));
             failed
                 .moves
-                .insert(0, "reset behind all of these, and again:".into());
+                .insert(0, "reset after all of these, and again:".into());
             failed.test.push("    .when_rebuilt()".into());
             return Err(self.broken(RESET, failed, &expected));
         }

@@ -99,8 +99,8 @@ fn lines<'a>(expected: &'a str, actual: &'a str, context: usize) -> Vec<Line<'a>
         }
         // The enclosing lines: the nearest less indented lines before and after the difference.
         let before: &mut dyn Iterator<Item = usize> = &mut (0..changed).rev();
-        let behind: &mut dyn Iterator<Item = usize> = &mut (changed + 1..all.len());
-        for side in [before, behind] {
+        let after: &mut dyn Iterator<Item = usize> = &mut (changed + 1..all.len());
+        for side in [before, after] {
             let mut nested_in = indent(all[changed].1);
             for at in side {
                 if indent(all[at].1) < nested_in {

@@ -63,7 +63,7 @@ pub async fn a_history_of_many_pages_is_read_to_the_tail(store: Store) {
     assert_commits("backwards", &backwards, &reversed(&commits));
     let behind_two = ReadFrom::After(commits[1].head());
     let found = read(&store, &stream, behind_two, None).await;
-    assert_commits("behind the second", &found, &commits[2..]);
+    assert_commits("after the second", &found, &commits[2..]);
     let found = read(&store, &stream, ReadFrom::Event(Version::new(5)), None).await;
     assert_commits("from event 5", &found, &commits[1..]);
     let below = ReadFrom::NewestAtOrBelow(commits[COMMITS - 2].last_version());
@@ -120,7 +120,7 @@ pub async fn after_reads_from_the_commit_behind_the_head(store: Store) {
     for (i, commit) in commits.iter().enumerate() {
         let found = read(&store, &stream, ReadFrom::After(commit.head()), None).await;
         assert_commits(
-            &format!("behind {}", commit.last_version()),
+            &format!("after {}", commit.last_version()),
             &found,
             &commits[i + 1..],
         );
@@ -216,7 +216,7 @@ pub async fn streams_whose_ids_are_prefixes_are_not_mixed_up(store: Store) {
         let found = read(&store, id, ReadFrom::Newest, None).await;
         assert_commits(&format!("{id} backwards"), &found, &reversed(commits));
         let found = read(&store, id, ReadFrom::After(tail(commits)), None).await;
-        assert_commits(&format!("behind {id}"), &found, &[]);
+        assert_commits(&format!("after {id}"), &found, &[]);
         let found = read(&store, id, ReadFrom::Event(Version::new(100)), None).await;
         assert_commits(&format!("event 100 of {id}"), &found, &[]);
         let below = ReadFrom::NewestAtOrBelow(Version::NONE);

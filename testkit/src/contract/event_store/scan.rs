@@ -177,11 +177,7 @@ pub async fn a_scan_goes_on_from_a_stored_cursor(store: Store) {
             if is_new {
                 let rest = commit_pages(&store, segment, Some(cursor.clone()), 100).await;
                 let found = before.iter().cloned().chain(rest.concat());
-                assert_eq!(
-                    sorted(found, &given),
-                    expected,
-                    "before and behind a cursor"
-                );
+                assert_eq!(sorted(found, &given), expected, "before and after a cursor");
             }
         }
         assert_eq!(sorted(before, &given), expected, "page by page");

@@ -155,7 +155,7 @@ macro_rules! payload_codec_contract {
         $crate::payload_codec_contract! { @cases $context always encrypts shreds }
     };
     (@groups $unknown:tt $context:tt) => {
-        ::core::compile_error!("`with` takes `encrypts`, and behind it `shreds`");
+        ::core::compile_error!("`with` takes `encrypts`, and after it `shreds`");
     };
     (@cases $context:tt $($group:ident)*) => {
         $crate::__contract_report! { $context $($group)* }

@@ -210,7 +210,7 @@ fn fits(end: &End, number: usize, operation: &Operation, order: &mut Order) -> R
         } => {
             let start = end.commits_to(stream, *after);
             let start =
-                start.ok_or_else(|| format!("it read behind {after}, which is no commit end"))?;
+                start.ok_or_else(|| format!("it read after {after}, where no commit ends"))?;
             let there = end.commits(stream)[start..]
                 .iter()
                 .map(|c| (c.id, c.last_version()));
@@ -278,7 +278,7 @@ fn conflict_fits(
         // A head at which no commit ends conflicts with any commit that is there.
         None if head.version() < tail => Ok(()),
         None => Err(format!(
-            "a conflict on {stream} at {}, behind which there is nothing",
+            "a conflict on {stream} at {}, after which there is nothing",
             head.version()
         )),
     }

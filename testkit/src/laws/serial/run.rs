@@ -286,7 +286,7 @@ impl World {
             match action {
                 Action::Read(stream) => self.read(stream, &mut heads).await,
                 Action::Append(stream, events) => {
-                    let append = self.behind(&heads[stream], events);
+                    let append = self.after(&heads[stream], events);
                     self.send(&append, &mut heads[stream]).await;
                     last = Some((stream, append));
                 }
@@ -299,11 +299,11 @@ impl World {
                     let others = heads.iter().enumerate().filter(|(n, _)| *n != stream);
                     let others = others.map(|(_, head)| head.clone()).collect();
                     let all =
-                        AppendAll::new(vec![self.behind(&heads[stream], 1)]).with_unchanged(others);
+                        AppendAll::new(vec![self.after(&heads[stream], 1)]).with_unchanged(others);
                     self.send_all(&all, &mut heads).await;
                 }
                 Action::AppendAll => {
-                    let commits = heads.iter().map(|head| self.behind(head, 1));
+                    let commits = heads.iter().map(|head| self.after(head, 1));
                     let all = AppendAll::new(commits.collect());
                     self.send_all(&all, &mut heads).await;
                 }
@@ -311,7 +311,7 @@ impl World {
         }
     }
 
-    fn behind(&self, head: &StreamHead, events: usize) -> Append {
+    fn after(&self, head: &StreamHead, events: usize) -> Append {
         let events = vec![EventData::new("Written", 1, "{}"); events];
         let now = Timestamp::from_micros(0);
         Append::after(head.clone(), self.ids.commit_id(), now, events)
@@ -412,7 +412,7 @@ fn told(case: &Case, operations: &[Operation], error: &Unexplained) -> String {
     for (number, operation) in operations.iter().enumerate() {
         let asked = operation.commits.iter().map(|append| {
             let (stream, version) = (name(append.head.stream()), append.head.version());
-            format!("append to {stream} behind {version}")
+            format!("append to {stream} after {version}")
         });
         let checked = operation
             .unchanged

@@ -220,7 +220,7 @@ fn a_store_that_is_broken_is_caught() {
             Fault::Denies,
             "told that nothing was stored, and its commit is there",
         ),
-        (Fault::Imagines, "behind which there is nothing"),
+        (Fault::Imagines, "after which there is nothing"),
         (Fault::Exaggerates, "which ends at"),
         (Fault::ReadsLate, "acknowledged and is not there"),
         (
@@ -250,8 +250,8 @@ fn two_writers_that_each_rely_on_what_the_other_changes_are_told() {
 writers in one thread were told what has no serial explanation
   writer 1: [Checked(1)]
   writer 2: [Checked(0)]
-    0  at 1..2    append to 1 behind 0, if 0 is at 0: stored
-    1  at 3..4    append to 0 behind 0, if 1 is at 0: stored
+    0  at 1..2    append to 1 after 0, if 0 is at 0: stored
+    1  at 3..4    append to 0 after 0, if 1 is at 0: stored
   no order: each of these operations comes before the next, and the last before the first: [0, 1]
 the same cases again: FOLDSTREAM_SEED=1
 "#,
