@@ -123,7 +123,7 @@ async fn subscribing_to_a_missing_topic_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_paused_partition_delivers_nothing_and_goes_on_without_a_gap() {
+async fn a_paused_partition_delivers_nothing_and_continues_without_a_gap() {
     let mock = Mock::new();
     let (bus, topic, group) = (mock.bus(), mock.topic(2), fresh("group"));
     // One key for each partition.

@@ -52,10 +52,10 @@ macro_rules! __control_store_cases {
             range::a_range_is_ordered_bytewise,
             range::a_prefix_takes_the_rows_that_begin_so,
             range::between_includes_both_ends,
-            range::after_goes_on_behind_a_sort_key,
+            range::after_continues_after_a_sort_key,
             range::after_and_bounds_hold_together,
             range::pages_return_each_row_once,
-            range::a_walk_goes_on_behind_a_deleted_row,
+            range::a_walk_continues_after_a_deleted_row,
         ] }
     };
 }

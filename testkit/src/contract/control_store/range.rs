@@ -148,7 +148,7 @@ pub async fn between_includes_both_ends(store: Store) {
 
 /// `after` continues after that sort key in the direction of the query, whether such a row exists
 /// or not.
-pub async fn after_goes_on_behind_a_sort_key(store: Store) {
+pub async fn after_continues_after_a_sort_key(store: Store) {
     let partition = given_rows(&store, &["a", "b", "c", "d"]).await;
     for (after, up, down) in [
         ("b", ["c", "d"].as_slice(), ["a"].as_slice()),
@@ -212,7 +212,7 @@ pub async fn pages_return_each_row_once(store: Store) {
 }
 
 /// A walk continues after a row that was deleted meanwhile, and skips no row that remains.
-pub async fn a_walk_goes_on_behind_a_deleted_row(store: Store) {
+pub async fn a_walk_continues_after_a_deleted_row(store: Store) {
     let all = ["a", "b", "c", "d", "e", "f"];
     for direction in [Direction::Ascending, Direction::Descending] {
         let partition = given_rows(&store, &all).await;

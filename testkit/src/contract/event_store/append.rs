@@ -90,7 +90,7 @@ pub async fn the_same_append_again_is_stored_once_and_answers_the_stored_commit(
 }
 
 /// An append sent again is a repeat even if other writers have appended after it.
-pub async fn a_repeat_is_recognised_behind_later_commits(store: Store) {
+pub async fn a_repeat_is_recognised_after_later_commits(store: Store) {
     let stream = fresh_stream();
     let first = commit_after(&StreamHead::empty(stream.clone()), 2);
     let head = must_append(&store, &first).await;

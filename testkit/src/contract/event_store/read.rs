@@ -114,7 +114,7 @@ pub async fn a_read_of_what_is_not_there_is_empty(store: Store) {
 
 /// `After` reads oldest first, from the commit right after the head, or from the beginning after an
 /// empty head.
-pub async fn after_reads_from_the_commit_behind_the_head(store: Store) {
+pub async fn after_reads_from_the_commit_after_the_head(store: Store) {
     let (stream, commits) = given(&store, &LENGTHS).await;
     assert_history(&store, &stream, &commits).await;
     for (i, commit) in commits.iter().enumerate() {

@@ -156,7 +156,7 @@ pub async fn a_page_has_at_most_max_items_and_streams_in_version_order(store: St
 
 /// A scan continues from a cursor that was stored as bytes, at any later time and more than once,
 /// and skips nothing.
-pub async fn a_scan_goes_on_from_a_stored_cursor(store: Store) {
+pub async fn a_scan_continues_from_a_stored_cursor(store: Store) {
     let given = given_streams(&store, 8).await;
     for segment in Segment::split(2) {
         let whole: Vec<_> = commit_pages(&store, segment, None, 100).await.concat();

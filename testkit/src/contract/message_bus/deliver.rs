@@ -232,7 +232,7 @@ pub async fn a_partition_without_position_is_missing_and_delivers_nothing(fixtur
 
 /// A start mark after the end of a partition is `NoPosition(OutOfRange)`. A start mark at the end
 /// waits for the next message.
-pub async fn a_position_behind_the_end_is_out_of_range(fixture: Fixture) {
+pub async fn a_position_after_the_end_is_out_of_range(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 2).await;
     topic.publish_everywhere(3).await;
     let start = vec![

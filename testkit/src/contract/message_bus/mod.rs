@@ -91,13 +91,13 @@ macro_rules! __message_bus_cases {
             deliver::a_subscription_of_several_topics_gets_all_of_them,
             deliver::a_partition_starts_at_the_committed_offset_else_at_its_start_mark,
             deliver::a_partition_without_position_is_missing_and_delivers_nothing,
-            deliver::a_position_behind_the_end_is_out_of_range,
+            deliver::a_position_after_the_end_is_out_of_range,
             deliver::what_is_not_committed_comes_again,
             deliver::a_dropped_next_loses_nothing,
             own::a_name_that_no_group_can_have_is_invalid,
             own::a_commit_is_stored_when_it_returns,
             own::a_commit_under_another_epoch_is_stale_and_stores_nothing,
-            own::a_paused_partition_delivers_nothing_and_goes_on_without_a_gap,
+            own::a_paused_partition_delivers_nothing_and_continues_without_a_gap,
             own::after_leave_everything_is_closed,
             own::next_waits_for_what_comes,
             share::members_share_the_partitions_and_each_message_goes_to_one,
@@ -129,7 +129,7 @@ macro_rules! __message_bus_cases {
     (recreate, [$($then:tt)*] $context:tt) => {
         $($then)*! { $context recreate [
             recreate::a_recreated_topic_has_no_committed_offsets,
-            recreate::a_running_member_never_goes_on_in_a_recreated_topic,
+            recreate::a_running_member_never_continues_in_a_recreated_topic,
             recreate::a_recreated_topic_has_another_id,
         ] }
     };

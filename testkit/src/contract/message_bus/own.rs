@@ -80,7 +80,7 @@ pub async fn a_commit_under_another_epoch_is_stale_and_stores_nothing(fixture: F
 }
 
 /// A paused partition delivers nothing while others do, and a resumed one continues without a gap.
-pub async fn a_paused_partition_delivers_nothing_and_goes_on_without_a_gap(fixture: Fixture) {
+pub async fn a_paused_partition_delivers_nothing_and_continues_without_a_gap(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 2).await;
     topic.publish_everywhere(2).await;
     let mut member = Member::join(&topic).await;

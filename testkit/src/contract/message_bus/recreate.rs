@@ -35,7 +35,7 @@ pub async fn a_recreated_topic_has_no_committed_offsets(fixture: Fixture) {
 ///
 /// No message of the new topic is delivered, neither from the old position nor from the start
 /// marks, and the old assignments have ended.
-pub async fn a_running_member_never_goes_on_in_a_recreated_topic(fixture: Fixture) {
+pub async fn a_running_member_never_continues_in_a_recreated_topic(fixture: Fixture) {
     let mut topic = Topic::fresh(&fixture, 2).await;
     topic.publish_everywhere(4).await;
     let from_two = |partition| StartOffset::new(partition, Offset::new(2));

@@ -73,7 +73,7 @@ pub(super) fn suspects() -> Suspects {
         broken::<ConflictsOverNothing>(&["delete_any_is_always_deleted"])
             .and_by(&["an_expired_row_is_overwritten_by_absent"]),
         broken::<DeletesThePartition>(&["delete_any_is_always_deleted"])
-            .and_by(&["a_walk_goes_on_behind_a_deleted_row"]),
+            .and_by(&["a_walk_continues_after_a_deleted_row"]),
         broken::<ChecksThenActs>(&[
             "of_several_writers_that_expect_no_row_exactly_one_wins",
             "of_several_writers_that_expect_the_same_revision_exactly_one_wins",

@@ -23,11 +23,11 @@ pub(super) fn suspects() -> Suspects {
             "after_and_bounds_hold_together",
         ]),
         broken::<UncrossesTheEnds>(&["between_includes_both_ends"]),
-        broken::<IgnoresAfter>(&["after_goes_on_behind_a_sort_key"])
+        broken::<IgnoresAfter>(&["after_continues_after_a_sort_key"])
             .and_by(&["after_and_bounds_hold_together"]),
-        broken::<AfterIsUpwardsOnly>(&["after_goes_on_behind_a_sort_key"]).and_by(&[
+        broken::<AfterIsUpwardsOnly>(&["after_continues_after_a_sort_key"]).and_by(&[
             "expired_rows_are_not_in_a_range",
-            "a_walk_goes_on_behind_a_deleted_row",
+            "a_walk_continues_after_a_deleted_row",
         ]),
         broken::<AfterReplacesTheBounds>(&["after_and_bounds_hold_together"]),
         broken::<IgnoresTheLimit>(&["pages_return_each_row_once"]).and_by(&[
@@ -35,12 +35,12 @@ pub(super) fn suspects() -> Suspects {
             "a_range_is_ordered_bytewise",
             "a_prefix_takes_the_rows_that_begin_so",
             "between_includes_both_ends",
-            "after_goes_on_behind_a_sort_key",
+            "after_continues_after_a_sort_key",
         ]),
         broken::<EndsAtAFullPage>(&["pages_return_each_row_once"]),
-        broken::<LooksForTheRowBehind>(&["a_walk_goes_on_behind_a_deleted_row"]).and_by(&[
+        broken::<LooksForTheRowBehind>(&["a_walk_continues_after_a_deleted_row"]).and_by(&[
             "expired_rows_are_not_in_a_range",
-            "after_goes_on_behind_a_sort_key",
+            "after_continues_after_a_sort_key",
         ]),
         broken::<EndsAtAnEmptyPage>(&["expired_rows_are_not_in_a_range"]),
         broken::<RangesOneMegabyte>(&["large_rows_come_back_together"]),

@@ -21,7 +21,7 @@ pub(super) fn suspects() -> Suspects {
             .and_by(&["writers_that_retry_on_conflict_lose_nothing"]),
         full::<RepeatsTheTail>(&["a_read_of_what_is_not_there_is_empty"])
             .and_by(&["streams_whose_ids_are_prefixes_are_not_mixed_up"]),
-        full::<IncludesTheHead>(&["after_reads_from_the_commit_behind_the_head"]).and_by(&[
+        full::<IncludesTheHead>(&["after_reads_from_the_commit_after_the_head"]).and_by(&[
             "every_acknowledged_commit_is_seen_by_every_later_read",
             "a_history_of_many_pages_is_read_to_the_tail",
             "a_read_of_what_is_not_there_is_empty",

@@ -18,7 +18,7 @@ use std::{
 pub(super) fn suspects() -> Suspects {
     vec![
         full::<MissesTheLastPage>(&["a_scan_sees_everything_stored_before_it_began"])
-            .and_by(&["a_scan_goes_on_from_a_stored_cursor"]),
+            .and_by(&["a_scan_continues_from_a_stored_cursor"]),
         full::<SkipsLargeCommits>(&["a_scan_of_large_commits_sees_everything"]),
         full::<OverlapsSegments>(&["each_commit_is_in_exactly_one_segment"])
             .and_by(&["a_cursor_of_another_scan_is_invalid"]),
@@ -28,8 +28,8 @@ pub(super) fn suspects() -> Suspects {
                 "a_cursor_of_another_scan_is_invalid",
             ]),
         full::<ScansBackwards>(&["a_page_has_at_most_max_items_and_streams_in_version_order"]),
-        full::<ForgetsUsedCursors>(&["a_scan_goes_on_from_a_stored_cursor"]),
-        full::<SkipsOneBehindACursor>(&["a_scan_goes_on_from_a_stored_cursor"])
+        full::<ForgetsUsedCursors>(&["a_scan_continues_from_a_stored_cursor"]),
+        full::<SkipsOneBehindACursor>(&["a_scan_continues_from_a_stored_cursor"])
             .and_by(&["a_scan_sees_everything_stored_before_it_began"]),
         full::<ShowsFirstCommitsAsTails>(&["a_scan_of_tails_returns_where_streams_end"]),
         full::<TakesAnyCursor>(&[

@@ -24,7 +24,7 @@ pub(super) fn suspects() -> Suspects {
         broken::<SaysThatItWasCommitted>(&["an_assignment_comes_before_the_first_delivery"]),
         broken::<RepeatsDeliveries>(&["deliveries_of_a_partition_are_in_order_without_repeats"])
             .and_by(&[
-                "a_paused_partition_delivers_nothing_and_goes_on_without_a_gap",
+                "a_paused_partition_delivers_nothing_and_continues_without_a_gap",
                 "a_dropped_run_leaves_a_first_part_and_can_be_sent_again",
             ]),
         broken::<TakesOneTopic>(&["a_subscription_of_several_topics_gets_all_of_them"])
@@ -41,7 +41,7 @@ pub(super) fn suspects() -> Suspects {
             "a_partition_without_position_is_missing_and_delivers_nothing",
         ])
         .and_by(&["a_recreated_topic_has_no_committed_offsets"]),
-        broken::<ResetsToTheEnd>(&["a_position_behind_the_end_is_out_of_range"]),
+        broken::<ResetsToTheEnd>(&["a_position_after_the_end_is_out_of_range"]),
         broken::<SkipsWhatIsGone>(&["a_position_that_retention_has_passed_is_out_of_range"]),
         broken::<CommitsWhatItDelivers>(&["what_is_not_committed_comes_again"]).and_by(&[
             "a_commit_is_stored_when_it_returns",

@@ -22,7 +22,7 @@ pub(super) fn suspects() -> Suspects {
             "a_pause_ends_with_its_assignment",
             "a_deleted_group_is_forgotten",
             "a_reached_offset_can_be_committed",
-            "a_running_member_never_goes_on_in_a_recreated_topic",
+            "a_running_member_never_continues_in_a_recreated_topic",
             "a_static_member_that_comes_back_gets_its_partitions",
             "a_static_member_that_stays_away_loses_its_partitions",
         ]),
@@ -31,14 +31,16 @@ pub(super) fn suspects() -> Suspects {
         broken::<HidesStaleCommits>(&["a_commit_after_the_partition_has_moved_is_stale"]).and_by(
             &[
                 "a_commit_under_another_epoch_is_stale_and_stores_nothing",
-                "a_running_member_never_goes_on_in_a_recreated_topic",
+                "a_running_member_never_continues_in_a_recreated_topic",
             ],
         ),
-        broken::<IgnoresPauses>(&["a_paused_partition_delivers_nothing_and_goes_on_without_a_gap"])
-            .and_by(&[
-                "a_member_that_has_paused_everything_stays_in_the_group",
-                "a_paused_partition_reaches_nothing",
-            ]),
+        broken::<IgnoresPauses>(&[
+            "a_paused_partition_delivers_nothing_and_continues_without_a_gap",
+        ])
+        .and_by(&[
+            "a_member_that_has_paused_everything_stays_in_the_group",
+            "a_paused_partition_reaches_nothing",
+        ]),
         broken::<ForgetsThatItLeft>(&["after_leave_everything_is_closed"]),
         broken::<KeepsGroups>(&["a_deleted_group_is_forgotten"]),
         broken::<GivesEachAGroup>(&["members_share_the_partitions_and_each_message_goes_to_one"])

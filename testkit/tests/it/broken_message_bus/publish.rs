@@ -60,7 +60,7 @@ pub(super) fn suspects() -> Suspects {
             "a_commit_during_a_revocation_counts",
             "a_deleted_group_is_forgotten",
             "a_recreated_topic_has_no_committed_offsets",
-            "a_running_member_never_goes_on_in_a_recreated_topic",
+            "a_running_member_never_continues_in_a_recreated_topic",
         ]),
     ]
 }

@@ -16,7 +16,7 @@ pub(super) fn suspects() -> Suspects {
     vec![
         broken::<RemembersCommits>(&["a_recreated_topic_has_no_committed_offsets"])
             .and_by(&["a_deleted_group_is_forgotten"]),
-        broken::<GoesOnInTheNewTopic>(&["a_running_member_never_goes_on_in_a_recreated_topic"]),
+        broken::<GoesOnInTheNewTopic>(&["a_running_member_never_continues_in_a_recreated_topic"]),
         broken::<NamesItsTopicsByName>(&["a_recreated_topic_has_another_id"]),
         broken::<IgnoresInstanceIds>(&["a_static_member_that_comes_back_gets_its_partitions"])
             .and_by(&[
