@@ -285,7 +285,8 @@ impl InMemoryMessageBus {
     ///
     /// # Errors
     /// - `Refused(MissingTopic)` if the topic does not exist.
-    /// - `Invalid` if the partition does not exist.
+    /// - `Invalid` if the partition does not exist, or would end after the last offset of Kafka,
+    ///   2^63 - 1.
     ///
     /// # Example
     /// ```

@@ -36,6 +36,9 @@ enum Hidden {
     Until(Instant),
 }
 
+/// The last offset at which a partition may be told to end. Kafka counts offsets as `i64`.
+const MAX_END: u64 = i64::MAX as u64;
+
 /// The records of one partition.
 ///
 /// An offset is never used twice, even if its record is deleted, and may have no record.
@@ -63,9 +66,6 @@ impl Log {
         self.records.insert(self.end, message);
         self.end += 1;
         offset
-    }
-    fn skip(&mut self, offsets: u64) {
-        self.end = self.end.saturating_add(offsets);
     }
     fn remove(&mut self, offsets: Range<u64>) {
         self.records.retain(|offset, _| !offsets.contains(offset));
@@ -334,7 +334,17 @@ impl Topics {
         partition: &PartitionId,
         offsets: u64,
     ) -> Result<(), MessageBusError> {
-        self.log_mut(partition)?.skip(offsets);
+        let log = self.log_mut(partition)?;
+        if offsets > MAX_END.saturating_sub(log.end) {
+            return Err(MessageBusError::Invalid {
+                reason: format!(
+                    "{partition} ends at offset {}: after {offsets} more it would end after {MAX_END}, the last offset of a \
+                     Kafka partition",
+                    log.end
+                ),
+            });
+        }
+        log.end += offsets;
         Ok(())
     }
 }

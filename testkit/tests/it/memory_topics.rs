@@ -205,3 +205,21 @@ async fn the_newer_of_two_members_with_one_instance_id_goes_on_at_once() {
     let event = next(&newer).await;
     assert!(matches!(event, ConsumerEvent::Delivery(_)), "{event:?}");
 }
+
+#[tokio::test]
+async fn no_partition_ends_after_the_last_offset_of_kafka() {
+    let bus = InMemoryMessageBus::new();
+    bus.create_topic(TOPIC, 1);
+    bus.publish(&message()).await.unwrap();
+    for offsets in [u64::MAX, i64::MAX.unsigned_abs()] {
+        let refused = bus.skip_offsets(&partition(0), offsets);
+        assert!(
+            matches!(&refused, Err(MessageBusError::Invalid { reason }) if reason.contains("ends at offset 1")),
+            "{refused:?}"
+        );
+    }
+    bus.skip_offsets(&partition(0), i64::MAX.unsigned_abs() - 1)
+        .unwrap();
+    bus.publish(&message()).await.unwrap();
+    assert!(bus.skip_offsets(&partition(0), 1).is_err());
+}
