@@ -303,6 +303,11 @@ impl Feed {
         }
     }
 
+    /// Returns the streams written to, each once.
+    pub(super) fn streams(&self) -> &[StreamId] {
+        &self.streams
+    }
+
     /// Forgets the processor's position, as a rebuild does.
     pub(super) fn begin_anew(&mut self) {
         self.lives += 1;

@@ -1,13 +1,13 @@
 //! Given records, when a record, a duplicate, a late one or a gap, then rows.
 use super::handler::{HandlerScenario, Projects, Words};
 use foldstream::{
-    BoxError, Decoded, EventSet, Opened, PayloadContext, RecordedEvent, chain,
+    BoxError, Decoded, EventSet, Opened, PayloadContext, RecordedEvent, Version, chain,
     runner::{
-        EventContext, EventSource, HandlerResult, ModelId, ProcessorPolicy, Projector,
+        EventContext, EventSource, HandlerResult, ModelId, Position, ProcessorPolicy, Projector,
         RunnerBuilder,
     },
 };
-use std::sync::Arc;
+use std::{fmt::Debug, sync::Arc};
 
 /// A projector, the records that it has received, and the rows that it has made of them.
 ///
@@ -175,10 +175,13 @@ impl<P: Projector, R> HandlerScenario<P, R, Projects> {
     /// Resets the model with `reset`, and builds it again from everything that the bus has.
     ///
     /// # Panics
-    /// As [`when`](Self::when), and if `reset` fails.
+    /// As [`when`](Self::when); if `reset` fails; and if it leaves a position of a stream, or all rows as they were.
     #[track_caller]
     #[must_use = "a scenario without a `then` checks nothing"]
-    pub fn when_rebuilt(mut self) -> Self {
+    pub fn when_rebuilt(mut self) -> Self
+    where
+        R: Debug + PartialEq,
+    {
         self.begin_step();
         let model = self.model();
         let feed = &mut self.feed;
@@ -190,9 +193,40 @@ impl<P: Projector, R> HandlerScenario<P, R, Projects> {
                 feed.history()
             );
         }
-        feed.begin_anew();
+        self.check_emptied(&model);
+        self.feed.begin_anew();
         self.run();
         self
+    }
+
+    /// Panics if `reset` has left what a replay builds upon: the rows would come out right although nothing was emptied.
+    #[track_caller]
+    fn check_emptied(&self, model: &ModelId)
+    where
+        R: Debug + PartialEq,
+    {
+        let feed = &self.feed;
+        for stream in feed.streams() {
+            match feed.block_on(self.handler.position(model, stream)) {
+                Ok(Position::Stored { version, .. }) if version > Version::NONE => panic!(
+                    "the reset has left the position of {stream} at version {version}, so a replay would skip the events up \
+                     to it: delete positions together with rows\n{}",
+                    feed.history()
+                ),
+                Ok(_) => {}
+                Err(error) => panic!(
+                    "the position of {stream} cannot be read after the reset: {}\n{}",
+                    chain(error.source()),
+                    feed.history()
+                ),
+            }
+        }
+        if let Some(rows) = self.rows_left() {
+            panic!(
+                "the reset has left all rows: `reset` must empty the model\n{}rows: {rows:?}\n",
+                feed.history()
+            );
+        }
     }
 
     fn model(&self) -> ModelId {

@@ -37,6 +37,8 @@ pub struct HandlerScenario<H, R, Role> {
     words: Words,
     add: Add,
     read: Box<dyn Read<H, R>>,
+    /// The results before the first event.
+    initial: Option<R>,
     /// The results before the last step.
     before: Option<R>,
     report: Option<ProcessorReport>,
@@ -98,6 +100,7 @@ impl<H, R, Role> HandlerScenario<H, R, Role> {
             words,
             add: Box::new(add),
             read: Box::new(read),
+            initial: None,
             before: None,
             report: None,
             is_pending: true,

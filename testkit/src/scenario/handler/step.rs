@@ -40,6 +40,9 @@ impl<H, R, Role> HandlerScenario<H, R, Role> {
     pub(in crate::scenario) fn run(&mut self) {
         // With one event at a time, the result does not depend on how handlers share the thread.
         let policy = self.policy.clone().with_concurrency(1);
+        if self.initial.is_none() {
+            self.initial = Some(self.feed.block_on(self.read.read(&self.handler)));
+        }
         let is_first = self.report.is_none() && self.feed.is_empty();
         let report = self.feed.run(|builder| (self.add)(builder, policy));
         if !is_first {
@@ -47,6 +50,16 @@ impl<H, R, Role> HandlerScenario<H, R, Role> {
         }
         self.report = Some(report);
         self.is_failure_seen = false;
+    }
+
+    /// Returns the results if they are those before the step, although the events before it had changed them.
+    pub(in crate::scenario) fn rows_left(&self) -> Option<R>
+    where
+        R: PartialEq,
+    {
+        let now = self.feed.block_on(self.read.read(&self.handler));
+        let is_left = self.before.as_ref() == Some(&now) && self.initial.as_ref() != Some(&now);
+        is_left.then_some(now)
     }
 
     /// Returns the name of the processor, which has run before.
