@@ -10,7 +10,7 @@ use foldstream::{
 };
 use proptest::{prelude::*, sample::Index};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::{self, Debug, Write as _},
 };
 
@@ -308,6 +308,29 @@ impl<'a, P: Projector, M> Drive<'a, P, M> {
             Ok(()) => Ok(rows(&self.model).await),
             Err(error) => Err(self.failed(shown(&error))),
         }
+    }
+
+    /// Returns what is wrong with a position that a process reads when it starts now: an event that no process has had is
+    /// before it, and a runner would leave that event out.
+    pub(super) async fn wrong_position(&self) -> Result<Option<String>, Failed> {
+        let process = (self.make)(&self.model);
+        let mut looked_at = BTreeSet::new();
+        for stream in self.deliveries.iter().map(Delivery::stream) {
+            if !looked_at.insert(stream) {
+                continue;
+            }
+            let position = process.position(&self.id, stream).await;
+            let position = position.map_err(|error| self.failed(shown(&error)))?;
+            let seen = self.seen.get(stream).copied().unwrap_or(Version::NONE);
+            if let Position::Stored { version, .. } = position
+                && version > seen
+            {
+                return Ok(Some(format!(
+                    "the position of {stream}: version {version}, where the model has the events up to {seen}"
+                )));
+            }
+        }
+        Ok(None)
     }
 
     /// Returns the same events over the same model, from the first event.

@@ -46,6 +46,8 @@ const MOST_IDS: usize = 16;
 /// - all of these together.
 ///
 /// In addition, **a reset empties the model**: afterwards, the same events lead to the same rows.
+/// And **a position is not ahead of the rows**: it names no version that was not delivered, neither in
+/// a new model nor after a reset.
 ///
 /// These laws are what a [`Projector`] promises its runner. A failure prints the smallest history
 /// and disturbances that were found and, as far as a scenario can express them, a
@@ -489,10 +491,13 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
     /// Returns the rows without any disturbance. The model is reset and rebuilt in between.
     async fn rebuilt(&self, all: &[Delivery<P::Events>], empty: &R) -> Result<R, Broken> {
         const RESET: &str = "a reset empties the model";
+        const POSITION: &str = "a position is not ahead of the rows";
         let taken = |failed| self.broken_rows("every event is taken in", failed, "no failure");
         let model = self.fresh(empty).await?;
         let drive = Drive::new(Law::Batches, model, &*self.process, all);
+        self.check_position(&drive, POSITION).await?;
         let (expected, drive) = drive.rows(&[], &self.rows).await.map_err(taken)?;
+        self.check_position(&drive, POSITION).await?;
         let left = drive.reset(&self.rows).await.map_err(taken)?;
         if left != *empty {
             let mut failed = drive.failed(format!("the rows: {left:?}"));
@@ -500,7 +505,9 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
             failed.test.push("    .when_rebuilt()".into());
             return Err(self.broken(RESET, failed, empty));
         }
-        let (again, drive) = drive.again().rows(&[], &self.rows).await.map_err(taken)?;
+        let drive = drive.again();
+        self.check_position(&drive, RESET).await?;
+        let (again, drive) = drive.rows(&[], &self.rows).await.map_err(taken)?;
         if again != expected {
             let mut failed = drive.failed(format!("the rows of the second time: {again:?}"));
             failed
@@ -510,6 +517,29 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
             return Err(self.broken(RESET, failed, &expected));
         }
         Ok(expected)
+    }
+
+    /// Checks that a process which starts now would be given every event that none has had.
+    async fn check_position(&self, drive: &Drive<'_, P, M>, law: &str) -> Result<(), Broken> {
+        let read = |failed| self.broken_rows("every position can be read", failed, "no failure");
+        let Some(wrong) = drive.wrong_position().await.map_err(read)? else {
+            return Ok(());
+        };
+        let mut found = vec!["events:".to_owned()];
+        let moves = drive.failed(String::new()).moves;
+        found.extend(moves.iter().map(|line| format!("  {line}")));
+        found.push(wrong);
+        found.push(
+            "a runner leaves out all events up to it: keep a position for each stream, with its rows, and delete both in a \
+             reset"
+                .into(),
+        );
+        Err(Broken {
+            law: law.into(),
+            found,
+            test: Vec::new(),
+            is_of_all: false,
+        })
     }
 
     fn broken(&self, law: &str, failed: Failed, expected: &R) -> Broken {

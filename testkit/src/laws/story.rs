@@ -101,7 +101,9 @@ impl Broken {
         for line in &self.found {
             let _ = writeln!(text, "  {}", line.replace('\n', "\n  "));
         }
-        text.push_str("as a test:\n");
+        if !self.test.is_empty() {
+            text.push_str("as a test:\n");
+        }
         for line in &self.test {
             let _ = writeln!(text, "    {line}");
         }

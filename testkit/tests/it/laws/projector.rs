@@ -37,6 +37,8 @@ struct Table {
     rows: Arc<Mutex<Rows>>,
     /// State that is not a row of a stream, for projectors that keep something over all streams.
     last: Arc<Mutex<String>>,
+    /// Positions that are not stored in the rows.
+    positions: Arc<Mutex<BTreeMap<String, u64>>>,
 }
 
 fn change(event: &AccountEvent) -> i64 {

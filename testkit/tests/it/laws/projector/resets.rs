@@ -199,3 +199,109 @@ fn laws_without_an_event_check_nothing() {
     });
     assert!(text.starts_with("no command led to an event"), "{text}");
 }
+
+/// Says of each stream that it is as far as the furthest of all.
+#[derive(Debug)]
+struct FurthestOfAll(Direct);
+impl Way for FurthestOfAll {
+    fn start(table: Table) -> Self {
+        Self(Direct(table))
+    }
+    fn take(&self, stream: String, version: u64, event: &AccountEvent) -> HandlerResult {
+        self.0.take(stream, version, event)
+    }
+    fn reset(&self) {
+        self.0.reset();
+    }
+    fn position(&self, _: &str) -> Position {
+        let rows = self.0.0.rows.lock().unwrap();
+        let furthest = rows.values().map(|row| row.0).max();
+        Position::stored(Version::new(furthest.unwrap_or_default()))
+    }
+}
+
+#[test]
+fn a_position_that_another_stream_has_moved_is_caught() {
+    golden(
+        &failure(|| laws::<FurthestOfAll>().check()),
+        r#"
+a law of Balances<FurthestOfAll> is broken: a position is not ahead of the rows
+  events:
+    account#b 1: AccountOpened { owner: "ann" }
+    account#c 1: AccountOpened { owner: "ann" }
+    account#b 2: MoneyDeposited { amount: 1 }
+  the position of account#c: version 2, where the model has the events up to 1
+  a runner leaves out all events up to it: keep a position for each stream, with its rows, and delete both in a reset
+the same cases again: FOLDSTREAM_SEED=1
+"#,
+    );
+}
+
+/// Empties the rows in a reset, and keeps the positions.
+#[derive(Debug)]
+struct KeepingPositions {
+    rows: Direct,
+    positions: Table,
+}
+impl Way for KeepingPositions {
+    fn start(table: Table) -> Self {
+        let positions = table.clone();
+        Self {
+            rows: Direct(table),
+            positions,
+        }
+    }
+    fn take(&self, stream: String, version: u64, event: &AccountEvent) -> HandlerResult {
+        self.positions
+            .positions
+            .lock()
+            .unwrap()
+            .insert(stream.clone(), version);
+        self.rows.take(stream, version, event)
+    }
+    fn reset(&self) {
+        self.rows.reset();
+    }
+    fn position(&self, stream: &str) -> Position {
+        let version = self
+            .positions
+            .positions
+            .lock()
+            .unwrap()
+            .get(stream)
+            .copied();
+        Position::stored(Version::new(version.unwrap_or_default()))
+    }
+}
+
+#[test]
+fn a_reset_that_leaves_positions_is_caught() {
+    golden(
+        &failure(|| laws::<KeepingPositions>().check()),
+        r#"
+a law of Balances<KeepingPositions> is broken: a reset empties the model
+  events:
+  the position of account#a: version 1, where the model has the events up to 0
+  a runner leaves out all events up to it: keep a position for each stream, with its rows, and delete both in a reset
+the same cases again: FOLDSTREAM_SEED=1
+"#,
+    );
+}
+
+#[test]
+fn the_test_that_is_told_for_a_reset_fails_as_well() {
+    let text = failure(|| {
+        let table = Table::default();
+        let rows = async |balances: &Balances<Keeping>| balances.0.0.0.rows.lock().unwrap().clone();
+        let _ = ProjectorScenario::new(Balances(Keeping::start(table)), rows)
+            .when(
+                "a",
+                [AccountOpened {
+                    owner: "ann".into(),
+                }],
+            )
+            .when_rebuilt()
+            .then_unchanged();
+    });
+    assert!(text.starts_with("the reset has left all rows"), "{text}");
+}
