@@ -87,7 +87,7 @@ fn events_are_read_back_through_the_upcasters_of_their_type_and_those_given() {
         matches!(error, AppendError::Codec(CodecError::Encode { .. })),
         "{error:?}"
     );
-    // The type lifts this name itself.
+    // The type has an upcaster for this name already.
     let error = encode_events(&filled, &older()).unwrap_err();
     assert!(matches!(error, AppendError::Load(_)), "{error:?}");
 }

@@ -1,4 +1,4 @@
-//! A commit as bytes: format 1, what is read back, and what is refused.
+//! A commit as bytes: format 1, reading it back, and refused bytes.
 use bytes::Bytes;
 use foldstream::{
     CommitId, Metadata, StreamHead, StreamId, Timestamp, Version,
@@ -7,7 +7,7 @@ use foldstream::{
 use proptest::{collection::vec, option, prelude::*};
 use std::sync::Arc;
 
-/// Bytes that a build of format 1 has written. They are readable forever.
+/// Bytes that a build of format 1 has written. They must be readable forever.
 const GOLDEN: &[u8] = b"\x01[\"01900000-0000-7000-8000-0000000000ab\",\"cart#c-1\",3,1767225600000001,\
     [\"cmd-1\",\"corr\",\"cause\",\"ann\",\"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\",[[\"tenant\",\"a\\n\\\"b\\\"\"]]],\
     [[\"CartItemAdded\",2,11,null],[\"Sealed\",1,4,\"zip,aes\"]]]\n{\"sku\":\"a\"}\x00\n\xff\x01";
@@ -38,7 +38,7 @@ fn golden() -> Commit {
     )
 }
 
-/// A small commit whose header is changed before it is read.
+/// Reads a small commit whose header is changed first.
 fn changed(from: &str, to: &str) -> Result<Commit, CommitBytesError> {
     let text =
         r#"["01900000-0000-7000-8000-0000000000ab","cart#c-1",3,7,null,[["Added",1,2,null]]]"#;
@@ -225,7 +225,7 @@ fn what_a_commit_costs_beside_its_texts_is_as_documented() {
     assert!(size(2) - size(1) <= 20, "{}", size(2) - size(1));
 }
 
-/// What a command digest leaves behind must not make a stored commit differ from the one that is read.
+/// A command digest must not make a stored commit differ from the one that is read.
 #[test]
 fn a_commit_of_a_command_with_a_digest_is_equal_when_it_is_read() {
     let head = StreamHead::empty(key().stream);
@@ -303,7 +303,7 @@ proptest! {
         prop_assert!(Commit::from_bytes(format_1).is_err());
     }
 
-    /// What is read from damaged bytes is an error, or a commit that is itself whole.
+    /// Damaged bytes yield an error, or a commit that is itself whole.
     #[test]
     fn damaged_bytes_never_panic(
         commit in commit(),

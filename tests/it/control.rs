@@ -21,7 +21,7 @@ fn mark(version: u64) -> Watermark {
     Watermark::new(Version::new(version), CommitId::from_u128(version.into()))
 }
 
-/// Watermarks through these rules, and every row that reaches the store.
+/// Creates watermarks over a store with these rules, and records every row that reaches the store.
 fn watermarks(rules: impl IntoIterator<Item = Rule>) -> (Watermarks, Faults, Arc<Mutex<Vec<Row>>>) {
     let (faults, puts) = probed(Faults::script(rules));
     let rows = faults.control_store(InMemoryControlStore::new());
@@ -56,7 +56,7 @@ async fn every_write_is_under_a_revision_that_nobody_has_used() {
     let revisions = revisions(&puts);
     let distinct: BTreeSet<u128> = revisions.iter().map(|r| r.as_u128()).collect();
     assert_eq!((revisions.len(), distinct.len()), (100, 100));
-    // 128 random bits, no counter.
+    // 128 random bits are not in the order of a counter.
     assert!(!revisions.is_sorted_by_key(|r| r.as_u128()));
 }
 
@@ -90,7 +90,8 @@ async fn a_row_that_somebody_else_has_moved_further_is_adopted_and_never_moves_b
 
 #[tokio::test(start_paused = true)]
 async fn a_row_that_is_stolen_again_and_again_is_given_up_after_a_bounded_time() {
-    // The concurrent writer writes the same value again: nothing is further, and it is never mine.
+    // The concurrent writer writes the same value again, so the watermark never advances and the
+    // row is never this process's own.
     let (marks, faults, _) = watermarks([]);
     let first = marks.advance(&stream("a"), None, mark(1)).await.unwrap();
     faults.set([Fault::ConcurrentWrite.on(Op::Put)]);
@@ -99,7 +100,7 @@ async fn a_row_that_is_stolen_again_and_again_is_given_up_after_a_bounded_time()
     assert!(contended.unwrap_err().is_transient());
     let took = started.elapsed().as_millis();
     assert!((2000..2010).contains(&took), "{took} ms");
-    // The pauses grow.
+    // The pauses grow with each retry.
     let tries = faults.calls(Op::Put);
     assert!((10..200).contains(&tries), "{tries}");
 }
@@ -174,13 +175,14 @@ fn rows_of_streams_are_spread_over_64_partitions_by_the_streams_hash() {
     }
 }
 
-/// How far the watermark is, read past all faults.
+/// Returns the version of the watermark, read past all faults.
 async fn read(marks: &Watermarks) -> u64 {
     let found = marks.get(&stream("a")).await.unwrap();
     found.map_or(0, |mark| mark.value.version.get())
 }
 
-/// Several processes move one watermark, through a store that loses, repeats and steals.
+/// Several processes move one watermark through a store that loses and repeats calls, and has
+/// concurrent writers.
 #[tokio::test(start_paused = true)]
 async fn a_watermark_only_moves_forward_whatever_is_lost() {
     for seed in length::seeds(300, 5_000) {

@@ -1,13 +1,13 @@
-//! What the derive writes and reads.
+//! The payloads that the derive writes and reads.
 use foldstream::{DomainEvent, EventType};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{collections::BTreeMap, fmt::Display, str::FromStr};
 
-/// Generic: it takes a reference to the field itself.
+/// Generic, so it takes a reference to the field itself.
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
-/// A trait that only the number has, not a reference to it.
+/// A trait that only the number has, and not a reference to it.
 trait Number: Display + FromStr<Err: Display> {}
 impl Number for u64 {}
 mod as_text {
@@ -29,7 +29,7 @@ const fn three() -> u8 {
 struct Place {
     zip_code: u32,
 }
-/// No serde: such a field is skipped.
+/// A field type without serde, which must be skipped.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Local;
 
@@ -62,7 +62,7 @@ enum ShapeEvent {
         #[serde(flatten)]
         rest: BTreeMap<String, u8>,
     },
-    // The names of generated items do not collide.
+    // The names of generated items must not collide.
     A1 {
         b: u8,
     },
@@ -175,7 +175,7 @@ mod short_names {
         Fields { s: S, d: D, e: E, t: T },
         Written(S),
         Read(D),
-        // With the variants imported, these hide those of `Result`.
+        // If the variants are imported, these hide those of `Result`.
         Ok,
         Err { e: E },
     }
@@ -276,7 +276,7 @@ fn a_raw_name_is_stored_without_its_mark() {
     assert_eq!(round_trip(&RawEvent::Done), "{}");
 }
 
-/// Events that are read, and written no longer.
+/// Events that are still read but no longer written.
 #[deny(deprecated)]
 mod outdated {
     use super::*;
@@ -311,7 +311,7 @@ fn a_deprecated_event_does_not_warn_of_generated_code() {
     }
 }
 
-/// Generated code repeats names, whose lints are allowed where the user wrote them.
+/// Generated code repeats names whose lints the user has allowed.
 #[deny(warnings)]
 mod unusual_names {
     use super::*;

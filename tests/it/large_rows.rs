@@ -19,7 +19,7 @@ use std::{
 fn key() -> RowKey {
     RowKey::new("large", "a")
 }
-/// So many bytes, all of this kind.
+/// Returns a value of this length that consists of `kind`.
 fn value(kind: u8, bytes: usize) -> Bytes {
     vec![kind; bytes].into()
 }
@@ -58,7 +58,7 @@ async fn read(large: &LargeRows) -> Option<Bytes> {
     let found = large.get(&key()).await.unwrap();
     found.map(|stored| stored.value)
 }
-/// In the place of whatever is there.
+/// Writes the value over the stored one.
 async fn write(large: &LargeRows, value: &Bytes) -> LargePut {
     let seen = large.get(&key()).await.unwrap().map(|s| s.revision);
     large.put(&key(), value, seen).await.unwrap()
@@ -126,7 +126,7 @@ async fn a_value_that_was_deleted_stays_so_though_its_write_lands_late() {
     };
     drop(faults);
     assert!(world.large().delete(&key(), revision).await.unwrap());
-    // The head once more, as of a request that was on its way for long.
+    // The head is written once more, by a request that was delayed for long.
     let (row, expect) = sent.lock().unwrap().take().unwrap();
     let landed = world.rows.put(&row, expect).await.unwrap();
     assert!(matches!(landed, PutOutcome::Conflict(_)));
@@ -216,7 +216,7 @@ async fn a_value_that_is_replaced_while_it_is_read_is_read_anew() {
     let _ = write(&world.large(), &value(1, LARGE)).await;
     let faults = Faults::none();
     let reader = world.over(faults.control_store(world.rows.clone()));
-    // The head is read, then its chunks are gone as after an hour, and another value stands.
+    // The head is read. Then its chunks expire as after an hour, and another value is stored.
     let (rows, clock) = (world.rows.clone(), world.clock.clone());
     let replaced = Mutex::new(false);
     let faults = faults.with_probe(move |moment, call| {

@@ -1,4 +1,4 @@
-//! Rules of leases.
+//! The rules of leases.
 use foldstream::{
     SystemIds,
     control::{Contender, Lease, Leases},
@@ -38,12 +38,12 @@ async fn a_held_lease_is_taken_over_only_after_its_revision_stood_still_for_the_
     let rows = InMemoryControlStore::new();
     let mut lease = take(&mut contender(&rows, "a")).await;
     let mut b = contender(&rows, "b");
-    // Held long before b looks: b's own time counts from its first look.
+    // The lease was held long before b looks. Its time starts again for b at b's first look.
     advance(TIME * 5).await;
     assert!(!is_taken(&mut b).await);
     advance(TIME - Duration::from_millis(1)).await;
     assert!(!is_taken(&mut b).await);
-    // A renewal, seen late, begins b's time anew.
+    // A renewal starts b's time again, even if b sees it late.
     assert!(lease.renew().await.unwrap());
     advance(TIME).await;
     assert!(!is_taken(&mut b).await);
@@ -95,7 +95,7 @@ async fn a_renewal_whose_answers_were_lost_is_known_as_ones_own_by_the_next() {
     let mut a = contender_over(faults.control_store(rows.clone()), "a");
     let mut lease = take(&mut a).await;
     let until = lease.valid_until();
-    // The repeat that settles a lost answer is lost too.
+    // The repeat that would settle a lost answer is lost too.
     faults.set([Fault::LoseReply.on(Op::Put).first(2)]);
     advance(Duration::from_secs(1)).await;
     assert!(lease.renew().await.unwrap_err().is_transient());
@@ -144,7 +144,7 @@ async fn the_holder_knows_that_its_time_is_over_before_another_takes_over_howeve
     assert!(started.elapsed() >= Duration::from_secs(3));
 }
 
-/// What holders believe, for all seeds: never two at the same time, and epochs in the order of holding.
+/// Holders never overlap, and epochs are in the order of holding, for all seeds.
 #[tokio::test(start_paused = true)]
 async fn two_processes_never_hold_a_lease_at_the_same_time_whatever_is_lost_or_late() {
     let mut beliefs = 0;
@@ -156,7 +156,7 @@ async fn two_processes_never_hold_a_lease_at_the_same_time_whatever_is_lost_or_l
             .with(Fault::Duplicate.on(Op::Put).one_in(6))
             .with(Fault::Freeze(TIME * 2).anywhere().one_in(15))
             .with(Fault::Delay(Duration::from_secs(4)).anywhere().jittered());
-        // (from, until, epoch) that a holder was sure of.
+        // The (from, until, epoch) of which a holder was sure.
         let held = Mutex::new(Vec::<(Instant, Instant, u64)>::new());
         let processes = (0..3u64).map(|n| {
             let faults = faults.restart();

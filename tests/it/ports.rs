@@ -95,7 +95,7 @@ fn every_append_error_says_the_same_as_its_execute_error() {
     let _: BoxError = Box::new(AppendError::Conflict(conflict()));
 }
 
-/// Publishes runs in one go, and nothing else.
+/// A bus that publishes runs as one batch, and implements nothing else.
 struct OnlyRuns;
 #[async_trait]
 impl MessageBusLayer for OnlyRuns {

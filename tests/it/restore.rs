@@ -1,4 +1,4 @@
-//! After a restore from a backup: watermarks and snapshots of a history that is gone.
+//! Watermarks and snapshots after a restore from a backup, when their history is gone.
 use async_trait::async_trait;
 use foldstream::{
     CommitId, IdSource as _, StreamHead, StreamId, SystemIds, Timestamp, Version,
@@ -30,7 +30,7 @@ fn version(n: u64) -> Version {
     Version::new(n)
 }
 
-/// A store that came back from a backup, and what the others remember of the one before.
+/// A store that came back from a backup, and the other stores, which remember the one before.
 struct World {
     events: Arc<InMemoryEventStore>,
     control: Arc<InMemoryControlStore>,
@@ -52,7 +52,7 @@ impl World {
         RestoreRepair::new(self.events.clone(), self.control.clone(), writes)
             .with_snapshots(self.snapshots.clone())
     }
-    /// Commits of two events each, recorded a second apart from `since` on.
+    /// Stores commits of two events each, recorded a second apart from `since` on.
     async fn commits(&self, stream: &StreamId, since: i64, count: usize) -> Vec<Commit> {
         use foldstream::ports::ReadFrom;
         use futures::TryStreamExt as _;
@@ -96,11 +96,11 @@ impl World {
 fn mark(commit: &Commit) -> Watermark {
     Watermark::new(commit.last_version(), commit.id)
 }
-/// Of a commit that is gone.
+/// Returns a watermark at a commit that is gone.
 fn lost(at: u64) -> Watermark {
     Watermark::new(version(at), CommitId::random())
 }
-/// What a check says and what a repair does are the same; afterwards all is in order.
+/// Repairs, and asserts that the check found the same and finds nothing afterwards.
 async fn repair(restore: &RestoreRepair) -> Vec<Finding> {
     let found = restore.check(None, MANY).await.unwrap();
     let done = restore.repair(None, MANY).await.unwrap();
@@ -143,7 +143,8 @@ async fn the_watermark_of_a_stream_that_is_gone_goes() {
     assert!(!world.has_snapshot(&gone).await);
 }
 
-/// New commits under old numbers: were the watermark the new tail, they would never be published.
+/// New commits have old version numbers. If the watermark moved to the new tail, they would never
+/// be published.
 #[tokio::test]
 async fn a_stream_that_was_written_to_is_left_until_it_is_said_since_when() {
     for lost_at in [5, 8, 9, 20] {
@@ -185,7 +186,7 @@ async fn a_stream_that_is_all_new_loses_its_watermark() {
     assert_eq!(world.watermark(&a).await, None);
 }
 
-/// It would skip what is not published.
+/// A watermark that is too high would skip unpublished commits.
 #[tokio::test]
 async fn a_watermark_never_goes_up() {
     let (world, a) = (World::new(), stream("a"));
@@ -214,7 +215,7 @@ async fn a_snapshot_above_the_tail_or_of_another_history_goes() {
         };
         world.snapshot(stream, version, id).await;
     }
-    // Never published, so they are found by their type only.
+    // These streams were never published, so they are found by their type only.
     assert_eq!(repair(&world.restore()).await, []);
     let findings = repair(&world.restore().with_aggregates(["other", "cart"])).await;
     assert_eq!(findings.len(), 3);
@@ -253,7 +254,7 @@ async fn pages_keep_to_their_budget_and_go_on_from_the_cursors_text() {
         let budget = NonZeroU32::new(budget).unwrap();
         let (mut cursor, mut found, mut pages) = (None::<RestoreCursor>, Vec::new(), 0);
         loop {
-            // Another process each time.
+            // Each page is repaired by another process.
             let page: RestorePage = world
                 .restore()
                 .check(cursor.as_ref(), budget)
@@ -275,7 +276,8 @@ async fn pages_keep_to_their_budget_and_go_on_from_the_cursors_text() {
     }
 }
 
-/// Moves the watermark whenever another process is about to lower it, as a publisher that was not stopped does.
+/// Moves the watermark whenever another process is about to lower it, as a publisher does that was
+/// not stopped.
 struct Moving;
 #[async_trait]
 impl ControlStoreLayer for Moving {

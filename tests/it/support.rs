@@ -1,4 +1,4 @@
-//! An account.
+//! The account that the tests use as their aggregate.
 use foldstream::{
     Aggregate, BoxError, Context, Decide, Decision, DomainEvent, Snapshot, StreamId, id,
 };
@@ -21,7 +21,7 @@ pub(crate) enum AccountCommand {
     Withdraw {
         amount: u64,
     },
-    /// As many deposits of 1 in one commit.
+    /// Makes this number of deposits of 1 in one commit.
     DepositOnes {
         times: usize,
     },
@@ -72,7 +72,7 @@ pub(crate) fn stream(id: &str) -> StreamId {
     StreamId::new("account", id).unwrap()
 }
 
-/// An answer that never came.
+/// Creates the error of an answer that never came.
 pub(crate) fn no_answer() -> BoxError {
     "no answer".into()
 }

@@ -60,7 +60,7 @@ fn ann() -> BoxId {
     "ann".into()
 }
 
-/// A stream with an older event, one that is retired by now, and one of today.
+/// Creates a stream with an older event, a retired one and a current one.
 pub(crate) async fn old_stream() -> Arc<InMemoryEventStore> {
     let store = InMemoryEventStore::new();
     let empty = StreamHead::empty(StreamId::new("box", "ann").unwrap());
@@ -88,7 +88,7 @@ async fn every_read_of_a_repository_uses_the_upcasters_of_the_type() {
     let history: Vec<_> = chests.history(&ann()).try_collect().await.unwrap();
     let events: Vec<_> = history.into_iter().map(|recorded| recorded.event).collect();
     assert_eq!(events, [filled(1), filled(7)]);
-    // Given ones are added.
+    // Given upcasters are added to those of the type.
     let more = Upcasters::new().with("box", "Sealed", 9, |_| Ok(Upcast::Retired));
     let both = chests.with_upcasters(more).load(&ann()).await.unwrap();
     assert_eq!(both.state().0, [filled(1), filled(7)]);
@@ -102,7 +102,7 @@ async fn a_name_that_the_type_lifts_itself_cannot_be_given_to_a_repository() {
         aggregate: "box".into(),
         name: "Filled".into(),
     };
-    // Every call fails, also where nothing is stored yet.
+    // Every call fails, also for a stream without events.
     let loaded = chests.load(&ann()).await;
     assert!(
         matches!(&loaded, Err(LoadError::Upcasters(e)) if *e == expected),

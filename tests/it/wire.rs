@@ -1,4 +1,4 @@
-//! The record on the bus: its exact form, what is read back, and what is refused.
+//! The record on the bus: its exact form, reading it back, and refused records.
 use bytes::Bytes;
 use foldstream::{
     CommitId, EventHeader, Metadata, RecordedEvent, SourceUri, StreamId, Timestamp, Version,
@@ -115,7 +115,7 @@ fn an_event_with_everything_has_exactly_these_headers() {
     assert_eq!(from_message(&message).unwrap(), event);
 }
 
-/// The names of CloudEvents attributes; all else is dropped by the SDKs.
+/// The names of attributes must follow CloudEvents, because SDKs drop all others.
 #[test]
 fn the_names_of_attributes_have_lower_case_letters_and_digits_only_and_at_most_20() {
     let mut event = plain();
@@ -354,7 +354,7 @@ proptest! {
         prop_assert_eq!(&back, &event);
         let is_gap = previous.next() != event.header.version;
         prop_assert_eq!(previous_record(&message).unwrap(), is_gap.then_some(previous));
-        // And its copy is sent as the same bytes.
+        // The record that was read back is written as the same bytes.
         prop_assert_eq!(write(&back).unwrap(), message);
     }
 }

@@ -1,4 +1,4 @@
-//! Events in the repository.
+//! Payload codecs of events in the repository.
 use super::*;
 use crate::support::{AccountCommand::*, AccountEvent::Deposited};
 use foldstream::{
@@ -30,7 +30,7 @@ async fn a_sealed_payload_is_stored_under_its_tag_and_read_as_it_was() {
     assert_eq!(then.state().balance, 3);
     let history: Vec<_> = accounts.history(&ann()).try_collect().await.unwrap();
     assert_eq!(history[1].event, Deposited { amount: 4 });
-    // Read back on the way, after a conflict.
+    // After a conflict, these events are read back before the next attempt.
     let others = sealed_accounts(&store, &writing(&Vault::new())).with_cache(10);
     others
         .execute(&ann(), Withdraw { amount: 2 })
@@ -159,7 +159,7 @@ async fn a_shredded_event_folds_as_retired_and_keeps_its_version() {
         .map(|r| (r.header.version.get(), &r.event))
         .collect();
     assert_eq!(history, [(2, &Deposited { amount: 1 })]);
-    // The stream goes on, with what holds no personal data.
+    // The stream continues with events without personal data.
     let done = accounts
         .execute(&ann(), Deposit { amount: 1 })
         .await

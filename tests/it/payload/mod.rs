@@ -20,8 +20,10 @@ use std::{
     },
 };
 
-/// Keeps the rules of an encrypting codec without a cipher: a payload is unreadable to whoever looks for its text, bound
-/// to its place, and gone when the key of its stream is. An amount of 1 is no secret and is left as it is.
+/// Keeps the rules of an encrypting codec without a cipher.
+///
+/// A payload does not show its text, is bound to its context, and is unreadable after its stream's
+/// key is deleted. An amount of 1 is not secret and is left unchanged.
 #[derive(Debug, Default)]
 pub(crate) struct Vault {
     shredded: Mutex<BTreeSet<String>>,
@@ -33,15 +35,15 @@ impl Vault {
     pub(crate) fn new() -> Arc<Self> {
         Arc::default()
     }
-    /// Deletes the key of a stream, by its id.
+    /// Deletes the key of a stream by the stream's id.
     pub(crate) fn shred(&self, id: &str) {
         self.shredded.lock().unwrap().insert(id.into());
     }
-    /// Fails the next calls, one each.
+    /// Fails the next calls, each with one of these errors.
     pub(crate) fn fail(&self, failures: impl IntoIterator<Item = PayloadError>) {
         self.failures.lock().unwrap().extend(failures);
     }
-    /// How often a payload was to be opened.
+    /// Returns the number of attempts to open a payload.
     pub(crate) fn opened(&self) -> u32 {
         self.opened.load(Ordering::SeqCst)
     }
@@ -89,7 +91,7 @@ impl PayloadCodec for Vault {
     }
 }
 
-/// Turns every payload round, under any tag.
+/// Reverses every payload under any tag.
 #[derive(Debug)]
 pub(crate) struct Reverse(pub(crate) &'static str);
 
@@ -123,7 +125,7 @@ pub(crate) async fn stored(store: &InMemoryEventStore, id: &str) -> Vec<Commit> 
     commits.try_collect().await.unwrap()
 }
 
-/// The stored tags, and whether the payload shows its text.
+/// Returns the stored tags, each with true if the payload shows its text.
 pub(crate) async fn forms(store: &InMemoryEventStore, id: &str) -> Vec<(Option<String>, bool)> {
     let commits = stored(store, id).await;
     let events = commits.iter().flat_map(|commit| commit.events.iter());

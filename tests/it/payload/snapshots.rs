@@ -1,4 +1,4 @@
-//! Snapshots, and what a process keeps in memory.
+//! Payload codecs of snapshots and of states in memory.
 use super::*;
 use crate::support::AccountCommand::*;
 use foldstream::{
@@ -29,7 +29,7 @@ impl World {
     async fn snapshot(&self) -> Option<StoredSnapshot> {
         self.snapshots.load(&stream("ann")).await.unwrap()
     }
-    /// Two deposits, and a snapshot of them.
+    /// Makes two deposits, and takes a snapshot of them.
     async fn deposited(&self) -> Repository<Account> {
         let accounts = self.accounts();
         for amount in [5, 6] {
@@ -93,7 +93,7 @@ async fn a_snapshot_that_cannot_be_opened_now_is_passed_over_and_stays() {
     let loaded = accounts.load(&ann()).await.unwrap();
     assert_eq!(loaded.state().balance, 11);
     assert!(world.snapshot().await.is_some());
-    // Neither does a build that does not know the codec.
+    // A build that does not know the codec cannot read them either.
     let plain = Repository::<Account>::new(world.store.clone())
         .with_snapshots(world.snapshots.clone(), SnapshotPolicy::every(2));
     plain.load(&ann()).await.unwrap_err();

@@ -1,4 +1,5 @@
-//! Two histories under the same version numbers: a backup was restored behind the publisher's back.
+//! Two histories under the same version numbers: a backup was restored while the publisher kept its
+//! rows.
 use super::{
     v,
     world::{World, stream},
@@ -14,7 +15,7 @@ fn a() -> StreamId {
     stream("a")
 }
 
-/// Three published commits, two events each; the store is then another one, with these commits.
+/// Publishes three commits of two events each, then replaces the store by one with these commits.
 async fn restored(commits: &[usize]) -> (World, Vec<CommitKey>) {
     let world = World::new();
     for _ in 0..3 {
@@ -48,7 +49,7 @@ async fn assert_stopped(world: &World, report: &PublishReport) {
 
 #[tokio::test]
 async fn history_forked_stops_the_stream() {
-    // Other commits at the same places; fewer; commits that end elsewhere; more than before.
+    // Other commits at the same versions; fewer; commits that end elsewhere; more than before.
     for commits in [&[2, 2, 2][..], &[2, 2], &[2], &[1, 4, 2], &[2, 2, 2, 2]] {
         let (world, keys) = restored(commits).await;
         let publisher = world.publisher();
@@ -56,7 +57,7 @@ async fn history_forked_stops_the_stream() {
         let report = publisher.publish_pending().await.unwrap();
         assert_stopped(&world, &report).await;
         assert_eq!(report.published.len(), 1, "others go on: {other:?}");
-        // A bell above the watermark does not start it again.
+        // A notice above the watermark does not start the stream again.
         let report = publisher.publish([keys[keys.len() - 1].clone()]).await;
         assert_stopped(&world, &report).await;
         let error = report.failed[0].error.to_string();
@@ -99,7 +100,7 @@ async fn a_stream_goes_on_once_its_watermark_fits_its_history_again() {
     let publisher = world.publisher();
     let report = publisher.publish(keys.clone()).await;
     assert_stopped(&world, &report).await;
-    // The operator brings the row down: here by deleting it.
+    // The operator removes the watermark, here by deleting its row.
     use foldstream::{
         control::Watermarks,
         ports::{ControlStore, DeleteExpect},
@@ -119,7 +120,7 @@ async fn an_old_bell_of_the_same_history_is_no_fork() {
     }
     world.publisher().publish_pending().await.unwrap();
     for bell in commits {
-        // A fresh publisher each time: it knows nothing but the row.
+        // Each publisher is new: it knows only the row.
         let report = world
             .publisher()
             .publish([Notice::Commit(bell.clone())])
@@ -137,7 +138,7 @@ async fn a_watermark_of_another_commit_at_the_same_version_shows_the_fork() {
     let ours = world.append(&a(), 2).await;
     let publisher = world.publisher();
     let mut publishing = std::pin::pin!(publisher.publish([ours.clone()]));
-    // Our events are on their way; now somebody who reads another history marks its commit.
+    // The events are being sent when a process that reads another history marks its commit.
     while world.network.sent(&a()).is_empty() {
         assert!(futures::poll!(&mut publishing).is_pending());
         tokio::task::yield_now().await;

@@ -56,7 +56,7 @@ async fn events_reach_the_bus_in_version_order() {
     assert_eq!(report.published.len(), 4);
     world.assert_at_rest().await;
 
-    // As a consumer sees it: each event once, with its own header, in order.
+    // A consumer sees each event once, with its own header, in order.
     let offsets = world.bus.offsets(TOPIC).await.unwrap();
     let start = offsets
         .iter()
@@ -128,7 +128,7 @@ async fn marker_is_cleared_only_after_the_acknowledgement() {
 
 #[tokio::test]
 async fn events_are_never_marked_as_published_before_or_while_they_are_sent() {
-    // While a send is on its way, nothing says that it has arrived; and when it is given up, nothing ever does.
+    // While a send is pending it does not count as done, and after it is given up it never does.
     let world = World::new();
     let commit = world.append(&stream("a"), 1).await;
     world.set_fates(|call| match call {
@@ -198,7 +198,7 @@ async fn a_failed_send_loses_nothing() {
 
     world.heal();
     let report = publisher.publish(left).await;
-    // Only the half sent commit is repeated, and only its first event.
+    // Only the commit that was sent in part is repeated, and only its first event.
     assert_eq!((report.messages, report.failed.len()), (4, 0));
     world.assert_at_rest().await;
 }
@@ -226,7 +226,7 @@ async fn two_publishers_at_once_keep_first_occurrences_in_order() {
             bells.push(world.append(&stream(id), 2).await.key());
         }
     }
-    // Both send everything, at different and changing speeds.
+    // Both publishers send everything, at different and changing speeds.
     let calls = AtomicUsize::new(0);
     world.set_fates(move |_| {
         let n = calls.fetch_add(1, Ordering::SeqCst) as u64;
@@ -251,7 +251,7 @@ async fn watermark_never_moves_back() {
     assert_eq!(first.value, low);
     let moved = marks.advance(&a, Some(first), high).await.unwrap();
     assert_eq!(moved.value, high);
-    // Whoever comes late is told where it is.
+    // A late write is answered with the present version.
     for (seen, to) in [
         (None, low),
         (None, high),
@@ -262,7 +262,7 @@ async fn watermark_never_moves_back() {
         assert_eq!(marks.advance(&a, seen, to).await.unwrap(), moved);
     }
     assert_eq!(world.watermark(&a).await, Some(moved));
-    // Behind the row, but ahead with the news: moves.
+    // The watermark seen is behind the row, but the new value is ahead of it, so the row moves.
     let three = Watermark::new(v(3), world.append(&a, 1).await.id);
     assert_eq!(
         marks.advance(&a, Some(first), three).await.unwrap().value,
@@ -281,7 +281,7 @@ async fn a_publisher_behind_another_one_adopts_its_watermark() {
     let second = world.append(&a, 1).await;
     two.publish([second]).await;
     let third = world.append(&a, 1).await;
-    // `one` still remembers version 1: it sees by the bell that it has missed something.
+    // `one` still remembers version 1, and finds by the notice that it has missed a commit.
     assert_eq!(one.publish([third]).await.messages, 1);
     assert_eq!(world.records().await, 3);
     world.assert_at_rest().await;
@@ -349,7 +349,7 @@ async fn bells_at_or_below_the_watermark_clear_their_markers() {
 
 #[tokio::test]
 async fn an_event_that_is_too_large_stops_its_stream_before_any_of_its_commit_is_sent() {
-    // A store that takes larger events than the topic does.
+    // The store accepts larger events than the topic does.
     let capabilities = Capabilities::new(3_900_000).with_unpublished_list(true);
     let mut world = World::new();
     world.store = InMemoryEventStore::with_capabilities(capabilities);

@@ -15,7 +15,7 @@ use tokio::time::Instant;
 const S: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// A stream whose partition is another one of 8 than of 3, and neither is 0.
+/// Returns a stream whose partition among 8 differs from that among 3, where neither is 0.
 fn moving_stream() -> StreamId {
     let at = |id: &StreamId, partitions| kafka_partition(id.as_str().as_bytes(), partitions);
     let mut streams = (0..).map(|n: u32| stream(&n.to_string()));
@@ -23,7 +23,7 @@ fn moving_stream() -> StreamId {
     streams.find(moves).unwrap()
 }
 
-/// The number of records in each partition of the topic that has any.
+/// Returns the number of records in each partition of the topic that has any.
 async fn filled(world: &World) -> Vec<(u32, u64)> {
     let offsets = world.bus.offsets(TOPIC).await.unwrap();
     let ends = offsets.iter().map(|o| (o.partition.partition, o.end.get()));
@@ -69,7 +69,7 @@ async fn a_stream_keeps_its_partition_until_another_number_is_accepted() {
     assert_changed(&publish_one(&world, &publisher, &id).await);
     assert_eq!(filled(&world).await, [(at(3), 2)]);
 
-    // Another process accepts the number; no restart is needed.
+    // Another process accepts the number, and no restart is needed.
     world.publisher().accept_partitions(TOPIC, 8).await.unwrap();
     assert!(publish_one(&world, &publisher, &id).await.is_none());
     let mut expected = [(at(3), 2), (at(8), 2)];
@@ -169,7 +169,8 @@ async fn a_check_that_cannot_be_repeated_for_a_moment_stops_nothing() {
     for fault in [Fault::Unavailable, Fault::Hang] {
         tokio::time::sleep(HOUR).await;
         world.faults.set([fault.on(Op::DescribeTopic)]);
-        // One stream asks, and with a bus that hangs it waits for the answer; the others go on.
+        // One stream asks the bus, which hangs, and waits for the answer. The other streams
+        // continue.
         let asking = tokio::spawn({
             let publisher = publisher.clone();
             async move { publisher.check_topics([]).await }
@@ -245,7 +246,7 @@ async fn a_missing_topic_concerns_only_its_streams() {
     world.append(&stream("later"), 1).await;
     tokio::time::sleep(2 * S).await;
     assert_eq!(left(&world).await, ["order#1"]);
-    // Nor must anything be started again once it is there.
+    // No restart is needed once the topic exists.
     world.bus.create_topic("shop.order", 2);
     let report = polling.await.unwrap();
     assert_eq!(left(&world).await, [""; 0]);
@@ -277,7 +278,7 @@ async fn a_topic_that_is_denied_grows_or_hangs_concerns_only_its_streams() {
             Some(fault) => world.faults.set([fault.matching(is_order)]),
             None => world.bus.set_partitions("shop.order", 3).unwrap(),
         }
-        // More than may be published at the same time.
+        // These are more streams than may be published concurrently.
         for n in 0..20 {
             world.append(&order(&n.to_string()), 1).await;
         }
@@ -293,7 +294,7 @@ async fn a_topic_that_is_denied_grows_or_hangs_concerns_only_its_streams() {
     }
 }
 
-/// Such as `UNSUPPORTED_FOR_MESSAGE_FORMAT` of Kafka, which is a setting of one topic.
+/// An error like Kafka's `UNSUPPORTED_FOR_MESSAGE_FORMAT`, which concerns one topic only.
 #[tokio::test(start_paused = true)]
 async fn a_refusal_of_one_topics_records_concerns_only_its_streams_and_passes() {
     for kind in [
@@ -329,7 +330,8 @@ async fn a_refusal_of_one_topics_records_concerns_only_its_streams_and_passes() 
 
 #[tokio::test(start_paused = true)]
 async fn a_stream_that_was_cut_short_is_not_reported_as_brought_up_to_date() {
-    // Within the first page of the list, and of a stream whose listed commits are all published.
+    // The poller is stopped within the first page of the list, after it, or when all listed commits
+    // of the stream are published.
     for (commits, listed) in [(5_u32, 100), (300, 100), (5, 1)] {
         let world = World::new();
         let id = stream("a");
@@ -345,7 +347,7 @@ async fn a_stream_that_was_cut_short_is_not_reported_as_brought_up_to_date() {
         let counts = (report.brought_up, report.interrupted, report.failures);
         assert_eq!(counts, (0, 1, 0), "{report:?}");
         assert!(report.stuck.is_empty());
-        // What was sent is marked as sent.
+        // Sent commits are marked as sent.
         assert_eq!(
             world.watermark(&id).await.unwrap().value.version.get(),
             report.messages

@@ -1,4 +1,4 @@
-//! The poller: fair, patient, and gone only for a reason.
+//! The poller: fair, patient, and stopped only for a reason.
 use super::world::{World, stream};
 use foldstream::{
     Backoff, Version,
@@ -46,7 +46,7 @@ impl Polling {
     }
 }
 
-/// Waits until it holds, at most a minute of the paused clock.
+/// Waits until the condition holds, at most a minute of the paused clock.
 async fn until<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
     let deadline = Instant::now() + 60 * S;
     while !holds().await {
@@ -60,7 +60,7 @@ async fn what_is_appended_is_published_within_the_longest_pause() {
     let world = World::new();
     let polling = Polling::start(&world, config());
     for n in 0..20 {
-        // Long idle, so that the pauses have grown.
+        // The poller is idle for long, so that its pauses have grown.
         tokio::time::sleep(30 * S).await;
         world.append(&stream(&n.to_string()), 2).await;
         let appended = Instant::now();
@@ -82,7 +82,7 @@ async fn what_is_appended_is_published_within_the_longest_pause() {
 
 #[tokio::test(start_paused = true)]
 async fn a_stuck_stream_does_not_starve_others() {
-    // Fails for ever, or never answers.
+    // The topic fails forever, or never answers.
     for fault in [Fault::Unavailable, Fault::Hang] {
         let world = World::new();
         let stuck = stream("stuck");
@@ -118,7 +118,7 @@ async fn a_stuck_stream_does_not_starve_others() {
             assert!(report.stuck[&stuck] > 0);
             assert_eq!(report.messages, 50);
         }
-        // And is published as soon as it can be.
+        // The stream is published as soon as that is possible.
         world.heal();
         let polling = Polling::start(&world, config());
         until("the stuck stream", || async {
@@ -145,7 +145,8 @@ async fn a_failing_stream_is_tried_again_with_growing_pauses() {
     });
     let polling = Polling::start(&world, config());
     tokio::time::sleep(60 * S).await;
-    // Three attempts a time. The pauses are up to 1, 2, 4, 8, 8, ... s: far fewer than the walks, but not none.
+    // Three attempts per walk. The pauses are up to 1, 2, 4, 8, 8, ... s, so there are far fewer
+    // attempts than walks, but some.
     let tries = tries.load(Ordering::SeqCst) / 3;
     assert!((7..40).contains(&tries), "{tries}");
     world.heal();
@@ -260,7 +261,7 @@ async fn shutdown_does_not_wait_for_a_pause_or_a_retry() {
     let asked = tokio::time::sleep(10 * S);
     publisher.poll(config(), asked).await.unwrap();
     assert!(started.elapsed() < 11 * S, "{:?}", started.elapsed());
-    // And one that is asked at once does nothing.
+    // A poller that is told to stop at once does nothing.
     publisher.poll(config(), async {}).await.unwrap();
 }
 
@@ -270,7 +271,7 @@ async fn a_store_without_a_list_has_no_poller() {
     world.store = InMemoryEventStore::with_capabilities(Capabilities::new(1000));
     let ended = world.publisher().poll(config(), async {}).await;
     assert!(matches!(ended, Err(PollError::NoList)));
-    // A change stream drives it: nothing is listed, so nothing is cleared.
+    // With a change stream nothing is listed, so nothing is cleared.
     let commit = world.append(&stream("a"), 1).await;
     world.set_fates(|call| match call {
         Call::ClearUnpublished(_) | Call::Unpublished { .. } => panic!("{call:?}"),

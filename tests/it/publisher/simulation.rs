@@ -1,5 +1,7 @@
-//! Everything at once, from a seed: crashes at every await, lost and late answers, shuffled, double and lost bells, two
-//! publishers. The network asserts at each step that nothing is marked or cleared too early.
+//! Everything at once, from a seed: crashes at every await, lost and late answers, reordered,
+//! duplicate and lost notices, two publishers.
+//!
+//! The network asserts at each step that nothing is marked or cleared too early.
 use super::world::{World, stream};
 use fastrand::Rng;
 use foldstream::{
@@ -18,7 +20,7 @@ fn run<F: Future<Output = ()>>(future: F) {
     runtime.block_on(future);
 }
 
-/// Polls at most so many times; whether the future was ready.
+/// Polls a future at most this many times. Returns true if it was ready.
 async fn polled(future: impl Future, mut times: usize) -> bool {
     let mut future = pin!(future);
     std::future::poll_fn(move |context| {
@@ -33,7 +35,7 @@ async fn polled(future: impl Future, mut times: usize) -> bool {
 
 #[test]
 fn a_crash_at_any_await_loses_and_reorders_nothing() {
-    // Once fresh, and once over what an earlier process has published.
+    // Once with new stores, and once after a process has already published.
     for earlier in [0, 2] {
         for awaits in 1.. {
             let mut done = false;
@@ -63,7 +65,7 @@ fn a_crash_at_any_await_loses_and_reorders_nothing() {
     }
 }
 
-/// One call in five goes wrong in some way, and each takes its time.
+/// Makes one call in five fail in some way, and delays each.
 fn faulty() -> [Rule; 4] {
     let ms = Duration::from_millis;
     [
@@ -77,7 +79,8 @@ fn faulty() -> [Rule; 4] {
     ]
 }
 
-/// Some bells of what was appended so far: in any order, some double, some missing, some as commits.
+/// Picks some notices of the stored commits, in any order, some duplicate, some missing, some as
+/// commits.
 fn bells(rng: &mut Rng, commits: &[Commit]) -> Vec<Notice> {
     let mut bells = Vec::new();
     for commit in commits.iter().rev().take(12) {
@@ -93,11 +96,11 @@ fn bells(rng: &mut Rng, commits: &[Commit]) -> Vec<Notice> {
     bells
 }
 
-/// A process that publishes until it is killed, at any point.
+/// Runs a process that publishes until it is killed at any point.
 async fn process(publisher: &Publisher, bells: Vec<Notice>, lives: Duration, lists: bool) {
     let work = async {
         if lists {
-            // What it could not do, the next one does.
+            // The next process does what this one could not.
             let _ = publisher.publish_pending().await;
         } else {
             let _ = publisher.publish(bells).await;
@@ -135,7 +138,8 @@ async fn simulate(seed: u64) {
             publishers[rng.usize(..2)] = world.publisher();
         }
     }
-    // Late sends and writes arrive, then the network is healed and every lost bell is made good by the list.
+    // Late sends and writes arrive. Then the faults end, and the list makes up for every lost
+    // notice.
     tokio::time::sleep(Duration::from_millis(100)).await;
     world.heal();
     for publisher in &publishers {

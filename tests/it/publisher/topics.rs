@@ -1,4 +1,4 @@
-//! Which topics may carry events.
+//! The topics that may carry events.
 use super::world::{TOPIC, World, stream};
 use foldstream::{
     ports::{ControlStore, RowKey, TopicDescription},
@@ -6,7 +6,7 @@ use foldstream::{
 };
 use foldstream_testkit::faults::{Call, Fault, Op};
 
-/// The topic as described, with an event that waits for it.
+/// Creates a world with a topic of this description, and an event that waits for it.
 async fn world_with(description: TopicDescription) -> World {
     let world = World::new();
     world.bus.delete_topic(TOPIC);
@@ -15,7 +15,7 @@ async fn world_with(description: TopicDescription) -> World {
     world
 }
 
-/// Neither a check nor a publish accepts the topic, and nothing is sent.
+/// Asserts that neither a check nor a publish accepts the topic, and that nothing is sent.
 async fn refused(world: &World) -> TopicError {
     let publisher = world.publisher();
     let report = publisher.publish_pending().await.unwrap();
@@ -23,7 +23,7 @@ async fn refused(world: &World) -> TopicError {
         matches!(report.failed[0].error, PublishError::Topic { .. }),
         "{report:?}"
     );
-    // Other topics may be fine.
+    // Other topics may still be usable.
     assert!(!report.failed[0].error.is_set_up_wrong());
     assert_eq!(report.messages, 0);
     assert_eq!(world.unpublished().await.len(), 1);

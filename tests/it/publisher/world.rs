@@ -1,4 +1,4 @@
-//! In-memory adapters behind faults, and the invariants that hold whatever they do.
+//! In-memory adapters behind faults, and the invariants that hold under every fault.
 use foldstream::{
     Clock, EventId, RetryPolicy, StreamHead, StreamId, Timestamp, Version,
     control::{Stored, Watermark, Watermarks},
@@ -23,12 +23,12 @@ use tokio::time::Instant;
 
 pub(crate) const TOPIC: &str = "GlobalEvents";
 
-/// Whether a call sends an event of a stream.
+/// Returns true if a call sends an event of a stream.
 pub(crate) fn is_send_of(call: &Call<'_>, stream: &StreamId) -> bool {
     matches!(call, Call::Publish(_)) && call.is_about(stream)
 }
 
-/// What was done at the backends, in order.
+/// An effect at a backend; the network records them in order.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Done {
     Sent(StreamId, Version, EventId),
@@ -37,14 +37,15 @@ pub(crate) enum Done {
     Read(StreamId),
 }
 
-/// All records of a stream in their order, and the version up to which none is missing.
+/// All records of a stream in order, and the version up to which none is missing.
 type Sent = (Vec<(Version, EventId)>, Version);
 
-/// What came through the network between publishers and backends.
+/// The calls between publishers and backends that took effect.
 #[derive(Debug, Default)]
 pub(crate) struct Network {
     done: Mutex<Vec<Done>>,
-    /// What the bus has of each stream, repeats included, and up to where without a gap.
+    /// The records of each stream on the bus, with repeats, and the version up to which none is
+    /// missing.
     sent: Mutex<BTreeMap<StreamId, Sent>>,
 }
 impl Network {
@@ -66,20 +67,20 @@ impl Network {
         }
         self.done.lock().unwrap().push(done);
     }
-    /// The versions of a stream as the bus has them, repeats included.
+    /// Returns the versions of a stream on the bus, with repeats.
     pub(crate) fn sent(&self, stream: &StreamId) -> Vec<(Version, EventId)> {
         let sent = self.sent.lock().unwrap();
         sent.get(stream)
             .map(|(all, _)| all.clone())
             .unwrap_or_default()
     }
-    /// Up to where the bus has a stream without a gap.
+    /// Returns the version up to which the bus has a stream without a gap.
     fn sent_to(&self, stream: &StreamId) -> Version {
         let sent = self.sent.lock().unwrap();
         sent.get(stream)
             .map_or(Version::NONE, |(_, gapless)| *gapless)
     }
-    /// How often the watermark of any stream was written.
+    /// Returns the number of watermark writes over all streams.
     pub(crate) fn marks(&self) -> usize {
         let done = self.done.lock().unwrap();
         done.iter()
@@ -121,7 +122,7 @@ impl World {
     pub(crate) fn new() -> Self {
         Self::seeded(1)
     }
-    /// A topic of three partitions, nothing else.
+    /// Creates a world with one topic of three partitions.
     pub(crate) fn seeded(seed: u64) -> Self {
         let bus = InMemoryMessageBus::new();
         bus.create_topic(TOPIC, 3);
@@ -145,7 +146,7 @@ impl World {
             heads: Arc::default(),
         }
     }
-    /// Another store, for instance restored from a backup: the same bus and rows.
+    /// Replaces the store as a restore from a backup does. The bus and the rows stay.
     pub(crate) fn with_restored_store(&self) -> Self {
         Self {
             store: InMemoryEventStore::new(),
@@ -153,7 +154,7 @@ impl World {
             ..self.clone()
         }
     }
-    /// From now on this goes wrong, and nothing else.
+    /// Sets the faults from now on, in place of all earlier ones.
     pub(crate) fn set_fates(
         &self,
         fate: impl Fn(&Call<'_>) -> Option<Fault> + Send + Sync + 'static,
@@ -163,7 +164,8 @@ impl World {
     pub(crate) fn heal(&self) {
         self.faults.set([]);
     }
-    /// A publisher as a process of its own. It repeats a failing call at once, and then once more after a millisecond.
+    /// Creates a publisher as a process of its own. It retries a failing call at once, and again
+    /// after a millisecond.
     pub(crate) fn publisher(&self) -> Publisher {
         Publisher::new(
             self.faults.event_store(self.store.clone()),
@@ -197,7 +199,7 @@ impl World {
             other => panic!("{other:?}"),
         }
     }
-    /// Appends a commit of so many small events.
+    /// Appends a commit of this number of small events.
     pub(crate) async fn append(&self, stream: &StreamId, events: usize) -> Commit {
         self.append_payloads(stream, &vec!["{}".to_owned(); events])
             .await
@@ -215,7 +217,7 @@ impl World {
     pub(crate) async fn watermark(&self, stream: &StreamId) -> Option<Stored<Watermark>> {
         self.watermarks().get(stream).await.unwrap()
     }
-    /// What the store still lists, sorted.
+    /// Returns the keys that the store still lists, sorted.
     pub(crate) async fn unpublished(&self) -> Vec<CommitKey> {
         let all = NonZeroU32::MAX;
         let page = self
@@ -232,7 +234,8 @@ impl World {
         offsets.iter().map(|p| p.end.get()).sum()
     }
 
-    /// Per stream the first occurrences are 1, 2, 3, ..., and an event never comes under two ids.
+    /// Asserts that each stream's first occurrences are 1, 2, 3, ..., and that no event has two
+    /// ids.
     pub(crate) fn assert_order(&self) {
         for stream in self.streams() {
             let mut seen: Vec<EventId> = Vec::new();
@@ -250,7 +253,7 @@ impl World {
             }
         }
     }
-    /// The same, and everything is sent, marked and cleared.
+    /// Asserts the same, and that everything is sent, marked and cleared.
     pub(crate) async fn assert_at_rest(&self) {
         self.assert_order();
         for stream in self.streams() {
@@ -266,8 +269,10 @@ impl World {
     }
 }
 
-/// What must hold when a call reaches its backend: every event up to a watermark is on the bus before it is written, and
-/// the watermark covers a marker before it is cleared.
+/// Asserts what must hold when a call reaches its backend.
+///
+/// Every event up to a watermark is on the bus before the watermark is written. The watermark
+/// covers a marker before the marker is cleared.
 fn assert_allowed(network: &Network, marks: &Watermarks, call: &Call<'_>) {
     match call {
         Call::Put { row, .. } => {

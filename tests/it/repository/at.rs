@@ -2,7 +2,7 @@
 use super::*;
 use foldstream_testkit::InMemoryControlStore;
 
-/// Two processes: one with a cache, one without. Returns the balance of either's view in the end.
+/// Runs two processes, one with a cache and one without. Returns the final balance that each sees.
 #[tokio::test]
 async fn a_command_is_decided_at_the_version_that_is_expected_or_is_a_conflict() {
     for cache in [0, 100] {
@@ -40,12 +40,12 @@ async fn a_command_is_decided_at_the_version_that_is_expected_or_is_a_conflict()
         assert_eq!(at(Version::new(3).into()).await, (3, four));
         assert_eq!(at(Version::new(9).into()).await, (9, four));
         assert_eq!(at(first.head().into()).await, (1, four));
-        // The same version of another history.
+        // The same version in another history.
         let (stream, version) = (stream("ann"), Version::new(4));
         let forked = StreamHead::observed(stream, version, CommitId::random(), Timestamp::now());
         assert_eq!(at(forked.into()).await, (4, four));
 
-        // A writer that this process has not heard of.
+        // This process has not seen the other writer's commit.
         others.execute(&ann(), Deposit { amount: 1 }).await.unwrap();
         assert_eq!(at(Version::new(4).into()).await, (4, Some(Version::new(5))));
         let stale = mine
@@ -106,7 +106,7 @@ async fn a_command_with_an_id_that_was_stored_at_its_version_is_answered_althoug
         let again = pay("p", 5).await.unwrap();
         assert!(again.is_repeat());
         assert_eq!((again.state().balance, again.version().get()), (6, 2));
-        // Another command meets the conflict, and goes unrecorded.
+        // Another command meets the conflict, which is not recorded.
         for _ in 0..2 {
             let conflict = pay("q", 1).await;
             assert!(

@@ -1,8 +1,8 @@
-//! The cache, and turns in the process.
+//! The cache, and the order of commands in one process.
 use super::*;
 use std::sync::atomic::AtomicU64;
 
-/// Reads and appends since the last look.
+/// Counts reads and appends since the last call.
 struct Calls(Faults, AtomicU64, AtomicU64);
 impl Calls {
     fn new() -> Self {
@@ -52,7 +52,7 @@ async fn what_a_cached_state_refuses_or_finds_done_is_confirmed_first() {
     assert_eq!(calls.take(), (1, 0));
     let nothing = cached.execute(&ann(), Deposit { amount: 0 }).await.unwrap();
     assert_eq!((nothing.events().len(), calls.take()), (0, (1, 0)));
-    // Another process deposits; the refusal would be wrong now.
+    // Another process deposits, so a refusal would now be wrong.
     accounts(&store)
         .execute(&ann(), Deposit { amount: 10 })
         .await
@@ -94,7 +94,7 @@ async fn a_dropped_command_leaves_no_stale_state_behind() {
             .await
             .is_err()
     );
-    // It was stored, though nobody heard of it.
+    // The commit was stored, although its caller was dropped.
     let done = cached
         .execute(&ann(), Deposit { amount: 100 })
         .await

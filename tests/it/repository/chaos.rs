@@ -1,5 +1,7 @@
-//! Repositories over stores that lose, delay, repeat and throttle, in processes that crash. Whatever happens: what was
-//! acknowledged is stored once, what certainly failed is not stored, and nothing is stored twice.
+//! Repositories over stores that lose, delay, repeat and throttle calls, in processes that crash.
+//!
+//! In every run an acknowledged command is stored once, a command that certainly failed is not
+//! stored, and nothing is stored twice.
 use super::*;
 use crate::support::AccountCommand;
 use foldstream::{IdSource, Transaction};
@@ -8,34 +10,34 @@ use std::{collections::BTreeMap, future::Future, sync::Mutex};
 
 const STREAMS: [&str; 2] = ["ann", "bob"];
 
-/// What the client knows of one command that it sent.
+/// The client's knowledge of one command that it sent.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Known {
     Stored,
     NotStored,
-    /// The process died before it heard.
+    /// The process died before it returned an answer.
     Nothing,
 }
 
-/// What is durable, and what was sent; all processes share it.
+/// The durable state and the sent commands, which all processes share.
 struct World {
     faults: Faults,
     store: Arc<InMemoryEventStore>,
     snapshots: Arc<InMemorySnapshotStore>,
     marks: Arc<InMemoryControlStore>,
     ids: Arc<SeededIds>,
-    /// By the correlation id of each command.
+    /// The outcomes by the correlation id of each command.
     sent: Mutex<BTreeMap<String, Known>>,
 }
 
-/// One process, until it dies.
+/// A process that can die at any call.
 struct Process {
     faults: Faults,
     store: Arc<dyn EventStore>,
     accounts: Repository<Account>,
 }
 
-/// How the repositories of a world are set up.
+/// The configuration of a world's repositories.
 #[derive(Clone, Copy)]
 struct Setup {
     cache: usize,
@@ -102,7 +104,8 @@ impl World {
         self.sent.lock().unwrap().insert(tag.to_owned(), known);
     }
 
-    /// Does one thing in a process; another takes its place if it dies, and nobody knows what became of it.
+    /// Makes one attempt in a process. If the process dies, another replaces it, and the outcome is
+    /// unknown.
     async fn attempt<T>(
         &self,
         process: &mut Process,
@@ -116,7 +119,9 @@ impl World {
         done
     }
 
-    /// How often each command is stored, on which streams; the histories are whole and every state was allowed.
+    /// Returns the streams on which each command is stored, once per occurrence.
+    ///
+    /// It also asserts that the histories are whole and that every state was allowed.
     async fn stored(&self) -> BTreeMap<String, Vec<&'static str>> {
         let mut found: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for id in STREAMS {
@@ -141,7 +146,7 @@ impl World {
                 };
             }
             assert_eq!(folded.state().balance, balance);
-            // What the snapshots say is the same.
+            // Loads through snapshots give the same state.
             let snapshots = self.snapshots.clone();
             let quick = accounts(&self.store).with_snapshots(snapshots, SnapshotPolicy::never());
             assert_eq!(
@@ -152,7 +157,7 @@ impl World {
         found
     }
 
-    /// The invariants, once everything that is late has arrived.
+    /// Asserts the invariants, after all late calls have arrived.
     async fn check(&self, times: usize) {
         tokio::time::sleep(Duration::from_secs(60)).await;
         let stored = self.stored().await;
@@ -174,7 +179,8 @@ impl World {
     }
 }
 
-/// What an answer says; an unknown outcome is settled, by sending the same append again where its slot is free.
+/// Returns what an answer says. If the outcome is unknown, sends the same append again to settle
+/// it.
 async fn known<T: std::fmt::Debug, E: std::fmt::Debug>(
     process: &Process,
     answer: Result<T, ExecuteError<E>>,
@@ -196,7 +202,7 @@ async fn known<T: std::fmt::Debug, E: std::fmt::Debug>(
             Ok(Settled::Applied(_)) => return Known::Stored,
             Ok(Settled::Superseded) => return Known::NotStored,
             Ok(Settled::Open) => {
-                // Its answer does not matter: the next look does.
+                // The answer is not needed, because the loop looks again.
                 let _ = process.store.append_all(pending.append()).await;
             }
             Err(error) => assert!(error.is_transient(), "{error:?}"),
@@ -209,7 +215,7 @@ fn tagged(tag: &str) -> Metadata {
     Metadata::new().with_correlation_id(tag)
 }
 
-/// Clients in three processes, each with commands of its own on the same streams.
+/// Runs clients in three processes, each with commands of its own on the same streams.
 async fn clients<F: Future<Output = ()>>(
     seed: u64,
     client: impl Fn(Arc<World>, u64, fastrand::Rng) -> F,
@@ -366,7 +372,7 @@ async fn whatever_is_lost_a_transaction_is_stored_on_all_streams_or_on_none() {
     }
 }
 
-/// One process after the other, and each dies at the next call, until all commands were answered.
+/// Each process dies at its next call, one after the other, until all commands are answered.
 #[tokio::test(start_paused = true)]
 async fn a_crash_at_any_call_loses_and_doubles_no_command_with_an_id() {
     let setup = Setup {
@@ -404,13 +410,16 @@ async fn a_crash_at_any_call_loses_and_doubles_no_command_with_an_id() {
             }
             crashes += 1;
         }
-        // Six commands of two or three calls each.
+        // There are six commands of two or three calls each.
         assert!(crashes > 15, "only {crashes} calls to die at");
     }
 }
 
-/// The defence against a store that breaks its contract: whatever a read leaves out, nothing is stored behind it. Of a
-/// hole the repository says so itself; where the newest commits are left out or cut, the slot is taken.
+/// The repository's defence against a store that breaks its contract by leaving commits out of
+/// reads.
+///
+/// Nothing is stored after such a read. If it has a hole, the repository reports the hole. If the
+/// newest commits are missing, the slot is taken.
 #[tokio::test(start_paused = true)]
 async fn nothing_is_stored_behind_a_torn_history() {
     for seed in length::seeds(200, 3_000) {

@@ -1,4 +1,5 @@
-//! Command ids: what a mark keeps, what a refusal means while an earlier attempt is under way, and round-trip times.
+//! Command ids: the content of a mark, the meaning of a refusal while an earlier attempt is
+//! pending, and round-trip times.
 use super::*;
 use foldstream::{
     Aggregate, Clock, Context, Decide, Decision, ExecuteResult,
@@ -73,7 +74,7 @@ async fn a_command_id_that_was_used_for_another_command_is_an_error_where_digest
         assert!(!pay("p", 5, Some("five")).await.unwrap().is_repeat());
         assert!(pay("p", 5, Some("five")).await.unwrap().is_repeat());
         assert!(is_reused(pay("p", 9, Some("nine")).await));
-        // What it would refuse, and what it finds nothing to do about, is reused all the same.
+        // The id counts as reused also if the command would be refused, or has nothing to do.
         assert!(is_reused(pay("p", 0, Some("zero")).await));
         let withdraw = accounts
             .execute_with(
@@ -83,18 +84,18 @@ async fn a_command_id_that_was_used_for_another_command_is_an_error_where_digest
             )
             .await;
         assert!(is_reused(withdraw));
-        // Who says nothing cannot be told apart.
+        // A command without a digest cannot be told apart from another.
         assert!(pay("p", 9, None).await.unwrap().is_repeat());
         assert!(!pay("q", 1, None).await.unwrap().is_repeat());
         assert!(pay("q", 2, Some("two")).await.unwrap().is_repeat());
         let all = commits(&store).await;
         assert_eq!(all.len(), 2);
-        // The digest is the mark's, not the commit's.
+        // The digest belongs to the mark, not to the commit.
         assert_eq!(all[0].metadata, named("p"));
     }
 }
 
-/// Refuses after a time.
+/// Refuses after some time.
 #[derive(Clone, Copy)]
 struct Until(Timestamp);
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -201,7 +202,7 @@ async fn an_attempt_that_left_nothing_is_pending_until_its_place_is_taken_or_its
             "{throttled:?}"
         );
         clock.advance(Duration::from_secs(60));
-        // Another process may have seen the mark, and be on its way.
+        // Another process may have seen the mark, and may be about to append.
         let pending = send().await;
         assert!(
             matches!(pending, Err(ExecuteError::EarlierAttemptPending { .. })),
@@ -223,7 +224,7 @@ async fn an_attempt_that_left_nothing_is_pending_until_its_place_is_taken_or_its
     }
 }
 
-/// The round-trip times of a call, where every request takes one.
+/// Returns the round trips of a call, when every request takes one unit of time.
 async fn round_trips(call: impl Future) -> u128 {
     let started = tokio::time::Instant::now();
     call.await;
@@ -264,7 +265,7 @@ async fn a_command_with_an_id_takes_two_round_trip_times_on_a_kept_state_and_els
     assert_eq!(commits(&store).await.len(), 4);
 }
 
-/// Clocks of several processes, none of them right.
+/// The clocks of several processes, none of them right.
 #[derive(Debug)]
 struct Skewed(Mutex<fastrand::Rng>);
 impl Clock for Skewed {
@@ -273,8 +274,8 @@ impl Clock for Skewed {
     }
 }
 
-/// Each client sends its commands, each until it is answered, through processes that lose and delay calls and are
-/// dropped. Another client moves the tail.
+/// Lets clients send their commands until each is answered, through processes that lose and delay
+/// calls and are dropped. Another client moves the tail.
 async fn refusals(seed: u64) -> (usize, usize) {
     let soon = Duration::from_millis(3);
     let chaos = Faults::seeded(seed)

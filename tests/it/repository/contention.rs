@@ -1,21 +1,21 @@
-//! Writers in several processes that work on one stream: the numbers in the docs of `ConflictRetry`.
+//! Writers in several processes on one stream: the numbers in the docs of `ConflictRetry`.
 use super::*;
 use foldstream_testkit::faults::{Fault, Faults, Op};
 use tokio::time::Instant;
 
-/// How long every run lasts, on the paused clock.
+/// The duration of every run, on the paused clock.
 const RUN: Duration = Duration::from_secs(10);
-/// The longest time that one call of the store takes; each takes a random share of it.
+/// The longest time that one call of the store takes. Each takes a random share of it.
 const CALL: Duration = Duration::from_millis(10);
 
-/// What the commands of all writers have met.
+/// The outcomes of all writers' commands.
 #[derive(Debug, Default)]
 struct Met {
-    /// Appends that met a conflict.
+    /// The number of appends that met a conflict.
     conflicts: u64,
-    /// Commands that were given up after conflicts.
+    /// The number of commands that were given up after conflicts.
     failed: u64,
-    /// How long each command took.
+    /// The time that each command took.
     times: Vec<Duration>,
 }
 
@@ -32,8 +32,9 @@ impl Met {
     }
 }
 
-/// Each writer is a process of its own with a cache. It sends commands one after the other, with a random pause of up to
-/// `rest` before each.
+/// Runs writers that are processes of their own, each with a cache.
+///
+/// A writer sends commands one after the other, with a random pause of up to `rest` before each.
 async fn contend(seed: u64, writers: u64, rest: Duration) -> Met {
     let slow = Faults::seeded(seed).with(Fault::Delay(CALL).anywhere().jittered());
     let store = slow.event_store(InMemoryEventStore::new());
@@ -69,8 +70,10 @@ async fn contend(seed: u64, writers: u64, rest: Duration) -> Met {
     all
 }
 
-/// The table in the docs of `ConflictRetry`: the number of writers, the conflicts per command, and the time in ms within
-/// which 99 % of the commands are done.
+/// The table in the docs of `ConflictRetry`.
+///
+/// A row has the number of writers, the conflicts per command, and the time in ms within which 99 %
+/// of the commands are done.
 const DOCUMENTED: [(u64, f64, u64); 6] = [
     (1, 0.0, 10),
     (2, 0.7, 30),

@@ -1,4 +1,4 @@
-//! Deciding and appending: time, ids, conflicts and what is forgotten.
+//! Deciding and appending: time, ids, conflicts, and states that are forgotten.
 use super::*;
 use crate::support::stream;
 use foldstream::{
@@ -8,7 +8,7 @@ use foldstream::{
 use foldstream_testkit::{InMemoryControlStore, SeededIds};
 use std::sync::Mutex;
 
-/// Writes down what a decision sees.
+/// Records what a decision sees.
 #[derive(Clone, Debug, PartialEq, DomainEvent)]
 #[event(aggregate = "seen")]
 enum Seen {
@@ -89,7 +89,7 @@ async fn a_fact_from_before_1970_keeps_its_time() {
     }
 }
 
-/// Notes the ids of all appends. Others deposit right before the first ones.
+/// Records the ids of all appends. Another writer deposits right before the first ones.
 #[derive(Clone, Debug)]
 struct Noted {
     ids: Arc<Mutex<Vec<CommitId>>>,
@@ -132,7 +132,7 @@ impl EventStoreLayer for Noted {
             let other = [json("Deposited", 1, r#"{"amount":1000}"#)];
             let id = CommitId::random();
             let other = Append::after(append.head.clone(), id, Timestamp::now(), other);
-            // Where the head is behind the tail already, there is nothing to overtake.
+            // If the head is already before the tail, no other writer is needed for a conflict.
             let _ = inner.append(&other).await?;
         }
         inner.append(append).await
@@ -152,7 +152,7 @@ async fn after_a_conflict_what_is_new_is_read_and_decided_on_under_a_new_commit_
     assert_eq!(ids.len(), 3);
     assert!(ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != ids[2]);
     assert_eq!(commits(&store).await[2].id, ids[2]);
-    // The load, and one read for each conflict.
+    // One load, and one read for each conflict.
     assert_eq!(noted.reads.load(Ordering::SeqCst), 3);
 }
 
@@ -216,7 +216,7 @@ impl EventStoreLayer for Unanswered {
 async fn after_an_unknown_outcome_the_next_command_loads_what_is_stored() {
     let unanswered = Unanswered::default();
     let (_, accounts) = with_layer(unanswered.clone());
-    // Without retries a state that was not forgotten would be a conflict.
+    // Without retries, a state that was not forgotten would lead to a conflict.
     let accounts = accounts
         .with_cache(10)
         .with_conflict_retry(ConflictRetry::never());
@@ -310,7 +310,7 @@ async fn marks_are_written_under_ids_of_the_repository_whenever_they_are_set() {
         control.get(&key()).await.unwrap().unwrap().revision
     };
     let seeded = SeededIds::new(7);
-    // The nonce comes first.
+    // The seed yields the nonce first.
     let _ = seeded.commit_id();
     let first = seeded.revision();
     assert_eq!(revision_of(true).await, first);
@@ -332,13 +332,13 @@ async fn an_idempotent_command_that_is_always_overtaken_ends_with_a_typed_error(
     let Err(ExecuteError::Contended { attempts, .. }) = contended else {
         panic!("{contended:?}")
     };
-    // Pauses of up to 200 ms, for half a second.
+    // The pauses are up to 200 ms, for half a second.
     assert!((4..50).contains(&attempts), "{attempts}");
-    // Always the same id: it is only ever sent to the slot that the mark names.
+    // The id is always the same: it is only ever sent to the slot that the mark names.
     let ids = noted.ids();
     assert_eq!(ids.len(), attempts as usize);
     assert!(ids.iter().all(|id| *id == ids[0]));
-    // It is taken when nobody is in the way.
+    // The command succeeds when no other writer is in the way.
     noted.others.store(0, Ordering::SeqCst);
     let done = accounts
         .execute_with(&ann(), Deposit { amount: 1 }, payment())

@@ -27,10 +27,10 @@ macro_rules! wallet {
 }
 wallet!(V1, 1, {});
 wallet!(V2, 2, { deposits });
-// The shape has changed, and nobody has raised the number.
+// The shape has changed, but STATE_VERSION was not raised.
 wallet!(V1Changed, 1, { deposits });
 
-/// Five deposits, and a snapshot at the last by the build of `Before`.
+/// Stores five deposits, and a snapshot at the last by the build of `Before`.
 async fn quiet_stream<Before>() -> (Arc<InMemoryEventStore>, Arc<InMemorySnapshotStore>)
 where
     Before: Snapshot<Id = AccountId, Event = AccountEvent>,
@@ -48,7 +48,7 @@ where
     (store, snapshots)
 }
 
-/// What five loads by the build of `After` cost.
+/// Returns the cost of five loads by the build of `After`.
 async fn five_loads<After>(
     store: &Arc<InMemoryEventStore>,
     snapshots: &Arc<InMemorySnapshotStore>,
@@ -102,11 +102,11 @@ async fn a_snapshot_of_a_longer_history_that_cannot_be_used_is_replaced() {
         (2, "{}"),
         (1, r#"{"amount":9,"deposits":9}"#),
         (3, r#"{"amount":9,"deposits":9}"#),
-        // Usable: a load finds that it does not fit.
+        // The snapshot is readable, and a load finds that it does not fit.
         (2, r#"{"amount":9,"deposits":9}"#),
     ] {
         let (store, snapshots) = quiet_stream::<V2>().await;
-        // Of the nine events that the table had before it was restored.
+        // A snapshot of the nine events that the table had before it was restored.
         let old = StoredSnapshot::new(
             stream("ann"),
             Version::new(9),
@@ -121,7 +121,7 @@ async fn a_snapshot_of_a_longer_history_that_cannot_be_used_is_replaced() {
     }
 }
 
-/// As `V1`, by a build that takes five deposits for a bug.
+/// The state of `V1` in a build that panics at five deposits.
 #[derive(Clone, Debug, Default, PartialEq, serde::Serialize)]
 struct Touchy {
     amount: u64,
@@ -173,7 +173,7 @@ async fn a_snapshot_timeout_may_be_without_end() {
 async fn a_snapshot_that_can_be_used_stays_where_another_process_was_faster() {
     let (store, snapshots) = quiet_stream::<V1>().await;
     let stored = snapshots.load(&stream("ann")).await.unwrap();
-    // Two that have folded the whole history, and save the same.
+    // Both repositories have folded the whole history and save the same snapshot.
     let slow = Repository::<V1>::new(store.clone())
         .with_snapshots(snapshots.clone(), SnapshotPolicy::every(3));
     snapshots.delete(&stream("ann")).await.unwrap();
@@ -186,7 +186,7 @@ async fn a_snapshot_that_can_be_used_stays_where_another_process_was_faster() {
     assert_eq!(snapshots.load(&stream("ann")).await.unwrap(), stored);
 }
 
-/// Never answers.
+/// A snapshot store that never answers.
 #[derive(Debug)]
 struct Hung;
 #[async_trait]
@@ -205,7 +205,7 @@ impl SnapshotStore for Hung {
     }
 }
 
-/// Answers loads at once, and deletes never: a snapshot of another history.
+/// Answers loads at once with a snapshot of another history, and never answers deletes.
 #[derive(Debug)]
 struct HungDelete(StoredSnapshot);
 #[async_trait]

@@ -1,11 +1,12 @@
-//! Loads with snapshots: the snapshot and the newest commits asked for together, and every way in which they can differ.
+//! Loads with snapshots: the snapshot and the newest commits are requested together, and can differ
+//! in every way.
 use super::*;
 use foldstream::{LoadPolicy, StreamId};
 use foldstream_testkit::{intercept::SnapshotStoreLayer, length};
 use futures::future::BoxFuture;
 use std::{num::NonZeroU32, sync::Mutex};
 
-/// What a load asks for.
+/// A request of a load.
 #[derive(Clone, Debug, PartialEq)]
 enum Call {
     Snapshot,
@@ -15,7 +16,8 @@ use Call::Snapshot;
 
 type Hook = BoxFuture<'static, ()>;
 
-/// A layer over both stores, that notes what is asked, answers after a while, and lets something happen right before.
+/// A layer over both stores that records requests, answers after a delay, and runs a hook before
+/// each answer.
 #[derive(Clone, Default)]
 struct Slow(Arc<Pace>);
 #[derive(Default)]
@@ -79,7 +81,7 @@ impl EventStoreLayer for Slow {
     }
 }
 
-/// A stream of commits, each a deposit of 1 as often as said, and a load of it.
+/// A stream of commits, each with this number of deposits of 1, and a load of it.
 struct World {
     slow: Slow,
     events: Arc<InMemoryEventStore>,
@@ -129,7 +131,7 @@ impl World {
         let found = self.snapshots.load(&stream("ann")).await.unwrap();
         found.is_some()
     }
-    /// Loads with so many newest commits, checks the state, and returns what was asked for.
+    /// Loads with this number of newest commits, checks the state, and returns the requests.
     async fn calls_of_load(&self, newest: u32, version: u64) -> Vec<Call> {
         let loaded = self.repository(LoadPolicy::together(newest));
         let loaded = loaded.load(&ann()).await.unwrap();
@@ -192,7 +194,7 @@ async fn a_load_with_a_snapshot_takes_one_round_trip_time() {
         time_of_load(LoadPolicy::InSequence, every).await,
         2 * LATENCY
     );
-    // Nothing bounds what lies behind a snapshot.
+    // The history before a snapshot has no bound.
     assert_eq!(time_of_load(LoadPolicy::Auto, never).await, 2 * LATENCY);
 }
 
@@ -203,7 +205,7 @@ async fn a_tail_of_large_events_is_not_read_on_suspicion() {
         .with_snapshots(world.slow_snapshots(), SnapshotPolicy::every(200));
     repository.load(&ann()).await.unwrap();
     assert_eq!(world.slow.take_calls(), [Snapshot, newest(200)]);
-    // Events of 10 KB: 200 of them are far more than what is read without need.
+    // Events of 10 KB: 200 of them are far more than is read without need.
     let padded = format!(r#"{{"amount":1,"padding":"{}"}}"#, "x".repeat(10_000));
     let head = StreamHead::empty(stream("bob"));
     let event = EventData::new("Deposited", 1, padded.into_bytes());
@@ -279,12 +281,13 @@ async fn a_snapshot_among_the_newest_commits_is_folded_on_without_another_read()
 async fn a_snapshot_below_the_newest_commits_is_reached_by_paging_back() {
     let world = World::with_commits([2, 1, 4, 1, 2, 3]).await;
     world.snapshot_at(3).await;
-    // The newest two commits begin at version 9: five events lie between, and the snapshot's commit.
+    // The newest two commits begin at version 9. Five events lie before them, and the snapshot's
+    // commit.
     assert_eq!(
         world.calls_of_load(2, 13).await,
         [Snapshot, newest(2), at_or_below(8, 6)]
     );
-    // It ends right below them.
+    // The snapshot's commit ends right before the newest commits.
     world.snapshot_at(8).await;
     assert_eq!(
         world.calls_of_load(2, 13).await,
@@ -304,7 +307,8 @@ async fn a_snapshot_far_below_the_newest_commits_is_read_on_forwards() {
 
 #[tokio::test]
 async fn a_snapshot_of_another_history_is_ignored_and_deleted() {
-    // Among the newest commits, paged back to, far below, inside of a commit.
+    // The snapshot is among the newest commits, reached by paging back, far before them, or inside
+    // a commit.
     for (version, newest, is_end) in [
         (9, 4, true),
         (9, 1, true),
@@ -333,7 +337,7 @@ async fn a_snapshot_that_was_read_later_than_the_commits_is_used() {
     let plain = world.plain.clone();
     let snapshots = world.snapshots.clone();
     let between = async move {
-        // Behind the answer with the commits, before the one with the snapshot.
+        // After the answer with the commits, and before the one with the snapshot.
         let done = plain
             .execute(&ann(), DepositOnes { times: 3 })
             .await
@@ -400,7 +404,8 @@ async fn a_hole_in_a_load_with_snapshots_is_an_error() {
     }
 }
 
-/// Any history, any snapshot, any number of newest commits, and others at work between any two answers.
+/// Any history, any snapshot, any number of newest commits, with other writers between any two
+/// answers.
 #[tokio::test(start_paused = true)]
 async fn a_load_shows_a_state_that_the_stream_had_while_it_ran() {
     for seed in length::seeds(1_000, 20_000) {
@@ -425,7 +430,7 @@ async fn a_load_shows_a_state_that_the_stream_had_while_it_ran() {
         let millis = |rng: &mut fastrand::Rng| Duration::from_millis(rng.u64(0..3));
         *world.slow.0.read_takes.lock().unwrap() = millis(&mut rng);
         *world.slow.0.snapshot_takes.lock().unwrap() = millis(&mut rng);
-        // Others append and snapshot.
+        // Other writers append and take snapshots.
         for hooks in [&world.slow.0.before_read, &world.slow.0.before_snapshot] {
             let others = (0..2).map(|_| {
                 let times = rng.usize(0..4);

@@ -1,4 +1,4 @@
-//! Nothing is stored that cannot be read back, or that the fold does not take.
+//! The repository stores only what it can read back and what the fold accepts.
 mod fold;
 mod formats;
 mod snapshots;
@@ -40,7 +40,7 @@ enum Untagged {
     Small(u8),
     Large(u64),
 }
-/// Written, but refused by its own reader.
+/// An event that is written, but refused by its own reader.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct Even(u8);
 impl<'de> Deserialize<'de> for Even {
@@ -317,7 +317,7 @@ async fn an_event_that_upcasters_would_lift_away_is_not_stored() {
     }
 }
 
-/// A codec that seals, but does not open as it should.
+/// A codec that seals, but does not open correctly.
 #[derive(Debug)]
 struct Broken(&'static str);
 #[async_trait]
@@ -380,7 +380,7 @@ async fn without_the_check_an_unreadable_event_is_stored() {
         .unwrap();
     let loaded = odd.load(&id).await;
     assert!(matches!(loaded, Err(LoadError::Codec { .. })), "{loaded:?}");
-    // What panics is still an error, and stores nothing.
+    // A panic is an error too, and nothing is stored.
     odd.append(
         &OddId::from("y"),
         ExpectedVersion::Any,

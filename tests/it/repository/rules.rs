@@ -1,4 +1,4 @@
-//! Load, execute, append, history, settle.
+//! The rules of load, execute, append, history and settle.
 use super::*;
 use foldstream_testkit::faults::{Call, Moment};
 
@@ -73,7 +73,7 @@ async fn writers_of_one_stream_lose_nothing() {
     assert_eq!((loaded.state().balance, loaded.version().get()), (200, 200));
 }
 
-/// Somebody else withdraws just before each of the first appends.
+/// Another writer withdraws just before each of the first appends.
 fn overtaken(times: u32) -> (Arc<InMemoryEventStore>, Repository<Account>) {
     let (inner, left) = (InMemoryEventStore::new(), AtomicU32::new(times));
     let below = inner.clone();
@@ -130,7 +130,7 @@ async fn conflicts_beyond_the_policy_are_an_error() {
 
 #[tokio::test]
 async fn where_the_commit_was_stored_before_the_stored_facts_count() {
-    // The slot turns out to hold my commit, with facts that an earlier attempt decided.
+    // The slot already holds this commit, with events that an earlier attempt decided.
     let inner = InMemoryEventStore::new();
     let below = inner.clone();
     let faults = Faults::none().with_probe(move |moment, call| {

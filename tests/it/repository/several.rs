@@ -1,4 +1,4 @@
-//! Several streams at once, many commands, and the past.
+//! Several streams at once, many commands, and past states.
 use super::*;
 use foldstream::{AsOf, Historical, Transaction, ports::Capabilities};
 use futures::StreamExt;

@@ -1,4 +1,4 @@
-//! Clocks that are far apart, and times that nobody could read again.
+//! Clocks that are far apart, and times that could not be read back.
 use super::load::Warnings;
 use crate::support::{Account, AccountCommand::Deposit, AccountEvent, AccountId};
 use foldstream::{

@@ -1,4 +1,4 @@
-//! Snapshots.
+//! The rules of snapshots, and when they are taken.
 use super::*;
 use foldstream_testkit::intercept::{self, Intercepted, SnapshotStoreLayer};
 
@@ -31,7 +31,7 @@ async fn a_load_folds_from_the_snapshot_and_the_tail() {
     plain.execute(&ann(), Deposit { amount: 1 }).await.unwrap();
     let at_one = plain.load(&ann()).await.unwrap();
     plain.execute(&ann(), Deposit { amount: 1 }).await.unwrap();
-    // A snapshot that says something else than the events shows that it was used.
+    // The snapshot differs from the events, which shows that it was used.
     let told = Account {
         balance: 1000,
         events: 1,
@@ -63,7 +63,7 @@ async fn a_load_folds_from_the_snapshot_and_the_tail() {
     }
 }
 
-/// A snapshot store that is down.
+/// A snapshot store that is unavailable.
 #[derive(Debug)]
 struct Down;
 fn down() -> SnapshotStoreError {
@@ -125,7 +125,7 @@ async fn with_a_cache_a_snapshot_is_taken_every_so_many_events_and_not_at_every_
 async fn a_snapshot_of_another_history_does_not_stand_in_the_way_of_a_later_one() {
     let (store, snapshots) = (InMemoryEventStore::new(), InMemorySnapshotStore::new());
     let accounts = accounts(&store).with_snapshots(snapshots.clone(), SnapshotPolicy::every(1));
-    // The events were restored from a backup, the snapshots were not.
+    // The events were restored from a backup, but the snapshots were not.
     let ahead = StoredSnapshot::new(
         stream("ann"),
         Version::new(99),
@@ -151,8 +151,8 @@ async fn a_snapshot_is_taken_when_the_last_one_is_old_and_something_is_new() {
     let (store, snapshots) = (InMemoryEventStore::new(), InMemorySnapshotStore::new());
     let clock = ManualClock::at(Timestamp::from_micros(0));
     let policy = SnapshotPolicy::older_than(HOUR);
-    // The first event is half an hour old at the second, an hour at the third: older at the fourth. Without a cache it is
-    // the load before a command that finds it old.
+    // The first event is half an hour old at the second, an hour at the third, and older at the
+    // fourth. Without a cache, the load before a command finds that it is old.
     for (cache, expected) in [(0, [0, 0, 0, 3, 3, 5]), (100, [0, 0, 0, 4, 4, 4])] {
         let id = AccountId::from(cache.to_string());
         let accounts = accounts(&store)
@@ -168,7 +168,8 @@ async fn a_snapshot_is_taken_when_the_last_one_is_old_and_something_is_new() {
             clock.advance(HOUR / 2);
         }
         assert_eq!(versions, expected, "{cache}");
-        // Nothing is new behind a snapshot: the second load takes none, however old it is.
+        // No events are after the snapshot, so the second load takes none, however old the snapshot
+        // is.
         clock.advance(HOUR * 100);
         let due = accounts.metrics().snapshots;
         for _ in 0..2 {
@@ -240,7 +241,7 @@ async fn a_snapshot_store_that_hangs_delays_no_command_and_the_newest_state_is_w
             .await
             .unwrap();
         assert_eq!(done.version().get(), n);
-        // Lets the writer begin with the first.
+        // The yield lets the writer begin with the first snapshot.
         tokio::task::yield_now().await;
     }
     gate.layer().open();
@@ -266,7 +267,7 @@ async fn the_queue_of_snapshots_is_bounded_and_what_it_has_no_room_for_is_taken_
     gate.layer().open();
     accounts.close().await;
     assert_eq!(accounts.metrics().snapshots.written, 1100 - skipped);
-    // The last one was left out: its next command takes it.
+    // The last snapshot was skipped, so the next command on its stream takes it.
     let last = AccountId::from("1099");
     assert_eq!(gate.inner().load(&stream("1099")).await.unwrap(), None);
     accounts
@@ -338,7 +339,7 @@ fn a_snapshot_whose_runtime_went_away_is_written_by_close_in_another() {
             .build()
             .unwrap()
     };
-    // Two streams: one save hangs, one waits behind it, when the runtime ends.
+    // Two streams: one save hangs and the other waits for it when the runtime ends.
     runtime().block_on(async {
         for id in ["ann", "bob"] {
             accounts
@@ -397,7 +398,7 @@ async fn a_panic_in_a_snapshot_costs_that_snapshot_only_and_close_waits_for_the_
     let snapshots = InMemorySnapshotStore::new();
     let repository = Repository::<fragile::Fragile>::new(InMemoryEventStore::new())
         .with_snapshots(snapshots.clone(), SnapshotPolicy::every(1));
-    // No pause in between, so the one that panics is the first of the queue.
+    // There is no pause in between, so the snapshot that panics is the first of the queue.
     repository.execute(&"a".into(), ()).await.unwrap();
     for _ in 0..2 {
         repository.execute(&"b".into(), ()).await.unwrap();
@@ -430,12 +431,13 @@ async fn loads_and_snapshots_are_counted() {
         accounts.close().await;
     }
     let counted = accounts.metrics();
-    // Before the commands at versions 0, 1, 2 without a snapshot, at 3 and 4 with the one at 3.
+    // The loads before the commands at versions 0, 1 and 2 have no snapshot; those at 3 and 4 use
+    // the one at 3.
     let loads = counted.loads;
     assert_eq!((loads.without_snapshot, loads.with_snapshot), (3, 2));
     assert_eq!(loads.events, 4, "0, 1, 2, then 0 and 1 behind the snapshot");
     assert_eq!(counted.snapshots.written, 1);
-    // Another process was ahead.
+    // Another process had stored a later one.
     let id = CommitId::random();
     let payload = serde_json::to_vec(&Account::default()).unwrap();
     let ahead = StoredSnapshot::new(stream("bob"), Version::new(9), id, 1, payload.into());

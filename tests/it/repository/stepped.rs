@@ -1,4 +1,5 @@
-//! Stores whose every call is a step: something can happen before it, and a future can be dropped there.
+//! Stores whose every call is a step: another writer can act before it, and a future can be dropped
+//! there.
 use super::*;
 use foldstream::{
     StreamId,
@@ -13,17 +14,18 @@ use std::sync::Mutex;
 
 type Happening = BoxFuture<'static, ()>;
 
-/// Counts the calls to both stores; each gives way to others before and after it takes effect.
+/// Counts the calls to both stores. Each call yields to other tasks before and after it takes
+/// effect.
 #[derive(Clone, Default)]
 pub(super) struct Steps(Arc<Inner>);
 #[derive(Default)]
 struct Inner {
     taken: AtomicU32,
-    /// Before the call of this number, from 0.
+    /// The number of a call, from 0, and what happens before it.
     happening: Mutex<Option<(u32, Happening)>>,
 }
 impl Steps {
-    /// Something happens before the call of this number.
+    /// Creates steps in which something happens before the call of this number.
     pub(super) fn before(step: u32, happening: Happening) -> Self {
         let steps = Self::default();
         *steps.0.happening.lock().unwrap() = Some((step, happening));
@@ -154,8 +156,10 @@ async fn pay(process: Repository<Account>) -> foldstream::Executed<Account> {
         .unwrap()
 }
 
-/// X and Y send the same command; Y does all of its work before one call of X, and a stranger moves the tail before one
-/// call of Y. The balance suffices for one withdrawal, so a second decision would refuse.
+/// X and Y send the same command. Y does all of its work before one call of X, and another writer
+/// moves the tail before one call of Y.
+///
+/// The balance suffices for one withdrawal, so a second decision would refuse.
 #[tokio::test]
 async fn wherever_another_attempt_comes_between_a_command_is_not_refused_by_its_own_doing() {
     let mut ends = [false; 2];
@@ -185,7 +189,7 @@ async fn wherever_another_attempt_comes_between_a_command_is_not_refused_by_its_
                 assert_eq!(second.events(), first.events(), "{x} {y}");
                 assert_ne!(second.is_repeat(), first.is_repeat(), "{x} {y}");
             }
-            // Beyond the last call nothing comes between any more.
+            // After the last call of X or Y, nothing comes between.
             if second.is_none() {
                 ends[0] = true;
                 break;
@@ -202,7 +206,7 @@ async fn wherever_another_attempt_comes_between_a_command_is_not_refused_by_its_
     assert_eq!(ends, [true; 2], "every call was reached");
 }
 
-/// Polls so many times, then drops.
+/// Polls a future this many times, then drops it.
 async fn polled<F: Future>(future: F, times: u32) -> Option<F::Output> {
     let mut future = std::pin::pin!(future);
     for _ in 0..times {
@@ -280,7 +284,7 @@ async fn a_command_with_an_id_dropped_anywhere_and_sent_again_takes_effect_once(
 #[tokio::test]
 async fn a_batch_has_no_more_commands_at_work_than_it_was_told() {
     use futures::StreamExt;
-    /// Commands that are in an append.
+    /// Lists the commands that are in an append.
     #[derive(Clone, Debug, Default)]
     struct AtWork(Arc<(AtomicU32, AtomicU32)>);
     #[async_trait]

@@ -1,4 +1,4 @@
-//! Transactions: what they read and make, and how they are run to an end.
+//! Transactions: the state that they read and make, and their retries until they end.
 use super::*;
 use foldstream::{Committed, Transaction, TransactionExecuted};
 use foldstream_testkit::length;
@@ -8,7 +8,7 @@ const MS: Duration = Duration::from_millis(1);
 fn bob() -> AccountId {
     AccountId::from("bob")
 }
-/// Accounts of which the first has a balance.
+/// Creates accounts of which the first has a balance.
 async fn with_balance(amount: u64) -> (Arc<InMemoryEventStore>, Repository<Account>) {
     let store = InMemoryEventStore::new();
     let accounts = accounts(&store);
@@ -50,7 +50,7 @@ async fn a_later_command_on_a_stream_goes_on_from_there_and_all_become_one_commi
     let tx = Transaction::new(store.clone());
     let read = tx.load(&accounts, &ann()).await.unwrap();
     assert_eq!((read.state().balance, read.version().get()), (100, 1));
-    // What others write meanwhile does not show, and is a conflict in the end.
+    // The transaction does not see commits made since its start, and meets a conflict at the end.
     let first = tx.execute(&accounts, &ann(), Withdraw { amount: 70 }).await;
     assert_eq!(first.unwrap().after().balance, 30);
     let refused = tx.execute(&accounts, &ann(), Withdraw { amount: 70 }).await;
@@ -89,7 +89,7 @@ async fn what_was_loaded_must_not_move_until_the_commit() {
             .execute(&ann(), Deposit { amount: 1 })
             .await
             .unwrap();
-        // Also where nothing is written: the heads are read again.
+        // Also if nothing is written, the heads are read again.
         let conflict = tx.commit().await;
         let Err(AppendError::Conflict(conflict)) = conflict else {
             panic!("{conflict:?}")
@@ -190,7 +190,7 @@ async fn a_transaction_that_is_over_takes_no_more_commands() {
     assert_eq!(balances(&accounts).await, (99, 0));
 }
 
-/// Moves money.
+/// Transfers money between two accounts.
 async fn transfer(
     store: &(impl EventStore + Clone),
     accounts: &Repository<Account>,
@@ -277,7 +277,7 @@ async fn the_handle_works_in_tasks_and_not_after_its_attempt() {
     let late = kept.unwrap().load(&accounts, &ann()).await;
     assert!(late.is_err());
 
-    // An attempt that has failed takes nothing, either.
+    // A failed attempt stores nothing either.
     let mut kept = None;
     let failed: Result<Committed<()>, AppendError> =
         Transaction::run(&store, ConflictRetry::default(), |tx| {
@@ -322,7 +322,7 @@ async fn an_unknown_outcome_is_settled() {
 #[tokio::test(start_paused = true)]
 async fn an_outcome_that_stays_unknown_is_the_callers() {
     let (inner, _) = with_balance(100).await;
-    // The first may be stored; whatever comes later says nothing about that.
+    // The first attempt may be stored, and later answers do not tell.
     let faults = Faults::none()
         .with(Fault::LoseRequest.on(Op::AppendAll).first(1))
         .with(Fault::Throttled(None).on(Op::AppendAll));
@@ -341,7 +341,7 @@ async fn an_outcome_that_stays_unknown_is_the_callers() {
     );
 }
 
-/// Transfers through lost, late and repeated calls, in several processes at once.
+/// Makes transfers through lost, late and repeated calls, in several processes at once.
 async fn transfers(seed: u64) {
     let soon = 5 * MS;
     let faults = Faults::seeded(seed)

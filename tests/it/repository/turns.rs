@@ -1,4 +1,4 @@
-//! Turns of commands and appends on one stream, and what one leaves to the next.
+//! The order of commands and appends on one stream, and the state that each leaves to the next.
 use super::*;
 use foldstream::{
     AsOf, StreamId, Transaction, VersionConflict,
@@ -80,10 +80,10 @@ async fn a_command_after_an_append_reads_only_what_is_not_known() {
         accounts.append(&ann(), expected, &[ONE]).await.unwrap();
     }
     assert_eq!(reads_and_appends(&faults), (1, 3));
-    // The state was folded on with it.
+    // The cached state was folded on with the appended events.
     assert_eq!(deposit().await, (4, 4));
     assert_eq!(reads_and_appends(&faults), (1, 4));
-    // After a head that others have made, the state is behind.
+    // After an append at another writer's head, the cached state is too old.
     let any = ExpectedVersion::Any;
     let theirs = others.append(&ann(), any, &[ONE]).await.unwrap();
     accounts.append(&ann(), theirs, &[ONE]).await.unwrap();
@@ -100,7 +100,7 @@ async fn an_append_that_meets_a_conflict_or_does_not_arrive_leaves_a_right_state
         .with_cache(10)
         .with_conflict_retry(ConflictRetry::never());
     cached.execute(&ann(), Deposit { amount: 1 }).await.unwrap();
-    // Not after the head that is known: the state is as good as before.
+    // The expected version is not the known head, so the state stays valid.
     let stale = cached
         .append(&ann(), ExpectedVersion::NoStream, &[ONE])
         .await;
@@ -111,7 +111,7 @@ async fn an_append_that_meets_a_conflict_or_does_not_arrive_leaves_a_right_state
     let before = faults.calls(Op::Read);
     cached.execute(&ann(), Deposit { amount: 1 }).await.unwrap();
     assert_eq!(faults.calls(Op::Read), before);
-    // After a head that is stale the state is loaded.
+    // After an append at a stale head, the state is loaded.
     accounts(&store)
         .execute(&ann(), Deposit { amount: 1 })
         .await
@@ -122,7 +122,7 @@ async fn an_append_that_meets_a_conflict_or_does_not_arrive_leaves_a_right_state
     assert_eq!((done.version().get(), done.state().balance), (4, 4));
 }
 
-/// Counts warnings.
+/// Counts warnings in the log.
 #[derive(Clone, Default)]
 struct Warnings(Arc<AtomicU32>);
 impl tracing::Subscriber for Warnings {
@@ -143,7 +143,7 @@ impl tracing::Subscriber for Warnings {
     fn exit(&self, _: &tracing::span::Id) {}
 }
 
-/// A fold that does not take every event.
+/// A fold that panics at some events.
 #[derive(Clone, Debug, Default)]
 struct Touchy(u64);
 impl foldstream::Aggregate for Touchy {
@@ -193,7 +193,7 @@ async fn a_turn_that_is_held_for_long_while_others_wait_is_logged_once() {
     let faults = Faults::none().with(Fault::Delay(50 * MS).anywhere());
     let (_, accounts) = faulty(&faults);
     let id = ann();
-    // Begun, and not polled any more.
+    // The first command has started and is not polled any more.
     let mut first = Box::pin(accounts.execute(&id, Deposit { amount: 1 }));
     assert!(futures::poll!(first.as_mut()).is_pending());
     tokio::time::sleep(Duration::from_secs(60)).await;
@@ -227,7 +227,8 @@ async fn a_turn_that_is_held_for_long_while_others_wait_is_logged_once() {
     assert_eq!(logged(), 1, "the next turn is short");
 }
 
-/// A store as DynamoDB: it looks at the slot only, and its table can be replaced by one with fewer commits.
+/// A store that, like DynamoDB, checks only the slot. Its table can be replaced by one with fewer
+/// commits.
 #[derive(Debug, Default)]
 struct Slots {
     commits: Mutex<Vec<Commit>>,
@@ -327,7 +328,7 @@ impl EventStore for Slots {
     }
 }
 
-/// A store of five deposits, and the repository that has made them and remembers the last.
+/// Creates a store of five deposits, and the repository that made them and remembers the last.
 async fn five_deposits() -> (Arc<Slots>, Repository<Account>) {
     let store = Arc::new(Slots::default());
     let live = Repository::<Account>::new(store.clone())
@@ -377,7 +378,7 @@ async fn an_idle_state_of_another_history_is_dropped_and_loaded_anew() {
         }
         assert!(store.is_whole());
 
-        // The same version, and another commit there.
+        // The same version with another commit.
         let other = Repository::<Account>::new(store.clone());
         store.restore_to(3);
         other.execute(&ann(), Deposit { amount: 10 }).await.unwrap();
@@ -399,7 +400,7 @@ async fn the_time_after_which_a_state_is_confirmed_can_be_set_and_zero_is_never(
     }
 }
 
-/// An append to a stream of its own.
+/// Creates an append to a stream of its own.
 fn of_nobody() -> PendingAppend {
     let head = StreamHead::empty(stream("bob"));
     let append = Append::after(head, CommitId::random(), Timestamp::now(), Vec::new());
@@ -423,7 +424,8 @@ async fn all_states_are_dropped_when_the_store_says_that_its_history_is_another(
         reason: "no such table".into(),
         source: no_answer(),
     };
-    // By whatever call of whatever stream the process hears of it, and if the adapter's number never changes.
+    // The process can hear of the restore by any call on any stream, also if the adapter's number
+    // never changes.
     for is_missing in [false, true] {
         for call in [
             "load", "execute", "append", "history", "load_at", "settle", "commit", "check", "run",
@@ -473,7 +475,7 @@ async fn all_states_are_dropped_when_the_store_says_that_its_history_is_another(
                     });
                     ran.await.is_err()
                 }
-                // Another repository hears of it, and the transaction has both.
+                // Another repository hears of the restore, and the transaction uses both.
                 _ => {
                     let other = Repository::<Account>::new(store.clone());
                     transaction.load(&other, &bob).await.is_err()

@@ -1,5 +1,7 @@
-//! Crashes at any moment, with duplicates and holes on the bus, on backends that fail and lose answers: a stored position
-//! gives each event exactly once.
+//! Crashes at any moment, with duplicates and holes on the bus, on backends that fail and lose
+//! answers.
+//!
+//! A stored position takes each event exactly once.
 use super::harness::*;
 use std::{sync::Arc, time::Duration};
 
@@ -15,7 +17,8 @@ async fn history(seed: u64) {
     let faults = unreliable(seed);
     let mut published = 0;
     while published < commits.len() {
-        // A few commits, some of them twice, some never (the publisher's own guarantees aside); the last of each stream always.
+        // A few commits, some duplicate, some never sent (which the publisher would not do). The
+        // last of each stream is always sent.
         for _ in 0..rng.usize(1..6) {
             let Some(commit) = commits.get(published) else {
                 break;
@@ -28,7 +31,8 @@ async fn history(seed: u64) {
             }
             published += 1;
         }
-        // The process lives for so many steps of the scheduler, or so long, then all in its memory is gone.
+        // The process ends after this many steps of the scheduler or this time. All that it has in
+        // memory is lost.
         let runner = world
             .faulty_builder(&faults)
             .with_event_store(world.store.clone())

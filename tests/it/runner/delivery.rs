@@ -1,4 +1,4 @@
-//! Order, duplicates, gaps, and what is passed over.
+//! Order, duplicates, gaps, and events that are skipped.
 use super::harness::*;
 use crate::support::stream;
 use foldstream::{
@@ -71,7 +71,7 @@ async fn a_stored_position_drops_duplicates_and_fills_gaps_from_the_event_store(
     let world = World::new(2);
     let (first, second) = (world.store("a", 3).await, world.store("a", 2).await);
     let third = world.store("a", 1).await;
-    // The second commit never reaches the bus, the first one twice.
+    // The second commit never reaches the bus, the first arrives twice.
     for commit in [&first, &first, &third] {
         world.publish(commit).await;
     }
@@ -89,7 +89,7 @@ async fn a_stored_position_drops_duplicates_and_fills_gaps_from_the_event_store(
         (report.duplicates, report.filled, report.handled),
         (3, 2, 6)
     );
-    // Again, in a new process, after everything came again.
+    // A new process receives everything again.
     for commit in [&first, &second, &third] {
         world.publish(commit).await;
     }
@@ -272,13 +272,13 @@ async fn what_lies_before_a_record_that_cannot_be_read_is_handled_first_and_noth
 async fn a_gap_that_the_record_explains_is_not_a_gap() {
     let world = World::new(1);
     world.deposit("a").await;
-    // Versions 2 and 3 stay out of the topic.
+    // Versions 2 and 3 are not sent to the topic.
     for _ in 0..2 {
         let _ = world.store("a", 1).await;
     }
     let fourth = world.store("a", 1).await;
     world.publish_after(1, &fourth).await;
-    // Version 5 is lost; version 6 stays out, as the record of version 7 says.
+    // Version 5 is lost. Version 6 is not sent on purpose, as the record of version 7 says.
     for _ in 0..2 {
         let _ = world.store("a", 1).await;
     }

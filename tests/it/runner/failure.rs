@@ -1,4 +1,4 @@
-//! Retries, halts, panics, shutdown.
+//! Retries, halts, panics and shutdown of processors.
 use super::harness::*;
 use foldstream::{
     Backoff, RetryPolicy,
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 fn down() -> HandlerError {
     HandlerError::transient("the mail server is down")
 }
-/// Repeats at once this often, then with pauses of up to 8 s, for this time.
+/// Retries this often at once, then with pauses of up to 8 s until `limit`.
 fn quick_retry(immediate: u32, limit: Duration) -> ProcessorPolicy {
     let backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(8)).with_seed(7);
     let retry = RetryPolicy::default()
@@ -89,7 +89,7 @@ async fn spent_retries_halt_and_nothing_is_committed_past_the_failed_event() {
     assert_eq!(attempts as usize, times.len());
     assert_eq!(source, "the mail server is down");
     assert_eq!((seen.of("a"), world.committed(SEEN).await), (vec![1, 2], 2));
-    // Mended, it goes on where it halted.
+    // After the handler is fixed, the processor continues where it halted.
     let mended = Seen::new();
     world
         .catch_up(mended.clone(), from_beginning())
@@ -137,7 +137,7 @@ async fn a_throttled_attempt_waits_and_is_not_counted() {
         Ok(())
     });
     let started = Instant::now();
-    // One transient failure would halt.
+    // One transient failure would halt the processor.
     world
         .catch_up(seen.clone(), quick_retry(0, Duration::ZERO))
         .await
@@ -172,7 +172,7 @@ async fn a_stream_in_backoff_holds_only_itself() {
     assert_eq!(seen.of("slow"), [1, 2, 3]);
 }
 
-/// Takes for ever until it is cancelled, and says whether it was.
+/// Runs forever until it is cancelled, and records the cancellation.
 #[derive(Default)]
 struct Stuck {
     started: tokio::sync::Notify,
@@ -291,7 +291,7 @@ async fn an_offset_is_committed_only_after_the_flush() {
     let model = Arc::new(Buffering::default());
     model.flushes_to_fail.store(u32::MAX, Ordering::SeqCst);
     let runner = world.builder().projector(model.clone()).build().unwrap();
-    // Longer than the default policy goes on.
+    // This is longer than the default policy retries.
     let report = runner
         .run(tokio::time::sleep(Duration::from_secs(600)))
         .await;
@@ -370,7 +370,7 @@ fn a_runner_that_makes_no_sense_is_not_built() {
     }
 }
 
-/// Takes each event in, and the first time loses the answer.
+/// Applies each event, and loses the answer the first time.
 struct LosesAnswers(Arc<Model>);
 impl Projector for LosesAnswers {
     const NAME: &'static str = "model";

@@ -1,4 +1,5 @@
-//! Instances that come, go, die and are expelled at any moment, on backends that fail and lose answers.
+//! Instances that start, stop, die and are expelled at any moment, on backends that fail and lose
+//! answers.
 use super::harness::*;
 use crate::support::AccountEvent;
 use foldstream::{
@@ -20,7 +21,8 @@ const MODEL: &str = "example-group.model.g1";
 const STREAMS: u32 = 6;
 const PARTITIONS: u32 = 4;
 
-/// Keeps the law of projectors, that an older version applied late changes nothing. Now and then it fails, before or after.
+/// A projector that ignores an older version that arrives late. It sometimes fails, before or after
+/// a change.
 struct Lawful(Arc<Model>, Mutex<fastrand::Rng>);
 impl Projector for Lawful {
     const NAME: &'static str = "model";
@@ -61,7 +63,7 @@ struct Fleet {
     world: World,
     model: Arc<Model>,
     seen: Seen,
-    /// What lies where on the bus.
+    /// The stream and version at each offset on the bus.
     places: Mutex<Vec<(PartitionId, Offset, StreamId, Version)>>,
 }
 
@@ -95,7 +97,8 @@ impl Fleet {
         }
     }
 
-    /// Commits, in order, some of them twice, and offsets without records between them and at the ends.
+    /// Writes commits in order, some of them twice, with offsets without records between them and
+    /// at the ends.
     async fn write(&self) {
         let mut rng = fastrand::Rng::with_seed(self.seed);
         for _ in 0..60 {
@@ -113,7 +116,7 @@ impl Fleet {
         }
     }
 
-    /// Nothing is committed that was not dealt with.
+    /// Asserts that no offset is committed whose event was not handled.
     async fn check_commits(&self) {
         for group in [SEEN, MODEL] {
             let committed = self.world.bus.committed(group, TOPIC).await.unwrap();
@@ -139,7 +142,7 @@ impl Fleet {
     fn runner(&self, seed: u64) -> Runner {
         let often = Duration::from_millis(300);
         let rng = Mutex::new(fastrand::Rng::with_seed(seed));
-        // Shorter than some handlers take, so that some are cancelled.
+        // This is shorter than some handlers take, so that some are cancelled.
         let drain = Duration::from_millis(10);
         let tuned = |policy: ProcessorPolicy| policy.with_commit_interval(often).with_drain(drain);
         let projector = tuned(ProcessorPolicy::projector());
@@ -153,7 +156,7 @@ impl Fleet {
             .unwrap()
     }
 
-    /// Instances one after the other; each is stopped, or dies.
+    /// Runs one instance after the other. Each is stopped or dies.
     async fn instances(&self, seed: u64, stop: &CancellationToken) {
         let mut rng = fastrand::Rng::with_seed(seed);
         while !stop.is_cancelled() {
@@ -171,7 +174,7 @@ impl Fleet {
         }
     }
 
-    /// Now and then a member loses all that it has.
+    /// Expels a member now and then, so that it loses all its partitions.
     async fn expel(&self, stop: &CancellationToken) {
         let mut rng = fastrand::Rng::with_seed(self.seed);
         while !stop.is_cancelled() {

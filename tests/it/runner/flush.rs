@@ -16,7 +16,7 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// What a flush does at this time, at the nth call from 1.
+/// The result of a flush at this time, at the nth call from 1.
 type Flush = dyn Fn(Duration, u32) -> HandlerResult + Send + Sync;
 
 /// Buffers what it projects, and makes it durable by `flush`.
@@ -137,7 +137,7 @@ async fn a_run_is_caught_up_only_when_what_it_did_is_durable_and_committed() {
     );
 }
 
-/// As `failure::a_throttled_attempt_waits_and_is_not_counted`, for a flush.
+/// Asserts for a flush what `failure::a_throttled_attempt_waits_and_is_not_counted` asserts.
 #[tokio::test(start_paused = true)]
 async fn a_throttled_flush_waits_and_is_not_counted() {
     let world = World::new(1);
@@ -149,7 +149,7 @@ async fn a_throttled_flush_waits_and_is_not_counted() {
         }
         Ok(())
     });
-    // One transient failure would halt.
+    // One transient failure would halt the processor.
     let retry = RetryPolicy::default().with_max_elapsed(Duration::ZERO);
     let policy = ProcessorPolicy::projector().with_retry(retry);
     let started = Instant::now();
@@ -178,7 +178,8 @@ async fn throttling_ends_with_its_own_limit_for_flushes_as_for_handlers() {
         panic!("{report:?}")
     };
     assert!(matches!(class, ErrorClass::Throttled { .. }), "{class:?}");
-    // Every pause is at least as long as asked for, so at most ten fit the limit. One more is the last flush at the end.
+    // Every pause is at least as long as the backend asked for, so at most ten fit into the limit.
+    // The last flush at the end is one more.
     let flushes = model.flushes.load(Ordering::SeqCst);
     assert!((3..=12).contains(&flushes), "{flushes}");
 

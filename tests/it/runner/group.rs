@@ -45,7 +45,7 @@ async fn instances_share_the_partitions_and_lose_nothing_when_they_come_and_go()
     second.await.unwrap().into_result().unwrap();
     assert_eq!(world.committed(SEEN).await, world.ends().await);
     for id in 0..12 {
-        // The hand-overs were orderly, so there is not even a repeat.
+        // All partitions were handed over in order, so no event is repeated.
         assert_eq!(
             seen.of(&id.to_string()),
             (1..=30).collect::<Vec<_>>(),
@@ -70,14 +70,14 @@ async fn a_member_that_was_expelled_commits_nothing_and_what_it_had_comes_again(
         .build()
         .unwrap();
     let work = async {
-        // The first tick of the commit timer is at once; the next is a minute away.
+        // The first tick of the commit timer is immediate, and the next is a minute away.
         tokio::time::sleep(Duration::from_secs(20)).await;
         assert_eq!(seen.of("a"), [1, 2, 3]);
         world.bus.expel(SEEN);
         tokio::time::sleep(Duration::from_secs(100)).await;
     };
     runner.run(work).await.into_result().unwrap();
-    // At least once: the three come again under the new assignment, in order.
+    // Delivery is at least once: the three events come again under the new assignment, in order.
     assert_eq!(seen.of("a"), [1, 2, 3, 1, 2, 3]);
     assert_eq!(world.committed(SEEN).await, 3);
 }
@@ -102,7 +102,7 @@ async fn a_pause_is_kept_when_an_older_one_of_a_partition_that_was_lost_ends() {
     let report = runner.build().unwrap().run(work).await;
     assert!(report.into_result().is_ok());
     let attempts = attempts.lock().unwrap();
-    // The first again at once, since it came again; from then on the pauses count.
+    // The first event is handled at once, because it came again. After that, the pauses count.
     let waits: Vec<_> = attempts.windows(2).map(|w| w[1] - w[0]).collect();
     assert!(waits.len() >= 2, "{waits:?}");
     assert!(waits[1..].iter().all(|wait| *wait >= pause), "{waits:?}");
@@ -120,13 +120,14 @@ async fn a_partition_that_went_during_the_drain_does_not_void_the_commit_of_the_
     let busy = BusyAtTheEnd(Seen::new(), last.clone());
     let runner = world.builder().listener_with(busy, policy);
     let joins = async {
-        // Behind the first tick of the commit timer, which is at once.
+        // This is after the first tick of the commit timer, which is immediate.
         tokio::time::sleep(Duration::from_secs(1)).await;
         world.deposit("slow").await;
         last.notified().await;
         let wish = foldstream::ports::Subscription::new(SEEN, [TOPIC]);
         let other = world.bus.subscribe(wish).await.unwrap();
-        // Held until the end: it takes over one of the two while the first still drains.
+        // The consumer is held until the end: it takes one of the two partitions while the first
+        // instance still drains.
         std::mem::forget(other);
     };
     let report = runner.build().unwrap().run(joins).await;
@@ -141,7 +142,7 @@ async fn a_partition_that_went_during_the_drain_does_not_void_the_commit_of_the_
     assert_eq!(kept[1], 0, "{committed:?}");
 }
 
-/// Takes five seconds for the stream named slow.
+/// A listener that takes five seconds per event of the stream named slow.
 struct BusyAtTheEnd(Seen, Arc<tokio::sync::Notify>);
 impl Listener for BusyAtTheEnd {
     const NAME: &'static str = "seen";

@@ -1,4 +1,4 @@
-//! Records on a bus, and handlers that write down what they saw.
+//! Records on a bus, and handlers that record what they see.
 use crate::support::{AccountEvent, stream};
 use foldstream::{
     CommitId, IdSource, SourceUri, StreamHead, StreamId, Timestamp, Version,
@@ -23,10 +23,10 @@ use std::{
 };
 
 pub(super) const TOPIC: &str = "GlobalEvents";
-/// The time at which every record is sent: a bus takes none from before 1970.
+/// The time at which every record is sent. A bus accepts none from before 1970.
 pub(super) const SENT_AT: Timestamp = Timestamp::from_micros(1_767_225_600_000_000);
 
-/// Store, bus and control store, as a service has them.
+/// The store, bus and control store of a service.
 pub(super) struct World {
     pub(super) store: Arc<InMemoryEventStore>,
     pub(super) bus: Arc<InMemoryMessageBus>,
@@ -51,7 +51,7 @@ impl World {
         }
     }
 
-    /// Stores a commit with as many deposits of 1, without publishing it.
+    /// Stores a commit with this number of deposits of 1, without publishing it.
     pub(super) async fn store(&self, id: &str, events: usize) -> Commit {
         let head = {
             let heads = self.heads.lock().unwrap();
@@ -116,7 +116,7 @@ impl World {
         )
     }
 
-    /// A builder whose bus and control store fail as told.
+    /// Creates a builder whose bus and control store have these faults.
     pub(super) fn faulty_builder(&self, faults: &Faults) -> RunnerBuilder {
         Runner::builder(
             faults.message_bus(self.bus.clone()),
@@ -125,7 +125,7 @@ impl World {
         )
     }
 
-    /// Runs one listener until everything is dealt with.
+    /// Runs one listener until it has handled every record.
     pub(super) async fn catch_up(
         &self,
         listener: impl Listener,
@@ -139,7 +139,7 @@ impl World {
         runner.run_until_caught_up().await
     }
 
-    /// What the group has committed, summed over the partitions.
+    /// Returns the sum of the group's committed offsets over the partitions.
     pub(super) async fn committed(&self, group: &str) -> u64 {
         let committed = self.bus.committed(group, TOPIC).await.unwrap();
         committed
@@ -154,7 +154,7 @@ impl World {
     }
 }
 
-/// One call in ten fails, half of these after it has happened; one in fifty is late.
+/// Makes one call in ten fail, half of these after it was applied, and one in fifty late.
 pub(super) fn unreliable(seed: u64) -> Faults {
     let calls = [
         Op::Get,
@@ -174,7 +174,7 @@ pub(super) fn unreliable(seed: u64) -> Faults {
         .with(late.on(calls).one_in(50).jittered())
 }
 
-/// Whether a call writes the boot row of a partition that has started.
+/// Returns true if a call writes the boot row of a partition that has started.
 pub(super) fn notes_the_start(call: &Call<'_>) -> bool {
     matches!(call, Call::Put { row, .. } if row.value.ends_with(br#""s":true}"#))
 }
@@ -193,10 +193,10 @@ pub(super) fn partition(number: u32) -> PartitionId {
     PartitionId::new(TOPIC, number)
 }
 
-/// What a handler does with one event, by stream id and version, at an attempt from 1.
+/// The result of a handler for one event, by stream id, version and attempt (from 1).
 type Script = dyn Fn(&str, u64, u32) -> HandlerResult + Send + Sync;
 
-/// A listener that writes down what it saw, and fails as told.
+/// A listener that records what it sees, and fails as configured.
 #[derive(Clone)]
 pub(super) struct Seen {
     pub(super) events: Arc<Mutex<Vec<(String, u64)>>>,
@@ -242,7 +242,7 @@ impl Listener for Seen {
     }
 }
 
-/// A read model that keeps, per stream, the versions taken in, with the last as its position.
+/// A read model that keeps the applied versions per stream, with the last as its position.
 #[derive(Debug, Default)]
 pub(super) struct Model {
     pub(super) rows: Mutex<BTreeMap<StreamId, Row>>,

@@ -1,4 +1,4 @@
-//! Handlers get opened payloads.
+//! Handlers receive opened payloads.
 use super::harness::{SEEN, SENT_AT, Seen, TOPIC, World, error_of, from_beginning};
 use crate::{
     payload::{Reverse, Vault, ann, sealed_accounts, stored, writing},
@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 
-/// Deposits, sealed in the store and thus on the bus.
+/// Publishes deposits that are sealed in the store and so on the bus.
 async fn published(codecs: &PayloadCodecs, amounts: &[u64]) -> World {
     let world = World::new(1);
     let accounts = sealed_accounts(&world.store, codecs);
@@ -56,7 +56,7 @@ fn class(report: &RunnerReport) -> ErrorClass {
     }
 }
 
-/// Writes down what was deposited.
+/// Records the amounts that were deposited.
 #[derive(Clone, Default)]
 struct Amounts(Arc<Mutex<Vec<u64>>>);
 
@@ -177,7 +177,7 @@ async fn damage_and_a_missing_codec_are_poison_and_a_refusal_is_permanent() {
     expect(writing(&vault), ErrorClass::Permanent).await;
 }
 
-/// Only of withdrawals.
+/// A type of events that has withdrawals only.
 #[derive(Clone, Debug)]
 struct Withdrawals;
 
@@ -219,7 +219,7 @@ async fn an_event_of_no_interest_needs_no_codec() {
     let report = run(&world, &none, OnWithdrawal, from_beginning()).await;
     let report = report.into_result().unwrap();
     assert_eq!((report[0].skipped, report[0].handled), (2, 0));
-    // Unless unknown events are to fail, or it may be of interest under another name.
+    // The event fails if unknown events must fail, or if another name may be of interest.
     let world = published(&writing(&Vault::new()), &[5]).await;
     let strict = from_beginning().with_unknown_events(UnknownEvents::Fail);
     let report = run(&world, &none, OnWithdrawal, strict).await;

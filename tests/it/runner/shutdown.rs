@@ -1,4 +1,4 @@
-//! The end of a run, whatever it is doing.
+//! The end of a run in each of its states.
 use super::harness::*;
 use foldstream::runner::{EventContext, HandlerResult, Listener};
 use foldstream_testkit::faults::{Fault, Faults, Op, Rule};
@@ -11,7 +11,8 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// Leaves work behind that goes on until it is told that it no longer counts, and never ends itself.
+/// Leaves work running that continues until it is told that it no longer counts, and never ends by
+/// itself.
 #[derive(Default)]
 struct LeavesWork {
     left: AtomicU32,

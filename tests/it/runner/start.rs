@@ -1,4 +1,4 @@
-//! Where a processor starts, and what it does when its place is gone.
+//! The start position of a processor, and its behaviour when that position is gone.
 use super::harness::*;
 use foldstream::{
     ports::{ControlStore, Expect, MessageBus, Offset, Revision, Row, RowKey},
@@ -47,7 +47,8 @@ async fn now_is_resolved_once_and_not_again_after_a_crash() {
         .listener_with(seen.clone(), now())
         .build()
         .unwrap();
-    // The boot rows are written before the group is joined; a crash right behind must not move the start.
+    // The boot rows are written before the group is joined. A crash right after that must not move
+    // the start.
     let boot = foldstream::ports::RangeQuery::new("boot/seen/1");
     let run = runner.run(std::future::pending());
     tokio::select! {
@@ -147,7 +148,8 @@ async fn a_position_that_retention_has_passed_halts() {
     assert_eq!(seen.len(), 0);
 }
 
-/// Two partitions with the records of three streams; the first record of partition 1 is gone.
+/// Creates two partitions with the records of three streams. The first record of partition 1 is
+/// deleted.
 async fn trimmed_world() -> World {
     let world = World::new(2);
     for n in 0..20 {
@@ -181,7 +183,7 @@ async fn a_beginning_that_retention_has_deleted_halts_and_notes_no_start() {
     for part in ["offset 1", "Start::Oldest", "replay"] {
         assert!(error.to_string().contains(part), "{error}");
     }
-    // Nothing is decided yet: with another start it begins there, in both partitions.
+    // No position is stored yet, so another start position applies in both partitions.
     let report = world.catch_up(seen.clone(), now()).await;
     report.into_result().unwrap();
     assert_eq!(seen.len(), 0);
@@ -195,7 +197,7 @@ async fn the_oldest_start_takes_what_retention_has_left() {
     let report = world.catch_up(seen.clone(), oldest.clone()).await;
     report.into_result().unwrap();
     assert_eq!(seen.len(), 19);
-    // What was deleted since is a loss.
+    // Records deleted since then are a loss.
     for n in 0..20 {
         world.deposit(&n.to_string()).await;
     }
@@ -328,7 +330,7 @@ async fn a_projector_that_starts_now_is_not_given_older_events_from_history() {
         .build()
         .unwrap();
     runner.run_until_caught_up().await.into_result().unwrap();
-    // The first version that it sees is its base; from there on a gap is filled.
+    // The first version that the processor sees is its base. Gaps after it are filled.
     world.deposit("a").await;
     let _ = world.store("a", 1).await;
     world.deposit("a").await;
@@ -366,7 +368,7 @@ async fn a_lost_commit_is_noticed_by_an_instance_that_looked_before_the_processo
     for _ in 0..3 {
         world.deposit("a").await;
     }
-    // The first instance notes its start late, so that the second sees the row before that.
+    // The first instance records its start late, so the second reads the row before that.
     let late = Fault::Delay(Duration::from_secs(2)).on(Op::Put);
     let slow = world.faulty_builder(&Faults::script([late.matching(notes_the_start)]));
     let (first, second) = (Seen::new(), Seen::new());
@@ -417,7 +419,7 @@ async fn a_start_that_somebody_else_has_noted_since_is_not_taken_for_a_lost_comm
     for _ in 0..3 {
         world.deposit("a").await;
     }
-    // The first instance looks at its boot row so late that its partition has gone to the second by then.
+    // The first instance reads its boot row so late that its partition has moved to the second.
     let late = Fault::Delay(Duration::from_secs(5)).on(Op::Get).at(4);
     let slow = world.faulty_builder(&Faults::script([late]));
     let seen = Seen::new();

@@ -37,7 +37,8 @@ impl World {
 
 #[tokio::test(start_paused = true)]
 async fn a_topic_recreated_while_nobody_reads_is_a_lost_position() {
-    // With fewer records than before, with as many, and with more, so that the old position lies within the partition.
+    // With fewer records than before, with as many, and with more, so that the old position lies
+    // within the partition.
     for records in [0, 1, 3, 10] {
         let world = World::new(1);
         world.deposits("before", 3).await;
@@ -92,7 +93,7 @@ async fn an_offset_of_the_old_topic_is_not_committed_for_the_recreated_one() {
     world.deposits("before", 3).await;
     let is_blocked = Arc::new(AtomicBool::new(true));
     let blocked = is_blocked.clone();
-    // Works on the last record of the old topic until after the new one is there.
+    // The handler works on the last record of the old topic until the new topic exists.
     let seen = Seen::failing(move |id, _, _| {
         if id == "before-2" && blocked.load(Ordering::SeqCst) {
             return Err(HandlerError::transient("not yet"));
@@ -130,7 +131,7 @@ async fn offsets_without_records_hold_up_no_run_until_caught_up() {
     assert_eq!(seen.len(), 8);
     assert_eq!(world.committed(SEEN).await, world.ends().await);
 
-    // And a run with nothing but such offsets to pass.
+    // A run that has nothing but such offsets to pass.
     world.leave_hole(0);
     let run = world.catch_up(seen.clone(), from_beginning());
     let report = tokio::time::timeout(3600 * SECOND, run).await;
