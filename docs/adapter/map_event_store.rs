@@ -60,7 +60,8 @@ impl MapEventStore {
         match from {
             ReadFrom::After(head) => rows(head.version().next(), LAST).take(size).collect(),
             ReadFrom::Event(version) => {
-                // The row that begins at the version, or the one before it if its commit holds the version.
+                // The row that begins at the version, or the one before it if its commit
+                // holds the version.
                 let before = rows(Version::NONE, *version).next_back().transpose()?;
                 let holds = before.filter(|commit| commit.last_version() >= *version);
                 let first = holds.map_or(*version, |commit| commit.first_version);
@@ -79,7 +80,8 @@ impl MapEventStore {
         }
     }
 
-    /// Goes over the rows in the order of their keys, from a cursor on, and takes at most `limit` items.
+    /// Walks over the rows in the order of their keys, from a cursor on, and takes at most `limit`
+    /// items.
     fn walk<T>(
         &self,
         name: &str,
@@ -150,7 +152,9 @@ fn answer_without_insert(
     Ok(None)
 }
 
-/// Returns the first version that is missing before or within a page; `expected` is where the page must begin.
+/// Returns the first version that is missing before or within a page.
+///
+/// `expected` is the version at which the page must begin.
 fn missing(page: &[Commit], is_backwards: bool, expected: &mut Option<Version>) -> Option<Version> {
     for commit in page {
         let (first, last) = (commit.first_version, commit.last_version());
@@ -386,7 +390,8 @@ mod tests {
     #[tokio::test]
     async fn a_read_across_a_missing_row_is_corrupt_in_both_directions() {
         let (store, stream) = given(250).await;
-        // The first row, rows within a page, and rows on either side of a page's border, in both directions.
+        // The first row, rows within a page, and rows on either side of a page's border, in both
+        // directions.
         for missing in [1, 50, 100, 101, 150, 151] {
             let key = CommitKey::new(stream.clone(), Version::new(missing));
             let row = store.table().remove(&key).unwrap();
