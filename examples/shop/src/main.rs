@@ -126,7 +126,7 @@ async fn run(cli: Cli) -> Result<Ending, BoxError> {
                 } => Backend::embedded(),
                 named => servers::connect(named, Uses::Everything).await?,
             };
-            steps::whole_road(&backend, &what, &shutdown).await
+            steps::whole_pipeline(&backend, &what, &shutdown).await
         }
         Some(Step::Import { file }) => {
             let file = one_of(file, what.import, "import")?;

@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 /// The error of a pipeline that ends before the report.
 #[derive(Debug, thiserror::Error)]
-pub enum RoadError {
+pub enum PipelineError {
     /// The file cannot be imported.
     #[error(transparent)]
     Import(#[from] ImportError),
@@ -74,12 +74,12 @@ pub enum RoadError {
 /// Imports a file and reports refused lines on standard error.
 ///
 /// # Errors
-/// [`RoadError::Import`] if the import ends early. Invoices imported before the error stay.
+/// [`PipelineError::Import`] if the import ends early. Invoices imported before the error stay.
 pub async fn import_file(
     backend: &Backend,
     path: &Path,
     shutdown: &CancellationToken,
-) -> Result<Imported, RoadError> {
+) -> Result<Imported, PipelineError> {
     let checking = progress::counter("checking");
     let refused = |line: RefusedLine| checking.suspend(|| eprintln!("refused: {line}"));
     let file = InvoiceFile::check(path, refused).map_err(ImportError::from);
@@ -112,9 +112,9 @@ pub async fn import_file(
 /// Publishes until no events are left to publish, and returns the number of records sent.
 ///
 /// # Errors
-/// [`RoadError`] if some streams cannot be published. Records already sent are not taken back; the
-/// other events stay listed as unpublished.
-pub async fn publish_all(backend: &Backend) -> Result<u64, RoadError> {
+/// [`PipelineError`] if some streams cannot be published. Records already sent are not taken back;
+/// the other events stay listed as unpublished.
+pub async fn publish_all(backend: &Backend) -> Result<u64, PipelineError> {
     let publisher = backend.publisher();
     publisher.check_topics([CartEvent::AGGREGATE]).await?;
     let (mut sent, mut quiet_since) = (0, Instant::now());
@@ -123,7 +123,7 @@ pub async fn publish_all(backend: &Backend) -> Result<u64, RoadError> {
         sent += report.messages;
         let count = report.failed.len();
         if let Some(failure) = report.failed.into_iter().next() {
-            return Err(RoadError::Publish {
+            return Err(PipelineError::Publish {
                 count,
                 stream: failure.stream,
                 source: failure.error.into(),
@@ -142,11 +142,12 @@ pub async fn publish_all(backend: &Backend) -> Result<u64, RoadError> {
 /// Publishes stored and new events until `shutdown` is cancelled.
 ///
 /// # Errors
-/// [`RoadError`] if somebody must change something before anything can be published.
+/// [`PipelineError`] if no events can be published until a setting, a topic or a permission
+/// changes.
 pub async fn publish(
     backend: &Backend,
     shutdown: &CancellationToken,
-) -> Result<PollReport, RoadError> {
+) -> Result<PollReport, PipelineError> {
     let publisher = backend.publisher();
     let stop = shutdown.clone().cancelled_owned();
     Ok(publisher.poll(PollConfig::default(), stop).await?)
@@ -157,9 +158,12 @@ pub async fn publish(
 /// `name` is that of the processor that fills it; `None` means the projector's own name.
 ///
 /// # Errors
-/// [`RoadError::FilledNoMore`] if that processor has read events before. It would not read them
+/// [`PipelineError::FilledNoMore`] if that processor has read events before. It would not read them
 /// again, so the report would lack them.
-pub async fn prepare_read_model(backend: &Backend, name: Option<&str>) -> Result<(), RoadError> {
+pub async fn prepare_read_model(
+    backend: &Backend,
+    name: Option<&str>,
+) -> Result<(), PipelineError> {
     if backend.read_model.exists().await? {
         return Ok(());
     }
@@ -173,7 +177,7 @@ pub async fn prepare_read_model(backend: &Backend, name: Option<&str>) -> Result
         .run()
         .await?;
     if committed.iter().any(|(_, offset)| offset.is_some()) {
-        return Err(RoadError::FilledNoMore { name: name.into() });
+        return Err(PipelineError::FilledNoMore { name: name.into() });
     }
     Ok(backend.read_model.create().await?)
 }
@@ -200,12 +204,12 @@ pub fn sales_runner(
 /// Compares the projections with `tally` for its orders, and returns the report over all orders.
 ///
 /// # Errors
-/// [`RoadError::Mismatch`] if they differ; it names the differences.
-pub async fn check(backend: &Backend, tally: &Tally) -> Result<Report, RoadError> {
+/// [`PipelineError::Mismatch`] if they differ; it names the differences.
+pub async fn check(backend: &Backend, tally: &Tally) -> Result<Report, PipelineError> {
     let expected = tally.report();
     let found = Report::read(&*backend.read_model, |order| tally.has(order.id())).await?;
     if found != expected {
-        return Err(RoadError::Mismatch(differences(&expected, &found)));
+        return Err(PipelineError::Mismatch(differences(&expected, &found)));
     }
     Ok(Report::read(&*backend.read_model, |_| true).await?)
 }

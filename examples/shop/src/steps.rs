@@ -29,7 +29,7 @@ pub(crate) enum Until {
 }
 
 /// Runs the whole pipeline in one process, with generated customers or a file.
-pub(crate) async fn whole_road(
+pub(crate) async fn whole_pipeline(
     backend: &Backend,
     what: &What,
     shutdown: &CancellationToken,
