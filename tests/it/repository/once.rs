@@ -1,4 +1,4 @@
-//! Idempotent commands: a command id takes effect once, whatever dies in between.
+//! Idempotent commands: a command id takes effect once, through lost answers and crashes.
 use super::*;
 use crate::support::stream;
 use foldstream::{IdSource, StreamId, ports::ControlStore};
@@ -29,7 +29,7 @@ async fn the_same_command_id_takes_effect_once_and_returns_the_stored_facts() {
             .execute(&ann(), Deposit { amount: 1 })
             .await
             .unwrap();
-        // Even if it says something else the second time.
+        // The stored events are the answer, also if the command differs.
         let again = accounts
             .execute_with(&ann(), Deposit { amount: 9 }, payment(&id))
             .await
@@ -96,7 +96,7 @@ async fn a_mark_behind_the_tail_of_a_restored_stream_is_a_forked_history() {
             .await
             .unwrap();
     }
-    // The events were restored from an old backup, the marks were not.
+    // The events were restored from an old backup, but the marks were not.
     let restored = once(InMemoryEventStore::new(), control);
     let forked = restored
         .execute_with(&ann(), Deposit { amount: 1 }, payment("p2"))
@@ -107,94 +107,121 @@ async fn a_mark_behind_the_tail_of_a_restored_stream_is_a_forked_history() {
     );
 }
 
-/// A lot goes wrong, before and after it took effect; shared by store and control store.
-fn chaos(seed: u64) -> Faults {
-    let soon = Duration::from_millis(3);
-    Faults::seeded(seed)
-        .with(Fault::LoseRequest.anywhere().one_in(10))
-        .with(Fault::LoseReply.anywhere().one_in(10))
-        .with(Fault::ApplyLate(soon).anywhere().one_in(20).jittered())
-        .with(Fault::Duplicate.on([Op::Append, Op::Put]).one_in(20))
-        .with(Fault::Throttled(None).anywhere().one_in(40))
-        .with(Fault::Delay(soon).anywhere().one_in(4).jittered())
+/// The amount of a deposit by other commands, which is more than the sum of all payments.
+const OTHERS: u64 = 1_000_000;
+/// The sum of [`PAYMENTS`], each taken once.
+const PAID: u64 = 11_111;
+/// The payments that every client sends: a command id and an amount. Each takes effect once in all.
+const PAYMENTS: [(&str, u64); 5] = [
+    ("p0", 1),
+    ("p1", 10),
+    ("p2", 100),
+    ("p3", 1_000),
+    ("p4", 10_000),
+];
+
+/// A service of several processes over stores that lose, delay and repeat calls.
+struct Service {
+    seed: u64,
+    faults: Faults,
+    store: Arc<InMemoryEventStore>,
+    rows: Arc<InMemoryControlStore>,
+    ids: Arc<dyn IdSource>,
+    patience: Mutex<fastrand::Rng>,
 }
 
-/// What other commands deposit: more than the five add up to.
-const OTHERS: u64 = 1_000_000;
-
-/// Clients in several processes send the same five commands again and again, through lost calls, dropped futures and
-/// other commands in between, until each has an answer.
-async fn clients(seed: u64) {
-    let chaos = chaos(seed);
-    let steps = Arc::new(Mutex::new(fastrand::Rng::with_seed(seed)));
-    let (inner, rows) = (InMemoryEventStore::new(), InMemoryControlStore::new());
-    let ids: Arc<dyn IdSource> = SeededIds::new(seed);
-    let retry = ConflictRetry::default()
-        .with_backoff(foldstream::Backoff::new(Duration::ZERO, Duration::ZERO));
-    let process = |cache| {
-        let store = chaos.event_store(inner.clone());
-        let control = chaos.control_store(rows.clone());
-        Repository::<Account>::new(store)
-            .with_ids(ids.clone())
-            .with_idempotency(control, DAY)
-            .with_conflict_retry(retry)
-            .with_cache(cache)
-    };
-    let client = |accounts: Repository<Account>, patience: u32| {
-        let steps = steps.clone();
-        async move {
-            for n in 0..5u32 {
-                let command = || Deposit {
-                    amount: 10u64.pow(n),
-                };
-                loop {
-                    let id = ann();
-                    let sent = accounts.execute_with(&id, command(), payment(&n.to_string()));
-                    let patience = steps.lock().unwrap().u32(1..patience);
-                    let dropped = async {
-                        for _ in 0..patience {
-                            tokio::task::yield_now().await;
-                        }
-                    };
-                    tokio::select! {
-                        biased;
-                        result = sent => match result {
-                            Ok(done) => {
-                                assert_eq!(done.events().len(), 1);
-                                break;
-                            }
-                            Err(e) => assert!(e.is_transient(), "seed {seed}: {e:?}"),
-                        },
-                        () = dropped => {}
-                    }
-                }
-                // Somebody else's business, which moves the tail.
-                let _ = accounts.execute(&ann(), Deposit { amount: OTHERS }).await;
-            }
+impl Service {
+    fn unreliable(seed: u64) -> Self {
+        let soon = Duration::from_millis(3);
+        let faults = Faults::seeded(seed)
+            .with(Fault::LoseRequest.anywhere().one_in(10))
+            .with(Fault::LoseReply.anywhere().one_in(10))
+            .with(Fault::ApplyLate(soon).anywhere().one_in(20).jittered())
+            .with(Fault::Duplicate.on([Op::Append, Op::Put]).one_in(20))
+            .with(Fault::Throttled(None).anywhere().one_in(40))
+            .with(Fault::Delay(soon).anywhere().one_in(4).jittered());
+        Self {
+            seed,
+            faults,
+            store: InMemoryEventStore::new(),
+            rows: InMemoryControlStore::new(),
+            ids: SeededIds::new(seed),
+            patience: Mutex::new(fastrand::Rng::with_seed(seed)),
         }
-    };
-    futures::future::join_all([
-        client(process(0), 60),
-        client(process(100), 40),
-        client(process(100), 200),
-    ])
-    .await;
-    let total: u64 = commits(&inner)
-        .await
-        .iter()
-        .flat_map(|c| c.events.iter())
-        .map(|e| {
-            let payload: serde_json::Value = serde_json::from_slice(&e.payload).unwrap();
-            payload["amount"].as_u64().unwrap()
-        })
-        .sum();
-    assert_eq!(total % OTHERS, 11_111, "seed {seed}");
+    }
+
+    /// Creates the repository of one process, which caches this number of states.
+    fn process(&self, cache: usize) -> Repository<Account> {
+        let at_once = foldstream::Backoff::new(Duration::ZERO, Duration::ZERO);
+        let store = self.faults.event_store(self.store.clone());
+        let control = self.faults.control_store(self.rows.clone());
+        once(store, control)
+            .with_ids(self.ids.clone())
+            .with_conflict_retry(ConflictRetry::default().with_backoff(at_once))
+            .with_cache(cache)
+    }
+
+    /// Sends each payment until it is answered, and another command after it, which moves the tail.
+    async fn client(&self, accounts: Repository<Account>, patience: u32) {
+        for (id, amount) in PAYMENTS {
+            while !self.is_answered(&accounts, id, amount, patience).await {}
+            let _ = accounts.execute(&ann(), Deposit { amount: OTHERS }).await;
+        }
+    }
+
+    /// Sends a payment, and drops it after a random number of polls below `patience`, as a process
+    /// does that crashes.
+    ///
+    /// Returns true if the payment was answered before that.
+    async fn is_answered(
+        &self,
+        accounts: &Repository<Account>,
+        id: &str,
+        amount: u64,
+        patience: u32,
+    ) -> bool {
+        let polls = self.patience.lock().unwrap().u32(1..patience);
+        let crash = async {
+            for _ in 0..polls {
+                tokio::task::yield_now().await;
+            }
+        };
+        let to = ann();
+        let sent = accounts.execute_with(&to, Deposit { amount }, payment(id));
+        tokio::select! {
+            biased;
+            answer = sent => match answer {
+                Ok(done) => {
+                    assert_eq!(done.events().len(), 1);
+                    true
+                }
+                Err(error) => {
+                    assert!(error.is_transient(), "seed {}: {error:?}", self.seed);
+                    false
+                }
+            },
+            () = crash => false,
+        }
+    }
+
+    /// Returns the sum of all deposits without those by other commands.
+    async fn paid(&self) -> u64 {
+        let balance = accounts(&self.store).load(&ann()).await.unwrap();
+        balance.state().balance % OTHERS
+    }
 }
 
 #[tokio::test(start_paused = true)]
 async fn commands_sent_again_through_lost_calls_and_crashes_take_effect_once() {
     for seed in length::seeds(300, 5_000) {
-        clients(seed).await;
+        let service = Service::unreliable(seed);
+        futures::future::join_all([
+            service.client(service.process(0), 60),
+            service.client(service.process(100), 40),
+            service.client(service.process(100), 200),
+        ])
+        .await;
+        assert_eq!(service.paid().await, PAID, "seed {seed}");
     }
 }
 
