@@ -2,15 +2,18 @@
 mod append;
 mod atomic;
 mod heads;
+mod limits;
 mod lists;
+mod races;
 mod read;
+mod repeats;
 mod round_trip;
 mod scan;
 
 use crate::matrix::{Suspect, assert_every_case_is_needed};
 use foldstream::{
-    StreamHead, StreamId,
-    ports::{AppendOutcome, Capabilities, Commit, EventStore, EventStoreError, ReadFrom},
+    CommitId, StreamHead, StreamId,
+    ports::{Append, AppendOutcome, Capabilities, Commit, EventStore, EventStoreError, ReadFrom},
 };
 use foldstream_testkit::{
     InMemoryEventStore, contract,
@@ -39,6 +42,15 @@ async fn tail(store: &Store, stream: &StreamId) -> StreamHead {
     let commits = history(store, stream).await;
     let empty = || StreamHead::empty(stream.clone());
     commits.last().map_or_else(empty, Commit::head)
+}
+
+/// Appends the events of a request at the tail, wherever the tail is by now.
+async fn append_at_the_tail(store: &Store, append: &Append) -> Appended {
+    let head = tail(store, append.head.stream()).await;
+    let mut forced = append.clone();
+    forced.head = head;
+    forced.commit_id = CommitId::random();
+    store.append(&forced).await
 }
 
 /// A layer that changes nothing, which shows that the wrapper itself breaks no rule.
@@ -128,6 +140,9 @@ fn every_case_rejects_a_broken_event_store() {
     let suspects: Suspects = [
         sound,
         append::suspects(),
+        repeats::suspects(),
+        limits::suspects(),
+        races::suspects(),
         atomic::suspects(),
         heads::suspects(),
         read::suspects(),
