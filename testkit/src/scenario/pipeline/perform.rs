@@ -5,9 +5,9 @@ use foldstream::{BoxError, chain};
 use std::time::Duration;
 
 impl PipelineScenario {
-    /// The longest time that a step may take on the paused clock. A step that nothing can end
+    /// The longest time that a step or run may take on the paused clock. One that nothing can end
     /// reaches it at once.
-    const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+    pub(super) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
     /// Runs the user's code on the ports of the pipeline.
     ///

@@ -25,6 +25,7 @@ impl PipelineScenario {
     /// # Panics
     /// - If an event cannot be published.
     /// - If the listeners cause events without end.
+    /// - If a call never returns and nothing limits it, unless the pipeline runs in real time.
     /// - If a processor has halted before and the test has not asserted it.
     #[track_caller]
     #[must_use = "a pipeline without a `then` checks nothing"]
@@ -171,12 +172,28 @@ impl PipelineScenario {
 
     /// Runs the work of a process. `None` means that the process was killed, and the next call is
     /// another process.
+    #[track_caller]
     fn live<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
-        let Some(faults) = &self.faults else {
-            return Some(block_on(&self.runtime, work));
+        let work = async {
+            match &self.faults {
+                None => Some(work.await),
+                Some(faults) => faults.run(work).await,
+            }
         };
-        let done = block_on(&self.runtime, faults.run(work));
-        if done.is_none() {
+        let work = async {
+            if !self.is_paused {
+                return Ok(work.await);
+            }
+            tokio::time::timeout(Self::LONGEST, work).await
+        };
+        let Ok(done) = block_on(&self.runtime, work) else {
+            panic!(
+                "the pipeline waits for what never happens: look for a handler without a timeout, and for the faults `Hang` \
+                 and `HangAfter` on calls that nothing limits; connections outside of the scenario need `in_real_time`\n{}",
+                self.history()
+            );
+        };
+        if let (None, Some(faults)) = (&done, &self.faults) {
             self.faults = Some(faults.restart());
         }
         done

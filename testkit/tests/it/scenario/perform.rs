@@ -335,3 +335,20 @@ fn a_halt_that_nobody_looks_at_fails_at_the_next_call_and_at_the_end() {
         .perform(async |_| Ok(()))
         .then_events::<Account>("ann", [deposited(2), Withdrawn { amount: 1 }]);
 }
+
+#[test]
+fn a_run_that_waits_for_what_never_happens_fails() {
+    let text = failure(|| {
+        let faults = Faults::script([Fault::Hang.on(Op::Publish).every(1)]);
+        let _ = PipelineScenario::new()
+            .with_faults(&faults)
+            .projector(Balances::default())
+            .execute::<Account>("ann", Deposit(10))
+            .run();
+    });
+    assert!(
+        text.starts_with("the pipeline waits for what never happens"),
+        "{text}"
+    );
+    assert!(text.contains("account#ann 1  Deposited"), "{text}");
+}
