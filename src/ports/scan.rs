@@ -73,8 +73,8 @@ pub enum ScanScope {
 pub enum ScanItems {
     /// The answer to [`ScanScope::Commits`]. The commits of one stream are in version order.
     Commits(Vec<Commit>),
-    /// The answer to [`ScanScope::Tails`]. A stream may appear again with a higher version: the last
-    /// head returned for a stream is its tail.
+    /// The answer to [`ScanScope::Tails`]. A stream may appear again with a higher version: the
+    /// last head returned for a stream is its tail.
     Tails(Vec<StreamHead>),
 }
 

@@ -11,7 +11,8 @@
 //! - **A watermark of another history** is lowered too. If a writer has already appended after the
 //!   restored tail, it is lowered to the last commit before that append, so that everything
 //!   appended since is published. Only the operator knows whether there were such writes, and since
-//!   when: [`WritesSinceRestore`]. A stream that contradicts [`WritesSinceRestore::NoneYet`] is reported and left as it is.
+//!   when: [`WritesSinceRestore`]. A stream that contradicts [`WritesSinceRestore::NoneYet`] is
+//!   reported and left as it is.
 //! - **A snapshot that is above the tail or of another history is deleted.**
 //!
 //! # Why in pages?

@@ -49,7 +49,8 @@ pub enum Finding {
     },
 }
 impl Finding {
-    /// Returns true if [`RestoreRepair::repair`](super::RestoreRepair::repair) repairs this finding.
+    /// Returns true if [`RestoreRepair::repair`](super::RestoreRepair::repair) repairs this
+    /// finding.
     #[must_use]
     pub const fn is_repaired(&self) -> bool {
         !matches!(self, Self::Forked { .. } | Self::Corrupt { .. })

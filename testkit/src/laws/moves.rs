@@ -310,8 +310,8 @@ impl<'a, P: Projector, M> Drive<'a, P, M> {
         }
     }
 
-    /// Returns what is wrong with a position that a process reads when it starts now: an event that no process has had is
-    /// before it, and a runner would leave that event out.
+    /// Returns what is wrong with a position that a process reads when it starts now: an event that
+    /// no process has had is before it, and a runner would leave that event out.
     pub(super) async fn wrong_position(&self) -> Result<Option<String>, Failed> {
         let process = (self.make)(&self.model);
         let mut looked_at = BTreeSet::new();

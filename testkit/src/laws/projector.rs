@@ -46,8 +46,8 @@ const MOST_IDS: usize = 16;
 /// - all of these together.
 ///
 /// In addition, **a reset empties the model**: afterwards, the same events lead to the same rows.
-/// And **a position is not ahead of the rows**: it names no version that was not delivered, neither in
-/// a new model nor after a reset.
+/// And **a position is not ahead of the rows**: it names no version that was not delivered, neither
+/// in a new model nor after a reset.
 ///
 /// These laws are what a [`Projector`] promises its runner. A failure prints the smallest history
 /// and disturbances that were found and, as far as a scenario can express them, a

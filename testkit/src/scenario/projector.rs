@@ -175,7 +175,8 @@ impl<P: Projector, R> HandlerScenario<P, R, Projects> {
     /// Resets the model with `reset`, and builds it again from everything that the bus has.
     ///
     /// # Panics
-    /// As [`when`](Self::when); if `reset` fails; and if it leaves a position of a stream, or all rows as they were.
+    /// As [`when`](Self::when); if `reset` fails; and if it leaves a position of a stream, or all
+    /// rows as they were.
     #[track_caller]
     #[must_use = "a scenario without a `then` checks nothing"]
     pub fn when_rebuilt(mut self) -> Self
@@ -199,7 +200,8 @@ impl<P: Projector, R> HandlerScenario<P, R, Projects> {
         self
     }
 
-    /// Panics if `reset` has left what a replay builds upon: the rows would come out right although nothing was emptied.
+    /// Panics if `reset` has left what a replay builds upon: the rows would come out right although
+    /// nothing was emptied.
     #[track_caller]
     fn check_emptied(&self, model: &ModelId)
     where

@@ -52,7 +52,8 @@ impl<H, R, Role> HandlerScenario<H, R, Role> {
         self.is_failure_seen = false;
     }
 
-    /// Returns the results if they are those before the step, although the events before it had changed them.
+    /// Returns the results if they are those before the step, although the events before it had
+    /// changed them.
     pub(in crate::scenario) fn rows_left(&self) -> Option<R>
     where
         R: PartialEq,
