@@ -7,6 +7,9 @@ use crate::{CommitId, StreamId, Timestamp, Version};
 /// another stream nor above the real tail, which would leave a hole. A head exists only where a
 /// commit ends.
 ///
+/// Two heads are equal if all of their parts are, the time included. Whether a stream is still
+/// where it was is another question: [`is_same_commit`](Self::is_same_commit) answers it.
+///
 /// # Example
 /// ```
 /// use foldstream::{StreamHead, StreamId, Version};
@@ -78,6 +81,31 @@ impl StreamHead {
     /// empty stream the time is 1970, which limits nothing.
     pub const fn recorded_at(&self) -> Timestamp {
         self.recorded_at
+    }
+    /// Returns true if both heads are the end of the same commit of the same stream: the versions
+    /// and the commit ids are equal.
+    ///
+    /// This is the comparison that an event store makes where it checks heads. The version alone
+    /// does not identify the history, since another commit can end there after a restore. The time
+    /// does not count: a caller who has read a head's version and commit id from elsewhere, for
+    /// example from a watermark, may not know it.
+    ///
+    /// # Example
+    /// ```
+    /// use foldstream::{CommitId, StreamHead, StreamId, Timestamp, Version};
+    /// let cart = StreamId::new("cart", "7")?;
+    /// let head = |id, micros| {
+    ///     let (id, at) = (CommitId::from_u128(id), Timestamp::from_micros(micros));
+    ///     StreamHead::observed(cart.clone(), Version::new(3), id, at)
+    /// };
+    /// assert!(head(1, 5).is_same_commit(&head(1, 0)));
+    /// assert!(!head(1, 5).is_same_commit(&head(2, 5)));
+    /// # Ok::<(), foldstream::InvalidStreamId>(())
+    /// ```
+    #[must_use]
+    pub fn is_same_commit(&self, other: &Self) -> bool {
+        (&self.stream, self.version, self.commit_id)
+            == (&other.stream, other.version, other.commit_id)
     }
     /// Returns the time of the next commit: `now`, but never before the commit that ends here, even
     /// if the clock of this host is slow.

@@ -25,6 +25,11 @@ pub struct Capabilities {
     pub max_streams_per_append: u32,
     /// The limit of one commit's size in bytes, as [`Append::bytes`] counts it. A larger append is
     /// [`EventStoreError::TooLarge`]. The commits of an atomic append share the limit.
+    ///
+    /// An adapter chooses it so that every commit within it fits the backend. One that stores
+    /// [`Commit::to_bytes`](super::Commit::to_bytes) as one value subtracts
+    /// [`Commit::MAX_OVERHEAD_BYTES`](super::Commit::MAX_OVERHEAD_BYTES) from the largest value
+    /// that the backend takes.
     pub max_commit_bytes: usize,
     /// The limit of one event's size in bytes, as [`EventData::bytes`](super::EventData::bytes)
     /// counts it. An append with a larger event is [`EventStoreError::TooLarge`]. The limit is

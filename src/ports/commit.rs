@@ -1,8 +1,9 @@
 //! Commits: the requests that append them, and the form in which they are read back.
-use super::{Capabilities, EventStoreError, RefusedKind};
+#[cfg(doc)]
+use super::Capabilities;
 use crate::{
     CommitId, EventHeader, EventName, Metadata, RecordedEvent, StreamHead, StreamId, Timestamp,
-    Version, VersionConflict, text::forbidden_char,
+    Version, VersionConflict,
 };
 use bytes::Bytes;
 use std::sync::Arc;
@@ -197,112 +198,6 @@ impl Append {
             self.recorded_at,
         )
     }
-    /// Checks the rules that every adapter must enforce before any call to its backend.
-    ///
-    /// A commit that passes can be published and read. Every event has a time that can be written,
-    /// and its record has a key and headers of characters that a CloudEvents string may hold.
-    ///
-    /// # Errors
-    /// [`EventStoreError::Invalid`] if
-    /// - there is no event, or there are more than [`Append::MAX_EVENTS`],
-    /// - `recorded_at` is before [`Timestamp::MIN`] or after [`Timestamp::MAX`],
-    /// - an event's name, an event's codec, the correlation id, the causation id or the traceparent
-    ///   holds a control character or a Unicode noncharacter,
-    /// - a metadata key holds a NUL, which no bus could carry as a header name.
-    ///
-    /// [`EventStoreError::TooLarge`] if there are more than [`Append::MAX_METADATA_BYTES`] of
-    /// metadata.
-    pub fn validate(&self) -> Result<(), EventStoreError> {
-        match self.refusal() {
-            Some(reason) => Err(EventStoreError::Invalid { reason }),
-            None => self.validate_metadata(),
-        }
-    }
-
-    fn refusal(&self) -> Option<String> {
-        let stream = self.head.stream();
-        match self.events.len() {
-            0 => return Some("a commit needs at least one event".into()),
-            n if n > Self::MAX_EVENTS => {
-                let most = Self::MAX_EVENTS;
-                return Some(format!(
-                    "a commit has at most {most} events, this one has {n}"
-                ));
-            }
-            _ => {}
-        }
-        if !(Timestamp::MIN..=Timestamp::MAX).contains(&self.recorded_at) {
-            return Some(format!(
-                "the commit to {stream} is recorded {} microseconds after 1970, outside of the years 0 to 9999: check the clock of this host, and the unit if the time comes from elsewhere",
-                self.recorded_at.as_micros()
-            ));
-        }
-        let m = &self.metadata;
-        let shared = [
-            ("correlation id", m.correlation_id().map(|id| id.as_str())),
-            ("causation id", m.causation_id().map(|id| id.as_str())),
-            ("traceparent", m.traceparent()),
-        ];
-        let of_events = self.events.iter().flat_map(|event| {
-            let codec = ("codec", event.codec.as_deref());
-            [("event name", Some(event.name.as_str())), codec]
-        });
-        for (what, text) in shared.into_iter().chain(of_events) {
-            if let Some(found) = text.and_then(forbidden_char) {
-                let code = u32::from(found);
-                return Some(format!(
-                    "the {what} of a commit to {stream} holds the character U+{code:04X}, which headers of records must not: leave it out or encode it"
-                ));
-            }
-        }
-        let has_nul = m.user().any(|(key, _)| key.contains('\0'));
-        has_nul.then(|| "a metadata key must not contain NUL".into())
-    }
-
-    fn validate_metadata(&self) -> Result<(), EventStoreError> {
-        match self.metadata.bytes() {
-            0..=Self::MAX_METADATA_BYTES => Ok(()),
-            bytes => Err(EventStoreError::TooLarge {
-                stream: self.head.stream().clone(),
-                bytes,
-                limit: Self::MAX_METADATA_BYTES,
-            }),
-        }
-    }
-
-    /// Checks the append, and its size against what a store takes. Adapters call it before anything
-    /// else.
-    ///
-    /// # Errors
-    /// Those of [`Append::validate`], and [`EventStoreError::TooLarge`] for an event over
-    /// [`Capabilities::max_event_bytes`], a commit over [`Capabilities::max_commit_bytes`], or one
-    /// that is with its parts over [`Capabilities::max_append_bytes`].
-    pub fn validate_for(&self, capabilities: &Capabilities) -> Result<(), EventStoreError> {
-        self.validate()?;
-        let too_large = |bytes, limit| {
-            let stream = self.head.stream().clone();
-            Err(EventStoreError::TooLarge {
-                stream,
-                bytes,
-                limit,
-            })
-        };
-        let commit = self.bytes();
-        if commit > capabilities.max_commit_bytes {
-            return too_large(commit, capabilities.max_commit_bytes);
-        }
-        let largest = self.events.iter().map(EventData::bytes).max();
-        let largest = largest.unwrap_or_default();
-        if largest > capabilities.max_event_bytes {
-            return too_large(largest, capabilities.max_event_bytes);
-        }
-        match self.bytes_in_parts(capabilities.max_part_bytes) {
-            stored if stored > capabilities.max_append_bytes => {
-                too_large(stored, capabilities.max_append_bytes)
-            }
-            _ => Ok(()),
-        }
-    }
 }
 
 /// A request to append several commits atomically: all of them are stored, or none.
@@ -352,105 +247,6 @@ impl AppendAll {
         self.unchanged = heads;
         self
     }
-    /// Checks the rules that every adapter must enforce before any call to its backend.
-    ///
-    /// # Errors
-    /// - [`EventStoreError::Invalid`] if there is no commit, or if a stream is named twice.
-    /// - Those of [`Append::validate`] if one of the commits is invalid.
-    pub fn validate(&self) -> Result<(), EventStoreError> {
-        if self.commits.is_empty() {
-            return Err(EventStoreError::Invalid {
-                reason: "an atomic append needs at least one commit".into(),
-            });
-        }
-        let mut seen = std::collections::BTreeSet::new();
-        for head in self.commits.iter().map(|a| &a.head).chain(&self.unchanged) {
-            if !seen.insert(head.stream()) {
-                return Err(EventStoreError::Invalid {
-                    reason: format!("stream {} is named twice in one append", head.stream()),
-                });
-            }
-        }
-        self.commits.iter().try_for_each(Append::validate)
-    }
-
-    /// Checks the request, and its streams and sizes against what a store takes. Adapters call it
-    /// before anything else.
-    ///
-    /// # Errors
-    /// - Those of [`AppendAll::validate`] and [`Append::validate_for`].
-    /// - [`Refused(Unsupported)`](EventStoreError::Refused) if the append touches more streams than
-    ///   [`Capabilities::max_streams_per_append`], or if the [`parts`](Append::parts) of its
-    ///   commits and the streams that are only checked are together more than that.
-    /// - [`EventStoreError::TooLarge`] for commits that are together over
-    ///   [`Capabilities::max_commit_bytes`], or with their parts over
-    ///   [`Capabilities::max_append_bytes`]; it names the stream of the largest.
-    pub fn validate_for(&self, capabilities: &Capabilities) -> Result<(), EventStoreError> {
-        self.validate()?;
-        let (touched, most) = (
-            self.commits.len() + self.unchanged.len(),
-            capabilities.max_streams_per_append as usize,
-        );
-        if touched > most {
-            return Err(unsupported(format!(
-                "an append touches {touched} streams, and at most {most} can be written or checked together: append to fewer"
-            )));
-        }
-        let each = |append: &Append| append.validate_for(capabilities);
-        self.commits.iter().try_for_each(each)?;
-        let in_parts = |append: &Append| append.bytes_in_parts(capabilities.max_part_bytes);
-        self.check_sum(Append::bytes, capabilities.max_commit_bytes)?;
-        self.check_sum(in_parts, capabilities.max_append_bytes)?;
-        self.check_parts(capabilities)
-    }
-
-    /// Refuses commits that are together over a limit.
-    fn check_sum(
-        &self,
-        size: impl Fn(&Append) -> usize,
-        limit: usize,
-    ) -> Result<(), EventStoreError> {
-        let bytes = self.commits.iter().map(&size).sum();
-        match self.commits.iter().max_by_key(|append| size(append)) {
-            Some(largest) if bytes > limit => Err(EventStoreError::TooLarge {
-                stream: largest.head.stream().clone(),
-                bytes,
-                limit,
-            }),
-            _ => Ok(()),
-        }
-    }
-
-    /// Refuses an append with too many parts.
-    fn check_parts(&self, capabilities: &Capabilities) -> Result<(), EventStoreError> {
-        let parts = |append: &Append| append.parts(capabilities.max_part_bytes);
-        let (most, checked) = (
-            capabilities.max_streams_per_append as usize,
-            self.unchanged.len(),
-        );
-        let written: usize = self.commits.iter().map(parts).sum();
-        let is_plain = self.commits.len() == 1 && checked == 0;
-        if is_plain || written + checked <= most {
-            return Ok(());
-        }
-        let split = self.commits.iter().filter(|append| parts(append) > 1);
-        Err(unsupported(format!(
-            "an append needs {} items, and one append has at most {most}: {written} for its commits, of which {} are over \
-             {} KiB and split between events into parts of at most that size, and {checked} for streams that are only \
-             checked. Append to fewer streams at once, or smaller commits",
-            written + checked,
-            split.count(),
-            capabilities.max_part_bytes / 1024
-        )))
-    }
-}
-
-fn unsupported(reason: String) -> EventStoreError {
-    EventStoreError::Refused {
-        kind: RefusedKind::Unsupported,
-        source: "see the capabilities of the event store".into(),
-        reason,
-    }
 }
 
 /// The outcome of an append. A conflict is an ordinary answer, not an error.
@@ -459,11 +255,12 @@ fn unsupported(reason: String) -> EventStoreError {
 pub enum AppendOutcome<T = StreamHead> {
     /// The commit was stored by this call.
     Appended(T),
-    /// An earlier attempt with the same commit ids stored the commits in these very slots. The
-    /// stored events count, not the events of the request. There is one commit per commit of the
-    /// request, in the same order.
+    /// An earlier attempt with the same commit ids stored the commits in these very slots, all of
+    /// them. The stored events count, not the events of the request. There is one commit per commit
+    /// of the request, in the same order.
     Repeated(Vec<Commit>),
-    /// Another writer has extended the stream, and nothing was stored.
+    /// Another writer has extended a stream of the request, and nothing was stored. Of several such
+    /// streams the conflict names any one.
     Conflict(VersionConflict),
 }
 

@@ -135,6 +135,24 @@ struct StoredMetadata(
 struct StoredEvent(String, u16, usize, Option<String>);
 
 impl Commit {
+    /// The most bytes by which [`to_bytes`](Self::to_bytes) exceeds [`Append::bytes`]: 64 KiB, of
+    /// which a usual commit needs less than 200 bytes.
+    ///
+    /// The rest is for metadata of control characters, which JSON writes with six bytes each. The
+    /// bound does not hold for names and codecs of events with more than nine quotes or backslashes
+    /// each. A store that cannot take a byte more than its limit checks the length of the value
+    /// too.
+    ///
+    /// # Example
+    /// ```
+    /// use foldstream::ports::{Capabilities, Commit};
+    ///
+    /// // A column that takes 1 MiB.
+    /// let capabilities = Capabilities::new(1024 * 1024 - Commit::MAX_OVERHEAD_BYTES);
+    /// assert_eq!(capabilities.max_commit_bytes, 983_040);
+    /// ```
+    pub const MAX_OVERHEAD_BYTES: usize = 64 * 1024;
+
     /// Returns the commit as bytes that [`from_bytes`](Self::from_bytes) reads, for adapters that
     /// keep a commit as one value: in a column of SQLite or Postgres, or in a file.
     ///
@@ -337,4 +355,49 @@ fn check_versions(first_version: u64, events: usize) -> Result<(), CommitBytesEr
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::StreamHead;
+
+    /// Returns the bytes by which a commit is larger than its append, without the time and the id,
+    /// which have their most bytes.
+    fn overhead(stream: &str, metadata: Metadata, events: Vec<EventData>) -> i64 {
+        let head = StreamHead::observed(
+            StreamId::new("a", stream).unwrap(),
+            Version::new(u64::MAX - 100_000),
+            CommitId::from_u128(u128::MAX),
+            Timestamp::MIN,
+        );
+        let mut append = Append::after(head, CommitId::random(), Timestamp::MIN, events);
+        append.metadata = metadata;
+        append.validate().unwrap();
+        append.to_commit().to_bytes().len() as i64 - append.bytes() as i64
+    }
+
+    #[test]
+    fn a_commit_exceeds_its_append_by_no_more_than_the_bound() {
+        let event = || EventData::new("A", u16::MAX, "{}");
+        assert!(overhead("1", Metadata::new(), vec![event()]) < 200);
+        let most = Commit::MAX_OVERHEAD_BYTES as i64;
+        // Each entry has few bytes beside its frame, or many that are escaped.
+        let small = (0..430u32).fold(Metadata::new(), |m, n| m.with(format!("{n}"), ""));
+        let room = Append::MAX_METADATA_BYTES - 2 * Metadata::ENTRY_BYTES - 1;
+        let escaped = Metadata::new()
+            .with("k", "\u{1}".repeat(room - 2))
+            .with_actor("\u{1}");
+        let quoted = "\"".repeat(9);
+        let names = EventData::new(quoted.clone(), u16::MAX, "{}");
+        let codecs = event().with_codec(Some(quoted.into()));
+        for metadata in [Metadata::new(), small, escaped] {
+            for event in [event(), names.clone(), codecs.clone()] {
+                for events in [vec![event.clone()], vec![event.clone(); Append::MAX_EVENTS]] {
+                    let found = overhead(&"\"".repeat(500), metadata.clone(), events);
+                    assert!(found <= most, "{found} bytes");
+                }
+            }
+        }
+    }
 }

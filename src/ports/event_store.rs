@@ -12,6 +12,10 @@ use std::{fmt::Debug, num::NonZeroU32, time::Duration};
 ///
 /// Commits are returned whole: the commit that holds the start is returned with its earlier events.
 ///
+/// Later versions of this crate may add variants. An adapter answers one that it does not know with
+/// [`Refused`](EventStoreError::Refused) and [`RefusedKind::Unsupported`], whether or not the
+/// stream exists.
+///
 /// # Example
 /// ```
 /// use foldstream::{StreamHead, StreamId, Version, ports::ReadFrom};
@@ -29,6 +33,16 @@ use std::{fmt::Debug, num::NonZeroU32, time::Duration};
 pub enum ReadFrom {
     /// Oldest first, from the commit that starts right after this head. After [`StreamHead::empty`]
     /// the read starts at the beginning of the stream.
+    ///
+    /// Only the stream and the version of the head count. A store does not look for the commit that
+    /// ends there, which would cost another request: its id may be of another history, and its time
+    /// may be unknown. The read is then the same. Callers that keep heads compare commit ids
+    /// themselves.
+    ///
+    /// The version should be one at which a commit ends. If it is within a commit, the read returns
+    /// no commit, since it would leave events out. It is [`Corrupt`](EventStoreError::Corrupt) if
+    /// more commits follow. After the last commit it may be empty instead, as it is after a head
+    /// above the tail. A head of another stream is [`Invalid`](EventStoreError::Invalid).
     After(StreamHead),
     /// Oldest first, from the commit that holds this event version; 0 counts as 1. The read is
     /// empty if the stream is shorter.
@@ -72,6 +86,12 @@ pub enum EventStoreError {
         source: BoxError,
     },
     /// The backend is not reachable, busy, or did not answer in time.
+    ///
+    /// After an append whose answer was lost, an adapter reads the slot of the commit. Its own
+    /// commit id there means that the append was applied, and another id means a conflict. While
+    /// the slot is empty, the adapter may send the same commits once more: at most one of the
+    /// attempts can be stored. An outcome that stays unknown is `pending`, and
+    /// [`Repository::settle`](crate::Repository::settle) finds it out later.
     #[error("the event store is unavailable{}", if pending.is_some() { "; whether the append was applied is not known" } else { "" })]
     Unavailable {
         /// The append that may have been applied nevertheless. `None` if certainly nothing was
@@ -97,7 +117,8 @@ pub enum EventStoreError {
         limit: usize,
     },
     /// The request is malformed: an empty commit, a stream named twice in one append, a payload
-    /// that is not what it claims to be, or a cursor of another store.
+    /// that is not what it claims to be, a head of another stream, or a cursor of another store or
+    /// another listing.
     #[error("invalid request: {reason}")]
     Invalid {
         /// A description of the mistake.
@@ -108,7 +129,13 @@ pub enum EventStoreError {
     Corrupt {
         /// The stream that cannot be read.
         stream: StreamId,
-        /// The last version that was read whole before the damage.
+        /// The version after which the damage lies, in a read of either direction; 0 if nothing
+        /// before the damage is known to be sound.
+        ///
+        /// Oldest first, it is the end of the last commit before the damage, or the version before
+        /// the start of the read. Newest first, it is the end of the next commit below the damage,
+        /// or a lower version. It never points into the damage or above it, so that an operator may
+        /// repair what comes after it.
         after: Version,
         /// A description of what was found.
         reason: String,
@@ -200,14 +227,18 @@ impl EventStoreError {
 /// - Of several writers with the same head exactly one wins.
 /// - A commit is visible as a whole or not at all.
 /// - Name, schema version, payload bytes, codec, metadata, commit id and time are returned as they
-///   were given. A payload without a codec is JSON and is returned byte for byte. A payload without
-///   a codec that is not JSON is `Invalid`.
+///   were given. A payload without a codec is JSON in UTF-8 and is returned byte for byte.
 /// - An append without events, or with more than [`Append::MAX_EVENTS`], is `Invalid`. So are a
-///   time outside the years 0 to 9999 and texts that no header of a record could carry: whatever is
-///   stored can be published. A commit over `max_commit_bytes`, an event over `max_event_bytes`, or
-///   metadata over [`Append::MAX_METADATA_BYTES`] is `TooLarge`. All of this is checked before any
-///   call to the backend. [`Append::validate_for`] implements these rules, and every store must use
-///   it.
+///   payload without a codec that is not JSON, a time outside the years 0 to 9999, and texts that
+///   no header of a record could carry: whatever is stored can be published. A commit over
+///   `max_commit_bytes`, an event over `max_event_bytes`, or metadata over
+///   [`Append::MAX_METADATA_BYTES`] is `TooLarge`.
+/// - All of this is checked before any call to the backend, so that a malformed append on a stale
+///   head is not a conflict. [`Append::validate_for`] and [`AppendAll::validate_for`] implement
+///   these rules, and every store must use them. They also define which error an append with
+///   several mistakes gets: `Invalid` comes first.
+/// - Where heads are checked, version and commit id must be those of the tail, as
+///   [`StreamHead::is_same_commit`] compares them. The time of a head does not count.
 /// - If the future of an append is dropped, the commit is stored or not, never in part.
 /// - From the moment that [`incarnation`](Self::incarnation) changes, an append on a head that is
 ///   not in the table is refused as [`Replaced`](EventStoreError::Replaced) or is a conflict, and
@@ -217,6 +248,10 @@ impl EventStoreError {
 /// - All commits are stored, or none. The heads are returned in the order of the request.
 /// - A stream that is only checked must still be at its head. If it is not, the answer is a
 ///   conflict that names the stream.
+/// - A conflict names a stream that has moved from its head. Of several such streams it may name
+///   any one, so callers load all of them again.
+/// - A request of which only some commits are stored already is a conflict, and nothing is stored.
+///   The stored commits were not stored by this request, so their streams have moved.
 /// - A request that names a stream twice, or has no commit, is `Invalid`.
 /// - A commit over its limits stores none. Commits that are together over `max_commit_bytes`, or
 ///   with what a backend adds to each of their parts over `max_append_bytes`, are `TooLarge`.
@@ -227,19 +262,31 @@ impl EventStoreError {
 /// commit without checks behaves as [`append`](Self::append) everywhere.
 ///
 /// **Read** is strongly consistent: every later read returns every acknowledged commit.
+/// - A read is lazy. It does nothing before its first poll, and a read that is dropped before costs
+///   nothing. It returns every commit that was acknowledged before the first poll. Commits that are
+///   acknowledged later, between two polls, may be returned too, in order and without a gap.
 /// - A read continues to the tail, however many pages that takes. It never returns a shorter
 ///   history: a hole is resolved by reading again, or it is `Corrupt`.
 /// - A read of an unknown stream, or of a stream without the requested versions, is empty.
 /// - `limit` counts commits. [`ReadFrom`] defines direction and start.
 /// - Streams whose ids are prefixes of each other are not mixed up.
 ///
-/// **Scan and lists**
-/// - A scan returns everything that was stored before it began, each commit in one segment. A
-///   cursor stays valid when the process ends.
+/// **Scan and lists** return pages, and a cursor for the next page.
+/// - A cursor continues only what it was returned by: the same method, with the same segment and
+///   [`ScanScope`] or the same aggregate type. Elsewhere it is `Invalid`. The size of the page may
+///   change. A cursor stays valid when the process ends, while other writers append, and while
+///   commits are cleared. It may be used again.
+/// - A scan returns everything that was stored before it began, each commit in one segment. Commits
+///   that are stored during the scan may be returned or not. They neither hide other commits nor
+///   repeat them.
 /// - `streams` and `unpublished` may lag for a moment, but eventually list everything.
-/// - `unpublished` lists a stored commit until it is cleared. Within a page, the keys of a stream
-///   are next to each other. Clearing an unknown or already cleared key does nothing, even where
-///   nothing is listed.
+/// - `streams` lists each stream once, in any order. The adapter chooses the size of a page. A
+///   stream that is created during the listing may be missing from it.
+/// - `unpublished` lists a stored commit until it is cleared, once per walk. Within a page, the
+///   keys of a stream are next to each other, in any order. The next page may continue with the
+///   last stream, and with lower versions of it. Commits that are cleared or stored during a walk
+///   may be listed or not, and no other commit is passed over because of them.
+/// - Clearing an unknown or already cleared key does nothing, even where nothing is listed.
 ///
 /// # Example
 /// A store that only serves an archive, and refuses to append:
@@ -278,13 +325,15 @@ impl EventStoreError {
 ///         let mut commits: Vec<_> =
 ///             self.0.iter().filter(|commit| commit.stream == *stream).cloned().collect();
 ///         match from {
+///             // A complete store also refuses a version within a commit, and another stream.
 ///             ReadFrom::After(head) => commits.retain(|c| c.first_version > head.version()),
 ///             ReadFrom::Event(version) => commits.retain(|c| c.last_version() >= version),
+///             ReadFrom::Newest => commits.reverse(),
 ///             ReadFrom::NewestAtOrBelow(version) => {
 ///                 commits.retain(|c| c.last_version() <= version);
 ///                 commits.reverse();
 ///             }
-///             _ => commits.reverse(),
+///             _ => return stream::once(async { refused() }).boxed(),
 ///         }
 ///         let limit = limit.map_or(usize::MAX, |limit| limit.get() as usize);
 ///         stream::iter(commits.into_iter().take(limit).map(Ok)).boxed()
@@ -362,8 +411,11 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     /// not be appended on. Callers that keep states therefore ask for the number *before* they
     /// read, keep it with the state, and drop the state once the number differs.
     ///
-    /// The default is always 0, for a backend that cannot be replaced while a process uses it. A
-    /// wrapper returns the number of the store that it wraps.
+    /// The default is always 0, for a backend that cannot be replaced while a process uses it. Any
+    /// other store needs the number, even one that checks heads: there an append on an old head is
+    /// a conflict, but the caller then reads on *after* that head, and would fold another history
+    /// into a state of the old one. [`Replaced`](EventStoreError::Replaced) is needed only where
+    /// heads are not checked. A wrapper returns the number of the store that it wraps.
     fn incarnation(&self) -> u64 {
         0
     }
@@ -373,9 +425,13 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     /// A [`Transaction`](crate::Transaction) compares the numbers of its repositories, since all of
     /// its commits go to one store.
     ///
-    /// The default is the address of the object. An adapter whose clones share one connection
-    /// returns the address of what they share. A wrapper keeps the default, because calls that
-    /// bypass the wrapper are not calls through it.
+    /// The default is the address of the object, which is right for a store that is not cloned. An
+    /// adapter whose clones share one connection returns the address of what they share.
+    ///
+    /// A wrapper keeps the default and never passes on the number of the store that it wraps: a
+    /// transaction sends all commits through one of its repositories, and a call that bypasses the
+    /// wrapper is not a call through it. Two wrappers of one store are therefore two stores. Wrap
+    /// the store once, and share the wrapper in an `Arc`, which has the identity of its content.
     fn identity(&self) -> usize {
         std::ptr::from_ref(self).cast::<()>().addr()
     }
@@ -399,7 +455,8 @@ pub trait EventStore: Debug + Send + Sync + 'static {
 
     /// Reads whole commits of one stream lazily, at most `limit` of them; `None` is no limit.
     ///
-    /// Callers stop at the first error.
+    /// Nothing happens before the first poll. Callers often drop the stream early. They stop at the
+    /// first error.
     fn read(
         &self,
         stream: &StreamId,
@@ -407,7 +464,8 @@ pub trait EventStore: Debug + Send + Sync + 'static {
         limit: Option<NonZeroU32>,
     ) -> BoxStream<'_, Result<Commit, EventStoreError>>;
 
-    /// Lists the streams of an aggregate type, page by page.
+    /// Lists the streams of an aggregate type, page by page. The adapter bounds a page, usually by
+    /// about 1,000 streams.
     ///
     /// # Errors
     /// - `Invalid` if the cursor does not belong to this listing.
@@ -418,10 +476,14 @@ pub trait EventStore: Debug + Send + Sync + 'static {
         after: Option<ScanCursor>,
     ) -> Result<StreamPage, EventStoreError>;
 
-    /// Reads a segment of the whole store, in pages of at most `max_items` commits.
+    /// Reads a segment of the whole store, in pages of at most `max_items` commits or heads.
+    ///
+    /// A page may hold fewer, or none, before the end of the scan: a backend may count rows that
+    /// are no commit of their own.
     ///
     /// # Errors
     /// - `Invalid` if the cursor does not belong to this scan.
+    /// - `Refused(Unsupported)` if the adapter does not know this [`ScanScope`].
     /// - Another [`EventStoreError`] if the backend refuses or fails.
     async fn scan(
         &self,
@@ -434,6 +496,7 @@ pub trait EventStore: Debug + Send + Sync + 'static {
     /// Lists commits that are not yet cleared, in pages of at most `limit` keys.
     ///
     /// # Errors
+    /// - `Invalid` if the cursor does not belong to this listing.
     /// - `Refused(Unsupported)` if [`lists_unpublished`](Capabilities::lists_unpublished) is false.
     /// - Another [`EventStoreError`] if the backend refuses or fails.
     async fn unpublished(

@@ -5,8 +5,26 @@
 //! Ports carry bytes and metadata, never domain types. Each trait's documentation is a contract:
 //! every rule in it is one named case of the contract suite in `foldstream-testkit`, which every
 //! adapter runs.
+//!
+//! # Who repeats a failed request?
+//! Callers of a port decide by the error alone. An error that `is_transient` may be followed by the
+//! same call, after the pause that `retry_after` names. Any other error means that something must
+//! be changed first.
+//!
+//! - A [`Repository`](crate::Repository) and a [`Transaction`](crate::Transaction) repeat *no*
+//!   failed call. They decide again after a conflict, which is an answer, and return errors to
+//!   their caller. Publisher and runner repeat transient calls with growing pauses.
+//! - An adapter should therefore repeat a request to its backend itself, a few times and for a
+//!   bounded time, so that a short outage does not become an error of a command. It must not hide a
+//!   longer outage by waiting.
+//! - An adapter repeats only what is certain not to have been applied, or what may be applied
+//!   twice: reads, deletes and idempotent writes. After an append whose answer was lost it looks
+//!   into the slot first: [`EventStoreError::Unavailable`] says how.
+//! - Retries that a client library makes on its own hide from the adapter that an earlier attempt
+//!   was lost. Turn them off for appends and conditional writes.
 mod commit;
 mod commit_bytes;
+mod validate;
 mod event_store;
 mod capabilities;
 mod scan;

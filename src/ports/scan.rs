@@ -42,8 +42,14 @@ impl Segment {
 
 /// The position at which a scan or a listing continues.
 ///
-/// A cursor is meaningful only to the adapter that returned it, for the same segment. It may be
-/// stored and used by another process.
+/// A cursor continues only what it was returned by: the same method of the same store, with the
+/// same segment and [`ScanScope`] or the same aggregate type. Anywhere else it is
+/// [`Invalid`](super::EventStoreError::Invalid). The size of the page may change. A cursor may be
+/// stored, used by another process, and used again.
+///
+/// An adapter makes it a place in the data, such as the last key that it has looked at, and puts
+/// the name of the listing into it. A number of rows to skip would pass over commits, or repeat
+/// them, when others append or clear.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScanCursor(Bytes);
 impl ScanCursor {
@@ -58,6 +64,10 @@ impl ScanCursor {
 }
 
 /// The parts of commits that a scan returns.
+///
+/// Later versions of this crate may add variants. An adapter answers one that it does not know with
+/// [`Refused`](super::EventStoreError::Refused) and
+/// [`RefusedKind::Unsupported`](super::RefusedKind::Unsupported).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ScanScope {
@@ -74,7 +84,8 @@ pub enum ScanItems {
     /// The answer to [`ScanScope::Commits`]. The commits of one stream are in version order.
     Commits(Vec<Commit>),
     /// The answer to [`ScanScope::Tails`]. A stream may appear again with a higher version: the
-    /// last head returned for a stream is its tail.
+    /// last head returned for a stream in a segment is its tail there, and the highest of all
+    /// segments is the tail of the stream.
     Tails(Vec<StreamHead>),
 }
 
