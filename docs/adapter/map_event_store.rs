@@ -1,11 +1,11 @@
 //! `MapEventStore`: the adapter that the chapter "Writing an adapter in an afternoon" builds.
 use async_trait::async_trait;
 use foldstream::{
-    BoxError, Bytes, StreamHead, StreamId, Version, VersionConflict,
+    Bytes, StreamHead, StreamId, Version, VersionConflict,
     ports::{
-        Append, AppendAll, AppendOutcome, BoxStream, Capabilities, Commit, CommitKey, EventData,
-        EventStore, EventStoreError, ReadFrom, RefusedKind, ScanCursor, ScanItems, ScanPage,
-        ScanScope, Segment, StreamPage, UnpublishedPage,
+        Append, AppendAll, AppendOutcome, BoxStream, Capabilities, Commit, CommitKey, EventStore,
+        EventStoreError, ReadFrom, RefusedKind, ScanCursor, ScanItems, ScanPage, ScanScope,
+        Segment, StreamPage, UnpublishedPage,
     },
 };
 use futures::{StreamExt, TryStreamExt, stream};
@@ -16,6 +16,8 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
+/// The most bytes of the value in one row.
+const MAX_VALUE_BYTES: usize = 1024 * 1024;
 /// The most commits of one page of a read.
 const PAGE: usize = 100;
 /// The streams of one page of [`EventStore::streams`].
@@ -58,6 +60,9 @@ impl MapEventStore {
         let key = |version| CommitKey::new(stream.clone(), version);
         let rows = |first, last| table.range(key(first)..=key(last)).map(decode);
         match from {
+            ReadFrom::After(head) if head.stream() != stream => {
+                Err(invalid(format!("{} is another stream", head.stream())))
+            }
             ReadFrom::After(head) => rows(head.version().next(), LAST).take(size).collect(),
             ReadFrom::Event(version) => {
                 // The row that begins at the version, or the one before it if its commit
@@ -76,7 +81,7 @@ impl MapEventStore {
                     .take(size)
                     .collect()
             }
-            other => Err(invalid(format!("this store cannot read from {other:?}"))),
+            other => Err(unsupported(format!("cannot read from {other:?}"))),
         }
     }
 
@@ -140,52 +145,41 @@ fn answer_without_insert(
     for head in heads.chain(&all.unchanged) {
         let key = |version| CommitKey::new(head.stream().clone(), version);
         let rows = table.range(key(Version::NONE)..=key(LAST));
-        let tail = rows.map(decode).next_back().transpose()?;
-        let version = tail.as_ref().map_or(Version::NONE, Commit::last_version);
-        // The version alone does not identify the history.
-        if (version, tail.map(|commit| commit.id)) != (head.version(), head.commit_id()) {
-            let stream = head.stream().clone();
-            let conflict = VersionConflict::new(stream, head.version(), Some(version));
+        let newest = rows.map(decode).next_back().transpose()?;
+        let empty = || StreamHead::empty(head.stream().clone());
+        let tail = newest.map_or_else(empty, |commit| commit.head());
+        if !tail.is_same_commit(head) {
+            let (stream, actual) = (head.stream().clone(), Some(tail.version()));
+            let conflict = VersionConflict::new(stream, head.version(), actual);
             return Ok(Some(AppendOutcome::Conflict(conflict)));
         }
     }
     Ok(None)
 }
 
-/// Returns the first version that is missing before or within a page.
-///
-/// `expected` is the version at which the page must begin.
-fn missing(page: &[Commit], is_backwards: bool, expected: &mut Option<Version>) -> Option<Version> {
+/// A hole in a history: the version that is missing, and the last version before the hole.
+type Hole = (Version, Version);
+
+/// Returns the first hole before or within a page; `expected` is where the page must begin.
+fn hole(page: &[Commit], is_backwards: bool, expected: &mut Option<Version>) -> Option<Hole> {
     for commit in page {
         let (first, last) = (commit.first_version, commit.last_version());
         let (near, next) = match is_backwards {
             true => (last, before(first)),
             false => (first, last.next()),
         };
-        if expected.is_some_and(|expected| expected != near) {
-            return *expected;
+        match *expected {
+            // Whatever the direction, the error names what is sound below the hole.
+            Some(version) if version != near && is_backwards => return Some((version, last)),
+            Some(version) if version != near => return Some((version, before(version))),
+            _ => *expected = Some(next),
         }
-        *expected = Some(next);
     }
     None
 }
 
 fn before(version: Version) -> Version {
     Version::new(version.get().saturating_sub(1))
-}
-
-/// Checks that a payload without a codec is JSON, without building a tree of it.
-fn check_json(event: &EventData) -> Result<(), EventStoreError> {
-    let check = || -> Result<(), BoxError> {
-        // The parser does not look at the bytes of texts that it skips, so UTF-8 is checked first.
-        let text = std::str::from_utf8(&event.payload)?;
-        serde_json::from_str::<serde::de::IgnoredAny>(text)?;
-        Ok(())
-    };
-    match event.codec {
-        Some(_) => Ok(()),
-        None => check().map_err(|error| invalid(format!("{} is not JSON: {error}", event.name))),
-    }
 }
 
 fn invalid(reason: String) -> EventStoreError {
@@ -203,7 +197,7 @@ fn unsupported(reason: String) -> EventStoreError {
 #[async_trait]
 impl EventStore for MapEventStore {
     fn capabilities(&self) -> Capabilities {
-        Capabilities::new(1024 * 1024)
+        Capabilities::new(MAX_VALUE_BYTES - Commit::MAX_OVERHEAD_BYTES)
             .with_streams_per_append(100)
             .with_unpublished_list(true)
     }
@@ -221,17 +215,7 @@ impl EventStore for MapEventStore {
         &self,
         all: &AppendAll,
     ) -> Result<AppendOutcome<Vec<StreamHead>>, EventStoreError> {
-        let capabilities = self.capabilities();
-        all.validate_for(&capabilities)?;
-        for append in &all.commits {
-            append.events.iter().try_for_each(check_json)?;
-        }
-        let most = capabilities.max_streams_per_append as usize;
-        if all.commits.len() + all.unchanged.len() > most {
-            return Err(unsupported(format!(
-                "an append touches at most {most} streams"
-            )));
-        }
+        all.validate_for(&self.capabilities())?;
 
         // The lock is the transaction: the check and all inserts happen under it.
         let mut table = self.table();
@@ -269,13 +253,14 @@ impl EventStore for MapEventStore {
             std::future::ready(page.and_then(|page| {
                 let Some(page) = page else { return Ok(None) };
                 let is_over = page.len() < size;
-                let gap = missing(&page, is_backwards, &mut expected);
+                let hole = hole(&page, is_backwards, &mut expected);
                 // A history that is read backwards ends with version 1.
                 let beginning = expected.filter(|v| is_over && is_backwards && *v > Version::NONE);
-                if let Some(version) = gap.or(beginning) {
+                let beginning = beginning.map(|version| (version, Version::NONE));
+                if let Some((version, after)) = hole.or(beginning) {
                     return Err(EventStoreError::Corrupt {
                         stream: stream.clone(),
-                        after: before(version),
+                        after,
                         reason: format!("version {version} is missing"),
                     });
                 }
@@ -315,7 +300,7 @@ impl EventStore for MapEventStore {
         what: ScanScope,
         max_items: NonZeroU32,
     ) -> Result<ScanPage, EventStoreError> {
-        let name = format!("scan {}/{}", segment.index(), segment.total());
+        let name = format!("scan {what:?} {}/{}", segment.index(), segment.total());
         let limit = max_items.get() as usize;
         let (found, next) = self.walk(&name, after.as_ref(), limit, |key, row| {
             is_in(segment, key).then(|| decode((key, row)))
@@ -324,7 +309,7 @@ impl EventStore for MapEventStore {
         let items = match what {
             ScanScope::Commits => ScanItems::Commits(commits),
             ScanScope::Tails => ScanItems::Tails(commits.iter().map(Commit::head).collect()),
-            other => return Err(unsupported(format!("this store cannot scan for {other:?}"))),
+            other => return Err(unsupported(format!("cannot scan for {other:?}"))),
         };
         Ok(ScanPage::new(items, next))
     }
@@ -361,7 +346,7 @@ fn is_in(segment: Segment, key: &CommitKey) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use foldstream::{CommitId, Timestamp};
+    use foldstream::{CommitId, Timestamp, ports::EventData};
 
     /// A stream of so many commits of one event.
     async fn given(commits: u64) -> (MapEventStore, StreamId) {
@@ -398,8 +383,10 @@ mod tests {
             let start = StreamHead::empty(stream.clone());
             for from in [ReadFrom::After(start), ReadFrom::Newest] {
                 let found = read(&store, &stream, from).await;
-                let is_corrupt = matches!(found, Err(EventStoreError::Corrupt { .. }));
-                assert!(is_corrupt, "without version {missing}: {found:?}");
+                let Err(EventStoreError::Corrupt { after, .. }) = found else {
+                    panic!("without version {missing}: {found:?}");
+                };
+                assert_eq!(after, Version::new(missing - 1));
             }
             store.table().insert(key, row);
         }

@@ -242,8 +242,9 @@ impl EventStoreLayer for FaultyEventStore {
         let call = Call::Scan {
             segment: scan.segment,
         };
-        let again = start::again(&call, scan.after.as_ref());
-        scan.after = start::resolved(&call, scan.after);
+        let list = format!("{call} for {:?}", scan.what);
+        let again = start::again(&list, scan.after.as_ref());
+        scan.after = start::resolved(&list, scan.after);
         let fault = self.faults.arrive(&call).await;
         if matches!(fault, Some(Fault::EmptyPage)) {
             let page = scan.pass(inner).await?;

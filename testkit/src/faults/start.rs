@@ -3,8 +3,8 @@
 //! Callers may expect that every page has a new cursor, and no adapter has a cursor for the
 //! beginning of a list. So the wrapper makes cursors of its own and translates them back. A cursor
 //! names its list, because other lists must refuse it.
-use super::Call;
 use foldstream::ports::ScanCursor;
+use std::fmt::Display;
 
 const MARK: &[u8] = b"\xf4\x8f\xbf\xbffaults: ";
 
@@ -51,17 +51,18 @@ impl Place {
     }
 }
 
-/// Returns the cursor of an empty page, from the cursor `asked` with which the page was requested.
-pub(super) fn again(call: &Call<'_>, asked: Option<&ScanCursor>) -> ScanCursor {
-    let place = Place::next(call.to_string(), asked.map(ScanCursor::as_bytes));
+/// Returns the cursor of an empty page of a list of this name, from the cursor `asked` with which
+/// the page was requested.
+pub(super) fn again(list: &impl Display, asked: Option<&ScanCursor>) -> ScanCursor {
+    let place = Place::next(list.to_string(), asked.map(ScanCursor::as_bytes));
     ScanCursor::from_bytes(place.encode())
 }
 
 /// Returns the cursor for the inner adapter. A cursor of another list is passed on unchanged, so
 /// that the inner adapter refuses it.
-pub(super) fn resolved(call: &Call<'_>, asked: Option<ScanCursor>) -> Option<ScanCursor> {
+pub(super) fn resolved(list: &impl Display, asked: Option<ScanCursor>) -> Option<ScanCursor> {
     let place = asked.as_ref().and_then(|a| Place::decode(a.as_bytes()));
-    match place.filter(|place| place.list == call.to_string()) {
+    match place.filter(|place| place.list == list.to_string()) {
         Some(place) => place.after.map(ScanCursor::from_bytes),
         None => asked,
     }
@@ -84,7 +85,7 @@ pub(super) fn resolved_sort(asked: Option<String>) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::Call, *};
 
     #[test]
     fn places_move_with_every_turn_and_lead_back_to_what_was_asked() {

@@ -9,6 +9,8 @@ use foldstream::{
 pub(super) enum Walk {
     /// A scan of the commits of a segment.
     Scan(Segment),
+    /// A scan of the tails of a segment.
+    Tails(Segment),
     /// The list of unpublished commits of a segment.
     Unpublished(Segment),
     /// The list of streams of an aggregate type, identified by a hash of its name.
@@ -23,7 +25,9 @@ impl Walk {
     /// Returns the shards to visit, in order.
     pub(super) fn shards(self, all: u32) -> impl Iterator<Item = u32> {
         let (index, total) = match self {
-            Self::Scan(segment) | Self::Unpublished(segment) => (segment.index(), segment.total()),
+            Self::Scan(segment) | Self::Tails(segment) | Self::Unpublished(segment) => {
+                (segment.index(), segment.total())
+            }
             Self::Streams(_) => (0, 1),
         };
         (0..all).filter(move |shard| shard % total == index)
@@ -32,6 +36,7 @@ impl Walk {
     fn tag(self) -> (u8, u32, u32) {
         match self {
             Self::Scan(segment) => (b'c', segment.index(), segment.total()),
+            Self::Tails(segment) => (b't', segment.index(), segment.total()),
             Self::Unpublished(segment) => (b'u', segment.index(), segment.total()),
             Self::Streams(hash) => (b's', hash, 0),
         }
@@ -116,6 +121,7 @@ mod tests {
         for other in [
             Walk::Scan(second),
             Walk::Scan(Segment::ALL),
+            Walk::Tails(first),
             Walk::Unpublished(first),
             Walk::streams("cart"),
         ] {

@@ -9,9 +9,9 @@ use async_trait::async_trait;
 use foldstream::{
     StreamHead, StreamId, Version,
     ports::{
-        Append, AppendAll, AppendOutcome, BoxStream, Capabilities, Commit, CommitKey, EventData,
-        EventStore, EventStoreError, ReadFrom, RefusedKind, ScanCursor, ScanItems, ScanPage,
-        ScanScope, Segment, StreamPage, UnpublishedPage,
+        Append, AppendAll, AppendOutcome, BoxStream, Capabilities, Commit, CommitKey, EventStore,
+        EventStoreError, ReadFrom, RefusedKind, ScanCursor, ScanItems, ScanPage, ScanScope,
+        Segment, StreamPage, UnpublishedPage,
     },
 };
 use futures::{StreamExt, stream};
@@ -172,8 +172,7 @@ impl InMemoryEventStore {
 
     /// Checks everything that does not depend on the stored commits.
     pub(crate) fn validate(&self, append: &Append) -> Result<(), EventStoreError> {
-        append.validate_for(&self.capabilities)?;
-        append.events.iter().try_for_each(check_payload)
+        append.validate_for(&self.capabilities)
     }
 
     /// Visits the shards of a scan or list, each under its own lock, from a cursor on.
@@ -206,23 +205,6 @@ impl InMemoryEventStore {
     }
 }
 
-/// Checks that a payload without codec is JSON, without building a tree.
-fn check_payload(event: &EventData) -> Result<(), EventStoreError> {
-    if event.codec.is_some() {
-        return Ok(());
-    }
-    let invalid = |why: &dyn std::fmt::Display| EventStoreError::Invalid {
-        reason: format!(
-            "the payload of {} is not JSON ({why}): encode it as JSON or name its codec",
-            event.name
-        ),
-    };
-    // The parser skips strings without looking at their bytes, so UTF-8 is checked first.
-    let text = std::str::from_utf8(&event.payload).map_err(|e| invalid(&e))?;
-    serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|e| invalid(&e))?;
-    Ok(())
-}
-
 fn replaced(head: &StreamHead) -> EventStoreError {
     EventStoreError::Replaced {
         reason: format!(
@@ -234,7 +216,7 @@ fn replaced(head: &StreamHead) -> EventStoreError {
     }
 }
 
-fn unsupported(reason: String) -> EventStoreError {
+pub(super) fn unsupported(reason: String) -> EventStoreError {
     EventStoreError::Refused {
         kind: RefusedKind::Unsupported,
         source: "see the store's capabilities".into(),
@@ -302,8 +284,12 @@ impl Read<'_> {
             (None, _) => found,
         };
         if found != expected {
+            let after = match self.is_backwards() {
+                true => last,
+                false => Version::new(expected.get() - 1),
+            };
             self.fail();
-            return Err(self.corrupt(expected, found));
+            return Err(self.corrupt(expected, found, after));
         }
         self.expected = Some(next);
         Ok(commit)
@@ -313,7 +299,7 @@ impl Read<'_> {
     fn without_beginning(&mut self) -> Option<EventStoreError> {
         let is_over = self.remaining > 0 && self.is_backwards();
         let missing = self.expected.take().filter(|v| *v > Version::NONE)?;
-        is_over.then(|| self.corrupt(missing, Version::NONE))
+        is_over.then(|| self.corrupt(missing, Version::NONE, Version::NONE))
     }
 
     fn fail(&mut self) {
@@ -321,10 +307,10 @@ impl Read<'_> {
         (self.ended, self.expected) = (true, None);
     }
 
-    fn corrupt(&self, expected: Version, found: Version) -> EventStoreError {
+    fn corrupt(&self, expected: Version, found: Version, after: Version) -> EventStoreError {
         EventStoreError::Corrupt {
             stream: self.stream.clone(),
-            after: Version::new(expected.get().min(found.get()).saturating_sub(1)),
+            after,
             reason: format!("a commit at {expected} is missing or overlaps one at {found}"),
         }
     }
@@ -384,8 +370,6 @@ impl EventStore for InMemoryEventStore {
     ) -> Result<AppendOutcome<Vec<StreamHead>>, EventStoreError> {
         tokio::task::coop::consume_budget().await;
         all.validate_for(&self.capabilities)?;
-        let mut events = all.commits.iter().flat_map(|append| append.events.iter());
-        events.try_for_each(check_payload)?;
 
         let mut locked = Locked::new(&self.shards, all, self.look());
         if self.confirms()
@@ -449,31 +433,27 @@ impl EventStore for InMemoryEventStore {
         max_items: NonZeroU32,
     ) -> Result<ScanPage, EventStoreError> {
         let max = max_items.get() as usize;
-        let mut items = match what {
-            ScanScope::Commits => ScanItems::Commits(Vec::new()),
+        let (walk, mut items) = match what {
+            ScanScope::Commits => (Walk::Scan(segment), ScanItems::Commits(Vec::new())),
             // Returns the end of every commit, as a backend does that only projects attributes. So
             // tests notice callers that do not take the last one per stream.
-            ScanScope::Tails => ScanItems::Tails(Vec::new()),
+            ScanScope::Tails => (Walk::Tails(segment), ScanItems::Tails(Vec::new())),
             other => return Err(unsupported(format!("a scan for {other:?}"))),
         };
         let mut taken = 0;
-        let next = self.walk(
-            Walk::Scan(segment),
-            after.as_ref(),
-            |shard, stream, commit| {
-                shard.walk_commits(stream, commit, |commit| {
-                    if taken == max {
-                        return false;
-                    }
-                    taken += 1;
-                    match &mut items {
-                        ScanItems::Commits(commits) => commits.push(commit.clone()),
-                        ScanItems::Tails(tails) => tails.push(commit.head()),
-                    }
-                    true
-                })
-            },
-        )?;
+        let next = self.walk(walk, after.as_ref(), |shard, stream, commit| {
+            shard.walk_commits(stream, commit, |commit| {
+                if taken == max {
+                    return false;
+                }
+                taken += 1;
+                match &mut items {
+                    ScanItems::Commits(commits) => commits.push(commit.clone()),
+                    ScanItems::Tails(tails) => tails.push(commit.head()),
+                }
+                true
+            })
+        })?;
         Ok(ScanPage::new(items, next))
     }
 

@@ -1,5 +1,6 @@
 //! A shard of the in-memory event store, which holds some of the streams in the order of their
 //! first commit.
+use super::event_store::unsupported;
 use foldstream::{
     CommitId, StreamHead, StreamId, Version, VersionConflict,
     ports::{Append, Commit, CommitKey, EventStoreError, ReadFrom},
@@ -135,6 +136,29 @@ pub(super) enum ReadAt {
     Backwards(usize),
 }
 
+/// Refuses a start that no read of this stream can have, whether or not the stream exists.
+fn check_start(stream: &StreamId, from: &ReadFrom) -> Result<(), EventStoreError> {
+    match from {
+        ReadFrom::After(head) if head.stream() != stream => Err(EventStoreError::Invalid {
+            reason: format!(
+                "a read of {stream} cannot start after a head of {}",
+                head.stream()
+            ),
+        }),
+        ReadFrom::After(_)
+        | ReadFrom::Event(_)
+        | ReadFrom::Newest
+        | ReadFrom::NewestAtOrBelow(_) => Ok(()),
+        other => Err(unknown_start(other)),
+    }
+}
+
+fn unknown_start(from: &ReadFrom) -> EventStoreError {
+    unsupported(format!(
+        "this store does not know how to read from {from:?}"
+    ))
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Shard {
     numbers: HashMap<StreamId, usize, BuildHasherDefault<FixedHasher>>,
@@ -232,6 +256,7 @@ impl Shard {
         stream: &StreamId,
         from: &ReadFrom,
     ) -> Result<Option<(usize, ReadAt)>, EventStoreError> {
+        check_start(stream, from)?;
         let Some(number) = self.number(stream) else {
             return Ok(None);
         };
@@ -247,10 +272,11 @@ impl Shard {
                 } else {
                     // No store returns a head that points into a commit. A read from here on would
                     // omit events of that commit.
+                    let version = head.version();
                     return Err(EventStoreError::Corrupt {
                         stream: stream.clone(),
-                        after: head.version(),
-                        reason: "no commit ends here".into(),
+                        after: version,
+                        reason: format!("no commit starts after version {version}"),
                     });
                 }
             }
@@ -261,11 +287,7 @@ impl Shard {
             ReadFrom::NewestAtOrBelow(version) => {
                 ReadAt::Backwards(commits.partition_point(|c| c.last_version() <= *version))
             }
-            other => {
-                return Err(EventStoreError::Invalid {
-                    reason: format!("this store does not know how to read from {other:?}"),
-                });
-            }
+            other => return Err(unknown_start(other)),
         };
         Ok(Some((number, at)))
     }

@@ -1,7 +1,7 @@
 //! Cursors: the position of a scan or listing, as bytes that outlive the process.
 use crate::attributes::{Attributes, number, text};
 use aws_sdk_dynamodb::types::AttributeValue;
-use foldstream::ports::{EventStoreError, ScanCursor, ScanScope, Segment};
+use foldstream::ports::{EventStoreError, ScanCursor, Segment};
 use serde::{Deserialize, Serialize};
 
 /// A position in a scan or listing. It names that scan or listing, so that any other one refuses
@@ -31,11 +31,11 @@ pub(super) struct LastItem {
 }
 
 impl Listing {
-    pub(super) fn scan(segment: Segment, what: ScanScope) -> Self {
+    pub(super) const fn scan(segment: Segment, tails: bool) -> Self {
         Self::Scan {
             index: segment.index(),
             total: segment.total(),
-            tails: what == ScanScope::Tails,
+            tails,
         }
     }
     pub(super) const fn unpublished(segment: Segment) -> Self {
@@ -107,16 +107,13 @@ mod tests {
     #[test]
     fn a_cursor_of_another_listing_is_invalid() {
         let key = Attributes::from([("pk".into(), text("a#1")), ("sk".into(), number(7))]);
-        let of = |what| Listing::scan(Segment::ALL, what);
-        let cursor = Cursor::at(of(ScanScope::Commits), 0, LastItem::of(&key));
+        let of = |tails| Listing::scan(Segment::ALL, tails);
+        let cursor = Cursor::at(of(false), 0, LastItem::of(&key));
         let bytes = cursor.encode().unwrap();
-        assert_eq!(
-            of(ScanScope::Commits).resume(Some(&bytes), 0).unwrap(),
-            cursor
-        );
+        assert_eq!(of(false).resume(Some(&bytes), 0).unwrap(), cursor);
         assert_eq!(cursor.last.unwrap().key(), key);
         for (other, bytes) in [
-            (of(ScanScope::Tails), bytes.clone()),
+            (of(true), bytes.clone()),
             (Listing::unpublished(Segment::ALL), bytes.clone()),
             (
                 Listing::Streams {
@@ -124,7 +121,7 @@ mod tests {
                 },
                 bytes,
             ),
-            (of(ScanScope::Commits), ScanCursor::from_bytes("nonsense")),
+            (of(false), ScanCursor::from_bytes("nonsense")),
         ] {
             assert!(matches!(
                 other.resume(Some(&bytes), 0),

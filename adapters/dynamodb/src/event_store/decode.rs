@@ -13,12 +13,22 @@ use foldstream::{
 /// The error of an item that cannot be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Unreadable {
-    Format { version: Version, found: u64 },
-    Bad { reason: String },
+    Format {
+        version: Version,
+        found: u64,
+    },
+    Bad {
+        reason: String,
+    },
+    /// An item of which only the key can be read.
+    BadItem {
+        first: Version,
+        reason: String,
+    },
 }
 impl Unreadable {
     /// Returns the error of the port. `after` is the last version that was read as part of a whole
-    /// commit.
+    /// commit. Of an item below that version, the damage begins at the item.
     pub(crate) fn into_error(self, stream: &StreamId, after: Version) -> EventStoreError {
         let stream = stream.clone();
         match self {
@@ -32,6 +42,18 @@ impl Unreadable {
                 after,
                 reason,
             },
+            Self::BadItem { first, reason } => EventStoreError::Corrupt {
+                stream,
+                after: after.min(Version::new(first.get().saturating_sub(1))),
+                reason,
+            },
+        }
+    }
+    /// Notes the version at which the item starts.
+    fn of_item(self, first: Version) -> Self {
+        match self {
+            Self::Bad { reason } => Self::BadItem { first, reason },
+            other => other,
         }
     }
 }
@@ -99,25 +121,29 @@ impl Fields {
 
 impl StoredItem {
     pub(crate) fn read(item: Attributes) -> Result<Self, Unreadable> {
-        let fields = Fields::of(item);
-        let first = required(to_number(fields.sk, "sk")?, "sk")?;
+        let mut fields = Fields::of(item);
+        let first = required(to_number(fields.sk.take(), "sk")?, "sk")?;
         let version = Version::new(first);
         // The format comes first, since nothing else is known about an item of another format.
-        match to_number(fields.f, "f")? {
+        match to_number(fields.f.take(), "f")? {
             None | Some(FORMAT) => {}
             Some(found) => return Err(Unreadable::Format { version, found }),
         }
-        let last = to_number(fields.n, "n")?.unwrap_or(first);
+        Self::starting_at(version, fields).map_err(|error| error.of_item(version))
+    }
+
+    fn starting_at(first: Version, fields: Fields) -> Result<Self, Unreadable> {
+        let last = to_number(fields.n, "n")?.map_or(first, Version::new);
         let (commit_id, recorded_at) = decode_stamp(required(to_binary(fields.c, "c")?, "c")?)?;
         let part = to_number(fields.p, "p")?.unwrap_or(0);
         let parts = to_number(fields.pn, "pn")?.unwrap_or(1);
-        if first == 0 || last < first || part >= parts {
+        if first == Version::NONE || last < first || part >= parts {
             let reason = format!("item {first} to {last} is part {part} of {parts}");
             return Err(Unreadable::Bad { reason });
         }
         Ok(Self {
-            first: version,
-            last: Version::new(last),
+            first,
+            last,
             commit_id,
             recorded_at,
             part,

@@ -4,6 +4,7 @@ use super::{
     events_attribute::Names,
     gapless::Items,
     query::{From, Query},
+    unsupported,
 };
 use crate::client::Connection;
 use foldstream::{
@@ -49,8 +50,8 @@ pub(super) fn read(
             Reader::Backward(Backward::new(connection, stream, Some(version), page))
         }
         other => {
-            let reason = format!("this adapter does not know {other:?}");
-            return stream::once(async { Err(EventStoreError::Invalid { reason }) }).boxed();
+            let error = unsupported(&format!("this adapter cannot read from {other:?}"));
+            return stream::once(async { Err(error) }).boxed();
         }
     };
     let commits = Commits::Ready(Box::new(reader));
@@ -338,8 +339,10 @@ impl Backward {
         Ok(found)
     }
 
-    /// Returns the highest version known to be lower than all versions that were read: an error
-    /// names it as `after`.
+    /// Returns the highest version that is lower than all versions that were read.
+    ///
+    /// An error names it as `after`, unless the item that ends there is itself the damage: then the
+    /// damage begins where the item starts.
     fn below(&self) -> Version {
         self.newer
             .map_or(Version::NONE, |newer| Version::new(newer.get() - 1))

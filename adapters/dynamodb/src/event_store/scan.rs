@@ -4,6 +4,7 @@ use super::{
     decode::{self, StoredItem, Unreadable},
     events_attribute::Names,
     gapless::Items,
+    unsupported,
 };
 use crate::{
     attributes::{Attributes, take_text},
@@ -27,7 +28,16 @@ pub(super) async fn scan(
     what: ScanScope,
     max_items: NonZeroU32,
 ) -> Result<ScanPage, EventStoreError> {
-    let listing = Listing::scan(segment, what);
+    let only_tails = match what {
+        ScanScope::Commits => false,
+        ScanScope::Tails => true,
+        other => {
+            return Err(unsupported(&format!(
+                "this adapter cannot scan for {other:?}"
+            )));
+        }
+    };
+    let listing = Listing::scan(segment, only_tails);
     let cursor = listing.clone().resume(after.as_ref(), 0)?;
     let table = connection.events();
     let clamp = |n: u32| i32::try_from(n).unwrap_or(i32::MAX);
@@ -41,7 +51,7 @@ pub(super) async fn scan(
         .limit(clamp(max_items.get()))
         .return_consumed_capacity(ReturnConsumedCapacity::Total)
         .set_exclusive_start_key(cursor.last.as_ref().map(LastItem::key));
-    if what == ScanScope::Tails {
+    if only_tails {
         request = request.projection_expression(TAIL);
     }
     let place = connection.at("Scan", table);
@@ -59,9 +69,9 @@ pub(super) async fn scan(
         }
     };
     let rows = answer.items.unwrap_or_default();
-    let items = match what {
-        ScanScope::Tails => ScanItems::Tails(tails(connection, rows)?),
-        _ => ScanItems::Commits(commits(connection, rows).await?),
+    let items = match only_tails {
+        true => ScanItems::Tails(tails(connection, rows)?),
+        false => ScanItems::Commits(commits(connection, rows).await?),
     };
     Ok(ScanPage::new(items, next).with_read_units(units))
 }

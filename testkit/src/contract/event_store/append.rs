@@ -325,6 +325,23 @@ pub async fn metadata_over_the_limit_is_too_large(store: Store) {
     assert_history(&store, &stream, &commits).await;
 }
 
+/// A malformed append is `Invalid`, although it is also over a limit or on a stale head.
+pub async fn a_malformed_append_is_invalid_whatever_else_is_wrong_with_it(store: Store) {
+    let (stream, commits) = given(&store, &[1, 1]).await;
+    let no_json = || EventData::new("NoJson", 1, "{");
+    let over = large_event(store.capabilities().max_commit_bytes);
+    let large = append_of(&tail(&commits), [over, no_json()]);
+    let much = Metadata::new().with("k", "x".repeat(Append::MAX_METADATA_BYTES));
+    let described = append_of(&tail(&commits), [no_json()]).with_metadata(much);
+    let stale = append_of(&commits[0].head(), [no_json()]);
+    for append in [large, described, stale] {
+        assert_invalid(&store.append(&append).await);
+        let all = AppendAll::new(vec![append]);
+        assert_invalid(&store.append_all(&all).await);
+    }
+    assert_history(&store, &stream, &commits).await;
+}
+
 /// An event of exactly `max_event_bytes` and metadata of exactly [`Append::MAX_METADATA_BYTES`] are
 /// accepted in one commit, if the commit has room for both. Each limit is independent of the other.
 pub async fn an_event_and_metadata_at_their_limits_are_taken(store: Store) {

@@ -8,7 +8,7 @@ use super::given::{
 use crate::contract::support::{at_once, drop_midway, eventually, unique};
 use foldstream::{
     StreamHead, Version,
-    ports::{Append, AppendAll, AppendOutcome, EventStoreError, RefusedKind},
+    ports::{Append, AppendAll, AppendOutcome, EventData, EventStoreError, RefusedKind},
 };
 use std::fmt::Debug;
 
@@ -66,6 +66,47 @@ pub async fn one_stale_head_stores_none(store: Store) {
         assert_untouched(&store, &[&good[0], &good[1]]).await;
     }
     assert_history(&store, &moved, &commits).await;
+}
+
+/// Of several streams that have moved any one is named, and never one that has not.
+pub async fn of_several_conflicts_a_stream_that_moved_is_named(store: Store) {
+    let (one, first) = given(&store, &[1, 2]).await;
+    let (two, second) = given(&store, &[2, 1]).await;
+    let (three, third) = given(&store, &[1, 1]).await;
+    let fresh = signed_by(&two_empty().0, 1);
+    let moved = [&first, &second].map(|commits| signed_by(&commits[0].head(), 2));
+    for place in 0..3 {
+        let mut appends = moved.to_vec();
+        appends.insert(place, fresh.clone());
+        let unmoved = two_empty().0;
+        let checked = vec![unmoved, third[0].head()];
+        let all = AppendAll::new(appends).with_unchanged(checked);
+        let AppendOutcome::Conflict(conflict) = store.append_all(&all).await.unwrap() else {
+            panic!("three streams have moved, and there is no conflict");
+        };
+        let named = [&one, &two, &three].contains(&&conflict.stream);
+        assert!(named, "{} has not moved", conflict.stream);
+    }
+    assert_untouched(&store, &[&fresh]).await;
+    for (stream, commits) in [(one, first), (two, second), (three, third)] {
+        assert_history(&store, &stream, &commits).await;
+    }
+}
+
+/// Commits of which only some are stored already are a conflict on a stream of those, and the
+/// others are not stored.
+pub async fn commits_of_which_only_some_are_stored_are_a_conflict(store: Store) {
+    for place in 0..3 {
+        let stored = signed_by(&two_empty().0, 1);
+        must_append(&store, &stored).await;
+        let others = [2, 3].map(|writer| signed_by(&two_empty().0, writer));
+        let mut appends = others.to_vec();
+        appends.insert(place, stored.clone());
+        let outcome = store.append_all(&AppendAll::new(appends)).await.unwrap();
+        assert_conflict(&outcome, &stored.head, Version::new(1));
+        assert_untouched(&store, &others.each_ref()).await;
+        assert_history(&store, stored.head.stream(), &[stored.to_commit()]).await;
+    }
 }
 
 /// A stream that is only checked and is still at its head lets the commits through, and does not
@@ -155,7 +196,7 @@ pub async fn an_append_of_no_commits_is_invalid(store: Store) {
 pub async fn one_bad_commit_stores_none(store: Store) {
     let (one, two) = two_empty();
     let good = commit_after(&one, 1);
-    let no_json = foldstream::ports::EventData::new("NoJson", 1, "{");
+    let no_json = EventData::new("NoJson", 1, "{");
     for bad in [commit_after(&two, 0), append_of(&two, [no_json])] {
         assert_invalid(
             &store
@@ -170,6 +211,30 @@ pub async fn one_bad_commit_stores_none(store: Store) {
         other => panic!("expected TooLarge, found {other:.300?}"),
     }
     assert_untouched(&store, &[&good, &commit_after(&two, 1)]).await;
+}
+
+/// A request with several mistakes gets the first error of the list of `AppendAll::validate_for`,
+/// whichever commit it is in: `Invalid`, then too many streams, then sizes.
+pub async fn of_several_mistakes_the_first_of_the_list_is_named(store: Store) {
+    let capabilities = store.capabilities();
+    let most = capabilities.max_streams_per_append as usize;
+    let fresh = || two_empty().0;
+    let large = || append_of(&fresh(), [large_event(capabilities.max_commit_bytes)]);
+    let invalid = || append_of(&fresh(), [EventData::new("NoJson", 1, "{")]);
+    let many = || (0..most).map(|_| signed_by(&fresh(), 1));
+    let requests = [
+        vec![large(), invalid()],
+        many().chain([invalid()]).collect(),
+        many().chain([large(), invalid()]).collect(),
+    ];
+    for commits in requests {
+        let all = AppendAll::new(commits);
+        assert_invalid(&store.append_all(&all).await);
+        assert_untouched(&store, &all.commits.iter().collect::<Vec<_>>()).await;
+    }
+    let all = AppendAll::new([large()].into_iter().chain(many()).collect());
+    assert_unsupported(&store.append_all(&all).await);
+    assert_untouched(&store, &all.commits.iter().collect::<Vec<_>>()).await;
 }
 
 /// Commits that are each within `max_commit_bytes` but together over it are `TooLarge` with that
@@ -412,5 +477,9 @@ pub async fn more_than_one_stream_is_unsupported(store: Store) {
     assert_unsupported(&store.append_all(&both).await);
     let checked = AppendAll::new(vec![first.clone()]).with_unchanged(vec![two]);
     assert_unsupported(&store.append_all(&checked).await);
+    // Whatever else is wrong with the second commit, except that no store takes it.
+    let large = large_event(store.capabilities().max_commit_bytes);
+    let large = AppendAll::new(vec![first.clone(), append_of(&second.head, [large])]);
+    assert_unsupported(&store.append_all(&large).await);
     assert_untouched(&store, &[&first, &second]).await;
 }

@@ -91,6 +91,12 @@ pub(super) fn tail(commits: &[Commit]) -> StreamHead {
     commits.last().unwrap().head()
 }
 
+/// A head of this stream that nobody has read from it.
+pub(super) fn foreign(stream: &StreamId, version: u64) -> StreamHead {
+    let (version, time) = (Version::new(version), Timestamp::from_micros(1));
+    StreamHead::observed(stream.clone(), version, CommitId::random(), time)
+}
+
 /// Returns everything that a read returns.
 pub(super) async fn try_read(
     store: &Store,

@@ -8,7 +8,7 @@ use foldstream::{
     StreamHead, StreamId, Version,
     ports::{
         AppendAll, AppendOutcome, Commit, CommitKey, EventStoreError, RefusedKind, ScanCursor,
-        Segment,
+        ScanScope, Segment,
     },
 };
 use std::{collections::BTreeSet, num::NonZeroU32};
@@ -233,6 +233,32 @@ pub async fn unpublished_commits_come_in_pages_by_stream(store: Store) {
     }
 }
 
+/// Commits that are cleared during a walk hide no others: a cursor is a place, not a number.
+pub async fn commits_cleared_during_a_walk_hide_no_others(store: Store) {
+    let (one, first) = given(&store, &[1; 7]).await;
+    let (two, second) = given(&store, &[1; 6]).await;
+    let mut all = [keys(&first), keys(&second)].concat();
+    assert_unpublished(&store, &[&one, &two], &all).await;
+    let (mut found, mut after) = (Vec::new(), None);
+    let limit = NonZeroU32::new(3).unwrap();
+    for walked in 0.. {
+        assert!(walked < ENDLESS, "the list does not end");
+        let page = store.unpublished(Segment::ALL, after, limit).await.unwrap();
+        let is_mine = |key: &CommitKey| key.stream == one || key.stream == two;
+        let mine: Vec<_> = page.keys.into_iter().filter(is_mine).collect();
+        store.clear_unpublished(&mine).await.unwrap();
+        found.extend(mine);
+        after = stored(page.next);
+        if after.is_none() {
+            break;
+        }
+    }
+    found.sort();
+    all.sort();
+    assert_eq!(found, all, "listed by a walk that clears what it finds");
+    assert_unpublished(&store, &[&one, &two], &[]).await;
+}
+
 /// Each unpublished commit is listed in exactly one segment.
 pub async fn each_unpublished_commit_is_in_exactly_one_segment(store: Store) {
     let mut all = Vec::new();
@@ -262,6 +288,26 @@ pub async fn a_cursor_that_is_not_the_unpublished_lists_is_invalid(store: Store)
     for bytes in [b"".as_slice(), b"nonsense", &[0xff; 40]] {
         let cursor = ScanCursor::from_bytes(bytes.to_vec());
         assert_invalid(&store.unpublished(Segment::ALL, Some(cursor), limit).await);
+    }
+}
+
+/// A cursor of a scan is `Invalid` for the list of unpublished commits, and the other way round. A
+/// cursor of this list is `Invalid` for another segment, and for the list of streams.
+pub async fn cursors_of_scans_and_of_the_unpublished_list_are_not_mixed_up(store: Store) {
+    let (stream, commits) = given(&store, &[1; 4]).await;
+    assert_unpublished(&store, &[&stream], &keys(&commits)).await;
+    let (one, all) = (NonZeroU32::MIN, Segment::ALL);
+    let listed = store.unpublished(all, None, one).await.unwrap().next;
+    assert!(listed.is_some(), "four commits are more than a page");
+    assert_invalid(&store.streams("contract", listed.clone()).await);
+    for other in Segment::split(2) {
+        assert_invalid(&store.unpublished(other, listed.clone(), one).await);
+    }
+    for what in [ScanScope::Commits, ScanScope::Tails] {
+        let scanned = store.scan(all, None, what, one).await.unwrap().next;
+        assert!(scanned.is_some(), "four commits are more than a page");
+        assert_invalid(&store.unpublished(all, scanned, one).await);
+        assert_invalid(&store.scan(all, listed.clone(), what, one).await);
     }
 }
 

@@ -1,13 +1,14 @@
 //! Cases of reads of one stream.
 use super::given::{
-    Store, append_of, assert_commits, assert_history, commit_after, fresh_stream, given, given_on,
-    large_event, must_append, read, stream, tail,
+    Store, append_of, assert_commits, assert_history, assert_invalid, commit_after, foreign,
+    fresh_stream, given, given_on, large_event, must_append, read, stream, tail, try_read,
 };
 use crate::contract::support::unique;
 use foldstream::{
     StreamHead, StreamId, Version,
-    ports::{Commit, EventData, ReadFrom},
+    ports::{Commit, EventData, EventStoreError, ReadFrom},
 };
+use futures::TryStreamExt;
 
 /// The lengths of the commits that most cases read. They end at 1, 4, 5, 7 and 11.
 const LENGTHS: [usize; 5] = [1, 3, 1, 2, 4];
@@ -40,6 +41,27 @@ pub async fn every_acknowledged_commit_is_seen_by_every_later_read(store: Store)
             let what = format!("{from:?}");
             assert_commits(&what, &read(&store, &stream, from, Some(1)).await, &written);
         }
+    }
+}
+
+/// A read does nothing before its first poll, and then returns everything that was acknowledged
+/// before.
+pub async fn a_read_is_current_as_of_its_first_poll(store: Store) {
+    let (stream, mut commits) = given(&store, &[1, 2]).await;
+    let start = ReadFrom::After(StreamHead::empty(stream.clone()));
+    let forwards = store.read(&stream, start, None);
+    let event = store.read(&stream, ReadFrom::Event(Version::new(1)), None);
+    let backwards = store.read(&stream, ReadFrom::Newest, None);
+    let append = commit_after(&tail(&commits), 2);
+    must_append(&store, &append).await;
+    commits.push(append.to_commit());
+    for (what, read, expected) in [
+        ("forwards", forwards, commits.clone()),
+        ("from an event", event, commits.clone()),
+        ("backwards", backwards, reversed(&commits)),
+    ] {
+        let found: Vec<_> = read.try_collect().await.unwrap();
+        assert_commits(what, &found, &expected);
     }
 }
 
@@ -124,6 +146,52 @@ pub async fn after_reads_from_the_commit_after_the_head(store: Store) {
             &found,
             &commits[i + 1..],
         );
+    }
+}
+
+/// After a version within a commit a read returns nothing: it would leave events out. It is
+/// `Corrupt` if more commits follow; after the last commit, and above the tail, it may be empty.
+pub async fn a_read_after_a_version_within_a_commit_leaves_nothing_out(store: Store) {
+    let (stream, _) = given(&store, &LENGTHS).await;
+    // The commits end at 1, 4, 5, 7 and 11.
+    for version in [2, 3, 6, 8, 10] {
+        let from = ReadFrom::After(foreign(&stream, version));
+        match try_read(&store, &stream, from, None).await {
+            Err(EventStoreError::Corrupt { stream: named, .. }) => assert_eq!(named, stream),
+            Ok(found) if version > 7 => assert_commits("within the last commit", &found, &[]),
+            other => panic!("after {version}: expected Corrupt, found {other:?}"),
+        }
+    }
+    for version in [12, 1000] {
+        let from = ReadFrom::After(foreign(&stream, version));
+        let found = read(&store, &stream, from, None).await;
+        assert_commits("above the tail", &found, &[]);
+    }
+}
+
+/// After a head of another history a read returns what follows its version: commit id and time of a
+/// head do not count.
+pub async fn a_read_after_a_head_of_another_history_starts_at_its_version(store: Store) {
+    let (stream, commits) = given(&store, &LENGTHS).await;
+    for (i, commit) in commits.iter().enumerate() {
+        let version = commit.last_version();
+        let from = ReadFrom::After(foreign(&stream, version.get()));
+        let found = read(&store, &stream, from, None).await;
+        assert_commits(&format!("after {version}"), &found, &commits[i + 1..]);
+    }
+}
+
+/// A head of another stream is `Invalid`, whether or not the streams exist.
+pub async fn a_read_after_a_head_of_another_stream_is_invalid(store: Store) {
+    let (one, commits) = given(&store, &[1, 2]).await;
+    let (two, other) = (given(&store, &[1, 2]).await.0, fresh_stream());
+    for (stream, head) in [
+        (&two, commits[0].head()),
+        (&other, commits[0].head()),
+        (&one, StreamHead::empty(other.clone())),
+    ] {
+        let answer = try_read(&store, stream, ReadFrom::After(head), None).await;
+        assert_invalid(&answer);
     }
 }
 

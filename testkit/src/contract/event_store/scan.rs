@@ -1,7 +1,7 @@
 //! Cases of scans of the whole store.
 use super::given::{
-    Store, append_of, assert_commits, assert_invalid, fresh_stream, given, given_on, large_event,
-    must_append, tail,
+    Store, append_of, assert_commits, assert_invalid, events, fresh_stream, given, given_on,
+    large_event, must_append, tail,
 };
 use crate::contract::support::ENDLESS;
 use foldstream::{
@@ -184,6 +184,37 @@ pub async fn a_scan_continues_from_a_stored_cursor(store: Store) {
     }
 }
 
+/// Commits that others store during a scan neither hide nor repeat what was there before: a cursor
+/// is a place, not a number.
+pub async fn a_scan_neither_skips_nor_repeats_commits_while_others_append(store: Store) {
+    let given = given_streams(&store, 8).await;
+    let mut ends: BTreeMap<_, _> = given.iter().map(|(s, c)| (s.clone(), tail(c))).collect();
+    let (mut found, mut after) = (Vec::new(), None);
+    for walked in 0.. {
+        assert!(walked < ENDLESS, "the scan does not end");
+        let page = page(&store, Segment::ALL, after, ScanScope::Commits, 3).await;
+        after = page.next.clone();
+        let is_given = |c: &Commit| given.get(&c.stream).is_some_and(|all| all.contains(c));
+        let mine: Vec<_> = commits_of(page).into_iter().filter(is_given).collect();
+        // Once per page of ours: to a stream that the scan has passed, and to a new one.
+        if let Some(commit) = mine.first() {
+            if let Some(end) = ends.get_mut(&commit.stream) {
+                *end = must_append(&store, &append_of(end, events(1))).await;
+            }
+            must_append(
+                &store,
+                &append_of(&StreamHead::empty(fresh_stream()), events(1)),
+            )
+            .await;
+        }
+        found.extend(mine);
+        if after.is_none() {
+            break;
+        }
+    }
+    assert_all(found, &given);
+}
+
 /// A scan of tails returns where every stream ends: the last tail seen of a stream is its tail.
 pub async fn a_scan_of_tails_returns_where_streams_end(store: Store) {
     let given = given_streams(&store, 9).await;
@@ -263,4 +294,16 @@ pub async fn a_cursor_of_another_scan_is_invalid(store: Store) {
     }
     // A dozen streams have more than two commits, so at least one segment has a second page.
     assert!(!tried.is_empty(), "no scan gave a cursor");
+}
+
+/// A cursor of a scan for commits is `Invalid` in one for tails, and the other way round.
+pub async fn a_cursor_of_a_scan_for_commits_is_invalid_for_tails(store: Store) {
+    given_streams(&store, 4).await;
+    let (commits, tails) = (ScanScope::Commits, ScanScope::Tails);
+    for (what, other) in [(commits, tails), (tails, commits)] {
+        let cursor = page(&store, Segment::ALL, None, what, 1).await.next;
+        assert!(cursor.is_some(), "a dozen commits are more than a page");
+        let max = NonZeroU32::new(10).unwrap();
+        assert_invalid(&store.scan(Segment::ALL, cursor, other, max).await);
+    }
 }

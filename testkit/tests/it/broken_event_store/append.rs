@@ -26,6 +26,11 @@ pub(super) fn suspects() -> Suspects {
         ]),
         full::<AnswersTheOldHead>(&["a_commit_at_the_tail_is_stored_and_answers_the_new_head"])
             .and_by(&[
+                "cursors_of_scans_and_of_the_unpublished_list_are_not_mixed_up",
+                "commits_cleared_during_a_walk_hide_no_others",
+                "of_several_conflicts_a_stream_that_moved_is_named",
+                "a_cursor_of_a_scan_for_commits_is_invalid_for_tails",
+                "a_scan_neither_skips_nor_repeats_commits_while_others_append",
                 "stale_head_is_a_conflict",
                 "a_large_commit_on_a_stale_head_stores_nothing",
                 "the_same_append_again_is_stored_once_and_answers_the_stored_commit",
@@ -52,6 +57,10 @@ pub(super) fn suspects() -> Suspects {
             ]),
         full::<CountsCommits>(&["versions_are_gapless_and_events_of_a_commit_are_neighbours"])
             .and_by(&[
+                "of_several_conflicts_a_stream_that_moved_is_named",
+                "a_read_after_a_head_of_another_history_starts_at_its_version",
+                "a_read_is_current_as_of_its_first_poll",
+                "the_time_of_a_head_does_not_count",
                 "a_commit_at_the_tail_is_stored_and_answers_the_new_head",
                 "a_large_commit_on_a_stale_head_stores_nothing",
                 "a_head_of_another_history_before_the_tail_is_a_conflict",

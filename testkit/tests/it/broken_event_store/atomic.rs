@@ -11,16 +11,20 @@ use tokio::task::yield_now;
 pub(super) fn suspects() -> Suspects {
     vec![
         full::<HidesAtomicAppend>(&["a_declared_atomic_append_is_in_the_capabilities"]).and_by(&[
+            "of_several_mistakes_the_first_of_the_list_is_named",
             "what_stands_in_every_part_counts_toward_the_limit_of_an_append",
             "parts_of_large_commits_and_checked_streams_count_as_streams",
         ]),
         full::<SortsHeads>(&["all_commits_are_stored_and_heads_come_in_the_order_of_the_request"]),
         full::<StoresOneByOne>(&[
             "one_stale_head_stores_none",
+            "commits_of_which_only_some_are_stored_are_a_conflict",
             "of_several_atomic_appends_with_the_same_heads_exactly_one_wins",
             "a_dropped_atomic_append_leaves_all_commits_or_none",
         ])
         .and_by(&[
+            "of_several_mistakes_the_first_of_the_list_is_named",
+            "a_malformed_append_is_invalid_whatever_else_is_wrong_with_it",
             "one_bad_commit_stores_none",
             "the_same_atomic_append_again_is_a_repeat",
             "commits_that_are_together_over_the_limit_are_too_large",
@@ -32,6 +36,7 @@ pub(super) fn suspects() -> Suspects {
         .and_by(&["the_same_atomic_append_again_is_a_repeat"]),
         full::<RefusesEmptyChecks>(&["a_checked_stream_at_its_head_lets_the_commits_through"])
             .and_by(&[
+                "of_several_conflicts_a_stream_that_moved_is_named",
                 "a_checked_stream_that_moved_is_a_conflict_that_names_it",
                 "a_stream_named_twice_is_invalid",
                 "an_append_of_no_commits_is_invalid",
@@ -43,6 +48,7 @@ pub(super) fn suspects() -> Suspects {
             "a_checked_stream_that_moved_stops_a_large_commit",
         ])
         .and_by(&[
+            "a_malformed_append_is_invalid_whatever_else_is_wrong_with_it",
             "a_checked_head_above_the_tail_lets_nothing_pass_where_heads_are_checked",
             "parts_of_large_commits_and_checked_streams_count_as_streams",
         ]),
@@ -51,16 +57,21 @@ pub(super) fn suspects() -> Suspects {
         ])
         .and_by(&["a_checked_head_above_the_tail_lets_nothing_pass_where_heads_are_checked"]),
         full::<IgnoresChecksOfALargeCommit>(&["a_checked_stream_that_moved_stops_a_large_commit"]),
-        full::<NamesTheWrongStream>(&["a_checked_stream_that_moved_is_a_conflict_that_names_it"])
-            .and_by(&[
-                "one_stale_head_stores_none",
-                "a_checked_stream_that_moved_stops_a_single_commit",
-                "a_checked_stream_that_moved_stops_a_large_commit",
-                "a_checked_head_above_the_tail_lets_nothing_pass_where_heads_are_checked",
-            ]),
+        full::<NamesTheWrongStream>(&[
+            "a_checked_stream_that_moved_is_a_conflict_that_names_it",
+            "of_several_conflicts_a_stream_that_moved_is_named",
+        ])
+        .and_by(&[
+            "commits_of_which_only_some_are_stored_are_a_conflict",
+            "one_stale_head_stores_none",
+            "a_checked_stream_that_moved_stops_a_single_commit",
+            "a_checked_stream_that_moved_stops_a_large_commit",
+            "a_checked_head_above_the_tail_lets_nothing_pass_where_heads_are_checked",
+        ]),
         full::<TakesAStreamTwice>(&["a_stream_named_twice_is_invalid"]),
         full::<TakesNoCommits>(&["an_append_of_no_commits_is_invalid"]),
         full::<SkipsBadCommits>(&["one_bad_commit_stores_none"]).and_by(&[
+            "of_several_mistakes_the_first_of_the_list_is_named",
             "a_stream_named_twice_is_invalid",
             "commits_that_are_together_over_the_limit_are_too_large",
             "parts_of_large_commits_and_checked_streams_count_as_streams",
@@ -77,7 +88,8 @@ pub(super) fn suspects() -> Suspects {
         ])
         .and_by(&["a_dropped_atomic_append_leaves_all_commits_or_none"]),
         plain::<ClaimsAtomicAppend>(&["an_undeclared_atomic_append_is_not_in_the_capabilities"]),
-        plain::<StoresOneByOne>(&["more_than_one_stream_is_unsupported"]),
+        plain::<StoresOneByOne>(&["more_than_one_stream_is_unsupported"])
+            .and_by(&["a_malformed_append_is_invalid_whatever_else_is_wrong_with_it"]),
     ]
 }
 
@@ -194,7 +206,7 @@ struct IgnoresChecksOfASingleCommit;
 #[async_trait]
 impl EventStoreLayer for IgnoresChecksOfASingleCommit {
     async fn append_all(&self, store: &Store, all: &AppendAll) -> AppendedAll {
-        all.validate()?;
+        all.validate_for(&store.capabilities())?;
         let limit = store.capabilities().max_event_bytes;
         match &all.commits[..] {
             [one] if one.bytes() <= limit => {
@@ -211,7 +223,7 @@ struct IgnoresChecksOfALargeCommit;
 #[async_trait]
 impl EventStoreLayer for IgnoresChecksOfALargeCommit {
     async fn append_all(&self, store: &Store, all: &AppendAll) -> AppendedAll {
-        all.validate()?;
+        all.validate_for(&store.capabilities())?;
         let limit = store.capabilities().max_event_bytes;
         if all.commits.iter().any(|append| append.bytes() > limit) {
             return store.append_all(&AppendAll::new(all.commits.clone())).await;

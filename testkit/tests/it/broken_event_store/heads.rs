@@ -1,8 +1,8 @@
 //! Stores that handle heads wrongly which are not in the stream.
-use super::{Answer, Appended, Read, Store, Suspects, full, slots_only, tail};
+use super::{Answer, Appended, Read, Store, Suspects, full, is_backwards, slots_only, tail};
 use async_trait::async_trait;
 use foldstream::{
-    Version,
+    Version, VersionConflict,
     ports::{Append, AppendOutcome, Capabilities, Commit, EventStore, EventStoreError, ReadFrom},
 };
 use foldstream_testkit::intercept::EventStoreLayer;
@@ -21,7 +21,8 @@ pub(super) fn suspects() -> Suspects {
         slots_only::<HidesHoles>(&[
             "a_head_above_the_tail_is_a_conflict_or_leaves_a_hole_that_reads_report",
             "a_head_within_a_commit_is_a_conflict_or_an_overlap_that_reads_report",
-        ]),
+        ])
+        .and_by(&["a_read_after_a_version_within_a_commit_leaves_nothing_out"]),
         slots_only::<MovesToTheTail>(&[
             "a_head_above_the_tail_is_a_conflict_or_leaves_a_hole_that_reads_report",
         ]),
@@ -31,6 +32,10 @@ pub(super) fn suspects() -> Suspects {
         full::<TakesAnotherHistoryForItsOwn>(&[
             "a_head_of_another_history_before_the_tail_is_a_conflict",
         ]),
+        slots_only::<SaysWhereItStopped>(&[
+            "a_head_above_the_tail_is_a_conflict_or_leaves_a_hole_that_reads_report",
+        ]),
+        full::<ComparesWholeHeads>(&["the_time_of_a_head_does_not_count"]),
     ]
 }
 
@@ -130,5 +135,50 @@ impl EventStoreLayer for TakesAnotherHistoryForItsOwn {
             }
         }
         Ok(found.into())
+    }
+}
+
+/// Reports a damage that it meets on the way back by where it stopped, which is after the damage.
+#[derive(Debug, Default)]
+struct SaysWhereItStopped;
+#[async_trait]
+impl EventStoreLayer for SaysWhereItStopped {
+    async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
+        let is_backwards = is_backwards(&what);
+        let mut stopped = None;
+        let read = store.read(&what.stream, what.from, what.limit);
+        let read = read.map(move |found| match found {
+            Ok(commit) => {
+                stopped = Some(Version::new(commit.first_version.get() - 1));
+                Ok(commit)
+            }
+            Err(EventStoreError::Corrupt {
+                stream,
+                after,
+                reason,
+            }) if is_backwards => Err(EventStoreError::Corrupt {
+                after: stopped.unwrap_or(after),
+                stream,
+                reason,
+            }),
+            Err(error) => Err(error),
+        });
+        Ok(read.boxed().into())
+    }
+}
+
+/// Takes a head with another time for a head of another history.
+#[derive(Debug, Default)]
+struct ComparesWholeHeads;
+#[async_trait]
+impl EventStoreLayer for ComparesWholeHeads {
+    async fn append(&self, store: &Store, append: &Append) -> Appended {
+        let (head, newest) = (&append.head, tail(store, append.head.stream()).await);
+        if head.is_same_commit(&newest) && *head != newest {
+            let actual = Some(newest.version());
+            let conflict = VersionConflict::new(head.stream().clone(), head.version(), actual);
+            return Ok(AppendOutcome::Conflict(conflict));
+        }
+        store.append(append).await
     }
 }

@@ -1,9 +1,11 @@
 //! Stores that accept, change or refuse the wrong commits.
-use super::{Appended, Store, Suspects, append_at_the_tail, full};
+use super::{Appended, AppendedAll, Store, Suspects, append_at_the_tail, full, plain};
 use async_trait::async_trait;
 use foldstream::{
     Metadata, Timestamp,
-    ports::{Append, AppendOutcome, Capabilities, EventData, EventStoreError},
+    ports::{
+        Append, AppendAll, AppendOutcome, Capabilities, EventData, EventStore, EventStoreError,
+    },
 };
 use foldstream_testkit::intercept::EventStoreLayer;
 
@@ -20,12 +22,22 @@ pub(super) fn suspects() -> Suspects {
         ]),
         full::<ExceedsItsEventLimit>(&["an_event_over_the_limit_is_too_large"]),
         full::<RefusesBelowItsLimit>(&["a_commit_below_the_limit_is_taken"]).and_by(&[
+            "a_malformed_append_is_invalid_whatever_else_is_wrong_with_it",
             "an_event_and_metadata_at_their_limits_are_taken",
             "a_large_commit_on_a_stale_head_stores_nothing",
         ]),
         full::<StoresLargeCommitsInParts>(&["a_large_commit_on_a_stale_head_stores_nothing"]),
         full::<DropsLargeMetadata>(&["metadata_over_the_limit_is_too_large"]),
         full::<CountsMetadataToTheEvent>(&["an_event_and_metadata_at_their_limits_are_taken"]),
+        full::<MeasuresFirst>(&[
+            "a_malformed_append_is_invalid_whatever_else_is_wrong_with_it",
+            "of_several_mistakes_the_first_of_the_list_is_named",
+        ])
+        .and_by(&["more_events_than_the_maximum_are_invalid"]),
+        plain::<MeasuresFirst>(&["more_than_one_stream_is_unsupported"]).and_by(&[
+            "more_events_than_the_maximum_are_invalid",
+            "a_malformed_append_is_invalid_whatever_else_is_wrong_with_it",
+        ]),
     ]
 }
 
@@ -180,5 +192,35 @@ impl EventStoreLayer for CountsMetadataToTheEvent {
             });
         }
         store.append(append).await
+    }
+}
+
+/// Checks the sizes before it looks at anything else.
+#[derive(Debug, Default)]
+struct MeasuresFirst;
+impl MeasuresFirst {
+    fn measure(store: &Store, append: &Append) -> Result<(), EventStoreError> {
+        let (bytes, limit) = (append.bytes(), store.capabilities().max_commit_bytes);
+        let stream = append.head.stream().clone();
+        match bytes > limit {
+            true => Err(EventStoreError::TooLarge {
+                stream,
+                bytes,
+                limit,
+            }),
+            false => Ok(()),
+        }
+    }
+}
+#[async_trait]
+impl EventStoreLayer for MeasuresFirst {
+    async fn append(&self, store: &Store, append: &Append) -> Appended {
+        Self::measure(store, append)?;
+        store.append(append).await
+    }
+    async fn append_all(&self, store: &Store, all: &AppendAll) -> AppendedAll {
+        let mut commits = all.commits.iter();
+        commits.try_for_each(|append| Self::measure(store, append))?;
+        store.append_all(all).await
     }
 }

@@ -5,7 +5,7 @@ use foldstream::{
     CommitId, Timestamp,
     ports::{
         Append, AppendAll, Capabilities, Commit, CommitKey, EventData, EventStore, EventStoreError,
-        ScanCursor, Segment, StreamPage, UnpublishedPage,
+        ScanCursor, ScanScope, Segment, StreamPage, UnpublishedPage,
     },
 };
 use foldstream_testkit::intercept::EventStoreLayer;
@@ -18,6 +18,8 @@ pub(super) fn suspects() -> Suspects {
         full::<HidesTheList>(&["a_declared_list_of_unpublished_commits_is_in_the_capabilities"]),
         full::<ForgetsFirstCommits>(&["a_stored_commit_is_unpublished_until_it_is_cleared"])
             .and_by(&[
+                "cursors_of_scans_and_of_the_unpublished_list_are_not_mixed_up",
+                "commits_cleared_during_a_walk_hide_no_others",
                 "clearing_touches_nothing_else",
                 "clearing_an_unknown_or_cleared_key_does_nothing",
                 "many_keys_are_cleared_in_one_call",
@@ -26,23 +28,31 @@ pub(super) fn suspects() -> Suspects {
                 "commits_of_an_atomic_append_are_unpublished",
             ]),
         full::<NeverClears>(&["a_stored_commit_is_unpublished_until_it_is_cleared"]).and_by(&[
+            "commits_cleared_during_a_walk_hide_no_others",
             "clearing_touches_nothing_else",
             "clearing_an_unknown_or_cleared_key_does_nothing",
             "many_keys_are_cleared_in_one_call",
             "commits_of_an_atomic_append_are_unpublished",
         ]),
         full::<ClearsTheStream>(&["clearing_touches_nothing_else"]).and_by(&[
+            "commits_cleared_during_a_walk_hide_no_others",
             "a_stored_commit_is_unpublished_until_it_is_cleared",
             "clearing_an_unknown_or_cleared_key_does_nothing",
             "many_keys_are_cleared_in_one_call",
         ]),
         full::<ClearingMakesCommits>(&["clearing_an_unknown_or_cleared_key_does_nothing"]),
         full::<ClearsOneBatch>(&["many_keys_are_cleared_in_one_call"]),
-        full::<IgnoresTheLimit>(&["unpublished_commits_come_in_pages_by_stream"]),
+        full::<IgnoresTheLimit>(&["unpublished_commits_come_in_pages_by_stream"])
+            .and_by(&["cursors_of_scans_and_of_the_unpublished_list_are_not_mixed_up"]),
         full::<ListsByVersion>(&["unpublished_commits_come_in_pages_by_stream"]),
-        full::<ListsInEverySegment>(&["each_unpublished_commit_is_in_exactly_one_segment"]),
+        full::<ListsInEverySegment>(&["each_unpublished_commit_is_in_exactly_one_segment"])
+            .and_by(&["cursors_of_scans_and_of_the_unpublished_list_are_not_mixed_up"]),
         full::<ForgetsAtomicCommits>(&["commits_of_an_atomic_append_are_unpublished"]),
         plain::<ListsUndeclared>(&["an_undeclared_list_of_unpublished_commits_is_unsupported"]),
+        full::<ListsByNumber>(&["commits_cleared_during_a_walk_hide_no_others"]),
+        full::<TakesCursorsOfScans>(&[
+            "cursors_of_scans_and_of_the_unpublished_list_are_not_mixed_up",
+        ]),
     ]
 }
 
@@ -271,5 +281,53 @@ impl EventStoreLayer for ListsUndeclared {
         _: NonZeroU32,
     ) -> Unpublished {
         Ok(UnpublishedPage::new(Vec::<CommitKey>::new(), None))
+    }
+}
+
+/// Goes on after a number of keys.
+#[derive(Debug, Default)]
+struct ListsByNumber;
+#[async_trait]
+impl EventStoreLayer for ListsByNumber {
+    async fn unpublished(
+        &self,
+        store: &Store,
+        segment: Segment,
+        after: Option<ScanCursor>,
+        limit: NonZeroU32,
+    ) -> Unpublished {
+        let name = format!("{segment:?}, after ");
+        let number = after.as_ref().map_or(Some(0), |cursor| {
+            let text = std::str::from_utf8(cursor.as_bytes()).ok()?;
+            text.strip_prefix(&name)?.parse::<usize>().ok()
+        });
+        let Some(number) = number else {
+            return store.unpublished(segment, after, limit).await;
+        };
+        let mut page = store.unpublished(segment, None, NonZeroU32::MAX).await?;
+        let (next, found) = (number + limit.get() as usize, page.keys.len());
+        page.keys.truncate(next);
+        page.keys.drain(..number.min(page.keys.len()));
+        page.next = (next < found).then(|| ScanCursor::from_bytes(format!("{name}{next}")));
+        Ok(page)
+    }
+}
+
+/// Starts from the beginning where it is given a cursor of a scan.
+#[derive(Debug, Default)]
+struct TakesCursorsOfScans;
+#[async_trait]
+impl EventStoreLayer for TakesCursorsOfScans {
+    async fn unpublished(
+        &self,
+        store: &Store,
+        segment: Segment,
+        after: Option<ScanCursor>,
+        limit: NonZeroU32,
+    ) -> Unpublished {
+        let what = ScanScope::Commits;
+        let scanned = store.scan(segment, after.clone(), what, limit).await;
+        let after = after.filter(|_| scanned.is_err());
+        store.unpublished(segment, after, limit).await
     }
 }

@@ -33,7 +33,7 @@ struct ChecksThenActs;
 #[async_trait]
 impl EventStoreLayer for ChecksThenActs {
     async fn append(&self, store: &Store, append: &Append) -> Appended {
-        append.validate()?;
+        append.validate_for(&store.capabilities())?;
         if tail(store, append.head.stream()).await != append.head {
             return store.append(append).await;
         }

@@ -12,6 +12,7 @@ pub(super) fn suspects() -> Suspects {
             "the_same_append_by_several_at_once_is_stored_once",
         ])
         .and_by(&[
+            "the_time_of_a_head_does_not_count",
             "a_repeat_answers_the_stored_events_not_the_requested_ones",
             "a_dropped_append_leaves_the_commit_whole_or_not_at_all",
             "an_atomic_append_of_one_commit_behaves_as_append",

@@ -25,6 +25,8 @@ pub(super) fn suspects() -> Suspects {
         full::<NestsAtMostThirtyTwo>(&["deeply_nested_json_comes_back"]),
         full::<KeepsAscii>(&["unicode_payloads_come_back"]),
         full::<TakesAnyPayload>(&["a_payload_without_codec_that_is_no_json_is_invalid"]).and_by(&[
+            "a_scan_neither_skips_nor_repeats_commits_while_others_append",
+            "a_malformed_append_is_invalid_whatever_else_is_wrong_with_it",
             "a_scan_sees_everything_stored_before_it_began",
             "a_scan_of_large_commits_sees_everything",
             "each_commit_is_in_exactly_one_segment",

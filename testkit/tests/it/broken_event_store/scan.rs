@@ -4,8 +4,8 @@ use async_trait::async_trait;
 use foldstream::{
     StreamId,
     ports::{
-        Commit, EventStore, EventStoreError, ScanCursor, ScanItems, ScanPage, Segment, StreamPage,
-        UnpublishedPage,
+        Commit, EventStore, EventStoreError, ScanCursor, ScanItems, ScanPage, ScanScope, Segment,
+        StreamPage, UnpublishedPage,
     },
 };
 use foldstream_testkit::intercept::EventStoreLayer;
@@ -17,26 +17,38 @@ use std::{
 
 pub(super) fn suspects() -> Suspects {
     vec![
-        full::<MissesTheLastPage>(&["a_scan_sees_everything_stored_before_it_began"])
-            .and_by(&["a_scan_continues_from_a_stored_cursor"]),
+        full::<MissesTheLastPage>(&["a_scan_sees_everything_stored_before_it_began"]).and_by(&[
+            "a_scan_neither_skips_nor_repeats_commits_while_others_append",
+            "a_scan_continues_from_a_stored_cursor",
+        ]),
         full::<SkipsLargeCommits>(&["a_scan_of_large_commits_sees_everything"]),
         full::<OverlapsSegments>(&["each_commit_is_in_exactly_one_segment"])
             .and_by(&["a_cursor_of_another_scan_is_invalid"]),
         full::<IgnoresMaxItems>(&["a_page_has_at_most_max_items_and_streams_in_version_order"])
             .and_by(&[
+                "cursors_of_scans_and_of_the_unpublished_list_are_not_mixed_up",
+                "a_cursor_of_a_scan_for_commits_is_invalid_for_tails",
                 "a_scan_of_tails_returns_where_streams_end",
                 "a_cursor_of_another_scan_is_invalid",
             ]),
         full::<ScansBackwards>(&["a_page_has_at_most_max_items_and_streams_in_version_order"]),
         full::<ForgetsUsedCursors>(&["a_scan_continues_from_a_stored_cursor"]),
-        full::<SkipsOneBehindACursor>(&["a_scan_continues_from_a_stored_cursor"])
-            .and_by(&["a_scan_sees_everything_stored_before_it_began"]),
+        full::<SkipsOneBehindACursor>(&["a_scan_continues_from_a_stored_cursor"]).and_by(&[
+            "a_scan_neither_skips_nor_repeats_commits_while_others_append",
+            "a_scan_sees_everything_stored_before_it_began",
+        ]),
         full::<ShowsFirstCommitsAsTails>(&["a_scan_of_tails_returns_where_streams_end"]),
         full::<TakesAnyCursor>(&[
             "a_cursor_that_nobody_gave_is_invalid",
             "a_cursor_of_another_scan_is_invalid",
             "a_cursor_that_is_not_the_unpublished_lists_is_invalid",
+        ])
+        .and_by(&[
+            "cursors_of_scans_and_of_the_unpublished_list_are_not_mixed_up",
+            "a_cursor_of_a_scan_for_commits_is_invalid_for_tails",
         ]),
+        full::<SkipsByNumber>(&["a_scan_neither_skips_nor_repeats_commits_while_others_append"]),
+        full::<TakesCommitsForTails>(&["a_cursor_of_a_scan_for_commits_is_invalid_for_tails"]),
     ]
 }
 
@@ -209,5 +221,59 @@ impl EventStoreLayer for TakesAnyCursor {
             Err(EventStoreError::Invalid { .. }) => store.unpublished(segment, None, limit).await,
             answer => answer,
         }
+    }
+}
+
+/// Goes on after a number of commits, in the order of their keys.
+#[derive(Debug, Default)]
+struct SkipsByNumber;
+#[async_trait]
+impl EventStoreLayer for SkipsByNumber {
+    async fn scan(&self, store: &Store, what: Scan) -> Page {
+        let name = format!("{:?} {:?}: ", what.segment, what.what);
+        let skipped = match &what.after {
+            None => Some(0),
+            Some(cursor) => std::str::from_utf8(cursor.as_bytes())
+                .ok()
+                .and_then(|text| text.strip_prefix(&name)?.parse().ok()),
+        };
+        let Some(skipped): Option<usize> = skipped else {
+            return what.pass(store).await;
+        };
+        let (limit, mut all) = (what.max_items.get() as usize, what.clone());
+        (all.after, all.max_items) = (None, NonZeroU32::MAX);
+        let mut page = all.pass(store).await?;
+        let found = match &mut page.items {
+            ScanItems::Commits(commits) => {
+                let found = commits.len();
+                commits.sort_by_key(Commit::key);
+                *commits = commits.iter().skip(skipped).take(limit).cloned().collect();
+                found
+            }
+            ScanItems::Tails(heads) => {
+                let found = heads.len();
+                heads.sort_by_key(|head| (head.stream().clone(), head.version()));
+                *heads = heads.iter().skip(skipped).take(limit).cloned().collect();
+                found
+            }
+        };
+        let next = skipped + limit;
+        page.next = (next < found).then(|| ScanCursor::from_bytes(format!("{name}{next}")));
+        Ok(page)
+    }
+}
+
+/// Scans for commits in any case, and takes the same cursors therefore.
+#[derive(Debug, Default)]
+struct TakesCommitsForTails;
+#[async_trait]
+impl EventStoreLayer for TakesCommitsForTails {
+    async fn scan(&self, store: &Store, mut what: Scan) -> Page {
+        let wanted = std::mem::replace(&mut what.what, ScanScope::Commits);
+        let mut page = what.pass(store).await?;
+        if let (ScanItems::Commits(commits), ScanScope::Tails) = (&page.items, wanted) {
+            page.items = ScanItems::Tails(commits.iter().map(Commit::head).collect());
+        }
+        Ok(page)
     }
 }

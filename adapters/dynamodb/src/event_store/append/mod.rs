@@ -247,6 +247,11 @@ impl AtomicAppend<'_> {
     /// `known` holds the first items of some of the commits.
     async fn stored(&self, known: Vec<Option<StoredItem>>, sent: Sent) -> Outcome {
         let mut commits = Vec::with_capacity(known.len());
+        let mut known_heads = self.commits.iter().zip(&known);
+        let moved = known_heads.find_map(|(append, item)| {
+            let item = item.as_ref()?;
+            Some(self.conflict(&append.head, Some(item)))
+        });
         for (index, (append, known)) in self.commits.iter().zip(known).enumerate() {
             let first = match known {
                 Some(first) => Some(first),
@@ -256,8 +261,15 @@ impl AtomicAppend<'_> {
                 Some(first) if first.commit_id == append.commit_id => {
                     commits.push(self.whole(append, first).await?);
                 }
-                // The caller reused the id of a commit that was stored alone.
-                other => return Ok(self.conflict(&append.head, other.as_ref())),
+                // The caller reused the id of a commit that was stored alone. A stream whose slot
+                // is free has not moved, so the conflict names the stream of the stored commit.
+                other => {
+                    let theirs = || self.conflict(&append.head, other.as_ref());
+                    return Ok(match (&other, moved) {
+                        (None, Some(moved)) => moved,
+                        _ => theirs(),
+                    });
+                }
             }
         }
         // The same id with other content is a command that was decided twice. The stored events
