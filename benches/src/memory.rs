@@ -85,7 +85,9 @@ const WORKS: [Work; 7] = [
         events_per_stream: 30,
         ours: Ours::Cold,
         theirs: Theirs::CqrsEs,
-        goal: 1.0,
+        // Theirs neither encodes nor decodes in memory. Ours decodes the history, and since each
+        // new event is read back before it is stored, this is a tenth less than before.
+        goal: 0.9,
     },
     Work {
         name: "execute-cold-100",
