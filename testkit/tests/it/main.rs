@@ -17,6 +17,7 @@ mod intercept;
 mod domains;
 mod laws;
 mod matrix;
+mod member;
 mod memory_bus;
 mod memory_control_store;
 mod memory_event_store;

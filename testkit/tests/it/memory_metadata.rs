@@ -1,5 +1,6 @@
 //! Topics of the in-memory message bus that are created, grow, vanish and are compacted while
 //! others use them.
+use crate::member::{assigned, kind, next};
 use foldstream::{
     Timestamp, kafka_partition,
     ports::{
@@ -25,25 +26,6 @@ fn message() -> Message {
 fn from_start(partitions: u32) -> Subscription {
     let begin = |n| StartOffset::new(partition(n), Offset::new(0));
     Subscription::new("g", [TOPIC]).with_start((0..partitions).map(begin).collect())
-}
-fn kind<T>(answer: Result<T, MessageBusError>) -> Option<RefusedKind> {
-    match answer.err()? {
-        MessageBusError::Refused { kind, .. } => Some(kind),
-        _ => None,
-    }
-}
-async fn next(consumer: &Arc<dyn Consumer>) -> ConsumerEvent {
-    let event = timeout(60 * MINUTE, consumer.next()).await;
-    event.expect("an event").unwrap()
-}
-async fn assigned(consumer: &Arc<dyn Consumer>) -> Vec<u32> {
-    match next(consumer).await {
-        ConsumerEvent::Assigned(assignment) => {
-            let partitions = assignment.partitions.iter();
-            partitions.map(|p| p.partition.partition).collect()
-        }
-        other => panic!("expected an assignment, found {other:?}"),
-    }
 }
 async fn is_silent(consumer: &Arc<dyn Consumer>) -> bool {
     timeout(MINUTE, consumer.next()).await.is_err()

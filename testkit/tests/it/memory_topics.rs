@@ -1,4 +1,5 @@
 //! Topics and static members of the in-memory message bus, beyond the contract.
+use crate::member::{assigned, next};
 use foldstream::{
     Timestamp,
     ports::{
@@ -25,19 +26,6 @@ fn message() -> Message {
 fn subscription(partitions: u32) -> Subscription {
     let begin = |n| StartOffset::new(partition(n), Offset::new(0));
     Subscription::new("g", [TOPIC]).with_start((0..partitions).map(begin).collect())
-}
-async fn next(consumer: &Arc<dyn Consumer>) -> ConsumerEvent {
-    let event = timeout(Duration::from_secs(3600), consumer.next()).await;
-    event.expect("an event").unwrap()
-}
-async fn assigned(consumer: &Arc<dyn Consumer>) -> Vec<u32> {
-    match next(consumer).await {
-        ConsumerEvent::Assigned(assignment) => {
-            let partitions = assignment.partitions.iter();
-            partitions.map(|p| p.partition.partition).collect()
-        }
-        other => panic!("expected an assignment, found {other:?}"),
-    }
 }
 async fn is_silent(consumer: &Arc<dyn Consumer>, pause: Duration) -> bool {
     timeout(pause, consumer.next()).await.is_err()

@@ -1,4 +1,5 @@
 //! Topics that are unknown for a moment, and partitions without a position, as faults.
+use crate::member::kind;
 use foldstream::{
     CommitId, DomainEvent, EventHeader, RecordedEvent, SourceUri, StreamId, Timestamp, Version,
     ports::{
@@ -43,12 +44,6 @@ fn message(n: u32) -> Message {
 fn wish(partitions: u32) -> Subscription {
     let start = |n| StartOffset::new(partition(n), Offset::new(0));
     Subscription::new("g", [TOPIC]).with_start((0..partitions).map(start).collect())
-}
-fn kind<T>(answer: Result<T, MessageBusError>) -> Option<RefusedKind> {
-    match answer.err()? {
-        MessageBusError::Refused { kind, .. } => Some(kind),
-        _ => None,
-    }
 }
 fn is_outage<T>(answer: &Result<T, MessageBusError>) -> bool {
     matches!(answer, Err(MessageBusError::Unavailable { .. }))
