@@ -17,6 +17,7 @@ pub mod publisher;
 pub mod runner;
 pub mod control;
 pub mod resilience;
+pub mod breaker;
 mod keyed;
 mod hash;
 mod clock;

@@ -5,6 +5,7 @@
     reason = "a test fails by panicking"
 )]
 mod adapter;
+mod breaker;
 mod commit_bytes;
 mod control;
 mod derive;

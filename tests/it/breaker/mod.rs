@@ -1,0 +1,2 @@
+//! The rules of circuit breakers around futures.
+mod local;
