@@ -438,7 +438,7 @@ pub struct Recorded<E> {
 
 impl EventHeader {
     /// Creates the header of an event that is alone in its commit, with a JSON payload of schema
-    /// version 1. For adapters and the wire format.
+    /// version 1. Handlers are given headers; tests of handlers create them.
     #[must_use]
     pub fn new(
         event_id: EventId,
@@ -486,7 +486,8 @@ impl EventHeader {
 }
 
 impl RecordedEvent {
-    /// Joins a header and its payload.
+    /// Joins a header and its payload: [`adapter::recorded_event`](crate::adapter::recorded_event).
+    #[doc(hidden)]
     #[must_use]
     pub const fn new(header: EventHeader, payload: Bytes) -> Self {
         Self { header, payload }

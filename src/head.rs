@@ -38,7 +38,8 @@ impl StreamHead {
     }
 
     /// Creates the head at which the commit `commit_id` of `stream` ends, with `version` as its
-    /// last event. For adapters, which have seen that commit.
+    /// last event: [`adapter::observed_head`](crate::adapter::observed_head).
+    #[doc(hidden)]
     pub const fn observed(
         stream: StreamId,
         version: Version,
@@ -92,11 +93,11 @@ impl StreamHead {
     ///
     /// # Example
     /// ```
-    /// use foldstream::{CommitId, StreamHead, StreamId, Timestamp, Version};
+    /// use foldstream::{CommitId, StreamId, Timestamp, Version, adapter::observed_head};
     /// let cart = StreamId::new("cart", "7")?;
     /// let head = |id, micros| {
     ///     let (id, at) = (CommitId::from_u128(id), Timestamp::from_micros(micros));
-    ///     StreamHead::observed(cart.clone(), Version::new(3), id, at)
+    ///     observed_head(cart.clone(), Version::new(3), id, at)
     /// };
     /// assert!(head(1, 5).is_same_commit(&head(1, 0)));
     /// assert!(!head(1, 5).is_same_commit(&head(2, 5)));
@@ -200,7 +201,9 @@ pub struct VersionConflict {
     pub actual: Option<Version>,
 }
 impl VersionConflict {
-    /// Creates a conflict from a failed condition. For adapters.
+    /// Creates a conflict from a failed condition:
+    /// [`adapter::version_conflict`](crate::adapter::version_conflict).
+    #[doc(hidden)]
     #[must_use]
     pub const fn new(stream: StreamId, expected: Version, actual: Option<Version>) -> Self {
         Self {

@@ -35,7 +35,7 @@ pub use event::{
     EventType, Recorded, RecordedEvent,
 };
 pub use foldstream_macros::DomainEvent;
-pub use hash::{kafka_partition, murmur2};
+pub(crate) use hash::{kafka_partition, murmur2};
 pub use head::{ExpectedVersion, StreamHead, VersionConflict};
 pub use metadata::{
     ActorId, CausationId, CommandId, CommitId, CorrelationId, EventId, InvalidId, Metadata,
@@ -55,7 +55,7 @@ pub use resilience::{
 pub use snapshot::{LoadPolicy, SinceSnapshot, SnapshotPolicy};
 pub use source_uri::{InvalidSourceUri, SourceUri};
 pub use stream::{InvalidStreamId, StreamId, Version};
-pub use wire::{WireError, from_message, previous_record, to_message, to_message_after};
+pub(crate) use wire::{WireError, from_message, previous_record, to_message};
 
 /// The boxed error type in which every `source` is kept.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;

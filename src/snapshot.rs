@@ -108,7 +108,7 @@ impl SnapshotPolicy {
     /// Returns the largest number of events after a snapshot, if the policy bounds them. A snapshot
     /// that could not be written leaves more.
     #[must_use]
-    pub const fn max_tail(&self) -> Option<NonZeroU64> {
+    pub(crate) const fn max_tail(&self) -> Option<NonZeroU64> {
         self.events
     }
 }

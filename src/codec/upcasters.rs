@@ -135,6 +135,7 @@ impl Upcasters {
     }
 
     /// Returns true if a step starts from this name in this schema version.
+    #[doc(hidden)]
     pub fn has_step(&self, aggregate: &str, name: &str, schema_version: u16) -> bool {
         let steps = self.steps.get(aggregate).and_then(|names| names.get(name));
         steps.is_some_and(|steps| steps.contains_key(&schema_version))
@@ -200,6 +201,7 @@ impl Upcasters {
     /// - [`InvalidUpcasters::LiftedByItsType`] if a step here starts from a name that its event
     ///   type lifts itself.
     /// - [`InvalidUpcasters::Foreign`] if an event type brings a step for another aggregate type.
+    #[doc(hidden)]
     pub fn with_own_of<E: EventSet>(&self) -> Result<Self, InvalidUpcasters> {
         let own = E::upcasters();
         let selectors = E::selectors();

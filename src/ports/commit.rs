@@ -283,7 +283,7 @@ pub struct Commit {
     pub events: Arc<[EventData]>,
 }
 impl Commit {
-    /// Creates a commit from its stored parts. For adapters.
+    /// Creates a commit from its stored parts.
     #[must_use]
     pub fn new(
         key: CommitKey,

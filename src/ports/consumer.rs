@@ -8,7 +8,7 @@ use std::{fmt, fmt::Debug, time::Duration};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct AssignmentEpoch(u64);
 impl AssignmentEpoch {
-    /// Creates an epoch from its number. For adapters.
+    /// Creates an epoch from its number.
     pub const fn new(number: u64) -> Self {
         Self(number)
     }
@@ -68,7 +68,7 @@ pub struct Delivery {
     pub message: Message,
 }
 impl Delivery {
-    /// Creates a delivery of a message. For adapters.
+    /// Creates a delivery of a message.
     #[must_use]
     pub const fn new(
         partition: PartitionId,
@@ -110,7 +110,7 @@ pub struct AssignedPartition {
     pub from: StartedFrom,
 }
 impl AssignedPartition {
-    /// Creates an assigned partition. For adapters.
+    /// Creates an assigned partition.
     #[must_use]
     pub const fn new(
         partition: PartitionId,
@@ -137,7 +137,7 @@ pub struct Assignment {
     pub partitions: Vec<AssignedPartition>,
 }
 impl Assignment {
-    /// Creates an assignment of these partitions. For adapters.
+    /// Creates an assignment of these partitions.
     #[must_use]
     pub const fn new(partitions: Vec<AssignedPartition>) -> Self {
         Self { partitions }
@@ -154,8 +154,8 @@ pub struct Revocation {
     release: Option<Box<dyn FnOnce() + Send>>,
 }
 impl Revocation {
-    /// Creates a revocation of these partitions. For adapters: `release` lets the rebalance
-    /// continue. It is called once, when this value is dropped.
+    /// Creates a revocation of these partitions. `release` lets the rebalance continue. It is
+    /// called once, when this value is dropped.
     #[must_use]
     pub fn new(
         partitions: Vec<PartitionId>,

@@ -60,8 +60,7 @@ pub enum ReadFrom {
 #[derive(Clone, Debug, PartialEq)]
 pub struct PendingAppend(Box<AppendAll>);
 impl PendingAppend {
-    /// Creates a pending append from the request that may or may not have been applied. For
-    /// adapters.
+    /// Creates a pending append from the request that may or may not have been applied.
     #[must_use]
     pub fn new(all: AppendAll) -> Self {
         Self(Box::new(all))

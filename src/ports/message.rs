@@ -33,8 +33,9 @@ pub struct Message {
     /// The headers, in order. Names may repeat. A value of `None` differs from an empty value.
     pub headers: Vec<(HeaderName, Option<Bytes>)>,
     /// The partition to send to. `None` stands for the partition that
-    /// [`kafka_partition`](crate::kafka_partition) computes from the key and the adapter's count of
-    /// the topic's partitions. A message that was received holds the partition that holds it.
+    /// [`kafka_partition`](crate::adapter::kafka_partition) computes from the key and the
+    /// adapter's count of the topic's partitions. A message that was received holds the partition
+    /// that holds it.
     pub partition: Option<u32>,
     /// The time of sending, from which the bus counts the topic's retention. Buses keep
     /// milliseconds.
@@ -101,10 +102,11 @@ impl Message {
     }
 
     /// Checks that these messages form a run: they name one partition, and they have the same
-    /// topic, key and partition. For adapters.
+    /// topic, key and partition.
     ///
     /// # Errors
     /// [`Invalid`](MessageBusError::Invalid) if they do not, naming the first message that differs.
+    #[doc(hidden)]
     pub fn check_run(run: &[Self]) -> Result<(), MessageBusError> {
         let Some(first) = run.first() else {
             return Ok(());
@@ -249,7 +251,7 @@ pub struct PartitionOffsets {
     pub end: Offset,
 }
 impl PartitionOffsets {
-    /// Creates the range of a partition's offsets. For adapters.
+    /// Creates the range of a partition's offsets.
     #[must_use]
     pub const fn new(partition: PartitionId, begin: Offset, end: Offset) -> Self {
         Self {
@@ -265,7 +267,7 @@ impl PartitionOffsets {
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TopicId(Arc<str>);
 impl TopicId {
-    /// Creates an id from the text that the bus shows. For adapters.
+    /// Creates an id from the text that the bus shows.
     #[must_use]
     pub fn new(id: impl Into<Arc<str>>) -> Self {
         Self(id.into())
@@ -325,7 +327,7 @@ pub struct TopicDescription {
     pub record_overhead: u64,
 }
 impl TopicDescription {
-    /// Creates a description that says only the number of partitions. For adapters.
+    /// Creates a description that says only the number of partitions.
     #[must_use]
     pub const fn new(partitions: u32) -> Self {
         Self {
@@ -369,7 +371,7 @@ impl TopicDescription {
         self
     }
     /// Sets the number of bytes that the two limits count at most beyond a message's
-    /// [`size`](Message::size). For adapters.
+    /// [`size`](Message::size).
     #[must_use]
     pub const fn with_record_overhead(mut self, bytes: u64) -> Self {
         self.record_overhead = bytes;

@@ -74,8 +74,8 @@ impl MessageBusError {
 /// - A message goes to the partition that it names, and nowhere else. A partition that the topic
 ///   does not have is `Refused(UnknownPartition)`.
 /// - A message that names no partition goes to the one that
-///   [`kafka_partition`](crate::kafka_partition) computes from its key and the adapter's count of
-///   the topic's partitions. If it has no key either, it is `Invalid`.
+///   [`kafka_partition`](crate::adapter::kafka_partition) computes from its key and the
+///   adapter's count of the topic's partitions. If it has no key either, it is `Invalid`.
 /// - When a topic gets more partitions, messages may name them at once. Messages that name an older
 ///   partition still go there.
 /// - Messages for one partition, each awaited before the next, have rising offsets.

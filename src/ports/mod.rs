@@ -2,6 +2,11 @@
 //!
 //! Each port is implemented for `Arc<T>` too, and constructors take either.
 //!
+//! This module is for those who implement a port or call one directly: adapters, wrappers, tools.
+//! Its values are created by adapters and by the core. What only an adapter does with values of the
+//! domain, and helpers that most adapters need, are functions of [`adapter`](crate::adapter). A
+//! service that writes aggregates and handlers names a port only where it hands one over.
+//!
 //! Ports carry bytes and metadata, never domain types. Each trait's documentation is a contract:
 //! every rule in it is one named case of the contract suite in `foldstream-testkit`, which every
 //! adapter runs.

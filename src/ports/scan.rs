@@ -53,7 +53,7 @@ impl Segment {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScanCursor(Bytes);
 impl ScanCursor {
-    /// Creates a cursor from stored bytes. For adapters and checkpoints.
+    /// Creates a cursor from stored bytes.
     pub fn from_bytes(bytes: impl Into<Bytes>) -> Self {
         Self(bytes.into())
     }

@@ -87,11 +87,12 @@ impl Subscription {
         self
     }
 
-    /// Checks the name of the group, the topics and the instance id. For adapters.
+    /// Checks the name of the group, the topics and the instance id.
     ///
     /// # Errors
     /// [`Invalid`](MessageBusError::Invalid) if a name or the instance id is not allowed, or if
     /// there is no topic. It names what is wrong.
+    #[doc(hidden)]
     pub fn check(&self) -> Result<(), MessageBusError> {
         Self::check_group(&self.group)?;
         let mut topics = self.topics.iter();
@@ -118,12 +119,13 @@ impl Subscription {
         Ok(())
     }
 
-    /// Checks the name of a topic, in any call that has one. For adapters.
+    /// Checks the name of a topic, in any call that has one.
     ///
     /// # Errors
     /// [`Invalid`](MessageBusError::Invalid) if the name is empty, longer than
     /// [`MAX_TOPIC`](Self::MAX_TOPIC) characters, `.` or `..`, or holds anything but ASCII letters,
     /// digits, `.`, `_` and `-`.
+    #[doc(hidden)]
     pub fn check_topic(topic: &str) -> Result<(), MessageBusError> {
         let is_legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
         let reason = if topic.is_empty() || topic.len() > Self::MAX_TOPIC {
@@ -139,11 +141,12 @@ impl Subscription {
         Err(MessageBusError::Invalid { reason })
     }
 
-    /// Checks the name of a group. For adapters.
+    /// Checks the name of a group.
     ///
     /// # Errors
     /// [`Invalid`](MessageBusError::Invalid) if it is empty, longer than
     /// [`MAX_GROUP`](Self::MAX_GROUP) bytes, or holds a NUL.
+    #[doc(hidden)]
     pub fn check_group(group: &str) -> Result<(), MessageBusError> {
         if group.is_empty() || group.len() > Self::MAX_GROUP || group.contains('\0') {
             return Err(MessageBusError::Invalid {

@@ -1,4 +1,6 @@
 //! The steps of a repository before an append, taken without a repository.
+mod read_in_pages;
+
 use crate::{
     payload::Vault,
     support::{Account, AccountCommand, AccountEvent, stream},

@@ -3,7 +3,8 @@ use crate::support::{Account, AccountCommand::*, AccountEvent, AccountId, Insuff
 use async_trait::async_trait;
 use foldstream::{
     AppendError, BoxError, ExecuteError, ExpectedVersion, Repository, StreamId, Transaction,
-    Version, VersionConflict,
+    Version,
+    adapter::version_conflict,
     ports::{EventStore, Message, MessageBus, MessageBusError, Offset, PartitionId, RunOutcome},
 };
 use foldstream_testkit::{
@@ -86,7 +87,7 @@ async fn an_append_is_passed_on_from_a_function_that_executes_commands() {
 #[test]
 fn every_append_error_says_the_same_as_its_execute_error() {
     let stream = StreamId::new("account", "ann").unwrap();
-    let conflict = || VersionConflict::new(stream.clone(), Version::new(3), None);
+    let conflict = || version_conflict(stream.clone(), Version::new(3), None);
     let append = AppendError::Conflict(conflict());
     let text = append.to_string();
     let execute = ExecuteError::<InsufficientFunds>::from(append);

@@ -132,7 +132,7 @@ async fn upcasters_of_a_type_for_another_aggregate_are_refused() {
     enum OtherEvent {
         Made,
     }
-    let invalid = Upcasters::new().with_own_of::<OtherEvent>().unwrap_err();
+    let invalid = foldstream::adapter::upcasters_of::<OtherEvent>(&Upcasters::new()).unwrap_err();
     assert!(matches!(invalid, InvalidUpcasters::Foreign { aggregate, .. } if aggregate == "box"));
 }
 

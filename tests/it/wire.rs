@@ -2,9 +2,10 @@
 use bytes::Bytes;
 use foldstream::{
     CommitId, EventHeader, Metadata, RecordedEvent, SourceUri, StreamId, Timestamp, Version,
-    WireError, from_message,
+    adapter::{
+        WireError, from_message, previous_record, recorded_event, to_message, to_message_after,
+    },
     ports::{HeaderName, Message},
-    previous_record, to_message, to_message_after,
 };
 use proptest::{collection::btree_map, option, prelude::*};
 use std::sync::Arc;
@@ -32,7 +33,7 @@ fn plain() -> RecordedEvent {
         "CartItemAdded",
         Timestamp::from_micros(1_767_225_600_000_001),
     );
-    RecordedEvent::new(header, Bytes::from_static(br#"{"sku":"a"}"#))
+    recorded_event(header, Bytes::from_static(br#"{"sku":"a"}"#))
 }
 
 fn headers(message: &Message) -> Vec<(&str, &str)> {
@@ -340,7 +341,7 @@ prop_compose! {
             .with_schema_version(schema)
             .with_codec(codec.map(Into::into))
             .with_metadata(metadata);
-        RecordedEvent::new(header, payload.into())
+        recorded_event(header, payload.into())
     }
 }
 

@@ -9,9 +9,12 @@ use crate::{
     worked_before::{Access, Uses, WorkedBefore},
 };
 use async_trait::async_trait;
-use foldstream::ports::{
-    Consumer, Message, MessageBus, MessageBusError, Offset, PartitionId, PartitionOffsets,
-    Subscription, TopicDescription,
+use foldstream::{
+    adapter::{check_group, check_subscription, check_topic},
+    ports::{
+        Consumer, Message, MessageBus, MessageBusError, Offset, PartitionId, PartitionOffsets,
+        Subscription, TopicDescription,
+    },
 };
 use rdkafka::{
     Offset as Place,
@@ -165,7 +168,7 @@ impl MessageBus for KafkaMessageBus {
     ) -> Result<Arc<dyn Consumer>, MessageBusError> {
         // librdkafka treats an empty instance id as none, and never joins with an invalid one,
         // without an error.
-        subscription.check()?;
+        check_subscription(&subscription)?;
         let reader = self.shared.reader()?;
         let shared = Arc::clone(&self.shared);
         let consumer = blocking(move || {
@@ -178,7 +181,7 @@ impl MessageBus for KafkaMessageBus {
     }
 
     async fn offsets(&self, topic: &str) -> Result<Vec<PartitionOffsets>, MessageBusError> {
-        Subscription::check_topic(topic)?;
+        check_topic(topic)?;
         let (reader, topic) = (self.shared.reader()?, Arc::from(topic));
         blocking(move || {
             let ids = partition_ids(&topic, reader.partitions(&topic)?);
@@ -196,8 +199,8 @@ impl MessageBus for KafkaMessageBus {
         group: &str,
         topic: &str,
     ) -> Result<Vec<(PartitionId, Option<Offset>)>, MessageBusError> {
-        Subscription::check_group(group)?;
-        Subscription::check_topic(topic)?;
+        check_group(group)?;
+        check_topic(topic)?;
         let (shared, reader) = (Arc::clone(&self.shared), self.shared.reader()?);
         let (group, topic) = (group.to_owned(), Arc::from(topic));
         blocking(move || {
@@ -209,7 +212,7 @@ impl MessageBus for KafkaMessageBus {
     }
 
     async fn describe_topic(&self, topic: &str) -> Result<TopicDescription, MessageBusError> {
-        Subscription::check_topic(topic)?;
+        check_topic(topic)?;
         let reader = self.shared.reader()?;
         self.shared.admin.describe_topic(topic, reader).await
     }

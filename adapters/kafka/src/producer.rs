@@ -4,7 +4,7 @@
 //! librdkafka's `murmur2` partitioner returns the same number, but by its own view of the topic. It
 //! waits for topics that it does not know, and asks the brokers to create them. Here one metadata
 //! answer says if the topic exists and how many partitions it has, and
-//! [`foldstream::kafka_partition`] decides.
+//! [`foldstream::adapter::kafka_partition`] decides.
 //!
 //! The number of partitions is requested again after a minute. The producer therefore notices that
 //! a topic has grown within that minute, and the new partitions remain empty until then.
@@ -15,8 +15,9 @@ use crate::{
     worked_before::{Access, Uses},
 };
 use foldstream::{
-    Backoff, RetryPolicy, kafka_partition,
-    ports::{Message, MessageBusError, Offset, PartitionId, RefusedKind, Subscription},
+    Backoff, RetryPolicy,
+    adapter::{check_topic, kafka_partition},
+    ports::{Message, MessageBusError, Offset, PartitionId, RefusedKind},
     resilience::Attempts,
 };
 use rdkafka::{
@@ -273,7 +274,7 @@ struct Record<'a> {
 
 impl<'a> Record<'a> {
     fn new(message: &'a Message) -> Result<Self, MessageBusError> {
-        Subscription::check_topic(&message.topic)?;
+        check_topic(&message.topic)?;
         let millis = message.timestamp.as_micros().div_euclid(1_000);
         // librdkafka reads 0 as "now", and Kafka reads -1 as "none". Neither would arrive as sent.
         if millis <= 0 {

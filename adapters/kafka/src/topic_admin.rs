@@ -7,7 +7,8 @@ use crate::{
 };
 use foldstream::{
     Backoff, RetryPolicy,
-    ports::{MessageBusError, Subscription, TopicDescription},
+    adapter::{check_group, check_topic},
+    ports::{MessageBusError, TopicDescription},
     resilience::Retryable,
 };
 use rdkafka::{
@@ -167,7 +168,7 @@ impl Admin {
         spec: &TopicSpec,
         reader: Arc<Reader>,
     ) -> Result<TopicOutcome, MessageBusError> {
-        Subscription::check_topic(&spec.name)?;
+        check_topic(&spec.name)?;
         if spec.partitions == 0 {
             return Err(invalid(format!(
                 "the topic {} has no partitions",
@@ -281,7 +282,7 @@ impl Admin {
         group: &str,
         reader: Arc<Reader>,
     ) -> Result<(), MessageBusError> {
-        Subscription::check_group(group)?;
+        check_group(group)?;
         let broker = blocking(move || reader.any_broker()).await?;
         let (doing, name) = (format!("deleting the group {group}"), group.to_owned());
         let answer = self.ask(doing.clone(), move |admin| async move {

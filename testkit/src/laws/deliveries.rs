@@ -120,7 +120,7 @@ pub(super) async fn deliveries<E: EventSet>(
                 .extend(written.events);
         }
     }
-    let upcasters = upcasters.with_own_of::<E>().map_err(|e| chain(&e))?;
+    let upcasters = foldstream::adapter::upcasters_of::<E>(upcasters).map_err(|e| chain(&e))?;
     let mut all = Vec::new();
     for (stream, shown) in shown {
         let from = ReadFrom::Event(Version::new(1));

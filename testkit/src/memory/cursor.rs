@@ -1,6 +1,6 @@
 //! The cursors of scans and lists of the in-memory event store, as bytes that outlive the process.
 use foldstream::{
-    murmur2,
+    adapter::murmur2,
     ports::{EventStoreError, ScanCursor, Segment},
 };
 

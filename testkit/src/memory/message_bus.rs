@@ -6,9 +6,12 @@ use super::{
     topic::{MetadataLag, Topics},
 };
 use async_trait::async_trait;
-use foldstream::ports::{
-    Consumer, Message, MessageBus, MessageBusError, Offset, PartitionId, PartitionOffsets,
-    RefusedKind, Subscription, TopicDescription,
+use foldstream::{
+    adapter::{check_group, check_subscription, check_topic},
+    ports::{
+        Consumer, Message, MessageBus, MessageBusError, Offset, PartitionId, PartitionOffsets,
+        RefusedKind, Subscription, TopicDescription,
+    },
 };
 use std::{
     collections::BTreeMap,
@@ -207,7 +210,7 @@ impl InMemoryMessageBus {
         description: TopicDescription,
     ) -> bool {
         let name = name.into();
-        if let Err(error) = Subscription::check_topic(&name) {
+        if let Err(error) = check_topic(&name) {
             panic!("the topic {name:?} cannot be created: {error}");
         }
         let mut state = lock(&self.0.state);
@@ -403,7 +406,7 @@ impl MessageBus for InMemoryMessageBus {
         &self,
         subscription: Subscription,
     ) -> Result<Arc<dyn Consumer>, MessageBusError> {
-        subscription.check()?;
+        check_subscription(&subscription)?;
         let mut state = lock(&self.0.state);
         for topic in &subscription.topics {
             state.ask(topic, self.0.timeouts);
@@ -435,7 +438,7 @@ impl MessageBus for InMemoryMessageBus {
         group: &str,
         topic: &str,
     ) -> Result<Vec<(PartitionId, Option<Offset>)>, MessageBusError> {
-        Subscription::check_group(group)?;
+        check_group(group)?;
         let mut state = lock(&self.0.state);
         state.ask(topic, self.0.timeouts);
         let group = state.groups.get(group);
@@ -454,7 +457,7 @@ impl MessageBus for InMemoryMessageBus {
     }
 
     async fn delete_group(&self, group: &str) -> Result<(), MessageBusError> {
-        Subscription::check_group(group)?;
+        check_group(group)?;
         let mut state = lock(&self.0.state);
         let (groups, mut around) = state.split(self.0.timeouts);
         let Some(found) = groups.get_mut(group) else {

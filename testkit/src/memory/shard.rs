@@ -3,6 +3,7 @@
 use super::event_store::unsupported;
 use foldstream::{
     CommitId, StreamHead, StreamId, Version, VersionConflict,
+    adapter::version_conflict,
     ports::{Append, Commit, CommitKey, EventStoreError, ReadFrom},
 };
 use std::{
@@ -192,7 +193,7 @@ impl Shard {
     ) -> Result<(), VersionConflict> {
         let conflict = |actual| {
             let (stream, expected) = (head.stream().clone(), head.version());
-            Err(VersionConflict::new(stream, expected, Some(actual)))
+            Err(version_conflict(stream, expected, Some(actual)))
         };
         if look == Look::AtTheSlot {
             return match self.in_slot(number, head) {

@@ -1,8 +1,9 @@
 //! The logs of the in-memory message bus.
 use foldstream::{
-    Timestamp, kafka_partition,
+    Timestamp,
+    adapter::{check_topic, kafka_partition},
     ports::{
-        Message, MessageBusError, Offset, PartitionId, PartitionOffsets, RefusedKind, Subscription,
+        Message, MessageBusError, Offset, PartitionId, PartitionOffsets, RefusedKind,
         TopicDescription, TopicId,
     },
 };
@@ -241,7 +242,7 @@ impl Topics {
 
     /// Returns the topic if the metadata shows it.
     fn topic(&self, name: &str) -> Result<(&Arc<str>, &Topic), MessageBusError> {
-        Subscription::check_topic(name)?;
+        check_topic(name)?;
         let found = self.by_name.get_key_value(name);
         let shown = found.filter(|(_, topic)| topic.shown > 0);
         shown.ok_or_else(|| missing(name))
@@ -278,7 +279,7 @@ impl Topics {
         message: &Message,
     ) -> Result<(PartitionId, Offset), MessageBusError> {
         let name = &message.topic;
-        Subscription::check_topic(name)?;
+        check_topic(name)?;
         // Kafka keeps whole milliseconds, so this bus must not keep more either.
         let millis = message.timestamp.as_micros().div_euclid(1000);
         if millis <= 0 {

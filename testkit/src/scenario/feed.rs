@@ -6,13 +6,12 @@ use bytes::Bytes;
 use foldstream::{
     BoxError, Clock, DomainEvent, IdSource, RecordedEvent, SourceUri, StreamHead, StreamId,
     Version,
-    adapter::{encode_events, seal_append},
+    adapter::{encode_events, seal_append, to_message},
     chain,
     ports::{
         Append, AppendOutcome, Commit, EventData, EventStore, EventStoreError, MessageBus, ReadFrom,
     },
     runner::{ProcessorReport, Runner, RunnerBuilder, RunnerError},
-    to_message,
 };
 use futures::TryStreamExt;
 use std::{

@@ -150,7 +150,7 @@ impl<P: Projector, R> HandlerScenario<P, R, Projects> {
         let Opened::Payload(payload) = opened.await? else {
             return Ok(None);
         };
-        let upcasters = ports.upcasters.with_own_of::<P::Events>()?;
+        let upcasters = foldstream::adapter::upcasters_of::<P::Events>(&ports.upcasters)?;
         let lifted = upcasters.apply(aggregate, &header.name, header.schema_version, &payload)?;
         let Some(lifted) = lifted else {
             return Ok(None);

@@ -300,7 +300,7 @@ pub fn upcast_golden<E: DomainEvent>(file: impl AsRef<Path>, upcasters: &Upcaste
     let Some(key) = Key::of_file(&name, &[E::AGGREGATE]) else {
         panic!("{shown} is not named <aggregate>.<name>@<version>.json");
     };
-    let upcasters = match upcasters.with_own_of::<E>() {
+    let upcasters = match foldstream::adapter::upcasters_of::<E>(upcasters) {
         Ok(upcasters) => upcasters,
         Err(error) => panic!("{shown} cannot be read by this build: {}", chain(&error)),
     };

@@ -252,7 +252,7 @@ impl Schema {
                 Ok((traced.nodes, encoded(&traced.sample)))
             },
             rewrite: rewrite::<E>,
-            with_own: Upcasters::with_own_of::<E>,
+            with_own: foldstream::adapter::upcasters_of::<E>,
         });
         self
     }

@@ -347,7 +347,7 @@ async fn partitions_take_turns() {
     let bus = bus(3);
     let mut left = [4u32; 3];
     for n in 0.. {
-        let number = foldstream::kafka_partition(format!("{n}").as_bytes(), 3) as usize;
+        let number = foldstream::adapter::kafka_partition(format!("{n}").as_bytes(), 3) as usize;
         if left[number] > 0 {
             left[number] -= 1;
             bus.publish(&message(n, "x")).await.unwrap();

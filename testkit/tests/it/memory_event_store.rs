@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failed step fails the test")]
 use foldstream::{
     CommitId, IdSource, Metadata, StreamHead, StreamId, Timestamp, Version,
+    adapter::observed_head,
     ports::{
         Append, AppendAll, AppendOutcome, Capabilities, Commit, CommitKey, EventData, EventStore,
         EventStoreError, ReadFrom, RefusedKind, ScanItems, ScanScope, Segment,
@@ -152,7 +153,7 @@ async fn a_read_behind_a_head_that_no_commit_ends_at_is_corrupt_not_a_gap() {
     let store = InMemoryEventStore::new();
     let id = stream("forged");
     append(&store, &commit(StreamHead::empty(id.clone()), 2)).await;
-    let inside = StreamHead::observed(
+    let inside = observed_head(
         id.clone(),
         Version::new(1),
         CommitId::random(),
@@ -172,7 +173,7 @@ async fn a_read_behind_a_head_that_no_commit_ends_at_is_corrupt_not_a_gap() {
 async fn a_head_of_another_history_is_a_conflict_even_at_the_same_version() {
     let store = InMemoryEventStore::new();
     let head = fill(&store, stream("forked"), 1).await;
-    let other = StreamHead::observed(
+    let other = observed_head(
         head.stream().clone(),
         head.version(),
         CommitId::random(),
@@ -465,7 +466,7 @@ async fn commits_that_fill_a_hole_are_listed_until_they_are_cleared() {
     let id = stream("holes");
     let at = |version: u64| {
         let (version, id) = (Version::new(version), id.clone());
-        StreamHead::observed(id, version, CommitId::random(), Timestamp::from_micros(1))
+        observed_head(id, version, CommitId::random(), Timestamp::from_micros(1))
     };
     let listed = async || -> Vec<u64> {
         let page = store

@@ -1,6 +1,7 @@
 //! Production limits in the in-memory stores: DynamoDB accepts everything that they accept.
 use foldstream::{
     Clock, CommitId, StreamHead, StreamId, Timestamp, Version,
+    adapter::observed_head,
     ports::{
         Append, AppendAll, AppendOutcome, ControlStore, EventData, EventStore, EventStoreError,
         Expect, PutOutcome, RangeQuery, ReadFrom, RefusedKind, Revision, Row, RowKey,
@@ -120,7 +121,7 @@ async fn an_append_over_a_transaction_with_what_it_adds_is_too_large() {
 async fn a_store_with_dynamodbs_capabilities_takes_a_head_above_the_tail() {
     let above = |head: &StreamHead| {
         let version = Version::new(head.version().get() + 5);
-        let head = StreamHead::observed(
+        let head = observed_head(
             head.stream().clone(),
             version,
             CommitId::random(),

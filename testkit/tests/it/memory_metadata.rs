@@ -2,7 +2,8 @@
 //! others use them.
 use crate::member::{assigned, kind, next};
 use foldstream::{
-    Timestamp, kafka_partition,
+    Timestamp,
+    adapter::kafka_partition,
     ports::{
         Consumer, ConsumerEvent, Message, MessageBus, MessageBusError, NoPosition, Offset,
         OffsetCommit, PartitionId, RefusedKind, StartOffset, Subscription, TopicDescription,

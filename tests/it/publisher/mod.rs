@@ -8,8 +8,8 @@ mod world;
 
 use foldstream::{
     Version,
+    adapter::from_message,
     control::Watermark,
-    from_message,
     ports::{
         Capabilities, CommitKey, ConsumerEvent, EventStore, MessageBus, ReadFrom, StartOffset,
         Subscription, TopicDescription,

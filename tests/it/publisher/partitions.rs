@@ -1,7 +1,8 @@
 //! A topic whose partitions change, and topics of which only some can be used.
 use super::world::{TOPIC, World, is_send_of, stream};
 use foldstream::{
-    Backoff, RetryPolicy, StreamId, kafka_partition,
+    Backoff, RetryPolicy, StreamId,
+    adapter::kafka_partition,
     ports::{MessageBus, RefusedKind},
     publisher::{PollConfig, PollReport, PublishError, Publisher, TopicError, TopicRoute},
 };

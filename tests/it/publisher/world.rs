@@ -1,8 +1,8 @@
 //! In-memory adapters behind faults, and the invariants that hold under every fault.
 use foldstream::{
     Clock, EventId, RetryPolicy, StreamHead, StreamId, Timestamp, Version,
+    adapter::from_message,
     control::{Stored, Watermark, Watermarks},
-    from_message,
     ports::{
         Append, AppendOutcome, Commit, CommitKey, EventData, EventStore, MessageBus, Row, Segment,
     },

@@ -1,5 +1,6 @@
 //! Commands at a version that the caller expects.
 use super::*;
+use foldstream::adapter::observed_head;
 use foldstream_testkit::InMemoryControlStore;
 
 /// Runs two processes, one with a cache and one without. Returns the final balance that each sees.
@@ -42,7 +43,7 @@ async fn a_command_is_decided_at_the_version_that_is_expected_or_is_a_conflict()
         assert_eq!(at(first.head().into()).await, (1, four));
         // The same version in another history.
         let (stream, version) = (stream("ann"), Version::new(4));
-        let forked = StreamHead::observed(stream, version, CommitId::random(), Timestamp::now());
+        let forked = observed_head(stream, version, CommitId::random(), Timestamp::now());
         assert_eq!(at(forked.into()).await, (4, four));
 
         // This process has not seen the other writer's commit.

@@ -1,6 +1,6 @@
 //! Transactions: the state that they read and make, and their retries until they end.
 use super::*;
-use foldstream::{Committed, Transaction, TransactionExecuted};
+use foldstream::{Committed, Transaction, TransactionExecuted, adapter::observed_head};
 use foldstream_testkit::length;
 
 const MS: Duration = Duration::from_millis(1);
@@ -114,7 +114,7 @@ async fn a_transaction_without_events_is_checked_and_stores_nothing() {
     assert_eq!(tx.commit().await.unwrap(), []);
     assert_eq!(calls.calls(Op::Read) - before, 2, "every head again");
     // A version alone does not identify the history.
-    let forked = StreamHead::observed(
+    let forked = observed_head(
         stream("ann"),
         Version::new(1),
         CommitId::random(),
@@ -284,11 +284,13 @@ async fn the_handle_works_in_tasks_and_not_after_its_attempt() {
             kept = Some(tx.clone());
             let no_such = StreamHead::empty(stream("ann"));
             async move {
-                Err(AppendError::Conflict(foldstream::VersionConflict::new(
-                    no_such.stream().clone(),
-                    Version::NONE,
-                    None,
-                )))
+                Err(AppendError::Conflict(
+                    foldstream::adapter::version_conflict(
+                        no_such.stream().clone(),
+                        Version::NONE,
+                        None,
+                    ),
+                ))
             }
         })
         .await;

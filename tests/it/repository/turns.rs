@@ -1,7 +1,8 @@
 //! The order of commands and appends on one stream, and the state that each leaves to the next.
 use super::*;
 use foldstream::{
-    AsOf, StreamId, Transaction, VersionConflict,
+    AsOf, StreamId, Transaction,
+    adapter::version_conflict,
     ports::{
         BoxStream, Capabilities, CommitKey, ScanCursor, ScanPage, ScanScope, Segment, StreamPage,
         UnpublishedPage,
@@ -266,7 +267,7 @@ impl EventStore for Slots {
         let slot = append.head.version().next();
         if let Some(there) = commits.iter().find(|c| c.first_version == slot) {
             let (stream, expected) = (there.stream.clone(), append.head.version());
-            let conflict = VersionConflict::new(stream, expected, Some(there.last_version()));
+            let conflict = version_conflict(stream, expected, Some(there.last_version()));
             return Ok(AppendOutcome::Conflict(conflict));
         }
         commits.push(append.to_commit());

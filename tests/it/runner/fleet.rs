@@ -4,12 +4,12 @@ use super::harness::*;
 use crate::support::AccountEvent;
 use foldstream::{
     SourceUri, StreamId, Version,
+    adapter::to_message,
     ports::{Commit, MessageBus, Offset, PartitionId},
     runner::{
         EventContext, HandlerError, HandlerResult, ModelId, Position, ProcessorPolicy, Projector,
         Runner,
     },
-    to_message,
 };
 use std::{
     sync::{Arc, Mutex},

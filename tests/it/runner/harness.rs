@@ -2,6 +2,7 @@
 use crate::support::{AccountEvent, stream};
 use foldstream::{
     CommitId, IdSource, SourceUri, StreamHead, StreamId, Timestamp, Version,
+    adapter::{to_message, to_message_after},
     ports::{
         Append, AppendOutcome, Commit, ControlStore, EventData, EventStore, MessageBus, Offset,
         PartitionId,
@@ -10,7 +11,6 @@ use foldstream::{
         EventContext, HandlerResult, Listener, ModelId, Position, ProcessorPolicy, Projector,
         Runner, RunnerBuilder, RunnerError, RunnerReport,
     },
-    to_message, to_message_after,
 };
 use foldstream_testkit::{
     InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, SeededIds,

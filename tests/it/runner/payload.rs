@@ -9,12 +9,12 @@ use bytes::Bytes;
 use foldstream::{
     BoxError, CodecError, Decoded, EventSelector, EventSet, EventType, Opened, PayloadCodec,
     PayloadCodecs, PayloadContext, PayloadError, Repository, Sealed, SourceUri, Upcast, Upcasters,
+    adapter::to_message,
     ports::MessageBus,
     runner::{
         ErrorClass, EventContext, HandlerResult, Listener, ProcessorPolicy, Runner, RunnerError,
         RunnerReport, UnknownEvents,
     },
-    to_message,
 };
 use std::{
     sync::{Arc, Mutex},

@@ -3,9 +3,9 @@ use super::harness::{SENT_AT, TOPIC, World, from_beginning};
 use crate::upcasters::{BoxEvent, filled, old_stream};
 use foldstream::{
     SourceUri, StreamId, Upcast, Upcasters, Version,
+    adapter::to_message,
     ports::{EventStore, MessageBus, ReadFrom},
     runner::{BuildError, EventContext, HandlerResult, Listener},
-    to_message,
 };
 use futures::TryStreamExt;
 use std::sync::{Arc, Mutex};

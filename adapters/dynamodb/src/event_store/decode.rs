@@ -7,6 +7,7 @@ use crate::attributes::{Attributes, BadAttribute, required, to_binary, to_number
 use aws_sdk_dynamodb::types::AttributeValue;
 use foldstream::{
     CommitId, Metadata, StreamHead, StreamId, Timestamp, Version,
+    adapter::observed_head,
     ports::{Commit, CommitKey, EventData, EventStoreError},
 };
 
@@ -160,7 +161,7 @@ impl StoredItem {
     /// Returns the head of the stream at this item, if a commit ends there.
     pub(crate) fn head(&self, stream: StreamId) -> Option<StreamHead> {
         self.ends_commit()
-            .then(|| StreamHead::observed(stream, self.last, self.commit_id, self.recorded_at))
+            .then(|| observed_head(stream, self.last, self.commit_id, self.recorded_at))
     }
 
     fn into_events(self, names: &mut Names) -> Result<Vec<EventData>, Unreadable> {

@@ -250,7 +250,7 @@ fn encode_metadata(metadata: &Metadata) -> Result<AttributeValue, EventStoreErro
 mod tests {
     use super::*;
     use crate::{PublishMode, limits::MAX_EVENT_BYTES};
-    use foldstream::StreamHead;
+    use foldstream::{StreamHead, adapter::observed_head};
 
     /// Returns a commit of random shape, near the sizes at which it is split.
     fn random_commit(dice: &mut fastrand::Rng) -> Append {
@@ -261,7 +261,7 @@ mod tests {
         let now = Timestamp::now();
         let head = match dice.bool() {
             true => StreamHead::empty(stream),
-            false => StreamHead::observed(stream, version, CommitId::random(), now),
+            false => observed_head(stream, version, CommitId::random(), now),
         };
         let mut metadata = Metadata::new();
         for n in 0..dice.usize(0..20) {

@@ -3,6 +3,7 @@ use crate::support::{Server, append_of, chain, given, read_all, stream};
 use aws_sdk_dynamodb::Client;
 use foldstream::{
     CommitId, StreamHead, StreamId, Timestamp, Version,
+    adapter::observed_head,
     ports::{
         AppendAll, AppendOutcome, Commit, EventStore, EventStoreError, ReadFrom, RefusedKind,
         ScanScope, Segment,
@@ -224,7 +225,7 @@ async fn a_head_above_the_tail_is_stored_and_then_every_read_across_the_hole_is_
     assert!(!store.capabilities().checks_heads);
     let stream = stream();
     given(&store, &stream, &[1, 1, 1]).await;
-    let above = StreamHead::observed(
+    let above = observed_head(
         stream.clone(),
         Version::new(5),
         CommitId::random(),

@@ -47,7 +47,7 @@ async fn the_first_commit_of_one_event_has_only_what_is_not_the_default() {
         .append(&first(vec![event("{\"q\": 1.0}")]))
         .await
         .unwrap();
-    let shard = foldstream::murmur2("cart#größe".as_bytes()) % 16;
+    let shard = foldstream::adapter::murmur2("cart#größe".as_bytes()) % 16;
     let expected = item([
         ("pk", s("cart#größe")),
         ("sk", n(1)),

@@ -130,7 +130,7 @@ async fn a_paused_partition_delivers_nothing_and_continues_without_a_gap() {
     let key_of = |partition| {
         (0..)
             .map(|n| format!("k{n}"))
-            .find(|k| foldstream::kafka_partition(k.as_bytes(), 2) == partition)
+            .find(|k| foldstream::adapter::kafka_partition(k.as_bytes(), 2) == partition)
             .unwrap()
     };
     let (zero, one) = (key_of(0), key_of(1));

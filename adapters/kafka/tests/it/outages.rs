@@ -5,10 +5,10 @@ use crate::mock::{
     value,
 };
 use foldstream::{
-    CommitId, DomainEvent, EventHeader, RecordedEvent, SourceUri, StreamId, Timestamp, Version,
+    CommitId, DomainEvent, EventHeader, SourceUri, StreamId, Timestamp, Version,
+    adapter::{recorded_event, to_message},
     ports::{Consumer, ConsumerEvent, MessageBus, MessageBusError, RefusedKind},
     runner::{EventContext, HandlerResult, Listener, ProcessorPolicy, Runner, Start},
-    to_message,
 };
 use foldstream_kafka::KafkaMessageBus;
 use foldstream_testkit::InMemoryControlStore;
@@ -335,7 +335,7 @@ async fn deposit(bus: &KafkaMessageBus, topic: &Arc<str>, id: u64) {
     let stream = StreamId::new("account", &id).unwrap();
     let id = CommitId::random().event_id(0);
     let header = EventHeader::new(id, stream, Version::new(1), "Deposited", Timestamp::now());
-    let event = RecordedEvent::new(header, r#"{"amount":1}"#.into());
+    let event = recorded_event(header, r#"{"amount":1}"#.into());
     let source: SourceUri = "urn:test".parse().unwrap();
     let message = to_message(&event, topic, &source, Timestamp::now());
     let deadline = Instant::now() + 30 * SECOND;

@@ -1,13 +1,13 @@
 //! Publishes: their partitions, their limits, and their acknowledgements.
 use crate::mock::{Mock, fresh, from_start, message, next_assigned, next_delivery, publish, value};
 use foldstream::{
-    CommitId, SourceUri, StreamHead, StreamId, Timestamp, kafka_partition,
+    CommitId, SourceUri, StreamHead, StreamId, Timestamp,
+    adapter::{kafka_partition, to_message},
     ports::{
         Append, AppendOutcome, EventData, EventStore, HeaderName, Message, MessageBus,
         MessageBusError, RefusedKind,
     },
     publisher::{Publisher, TopicRoute},
-    to_message,
 };
 use foldstream_kafka::KafkaMessageBus;
 use foldstream_testkit::{InMemoryControlStore, InMemoryEventStore};

@@ -2,6 +2,7 @@
 use crate::contract::support::{PATIENCE, unique};
 use foldstream::{
     Backoff, CommitId, RetryPolicy, StreamHead, StreamId, Timestamp, Version,
+    adapter::observed_head,
     ports::{
         Append, AppendAll, AppendOutcome, Commit, EventData, EventStore, EventStoreError, ReadFrom,
     },
@@ -94,7 +95,7 @@ pub(super) fn tail(commits: &[Commit]) -> StreamHead {
 /// A head of this stream that nobody has read from it.
 pub(super) fn foreign(stream: &StreamId, version: u64) -> StreamHead {
     let (version, time) = (Version::new(version), Timestamp::from_micros(1));
-    StreamHead::observed(stream.clone(), version, CommitId::random(), time)
+    observed_head(stream.clone(), version, CommitId::random(), time)
 }
 
 /// Returns everything that a read returns.

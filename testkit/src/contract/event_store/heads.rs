@@ -9,6 +9,7 @@ use super::given::{
 };
 use foldstream::{
     StreamHead, StreamId, Timestamp, Version,
+    adapter::observed_head,
     ports::{Append, AppendAll, AppendOutcome, Commit, EventStoreError, ReadFrom},
 };
 use futures::StreamExt;
@@ -152,7 +153,7 @@ pub async fn the_time_of_a_head_does_not_count(store: Store) {
     let (stream, mut commits) = given(&store, &[1, 2]).await;
     let timeless = |head: StreamHead| {
         let id = head.commit_id().unwrap();
-        StreamHead::observed(
+        observed_head(
             stream.clone(),
             head.version(),
             id,

@@ -2,7 +2,8 @@
 use super::BusFixture;
 use crate::contract::support::unique;
 use foldstream::{
-    Timestamp, kafka_partition,
+    Timestamp,
+    adapter::kafka_partition,
     ports::{
         AssignmentEpoch, Consumer, ConsumerEvent, Delivery, Message, MessageBus, MessageBusError,
         Offset, OffsetCommit, PartitionId, RefusedKind, StartOffset, Subscription,

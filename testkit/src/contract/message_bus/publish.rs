@@ -4,7 +4,8 @@ use super::given::{
 };
 use crate::contract::support::{at_once, unique};
 use foldstream::{
-    Timestamp, kafka_partition,
+    Timestamp,
+    adapter::kafka_partition,
     ports::{
         Message, MessageBusError, Offset, PartitionId, PartitionOffsets, RefusedKind, StartOffset,
         Subscription,

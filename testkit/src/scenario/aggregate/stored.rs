@@ -5,7 +5,7 @@ use bytes::Bytes;
 use foldstream::{
     Aggregate, BoxError, CommitId, Context, Decoded, DomainEvent, EventName, EventSet, Metadata,
     StreamHead, StreamId, Timestamp, Upcasters, Version,
-    adapter::encode_events,
+    adapter::{encode_events, observed_head},
     chain,
     ports::{Append, EventData, EventStoreError},
 };
@@ -121,7 +121,7 @@ impl<A: Aggregate> Scenario<A> {
     /// Encodes events with the checks of a repository, and decodes them as a load does.
     fn encode(&self, events: &[A::Event]) -> Result<Encoded<A::Event>, BoxError> {
         let stored = encode_events(events, &self.upcasters)?;
-        let upcasters = self.upcasters.with_own_of::<A::Event>()?;
+        let upcasters = foldstream::adapter::upcasters_of::<A::Event>(&self.upcasters)?;
         let mut read = Vec::with_capacity(events.len());
         for data in &*stored {
             let past = lift(&upcasters, &data.name, data.schema_version, &data.payload)?;
@@ -145,7 +145,7 @@ impl<A: Aggregate> Scenario<A> {
         const SOME_COMMIT: CommitId = CommitId::from_u128(1);
         let head = match version {
             Version::NONE => StreamHead::empty(stream.clone()),
-            version => StreamHead::observed(stream.clone(), version, SOME_COMMIT, now),
+            version => observed_head(stream.clone(), version, SOME_COMMIT, now),
         };
         let append = Append::after(head, SOME_COMMIT, now, events).with_metadata(metadata.clone());
         self.store.validate(&append)
@@ -158,7 +158,7 @@ impl<A: Aggregate> Scenario<A> {
         schema_version: u16,
         payload: &Bytes,
     ) -> Result<Past<A::Event>, BoxError> {
-        let upcasters = self.upcasters.with_own_of::<A::Event>()?;
+        let upcasters = foldstream::adapter::upcasters_of::<A::Event>(&self.upcasters)?;
         lift(&upcasters, name, schema_version, payload)
     }
 }

@@ -2,7 +2,8 @@
 use super::{AppendedAll, Store, Suspects, full, plain, tail};
 use async_trait::async_trait;
 use foldstream::{
-    CommitId, StreamHead, Timestamp, VersionConflict,
+    CommitId, StreamHead, Timestamp,
+    adapter::version_conflict,
     ports::{Append, AppendAll, AppendOutcome, Capabilities, EventData, EventStore},
 };
 use foldstream_testkit::intercept::EventStoreLayer;
@@ -126,7 +127,7 @@ impl EventStoreLayer for SortsHeads {
 
 fn moved<T>(head: &StreamHead) -> AppendOutcome<T> {
     let (stream, expected) = (head.stream().clone(), head.version());
-    AppendOutcome::Conflict(VersionConflict::new(stream, expected, None))
+    AppendOutcome::Conflict(version_conflict(stream, expected, None))
 }
 
 /// Stores one commit after the other until one fails.

@@ -2,7 +2,8 @@
 use super::{Answer, Appended, Read, Store, Suspects, full, is_backwards, slots_only, tail};
 use async_trait::async_trait;
 use foldstream::{
-    Version, VersionConflict,
+    Version,
+    adapter::version_conflict,
     ports::{Append, AppendOutcome, Capabilities, Commit, EventStore, EventStoreError, ReadFrom},
 };
 use foldstream_testkit::intercept::EventStoreLayer;
@@ -176,7 +177,7 @@ impl EventStoreLayer for ComparesWholeHeads {
         let (head, newest) = (&append.head, tail(store, append.head.stream()).await);
         if head.is_same_commit(&newest) && *head != newest {
             let actual = Some(newest.version());
-            let conflict = VersionConflict::new(head.stream().clone(), head.version(), actual);
+            let conflict = version_conflict(head.stream().clone(), head.version(), actual);
             return Ok(AppendOutcome::Conflict(conflict));
         }
         store.append(append).await

@@ -4,6 +4,7 @@ use crate::matrix::Suspect;
 use async_trait::async_trait;
 use foldstream::{
     StreamHead, StreamId,
+    adapter::observed_head,
     ports::{
         Append, AppendAll, BoxStream, Capabilities, Commit, CommitKey, EventStore, EventStoreError,
         ReadFrom, ScanCursor, ScanPage, ScanScope, Segment, StreamPage, UnpublishedPage,
@@ -320,7 +321,7 @@ impl EventStoreLayer for IgnoresTheStreamOfAHead {
         if let ReadFrom::After(head) = &what.from {
             let stream = what.stream.clone();
             what.from = ReadFrom::After(match head.commit_id() {
-                Some(id) => StreamHead::observed(stream, head.version(), id, head.recorded_at()),
+                Some(id) => observed_head(stream, head.version(), id, head.recorded_at()),
                 None => StreamHead::empty(stream),
             });
         }

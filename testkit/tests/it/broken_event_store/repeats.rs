@@ -82,7 +82,7 @@ impl EventStoreLayer for SearchesTheWholeStream {
 
 /// Returns the answer of a store that found another commit in the slot.
 fn conflict(append: &Append) -> AppendOutcome {
-    AppendOutcome::Conflict(foldstream::VersionConflict::new(
+    AppendOutcome::Conflict(foldstream::adapter::version_conflict(
         append.head.stream().clone(),
         append.head.version(),
         None,

@@ -3,6 +3,7 @@ use super::{Done, Member, Next, Sabotage, Suspects, broken};
 use async_trait::async_trait;
 use foldstream::{
     CommitId,
+    adapter::check_group,
     ports::{ConsumerEvent, MessageBusError, OffsetCommit, PartitionId, Revocation, Subscription},
 };
 use foldstream_testkit::InMemoryMessageBus;
@@ -80,7 +81,7 @@ struct TakesAnyGroup;
 #[async_trait]
 impl Sabotage for TakesAnyGroup {
     async fn wish(&self, _: &InMemoryMessageBus, mut wish: Subscription) -> Subscription {
-        if Subscription::check_group(&wish.group).is_err() {
+        if check_group(&wish.group).is_err() {
             wish.group = "of no good name".into();
         }
         wish

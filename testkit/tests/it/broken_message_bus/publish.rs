@@ -2,7 +2,8 @@
 use super::{Committed, Offsets, Published, Sabotage, Suspects, broken};
 use async_trait::async_trait;
 use foldstream::{
-    Timestamp, kafka_partition,
+    Timestamp,
+    adapter::kafka_partition,
     ports::{Message, MessageBus, MessageBusError, Offset, RefusedKind, TopicDescription},
 };
 use foldstream_testkit::InMemoryMessageBus;

@@ -1,7 +1,10 @@
 //! Buses that break a rule of runs.
 use super::{Sabotage, Suspects, broken};
 use async_trait::async_trait;
-use foldstream::ports::{Message, MessageBus, MessageBusError, RunOutcome};
+use foldstream::{
+    adapter::check_run,
+    ports::{Message, MessageBus, MessageBusError, RunOutcome},
+};
 use foldstream_testkit::InMemoryMessageBus;
 use futures::FutureExt;
 use tokio::task::yield_now;
@@ -47,7 +50,7 @@ struct AcknowledgesBeforeItSends;
 #[async_trait]
 impl Sabotage for AcknowledgesBeforeItSends {
     async fn publish_run(&self, _: &InMemoryMessageBus, run: &[Message]) -> RunOutcome {
-        match Message::check_run(run) {
+        match check_run(run) {
             Ok(()) => RunOutcome::complete(run.len()),
             Err(error) => RunOutcome::broken_off(0, error),
         }
@@ -92,7 +95,7 @@ struct ChecksWhileItSends;
 impl Sabotage for ChecksWhileItSends {
     async fn publish_run(&self, bus: &InMemoryMessageBus, run: &[Message]) -> RunOutcome {
         for index in 0..run.len() {
-            if let Err(error) = Message::check_run(&run[..=index]) {
+            if let Err(error) = check_run(&run[..=index]) {
                 return RunOutcome::broken_off(0, error);
             }
             if let Err(error) = bus.publish(&run[index]).await {
@@ -109,7 +112,7 @@ struct SkipsWhatIsRefused;
 #[async_trait]
 impl Sabotage for SkipsWhatIsRefused {
     async fn publish_run(&self, bus: &InMemoryMessageBus, run: &[Message]) -> RunOutcome {
-        if let Err(error) = Message::check_run(run) {
+        if let Err(error) = check_run(run) {
             return RunOutcome::broken_off(0, error);
         }
         let mut outcome = RunOutcome::complete(run.len());
@@ -152,7 +155,7 @@ impl Drop for Last<'_> {
 #[async_trait]
 impl Sabotage for SendsItsLastWhenDropped {
     async fn publish_run(&self, bus: &InMemoryMessageBus, run: &[Message]) -> RunOutcome {
-        if let Err(error) = Message::check_run(run) {
+        if let Err(error) = check_run(run) {
             return RunOutcome::broken_off(0, error);
         }
         let mut unsent = Last(bus, run.last());

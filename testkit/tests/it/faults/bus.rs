@@ -22,7 +22,8 @@ fn bus(faults: &Faults) -> (Arc<InMemoryMessageBus>, Arc<dyn MessageBus>, [Strin
     let bus = faults.message_bus(inner.clone());
     let key = |partition| {
         let mut keys = (0..).map(|n| format!("key-{n}"));
-        let lands = |key: &String| foldstream::kafka_partition(key.as_bytes(), 2) == partition;
+        let lands =
+            |key: &String| foldstream::adapter::kafka_partition(key.as_bytes(), 2) == partition;
         keys.find(lands).unwrap()
     };
     (inner, bus, [key(0), key(1)])

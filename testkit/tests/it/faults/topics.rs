@@ -1,7 +1,8 @@
 //! Topics that are unknown for a moment, and partitions without a position, as faults.
 use crate::member::kind;
 use foldstream::{
-    CommitId, DomainEvent, EventHeader, RecordedEvent, SourceUri, StreamId, Timestamp, Version,
+    CommitId, DomainEvent, EventHeader, SourceUri, StreamId, Timestamp, Version,
+    adapter::{recorded_event, to_message},
     ports::{
         Consumer, ConsumerEvent, Delivery, Message, MessageBus, MessageBusError, NoPosition,
         Offset, OffsetCommit, PartitionId, RefusedKind, StartOffset, Subscription,
@@ -10,7 +11,6 @@ use foldstream::{
         EventContext, HandlerResult, Listener, ProcessorPolicy, Runner, RunnerError, RunnerReport,
         Start,
     },
-    to_message,
 };
 use foldstream_testkit::{
     InMemoryControlStore, InMemoryMessageBus,
@@ -241,7 +241,7 @@ async fn processed(rules: impl IntoIterator<Item = Rule>) -> (u64, RunnerReport)
         let stream = StreamId::new("account", &n).unwrap();
         let id = CommitId::random().event_id(0);
         let header = EventHeader::new(id, stream, Version::new(1), "Deposited", Timestamp::now());
-        let event = RecordedEvent::new(header, "{}".into());
+        let event = recorded_event(header, "{}".into());
         let (topic, source) = (TOPIC.into(), SourceUri::default());
         let message = to_message(&event, &topic, &source, Timestamp::now());
         bus.publish(&message).await.unwrap();

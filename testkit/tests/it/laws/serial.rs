@@ -3,7 +3,8 @@
 use super::{failure, golden};
 use async_trait::async_trait;
 use foldstream::{
-    CommitId, StreamHead, StreamId, Timestamp, Version, VersionConflict,
+    CommitId, StreamHead, StreamId, Timestamp, Version,
+    adapter::version_conflict,
     ports::{
         Append, AppendAll, AppendOutcome, Commit, EventData, EventStore, EventStoreError, ReadFrom,
     },
@@ -151,7 +152,7 @@ impl EventStoreLayer for Broken {
                 })
             }
             Fault::Imagines if self.is_due() => {
-                let conflict = VersionConflict::new(stream, append.head.version(), None);
+                let conflict = version_conflict(stream, append.head.version(), None);
                 Ok(AppendOutcome::Conflict(conflict))
             }
             Fault::Exaggerates => match store.append(append).await? {

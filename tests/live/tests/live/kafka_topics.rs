@@ -1,10 +1,10 @@
 //! The records of topics over time, and the growth and recreation of topics, on Apache Kafka.
 use crate::kafka::{abort_a_transaction, config, delete_topic, unique};
 use foldstream::{
-    CommitId, DomainEvent, EventHeader, RecordedEvent, SourceUri, StreamId, Timestamp, Version,
+    CommitId, DomainEvent, EventHeader, SourceUri, StreamId, Timestamp, Version,
+    adapter::{recorded_event, to_message},
     ports::{MessageBus, PartitionId},
     runner::{EventContext, HandlerResult, Listener, ProcessorPolicy, Runner, RunnerError, Start},
-    to_message,
 };
 use foldstream_kafka::{KafkaMessageBus, TopicOutcome, TopicSpec};
 use foldstream_testkit::InMemoryControlStore;
@@ -72,7 +72,7 @@ async fn deposit(bus: &KafkaMessageBus, topic: &Arc<str>, id: u64, happened_at: 
     let stream = StreamId::new("account", &id).unwrap();
     let id = CommitId::random().event_id(0);
     let header = EventHeader::new(id, stream, Version::new(1), "Deposited", happened_at);
-    let event = RecordedEvent::new(header, r#"{"amount":1}"#.into());
+    let event = recorded_event(header, r#"{"amount":1}"#.into());
     let message = to_message(&event, topic, &SourceUri::default(), Timestamp::now());
     let deadline = Instant::now() + 60 * SECOND;
     while let Err(error) = bus.publish(&message).await {

@@ -39,7 +39,8 @@ use super::{
 };
 use crate::{attributes::Attributes, client::Connection, error::Failure};
 use foldstream::{
-    BoxError, StreamHead, Version, VersionConflict,
+    BoxError, StreamHead, Version,
+    adapter::version_conflict,
     ports::{Append, AppendAll, AppendOutcome, Commit, EventStoreError, PendingAppend},
 };
 
@@ -229,7 +230,7 @@ impl AtomicAppend<'_> {
     ) -> AppendOutcome<Vec<StreamHead>> {
         let (stream, expected) = (head.stream().clone(), head.version());
         let actual = stored.map(|stored| stored.last);
-        AppendOutcome::Conflict(VersionConflict::new(stream, expected, actual))
+        AppendOutcome::Conflict(version_conflict(stream, expected, actual))
     }
 
     fn nothing_known(&self) -> Vec<Option<StoredItem>> {

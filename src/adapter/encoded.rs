@@ -1,12 +1,7 @@
-//! The steps that a repository takes before an append, for code that stores or checks events
-//! without a repository: adapters, importers and test doubles.
-//!
-//! A test double that encodes by itself lets a test pass that fails in production. Therefore the
-//! checks of [`Repository`](crate::Repository) are functions of their own: [`encode_events`] and
-//! [`seal_append`] for the events of a commit, and [`encode_state`] for the state of a snapshot.
-//! [`Append::validate_for`] checks the limits of a store.
+//! The checks of a repository before an append, without the repository.
 use crate::{
-    AppendError, CodecError, DomainEvent, LoadError, PayloadCodecs, Snapshot, Upcasters,
+    AppendError, CodecError, DomainEvent, EventSet, InvalidUpcasters, LoadError, PayloadCodecs,
+    Snapshot, Upcasters,
     codec::{self, ReadBack},
     ports::{Append, EventData},
     repository,
@@ -48,6 +43,17 @@ pub fn encode_events<E: DomainEvent>(
 ) -> Result<Arc<[EventData]>, AppendError> {
     let upcasters = upcasters.with_own_of::<E>().map_err(LoadError::from)?;
     Ok(codec::encode_events(events, &upcasters, ReadBack::Checked)?)
+}
+
+/// Adds the steps that the event types of `E` bring themselves ([`EventSet::upcasters`]) to those
+/// for event types of other crates, as repositories and runners do.
+///
+/// # Errors
+/// - [`InvalidUpcasters::LiftedByItsType`] if a step of `upcasters` starts from a name that its
+///   event type lifts itself.
+/// - [`InvalidUpcasters::Foreign`] if an event type brings a step for another aggregate type.
+pub fn upcasters_of<E: EventSet>(upcasters: &Upcasters) -> Result<Upcasters, InvalidUpcasters> {
+    upcasters.with_own_of::<E>()
 }
 
 /// Seals the payloads of an append, and opens each of them again as a later load does.
