@@ -1,29 +1,20 @@
 //! `MapEventStore`: the adapter that the chapter "Writing an adapter in an afternoon" builds.
 use async_trait::async_trait;
 use foldstream::{
-    Bytes, StreamHead, StreamId, Version, VersionConflict,
+    Bytes, StreamHead, StreamId, Version, adapter,
     ports::{
         Append, AppendAll, AppendOutcome, BoxStream, Capabilities, Commit, CommitKey, EventStore,
-        EventStoreError, ReadFrom, RefusedKind, ScanCursor, ScanItems, ScanPage, ScanScope,
-        Segment, StreamPage, UnpublishedPage,
+        EventStoreError, ReadFrom, ScanCursor, ScanItems, ScanPage, ScanScope, Segment, StreamPage,
+        UnpublishedPage,
     },
 };
-use futures::{StreamExt, TryStreamExt, stream};
 use std::{
     collections::BTreeMap,
-    num::NonZeroU32,
+    future::ready,
+    num::{NonZeroU32, NonZeroUsize},
     ops::Bound,
     sync::{Mutex, MutexGuard, PoisonError},
 };
-
-/// The most bytes of the value in one row.
-const MAX_VALUE_BYTES: usize = 1024 * 1024;
-/// The most commits of one page of a read.
-const PAGE: usize = 100;
-/// The streams of one page of [`EventStore::streams`].
-const STREAMS_PAGE: usize = 1000;
-/// A version after every other.
-const LAST: Version = Version::new(u64::MAX);
 
 /// An [`EventStore`] in a map, with a row per commit as a table of a database would have it.
 #[derive(Debug, Default)]
@@ -43,13 +34,39 @@ fn decode((key, row): (&CommitKey, &Row)) -> Result<Commit, EventStoreError> {
     Commit::from_bytes_at(key, row.commit.clone())
 }
 
+/// The rows of a stream between two versions, in the order of versions.
+fn rows<'a>(
+    table: &'a Table,
+    stream: &StreamId,
+    first: Version,
+    last: Version,
+) -> impl DoubleEndedIterator<Item = Result<Commit, EventStoreError>> + 'a {
+    let key = |version| CommitKey::new(stream.clone(), version);
+    table.range(key(first)..=key(last)).map(decode)
+}
+
+/// Returns the head at which a stream ends.
+fn tail(table: &Table, stream: &StreamId) -> Result<StreamHead, EventStoreError> {
+    let newest = rows(table, stream, Version::NONE, LAST)
+        .next_back()
+        .transpose()?;
+    Ok(newest.map_or_else(|| StreamHead::empty(stream.clone()), |commit| commit.head()))
+}
+
+/// The most bytes of the value in one row.
+const MAX_VALUE_BYTES: usize = 1024 * 1024;
+/// The most items of one page, for reads and lists that name no limit.
+const PAGE: NonZeroUsize = NonZeroUsize::MIN.saturating_add(99);
+/// A version after every other.
+const LAST: Version = Version::new(u64::MAX);
+
 impl MapEventStore {
     fn table(&self) -> MutexGuard<'_, Table> {
         // What a panic leaves behind is whole: nothing between two inserts of one append can fail.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next commits of a read, at most `size`.
+    /// Returns the next commits of a read, at most `size`.
     fn page(
         &self,
         stream: &StreamId,
@@ -57,12 +74,8 @@ impl MapEventStore {
         size: usize,
     ) -> Result<Vec<Commit>, EventStoreError> {
         let table = self.table();
-        let key = |version| CommitKey::new(stream.clone(), version);
-        let rows = |first, last| table.range(key(first)..=key(last)).map(decode);
+        let rows = |first, last| rows(&table, stream, first, last);
         match from {
-            ReadFrom::After(head) if head.stream() != stream => {
-                Err(invalid(format!("{} is another stream", head.stream())))
-            }
             ReadFrom::After(head) => rows(head.version().next(), LAST).take(size).collect(),
             ReadFrom::Event(version) => {
                 // The row that begins at the version, or the one before it if its commit
@@ -81,7 +94,7 @@ impl MapEventStore {
                     .take(size)
                     .collect()
             }
-            other => Err(unsupported(format!("cannot read from {other:?}"))),
+            other => Err(adapter::unsupported(format!("cannot read from {other:?}"))),
         }
     }
 
@@ -95,102 +108,18 @@ impl MapEventStore {
         pick: impl Fn(&CommitKey, &Row) -> Option<T>,
     ) -> Result<(Vec<T>, Option<ScanCursor>), EventStoreError> {
         let start = match after {
-            Some(cursor) => Bound::Excluded(read_cursor(name, cursor)?),
+            Some(cursor) => Bound::Excluded(adapter::read_cursor(name, cursor)?),
             None => Bound::Unbounded,
         };
         let (mut items, mut last) = (Vec::new(), None);
         for (key, row) in self.table().range((start, Bound::Unbounded)) {
             if items.len() == limit {
-                return Ok((items, last.map(|key| write_cursor(name, key))));
+                return Ok((items, last.map(|key| adapter::write_cursor(name, key))));
             }
             items.extend(pick(key, row));
             last = Some(key);
         }
         Ok((items, None))
-    }
-}
-
-/// A cursor is the name of its walk and the last key that was looked at.
-fn write_cursor(walk: &str, last: &CommitKey) -> ScanCursor {
-    ScanCursor::from_bytes(format!("{walk}@{} {}", last.first_version, last.stream))
-}
-
-fn read_cursor(walk: &str, cursor: &ScanCursor) -> Result<CommitKey, EventStoreError> {
-    let read = || {
-        let text = std::str::from_utf8(cursor.as_bytes()).ok()?;
-        let key = text.strip_prefix(walk)?.strip_prefix('@')?;
-        let (version, stream) = key.split_once(' ')?;
-        let version = Version::new(version.parse().ok()?);
-        Some(CommitKey::new(stream.parse().ok()?, version))
-    };
-    read().ok_or_else(|| invalid(format!("the cursor is not one of the walk {walk:?}")))
-}
-
-/// Returns the answer to an append that must not be stored: a repeat or a conflict.
-fn answer_without_insert(
-    table: &Table,
-    all: &AppendAll,
-) -> Result<Option<AppendOutcome<Vec<StreamHead>>>, EventStoreError> {
-    // First the repeat. It stays one, however far the streams have moved since.
-    let mut stored = Vec::new();
-    for append in &all.commits {
-        let in_slot = table.get_key_value(&append.to_commit().key());
-        let commit = in_slot.map(decode).transpose()?;
-        stored.extend(commit.filter(|commit| commit.id == append.commit_id));
-    }
-    if stored.len() == all.commits.len() {
-        return Ok(Some(AppendOutcome::Repeated(stored)));
-    }
-    let heads = all.commits.iter().map(|append| &append.head);
-    for head in heads.chain(&all.unchanged) {
-        let key = |version| CommitKey::new(head.stream().clone(), version);
-        let rows = table.range(key(Version::NONE)..=key(LAST));
-        let newest = rows.map(decode).next_back().transpose()?;
-        let empty = || StreamHead::empty(head.stream().clone());
-        let tail = newest.map_or_else(empty, |commit| commit.head());
-        if !tail.is_same_commit(head) {
-            let (stream, actual) = (head.stream().clone(), Some(tail.version()));
-            let conflict = VersionConflict::new(stream, head.version(), actual);
-            return Ok(Some(AppendOutcome::Conflict(conflict)));
-        }
-    }
-    Ok(None)
-}
-
-/// A hole in a history: the version that is missing, and the last version before the hole.
-type Hole = (Version, Version);
-
-/// Returns the first hole before or within a page; `expected` is where the page must begin.
-fn hole(page: &[Commit], is_backwards: bool, expected: &mut Option<Version>) -> Option<Hole> {
-    for commit in page {
-        let (first, last) = (commit.first_version, commit.last_version());
-        let (near, next) = match is_backwards {
-            true => (last, before(first)),
-            false => (first, last.next()),
-        };
-        match *expected {
-            // Whatever the direction, the error names what is sound below the hole.
-            Some(version) if version != near && is_backwards => return Some((version, last)),
-            Some(version) if version != near => return Some((version, before(version))),
-            _ => *expected = Some(next),
-        }
-    }
-    None
-}
-
-fn before(version: Version) -> Version {
-    Version::new(version.get().saturating_sub(1))
-}
-
-fn invalid(reason: String) -> EventStoreError {
-    EventStoreError::Invalid { reason }
-}
-
-fn unsupported(reason: String) -> EventStoreError {
-    EventStoreError::Refused {
-        kind: RefusedKind::Unsupported,
-        reason,
-        source: "see the capabilities of MapEventStore".into(),
     }
 }
 
@@ -203,12 +132,7 @@ impl EventStore for MapEventStore {
     }
 
     async fn append(&self, append: &Append) -> Result<AppendOutcome, EventStoreError> {
-        let all = AppendAll::new(vec![append.clone()]);
-        Ok(match self.append_all(&all).await? {
-            AppendOutcome::Appended(_) => AppendOutcome::Appended(append.head_after()),
-            AppendOutcome::Repeated(stored) => AppendOutcome::Repeated(stored),
-            AppendOutcome::Conflict(conflict) => AppendOutcome::Conflict(conflict),
-        })
+        adapter::append_alone(self, append).await
     }
 
     async fn append_all(
@@ -216,21 +140,30 @@ impl EventStore for MapEventStore {
         all: &AppendAll,
     ) -> Result<AppendOutcome<Vec<StreamHead>>, EventStoreError> {
         all.validate_for(&self.capabilities())?;
+        let commits: Vec<Commit> = all.commits.iter().map(Append::to_commit).collect();
 
         // The lock is the transaction: the check and all inserts happen under it.
         let mut table = self.table();
-        if let Some(answer) = answer_without_insert(&table, all)? {
+        let slot = |c: &Commit| table.get_key_value(&c.key()).map(decode).transpose();
+        let slots = commits.iter().map(slot).collect::<Result<_, _>>()?;
+        let heads = all.commits.iter().map(|append| &append.head);
+        let tails = heads
+            .chain(&all.unchanged)
+            .map(|head| tail(&table, head.stream()));
+        let tails: Vec<StreamHead> = tails.collect::<Result<_, _>>()?;
+        if let Some(answer) = adapter::append_answer(all, slots, &tails) {
             return Ok(answer);
         }
-        for commit in all.commits.iter().map(Append::to_commit) {
+        for commit in &commits {
             let row = Row {
                 commit: commit.to_bytes(),
                 is_published: false,
             };
             table.insert(commit.key(), row);
         }
-        let heads = all.commits.iter().map(Append::head_after).collect();
-        Ok(AppendOutcome::Appended(heads))
+        Ok(AppendOutcome::Appended(
+            commits.iter().map(Commit::head).collect(),
+        ))
     }
 
     fn read(
@@ -239,45 +172,9 @@ impl EventStore for MapEventStore {
         from: ReadFrom,
         limit: Option<NonZeroU32>,
     ) -> BoxStream<'_, Result<Commit, EventStoreError>> {
-        let is_backwards = matches!(from, ReadFrom::Newest | ReadFrom::NewestAtOrBelow(_));
-        let expected = match &from {
-            ReadFrom::After(head) => Some(head.version().next()),
-            _ => None,
-        };
-        let limit = limit.map_or(usize::MAX, |limit| limit.get() as usize);
-        let (stream, size) = (stream.clone(), PAGE.min(limit));
-        let start = (Some(from), expected);
-        // Nothing runs before the caller polls, and one page is held at a time.
-        stream::try_unfold(start, move |(from, mut expected)| {
-            let page = from.map(|from| self.page(&stream, &from, size)).transpose();
-            std::future::ready(page.and_then(|page| {
-                let Some(page) = page else { return Ok(None) };
-                let is_over = page.len() < size;
-                let hole = hole(&page, is_backwards, &mut expected);
-                // A history that is read backwards ends with version 1.
-                let beginning = expected.filter(|v| is_over && is_backwards && *v > Version::NONE);
-                let beginning = beginning.map(|version| (version, Version::NONE));
-                if let Some((version, after)) = hole.or(beginning) {
-                    return Err(EventStoreError::Corrupt {
-                        stream: stream.clone(),
-                        after,
-                        reason: format!("version {version} is missing"),
-                    });
-                }
-                let next = page
-                    .last()
-                    .filter(|_| !is_over)
-                    .map(|last| match is_backwards {
-                        true => ReadFrom::NewestAtOrBelow(before(last.first_version)),
-                        false => ReadFrom::After(last.head()),
-                    });
-                let items = stream::iter(page.into_iter().map(Ok));
-                Ok(Some((items, (next, expected))))
-            }))
-        })
-        .try_flatten()
-        .take(limit)
-        .boxed()
+        let id = stream.clone();
+        let page = move |from, size| ready(self.page(&id, &from, size));
+        adapter::read_in_pages(stream.clone(), from, limit, PAGE, page)
     }
 
     async fn streams(
@@ -286,7 +183,7 @@ impl EventStore for MapEventStore {
         after: Option<ScanCursor>,
     ) -> Result<StreamPage, EventStoreError> {
         let name = format!("streams {aggregate}");
-        let (streams, next) = self.walk(&name, after.as_ref(), STREAMS_PAGE, |key, _| {
+        let (streams, next) = self.walk(&name, after.as_ref(), PAGE.get(), |key, _| {
             let is_first = key.first_version == Version::new(1);
             (is_first && key.stream.aggregate() == aggregate).then(|| key.stream.clone())
         })?;
@@ -309,7 +206,7 @@ impl EventStore for MapEventStore {
         let items = match what {
             ScanScope::Commits => ScanItems::Commits(commits),
             ScanScope::Tails => ScanItems::Tails(commits.iter().map(Commit::head).collect()),
-            other => return Err(unsupported(format!("cannot scan for {other:?}"))),
+            other => return Err(adapter::unsupported(format!("cannot scan for {other:?}"))),
         };
         Ok(ScanPage::new(items, next))
     }
@@ -347,6 +244,7 @@ fn is_in(segment: Segment, key: &CommitKey) -> bool {
 mod tests {
     use super::*;
     use foldstream::{CommitId, Timestamp, ports::EventData};
+    use futures::TryStreamExt;
 
     /// A stream of so many commits of one event.
     async fn given(commits: u64) -> (MapEventStore, StreamId) {
