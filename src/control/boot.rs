@@ -67,7 +67,7 @@ impl Failure for BootError {
 }
 
 /// The boot rows of one generation of a processor.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct BootRows {
     rows: Rows,
     partition: String,
@@ -245,7 +245,7 @@ impl BootRows {
     }
 
     /// Returns the start positions of partitions in which nothing is committed.
-    pub(crate) fn marks(&self) -> Vec<StartOffset> {
+    pub(crate) fn start_offsets(&self) -> Vec<StartOffset> {
         let rows = self.known.iter();
         rows.map(|(partition, row)| StartOffset::new(partition.clone(), row.value.offset))
             .collect()

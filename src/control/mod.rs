@@ -8,6 +8,7 @@ mod boot;
 mod generation;
 mod large;
 mod lease;
+mod position;
 mod restore;
 mod rows;
 mod topic;
@@ -17,6 +18,7 @@ pub(crate) use boot::{BootError, BootRows};
 pub(crate) use generation::join as join_generation;
 pub use large::{LargePut, LargeRows};
 pub use lease::{Contender, Lease, Leases};
+pub(crate) use position::StreamPositions;
 pub use restore::{
     Finding, InvalidRestoreCursor, RestoreCursor, RestoreError, RestorePage, RestoreRepair,
     WritesSinceRestore,

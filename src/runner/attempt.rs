@@ -1,58 +1,46 @@
-//! One attempt at the head of a stream's queue: check the version, fill a gap from history, decode, handle.
+//! One attempt at the first records of a lane: check each version, fill gaps from history, decode,
+//! handle.
 use super::{
     EventContext, EventSource, HandlerError, ModelId, Position, Start, UnknownEvents,
     erased::{AnyEvent, ErasedProcessor},
+    machine::{Ended, Failure, Outcome, Record, Work},
+    report::Counts,
+    step::{Arrived, HistoryForked, Step, next_step},
     streams::Progress,
 };
 use crate::{
-    CodecError, CommitId, EventHeader, Opened, PayloadCodecs, PayloadContext, RecordedEvent,
-    StreamId, Upcasters, Version,
-    ports::{AssignmentEpoch, EventStore, Offset, PartitionId, ReadFrom},
+    CodecError, EventHeader, Opened, PayloadCodecs, PayloadContext, RecordedEvent, StreamId,
+    Upcasters, Version,
+    control::StreamPositions,
+    ports::{EventStore, PartitionId, ReadFrom},
 };
 use bytes::Bytes;
-use futures::TryStreamExt;
-use std::{sync::Arc, time::Duration};
+use futures::{FutureExt, TryStreamExt};
+use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
-
-/// A record as received and understood.
-#[derive(Debug)]
-pub(super) struct Incoming {
-    pub(super) partition: PartitionId,
-    pub(super) offset: Offset,
-    pub(super) epoch: AssignmentEpoch,
-    pub(super) event: RecordedEvent,
-    /// The version of the stream's previous record in the topic, if the record says that it is not the version before.
-    pub(super) previous: Option<Version>,
-}
 
 /// What the attempts of one processor share.
 pub(super) struct Shared {
     pub(super) processor: Arc<dyn ErasedProcessor>,
     pub(super) model: ModelId,
     pub(super) history: Option<Arc<dyn EventStore>>,
+    /// The stored positions, at the level that stores them.
+    pub(super) positions: Option<StreamPositions>,
     pub(super) upcasters: Upcasters,
     pub(super) codecs: PayloadCodecs,
+    pub(super) rules: AttemptRules,
+}
+
+/// The part of the policy that concerns one attempt.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct AttemptRules {
     pub(super) unknown_events: UnknownEvents,
     pub(super) start: Start,
     pub(super) timeout: Duration,
-}
-
-/// Counts of what was done; a processor's report is their sum.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Tally {
-    pub(super) handled: u64,
-    pub(super) skipped: u64,
-    pub(super) shredded: u64,
-    pub(super) duplicates: u64,
-    pub(super) filled: u64,
-    pub(super) gaps_unverified: u64,
-}
-
-/// How an attempt ended. What it got done counts even if it failed.
-pub(super) struct Attempted {
-    pub(super) progress: Progress,
-    pub(super) tally: Tally,
-    pub(super) result: Result<(), Failure>,
+    /// The most events that one call of the handler gets.
+    pub(super) max_batch: usize,
+    /// The projector must store its positions.
+    pub(super) needs_position: bool,
 }
 
 /// What came of reading an event.
@@ -63,207 +51,340 @@ enum Read {
     Shredded,
 }
 
-/// An event that could not be handled.
-#[derive(Debug)]
-pub(super) struct Failure {
-    pub(super) version: Version,
-    pub(super) error: HandlerError,
-}
-
-/// The history that a processor has followed is not the history that is stored now.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the history of {stream} has forked: version {version} was of commit {followed}, now it is of {found}; rebuild the read model"
-)]
-pub(super) struct HistoryForked {
-    stream: StreamId,
+/// An event that waits for the next call of the handler.
+struct Pending {
+    /// The record that it comes from, or before.
+    record: usize,
     version: Version,
-    followed: CommitId,
-    found: CommitId,
+    event: Box<AnyEvent>,
+    ctx: EventContext,
+    is_late: bool,
+    is_filled: bool,
 }
 
-pub(super) struct Attempt {
-    pub(super) shared: Arc<Shared>,
-    pub(super) incoming: Arc<Incoming>,
-    pub(super) number: u32,
+/// The signals to an attempt.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Signals {
+    /// The result no longer counts.
     pub(super) cancelled: CancellationToken,
-    pub(super) progress: Progress,
-    pub(super) tally: Tally,
+    /// The attempt is to end after its current call.
+    pub(super) finish: CancellationToken,
 }
 
-impl Attempt {
-    pub(super) async fn run(mut self) -> Attempted {
-        let result = self.take_in().await;
-        Attempted {
-            progress: self.progress,
-            tally: self.tally,
+pub(super) struct Attempt<F> {
+    shared: Arc<Shared>,
+    work: Work,
+    signals: Signals,
+    /// Tells that the next call of a handler begins.
+    advance: F,
+    /// With what is pending counted as handled.
+    progress: Progress,
+    /// Without it.
+    certain: Progress,
+    pending: Vec<Pending>,
+    counts: Counts,
+}
+
+impl<F: Fn() + Send + Sync> Attempt<F> {
+    pub(super) fn new(shared: Arc<Shared>, mut work: Work, signals: Signals, advance: F) -> Self {
+        let progress = std::mem::replace(&mut work.progress, Progress::Unknown);
+        Self {
+            shared,
+            work,
+            signals,
+            advance,
+            certain: progress.clone(),
+            progress,
+            pending: Vec::new(),
+            counts: Counts::default(),
+        }
+    }
+
+    pub(super) async fn run(mut self) -> Ended {
+        let records = std::mem::take(&mut self.work.records);
+        let (done, result) = self.take_all(&records).await;
+        Ended {
+            progress: self.certain,
+            done,
+            counts: self.counts,
             result,
         }
     }
 
-    async fn take_in(&mut self) -> Result<(), Failure> {
-        let incoming = self.incoming.clone();
-        let header = &incoming.event.header;
+    async fn take_all(&mut self, records: &[Arc<Record>]) -> (usize, Outcome) {
+        for (at, record) in records.iter().enumerate() {
+            if at > 0 && self.signals.finish.is_cancelled() {
+                let done = self.pending.first().map_or(at, |pending| pending.record);
+                return (done, Outcome::Done);
+            }
+            if let Err(failed) = self.take(at, record).await {
+                return failed;
+            }
+        }
+        match self.handle_pending().await {
+            Ok(()) => (records.len(), Outcome::Done),
+            Err(failed) => failed,
+        }
+    }
+
+    async fn take(&mut self, at: usize, record: &Record) -> Result<(), (usize, Outcome)> {
+        let header = &record.event.header;
         let stream = &header.stream;
-        let here = |error| Failure {
-            version: header.version,
-            error,
-        };
-        if !self.subscribes_to(stream) {
-            self.tally.skipped += 1;
-            return Ok(());
-        }
-        if self.progress == Progress::Unknown || self.number > 1 {
+        let here = |error| failed(at, header.version, error);
+        if self.progress == Progress::Unknown || (at == 0 && self.work.number > 1) {
             self.progress = self.look_up(stream).await.map_err(here)?;
+            self.certain = self.progress.clone();
         }
-        if let Progress::At(version, commit) = self.progress {
-            if header.version <= version {
-                self.check_fork(header.version, version, commit)
-                    .map_err(here)?;
-                self.tally.duplicates += 1;
-                return Ok(());
-            }
-            // The versions between the previous record and this one are in no record, so only a gap before the previous
-            // record is one.
-            let next = incoming.previous.map_or(header.version, Version::next);
-            if next > version.next() {
-                self.fill(stream, version, next).await?;
-            }
-        }
-        let source = EventSource::Bus {
-            partition: incoming.partition.clone(),
-            offset: incoming.offset,
+        let source = || EventSource::Bus {
+            partition: record.partition.clone(),
+            offset: record.offset,
         };
-        self.handle(&incoming.event, source).await
+        let arrived = Arrived {
+            version: header.version,
+            commit_id: header.event_id.commit_id(),
+            previous: record.previous,
+            partition: &record.partition,
+        };
+        match next_step(&self.progress, arrived) {
+            Step::Handle => self.handle(at, &record.event, source(), record).await,
+            Step::Late => {
+                self.counts.out_of_order += 1;
+                self.handle(at, &record.event, source(), record).await
+            }
+            Step::Duplicate => {
+                self.counts.duplicates += 1;
+                Ok(())
+            }
+            Step::Fork { followed } => Err(here(HandlerError::fatal(HistoryForked {
+                stream: stream.clone(),
+                version: header.version,
+                followed,
+                found: arrived.commit_id,
+            }))),
+            Step::Fill(first, last) => {
+                self.fill(at, record, first, last).await?;
+                self.handle(at, &record.event, source(), record).await
+            }
+        }
     }
 
-    /// Foreign aggregate types are passed without a look at the payload, and without keeping progress for them.
-    fn subscribes_to(&self, stream: &StreamId) -> bool {
-        let selectors = self.shared.processor.selectors();
-        selectors.iter().any(|s| s.aggregate == stream.aggregate())
-    }
-
-    /// Asked again before a retry: the attempt that failed may have stored its event, and only its answer was lost.
+    /// Asked again before a retry: the attempt that failed may have stored its event, and only its
+    /// answer was lost.
     async fn look_up(&self, stream: &StreamId) -> Result<Progress, HandlerError> {
         let asked = self.shared.processor.position(&self.shared.model, stream);
-        Ok(match (self.in_time(asked).await?, self.progress) {
-            (Position::KeptByRunner, Progress::Unknown) => Progress::NoBase,
-            (Position::KeptByRunner, known) => known,
+        let rules = &self.shared.rules;
+        Ok(match (self.in_time(asked).await?, &self.progress) {
+            (Position::KeptByRunner, _) if rules.needs_position => {
+                return Err(HandlerError::fatal(
+                    "the level ExactlyOnceEffect needs a projector that stores its position with its rows: implement Projector::position, or choose another level",
+                ));
+            }
+            (Position::KeptByRunner, Progress::Unknown) => self.stored_position(stream).await?,
+            (Position::KeptByRunner, known) => known.clone(),
             // What lies before the start is not wanted: the first event seen is the base.
             (Position::Stored { version, .. }, Progress::Unknown | Progress::NoBase)
-                if version == Version::NONE && self.shared.start == Start::Now =>
+                if version == Version::NONE && rules.start == Start::Now =>
             {
                 Progress::NoBase
             }
             // Events that were skipped since are not in the read model.
-            (Position::Stored { version, .. }, Progress::At(known, _)) if known > version => {
-                self.progress
+            (Position::Stored { version, .. }, Progress::At(known)) if known.version >= version => {
+                self.progress.clone()
             }
-            (Position::Stored { version, commit_id }, _) => Progress::At(version, commit_id),
+            (Position::Stored { version, commit_id }, _) => Progress::at(version, commit_id),
         })
     }
 
-    /// A version that was followed under another commit id is another history.
-    fn check_fork(
-        &self,
-        seen: Version,
-        position: Version,
-        followed: Option<CommitId>,
-    ) -> Result<(), HandlerError> {
-        let header = &self.incoming.event.header;
-        let found = header.event_id.commit_id();
-        match followed {
-            Some(followed) if seen == position && followed != found => {
-                Err(HandlerError::fatal(HistoryForked {
-                    stream: header.stream.clone(),
-                    version: seen,
-                    followed,
-                    found,
-                }))
-            }
-            _ => Ok(()),
-        }
+    async fn stored_position(&self, stream: &StreamId) -> Result<Progress, HandlerError> {
+        let Some(positions) = &self.shared.positions else {
+            return Ok(Progress::NoBase);
+        };
+        let stored = async { Ok(positions.get(stream).await?) };
+        let stored = self.in_time(stored).await?;
+        Ok(stored.map_or(Progress::NoBase, |(version, commit_id)| {
+            Progress::at(version, commit_id)
+        }))
     }
 
-    /// Handles what the bus has skipped between `position` and `next`. Without a history source the gap is only counted.
+    /// Handles what the bus has skipped before a record. Without a history source, the gap is only
+    /// counted.
     async fn fill(
         &mut self,
-        stream: &StreamId,
-        position: Version,
-        next: Version,
-    ) -> Result<(), Failure> {
+        at: usize,
+        record: &Record,
+        first: Version,
+        last: Version,
+    ) -> Result<(), (usize, Outcome)> {
+        let stream = &record.event.header.stream;
         let Some(history) = self.shared.history.clone() else {
-            self.tally.gaps_unverified += 1;
+            self.handle_pending().await?;
+            self.counts.gaps_unverified += 1;
             // It has been passed: a retry of what follows it does not meet it again.
-            self.progress = Progress::At(Version::new(next.get() - 1), None);
+            self.progress.passed(first, last);
+            self.certain = self.progress.clone();
             return Ok(());
         };
-        let failed = |version, error: HandlerError| Failure { version, error };
-        let mut commits = history.read(stream, ReadFrom::Event(position.next()), None);
-        let mut expected = position.next();
-        loop {
+        let mut commits = history.read(stream, ReadFrom::Event(first), None);
+        let mut expected = first;
+        while expected <= last {
             let read = self.in_time(async { Ok(commits.try_next().await?) });
-            let commit = read.await.map_err(|e| failed(expected, e))?;
-            let Some(commit) = commit else { break };
+            let commit = read.await.map_err(|e| failed(at, expected, e))?;
+            let Some(commit) = commit else {
+                let gap = format!("{stream} ends before version {last} in the event store");
+                return Err(failed(at, expected, HandlerError::transient(gap)));
+            };
             for event in commit.recorded() {
                 let version = event.header.version;
-                if version < expected {
+                if version < expected || version > last {
                     continue;
                 }
-                if version >= next {
-                    return Ok(());
-                }
-                self.handle(&event, EventSource::History).await?;
-                self.tally.filled += 1;
+                self.handle(at, &event, EventSource::History, record)
+                    .await?;
+                (self.advance)();
                 expected = version.next();
             }
         }
-        if expected < next {
-            let gap = format!("{stream} ends before version {next} in the event store");
-            return Err(failed(expected, HandlerError::transient(gap)));
+        Ok(())
+    }
+
+    /// Reads one event, and handles it with the next call.
+    async fn handle(
+        &mut self,
+        at: usize,
+        event: &RecordedEvent,
+        source: EventSource,
+        record: &Record,
+    ) -> Result<(), (usize, Outcome)> {
+        let header = &event.header;
+        let version = header.version;
+        let read = match self.read(event).await {
+            Ok(read) => read,
+            Err(error) => {
+                // What comes before it is handled first.
+                self.handle_pending().await?;
+                return Err(failed(at, version, error));
+            }
+        };
+        let is_filled = source == EventSource::History;
+        let commit_id = Some(header.event_id.commit_id());
+        let partition: &PartitionId = &record.partition;
+        let is_late = matches!(&self.progress, Progress::At(at) if version <= at.version);
+        self.progress.handled(version, commit_id, partition);
+        match read {
+            Read::Event(event) => {
+                let number = if at == 0 { self.work.number } else { 1 };
+                let cancelled = self.signals.cancelled.child_token();
+                let ctx = EventContext::new(self.shared.model.clone(), header.clone(), source)
+                    .with_attempt(number, cancelled);
+                self.pending.push(Pending {
+                    record: at,
+                    version,
+                    event,
+                    ctx,
+                    is_late,
+                    is_filled,
+                });
+                if self.pending.len() >= self.shared.rules.max_batch {
+                    self.handle_pending().await?;
+                }
+                return Ok(());
+            }
+            Read::Nothing => self.counts.skipped += 1,
+            Read::Shredded => self.counts.shredded += 1,
+        }
+        self.counts.filled += u64::from(is_filled);
+        if self.pending.is_empty() {
+            self.certain = self.progress.clone();
         }
         Ok(())
     }
 
-    /// Lifts, decodes and handles one event, and moves the progress over it.
-    async fn handle(&mut self, event: &RecordedEvent, source: EventSource) -> Result<(), Failure> {
-        let version = event.header.version;
-        let done = self.handle_one(event, source).await;
-        done.map_err(|error| Failure { version, error })?;
-        self.progress = Progress::At(version, Some(event.header.event_id.commit_id()));
-        Ok(())
+    /// Calls the handler with what is pending.
+    async fn handle_pending(&mut self) -> Result<(), (usize, Outcome)> {
+        let pending = std::mem::take(&mut self.pending);
+        let asked = pending.len();
+        if asked == 0 {
+            return Ok(());
+        }
+        let notes: Vec<_> = (pending.iter())
+            .map(|p| (p.record, p.version, p.ctx.clone(), p.is_late, p.is_filled))
+            .collect();
+        let (done, error) = self.call(pending).await;
+        for (_, version, ctx, _, is_filled) in &notes[..done] {
+            let commit_id = ctx.header().event_id.commit_id();
+            if done < asked {
+                let partition = PartitionId::new("", 0);
+                self.certain.handled(*version, Some(commit_id), &partition);
+            }
+            self.counts.handled += 1;
+            self.counts.filled += u64::from(*is_filled);
+        }
+        match error {
+            None => {
+                self.certain = self.progress.clone();
+                Ok(())
+            }
+            Some(error) => {
+                let (record, version, ..) = &notes[done.min(asked - 1)];
+                self.progress = self.certain.clone();
+                Err(failed(*record, *version, error))
+            }
+        }
     }
 
-    async fn handle_one(
-        &mut self,
-        event: &RecordedEvent,
-        source: EventSource,
-    ) -> Result<(), HandlerError> {
-        let decoded = match self.read(event).await? {
-            Read::Event(decoded) => decoded,
-            Read::Nothing => {
-                self.tally.skipped += 1;
-                return Ok(());
+    /// Returns how many events were handled, and the error of the next one.
+    async fn call(&self, mut pending: Vec<Pending>) -> (usize, Option<HandlerError>) {
+        let asked = pending.len();
+        let tokens: Vec<_> = pending.iter().map(|p| p.ctx.cancel_token()).collect();
+        // Work that the handler left elsewhere is told when nobody waits for the answer any more:
+        // after a timeout, a panic, or the end of the run.
+        let unanswered: Vec<_> = tokens
+            .into_iter()
+            .map(CancellationToken::drop_guard)
+            .collect();
+        let (what, call) = if self.shared.rules.max_batch == 1
+            && let Some(Pending { event, ctx, .. }) = pending.pop()
+        {
+            let processor = self.shared.processor.clone();
+            let call = async move {
+                let handled = processor.handle(&*event, &ctx).await;
+                (usize::from(handled.is_ok()), handled.err())
+            };
+            ("handler", call.boxed())
+        } else {
+            let events = pending.into_iter().map(|p| (p.event, p.ctx)).collect();
+            ("batch handler", self.shared.processor.handle_batch(events))
+        };
+        let timeout = self.shared.rules.timeout;
+        let called = tokio::time::timeout(timeout, AssertUnwindSafe(call).catch_unwind()).await;
+        let (done, error) = match called {
+            Err(_) => (0, Some(HandlerError::timed_out(timeout))),
+            Ok(Err(panic)) => {
+                let message = panic_message(what, &*panic);
+                (0, Some(HandlerError::permanent(message)))
             }
-            Read::Shredded => {
-                self.tally.shredded += 1;
-                return Ok(());
+            Ok(Ok(answer)) => {
+                for guard in unanswered {
+                    guard.disarm();
+                }
+                answer
             }
         };
-        let cancelled = self.cancelled.child_token();
-        let ctx = EventContext::new(self.shared.model.clone(), event.header.clone(), source)
-            .with_attempt(self.number, cancelled.clone());
-        let handled = async {
-            // Work that the handler left elsewhere is told when nobody waits for the answer any more: after a timeout,
-            // a panic, or the end of the run.
-            let unanswered = cancelled.drop_guard();
-            let handled = self.shared.processor.handle(&*decoded, &ctx).await;
-            unanswered.disarm();
-            handled
-        };
-        self.in_time(handled).await?;
-        self.tally.handled += 1;
-        Ok(())
+        match error {
+            None if done == asked => (asked, None),
+            Some(error) if done < asked => (done, Some(error)),
+            error => {
+                let reason = format!(
+                    "the batch handler says that it has handled {done} of {asked} events, {}: a batch is done with all of its events and no error, or with less and the error of the next one",
+                    if error.is_some() {
+                        "with an error"
+                    } else {
+                        "without an error"
+                    }
+                );
+                (done.min(asked - 1), Some(HandlerError::permanent(reason)))
+            }
+        }
     }
 
     /// Opens, lifts and decodes.
@@ -273,10 +394,8 @@ impl Attempt {
             None => self.decode(header, &event.payload),
             Some(tags) if self.may_know(header) => {
                 let context = PayloadContext::of_event(header);
-                let open = self
-                    .shared
-                    .codecs
-                    .open(&context, Some(tags), &event.payload);
+                let codecs = &self.shared.codecs;
+                let open = codecs.open(&context, Some(tags), &event.payload);
                 let open = async { open.await.map_err(HandlerError::unreadable) };
                 match self.in_time(open).await? {
                     Opened::Payload(payload) => self.decode(header, &payload),
@@ -292,7 +411,7 @@ impl Attempt {
         match decoded {
             Ok(decoded) => Ok(decoded.map_or(Read::Nothing, Read::Event)),
             Err(CodecError::UnknownEvent { .. })
-                if self.shared.unknown_events == UnknownEvents::Skip =>
+                if self.shared.rules.unknown_events == UnknownEvents::Skip =>
             {
                 Ok(Read::Nothing)
             }
@@ -305,15 +424,11 @@ impl Attempt {
         header: &EventHeader,
         payload: &Bytes,
     ) -> Result<Option<Box<AnyEvent>>, CodecError> {
-        let Shared {
-            processor,
-            upcasters,
-            ..
-        } = &*self.shared;
-        processor.decode(upcasters, header, payload)
+        let shared = &*self.shared;
+        shared.processor.decode(&shared.upcasters, header, payload)
     }
 
-    /// Whether the event is in the processor's set, or may be after a rename.
+    /// Returns true if the event is in the processor's set, or may be after a rename.
     fn may_know(&self, header: &EventHeader) -> bool {
         let aggregate = header.stream.aggregate();
         let selectors = self.shared.processor.selectors();
@@ -326,12 +441,21 @@ impl Attempt {
         &self,
         work: impl Future<Output = Result<T, HandlerError>>,
     ) -> Result<T, HandlerError> {
-        match tokio::time::timeout(self.shared.timeout, work).await {
+        let timeout = self.shared.rules.timeout;
+        match tokio::time::timeout(timeout, work).await {
             Ok(result) => result,
-            Err(_) => Err(HandlerError::transient(format!(
-                "it took longer than the attempt timeout of {:?}",
-                self.shared.timeout
-            ))),
+            Err(_) => Err(HandlerError::timed_out(timeout)),
         }
     }
+}
+
+fn failed(done: usize, version: Version, error: HandlerError) -> (usize, Outcome) {
+    (done, Outcome::Failed(Failure { version, error }))
+}
+
+/// Returns what a panic of this function said.
+pub(super) fn panic_message(what: &str, payload: &(dyn Any + Send)) -> String {
+    let text = payload.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+    format!("the {what} panicked: {}", text.unwrap_or("no message"))
 }

@@ -1,5 +1,7 @@
 //! A processor without its types: one runner serves every listener and projector.
-use super::{EventContext, HandlerError, HandlerResult, Listener, ModelId, Position, Projector};
+use super::{
+    BatchResult, EventContext, HandlerError, HandlerResult, Listener, ModelId, Position, Projector,
+};
 use crate::{
     CodecError, EventHeader, EventSelector, EventSet, InvalidUpcasters, StreamId, Upcasters, codec,
 };
@@ -10,7 +12,12 @@ use std::any::Any;
 /// A decoded event whose type only the processor knows.
 pub(super) type AnyEvent = dyn Any + Send + Sync;
 
+/// The answer to a batch: how many events were handled, and the error of the next one.
+pub(super) type Handled = (usize, Option<HandlerError>);
+
 pub(super) trait ErasedProcessor: Send + Sync {
+    /// Returns true for a projector.
+    fn is_projector(&self) -> bool;
     fn selectors(&self) -> Vec<EventSelector>;
     /// These upcasters and those that the event types bring.
     fn upcasters(&self, given: &Upcasters) -> Result<Upcasters, InvalidUpcasters>;
@@ -26,7 +33,14 @@ pub(super) trait ErasedProcessor: Send + Sync {
         event: &'a AnyEvent,
         ctx: &'a EventContext,
     ) -> BoxFuture<'a, HandlerResult>;
+    fn handle_batch(&self, events: Vec<(Box<AnyEvent>, EventContext)>) -> BoxFuture<'_, Handled>;
+    fn prepare<'a>(&'a self, model: &'a ModelId) -> BoxFuture<'a, HandlerResult>;
     fn flush<'a>(&'a self, model: &'a ModelId) -> BoxFuture<'a, HandlerResult>;
+    fn forget_buffered<'a>(
+        &'a self,
+        model: &'a ModelId,
+        streams: &'a [StreamId],
+    ) -> BoxFuture<'a, HandlerResult>;
     fn position<'a>(
         &'a self,
         model: &'a ModelId,
@@ -50,10 +64,31 @@ fn typed<E: EventSet>(event: &AnyEvent) -> Result<&E, HandlerError> {
         .ok_or_else(|| HandlerError::fatal("an event of another processor's type"))
 }
 
+/// The events of a batch, typed.
+fn typed_batch<E: EventSet>(
+    events: Vec<(Box<AnyEvent>, EventContext)>,
+) -> Result<Vec<(E, EventContext)>, HandlerError> {
+    let typed = events.into_iter().map(|(event, ctx)| {
+        let event: Box<dyn Any> = event;
+        let event = event.downcast::<E>();
+        let event =
+            event.map_err(|_| HandlerError::fatal("an event of another processor's type"))?;
+        Ok((*event, ctx))
+    });
+    typed.collect()
+}
+
+fn handled(result: BatchResult) -> Handled {
+    (result.done, result.error)
+}
+
 pub(super) struct ListenerCell<L>(pub(super) L);
 pub(super) struct ProjectorCell<P>(pub(super) P);
 
 impl<L: Listener> ErasedProcessor for ListenerCell<L> {
+    fn is_projector(&self) -> bool {
+        false
+    }
     fn selectors(&self) -> Vec<EventSelector> {
         L::Events::selectors()
     }
@@ -75,7 +110,25 @@ impl<L: Listener> ErasedProcessor for ListenerCell<L> {
     ) -> BoxFuture<'a, HandlerResult> {
         Box::pin(async move { self.0.handle(typed::<L::Events>(event)?, ctx).await })
     }
+    fn handle_batch(&self, events: Vec<(Box<AnyEvent>, EventContext)>) -> BoxFuture<'_, Handled> {
+        Box::pin(async move {
+            match typed_batch::<L::Events>(events) {
+                Ok(events) => handled(self.0.handle_batch(&events).await),
+                Err(error) => (0, Some(error)),
+            }
+        })
+    }
+    fn prepare<'a>(&'a self, _: &'a ModelId) -> BoxFuture<'a, HandlerResult> {
+        Box::pin(async { Ok(()) })
+    }
     fn flush<'a>(&'a self, _: &'a ModelId) -> BoxFuture<'a, HandlerResult> {
+        Box::pin(async { Ok(()) })
+    }
+    fn forget_buffered<'a>(
+        &'a self,
+        _: &'a ModelId,
+        _: &'a [StreamId],
+    ) -> BoxFuture<'a, HandlerResult> {
         Box::pin(async { Ok(()) })
     }
     fn position<'a>(
@@ -88,6 +141,9 @@ impl<L: Listener> ErasedProcessor for ListenerCell<L> {
 }
 
 impl<P: Projector> ErasedProcessor for ProjectorCell<P> {
+    fn is_projector(&self) -> bool {
+        true
+    }
     fn selectors(&self) -> Vec<EventSelector> {
         P::Events::selectors()
     }
@@ -109,8 +165,26 @@ impl<P: Projector> ErasedProcessor for ProjectorCell<P> {
     ) -> BoxFuture<'a, HandlerResult> {
         Box::pin(async move { self.0.project(typed::<P::Events>(event)?, ctx).await })
     }
+    fn handle_batch(&self, events: Vec<(Box<AnyEvent>, EventContext)>) -> BoxFuture<'_, Handled> {
+        Box::pin(async move {
+            match typed_batch::<P::Events>(events) {
+                Ok(events) => handled(self.0.project_batch(&events).await),
+                Err(error) => (0, Some(error)),
+            }
+        })
+    }
+    fn prepare<'a>(&'a self, model: &'a ModelId) -> BoxFuture<'a, HandlerResult> {
+        Box::pin(self.0.prepare(model))
+    }
     fn flush<'a>(&'a self, model: &'a ModelId) -> BoxFuture<'a, HandlerResult> {
         Box::pin(self.0.flush(model))
+    }
+    fn forget_buffered<'a>(
+        &'a self,
+        model: &'a ModelId,
+        streams: &'a [StreamId],
+    ) -> BoxFuture<'a, HandlerResult> {
+        Box::pin(self.0.forget_buffered(model, streams))
     }
     fn position<'a>(
         &'a self,

@@ -97,6 +97,12 @@ impl HandlerError {
             class => Self::new(class, error),
         }
     }
+    /// An attempt that took longer than it may.
+    pub(super) fn timed_out(timeout: Duration) -> Self {
+        Self::transient(format!(
+            "it took longer than the attempt timeout of {timeout:?}"
+        ))
+    }
     /// Its class.
     pub const fn class(&self) -> ErrorClass {
         self.class

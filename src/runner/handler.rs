@@ -26,6 +26,61 @@ pub trait Listener: Send + Sync + 'static {
         event: &Self::Events,
         ctx: &EventContext,
     ) -> impl Future<Output = HandlerResult> + Send;
+    /// Handles neighbouring events of one lane with one call, in order. The runner calls it if
+    /// [`ProcessorPolicy::with_max_batch`](super::ProcessorPolicy::with_max_batch) allows more than
+    /// one event.
+    ///
+    /// The default calls [`handle`](Self::handle) for one event after the other, until one fails.
+    fn handle_batch(
+        &self,
+        events: &[(Self::Events, EventContext)],
+    ) -> impl Future<Output = BatchResult> + Send {
+        async move {
+            for (done, (event, ctx)) in events.iter().enumerate() {
+                if let Err(error) = self.handle(event, ctx).await {
+                    return BatchResult::failed(done, error);
+                }
+            }
+            BatchResult::done(events.len())
+        }
+    }
+}
+
+/// The result of a batch: the number of events that were handled, and the error of the next one.
+///
+/// # Example
+/// ```
+/// use foldstream::runner::{BatchResult, HandlerError};
+///
+/// // Of five events, three were handled, and the fourth failed.
+/// let result = BatchResult::failed(3, HandlerError::transient("the database is down"));
+/// assert_eq!(result.done, 3);
+/// assert!(BatchResult::done(5).error.is_none());
+/// ```
+#[derive(Debug)]
+#[must_use]
+#[non_exhaustive]
+pub struct BatchResult {
+    /// The number of events that were handled, from the first.
+    pub done: usize,
+    /// The error of the event after those; `None` if all events were handled.
+    pub error: Option<HandlerError>,
+}
+impl BatchResult {
+    /// Creates the result of a batch of this many events that were all handled.
+    pub const fn done(events: usize) -> Self {
+        Self {
+            done: events,
+            error: None,
+        }
+    }
+    /// Creates the result of a batch in which the event after the first `done` ones has failed.
+    pub const fn failed(done: usize, error: HandlerError) -> Self {
+        Self {
+            done,
+            error: Some(error),
+        }
+    }
 }
 
 /// Maintains a read model that can be built again from the events.
@@ -48,11 +103,49 @@ pub trait Projector: Send + Sync + 'static {
         event: &Self::Events,
         ctx: &EventContext,
     ) -> impl Future<Output = HandlerResult> + Send;
+    /// Projects neighbouring events of one lane with one call, in order. The runner calls it if
+    /// [`ProcessorPolicy::with_max_batch`](super::ProcessorPolicy::with_max_batch) allows more than
+    /// one event.
+    ///
+    /// The default calls [`project`](Self::project) for one event after the other, until one fails.
+    fn project_batch(
+        &self,
+        events: &[(Self::Events, EventContext)],
+    ) -> impl Future<Output = BatchResult> + Send {
+        async move {
+            for (done, (event, ctx)) in events.iter().enumerate() {
+                if let Err(error) = self.project(event, ctx).await {
+                    return BatchResult::failed(done, error);
+                }
+            }
+            BatchResult::done(events.len())
+        }
+    }
+    /// Creates or checks what the model needs, such as tables or a schema. The runner calls it
+    /// before the first event of each run. The default does nothing.
+    fn prepare(&self, model: &ModelId) -> impl Future<Output = HandlerResult> + Send {
+        let _ = model;
+        async { Ok(()) }
+    }
     /// Empties a model, before a full replay builds it. Nothing calls it in this version, which has no replay.
     fn reset(&self, model: &ModelId) -> impl Future<Output = HandlerResult> + Send;
     /// Makes durable what `project` only buffered; called before an offset is committed.
     fn flush(&self, model: &ModelId) -> impl Future<Output = HandlerResult> + Send {
         let _ = model;
+        async { Ok(()) }
+    }
+    /// Drops what `project` has buffered of these streams and no `flush` has stored: their
+    /// partitions were taken away, and another process handles the events now. Whatever the model
+    /// keeps of these streams in memory is read anew afterwards. The default does nothing, which is
+    /// right for a projector that buffers nothing.
+    ///
+    /// The runner calls it neither during a `flush` nor during a `project` of one of the streams.
+    fn forget_buffered(
+        &self,
+        model: &ModelId,
+        streams: &[StreamId],
+    ) -> impl Future<Output = HandlerResult> + Send {
+        let _ = (model, streams);
         async { Ok(()) }
     }
     /// The last version of `stream` in the read model, if the projector stores it together with its rows.
@@ -162,6 +255,9 @@ impl EventContext {
         (self.attempt, self.cancelled) = (attempt, cancelled);
         self
     }
+    pub(super) fn cancel_token(&self) -> CancellationToken {
+        self.cancelled.clone()
+    }
     /// The same on every delivery: the key to deduplicate by.
     pub const fn event_id(&self) -> EventId {
         self.header.event_id
@@ -242,6 +338,22 @@ impl<P: Projector> Projector for Arc<P> {
     ) -> impl Future<Output = HandlerResult> + Send {
         (**self).project(event, ctx)
     }
+    fn project_batch(
+        &self,
+        events: &[(Self::Events, EventContext)],
+    ) -> impl Future<Output = BatchResult> + Send {
+        (**self).project_batch(events)
+    }
+    fn prepare(&self, model: &ModelId) -> impl Future<Output = HandlerResult> + Send {
+        (**self).prepare(model)
+    }
+    fn forget_buffered(
+        &self,
+        model: &ModelId,
+        streams: &[StreamId],
+    ) -> impl Future<Output = HandlerResult> + Send {
+        (**self).forget_buffered(model, streams)
+    }
     fn reset(&self, model: &ModelId) -> impl Future<Output = HandlerResult> + Send {
         (**self).reset(model)
     }
@@ -265,5 +377,11 @@ impl<L: Listener> Listener for Arc<L> {
         ctx: &EventContext,
     ) -> impl Future<Output = HandlerResult> + Send {
         (**self).handle(event, ctx)
+    }
+    fn handle_batch(
+        &self,
+        events: &[(Self::Events, EventContext)],
+    ) -> impl Future<Output = BatchResult> + Send {
+        (**self).handle_batch(events)
     }
 }

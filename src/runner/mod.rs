@@ -14,24 +14,20 @@
 //! - A projector that stores its position with its rows ([`Position::Stored`]) gets each event exactly once: duplicates
 //!   are dropped and gaps are filled from the event store. Otherwise delivery is at least once, and the first version of
 //!   a stream that a process sees is its base.
-mod handler;
+mod attempt;
+mod driver;
+mod erased;
 mod error;
+mod handler;
+mod machine;
 mod policy;
 mod report;
-mod erased;
-mod window;
-mod lanes;
+mod step;
 mod streams;
-mod attempt;
-mod processor;
-mod session;
-mod begin;
-mod settle;
-mod commit;
 
 pub use error::{ErrorClass, HandlerError, HandlerResult, ResultExt};
-pub use handler::{EventContext, EventSource, Listener, ModelId, Position, Projector};
-pub use policy::{OnExhausted, ProcessorPolicy, Start, UnknownEvents};
+pub use handler::{BatchResult, EventContext, EventSource, Listener, ModelId, Position, Projector};
+pub use policy::{DeliveryLevel, OnExhausted, ProcessorPolicy, Start, UnknownEvents};
 pub use report::{BuildError, ProcessorReport, RunnerError, RunnerReport};
 
 use crate::{
@@ -39,9 +35,10 @@ use crate::{
     ports::{ControlStore, EventStore, MessageBus, shared},
     text::forbidden_char,
 };
+use driver::{Driver, Live, Settings};
 use erased::{ErasedProcessor, ListenerCell, ProjectorCell};
-use processor::Processor;
-use std::{collections::BTreeSet, fmt, sync::Arc};
+use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// One registered listener or projector.
@@ -66,6 +63,7 @@ pub struct RunnerBuilder {
     ids: Arc<dyn IdSource>,
     topics: Vec<Arc<str>>,
     group_prefix: Arc<str>,
+    shutdown_timeout: Duration,
     entries: Vec<Entry>,
 }
 
@@ -164,6 +162,14 @@ impl RunnerBuilder {
         self.topics = topics.into_iter().map(Into::into).collect();
         self
     }
+    /// Sets the time that a shutdown may take for all processors together: to finish the running
+    /// handlers, to make durable what they did, and to leave the groups. Default 25 s, which fits
+    /// into the 30 s that container platforms wait before they kill a process.
+    #[must_use]
+    pub const fn with_shutdown_timeout(mut self, timeout: Duration) -> Self {
+        self.shutdown_timeout = timeout;
+        self
+    }
     /// Checks the group prefix, names and policies.
     ///
     /// # Errors
@@ -240,52 +246,89 @@ impl Runner {
             ids: Arc::new(SystemIds),
             topics: vec!["GlobalEvents".into()],
             group_prefix: group_prefix.into(),
+            shutdown_timeout: Duration::from_secs(25),
             entries: Vec::new(),
         }
     }
 
-    /// Runs every processor until `shutdown` is ready; then finishes what is in hand, commits and leaves.
+    /// Runs every processor until `shutdown` is ready; then finishes what is in hand, commits and
+    /// leaves, within [`RunnerBuilder::with_shutdown_timeout`].
     ///
-    /// Ends before that only when every processor has halted. Needs a tokio runtime with time.
+    /// Ends before that only when every processor has halted. Needs a tokio runtime with time. If
+    /// the future is dropped, the processors end at once, as in a crash: nothing is lost, and what
+    /// was not committed comes again.
     pub async fn run(&self, shutdown: impl Future<Output = ()> + Send) -> RunnerReport {
         let stop = CancellationToken::new();
-        // However this future ends, the processors are told.
-        let _guard = stop.clone().drop_guard();
-        let work = futures::future::join_all(
-            (self.processors()).map(|processor| processor.run(stop.clone(), None)),
-        );
-        tokio::pin!(work, shutdown);
-        let processors = tokio::select! {
+        let work = self.spawn(&stop, false);
+        tokio::pin!(shutdown);
+        let work = async move { work.wait().await };
+        tokio::pin!(work);
+        tokio::select! {
             biased;
-            processors = &mut work => processors,
+            report = &mut work => report,
             () = &mut shutdown => {
                 stop.cancel();
                 work.await
             }
-        };
-        RunnerReport { processors }
-    }
-
-    /// Runs until every processor has dealt with what the topics hold when this is called, or has halted.
-    pub async fn run_until_caught_up(&self) -> RunnerReport {
-        let stop = CancellationToken::new();
-        let _guard = stop.clone().drop_guard();
-        let work = self.processors().map(|processor| {
-            let stop = stop.clone();
-            async {
-                match processor.ends(&stop).await {
-                    Ok(ends) => processor.run(stop, Some(ends)).await,
-                    Err(error) => processor.failed(error),
-                }
-            }
-        });
-        RunnerReport {
-            processors: futures::future::join_all(work).await,
         }
     }
 
-    fn processors(&self) -> impl Iterator<Item = Processor> + '_ {
-        let entries = self.shared.entries.iter();
-        entries.map(|entry| Processor::new(entry, &self.shared))
+    /// Runs until every processor has dealt with what the topics hold when this is called, or has
+    /// halted.
+    pub async fn run_until_caught_up(&self) -> RunnerReport {
+        self.spawn(&CancellationToken::new(), true).wait().await
+    }
+
+    /// Starts a task for each processor.
+    fn spawn(&self, stop: &CancellationToken, until_caught_up: bool) -> Tasks {
+        let mut tasks = Tasks {
+            names: Vec::new(),
+            running: JoinSet::new(),
+        };
+        for (at, entry) in self.shared.entries.iter().enumerate() {
+            let live = Arc::new(Live::new(self.shared.shutdown_timeout));
+            let settings = Settings::new(entry, &self.shared);
+            let driver = Driver::new(settings, until_caught_up, live);
+            let stop = stop.clone();
+            tasks.names.push(entry.name.clone());
+            tasks
+                .running
+                .spawn(async move { (at, driver.run(stop).await) });
+        }
+        tasks
+    }
+}
+
+/// The tasks of the processors. Dropping them ends the processors at once.
+struct Tasks {
+    names: Vec<Arc<str>>,
+    running: JoinSet<(usize, ProcessorReport)>,
+}
+
+impl Tasks {
+    async fn wait(mut self) -> RunnerReport {
+        let mut reports: Vec<Option<ProcessorReport>> = self.names.iter().map(|_| None).collect();
+        let mut broken = String::from("its task was aborted");
+        while let Some(joined) = self.running.join_next().await {
+            match joined {
+                Ok((at, report)) => {
+                    if let Some(place) = reports.get_mut(at) {
+                        *place = Some(report);
+                    }
+                }
+                Err(error) => broken = error.to_string(),
+            }
+        }
+        let processors = self.names.iter().zip(reports);
+        let processors = processors.map(|(name, report)| {
+            report.unwrap_or_else(|| {
+                let (processor, reason) = (name.clone(), broken.clone());
+                let error = RunnerError::Broken { processor, reason };
+                ProcessorReport::new(name.clone(), report::Counts::default(), Some(error))
+            })
+        });
+        RunnerReport {
+            processors: processors.collect(),
+        }
     }
 }

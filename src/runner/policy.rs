@@ -1,7 +1,7 @@
 //! The policy of one processor.
 use super::BuildError;
-use crate::RetryPolicy;
-use std::{sync::Arc, time::Duration};
+use crate::{RetryPolicy, StreamId};
+use std::{fmt, sync::Arc, time::Duration};
 
 /// The action for an event whose retries are spent, or that must not be retried.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -38,10 +38,42 @@ pub enum Start {
     Now,
 }
 
+/// The guarantee of a processor about events that come again after a crash.
+///
+/// Within a process, order and duplicates are checked at every level. A process that has lost its
+/// partition can repeat an effect at every level but the last.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DeliveryLevel {
+    /// The committed offset alone is durable: events since the last commit come again. The default
+    /// of listeners and projectors. It costs nothing.
+    #[default]
+    AtLeastOnce,
+    /// The position of each stream is stored in the control store before the offset is committed:
+    /// an event is repeated only if a crash falls between its effect and the checkpoint. It costs
+    /// one read of each stream that is met, and one write of each stream that was touched since the
+    /// last checkpoint. The checkpoints are 10 s apart by default.
+    Deduplicated,
+    /// The projector stores its position together with its rows, as
+    /// [`Projector::position`](super::Projector::position) says: an event has its effect exactly
+    /// once. The processor halts if the projector does not.
+    ExactlyOnceEffect,
+}
+
+/// A function from a stream to the name of its lane.
+#[derive(Clone)]
+pub(super) struct LaneOf(pub(super) Arc<dyn Fn(&StreamId) -> String + Send + Sync>);
+impl fmt::Debug for LaneOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LaneOf(..)")
+    }
+}
+
 /// The way in which one processor is run. Starts from [`listener`](Self::listener) or [`projector`](Self::projector).
 #[derive(Clone, Debug)]
 pub struct ProcessorPolicy {
     pub(super) name: Option<Arc<str>>,
+    pub(super) instance_id: Option<Arc<str>>,
     pub(super) start: Start,
     pub(super) retry: RetryPolicy,
     pub(super) on_exhausted: OnExhausted,
@@ -49,9 +81,13 @@ pub struct ProcessorPolicy {
     pub(super) concurrency: usize,
     pub(super) attempt_timeout: Duration,
     pub(super) drain: Duration,
-    pub(super) commit_interval: Duration,
+    pub(super) level: DeliveryLevel,
+    pub(super) lane: Option<LaneOf>,
+    pub(super) max_batch: usize,
+    pub(super) checkpoint_interval: Option<Duration>,
     pub(super) max_records: usize,
     pub(super) max_bytes: usize,
+    pub(super) max_total_bytes: usize,
 }
 
 impl ProcessorPolicy {
@@ -60,6 +96,7 @@ impl ProcessorPolicy {
     pub fn listener() -> Self {
         Self {
             name: None,
+            instance_id: None,
             start: Start::Now,
             retry: RetryPolicy::default(),
             on_exhausted: OnExhausted::Halt,
@@ -67,9 +104,13 @@ impl ProcessorPolicy {
             concurrency: 16,
             attempt_timeout: Duration::from_secs(30),
             drain: Duration::from_secs(20),
-            commit_interval: Duration::from_secs(1),
+            level: DeliveryLevel::AtLeastOnce,
+            lane: None,
+            max_batch: 1,
+            checkpoint_interval: None,
             max_records: 1000,
             max_bytes: 16 * 1024 * 1024,
+            max_total_bytes: 64 * 1024 * 1024,
         }
     }
     /// As [`listener`](Self::listener), but starts at the [`Beginning`](Start::Beginning).
@@ -84,6 +125,15 @@ impl ProcessorPolicy {
     #[must_use]
     pub fn with_name(mut self, name: impl Into<Arc<str>>) -> Self {
         self.name = Some(name.into());
+        self
+    }
+    /// Joins the consumer group as a static member with this id, which must be unique among the
+    /// instances of the processor: after a restart within the session timeout the instance gets its
+    /// partitions back, without a rebalance of the others. Such a member does not leave at a
+    /// shutdown. Default: a dynamic member.
+    #[must_use]
+    pub fn with_instance_id(mut self, id: impl Into<Arc<str>>) -> Self {
+        self.instance_id = Some(id.into());
         self
     }
     /// Sets the place at which it starts in a partition that it has never read. Default [`Start::Now`] for a listener,
@@ -130,18 +180,63 @@ impl ProcessorPolicy {
         self.drain = drain;
         self
     }
-    /// Sets the interval of offset commits. A longer one costs fewer commits and repeats more after a crash. Default 1 s.
+    /// Sets the guarantee about events that come again after a crash. Default
+    /// [`DeliveryLevel::AtLeastOnce`].
     #[must_use]
-    pub const fn with_commit_interval(mut self, interval: Duration) -> Self {
-        self.commit_interval = interval;
+    pub const fn with_level(mut self, level: DeliveryLevel) -> Self {
+        self.level = level;
         self
     }
-    /// Sets the records and bytes that are held of each partition before it is paused. Raising them costs memory and
-    /// repeats more after a crash. Default 1,000 records and 16 MiB.
+    /// Sets the interval of checkpoints: read model flushed, positions stored, offsets committed. A
+    /// longer one costs fewer writes and repeats more after a crash. Default 1 s, and 10 s at
+    /// [`DeliveryLevel::Deduplicated`].
+    #[must_use]
+    pub const fn with_commit_interval(mut self, interval: Duration) -> Self {
+        self.checkpoint_interval = Some(interval);
+        self
+    }
+    /// Sets the most neighbouring events of a lane that one call of
+    /// [`handle_batch`](super::Listener::handle_batch) or
+    /// [`project_batch`](super::Projector::project_batch) gets. Default 1: the handler is called
+    /// for each event.
+    #[must_use]
+    pub const fn with_max_batch(mut self, events: usize) -> Self {
+        self.max_batch = events;
+        self
+    }
+    /// Sets the lane of each stream: streams of one lane are handled one event after the other, so
+    /// that a handler may, for example, read and write the row of a customer without a race between
+    /// two orders of that customer. Default: a lane of its own for each stream.
+    ///
+    /// The lanes of two instances are independent, so streams share a lane in earnest only if their
+    /// records are in one partition.
+    #[must_use]
+    pub fn with_lane(mut self, lane: impl Fn(&StreamId) -> String + Send + Sync + 'static) -> Self {
+        self.lane = Some(LaneOf(Arc::new(lane)));
+        self
+    }
+    /// Sets the records and bytes of each partition that are held without being committed. A
+    /// partition that holds as many is paused, and resumed when it holds half as many. Raising them
+    /// costs memory, and repeats more after a crash. Default 1,000 records and 16 MiB.
     #[must_use]
     pub const fn with_window(mut self, records: usize, bytes: usize) -> Self {
         (self.max_records, self.max_bytes) = (records, bytes);
         self
+    }
+    /// Sets the bytes that all partitions of the processor together hold without being committed.
+    /// Default 64 MiB.
+    #[must_use]
+    pub const fn with_max_memory(mut self, bytes: usize) -> Self {
+        self.max_total_bytes = bytes;
+        self
+    }
+
+    /// The interval of checkpoints.
+    pub(super) fn commit_interval(&self) -> Duration {
+        self.checkpoint_interval.unwrap_or(match self.level {
+            DeliveryLevel::Deduplicated => Duration::from_secs(10),
+            DeliveryLevel::AtLeastOnce | DeliveryLevel::ExactlyOnceEffect => Duration::from_secs(1),
+        })
     }
 
     pub(super) fn validate(&self) -> Result<(), BuildError> {
@@ -154,13 +249,19 @@ impl ProcessorPolicy {
         if self.concurrency == 0 {
             return invalid("concurrency", "at least 1 stream at a time");
         }
+        if self.max_batch == 0 {
+            return invalid("max_batch", "at least 1 event");
+        }
+        if self.max_total_bytes == 0 {
+            return invalid("max_memory", "at least 1 byte");
+        }
         if self.max_records == 0 || self.max_bytes == 0 {
             return invalid("window", "at least 1 record and 1 byte");
         }
         if self.attempt_timeout.is_zero() {
             return invalid("attempt_timeout", "longer than zero");
         }
-        if self.commit_interval.is_zero() {
+        if self.commit_interval().is_zero() {
             return invalid("commit_interval", "longer than zero");
         }
         Ok(())

@@ -1,5 +1,5 @@
 //! The results of running processors.
-use super::{ErrorClass, attempt::Tally};
+use super::ErrorClass;
 use crate::{
     BoxError, InvalidUpcasters, StreamId, Version,
     ports::{ControlStoreError, MessageBusError, PartitionId},
@@ -128,7 +128,26 @@ pub enum RunnerError {
         #[source]
         source: MessageBusError,
     },
-    /// The control store refuses, or was unavailable for too long.
+    /// A step of a store, of the bus or of the projector's preparation has panicked.
+    #[error("processor {processor} halted: {reason}")]
+    Broken {
+        /// The processor.
+        processor: Arc<str>,
+        /// What the panic said.
+        reason: String,
+    },
+    /// The read model could not be prepared.
+    #[error("processor {processor} cannot prepare its read model")]
+    Prepare {
+        /// The processor.
+        processor: Arc<str>,
+        /// The class of the failure.
+        class: ErrorClass,
+        /// The failure.
+        #[source]
+        source: BoxError,
+    },
+    /// The control store refuses.
     #[error("processor {processor} cannot use the control store")]
     Control {
         /// The processor.
@@ -157,33 +176,73 @@ pub struct ProcessorReport {
     pub filled: u64,
     /// Gaps in a stream that could not be checked, since there is no event store to ask.
     pub gaps_unverified: u64,
+    /// Events that came after a newer one of their stream, since a gap had been passed. They are
+    /// among those handled.
+    pub out_of_order: u64,
     /// Attempts that were repeated.
     pub retries: u64,
     /// The error that ended it early, if any.
     pub error: Option<RunnerError>,
 }
 
+/// The counts of a processor's report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub(super) handled: u64,
+    pub(super) skipped: u64,
+    pub(super) shredded: u64,
+    pub(super) duplicates: u64,
+    pub(super) filled: u64,
+    pub(super) gaps_unverified: u64,
+    pub(super) out_of_order: u64,
+    pub(super) retries: u64,
+}
+
+impl Counts {
+    pub(super) const fn add(&mut self, other: &Self) {
+        self.handled += other.handled;
+        self.skipped += other.skipped;
+        self.shredded += other.shredded;
+        self.duplicates += other.duplicates;
+        self.filled += other.filled;
+        self.gaps_unverified += other.gaps_unverified;
+        self.out_of_order += other.out_of_order;
+        self.retries += other.retries;
+    }
+}
+
 impl ProcessorReport {
-    pub(super) const fn new(name: Arc<str>) -> Self {
+    pub(super) const fn new(name: Arc<str>, counts: Counts, error: Option<RunnerError>) -> Self {
         Self {
             name,
-            handled: 0,
-            skipped: 0,
-            shredded: 0,
-            duplicates: 0,
-            filled: 0,
-            gaps_unverified: 0,
-            retries: 0,
-            error: None,
+            handled: counts.handled,
+            skipped: counts.skipped,
+            shredded: counts.shredded,
+            duplicates: counts.duplicates,
+            filled: counts.filled,
+            gaps_unverified: counts.gaps_unverified,
+            out_of_order: counts.out_of_order,
+            retries: counts.retries,
+            error,
         }
     }
-    pub(super) const fn add(&mut self, tally: &Tally) {
-        self.handled += tally.handled;
-        self.skipped += tally.skipped;
-        self.shredded += tally.shredded;
-        self.duplicates += tally.duplicates;
-        self.filled += tally.filled;
-        self.gaps_unverified += tally.gaps_unverified;
+}
+
+impl RunnerError {
+    pub(super) fn position_lost(
+        processor: Arc<str>,
+        group: &str,
+        partition: PartitionId,
+        found: &str,
+    ) -> Self {
+        Self::PositionLost {
+            processor,
+            group: group.into(),
+            partition,
+            reason: format!(
+                "{found}; rebuild it under a new name, or commit an offset for the group by hand"
+            ),
+        }
     }
 }
 

@@ -1,9 +1,13 @@
-//! The window of one partition: the records that are not done, and the offset that the group may commit.
+//! The window of one partition: the records that are not committed, and the offset that the group
+//! may commit.
 use crate::ports::Offset;
 use std::collections::VecDeque;
 
-/// The offsets between the low watermark and the newest offset that the consumer has told. Offsets may have holes
-/// (compaction, markers).
+/// The records from the committed offset to the newest one. Offsets may have holes (compaction,
+/// transaction markers).
+///
+/// A record that is done counts until its offset is committed: until then a crash repeats it, and a
+/// projector may hold its effect in memory. So the bounds of the window bound both.
 #[derive(Debug)]
 pub(super) struct Window {
     /// The offset that may be committed: the first record that is not done, or `next`.
@@ -11,7 +15,10 @@ pub(super) struct Window {
     /// One past the newest offset that the consumer has delivered or has said to hold nothing.
     next: Offset,
     committed: Offset,
+    /// The records from `committed` on, in the order of their offsets.
     records: VecDeque<Held>,
+    /// The number of records at the front that are done: those before `low`.
+    done: usize,
     bytes: usize,
 }
 
@@ -29,11 +36,13 @@ impl Window {
             next,
             committed: next,
             records: VecDeque::new(),
+            done: 0,
             bytes: 0,
         }
     }
 
-    /// Takes a record in. Returns false if the window has passed its offset already, so that the record must be dropped.
+    /// Takes a record in. Returns false if the window has passed its offset already, so that the
+    /// record must be dropped.
     pub(super) fn push(&mut self, offset: Offset, bytes: usize) -> bool {
         if offset < self.next {
             return false;
@@ -45,59 +54,72 @@ impl Window {
             is_done: false,
         });
         self.bytes += bytes;
+        self.move_low();
         true
     }
 
-    /// Moves over offsets that hold nothing: everything below `next` has been taken in, or does not exist.
+    /// Moves over offsets that hold nothing: everything before `next` has been taken in, or does
+    /// not exist.
     pub(super) fn reached(&mut self, next: Offset) {
         self.next = self.next.max(next);
-        self.settle_low();
+        self.move_low();
     }
 
-    /// Marks a record as done and moves the low watermark over the records that are done.
+    /// Marks a record as done, and moves the low watermark over the records that are done.
     pub(super) fn done(&mut self, offset: Offset) {
         if let Ok(at) = self.records.binary_search_by_key(&offset, |r| r.offset) {
             self.records[at].is_done = true;
+            self.move_low();
         }
-        while let Some(first) = self.records.pop_front_if(|r| r.is_done) {
-            self.bytes -= first.bytes;
-        }
-        self.settle_low();
     }
 
     /// A hole before the first open record, or at the end, holds nothing to wait for.
-    fn settle_low(&mut self) {
-        self.low = self.records.front().map_or(self.next, |r| r.offset);
+    fn move_low(&mut self) {
+        while self.records.get(self.done).is_some_and(|r| r.is_done) {
+            self.done += 1;
+        }
+        self.low = self.first_open().unwrap_or(self.next);
     }
 
-    /// The next offset that the group may commit, if it is further than what is committed.
+    /// Returns the next offset that the group may commit, if it is greater than the committed one.
     pub(super) fn to_commit(&self) -> Option<Offset> {
         (self.low > self.committed).then_some(self.low)
     }
 
+    /// Drops the records before an offset that was committed.
     pub(super) fn committed(&mut self, next: Offset) {
         self.committed = self.committed.max(next);
+        while self.done > 0
+            && let Some(first) = self.records.front()
+            && first.offset < next
+        {
+            self.bytes -= first.bytes;
+            self.records.pop_front();
+            self.done -= 1;
+        }
     }
 
-    /// The low watermark.
+    /// Returns the low watermark.
     pub(super) const fn low(&self) -> Offset {
         self.low
     }
 
-    /// The first record that is not done.
+    /// Returns the first record that is not done.
     pub(super) fn first_open(&self) -> Option<Offset> {
-        self.records.front().map(|record| record.offset)
+        self.records.get(self.done).map(|record| record.offset)
     }
 
-    /// Records done but not committed, about: holes count.
-    pub(super) const fn uncommitted(&self) -> u64 {
-        self.low.get() - self.committed.get()
+    /// Returns the number of records that are done and not committed.
+    pub(super) const fn uncommitted(&self) -> usize {
+        self.done
     }
 
+    /// Returns the number of records that are not committed.
     pub(super) fn len(&self) -> usize {
         self.records.len()
     }
 
+    /// Returns the size of the records that are not committed.
     pub(super) const fn bytes(&self) -> usize {
         self.bytes
     }
@@ -118,16 +140,27 @@ mod tests {
             assert!(window.push(at(offset), 100));
         }
         window.done(at(11));
-        assert_eq!(
-            (window.low(), window.to_commit(), window.len()),
-            (at(10), None, 3)
-        );
+        assert_eq!((window.low(), window.to_commit()), (at(10), None));
         window.done(at(10));
         assert_eq!((window.low(), window.to_commit()), (at(14), Some(at(14))));
         window.done(at(14));
-        assert_eq!((window.low(), window.len(), window.bytes()), (at(15), 0, 0));
+        assert_eq!((window.low(), window.first_open()), (at(15), None));
         window.committed(at(15));
         assert_eq!((window.to_commit(), window.uncommitted()), (None, 0));
+    }
+
+    #[test]
+    fn a_record_counts_until_it_is_committed() {
+        let mut window = Window::starting_at(at(0));
+        for offset in 0..4 {
+            assert!(window.push(at(offset), 100));
+            window.done(at(offset));
+        }
+        assert_eq!((window.len(), window.bytes()), (4, 400));
+        assert_eq!(window.uncommitted(), 4);
+        window.committed(at(3));
+        assert_eq!((window.len(), window.bytes()), (1, 100));
+        assert_eq!(window.to_commit(), Some(at(4)));
     }
 
     #[test]
@@ -135,7 +168,7 @@ mod tests {
         let mut window = Window::starting_at(at(0));
         window.reached(at(2));
         assert_eq!((window.low(), window.to_commit()), (at(2), Some(at(2))));
-        assert!(!window.push(at(1), 1), "a record below a reached offset");
+        assert!(!window.push(at(1), 1), "a record before a reached offset");
         assert!(window.push(at(2), 1));
         window.reached(at(5));
         assert_eq!((window.low(), window.len()), (at(2), 1));
@@ -146,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_behind_the_window_is_refused() {
+    fn a_record_before_the_window_is_refused() {
         let mut window = Window::starting_at(at(5));
         assert!(!window.push(at(4), 1));
         assert!(window.push(at(5), 1));

@@ -1,0 +1,150 @@
+//! The driver of a processor: a task that passes to the machine what happens, and does what the
+//! machine returns. It decides nothing.
+//!
+//! Every step of I/O is a job of its own, which answers with one input, so the driver itself waits
+//! for nothing but the next input.
+mod live;
+mod next;
+mod perform;
+mod settings;
+mod start;
+
+pub(super) use self::{live::Live, settings::Settings};
+use self::{next::Membership, perform::Running};
+use super::{
+    ProcessorReport, RunnerError,
+    machine::{AttemptId, Ends, Input, Machine, RevocationId},
+};
+use crate::ports::Revocation;
+use std::{collections::HashMap, sync::Arc};
+use tokio::{
+    sync::mpsc,
+    task::{AbortHandle, Id, JoinSet},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+/// The most inputs that are taken in before the machine is asked what to do.
+const INPUTS_AT_ONCE: usize = 128;
+
+/// The answer of a job.
+enum Done {
+    Input(Input),
+    Joined(Box<Membership>, Option<Ends>),
+}
+
+pub(super) struct Driver {
+    settings: Arc<Settings>,
+    machine: Machine,
+    jobs: JoinSet<Done>,
+    /// The attempts among the jobs.
+    attempts: HashMap<AttemptId, Running>,
+    attempt_of: HashMap<Id, AttemptId>,
+    /// The job that joins the group, while it runs.
+    joining: Option<AbortHandle>,
+    membership: Option<Membership>,
+    revocations: HashMap<RevocationId, Revocation>,
+    last_revocation: u64,
+    /// Signs of life of attempts.
+    advanced: (
+        mpsc::UnboundedSender<AttemptId>,
+        mpsc::UnboundedReceiver<AttemptId>,
+    ),
+    /// The run goes only up to where the topics end at its start.
+    until_caught_up: bool,
+    live: Arc<Live>,
+}
+
+impl Driver {
+    pub(super) fn new(settings: Settings, until_caught_up: bool, live: Arc<Live>) -> Self {
+        let settings = Arc::new(settings);
+        Self {
+            machine: Machine::new(settings.rules.clone(), Instant::now()),
+            settings,
+            jobs: JoinSet::new(),
+            attempts: HashMap::new(),
+            attempt_of: HashMap::new(),
+            joining: None,
+            membership: None,
+            revocations: HashMap::new(),
+            last_revocation: 0,
+            advanced: mpsc::unbounded_channel(),
+            until_caught_up,
+            live,
+        }
+    }
+
+    /// Runs until `stop`, or until it has caught up, or until it halts.
+    pub(super) async fn run(mut self, stop: CancellationToken) -> ProcessorReport {
+        let result = self.drive(&stop).await;
+        let name = self.settings.rules.name.clone();
+        if let Err(error) = &result {
+            tracing::error!(processor = %name, error = crate::chain(error), "the processor has halted");
+        }
+        self.live.ended(result.as_ref().err());
+        ProcessorReport::new(name, self.machine.counts(), result.err())
+    }
+
+    async fn drive(&mut self, stop: &CancellationToken) -> Result<(), RunnerError> {
+        let sleep = tokio::time::sleep_until(Instant::now());
+        tokio::pin!(sleep);
+        let mut is_stopped = false;
+        loop {
+            for effect in self.machine.effects(Instant::now()) {
+                if let Some(result) = self.perform(effect) {
+                    return result;
+                }
+            }
+            self.live.update(&self.machine);
+            let wake_at = self.machine.wake_at();
+            if let Some(at) = wake_at
+                && at != sleep.deadline()
+            {
+                sleep.as_mut().reset(at);
+            }
+            let consumer = self.membership.as_ref().map(|m| m.consumer.clone());
+            let receives = self.machine.receives();
+            let input = tokio::select! {
+                biased;
+                () = stop.cancelled(), if !is_stopped => {
+                    is_stopped = true;
+                    let by = self.live.stop_by();
+                    Some(Input::Stop(by))
+                }
+                Some(joined) = self.jobs.join_next_with_id() => self.answered(joined),
+                Some(id) = self.advanced.1.recv() => Some(Input::Advanced(id)),
+                () = &mut sleep, if wake_at.is_some() => Some(Input::Timer),
+                event = next::receive(consumer.as_deref()), if receives => self.received(event),
+            };
+            let now = Instant::now();
+            if let Some(input) = input {
+                self.machine.take(input, now);
+            }
+            self.take_what_is_there(now);
+        }
+    }
+
+    /// Takes in answers and records that are there already, before anything is decided.
+    fn take_what_is_there(&mut self, now: Instant) {
+        for _ in 0..INPUTS_AT_ONCE {
+            let Some(joined) = self.jobs.try_join_next_with_id() else {
+                break;
+            };
+            if let Some(input) = self.answered(joined) {
+                self.machine.take(input, now);
+            }
+        }
+        for _ in 0..INPUTS_AT_ONCE {
+            if !self.machine.receives() {
+                return;
+            }
+            let consumer = self.membership.as_ref().map(|m| m.consumer.clone());
+            let Some(event) = next::receive_now(consumer.as_deref()) else {
+                return;
+            };
+            if let Some(input) = self.received(event) {
+                self.machine.take(input, now);
+            }
+        }
+    }
+}

@@ -1,0 +1,285 @@
+//! Doing what the machine returns. Each effect becomes a job, or is done at once without waiting.
+use super::{Done, Driver, next::Membership};
+use crate::{
+    ports::{AssignedPartition, OffsetCommit},
+    runner::{
+        HandlerError, RunnerError,
+        attempt::{Attempt, Shared, Signals, panic_message},
+        machine::{AttemptId, Effect, Ended, Ends, Input, Outcome, StreamPosition, Work},
+        report::Counts,
+        streams::Progress,
+    },
+};
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use tokio::task::{AbortHandle, Id, JoinError};
+
+/// The time for which leaving the group is waited for. Afterwards the membership ends by itself,
+/// with the session timeout.
+const LEAVE: Duration = Duration::from_secs(5);
+
+/// The number of positions that are stored at a time.
+const STORES_AT_ONCE: usize = 16;
+
+/// An attempt that runs.
+pub(super) struct Running {
+    abort: AbortHandle,
+    signals: Signals,
+}
+
+impl Driver {
+    /// Does what the machine wants. Returns the result of the processor once it has ended.
+    pub(super) fn perform(&mut self, effect: Effect) -> Option<Result<(), RunnerError>> {
+        match effect {
+            Effect::Join => self.join(),
+            Effect::Start(id, work) => self.start(id, work),
+            Effect::Finish(id) => {
+                if let Some(running) = self.attempts.get(&id) {
+                    running.signals.finish.cancel();
+                }
+            }
+            Effect::Cancel(id) => {
+                if let Some(running) = self.attempts.get(&id) {
+                    tracing::warn!(processor = %self.settings.rules.name, "a handler is cancelled: its partition is gone, or it took longer than the drain");
+                    running.signals.cancelled.cancel();
+                    running.abort.abort();
+                }
+            }
+            Effect::Abandon(id) => {
+                tracing::error!(processor = %self.settings.rules.name, attempt = id.0, "a handler blocks its thread although it was cancelled: it is waited for no longer");
+            }
+            Effect::Release(id) => drop(self.revocations.remove(&id)),
+            Effect::Leave => self.leave(),
+            Effect::End(result) => return Some(result),
+            Effect::Begin(assigned) => self.member(|m, s| begin(m, s, assigned)),
+            Effect::Flush => self.member(|m, s| {
+                let (shared, timeout) = (m.shared.clone(), s.rules.policy.attempt_timeout);
+                async move { Input::Flushed(flush(&shared, timeout).await) }.boxed()
+            }),
+            Effect::Forget(streams) => self.member(|m, s| {
+                let (shared, timeout) = (m.shared.clone(), s.rules.policy.attempt_timeout);
+                async move {
+                    let call = shared.processor.forget_buffered(&shared.model, &streams);
+                    Input::Forgotten(in_time("forget_buffered", call, timeout).await)
+                }
+                .boxed()
+            }),
+            Effect::StorePositions(positions) => self.member(|m, s| {
+                let (shared, settings) = (m.shared.clone(), s.clone());
+                async move {
+                    let stored = store_positions(&shared, positions).await;
+                    Input::PositionsStored(stored.map_err(|e| settings.control_setback(e)))
+                }
+                .boxed()
+            }),
+            Effect::Commit(offsets) => self.commit(offsets),
+            Effect::Pause(partitions) => self.member(|m, _| {
+                let consumer = m.consumer.clone();
+                async move { Input::PauseChanged(consumer.pause(&partitions).await) }.boxed()
+            }),
+            Effect::Resume(partitions) => self.member(|m, _| {
+                let consumer = m.consumer.clone();
+                async move { Input::PauseChanged(consumer.resume(&partitions).await) }.boxed()
+            }),
+            Effect::AskGroup => self.member(|m, s| {
+                let (group, settings) = (m.group.clone(), s.clone());
+                async move { Input::GroupCommitted(settings.group_committed(&group).await) }.boxed()
+            }),
+        }
+        None
+    }
+
+    /// Starts a job of the membership.
+    fn member(
+        &mut self,
+        job: impl FnOnce(
+            &Membership,
+            &Arc<super::Settings>,
+        ) -> futures::future::BoxFuture<'static, Input>,
+    ) {
+        if let Some(membership) = &self.membership {
+            let job = job(membership, &self.settings);
+            self.jobs.spawn(job.map(Done::Input));
+        }
+    }
+
+    fn join(&mut self) {
+        let (settings, until_caught_up) = (self.settings.clone(), self.until_caught_up);
+        let job = self.jobs.spawn(async move {
+            let joined = async {
+                let ends = if until_caught_up {
+                    Some(settings.ends().await?)
+                } else {
+                    None
+                };
+                Ok((settings.join().await?, ends))
+            };
+            match joined.await {
+                Ok((membership, ends)) => Done::Joined(Box::new(membership), ends),
+                Err(setback) => Done::Input(Input::NotJoined(setback)),
+            }
+        });
+        self.joining = Some(job);
+    }
+
+    fn start(&mut self, id: AttemptId, work: Work) {
+        let Some(membership) = &self.membership else {
+            return;
+        };
+        let (signals, advanced) = (Signals::default(), self.advanced.0.clone());
+        let advance = move || {
+            // The driver outlives its attempts, so somebody listens.
+            let _ = advanced.send(id);
+        };
+        let attempt = Attempt::new(membership.shared.clone(), work, signals.clone(), advance);
+        let job = async move { Done::Input(Input::Finished(id, attempt.run().await)) };
+        let abort = self.jobs.spawn(job);
+        self.attempt_of.insert(abort.id(), id);
+        self.attempts.insert(id, Running { abort, signals });
+    }
+
+    fn commit(&mut self, offsets: Vec<OffsetCommit>) {
+        self.member(|m, _| {
+            let consumer = m.consumer.clone();
+            async move { Input::Committed(consumer.commit(&offsets).await) }.boxed()
+        });
+    }
+
+    fn leave(&mut self) {
+        if let Some(joining) = self.joining.take() {
+            joining.abort();
+        }
+        // A membership that is dropped ends as well, without an answer.
+        let (membership, name) = (self.membership.take(), self.settings.rules.name.clone());
+        self.jobs.spawn(async move {
+            if let Some(membership) = membership {
+                match tokio::time::timeout(LEAVE, membership.consumer.leave()).await {
+                    Ok(Ok(())) => {}
+                    // The membership ends by itself after the session timeout.
+                    Ok(Err(error)) => {
+                        tracing::warn!(processor = %name, error = crate::chain(&error), "the group could not be left at once");
+                    }
+                    Err(_) => {
+                        tracing::warn!(processor = %name, "the group could not be left within {LEAVE:?}");
+                    }
+                }
+            }
+            Done::Input(Input::Left)
+        });
+    }
+
+    /// Turns the answer of a job into an input.
+    pub(super) fn answered(&mut self, joined: Result<(Id, Done), JoinError>) -> Option<Input> {
+        let error = match joined {
+            Ok((id, done)) => {
+                if let Some(attempt) = self.attempt_of.remove(&id) {
+                    self.attempts.remove(&attempt);
+                }
+                return Some(match done {
+                    Done::Input(input) => {
+                        if matches!(input, Input::NotJoined(_)) {
+                            self.joining = None;
+                        }
+                        input
+                    }
+                    Done::Joined(membership, ends) => {
+                        self.joining = None;
+                        let group = membership.group.clone();
+                        self.membership = Some(*membership);
+                        Input::Joined(group, ends)
+                    }
+                });
+            }
+            Err(error) => error,
+        };
+        if let Some(id) = self.attempt_of.remove(&error.id()) {
+            self.attempts.remove(&id);
+            return Some(Input::Finished(id, cancelled()));
+        }
+        match error.try_into_panic() {
+            Ok(panic) => Some(Input::Broken(panic_message("bus or store", &*panic))),
+            // The job that joins was aborted, since the processor ends.
+            Err(_) => None,
+        }
+    }
+}
+
+fn cancelled() -> Ended {
+    Ended {
+        progress: Progress::Unknown,
+        done: 0,
+        counts: Counts::default(),
+        result: Outcome::Cancelled,
+    }
+}
+
+fn begin(
+    membership: &Membership,
+    settings: &Arc<super::Settings>,
+    assigned: AssignedPartition,
+) -> futures::future::BoxFuture<'static, Input> {
+    let (consumer, group) = (membership.consumer.clone(), membership.group.clone());
+    let (boot, settings) = (membership.boot.clone(), settings.clone());
+    async move {
+        let begun = settings.begin(&*consumer, &group, boot, &assigned).await;
+        let (partition, epoch) = (assigned.partition, assigned.epoch);
+        match begun {
+            Ok(is_owned) => Input::Begun(partition, epoch, is_owned),
+            Err(setback) => Input::NotBegun(partition, epoch, setback),
+        }
+    }
+    .boxed()
+}
+
+async fn flush(shared: &Shared, timeout: Duration) -> Result<(), HandlerError> {
+    in_time("flush", shared.processor.flush(&shared.model), timeout).await
+}
+
+/// Makes a call of the projector, within the time of an attempt.
+async fn in_time(
+    what: &str,
+    call: impl Future<Output = Result<(), HandlerError>>,
+    timeout: Duration,
+) -> Result<(), HandlerError> {
+    let call = AssertUnwindSafe(call).catch_unwind();
+    match tokio::time::timeout(timeout, call).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(panic)) => Err(HandlerError::permanent(panic_message(what, &*panic))),
+        Err(_) => Err(HandlerError::transient(format!(
+            "{what} took longer than the attempt timeout of {timeout:?}"
+        ))),
+    }
+}
+
+async fn store_positions(
+    shared: &Shared,
+    positions: Vec<StreamPosition>,
+) -> Result<(), crate::ports::ControlStoreError> {
+    let Some(rows) = &shared.positions else {
+        return Ok(());
+    };
+    let stores = futures::stream::iter(positions).map(|position| async move {
+        let StreamPosition {
+            stream,
+            version,
+            commit_id,
+        } = position;
+        rows.advance(&stream, version, commit_id).await
+    });
+    stores.buffer_unordered(STORES_AT_ONCE).try_collect().await
+}
+
+impl super::Settings {
+    /// Returns the offsets that the group has committed.
+    async fn group_committed(&self, group: &str) -> Result<Ends, crate::ports::MessageBusError> {
+        let mut ends = Ends::new();
+        for topic in &self.topics {
+            let committed = self.ports.bus.committed(group, topic).await?;
+            let known = committed
+                .into_iter()
+                .filter_map(|(p, next)| Some((p, next?)));
+            ends.extend(known);
+        }
+        Ok(ends)
+    }
+}

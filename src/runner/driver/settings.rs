@@ -1,0 +1,64 @@
+//! What never changes while a processor runs.
+use super::super::{Entry, RunnerBuilder, erased::ErasedProcessor, machine::Rules};
+use crate::{
+    IdSource, PayloadCodecs, Upcasters,
+    ports::{ControlStore, EventStore, MessageBus},
+};
+use std::sync::Arc;
+
+/// The ports, the handler and the rules of one processor.
+pub(in crate::runner) struct Settings {
+    pub(super) rules: Arc<Rules>,
+    pub(super) ports: Ports,
+    pub(super) handling: Handling,
+    pub(super) topics: Vec<Arc<str>>,
+    pub(super) group_prefix: Arc<str>,
+    /// `Projector::MODEL`; 0 for a listener.
+    pub(super) model: u32,
+}
+
+/// The ports that a processor uses.
+pub(super) struct Ports {
+    pub(super) bus: Arc<dyn MessageBus>,
+    pub(super) control: Arc<dyn ControlStore>,
+    pub(super) history: Option<Arc<dyn EventStore>>,
+    pub(super) ids: Arc<dyn IdSource>,
+}
+
+/// What turns a record into a call of a handler.
+pub(super) struct Handling {
+    pub(super) processor: Arc<dyn ErasedProcessor>,
+    pub(super) upcasters: Upcasters,
+    pub(super) codecs: PayloadCodecs,
+}
+
+impl Settings {
+    pub(in crate::runner) fn new(entry: &Entry, shared: &RunnerBuilder) -> Self {
+        // The only draw of randomness: everything else follows from it.
+        let seed = entry.policy.retry.backoff.seed;
+        let rules = Rules {
+            name: entry.name.clone(),
+            policy: entry.policy.clone(),
+            is_projector: entry.processor.is_projector(),
+            selectors: entry.processor.selectors(),
+            seed: seed.unwrap_or_else(|| fastrand::u64(..)),
+        };
+        Self {
+            rules: Arc::new(rules),
+            ports: Ports {
+                bus: shared.bus.clone(),
+                control: shared.control.clone(),
+                history: shared.history.clone(),
+                ids: shared.ids.clone(),
+            },
+            handling: Handling {
+                processor: entry.processor.clone(),
+                upcasters: entry.upcasters.clone(),
+                codecs: shared.codecs.clone(),
+            },
+            topics: shared.topics.clone(),
+            group_prefix: shared.group_prefix.clone(),
+            model: entry.model,
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! The steps that come before the first record: the generation, the read model, the start
+//! positions, the membership, and the start of each partition.
+//!
+//! Each step is tried once. A backend that is away is a [`Setback::Wait`], and the machine decides
+//! when the step is tried again.
+use super::{Settings, next::Membership};
+use crate::{
+    control::{BootError, BootRows, StreamPositions, join_generation},
+    ports::{
+        AssignedPartition, Consumer, ControlStoreError, MessageBusError, Offset, OffsetCommit,
+        PartitionId, StartedFrom, Subscription,
+    },
+    resilience::{Failure, FailureClass},
+    runner::{
+        DeliveryLevel, HandlerError, ModelId, RunnerError,
+        attempt::{AttemptRules, Shared},
+        machine::{Ends, Setback},
+    },
+};
+use futures::FutureExt;
+use std::{error::Error, panic::AssertUnwindSafe, sync::Arc};
+
+impl Settings {
+    /// Joins the group.
+    pub(super) async fn join(&self) -> Result<Membership, Setback> {
+        let generation = self.generation().await?;
+        let group = format!("{}.{}.g{generation}", self.group_prefix, self.rules.name);
+        let model = ModelId::new(self.rules.name.clone(), generation);
+        self.prepare(&model).await?;
+        let (control, ids) = (self.ports.control.clone(), self.ports.ids.clone());
+        let mut boot = BootRows::new(control, ids, &self.rules.name, generation);
+        let resolved = boot.resolve(&*self.ports.bus, &self.topics, self.rules.policy.start);
+        resolved.await.map_err(|e| self.not_resolved(&group, e))?;
+        let mut subscription =
+            Subscription::new(group.clone(), self.topics.clone()).with_start(boot.start_offsets());
+        if let Some(id) = &self.rules.policy.instance_id {
+            subscription = subscription.with_instance_id(id.to_string());
+        }
+        let consumer = self.ports.bus.subscribe(subscription).await;
+        let consumer = consumer.map_err(|e| self.bus_setback(e))?;
+        Ok(Membership {
+            group: group.into(),
+            consumer,
+            boot,
+            shared: Arc::new(self.shared(model)),
+        })
+    }
+
+    fn shared(&self, model: ModelId) -> Shared {
+        let policy = &self.rules.policy;
+        let positions = (policy.level == DeliveryLevel::Deduplicated).then(|| {
+            let (control, ids) = (self.ports.control.clone(), self.ports.ids.clone());
+            StreamPositions::new(control, ids, &self.rules.name, model.generation())
+        });
+        Shared {
+            processor: self.handling.processor.clone(),
+            model,
+            history: self.ports.history.clone(),
+            positions,
+            upcasters: self.handling.upcasters.clone(),
+            codecs: self.handling.codecs.clone(),
+            rules: AttemptRules {
+                unknown_events: policy.unknown_events,
+                start: policy.start,
+                timeout: policy.attempt_timeout,
+                max_batch: policy.max_batch,
+                needs_position: policy.level == DeliveryLevel::ExactlyOnceEffect,
+            },
+        }
+    }
+
+    /// Returns the live generation.
+    async fn generation(&self) -> Result<u32, Setback> {
+        let (control, ids) = (self.ports.control.clone(), self.ports.ids.clone());
+        let live = join_generation(control, ids, &self.rules.name, self.model).await;
+        let live = live.map_err(|e| self.control_setback(e))?;
+        let processor = self.rules.name.clone();
+        if !live.may_start() {
+            let state = live.state.as_str().into();
+            return Err(Setback::Halt(RunnerError::UnknownState {
+                processor,
+                state,
+            }));
+        }
+        if live.model != self.model {
+            return Err(Setback::Halt(RunnerError::WrongModel {
+                processor,
+                expected: self.model,
+                found: live.model,
+            }));
+        }
+        Ok(live.active)
+    }
+
+    async fn prepare(&self, model: &ModelId) -> Result<(), Setback> {
+        let prepare = self.handling.processor.prepare(model);
+        let timeout = self.rules.policy.attempt_timeout;
+        let prepared = tokio::time::timeout(timeout, AssertUnwindSafe(prepare).catch_unwind());
+        let error = match prepared.await {
+            Ok(Ok(Ok(()))) => return Ok(()),
+            Ok(Ok(Err(error))) => error,
+            Ok(Err(panic)) => {
+                let message = crate::runner::attempt::panic_message("preparation", &*panic);
+                HandlerError::permanent(message)
+            }
+            Err(_) => HandlerError::timed_out(timeout),
+        };
+        Err(match FailureClass::from(error.class()) {
+            FailureClass::Permanent => Setback::Halt(RunnerError::Prepare {
+                processor: self.rules.name.clone(),
+                class: error.class(),
+                source: error.into_source(),
+            }),
+            FailureClass::Transient | FailureClass::Throttled { .. } => {
+                Setback::Wait(error.into_source())
+            }
+        })
+    }
+
+    /// Returns where the topics end now.
+    pub(super) async fn ends(&self) -> Result<Ends, Setback> {
+        let mut ends = Ends::new();
+        for topic in &self.topics {
+            let offsets = self.ports.bus.offsets(topic).await;
+            let offsets = offsets.map_err(|e| self.bus_setback(e))?;
+            ends.extend(offsets.into_iter().map(|o| (o.partition, o.end)));
+        }
+        Ok(ends)
+    }
+
+    fn not_resolved(&self, group: &str, error: BootError) -> Setback {
+        match error {
+            BootError::Bus(e) => self.bus_setback(e),
+            BootError::Control(e) => self.control_setback(e),
+            BootError::Trimmed { ref partition, .. } => Setback::Halt(RunnerError::PositionLost {
+                processor: self.rules.name.clone(),
+                group: group.into(),
+                partition: partition.clone(),
+                reason: error.to_string(),
+            }),
+        }
+    }
+
+    pub(super) fn bus_setback(&self, error: MessageBusError) -> Setback {
+        self.setback(error, |processor, source| RunnerError::Bus {
+            processor,
+            source,
+        })
+    }
+
+    pub(super) fn control_setback(&self, error: ControlStoreError) -> Setback {
+        let halt = |processor, source| RunnerError::Control { processor, source };
+        self.setback(error, halt)
+    }
+
+    fn setback<E: Failure + Error + Send + Sync + 'static>(
+        &self,
+        error: E,
+        halt: impl FnOnce(Arc<str>, E) -> RunnerError,
+    ) -> Setback {
+        match error.failure_class() {
+            FailureClass::Permanent => Setback::Halt(halt(self.rules.name.clone(), error)),
+            FailureClass::Transient | FailureClass::Throttled { .. } => {
+                Setback::Wait(Box::new(error))
+            }
+        }
+    }
+
+    /// Starts a partition. Where nothing was committed, the start is committed, then noted, before
+    /// anything is handled. Returns false if the partition was taken away meanwhile.
+    pub(super) async fn begin(
+        &self,
+        consumer: &dyn Consumer,
+        group: &str,
+        mut boot: BootRows,
+        assigned: &AssignedPartition,
+    ) -> Result<bool, Setback> {
+        let partition = &assigned.partition;
+        if assigned.from == StartedFrom::Configured {
+            let read = boot.read_again(partition).await;
+            read.map_err(|e| self.control_setback(e))?;
+            if boot.get(partition).is_some_and(|boot| boot.started) {
+                return self.check_not_lost(group, partition).await;
+            }
+            let start = OffsetCommit::new(partition.clone(), assigned.epoch, assigned.next);
+            match consumer.commit(std::slice::from_ref(&start)).await {
+                Ok(()) => {}
+                Err(MessageBusError::StaleAssignment { .. }) => return Ok(false),
+                Err(error) => return Err(self.bus_setback(error)),
+            }
+        }
+        let noted = boot.set_started(partition).await;
+        noted.map_err(|e| self.control_setback(e))?;
+        Ok(true)
+    }
+
+    /// The partition had started, and nothing was committed when this assignment was made. Either
+    /// the commit was lost since, or another instance has taken over and started it: then this
+    /// assignment has ended, and the consumer will say so.
+    async fn check_not_lost(&self, group: &str, partition: &PartitionId) -> Result<bool, Setback> {
+        let committed = self.ports.bus.committed(group, &partition.topic).await;
+        let committed = committed.map_err(|e| self.bus_setback(e))?;
+        let is_of = |(of, next): &(PartitionId, Option<Offset>)| of == partition && next.is_some();
+        if committed.iter().any(is_of) {
+            return Ok(false);
+        }
+        let name = self.rules.name.clone();
+        let found = "its committed offset is gone";
+        let error = RunnerError::position_lost(name, group, partition.clone(), found);
+        Err(Setback::Halt(error))
+    }
+}

@@ -1,0 +1,161 @@
+//! The attempts that run, and how long each may go on without a sign of life.
+use super::{AttemptId, Effect, input::Work};
+use crate::ports::PartitionId;
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// The time after a cancellation for which an attempt is waited for. A longer one blocks its thread.
+const CANCEL_GRACE: Duration = Duration::from_secs(1);
+
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) work: Work,
+    /// When it counts as stuck if nothing is heard of it.
+    watch: Instant,
+    cancel: Cancel,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Cancel {
+    No,
+    /// It is waited for until then.
+    Until(Instant),
+    /// It is waited for no longer.
+    Abandoned,
+}
+
+#[derive(Debug)]
+pub(super) struct Attempts {
+    running: BTreeMap<AttemptId, Running>,
+    last: AttemptId,
+    timeout: Duration,
+}
+
+impl Running {
+    pub(super) fn partition(&self) -> Option<&PartitionId> {
+        self.work.records.first().map(|record| &record.partition)
+    }
+    fn is_of(&self, partitions: &HashSet<PartitionId>) -> bool {
+        self.partition().is_some_and(|p| partitions.contains(p))
+    }
+}
+
+impl Attempts {
+    pub(super) const fn new(timeout: Duration) -> Self {
+        Self {
+            running: BTreeMap::new(),
+            last: AttemptId(0),
+            timeout,
+        }
+    }
+
+    pub(super) fn start(&mut self, work: Work, now: Instant) -> AttemptId {
+        self.last = AttemptId(self.last.0 + 1);
+        let watch = self.watch_from(work.records.len(), now);
+        let running = Running {
+            work,
+            watch,
+            cancel: Cancel::No,
+        };
+        self.running.insert(self.last, running);
+        self.last
+    }
+
+    /// A call of a handler ends with the attempt timeout, unless it blocks its thread.
+    fn watch_from(&self, records: usize, now: Instant) -> Instant {
+        let calls = u32::try_from(records + 1).unwrap_or(u32::MAX);
+        super::later(now, (self.timeout + CANCEL_GRACE).saturating_mul(calls))
+    }
+
+    pub(super) fn advanced(&mut self, id: AttemptId, now: Instant) {
+        let watch = |running: &Running| self.watch_from(running.work.records.len(), now);
+        if let Some(watch) = self.running.get(&id).map(watch)
+            && let Some(running) = self.running.get_mut(&id)
+        {
+            running.watch = watch;
+        }
+    }
+
+    pub(super) fn finished(&mut self, id: AttemptId) -> Option<Running> {
+        self.running.remove(&id)
+    }
+
+    /// Returns the number of attempts that occupy a place: all, since one that is abandoned still
+    /// blocks its thread.
+    pub(super) fn len(&self) -> usize {
+        self.running.len()
+    }
+
+    /// Returns true if an attempt of these partitions runs and is waited for.
+    pub(super) fn any_of(&self, partitions: &HashSet<PartitionId>) -> bool {
+        let mut running = self.running.values();
+        running.any(|r| r.cancel != Cancel::Abandoned && r.is_of(partitions))
+    }
+
+    /// Returns true if any attempt runs and is waited for.
+    pub(super) fn any(&self) -> bool {
+        let mut running = self.running.values();
+        running.any(|r| r.cancel != Cancel::Abandoned)
+    }
+
+    /// Returns true if an attempt of these partitions runs that was not cancelled.
+    pub(super) fn waits_for(&self, partitions: &HashSet<PartitionId>) -> bool {
+        let mut running = self.running.values();
+        running.any(|r| r.cancel == Cancel::No && r.is_of(partitions))
+    }
+
+    /// Returns true if any attempt runs that was not cancelled.
+    pub(super) fn any_uncancelled(&self) -> bool {
+        self.running.values().any(|r| r.cancel == Cancel::No)
+    }
+
+    /// Tells attempts to end after their current record; `None` tells all.
+    pub(super) fn finish(&self, partitions: Option<&HashSet<PartitionId>>, out: &mut Vec<Effect>) {
+        for (id, running) in &self.running {
+            if partitions.is_none_or(|partitions| running.is_of(partitions)) {
+                out.push(Effect::Finish(*id));
+            }
+        }
+    }
+
+    /// Cancels attempts; `None` cancels all.
+    pub(super) fn cancel(
+        &mut self,
+        partitions: Option<&HashSet<PartitionId>>,
+        now: Instant,
+        out: &mut Vec<Effect>,
+    ) {
+        for (id, running) in &mut self.running {
+            if running.cancel == Cancel::No && partitions.is_none_or(|p| running.is_of(p)) {
+                running.cancel = Cancel::Until(now + CANCEL_GRACE);
+                out.push(Effect::Cancel(*id));
+            }
+        }
+    }
+
+    /// Gives up attempts that have not ended although they were cancelled.
+    pub(super) fn abandon(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        for (id, running) in &mut self.running {
+            if matches!(running.cancel, Cancel::Until(until) if until <= now) {
+                running.cancel = Cancel::Abandoned;
+                out.push(Effect::Abandon(*id));
+            }
+        }
+    }
+
+    /// Returns the number of attempts of which nothing was heard for too long.
+    pub(super) fn stuck(&self, now: Instant) -> usize {
+        self.running.values().filter(|r| r.watch <= now).count()
+    }
+
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        let running = self.running.values().filter_map(|r| match r.cancel {
+            Cancel::Until(until) => Some(until),
+            Cancel::No | Cancel::Abandoned => None,
+        });
+        running.min()
+    }
+}

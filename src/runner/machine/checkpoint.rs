@@ -1,0 +1,323 @@
+//! Making durable what is done: flush the read model, store positions, commit offsets. At most one
+//! checkpoint is under way, beside everything else.
+use super::{
+    Effect, Machine, Setback,
+    input::StreamPosition,
+    partition::Phase,
+    retry::{Patience, Retry},
+};
+use crate::{
+    StreamId, Version,
+    ports::{MessageBusError, OffsetCommit, PartitionId},
+    runner::{DeliveryLevel, HandlerError, RunnerError},
+};
+use std::collections::{BTreeSet, HashSet};
+use tokio::time::Instant;
+
+#[derive(Debug)]
+pub(super) struct Checkpoint {
+    step: Step,
+    /// The offsets to commit, as they were when the checkpoint began.
+    offsets: Vec<OffsetCommit>,
+    /// The positions to store, as they were then, with the partition of each stream.
+    positions: Vec<(PartitionId, StreamPosition)>,
+    /// The time of the next one.
+    pub(super) next_at: Instant,
+    /// After a failure: the time before which none begins.
+    pub(super) not_before: Option<Instant>,
+    flushes: Retry,
+    commits: Patience,
+    /// Streams whose buffered effects must be dropped, since their partitions were lost.
+    to_forget: BTreeSet<StreamId>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Idle,
+    Flushing,
+    Storing,
+    Committing,
+    /// The projector drops what it has buffered of lost partitions.
+    Forgetting,
+}
+
+impl Checkpoint {
+    pub(super) fn new(rules: &super::Rules, now: Instant) -> Self {
+        Self {
+            step: Step::Idle,
+            offsets: Vec::new(),
+            positions: Vec::new(),
+            next_at: now,
+            not_before: None,
+            flushes: Retry::new(rules.retry(), Version::NONE),
+            commits: Patience::new(rules.seed),
+            to_forget: BTreeSet::new(),
+        }
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.step == Step::Idle
+    }
+
+    /// Returns true while effects of lost partitions may still be buffered: nothing may be added to
+    /// them.
+    pub(super) fn is_forgetting(&self) -> bool {
+        self.step == Step::Forgetting || !self.to_forget.is_empty()
+    }
+
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        let next = self
+            .not_before
+            .map_or(self.next_at, |not_before| not_before.max(self.next_at));
+        self.is_idle().then_some(next)
+    }
+
+    /// Returns the time since which offsets could not be committed.
+    pub(super) const fn away_since(&self) -> Option<Instant> {
+        self.commits.since()
+    }
+
+    /// Takes partitions that are gone out of the checkpoint: nothing of them may be stored or
+    /// committed any more.
+    pub(super) fn void(&mut self, partitions: &HashSet<PartitionId>) {
+        self.offsets.retain(|c| !partitions.contains(&c.partition));
+        self.positions.retain(|(of, _)| !partitions.contains(of));
+    }
+
+    pub(super) fn forget(&mut self, streams: impl Iterator<Item = StreamId>) {
+        self.to_forget.extend(streams);
+    }
+}
+
+impl Machine {
+    /// Begins a checkpoint if it is time for one, or if somebody waits for it.
+    pub(super) fn advance_checkpoint(&mut self, now: Instant) {
+        if !self.checkpoint.is_idle() {
+            return;
+        }
+        if !self.checkpoint.to_forget.is_empty() {
+            let streams = std::mem::take(&mut self.checkpoint.to_forget);
+            self.checkpoint.step = Step::Forgetting;
+            self.out.push(Effect::Forget(streams.into_iter().collect()));
+            return;
+        }
+        let is_last = self
+            .ending
+            .as_ref()
+            .is_some_and(|e| e.wants_last_checkpoint());
+        let may = self.checkpoint.not_before.is_none_or(|at| at <= now) || is_last;
+        let is_due = self.checkpoint.next_at <= now || self.is_much_done();
+        if !may || !(is_due || is_last || self.is_checkpoint_awaited()) {
+            return;
+        }
+        if self.checkpoint.next_at <= now {
+            self.checkpoint.next_at = super::later(now, self.rules.policy.commit_interval());
+            self.ask_group();
+        }
+        self.checkpoint.not_before = None;
+        self.begin_checkpoint(now);
+    }
+
+    fn begin_checkpoint(&mut self, now: Instant) {
+        let stores = self.rules.policy.level == DeliveryLevel::Deduplicated;
+        let (mut offsets, mut positions) = (Vec::new(), Vec::new());
+        for (partition, owned) in &mut self.partitions.owned {
+            if matches!(owned.phase, Phase::Starting(_)) {
+                continue;
+            }
+            if let Some(next) = owned.window.to_commit() {
+                offsets.push(OffsetCommit::new(partition.clone(), owned.epoch, next));
+            }
+            // The positions are those of this moment: what is handled during the flush may not be
+            // durable after it.
+            for (stream, (version, commit_id)) in owned.effects.positions.drain() {
+                let position = StreamPosition {
+                    stream,
+                    version,
+                    commit_id,
+                };
+                positions.push((partition.clone(), position));
+            }
+        }
+        positions.sort_by(|(_, a), (_, b)| a.stream.cmp(&b.stream));
+        (self.checkpoint.offsets, self.checkpoint.positions) = (offsets, positions);
+        let is_needed = !self.checkpoint.offsets.is_empty()
+            || (stores && !self.checkpoint.positions.is_empty());
+        if !is_needed {
+            self.checkpoint_ended();
+        } else if self.rules.is_projector {
+            for owned in self.partitions.owned.values_mut() {
+                owned.effects.begin_flush();
+            }
+            self.checkpoint.step = Step::Flushing;
+            self.out.push(Effect::Flush);
+        } else {
+            self.store_positions(now);
+        }
+    }
+
+    /// Returns true if so much is done that it shall be committed before its time: half a window.
+    fn is_much_done(&self) -> bool {
+        let policy = &self.rules.policy;
+        let is_half = self.partitions.bytes() >= policy.max_total_bytes / 2;
+        self.partitions.owned.values().any(|owned| {
+            let window = &owned.window;
+            window.to_commit().is_some()
+                && (window.uncommitted() >= policy.max_records.div_ceil(2)
+                    || (window.uncommitted() > 0
+                        && (is_half || window.bytes() >= policy.max_bytes / 2)))
+        })
+    }
+
+    pub(super) fn flushed(&mut self, result: Result<(), HandlerError>, now: Instant) {
+        if self.checkpoint.step != Step::Flushing {
+            return;
+        }
+        for owned in self.partitions.owned.values_mut() {
+            owned.effects.end_flush(result.is_ok());
+        }
+        let Err(error) = result else {
+            self.checkpoint.flushes = Retry::new(self.rules.retry(), Version::NONE);
+            return self.store_positions(now);
+        };
+        self.positions_not_stored();
+        match self.checkpoint.flushes.failed(error.class().into(), now) {
+            Some(at) => {
+                tracing::warn!(processor = %self.rules.name, wait = ?(at - now), class = ?error.class(), error = crate::chain(error.source()), "the read model could not be flushed yet");
+                self.put_off(at);
+            }
+            None => self.halt(self.rules.flush_error(error), now),
+        }
+        self.checkpoint_ended();
+    }
+
+    fn store_positions(&mut self, now: Instant) {
+        let stores = self.rules.policy.level == DeliveryLevel::Deduplicated;
+        if stores && !self.checkpoint.positions.is_empty() {
+            let positions = self.checkpoint.positions.iter();
+            let positions = positions.map(|(_, position)| position.clone()).collect();
+            self.checkpoint.step = Step::Storing;
+            self.out.push(Effect::StorePositions(positions));
+        } else {
+            self.commit(now);
+        }
+    }
+
+    pub(super) fn positions_stored(&mut self, result: Result<(), Setback>, now: Instant) {
+        if self.checkpoint.step != Step::Storing {
+            return;
+        }
+        match result {
+            Ok(()) => {
+                self.checkpoint.positions.clear();
+                return self.commit(now);
+            }
+            Err(Setback::Wait(error)) => {
+                let at = self.checkpoint.commits.failed(now);
+                tracing::warn!(processor = %self.rules.name, wait = ?(at - now), error = crate::chain(&*error), "the positions could not be stored yet");
+                self.put_off(at);
+            }
+            Err(Setback::Halt(error)) => self.halt(error, now),
+        }
+        self.positions_not_stored();
+        self.checkpoint_ended();
+    }
+
+    /// Puts positions back that are not durable: the offset stays before their records.
+    fn positions_not_stored(&mut self) {
+        for (partition, position) in std::mem::take(&mut self.checkpoint.positions) {
+            if let Some(owned) = self.partitions.owned.get_mut(&partition) {
+                let newer = owned.effects.positions.entry(position.stream);
+                newer.or_insert((position.version, position.commit_id));
+            }
+        }
+    }
+
+    fn commit(&mut self, _: Instant) {
+        if self.checkpoint.offsets.is_empty() {
+            return self.checkpoint_ended();
+        }
+        self.checkpoint.step = Step::Committing;
+        let offsets = self.checkpoint.offsets.clone();
+        self.out.push(Effect::Commit(offsets));
+    }
+
+    pub(super) fn committed(&mut self, result: Result<(), MessageBusError>, now: Instant) {
+        if self.checkpoint.step != Step::Committing {
+            return;
+        }
+        match result {
+            Ok(()) => {
+                for commit in std::mem::take(&mut self.checkpoint.offsets) {
+                    let owned = self.partitions.get(&commit.partition, commit.epoch);
+                    if let Some(owned) = owned {
+                        owned.window.committed(commit.next);
+                    }
+                }
+                self.checkpoint.commits.reset();
+            }
+            // Nothing was stored: the others go without it. The consumer will say that it is gone.
+            Err(MessageBusError::StaleAssignment { partition }) => {
+                tracing::debug!(%partition, "the assignment ended before the commit");
+                let asked = self.checkpoint.offsets.len();
+                self.checkpoint.offsets.retain(|c| c.partition != partition);
+                if self.checkpoint.offsets.len() < asked {
+                    return self.commit(now);
+                }
+            }
+            Err(error) if error.is_transient() => {
+                let at = self.checkpoint.commits.failed(now);
+                tracing::warn!(processor = %self.rules.name, wait = ?(at - now), error = crate::chain(&error), "the offsets could not be committed yet");
+                self.put_off(at);
+            }
+            Err(error) => self.halt(self.rules.bus_error(error), now),
+        }
+        self.checkpoint_ended();
+    }
+
+    pub(super) fn forgotten(&mut self, result: Result<(), HandlerError>, now: Instant) {
+        if self.checkpoint.step != Step::Forgetting {
+            return;
+        }
+        self.checkpoint.step = Step::Idle;
+        if let Err(error) = result {
+            // What is buffered of partitions that are gone would be written by the next flush, over
+            // what their new owner writes. A processor that starts anew has nothing buffered.
+            self.halt(self.rules.flush_error(error), now);
+        }
+    }
+
+    fn put_off(&mut self, until: Instant) {
+        self.checkpoint.not_before = Some(until);
+    }
+
+    fn checkpoint_ended(&mut self) {
+        self.checkpoint.step = Step::Idle;
+        self.checkpoint.offsets.clear();
+        if let Some(ending) = &mut self.ending {
+            ending.checkpoint_ended();
+        }
+    }
+
+    /// Returns true if everything that is done is committed.
+    pub(super) fn is_all_committed(&self) -> bool {
+        let mut owned = self.partitions.owned.values();
+        self.checkpoint.is_idle() && owned.all(|owned| owned.window.to_commit().is_none())
+    }
+}
+
+impl super::Rules {
+    fn flush_error(&self, error: HandlerError) -> RunnerError {
+        RunnerError::Flush {
+            processor: self.name.clone(),
+            class: error.class(),
+            source: error.into_source(),
+        }
+    }
+    pub(super) fn bus_error(&self, source: MessageBusError) -> RunnerError {
+        RunnerError::Bus {
+            processor: self.name.clone(),
+            source,
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! What happens to the machine, and what it wants done.
+use super::{AttemptId, Ended, RevocationId, lanes::LaneKey, record::Record};
+use crate::{
+    CommitId, StreamId, Version, WireError,
+    ports::{
+        AssignedPartition, AssignmentEpoch, MessageBusError, NoPosition, Offset, OffsetCommit,
+        PartitionId,
+    },
+    runner::{HandlerError, RunnerError, streams::Progress},
+};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::time::Instant;
+
+/// The offsets up to which a run is to go.
+pub(in crate::runner) type Ends = BTreeMap<PartitionId, Offset>;
+
+/// The reason why a step that needs a backend did not succeed.
+#[derive(Debug)]
+pub(in crate::runner) enum Setback {
+    /// The backend is away or busy: the step is repeated after a pause.
+    Wait(crate::BoxError),
+    /// No repeat helps: the processor halts with this error.
+    Halt(RunnerError),
+}
+
+/// Something that has happened.
+#[derive(Debug)]
+pub(in crate::runner) enum Input {
+    /// The processor is a member of this group, and is to go up to these offsets, if any.
+    Joined(Arc<str>, Option<Ends>),
+    /// The processor could not become a member of its group.
+    NotJoined(Setback),
+    /// A record has arrived.
+    Delivered(Arc<Record>),
+    /// A record has arrived that is no event of this library, or of a newer format.
+    Unreadable(PartitionId, AssignmentEpoch, Offset, WireError),
+    /// Everything before this offset has arrived, or does not exist.
+    Reached(PartitionId, AssignmentEpoch, Offset),
+    /// Partitions were assigned to this member.
+    Assigned(Vec<AssignedPartition>),
+    /// Partitions are about to be taken away. The group waits for this time.
+    Revoking(RevocationId, Vec<PartitionId>, Duration),
+    /// Partitions have been taken away.
+    Lost(Vec<PartitionId>),
+    /// An assigned partition delivers nothing. True: its start was given to the bus.
+    NoPosition(PartitionId, NoPosition, bool),
+    /// Nothing could be received.
+    NotReceived(MessageBusError),
+    /// The start of a partition is durable. False: this member does not own it any more.
+    Begun(PartitionId, AssignmentEpoch, bool),
+    /// A partition could not be started.
+    NotBegun(PartitionId, AssignmentEpoch, Setback),
+    /// An attempt has begun its next call of a handler, so it is not stuck.
+    Advanced(AttemptId),
+    /// An attempt has ended.
+    Finished(AttemptId, Ended),
+    /// The read model was flushed, or not.
+    Flushed(Result<(), HandlerError>),
+    /// What the projector had buffered of lost partitions is gone, or could not be dropped.
+    Forgotten(Result<(), HandlerError>),
+    /// The positions of streams are durable, or not.
+    PositionsStored(Result<(), Setback>),
+    /// Offsets were committed, or not.
+    Committed(Result<(), MessageBusError>),
+    /// Partitions were paused or resumed, or not.
+    PauseChanged(Result<(), MessageBusError>),
+    /// The offsets that the whole group has committed, or the reason why they are not known.
+    GroupCommitted(Result<Ends, MessageBusError>),
+    /// The processor has left its group.
+    Left,
+    /// The processor is to end, at the latest at this time.
+    Stop(Instant),
+    /// A step has panicked, which is none of a handler.
+    Broken(String),
+    /// The time of [`Machine::wake_at`](super::Machine::wake_at) has come.
+    Timer,
+}
+
+impl Input {
+    /// Returns true for what a consumer has told.
+    pub(super) const fn is_received(&self) -> bool {
+        matches!(
+            self,
+            Self::Delivered(_)
+                | Self::Unreadable(..)
+                | Self::Reached(..)
+                | Self::Assigned(_)
+                | Self::Revoking(..)
+                | Self::Lost(_)
+                | Self::NoPosition(..)
+        )
+    }
+}
+
+/// Records of one lane to handle, one after the other.
+#[derive(Clone, Debug)]
+pub(in crate::runner) struct Work {
+    pub(in crate::runner) lane: LaneKey,
+    /// Neighbours of the lane, in order; of one partition.
+    pub(in crate::runner) records: Vec<Arc<Record>>,
+    /// The progress in the stream of the first record.
+    pub(in crate::runner) progress: Progress,
+    /// The number of the attempt at the first record, from 1.
+    pub(in crate::runner) number: u32,
+}
+
+/// The position of a stream that is to be stored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::runner) struct StreamPosition {
+    pub(in crate::runner) stream: StreamId,
+    pub(in crate::runner) version: Version,
+    pub(in crate::runner) commit_id: Option<CommitId>,
+}
+
+/// Something that the driver must do. Each effect is one step of I/O, which answers with one input;
+/// a crash can fall between any two.
+#[derive(Debug)]
+pub(in crate::runner) enum Effect {
+    /// Join the group: answers `Joined` or `NotJoined`.
+    Join,
+    /// Store the start of a partition: answers `Begun` or `NotBegun`.
+    Begin(AssignedPartition),
+    /// Handle records: answers `Finished`.
+    Start(AttemptId, Work),
+    /// Tell an attempt to end after its current record.
+    Finish(AttemptId),
+    /// Abort an attempt.
+    Cancel(AttemptId),
+    /// Wait for an attempt no longer: its thread is blocked.
+    Abandon(AttemptId),
+    /// Flush the read model: answers `Flushed`.
+    Flush,
+    /// Drop what is buffered of these streams: answers `Forgotten`.
+    Forget(Vec<StreamId>),
+    /// Store positions: answers `PositionsStored`.
+    StorePositions(Vec<StreamPosition>),
+    /// Commit offsets: answers `Committed`.
+    Commit(Vec<OffsetCommit>),
+    /// Let the group have the partitions of a revocation.
+    Release(RevocationId),
+    /// Pause partitions: answers `PauseChanged`.
+    Pause(Vec<PartitionId>),
+    /// Resume partitions: answers `PauseChanged`.
+    Resume(Vec<PartitionId>),
+    /// Ask for the offsets of the whole group: answers `GroupCommitted`.
+    AskGroup,
+    /// Leave the group: answers `Left`.
+    Leave,
+    /// The processor has ended.
+    End(Result<(), RunnerError>),
+}

@@ -1,0 +1,253 @@
+//! Lanes: a queue per stream, the state of its retry, and the order in which lanes may run.
+//!
+//! A lane is in one state at a time: ready, running, or waiting for its retry. So the events of its
+//! streams are handled one after the other, in order, and a lane in backoff blocks only itself.
+use super::{record::Record, retry::Retry};
+use crate::{StreamId, ports::PartitionId};
+use std::{
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    sync::Arc,
+};
+use tokio::time::Instant;
+
+/// The key of a lane.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(in crate::runner) enum LaneKey {
+    /// The lane of one stream.
+    Stream(StreamId),
+    /// A lane that several streams share.
+    Shared(Arc<str>),
+}
+
+#[derive(Debug)]
+struct Lane {
+    queue: VecDeque<Arc<Record>>,
+    state: State,
+    /// The failures of the record at the head.
+    retry: Option<Retry>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Ready,
+    /// The first records of the queue are being handled: this many.
+    Running(usize),
+    Waiting(Instant),
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Lanes {
+    /// Only looked up, or iterated in an order that is sorted afterwards, so that the machine stays
+    /// deterministic.
+    lanes: HashMap<LaneKey, Lane>,
+    ready: VecDeque<LaneKey>,
+    waiting: BTreeSet<(Instant, LaneKey)>,
+}
+
+impl Lanes {
+    /// Puts a record after the others of its lane.
+    pub(super) fn push(&mut self, key: &LaneKey, record: Arc<Record>) {
+        if let Some(lane) = self.lanes.get_mut(key) {
+            lane.queue.push_back(record);
+            return;
+        }
+        let lane = Lane {
+            queue: VecDeque::from([record]),
+            state: State::Ready,
+            retry: None,
+        };
+        self.lanes.insert(key.clone(), lane);
+        self.ready.push_back(key.clone());
+    }
+
+    /// Returns the first records of the lane that has been ready longest: at most `most`, all of one
+    /// stream and partition. The lane runs until [`finished`](Self::finished).
+    pub(super) fn start_next(&mut self, most: usize) -> Option<(LaneKey, Vec<Arc<Record>>)> {
+        while let Some(key) = self.ready.pop_front() {
+            if let Some(lane) = self.lanes.get_mut(&key)
+                && lane.state == State::Ready
+                && let Some(head) = lane.queue.front()
+            {
+                // After a failure the head is tried alone, so that each event counts its own failures.
+                let most = if lane.retry.is_some() { 1 } else { most.max(1) };
+                let records: Vec<_> = (lane.queue.iter().take(most))
+                    .take_while(|record| {
+                        record.partition == head.partition
+                            && record.event.header.stream == head.event.header.stream
+                    })
+                    .cloned()
+                    .collect();
+                lane.state = State::Running(records.len());
+                return Some((key, records));
+            }
+        }
+        None
+    }
+
+    /// Takes the first `done` records off a lane that was running, and makes it ready.
+    pub(super) fn finished(&mut self, key: &LaneKey, done: usize) {
+        let Some(lane) = self.lanes.get_mut(key) else {
+            return;
+        };
+        lane.queue.drain(..done.min(lane.queue.len()));
+        if done > 0 {
+            lane.retry = None;
+        }
+        lane.state = State::Ready;
+        if lane.queue.is_empty() {
+            self.lanes.remove(key);
+        } else {
+            self.ready.push_back(key.clone());
+        }
+    }
+
+    /// Lets a lane wait for its next attempt.
+    pub(super) fn wait(&mut self, key: &LaneKey, retry: Retry, until: Instant) {
+        if let Some(lane) = self.lanes.get_mut(key) {
+            lane.retry = Some(retry);
+            lane.state = State::Waiting(until);
+            self.waiting.insert((until, key.clone()));
+        }
+    }
+
+    /// Takes the failures of the lane's head.
+    pub(super) fn take_retry(&mut self, key: &LaneKey) -> Option<Retry> {
+        self.lanes.get_mut(key).and_then(|lane| lane.retry.take())
+    }
+
+    /// Returns the failures of the lane's head.
+    pub(super) fn retry(&self, key: &LaneKey) -> Option<&Retry> {
+        self.lanes.get(key).and_then(|lane| lane.retry.as_ref())
+    }
+
+    /// Makes the lanes ready whose pause is over.
+    pub(super) fn wake(&mut self, now: Instant) {
+        while let Some((until, key)) = self.waiting.pop_first() {
+            if until > now {
+                self.waiting.insert((until, key));
+                return;
+            }
+            // The lane may be gone, or may wait for another time, if its partition was taken away.
+            if let Some(lane) = self.lanes.get_mut(&key)
+                && lane.state == State::Waiting(until)
+            {
+                lane.state = State::Ready;
+                self.ready.push_back(key);
+            }
+        }
+    }
+
+    /// Returns the time of the next [`wake`](Self::wake).
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        self.waiting.first().map(|(until, _)| *until)
+    }
+
+    /// Drops what is queued of these partitions. Records that are being handled stay until the
+    /// attempt has ended.
+    pub(super) fn drop_queued(&mut self, partitions: &HashSet<PartitionId>) {
+        let mut unblocked = Vec::new();
+        self.lanes.retain(|key, lane| {
+            let is_gone = |record: &Arc<Record>| partitions.contains(&record.partition);
+            let running = match lane.state {
+                State::Running(records) => records,
+                _ => 0,
+            };
+            let lost_head = lane.queue.front().is_some_and(is_gone);
+            let mut at = 0;
+            lane.queue.retain(|record| {
+                at += 1;
+                at <= running || !is_gone(record)
+            });
+            if lost_head && running == 0 {
+                // Nobody will wake the lane for the record that is gone, and what failed is gone too.
+                lane.retry = None;
+                if matches!(lane.state, State::Waiting(_)) && !lane.queue.is_empty() {
+                    lane.state = State::Ready;
+                    unblocked.push(key.clone());
+                }
+            }
+            !lane.queue.is_empty()
+        });
+        // The order of the map is random; the order in which lanes run must not be.
+        unblocked.sort_unstable();
+        self.ready.extend(unblocked);
+        self.ready.retain(|key| self.lanes.contains_key(key));
+        self.waiting.retain(|(until, key)| {
+            let lane = self.lanes.get(key);
+            lane.is_some_and(|lane| lane.state == State::Waiting(*until))
+        });
+    }
+
+    /// Returns the number of lanes that wait for a retry.
+    pub(super) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{partition, record, stream};
+    use super::*;
+
+    fn key(id: &str) -> LaneKey {
+        LaneKey::Stream(stream(id))
+    }
+    fn lanes(records: &[(&str, u64)]) -> Lanes {
+        let mut lanes = Lanes::default();
+        for (id, offset) in records {
+            lanes.push(&key(id), record(0, *offset, id, *offset));
+        }
+        lanes
+    }
+    fn next(lanes: &mut Lanes, most: usize) -> Option<(LaneKey, Vec<u64>)> {
+        let (key, records) = lanes.start_next(most)?;
+        Some((key, records.iter().map(|r| r.offset.get()).collect()))
+    }
+
+    #[test]
+    fn a_lane_runs_one_attempt_at_a_time_in_order() {
+        let mut lanes = lanes(&[("a", 1), ("a", 2), ("b", 3)]);
+        assert_eq!(next(&mut lanes, 1), Some((key("a"), vec![1])));
+        assert_eq!(next(&mut lanes, 1), Some((key("b"), vec![3])));
+        assert_eq!(next(&mut lanes, 1), None);
+        lanes.finished(&key("a"), 1);
+        assert_eq!(next(&mut lanes, 1), Some((key("a"), vec![2])));
+    }
+
+    #[test]
+    fn neighbours_of_one_partition_run_together() {
+        let mut lanes = lanes(&[("a", 1), ("a", 2), ("a", 3)]);
+        lanes.push(&key("a"), record(1, 9, "a", 4));
+        assert_eq!(next(&mut lanes, 2), Some((key("a"), vec![1, 2])));
+        lanes.finished(&key("a"), 1);
+        assert_eq!(next(&mut lanes, 9), Some((key("a"), vec![2, 3])));
+        lanes.finished(&key("a"), 2);
+        assert_eq!(next(&mut lanes, 9), Some((key("a"), vec![9])));
+    }
+
+    #[test]
+    fn a_waiting_lane_blocks_only_itself_and_keeps_its_head() {
+        let mut lanes = lanes(&[("a", 1), ("a", 2), ("b", 3)]);
+        let now = Instant::now();
+        next(&mut lanes, 1);
+        lanes.wait(&key("a"), Retry::testing(), now);
+        assert_eq!(next(&mut lanes, 1), Some((key("b"), vec![3])));
+        assert_eq!(next(&mut lanes, 1), None);
+        assert_eq!(lanes.wake_at(), Some(now));
+        lanes.wake(now);
+        // The head that failed is tried alone.
+        assert_eq!(next(&mut lanes, 5), Some((key("a"), vec![1])));
+    }
+
+    #[test]
+    fn dropping_a_partition_keeps_what_runs_and_other_partitions() {
+        let mut lanes = lanes(&[("a", 1), ("a", 2), ("b", 3)]);
+        lanes.push(&key("c"), record(1, 4, "c", 4));
+        next(&mut lanes, 1);
+        lanes.drop_queued(&HashSet::from([partition(0)]));
+        assert_eq!(next(&mut lanes, 1), Some((key("c"), vec![4])));
+        lanes.finished(&key("a"), 1);
+        lanes.finished(&key("c"), 1);
+        assert!(lanes.lanes.is_empty());
+    }
+}

@@ -1,0 +1,439 @@
+//! The decisions of a processor, as a pure state machine: [`Machine::on`] takes what has happened
+//! and returns what is to be done.
+//!
+//! Nothing here awaits, reads a clock or draws a random number: the driver passes the time with
+//! each input, and a seed at the start. So every interleaving of deliveries, rebalances, failures
+//! and answers can be replayed from a seed, without a runtime.
+//!
+//! ```text
+//! record -> window of its partition -> lane of its stream -> attempt -> done
+//!        -> checkpoint: flush, positions, offsets
+//! ```
+mod attempts;
+mod checkpoint;
+mod ending;
+mod failure;
+mod input;
+mod lanes;
+mod partition;
+mod rebalance;
+mod record;
+mod retry;
+mod window;
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+use self::{
+    attempts::Attempts, checkpoint::Checkpoint, ending::Ending, lanes::Lanes,
+    partition::Partitions, retry::Patience,
+};
+pub(super) use self::{
+    input::{Effect, Ends, Input, Setback, StreamPosition, Work},
+    record::Record,
+};
+use super::{
+    ProcessorPolicy, RunnerError,
+    report::Counts,
+    streams::{Progress, Streams},
+};
+use crate::{EventSelector, RetryPolicy, StreamId, ports::PartitionId};
+use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
+
+/// The number of streams whose position is remembered in any case.
+const STREAMS: usize = 50_000;
+
+/// The number of an attempt, unique in its processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct AttemptId(pub(super) u64);
+
+/// The number of a revocation, unique in its processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct RevocationId(pub(super) u64);
+
+/// An event that could not be handled.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) version: crate::Version,
+    pub(super) error: super::HandlerError,
+}
+
+/// How an attempt has ended. What it got done counts even if it failed.
+#[derive(Debug)]
+pub(super) struct Ended {
+    /// The progress in the stream now.
+    pub(super) progress: Progress,
+    /// The number of records that are done, from the first.
+    pub(super) done: usize,
+    pub(super) counts: Counts,
+    pub(super) result: Outcome,
+}
+
+/// The result of an attempt.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// All records are done, or as many as there were before it was told to end.
+    Done,
+    /// The record after those that are done has failed.
+    Failed(Failure),
+    /// It was cancelled: nothing is known of the record after those that are done.
+    Cancelled,
+}
+
+/// What never changes while a processor runs.
+#[derive(Debug)]
+pub(super) struct Rules {
+    pub(super) name: Arc<str>,
+    pub(super) policy: ProcessorPolicy,
+    /// True for a projector, which may buffer effects.
+    pub(super) is_projector: bool,
+    pub(super) selectors: Vec<EventSelector>,
+    /// The source of all jitter.
+    pub(super) seed: u64,
+}
+
+impl Rules {
+    /// The retry policy of handlers and flushes, with jitter from the seed.
+    fn retry(&self) -> RetryPolicy {
+        let mut retry = self.policy.retry;
+        retry.backoff.seed = retry.backoff.seed.or(Some(self.seed));
+        retry
+    }
+    fn subscribes_to(&self, stream: &StreamId) -> bool {
+        let aggregate = stream.aggregate();
+        self.selectors.iter().any(|s| s.aggregate == aggregate)
+    }
+}
+
+/// The membership in the group.
+#[derive(Debug)]
+struct Membership {
+    state: Member,
+    /// The group; empty before the first join.
+    group: Arc<str>,
+    /// Failures to join, and partitions without a start: both back off.
+    joins: Patience,
+    /// Calls to receive that have failed in a row.
+    receives: Patience,
+    /// Nothing is received before this time.
+    receive_at: Option<Instant>,
+    /// The offsets up to which this run is to go.
+    ends: Option<Ends>,
+    /// The offsets that the group has committed were asked for.
+    is_asked: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Member {
+    /// Not a member; joins at this time.
+    Out(Instant),
+    Joining,
+    In,
+    Leaving,
+    Over,
+}
+
+/// The state of one processor.
+#[derive(Debug)]
+pub(super) struct Machine {
+    rules: Arc<Rules>,
+    membership: Membership,
+    partitions: Partitions,
+    lanes: Lanes,
+    streams: Streams,
+    attempts: Attempts,
+    checkpoint: Checkpoint,
+    ending: Option<Ending>,
+    /// Partitions were told to be paused or resumed, and the answer is not there.
+    pausing: Option<Pausing>,
+    counts: Counts,
+    out: Vec<Effect>,
+}
+
+/// A change of pauses that the consumer has not confirmed.
+#[derive(Debug)]
+struct Pausing {
+    partitions: Vec<(PartitionId, crate::ports::AssignmentEpoch)>,
+    is_paused: bool,
+    /// After a failure: when it is tried again.
+    try_at: Option<Instant>,
+}
+
+/// After this time; a time without an end is a far one.
+pub(super) fn later(now: Instant, time: Duration) -> Instant {
+    const FAR: Duration = Duration::from_secs(365 * 24 * 3600);
+    now + time.min(FAR)
+}
+
+impl Machine {
+    pub(super) fn new(rules: Arc<Rules>, now: Instant) -> Self {
+        Self {
+            membership: Membership {
+                state: Member::Out(now),
+                group: "".into(),
+                joins: Patience::new(rules.seed),
+                receives: Patience::new(rules.seed),
+                receive_at: None,
+                ends: None,
+                is_asked: false,
+            },
+            partitions: Partitions::default(),
+            lanes: Lanes::default(),
+            streams: Streams::new(STREAMS),
+            attempts: Attempts::new(rules.policy.attempt_timeout),
+            checkpoint: Checkpoint::new(&rules, now),
+            ending: None,
+            pausing: None,
+            counts: Counts::default(),
+            out: Vec::new(),
+            rules,
+        }
+    }
+
+    /// Takes in what has happened, and returns what is to be done.
+    #[cfg(test)]
+    pub(super) fn on(&mut self, input: Input, now: Instant) -> Vec<Effect> {
+        self.take(input, now);
+        self.effects(now)
+    }
+
+    /// Returns what is to be done now.
+    pub(super) fn effects(&mut self, now: Instant) -> Vec<Effect> {
+        self.join(now);
+        self.lanes.wake(now);
+        self.check_readable(now);
+        self.advance_starts(now);
+        self.advance_revocations(now);
+        self.attempts.abandon(now, &mut self.out);
+        self.dispatch(now);
+        self.advance_checkpoint(now);
+        self.advance_revocations(now);
+        self.advance_pauses(now);
+        self.end_if_caught_up(now);
+        self.advance_ending(now);
+        std::mem::take(&mut self.out)
+    }
+
+    /// Returns the time at which [`Input::Timer`] is due at the latest.
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        let always = [
+            self.membership.receive_at,
+            self.lanes.wake_at(),
+            self.attempts.wake_at(),
+            self.partitions.release_at(),
+        ];
+        let member = match self.membership.state {
+            Member::Out(at) => [Some(at), None, None, None],
+            Member::In => [
+                self.checkpoint.wake_at(),
+                self.pausing.as_ref().and_then(|pausing| pausing.try_at),
+                self.ending.as_ref().and_then(|ending| ending.wake_at(self)),
+                (self.may_start())
+                    .then(|| self.partitions.start_at())
+                    .flatten(),
+            ],
+            Member::Joining | Member::Leaving | Member::Over => [None; 4],
+        };
+        let times = always.into_iter().chain(member).flatten();
+        times.chain(self.wake_revocations_at()).min()
+    }
+
+    /// Returns true if records shall be received.
+    pub(super) fn receives(&self) -> bool {
+        self.membership.state == Member::In && self.membership.receive_at.is_none()
+    }
+
+    pub(super) const fn counts(&self) -> Counts {
+        self.counts
+    }
+
+    /// Takes in what has happened.
+    pub(super) fn take(&mut self, input: Input, now: Instant) {
+        if input.is_received() {
+            self.membership.receives.reset();
+        }
+        match input {
+            Input::Joined(group, ends) => self.joined(group, ends),
+            Input::NotJoined(setback) => self.not_joined(setback, now),
+            Input::Delivered(record) => self.delivered(record),
+            Input::Unreadable(partition, epoch, offset, error) => {
+                self.unreadable(&partition, epoch, offset, error);
+            }
+            Input::Reached(partition, epoch, next) => {
+                // Nothing after a record that cannot be read is taken in.
+                let owned = self.partitions.get(&partition, epoch);
+                if let Some(owned) = owned.filter(|owned| owned.unreadable.is_none()) {
+                    owned.window.reached(next);
+                }
+            }
+            Input::Assigned(assigned) => self.assigned(assigned, now),
+            Input::Revoking(id, partitions, grace) => self.revoking(id, partitions, grace, now),
+            Input::Lost(partitions) => self.lost(partitions.into_iter().collect(), now),
+            Input::NoPosition(partition, why, has_start) => {
+                self.no_position(partition, why, has_start, now);
+            }
+            Input::NotReceived(error) => self.not_received(error, now),
+            Input::Begun(partition, epoch, is_owned) => self.begun(&partition, epoch, is_owned),
+            Input::NotBegun(partition, epoch, setback) => {
+                self.not_begun(&partition, epoch, setback, now);
+            }
+            Input::Advanced(id) => self.attempts.advanced(id, now),
+            Input::Finished(id, ended) => self.finished(id, ended, now),
+            Input::Flushed(result) => self.flushed(result, now),
+            Input::Forgotten(result) => self.forgotten(result, now),
+            Input::PositionsStored(result) => self.positions_stored(result, now),
+            Input::Committed(result) => self.committed(result, now),
+            Input::PauseChanged(result) => self.pause_changed(result, now),
+            Input::GroupCommitted(result) => self.group_committed(result, now),
+            Input::Left => self.left(now),
+            Input::Stop(by) => self.stop(by, now),
+            Input::Broken(reason) => self.broken(reason, now),
+            Input::Timer => {}
+        }
+        if self.membership.receive_at.is_some_and(|at| at <= now) {
+            self.membership.receive_at = None;
+        }
+    }
+
+    fn join(&mut self, now: Instant) {
+        if let Member::Out(at) = self.membership.state
+            && at <= now
+            && self.ending.is_none()
+        {
+            self.membership.state = Member::Joining;
+            self.out.push(Effect::Join);
+        }
+    }
+
+    fn joined(&mut self, group: Arc<str>, ends: Option<Ends>) {
+        self.membership.group = group;
+        if self.membership.state == Member::Joining {
+            self.membership.state = Member::In;
+        }
+        if self.membership.ends.is_none() {
+            self.membership.ends = ends;
+        }
+    }
+
+    fn not_joined(&mut self, setback: Setback, now: Instant) {
+        if self.membership.state != Member::Joining {
+            return;
+        }
+        let at = self.membership.joins.failed(now);
+        self.membership.state = Member::Out(at);
+        match setback {
+            Setback::Wait(error) => {
+                tracing::warn!(processor = %self.rules.name, wait = ?(at - now), error = crate::chain(&*error), "the group could not be joined yet");
+            }
+            Setback::Halt(error) => self.halt(error, now),
+        }
+    }
+
+    fn not_received(&mut self, error: crate::ports::MessageBusError, now: Instant) {
+        if !error.is_transient() {
+            return self.halt(self.rules.bus_error(error), now);
+        }
+        let at = self.membership.receives.failed(now);
+        tracing::warn!(processor = %self.rules.name, wait = ?(at - now), error = crate::chain(&error), "nothing can be received");
+        self.membership.receive_at = Some(at);
+    }
+
+    /// Starts attempts at the heads of lanes that are ready.
+    fn dispatch(&mut self, now: Instant) {
+        if self.ending.is_some() {
+            return;
+        }
+        let policy = &self.rules.policy;
+        while self.attempts.len() < policy.concurrency {
+            let Some((lane, records)) = self.lanes.start_next(policy.max_batch) else {
+                return;
+            };
+            let Some(head) = records.first() else {
+                continue;
+            };
+            let number = self.lanes.retry(&lane).map_or(1, |r| r.attempts() + 1);
+            let progress = self.streams.get(&head.event.header.stream);
+            let work = Work {
+                lane,
+                records,
+                progress,
+                number,
+            };
+            let id = self.attempts.start(work.clone(), now);
+            self.out.push(Effect::Start(id, work));
+        }
+    }
+
+    /// Takes the result of an attempt.
+    fn finished(&mut self, id: AttemptId, ended: Ended, now: Instant) {
+        let Some(running) = self.attempts.finished(id) else {
+            return;
+        };
+        let Work { lane, records, .. } = running.work;
+        self.counts.add(&ended.counts);
+        let Some(head) = records.first() else {
+            return;
+        };
+        let stream = &head.event.header.stream;
+        let owned = self.partitions.get(&head.partition, head.epoch);
+        let Some(owned) = owned else {
+            // The partition is gone, and whoever has it now gets the records again.
+            return self.lanes.finished(&lane, records.len());
+        };
+        for record in records.iter().take(ended.done) {
+            owned.window.done(record.offset);
+        }
+        if ended.counts.handled > 0 {
+            if self.rules.is_projector {
+                owned.effects.touched.insert(stream.clone());
+            }
+            if let Progress::At(at) = &ended.progress {
+                let position = (at.version, at.commit_id);
+                owned.effects.positions.insert(stream.clone(), position);
+            }
+        }
+        self.streams
+            .set(stream, head.partition.clone(), ended.progress);
+        let is_leaving = owned.is_leaving() || self.ending.is_some();
+        match ended.result {
+            Outcome::Failed(failure) => {
+                self.lanes.finished(&lane, ended.done);
+                self.failed(&lane, &records, ended.done, failure, now);
+            }
+            // The rest comes again, here or elsewhere.
+            Outcome::Cancelled | Outcome::Done if is_leaving => {
+                self.lanes.finished(&lane, records.len());
+            }
+            Outcome::Done | Outcome::Cancelled => self.lanes.finished(&lane, ended.done),
+        }
+    }
+
+    /// Halts if the next record of a partition cannot be read: all before it is done.
+    fn check_readable(&mut self, now: Instant) {
+        if self.ending.is_some() {
+            return;
+        }
+        let mut found = None;
+        for (partition, owned) in &mut self.partitions.owned {
+            let window = &owned.window;
+            let is_next = |at: &mut (crate::ports::Offset, crate::WireError)| {
+                window.first_open() == Some(at.0)
+            };
+            if let Some((offset, error)) = owned.unreadable.take_if(is_next) {
+                found = Some(RunnerError::Unreadable {
+                    processor: self.rules.name.clone(),
+                    partition: partition.clone(),
+                    offset,
+                    source: error.into(),
+                });
+                break;
+            }
+        }
+        if let Some(error) = found {
+            self.halt(error, now);
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! The partitions that a processor owns, each in its own state: one that starts or leaves does not
+//! hold up the others.
+use super::{RevocationId, record::Record, retry::Patience, window::Window};
+use crate::{
+    CommitId, StreamId, Version, WireError,
+    ports::{AssignedPartition, AssignmentEpoch, Offset, PartitionId},
+};
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::Arc,
+};
+use tokio::time::Instant;
+
+#[derive(Debug)]
+pub(super) struct Partition {
+    pub(super) epoch: AssignmentEpoch,
+    pub(super) phase: Phase,
+    pub(super) window: Window,
+    pub(super) pause: Pause,
+    /// The first record that cannot be read. It is an error when all before it is done; nothing
+    /// after it is taken in.
+    pub(super) unreadable: Option<(Offset, WireError)>,
+    pub(super) effects: Effects,
+}
+
+/// The phase of an assignment.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// The start is not durable yet. What has arrived waits.
+    Starting(Box<Starting>),
+    /// Records are handled.
+    Serving,
+    /// The group takes the partition away: what runs is finished and committed.
+    Leaving(RevocationId),
+}
+
+#[derive(Debug)]
+pub(super) struct Starting {
+    pub(super) assigned: AssignedPartition,
+    pub(super) arrived: Vec<Arc<Record>>,
+    pub(super) patience: Patience,
+    /// When the step may be tried again; `None` while it runs.
+    pub(super) try_at: Option<Instant>,
+}
+
+/// What the handlers of a partition have done that is not durable yet.
+#[derive(Debug, Default)]
+pub(super) struct Effects {
+    /// Streams that were projected since the last flush began.
+    pub(super) touched: HashSet<StreamId>,
+    /// Streams that were projected before the flush that runs now.
+    pub(super) flushing: HashSet<StreamId>,
+    /// Positions that are to be stored, at the level that stores them.
+    pub(super) positions: HashMap<StreamId, (Version, Option<CommitId>)>,
+}
+
+impl Effects {
+    pub(super) fn begin_flush(&mut self) {
+        let touched = self.touched.drain();
+        self.flushing.extend(touched);
+    }
+    pub(super) fn end_flush(&mut self, is_done: bool) {
+        let flushing = std::mem::take(&mut self.flushing);
+        if !is_done {
+            self.touched.extend(flushing);
+        }
+    }
+    /// Returns the streams whose effects may be buffered.
+    pub(super) fn take_buffered(&mut self) -> impl Iterator<Item = StreamId> {
+        let touched = std::mem::take(&mut self.touched);
+        touched
+            .into_iter()
+            .chain(std::mem::take(&mut self.flushing))
+    }
+}
+
+/// The reasons to pause a partition, and what the consumer was told.
+#[derive(Debug, Default)]
+pub(super) struct Pause {
+    /// The window is full, and not half empty since.
+    pub(super) is_full: bool,
+    /// The consumer was told to pause it.
+    pub(super) is_told: bool,
+}
+
+/// A revocation that has not been released.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    pub(super) partitions: HashSet<PartitionId>,
+    /// When attempts that still run are cancelled.
+    pub(super) cancel_at: Instant,
+    /// When the group waits no longer.
+    pub(super) release_at: Instant,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Partitions {
+    pub(super) owned: BTreeMap<PartitionId, Partition>,
+    pub(super) leaving: BTreeMap<RevocationId, Leaving>,
+}
+
+impl Partition {
+    pub(super) fn starting(
+        assigned: AssignedPartition,
+        seed: u64,
+        try_at: Option<Instant>,
+    ) -> Self {
+        Self {
+            epoch: assigned.epoch,
+            window: Window::starting_at(assigned.next),
+            phase: Phase::Starting(Box::new(Starting {
+                assigned,
+                arrived: Vec::new(),
+                patience: Patience::new(seed),
+                try_at,
+            })),
+            pause: Pause::default(),
+            unreadable: None,
+            effects: Effects::default(),
+        }
+    }
+
+    pub(super) const fn is_leaving(&self) -> bool {
+        matches!(self.phase, Phase::Leaving(_))
+    }
+}
+
+impl Partitions {
+    /// Returns a partition under this assignment.
+    pub(super) fn get(
+        &mut self,
+        partition: &PartitionId,
+        epoch: AssignmentEpoch,
+    ) -> Option<&mut Partition> {
+        let owned = self.owned.get_mut(partition)?;
+        (owned.epoch == epoch).then_some(owned)
+    }
+
+    /// Returns the size of everything that is not committed.
+    pub(super) fn bytes(&self) -> usize {
+        self.owned.values().map(|owned| owned.window.bytes()).sum()
+    }
+
+    /// Returns the time at which a start is tried again.
+    pub(super) fn start_at(&self) -> Option<Instant> {
+        let starts = self.owned.values().filter_map(|owned| match &owned.phase {
+            Phase::Starting(starting) => starting.try_at,
+            _ => None,
+        });
+        starts.min()
+    }
+
+    /// Returns the time at which the group waits no longer for a revocation.
+    pub(super) fn release_at(&self) -> Option<Instant> {
+        self.leaving
+            .values()
+            .map(|leaving| leaving.release_at)
+            .min()
+    }
+}

@@ -1,0 +1,88 @@
+//! The failures of one step, and when it is repeated.
+use crate::{
+    Backoff, RetryPolicy, Version,
+    resilience::{FailureClass, Retrying},
+};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The pauses of a step that waits for a backend, without an end: nothing is lost by waiting, and
+/// the health of the processor shows it.
+const PAUSES: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+
+/// The failures of one event, or of one kind of step.
+#[derive(Debug)]
+pub(in crate::runner) struct Retry {
+    /// The event that failed.
+    version: Version,
+    retrying: Retrying,
+    /// The time of the first failure.
+    since: Option<Instant>,
+}
+
+impl Retry {
+    /// No failure yet of the event of this version.
+    pub(super) const fn new(policy: RetryPolicy, version: Version) -> Self {
+        Self {
+            version,
+            retrying: Retrying::new(policy),
+            since: None,
+        }
+    }
+
+    /// Returns true if these are failures of the event of this version.
+    pub(super) fn is_of(&self, version: Version) -> bool {
+        self.version == version
+    }
+
+    /// Returns when the next attempt may start, or `None` if there must be none.
+    pub(super) fn failed(&mut self, class: FailureClass, now: Instant) -> Option<Instant> {
+        let since = *self.since.get_or_insert(now);
+        let pause = self.retrying.next(class, now.duration_since(since))?;
+        Some(super::later(now, pause))
+    }
+
+    /// Returns the number of attempts that have failed.
+    pub(super) const fn attempts(&self) -> u32 {
+        self.retrying.attempts()
+    }
+}
+
+/// A step that needs a backend, and is repeated until the backend answers.
+#[derive(Debug)]
+pub(super) struct Patience {
+    retry: Retry,
+    seed: u64,
+}
+
+impl Patience {
+    pub(super) const fn new(seed: u64) -> Self {
+        let policy = RetryPolicy::forever(PAUSES.with_seed(seed));
+        Self {
+            retry: Retry::new(policy, Version::NONE),
+            seed,
+        }
+    }
+
+    /// Returns when the step may be repeated.
+    pub(super) fn failed(&mut self, now: Instant) -> Instant {
+        let next = self.retry.failed(FailureClass::Transient, now);
+        next.unwrap_or(now + PAUSES.max)
+    }
+
+    /// Returns the time since which the backend has been away.
+    pub(super) const fn since(&self) -> Option<Instant> {
+        self.retry.since
+    }
+
+    pub(super) const fn reset(&mut self) {
+        *self = Self::new(self.seed);
+    }
+}
+
+#[cfg(test)]
+impl Retry {
+    pub(super) fn testing() -> Self {
+        Self::new(RetryPolicy::default(), Version::NONE)
+    }
+}
