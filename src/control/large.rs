@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! head    the key itself: "=" and the value,
-//!         or "#" and JSON { "c": chunk set, "n": chunks, "l": bytes }, or "-": deleted
+//!         or "#" and JSON { "c": chunk set, "n": chunks, "l": bytes, "x": note, if there is one },
+//!         or "-": deleted
 //! chunks  partition chunk/<partition>, sort <sort>\u{1f}<chunk set>\u{1f}<index:05>
 //! ```
 //! A new value gets a chunk set of its own. Its chunks are written first and the head last. **The
@@ -12,13 +13,18 @@
 //! leave chunks without a head. They cost storage, and nothing else.
 //!
 //! A head is never deleted and never written without a condition. A write that arrives late finds
-//! another revision than it expects, and cannot bring back a head whose chunks are expiring.
+//! another revision than it expects, and cannot bring back a head whose chunks are expiring. Where
+//! values come and go without end, the head of a deleted value expires a day later, when no write
+//! can still be under way.
+//!
+//! A list of large values reads their heads only. What a list shows of a value stands at its
+//! beginning, up to the first line break. The head of a value in chunks repeats it as its note.
 use super::{Stored, rows::Races};
 use crate::{
     Clock, IdSource,
     ports::{
-        ControlStore, ControlStoreError, DeleteExpect, Expect, PutOutcome, Revision, Row, RowKey,
-        shared,
+        ControlStore, ControlStoreError, DeleteExpect, Expect, PutOutcome, RangeQuery, Revision,
+        Row, RowKey, shared,
     },
 };
 use bytes::{Bytes, BytesMut};
@@ -26,6 +32,8 @@ use std::{sync::Arc, time::Duration};
 
 /// The time that a reader may take from a head to its last chunk.
 const ORPHANED: Duration = Duration::from_secs(3600);
+/// The time after which the head of a removed value expires. No write is under way for so long.
+const REMOVED: Duration = Duration::from_secs(24 * 3600);
 const INLINE: u8 = b'=';
 const CHUNKED: u8 = b'#';
 const DELETED: u8 = b'-';
@@ -40,6 +48,9 @@ struct ChunkSet {
     chunks: u64,
     #[serde(rename = "l")]
     bytes: u64,
+    /// The first line of the value, for lists.
+    #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
 }
 
 enum Head {
@@ -153,6 +164,18 @@ impl LargeRows {
         value: &Bytes,
         seen: Option<Revision>,
     ) -> Result<LargePut, ControlStoreError> {
+        self.put_noted(key, value, None, seen).await
+    }
+
+    /// Writes a value as [`put`](Self::put) does. `note` is its first line, which the head keeps
+    /// for lists.
+    pub(super) async fn put_noted(
+        &self,
+        key: &RowKey,
+        value: &Bytes,
+        note: Option<&str>,
+        seen: Option<Revision>,
+    ) -> Result<LargePut, ControlStoreError> {
         let old = self.store.get(key).await?;
         // No chunk is written for a condition that cannot hold.
         let Some(expect) = expected(old.as_ref(), seen)? else {
@@ -164,7 +187,8 @@ impl LargeRows {
             let row = Row::new(key.clone(), tagged(INLINE, value), revision);
             return self.replace(&row, expect, old).await;
         }
-        let set = ChunkSet::new(revision, value);
+        let mut set = ChunkSet::new(revision, value);
+        set.note = note.map(Into::into);
         let json = serde_json::to_vec(&set).map_err(|e| corrupt(key, &e.to_string()))?;
         let row = Row::new(key.clone(), tagged(CHUNKED, &json), revision);
         if let Err(error) = self.write(key, value, &set).await {
@@ -190,6 +214,83 @@ impl LargeRows {
         let row = Row::new(key.clone(), tagged(DELETED, &[]), self.ids.revision());
         let put = self.replace(&row, expect, old).await?;
         Ok(put != LargePut::Conflict)
+    }
+
+    /// Returns what the head tells of a value: its first line. `None` if there is no value.
+    pub(super) async fn first_line(
+        &self,
+        key: &RowKey,
+    ) -> Result<Option<Stored<Bytes>>, ControlStoreError> {
+        match self.store.get(key).await? {
+            Some(row) => first_line(&row),
+            None => Ok(None),
+        }
+    }
+
+    /// Returns the first lines of one page of values with their sort keys, from their heads, and
+    /// the start of the next page.
+    pub(super) async fn first_lines(
+        &self,
+        query: &RangeQuery,
+    ) -> Result<(Vec<(String, Stored<Bytes>)>, Option<String>), ControlStoreError> {
+        let page = self.store.range(query).await?;
+        let mut lines = Vec::with_capacity(page.rows.len());
+        for row in page.rows {
+            if let Some(line) = first_line(&row)? {
+                lines.push((row.key.sort, line));
+            }
+        }
+        Ok((lines, page.next))
+    }
+
+    /// Returns the values of one page with their sort keys, whole, and the start of the next page.
+    /// A value that is deleted meanwhile is left out.
+    pub(super) async fn values(
+        &self,
+        query: &RangeQuery,
+    ) -> Result<(Vec<(String, Stored<Bytes>)>, Option<String>), ControlStoreError> {
+        let page = self.store.range(query).await?;
+        let mut values = Vec::with_capacity(page.rows.len());
+        for row in page.rows {
+            let revision = row.revision;
+            let value = match head(&row)? {
+                Head::Deleted => continue,
+                Head::Inline(value) => Some(Stored { value, revision }),
+                Head::Chunks(_) => self.get(&row.key).await?,
+            };
+            values.extend(value.map(|value| (row.key.sort, value)));
+        }
+        Ok((values, page.next))
+    }
+
+    /// Deletes the value, whichever write it is from. Its head expires a day later. Returns false
+    /// if there was no value.
+    pub(super) async fn remove_value(&self, key: &RowKey) -> Result<bool, ControlStoreError> {
+        let mut races = Races::default();
+        loop {
+            let Some(old) = self.store.get(key).await? else {
+                return Ok(false);
+            };
+            if matches!(head(&old)?, Head::Deleted) {
+                return Ok(false);
+            }
+            let expect = Expect::Revision(old.revision);
+            let row = Row::new(key.clone(), tagged(DELETED, &[]), self.ids.revision())
+                .with_expiry(Some(self.clock.now().plus(REMOVED)));
+            if self.replace(&row, expect, Some(old)).await? != LargePut::Conflict {
+                return Ok(true);
+            }
+            races.lost(key, &*self.ids).await?;
+        }
+    }
+
+    /// Waits before a value is written again that other processes have changed meanwhile.
+    pub(super) async fn lost(
+        &self,
+        races: &mut Races,
+        key: &RowKey,
+    ) -> Result<(), ControlStoreError> {
+        races.lost(key, &*self.ids).await
     }
 
     /// Writes a head, and lets the chunks of the previous one expire.
@@ -287,6 +388,7 @@ impl ChunkSet {
             id: format!("{:032x}", revision.as_u128()),
             chunks: chunks_of(bytes),
             bytes,
+            note: None,
         }
     }
     fn keys<'a>(&'a self, key: &'a RowKey) -> impl Iterator<Item = RowKey> + 'a {
@@ -319,6 +421,23 @@ fn expected(
         Some(seen) => !is_deleted && seen == old.revision,
     };
     Ok(fits.then_some(Expect::Revision(old.revision)))
+}
+
+/// Returns the first line of the value of a head; `None` if the value is deleted.
+fn first_line(row: &Row) -> Result<Option<Stored<Bytes>>, ControlStoreError> {
+    let value = match head(row)? {
+        Head::Deleted => return Ok(None),
+        Head::Inline(value) => match value.iter().position(|byte| *byte == b'\n') {
+            Some(end) => value.slice(..end),
+            None => value,
+        },
+        Head::Chunks(ChunkSet {
+            note: Some(note), ..
+        }) => note.into(),
+        Head::Chunks(_) => return Err(corrupt(&row.key, "its head has no note")),
+    };
+    let revision = row.revision;
+    Ok(Some(Stored { value, revision }))
 }
 
 fn tagged(tag: u8, value: &[u8]) -> Bytes {

@@ -2,8 +2,8 @@
 use crate::{
     Backoff, IdSource, RetryPolicy, Timestamp,
     ports::{
-        ControlStore, ControlStoreError, DeleteExpect, DeleteOutcome, Expect, PutOutcome, Revision,
-        Row, RowKey,
+        ControlStore, ControlStoreError, DeleteExpect, DeleteOutcome, Expect, PutOutcome,
+        RangeQuery, Revision, Row, RowKey,
     },
     resilience::{Attempts, FailureClass},
 };
@@ -29,6 +29,25 @@ pub(crate) enum PutIf<T> {
     Written(Stored<T>),
     /// The row was not written. The conflict holds the stored row, if there is one.
     Conflict(Option<Stored<T>>),
+}
+
+/// The outcome of a conditional delete.
+#[derive(Debug, PartialEq)]
+#[must_use]
+pub(crate) enum DeleteIf<T> {
+    /// The row does not exist now: this call has deleted it, or it was gone already.
+    Deleted,
+    /// The row holds another write than the one that was to be deleted.
+    Conflict(Stored<T>),
+}
+
+/// A page of typed rows, each under the key that its sort key stands for.
+#[derive(Debug, PartialEq)]
+pub(crate) struct KeyedPage<K, T> {
+    /// The rows of the page. The page may be empty before the end of the list.
+    pub(crate) rows: Vec<(K, Stored<T>)>,
+    /// The sort key after which the next page starts; `None` on the last page.
+    pub(crate) next: Option<String>,
 }
 
 /// The time for which a write is repeated that other writers overtake each time.
@@ -142,10 +161,28 @@ impl Rows {
         expect: Expect,
         expires_at: Option<Timestamp>,
     ) -> Result<PutIf<T>, ControlStoreError> {
+        let revision = self.ids.revision();
+        self.put_as(key, value, revision, expect, expires_at).await
+    }
+
+    /// Returns a revision that no write has used.
+    pub(super) fn fresh_revision(&self) -> Revision {
+        self.ids.revision()
+    }
+
+    /// Writes a row under a [fresh revision](Self::fresh_revision) that the caller has drawn, as
+    /// [`put`](Self::put) does. The value may hold that revision.
+    pub(super) async fn put_as<T: Serialize + DeserializeOwned>(
+        &self,
+        key: &RowKey,
+        value: T,
+        revision: Revision,
+        expect: Expect,
+        expires_at: Option<Timestamp>,
+    ) -> Result<PutIf<T>, ControlStoreError> {
         let bytes = serde_json::to_vec(&value).map_err(|e| ControlStoreError::Invalid {
             reason: format!("the value of row {key} is no JSON: {e}"),
         })?;
-        let revision = self.ids.revision();
         let row = Row::new(key.clone(), bytes, revision).with_expiry(expires_at);
         let outcome = match self.store.put(&row, expect).await {
             Err(ControlStoreError::Unavailable { .. }) => self.store.put(&row, expect).await?,
@@ -154,6 +191,54 @@ impl Rows {
         Ok(match outcome {
             PutOutcome::Written => PutIf::Written(Stored { value, revision }),
             PutOutcome::Conflict(theirs) => PutIf::Conflict(theirs.map(decode).transpose()?),
+        })
+    }
+
+    /// Deletes exactly this write.
+    ///
+    /// A lost answer is settled here: the delete is sent once more, and a row that is gone then is
+    /// deleted.
+    pub(crate) async fn delete<T: DeserializeOwned>(
+        &self,
+        key: &RowKey,
+        seen: Revision,
+    ) -> Result<DeleteIf<T>, ControlStoreError> {
+        let expect = DeleteExpect::Revision(seen);
+        let outcome = match self.store.delete(key, expect).await {
+            Err(ControlStoreError::Unavailable { .. }) => self.store.delete(key, expect).await?,
+            answered => answered?,
+        };
+        Ok(match outcome {
+            DeleteOutcome::Deleted | DeleteOutcome::Conflict(None) => DeleteIf::Deleted,
+            DeleteOutcome::Conflict(Some(theirs)) => DeleteIf::Conflict(decode(theirs)?),
+        })
+    }
+
+    /// Returns several rows at once, in the order of their keys.
+    pub(super) async fn get_raw(
+        &self,
+        keys: &[RowKey],
+    ) -> Result<Vec<Option<Row>>, ControlStoreError> {
+        self.store.get_many(keys).await
+    }
+
+    /// Returns one page of a range. `key_of` makes the key of a row from its sort key. Rows for
+    /// which it returns `None` are of another kind and are left out.
+    pub(super) async fn page<K, T: DeserializeOwned>(
+        &self,
+        query: &RangeQuery,
+        key_of: impl Fn(&str) -> Option<K>,
+    ) -> Result<KeyedPage<K, T>, ControlStoreError> {
+        let page = self.store.range(query).await?;
+        let mut rows = Vec::with_capacity(page.rows.len());
+        for row in page.rows {
+            if let Some(key) = key_of(&row.key.sort) {
+                rows.push((key, decode(row)?));
+            }
+        }
+        Ok(KeyedPage {
+            rows,
+            next: page.next,
         })
     }
 }
