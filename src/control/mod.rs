@@ -4,18 +4,66 @@
 //! Every row is one JSON object with short, stable names. The names are stored, so they only grow
 //! in number, and readers ignore names that they do not know. Rows about streams are spread over 64
 //! partitions by the stream's hash.
+#[allow(dead_code, reason = "the steps of owners are called by the runner")]
+pub(crate) mod ask;
+#[allow(dead_code, reason = "the operators' API is being built")]
+mod audit;
 mod boot;
+#[allow(dead_code, reason = "the steps of owners are called by the runner")]
+mod deferred;
+#[allow(dead_code, reason = "the steps of owners are called by the runner")]
+pub(crate) mod discard;
+#[allow(dead_code, reason = "the steps of owners are called by the runner")]
 mod generation;
+pub(crate) mod hex_id;
+#[allow(dead_code, reason = "the steps of owners are called by the runner")]
+pub(crate) mod instance;
+#[allow(dead_code, reason = "the operators' API is being built")]
+pub(crate) mod job;
+#[allow(dead_code, reason = "the steps of owners are called by the runner")]
 mod large;
 mod lease;
+#[allow(dead_code, reason = "the steps of owners are called by the runner")]
+pub(crate) mod letters;
+#[allow(dead_code, reason = "the steps of owners are called by the runner")]
+mod park;
 mod position;
+#[allow(dead_code, reason = "the steps of owners are called by the runner")]
+pub(crate) mod processor_rows;
+#[allow(dead_code, reason = "the operators' API is being built")]
+mod requests;
 mod restore;
+#[allow(dead_code, reason = "the steps of owners are called by the runner")]
 mod rows;
+#[cfg(test)]
+pub(crate) mod test_store;
 mod topic;
 mod watermark;
 
-pub(crate) use boot::{BootError, BootRows};
-pub(crate) use generation::join as join_generation;
+#[cfg(test)]
+mod row_steps_tests;
+
+#[allow(unused_imports, reason = "the runner names what it calls")]
+pub(crate) use self::{
+    ask::{AskKind, AskRow},
+    audit::{AuditRow, date as audit_date},
+    boot::{BootError, BootRows},
+    deferred::DeferredPage,
+    discard::{DiscardRow, DiscardState},
+    generation::{Generations, join as join_generation},
+    hex_id::InvalidHexId,
+    instance::{InstanceId, InstanceRow, InstanceState},
+    job::{Item, ItemPage, ItemState, ItemTarget, JobCounts, JobId, JobRow, JobState},
+    letters::{
+        DeadLetter, Failed, Fingerprint, LetterBody, LetterClass, LetterHead, LetterId,
+        StoredRecord,
+    },
+    park::{ParkFailure, ParkId, ParkRow, ParkState, Request, merge},
+    processor_rows::{ChangeToken, LetterKey, Polled, ProcessorRows},
+    requests::PauseRow,
+    rows::{DeleteIf, KeyedPage, PutIf, Rows},
+    topic::TopicPins,
+};
 pub use large::{LargePut, LargeRows};
 pub use lease::{Contender, Lease, Leases};
 pub(crate) use position::StreamPositions;
@@ -24,6 +72,4 @@ pub use restore::{
     WritesSinceRestore,
 };
 pub use rows::Stored;
-pub(crate) use rows::{PutIf, Rows};
-pub(crate) use topic::TopicPins;
 pub use watermark::{Watermark, Watermarks};

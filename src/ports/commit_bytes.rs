@@ -123,7 +123,7 @@ struct Header(
     Vec<StoredEvent>,
 );
 #[derive(Deserialize)]
-struct StoredMetadata(
+pub(crate) struct StoredMetadata(
     Option<String>,
     Option<String>,
     Option<String>,
@@ -258,7 +258,7 @@ const fn before(key: &CommitKey) -> Version {
     Version::new(key.first_version.get().saturating_sub(1))
 }
 
-fn metadata_value(metadata: &Metadata) -> Value {
+pub(crate) fn metadata_value(metadata: &Metadata) -> Value {
     if metadata.is_empty() {
         return Value::Null;
     }
@@ -275,7 +275,7 @@ fn metadata_value(metadata: &Metadata) -> Value {
 }
 
 impl StoredMetadata {
-    fn into_metadata(self) -> Metadata {
+    pub(crate) fn into_metadata(self) -> Metadata {
         let Self(command, correlation, causation, actor, traceparent, user) = self;
         let mut metadata = Metadata::new();
         if let Some(id) = command {

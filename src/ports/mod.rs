@@ -46,6 +46,7 @@ pub(crate) mod shared;
 pub use capabilities::Capabilities;
 pub use commit::{Append, AppendAll, AppendOutcome, Commit, CommitKey, EventData};
 pub use commit_bytes::CommitBytesError;
+pub(crate) use commit_bytes::{StoredMetadata, metadata_value};
 pub use consumer::{
     AssignedPartition, Assignment, AssignmentEpoch, Consumer, ConsumerEvent, Delivery, NoPosition,
     OffsetCommit, Revocation, StartedFrom,

@@ -1,0 +1,158 @@
+//! The rows of running instances of a processor.
+//!
+//! ```text
+//! inst/<name>   <uuid of the process> -> InstanceRow
+//! ```
+//! An instance writes its row at every change, and otherwise at most every ten seconds. The row of
+//! a process that has died expires after ten minutes.
+use super::{DeleteIf, KeyedPage, LetterClass, PutIf, Rows, hex_id::hex_id};
+use crate::{
+    Timestamp,
+    ports::{ControlStoreError, Expect, RangeQuery, Revision, RowKey},
+};
+use serde::{Deserialize, Serialize};
+use std::time::Duration;
+
+hex_id! {
+    /// The id of one start of a process.
+    pub InstanceId, "the id of an instance"
+}
+
+/// The state of an instance of a processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum InstanceState {
+    /// The instance joins its group, or reads the rows of its partitions.
+    Starting,
+    /// The instance handles events.
+    Running,
+    /// An operator has paused the processor.
+    Paused,
+    /// Too much is parked or dead: nothing new is handled until an operator has made room.
+    Held,
+    /// The bus or the control store is not reachable. The instance keeps trying.
+    Unreachable,
+    /// A failure has ended the processor in this process.
+    Halted,
+    /// The instance waits for a generation of the read model that its build writes.
+    Waiting,
+    /// A newer build serves. This instance does nothing.
+    Superseded,
+    /// The instance finishes its work and leaves its group.
+    Stopping,
+    /// A state that a newer build has written.
+    #[serde(other)]
+    Unknown,
+}
+
+/// The value of an instance's row. Only the instance itself writes it, so that no field of another
+/// build is lost.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct InstanceRow {
+    /// The stable name of the instance: by default that of its host.
+    #[serde(rename = "l")]
+    pub(crate) label: String,
+    /// The epoch of the row `proc` that the instance has read last.
+    #[serde(rename = "e")]
+    pub(crate) epoch: u64,
+    /// The generation that the instance serves.
+    #[serde(rename = "g")]
+    pub(crate) generation: u32,
+    #[serde(rename = "s")]
+    pub(crate) state: InstanceState,
+    /// The time since which the instance is in this state.
+    #[serde(rename = "t")]
+    pub(crate) since: Timestamp,
+    /// The class of the failure that explains the state.
+    #[serde(rename = "c", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) class: Option<LetterClass>,
+    /// The failure that explains the state, as one line.
+    #[serde(rename = "m", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) error: Option<String>,
+    /// The number of records of its partitions that the instance has not handled, if known.
+    #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) lag: Option<u64>,
+    /// The number of partitions that the instance owns.
+    #[serde(rename = "n", default)]
+    pub(crate) partitions: u32,
+}
+
+/// The time after which the row of a silent instance expires.
+const EXPIRY: Duration = Duration::from_secs(600);
+
+fn partition(processor: &str) -> String {
+    format!("inst/{processor}")
+}
+
+impl Rows {
+    /// Writes the row of this instance. Every write has another revision, which shows that the
+    /// instance is alive.
+    pub(crate) async fn instance_put(
+        &self,
+        processor: &str,
+        instance: InstanceId,
+        row: InstanceRow,
+        now: Timestamp,
+    ) -> Result<PutIf<InstanceRow>, ControlStoreError> {
+        let key = RowKey::new(partition(processor), instance.to_string());
+        let expires_at = Some(now.plus(EXPIRY));
+        self.put_until(&key, row, Expect::Any, expires_at).await
+    }
+
+    /// Deletes the row of this instance, which stops.
+    pub(crate) async fn instance_delete(
+        &self,
+        processor: &str,
+        instance: InstanceId,
+        seen: Revision,
+    ) -> Result<DeleteIf<InstanceRow>, ControlStoreError> {
+        let key = RowKey::new(partition(processor), instance.to_string());
+        self.delete(&key, seen).await
+    }
+
+    /// Returns one page of the instances of a processor.
+    pub(crate) async fn instance_page(
+        &self,
+        processor: &str,
+        after: Option<String>,
+    ) -> Result<KeyedPage<InstanceId, InstanceRow>, ControlStoreError> {
+        let query = RangeQuery::new(partition(processor)).with_after(after);
+        self.page(&query, |sort| sort.parse().ok()).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_stored_form_of_an_instance_is_fixed_and_states_of_newer_builds_are_readable() {
+        let mut row = InstanceRow {
+            label: "host-1".into(),
+            epoch: 3,
+            generation: 1,
+            state: InstanceState::Running,
+            since: Timestamp::from_micros(7),
+            class: None,
+            error: None,
+            lag: None,
+            partitions: 4,
+        };
+        let text = r#"{"l":"host-1","e":3,"g":1,"s":"running","t":7,"n":4}"#;
+        assert_eq!(serde_json::to_string(&row).unwrap(), text);
+        row.state = InstanceState::Halted;
+        row.class = Some(LetterClass::Fatal);
+        row.error = Some("no".into());
+        row.lag = Some(9);
+        let text =
+            r#"{"l":"host-1","e":3,"g":1,"s":"halted","t":7,"c":"fatal","m":"no","r":9,"n":4}"#;
+        assert_eq!(serde_json::to_string(&row).unwrap(), text);
+        let newer = text.replace("halted", "dreaming").replace("fatal", "odd");
+        let read: InstanceRow = serde_json::from_str(&newer).unwrap();
+        assert_eq!(
+            (read.state, read.class),
+            (InstanceState::Unknown, Some(LetterClass::Unknown))
+        );
+    }
+}

@@ -1,0 +1,89 @@
+//! Park rows: the streams whose events wait behind one that failed.
+//!
+//! ```text
+//! park/<name>/<N>/<topic>/<partition>   <stream> -> ParkRow
+//! ```
+//! The event store is the queue: the row says from which version to which the events of the stream
+//! wait, and not what they hold. `from` is a durable position. The projector is flushed before the
+//! row is created and before `from` moves, so that every version below `from` is done.
+mod merge;
+mod row;
+
+pub(crate) use merge::merge;
+pub(crate) use row::{ParkFailure, ParkId, ParkRow, ParkState, Request};
+
+use super::{DeleteIf, KeyedPage, ProcessorRows, PutIf, Stored};
+use crate::{
+    StreamId,
+    ports::{ControlStoreError, Expect, PartitionId, RangeQuery, Revision, RowKey},
+};
+
+impl ProcessorRows {
+    fn park_key(&self, partition: &PartitionId, stream: &StreamId) -> RowKey {
+        RowKey::new(self.partition("park", partition), stream.as_str())
+    }
+
+    /// Returns one page of the parked streams of a partition.
+    pub(crate) async fn park_page(
+        &self,
+        partition: &PartitionId,
+        after: Option<String>,
+    ) -> Result<KeyedPage<StreamId, ParkRow>, ControlStoreError> {
+        let query = RangeQuery::new(self.partition("park", partition)).with_after(after);
+        self.rows
+            .page(&query, |sort| StreamId::parse(sort).ok())
+            .await
+    }
+
+    /// Returns the park row of a stream; `None` if the stream is not parked.
+    pub(crate) async fn park_get(
+        &self,
+        partition: &PartitionId,
+        stream: &StreamId,
+    ) -> Result<Option<Stored<ParkRow>>, ControlStoreError> {
+        self.rows.get(&self.park_key(partition, stream)).await
+    }
+
+    /// Parks a stream at the version that failed, unless the stream is parked already. The caller
+    /// adopts the row of a conflict, whatever its `from`: the failed event waits there like any
+    /// other.
+    pub(crate) async fn park_create(
+        &self,
+        partition: &PartitionId,
+        stream: &StreamId,
+        failure: &ParkFailure,
+    ) -> Result<PutIf<ParkRow>, ControlStoreError> {
+        let revision = self.rows.fresh_revision();
+        let row = ParkRow::new(ParkId::from_u128(revision.as_u128()), failure);
+        let key = self.park_key(partition, stream);
+        self.rows
+            .put_as(&key, row, revision, Expect::Absent, None)
+            .await
+    }
+
+    /// Replaces the write of a park row that was `seen`. A conflict without a row means that the
+    /// stream was released.
+    pub(crate) async fn park_replace(
+        &self,
+        partition: &PartitionId,
+        stream: &StreamId,
+        row: ParkRow,
+        seen: Revision,
+    ) -> Result<PutIf<ParkRow>, ControlStoreError> {
+        let key = self.park_key(partition, stream);
+        self.rows.put(&key, row, Expect::Revision(seen)).await
+    }
+
+    /// Releases a stream: deletes the write of its park row that was `seen`. The letters below
+    /// `from` are deleted before.
+    pub(crate) async fn park_delete(
+        &self,
+        partition: &PartitionId,
+        stream: &StreamId,
+        seen: Revision,
+    ) -> Result<DeleteIf<ParkRow>, ControlStoreError> {
+        self.rows
+            .delete(&self.park_key(partition, stream), seen)
+            .await
+    }
+}
