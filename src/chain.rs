@@ -22,7 +22,7 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     let sources = std::iter::successors(error.source(), |source| (*source).source());
     for source in sources {
-        // A marker for the runner, not a cause.
+        // It tells the runner of a refusal, and is not a cause.
         if source.is::<Rejection>() {
             continue;
         }

@@ -195,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_is_due_when_enough_events_lie_behind_the_last() {
+    fn a_snapshot_is_due_when_enough_events_follow_the_last() {
         let policy = SnapshotPolicy::every(3);
         assert!(!policy.is_due(&since(2, 99, 99)));
         assert!(policy.is_due(&since(3, 0, 0)));

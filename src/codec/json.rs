@@ -143,7 +143,7 @@ fn tell_apart<'a>(
     }
     let mut stand_ins = HashMap::new();
     let mut stood_for = HashMap::new();
-    let marked = replaced(document, |text| {
+    let stand_ins = replaced(document, |text| {
         let Held::Float(value) = Held::of(text) else {
             return None;
         };
@@ -156,31 +156,31 @@ fn tell_apart<'a>(
             })
         })
     });
-    put_in(edited, &serde_json::from_str(&marked)?, &stood_for);
+    put_in(edited, &serde_json::from_str(&stand_ins)?, &stood_for);
     Ok(())
 }
 
-/// Copies the stand-ins in `marked` to the places where `edited` still has the number that they
+/// Copies the stand-ins in `stand_ins` to the places where `edited` still has the number that they
 /// stand for.
-fn put_in(edited: &mut Value, marked: &Value, stood_for: &HashMap<u64, u64>) {
-    match (edited, marked) {
-        (Value::Object(edited), Value::Object(marked)) => {
+fn put_in(edited: &mut Value, stand_ins: &Value, stood_for: &HashMap<u64, u64>) {
+    match (edited, stand_ins) {
+        (Value::Object(edited), Value::Object(stand_ins)) => {
             for (name, value) in edited {
-                if let Some(marked) = marked.get(name) {
-                    put_in(value, marked, stood_for);
+                if let Some(stand_ins) = stand_ins.get(name) {
+                    put_in(value, stand_ins, stood_for);
                 }
             }
         }
-        (Value::Array(edited), Value::Array(marked)) => {
-            for (value, marked) in edited.iter_mut().zip(marked) {
-                put_in(value, marked, stood_for);
+        (Value::Array(edited), Value::Array(stand_ins)) => {
+            for (value, stand_ins) in edited.iter_mut().zip(stand_ins) {
+                put_in(value, stand_ins, stood_for);
             }
         }
         (edited @ Value::Number(_), Value::Number(_)) => {
             let bits = |value: &Value| value.as_f64().map(f64::to_bits);
-            let original = bits(marked).and_then(|bits| stood_for.get(&bits).copied());
+            let original = bits(stand_ins).and_then(|bits| stood_for.get(&bits).copied());
             if original.is_some() && edited.is_f64() && bits(edited) == original {
-                *edited = marked.clone();
+                *edited = stand_ins.clone();
             }
         }
         _ => {}

@@ -244,7 +244,7 @@ impl BootRows {
         self.known.get(partition).map(|row| row.value)
     }
 
-    /// Returns the start positions of partitions in which nothing is committed.
+    /// Returns the start offsets of partitions in which nothing is committed.
     pub(crate) fn start_offsets(&self) -> Vec<StartOffset> {
         let rows = self.known.iter();
         rows.map(|(partition, row)| StartOffset::new(partition.clone(), row.value.offset))

@@ -144,11 +144,11 @@ mod tests {
 
     #[test]
     fn the_stored_form_of_a_watermark_is_fixed() {
-        let mark = Watermark::new(Version::new(7), CommitId::from_u128(0xAB));
+        let watermark = Watermark::new(Version::new(7), CommitId::from_u128(0xAB));
         let text = r#"{"v":7,"c":"00000000-0000-0000-0000-0000000000ab"}"#;
-        assert_eq!(serde_json::to_string(&mark).unwrap(), text);
+        assert_eq!(serde_json::to_string(&watermark).unwrap(), text);
         let newer = r#"{"v":7,"c":"00000000-0000-0000-0000-0000000000ab","x":true}"#;
-        assert_eq!(serde_json::from_str::<Watermark>(newer).unwrap(), mark);
+        assert_eq!(serde_json::from_str::<Watermark>(newer).unwrap(), watermark);
     }
 
     #[test]

@@ -1,17 +1,17 @@
 //! A bounded cache of the entries that were used last.
 use std::{collections::HashMap, hash::Hash};
 
-/// A map that remembers the entries used most recently, in two generations.
+/// A map that remembers the entries used most recently, in two halves.
 ///
-/// New entries, and entries that were looked up, are young. When the young generation is full it
-/// becomes the old one, and the entries of the former old generation are forgotten: they were not
-/// used while a whole generation was. The map therefore holds every entry that was among the last
-/// `capacity` used, and at most `2 * capacity` in all.
+/// New entries, and entries that were looked up, are young. When the young half is full it becomes
+/// the old one, and the entries of the former old half are forgotten: they were not used while a
+/// whole half was filled. The map therefore holds every entry that was among the last `capacity`
+/// used, and at most `2 * capacity` in all.
 ///
 /// # Complexity
 /// Every operation on one key is one or two look-ups in a hash map, without the list that an exact
-/// order of use would need. An insertion that finds the young generation full drops up to
-/// `capacity` entries at once, which is constant per insertion on average. Only
+/// order of use would need. An insertion that finds the young half full drops up to `capacity`
+/// entries at once, which is constant per insertion on average. Only
 /// [`retain`](Self::retain) visits all entries. No answer depends on the order of a hash map.
 #[derive(Debug)]
 pub(crate) struct RecentlyUsed<K, V> {
@@ -105,7 +105,7 @@ mod tests {
         let mut cache = RecentlyUsed::new(2);
         cache.insert("a", 1);
         cache.insert("b", 1);
-        // "a" is in the old generation now, and is replaced from there.
+        // "a" is in the old half now, and is replaced from there.
         cache.insert("c", 1);
         cache.insert("a", 2);
         cache.insert("d", 1);

@@ -68,7 +68,7 @@ impl<K: Hash + Eq + Clone, V> KeyedLock<K, V> {
     /// Creates locks that keep the values of about `idle` keys that no task holds. With zero they
     /// keep none.
     pub(crate) fn new(idle: usize) -> Self {
-        // The two generations of all shards together hold about the requested number.
+        // The two halves of all shards together hold about the requested number.
         let capacity = idle.div_ceil(2 * SHARDS);
         let shard = || {
             Mutex::new(Shard {

@@ -225,10 +225,11 @@ impl<E> From<AppendError> for ExecuteError<E> {
     }
 }
 
-/// A marker for a refused command in the chain of sources, whatever error type the aggregate has.
+/// An error that stands for a refused command in the chain of sources, whatever error type the
+/// aggregate has.
 ///
 /// A handler that passes an [`ExecuteError`] on with `?` must not have its command retried forever.
-/// The runner finds this marker and treats the refusal as permanent.
+/// The runner finds this error and treats the refusal as permanent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the aggregate refused the command")]
 pub struct Rejection;

@@ -132,7 +132,7 @@ mock! {
     #[async_trait]
     impl Consumer for Consumer {
         async fn next(&self) -> Result<ConsumerEvent, MessageBusError>;
-        async fn commit(&self, marks: &[OffsetCommit]) -> Result<(), MessageBusError>;
+        async fn commit(&self, commits: &[OffsetCommit]) -> Result<(), MessageBusError>;
         async fn pause(&self, partitions: &[PartitionId]) -> Result<(), MessageBusError>;
         async fn resume(&self, partitions: &[PartitionId]) -> Result<(), MessageBusError>;
         async fn leave(&self) -> Result<(), MessageBusError>;

@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-fn mark(version: u64) -> Watermark {
+fn watermark(version: u64) -> Watermark {
     Watermark::new(Version::new(version), CommitId::from_u128(version.into()))
 }
 
@@ -47,10 +47,12 @@ fn revisions(puts: &Mutex<Vec<Row>>) -> Vec<Revision> {
 
 #[tokio::test]
 async fn every_write_is_under_a_revision_that_nobody_has_used() {
-    let (marks, _, puts) = watermarks([]);
+    let (watermarks, _, puts) = watermarks([]);
     let mut seen = None;
     for version in 1..=100 {
-        let moved = marks.advance(&stream("a"), seen, mark(version)).await;
+        let moved = watermarks
+            .advance(&stream("a"), seen, watermark(version))
+            .await;
         seen = Some(moved.unwrap());
     }
     let revisions = revisions(&puts);
@@ -63,40 +65,53 @@ async fn every_write_is_under_a_revision_that_nobody_has_used() {
 #[tokio::test]
 async fn a_write_whose_answer_was_lost_is_sent_again_under_its_revision_and_is_mine() {
     for fault in [Fault::LoseReply, Fault::LoseRequest] {
-        let (marks, _, puts) = watermarks([fault.on(Op::Put).at(1)]);
-        let moved = marks.advance(&stream("a"), None, mark(1)).await.unwrap();
-        assert_eq!(moved.value, mark(1));
+        let (watermarks, _, puts) = watermarks([fault.on(Op::Put).at(1)]);
+        let moved = watermarks
+            .advance(&stream("a"), None, watermark(1))
+            .await
+            .unwrap();
+        assert_eq!(moved.value, watermark(1));
         let sent = revisions(&puts);
         assert!(sent.iter().all(|r| *r == moved.revision), "{sent:?}");
-        assert_eq!(marks.get(&stream("a")).await.unwrap(), Some(moved));
+        assert_eq!(watermarks.get(&stream("a")).await.unwrap(), Some(moved));
     }
 }
 
 #[tokio::test]
-async fn a_row_that_somebody_else_has_moved_further_is_adopted_and_never_moves_back() {
-    let (marks, faults, _) = watermarks([]);
-    let first = marks.advance(&stream("a"), None, mark(1)).await.unwrap();
+async fn a_row_that_another_process_has_moved_further_is_adopted_and_never_moves_back() {
+    let (watermarks, faults, _) = watermarks([]);
+    let first = watermarks
+        .advance(&stream("a"), None, watermark(1))
+        .await
+        .unwrap();
     let faults = faults.with_concurrent_writer(|row| {
         let mut theirs = row.clone();
-        theirs.value = serde_json::to_vec(&mark(5)).unwrap().into();
+        theirs.value = serde_json::to_vec(&watermark(5)).unwrap().into();
         theirs
     });
     faults.set([Fault::ConcurrentWrite.on(Op::Put).at(1)]);
-    let moved = marks.advance(&stream("a"), Some(first), mark(3)).await;
-    assert_eq!(moved.unwrap().value, mark(5));
-    let found = marks.get(&stream("a")).await.unwrap().unwrap();
-    assert_eq!(found.value, mark(5));
+    let moved = watermarks
+        .advance(&stream("a"), Some(first), watermark(3))
+        .await;
+    assert_eq!(moved.unwrap().value, watermark(5));
+    let found = watermarks.get(&stream("a")).await.unwrap().unwrap();
+    assert_eq!(found.value, watermark(5));
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_row_that_is_stolen_again_and_again_is_given_up_after_a_bounded_time() {
+async fn a_row_that_others_overwrite_again_and_again_is_given_up_after_a_bounded_time() {
     // The concurrent writer writes the same value again, so the watermark never advances and the
     // row is never this process's own.
-    let (marks, faults, _) = watermarks([]);
-    let first = marks.advance(&stream("a"), None, mark(1)).await.unwrap();
+    let (watermarks, faults, _) = watermarks([]);
+    let first = watermarks
+        .advance(&stream("a"), None, watermark(1))
+        .await
+        .unwrap();
     faults.set([Fault::ConcurrentWrite.on(Op::Put)]);
     let started = tokio::time::Instant::now();
-    let contended = marks.advance(&stream("a"), Some(first), mark(2)).await;
+    let contended = watermarks
+        .advance(&stream("a"), Some(first), watermark(2))
+        .await;
     assert!(contended.unwrap_err().is_transient());
     let took = started.elapsed().as_millis();
     assert!((2000..2010).contains(&took), "{took} ms");
@@ -108,8 +123,11 @@ async fn a_row_that_is_stolen_again_and_again_is_given_up_after_a_bounded_time()
 #[tokio::test]
 async fn a_row_that_was_deleted_and_made_again_is_not_mine_though_it_says_the_same() {
     let rows = InMemoryControlStore::new();
-    let marks = Watermarks::new(rows.clone(), SeededIds::new(1));
-    let seen = marks.advance(&stream("a"), None, mark(1)).await.unwrap();
+    let watermarks = Watermarks::new(rows.clone(), SeededIds::new(1));
+    let seen = watermarks
+        .advance(&stream("a"), None, watermark(1))
+        .await
+        .unwrap();
     let key = Watermarks::key(&stream("a"));
     let row = rows.get(&key).await.unwrap().unwrap();
     let _ = rows.delete(&key, DeleteExpect::Any).await.unwrap();
@@ -120,9 +138,9 @@ async fn a_row_that_was_deleted_and_made_again_is_not_mine_though_it_says_the_sa
     );
 
     let (faults, puts) = probed(Faults::none());
-    let marks = Watermarks::new(faults.control_store(rows), SeededIds::new(2));
-    marks
-        .advance(&stream("a"), Some(seen), mark(2))
+    let watermarks = Watermarks::new(faults.control_store(rows), SeededIds::new(2));
+    watermarks
+        .advance(&stream("a"), Some(seen), watermark(2))
         .await
         .unwrap();
     assert_eq!(puts.lock().unwrap().len(), 2, "a conflict first");
@@ -176,9 +194,9 @@ fn rows_of_streams_are_spread_over_64_partitions_by_the_streams_hash() {
 }
 
 /// Returns the version of the watermark, read past all faults.
-async fn read(marks: &Watermarks) -> u64 {
-    let found = marks.get(&stream("a")).await.unwrap();
-    found.map_or(0, |mark| mark.value.version.get())
+async fn read(watermarks: &Watermarks) -> u64 {
+    let found = watermarks.get(&stream("a")).await.unwrap();
+    found.map_or(0, |watermark| watermark.value.version.get())
 }
 
 /// Several processes move one watermark through a store that loses and repeats calls, and has
@@ -199,14 +217,17 @@ async fn a_watermark_only_moves_forward_whatever_is_lost() {
             .with(Fault::Delay(Duration::from_millis(5)).anywhere().jittered());
         let processes = (0..3).map(|n| {
             let faults = faults.restart();
-            let marks = Watermarks::new(faults.control_store(rows.clone()), SeededIds::new(n));
+            let watermarks = Watermarks::new(faults.control_store(rows.clone()), SeededIds::new(n));
             let plain = Watermarks::new(rows.clone(), SeededIds::new(9));
             async move {
                 let mut seen = None;
                 for version in 1..=15 {
                     let before = read(&plain).await;
                     loop {
-                        match marks.advance(&stream("a"), seen, mark(version)).await {
+                        match watermarks
+                            .advance(&stream("a"), seen, watermark(version))
+                            .await
+                        {
                             Ok(now) => {
                                 assert!(now.value.version.get() >= version);
                                 assert!(read(&plain).await >= before.max(version));

@@ -267,7 +267,7 @@ enum r#RawEvent {
 }
 
 #[test]
-fn a_raw_name_is_stored_without_its_mark() {
+fn a_raw_name_is_stored_without_its_prefix() {
     let names: Vec<_> = RawEvent::TYPES.iter().map(EventType::name).collect();
     assert_eq!(names, ["Tried", "Yield", "Done"]);
     let tried = RawEvent::Tried { r#type: 1 };

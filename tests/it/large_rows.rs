@@ -211,7 +211,7 @@ async fn a_missing_chunk_under_a_standing_head_is_corrupt_never_a_shorter_value(
 }
 
 #[tokio::test]
-async fn a_value_that_is_replaced_while_it_is_read_is_read_anew() {
+async fn a_value_that_is_replaced_while_it_is_read_is_read_again() {
     let world = World::new();
     let _ = write(&world.large(), &value(1, LARGE)).await;
     let faults = Faults::none();

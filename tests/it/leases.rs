@@ -199,5 +199,5 @@ async fn two_processes_never_hold_a_lease_at_the_same_time_whatever_is_lost_or_l
             }
         }
     }
-    assert!(beliefs > 10, "somebody held it: {beliefs}");
+    assert!(beliefs > 10, "a process held it: {beliefs}");
 }

@@ -74,8 +74,11 @@ impl World {
     fn watermarks(&self) -> Watermarks {
         Watermarks::new(self.control.clone(), Arc::new(SystemIds))
     }
-    async fn published(&self, stream: &StreamId, mark: Watermark) {
-        self.watermarks().advance(stream, None, mark).await.unwrap();
+    async fn published(&self, stream: &StreamId, watermark: Watermark) {
+        self.watermarks()
+            .advance(stream, None, watermark)
+            .await
+            .unwrap();
     }
     async fn watermark(&self, stream: &StreamId) -> Option<Watermark> {
         self.watermarks()
@@ -93,7 +96,7 @@ impl World {
     }
 }
 
-fn mark(commit: &Commit) -> Watermark {
+fn watermark(commit: &Commit) -> Watermark {
     Watermark::new(commit.last_version(), commit.id)
 }
 /// Returns a watermark at a commit that is gone.
@@ -116,16 +119,16 @@ async fn repair(restore: &RestoreRepair) -> Vec<Finding> {
 async fn a_watermark_above_the_tail_comes_down_to_it() {
     let (world, a, b) = (World::new(), stream("a"), stream("b"));
     let commits = world.commits(&a, 0, 3).await;
-    let behind = world.commits(&b, 0, 3).await;
+    let later = world.commits(&b, 0, 3).await;
     let from = lost(10);
     world.published(&a, from).await;
-    world.published(&b, mark(&behind[1])).await;
+    world.published(&b, watermark(&later[1])).await;
     let findings = repair(&world.restore()).await;
-    let to = Some(mark(&commits[2]));
+    let to = Some(watermark(&commits[2]));
     let stream = a.clone();
     assert_eq!(findings, [Finding::Watermark { stream, from, to }]);
     assert_eq!(world.watermark(&a).await, to);
-    assert_eq!(world.watermark(&b).await, Some(mark(&behind[1])));
+    assert_eq!(world.watermark(&b).await, Some(watermark(&later[1])));
     assert!(
         findings[0]
             .to_string()
@@ -171,7 +174,7 @@ async fn a_stream_that_was_written_to_is_left_until_it_is_said_since_when() {
         assert_eq!(repair(&restore).await.len(), 1);
         assert_eq!(
             world.watermark(&a).await,
-            Some(mark(&restored[1])),
+            Some(watermark(&restored[1])),
             "{lost_at}"
         );
     }

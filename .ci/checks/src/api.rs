@@ -37,7 +37,7 @@ pub(crate) fn check(workspace: &Workspace, mode: Mode) -> Result<(), CheckError>
     for package in workspace.published() {
         listings.push((package.name.clone(), public_api(workspace, package)?));
     }
-    listing::settle(&workspace.root.join(".ci/api"), &listings, mode, UPDATE)
+    listing::compare_or_update(&workspace.root.join(".ci/api"), &listings, mode, UPDATE)
 }
 
 /// Lists the public items of a package, one per line.

@@ -14,7 +14,7 @@ pub(crate) enum Mode {
 /// Compares or writes listings, one file per package.
 ///
 /// A file of a package that does not exist is also an error, or is removed.
-pub(crate) fn settle(
+pub(crate) fn compare_or_update(
     folder: &Path,
     listings: &[(String, String)],
     mode: Mode,
@@ -83,26 +83,27 @@ mod tests {
     fn a_listing_that_differs_is_an_error_that_shows_the_lines() {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path();
-        settle(at, &listings("a\nb\n"), Mode::Update, "u").unwrap();
-        settle(at, &listings("a\nb\n"), Mode::Compare, "u").unwrap();
-        let error = settle(at, &listings("a\nc\n"), Mode::Compare, "update it").unwrap_err();
+        compare_or_update(at, &listings("a\nb\n"), Mode::Update, "u").unwrap();
+        compare_or_update(at, &listings("a\nb\n"), Mode::Compare, "u").unwrap();
+        let error =
+            compare_or_update(at, &listings("a\nc\n"), Mode::Compare, "update it").unwrap_err();
         let text = error.to_string();
         for part in ["- b\n", "+ c\n", "`update it`"] {
             assert!(text.contains(part), "{text}");
         }
-        assert!(settle(at, &listings("b\na\n"), Mode::Compare, "u").is_err());
+        assert!(compare_or_update(at, &listings("b\na\n"), Mode::Compare, "u").is_err());
     }
 
     #[test]
     fn a_package_needs_a_listing_and_a_listing_a_package() {
         let folder = tempfile::tempdir().unwrap();
         let at = folder.path();
-        assert!(settle(at, &listings("a\n"), Mode::Compare, "u").is_err());
-        settle(at, &listings("a\n"), Mode::Update, "u").unwrap();
+        assert!(compare_or_update(at, &listings("a\n"), Mode::Compare, "u").is_err());
+        compare_or_update(at, &listings("a\n"), Mode::Update, "u").unwrap();
         fs::write(at.join("gone.txt"), "a\n").unwrap();
-        let error = settle(at, &listings("a\n"), Mode::Compare, "u").unwrap_err();
+        let error = compare_or_update(at, &listings("a\n"), Mode::Compare, "u").unwrap_err();
         assert!(error.to_string().contains("gone.txt"), "{error}");
-        settle(at, &listings("a\n"), Mode::Update, "u").unwrap();
+        compare_or_update(at, &listings("a\n"), Mode::Update, "u").unwrap();
         assert!(!at.join("gone.txt").exists());
     }
 }

@@ -42,7 +42,7 @@ pub(crate) fn check(workspace: &Workspace, mode: Mode) -> Result<(), CheckError>
         listings.push((package.name.clone(), listing));
     }
     let folder = workspace.root.join(".ci/packages");
-    listing::settle(&folder, &listings, mode, UPDATE)
+    listing::compare_or_update(&folder, &listings, mode, UPDATE)
 }
 
 /// Lists the files of a package, one per line, with one line for all sources.

@@ -1,7 +1,7 @@
 //! The connection that all stores of one deployment share.
 use crate::{
     ConfigError, DynamoDbConfig, DynamoDbError, PublishMode,
-    error::{self, Place},
+    error::{self, Target},
     incarnation::Incarnation,
 };
 use aws_credential_types::Credentials;
@@ -101,14 +101,14 @@ impl Connection {
     /// No attempt starts later than `attempt_timeout` after the first failure.
     pub(crate) async fn send<T, E, F>(
         &self,
-        place: Place<'_>,
+        target: Target<'_>,
         request: impl FnMut() -> F,
     ) -> Result<T, SdkError<E, HttpResponse>>
     where
         E: ProvideErrorMetadata + Error + 'static,
         F: Future<Output = Result<T, SdkError<E, HttpResponse>>>,
     {
-        self.send_again(place, u32::MAX, request).await
+        self.send_again(target, u32::MAX, request).await
     }
 
     /// Sends a request as [`send`](Self::send) does, but repeats it at most `repeats` times for any
@@ -118,7 +118,7 @@ impl Connection {
     /// the effect of the first attempt.
     pub(crate) async fn send_again<T, E, F>(
         &self,
-        place: Place<'_>,
+        target: Target<'_>,
         mut repeats: u32,
         mut request: impl FnMut() -> F,
     ) -> Result<T, SdkError<E, HttpResponse>>
@@ -132,7 +132,7 @@ impl Connection {
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
-            let class = error::failure_class(&error, place);
+            let class = error::failure_class(&error, target);
             if class == FailureClass::Transient {
                 if repeats == 0 {
                     return Err(error);
@@ -192,8 +192,8 @@ impl Connection {
         Self(Arc::new(inner))
     }
     /// Returns the description of a request that its errors include.
-    pub(crate) fn at<'a>(&'a self, operation: &'static str, table: &'a str) -> Place<'a> {
-        Place {
+    pub(crate) fn at<'a>(&'a self, operation: &'static str, table: &'a str) -> Target<'a> {
+        Target {
             operation,
             table,
             endpoint: &self.0.endpoint,

@@ -10,14 +10,15 @@ use std::{env, ffi::OsString, fmt, str::FromStr, time::Duration};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum PublishMode {
-    /// Marks each commit as unpublished when it is stored. A poller lists the marks in the sparse
+    /// Gives each commit a marker when it is stored. A poller lists the markers in the sparse
     /// index `unpublished`.
     ///
     /// Costs one write to the index when a commit is stored, and one write to table and index when
-    /// its mark is cleared.
+    /// its marker is cleared.
     #[default]
     Poller,
-    /// Marks each commit as [`PublishMode::Poller`] does, while the change stream reports it too.
+    /// Gives each commit a marker as [`PublishMode::Poller`] does, while the change stream
+    /// reports it too.
     ///
     /// Costs as much as [`PublishMode::Poller`]. Intended for a change from one mode to the other
     /// without a pause.
@@ -31,7 +32,7 @@ pub enum PublishMode {
 }
 
 impl PublishMode {
-    /// Returns true if commits are marked as unpublished when they are stored.
+    /// Returns true if commits get a marker when they are stored.
     #[must_use]
     pub const fn marks_commits(self) -> bool {
         matches!(self, Self::Poller | Self::Both)
@@ -395,7 +396,7 @@ impl DynamoDbConfig {
     pub fn control_table(&self) -> String {
         format!("{}{}-control", self.prefix, self.table_name)
     }
-    /// Returns true if commits are marked as unpublished when they are stored. Only meaningful
+    /// Returns true if commits get a marker when they are stored. Only meaningful
     /// after a connection has set the mode.
     pub(crate) fn marks_commits(&self) -> bool {
         self.publish_mode.unwrap_or_default().marks_commits()

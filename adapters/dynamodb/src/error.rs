@@ -120,14 +120,14 @@ impl DynamoDbError {
 
 /// The operation, the table and the endpoint of a request.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place<'a> {
+pub(crate) struct Target<'a> {
     pub(crate) operation: &'static str,
     pub(crate) table: &'a str,
     pub(crate) endpoint: &'a str,
     /// The identity of the events table, if the request is about that table.
     pub(crate) incarnation: Option<&'a Incarnation>,
 }
-impl fmt::Display for Place<'_> {
+impl fmt::Display for Target<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             operation,
@@ -141,9 +141,9 @@ impl fmt::Display for Place<'_> {
 
 /// The SDK's error under a sentence that names the request.
 #[derive(Debug, thiserror::Error)]
-#[error("{place} failed")]
+#[error("{target} failed")]
 struct Failed {
-    place: String,
+    target: String,
     #[source]
     source: BoxError,
 }
@@ -177,54 +177,57 @@ impl Class {
 }
 
 /// Returns the class of the failure, which decides if the request is repeated.
-pub(crate) fn failure_class<E>(error: &SdkError<E, HttpResponse>, place: Place<'_>) -> FailureClass
+pub(crate) fn failure_class<E>(
+    error: &SdkError<E, HttpResponse>,
+    target: Target<'_>,
+) -> FailureClass
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
-    classify(error, place).0.failure_class()
+    classify(error, target).0.failure_class()
 }
 
 impl Failure {
     /// Classifies an error of the SDK.
-    pub(crate) fn of<E>(error: SdkError<E, HttpResponse>, place: Place<'_>) -> Self
+    pub(crate) fn of<E>(error: SdkError<E, HttpResponse>, target: Target<'_>) -> Self
     where
         E: ProvideErrorMetadata + Error + Send + Sync + 'static,
     {
-        let (class, maybe_applied) = classify(&error, place);
+        let (class, maybe_applied) = classify(&error, target);
         // Only the error is kept, never the raw response: it may hold items, and `Debug` would
         // print them.
         let source: BoxError = match error {
             SdkError::ServiceError(service) => Box::new(service.into_err()),
             other => other.into_source().unwrap_or_else(|e| e.to_string().into()),
         };
-        Self::new(class, maybe_applied, place, source)
+        Self::new(class, maybe_applied, target, source)
     }
 
-    fn new(class: Class, maybe_applied: bool, place: Place<'_>, source: BoxError) -> Self {
+    fn new(class: Class, maybe_applied: bool, target: Target<'_>, source: BoxError) -> Self {
         if let (Class::Refused(RefusedKind::MissingTable, _), Some(table)) =
-            (&class, place.incarnation)
+            (&class, target.incarnation)
         {
             // All failures pass here before a caller sees them. A caller who asks for the
             // incarnation after this error therefore sees a new number.
             table.missing();
         }
-        let place = place.to_string();
+        let target = target.to_string();
         Self {
             class,
             maybe_applied,
-            source: Box::new(Failed { place, source }),
+            source: Box::new(Failed { target, source }),
         }
     }
     /// Creates the failure of a request whose answers left out the same keys again and again.
-    pub(crate) fn unprocessed(place: Place<'_>) -> Self {
+    pub(crate) fn unprocessed(target: Target<'_>) -> Self {
         let source = "some keys were left unprocessed by every attempt".into();
-        Self::new(Class::Throttled(None), false, place, source)
+        Self::new(Class::Throttled(None), false, target, source)
     }
     /// Creates the failure of an answer that DynamoDB cannot give, or of an item that this adapter
     /// did not write.
-    pub(crate) fn incompatible(place: Place<'_>, reason: String) -> Self {
+    pub(crate) fn incompatible(target: Target<'_>, reason: String) -> Self {
         let class = Class::Refused(RefusedKind::Incompatible, reason.clone());
-        Self::new(class, false, place, reason.into())
+        Self::new(class, false, target, reason.into())
     }
 
     pub(crate) const fn maybe_applied(&self) -> bool {
@@ -314,21 +317,21 @@ impl From<Failure> for DynamoDbError {
 }
 
 /// Returns the class of an error, and true if the request may have been applied nevertheless.
-fn classify<E>(error: &SdkError<E, HttpResponse>, place: Place<'_>) -> (Class, bool)
+fn classify<E>(error: &SdkError<E, HttpResponse>, target: Target<'_>) -> (Class, bool)
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
     match error {
         SdkError::ConstructionFailure(_) => (
-            credentials_class(error, place).unwrap_or_else(|| {
+            credentials_class(error, target).unwrap_or_else(|| {
                 let reason = format!(
-                    "{place}: the request cannot be built; check AWS_REGION and DYNAMODB_URL"
+                    "{target}: the request cannot be built; check AWS_REGION and DYNAMODB_URL"
                 );
                 Class::Refused(RefusedKind::Other, reason)
             }),
             false,
         ),
-        SdkError::DispatchFailure(failure) => match credentials_class(error, place) {
+        SdkError::DispatchFailure(failure) => match credentials_class(error, target) {
             Some(class) => (class, false),
             None => (Class::Unavailable, !failure.is_user() && !never_sent(error)),
         },
@@ -339,7 +342,7 @@ where
                 status: service.raw().status().as_u16(),
                 retry_after: retry_after(service.raw()),
             };
-            answer.classify(place)
+            answer.classify(target)
         }
         // A timeout, an answer that breaks off, or a kind of error that a newer SDK adds.
         _ => (Class::Unavailable, true),
@@ -356,10 +359,10 @@ struct Answer<'a> {
 }
 
 impl Answer<'_> {
-    fn classify(&self, place: Place<'_>) -> (Class, bool) {
+    fn classify(&self, target: Target<'_>) -> (Class, bool) {
         let refused = |kind, todo| {
             let said = self.message.or(self.code).unwrap_or("no reason given");
-            let reason = format!("{place}: {said}; {todo}");
+            let reason = format!("{target}: {said}; {todo}");
             (Class::Refused(kind, reason), false)
         };
         if let Some((kind, todo)) = self.refusal() {
@@ -443,7 +446,7 @@ impl Answer<'_> {
 
 /// Returns the class of missing or unusable credentials, which the SDK reports as a failure to
 /// dispatch.
-fn credentials_class(error: &(dyn Error + 'static), place: Place<'_>) -> Option<Class> {
+fn credentials_class(error: &(dyn Error + 'static), target: Target<'_>) -> Option<Class> {
     let found = chain(error).find_map(|e| e.downcast_ref::<CredentialsError>());
     // A client without any provider fails with a private type of the SDK.
     let no_provider = || chain(error).any(|e| e.to_string().contains("no identity resolver"));
@@ -455,7 +458,7 @@ fn credentials_class(error: &(dyn Error + 'static), place: Place<'_>) -> Option<
         _ => Class::Refused(
             RefusedKind::Credentials,
             format!(
-                "{place}: no usable credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role"
+                "{target}: no usable credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or a role"
             ),
         ),
     })
@@ -496,7 +499,7 @@ fn retry_after(response: &HttpResponse) -> Option<Duration> {
 mod tests {
     use super::*;
 
-    const PLACE: Place<'static> = Place {
+    const TARGET: Target<'static> = Target {
         operation: "PutItem",
         table: "events",
         endpoint: "http://x",
@@ -512,7 +515,7 @@ mod tests {
             status,
             retry_after,
         }
-        .classify(PLACE)
+        .classify(TARGET)
     }
     fn kind(code: &str) -> Option<RefusedKind> {
         match answer(code, 400, "m").0 {

@@ -3,8 +3,8 @@
 //!
 //! Shard counts decide in which partition of an index a stream is listed. A process with another
 //! count would search the wrong partitions and silently miss streams. The publish mode decides
-//! whether commits are marked. A poller would never learn of the commits of a process that does not
-//! mark them. Each process therefore checks the row before anything else.
+//! whether commits get markers. A poller would never learn of the commits of a process that writes
+//! none. Each process therefore checks the row before anything else.
 use crate::{
     DynamoDbConfig, DynamoDbError, PublishMode,
     attributes::{BadAttribute, binary, required, take_binary, text},
@@ -149,14 +149,14 @@ async fn stored(connection: &Connection) -> Result<Option<Stored>, Failure> {
         .table_name(table)
         .set_key(Some(key()))
         .consistent_read(true);
-    let place = connection.at("GetItem", table);
-    let answer = connection.send(place, || request.clone().send()).await;
-    let Some(row) = answer.map_err(|e| Failure::of(e, place))?.item else {
+    let target = connection.at("GetItem", table);
+    let answer = connection.send(target, || request.clone().send()).await;
+    let Some(row) = answer.map_err(|e| Failure::of(e, target))?.item else {
         return Ok(None);
     };
     parse(row).map(Some).map_err(|e| {
         let reason = format!("row meta/format of table {table} cannot be read: {e}");
-        Failure::incompatible(place, reason)
+        Failure::incompatible(target, reason)
     })
 }
 
@@ -178,9 +178,9 @@ async fn put(
     replaced: Option<Stored>,
 ) -> Result<bool, DynamoDbError> {
     let table = connection.control();
-    let place = connection.at("PutItem", table);
+    let target = connection.at("PutItem", table);
     let value =
-        serde_json::to_vec(format).map_err(|e| Failure::incompatible(place, e.to_string()))?;
+        serde_json::to_vec(format).map_err(|e| Failure::incompatible(target, e.to_string()))?;
     let (old, others) = replaced.map(|stored| (stored.value, stored.others)).unzip();
     // The row needs a revision like any control row, so that it can be read as one. It is never
     // compared.
@@ -198,7 +198,7 @@ async fn put(
             .condition_expression("d = :old")
             .expression_attribute_values(":old", binary(old)),
     };
-    let answer = connection.send(place, || request.clone().send()).await;
+    let answer = connection.send(target, || request.clone().send()).await;
     match answer {
         Ok(_) => Ok(true),
         Err(e)
@@ -207,7 +207,7 @@ async fn put(
         {
             Ok(false)
         }
-        Err(e) => Err(Failure::of(e, place).into()),
+        Err(e) => Err(Failure::of(e, target).into()),
     }
 }
 

@@ -124,9 +124,9 @@ impl HoleScan {
             .projection_expression("pk, sk, n, p, pn")
             .limit(i32::try_from(items.get()).unwrap_or(i32::MAX))
             .set_exclusive_start_key(self.next.clone());
-        let place = connection.at("Scan", table);
-        let sent = connection.send(place, || request.clone().send());
-        let answer = sent.await.map_err(|e| Failure::of(e, place))?;
+        let target = connection.at("Scan", table);
+        let sent = connection.send(target, || request.clone().send());
+        let answer = sent.await.map_err(|e| Failure::of(e, target))?;
         let mut suspects = Vec::new();
         for row in answer.items.unwrap_or_default() {
             self.walk(row, &mut suspects);
@@ -186,10 +186,10 @@ impl Walked {
 /// A scan is not isolated from concurrent writes, and may show a hole where there is none.
 async fn confirm(dynamodb: &DynamoDb, stream: String) -> Result<Option<Hole>, DynamoDbError> {
     let connection = &dynamodb.connection;
-    let place = connection.at("Scan", connection.events());
+    let target = connection.at("Scan", connection.events());
     let stream = StreamId::parse(&stream).map_err(|e| {
         Failure::incompatible(
-            place,
+            target,
             format!("a row of the events table is no commit: {e}"),
         )
     })?;
@@ -212,7 +212,7 @@ async fn confirm(dynamodb: &DynamoDb, stream: String) -> Result<Option<Hole>, Dy
                     source: error.into(),
                 });
             }
-            Err(error) => return Err(Failure::incompatible(place, error.to_string()).into()),
+            Err(error) => return Err(Failure::incompatible(target, error.to_string()).into()),
         }
     }
 }
@@ -233,12 +233,12 @@ async fn page_of(
         .expression_attribute_values(":pk", text(stream.as_str()))
         .consistent_read(true)
         .set_exclusive_start_key(after);
-    let place = connection.at("Query", table);
-    let sent = connection.send(place, || request.clone().send());
-    let answer = sent.await.map_err(|e| Failure::of(e, place))?;
+    let target = connection.at("Query", table);
+    let sent = connection.send(target, || request.clone().send());
+    let answer = sent.await.map_err(|e| Failure::of(e, target))?;
     let items = answer.items.unwrap_or_default();
     let lines = items.iter().map(|item| {
-        let item = item_json(item).map_err(|reason| Failure::incompatible(place, reason))?;
+        let item = item_json(item).map_err(|reason| Failure::incompatible(target, reason))?;
         Ok::<_, DynamoDbError>(json!({ "table": table, "item": item }).to_string())
     });
     Ok((lines.collect::<Result<_, _>>()?, answer.last_evaluated_key))

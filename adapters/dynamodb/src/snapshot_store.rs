@@ -85,14 +85,14 @@ fn decode(stream: &StreamId, mut item: Attributes) -> Result<StoredSnapshot, Bad
 impl SnapshotStore for DynamoDbSnapshotStore {
     async fn load(&self, stream: &StreamId) -> Result<Option<StoredSnapshot>, SnapshotStoreError> {
         let table = self.connection.snapshots();
-        let place = self.connection.at("GetItem", table);
+        let target = self.connection.at("GetItem", table);
         let request = self.connection.once().get_item().table_name(table);
         let request = request.set_key(Some(key(stream)));
         let answer = self
             .connection
-            .send(place, || request.clone().send())
+            .send(target, || request.clone().send())
             .await
-            .map_err(|e| Failure::of(e, place).into_snapshot_store())?;
+            .map_err(|e| Failure::of(e, target).into_snapshot_store())?;
         let Some(item) = answer.item else {
             return Ok(None);
         };
@@ -100,7 +100,7 @@ impl SnapshotStore for DynamoDbSnapshotStore {
             let reason = format!(
                 "the snapshot of {stream} in table {table} cannot be read ({e}): delete it"
             );
-            Failure::incompatible(place, reason).into_snapshot_store()
+            Failure::incompatible(target, reason).into_snapshot_store()
         })
     }
 
@@ -115,8 +115,12 @@ impl SnapshotStore for DynamoDbSnapshotStore {
             .condition_expression("attribute_not_exists(pk) OR v < :v OR (v = :v AND s < :s)")
             .expression_attribute_values(":v", number(snapshot.version))
             .expression_attribute_values(":s", number(snapshot.state_version));
-        let place = self.connection.at("PutItem", table);
-        match self.connection.send(place, || request.clone().send()).await {
+        let target = self.connection.at("PutItem", table);
+        match self
+            .connection
+            .send(target, || request.clone().send())
+            .await
+        {
             Ok(_) => Ok(SaveOutcome::Saved),
             // The condition also fails if an earlier attempt was applied and its answer lost. The
             // snapshot is stored then, which is all that matters here.
@@ -126,19 +130,19 @@ impl SnapshotStore for DynamoDbSnapshotStore {
             {
                 Ok(SaveOutcome::Stale)
             }
-            Err(e) => Err(Failure::of(e, place).into_snapshot_store()),
+            Err(e) => Err(Failure::of(e, target).into_snapshot_store()),
         }
     }
 
     async fn delete(&self, stream: &StreamId) -> Result<(), SnapshotStoreError> {
         let table = self.connection.snapshots();
-        let place = self.connection.at("DeleteItem", table);
+        let target = self.connection.at("DeleteItem", table);
         let request = self.connection.once().delete_item().table_name(table);
         let request = request.set_key(Some(key(stream)));
         self.connection
-            .send(place, || request.clone().send())
+            .send(target, || request.clone().send())
             .await
-            .map_err(|e| Failure::of(e, place).into_snapshot_store())?;
+            .map_err(|e| Failure::of(e, target).into_snapshot_store())?;
         Ok(())
     }
 }

@@ -21,8 +21,7 @@ pub(crate) enum Class {
     Unavailable,
     /// The record is too large, or the batch that holds only this record.
     TooLarge,
-    /// The membership is between two generations, and it will be known soon if an assignment still
-    /// stands.
+    /// The group is rebalancing, and it will be known soon if an assignment still stands.
     Rebalancing,
     /// The group has expelled this member, and all its assignments have ended, also those that it
     /// still believes in.
@@ -412,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_must_change_is_refused_by_its_kind() {
+    fn an_error_that_an_operator_must_mend_is_refused_by_its_kind() {
         for (code, expected) in [
             (Code::UnknownTopicOrPartition, RefusedKind::MissingTopic),
             (Code::UnknownTopic, RefusedKind::MissingTopic),

@@ -151,7 +151,7 @@ impl Producer {
         if fatal {
             tracing::warn!(
                 error = foldstream::chain(error),
-                "the Kafka producer failed for good and is made anew"
+                "the Kafka producer failed for good and is created again"
             );
             let mut current = lock(&self.client);
             // Another caller may have replaced the failed client already.

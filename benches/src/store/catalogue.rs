@@ -20,7 +20,7 @@ pub(super) enum Kind {
     EncodeCheck,
     /// Ten events of 80 bytes in one command. The other sides put ten items.
     TenEvents,
-    /// Commands of one event in a publish mode, and the clearing of the marks that they leave.
+    /// Commands of one event in a publish mode, and the clearing of the markers that they leave.
     Mode(PublishMode),
     /// Loads of a whole stream. A load that ends early is an error.
     Load { commits: Commits, events_each: u64 },
@@ -61,7 +61,7 @@ pub(super) const WRITE_UNITS: &str = "wcu";
 pub(super) const READ_UNITS: &str = "rcu";
 /// The write units of a stream's first command, which also lists the stream.
 pub(super) const FIRST_WRITE_UNITS: &str = "wcu-first";
-/// The write units of clearing a mark.
+/// The write units of clearing a marker.
 pub(super) const CLEAR_WRITE_UNITS: &str = "wcu-clear";
 pub(super) const TIME_VS_LEAN: &str = "time-vs-lean";
 pub(super) const TIME_VS_SAME_FACTS: &str = "time-vs-same-facts";

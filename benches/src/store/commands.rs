@@ -238,7 +238,7 @@ impl Bench<'_> {
     /// Executes commands in the publish mode of the tables.
     ///
     /// The first command of each stream is counted separately. So are the writes to the events
-    /// table with which a publisher clears the command's mark.
+    /// table with which a publisher clears the commit's marker.
     pub(super) async fn mode(&mut self, samples: &mut Samples) -> Result<(), BenchError> {
         let sides = self.metered.clone();
         let (accounts, store) = (sides.accounts(States::Cached), sides.stores.event_store());
@@ -276,7 +276,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// Checks that the last commit alone waits for the publisher, if the mode marks commits.
+    /// Checks that the last commit alone waits for the publisher, if the mode writes markers.
     async fn assert_marked(&self, sides: &Sides, slot: &CommitKey) -> Result<(), BenchError> {
         let store = sides.stores.event_store();
         if !store.capabilities().lists_unpublished {
@@ -287,7 +287,7 @@ impl Bench<'_> {
         if keys == std::slice::from_ref(slot) {
             return Ok(());
         }
-        let problem = format!("{keys:?} are marked instead of {slot:?}");
+        let problem = format!("{keys:?} have markers instead of {slot:?}");
         Err(BenchError::other(problem))
     }
 

@@ -35,7 +35,7 @@ pub struct Backend {
     /// already.
     pub cart_prefix: String,
     /// The time for which a commit may be missing from the list of unpublished commits.
-    pub settling: Duration,
+    pub listing_delay: Duration,
 }
 
 /// The parts of a backend that a process uses. On real servers, the others need not exist.
@@ -66,7 +66,7 @@ impl Backend {
             source: SourceUri::default(),
             group_prefix: "shop".into(),
             cart_prefix: "c".into(),
-            settling: Duration::ZERO,
+            listing_delay: Duration::ZERO,
         }
     }
 

@@ -59,7 +59,7 @@ pub enum PipelineError {
     #[error(
         "the read model is gone and {name} does not read old events again: run another --name, which starts from the beginning"
     )]
-    FilledNoMore {
+    ReadModelLost {
         /// The name of the processor.
         name: String,
     },
@@ -132,10 +132,10 @@ pub async fn publish_all(backend: &Backend) -> Result<u64, PipelineError> {
         if report.messages > 0 {
             quiet_since = Instant::now();
         }
-        if quiet_since.elapsed() >= backend.settling {
+        if quiet_since.elapsed() >= backend.listing_delay {
             return Ok(sent);
         }
-        tokio::time::sleep(backend.settling.min(Duration::from_millis(100))).await;
+        tokio::time::sleep(backend.listing_delay.min(Duration::from_millis(100))).await;
     }
 }
 
@@ -158,7 +158,8 @@ pub async fn publish(
 /// `name` is that of the processor that fills it; `None` means the projector's own name.
 ///
 /// # Errors
-/// [`PipelineError::FilledNoMore`] if that processor has read events before. It would not read them
+/// [`PipelineError::ReadModelLost`] if that processor has read events before. It would not read
+/// them
 /// again, so the report would lack them.
 pub async fn prepare_read_model(
     backend: &Backend,
@@ -177,7 +178,7 @@ pub async fn prepare_read_model(
         .run()
         .await?;
     if committed.iter().any(|(_, offset)| offset.is_some()) {
-        return Err(PipelineError::FilledNoMore { name: name.into() });
+        return Err(PipelineError::ReadModelLost { name: name.into() });
     }
     Ok(backend.read_model.create().await?)
 }

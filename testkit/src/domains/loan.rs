@@ -141,7 +141,7 @@ pub enum LoanCommand {
 
 impl LoanCommand {
     /// Returns the event that is recorded if the workflow allows the step.
-    fn wish(&self) -> LoanEvent {
+    fn proposed(&self) -> LoanEvent {
         match self {
             Self::Create {
                 requested,
@@ -225,13 +225,13 @@ impl Decide<LoanCommand> for Loan {
         use LoanStatus::{
             Approved, Arrears, Collections, Created, Disbursed, New, Paid, Rejected, Settled,
         };
-        let wish = command.wish();
-        match (self.status, wish.leads_to()) {
+        let proposed = command.proposed();
+        match (self.status, proposed.leads_to()) {
             (New, Created)
             | (Created, Approved | Rejected)
             | (Approved, Disbursed)
             | (Disbursed, Paid | Arrears)
-            | (Paid | Arrears, Settled | Collections) => Ok(vec![wish]),
+            | (Paid | Arrears, Settled | Collections) => Ok(vec![proposed]),
             (from, to) => Err(IllegalTransition { from, to }),
         }
     }

@@ -287,9 +287,9 @@ impl fmt::Display for Call<'_> {
             Self::Offsets { topic } | Self::DescribeTopic { topic } => write!(f, " {topic}"),
             Self::Committed { group, topic } => write!(f, " {group} of {topic}"),
             Self::DeleteGroup { group } => write!(f, " {group}"),
-            Self::Commit(marks) => marks
+            Self::Commit(commits) => commits
                 .iter()
-                .try_for_each(|mark| write!(f, " {} to {}", mark.partition, mark.next)),
+                .try_for_each(|commit| write!(f, " {} to {}", commit.partition, commit.next)),
             Self::Pause(partitions) | Self::Resume(partitions) => {
                 partitions.iter().try_for_each(|p| write!(f, " {p}"))
             }

@@ -96,21 +96,25 @@ impl Member {
 
     /// Translates the epochs of offset commits into those of the inner consumer. Fails with the
     /// partition of a commit that belongs to an earlier assignment.
-    fn translated(&self, marks: &[OffsetCommit]) -> Result<Vec<OffsetCommit>, PartitionId> {
-        let own = |mark: &OffsetCommit| {
-            if self.nowhere.get(&mark.partition) == Some(&NoPosition::Recreated) {
-                return Err(mark.partition.clone());
+    fn translated(&self, commits: &[OffsetCommit]) -> Result<Vec<OffsetCommit>, PartitionId> {
+        let own = |commit: &OffsetCommit| {
+            if self.nowhere.get(&commit.partition) == Some(&NoPosition::Recreated) {
+                return Err(commit.partition.clone());
             }
-            let epoch = mark.epoch.get();
+            let epoch = commit.epoch.get();
             // For a consumer that has left, the inner one reports that, and not a stale assignment.
             let epoch = match epoch.checked_sub(self.base) {
                 None if self.has_left => epoch,
-                epoch => epoch.ok_or_else(|| mark.partition.clone())?,
+                epoch => epoch.ok_or_else(|| commit.partition.clone())?,
             };
             let epoch = AssignmentEpoch::new(epoch);
-            Ok(OffsetCommit::new(mark.partition.clone(), epoch, mark.next))
+            Ok(OffsetCommit::new(
+                commit.partition.clone(),
+                epoch,
+                commit.next,
+            ))
         };
-        marks.iter().map(own).collect()
+        commits.iter().map(own).collect()
     }
 
     /// Takes an event that is due: one that is queued, or one that was held back long enough.
@@ -353,19 +357,19 @@ impl Consumer for FaultyConsumer {
         }
     }
 
-    async fn commit(&self, marks: &[OffsetCommit]) -> Result<(), MessageBusError> {
-        let translated = self.member().translated(marks);
+    async fn commit(&self, commits: &[OffsetCommit]) -> Result<(), MessageBusError> {
+        let translated = self.member().translated(commits);
         let inner = self.inner();
         let act = || -> futures::future::BoxFuture<'_, _> {
             match &translated {
-                Ok(marks) => inner.commit(marks),
+                Ok(commits) => inner.commit(commits),
                 Err(partition) => {
                     let partition = partition.clone();
                     Box::pin(async { Err(MessageBusError::StaleAssignment { partition }) })
                 }
             }
         };
-        let call = Call::Commit(marks);
+        let call = Call::Commit(commits);
         match self.faults.arrive(&call).await {
             Some(Fault::UnknownTopic) if !self.member().has_left => Err(self.unknown_topic()),
             fault => self.faults.finish_asking(call, fault, act).await,

@@ -98,7 +98,7 @@ impl ControlStoreLayer for FaultyControlStore {
     }
 
     async fn range(&self, inner: &Store, query: &RangeQuery) -> Result<RowPage, ControlStoreError> {
-        let again = start::again_behind(query.after.as_deref());
+        let again = start::again_after(query.after.as_deref());
         let mut query = query.clone();
         query.after = start::resolved_sort(query.after);
         let call = Call::Range(&query);

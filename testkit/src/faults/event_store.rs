@@ -314,8 +314,8 @@ impl EventStoreLayer for FaultyEventStore {
 impl FaultyEventStore {
     /// Shows everything that lagged if the faults were disabled since the last list.
     async fn catch_up(&self, inner: &Store) -> Result<(), EventStoreError> {
-        let healings = self.faults.plan.healings();
-        let cleared = self.lagging().heal(healings);
+        let times_disabled = self.faults.plan.times_disabled();
+        let cleared = self.lagging().catch_up(times_disabled);
         self.clear_now(inner, &cleared).await
     }
     /// Clears commits at the inner store, without a call if there are none.

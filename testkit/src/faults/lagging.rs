@@ -17,7 +17,7 @@ pub(super) struct Lagging {
     cleared: BTreeMap<CommitKey, u32>,
     hidden: BTreeMap<CommitKey, u32>,
     /// The number of times that the faults were disabled when this state was current.
-    healings: u64,
+    times_disabled: u64,
 }
 
 /// Subtracts one call from each entry. Removes and returns the entries that have none left.
@@ -37,13 +37,13 @@ fn count_down<K: Ord + Clone>(lagging: &mut BTreeMap<K, u32>) -> Vec<K> {
 impl Lagging {
     /// Shows everything if the faults were disabled since the last call. Returns the commits to
     /// clear at the store now.
-    pub(super) fn heal(&mut self, healings: u64) -> Vec<CommitKey> {
-        if self.healings == healings {
+    pub(super) fn catch_up(&mut self, times_disabled: u64) -> Vec<CommitKey> {
+        if self.times_disabled == times_disabled {
             return Vec::new();
         }
         let cleared = std::mem::take(&mut self.cleared);
         *self = Self {
-            healings,
+            times_disabled,
             ..Self::default()
         };
         cleared.into_keys().collect()

@@ -33,9 +33,9 @@ struct State {
     rules: Vec<Running>,
     /// The number of rules that were ever added, from which each rule gets a seed of its own.
     added: u64,
-    is_healed: bool,
+    is_disabled: bool,
     /// The number of times that the faults were disabled. Each time, lists show what lagged.
-    healings: u64,
+    times_disabled: u64,
     calls: BTreeMap<Op, u64>,
     total: u64,
     log: Vec<Injected>,
@@ -72,11 +72,11 @@ impl Plan {
     }
     pub(super) fn disable(&self) {
         let mut state = self.state();
-        state.is_healed = true;
-        state.healings += 1;
+        state.is_disabled = true;
+        state.times_disabled += 1;
     }
     pub(super) fn enable(&self) {
-        self.state().is_healed = false;
+        self.state().is_disabled = false;
     }
     pub(super) fn set_probe(&self, probe: Arc<Probe>) {
         self.state().probe = Some(probe);
@@ -92,7 +92,7 @@ impl Plan {
         state.total += 1;
         *state.calls.entry(call.op()).or_default() += 1;
         let (mut delay, mut fault) = (Duration::ZERO, None);
-        if state.is_healed {
+        if state.is_disabled {
             return (delay, fault);
         }
         for rule in &mut state.rules {
@@ -138,8 +138,8 @@ impl Plan {
         self.state().dice.usize(..end.max(1))
     }
 
-    pub(super) fn healings(&self) -> u64 {
-        self.state().healings
+    pub(super) fn times_disabled(&self) -> u64 {
+        self.state().times_disabled
     }
     pub(super) fn log(&self) -> Vec<Injected> {
         self.state().log.clone()

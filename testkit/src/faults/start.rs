@@ -6,22 +6,22 @@
 use foldstream::ports::ScanCursor;
 use std::fmt::Display;
 
-const MARK: &[u8] = b"\xf4\x8f\xbf\xbffaults: ";
+const PREFIX: &[u8] = b"\xf4\x8f\xbf\xbffaults: ";
 
 /// A place in a list of the inner adapter, with the number of empty pages in a row that led back to
 /// it.
 #[derive(Debug, PartialEq)]
 struct Place {
     list: String,
-    turns: u32,
+    rounds: u32,
     after: Option<Vec<u8>>,
 }
 
 impl Place {
-    /// Encodes the place as `MARK <list> NUL <turns> NUL [+ <after>]`.
+    /// Encodes the place as `PREFIX <list> NUL <rounds> NUL [+ <after>]`.
     fn encode(&self) -> Vec<u8> {
-        let mut out = MARK.to_vec();
-        out.extend(format!("{}\0{}\0", self.list, self.turns).bytes());
+        let mut out = PREFIX.to_vec();
+        out.extend(format!("{}\0{}\0", self.list, self.rounds).bytes());
         if let Some(after) = &self.after {
             out.push(b'+');
             out.extend(after);
@@ -29,22 +29,26 @@ impl Place {
         out
     }
     fn decode(bytes: &[u8]) -> Option<Self> {
-        let rest = bytes.strip_prefix(MARK)?;
+        let rest = bytes.strip_prefix(PREFIX)?;
         let mut parts = rest.splitn(3, |byte| *byte == 0);
         let mut text = || String::from_utf8(parts.next()?.to_vec()).ok();
-        let (list, turns) = (text()?, text()?.parse().ok()?);
+        let (list, rounds) = (text()?, text()?.parse().ok()?);
         let after = parts.next()?.strip_prefix(b"+").map(<[u8]>::to_vec);
-        Some(Self { list, turns, after })
+        Some(Self {
+            list,
+            rounds,
+            after,
+        })
     }
     fn next(list: String, asked: Option<&[u8]>) -> Self {
         match asked.and_then(Self::decode) {
             Some(place) => Self {
-                turns: place.turns.saturating_add(1),
+                rounds: place.rounds.saturating_add(1),
                 ..place
             },
             None => Self {
                 list,
-                turns: 1,
+                rounds: 1,
                 after: asked.map(<[u8]>::to_vec),
             },
         }
@@ -70,7 +74,7 @@ pub(super) fn resolved(list: &impl Display, asked: Option<ScanCursor>) -> Option
 
 /// Returns the sort key with which an empty page of a range of rows continues, as [`again`] does
 /// for lists.
-pub(super) fn again_behind(asked: Option<&str>) -> String {
+pub(super) fn again_after(asked: Option<&str>) -> String {
     let place = Place::next(String::new(), asked.map(str::as_bytes));
     // All parts are valid UTF-8, so no byte is replaced.
     String::from_utf8_lossy(&place.encode()).into_owned()
@@ -101,7 +105,7 @@ mod tests {
             }
         }
         for asked in [None, Some("größe\0".to_owned())] {
-            let place = again_behind(asked.as_deref());
+            let place = again_after(asked.as_deref());
             assert_eq!(resolved_sort(Some(place)), asked);
         }
     }

@@ -179,9 +179,9 @@ pub trait ConsumerLayer: Send + Sync + 'static {
     async fn commit(
         &self,
         inner: &Arc<dyn Consumer>,
-        marks: &[OffsetCommit],
+        commits: &[OffsetCommit],
     ) -> Result<(), MessageBusError> {
-        inner.commit(marks).await
+        inner.commit(commits).await
     }
     /// Stops the deliveries of partitions until they are resumed.
     async fn pause(
@@ -211,8 +211,8 @@ impl<L: ConsumerLayer> Consumer for Intercepted<dyn Consumer, L> {
     async fn next(&self) -> Result<ConsumerEvent, MessageBusError> {
         self.layer.next(&self.inner).await
     }
-    async fn commit(&self, marks: &[OffsetCommit]) -> Result<(), MessageBusError> {
-        self.layer.commit(&self.inner, marks).await
+    async fn commit(&self, commits: &[OffsetCommit]) -> Result<(), MessageBusError> {
+        self.layer.commit(&self.inner, commits).await
     }
     async fn pause(&self, partitions: &[PartitionId]) -> Result<(), MessageBusError> {
         self.layer.pause(&self.inner, partitions).await

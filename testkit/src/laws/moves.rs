@@ -158,7 +158,7 @@ impl<'a, P: Projector, M> Drive<'a, P, M> {
         let mut zombies = Vec::new();
         for step in 0..self.deliveries.len() {
             let noise = noise.get(step);
-            let is = |law, wish: fn(&Noise) -> bool| self.law.is(law) && noise.is_some_and(wish);
+            let is = |law, asks: fn(&Noise) -> bool| self.law.is(law) && noise.is_some_and(asks);
             let (again, flush) = (
                 is(Law::Duplicates, |n| n.again),
                 is(Law::Batches, |n| n.flush),

@@ -72,10 +72,10 @@ impl Consumer for InMemoryConsumer {
         }
     }
 
-    async fn commit(&self, marks: &[OffsetCommit]) -> Result<(), MessageBusError> {
+    async fn commit(&self, commits: &[OffsetCommit]) -> Result<(), MessageBusError> {
         self.shared
             .with_group(&self.group, |group, around| {
-                group.commit(self.id, marks, around)
+                group.commit(self.id, commits, around)
             })
             .ok_or(MessageBusError::Closed)?
     }

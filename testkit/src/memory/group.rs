@@ -217,10 +217,10 @@ impl Group {
         self.met.retain(|partition| new.remove(partition));
         self.met.extend(new);
         let mut targets = BTreeMap::new();
-        for (turn, partition) in self.met.iter().enumerate() {
+        for (index, partition) in self.met.iter().enumerate() {
             let wants = |member: &Member| member.topics.contains_key(&partition.topic);
             let candidates: Vec<_> = active.iter().filter(|(_, m)| wants(m)).collect();
-            if let Some((id, _)) = candidates.get(turn % candidates.len().max(1)) {
+            if let Some((id, _)) = candidates.get(index % candidates.len().max(1)) {
                 targets.insert(partition.clone(), **id);
             }
         }
@@ -333,21 +333,21 @@ impl Group {
     pub(super) fn commit(
         &mut self,
         id: MemberId,
-        marks: &[OffsetCommit],
+        commits: &[OffsetCommit],
         around: &mut Surroundings<'_>,
     ) -> Result<(), MessageBusError> {
         self.expire(around);
         let member = self.member(id)?;
-        for mark in marks {
-            let owned = member.owned.get(&mark.partition);
-            if owned.is_none_or(|owned| owned.epoch != mark.epoch) {
+        for commit in commits {
+            let owned = member.owned.get(&commit.partition);
+            if owned.is_none_or(|owned| owned.epoch != commit.epoch) {
                 return Err(MessageBusError::StaleAssignment {
-                    partition: mark.partition.clone(),
+                    partition: commit.partition.clone(),
                 });
             }
         }
-        for mark in marks {
-            self.committed.insert(mark.partition.clone(), mark.next);
+        for commit in commits {
+            self.committed.insert(commit.partition.clone(), commit.next);
         }
         Ok(())
     }

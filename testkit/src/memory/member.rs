@@ -95,7 +95,7 @@ impl Member {
             rank: id,
             instance: subscription.instance_id,
             topics: subscription.topics.into_iter().map(with_id).collect(),
-            start: start.map(|mark| (mark.partition, mark.next)).collect(),
+            start: start.map(|start| (start.partition, start.next)).collect(),
             owned: BTreeMap::new(),
             lost: BTreeSet::new(),
             is_expelled: false,
@@ -237,8 +237,8 @@ impl Member {
         };
         let after = self.last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
         let later = self.owned.range((after, Bound::Unbounded));
-        let mut turns = later.chain(&self.owned);
-        let ready = turns.find(|(partition, owned)| is_ready(partition, owned));
+        let mut candidates = later.chain(&self.owned);
+        let ready = candidates.find(|(partition, owned)| is_ready(partition, owned));
         let partition = ready.map(|(partition, _)| partition.clone())?;
 
         let owned = self.owned.get_mut(&partition)?;

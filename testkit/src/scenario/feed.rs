@@ -308,7 +308,7 @@ impl Feed {
     }
 
     /// Forgets the processor's position, as a rebuild does.
-    pub(super) fn begin_anew(&mut self) {
+    pub(super) fn begin_again(&mut self) {
         self.lives += 1;
         self.ports.control_store = InMemoryControlStore::with_clock(self.ports.clock.clone());
     }

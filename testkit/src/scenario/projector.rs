@@ -195,7 +195,7 @@ impl<P: Projector, R> HandlerScenario<P, R, Projects> {
             );
         }
         self.check_emptied(&model);
-        self.feed.begin_anew();
+        self.feed.begin_again();
         self.run();
         self
     }

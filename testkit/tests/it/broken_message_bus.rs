@@ -39,8 +39,12 @@ trait Sabotage: Debug + Default + Send + Sync + 'static {
         bus.publish_run(run).await
     }
     /// Changes a subscription before the bus receives it.
-    async fn wish(&self, _: &InMemoryMessageBus, wish: Subscription) -> Subscription {
-        wish
+    async fn subscription(
+        &self,
+        _: &InMemoryMessageBus,
+        subscription: Subscription,
+    ) -> Subscription {
+        subscription
     }
     async fn offsets(&self, bus: &InMemoryMessageBus, topic: &str) -> Offsets {
         bus.offsets(topic).await
@@ -57,8 +61,8 @@ trait Sabotage: Debug + Default + Send + Sync + 'static {
     async fn next(&self, member: &Member) -> Next {
         member.inner.next().await
     }
-    async fn commit(&self, member: &Member, marks: &[OffsetCommit]) -> Done {
-        member.inner.commit(marks).await
+    async fn commit(&self, member: &Member, commits: &[OffsetCommit]) -> Done {
+        member.inner.commit(commits).await
     }
     async fn pause(&self, member: &Member, partitions: &[PartitionId]) -> Done {
         member.inner.pause(partitions).await
@@ -105,11 +109,14 @@ impl<S: Sabotage> MessageBus for Broken<S> {
     async fn publish_run(&self, run: &[Message]) -> RunOutcome {
         self.sabotage.publish_run(&self.bus, run).await
     }
-    async fn subscribe(&self, wish: Subscription) -> Result<Arc<dyn Consumer>, MessageBusError> {
-        let wish = self.sabotage.wish(&self.bus, wish).await;
-        let group = wish.group.clone();
+    async fn subscribe(
+        &self,
+        subscription: Subscription,
+    ) -> Result<Arc<dyn Consumer>, MessageBusError> {
+        let subscription = self.sabotage.subscription(&self.bus, subscription).await;
+        let group = subscription.group.clone();
         let member = Member {
-            inner: self.bus.subscribe(wish).await?,
+            inner: self.bus.subscribe(subscription).await?,
             bus: self.bus.clone(),
             group,
             notes: Mutex::default(),
@@ -146,8 +153,8 @@ impl<S: Sabotage> Consumer for BrokenConsumer<S> {
     async fn next(&self) -> Next {
         self.sabotage.next(&self.member).await
     }
-    async fn commit(&self, marks: &[OffsetCommit]) -> Done {
-        self.sabotage.commit(&self.member, marks).await
+    async fn commit(&self, commits: &[OffsetCommit]) -> Done {
+        self.sabotage.commit(&self.member, commits).await
     }
     async fn pause(&self, partitions: &[PartitionId]) -> Done {
         self.sabotage.pause(&self.member, partitions).await

@@ -244,9 +244,9 @@ async fn a_read_is_answered_with_a_list_an_error_or_another_read() {
 }
 
 /// Forwards an append a moment later, and does not wait for it.
-struct WritesBehind;
+struct WritesLater;
 #[async_trait]
-impl ControlStoreLayer for WritesBehind {
+impl ControlStoreLayer for WritesLater {
     async fn get(
         &self,
         inner: &Arc<dyn ControlStore>,
@@ -260,7 +260,7 @@ impl ControlStoreLayer for WritesBehind {
 
 #[tokio::test]
 async fn a_layer_can_call_the_port_below_from_a_task() {
-    let rows = intercept::control_store(InMemoryControlStore::new(), WritesBehind);
+    let rows = intercept::control_store(InMemoryControlStore::new(), WritesLater);
     let row = Row::new(RowKey::new("p", "s"), "1", Revision::from_u128(7));
     let _ = rows.put(&row, Expect::Absent).await.unwrap();
     assert_eq!(rows.get(&row.key).await.unwrap(), Some(row));
@@ -305,12 +305,12 @@ async fn a_layer_of_a_consumer_leaves_its_other_methods_alone_and_drops_it() -> 
     let ConsumerEvent::Assigned(assigned) = member.next().await? else {
         panic!("assigned first")
     };
-    let mark = OffsetCommit::new(
+    let commit = OffsetCommit::new(
         partition.clone(),
         assigned.partitions[0].epoch,
         Offset::new(1),
     );
-    member.commit(&[mark]).await?;
+    member.commit(&[commit]).await?;
     assert_eq!(
         bus.committed("billing", "events").await?,
         [(partition, None)]

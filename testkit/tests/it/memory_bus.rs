@@ -36,8 +36,8 @@ async fn join(bus: &InMemoryMessageBus, group: &str) -> Arc<dyn Consumer> {
     let start = offsets
         .into_iter()
         .map(|o| StartOffset::new(o.partition, Offset::new(0)));
-    let wish = Subscription::new(group, [TOPIC]).with_start(start.collect());
-    bus.subscribe(wish).await.unwrap()
+    let subscription = Subscription::new(group, [TOPIC]).with_start(start.collect());
+    bus.subscribe(subscription).await.unwrap()
 }
 /// Returns the next event. If the bus never reports it, the test fails instead of hanging.
 async fn next(consumer: &Arc<dyn Consumer>) -> ConsumerEvent {
@@ -163,11 +163,11 @@ async fn a_partition_moves_when_the_grace_has_passed_and_commits_for_it_are_stal
     let begun = Instant::now();
     assert_eq!(ids(&assigned(&new).await), [1]);
     assert_eq!(begun.elapsed(), Duration::from_secs(5));
-    let marks = [
+    let commits = [
         OffsetCommit::new(partition(0), epochs[0].epoch, Offset::new(0)),
         OffsetCommit::new(partition(1), epochs[1].epoch, Offset::new(0)),
     ];
-    let stale = old.commit(&marks).await.unwrap_err();
+    let stale = old.commit(&commits).await.unwrap_err();
     assert!(
         matches!(stale, MessageBusError::StaleAssignment { partition: p } if p == partition(1))
     );
@@ -413,9 +413,9 @@ async fn trimming_past_a_reader_is_out_of_range_never_a_silent_skip() {
     drop(again);
     // After the operator's decision, the group starts at the first record that is left.
     bus.delete_group("g").await.unwrap();
-    let wish = Subscription::new("g", [TOPIC])
+    let subscription = Subscription::new("g", [TOPIC])
         .with_start(vec![StartOffset::new(partition(0), Offset::new(7))]);
-    let reader = bus.subscribe(wish).await.unwrap();
+    let reader = bus.subscribe(subscription).await.unwrap();
     assert_eq!(assigned(&reader).await[0].from, StartedFrom::Configured);
     assert_eq!(delivery(&reader).await.offset, Offset::new(7));
     // Offsets are not used again after all records are deleted.
@@ -512,7 +512,7 @@ async fn a_deleted_topic_is_lost_with_its_commits_and_a_recreated_one_is_told_to
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_partition_added_later_is_assigned_and_has_no_position_without_a_mark() {
+async fn a_partition_added_later_is_assigned_and_has_no_position_without_a_start_offset() {
     let bus = bus(1);
     let reader = join(&bus, "g").await;
     assigned(&reader).await;

@@ -149,7 +149,7 @@ async fn pages_join_without_a_seam_in_both_directions_and_under_every_limit() {
 }
 
 #[tokio::test]
-async fn a_read_behind_a_head_that_no_commit_ends_at_is_corrupt_not_a_gap() {
+async fn a_read_after_a_head_that_no_commit_ends_at_is_corrupt_not_a_gap() {
     let store = InMemoryEventStore::new();
     let id = stream("forged");
     append(&store, &commit(StreamHead::empty(id.clone()), 2)).await;

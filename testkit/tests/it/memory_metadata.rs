@@ -234,8 +234,8 @@ async fn a_compacted_partition_is_read_without_the_removed_records() {
         }
     }
     assert_eq!(found, [0, 3, 4]);
-    let mark = OffsetCommit::new(partition(0), end.unwrap(), Offset::new(6));
-    reader.commit(&[mark]).await.unwrap();
+    let commit = OffsetCommit::new(partition(0), end.unwrap(), Offset::new(6));
+    reader.commit(&[commit]).await.unwrap();
     let missing = bus.remove_records(&partition(1), Offset::new(0)..Offset::new(1));
     assert!(matches!(missing, Err(MessageBusError::Invalid { .. })));
 }

@@ -81,7 +81,7 @@ async fn a_cached_state_that_is_behind_meets_a_conflict_and_reads_only_the_tail(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_dropped_command_leaves_no_stale_state_behind() {
+async fn a_dropped_command_leaves_no_stale_state() {
     let calls = Calls::new();
     let (_, cached) = faulty(&calls.0);
     let cached = cached.with_cache(100);

@@ -421,7 +421,7 @@ async fn a_crash_at_any_call_loses_and_doubles_no_command_with_an_id() {
 /// Nothing is stored after such a read. If it has a hole, the repository reports the hole. If the
 /// newest commits are missing, the slot is taken.
 #[tokio::test(start_paused = true)]
-async fn nothing_is_stored_behind_a_torn_history() {
+async fn nothing_is_stored_after_a_torn_history() {
     for seed in length::seeds(200, 3_000) {
         let faults = Faults::seeded(seed)
             .with(Fault::Hole.on(Op::Read).one_in(3))

@@ -157,7 +157,7 @@ async fn after_a_conflict_what_is_new_is_read_and_decided_on_under_a_new_commit_
 }
 
 #[tokio::test(start_paused = true)]
-async fn facts_for_any_version_are_appended_behind_what_is_new_and_others_meet_the_conflict() {
+async fn facts_for_any_version_are_appended_after_what_is_new_and_others_meet_the_conflict() {
     let noted = Noted::overtaken(1);
     let (store, accounts) = with_layer(noted.clone());
     let one = [AccountEvent::Deposited { amount: 1 }];

@@ -31,19 +31,19 @@
 //! | 1: the stored events are the answer to a repeat; round trips | `once::the_same_command_id_takes_effect_once_..`, `command_ids::a_command_with_an_id_takes_..` |
 //! | 2: a refusal is returned only if no other attempt came between | `stepped::wherever_another_attempt_..` |
 //! | 3: the mark before the append, at the slot of the state | `execute::a_mark_names_the_slot_..` |
-//! | 4: the marked slot holds this commit, another one, none, or is after the tail | `stepped::wherever_another_attempt_..`, `once::commands_sent_again_..`, `once::a_mark_behind_the_tail_..` |
+//! | 4: the marked slot holds this commit, another one, none, or is after the tail | `stepped::wherever_another_attempt_..`, `once::commands_sent_again_..`, `once::a_mark_after_the_tail_..` |
 //! | a refusal is final or says that an earlier attempt is pending | `command_ids::a_refusal_..`, `command_ids::what_is_refused_for_good_..` |
 //! | a command id used again, for another command, or with a retention too short | `command_ids::..` (three) |
 //! | a dropped command that is sent again | `stepped::a_command_with_an_id_dropped_anywhere_..` |
 //! | bounded; one commit id, only for the marked slot | `execute::an_idempotent_command_that_is_always_overtaken_..` |
 //! | marks end; a refusal is not recorded; ids that cannot be stored | `execute::a_mark_names_the_slot_..`, `once::a_refusal_..`, `once::a_command_id_that_..` |
 //! | transactions read, continue from their own writes, and retry until they end | `transactions::..` |
-//! | an unusable snapshot is replaced; a slow snapshot store is not waited for | `healing::..` |
+//! | an unusable snapshot is replaced; a slow snapshot store is not waited for | `unusable_snapshots::..` |
 //! | **Snapshots** | `snapshots::..`, one test per rule |
 mod at;
 mod cache;
 mod execute;
-mod healing;
+mod unusable_snapshots;
 mod chaos;
 mod command_ids;
 mod contention;

@@ -87,7 +87,7 @@ async fn a_command_id_that_cannot_be_stored_is_a_typed_error() {
 }
 
 #[tokio::test]
-async fn a_mark_behind_the_tail_of_a_restored_stream_is_a_forked_history() {
+async fn a_mark_after_the_tail_of_a_restored_stream_is_a_forked_history() {
     let control = InMemoryControlStore::new();
     let before = once(InMemoryEventStore::new(), control.clone());
     for n in 0..3 {

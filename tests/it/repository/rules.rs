@@ -243,7 +243,7 @@ async fn an_append_holds_what_the_caller_expects() {
 }
 
 #[tokio::test]
-async fn an_append_of_nothing_or_behind_another_streams_head_is_invalid() {
+async fn an_append_of_nothing_or_after_another_streams_head_is_invalid() {
     let accounts = accounts(&InMemoryEventStore::new());
     let invalid = |result| {
         matches!(

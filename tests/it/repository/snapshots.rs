@@ -435,7 +435,7 @@ async fn loads_and_snapshots_are_counted() {
     // the one at 3.
     let loads = counted.loads;
     assert_eq!((loads.without_snapshot, loads.with_snapshot), (3, 2));
-    assert_eq!(loads.events, 4, "0, 1, 2, then 0 and 1 behind the snapshot");
+    assert_eq!(loads.events, 4, "0, 1, 2, then 0 and 1 after the snapshot");
     assert_eq!(counted.snapshots.written, 1);
     // Another process had stored a later one.
     let id = CommitId::random();

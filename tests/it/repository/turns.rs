@@ -94,7 +94,7 @@ async fn a_command_after_an_append_reads_only_what_is_not_known() {
 }
 
 #[tokio::test]
-async fn an_append_that_meets_a_conflict_or_does_not_arrive_leaves_a_right_state_behind() {
+async fn an_append_that_meets_a_conflict_or_does_not_arrive_leaves_a_right_state() {
     let faults = Faults::none();
     let (store, cached) = faulty(&faults);
     let cached = cached
@@ -365,7 +365,7 @@ async fn a_state_that_was_idle_is_confirmed_by_one_read_before_it_is_appended_on
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_idle_state_of_another_history_is_dropped_and_loaded_anew() {
+async fn an_idle_state_of_another_history_is_dropped_and_loaded_again() {
     for is_append in [false, true] {
         let (store, live) = five_deposits().await;
         store.restore_to(3);

@@ -84,8 +84,8 @@ impl DynamoDbControlStore {
     where
         E: ProvideErrorMetadata + Error + Send + Sync + 'static,
     {
-        let place = self.connection.at(operation, self.connection.control());
-        Failure::of(error, place).into_control_store()
+        let target = self.connection.at(operation, self.connection.control());
+        Failure::of(error, target).into_control_store()
     }
 
     /// Decodes an item, and returns its row unless it is past its expiry.
@@ -100,7 +100,7 @@ impl DynamoDbControlStore {
     /// Reads one batch of keys, and repeats the request until every key is answered.
     async fn batch(&self, mut open: Vec<Attributes>) -> Result<Vec<Row>, ControlStoreError> {
         let table = self.connection.control();
-        let place = self.connection.at("BatchGetItem", table);
+        let target = self.connection.at("BatchGetItem", table);
         let mut rows = Vec::new();
         let mut requests = self.connection.requests();
         let mut unprocessed = Attempts::new(UNPROCESSED);
@@ -118,7 +118,7 @@ impl DynamoDbControlStore {
             let request = request.request_items(table, keys);
             let answer = match request.send().await {
                 Ok(answer) => answer,
-                Err(error) if requests.wait(failure_class(&error, place)).await => {
+                Err(error) if requests.wait(failure_class(&error, target)).await => {
                     open = again;
                     continue;
                 }
@@ -138,7 +138,7 @@ impl DynamoDbControlStore {
                 retry_after: Duration::ZERO,
             };
             if !open.is_empty() && !unprocessed.wait(throttled).await {
-                return Err(Failure::unprocessed(place).into_control_store());
+                return Err(Failure::unprocessed(target).into_control_store());
             }
         }
         Ok(rows)
@@ -156,8 +156,11 @@ impl ControlStore for DynamoDbControlStore {
             .table_name(self.connection.control())
             .set_key(Some(row::key(key)))
             .consistent_read(true);
-        let place = self.connection.at("GetItem", self.connection.control());
-        let answer = self.connection.send(place, || request.clone().send()).await;
+        let target = self.connection.at("GetItem", self.connection.control());
+        let answer = self
+            .connection
+            .send(target, || request.clone().send())
+            .await;
         let answer = answer.map_err(|e| self.failed("GetItem", e))?;
         match answer.item {
             Some(item) => self.live(item),
@@ -207,10 +210,10 @@ impl ControlStore for DynamoDbControlStore {
         // A lost answer is followed by one repetition, since the revision tells if the first put
         // was applied. Callers may resolve it by the same put too, and both together must not
         // exceed `max_attempts`.
-        let place = self.connection.at("PutItem", self.connection.control());
+        let target = self.connection.at("PutItem", self.connection.control());
         let sent = self
             .connection
-            .send_again(place, 1, || request.clone().send());
+            .send_again(target, 1, || request.clone().send());
         let error = match sent.await {
             Ok(_) => return Ok(PutOutcome::Written),
             Err(error) => error,
@@ -253,8 +256,8 @@ impl ControlStore for DynamoDbControlStore {
                 .expression_attribute_values(":now", row::now(self.clock.now()))
                 .expression_attribute_values(":r", text(row::revision(revision))),
         };
-        let place = self.connection.at("DeleteItem", self.connection.control());
-        let sent = self.connection.send(place, || request.clone().send());
+        let target = self.connection.at("DeleteItem", self.connection.control());
+        let sent = self.connection.send(target, || request.clone().send());
         let error = match sent.await {
             Ok(_) => return Ok(DeleteOutcome::Deleted),
             Err(error) => error,
@@ -296,8 +299,11 @@ impl ControlStore for DynamoDbControlStore {
         for (name, value) in values {
             request = request.expression_attribute_values(name, text(value));
         }
-        let place = self.connection.at("Query", self.connection.control());
-        let answer = self.connection.send(place, || request.clone().send()).await;
+        let target = self.connection.at("Query", self.connection.control());
+        let answer = self
+            .connection
+            .send(target, || request.clone().send())
+            .await;
         let answer = answer.map_err(|e| self.failed("Query", e))?;
         let mut rows = Vec::new();
         for item in answer.items.unwrap_or_default() {

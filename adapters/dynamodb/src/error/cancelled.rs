@@ -1,5 +1,5 @@
 //! The reasons of a cancelled transaction, of which each item has its own.
-use super::{Answer, Class, Failure, Place};
+use super::{Answer, Class, Failure, Target};
 use aws_sdk_dynamodb::types::CancellationReason;
 use foldstream::{BoxError, ports::RefusedKind};
 
@@ -11,14 +11,14 @@ impl Failure {
     /// needs a change decides its class.
     pub(crate) fn cancelled(
         reasons: &[CancellationReason],
-        place: Place<'_>,
+        target: Target<'_>,
         source: BoxError,
     ) -> Self {
-        let classes = reasons.iter().filter_map(|reason| classify(reason, place));
+        let classes = reasons.iter().filter_map(|reason| classify(reason, target));
         let class = classes.max_by_key(rank);
         // Without any reason the remedy is unknown. DynamoDB understood the request, so it may be
         // repeated.
-        Self::new(class.unwrap_or(Class::Unavailable), false, place, source)
+        Self::new(class.unwrap_or(Class::Unavailable), false, target, source)
     }
 }
 
@@ -31,7 +31,7 @@ const fn rank(class: &Class) -> u8 {
 }
 
 /// Classifies a reason. Reasons have other names for the failures that single requests have too.
-fn classify(reason: &CancellationReason, place: Place<'_>) -> Option<Class> {
+fn classify(reason: &CancellationReason, target: Target<'_>) -> Option<Class> {
     let code = match reason.code()? {
         "None" => return None,
         "TransactionConflict" => "TransactionConflictException",
@@ -49,12 +49,12 @@ fn classify(reason: &CancellationReason, place: Place<'_>) -> Option<Class> {
         status: 400,
         retry_after: None,
     };
-    Some(match answer.classify(place).0 {
+    Some(match answer.classify(target).0 {
         // The code alone does not say what to do.
         Class::Refused(RefusedKind::Other, _) => {
             let said = reason.message().unwrap_or("no message");
             let reason = format!(
-                "{place}: cancelled by {code} ({said}); see the cancellation reasons of TransactWriteItems"
+                "{target}: cancelled by {code} ({said}); see the cancellation reasons of TransactWriteItems"
             );
             Class::Refused(RefusedKind::Other, reason)
         }

@@ -111,7 +111,7 @@ impl Fields {
                 "k" => &mut fields.k,
                 "e" => &mut fields.e,
                 "m" => &mut fields.m,
-                // Keys, marks, and attributes that later builds add.
+                // Keys, markers, and attributes that later builds add.
                 _ => continue,
             };
             *field = Some(value);

@@ -19,7 +19,7 @@
 //! pn N  number of parts (absent: 1)
 //! m  M  metadata: command, correlation, causation, actor, traceparent, user_<key>
 //! ls S  "<type>#<shard>", on the first commit of a stream
-//! mk S  "<shard>", on a commit that is marked as unpublished
+//! mk S  "<shard>", the marker of a commit that is not yet published
 //! ```
 //!
 //! A commit is split between events. `sk` and `n` of a part are the versions of its own events, `c`

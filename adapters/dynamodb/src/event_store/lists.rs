@@ -1,4 +1,5 @@
-//! Listings of streams and of unpublished commits by the sparse indexes, and the removal of marks.
+//! Listings of streams and of unpublished commits by the sparse indexes, and the removal of
+//! markers.
 use super::{
     cursor::{Cursor, LastItem, Listing},
     encode,
@@ -19,7 +20,7 @@ const STREAMS: &str = "streams";
 const UNPUBLISHED: &str = "unpublished";
 /// The most streams on a page.
 const STREAM_PAGE: u32 = 1000;
-/// The most marks that are cleared at the same time.
+/// The most markers that are cleared at the same time.
 const CLEARING: usize = 16;
 
 pub(super) async fn streams(
@@ -79,7 +80,7 @@ pub(super) async fn clear_unpublished(
         .await
 }
 
-/// Removes the mark of a commit and nothing else. Never creates an item where there is none.
+/// Removes the marker of a commit and nothing else. Never creates an item where there is none.
 async fn clear(connection: &Connection, key: &CommitKey) -> Result<(), EventStoreError> {
     let table = connection.events();
     let request = connection
@@ -89,8 +90,8 @@ async fn clear(connection: &Connection, key: &CommitKey) -> Result<(), EventStor
         .set_key(Some(encode::key(&key.stream, key.first_version)))
         .update_expression("REMOVE mk")
         .condition_expression("attribute_exists(pk) AND attribute_exists(mk)");
-    let place = connection.at("UpdateItem", table);
-    match connection.send(place, || request.clone().send()).await {
+    let target = connection.at("UpdateItem", table);
+    match connection.send(target, || request.clone().send()).await {
         Ok(_) => Ok(()),
         Err(e)
             if e.as_service_error()
@@ -98,7 +99,7 @@ async fn clear(connection: &Connection, key: &CommitKey) -> Result<(), EventStor
         {
             Ok(())
         }
-        Err(e) => Err(Failure::of(e, place).into_event_store()),
+        Err(e) => Err(Failure::of(e, target).into_event_store()),
     }
 }
 
@@ -151,7 +152,7 @@ impl Walk<'_> {
         rows: &mut Vec<CommitKey>,
     ) -> Result<Option<LastItem>, EventStoreError> {
         let table = self.connection.events();
-        let place = self.connection.at("Query", table);
+        let target = self.connection.at("Query", table);
         let start = after.map(|last| {
             let mut key = last.key();
             key.insert(self.attribute.into(), text(&*partition));
@@ -169,12 +170,12 @@ impl Walk<'_> {
             .set_exclusive_start_key(start);
         let answer = self
             .connection
-            .send(place, || request.clone().send())
+            .send(target, || request.clone().send())
             .await
-            .map_err(|e| Failure::of(e, place).into_event_store())?;
+            .map_err(|e| Failure::of(e, target).into_event_store())?;
         let foreign = |what: String| {
             let reason = format!("index {} of table {table} has {what}", self.index);
-            Failure::incompatible(place, reason).into_event_store()
+            Failure::incompatible(target, reason).into_event_store()
         };
         for row in answer.items.unwrap_or_default() {
             rows.push(commit_key(row).map_err(foreign)?);

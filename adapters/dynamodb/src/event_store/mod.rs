@@ -87,7 +87,7 @@ impl DynamoDbEventStore {
         })
     }
 
-    fn marks(&self) -> bool {
+    fn has_markers(&self) -> bool {
         self.connection.config().marks_commits()
     }
 }
@@ -115,7 +115,7 @@ impl EventStore for DynamoDbEventStore {
         };
         // A condition sees only the item in the slot, so heads are not checked.
         capabilities
-            .with_unpublished_list(self.marks())
+            .with_unpublished_list(self.has_markers())
             .with_checked_heads(false)
     }
 
@@ -184,9 +184,9 @@ impl EventStore for DynamoDbEventStore {
         after: Option<ScanCursor>,
         limit: NonZeroU32,
     ) -> Result<UnpublishedPage, EventStoreError> {
-        if !self.marks() {
+        if !self.has_markers() {
             return Err(unsupported(
-                "commits are not marked in publish mode stream: the table's change stream tells of them",
+                "commits have no markers in publish mode stream: the table's change stream tells of them",
             ));
         }
         let page = lists::unpublished(&self.connection, segment, after, limit).await;
@@ -194,7 +194,7 @@ impl EventStore for DynamoDbEventStore {
     }
 
     async fn clear_unpublished(&self, commits: &[CommitKey]) -> Result<(), EventStoreError> {
-        if !self.marks() {
+        if !self.has_markers() {
             return Ok(());
         }
         let cleared = lists::clear_unpublished(&self.connection, commits).await;

@@ -45,10 +45,10 @@ pub(super) async fn try_get_item(
         .table_name(connection.events())
         .set_key(Some(encode::key(stream, first)))
         .consistent_read(true);
-    let place = connection.at("GetItem", connection.events());
-    match connection.send(place, || request.clone().send()).await {
+    let target = connection.at("GetItem", connection.events());
+    match connection.send(target, || request.clone().send()).await {
         Ok(answer) => Ok(answer.item),
-        Err(e) => Err(Failure::of(e, place)),
+        Err(e) => Err(Failure::of(e, target)),
     }
 }
 
@@ -184,9 +184,9 @@ impl Query {
         if let Some(bound) = bound {
             request = request.expression_attribute_values(":sk", number(bound));
         }
-        let place = connection.at("Query", connection.events());
-        let sent = connection.send(place, || request.clone().send());
-        let answer = sent.await.map_err(|e| Failure::of(e, place))?;
+        let target = connection.at("Query", connection.events());
+        let sent = connection.send(target, || request.clone().send());
+        let answer = sent.await.map_err(|e| Failure::of(e, target))?;
         if self.grows {
             self.page = self
                 .page

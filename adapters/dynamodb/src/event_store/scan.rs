@@ -54,11 +54,11 @@ pub(super) async fn scan(
     if only_tails {
         request = request.projection_expression(TAIL);
     }
-    let place = connection.at("Scan", table);
+    let target = connection.at("Scan", table);
     let answer = connection
-        .send(place, || request.clone().send())
+        .send(target, || request.clone().send())
         .await
-        .map_err(|e| Failure::of(e, place).into_event_store())?;
+        .map_err(|e| Failure::of(e, target).into_event_store())?;
     let units = answer.consumed_capacity.and_then(|c| c.capacity_units);
     let next = match &answer.last_evaluated_key {
         None => None,

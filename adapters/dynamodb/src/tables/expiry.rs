@@ -34,14 +34,14 @@ async fn expire_control_rows(connection: &Connection) -> Result<(), DynamoDbErro
         .attribute_name(EXPIRES_AT);
     let request = connection.once().update_time_to_live().table_name(table);
     let request = request.time_to_live_specification(built(connection, table, expiry.build())?);
-    let place = connection.at("UpdateTimeToLive", table);
-    let sent = connection.send_again(place, 0, || request.clone().send());
+    let target = connection.at("UpdateTimeToLive", table);
+    let sent = connection.send_again(target, 0, || request.clone().send());
     match sent.await {
         Ok(_) => Ok(()),
         // Another process that creates the tables was faster, which DynamoDB reports as a malformed
         // request.
         Err(_) if control_rows_expire(connection).await? => Ok(()),
-        Err(error) => Err(Failure::of(error, place).into()),
+        Err(error) => Err(Failure::of(error, target).into()),
     }
 }
 
@@ -64,10 +64,10 @@ async fn control_rows_expire(connection: &Connection) -> Result<bool, DynamoDbEr
 /// Returns the attribute by which DynamoDB deletes items of a table. Also while expiry is being
 /// disabled, since items are still deleted then.
 async fn expires_by(connection: &Connection, table: &str) -> Result<Option<String>, DynamoDbError> {
-    let place = connection.at("DescribeTimeToLive", table);
+    let target = connection.at("DescribeTimeToLive", table);
     let request = connection.once().describe_time_to_live().table_name(table);
-    let sent = connection.send(place, || request.clone().send());
-    let answer = sent.await.map_err(|e| Failure::of(e, place))?;
+    let sent = connection.send(target, || request.clone().send());
+    let answer = sent.await.map_err(|e| Failure::of(e, target))?;
     let found = answer.time_to_live_description;
     let status = found
         .as_ref()

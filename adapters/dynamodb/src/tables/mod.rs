@@ -196,13 +196,13 @@ async fn back_up(connection: &Connection, table: &str, enabled: bool) -> Result<
     let recovery =
         PointInTimeRecoverySpecification::builder().point_in_time_recovery_enabled(enabled);
     let recovery = built(connection, table, recovery.build())?;
-    let place = connection.at("UpdateContinuousBackups", table);
+    let target = connection.at("UpdateContinuousBackups", table);
     let request = connection
         .once()
         .update_continuous_backups()
         .table_name(table);
     let request = request.point_in_time_recovery_specification(recovery);
-    let sent = connection.send(place, || request.clone().send());
-    sent.await.map_err(|e| Failure::of(e, place))?;
+    let sent = connection.send(target, || request.clone().send());
+    sent.await.map_err(|e| Failure::of(e, target))?;
     Ok(())
 }

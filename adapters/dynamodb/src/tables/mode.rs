@@ -80,7 +80,7 @@ fn has_index(table: &TableDescription) -> bool {
     indexes.any(|index| index.index_name() == Some(UNPUBLISHED.0))
 }
 
-/// Adds the index of marked commits, which is empty at first, since no commit has a mark yet.
+/// Adds the index of markers, which is empty at first, since no commit has a marker yet.
 async fn add_index(connection: &Connection, table: &TableDescription) -> Result<(), DynamoDbError> {
     let events = connection.events();
     let (name, key) = UNPUBLISHED;
@@ -105,14 +105,14 @@ async fn add_index(connection: &Connection, table: &TableDescription) -> Result<
             .build();
         request = request.attribute_definitions(built(connection, events, attribute)?);
     }
-    let place = connection.at("UpdateTable", events);
-    let sent = connection.send_again(place, 0, || request.clone().send());
+    let target = connection.at("UpdateTable", events);
+    let sent = connection.send_again(target, 0, || request.clone().send());
     match sent.await {
         Ok(_) => Ok(()),
         // Another process may add the index at the same time. DynamoDB then reports a malformed
         // request, or one that comes too early.
         Err(_) if has_index(&spec::describe(connection, events).await?) => Ok(()),
-        Err(e) => Err(Failure::of(e, place).into()),
+        Err(e) => Err(Failure::of(e, target).into()),
     }
 }
 

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 pub(super) type Key = (&'static str, ScalarAttributeType);
 /// The name and key of an index.
 pub(super) type Index = (&'static str, [Key; 2]);
-/// The index of marked commits.
+/// The index of the markers of commits.
 pub(super) const UNPUBLISHED: Index = ("unpublished", [string("mk"), string("pk")]);
 
 const fn string(name: &'static str) -> Key {
@@ -83,8 +83,8 @@ impl Spec<'_> {
         options: &TableOptions,
     ) -> Result<(), DynamoDbError> {
         let request = self.define(connection, options)?;
-        let place = connection.at("CreateTable", self.table);
-        let sent = connection.send_again(place, 0, || request.clone().send());
+        let target = connection.at("CreateTable", self.table);
+        let sent = connection.send_again(target, 0, || request.clone().send());
         match sent.await {
             Ok(_) => Ok(()),
             // The table exists, or another process is creating it.
@@ -94,7 +94,7 @@ impl Spec<'_> {
             {
                 Ok(())
             }
-            Err(e) => Err(Failure::of(e, place).into()),
+            Err(e) => Err(Failure::of(e, target).into()),
         }
     }
 
@@ -292,13 +292,13 @@ pub(crate) async fn describe(
     connection: &Connection,
     table: &str,
 ) -> Result<TableDescription, Failure> {
-    let place = connection.at("DescribeTable", table);
+    let target = connection.at("DescribeTable", table);
     let request = connection.once().describe_table().table_name(table);
-    let sent = connection.send(place, || request.clone().send());
-    let answer = sent.await.map_err(|e| Failure::of(e, place))?;
+    let sent = connection.send(target, || request.clone().send());
+    let answer = sent.await.map_err(|e| Failure::of(e, target))?;
     answer
         .table
-        .ok_or_else(|| Failure::incompatible(place, "the answer has no table".into()))
+        .ok_or_else(|| Failure::incompatible(target, "the answer has no table".into()))
 }
 
 /// Checks the keys, indexes and stream settings of a description of the events table.

@@ -62,8 +62,8 @@ async fn it_says_first_what_it_does_then_and_goes_on_where_it_stopped() {
     );
     assert!(said.contains("snapshot at 7 goes"), "{said}");
     assert!(said.contains("6 things would be repaired"), "{said}");
-    let mark = watermarks(&stores).get(&streams[0]).await.unwrap().unwrap();
-    assert_eq!(mark.value.version, Version::new(9), "only said");
+    let watermark = watermarks(&stores).get(&streams[0]).await.unwrap().unwrap();
+    assert_eq!(watermark.value.version, Version::new(9), "only said");
 
     let apply = ["--nothing-written", "--aggregate", "cart", "--apply"];
     let (status, said) = call(endpoint(), &[&apply[..], &["--limit", "3"]].concat()).await;
@@ -74,8 +74,8 @@ async fn it_says_first_what_it_does_then_and_goes_on_where_it_stopped() {
     assert_eq!(status, Some(0), "{said}");
     assert!(said.contains("3 things repaired, 0 left"), "{said}");
     for stream in &streams {
-        let mark = watermarks(&stores).get(stream).await.unwrap().unwrap();
-        assert_eq!(mark.value.version, Version::new(2));
+        let watermark = watermarks(&stores).get(stream).await.unwrap().unwrap();
+        assert_eq!(watermark.value.version, Version::new(2));
     }
     assert_eq!(snapshots.load(&foreign.stream).await.unwrap(), None);
 }

@@ -209,7 +209,7 @@ async fn a_slot_that_cannot_be_read_stays_open() {
 }
 
 #[tokio::test]
-async fn a_lost_answer_behind_somebody_elses_commit_is_a_conflict() {
+async fn a_lost_answer_where_another_writers_commit_is_stored_is_a_conflict() {
     let server = Server::start();
     let (stores, _wire) = server
         .stores_over(|call| match call.operation.as_str() {

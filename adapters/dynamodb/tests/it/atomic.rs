@@ -150,7 +150,7 @@ async fn a_moved_check_alone_is_a_conflict_only_if_my_slot_is_empty() {
 
 /// DynamoDB may name only one of the conditions that failed.
 #[tokio::test]
-async fn a_moved_check_behind_my_own_lost_attempt_is_a_repeat() {
+async fn a_check_that_moved_after_my_own_lost_attempt_is_a_repeat() {
     let server = Server::start();
     let checked = append_of(&StreamHead::empty(stream()), 1);
     let all = two().with_unchanged(vec![checked.head.clone()]);
@@ -238,7 +238,7 @@ async fn a_transaction_that_stays_open_is_unavailable_with_all_of_it() {
 }
 
 #[tokio::test]
-async fn a_lost_transaction_behind_somebody_elses_commit_is_a_conflict() {
+async fn a_lost_transaction_where_another_writers_commit_is_stored_is_a_conflict() {
     for taken in [0, 1] {
         let server = Server::start();
         let (stores, _wire) = server

@@ -97,7 +97,7 @@ async fn a_new_mode_holds_for_every_process_that_connects_from_then_on() {
             if from != to {
                 assert_names_the_mode(&connected.unwrap_err(), to, from);
             }
-            // The tables may also have been created without the index of marks.
+            // The tables may also have been created without the index of markers.
             let stores = server.stores().await;
             assert_eq!(
                 lists_what_it_appends(&stores).await,

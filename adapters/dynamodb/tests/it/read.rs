@@ -422,7 +422,7 @@ async fn reading_backwards_asks_for_little_first_and_for_more_then() {
 }
 
 #[tokio::test]
-async fn a_row_of_somebody_else_is_no_silent_end_of_a_scan() {
+async fn a_foreign_row_does_not_end_a_scan_silently() {
     let stores = Server::start().stores().await;
     let store = stores.event_store();
     given(&store, &stream(), &[1]).await;

@@ -90,8 +90,8 @@ async fn a_split_commit_is_one_commit_to_every_reader() {
     let stream = before.head.stream();
     let all = [&before, &split, &after].map(Append::to_commit);
     assert_eq!(read_all(&store, stream).await, all);
-    let behind = ReadFrom::After(split.head_after());
-    assert_eq!(read(&store, stream, behind).await.unwrap(), all[2..]);
+    let after = ReadFrom::After(split.head_after());
+    assert_eq!(read(&store, stream, after).await.unwrap(), all[2..]);
     for version in 2..=6 {
         let from = ReadFrom::Event(Version::new(version));
         assert_eq!(
@@ -172,7 +172,7 @@ async fn a_split_commit_is_unpublished_once_and_cleared_by_its_key() {
 }
 
 #[tokio::test]
-async fn a_split_commit_behind_a_stale_head_is_a_conflict_and_leaves_nothing() {
+async fn a_split_commit_after_a_stale_head_is_a_conflict_and_leaves_nothing() {
     let server = Server::start();
     let (stores, wire) = quiet(&server).await;
     let (store, head) = (stores.event_store(), empty());

@@ -33,7 +33,7 @@ async fn tables_have_indexes_change_stream_and_expiry() {
 }
 
 #[tokio::test]
-async fn tables_made_for_a_change_stream_have_no_index_of_marks() {
+async fn tables_made_for_a_change_stream_have_no_index_of_markers() {
     let server = Server::start();
     let config = server.config().with_publish_mode(PublishMode::Stream);
     let stores = server.stores_with(config).await;
@@ -356,7 +356,7 @@ async fn tables_without_the_format_row_are_refused_until_they_are_completed() {
 }
 
 #[tokio::test]
-async fn a_table_of_somebody_else_is_refused_by_name() {
+async fn a_foreign_table_is_refused_by_name() {
     let server = Server::start();
     // Another table has the name of the events table.
     let stores = server

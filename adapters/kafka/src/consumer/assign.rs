@@ -197,7 +197,7 @@ mod tests {
         });
         let committed = |offset| Start::At(Offset::new(offset), StartedFrom::Committed);
         let declared = |offset| Start::At(Offset::new(offset), StartedFrom::Configured);
-        for (commit, mark, expected) in [
+        for (commit, configured, expected) in [
             (at(5), at(3), committed(5)),
             (at(3), None, committed(3)),
             (at(9), None, committed(9)),
@@ -210,7 +210,11 @@ mod tests {
             (None, at(2), outside),
             (None, at(10), outside),
         ] {
-            assert_eq!(start(commit, mark, range), expected, "{commit:?} {mark:?}");
+            assert_eq!(
+                start(commit, configured, range),
+                expected,
+                "{commit:?} {configured:?}"
+            );
         }
     }
 }

@@ -40,7 +40,7 @@ use tokio::{
 };
 use wake::Wake;
 
-/// The pauses between attempts to commit while the group is between two generations.
+/// The pauses between attempts to commit while the group is rebalancing.
 const REBALANCE_PAUSES: Backoff =
     Backoff::new(Duration::from_millis(100), Duration::from_millis(200));
 
@@ -117,7 +117,7 @@ pub(crate) fn join(
         topics,
         start: start
             .into_iter()
-            .map(|mark| (mark.partition, mark.next))
+            .map(|commit| (commit.partition, commit.next))
             .collect(),
         request_timeout: config.request_timeout,
         grace: config.revoke_grace(),
@@ -137,29 +137,29 @@ impl KafkaConsumer {
     /// revocation to be released.
     async fn try_commit(
         &self,
-        marks: &[OffsetCommit],
+        commits: &[OffsetCommit],
         deadline: Instant,
     ) -> Result<KafkaResult<()>, MessageBusError> {
         let timed_out = KafkaError::ConsumerCommit(RDKafkaErrorCode::OperationTimedOut);
         let permit = Arc::clone(&self.committing).acquire_owned();
-        let Some(Ok(permit)) = self.within_grace(marks, deadline, permit).await else {
+        let Some(Ok(permit)) = self.within_grace(commits, deadline, permit).await else {
             return Ok(Err(timed_out));
         };
-        let held = self.shared.begin_commit(marks)?;
+        let held = self.shared.begin_commit(commits)?;
         let client = self.client.upgrade().ok_or(MessageBusError::Closed)?;
-        let metadata = commit_metadata(client.context(), marks)?;
-        let marks_to_store = marks.to_vec();
+        let metadata = commit_metadata(client.context(), commits)?;
+        let commits_to_store = commits.to_vec();
         // The attempt continues if this future is dropped or its time is over. `held` ends with the
         // attempt itself.
         let attempt = tokio::task::spawn_blocking(move || {
-            let stored = offsets(&marks_to_store, &metadata)
+            let stored = offsets(&commits_to_store, &metadata)
                 .and_then(|list| client.commit(&list, CommitMode::Sync));
             drop(client);
             drop(held);
             drop(permit);
             stored
         });
-        match self.within_grace(marks, deadline, attempt).await {
+        match self.within_grace(commits, deadline, attempt).await {
             Some(stored) => stored.map_err(task_failed),
             None => Ok(Err(timed_out)),
         }
@@ -171,14 +171,14 @@ impl KafkaConsumer {
     /// The grace also applies if the revocation begins during the wait.
     async fn within_grace<T>(
         &self,
-        marks: &[OffsetCommit],
+        commits: &[OffsetCommit],
         deadline: Instant,
         work: impl Future<Output = T>,
     ) -> Option<T> {
         let mut revocations = self.shared.watch_revocations();
         let mut work = std::pin::pin!(work);
         loop {
-            let until = self.deadline(marks, deadline);
+            let until = self.deadline(commits, deadline);
             tokio::select! {
                 biased;
                 done = &mut work => return Some(done),
@@ -190,8 +190,8 @@ impl KafkaConsumer {
 
     /// Returns the earlier of a deadline and the end of the grace of partitions that are being
     /// revoked.
-    fn deadline(&self, marks: &[OffsetCommit], deadline: Instant) -> Instant {
-        let grace = self.shared.end_of_grace(marks);
+    fn deadline(&self, commits: &[OffsetCommit], deadline: Instant) -> Instant {
+        let grace = self.shared.end_of_grace(commits);
         grace.map_or(deadline, |end| deadline.min(end.into()))
     }
 }
@@ -204,21 +204,21 @@ impl KafkaConsumer {
 /// been told yet.
 fn commit_metadata(
     context: &GroupContext,
-    marks: &[OffsetCommit],
+    commits: &[OffsetCommit],
 ) -> Result<Vec<String>, MessageBusError> {
-    let metadata = marks.iter().map(|mark| {
-        let metadata = context.commit_metadata(&mark.partition.topic);
+    let metadata = commits.iter().map(|commit| {
+        let metadata = context.commit_metadata(&commit.partition.topic);
         metadata.ok_or_else(|| MessageBusError::StaleAssignment {
-            partition: mark.partition.clone(),
+            partition: commit.partition.clone(),
         })
     });
     metadata.collect()
 }
 
-fn offsets(marks: &[OffsetCommit], metadata: &[String]) -> KafkaResult<TopicPartitionList> {
-    let mut list = TopicPartitionList::with_capacity(marks.len());
-    for (mark, metadata) in marks.iter().zip(metadata) {
-        let (id, next) = (&mark.partition, mark.next.get());
+fn offsets(commits: &[OffsetCommit], metadata: &[String]) -> KafkaResult<TopicPartitionList> {
+    let mut list = TopicPartitionList::with_capacity(commits.len());
+    for (commit, metadata) in commits.iter().zip(metadata) {
+        let (id, next) = (&commit.partition, commit.next.get());
         let place = i64::try_from(next).map_or(Place::Invalid, Place::Offset);
         let number = kafka_number(id.partition);
         // The last of several offsets for one partition counts.
@@ -242,16 +242,16 @@ impl Consumer for KafkaConsumer {
         self.shared.next().await
     }
 
-    async fn commit(&self, marks: &[OffsetCommit]) -> Result<(), MessageBusError> {
+    async fn commit(&self, commits: &[OffsetCommit]) -> Result<(), MessageBusError> {
         let deadline = Instant::now() + self.timeout;
-        let topics = topics_of(marks.iter().map(|mark| &mark.partition));
+        let topics = topics_of(commits.iter().map(|commit| &commit.partition));
         let uses = Uses::topics(Access::Read, &topics).with_group(&self.group);
         let mut attempts = Attempts::new(RetryPolicy::new(REBALANCE_PAUSES, self.timeout));
         loop {
-            if marks.is_empty() {
-                return self.shared.begin_commit(marks).map(drop);
+            if commits.is_empty() {
+                return self.shared.begin_commit(commits).map(drop);
             }
-            let error = match self.try_commit(marks, deadline).await? {
+            let error = match self.try_commit(commits, deadline).await? {
                 Ok(()) => {
                     self.errors.succeeded(uses);
                     return Ok(());
@@ -259,18 +259,18 @@ impl Consumer for KafkaConsumer {
                 Err(error) => error,
             };
             let class = code(&error).map(class);
-            if let (Some(Class::Expelled), Some(mark)) = (class, marks.first()) {
+            if let (Some(Class::Expelled), Some(commit)) = (class, commits.first()) {
                 return Err(MessageBusError::StaleAssignment {
-                    partition: mark.partition.clone(),
+                    partition: commit.partition.clone(),
                 });
             }
-            // Between two generations the broker refuses commits. Soon the partition is either
-            // lost, which the next attempt notices, or kept, and the attempt succeeds in the new
-            // generation.
+            // While the group is rebalancing the broker refuses commits. Soon the partition is
+            // either lost, which the next attempt notices, or kept, and the attempt succeeds
+            // under the new assignment.
             let is_rebalancing = class == Some(Class::Rebalancing);
             let pause = attempts.next(is_rebalancing.into());
             let is_in_time =
-                |pause: &Duration| Instant::now() + *pause < self.deadline(marks, deadline);
+                |pause: &Duration| Instant::now() + *pause < self.deadline(commits, deadline);
             let Some(pause) = pause.filter(is_in_time) else {
                 let doing = format_args!("committing for the group {}", self.group);
                 return Err(self.errors.failed(doing, uses, error));

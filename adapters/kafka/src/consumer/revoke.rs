@@ -18,7 +18,7 @@ enum Stage {
     /// The readers of the partitions finish their work.
     Draining { pending: Pending, until: Instant },
     /// New commits are refused, and commits under way end.
-    Settling { until: Instant },
+    AwaitingCommits { until: Instant },
 }
 
 impl PollLoop {
@@ -30,7 +30,7 @@ impl PollLoop {
         self.assigning = None;
         let stage = if self.client.assignment_lost() {
             self.shared.end(&partitions, true);
-            self.settling()
+            self.await_commits()
         } else {
             Stage::Draining {
                 pending: self.shared.revoke(&partitions, self.settings.grace),
@@ -40,8 +40,8 @@ impl PollLoop {
         self.revoking = Some(Revoking { partitions, stage });
     }
 
-    fn settling(&self) -> Stage {
-        Stage::Settling {
+    fn await_commits(&self) -> Stage {
+        Stage::AwaitingCommits {
             until: Instant::now() + self.settings.request_timeout,
         }
     }
@@ -54,13 +54,15 @@ impl PollLoop {
             let lost = self.client.assignment_lost();
             if lost || pending.is_released() || *until <= Instant::now() {
                 self.shared.end(&revoking.partitions, lost);
-                revoking.stage = self.settling();
+                revoking.stage = self.await_commits();
             }
         }
         match revoking.stage {
             // A commit that is sent after the partition was given up would move the offset of its
             // next reader.
-            Stage::Settling { until } if self.shared.commits() == 0 || until <= Instant::now() => {
+            Stage::AwaitingCommits { until }
+                if self.shared.commits() == 0 || until <= Instant::now() =>
+            {
                 let given_back = list(&revoking.partitions, |_| Place::Invalid)
                     .and_then(|list| remove(&self.client, &list));
                 if let Err(error) = given_back {

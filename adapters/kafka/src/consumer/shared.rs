@@ -177,17 +177,17 @@ impl Shared {
     /// Starts a commit, which holds its assignments until it has ended.
     pub(super) fn begin_commit(
         self: &Arc<Self>,
-        marks: &[OffsetCommit],
+        commits: &[OffsetCommit],
     ) -> Result<Commit, MessageBusError> {
         let mut state = self.lock();
         if state.phase != Phase::Open {
             return Err(MessageBusError::Closed);
         }
-        for mark in marks {
-            let owned = state.partitions.get(&mark.partition);
-            if owned.is_none_or(|reading| reading.epoch != mark.epoch || reading.recreated) {
+        for commit in commits {
+            let owned = state.partitions.get(&commit.partition);
+            if owned.is_none_or(|reading| reading.epoch != commit.epoch || reading.recreated) {
                 return Err(MessageBusError::StaleAssignment {
-                    partition: mark.partition.clone(),
+                    partition: commit.partition.clone(),
                 });
             }
         }
@@ -197,11 +197,11 @@ impl Shared {
 
     /// Returns the end of the grace of the partitions that are being revoked, or `None` if none of
     /// them is.
-    pub(super) fn end_of_grace(&self, marks: &[OffsetCommit]) -> Option<Instant> {
+    pub(super) fn end_of_grace(&self, commits: &[OffsetCommit]) -> Option<Instant> {
         let state = self.lock();
-        let readings = marks
+        let readings = commits
             .iter()
-            .filter_map(|mark| state.partitions.get(&mark.partition));
+            .filter_map(|commit| state.partitions.get(&commit.partition));
         readings.filter_map(|reading| reading.revoked).min()
     }
 

@@ -9,21 +9,21 @@ use std::{
 #[derive(Debug, Default)]
 pub(super) struct Wake {
     rung: Mutex<bool>,
-    bell: Condvar,
+    condition: Condvar,
 }
 
 impl Wake {
     /// Wakes the thread, or lets its next wait return at once.
     pub(super) fn notify(&self) {
         *self.rung.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.bell.notify_one();
+        self.condition.notify_one();
     }
 
     /// Waits until the thread is woken, or for the longest time given.
     pub(super) fn wait(&self, at_most: Duration) {
         let rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut rung, _) = self
-            .bell
+            .condition
             .wait_timeout_while(rung, at_most, |rung| !*rung)
             .unwrap_or_else(PoisonError::into_inner);
         *rung = false;

@@ -49,7 +49,7 @@ async fn a_start_outside_of_the_partition_is_out_of_range() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_group_goes_on_from_its_commit_and_ignores_the_start_mark() {
+async fn a_group_continues_from_its_commit_and_ignores_the_start_offset() {
     let mock = Mock::new();
     let (bus, topic, group) = (mock.bus(), mock.topic(1), fresh("group"));
     let id = publish(&bus, &topic, "k", 4).await;
@@ -258,7 +258,7 @@ impl Handover {
         }
     }
 
-    fn mark(&self, id: &PartitionId, next: u64) -> OffsetCommit {
+    fn offset_commit(&self, id: &PartitionId, next: u64) -> OffsetCommit {
         let (_, epoch) = self.epochs.iter().find(|(i, _)| i == id).unwrap();
         OffsetCommit::new(id.clone(), *epoch, Offset::new(next))
     }
@@ -274,9 +274,9 @@ async fn a_revoked_partition_waits_for_its_reader_whose_commit_still_counts() {
     let h = Handover::new(20 * SECOND).await;
     let given = h.revocation.partitions()[0].clone();
     quiet(&h.second, SECOND).await;
-    h.first.commit(&[h.mark(&given, 1)]).await.unwrap();
+    h.first.commit(&[h.offset_commit(&given, 1)]).await.unwrap();
     assert_eq!(h.committed(&given).await, Some(Offset::new(1)));
-    let mark = h.mark(&given, 2);
+    let commit = h.offset_commit(&given, 2);
     drop(h.revocation);
     let taken = next_assigned(&h.second).await;
     let taken = taken.iter().find(|a| a.partition == given).unwrap();
@@ -285,7 +285,7 @@ async fn a_revoked_partition_waits_for_its_reader_whose_commit_still_counts() {
         (Offset::new(1), StartedFrom::Committed)
     );
     // Not a single commit is accepted after that.
-    let error = h.first.commit(&[mark]).await.unwrap_err();
+    let error = h.first.commit(&[commit]).await.unwrap_err();
     assert!(matches!(error, MessageBusError::StaleAssignment { partition } if partition == given));
 }
 
@@ -295,7 +295,11 @@ async fn a_revocation_that_is_not_released_ends_with_its_grace() {
     let given = h.revocation.partitions()[0].clone();
     let taken = next_assigned(&h.second).await;
     assert!(taken.iter().any(|a| a.partition == given));
-    let error = h.first.commit(&[h.mark(&given, 1)]).await.unwrap_err();
+    let error = h
+        .first
+        .commit(&[h.offset_commit(&given, 1)])
+        .await
+        .unwrap_err();
     assert!(
         matches!(error, MessageBusError::StaleAssignment { .. }),
         "{error:?}"
@@ -311,7 +315,11 @@ async fn a_commit_during_a_revocation_waits_no_longer_than_the_grace() {
     h.mock
         .order(|cluster| cluster.broker_round_trip_time(-1, 4 * SECOND).unwrap());
     let started = std::time::Instant::now();
-    let error = h.first.commit(&[h.mark(&given, 1)]).await.unwrap_err();
+    let error = h
+        .first
+        .commit(&[h.offset_commit(&given, 1)])
+        .await
+        .unwrap_err();
     let waited = started.elapsed();
     assert!(waited < 3 * SECOND, "{waited:?}: {error:?}");
     drop(h.revocation);

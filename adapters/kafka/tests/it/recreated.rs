@@ -81,8 +81,8 @@ async fn a_position_that_was_committed_for_another_topic_of_that_name_is_not_use
     }
     // The offset is not committed for the new topic either.
     if let Some(own) = assigned {
-        let mark = foldstream::ports::OffsetCommit::new(own.partition, own.epoch, own.next);
-        let error = consumer.commit(&[mark]).await.unwrap_err();
+        let commit = foldstream::ports::OffsetCommit::new(own.partition, own.epoch, own.next);
+        let error = consumer.commit(&[commit]).await.unwrap_err();
         let is_stale = matches!(
             error,
             foldstream::ports::MessageBusError::StaleAssignment { .. }

@@ -51,11 +51,11 @@ impl<R: BufRead> Records<R> {
                 split(&record).and_then(|fields| parse(&fields)),
             )));
         }
-        let mut behind = Vec::new();
-        while shape(&record) == Shape::Open && behind.len() + 1 < MAX_LINES {
+        let mut following = Vec::new();
+        while shape(&record) == Shape::Open && following.len() + 1 < MAX_LINES {
             let Some(line) = self.line()? else { break };
             record.extend_from_slice(&line);
-            behind.push(line);
+            following.push(line);
         }
         if shape(&record) == Shape::Closed
             && let Ok(value) = split(&record).and_then(|fields| parse(&fields))
@@ -63,7 +63,7 @@ impl<R: BufRead> Records<R> {
             return Ok(Some((number, Ok(value))));
         }
         self.line = number;
-        for line in behind.into_iter().rev() {
+        for line in following.into_iter().rev() {
             self.ahead.push_front(line);
         }
         Ok(Some((number, Err(LineError::OpenQuote))))
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn text_behind_a_closing_quote_on_one_line_is_read_as_it_stands() {
+    fn text_after_a_closing_quote_on_one_line_is_read_as_it_stands() {
         assert_eq!(records("a,\"b\" c,d\n"), [well(1, ["a", "b c", "d"])]);
     }
 }

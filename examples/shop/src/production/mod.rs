@@ -97,7 +97,7 @@ impl Servers {
             group_prefix,
             cart_prefix: format!("c{:x}-", Timestamp::now().as_micros()),
             // The poller's index is eventually consistent.
-            settling: Duration::from_secs(2),
+            listing_delay: Duration::from_secs(2),
         })
     }
 

@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_that_somebody_else_wrote_is_corrupt() {
+    fn a_row_that_another_program_wrote_is_corrupt() {
         let order = StreamId::new("cart", "1").unwrap();
         let row = OrderRow {
             revenue: [("EIRE".into(), "2".parse().unwrap())].into(),

@@ -83,8 +83,8 @@ pub async fn a_history_of_many_pages_is_read_to_the_tail(store: Store) {
     assert_history(&store, &stream, &commits).await;
     let backwards = read(&store, &stream, ReadFrom::Newest, None).await;
     assert_commits("backwards", &backwards, &reversed(&commits));
-    let behind_two = ReadFrom::After(commits[1].head());
-    let found = read(&store, &stream, behind_two, None).await;
+    let after_two = ReadFrom::After(commits[1].head());
+    let found = read(&store, &stream, after_two, None).await;
     assert_commits("after the second", &found, &commits[2..]);
     let found = read(&store, &stream, ReadFrom::Event(Version::new(5)), None).await;
     assert_commits("from event 5", &found, &commits[1..]);

@@ -125,14 +125,18 @@ impl Crowd {
         let deadline = Instant::now() + GROUP_PATIENCE;
         let mut deliveries = Vec::new();
         while !done(self, &deliveries) {
-            let marks: Vec<_> = self.members.iter().map(|m| m.held.marks()).collect();
+            let commits: Vec<_> = self
+                .members
+                .iter()
+                .map(|m| m.held.offset_commits())
+                .collect();
             match self.next(deadline).await {
                 Some((number, ConsumerEvent::Delivery(delivery))) => {
                     deliveries.push((number, delivery));
                 }
                 Some((_, ConsumerEvent::Assigned(_))) => {}
                 Some((number, ConsumerEvent::Revoking(revocation))) => {
-                    self.let_go(number, &marks[number], revocation).await;
+                    self.let_go(number, &commits[number], revocation).await;
                 }
                 Some((number, event)) => panic!("{what}: member {number} was told {event:?}"),
                 None => panic!("{what}: not within {GROUP_PATIENCE:?}; {:?}", self.held()),
@@ -141,12 +145,12 @@ impl Crowd {
         deliveries
     }
 
-    async fn let_go(&mut self, number: usize, marks: &[OffsetCommit], revocation: Revocation) {
-        let taken = |mark: &&OffsetCommit| revocation.partitions().contains(&mark.partition);
-        let marks: Vec<_> = marks.iter().filter(taken).cloned().collect();
+    async fn let_go(&mut self, number: usize, commits: &[OffsetCommit], revocation: Revocation) {
+        let taken = |commit: &&OffsetCommit| revocation.partitions().contains(&commit.partition);
+        let commits: Vec<_> = commits.iter().filter(taken).cloned().collect();
         // A commit counts until the revocation is dropped.
         let consumer = self.consumer(number);
-        let commit = consumer.commit(&marks);
+        let commit = consumer.commit(&commits);
         within("a commit during a revocation", commit)
             .await
             .unwrap();

@@ -152,17 +152,21 @@ pub async fn a_subscription_of_several_topics_gets_all_of_them(fixture: Fixture)
     member.leave().await;
 }
 
-/// A partition starts at its start mark if nothing is committed, and otherwise at the committed
+/// A partition starts at its start offset if nothing is committed, and otherwise at the committed
 /// offset.
-pub async fn a_partition_starts_at_the_committed_offset_else_at_its_start_mark(fixture: Fixture) {
+pub async fn a_partition_starts_at_the_committed_offset_else_at_its_start_offset(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 1).await;
     topic.publish(0, 6).await;
     let from_two = vec![StartOffset::new(topic.partition(0), Offset::new(2))];
     let subscription = topic.subscription().with_start(from_two);
     let mut member = Member::subscribe(&*topic.bus, subscription).await;
     let found = member.deliveries(2).await;
-    assert_eq!(found[0].offset, Offset::new(2), "the start mark");
-    member.consumer.commit(&member.held.marks()).await.unwrap();
+    assert_eq!(found[0].offset, Offset::new(2), "the start offset");
+    member
+        .consumer
+        .commit(&member.held.offset_commits())
+        .await
+        .unwrap();
     // The commit is durable when the call returns.
     assert_eq!(topic.committed().await, [Some(4)]);
     member.leave().await;
@@ -208,7 +212,7 @@ async fn no_position(member: &mut Member, topic: &Topic, mut others: usize) -> N
     found.unwrap()
 }
 
-/// A partition with neither a committed offset nor a start mark is `NoPosition(Missing)` and
+/// A partition with neither a committed offset nor a start offset is `NoPosition(Missing)` and
 /// delivers nothing.
 pub async fn a_partition_without_position_is_missing_and_delivers_nothing(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 2).await;
@@ -230,8 +234,8 @@ pub async fn a_partition_without_position_is_missing_and_delivers_nothing(fixtur
     member.leave().await;
 }
 
-/// A start mark after the end of a partition is `NoPosition(OutOfRange)`. A start mark at the end
-/// waits for the next message.
+/// A start offset after the end of a partition is `NoPosition(OutOfRange)`. A start offset at the
+/// end waits for the next message.
 pub async fn a_position_after_the_end_is_out_of_range(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 2).await;
     topic.publish_everywhere(3).await;
@@ -251,15 +255,15 @@ pub async fn a_position_after_the_end_is_out_of_range(fixture: Fixture) {
 }
 
 /// A position that retention has passed is `NoPosition(OutOfRange)` and is never skipped, for
-/// committed offsets and for start marks.
+/// committed offsets and for start offsets.
 pub async fn a_position_that_retention_has_passed_is_out_of_range(fixture: Fixture) {
     let mut topic = Topic::fresh(&fixture, 2).await;
     topic.publish_everywhere(6).await;
     let mut member = Member::join(&topic).await;
     member.deliveries(12).await;
-    let mut marks = member.held.marks();
-    marks[0].next = Offset::new(2);
-    member.consumer.commit(&marks).await.unwrap();
+    let mut commits = member.held.offset_commits();
+    commits[0].next = Offset::new(2);
+    member.consumer.commit(&commits).await.unwrap();
     member.leave().await;
 
     fixture
@@ -290,9 +294,9 @@ pub async fn what_is_not_committed_comes_again(fixture: Fixture) {
     let places = topic.publish(0, 6).await;
     let mut member = Member::join(&topic).await;
     let found = member.deliveries(5).await;
-    let mut mark = member.held.mark(&topic.partition(0));
-    mark.next = found[1].offset.next();
-    member.consumer.commit(&[mark]).await.unwrap();
+    let mut commit = member.held.offset_commit(&topic.partition(0));
+    commit.next = found[1].offset.next();
+    member.consumer.commit(&[commit]).await.unwrap();
     // A message that is delivered after a commit is not covered by it.
     member.deliveries(1).await;
     drop(member);

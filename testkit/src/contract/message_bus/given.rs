@@ -171,14 +171,17 @@ impl Held {
     }
 
     /// Returns the offset commit of a partition: one past its last delivery.
-    pub(super) fn mark(&self, partition: &PartitionId) -> OffsetCommit {
+    pub(super) fn offset_commit(&self, partition: &PartitionId) -> OffsetCommit {
         let holding = &self.partitions[partition];
         OffsetCommit::new(partition.clone(), holding.epoch, holding.next)
     }
 
     /// Returns the offset commits of all partitions.
-    pub(super) fn marks(&self) -> Vec<OffsetCommit> {
-        self.partitions.keys().map(|p| self.mark(p)).collect()
+    pub(super) fn offset_commits(&self) -> Vec<OffsetCommit> {
+        self.partitions
+            .keys()
+            .map(|p| self.offset_commit(p))
+            .collect()
     }
 
     pub(super) fn observe(&mut self, event: &ConsumerEvent) {

@@ -27,7 +27,7 @@ async fn reaches(member: &mut Member, topic: &Topic, ends: &[Offset]) -> Vec<Del
         let partitions = topic.all_partitions();
         partitions.iter().zip(ends).all(|(partition, end)| {
             let held = member.held.partitions();
-            held.contains(partition) && member.held.mark(partition).next == *end
+            held.contains(partition) && member.held.offset_commit(partition).next == *end
         })
     };
     while !is_there(member) {
@@ -111,7 +111,11 @@ pub async fn a_reached_offset_can_be_committed(fixture: Fixture) {
     let mut member = Member::join(&topic).await;
     let found = reaches(&mut member, &topic, &[end]).await;
     assert_same_places(found.iter().map(place).collect(), places);
-    member.consumer.commit(&member.held.marks()).await.unwrap();
+    member
+        .consumer
+        .commit(&member.held.offset_commits())
+        .await
+        .unwrap();
     assert_eq!(topic.committed().await, [Some(end.get())]);
     member.leave().await;
 

@@ -89,7 +89,7 @@ macro_rules! __message_bus_cases {
             deliver::an_assignment_comes_before_the_first_delivery,
             deliver::deliveries_of_a_partition_are_in_order_without_repeats,
             deliver::a_subscription_of_several_topics_gets_all_of_them,
-            deliver::a_partition_starts_at_the_committed_offset_else_at_its_start_mark,
+            deliver::a_partition_starts_at_the_committed_offset_else_at_its_start_offset,
             deliver::a_partition_without_position_is_missing_and_delivers_nothing,
             deliver::a_position_after_the_end_is_out_of_range,
             deliver::what_is_not_committed_comes_again,

@@ -33,16 +33,16 @@ pub async fn a_commit_is_stored_when_it_returns(fixture: Fixture) {
     topic.publish_everywhere(4).await;
     let mut member = Member::join(&topic).await;
     member.deliveries(12).await;
-    let mut marks = member.held.marks();
-    marks[2].next = Offset::new(1);
+    let mut commits = member.held.offset_commits();
+    commits[2].next = Offset::new(1);
     member
         .consumer
-        .commit(&[marks[0].clone(), marks[2].clone()])
+        .commit(&[commits[0].clone(), commits[2].clone()])
         .await
         .unwrap();
     assert_eq!(topic.committed().await, [Some(4), None, Some(1)]);
-    marks[2].next = Offset::new(2);
-    member.consumer.commit(&marks).await.unwrap();
+    commits[2].next = Offset::new(2);
+    member.consumer.commit(&commits).await.unwrap();
     assert_eq!(topic.committed().await, [Some(4), Some(4), Some(2)]);
     member.consumer.commit(&[]).await.unwrap();
     assert_eq!(topic.committed().await, [Some(4), Some(4), Some(2)]);
@@ -57,7 +57,7 @@ pub async fn a_commit_under_another_epoch_is_stale_and_stores_nothing(fixture: F
     topic.publish_everywhere(2).await;
     let mut member = Member::join(&topic).await;
     member.deliveries(4).await;
-    let good = member.held.marks();
+    let good = member.held.offset_commits();
     let epoch = |n: u64| AssignmentEpoch::new(good[1].epoch.get().wrapping_add(n));
     let next = Offset::new(1);
     for bad in [
@@ -66,11 +66,11 @@ pub async fn a_commit_under_another_epoch_is_stale_and_stores_nothing(fixture: F
         OffsetCommit::new(other.partition(0), good[1].epoch, next),
         OffsetCommit::new(topic.partition(9), good[1].epoch, next),
     ] {
-        for marks in [
+        for commits in [
             [good[0].clone(), bad.clone()],
             [bad.clone(), good[0].clone()],
         ] {
-            assert_stale(&member.consumer.commit(&marks).await, &bad.partition);
+            assert_stale(&member.consumer.commit(&commits).await, &bad.partition);
             assert_eq!(topic.committed().await, [None, None]);
         }
     }
@@ -120,11 +120,11 @@ pub async fn after_leave_everything_is_closed(fixture: Fixture) {
     topic.publish(0, 3).await;
     let mut member = Member::join(&topic).await;
     member.deliveries(2).await;
-    let marks = member.held.marks();
+    let commits = member.held.offset_commits();
     let consumer = member.consumer.clone();
     member.leave().await;
     assert_closed("next", &consumer.next().await);
-    assert_closed("commit", &consumer.commit(&marks).await);
+    assert_closed("commit", &consumer.commit(&commits).await);
     assert_closed("pause", &consumer.pause(&topic.all_partitions()).await);
     assert_closed("resume", &consumer.resume(&topic.all_partitions()).await);
     consumer.leave().await.unwrap();
@@ -139,7 +139,11 @@ pub async fn a_deleted_group_is_forgotten(fixture: Fixture) {
     topic.publish(0, 3).await;
     let mut member = Member::join(&topic).await;
     member.deliveries(3).await;
-    member.consumer.commit(&member.held.marks()).await.unwrap();
+    member
+        .consumer
+        .commit(&member.held.offset_commits())
+        .await
+        .unwrap();
     match topic.bus.delete_group(&topic.group).await {
         Err(MessageBusError::Refused { kind, .. }) => assert_eq!(kind, RefusedKind::Validation),
         other => panic!("with a member: expected Refused(Validation), found {other:?}"),
@@ -152,7 +156,11 @@ pub async fn a_deleted_group_is_forgotten(fixture: Fixture) {
     }
     let mut member = Member::join(&topic).await;
     let found = member.deliveries(3).await;
-    assert_eq!(found[0].offset, Offset::new(0), "from the start mark again");
+    assert_eq!(
+        found[0].offset,
+        Offset::new(0),
+        "from the start offset again"
+    );
     member.leave().await;
 }
 

@@ -194,10 +194,10 @@ pub async fn a_missing_topic_is_refused_and_never_made(fixture: Fixture) {
         assert_missing_topic(&bus.offsets(&name).await);
         assert_missing_topic(&bus.describe_topic(&name).await);
         assert_missing_topic(&bus.committed("contract-nobody", &name).await);
-        let mark = StartOffset::new(PartitionId::new(name.clone(), 0), Offset::new(0));
+        let start = StartOffset::new(PartitionId::new(name.clone(), 0), Offset::new(0));
         let there = Topic::fresh(&fixture, 1).await;
         let subscription = Subscription::new(unique(), [there.name.to_string(), name.clone()])
-            .with_start(vec![mark]);
+            .with_start(vec![start]);
         assert_missing_topic(&bus.subscribe(subscription).await.map(drop));
     }
 }

@@ -9,7 +9,11 @@ pub async fn a_recreated_topic_has_no_committed_offsets(fixture: Fixture) {
     topic.publish_everywhere(4).await;
     let mut member = Member::join(&topic).await;
     member.deliveries(8).await;
-    member.consumer.commit(&member.held.marks()).await.unwrap();
+    member
+        .consumer
+        .commit(&member.held.offset_commits())
+        .await
+        .unwrap();
     member.leave().await;
     assert_eq!(topic.committed().await, [Some(4), Some(4)]);
 
@@ -34,7 +38,7 @@ pub async fn a_recreated_topic_has_no_committed_offsets(fixture: Fixture) {
 /// A member whose topic was deleted and created again receives `NoPosition` for its partitions.
 ///
 /// No message of the new topic is delivered, neither from the old position nor from the start
-/// marks, and the old assignments have ended.
+/// offsets, and the old assignments have ended.
 pub async fn a_running_member_never_continues_in_a_recreated_topic(fixture: Fixture) {
     let mut topic = Topic::fresh(&fixture, 2).await;
     topic.publish_everywhere(4).await;
@@ -43,8 +47,8 @@ pub async fn a_running_member_never_continues_in_a_recreated_topic(fixture: Fixt
     let subscription = topic.subscription().with_start(start);
     let mut member = Member::subscribe(&*topic.bus, subscription).await;
     member.deliveries(4).await;
-    let marks = member.held.marks();
-    member.consumer.commit(&marks[..1]).await.unwrap();
+    let commits = member.held.offset_commits();
+    member.consumer.commit(&commits[..1]).await.unwrap();
 
     fixture.recreate_topic(&topic.name, 2).await;
     // There are more messages than before, so that every old position lies within its partition.
@@ -59,9 +63,9 @@ pub async fn a_running_member_never_continues_in_a_recreated_topic(fixture: Fixt
             other => panic!("found {other:?}"),
         }
     }
-    for mark in &marks {
-        let late = member.consumer.commit(std::slice::from_ref(mark)).await;
-        assert_stale(&late, &mark.partition);
+    for commit in &commits {
+        let late = member.consumer.commit(std::slice::from_ref(commit)).await;
+        assert_stale(&late, &commit.partition);
     }
     assert_eq!(topic.committed().await, [None, None]);
     member.leave().await;

@@ -73,7 +73,7 @@ pub async fn a_commit_during_a_revocation_counts(fixture: Fixture) {
 pub async fn a_commit_after_the_partition_has_moved_is_stale(fixture: Fixture) {
     let topic = Topic::fresh(&fixture, 2).await;
     let mut crowd = given_first_member(&topic, 4).await;
-    let before = crowd.members[0].held.marks();
+    let before = crowd.members[0].held.offset_commits();
     let second = second_member(&mut crowd, &topic).await;
     let moved = crowd.held()[second][0].clone();
     let kept = crowd.held()[0][0].clone();
@@ -81,19 +81,19 @@ pub async fn a_commit_after_the_partition_has_moved_is_stale(fixture: Fixture) {
 
     let mut late = before.into_iter().find(|m| m.partition == moved).unwrap();
     late.next = Offset::new(1);
-    let mine = crowd.members[0].held.mark(&kept);
+    let mine = crowd.members[0].held.offset_commit(&kept);
     let mine = OffsetCommit::new(kept, mine.epoch, Offset::new(1));
     let first = crowd.consumer(0);
-    for marks in [
+    for commits in [
         vec![late.clone()],
         vec![mine.clone(), late.clone()],
         vec![late, mine.clone()],
     ] {
-        assert_stale(&first.commit(&marks).await, &moved);
+        assert_stale(&first.commit(&commits).await, &moved);
         assert_eq!(topic.committed().await, committed);
     }
     first.commit(&[mine]).await.unwrap();
-    let theirs = crowd.members[second].held.mark(&moved);
+    let theirs = crowd.members[second].held.offset_commit(&moved);
     crowd.consumer(second).commit(&[theirs]).await.unwrap();
 }
 
@@ -148,10 +148,10 @@ pub async fn a_member_that_has_paused_everything_stays_in_the_group(fixture: Fix
     let first = crowd.consumer(0);
     first.pause(&topic.all_partitions()).await.unwrap();
     let places = topic.publish_everywhere(2).await;
-    let epochs = crowd.members[0].held.marks();
+    let epochs = crowd.members[0].held.offset_commits();
     crowd.quiet_for(Duration::from_secs(4)).await;
     assert_eq!(
-        crowd.members[0].held.marks(),
+        crowd.members[0].held.offset_commits(),
         epochs,
         "still the same assignment"
     );

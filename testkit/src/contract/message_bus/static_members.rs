@@ -34,8 +34,8 @@ async fn given_static_member(topic: &Topic) -> Crowd {
         })
         .await;
     for number in 0..2 {
-        let marks = crowd.members[number].held.marks();
-        crowd.consumer(number).commit(&marks).await.unwrap();
+        let commits = crowd.members[number].held.offset_commits();
+        crowd.consumer(number).commit(&commits).await.unwrap();
     }
     crowd
 }
@@ -48,7 +48,7 @@ pub async fn a_static_member_that_comes_back_gets_its_partitions(fixture: Fixtur
     let topic = Topic::fresh(&fixture, 4).await;
     let mut crowd = given_static_member(&topic).await;
     let held = crowd.held();
-    let others = crowd.members[1].held.marks();
+    let others = crowd.members[1].held.offset_commits();
     let mut number = 0;
     for is_dropped in [false, true] {
         if is_dropped {
@@ -68,7 +68,11 @@ pub async fn a_static_member_that_comes_back_gets_its_partitions(fixture: Fixtur
             )
             .await;
         assert!(found.is_empty(), "all was committed, found {found:?}");
-        assert_eq!(crowd.members[1].held.marks(), others, "the other member");
+        assert_eq!(
+            crowd.members[1].held.offset_commits(),
+            others,
+            "the other member"
+        );
     }
     let places = topic.publish_everywhere(3).await;
     let found = crowd
@@ -140,8 +144,14 @@ pub async fn of_two_members_with_one_instance_id_one_is_refused(fixture: Fixture
     };
     let is_first = within("the refusal of one of them", race).await;
     let (refused, mut other) = if is_first { (one, two) } else { (two, one) };
-    let late = refused.consumer.commit(&refused.held.marks()).await;
-    assert!(refused.held.marks().is_empty() || late.is_err(), "{late:?}");
+    let late = refused
+        .consumer
+        .commit(&refused.held.offset_commits())
+        .await;
+    assert!(
+        refused.held.offset_commits().is_empty() || late.is_err(),
+        "{late:?}"
+    );
     refused.leave().await;
 
     let next = topic.publish(0, 1).await;
@@ -153,7 +163,11 @@ pub async fn of_two_members_with_one_instance_id_one_is_refused(fixture: Fixture
             _ => {}
         }
     }
-    other.consumer.commit(&other.held.marks()).await.unwrap();
+    other
+        .consumer
+        .commit(&other.held.offset_commits())
+        .await
+        .unwrap();
     other.leave().await;
     // The refused member has gone by now, and must take nothing from the group.
     tokio::time::sleep(Duration::from_millis(100)).await;

@@ -38,7 +38,7 @@ pub(super) fn suspects() -> Suspects {
             "after_continues_after_a_sort_key",
         ]),
         broken::<EndsAtAFullPage>(&["pages_return_each_row_once"]),
-        broken::<LooksForTheRowBehind>(&["a_walk_continues_after_a_deleted_row"]).and_by(&[
+        broken::<LooksForTheRowAfter>(&["a_walk_continues_after_a_deleted_row"]).and_by(&[
             "expired_rows_are_not_in_a_range",
             "after_continues_after_a_sort_key",
         ]),
@@ -256,9 +256,9 @@ impl ControlStoreLayer for EndsAtAFullPage {
 
 /// Continues at the row that `after` names, and starts again if that row is gone.
 #[derive(Debug, Default)]
-struct LooksForTheRowBehind;
+struct LooksForTheRowAfter;
 #[async_trait]
-impl ControlStoreLayer for LooksForTheRowBehind {
+impl ControlStoreLayer for LooksForTheRowAfter {
     async fn range(&self, store: &Store, query: &RangeQuery) -> Page {
         if let Some(after) = &query.after {
             let key = RowKey::new(&query.partition, after);

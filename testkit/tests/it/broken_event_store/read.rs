@@ -167,8 +167,8 @@ struct RepeatsTheTail;
 impl EventStoreLayer for RepeatsTheTail {
     async fn read<'a>(&'a self, store: &'a Store, what: Read) -> Answer<'a> {
         let found = what.all(store).await?;
-        let is_behind = matches!(what.from, ReadFrom::Event(_));
-        if found.is_empty() && is_behind {
+        let is_after = matches!(what.from, ReadFrom::Event(_));
+        if found.is_empty() && is_after {
             let newest = history(store, &what.stream).await.pop();
             return Ok(Vec::from_iter(newest).into());
         }

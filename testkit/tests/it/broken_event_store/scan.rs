@@ -33,7 +33,7 @@ pub(super) fn suspects() -> Suspects {
             ]),
         full::<ScansBackwards>(&["a_page_has_at_most_max_items_and_streams_in_version_order"]),
         full::<ForgetsUsedCursors>(&["a_scan_continues_from_a_stored_cursor"]),
-        full::<SkipsOneBehindACursor>(&["a_scan_continues_from_a_stored_cursor"])
+        full::<SkipsOneAfterACursor>(&["a_scan_continues_from_a_stored_cursor"])
             .and_by(&["a_scan_sees_everything_stored_before_it_began"])
             // Only commits that were appended during the scan may be skipped.
             .perhaps_by(&["a_scan_neither_skips_nor_repeats_commits_while_others_append"]),
@@ -152,9 +152,9 @@ impl EventStoreLayer for ForgetsUsedCursors {
 }
 
 #[derive(Debug, Default)]
-struct SkipsOneBehindACursor;
+struct SkipsOneAfterACursor;
 #[async_trait]
-impl EventStoreLayer for SkipsOneBehindACursor {
+impl EventStoreLayer for SkipsOneAfterACursor {
     async fn scan(&self, store: &Store, what: Scan) -> Page {
         let page = what.pass(store).await?;
         Ok(changed(page, |commits| {

@@ -30,7 +30,7 @@ pub(super) fn suspects() -> Suspects {
         broken::<TakesOneTopic>(&["a_subscription_of_several_topics_gets_all_of_them"])
             .and_by(&["a_missing_topic_is_refused_and_never_made"]),
         broken::<PrefersStartMarks>(&[
-            "a_partition_starts_at_the_committed_offset_else_at_its_start_mark",
+            "a_partition_starts_at_the_committed_offset_else_at_its_start_offset",
         ])
         .and_by(&[
             "what_is_not_committed_comes_again",
@@ -126,9 +126,13 @@ impl Sabotage for HidesPartitions {
 struct MixesGroups;
 #[async_trait]
 impl Sabotage for MixesGroups {
-    async fn wish(&self, _: &InMemoryMessageBus, mut wish: Subscription) -> Subscription {
-        wish.group = "all".into();
-        wish
+    async fn subscription(
+        &self,
+        _: &InMemoryMessageBus,
+        mut subscription: Subscription,
+    ) -> Subscription {
+        subscription.group = "all".into();
+        subscription
     }
     async fn committed(&self, bus: &InMemoryMessageBus, _: &str, topic: &str) -> Committed {
         bus.committed("all", topic).await
@@ -178,9 +182,13 @@ impl Sabotage for RepeatsDeliveries {
 struct TakesOneTopic;
 #[async_trait]
 impl Sabotage for TakesOneTopic {
-    async fn wish(&self, _: &InMemoryMessageBus, mut wish: Subscription) -> Subscription {
-        wish.topics.truncate(1);
-        wish
+    async fn subscription(
+        &self,
+        _: &InMemoryMessageBus,
+        mut subscription: Subscription,
+    ) -> Subscription {
+        subscription.topics.truncate(1);
+        subscription
     }
 }
 
@@ -188,11 +196,15 @@ impl Sabotage for TakesOneTopic {
 struct PrefersStartMarks;
 #[async_trait]
 impl Sabotage for PrefersStartMarks {
-    async fn wish(&self, bus: &InMemoryMessageBus, wish: Subscription) -> Subscription {
-        if !wish.start.is_empty() {
-            bus.forget_committed(&wish.group);
+    async fn subscription(
+        &self,
+        bus: &InMemoryMessageBus,
+        subscription: Subscription,
+    ) -> Subscription {
+        if !subscription.start.is_empty() {
+            bus.forget_committed(&subscription.group);
         }
-        wish
+        subscription
     }
 }
 
@@ -201,20 +213,24 @@ impl Sabotage for PrefersStartMarks {
 struct ResetsToTheBeginning;
 #[async_trait]
 impl Sabotage for ResetsToTheBeginning {
-    async fn wish(&self, bus: &InMemoryMessageBus, mut wish: Subscription) -> Subscription {
-        for topic in &wish.topics {
+    async fn subscription(
+        &self,
+        bus: &InMemoryMessageBus,
+        mut subscription: Subscription,
+    ) -> Subscription {
+        for topic in &subscription.topics {
             for partition in bus.offsets(topic).await.unwrap_or_default() {
-                if wish
+                if subscription
                     .start
                     .iter()
                     .all(|m| m.partition != partition.partition)
                 {
-                    let mark = StartOffset::new(partition.partition, partition.begin);
-                    wish.start.push(mark);
+                    let start = StartOffset::new(partition.partition, partition.begin);
+                    subscription.start.push(start);
                 }
             }
         }
-        wish
+        subscription
     }
 }
 
@@ -223,17 +239,21 @@ impl Sabotage for ResetsToTheBeginning {
 struct ResetsToTheEnd;
 #[async_trait]
 impl Sabotage for ResetsToTheEnd {
-    async fn wish(&self, bus: &InMemoryMessageBus, mut wish: Subscription) -> Subscription {
-        for topic in wish.topics.clone() {
+    async fn subscription(
+        &self,
+        bus: &InMemoryMessageBus,
+        mut subscription: Subscription,
+    ) -> Subscription {
+        for topic in subscription.topics.clone() {
             for found in bus.offsets(&topic).await.unwrap_or_default() {
-                for mark in &mut wish.start {
-                    if mark.partition == found.partition {
-                        mark.next = mark.next.min(found.end);
+                for start in &mut subscription.start {
+                    if start.partition == found.partition {
+                        start.next = start.next.min(found.end);
                     }
                 }
             }
         }
-        wish
+        subscription
     }
 }
 
@@ -242,21 +262,28 @@ impl Sabotage for ResetsToTheEnd {
 struct SkipsWhatIsGone;
 #[async_trait]
 impl Sabotage for SkipsWhatIsGone {
-    async fn wish(&self, bus: &InMemoryMessageBus, mut wish: Subscription) -> Subscription {
-        let topic = wish.topics[0].clone();
+    async fn subscription(
+        &self,
+        bus: &InMemoryMessageBus,
+        mut subscription: Subscription,
+    ) -> Subscription {
+        let topic = subscription.topics[0].clone();
         let offsets = bus.offsets(&topic).await.unwrap_or_default();
         if offsets.iter().all(|found| found.begin == Offset::new(0)) {
-            return wish;
+            return subscription;
         }
-        let committed = bus.committed(&wish.group, &topic).await.unwrap_or_default();
+        let committed = bus
+            .committed(&subscription.group, &topic)
+            .await
+            .unwrap_or_default();
         for (found, (partition, committed)) in offsets.into_iter().zip(committed) {
-            let mut marks = wish.start.iter_mut();
-            if let Some(mark) = marks.find(|mark| mark.partition == partition) {
-                mark.next = committed.unwrap_or(mark.next).max(found.begin);
+            let mut starts = subscription.start.iter_mut();
+            if let Some(start) = starts.find(|start| start.partition == partition) {
+                start.next = committed.unwrap_or(start.next).max(found.begin);
             }
         }
-        bus.forget_committed(&wish.group);
-        wish
+        bus.forget_committed(&subscription.group);
+        subscription
     }
 }
 
@@ -267,8 +294,8 @@ impl Sabotage for CommitsWhatItDelivers {
     async fn next(&self, member: &Member) -> Next {
         let event = member.inner.next().await?;
         if let ConsumerEvent::Delivery(d) = &event {
-            let mark = OffsetCommit::new(d.partition.clone(), d.epoch, d.offset.next());
-            member.inner.commit(&[mark]).await?;
+            let commit = OffsetCommit::new(d.partition.clone(), d.epoch, d.offset.next());
+            member.inner.commit(&[commit]).await?;
         }
         Ok(event)
     }

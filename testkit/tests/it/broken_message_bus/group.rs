@@ -14,7 +14,7 @@ pub(super) fn suspects() -> Suspects {
     vec![
         broken::<TakesAnyGroup>(&["a_name_that_no_group_can_have_is_invalid"]),
         broken::<CommitsLater>(&["a_commit_is_stored_when_it_returns"]).and_by(&[
-            "a_partition_starts_at_the_committed_offset_else_at_its_start_mark",
+            "a_partition_starts_at_the_committed_offset_else_at_its_start_offset",
             "a_commit_under_another_epoch_is_stale_and_stores_nothing",
             "members_share_the_partitions_and_each_message_goes_to_one",
             "a_commit_during_a_revocation_counts",
@@ -46,7 +46,7 @@ pub(super) fn suspects() -> Suspects {
         broken::<KeepsGroups>(&["a_deleted_group_is_forgotten"]),
         broken::<GivesEachAGroup>(&["members_share_the_partitions_and_each_message_goes_to_one"])
             .and_by(&[
-                "a_partition_starts_at_the_committed_offset_else_at_its_start_mark",
+                "a_partition_starts_at_the_committed_offset_else_at_its_start_offset",
                 "what_is_not_committed_comes_again",
                 "a_commit_during_a_revocation_counts",
                 "a_commit_after_the_partition_has_moved_is_stale",
@@ -80,11 +80,15 @@ pub(super) fn suspects() -> Suspects {
 struct TakesAnyGroup;
 #[async_trait]
 impl Sabotage for TakesAnyGroup {
-    async fn wish(&self, _: &InMemoryMessageBus, mut wish: Subscription) -> Subscription {
-        if check_group(&wish.group).is_err() {
-            wish.group = "of no good name".into();
+    async fn subscription(
+        &self,
+        _: &InMemoryMessageBus,
+        mut subscription: Subscription,
+    ) -> Subscription {
+        if check_group(&subscription.group).is_err() {
+            subscription.group = "of no good name".into();
         }
-        wish
+        subscription
     }
 }
 
@@ -99,7 +103,7 @@ impl Sabotage for CommitsLater {
         let _ = member.inner.commit(&pending).await;
         member.inner.next().await
     }
-    async fn commit(&self, member: &Member, marks: &[OffsetCommit]) -> Done {
+    async fn commit(&self, member: &Member, commits: &[OffsetCommit]) -> Done {
         // An offset that is stale or after the end is still found at once.
         member.inner.commit(&[]).await?;
         member
@@ -107,7 +111,7 @@ impl Sabotage for CommitsLater {
             .lock()
             .unwrap()
             .pending
-            .extend_from_slice(marks);
+            .extend_from_slice(commits);
         Ok(())
     }
     async fn leave(&self, member: &Member) -> Done {
@@ -121,9 +125,9 @@ impl Sabotage for CommitsLater {
 struct CommitsOneByOne;
 #[async_trait]
 impl Sabotage for CommitsOneByOne {
-    async fn commit(&self, member: &Member, marks: &[OffsetCommit]) -> Done {
-        for mark in marks {
-            member.inner.commit(std::slice::from_ref(mark)).await?;
+    async fn commit(&self, member: &Member, commits: &[OffsetCommit]) -> Done {
+        for commit in commits {
+            member.inner.commit(std::slice::from_ref(commit)).await?;
         }
         member.inner.commit(&[]).await
     }
@@ -133,8 +137,8 @@ impl Sabotage for CommitsOneByOne {
 struct HidesStaleCommits;
 #[async_trait]
 impl Sabotage for HidesStaleCommits {
-    async fn commit(&self, member: &Member, marks: &[OffsetCommit]) -> Done {
-        match member.inner.commit(marks).await {
+    async fn commit(&self, member: &Member, commits: &[OffsetCommit]) -> Done {
+        match member.inner.commit(commits).await {
             Err(MessageBusError::StaleAssignment { .. }) => Ok(()),
             other => other,
         }
@@ -176,11 +180,15 @@ impl Sabotage for KeepsGroups {
 struct GivesEachAGroup(Mutex<BTreeSet<String>>);
 #[async_trait]
 impl Sabotage for GivesEachAGroup {
-    async fn wish(&self, _: &InMemoryMessageBus, mut wish: Subscription) -> Subscription {
-        if !self.0.lock().unwrap().insert(wish.group.clone()) {
-            wish.group.push_str(&CommitId::random().to_string());
+    async fn subscription(
+        &self,
+        _: &InMemoryMessageBus,
+        mut subscription: Subscription,
+    ) -> Subscription {
+        if !self.0.lock().unwrap().insert(subscription.group.clone()) {
+            subscription.group.push_str(&CommitId::random().to_string());
         }
-        wish
+        subscription
     }
 }
 
@@ -218,9 +226,9 @@ impl Sabotage for LeavesWhenDropped {
         Self::is_in(member)?;
         member.inner.next().await
     }
-    async fn commit(&self, member: &Member, marks: &[OffsetCommit]) -> Done {
+    async fn commit(&self, member: &Member, commits: &[OffsetCommit]) -> Done {
         Self::is_in(member)?;
-        member.inner.commit(marks).await
+        member.inner.commit(commits).await
     }
     async fn pause(&self, member: &Member, partitions: &[PartitionId]) -> Done {
         Self::is_in(member)?;

@@ -226,14 +226,14 @@ impl Sabotage for CommitsOnlyRecords {
         }
         Ok(event)
     }
-    async fn commit(&self, member: &Member, marks: &[OffsetCommit]) -> Done {
-        let mut marks = marks.to_vec();
-        for mark in &mut marks {
-            let key = (mark.partition.clone(), mark.epoch);
+    async fn commit(&self, member: &Member, commits: &[OffsetCommit]) -> Done {
+        let mut commits = commits.to_vec();
+        for commit in &mut commits {
+            let key = (commit.partition.clone(), commit.epoch);
             if let Some(last) = self.0.lock().unwrap().get(&key) {
-                mark.next = mark.next.min(*last);
+                commit.next = commit.next.min(*last);
             }
         }
-        member.inner.commit(&marks).await
+        member.inner.commit(&commits).await
     }
 }

@@ -58,15 +58,19 @@ impl Sabotage for RemembersCommits {
 /// name.
 #[derive(Debug, Default)]
 struct GoesOnInTheNewTopic {
-    wishes: Mutex<BTreeMap<String, Subscription>>,
+    subscriptions: Mutex<BTreeMap<String, Subscription>>,
     again: Mutex<BTreeMap<String, Arc<dyn Consumer>>>,
 }
 #[async_trait]
 impl Sabotage for GoesOnInTheNewTopic {
-    async fn wish(&self, _: &InMemoryMessageBus, wish: Subscription) -> Subscription {
-        let mut wishes = self.wishes.lock().unwrap();
-        wishes.insert(wish.group.clone(), wish.clone());
-        wish
+    async fn subscription(
+        &self,
+        _: &InMemoryMessageBus,
+        subscription: Subscription,
+    ) -> Subscription {
+        let mut subscriptions = self.subscriptions.lock().unwrap();
+        subscriptions.insert(subscription.group.clone(), subscription.clone());
+        subscription
     }
     async fn next(&self, member: &Member) -> Next {
         let again = self.again.lock().unwrap().get(&member.group).cloned();
@@ -78,8 +82,8 @@ impl Sabotage for GoesOnInTheNewTopic {
             return Ok(event);
         };
         member.inner.leave().await?;
-        let wish = self.wishes.lock().unwrap()[&member.group].clone();
-        let again = member.bus.subscribe(wish).await?;
+        let subscription = self.subscriptions.lock().unwrap()[&member.group].clone();
+        let again = member.bus.subscribe(subscription).await?;
         let group = member.group.clone();
         self.again.lock().unwrap().insert(group, again.clone());
         again.next().await
@@ -99,9 +103,13 @@ impl Sabotage for NamesItsTopicsByName {
 struct IgnoresInstanceIds;
 #[async_trait]
 impl Sabotage for IgnoresInstanceIds {
-    async fn wish(&self, _: &InMemoryMessageBus, mut wish: Subscription) -> Subscription {
-        wish.instance_id = None;
-        wish
+    async fn subscription(
+        &self,
+        _: &InMemoryMessageBus,
+        mut subscription: Subscription,
+    ) -> Subscription {
+        subscription.instance_id = None;
+        subscription
     }
 }
 
@@ -110,11 +118,15 @@ impl Sabotage for IgnoresInstanceIds {
 struct JoinsWithoutABadId;
 #[async_trait]
 impl Sabotage for JoinsWithoutABadId {
-    async fn wish(&self, _: &InMemoryMessageBus, mut wish: Subscription) -> Subscription {
-        if wish.check().is_err() {
-            wish.instance_id = None;
+    async fn subscription(
+        &self,
+        _: &InMemoryMessageBus,
+        mut subscription: Subscription,
+    ) -> Subscription {
+        if subscription.check().is_err() {
+            subscription.instance_id = None;
         }
-        wish
+        subscription
     }
 }
 

@@ -138,7 +138,7 @@ fn rules(laws: Laws<Account>) -> Laws<Account> {
         .never("closed with money in it", |history| {
             history.last() == Some(&AccountClosed) && booked(history) != 0
         })
-        .never("something happens behind the end", |history| {
+        .never("something happens after the end", |history| {
             let end = history.iter().position(|event| *event == AccountClosed);
             end.is_some_and(|end| end + 1 < history.len())
         })

@@ -149,7 +149,7 @@ fn rules(laws: Laws<Cart>) -> Laws<Cart> {
                 .clone()
                 .all(|units| (1..=Cart::MAX_UNITS).contains(&units))
         })
-        .never("something happens behind the order", |history| {
+        .never("something happens after the order", |history| {
             let order = history.iter().position(|event| *event == CartCheckedOut);
             order.is_some_and(|order| order + 1 < history.len())
         })

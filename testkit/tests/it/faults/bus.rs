@@ -33,7 +33,7 @@ fn message(key: &str) -> Message {
         .with_key(key.to_owned())
         .with_value("{}")
 }
-fn wish() -> Subscription {
+fn subscription() -> Subscription {
     let start = |n| StartOffset::new(PartitionId::new(TOPIC, n), Offset::new(0));
     Subscription::new("g", [TOPIC]).with_start(vec![start(0), start(1)])
 }
@@ -63,7 +63,7 @@ async fn a_message_that_is_sent_twice_is_delivered_twice() {
     let (_, bus, [key, _]) = bus(&faults);
     let (_, offset) = bus.publish(&message(&key)).await.unwrap();
     assert_eq!(offset.get(), 1);
-    let consumer = bus.subscribe(wish()).await.unwrap();
+    let consumer = bus.subscribe(subscription()).await.unwrap();
     assert_eq!(places(&*consumer, 2).await, [(0, 0), (0, 1)]);
 }
 
@@ -85,7 +85,7 @@ async fn a_partition_that_is_held_back_is_overtaken_and_keeps_its_order() {
     for key in [&first, &first, &second, &second] {
         bus.publish(&message(key)).await.unwrap();
     }
-    let consumer = bus.subscribe(wish()).await.unwrap();
+    let consumer = bus.subscribe(subscription()).await.unwrap();
     let started = Instant::now();
     let overtaking = places(&*consumer, 2).await;
     assert!(started.elapsed() < held);
@@ -102,7 +102,7 @@ async fn what_is_held_back_of_a_paused_partition_waits_until_it_is_resumed() {
     let faults = Faults::script([Fault::HoldBack(Duration::from_secs(1)).on(Op::Next).at(2)]);
     let (_, bus, [key, _]) = bus(&faults);
     bus.publish(&message(&key)).await.unwrap();
-    let consumer = bus.subscribe(wish()).await.unwrap();
+    let consumer = bus.subscribe(subscription()).await.unwrap();
     assert!(matches!(
         consumer.next().await,
         Ok(ConsumerEvent::Assigned(_))
@@ -122,7 +122,7 @@ async fn whoever_waits_while_a_partition_is_resumed_gets_what_was_held_back_of_i
     let faults = Faults::script([Fault::HoldBack(Duration::from_secs(1)).on(Op::Next).at(2)]);
     let (_, bus, [key, _]) = bus(&faults);
     bus.publish(&message(&key)).await.unwrap();
-    let consumer = bus.subscribe(wish()).await.unwrap();
+    let consumer = bus.subscribe(subscription()).await.unwrap();
     assert!(matches!(
         consumer.next().await,
         Ok(ConsumerEvent::Assigned(_))
@@ -149,16 +149,16 @@ async fn an_expelled_consumer_is_told_and_gets_again_what_it_has_not_committed()
     for _ in 0..3 {
         bus.publish(&message(&key)).await.unwrap();
     }
-    let consumer = bus.subscribe(wish()).await.unwrap();
+    let consumer = bus.subscribe(subscription()).await.unwrap();
     let first = delivery(&*consumer).await;
-    let mark = |d: &Delivery| OffsetCommit::new(d.partition.clone(), d.epoch, d.offset.next());
-    consumer.commit(&[mark(&first)]).await.unwrap();
+    let commit = |d: &Delivery| OffsetCommit::new(d.partition.clone(), d.epoch, d.offset.next());
+    consumer.commit(&[commit(&first)]).await.unwrap();
     let second = delivery(&*consumer).await;
     let ConsumerEvent::Lost(lost) = consumer.next().await.unwrap() else {
         panic!("it was expelled")
     };
     assert_eq!(lost.len(), 2);
-    let stale = consumer.commit(&[mark(&second)]).await;
+    let stale = consumer.commit(&[commit(&second)]).await;
     assert!(matches!(
         stale,
         Err(MessageBusError::StaleAssignment { .. })
@@ -166,14 +166,14 @@ async fn an_expelled_consumer_is_told_and_gets_again_what_it_has_not_committed()
     let again = delivery(&*consumer).await;
     assert_eq!(place(&again), place(&second));
     assert!(again.epoch > second.epoch);
-    let stale = consumer.commit(&[mark(&second)]).await;
+    let stale = consumer.commit(&[commit(&second)]).await;
     assert!(matches!(
         stale,
         Err(MessageBusError::StaleAssignment { .. })
     ));
-    consumer.commit(&[mark(&again)]).await.unwrap();
+    consumer.commit(&[commit(&again)]).await.unwrap();
     consumer.leave().await.unwrap();
-    let closed = consumer.commit(&[mark(&second)]).await;
+    let closed = consumer.commit(&[commit(&second)]).await;
     assert!(matches!(closed, Err(MessageBusError::Closed)));
     assert!(matches!(
         consumer.next().await,
@@ -199,7 +199,7 @@ async fn a_failing_next_loses_no_delivery() {
     for n in 0..40 {
         bus.publish(&message(&keys[n % 2])).await.unwrap();
     }
-    let consumer = bus.subscribe(wish()).await.unwrap();
+    let consumer = bus.subscribe(subscription()).await.unwrap();
     let mut found = Vec::new();
     while found.len() < 40 {
         // Dropped futures lose no delivery either.
@@ -259,7 +259,7 @@ async fn an_offset_without_a_record_is_reached_after_what_is_held_back() {
     let (inner, bus, [key, _]) = bus(&faults);
     bus.publish(&message(&key)).await.unwrap();
     inner.skip_offsets(&PartitionId::new(TOPIC, 0), 1).unwrap();
-    let consumer = bus.subscribe(wish()).await.unwrap();
+    let consumer = bus.subscribe(subscription()).await.unwrap();
     let started = Instant::now();
     assert_eq!(places(&*consumer, 1).await, [(0, 0)]);
     assert_eq!(started.elapsed(), held);

@@ -88,7 +88,7 @@ async fn a_rule_more_does_not_move_what_the_others_do() {
 }
 
 #[tokio::test]
-async fn a_healed_network_does_nothing_until_it_relapses() {
+async fn disabled_faults_do_nothing_until_they_are_enabled() {
     let faults = Faults::script([Fault::Unavailable.anywhere()]);
     let store = faults.event_store(InMemoryEventStore::new());
     assert!(store.streams("cart", None).await.is_err());

@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 #[tokio::test]
-async fn a_stolen_row_is_a_conflict_with_the_thiefs_row() {
+async fn a_concurrent_write_is_a_conflict_with_the_other_writers_row() {
     let faults = Faults::none().with_concurrent_writer(|row| {
         let mut theirs = row.clone();
         theirs.value = "theirs".into();
@@ -51,7 +51,7 @@ async fn a_stolen_row_is_a_conflict_with_the_thiefs_row() {
 }
 
 #[tokio::test]
-async fn where_there_is_no_row_the_thief_is_the_first() {
+async fn where_there_is_no_row_the_concurrent_writer_is_the_first() {
     let faults = Faults::script([Fault::ConcurrentWrite.on(Op::Put)]);
     let rows = faults.control_store(InMemoryControlStore::new());
     let outcome = rows.put(&row("claim", 1), Expect::Absent).await.unwrap();

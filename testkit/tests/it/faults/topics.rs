@@ -41,7 +41,7 @@ fn message(n: u32) -> Message {
         .with_value("{}")
         .with_partition(n)
 }
-fn wish(partitions: u32) -> Subscription {
+fn subscription(partitions: u32) -> Subscription {
     let start = |n| StartOffset::new(partition(n), Offset::new(0));
     Subscription::new("g", [TOPIC]).with_start((0..partitions).map(start).collect())
 }
@@ -80,7 +80,7 @@ async fn an_unknown_topic_is_an_outage_only_where_it_has_worked_before() {
                 .error
                 .map_or(Ok(()), Err),
         ),
-        kind(bus.subscribe(wish(1)).await),
+        kind(bus.subscribe(subscription(1)).await),
         kind(bus.offsets(TOPIC).await),
         kind(bus.committed("g", TOPIC).await),
         kind(bus.describe_topic(TOPIC).await),
@@ -89,7 +89,7 @@ async fn an_unknown_topic_is_an_outage_only_where_it_has_worked_before() {
     faults.set([]);
     let end = bus.offsets(TOPIC).await.unwrap()[0].end;
     assert_eq!(end.get(), 0, "nothing was done");
-    let consumer = bus.subscribe(wish(1)).await.unwrap();
+    let consumer = bus.subscribe(subscription(1)).await.unwrap();
     bus.publish(&message(0)).await.unwrap();
     let first = delivery(&*consumer).await;
 
@@ -97,7 +97,7 @@ async fn an_unknown_topic_is_an_outage_only_where_it_has_worked_before() {
     assert!(is_outage(&bus.publish(&message(0)).await));
     let run = bus.publish_run(&[message(0)]).await;
     assert!(is_outage(&run.error.map_or(Ok(()), Err)));
-    assert!(is_outage(&bus.subscribe(wish(1)).await));
+    assert!(is_outage(&bus.subscribe(subscription(1)).await));
     assert!(is_outage(&bus.offsets(TOPIC).await));
     assert!(is_outage(&bus.committed("g", TOPIC).await));
     assert!(is_outage(&bus.describe_topic(TOPIC).await));
@@ -142,7 +142,7 @@ async fn a_partition_that_loses_its_position_is_told_once_and_delivers_nothing_m
             bus.publish(&message(n)).await.unwrap();
         }
     }
-    let consumer = bus.subscribe(wish(2)).await.unwrap();
+    let consumer = bus.subscribe(subscription(2)).await.unwrap();
     let assigned = consumer.next().await.unwrap();
     let ConsumerEvent::Assigned(assignment) = assigned else {
         panic!("{assigned:?}")
@@ -162,8 +162,8 @@ async fn a_partition_that_loses_its_position_is_told_once_and_delivers_nothing_m
     assert!(timeout(MINUTE, consumer.next()).await.is_err());
     // The partition is still assigned.
     let own = &assignment.partitions[0];
-    let mark = OffsetCommit::new(own.partition.clone(), own.epoch, Offset::new(0));
-    consumer.commit(&[mark]).await.unwrap();
+    let commit = OffsetCommit::new(own.partition.clone(), own.epoch, Offset::new(0));
+    consumer.commit(&[commit]).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -172,7 +172,7 @@ async fn a_partition_without_position_from_the_start_is_not_assigned() {
     let bus = bus(&faults, 2);
     bus.publish(&message(0)).await.unwrap();
     bus.publish(&message(1)).await.unwrap();
-    let consumer = bus.subscribe(wish(2)).await.unwrap();
+    let consumer = bus.subscribe(subscription(2)).await.unwrap();
     let (mut assigned, mut without, mut delivered) = (Vec::new(), Vec::new(), Vec::new());
     while let Ok(event) = timeout(MINUTE, consumer.next()).await {
         match event.unwrap() {
@@ -199,7 +199,7 @@ async fn a_commit_for_a_recreated_topic_is_stale_until_the_partition_is_assigned
     ]);
     let bus = bus(&faults, 1);
     bus.publish(&message(0)).await.unwrap();
-    let consumer = bus.subscribe(wish(1)).await.unwrap();
+    let consumer = bus.subscribe(subscription(1)).await.unwrap();
     let first = delivery(&*consumer).await;
     let told = consumer.next().await.unwrap();
     assert!(

@@ -131,7 +131,7 @@ fn a_correct_aggregate_keeps_all_laws() {
         .with_id_texts("[a-z0-9]{1,8}")
         .with_upcasters(Upcasters::new().with("tab", "Viewed", 1, |_| Ok(Upcast::Retired)))
         .with_invariant("nobody pays too much", |tab| tab.owed >= 0)
-        .never("an order behind the end", |history| {
+        .never("an order after the end", |history| {
             let end = history.iter().position(|event| *event == Closed);
             end.is_some_and(|end| end + 1 < history.len())
         })

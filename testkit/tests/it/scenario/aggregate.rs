@@ -157,7 +157,7 @@ fn the_context_is_what_the_scenario_says() {
 }
 
 #[test]
-fn other_events_are_shown_field_by_field_behind_the_history() {
+fn other_events_are_shown_field_by_field_after_the_history() {
     let text = failure(|| {
         let _ = Scenario::<Cart>::given([added(1)])
             .when(Add(2))

@@ -383,7 +383,7 @@ fn listeners_that_never_rest_fail() {
 }
 
 #[test]
-fn time_and_metadata_are_what_the_road_says() {
+fn time_and_metadata_are_what_the_pipeline_says() {
     type Seen = Arc<Mutex<Vec<String>>>;
     struct Contexts(Seen);
     impl Listener for Contexts {
@@ -420,7 +420,7 @@ fn time_and_metadata_are_what_the_road_says() {
 }
 
 #[test]
-fn older_payloads_are_lifted_all_along_the_road() {
+fn older_payloads_are_lifted_in_every_stage() {
     use foldstream::{
         CommitId, StreamHead, StreamId,
         ports::{Append, EventData, EventStore},
@@ -453,7 +453,7 @@ fn older_payloads_are_lifted_all_along_the_road() {
 }
 
 #[test]
-fn sealed_payloads_go_all_along_the_road_and_shredded_ones_are_passed_over() {
+fn sealed_payloads_go_in_every_stage_and_shredded_ones_are_passed_over() {
     let (balances, reversed) = (Balances::default(), Arc::new(Reversed::default()));
     let codecs = PayloadCodecs::new().with_writer(reversed.clone());
     let pipeline = PipelineScenario::new()
@@ -475,7 +475,7 @@ fn sealed_payloads_go_all_along_the_road_and_shredded_ones_are_passed_over() {
 }
 
 #[test]
-fn a_road_comes_to_rest_and_ends_the_same_whatever_goes_wrong_on_it() {
+fn a_pipeline_comes_to_rest_and_ends_the_same_whatever_goes_wrong() {
     let mut killed = 0;
     for seed in length::seeds(40, 500) {
         let faults = Faults::seeded(seed)
@@ -511,7 +511,7 @@ fn a_road_comes_to_rest_and_ends_the_same_whatever_goes_wrong_on_it() {
 }
 
 #[test]
-fn a_road_on_which_nothing_gets_through_fails() {
+fn a_pipeline_in_which_nothing_gets_through_fails() {
     let text = failure(|| {
         let faults = Faults::script([Fault::Unavailable.on(Op::Publish)]);
         let _ = bank()
@@ -589,7 +589,7 @@ fn journal() -> Vec<String> {
 }
 
 #[test]
-fn a_road_is_the_same_each_time() {
+fn a_pipeline_is_the_same_each_time() {
     let first = journal();
     assert_eq!(first.len(), 60 * 5);
     assert_eq!(first, journal());

@@ -247,7 +247,7 @@ fn a_value_that_does_not_equal_itself_is_not_called_random() {
 }
 
 #[test]
-fn a_repository_without_the_settings_of_the_road_fails() {
+fn a_repository_without_the_settings_of_the_pipeline_fails() {
     let pipeline = || {
         let pipeline = PipelineScenario::new();
         let accounts = pipeline.repository::<Account>();

@@ -60,7 +60,7 @@ fn recorded() -> Files {
 }
 
 #[test]
-fn a_state_is_recorded_with_its_version_behind_all_events() {
+fn a_state_is_recorded_with_its_version_after_all_events() {
     let files = recorded();
     let text = std::fs::read_to_string(files.types()).unwrap();
     assert!(text.starts_with("# format 2\n"), "{text}");

@@ -315,8 +315,8 @@ async fn a_group_is_deleted_only_without_members_and_any_number_of_times() {
         panic!("no assignment");
     };
     let own = &assignment.partitions[0];
-    let mark = OffsetCommit::new(own.partition.clone(), own.epoch, Offset::new(1));
-    consumer.commit(&[mark]).await.unwrap();
+    let commit = OffsetCommit::new(own.partition.clone(), own.epoch, Offset::new(1));
+    consumer.commit(&[commit]).await.unwrap();
     let error = bus.delete_group(&group).await.unwrap_err();
     assert!(
         matches!(

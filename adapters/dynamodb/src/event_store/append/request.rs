@@ -130,26 +130,26 @@ async fn put(append: &AtomicAppend<'_>, item: Attributes) -> Answer {
 
 async fn transact(append: &AtomicAppend<'_>, items: Vec<(Condition, Attributes)>) -> Answer {
     let connection = append.connection;
-    let place = connection.at("TransactWriteItems", connection.events());
+    let target = connection.at("TransactWriteItems", connection.events());
     let (conditions, writes) = match writes(append, items) {
         Ok(writes) => writes,
-        Err(e) => return Answer::Failed(Failure::incompatible(place, e.to_string())),
+        Err(e) => return Answer::Failed(Failure::incompatible(target, e.to_string())),
     };
     let request = connection.once().transact_write_items();
     let Err(error) = request.set_transact_items(Some(writes)).send().await else {
         return Answer::Applied;
     };
     let SdkError::ServiceError(service) = &error else {
-        return Answer::Failed(Failure::of(error, place));
+        return Answer::Failed(Failure::of(error, target));
     };
     let TransactWriteItemsError::TransactionCanceledException(cancelled) = service.err() else {
-        return Answer::Failed(Failure::of(error, place));
+        return Answer::Failed(Failure::of(error, target));
     };
     let reasons = cancelled.cancellation_reasons();
     let failed = failed_conditions(&conditions, reasons);
     if failed.is_empty() {
         let source = cancelled.clone().into();
-        return Answer::Failed(Failure::cancelled(reasons, place, source));
+        return Answer::Failed(Failure::cancelled(reasons, target, source));
     }
     Answer::ConditionsFailed(failed)
 }

@@ -33,14 +33,14 @@ the same cases again: FOLDSTREAM_SEED=1
 
 #[test]
 fn what_must_never_be_is_caught() {
-    let laws = laws::<Generous>().never("a payment behind the end", |history| {
+    let laws = laws::<Generous>().never("a payment after the end", |history| {
         let end = history.iter().position(|event| *event == Closed);
         end.is_some_and(|end| end + 1 < history.len())
     });
     golden(
         &failure(|| laws.check()),
         r#"
-a law of Generous is broken: never: a payment behind the end
+a law of Generous is broken: never: a payment after the end
   commands:
     1  Pay { amount: 1 } -> [Paid { amount: 1 }]
     2  Close -> [Closed]
@@ -50,7 +50,7 @@ as a test:
     Scenario::<Generous>::given([Paid { amount: 1 }, Closed])
         .when(Pay { amount: 1 })
         .then([Paid { amount: 1 }])
-        .then_state(|_| todo!("never: a payment behind the end"));
+        .then_state(|_| todo!("never: a payment after the end"));
 the same cases again: FOLDSTREAM_SEED=1
 "#,
     );
