@@ -396,6 +396,10 @@ impl DynamoDbConfig {
     pub fn control_table(&self) -> String {
         format!("{}{}-control", self.prefix, self.table_name)
     }
+    /// Returns the full name of the table that read models share.
+    pub fn read_models_table(&self) -> String {
+        format!("{}{}-models", self.prefix, self.table_name)
+    }
     /// Returns true if commits get a marker when they are stored. Only meaningful
     /// after a connection has set the mode.
     pub(crate) fn marks_commits(&self) -> bool {

@@ -240,6 +240,11 @@ impl Failure {
         matches!(self.class, Class::Refused(RefusedKind::MissingTable, _))
     }
 
+    /// Returns the failure with its request, without its class.
+    pub(crate) fn into_source(self) -> BoxError {
+        self.source
+    }
+
     /// Returns the port's error for a call that writes no commit.
     pub(crate) fn into_event_store(self) -> EventStoreError {
         let Self { class, source, .. } = self;

@@ -4,6 +4,7 @@ mod config;
 mod event_store;
 mod snapshot_store;
 mod control_store;
+mod read_model;
 mod tables;
 mod replication;
 mod format;
@@ -19,6 +20,7 @@ pub use control_store::DynamoDbControlStore;
 pub use error::DynamoDbError;
 pub use event_store::DynamoDbEventStore;
 pub use holes::{Hole, HoleScan};
+pub use read_model::{IndexKey, IndexQuery, ReadModel, ReadModelError, ReadModelRow, RowKeys};
 pub use replication::Replication;
 pub use snapshot_store::DynamoDbSnapshotStore;
 pub use tables::{
@@ -113,6 +115,10 @@ impl DynamoDb {
     /// Returns the control store of this deployment, on the system clock.
     pub fn control_store(&self) -> DynamoDbControlStore {
         DynamoDbControlStore::over(self.connection.clone())
+    }
+    /// Returns the read model of these rows, which is also their projector.
+    pub fn read_model<T: ReadModelRow>(&self) -> ReadModel<T> {
+        ReadModel::over(self.connection.clone())
     }
     /// Returns the SDK client as it was given or configured, for the application's own requests.
     pub fn client(&self) -> &Client {

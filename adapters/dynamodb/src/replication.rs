@@ -91,6 +91,21 @@ pub(crate) async fn resolve(
     }
 }
 
+/// Refuses a table that other regions may write to, as far as the configuration lets this process
+/// ask.
+///
+/// # Errors
+/// - `AsynchronousReplicas` if other regions may write to the table.
+/// - Another error if the table cannot be described.
+pub(crate) async fn check(connection: &Connection, table: &str) -> Result<(), DynamoDbError> {
+    match connection.config().replication {
+        Replication::Detect => detect(connection, table).await.map(|_| ()),
+        Replication::None | Replication::SingleWritingRegion | Replication::StronglyConsistent => {
+            Ok(())
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Replicas {
     No,

@@ -192,6 +192,23 @@ async fn create(connection: &Connection, options: &TableOptions) -> Result<(), D
     format::write(connection).await
 }
 
+/// Creates the table of a read model if it does not exist, and checks it otherwise.
+pub(crate) async fn prepare_read_models(
+    connection: &Connection,
+    table: &str,
+    options: &TableOptions,
+) -> Result<(), DynamoDbError> {
+    let spec = spec::read_models(table);
+    match describe(connection, table).await {
+        Ok(_) => {}
+        Err(failure) if failure.is_missing_table() => spec.request(connection, options).await?,
+        Err(failure) => return Err(failure.into()),
+    }
+    let remedy = "call ReadModel::create_table again, which goes on waiting";
+    spec.wait_until_active(connection, options.wait, remedy)
+        .await
+}
+
 async fn back_up(connection: &Connection, table: &str, enabled: bool) -> Result<(), DynamoDbError> {
     let recovery =
         PointInTimeRecoverySpecification::builder().point_in_time_recovery_enabled(enabled);

@@ -28,8 +28,10 @@ const fn string(name: &'static str) -> Key {
 pub(super) struct Spec<'a> {
     table: &'a str,
     key: Vec<Key>,
-    /// The name and key of each index, all with the projection `KEYS_ONLY`.
+    /// The name and key of each index.
     indexes: Vec<Index>,
+    /// The attributes that the indexes hold.
+    projection: ProjectionType,
     has_stream: bool,
     takes_class: bool,
 }
@@ -43,6 +45,7 @@ pub(super) fn events(connection: &Connection) -> Spec<'_> {
         table: connection.events(),
         key: vec![string("pk"), ("sk", ScalarAttributeType::N)],
         indexes,
+        projection: ProjectionType::KeysOnly,
         has_stream: true,
         takes_class: true,
     }
@@ -52,6 +55,7 @@ pub(super) fn snapshots(connection: &Connection) -> Spec<'_> {
         table: connection.snapshots(),
         key: vec![string("pk")],
         indexes: Vec::new(),
+        projection: ProjectionType::KeysOnly,
         has_stream: false,
         takes_class: true,
     }
@@ -61,8 +65,21 @@ pub(super) fn control(connection: &Connection) -> Spec<'_> {
         table: connection.control(),
         key: vec![string("pk"), string("sk")],
         indexes: Vec::new(),
+        projection: ProjectionType::KeysOnly,
         has_stream: false,
         takes_class: false,
+    }
+}
+
+/// The table of read models. Its index holds whole rows, so that a list is one query.
+pub(super) fn read_models(table: &str) -> Spec<'_> {
+    Spec {
+        table,
+        key: vec![string("pk"), string("sk")],
+        indexes: vec![("rows", [string("ip"), string("is")])],
+        projection: ProjectionType::All,
+        has_stream: false,
+        takes_class: true,
     }
 }
 
@@ -123,11 +140,11 @@ impl Spec<'_> {
             }
         }
         for (name, key) in &self.indexes {
-            let keys_only = Projection::builder().projection_type(ProjectionType::KeysOnly);
+            let projection = Projection::builder().projection_type(self.projection.clone());
             let index = GlobalSecondaryIndex::builder()
                 .index_name(*name)
                 .set_key_schema(Some(schema(connection, self.table, key)?))
-                .projection(keys_only.build())
+                .projection(projection.build())
                 .set_provisioned_throughput(throughput.clone())
                 .build();
             request = request.global_secondary_indexes(built(connection, self.table, index)?);
@@ -214,8 +231,9 @@ impl Spec<'_> {
             let there = indexes.iter().find(|i| i.index_name() == Some(index));
             if there.map(|i| key(i.key_schema())) != Some(names(wanted)) {
                 return mismatch(format!(
-                    "it has no index {index} on {:?}: add it (KEYS_ONLY){}",
+                    "it has no index {index} on {:?}: add it ({}){}",
                     names(wanted),
+                    self.projection,
                     if *index == UNPUBLISHED.0 {
                         ", or call set_publish_mode, which adds it"
                     } else {

@@ -20,3 +20,4 @@ mod requests;
 mod replication;
 mod repository;
 mod after_restore;
+mod read_model;

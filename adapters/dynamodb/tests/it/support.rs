@@ -161,6 +161,10 @@ impl Wire {
     pub(crate) fn calls(&self) -> Vec<Call> {
         self.calls.lock().unwrap().clone()
     }
+    /// Forgets the requests that were sent so far.
+    pub(crate) fn forget(&self) {
+        self.calls.lock().unwrap().clear();
+    }
     pub(crate) fn operations(&self) -> Vec<String> {
         self.calls().into_iter().map(|c| c.operation).collect()
     }
