@@ -37,7 +37,7 @@ mod restore;
 mod rows;
 #[cfg(test)]
 pub(crate) mod test_store;
-mod topic;
+mod topic_pin;
 mod watermark;
 
 #[cfg(test)]
@@ -62,7 +62,7 @@ pub(crate) use self::{
     processor_rows::{ChangeToken, LetterKey, Polled, ProcessorRows},
     requests::PauseRow,
     rows::{DeleteIf, KeyedPage, PutIf, Rows},
-    topic::TopicPins,
+    topic_pin::TopicPins,
 };
 pub use large::{LargePut, LargeRows};
 pub use lease::{Contender, Lease, Leases};

@@ -1,20 +1,16 @@
-//! The checks of an aggregate ([`Laws`]), and the sequences of commands that they run on.
+//! The checks of an aggregate ([`Laws`]) and their options.
 use super::{
     checked::Checked,
-    command::{AnyCommand, ShownId, Step, erase},
+    command::{AnyCommand, ShownId, erase},
     exhaustive, ids,
     seed::Plan,
-    story::{Found, short_name},
+    story::short_name,
     walk::{DecisionRule, Rules},
 };
 use foldstream::{Aggregate, Context, Decide, Decision, Snapshot, Upcasters};
-use proptest::{
-    prelude::*,
-    strategy::{Union, ValueTree},
-    test_runner::{TestError, TestRunner},
-};
+use proptest::{prelude::*, strategy::ValueTree, test_runner::TestRunner};
 use std::{
-    cell::{Cell, RefCell},
+    cell::Cell,
     fmt::{self, Debug},
     sync::Arc,
     time::Duration,
@@ -99,8 +95,8 @@ use std::{
 pub struct Laws<A: Aggregate> {
     pub(super) source: Source<A>,
     pub(super) rules: Rules<A>,
-    ids: Option<BoxedStrategy<ShownId<A>>>,
-    plan: Plan,
+    pub(super) ids: Option<BoxedStrategy<ShownId<A>>>,
+    pub(super) plan: Plan,
 }
 
 type Commands<A> = BoxedStrategy<Arc<dyn AnyCommand<A>>>;
@@ -119,13 +115,6 @@ pub(super) enum Source<A: Aggregate> {
         merged: bool,
         max_histories: usize,
     },
-}
-
-/// An id and a sequence of commands, which are one case.
-pub(super) struct Case<A: Aggregate> {
-    pub(super) id: ShownId<A>,
-    pub(super) id_text: Option<String>,
-    pub(super) steps: Vec<Step<A>>,
 }
 
 impl<A: Aggregate> Debug for Laws<A> {
@@ -544,79 +533,13 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
             Err(reason) => panic!("the strategy of ids gives none: {reason}"),
         }
     }
-
-    #[track_caller]
-    fn check_drawn(&self) -> Checked {
-        let (config, seed) = self.plan.config();
-        let sequences = self.sequences();
-        let mut runner = TestRunner::new(config);
-        let found = Found::default();
-        let checked = RefCell::new(Checked::default());
-        let texts = Cell::new((0, 0));
-        let outcome = runner.run(&sequences, |case| match self.rules.hold(&case) {
-            Ok(sequence) => {
-                checked.borrow_mut().add(&sequence);
-                if let Some(text) = &case.id_text {
-                    let (drawn, read) = texts.get();
-                    let is_read = text.parse::<A::Id>().is_ok();
-                    texts.set((drawn + 1, read + u32::from(is_read)));
-                }
-                Ok(())
-            }
-            Err(broken) => found.take(broken),
-        });
-        match (outcome, found.into_smallest()) {
-            (Ok(()), _) => {}
-            (Err(TestError::Fail(..)), Some(broken)) => {
-                panic!("{}", broken.shown(&short_name::<A>(), Some(seed)))
-            }
-            (Err(error), _) => panic!("the laws of {}: {error}", short_name::<A>()),
-        }
-        let (drawn, read) = texts.get();
-        assert!(
-            drawn == 0 || read > 0,
-            "all {drawn} texts that were drawn for ids of {} were refused: draw some that are ids",
-            short_name::<A>()
-        );
-        checked.into_inner()
-    }
-
-    #[track_caller]
-    fn sequences(&self) -> impl Strategy<Value = Case<A>> + use<A> {
-        let Source::Drawn {
-            commands,
-            pauses,
-            id_texts,
-            max_commands,
-        } = &self.source
-        else {
-            unreachable!("`check` asks only for drawn sequences");
-        };
-        let step = (Union::new_weighted(commands.clone()), pauses.clone())
-            .prop_map(|(command, after)| Step { command, after });
-        let ids = match &self.ids {
-            Some(ids) => ids.clone(),
-            None => Just(default_id()).boxed(),
-        };
-        let texts = id_texts
-            .clone()
-            .map_or_else(|| Just(None).boxed(), |texts| texts.prop_map(Some).boxed());
-        let steps = proptest::collection::vec(step, 0..=*max_commands);
-        (ids, texts, steps).prop_map(|(id, id_text, steps)| Case { id, id_text, steps })
-    }
 }
 
 /// Returns the id of laws that were given none.
 #[track_caller]
-fn default_id<A: Aggregate>() -> ShownId<A> {
+pub(super) fn default_id<A: Aggregate>() -> ShownId<A> {
     match ids::of_one::<A>() {
         Ok(id) => ShownId(id),
         Err(why) => panic!("{why}"),
-    }
-}
-
-impl<A: Aggregate> Debug for Case<A> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} {:?} {:?}", self.id, self.id_text, self.steps)
     }
 }

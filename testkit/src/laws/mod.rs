@@ -14,6 +14,7 @@ mod aggregate;
 mod checked;
 mod command;
 mod deliveries;
+mod drawn;
 mod exhaustive;
 mod ids;
 mod moves;

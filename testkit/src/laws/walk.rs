@@ -1,7 +1,7 @@
 //! The laws that need no store: a sequence of commands on the aggregate alone.
 use super::{
-    aggregate::Case,
     command::{AnyCommand, ShownId, Step, Told, stream_of},
+    drawn::Case,
     ids::SCENARIO,
     stored::{self, SnapshotKit},
     story::{Broken, Ending, Line, Story, short_name, shown},
