@@ -1,8 +1,8 @@
 //! The checks of CI on the packages of foldstream.
 //!
 //! They compare contents and public API with checked-in listings, follow the links of every
-//! Markdown file, find files that nothing compiles or mentions, and count habits of the
-//! documentation.
+//! Markdown file, find files that nothing compiles or mentions, count habits of the
+//! documentation, and look for misspelled words.
 //!
 //! `cargo run -p foldstream-checks` prints the checks. Run it in the root of the workspace.
 mod api;
@@ -11,6 +11,7 @@ mod files;
 mod links;
 mod listing;
 mod packages;
+mod spelling;
 mod words;
 mod workspace;
 
@@ -26,6 +27,7 @@ usage: cargo run -p foldstream-checks -- CHECK
   links                 the links of all tracked Markdown files; run `cargo doc` before
   files FEATURES        tracked files that nothing compiles or mentions
   words                 how documentation and comments are written
+  spelling              misspelled words in all tracked text files
   features              prints the features that docs.rs documents, as cargo's --features takes them
   published             prints the names of the published packages, in an order in which they can be published
 
@@ -52,6 +54,7 @@ fn run(arguments: &[&str]) -> Result<(), CheckError> {
         ["links"] => links::check(&Workspace::load()?),
         ["files", features] => files::check(&Workspace::load()?, features),
         ["words"] => words::check(&Workspace::load()?),
+        ["spelling"] => spelling::check(&Workspace::load()?),
         ["features"] => {
             println!("{}", Workspace::load()?.docs_features()?.join(","));
             Ok(())

@@ -103,7 +103,7 @@ async fn every_request_has_a_token_of_its_own() {
 }
 
 #[tokio::test]
-async fn my_id_in_a_reason_is_a_repeat_and_anothers_a_conflict() {
+async fn my_id_in_a_reason_is_a_repeat_and_any_other_a_conflict() {
     let server = Server::start();
     let (stores, wire) = server.stores_over(|_| Fate::Pass).await;
     let (store, all) = (stores.event_store(), two());

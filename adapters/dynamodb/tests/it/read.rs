@@ -54,14 +54,14 @@ async fn a_stream_is_read_from_the_table_and_consistently_never_by_an_index() {
     let (store, stream) = (stores.event_store(), stream());
     let commits = given(&store, &stream, &[2, 1, 3]).await;
     let written = wire.calls().len();
-    let froms = [
+    let starts = [
         ReadFrom::After(commits[0].head()),
         ReadFrom::Event(Version::new(2)),
         ReadFrom::Newest,
         ReadFrom::NewestAtOrBelow(Version::new(3)),
         ReadFrom::NewestAtOrBelow(Version::new(99)),
     ];
-    for from in froms {
+    for from in starts {
         read(&store, &stream, from).await.unwrap();
     }
     let reads = wire.calls().split_off(written);
@@ -136,7 +136,7 @@ async fn a_hole_is_corrupt_and_never_a_shorter_history() {
     let commits = given(&store, &stream, &[1, 2, 1, 2, 1]).await;
     delete_raw(stores.client(), &stream, 4).await;
     let start = StreamHead::empty(stream.clone());
-    let froms = [
+    let starts = [
         (ReadFrom::After(start), 2),
         (ReadFrom::After(commits[1].head()), 0),
         (ReadFrom::Event(Version::new(2)), 1),
@@ -145,7 +145,7 @@ async fn a_hole_is_corrupt_and_never_a_shorter_history() {
         (ReadFrom::NewestAtOrBelow(Version::new(6)), 1),
         (ReadFrom::NewestAtOrBelow(Version::new(4)), 0),
     ];
-    for (from, whole) in froms {
+    for (from, whole) in starts {
         let mut commits = store.read(&stream, from.clone(), None);
         for _ in 0..whole {
             commits.try_next().await.unwrap().unwrap();
