@@ -60,7 +60,7 @@ pub(crate) struct Polled {
 /// The rows about failed events of one generation of a processor. Clones share the store.
 #[derive(Clone, Debug)]
 pub(crate) struct ProcessorRows {
-    pub(super) rows: Rows,
+    pub(crate) rows: Rows,
     pub(super) large: LargeRows,
     processor: Arc<str>,
     generation: u32,

@@ -3,7 +3,7 @@
 use super::{
     EventContext, EventSource, HandlerError, ModelId, Position, Start, UnknownEvents,
     erased::{AnyEvent, ErasedProcessor},
-    machine::{Ended, Failure, Outcome, Record, Work},
+    machine::{Ended, Failure, FailureOf, Outcome, Range, Record, What, Work},
     report::Counts,
     step::{Arrived, HistoryForked, Step, next_step},
     streams::Progress,
@@ -11,7 +11,8 @@ use super::{
 use crate::{
     CodecError, EventHeader, Opened, PayloadCodecs, PayloadContext, RecordedEvent, StreamId,
     Upcasters, Version,
-    control::StreamPositions,
+    control::{ProcessorRows, StreamPositions},
+    from_message,
     ports::{EventStore, PartitionId, ReadFrom},
 };
 use bytes::Bytes;
@@ -26,6 +27,8 @@ pub(super) struct Shared {
     pub(super) history: Option<Arc<dyn EventStore>>,
     /// The stored positions, at the level that stores them.
     pub(super) positions: Option<StreamPositions>,
+    /// The rows about failed events.
+    pub(super) rows: ProcessorRows,
     pub(super) upcasters: Upcasters,
     pub(super) codecs: PayloadCodecs,
     pub(super) rules: AttemptRules,
@@ -58,8 +61,8 @@ struct Pending {
     version: Version,
     event: Box<AnyEvent>,
     ctx: EventContext,
-    is_late: bool,
-    is_filled: bool,
+    /// The event itself, if it did not come by the bus.
+    filled: Option<Box<RecordedEvent>>,
 }
 
 /// The signals to an attempt.
@@ -83,6 +86,10 @@ pub(super) struct Attempt<F> {
     certain: Progress,
     pending: Vec<Pending>,
     counts: Counts,
+    passed: Vec<Version>,
+    /// Of a range: the first version that is not done.
+    next: Version,
+    is_short: bool,
 }
 
 impl<F: Fn() + Send + Sync> Attempt<F> {
@@ -97,17 +104,27 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
             progress,
             pending: Vec::new(),
             counts: Counts::default(),
+            passed: Vec::new(),
+            next: Version::NONE,
+            is_short: false,
         }
     }
 
     pub(super) async fn run(mut self) -> Ended {
-        let records = std::mem::take(&mut self.work.records);
-        let (done, result) = self.take_all(&records).await;
+        let what = self.work.what.clone();
+        let (done, result) = match &what {
+            What::Records(records) => self.take_all(records).await,
+            What::Range(range) => self.take_range(range).await,
+            What::Again(event) => self.take_again(event).await,
+        };
         Ended {
             progress: self.certain,
             done,
             counts: self.counts,
             result,
+            passed: self.passed,
+            next: self.next,
+            is_short: self.is_short,
         }
     }
 
@@ -130,7 +147,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
     async fn take(&mut self, at: usize, record: &Record) -> Result<(), (usize, Outcome)> {
         let header = &record.event.header;
         let stream = &header.stream;
-        let here = |error| failed(at, header.version, error);
+        let here = |error| failed(at, header.version, error, FailureOf::Record);
         if self.progress == Progress::Unknown || (at == 0 && self.work.number > 1) {
             self.progress = self.look_up(stream).await.map_err(here)?;
             self.certain = self.progress.clone();
@@ -146,10 +163,14 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
             partition: &record.partition,
         };
         match next_step(&self.progress, arrived) {
-            Step::Handle => self.handle(at, &record.event, source(), record).await,
+            Step::Handle => {
+                self.handle(at, &record.event, source(), &record.partition)
+                    .await
+            }
             Step::Late => {
                 self.counts.out_of_order += 1;
-                self.handle(at, &record.event, source(), record).await
+                self.handle(at, &record.event, source(), &record.partition)
+                    .await
             }
             Step::Duplicate => {
                 self.counts.duplicates += 1;
@@ -163,7 +184,8 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
             }))),
             Step::Fill(first, last) => {
                 self.fill(at, record, first, last).await?;
-                self.handle(at, &record.event, source(), record).await
+                self.handle(at, &record.event, source(), &record.partition)
+                    .await
             }
         }
     }
@@ -228,17 +250,19 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
         let mut expected = first;
         while expected <= last {
             let read = self.in_time(async { Ok(commits.try_next().await?) });
-            let commit = read.await.map_err(|e| failed(at, expected, e))?;
+            let commit = (read.await).map_err(|e| failed(at, expected, e, FailureOf::Store))?;
             let Some(commit) = commit else {
                 let gap = format!("{stream} ends before version {last} in the event store");
-                return Err(failed(at, expected, HandlerError::transient(gap)));
+                let gap = HandlerError::transient(gap);
+                let version = record.event.header.version;
+                return Err(failed(at, version, gap, FailureOf::Record));
             };
             for event in commit.recorded() {
                 let version = event.header.version;
                 if version < expected || version > last {
                     continue;
                 }
-                self.handle(at, &event, EventSource::History, record)
+                self.handle(at, &event, EventSource::History, &record.partition)
                     .await?;
                 (self.advance)();
                 expected = version.next();
@@ -247,31 +271,129 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
         Ok(())
     }
 
+    /// Handles versions of a parked stream, from the event store, or from the rows of deferred
+    /// records.
+    async fn take_range(&mut self, range: &Range) -> (usize, Outcome) {
+        self.next = range.from;
+        let taken = match self.shared.history.clone() {
+            Some(history) => self.take_history(range, &*history).await,
+            None => self.take_deferred(range).await,
+        };
+        let taken = match taken {
+            Ok(()) => self.handle_pending().await,
+            Err(failed) => Err(failed),
+        };
+        match taken {
+            Ok(()) => {
+                // What is passed over at the end is done, too.
+                if let Progress::At(at) = &self.certain {
+                    self.next = self.next.max(at.version.next());
+                }
+                (0, Outcome::Done)
+            }
+            Err((done, outcome)) => (done, outcome),
+        }
+    }
+
+    async fn take_history(
+        &mut self,
+        range: &Range,
+        history: &dyn EventStore,
+    ) -> Result<(), (usize, Outcome)> {
+        let partition = self.work.partition.clone();
+        let mut commits = history.read(&range.stream, ReadFrom::Event(range.from), None);
+        let mut expected = range.from;
+        while expected <= range.to && !self.signals.finish.is_cancelled() {
+            let read = self.in_time(async { Ok(commits.try_next().await?) });
+            let commit = (read.await).map_err(|e| failed(0, expected, e, FailureOf::Store))?;
+            let Some(commit) = commit else {
+                self.is_short = true;
+                return Ok(());
+            };
+            for event in commit.recorded() {
+                let version = event.header.version;
+                if version < expected || version > range.to {
+                    continue;
+                }
+                self.handle(0, &event, EventSource::History, &partition)
+                    .await?;
+                (self.advance)();
+                expected = version.next();
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_deferred(&mut self, range: &Range) -> Result<(), (usize, Outcome)> {
+        let (rows, partition) = (self.shared.rows.clone(), self.work.partition.clone());
+        let mut after = None;
+        loop {
+            let versions = (range.from, range.to);
+            let page = rows.deferred_page(&partition, &range.stream, versions, after);
+            let page = self.in_time(async { Ok(page.await?) }).await;
+            let page = page.map_err(|e| failed(0, range.from, e, FailureOf::Store))?;
+            for (version, record) in page.records {
+                if self.signals.finish.is_cancelled() {
+                    return Ok(());
+                }
+                let event = from_message(&record.message)
+                    .map_err(|e| failed(0, version, HandlerError::poison(e), FailureOf::Store))?;
+                self.handle(0, &event, EventSource::History, &partition)
+                    .await?;
+                (self.advance)();
+            }
+            after = page.next;
+            if after.is_none() {
+                break;
+            }
+        }
+        // Versions without a record are of private events, or are in a gap.
+        self.handle_pending().await?;
+        self.next = range.to.next();
+        Ok(())
+    }
+
+    /// Handles one event that was given up, whatever was handled since.
+    async fn take_again(&mut self, event: &RecordedEvent) -> (usize, Outcome) {
+        let partition = self.work.partition.clone();
+        let handled = self.handle(0, event, EventSource::History, &partition);
+        let handled = match handled.await {
+            Ok(()) => self.handle_pending().await,
+            Err(failed) => Err(failed),
+        };
+        handled.map_or_else(|failed| failed, |()| (1, Outcome::Done))
+    }
+
     /// Reads one event, and handles it with the next call.
     async fn handle(
         &mut self,
         at: usize,
         event: &RecordedEvent,
         source: EventSource,
-        record: &Record,
+        partition: &PartitionId,
     ) -> Result<(), (usize, Outcome)> {
         let header = &event.header;
-        let version = header.version;
+        let (version, commit_id) = (header.version, Some(header.event_id.commit_id()));
+        let filled = (source == EventSource::History).then(|| Box::new(event.clone()));
+        let is_filled = filled.is_some();
+        if self.work.skip.contains(&version) {
+            self.passed.push(version);
+            self.counts.discarded += 1;
+            self.passed_over(version, commit_id, partition);
+            return Ok(());
+        }
         let read = match self.read(event).await {
             Ok(read) => read,
             Err(error) => {
                 // What comes before it is handled first.
                 self.handle_pending().await?;
-                return Err(failed(at, version, error));
+                let of = filled.map_or(FailureOf::Record, FailureOf::Event);
+                return Err(failed(at, version, error, of));
             }
         };
-        let is_filled = source == EventSource::History;
-        let commit_id = Some(header.event_id.commit_id());
-        let partition: &PartitionId = &record.partition;
-        let is_late = matches!(&self.progress, Progress::At(at) if version <= at.version);
-        self.progress.handled(version, commit_id, partition);
         match read {
             Read::Event(event) => {
+                self.progress.handled(version, commit_id, partition);
                 let number = if at == 0 { self.work.number } else { 1 };
                 let cancelled = self.signals.cancelled.child_token();
                 let ctx = EventContext::new(self.shared.model.clone(), header.clone(), source)
@@ -281,8 +403,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
                     version,
                     event,
                     ctx,
-                    is_late,
-                    is_filled,
+                    filled,
                 });
                 if self.pending.len() >= self.shared.rules.max_batch {
                     self.handle_pending().await?;
@@ -293,41 +414,61 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
             Read::Shredded => self.counts.shredded += 1,
         }
         self.counts.filled += u64::from(is_filled);
+        self.passed_over(version, commit_id, partition);
+        Ok(())
+    }
+
+    /// Moves over an event that no handler gets.
+    fn passed_over(
+        &mut self,
+        version: Version,
+        commit_id: Option<crate::CommitId>,
+        partition: &PartitionId,
+    ) {
+        self.progress.handled(version, commit_id, partition);
         if self.pending.is_empty() {
             self.certain = self.progress.clone();
+            self.next = self.next.max(version.next());
         }
-        Ok(())
     }
 
     /// Calls the handler with what is pending.
     async fn handle_pending(&mut self) -> Result<(), (usize, Outcome)> {
-        let pending = std::mem::take(&mut self.pending);
+        let mut pending = std::mem::take(&mut self.pending);
         let asked = pending.len();
         if asked == 0 {
             return Ok(());
         }
-        let notes: Vec<_> = (pending.iter())
-            .map(|p| (p.record, p.version, p.ctx.clone(), p.is_late, p.is_filled))
+        let notes: Vec<_> = (pending.iter_mut())
+            .map(|p| {
+                (
+                    p.record,
+                    p.version,
+                    p.ctx.event_id().commit_id(),
+                    p.filled.take(),
+                )
+            })
             .collect();
+        let partition = self.work.partition.clone();
         let (done, error) = self.call(pending).await;
-        for (_, version, ctx, _, is_filled) in &notes[..done] {
-            let commit_id = ctx.header().event_id.commit_id();
+        for (_, version, commit_id, filled) in notes.iter().take(done) {
             if done < asked {
-                let partition = PartitionId::new("", 0);
-                self.certain.handled(*version, Some(commit_id), &partition);
+                self.certain.handled(*version, Some(*commit_id), &partition);
             }
+            self.next = self.next.max(version.next());
             self.counts.handled += 1;
-            self.counts.filled += u64::from(*is_filled);
+            self.counts.filled += u64::from(filled.is_some());
         }
-        match error {
-            None => {
+        let failed_one = notes.into_iter().nth(done.min(asked - 1));
+        match (error, failed_one) {
+            (Some(error), Some((record, version, _, filled))) => {
+                self.progress = self.certain.clone();
+                let of = filled.map_or(FailureOf::Record, FailureOf::Event);
+                Err(failed(record, version, error, of))
+            }
+            _ => {
                 self.certain = self.progress.clone();
                 Ok(())
-            }
-            Some(error) => {
-                let (record, version, ..) = &notes[done.min(asked - 1)];
-                self.progress = self.certain.clone();
-                Err(failed(*record, *version, error))
             }
         }
     }
@@ -449,8 +590,8 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
     }
 }
 
-fn failed(done: usize, version: Version, error: HandlerError) -> (usize, Outcome) {
-    (done, Outcome::Failed(Failure { version, error }))
+fn failed(done: usize, version: Version, error: HandlerError, of: FailureOf) -> (usize, Outcome) {
+    (done, Outcome::Failed(Failure { version, error, of }))
 }
 
 /// Returns what a panic of this function said.

@@ -46,6 +46,8 @@ impl From<ErrorClass> for FailureClass {
 pub struct HandlerError {
     class: ErrorClass,
     source: BoxError,
+    /// The name of the error's type, as it was given.
+    error_type: &'static str,
 }
 
 /// The result that handlers return.
@@ -53,11 +55,16 @@ pub type HandlerResult = Result<(), HandlerError>;
 
 impl HandlerError {
     /// Any class.
-    pub fn new(class: ErrorClass, source: impl Into<BoxError>) -> Self {
+    pub fn new<E: Into<BoxError>>(class: ErrorClass, source: E) -> Self {
         Self {
             class,
             source: source.into(),
+            error_type: std::any::type_name::<E>(),
         }
+    }
+    /// Returns the name of the error's type, as it was given.
+    pub(super) const fn error_type(&self) -> &'static str {
+        self.error_type
     }
     /// Retried.
     pub fn transient(source: impl Into<BoxError>) -> Self {

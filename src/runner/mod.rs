@@ -18,6 +18,7 @@ mod attempt;
 mod driver;
 mod erased;
 mod error;
+mod failed_event;
 mod handler;
 mod machine;
 mod policy;
@@ -26,8 +27,9 @@ mod step;
 mod streams;
 
 pub use error::{ErrorClass, HandlerError, HandlerResult, ResultExt};
+pub use failed_event::{FailedEvent, FailureAction};
 pub use handler::{BatchResult, EventContext, EventSource, Listener, ModelId, Position, Projector};
-pub use policy::{DeliveryLevel, OnExhausted, ProcessorPolicy, Start, UnknownEvents};
+pub use policy::{DeliveryLevel, ProcessorPolicy, Start, UnknownEvents};
 pub use report::{BuildError, ProcessorReport, RunnerError, RunnerReport};
 
 use crate::{

@@ -1,16 +1,7 @@
 //! The policy of one processor.
-use super::BuildError;
+use super::{BuildError, FailedEvent, FailureAction, failed_event::OnFailure};
 use crate::{RetryPolicy, StreamId};
 use std::{fmt, sync::Arc, time::Duration};
-
-/// The action for an event whose retries are spent, or that must not be retried.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum OnExhausted {
-    /// The processor ends with an error; nothing is committed past the event, so it comes again after a restart.
-    #[default]
-    Halt,
-}
 
 /// The action for an event of a subscribed aggregate type under a name that this build does not know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,6 +51,21 @@ pub enum DeliveryLevel {
     ExactlyOnceEffect,
 }
 
+/// The limits of what one instance of a processor gives up before it holds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct GiveUpLimits {
+    pub(super) parked: usize,
+    pub(super) parked_per_minute: usize,
+    pub(super) dead_letters: usize,
+}
+impl GiveUpLimits {
+    const DEFAULT: Self = Self {
+        parked: 1000,
+        parked_per_minute: 100,
+        dead_letters: 10_000,
+    };
+}
+
 /// A function from a stream to the name of its lane.
 #[derive(Clone)]
 pub(super) struct LaneOf(pub(super) Arc<dyn Fn(&StreamId) -> String + Send + Sync>);
@@ -76,7 +82,7 @@ pub struct ProcessorPolicy {
     pub(super) instance_id: Option<Arc<str>>,
     pub(super) start: Start,
     pub(super) retry: RetryPolicy,
-    pub(super) on_exhausted: OnExhausted,
+    pub(super) on_failure: OnFailure,
     pub(super) unknown_events: UnknownEvents,
     pub(super) concurrency: usize,
     pub(super) attempt_timeout: Duration,
@@ -88,10 +94,11 @@ pub struct ProcessorPolicy {
     pub(super) max_records: usize,
     pub(super) max_bytes: usize,
     pub(super) max_total_bytes: usize,
+    pub(super) limits: GiveUpLimits,
 }
 
 impl ProcessorPolicy {
-    /// Starts [`Now`](Start::Now), handles 16 streams at a time, retries, then halts.
+    /// Starts [`Now`](Start::Now), handles 16 streams at a time, retries, then stores a dead letter.
     #[must_use]
     pub fn listener() -> Self {
         Self {
@@ -99,7 +106,7 @@ impl ProcessorPolicy {
             instance_id: None,
             start: Start::Now,
             retry: RetryPolicy::default(),
-            on_exhausted: OnExhausted::Halt,
+            on_failure: OnFailure::default(),
             unknown_events: UnknownEvents::Skip,
             concurrency: 16,
             attempt_timeout: Duration::from_secs(30),
@@ -111,13 +118,16 @@ impl ProcessorPolicy {
             max_records: 1000,
             max_bytes: 16 * 1024 * 1024,
             max_total_bytes: 64 * 1024 * 1024,
+            limits: GiveUpLimits::DEFAULT,
         }
     }
-    /// As [`listener`](Self::listener), but starts at the [`Beginning`](Start::Beginning).
+    /// Starts at the [`Beginning`](Start::Beginning), handles 16 streams at a time, retries, then
+    /// parks the stream.
     #[must_use]
     pub fn projector() -> Self {
         Self {
             start: Start::Beginning,
+            unknown_events: UnknownEvents::Fail,
             ..Self::listener()
         }
     }
@@ -149,10 +159,16 @@ impl ProcessorPolicy {
         self.retry = retry;
         self
     }
-    /// Sets the action once the retries of an event are spent. Default [`OnExhausted::Halt`].
+    /// Sets the action for an event whose retries are spent, or that must not be retried. Default
+    /// [`FailedEvent::default_action`]: a projector parks the stream, a listener stores a dead
+    /// letter. A failure of the class [`Fatal`](super::ErrorClass::Fatal) always halts, and so does
+    /// a policy that panics.
     #[must_use]
-    pub const fn with_on_exhausted(mut self, then: OnExhausted) -> Self {
-        self.on_exhausted = then;
+    pub fn with_on_failure(
+        mut self,
+        action: impl Fn(&FailedEvent<'_>) -> FailureAction + Send + Sync + 'static,
+    ) -> Self {
+        self.on_failure = OnFailure(Arc::new(action));
         self
     }
     /// Sets the action for an unknown event. Default [`UnknownEvents::Skip`].
@@ -228,6 +244,28 @@ impl ProcessorPolicy {
     #[must_use]
     pub const fn with_max_memory(mut self, bytes: usize) -> Self {
         self.max_total_bytes = bytes;
+        self
+    }
+
+    /// Sets how much the processor gives up before it holds: parked streams, streams that are parked
+    /// within a minute, and dead letters. A processor that holds pauses its partitions and keeps
+    /// the failed events where they are; it goes on when operators have brought each number below
+    /// half. So an error that concerns every event does not turn every event into a dead letter.
+    ///
+    /// The limits are for each instance, over the rows of its partitions. Default 1,000 parked
+    /// streams, 100 within a minute, and 10,000 dead letters.
+    #[must_use]
+    pub const fn with_limits(
+        mut self,
+        parked: usize,
+        parked_per_minute: usize,
+        dead_letters: usize,
+    ) -> Self {
+        self.limits = GiveUpLimits {
+            parked,
+            parked_per_minute,
+            dead_letters,
+        };
         self
     }
 

@@ -181,6 +181,16 @@ pub struct ProcessorReport {
     pub out_of_order: u64,
     /// Attempts that were repeated.
     pub retries: u64,
+    /// Events and records that were stored as dead letters while their stream went on.
+    pub dead_letters: u64,
+    /// Events that were passed over, since the policy or an operator has discarded them.
+    pub discarded: u64,
+    /// Streams that were parked.
+    pub parked: u64,
+    /// Records of parked streams that were left for a redrive.
+    pub deferred: u64,
+    /// Redrives that were begun.
+    pub redrives: u64,
     /// The error that ended it early, if any.
     pub error: Option<RunnerError>,
 }
@@ -196,9 +206,18 @@ pub(super) struct Counts {
     pub(super) gaps_unverified: u64,
     pub(super) out_of_order: u64,
     pub(super) retries: u64,
+    pub(super) dead_letters: u64,
+    pub(super) discarded: u64,
+    pub(super) parked: u64,
+    pub(super) deferred: u64,
+    pub(super) redrives: u64,
 }
 
 impl Counts {
+    /// Returns true if events were dealt with for which a position may be stored.
+    pub(super) const fn has_moved(&self) -> bool {
+        self.handled + self.skipped + self.shredded + self.discarded > 0
+    }
     pub(super) const fn add(&mut self, other: &Self) {
         self.handled += other.handled;
         self.skipped += other.skipped;
@@ -208,6 +227,11 @@ impl Counts {
         self.gaps_unverified += other.gaps_unverified;
         self.out_of_order += other.out_of_order;
         self.retries += other.retries;
+        self.dead_letters += other.dead_letters;
+        self.discarded += other.discarded;
+        self.parked += other.parked;
+        self.deferred += other.deferred;
+        self.redrives += other.redrives;
     }
 }
 
@@ -223,6 +247,11 @@ impl ProcessorReport {
             gaps_unverified: counts.gaps_unverified,
             out_of_order: counts.out_of_order,
             retries: counts.retries,
+            dead_letters: counts.dead_letters,
+            discarded: counts.discarded,
+            parked: counts.parked,
+            deferred: counts.deferred,
+            redrives: counts.redrives,
             error,
         }
     }

@@ -6,6 +6,7 @@
 mod live;
 mod next;
 mod perform;
+mod rows;
 mod settings;
 mod start;
 

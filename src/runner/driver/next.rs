@@ -1,7 +1,7 @@
 //! The membership in the group, and what it receives.
 use super::Driver;
 use crate::{
-    control::BootRows,
+    control::{BootRows, StoredRecord},
     ports::{Consumer, ConsumerEvent, MessageBusError},
     runner::{
         attempt::Shared,
@@ -45,8 +45,11 @@ impl Driver {
             ConsumerEvent::Delivery(delivery) => match Record::read(&delivery) {
                 Ok(record) => Input::Delivered(Arc::new(record)),
                 Err(error) => {
-                    let (partition, epoch) = (delivery.partition, delivery.epoch);
-                    Input::Unreadable(partition, epoch, delivery.offset, error)
+                    let message = delivery
+                        .message
+                        .with_partition(delivery.partition.partition);
+                    let record = StoredRecord::new(message, delivery.offset);
+                    Input::Unreadable(Box::new(record), delivery.epoch, error)
                 }
             },
             ConsumerEvent::Reached(partition, epoch, next) => {

@@ -1,5 +1,5 @@
 //! Doing what the machine returns. Each effect becomes a job, or is done at once without waiting.
-use super::{Done, Driver, next::Membership};
+use super::{Done, Driver, next::Membership, rows};
 use crate::{
     ports::{AssignedPartition, OffsetCommit},
     runner::{
@@ -80,6 +80,31 @@ impl Driver {
             Effect::Resume(partitions) => self.member(|m, _| {
                 let consumer = m.consumer.clone();
                 async move { Input::PauseChanged(consumer.resume(&partitions).await) }.boxed()
+            }),
+            Effect::Load(load) => self.member(|m, s| {
+                let (shared, settings) = (m.shared.clone(), s.clone());
+                async move {
+                    let loaded = rows::load(&shared, &load.partition).await;
+                    let loaded = loaded.map(Box::new);
+                    Input::Loaded(load, loaded.map_err(|e| settings.control_setback(e)))
+                }
+                .boxed()
+            }),
+            Effect::Row(id, partition, op) => self.member(|m, s| {
+                let (shared, settings) = (m.shared.clone(), s.clone());
+                async move {
+                    let answer = rows::perform(&shared.rows, &partition, op).await;
+                    Input::Row(id, answer.map_err(|e| settings.control_setback(e)))
+                }
+                .boxed()
+            }),
+            Effect::Poll => self.member(|m, s| {
+                let (shared, settings) = (m.shared.clone(), s.clone());
+                async move {
+                    let polled = rows::poll(&shared.rows).await;
+                    Input::Polled(polled.map_err(|e| settings.control_setback(e)))
+                }
+                .boxed()
             }),
             Effect::AskGroup => self.member(|m, s| {
                 let (group, settings) = (m.group.clone(), s.clone());
@@ -210,6 +235,9 @@ fn cancelled() -> Ended {
         done: 0,
         counts: Counts::default(),
         result: Outcome::Cancelled,
+        passed: Vec::new(),
+        next: crate::Version::NONE,
+        is_short: false,
     }
 }
 

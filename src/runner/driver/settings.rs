@@ -1,10 +1,11 @@
 //! What never changes while a processor runs.
 use super::super::{Entry, RunnerBuilder, erased::ErasedProcessor, machine::Rules};
 use crate::{
-    IdSource, PayloadCodecs, Upcasters,
+    IdSource, PayloadCodecs, Timestamp, Upcasters,
     ports::{ControlStore, EventStore, MessageBus},
 };
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// The ports, the handler and the rules of one processor.
 pub(in crate::runner) struct Settings {
@@ -41,6 +42,9 @@ impl Settings {
             policy: entry.policy.clone(),
             is_projector: entry.processor.is_projector(),
             selectors: entry.processor.selectors(),
+            has_event_store: shared.history.is_some(),
+            instance: shared.ids.revision().as_u128().to_string().into(),
+            started: (Instant::now(), Timestamp::now()),
             seed: seed.unwrap_or_else(|| fastrand::u64(..)),
         };
         Self {

@@ -5,7 +5,8 @@
 //! when the step is tried again.
 use super::{Settings, next::Membership};
 use crate::{
-    control::{BootError, BootRows, StreamPositions, join_generation},
+    SystemClock,
+    control::{BootError, BootRows, ProcessorRows, StreamPositions, join_generation},
     ports::{
         AssignedPartition, Consumer, ControlStoreError, MessageBusError, Offset, OffsetCommit,
         PartitionId, StartedFrom, Subscription,
@@ -52,7 +53,11 @@ impl Settings {
             let (control, ids) = (self.ports.control.clone(), self.ports.ids.clone());
             StreamPositions::new(control, ids, &self.rules.name, model.generation())
         });
+        let (control, ids) = (self.ports.control.clone(), self.ports.ids.clone());
+        let (name, generation) = (self.rules.name.clone(), model.generation());
+        let rows = ProcessorRows::over(control, ids, Arc::new(SystemClock), name, generation);
         Shared {
+            rows,
             processor: self.handling.processor.clone(),
             model,
             history: self.ports.history.clone(),

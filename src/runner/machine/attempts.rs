@@ -35,11 +35,8 @@ pub(super) struct Attempts {
 }
 
 impl Running {
-    pub(super) fn partition(&self) -> Option<&PartitionId> {
-        self.work.records.first().map(|record| &record.partition)
-    }
     fn is_of(&self, partitions: &HashSet<PartitionId>) -> bool {
-        self.partition().is_some_and(|p| partitions.contains(p))
+        partitions.contains(&self.work.partition)
     }
 }
 
@@ -54,7 +51,7 @@ impl Attempts {
 
     pub(super) fn start(&mut self, work: Work, now: Instant) -> AttemptId {
         self.last = AttemptId(self.last.0 + 1);
-        let watch = self.watch_from(work.records.len(), now);
+        let watch = self.watch_from(work.records().len(), now);
         let running = Running {
             work,
             watch,
@@ -71,7 +68,7 @@ impl Attempts {
     }
 
     pub(super) fn advanced(&mut self, id: AttemptId, now: Instant) {
-        let watch = |running: &Running| self.watch_from(running.work.records.len(), now);
+        let watch = |running: &Running| self.watch_from(running.work.records().len(), now);
         if let Some(watch) = self.running.get(&id).map(watch)
             && let Some(running) = self.running.get_mut(&id)
         {

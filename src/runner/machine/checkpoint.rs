@@ -26,6 +26,9 @@ pub(super) struct Checkpoint {
     /// After a failure: the time before which none begins.
     pub(super) not_before: Option<Instant>,
     flushes: Retry,
+    /// The number of flushes that have begun, and the last of them that went well.
+    begun: u64,
+    done: u64,
     commits: Patience,
     /// Streams whose buffered effects must be dropped, since their partitions were lost.
     to_forget: BTreeSet<StreamId>,
@@ -50,9 +53,16 @@ impl Checkpoint {
             next_at: now,
             not_before: None,
             flushes: Retry::new(rules.retry(), Version::NONE),
+            begun: 0,
+            done: 0,
             commits: Patience::new(rules.seed),
             to_forget: BTreeSet::new(),
         }
+    }
+
+    /// Returns the number of flushes that have begun.
+    pub(super) const fn flushes_begun(&self) -> u64 {
+        self.begun
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -110,6 +120,7 @@ impl Machine {
         if !may || !(is_due || is_last || self.is_checkpoint_awaited()) {
             return;
         }
+        self.raise();
         if self.checkpoint.next_at <= now {
             self.checkpoint.next_at = super::later(now, self.rules.policy.commit_interval());
             self.ask_group();
@@ -142,6 +153,7 @@ impl Machine {
         positions.sort_by(|(_, a), (_, b)| a.stream.cmp(&b.stream));
         (self.checkpoint.offsets, self.checkpoint.positions) = (offsets, positions);
         let is_needed = !self.checkpoint.offsets.is_empty()
+            || self.is_flush_awaited()
             || (stores && !self.checkpoint.positions.is_empty());
         if !is_needed {
             self.checkpoint_ended();
@@ -150,6 +162,7 @@ impl Machine {
                 owned.effects.begin_flush();
             }
             self.checkpoint.step = Step::Flushing;
+            self.checkpoint.begun += 1;
             self.out.push(Effect::Flush);
         } else {
             self.store_positions(now);
@@ -178,6 +191,7 @@ impl Machine {
         }
         let Err(error) = result else {
             self.checkpoint.flushes = Retry::new(self.rules.retry(), Version::NONE);
+            self.checkpoint.done = self.checkpoint.begun;
             return self.store_positions(now);
         };
         self.positions_not_stored();
@@ -296,6 +310,37 @@ impl Machine {
         self.checkpoint.offsets.clear();
         if let Some(ending) = &mut self.ending {
             ending.checkpoint_ended();
+        }
+    }
+
+    /// Returns true if a step about a failed event waits for a flush.
+    pub(super) fn is_flush_awaited(&self) -> bool {
+        let mut tasks = self.tasks.running.values();
+        tasks.any(|task| task.awaits_flush().is_some())
+    }
+
+    /// Goes on with the steps about failed events whose effects are durable.
+    pub(super) fn advance_flushes(&mut self, now: Instant) {
+        let mut ready = Vec::new();
+        for (id, task) in &self.tasks.running {
+            let Some((after, stream)) = task.awaits_flush() else {
+                continue;
+            };
+            let is_buffered = self.rules.is_projector
+                && (self.partitions.owned.get(&task.partition)).is_some_and(|owned| {
+                    let effects = &owned.effects;
+                    effects.touched.contains(stream) || effects.flushing.contains(stream)
+                });
+            if !is_buffered || self.checkpoint.done > after {
+                ready.push((*id, task.is_redrive()));
+            }
+        }
+        for (id, is_redrive) in ready {
+            if is_redrive {
+                self.redrive_flushed(id);
+            } else {
+                self.park_flushed(id, now);
+            }
         }
     }
 

@@ -1,54 +1,54 @@
-//! Failed events: another attempt later, or the end.
-use super::{Failure, Machine, lanes::LaneKey, record::Record, retry::Retry};
-use crate::runner::{ErrorClass, RunnerError};
-use std::sync::Arc;
+//! Failed events: another attempt later, or none.
+use super::{Failure, FailureOf, Machine, Work, record::Record, retry::Retry};
+use crate::{
+    RetryPolicy,
+    runner::{ErrorClass, RunnerError},
+};
 use tokio::time::Instant;
 
 impl Machine {
-    /// Lets the lane of a failed event wait for its next attempt, or halts.
-    pub(super) fn failed(
-        &mut self,
-        lane: &LaneKey,
-        records: &[Arc<Record>],
-        done: usize,
-        failure: Failure,
-        now: Instant,
-    ) {
-        let Some(record) = records.get(done) else {
+    /// Lets the lane of a failed event wait for its next attempt, or gives the event up.
+    pub(super) fn failed(&mut self, work: &Work, done: usize, failure: Failure, now: Instant) {
+        let lane = &work.lane;
+        let Some(record) = work.records().get(done) else {
             return;
         };
-        let Failure { version, error } = failure;
         let stream = &record.event.header.stream;
-        // A failure of another event of the lane was overcome since.
-        let known = self.lanes.take_retry(lane).filter(|r| r.is_of(version));
-        let mut retry = known.unwrap_or_else(|| Retry::new(self.retry_of(record), version));
-        let class = error.class();
-        let next = retry.failed(class.into(), now);
-        let attempts = retry.attempts();
+        let (version, class) = (failure.version, failure.error.class());
         let owned = self.partitions.get(&record.partition, record.epoch);
-        if owned.is_some_and(|owned| owned.is_leaving()) {
-            tracing::warn!(processor = %self.rules.name, %stream, %version, ?class, error = crate::chain(error.source()), "a handler failed while its partition was given up");
+        if owned.is_some_and(|owned| owned.is_leaving()) || self.ending.is_some() {
+            tracing::warn!(processor = %self.rules.name, %stream, %version, ?class, error = crate::chain(failure.error.source()), "a handler failed while its partition was given up");
             return self.lanes.finished(lane, 1);
         }
-        let Some(until) = next.filter(|_| class != ErrorClass::Fatal) else {
-            let error = RunnerError::Halted {
-                processor: self.rules.name.clone(),
-                stream: stream.clone(),
-                version,
-                partition: record.partition.clone(),
-                attempts,
-                class,
-                source: error.into_source(),
+        // A failure of another event of the lane was overcome since.
+        let known = self.lanes.take_retry(lane).filter(|r| r.is_of(version));
+        let is_store = matches!(failure.of, FailureOf::Store);
+        let mut retry = known.unwrap_or_else(|| {
+            let policy = self.retry_of(record);
+            // A store that is away is waited for, whatever the policy about events says.
+            let policy = if is_store {
+                RetryPolicy::forever(policy.backoff)
+            } else {
+                policy
             };
-            return self.halt(error, now);
-        };
-        tracing::warn!(processor = %self.rules.name, %stream, %version, attempts, wait = ?(until - now), ?class, error = crate::chain(error.source()), "the handler failed and is tried again");
-        self.counts.retries += 1;
-        self.lanes.wait(lane, retry, until);
+            Retry::new(policy, version)
+        });
+        match retry.failed(class.into(), now) {
+            Some(until) if class != ErrorClass::Fatal => {
+                tracing::warn!(processor = %self.rules.name, %stream, %version, attempts = retry.attempts(), wait = ?(until - now), ?class, error = crate::chain(failure.error.source()), "the handler failed and is tried again");
+                self.counts.retries += 1;
+                self.lanes.wait(lane, retry, until);
+            }
+            _ if is_store => {
+                let error = RunnerError::halted(&self.rules.name, record, failure, &retry);
+                self.halt(error, now);
+            }
+            _ => self.exhausted(lane, record, failure, retry, now),
+        }
     }
 
     /// Streams that fail together do not wait for equal times: each has jitter of its own.
-    fn retry_of(&self, record: &Record) -> crate::RetryPolicy {
+    fn retry_of(&self, record: &Record) -> RetryPolicy {
         let mut retry = self.rules.retry();
         let stream = u64::from(record.event.header.stream.shard(u32::MAX));
         if self.rules.policy.retry.backoff.seed.is_none() {
@@ -56,5 +56,24 @@ impl Machine {
             retry.backoff.seed = Some(seed ^ stream.rotate_left(32));
         }
         retry
+    }
+}
+
+impl RunnerError {
+    pub(super) fn halted(
+        name: &std::sync::Arc<str>,
+        record: &Record,
+        failure: Failure,
+        retry: &Retry,
+    ) -> Self {
+        Self::Halted {
+            processor: name.clone(),
+            stream: record.event.header.stream.clone(),
+            version: failure.version,
+            partition: record.partition.clone(),
+            attempts: retry.attempts(),
+            class: failure.error.class(),
+            source: failure.error.into_source(),
+        }
     }
 }

@@ -1,7 +1,15 @@
 //! What happens to the machine, and what it wants done.
-use super::{AttemptId, Ended, RevocationId, lanes::LaneKey, record::Record};
+use super::{
+    AttemptId, Ended, RevocationId,
+    lanes::LaneKey,
+    record::Record,
+    redrive::Range,
+    rows::{Load, Loaded, Polled, RowAnswer, RowOp},
+    tasks::TaskId,
+};
 use crate::{
-    CommitId, StreamId, Version, WireError,
+    CommitId, RecordedEvent, StreamId, Version, WireError,
+    control::StoredRecord,
     ports::{
         AssignedPartition, AssignmentEpoch, MessageBusError, NoPosition, Offset, OffsetCommit,
         PartitionId,
@@ -33,7 +41,7 @@ pub(in crate::runner) enum Input {
     /// A record has arrived.
     Delivered(Arc<Record>),
     /// A record has arrived that is no event of this library, or of a newer format.
-    Unreadable(PartitionId, AssignmentEpoch, Offset, WireError),
+    Unreadable(Box<StoredRecord>, AssignmentEpoch, WireError),
     /// Everything before this offset has arrived, or does not exist.
     Reached(PartitionId, AssignmentEpoch, Offset),
     /// Partitions were assigned to this member.
@@ -62,6 +70,12 @@ pub(in crate::runner) enum Input {
     PositionsStored(Result<(), Setback>),
     /// Offsets were committed, or not.
     Committed(Result<(), MessageBusError>),
+    /// The rows of a partition were read, or not.
+    Loaded(Load, Result<Box<Loaded>, Setback>),
+    /// An operation on a row was done, or not.
+    Row(TaskId, Result<RowAnswer, Setback>),
+    /// The requests of operators were read, or not.
+    Polled(Result<Polled, Setback>),
     /// Partitions were paused or resumed, or not.
     PauseChanged(Result<(), MessageBusError>),
     /// The offsets that the whole group has committed, or the reason why they are not known.
@@ -92,16 +106,48 @@ impl Input {
     }
 }
 
-/// Records of one lane to handle, one after the other.
+/// Events of one stream to handle, one after the other.
 #[derive(Clone, Debug)]
 pub(in crate::runner) struct Work {
+    pub(in crate::runner) partition: PartitionId,
+    pub(in crate::runner) epoch: AssignmentEpoch,
     pub(in crate::runner) lane: LaneKey,
-    /// Neighbours of the lane, in order; of one partition.
-    pub(in crate::runner) records: Vec<Arc<Record>>,
-    /// The progress in the stream of the first record.
+    pub(in crate::runner) what: What,
+    /// The progress in the stream.
     pub(in crate::runner) progress: Progress,
-    /// The number of the attempt at the first record, from 1.
+    /// The number of the attempt at the first event, from 1.
     pub(in crate::runner) number: u32,
+    /// The versions that are passed over, since an operator has discarded them.
+    pub(in crate::runner) skip: Vec<Version>,
+}
+
+/// The source of the events of an attempt.
+#[derive(Clone, Debug)]
+pub(in crate::runner) enum What {
+    /// Neighbours of the lane, in order, with at least one record.
+    Records(Vec<Arc<Record>>),
+    /// Versions of a parked stream.
+    Range(Range),
+    /// One event that was given up, handled once more whatever the progress is.
+    Again(Box<RecordedEvent>),
+}
+
+impl Work {
+    /// Returns the stream of the events.
+    pub(in crate::runner) fn stream(&self) -> Option<&StreamId> {
+        match &self.what {
+            What::Records(records) => records.first().map(|record| &record.event.header.stream),
+            What::Range(range) => Some(&range.stream),
+            What::Again(event) => Some(&event.header.stream),
+        }
+    }
+    /// Returns the records; none if the events come from elsewhere.
+    pub(in crate::runner) fn records(&self) -> &[Arc<Record>] {
+        match &self.what {
+            What::Records(records) => records,
+            What::Range(_) | What::Again(_) => &[],
+        }
+    }
 }
 
 /// The position of a stream that is to be stored.
@@ -136,6 +182,12 @@ pub(in crate::runner) enum Effect {
     StorePositions(Vec<StreamPosition>),
     /// Commit offsets: answers `Committed`.
     Commit(Vec<OffsetCommit>),
+    /// Read the rows of a partition: answers `Loaded`.
+    Load(Load),
+    /// Do one operation on the rows of a partition: answers `Row`.
+    Row(TaskId, PartitionId, RowOp),
+    /// Read the requests of operators: answers `Polled`.
+    Poll,
     /// Let the group have the partitions of a revocation.
     Release(RevocationId),
     /// Pause partitions: answers `PauseChanged`.

@@ -33,6 +33,8 @@ enum State {
     /// The first records of the queue are being handled: this many.
     Running(usize),
     Waiting(Instant),
+    /// Waits until the processor holds no longer.
+    Held,
 }
 
 #[derive(Debug, Default)]
@@ -42,6 +44,7 @@ pub(super) struct Lanes {
     lanes: HashMap<LaneKey, Lane>,
     ready: VecDeque<LaneKey>,
     waiting: BTreeSet<(Instant, LaneKey)>,
+    held: BTreeSet<LaneKey>,
 }
 
 impl Lanes {
@@ -110,6 +113,96 @@ impl Lanes {
         }
     }
 
+    /// Lets a task finish the first records of a lane: the lane runs until
+    /// [`finished`](Self::finished).
+    pub(super) fn block(&mut self, key: &LaneKey, records: usize) {
+        if let Some(lane) = self.lanes.get_mut(key) {
+            lane.state = State::Running(records.min(lane.queue.len()));
+        }
+    }
+
+    /// Lets a lane wait until [`resume_held`](Self::resume_held).
+    pub(super) fn hold(&mut self, key: &LaneKey) {
+        if let Some(lane) = self.lanes.get_mut(key) {
+            lane.state = State::Held;
+            self.held.insert(key.clone());
+        }
+    }
+
+    /// Returns true if a lane is held.
+    pub(super) fn has_held(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// Makes the lanes ready that were held.
+    pub(super) fn resume_held(&mut self) {
+        for key in std::mem::take(&mut self.held) {
+            if let Some(lane) = self.lanes.get_mut(&key)
+                && lane.state == State::Held
+            {
+                lane.state = State::Ready;
+                self.ready.push_back(key);
+            }
+        }
+    }
+
+    /// Takes the records of a stream out of its lane, except those that are being handled.
+    pub(super) fn take_queued(&mut self, key: &LaneKey, stream: &StreamId) -> Vec<Arc<Record>> {
+        let Some(lane) = self.lanes.get_mut(key) else {
+            return Vec::new();
+        };
+        let running = match lane.state {
+            State::Running(records) => records,
+            _ => 0,
+        };
+        let mut taken = Vec::new();
+        let mut at = 0;
+        lane.queue.retain(|record| {
+            at += 1;
+            let is_taken = at > running && record.event.header.stream == *stream;
+            if is_taken {
+                taken.push(record.clone());
+            }
+            !is_taken
+        });
+        if lane.queue.is_empty() {
+            self.lanes.remove(key);
+        } else if running == 0 && !taken.is_empty() {
+            lane.retry = None;
+            lane.state = State::Ready;
+            self.ready.push_back(key.clone());
+        }
+        taken
+    }
+
+    /// Puts records before all others of their lane, except those that are being handled.
+    pub(super) fn put_back(&mut self, key: &LaneKey, records: Vec<Arc<Record>>) {
+        let Some(first) = records.first().cloned() else {
+            return;
+        };
+        if !self.lanes.contains_key(key) {
+            self.push(key, first);
+            for record in records.into_iter().skip(1) {
+                self.push(key, record);
+            }
+            return;
+        }
+        if let Some(lane) = self.lanes.get_mut(key) {
+            let running = match lane.state {
+                State::Running(records) => records,
+                _ => 0,
+            };
+            for (at, record) in records.into_iter().enumerate() {
+                lane.queue.insert(running + at, record);
+            }
+            if running == 0 {
+                lane.retry = None;
+                lane.state = State::Ready;
+                self.ready.push_back(key.clone());
+            }
+        }
+    }
+
     /// Takes the failures of the lane's head.
     pub(super) fn take_retry(&mut self, key: &LaneKey) -> Option<Retry> {
         self.lanes.get_mut(key).and_then(|lane| lane.retry.take())
@@ -161,7 +254,7 @@ impl Lanes {
             if lost_head && running == 0 {
                 // Nobody will wake the lane for the record that is gone, and what failed is gone too.
                 lane.retry = None;
-                if matches!(lane.state, State::Waiting(_)) && !lane.queue.is_empty() {
+                if matches!(lane.state, State::Waiting(_) | State::Held) && !lane.queue.is_empty() {
                     lane.state = State::Ready;
                     unblocked.push(key.clone());
                 }

@@ -9,16 +9,24 @@
 //! record -> window of its partition -> lane of its stream -> attempt -> done
 //!        -> checkpoint: flush, positions, offsets
 //! ```
+mod asks;
 mod attempts;
 mod checkpoint;
 mod ending;
 mod failure;
+mod give_up;
+mod holding;
 mod input;
 mod lanes;
+mod parked;
 mod partition;
 mod rebalance;
 mod record;
+mod redrive;
 mod retry;
+mod rows;
+mod tasks;
+mod unreadable;
 mod window;
 
 #[cfg(test)]
@@ -27,15 +35,23 @@ mod testing;
 mod tests;
 
 use self::{
-    attempts::Attempts, checkpoint::Checkpoint, ending::Ending, lanes::Lanes,
-    partition::Partitions, retry::Patience,
+    attempts::Attempts,
+    checkpoint::Checkpoint,
+    ending::Ending,
+    lanes::{LaneKey, Lanes},
+    parked::Polling,
+    partition::Partitions,
+    retry::Patience,
+    tasks::{Kind, Pass, Tasks},
 };
 pub(super) use self::{
-    input::{Effect, Ends, Input, Setback, StreamPosition, Work},
+    input::{Effect, Ends, Input, Setback, StreamPosition, What, Work},
     record::Record,
+    redrive::Range,
+    rows::{Loaded, Polled, RowAnswer, RowOp},
 };
 use super::{
-    ProcessorPolicy, RunnerError,
+    ProcessorPolicy,
     report::Counts,
     streams::{Progress, Streams},
 };
@@ -45,6 +61,9 @@ use tokio::time::Instant;
 
 /// The number of streams whose position is remembered in any case.
 const STREAMS: usize = 50_000;
+
+/// The most neighbouring records of a stream that one attempt handles, one after the other.
+const NEIGHBOURS: usize = 16;
 
 /// The number of an attempt, unique in its processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,6 +78,28 @@ pub(super) struct RevocationId(pub(super) u64);
 pub(super) struct Failure {
     pub(super) version: crate::Version,
     pub(super) error: super::HandlerError,
+    pub(super) of: FailureOf,
+}
+
+/// The part that failed.
+#[derive(Debug)]
+pub(super) enum FailureOf {
+    /// The record that was handled.
+    Record,
+    /// An event that was read from the event store, or from a deferred record.
+    Event(Box<crate::RecordedEvent>),
+    /// The event store, or the store of deferred records.
+    Store,
+}
+
+impl Failure {
+    /// Returns the event that failed, if it is not the record itself.
+    fn event(&self) -> Option<&crate::RecordedEvent> {
+        match &self.of {
+            FailureOf::Event(event) => Some(event),
+            FailureOf::Record | FailureOf::Store => None,
+        }
+    }
 }
 
 /// How an attempt has ended. What it got done counts even if it failed.
@@ -70,6 +111,12 @@ pub(super) struct Ended {
     pub(super) done: usize,
     pub(super) counts: Counts,
     pub(super) result: Outcome,
+    /// The versions that were passed over, since they are discarded.
+    pub(super) passed: Vec<crate::Version>,
+    /// Of a range: the first version that is not done.
+    pub(super) next: crate::Version,
+    /// Of a range: the history ended before it.
+    pub(super) is_short: bool,
 }
 
 /// The result of an attempt.
@@ -91,6 +138,12 @@ pub(super) struct Rules {
     /// True for a projector, which may buffer effects.
     pub(super) is_projector: bool,
     pub(super) selectors: Vec<EventSelector>,
+    /// False in a service without the event store: deferred records are stored as rows.
+    pub(super) has_event_store: bool,
+    /// The name under which this process redrives parked streams, unique among all processes.
+    pub(super) instance: Arc<str>,
+    /// A moment on both clocks, from which the time of letters follows.
+    pub(super) started: (Instant, crate::Timestamp),
     /// The source of all jitter.
     pub(super) seed: u64,
 }
@@ -101,6 +154,13 @@ impl Rules {
         let mut retry = self.policy.retry;
         retry.backoff.seed = retry.backoff.seed.or(Some(self.seed));
         retry
+    }
+    /// Returns the lane of a stream.
+    fn lane(&self, stream: &StreamId) -> LaneKey {
+        match &self.policy.lane {
+            None => LaneKey::Stream(stream.clone()),
+            Some(lane) => LaneKey::Shared((lane.0)(stream).into()),
+        }
     }
     fn subscribes_to(&self, stream: &StreamId) -> bool {
         let aggregate = stream.aggregate();
@@ -145,7 +205,10 @@ pub(super) struct Machine {
     lanes: Lanes,
     streams: Streams,
     attempts: Attempts,
+    tasks: Tasks,
+    polling: Polling,
     checkpoint: Checkpoint,
+    holding: holding::Holding,
     ending: Option<Ending>,
     /// Partitions were told to be paused or resumed, and the answer is not there.
     pausing: Option<Pausing>,
@@ -184,7 +247,10 @@ impl Machine {
             lanes: Lanes::default(),
             streams: Streams::new(STREAMS),
             attempts: Attempts::new(rules.policy.attempt_timeout),
+            tasks: Tasks::default(),
+            polling: Polling::new(rules.seed, now),
             checkpoint: Checkpoint::new(&rules, now),
+            holding: holding::Holding::default(),
             ending: None,
             pausing: None,
             counts: Counts::default(),
@@ -204,11 +270,17 @@ impl Machine {
     pub(super) fn effects(&mut self, now: Instant) -> Vec<Effect> {
         self.join(now);
         self.lanes.wake(now);
-        self.check_readable(now);
+        self.advance_unreadable(now);
         self.advance_starts(now);
         self.advance_revocations(now);
         self.attempts.abandon(now, &mut self.out);
+        self.advance_holding(now);
+        self.advance_polls(now);
+        self.advance_tasks(now);
+        self.advance_asks();
+        self.advance_redrives(now);
         self.dispatch(now);
+        self.advance_flushes(now);
         self.advance_checkpoint(now);
         self.advance_revocations(now);
         self.advance_pauses(now);
@@ -226,7 +298,7 @@ impl Machine {
             self.partitions.release_at(),
         ];
         let member = match self.membership.state {
-            Member::Out(at) => [Some(at), None, None, None],
+            Member::Out(at) => [Some(at), None, None, None, None, None, None, None],
             Member::In => [
                 self.checkpoint.wake_at(),
                 self.pausing.as_ref().and_then(|pausing| pausing.try_at),
@@ -234,8 +306,12 @@ impl Machine {
                 (self.may_start())
                     .then(|| self.partitions.start_at())
                     .flatten(),
+                self.polling.wake_at().filter(|_| self.ending.is_none()),
+                self.tasks.wake_at(),
+                self.redrive_wake_at().filter(|_| self.may_redrive()),
+                self.holding_wake_at(),
             ],
-            Member::Joining | Member::Leaving | Member::Over => [None; 4],
+            Member::Joining | Member::Leaving | Member::Over => [None; 8],
         };
         let times = always.into_iter().chain(member).flatten();
         times.chain(self.wake_revocations_at()).min()
@@ -259,13 +335,9 @@ impl Machine {
             Input::Joined(group, ends) => self.joined(group, ends),
             Input::NotJoined(setback) => self.not_joined(setback, now),
             Input::Delivered(record) => self.delivered(record),
-            Input::Unreadable(partition, epoch, offset, error) => {
-                self.unreadable(&partition, epoch, offset, error);
-            }
+            Input::Unreadable(record, epoch, error) => self.unreadable(*record, epoch, error),
             Input::Reached(partition, epoch, next) => {
-                // Nothing after a record that cannot be read is taken in.
-                let owned = self.partitions.get(&partition, epoch);
-                if let Some(owned) = owned.filter(|owned| owned.unreadable.is_none()) {
+                if let Some(owned) = self.partitions.get(&partition, epoch) {
                     owned.window.reached(next);
                 }
             }
@@ -277,6 +349,9 @@ impl Machine {
             }
             Input::NotReceived(error) => self.not_received(error, now),
             Input::Begun(partition, epoch, is_owned) => self.begun(&partition, epoch, is_owned),
+            Input::Loaded(load, result) => self.loaded(&load, result, now),
+            Input::Row(id, result) => self.row(id, result, now),
+            Input::Polled(result) => self.polled(result, now),
             Input::NotBegun(partition, epoch, setback) => {
                 self.not_begun(&partition, epoch, setback, now);
             }
@@ -343,24 +418,33 @@ impl Machine {
 
     /// Starts attempts at the heads of lanes that are ready.
     fn dispatch(&mut self, now: Instant) {
-        if self.ending.is_some() {
+        if self.ending.is_some() || self.polling.is_paused {
             return;
         }
         let policy = &self.rules.policy;
+        let most = if policy.max_batch > 1 {
+            policy.max_batch
+        } else {
+            NEIGHBOURS
+        };
         while self.attempts.len() < policy.concurrency {
-            let Some((lane, records)) = self.lanes.start_next(policy.max_batch) else {
+            let Some((lane, records)) = self.lanes.start_next(most) else {
                 return;
             };
             let Some(head) = records.first() else {
                 continue;
             };
             let number = self.lanes.retry(&lane).map_or(1, |r| r.attempts() + 1);
-            let progress = self.streams.get(&head.event.header.stream);
+            let stream = &head.event.header.stream;
+            let owned = self.partitions.owned.get(&head.partition);
             let work = Work {
+                partition: head.partition.clone(),
+                epoch: head.epoch,
                 lane,
-                records,
-                progress,
+                progress: self.streams.get(stream),
                 number,
+                skip: owned.map_or_else(Vec::new, |owned| owned.parking.skip(stream)),
+                what: What::Records(records),
             };
             let id = self.attempts.start(work.clone(), now);
             self.out.push(Effect::Start(id, work));
@@ -372,68 +456,70 @@ impl Machine {
         let Some(running) = self.attempts.finished(id) else {
             return;
         };
-        let Work { lane, records, .. } = running.work;
+        let work = running.work;
         self.counts.add(&ended.counts);
-        let Some(head) = records.first() else {
-            return;
-        };
-        let stream = &head.event.header.stream;
-        let owned = self.partitions.get(&head.partition, head.epoch);
-        let Some(owned) = owned else {
+        match &work.what {
+            What::Records(_) => {}
+            What::Range(_) => return self.redriven(id, &work, ended, now),
+            What::Again(_) => return self.asked_again(id, &work, ended, now),
+        }
+        let (partition, epoch) = (work.partition.clone(), work.epoch);
+        if self.partitions.get(&partition, epoch).is_none() {
             // The partition is gone, and whoever has it now gets the records again.
-            return self.lanes.finished(&lane, records.len());
+            return self.lanes.finished(&work.lane, work.records().len());
+        }
+        if ended.passed.is_empty() {
+            return self.conclude(work, ended, now);
+        }
+        let mut pass = Pass {
+            versions: ended.passed.clone(),
+            work,
+            ended,
+        };
+        match self.next_pass(&partition, epoch, &mut pass) {
+            Some(op) => {
+                let kind = Kind::Pass(Box::new(pass));
+                self.begin_task(&partition, epoch, kind, Some(op));
+            }
+            None => self.conclude(pass.work, pass.ended, now),
+        }
+    }
+
+    /// Notes what an attempt at records has done, and goes on with its lane.
+    fn conclude(&mut self, work: Work, ended: Ended, now: Instant) {
+        let (records, lane) = (work.records(), &work.lane);
+        let Some(owned) = self.partitions.get(&work.partition, work.epoch) else {
+            return self.lanes.finished(lane, records.len());
+        };
+        let Some(stream) = work.stream() else {
+            return;
         };
         for record in records.iter().take(ended.done) {
             owned.window.done(record.offset);
         }
-        if ended.counts.handled > 0 {
-            if self.rules.is_projector {
-                owned.effects.touched.insert(stream.clone());
-            }
-            if let Progress::At(at) = &ended.progress {
-                let position = (at.version, at.commit_id);
-                owned.effects.positions.insert(stream.clone(), position);
-            }
+        if ended.counts.handled > 0 && self.rules.is_projector {
+            owned.effects.touched.insert(stream.clone());
         }
-        self.streams
-            .set(stream, head.partition.clone(), ended.progress);
+        if ended.counts.has_moved()
+            && let Progress::At(at) = &ended.progress
+        {
+            let position = (at.version, at.commit_id);
+            owned.effects.positions.insert(stream.clone(), position);
+        }
         let is_leaving = owned.is_leaving() || self.ending.is_some();
+        self.streams
+            .set(stream, work.partition.clone(), ended.progress);
+        self.drop_letters(&work, ended.done);
         match ended.result {
             Outcome::Failed(failure) => {
-                self.lanes.finished(&lane, ended.done);
-                self.failed(&lane, &records, ended.done, failure, now);
+                self.lanes.finished(lane, ended.done);
+                self.failed(&work, ended.done, failure, now);
             }
             // The rest comes again, here or elsewhere.
             Outcome::Cancelled | Outcome::Done if is_leaving => {
-                self.lanes.finished(&lane, records.len());
+                self.lanes.finished(lane, records.len());
             }
-            Outcome::Done | Outcome::Cancelled => self.lanes.finished(&lane, ended.done),
-        }
-    }
-
-    /// Halts if the next record of a partition cannot be read: all before it is done.
-    fn check_readable(&mut self, now: Instant) {
-        if self.ending.is_some() {
-            return;
-        }
-        let mut found = None;
-        for (partition, owned) in &mut self.partitions.owned {
-            let window = &owned.window;
-            let is_next = |at: &mut (crate::ports::Offset, crate::WireError)| {
-                window.first_open() == Some(at.0)
-            };
-            if let Some((offset, error)) = owned.unreadable.take_if(is_next) {
-                found = Some(RunnerError::Unreadable {
-                    processor: self.rules.name.clone(),
-                    partition: partition.clone(),
-                    offset,
-                    source: error.into(),
-                });
-                break;
-            }
-        }
-        if let Some(error) = found {
-            self.halt(error, now);
+            Outcome::Done | Outcome::Cancelled => self.lanes.finished(lane, ended.done),
         }
     }
 }

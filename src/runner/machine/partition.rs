@@ -1,12 +1,13 @@
 //! The partitions that a processor owns, each in its own state: one that starts or leaves does not
 //! hold up the others.
-use super::{RevocationId, record::Record, retry::Patience, window::Window};
+use super::{RevocationId, parked::Parking, record::Record, retry::Patience, window::Window};
 use crate::{
     CommitId, StreamId, Version, WireError,
-    ports::{AssignedPartition, AssignmentEpoch, Offset, PartitionId},
+    control::StoredRecord,
+    ports::{AssignedPartition, AssignmentEpoch, PartitionId},
 };
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet, VecDeque},
     sync::Arc,
 };
 use tokio::time::Instant;
@@ -17,10 +18,19 @@ pub(super) struct Partition {
     pub(super) phase: Phase,
     pub(super) window: Window,
     pub(super) pause: Pause,
-    /// The first record that cannot be read. It is an error when all before it is done; nothing
-    /// after it is taken in.
-    pub(super) unreadable: Option<(Offset, WireError)>,
+    /// Records that cannot be read. Each is decided about when all before it is done.
+    pub(super) unreadable: VecDeque<Unreadable>,
     pub(super) effects: Effects,
+    pub(super) parking: Parking,
+}
+
+/// A record that cannot be read.
+#[derive(Debug)]
+pub(super) struct Unreadable {
+    pub(super) record: StoredRecord,
+    pub(super) error: WireError,
+    /// Its letter is being written.
+    pub(super) is_given_up: bool,
 }
 
 /// The phase of an assignment.
@@ -38,6 +48,8 @@ pub(super) enum Phase {
 pub(super) struct Starting {
     pub(super) assigned: AssignedPartition,
     pub(super) arrived: Vec<Arc<Record>>,
+    /// The start is durable, and the rows about failed events are read.
+    pub(super) is_begun: bool,
     pub(super) patience: Patience,
     /// When the step may be tried again; `None` while it runs.
     pub(super) try_at: Option<Instant>,
@@ -79,6 +91,8 @@ impl Effects {
 pub(super) struct Pause {
     /// The window is full, and not half empty since.
     pub(super) is_full: bool,
+    /// There is a reason to pause it.
+    pub(super) is_wanted: bool,
     /// The consumer was told to pause it.
     pub(super) is_told: bool,
 }
@@ -111,12 +125,14 @@ impl Partition {
             phase: Phase::Starting(Box::new(Starting {
                 assigned,
                 arrived: Vec::new(),
+                is_begun: false,
                 patience: Patience::new(seed),
                 try_at,
             })),
             pause: Pause::default(),
-            unreadable: None,
+            unreadable: VecDeque::new(),
             effects: Effects::default(),
+            parking: Parking::default(),
         }
     }
 

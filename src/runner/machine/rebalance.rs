@@ -6,8 +6,8 @@ use super::{
     record::Record,
 };
 use crate::{
-    StreamId, WireError,
-    ports::{AssignedPartition, AssignmentEpoch, MessageBusError, NoPosition, Offset, PartitionId},
+    StreamId,
+    ports::{AssignedPartition, AssignmentEpoch, MessageBusError, NoPosition, PartitionId},
     runner::RunnerError,
 };
 use std::{collections::HashSet, sync::Arc, time::Duration};
@@ -42,13 +42,21 @@ impl Machine {
         if !self.may_start() {
             return;
         }
-        for owned in self.partitions.owned.values_mut() {
+        let mut loads = Vec::new();
+        for (partition, owned) in &mut self.partitions.owned {
             if let Phase::Starting(starting) = &mut owned.phase
                 && starting.try_at.is_some_and(|at| at <= now)
             {
                 starting.try_at = None;
-                self.out.push(Effect::Begin(starting.assigned.clone()));
+                if starting.is_begun {
+                    loads.push((partition.clone(), owned.epoch));
+                } else {
+                    self.out.push(Effect::Begin(starting.assigned.clone()));
+                }
             }
+        }
+        for (partition, epoch) in loads {
+            self.load(&partition, epoch);
         }
     }
 
@@ -72,6 +80,17 @@ impl Machine {
             self.partitions.owned.remove(partition);
             return;
         }
+        if let Phase::Starting(starting) = &mut owned.phase {
+            starting.is_begun = true;
+            self.load(partition, epoch);
+        }
+    }
+
+    /// Handles the records of a partition, now that its start is durable and its rows are known.
+    pub(super) fn serve(&mut self, partition: &PartitionId, epoch: AssignmentEpoch) {
+        let Some(owned) = self.partitions.get(partition, epoch) else {
+            return;
+        };
         if let Phase::Starting(starting) = &mut owned.phase {
             let arrived = std::mem::take(&mut starting.arrived);
             owned.phase = Phase::Serving;
@@ -110,8 +129,7 @@ impl Machine {
         let Some(owned) = self.partitions.get(&record.partition, record.epoch) else {
             return;
         };
-        let is_taken = !owned.is_leaving() && owned.unreadable.is_none();
-        if !is_taken || !owned.window.push(record.offset, record.bytes) {
+        if owned.is_leaving() || !owned.window.push(record.offset, record.bytes) {
             return;
         }
         if let Phase::Starting(starting) = &mut owned.phase {
@@ -135,30 +153,14 @@ impl Machine {
             }
             return;
         }
-        let lane = self.lane(stream);
-        self.lanes.push(&lane, record);
-    }
-
-    fn lane(&self, stream: &StreamId) -> LaneKey {
-        match &self.rules.policy.lane {
-            None => LaneKey::Stream(stream.clone()),
-            Some(lane) => LaneKey::Shared((lane.0)(stream).into()),
+        if !self.defer(&record) {
+            let lane = self.lane(&record.event.header.stream);
+            self.lanes.push(&lane, record);
         }
     }
 
-    pub(super) fn unreadable(
-        &mut self,
-        partition: &PartitionId,
-        epoch: AssignmentEpoch,
-        offset: Offset,
-        error: WireError,
-    ) {
-        let owned = self.partitions.get(partition, epoch);
-        if let Some(owned) = owned.filter(|o| o.unreadable.is_none() && !o.is_leaving())
-            && owned.window.push(offset, 0)
-        {
-            owned.unreadable = Some((offset, error));
-        }
+    pub(super) fn lane(&self, stream: &StreamId) -> LaneKey {
+        self.rules.lane(stream)
     }
 
     /// Partitions are to be given up: what runs of them is finished, the rest is dropped.
@@ -183,6 +185,7 @@ impl Machine {
             }
         }
         self.lanes.drop_queued(&leaving);
+        self.raise();
         self.attempts.finish(Some(&leaving), &mut self.out);
         // Time is left for the commit.
         let drain = (grace - grace / 4).min(self.rules.policy.drain);
@@ -223,7 +226,7 @@ impl Machine {
 
     /// Returns true if nothing runs of these partitions, and what is done of them is committed.
     fn is_committed(&self, partitions: &HashSet<PartitionId>) -> bool {
-        if self.attempts.any_of(partitions) {
+        if self.attempts.any_of(partitions) || self.tasks.any_of(partitions) {
             return false;
         }
         let mut owned = partitions
@@ -257,6 +260,7 @@ impl Machine {
     /// Forgets everything about partitions that are gone: others may work on them from now on.
     fn forget(&mut self, partitions: &HashSet<PartitionId>) {
         self.lanes.drop_queued(partitions);
+        self.end_tasks(partitions);
         self.streams.forget(partitions);
         self.checkpoint.void(partitions);
         for partition in partitions {
@@ -291,6 +295,7 @@ impl Machine {
         let policy = &self.rules.policy;
         let (records, bytes) = (policy.max_records, policy.max_bytes);
         let (total, most) = (self.partitions.bytes(), policy.max_total_bytes);
+        let is_held = self.holding.since.is_some() || self.polling.is_paused;
         for owned in self.partitions.owned.values_mut() {
             let (len, size) = (owned.window.len(), owned.window.bytes());
             if len >= records || size >= bytes || total >= most {
@@ -298,6 +303,7 @@ impl Machine {
             } else if len <= records / 2 && size <= bytes / 2 && total <= most / 2 {
                 owned.pause.is_full = false;
             }
+            owned.pause.is_wanted = owned.pause.is_full || is_held;
         }
         if self.membership.state != Member::In
             || (self.pausing.as_ref()).is_some_and(|p| p.try_at.is_none_or(|at| at > now))
@@ -307,7 +313,7 @@ impl Machine {
         self.pausing = None;
         for is_paused in [true, false] {
             let changed = self.partitions.owned.iter().filter(|(_, owned)| {
-                owned.pause.is_full == is_paused && owned.pause.is_told != is_paused
+                owned.pause.is_wanted == is_paused && owned.pause.is_told != is_paused
             });
             let partitions: Vec<_> = changed.map(|(p, owned)| (p.clone(), owned.epoch)).collect();
             if partitions.is_empty() {

@@ -1,7 +1,9 @@
 //! A record that has arrived, and was understood.
 use crate::{
-    RecordedEvent, Version, WireError, from_message,
-    ports::{AssignmentEpoch, Delivery, Offset, PartitionId},
+    RecordedEvent, Version, WireError,
+    control::StoredRecord,
+    from_message,
+    ports::{AssignmentEpoch, Delivery, Message, Offset, PartitionId},
     previous_record,
 };
 
@@ -13,6 +15,8 @@ pub(in crate::runner) struct Record {
     pub(in crate::runner) epoch: AssignmentEpoch,
     /// The size that counts towards the window.
     pub(in crate::runner) bytes: usize,
+    /// The record as it came, for a dead letter.
+    pub(in crate::runner) message: Message,
     pub(in crate::runner) event: RecordedEvent,
     /// The version of the stream's previous record in the topic, if the record says that it is not
     /// the version before.
@@ -27,6 +31,7 @@ impl Record {
     pub(in crate::runner) fn read(delivery: &Delivery) -> Result<Self, WireError> {
         let message = &delivery.message;
         Ok(Self {
+            message: message.clone(),
             partition: delivery.partition.clone(),
             offset: delivery.offset,
             epoch: delivery.epoch,
@@ -34,5 +39,10 @@ impl Record {
             event: from_message(message)?,
             previous: previous_record(message)?,
         })
+    }
+
+    /// Returns the record in its stored form.
+    pub(in crate::runner) fn stored(&self) -> StoredRecord {
+        StoredRecord::new(self.message.clone(), self.offset)
     }
 }

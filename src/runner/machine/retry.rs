@@ -42,6 +42,11 @@ impl Retry {
         Some(super::later(now, pause))
     }
 
+    /// Returns the time of the first failure.
+    pub(super) const fn since(&self) -> Option<Instant> {
+        self.since
+    }
+
     /// Returns the number of attempts that have failed.
     pub(super) const fn attempts(&self) -> u32 {
         self.retrying.attempts()

@@ -3,8 +3,8 @@ use super::harness::*;
 use foldstream::{
     Backoff, RetryPolicy,
     runner::{
-        ErrorClass, EventContext, HandlerError, HandlerResult, ModelId, ProcessorPolicy, Projector,
-        RunnerError,
+        ErrorClass, EventContext, FailureAction, HandlerError, HandlerResult, ModelId,
+        ProcessorPolicy, Projector, RunnerError,
     },
 };
 use std::{
@@ -184,7 +184,10 @@ async fn throttling_ends_with_its_own_limit_for_flushes_as_for_handlers() {
     assert!((3..=12).contains(&flushes), "{flushes}");
 
     let seen = Seen::failing(move |_, _, _| Err(throttled()));
-    let report = world.catch_up(seen, policy.with_name("handler")).await;
+    let policy = policy
+        .with_name("handler")
+        .with_on_failure(|_| FailureAction::Halt);
+    let report = world.catch_up(seen, policy).await;
     let RunnerError::Halted {
         class, attempts, ..
     } = error_of(&report)

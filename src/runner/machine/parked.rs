@@ -1,0 +1,485 @@
+//! Parked streams: what is deferred, what is released, and what other processes have changed.
+use super::{
+    Effect, Machine, Setback,
+    partition::{Partition, Phase},
+    record::Record,
+    rows::{Load, Loaded, Polled, RowAnswer, RowOp},
+    tasks::{Clear, Kind, Raise, Reply},
+};
+use crate::{
+    StreamId, Version,
+    control::{AskRow, ChangeToken, DeleteIf, DiscardRow, LetterKey, ParkRow, PutIf, Stored},
+    ports::{AssignmentEpoch, PartitionId},
+    runner::streams::Progress,
+};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// The interval in which the change token is read.
+const POLL: Duration = Duration::from_secs(5);
+/// The interval in which all rows are read again, whether or not the token has moved.
+const RELOAD: Duration = Duration::from_secs(300);
+
+/// The rows about failed events of one partition, as this owner knows them.
+#[derive(Debug, Default)]
+pub(super) struct Parking {
+    pub(super) parked: HashMap<StreamId, Parked>,
+    pub(super) discards: HashMap<(StreamId, Version), Stored<DiscardRow>>,
+    pub(super) letters: HashSet<LetterKey>,
+    pub(super) asks: HashMap<LetterKey, Stored<AskRow>>,
+}
+
+/// A parked stream.
+#[derive(Debug)]
+pub(super) struct Parked {
+    pub(super) row: Stored<ParkRow>,
+    /// Records that have arrived and are not covered by the durable `high`, in order.
+    pub(super) deferred: Vec<Arc<Record>>,
+    /// The number of loads that had begun when the row was last written here.
+    pub(super) written_after: u64,
+    /// Another owner has written its name: the row is left alone until it is read again.
+    pub(super) is_yielded: bool,
+}
+
+/// The reading of rows that other processes may have changed.
+#[derive(Debug)]
+pub(super) struct Polling {
+    token: Option<ChangeToken>,
+    /// The next poll; `None` while one runs.
+    poll_at: Option<Instant>,
+    reload_at: Instant,
+    /// The number of loads that have begun.
+    pub(super) loads: u64,
+    rng: fastrand::Rng,
+    /// Streams that were parked lately, for the limit per minute.
+    pub(super) newly_parked: std::collections::VecDeque<Instant>,
+    pub(super) is_paused: bool,
+}
+
+impl Polling {
+    pub(super) fn new(seed: u64, now: Instant) -> Self {
+        Self {
+            token: None,
+            poll_at: Some(now),
+            reload_at: now + RELOAD,
+            loads: 0,
+            rng: fastrand::Rng::with_seed(seed),
+            newly_parked: std::collections::VecDeque::new(),
+            is_paused: false,
+        }
+    }
+    pub(super) const fn wake_at(&self) -> Option<Instant> {
+        self.poll_at
+    }
+    /// Instances that started together do not poll together.
+    fn next(&mut self, now: Instant) {
+        self.poll_at = Some(now + POLL.mul_f64(0.8 + 0.4 * self.rng.f64()));
+    }
+}
+
+impl Parking {
+    /// Returns the versions of a stream that are to be passed over.
+    pub(super) fn skip(&self, stream: &StreamId) -> Vec<Version> {
+        if self.discards.is_empty() {
+            return Vec::new();
+        }
+        let of = self
+            .discards
+            .iter()
+            .filter(|((of, _), row)| of == stream && row.value.is_in_force());
+        of.map(|((_, version), _)| *version).collect()
+    }
+
+    /// Returns the letters of a stream below a version.
+    pub(super) fn letters_below(&self, stream: &StreamId, below: Version) -> Vec<LetterKey> {
+        let mut letters: Vec<_> = (self.letters.iter())
+            .filter(|key| matches!(key, LetterKey::Event { stream: of, version } if of == stream && *version < below))
+            .cloned()
+            .collect();
+        letters.sort_unstable();
+        letters
+    }
+}
+
+impl Machine {
+    /// Asks for the rows of a partition.
+    pub(super) fn load(&mut self, partition: &PartitionId, epoch: AssignmentEpoch) {
+        self.polling.loads += 1;
+        self.out.push(Effect::Load(Load {
+            partition: partition.clone(),
+            epoch,
+            number: self.polling.loads,
+        }));
+    }
+
+    /// Reads the change token from time to time, and all rows more rarely.
+    pub(super) fn advance_polls(&mut self, now: Instant) {
+        if self.ending.is_some() || self.membership.state != super::Member::In {
+            return;
+        }
+        if self.polling.poll_at.is_some_and(|at| at <= now) {
+            self.polling.poll_at = None;
+            self.out.push(Effect::Poll);
+        }
+        if self.polling.reload_at <= now {
+            self.polling.reload_at = now + RELOAD;
+            self.reload();
+        }
+    }
+
+    fn reload(&mut self) {
+        let serving: Vec<_> = (self.partitions.owned.iter())
+            .filter(|(_, owned)| matches!(owned.phase, Phase::Serving))
+            .map(|(partition, owned)| (partition.clone(), owned.epoch))
+            .collect();
+        for (partition, epoch) in serving {
+            self.load(&partition, epoch);
+        }
+    }
+
+    pub(super) fn polled(&mut self, result: Result<Polled, Setback>, now: Instant) {
+        self.polling.next(now);
+        match result {
+            Ok(polled) => {
+                self.polling.is_paused = polled.pause.is_some_and(|pause| pause.is_paused);
+                if polled.token != self.polling.token {
+                    // The token was read first, so the rows are at least as new.
+                    self.polling.token = polled.token;
+                    self.reload();
+                }
+            }
+            Err(Setback::Wait(error)) => {
+                tracing::warn!(processor = %self.rules.name, error = crate::chain(&*error), "the requests of operators could not be read yet");
+            }
+            Err(Setback::Halt(error)) => self.halt(error, now),
+        }
+    }
+
+    /// Takes the rows of a partition.
+    pub(super) fn loaded(
+        &mut self,
+        load: &Load,
+        result: Result<Box<Loaded>, Setback>,
+        now: Instant,
+    ) {
+        let Some(owned) = self.partitions.get(&load.partition, load.epoch) else {
+            return;
+        };
+        let loaded = match result {
+            Ok(loaded) => *loaded,
+            Err(setback) => return self.not_loaded(load, setback, now),
+        };
+        let is_first = matches!(owned.phase, Phase::Starting(_));
+        owned.parking.discards = loaded.discards.into_iter().collect();
+        if is_first {
+            owned.parking.letters = loaded.letters.into_iter().collect();
+            self.polling.token = self.polling.token.or(loaded.token);
+        } else {
+            owned.parking.letters.extend(loaded.letters);
+        }
+        let owned = self.partitions.get(&load.partition, load.epoch);
+        if let Some(owned) = owned {
+            owned.parking.asks = loaded.asks.into_iter().collect();
+        }
+        self.compare(load, loaded.parked);
+        if is_first {
+            self.serve(&load.partition, load.epoch);
+        }
+    }
+
+    fn not_loaded(&mut self, load: &Load, setback: Setback, now: Instant) {
+        let name = self.rules.name.clone();
+        let error = match setback {
+            Setback::Wait(error) => error,
+            Setback::Halt(error) => return self.halt(error, now),
+        };
+        let Some(owned) = self.partitions.get(&load.partition, load.epoch) else {
+            return;
+        };
+        tracing::warn!(processor = %name, partition = %load.partition, error = crate::chain(&*error), "the rows about failed events could not be read yet");
+        if let Phase::Starting(starting) = &mut owned.phase {
+            starting.try_at = Some(starting.patience.failed(now));
+        } else {
+            // The next poll finds another token, or the next reload comes.
+            self.polling.token = None;
+        }
+    }
+
+    /// Compares the park rows that were read with those that are known.
+    fn compare(&mut self, load: &Load, rows: Vec<(StreamId, Stored<ParkRow>, Option<Version>)>) {
+        let mut found = HashSet::new();
+        for (stream, row, position) in rows {
+            found.insert(stream.clone());
+            if self.tasks.is_busy_with(&stream) {
+                continue;
+            }
+            let known = match self.streams.get(&stream) {
+                Progress::At(at) => Some(at.version),
+                Progress::Unknown | Progress::NoBase => None,
+            };
+            let is_stale = row.value.is_stale(position.max(known));
+            let Some(owned) = self.partitions.get(&load.partition, load.epoch) else {
+                return;
+            };
+            match owned.parking.parked.get_mut(&stream) {
+                Some(parked) if parked.written_after >= load.number => continue,
+                Some(parked) => {
+                    parked.row = row.clone();
+                    parked.is_yielded = false;
+                }
+                None => {
+                    let parked = Parked {
+                        row: row.clone(),
+                        deferred: Vec::new(),
+                        written_after: 0,
+                        is_yielded: false,
+                    };
+                    owned.parking.parked.insert(stream.clone(), parked);
+                    self.defer_queued(&stream);
+                }
+            }
+            if is_stale {
+                self.clear(load, stream, &row);
+            }
+        }
+        let Some(owned) = self.partitions.get(&load.partition, load.epoch) else {
+            return;
+        };
+        let gone: Vec<_> = (owned.parking.parked.iter())
+            .filter(|(stream, parked)| {
+                !found.contains(*stream) && parked.written_after < load.number
+            })
+            .map(|(stream, _)| stream.clone())
+            .collect();
+        for stream in gone {
+            if !self.tasks.is_busy_with(&stream) {
+                self.release(&load.partition, load.epoch, &stream);
+            }
+        }
+    }
+
+    /// Deletes the rows of a stream whose events were all handled meanwhile: the letters first.
+    fn clear(&mut self, load: &Load, stream: StreamId, row: &Stored<ParkRow>) {
+        let Some(owned) = self.partitions.get(&load.partition, load.epoch) else {
+            return;
+        };
+        let mut letters = owned.parking.letters_below(&stream, row.value.high.next());
+        let revision = row.revision;
+        let op = match letters.pop() {
+            Some(letter) => RowOp::DeleteLetter(letter),
+            None => RowOp::DeletePark(stream.clone(), revision),
+        };
+        let clear = Clear {
+            stream,
+            letters,
+            revision,
+        };
+        self.begin_task(&load.partition, load.epoch, Kind::Clear(clear), Some(op));
+    }
+
+    pub(super) fn cleared(&mut self, reply: Reply, mut clear: Clear) {
+        match &reply.answer {
+            RowAnswer::ParkDeleted(DeleteIf::Deleted) => {
+                self.release(&reply.partition, reply.epoch, &clear.stream);
+            }
+            RowAnswer::ParkDeleted(DeleteIf::Conflict(row)) => {
+                self.row_written(&reply, &clear.stream, row.clone());
+            }
+            _ => {
+                let op = match clear.letters.pop() {
+                    Some(letter) => RowOp::DeleteLetter(letter),
+                    None => RowOp::DeletePark(clear.stream.clone(), clear.revision),
+                };
+                self.go_on(&reply, Kind::Clear(clear), Some(op));
+            }
+        }
+    }
+
+    /// Notes the row of a parked stream as it is now.
+    pub(super) fn row_written(&mut self, reply: &Reply, stream: &StreamId, row: Stored<ParkRow>) {
+        let loads = self.polling.loads;
+        let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) else {
+            return;
+        };
+        let parked = owned.parking.parked.entry(stream.clone());
+        let parked = parked.or_insert_with(|| Parked {
+            row: row.clone(),
+            deferred: Vec::new(),
+            written_after: loads,
+            is_yielded: false,
+        });
+        parked.row = row;
+        parked.written_after = loads;
+    }
+
+    /// Takes a record of a stream that may be parked. Returns false if it is not, so that the
+    /// record goes into its lane.
+    pub(super) fn defer(&mut self, record: &Arc<Record>) -> bool {
+        let header = &record.event.header;
+        let has_store = self.rules.has_event_store;
+        let Some(owned) = self.partitions.get(&record.partition, record.epoch) else {
+            return false;
+        };
+        let Some(parked) = owned.parking.parked.get_mut(&header.stream) else {
+            return false;
+        };
+        let row = &parked.row.value;
+        if row.is_duplicate(header.version) || (has_store && header.version <= row.high) {
+            // It was handled, or will be handled by a redrive. For the offset that is the same.
+            if row.is_duplicate(header.version) {
+                self.counts.duplicates += 1;
+            } else {
+                self.counts.deferred += 1;
+            }
+            owned.window.done(record.offset);
+            return true;
+        }
+        self.counts.deferred += 1;
+        parked.deferred.push(record.clone());
+        true
+    }
+
+    /// Defers what is queued of a stream that is parked now.
+    pub(super) fn defer_queued(&mut self, stream: &StreamId) {
+        let lane = self.lane(stream);
+        for record in self.lanes.take_queued(&lane, stream) {
+            if !self.defer(&record) {
+                self.lanes.push(&lane, record);
+            }
+        }
+    }
+
+    /// Raises `high` of the streams that have deferred records: all of them if somebody waits for
+    /// the offset, else once in a checkpoint interval.
+    pub(super) fn raise(&mut self) {
+        let mut raises = Vec::new();
+        for (partition, owned) in &self.partitions.owned {
+            if matches!(owned.phase, Phase::Starting(_)) {
+                continue;
+            }
+            for (stream, parked) in &owned.parking.parked {
+                let last = parked.deferred.iter().map(|r| r.event.header.version).max();
+                if let Some(to) = last
+                    && !self.tasks.is_busy_with(stream)
+                {
+                    raises.push((partition.clone(), owned.epoch, stream.clone(), to));
+                }
+            }
+        }
+        // The order of the map is random; the order of effects must not be.
+        raises.sort_unstable_by(|a, b| a.2.cmp(&b.2));
+        for (partition, epoch, stream, to) in raises {
+            let Some(owned) = self.partitions.get(&partition, epoch) else {
+                continue;
+            };
+            let Some(parked) = owned.parking.parked.get(&stream) else {
+                continue;
+            };
+            let to_store = if self.rules.has_event_store {
+                Vec::new()
+            } else {
+                parked.deferred.clone()
+            };
+            let op = raise_op(&stream, &to_store, parked, to);
+            let raise = Raise {
+                stream,
+                to_store,
+                to,
+            };
+            self.begin_task(&partition, epoch, Kind::Raise(raise), Some(op));
+        }
+    }
+
+    pub(super) fn raised(&mut self, reply: Reply, mut raise: Raise) {
+        let row = match &reply.answer {
+            RowAnswer::Park(PutIf::Written(row) | PutIf::Conflict(Some(row))) => row.clone(),
+            // The stream was released: all that is not covered goes back, before anything newer.
+            RowAnswer::Park(PutIf::Conflict(None)) => {
+                return self.release(&reply.partition, reply.epoch, &raise.stream);
+            }
+            _ => {
+                // A record is stored.
+                raise.to_store.pop();
+                return self.raise_on(&reply, raise);
+            }
+        };
+        let high = row.value.high;
+        self.row_written(&reply, &raise.stream, row);
+        if high < raise.to {
+            return self.raise_on(&reply, raise);
+        }
+        let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) else {
+            return;
+        };
+        let Partition {
+            parking, window, ..
+        } = owned;
+        if let Some(parked) = parking.parked.get_mut(&raise.stream) {
+            // What was deferred since is covered by the next raise.
+            let to = raise.to.min(high);
+            parked.deferred.retain(|record| {
+                let is_covered = record.event.header.version <= to;
+                if is_covered {
+                    window.done(record.offset);
+                }
+                !is_covered
+            });
+        }
+    }
+
+    fn raise_on(&mut self, reply: &Reply, raise: Raise) {
+        let op = match self.partitions.get(&reply.partition, reply.epoch) {
+            Some(owned) => match owned.parking.parked.get(&raise.stream) {
+                Some(parked) => raise_op(&raise.stream, &raise.to_store, parked, raise.to),
+                None => return,
+            },
+            None => return,
+        };
+        self.go_on(reply, Kind::Raise(raise), Some(op));
+    }
+
+    /// Goes on with a stream that is parked no longer. What its row covered was handled; what was
+    /// deferred and is not covered goes back to the head of the lane, before anything newer.
+    pub(super) fn release(
+        &mut self,
+        partition: &PartitionId,
+        epoch: AssignmentEpoch,
+        stream: &StreamId,
+    ) {
+        let Some(owned) = self.partitions.get(partition, epoch) else {
+            return;
+        };
+        let Some(parked) = owned.parking.parked.remove(stream) else {
+            return;
+        };
+        let high = parked
+            .row
+            .value
+            .high
+            .max(Version::new(parked.row.value.from.get().saturating_sub(1)));
+        let mut progress = self.streams.get(stream);
+        if !matches!(&progress, Progress::At(at) if at.version >= high) {
+            progress = Progress::at(high, None);
+        }
+        self.streams.set(stream, partition.clone(), progress);
+        let lane = self.lane(stream);
+        self.lanes.put_back(&lane, parked.deferred);
+    }
+}
+
+fn raise_op(stream: &StreamId, to_store: &[Arc<Record>], parked: &Parked, to: Version) -> RowOp {
+    match to_store.last() {
+        Some(record) => {
+            let version = record.event.header.version;
+            RowOp::PutDeferred(stream.clone(), version, Arc::new(record.stored()))
+        }
+        None => {
+            let row = parked.row.value.deferred_to(to);
+            RowOp::ReplacePark(stream.clone(), row, parked.row.revision)
+        }
+    }
+}

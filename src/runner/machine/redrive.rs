@@ -1,0 +1,520 @@
+//! Redrives: the events of a parked stream are handled again, from the one that failed on.
+//!
+//! ```text
+//! claim the row -> read the discards -> handle a page -> flush -> note what was passed over
+//!   -> letter of a new failure -> move `from` -> delete letters -> next page
+//!   -> `from` is after `high`: delete the row -> release the stream
+//! ```
+//! `from` is a durable position: it moves only after the flush.
+use super::{
+    AttemptId, Effect, Ended, FailureOf, Machine, Outcome, What, Work,
+    give_up::LetterOf,
+    parked::Parked,
+    partition::Phase,
+    retry::Retry,
+    rows::{RowAnswer, RowOp},
+    tasks::{Kind, Reply, TaskId},
+};
+use crate::{
+    RetryPolicy, StreamId, Version,
+    control::{
+        DeadLetter, DeleteIf, DiscardState, LetterKey, ParkFailure, ParkRow, ParkState, PutIf,
+        Stored, merge,
+    },
+    ports::{AssignmentEpoch, PartitionId},
+    runner::{ErrorClass, RunnerError, streams::Progress},
+};
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// The most versions that are handled between two moves of `from`.
+const PAGE: u64 = 100;
+
+#[derive(Debug)]
+pub(super) struct Redrive {
+    pub(super) stream: StreamId,
+    step: Step,
+    /// The row to put next.
+    wanted: Option<ParkRow>,
+    /// The first version that is not handled.
+    next: Version,
+    /// Versions that were passed over and are not noted.
+    passed: Vec<Version>,
+    /// The letter of a new failure, until it is written.
+    letter: Option<(LetterKey, Arc<DeadLetter>)>,
+    /// A new failure, at which the stream is parked again.
+    failure: Option<ParkFailure>,
+    /// Letters of what was handled.
+    done_letters: Vec<LetterKey>,
+    /// Rows of deferred records that were handled.
+    done_records: Vec<Version>,
+    retry: Option<Retry>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Claim,
+    Discards,
+    /// Waits for an attempt that may start at this time.
+    Ready(Option<Instant>),
+    Handling(AttemptId),
+    /// Waits for a flush that begins after this number of flushes.
+    Flush(u64),
+    Pass,
+    Letter,
+    Advance,
+    DropLetters,
+    DropRecords,
+    Delete,
+}
+
+impl Redrive {
+    /// Returns the number of flushes after which it goes on.
+    pub(super) const fn awaits_flush(&self) -> Option<u64> {
+        match self.step {
+            Step::Flush(after) => Some(after),
+            _ => None,
+        }
+    }
+}
+
+/// Versions of a parked stream to handle.
+#[derive(Clone, Debug)]
+pub(in crate::runner) struct Range {
+    pub(in crate::runner) stream: StreamId,
+    pub(in crate::runner) from: Version,
+    pub(in crate::runner) to: Version,
+}
+
+impl Machine {
+    /// Begins the redrives that are asked for, and the attempts that wait for a place.
+    pub(super) fn advance_redrives(&mut self, now: Instant) {
+        if self.ending.is_some() {
+            return;
+        }
+        let mut wanted = Vec::new();
+        for (partition, owned) in &self.partitions.owned {
+            if !matches!(owned.phase, Phase::Serving) {
+                continue;
+            }
+            for (stream, parked) in &owned.parking.parked {
+                let key = (stream.clone(), parked.row.value.from);
+                let is_discarded =
+                    (owned.parking.discards.get(&key)).is_some_and(|row| row.value.is_in_force());
+                let is_wanted = parked.row.value.wants_redrive() || is_discarded;
+                if is_wanted && !parked.is_yielded && !self.tasks.is_busy_with(stream) {
+                    wanted.push((partition.clone(), owned.epoch, stream.clone()));
+                }
+            }
+        }
+        wanted.sort_unstable_by(|a, b| a.2.cmp(&b.2));
+        for (partition, epoch, stream) in wanted {
+            self.begin_redrive(&partition, epoch, stream);
+        }
+        let ready = self.tasks.running.iter().filter(|(_, task)| {
+            matches!(&task.kind, Kind::Redrive(r) if matches!(r.step, Step::Ready(at) if at.is_none_or(|at| at <= now)))
+        });
+        let ready: Vec<_> = ready.map(|(id, _)| *id).collect();
+        for id in ready {
+            if self.attempts.len() >= self.rules.policy.concurrency || !self.may_redrive() {
+                return;
+            }
+            self.handle_page(id, now);
+        }
+    }
+
+    /// Returns true if a redrive may start an attempt.
+    pub(super) fn may_redrive(&self) -> bool {
+        self.ending.is_none() && !self.polling.is_paused
+    }
+
+    pub(super) fn redrive_wake_at(&self) -> Option<Instant> {
+        let tasks = self
+            .tasks
+            .running
+            .values()
+            .filter_map(|task| match &task.kind {
+                Kind::Redrive(redrive) => match redrive.step {
+                    Step::Ready(at) => at,
+                    _ => None,
+                },
+                _ => None,
+            });
+        tasks.min()
+    }
+
+    fn begin_redrive(&mut self, partition: &PartitionId, epoch: AssignmentEpoch, stream: StreamId) {
+        let Some(owned) = self.partitions.get(partition, epoch) else {
+            return;
+        };
+        let Some(parked) = owned.parking.parked.get(&stream) else {
+            return;
+        };
+        let row = &parked.row.value;
+        let me = &self.rules.instance;
+        let by = (owned.parking.discards.get(&(stream.clone(), row.from)))
+            .map_or("", |row| row.value.by.as_str());
+        let claimed = row.claimed(me);
+        let wanted = claimed.unwrap_or_else(|| row.claimed_for_discard(me, by));
+        let op = RowOp::ReplacePark(stream.clone(), wanted.clone(), parked.row.revision);
+        let redrive = Redrive {
+            next: row.from,
+            stream,
+            step: Step::Claim,
+            wanted: Some(wanted),
+            passed: Vec::new(),
+            letter: None,
+            failure: None,
+            done_letters: Vec::new(),
+            done_records: Vec::new(),
+            retry: None,
+        };
+        self.counts.redrives += 1;
+        self.begin_task(partition, epoch, Kind::Redrive(Box::new(redrive)), Some(op));
+    }
+
+    /// Takes the answer to an operation of a redrive.
+    pub(super) fn redrive_answered(&mut self, reply: Reply, mut redrive: Box<Redrive>) {
+        match redrive.step {
+            Step::Claim | Step::Advance => self.row_put(reply, redrive),
+            Step::Discards => {
+                if let RowAnswer::Discards(rows) = &reply.answer
+                    && let Some(owned) = self.partitions.get(&reply.partition, reply.epoch)
+                {
+                    let stream = &redrive.stream;
+                    let discards = &mut owned.parking.discards;
+                    discards.retain(|(of, version), _| of != stream || *version < redrive.next);
+                    for (version, row) in rows {
+                        discards.insert((stream.clone(), *version), row.clone());
+                    }
+                }
+                redrive.step = Step::Ready(None);
+                self.go_on(&reply, Kind::Redrive(redrive), None);
+            }
+            Step::Pass => {
+                if let Some(version) = redrive.passed.last().copied() {
+                    let stream = redrive.stream.clone();
+                    if self.note_passed(&reply, &stream, version) {
+                        redrive.passed.pop();
+                    }
+                }
+                self.after_flush(reply, redrive);
+            }
+            Step::Letter => {
+                if let Some((key, _)) = redrive.letter.take()
+                    && let Some(owned) = self.partitions.get(&reply.partition, reply.epoch)
+                {
+                    owned.parking.letters.insert(key);
+                }
+                self.advance_row(reply, redrive);
+            }
+            Step::DropLetters => {
+                if let Some(letter) = redrive.done_letters.pop()
+                    && let Some(owned) = self.partitions.get(&reply.partition, reply.epoch)
+                {
+                    owned.parking.letters.remove(&letter);
+                }
+                self.drop_done(reply, redrive);
+            }
+            Step::DropRecords => {
+                redrive.done_records.pop();
+                self.drop_done(reply, redrive);
+            }
+            Step::Delete => match &reply.answer {
+                RowAnswer::ParkDeleted(DeleteIf::Conflict(row)) => {
+                    let row = row.clone();
+                    self.take_row(reply, redrive, row);
+                }
+                _ => self.release(&reply.partition, reply.epoch, &redrive.stream),
+            },
+            Step::Ready(_) | Step::Handling(_) | Step::Flush(_) => {}
+        }
+    }
+
+    /// Takes the answer to the claim or to a move of `from`.
+    fn row_put(&mut self, reply: Reply, mut redrive: Box<Redrive>) {
+        let met = match &reply.answer {
+            RowAnswer::Park(PutIf::Written(row)) => {
+                let row = row.clone();
+                return self.take_row(reply, redrive, row);
+            }
+            RowAnswer::Park(PutIf::Conflict(Some(row))) => row.clone(),
+            // Another owner has handled all of it and has deleted the row.
+            _ => return self.release(&reply.partition, reply.epoch, &redrive.stream),
+        };
+        let wanted = redrive.wanted.take();
+        let merged = wanted.and_then(|w| merge(&w, &met.value, &self.rules.instance));
+        self.row_written(&reply, &redrive.stream, met.clone());
+        match merged {
+            Some(merged) => {
+                redrive.wanted = Some(merged.clone());
+                let op = RowOp::ReplacePark(redrive.stream.clone(), merged, met.revision);
+                self.go_on(&reply, Kind::Redrive(redrive), Some(op));
+            }
+            None => self.yield_row(&reply, &redrive.stream),
+        }
+    }
+
+    /// Leaves the row to another owner, which has written its name, until the rows are read again.
+    fn yield_row(&mut self, reply: &Reply, stream: &StreamId) {
+        if let Some(owned) = self.partitions.get(&reply.partition, reply.epoch)
+            && let Some(parked) = owned.parking.parked.get_mut(stream)
+        {
+            parked.is_yielded = true;
+        }
+    }
+
+    /// Goes on with the row as it is now.
+    fn take_row(&mut self, reply: Reply, mut redrive: Box<Redrive>, row: Stored<ParkRow>) {
+        let value = row.value.clone();
+        self.row_written(&reply, &redrive.stream, row);
+        redrive.next = redrive.next.max(value.from);
+        let is_claim = redrive.step == Step::Claim;
+        if let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) {
+            let letters = owned.parking.letters_below(&redrive.stream, value.from);
+            redrive.done_letters = letters;
+        }
+        match &value.state {
+            ParkState::Redriving { owner, .. } if *owner == *self.rules.instance => {
+                if is_claim {
+                    redrive.step = Step::Discards;
+                    let (first, last) = (value.from, Version::new(u64::MAX));
+                    let op = RowOp::ReadDiscards(redrive.stream.clone(), first, last);
+                    return self.go_on(&reply, Kind::Redrive(redrive), Some(op));
+                }
+                self.drop_done(reply, redrive);
+            }
+            ParkState::Redriving { .. } => self.yield_row(&reply, &redrive.stream),
+            // Parked again, or asked for anew: the next round begins with a claim.
+            ParkState::Parked | ParkState::Requested(_) => self.drop_done(reply, redrive),
+        }
+    }
+
+    /// Deletes the letters and records of what was handled, then goes on with the next page.
+    fn drop_done(&mut self, reply: Reply, mut redrive: Box<Redrive>) {
+        let stream = redrive.stream.clone();
+        if let Some(letter) = redrive.done_letters.last().cloned() {
+            redrive.step = Step::DropLetters;
+            let op = RowOp::DeleteLetter(letter);
+            return self.go_on(&reply, Kind::Redrive(redrive), Some(op));
+        }
+        if let Some(version) = redrive.done_records.last().copied() {
+            redrive.step = Step::DropRecords;
+            let op = RowOp::DeleteDeferred(stream, version);
+            return self.go_on(&reply, Kind::Redrive(redrive), Some(op));
+        }
+        let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) else {
+            return;
+        };
+        let Some(Parked { row, .. }) = owned.parking.parked.get(&stream) else {
+            return;
+        };
+        match &row.value.state {
+            ParkState::Redriving { .. } if row.value.is_drained() => {
+                redrive.step = Step::Delete;
+                let op = RowOp::DeletePark(stream, row.revision);
+                self.go_on(&reply, Kind::Redrive(redrive), Some(op));
+            }
+            ParkState::Redriving { .. } => {
+                redrive.step = Step::Ready(None);
+                self.go_on(&reply, Kind::Redrive(redrive), None);
+            }
+            ParkState::Parked | ParkState::Requested(_) => {}
+        }
+    }
+
+    /// Starts an attempt at the next versions.
+    fn handle_page(&mut self, id: TaskId, now: Instant) {
+        let Some(task) = self.tasks.running.get_mut(&id) else {
+            return;
+        };
+        let Kind::Redrive(redrive) = &mut task.kind else {
+            return;
+        };
+        let (partition, epoch) = (task.partition.clone(), task.epoch);
+        let Some(owned) = self.partitions.get(&partition, epoch) else {
+            return;
+        };
+        let Some(parked) = owned.parking.parked.get(&redrive.stream) else {
+            return;
+        };
+        let Some((from, to)) = parked.row.value.next_range(PAGE) else {
+            return;
+        };
+        let number = redrive
+            .retry
+            .as_ref()
+            .map_or(1, |retry| retry.attempts() + 1);
+        let range = Range {
+            stream: redrive.stream.clone(),
+            from: from.max(redrive.next),
+            to,
+        };
+        let skip = owned.parking.skip(&redrive.stream);
+        let lane = self.rules.lane(&redrive.stream);
+        let work = Work {
+            partition,
+            epoch,
+            lane,
+            what: What::Range(range),
+            // The events are read from history, which has no gaps and no duplicates.
+            progress: Progress::NoBase,
+            number,
+            skip,
+        };
+        let attempt = self.attempts.start(work.clone(), now);
+        redrive.step = Step::Handling(attempt);
+        self.out.push(Effect::Start(attempt, work));
+    }
+
+    /// Takes the result of an attempt of a redrive.
+    pub(super) fn redriven(&mut self, attempt: AttemptId, work: &Work, ended: Ended, now: Instant) {
+        let flushes = self.checkpoint.flushes_begun();
+        let found = self
+            .tasks
+            .running
+            .values_mut()
+            .find_map(|task| match &mut task.kind {
+                Kind::Redrive(r) if r.step == Step::Handling(attempt) => Some(r),
+                _ => None,
+            });
+        // The task has ended with its partition.
+        let Some(redrive) = found else {
+            return;
+        };
+        let What::Range(range) = &work.what else {
+            return;
+        };
+        let before = redrive.next;
+        redrive.next = redrive.next.max(ended.next);
+        redrive.passed.extend(ended.passed.iter().copied());
+        if !self.rules.has_event_store {
+            let done = before.get()..redrive.next.get();
+            redrive.done_records.extend(done.map(Version::new));
+        }
+        if ended.counts.handled > 0
+            && self.rules.is_projector
+            && let Some(owned) = self.partitions.get(&work.partition, work.epoch)
+        {
+            owned.effects.touched.insert(range.stream.clone());
+        }
+        match ended.result {
+            Outcome::Failed(failure) => {
+                if redrive.next > before {
+                    redrive.retry = None;
+                }
+                let retry = redrive.retry.take();
+                let mut retry = retry
+                    .filter(|r| r.is_of(failure.version))
+                    .unwrap_or_else(|| Retry::new(self.rules.retry(), failure.version));
+                let class = failure.error.class();
+                let is_store = matches!(failure.of, FailureOf::Store);
+                if is_store && class != ErrorClass::Permanent {
+                    // A store that is away is waited for.
+                    retry = Retry::new(
+                        RetryPolicy::forever(self.rules.retry().backoff),
+                        failure.version,
+                    );
+                }
+                let again = retry.failed(class.into(), now);
+                if let Some(at) = again {
+                    redrive.retry = Some(retry);
+                    redrive.step = Step::Ready(Some(at));
+                    self.counts.retries += 1;
+                    return;
+                }
+                let (stream, wall) = (range.stream.clone(), self.rules.wall(now));
+                let Some(event) = failure.event().cloned() else {
+                    // The store refuses: no event of the stream can be had.
+                    let (name, attempts) = (self.rules.name.clone(), retry.attempts());
+                    let error = RunnerError::Halted {
+                        processor: name,
+                        stream,
+                        version: failure.version,
+                        partition: work.partition.clone(),
+                        attempts,
+                        class,
+                        source: failure.error.into_source(),
+                    };
+                    return self.halt(error, now);
+                };
+                let of = LetterOf::Event(&event);
+                let letter = self.rules.letter_of(&stream, &failure, &retry, wall, &of);
+                tracing::warn!(processor = %self.rules.name, %stream, version = %failure.version, ?class, error = crate::chain(failure.error.source()), "the redrive of a stream has failed: it stays parked");
+                redrive.next = redrive.next.max(failure.version);
+                redrive.failure = Some(ParkFailure {
+                    version: failure.version,
+                    fingerprint: letter.1.head.fingerprint,
+                    attempts: retry.attempts(),
+                    at: wall,
+                });
+                redrive.letter = Some(letter);
+            }
+            Outcome::Done if ended.is_short => {
+                tracing::error!(processor = %self.rules.name, stream = %range.stream, next = %redrive.next, to = %range.to, "the history of a parked stream ends before the last version that was deferred: its redrive ends here");
+                redrive.next = range.to.next();
+            }
+            Outcome::Done | Outcome::Cancelled => redrive.retry = None,
+        }
+        redrive.step = Step::Flush(flushes);
+    }
+
+    /// Goes on with what was waiting for a flush.
+    pub(super) fn redrive_flushed(&mut self, id: TaskId) {
+        let Some(task) = self.tasks.running.remove(&id) else {
+            return;
+        };
+        if let Kind::Redrive(redrive) = task.kind {
+            let reply = Reply {
+                id,
+                partition: task.partition,
+                epoch: task.epoch,
+                answer: RowAnswer::Done,
+            };
+            self.after_flush(reply, redrive);
+        }
+    }
+
+    /// What was handled is durable: notes what was passed over, writes the letter, moves `from`.
+    fn after_flush(&mut self, reply: Reply, mut redrive: Box<Redrive>) {
+        while let Some(version) = redrive.passed.last().copied() {
+            let key = (redrive.stream.clone(), version);
+            let owned = self.partitions.get(&reply.partition, reply.epoch);
+            let row = owned.and_then(|owned| owned.parking.discards.get(&key).cloned());
+            match row {
+                Some(row) if row.value.state == DiscardState::Asked => {
+                    redrive.step = Step::Pass;
+                    let (value, seen) = (row.value.passed(), row.revision);
+                    let op = RowOp::ReplaceDiscard(key.0, version, value, seen);
+                    return self.go_on(&reply, Kind::Redrive(redrive), Some(op));
+                }
+                _ => redrive.passed.pop(),
+            };
+        }
+        if let Some((key, letter)) = redrive.letter.clone() {
+            redrive.step = Step::Letter;
+            let op = RowOp::WriteLetter(key, letter);
+            return self.go_on(&reply, Kind::Redrive(redrive), Some(op));
+        }
+        self.advance_row(reply, redrive);
+    }
+
+    /// Moves `from`, or parks the stream again at a new failure.
+    fn advance_row(&mut self, reply: Reply, mut redrive: Box<Redrive>) {
+        let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) else {
+            return;
+        };
+        let Some(parked) = owned.parking.parked.get(&redrive.stream) else {
+            return;
+        };
+        let row = &parked.row.value;
+        let wanted = match redrive.failure.take() {
+            Some(failure) => row.failed(&failure),
+            None => row.advanced(redrive.next),
+        };
+        redrive.step = Step::Advance;
+        redrive.wanted = Some(wanted.clone());
+        let op = RowOp::ReplacePark(redrive.stream.clone(), wanted, parked.row.revision);
+        self.go_on(&reply, Kind::Redrive(redrive), Some(op));
+    }
+}

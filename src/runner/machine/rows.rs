@@ -1,0 +1,74 @@
+//! Row operations about failed events. Each is one call to the control store, so that a crash can
+//! fall between any two.
+use crate::{
+    StreamId, Version,
+    control::{
+        AskRow, ChangeToken, DeadLetter, DeleteIf, DiscardRow, LetterKey, ParkFailure, ParkRow,
+        PauseRow, PutIf, Stored, StoredRecord,
+    },
+    ports::{PartitionId, Revision},
+};
+use std::sync::Arc;
+
+/// One operation on the rows of a partition.
+#[derive(Clone, Debug)]
+pub(in crate::runner) enum RowOp {
+    /// Stores a dead letter, in place of an older one of the same event.
+    WriteLetter(LetterKey, Arc<DeadLetter>),
+    GetLetter(LetterKey),
+    DeleteLetter(LetterKey),
+    /// Parks a stream, unless it is parked.
+    Park(StreamId, ParkFailure),
+    ReplacePark(StreamId, ParkRow, Revision),
+    DeletePark(StreamId, Revision),
+    /// Stores that a version was passed over, unless somebody has asked for it.
+    PutDiscard(StreamId, Version, DiscardRow),
+    ReplaceDiscard(StreamId, Version, DiscardRow, Revision),
+    /// Reads the discards of a stream between two versions.
+    ReadDiscards(StreamId, Version, Version),
+    /// Stores a record of a parked stream, where there is no event store to read it from.
+    PutDeferred(StreamId, Version, Arc<StoredRecord>),
+    DeleteDeferred(StreamId, Version),
+    DeleteAsk(LetterKey, Revision),
+    /// Tells other processes that rows have changed.
+    Announce,
+}
+
+/// The answer to an operation.
+#[derive(Debug)]
+pub(in crate::runner) enum RowAnswer {
+    Done,
+    Park(PutIf<ParkRow>),
+    ParkDeleted(DeleteIf<ParkRow>),
+    Discard(PutIf<DiscardRow>),
+    Discards(Vec<(Version, Stored<DiscardRow>)>),
+    Letter(Option<Box<DeadLetter>>),
+}
+
+/// The rows of a partition, as they are when it is taken up, and when they have changed.
+#[derive(Debug, Default)]
+pub(in crate::runner) struct Loaded {
+    /// Read before the rows: a change that is not among them moves it.
+    pub(in crate::runner) token: Option<ChangeToken>,
+    /// The parked streams, each with the durable position in it, if one is stored.
+    pub(in crate::runner) parked: Vec<(StreamId, Stored<ParkRow>, Option<Version>)>,
+    pub(in crate::runner) discards: Vec<((StreamId, Version), Stored<DiscardRow>)>,
+    pub(in crate::runner) letters: Vec<LetterKey>,
+    pub(in crate::runner) asks: Vec<(LetterKey, Stored<AskRow>)>,
+}
+
+/// The answer to a poll.
+#[derive(Debug, Default)]
+pub(in crate::runner) struct Polled {
+    pub(in crate::runner) token: Option<ChangeToken>,
+    pub(in crate::runner) pause: Option<PauseRow>,
+}
+
+/// A set of rows of one partition that is to be read.
+#[derive(Clone, Debug)]
+pub(in crate::runner) struct Load {
+    pub(in crate::runner) partition: PartitionId,
+    pub(in crate::runner) epoch: crate::ports::AssignmentEpoch,
+    /// The number of this load: what was written after it began is newer than what it returns.
+    pub(in crate::runner) number: u64,
+}

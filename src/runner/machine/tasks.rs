@@ -1,0 +1,379 @@
+//! Tasks: sequences of row operations about failed events, one operation at a time.
+//!
+//! A task belongs to one assignment of its partition. If the partition goes, the task ends where it
+//! is, as it would in a crash, and the next owner finds a state from which it can go on.
+use super::{
+    AttemptId, Effect, Ended, Machine, Setback, Work,
+    asks::LetterOnly,
+    lanes::LaneKey,
+    record::Record,
+    redrive::Redrive,
+    retry::Patience,
+    rows::{RowAnswer, RowOp},
+};
+use crate::{
+    RecordedEvent, StreamId, Version,
+    control::{AskRow, DeadLetter, DiscardState, LetterKey, ParkFailure, PutIf, Stored},
+    ports::{AssignmentEpoch, PartitionId},
+};
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+};
+use tokio::time::Instant;
+
+/// The number of a task, unique in its processor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(in crate::runner) struct TaskId(pub(in crate::runner) u64);
+
+#[derive(Debug)]
+pub(super) struct Task {
+    pub(super) partition: PartitionId,
+    pub(super) epoch: AssignmentEpoch,
+    pub(super) kind: Kind,
+    /// The operation that runs, or is to be tried again.
+    op: Option<RowOp>,
+    /// When the operation is tried again; `None` while it runs.
+    try_at: Option<Instant>,
+    patience: Patience,
+}
+
+/// The purpose of a task.
+#[derive(Debug)]
+pub(super) enum Kind {
+    /// Gives up one event: by a letter, by an audit row, or by parking its stream. Its lane waits.
+    GiveUp(Box<GiveUp>),
+    /// Notes that an attempt has passed discarded versions over. Its lane waits.
+    Pass(Box<Pass>),
+    /// Raises `high` of a parked stream to what was deferred.
+    Raise(Raise),
+    /// Handles the events of a parked stream.
+    Redrive(Box<Redrive>),
+    /// Deletes the rows of a parked stream that was handled meanwhile.
+    Clear(Clear),
+    /// Deletes the letter of an event that was handled meanwhile.
+    DropLetter,
+    /// Stores the letter of a record that cannot be read.
+    LetterOnly(LetterOnly),
+    /// Serves the request for a letter of a stream that is not parked.
+    Ask(Box<Ask>),
+}
+
+/// An event that is given up.
+#[derive(Debug)]
+pub(super) struct GiveUp {
+    pub(super) lane: LaneKey,
+    pub(super) record: Arc<Record>,
+    /// The version that failed: that of the record, or one before it that filled a gap.
+    pub(super) version: Version,
+    pub(super) commit_id: Option<crate::CommitId>,
+    pub(super) letter: Option<(LetterKey, Arc<DeadLetter>)>,
+    pub(super) how: How,
+}
+
+#[derive(Debug)]
+pub(super) enum How {
+    Letter,
+    Discard,
+    /// The stream is parked; true once the read model is flushed.
+    Park(ParkFailure, ParkStep),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum ParkStep {
+    /// Waits for a flush that begins after this number of flushes.
+    Flush(u64),
+    Deferred,
+    Letter,
+    Create,
+    Announce,
+}
+
+#[derive(Debug)]
+pub(super) struct Pass {
+    pub(super) versions: Vec<Version>,
+    pub(super) work: Work,
+    pub(super) ended: Ended,
+}
+
+#[derive(Debug)]
+pub(super) struct Raise {
+    pub(super) stream: StreamId,
+    /// Records that must be stored first, where there is no event store.
+    pub(super) to_store: Vec<Arc<Record>>,
+    pub(super) to: Version,
+}
+
+#[derive(Debug)]
+pub(super) struct Clear {
+    pub(super) stream: StreamId,
+    pub(super) letters: Vec<LetterKey>,
+    pub(super) revision: crate::ports::Revision,
+}
+
+#[derive(Debug)]
+pub(super) struct Ask {
+    pub(super) letter: LetterKey,
+    pub(super) row: Stored<AskRow>,
+    pub(super) step: AskStep,
+}
+
+#[derive(Debug)]
+pub(super) enum AskStep {
+    Read,
+    Handling(AttemptId, Box<RecordedEvent>),
+    Write,
+    Passed,
+    DeleteLetter,
+    DeleteAsk,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Tasks {
+    pub(super) running: BTreeMap<TaskId, Task>,
+    last: u64,
+}
+
+impl Task {
+    /// Returns the lane that waits for the task, with the number of its records that do.
+    pub(super) fn lane(&self) -> Option<(&LaneKey, usize)> {
+        match &self.kind {
+            Kind::GiveUp(give_up) => Some((&give_up.lane, 1)),
+            Kind::Pass(pass) => Some((&pass.work.lane, pass.work.records().len())),
+            _ => None,
+        }
+    }
+    /// Returns the number of flushes after which the task goes on, and the stream that must be
+    /// durable.
+    pub(super) fn awaits_flush(&self) -> Option<(u64, &StreamId)> {
+        match &self.kind {
+            Kind::GiveUp(give_up) => match &give_up.how {
+                How::Park(_, ParkStep::Flush(after)) => {
+                    Some((*after, &give_up.record.event.header.stream))
+                }
+                _ => None,
+            },
+            Kind::Redrive(redrive) => Some((redrive.awaits_flush()?, &redrive.stream)),
+            _ => None,
+        }
+    }
+    pub(super) const fn is_redrive(&self) -> bool {
+        matches!(self.kind, Kind::Redrive(_))
+    }
+    /// Returns the stream whose park row the task changes.
+    pub(super) fn parked_stream(&self) -> Option<&StreamId> {
+        match &self.kind {
+            Kind::GiveUp(give_up) if matches!(give_up.how, How::Park(..)) => {
+                Some(&give_up.record.event.header.stream)
+            }
+            Kind::Raise(raise) => Some(&raise.stream),
+            Kind::Redrive(redrive) => Some(&redrive.stream),
+            Kind::Clear(clear) => Some(&clear.stream),
+            _ => None,
+        }
+    }
+}
+
+impl Tasks {
+    pub(super) fn is_busy_with(&self, stream: &StreamId) -> bool {
+        let mut tasks = self.running.values();
+        tasks.any(|task| task.parked_stream() == Some(stream))
+    }
+    pub(super) fn any_of(&self, partitions: &HashSet<PartitionId>) -> bool {
+        let mut tasks = self.running.values();
+        tasks.any(|task| task.lane().is_some() && partitions.contains(&task.partition))
+    }
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        self.running.values().filter_map(|task| task.try_at).min()
+    }
+}
+
+impl Machine {
+    /// Begins a task with its first operation; `None` if it waits for something else first.
+    pub(super) fn begin_task(
+        &mut self,
+        partition: &PartitionId,
+        epoch: AssignmentEpoch,
+        kind: Kind,
+        op: Option<RowOp>,
+    ) -> TaskId {
+        self.tasks.last += 1;
+        let id = TaskId(self.tasks.last);
+        let task = Task {
+            partition: partition.clone(),
+            epoch,
+            kind,
+            op: None,
+            try_at: None,
+            patience: Patience::new(self.rules.seed ^ id.0),
+        };
+        self.tasks.running.insert(id, task);
+        if let Some(op) = op {
+            self.task_op(id, op);
+        }
+        id
+    }
+
+    /// Lets a task do its next operation.
+    pub(super) fn task_op(&mut self, id: TaskId, op: RowOp) {
+        if let Some(task) = self.tasks.running.get_mut(&id) {
+            task.op = Some(op.clone());
+            task.try_at = None;
+            let partition = task.partition.clone();
+            self.out.push(Effect::Row(id, partition, op));
+        }
+    }
+
+    /// Repeats operations whose pause is over.
+    pub(super) fn advance_tasks(&mut self, now: Instant) {
+        for (id, task) in &mut self.tasks.running {
+            if task.try_at.is_some_and(|at| at <= now) {
+                task.try_at = None;
+                if let Some(op) = task.op.clone() {
+                    self.out.push(Effect::Row(*id, task.partition.clone(), op));
+                }
+            }
+        }
+    }
+
+    /// Takes the answer to an operation.
+    pub(super) fn row(&mut self, id: TaskId, result: Result<RowAnswer, Setback>, now: Instant) {
+        // The task has ended with its partition.
+        let Some(task) = self.tasks.running.get_mut(&id) else {
+            return;
+        };
+        let answer = match result {
+            Ok(answer) => answer,
+            Err(Setback::Wait(error)) => {
+                let at = task.patience.failed(now);
+                task.try_at = Some(at);
+                tracing::warn!(processor = %self.rules.name, partition = %task.partition, wait = ?(at - now), error = crate::chain(&*error), "a row about a failed event could not be written or read yet");
+                return;
+            }
+            Err(Setback::Halt(error)) => return self.halt(error, now),
+        };
+        task.patience.reset();
+        task.op = None;
+        let (partition, epoch) = (task.partition.clone(), task.epoch);
+        let Some(Task { kind, .. }) = self.tasks.running.remove(&id) else {
+            return;
+        };
+        let task = Reply {
+            id,
+            partition,
+            epoch,
+            answer,
+        };
+        match kind {
+            Kind::GiveUp(give_up) => self.given_up(task, give_up, now),
+            Kind::Pass(pass) => self.passed_one(task, pass, now),
+            Kind::Raise(raise) => self.raised(task, raise),
+            Kind::Redrive(redrive) => self.redrive_answered(task, redrive),
+            Kind::Clear(clear) => self.cleared(task, clear),
+            Kind::DropLetter => {}
+            Kind::LetterOnly(letter) => self.letter_stored(&task, letter),
+            Kind::Ask(ask) => self.ask_answered(task, ask, now),
+        }
+    }
+
+    /// Puts a task back that goes on with another operation.
+    pub(super) fn go_on(&mut self, reply: &Reply, kind: Kind, op: Option<RowOp>) {
+        let task = Task {
+            partition: reply.partition.clone(),
+            epoch: reply.epoch,
+            kind,
+            op: None,
+            try_at: None,
+            patience: Patience::new(self.rules.seed ^ reply.id.0),
+        };
+        self.tasks.running.insert(reply.id, task);
+        if let Some(op) = op {
+            self.task_op(reply.id, op);
+        }
+    }
+
+    /// Ends the tasks of partitions that go.
+    pub(super) fn end_tasks(&mut self, partitions: &HashSet<PartitionId>) {
+        let ids: Vec<_> = (self.tasks.running.iter())
+            .filter(|(_, task)| partitions.contains(&task.partition))
+            .map(|(id, _)| *id)
+            .collect();
+        for id in ids {
+            let task = self.tasks.running.remove(&id);
+            if let Some((lane, records)) = task.as_ref().and_then(Task::lane) {
+                self.lanes.finished(lane, records);
+            }
+        }
+    }
+
+    /// Takes the answer to the note that a version was passed over.
+    fn passed_one(&mut self, reply: Reply, mut pass: Box<Pass>, now: Instant) {
+        if let Some(version) = pass.versions.last().copied() {
+            let stream = pass.work.stream().cloned();
+            if stream.is_none_or(|stream| self.note_passed(&reply, &stream, version)) {
+                pass.versions.pop();
+            }
+        }
+        let next = self.next_pass(&reply.partition, reply.epoch, &mut pass);
+        match next {
+            Some(op) => self.go_on(&reply, Kind::Pass(pass), Some(op)),
+            None => self.conclude(pass.work, pass.ended, now),
+        }
+    }
+
+    /// Takes the answer to the note about one version. Returns false if the note must be written
+    /// again, since the operator has written the row meanwhile.
+    pub(super) fn note_passed(
+        &mut self,
+        reply: &Reply,
+        stream: &StreamId,
+        version: Version,
+    ) -> bool {
+        let key = (stream.clone(), version);
+        let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) else {
+            return true;
+        };
+        match &reply.answer {
+            RowAnswer::Discard(PutIf::Written(row)) => {
+                owned.parking.discards.insert(key, row.clone());
+                true
+            }
+            RowAnswer::Discard(PutIf::Conflict(Some(row))) => {
+                owned.parking.discards.insert(key, row.clone());
+                row.value.state != DiscardState::Asked
+            }
+            _ => true,
+        }
+    }
+
+    /// Returns the operation that notes the next version that was passed over.
+    pub(super) fn next_pass(
+        &mut self,
+        partition: &PartitionId,
+        epoch: AssignmentEpoch,
+        pass: &mut Pass,
+    ) -> Option<RowOp> {
+        let owned = self.partitions.get(partition, epoch)?;
+        let stream = pass.work.stream()?;
+        while let Some(version) = pass.versions.last() {
+            let key = (stream.clone(), *version);
+            match owned.parking.discards.get(&key) {
+                Some(row) if row.value.state == DiscardState::Asked => {
+                    let (value, seen) = (row.value.passed(), row.revision);
+                    return Some(RowOp::ReplaceDiscard(key.0, key.1, value, seen));
+                }
+                _ => pass.versions.pop(),
+            };
+        }
+        None
+    }
+}
+
+/// The answer to an operation of a task that was taken out to go on or to end.
+#[derive(Debug)]
+pub(super) struct Reply {
+    pub(super) id: TaskId,
+    pub(super) partition: PartitionId,
+    pub(super) epoch: AssignmentEpoch,
+    pub(super) answer: RowAnswer,
+}
