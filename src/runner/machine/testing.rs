@@ -2,7 +2,7 @@
 use super::Record;
 use crate::{
     CommitId, EventHeader, RecordedEvent, StreamId, Timestamp, Version,
-    ports::{AssignmentEpoch, Offset, PartitionId},
+    ports::{AssignmentEpoch, Message, Offset, PartitionId},
 };
 use std::sync::Arc;
 
@@ -29,6 +29,7 @@ pub(super) fn record(number: u32, offset: u64, id: &str, version: u64) -> Arc<Re
         offset: Offset::new(offset),
         epoch: AssignmentEpoch::new(1),
         bytes: 100,
+        message: Message::new("t", Timestamp::from_micros(1)),
         event: RecordedEvent::new(header, "{}".into()),
         previous: None,
     })

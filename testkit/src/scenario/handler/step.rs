@@ -1,7 +1,7 @@
 //! One step of a scenario: the processor runs, and its failure waits to be asserted.
 use super::HandlerScenario;
 use crate::scenario::feed::failed;
-use foldstream::runner::RunnerError;
+use foldstream::runner::{FailureAction, RunnerError};
 use std::{sync::Arc, thread};
 
 impl<H, R, Role> HandlerScenario<H, R, Role> {
@@ -39,7 +39,9 @@ impl<H, R, Role> HandlerScenario<H, R, Role> {
     #[track_caller]
     pub(in crate::scenario) fn run(&mut self) {
         // With one event at a time, the result does not depend on how handlers share the thread.
+        // A failed event must end the step, so that the test sees it.
         let policy = self.policy.clone().with_concurrency(1);
+        let policy = policy.with_on_failure(|_| FailureAction::Halt);
         if self.initial.is_none() {
             self.initial = Some(self.feed.block_on(self.read.read(&self.handler)));
         }

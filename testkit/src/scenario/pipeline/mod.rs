@@ -17,7 +17,10 @@ use crate::{
 use foldstream::{
     Aggregate, Decide, DomainEvent, ExecuteError, Executed, ExpectedVersion, Metadata,
     PayloadCodecs, Repository, Timestamp, Upcasters, chain,
-    runner::{Listener, ProcessorPolicy, ProcessorReport, Projector, RunnerBuilder, RunnerError},
+    runner::{
+        FailureAction, Listener, ProcessorPolicy, ProcessorReport, Projector, RunnerBuilder,
+        RunnerError,
+    },
 };
 use std::{
     cell::Cell,
@@ -71,8 +74,9 @@ impl<A: Decide<C>, C: Send + Sync> CommandFor<A> for C {
 ///   the log, as is the default, does not receive them.
 /// - A processor that fails **halts** at the event, and stays halted until the next
 ///   [`run`](Self::run), which restarts it. A test that does not assert the halt with
-///   [`then_halted`](Self::then_halted) fails at its next call or at its end. So far, halting is
-///   the only policy of runners for failed events.
+///   [`then_halted`](Self::then_halted) fails at its next call or at its end. It halts whatever its policy
+///   says about failed events: a stream that is parked, or an event that becomes a dead letter,
+///   would go unnoticed in a test.
 /// - Ids are given as values or as texts.
 /// - A pipeline has its own runtime, so its tests are plain `#[test]`s. Its topic has four
 ///   partitions.
@@ -361,6 +365,7 @@ impl PipelineScenario {
     #[must_use]
     pub fn projector_with(self, projector: impl Projector, policy: ProcessorPolicy) -> Self {
         let projector = Arc::new(projector);
+        let policy = policy.with_on_failure(|_| FailureAction::Halt);
         self.processor(move |builder| builder.projector_with(projector.clone(), policy.clone()))
     }
 
@@ -383,6 +388,7 @@ impl PipelineScenario {
     #[must_use]
     pub fn listener_with(self, listener: impl Listener, policy: ProcessorPolicy) -> Self {
         let listener = Arc::new(listener);
+        let policy = policy.with_on_failure(|_| FailureAction::Halt);
         self.processor(move |builder| builder.listener_with(listener.clone(), policy.clone()))
     }
 
