@@ -24,17 +24,29 @@
 #![allow(dead_code, unused_imports, reason = "the runner embeds the machine")]
 mod call;
 mod circuit;
+mod distributed;
 pub(crate) mod machine;
 mod outcome;
 mod policy;
+mod probe_lease;
+mod quorum;
+mod rows;
+mod votes;
 mod window;
 
 #[cfg(test)]
 mod machine_tests;
+#[cfg(test)]
+mod memory;
+#[cfg(test)]
+mod quorum_tests;
+#[cfg(test)]
+mod simulation;
 
 pub(crate) use call::Permit;
 pub use call::{CallError, CircuitBreaker, CircuitOpen};
 pub use circuit::CircuitState;
 pub(crate) use circuit::{Admission, Ticket, Transition};
+pub use distributed::DistributedBreaker;
 pub(crate) use outcome::Outcome;
 pub use policy::{BreakerPolicy, CallWindow, InvalidBreaker, SlowCalls};

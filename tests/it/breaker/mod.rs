@@ -1,2 +1,3 @@
 //! The rules of circuit breakers around futures.
+mod distributed;
 mod local;
