@@ -29,6 +29,7 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 /// An empty database and its server. The server runs until the process ends, since stores outlive
@@ -101,6 +102,8 @@ pub(crate) enum Fate {
     LoseAnswer,
     /// The request is lost, and the client does not learn it.
     LoseRequest,
+    /// The client gives the request up, and the server carries it out this much later.
+    ApplyLater(Duration),
     /// The server does not see the request, which gets this answer.
     Answer(u16, String),
     /// The server carries the request out, and its answer is changed.
@@ -220,6 +223,15 @@ impl HttpConnector for Connector {
         match fate {
             Fate::Pass => self.inner.call(request),
             Fate::LoseRequest => HttpConnectorFuture::ready(Err(lost())),
+            Fate::ApplyLater(wait) => {
+                let answer = self.inner.call(request);
+                tokio::spawn(async move {
+                    tokio::time::sleep(wait).await;
+                    // Nobody waits for the answer.
+                    let _ = answer.await;
+                });
+                HttpConnectorFuture::ready(Err(lost()))
+            }
             Fate::LoseAnswer => {
                 let answer = self.inner.call(request);
                 HttpConnectorFuture::new(async move {

@@ -11,6 +11,7 @@ use foldstream_testkit::length;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 const STREAMS: usize = 5;
@@ -47,7 +48,9 @@ fn random_fates(seed: u64) -> impl Fn(&Call) -> Fate + Send + Sync + 'static {
         match (call.operation.as_str(), dice) {
             ("PutItem", 0..12) => Fate::LoseAnswer,
             ("PutItem", 12..20) => Fate::LoseRequest,
-            ("PutItem", 20..30) => Fate::error(400, "AccessDeniedException", "no"),
+            // About as long as the pause before the next attempt, so that either may be first.
+            ("PutItem", 20..28) => Fate::ApplyLater(Duration::from_millis(u64::from(dice))),
+            ("PutItem", 28..36) => Fate::error(400, "AccessDeniedException", "no"),
             _ => Fate::Pass,
         }
     }
