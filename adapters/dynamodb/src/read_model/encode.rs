@@ -4,7 +4,7 @@
 //! row       pk S "<model>/<rows>/<shard>"    sk S key of the row
 //!           d S JSON of the row (absent: there is no row, only a position)
 //!           v N version, c B commit id: the position of the row's stream (one row per stream)
-//!           p S JSON {stream: version}: the positions of the streams that feed the row (rows by keys)
+//!           p S JSON {stream: version}: the positions of the row's streams (rows by keys)
 //!           ip S "<model>/<rows>/<partition>", is S: the place in the index (absent: not in it)
 //!           f N format (absent: 1)
 //! position  pk S "<model>/<rows>/p<shard>"   sk S stream   v N   c B (rows by keys only)

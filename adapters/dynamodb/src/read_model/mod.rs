@@ -93,7 +93,8 @@ const MAX_READS: u32 = 20;
 ///     fn apply(row: &mut Option<Self>, event: &OrderEvent, _: &EventContext) -> HandlerResult {
 ///         match (event, row.as_mut()) {
 ///             (OrderEvent::Placed { customer, total }, _) => {
-///                 *row = Some(Self { customer: customer.clone(), total: *total, is_shipped: false });
+///                 let (customer, total) = (customer.clone(), *total);
+///                 *row = Some(Self { customer, total, is_shipped: false });
 ///             }
 ///             (OrderEvent::Shipped, Some(order)) => order.is_shipped = true,
 ///             (OrderEvent::Shipped, None) => {}
@@ -195,8 +196,8 @@ impl<T: ReadModelRow> ReadModel<T> {
         }
     }
 
-    /// Sets the options of tables that [`create_table`](Self::create_table) creates. Continuous backups are
-    /// not enabled, since a read model can be built again.
+    /// Sets the options of tables that [`create_table`](Self::create_table) creates. Continuous
+    /// backups are never enabled, since a read model can be built again.
     #[must_use]
     pub fn with_table_options(mut self, options: TableOptions) -> Self {
         self.options = Arc::new(options);

@@ -36,7 +36,8 @@ use std::fmt;
 ///     fn apply(row: &mut Option<Self>, event: &OrderEvent, _: &EventContext) -> HandlerResult {
 ///         match (event, row.as_mut()) {
 ///             (OrderEvent::Placed { customer, total }, _) => {
-///                 *row = Some(Self { customer: customer.clone(), total: *total, is_shipped: false });
+///                 let (customer, total) = (customer.clone(), *total);
+///                 *row = Some(Self { customer, total, is_shipped: false });
 ///             }
 ///             (OrderEvent::Shipped, Some(order)) => order.is_shipped = true,
 ///             (OrderEvent::Shipped, None) => {}
@@ -123,7 +124,11 @@ pub enum RowKeys<E> {
     ///         OrderEvent::Placed { customer, .. } => vec![customer.clone()],
     ///         OrderEvent::Shipped => vec![],
     ///     });
-    ///     fn apply(row: &mut Option<Self>, event: &OrderEvent, _: &EventContext) -> HandlerResult {
+    ///     fn apply(
+    ///         row: &mut Option<Self>,
+    ///         event: &OrderEvent,
+    ///         _: &EventContext,
+    ///     ) -> HandlerResult {
     ///         if let OrderEvent::Placed { total, .. } = event {
     ///             row.get_or_insert_default().total += total;
     ///         }

@@ -9,4 +9,5 @@ mod dynamodb;
 mod kafka;
 mod kafka_topics;
 mod proxy;
+mod read_models;
 mod shop;
