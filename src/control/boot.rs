@@ -3,7 +3,7 @@ use super::{PutIf, Rows, Stored, rows::Races};
 use crate::{
     ports::{
         ControlStore, ControlStoreError, Expect, MessageBus, MessageBusError, Offset, PartitionId,
-        PartitionOffsets, RowKey, StartOffset,
+        PartitionOffsets, RangeQuery, RowKey, StartOffset,
     },
     resilience::{Failure, FailureClass},
     runner::Start,
@@ -249,6 +249,37 @@ impl BootRows {
         let rows = self.known.iter();
         rows.map(|(partition, row)| StartOffset::new(partition.clone(), row.value.offset))
             .collect()
+    }
+}
+
+impl Rows {
+    /// Returns the partitions that a generation of a processor has begun to read, and where.
+    pub(crate) async fn boot_offsets(
+        &self,
+        processor: &str,
+        generation: u32,
+    ) -> Result<BTreeMap<PartitionId, Offset>, ControlStoreError> {
+        /// A row of a partition, or that of a topic, which has no offset.
+        #[derive(serde::Serialize, serde::Deserialize)]
+        struct Begun {
+            #[serde(rename = "o")]
+            offset: Option<Offset>,
+        }
+        let (mut begun, mut after) = (BTreeMap::new(), None);
+        loop {
+            let query = RangeQuery::new(format!("boot/{processor}/{generation}")).with_after(after);
+            let partition_of = |sort: &str| {
+                let (topic, number) = sort.rsplit_once('/')?;
+                Some(PartitionId::new(topic, number.parse().ok()?))
+            };
+            let page = self.page::<_, Begun>(&query, partition_of).await?;
+            let rows = page.rows.into_iter();
+            begun.extend(rows.filter_map(|(partition, row)| Some((partition, row.value.offset?))));
+            after = page.next;
+            if after.is_none() {
+                return Ok(begun);
+            }
+        }
     }
 }
 

@@ -10,6 +10,7 @@
 use super::{
     DeleteIf, KeyedPage, ProcessorRows, PutIf, Stored,
     processor_rows::{event_sort, parse_event, stream_query},
+    rows::decode,
 };
 use crate::{
     StreamId, Timestamp, Version,
@@ -43,6 +44,9 @@ pub(crate) struct DiscardRow {
     pub(crate) at: Timestamp,
     #[serde(rename = "s")]
     pub(crate) state: DiscardState,
+    /// True if the version need not have failed: the operator skips an event that may still come.
+    #[serde(rename = "k", default, skip_serializing_if = "is_false")]
+    pub(crate) is_skip: bool,
     /// The fields that a newer build has written. This build keeps them.
     #[serde(flatten)]
     rest: Map<String, Value>,
@@ -55,8 +59,15 @@ impl DiscardRow {
             by: by.into(),
             at,
             state: DiscardState::Asked,
+            is_skip: false,
             rest: Map::new(),
         }
+    }
+    /// Returns the row for a version that need not have failed.
+    #[must_use]
+    pub(crate) fn skipping(mut self) -> Self {
+        self.is_skip = true;
+        self
     }
     /// Returns the row once the owner has passed the version over.
     #[must_use]
@@ -78,6 +89,11 @@ impl DiscardRow {
     pub(crate) fn is_in_force(&self) -> bool {
         self.state != DiscardState::Handled
     }
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 impl ProcessorRows {
@@ -119,6 +135,19 @@ impl ProcessorRows {
     ) -> Result<Option<Stored<DiscardRow>>, ControlStoreError> {
         let key = self.discard_key(partition, stream, version);
         self.rows.get(&key).await
+    }
+
+    /// Returns the discards of several events, in their order.
+    pub(crate) async fn discard_get_many<'a>(
+        &self,
+        partition: &PartitionId,
+        events: impl Iterator<Item = (&'a StreamId, Version)>,
+    ) -> Result<Vec<Option<Stored<DiscardRow>>>, ControlStoreError> {
+        let keys: Vec<_> = events
+            .map(|(stream, version)| self.discard_key(partition, stream, version))
+            .collect();
+        let found = self.rows.get_raw(&keys).await?.into_iter();
+        found.map(|row| row.map(decode).transpose()).collect()
     }
 
     /// Asks for a discard, unless somebody has asked for it already. The change token is written
@@ -204,6 +233,8 @@ mod tests {
         assert_eq!(passed, newer.replace("asked", "passed"));
         let handled = serde_json::to_string(&row.handled()).unwrap();
         assert_eq!(handled, text.replace("asked", "handled"));
+        let skip = serde_json::to_string(&row.clone().skipping()).unwrap();
+        assert_eq!(skip, text.replace('}', r#","k":true}"#));
         assert!(row.is_in_force() && row.passed().is_in_force() && !row.handled().is_in_force());
     }
 }

@@ -49,6 +49,11 @@ impl Generations {
     pub(crate) fn may_start(&self) -> bool {
         !self.stop.unwrap_or(self.state != State::LIVE)
     }
+    /// Returns the generations that may have rows of their own: the one that serves, and the one
+    /// that is being built.
+    pub(crate) fn all(&self) -> impl Iterator<Item = u32> {
+        std::iter::once(self.active).chain(self.next)
+    }
 }
 
 /// Reads the generations of a processor. The first caller creates generation 1.

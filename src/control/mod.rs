@@ -6,7 +6,6 @@
 //! partitions by the stream's hash.
 #[allow(dead_code, reason = "the steps of owners are called by the runner")]
 pub(crate) mod ask;
-#[allow(dead_code, reason = "the operators' API is being built")]
 mod audit;
 mod boot;
 #[allow(dead_code, reason = "the steps of owners are called by the runner")]
@@ -18,7 +17,6 @@ mod generation;
 pub(crate) mod hex_id;
 #[allow(dead_code, reason = "the steps of owners are called by the runner")]
 pub(crate) mod instance;
-#[allow(dead_code, reason = "the operators' API is being built")]
 pub(crate) mod job;
 #[allow(dead_code, reason = "the steps of owners are called by the runner")]
 mod large;
@@ -30,7 +28,6 @@ mod park;
 mod position;
 #[allow(dead_code, reason = "the steps of owners are called by the runner")]
 pub(crate) mod processor_rows;
-#[allow(dead_code, reason = "the operators' API is being built")]
 mod requests;
 mod restore;
 #[allow(dead_code, reason = "the steps of owners are called by the runner")]
@@ -61,7 +58,7 @@ pub(crate) use self::{
     park::{ParkFailure, ParkId, ParkRow, ParkState, Request, merge},
     processor_rows::{ChangeToken, LetterKey, Polled, ProcessorRows},
     requests::PauseRow,
-    rows::{DeleteIf, KeyedPage, PutIf, Rows},
+    rows::{DeleteIf, KeyedPage, PutIf, Races, Rows},
     topic_pin::TopicPins,
 };
 pub use large::{LargePut, LargeRows};

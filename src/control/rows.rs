@@ -60,7 +60,7 @@ const RACES: RetryPolicy = RetryPolicy::new(
 /// The lost races of one compare-and-set, or of one read of several rows. Each means that another
 /// process has changed what was just read.
 #[derive(Debug, Default)]
-pub(super) struct Races(Option<Attempts<'static>>);
+pub(crate) struct Races(Option<Attempts<'static>>);
 
 impl Races {
     /// Waits before the row is read again.
@@ -101,7 +101,7 @@ impl Rows {
     }
 
     /// Waits before a row is read again that other processes have changed meanwhile.
-    pub(super) async fn lost(
+    pub(crate) async fn lost(
         &self,
         races: &mut Races,
         key: &RowKey,
@@ -224,7 +224,7 @@ impl Rows {
 
     /// Returns one page of a range. `key_of` makes the key of a row from its sort key. Rows for
     /// which it returns `None` are of another kind and are left out.
-    pub(super) async fn page<K, T: DeserializeOwned>(
+    pub(crate) async fn page<K, T: DeserializeOwned>(
         &self,
         query: &RangeQuery,
         key_of: impl Fn(&str) -> Option<K>,

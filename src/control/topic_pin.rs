@@ -1,6 +1,6 @@
 //! The pinned number of partitions that a topic has had since its first event.
 use super::{PutIf, Rows, rows::Races};
-use crate::ports::{ControlStoreError, Expect, RowKey};
+use crate::ports::{ControlStoreError, Expect, RangeQuery, RowKey};
 
 /// The partition of the rows. The sort key is the name of the topic.
 const PARTITION: &str = "topic";
@@ -56,6 +56,24 @@ impl TopicPins {
         // Without a condition there is no conflict.
         let _ = self.rows.put(&key, pin, Expect::Any).await?;
         Ok(())
+    }
+}
+
+impl Rows {
+    /// Returns the topics whose number of partitions is pinned, with that number.
+    pub(crate) async fn pinned_topics(&self) -> Result<Vec<(String, u32)>, ControlStoreError> {
+        let (mut topics, mut after) = (Vec::new(), None);
+        loop {
+            let query = RangeQuery::new(PARTITION).with_after(after);
+            let name_of = |sort: &str| Some(sort.to_owned());
+            let page = self.page::<_, TopicPin>(&query, name_of).await?;
+            let rows = page.rows.into_iter();
+            topics.extend(rows.map(|(topic, pin)| (topic, pin.value.partitions)));
+            after = page.next;
+            if after.is_none() {
+                return Ok(topics);
+            }
+        }
     }
 }
 

@@ -11,6 +11,7 @@ mod control;
 mod derive;
 mod large_rows;
 mod leases;
+mod operate;
 mod payload;
 mod ports;
 mod publisher;

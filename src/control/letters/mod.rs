@@ -18,16 +18,19 @@ pub use body::{LetterBody, StoredRecord};
 pub use fingerprint::Fingerprint;
 
 use super::{
-    KeyedPage, LargePut, ProcessorRows, Stored, hex_id::hex_id, processor_rows::LetterKey,
+    KeyedPage, LargePut, ProcessorRows, Stored,
+    hex_id::hex_id,
+    processor_rows::{LetterKey, stream_query},
     rows::Races,
 };
 use crate::{
-    StreamId, Timestamp,
+    StreamId, Timestamp, Version,
     ports::{ControlStoreError, PartitionId, RangeQuery, RowKey},
     runner::ErrorClass,
 };
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::num::NonZeroU32;
 
 hex_id! {
     /// The id of a dead letter. A letter that is written again keeps its id. One that was deleted
@@ -215,7 +218,32 @@ impl ProcessorRows {
         self.letter_heads(&query).await
     }
 
-    pub(crate) async fn letter_heads(
+    /// Returns the heads of a page of at most `limit` letters of a partition, for a list.
+    pub(crate) async fn letter_list(
+        &self,
+        partition: &PartitionId,
+        after: Option<String>,
+        limit: NonZeroU32,
+    ) -> Result<KeyedPage<LetterKey, LetterHead>, ControlStoreError> {
+        let query = RangeQuery::new(self.partition("dlq", partition))
+            .with_after(after)
+            .with_limit(limit);
+        self.letter_heads(&query).await
+    }
+
+    /// Returns the heads of one page of the letters of a stream.
+    pub(crate) async fn letters_of(
+        &self,
+        partition: &PartitionId,
+        stream: &StreamId,
+        after: Option<String>,
+    ) -> Result<KeyedPage<LetterKey, LetterHead>, ControlStoreError> {
+        let (rows, last) = (self.partition("dlq", partition), Version::new(u64::MAX));
+        let query = stream_query(rows, stream, Version::NONE, last, after);
+        self.letter_heads(&query).await
+    }
+
+    async fn letter_heads(
         &self,
         query: &RangeQuery,
     ) -> Result<KeyedPage<LetterKey, LetterHead>, ControlStoreError> {

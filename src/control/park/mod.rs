@@ -12,11 +12,12 @@ mod row;
 pub(crate) use merge::merge;
 pub(crate) use row::{ParkFailure, ParkId, ParkRow, ParkState, Request};
 
-use super::{DeleteIf, KeyedPage, ProcessorRows, PutIf, Stored};
+use super::{DeleteIf, KeyedPage, ProcessorRows, PutIf, Stored, rows::decode};
 use crate::{
     StreamId,
     ports::{ControlStoreError, Expect, PartitionId, RangeQuery, Revision, RowKey},
 };
+use std::num::NonZeroU32;
 
 impl ProcessorRows {
     fn park_key(&self, partition: &PartitionId, stream: &StreamId) -> RowKey {
@@ -33,6 +34,34 @@ impl ProcessorRows {
         self.rows
             .page(&query, |sort| StreamId::parse(sort).ok())
             .await
+    }
+
+    /// Returns a page of at most `limit` parked streams of a partition, for a list.
+    pub(crate) async fn park_list(
+        &self,
+        partition: &PartitionId,
+        after: Option<String>,
+        limit: NonZeroU32,
+    ) -> Result<KeyedPage<StreamId, ParkRow>, ControlStoreError> {
+        let query = RangeQuery::new(self.partition("park", partition))
+            .with_after(after)
+            .with_limit(limit);
+        self.rows
+            .page(&query, |sort| StreamId::parse(sort).ok())
+            .await
+    }
+
+    /// Returns the park rows of several streams of a partition, in their order.
+    pub(crate) async fn park_get_many<'a>(
+        &self,
+        partition: &PartitionId,
+        streams: impl Iterator<Item = &'a StreamId>,
+    ) -> Result<Vec<Option<Stored<ParkRow>>>, ControlStoreError> {
+        let keys: Vec<_> = streams
+            .map(|stream| self.park_key(partition, stream))
+            .collect();
+        let found = self.rows.get_raw(&keys).await?.into_iter();
+        found.map(|row| row.map(decode).transpose()).collect()
     }
 
     /// Returns the park row of a stream; `None` if the stream is not parked.

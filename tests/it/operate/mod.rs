@@ -1,0 +1,5 @@
+//! Rules of operators. The rows of processors are written here as they are stored.
+mod actions;
+mod jobs;
+mod lists;
+mod world;
