@@ -1,6 +1,6 @@
 //! The policy of one processor.
 use super::{BuildError, FailedEvent, FailureAction, failed_event::OnFailure};
-use crate::{RetryPolicy, StreamId};
+use crate::{RetryPolicy, StreamId, breaker::CircuitBreaker};
 use std::{fmt, sync::Arc, time::Duration};
 
 /// The action for an event of a subscribed aggregate type under a name that this build does not know.
@@ -95,6 +95,7 @@ pub struct ProcessorPolicy {
     pub(super) max_bytes: usize,
     pub(super) max_total_bytes: usize,
     pub(super) limits: GiveUpLimits,
+    pub(super) breaker: Option<CircuitBreaker>,
 }
 
 impl ProcessorPolicy {
@@ -119,6 +120,7 @@ impl ProcessorPolicy {
             max_bytes: 16 * 1024 * 1024,
             max_total_bytes: 64 * 1024 * 1024,
             limits: GiveUpLimits::DEFAULT,
+            breaker: Some(CircuitBreaker::default()),
         }
     }
     /// Starts at the [`Beginning`](Start::Beginning), handles 16 streams at a time, retries, then
@@ -128,6 +130,7 @@ impl ProcessorPolicy {
         Self {
             start: Start::Beginning,
             unknown_events: UnknownEvents::Fail,
+            breaker: None,
             ..Self::listener()
         }
     }
@@ -266,6 +269,25 @@ impl ProcessorPolicy {
             parked_per_minute,
             dead_letters,
         };
+        self
+    }
+
+    /// Puts this circuit breaker around the calls of the handler. While it is open, the partitions
+    /// are paused, an event that failed waits at the head of its stream with no attempt spent, and
+    /// the time does not count towards the limits of retries: an outage of the service that the
+    /// handler calls ends without dead letters. Default: a breaker with the default
+    /// [`BreakerPolicy`](crate::breaker::BreakerPolicy) for a listener, none for a projector.
+    ///
+    /// Give processors that call the same service clones of one breaker.
+    #[must_use]
+    pub fn with_breaker(mut self, breaker: CircuitBreaker) -> Self {
+        self.breaker = Some(breaker);
+        self
+    }
+    /// Calls the handler without a circuit breaker.
+    #[must_use]
+    pub fn without_breaker(mut self) -> Self {
+        self.breaker = None;
         self
     }
 

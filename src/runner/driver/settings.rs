@@ -42,6 +42,7 @@ impl Settings {
             policy: entry.policy.clone(),
             is_projector: entry.processor.is_projector(),
             selectors: entry.processor.selectors(),
+            breaker: entry.policy.breaker.clone(),
             has_event_store: shared.history.is_some(),
             instance: shared.ids.revision().as_u128().to_string().into(),
             started: (Instant::now(), Timestamp::now()),

@@ -175,7 +175,7 @@ impl Machine {
             number: 1,
             skip: Vec::new(),
         };
-        let attempt = self.attempts.start(work.clone(), now);
+        let attempt = self.attempts.start(work.clone(), None, now);
         ask.step = AskStep::Handling(attempt, event);
         self.out.push(super::Effect::Start(attempt, work));
         self.counts.redrives += 1;

@@ -1,6 +1,6 @@
 //! The attempts that run, and how long each may go on without a sign of life.
 use super::{AttemptId, Effect, input::Work};
-use crate::ports::PartitionId;
+use crate::{breaker::Permit, ports::PartitionId};
 use std::{
     collections::{BTreeMap, HashSet},
     time::Duration,
@@ -13,6 +13,8 @@ const CANCEL_GRACE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) struct Running {
     pub(super) work: Work,
+    /// The right to call, if a circuit breaker gives it.
+    pub(super) permit: Option<Permit>,
     /// When it counts as stuck if nothing is heard of it.
     watch: Instant,
     cancel: Cancel,
@@ -49,11 +51,12 @@ impl Attempts {
         }
     }
 
-    pub(super) fn start(&mut self, work: Work, now: Instant) -> AttemptId {
+    pub(super) fn start(&mut self, work: Work, permit: Option<Permit>, now: Instant) -> AttemptId {
         self.last = AttemptId(self.last.0 + 1);
         let watch = self.watch_from(work.records().len(), now);
         let running = Running {
             work,
+            permit,
             watch,
             cancel: Cancel::No,
         };
@@ -127,6 +130,8 @@ impl Attempts {
     ) {
         for (id, running) in &mut self.running {
             if running.cancel == Cancel::No && partitions.is_none_or(|p| running.is_of(p)) {
+                // The result no longer counts: another call may be the probe.
+                running.permit = None;
                 running.cancel = Cancel::Until(now + CANCEL_GRACE);
                 out.push(Effect::Cancel(*id));
             }

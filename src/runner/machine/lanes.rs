@@ -7,6 +7,7 @@ use crate::{StreamId, ports::PartitionId};
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
     sync::Arc,
+    time::Duration,
 };
 use tokio::time::Instant;
 
@@ -208,9 +209,86 @@ impl Lanes {
         self.lanes.get_mut(key).and_then(|lane| lane.retry.take())
     }
 
+    /// Sets the failures of the lane's head.
+    pub(super) fn set_retry(&mut self, key: &LaneKey, retry: Option<Retry>) {
+        if let Some(lane) = self.lanes.get_mut(key) {
+            lane.retry = retry;
+        }
+    }
+
+    /// Returns true if a lane may be ready.
+    pub(super) fn has_ready(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
     /// Returns the failures of the lane's head.
     pub(super) fn retry(&self, key: &LaneKey) -> Option<&Retry> {
         self.lanes.get(key).and_then(|lane| lane.retry.as_ref())
+    }
+
+    /// Makes a lane ready that was running, and lets it run before the others.
+    pub(super) fn return_first(&mut self, key: &LaneKey) {
+        if let Some(lane) = self.lanes.get_mut(key) {
+            lane.state = State::Ready;
+            self.ready.retain(|ready| ready != key);
+            self.ready.push_front(key.clone());
+        }
+    }
+
+    /// Moves the clocks of all retries: the time for which the circuit was open does not count.
+    pub(super) fn thaw(&mut self, frozen: Duration) {
+        let waiting = std::mem::take(&mut self.waiting);
+        for (until, key) in waiting {
+            if let Some(lane) = self.lanes.get_mut(&key)
+                && lane.state == State::Waiting(until)
+            {
+                let until = super::later(until, frozen);
+                lane.state = State::Waiting(until);
+                self.waiting.insert((until, key));
+            }
+        }
+        for lane in self.lanes.values_mut() {
+            if let Some(retry) = &mut lane.retry {
+                retry.move_start(frozen);
+            }
+        }
+    }
+
+    /// Makes a lane ready that waits for its retry, if no lane is ready but the one that was tried
+    /// last.
+    pub(super) fn wake_one_for_probe(&mut self, tried: Option<&LaneKey>) {
+        let is_other = |key: &LaneKey| Some(key) != tried;
+        if self.ready.iter().any(is_other) {
+            // The one that was tried last comes after the others.
+            if let Some(tried) = tried
+                && self.ready.front() == Some(tried)
+            {
+                self.ready.rotate_left(1);
+            }
+            return;
+        }
+        let found = self.waiting.iter().find(|(_, key)| is_other(key));
+        let found = found.or_else(|| self.waiting.first()).cloned();
+        let Some((until, key)) = found else {
+            return;
+        };
+        self.waiting.remove(&(until, key.clone()));
+        if let Some(lane) = self.lanes.get_mut(&key)
+            && lane.state == State::Waiting(until)
+        {
+            lane.state = State::Ready;
+            self.ready.push_front(key);
+        }
+    }
+
+    /// Returns true if records wait.
+    pub(super) fn has_any(&self) -> bool {
+        !self.lanes.is_empty()
+    }
+
+    /// Returns true if records wait in another lane than this one.
+    pub(super) fn has_other_than(&self, key: Option<&LaneKey>) -> bool {
+        self.lanes.keys().any(|other| Some(other) != key)
     }
 
     /// Makes the lanes ready whose pause is over.

@@ -11,6 +11,7 @@
 //! ```
 mod asks;
 mod attempts;
+mod breaker;
 mod checkpoint;
 mod ending;
 mod failure;
@@ -138,6 +139,8 @@ pub(super) struct Rules {
     /// True for a projector, which may buffer effects.
     pub(super) is_projector: bool,
     pub(super) selectors: Vec<EventSelector>,
+    /// The circuit breaker around the calls of the handler.
+    pub(super) breaker: Option<crate::breaker::CircuitBreaker>,
     /// False in a service without the event store: deferred records are stored as rows.
     pub(super) has_event_store: bool,
     /// The name under which this process redrives parked streams, unique among all processes.
@@ -209,6 +212,7 @@ pub(super) struct Machine {
     polling: Polling,
     checkpoint: Checkpoint,
     holding: holding::Holding,
+    guard: breaker::Guard,
     ending: Option<Ending>,
     /// Partitions were told to be paused or resumed, and the answer is not there.
     pausing: Option<Pausing>,
@@ -251,6 +255,7 @@ impl Machine {
             polling: Polling::new(rules.seed, now),
             checkpoint: Checkpoint::new(&rules, now),
             holding: holding::Holding::default(),
+            guard: breaker::Guard::new(rules.breaker.clone()),
             ending: None,
             pausing: None,
             counts: Counts::default(),
@@ -269,7 +274,10 @@ impl Machine {
     /// Returns what is to be done now.
     pub(super) fn effects(&mut self, now: Instant) -> Vec<Effect> {
         self.join(now);
-        self.lanes.wake(now);
+        self.advance_breaker(now);
+        if self.may_wake(now) {
+            self.lanes.wake(now);
+        }
         self.advance_unreadable(now);
         self.advance_starts(now);
         self.advance_revocations(now);
@@ -293,7 +301,8 @@ impl Machine {
     pub(super) fn wake_at(&self) -> Option<Instant> {
         let always = [
             self.membership.receive_at,
-            self.lanes.wake_at(),
+            self.lanes.wake_at().filter(|_| self.guard.is_unused()),
+            self.guard.wake_at(),
             self.attempts.wake_at(),
             self.partitions.release_at(),
         ];
@@ -421,13 +430,18 @@ impl Machine {
         if self.ending.is_some() || self.polling.is_paused {
             return;
         }
-        let policy = &self.rules.policy;
-        let most = if policy.max_batch > 1 {
-            policy.max_batch
-        } else {
-            NEIGHBOURS
-        };
-        while self.attempts.len() < policy.concurrency {
+        let (concurrency, max_batch) = (self.rules.policy.concurrency, self.rules.policy.max_batch);
+        let most = if max_batch > 1 { max_batch } else { NEIGHBOURS };
+        while self.attempts.len() < concurrency {
+            if !self.lanes.has_ready() {
+                return;
+            }
+            let Ok(permit) = self.permit(now) else {
+                return;
+            };
+            // One record tells whether the service is back.
+            let is_probe = permit.as_ref().is_some_and(|permit| permit.is_probe());
+            let most = if is_probe { 1 } else { most };
             let Some((lane, records)) = self.lanes.start_next(most) else {
                 return;
             };
@@ -446,7 +460,7 @@ impl Machine {
                 skip: owned.map_or_else(Vec::new, |owned| owned.parking.skip(stream)),
                 what: What::Records(records),
             };
-            let id = self.attempts.start(work.clone(), now);
+            let id = self.attempts.start(work.clone(), permit, now);
             self.out.push(Effect::Start(id, work));
         }
     }
@@ -456,7 +470,8 @@ impl Machine {
         let Some(running) = self.attempts.finished(id) else {
             return;
         };
-        let work = running.work;
+        let (work, handled) = (running.work, ended.counts.handled);
+        let is_kept = self.settle_call(running.permit, &work.lane, handled, &ended.result, now);
         self.counts.add(&ended.counts);
         match &work.what {
             What::Records(_) => {}
@@ -467,6 +482,9 @@ impl Machine {
         if self.partitions.get(&partition, epoch).is_none() {
             // The partition is gone, and whoever has it now gets the records again.
             return self.lanes.finished(&work.lane, work.records().len());
+        }
+        if is_kept && ended.passed.is_empty() {
+            return self.conclude_kept(work, ended);
         }
         if ended.passed.is_empty() {
             return self.conclude(work, ended, now);
@@ -485,31 +503,29 @@ impl Machine {
         }
     }
 
+    /// Puts an event back to the head of its lane, with no attempt spent: the service is away.
+    fn conclude_kept(&mut self, work: Work, ended: Ended) {
+        let lane = work.lane.clone();
+        let is_leaving = self.ending.is_some()
+            || (self.partitions.get(&work.partition, work.epoch)).is_some_and(|o| o.is_leaving());
+        let retry = self.lanes.take_retry(&lane).filter(|_| ended.done == 0);
+        self.note_done(&work, &ended);
+        if is_leaving {
+            return self.lanes.finished(&lane, work.records().len());
+        }
+        self.lanes.finished(&lane, ended.done);
+        self.lanes.set_retry(&lane, retry);
+        self.lanes.return_first(&lane);
+    }
+
     /// Notes what an attempt at records has done, and goes on with its lane.
     fn conclude(&mut self, work: Work, ended: Ended, now: Instant) {
         let (records, lane) = (work.records(), &work.lane);
         let Some(owned) = self.partitions.get(&work.partition, work.epoch) else {
             return self.lanes.finished(lane, records.len());
         };
-        let Some(stream) = work.stream() else {
-            return;
-        };
-        for record in records.iter().take(ended.done) {
-            owned.window.done(record.offset);
-        }
-        if ended.counts.handled > 0 && self.rules.is_projector {
-            owned.effects.touched.insert(stream.clone());
-        }
-        if ended.counts.has_moved()
-            && let Progress::At(at) = &ended.progress
-        {
-            let position = (at.version, at.commit_id);
-            owned.effects.positions.insert(stream.clone(), position);
-        }
         let is_leaving = owned.is_leaving() || self.ending.is_some();
-        self.streams
-            .set(stream, work.partition.clone(), ended.progress);
-        self.drop_letters(&work, ended.done);
+        self.note_done(&work, &ended);
         match ended.result {
             Outcome::Failed(failure) => {
                 self.lanes.finished(lane, ended.done);
@@ -521,5 +537,29 @@ impl Machine {
             }
             Outcome::Done | Outcome::Cancelled => self.lanes.finished(lane, ended.done),
         }
+    }
+
+    fn note_done(&mut self, work: &Work, ended: &Ended) {
+        let Some(owned) = self.partitions.get(&work.partition, work.epoch) else {
+            return;
+        };
+        let Some(stream) = work.stream() else {
+            return;
+        };
+        for record in work.records().iter().take(ended.done) {
+            owned.window.done(record.offset);
+        }
+        if ended.counts.handled > 0 && self.rules.is_projector {
+            owned.effects.touched.insert(stream.clone());
+        }
+        if ended.counts.has_moved()
+            && let Progress::At(at) = &ended.progress
+        {
+            let position = (at.version, at.commit_id);
+            owned.effects.positions.insert(stream.clone(), position);
+        }
+        let progress = ended.progress.clone();
+        self.streams.set(stream, work.partition.clone(), progress);
+        self.drop_letters(work, ended.done);
     }
 }

@@ -295,7 +295,8 @@ impl Machine {
         let policy = &self.rules.policy;
         let (records, bytes) = (policy.max_records, policy.max_bytes);
         let (total, most) = (self.partitions.bytes(), policy.max_total_bytes);
-        let is_held = self.holding.since.is_some() || self.polling.is_paused;
+        let is_held =
+            self.holding.since.is_some() || self.polling.is_paused || self.breaker_pauses(now);
         for owned in self.partitions.owned.values_mut() {
             let (len, size) = (owned.window.len(), owned.window.bytes());
             if len >= records || size >= bytes || total >= most {

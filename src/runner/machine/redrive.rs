@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     RetryPolicy, StreamId, Version,
+    breaker::Permit,
     control::{
         DeadLetter, DeleteIf, DiscardState, LetterKey, ParkFailure, ParkRow, ParkState, PutIf,
         Stored, merge,
@@ -119,7 +120,10 @@ impl Machine {
             if self.attempts.len() >= self.rules.policy.concurrency || !self.may_redrive() {
                 return;
             }
-            self.handle_page(id, now);
+            let Ok(permit) = self.permit(now) else {
+                return;
+            };
+            self.handle_page(id, permit, now);
         }
     }
 
@@ -324,7 +328,7 @@ impl Machine {
     }
 
     /// Starts an attempt at the next versions.
-    fn handle_page(&mut self, id: TaskId, now: Instant) {
+    fn handle_page(&mut self, id: TaskId, permit: Option<Permit>, now: Instant) {
         let Some(task) = self.tasks.running.get_mut(&id) else {
             return;
         };
@@ -362,7 +366,7 @@ impl Machine {
             number,
             skip,
         };
-        let attempt = self.attempts.start(work.clone(), now);
+        let attempt = self.attempts.start(work.clone(), permit, now);
         redrive.step = Step::Handling(attempt);
         self.out.push(Effect::Start(attempt, work));
     }

@@ -42,6 +42,11 @@ impl Retry {
         Some(super::later(now, pause))
     }
 
+    /// Moves the time of the first failure: the time in between does not count.
+    pub(super) fn move_start(&mut self, by: Duration) {
+        self.since = self.since.map(|since| since + by);
+    }
+
     /// Returns the time of the first failure.
     pub(super) const fn since(&self) -> Option<Instant> {
         self.since

@@ -181,11 +181,13 @@ pub(super) fn notes_the_start(call: &Call<'_>) -> bool {
 
 pub(super) const SEEN: &str = "example-group.seen.g1";
 
-/// A listener from the beginning that halts at the first event that it cannot handle.
+/// A listener from the beginning that halts at the first event that it cannot handle, without a
+/// circuit breaker.
 pub(super) fn from_beginning() -> ProcessorPolicy {
     ProcessorPolicy::listener()
         .with_start(foldstream::runner::Start::Beginning)
         .with_on_failure(|_| foldstream::runner::FailureAction::Halt)
+        .without_breaker()
 }
 
 pub(super) fn error_of(report: &RunnerReport) -> &RunnerError {

@@ -39,9 +39,12 @@ impl<H, R, Role> HandlerScenario<H, R, Role> {
     #[track_caller]
     pub(in crate::scenario) fn run(&mut self) {
         // With one event at a time, the result does not depend on how handlers share the thread.
-        // A failed event must end the step, so that the test sees it.
+        // A failed event must end the step, so that the test sees it. Under a circuit breaker it
+        // would wait for its service.
         let policy = self.policy.clone().with_concurrency(1);
-        let policy = policy.with_on_failure(|_| FailureAction::Halt);
+        let policy = policy
+            .with_on_failure(|_| FailureAction::Halt)
+            .without_breaker();
         if self.initial.is_none() {
             self.initial = Some(self.feed.block_on(self.read.read(&self.handler)));
         }

@@ -76,7 +76,8 @@ impl<A: Decide<C>, C: Send + Sync> CommandFor<A> for C {
 ///   [`run`](Self::run), which restarts it. A test that does not assert the halt with
 ///   [`then_halted`](Self::then_halted) fails at its next call or at its end. It halts whatever its policy
 ///   says about failed events: a stream that is parked, or an event that becomes a dead letter,
-///   would go unnoticed in a test.
+///   would go unnoticed in a test. It has no circuit breaker: an event that fails while one is
+///   open waits for its service.
 /// - Ids are given as values or as texts.
 /// - A pipeline has its own runtime, so its tests are plain `#[test]`s. Its topic has four
 ///   partitions.
@@ -365,7 +366,9 @@ impl PipelineScenario {
     #[must_use]
     pub fn projector_with(self, projector: impl Projector, policy: ProcessorPolicy) -> Self {
         let projector = Arc::new(projector);
-        let policy = policy.with_on_failure(|_| FailureAction::Halt);
+        let policy = policy
+            .with_on_failure(|_| FailureAction::Halt)
+            .without_breaker();
         self.processor(move |builder| builder.projector_with(projector.clone(), policy.clone()))
     }
 
@@ -388,7 +391,9 @@ impl PipelineScenario {
     #[must_use]
     pub fn listener_with(self, listener: impl Listener, policy: ProcessorPolicy) -> Self {
         let listener = Arc::new(listener);
-        let policy = policy.with_on_failure(|_| FailureAction::Halt);
+        let policy = policy
+            .with_on_failure(|_| FailureAction::Halt)
+            .without_breaker();
         self.processor(move |builder| builder.listener_with(listener.clone(), policy.clone()))
     }
 

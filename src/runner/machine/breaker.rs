@@ -1,0 +1,157 @@
+//! The circuit breaker around the calls of a handler: while it is open, partitions are paused, what
+//! fails goes back to its lane with no attempt spent, and the clocks of retries stand still.
+use super::{Failure, FailureOf, Machine, Outcome, lanes::LaneKey};
+use crate::{
+    breaker::{CircuitBreaker, CircuitState, Outcome as CallOutcome, Permit},
+    runner::ErrorClass,
+};
+use tokio::time::Instant;
+
+/// The breaker of a processor, as its machine sees it.
+#[derive(Debug)]
+pub(super) struct Guard {
+    breaker: Option<CircuitBreaker>,
+    /// The time since which calls are refused.
+    refused_since: Option<Instant>,
+    /// When the next call may be admitted, if that depends on time alone.
+    ready_at: Option<Instant>,
+    /// The lane whose probe has failed last: another one gets the next.
+    failed_probe: Option<LaneKey>,
+    serves: bool,
+}
+
+impl Guard {
+    pub(super) const fn new(breaker: Option<CircuitBreaker>) -> Self {
+        Self {
+            breaker,
+            refused_since: None,
+            ready_at: None,
+            failed_probe: None,
+            serves: false,
+        }
+    }
+
+    /// Returns true if no call is refused.
+    pub(super) const fn is_unused(&self) -> bool {
+        self.refused_since.is_none()
+    }
+
+    pub(super) const fn wake_at(&self) -> Option<Instant> {
+        self.ready_at
+    }
+
+    pub(super) fn state(&self, now: Instant) -> Option<CircuitState> {
+        Some(self.breaker.as_ref()?.state_at(now))
+    }
+
+    fn is_closed(&self, now: Instant) -> bool {
+        self.state(now)
+            .is_none_or(|state| state == CircuitState::Closed)
+    }
+}
+
+impl Machine {
+    /// Follows the breaker: freezes and thaws the clocks of retries.
+    pub(super) fn advance_breaker(&mut self, now: Instant) {
+        let Some(breaker) = self.guard.breaker.clone() else {
+            return;
+        };
+        let serves = !self.partitions.owned.is_empty();
+        if serves != self.guard.serves {
+            self.guard.serves = serves;
+            breaker.set_serving(serves, now);
+        }
+        let is_closed = self.guard.is_closed(now);
+        match (is_closed, self.guard.refused_since) {
+            (false, None) => self.guard.refused_since = Some(now),
+            (true, Some(since)) => {
+                self.guard.refused_since = None;
+                self.guard.failed_probe = None;
+                self.lanes.thaw(now.saturating_duration_since(since));
+            }
+            _ => {}
+        }
+        if !is_closed {
+            breaker.set_waiting(self.lanes.has_any());
+            // While the circuit is not closed, whatever waits for a retry is as good a probe.
+            self.lanes
+                .wake_one_for_probe(self.guard.failed_probe.as_ref());
+        }
+        self.guard.ready_at = if is_closed && self.guard.ready_at.is_none() {
+            None
+        } else {
+            breaker.ready_at(now).filter(|at| *at > now)
+        };
+    }
+
+    /// Returns true if retries wait as they do without a breaker.
+    pub(super) fn may_wake(&self, now: Instant) -> bool {
+        self.guard.is_closed(now)
+    }
+
+    /// Returns the right to make a call, or `None` if there is none now.
+    pub(super) fn permit(&mut self, now: Instant) -> Result<Option<Permit>, ()> {
+        let Some(breaker) = &self.guard.breaker else {
+            return Ok(None);
+        };
+        match breaker.permit(now) {
+            Ok(permit) => Ok(Some(permit)),
+            Err(open) => {
+                self.guard.ready_at = open.retry_after.map(|pause| super::later(now, pause));
+                Err(())
+            }
+        }
+    }
+
+    /// Tells the breaker how a call has ended. Returns true if the failure is one of the service,
+    /// while the circuit is not closed: then the event keeps its attempts.
+    pub(super) fn settle_call(
+        &mut self,
+        permit: Option<Permit>,
+        lane: &LaneKey,
+        handled: u64,
+        result: &Outcome,
+        now: Instant,
+    ) -> bool {
+        let Some(permit) = permit else {
+            return false;
+        };
+        let is_probe = permit.is_probe();
+        let class = match result {
+            Outcome::Failed(Failure {
+                of: FailureOf::Record | FailureOf::Event(_),
+                error,
+                ..
+            }) => Some(error.class()),
+            _ => None,
+        };
+        match class {
+            Some(class) => drop(permit.settle(CallOutcome::from(class), now)),
+            None if handled > 0 => drop(permit.settle(CallOutcome::Success, now)),
+            // No handler was called.
+            None => drop(permit),
+        }
+        let is_of_service = matches!(
+            class,
+            Some(ErrorClass::Transient | ErrorClass::Throttled { .. })
+        );
+        let is_kept = is_of_service && !self.guard.is_closed(now);
+        if is_probe && is_kept {
+            self.guard.failed_probe = Some(lane.clone());
+        }
+        is_kept
+    }
+
+    /// Returns true if partitions are to be paused because of the breaker.
+    pub(super) fn breaker_pauses(&self, now: Instant) -> bool {
+        match self.guard.state(now) {
+            None | Some(CircuitState::Closed) => false,
+            // Somebody has to be the probe: a record that waits, or else the first to come. The one
+            // whose probe has failed last may be what fails, and not the service.
+            Some(CircuitState::HalfOpen) => {
+                self.lanes.has_other_than(self.guard.failed_probe.as_ref())
+            }
+            Some(_) => true,
+        }
+    }
+}
