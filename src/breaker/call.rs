@@ -34,7 +34,8 @@ use tokio::{sync::watch, time::Instant};
 /// it has ended. If it succeeds or is refused by a service that can be reached, the circuit closes.
 /// If the probe is throttled, the circuit closes too, and calls pass after the pause that the
 /// service asked for. If it fails, the circuit opens again for twice the time. A probe that is
-/// dropped or panics makes room for another one.
+/// dropped or panics makes room for another one. A probe that never ends keeps all others out, which
+/// is one more reason for a timeout inside.
 ///
 /// # Example
 /// ```
@@ -235,16 +236,20 @@ impl CircuitBreaker {
 
     /// Says whether this process has work that needs the service. Without any the circuit closes.
     pub(crate) fn set_serving(&self, serving: bool, now: Instant) -> Option<Transition> {
-        let transition = self.machine().set_serving(serving, now);
-        self.notify();
+        let (changed, transition) = self.machine().set_serving(serving, now);
+        // Only changes are told, or whoever repeats this after each of them would never rest.
+        if changed {
+            self.notify();
+        }
         self.report(transition)
     }
 
     /// Says whether work is held back that would be the probe. Only a distributed breaker asks:
     /// a process in which nothing waits leaves the probe to the others.
     pub(crate) fn set_waiting(&self, waiting: bool) {
-        self.machine().set_waiting(waiting);
-        self.notify();
+        if self.machine().set_waiting(waiting) {
+            self.notify();
+        }
     }
 
     /// Returns the time from which `admit` no longer refuses, if that depends on time alone.

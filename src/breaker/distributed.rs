@@ -130,7 +130,7 @@ impl DistributedBreaker {
             quorum: 2,
             renew: Duration::from_secs(5),
         };
-        let breaker = created(policy, &member);
+        let breaker = CircuitBreaker::of(machine(policy, &member));
         Ok(Self {
             name,
             policy,
@@ -154,7 +154,7 @@ impl DistributedBreaker {
             });
         }
         self.member.quorum = votes;
-        Ok(self.again())
+        Ok(self.restarted())
     }
 
     /// Sets the time between reads of the votes, and between renewals of a vote. Default: 5 s. It
@@ -174,7 +174,7 @@ impl DistributedBreaker {
             });
         }
         self.member.renew = time;
-        Ok(self.again())
+        Ok(self.restarted())
     }
 
     /// Sets the source of the random ids of writes, for tests and simulations. Default:
@@ -183,20 +183,16 @@ impl DistributedBreaker {
     pub fn with_ids(mut self, ids: Arc<dyn IdSource>) -> Self {
         self.member.owner = owner(&self.member.label, &*ids);
         self.ids = ids;
-        self.again()
+        self.restarted()
     }
 
-    /// Creates the machine for changed settings.
-    fn again(self) -> Self {
-        Self {
-            breaker: created(self.policy, &self.member),
-            ..self
-        }
+    /// Starts the machine again for changed settings.
+    fn restarted(self) -> Self {
+        *self.breaker.machine() = machine(self.policy, &self.member);
+        self
     }
 
     /// Returns the breaker of this process. It decides alone until [`run`](Self::run) is polled.
-    ///
-    /// Take it after all settings were made.
     #[must_use]
     pub fn breaker(&self) -> CircuitBreaker {
         self.breaker.clone()
@@ -222,9 +218,8 @@ impl DistributedBreaker {
     }
 }
 
-fn created(policy: BreakerPolicy, member: &Membership) -> CircuitBreaker {
-    let machine = Breaker::distributed(policy, member.clone(), Instant::now());
-    CircuitBreaker::of(machine)
+fn machine(policy: BreakerPolicy, member: &Membership) -> Breaker {
+    Breaker::distributed(policy, member.clone(), Instant::now())
 }
 
 /// Returns a name of this process in this life.

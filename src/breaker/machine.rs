@@ -131,22 +131,26 @@ impl Breaker {
 
     /// Says whether this process has work that needs the service. Without any it has no opinion
     /// about the service either: the circuit closes, and the vote of this process is deleted.
-    pub(crate) fn set_serving(&mut self, serving: bool, now: Instant) -> Option<Transition> {
-        if let Some(quorum) = &mut self.quorum {
-            quorum.set_serving(serving);
-        }
+    ///
+    /// Returns true if that is a change.
+    pub(crate) fn set_serving(
+        &mut self,
+        serving: bool,
+        now: Instant,
+    ) -> (bool, Option<Transition>) {
+        let quorum = self.quorum.as_mut();
+        let changed = quorum.is_some_and(|quorum| quorum.set_serving(serving));
         if !serving && !self.circuit.is_closed() {
             self.circuit.close(Duration::ZERO, now);
         }
-        self.observe(now)
+        (changed, self.observe(now))
     }
 
     /// Says whether work is held back that would be the probe. Only then does this process contend
-    /// for the probe, beside the time after a refused call.
-    pub(crate) fn set_waiting(&mut self, waiting: bool) {
-        if let Some(quorum) = &mut self.quorum {
-            quorum.set_waiting(waiting);
-        }
+    /// for the probe, beside the time after a refused call. Returns true if that is a change.
+    pub(crate) fn set_waiting(&mut self, waiting: bool) -> bool {
+        let quorum = self.quorum.as_mut();
+        quorum.is_some_and(|quorum| quorum.set_waiting(waiting))
     }
 
     /// Returns the number of votes that count; 0 for a breaker of one process.
@@ -164,7 +168,7 @@ impl Breaker {
         if let Some(quorum) = &mut self.quorum {
             quorum.leave(now);
         }
-        self.set_serving(false, now)
+        self.set_serving(false, now).1
     }
 
     /// Takes in the answer to the request that was on its way.

@@ -353,11 +353,11 @@ fn every_wait_is_announced() {
 fn a_process_without_work_closes_its_circuit() {
     let mut given = half_open();
     let probe = given.probe();
-    let transition = given.breaker.set_serving(false, given.now);
+    let (_, transition) = given.breaker.set_serving(false, given.now);
     assert_eq!(transition, Some(Transition::Closed));
     given.settle(probe, Outcome::Transient);
     assert_eq!(given.state(), CircuitState::Closed);
-    assert_eq!(given.breaker.set_serving(true, given.now), None);
+    assert_eq!(given.breaker.set_serving(true, given.now), (false, None));
     given.fail(4);
     assert_eq!(given.state(), CircuitState::Closed);
 }

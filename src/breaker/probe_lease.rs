@@ -9,7 +9,7 @@
 //!   at once are harmless, one call each.
 //! - A failed probe does not release the lease, and one that runs longer than the lease time is not
 //!   waited for.
-use super::rows::ProbeRow;
+use super::{circuit::after, rows::ProbeRow};
 use crate::ports::{Expect, Revision};
 use serde_json::Map;
 use std::time::Duration;
@@ -99,7 +99,7 @@ impl ProbeLease {
             Some(held) if is_mine && is_same_hold => Some(held),
             _ if is_mine => {
                 let open = self.open_time(&row);
-                let probe_at = now + open;
+                let probe_at = after(now, open);
                 Some(Held { open, probe_at })
             }
             _ => None,
@@ -115,7 +115,7 @@ impl ProbeLease {
     /// probe may have to follow.
     pub(super) fn succeeded(&mut self, now: Instant) {
         if let Some(held) = &mut self.held {
-            held.probe_at = now + held.open;
+            held.probe_at = after(now, held.open);
         }
     }
 
@@ -123,7 +123,7 @@ impl ProbeLease {
     pub(super) fn failed(&mut self, now: Instant) {
         if let Some(held) = &mut self.held {
             held.open = held.open.saturating_mul(2).min(self.max_open);
-            held.probe_at = now + held.open;
+            held.probe_at = after(now, held.open);
         }
     }
 
@@ -155,7 +155,7 @@ impl ProbeLease {
                     None => now,
                     Some(_) => {
                         let theirs = Duration::from_millis(row.lease_millis);
-                        super::circuit::after(*since, self.time.max(theirs))
+                        after(*since, self.time.max(theirs))
                     }
                 };
                 (free, self.taken(Some(row)))

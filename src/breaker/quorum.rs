@@ -172,11 +172,13 @@ impl Quorum {
     pub(super) const fn refused(&mut self, now: Instant) {
         self.callers.refused = Some(now);
     }
-    pub(super) const fn set_waiting(&mut self, waiting: bool) {
-        self.callers.waiting = waiting;
+    /// Returns true if that is a change.
+    pub(super) const fn set_waiting(&mut self, waiting: bool) -> bool {
+        std::mem::replace(&mut self.callers.waiting, waiting) != waiting
     }
-    pub(super) const fn set_serving(&mut self, serving: bool) {
-        self.callers.serving = serving;
+    /// Returns true if that is a change.
+    pub(super) const fn set_serving(&mut self, serving: bool) -> bool {
+        std::mem::replace(&mut self.callers.serving, serving) != serving
     }
 
     /// Lets this process leave the others: it reads once more, since a vote whose answer was lost
@@ -292,7 +294,7 @@ impl Quorum {
     fn vote(&self, circuit: &Circuit, epoch: u64) -> Option<(Instant, Request)> {
         let is_open = self.callers.serving && !circuit.is_closed();
         let votes = is_open && self.opened_in == Some(epoch);
-        votes.then(|| (self.pace.vote_at, Request::PutVote(VoteRow { epoch })))
+        votes.then_some((self.pace.vote_at, Request::PutVote(VoteRow { epoch })))
     }
 
     fn probe(&self, circuit: &Circuit, now: Instant) -> Option<(Instant, Request)> {

@@ -23,6 +23,9 @@ struct Given {
 }
 
 fn given() -> Given {
+    given_with(BreakerPolicy::default().with_open_time(SECOND, 8 * SECOND))
+}
+fn given_with(policy: BreakerPolicy) -> Given {
     let now = Instant::now();
     let member = Membership {
         label: "me".into(),
@@ -30,7 +33,6 @@ fn given() -> Given {
         quorum: 2,
         renew: RENEW,
     };
-    let policy = BreakerPolicy::default().with_open_time(SECOND, 8 * SECOND);
     Given {
         breaker: Breaker::distributed(policy, member, now),
         now,
@@ -340,7 +342,7 @@ fn a_process_without_work_closes_deletes_its_vote_and_hands_on_the_lease() {
     given.serve();
     given.fail(5);
     assert!(given.is_voting());
-    let transition = given.breaker.set_serving(false, given.now);
+    let (_, transition) = given.breaker.set_serving(false, given.now);
     assert_eq!(transition, Some(Transition::Closed));
     given.serve();
     assert!(given.rows.votes.is_empty());
@@ -391,4 +393,29 @@ fn a_probe_that_hangs_leaves_the_lease_to_others_although_callers_wait() {
     let renewed = given.rows.probe.clone();
     given.pass(60 * SECOND, &OTHERS);
     assert_eq!(given.rows.probe, renewed);
+}
+
+#[test]
+fn only_changes_of_the_work_are_changes() {
+    let mut given = given();
+    assert!(given.breaker.set_waiting(true));
+    assert!(!given.breaker.set_waiting(true));
+    assert_eq!(given.breaker.set_serving(false, given.now), (true, None));
+    assert_eq!(given.breaker.set_serving(false, given.now), (false, None));
+}
+
+#[test]
+fn times_without_bounds_do_not_overflow() {
+    let policy = BreakerPolicy::default().with_open_time(SECOND, Duration::MAX);
+    let mut given = given_with(policy);
+    given.lease_of(None, u64::MAX);
+    given.breaker.set_waiting(true);
+    given.pass(30 * SECOND, &OTHERS);
+    given.refused();
+    let mut given = given_with(policy);
+    given.lease_of(Some("other#1"), u64::MAX);
+    given.breaker.set_waiting(true);
+    given.pass(60 * SECOND, &OTHERS);
+    assert_eq!(given.lease().owner.as_deref(), Some("me#1"));
+    given.refused();
 }

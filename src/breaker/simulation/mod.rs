@@ -138,7 +138,7 @@ impl World {
             store_down: false,
             service_down: false,
             faults: true,
-            one_bad: seed % 4 == 0,
+            one_bad: seed.is_multiple_of(4),
             nodes: Vec::new(),
             late: Vec::new(),
             reachable: BTreeSet::new(),
