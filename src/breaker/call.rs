@@ -34,15 +34,16 @@ use tokio::{sync::watch, time::Instant};
 /// it has ended. If it succeeds or is refused by a service that can be reached, the circuit closes.
 /// If the probe is throttled, the circuit closes too, and calls pass after the pause that the
 /// service asked for. If it fails, the circuit opens again for twice the time. A probe that is
-/// dropped or panics makes room for another one. A probe that never ends keeps all others out, which
-/// is one more reason for a timeout inside.
+/// dropped or panics makes room for another one. A probe that never ends keeps all others out,
+/// which is one more reason for a timeout inside.
 ///
 /// # Example
 /// ```
 /// use foldstream::breaker::{BreakerPolicy, CallError, CircuitBreaker, CircuitState};
 /// use std::time::Duration;
 ///
-/// # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?.block_on(async {
+/// # let mut runtime = tokio::runtime::Builder::new_current_thread();
+/// # runtime.enable_time().start_paused(true).build()?.block_on(async {
 /// let policy = BreakerPolicy::default().with_min_calls(2);
 /// let breaker = CircuitBreaker::new(policy)?;
 /// for _ in 0..2 {
@@ -123,7 +124,8 @@ impl CircuitBreaker {
     ///         FailureClass::Transient
     ///     }
     /// }
-    /// # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?.block_on(async {
+    /// # let mut runtime = tokio::runtime::Builder::new_current_thread();
+    /// # runtime.enable_time().start_paused(true).build()?.block_on(async {
     /// let (breaker, calls) = (CircuitBreaker::default(), Cell::new(0));
     /// // The service hangs for its first seven callers.
     /// let ask = async || {

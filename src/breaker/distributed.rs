@@ -28,9 +28,9 @@ const FAREWELL: Duration = Duration::from_secs(2);
 
 /// A circuit breaker that the processes of a service share through a control store.
 ///
-/// Every process has a [`CircuitBreaker`] of its own, and opens it by what it sees itself. A process
-/// whose circuit opens votes. At [`quorum`](Self::with_quorum) votes the circuits of all processes
-/// are open, and one process at a time makes the probe for all.
+/// Every process has a [`CircuitBreaker`] of its own, and opens it by what it sees itself. A
+/// process whose circuit opens votes. At [`quorum`](Self::with_quorum) votes the circuits of all
+/// processes are open, and one process at a time makes the probe for all.
 ///
 /// # What does the quorum mean?
 /// It is the number of processes that must find the service failing before the others believe it. A
@@ -44,8 +44,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 ///   local breakers still protect the service.
 ///
 /// # What if the control store is unreachable?
-/// Votes that are not seen to be renewed cease to count after three renew periods. Each process then
-/// decides alone.
+/// Votes that are not seen to be renewed cease to count after three renew periods. Each process
+/// then decides alone.
 ///
 /// # Cost
 /// One strongly consistent read of one partition per process and renew period, and, while circuits
@@ -57,7 +57,8 @@ const FAREWELL: Duration = Duration::from_secs(2);
 /// use foldstream_testkit::InMemoryControlStore;
 /// use tokio_util::sync::CancellationToken;
 ///
-/// # tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build()?.block_on(async {
+/// # let mut runtime = tokio::runtime::Builder::new_current_thread();
+/// # runtime.enable_time().start_paused(true).build()?.block_on(async {
 /// let control = InMemoryControlStore::new();
 /// let stop = CancellationToken::new();
 /// let member = |instance: &str| {
@@ -107,8 +108,8 @@ impl DistributedBreaker {
     /// stored.
     ///
     /// # Errors
-    /// [`InvalidBreaker`] if the policy makes no sense, or if a name is empty, too long for a key of
-    /// a row, or holds control characters.
+    /// [`InvalidBreaker`] if the policy makes no sense, or if a name is empty, too long for a key
+    /// of a row, or holds control characters.
     pub fn new(
         name: impl Into<String>,
         instance: impl Into<String>,

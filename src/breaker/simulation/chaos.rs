@@ -1,4 +1,4 @@
-//! What happens to the processes, the service and the store.
+//! The disturbances of the processes, the service and the store.
 use super::super::{
     CircuitState,
     quorum::Request,
