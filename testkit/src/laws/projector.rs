@@ -16,11 +16,13 @@ use proptest::{
 };
 use std::{
     any::TypeId,
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::BTreeSet,
     fmt::{self, Debug, Display},
     rc::Rc,
+    time::Duration,
 };
+use tokio::time::timeout;
 
 /// Starts a process over a durable model.
 pub(super) type Maker<P, M> = dyn Fn(&M) -> P;
@@ -115,6 +117,7 @@ pub struct ProjectorLaws<P: Projector, M, R> {
     upcasters: Upcasters,
     plan: Plan,
     max_commands: usize,
+    time_limit: Duration,
 }
 
 /// The histories of one aggregate type.
@@ -182,6 +185,7 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
             upcasters: Upcasters::new(),
             plan: Plan::DEFAULT,
             max_commands: 12,
+            time_limit: Duration::from_secs(60),
         }
     }
 
@@ -331,10 +335,20 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
         self
     }
 
+    /// Sets the time that one history may take with all its disturbances; 60 s unless set. A call
+    /// of the projector that never returns fails the check then. A call that blocks its thread
+    /// cannot be interrupted.
+    #[must_use]
+    pub const fn with_time_limit(mut self, limit: Duration) -> Self {
+        self.time_limit = limit;
+        self
+    }
+
     /// Checks every law of the projector.
     ///
     /// # Panics
     /// - If a law is broken, with the smallest history and disturbances that break it.
+    /// - If a history takes longer than the [limit](Self::with_time_limit).
     /// - If no histories were [added](Self::with_histories), or if the [ids](Self::with_ids) do not
     ///   name as many different streams as [`with_streams`](Self::with_streams) says, before the
     ///   first case.
@@ -354,7 +368,15 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
             .enable_all()
             .build()
             .unwrap_or_else(|error| panic!("no runtime of one thread: {error}"));
-        let empty = runtime.block_on((self.rows)(&(self.model)()));
+        let model = (self.model)();
+        let rows = async { timeout(self.time_limit, (self.rows)(&model)).await };
+        let Ok(empty) = runtime.block_on(rows) else {
+            panic!(
+                "the rows of an empty model of {:?} were not returned within {:?}",
+                P::NAME,
+                self.time_limit
+            );
+        };
         let choice = match self.ids.is_empty() {
             true => Just(0).boxed(),
             false => any::<u64>().boxed(),
@@ -369,8 +391,18 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
             writes,
             noise,
         });
+        let is_stuck = Cell::new(false);
         let outcome = runner.run(&cases, |case| {
-            match runtime.block_on(self.hold(&case, &empty)) {
+            // Smaller cases would wait as long, one after the other.
+            if is_stuck.get() {
+                return Ok(());
+            }
+            let held = async { timeout(self.time_limit, self.hold(&case, &empty)).await };
+            let held = runtime.block_on(held).unwrap_or_else(|_| {
+                is_stuck.set(true);
+                Err(self.stuck(&case))
+            });
+            match held {
                 Ok(more) => {
                     let mut seen = seen.borrow_mut();
                     seen.events += more.events;
@@ -492,7 +524,7 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
     async fn rebuilt(&self, all: &[Delivery<P::Events>], empty: &R) -> Result<R, Broken> {
         const RESET: &str = "a reset empties the model";
         const POSITION: &str = "a position is not ahead of the rows";
-        let taken = |failed| self.broken_rows("every event is taken in", failed, "no failure");
+        let taken = |failed| self.broken_rows("every event is taken in", failed, None);
         let model = self.fresh(empty).await?;
         let drive = Drive::new(Law::Batches, model, &*self.process, all);
         self.check_position(&drive, POSITION).await?;
@@ -521,7 +553,7 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
 
     /// Checks that a process which starts now would be given every event that none has had.
     async fn check_position(&self, drive: &Drive<'_, P, M>, law: &str) -> Result<(), Broken> {
-        let read = |failed| self.broken_rows("every position can be read", failed, "no failure");
+        let read = |failed| self.broken_rows("every position can be read", failed, None);
         let Some(wrong) = drive.wrong_position().await.map_err(read)? else {
             return Ok(());
         };
@@ -542,25 +574,42 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
         })
     }
 
-    fn broken(&self, law: &str, failed: Failed, expected: &R) -> Broken {
-        self.broken_rows(law, failed, &format!("{expected:?}"))
+    fn stuck(&self, case: &Case) -> Broken {
+        let mut found = vec!["commands:".to_owned()];
+        found.extend(case.writes.iter().map(|write| format!("  {write:?}")));
+        found.push(format!(
+            "the projector had not taken in their events after {:?}: one of its calls does not return. A model that is only              slow needs `.with_time_limit(..)`",
+            self.time_limit
+        ));
+        Broken {
+            law: "every call of the projector returns".into(),
+            found,
+            test: Vec::new(),
+            is_of_all: false,
+        }
     }
 
-    fn broken_rows(&self, law: &str, failed: Failed, expected: &str) -> Broken {
+    fn broken(&self, law: &str, failed: Failed, expected: &R) -> Broken {
+        self.broken_rows(law, failed, Some(&format!("{expected:?}")))
+    }
+
+    fn broken_rows(&self, law: &str, failed: Failed, expected: Option<&str>) -> Broken {
         let mut found = vec!["events:".to_owned()];
         found.extend(failed.moves.iter().map(|line| format!("  {line}")));
         found.push(failed.why);
-        found.push(format!("expected: {expected}"));
+        found.push(format!("expected: {}", expected.unwrap_or("no failure")));
         let mut test = failed.test;
         match test.last_mut() {
             Some(last) if last.ends_with(".then_unchanged()") => last.push(';'),
             Some(last) if last.ends_with(".when_rebuilt()") => {
                 test.push("    .then_unchanged();".into());
             }
-            _ => test.push(format!(
-                "    .then({});",
-                super::written::expression(expected).trim_end_matches(".into()")
-            )),
+            _ => {
+                // A scenario fails where the call failed, before it compares any rows.
+                let rows = expected
+                    .map_or_else(|| "todo!(\"the rows\")".into(), super::written::expression);
+                test.push(format!("    .then({});", rows.trim_end_matches(".into()")));
+            }
         }
         Broken {
             law: law.into(),

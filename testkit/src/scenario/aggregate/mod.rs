@@ -215,8 +215,17 @@ impl<A: Aggregate> Scenario<A> {
     }
 
     /// Sets the version of a given state. Events given after this call have the versions after it.
+    ///
+    /// # Panics
+    /// If events were given or decided before: they have versions already.
+    #[track_caller]
     #[must_use]
-    pub const fn at_version(mut self, version: Version) -> Self {
+    pub fn at_version(mut self, version: Version) -> Self {
+        assert!(
+            self.history.is_empty(),
+            "{} events have versions already: say `.at_version({version})` right after `given_state`",
+            self.history.len()
+        );
         self.base = version;
         self
     }

@@ -436,3 +436,20 @@ history of cart#scenario:
 ";
     assert!(text.starts_with(expected), "{text}");
 }
+
+#[test]
+fn a_version_after_given_events_is_refused() {
+    let added = Added {
+        sku: "tea".into(),
+        quantity: 1,
+    };
+    let told = failure(|| {
+        let _ = Scenario::<Cart>::given([added]).at_version(Version::new(9));
+    });
+    assert!(
+        told.starts_with(
+            "1 events have versions already: say `.at_version(9)` right after `given_state`"
+        ),
+        "{told}"
+    );
+}
