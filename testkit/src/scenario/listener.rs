@@ -1,6 +1,9 @@
 //! Given records, when a record, then side effects, or the class of the failure.
 use super::handler::{HandlerScenario, Listens, Words};
-use foldstream::runner::{Listener, ProcessorPolicy, RunnerBuilder};
+use foldstream::{
+    EventSet,
+    runner::{Listener, ProcessorPolicy, RunnerBuilder},
+};
 use std::sync::Arc;
 
 /// A listener, the records that it has received, and their side effects.
@@ -66,7 +69,12 @@ impl<L: Listener, R> HandlerScenario<L, R, Listens> {
     #[must_use]
     pub fn new(listener: L, effects: impl AsyncFn(&L) -> R + 'static) -> Self {
         let listener = Arc::new(listener);
+        let selectors = L::Events::selectors();
         let words = Words {
+            aggregates: selectors
+                .iter()
+                .map(|selector| selector.aggregate)
+                .collect(),
             handler: "listener",
             results: "side effects",
         };

@@ -96,7 +96,12 @@ impl<P: Projector, R> HandlerScenario<P, R, Projects> {
     #[must_use]
     pub fn new(projector: P, rows: impl AsyncFn(&P) -> R + 'static) -> Self {
         let projector = Arc::new(projector);
+        let selectors = P::Events::selectors();
         let words = Words {
+            aggregates: selectors
+                .iter()
+                .map(|selector| selector.aggregate)
+                .collect(),
             handler: "projector",
             results: "rows",
         };

@@ -70,8 +70,10 @@ impl<H, R, F: AsyncFn(&H) -> R> Read<H, R> for F {
     }
 }
 
-/// The words by which failures call the handler and its results.
+/// The words by which failures call the handler, its results and its events.
 pub(super) struct Words {
+    /// The aggregate types whose events the handler receives.
+    pub(super) aggregates: Vec<&'static str>,
     pub(super) handler: &'static str,
     pub(super) results: &'static str,
 }
@@ -107,6 +109,19 @@ impl<H, R, Role> HandlerScenario<H, R, Role> {
             is_failure_seen: false,
             role: PhantomData,
         }
+    }
+
+    /// Panics if the handler receives no event of this aggregate type: the runner would pass over
+    /// the events, and the step would check nothing.
+    #[track_caller]
+    fn check_receives<E: DomainEvent>(&self) {
+        assert!(
+            self.words.aggregates.contains(&E::AGGREGATE),
+            "the {} receives no event of {:?}, only of {:?}: to test that it passes over others, say `given`",
+            self.words.handler,
+            E::AGGREGATE,
+            self.words.aggregates
+        );
     }
 
     /// Checks that nothing has happened yet that `what` would change.
@@ -257,8 +272,8 @@ impl<H, R, Role> HandlerScenario<H, R, Role> {
     /// Stores these events of one stream and delivers them.
     ///
     /// # Panics
-    /// If the events cannot be stored, if the handler fails on given events, or if the failure of
-    /// the last step was not asserted.
+    /// If the handler receives no event of this aggregate type, if the events cannot be stored, if
+    /// the handler fails on given events, or if the failure of the last step was not asserted.
     #[track_caller]
     #[must_use = "a scenario without a `then` checks nothing"]
     pub fn when<E: DomainEvent>(
@@ -266,6 +281,7 @@ impl<H, R, Role> HandlerScenario<H, R, Role> {
         id: impl Display,
         events: impl IntoIterator<Item = E>,
     ) -> Self {
+        self.check_receives::<E>();
         self.begin_step();
         self.feed.deliver("when", &id, events);
         self.run();

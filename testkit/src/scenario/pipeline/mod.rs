@@ -167,6 +167,8 @@ pub struct PipelineScenario {
     is_open: bool,
     /// Set if events may have been stored that are not published yet.
     has_news: bool,
+    /// Set after the test has called `run`.
+    has_run: bool,
 }
 
 /// A processor, and its result since the last run began.
@@ -228,6 +230,7 @@ impl PipelineScenario {
             has_repository: Cell::new(false),
             is_open: false,
             has_news: false,
+            has_run: false,
         }
     }
 
@@ -568,6 +571,11 @@ impl Drop for PipelineScenario {
     fn drop(&mut self) {
         if !thread::panicking() {
             self.check_halts_seen();
+            let is_idle = self.has_run || self.processors.is_empty() || !self.has_news;
+            assert!(
+                is_idle,
+                "the processors were never given the events: say `.run()` after `execute`, `perform` or `given`"
+            );
         }
     }
 }

@@ -31,6 +31,7 @@ impl PipelineScenario {
     #[must_use = "a pipeline without a `then` checks nothing"]
     pub fn run(mut self) -> Self {
         self.check_halts_seen();
+        self.has_run = true;
         self.open();
         for entry in &mut self.processors {
             entry.report = None;
@@ -96,7 +97,7 @@ impl PipelineScenario {
 
     /// Returns true if the store lists no unpublished commit, including those stored by listeners.
     #[track_caller]
-    fn is_all_published(&self) -> bool {
+    pub(super) fn is_all_published(&self) -> bool {
         const ONE: NonZeroU32 = NonZeroU32::MIN;
         let mut after = None;
         loop {

@@ -27,7 +27,9 @@ impl PipelineScenario {
     /// Asserts that the closure reads this value: `async || rows.lock().unwrap().clone()`.
     ///
     /// # Panics
-    /// If the value differs, or if a processor has halted and the test has not asserted it.
+    /// - If the value differs.
+    /// - If there are processors, and events that no [`run`](Self::run) has brought to them yet.
+    /// - If a processor has halted and the test has not asserted it.
     #[track_caller]
     pub fn then<R: Debug + PartialEq>(
         self,
@@ -35,19 +37,26 @@ impl PipelineScenario {
         expected: impl Into<R>,
     ) -> Self {
         self.check_halts_seen();
+        self.check_has_run();
         let (actual, expected) = (block_on(&self.runtime, read()), expected.into());
         assert!(
             actual == expected,
-            "what was read is something else\n{}{}{}",
+            "what was read is something else\n{}{}",
             self.history(),
-            diff::of_values(&expected, &actual),
-            if self.has_news {
-                "(what was executed or given since the last `run` is not published yet)\n"
-            } else {
-                ""
-            }
+            diff::of_values(&expected, &actual)
         );
         self
+    }
+
+    /// Panics if processors have not been given all events: rows that are right before the events
+    /// prove nothing about them.
+    #[track_caller]
+    fn check_has_run(&self) {
+        assert!(
+            self.processors.is_empty() || !self.has_news || self.is_all_published(),
+            "what was executed or given since the last `run` is not published yet: say `.run()` before `.then(..)`\n{}",
+            self.history()
+        );
     }
 
     /// Asserts that the stream of this id contains exactly these events, including those that

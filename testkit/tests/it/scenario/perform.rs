@@ -114,7 +114,7 @@ fn what_a_step_stores_lies_after_the_start_of_the_processors_and_is_told_to_be_u
             .then(async || balances.rows(), rows([("ann", row(1, 1))]));
     });
     assert!(
-        text.ends_with("since the last `run` is not published yet)\n"),
+        text.starts_with("what was executed or given since the last `run` is not published yet"),
         "{text}"
     );
     let text = failure(|| {

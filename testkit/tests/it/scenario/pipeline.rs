@@ -302,17 +302,34 @@ account#ann holds other events
 }
 
 #[test]
-fn what_has_not_run_yet_is_said_where_rows_differ() {
+fn rows_before_a_forgotten_run_fail_also_if_they_are_as_expected() {
     let (pipeline, balances) = bank();
     let text = failure(|| {
         let _ = pipeline
             .execute::<Account>("ann", Deposit(10))
-            .then(async || balances.rows(), rows([("ann", row(10, 1))]));
+            .then(async || balances.rows(), rows([]));
+    });
+    let told = "what was executed or given since the last `run` is not published yet: say `.run()` before `.then(..)`\n";
+    assert!(text.starts_with(told), "{text}");
+    assert!(text.contains("account#ann 1"), "{text}");
+}
+
+#[test]
+fn a_pipeline_that_ends_without_any_run_fails_if_it_has_processors() {
+    let text = failure(|| {
+        let _ = bank()
+            .0
+            .execute::<Account>("ann", Deposit(10))
+            .then_events::<Account>("ann", [deposited(10)]);
     });
     assert!(
-        text.ends_with("(what was executed or given since the last `run` is not published yet)\n"),
+        text.starts_with("the processors were never given the events: say `.run()`"),
         "{text}"
     );
+    // Without processors there is nothing to run.
+    let _ = PipelineScenario::new()
+        .execute::<Account>("ann", Deposit(10))
+        .then_events::<Account>("ann", [deposited(10)]);
 }
 
 #[test]

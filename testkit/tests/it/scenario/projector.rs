@@ -524,3 +524,19 @@ fn sealed_payloads_are_opened_and_shredded_ones_passed_over() {
         "{text}"
     );
 }
+
+#[test]
+fn a_step_of_events_that_the_projector_does_not_receive_is_refused() {
+    #[derive(Clone, Debug, PartialEq, foldstream::DomainEvent)]
+    #[event(aggregate = "parcel")]
+    enum ParcelEvent {
+        Sent,
+    }
+    use ParcelEvent::Sent;
+    let text = failure(|| {
+        let _ = balances().when("p-1", [Sent]).then_unchanged();
+    });
+    let told = "the projector receives no event of \"parcel\", only of [\"account\"]";
+    assert!(text.starts_with(told), "{text}");
+    balances().given("p-1", [Sent]).then([]);
+}
