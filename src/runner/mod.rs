@@ -19,7 +19,10 @@ mod driver;
 mod erased;
 mod error;
 mod failed_event;
+mod handle;
 mod handler;
+mod health;
+mod host;
 mod machine;
 mod policy;
 mod report;
@@ -28,20 +31,22 @@ mod streams;
 
 pub use error::{ErrorClass, HandlerError, HandlerResult, ResultExt};
 pub use failed_event::{FailedEvent, FailureAction};
+pub use handle::{RestartError, RunnerHandle};
 pub use handler::{BatchResult, EventContext, EventSource, Listener, ModelId, Position, Projector};
-pub use policy::{DeliveryLevel, ProcessorPolicy, Start, UnknownEvents};
+pub use health::{
+    Lag, Probe, Problem, ProblemKind, ProcessorHealth, ProcessorState, RunnerHealth, Trouble,
+    TroubleSource,
+};
+pub use policy::{DeliveryLevel, OnHalt, ProcessorPolicy, Start, UnknownEvents};
 pub use report::{BuildError, ProcessorReport, RunnerError, RunnerReport};
 
 use crate::{
-    IdSource, PayloadCodecs, SystemIds, Upcasters,
+    Clock, IdSource, PayloadCodecs, SystemClock, SystemIds, Upcasters,
     ports::{ControlStore, EventStore, MessageBus, shared},
     text::forbidden_char,
 };
-use driver::{Driver, Live, Settings};
 use erased::{ErasedProcessor, ListenerCell, ProjectorCell};
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
-use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
 
 /// One registered listener or projector.
 #[derive(Clone)]
@@ -63,6 +68,10 @@ pub struct RunnerBuilder {
     upcasters: Upcasters,
     codecs: PayloadCodecs,
     ids: Arc<dyn IdSource>,
+    clock: Arc<dyn Clock>,
+    label: Arc<str>,
+    lag_interval: Duration,
+    on_halt: OnHalt,
     topics: Vec<Arc<str>>,
     group_prefix: Arc<str>,
     shutdown_timeout: Duration,
@@ -71,7 +80,7 @@ pub struct RunnerBuilder {
 
 /// Listeners and projectors over one bus.
 pub struct Runner {
-    shared: RunnerBuilder,
+    shared: Arc<RunnerBuilder>,
 }
 
 impl fmt::Debug for RunnerBuilder {
@@ -158,6 +167,36 @@ impl RunnerBuilder {
         self.ids = ids;
         self
     }
+    /// Sets the clock that tells how old events are, and what rows say of times. Pauses and timeouts
+    /// follow tokio's clock.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+    /// Sets the name by which operators know this process: each instance of a service needs its
+    /// own, and keeps it over a restart. Default: the name of the host, which container platforms
+    /// make unique, or `unknown` where it cannot be read.
+    #[must_use]
+    pub fn with_instance(mut self, label: impl Into<Arc<str>>) -> Self {
+        self.label = label.into();
+        self
+    }
+    /// Sets what happens to the other processors when one halts. Default
+    /// [`OnHalt::KeepOthers`].
+    #[must_use]
+    pub const fn with_on_halt(mut self, then: OnHalt) -> Self {
+        self.on_halt = then;
+        self
+    }
+    /// Sets how often each processor asks the bus for the ends of its topics, from which the
+    /// [`Lag`] follows. Each time costs one request for each topic. The answers also tell that the
+    /// bus is there while there are no records. Default 10 s.
+    #[must_use]
+    pub const fn with_lag_interval(mut self, interval: Duration) -> Self {
+        self.lag_interval = interval;
+        self
+    }
     /// Sets the topics to read; all must exist. Default: `GlobalEvents`.
     #[must_use]
     pub fn with_topics(mut self, topics: impl IntoIterator<Item = impl Into<Arc<str>>>) -> Self {
@@ -187,6 +226,18 @@ impl RunnerBuilder {
             });
         }
         check_group_prefix(&self.group_prefix)?;
+        if self.lag_interval.is_zero() {
+            return Err(BuildError::Invalid {
+                field: "lag_interval",
+                reason: "longer than zero".into(),
+            });
+        }
+        if self.label.trim().is_empty() || self.label.len() > 200 {
+            return Err(BuildError::Invalid {
+                field: "instance",
+                reason: "1 to 200 bytes that name this process".into(),
+            });
+        }
         let mut names = BTreeSet::new();
         for entry in &mut self.entries {
             entry.upcasters = entry.processor.upcasters(&self.upcasters)?;
@@ -198,7 +249,9 @@ impl RunnerBuilder {
                 });
             }
         }
-        Ok(Runner { shared: self })
+        Ok(Runner {
+            shared: Arc::new(self),
+        })
     }
 }
 
@@ -246,6 +299,10 @@ impl Runner {
             upcasters: Upcasters::new(),
             codecs: PayloadCodecs::new(),
             ids: Arc::new(SystemIds),
+            clock: Arc::new(SystemClock),
+            label: host::name(),
+            lag_interval: Duration::from_secs(10),
+            on_halt: OnHalt::default(),
             topics: vec!["GlobalEvents".into()],
             group_prefix: group_prefix.into(),
             shutdown_timeout: Duration::from_secs(25),
@@ -253,84 +310,38 @@ impl Runner {
         }
     }
 
-    /// Runs every processor until `shutdown` is ready; then finishes what is in hand, commits and
-    /// leaves, within [`RunnerBuilder::with_shutdown_timeout`].
+    /// Starts every processor on a task of its own, and returns a handle to them.
     ///
-    /// Ends before that only when every processor has halted. Needs a tokio runtime with time. If
-    /// the future is dropped, the processors end at once, as in a crash: nothing is lost, and what
-    /// was not committed comes again.
+    /// Each call starts new members of the consumer groups, so it is called once in a process.
+    ///
+    /// # Panics
+    /// If it is called outside a tokio runtime, or in one without time.
+    #[must_use = "dropping the handle ends the processors at once"]
+    pub fn start(&self) -> RunnerHandle {
+        RunnerHandle::new(self.shared.clone(), false)
+    }
+
+    /// Runs every processor until `shutdown` is ready; then finishes what is in hand, commits and
+    /// leaves, within [`RunnerBuilder::with_shutdown_timeout`]. It is [`start`](Self::start) and
+    /// [`wait`](RunnerHandle::wait).
+    ///
+    /// Ends before that only when every processor has halted, or one of them under
+    /// [`OnHalt::StopAll`]. Needs a tokio runtime with time. If the future is dropped, the
+    /// processors end at once, as in a crash: nothing is lost, and what was not committed comes
+    /// again.
     pub async fn run(&self, shutdown: impl Future<Output = ()> + Send) -> RunnerReport {
-        let stop = CancellationToken::new();
-        let work = self.spawn(&stop, false);
-        tokio::pin!(shutdown);
-        let work = async move { work.wait().await };
-        tokio::pin!(work);
+        let handle = self.start();
         tokio::select! {
             biased;
-            report = &mut work => report,
-            () = &mut shutdown => {
-                stop.cancel();
-                work.await
-            }
+            report = handle.wait() => return report,
+            () = shutdown => handle.stop(),
         }
+        handle.wait().await
     }
 
     /// Runs until every processor has dealt with what the topics hold when this is called, or has
     /// halted.
     pub async fn run_until_caught_up(&self) -> RunnerReport {
-        self.spawn(&CancellationToken::new(), true).wait().await
-    }
-
-    /// Starts a task for each processor.
-    fn spawn(&self, stop: &CancellationToken, until_caught_up: bool) -> Tasks {
-        let mut tasks = Tasks {
-            names: Vec::new(),
-            running: JoinSet::new(),
-        };
-        for (at, entry) in self.shared.entries.iter().enumerate() {
-            let live = Arc::new(Live::new(self.shared.shutdown_timeout));
-            let settings = Settings::new(entry, &self.shared);
-            let driver = Driver::new(settings, until_caught_up, live);
-            let stop = stop.clone();
-            tasks.names.push(entry.name.clone());
-            tasks
-                .running
-                .spawn(async move { (at, driver.run(stop).await) });
-        }
-        tasks
-    }
-}
-
-/// The tasks of the processors. Dropping them ends the processors at once.
-struct Tasks {
-    names: Vec<Arc<str>>,
-    running: JoinSet<(usize, ProcessorReport)>,
-}
-
-impl Tasks {
-    async fn wait(mut self) -> RunnerReport {
-        let mut reports: Vec<Option<ProcessorReport>> = self.names.iter().map(|_| None).collect();
-        let mut broken = String::from("its task was aborted");
-        while let Some(joined) = self.running.join_next().await {
-            match joined {
-                Ok((at, report)) => {
-                    if let Some(place) = reports.get_mut(at) {
-                        *place = Some(report);
-                    }
-                }
-                Err(error) => broken = error.to_string(),
-            }
-        }
-        let processors = self.names.iter().zip(reports);
-        let processors = processors.map(|(name, report)| {
-            report.unwrap_or_else(|| {
-                let (processor, reason) = (name.clone(), broken.clone());
-                let error = RunnerError::Broken { processor, reason };
-                ProcessorReport::new(name.clone(), report::Counts::default(), Some(error))
-            })
-        });
-        RunnerReport {
-            processors: processors.collect(),
-        }
+        RunnerHandle::new(self.shared.clone(), true).wait().await
     }
 }

@@ -3,6 +3,19 @@ use super::{BuildError, FailedEvent, FailureAction, failed_event::OnFailure};
 use crate::{RetryPolicy, StreamId, breaker::CircuitBreaker};
 use std::{fmt, sync::Arc, time::Duration};
 
+/// The consequence of a halted processor for the others of its runner.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OnHalt {
+    /// The others go on. The halt is visible in
+    /// [`RunnerHandle::health`](super::RunnerHandle::health) meanwhile.
+    #[default]
+    KeepOthers,
+    /// The others stop in order, as at a shutdown. For a process that is then started anew as a
+    /// whole.
+    StopAll,
+}
+
 /// The action for an event of a subscribed aggregate type under a name that this build does not know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]

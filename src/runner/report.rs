@@ -1,5 +1,5 @@
 //! The results of running processors.
-use super::ErrorClass;
+use super::{ErrorClass, error::class_of};
 use crate::{
     BoxError, InvalidUpcasters, StreamId, Version,
     ports::{ControlStoreError, MessageBusError, PartitionId},
@@ -191,8 +191,10 @@ pub struct ProcessorReport {
     pub deferred: u64,
     /// Redrives that were begun.
     pub redrives: u64,
+    /// Records that are not events of this library, or of a newer format.
+    pub unreadable: u64,
     /// The error that ended it early, if any.
-    pub error: Option<RunnerError>,
+    pub error: Option<Arc<RunnerError>>,
 }
 
 /// The counts of a processor's report.
@@ -211,6 +213,7 @@ pub(super) struct Counts {
     pub(super) parked: u64,
     pub(super) deferred: u64,
     pub(super) redrives: u64,
+    pub(super) unreadable: u64,
 }
 
 impl Counts {
@@ -232,11 +235,16 @@ impl Counts {
         self.parked += other.parked;
         self.deferred += other.deferred;
         self.redrives += other.redrives;
+        self.unreadable += other.unreadable;
     }
 }
 
 impl ProcessorReport {
-    pub(super) const fn new(name: Arc<str>, counts: Counts, error: Option<RunnerError>) -> Self {
+    pub(super) const fn new(
+        name: Arc<str>,
+        counts: Counts,
+        error: Option<Arc<RunnerError>>,
+    ) -> Self {
         Self {
             name,
             handled: counts.handled,
@@ -252,12 +260,48 @@ impl ProcessorReport {
             parked: counts.parked,
             deferred: counts.deferred,
             redrives: counts.redrives,
+            unreadable: counts.unreadable,
             error,
         }
     }
 }
 
 impl RunnerError {
+    /// Returns the class of the failure. A processor that cannot go on for a reason of its own is
+    /// [`Fatal`](ErrorClass::Fatal).
+    pub fn class(&self) -> ErrorClass {
+        match self {
+            Self::Halted { class, .. }
+            | Self::Flush { class, .. }
+            | Self::Prepare { class, .. } => *class,
+            Self::Unreadable { .. } => ErrorClass::Poison,
+            Self::Bus { source, .. } => class_of(source),
+            Self::Control { source, .. } => class_of(source),
+            Self::PositionLost { .. }
+            | Self::UnknownState { .. }
+            | Self::WrongModel { .. }
+            | Self::Broken { .. } => ErrorClass::Fatal,
+        }
+    }
+    /// Returns the stream and the version of the event that could not be handled, if the error is
+    /// about one event.
+    pub const fn event(&self) -> Option<(&StreamId, Version)> {
+        match self {
+            Self::Halted {
+                stream, version, ..
+            } => Some((stream, *version)),
+            _ => None,
+        }
+    }
+    /// Returns the partition that the error is about, if it is about one.
+    pub const fn partition(&self) -> Option<&PartitionId> {
+        match self {
+            Self::Halted { partition, .. }
+            | Self::Unreadable { partition, .. }
+            | Self::PositionLost { partition, .. } => Some(partition),
+            _ => None,
+        }
+    }
     pub(super) fn position_lost(
         processor: Arc<str>,
         group: &str,
@@ -293,7 +337,7 @@ impl RunnerReport {
     ///
     /// # Errors
     /// [`RunnerError`].
-    pub fn into_result(mut self) -> Result<Vec<ProcessorReport>, RunnerError> {
+    pub fn into_result(mut self) -> Result<Vec<ProcessorReport>, Arc<RunnerError>> {
         let failed = self.processors.iter_mut().find_map(|p| p.error.take());
         failed.map_or(Ok(self.processors), Err)
     }

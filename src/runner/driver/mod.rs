@@ -9,11 +9,16 @@ mod perform;
 mod rows;
 mod settings;
 mod start;
+mod watch;
 
-pub(super) use self::{live::Live, settings::Settings};
-use self::{next::Membership, perform::Running};
+pub(super) use self::{live::Live, settings::Settings, watch::Keeper};
+use self::{
+    next::Membership,
+    perform::Running,
+    watch::{Answer, Watch},
+};
 use super::{
-    ProcessorReport, RunnerError,
+    RunnerError,
     machine::{AttemptId, Ends, Input, Machine, RevocationId},
 };
 use crate::ports::Revocation;
@@ -32,6 +37,7 @@ const INPUTS_AT_ONCE: usize = 128;
 enum Done {
     Input(Input),
     Joined(Box<Membership>, Option<Ends>),
+    Watched(Answer),
 }
 
 pub(super) struct Driver {
@@ -54,6 +60,7 @@ pub(super) struct Driver {
     /// The run goes only up to where the topics end at its start.
     until_caught_up: bool,
     live: Arc<Live>,
+    watch: Watch,
 }
 
 impl Driver {
@@ -72,18 +79,31 @@ impl Driver {
             advanced: mpsc::unbounded_channel(),
             until_caught_up,
             live,
+            watch: Watch::new(Instant::now()),
         }
     }
 
-    /// Runs until `stop`, or until it has caught up, or until it halts.
-    pub(super) async fn run(mut self, stop: CancellationToken) -> ProcessorReport {
+    /// Runs until `stop`, or until it has caught up, or until it halts. After a halt, it returns
+    /// what shows the halt to others.
+    pub(super) async fn run(mut self, stop: CancellationToken) -> Option<Keeper> {
+        let processor = self.settings.rules.name.clone();
+        tracing::info!(%processor, topics = ?self.settings.topics, "the processor starts");
         let result = self.drive(&stop).await;
-        let name = self.settings.rules.name.clone();
-        if let Err(error) = &result {
-            tracing::error!(processor = %name, error = crate::chain(error), "the processor has halted");
+        self.live.count(self.machine.counts());
+        match result {
+            Ok(()) => {
+                let live = self.live.clone();
+                self.into_keeper().delete_row().await;
+                tracing::info!(%processor, "the processor has stopped");
+                live.ended(Ok(()));
+                None
+            }
+            Err(error) => {
+                tracing::error!(%processor, error = crate::chain(&error), "the processor has halted");
+                self.live.ended(Err(error));
+                Some(self.into_keeper())
+            }
         }
-        self.live.ended(result.as_ref().err());
-        ProcessorReport::new(name, self.machine.counts(), result.err())
     }
 
     async fn drive(&mut self, stop: &CancellationToken) -> Result<(), RunnerError> {
@@ -96,8 +116,9 @@ impl Driver {
                     return result;
                 }
             }
-            self.live.update(&self.machine);
+            self.watch(Instant::now());
             let wake_at = self.machine.wake_at();
+            let wake_at = wake_at.into_iter().chain(self.watch.wake_at()).min();
             if let Some(at) = wake_at
                 && at != sleep.deadline()
             {

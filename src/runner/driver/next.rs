@@ -10,6 +10,7 @@ use crate::{
 };
 use futures::FutureExt;
 use std::sync::Arc;
+use tokio::time::Instant;
 
 /// A membership in the group.
 pub(super) struct Membership {
@@ -18,6 +19,8 @@ pub(super) struct Membership {
     /// The start positions as they were when the group was joined.
     pub(super) boot: BootRows,
     pub(super) shared: Arc<Shared>,
+    /// The epoch of the generations that were found.
+    pub(super) epoch: u64,
 }
 
 type Received = Result<ConsumerEvent, MessageBusError>;
@@ -55,12 +58,20 @@ impl Driver {
             ConsumerEvent::Reached(partition, epoch, next) => {
                 Input::Reached(partition, epoch, next)
             }
-            ConsumerEvent::Assigned(assignment) => Input::Assigned(assignment.partitions),
+            ConsumerEvent::Assigned(assignment) => {
+                let partitions = assignment.partitions;
+                let named: Vec<_> = partitions.iter().map(|a| a.partition.to_string()).collect();
+                tracing::info!(processor = %self.settings.rules.name, partitions = ?named, "partitions are assigned");
+                self.watch.assigned(Instant::now());
+                Input::Assigned(partitions)
+            }
             ConsumerEvent::Revoking(revocation) => {
                 self.last_revocation += 1;
                 let id = RevocationId(self.last_revocation);
                 let partitions = revocation.partitions().to_vec();
                 let grace = revocation.grace();
+                let named: Vec<_> = partitions.iter().map(ToString::to_string).collect();
+                tracing::info!(processor = %self.settings.rules.name, partitions = ?named, ?grace, "partitions are to be given up");
                 self.revocations.insert(id, revocation);
                 Input::Revoking(id, partitions, grace)
             }

@@ -12,7 +12,10 @@ use crate::{
 };
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
-use tokio::task::{AbortHandle, Id, JoinError};
+use tokio::{
+    task::{AbortHandle, Id, JoinError},
+    time::Instant,
+};
 
 /// The time for which leaving the group is waited for. Afterwards the membership ends by itself,
 /// with the session timeout.
@@ -201,6 +204,9 @@ impl Driver {
                     self.attempts.remove(&attempt);
                 }
                 return Some(match done {
+                    Done::Watched(answer) => {
+                        return self.answered_watch(answer, Instant::now());
+                    }
                     Done::Input(input) => {
                         if matches!(input, Input::NotJoined(_)) {
                             self.joining = None;
@@ -210,6 +216,9 @@ impl Driver {
                     Done::Joined(membership, ends) => {
                         self.joining = None;
                         let group = membership.group.clone();
+                        let generation = membership.shared.model.generation();
+                        self.watch.joined(generation, membership.epoch);
+                        tracing::info!(processor = %self.settings.rules.name, %group, generation, "the group is joined");
                         self.membership = Some(*membership);
                         Input::Joined(group, ends)
                     }

@@ -1,7 +1,11 @@
 //! What never changes while a processor runs.
-use super::super::{Entry, RunnerBuilder, erased::ErasedProcessor, machine::Rules};
+use super::{
+    super::{Entry, RunnerBuilder, erased::ErasedProcessor, machine::Rules},
+    watch::Watching,
+};
 use crate::{
-    IdSource, PayloadCodecs, Timestamp, Upcasters,
+    IdSource, PayloadCodecs, Upcasters,
+    control::InstanceId,
     ports::{ControlStore, EventStore, MessageBus},
 };
 use std::sync::Arc;
@@ -12,6 +16,7 @@ pub(in crate::runner) struct Settings {
     pub(super) rules: Arc<Rules>,
     pub(super) ports: Ports,
     pub(super) handling: Handling,
+    pub(super) watching: Watching,
     pub(super) topics: Vec<Arc<str>>,
     pub(super) group_prefix: Arc<str>,
     /// `Projector::MODEL`; 0 for a listener.
@@ -34,7 +39,11 @@ pub(super) struct Handling {
 }
 
 impl Settings {
-    pub(in crate::runner) fn new(entry: &Entry, shared: &RunnerBuilder) -> Self {
+    pub(in crate::runner) fn new(
+        entry: &Entry,
+        shared: &RunnerBuilder,
+        instance: InstanceId,
+    ) -> Self {
         // The only draw of randomness: everything else follows from it.
         let seed = entry.policy.retry.backoff.seed;
         let rules = Rules {
@@ -45,7 +54,7 @@ impl Settings {
             breaker: entry.policy.breaker.clone(),
             has_event_store: shared.history.is_some(),
             instance: shared.ids.revision().as_u128().to_string().into(),
-            started: (Instant::now(), Timestamp::now()),
+            started: (Instant::now(), shared.clock.now()),
             seed: seed.unwrap_or_else(|| fastrand::u64(..)),
         };
         Self {
@@ -60,6 +69,12 @@ impl Settings {
                 processor: entry.processor.clone(),
                 upcasters: entry.upcasters.clone(),
                 codecs: shared.codecs.clone(),
+            },
+            watching: Watching {
+                instance,
+                label: shared.label.clone(),
+                clock: shared.clock.clone(),
+                lag_interval: shared.lag_interval,
             },
             topics: shared.topics.clone(),
             group_prefix: shared.group_prefix.clone(),

@@ -24,7 +24,7 @@ use std::{error::Error, panic::AssertUnwindSafe, sync::Arc};
 impl Settings {
     /// Joins the group.
     pub(super) async fn join(&self) -> Result<Membership, Setback> {
-        let generation = self.generation().await?;
+        let (generation, epoch) = self.generation().await?;
         let group = format!("{}.{}.g{generation}", self.group_prefix, self.rules.name);
         let model = ModelId::new(self.rules.name.clone(), generation);
         self.prepare(&model).await?;
@@ -44,6 +44,7 @@ impl Settings {
             consumer,
             boot,
             shared: Arc::new(self.shared(model)),
+            epoch,
         })
     }
 
@@ -74,8 +75,8 @@ impl Settings {
         }
     }
 
-    /// Returns the live generation.
-    async fn generation(&self) -> Result<u32, Setback> {
+    /// Returns the live generation, and the epoch of what was found.
+    async fn generation(&self) -> Result<(u32, u64), Setback> {
         let (control, ids) = (self.ports.control.clone(), self.ports.ids.clone());
         let live = join_generation(control, ids, &self.rules.name, self.model).await;
         let live = live.map_err(|e| self.control_setback(e))?;
@@ -94,7 +95,7 @@ impl Settings {
                 found: live.model,
             }));
         }
-        Ok(live.active)
+        Ok((live.active, live.epoch))
     }
 
     async fn prepare(&self, model: &ModelId) -> Result<(), Setback> {
@@ -124,10 +125,13 @@ impl Settings {
 
     /// Returns where the topics end now.
     pub(super) async fn ends(&self) -> Result<Ends, Setback> {
+        self.ends_of_topics().await.map_err(|e| self.bus_setback(e))
+    }
+
+    pub(super) async fn ends_of_topics(&self) -> Result<Ends, MessageBusError> {
         let mut ends = Ends::new();
         for topic in &self.topics {
-            let offsets = self.ports.bus.offsets(topic).await;
-            let offsets = offsets.map_err(|e| self.bus_setback(e))?;
+            let offsets = self.ports.bus.offsets(topic).await?;
             ends.extend(offsets.into_iter().map(|o| (o.partition, o.end)));
         }
         Ok(ends)

@@ -2,6 +2,7 @@
 //! checkpoint is under way, beside everything else.
 use super::{
     Effect, Machine, Setback,
+    health::Noted,
     input::StreamPosition,
     partition::Phase,
     retry::{Patience, Retry},
@@ -82,9 +83,11 @@ impl Checkpoint {
         self.is_idle().then_some(next)
     }
 
-    /// Returns the time since which offsets could not be committed.
-    pub(super) const fn away_since(&self) -> Option<Instant> {
-        self.commits.since()
+    /// Returns the failures of the flush and of what follows it, with the time of each first one.
+    pub(super) fn failures(&self) -> impl Iterator<Item = (&Noted, Instant)> {
+        let flush = self.flushes.noted();
+        let flush = flush.map(|(noted, since, _)| (noted, since));
+        flush.into_iter().chain(self.commits.noted())
     }
 
     /// Takes partitions that are gone out of the checkpoint: nothing of them may be stored or
@@ -195,7 +198,9 @@ impl Machine {
             return self.store_positions(now);
         };
         self.positions_not_stored();
-        match self.checkpoint.flushes.failed(error.class().into(), now) {
+        let next = self.checkpoint.flushes.failed(error.class().into(), now);
+        self.checkpoint.flushes.note(Noted::of_flush(&error));
+        match next {
             Some(at) => {
                 tracing::warn!(processor = %self.rules.name, wait = ?(at - now), class = ?error.class(), error = crate::chain(error.source()), "the read model could not be flushed yet");
                 self.put_off(at);
@@ -228,6 +233,7 @@ impl Machine {
             }
             Err(Setback::Wait(error)) => {
                 let at = self.checkpoint.commits.failed(now);
+                self.checkpoint.commits.note(&*error);
                 tracing::warn!(processor = %self.rules.name, wait = ?(at - now), error = crate::chain(&*error), "the positions could not be stored yet");
                 self.put_off(at);
             }
@@ -281,10 +287,11 @@ impl Machine {
             }
             Err(error) if error.is_transient() => {
                 let at = self.checkpoint.commits.failed(now);
+                self.checkpoint.commits.note(&error);
                 tracing::warn!(processor = %self.rules.name, wait = ?(at - now), error = crate::chain(&error), "the offsets could not be committed yet");
                 self.put_off(at);
             }
-            Err(error) => self.halt(self.rules.bus_error(error), now),
+            Err(error) => self.bus_refused(error, now),
         }
         self.checkpoint_ended();
     }

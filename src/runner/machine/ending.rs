@@ -36,6 +36,11 @@ enum LastCheckpoint {
 }
 
 impl Ending {
+    /// Returns true if the processor ends, and does not only join its group again.
+    pub(super) const fn is_end(&self) -> bool {
+        matches!(self.then, Then::End(_))
+    }
+
     pub(super) fn wants_last_checkpoint(&self) -> bool {
         self.last == LastCheckpoint::Wanted
     }
@@ -68,6 +73,16 @@ impl Machine {
                 then => *then = Then::End(Err(error)),
             },
         }
+    }
+
+    /// The bus has refused a call for good. A call that was under way while the group was left is
+    /// refused because of it: pauses and offsets of this membership have no meaning any more.
+    pub(super) fn bus_refused(&mut self, error: MessageBusError, now: Instant) {
+        if matches!(self.membership.state, Member::Leaving | Member::Over) {
+            tracing::debug!(processor = %self.rules.name, error = crate::chain(&error), "a call came too late: the group is left");
+            return;
+        }
+        self.halt(self.rules.bus_error(error), now);
     }
 
     /// A step of a store or of the bus has panicked: what it has done is not known.
@@ -220,7 +235,7 @@ impl Machine {
             Err(error) if error.is_transient() => {
                 tracing::debug!(processor = %self.rules.name, error = crate::chain(&error), "the offsets of the group are not known yet");
             }
-            Err(error) => self.halt(self.rules.bus_error(error), now),
+            Err(error) => self.bus_refused(error, now),
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Failed events: another attempt later, or none.
-use super::{Failure, FailureOf, Machine, Work, record::Record, retry::Retry};
+use super::{Failure, FailureOf, Machine, Work, health::Noted, record::Record, retry::Retry};
 use crate::{
     RetryPolicy,
     runner::{ErrorClass, RunnerError},
@@ -33,7 +33,9 @@ impl Machine {
             };
             Retry::new(policy, version)
         });
-        match retry.failed(class.into(), now) {
+        let next = retry.failed(class.into(), now);
+        retry.note(Noted::of_event(&failure.error, stream));
+        match next {
             Some(until) if class != ErrorClass::Fatal => {
                 tracing::warn!(processor = %self.rules.name, %stream, %version, attempts = retry.attempts(), wait = ?(until - now), ?class, error = crate::chain(failure.error.source()), "the handler failed and is tried again");
                 self.counts.retries += 1;

@@ -18,11 +18,11 @@ pub(super) struct Holding {
 }
 
 impl Machine {
-    fn parked(&self) -> usize {
+    pub(super) fn parked(&self) -> usize {
         let owned = self.partitions.owned.values();
         owned.map(|owned| owned.parking.parked.len()).sum()
     }
-    fn letters(&self) -> usize {
+    pub(super) fn letters(&self) -> usize {
         let owned = self.partitions.owned.values();
         owned.map(|owned| owned.parking.letters.len()).sum()
     }

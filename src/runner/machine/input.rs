@@ -80,6 +80,8 @@ pub(in crate::runner) enum Input {
     PauseChanged(Result<(), MessageBusError>),
     /// The offsets that the whole group has committed, or the reason why they are not known.
     GroupCommitted(Result<Ends, MessageBusError>),
+    /// The bus has answered a question that was no part of the work.
+    Reachable,
     /// The processor has left its group.
     Left,
     /// The processor is to end, at the latest at this time.

@@ -291,6 +291,16 @@ impl Lanes {
         self.lanes.keys().any(|other| Some(other) != key)
     }
 
+    /// Returns the failures of the heads of all lanes, in no order.
+    pub(super) fn retries(&self) -> impl Iterator<Item = &Retry> {
+        self.lanes.values().filter_map(|lane| lane.retry.as_ref())
+    }
+
+    /// Returns the heads of all lanes, in no order.
+    pub(super) fn heads(&self) -> impl Iterator<Item = &Arc<Record>> {
+        self.lanes.values().filter_map(|lane| lane.queue.front())
+    }
+
     /// Makes the lanes ready whose pause is over.
     pub(super) fn wake(&mut self, now: Instant) {
         while let Some((until, key)) = self.waiting.pop_first() {

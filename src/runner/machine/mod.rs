@@ -17,6 +17,7 @@ mod ending;
 mod failure;
 mod give_up;
 mod holding;
+mod health;
 mod input;
 mod lanes;
 mod parked;
@@ -46,6 +47,7 @@ use self::{
     tasks::{Kind, Pass, Tasks},
 };
 pub(super) use self::{
+    health::{Failing, Noted, Snapshot},
     input::{Effect, Ends, Input, Setback, StreamPosition, What, Work},
     record::Record,
     redrive::Range,
@@ -372,6 +374,7 @@ impl Machine {
             Input::Committed(result) => self.committed(result, now),
             Input::PauseChanged(result) => self.pause_changed(result, now),
             Input::GroupCommitted(result) => self.group_committed(result, now),
+            Input::Reachable => self.reachable(),
             Input::Left => self.left(now),
             Input::Stop(by) => self.stop(by, now),
             Input::Broken(reason) => self.broken(reason, now),
@@ -410,6 +413,7 @@ impl Machine {
         self.membership.state = Member::Out(at);
         match setback {
             Setback::Wait(error) => {
+                self.membership.joins.note(&*error);
                 tracing::warn!(processor = %self.rules.name, wait = ?(at - now), error = crate::chain(&*error), "the group could not be joined yet");
             }
             Setback::Halt(error) => self.halt(error, now),
@@ -418,9 +422,10 @@ impl Machine {
 
     fn not_received(&mut self, error: crate::ports::MessageBusError, now: Instant) {
         if !error.is_transient() {
-            return self.halt(self.rules.bus_error(error), now);
+            return self.bus_refused(error, now);
         }
         let at = self.membership.receives.failed(now);
+        self.membership.receives.note(&error);
         tracing::warn!(processor = %self.rules.name, wait = ?(at - now), error = crate::chain(&error), "nothing can be received");
         self.membership.receive_at = Some(at);
     }

@@ -203,6 +203,7 @@ impl Machine {
         tracing::warn!(processor = %name, partition = %load.partition, error = crate::chain(&*error), "the rows about failed events could not be read yet");
         if let Phase::Starting(starting) = &mut owned.phase {
             starting.try_at = Some(starting.patience.failed(now));
+            starting.patience.note(&*error);
         } else {
             // The next poll finds another token, or the next reload comes.
             self.polling.token = None;

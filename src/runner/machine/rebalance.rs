@@ -118,6 +118,7 @@ impl Machine {
         match setback {
             Setback::Wait(error) => {
                 let at = starting.patience.failed(now);
+                starting.patience.note(&*error);
                 starting.try_at = Some(at);
                 tracing::warn!(processor = %name, %partition, wait = ?(at - now), error = crate::chain(&*error), "the partition could not be started yet");
             }
@@ -358,7 +359,7 @@ impl Machine {
                 tracing::warn!(processor = %self.rules.name, error = crate::chain(&error), "a partition could not be paused or resumed yet");
                 pausing.try_at = Some(now + PAUSE_AGAIN);
             }
-            Err(error) => self.halt(self.rules.bus_error(error), now),
+            Err(error) => self.bus_refused(error, now),
         }
     }
 }

@@ -1,4 +1,5 @@
 //! The failures of one step, and when it is repeated.
+use super::health::Noted;
 use crate::{
     Backoff, RetryPolicy, Version,
     resilience::{FailureClass, Retrying},
@@ -18,6 +19,8 @@ pub(in crate::runner) struct Retry {
     retrying: Retrying,
     /// The time of the first failure.
     since: Option<Instant>,
+    /// The last failure, as others are told of it.
+    noted: Option<Noted>,
 }
 
 impl Retry {
@@ -27,7 +30,18 @@ impl Retry {
             version,
             retrying: Retrying::new(policy),
             since: None,
+            noted: None,
         }
+    }
+
+    /// Keeps the last failure for those who ask for the health of the processor.
+    pub(super) fn note(&mut self, noted: Noted) {
+        self.noted = Some(noted);
+    }
+
+    /// Returns the last failure, the time of the first one, and the version of the event.
+    pub(super) fn noted(&self) -> Option<(&Noted, Instant, Version)> {
+        Some((self.noted.as_ref()?, self.since?, self.version))
     }
 
     /// Returns true if these are failures of the event of this version.
@@ -80,12 +94,18 @@ impl Patience {
         next.unwrap_or(now + PAUSES.max)
     }
 
-    /// Returns the time since which the backend has been away.
-    pub(super) const fn since(&self) -> Option<Instant> {
-        self.retry.since
+    /// Keeps the last failure for those who ask for the health of the processor.
+    pub(super) fn note(&mut self, error: &(dyn std::error::Error + Send + Sync + 'static)) {
+        self.retry.note(Noted::of_backend(error));
     }
 
-    pub(super) const fn reset(&mut self) {
+    /// Returns the last failure and the time of the first one.
+    pub(super) fn noted(&self) -> Option<(&Noted, Instant)> {
+        let (noted, since, _) = self.retry.noted()?;
+        Some((noted, since))
+    }
+
+    pub(super) fn reset(&mut self) {
         *self = Self::new(self.seed);
     }
 }

@@ -135,6 +135,10 @@ pub(super) struct Tasks {
 }
 
 impl Task {
+    /// Returns the failures of the operation, for health.
+    pub(super) fn noted(&self) -> Option<(&super::Noted, Instant)> {
+        self.patience.noted()
+    }
     /// Returns the lane that waits for the task, with the number of its records that do.
     pub(super) fn lane(&self) -> Option<(&LaneKey, usize)> {
         match &self.kind {
@@ -246,6 +250,7 @@ impl Machine {
             Ok(answer) => answer,
             Err(Setback::Wait(error)) => {
                 let at = task.patience.failed(now);
+                task.patience.note(&*error);
                 task.try_at = Some(at);
                 tracing::warn!(processor = %self.rules.name, partition = %task.partition, wait = ?(at - now), error = crate::chain(&*error), "a row about a failed event could not be written or read yet");
                 return;

@@ -30,6 +30,7 @@ impl Machine {
         if let Some(owned) = owned.filter(|owned| !owned.is_leaving())
             && owned.window.push(record.offset, record.message.size())
         {
+            self.counts.unreadable += 1;
             owned.unreadable.push_back(Unreadable {
                 record,
                 error,

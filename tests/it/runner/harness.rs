@@ -191,7 +191,7 @@ pub(super) fn from_beginning() -> ProcessorPolicy {
 }
 
 pub(super) fn error_of(report: &RunnerReport) -> &RunnerError {
-    report.processors[0].error.as_ref().expect("it halted")
+    report.processors[0].error.as_deref().expect("it halted")
 }
 
 pub(super) fn partition(number: u32) -> PartitionId {

@@ -250,7 +250,7 @@ async fn a_processor_in_an_unknown_state_starts_only_if_its_row_says_that_it_goe
         let _ = world.control.put(&row, Expect::Absent).await.unwrap();
         let seen = Seen::new();
         let report = world.catch_up(seen.clone(), from_beginning()).await;
-        match (state, &report.processors[0].error) {
+        match (state, report.processors[0].error.as_deref()) {
             (None, None) => assert_eq!(seen.len(), 1),
             (Some(expected), Some(RunnerError::UnknownState { state, .. })) => {
                 assert_eq!((state.as_str(), seen.len()), (expected, 0));

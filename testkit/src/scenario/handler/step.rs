@@ -75,7 +75,7 @@ impl<H, R, Role> HandlerScenario<H, R, Role> {
     }
 
     pub(super) fn failure(&self) -> Option<&RunnerError> {
-        self.report.as_ref()?.error.as_ref()
+        self.report.as_ref()?.error.as_deref()
     }
 
     #[track_caller]

@@ -180,7 +180,7 @@ struct Entry {
 
 impl Entry {
     fn error(&self) -> Option<&RunnerError> {
-        self.report.as_ref()?.error.as_ref()
+        self.report.as_ref()?.error.as_deref()
     }
 
     fn add_report(&mut self, next: ProcessorReport) {

@@ -279,7 +279,7 @@ async fn a_processor_halts_where_a_partition_has_no_position() {
         let (count, report) = processed([Fault::NoPosition(why).on(Op::Next).from(3)]).await;
         let error = report.into_result().unwrap_err();
         assert!(
-            matches!(error, RunnerError::PositionLost { .. }),
+            matches!(*error, RunnerError::PositionLost { .. }),
             "{why:?}: {error:?}"
         );
         assert!(count < 6, "{why:?}");

@@ -185,7 +185,7 @@ async fn a_topic_that_is_created_again_under_a_running_processor_halts_it() {
     until("the halt", 60 * SECOND, async || running.is_finished()).await;
     drop(stop);
     let report = running.await.unwrap();
-    let error = report.processors[0].error.as_ref();
+    let error = report.processors[0].error.as_deref();
     assert!(
         matches!(error, Some(RunnerError::PositionLost { .. })),
         "{error:?}"
