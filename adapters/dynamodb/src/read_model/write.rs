@@ -24,11 +24,14 @@ use std::time::Duration;
 /// The number of rows that are written at the same time.
 const CONCURRENT: usize = 16;
 /// The most writes of one row in a flush. Only other processes that write the same row make a
-/// second one necessary.
-const MAX_WRITES: u32 = 20;
-/// The pauses between these writes.
+/// second one necessary, and each time one of them has succeeded.
+const MAX_WRITES: u32 = 100;
+/// The most reads of one row in a flush. Only events that fail meanwhile make a second one
+/// necessary.
+const MAX_READS: u32 = 100;
+/// The pauses between these writes, and the time after which a flush gives up.
 const CONTENTION: RetryPolicy = RetryPolicy::new(
-    Backoff::new(Duration::from_millis(5), Duration::from_millis(500)),
+    Backoff::new(Duration::from_millis(5), Duration::from_millis(250)),
     Duration::from_secs(10),
 );
 
@@ -57,12 +60,17 @@ async fn row<T: ReadModelRow>(
 ) -> HandlerResult {
     let location = &model.location;
     let mut contention = Attempts::new(CONTENTION);
-    for _ in 0..MAX_WRITES {
+    let (mut writes, mut reads) = (0, 0);
+    while writes < MAX_WRITES {
         // The guard must not live until the end of the match.
         let next = model.buffer().next(key);
         let put = match next {
             Next::Nothing => return Ok(()),
             Next::Read(base) => {
+                reads += 1;
+                if reads > MAX_READS {
+                    break;
+                }
                 let stored = read::row(connection, location, key, true).await;
                 let stored = stored.map_err(classified)?;
                 model.buffer().read(location, key, base, stored)?;
@@ -70,6 +78,7 @@ async fn row<T: ReadModelRow>(
             }
             Next::Put(put) => put,
         };
+        writes += 1;
         match put_row(connection, model, key, &put).await? {
             Outcome::Written => {
                 model.buffer().written(key, put);
@@ -87,7 +96,7 @@ async fn row<T: ReadModelRow>(
     Err(classified(ReadModelError::Contended {
         model: location.model.clone(),
         key: key.into(),
-        attempts: MAX_WRITES,
+        attempts: writes,
     }))
 }
 

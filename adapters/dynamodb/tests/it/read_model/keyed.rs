@@ -1,10 +1,7 @@
 //! Rows that several streams feed.
-use super::{Board, Process, Refused, Skipped, World, model, notebook, noted_on, typed};
-use crate::support::Fate;
-use foldstream::{
-    StreamId,
-    runner::{ErrorClass, Projector as _},
-};
+use super::{Board, Process, Refused, Skipped, World, model, notebook, noted_on, shard_of, typed};
+use crate::support::{Fate, s};
+use foldstream::runner::{ErrorClass, Projector as _};
 use foldstream_dynamodb::{ReadModel, ReadModelError};
 use std::collections::BTreeMap;
 
@@ -61,6 +58,11 @@ async fn an_event_changes_all_of_its_rows_or_none() {
     assert_eq!(board(&process, "red").await, expected([("a", &[1])]));
     assert_eq!(process.get("green").await, None);
     assert_eq!(process.position(&a).await, 1);
+    // No row took note of the version that failed, so the event may come again after a fix.
+    process.project(&a, 2, noted_on(2, &["blue"])).await;
+    process.flush().await;
+    let blue = expected([("a", &[1, 2]), ("b", &[5])]);
+    assert_eq!(board(&process, "blue").await, blue);
 }
 
 #[tokio::test]
@@ -108,7 +110,10 @@ async fn several_processes_feed_one_row_at_the_same_time() {
                 process
                     .project(&stream, version, noted_on(version, &["red"]))
                     .await;
-                process.flush().await;
+                // On a busy machine the others may win often enough for a flush to give up.
+                while let Err(error) = process.rows.flush(&model()).await {
+                    assert_eq!(error.class(), ErrorClass::Transient, "{error}");
+                }
             }
         }));
     }
@@ -179,18 +184,38 @@ async fn forgetting_a_stream_keeps_the_events_of_the_others() {
     );
 }
 
+/// Stores a board that this many streams have fed.
+async fn given_board(world: &World, streams: usize) {
+    let ids = || (0..streams).map(|id| notebook(id).to_string());
+    let positions: BTreeMap<String, u64> = ids().map(|id| (id, 1)).collect();
+    let numbers: BTreeMap<String, [u64; 1]> = ids().map(|id| (id, [1])).collect();
+    let item = [
+        (
+            "pk".into(),
+            s(format!("notes.g1/boards/{:02}", shard_of("red"))),
+        ),
+        ("sk".into(), s("red")),
+        ("p".into(), s(serde_json::to_string(&positions).unwrap())),
+        (
+            "d".into(),
+            s(serde_json::json!({ "numbers": numbers }).to_string()),
+        ),
+    ];
+    let stores = world.stores().await;
+    let put = stores.client().put_item().table_name("events-models");
+    put.set_item(Some(item.into())).send().await.unwrap();
+}
+
 #[tokio::test]
 async fn one_stream_more_than_a_row_can_hold_is_a_permanent_error() {
     let world = World::new().await;
     let process: Process<Board> = world.process().await;
     let most = ReadModel::<Board>::MAX_STREAMS;
-    assert_eq!(most, 1_000);
-    let streams: Vec<StreamId> = (0..=most).map(notebook).collect();
-    for stream in &streams[..most] {
-        process.project(stream, 1, noted_on(1, &["red"])).await;
-    }
+    given_board(&world, most - 1).await;
+    let (last, too_many) = (notebook("last"), notebook("too many"));
+    process.project(&last, 1, noted_on(1, &["red"])).await;
     let error = process
-        .try_project(&streams[most], 1, noted_on(1, &["red"]))
+        .try_project(&too_many, 1, noted_on(1, &["red"]))
         .await;
     let error = error.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Permanent);
@@ -198,12 +223,16 @@ async fn one_stream_more_than_a_row_can_hold_is_a_permanent_error() {
         typed(&error),
         ReadModelError::TooManyStreams { limit: 1_000, .. }
     ));
-    process.flush().await;
-    assert_eq!(board(&process, "red").await.len(), most);
     // The streams that feed the row already go on.
-    process.project(&streams[0], 2, noted_on(2, &["red"])).await;
+    process
+        .project(&notebook(0), 2, noted_on(2, &["red"]))
+        .await;
     process.flush().await;
-    assert_eq!(board(&process, "red").await["0"], [1, 2]);
+    let red = board(&process, "red").await;
+    assert_eq!(
+        (red.len(), &red["0"][..], &red["last"][..]),
+        (most, &[1, 2][..], &[1][..])
+    );
 }
 
 #[tokio::test]
