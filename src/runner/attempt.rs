@@ -90,6 +90,8 @@ pub(super) struct Attempt<F> {
     /// Of a range: the first version that is not done.
     next: Version,
     is_short: bool,
+    /// The versions with a letter that were handled or passed over.
+    settled: Vec<Version>,
 }
 
 impl<F: Fn() + Send + Sync> Attempt<F> {
@@ -107,6 +109,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
             passed: Vec::new(),
             next: Version::NONE,
             is_short: false,
+            settled: Vec::new(),
         }
     }
 
@@ -125,6 +128,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
             passed: self.passed,
             next: self.next,
             is_short: self.is_short,
+            settled: self.settled,
         }
     }
 
@@ -275,6 +279,13 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
     /// records.
     async fn take_range(&mut self, range: &Range) -> (usize, Outcome) {
         self.next = range.from;
+        let range = &match self.not_stored(range).await {
+            Ok(range) => range,
+            Err(error) => return failed(0, range.from, error, FailureOf::Store),
+        };
+        if range.from > range.to {
+            return (0, Outcome::Done);
+        }
         let taken = match self.shared.history.clone() {
             Some(history) => self.take_history(range, &*history).await,
             None => self.take_deferred(range).await,
@@ -293,6 +304,24 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
             }
             Err((done, outcome)) => (done, outcome),
         }
+    }
+
+    /// Returns the part of a range that is not in the read model: an attempt before this one may
+    /// have stored its events, and nobody has learned of it.
+    async fn not_stored(&mut self, range: &Range) -> Result<Range, HandlerError> {
+        let known = self.look_up(&range.stream).await?;
+        let mut range = range.clone();
+        if let Progress::At(at) = known
+            && at.version >= range.from
+        {
+            let first = range.from.get();
+            range.from = at.version.next().min(range.to.next());
+            self.counts.duplicates += range.from.get() - first;
+            self.next = range.from;
+        }
+        // History has no gaps and no duplicates.
+        (self.progress, self.certain) = (Progress::NoBase, Progress::NoBase);
+        Ok(range)
     }
 
     async fn take_history(
@@ -425,10 +454,17 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
         commit_id: Option<crate::CommitId>,
         partition: &PartitionId,
     ) {
+        self.settle(version);
         self.progress.handled(version, commit_id, partition);
         if self.pending.is_empty() {
             self.certain = self.progress.clone();
             self.next = self.next.max(version.next());
+        }
+    }
+
+    fn settle(&mut self, version: Version) {
+        if self.work.letters.contains(&version) {
+            self.settled.push(version);
         }
     }
 
@@ -456,6 +492,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
                 self.certain.handled(*version, Some(*commit_id), &partition);
             }
             self.next = self.next.max(version.next());
+            self.settle(*version);
             self.counts.handled += 1;
             self.counts.filled += u64::from(filled.is_some());
         }

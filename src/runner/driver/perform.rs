@@ -247,6 +247,7 @@ fn cancelled() -> Ended {
         passed: Vec::new(),
         next: crate::Version::NONE,
         is_short: false,
+        settled: Vec::new(),
     }
 }
 

@@ -6,13 +6,14 @@ use super::{
     partition::Phase,
     retry::Retry,
     rows::{RowAnswer, RowOp},
-    tasks::{Ask, AskStep, Kind, Reply},
+    tasks::{Ask, AskStep, Kind, Reply, TaskId},
 };
 use crate::{
-    RecordedEvent, StreamId, Version,
+    RecordedEvent, Version,
+    breaker::Permit,
     control::{AskKind, DiscardState, LetterBody, LetterKey},
     from_message,
-    ports::{AssignmentEpoch, Offset, PartitionId},
+    ports::Offset,
     runner::streams::Progress,
 };
 use std::sync::Arc;
@@ -27,9 +28,22 @@ pub(super) struct LetterOnly {
 
 impl Machine {
     /// Begins to serve the requests that were read.
-    pub(super) fn advance_asks(&mut self) {
+    pub(super) fn advance_asks(&mut self, now: Instant) {
         if self.ending.is_some() {
             return;
+        }
+        let ready = self.tasks.running.iter().filter(
+            |(_, task)| matches!(&task.kind, Kind::Ask(ask) if matches!(ask.step, AskStep::Ready(_))),
+        );
+        let ready: Vec<_> = ready.map(|(id, _)| *id).collect();
+        for id in ready {
+            if !self.may_redrive() {
+                break;
+            }
+            let Ok(permit) = self.permit(now) else {
+                break;
+            };
+            self.handle_again(id, permit, now);
         }
         let mut begun = Vec::new();
         for (partition, owned) in &mut self.partitions.owned {
@@ -58,17 +72,13 @@ impl Machine {
     }
 
     /// Takes the answer to an operation of a request.
-    pub(super) fn ask_answered(&mut self, reply: Reply, mut ask: Box<Ask>, now: Instant) {
+    pub(super) fn ask_answered(&mut self, reply: Reply, mut ask: Box<Ask>) {
         match &mut ask.step {
-            AskStep::Read => self.ask_read(reply, ask, now),
-            AskStep::Handling(..) => {}
+            AskStep::Read => self.ask_read(reply, ask),
+            AskStep::Ready(_) | AskStep::Handling(..) | AskStep::Flush(..) => {}
             // The letter of the new failure is written: the request is served.
             AskStep::Write => self.end_ask(&reply, ask),
-            AskStep::Passed => {
-                ask.step = AskStep::DeleteLetter;
-                let op = RowOp::DeleteLetter(ask.letter.clone());
-                self.go_on(&reply, Kind::Ask(ask), Some(op));
-            }
+            AskStep::Passed => self.delete_letter(&reply, ask),
             AskStep::DeleteLetter => {
                 if let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) {
                     owned.parking.letters.remove(&ask.letter);
@@ -85,7 +95,13 @@ impl Machine {
         self.go_on(reply, Kind::Ask(ask), Some(op));
     }
 
-    fn ask_read(&mut self, reply: Reply, mut ask: Box<Ask>, now: Instant) {
+    fn delete_letter(&mut self, reply: &Reply, mut ask: Box<Ask>) {
+        ask.step = AskStep::DeleteLetter;
+        let op = RowOp::DeleteLetter(ask.letter.clone());
+        self.go_on(reply, Kind::Ask(ask), Some(op));
+    }
+
+    fn ask_read(&mut self, reply: Reply, mut ask: Box<Ask>) {
         let letter = match &reply.answer {
             RowAnswer::Letter(Some(letter)) if letter.head.id == ask.row.value.letter => letter,
             // The letter that was meant is gone.
@@ -96,25 +112,27 @@ impl Machine {
             LetterBody::Record(record) => from_message(&record.message).ok(),
         };
         if let LetterKey::Event { stream, version } = &ask.letter
-            && self.is_parked(&reply.partition, reply.epoch, stream, *version)
+            && let Some(owned) = self.partitions.get(&reply.partition, reply.epoch)
+            && let Some(parked) = owned.parking.parked.get(stream)
         {
-            // The park row and the discards of the stream serve it.
-            return self.end_ask(&reply, ask);
+            return if parked.row.value.is_duplicate(*version) {
+                self.delete_letter(&reply, ask)
+            } else {
+                // The park row and the discards of the stream serve it.
+                self.end_ask(&reply, ask)
+            };
         }
         match (ask.row.value.what, event) {
             (AskKind::Redrive, Some(event)) if !self.was_handled(&event) => {
-                self.handle_again(&reply, ask, event, now);
+                ask.step = AskStep::Ready(Box::new(event));
+                self.go_on(&reply, Kind::Ask(ask), None);
             }
             (AskKind::Redrive, None) => {
                 // A build that can read the record may come: the letter stays.
                 tracing::warn!(processor = %self.rules.name, letter = ?ask.letter, "a dead letter still cannot be read: it stays");
                 self.end_ask(&reply, ask);
             }
-            (AskKind::Redrive, Some(_)) => {
-                ask.step = AskStep::DeleteLetter;
-                let op = RowOp::DeleteLetter(ask.letter.clone());
-                self.go_on(&reply, Kind::Ask(ask), Some(op));
-            }
+            (AskKind::Redrive, Some(_)) => self.delete_letter(&reply, ask),
             _ => self.discard_letter(&reply, ask),
         }
     }
@@ -132,21 +150,7 @@ impl Machine {
             ask.step = AskStep::Passed;
             return self.go_on(reply, Kind::Ask(ask), Some(op));
         }
-        ask.step = AskStep::DeleteLetter;
-        let op = RowOp::DeleteLetter(ask.letter.clone());
-        self.go_on(reply, Kind::Ask(ask), Some(op));
-    }
-
-    fn is_parked(
-        &mut self,
-        partition: &PartitionId,
-        epoch: AssignmentEpoch,
-        stream: &StreamId,
-        version: Version,
-    ) -> bool {
-        let owned = self.partitions.get(partition, epoch);
-        let parked = owned.and_then(|owned| owned.parking.parked.get(stream));
-        parked.is_some_and(|parked| parked.row.value.covers(version))
+        self.delete_letter(reply, ask);
     }
 
     /// Returns true if a projector has the event in its model. A listener's event was passed over
@@ -157,29 +161,39 @@ impl Machine {
             && matches!(progress, Progress::At(at) if at.version >= event.header.version)
     }
 
-    fn handle_again(
-        &mut self,
-        reply: &Reply,
-        mut ask: Box<Ask>,
-        event: RecordedEvent,
-        now: Instant,
-    ) {
-        let stream = event.header.stream.clone();
-        let event = Box::new(event);
+    /// Starts the attempt of a request, once nothing else runs in the lane of its stream.
+    fn handle_again(&mut self, id: TaskId, permit: Option<Permit>, now: Instant) {
+        let Some(task) = self.tasks.running.get_mut(&id) else {
+            return;
+        };
+        let Kind::Ask(ask) = &mut task.kind else {
+            return;
+        };
+        let AskStep::Ready(event) = &ask.step else {
+            return;
+        };
+        let lane = self.rules.lane(&event.header.stream);
+        let owned = self.partitions.owned.get(&task.partition);
+        if !owned.is_some_and(|owned| matches!(owned.phase, Phase::Serving))
+            || !self.lanes.reserve(&lane)
+        {
+            return;
+        }
+        let event = event.clone();
         let work = Work {
-            partition: reply.partition.clone(),
-            epoch: reply.epoch,
-            lane: self.lane(&stream),
+            partition: task.partition.clone(),
+            epoch: task.epoch,
+            lane,
             what: What::Again(event.clone()),
             progress: Progress::NoBase,
             number: 1,
             skip: Vec::new(),
+            letters: Vec::new(),
         };
-        let attempt = self.attempts.start(work.clone(), None, now);
+        let attempt = self.attempts.start(work.clone(), permit, now);
         ask.step = AskStep::Handling(attempt, event);
         self.out.push(super::Effect::Start(attempt, work));
         self.counts.redrives += 1;
-        self.go_on(reply, Kind::Ask(ask), None);
     }
 
     /// Takes the result of an event that was handled once more.
@@ -188,6 +202,7 @@ impl Machine {
         attempt: AttemptId,
         work: &Work,
         ended: Ended,
+        is_kept: bool,
         now: Instant,
     ) {
         let found = self.tasks.running.iter().find(|(_, task)| {
@@ -209,6 +224,13 @@ impl Machine {
             answer: RowAnswer::Done,
         };
         match ended.result {
+            // The service is away: the request waits.
+            Outcome::Failed(_) if is_kept => {
+                if let AskStep::Handling(_, event) = ask.step {
+                    ask.step = AskStep::Ready(event);
+                    self.go_on(&reply, Kind::Ask(ask), None);
+                }
+            }
             Outcome::Failed(failure) => {
                 let mut retry = Retry::new(crate::RetryPolicy::fail_fast(), failure.version);
                 let _ = retry.failed(failure.error.class().into(), now);
@@ -223,37 +245,65 @@ impl Machine {
                 ask.step = AskStep::Write;
                 self.go_on(&reply, Kind::Ask(ask), Some(op));
             }
-            Outcome::Done | Outcome::Cancelled => {
-                ask.step = AskStep::DeleteLetter;
-                let op = RowOp::DeleteLetter(ask.letter.clone());
-                self.go_on(&reply, Kind::Ask(ask), Some(op));
+            Outcome::Done => {
+                let AskStep::Handling(_, event) = &ask.step else {
+                    return;
+                };
+                let stream = event.header.stream.clone();
+                if self.rules.is_projector
+                    && let Some(owned) = self.partitions.get(&reply.partition, reply.epoch)
+                {
+                    owned.effects.touched.insert(stream.clone());
+                }
+                // The letter goes once the effect is durable.
+                ask.step = AskStep::Flush(self.checkpoint.flushes_begun(), stream);
+                self.go_on(&reply, Kind::Ask(ask), None);
+            }
+            // Nothing is known of the event: the request stays, for the next owner or for the next
+            // time that the rows are read.
+            Outcome::Cancelled => {
+                if let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) {
+                    owned.parking.is_outdated = true;
+                }
             }
         }
     }
 
-    /// Deletes the letters of events that an attempt has handled: their writers died before they
-    /// went on.
-    pub(super) fn drop_letters(&mut self, work: &Work, done: usize) {
-        let Some(owned) = self.partitions.get(&work.partition, work.epoch) else {
+    /// The effect of an event that was handled once more is durable: its letter goes.
+    pub(super) fn ask_flushed(&mut self, id: TaskId) {
+        let Some(task) = self.tasks.running.remove(&id) else {
             return;
         };
-        if owned.parking.letters.is_empty() {
+        if let Kind::Ask(ask) = task.kind {
+            let reply = Reply {
+                id,
+                partition: task.partition,
+                epoch: task.epoch,
+                answer: RowAnswer::Done,
+            };
+            self.delete_letter(&reply, ask);
+        }
+    }
+
+    /// Deletes the letters of events that an attempt has handled: their writers died before they
+    /// went on. A duplicate keeps its letter, since the position of a processor also passes events
+    /// that were given up.
+    pub(super) fn drop_letters(&mut self, work: &Work, settled: &[Version]) {
+        let (Some(stream), Some(owned)) = (
+            work.stream(),
+            self.partitions.get(&work.partition, work.epoch),
+        ) else {
+            return;
+        };
+        if owned.parking.parked.contains_key(stream) {
             return;
         }
-        let mut dropped = Vec::new();
-        for record in work.records().iter().take(done) {
-            let key = LetterKey::Event {
-                stream: record.event.header.stream.clone(),
-                version: record.event.header.version,
-            };
-            let is_parked = owned
-                .parking
-                .parked
-                .contains_key(&record.event.header.stream);
-            if !is_parked && owned.parking.letters.remove(&key) {
-                dropped.push(key);
-            }
-        }
+        let letters = settled
+            .iter()
+            .map(|version| LetterKey::event(stream.clone(), *version));
+        let dropped: Vec<_> = letters
+            .filter(|key| owned.parking.letters.remove(key))
+            .collect();
         for key in dropped {
             let op = RowOp::DeleteLetter(key);
             self.begin_task(&work.partition, work.epoch, Kind::DropLetter, Some(op));

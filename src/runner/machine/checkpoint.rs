@@ -6,6 +6,7 @@ use super::{
     input::StreamPosition,
     partition::Phase,
     retry::{Patience, Retry},
+    tasks::Kind,
 };
 use crate::{
     StreamId, Version,
@@ -120,7 +121,8 @@ impl Machine {
             .is_some_and(|e| e.wants_last_checkpoint());
         let may = self.checkpoint.not_before.is_none_or(|at| at <= now) || is_last;
         let is_due = self.checkpoint.next_at <= now || self.is_much_done();
-        if !may || !(is_due || is_last || self.is_checkpoint_awaited()) {
+        let is_awaited = self.is_checkpoint_awaited() || self.is_flush_awaited();
+        if !may || !(is_due || is_last || is_awaited) {
             return;
         }
         self.raise();
@@ -339,14 +341,14 @@ impl Machine {
                     effects.touched.contains(stream) || effects.flushing.contains(stream)
                 });
             if !is_buffered || self.checkpoint.done > after {
-                ready.push((*id, task.is_redrive()));
+                ready.push(*id);
             }
         }
-        for (id, is_redrive) in ready {
-            if is_redrive {
-                self.redrive_flushed(id);
-            } else {
-                self.park_flushed(id, now);
+        for id in ready {
+            match self.tasks.running.get(&id).map(|task| &task.kind) {
+                Some(Kind::Redrive(_)) => self.redrive_flushed(id),
+                Some(Kind::Ask(_)) => self.ask_flushed(id),
+                _ => self.park_flushed(id, now),
             }
         }
     }

@@ -10,7 +10,10 @@ use super::{
 };
 use crate::{
     StreamId, Timestamp,
-    control::{DeadLetter, DiscardRow, Failed, LetterBody, LetterKey, ParkFailure, PutIf, Stored},
+    control::{
+        DeadLetter, DiscardRow, DiscardState, Failed, LetterBody, LetterKey, ParkFailure, PutIf,
+        Stored,
+    },
     runner::{ErrorClass, FailedEvent, FailureAction, RunnerError, streams::Progress},
 };
 use std::{panic::AssertUnwindSafe, sync::Arc};
@@ -167,6 +170,14 @@ impl Machine {
                 self.pass_over(&reply, &give_up);
             }
             How::Discard => {
+                if let RowAnswer::Discard(PutIf::Conflict(Some(row))) = &reply.answer
+                    && row.value.state == DiscardState::Asked
+                {
+                    // An operator has asked for it meanwhile.
+                    let (value, seen) = (row.value.passed(), row.revision);
+                    let op = RowOp::ReplaceDiscard(stream, give_up.version, value, seen);
+                    return self.go_on(&reply, Kind::GiveUp(give_up), Some(op));
+                }
                 self.counts.discarded += 1;
                 self.pass_over(&reply, &give_up);
             }

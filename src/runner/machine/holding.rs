@@ -22,6 +22,11 @@ impl Machine {
         let owned = self.partitions.owned.values();
         owned.map(|owned| owned.parking.parked.len()).sum()
     }
+    /// Returns the number of streams that are parked, or are about to be.
+    fn parked_soon(&self) -> usize {
+        let tasks = self.tasks.running.values();
+        self.parked() + tasks.filter(|task| task.is_parking()).count()
+    }
     pub(super) fn letters(&self) -> usize {
         let owned = self.partitions.owned.values();
         owned.map(|owned| owned.parking.letters.len()).sum()
@@ -36,7 +41,7 @@ impl Machine {
     pub(super) fn may_park(&mut self, now: Instant) -> bool {
         let limits = self.rules.policy.limits;
         self.holding.since.is_none()
-            && self.parked() < limits.parked
+            && self.parked_soon() < limits.parked
             && self.newly_parked(now) < limits.parked_per_minute
             && self.letters() < limits.dead_letters
     }
@@ -46,31 +51,49 @@ impl Machine {
         self.holding.since.is_none() && self.letters() < self.rules.policy.limits.dead_letters
     }
 
-    /// Begins to hold when an event could not be given up, and goes on below half of each limit.
+    /// Begins to hold when an event could not be given up, and goes on below half of each limit, or
+    /// when the held events go well.
     pub(super) fn advance_holding(&mut self, now: Instant) {
-        if !self.lanes.has_held() {
-            self.holding = Holding::default();
+        let has_held = self.lanes.has_held() || self.has_held_unreadable();
+        let Some(mut try_at) = self.holding.try_at else {
+            if has_held {
+                tracing::error!(processor = %self.rules.name, "the processor holds: it has reached the limit of parked streams or dead letters");
+                self.holding.since = Some(now);
+                self.holding.try_at = Some(now + TRY_AGAIN);
+            }
             return;
-        }
-        let since = *self.holding.since.get_or_insert_with(|| {
-            tracing::error!(processor = %self.rules.name, "the processor holds: it has reached the limit of parked streams or dead letters");
-            now
-        });
-        let try_at = *self.holding.try_at.get_or_insert(since + TRY_AGAIN);
+        };
         let limits = self.rules.policy.limits;
         let newly = self.newly_parked(now);
         let is_below_half = self.parked() <= limits.parked / 2
             && newly <= limits.parked_per_minute / 2
             && self.letters() <= limits.dead_letters / 2;
-        if is_below_half {
+        // A trial has succeeded if nothing is held or tried again when the next one is due.
+        let has_succeeded = try_at <= now && !has_held && self.lanes.waiting() == 0;
+        if is_below_half || has_succeeded {
             tracing::info!(processor = %self.rules.name, "the processor holds no longer");
             self.holding = Holding::default();
-            self.lanes.resume_held();
+            self.resume_held();
         } else if try_at <= now {
             // The events may go well now; those that fail again are held again.
-            self.holding.try_at = Some(now + TRY_AGAIN);
-            self.lanes.resume_held();
+            try_at = now + TRY_AGAIN;
+            self.holding.try_at = Some(try_at);
+            self.resume_held();
         }
+    }
+
+    fn resume_held(&mut self) {
+        self.lanes.resume_held();
+        for owned in self.partitions.owned.values_mut() {
+            if let Some(first) = owned.unreadable.front_mut() {
+                first.is_held = false;
+            }
+        }
+    }
+
+    fn has_held_unreadable(&self) -> bool {
+        let mut owned = self.partitions.owned.values();
+        owned.any(|owned| owned.unreadable.front().is_some_and(|first| first.is_held))
     }
 
     pub(super) fn holding_wake_at(&self) -> Option<Instant> {

@@ -121,6 +121,8 @@ pub(in crate::runner) struct Work {
     pub(in crate::runner) number: u32,
     /// The versions that are passed over, since an operator has discarded them.
     pub(in crate::runner) skip: Vec<Version>,
+    /// The versions that have a letter, which is deleted once they are handled.
+    pub(in crate::runner) letters: Vec<Version>,
 }
 
 /// The source of the events of an attempt.

@@ -38,6 +38,17 @@ enum State {
     Held,
 }
 
+impl Lane {
+    /// Returns the number of records that are being handled, and true if the lane runs. A lane that
+    /// is reserved runs without a record.
+    const fn running(&self) -> (usize, bool) {
+        match self.state {
+            State::Running(records) => (records, true),
+            State::Ready | State::Waiting(_) | State::Held => (0, false),
+        }
+    }
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
     /// Only looked up, or iterated in an order that is sorted afterwards, so that the machine stays
@@ -122,6 +133,21 @@ impl Lanes {
         }
     }
 
+    /// Keeps a lane for an attempt at events that are not in it. Returns false if the lane runs.
+    /// Otherwise it runs until [`finished`](Self::finished).
+    pub(super) fn reserve(&mut self, key: &LaneKey) -> bool {
+        let lane = self.lanes.entry(key.clone()).or_insert_with(|| Lane {
+            queue: VecDeque::new(),
+            state: State::Ready,
+            retry: None,
+        });
+        let is_free = !matches!(lane.state, State::Running(_));
+        if is_free {
+            lane.state = State::Running(0);
+        }
+        is_free
+    }
+
     /// Lets a lane wait until [`resume_held`](Self::resume_held).
     pub(super) fn hold(&mut self, key: &LaneKey) {
         if let Some(lane) = self.lanes.get_mut(key) {
@@ -152,10 +178,7 @@ impl Lanes {
         let Some(lane) = self.lanes.get_mut(key) else {
             return Vec::new();
         };
-        let running = match lane.state {
-            State::Running(records) => records,
-            _ => 0,
-        };
+        let (running, is_running) = lane.running();
         let mut taken = Vec::new();
         let mut at = 0;
         lane.queue.retain(|record| {
@@ -166,9 +189,9 @@ impl Lanes {
             }
             !is_taken
         });
-        if lane.queue.is_empty() {
+        if lane.queue.is_empty() && !is_running {
             self.lanes.remove(key);
-        } else if running == 0 && !taken.is_empty() {
+        } else if !is_running && !taken.is_empty() {
             lane.retry = None;
             lane.state = State::Ready;
             self.ready.push_back(key.clone());
@@ -189,14 +212,11 @@ impl Lanes {
             return;
         }
         if let Some(lane) = self.lanes.get_mut(key) {
-            let running = match lane.state {
-                State::Running(records) => records,
-                _ => 0,
-            };
+            let (running, is_running) = lane.running();
             for (at, record) in records.into_iter().enumerate() {
                 lane.queue.insert(running + at, record);
             }
-            if running == 0 {
+            if !is_running {
                 lane.retry = None;
                 lane.state = State::Ready;
                 self.ready.push_back(key.clone());
@@ -329,17 +349,14 @@ impl Lanes {
         let mut unblocked = Vec::new();
         self.lanes.retain(|key, lane| {
             let is_gone = |record: &Arc<Record>| partitions.contains(&record.partition);
-            let running = match lane.state {
-                State::Running(records) => records,
-                _ => 0,
-            };
+            let (running, is_running) = lane.running();
             let lost_head = lane.queue.front().is_some_and(is_gone);
             let mut at = 0;
             lane.queue.retain(|record| {
                 at += 1;
                 at <= running || !is_gone(record)
             });
-            if lost_head && running == 0 {
+            if lost_head && !is_running {
                 // Nobody will wake the lane for the record that is gone, and what failed is gone too.
                 lane.retry = None;
                 if matches!(lane.state, State::Waiting(_) | State::Held) && !lane.queue.is_empty() {
@@ -347,7 +364,7 @@ impl Lanes {
                     unblocked.push(key.clone());
                 }
             }
-            !lane.queue.is_empty()
+            is_running || !lane.queue.is_empty()
         });
         // The order of the map is random; the order in which lanes run must not be.
         unblocked.sort_unstable();

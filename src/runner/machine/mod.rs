@@ -120,6 +120,8 @@ pub(super) struct Ended {
     pub(super) next: crate::Version,
     /// Of a range: the history ended before it.
     pub(super) is_short: bool,
+    /// The versions with a letter that were handled or passed over, and not found to be duplicates.
+    pub(super) settled: Vec<crate::Version>,
 }
 
 /// The result of an attempt.
@@ -287,7 +289,7 @@ impl Machine {
         self.advance_holding(now);
         self.advance_polls(now);
         self.advance_tasks(now);
-        self.advance_asks();
+        self.advance_asks(now);
         self.advance_redrives(now);
         self.dispatch(now);
         self.advance_flushes(now);
@@ -463,6 +465,7 @@ impl Machine {
                 progress: self.streams.get(stream),
                 number,
                 skip: owned.map_or_else(Vec::new, |owned| owned.parking.skip(stream)),
+                letters: owned.map_or_else(Vec::new, |owned| owned.parking.lettered(stream)),
                 what: What::Records(records),
             };
             let id = self.attempts.start(work.clone(), permit, now);
@@ -480,8 +483,14 @@ impl Machine {
         self.counts.add(&ended.counts);
         match &work.what {
             What::Records(_) => {}
-            What::Range(_) => return self.redriven(id, &work, ended, now),
-            What::Again(_) => return self.asked_again(id, &work, ended, now),
+            What::Range(_) => {
+                self.lanes.finished(&work.lane, 0);
+                return self.redriven(id, &work, ended, is_kept, now);
+            }
+            What::Again(_) => {
+                self.lanes.finished(&work.lane, 0);
+                return self.asked_again(id, &work, ended, is_kept, now);
+            }
         }
         let (partition, epoch) = (work.partition.clone(), work.epoch);
         if self.partitions.get(&partition, epoch).is_none() {
@@ -565,6 +574,6 @@ impl Machine {
         }
         let progress = ended.progress.clone();
         self.streams.set(stream, work.partition.clone(), progress);
-        self.drop_letters(work, ended.done);
+        self.drop_letters(work, &ended.settled);
     }
 }

@@ -31,6 +31,14 @@ pub(super) struct Parking {
     pub(super) discards: HashMap<(StreamId, Version), Stored<DiscardRow>>,
     pub(super) letters: HashSet<LetterKey>,
     pub(super) asks: HashMap<LetterKey, Stored<AskRow>>,
+    /// The change token as it was before the rows were last read.
+    token: Option<ChangeToken>,
+    /// The rows are being read.
+    is_loading: bool,
+    /// A row may be newer than what is known here, whatever the token says.
+    pub(super) is_outdated: bool,
+    /// The number of loads that had begun when a discard was last read or written by itself.
+    discards_after: u64,
 }
 
 /// A parked stream.
@@ -48,7 +56,6 @@ pub(super) struct Parked {
 /// The reading of rows that other processes may have changed.
 #[derive(Debug)]
 pub(super) struct Polling {
-    token: Option<ChangeToken>,
     /// The next poll; `None` while one runs.
     poll_at: Option<Instant>,
     reload_at: Instant,
@@ -63,7 +70,6 @@ pub(super) struct Polling {
 impl Polling {
     pub(super) fn new(seed: u64, now: Instant) -> Self {
         Self {
-            token: None,
             poll_at: Some(now),
             reload_at: now + RELOAD,
             loads: 0,
@@ -94,6 +100,60 @@ impl Parking {
         of.map(|((_, version), _)| *version).collect()
     }
 
+    /// Takes the discards of a load. What was read or written by itself since the load began is
+    /// newer, and stays.
+    fn load_discards(&mut self, rows: Vec<((StreamId, Version), Stored<DiscardRow>)>, load: u64) {
+        if self.discards_after < load {
+            self.discards = rows.into_iter().collect();
+            return;
+        }
+        for (key, row) in rows {
+            self.discards.entry(key).or_insert(row);
+        }
+        self.is_outdated = true;
+    }
+
+    /// Takes the discards of a stream from a version on, as they are now.
+    pub(super) fn read_discards(
+        &mut self,
+        stream: &StreamId,
+        from: Version,
+        rows: &[(Version, Stored<DiscardRow>)],
+        loads: u64,
+    ) {
+        self.discards
+            .retain(|(of, version), _| of != stream || *version < from);
+        for (version, row) in rows {
+            self.discards
+                .insert((stream.clone(), *version), row.clone());
+        }
+        self.discards_after = loads;
+    }
+
+    /// Notes a discard as it is now.
+    pub(super) fn note_discard(
+        &mut self,
+        key: (StreamId, Version),
+        row: Stored<DiscardRow>,
+        loads: u64,
+    ) {
+        self.discards.insert(key, row);
+        self.discards_after = loads;
+    }
+
+    /// Returns the versions of a stream that have a letter.
+    pub(super) fn lettered(&self, stream: &StreamId) -> Vec<Version> {
+        let letters = self.letters.iter();
+        let mine = letters.filter_map(|key| match key {
+            LetterKey::Event {
+                stream: of,
+                version,
+            } if of == stream => Some(*version),
+            _ => None,
+        });
+        mine.collect()
+    }
+
     /// Returns the letters of a stream below a version.
     pub(super) fn letters_below(&self, stream: &StreamId, below: Version) -> Vec<LetterKey> {
         let mut letters: Vec<_> = (self.letters.iter())
@@ -109,6 +169,10 @@ impl Machine {
     /// Asks for the rows of a partition.
     pub(super) fn load(&mut self, partition: &PartitionId, epoch: AssignmentEpoch) {
         self.polling.loads += 1;
+        if let Some(owned) = self.partitions.get(partition, epoch) {
+            owned.parking.is_loading = true;
+            owned.parking.is_outdated = false;
+        }
         self.out.push(Effect::Load(Load {
             partition: partition.clone(),
             epoch,
@@ -127,13 +191,16 @@ impl Machine {
         }
         if self.polling.reload_at <= now {
             self.polling.reload_at = now + RELOAD;
-            self.reload();
+            self.reload(|_| true);
         }
     }
 
-    fn reload(&mut self) {
+    /// Reads the rows of partitions again, except those whose rows are being read: the next poll
+    /// sees to them.
+    fn reload(&mut self, is_wanted: impl Fn(&Parking) -> bool) {
         let serving: Vec<_> = (self.partitions.owned.iter())
             .filter(|(_, owned)| matches!(owned.phase, Phase::Serving))
+            .filter(|(_, owned)| !owned.parking.is_loading && is_wanted(&owned.parking))
             .map(|(partition, owned)| (partition.clone(), owned.epoch))
             .collect();
         for (partition, epoch) in serving {
@@ -146,11 +213,9 @@ impl Machine {
         match result {
             Ok(polled) => {
                 self.polling.is_paused = polled.pause.is_some_and(|pause| pause.is_paused);
-                if polled.token != self.polling.token {
-                    // The token was read first, so the rows are at least as new.
-                    self.polling.token = polled.token;
-                    self.reload();
-                }
+                // Each partition has the token that was read before its rows: a partition whose
+                // rows were read before the last change, or while it happened, is read again.
+                self.reload(|parking| parking.is_outdated || parking.token != polled.token);
             }
             Err(Setback::Wait(error)) => {
                 tracing::warn!(processor = %self.rules.name, error = crate::chain(&*error), "the requests of operators could not be read yet");
@@ -174,17 +239,11 @@ impl Machine {
             Err(setback) => return self.not_loaded(load, setback, now),
         };
         let is_first = matches!(owned.phase, Phase::Starting(_));
-        owned.parking.discards = loaded.discards.into_iter().collect();
-        if is_first {
-            owned.parking.letters = loaded.letters.into_iter().collect();
-            self.polling.token = self.polling.token.or(loaded.token);
-        } else {
-            owned.parking.letters.extend(loaded.letters);
-        }
-        let owned = self.partitions.get(&load.partition, load.epoch);
-        if let Some(owned) = owned {
-            owned.parking.asks = loaded.asks.into_iter().collect();
-        }
+        let parking = &mut owned.parking;
+        (parking.token, parking.is_loading) = (loaded.token, false);
+        parking.load_discards(loaded.discards, load.number);
+        parking.letters.extend(loaded.letters);
+        parking.asks = loaded.asks.into_iter().collect();
         self.compare(load, loaded.parked);
         if is_first {
             self.serve(&load.partition, load.epoch);
@@ -201,12 +260,10 @@ impl Machine {
             return;
         };
         tracing::warn!(processor = %name, partition = %load.partition, error = crate::chain(&*error), "the rows about failed events could not be read yet");
+        (owned.parking.is_loading, owned.parking.is_outdated) = (false, true);
         if let Phase::Starting(starting) = &mut owned.phase {
             starting.try_at = Some(starting.patience.failed(now));
             starting.patience.note(&*error);
-        } else {
-            // The next poll finds another token, or the next reload comes.
-            self.polling.token = None;
         }
     }
 
@@ -215,7 +272,7 @@ impl Machine {
         let mut found = HashSet::new();
         for (stream, row, position) in rows {
             found.insert(stream.clone());
-            if self.tasks.is_busy_with(&stream) {
+            if self.is_newer_here(load, &stream, &row) {
                 continue;
             }
             let known = match self.streams.get(&stream) {
@@ -227,7 +284,6 @@ impl Machine {
                 return;
             };
             match owned.parking.parked.get_mut(&stream) {
-                Some(parked) if parked.written_after >= load.number => continue,
                 Some(parked) => {
                     parked.row = row.clone();
                     parked.is_yielded = false;
@@ -263,6 +319,22 @@ impl Machine {
         }
     }
 
+    /// Returns true if the row of a stream is being changed here, or was after the load began. If
+    /// the load has found another write than the one that is known, it may be the newer one, such as
+    /// a request: the rows are read again soon.
+    fn is_newer_here(&mut self, load: &Load, stream: &StreamId, row: &Stored<ParkRow>) -> bool {
+        let is_busy = self.tasks.is_busy_with(stream);
+        let Some(owned) = self.partitions.get(&load.partition, load.epoch) else {
+            return true;
+        };
+        let known = owned.parking.parked.get(stream);
+        let is_newer = is_busy || known.is_some_and(|p| p.written_after >= load.number);
+        if is_newer && known.is_none_or(|known| known.row.revision != row.revision) {
+            owned.parking.is_outdated = true;
+        }
+        is_newer
+    }
+
     /// Deletes the rows of a stream whose events were all handled meanwhile: the letters first.
     fn clear(&mut self, load: &Load, stream: StreamId, row: &Stored<ParkRow>) {
         let Some(owned) = self.partitions.get(&load.partition, load.epoch) else {
@@ -284,9 +356,7 @@ impl Machine {
 
     pub(super) fn cleared(&mut self, reply: Reply, mut clear: Clear) {
         match &reply.answer {
-            RowAnswer::ParkDeleted(DeleteIf::Deleted) => {
-                self.release(&reply.partition, reply.epoch, &clear.stream);
-            }
+            RowAnswer::ParkDeleted(DeleteIf::Deleted) => self.row_gone(&reply, clear.stream),
             RowAnswer::ParkDeleted(DeleteIf::Conflict(row)) => {
                 self.row_written(&reply, &clear.stream, row.clone());
             }
@@ -302,11 +372,14 @@ impl Machine {
 
     /// Notes the row of a parked stream as it is now.
     pub(super) fn row_written(&mut self, reply: &Reply, stream: &StreamId, row: Stored<ParkRow>) {
-        let loads = self.polling.loads;
+        let (loads, has_store) = (self.polling.loads, self.rules.has_event_store);
         let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) else {
             return;
         };
-        let parked = owned.parking.parked.entry(stream.clone());
+        let Partition {
+            parking, window, ..
+        } = owned;
+        let parked = parking.parked.entry(stream.clone());
         let parked = parked.or_insert_with(|| Parked {
             row: row.clone(),
             deferred: Vec::new(),
@@ -315,6 +388,15 @@ impl Machine {
         });
         parked.row = row;
         parked.written_after = loads;
+        let row = &parked.row.value;
+        parked.deferred.retain(|record| {
+            let version = record.event.header.version;
+            let is_settled = row.is_duplicate(version) || (has_store && row.covers(version));
+            if is_settled {
+                window.done(record.offset);
+            }
+            !is_settled
+        });
     }
 
     /// Takes a record of a stream that may be parked. Returns false if it is not, so that the
@@ -399,9 +481,7 @@ impl Machine {
         let row = match &reply.answer {
             RowAnswer::Park(PutIf::Written(row) | PutIf::Conflict(Some(row))) => row.clone(),
             // The stream was released: all that is not covered goes back, before anything newer.
-            RowAnswer::Park(PutIf::Conflict(None)) => {
-                return self.release(&reply.partition, reply.epoch, &raise.stream);
-            }
+            RowAnswer::Park(PutIf::Conflict(None)) => return self.row_gone(&reply, raise.stream),
             _ => {
                 // A record is stored.
                 raise.to_store.pop();
@@ -441,6 +521,26 @@ impl Machine {
             None => return,
         };
         self.go_on(reply, Kind::Raise(raise), Some(op));
+    }
+
+    /// The row of a stream is gone: reads the discards of the stream, then releases it. Another
+    /// owner may have passed over a version that is deferred here, and may have said so to an
+    /// operator.
+    pub(super) fn row_gone(&mut self, reply: &Reply, stream: StreamId) {
+        let op = RowOp::ReadDiscards(stream.clone(), Version::NONE, Version::new(u64::MAX));
+        self.go_on(reply, Kind::Release(stream), Some(op));
+    }
+
+    pub(super) fn discards_read(&mut self, reply: &Reply, stream: &StreamId) {
+        let loads = self.polling.loads;
+        if let RowAnswer::Discards(rows) = &reply.answer
+            && let Some(owned) = self.partitions.get(&reply.partition, reply.epoch)
+        {
+            owned
+                .parking
+                .read_discards(stream, Version::NONE, rows, loads);
+        }
+        self.release(&reply.partition, reply.epoch, stream);
     }
 
     /// Goes on with a stream that is parked no longer. What its row covered was handled; what was

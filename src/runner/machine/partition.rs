@@ -31,6 +31,8 @@ pub(super) struct Unreadable {
     pub(super) error: WireError,
     /// Its letter is being written.
     pub(super) is_given_up: bool,
+    /// The limit of dead letters is reached: it waits until the processor holds no longer.
+    pub(super) is_held: bool,
 }
 
 /// The phase of an assignment.

@@ -23,7 +23,7 @@ use crate::{
         Stored, merge,
     },
     ports::{AssignmentEpoch, PartitionId},
-    runner::{ErrorClass, RunnerError, streams::Progress},
+    runner::{RunnerError, streams::Progress},
 };
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -112,12 +112,18 @@ impl Machine {
         for (partition, epoch, stream) in wanted {
             self.begin_redrive(&partition, epoch, stream);
         }
-        let ready = self.tasks.running.iter().filter(|(_, task)| {
-            matches!(&task.kind, Kind::Redrive(r) if matches!(r.step, Step::Ready(at) if at.is_none_or(|at| at <= now)))
-        });
-        let ready: Vec<_> = ready.map(|(id, _)| *id).collect();
+        let mut ready = Vec::new();
+        for (id, task) in &mut self.tasks.running {
+            if let Kind::Redrive(redrive) = &mut task.kind
+                && let Step::Ready(at) = &mut redrive.step
+                && at.is_none_or(|at| at <= now)
+            {
+                *at = None;
+                ready.push(*id);
+            }
+        }
         for id in ready {
-            if self.attempts.len() >= self.rules.policy.concurrency || !self.may_redrive() {
+            if !self.may_redrive() {
                 return;
             }
             let Ok(permit) = self.permit(now) else {
@@ -129,22 +135,22 @@ impl Machine {
 
     /// Returns true if a redrive may start an attempt.
     pub(super) fn may_redrive(&self) -> bool {
-        self.ending.is_none() && !self.polling.is_paused
+        self.ending.is_none()
+            && !self.polling.is_paused
+            && self.attempts.len() < self.rules.policy.concurrency
     }
 
+    /// Returns the time at which the pause after a failure is over.
     pub(super) fn redrive_wake_at(&self) -> Option<Instant> {
-        let tasks = self
-            .tasks
-            .running
-            .values()
-            .filter_map(|task| match &task.kind {
-                Kind::Redrive(redrive) => match redrive.step {
-                    Step::Ready(at) => at,
-                    _ => None,
-                },
+        let tasks = self.tasks.running.values();
+        let pauses = tasks.filter_map(|task| match &task.kind {
+            Kind::Redrive(redrive) => match redrive.step {
+                Step::Ready(at) => at,
                 _ => None,
-            });
-        tasks.min()
+            },
+            _ => None,
+        });
+        pauses.min()
     }
 
     fn begin_redrive(&mut self, partition: &PartitionId, epoch: AssignmentEpoch, stream: StreamId) {
@@ -182,15 +188,12 @@ impl Machine {
         match redrive.step {
             Step::Claim | Step::Advance => self.row_put(reply, redrive),
             Step::Discards => {
+                let loads = self.polling.loads;
                 if let RowAnswer::Discards(rows) = &reply.answer
                     && let Some(owned) = self.partitions.get(&reply.partition, reply.epoch)
                 {
-                    let stream = &redrive.stream;
-                    let discards = &mut owned.parking.discards;
-                    discards.retain(|(of, version), _| of != stream || *version < redrive.next);
-                    for (version, row) in rows {
-                        discards.insert((stream.clone(), *version), row.clone());
-                    }
+                    let (stream, from) = (&redrive.stream, redrive.next);
+                    owned.parking.read_discards(stream, from, rows, loads);
                 }
                 redrive.step = Step::Ready(None);
                 self.go_on(&reply, Kind::Redrive(redrive), None);
@@ -229,7 +232,7 @@ impl Machine {
                     let row = row.clone();
                     self.take_row(reply, redrive, row);
                 }
-                _ => self.release(&reply.partition, reply.epoch, &redrive.stream),
+                _ => self.row_gone(&reply, redrive.stream),
             },
             Step::Ready(_) | Step::Handling(_) | Step::Flush(_) => {}
         }
@@ -244,7 +247,7 @@ impl Machine {
             }
             RowAnswer::Park(PutIf::Conflict(Some(row))) => row.clone(),
             // Another owner has handled all of it and has deleted the row.
-            _ => return self.release(&reply.partition, reply.epoch, &redrive.stream),
+            _ => return self.row_gone(&reply, redrive.stream),
         };
         let wanted = redrive.wanted.take();
         let merged = wanted.and_then(|w| merge(&w, &met.value, &self.rules.instance));
@@ -265,6 +268,7 @@ impl Machine {
             && let Some(parked) = owned.parking.parked.get_mut(stream)
         {
             parked.is_yielded = true;
+            owned.parking.is_outdated = true;
         }
     }
 
@@ -277,6 +281,12 @@ impl Machine {
         if let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) {
             let letters = owned.parking.letters_below(&redrive.stream, value.from);
             redrive.done_letters = letters;
+            let durable = Version::new(value.from.get().saturating_sub(1));
+            if !is_claim && durable > Version::NONE {
+                // `from` has moved after a flush. Without the position a restart would find a gap.
+                let positions = &mut owned.effects.positions;
+                positions.insert(redrive.stream.clone(), (durable, None));
+            }
         }
         match &value.state {
             ParkState::Redriving { owner, .. } if *owner == *self.rules.instance => {
@@ -345,6 +355,11 @@ impl Machine {
         let Some((from, to)) = parked.row.value.next_range(PAGE) else {
             return;
         };
+        // Nothing new is begun while the partition leaves, nor beside an attempt in the same lane.
+        let lane = self.rules.lane(&redrive.stream);
+        if !matches!(owned.phase, Phase::Serving) || !self.lanes.reserve(&lane) {
+            return;
+        }
         let number = redrive
             .retry
             .as_ref()
@@ -355,16 +370,15 @@ impl Machine {
             to,
         };
         let skip = owned.parking.skip(&redrive.stream);
-        let lane = self.rules.lane(&redrive.stream);
         let work = Work {
             partition,
             epoch,
             lane,
             what: What::Range(range),
-            // The events are read from history, which has no gaps and no duplicates.
-            progress: Progress::NoBase,
+            progress: Progress::Unknown,
             number,
             skip,
+            letters: Vec::new(),
         };
         let attempt = self.attempts.start(work.clone(), permit, now);
         redrive.step = Step::Handling(attempt);
@@ -372,7 +386,15 @@ impl Machine {
     }
 
     /// Takes the result of an attempt of a redrive.
-    pub(super) fn redriven(&mut self, attempt: AttemptId, work: &Work, ended: Ended, now: Instant) {
+    /// The failure of a service that is away (`is_kept`) spends no attempt.
+    pub(super) fn redriven(
+        &mut self,
+        attempt: AttemptId,
+        work: &Work,
+        ended: Ended,
+        is_kept: bool,
+        now: Instant,
+    ) {
         let flushes = self.checkpoint.flushes_begun();
         let found = self
             .tasks
@@ -403,23 +425,23 @@ impl Machine {
             owned.effects.touched.insert(range.stream.clone());
         }
         match ended.result {
+            Outcome::Failed(_) if is_kept => {
+                redrive.step = Step::Ready(None);
+                return;
+            }
             Outcome::Failed(failure) => {
                 if redrive.next > before {
                     redrive.retry = None;
                 }
-                let retry = redrive.retry.take();
-                let mut retry = retry
-                    .filter(|r| r.is_of(failure.version))
-                    .unwrap_or_else(|| Retry::new(self.rules.retry(), failure.version));
+                let known = redrive.retry.take();
+                let known = known.filter(|retry| retry.is_of(failure.version));
                 let class = failure.error.class();
-                let is_store = matches!(failure.of, FailureOf::Store);
-                if is_store && class != ErrorClass::Permanent {
-                    // A store that is away is waited for.
-                    retry = Retry::new(
-                        RetryPolicy::forever(self.rules.retry().backoff),
-                        failure.version,
-                    );
-                }
+                // A store that is away is waited for, whatever the policy about events says.
+                let policy = match failure.of {
+                    FailureOf::Store => RetryPolicy::forever(self.rules.retry().backoff),
+                    FailureOf::Record | FailureOf::Event(_) => self.rules.retry(),
+                };
+                let mut retry = known.unwrap_or_else(|| Retry::new(policy, failure.version));
                 let again = retry.failed(class.into(), now);
                 if let Some(at) = again {
                     redrive.retry = Some(retry);
@@ -512,10 +534,16 @@ impl Machine {
             return;
         };
         let row = &parked.row.value;
-        let wanted = match redrive.failure.take() {
+        let mut wanted = match redrive.failure.take() {
             Some(failure) => row.failed(&failure),
             None => row.advanced(redrive.next),
         };
+        // What has arrived meanwhile needs no operation of its own, so that a long redrive does not
+        // keep the offset back.
+        let last = parked.deferred.iter().map(|r| r.event.header.version).max();
+        if let Some(last) = last.filter(|_| self.rules.has_event_store) {
+            wanted = wanted.deferred_to(last);
+        }
         redrive.step = Step::Advance;
         redrive.wanted = Some(wanted.clone());
         let op = RowOp::ReplacePark(redrive.stream.clone(), wanted, parked.row.revision);

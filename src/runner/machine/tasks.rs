@@ -51,6 +51,8 @@ pub(super) enum Kind {
     Redrive(Box<Redrive>),
     /// Deletes the rows of a parked stream that was handled meanwhile.
     Clear(Clear),
+    /// Releases a stream whose row is gone, once its discards are read.
+    Release(StreamId),
     /// Deletes the letter of an event that was handled meanwhile.
     DropLetter,
     /// Stores the letter of a record that cannot be read.
@@ -121,7 +123,11 @@ pub(super) struct Ask {
 #[derive(Debug)]
 pub(super) enum AskStep {
     Read,
+    /// Waits for the lane of the stream.
+    Ready(Box<RecordedEvent>),
     Handling(AttemptId, Box<RecordedEvent>),
+    /// Waits for a flush that begins after this number of flushes.
+    Flush(u64, StreamId),
     Write,
     Passed,
     DeleteLetter,
@@ -158,11 +164,12 @@ impl Task {
                 _ => None,
             },
             Kind::Redrive(redrive) => Some((redrive.awaits_flush()?, &redrive.stream)),
+            Kind::Ask(ask) => match &ask.step {
+                AskStep::Flush(after, stream) => Some((*after, stream)),
+                _ => None,
+            },
             _ => None,
         }
-    }
-    pub(super) const fn is_redrive(&self) -> bool {
-        matches!(self.kind, Kind::Redrive(_))
     }
     /// Returns the stream whose park row the task changes.
     pub(super) fn parked_stream(&self) -> Option<&StreamId> {
@@ -173,8 +180,13 @@ impl Task {
             Kind::Raise(raise) => Some(&raise.stream),
             Kind::Redrive(redrive) => Some(&redrive.stream),
             Kind::Clear(clear) => Some(&clear.stream),
+            Kind::Release(stream) => Some(stream),
             _ => None,
         }
+    }
+    /// Returns true if the task is about to park a stream.
+    pub(super) fn is_parking(&self) -> bool {
+        matches!(&self.kind, Kind::GiveUp(give_up) if matches!(give_up.how, How::Park(..)))
     }
 }
 
@@ -275,9 +287,10 @@ impl Machine {
             Kind::Raise(raise) => self.raised(task, raise),
             Kind::Redrive(redrive) => self.redrive_answered(task, redrive),
             Kind::Clear(clear) => self.cleared(task, clear),
+            Kind::Release(stream) => self.discards_read(&task, &stream),
             Kind::DropLetter => {}
             Kind::LetterOnly(letter) => self.letter_stored(&task, letter),
-            Kind::Ask(ask) => self.ask_answered(task, ask, now),
+            Kind::Ask(ask) => self.ask_answered(task, ask),
         }
     }
 
@@ -334,17 +347,17 @@ impl Machine {
         stream: &StreamId,
         version: Version,
     ) -> bool {
-        let key = (stream.clone(), version);
+        let (key, loads) = ((stream.clone(), version), self.polling.loads);
         let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) else {
             return true;
         };
         match &reply.answer {
             RowAnswer::Discard(PutIf::Written(row)) => {
-                owned.parking.discards.insert(key, row.clone());
+                owned.parking.note_discard(key, row.clone(), loads);
                 true
             }
             RowAnswer::Discard(PutIf::Conflict(Some(row))) => {
-                owned.parking.discards.insert(key, row.clone());
+                owned.parking.note_discard(key, row.clone(), loads);
                 row.value.state != DiscardState::Asked
             }
             _ => true,

@@ -35,6 +35,7 @@ impl Machine {
                 record,
                 error,
                 is_given_up: false,
+                is_held: false,
             });
         }
     }
@@ -50,6 +51,7 @@ impl Machine {
             if matches!(owned.phase, Phase::Serving)
                 && let Some(first) = owned.unreadable.front()
                 && !first.is_given_up
+                && !first.is_held
                 && owned.window.first_open() == Some(first.record.offset)
             {
                 next.push((partition.clone(), owned.epoch));
@@ -95,7 +97,7 @@ impl Machine {
         tracing::warn!(processor = %rules.name, %partition, %offset, ?action, error = crate::chain(&first.error), "a record cannot be read");
         match action {
             // The limit is reached: it stays where it is.
-            FailureAction::DeadLetter if !may_write => {}
+            FailureAction::DeadLetter if !may_write => first.is_held = true,
             FailureAction::DeadLetter => {
                 let wall = rules.wall(now);
                 let failed = Failed {

@@ -9,6 +9,7 @@ mod group;
 mod handle;
 mod harness;
 mod health;
+mod parked;
 mod payload;
 mod shutdown;
 mod start;

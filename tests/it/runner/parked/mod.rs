@@ -1,0 +1,5 @@
+//! Parked streams, dead letters, and the requests of operators about them.
+mod letters;
+mod operator;
+mod streams;
+mod views;
