@@ -1,6 +1,7 @@
 //! The errors of handlers, and their classes.
 use crate::{
     BoxError, CodecError, FoldError, LoadError, Rejection,
+    breaker::CircuitOpen,
     ports::{ControlStoreError, EventStoreError, MessageBusError, SnapshotStoreError},
     resilience::FailureClass,
 };
@@ -179,6 +180,10 @@ fn class_of_one(e: &(dyn Error + 'static)) -> Option<ErrorClass> {
     }
     if let Some(e) = e.downcast_ref::<MessageBusError>() {
         return by(e.is_transient(), None);
+    }
+    if let Some(open) = e.downcast_ref::<CircuitOpen>() {
+        let retry_after = open.retry_after.unwrap_or_default();
+        return Some(ErrorClass::Throttled { retry_after });
     }
     match e.downcast_ref::<LoadError>() {
         // Its source knows more.

@@ -187,7 +187,9 @@ impl ProcessorPolicy {
         self.on_failure = OnFailure(Arc::new(action));
         self
     }
-    /// Sets the action for an unknown event. Default [`UnknownEvents::Skip`].
+    /// Sets the action for an event of a subscribed aggregate type under a name that this build does
+    /// not know. Default [`UnknownEvents::Skip`] for a listener, and [`UnknownEvents::Fail`] for a
+    /// projector: a newer build will know the event, and must find it.
     #[must_use]
     pub const fn with_unknown_events(mut self, unknown: UnknownEvents) -> Self {
         self.unknown_events = unknown;

@@ -107,6 +107,7 @@ impl Driver {
     }
 
     async fn drive(&mut self, stop: &CancellationToken) -> Result<(), RunnerError> {
+        let mut breaker = self.settings.rules.breaker.as_ref().map(|b| b.changes());
         let sleep = tokio::time::sleep_until(Instant::now());
         tokio::pin!(sleep);
         let mut is_stopped = false;
@@ -136,6 +137,7 @@ impl Driver {
                 Some(joined) = self.jobs.join_next_with_id() => self.answered(joined),
                 Some(id) = self.advanced.1.recv() => Some(Input::Advanced(id)),
                 () = &mut sleep, if wake_at.is_some() => Some(Input::Timer),
+                () = changed(breaker.as_mut()) => Some(Input::Timer),
                 event = next::receive(consumer.as_deref()), if receives => self.received(event),
             };
             let now = Instant::now();
@@ -169,4 +171,15 @@ impl Driver {
             }
         }
     }
+}
+
+/// Waits until a circuit breaker may admit other calls than before: another process may have voted,
+/// or another processor may share the breaker.
+async fn changed(breaker: Option<&mut tokio::sync::watch::Receiver<u64>>) {
+    if let Some(breaker) = breaker
+        && breaker.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }

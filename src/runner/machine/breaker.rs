@@ -146,6 +146,9 @@ impl Machine {
     pub(super) fn breaker_pauses(&self, now: Instant) -> bool {
         match self.guard.state(now) {
             None | Some(CircuitState::Closed) => false,
+            // Of a breaker that several processes share, one that has no record takes part in the
+            // probe only once a record has come.
+            Some(CircuitState::Open { until: None }) => self.lanes.has_any(),
             // Somebody has to be the probe: a record that waits, or else the first to come. The one
             // whose probe has failed last may be what fails, and not the service.
             Some(CircuitState::HalfOpen) => {

@@ -43,7 +43,7 @@ pub(super) enum Phase {
     /// Records are handled.
     Serving,
     /// The group takes the partition away: what runs is finished and committed.
-    Leaving(RevocationId),
+    Leaving,
 }
 
 #[derive(Debug)]
@@ -139,7 +139,7 @@ impl Partition {
     }
 
     pub(super) const fn is_leaving(&self) -> bool {
-        matches!(self.phase, Phase::Leaving(_))
+        matches!(self.phase, Phase::Leaving)
     }
 }
 

@@ -181,7 +181,7 @@ impl Machine {
                 // Nothing of it was handled.
                 self.partitions.owned.remove(&partition);
             } else {
-                owned.phase = Phase::Leaving(id);
+                owned.phase = Phase::Leaving;
                 leaving.insert(partition);
             }
         }

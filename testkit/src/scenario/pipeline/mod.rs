@@ -74,10 +74,10 @@ impl<A: Decide<C>, C: Send + Sync> CommandFor<A> for C {
 ///   the log, as is the default, does not receive them.
 /// - A processor that fails **halts** at the event, and stays halted until the next
 ///   [`run`](Self::run), which restarts it. A test that does not assert the halt with
-///   [`then_halted`](Self::then_halted) fails at its next call or at its end. It halts whatever its policy
-///   says about failed events: a stream that is parked, or an event that becomes a dead letter,
-///   would go unnoticed in a test. It has no circuit breaker: an event that fails while one is
-///   open waits for its service.
+///   [`then_halted`](Self::then_halted) fails at its next call or at its end. It halts whatever its
+///   policy says about failed events: a stream that is parked, or an event that becomes a dead
+///   letter, would go unnoticed in a test. It has no circuit breaker: an event that fails while one
+///   is open waits for its service.
 /// - Ids are given as values or as texts.
 /// - A pipeline has its own runtime, so its tests are plain `#[test]`s. Its topic has four
 ///   partitions.
