@@ -24,6 +24,7 @@ mod hash;
 mod clock;
 mod chain;
 mod text;
+mod trace;
 mod shared_str;
 
 pub use aggregate::{Aggregate, Context, Decide, Decision, Snapshot};
@@ -56,6 +57,7 @@ pub use resilience::{
 pub use snapshot::{LoadPolicy, SinceSnapshot, SnapshotPolicy};
 pub use source_uri::{InvalidSourceUri, SourceUri};
 pub use stream::{InvalidStreamId, StreamId, Version};
+pub use trace::TraceContext;
 pub(crate) use wire::{WireError, from_message, previous_record, to_message};
 
 /// The boxed error type in which every `source` is kept.

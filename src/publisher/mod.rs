@@ -33,6 +33,7 @@ pub use report::{PollReport, PublishReport, StreamFailure};
 
 use crate::{
     Backoff, Clock, IdSource, RetryPolicy, SourceUri, StreamId, SystemClock, SystemIds,
+    TraceContext,
     control::{Rows, TopicPins, Watermarks},
     keyed::KeyedLock,
     ports::{
@@ -79,6 +80,7 @@ pub struct Publisher {
     bus: Arc<dyn MessageBus>,
     control: Arc<dyn ControlStore>,
     clock: Arc<dyn Clock>,
+    trace: Option<Arc<dyn TraceContext>>,
     route: TopicRoute,
     source: SourceUri,
     concurrency: usize,
@@ -123,6 +125,7 @@ impl Publisher {
             bus: shared::message_bus(bus),
             control,
             clock: Arc::new(SystemClock),
+            trace: None,
             route: TopicRoute::default(),
             source: SourceUri::default(),
             concurrency: 32,
@@ -159,6 +162,12 @@ impl Publisher {
     #[must_use]
     pub const fn with_retry(mut self, retry: RetryPolicy) -> Self {
         self.retry = retry;
+        self
+    }
+    /// Makes the span of each record a child of the span that stored its event.
+    #[must_use]
+    pub fn with_trace_context(mut self, trace: impl TraceContext) -> Self {
+        self.trace = Some(Arc::new(trace));
         self
     }
     /// Sets the clock that measures how long checkpoints are apart. Repeats follow tokio's clock.

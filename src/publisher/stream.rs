@@ -21,6 +21,7 @@ use crate::{
 use futures::{FutureExt, StreamExt};
 use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 /// Commits of one read.
 const PAGE: NonZeroU32 = NonZeroU32::new(100).expect("not zero");
@@ -417,6 +418,26 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
+    /// Opens the span of one record, as a child of the span that stored the event.
+    fn span(&self, version: Version, message: &Message) -> tracing::Span {
+        let span = tracing::info_span!(
+            "publish",
+            otel.name = format_args!("publish {}", message.topic),
+            otel.kind = "producer",
+            messaging.operation.name = "publish",
+            messaging.operation.type = "publish",
+            messaging.destination.name = &*message.topic,
+            messaging.message.id = message.header("ce_id"),
+            foldstream.stream = %self.stream,
+            foldstream.version = version.get(),
+        );
+        if let (Some(trace), Some(parent)) = (&self.publisher.trace, message.header("traceparent"))
+        {
+            trace.adopt(&span, parent);
+        }
+        span
+    }
+
     /// Sends one record and awaits its acknowledgement.
     async fn send_one(
         &mut self,
@@ -427,7 +448,8 @@ impl<'a> Work<'a> {
         loop {
             // Retention counts from here, also after a long time of failures.
             message.timestamp = self.publisher.clock.now();
-            let Err(source) = self.publisher.bus.publish(&message).await else {
+            let sent = self.publisher.bus.publish(&message);
+            let Err(source) = sent.instrument(self.span(version, &message)).await else {
                 self.messages += 1;
                 return Ok(());
             };

@@ -1,7 +1,7 @@
 //! Appends of events without a decision, and the settlement of appends whose outcome is not known.
 use super::{
     AppendError, FoldError, LoadError, Loaded, Repository, Settled, prepare::ahead, settle,
-    turns::Known,
+    spans::append_span, turns::Known,
 };
 use crate::{
     Aggregate, ExpectedVersion, Metadata, StreamHead, StreamId, Version, VersionConflict,
@@ -9,6 +9,7 @@ use crate::{
     resilience::{Attempts, FailureClass},
 };
 use std::sync::Arc;
+use tracing::Instrument;
 
 impl<A: Aggregate> Repository<A> {
     /// Stores events without a decision, and returns the new head. For events that were decided
@@ -59,9 +60,10 @@ impl<A: Aggregate> Repository<A> {
             return Err(EventStoreError::Invalid { reason }.into());
         }
         let encoded = self.encode(events)?;
-        let appended = self
-            .append_in_turn(&stream, &expected, events, &encoded, &metadata)
-            .await;
+        let span = append_span(&stream);
+        let metadata = self.traced(&span, metadata);
+        let appended = self.append_in_turn(&stream, &expected, events, &encoded, &metadata);
+        let appended = appended.instrument(span).await;
         appended.inspect_err(|error| match error {
             AppendError::Store(error) => self.met(error),
             AppendError::Load(error) => self.met_in_load(error),

@@ -1,5 +1,8 @@
 //! The execution of a command: its decision, and the append of the events that follow from it.
-use super::{ExecuteError, Executed, LoadError, Loaded, Repository, fold, prepare::Prepared};
+use super::{
+    ExecuteError, Executed, LoadError, Loaded, Repository, fold, prepare::Prepared,
+    spans::append_span,
+};
 use crate::{
     Aggregate, Context, Decide, ExpectedVersion, Metadata, StreamHead, StreamId, Timestamp,
     VersionConflict,
@@ -8,6 +11,7 @@ use crate::{
 };
 use futures::{Stream, StreamExt};
 use std::time::Duration;
+use tracing::Instrument;
 
 /// The result of executing a command `C` on an aggregate `A`.
 pub type ExecuteResult<A, C> = Result<Executed<A>, ExecuteError<<A as Decide<C>>::Error>>;
@@ -197,16 +201,21 @@ impl<A: Aggregate> Repository<A> {
         if let Some(reason) = expected.head_of_another(&stream) {
             return Err(EventStoreError::Invalid { reason }.into());
         }
+        let span = self.span::<C>(&stream, &metadata);
+        let metadata = self.traced(&span, metadata);
         let request = Request {
             stream: &stream,
             command: &command,
             metadata: &metadata,
             expected,
         };
-        let executed = match (&self.inner.idempotency, metadata.command_id()) {
-            (Some(idempotency), Some(id)) => self.execute_once(request, id, idempotency).await,
-            _ => self.execute_on(request).await,
+        let executed = async {
+            match (&self.inner.idempotency, metadata.command_id()) {
+                (Some(idempotency), Some(id)) => self.execute_once(request, id, idempotency).await,
+                _ => self.execute_on(request).await,
+            }
         };
+        let executed = executed.instrument(span).await;
         executed.inspect_err(|error| match error {
             ExecuteError::Store(error) => self.met(error),
             ExecuteError::Load(error) => self.met_in_load(error),
@@ -239,7 +248,8 @@ impl<A: Aggregate> Repository<A> {
             // events is kept then, so that the next attempt reads only what is new.
             let before = (attempts.failed() > 0).then(|| facts.loaded.clone());
             let prepared = self.prepare(facts, commit_id, request.metadata).await?;
-            match self.inner.store.append(&prepared.append).await {
+            let stored = self.inner.store.append(&prepared.append);
+            match stored.instrument(append_span(request.stream)).await {
                 Ok(AppendOutcome::Appended(head)) => {
                     let executed = self.stored(prepared, head);
                     turn.keep(executed.loaded.clone());

@@ -70,6 +70,7 @@ use super::{
     ExecuteError, Executed, Loaded, Repository,
     execute::{Decided, NoFacts, Reason, Request, Start},
     prepare::Prepared,
+    spans::append_span,
     turns::Turn,
 };
 use crate::{
@@ -79,6 +80,7 @@ use crate::{
     resilience::{Attempts, FailureClass},
 };
 use std::{sync::Arc, time::Duration};
+use tracing::Instrument;
 
 /// The largest size of a command id in bytes: stream, separator and id must fit into a sort key.
 const MAX_COMMAND_ID: usize = 256;
@@ -444,7 +446,11 @@ impl<A: Aggregate> Repository<A> {
 
     /// Appends prepared events at the marked slot.
     async fn append_once<E>(&self, prepared: Prepared<A>, mark: Stored<Mark>) -> Stepped<A, E> {
-        match self.inner.store.append(&prepared.append).await? {
+        let stored = self.inner.store.append(&prepared.append);
+        let stored = stored
+            .instrument(append_span(prepared.append.head.stream()))
+            .await?;
+        match stored {
             AppendOutcome::Appended(head) => Ok(Step::Done(self.stored(prepared, head))),
             AppendOutcome::Repeated(commits) => {
                 Ok(Step::Done(self.repeated(prepared, commits).await?))

@@ -21,6 +21,7 @@ mod error;
 mod metrics;
 mod skew;
 mod snapshots;
+mod spans;
 mod turns;
 mod values;
 
@@ -36,7 +37,7 @@ pub(crate) use prepare::seal_append;
 use crate::{
     Aggregate, Clock, ConflictRetry, DomainEvent, IdSource, InvalidStreamId, InvalidUpcasters,
     LoadPolicy, PayloadCodecs, Recorded, Snapshot, SnapshotPolicy, StreamHead, StreamId,
-    SystemClock, SystemIds, Upcasters,
+    SystemClock, SystemIds, TraceContext, Upcasters,
     codec::ReadBack,
     ports::{BoxStream, Commit, ControlStore, EventStore, ReadFrom, SnapshotStore, shared},
 };
@@ -112,6 +113,7 @@ struct Inner<A: Aggregate> {
     confirm_after: Duration,
     clock: Arc<dyn Clock>,
     ids: Arc<dyn IdSource>,
+    trace: Option<Arc<dyn TraceContext>>,
 }
 
 impl<A: Aggregate> Clone for Inner<A> {
@@ -132,6 +134,7 @@ impl<A: Aggregate> Clone for Inner<A> {
             confirm_after: self.confirm_after,
             clock: self.clock.clone(),
             ids: self.ids.clone(),
+            trace: self.trace.clone(),
         }
     }
 }
@@ -177,6 +180,7 @@ impl<A: Aggregate> Repository<A> {
             confirm_after: CONFIRM_AFTER,
             clock: Arc::new(SystemClock),
             ids: Arc::new(SystemIds),
+            trace: None,
         };
         Self {
             inner: Arc::new(inner),
@@ -317,6 +321,13 @@ impl<A: Aggregate> Repository<A> {
     #[must_use]
     pub fn with_conflict_retry(self, retry: ConflictRetry) -> Self {
         self.edit(|i| i.retry = retry)
+    }
+    /// Stores the trace context of a command's span with its events, if the caller gives none
+    /// by [`Metadata::with_traceparent`](crate::Metadata::with_traceparent). Without this, only what the caller gives is
+    /// stored. Transactions store what the caller gives.
+    #[must_use]
+    pub fn with_trace_context(self, trace: impl TraceContext) -> Self {
+        self.edit(|i| i.trace = Some(Arc::new(trace)))
     }
     /// Sets the clock that the repository uses. Default: the system's clock.
     #[must_use]

@@ -5,6 +5,7 @@ use super::{
     erased::{AnyEvent, ErasedProcessor},
     machine::{Ended, Failure, FailureOf, Outcome, Range, Record, What, Work},
     report::Counts,
+    spans::{self, Spans},
     step::{Arrived, HistoryForked, Step, next_step},
     streams::Progress,
 };
@@ -19,6 +20,7 @@ use bytes::Bytes;
 use futures::{FutureExt, TryStreamExt};
 use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 /// What the attempts of one processor share.
 pub(super) struct Shared {
@@ -31,6 +33,7 @@ pub(super) struct Shared {
     pub(super) rows: ProcessorRows,
     pub(super) upcasters: Upcasters,
     pub(super) codecs: PayloadCodecs,
+    pub(super) spans: Spans,
     pub(super) rules: AttemptRules,
 }
 
@@ -513,6 +516,14 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
     /// Returns how many events were handled, and the error of the next one.
     async fn call(&self, mut pending: Vec<Pending>) -> (usize, Option<HandlerError>) {
         let asked = pending.len();
+        let Some(first) = pending.first() else {
+            return (0, None);
+        };
+        let span = self.shared.spans.process(&first.ctx, asked);
+        let caused = self.shared.spans.caused(&span);
+        for event in &mut pending {
+            event.ctx.set_trace(caused.clone());
+        }
         let tokens: Vec<_> = pending.iter().map(|p| p.ctx.cancel_token()).collect();
         // Work that the handler left elsewhere is told when nobody waits for the answer any more:
         // after a timeout, a panic, or the end of the run.
@@ -534,8 +545,11 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
             ("batch handler", self.shared.processor.handle_batch(events))
         };
         let timeout = self.shared.rules.timeout;
-        let called = tokio::time::timeout(timeout, AssertUnwindSafe(call).catch_unwind()).await;
-        let (done, error) = match called {
+        let call = AssertUnwindSafe(call.instrument(span.clone())).catch_unwind();
+        #[cfg(feature = "metrics")]
+        let began = tokio::time::Instant::now();
+        let called = tokio::time::timeout(timeout, call).await;
+        let answer = match called {
             Err(_) => (0, Some(HandlerError::timed_out(timeout))),
             Ok(Err(panic)) => {
                 let message = panic_message(what, &*panic);
@@ -548,6 +562,16 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
                 answer
             }
         };
+        let (done, error) = answer;
+        if let Some(error) = &error {
+            spans::failed(&span, error);
+        }
+        #[cfg(feature = "metrics")]
+        super::metrics::called(
+            self.shared.model.processor(),
+            began.elapsed(),
+            error.as_ref().map(HandlerError::class),
+        );
         match error {
             None if done == asked => (asked, None),
             Some(error) if done < asked => (done, Some(error)),

@@ -27,6 +27,19 @@ pub enum ErrorClass {
     Fatal,
 }
 
+impl ErrorClass {
+    /// Returns the name of the class in lower case, for labels and logs.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Transient => "transient",
+            Self::Throttled { .. } => "throttled",
+            Self::Permanent => "permanent",
+            Self::Poison => "poison",
+            Self::Fatal => "fatal",
+        }
+    }
+}
+
 impl From<ErrorClass> for FailureClass {
     fn from(class: ErrorClass) -> Self {
         match class {

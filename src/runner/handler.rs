@@ -237,6 +237,8 @@ pub struct EventContext {
     attempt: u32,
     source: EventSource,
     cancelled: CancellationToken,
+    /// The trace context of this attempt's span.
+    trace: Option<Arc<str>>,
 }
 
 impl EventContext {
@@ -249,7 +251,11 @@ impl EventContext {
             attempt: 1,
             source,
             cancelled: CancellationToken::new(),
+            trace: None,
         }
+    }
+    pub(super) fn set_trace(&mut self, trace: Option<Arc<str>>) {
+        self.trace = trace;
     }
     pub(super) fn with_attempt(mut self, attempt: u32, cancelled: CancellationToken) -> Self {
         (self.attempt, self.cancelled) = (attempt, cancelled);
@@ -319,7 +325,8 @@ impl EventContext {
         if let Some(id) = self.header.metadata.correlation_id() {
             metadata = metadata.with_correlation_id(id.clone());
         }
-        if let Some(trace) = self.header.metadata.traceparent() {
+        let trace = self.trace.as_deref();
+        if let Some(trace) = trace.or_else(|| self.header.metadata.traceparent()) {
             metadata = metadata.with_traceparent(trace);
         }
         metadata

@@ -24,8 +24,11 @@ mod handler;
 mod health;
 mod host;
 mod machine;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 mod policy;
 mod report;
+mod spans;
 mod step;
 mod streams;
 
@@ -41,7 +44,7 @@ pub use policy::{DeliveryLevel, OnHalt, ProcessorPolicy, Start, UnknownEvents};
 pub use report::{BuildError, ProcessorReport, RunnerError, RunnerReport};
 
 use crate::{
-    Clock, IdSource, PayloadCodecs, SystemClock, SystemIds, Upcasters,
+    Clock, IdSource, PayloadCodecs, SystemClock, SystemIds, TraceContext, Upcasters,
     ports::{ControlStore, EventStore, MessageBus, shared},
     text::forbidden_char,
 };
@@ -72,6 +75,7 @@ pub struct RunnerBuilder {
     label: Arc<str>,
     lag_interval: Duration,
     on_halt: OnHalt,
+    trace: Option<Arc<dyn TraceContext>>,
     topics: Vec<Arc<str>>,
     group_prefix: Arc<str>,
     shutdown_timeout: Duration,
@@ -189,6 +193,14 @@ impl RunnerBuilder {
         self.on_halt = then;
         self
     }
+    /// Lets the span of each call of a handler continue the trace of its event, and gives the trace
+    /// to what the handler [causes](EventContext::caused). Default: the spans belong to no trace of
+    /// another process.
+    #[must_use]
+    pub fn with_trace_context(mut self, trace: impl TraceContext) -> Self {
+        self.trace = Some(Arc::new(trace));
+        self
+    }
     /// Sets how often each processor asks the bus for the ends of its topics, from which the
     /// [`Lag`] follows. Each time costs one request for each topic. The answers also tell that the
     /// bus is there while there are no records. Default 10 s.
@@ -303,6 +315,7 @@ impl Runner {
             label: host::name(),
             lag_interval: Duration::from_secs(10),
             on_halt: OnHalt::default(),
+            trace: None,
             topics: vec!["GlobalEvents".into()],
             group_prefix: group_prefix.into(),
             shutdown_timeout: Duration::from_secs(25),

@@ -25,6 +25,8 @@ pub(in crate::runner) struct Live {
     shutdown: Duration,
     shown: Mutex<Shown>,
     has_ended: watch::Sender<bool>,
+    #[cfg(feature = "metrics")]
+    meter: crate::runner::metrics::Meter,
 }
 
 #[derive(Debug)]
@@ -180,6 +182,8 @@ impl Live {
             shutdown,
             shown: Mutex::new(Shown::new(Counts::default(), Instant::now())),
             has_ended: watch::Sender::new(false),
+            #[cfg(feature = "metrics")]
+            meter: crate::runner::metrics::Meter::default(),
         }
     }
 
@@ -193,6 +197,15 @@ impl Live {
 
     pub(super) fn count(&self, counts: Counts) {
         self.shown().counts = counts;
+    }
+
+    /// Records the counts and the state, where metrics are wanted.
+    pub(super) fn record(&self) {
+        #[cfg(feature = "metrics")]
+        {
+            let counts = self.shown().counts();
+            self.meter.record(counts, &self.health());
+        }
     }
 
     /// Shows the state of the processor, and returns it.
@@ -233,6 +246,7 @@ impl Live {
             *has_ended = true;
             true
         });
+        self.record();
     }
 
     /// Notes that nobody looks any more.

@@ -4,7 +4,7 @@ use super::{
     watch::Watching,
 };
 use crate::{
-    IdSource, PayloadCodecs, Upcasters,
+    IdSource, PayloadCodecs, TraceContext, Upcasters,
     control::InstanceId,
     ports::{ControlStore, EventStore, MessageBus},
 };
@@ -36,6 +36,7 @@ pub(super) struct Handling {
     pub(super) processor: Arc<dyn ErasedProcessor>,
     pub(super) upcasters: Upcasters,
     pub(super) codecs: PayloadCodecs,
+    pub(super) trace: Option<Arc<dyn TraceContext>>,
 }
 
 impl Settings {
@@ -69,6 +70,7 @@ impl Settings {
                 processor: entry.processor.clone(),
                 upcasters: entry.upcasters.clone(),
                 codecs: shared.codecs.clone(),
+                trace: shared.trace.clone(),
             },
             watching: Watching {
                 instance,

@@ -16,6 +16,7 @@ use crate::{
         DeliveryLevel, HandlerError, ModelId, RunnerError,
         attempt::{AttemptRules, Shared},
         machine::{Ends, Setback},
+        spans::Spans,
     },
 };
 use futures::FutureExt;
@@ -39,16 +40,17 @@ impl Settings {
         }
         let consumer = self.ports.bus.subscribe(subscription).await;
         let consumer = consumer.map_err(|e| self.bus_setback(e))?;
+        let shared = Arc::new(self.shared(model, &group));
         Ok(Membership {
             group: group.into(),
             consumer,
             boot,
-            shared: Arc::new(self.shared(model)),
+            shared,
             epoch,
         })
     }
 
-    fn shared(&self, model: ModelId) -> Shared {
+    fn shared(&self, model: ModelId, group: &str) -> Shared {
         let policy = &self.rules.policy;
         let positions = (policy.level == DeliveryLevel::Deduplicated).then(|| {
             let (control, ids) = (self.ports.control.clone(), self.ports.ids.clone());
@@ -65,6 +67,10 @@ impl Settings {
             positions,
             upcasters: self.handling.upcasters.clone(),
             codecs: self.handling.codecs.clone(),
+            spans: Spans {
+                group: group.into(),
+                context: self.handling.trace.clone(),
+            },
             rules: AttemptRules {
                 unknown_events: policy.unknown_events,
                 start: policy.start,

@@ -148,6 +148,7 @@ impl Driver {
         self.watch.is_new = false;
         let snapshot = self.machine.snapshot(now);
         let shown = self.live.show(snapshot, self.watch.watched(), now);
+        self.live.record();
         self.tell_if_caught_up(&shown);
         self.ask_ends(now);
         self.write_row(shown, now);

@@ -13,5 +13,6 @@ mod parked;
 mod payload;
 mod shutdown;
 mod start;
+mod telemetry;
 mod upcasters;
 mod topics;

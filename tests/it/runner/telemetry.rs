@@ -1,0 +1,310 @@
+//! Spans, traces over processes, and metrics.
+use super::{handle::pass, harness::*};
+use crate::support::{Account, AccountCommand, AccountEvent};
+use foldstream::{
+    Repository, TraceContext,
+    publisher::Publisher,
+    runner::{EventContext, HandlerError, HandlerResult, Listener, metrics as names},
+};
+use metrics::{Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+use tracing::{Span, field::Visit, span};
+use tracing_subscriber::{Layer, layer::SubscriberExt, registry::LookupSpan};
+
+/// A span as it was opened, with what was recorded in it later.
+#[derive(Clone, Debug, Default)]
+struct Opened {
+    name: &'static str,
+    fields: BTreeMap<String, String>,
+    /// The id of the span that encloses it.
+    parent: Option<u64>,
+    /// The traceparent that it continues.
+    adopted: Option<String>,
+}
+
+/// All spans, by their ids, and the context that names them.
+#[derive(Clone, Debug, Default)]
+struct Traces(Arc<Mutex<BTreeMap<u64, Opened>>>);
+
+impl Traces {
+    fn named(&self, name: &str) -> Vec<(u64, Opened)> {
+        let spans = self.0.lock().unwrap();
+        let named = spans.iter().filter(|(_, span)| span.name == name);
+        named.map(|(id, span)| (*id, span.clone())).collect()
+    }
+}
+
+fn traceparent(span: u64) -> String {
+    format!("00-0af7651916cd43dd8448eb211c80319c-{span:016x}-01")
+}
+
+impl TraceContext for Traces {
+    fn current(&self) -> Option<String> {
+        Some(traceparent(Span::current().id()?.into_u64()))
+    }
+    fn adopt(&self, span: &Span, traceparent: &str) {
+        let id = span.id().unwrap().into_u64();
+        let mut spans = self.0.lock().unwrap();
+        spans.get_mut(&id).unwrap().adopted = Some(traceparent.into());
+    }
+}
+
+struct Fields<'a>(&'a mut BTreeMap<String, String>);
+impl Visit for Fields<'_> {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        let text = format!("{value:?}");
+        let text = text.trim_matches('"').to_owned();
+        self.0.insert(field.name().into(), text);
+    }
+}
+
+impl<S: tracing::Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Traces {
+    fn on_new_span(
+        &self,
+        attributes: &span::Attributes<'_>,
+        id: &span::Id,
+        ctx: tracing_subscriber::layer::Context<'_, S>,
+    ) {
+        let mut seen = Opened {
+            name: attributes.metadata().name(),
+            parent: ctx.current_span().id().map(span::Id::into_u64),
+            ..Opened::default()
+        };
+        attributes.record(&mut Fields(&mut seen.fields));
+        self.0.lock().unwrap().insert(id.into_u64(), seen);
+    }
+    fn on_record(
+        &self,
+        id: &span::Id,
+        values: &span::Record<'_>,
+        _: tracing_subscriber::layer::Context<'_, S>,
+    ) {
+        if let Some(seen) = self.0.lock().unwrap().get_mut(&id.into_u64()) {
+            values.record(&mut Fields(&mut seen.fields));
+        }
+    }
+}
+
+fn collect() -> (Traces, tracing::subscriber::DefaultGuard) {
+    let traces = Traces::default();
+    let subscriber = tracing_subscriber::registry().with(traces.clone());
+    (traces, tracing::subscriber::set_default(subscriber))
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_span_of_a_handler_has_the_names_of_the_messaging_conventions() {
+    let (traces, _guard) = collect();
+    let world = World::new(1);
+    world.deposit("a").await;
+    let seen = Seen::failing(|_, _, attempt| match attempt {
+        1 => Err(HandlerError::transient("down")),
+        _ => Ok(()),
+    });
+    world
+        .catch_up(seen, from_beginning())
+        .await
+        .into_result()
+        .unwrap();
+    let spans = traces.named("process");
+    assert_eq!(spans.len(), 2, "{spans:?}");
+    let (failed, fields) = (&spans[0].1.fields, &spans[1].1.fields);
+    for (name, value) in [
+        ("otel.kind", "consumer"),
+        ("otel.name", "process seen"),
+        ("messaging.operation.name", "process"),
+        ("messaging.operation.type", "process"),
+        ("messaging.consumer.group.name", SEEN),
+        ("messaging.destination.name", TOPIC),
+        ("messaging.destination.partition.id", "0"),
+        ("messaging.kafka.offset", "0"),
+        ("foldstream.stream", "account#a"),
+        ("foldstream.version", "1"),
+        ("foldstream.attempt", "2"),
+    ] {
+        assert_eq!(fields.get(name).map(String::as_str), Some(value), "{name}");
+    }
+    assert_eq!(failed["error.type"], "transient");
+    assert_eq!(failed["otel.status_code"], "ERROR");
+    assert!(!fields.contains_key("error.type"), "{fields:?}");
+}
+
+/// Remembers the trace context that a command gets that it causes.
+#[derive(Clone, Default)]
+struct Causes(Arc<Mutex<Vec<Option<String>>>>);
+impl Listener for Causes {
+    const NAME: &'static str = "seen";
+    type Events = AccountEvent;
+    async fn handle(&self, _: &AccountEvent, ctx: &EventContext) -> HandlerResult {
+        let caused = ctx.caused("step");
+        let trace = caused.traceparent().map(ToOwned::to_owned);
+        self.0.lock().unwrap().push(trace);
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_continues_the_trace_of_its_event_and_gives_its_own_span_to_what_it_causes() {
+    let (traces, _guard) = collect();
+    let world = World::new(1);
+    let writer = traceparent(4711);
+    let mut commit = world.store("a", 1).await;
+    commit.metadata = commit.metadata.with_traceparent(writer.clone());
+    world.publish(&commit).await;
+    let causes = Causes::default();
+    let runner = world.builder().with_trace_context(traces.clone());
+    let runner = runner.listener_with(causes.clone(), from_beginning());
+    let runner = runner.build().unwrap();
+    runner.run_until_caught_up().await.into_result().unwrap();
+    let spans = traces.named("process");
+    let (id, span) = &spans[0];
+    assert_eq!(span.adopted.as_deref(), Some(&*writer));
+    assert_eq!(*causes.0.lock().unwrap(), [Some(traceparent(*id))]);
+}
+
+/// Keeps the last value of each metric, by name and labels.
+#[derive(Clone, Debug, Default)]
+struct Recorder(Arc<Mutex<BTreeMap<String, f64>>>);
+
+struct Cell(String, Recorder);
+impl Cell {
+    fn change(&self, to: impl FnOnce(f64) -> f64) {
+        let mut values = self.1.0.lock().unwrap();
+        let value = values.entry(self.0.clone()).or_default();
+        *value = to(*value);
+    }
+}
+impl CounterFn for Cell {
+    fn increment(&self, by: u64) {
+        self.change(|value| value + by as f64);
+    }
+    fn absolute(&self, value: u64) {
+        self.change(|_| value as f64);
+    }
+}
+impl GaugeFn for Cell {
+    fn increment(&self, by: f64) {
+        self.change(|value| value + by);
+    }
+    fn decrement(&self, by: f64) {
+        self.change(|value| value - by);
+    }
+    fn set(&self, to: f64) {
+        self.change(|_| to);
+    }
+}
+impl HistogramFn for Cell {
+    /// Counts the values.
+    fn record(&self, _: f64) {
+        self.change(|value| value + 1.0);
+    }
+}
+
+impl Recorder {
+    fn cell(&self, key: &Key) -> Arc<Cell> {
+        let labels = key.labels();
+        let mut labels: Vec<_> = labels
+            .map(|label| format!("{}={}", label.key(), label.value()))
+            .collect();
+        labels.sort();
+        let name = format!("{}{{{}}}", key.name(), labels.join(","));
+        Arc::new(Cell(name, self.clone()))
+    }
+    /// Returns the value of a metric with these labels beside the processor's name.
+    fn of(&self, name: &str, labels: &str) -> Option<f64> {
+        let mut all = vec![format!("{}=seen", names::PROCESSOR)];
+        all.extend((!labels.is_empty()).then(|| labels.to_owned()));
+        all.sort();
+        let key = format!("{name}{{{}}}", all.join(","));
+        self.0.lock().unwrap().get(&key).copied()
+    }
+}
+
+impl metrics::Recorder for Recorder {
+    fn describe_counter(&self, _: KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
+    fn describe_gauge(&self, _: KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
+    fn describe_histogram(&self, _: KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
+    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
+        Counter::from_arc(self.cell(key))
+    }
+    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
+        Gauge::from_arc(self.cell(key))
+    }
+    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
+        Histogram::from_arc(self.cell(key))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn metrics_tell_counts_and_state_without_ids_of_streams_or_events() {
+    let recorder = Recorder::default();
+    let _guard = metrics::set_default_local_recorder(&recorder);
+    let world = World::new(1);
+    for _ in 0..3 {
+        world.deposit("stream-4711").await;
+    }
+    let seen = Seen::failing(|_, version, attempt| match (version, attempt) {
+        (3, _) => Err(HandlerError::permanent("no such address")),
+        (_, 1) => Err(HandlerError::transient("down")),
+        _ => Ok(()),
+    });
+    let runner = world.builder().listener_with(seen, from_beginning());
+    let handle = runner.build().unwrap().start();
+    pass(30).await;
+    drop(handle);
+    let state = |state: &str| recorder.of(names::STATE, &format!("{}={state}", names::OUTCOME));
+    assert_eq!((state("halted"), state("running")), (Some(1.0), Some(0.0)));
+    let handled = format!("{}=handled", names::OUTCOME);
+    assert_eq!(recorder.of(names::EVENTS, &handled), Some(2.0));
+    assert_eq!(recorder.of(names::RETRIES, ""), Some(2.0));
+    assert_eq!(recorder.of(names::IN_FLIGHT, ""), Some(0.0));
+    let keys: Vec<_> = recorder.0.lock().unwrap().keys().cloned().collect();
+    let calls = keys
+        .iter()
+        .filter(|key| key.starts_with(names::PROCESS_DURATION));
+    let calls: Vec<_> = calls.collect();
+    // Those that went well, and two classes of failures.
+    assert_eq!(calls.len(), 3, "{calls:?}");
+    assert!(calls.iter().any(|key| key.contains("error.type=permanent")));
+    assert!(keys.iter().all(|key| !key.contains("4711")), "{keys:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_command_stores_is_published_and_handled_in_its_trace() {
+    let (traces, _guard) = collect();
+    let world = World::new(1);
+    let accounts = Repository::<Account>::new(world.store.clone());
+    let accounts = accounts.with_trace_context(traces.clone());
+    let deposit = || AccountCommand::Deposit { amount: 1 };
+    accounts.execute(&"a".into(), deposit()).await.unwrap();
+    // A trace that the caller names is stored as it is.
+    let given = foldstream::Metadata::new().with_traceparent(traceparent(4711));
+    let given = accounts.execute_with(&"b".into(), deposit(), given).await;
+    given.unwrap();
+    let control = world.control.clone();
+    let publisher = Publisher::new(world.store.clone(), world.bus.clone(), control);
+    let publisher = publisher.with_trace_context(traces.clone());
+    let report = publisher.publish_pending().await.unwrap();
+    assert_eq!(report.messages, 2, "{report:?}");
+    let runner = world.builder().with_trace_context(traces.clone());
+    let runner = runner.listener_with(Seen::new(), from_beginning());
+    let runner = runner.build().unwrap();
+    runner.run_until_caught_up().await.into_result().unwrap();
+
+    let commands = traces.named("execute");
+    let command = commands[0].0;
+    assert_eq!(commands[0].1.fields["otel.name"], "execute AccountCommand");
+    assert_eq!(traces.named("append")[0].1.parent, Some(command));
+    for name in ["publish", "process"] {
+        let spans = traces.named(name);
+        let of = |stream: &str| {
+            let mut spans = spans.iter();
+            let found = spans.find(|(_, span)| span.fields["foldstream.stream"] == stream);
+            found.unwrap().1.adopted.clone()
+        };
+        assert_eq!(of("account#a"), Some(traceparent(command)), "{name}");
+        assert_eq!(of("account#b"), Some(traceparent(4711)), "{name}");
+    }
+}
