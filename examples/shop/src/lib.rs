@@ -15,5 +15,6 @@ pub mod story;
 pub mod tally;
 pub mod progress;
 pub mod shutdown;
+pub mod telemetry;
 #[cfg(feature = "production")]
 pub mod production;
