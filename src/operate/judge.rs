@@ -154,9 +154,15 @@ mod tests {
     #[test]
     fn an_item_that_waits_is_asked_for_once_whoever_executes_the_job() {
         let waits = row(1, 2, 9);
-        assert_eq!(of_stream(ItemState::Waiting, Some(&waits), false), Verdict::Ask);
+        assert_eq!(
+            of_stream(ItemState::Waiting, Some(&waits), false),
+            Verdict::Ask
+        );
         // The executor before has died between its note and its request.
-        assert_eq!(of_stream(ItemState::Asked, Some(&waits), false), Verdict::Ask);
+        assert_eq!(
+            of_stream(ItemState::Asked, Some(&waits), false),
+            Verdict::Ask
+        );
         let served = asked(&waits, Some(JOB)).claimed("a").unwrap();
         let failed = served.advanced(Version::new(3)).failed(&failure(3));
         for state in [ItemState::Waiting, ItemState::Asked] {
@@ -165,8 +171,14 @@ mod tests {
                 assert_eq!(found, Verdict::Over(ItemState::Failed, 1), "{state:?}");
             }
         }
-        let by_other = asked(&waits, Some(OTHER)).claimed("a").unwrap().failed(&failure(2));
-        assert_eq!(of_stream(ItemState::Waiting, Some(&by_other), false), Verdict::Ask);
+        let by_other = asked(&waits, Some(OTHER))
+            .claimed("a")
+            .unwrap()
+            .failed(&failure(2));
+        assert_eq!(
+            of_stream(ItemState::Waiting, Some(&by_other), false),
+            Verdict::Ask
+        );
         // This executor knows that it has asked, whatever has become of the request.
         let confirmed = of_stream(ItemState::Asked, Some(&waits), true);
         assert_eq!(confirmed, Verdict::Over(ItemState::Failed, 0));
@@ -178,7 +190,11 @@ mod tests {
             let requested = asked(&row(1, 2, 9), job);
             for row in [requested.claimed("a").unwrap(), requested] {
                 for state in [ItemState::Waiting, ItemState::Asked] {
-                    assert_eq!(of_stream(state, Some(&row), false), Verdict::Wait, "{row:?}");
+                    assert_eq!(
+                        of_stream(state, Some(&row), false),
+                        Verdict::Wait,
+                        "{row:?}"
+                    );
                 }
             }
         }
@@ -211,7 +227,13 @@ mod tests {
             job: Some(JOB),
             at: Timestamp::default(),
         };
-        judge_letter(&item, id, is_requested.then_some(&ask), letter, is_confirmed)
+        judge_letter(
+            &item,
+            id,
+            is_requested.then_some(&ask),
+            letter,
+            is_confirmed,
+        )
     }
 
     #[test]
@@ -236,7 +258,10 @@ mod tests {
         ] {
             let found = of_letter(state, is_requested, letter, is_confirmed);
             let of = letter.map(|letter| letter.value.id);
-            assert_eq!(found, expected, "{state:?} {is_requested} {of:?} {is_confirmed}");
+            assert_eq!(
+                found, expected,
+                "{state:?} {is_requested} {of:?} {is_confirmed}"
+            );
         }
     }
 }

@@ -5,7 +5,7 @@ use foldstream::{
     operate::{JobRunner, JobState, LetterKey, OperateError, Redrive, RedriveSize, Selection},
     ports::{ControlStore, RangeQuery},
 };
-use foldstream_testkit::faults::{Fault, Op};
+use foldstream_testkit::faults::{Call, Fault, Op};
 use std::{future::pending, num::NonZeroU32, time::Duration};
 use tokio::time::{Instant, timeout};
 
@@ -417,4 +417,44 @@ async fn jobs_are_kept_for_400_days() {
         .await
         .unwrap();
     assert!(rows.rows.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_takes_over_a_job_tells_the_owners_of_requests_that_are_there_already() {
+    let world = World::new(1).await;
+    world.park("a", 3, 5, 1).await;
+    let operator = world.operator();
+    let job = operator
+        .redrive(&Redrive::all("billing"), &reason())
+        .await
+        .unwrap()
+        .id;
+    // It dies after its request, and before it has told the owner.
+    let is_token =
+        |call: &Call<'_>| matches!(call, Call::Put { row, .. } if row.key.sort == "!changed");
+    world
+        .faults
+        .set([Fault::CrashBefore.on(Op::Put).matching(is_token).at(2)]);
+    let dying = runner(&world);
+    let run = dying.run("billing", job, pending());
+    assert!(world.faults.run(run).await.is_none(), "it died");
+    world.faults.restart().disable();
+    let before = world.token().await;
+    let rows = world.texts("park/billing/1/orders/0").await;
+    assert!(rows[0].1.contains(r#""s":"requested""#));
+    let operator = foldstream::operate::Operator::new(world.rows.clone());
+    let next = JobRunner::new(operator, "host-2");
+    let stop = tokio::time::sleep(Duration::from_secs(40));
+    let status = next.run("billing", job, stop).await.unwrap();
+    assert_eq!(
+        status.state,
+        JobState::Running,
+        "the owner has not served it"
+    );
+    assert_ne!(world.token().await, before);
+    assert_eq!(
+        world.texts("park/billing/1/orders/0").await,
+        rows,
+        "asked once"
+    );
 }
