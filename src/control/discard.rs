@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! discarded/<name>/<N>/<topic>/<partition>  <stream>\u{1f}<version:020> -> DiscardRow
-//! archive/<name>/<N>/<topic>/<partition>    the same, once no redrive can meet the version any more
+//! archive/<name>/<N>/<topic>/<partition>    the same, once no redrive can meet the version
 //! ```
 //! A discard is a row, and not a state of the stream: a state could be overwritten by an owner that
 //! has not seen it. The owner consults the rows before it handles a version, and notes in the row

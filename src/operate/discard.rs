@@ -314,7 +314,7 @@ impl Operator {
     }
 }
 
-/// What there is at an address.
+/// The rows at an address.
 struct Found {
     parked: Option<ParkRow>,
     letter: Option<LetterHead>,

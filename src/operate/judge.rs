@@ -1,4 +1,4 @@
-//! What has become of an item of a job, as pure functions of its rows.
+//! The outcome of an item of a job, as pure functions of its rows.
 //!
 //! Each item is asked for once, also if the executor of the job dies and another takes over. What
 //! tells that an item was asked for is in the rows: the park row names the job that asked last, and
@@ -13,7 +13,7 @@ use crate::{
 /// The decision about an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// The owner of the partition is at work, on behalf of this job or of somebody else.
+    /// The owner of the partition is at work, on behalf of this job or of another request.
     Wait,
     /// The job asks for the item now.
     Ask,

@@ -1,5 +1,5 @@
-//! What operators see of processors and do about them: state and lag, parked streams, dead letters,
-//! redrive, discard, skip, pause and resume.
+//! The operators' view of processors, and what operators do about them: state and lag, parked
+//! streams, dead letters, redrive, discard, skip, pause and resume.
 //!
 //! An [`Operator`] works over the ports only, from any process that reaches the control store: a
 //! command line, a web console, a service. It never handles an event itself. It writes requests,

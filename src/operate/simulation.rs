@@ -29,9 +29,9 @@ const LISTENED: [&str; 2] = ["x", "y"];
 struct Seen {
     /// The versions that fail.
     bad: BTreeSet<(String, u64)>,
-    /// What was handled, and on behalf of which job.
+    /// The versions that were handled, and on behalf of which job.
     handled: Vec<(String, u64, Option<JobId>, ParkId)>,
-    /// How often an owner has begun to serve a request of a job.
+    /// The number of times that an owner has begun to serve a request of a job.
     claims: BTreeMap<(String, u128, JobId), u32>,
     /// The discards that an owner has passed over.
     passed: BTreeSet<(String, u64)>,

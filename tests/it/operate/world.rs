@@ -54,7 +54,8 @@ impl World {
     }
     pub(crate) fn operator(&self) -> Operator {
         Operator::new(self.faults.control_store(self.rows.clone()))
-            .with_ids(SeededIds::new(7))
+            // Another seed for each: two processes never draw the same revision.
+            .with_ids(SeededIds::new(self.writes.fetch_add(1, Ordering::SeqCst)))
             .with_clock(self.clock.clone())
     }
     pub(crate) async fn processor(&self, name: &str) {
