@@ -4,7 +4,7 @@
 //! park/<name>/<N>/<topic>/<partition>       <stream>                     ParkRow
 //! dlq/<name>/<N>/<topic>/<partition>        <stream>\u{1f}<version:020>  DeadLetter
 //! discarded/<name>/<N>/<topic>/<partition>  <stream>\u{1f}<version:020>  DiscardRow
-//! archive/<name>/<N>/<topic>/<partition>    <stream>\u{1f}<version:020>  DiscardRow, once it is of no use any more
+//! archive/<name>/<N>/<topic>/<partition>    <stream>\u{1f}<version:020>  DiscardRow, later
 //! def/<name>/<N>/<topic>/<partition>        <stream>\u{1f}<version:020>  StoredRecord
 //! ask/<name>/<N>/<topic>/<partition>        <stream>\u{1f}<version:020>  AskRow
 //! park/<name>/<N>                           !changed                     ChangeToken

@@ -28,8 +28,8 @@ pub(crate) struct Chaos {
     pub(crate) delay: Duration,
 }
 
-/// A store in memory whose calls may be lost, by a seed. It is the clock and the source of ids, too:
-/// its time is that of tokio.
+/// A store in memory whose calls may be lost, by a seed. It is the clock and the source of ids,
+/// too: its time is that of tokio.
 #[derive(Debug)]
 pub(crate) struct TestStore {
     rows: Mutex<BTreeMap<(String, String), Row>>,

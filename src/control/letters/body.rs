@@ -1,9 +1,11 @@
 //! [`LetterBody`]: a record or a recorded event as bytes.
 //!
 //! ```text
-//! {"k":"r","t":topic,"p":partition,"o":offset,"at":microseconds,"y":bytes of the key,"b":bytes of the value,"h":[[name,bytes]]}
-//! {"k":"e","i":event id,"s":stream,"v":version,"l":last of the commit,"n":name,"e":schema,"c":codec,"at":microseconds,"m":metadata,"b":bytes}
-//! 0x0A
+//! {"k":"r","t":topic,"p":partition,"o":offset,"at":microseconds,
+//!  "y":bytes of the key,"b":bytes of the value,"h":[[name,bytes]]}
+//! {"k":"e","i":event id,"s":stream,"v":version,"l":last of the commit,"n":name,
+//!  "e":schema,"c":codec,"at":microseconds,"m":metadata,"b":bytes}
+//! 0x0A (the line before has no break of its own)
 //! the key, the value, and the values of the headers, as they came, without separators
 //! ```
 //! A length that is absent, or `null` in the list of headers, stands for a part that the record

@@ -18,8 +18,8 @@ hex_id! {
 pub(crate) struct Request {
     /// The name of the operator who asks.
     pub(crate) by: String,
-    /// The job on whose behalf the stream is redriven up to `upto`. `None` for a request of its own,
-    /// and for what follows after `upto`.
+    /// The job on whose behalf the stream is redriven up to `upto`. `None` for a request without a
+    /// job, and for what follows after `upto`.
     pub(crate) job: Option<JobId>,
     /// The last version that the job has selected.
     pub(crate) upto: Option<Version>,
@@ -93,8 +93,8 @@ impl ParkRow {
     pub(crate) fn covers(&self, version: Version) -> bool {
         self.from <= version && version <= self.high
     }
-    /// Returns true if all that waited is done. The owner then deletes the letters below `from`, and
-    /// the row if it has not changed.
+    /// Returns true if all that waited is done. The owner then deletes the letters below `from`,
+    /// and the row if it has not changed.
     pub(crate) fn is_drained(&self) -> bool {
         self.from > self.high
     }
