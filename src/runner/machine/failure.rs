@@ -18,7 +18,8 @@ impl Machine {
         let owned = self.partitions.get(&record.partition, record.epoch);
         if owned.is_some_and(|owned| owned.is_leaving()) || self.ending.is_some() {
             tracing::warn!(processor = %self.rules.name, %stream, %version, ?class, error = crate::chain(failure.error.source()), "a handler failed while its partition was given up");
-            return self.lanes.finished(lane, 1);
+            // Nor do the records after it run: they would be handled before it.
+            return self.lanes.finished(lane, work.records().len() - done);
         }
         // A failure of another event of the lane was overcome since.
         let known = self.lanes.take_retry(lane).filter(|r| r.is_of(version));
