@@ -36,6 +36,8 @@ const INPUTS_AT_ONCE: usize = 128;
 /// The answer of a job.
 enum Done {
     Input(Input),
+    /// It is about the consumer of this membership.
+    OfMember(u64, Input),
     Joined(Box<Membership>, Option<Ends>),
     Watched(Answer),
 }
@@ -50,6 +52,8 @@ pub(super) struct Driver {
     /// The job that joins the group, while it runs.
     joining: Option<AbortHandle>,
     membership: Option<Membership>,
+    /// The number of memberships that have ended.
+    left: u64,
     revocations: HashMap<RevocationId, Revocation>,
     last_revocation: u64,
     /// Signs of life of attempts.
@@ -74,6 +78,7 @@ impl Driver {
             attempt_of: HashMap::new(),
             joining: None,
             membership: None,
+            left: 0,
             revocations: HashMap::new(),
             last_revocation: 0,
             advanced: mpsc::unbounded_channel(),

@@ -126,8 +126,10 @@ impl Driver {
         ) -> futures::future::BoxFuture<'static, Input>,
     ) {
         if let Some(membership) = &self.membership {
+            let left = self.left;
             let job = job(membership, &self.settings);
-            self.jobs.spawn(job.map(Done::Input));
+            self.jobs
+                .spawn(job.map(move |input| Done::OfMember(left, input)));
         }
     }
 
@@ -177,6 +179,7 @@ impl Driver {
         if let Some(joining) = self.joining.take() {
             joining.abort();
         }
+        self.left += 1;
         // A membership that is dropped ends as well, without an answer.
         let (membership, name) = (self.membership.take(), self.settings.rules.name.clone());
         self.jobs.spawn(async move {
@@ -206,6 +209,18 @@ impl Driver {
                 return Some(match done {
                     Done::Watched(answer) => {
                         return self.answered_watch(answer, Instant::now());
+                    }
+                    Done::OfMember(left, input) => {
+                        // A consumer that was left may answer late, and that it is closed. Nobody
+                        // waits for it, and it says nothing about the consumer after it.
+                        let is_of_consumer = matches!(
+                            input,
+                            Input::PauseChanged(_) | Input::Begun(..) | Input::NotBegun(..)
+                        );
+                        if left != self.left && is_of_consumer {
+                            return None;
+                        }
+                        input
                     }
                     Done::Input(input) => {
                         if matches!(input, Input::NotJoined(_)) {
