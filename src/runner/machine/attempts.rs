@@ -1,8 +1,8 @@
 //! The attempts that run, and how long each may go on without a sign of life.
-use super::{AttemptId, Effect, input::Work};
-use crate::{breaker::Permit, ports::PartitionId};
+use super::{AttemptId, Effect, input::Work, lanes::LaneKey};
+use crate::{StreamId, breaker::Permit, ports::PartitionId};
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     time::Duration,
 };
 use tokio::time::Instant;
@@ -93,6 +93,19 @@ impl Attempts {
     pub(super) fn any_of(&self, partitions: &HashSet<PartitionId>) -> bool {
         let mut running = self.running.values();
         running.any(|r| r.cancel != Cancel::Abandoned && r.is_of(partitions))
+    }
+
+    /// Returns true if an attempt at one of these streams runs and is waited for.
+    pub(super) fn any_at(&self, streams: &BTreeSet<StreamId>) -> bool {
+        let mut running = self.running.values();
+        running.any(|r| {
+            r.cancel != Cancel::Abandoned && r.work.stream().is_some_and(|s| streams.contains(s))
+        })
+    }
+
+    /// Returns true if an attempt of this lane runs, also one that is waited for no longer.
+    pub(super) fn runs_in(&self, lane: &LaneKey) -> bool {
+        self.running.values().any(|r| r.work.lane == *lane)
     }
 
     /// Returns true if any attempt runs and is waited for.

@@ -1,7 +1,7 @@
 //! Making durable what is done: flush the read model, store positions, commit offsets. At most one
 //! checkpoint is under way, beside everything else.
 use super::{
-    Effect, Machine, Setback,
+    Effect, Machine, Member, Setback,
     health::Noted,
     input::StreamPosition,
     partition::Phase,
@@ -34,6 +34,8 @@ pub(super) struct Checkpoint {
     commits: Patience,
     /// Streams whose buffered effects must be dropped, since their partitions were lost.
     to_forget: BTreeSet<StreamId>,
+    /// Those of them that are being dropped.
+    forgetting: BTreeSet<StreamId>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +61,7 @@ impl Checkpoint {
             done: 0,
             commits: Patience::new(rules.seed),
             to_forget: BTreeSet::new(),
+            forgetting: BTreeSet::new(),
         }
     }
 
@@ -71,17 +74,18 @@ impl Checkpoint {
         self.step == Step::Idle
     }
 
-    /// Returns true while effects of lost partitions may still be buffered: nothing may be added to
-    /// them.
-    pub(super) fn is_forgetting(&self) -> bool {
-        self.step == Step::Forgetting || !self.to_forget.is_empty()
+    /// Returns true if what is buffered of a stream must be dropped before the stream is projected
+    /// again: a flush would store it beside what is projected now.
+    pub(super) fn is_to_forget(&self, stream: &StreamId) -> bool {
+        self.to_forget.contains(stream) || self.forgetting.contains(stream)
     }
 
     pub(super) fn wake_at(&self) -> Option<Instant> {
         let next = self
             .not_before
             .map_or(self.next_at, |not_before| not_before.max(self.next_at));
-        self.is_idle().then_some(next)
+        // What must be dropped waits for the end of an attempt, and everything else waits for it.
+        (self.is_idle() && self.to_forget.is_empty()).then_some(next)
     }
 
     /// Returns the failures of the flush and of what follows it, with the time of each first one.
@@ -106,21 +110,22 @@ impl Checkpoint {
 impl Machine {
     /// Begins a checkpoint if it is time for one, or if somebody waits for it.
     pub(super) fn advance_checkpoint(&mut self, now: Instant) {
-        if !self.checkpoint.is_idle() {
+        // Without a membership there is nobody to commit to. What must be dropped is dropped once
+        // the group was joined again.
+        if !self.checkpoint.is_idle() || self.membership.state != Member::In {
             return;
         }
         if !self.checkpoint.to_forget.is_empty() {
-            let streams = std::mem::take(&mut self.checkpoint.to_forget);
-            self.checkpoint.step = Step::Forgetting;
-            self.out.push(Effect::Forget(streams.into_iter().collect()));
-            return;
+            return self.advance_forgetting();
         }
         let is_last = self
             .ending
             .as_ref()
             .is_some_and(|e| e.wants_last_checkpoint());
         let may = self.checkpoint.not_before.is_none_or(|at| at <= now) || is_last;
-        let is_due = self.checkpoint.next_at <= now || self.is_much_done();
+        // Once nothing runs any more, the last checkpoint is next.
+        let is_ending = self.ending.is_some() && !self.attempts.any();
+        let is_due = !is_ending && (self.checkpoint.next_at <= now || self.is_much_done());
         let is_awaited = self.is_checkpoint_awaited() || self.is_flush_awaited();
         if !may || !(is_due || is_last || is_awaited) {
             return;
@@ -134,7 +139,31 @@ impl Machine {
         self.begin_checkpoint(now);
     }
 
+    /// Drops what is buffered of lost partitions, before anything else is flushed.
+    fn advance_forgetting(&mut self) {
+        // An attempt that was cancelled may buffer something until it has ended.
+        if self.attempts.any_at(&self.checkpoint.to_forget) {
+            return;
+        }
+        let mut streams = std::mem::take(&mut self.checkpoint.to_forget);
+        // A topic that has grown has records of one stream in two partitions. What was projected of
+        // the one that is still owned must be flushed. What goes with it is an older version that
+        // is applied late, which changes nothing.
+        streams.retain(|stream| {
+            let mut owned = self.partitions.owned.values();
+            !owned.any(|owned| owned.effects.has_buffered(stream))
+        });
+        if !streams.is_empty() {
+            self.checkpoint.step = Step::Forgetting;
+            self.checkpoint.forgetting = streams.clone();
+            self.out.push(Effect::Forget(streams.into_iter().collect()));
+        }
+    }
+
     fn begin_checkpoint(&mut self, now: Instant) {
+        if let Some(ending) = &mut self.ending {
+            ending.checkpoint_began();
+        }
         let stores = self.rules.policy.level == DeliveryLevel::Deduplicated;
         let (mut offsets, mut positions) = (Vec::new(), Vec::new());
         for (partition, owned) in &mut self.partitions.owned {
@@ -278,15 +307,13 @@ impl Machine {
                 }
                 self.checkpoint.commits.reset();
             }
-            // Nothing was stored: the others go without it. The consumer will say that it is gone.
             Err(MessageBusError::StaleAssignment { partition }) => {
-                tracing::debug!(%partition, "the assignment ended before the commit");
-                let asked = self.checkpoint.offsets.len();
-                self.checkpoint.offsets.retain(|c| c.partition != partition);
-                if self.checkpoint.offsets.len() < asked {
+                if self.stale(&partition, now) {
                     return self.commit(now);
                 }
             }
+            // All of the partitions are gone, or the group was left meanwhile.
+            Err(_) if self.checkpoint.offsets.is_empty() => {}
             Err(error) if error.is_transient() => {
                 let at = self.checkpoint.commits.failed(now);
                 self.checkpoint.commits.note(&error);
@@ -298,11 +325,31 @@ impl Machine {
         self.checkpoint_ended();
     }
 
+    /// An assignment has ended before the commit, and nothing was stored: the other partitions go
+    /// without it. The consumer may tell of the loss much later. Until then nothing of the partition
+    /// can be committed, so a revocation must not wait for it, nor a checkpoint begin for it.
+    fn stale(&mut self, partition: &PartitionId, now: Instant) -> bool {
+        tracing::debug!(%partition, "the assignment ended before the commit");
+        let mut offsets = self.checkpoint.offsets.iter();
+        let Some(stale) = offsets.find(|c| c.partition == *partition) else {
+            // It was lost since then. The next checkpoint commits the others.
+            return false;
+        };
+        if self.partitions.get(partition, stale.epoch).is_some() {
+            self.lost(HashSet::from([partition.clone()]), now);
+        }
+        self.checkpoint
+            .offsets
+            .retain(|c| c.partition != *partition);
+        true
+    }
+
     pub(super) fn forgotten(&mut self, result: Result<(), HandlerError>, now: Instant) {
         if self.checkpoint.step != Step::Forgetting {
             return;
         }
         self.checkpoint.step = Step::Idle;
+        self.checkpoint.forgetting.clear();
         if let Err(error) = result {
             // What is buffered of partitions that are gone would be written by the next flush, over
             // what their new owner writes. A processor that starts anew has nothing buffered.
@@ -336,10 +383,8 @@ impl Machine {
                 continue;
             };
             let is_buffered = self.rules.is_projector
-                && (self.partitions.owned.get(&task.partition)).is_some_and(|owned| {
-                    let effects = &owned.effects;
-                    effects.touched.contains(stream) || effects.flushing.contains(stream)
-                });
+                && (self.partitions.owned.get(&task.partition))
+                    .is_some_and(|owned| owned.effects.has_buffered(stream));
             if !is_buffered || self.checkpoint.done > after {
                 ready.push(*id);
             }

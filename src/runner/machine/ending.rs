@@ -10,6 +10,10 @@ use tokio::time::Instant;
 /// The time after the drain in which the last checkpoint must be done.
 const LAST_CHECKPOINT: Duration = Duration::from_secs(5);
 
+/// The time after the last checkpoint in which the group must be left. Afterwards the membership
+/// ends by itself, with the session timeout.
+const LEAVE: Duration = Duration::from_secs(5);
+
 #[derive(Debug)]
 pub(super) struct Ending {
     then: Then,
@@ -17,6 +21,8 @@ pub(super) struct Ending {
     cancel_at: Instant,
     /// When the group is left, whatever is not durable then.
     leave_at: Instant,
+    /// When the processor ends, whether the group has been left or not.
+    end_at: Instant,
     last: LastCheckpoint,
 }
 
@@ -32,6 +38,8 @@ enum LastCheckpoint {
     /// Attempts run.
     NotYet,
     Wanted,
+    /// It has begun, so it holds all that is done.
+    Running,
     Done,
 }
 
@@ -45,15 +53,33 @@ impl Ending {
         self.last == LastCheckpoint::Wanted
     }
 
-    pub(super) const fn checkpoint_ended(&mut self) {
+    pub(super) const fn checkpoint_began(&mut self) {
         if matches!(self.last, LastCheckpoint::Wanted) {
+            self.last = LastCheckpoint::Running;
+        }
+    }
+
+    /// A checkpoint that had begun before the last record was done is not the last one.
+    pub(super) const fn checkpoint_ended(&mut self) {
+        if matches!(self.last, LastCheckpoint::Running) {
             self.last = LastCheckpoint::Done;
         }
     }
 
+    /// Lets the ending be over by this time: drain, last checkpoint, and leaving the group.
+    fn end_by(&mut self, by: Instant, now: Instant) {
+        let time = by.saturating_duration_since(now);
+        // A fifth of the time is left for the last checkpoint, and half of that for leaving.
+        self.cancel_at = self.cancel_at.min(now + time.mul_f32(0.8));
+        self.leave_at = self.leave_at.min(now + time.mul_f32(0.9));
+        self.end_at = self.end_at.min(by);
+    }
+
     pub(super) fn wake_at(&self, machine: &Machine) -> Option<Instant> {
-        if machine.membership.state != Member::In {
-            return None;
+        match machine.membership.state {
+            Member::In => {}
+            Member::Leaving => return Some(self.end_at),
+            Member::Out(_) | Member::Joining | Member::Over => return None,
         }
         let cancel = machine.attempts.any().then_some(self.cancel_at);
         let cancel = cancel.filter(|_| machine.attempts.any_uncancelled());
@@ -93,18 +119,15 @@ impl Machine {
 
     /// Ends the processor because it was told to, at the latest by this time.
     pub(super) fn stop(&mut self, by: Instant, now: Instant) {
-        let drain = by
-            .saturating_duration_since(now)
-            .min(self.rules.policy.drain);
         match &mut self.ending {
-            None => self.begin_ending(Then::End(Ok(())), drain, now),
-            Some(ending) => {
-                if matches!(ending.then, Then::Rejoin) {
-                    ending.then = Then::End(Ok(()));
-                }
-                ending.cancel_at = ending.cancel_at.min(super::later(now, drain));
-                ending.leave_at = ending.leave_at.min(ending.cancel_at + LAST_CHECKPOINT);
+            None => self.begin_ending(Then::End(Ok(())), self.rules.policy.drain, now),
+            Some(ending) if matches!(ending.then, Then::Rejoin) => {
+                ending.then = Then::End(Ok(()));
             }
+            Some(_) => {}
+        }
+        if let Some(ending) = &mut self.ending {
+            ending.end_by(by, now);
         }
     }
 
@@ -125,6 +148,7 @@ impl Machine {
             then,
             cancel_at,
             leave_at: cancel_at + LAST_CHECKPOINT,
+            end_at: cancel_at + LAST_CHECKPOINT + LEAVE,
             last: LastCheckpoint::NotYet,
         });
     }
@@ -134,6 +158,7 @@ impl Machine {
             return;
         };
         match self.membership.state {
+            Member::Leaving if ending.end_at <= now => return self.left(now),
             Member::Leaving | Member::Over => return,
             Member::Out(_) => {
                 // It has never joined, or left already.
@@ -162,6 +187,10 @@ impl Machine {
                 tracing::warn!(processor = %self.rules.name, "the group is left before everything that is done is committed: it comes again");
             }
             self.membership.state = Member::Leaving;
+            // Nothing more can be committed. A flush that still runs is waited for by the next
+            // checkpoint.
+            let all = self.partitions.owned.keys().cloned().collect();
+            self.checkpoint.void(&all);
             for id in std::mem::take(&mut self.partitions.leaving).into_keys() {
                 self.out.push(Effect::Release(id));
             }
@@ -199,7 +228,8 @@ impl Machine {
         self.membership.ends.as_ref().is_some_and(|ends| {
             ends.iter().all(|(partition, end)| {
                 let owned = self.partitions.owned.get(partition);
-                owned.is_some_and(|owned| owned.window.low() >= *end)
+                // A start that is not durable yet may show that the position was lost.
+                owned.is_some_and(|owned| owned.has_begun() && owned.window.low() >= *end)
             })
         })
     }

@@ -76,13 +76,36 @@ impl Lanes {
     }
 
     /// Returns the first records of the lane that has been ready longest: at most `most`, all of one
-    /// stream and partition. The lane runs until [`finished`](Self::finished).
-    pub(super) fn start_next(&mut self, most: usize) -> Option<(LaneKey, Vec<Arc<Record>>)> {
+    /// stream and assignment. The lane runs until [`finished`](Self::finished). Lanes whose head
+    /// may not run stay where they are.
+    pub(super) fn start_next(
+        &mut self,
+        most: usize,
+        may_run: impl Fn(&LaneKey, &StreamId) -> bool,
+    ) -> Option<(LaneKey, Vec<Arc<Record>>)> {
+        let mut held = Vec::new();
+        let started = self.start_first(most, may_run, &mut held);
+        for key in held.into_iter().rev() {
+            self.ready.push_front(key);
+        }
+        started
+    }
+
+    fn start_first(
+        &mut self,
+        most: usize,
+        may_run: impl Fn(&LaneKey, &StreamId) -> bool,
+        held: &mut Vec<LaneKey>,
+    ) -> Option<(LaneKey, Vec<Arc<Record>>)> {
         while let Some(key) = self.ready.pop_front() {
             if let Some(lane) = self.lanes.get_mut(&key)
                 && lane.state == State::Ready
                 && let Some(head) = lane.queue.front()
             {
+                if !may_run(&key, &head.event.header.stream) {
+                    held.push(key);
+                    continue;
+                }
                 // After a failure the head is tried alone, so that each event counts its own failures.
                 let most = if lane.retry.is_some() { 1 } else { most.max(1) };
                 let records: Vec<_> = (lane.queue.iter().take(most))
@@ -398,7 +421,7 @@ mod tests {
         lanes
     }
     fn next(lanes: &mut Lanes, most: usize) -> Option<(LaneKey, Vec<u64>)> {
-        let (key, records) = lanes.start_next(most)?;
+        let (key, records) = lanes.start_next(most, |_, _| true)?;
         Some((key, records.iter().map(|r| r.offset.get()).collect()))
     }
 

@@ -277,6 +277,9 @@ impl Machine {
 
     /// Returns what is to be done now.
     pub(super) fn effects(&mut self, now: Instant) -> Vec<Effect> {
+        if self.membership.state == Member::Over {
+            return std::mem::take(&mut self.out);
+        }
         self.join(now);
         self.advance_breaker(now);
         if self.may_wake(now) {
@@ -324,7 +327,11 @@ impl Machine {
                 self.redrive_wake_at().filter(|_| self.may_redrive()),
                 self.holding_wake_at(),
             ],
-            Member::Joining | Member::Leaving | Member::Over => [None; 8],
+            Member::Leaving => {
+                let ending = self.ending.as_ref().and_then(|e| e.wake_at(self));
+                [ending, None, None, None, None, None, None, None]
+            }
+            Member::Joining | Member::Over => [None; 8],
         };
         let times = always.into_iter().chain(member).flatten();
         times.chain(self.wake_revocations_at()).min()
@@ -350,7 +357,9 @@ impl Machine {
             Input::Delivered(record) => self.delivered(record),
             Input::Unreadable(record, epoch, error) => self.unreadable(*record, epoch, error),
             Input::Reached(partition, epoch, next) => {
-                if let Some(owned) = self.partitions.get(&partition, epoch) {
+                // Nothing after a record that was not taken in may be passed.
+                let owned = self.partitions.get(&partition, epoch);
+                if let Some(owned) = owned.filter(|owned| !owned.is_leaving()) {
                     owned.window.reached(next);
                 }
             }
@@ -449,7 +458,10 @@ impl Machine {
             // One record tells whether the service is back.
             let is_probe = permit.as_ref().is_some_and(|permit| permit.is_probe());
             let most = if is_probe { 1 } else { most };
-            let Some((lane, records)) = self.lanes.start_next(most) else {
+            let may_run = |lane: &LaneKey, stream: &StreamId| {
+                !self.checkpoint.is_to_forget(stream) && !self.attempts.runs_in(lane)
+            };
+            let Some((lane, records)) = self.lanes.start_next(most, may_run) else {
                 return;
             };
             let Some(head) = records.first() else {
@@ -481,6 +493,7 @@ impl Machine {
         let (work, handled) = (running.work, ended.counts.handled);
         let is_kept = self.settle_call(running.permit, &work.lane, handled, &ended.result, now);
         self.counts.add(&ended.counts);
+        self.note_buffered(&work);
         match &work.what {
             What::Records(_) => {}
             What::Range(_) => {
@@ -532,6 +545,18 @@ impl Machine {
         self.lanes.return_first(&lane);
     }
 
+    /// Notes that the projector may hold effects of an attempt, also if it has failed or was
+    /// cancelled. If its partition is gone, they must be dropped before the stream is projected
+    /// again.
+    fn note_buffered(&mut self, work: &Work) {
+        if let Some(stream) = work.stream().filter(|_| self.rules.is_projector) {
+            match self.partitions.get(&work.partition, work.epoch) {
+                Some(owned) => drop(owned.effects.touched.insert(stream.clone())),
+                None => self.checkpoint.forget(std::iter::once(stream.clone())),
+            }
+        }
+    }
+
     /// Notes what an attempt at records has done, and goes on with its lane.
     fn conclude(&mut self, work: Work, ended: Ended, now: Instant) {
         let (records, lane) = (work.records(), &work.lane);
@@ -562,9 +587,6 @@ impl Machine {
         };
         for record in work.records().iter().take(ended.done) {
             owned.window.done(record.offset);
-        }
-        if ended.counts.handled > 0 && self.rules.is_projector {
-            owned.effects.touched.insert(stream.clone());
         }
         if ended.counts.has_moved()
             && let Progress::At(at) = &ended.progress

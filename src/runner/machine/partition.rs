@@ -79,6 +79,10 @@ impl Effects {
             self.touched.extend(flushing);
         }
     }
+    /// Returns true if effects of this stream may be buffered.
+    pub(super) fn has_buffered(&self, stream: &StreamId) -> bool {
+        self.touched.contains(stream) || self.flushing.contains(stream)
+    }
     /// Returns the streams whose effects may be buffered.
     pub(super) fn take_buffered(&mut self) -> impl Iterator<Item = StreamId> {
         let touched = std::mem::take(&mut self.touched);
@@ -113,6 +117,9 @@ pub(super) struct Leaving {
 pub(super) struct Partitions {
     pub(super) owned: BTreeMap<PartitionId, Partition>,
     pub(super) leaving: BTreeMap<RevocationId, Leaving>,
+    /// Partitions that were taken away while they were paused. The consumer may keep the pause for
+    /// their next assignment.
+    pub(super) maybe_paused: HashSet<PartitionId>,
 }
 
 impl Partition {
@@ -138,6 +145,10 @@ impl Partition {
         }
     }
 
+    pub(super) const fn has_begun(&self) -> bool {
+        !matches!(self.phase, Phase::Starting(_))
+    }
+
     pub(super) const fn is_leaving(&self) -> bool {
         matches!(self.phase, Phase::Leaving)
     }
@@ -152,6 +163,32 @@ impl Partitions {
     ) -> Option<&mut Partition> {
         let owned = self.owned.get_mut(partition)?;
         (owned.epoch == epoch).then_some(owned)
+    }
+
+    /// Removes a partition that is gone.
+    pub(super) fn remove(&mut self, partition: &PartitionId) -> Option<Partition> {
+        let owned = self.owned.remove(partition)?;
+        if owned.pause.is_told {
+            self.maybe_paused.insert(partition.clone());
+        }
+        Some(owned)
+    }
+
+    /// Notes that the consumer has paused or resumed a partition. It was told so under an
+    /// assignment that may have ended since, and knows only the partition: then a later assignment
+    /// may be the one that it has paused, and must be resumed.
+    pub(super) fn told(
+        &mut self,
+        partition: &PartitionId,
+        epoch: AssignmentEpoch,
+        is_paused: bool,
+    ) {
+        match self.owned.get_mut(partition) {
+            Some(owned) if owned.epoch == epoch => owned.pause.is_told = is_paused,
+            Some(owned) => owned.pause.is_told |= is_paused,
+            None if is_paused => drop(self.maybe_paused.insert(partition.clone())),
+            None => {}
+        }
     }
 
     /// Returns the size of everything that is not committed.

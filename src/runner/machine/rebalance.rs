@@ -19,9 +19,6 @@ const PAUSE_AGAIN: Duration = Duration::from_millis(200);
 impl Machine {
     /// Takes up partitions.
     pub(super) fn assigned(&mut self, assigned: Vec<AssignedPartition>, now: Instant) {
-        if self.ending.is_some() {
-            return;
-        }
         // The consumer tells of each loss, so this only matters for one that does not.
         let known = assigned.iter().map(|a| a.partition.clone());
         let known: HashSet<_> = known
@@ -30,9 +27,14 @@ impl Machine {
         if !known.is_empty() {
             self.lost(known, now);
         }
+        if self.ending.is_some() {
+            return;
+        }
         for assigned in assigned {
             let partition = assigned.partition.clone();
-            let starting = Partition::starting(assigned, self.rules.seed, Some(now));
+            let mut starting = Partition::starting(assigned, self.rules.seed, Some(now));
+            // It may still be paused, and is resumed then.
+            starting.pause.is_told = self.partitions.maybe_paused.remove(&partition);
             self.partitions.owned.insert(partition, starting);
         }
     }
@@ -60,10 +62,8 @@ impl Machine {
         }
     }
 
-    /// What a projector has buffered of a lost partition must be gone before the partition is
-    /// handled again: a flush would store it beside what is handled now.
     pub(super) fn may_start(&self) -> bool {
-        !self.checkpoint.is_forgetting() && self.ending.is_none()
+        self.ending.is_none()
     }
 
     pub(super) fn begun(
@@ -77,7 +77,7 @@ impl Machine {
         };
         if !is_owned {
             // The consumer will tell that the assignment has ended.
-            self.partitions.owned.remove(partition);
+            self.partitions.remove(partition);
             return;
         }
         if let Phase::Starting(starting) = &mut owned.phase {
@@ -179,7 +179,7 @@ impl Machine {
             };
             if matches!(owned.phase, Phase::Starting(_)) {
                 // Nothing of it was handled.
-                self.partitions.owned.remove(&partition);
+                self.partitions.remove(&partition);
             } else {
                 owned.phase = Phase::Leaving;
                 leaving.insert(partition);
@@ -240,7 +240,7 @@ impl Machine {
     pub(super) fn is_checkpoint_awaited(&self) -> bool {
         let mut leaving = self.partitions.leaving.values();
         leaving.any(|leaving| !self.attempts.any_of(&leaving.partitions))
-            || self.is_at_ends() && !self.is_all_committed()
+            || self.ending.is_none() && self.is_at_ends() && !self.is_all_committed()
     }
 
     pub(super) fn wake_revocations_at(&self) -> impl Iterator<Item = Instant> {
@@ -265,7 +265,7 @@ impl Machine {
         self.streams.forget(partitions);
         self.checkpoint.void(partitions);
         for partition in partitions {
-            if let Some(mut owned) = self.partitions.owned.remove(partition) {
+            if let Some(mut owned) = self.partitions.remove(partition) {
                 self.checkpoint.forget(owned.effects.take_buffered());
             }
         }
@@ -349,9 +349,7 @@ impl Machine {
                 }) = self.pausing.take()
                 {
                     for (partition, epoch) in partitions {
-                        if let Some(owned) = self.partitions.get(&partition, epoch) {
-                            owned.pause.is_told = is_paused;
-                        }
+                        self.partitions.told(&partition, epoch, is_paused);
                     }
                 }
             }

@@ -13,7 +13,7 @@ use super::{
     partition::Phase,
     retry::Retry,
     rows::{RowAnswer, RowOp},
-    tasks::{Kind, Reply, TaskId},
+    tasks::{Kind, Reply, Task, TaskId},
 };
 use crate::{
     RetryPolicy, StreamId, Version,
@@ -126,11 +126,23 @@ impl Machine {
             if !self.may_redrive() {
                 return;
             }
+            // Another attempt of the lane runs: at another stream that shares it, or one of an
+            // assignment that has ended.
+            if self.is_lane_busy(id) {
+                continue;
+            }
             let Ok(permit) = self.permit(now) else {
                 return;
             };
             self.handle_page(id, permit, now);
         }
+    }
+
+    fn is_lane_busy(&self, id: TaskId) -> bool {
+        let task = self.tasks.running.get(&id);
+        task.and_then(Task::parked_stream).is_some_and(|stream| {
+            self.attempts.runs_in(&self.lane(stream)) || self.checkpoint.is_to_forget(stream)
+        })
     }
 
     /// Returns true if a redrive may start an attempt.
