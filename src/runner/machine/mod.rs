@@ -32,6 +32,8 @@ mod unreadable;
 mod window;
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod testing;
 #[cfg(test)]
 mod tests;
