@@ -207,8 +207,8 @@ impl Machine {
                     let (stream, from) = (&redrive.stream, redrive.next);
                     owned.parking.read_discards(stream, from, rows, loads);
                 }
-                redrive.step = Step::Ready(None);
-                self.go_on(&reply, Kind::Redrive(redrive), None);
+                // The owner before may have died with nothing left to do but to delete the row.
+                self.drop_done(reply, redrive);
             }
             Step::Pass => {
                 if let Some(version) = redrive.passed.last().copied() {

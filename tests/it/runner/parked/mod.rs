@@ -1,5 +1,6 @@
 //! Parked streams, dead letters, and the requests of operators about them.
 mod letters;
 mod operator;
+mod simulation;
 mod streams;
 mod views;

@@ -384,6 +384,24 @@ async fn a_redrive_of_an_owner_that_died_is_taken_over() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_row_with_nothing_left_to_redrive_is_deleted_by_the_next_owner() {
+    let shop = Shop::new(&[("a", 2)]);
+    shop.deposits(&["a", "a", "a"]).await;
+    let running = shop.start();
+    seconds(5).await;
+    running.stop().await;
+    let fields = [("s", "redriving".into()), ("b", "ann".into())];
+    shop.operator.change_park_row("a", &fields).await;
+    let fields = [("o", "a dead process".into()), ("f", 4.into())];
+    shop.operator.change_park_row("a", &fields).await;
+    let running = shop.start();
+    seconds(20).await;
+    assert_eq!(shop.views.of("a"), [1]);
+    shop.assert_at_rest().await;
+    running.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_row_of_another_owner_with_a_higher_from_is_adopted() {
     let shop = Shop::new(&[("a", 1), ("a", 2)]);
     shop.deposits(&["a", "a", "a", "a"]).await;
