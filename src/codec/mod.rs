@@ -21,7 +21,9 @@ use bytes::Bytes;
 
 /// Decodes an opened payload, in the same way for every reader: first the upcasters, then the
 /// decoding of the types. `None` if the event is retired, or of an aggregate type that is not in
-/// the set. An unknown name is [`CodecError::UnknownEvent`].
+/// the set. An unknown name is [`CodecError::UnknownEvent`]. A newer schema version is
+/// [`CodecError::TooNew`], and an older one that no upcaster lifts is [`CodecError::NoUpcaster`].
+/// Neither is skipped.
 pub(crate) fn decode<E: EventSet>(
     upcasters: &Upcasters,
     aggregate: &str,

@@ -65,6 +65,8 @@ pub enum Opened {
 /// - A snapshot holds the data of everyone in its stream. A codec with keys for more than one
 ///   person per stream refuses snapshots, or seals them with a key that is deleted together with
 ///   any of those keys.
+/// - Only the tag is stored beside a payload, never a key id. A codec with several keys puts the id
+///   of the key into its sealed bytes, or derives the key from the context.
 /// - Several tasks may call the codec at any time. A dropped call changes nothing.
 ///
 /// A load calls `open` once for every sealed event. An append calls it once for every event that

@@ -1,4 +1,7 @@
 //! The `MessageBus` port: an ordered, partitioned log with consumer groups.
+//!
+//! The rules for a member of a group (offset commits, epochs, pauses, static members) are the
+//! contract of [`Consumer`], in `consumer.rs`.
 use super::{
     Consumer, Message, Offset, PartitionId, PartitionOffsets, RefusedKind, RunOutcome,
     Subscription, TopicDescription,

@@ -73,7 +73,8 @@ impl<A: Aggregate, E> NoFacts<A, E> {
 
 impl<A: Aggregate> Repository<A> {
     /// Decides a command on the current state and stores the events that follow. After a conflict
-    /// the command is decided again on the newer state.
+    /// the command is decided again on the newer state, for at most the time that
+    /// [`with_conflict_retry`](Self::with_conflict_retry) sets (default: 2 s).
     ///
     /// Commands and appends on one stream take turns within this process. A future that is not
     /// polled, or that waits for a store that does not answer, holds its turn meanwhile. After 30 s
