@@ -1,4 +1,15 @@
 //! The `SnapshotStore` port on the snapshots table.
+//!
+//! ```text
+//! pk S  "<type>#<id>"
+//! v  N  version of the state
+//! c  B  id of the commit that ends at this version (16 bytes)
+//! s  N  version of the state's form (`Aggregate::STATE_VERSION`)
+//! d  B  payload
+//! k  S  tag of the codec that wrote the payload (absent: JSON)
+//! ```
+//! The test `a_snapshot_is_one_item` in `tests/it/stored_form.rs` fixes this form. Of two
+//! processes that save at the same time, the condition in `save` decides which snapshot stays.
 use crate::{
     DynamoDb, DynamoDbConfig, DynamoDbError,
     attributes::{

@@ -1,7 +1,7 @@
 //! The stored form of control rows.
 //!
 //! `pk` and `sk` are the key, `d` is the value, `r` the revision (32 hexadecimal digits), and `x`
-//! the expiry (seconds since 1970).
+//! the expiry (seconds since 1970). `tests/it/stored_form.rs` fixes this form.
 use crate::attributes::{
     Attributes, BadAttribute, binary, number, required, take_binary, take_number, take_text, text,
 };

@@ -1,6 +1,7 @@
 //! The stored form of a commit, and its encoder.
 //!
-//! The form is final: items of this format remain readable forever.
+//! The form is final: items of this format remain readable forever. The tests in
+//! `tests/it/stored_form.rs` fix it.
 //!
 //! ```text
 //! pk S  "<type>#<id>"

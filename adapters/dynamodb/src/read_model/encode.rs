@@ -9,6 +9,7 @@
 //!           f N format (absent: 1)
 //! position  pk S "<model>/<rows>/p<shard>"   sk S stream   v N   c B (rows by keys only)
 //! ```
+//! The tests in `tests/it/read_model/stored.rs` fix this form.
 use super::{ReadModel, ReadModelError, ReadModelRow, location::Location};
 use crate::{
     attributes::{Attributes, binary, item_bytes, number, text},
