@@ -2,9 +2,9 @@
 //!
 //! A commit that fits into one item is one put. A larger commit is split between events, and
 //! several streams are written together. Both are one transaction, which also checks the streams
-//! that were only read. Every item is written only if its slot is empty: of two writers at one slot,
-//! the condition `ABSENT` in `request.rs` decides which one wins. The slot of a commit is the key
-//! after the head that its writer saw.
+//! that were only read. Every item is written only if its slot is empty. The condition `ABSENT` in
+//! `request.rs` says so, and decides which of two writers at one slot wins. The slot of a commit is
+//! the key after the head that its writer saw.
 //!
 //! # Why are the SDK's retries not used?
 //! If the answer to an attempt was lost, "throttled" or "expired credentials" as the answer to the
