@@ -1,4 +1,4 @@
-//! The only hash function of the project: murmur2 as Kafka's Java clients compute it.
+//! The hash function of the core: murmur2 as Kafka's Java clients compute it.
 //!
 //! It determines Kafka partitions and the shards of control rows. Its results are stored, so it
 //! never changes. The standard library's `DefaultHasher`, which may change with a compiler, is

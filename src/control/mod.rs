@@ -3,7 +3,8 @@
 //!
 //! Every row is one JSON object with short, stable names. The names are stored, so they only grow
 //! in number, and readers ignore names that they do not know. Rows about streams are spread over 64
-//! partitions by the stream's hash.
+//! partitions by the stream's hash. Each kind of row has a file, and a test named
+//! `the_stored_form_...` in it or beside it fixes the form.
 #[allow(dead_code, reason = "the steps of owners are called by the runner")]
 pub(crate) mod ask;
 mod audit;
