@@ -113,7 +113,8 @@ impl Operator {
         let key = RowKey::new(format!("park/{}/1", self.processor), "!changed");
         let value = json!({ "k": format!("{:032x}", token.as_u128()) });
         let row = Row::new(key, value.to_string(), token);
-        self.control.put(&row, Expect::Any).await.unwrap();
+        let put = self.control.put(&row, Expect::Any).await.unwrap();
+        assert_eq!(put, PutOutcome::Written);
     }
 
     /// Asks for a redrive of a parked stream. Returns false if it is not parked.
@@ -142,7 +143,8 @@ impl Operator {
     pub(super) async fn ask_discard(&self, id: &str, version: u64) {
         let value = json!({ "r": "a duplicate", "b": "ann", "t": 7, "s": "asked" });
         let key = self.event_key("discarded", id, version);
-        self.put(key, &value, Expect::Absent).await;
+        // A conflict means that it was asked for already.
+        let _ = self.put(key, &value, Expect::Absent).await;
     }
     pub(super) async fn discard(&self, id: &str, version: u64) {
         self.ask_discard(id, version).await;
@@ -168,7 +170,8 @@ impl Operator {
         let letter = self.letter(id, version).await.unwrap();
         let value = json!({ "i": letter["i"], "w": what, "b": "ann", "t": 7 });
         let key = self.event_key("ask", id, version);
-        self.put(key, &value, Expect::Absent).await;
+        // A conflict means that it was asked for already.
+        let _ = self.put(key, &value, Expect::Absent).await;
         self.announce().await;
     }
 
@@ -176,7 +179,7 @@ impl Operator {
     pub(super) async fn delete_park_row(&self, id: &str) {
         let row = self.park_row(id).await.unwrap();
         let deleted = self.control.delete(&row.key, DeleteExpect::Any).await;
-        deleted.unwrap();
+        assert_eq!(deleted.unwrap(), foldstream::ports::DeleteOutcome::Deleted);
     }
     /// Replaces fields of a park row, as another owner does.
     pub(super) async fn change_park_row(&self, id: &str, fields: &[(&str, Value)]) {
@@ -185,7 +188,8 @@ impl Operator {
         for (field, to) in fields {
             value[*field] = to.clone();
         }
-        self.put(row.key, &value, Expect::Any).await;
+        let put = self.put(row.key, &value, Expect::Any).await;
+        assert_eq!(put, PutOutcome::Written);
     }
     /// Stores a park row, as another owner does.
     pub(super) async fn write_park_row(&self, id: &str, from: Version, high: Version) {
@@ -195,6 +199,7 @@ impl Operator {
             "p": format!("{:032x}", 2), "n": 1, "t": 7,
         });
         let key = self.key("park", &stream, stream.to_string());
-        self.put(key, &value, Expect::Any).await;
+        let put = self.put(key, &value, Expect::Any).await;
+        assert_eq!(put, PutOutcome::Written);
     }
 }

@@ -33,7 +33,6 @@ pub(super) struct Views {
     buffered: Option<Arc<Mutex<Vec<Event>>>>,
     /// The number of calls of the handler, and of flushes.
     pub(super) calls: Arc<Mutex<(u32, u32)>>,
-    flush_takes: Duration,
 }
 
 impl Views {
@@ -49,11 +48,6 @@ impl Views {
             buffered: Some(Arc::default()),
             ..self.clone()
         }
-    }
-    /// The same model in a process whose flushes take this time.
-    pub(super) fn flushing_for(mut self, time: Duration) -> Self {
-        self.flush_takes = time;
-        self
     }
     pub(super) fn of(&self, id: &str) -> Vec<u64> {
         let all = self.durable.lock().unwrap();
@@ -83,7 +77,6 @@ impl Projector for Views {
     }
     async fn flush(&self, _: &ModelId) -> HandlerResult {
         self.calls.lock().unwrap().1 += 1;
-        tokio::time::sleep(self.flush_takes).await;
         if let Some(buffered) = &self.buffered {
             let events = std::mem::take(&mut *buffered.lock().unwrap());
             self.durable.lock().unwrap().extend(events);
