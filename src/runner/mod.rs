@@ -1,19 +1,32 @@
 //! [`Runner`]: feeds listeners and projectors from the bus, one consumer group each.
 //!
 //! ```text
-//! consumer -> window of the partition -> lane of the stream -> attempt -> done -> low watermark -> flush -> commit
+//! consumer -> window of the partition -> lane of the stream -> attempt -> done -> checkpoint: flush, positions, offsets
+//!                                                                 | fails
+//!                                            retry of its stream <-+-> parked, dead letter, discarded, or halt
 //! ```
-//! - Records of one stream are handled one after the other, in version order; streams are handled side by side.
-//! - The committed offset is the first record that is not done: a crash repeats records, it never skips one.
-//! - Start positions are explicit. They are resolved once to offsets, which are stored before anything is handled; a
-//!   group whose commit is gone halts instead of starting anywhere.
-//! - A failure holds only its own stream while it is retried. When retries are spent the processor halts with the error;
-//!   the others go on.
-//! - A partition that is full, or whose handlers are slow, is paused while the consumer is still polled, so the group
-//!   never expels a slow handler.
-//! - A projector that stores its position with its rows ([`Position::Stored`]) gets each event exactly once: duplicates
-//!   are dropped and gaps are filled from the event store. Otherwise delivery is at least once, and the first version of
-//!   a stream that a process sees is its base.
+//! 1. The events of a stream are handled one after the other, in version order. Streams are handled
+//!    side by side.
+//! 2. An offset is committed only after everything before it is done and made durable. A crash
+//!    repeats events, and never skips one.
+//! 3. Start positions are explicit. They are resolved to offsets once and stored before anything is
+//!    handled. A group whose committed offset is gone halts instead of starting anywhere.
+//! 4. A projector that stores its position with its rows ([`Position::Stored`]) gets each event
+//!    exactly once: duplicates are dropped, and gaps are filled from the event store.
+//!    [`DeliveryLevel`] says what a crash repeats otherwise.
+//! 5. An event that fails holds up only its own stream while it is retried.
+//! 6. When its retries are spent, the policy decides ([`FailureAction`]). By default a projector parks
+//!    the stream, and a listener stores a dead letter. What was set aside is a durable row before
+//!    the offset passes it, and [`operate`](crate::operate) redrives or discards it.
+//! 7. A processor that sets aside too much holds: it pauses its partitions, and what fails stays
+//!    where it is ([`ProcessorPolicy::with_limits`]).
+//! 8. A bus or store that is away is waited for, also at the start. While the circuit breaker of a
+//!    listener is open, events wait with no attempt spent.
+//! 9. A partition whose window is full is paused while the consumer is still polled, so the group
+//!    never expels a slow handler.
+//! 10. A processor halts if it cannot go on without skipping events, if an error is
+//!     [`Fatal`](ErrorClass::Fatal), or if its policy says so. The others go on, and
+//!     [`RunnerHandle::health`] shows the halt.
 mod attempt;
 mod driver;
 mod erased;
