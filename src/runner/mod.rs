@@ -1,9 +1,10 @@
 //! [`Runner`]: feeds listeners and projectors from the bus, one consumer group each.
 //!
 //! ```text
-//! consumer -> window of the partition -> lane of the stream -> attempt -> done -> checkpoint: flush, positions, offsets
-//!                                                                 | fails
-//!                                            retry of its stream <-+-> parked, dead letter, discarded, or halt
+//! consumer -> window of the partition -> lane of the stream -> attempt -> done
+//!          -> checkpoint: flush, positions, offsets
+//!
+//! attempt fails -> retry, its stream waits -> parked, dead letter, discarded, or halt
 //! ```
 //! 1. The events of a stream are handled one after the other, in version order. Streams are handled
 //!    side by side.
