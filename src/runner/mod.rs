@@ -16,9 +16,9 @@
 //!    exactly once: duplicates are dropped, and gaps are filled from the event store.
 //!    [`DeliveryLevel`] says what a crash repeats otherwise.
 //! 5. An event that fails holds up only its own stream while it is retried.
-//! 6. When its retries are spent, the policy decides ([`FailureAction`]). By default a projector parks
-//!    the stream, and a listener stores a dead letter. What was set aside is a durable row before
-//!    the offset passes it, and [`operate`](crate::operate) redrives or discards it.
+//! 6. When its retries are spent, the policy decides ([`FailureAction`]). By default a projector
+//!    parks the stream, and a listener stores a dead letter. What was set aside is a durable row
+//!    before the offset passes it, and [`operate`](crate::operate) redrives or discards it.
 //! 7. A processor that sets aside too much holds: it pauses its partitions, and what fails stays
 //!    where it is ([`ProcessorPolicy::with_limits`]).
 //! 8. A bus or store that is away is waited for, also at the start. While the circuit breaker of a

@@ -243,7 +243,8 @@ impl ProcessorPolicy {
     /// two orders of that customer. Default: a lane of its own for each stream.
     ///
     /// The lanes of two instances are independent, so streams share a lane in earnest only if their
-    /// records are in one partition.
+    /// records are in one partition. A stream that is parked leaves its lane, and the other streams
+    /// of the lane go on.
     #[must_use]
     pub fn with_lane(mut self, lane: impl Fn(&StreamId) -> String + Send + Sync + 'static) -> Self {
         self.lane = Some(LaneOf(Arc::new(lane)));
