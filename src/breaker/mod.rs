@@ -21,7 +21,7 @@
 //! tell how the service was when they began. If they counted, one of them could close the circuit
 //! of a service that is down, or open it again after it has recovered. So every call carries the
 //! number of openings before it began.
-#![allow(dead_code, unused_imports, reason = "the runner embeds the machine")]
+
 mod call;
 mod circuit;
 mod distributed;

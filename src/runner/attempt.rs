@@ -22,7 +22,7 @@ use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
-/// What the attempts of one processor share.
+/// The parts that the attempts of one processor share.
 pub(super) struct Shared {
     pub(super) processor: Arc<dyn ErasedProcessor>,
     pub(super) model: ModelId,
@@ -49,7 +49,7 @@ pub(super) struct AttemptRules {
     pub(super) needs_position: bool,
 }
 
-/// What came of reading an event.
+/// The result of reading an event.
 enum Read {
     Event(Box<AnyEvent>),
     /// Retired, or of no interest.

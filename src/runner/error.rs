@@ -13,8 +13,8 @@ use std::{error::Error, fmt, time::Duration};
 pub enum ErrorClass {
     /// May work next time: retried.
     Transient,
-    /// The other side asked for a pause of at least this long: retried after it. The wait counts only towards
-    /// [`RetryPolicy::max_throttle`](crate::RetryPolicy::max_throttle).
+    /// The other side asked for a pause of at least this long: retried after it. The wait counts
+    /// only towards [`RetryPolicy::max_throttle`](crate::RetryPolicy::max_throttle).
     Throttled {
         /// The least pause.
         retry_after: Duration,
@@ -52,9 +52,11 @@ impl From<ErrorClass> for FailureClass {
 
 /// A classified failure, which `?` makes from any error.
 ///
-/// - An error of this crate anywhere in the chain keeps its class: a store that throttles and names a pause is `Throttled`, a missing table is
-///   `Permanent`, and a command that an aggregate [refused](Rejection) is `Permanent`.
-/// - Any other error is `Transient`. Say what it is with [`ResultExt`]: `.permanent()?`, `.throttled(d)?`.
+/// - An error of this crate anywhere in the chain keeps its class: a store that throttles and names
+///   a pause is `Throttled`, a missing table is `Permanent`, and a command that an aggregate
+///   [refused](Rejection) is `Permanent`.
+/// - Any other error is `Transient`. Say what it is with [`ResultExt`]: `.permanent()?`,
+///   `.throttled(d)?`.
 ///
 /// It is not itself an [`Error`], or `?` could not convert from every error.
 pub struct HandlerError {
@@ -100,7 +102,8 @@ impl HandlerError {
     pub fn fatal(source: impl Into<BoxError>) -> Self {
         Self::new(ErrorClass::Fatal, source)
     }
-    /// The event that is to be handled cannot be read: poison, unless waiting or a permission would help.
+    /// The event that is to be handled cannot be read: poison, unless waiting or a permission would
+    /// help.
     pub(super) fn unreadable(error: CodecError) -> Self {
         use crate::PayloadError::Refused;
         match class_of(&error) {

@@ -31,12 +31,16 @@ pub enum FailureAction {
 /// ```
 /// use foldstream::runner::{ErrorClass, FailedEvent, FailureAction, ProcessorPolicy};
 ///
-/// let policy = ProcessorPolicy::listener().with_on_failure(|event: &FailedEvent<'_>| {
-///     match event.class() {
+/// fn on_failure(class: ErrorClass) -> FailureAction {
+///     match class {
 ///         ErrorClass::Permanent => FailureAction::DeadLetter,
 ///         _ => FailureAction::Halt,
 ///     }
-/// });
+/// }
+/// assert_eq!(on_failure(ErrorClass::Poison), FailureAction::Halt);
+///
+/// let decide = |event: &FailedEvent<'_>| on_failure(event.class());
+/// let policy = ProcessorPolicy::listener().with_on_failure(decide);
 /// # let _ = policy;
 /// ```
 #[derive(Debug)]

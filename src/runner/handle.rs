@@ -21,22 +21,37 @@ use tokio_util::sync::CancellationToken;
 ///
 /// # Example
 /// A service that answers probes while its processors run:
-/// ```no_run
-/// # use foldstream::runner::{Runner, RunnerHealth};
-/// # async fn serve(_: impl Fn() -> RunnerHealth) {}
-/// # async fn shutdown() {}
-/// # async fn example(runner: Runner) -> Result<(), Box<dyn std::error::Error>> {
+/// ```
+/// # use foldstream::{DomainEvent, runner::{EventContext, HandlerResult, Listener, Runner}};
+/// # use foldstream_testkit::{InMemoryControlStore, InMemoryMessageBus};
+/// # use std::time::Duration;
+/// # #[derive(Clone, Debug, PartialEq, DomainEvent)]
+/// # #[event(aggregate = "order")]
+/// # enum OrderEvent { Placed {} }
+/// # struct Mailer;
+/// # impl Listener for Mailer {
+/// #     const NAME: &'static str = "mailer";
+/// #     type Events = OrderEvent;
+/// #     async fn handle(&self, _: &OrderEvent, _: &EventContext) -> HandlerResult { Ok(()) }
+/// # }
+/// # let mut runtime = tokio::runtime::Builder::new_current_thread();
+/// # runtime.enable_time().start_paused(true).build()?.block_on(async {
+/// # let bus = InMemoryMessageBus::new();
+/// # bus.create_topic("GlobalEvents", 1);
+/// let runner = Runner::builder(bus, InMemoryControlStore::new(), "shop")
+///     .listener(Mailer)
+///     .build()?;
 /// let handle = runner.start();
-/// tokio::select! {
-///     // `readiness()` and `liveness()` of the health are the answers to HTTP probes.
-///     () = serve(|| handle.health()) => {}
-///     () = shutdown() => {}
-///     _ = handle.wait() => {}
-/// }
+/// tokio::time::sleep(Duration::from_secs(5)).await;
+/// // The answers to HTTP probes.
+/// assert!(handle.health().readiness().is_ok());
+/// assert!(handle.health().liveness().is_ok());
+///
 /// handle.stop();
 /// handle.wait().await.into_result()?;
-/// # Ok(())
-/// # }
+/// # Ok::<(), foldstream::BoxError>(())
+/// # })?;
+/// # Ok::<(), foldstream::BoxError>(())
 /// ```
 pub struct RunnerHandle {
     shared: Arc<RunnerBuilder>,
@@ -52,7 +67,7 @@ struct Slot {
     task: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// The error returned when a processor cannot be started anew.
+/// The error returned when a processor cannot be started again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RestartError {
@@ -148,7 +163,7 @@ impl RunnerHandle {
         self.stop.cancel();
     }
 
-    /// Starts a processor anew that has halted, from the offset that its group has committed. The
+    /// Starts a processor again that has halted, from the offset that its group has committed. The
     /// other processors are not touched.
     ///
     /// # Errors
@@ -180,7 +195,7 @@ impl RunnerHandle {
     }
 
     /// Waits until every processor has stopped or halted, and returns the
-    /// [`report`](Self::report). A processor that is started anew meanwhile is waited for.
+    /// [`report`](Self::report). A processor that is started again meanwhile is waited for.
     ///
     /// Dropping the future stops nothing.
     pub async fn wait(&self) -> RunnerReport {

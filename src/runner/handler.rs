@@ -8,17 +8,21 @@ use crate::{
 use std::{fmt, future::Future, str::FromStr, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
-/// Reacts to events with side effects: sends a mail, calls a service, executes a command on another aggregate.
+/// Reacts to events with side effects: sends a mail, calls a service, executes a command on another
+/// aggregate.
 ///
-/// At least once: after a crash an event may come again, with the same [`EventContext::event_id`]. Never run by a replay.
+/// At least once: after a crash an event may come again, with the same [`EventContext::event_id`].
+/// Never run by a replay.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a `Listener`",
     note = "a `Projector` is registered with `projector(..)`"
 )]
 pub trait Listener: Send + Sync + 'static {
-    /// Part of the consumer group's name, 1 to 64 characters of `[A-Za-z0-9_.-]`. Stored: never change it.
+    /// Part of the consumer group's name, 1 to 64 characters of `[A-Za-z0-9_.-]`. Stored: never
+    /// change it.
     const NAME: &'static str;
-    /// The events that it receives: one [`DomainEvent`](crate::DomainEvent), or several by [`event_set!`](crate::event_set).
+    /// The events that it receives: one [`DomainEvent`](crate::DomainEvent), or several by
+    /// [`event_set!`](crate::event_set).
     type Events: EventSet;
     /// Handles one event; the events of a stream come in order, one after the other.
     fn handle(
@@ -89,15 +93,20 @@ impl BatchResult {
     note = "only projectors can be replayed; a `Listener` is registered with `listener(..)`"
 )]
 pub trait Projector: Send + Sync + 'static {
-    /// Part of the consumer group's name, 1 to 64 characters of `[A-Za-z0-9_.-]`. Stored: never change it.
+    /// Part of the consumer group's name, 1 to 64 characters of `[A-Za-z0-9_.-]`. Stored: never
+    /// change it.
     const NAME: &'static str;
-    /// Raise it when the read model's shape or meaning changes: a build joins only models of its own number.
+    /// Raise it when the read model's shape or meaning changes: a build joins only models of its
+    /// own number.
     const MODEL: u32 = 1;
-    /// The events that it receives: one [`DomainEvent`](crate::DomainEvent), or several by [`event_set!`](crate::event_set).
+    /// The events that it receives: one [`DomainEvent`](crate::DomainEvent), or several by
+    /// [`event_set!`](crate::event_set).
     type Events: EventSet;
-    /// Takes one event into the read model; the events of a stream come in order, one after the other.
+    /// Takes one event into the read model; the events of a stream come in order, one after the
+    /// other.
     ///
-    /// An older version applied late must change nothing: a write of a process that has lost its partition cannot be recalled.
+    /// An older version applied late must change nothing: a write of a process that has lost its
+    /// partition cannot be recalled.
     fn project(
         &self,
         event: &Self::Events,
@@ -127,7 +136,8 @@ pub trait Projector: Send + Sync + 'static {
         let _ = model;
         async { Ok(()) }
     }
-    /// Empties a model, before a full replay builds it. Nothing calls it in this version, which has no replay.
+    /// Empties a model, before a full replay builds it. Nothing calls it in this version, which has
+    /// no replay.
     fn reset(&self, model: &ModelId) -> impl Future<Output = HandlerResult> + Send;
     /// Makes durable what `project` only buffered; called before an offset is committed.
     fn flush(&self, model: &ModelId) -> impl Future<Output = HandlerResult> + Send {
@@ -136,8 +146,8 @@ pub trait Projector: Send + Sync + 'static {
     }
     /// Drops what `project` has buffered of these streams and no `flush` has stored: their
     /// partitions were taken away, and another process handles the events now. Whatever the model
-    /// keeps of these streams in memory is read anew afterwards. The default does nothing, which is
-    /// right for a projector that buffers nothing.
+    /// keeps of these streams in memory is read again afterwards. The default does nothing, which
+    /// is right for a projector that buffers nothing.
     ///
     /// The runner calls it neither during a `flush` nor during a `project` of one of the streams.
     fn forget_buffered(
@@ -148,7 +158,8 @@ pub trait Projector: Send + Sync + 'static {
         let _ = (model, streams);
         async { Ok(()) }
     }
-    /// The last version of `stream` in the read model, if the projector stores it together with its rows.
+    /// The last version of `stream` in the read model, if the projector stores it together with its
+    /// rows.
     fn position(
         &self,
         model: &ModelId,
@@ -229,7 +240,8 @@ pub enum EventSource {
     History,
 }
 
-/// The header and source of an event, and the state of this attempt. Cloning is a few reference counts.
+/// The header and source of an event, and the state of this attempt. Cloning is a few reference
+/// counts.
 #[derive(Clone, Debug)]
 pub struct EventContext {
     model: ModelId,
@@ -304,8 +316,9 @@ impl EventContext {
     pub const fn source(&self) -> &EventSource {
         &self.source
     }
-    /// Ready once the result no longer counts: the attempt timed out, the partition was taken away, or the process is
-    /// to end. For work that the handler has started elsewhere; the handler itself is dropped.
+    /// Ready once the result no longer counts: the attempt timed out, the partition was taken away,
+    /// or the process is to end. For work that the handler has started elsewhere; the handler
+    /// itself is dropped.
     pub async fn cancelled(&self) {
         self.cancelled.cancelled().await;
     }
@@ -313,8 +326,9 @@ impl EventContext {
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.is_cancelled()
     }
-    /// Metadata for a command that this event causes: keeps correlation and trace, names the cause, and derives a command
-    /// id from processor, event and `step`, so that a redelivery names the same command.
+    /// Metadata for a command that this event causes: keeps correlation and trace, names the cause,
+    /// and derives a command id from processor, event and `step`, so that a redelivery names the
+    /// same command.
     #[must_use]
     pub fn caused(&self, step: &str) -> Metadata {
         let cause = self.event_id().to_string();

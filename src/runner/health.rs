@@ -18,9 +18,10 @@ const SILENCE: Duration = Duration::from_secs(30);
 /// use foldstream::runner::{ProcessorHealth, ProcessorState, RunnerHealth};
 ///
 /// let halted = ProcessorHealth::new("mailer", ProcessorState::Halted);
-/// let health = RunnerHealth::new([ProcessorHealth::new("orders", ProcessorState::Running), halted]);
+/// let running = ProcessorHealth::new("orders", ProcessorState::Running);
+/// let health = RunnerHealth::new([running, halted]);
 /// assert_eq!(health.readiness().to_string(), "mailer: it has halted");
-/// // Starting the process anew would not help.
+/// // Starting the process again would not help.
 /// assert!(health.liveness().is_ok());
 /// ```
 #[derive(Clone, Debug)]
@@ -103,7 +104,7 @@ pub enum ProcessorState {
     Stopping,
     /// The processor has ended because it was told to.
     Stopped,
-    /// A failure has ended the processor. It is started anew by
+    /// A failure has ended the processor. It is started again by
     /// [`RunnerHandle::restart`](super::RunnerHandle::restart), or with the process.
     Halted,
 }
@@ -220,7 +221,7 @@ pub struct Problem {
 pub enum ProblemKind {
     /// The processor is in a state in which it does not handle events.
     State(ProcessorState),
-    /// What the processor has handled has not been made durable for a minute.
+    /// The effects of handled events have not been made durable for a minute.
     NotDurable,
     /// This number of handlers block their threads.
     Stuck(usize),
@@ -319,7 +320,7 @@ impl ProcessorHealth {
         is_problem.then(|| self.problem(ProblemKind::NotDurable, trouble.lasting, error))
     }
 
-    /// Returns the problem that starting the process anew would solve, if there is one.
+    /// Returns the problem that starting the process again would solve, if there is one.
     pub fn not_live(&self) -> Option<Problem> {
         if self.silent >= SILENCE {
             return Some(self.problem(ProblemKind::Silent, self.silent, None));
@@ -360,7 +361,7 @@ impl RunnerHealth {
             problems: problems.filter_map(ProcessorHealth::not_ready).collect(),
         }
     }
-    /// Returns the reasons to start the process anew: a handler or a store blocks a thread.
+    /// Returns the reasons to start the process again: a handler or a store blocks a thread.
     ///
     /// For the liveness probe of a container. A processor that has halted is not among the reasons,
     /// since it would halt again at the same event, and the others would be interrupted each time.

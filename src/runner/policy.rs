@@ -11,12 +11,13 @@ pub enum OnHalt {
     /// [`RunnerHandle::health`](super::RunnerHandle::health) meanwhile.
     #[default]
     KeepOthers,
-    /// The others stop in order, as at a shutdown. For a process that is then started anew as a
+    /// The others stop in order, as at a shutdown. For a process that is then started again as a
     /// whole.
     StopAll,
 }
 
-/// The action for an event of a subscribed aggregate type under a name that this build does not know.
+/// The action for an event of a subscribed aggregate type under a name that this build does not
+/// know.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum UnknownEvents {
@@ -27,18 +28,20 @@ pub enum UnknownEvents {
     Fail,
 }
 
-/// The place at which a processor starts in a partition that it has never read. Resolved once to offsets, which are
-/// stored.
+/// The place at which a processor starts in a partition that it has never read. Resolved once to
+/// offsets, which are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Start {
-    /// At offset 0 of every partition. A projector's default. A partition whose log starts at a higher offset is
-    /// [`PositionLost`](super::RunnerError::PositionLost), also with an event store: a stream whose records are all gone
-    /// would never be met.
+    /// At offset 0 of every partition. A projector's default. A partition whose log starts at a
+    /// higher offset is [`PositionLost`](super::RunnerError::PositionLost), also with an event
+    /// store: a stream whose records are all gone would never be met.
     Beginning,
-    /// At the oldest record that each partition still holds, whatever retention has deleted before it.
+    /// At the oldest record that each partition still holds, whatever retention has deleted before
+    /// it.
     Oldest,
-    /// After the newest record. A listener's default: a new listener does not repeat old side effects.
+    /// After the newest record. A listener's default: a new listener does not repeat old side
+    /// effects.
     Now,
 }
 
@@ -88,7 +91,8 @@ impl fmt::Debug for LaneOf {
     }
 }
 
-/// The way in which one processor is run. Starts from [`listener`](Self::listener) or [`projector`](Self::projector).
+/// The way in which one processor is run. Starts from [`listener`](Self::listener) or
+/// [`projector`](Self::projector).
 #[derive(Clone, Debug)]
 pub struct ProcessorPolicy {
     pub(super) name: Option<Arc<str>>,
@@ -112,7 +116,8 @@ pub struct ProcessorPolicy {
 }
 
 impl ProcessorPolicy {
-    /// Starts [`Now`](Start::Now), handles 16 streams at a time, retries, then stores a dead letter.
+    /// Starts [`Now`](Start::Now), handles 16 streams at a time, retries, then stores a dead
+    /// letter.
     #[must_use]
     pub fn listener() -> Self {
         Self {
@@ -147,7 +152,8 @@ impl ProcessorPolicy {
             ..Self::listener()
         }
     }
-    /// Sets another name, and so another consumer group, for a second instance of one type or for a model that is built again.
+    /// Sets another name, and so another consumer group, for a second instance of one type or for a
+    /// model that is built again.
     #[must_use]
     pub fn with_name(mut self, name: impl Into<Arc<str>>) -> Self {
         self.name = Some(name.into());
@@ -162,8 +168,8 @@ impl ProcessorPolicy {
         self.instance_id = Some(id.into());
         self
     }
-    /// Sets the place at which it starts in a partition that it has never read. Default [`Start::Now`] for a listener,
-    /// [`Start::Beginning`] for a projector.
+    /// Sets the place at which it starts in a partition that it has never read. Default
+    /// [`Start::Now`] for a listener, [`Start::Beginning`] for a projector.
     #[must_use]
     pub const fn with_start(mut self, start: Start) -> Self {
         self.start = start;
@@ -187,22 +193,23 @@ impl ProcessorPolicy {
         self.on_failure = OnFailure(Arc::new(action));
         self
     }
-    /// Sets the action for an event of a subscribed aggregate type under a name that this build does
-    /// not know. Default [`UnknownEvents::Skip`] for a listener, and [`UnknownEvents::Fail`] for a
-    /// projector: a newer build will know the event, and must find it.
+    /// Sets the action for an event of a subscribed aggregate type under a name that this build
+    /// does not know. Default [`UnknownEvents::Skip`] for a listener, and [`UnknownEvents::Fail`]
+    /// for a projector: a newer build will know the event, and must find it.
     #[must_use]
     pub const fn with_unknown_events(mut self, unknown: UnknownEvents) -> Self {
         self.unknown_events = unknown;
         self
     }
-    /// Sets the number of streams handled at the same time, from 1; within a stream it is always one event after the other.
-    /// Default 16.
+    /// Sets the number of streams handled at the same time, from 1; within a stream it is always
+    /// one event after the other. Default 16.
     #[must_use]
     pub const fn with_concurrency(mut self, streams: usize) -> Self {
         self.concurrency = streams;
         self
     }
-    /// Sets the time that one call of a handler may take before it counts as a transient failure. Default 30 s.
+    /// Sets the time that one call of a handler may take before it counts as a transient failure.
+    /// Default 30 s.
     #[must_use]
     pub const fn with_attempt_timeout(mut self, timeout: Duration) -> Self {
         self.attempt_timeout = timeout;
@@ -266,10 +273,11 @@ impl ProcessorPolicy {
         self
     }
 
-    /// Sets how much the processor gives up before it holds: parked streams, streams that are parked
-    /// within a minute, and dead letters. A processor that holds pauses its partitions and keeps
-    /// the failed events where they are; it goes on when operators have brought each number below
-    /// half. So an error that concerns every event does not turn every event into a dead letter.
+    /// Sets how much the processor gives up before it holds: parked streams, streams that are
+    /// parked within a minute, and dead letters. A processor that holds pauses its partitions and
+    /// keeps the failed events where they are; it goes on when operators have brought each number
+    /// below half. So an error that concerns every event does not turn every event into a dead
+    /// letter.
     ///
     /// The limits are for each instance, over the rows of its partitions. Default 1,000 parked
     /// streams, 100 within a minute, and 10,000 dead letters.

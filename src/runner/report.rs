@@ -32,7 +32,8 @@ pub enum BuildError {
     Upcasters(#[from] InvalidUpcasters),
 }
 
-/// The error of a processor that ended before it was asked to. No offset is committed past what it had done.
+/// The error of a processor that ended before it was asked to. No offset is committed past what it
+/// had done.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunnerError {
@@ -70,8 +71,9 @@ pub enum RunnerError {
         #[source]
         source: BoxError,
     },
-    /// The group had committed an offset and has none now, or one that the partition does not hold any more; or the
-    /// first records of a partition are gone that was to be read from [`Start::Beginning`](super::Start::Beginning).
+    /// The group had committed an offset and has none now, or one that the partition does not hold
+    /// any more; or the first records of a partition are gone that was to be read from
+    /// [`Start::Beginning`](super::Start::Beginning).
     #[error(
         "processor {processor} (group {group}) cannot go on in {partition} without skipping events: {reason}"
     )]
@@ -85,8 +87,8 @@ pub enum RunnerError {
         /// A description of what was found and of what to do.
         reason: String,
     },
-    /// Another build works on the processor in a state that this build does not know, and the active generation may have to
-    /// stop meanwhile.
+    /// Another build works on the processor in a state that this build does not know, and the
+    /// active generation may have to stop meanwhile.
     #[error(
         "processor {processor} is in state {state:?}, which this build does not know and in which its active generation may have to stop: run the build that has put it there, or wait until it is live again"
     )]
@@ -133,7 +135,7 @@ pub enum RunnerError {
     Broken {
         /// The processor.
         processor: Arc<str>,
-        /// What the panic said.
+        /// The message of the panic.
         reason: String,
     },
     /// The read model could not be prepared.

@@ -1,4 +1,4 @@
-//! What a running processor shows to others.
+//! The state of a running processor, as others see it.
 use super::watch::Watched;
 use crate::{
     Clock,
@@ -254,7 +254,7 @@ impl Live {
         self.has_ended.send_replace(true);
     }
 
-    /// Starts anew after an end. Returns false if the processor has not halted.
+    /// Starts again after an end. Returns false if the processor has not halted.
     pub(in crate::runner) fn restarted(&self) -> bool {
         self.has_ended.send_if_modified(|has_ended| {
             let mut shown = self.shown();
@@ -323,7 +323,7 @@ impl Live {
     }
 }
 
-/// What the driver itself needs of what it has shown.
+/// The part of the shown state that the driver itself needs.
 #[derive(Debug)]
 pub(super) struct Now {
     pub(super) state: ProcessorState,

@@ -1,4 +1,4 @@
-//! What never changes while a processor runs.
+//! The settings that never change while a processor runs.
 use super::{
     super::{Entry, RunnerBuilder, erased::ErasedProcessor, machine::Rules},
     watch::Watching,
@@ -31,7 +31,7 @@ pub(super) struct Ports {
     pub(super) ids: Arc<dyn IdSource>,
 }
 
-/// What turns a record into a call of a handler.
+/// The parts that turn a record into a call of a handler.
 pub(super) struct Handling {
     pub(super) processor: Arc<dyn ErasedProcessor>,
     pub(super) upcasters: Upcasters,

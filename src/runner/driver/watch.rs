@@ -1,4 +1,4 @@
-//! What a driver asks and writes for those who look at the processor: the ends of its partitions,
+//! Questions and rows for those who look at the processor: the ends of its partitions,
 //! and the row of its instance. Nothing of it decides what is handled.
 use super::{Done, Driver, live::Now};
 use crate::{
@@ -24,7 +24,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// The time that a shutdown spends on deleting the row, which expires by itself.
 const DELETE: Duration = Duration::from_millis(500);
 
-/// What was found out beside the machine.
+/// The answers that were found beside the machine.
 #[derive(Clone, Debug, Default)]
 pub(in crate::runner) struct Watched {
     /// The generation that the processor serves.
@@ -228,7 +228,7 @@ impl Driver {
     }
 }
 
-/// What is left of a processor that has ended.
+/// The part of a processor that stays after its end.
 pub(in crate::runner) struct Keeper {
     settings: Arc<super::Settings>,
     live: Arc<super::Live>,

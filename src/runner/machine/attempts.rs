@@ -7,7 +7,8 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// The time after a cancellation for which an attempt is waited for. A longer one blocks its thread.
+/// The time after a cancellation for which an attempt is waited for. A longer one blocks its
+/// thread.
 const CANCEL_GRACE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]

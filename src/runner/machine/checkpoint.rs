@@ -352,7 +352,7 @@ impl Machine {
         self.checkpoint.forgetting.clear();
         if let Err(error) = result {
             // What is buffered of partitions that are gone would be written by the next flush, over
-            // what their new owner writes. A processor that starts anew has nothing buffered.
+            // what their new owner writes. A processor that starts again has nothing buffered.
             self.halt(self.rules.flush_error(error), now);
         }
     }

@@ -1,4 +1,5 @@
-//! The end of a membership: what runs is finished, what is done is committed, and the group is left.
+//! The end of a membership: what runs is finished, what is done is committed, and the group is
+//! left.
 use super::{Effect, Ends, Machine, Member};
 use crate::{
     ports::{MessageBusError, PartitionId},
@@ -26,7 +27,7 @@ pub(super) struct Ending {
     last: LastCheckpoint,
 }
 
-/// What follows once the group is left.
+/// The step that follows once the group is left.
 #[derive(Debug)]
 enum Then {
     End(Result<(), RunnerError>),

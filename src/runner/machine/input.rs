@@ -1,4 +1,4 @@
-//! What happens to the machine, and what it wants done.
+//! The inputs of the machine, and the effects that it asks for.
 use super::{
     AttemptId, Ended, RevocationId,
     lanes::LaneKey,
@@ -64,7 +64,8 @@ pub(in crate::runner) enum Input {
     Finished(AttemptId, Ended),
     /// The read model was flushed, or not.
     Flushed(Result<(), HandlerError>),
-    /// What the projector had buffered of lost partitions is gone, or could not be dropped.
+    /// The effects that the projector had buffered of lost partitions are gone, or could not be
+    /// dropped.
     Forgotten(Result<(), HandlerError>),
     /// The positions of streams are durable, or not.
     PositionsStored(Result<(), Setback>),

@@ -107,7 +107,7 @@ impl Failure {
     }
 }
 
-/// How an attempt has ended. What it got done counts even if it failed.
+/// The end of an attempt. The work that it got done counts even if it failed.
 #[derive(Debug)]
 pub(super) struct Ended {
     /// The progress in the stream now.
@@ -137,7 +137,7 @@ pub(super) enum Outcome {
     Cancelled,
 }
 
-/// What never changes while a processor runs.
+/// The rules that never change while a processor runs.
 #[derive(Debug)]
 pub(super) struct Rules {
     pub(super) name: Arc<str>,

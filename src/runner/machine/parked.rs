@@ -320,8 +320,8 @@ impl Machine {
     }
 
     /// Returns true if the row of a stream is being changed here, or was after the load began. If
-    /// the load has found another write than the one that is known, it may be the newer one, such as
-    /// a request: the rows are read again soon.
+    /// the load has found another write than the one that is known, it may be the newer one, such
+    /// as a request: the rows are read again soon.
     fn is_newer_here(&mut self, load: &Load, stream: &StreamId, row: &Stored<ParkRow>) -> bool {
         let is_busy = self.tasks.is_busy_with(stream);
         let Some(owned) = self.partitions.get(&load.partition, load.epoch) else {

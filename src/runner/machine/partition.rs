@@ -57,7 +57,7 @@ pub(super) struct Starting {
     pub(super) try_at: Option<Instant>,
 }
 
-/// What the handlers of a partition have done that is not durable yet.
+/// The effects of a partition's handlers that are not durable yet.
 #[derive(Debug, Default)]
 pub(super) struct Effects {
     /// Streams that were projected since the last flush began.

@@ -311,7 +311,7 @@ impl Machine {
                 self.drop_done(reply, redrive);
             }
             ParkState::Redriving { .. } => self.yield_row(&reply, &redrive.stream),
-            // Parked again, or asked for anew: the next round begins with a claim.
+            // Parked again, or asked for again: the next round begins with a claim.
             ParkState::Parked | ParkState::Requested(_) => self.drop_done(reply, redrive),
         }
     }
@@ -513,7 +513,8 @@ impl Machine {
         }
     }
 
-    /// What was handled is durable: notes what was passed over, writes the letter, moves `from`.
+    /// Goes on once the effects are durable: notes the versions that were passed over, writes the
+    /// letter, moves `from`.
     fn after_flush(&mut self, reply: Reply, mut redrive: Box<Redrive>) {
         while let Some(version) = redrive.passed.last().copied() {
             let key = (redrive.stream.clone(), version);

@@ -1,4 +1,4 @@
-//! Processors that are started, looked at, started anew and stopped by a handle.
+//! Processors that are started, looked at, started again and stopped by a handle.
 use super::harness::*;
 use foldstream::runner::{
     ErrorClass, HandlerError, OnHalt, ProcessorState, RestartError, RunnerError, RunnerHandle,

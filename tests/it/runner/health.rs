@@ -1,4 +1,4 @@
-//! What the health of processors says in each of their states.
+//! The health of processors in each of their states.
 use super::{
     handle::{pass, state},
     harness::*,
