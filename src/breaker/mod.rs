@@ -46,7 +46,6 @@ mod simulation;
 pub(crate) use call::Permit;
 pub use call::{CallError, CircuitBreaker, CircuitOpen};
 pub use circuit::CircuitState;
-pub(crate) use circuit::{Admission, Ticket, Transition};
 pub use distributed::DistributedBreaker;
 pub(crate) use outcome::Outcome;
 pub use policy::{BreakerPolicy, CallWindow, InvalidBreaker, SlowCalls};

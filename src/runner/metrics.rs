@@ -24,8 +24,8 @@ pub const OUTCOME: &str = "foldstream.outcome";
 /// A histogram: the time that a call of a handler took, in seconds.
 pub const PROCESS_DURATION: &str = "messaging.process.duration";
 /// A counter: the events and records by their outcome, which is `handled`, `skipped`, `shredded`,
-/// `duplicate`, `filled`, `gap_unverified`, `out_of_order`, `unreadable`, `dead_letter`, `discarded`
-/// or `deferred`.
+/// `duplicate`, `filled`, `gap_unverified`, `out_of_order`, `unreadable`, `dead_letter`,
+/// `discarded` or `deferred`.
 pub const EVENTS: &str = "foldstream.processor.events";
 /// A counter: the attempts that were repeated.
 pub const RETRIES: &str = "foldstream.processor.retries";

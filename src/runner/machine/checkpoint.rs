@@ -326,8 +326,9 @@ impl Machine {
     }
 
     /// An assignment has ended before the commit, and nothing was stored: the other partitions go
-    /// without it. The consumer may tell of the loss much later. Until then nothing of the partition
-    /// can be committed, so a revocation must not wait for it, nor a checkpoint begin for it.
+    /// without it. The consumer may tell of the loss much later. Until then nothing of the
+    /// partition can be committed, so a revocation must not wait for it, nor a checkpoint begin for
+    /// it.
     fn stale(&mut self, partition: &PartitionId, now: Instant) -> bool {
         tracing::debug!(%partition, "the assignment ended before the commit");
         let mut offsets = self.checkpoint.offsets.iter();

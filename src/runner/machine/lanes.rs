@@ -75,9 +75,9 @@ impl Lanes {
         self.ready.push_back(key.clone());
     }
 
-    /// Returns the first records of the lane that has been ready longest: at most `most`, all of one
-    /// stream and assignment. The lane runs until [`finished`](Self::finished). Lanes whose head
-    /// may not run stay where they are.
+    /// Returns the first records of the lane that has been ready longest: at most `most`, all of
+    /// one stream and assignment. The lane runs until [`finished`](Self::finished). Lanes whose
+    /// head may not run stay where they are.
     pub(super) fn start_next(
         &mut self,
         most: usize,
@@ -106,7 +106,8 @@ impl Lanes {
                     held.push(key);
                     continue;
                 }
-                // After a failure the head is tried alone, so that each event counts its own failures.
+                // After a failure the head is tried alone, so that each event counts its own
+                // failures.
                 let most = if lane.retry.is_some() { 1 } else { most.max(1) };
                 let records: Vec<_> = (lane.queue.iter().take(most))
                     .take_while(|record| {
@@ -380,7 +381,8 @@ impl Lanes {
                 at <= running || !is_gone(record)
             });
             if lost_head && !is_running {
-                // Nobody will wake the lane for the record that is gone, and what failed is gone too.
+                // Nobody will wake the lane for the record that is gone, and what failed is gone
+                // too.
                 lane.retry = None;
                 if matches!(lane.state, State::Waiting(_) | State::Held) && !lane.queue.is_empty() {
                     lane.state = State::Ready;
