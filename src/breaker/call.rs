@@ -192,6 +192,12 @@ impl CircuitBreaker {
         self.state_at(Instant::now())
     }
 
+    /// Returns the number of processes that count the service as away, as this process last saw it;
+    /// 0 for a breaker that is not distributed.
+    pub fn votes(&self) -> usize {
+        self.machine().votes(Instant::now())
+    }
+
     /// Returns the state of the circuit at a time.
     pub(crate) fn state_at(&self, now: Instant) -> CircuitState {
         self.machine().state(now)

@@ -10,7 +10,6 @@ const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const FAILURES: [Outcome; 3] = [
     Outcome::Transient,
-    Outcome::Timeout,
     Outcome::Throttled {
         retry_after: Duration::ZERO,
     },
@@ -92,7 +91,7 @@ fn half_of_at_least_five_calls_open_the_circuit_for_a_second() {
     given.fail(2);
     assert_eq!(given.state(), CircuitState::Closed);
     let ticket = given.call();
-    let transition = given.settle(ticket, Outcome::Timeout);
+    let transition = given.settle(ticket, Outcome::Transient);
     assert_eq!(transition, Some(Transition::Opened));
     let until = Some(given.now + SECOND);
     assert_eq!(given.state(), CircuitState::Open { until });
@@ -136,7 +135,7 @@ fn of_many_waiters_at_half_open_exactly_one_probes() {
 
 #[test]
 fn whatever_ends_a_probe_settles_the_state_or_frees_the_slot() {
-    for failure in [Outcome::Transient, Outcome::Timeout] {
+    for failure in [Outcome::Transient] {
         let mut given = half_open();
         let probe = given.probe();
         assert_eq!(given.settle(probe, failure), None);
@@ -193,7 +192,6 @@ fn an_answer_to_a_call_that_began_before_the_opening_does_not_count() {
         Outcome::Success,
         Outcome::Permanent,
         Outcome::Transient,
-        Outcome::Timeout,
         Outcome::Poison,
         Outcome::Cancelled,
     ];

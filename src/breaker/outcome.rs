@@ -11,7 +11,6 @@ pub(crate) enum Outcome {
         /// The pause that the service asked for; zero if it named none.
         retry_after: Duration,
     },
-    Timeout,
     /// The service answered, and refused this request.
     Permanent,
     /// The request could not be read, so the service was not called.
@@ -66,7 +65,7 @@ impl Outcome {
                 pause: Duration::ZERO,
             },
             Self::Throttled { retry_after } => Verdict::Reachable { pause: retry_after },
-            Self::Transient | Self::Timeout => Verdict::Failed,
+            Self::Transient => Verdict::Failed,
             Self::Poison | Self::Cancelled => Verdict::Unknown,
         }
     }
@@ -76,7 +75,7 @@ impl Outcome {
     pub(super) const fn counts_as_failed(self) -> Option<bool> {
         match self {
             Self::Success => Some(false),
-            Self::Transient | Self::Throttled { .. } | Self::Timeout => Some(true),
+            Self::Transient | Self::Throttled { .. } => Some(true),
             Self::Permanent | Self::Poison | Self::Cancelled => None,
         }
     }

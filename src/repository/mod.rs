@@ -322,9 +322,9 @@ impl<A: Aggregate> Repository<A> {
     pub fn with_conflict_retry(self, retry: ConflictRetry) -> Self {
         self.edit(|i| i.retry = retry)
     }
-    /// Stores the trace context of a command's span with its events, if the caller gives none
-    /// by [`Metadata::with_traceparent`](crate::Metadata::with_traceparent). Without this, only what the caller gives is
-    /// stored. Transactions store what the caller gives.
+    /// Stores the trace context of a command's span with its events, if the caller gives none by
+    /// [`Metadata::with_traceparent`](crate::Metadata::with_traceparent). Without this, only what
+    /// the caller gives is stored. Transactions store what the caller gives.
     #[must_use]
     pub fn with_trace_context(self, trace: impl TraceContext) -> Self {
         self.edit(|i| i.trace = Some(Arc::new(trace)))

@@ -249,6 +249,8 @@ impl ProcessorPolicy {
     /// that a handler may, for example, read and write the row of a customer without a race between
     /// two orders of that customer. Default: a lane of its own for each stream.
     ///
+    /// A stream of a shared lane that is parked does not park the others: they go on.
+    ///
     /// The lanes of two instances are independent, so streams share a lane in earnest only if their
     /// records are in one partition. A stream that is parked leaves its lane, and the other streams
     /// of the lane go on.

@@ -4,7 +4,7 @@ use crate::TraceContext;
 use std::sync::Arc;
 use tracing::{Span, field::Empty};
 
-/// What the spans of one processor share.
+/// The parts that the spans of one processor share.
 #[derive(Clone, Debug)]
 pub(super) struct Spans {
     pub(super) group: Arc<str>,

@@ -114,7 +114,7 @@ impl World {
         match (self.rng.u32(0..20), failing) {
             (0 | 1, _) if self.faults => Outcome::Cancelled,
             (2, _) if self.faults => Outcome::Poison,
-            (3..6, true) => Outcome::Timeout,
+            (3..6, true) => Outcome::Transient,
             // A bad process does not reach the service at all.
             (6, true) if self.faults && !self.one_bad => throttled,
             (_, true) => Outcome::Transient,

@@ -49,7 +49,7 @@ pub(super) struct Owner {
 #[derive(Debug, Default)]
 pub(super) struct Broker {
     pub(super) logs: [Log; PARTITIONS as usize],
-    /// What each instance will receive next.
+    /// The events that each instance will receive next.
     pub(super) inboxes: [VecDeque<Input>; 2],
     pub(super) is_member: [bool; 2],
     last_epoch: u64,

@@ -51,7 +51,7 @@ pub(super) struct Job {
     pub(super) not_before: Instant,
 }
 
-/// What an attempt is going to do.
+/// The plan of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Plan {
     Succeed,
@@ -102,7 +102,7 @@ pub(super) struct Buffered {
     pub(super) is_reported: bool,
 }
 
-/// What a machine was told of an assignment.
+/// The news that a machine has had of an assignment.
 #[derive(Debug, Default)]
 pub(super) struct Told {
     pub(super) epoch: u64,

@@ -1,4 +1,4 @@
-//! What the driver of an instance does: it receives, performs effects, and answers.
+//! The driver of an instance: it receives, performs effects, and answers.
 use super::super::{
     AttemptId, Effect, Input, RevocationId, Setback,
     rows::{Polled, RowAnswer, RowOp},
@@ -15,7 +15,7 @@ use crate::{
 };
 use std::time::Duration;
 
-/// What may happen next in an instance.
+/// The steps that may happen next in an instance.
 enum Next {
     Receive,
     Job(usize),

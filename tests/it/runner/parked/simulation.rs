@@ -26,7 +26,7 @@ const IDS: [&str; 3] = ["a", "b", "c"];
 type Event = (String, u64);
 type Hits = Arc<Mutex<BTreeMap<String, u64>>>;
 
-/// What is true outside of all processes.
+/// The facts outside of all processes.
 struct Truth {
     seed: u64,
     rng: Mutex<fastrand::Rng>,
