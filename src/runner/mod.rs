@@ -159,21 +159,23 @@ impl RunnerBuilder {
         });
         self
     }
-    /// Fills gaps from the event store, in the service that owns it. Without a store a gap is passed and counted.
+    /// Fills gaps from the event store, in the service that owns it. Without a store a gap is
+    /// passed and counted.
     #[must_use]
     pub fn with_event_store(mut self, store: impl EventStore) -> Self {
         self.history = Some(shared::event_store(store));
         self
     }
     /// Lifts older payloads of event types that bring no upcasters of their own
-    /// ([`DomainEvent::upcasters`](crate::DomainEvent::upcasters)), since they are of another crate.
+    /// ([`DomainEvent::upcasters`](crate::DomainEvent::upcasters)), since they are of another
+    /// crate.
     #[must_use]
     pub fn with_upcasters(mut self, upcasters: Upcasters) -> Self {
         self.upcasters = upcasters;
         self
     }
-    /// Opens payloads that were stored in another form: encrypted, compressed. A shredded event is passed over as a
-    /// retired one is.
+    /// Opens payloads that were stored in another form: encrypted, compressed. A shredded event is
+    /// passed over as a retired one is.
     #[must_use]
     pub fn with_payload_codecs(mut self, codecs: PayloadCodecs) -> Self {
         self.codecs = codecs;
@@ -185,8 +187,8 @@ impl RunnerBuilder {
         self.ids = ids;
         self
     }
-    /// Sets the clock that tells how old events are, and what rows say of times. Pauses and timeouts
-    /// follow tokio's clock.
+    /// Sets the clock that tells how old events are, and what rows say of times. Pauses and
+    /// timeouts follow tokio's clock.
     #[must_use]
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
@@ -309,9 +311,10 @@ fn check_name(name: &str) -> Result<(), BuildError> {
 impl Runner {
     /// Starts a builder.
     ///
-    /// `group_prefix` is the first part of the consumer groups' names, `<prefix>.<processor>.g<generation>`. It has no
-    /// default: two services with the same prefix and a processor of the same name would share a group, and each would
-    /// miss the records that the other gets. With another prefix every processor starts again, so choose it once.
+    /// `group_prefix` is the first part of the consumer groups' names,
+    /// `<prefix>.<processor>.g<generation>`. It has no default: two services with the same prefix
+    /// and a processor of the same name would share a group, and each would miss the records that
+    /// the other gets. With another prefix every processor starts again, so choose it once.
     #[must_use]
     pub fn builder(
         bus: impl MessageBus,
