@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
-const FAILURES: [Outcome; 3] = [
+const FAILURES: [Outcome; 2] = [
     Outcome::Transient,
     Outcome::Throttled {
         retry_after: Duration::ZERO,

@@ -46,6 +46,8 @@ mod simulation;
 pub(crate) use call::Permit;
 pub use call::{CallError, CircuitBreaker, CircuitOpen};
 pub use circuit::CircuitState;
+#[cfg(test)]
+pub(crate) use circuit::{Admission, Ticket, Transition};
 pub use distributed::DistributedBreaker;
 pub(crate) use outcome::Outcome;
 pub use policy::{BreakerPolicy, CallWindow, InvalidBreaker, SlowCalls};

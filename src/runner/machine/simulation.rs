@@ -21,7 +21,7 @@ use self::{
 use super::{Effect, Input, Machine, Rules, testing::partition};
 use crate::{
     EventSelector, Timestamp,
-    ports::{MessageBusError, NoPosition, PartitionId},
+    ports::{MessageBusError, NoPosition},
     runner::{DeliveryLevel, FailureAction, ProcessorPolicy},
 };
 use std::{
@@ -100,7 +100,7 @@ impl Simulation {
             now: start,
             broker: Broker::default(),
             store: Store::default(),
-            instances: [Instance::new(0), Instance::new(1)],
+            instances: [Instance::new(), Instance::new()],
             rules,
             is_calm: false,
             is_traced,
@@ -112,7 +112,7 @@ impl Simulation {
     }
 
     fn start_instance(&mut self, at: usize) {
-        self.instances[at] = Instance::new(at);
+        self.instances[at] = Instance::new();
         self.instances[at].machine = Some(Machine::new(self.rules.clone(), self.now));
         self.trace(at, &"starts");
         self.input(at, Input::Timer);
@@ -287,7 +287,7 @@ impl Simulation {
         if self.instances[at].machine.is_some() {
             self.trace(at, &"crashes");
             self.broker.leave(at);
-            self.instances[at] = Instance::new(at);
+            self.instances[at] = Instance::new();
         }
     }
 
@@ -385,10 +385,6 @@ impl Simulation {
                 self.advance_time();
             }
         }
-    }
-
-    fn committed(&self, partition: &PartitionId) -> u64 {
-        self.broker.logs[partition.partition as usize].committed
     }
 }
 

@@ -122,7 +122,6 @@ impl Told {
 }
 
 pub(super) struct Instance {
-    pub(super) number: usize,
     pub(super) machine: Option<Machine>,
     pub(super) jobs: Vec<Job>,
     pub(super) attempts: BTreeMap<AttemptId, Attempt>,
@@ -142,9 +141,8 @@ pub(super) struct Instance {
 }
 
 impl Instance {
-    pub(super) fn new(number: usize) -> Self {
+    pub(super) fn new() -> Self {
         Self {
-            number,
             machine: None,
             jobs: Vec::new(),
             attempts: BTreeMap::new(),
@@ -397,16 +395,6 @@ impl Instance {
                     "{partition} was released at {committed} before {low} was committed"
                 );
             }
-        }
-    }
-
-    /// Checks that no window holds more than it may.
-    pub(super) fn check_window(&self, partition: &PartitionId, committed: u64, records: usize) {
-        if let Some(told) = self.told.get(partition)
-            && !self.has_pause_failed
-        {
-            let held = told.records.range(committed..).count();
-            assert!(held <= records, "{held} records are held of {partition}");
         }
     }
 }
