@@ -186,5 +186,5 @@ async fn changed(breaker: Option<&mut tokio::sync::watch::Receiver<u64>>) {
     {
         return;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }

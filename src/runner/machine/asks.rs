@@ -72,18 +72,18 @@ impl Machine {
     }
 
     /// Takes the answer to an operation of a request.
-    pub(super) fn ask_answered(&mut self, reply: Reply, mut ask: Box<Ask>) {
+    pub(super) fn ask_answered(&mut self, reply: &Reply, mut ask: Box<Ask>) {
         match &mut ask.step {
             AskStep::Read => self.ask_read(reply, ask),
             AskStep::Ready(_) | AskStep::Handling(..) | AskStep::Flush(..) => {}
             // The letter of the new failure is written: the request is served.
-            AskStep::Write => self.end_ask(&reply, ask),
-            AskStep::Passed => self.delete_letter(&reply, ask),
+            AskStep::Write => self.end_ask(reply, ask),
+            AskStep::Passed => self.delete_letter(reply, ask),
             AskStep::DeleteLetter => {
                 if let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) {
                     owned.parking.letters.remove(&ask.letter);
                 }
-                self.end_ask(&reply, ask);
+                self.end_ask(reply, ask);
             }
             AskStep::DeleteAsk => {}
         }
@@ -101,11 +101,11 @@ impl Machine {
         self.go_on(reply, Kind::Ask(ask), Some(op));
     }
 
-    fn ask_read(&mut self, reply: Reply, mut ask: Box<Ask>) {
+    fn ask_read(&mut self, reply: &Reply, mut ask: Box<Ask>) {
         let letter = match &reply.answer {
             RowAnswer::Letter(Some(letter)) if letter.head.id == ask.row.value.letter => letter,
             // The letter that was meant is gone.
-            _ => return self.end_ask(&reply, ask),
+            _ => return self.end_ask(reply, ask),
         };
         let event = match &letter.body {
             LetterBody::Event(event) => Some(event.clone()),
@@ -116,24 +116,24 @@ impl Machine {
             && let Some(parked) = owned.parking.parked.get(stream)
         {
             return if parked.row.value.is_duplicate(*version) {
-                self.delete_letter(&reply, ask)
+                self.delete_letter(reply, ask);
             } else {
                 // The park row and the discards of the stream serve it.
-                self.end_ask(&reply, ask)
+                self.end_ask(reply, ask);
             };
         }
         match (ask.row.value.what, event) {
             (AskKind::Redrive, Some(event)) if !self.was_handled(&event) => {
                 ask.step = AskStep::Ready(Box::new(event));
-                self.go_on(&reply, Kind::Ask(ask), None);
+                self.go_on(reply, Kind::Ask(ask), None);
             }
             (AskKind::Redrive, None) => {
                 // A build that can read the record may come: the letter stays.
                 tracing::warn!(processor = %self.rules.name, letter = ?ask.letter, "a dead letter still cannot be read: it stays");
-                self.end_ask(&reply, ask);
+                self.end_ask(reply, ask);
             }
-            (AskKind::Redrive, Some(_)) => self.delete_letter(&reply, ask),
-            _ => self.discard_letter(&reply, ask),
+            (AskKind::Redrive, Some(_)) => self.delete_letter(reply, ask),
+            _ => self.discard_letter(reply, ask),
         }
     }
 

@@ -337,7 +337,7 @@ impl Machine {
             return false;
         };
         if self.partitions.get(partition, stale.epoch).is_some() {
-            self.lost(HashSet::from([partition.clone()]), now);
+            self.lost(&HashSet::from([partition.clone()]), now);
         }
         self.checkpoint
             .offsets

@@ -216,7 +216,7 @@ impl Machine {
             Then::Rejoin => {
                 let all: std::collections::HashSet<_> =
                     self.partitions.owned.keys().cloned().collect();
-                self.lost(all, now);
+                self.lost(&all, now);
                 self.pausing = None;
                 let at = self.membership.joins.failed(now);
                 self.membership.state = Member::Out(at);

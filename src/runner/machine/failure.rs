@@ -46,7 +46,7 @@ impl Machine {
                 let error = RunnerError::halted(&self.rules.name, record, failure, &retry);
                 self.halt(error, now);
             }
-            _ => self.exhausted(lane, record, failure, retry, now),
+            _ => self.exhausted(lane, record, failure, &retry, now),
         }
     }
 

@@ -26,21 +26,21 @@ impl Machine {
         lane: &LaneKey,
         record: &Arc<Record>,
         failure: Failure,
-        retry: Retry,
+        retry: &Retry,
         now: Instant,
     ) {
         let class = failure.error.class();
         let action = if class == ErrorClass::Fatal {
             FailureAction::Halt
         } else {
-            self.action(record, &failure, &retry)
+            self.action(record, &failure, retry)
         };
         let stream = &record.event.header.stream;
         tracing::warn!(processor = %self.rules.name, %stream, version = %failure.version, attempts = retry.attempts(), ?class, ?action, error = crate::chain(failure.error.source()), "the event is not tried again");
         let wall = self.rules.wall(now);
         let (letter, how) = match action {
             FailureAction::Halt => {
-                let error = RunnerError::halted(&self.rules.name, record, failure, &retry);
+                let error = RunnerError::halted(&self.rules.name, record, failure, retry);
                 return self.halt(error, now);
             }
             FailureAction::Park if !self.may_park(now) => {
@@ -50,7 +50,7 @@ impl Machine {
             FailureAction::Park => {
                 let letter =
                     self.rules
-                        .letter_of(stream, &failure, &retry, wall, &LetterOf::Record(record));
+                        .letter_of(stream, &failure, retry, wall, &LetterOf::Record(record));
                 let failed = ParkFailure {
                     version: failure.version,
                     fingerprint: letter.1.head.fingerprint,
@@ -66,7 +66,7 @@ impl Machine {
             FailureAction::DeadLetter => {
                 let letter =
                     self.rules
-                        .letter_of(stream, &failure, &retry, wall, &LetterOf::Record(record));
+                        .letter_of(stream, &failure, retry, wall, &LetterOf::Record(record));
                 (Some(letter), How::Letter)
             }
             FailureAction::Discard(reason) => {
@@ -134,10 +134,10 @@ impl Machine {
                 ParkStep::Deferred
             };
         }
-        self.park_on(reply, give_up, now);
+        self.park_on(&reply, give_up, now);
     }
 
-    fn park_on(&mut self, reply: Reply, give_up: Box<GiveUp>, now: Instant) {
+    fn park_on(&mut self, reply: &Reply, give_up: Box<GiveUp>, now: Instant) {
         let stream = give_up.record.event.header.stream.clone();
         let How::Park(failed, step) = &give_up.how else {
             return;
@@ -157,17 +157,17 @@ impl Machine {
             ParkStep::Announce => Some(RowOp::Announce),
         };
         let _ = now;
-        self.go_on(&reply, Kind::GiveUp(give_up), op);
+        self.go_on(reply, Kind::GiveUp(give_up), op);
     }
 
     /// Takes the answer to an operation about an event that is given up.
-    pub(super) fn given_up(&mut self, reply: Reply, mut give_up: Box<GiveUp>, now: Instant) {
+    pub(super) fn given_up(&mut self, reply: &Reply, mut give_up: Box<GiveUp>, now: Instant) {
         let stream = give_up.record.event.header.stream.clone();
         match &mut give_up.how {
             How::Letter => {
                 self.counts.dead_letters += 1;
-                self.note_letter(&reply, &give_up);
-                self.pass_over(&reply, &give_up);
+                self.note_letter(reply, &give_up);
+                self.pass_over(reply, &give_up);
             }
             How::Discard => {
                 if let RowAnswer::Discard(PutIf::Conflict(Some(row))) = &reply.answer
@@ -176,10 +176,10 @@ impl Machine {
                     // An operator has asked for it meanwhile.
                     let (value, seen) = (row.value.passed(), row.revision);
                     let op = RowOp::ReplaceDiscard(stream, give_up.version, value, seen);
-                    return self.go_on(&reply, Kind::GiveUp(give_up), Some(op));
+                    return self.go_on(reply, Kind::GiveUp(give_up), Some(op));
                 }
                 self.counts.discarded += 1;
-                self.pass_over(&reply, &give_up);
+                self.pass_over(reply, &give_up);
             }
             How::Park(_, step) => match step {
                 ParkStep::Flush(_) => {}
@@ -189,7 +189,7 @@ impl Machine {
                 }
                 ParkStep::Letter => {
                     *step = ParkStep::Create;
-                    self.note_letter(&reply, &give_up);
+                    self.note_letter(reply, &give_up);
                     self.park_on(reply, give_up, now);
                 }
                 ParkStep::Create => {
@@ -199,7 +199,7 @@ impl Machine {
                     {
                         // The same event is parked once. A row of another owner is as good.
                         let row: Stored<_> = row.clone();
-                        self.row_written(&reply, &stream, row);
+                        self.row_written(reply, &stream, row);
                     } else {
                         // It was there and is gone: it is put again.
                         *step = ParkStep::Create;

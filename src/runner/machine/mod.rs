@@ -367,7 +367,7 @@ impl Machine {
             }
             Input::Assigned(assigned) => self.assigned(assigned, now),
             Input::Revoking(id, partitions, grace) => self.revoking(id, partitions, grace, now),
-            Input::Lost(partitions) => self.lost(partitions.into_iter().collect(), now),
+            Input::Lost(partitions) => self.lost(&partitions.into_iter().collect(), now),
             Input::NoPosition(partition, why, has_start) => {
                 self.no_position(partition, why, has_start, now);
             }
@@ -513,10 +513,10 @@ impl Machine {
             return self.lanes.finished(&work.lane, work.records().len());
         }
         if is_kept && ended.passed.is_empty() {
-            return self.conclude_kept(work, ended);
+            return self.conclude_kept(&work, &ended);
         }
         if ended.passed.is_empty() {
-            return self.conclude(work, ended, now);
+            return self.conclude(&work, ended, now);
         }
         let mut pass = Pass {
             versions: ended.passed.clone(),
@@ -528,17 +528,17 @@ impl Machine {
                 let kind = Kind::Pass(Box::new(pass));
                 self.begin_task(&partition, epoch, kind, Some(op));
             }
-            None => self.conclude(pass.work, pass.ended, now),
+            None => self.conclude(&pass.work, pass.ended, now),
         }
     }
 
     /// Puts an event back to the head of its lane, with no attempt spent: the service is away.
-    fn conclude_kept(&mut self, work: Work, ended: Ended) {
+    fn conclude_kept(&mut self, work: &Work, ended: &Ended) {
         let lane = work.lane.clone();
         let is_leaving = self.ending.is_some()
             || (self.partitions.get(&work.partition, work.epoch)).is_some_and(|o| o.is_leaving());
         let retry = self.lanes.take_retry(&lane).filter(|_| ended.done == 0);
-        self.note_done(&work, &ended);
+        self.note_done(work, ended);
         if is_leaving {
             return self.lanes.finished(&lane, work.records().len());
         }
@@ -560,17 +560,17 @@ impl Machine {
     }
 
     /// Notes what an attempt at records has done, and goes on with its lane.
-    fn conclude(&mut self, work: Work, ended: Ended, now: Instant) {
+    fn conclude(&mut self, work: &Work, ended: Ended, now: Instant) {
         let (records, lane) = (work.records(), &work.lane);
         let Some(owned) = self.partitions.get(&work.partition, work.epoch) else {
             return self.lanes.finished(lane, records.len());
         };
         let is_leaving = owned.is_leaving() || self.ending.is_some();
-        self.note_done(&work, &ended);
+        self.note_done(work, &ended);
         match ended.result {
             Outcome::Failed(failure) => {
                 self.lanes.finished(lane, ended.done);
-                self.failed(&work, ended.done, failure, now);
+                self.failed(work, ended.done, failure, now);
             }
             // The rest comes again, here or elsewhere.
             Outcome::Cancelled | Outcome::Done if is_leaving => {

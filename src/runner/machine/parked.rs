@@ -354,18 +354,18 @@ impl Machine {
         self.begin_task(&load.partition, load.epoch, Kind::Clear(clear), Some(op));
     }
 
-    pub(super) fn cleared(&mut self, reply: Reply, mut clear: Clear) {
+    pub(super) fn cleared(&mut self, reply: &Reply, mut clear: Clear) {
         match &reply.answer {
-            RowAnswer::ParkDeleted(DeleteIf::Deleted) => self.row_gone(&reply, clear.stream),
+            RowAnswer::ParkDeleted(DeleteIf::Deleted) => self.row_gone(reply, clear.stream),
             RowAnswer::ParkDeleted(DeleteIf::Conflict(row)) => {
-                self.row_written(&reply, &clear.stream, row.clone());
+                self.row_written(reply, &clear.stream, row.clone());
             }
             _ => {
                 let op = match clear.letters.pop() {
                     Some(letter) => RowOp::DeleteLetter(letter),
                     None => RowOp::DeletePark(clear.stream.clone(), clear.revision),
                 };
-                self.go_on(&reply, Kind::Clear(clear), Some(op));
+                self.go_on(reply, Kind::Clear(clear), Some(op));
             }
         }
     }
@@ -477,21 +477,21 @@ impl Machine {
         }
     }
 
-    pub(super) fn raised(&mut self, reply: Reply, mut raise: Raise) {
+    pub(super) fn raised(&mut self, reply: &Reply, mut raise: Raise) {
         let row = match &reply.answer {
             RowAnswer::Park(PutIf::Written(row) | PutIf::Conflict(Some(row))) => row.clone(),
             // The stream was released: all that is not covered goes back, before anything newer.
-            RowAnswer::Park(PutIf::Conflict(None)) => return self.row_gone(&reply, raise.stream),
+            RowAnswer::Park(PutIf::Conflict(None)) => return self.row_gone(reply, raise.stream),
             _ => {
                 // A record is stored.
                 raise.to_store.pop();
-                return self.raise_on(&reply, raise);
+                return self.raise_on(reply, raise);
             }
         };
         let high = row.value.high;
-        self.row_written(&reply, &raise.stream, row);
+        self.row_written(reply, &raise.stream, row);
         if high < raise.to {
-            return self.raise_on(&reply, raise);
+            return self.raise_on(reply, raise);
         }
         let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) else {
             return;

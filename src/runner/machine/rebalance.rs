@@ -25,7 +25,7 @@ impl Machine {
             .filter(|p| self.partitions.owned.contains_key(p))
             .collect();
         if !known.is_empty() {
-            self.lost(known, now);
+            self.lost(&known, now);
         }
         if self.ending.is_some() {
             return;
@@ -250,12 +250,12 @@ impl Machine {
     }
 
     /// Partitions are gone already.
-    pub(super) fn lost(&mut self, partitions: HashSet<PartitionId>, now: Instant) {
-        self.attempts.cancel(Some(&partitions), now, &mut self.out);
+    pub(super) fn lost(&mut self, partitions: &HashSet<PartitionId>, now: Instant) {
+        self.attempts.cancel(Some(partitions), now, &mut self.out);
         for leaving in self.partitions.leaving.values_mut() {
             leaving.partitions.retain(|p| !partitions.contains(p));
         }
-        self.forget(&partitions);
+        self.forget(partitions);
     }
 
     /// Forgets everything about partitions that are gone: others may work on them from now on.

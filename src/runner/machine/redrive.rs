@@ -196,7 +196,7 @@ impl Machine {
     }
 
     /// Takes the answer to an operation of a redrive.
-    pub(super) fn redrive_answered(&mut self, reply: Reply, mut redrive: Box<Redrive>) {
+    pub(super) fn redrive_answered(&mut self, reply: &Reply, mut redrive: Box<Redrive>) {
         match redrive.step {
             Step::Claim | Step::Advance => self.row_put(reply, redrive),
             Step::Discards => {
@@ -213,7 +213,7 @@ impl Machine {
             Step::Pass => {
                 if let Some(version) = redrive.passed.last().copied() {
                     let stream = redrive.stream.clone();
-                    if self.note_passed(&reply, &stream, version) {
+                    if self.note_passed(reply, &stream, version) {
                         redrive.passed.pop();
                     }
                 }
@@ -244,14 +244,14 @@ impl Machine {
                     let row = row.clone();
                     self.take_row(reply, redrive, row);
                 }
-                _ => self.row_gone(&reply, redrive.stream),
+                _ => self.row_gone(reply, redrive.stream),
             },
             Step::Ready(_) | Step::Handling(_) | Step::Flush(_) => {}
         }
     }
 
     /// Takes the answer to the claim or to a move of `from`.
-    fn row_put(&mut self, reply: Reply, mut redrive: Box<Redrive>) {
+    fn row_put(&mut self, reply: &Reply, mut redrive: Box<Redrive>) {
         let met = match &reply.answer {
             RowAnswer::Park(PutIf::Written(row)) => {
                 let row = row.clone();
@@ -259,18 +259,18 @@ impl Machine {
             }
             RowAnswer::Park(PutIf::Conflict(Some(row))) => row.clone(),
             // Another owner has handled all of it and has deleted the row.
-            _ => return self.row_gone(&reply, redrive.stream),
+            _ => return self.row_gone(reply, redrive.stream),
         };
         let wanted = redrive.wanted.take();
         let merged = wanted.and_then(|w| merge(&w, &met.value, &self.rules.instance));
-        self.row_written(&reply, &redrive.stream, met.clone());
+        self.row_written(reply, &redrive.stream, met.clone());
         match merged {
             Some(merged) => {
                 redrive.wanted = Some(merged.clone());
                 let op = RowOp::ReplacePark(redrive.stream.clone(), merged, met.revision);
-                self.go_on(&reply, Kind::Redrive(redrive), Some(op));
+                self.go_on(reply, Kind::Redrive(redrive), Some(op));
             }
-            None => self.yield_row(&reply, &redrive.stream),
+            None => self.yield_row(reply, &redrive.stream),
         }
     }
 
@@ -285,9 +285,9 @@ impl Machine {
     }
 
     /// Goes on with the row as it is now.
-    fn take_row(&mut self, reply: Reply, mut redrive: Box<Redrive>, row: Stored<ParkRow>) {
+    fn take_row(&mut self, reply: &Reply, mut redrive: Box<Redrive>, row: Stored<ParkRow>) {
         let value = row.value.clone();
-        self.row_written(&reply, &redrive.stream, row);
+        self.row_written(reply, &redrive.stream, row);
         redrive.next = redrive.next.max(value.from);
         let is_claim = redrive.step == Step::Claim;
         if let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) {
@@ -306,28 +306,28 @@ impl Machine {
                     redrive.step = Step::Discards;
                     let (first, last) = (value.from, Version::new(u64::MAX));
                     let op = RowOp::ReadDiscards(redrive.stream.clone(), first, last);
-                    return self.go_on(&reply, Kind::Redrive(redrive), Some(op));
+                    return self.go_on(reply, Kind::Redrive(redrive), Some(op));
                 }
                 self.drop_done(reply, redrive);
             }
-            ParkState::Redriving { .. } => self.yield_row(&reply, &redrive.stream),
+            ParkState::Redriving { .. } => self.yield_row(reply, &redrive.stream),
             // Parked again, or asked for again: the next round begins with a claim.
             ParkState::Parked | ParkState::Requested(_) => self.drop_done(reply, redrive),
         }
     }
 
     /// Deletes the letters and records of what was handled, then goes on with the next page.
-    fn drop_done(&mut self, reply: Reply, mut redrive: Box<Redrive>) {
+    fn drop_done(&mut self, reply: &Reply, mut redrive: Box<Redrive>) {
         let stream = redrive.stream.clone();
         if let Some(letter) = redrive.done_letters.last().cloned() {
             redrive.step = Step::DropLetters;
             let op = RowOp::DeleteLetter(letter);
-            return self.go_on(&reply, Kind::Redrive(redrive), Some(op));
+            return self.go_on(reply, Kind::Redrive(redrive), Some(op));
         }
         if let Some(version) = redrive.done_records.last().copied() {
             redrive.step = Step::DropRecords;
             let op = RowOp::DeleteDeferred(stream, version);
-            return self.go_on(&reply, Kind::Redrive(redrive), Some(op));
+            return self.go_on(reply, Kind::Redrive(redrive), Some(op));
         }
         let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) else {
             return;
@@ -339,11 +339,11 @@ impl Machine {
             ParkState::Redriving { .. } if row.value.is_drained() => {
                 redrive.step = Step::Delete;
                 let op = RowOp::DeletePark(stream, row.revision);
-                self.go_on(&reply, Kind::Redrive(redrive), Some(op));
+                self.go_on(reply, Kind::Redrive(redrive), Some(op));
             }
             ParkState::Redriving { .. } => {
                 redrive.step = Step::Ready(None);
-                self.go_on(&reply, Kind::Redrive(redrive), None);
+                self.go_on(reply, Kind::Redrive(redrive), None);
             }
             ParkState::Parked | ParkState::Requested(_) => {}
         }
@@ -509,13 +509,13 @@ impl Machine {
                 epoch: task.epoch,
                 answer: RowAnswer::Done,
             };
-            self.after_flush(reply, redrive);
+            self.after_flush(&reply, redrive);
         }
     }
 
     /// Goes on once the effects are durable: notes the versions that were passed over, writes the
     /// letter, moves `from`.
-    fn after_flush(&mut self, reply: Reply, mut redrive: Box<Redrive>) {
+    fn after_flush(&mut self, reply: &Reply, mut redrive: Box<Redrive>) {
         while let Some(version) = redrive.passed.last().copied() {
             let key = (redrive.stream.clone(), version);
             let owned = self.partitions.get(&reply.partition, reply.epoch);
@@ -525,7 +525,7 @@ impl Machine {
                     redrive.step = Step::Pass;
                     let (value, seen) = (row.value.passed(), row.revision);
                     let op = RowOp::ReplaceDiscard(key.0, version, value, seen);
-                    return self.go_on(&reply, Kind::Redrive(redrive), Some(op));
+                    return self.go_on(reply, Kind::Redrive(redrive), Some(op));
                 }
                 _ => redrive.passed.pop(),
             };
@@ -533,13 +533,13 @@ impl Machine {
         if let Some((key, letter)) = redrive.letter.clone() {
             redrive.step = Step::Letter;
             let op = RowOp::WriteLetter(key, letter);
-            return self.go_on(&reply, Kind::Redrive(redrive), Some(op));
+            return self.go_on(reply, Kind::Redrive(redrive), Some(op));
         }
         self.advance_row(reply, redrive);
     }
 
     /// Moves `from`, or parks the stream again at a new failure.
-    fn advance_row(&mut self, reply: Reply, mut redrive: Box<Redrive>) {
+    fn advance_row(&mut self, reply: &Reply, mut redrive: Box<Redrive>) {
         let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) else {
             return;
         };
@@ -560,6 +560,6 @@ impl Machine {
         redrive.step = Step::Advance;
         redrive.wanted = Some(wanted.clone());
         let op = RowOp::ReplacePark(redrive.stream.clone(), wanted, parked.row.revision);
-        self.go_on(&reply, Kind::Redrive(redrive), Some(op));
+        self.go_on(reply, Kind::Redrive(redrive), Some(op));
     }
 }

@@ -60,7 +60,7 @@ fn rules(seed: u64, start: Instant, rng: &mut fastrand::Rng) -> Rules {
         .with_concurrency(rng.usize(1..5))
         .with_max_batch(if rng.bool() { 1 } else { 3 })
         .with_drain(Duration::from_millis(rng.u64(100..6_000)));
-    if seed % 3 > 0 {
+    if !seed.is_multiple_of(3) {
         policy = policy.with_level(DeliveryLevel::Deduplicated);
         policy = policy.with_commit_interval(Duration::from_millis(rng.u64(200..4_000)));
     }
@@ -76,7 +76,7 @@ fn rules(seed: u64, start: Instant, rng: &mut fastrand::Rng) -> Rules {
     Rules {
         name: "simulated".into(),
         policy,
-        is_projector: seed % 5 > 0,
+        is_projector: !seed.is_multiple_of(5),
         selectors: vec![EventSelector {
             aggregate: "s",
             types: &[],

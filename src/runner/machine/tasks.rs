@@ -282,15 +282,15 @@ impl Machine {
             answer,
         };
         match kind {
-            Kind::GiveUp(give_up) => self.given_up(task, give_up, now),
-            Kind::Pass(pass) => self.passed_one(task, pass, now),
-            Kind::Raise(raise) => self.raised(task, raise),
-            Kind::Redrive(redrive) => self.redrive_answered(task, redrive),
-            Kind::Clear(clear) => self.cleared(task, clear),
+            Kind::GiveUp(give_up) => self.given_up(&task, give_up, now),
+            Kind::Pass(pass) => self.passed_one(&task, pass, now),
+            Kind::Raise(raise) => self.raised(&task, raise),
+            Kind::Redrive(redrive) => self.redrive_answered(&task, redrive),
+            Kind::Clear(clear) => self.cleared(&task, clear),
             Kind::Release(stream) => self.discards_read(&task, &stream),
             Kind::DropLetter => {}
             Kind::LetterOnly(letter) => self.letter_stored(&task, letter),
-            Kind::Ask(ask) => self.ask_answered(task, ask),
+            Kind::Ask(ask) => self.ask_answered(&task, ask),
         }
     }
 
@@ -325,17 +325,17 @@ impl Machine {
     }
 
     /// Takes the answer to the note that a version was passed over.
-    fn passed_one(&mut self, reply: Reply, mut pass: Box<Pass>, now: Instant) {
+    fn passed_one(&mut self, reply: &Reply, mut pass: Box<Pass>, now: Instant) {
         if let Some(version) = pass.versions.last().copied() {
             let stream = pass.work.stream().cloned();
-            if stream.is_none_or(|stream| self.note_passed(&reply, &stream, version)) {
+            if stream.is_none_or(|stream| self.note_passed(reply, &stream, version)) {
                 pass.versions.pop();
             }
         }
         let next = self.next_pass(&reply.partition, reply.epoch, &mut pass);
         match next {
-            Some(op) => self.go_on(&reply, Kind::Pass(pass), Some(op)),
-            None => self.conclude(pass.work, pass.ended, now),
+            Some(op) => self.go_on(reply, Kind::Pass(pass), Some(op)),
+            None => self.conclude(&pass.work, pass.ended, now),
         }
     }
 

@@ -28,6 +28,7 @@ use tokio::time::Instant;
 
 /// A step of I/O that the driver does.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "a few of them live at a time")]
 pub(super) enum What {
     Join,
     Begin(AssignedPartition),

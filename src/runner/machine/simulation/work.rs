@@ -412,7 +412,7 @@ impl Simulation {
             return;
         };
         let (is_cancelled, has_ended) = (attempt.is_cancelled, attempt.ended.is_some());
-        if !has_ended && !(is_cancelled && self.rng.bool()) {
+        if !(has_ended || is_cancelled && self.rng.bool()) {
             instance.apply(id, &mut self.store, level, is_projector, &mut self.rng);
             if self.rng.u8(0..3) == 0 {
                 return;
