@@ -109,6 +109,35 @@ async fn while_the_circuit_is_open_no_attempt_is_spent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_time_of_an_outage_does_not_count_towards_the_limit_of_retries() {
+    let world = World::new(1);
+    for id in 0..6 {
+        world.deposit(&id.to_string()).await;
+    }
+    let (started, breaker) = (Instant::now(), breaker());
+    let (state, failed) = (breaker.clone(), Arc::new(AtomicUsize::new(0)));
+    // Every stream has failed before the outage, and fails once more after it.
+    let seen = Seen::failing(move |_, _, _| {
+        if started.elapsed() < 1800 * S {
+            return Err(HandlerError::transient("the service is down"));
+        }
+        if state.state() == CircuitState::Closed && failed.fetch_add(1, Ordering::SeqCst) < 3 {
+            return Err(HandlerError::transient("a hiccup"));
+        }
+        Ok(())
+    });
+    let runner = world
+        .builder()
+        .listener_with(seen.clone(), policy(&breaker))
+        .build()
+        .unwrap();
+    let report = runner.run(tokio::time::sleep(2000 * S)).await;
+    let report = report.into_result().unwrap();
+    // Half an hour is more than the minute for which an event may fail.
+    assert_eq!((seen.len(), report[0].dead_letters), (6, 0));
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_event_that_always_fails_does_not_hold_up_the_others_for_good() {
     let world = World::new(1);
     let seen = Seen::failing(|id, _, _| match id {
