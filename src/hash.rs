@@ -9,7 +9,7 @@
 /// # Example
 /// ```
 /// // From Kafka's own tests.
-/// assert_eq!(foldstream::murmur2(b"foobar") as i32, -790_332_482);
+/// assert_eq!(foldstream::adapter::murmur2(b"foobar") as i32, -790_332_482);
 /// ```
 #[must_use]
 pub fn murmur2(data: &[u8]) -> u32 {
@@ -41,9 +41,9 @@ pub fn murmur2(data: &[u8]) -> u32 {
 ///
 /// # Example
 /// ```
-/// let partition = foldstream::kafka_partition(b"cart#7", 12);
+/// let partition = foldstream::adapter::kafka_partition(b"cart#7", 12);
 /// assert!(partition < 12);
-/// assert_eq!(partition, foldstream::kafka_partition(b"cart#7", 12));
+/// assert_eq!(partition, foldstream::adapter::kafka_partition(b"cart#7", 12));
 /// ```
 #[must_use]
 pub fn kafka_partition(key: &[u8], partitions: u32) -> u32 {

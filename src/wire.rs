@@ -120,7 +120,9 @@ pub enum WireError {
 ///
 /// # Example
 /// ```
-/// use foldstream::{CommitId, EventHeader, RecordedEvent, SourceUri, StreamId, Timestamp, Version};
+/// use foldstream::{
+///     CommitId, EventHeader, RecordedEvent, SourceUri, StreamId, Timestamp, Version, adapter,
+/// };
 /// let header = EventHeader::new(
 ///     CommitId::random().event_id(0),
 ///     StreamId::new("cart", "c-1")?,
@@ -130,9 +132,10 @@ pub enum WireError {
 /// );
 /// let event = RecordedEvent::new(header, "{}".into());
 /// let source = SourceUri::new("urn:shop")?;
-/// let message = foldstream::to_message(&event, &"GlobalEvents".into(), &source, Timestamp::now());
+/// let topic = "GlobalEvents".into();
+/// let message = adapter::to_message(&event, &topic, &source, Timestamp::now());
 /// assert_eq!(message.header("ce_type"), Some("cart.CartItemAdded"));
-/// assert_eq!(foldstream::from_message(&message)?, event);
+/// assert_eq!(adapter::from_message(&message)?, event);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub fn to_message(
