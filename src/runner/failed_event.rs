@@ -4,7 +4,11 @@ use crate::{
     EventHeader, StreamId, Version,
     ports::{Offset, PartitionId},
 };
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    panic::{self, AssertUnwindSafe},
+    sync::Arc,
+};
 
 /// The action for an event whose retries are spent, or that must not be retried.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -124,6 +128,19 @@ pub(super) struct OnFailure(
 impl Default for OnFailure {
     fn default() -> Self {
         Self(Arc::new(|event| event.default_action()))
+    }
+}
+impl OnFailure {
+    /// Asks the policy. One that panics halts the processor.
+    pub(super) fn decide(&self, event: &FailedEvent<'_>) -> FailureAction {
+        let asked = panic::catch_unwind(AssertUnwindSafe(|| (self.0)(event)));
+        asked.unwrap_or_else(|_| {
+            tracing::error!(
+                processor = event.processor,
+                "the failure policy has panicked"
+            );
+            FailureAction::Halt
+        })
     }
 }
 impl fmt::Debug for OnFailure {

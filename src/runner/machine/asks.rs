@@ -211,17 +211,8 @@ impl Machine {
         let Some(id) = found.map(|(id, _)| *id) else {
             return;
         };
-        let Some(task) = self.tasks.running.remove(&id) else {
+        let Some((reply, Kind::Ask(mut ask))) = self.tasks.take(id) else {
             return;
-        };
-        let Kind::Ask(mut ask) = task.kind else {
-            return;
-        };
-        let reply = Reply {
-            id,
-            partition: task.partition,
-            epoch: task.epoch,
-            answer: RowAnswer::Done,
         };
         match ended.result {
             // The service is away: the request waits.
@@ -271,16 +262,7 @@ impl Machine {
 
     /// The effect of an event that was handled once more is durable: its letter goes.
     pub(super) fn ask_flushed(&mut self, id: TaskId) {
-        let Some(task) = self.tasks.running.remove(&id) else {
-            return;
-        };
-        if let Kind::Ask(ask) = task.kind {
-            let reply = Reply {
-                id,
-                partition: task.partition,
-                epoch: task.epoch,
-                answer: RowAnswer::Done,
-            };
+        if let Some((reply, Kind::Ask(ask))) = self.tasks.take(id) {
             self.delete_letter(&reply, ask);
         }
     }

@@ -377,7 +377,7 @@ impl Machine {
     }
 
     /// Goes on with the steps about failed events whose effects are durable.
-    pub(super) fn advance_flushes(&mut self, now: Instant) {
+    pub(super) fn advance_flushes(&mut self) {
         let mut ready = Vec::new();
         for (id, task) in &self.tasks.running {
             let Some((after, stream)) = task.awaits_flush() else {
@@ -394,7 +394,7 @@ impl Machine {
             match self.tasks.running.get(&id).map(|task| &task.kind) {
                 Some(Kind::Redrive(_)) => self.redrive_flushed(id),
                 Some(Kind::Ask(_)) => self.ask_flushed(id),
-                _ => self.park_flushed(id, now),
+                _ => self.park_flushed(id),
             }
         }
     }

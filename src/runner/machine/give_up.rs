@@ -16,7 +16,7 @@ use crate::{
     },
     runner::{ErrorClass, FailedEvent, FailureAction, RunnerError, streams::Progress},
 };
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::sync::Arc;
 use tokio::time::Instant;
 
 impl Machine {
@@ -92,7 +92,7 @@ impl Machine {
         self.begin_task(&record.partition, record.epoch, kind, op);
     }
 
-    /// Asks the policy. A policy that panics halts the processor.
+    /// Asks the policy.
     fn action(&self, record: &Record, failure: &Failure, retry: &Retry) -> FailureAction {
         let header = failure.event().map_or(&record.event.header, |e| &e.header);
         let event = FailedEvent {
@@ -105,27 +105,13 @@ impl Machine {
             error: &failure.error,
             may_be_ours: true,
         };
-        let on_failure = &self.rules.policy.on_failure;
-        let asked = std::panic::catch_unwind(AssertUnwindSafe(|| (on_failure.0)(&event)));
-        asked.unwrap_or_else(|_| {
-            tracing::error!(processor = %self.rules.name, "the failure policy has panicked");
-            FailureAction::Halt
-        })
+        self.rules.policy.on_failure.decide(&event)
     }
 
     /// Goes on with parking once the read model is flushed.
-    pub(super) fn park_flushed(&mut self, id: TaskId, now: Instant) {
-        let Some(task) = self.tasks.running.remove(&id) else {
+    pub(super) fn park_flushed(&mut self, id: TaskId) {
+        let Some((reply, Kind::GiveUp(mut give_up))) = self.tasks.take(id) else {
             return;
-        };
-        let Kind::GiveUp(mut give_up) = task.kind else {
-            return;
-        };
-        let reply = Reply {
-            id,
-            partition: task.partition,
-            epoch: task.epoch,
-            answer: RowAnswer::Done,
         };
         if let How::Park(_, step) = &mut give_up.how {
             *step = if self.rules.has_event_store {
@@ -134,10 +120,10 @@ impl Machine {
                 ParkStep::Deferred
             };
         }
-        self.park_on(&reply, give_up, now);
+        self.park_on(&reply, give_up);
     }
 
-    fn park_on(&mut self, reply: &Reply, give_up: Box<GiveUp>, now: Instant) {
+    fn park_on(&mut self, reply: &Reply, give_up: Box<GiveUp>) {
         let stream = give_up.record.event.header.stream.clone();
         let How::Park(failed, step) = &give_up.how else {
             return;
@@ -156,7 +142,6 @@ impl Machine {
             ParkStep::Create => Some(RowOp::Park(stream, failed.clone())),
             ParkStep::Announce => Some(RowOp::Announce),
         };
-        let _ = now;
         self.go_on(reply, Kind::GiveUp(give_up), op);
     }
 
@@ -185,12 +170,12 @@ impl Machine {
                 ParkStep::Flush(_) => {}
                 ParkStep::Deferred => {
                     *step = ParkStep::Letter;
-                    self.park_on(reply, give_up, now);
+                    self.park_on(reply, give_up);
                 }
                 ParkStep::Letter => {
                     *step = ParkStep::Create;
                     self.note_letter(reply, &give_up);
-                    self.park_on(reply, give_up, now);
+                    self.park_on(reply, give_up);
                 }
                 ParkStep::Create => {
                     *step = ParkStep::Announce;
@@ -204,7 +189,7 @@ impl Machine {
                         // It was there and is gone: it is put again.
                         *step = ParkStep::Create;
                     }
-                    self.park_on(reply, give_up, now);
+                    self.park_on(reply, give_up);
                 }
                 ParkStep::Announce => {
                     self.counts.parked += 1;

@@ -297,7 +297,7 @@ impl Machine {
         self.advance_asks(now);
         self.advance_redrives(now);
         self.dispatch(now);
-        self.advance_flushes(now);
+        self.advance_flushes();
         self.advance_checkpoint(now);
         self.advance_revocations(now);
         self.advance_pauses(now);

@@ -13,7 +13,7 @@ use crate::{
     runner::streams::Progress,
 };
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -28,8 +28,8 @@ const RELOAD: Duration = Duration::from_secs(300);
 #[derive(Debug, Default)]
 pub(super) struct Parking {
     pub(super) parked: HashMap<StreamId, Parked>,
-    pub(super) discards: HashMap<(StreamId, Version), Stored<DiscardRow>>,
-    pub(super) letters: HashSet<LetterKey>,
+    pub(super) discards: BTreeMap<(StreamId, Version), Stored<DiscardRow>>,
+    pub(super) letters: BTreeSet<LetterKey>,
     pub(super) asks: HashMap<LetterKey, Stored<AskRow>>,
     /// The change token as it was before the rows were last read.
     token: Option<ChangeToken>,
@@ -93,11 +93,11 @@ impl Parking {
         if self.discards.is_empty() {
             return Vec::new();
         }
-        let of = self
-            .discards
-            .iter()
-            .filter(|((of, _), row)| of == stream && row.value.is_in_force());
-        of.map(|((_, version), _)| *version).collect()
+        let key = |version| (stream.clone(), Version::new(version));
+        let of = self.discards.range(key(0)..=key(u64::MAX));
+        of.filter(|(_, row)| row.value.is_in_force())
+            .map(|((_, version), _)| *version)
+            .collect()
     }
 
     /// Takes the discards of a load. What was read or written by itself since the load began is
@@ -143,25 +143,24 @@ impl Parking {
 
     /// Returns the versions of a stream that have a letter.
     pub(super) fn lettered(&self, stream: &StreamId) -> Vec<Version> {
-        let letters = self.letters.iter();
-        let mine = letters.filter_map(|key| match key {
-            LetterKey::Event {
-                stream: of,
-                version,
-            } if of == stream => Some(*version),
+        let letters = self.letters_of(stream, Version::new(u64::MAX));
+        let versions = letters.filter_map(|key| match key {
+            LetterKey::Event { version, .. } => Some(*version),
             _ => None,
         });
-        mine.collect()
+        versions.collect()
     }
 
     /// Returns the letters of a stream below a version.
     pub(super) fn letters_below(&self, stream: &StreamId, below: Version) -> Vec<LetterKey> {
-        let mut letters: Vec<_> = (self.letters.iter())
-            .filter(|key| matches!(key, LetterKey::Event { stream: of, version } if of == stream && *version < below))
-            .cloned()
-            .collect();
-        letters.sort_unstable();
-        letters
+        self.letters_of(stream, below).cloned().collect()
+    }
+
+    /// The letters of a stream below a version, in order. There may be thousands of other streams.
+    fn letters_of(&self, stream: &StreamId, below: Version) -> impl Iterator<Item = &LetterKey> {
+        let first = LetterKey::event(stream.clone(), Version::NONE);
+        self.letters
+            .range(first..LetterKey::event(stream.clone(), below))
     }
 }
 

@@ -499,16 +499,7 @@ impl Machine {
 
     /// Goes on with what was waiting for a flush.
     pub(super) fn redrive_flushed(&mut self, id: TaskId) {
-        let Some(task) = self.tasks.running.remove(&id) else {
-            return;
-        };
-        if let Kind::Redrive(redrive) = task.kind {
-            let reply = Reply {
-                id,
-                partition: task.partition,
-                epoch: task.epoch,
-                answer: RowAnswer::Done,
-            };
+        if let Some((reply, Kind::Redrive(redrive))) = self.tasks.take(id) {
             self.after_flush(&reply, redrive);
         }
     }

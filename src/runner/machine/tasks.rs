@@ -191,6 +191,17 @@ impl Task {
 }
 
 impl Tasks {
+    /// Takes out a task that has waited for something else than an operation, as if one were done.
+    pub(super) fn take(&mut self, id: TaskId) -> Option<(Reply, Kind)> {
+        let task = self.running.remove(&id)?;
+        let reply = Reply {
+            id,
+            partition: task.partition,
+            epoch: task.epoch,
+            answer: RowAnswer::Done,
+        };
+        Some((reply, task.kind))
+    }
     pub(super) fn is_busy_with(&self, stream: &StreamId) -> bool {
         let mut tasks = self.running.values();
         tasks.any(|task| task.parked_stream() == Some(stream))

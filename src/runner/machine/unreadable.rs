@@ -12,7 +12,7 @@ use crate::{
     ports::{AssignmentEpoch, PartitionId},
     runner::{FailedEvent, FailureAction, HandlerError, RunnerError},
 };
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::sync::Arc;
 use tokio::time::Instant;
 
 impl Machine {
@@ -91,9 +91,7 @@ impl Machine {
             error: &error,
             may_be_ours: stream.is_some_and(|stream| rules.subscribes_to(&stream)),
         };
-        let on_failure = &rules.policy.on_failure;
-        let asked = std::panic::catch_unwind(AssertUnwindSafe(|| (on_failure.0)(&event)));
-        let action = asked.unwrap_or(FailureAction::Halt);
+        let action = rules.policy.on_failure.decide(&event);
         tracing::warn!(processor = %rules.name, %partition, %offset, ?action, error = crate::chain(&first.error), "a record cannot be read");
         match action {
             // The limit is reached: it stays where it is.
