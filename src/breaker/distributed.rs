@@ -3,15 +3,14 @@ use super::{
     call::CircuitBreaker,
     machine::Breaker,
     policy::{BreakerPolicy, InvalidBreaker},
+    probe_lease::millis,
     quorum::{Answer, Membership, Request},
-    rows::{self, EPOCH, PROBE, RowsRead, VOTE, epoch_key, probe_key, vote_key},
+    rows::{self, NameRow, VOTE, epoch_key, probe_key, vote_key},
 };
 use crate::{
     IdSource, SystemIds,
     control::{PutIf, Rows},
-    ports::{
-        ControlStore, ControlStoreError, DeleteExpect, Expect, RangeQuery, Row, RowKey, shared,
-    },
+    ports::{ControlStore, ControlStoreError, DeleteExpect, Expect, RowKey, shared},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::{sync::Arc, time::Duration};
@@ -49,7 +48,9 @@ const FAREWELL: Duration = Duration::from_secs(2);
 ///
 /// # Cost
 /// One strongly consistent read of one partition per process and renew period, and, while circuits
-/// are open, one write per voter and one by the process that probes.
+/// are open, one write per voter and one by the process that probes. At its start a process reads
+/// the row by which [`Operator`](crate::operate::Operator::breakers) lists the breaker, and writes
+/// it if it is absent or has other settings.
 ///
 /// # Example
 /// ```
@@ -121,7 +122,8 @@ impl DistributedBreaker {
         validate(
             "name",
             &name,
-            RowKey::MAX_PARTITION - rows::partition("").len(),
+            // The name is part of a partition, and a sort key in the list of breakers.
+            RowKey::MAX_SORT,
         )?;
         validate("instance", &label, RowKey::MAX_SORT - VOTE.len())?;
         let ids: Arc<dyn IdSource> = Arc::new(SystemIds);
@@ -212,6 +214,11 @@ impl DistributedBreaker {
             rows: Rows::new(self.store.clone(), self.ids),
             store: self.store,
             name: self.name,
+            settings: NameRow {
+                quorum: u64::try_from(self.member.quorum).unwrap_or(u64::MAX),
+                renew_millis: millis(self.member.renew),
+                ..NameRow::default()
+            },
             label: self.member.label,
             breaker: self.breaker,
         };
@@ -244,12 +251,15 @@ struct Driver {
     store: Arc<dyn ControlStore>,
     name: String,
     label: String,
+    /// The row of this process's settings, for operators.
+    settings: NameRow,
     breaker: CircuitBreaker,
 }
 
 impl Driver {
     async fn run(self, stop: &CancellationToken) {
         let mut changes = self.breaker.changes();
+        let mut is_registered = false;
         loop {
             let now = Instant::now();
             let (request, wake_at) = {
@@ -268,7 +278,16 @@ impl Driver {
                 () = stop.cancelled() => break,
                 answer = self.perform(request) => answer,
             };
+            let is_read = matches!(answer, Answer::Read(_));
             self.take_in(answer);
+            // The store has just answered. If it fails now, the next read is soon enough.
+            if is_read && !is_registered {
+                is_registered = tokio::select! {
+                    biased;
+                    () = stop.cancelled() => break,
+                    done = self.register() => done,
+                };
+            }
         }
         // A request that was interrupted has no answer.
         self.take_in(Answer::Failed);
@@ -344,7 +363,7 @@ impl Driver {
     async fn send(&self, request: Request) -> Result<Answer, ControlStoreError> {
         let name = &self.name;
         match request {
-            Request::Read => Ok(Answer::Read(self.read().await?)),
+            Request::Read => Ok(Answer::Read(rows::read(&*self.store, name).await?)),
             Request::PutEpoch(row, expect) => self.put(&epoch_key(name), row, expect).await,
             Request::PutVote(row) => {
                 let key = vote_key(name, &self.label);
@@ -374,49 +393,39 @@ impl Driver {
         })
     }
 
-    async fn read(&self) -> Result<RowsRead, ControlStoreError> {
-        let mut found = RowsRead::default();
-        let mut query = RangeQuery::new(rows::partition(&self.name));
-        loop {
-            let page = self.store.range(&query).await?;
-            for row in page.rows {
-                self.sort(row, &mut found)?;
-            }
-            if page.next.is_none() {
-                return Ok(found);
-            }
-            query = query.with_after(page.next);
-        }
+    /// Lists the breaker for operators, with the settings of this process. Returns false if that
+    /// must be tried again.
+    async fn register(&self) -> bool {
+        let registered = match timeout(REQUEST, self.write_name()).await {
+            Ok(registered) => registered,
+            Err(elapsed) => Err(ControlStoreError::Unavailable {
+                source: elapsed.into(),
+            }),
+        };
+        registered.unwrap_or_else(|error| {
+            let (name, error) = (&self.name, crate::chain(&error));
+            tracing::warn!(name, %error, "the circuit breaker could not be listed for operators");
+            false
+        })
     }
 
-    /// Adds a row to those that were found. Rows of newer builds under other names are left alone.
-    fn sort(&self, row: Row, found: &mut RowsRead) -> Result<(), ControlStoreError> {
-        let sort = row.key.sort.as_str();
-        if let Some(label) = sort.strip_prefix(VOTE) {
-            let label = label.to_owned();
-            match decode(row) {
-                Ok((vote, revision)) => found.votes.push((label, vote, revision)),
-                // The vote of one process must not keep the others from reading theirs.
-                Err(error) => {
-                    let (name, error) = (&self.name, crate::chain(&error));
-                    tracing::warn!(name, label, %error, "a vote of a circuit breaker is unreadable");
-                }
-            }
-        } else if sort == EPOCH {
-            found.epoch = Some(decode(row)?);
-        } else if sort == PROBE {
-            found.probe = Some(decode(row)?);
+    async fn write_name(&self) -> Result<bool, ControlStoreError> {
+        let key = rows::name_key(&self.name);
+        let stored = self.rows.get::<NameRow>(&key).await?;
+        let expect = match &stored {
+            Some(stored) => Expect::Revision(stored.revision),
+            None => Expect::Absent,
+        };
+        let before = stored.map(|stored| stored.value);
+        let row = NameRow {
+            quorum: self.settings.quorum,
+            renew_millis: self.settings.renew_millis,
+            rest: before.clone().unwrap_or_default().rest,
+        };
+        if before.as_ref() == Some(&row) {
+            return Ok(true);
         }
-        Ok(())
-    }
-}
-
-fn decode<T: DeserializeOwned>(row: Row) -> Result<(T, crate::ports::Revision), ControlStoreError> {
-    match serde_json::from_slice(&row.value) {
-        Ok(value) => Ok((value, row.revision)),
-        Err(e) => Err(ControlStoreError::Corrupt {
-            key: row.key,
-            reason: e.to_string(),
-        }),
+        let put = self.rows.put(&key, row, expect).await?;
+        Ok(matches!(put, PutIf::Written(_)))
     }
 }

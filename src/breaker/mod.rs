@@ -30,7 +30,7 @@ mod outcome;
 mod policy;
 mod probe_lease;
 mod quorum;
-mod rows;
+pub(crate) mod rows;
 mod votes;
 mod window;
 

@@ -193,7 +193,7 @@ impl ProbeLease {
 }
 
 /// Returns a time in milliseconds, rounded up.
-fn millis(time: Duration) -> u64 {
+pub(super) fn millis(time: Duration) -> u64 {
     let millis = time.as_nanos().div_ceil(1_000_000);
     u64::try_from(millis).unwrap_or(u64::MAX)
 }

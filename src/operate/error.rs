@@ -33,6 +33,17 @@ pub enum OperateError {
         /// The names of up to 20 processors that have started.
         known: Vec<String>,
     },
+    /// There is no distributed circuit breaker of this name in the control store.
+    #[error(
+        "there is no distributed circuit breaker {name:?}: check the name and the control store; known are {}",
+        list(known)
+    )]
+    UnknownBreaker {
+        /// The name that was given.
+        name: String,
+        /// The names of up to 20 breakers that have started.
+        known: Vec<String>,
+    },
     /// There is no job with this id.
     #[error("processor {processor} has no job {job}: list its jobs; they are kept for 400 days")]
     UnknownJob {

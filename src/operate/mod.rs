@@ -1,5 +1,5 @@
 //! The operators' view of processors, and what operators do about them: state and lag, parked
-//! streams, dead letters, redrive, discard, skip, pause and resume.
+//! streams, dead letters, circuit breakers, redrive, discard, skip, pause and resume.
 //!
 //! An [`Operator`] works over the ports only, from any process that reaches the control store: a
 //! command line, a web console, a service. It never handles an event itself. It writes requests,
@@ -26,6 +26,7 @@
 //! sealed, so that a shredded key makes them unreadable here, too. Dead letters do not expire.
 //! Discards are kept for good, and jobs and audit entries for 400 days.
 mod audit;
+mod breakers;
 mod cursor;
 mod discard;
 mod error;
@@ -49,6 +50,7 @@ pub use crate::control::{
     processor_rows::LetterKey,
 };
 pub use audit::{AuditEntry, AuditPage, Reason};
+pub use breakers::{BreakerStatus, BreakerVote, ProbeStatus, VoteState};
 pub use cursor::{InvalidListCursor, ListCursor, ListPage};
 pub use discard::{Discarded, EventRef};
 pub use error::OperateError;
