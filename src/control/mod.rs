@@ -26,6 +26,7 @@ mod lease;
 pub(crate) mod letters;
 #[allow(dead_code, reason = "the steps of owners are called by the runner")]
 mod park;
+mod order;
 mod position;
 #[allow(dead_code, reason = "the steps of owners are called by the runner")]
 pub(crate) mod processor_rows;
@@ -56,7 +57,8 @@ pub(crate) use self::{
         DeadLetter, Failed, Fingerprint, LetterBody, LetterClass, LetterHead, LetterId,
         StoredRecord,
     },
-    park::{ParkFailure, ParkId, ParkRow, ParkState, Request, merge},
+    order::{LaneHash, OrderKey, OrderRow},
+    park::{Followed, ParkFailure, ParkId, ParkRow, ParkState, Request, merge},
     processor_rows::{ChangeToken, LetterKey, Polled, ProcessorRows},
     requests::PauseRow,
     rows::{DeleteIf, KeyedPage, PutIf, Races, Rows},

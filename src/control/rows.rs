@@ -214,6 +214,13 @@ impl Rows {
         })
     }
 
+    /// Deletes a row, whichever write it holds.
+    pub(super) async fn remove(&self, key: &RowKey) -> Result<(), ControlStoreError> {
+        let (DeleteOutcome::Deleted | DeleteOutcome::Conflict(_)) =
+            self.store.delete(key, DeleteExpect::Any).await?;
+        Ok(())
+    }
+
     /// Returns several rows at once, in the order of their keys.
     pub(super) async fn get_raw(
         &self,

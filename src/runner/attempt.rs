@@ -314,6 +314,13 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
     async fn not_stored(&mut self, range: &Range) -> Result<Range, HandlerError> {
         let known = self.look_up(&range.stream).await?;
         let mut range = range.clone();
+        if let Progress::At(at) = &known
+            && range.may_begin_before
+            && at.version.next() < range.from
+        {
+            // The stream has not failed itself, so that nobody has looked for a gap before it.
+            range.from = at.version.next();
+        }
         if let Progress::At(at) = known
             && at.version >= range.from
         {

@@ -249,11 +249,12 @@ impl ProcessorPolicy {
     /// that a handler may, for example, read and write the row of a customer without a race between
     /// two orders of that customer. Default: a lane of its own for each stream.
     ///
-    /// A stream of a shared lane that is parked does not park the others: they go on.
+    /// A lane is parked as a whole: when one of its streams fails, the others wait, too, each from
+    /// the first record that is met on. A redrive of any of them redrives the lane, in the order of
+    /// the records. Each deferred record of a shared lane costs one small row.
     ///
     /// The lanes of two instances are independent, so streams share a lane in earnest only if their
-    /// records are in one partition. A stream that is parked leaves its lane, and the other streams
-    /// of the lane go on.
+    /// records are in one partition. The part of a lane in another partition is not parked.
     #[must_use]
     pub fn with_lane(mut self, lane: impl Fn(&StreamId) -> String + Send + Sync + 'static) -> Self {
         self.lane = Some(LaneOf(Arc::new(lane)));

@@ -9,6 +9,8 @@ use super::{ParkRow, ParkState};
 ///   one counts. `high` is the higher one too: each is the version of a record that is not done.
 /// - A request in the row that was met is newer than the one that the owner was serving. It stays,
 ///   also if the owner has just parked the stream again.
+/// - `from` of a stream that only waits for another one of its lane is not a durable position. That
+///   of a failure counts instead, also if it is lower.
 /// - An owner that finds another owner's name has lost its partition, or will lose it.
 pub(crate) fn merge(wanted: &ParkRow, theirs: &ParkRow, me: &str) -> Option<ParkRow> {
     if theirs.id != wanted.id {
@@ -20,8 +22,12 @@ pub(crate) fn merge(wanted: &ParkRow, theirs: &ParkRow, me: &str) -> Option<Park
         ParkState::Requested(_) => {}
         ParkState::Parked | ParkState::Redriving { .. } => merged.state = wanted.state.clone(),
     }
+    let is_first_failure = theirs.is_follower && !wanted.is_follower;
+    if is_first_failure {
+        (merged.from, merged.is_follower) = (wanted.from, false);
+    }
     // The failure is the one at the `from` that counts.
-    if wanted.from >= theirs.from {
+    if is_first_failure || wanted.from >= theirs.from {
         merged.fingerprint = wanted.fingerprint;
         merged.attempts = wanted.attempts;
         merged.since = wanted.since;

@@ -91,3 +91,21 @@ fn a_request_of_a_job_that_was_passed_is_no_longer_its() {
     let row = merged(&redriving(5, 9, ME), &theirs);
     assert_eq!(row.request().map(|request| request.job), Some(None));
 }
+
+#[test]
+fn a_failure_below_from_of_a_stream_that_only_waits_for_its_lane_counts() {
+    let waits = parked(5, 6).stopped();
+    let failed = waits.claimed_for_discard(ME, "ann").failed(&failure(4));
+    // An operator has asked meanwhile.
+    let request = Request {
+        by: "bob".into(),
+        job: None,
+        upto: None,
+    };
+    let row = merged(&failed, &waits.requested(request).unwrap());
+    assert_eq!((row.from.get(), row.is_follower), (4, false));
+    assert_eq!(row.fingerprint, failed.fingerprint);
+    // Of two that only wait, the higher one counts.
+    let row = merged(&parked(7, 9).stopped(), &waits);
+    assert_eq!((row.from.get(), row.is_follower), (7, true));
+}

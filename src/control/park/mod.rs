@@ -10,7 +10,7 @@ mod merge;
 mod row;
 
 pub(crate) use merge::merge;
-pub(crate) use row::{ParkFailure, ParkId, ParkRow, ParkState, Request};
+pub(crate) use row::{Followed, ParkFailure, ParkId, ParkRow, ParkState, Request};
 
 use super::{DeleteIf, KeyedPage, ProcessorRows, PutIf, Stored, rows::decode};
 use crate::{
@@ -84,6 +84,22 @@ impl ProcessorRows {
     ) -> Result<PutIf<ParkRow>, ControlStoreError> {
         let revision = self.rows.fresh_revision();
         let row = ParkRow::new(ParkId::from_u128(revision.as_u128()), failure);
+        let key = self.park_key(partition, stream);
+        self.rows
+            .put_as(&key, row, revision, Expect::Absent, None)
+            .await
+    }
+
+    /// Parks a stream that waits since another stream of its lane has failed, unless the stream is
+    /// parked already.
+    pub(crate) async fn park_follower(
+        &self,
+        partition: &PartitionId,
+        stream: &StreamId,
+        followed: &Followed,
+    ) -> Result<PutIf<ParkRow>, ControlStoreError> {
+        let revision = self.rows.fresh_revision();
+        let row = ParkRow::following(ParkId::from_u128(revision.as_u128()), followed);
         let key = self.park_key(partition, stream);
         self.rows
             .put_as(&key, row, revision, Expect::Absent, None)

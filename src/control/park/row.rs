@@ -48,6 +48,18 @@ pub(crate) struct ParkFailure {
     pub(crate) at: Timestamp,
 }
 
+/// A stream that waits since another stream of its lane has failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Followed {
+    /// The first version that waits.
+    pub(crate) from: Version,
+    /// The last version that waits.
+    pub(crate) high: Version,
+    /// The fingerprint of the failure for which the lane waits.
+    pub(crate) fingerprint: Fingerprint,
+    pub(crate) at: Timestamp,
+}
+
 /// The value of a park row.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(try_from = "StoredRow", into = "StoredRow")]
@@ -55,6 +67,9 @@ pub(crate) struct ParkRow {
     pub(crate) id: ParkId,
     /// The first version that is not done. All versions below are durable.
     pub(crate) from: Version,
+    /// The stream has not failed: it waits since another stream of its lane has. Then `from` is
+    /// the first version that the owner has met, and versions below it may not be done.
+    pub(crate) is_follower: bool,
     /// The highest version whose record the owner has passed over because the stream is parked.
     pub(crate) high: Version,
     pub(crate) state: ParkState,
@@ -75,6 +90,7 @@ impl ParkRow {
         Self {
             id,
             from: failure.version,
+            is_follower: false,
             high: failure.version,
             state: ParkState::Parked,
             fingerprint: failure.fingerprint,
@@ -82,6 +98,21 @@ impl ParkRow {
             since: failure.at,
             last_job: None,
             rest: Map::new(),
+        }
+    }
+
+    /// Creates the row of a stream that waits since another stream of its lane has failed.
+    pub(crate) fn following(id: ParkId, followed: &Followed) -> Self {
+        let failure = ParkFailure {
+            version: followed.from,
+            fingerprint: followed.fingerprint,
+            attempts: 0,
+            at: followed.at,
+        };
+        Self {
+            is_follower: true,
+            high: followed.high.max(followed.from),
+            ..Self::new(id, &failure)
         }
     }
 
@@ -168,6 +199,7 @@ impl ParkRow {
     #[must_use]
     pub(crate) fn advanced(&self, from: Version) -> Self {
         let mut row = self.clone();
+        row.is_follower &= row.from >= from;
         row.from = row.from.max(from);
         let (ParkState::Requested(request) | ParkState::Redriving { request, .. }) = &mut row.state
         else {
@@ -182,13 +214,31 @@ impl ParkRow {
     #[must_use]
     pub(crate) fn failed(&self, failure: &ParkFailure) -> Self {
         let job = self.request().and_then(|request| request.job);
+        let from = if self.is_follower {
+            failure.version
+        } else {
+            self.from.max(failure.version)
+        };
         Self {
-            from: self.from.max(failure.version),
+            from,
+            is_follower: false,
             high: self.high.max(failure.version),
             state: ParkState::Parked,
             fingerprint: failure.fingerprint,
             attempts: failure.attempts,
             since: failure.at,
+            last_job: job.or(self.last_job),
+            ..self.clone()
+        }
+    }
+    /// Returns the row once another stream of its lane has failed in a redrive: the stream waits
+    /// again.
+    #[must_use]
+    pub(crate) fn stopped(&self) -> Self {
+        let job = self.request().and_then(|request| request.job);
+        Self {
+            is_follower: true,
+            state: ParkState::Parked,
             last_job: job.or(self.last_job),
             ..self.clone()
         }
@@ -243,6 +293,8 @@ struct StoredRow {
     since: Timestamp,
     #[serde(rename = "l", default, skip_serializing_if = "Option::is_none")]
     last_job: Option<JobId>,
+    #[serde(rename = "w", default, skip_serializing_if = "std::ops::Not::not")]
+    is_follower: bool,
     #[serde(flatten)]
     rest: Map<String, Value>,
 }
@@ -283,6 +335,7 @@ impl From<ParkRow> for StoredRow {
             attempts: row.attempts,
             since: row.since,
             last_job: row.last_job,
+            is_follower: row.is_follower,
             rest: row.rest,
         }
     }
@@ -311,6 +364,7 @@ impl TryFrom<StoredRow> for ParkRow {
             attempts: row.attempts,
             since: row.since,
             last_job: row.last_job,
+            is_follower: row.is_follower,
             rest: row.rest,
         })
     }

@@ -188,3 +188,36 @@ fn an_owner_goes_on_with_the_redrive_of_any_other_under_its_own_name() {
     let after = row(2, 9).claimed_for_discard("me", "ann");
     assert_eq!(after.request().map(|request| &*request.by), Some("ann"));
 }
+
+#[test]
+fn a_follower_of_its_lane_has_a_stored_form_and_is_one_until_its_first_move() {
+    let followed = Followed {
+        from: Version::new(5),
+        high: Version::new(6),
+        fingerprint: Fingerprint::from_u128(2),
+        at: Timestamp::from_micros(7),
+    };
+    let row = ParkRow::following(ParkId::from_u128(1), &followed);
+    let id = |n: u128| format!("{n:032x}");
+    let text = format!(
+        r#"{{"i":"{}","f":5,"h":6,"s":"parked","p":"{}","n":0,"t":7,"w":true}}"#,
+        id(1),
+        id(2)
+    );
+    assert_eq!(serde_json::to_string(&row).unwrap(), text);
+    assert_eq!(serde_json::from_str::<ParkRow>(&text).unwrap(), row);
+    // Nobody has looked for a gap before it: a failure there moves `from` back.
+    let failed = row.failed(&failure(4));
+    assert_eq!((failed.from, failed.is_follower), (Version::new(4), false));
+    let moved = row.advanced(Version::new(6));
+    assert_eq!((moved.from, moved.is_follower), (Version::new(6), false));
+    assert!(row.advanced(Version::new(5)).is_follower);
+    assert!(row.deferred_to(Version::new(9)).is_follower);
+    // It waits again if another stream of its lane fails.
+    let request = request(Some(3), Some(6));
+    let stopped = moved.claimed_for_discard("host-1", "ann").stopped();
+    assert_eq!(stopped.state, ParkState::Parked);
+    assert!(stopped.is_follower);
+    let stopped = moved.requested(request).unwrap().stopped();
+    assert_eq!(stopped.last_job, Some(JobId::from_u128(3)));
+}

@@ -93,6 +93,9 @@ pub(super) async fn perform(
         RowOp::Park(stream, failure) => {
             RowAnswer::Park(rows.park_create(of, &stream, &failure).await?)
         }
+        RowOp::Follow(stream, followed) => {
+            RowAnswer::Park(rows.park_follower(of, &stream, &followed).await?)
+        }
         RowOp::ReplacePark(stream, row, seen) => {
             RowAnswer::Park(rows.park_replace(of, &stream, row, seen).await?)
         }
@@ -124,6 +127,15 @@ pub(super) async fn perform(
         }
         RowOp::DeleteDeferred(stream, version) => {
             rows.deferred_delete(of, &stream, version).await?;
+            RowAnswer::Done
+        }
+        RowOp::PutOrder(key, row) => {
+            rows.order_put(of, key, row).await?;
+            RowAnswer::Done
+        }
+        RowOp::ReadOrder(lane, after) => RowAnswer::Order(rows.order_of(of, lane, after).await?),
+        RowOp::DeleteOrder(key) => {
+            rows.order_delete(of, key).await?;
             RowAnswer::Done
         }
         RowOp::DeleteAsk(key, seen) => {

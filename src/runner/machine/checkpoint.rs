@@ -4,7 +4,7 @@ use super::{
     Effect, Machine, Member, Setback,
     health::Noted,
     input::StreamPosition,
-    partition::Phase,
+    partition::{Partition, Phase},
     retry::{Patience, Retry},
     tasks::Kind,
 };
@@ -383,9 +383,8 @@ impl Machine {
             let Some((after, stream)) = task.awaits_flush() else {
                 continue;
             };
-            let is_buffered = self.rules.is_projector
-                && (self.partitions.owned.get(&task.partition))
-                    .is_some_and(|owned| owned.effects.has_buffered(stream));
+            let owned = self.partitions.owned.get(&task.partition);
+            let is_buffered = owned.is_some_and(|owned| self.rules.is_buffered(owned, stream));
             if !is_buffered || self.checkpoint.done > after {
                 ready.push(*id);
             }
@@ -394,6 +393,7 @@ impl Machine {
             match self.tasks.running.get(&id).map(|task| &task.kind) {
                 Some(Kind::Redrive(_)) => self.redrive_flushed(id),
                 Some(Kind::Ask(_)) => self.ask_flushed(id),
+                Some(Kind::Place(_)) => self.place_flushed(id),
                 _ => self.park_flushed(id),
             }
         }
@@ -407,6 +407,20 @@ impl Machine {
 }
 
 impl super::Rules {
+    /// Returns true if effects of a stream, or of one that shares its lane, may be buffered: none
+    /// of the lane counts as done before they are durable.
+    pub(super) fn is_buffered(&self, owned: &Partition, stream: &StreamId) -> bool {
+        if !self.is_projector {
+            return false;
+        }
+        match self.shared_lane(stream) {
+            None => owned.effects.has_buffered(stream),
+            Some(lane) => {
+                let mut buffered = owned.effects.buffered();
+                buffered.any(|other| self.shared_lane(other).as_ref() == Some(&lane))
+            }
+        }
+    }
     fn flush_error(&self, error: HandlerError) -> RunnerError {
         RunnerError::Flush {
             processor: self.name.clone(),

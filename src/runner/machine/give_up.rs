@@ -114,11 +114,7 @@ impl Machine {
             return;
         };
         if let How::Park(_, step) = &mut give_up.how {
-            *step = if self.rules.has_event_store {
-                ParkStep::Letter
-            } else {
-                ParkStep::Deferred
-            };
+            *step = ParkStep::Order;
         }
         self.park_on(&reply, give_up);
     }
@@ -130,6 +126,13 @@ impl Machine {
         };
         let op = match step {
             ParkStep::Flush(_) => None,
+            ParkStep::Order => match self.rules.order_op(&give_up.record) {
+                Some(op) => Some(op),
+                None => return self.park_next(reply, give_up),
+            },
+            ParkStep::Deferred if self.rules.has_event_store => {
+                return self.park_next(reply, give_up);
+            }
             ParkStep::Deferred => {
                 let version = give_up.record.event.header.version;
                 let record = Arc::new(give_up.record.stored());
@@ -143,6 +146,17 @@ impl Machine {
             ParkStep::Announce => Some(RowOp::Announce),
         };
         self.go_on(reply, Kind::GiveUp(give_up), op);
+    }
+
+    /// Goes on with the step of parking after one that is done, or that is not needed.
+    fn park_next(&mut self, reply: &Reply, mut give_up: Box<GiveUp>) {
+        if let How::Park(_, step) = &mut give_up.how {
+            *step = match step {
+                ParkStep::Order => ParkStep::Deferred,
+                _ => ParkStep::Letter,
+            };
+        }
+        self.park_on(reply, give_up);
     }
 
     /// Takes the answer to an operation about an event that is given up.
@@ -168,10 +182,7 @@ impl Machine {
             }
             How::Park(_, step) => match step {
                 ParkStep::Flush(_) => {}
-                ParkStep::Deferred => {
-                    *step = ParkStep::Letter;
-                    self.park_on(reply, give_up);
-                }
+                ParkStep::Order | ParkStep::Deferred => self.park_next(reply, give_up),
                 ParkStep::Letter => {
                     *step = ParkStep::Create;
                     self.note_letter(reply, &give_up);

@@ -54,7 +54,7 @@ impl Machine {
     /// Begins to hold when an event could not be given up, and goes on below half of each limit, or
     /// when the held events go well.
     pub(super) fn advance_holding(&mut self, now: Instant) {
-        let has_held = self.lanes.has_held() || self.has_held_unreadable();
+        let has_held = self.lanes.has_held() || self.has_held_unreadable() || self.has_held_lane();
         let Some(mut try_at) = self.holding.try_at else {
             if has_held {
                 tracing::error!(processor = %self.rules.name, "the processor holds: it has reached the limit of parked streams or dead letters");
@@ -88,12 +88,21 @@ impl Machine {
             if let Some(first) = owned.unreadable.front_mut() {
                 first.is_held = false;
             }
+            for lane in owned.parking.shared.values_mut() {
+                lane.is_held = false;
+            }
         }
     }
 
     fn has_held_unreadable(&self) -> bool {
         let mut owned = self.partitions.owned.values();
         owned.any(|owned| owned.unreadable.front().is_some_and(|first| first.is_held))
+    }
+
+    fn has_held_lane(&self) -> bool {
+        let owned = self.partitions.owned.values();
+        let mut lanes = owned.flat_map(|owned| owned.parking.shared.values());
+        lanes.any(|lane| lane.is_held)
     }
 
     pub(super) fn holding_wake_at(&self) -> Option<Instant> {

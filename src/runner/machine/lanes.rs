@@ -197,7 +197,8 @@ impl Lanes {
         }
     }
 
-    /// Takes the records of a stream out of its lane, except those that are being handled.
+    /// Takes the records of a stream out of its lane, except those that are being handled. Of a
+    /// lane that several streams share it takes all.
     pub(super) fn take_queued(&mut self, key: &LaneKey, stream: &StreamId) -> Vec<Arc<Record>> {
         let Some(lane) = self.lanes.get_mut(key) else {
             return Vec::new();
@@ -207,7 +208,8 @@ impl Lanes {
         let mut at = 0;
         lane.queue.retain(|record| {
             at += 1;
-            let is_taken = at > running && record.event.header.stream == *stream;
+            let is_taken = at > running
+                && (matches!(key, LaneKey::Shared(_)) || record.event.header.stream == *stream);
             if is_taken {
                 taken.push(record.clone());
             }

@@ -27,6 +27,7 @@ mod record;
 mod redrive;
 mod retry;
 mod rows;
+mod shared;
 mod tasks;
 mod unreadable;
 mod window;
@@ -166,10 +167,13 @@ impl Rules {
     }
     /// Returns the lane of a stream.
     fn lane(&self, stream: &StreamId) -> LaneKey {
-        match &self.policy.lane {
-            None => LaneKey::Stream(stream.clone()),
-            Some(lane) => LaneKey::Shared((lane.0)(stream).into()),
-        }
+        let shared = self.shared_lane(stream).map(LaneKey::Shared);
+        shared.unwrap_or_else(|| LaneKey::Stream(stream.clone()))
+    }
+    /// Returns the lane that a stream shares with others; `None` if it has one of its own.
+    fn shared_lane(&self, stream: &StreamId) -> Option<Arc<str>> {
+        let lane = self.policy.lane.as_ref()?;
+        Some((lane.0)(stream).into())
     }
     fn subscribes_to(&self, stream: &StreamId) -> bool {
         let aggregate = stream.aggregate();

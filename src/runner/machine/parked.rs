@@ -1,9 +1,11 @@
 //! Parked streams: what is deferred, what is released, and what other processes have changed.
 use super::{
-    Effect, Machine, Setback,
+    Effect, Machine, Rules, Setback,
+    lanes::LaneKey,
     partition::{Partition, Phase},
     record::Record,
     rows::{Load, Loaded, Polled, RowAnswer, RowOp},
+    shared::SharedLane,
     tasks::{Clear, Kind, Raise, Reply},
 };
 use crate::{
@@ -31,6 +33,8 @@ pub(super) struct Parking {
     pub(super) discards: BTreeMap<(StreamId, Version), Stored<DiscardRow>>,
     pub(super) letters: BTreeSet<LetterKey>,
     pub(super) asks: HashMap<LetterKey, Stored<AskRow>>,
+    /// The lanes that several streams share, of which at least one stream is parked.
+    pub(super) shared: BTreeMap<Arc<str>, SharedLane>,
     /// The change token as it was before the rows were last read.
     token: Option<ChangeToken>,
     /// The rows are being read.
@@ -87,7 +91,37 @@ impl Polling {
     }
 }
 
+impl Parked {
+    pub(super) const fn new(row: Stored<ParkRow>, written_after: u64) -> Self {
+        Self {
+            row,
+            deferred: Vec::new(),
+            written_after,
+            is_yielded: false,
+        }
+    }
+}
+
 impl Parking {
+    /// Notes a stream that is parked now.
+    fn note_parked(&mut self, stream: &StreamId, parked: Parked, rules: &Rules) {
+        self.parked.insert(stream.clone(), parked);
+        if let Some(lane) = rules.shared_lane(stream) {
+            let shared = self.shared.entry(lane).or_default();
+            shared.streams.insert(stream.clone());
+        }
+    }
+
+    /// Returns true if a parked stream is to be redriven: somebody has asked for it, or has
+    /// discarded the event that failed.
+    pub(super) fn wants_redrive(&self, stream: &StreamId, parked: &Parked) -> bool {
+        let row = &parked.row.value;
+        let key = (stream.clone(), row.from);
+        let discard = self.discards.get(&key).filter(|_| !row.is_follower);
+        let is_discarded = discard.is_some_and(|discard| discard.value.is_in_force());
+        !parked.is_yielded && (row.wants_redrive() || is_discarded)
+    }
+
     /// Returns the versions of a stream that are to be passed over.
     pub(super) fn skip(&self, stream: &StreamId) -> Vec<Version> {
         if self.discards.is_empty() {
@@ -288,13 +322,8 @@ impl Machine {
                     parked.is_yielded = false;
                 }
                 None => {
-                    let parked = Parked {
-                        row: row.clone(),
-                        deferred: Vec::new(),
-                        written_after: 0,
-                        is_yielded: false,
-                    };
-                    owned.parking.parked.insert(stream.clone(), parked);
+                    let parked = Parked::new(row.clone(), 0);
+                    owned.parking.note_parked(&stream, parked, &self.rules);
                     self.defer_queued(&stream);
                 }
             }
@@ -372,19 +401,19 @@ impl Machine {
     /// Notes the row of a parked stream as it is now.
     pub(super) fn row_written(&mut self, reply: &Reply, stream: &StreamId, row: Stored<ParkRow>) {
         let (loads, has_store) = (self.polling.loads, self.rules.has_event_store);
+        let rules = self.rules.clone();
         let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) else {
             return;
         };
         let Partition {
             parking, window, ..
         } = owned;
-        let parked = parking.parked.entry(stream.clone());
-        let parked = parked.or_insert_with(|| Parked {
-            row: row.clone(),
-            deferred: Vec::new(),
-            written_after: loads,
-            is_yielded: false,
-        });
+        if !parking.parked.contains_key(stream) {
+            parking.note_parked(stream, Parked::new(row.clone(), loads), &rules);
+        }
+        let Some(parked) = parking.parked.get_mut(stream) else {
+            return;
+        };
         parked.row = row;
         parked.written_after = loads;
         let row = &parked.row.value;
@@ -402,6 +431,9 @@ impl Machine {
     /// record goes into its lane.
     pub(super) fn defer(&mut self, record: &Arc<Record>) -> bool {
         let header = &record.event.header;
+        if let Some(lane) = self.rules.shared_lane(&header.stream) {
+            return self.defer_in_lane(&lane, record);
+        }
         let has_store = self.rules.has_event_store;
         let Some(owned) = self.partitions.get(&record.partition, record.epoch) else {
             return false;
@@ -425,7 +457,7 @@ impl Machine {
         true
     }
 
-    /// Defers what is queued of a stream that is parked now.
+    /// Defers what is queued of a stream that is parked now, or of the lane that it shares.
     pub(super) fn defer_queued(&mut self, stream: &StreamId) {
         let lane = self.lane(stream);
         for record in self.lanes.take_queued(&lane, stream) {
@@ -474,6 +506,7 @@ impl Machine {
             };
             self.begin_task(&partition, epoch, Kind::Raise(raise), Some(op));
         }
+        self.place_deferred();
     }
 
     pub(super) fn raised(&mut self, reply: &Reply, mut raise: Raise) {
@@ -567,7 +600,11 @@ impl Machine {
         }
         self.streams.set(stream, partition.clone(), progress);
         let lane = self.lane(stream);
-        self.lanes.put_back(&lane, parked.deferred);
+        let deferred = match &lane {
+            LaneKey::Stream(_) => parked.deferred,
+            LaneKey::Shared(lane) => self.leave_lane(partition, epoch, lane, stream),
+        };
+        self.lanes.put_back(&lane, deferred);
     }
 }
 

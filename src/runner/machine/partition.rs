@@ -83,7 +83,11 @@ impl Effects {
     pub(super) fn has_buffered(&self, stream: &StreamId) -> bool {
         self.touched.contains(stream) || self.flushing.contains(stream)
     }
-    /// Returns the streams whose effects may be buffered.
+    /// Returns the streams whose effects may be buffered, some of them twice, in no order.
+    pub(super) fn buffered(&self) -> impl Iterator<Item = &StreamId> {
+        self.touched.iter().chain(&self.flushing)
+    }
+    /// Takes the streams whose effects may be buffered.
     pub(super) fn take_buffered(&mut self) -> impl Iterator<Item = StreamId> {
         let touched = std::mem::take(&mut self.touched);
         touched

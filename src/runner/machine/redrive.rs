@@ -13,6 +13,7 @@ use super::{
     partition::Phase,
     retry::Retry,
     rows::{RowAnswer, RowOp},
+    shared::{RoundEnd, Turn},
     tasks::{Kind, Reply, Task, TaskId},
 };
 use crate::{
@@ -70,6 +71,11 @@ enum Step {
 }
 
 impl Redrive {
+    /// Returns true if the redrive waits for an attempt that may start now.
+    pub(super) const fn is_ready(&self) -> bool {
+        matches!(self.step, Step::Ready(None))
+    }
+
     /// Returns the number of flushes after which it goes on.
     pub(super) const fn awaits_flush(&self) -> Option<u64> {
         match self.step {
@@ -85,6 +91,8 @@ pub(in crate::runner) struct Range {
     pub(in crate::runner) stream: StreamId,
     pub(in crate::runner) from: Version,
     pub(in crate::runner) to: Version,
+    /// Versions below `from` that are not in the read model are handled, too.
+    pub(in crate::runner) may_begin_before: bool,
 }
 
 impl Machine {
@@ -99,19 +107,18 @@ impl Machine {
                 continue;
             }
             for (stream, parked) in &owned.parking.parked {
-                let key = (stream.clone(), parked.row.value.from);
-                let is_discarded =
-                    (owned.parking.discards.get(&key)).is_some_and(|row| row.value.is_in_force());
-                let is_wanted = parked.row.value.wants_redrive() || is_discarded;
-                if is_wanted && !parked.is_yielded && !self.tasks.is_busy_with(stream) {
+                let is_wanted =
+                    owned.parking.wants_redrive(stream, parked) && self.rules.policy.lane.is_none();
+                if is_wanted && !self.tasks.is_busy_with(stream) {
                     wanted.push((partition.clone(), owned.epoch, stream.clone()));
                 }
             }
         }
         wanted.sort_unstable_by(|a, b| a.2.cmp(&b.2));
         for (partition, epoch, stream) in wanted {
-            self.begin_redrive(&partition, epoch, stream);
+            self.begin_redrive(&partition, epoch, stream, "");
         }
+        self.advance_rounds();
         let mut ready = Vec::new();
         for (id, task) in &mut self.tasks.running {
             if let Kind::Redrive(redrive) = &mut task.kind
@@ -131,10 +138,18 @@ impl Machine {
             if self.is_lane_busy(id) {
                 continue;
             }
+            let limit = match self.turn(id) {
+                Turn::Wait => continue,
+                Turn::Handle(limit) => limit,
+                Turn::Delete => {
+                    self.delete_drained(id);
+                    continue;
+                }
+            };
             let Ok(permit) = self.permit(now) else {
                 return;
             };
-            self.handle_page(id, permit, now);
+            self.handle_page(id, limit, permit, now);
         }
     }
 
@@ -165,7 +180,15 @@ impl Machine {
         pauses.min()
     }
 
-    fn begin_redrive(&mut self, partition: &PartitionId, epoch: AssignmentEpoch, stream: StreamId) {
+    /// Begins the redrive of a stream. Without a request or a discard of its own, `by` names the
+    /// operator who has asked for another stream of its lane.
+    pub(super) fn begin_redrive(
+        &mut self,
+        partition: &PartitionId,
+        epoch: AssignmentEpoch,
+        stream: StreamId,
+        by: &str,
+    ) {
         let Some(owned) = self.partitions.get(partition, epoch) else {
             return;
         };
@@ -175,7 +198,7 @@ impl Machine {
         let row = &parked.row.value;
         let me = &self.rules.instance;
         let by = (owned.parking.discards.get(&(stream.clone(), row.from)))
-            .map_or("", |row| row.value.by.as_str());
+            .map_or(by, |row| row.value.by.as_str());
         let claimed = row.claimed(me);
         let wanted = claimed.unwrap_or_else(|| row.claimed_for_discard(me, by));
         let op = RowOp::ReplacePark(stream.clone(), wanted.clone(), parked.row.revision);
@@ -276,6 +299,7 @@ impl Machine {
 
     /// Leaves the row to another owner, which has written its name, until the rows are read again.
     fn yield_row(&mut self, reply: &Reply, stream: &StreamId) {
+        self.end_round(reply, stream, RoundEnd::Yielded);
         if let Some(owned) = self.partitions.get(&reply.partition, reply.epoch)
             && let Some(parked) = owned.parking.parked.get_mut(stream)
         {
@@ -312,7 +336,10 @@ impl Machine {
             }
             ParkState::Redriving { .. } => self.yield_row(reply, &redrive.stream),
             // Parked again, or asked for again: the next round begins with a claim.
-            ParkState::Parked | ParkState::Requested(_) => self.drop_done(reply, redrive),
+            ParkState::Parked | ParkState::Requested(_) => {
+                self.end_round(reply, &redrive.stream, RoundEnd::Stopped);
+                self.drop_done(reply, redrive);
+            }
         }
     }
 
@@ -336,7 +363,9 @@ impl Machine {
             return;
         };
         match &row.value.state {
-            ParkState::Redriving { .. } if row.value.is_drained() => {
+            ParkState::Redriving { .. }
+                if row.value.is_drained() && self.rules.policy.lane.is_none() =>
+            {
                 redrive.step = Step::Delete;
                 let op = RowOp::DeletePark(stream, row.revision);
                 self.go_on(reply, Kind::Redrive(redrive), Some(op));
@@ -350,7 +379,7 @@ impl Machine {
     }
 
     /// Starts an attempt at the next versions.
-    fn handle_page(&mut self, id: TaskId, permit: Option<Permit>, now: Instant) {
+    fn handle_page(&mut self, id: TaskId, limit: Version, permit: Option<Permit>, now: Instant) {
         let Some(task) = self.tasks.running.get_mut(&id) else {
             return;
         };
@@ -379,7 +408,8 @@ impl Machine {
         let range = Range {
             stream: redrive.stream.clone(),
             from: from.max(redrive.next),
-            to,
+            to: to.min(limit),
+            may_begin_before: parked.row.value.is_follower && self.rules.has_event_store,
         };
         let skip = owned.parking.skip(&redrive.stream);
         let work = Work {
@@ -527,6 +557,36 @@ impl Machine {
             return self.go_on(reply, Kind::Redrive(redrive), Some(op));
         }
         self.advance_row(reply, redrive);
+    }
+
+    /// Deletes the row of a stream whose lane has nothing left to handle.
+    fn delete_drained(&mut self, id: TaskId) {
+        let Some((reply, Kind::Redrive(mut redrive))) = self.tasks.take(id) else {
+            return;
+        };
+        if let Some(owned) = self.partitions.get(&reply.partition, reply.epoch)
+            && let Some(parked) = owned.parking.parked.get(&redrive.stream)
+        {
+            let op = RowOp::DeletePark(redrive.stream.clone(), parked.row.revision);
+            redrive.step = Step::Delete;
+            self.go_on(&reply, Kind::Redrive(redrive), Some(op));
+        }
+    }
+
+    /// Parks a stream again whose lane cannot go on, since another stream of it has failed.
+    pub(super) fn stop_redrive(&mut self, id: TaskId) {
+        let Some((reply, Kind::Redrive(mut redrive))) = self.tasks.take(id) else {
+            return;
+        };
+        if let Some(owned) = self.partitions.get(&reply.partition, reply.epoch)
+            && let Some(parked) = owned.parking.parked.get(&redrive.stream)
+        {
+            let stopped = parked.row.value.stopped();
+            let op =
+                RowOp::ReplacePark(redrive.stream.clone(), stopped.clone(), parked.row.revision);
+            (redrive.step, redrive.wanted) = (Step::Advance, Some(stopped));
+            self.go_on(&reply, Kind::Redrive(redrive), Some(op));
+        }
     }
 
     /// Moves `from`, or parks the stream again at a new failure.

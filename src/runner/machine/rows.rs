@@ -3,8 +3,8 @@
 use crate::{
     StreamId, Version,
     control::{
-        AskRow, ChangeToken, DeadLetter, DeleteIf, DiscardRow, LetterKey, ParkFailure, ParkRow,
-        PauseRow, PutIf, Stored, StoredRecord,
+        AskRow, ChangeToken, DeadLetter, DeleteIf, DiscardRow, Followed, KeyedPage, LaneHash,
+        LetterKey, OrderKey, OrderRow, ParkFailure, ParkRow, PauseRow, PutIf, Stored, StoredRecord,
     },
     ports::{PartitionId, Revision},
 };
@@ -19,6 +19,8 @@ pub(in crate::runner) enum RowOp {
     DeleteLetter(LetterKey),
     /// Parks a stream, unless it is parked.
     Park(StreamId, ParkFailure),
+    /// Parks a stream whose lane is parked, unless the stream is parked itself.
+    Follow(StreamId, Followed),
     ReplacePark(StreamId, ParkRow, Revision),
     DeletePark(StreamId, Revision),
     /// Stores that a version was passed over, unless somebody has asked for it.
@@ -29,6 +31,11 @@ pub(in crate::runner) enum RowOp {
     /// Stores a record of a parked stream, where there is no event store to read it from.
     PutDeferred(StreamId, Version, Arc<StoredRecord>),
     DeleteDeferred(StreamId, Version),
+    /// Stores the place of a record in a lane that several streams share.
+    PutOrder(OrderKey, OrderRow),
+    /// Reads a page of the places of a lane, after this key.
+    ReadOrder(LaneHash, Option<String>),
+    DeleteOrder(OrderKey),
     DeleteAsk(LetterKey, Revision),
     /// Tells other processes that rows have changed.
     Announce,
@@ -43,6 +50,7 @@ pub(in crate::runner) enum RowAnswer {
     Discard(PutIf<DiscardRow>),
     Discards(Vec<(Version, Stored<DiscardRow>)>),
     Letter(Option<Box<DeadLetter>>),
+    Order(KeyedPage<OrderKey, OrderRow>),
 }
 
 /// The rows of a partition, as they are when it is taken up, and when they have changed.

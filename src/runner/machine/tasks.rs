@@ -10,6 +10,7 @@ use super::{
     redrive::Redrive,
     retry::Patience,
     rows::{RowAnswer, RowOp},
+    shared::{Place, Reading},
 };
 use crate::{
     RecordedEvent, StreamId, Version,
@@ -47,6 +48,10 @@ pub(super) enum Kind {
     Pass(Box<Pass>),
     /// Raises `high` of a parked stream to what was deferred.
     Raise(Raise),
+    /// Stores the places of records that were deferred in a lane that several streams share.
+    Place(Box<Place>),
+    /// Reads the places of the records of a shared lane, and deletes those that are done.
+    Reading(Reading),
     /// Handles the events of a parked stream.
     Redrive(Box<Redrive>),
     /// Deletes the rows of a parked stream that was handled meanwhile.
@@ -85,6 +90,7 @@ pub(super) enum How {
 pub(super) enum ParkStep {
     /// Waits for a flush that begins after this number of flushes.
     Flush(u64),
+    Order,
     Deferred,
     Letter,
     Create,
@@ -164,6 +170,7 @@ impl Task {
                 _ => None,
             },
             Kind::Redrive(redrive) => Some((redrive.awaits_flush()?, &redrive.stream)),
+            Kind::Place(place) => place.awaits_flush(),
             Kind::Ask(ask) => match &ask.step {
                 AskStep::Flush(after, stream) => Some((*after, stream)),
                 _ => None,
@@ -178,6 +185,7 @@ impl Task {
                 Some(&give_up.record.event.header.stream)
             }
             Kind::Raise(raise) => Some(&raise.stream),
+            Kind::Place(place) => place.parked_stream(),
             Kind::Redrive(redrive) => Some(&redrive.stream),
             Kind::Clear(clear) => Some(&clear.stream),
             Kind::Release(stream) => Some(stream),
@@ -296,6 +304,8 @@ impl Machine {
             Kind::GiveUp(give_up) => self.given_up(&task, give_up, now),
             Kind::Pass(pass) => self.passed_one(&task, pass, now),
             Kind::Raise(raise) => self.raised(&task, raise),
+            Kind::Place(place) => self.placed(&task, place),
+            Kind::Reading(reading) => self.order_read(&task, reading),
             Kind::Redrive(redrive) => self.redrive_answered(&task, redrive),
             Kind::Clear(clear) => self.cleared(&task, clear),
             Kind::Release(stream) => self.discards_read(&task, &stream),

@@ -38,6 +38,10 @@ struct Truth {
     /// The buffers of all instances that live.
     buffers: Mutex<Vec<std::sync::Weak<Mutex<Vec<Event>>>>>,
     calm: Mutex<bool>,
+    /// The event at each offset.
+    places: Mutex<Vec<(PartitionId, Offset, Event)>>,
+    /// All streams of a partition share a lane.
+    shares_lanes: bool,
 }
 
 impl Truth {
@@ -57,6 +61,21 @@ impl Truth {
             let before = (id.clone(), before);
             let is_done = durable.contains(&before) || asked.contains(&before);
             assert!(is_done, "seed {seed}: {event:?} comes before {before:?}");
+        }
+        if self.shares_lanes {
+            let places = self.places.lock().unwrap();
+            let of = places.iter().find(|(.., placed)| placed == event);
+            let (partition, offset, _) = of.expect("it was published");
+            for (_, _, before) in places
+                .iter()
+                .filter(|(p, o, _)| p == partition && o < offset)
+            {
+                let is_done = durable.contains(before) || asked.contains(before);
+                assert!(
+                    is_done,
+                    "seed {seed}: {event:?} overtakes {before:?} in its lane"
+                );
+            }
         }
         durable.insert(event.clone());
     }
@@ -120,8 +139,6 @@ struct Simulation {
     is_buffered: bool,
     has_store: bool,
     level: DeliveryLevel,
-    /// The event at each offset.
-    places: Mutex<Vec<(PartitionId, Offset, Event)>>,
     hits: Hits,
 }
 
@@ -146,13 +163,14 @@ impl Simulation {
                 passed: Mutex::default(),
                 buffers: Mutex::default(),
                 calm: Mutex::new(false),
+                places: Mutex::default(),
+                shares_lanes: seed & 8 != 0,
             }),
             world,
             operator,
             is_buffered: seed & 1 == 1,
             has_store: seed & 2 == 0,
             level,
-            places: Mutex::default(),
             hits: hits.clone(),
         }
     }
@@ -164,7 +182,13 @@ impl Simulation {
     fn policy(&self) -> ProcessorPolicy {
         let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(1)).with_seed(7);
         let retry = RetryPolicy::default().with_backoff(backoff);
-        policy()
+        let policy = match self.truth.shares_lanes {
+            true => policy().with_lane(|stream| {
+                kafka_partition(stream.as_str().as_bytes(), PARTITIONS).to_string()
+            }),
+            false => policy(),
+        };
+        policy
             .with_level(self.level)
             .with_commit_interval(Duration::from_millis(700))
             .with_retry(retry.with_max_elapsed(Duration::from_secs(1)))
@@ -228,7 +252,7 @@ impl Simulation {
                     .unwrap()
                     .entry(format!("{verb} {kind}"))
                     .or_default() += 1;
-                let is_row = ["park", "dlq", "discarded", "def"].contains(&kind);
+                let is_row = ["park", "dlq", "discarded", "def", "order"].contains(&kind);
                 if is_row && rng.lock().unwrap().u32(0..40) == 0 {
                     *hits
                         .lock()
@@ -281,7 +305,7 @@ impl Simulation {
             self.world.publish(&commit).await;
             for event in commit.recorded() {
                 let number = kafka_partition(event.header.stream.as_str().as_bytes(), PARTITIONS);
-                let mut places = self.places.lock().unwrap();
+                let mut places = self.truth.places.lock().unwrap();
                 let offset = places
                     .iter()
                     .filter(|(p, ..)| p.partition == number)
@@ -303,7 +327,7 @@ impl Simulation {
         }
         let durable = self.truth.durable.lock().unwrap();
         let asked = self.truth.asked.lock().unwrap();
-        for (partition, offset, event) in &*self.places.lock().unwrap() {
+        for (partition, offset, event) in &*self.truth.places.lock().unwrap() {
             let (_, next) = &committed[partition.partition as usize];
             let waits = parked[&event.0]
                 .as_ref()
@@ -431,7 +455,7 @@ impl Simulation {
         }
         let durable = self.truth.durable.lock().unwrap().clone();
         let asked = self.truth.asked.lock().unwrap().clone();
-        for (_, _, event) in &*self.places.lock().unwrap() {
+        for (_, _, event) in &*self.truth.places.lock().unwrap() {
             let is_done = durable.contains(event) || asked.contains(event);
             assert!(is_done, "seed {seed}: {event:?} was never handled");
         }
@@ -459,6 +483,7 @@ async fn no_event_is_skipped_overtaken_or_handled_after_its_discard_whatever_die
         "put dlq",
         "put discarded",
         "put def",
+        "put order",
     ] {
         assert!(hits.contains_key(kind), "{kind}");
     }
@@ -477,6 +502,7 @@ async fn no_event_is_skipped_overtaken_or_handled_after_its_discard_whatever_die
         "put dlq",
         "put discarded",
         "put def",
+        "put order",
     ] {
         let died = hits
             .keys()

@@ -182,7 +182,7 @@ impl Shop {
     }
     /// Asserts that nothing is parked or dead, and that all is committed.
     pub(super) async fn assert_at_rest(&self) {
-        for kind in ["park", "dlq", "def", "ask"] {
+        for kind in ["park", "dlq", "def", "order", "ask"] {
             assert_eq!(self.operator.all(kind).await, [""; 0], "{kind}");
         }
         self.assert_committed().await;
