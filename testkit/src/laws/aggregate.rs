@@ -474,12 +474,13 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
     /// - If no id can be made for the aggregate and none was [set](Self::with_ids), before the
     ///   first case.
     /// - If the laws held on nothing: no command was ever accepted, no command had the type of a
-    ///   [rule](Self::with_rule), or none of the [texts](Self::with_id_texts) was read as an id.
+    ///   [rule](Self::with_rule), or none of the [texts](Self::with_id_texts) was read as an id. If
+    ///   fewer than 256 cases were [asked for](Self::with_cases), up to 256 are drawn before that.
     /// - If there are more histories than [`with_max_histories`](Self::with_max_histories) allows.
     #[track_caller]
     pub fn check(self) -> Checked {
-        let checked = match &self.source {
-            Source::Drawn { .. } => self.check_drawn(),
+        let (commands, limits) = match &self.source {
+            Source::Drawn { .. } => return self.check_drawn(),
             Source::All {
                 commands,
                 length,
@@ -491,35 +492,38 @@ impl<A: Aggregate + PartialEq + Debug> Laws<A> {
                     merged: *merged,
                     max_histories: *max_histories,
                 };
-                let id = self.first_id();
-                match exhaustive::check(&self.rules, commands, limits, &id) {
-                    Ok(checked) => checked,
-                    Err(broken) => panic!("{}", broken.shown(&short_name::<A>(), None)),
-                }
+                (commands, limits)
             }
         };
-        self.must_have_checked(&checked);
+        let id = self.first_id();
+        let checked = match exhaustive::check(&self.rules, commands, limits, &id) {
+            Ok(checked) => checked,
+            Err(broken) => panic!("{}", broken.shown(&short_name::<A>(), None)),
+        };
+        if let Some(why) = self.unchecked(&checked) {
+            panic!("{why}");
+        }
         checked
     }
 
-    /// Panics if a law held only because nothing was checked against it.
-    #[track_caller]
-    fn must_have_checked(&self, checked: &Checked) {
+    /// Returns the reason for which a law held only because nothing was checked against it, if
+    /// there is one.
+    pub(super) fn unchecked(&self, checked: &Checked) -> Option<String> {
         let (name, sequences) = (short_name::<A>(), checked.histories());
-        assert!(
-            checked.accepted() > 0,
-            "no command of {name} was accepted in {sequences} sequences: the laws held on empty histories only. Draw \
-             commands that fit the aggregate"
-        );
-        for rule in &self.rules.decisions {
-            assert!(
-                rule.is_asked.get(),
+        if checked.accepted() == 0 {
+            return Some(format!(
+                "no command of {name} was accepted in {sequences} sequences: the laws held on empty histories only. Draw \
+                 commands that fit the aggregate"
+            ));
+        }
+        let mut rules = self.rules.decisions.iter();
+        rules.find(|rule| !rule.is_asked.get()).map(|rule| {
+            format!(
                 "the rule {:?} of {name} is about commands of the type {}, and none was given in {sequences} sequences: \
                  write the rule for the type of the commands, or add such commands with `.with_commands(..)`",
-                rule.name,
-                rule.command
-            );
-        }
+                rule.name, rule.command
+            )
+        })
     }
 
     /// Returns the id under which exhaustive laws decide.

@@ -22,7 +22,7 @@ use std::{
     rc::Rc,
     time::Duration,
 };
-use tokio::time::timeout;
+use tokio::{runtime::Runtime, time::timeout};
 
 /// Starts a process over a durable model.
 pub(super) type Maker<P, M> = dyn Fn(&M) -> P;
@@ -353,21 +353,36 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
     ///   name as many different streams as [`with_streams`](Self::with_streams) says, before the
     ///   first case.
     /// - If the laws held on nothing: no history of an aggregate had an event, or no event changed
-    ///   the rows.
+    ///   the rows. If fewer than 256 cases were [asked for](Self::with_cases), up to 256 are drawn
+    ///   before that.
     #[track_caller]
     pub fn check(self) {
         let writes = match self.writes() {
             Ok(writes) => writes,
             Err(why) => panic!("{why}"),
         };
-        let (config, seed) = self.plan.config();
-        let mut runner = TestRunner::new(config);
-        let found = Found::default();
-        let seen = RefCell::new(Seen::default());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .unwrap_or_else(|error| panic!("no runtime of one thread: {error}"));
+        let empty = self.empty(&runtime);
+        let cases = self.cases(writes);
+        let mut seen = Seen::default();
+        let mut why = None;
+        for (config, seed) in self.plan.rounds() {
+            let runner = TestRunner::new(config);
+            self.check_round(runner, seed, &cases, (&runtime, &empty), &mut seen);
+            why = self.unchecked(&seen);
+            if why.is_none() {
+                return;
+            }
+        }
+        panic!("{}", why.unwrap_or_default())
+    }
+
+    /// Returns the rows of a new model.
+    #[track_caller]
+    fn empty(&self, runtime: &Runtime) -> R {
         let model = (self.model)();
         let rows = async { timeout(self.time_limit, (self.rows)(&model)).await };
         let Ok(empty) = runtime.block_on(rows) else {
@@ -377,6 +392,13 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
                 self.time_limit
             );
         };
+        empty
+    }
+
+    fn cases(
+        &self,
+        writes: Union<BoxedStrategy<Write>>,
+    ) -> impl Strategy<Value = Case> + use<P, M, R> {
         let choice = match self.ids.is_empty() {
             true => Just(0).boxed(),
             false => any::<u64>().boxed(),
@@ -386,18 +408,32 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
             proptest::collection::vec(writes, 0..=self.max_commands),
             proptest::collection::vec(Noise::any(), 0..=2 * self.max_commands),
         );
-        let cases = cases.prop_map(|(choice, writes, noise)| Case {
+        cases.prop_map(|(choice, writes, noise)| Case {
             choice,
             writes,
             noise,
-        });
+        })
+    }
+
+    /// Checks every law on the cases of one seed.
+    #[track_caller]
+    fn check_round(
+        &self,
+        mut runner: TestRunner,
+        seed: u64,
+        cases: &impl Strategy<Value = Case>,
+        (runtime, empty): (&Runtime, &R),
+        seen: &mut Seen,
+    ) {
+        let found = Found::default();
+        let seen = RefCell::new(seen);
         let is_stuck = Cell::new(false);
-        let outcome = runner.run(&cases, |case| {
+        let outcome = runner.run(cases, |case| {
             // Smaller cases would wait as long, one after the other.
             if is_stuck.get() {
                 return Ok(());
             }
-            let held = async { timeout(self.time_limit, self.hold(&case, &empty)).await };
+            let held = async { timeout(self.time_limit, self.hold(&case, empty)).await };
             let held = runtime.block_on(held).unwrap_or_else(|_| {
                 is_stuck.set(true);
                 Err(self.stuck(&case))
@@ -420,33 +456,31 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
             }
             (Err(error), _) => panic!("the laws of {}: {error}", short_name::<P>()),
         }
-        self.must_have_checked(&seen.into_inner());
     }
 
-    /// Panics if the laws held only because nothing was asked of the projector.
-    #[track_caller]
-    fn must_have_checked(&self, seen: &Seen) {
-        assert!(
-            seen.events > 0,
-            "no command led to an event for {:?}: the laws held on empty histories only",
-            P::NAME
-        );
-        for histories in &self.histories {
-            assert!(
-                seen.aggregates.contains(histories.aggregate),
-                "no command on {:?} led to an event for {:?}: the laws held without its histories. Draw commands that fit \
-                 the aggregate",
-                histories.aggregate,
-                P::NAME
-            );
+    /// Returns the reason for which the laws held only because nothing was asked of the projector,
+    /// if there is one.
+    fn unchecked(&self, seen: &Seen) -> Option<String> {
+        let name = P::NAME;
+        if seen.events == 0 {
+            return Some(format!(
+                "no command led to an event for {name:?}: the laws held on empty histories only"
+            ));
         }
-        assert!(
-            seen.has_rows,
-            "{} events left the rows of {:?} as those of an empty model: the laws held on empty rows only. Draw commands \
-             whose events the projector writes down, and let `rows` return what it writes",
-            seen.events,
-            P::NAME
-        );
+        let mut histories = self.histories.iter().map(|histories| histories.aggregate);
+        if let Some(aggregate) = histories.find(|aggregate| !seen.aggregates.contains(*aggregate)) {
+            return Some(format!(
+                "no command on {aggregate:?} led to an event for {name:?}: the laws held without its histories. Draw \
+                 commands that fit the aggregate"
+            ));
+        }
+        (!seen.has_rows).then(|| {
+            format!(
+                "{} events left the rows of {name:?} as those of an empty model: the laws held on empty rows only. Draw \
+                 commands whose events the projector writes down, and let `rows` return what it writes",
+                seen.events
+            )
+        })
     }
 
     /// Returns the commands to all streams, after a check of the ids.
@@ -578,7 +612,7 @@ impl<P: Projector, M: 'static, R: PartialEq + Debug + 'static> ProjectorLaws<P, 
         let mut found = vec!["commands:".to_owned()];
         found.extend(case.writes.iter().map(|write| format!("  {write:?}")));
         found.push(format!(
-            "the projector had not taken in their events after {:?}: one of its calls does not return. A model that is only              slow needs `.with_time_limit(..)`",
+            "the projector had not taken in their events after {:?}: one of its calls does not return. A model that is only slow needs `.with_time_limit(..)`",
             self.time_limit
         ));
         Broken {

@@ -25,6 +25,26 @@ impl Plan {
         self.config_with(|name| std::env::var(name))
     }
 
+    /// Returns the configurations of rounds to try one after the other, each with its seed, until a
+    /// round has checked something.
+    ///
+    /// All cases of the first round may have been rejected by bad luck, if they are few. Together,
+    /// the rounds have as many cases as are tried by default, or more if the first one has.
+    #[track_caller]
+    pub(super) fn rounds(self) -> impl Iterator<Item = (Config, u64)> {
+        let (config, first) = self.config();
+        let more = Self::DEFAULT
+            .cases
+            .checked_div(config.cases)
+            .unwrap_or_default();
+        (0..u64::from(more.max(1))).map(move |round| {
+            let seed = first.wrapping_add(round);
+            let mut config = config.clone();
+            config.rng_seed = RngSeed::Fixed(seed);
+            (config, seed)
+        })
+    }
+
     #[track_caller]
     fn config_with(self, variable: impl Fn(&str) -> Result<String, VarError>) -> (Config, u64) {
         let number = |name: &str| environment::number_in(name, variable(name));
@@ -62,6 +82,22 @@ mod tests {
             plan.config_with(|name| Ok(if name == SEED { "9" } else { " 11 " }.into()));
         assert_eq!((config.cases, seed), (11, 9));
         assert_eq!(config.rng_seed, RngSeed::Fixed(9));
+    }
+
+    #[test]
+    fn rounds_have_different_seeds_and_as_many_cases_as_the_default() {
+        let rounds = |cases| {
+            let plan = Plan {
+                seed: Some(7),
+                cases,
+            };
+            plan.rounds().map(|(_, seed)| seed).collect::<Vec<_>>()
+        };
+        assert_eq!(rounds(100), [7, 8]);
+        assert_eq!(rounds(256), [7]);
+        assert_eq!(rounds(1000), [7]);
+        assert_eq!(rounds(0), [7]);
+        assert_eq!(rounds(1).len(), 256);
     }
 
     fn with(name: &str, value: &str) {

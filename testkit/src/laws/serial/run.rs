@@ -208,8 +208,6 @@ impl SerialLaws {
             .build()
             .unwrap_or_else(|error| panic!("no runtime: {error}"));
         let _entered = runtime.enter();
-        let (config, seed) = self.plan.config();
-        let mut runner = TestRunner::new(config);
         let most = (self.fresh)().capabilities().max_streams_per_append;
         let writer = proptest::collection::vec(actions(most), 0..=self.actions);
         let cases = (
@@ -217,32 +215,37 @@ impl SerialLaws {
             proptest::collection::vec(any::<Index>(), 4 * self.writers * self.actions),
         );
         let cases = cases.prop_map(|(writers, schedule)| Case { writers, schedule });
-        let found = RefCell::new(None);
         let stored = Cell::new(0_usize);
-        let outcome = runner.run(&cases, |case| {
-            let (store, log) = Recorder::new((self.fresh)());
-            let world = World::new(store, seed);
-            drive(&world, &case);
-            let operations = log.operations();
-            let is_stored = |o: &&Operation| matches!(o.outcome, Outcome::Appended(_));
-            stored.set(stored.get() + operations.iter().filter(is_stored).count());
-            let explained = check(&*world.store, &operations);
-            runtime.block_on(explained).map_err(|error| {
-                let told = told(&case, &operations, &error);
-                *found.borrow_mut() = Some(told.clone());
-                TestCaseError::fail(told)
-            })
-        });
-        match (outcome, found.into_inner()) {
-            (Ok(()), _) => {}
-            (Err(TestError::Fail(..)), Some(told)) => panic!(
-                "writers {how} were told what has no serial explanation\n{told}the same cases again: {}={seed}\n",
-                seed::SEED
-            ),
-            (Err(error), _) => panic!("the writers {how}: {error}"),
+        for (config, seed) in self.plan.rounds() {
+            let found = RefCell::new(None);
+            let mut runner = TestRunner::new(config);
+            let outcome = runner.run(&cases, |case| {
+                let (store, log) = Recorder::new((self.fresh)());
+                let world = World::new(store, seed);
+                drive(&world, &case);
+                let operations = log.operations();
+                let is_stored = |o: &&Operation| matches!(o.outcome, Outcome::Appended(_));
+                stored.set(stored.get() + operations.iter().filter(is_stored).count());
+                let explained = check(&*world.store, &operations);
+                runtime.block_on(explained).map_err(|error| {
+                    let told = told(&case, &operations, &error);
+                    *found.borrow_mut() = Some(told.clone());
+                    TestCaseError::fail(told)
+                })
+            });
+            match (outcome, found.into_inner()) {
+                (Ok(()), _) => {}
+                (Err(TestError::Fail(..)), Some(told)) => panic!(
+                    "writers {how} were told what has no serial explanation\n{told}the same cases again: {}={seed}\n",
+                    seed::SEED
+                ),
+                (Err(error), _) => panic!("the writers {how}: {error}"),
+            }
+            if stored.get() > 0 {
+                return;
+            }
         }
-        assert!(
-            stored.get() > 0,
+        panic!(
             "no append of the writers {how} was stored in any case: a store that stores nothing keeps every law. Look at \
              what it answers, and give it writers and cases enough"
         );

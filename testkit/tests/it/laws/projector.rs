@@ -470,3 +470,10 @@ the same cases again: FOLDSTREAM_SEED=1
 "#,
     );
 }
+
+#[test]
+fn few_cases_that_are_all_rejected_by_bad_luck_are_no_failure() {
+    for seed in 0..20 {
+        laws::<Direct>().with_cases(1).with_seed(seed).check();
+    }
+}

@@ -356,3 +356,11 @@ async fn a_read_to_a_limit_or_backwards_is_not_written_down() {
     }
     assert_eq!(log.operations().len(), 1);
 }
+
+#[test]
+fn few_cases_that_store_nothing_by_bad_luck_are_no_failure() {
+    for seed in 0..20 {
+        let laws = SerialLaws::new(InMemoryEventStore::new);
+        laws.with_cases(1).with_seed(seed).check();
+    }
+}
