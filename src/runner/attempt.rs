@@ -142,7 +142,8 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
                 return (done, Outcome::Done);
             }
             if let Err(failed) = self.take(at, record).await {
-                return failed;
+                // What comes before it counts as done, and still waits for a call of the handler.
+                return self.handle_pending().await.err().unwrap_or(failed);
             }
         }
         match self.handle_pending().await {

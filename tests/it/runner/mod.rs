@@ -1,4 +1,5 @@
 //! Rules of the runner, on the in-memory bus with paused time.
+mod batch;
 mod breaker;
 mod crash;
 mod delivery;
