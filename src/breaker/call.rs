@@ -238,8 +238,12 @@ impl CircuitBreaker {
 
     /// Ends an admitted call that has no outcome.
     pub(crate) fn release(&self, ticket: Ticket) {
+        let is_probe = ticket.is_probe();
         self.machine().release(ticket);
-        self.notify();
+        // The end of another call lets nobody pass who was refused before.
+        if is_probe {
+            self.notify();
+        }
     }
 
     /// Says whether this process has work that needs the service. Without any the circuit closes.

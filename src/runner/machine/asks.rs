@@ -40,6 +40,9 @@ impl Machine {
             if !self.may_redrive() {
                 break;
             }
+            if !self.may_handle_again(id) {
+                continue;
+            }
             let Ok(permit) = self.permit(now) else {
                 break;
             };
@@ -161,7 +164,23 @@ impl Machine {
             && matches!(progress, Progress::At(at) if at.version >= event.header.version)
     }
 
-    /// Starts the attempt of a request, once nothing else runs in the lane of its stream.
+    /// Returns true if nothing else runs in the lane of a request. Asked before there is a permit:
+    /// one that is given back unused would tell all that wait for the breaker to look again, this
+    /// processor first of all, without end.
+    fn may_handle_again(&self, id: TaskId) -> bool {
+        let Some(task) = self.tasks.running.get(&id) else {
+            return false;
+        };
+        let Kind::Ask(ask) = &task.kind else {
+            return false;
+        };
+        let AskStep::Ready(event) = &ask.step else {
+            return false;
+        };
+        self.may_run_beside(&task.partition, &event.header.stream)
+    }
+
+    /// Starts the attempt of a request.
     fn handle_again(&mut self, id: TaskId, permit: Option<Permit>, now: Instant) {
         let Some(task) = self.tasks.running.get_mut(&id) else {
             return;

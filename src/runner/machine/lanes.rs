@@ -263,8 +263,20 @@ impl Lanes {
     }
 
     /// Returns true if a lane may be ready.
-    pub(super) fn has_ready(&self) -> bool {
-        !self.ready.is_empty()
+    /// Returns true if [`start_next`](Self::start_next) finds a lane to start.
+    pub(super) fn has_next(&self, may_run: impl Fn(&LaneKey, &StreamId) -> bool) -> bool {
+        self.ready.iter().any(|key| {
+            self.lanes.get(key).is_some_and(|lane| {
+                let head = lane.queue.front();
+                lane.state == State::Ready
+                    && head.is_some_and(|head| may_run(key, &head.event.header.stream))
+            })
+        })
+    }
+    /// Returns true if nothing runs in a lane.
+    pub(super) fn is_free(&self, key: &LaneKey) -> bool {
+        let lane = self.lanes.get(key);
+        lane.is_none_or(|lane| !matches!(lane.state, State::Running(_)))
     }
 
     /// Returns the failures of the lane's head.

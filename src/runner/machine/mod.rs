@@ -455,7 +455,10 @@ impl Machine {
         let (concurrency, max_batch) = (self.rules.policy.concurrency, self.rules.policy.max_batch);
         let most = if max_batch > 1 { max_batch } else { NEIGHBOURS };
         while self.attempts.len() < concurrency {
-            if !self.lanes.has_ready() {
+            let may_run = |lane: &LaneKey, stream: &StreamId| {
+                !self.checkpoint.is_to_forget(stream) && !self.attempts.runs_in(lane)
+            };
+            if !self.lanes.has_next(may_run) {
                 return;
             }
             let Ok(permit) = self.permit(now) else {

@@ -14,7 +14,7 @@ use super::{
     retry::Retry,
     rows::{RowAnswer, RowOp},
     shared::{RoundEnd, Turn},
-    tasks::{Kind, Reply, Task, TaskId},
+    tasks::{Kind, Reply, TaskId},
 };
 use crate::{
     RetryPolicy, StreamId, Version,
@@ -133,9 +133,7 @@ impl Machine {
             if !self.may_redrive() {
                 return;
             }
-            // Another attempt of the lane runs: at another stream that shares it, or one of an
-            // assignment that has ended.
-            if self.is_lane_busy(id) {
+            if !self.may_go_on(id) {
                 continue;
             }
             let limit = match self.turn(id) {
@@ -153,11 +151,20 @@ impl Machine {
         }
     }
 
-    fn is_lane_busy(&self, id: TaskId) -> bool {
+    fn may_go_on(&self, id: TaskId) -> bool {
         let task = self.tasks.running.get(&id);
-        task.and_then(Task::parked_stream).is_some_and(|stream| {
-            self.attempts.runs_in(&self.lane(stream)) || self.checkpoint.is_to_forget(stream)
-        })
+        let of = task.and_then(|task| Some((task, task.parked_stream()?)));
+        of.is_some_and(|(task, stream)| self.may_run_beside(&task.partition, stream))
+    }
+
+    /// Returns true if an attempt at a stream may start beside the queues of the lanes.
+    pub(super) fn may_run_beside(&self, partition: &PartitionId, stream: &StreamId) -> bool {
+        let (owned, lane) = (self.partitions.owned.get(partition), self.lane(stream));
+        owned.is_some_and(|owned| matches!(owned.phase, Phase::Serving))
+            && self.lanes.is_free(&lane)
+            // An attempt of an assignment that has ended may still run.
+            && !self.attempts.runs_in(&lane)
+            && !self.checkpoint.is_to_forget(stream)
     }
 
     /// Returns true if a redrive may start an attempt.

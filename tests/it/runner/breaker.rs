@@ -1,10 +1,15 @@
 //! The circuit breaker around a handler.
 use super::harness::*;
+use crate::support::AccountEvent;
 use foldstream::{
     Backoff, RetryPolicy,
     breaker::{BreakerPolicy, CircuitBreaker, CircuitState},
-    runner::{FailureAction, HandlerError, ProcessorPolicy, Start},
+    operate::{JobRunner, Operator, Reason, Redrive},
+    runner::{
+        EventContext, FailureAction, HandlerError, HandlerResult, Listener, ProcessorPolicy, Start,
+    },
 };
+use foldstream_testkit::faults::{Faults, Op};
 use std::{
     sync::{
         Arc, Mutex,
@@ -239,4 +244,52 @@ async fn a_policy_that_discards_goes_on_and_counts() {
     let report = world.catch_up(seen.clone(), policy).await;
     let report = report.into_result().unwrap();
     assert_eq!((seen.of("a"), report[0].discarded), (vec![1, 3], 1));
+}
+
+/// A listener that gives up the first event of each stream, and takes an hour for each other one.
+struct Slow;
+impl Listener for Slow {
+    const NAME: &'static str = "slow";
+    type Events = AccountEvent;
+    async fn handle(&self, _: &AccountEvent, ctx: &EventContext) -> HandlerResult {
+        if ctx.version().get() == 1 {
+            return Err(HandlerError::permanent("bad"));
+        }
+        tokio::time::sleep(3_600 * S).await;
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_waits_for_its_stream_keeps_nobody_busy() {
+    let (world, faults) = (World::new(1), Faults::none());
+    world.deposit("a").await;
+    let policy = policy(&breaker()).with_attempt_timeout(7_200 * S);
+    let runner = world.faulty_builder(&faults).listener_with(Slow, policy);
+    let _running = runner.build().unwrap().start();
+    tokio::time::sleep(S).await;
+    world.deposit("a").await;
+    tokio::time::sleep(S).await;
+    let operator = Operator::new(world.control.clone());
+    let reason = Reason::new("ann", "it is fixed").unwrap();
+    let job = operator.redrive(&Redrive::all("slow"), &reason).await;
+    let job = job.unwrap();
+    assert_eq!(job.events, 1);
+    tokio::spawn(async move {
+        let jobs = JobRunner::new(operator, "jobs");
+        jobs.run("slow", job.id, std::future::pending()).await
+    });
+    // The time of a runtime in which somebody is always busy never passes by itself.
+    for _ in 0..20 {
+        tokio::time::advance(S).await;
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    }
+    let before = faults.calls(Op::Next);
+    for _ in 0..1_000 {
+        tokio::task::yield_now().await;
+    }
+    let turns = faults.calls(Op::Next) - before;
+    assert!(turns < 10, "the processor took {turns} turns");
 }
