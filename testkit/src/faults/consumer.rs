@@ -358,16 +358,16 @@ impl Consumer for FaultyConsumer {
     }
 
     async fn commit(&self, commits: &[OffsetCommit]) -> Result<(), MessageBusError> {
-        let translated = self.member().translated(commits);
-        let inner = self.inner();
+        // The member is looked up when the call is carried out: a call that was delayed may find
+        // that the consumer was expelled and has joined again meanwhile.
         let act = || -> futures::future::BoxFuture<'_, _> {
-            match &translated {
-                Ok(commits) => inner.commit(commits),
-                Err(partition) => {
-                    let partition = partition.clone();
-                    Box::pin(async { Err(MessageBusError::StaleAssignment { partition }) })
+            Box::pin(async {
+                let translated = self.member().translated(commits);
+                match translated {
+                    Ok(commits) => self.inner().commit(&commits).await,
+                    Err(partition) => Err(MessageBusError::StaleAssignment { partition }),
                 }
-            }
+            })
         };
         let call = Call::Commit(commits);
         match self.faults.arrive(&call).await {
@@ -377,8 +377,9 @@ impl Consumer for FaultyConsumer {
     }
 
     async fn pause(&self, partitions: &[PartitionId]) -> Result<(), MessageBusError> {
-        let inner = self.inner();
-        let act = || inner.pause(partitions);
+        let act = || -> futures::future::BoxFuture<'_, _> {
+            Box::pin(async { self.inner().pause(partitions).await })
+        };
         let done = self.faults.ask(Call::Pause(partitions), act).await;
         if done.is_ok() {
             let mut member = self.member();
@@ -393,8 +394,9 @@ impl Consumer for FaultyConsumer {
     }
 
     async fn resume(&self, partitions: &[PartitionId]) -> Result<(), MessageBusError> {
-        let inner = self.inner();
-        let act = || inner.resume(partitions);
+        let act = || -> futures::future::BoxFuture<'_, _> {
+            Box::pin(async { self.inner().resume(partitions).await })
+        };
         let done = self.faults.ask(Call::Resume(partitions), act).await;
         if done.is_ok() {
             let mut member = self.member();
