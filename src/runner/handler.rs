@@ -326,16 +326,43 @@ impl EventContext {
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.is_cancelled()
     }
-    /// Metadata for a command that this event causes: keeps correlation and trace, names the cause,
-    /// and derives a command id from processor, event and `step`, so that a redelivery names the
-    /// same command.
+    /// Returns the id of the command that this event causes in a step of its handler, made of
+    /// processor, event and `step`.
+    ///
+    /// Every delivery of the event yields the same id, so that a repository with
+    /// [idempotent commands](crate::Repository::with_idempotency) executes the command once. Two
+    /// commands of one handler need two steps. The step is stored with the command: never change
+    /// it, and keep it short, since a command id has at most 256 bytes.
+    ///
+    /// # Example
+    /// ```
+    /// # use foldstream::{CommitId, EventHeader, StreamId, Timestamp, Version};
+    /// # use foldstream::runner::{EventContext, EventSource, ModelId};
+    /// # let id = CommitId::from_u128(7).event_id(0);
+    /// # let stream = StreamId::new("cart", "c1")?;
+    /// # let (version, at) = (Version::new(3), Timestamp::from_micros(0));
+    /// # let header = EventHeader::new(id, stream, version, "CheckedOut", at);
+    /// # let ctx = EventContext::new(ModelId::new("payments", 1), header, EventSource::History);
+    /// let request = ctx.command_id("request");
+    /// assert_eq!(request.as_str(), "payments/00000000-0000-0000-0000-000000000007/0/request");
+    /// assert_ne!(request, ctx.command_id("record"));
+    /// # Ok::<(), foldstream::InvalidStreamId>(())
+    /// ```
+    #[must_use]
+    pub fn command_id(&self, step: &str) -> CommandId {
+        let (processor, event) = (&self.model.processor, self.event_id());
+        CommandId::from(format!("{processor}/{event}/{step}"))
+    }
+    /// Returns the metadata for a command that this event causes: correlation and trace of the
+    /// event, the event as the cause, and the [command id](Self::command_id) of `step`.
+    ///
+    /// A saga, which is a listener that executes commands, passes it to
+    /// [`Repository::execute_with`](crate::Repository::execute_with).
     #[must_use]
     pub fn caused(&self, step: &str) -> Metadata {
-        let cause = self.event_id().to_string();
-        let command = format!("{}/{cause}/{step}", self.model.processor);
         let mut metadata = Metadata::new()
-            .with_command_id(CommandId::from(command))
-            .with_causation_id(CausationId::from(cause));
+            .with_command_id(self.command_id(step))
+            .with_causation_id(CausationId::from(self.event_id().to_string()));
         if let Some(id) = self.header.metadata.correlation_id() {
             metadata = metadata.with_correlation_id(id.clone());
         }
