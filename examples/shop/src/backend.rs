@@ -1,10 +1,8 @@
 //! The ports that the shop runs on, apart from the adapters that implement them.
-use crate::{
-    cart::Cart,
-    read_model::{InMemoryReadModel, ReadModel},
-};
+use crate::{cart::Cart, memory_rows::InMemoryRows, payment::Payment, read_model::SalesModel};
 use foldstream::{
     Repository, SourceUri,
+    operate::Operator,
     ports::{ControlStore, EventStore, MessageBus},
     publisher::{Publisher, TopicRoute},
     runner::{Runner, RunnerBuilder},
@@ -24,7 +22,7 @@ pub struct Backend {
     /// The store for the small rows of the publisher and the runner.
     pub control: Arc<dyn ControlStore>,
     /// The read model from which the report is summed.
-    pub read_model: Arc<dyn ReadModel>,
+    pub read_model: SalesModel,
     /// The topic to which the events are published.
     pub topic: Arc<str>,
     /// The CloudEvents source of the shop's events.
@@ -61,7 +59,7 @@ impl Backend {
             store: InMemoryEventStore::new(),
             bus,
             control: InMemoryControlStore::new(),
-            read_model: Arc::new(InMemoryReadModel::default()),
+            read_model: SalesModel::InMemory(InMemoryRows::default()),
             topic: topic.into(),
             source: SourceUri::default(),
             group_prefix: "shop".into(),
@@ -73,9 +71,15 @@ impl Backend {
     /// Returns the repository that loads carts, decides commands and stores the resulting events.
     ///
     /// It caches the state of the last 1,000 carts. A command on one of them takes one round trip.
-    /// a command on one of them is one round trip.
     pub fn carts(&self) -> Repository<Cart> {
         Repository::new(self.store.clone()).with_cache(1000)
+    }
+
+    /// Returns the operator of the shop's processors.
+    pub fn operator(&self) -> Operator {
+        Operator::new(self.control.clone())
+            .with_bus(self.bus.clone(), self.group_prefix.clone())
+            .with_store(self.store.clone())
     }
 
     /// Returns a publisher that sends the stored events which are not on the bus yet.

@@ -6,12 +6,14 @@ pub mod schema;
 pub mod import;
 pub mod generate;
 pub mod read_model;
+pub mod memory_rows;
 pub mod projector;
 pub mod listener;
 pub mod report;
 pub mod backend;
 pub mod pipeline;
 pub mod story;
+
 pub mod tally;
 pub mod progress;
 pub mod shutdown;

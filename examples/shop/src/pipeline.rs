@@ -6,12 +6,13 @@ use crate::{
     import::{ImportError, Imported, InvoiceFile, RefusedLine, import},
     progress,
     projector::SalesProjector,
-    read_model::ReadModelError,
+    read_model::{ReadModelError, SalesModel},
     report::{Report, ReportError},
     tally::{Tally, differences},
 };
 use foldstream::{
     DomainEvent, RetryPolicy, StreamId, chain,
+    operate::{OperateError, Operator},
     ports::{EventStoreError, MessageBusError},
     publisher::{PollConfig, PollError, PollReport, PublishError, TopicError},
     resilience::Retryable,
@@ -66,6 +67,9 @@ pub enum PipelineError {
     /// The report cannot be read or written.
     #[error(transparent)]
     Report(#[from] ReportError),
+    /// The operator cannot tell which processors there are.
+    #[error(transparent)]
+    Operate(#[from] OperateError),
     /// The projections differ from the events that were decided.
     #[error("the projections differ from a direct aggregation: {}", .0.join("; "))]
     Mismatch(Vec<String>),
@@ -116,7 +120,9 @@ pub async fn import_file(
 /// the other events stay listed as unpublished.
 pub async fn publish_all(backend: &Backend) -> Result<u64, PipelineError> {
     let publisher = backend.publisher();
-    publisher.check_topics([CartEvent::AGGREGATE]).await?;
+    publisher
+        .check_topics([CartEvent::AGGREGATE])
+        .await?;
     let (mut sent, mut quiet_since) = (0, Instant::now());
     loop {
         let report = publisher.publish_pending().await?;
@@ -153,19 +159,15 @@ pub async fn publish(
     Ok(publisher.poll(PollConfig::default(), stop).await?)
 }
 
-/// Creates the read model if it is missing.
+/// Checks that a processor may fill the read model, which the runner creates if it is missing.
 ///
 /// `name` is that of the processor that fills it; `None` means the projector's own name.
 ///
 /// # Errors
-/// [`PipelineError::ReadModelLost`] if that processor has read events before. It would not read
-/// them
-/// again, so the report would lack them.
-pub async fn prepare_read_model(
-    backend: &Backend,
-    name: Option<&str>,
-) -> Result<(), PipelineError> {
-    if backend.read_model.exists().await? {
+/// [`PipelineError::ReadModelLost`] if the read model is missing and that processor has read events
+/// before. It would not read them again, so the report would lack them.
+pub async fn check_read_model(backend: &Backend, name: Option<&str>) -> Result<(), PipelineError> {
+    if backend.read_model.exists(&SalesModel::id(name)).await? {
         return Ok(());
     }
     let name = name.unwrap_or(SalesProjector::NAME);
@@ -180,7 +182,34 @@ pub async fn prepare_read_model(
     if committed.iter().any(|(_, offset)| offset.is_some()) {
         return Err(PipelineError::ReadModelLost { name: name.into() });
     }
-    Ok(backend.read_model.create().await?)
+    Ok(())
+}
+
+/// Sums the read model of a processor. Without a name it is that of `sales`, or if that one has no
+/// rows, that of the first projector that has.
+///
+/// # Errors
+/// [`PipelineError`] if the rows or the names of the processors cannot be read.
+pub async fn report(
+    rows: &SalesModel,
+    operator: &Operator,
+    name: Option<&str>,
+) -> Result<Report, PipelineError> {
+    let report = Report::read(rows, &SalesModel::id(name), |_| true).await?;
+    if name.is_some() || report.orders > 0 {
+        return Ok(report);
+    }
+    for processor in operator.processors().await? {
+        // Listeners have no model.
+        if processor.model > 0 {
+            let model = SalesModel::id(Some(&processor.name));
+            let other = Report::read(rows, &model, |_| true).await?;
+            if other.orders > 0 {
+                return Ok(other);
+            }
+        }
+    }
+    Ok(report)
 }
 
 /// Builds a runner with the sales projector, under its own name or another.
@@ -194,7 +223,7 @@ pub fn sales_runner(
     name: Option<&str>,
     progress: impl Fn() + Send + Sync + 'static,
 ) -> Result<Runner, BuildError> {
-    let projector = SalesProjector::new(backend.read_model.clone()).with_progress(progress);
+    let projector = backend.read_model.projector().with_progress(progress);
     let mut policy = ProcessorPolicy::projector();
     if let Some(name) = name {
         policy = policy.with_name(name);
@@ -207,10 +236,11 @@ pub fn sales_runner(
 /// # Errors
 /// [`PipelineError::Mismatch`] if they differ; it names the differences.
 pub async fn check(backend: &Backend, tally: &Tally) -> Result<Report, PipelineError> {
-    let expected = tally.report();
-    let found = Report::read(&*backend.read_model, |order| tally.has(order.id())).await?;
+    let (expected, model) = (tally.report(), SalesModel::id(None));
+    let rows = &backend.read_model;
+    let found = Report::read(rows, &model, |order| tally.has(order.id())).await?;
     if found != expected {
         return Err(PipelineError::Mismatch(differences(&expected, &found)));
     }
-    Ok(Report::read(&*backend.read_model, |_| true).await?)
+    Ok(Report::read(rows, &model, |_| true).await?)
 }

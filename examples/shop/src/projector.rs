@@ -1,52 +1,48 @@
 //! The projector behind the report, which keeps one row per order.
 use crate::{
     cart::CartEvent,
-    read_model::{OrderRow, ReadModel, ReadModelError},
+    memory_rows::BufferedRows,
+    read_model::{OrderRow, SalesModel},
 };
 use foldstream::{
     StreamId,
-    runner::{
-        ErrorClass, EventContext, HandlerError, HandlerResult, ModelId, Position, Projector,
-        ResultExt,
-    },
+    runner::{EventContext, HandlerError, HandlerResult, ModelId, Position, Projector},
 };
-use futures::{StreamExt, TryStreamExt, stream};
-use std::{
-    collections::HashMap,
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::fmt;
 
-/// The number of rows that are written concurrently.
-const CONCURRENT_WRITES: usize = 16;
-
-/// Feeds the [`ReadModel`] with the events of every cart.
+/// Feeds the [`SalesModel`] with the events of every cart.
 ///
 /// Events change rows in memory. [`flush`](Projector::flush), which the runner calls before it
-/// commits an offset, writes them: an invoice of 500 lines is one write. A crash loses unwritten
-/// rows, but the offsets of their events were not committed either, so the events are delivered
-/// again.
+/// commits an offset, writes each changed row with its position: an invoice of 500 lines is one
+/// write. A crash loses unwritten rows, but the offsets of their events were not committed either,
+/// so the events are delivered again.
 pub struct SalesProjector {
-    model: Arc<dyn ReadModel>,
-    /// Rows that are newer than the stored ones.
-    unwritten: Mutex<HashMap<StreamId, OrderRow>>,
+    rows: Rows,
     progress: Box<dyn Fn() + Send + Sync>,
+}
+
+enum Rows {
+    InMemory(BufferedRows),
+    #[cfg(feature = "production")]
+    DynamoDb(foldstream_dynamodb::ReadModel<OrderRow>),
 }
 
 impl fmt::Debug for SalesProjector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SalesProjector")
-            .field("model", &self.model)
-            .finish_non_exhaustive()
+        f.debug_struct("SalesProjector").finish_non_exhaustive()
     }
 }
 
 impl SalesProjector {
     /// Creates a projector that keeps its rows in `model`.
-    pub fn new(model: Arc<dyn ReadModel>) -> Self {
+    pub fn new(model: &SalesModel) -> Self {
+        let rows = match model {
+            SalesModel::InMemory(rows) => Rows::InMemory(BufferedRows::new(rows.clone())),
+            #[cfg(feature = "production")]
+            SalesModel::DynamoDb(rows) => Rows::DynamoDb(rows.projector()),
+        };
         Self {
-            model,
-            unwritten: Mutex::default(),
+            rows,
             progress: Box::new(|| ()),
         }
     }
@@ -57,111 +53,79 @@ impl SalesProjector {
         self.progress = Box::new(progress);
         self
     }
-
-    fn unwritten(&self) -> MutexGuard<'_, HashMap<StreamId, OrderRow>> {
-        // A row changes as a whole or not at all, so the rows are valid after a panic.
-        self.unwritten
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl SalesProjector {
-    async fn take_in(&self, event: &CartEvent, ctx: &EventContext) -> HandlerResult {
-        let order = ctx.stream();
-        if let Some(row) = self.unwritten().get_mut(order) {
-            return take(row, event, ctx);
-        }
-        // No other task inserts this row during the read: the events of one order are handled in
-        // order.
-        let stored = self.model.row(order).await.classify(class_of)?;
-        let mut rows = self.unwritten();
-        let row = rows
-            .entry(order.clone())
-            .or_insert(stored.unwrap_or_default());
-        take(row, event, ctx)
-    }
-
-    /// Writes one row, and drops it from memory unless it has changed during the write.
-    async fn write(&self, order: StreamId, row: OrderRow) -> HandlerResult {
-        self.model
-            .put_if_newer(&order, &row)
-            .await
-            .classify(class_of)?;
-        let mut rows = self.unwritten();
-        if rows
-            .get(&order)
-            .is_some_and(|now| now.version == row.version)
-        {
-            rows.remove(&order);
-        }
-        Ok(())
-    }
 }
 
 impl Projector for SalesProjector {
-    const NAME: &'static str = "sales";
+    const NAME: &'static str = OrderRow::NAME;
     type Events = CartEvent;
 
     async fn project(&self, event: &CartEvent, ctx: &EventContext) -> HandlerResult {
-        self.take_in(event, ctx).await?;
+        match &self.rows {
+            Rows::InMemory(rows) => rows.project(event, ctx)?,
+            #[cfg(feature = "production")]
+            Rows::DynamoDb(rows) => rows.project(event, ctx).await?,
+        }
         (self.progress)();
         Ok(())
     }
 
-    async fn flush(&self, _: &ModelId) -> HandlerResult {
-        // Copies the rows, so that the next events can be handled during the writes.
-        let rows: Vec<_> = self.unwritten().clone().into_iter().collect();
-        let writes = stream::iter(rows).map(|(order, row)| self.write(order, row));
-        writes
-            .buffer_unordered(CONCURRENT_WRITES)
-            .try_collect()
-            .await
+    async fn prepare(&self, model: &ModelId) -> HandlerResult {
+        match &self.rows {
+            Rows::InMemory(_) => {
+                // Memory needs no preparation, whatever the model.
+                let _ = model;
+                Ok(())
+            }
+            #[cfg(feature = "production")]
+            Rows::DynamoDb(rows) => rows.prepare(model).await,
+        }
     }
 
-    async fn position(&self, _: &ModelId, order: &StreamId) -> Result<Position, HandlerError> {
-        // Another process may have had this order's partition since the row was kept, so only the
-        // stored row counts.
-        self.unwritten().remove(order);
-        let row = self.model.row(order).await.classify(class_of)?;
-        Ok(Position::stored(row.unwrap_or_default().version))
+    async fn flush(&self, model: &ModelId) -> HandlerResult {
+        match &self.rows {
+            Rows::InMemory(rows) => rows.flush(model),
+            #[cfg(feature = "production")]
+            Rows::DynamoDb(rows) => rows.flush(model).await,
+        }
     }
 
-    async fn reset(&self, _: &ModelId) -> HandlerResult {
-        self.unwritten().clear();
-        self.model.clear().await.classify(class_of)
+    async fn forget_buffered(&self, model: &ModelId, streams: &[StreamId]) -> HandlerResult {
+        match &self.rows {
+            Rows::InMemory(rows) => {
+                rows.forget(model, streams);
+                Ok(())
+            }
+            #[cfg(feature = "production")]
+            Rows::DynamoDb(rows) => rows.forget_buffered(model, streams).await,
+        }
     }
-}
 
-fn take(row: &mut OrderRow, event: &CartEvent, ctx: &EventContext) -> HandlerResult {
-    // The row already contains this event, because it is a duplicate or late delivery.
-    if row.version >= ctx.version() {
-        return Ok(());
+    async fn position(&self, model: &ModelId, order: &StreamId) -> Result<Position, HandlerError> {
+        match &self.rows {
+            Rows::InMemory(rows) => rows.position(model, order),
+            #[cfg(feature = "production")]
+            Rows::DynamoDb(rows) => rows.position(model, order).await,
+        }
     }
-    row.take(ctx.version(), event).permanent()
-}
 
-fn class_of(error: &ReadModelError) -> ErrorClass {
-    match error {
-        ReadModelError::Unavailable(_) => ErrorClass::Transient,
-        ReadModelError::Corrupt { .. } => ErrorClass::Permanent,
-        ReadModelError::Refused { .. } => ErrorClass::Fatal,
+    async fn reset(&self, model: &ModelId) -> HandlerResult {
+        match &self.rows {
+            Rows::InMemory(rows) => {
+                rows.reset(model);
+                Ok(())
+            }
+            #[cfg(feature = "production")]
+            Rows::DynamoDb(rows) => rows.reset(model).await,
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        cart::CartItem,
-        read_model::{InMemoryReadModel, OrderEntry},
-    };
-    use async_trait::async_trait;
-    use foldstream::{
-        CommitId, EventHeader, Timestamp, Version, ports::BoxStream, runner::EventSource,
-    };
+    use crate::{cart::CartItem, memory_rows::InMemoryRows};
+    use foldstream::{CommitId, EventHeader, Timestamp, Version, runner::EventSource};
     use foldstream_testkit::ProjectorScenario;
-    use tokio::sync::Notify;
 
     fn added(quantity: i64) -> CartEvent {
         CartEvent::CartItemAdded(CartItem {
@@ -176,11 +140,16 @@ mod tests {
     }
 
     fn model() -> ModelId {
-        ModelId::new(SalesProjector::NAME, 1)
+        SalesModel::id(None)
     }
 
     fn order() -> StreamId {
         StreamId::new("cart", "1").unwrap()
+    }
+
+    /// Creates a projector with a buffer of its own, as another process would have.
+    fn process(rows: &InMemoryRows) -> SalesProjector {
+        SalesModel::InMemory(rows.clone()).projector()
     }
 
     async fn project(projector: &SalesProjector, version: u64) {
@@ -195,118 +164,77 @@ mod tests {
         projector.project(&added(1 << version), &ctx).await.unwrap();
     }
 
-    async fn stored(rows: &InMemoryReadModel) -> (u64, i64) {
-        let row = rows.row(&order()).await.unwrap().unwrap_or_default();
-        (
-            row.version.get(),
-            row.units.get("22").copied().unwrap_or_default(),
-        )
+    async fn position(projector: &SalesProjector) -> u64 {
+        match projector.position(&model(), &order()).await.unwrap() {
+            Position::Stored { version, .. } => version.get(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Returns the number of events in the stored row, and its units.
+    fn stored(rows: &InMemoryRows) -> (u64, i64) {
+        let row = rows.all(&model()).pop().map(|(_, row)| row);
+        row.map_or((0, 0), |row| (row.events, row.units["22"]))
     }
 
     #[tokio::test]
     async fn rows_are_stored_by_a_flush_and_their_version_is_the_position() {
-        let rows = InMemoryReadModel::default();
-        let projector = SalesProjector::new(Arc::new(rows.clone()));
+        let rows = InMemoryRows::default();
+        let projector = process(&rows);
         project(&projector, 1).await;
         project(&projector, 2).await;
-        assert_eq!(stored(&rows).await, (0, 0));
+        assert_eq!(stored(&rows), (0, 0));
         projector.flush(&model()).await.unwrap();
-        assert_eq!(stored(&rows).await, (2, 6));
-        let position = projector.position(&model(), &order()).await.unwrap();
-        assert_eq!(position, Position::stored(Version::new(2)));
-        assert!(projector.unwritten().is_empty());
+        assert_eq!(stored(&rows), (2, 6));
+        assert_eq!(position(&projector).await, 2);
     }
 
-    /// A read model whose writes wait for permission.
-    #[derive(Debug, Default)]
-    struct Slow {
-        rows: InMemoryReadModel,
-        began: Notify,
-        let_on: Notify,
-    }
-
-    #[async_trait]
-    impl ReadModel for Slow {
-        async fn exists(&self) -> Result<bool, ReadModelError> {
-            self.rows.exists().await
-        }
-        async fn create(&self) -> Result<(), ReadModelError> {
-            self.rows.create().await
-        }
-        async fn row(&self, order: &StreamId) -> Result<Option<OrderRow>, ReadModelError> {
-            self.rows.row(order).await
-        }
-        async fn put_if_newer(
-            &self,
-            order: &StreamId,
-            row: &OrderRow,
-        ) -> Result<(), ReadModelError> {
-            self.began.notify_one();
-            self.let_on.notified().await;
-            self.rows.put_if_newer(order, row).await
-        }
-        fn rows(&self) -> BoxStream<'_, Result<OrderEntry, ReadModelError>> {
-            self.rows.rows()
-        }
-        async fn clear(&self) -> Result<(), ReadModelError> {
-            self.rows.clear().await
-        }
-    }
-
+    /// The runner asks for the position of a stream again when it tries an event once more.
     #[tokio::test]
-    async fn an_event_that_comes_during_a_flush_is_in_the_next_one() {
-        let slow = Arc::new(Slow::default());
-        let projector = SalesProjector::new(slow.clone());
+    async fn a_question_for_the_position_keeps_what_is_buffered() {
+        let rows = InMemoryRows::default();
+        let projector = process(&rows);
         project(&projector, 1).await;
-        let id = model();
-        let flush = projector.flush(&id);
-        let meanwhile = async {
-            slow.began.notified().await;
-            project(&projector, 2).await;
-            slow.let_on.notify_one();
-        };
-        tokio::join!(flush, meanwhile).0.unwrap();
-        assert_eq!(stored(&slow.rows).await, (1, 2));
-        slow.let_on.notify_one();
-        projector.flush(&id).await.unwrap();
-        assert_eq!(stored(&slow.rows).await, (2, 6));
+        assert_eq!(position(&projector).await, 0);
+        project(&projector, 2).await;
+        projector.flush(&model()).await.unwrap();
+        assert_eq!(stored(&rows), (2, 6));
     }
 
     #[tokio::test]
     async fn an_event_that_comes_again_counts_once() {
-        let rows = InMemoryReadModel::default();
-        let projector = SalesProjector::new(Arc::new(rows.clone()));
+        let rows = InMemoryRows::default();
+        let projector = process(&rows);
         for version in [1, 2, 1, 2, 3, 3] {
             project(&projector, version).await;
             projector.flush(&model()).await.unwrap();
         }
-        assert_eq!(stored(&rows).await, (3, 14));
+        assert_eq!(stored(&rows), (3, 14));
     }
 
     #[tokio::test]
     async fn what_a_crash_loses_is_above_the_position() {
-        let rows = InMemoryReadModel::default();
-        let projector = SalesProjector::new(Arc::new(rows.clone()));
+        let rows = InMemoryRows::default();
+        let projector = process(&rows);
         project(&projector, 1).await;
         projector.flush(&model()).await.unwrap();
         project(&projector, 2).await;
         drop(projector);
-        let projector = SalesProjector::new(Arc::new(rows.clone()));
-        let position = projector.position(&model(), &order()).await.unwrap();
-        assert_eq!(position, Position::stored(Version::new(1)));
+        let projector = process(&rows);
+        assert_eq!(position(&projector).await, 1);
         for version in [1, 2, 3] {
             project(&projector, version).await;
         }
         projector.flush(&model()).await.unwrap();
-        assert_eq!(stored(&rows).await, (3, 14));
+        assert_eq!(stored(&rows), (3, 14));
     }
 
     /// Runs the projector in a runner through the whole life of a read model.
     #[test]
     fn duplicates_gaps_late_writes_and_rebuilds_leave_each_event_counted_once() {
-        let rows = InMemoryReadModel::default();
-        let projector = SalesProjector::new(Arc::new(rows.clone()));
-        let units = async move |_: &SalesProjector| stored(&rows).await;
+        let rows = InMemoryRows::default();
+        let projector = process(&rows);
+        let units = async move |_: &SalesProjector| stored(&rows);
         ProjectorScenario::new(projector, units)
             .given("1", [added(1), added(2)])
             .when_delivered("1", 1)
@@ -324,27 +252,42 @@ mod tests {
 
     #[tokio::test]
     async fn a_process_that_lost_the_partition_changes_nothing() {
-        let rows = InMemoryReadModel::default();
-        let old = SalesProjector::new(Arc::new(rows.clone()));
-        let new = SalesProjector::new(Arc::new(rows.clone()));
+        let rows = InMemoryRows::default();
+        let (old, new) = (process(&rows), process(&rows));
         project(&old, 1).await;
         for version in [1, 2, 3] {
             project(&new, version).await;
         }
         new.flush(&model()).await.unwrap();
         old.flush(&model()).await.unwrap();
-        assert_eq!(stored(&rows).await, (3, 14));
+        assert_eq!(stored(&rows), (3, 14));
+    }
+
+    /// The partition went to another process and came back.
+    #[tokio::test]
+    async fn what_is_forgotten_is_read_again() {
+        let rows = InMemoryRows::default();
+        let (here, there) = (process(&rows), process(&rows));
+        project(&here, 1).await;
+        here.forget_buffered(&model(), &[order()]).await.unwrap();
+        for version in [1, 2] {
+            project(&there, version).await;
+        }
+        there.flush(&model()).await.unwrap();
+        project(&here, 3).await;
+        here.flush(&model()).await.unwrap();
+        assert_eq!(stored(&rows), (3, 14));
     }
 
     #[tokio::test]
     async fn a_reset_empties_the_model() {
-        let rows = InMemoryReadModel::default();
-        let projector = SalesProjector::new(Arc::new(rows.clone()));
+        let rows = InMemoryRows::default();
+        let projector = process(&rows);
         project(&projector, 1).await;
         projector.flush(&model()).await.unwrap();
         project(&projector, 2).await;
         projector.reset(&model()).await.unwrap();
         projector.flush(&model()).await.unwrap();
-        assert_eq!(stored(&rows).await, (0, 0));
+        assert_eq!(stored(&rows), (0, 0));
     }
 }

@@ -1,26 +1,25 @@
 //! The read model: one row per order, from which the report is summed.
 //!
-//! A row holds the version of its last event, and is written only if that version is higher than
-//! the stored one. The row itself therefore says how far the projector is. A duplicate event counts
-//! once, and a late write of an older row changes nothing.
+//! [`OrderRow::apply`] is all that the shop itself decides: the row after one more event. Where the
+//! rows are, and how each event is counted once, is the matter of the [`SalesModel`]. In production
+//! that is `foldstream_dynamodb::ReadModel<OrderRow>`. In memory it is [`InMemoryRows`], which keeps
+//! the same promises.
 use crate::{
     cart::{CartEvent, CartItem},
+    memory_rows::InMemoryRows,
     money::{Money, MoneyError},
+    projector::SalesProjector,
 };
-use async_trait::async_trait;
-use foldstream::{BoxError, StreamId, Version, ports::BoxStream};
+use foldstream::{BoxError, StreamId, ports::BoxStream, runner::ModelId};
 use futures::{StreamExt, stream};
-use std::{
-    collections::BTreeMap,
-    fmt::Debug,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The contribution of one order to the totals.
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct OrderRow {
-    /// The last event in the row, which is the projector's position in this order's stream.
-    pub version: Version,
+    /// The number of events that are in the row.
+    pub events: u64,
     /// The units by stock code.
     pub units: BTreeMap<String, i64>,
     /// The revenue by country. An order has one country unless an imported invoice names more.
@@ -48,18 +47,23 @@ pub enum SumError {
 }
 
 impl OrderRow {
-    /// Adds one event to the row. This is a pure function of the row and the event.
+    /// The name of the rows, and of the projector that keeps them. Stored: never change it.
+    pub const NAME: &'static str = "sales";
+
+    /// Adds one event to the row of its order. This is a pure function of the row and the event.
     ///
     /// # Errors
     /// [`SumError`] if a sum cannot be held; the row is unchanged.
-    pub fn take(&mut self, version: Version, event: &CartEvent) -> Result<(), SumError> {
+    pub fn apply(row: &mut Option<Self>, event: &CartEvent) -> Result<(), SumError> {
+        let mut after = row.clone().unwrap_or_default();
         match event {
-            CartEvent::CartItemAdded(item) => self.add(item, item.quantity)?,
+            CartEvent::CartItemAdded(item) => after.add(item, item.quantity)?,
             // A cart holds only positive quantities, so changing the sign cannot overflow.
-            CartEvent::CartItemRemoved(item) => self.add(item, item.quantity.saturating_neg())?,
+            CartEvent::CartItemRemoved(item) => after.add(item, item.quantity.saturating_neg())?,
             CartEvent::CartCheckedOut { .. } => {}
         }
-        self.version = version;
+        after.events += 1;
+        *row = Some(after);
         Ok(())
     }
 
@@ -89,116 +93,59 @@ impl OrderRow {
 /// An error of the read model.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadModelError {
-    /// The read model does not answer now; a retry may succeed.
-    #[error("the read model is unavailable")]
-    Unavailable(#[source] BoxError),
-    /// The read model refuses until a table, credentials or permissions are changed.
-    #[error("the read model refuses: {todo}")]
-    Refused {
-        /// The action that is needed.
-        todo: String,
-        /// The error of the backend.
-        #[source]
-        source: BoxError,
-    },
-    /// A stored row is damaged or has an unknown form.
-    #[error("the row of {order} cannot be read: {reason}")]
-    Corrupt {
-        /// The order of the row.
-        order: String,
-        /// The problem with the row.
-        reason: String,
-    },
+    /// The rows of this model have never been stored, or were deleted.
+    #[error("there is no read model {0}: `shop run` fills it")]
+    Missing(ModelId),
+    /// The rows cannot be read or prepared.
+    #[error("the read model cannot be used")]
+    Failed(#[source] BoxError),
 }
 
 /// A row and the order that it belongs to.
 pub type OrderEntry = (StreamId, OrderRow);
 
-/// The storage of the rows: a port of the shop, with an adapter in memory and one on DynamoDB.
-#[async_trait]
-pub trait ReadModel: Debug + Send + Sync {
-    /// Returns true if the storage for rows exists.
-    ///
-    /// # Errors
-    /// [`ReadModelError`] if the backend does not say.
-    async fn exists(&self) -> Result<bool, ReadModelError>;
-
-    /// Creates the storage for rows unless it exists.
-    ///
-    /// # Errors
-    /// [`ReadModelError`] if it cannot be created.
-    async fn create(&self) -> Result<(), ReadModelError>;
-
-    /// Returns the row of an order as of the last acknowledged write.
-    ///
-    /// # Errors
-    /// [`ReadModelError`] if the row cannot be read.
-    async fn row(&self, order: &StreamId) -> Result<Option<OrderRow>, ReadModelError>;
-
-    /// Stores a row unless the stored one has the same or a higher version, which is not an error.
-    ///
-    /// # Errors
-    /// [`ReadModelError`] if it is unknown whether the row is stored.
-    async fn put_if_newer(&self, order: &StreamId, row: &OrderRow) -> Result<(), ReadModelError>;
-
-    /// Returns all rows, each once, in no particular order.
-    fn rows(&self) -> BoxStream<'_, Result<OrderEntry, ReadModelError>>;
-
-    /// Removes all rows from the storage.
-    ///
-    /// # Errors
-    /// [`ReadModelError`] if not all rows could be removed; some may be gone.
-    async fn clear(&self) -> Result<(), ReadModelError>;
+/// The rows of all generations of the read model, and the way to them.
+#[derive(Clone, Debug)]
+pub enum SalesModel {
+    /// The rows are in memory.
+    InMemory(InMemoryRows),
+    /// The rows are in a table of DynamoDB.
+    #[cfg(feature = "production")]
+    DynamoDb(crate::production::DynamoDbRows),
 }
 
-/// A read model in memory. Clones share the rows, as connections to one database do.
-#[derive(Clone, Debug, Default)]
-pub struct InMemoryReadModel {
-    rows: Arc<Mutex<BTreeMap<StreamId, OrderRow>>>,
-}
-
-impl InMemoryReadModel {
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<StreamId, OrderRow>> {
-        // Each change of the map is a single call, so the rows are whole after a panic.
-        self.rows.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-#[async_trait]
-impl ReadModel for InMemoryReadModel {
-    async fn exists(&self) -> Result<bool, ReadModelError> {
-        Ok(true)
+impl SalesModel {
+    /// Returns the model that a processor of this name keeps. A processor under another name builds
+    /// a model of its own, beside the first.
+    pub fn id(processor: Option<&str>) -> ModelId {
+        ModelId::new(processor.unwrap_or(OrderRow::NAME), 1)
     }
 
-    async fn create(&self) -> Result<(), ReadModelError> {
-        Ok(())
+    /// Creates the projector that keeps the rows. Each has a buffer of its own, as each process
+    /// has.
+    pub fn projector(&self) -> SalesProjector {
+        SalesProjector::new(self)
     }
 
-    async fn row(&self, order: &StreamId) -> Result<Option<OrderRow>, ReadModelError> {
-        Ok(self.lock().get(order).cloned())
-    }
-
-    async fn put_if_newer(&self, order: &StreamId, row: &OrderRow) -> Result<(), ReadModelError> {
-        let mut rows = self.lock();
-        let stored = rows.entry(order.clone()).or_default();
-        if stored.version < row.version {
-            stored.clone_from(row);
+    /// Returns true if the storage of the rows exists.
+    ///
+    /// # Errors
+    /// [`ReadModelError::Failed`] if the backend does not say.
+    pub async fn exists(&self, model: &ModelId) -> Result<bool, ReadModelError> {
+        match self.rows(model).next().await {
+            Some(Err(ReadModelError::Missing(_))) => Ok(false),
+            Some(Err(error)) => Err(error),
+            Some(Ok(_)) | None => Ok(true),
         }
-        Ok(())
     }
 
-    fn rows(&self) -> BoxStream<'_, Result<OrderEntry, ReadModelError>> {
-        let rows: Vec<_> = self
-            .lock()
-            .iter()
-            .map(|(id, row)| Ok((id.clone(), row.clone())))
-            .collect();
-        stream::iter(rows).boxed()
-    }
-
-    async fn clear(&self) -> Result<(), ReadModelError> {
-        self.lock().clear();
-        Ok(())
+    /// Returns all rows of a model, each once, in no particular order.
+    pub fn rows(&self, model: &ModelId) -> BoxStream<'_, Result<OrderEntry, ReadModelError>> {
+        match self {
+            Self::InMemory(rows) => stream::iter(rows.all(model).into_iter().map(Ok)).boxed(),
+            #[cfg(feature = "production")]
+            Self::DynamoDb(rows) => rows.all(model),
+        }
     }
 }
 
@@ -222,7 +169,7 @@ mod tests {
     #[test]
     fn a_row_is_the_exact_sum_of_its_events() {
         use CartEvent::{CartCheckedOut, CartItemAdded, CartItemRemoved};
-        let mut row = OrderRow::default();
+        let mut row = None;
         let events = [
             CartItemAdded(item(3, "0.10", "France")),
             CartItemAdded(item(-1, "0.2", "France")),
@@ -230,10 +177,11 @@ mod tests {
             CartItemRemoved(item(5, "1", "Norway")),
             CartCheckedOut { total: Money::ZERO },
         ];
-        for (version, event) in (1..).zip(&events) {
-            row.take(Version::new(version), event).unwrap();
+        for event in &events {
+            OrderRow::apply(&mut row, event).unwrap();
         }
-        assert_eq!((row.version.get(), row.units["22"]), (5, 2));
+        let row = row.unwrap();
+        assert_eq!((row.events, row.units["22"]), (5, 2));
         let revenue: Vec<_> = row
             .revenue
             .iter()
@@ -244,25 +192,32 @@ mod tests {
 
     #[test]
     fn an_event_that_does_not_fit_leaves_the_row_as_it_was() {
-        let mut row = OrderRow::default();
-        row.take(
-            Version::new(1),
-            &CartEvent::CartItemAdded(item(i64::MAX, "1", "France")),
-        )
-        .unwrap();
+        let mut row = None;
+        let added = |quantity| CartEvent::CartItemAdded(item(quantity, "1", "France"));
+        OrderRow::apply(&mut row, &added(i64::MAX)).unwrap();
         let before = row.clone();
-        let refused = row.take(
-            Version::new(2),
-            &CartEvent::CartItemAdded(item(1, "1", "France")),
-        );
+        let refused = OrderRow::apply(&mut row, &added(1));
+        let stock_code = "22".into();
         assert_eq!(
             (refused, row),
-            (
-                Err(SumError::Units {
-                    stock_code: "22".into()
-                }),
-                before
-            )
+            (Err(SumError::Units { stock_code }), before)
         );
+    }
+
+    #[test]
+    fn a_row_comes_back_as_it_was_stored() {
+        let row = OrderRow {
+            events: 3,
+            units: [("85123A".into(), -6), ("85123a".into(), i64::MAX)].into(),
+            revenue: [
+                (String::new(), "-0.10".parse().unwrap()),
+                ("EIRE".into(), "2".parse().unwrap()),
+            ]
+            .into(),
+        };
+        let stored = serde_json::to_string(&row).unwrap();
+        let golden = r#"{"events":3,"units":{"85123A":-6,"85123a":9223372036854775807},"revenue":{"":"-0.10","EIRE":"2"}}"#;
+        assert_eq!(stored, golden);
+        assert_eq!(serde_json::from_str::<OrderRow>(golden).unwrap(), row);
     }
 }

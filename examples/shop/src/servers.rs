@@ -1,25 +1,24 @@
 //! Turns the servers of the command line into adapters, in a build that has those adapters.
 use crate::Servers;
-use foldstream::BoxError;
+use foldstream::{BoxError, operate::Operator};
 use shop::{
     backend::{Backend, Uses},
-    read_model::ReadModel,
+    read_model::SalesModel,
 };
-use std::sync::Arc;
 
 #[cfg(feature = "production")]
 mod adapters {
-    use super::{Arc, Backend, BoxError, ReadModel, Servers, Uses};
+    use super::{Backend, BoxError, Operator, SalesModel, Servers, Uses};
     use shop::production::{self, ConnectError};
 
     pub(crate) async fn connect(servers: Servers, uses: Uses) -> Result<Backend, BoxError> {
         production(servers).connect(uses).await.map_err(with_hint)
     }
 
-    pub(crate) async fn read_model(servers: Servers) -> Result<Arc<dyn ReadModel>, BoxError> {
-        Ok(Arc::new(
-            production(servers).read_model().await.map_err(with_hint)?,
-        ))
+    pub(crate) async fn rows(servers: Servers) -> Result<(SalesModel, Operator), BoxError> {
+        let rows = production(servers).rows().await.map_err(with_hint)?;
+        let operator = Operator::new(rows.control());
+        Ok((SalesModel::DynamoDb(rows), operator))
     }
 
     fn production(Servers { dynamodb, kafka }: Servers) -> production::Servers {
@@ -39,7 +38,7 @@ mod adapters {
 
 #[cfg(not(feature = "production"))]
 mod adapters {
-    use super::{Arc, Backend, BoxError, ReadModel, Servers, Uses};
+    use super::{Backend, BoxError, Operator, SalesModel, Servers, Uses};
 
     const NONE: &str =
         "this build has no adapters for DynamoDB and Kafka: build it with --features production";
@@ -48,9 +47,9 @@ mod adapters {
         Err(NONE.into())
     }
 
-    pub(crate) async fn read_model(_: Servers) -> Result<Arc<dyn ReadModel>, BoxError> {
+    pub(crate) async fn rows(_: Servers) -> Result<(SalesModel, Operator), BoxError> {
         Err(NONE.into())
     }
 }
 
-pub(crate) use adapters::{connect, read_model};
+pub(crate) use adapters::{connect, rows};

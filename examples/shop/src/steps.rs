@@ -87,7 +87,7 @@ pub(crate) async fn project(
     until: Until,
     shutdown: &CancellationToken,
 ) -> Result<Ending, BoxError> {
-    pipeline::prepare_read_model(backend, name).await?;
+    pipeline::check_read_model(backend, name).await?;
     let counter = progress::counter("projecting");
     let ticks = counter.clone();
     let runner = pipeline::sales_runner(backend, name, move || ticks.inc(1))?;

@@ -6,7 +6,7 @@ use crate::{
     generate::shopping,
     listener::{ConfirmationListener, MailService},
     pipeline,
-    projector::SalesProjector,
+    read_model::SalesModel,
     report::Report,
     tally::Tally,
 };
@@ -45,7 +45,7 @@ pub async fn tell(backend: &Backend, customers: &Customers) -> Result<Report, Bo
     println!("\n3. The publisher sends them, each cart in order");
     let sent = pipeline::publish_all(backend).await?;
     println!("   {sent} records on topic {}", backend.topic);
-    pipeline::prepare_read_model(backend, None).await?;
+    pipeline::check_read_model(backend, None).await?;
     let mails = MailService::default();
     crash(backend, &mails, sent).await?;
     catch_up(backend, &mails).await?;
@@ -169,7 +169,7 @@ fn runner(
     mails: &MailService,
     progress: impl Fn() + Send + Sync + 'static,
 ) -> Result<Runner, BuildError> {
-    let projector = SalesProjector::new(backend.read_model.clone()).with_progress(progress);
+    let projector = backend.read_model.projector().with_progress(progress);
     // Commits offsets often, so that the crash finds some work done. The default of a second costs
     // the servers less.
     let often = Duration::from_millis(5);
@@ -207,7 +207,7 @@ async fn crash(backend: &Backend, mails: &MailService, events: u64) -> Result<()
         report = runner.run_until_caught_up() => drop(report.into_result()?),
     }
     drop(runner);
-    let durable = Report::read(&*backend.read_model, |_| true).await?;
+    let durable = Report::read(&backend.read_model, &SalesModel::id(None), |_| true).await?;
     println!(
         "   the read model holds {} events of {events}; what was only in memory is gone",
         durable.events

@@ -1,18 +1,74 @@
 //! The same shop on DynamoDB and Kafka. Creates missing tables and topics, and puts the adapters
 //! into a [`Backend`].
-mod read_model;
-mod row;
 
-pub use read_model::DynamoDbReadModel;
-
-use crate::backend::{Backend, PARTITIONS, Uses};
-use foldstream::{InvalidSourceUri, Timestamp, ports::MessageBusError};
-use foldstream_dynamodb::{DynamoDb, DynamoDbConfig, DynamoDbError, TableOptions, create_tables};
+use crate::{
+    backend::{Backend, PARTITIONS, Uses},
+    cart::CartEvent,
+    read_model::{OrderEntry, OrderRow, ReadModelError, SalesModel},
+};
+use foldstream::{
+    InvalidSourceUri, StreamId, Timestamp,
+    ports::{BoxStream, MessageBusError},
+    runner::{EventContext, HandlerResult, ModelId, ResultExt},
+};
+use foldstream_dynamodb::{
+    DynamoDb, DynamoDbConfig, DynamoDbControlStore, DynamoDbError, ReadModel,
+    ReadModelError as Failure, ReadModelRow, TableOptions, create_tables,
+};
 use foldstream_kafka::{KafkaConfig, KafkaConfigError, KafkaMessageBus, TopicSpec};
+use futures::StreamExt;
 use std::{sync::Arc, time::Duration};
 
-/// The read model's table, without the prefix.
-pub const READ_TABLE: &str = "shop-orders";
+/// All that DynamoDB needs to know about the rows: `ReadModel<OrderRow>` is then the projector.
+impl ReadModelRow for OrderRow {
+    const NAME: &'static str = OrderRow::NAME;
+    type Events = CartEvent;
+
+    fn apply(row: &mut Option<Self>, event: &CartEvent, _: &EventContext) -> HandlerResult {
+        OrderRow::apply(row, event).permanent()
+    }
+}
+
+/// The rows of the read model in a table of DynamoDB.
+#[derive(Clone, Debug)]
+pub struct DynamoDbRows {
+    dynamodb: DynamoDb,
+    reader: ReadModel<OrderRow>,
+}
+
+impl DynamoDbRows {
+    /// Creates the rows over a connection.
+    pub fn new(dynamodb: DynamoDb) -> Self {
+        let reader = dynamodb.read_model();
+        Self { dynamodb, reader }
+    }
+
+    /// Returns a projector of these rows with a buffer of its own.
+    pub fn projector(&self) -> ReadModel<OrderRow> {
+        self.dynamodb.read_model()
+    }
+
+    /// Returns the control store beside the rows.
+    pub fn control(&self) -> DynamoDbControlStore {
+        self.dynamodb.control_store()
+    }
+
+    pub(crate) fn all(&self, model: &ModelId) -> BoxStream<'_, Result<OrderEntry, ReadModelError>> {
+        self.reader.all(model).map(entry).boxed()
+    }
+}
+
+/// The key of a row is the stream of its order.
+fn entry(found: Result<(String, OrderRow), Failure>) -> Result<OrderEntry, ReadModelError> {
+    match found {
+        Ok((key, row)) => match StreamId::parse(&key) {
+            Ok(order) => Ok((order, row)),
+            Err(error) => Err(ReadModelError::Failed(error.into())),
+        },
+        Err(Failure::NoTable { model, .. }) => Err(ReadModelError::Missing(model)),
+        Err(error) => Err(ReadModelError::Failed(error.into())),
+    }
+}
 
 /// The addresses of the servers. Missing ones are read from the environment, as the adapters'
 /// `from_env()` does.
@@ -76,9 +132,7 @@ impl Servers {
     pub async fn connect(&self, uses: Uses) -> Result<Backend, ConnectError> {
         let config = self.dynamodb()?;
         create_tables(&config, &TableOptions::default()).await?;
-        let read_table = read_table(&config);
         let dynamodb = DynamoDb::connect(config).await?;
-        let read_model = DynamoDbReadModel::new(dynamodb.client().clone(), read_table);
         let kafka = self.kafka()?;
         let topic: Arc<str> = kafka.events_topic().into();
         let group_prefix = kafka.group_id().unwrap_or("shop").into();
@@ -91,7 +145,7 @@ impl Servers {
             store: Arc::new(dynamodb.event_store()),
             bus: Arc::new(bus),
             control: Arc::new(dynamodb.control_store()),
-            read_model: Arc::new(read_model),
+            read_model: SalesModel::DynamoDb(DynamoDbRows::new(dynamodb)),
             topic,
             source: "urn:foldstream:shop".parse()?,
             group_prefix,
@@ -101,18 +155,13 @@ impl Servers {
         })
     }
 
-    /// Connects to the read model alone, for the report, which reads nothing else.
+    /// Connects to DynamoDB alone, for the report, which reads nothing else.
     ///
     /// # Errors
     /// [`ConnectError`] if DynamoDB cannot be used; it says what to do.
-    pub async fn read_model(&self) -> Result<DynamoDbReadModel, ConnectError> {
-        let config = self.dynamodb()?;
-        let table = read_table(&config);
-        let dynamodb = DynamoDb::connect(config).await?;
-        Ok(DynamoDbReadModel::new(dynamodb.client().clone(), table))
+    pub async fn rows(&self) -> Result<DynamoDbRows, ConnectError> {
+        Ok(DynamoDbRows::new(
+            DynamoDb::connect(self.dynamodb()?).await?,
+        ))
     }
-}
-
-fn read_table(config: &DynamoDbConfig) -> String {
-    format!("{}{READ_TABLE}", config.prefix)
 }
