@@ -49,6 +49,9 @@ pub enum Uses {
 /// order.
 pub const PARTITIONS: u32 = 4;
 
+/// The time for which the mark of a command is kept.
+const MARK_RETENTION: Duration = Duration::from_secs(60 * 24 * 3600);
+
 impl Backend {
     /// Creates a backend whose parts are all in memory and live as long as the process.
     pub fn embedded() -> Self {
@@ -73,6 +76,14 @@ impl Backend {
     /// It caches the state of the last 1,000 carts. A command on one of them takes one round trip.
     pub fn carts(&self) -> Repository<Cart> {
         Repository::new(self.store.clone()).with_cache(1000)
+    }
+
+    /// Returns the repository of payments, in which a command with a command id takes effect once.
+    ///
+    /// The saga derives its command ids from events. A mark is kept for longer than an event may
+    /// come again: the retention of the topic, and the time until a dead letter is redriven.
+    pub fn payments(&self) -> Repository<Payment> {
+        Repository::new(self.store.clone()).with_idempotency(self.control.clone(), MARK_RETENTION)
     }
 
     /// Returns the operator of the shop's processors.

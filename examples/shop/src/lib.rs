@@ -2,6 +2,9 @@
 
 pub mod money;
 pub mod cart;
+pub mod payment;
+pub mod provider;
+pub mod saga;
 pub mod schema;
 pub mod import;
 pub mod generate;

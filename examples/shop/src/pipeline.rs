@@ -4,6 +4,7 @@ use crate::{
     backend::Backend,
     cart::CartEvent,
     import::{ImportError, Imported, InvoiceFile, RefusedLine, import},
+    payment::PaymentEvent,
     progress,
     projector::SalesProjector,
     read_model::{ReadModelError, SalesModel},
@@ -121,7 +122,7 @@ pub async fn import_file(
 pub async fn publish_all(backend: &Backend) -> Result<u64, PipelineError> {
     let publisher = backend.publisher();
     publisher
-        .check_topics([CartEvent::AGGREGATE])
+        .check_topics([CartEvent::AGGREGATE, PaymentEvent::AGGREGATE])
         .await?;
     let (mut sent, mut quiet_since) = (0, Instant::now());
     loop {

@@ -1,10 +1,10 @@
-//! The history of the cart's event types.
+//! The history of the shop's event types.
 //!
 //! Stored events are never rewritten. [`upcasters`] convert events of an older form when they are
 //! read. They belong to the event type, so every reader has them. The file `TYPES` and the payloads
 //! in `tests/golden` hold every form that was ever stored. [`check`] compares them with the code,
 //! as a test and as `cargo run -p shop --example types -- --check`.
-use crate::{cart::CartEvent, money::Money};
+use crate::{cart::CartEvent, money::Money, payment::PaymentEvent};
 use foldstream::{BoxError, Upcast, Upcasters};
 use foldstream_testkit::Schema;
 use serde_json::json;
@@ -38,4 +38,5 @@ pub fn check() -> Schema {
     Schema::new(package.join("TYPES"))
         .with_golden(package.join("tests/golden"))
         .with_events::<CartEvent>()
+        .with_events::<PaymentEvent>()
 }
