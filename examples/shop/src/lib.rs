@@ -15,6 +15,7 @@ pub mod listener;
 pub mod report;
 pub mod backend;
 pub mod pipeline;
+pub mod operator;
 pub mod story;
 
 pub mod tally;

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use foldstream::{BoxError, chain};
 use shop::{
     backend::{Backend, Uses},
+    operator::OperatorCommand,
     pipeline, shutdown,
 };
 use std::{io::IsTerminal, path::PathBuf, process::ExitCode};
@@ -15,10 +16,12 @@ use steps::{Ending, Until};
 ///
 /// Without a subcommand, one process runs the whole pipeline: commands, event store, publisher,
 /// bus, projections, report. It runs in memory unless --dynamodb and --kafka name real servers. The
-/// subcommands run the steps of the same pipeline as separate processes on real servers.
+/// subcommands run the steps of the same pipeline as separate processes on real servers, or show and
+/// repair what failed there.
 ///
 /// The exit status is 0 if all went well, 1 after an error, 2 if the command line is wrong, 3 if
-/// some lines of the file were refused and the rest was imported, and 130 if the run was interrupted.
+/// some lines of the file were refused and the rest was imported, 4 if an operator's command found
+/// nothing at its target or a part of it failed again, and 130 if the run was interrupted.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Cli {
@@ -89,6 +92,8 @@ enum Step {
         #[arg(long)]
         name: Option<String>,
     },
+    #[command(flatten)]
+    Operator(OperatorCommand),
 }
 
 #[tokio::main]
@@ -109,6 +114,7 @@ async fn main() -> ExitCode {
     match run(cli).await {
         Ok(Ending::AllWell) => ExitCode::SUCCESS,
         Ok(Ending::SomeRefused) => ExitCode::from(3),
+        Ok(Ending::NotAll) => ExitCode::from(4),
         Ok(Ending::Interrupted) => ExitCode::from(130),
         Err(error) => {
             eprintln!("error: {}", chain(&*error));
@@ -158,6 +164,10 @@ async fn run(cli: Cli) -> Result<Ending, BoxError> {
             let report = pipeline::report(&rows, &operator, name.as_deref()).await?;
             steps::write(&report, Some(&file))?;
             Ok(Ending::AllWell)
+        }
+        Some(Step::Operator(command)) => {
+            let backend = servers::connect(servers, Uses::Everything).await?;
+            steps::operate(&backend.operator(), &command, &shutdown).await
         }
     }
 }

@@ -1,9 +1,10 @@
 //! The subcommands and their messages on standard output.
 use crate::What;
-use foldstream::BoxError;
+use foldstream::{BoxError, operate::Operator};
 use shop::{
     backend::Backend,
     import::Imported,
+    operator::{Console, OperatorCommand, Outcome},
     pipeline, progress,
     report::Report,
     story::{self, Customers},
@@ -16,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) enum Ending {
     AllWell,
     SomeRefused,
+    NotAll,
     Interrupted,
 }
 
@@ -106,6 +108,20 @@ pub(crate) async fn project(
         );
     }
     Ok(Ending::AllWell)
+}
+
+/// Carries out a command of the operator.
+pub(crate) async fn operate(
+    operator: &Operator,
+    command: &OperatorCommand,
+    shutdown: &CancellationToken,
+) -> Result<Ending, BoxError> {
+    let mut console = Console::new(operator, std::io::stdout());
+    Ok(match console.run(command, shutdown).await? {
+        Outcome::Done => Ending::AllWell,
+        Outcome::NotAll => Ending::NotAll,
+        Outcome::Interrupted => Ending::Interrupted,
+    })
 }
 
 /// Writes the report if a file is named.
