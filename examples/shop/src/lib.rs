@@ -17,6 +17,7 @@ pub mod backend;
 pub mod pipeline;
 pub mod operator;
 pub mod story;
+pub mod chaos;
 
 pub mod tally;
 pub mod progress;

@@ -47,6 +47,10 @@ struct What {
     /// The seed that decides what the generated customers do.
     #[arg(long, default_value_t = 1, conflicts_with = "import")]
     seed: u64,
+    /// Tells the story of a bad day: a payment provider, a worker, the brokers and an old till
+    /// fail, and an operator repairs what is left.
+    #[arg(long, conflicts_with_all = ["import", "report", "customers"])]
+    chaos: bool,
 }
 
 #[derive(Debug, Args)]
@@ -107,7 +111,7 @@ async fn main() -> ExitCode {
     };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env();
     tracing_subscriber::fmt()
-        .with_env_filter(filter.unwrap_or_else(|_| "warn,librdkafka=error".into()))
+        .with_env_filter(filter.unwrap_or_else(|_| quiet.into()))
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
         .init();

@@ -3,6 +3,7 @@ use crate::What;
 use foldstream::{BoxError, operate::Operator};
 use shop::{
     backend::Backend,
+    chaos,
     import::Imported,
     operator::{Console, OperatorCommand, Outcome},
     pipeline, progress,
@@ -36,6 +37,15 @@ pub(crate) async fn whole_pipeline(
     what: &What,
     shutdown: &CancellationToken,
 ) -> Result<Ending, BoxError> {
+    if what.chaos {
+        return tokio::select! {
+            told = chaos::tell(backend, what.seed, std::io::stdout()) => {
+                told?;
+                Ok(Ending::AllWell)
+            }
+            () = shutdown.cancelled() => Ok(Ending::Interrupted),
+        };
+    }
     let Some(file) = &what.import else {
         let customers = Customers {
             count: what.customers,
