@@ -34,6 +34,9 @@ pub mod tutorial {
         #![doc = include_str!("src/tutorial/testing.md")]
     }
 }
+pub mod sagas {
+    #![doc = include_str!("src/sagas.md")]
+}
 pub mod operations {
     #![doc = include_str!("src/operations.md")]
 }

@@ -79,7 +79,8 @@ async fn main() -> Result<(), BoxError> {
         .projector(balances.clone())
         .build()?;
 
-    // Publisher and runner end when the token is cancelled: on SIGTERM, in production.
+    // The publisher runs until its token is cancelled, and the processors until they are told to
+    // stop. The handle tells how they are meanwhile.
     let shutdown = CancellationToken::new();
     let publishing = tokio::spawn({
         let stop = shutdown.clone();
@@ -88,10 +89,7 @@ async fn main() -> Result<(), BoxError> {
             publisher.poll(PollConfig::default(), stopped).await
         }
     });
-    let running = tokio::spawn({
-        let stop = shutdown.clone();
-        async move { runner.run(stop.cancelled_owned()).await.into_result() }
-    });
+    let processors = runner.start();
 
     for amount in [100, 20, 3] {
         let ann = AccountId::from("ann");
@@ -101,10 +99,17 @@ async fn main() -> Result<(), BoxError> {
     let total = seen.wait_for(|balances| balances.get("ann") == Some(&123));
     println!("read model: {:?}", *total.await?);
 
+    // The answers to the probes of an orchestrator.
+    let health = processors.health();
+    let (ready, live) = (health.readiness().is_ok(), health.liveness().is_ok());
+    println!("ready: {ready}, live: {live}");
+
+    // On SIGTERM, in production: what is in hand is finished and committed.
     shutdown.cancel();
+    processors.stop();
     let published = publishing.await??;
     println!("published {} records", published.messages);
-    for report in running.await?? {
+    for report in processors.wait().await.into_result()? {
         println!("{report:?}");
     }
     Ok(())

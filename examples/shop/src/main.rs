@@ -16,8 +16,8 @@ use steps::{Ending, Until};
 ///
 /// Without a subcommand, one process runs the whole pipeline: commands, event store, publisher,
 /// bus, projections, report. It runs in memory unless --dynamodb and --kafka name real servers. The
-/// subcommands run the steps of the same pipeline as separate processes on real servers, or show and
-/// repair what failed there.
+/// subcommands run the steps of the same pipeline as separate processes on real servers, or show
+/// and repair what failed there.
 ///
 /// The exit status is 0 if all went well, 1 after an error, 2 if the command line is wrong, 3 if
 /// some lines of the file were refused and the rest was imported, 4 if an operator's command found

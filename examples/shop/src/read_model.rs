@@ -1,9 +1,9 @@
 //! The read model: one row per order, from which the report is summed.
 //!
-//! [`OrderRow::apply`] is all that the shop itself decides: the row after one more event. Where the
-//! rows are, and how each event is counted once, is the matter of the [`SalesModel`]. In production
-//! that is `foldstream_dynamodb::ReadModel<OrderRow>`. In memory it is [`InMemoryRows`], which keeps
-//! the same promises.
+//! [`OrderRow::apply`] is all that the shop itself decides: the row after one more event. The
+//! [`SalesModel`] keeps the rows and counts each event once. In production it is
+//! `foldstream_dynamodb::ReadModel<OrderRow>`. In memory it is [`InMemoryRows`], which keeps the
+//! same promises.
 use crate::{
     cart::{CartEvent, CartItem},
     memory_rows::InMemoryRows,

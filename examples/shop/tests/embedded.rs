@@ -299,12 +299,33 @@ fn the_story_is_told_to_its_end_and_repeats_by_its_seed() {
     assert_ne!(first, tell("3.json", "8"));
 }
 
+#[test]
+fn the_bad_day_ends_with_right_totals() {
+    let output = shop(&["--chaos", "--seed", "3"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let text = String::from_utf8(output.stdout.clone()).unwrap();
+    for part in [
+        "$ shop redrive payments all",
+        "every order is paid once",
+        "They equal",
+    ] {
+        assert!(text.contains(part), "{part} is not in {text}");
+    }
+    assert_eq!(
+        stderr(&output),
+        "",
+        "the story tells of every failure itself"
+    );
+}
+
 #[cfg(not(feature = "production"))]
 #[test]
 fn servers_without_their_adapters_are_an_error_that_says_what_to_do() {
     for arguments in [
         &["--dynamodb", "http://localhost:8000"][..],
         &["import", "in.csv"],
+        &["processors"],
+        &["redrive", "sales", "all", "--dry-run"],
     ] {
         let output = shop(arguments);
         assert_eq!(output.status.code(), Some(1));

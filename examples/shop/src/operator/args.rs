@@ -45,6 +45,9 @@ pub enum OperatorCommand {
         #[command(flatten)]
         by: By,
     },
+    /// Lists the circuit breakers that processes share, with their votes. Takes some seconds while
+    /// there are votes, because a vote counts only if it is renewed.
+    Breakers,
     /// Lists who did what on a day, and why; the newest first.
     Audit(AuditArgs),
 }

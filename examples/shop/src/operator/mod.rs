@@ -5,6 +5,7 @@
 //! own, find a request within a few seconds.
 mod act;
 mod args;
+mod breakers;
 mod find;
 mod show;
 
@@ -101,6 +102,7 @@ impl<'a, W: io::Write + Send> Console<'a, W> {
             OperatorCommand::Skip(args) => self.skip(args).await,
             OperatorCommand::Pause { processor, by } => self.pause(processor, by).await,
             OperatorCommand::Resume { processor, by } => self.resume(processor, by).await,
+            OperatorCommand::Breakers => self.breakers().await,
             OperatorCommand::Audit(args) => self.audit(args).await,
         }
     }

@@ -212,7 +212,7 @@ impl Shop {
     }
 
     async fn has_rows(&self) -> bool {
-        let table = format!("{}-shop-orders", self.name);
+        let table = format!("{}-events-models", self.name);
         let scanned = self
             .client()
             .await
@@ -429,7 +429,7 @@ async fn four_processes_report_what_the_file_says() {
     assert_eq!(shop.events_in_the_topic().await, lines.len());
 
     // The read model can be deleted, and another processor fills it again from the beginning.
-    let table = format!("{}-shop-orders", shop.name);
+    let table = format!("{}-events-models", shop.name);
     shop.client()
         .await
         .delete_table()
@@ -530,4 +530,47 @@ async fn the_story_and_an_import_run_in_one_process_on_real_servers() {
         said.contains("the projections equal a direct aggregation of the file"),
         "{said}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Docker; see CONTRIBUTING.md"]
+async fn an_operator_sees_and_pauses_processors_of_other_processes() {
+    let shop = Shop::open("operator").await;
+    let lines = lines(0..10);
+    let file = shop.write("in.csv", &lines);
+    shop.step(&["import", &file]).await;
+    shop.step(&["publish", "--until-idle"]).await;
+    let by = ["--who", "ann", "--why", "ticket 17"];
+    let runner = shop.start(&["run"]);
+    shop.reports_at_last(&aggregate(&lines)).await;
+    let said = shop.step(&["processors"]).await;
+    assert!(said.contains("sales"), "{said}");
+    shop.step(&[&["pause", "sales"][..], &by].concat()).await;
+    let said = shop.step(&["processors"]).await;
+    assert!(said.contains("paused by ann: ticket 17"), "{said}");
+    shop.step(&[&["resume", "sales"][..], &by].concat()).await;
+    let said = shop.step(&["audit"]).await;
+    assert!(said.contains("2 operations"), "{said}");
+    // Nothing is set aside, which the exit code tells.
+    let nothing = [&["redrive", "sales", "all"][..], &by].concat();
+    assert_eq!(shop.output(&nothing).await.status.code(), Some(4));
+    let unknown = shop.output(&["parked", "nobody"]).await;
+    assert_eq!(unknown.status.code(), Some(1));
+    let complained = String::from_utf8(unknown.stderr).unwrap();
+    assert!(complained.contains("known are sales"), "{complained}");
+    signal(&runner, "TERM");
+    assert_eq!(end(runner).await.status.code(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Docker; see CONTRIBUTING.md"]
+async fn the_bad_day_ends_with_right_totals_on_real_servers() {
+    let shop = Shop::open("chaos").await;
+    let (dynamodb, kafka) = (shop.dynamodb.clone(), shop.kafka.clone());
+    let said = shop
+        .step(&["--chaos", "--dynamodb", &dynamodb, "--kafka", &kafka])
+        .await;
+    for part in ["0 dead letters", "every order is paid once", "They equal"] {
+        assert!(said.contains(part), "{part} is not in {said}");
+    }
 }
