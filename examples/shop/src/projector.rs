@@ -265,11 +265,13 @@ mod tests {
 
     /// The partition went to another process and came back.
     #[tokio::test]
-    async fn what_is_forgotten_is_read_again() {
+    async fn what_is_forgotten_is_not_stored_and_is_read_again() {
         let rows = InMemoryRows::default();
         let (here, there) = (process(&rows), process(&rows));
         project(&here, 1).await;
         here.forget_buffered(&model(), &[order()]).await.unwrap();
+        here.flush(&model()).await.unwrap();
+        assert_eq!(stored(&rows), (0, 0));
         for version in [1, 2] {
             project(&there, version).await;
         }
