@@ -20,6 +20,8 @@
 //! they do not disturb each other. Containers are driven by a runtime of their own, so they outlive
 //! the runtime of the first test.
 //!
+//! A test that restarts its broker has one of its own: [`Kafka::start_restartable`].
+//!
 //! # How containers are removed
 //!
 //! Dropping a value removes its container. The shared values live in statics, which Rust never
@@ -177,7 +179,8 @@ impl DynamoDb {
 #[derive(Debug)]
 pub struct Kafka {
     brokers: String,
-    _container: Option<Container>,
+    container: Option<Container>,
+    is_restartable: bool,
 }
 
 impl Kafka {
@@ -220,12 +223,52 @@ impl Kafka {
             KAFKA.announce(&brokers, None);
             return Ok(Self {
                 brokers,
-                _container: None,
+                container: None,
+                is_restartable: false,
             });
         }
+        Self::launch(None).await
+    }
+
+    /// Starts a node in a container, for the caller alone, that [`restart`](Self::restart) can
+    /// restart under the same address.
+    ///
+    /// Dropping the value removes the container. `FOLDSTREAM_KAFKA_BROKERS` is not used, since a
+    /// test must not restart a cluster of others: this needs Docker in any case.
+    ///
+    /// # Errors
+    ///
+    /// If a variable cannot be used, Docker cannot be reached, or the node does not become ready in
+    /// time. The message of the [`ContainerError`] says what to do.
+    pub async fn start_restartable() -> Result<Self, ContainerError> {
+        // Docker gives a port of its choice anew at every start of a container. Another process may
+        // take the port until the container has it: then the start fails, and the error says so.
+        let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
+        let port = free.map_err(ContainerError::Runtime)?.port();
+        Self::launch(Some(port)).await
+    }
+
+    /// Kills the node of [`start_restartable`](Self::start_restartable), as a crash would, and
+    /// starts it again after `down`. What the node has acknowledged is still there. Returns once
+    /// the node runs, which may be a few seconds before it serves.
+    ///
+    /// # Errors
+    ///
+    /// If the node was not started by [`start_restartable`](Self::start_restartable), or if Docker
+    /// does not restart it.
+    pub async fn restart(&self, down: Duration) -> Result<(), ContainerError> {
+        let is_restartable = self.is_restartable.then_some(self.container.as_ref());
+        let Some(container) = is_restartable.flatten() else {
+            return Err(ContainerError::NotRestartable { server: KAFKA.name });
+        };
+        container.restart(down).await
+    }
+
+    /// Starts a container whose port has this number on the host, or any number.
+    async fn launch(port: Option<u16>) -> Result<Self, ContainerError> {
         let image = KAFKA.image()?;
         engine::on_runtime(async move {
-            let request = apache::Kafka::default()
+            let mut request = apache::Kafka::default()
                 .with_jvm_image()
                 .with_name(&image.name)
                 .with_tag(&image.tag)
@@ -243,12 +286,16 @@ impl Kafka {
                 .with_env_var("KAFKA_HEAP_OPTS", "-Xmx512m")
                 // A misspelled topic must be an error, as on a production cluster.
                 .with_env_var("KAFKA_AUTO_CREATE_TOPICS_ENABLE", "false");
+            if let Some(port) = port {
+                request = request.with_mapped_port(port, apache::KAFKA_PORT);
+            }
             let started = KAFKA.launch(&image, request, READY_WITHIN).await?;
             let brokers = started.address(apache::KAFKA_PORT).await?;
             KAFKA.announce(&brokers, Some(&image));
             Ok(Self {
                 brokers,
-                _container: Some(started.into_container()),
+                container: Some(started.into_container()),
+                is_restartable: port.is_some(),
             })
         })
         .await

@@ -1,6 +1,5 @@
 //! The start of containers, the wait until they are ready, and the runtime that drives them.
 
-use std::any::Any;
 use std::collections::VecDeque;
 use std::error::Error;
 use std::fmt;
@@ -9,6 +8,7 @@ use std::io::{self, Write as _};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use testcontainers_modules::testcontainers::bollard::errors::Error as DockerError;
 use testcontainers_modules::testcontainers::core::ContainerPort;
 use testcontainers_modules::testcontainers::core::error::ClientError;
@@ -211,7 +211,12 @@ impl<I: Image + 'static> Started<I> {
     }
 
     pub(super) fn into_container(self) -> Container {
-        Container(Some(Box::new(self.container)))
+        Container(Some(Arc::new(Held {
+            server: self.server,
+            image: self.image,
+            log: self.log,
+            switch: Box::new(self.container),
+        })))
     }
 }
 
@@ -238,8 +243,51 @@ async fn ask_http(address: &str) -> io::Result<()> {
         .unwrap_or_else(|late| Err(late.into()))
 }
 
+/// A container, and what an error about it says.
+struct Held {
+    server: Server,
+    image: ImageName,
+    log: LogTail,
+    switch: Box<dyn Switch>,
+}
+
+/// A container of any image that is stopped and started.
+trait Switch: Send + Sync {
+    fn stop(&self) -> BoxFuture<'_, Result<(), TestcontainersError>>;
+    fn start(&self) -> BoxFuture<'_, Result<(), TestcontainersError>>;
+}
+
+impl<I: Image> Switch for ContainerAsync<I> {
+    fn stop(&self) -> BoxFuture<'_, Result<(), TestcontainersError>> {
+        // Without a grace, as in a crash.
+        Box::pin(self.stop_with_timeout(Some(0)))
+    }
+    fn start(&self) -> BoxFuture<'_, Result<(), TestcontainersError>> {
+        Box::pin(ContainerAsync::start(self))
+    }
+}
+
 /// A container of any image, which is removed when the value is dropped.
-pub(super) struct Container(Option<Box<dyn Any + Send + Sync>>);
+pub(super) struct Container(Option<Arc<Held>>);
+
+impl Container {
+    /// Kills what runs in the container, and starts it again after `down`.
+    pub(super) async fn restart(&self, down: Duration) -> Result<(), ContainerError> {
+        let Some(held) = self.0.clone() else {
+            return Ok(());
+        };
+        on_runtime(async move {
+            let restarted = async {
+                held.switch.stop().await?;
+                sleep(down).await;
+                held.switch.start().await
+            };
+            let restarted = restarted.await;
+            restarted.map_err(|error| held.server.failure(&held.image, &held.log, error))
+        })
+        .await
+    }
+}
 
 impl fmt::Debug for Container {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -74,6 +74,13 @@ pub enum ContainerError {
         source: Box<dyn Error + Send + Sync>,
     },
 
+    /// The server was not started in a way that allows a restart under the same address.
+    #[error("{server} cannot be restarted: start it with `start_restartable`")]
+    NotRestartable {
+        /// The kind of server.
+        server: &'static str,
+    },
+
     /// The runtime that drives containers could not be started, or lost a task.
     #[error("cannot run the container runtime")]
     Runtime(#[source] io::Error),
