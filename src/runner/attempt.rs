@@ -404,6 +404,11 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
         handled.map_or_else(|failed| failed, |()| (1, Outcome::Done))
     }
 
+    /// Returns true if the event fills a gap. What a redrive reads from history fills none.
+    const fn is_filling(&self, filled: Option<&RecordedEvent>) -> bool {
+        filled.is_some() && matches!(self.work.what, What::Records(_))
+    }
+
     /// Reads one event, and handles it with the next call.
     async fn handle(
         &mut self,
@@ -415,7 +420,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
         let header = &event.header;
         let (version, commit_id) = (header.version, Some(header.event_id.commit_id()));
         let filled = (source == EventSource::History).then(|| Box::new(event.clone()));
-        let is_filled = filled.is_some();
+        let is_filling = self.is_filling(filled.as_deref());
         if self.work.skip.contains(&version) {
             self.passed.push(version);
             self.counts.discarded += 1;
@@ -453,7 +458,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
             Read::Nothing => self.counts.skipped += 1,
             Read::Shredded => self.counts.shredded += 1,
         }
-        self.counts.filled += u64::from(is_filled);
+        self.counts.filled += u64::from(is_filling);
         self.passed_over(version, commit_id, partition);
         Ok(())
     }
@@ -505,7 +510,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
             self.next = self.next.max(version.next());
             self.settle(*version);
             self.counts.handled += 1;
-            self.counts.filled += u64::from(filled.is_some());
+            self.counts.filled += u64::from(self.is_filling(filled.as_deref()));
         }
         let failed_one = notes.into_iter().nth(done.min(asked - 1));
         match (error, failed_one) {

@@ -73,7 +73,11 @@ async fn a_redrive_after_the_fix_handles_what_waits_in_order_and_once() {
         seconds(5).await;
         assert_eq!(shop.views.of("a"), [1, 2, 3, 4, 5]);
         shop.assert_at_rest().await;
-        running.stop().await;
+        let report = running.stop().await;
+        assert_eq!(
+            (report.handled, report.filled),
+            (if restarts { 4 } else { 6 }, 0)
+        );
     }
 }
 
