@@ -17,6 +17,7 @@ use foldstream_testkit::{containers, length};
 use rdkafka::{
     ClientConfig, Message as _, Offset, TopicPartitionList,
     consumer::{BaseConsumer, Consumer as _},
+    error::KafkaResult,
     message::Headers as _,
 };
 use tokio::process::{Child, Command};
@@ -227,9 +228,8 @@ impl Shop {
     async fn has_records(&self) -> bool {
         let (kafka, topic) = (self.kafka.clone(), self.name.clone());
         let asked = move || {
-            !partitions(&consumer(&kafka), &topic)
-                .iter()
-                .all(|(_, low, high)| low == high)
+            let partitions = partitions(&consumer(&kafka), &topic);
+            partitions.is_ok_and(|all| !all.iter().all(|(_, low, high)| low == high))
         };
         tokio::task::spawn_blocking(asked).await.unwrap()
     }
@@ -254,13 +254,14 @@ fn consumer(kafka: &str) -> BaseConsumer {
 }
 
 /// Returns each partition with its first and its next offset. Empty if the topic does not exist.
-fn partitions(consumer: &BaseConsumer, topic: &str) -> Vec<(i32, i64, i64)> {
-    let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT).unwrap();
+///
+/// # Errors
+/// If the brokers do not know yet who leads a partition of a new topic.
+fn partitions(consumer: &BaseConsumer, topic: &str) -> KafkaResult<Vec<(i32, i64, i64)>> {
+    let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT)?;
     let offsets = |partition: i32| {
-        let (low, high) = consumer
-            .fetch_watermarks(topic, partition, TIMEOUT)
-            .unwrap();
-        (partition, low, high)
+        let (low, high) = consumer.fetch_watermarks(topic, partition, TIMEOUT)?;
+        Ok((partition, low, high))
     };
     metadata.topics()[0]
         .partitions()
@@ -272,7 +273,7 @@ fn partitions(consumer: &BaseConsumer, topic: &str) -> Vec<(i32, i64, i64)> {
 fn read_topic(kafka: &str, topic: &str) -> usize {
     let consumer = consumer(kafka);
     let (mut assignment, mut left) = (TopicPartitionList::new(), 0);
-    for (partition, low, high) in partitions(&consumer, topic) {
+    for (partition, low, high) in partitions(&consumer, topic).unwrap() {
         left += high - low;
         assignment
             .add_partition_offset(topic, partition, Offset::Beginning)
