@@ -8,6 +8,7 @@ mod containers;
 mod dynamodb;
 mod kafka;
 mod kafka_topics;
+mod processes;
 mod proxy;
 mod read_models;
 mod shop;
