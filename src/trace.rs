@@ -13,7 +13,10 @@ use tracing::Span;
 /// - a command without a traceparent stores that of its span with its events,
 /// - the span in which a record is published, and the span of each call of a handler, are children
 ///   of the span that stored the event, also in another process,
-/// - a command that a handler executes is a child of the handler's span.
+/// - a command that a handler executes is a child of the handler's span,
+/// - the span of a call that an operator has asked for by a redrive begins a trace of its own, with
+///   a link to the span that stored the event. The event may be weeks old, and its trace long
+///   closed.
 ///
 /// # Example
 /// An implementation for tests, in which every span belongs to the same trace:
@@ -29,6 +32,7 @@ use tracing::Span;
 ///         Some(format!("00-0af7651916cd43dd8448eb211c80319c-{span:016x}-01"))
 ///     }
 ///     fn adopt(&self, _: &Span, _: &str) {}
+///     fn link(&self, _: &Span, _: &str) {}
 /// }
 /// assert_eq!(OneTrace.current(), None, "no span is entered");
 /// ```
@@ -38,4 +42,7 @@ pub trait TraceContext: fmt::Debug + Send + Sync + 'static {
     /// Makes a span, which was not entered yet, a child of the span that the traceparent names. A
     /// traceparent that cannot be read is ignored.
     fn adopt(&self, span: &Span, traceparent: &str);
+    /// Adds a link to the span that the traceparent names, without making the span its child. A
+    /// traceparent that cannot be read is ignored.
+    fn link(&self, span: &Span, traceparent: &str);
 }

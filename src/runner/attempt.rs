@@ -5,7 +5,7 @@ use super::{
     erased::{AnyEvent, ErasedProcessor},
     machine::{Ended, Failure, FailureOf, Outcome, Range, Record, What, Work},
     report::Counts,
-    spans::{self, Spans},
+    spans::{self, Cause, Spans},
     step::{Arrived, HistoryForked, Step, next_step},
     streams::Progress,
 };
@@ -532,7 +532,11 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
         let Some(first) = pending.first() else {
             return (0, None);
         };
-        let span = self.shared.spans.process(&first.ctx, asked);
+        let cause = match &self.work.what {
+            What::Records(_) => Cause::Event,
+            What::Range(_) | What::Again(_) => Cause::Redrive,
+        };
+        let span = self.shared.spans.process(&first.ctx, asked, cause);
         let caused = self.shared.spans.caused(&span);
         for event in &mut pending {
             event.ctx.set_trace(caused.clone());

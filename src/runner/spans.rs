@@ -11,10 +11,21 @@ pub(super) struct Spans {
     pub(super) context: Option<Arc<dyn TraceContext>>,
 }
 
+/// The reason why a handler is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// The event was published, or fills a gap before one that was.
+    Event,
+    /// An operator has asked for the event, or it was parked after one that an operator has asked
+    /// for.
+    Redrive,
+}
+
 impl Spans {
     /// Opens the span of a call of a handler. The span is a child of the span that stored the first
-    /// event.
-    pub(super) fn process(&self, first: &EventContext, events: usize) -> Span {
+    /// event. That of a redrive is linked to it instead, since it has another cause and may come
+    /// long after the trace of the event was closed.
+    pub(super) fn process(&self, first: &EventContext, events: usize, cause: Cause) -> Span {
         let header = first.header();
         let name = first.model().processor();
         let span = tracing::info_span!(
@@ -36,6 +47,7 @@ impl Spans {
             foldstream.version = header.version.get(),
             foldstream.event = &*header.name,
             foldstream.attempt = first.attempt(),
+            foldstream.redrive = (cause == Cause::Redrive).then_some(true),
         );
         if events > 1 {
             span.record("messaging.batch.message_count", events);
@@ -47,7 +59,10 @@ impl Spans {
             span.record("messaging.kafka.offset", offset.get());
         }
         if let (Some(context), Some(parent)) = (&self.context, header.metadata.traceparent()) {
-            context.adopt(&span, parent);
+            match cause {
+                Cause::Event => context.adopt(&span, parent),
+                Cause::Redrive => context.link(&span, parent),
+            }
         }
         span
     }

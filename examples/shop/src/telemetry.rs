@@ -3,7 +3,7 @@
 //! The library makes spans with `tracing` and passes W3C trace contexts on with the events.
 //! [`OpenTelemetry`] connects the two, for a subscriber with the layer of `tracing-opentelemetry`.
 use foldstream::TraceContext;
-use opentelemetry::propagation::TextMapPropagator;
+use opentelemetry::{Context, propagation::TextMapPropagator, trace::TraceContextExt as _};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use std::collections::HashMap;
 use tracing::Span;
@@ -26,10 +26,22 @@ impl TraceContext for OpenTelemetry {
     }
 
     fn adopt(&self, span: &Span, traceparent: &str) {
-        let carrier = HashMap::from([(TRACEPARENT.to_owned(), traceparent.to_owned())]);
-        let parent = self.propagator.extract(&carrier);
-        if let Err(error) = span.set_parent(parent) {
+        if let Err(error) = span.set_parent(self.context_of(traceparent)) {
             tracing::debug!(%error, "a span does not continue the trace of its event");
         }
+    }
+
+    fn link(&self, span: &Span, traceparent: &str) {
+        let linked = self.context_of(traceparent).span().span_context().clone();
+        if linked.is_valid() {
+            span.add_link(linked);
+        }
+    }
+}
+
+impl OpenTelemetry {
+    fn context_of(&self, traceparent: &str) -> Context {
+        let carrier = HashMap::from([(TRACEPARENT.to_owned(), traceparent.to_owned())]);
+        self.propagator.extract(&carrier)
     }
 }

@@ -3,13 +3,20 @@ use super::{handle::pass, harness::*};
 use crate::support::{Account, AccountCommand, AccountEvent};
 use foldstream::{
     Repository, TraceContext,
+    operate::{JobRunner, Operator, Reason, Redrive},
     publisher::Publisher,
-    runner::{EventContext, HandlerError, HandlerResult, Listener, metrics as names},
+    runner::{
+        EventContext, HandlerError, HandlerResult, Listener, ModelId, ProcessorPolicy, Projector,
+        Start, metrics as names,
+    },
 };
 use metrics::{Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata};
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 use tracing::{Span, field::Visit, span};
 use tracing_subscriber::{Layer, layer::SubscriberExt, registry::LookupSpan};
@@ -23,6 +30,8 @@ struct Opened {
     parent: Option<u64>,
     /// The traceparent that it continues.
     adopted: Option<String>,
+    /// The traceparents that it is linked to.
+    links: Vec<String>,
 }
 
 /// All spans, by their ids, and the context that names them.
@@ -49,6 +58,11 @@ impl TraceContext for Traces {
         let id = span.id().unwrap().into_u64();
         let mut spans = self.0.lock().unwrap();
         spans.get_mut(&id).unwrap().adopted = Some(traceparent.into());
+    }
+    fn link(&self, span: &Span, traceparent: &str) {
+        let id = span.id().unwrap().into_u64();
+        let mut spans = self.0.lock().unwrap();
+        spans.get_mut(&id).unwrap().links.push(traceparent.into());
     }
 }
 
@@ -162,6 +176,115 @@ async fn a_handler_continues_the_trace_of_its_event_and_gives_its_own_span_to_wh
     let (id, span) = &spans[0];
     assert_eq!(span.adopted.as_deref(), Some(&*writer));
     assert_eq!(*causes.0.lock().unwrap(), [Some(traceparent(*id))]);
+}
+
+/// Fails at every event until it is mended, and then remembers the trace context of what it causes.
+#[derive(Clone, Default)]
+struct Mended(Arc<AtomicBool>, Causes);
+impl Mended {
+    fn handle(&self, ctx: &EventContext) -> HandlerResult {
+        if !self.0.load(Ordering::SeqCst) {
+            return Err(HandlerError::permanent("refused"));
+        }
+        let caused = ctx.caused("step");
+        let trace = caused.traceparent().map(ToOwned::to_owned);
+        self.1.0.lock().unwrap().push(trace);
+        Ok(())
+    }
+}
+impl Listener for Mended {
+    const NAME: &'static str = "seen";
+    type Events = AccountEvent;
+    async fn handle(&self, _: &AccountEvent, ctx: &EventContext) -> HandlerResult {
+        Self::handle(self, ctx)
+    }
+}
+impl Projector for Mended {
+    const NAME: &'static str = "seen";
+    type Events = AccountEvent;
+    async fn project(&self, _: &AccountEvent, ctx: &EventContext) -> HandlerResult {
+        Self::handle(self, ctx)
+    }
+    async fn reset(&self, _: &ModelId) -> HandlerResult {
+        Ok(())
+    }
+}
+
+/// A letter of a listener, and a parked stream of a projector with and without an event store.
+#[tokio::test(start_paused = true)]
+async fn a_redrive_links_to_the_trace_of_its_event_and_begins_one_of_its_own() {
+    for (is_listener, has_store) in [(true, false), (false, true), (false, false)] {
+        let (traces, _guard) = collect();
+        let world = World::new(1);
+        let handler = Mended::default();
+        // The second event waits behind the first one in a parked stream.
+        let writers = [traceparent(4711), traceparent(4712)];
+        let accounts = Repository::<Account>::new(world.store.clone());
+        for writer in &writers {
+            let deposit = AccountCommand::Deposit { amount: 1 };
+            let metadata = foldstream::Metadata::new().with_traceparent(writer.clone());
+            accounts
+                .execute_with(&"a".into(), deposit, metadata)
+                .await
+                .unwrap();
+        }
+        let publisher = Publisher::new(
+            world.store.clone(),
+            world.bus.clone(),
+            world.control.clone(),
+        );
+        publisher.publish_pending().await.unwrap();
+        let mut runner = world.builder().with_trace_context(traces.clone());
+        if has_store {
+            runner = runner.with_event_store(world.store.clone());
+        }
+        let runner = match is_listener {
+            true => runner.listener_with(
+                handler.clone(),
+                ProcessorPolicy::listener().with_start(Start::Beginning),
+            ),
+            false => runner.projector_with(
+                handler.clone(),
+                ProcessorPolicy::projector().with_start(Start::Beginning),
+            ),
+        };
+        let handle = runner.build().unwrap().start();
+        pass(10).await;
+        let before = traces.named("process");
+        let given_up = if is_listener { 2 } else { 1 };
+        assert_eq!(before.len(), given_up, "{before:?}");
+        for (n, (_, span)) in before.iter().enumerate() {
+            assert_eq!(span.adopted.as_ref(), Some(&writers[n]));
+            assert!(span.links.is_empty() && !span.fields.contains_key("foldstream.redrive"));
+        }
+
+        handler.0.store(true, Ordering::SeqCst);
+        let operator = Operator::new(world.control.clone());
+        let reason = Reason::new("ann", "mended").unwrap();
+        operator
+            .redrive(&Redrive::all("seen"), &reason)
+            .await
+            .unwrap();
+        let jobs = JobRunner::new(operator, "job-1");
+        let over = jobs.run_open(std::future::pending()).await;
+        assert_eq!(over.unwrap(), 1, "{is_listener} {has_store}");
+        let all = traces.named("process");
+        let redriven: Vec<_> = all.iter().skip(given_up).collect();
+        assert_eq!(redriven.len(), 2, "{is_listener} {has_store}: {all:?}");
+        let mut caused = Vec::new();
+        for (n, (id, span)) in redriven.into_iter().enumerate() {
+            let what = format!("{is_listener} {has_store} {span:?}");
+            assert_eq!(
+                (&span.adopted, &span.links),
+                (&None, &vec![writers[n].clone()]),
+                "{what}"
+            );
+            assert_eq!(span.fields["foldstream.redrive"], "true", "{what}");
+            caused.push(Some(traceparent(*id)));
+        }
+        assert_eq!(*handler.1.0.lock().unwrap(), caused);
+        drop(handle);
+    }
 }
 
 /// Keeps the last value of each metric, by name and labels.
