@@ -1,5 +1,5 @@
 //! The checks of settings, and the error of a setting that is not accepted.
-use super::KafkaConfig;
+use super::{GroupProtocol, KafkaConfig};
 use foldstream::BoxError;
 use rdkafka::error::KafkaError;
 
@@ -158,6 +158,28 @@ pub(super) const PROTECTED: &[(&str, &str)] = &[
     ),
 ];
 
+/// The properties that only members of classic groups have.
+const CLASSIC_ONLY: &[(&str, &str)] = &[
+    (
+        "heartbeat.interval.ms",
+        "with GroupProtocol::Consumer the broker sets it by group.consumer.heartbeat.interval.ms",
+    ),
+    (
+        "partition.assignment.strategy",
+        "with GroupProtocol::Consumer the broker assigns: set group.remote.assignor to uniform or range",
+    ),
+    (
+        "group.protocol.type",
+        "GroupProtocol::Consumer has no types",
+    ),
+];
+
+/// The properties that only members of the other groups have.
+const CONSUMER_ONLY: &[(&str, &str)] = &[(
+    "group.remote.assignor",
+    "it needs KafkaConfig::with_group_protocol(GroupProtocol::Consumer): in classic groups a member assigns, by partition.assignment.strategy",
+)];
+
 /// Returns true for properties whose values are never shown.
 pub(super) fn is_secret(property: &str) -> bool {
     [
@@ -187,7 +209,10 @@ impl KafkaConfig {
                 return Err(invalid(name, "must be from 1 ms to 1 day"));
             }
         }
-        if self.session_timeout > self.max_poll_interval {
+        self.check_group_protocol()?;
+        // The broker sets the session timeout of the other protocol.
+        let is_classic = self.group_protocol == GroupProtocol::Classic;
+        if is_classic && self.session_timeout > self.max_poll_interval {
             return Err(invalid(
                 "session_timeout",
                 "must not exceed max_poll_interval",
@@ -218,6 +243,23 @@ impl KafkaConfig {
                 .map_err(KafkaConfigError::rejected)?;
         }
         Ok(())
+    }
+
+    /// Checks that no property belongs to the other group protocol. librdkafka would refuse it only
+    /// when the first member joins, or ignore it.
+    fn check_group_protocol(&self) -> Result<(), KafkaConfigError> {
+        let of_other = match self.group_protocol {
+            GroupProtocol::Classic => CONSUMER_ONLY,
+            GroupProtocol::Consumer => CLASSIC_ONLY,
+        };
+        let mut set = of_other.iter();
+        match set.find(|(name, _)| self.properties.contains_key(*name)) {
+            None => Ok(()),
+            Some((name, reason)) => Err(KafkaConfigError::Protected {
+                property: (*name).into(),
+                reason,
+            }),
+        }
     }
 
     /// Checks that the schemes of the brokers agree with `security.protocol`. librdkafka ignores

@@ -17,8 +17,9 @@ pub enum GroupProtocol {
     /// since Kafka 2.4.
     #[default]
     Classic,
-    /// KIP-848, in which the broker assigns, supported since Kafka 4.0. The session timeout is then
-    /// the broker's.
+    /// KIP-848, in which the broker assigns, supported since Kafka 4.0. The session timeout and the
+    /// interval of heartbeats are then the broker's. Of two members with one instance id the
+    /// newcomer is refused, and not the member that was there before.
     Consumer,
 }
 

@@ -190,3 +190,85 @@ fn checksums_are_verified_and_aborted_records_are_left_out() {
     assert_eq!(consumer.get("check.crcs"), Some("true"));
     assert_eq!(consumer.get("isolation.level"), Some("read_committed"));
 }
+
+/// The properties with which librdkafka refuses a member of a KIP-848 group.
+const CLASSIC: [&str; 3] = [
+    "session.timeout.ms",
+    "heartbeat.interval.ms",
+    "partition.assignment.strategy",
+];
+
+#[test]
+fn a_member_of_the_consumer_protocol_has_no_setting_of_a_classic_group() {
+    let classic = KafkaConfig::default().with_session_timeout(Duration::from_secs(30));
+    let member = classic.member("g", Some("node-1"));
+    assert_eq!(member.get("group.protocol"), None);
+    for property in CLASSIC {
+        assert!(member.get(property).is_some(), "{property}");
+    }
+    let consumer = classic.with_group_protocol(GroupProtocol::Consumer);
+    assert!(consumer.check().is_ok());
+    let member = consumer.member("g", Some("node-1"));
+    assert_eq!(member.get("group.protocol"), Some("consumer"));
+    assert_eq!(member.get("group.instance.id"), Some("node-1"));
+    assert_eq!(member.get("max.poll.interval.ms"), Some("300000"));
+    for property in CLASSIC {
+        assert_eq!(member.get(property), None, "{property}");
+    }
+    // librdkafka checks this only when it creates the member.
+    assert!(member.create::<rdkafka::consumer::BaseConsumer>().is_ok());
+}
+
+#[test]
+fn a_property_of_the_other_group_protocol_is_refused_before_any_member_joins() {
+    for (protocol, property, value, remedy) in [
+        (
+            GroupProtocol::Consumer,
+            "heartbeat.interval.ms",
+            "1000",
+            "group.consumer.heartbeat.interval.ms",
+        ),
+        (
+            GroupProtocol::Consumer,
+            "partition.assignment.strategy",
+            "range",
+            "group.remote.assignor",
+        ),
+        (
+            GroupProtocol::Consumer,
+            "group.protocol.type",
+            "consumer",
+            "no types",
+        ),
+        (
+            GroupProtocol::Classic,
+            "group.remote.assignor",
+            "uniform",
+            "with_group_protocol",
+        ),
+    ] {
+        let config = KafkaConfig::default().with_group_protocol(protocol);
+        let error = config.with_property(property, value).unwrap().check();
+        let error = error.unwrap_err().to_string();
+        assert!(
+            error.contains(property) && error.contains(remedy),
+            "{error}"
+        );
+        let other = match protocol {
+            GroupProtocol::Classic => GroupProtocol::Consumer,
+            GroupProtocol::Consumer => GroupProtocol::Classic,
+        };
+        let config = KafkaConfig::default().with_group_protocol(other);
+        let config = config.with_property(property, value).unwrap();
+        config.check().unwrap();
+    }
+}
+
+#[test]
+fn the_session_timeout_of_the_consumer_protocol_is_the_brokers() {
+    let second = Duration::from_secs(1);
+    let short = KafkaConfig::default().with_max_poll_interval(10 * second);
+    assert!(short.check().is_err(), "45 s do not fit into 10 s");
+    let consumer = short.with_group_protocol(GroupProtocol::Consumer);
+    assert!(consumer.check().is_ok());
+}
