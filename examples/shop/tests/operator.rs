@@ -569,3 +569,20 @@ fn a_command_line_that_makes_no_sense_is_refused() {
         assert!(error.contains(part), "{line}: {part:?} is not in {error}");
     }
 }
+
+/// The model of `sales` was deleted, and another processor has built one.
+#[tokio::test(start_paused = true)]
+async fn without_a_name_the_report_is_of_a_model_that_has_rows() {
+    let backend = Backend::embedded();
+    let (carts, item) = (backend.carts(), item(7));
+    let add = CartCommand::AddItem { item, in_stock: 9 };
+    carts.execute(&"c1".into(), add).await.unwrap();
+    pipeline::publish_all(&backend).await.unwrap();
+    let runner = pipeline::sales_runner(&backend, Some("sales-2"), || ()).unwrap();
+    runner.run_until_caught_up().await.into_result().unwrap();
+    let (rows, operator) = (&backend.read_model, backend.operator());
+    for (name, orders) in [(None, 1), (Some("sales-2"), 1), (Some("sales"), 0)] {
+        let report = pipeline::report(rows, &operator, name).await.unwrap();
+        assert_eq!(report.orders, orders, "{name:?}");
+    }
+}
