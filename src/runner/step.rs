@@ -161,6 +161,52 @@ mod tests {
     }
 
     #[test]
+    fn late_versions_of_two_partitions_are_not_duplicates_of_each_other() {
+        let (mut progress, newest) = (Progress::NoBase, partition(5));
+        // The topic has grown twice: versions 1 and 2 are in the first partition, 3 to 5 in the
+        // second, and 6 in the third, which is the first to deliver.
+        let (oldest, middle) = (partition(0), partition(3));
+        handle(&mut progress, 6, &newest);
+        for (version, from) in [(3, &middle), (1, &oldest), (4, &middle), (2, &oldest)] {
+            assert_eq!(arrive(&progress, version, from), Step::Late, "{version}");
+            handle(&mut progress, version, from);
+            for again in [&oldest, &middle, &newest] {
+                assert_eq!(arrive(&progress, version, again), Step::Duplicate);
+            }
+        }
+        assert_eq!(arrive(&progress, 5, &newest), Step::Duplicate);
+        assert_eq!(arrive(&progress, 5, &middle), Step::Late);
+    }
+
+    #[test]
+    fn a_late_version_of_a_gap_leaves_those_before_the_first_one_seen_as_they_are() {
+        let (mut progress, old, new) = (Progress::NoBase, partition(0), partition(3));
+        handle(&mut progress, 3, &new);
+        progress.passed(v(4), v(5));
+        handle(&mut progress, 6, &new);
+        assert_eq!(arrive(&progress, 5, &new), Step::Late);
+        handle(&mut progress, 5, &new);
+        for version in [1, 2] {
+            assert_eq!(arrive(&progress, version, &old), Step::Late, "{version}");
+            handle(&mut progress, version, &old);
+        }
+        assert_eq!(arrive(&progress, 4, &old), Step::Late);
+    }
+
+    #[test]
+    fn a_partition_that_repeats_older_versions_repeats_what_was_handled() {
+        let (mut progress, old, new) = (Progress::NoBase, partition(0), partition(3));
+        handle(&mut progress, 9, &new);
+        // The first record after the committed offset is of version 4: the others were handled by
+        // an earlier process, and a publisher has sent them twice.
+        handle(&mut progress, 4, &old);
+        for version in 1..=4 {
+            assert_eq!(arrive(&progress, version, &old), Step::Duplicate);
+        }
+        assert_eq!(arrive(&progress, 5, &old), Step::Late);
+    }
+
+    #[test]
     fn a_version_of_another_commit_is_a_fork() {
         let (mut progress, p) = (Progress::NoBase, partition(0));
         progress.handled(v(4), Some(commit(77)), &p);

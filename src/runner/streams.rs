@@ -30,12 +30,76 @@ pub(super) struct Position {
 /// Versions that may never have been handled although a newer one was.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Unhandled {
-    /// The first event seen was of a version after this one, in this partition. The versions up to
-    /// it come before it in the same partition, so there they are duplicates. From another
-    /// partition they may be new: the topic may have grown in between.
-    before_base: Option<(PartitionId, Version, Version)>,
-    /// Gaps that could not be filled, in order; the ends are included.
-    gaps: Vec<(Version, Version)>,
+    before_base: Option<BeforeBase>,
+    /// Gaps that could not be filled.
+    gaps: Versions,
+}
+
+/// The versions before the first event seen. They may come from other partitions: the topic may
+/// have grown in between, also more than once.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct BeforeBase {
+    /// The versions that were not handled since.
+    open: Versions,
+    /// The newest of these versions that each partition has passed. A partition holds a stream in
+    /// order, so what it delivers of the versions up to there are duplicates.
+    passed: Vec<(PartitionId, Version)>,
+}
+
+impl BeforeBase {
+    fn contains(&self, version: Version, from: &PartitionId) -> bool {
+        let mut passed = self.passed.iter();
+        self.open.contains(version) && !passed.any(|(of, to)| of == from && version <= *to)
+    }
+
+    fn remove(&mut self, version: Version, from: &PartitionId) {
+        self.open.remove(version);
+        match self.passed.iter_mut().find(|(of, _)| of == from) {
+            Some((_, to)) => *to = version.max(*to),
+            None => self.passed.push((from.clone(), version)),
+        }
+    }
+}
+
+/// Ranges of versions in ascending order; the ends are included.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Versions(Vec<(Version, Version)>);
+
+impl Versions {
+    fn contains(&self, version: Version) -> bool {
+        let mut ranges = self.0.iter();
+        ranges.any(|(first, last)| (*first..=*last).contains(&version))
+    }
+
+    fn add(&mut self, first: Version, last: Version) {
+        self.0.push((first, last));
+        self.bound();
+    }
+
+    fn remove(&mut self, version: Version) {
+        let mut ranges = self.0.iter();
+        let Some(at) = ranges.position(|(first, last)| (*first..=*last).contains(&version)) else {
+            return;
+        };
+        let (first, last) = self.0.remove(at);
+        if version < last {
+            self.0.insert(at, (version.next(), last));
+        }
+        if first < version {
+            let before = Version::new(version.get() - 1);
+            self.0.insert(at, (first, before));
+        }
+        self.bound();
+    }
+
+    /// The two lowest ranges become one: an event between them that comes again is handled again,
+    /// and none is dropped.
+    fn bound(&mut self) {
+        if self.0.len() > MAX_GAPS {
+            let (_, end) = self.0.remove(1);
+            self.0[0].1 = end;
+        }
+    }
 }
 
 impl Position {
@@ -43,9 +107,8 @@ impl Position {
     pub(super) fn is_unhandled(&self, version: Version, from: &PartitionId) -> bool {
         self.unhandled.as_ref().is_some_and(|unhandled| {
             let base = unhandled.before_base.as_ref();
-            base.is_some_and(|(partition, first, last)| {
-                partition != from && (*first..=*last).contains(&version)
-            }) || (unhandled.gaps.iter()).any(|(first, last)| (*first..=*last).contains(&version))
+            base.is_some_and(|base| base.contains(version, from))
+                || unhandled.gaps.contains(version)
         })
     }
 }
@@ -68,16 +131,18 @@ impl Progress {
         partition: &PartitionId,
     ) {
         match self {
-            Self::At(position) if version <= position.version => position.late(version),
+            Self::At(position) if version <= position.version => position.late(version, partition),
             Self::At(position) => (position.version, position.commit_id) = (version, commit_id),
             Self::Unknown | Self::NoBase => {
                 let last = Version::new(version.get().saturating_sub(1));
-                let before_base =
-                    (last > Version::NONE).then(|| (partition.clone(), Version::NONE.next(), last));
-                let unhandled = before_base.map(|before_base| {
+                let unhandled = (last > Version::NONE).then(|| {
+                    let base = BeforeBase {
+                        open: Versions(vec![(Version::NONE.next(), last)]),
+                        passed: vec![(partition.clone(), last)],
+                    };
                     Box::new(Unhandled {
-                        before_base: Some(before_base),
-                        gaps: Vec::new(),
+                        before_base: Some(base),
+                        gaps: Versions::default(),
                     })
                 });
                 *self = Self::At(Position {
@@ -93,42 +158,23 @@ impl Progress {
     pub(super) fn passed(&mut self, first: Version, last: Version) {
         if let Self::At(position) = self {
             (position.version, position.commit_id) = (last, None);
-            let gaps = &mut position.unhandled.get_or_insert_default().gaps;
-            gaps.push((first, last));
-            if gaps.len() > MAX_GAPS {
-                // The oldest ones become one: an event between them that comes again is handled
-                // again, and none is dropped.
-                let (_, end) = gaps.remove(1);
-                gaps[0].1 = end;
-            }
+            let unhandled = position.unhandled.get_or_insert_default();
+            unhandled.gaps.add(first, last);
         }
     }
 }
 
 impl Position {
     /// An event of a lower version was handled.
-    fn late(&mut self, version: Version) {
+    fn late(&mut self, version: Version, from: &PartitionId) {
         let Some(unhandled) = &mut self.unhandled else {
             return;
         };
-        if let Some((_, first, last)) = &mut unhandled.before_base {
-            // Each partition delivers a stream in order, so what comes before this event there has
-            // been handled as well.
-            *first = (*first).max(version.next());
-            if *first > *last {
+        unhandled.gaps.remove(version);
+        if let Some(base) = &mut unhandled.before_base {
+            base.remove(version, from);
+            if base.open == Versions::default() {
                 unhandled.before_base = None;
-            }
-        }
-        if let Some(at) =
-            (unhandled.gaps.iter()).position(|(first, last)| (*first..=*last).contains(&version))
-        {
-            let (first, last) = unhandled.gaps.remove(at);
-            if version < last {
-                unhandled.gaps.insert(at, (version.next(), last));
-            }
-            if first < version {
-                let before = Version::new(version.get() - 1);
-                unhandled.gaps.insert(at, (first, before));
             }
         }
         if *self.unhandled.as_deref().unwrap_or(&Unhandled::default()) == Unhandled::default() {
