@@ -1,5 +1,9 @@
 //! One attempt at the first records of a lane: check each version, fill gaps from history, decode,
 //! handle.
+mod read;
+
+use self::read::Read;
+pub(super) use self::read::panic_message;
 use super::{
     EventContext, EventSource, HandlerError, ModelId, Position, Start, UnknownEvents,
     erased::{AnyEvent, ErasedProcessor},
@@ -10,15 +14,14 @@ use super::{
     streams::Progress,
 };
 use crate::{
-    CodecError, EventHeader, Opened, PayloadCodecs, PayloadContext, RecordedEvent, StreamId,
-    Upcasters, Version,
+    PayloadCodecs, RecordedEvent, StreamId, Upcasters, Version,
     control::{ProcessorRows, StreamPositions},
     from_message,
     ports::{EventStore, PartitionId, ReadFrom},
+    resilience::FailureClass,
 };
-use bytes::Bytes;
 use futures::{FutureExt, TryStreamExt};
-use std::{any::Any, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -47,14 +50,6 @@ pub(super) struct AttemptRules {
     pub(super) max_batch: usize,
     /// The projector must store its positions.
     pub(super) needs_position: bool,
-}
-
-/// The result of reading an event.
-enum Read {
-    Event(Box<AnyEvent>),
-    /// Retired, or of no interest.
-    Nothing,
-    Shredded,
 }
 
 /// An event that waits for the next call of the handler.
@@ -157,7 +152,18 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
         let stream = &header.stream;
         let here = |error| failed(at, header.version, error, FailureOf::Record);
         if self.progress == Progress::Unknown || (at == 0 && self.work.number > 1) {
-            self.progress = self.look_up(stream).await.map_err(here)?;
+            let progress = self.look_up(stream).await;
+            self.progress = progress.map_err(|error| {
+                // Where the position is kept is away, or busy: that says nothing about the event,
+                // and is waited for.
+                let is_away = !matches!(FailureClass::from(error.class()), FailureClass::Permanent);
+                let of = if is_away {
+                    FailureOf::Store
+                } else {
+                    FailureOf::Record
+                };
+                failed(at, header.version, error, of)
+            })?;
             self.certain = self.progress.clone();
         }
         let source = || EventSource::Bus {
@@ -203,26 +209,30 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
     async fn look_up(&self, stream: &StreamId) -> Result<Progress, HandlerError> {
         let asked = self.shared.processor.position(&self.shared.model, stream);
         let rules = &self.shared.rules;
-        Ok(match (self.in_time(asked).await?, &self.progress) {
-            (Position::KeptByRunner, _) if rules.needs_position => {
-                return Err(HandlerError::fatal(
-                    "the level ExactlyOnceEffect needs a projector that stores its position with its rows: implement Projector::position, or choose another level",
-                ));
-            }
-            (Position::KeptByRunner, Progress::Unknown) => self.stored_position(stream).await?,
-            (Position::KeptByRunner, known) => known.clone(),
-            // What lies before the start is not wanted: the first event seen is the base.
-            (Position::Stored { version, .. }, Progress::Unknown | Progress::NoBase)
-                if version == Version::NONE && rules.start == Start::Now =>
-            {
-                Progress::NoBase
-            }
-            // Events that were skipped since are not in the read model.
-            (Position::Stored { version, .. }, Progress::At(known)) if known.version >= version => {
-                self.progress.clone()
-            }
-            (Position::Stored { version, commit_id }, _) => Progress::at(version, commit_id),
-        })
+        Ok(
+            match (self.in_time("position", asked).await?, &self.progress) {
+                (Position::KeptByRunner, _) if rules.needs_position => {
+                    return Err(HandlerError::fatal(
+                        "the level ExactlyOnceEffect needs a projector that stores its position with its rows: implement Projector::position, or choose another level",
+                    ));
+                }
+                (Position::KeptByRunner, Progress::Unknown) => self.stored_position(stream).await?,
+                (Position::KeptByRunner, known) => known.clone(),
+                // What lies before the start is not wanted: the first event seen is the base.
+                (Position::Stored { version, .. }, Progress::Unknown | Progress::NoBase)
+                    if version == Version::NONE && rules.start == Start::Now =>
+                {
+                    Progress::NoBase
+                }
+                // Events that were skipped since are not in the read model.
+                (Position::Stored { version, .. }, Progress::At(known))
+                    if known.version >= version =>
+                {
+                    self.progress.clone()
+                }
+                (Position::Stored { version, commit_id }, _) => Progress::at(version, commit_id),
+            },
+        )
     }
 
     async fn stored_position(&self, stream: &StreamId) -> Result<Progress, HandlerError> {
@@ -230,7 +240,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
             return Ok(Progress::NoBase);
         };
         let stored = async { Ok(positions.get(stream).await?) };
-        let stored = self.in_time(stored).await?;
+        let stored = self.in_time("store of positions", stored).await?;
         Ok(stored.map_or(Progress::NoBase, |(version, commit_id)| {
             Progress::at(version, commit_id)
         }))
@@ -257,7 +267,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
         let mut commits = history.read(stream, ReadFrom::Event(first), None);
         let mut expected = first;
         while expected <= last {
-            let read = self.in_time(async { Ok(commits.try_next().await?) });
+            let read = self.in_time("event store", async { Ok(commits.try_next().await?) });
             let commit = (read.await).map_err(|e| failed(at, expected, e, FailureOf::Store))?;
             let Some(commit) = commit else {
                 let gap = format!("{stream} ends before version {last} in the event store");
@@ -344,7 +354,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
         let mut commits = history.read(&range.stream, ReadFrom::Event(range.from), None);
         let mut expected = range.from;
         while expected <= range.to && !self.signals.finish.is_cancelled() {
-            let read = self.in_time(async { Ok(commits.try_next().await?) });
+            let read = self.in_time("event store", async { Ok(commits.try_next().await?) });
             let commit = (read.await).map_err(|e| failed(0, expected, e, FailureOf::Store))?;
             let Some(commit) = commit else {
                 self.is_short = true;
@@ -370,7 +380,9 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
         loop {
             let versions = (range.from, range.to);
             let page = rows.deferred_page(&partition, &range.stream, versions, after);
-            let page = self.in_time(async { Ok(page.await?) }).await;
+            let page = self
+                .in_time("control store", async { Ok(page.await?) })
+                .await;
             let page = page.map_err(|e| failed(0, range.from, e, FailureOf::Store))?;
             for (version, record) in page.records {
                 if self.signals.finish.is_cancelled() {
@@ -605,76 +617,8 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
             }
         }
     }
-
-    /// Opens, lifts and decodes.
-    async fn read(&self, event: &RecordedEvent) -> Result<Read, HandlerError> {
-        let header = &event.header;
-        let decoded = match header.codec.as_deref() {
-            None => self.decode(header, &event.payload),
-            Some(tags) if self.may_know(header) => {
-                let context = PayloadContext::of_event(header);
-                let codecs = &self.shared.codecs;
-                let open = codecs.open(&context, Some(tags), &event.payload);
-                let open = async { open.await.map_err(HandlerError::unreadable) };
-                match self.in_time(open).await? {
-                    Opened::Payload(payload) => self.decode(header, &payload),
-                    Opened::Shredded => return Ok(Read::Shredded),
-                }
-            }
-            // What is of no interest needs no codec, nor a key that this service may not even have.
-            Some(_) => Err(CodecError::UnknownEvent {
-                aggregate: header.stream.aggregate().into(),
-                name: header.name.to_string(),
-            }),
-        };
-        match decoded {
-            Ok(decoded) => Ok(decoded.map_or(Read::Nothing, Read::Event)),
-            Err(CodecError::UnknownEvent { .. })
-                if self.shared.rules.unknown_events == UnknownEvents::Skip =>
-            {
-                Ok(Read::Nothing)
-            }
-            Err(error) => Err(HandlerError::unreadable(error)),
-        }
-    }
-
-    fn decode(
-        &self,
-        header: &EventHeader,
-        payload: &Bytes,
-    ) -> Result<Option<Box<AnyEvent>>, CodecError> {
-        let shared = &*self.shared;
-        shared.processor.decode(&shared.upcasters, header, payload)
-    }
-
-    /// Returns true if the event is in the processor's set, or may be after a rename.
-    fn may_know(&self, header: &EventHeader) -> bool {
-        let aggregate = header.stream.aggregate();
-        let selectors = self.shared.processor.selectors();
-        let mut mine = selectors.iter().filter(|s| s.aggregate == aggregate);
-        mine.any(|s| s.types.iter().any(|t| header.name == t.name()))
-            || self.shared.upcasters.know(aggregate, &header.name)
-    }
-
-    async fn in_time<T>(
-        &self,
-        work: impl Future<Output = Result<T, HandlerError>>,
-    ) -> Result<T, HandlerError> {
-        let timeout = self.shared.rules.timeout;
-        match tokio::time::timeout(timeout, work).await {
-            Ok(result) => result,
-            Err(_) => Err(HandlerError::timed_out(timeout)),
-        }
-    }
 }
 
 fn failed(done: usize, version: Version, error: HandlerError, of: FailureOf) -> (usize, Outcome) {
     (done, Outcome::Failed(Failure { version, error, of }))
-}
-
-/// Returns what a panic of this function said.
-pub(super) fn panic_message(what: &str, payload: &(dyn Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().copied();
-    let text = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-    format!("the {what} panicked: {}", text.unwrap_or("no message"))
 }

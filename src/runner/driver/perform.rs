@@ -1,11 +1,15 @@
 //! Doing what the machine returns. Each effect becomes a job, or is done at once without waiting.
 use super::{Done, Driver, next::Membership, rows};
 use crate::{
+    Version,
     ports::{AssignedPartition, OffsetCommit},
     runner::{
         HandlerError, RunnerError,
         attempt::{Attempt, Shared, Signals, panic_message},
-        machine::{AttemptId, Effect, Ended, Ends, Input, Outcome, StreamPosition, Work},
+        machine::{
+            AttemptId, Effect, Ended, Ends, Failure, FailureOf, Input, Outcome, StreamPosition,
+            What, Work,
+        },
         report::Counts,
         streams::Progress,
     },
@@ -28,6 +32,8 @@ const STORES_AT_ONCE: usize = 16;
 pub(super) struct Running {
     abort: AbortHandle,
     signals: Signals,
+    /// The version of its first event.
+    version: Version,
 }
 
 impl Driver {
@@ -161,11 +167,17 @@ impl Driver {
             // The driver outlives its attempts, so somebody listens.
             let _ = advanced.send(id);
         };
+        let version = first_version(&work);
         let attempt = Attempt::new(membership.shared.clone(), work, signals.clone(), advance);
         let job = async move { Done::Input(Input::Finished(id, attempt.run().await)) };
         let abort = self.jobs.spawn(job);
         self.attempt_of.insert(abort.id(), id);
-        self.attempts.insert(id, Running { abort, signals });
+        let running = Running {
+            abort,
+            signals,
+            version,
+        };
+        self.attempts.insert(id, running);
     }
 
     fn commit(&mut self, offsets: Vec<OffsetCommit>) {
@@ -241,15 +253,39 @@ impl Driver {
             }
             Err(error) => error,
         };
-        if let Some(id) = self.attempt_of.remove(&error.id()) {
-            self.attempts.remove(&id);
-            return Some(Input::Finished(id, cancelled()));
-        }
-        match error.try_into_panic() {
-            Ok(panic) => Some(Input::Broken(panic_message("bus or store", &*panic))),
+        let attempt = self.attempt_of.remove(&error.id());
+        let running = attempt.and_then(|id| Some((id, self.attempts.remove(&id)?)));
+        match (error.try_into_panic(), running) {
+            (Ok(panic), Some((id, running))) => {
+                let message = panic_message("attempt", &*panic);
+                Some(Input::Finished(id, panicked(running.version, message)))
+            }
+            (Ok(panic), None) => Some(Input::Broken(panic_message("bus or store", &*panic))),
+            (Err(_), Some((id, _))) => Some(Input::Finished(id, cancelled())),
             // The job that joins was aborted, since the processor ends.
-            Err(_) => None,
+            (Err(_), None) => None,
         }
+    }
+}
+
+fn first_version(work: &Work) -> Version {
+    match &work.what {
+        What::Records(records) => {
+            let first = records.first();
+            first.map_or(Version::NONE, |first| first.event.header.version)
+        }
+        What::Range(range) => range.from,
+        What::Again(event) => event.header.version,
+    }
+}
+
+/// An attempt has panicked outside of the code of the user: nothing is known of what it has done.
+fn panicked(version: Version, message: String) -> Ended {
+    let error = HandlerError::permanent(message);
+    let of = FailureOf::Record;
+    Ended {
+        result: Outcome::Failed(Failure { version, error, of }),
+        ..cancelled()
     }
 }
 
@@ -260,7 +296,7 @@ fn cancelled() -> Ended {
         counts: Counts::default(),
         result: Outcome::Cancelled,
         passed: Vec::new(),
-        next: crate::Version::NONE,
+        next: Version::NONE,
         is_short: false,
         settled: Vec::new(),
     }

@@ -22,17 +22,16 @@ impl Machine {
             return self.lanes.finished(lane, work.records().len() - done);
         }
         // A failure of another event of the lane was overcome since.
-        let known = self.lanes.take_retry(lane).filter(|r| r.is_of(version));
         let is_store = matches!(failure.of, FailureOf::Store);
+        let known = self.lanes.take_retry(lane);
+        let known = known.filter(|retry| retry.is_of(version, is_store));
         let mut retry = known.unwrap_or_else(|| {
             let policy = self.retry_of(record);
-            // A store that is away is waited for, whatever the policy about events says.
-            let policy = if is_store {
-                RetryPolicy::forever(policy.backoff)
+            if is_store {
+                Retry::of_store(policy, version)
             } else {
-                policy
-            };
-            Retry::new(policy, version)
+                Retry::new(policy, version)
+            }
         });
         let next = retry.failed(class.into(), now);
         retry.note(Noted::of_event(&failure.error, stream));

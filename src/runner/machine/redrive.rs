@@ -17,7 +17,7 @@ use super::{
     tasks::{Kind, Reply, TaskId},
 };
 use crate::{
-    RetryPolicy, StreamId, Version,
+    StreamId, Version,
     breaker::Permit,
     control::{
         DeadLetter, DeleteIf, DiscardState, LetterKey, ParkFailure, ParkRow, ParkState, PutIf,
@@ -483,14 +483,16 @@ impl Machine {
                     redrive.retry = None;
                 }
                 let known = redrive.retry.take();
-                let known = known.filter(|retry| retry.is_of(failure.version));
-                let class = failure.error.class();
-                // A store that is away is waited for, whatever the policy about events says.
-                let policy = match failure.of {
-                    FailureOf::Store => RetryPolicy::forever(self.rules.retry().backoff),
-                    FailureOf::Record | FailureOf::Event(_) => self.rules.retry(),
-                };
-                let mut retry = known.unwrap_or_else(|| Retry::new(policy, failure.version));
+                let is_store = matches!(failure.of, FailureOf::Store);
+                let known = known.filter(|retry| retry.is_of(failure.version, is_store));
+                let (class, policy) = (failure.error.class(), self.rules.retry());
+                let mut retry = known.unwrap_or_else(|| {
+                    if is_store {
+                        Retry::of_store(policy, failure.version)
+                    } else {
+                        Retry::new(policy, failure.version)
+                    }
+                });
                 let again = retry.failed(class.into(), now);
                 if let Some(at) = again {
                     redrive.retry = Some(retry);

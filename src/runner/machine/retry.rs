@@ -16,6 +16,8 @@ const PAUSES: Backoff = Backoff::new(Duration::from_millis(200), Duration::from_
 pub(in crate::runner) struct Retry {
     /// The event that failed.
     version: Version,
+    /// A store that is away, and not the event, has failed.
+    is_of_store: bool,
     retrying: Retrying,
     /// The time of the first failure.
     since: Option<Instant>,
@@ -28,9 +30,19 @@ impl Retry {
     pub(super) const fn new(policy: RetryPolicy, version: Version) -> Self {
         Self {
             version,
+            is_of_store: false,
             retrying: Retrying::new(policy),
             since: None,
             noted: None,
+        }
+    }
+
+    /// No failure yet of a store that the event of this version needs. The store is waited for,
+    /// whatever the policy about events says.
+    pub(super) fn of_store(policy: RetryPolicy, version: Version) -> Self {
+        Self {
+            is_of_store: true,
+            ..Self::new(RetryPolicy::forever(policy.backoff), version)
         }
     }
 
@@ -44,9 +56,10 @@ impl Retry {
         Some((self.noted.as_ref()?, self.since?, self.version))
     }
 
-    /// Returns true if these are failures of the event of this version.
-    pub(super) fn is_of(&self, version: Version) -> bool {
-        self.version == version
+    /// Returns true if these are failures of the event of this version, or of the store that it
+    /// needs.
+    pub(super) fn is_of(&self, version: Version, of_store: bool) -> bool {
+        self.version == version && self.is_of_store == of_store
     }
 
     /// Returns when the next attempt may start, or `None` if there must be none.
