@@ -195,6 +195,9 @@ pub struct ProcessorReport {
     pub redrives: u64,
     /// Records that are not events of this library, or of a newer format.
     pub unreadable: u64,
+    /// Attempts whose handler has blocked its thread: they were cancelled, and waited for no longer
+    /// after one second. What they were at comes again.
+    pub abandoned: u64,
     /// The error that ended it early, if any.
     pub error: Option<Arc<RunnerError>>,
 }
@@ -216,6 +219,7 @@ pub(super) struct Counts {
     pub(super) deferred: u64,
     pub(super) redrives: u64,
     pub(super) unreadable: u64,
+    pub(super) abandoned: u64,
 }
 
 impl Counts {
@@ -238,6 +242,7 @@ impl Counts {
         self.deferred += other.deferred;
         self.redrives += other.redrives;
         self.unreadable += other.unreadable;
+        self.abandoned += other.abandoned;
     }
 }
 
@@ -263,6 +268,7 @@ impl ProcessorReport {
             deferred: counts.deferred,
             redrives: counts.redrives,
             unreadable: counts.unreadable,
+            abandoned: counts.abandoned,
             error,
         }
     }

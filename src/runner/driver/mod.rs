@@ -164,7 +164,7 @@ impl Driver {
             }
         }
         for _ in 0..INPUTS_AT_ONCE {
-            if !self.machine.receives() {
+            if !self.machine.receives() || self.machine.is_full() {
                 return;
             }
             let consumer = self.membership.as_ref().map(|m| m.consumer.clone());

@@ -152,14 +152,17 @@ impl Attempts {
         }
     }
 
-    /// Gives up attempts that have not ended although they were cancelled.
-    pub(super) fn abandon(&mut self, now: Instant, out: &mut Vec<Effect>) {
+    /// Gives up attempts that have not ended although they were cancelled. Returns their number.
+    pub(super) fn abandon(&mut self, now: Instant, out: &mut Vec<Effect>) -> u64 {
+        let mut abandoned = 0;
         for (id, running) in &mut self.running {
             if matches!(running.cancel, Cancel::Until(until) if until <= now) {
                 running.cancel = Cancel::Abandoned;
+                abandoned += 1;
                 out.push(Effect::Abandon(*id));
             }
         }
+        abandoned
     }
 
     /// Returns the number of attempts of which nothing was heard for too long.

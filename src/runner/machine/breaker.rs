@@ -31,6 +31,11 @@ impl Guard {
         }
     }
 
+    /// Returns true if a breaker admits the calls.
+    pub(super) const fn is_there(&self) -> bool {
+        self.breaker.is_some()
+    }
+
     /// Returns true if no call is refused.
     pub(super) const fn is_unused(&self) -> bool {
         self.refused_since.is_none()

@@ -303,6 +303,7 @@ impl Machine {
                     let owned = self.partitions.get(&commit.partition, commit.epoch);
                     if let Some(owned) = owned {
                         owned.window.committed(commit.next);
+                        self.membership.has_committed(&commit.partition);
                     }
                 }
                 self.checkpoint.commits.reset();

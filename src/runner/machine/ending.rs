@@ -1,10 +1,7 @@
 //! The end of a membership: what runs is finished, what is done is committed, and the group is
 //! left.
 use super::{Effect, Ends, Machine, Member};
-use crate::{
-    ports::{MessageBusError, PartitionId},
-    runner::RunnerError,
-};
+use crate::{ports::MessageBusError, runner::RunnerError};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -132,10 +129,9 @@ impl Machine {
         }
     }
 
-    /// Leaves and joins again: there is a partition that the subscription has no start for.
-    pub(super) fn rejoin(&mut self, partition: &PartitionId, now: Instant) {
+    /// Ends the membership, so that another one can follow.
+    pub(super) fn end_to_rejoin(&mut self, now: Instant) {
         if self.ending.is_none() {
-            tracing::info!(processor = %self.rules.name, %partition, "a partition is new: the processor joins its group again");
             self.begin_ending(Then::Rejoin, self.rules.policy.drain, now);
         }
     }
@@ -218,8 +214,7 @@ impl Machine {
                     self.partitions.owned.keys().cloned().collect();
                 self.lost(&all, now);
                 self.pausing = None;
-                let at = self.membership.joins.failed(now);
-                self.membership.state = Member::Out(at);
+                self.membership.begin_again(now);
             }
         }
     }

@@ -160,13 +160,7 @@ impl Machine {
     fn failing(&self) -> Vec<Failing> {
         let mut failing = Vec::new();
         let step = |(noted, since): (&Noted, Instant)| Failing::step(noted.clone(), since);
-        match self.membership.state {
-            Member::Out(_) | Member::Joining => {
-                failing.extend(self.membership.joins.noted().map(step));
-            }
-            Member::In => failing.extend(self.membership.receives.noted().map(step)),
-            Member::Leaving | Member::Over => {}
-        }
+        failing.extend(self.membership.failures().map(step));
         for (partition, owned) in &self.partitions.owned {
             if let Phase::Starting(starting) = &owned.phase {
                 failing.extend(starting.patience.noted().map(|noted| Failing {

@@ -91,6 +91,22 @@ impl Lanes {
         started
     }
 
+    /// Returns true if [`start_next`](Self::start_next) starts a lane.
+    pub(super) fn can_start(&self, may_run: impl Fn(&LaneKey, &StreamId) -> bool) -> bool {
+        self.ready.iter().any(|key| {
+            let head = self.ready_head(key);
+            head.is_some_and(|head| may_run(key, &head.event.header.stream))
+        })
+    }
+
+    /// Returns the head of a lane, if the lane is ready.
+    fn ready_head(&self, key: &LaneKey) -> Option<&Arc<Record>> {
+        let lane = self.lanes.get(key);
+        lane.filter(|lane| lane.state == State::Ready)?
+            .queue
+            .front()
+    }
+
     fn start_first(
         &mut self,
         most: usize,
@@ -315,6 +331,10 @@ impl Lanes {
     /// Makes a lane ready that waits for its retry, if no lane is ready but the one that was tried
     /// last.
     pub(super) fn wake_one_for_probe(&mut self, tried: Option<&LaneKey>) {
+        // A lane may have gone, or may run or wait, since it was ready.
+        let mut ready = std::mem::take(&mut self.ready);
+        ready.retain(|key| self.ready_head(key).is_some());
+        self.ready = ready;
         let is_other = |key: &LaneKey| Some(key) != tried;
         if self.ready.iter().any(is_other) {
             // The one that was tried last comes after the others.

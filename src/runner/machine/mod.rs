@@ -20,6 +20,7 @@ mod holding;
 mod health;
 mod input;
 mod lanes;
+mod membership;
 mod parked;
 mod partition;
 mod rebalance;
@@ -44,9 +45,9 @@ use self::{
     checkpoint::Checkpoint,
     ending::Ending,
     lanes::{LaneKey, Lanes},
+    membership::{Member, Membership},
     parked::Polling,
     partition::Partitions,
-    retry::Patience,
     tasks::{Kind, Pass, Tasks},
 };
 pub(super) use self::{
@@ -140,6 +141,7 @@ pub(super) enum Outcome {
 
 /// The rules that never change while a processor runs.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct Rules {
     pub(super) name: Arc<str>,
     pub(super) policy: ProcessorPolicy,
@@ -181,34 +183,6 @@ impl Rules {
     }
 }
 
-/// The membership in the group.
-#[derive(Debug)]
-struct Membership {
-    state: Member,
-    /// The group; empty before the first join.
-    group: Arc<str>,
-    /// Failures to join, and partitions without a start: both back off.
-    joins: Patience,
-    /// Calls to receive that have failed in a row.
-    receives: Patience,
-    /// Nothing is received before this time.
-    receive_at: Option<Instant>,
-    /// The offsets up to which this run is to go.
-    ends: Option<Ends>,
-    /// The offsets that the group has committed were asked for.
-    is_asked: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Member {
-    /// Not a member; joins at this time.
-    Out(Instant),
-    Joining,
-    In,
-    Leaving,
-    Over,
-}
-
 /// The state of one processor.
 #[derive(Debug)]
 pub(super) struct Machine {
@@ -226,6 +200,7 @@ pub(super) struct Machine {
     ending: Option<Ending>,
     /// Partitions were told to be paused or resumed, and the answer is not there.
     pausing: Option<Pausing>,
+    room: Room,
     counts: Counts,
     out: Vec<Effect>,
 }
@@ -237,6 +212,18 @@ struct Pausing {
     is_paused: bool,
     /// After a failure: when it is tried again.
     try_at: Option<Instant>,
+    /// Nothing is received before this time or the answer: records of a partition that is full
+    /// would be taken in.
+    receive_at: Option<Instant>,
+}
+
+/// The space for records, as far as it is known between two decisions.
+#[derive(Debug, Default)]
+struct Room {
+    /// The bytes in all windows when the last decision was made, and those that have come since.
+    bytes: usize,
+    /// A window has become full since then.
+    is_full: bool,
 }
 
 /// After this time; a time without an end is a far one.
@@ -248,15 +235,7 @@ pub(super) fn later(now: Instant, time: Duration) -> Instant {
 impl Machine {
     pub(super) fn new(rules: Arc<Rules>, now: Instant) -> Self {
         Self {
-            membership: Membership {
-                state: Member::Out(now),
-                group: "".into(),
-                joins: Patience::new(rules.seed),
-                receives: Patience::new(rules.seed),
-                receive_at: None,
-                ends: None,
-                is_asked: false,
-            },
+            membership: Membership::new(rules.seed, now),
             partitions: Partitions::default(),
             lanes: Lanes::default(),
             streams: Streams::new(STREAMS),
@@ -268,6 +247,7 @@ impl Machine {
             guard: breaker::Guard::new(rules.breaker.clone()),
             ending: None,
             pausing: None,
+            room: Room::default(),
             counts: Counts::default(),
             out: Vec::new(),
             rules,
@@ -287,6 +267,7 @@ impl Machine {
             return std::mem::take(&mut self.out);
         }
         self.join(now);
+        self.advance_rejoin(now);
         self.advance_breaker(now);
         if self.may_wake(now) {
             self.lanes.wake(now);
@@ -294,7 +275,7 @@ impl Machine {
         self.advance_unreadable(now);
         self.advance_starts(now);
         self.advance_revocations(now);
-        self.attempts.abandon(now, &mut self.out);
+        self.counts.abandoned += self.attempts.abandon(now, &mut self.out);
         self.advance_holding(now);
         self.advance_polls(now);
         self.advance_tasks(now);
@@ -320,10 +301,13 @@ impl Machine {
             self.partitions.release_at(),
         ];
         let member = match self.membership.state {
-            Member::Out(at) => [Some(at), None, None, None, None, None, None, None],
+            Member::Out(at) => [Some(at), None, None, None, None, None, None, None, None],
             Member::In => [
+                self.membership
+                    .rejoin_at()
+                    .filter(|_| self.ending.is_none()),
                 self.checkpoint.wake_at(),
-                self.pausing.as_ref().and_then(|pausing| pausing.try_at),
+                self.pausing.as_ref().and_then(Pausing::wake_at),
                 self.ending.as_ref().and_then(|ending| ending.wake_at(self)),
                 (self.may_start())
                     .then(|| self.partitions.start_at())
@@ -335,9 +319,9 @@ impl Machine {
             ],
             Member::Leaving => {
                 let ending = self.ending.as_ref().and_then(|e| e.wake_at(self));
-                [ending, None, None, None, None, None, None, None]
+                [ending, None, None, None, None, None, None, None, None]
             }
-            Member::Joining | Member::Over => [None; 8],
+            Member::Joining | Member::Over => [None; 9],
         };
         let times = always.into_iter().chain(member).flatten();
         times.chain(self.wake_revocations_at()).min()
@@ -345,7 +329,16 @@ impl Machine {
 
     /// Returns true if records shall be received.
     pub(super) fn receives(&self) -> bool {
-        self.membership.state == Member::In && self.membership.receive_at.is_none()
+        let mut pausing = self.pausing.iter();
+        self.membership.state == Member::In
+            && self.membership.receive_at.is_none()
+            && !pausing.any(|pausing| pausing.receive_at.is_some())
+    }
+
+    /// Returns true if a window has become full since the last decision: the next record must wait
+    /// for the decision to pause.
+    pub(super) const fn is_full(&self) -> bool {
+        self.room.is_full
     }
 
     pub(super) const fn counts(&self) -> Counts {
@@ -358,7 +351,7 @@ impl Machine {
             self.membership.receives.reset();
         }
         match input {
-            Input::Joined(group, ends) => self.joined(group, ends),
+            Input::Joined(group, ends) => self.joined(group, ends, now),
             Input::NotJoined(setback) => self.not_joined(setback, now),
             Input::Delivered(record) => self.delivered(record),
             Input::Unreadable(record, epoch, error) => self.unreadable(*record, epoch, error),
@@ -400,51 +393,9 @@ impl Machine {
         if self.membership.receive_at.is_some_and(|at| at <= now) {
             self.membership.receive_at = None;
         }
-    }
-
-    fn join(&mut self, now: Instant) {
-        if let Member::Out(at) = self.membership.state
-            && at <= now
-            && self.ending.is_none()
-        {
-            self.membership.state = Member::Joining;
-            self.out.push(Effect::Join);
+        if let Some(pausing) = &mut self.pausing {
+            pausing.receive_at = pausing.receive_at.filter(|at| *at > now);
         }
-    }
-
-    fn joined(&mut self, group: Arc<str>, ends: Option<Ends>) {
-        self.membership.group = group;
-        if self.membership.state == Member::Joining {
-            self.membership.state = Member::In;
-        }
-        if self.membership.ends.is_none() {
-            self.membership.ends = ends;
-        }
-    }
-
-    fn not_joined(&mut self, setback: Setback, now: Instant) {
-        if self.membership.state != Member::Joining {
-            return;
-        }
-        let at = self.membership.joins.failed(now);
-        self.membership.state = Member::Out(at);
-        match setback {
-            Setback::Wait(error) => {
-                self.membership.joins.note(&*error);
-                tracing::warn!(processor = %self.rules.name, wait = ?(at - now), error = crate::chain(&*error), "the group could not be joined yet");
-            }
-            Setback::Halt(error) => self.halt(error, now),
-        }
-    }
-
-    fn not_received(&mut self, error: crate::ports::MessageBusError, now: Instant) {
-        if !error.is_transient() {
-            return self.bus_refused(error, now);
-        }
-        let at = self.membership.receives.failed(now);
-        self.membership.receives.note(&error);
-        tracing::warn!(processor = %self.rules.name, wait = ?(at - now), error = crate::chain(&error), "nothing can be received");
-        self.membership.receive_at = Some(at);
     }
 
     /// Starts attempts at the heads of lanes that are ready.
@@ -459,6 +410,14 @@ impl Machine {
                 !self.checkpoint.is_to_forget(stream) && !self.attempts.runs_in(lane)
             };
             if !self.lanes.has_next(may_run) {
+                return;
+            }
+            let may_run = |lane: &LaneKey, stream: &StreamId| {
+                !self.checkpoint.is_to_forget(stream) && !self.attempts.runs_in(lane)
+            };
+            // A permit that comes back unused wakes everybody who waits for one, this processor
+            // included.
+            if self.guard.is_there() && !self.lanes.can_start(may_run) {
                 return;
             }
             let Ok(permit) = self.permit(now) else {

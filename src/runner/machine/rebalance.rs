@@ -1,20 +1,41 @@
 //! Partitions that come and go, records that arrive, and pauses.
 use super::{
-    Effect, Machine, Member, Pausing, RevocationId, Setback,
+    Effect, Machine, Member, Pausing, RevocationId, Room, Setback,
     lanes::LaneKey,
     partition::{Leaving, Partition, Phase},
     record::Record,
+    window::Window,
 };
 use crate::{
     StreamId,
     ports::{AssignedPartition, AssignmentEpoch, MessageBusError, NoPosition, PartitionId},
-    runner::RunnerError,
+    runner::{ProcessorPolicy, RunnerError},
 };
 use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// The pause before a change of pauses is tried again.
 const PAUSE_AGAIN: Duration = Duration::from_millis(200);
+
+/// The time for which nothing is received until a pause is confirmed. A consumer answers at once;
+/// one that does not must not keep rebalances waiting.
+const RECEIVE_AGAIN: Duration = Duration::from_millis(200);
+
+impl Pausing {
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        self.try_at.into_iter().chain(self.receive_at).min()
+    }
+}
+
+impl Room {
+    /// Notes a record that was taken into a window.
+    pub(super) fn took(&mut self, window: &Window, bytes: usize, policy: &ProcessorPolicy) {
+        self.bytes += bytes;
+        self.is_full |= window.len() >= policy.max_records
+            || window.bytes() >= policy.max_bytes
+            || self.bytes >= policy.max_total_bytes;
+    }
+}
 
 impl Machine {
     /// Takes up partitions.
@@ -94,7 +115,6 @@ impl Machine {
         if let Phase::Starting(starting) = &mut owned.phase {
             let arrived = std::mem::take(&mut starting.arrived);
             owned.phase = Phase::Serving;
-            self.membership.joins.reset();
             for record in arrived {
                 self.enqueue(record);
             }
@@ -133,6 +153,8 @@ impl Machine {
         if owned.is_leaving() || !owned.window.push(record.offset, record.bytes) {
             return;
         }
+        self.room
+            .took(&owned.window, record.bytes, &self.rules.policy);
         if let Phase::Starting(starting) = &mut owned.phase {
             starting.arrived.push(record);
         } else {
@@ -260,6 +282,7 @@ impl Machine {
 
     /// Forgets everything about partitions that are gone: others may work on them from now on.
     fn forget(&mut self, partitions: &HashSet<PartitionId>) {
+        self.membership.lost(partitions);
         self.lanes.drop_queued(partitions);
         self.end_tasks(partitions);
         self.streams.forget(partitions);
@@ -279,7 +302,7 @@ impl Machine {
         now: Instant,
     ) {
         let reason = match why {
-            NoPosition::Missing if !has_start => return self.rejoin(&partition, now),
+            NoPosition::Missing if !has_start => return self.rejoin(partition, now),
             NoPosition::Missing => "nothing is committed".into(),
             NoPosition::OutOfRange { begin, end } => {
                 format!("the partition holds {begin} to {end}")
@@ -296,6 +319,10 @@ impl Machine {
         let policy = &self.rules.policy;
         let (records, bytes) = (policy.max_records, policy.max_bytes);
         let (total, most) = (self.partitions.bytes(), policy.max_total_bytes);
+        self.room = Room {
+            bytes: total,
+            is_full: false,
+        };
         let is_held =
             self.holding.since.is_some() || self.polling.is_paused || self.breaker_pauses(now);
         for owned in self.partitions.owned.values_mut() {
@@ -331,6 +358,7 @@ impl Machine {
                 partitions,
                 is_paused,
                 try_at: None,
+                receive_at: is_paused.then_some(now + RECEIVE_AGAIN),
             });
             return;
         }
@@ -356,6 +384,7 @@ impl Machine {
             Err(error) if error.is_transient() => {
                 tracing::warn!(processor = %self.rules.name, error = crate::chain(&error), "a partition could not be paused or resumed yet");
                 pausing.try_at = Some(now + PAUSE_AGAIN);
+                pausing.receive_at = None;
             }
             Err(error) => self.bus_refused(error, now),
         }

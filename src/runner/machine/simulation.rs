@@ -3,6 +3,7 @@
 //! Each seed is one schedule. Attempts succeed, fail, end late or never; flushes, positions and
 //! commits are answered late, or fail before or after they took effect; partitions come and go;
 //! instances stop, crash and start again; time jumps to the next moment at which something is due.
+//! In some seeds each instance has a circuit breaker, which its failures open.
 //! Then everything heals, and the rest must be handled and committed.
 //!
 //! `FOLDSTREAM_SEED` runs one seed alone and prints every input and effect.
@@ -21,6 +22,7 @@ use self::{
 use super::{Effect, Input, Machine, Rules, testing::partition};
 use crate::{
     EventSelector, Timestamp,
+    breaker::CircuitBreaker,
     ports::{MessageBusError, NoPosition},
     runner::{DeliveryLevel, FailureAction, ProcessorPolicy},
 };
@@ -84,7 +86,7 @@ fn rules(seed: u64, start: Instant, rng: &mut fastrand::Rng) -> Rules {
         has_event_store: true,
         instance: "instance".into(),
         started: (start, Timestamp::from_micros(1)),
-        breaker: None,
+        breaker: (seed % 4 == 1).then(CircuitBreaker::default),
         seed,
     }
 }
@@ -112,8 +114,13 @@ impl Simulation {
     }
 
     fn start_instance(&mut self, at: usize) {
+        let mut rules = Rules::clone(&self.rules);
+        // Each process has a breaker of its own.
+        rules.breaker = rules.breaker.map(|_| CircuitBreaker::default());
         self.instances[at] = Instance::new();
-        self.instances[at].machine = Some(Machine::new(self.rules.clone(), self.now));
+        self.instances[at].changes = rules.breaker.as_ref().map(CircuitBreaker::changes);
+        self.instances[at].breaker.clone_from(&rules.breaker);
+        self.instances[at].machine = Some(Machine::new(Arc::new(rules), self.now));
         self.trace(at, &"starts");
         self.input(at, Input::Timer);
     }
@@ -149,7 +156,8 @@ impl Simulation {
                 .machine
                 .as_ref()
                 .and_then(Machine::wake_at);
-            if wake_at.is_none_or(|wake_at| wake_at > self.now) {
+            let is_changed = self.instances[at].is_breaker_changed();
+            if !is_changed && wake_at.is_none_or(|wake_at| wake_at > self.now) {
                 return;
             }
             let Some(machine) = &mut self.instances[at].machine else {

@@ -1,1 +1,7 @@
-//! Tests of the machine.
+//! Rules of the machine, one test each: inputs in, effects out, and the time moved by hand.
+mod breaker;
+mod checkpoint;
+mod driven;
+mod membership;
+mod rebalance;
+mod window;

@@ -30,6 +30,8 @@ impl Machine {
         if let Some(owned) = owned.filter(|owned| !owned.is_leaving())
             && owned.window.push(record.offset, record.message.size())
         {
+            let bytes = record.message.size();
+            self.room.took(&owned.window, bytes, &self.rules.policy);
             self.counts.unreadable += 1;
             owned.unreadable.push_back(Unreadable {
                 record,

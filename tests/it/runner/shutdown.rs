@@ -1,11 +1,12 @@
 //! The end of a run in each of its states.
 use super::harness::*;
-use foldstream::runner::{EventContext, HandlerResult, Listener};
+use foldstream::runner::{EventContext, HandlerResult, Listener, ModelId, Projector};
 use foldstream_testkit::faults::{Fault, Faults, Op, Rule};
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU32, Ordering},
+        mpsc,
     },
     time::Duration,
 };
@@ -90,4 +91,108 @@ async fn a_shutdown_does_not_wait_for_a_backend_that_is_away() {
         let waited = started.elapsed();
         assert!(waited < Duration::from_secs(3), "call {n}: {waited:?}");
     }
+}
+
+/// A projector whose flush takes two seconds, and whose event of the stream named late takes one.
+#[derive(Default)]
+struct SlowFlush(AtomicU32);
+impl Projector for SlowFlush {
+    const NAME: &'static str = "seen";
+    type Events = crate::support::AccountEvent;
+    async fn project(&self, _: &Self::Events, ctx: &EventContext) -> HandlerResult {
+        if ctx.stream().id() == "late" {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+        self.0.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+    async fn reset(&self, _: &ModelId) -> HandlerResult {
+        Ok(())
+    }
+    async fn flush(&self, _: &ModelId) -> HandlerResult {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_done_while_a_checkpoint_is_under_way_is_committed_at_the_end() {
+    let world = World::new(1);
+    let projector = Arc::new(SlowFlush::default());
+    let runner = world.builder().projector(projector.clone());
+    let runner = runner.build().unwrap();
+    let shutdown = async {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        world.deposit("early").await;
+        // The checkpoint of the early event has begun, and is not over when the run ends.
+        tokio::time::sleep(Duration::from_millis(1_100)).await;
+        world.deposit("late").await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    let report = runner.run(shutdown).await;
+    assert!(report.into_result().is_ok());
+    let projected = projector.0.load(Ordering::SeqCst);
+    assert_eq!((projected, world.committed(SEEN).await), (2, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shutdown_ends_by_its_deadline_however_long_the_drain_may_take() {
+    let world = World::new(1);
+    world.deposit("a").await;
+    let limit = Duration::from_secs(3);
+    let runner = world.builder().with_shutdown_timeout(limit);
+    let stuck = Arc::new(LeavesWork::default());
+    let runner = runner.listener_with(stuck.clone(), from_beginning());
+    let shutdown = tokio::time::sleep(Duration::from_secs(5));
+    let started = Instant::now();
+    let report = runner.build().unwrap().run(shutdown).await;
+    assert!(report.into_result().is_ok());
+    let took = started.elapsed() - Duration::from_secs(5);
+    assert!(took <= limit, "{took:?}");
+    assert_eq!(stuck.counts().0, 1);
+}
+
+/// Blocks its thread at events of the stream named blocks, until the test lets it go.
+struct Blocks(Mutex<mpsc::Receiver<()>>, mpsc::Sender<String>);
+impl Listener for Blocks {
+    const NAME: &'static str = "seen";
+    type Events = crate::support::AccountEvent;
+    async fn handle(&self, _: &Self::Events, ctx: &EventContext) -> HandlerResult {
+        let id = ctx.stream().id().to_owned();
+        let blocks = id == "blocks";
+        self.1.send(id).unwrap();
+        if blocks {
+            // The sender is dropped at the end of the test.
+            let _ = self.0.lock().unwrap().recv();
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn a_shutdown_ends_although_a_handler_blocks_its_thread_and_reports_it() {
+    let world = World::new(1);
+    for id in ["other", "blocks"] {
+        world.deposit(id).await;
+    }
+    let (release, blocked) = mpsc::channel();
+    let (entered, enters) = mpsc::channel();
+    let policy = from_beginning().with_drain(Duration::from_millis(50));
+    let blocks = Blocks(Mutex::new(blocked), entered);
+    let runner = world.builder().listener_with(blocks, policy);
+    let runner = runner.build().unwrap();
+    let both_run = tokio::task::spawn_blocking(move || {
+        let mut seen = [enters.recv().unwrap(), enters.recv().unwrap()];
+        seen.sort_unstable();
+        seen
+    });
+    let shutdown = async move { assert_eq!(both_run.await.unwrap(), ["blocks", "other"]) };
+    let run = tokio::spawn(async move { runner.run(shutdown).await });
+    // The handler blocks until the test ends, so a run that waits for it never ends.
+    let ended = tokio::time::timeout(Duration::from_secs(120), run).await;
+    let report = ended.expect("the run ends").unwrap().into_result().unwrap();
+    assert_eq!((report[0].handled, report[0].abandoned), (1, 1));
+    // What it was at comes again: the offset stays before it.
+    assert_eq!(world.committed(SEEN).await, 1);
+    drop(release);
 }

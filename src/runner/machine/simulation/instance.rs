@@ -10,6 +10,7 @@ use super::super::{
 use super::store::Store;
 use crate::{
     StreamId, Version,
+    breaker::{CircuitBreaker, CircuitState},
     ports::{AssignedPartition, OffsetCommit, PartitionId},
     runner::{
         DeliveryLevel, ErrorClass, HandlerError,
@@ -20,11 +21,11 @@ use crate::{
     },
 };
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::Duration,
 };
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 /// A step of I/O that the driver does.
 #[derive(Debug)]
@@ -124,6 +125,11 @@ impl Told {
 
 pub(super) struct Instance {
     pub(super) machine: Option<Machine>,
+    pub(super) breaker: Option<CircuitBreaker>,
+    /// Tells of changes of the breaker, as the driver listens to them.
+    pub(super) changes: Option<watch::Receiver<u64>>,
+    /// The attempts that have been started while the circuit was not closed.
+    pub(super) probes: BTreeSet<AttemptId>,
     pub(super) jobs: Vec<Job>,
     pub(super) attempts: BTreeMap<AttemptId, Attempt>,
     pub(super) buffer: Vec<Buffered>,
@@ -145,6 +151,9 @@ impl Instance {
     pub(super) fn new() -> Self {
         Self {
             machine: None,
+            breaker: None,
+            changes: None,
+            probes: BTreeSet::new(),
             jobs: Vec::new(),
             attempts: BTreeMap::new(),
             buffer: Vec::new(),
@@ -156,6 +165,35 @@ impl Instance {
             has_consumer: false,
             has_pause_failed: false,
             steps_at_once: 0,
+        }
+    }
+
+    /// Returns true once for each time at which the breaker has told of a change.
+    pub(super) fn is_breaker_changed(&mut self) -> bool {
+        let changes = self.changes.as_mut();
+        changes.is_some_and(|changes| {
+            let is_changed = changes.has_changed().unwrap_or(false);
+            changes.mark_unchanged();
+            is_changed
+        })
+    }
+
+    /// Checks that no attempt begins while the circuit is open, and only one at a time while it is
+    /// half-open.
+    pub(super) fn check_circuit(&mut self, id: AttemptId, now: Instant) {
+        let state = self.breaker.as_ref().map(|breaker| breaker.state_at(now));
+        match state {
+            None | Some(CircuitState::Closed) => self.probes.clear(),
+            Some(CircuitState::HalfOpen) => {
+                let attempts = &self.attempts;
+                self.probes.retain(|id| {
+                    let probe = attempts.get(id);
+                    probe.is_some_and(|probe| !probe.is_cancelled)
+                });
+                assert!(self.probes.is_empty(), "two probes at once");
+                self.probes.insert(id);
+            }
+            Some(open) => panic!("an attempt begins although the circuit is {open:?}"),
         }
     }
 

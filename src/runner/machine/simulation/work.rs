@@ -174,6 +174,7 @@ impl Simulation {
             Effect::Start(id, work) => {
                 let (plan, wait) = instance::plan(&mut self.rng, self.is_calm);
                 let from = self.now + wait;
+                self.instances[at].check_circuit(id, self.now);
                 self.instances[at].begin_attempt(id, work, plan, from);
             }
             Effect::Finish(id) => {
@@ -280,6 +281,8 @@ impl Simulation {
         match what {
             What::Join if self.fails(15) => Input::NotJoined(away()),
             What::Join => {
+                // Leaving may have taken too long to be waited for: that membership ends by itself.
+                self.broker.leave(at);
                 self.broker.is_member[at] = true;
                 Input::Joined("group".into(), None)
             }
