@@ -1,4 +1,5 @@
 //! Parked streams, dead letters, and the requests of operators about them.
+mod assignment;
 mod lanes;
 mod letters;
 mod operator;
