@@ -144,6 +144,51 @@ async fn at_two_votes_all_processes_are_open_and_one_probe_closes_them() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn of_many_waiters_in_all_processes_exactly_one_probes() {
+    local(async {
+        let control = in_memory();
+        let processes = start(&control, 3);
+        sleep(SECOND).await;
+        processes[0].fail(5).await;
+        processes[1].fail(5).await;
+        sleep(12 * SECOND).await;
+        assert!(!processes[2].is_closed());
+
+        // Ten callers of each process try all the time, and a call takes longer than their pauses.
+        let made = Rc::new(Cell::new(0));
+        let callers = processes
+            .iter()
+            .flat_map(|process| vec![process.breaker.clone(); 10]);
+        let callers: Vec<_> = callers
+            .map(|breaker| {
+                let made = made.clone();
+                spawn_local(async move {
+                    loop {
+                        let call = async {
+                            made.set(made.get() + 1);
+                            sleep(3 * SECOND).await;
+                            Ok::<_, ()>(())
+                        };
+                        let _ = breaker.call_when(call, |()| true).await;
+                        sleep(SECOND / 10).await;
+                    }
+                })
+            })
+            .collect();
+        let until = Instant::now() + 60 * SECOND;
+        while !rows(&control).await.contains_key("!epoch") {
+            assert!(Instant::now() < until && made.get() <= 1, "{}", made.get());
+            sleep(SECOND / 100).await;
+        }
+        assert_eq!(made.get(), 1);
+        for caller in callers {
+            caller.abort();
+        }
+    })
+    .await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_bad_process_never_stops_the_good_ones_also_when_it_starts_again() {
     local(async {
         let control = in_memory();
