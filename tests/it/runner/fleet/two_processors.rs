@@ -1,6 +1,6 @@
 //! Instances that start, stop, die and are expelled at any moment, on backends that fail and lose
 //! answers.
-use super::harness::*;
+use super::super::harness::*;
 use crate::support::AccountEvent;
 use foldstream::{
     SourceUri, StreamId, Version,

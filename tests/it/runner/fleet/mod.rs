@@ -1,0 +1,211 @@
+//! A fleet of instances of one service, whole and in memory: real runners over the in-memory ports,
+//! on paused time, with operators at work.
+//!
+//! Each seed draws the settings ([`schedule`]) and everything that goes wrong: instances die at any
+//! await and at the writes of rows, stand still, or go on with partitions that they have lost;
+//! ports fail, and lose answers; records come twice, late, or never; handlers fail for a while or
+//! until they are fixed; operators redrive, discard, skip, pause and abort meanwhile
+//! ([`operator`]). The rules are checked at every call ([`handlers`], [`checks`]), and at the end,
+//! when everything is healed.
+mod checks;
+mod handlers;
+mod instance;
+mod operator;
+mod schedule;
+mod two_processors;
+mod world;
+
+use foldstream::runner::DeliveryLevel;
+use schedule::Schedule;
+use std::{sync::Arc, time::Duration};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use world::{Hits, World};
+
+/// Runs one seed. Returns the world as it is at the end.
+async fn history(plan: Schedule, hits: &Hits) -> Arc<World> {
+    let world = World::new(plan, hits.clone());
+    let stop = CancellationToken::new();
+    let written = async {
+        for _ in 0..world.plan.commits {
+            world.write().await;
+            if world.one_in(5) {
+                world.litter().await;
+            }
+            sleep(world.millis(0..1_200)).await;
+        }
+        sleep(world.millis(0..4_000)).await;
+        stop.cancel();
+    };
+    let outage = async {
+        if let Some((begin, length)) = world.plan.outage {
+            sleep(begin).await;
+            world.facts().is_outage = true;
+            sleep(length).await;
+            world.facts().is_outage = false;
+        }
+    };
+    let lives =
+        (0..world.plan.instances).map(|slot| instance::lives(world.clone(), slot, stop.clone()));
+    let disturbed = async {
+        tokio::join!(
+            written,
+            outage,
+            futures::future::join_all(lives),
+            operator::operate(world.clone(), stop.clone()),
+            operator::run_jobs(world.clone(), stop.clone()),
+        )
+    };
+    disturbed.await;
+    heal(&world).await;
+    world
+}
+
+/// Everything is fixed, and nothing goes wrong any more.
+async fn heal(world: &Arc<World>) {
+    world.fix_all();
+    world.facts().is_calm = true;
+    world.note(|| "everything is healed".into());
+    instance::heal(world, 0, operator::clear_up(world)).await;
+    if world.violations().is_none() {
+        checks::at_the_end(world).await;
+    }
+}
+
+/// Runs a future on paused time, on this thread alone.
+fn alone<T>(future: impl Future<Output = T>) -> T {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(future)
+}
+
+/// Runs seeds at a level, and asserts that each of these things has happened.
+fn run(name: &str, level: DeliveryLevel, short: u64, features: &[&str]) {
+    let hits = Hits::default();
+    let seeds = foldstream_testkit::length::seeds(short, 3_400);
+    let number = seeds.end - seeds.start;
+    for seed in seeds {
+        let plan = Schedule::draw(seed, level);
+        let hour = Duration::from_secs(3_600);
+        let world = alone(async { tokio::time::timeout(hour, history(plan, &hits)).await });
+        let violated = world.map_or_else(|_| Some("it hangs".into()), |world| world.violations());
+        assert!(
+            violated.is_none(),
+            "{}\nseed {seed}: FOLDSTREAM_SEED={seed} cargo test -p foldstream --test it -- --exact runner::fleet::{name}",
+            violated.unwrap_or_default()
+        );
+    }
+    let hits = hits.lock().unwrap();
+    println!("{number} seeds: {hits:#?}");
+    // The seeds are always the same ones, so that luck does not decide.
+    if number >= short {
+        let features = COMMON.iter().chain(features);
+        let missing: Vec<_> = features.filter(|f| !hits.contains_key(**f)).collect();
+        assert!(missing.is_empty(), "never happened: {missing:?}");
+    }
+}
+
+/// The faults, crash points and features that every level must have met.
+const COMMON: &[&str] = &[
+    "ApplyLate on put",
+    "CrashAfter on commit",
+    "CrashAfter on put",
+    "CrashBefore on commit",
+    "CrashBefore on put",
+    "Delay on commit",
+    "Delay on put",
+    "Duplicate on put",
+    "Freeze on next",
+    "HoldBack on next",
+    "LoseReply on commit",
+    "LoseReply on delete",
+    "LoseReply on get",
+    "LoseReply on getmany",
+    "LoseReply on offsets",
+    "LoseReply on put",
+    "LoseReply on range",
+    "LoseReply on subscribe",
+    "LoseSession on next",
+    "Unavailable on commit",
+    "Unavailable on delete",
+    "Unavailable on get",
+    "Unavailable on getmany",
+    "Unavailable on next",
+    "Unavailable on offsets",
+    "Unavailable on pause",
+    "Unavailable on put",
+    "Unavailable on range",
+    "Unavailable on subscribe",
+    "a job runner died",
+    "an operator died",
+    "batch",
+    "buffered effects forgotten",
+    "call during an outage",
+    "call of bus",
+    "call of history",
+    "delete ask",
+    "delete park",
+    "died at put park",
+    "discard asked",
+    "discard passed",
+    "duplicate records",
+    "failed flush",
+    "failed: Fatal",
+    "failed: Flaky",
+    "failed: Panic",
+    "failed: Permanent",
+    "failed: Slow",
+    "failed: Throttled",
+    "failed: Transient",
+    "fixed",
+    "frozen process",
+    "given up: DeadLetter",
+    "given up: Discard",
+    "given up: Park",
+    "halted: this process is broken",
+    "hole",
+    "job done",
+    "killed at any await",
+    "late record",
+    "lost answer of a handler",
+    "lost assignment",
+    "missing record",
+    "partial flush",
+    "paused",
+    "private event",
+    "put ask",
+    "put def",
+    "put discarded",
+    "put dlq",
+    "put park",
+    "redrive of All",
+    "redrive of Group",
+    "redrive of Letter",
+    "redrive of Stream",
+    "redriven at the end",
+    "resumed",
+    "revocation",
+    "skip asked",
+    "stopped",
+    "unreadable record",
+    "unreadable record discarded",
+    "zombie",
+];
+
+#[test]
+fn nothing_is_lost_or_overtaken_at_least_once() {
+    let name = "nothing_is_lost_or_overtaken_at_least_once";
+    run(name, DeliveryLevel::AtLeastOnce, 150, &[]);
+}
+
+#[test]
+fn nothing_before_a_stored_position_is_repeated() {
+    let name = "nothing_before_a_stored_position_is_repeated";
+    run(name, DeliveryLevel::Deduplicated, 150, &["put pos"]);
+}
+
+#[test]
+fn every_effect_comes_exactly_once() {
+    let name = "every_effect_comes_exactly_once";
+    run(name, DeliveryLevel::ExactlyOnceEffect, 150, &[]);
+}
