@@ -69,7 +69,7 @@ pub enum LetterCommand {
     Show {
         /// The processor, as in sales.
         processor: String,
-        /// The event, as in cart#c0001@3, or the record, as in GlobalEvents[2]@17.
+        /// The event, as in cart#c0001@3, or the record, as in `GlobalEvents[2]@17`.
         event: Target,
     },
 }
@@ -112,7 +112,7 @@ pub struct RedriveArgs {
 pub enum RedriveTarget {
     /// One event, or the stream that waits after it.
     Event {
-        /// The event, as in cart#c0001@3, or the record, as in GlobalEvents[2]@17.
+        /// The event, as in cart#c0001@3, or the record, as in `GlobalEvents[2]@17`.
         event: Target,
         /// The way in which they are redriven.
         #[command(flatten)]
@@ -191,7 +191,7 @@ pub enum JobCommand {
 pub struct EventArgs {
     /// The processor, as in sales.
     pub processor: String,
-    /// The event, as in cart#c0001@3, or the record, as in GlobalEvents[2]@17.
+    /// The event, as in cart#c0001@3, or the record, as in `GlobalEvents[2]@17`.
     pub event: Target,
     /// The operator who acts.
     #[command(flatten)]
