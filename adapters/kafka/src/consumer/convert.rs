@@ -11,9 +11,46 @@ use std::{
     sync::Arc,
 };
 
+/// The header names of events. A name of the program is copied without touching a counter that the
+/// threads of this consumer and of its caller would pass back and forth.
+const NAMES_OF_EVENTS: [HeaderName; 18] = [
+    HeaderName::from_static("content-type"),
+    HeaderName::from_static("ce_specversion"),
+    HeaderName::from_static("ce_id"),
+    HeaderName::from_static("ce_source"),
+    HeaderName::from_static("ce_type"),
+    HeaderName::from_static("ce_time"),
+    HeaderName::from_static("ce_subject"),
+    HeaderName::from_static("ce_fsversion"),
+    HeaderName::from_static("ce_fsschema"),
+    HeaderName::from_static("ce_fscommitlast"),
+    HeaderName::from_static("ce_fsprev"),
+    HeaderName::from_static("ce_fscodec"),
+    HeaderName::from_static("ce_correlationid"),
+    HeaderName::from_static("ce_causationid"),
+    HeaderName::from_static("ce_traceparent"),
+    HeaderName::from_static("traceparent"),
+    HeaderName::from_static("fs_command"),
+    HeaderName::from_static("fs_actor"),
+];
+
 /// The header names that one consumer has seen. Records repeat a few of them forever.
-#[derive(Debug, Default)]
-pub(super) struct Names(HashMap<String, HeaderName>);
+#[derive(Debug)]
+pub(super) struct Names {
+    known: HashMap<String, HeaderName>,
+    /// The names of the last record, by position: most records have the same ones.
+    last: Vec<HeaderName>,
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        let known = NAMES_OF_EVENTS.map(|name| (name.to_string(), name));
+        Self {
+            known: known.into(),
+            last: Vec::new(),
+        }
+    }
+}
 
 /// The most names that are kept, so that a sender of random names does not fill the memory.
 const MOST_NAMES: usize = 256;
@@ -39,8 +76,8 @@ impl Names {
             Message::new(Arc::clone(&id.topic), timestamp).with_partition(id.partition);
         (message.key, message.value) = (key, value);
         message.headers.reserve_exact(headers.len());
-        for header in headers {
-            let Some(name) = self.name(header.key) else {
+        for (at, header) in headers.into_iter().enumerate() {
+            let Some(name) = self.name(at, header.key) else {
                 continue;
             };
             message.headers.push((name, header.value.map(&mut part)));
@@ -48,17 +85,29 @@ impl Names {
         message
     }
 
-    /// Returns the shared name. `None` for a name with a NUL, which librdkafka never returns, since
-    /// its names are C strings.
-    fn name(&mut self, name: &str) -> Option<HeaderName> {
-        if let Some(known) = self.0.get(name) {
-            return Some(known.clone());
+    /// Returns the shared name of the header at a position. `None` for a name with a NUL, which
+    /// librdkafka never returns, since its names are C strings.
+    fn name(&mut self, at: usize, name: &str) -> Option<HeaderName> {
+        if let Some(last) = self.last.get(at)
+            && **last == *name
+        {
+            return Some(last.clone());
         }
-        let new = HeaderName::new(name).ok()?;
-        if self.0.len() < MOST_NAMES {
-            self.0.insert(name.to_owned(), new.clone());
+        let found = match self.known.get(name) {
+            Some(known) => known.clone(),
+            None => {
+                let new = HeaderName::new(name).ok()?;
+                if self.known.len() < MOST_NAMES {
+                    self.known.insert(name.to_owned(), new.clone());
+                }
+                new
+            }
+        };
+        if at < MOST_NAMES {
+            self.last.truncate(at);
+            self.last.push(found.clone());
         }
-        Some(new)
+        Some(found)
     }
 }
 

@@ -468,6 +468,11 @@ impl Reading {
         }
     }
 
+    /// Returns true if an entry may be delivered, and the partition does not wait for its turn yet.
+    fn may_be_ready(&self) -> bool {
+        !self.ready && !self.paused && self.revoked.is_none() && !self.buffer.is_empty()
+    }
+
     fn has_room(&self, share: Share) -> bool {
         self.buffer.is_empty() || (self.buffer.len() < share.records && self.bytes < share.bytes)
     }
@@ -485,10 +490,7 @@ impl State {
 
     fn make_ready(&mut self, id: &PartitionId) {
         if let Some(reading) = self.partitions.get_mut(id)
-            && !reading.ready
-            && !reading.paused
-            && reading.revoked.is_none()
-            && !reading.buffer.is_empty()
+            && reading.may_be_ready()
         {
             reading.ready = true;
             self.ready.push_back(id.clone());
@@ -523,7 +525,10 @@ impl State {
             if has_room {
                 reading.full = false;
             }
-            self.make_ready(&id);
+            if reading.may_be_ready() {
+                reading.ready = true;
+                self.ready.push_back(id);
+            }
             return Some((event, has_room));
         }
         None
