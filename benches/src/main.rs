@@ -4,12 +4,13 @@
 //! ```sh
 //! cargo run --release -p foldstream-bench -- store
 //! ```
-//! prints a table. `--json FILE` writes its rows with the raw samples of both sides, and `--only
+//! prints a table, and so does `runner`, which needs Docker for a Kafka broker. `--json FILE` writes its rows with the raw samples of both sides, and `--only
 //! WORK` measures one work. `--sabotage ROW` adds a read, a write or 1 ms to our side of that row,
 //! which must then miss its goal: a benchmark that cannot fail shows nothing. The exit status is 2
 //! if a row misses its goal.
 mod account;
 mod memory;
+mod runner;
 mod store;
 mod table;
 
@@ -35,6 +36,11 @@ enum Suite {
     Store(Options),
     /// Commands on the in-memory event store, one core, against cqrs-es 0.5 with its MemStore.
     Memory(Options),
+    /// The runner on Kafka against a loop over rdkafka's StreamConsumer, its memory, and its cost.
+    Runner(Options),
+    /// The process whose memory `runner` measures.
+    #[command(hide = true)]
+    SlowKey(runner::SlowKey),
 }
 
 #[derive(Args)]
@@ -84,7 +90,10 @@ fn main() -> ExitCode {
     let suite = Cli::parse().suite;
     let done = match suite {
         Suite::Memory(options) if options.worker => measure(options.which()),
-        suite => report(suite),
+        Suite::SlowKey(process) => runner::work_off_slow_key(&process),
+        Suite::Store(options) => report(&options, true),
+        Suite::Memory(options) => report(&options, false),
+        Suite::Runner(options) => report_runner(&options),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -149,11 +158,7 @@ impl Options {
 }
 
 /// Prints the rows of a suite. Returns true if all of them hold.
-fn report(suite: Suite) -> Result<bool, BenchError> {
-    let (options, with_store) = match suite {
-        Suite::Store(options) => (options, true),
-        Suite::Memory(options) => (options, false),
-    };
+fn report(options: &Options, with_store: bool) -> Result<bool, BenchError> {
     let which = options.which();
     let (in_store, in_memory) = (with_store && store::has(which), memory::has(which));
     if !in_store && !in_memory {
@@ -166,10 +171,20 @@ fn report(suite: Suite) -> Result<bool, BenchError> {
     if in_memory {
         rows.extend(memory_rows(which)?);
     }
-    print!("{}", table::draw(&rows));
-    if let Some(file) = options.json {
-        let text = serde_json::to_vec_pretty(&rows)?;
-        std::fs::write(&file, text).map_err(io("the JSON file cannot be written"))?;
+    show(options, &rows)
+}
+
+/// Prints the rows about the runner. Returns true if all of them hold.
+fn report_runner(options: &Options) -> Result<bool, BenchError> {
+    let rows = runner::rows(&runner::Size::default(), options.which())?;
+    show(options, &rows)
+}
+
+fn show(options: &Options, rows: &[Row]) -> Result<bool, BenchError> {
+    print!("{}", table::draw(rows));
+    if let Some(file) = &options.json {
+        let text = serde_json::to_vec_pretty(rows)?;
+        std::fs::write(file, text).map_err(io("the JSON file cannot be written"))?;
     }
     Ok(rows.iter().all(|row| row.holds))
 }

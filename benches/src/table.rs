@@ -8,6 +8,8 @@ use std::fmt::Write;
 pub(crate) enum Bound {
     AtLeast,
     AtMost,
+    /// The value is shown, and has no goal.
+    Noted,
 }
 
 /// One measured value and its goal.
@@ -31,6 +33,9 @@ pub(crate) struct Row {
     pub(crate) ours: Vec<f64>,
     /// The samples of the other side, from the same rounds.
     pub(crate) theirs: Vec<f64>,
+    /// The settings of both sides, if the names do not say them.
+    #[serde(default)]
+    pub(crate) note: Option<String>,
 }
 
 /// A measure of a work, and its goal.
@@ -59,6 +64,7 @@ impl Row {
         let holds = match goal.bound {
             Bound::AtLeast => value >= goal.goal - 1e-9,
             Bound::AtMost => value <= goal.goal + 1e-9,
+            Bound::Noted => true,
         };
         Self {
             work: work.into(),
@@ -70,7 +76,18 @@ impl Row {
             unit: goal.unit.into(),
             ours,
             theirs,
+            note: None,
         }
+    }
+
+    /// Adds the settings of both sides.
+    pub(crate) fn with_note(mut self, note: String) -> Self {
+        self.note = Some(note);
+        self
+    }
+
+    const fn verdict(&self) -> &'static str {
+        if self.holds { "holds" } else { "MISSES" }
     }
 
     /// Returns the name of the row as `--sabotage` takes it.
@@ -89,9 +106,10 @@ pub(crate) fn draw(rows: &[Row]) -> String {
         "work/measure", "ours", "theirs", "", "value", "goal"
     );
     for row in rows {
-        let sign = match row.bound {
-            Bound::AtLeast => ">=",
-            Bound::AtMost => "<=",
+        let (goal, verdict) = match row.bound {
+            Bound::AtLeast => (format!(">= {}", row.goal), row.verdict()),
+            Bound::AtMost => (format!("<= {}", row.goal), row.verdict()),
+            Bound::Noted => ("-".to_owned(), ""),
         };
         let _ = writeln!(
             text,
@@ -101,9 +119,19 @@ pub(crate) fn draw(rows: &[Row]) -> String {
             short(median(&row.theirs)),
             row.unit,
             row.value,
-            format!("{sign} {}", row.goal),
-            if row.holds { "holds" } else { "MISSES" },
+            goal,
+            verdict,
         );
+    }
+    // One line for all rows with the same settings.
+    let mut said: Vec<&str> = Vec::new();
+    for row in rows {
+        if let Some(note) = &row.note
+            && !said.contains(&note.as_str())
+        {
+            let _ = writeln!(text, "{}: {note}", row.name());
+            said.push(note);
+        }
     }
     text
 }

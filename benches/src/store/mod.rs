@@ -15,8 +15,10 @@ use crate::{
     table::{Goal, Row},
 };
 use catalogue::{WORKS, Work};
-use endpoint::Endpoint;
 use sides::{Bench, Samples};
+
+pub(crate) use endpoint::{Cost, Endpoint};
+pub(crate) use sides::{config, over};
 
 /// The size of a measurement.
 #[derive(Clone, Copy, Debug)]

@@ -35,10 +35,10 @@ pub(super) struct Sides {
 
 impl Sides {
     async fn over(endpoint: &str, mode: PublishMode) -> Result<Self, BenchError> {
-        let client = client(endpoint);
-        let stores = DynamoDb::with_client(client.clone(), config(endpoint, mode)).await;
+        let stores = over(endpoint, mode).await?;
+        let client = stores.client().clone();
         Ok(Self {
-            stores: stores.map_err(BenchError::other)?,
+            stores,
             lean: Raw::new(client.clone(), Form::Lean),
             same_facts: Raw::new(client, Form::SameFacts),
         })
@@ -85,7 +85,13 @@ fn client(endpoint: &str) -> Client {
     Client::from_conf(config.build())
 }
 
-fn config(endpoint: &str, mode: PublishMode) -> DynamoDbConfig {
+/// Returns the stores at an endpoint.
+pub(crate) async fn over(endpoint: &str, mode: PublishMode) -> Result<DynamoDb, BenchError> {
+    let stores = DynamoDb::with_client(client(endpoint), config(endpoint, mode)).await;
+    stores.map_err(BenchError::other)
+}
+
+pub(crate) fn config(endpoint: &str, mode: PublishMode) -> DynamoDbConfig {
     DynamoDbConfig::default()
         .with_endpoint(endpoint)
         .with_publish_mode(mode)
