@@ -244,6 +244,60 @@ fn a_handler_that_blocks_its_thread_makes_the_process_not_live() {
     });
 }
 
+/// Handles the event of one stream only after those of the others, for which it blocks its thread.
+struct BlocksForOthers {
+    others: std::sync::mpsc::Sender<()>,
+    blocked: std::sync::Mutex<std::sync::mpsc::Receiver<()>>,
+    /// The number of the others.
+    waits_for: usize,
+}
+impl Listener for BlocksForOthers {
+    const NAME: &'static str = "seen";
+    type Events = crate::support::AccountEvent;
+    async fn handle(&self, _: &Self::Events, ctx: &EventContext) -> HandlerResult {
+        if ctx.stream().id() != "first" {
+            let _ = self.others.send(());
+            return Ok(());
+        }
+        let blocked = self.blocked.lock().unwrap();
+        for _ in 0..self.waits_for {
+            let other = blocked.recv_timeout(Duration::from_secs(60));
+            other.map_err(HandlerError::permanent)?;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_handler_that_blocks_its_thread_does_not_hold_up_other_streams() {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_time()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        // Also streams whose attempts are started long after the one that blocks.
+        for waits_for in [1, 8, 100] {
+            let world = World::new(1);
+            world.deposit("first").await;
+            for other in 0..waits_for {
+                world.deposit(&format!("other-{other}")).await;
+            }
+            let (others, blocked) = std::sync::mpsc::channel();
+            let blocks = BlocksForOthers {
+                others,
+                blocked: std::sync::Mutex::new(blocked),
+                waits_for,
+            };
+            let runner = world.builder().listener_with(blocks, from_beginning());
+            let runner = runner.build().unwrap();
+            let report = runner.run_until_caught_up().await.into_result().unwrap();
+            assert_eq!(report[0].handled, 1 + waits_for as u64);
+            assert_eq!(report[0].dead_letters, 0);
+        }
+    });
+}
+
 /// Returns the values of the rows of all instances of a processor.
 async fn instances(world: &World, processor: &str) -> Vec<String> {
     let query = RangeQuery::new(format!("inst/{processor}"));

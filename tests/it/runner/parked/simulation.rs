@@ -16,7 +16,10 @@ use foldstream::{
 use foldstream_testkit::faults::{Call, Fault, Faults, Op};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 use tokio_util::sync::CancellationToken;
@@ -89,6 +92,8 @@ impl Truth {
 struct Instance {
     truth: Arc<Truth>,
     buffer: Option<Arc<Mutex<Vec<Event>>>>,
+    /// The number of flushes that have failed in a row.
+    failed_flushes: AtomicU32,
 }
 
 impl Projector for Instance {
@@ -110,8 +115,13 @@ impl Projector for Instance {
     }
     async fn flush(&self, _: &ModelId) -> HandlerResult {
         if !*self.truth.calm.lock().unwrap() && self.truth.one_in(15) {
-            return Err(HandlerError::transient("the flush failed"));
+            // More failures in a row would spend the retries, and halt the processor.
+            let in_a_row = self.failed_flushes.fetch_add(1, Ordering::SeqCst);
+            if in_a_row < 2 {
+                return Err(HandlerError::transient("the flush failed"));
+            }
         }
+        self.failed_flushes.store(0, Ordering::SeqCst);
         if let Some(buffer) = &self.buffer {
             let events = std::mem::take(&mut *buffer.lock().unwrap());
             events
@@ -206,6 +216,7 @@ impl Simulation {
         let instance = Instance {
             truth: self.truth.clone(),
             buffer,
+            failed_flushes: AtomicU32::new(0),
         };
         let mut builder = self.world.faulty_builder(faults);
         if self.has_store {
