@@ -241,7 +241,7 @@ impl Kafka {
     /// If a variable cannot be used, Docker cannot be reached, or the node does not become ready in
     /// time. The message of the [`ContainerError`] says what to do.
     pub async fn start_restartable() -> Result<Self, ContainerError> {
-        // Docker gives a port of its choice anew at every start of a container. Another process may
+        // Docker chooses a new port at every start of a container. Another process may
         // take the port until the container has it: then the start fails, and the error says so.
         let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr());
         let port = free.map_err(ContainerError::Runtime)?.port();

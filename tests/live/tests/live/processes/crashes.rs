@@ -177,7 +177,7 @@ struct Log {
     failed_redrives: u64,
 }
 
-/// What disturbs the processes.
+/// The disturbances of the processes.
 struct Chaos<'a> {
     fleet: &'a Fleet,
     plan: Plan,

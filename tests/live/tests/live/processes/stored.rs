@@ -1,4 +1,4 @@
-//! What the servers hold, read with their plain clients.
+//! The contents of the servers, read with their plain clients.
 use super::Fleet;
 use aws_sdk_dynamodb::{Client, types::AttributeValue};
 use foldstream_live::Balance;
