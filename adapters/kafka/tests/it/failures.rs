@@ -169,7 +169,7 @@ async fn a_fatal_error_of_the_producer_is_unavailable_and_the_next_publish_succe
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reader_hears_that_the_brokers_are_down_and_reads_on_when_they_are_up() {
+async fn a_reader_hears_that_the_brokers_are_down_and_reads_on_and_commits_when_they_are_up() {
     let mock = Mock::new();
     let (bus, topic, group) = (mock.bus(), mock.topic(1), fresh("group"));
     publish(&bus, &topic, "k", 1).await;
@@ -192,9 +192,9 @@ async fn a_reader_hears_that_the_brokers_are_down_and_reads_on_when_they_are_up(
             "{error:?}"
         );
     }
-    loop {
+    let again = loop {
         match next_result(&consumer).await {
-            Ok(ConsumerEvent::Delivery(delivery)) if value(&delivery) == "again" => break,
+            Ok(ConsumerEvent::Delivery(delivery)) if value(&delivery) == "again" => break delivery,
             Ok(_) => {}
             Err(error) => assert!(error.is_transient(), "{error:?}"),
         }
@@ -202,7 +202,11 @@ async fn a_reader_hears_that_the_brokers_are_down_and_reads_on_when_they_are_up(
             Instant::now() < deadline + 30 * SECOND,
             "the broker is up for long"
         );
-    }
+    };
+    // The same consumer commits again, without a new start.
+    consumer.commit(&[done(&again)]).await.unwrap();
+    let committed = bus.committed(&group, &topic).await.unwrap();
+    assert_eq!(committed[0].1, Some(again.offset.next()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
