@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     StreamId, Version,
-    ports::{ControlStoreError, PartitionId, RowKey},
+    ports::{ControlStoreError, PartitionId, RangeQuery, RowKey},
 };
 use std::num::NonZeroU32;
 
@@ -19,6 +19,14 @@ use std::num::NonZeroU32;
 #[derive(Debug, PartialEq)]
 pub(crate) struct DeferredPage {
     pub(crate) records: Vec<(Version, StoredRecord)>,
+    /// The sort key after which the next page starts; `None` on the last page.
+    pub(crate) next: Option<String>,
+}
+
+/// The keys of a page of deferred records.
+#[derive(Debug, PartialEq)]
+pub(crate) struct DeferredKeys {
+    pub(crate) keys: Vec<(StreamId, Version)>,
     /// The sort key after which the next page starts; `None` on the last page.
     pub(crate) next: Option<String>,
 }
@@ -69,6 +77,21 @@ impl ProcessorRows {
             records.push((version, record));
         }
         Ok(DeferredPage { records, next })
+    }
+
+    /// Returns the keys of one page of the records of all streams. Values are not read whole.
+    pub(crate) async fn deferred_keys(
+        &self,
+        partition: &PartitionId,
+        after: Option<String>,
+    ) -> Result<DeferredKeys, ControlStoreError> {
+        let query = RangeQuery::new(self.partition("def", partition)).with_after(after);
+        let (lines, next) = self.large.first_lines(&query).await?;
+        let keys = lines.into_iter().filter_map(|(sort, _)| parse_event(&sort));
+        Ok(DeferredKeys {
+            keys: keys.collect(),
+            next,
+        })
     }
 
     /// Deletes a record that was handled. Returns false if there was none.

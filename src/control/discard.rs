@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     StreamId, Timestamp, Version,
-    ports::{ControlStoreError, Expect, PartitionId, RangeQuery, Revision, RowKey},
+    ports::{ControlStoreError, Expect, Offset, PartitionId, RangeQuery, Revision, RowKey},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -47,6 +47,10 @@ pub(crate) struct DiscardRow {
     /// True if the version need not have failed: the operator skips an event that may still come.
     #[serde(rename = "k", default, skip_serializing_if = "is_false")]
     pub(crate) is_skip: bool,
+    /// The offset of the record that was passed over, if the owner had the record: once this
+    /// offset is committed, the record does not come again.
+    #[serde(rename = "o", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) offset: Option<Offset>,
     /// The fields that a newer build has written. This build keeps them.
     #[serde(flatten)]
     rest: Map<String, Value>,
@@ -60,7 +64,34 @@ impl DiscardRow {
             at,
             state: DiscardState::Asked,
             is_skip: false,
+            offset: None,
             rest: Map::new(),
+        }
+    }
+    /// Returns the row for a version whose record has this offset.
+    #[must_use]
+    pub(crate) const fn at_offset(mut self, offset: Offset) -> Self {
+        self.offset = Some(offset);
+        self
+    }
+    /// Returns true if no delivery can meet the version any more, and no redrive either, unless
+    /// the stream is parked at the version or below. Then the row only tells what was decided.
+    ///
+    /// `position` is the durable position in the stream, if one is known, and `committed` is the
+    /// offset up to which the partition is committed.
+    pub(crate) fn is_over(
+        &self,
+        version: Version,
+        position: Option<Version>,
+        committed: Offset,
+    ) -> bool {
+        let is_behind = position.is_some_and(|position| version <= position);
+        let is_committed = self.offset.is_some_and(|offset| offset < committed);
+        match self.state {
+            // It was handled before anybody asked.
+            DiscardState::Asked => is_behind,
+            DiscardState::Passed => is_behind || is_committed,
+            DiscardState::Handled => true,
         }
     }
     /// Returns the row for a version that need not have failed.
@@ -235,6 +266,25 @@ mod tests {
         assert_eq!(handled, text.replace("asked", "handled"));
         let skip = serde_json::to_string(&row.clone().skipping()).unwrap();
         assert_eq!(skip, text.replace('}', r#","k":true}"#));
+        let record = row.clone().at_offset(Offset::new(4)).passed();
+        let text_of_it = text.replace("asked", "passed").replace('}', r#","o":4}"#);
+        assert_eq!(serde_json::to_string(&record).unwrap(), text_of_it);
         assert!(row.is_in_force() && row.passed().is_in_force() && !row.handled().is_in_force());
+    }
+
+    #[test]
+    fn a_discard_is_over_once_its_event_cannot_come_again() {
+        let asked = DiscardRow::asked("ann", "a duplicate", Timestamp::from_micros(7));
+        let (passed, handled) = (asked.passed(), asked.handled());
+        let record = passed.clone().at_offset(Offset::new(4));
+        let v = Version::new;
+        let is_over = |row: &DiscardRow, position: Option<u64>, committed| {
+            row.is_over(v(3), position.map(v), Offset::new(committed))
+        };
+        assert!(!is_over(&asked, Some(2), 9) && is_over(&asked, Some(3), 0));
+        assert!(!is_over(&asked, None, 9) && is_over(&handled, None, 0));
+        assert!(!is_over(&passed, Some(2), 9) && is_over(&passed, Some(3), 0));
+        assert!(!is_over(&record, None, 4) && is_over(&record, None, 5));
+        assert!(!is_over(&passed, None, 9), "its record is not known");
     }
 }

@@ -188,11 +188,7 @@ impl Operator {
         let mut answer = Discarded::NOTHING;
         if let LetterKey::Event { stream, version } = &address.key {
             if !found.is_open(*version) {
-                let before = rows.discard_get(at, stream, *version).await?;
-                answer.state = match before {
-                    None => None,
-                    Some(_) => self.discard_state(address).await?,
-                };
+                answer.state = self.discard_state(address).await?;
                 return Ok(answer);
             }
             let row = self.discard_row(reason);

@@ -7,7 +7,7 @@ pub(super) use self::read::panic_message;
 use super::{
     EventContext, EventSource, HandlerError, ModelId, Position, Start, UnknownEvents,
     erased::{AnyEvent, ErasedProcessor},
-    machine::{Ended, Failure, FailureOf, Outcome, Range, Record, What, Work},
+    machine::{Again, Ended, Failure, FailureOf, Outcome, Range, Record, What, Work},
     report::Counts,
     spans::{self, Cause, Spans},
     step::{Arrived, HistoryForked, Step, next_step},
@@ -116,7 +116,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
         let (done, result) = match &what {
             What::Records(records) => self.take_all(records).await,
             What::Range(range) => self.take_range(range).await,
-            What::Again(event) => self.take_again(event).await,
+            What::Again(again) => self.take_again(again).await,
         };
         Ended {
             progress: self.certain,
@@ -405,8 +405,26 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
         Ok(())
     }
 
-    /// Handles one event that was given up, whatever was handled since.
-    async fn take_again(&mut self, event: &RecordedEvent) -> (usize, Outcome) {
+    /// Handles one event that has a letter. If it was given up, its stream has gone on without it,
+    /// so that the position says nothing.
+    async fn take_again(&mut self, again: &Again) -> (usize, Outcome) {
+        let event = &*again.event;
+        if !again.is_given_up {
+            match self.look_up(&event.header.stream).await {
+                Ok(Progress::At(at)) if at.version >= event.header.version => {
+                    self.counts.duplicates += 1;
+                    return (1, Outcome::Done);
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    // That is no failure of the event: the request waits.
+                    let stream = &event.header.stream;
+                    tracing::warn!(%stream, error = crate::chain(error.source()), "the position of a stream could not be read for a redrive");
+                    return (0, Outcome::Cancelled);
+                }
+            }
+        }
+        (self.progress, self.certain) = (Progress::NoBase, Progress::NoBase);
         let partition = self.work.partition.clone();
         let handled = self.handle(0, event, EventSource::History, &partition);
         let handled = match handled.await {

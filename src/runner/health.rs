@@ -78,6 +78,10 @@ pub struct ProcessorHealth {
     /// The number of dead letters in the partitions that the processor owns; `None` if they are not
     /// known.
     pub dead_letters: Option<u64>,
+    /// The number of dead letters that could not be copied to their
+    /// [topic](super::ProcessorPolicy::with_dead_letter_topic) since the runner was started. The
+    /// letters are stored.
+    pub dead_letters_not_sent: u64,
     /// The state of the circuit breaker; `None` if the processor has none.
     pub breaker: Option<CircuitState>,
     /// The time since the task of the processor has last shown a sign of life. It shows one each
@@ -300,6 +304,7 @@ impl ProcessorHealth {
             unreadable: 0,
             parked: None,
             dead_letters: None,
+            dead_letters_not_sent: 0,
             breaker: None,
             silent: Duration::ZERO,
         }

@@ -17,8 +17,8 @@ pub const OPERATION: &str = "messaging.operation.name";
 /// The label that holds the class of a failure: `transient`, `throttled`, `permanent`, `poison` or
 /// `fatal`. Calls that went well do not have it.
 pub const ERROR_TYPE: &str = "error.type";
-/// The label of [`EVENTS`] that holds what became of the events, and the label of [`STATE`] that
-/// holds the state.
+/// The label of [`EVENTS`] and [`DEAD_LETTER_RECORDS`] that holds what became of the events or
+/// copies, and the label of [`STATE`] that holds the state.
 pub const OUTCOME: &str = "foldstream.outcome";
 
 /// A histogram: the time that a call of a handler took, in seconds.
@@ -48,6 +48,10 @@ pub const WAITING_LANES: &str = "foldstream.processor.waiting_lanes";
 pub const HELD_BYTES: &str = "foldstream.processor.held_bytes";
 /// A gauge: the parked streams. It is not recorded while the number is not known.
 pub const PARKED: &str = "foldstream.processor.parked";
+/// A counter: the copies of dead letters for the topic of
+/// [`with_dead_letter_topic`](super::ProcessorPolicy::with_dead_letter_topic), with the outcome
+/// `sent` or `not_sent`.
+pub const DEAD_LETTER_RECORDS: &str = "foldstream.processor.dead_letter_records";
 /// A gauge: the dead letters. It is not recorded while the number is not known.
 pub const DEAD_LETTERS: &str = "foldstream.processor.dead_letters";
 
@@ -81,6 +85,14 @@ impl Meter {
             if now > before {
                 metrics::counter!(EVENTS, PROCESSOR => name.clone(), OUTCOME => outcome)
                     .increment(now - before);
+            }
+        }
+        let sent = counts.letters_sent - before.letters_sent;
+        let not_sent = counts.letters_not_sent - before.letters_not_sent;
+        for (outcome, copies) in [("sent", sent), ("not_sent", not_sent)] {
+            if copies > 0 {
+                metrics::counter!(DEAD_LETTER_RECORDS, PROCESSOR => name.clone(), OUTCOME => outcome)
+                    .increment(copies);
             }
         }
         if counts.retries > before.retries {

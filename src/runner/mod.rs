@@ -271,6 +271,16 @@ impl RunnerBuilder {
             entry.upcasters = entry.processor.upcasters(&self.upcasters)?;
             check_name(&entry.name)?;
             entry.policy.validate()?;
+            if let Some(topic) = &entry.policy.dead_letter_topic
+                && self.topics.contains(topic)
+            {
+                return Err(BuildError::Invalid {
+                    field: "dead_letter_topic",
+                    reason: format!(
+                        "{topic} is read by this runner: its dead letters would come back as records"
+                    ),
+                });
+            }
             if !names.insert(entry.name.clone()) {
                 return Err(BuildError::DuplicateName {
                     name: entry.name.clone(),

@@ -106,6 +106,7 @@ pub struct ProcessorPolicy {
     pub(super) drain: Duration,
     pub(super) level: DeliveryLevel,
     pub(super) lane: Option<LaneOf>,
+    pub(super) dead_letter_topic: Option<Arc<str>>,
     pub(super) max_batch: usize,
     pub(super) checkpoint_interval: Option<Duration>,
     pub(super) max_records: usize,
@@ -132,6 +133,7 @@ impl ProcessorPolicy {
             drain: Duration::from_secs(20),
             level: DeliveryLevel::AtLeastOnce,
             lane: None,
+            dead_letter_topic: None,
             max_batch: 1,
             checkpoint_interval: None,
             max_records: 1000,
@@ -299,6 +301,32 @@ impl ProcessorPolicy {
         self
     }
 
+    /// Sends a copy of each dead letter to a topic of the bus, for tools that read dead letters
+    /// there. The topic must exist. Default: none.
+    ///
+    /// The copy is sent once the letter is stored, with best effort: it is counted if it could not
+    /// be sent ([`ProcessorReport::dead_letters_not_sent`](super::ProcessorReport)), and no offset
+    /// waits for it. A letter that is written again, by a redrive that fails or after a crash, is
+    /// sent again. Operators list, redrive and discard the stored letters only.
+    ///
+    /// The copy has the key, the value and the headers of the record, and these headers:
+    ///
+    /// | header | value |
+    /// |---|---|
+    /// | `__connect.errors.topic`, `.partition`, `.offset` | the place of the record; no offset if the event was read from the event store |
+    /// | `__connect.errors.exception.class.name` | the type of the error |
+    /// | `__connect.errors.exception.message` | the error and its sources, at most 4 KiB |
+    /// | `fs_processor`, `fs_attempts`, `fs_fingerprint` | as in the letter |
+    /// | `fs_value_omitted` | the bytes of the value, which was left out since the copy is over the limit of the topic |
+    ///
+    /// It goes to the partition with the same number if the topic has as many, and otherwise to the
+    /// one of its key.
+    #[must_use]
+    pub fn with_dead_letter_topic(mut self, topic: impl Into<Arc<str>>) -> Self {
+        self.dead_letter_topic = Some(topic.into());
+        self
+    }
+
     /// Puts this circuit breaker around the calls of the handler. While it is open, the partitions
     /// are paused, an event that failed waits at the head of its stream with no attempt spent, and
     /// the time does not count towards the limits of retries: an outage of the service that the
@@ -350,6 +378,11 @@ impl ProcessorPolicy {
         }
         if self.commit_interval().is_zero() {
             return invalid("commit_interval", "longer than zero");
+        }
+        if let Some(topic) = &self.dead_letter_topic
+            && let Err(error) = crate::adapter::check_topic(topic)
+        {
+            return invalid("dead_letter_topic", &error.to_string());
         }
         Ok(())
     }

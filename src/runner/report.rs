@@ -185,6 +185,11 @@ pub struct ProcessorReport {
     pub retries: u64,
     /// Events and records that were stored as dead letters while their stream went on.
     pub dead_letters: u64,
+    /// Copies of dead letters that were sent to the topic of
+    /// [`with_dead_letter_topic`](super::ProcessorPolicy::with_dead_letter_topic).
+    pub dead_letters_sent: u64,
+    /// Copies of dead letters that could not be sent there. The letters are stored.
+    pub dead_letters_not_sent: u64,
     /// Events that were passed over, since the policy or an operator has discarded them.
     pub discarded: u64,
     /// Streams that were parked.
@@ -214,6 +219,8 @@ pub(super) struct Counts {
     pub(super) out_of_order: u64,
     pub(super) retries: u64,
     pub(super) dead_letters: u64,
+    pub(super) letters_sent: u64,
+    pub(super) letters_not_sent: u64,
     pub(super) discarded: u64,
     pub(super) parked: u64,
     pub(super) deferred: u64,
@@ -237,6 +244,8 @@ impl Counts {
         self.out_of_order += other.out_of_order;
         self.retries += other.retries;
         self.dead_letters += other.dead_letters;
+        self.letters_sent += other.letters_sent;
+        self.letters_not_sent += other.letters_not_sent;
         self.discarded += other.discarded;
         self.parked += other.parked;
         self.deferred += other.deferred;
@@ -263,6 +272,8 @@ impl ProcessorReport {
             out_of_order: counts.out_of_order,
             retries: counts.retries,
             dead_letters: counts.dead_letters,
+            dead_letters_sent: counts.letters_sent,
+            dead_letters_not_sent: counts.letters_not_sent,
             discarded: counts.discarded,
             parked: counts.parked,
             deferred: counts.deferred,

@@ -153,3 +153,14 @@ fn a_head_of_a_newer_build_can_be_listed() {
         assert_eq!(read.as_str(), class);
     }
 }
+
+#[test]
+fn a_letter_says_that_its_event_was_given_up_and_says_so_after_a_later_failure() {
+    let given_up = letter(LetterBody::Event(event())).given_up();
+    let (line, value) = encode(&key(), &given_up).unwrap();
+    assert!(line.ends_with(r#","g":true}"#), "{line}");
+    assert_eq!(decode(&key(), &value).unwrap(), given_up);
+    let failed_again = letter(LetterBody::Event(event()));
+    assert!(!failed_again.head.is_given_up);
+    assert!(failed_again.after(&given_up.head).head.is_given_up);
+}

@@ -139,6 +139,10 @@ pub struct LetterHead {
     /// The time of the last failure.
     #[serde(rename = "l")]
     pub last: Timestamp,
+    /// True if the policy gave the event up, and its stream went on: it was not handled, whatever
+    /// the position of the processor says. False for the event at which a stream is parked.
+    #[serde(rename = "g", default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_given_up: bool,
 }
 
 impl LetterHead {
@@ -172,14 +176,24 @@ impl DeadLetter {
             attempts: failed.attempts,
             first: failed.first,
             last: failed.last,
+            is_given_up: false,
         };
         Self { head, body }
+    }
+
+    /// Returns the letter of an event that its stream goes on without.
+    #[must_use]
+    pub(crate) fn given_up(mut self) -> Self {
+        self.head.is_given_up = true;
+        self
     }
 
     /// Returns this letter in place of an older one about the same event.
     fn after(&self, older: &LetterHead) -> Self {
         let mut letter = self.clone();
         letter.head.id = older.id;
+        // A redrive that fails again does not say that the event was handled meanwhile.
+        letter.head.is_given_up |= older.is_given_up;
         letter.head.first = older.first.min(letter.head.first);
         letter.head.attempts = if older.last == letter.head.last {
             // The same failure, whose write is repeated since its answer was lost.

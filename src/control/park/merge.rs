@@ -24,17 +24,22 @@ pub(crate) fn merge(wanted: &ParkRow, theirs: &ParkRow, me: &str) -> Option<Park
     }
     let is_first_failure = theirs.is_follower && !wanted.is_follower;
     if is_first_failure {
-        (merged.from, merged.is_follower) = (wanted.from, false);
+        merged.from = wanted.from;
     }
     // The failure is the one at the `from` that counts.
-    if is_first_failure || wanted.from >= theirs.from {
+    let is_ours = is_first_failure || wanted.from >= theirs.from;
+    if is_ours {
         merged.fingerprint = wanted.fingerprint;
         merged.attempts = wanted.attempts;
         merged.since = wanted.since;
     }
     merged.last_job = wanted.last_job.or(theirs.last_job);
     merged.high = wanted.high.max(theirs.high);
-    Some(merged.advanced(wanted.from))
+    let mut merged = merged.advanced(wanted.from);
+    if is_ours {
+        merged.is_follower = wanted.is_follower;
+    }
+    Some(merged)
 }
 
 #[cfg(test)]

@@ -316,6 +316,7 @@ impl Live {
             unreadable: counts.unreadable,
             parked: snapshot.parked,
             dead_letters: snapshot.dead_letters,
+            dead_letters_not_sent: counts.letters_not_sent,
             breaker: snapshot.breaker,
             silent,
             ..ProcessorHealth::new(self.name.clone(), shown.state)

@@ -3,6 +3,7 @@
 //!
 //! Every step of I/O is a job of its own, which answers with one input, so the driver itself waits
 //! for nothing but the next input.
+mod letter_topic;
 mod live;
 mod next;
 mod perform;
@@ -22,7 +23,7 @@ use super::{
     machine::{AttemptId, Ends, Input, Machine, RevocationId},
 };
 use crate::ports::Revocation;
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{
     sync::mpsc,
     task::{AbortHandle, Id, JoinSet},
@@ -32,6 +33,9 @@ use tokio_util::sync::CancellationToken;
 
 /// The most inputs that are taken in before the machine is asked what to do.
 const INPUTS_AT_ONCE: usize = 128;
+
+/// The time that the last copies of dead letters have after the processor has ended.
+const SEND_LAST: Duration = Duration::from_secs(1);
 
 /// The answer of a job.
 enum Done {
@@ -94,6 +98,7 @@ impl Driver {
         let processor = self.settings.rules.name.clone();
         tracing::info!(%processor, topics = ?self.settings.topics, "the processor starts");
         let result = self.drive(&stop).await;
+        self.finish_sending().await;
         self.live.count(self.machine.counts());
         match result {
             Ok(()) => {
@@ -109,6 +114,23 @@ impl Driver {
                 Some(self.into_keeper())
             }
         }
+    }
+
+    /// Waits a moment for the letters that are being sent to their topic.
+    async fn finish_sending(&mut self) {
+        let sent = async {
+            while self.machine.is_sending() {
+                let Some(joined) = self.jobs.join_next_with_id().await else {
+                    return;
+                };
+                if let Some(input @ Input::LetterSent(_)) = self.answered(joined) {
+                    self.machine.take(input, Instant::now());
+                }
+            }
+        };
+        // The letters themselves are stored.
+        let _ = tokio::time::timeout(SEND_LAST, sent).await;
+        self.machine.give_up_sending();
     }
 
     async fn drive(&mut self, stop: &CancellationToken) -> Result<(), RunnerError> {

@@ -93,7 +93,7 @@ impl Driver {
             Effect::Load(load) => self.member(|m, s| {
                 let (shared, settings) = (m.shared.clone(), s.clone());
                 async move {
-                    let loaded = rows::load(&shared, &load.partition).await;
+                    let loaded = rows::load(&shared, &load).await;
                     let loaded = loaded.map(Box::new);
                     Input::Loaded(load, loaded.map_err(|e| settings.control_setback(e)))
                 }
@@ -115,6 +115,16 @@ impl Driver {
                 }
                 .boxed()
             }),
+            Effect::SendLetter(of, letter) => {
+                let settings = self.settings.clone();
+                self.jobs.spawn(async move {
+                    let sent = match &settings.letter_topic {
+                        Some(topic) => topic.send(&of, &letter).await,
+                        None => Ok(()),
+                    };
+                    Done::Input(Input::LetterSent(sent))
+                });
+            }
             Effect::AskGroup => self.member(|m, s| {
                 let (group, settings) = (m.group.clone(), s.clone());
                 async move { Input::GroupCommitted(settings.group_committed(&group).await) }.boxed()
@@ -275,7 +285,7 @@ fn first_version(work: &Work) -> Version {
             first.map_or(Version::NONE, |first| first.event.header.version)
         }
         What::Range(range) => range.from,
-        What::Again(event) => event.header.version,
+        What::Again(again) => again.event.header.version,
     }
 }
 
@@ -325,7 +335,7 @@ async fn flush(shared: &Shared, timeout: Duration) -> Result<(), HandlerError> {
 }
 
 /// Makes a call of the projector, within the time of an attempt.
-async fn in_time(
+pub(super) async fn in_time(
     what: &str,
     call: impl Future<Output = Result<(), HandlerError>>,
     timeout: Duration,

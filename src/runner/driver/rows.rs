@@ -1,64 +1,134 @@
 //! The row operations about failed events, as calls of the control store.
 use crate::{
-    control::{LetterKey, ProcessorRows},
+    StreamId, Version,
+    control::{DeleteIf, DiscardState, KeyedPage, ParkRow, ProcessorRows, PutIf, Stored},
     ports::{ControlStoreError, PartitionId},
     runner::{
         attempt::Shared,
-        machine::{Loaded, Polled, RowAnswer, RowOp},
+        machine::{Load, Loaded, Polled, RowAnswer, RowOp},
     },
 };
+use std::collections::{BTreeMap, HashMap};
+
+/// The most rows that are swept when a partition is taken up. The rest is swept the next time.
+const SWEPT: usize = 1_000;
+
+/// Reads all pages of a list.
+async fn all<K, T, F>(
+    mut page: impl FnMut(Option<String>) -> F,
+) -> Result<Vec<(K, Stored<T>)>, ControlStoreError>
+where
+    F: Future<Output = Result<KeyedPage<K, T>, ControlStoreError>>,
+{
+    let (mut rows, mut after) = (Vec::new(), None);
+    loop {
+        let next = page(after).await?;
+        rows.extend(next.rows);
+        after = next.next;
+        if after.is_none() {
+            return Ok(rows);
+        }
+    }
+}
 
 /// Reads the rows of a partition. The change token is read first: a change that the rows do not
 /// show moves it afterwards.
-pub(super) async fn load(
+pub(super) async fn load(shared: &Shared, load: &Load) -> Result<Loaded, ControlStoreError> {
+    let (rows, partition) = (&shared.rows, &load.partition);
+    let token = rows.token().await?;
+    let mut parked = Vec::new();
+    for (stream, row) in all(|after| rows.park_page(partition, after)).await? {
+        let position = position(shared, &stream).await?;
+        parked.push((stream, row, position));
+    }
+    let discards = all(|after| rows.discard_page(partition, after)).await?;
+    let mut positions = BTreeMap::new();
+    for ((stream, _), row) in &discards {
+        if row.value.state != DiscardState::Handled
+            && !positions.contains_key(stream)
+            && let Some(position) = position(shared, stream).await?
+        {
+            positions.insert(stream.clone(), position);
+        }
+    }
+    let letters = all(|after| rows.letter_page(partition, after)).await?;
+    let asks = all(|after| rows.ask_page(partition, after)).await?;
+    if load.is_first {
+        let parked = parked.iter();
+        let parked = parked.map(|(stream, row, _)| (stream.clone(), row.value.clone()));
+        sweep(rows, partition, &parked.collect()).await?;
+    }
+    Ok(Loaded {
+        token,
+        parked,
+        discards,
+        positions,
+        letters: letters.into_iter().map(|(key, _)| key).collect(),
+        asks,
+    })
+}
+
+async fn position(
     shared: &Shared,
-    partition: &PartitionId,
-) -> Result<Loaded, ControlStoreError> {
-    let rows = &shared.rows;
-    let mut loaded = Loaded {
-        token: rows.token().await?,
-        ..Loaded::default()
+    stream: &StreamId,
+) -> Result<Option<Version>, ControlStoreError> {
+    let Some(positions) = &shared.positions else {
+        return Ok(None);
     };
-    let mut after = None;
+    let stored = positions.get(stream).await?;
+    Ok(stored.map(|(version, _)| version))
+}
+
+/// Deletes the rows of deferred records that nobody needs: their owner died after it had handled
+/// them, before it deleted them.
+///
+/// Only rows below `from` of a park row are deleted: `from` is durable, whoever has moved it. A row
+/// without a park row may be that of another owner, which is about to write the park row. It is
+/// deleted when its stream is parked again.
+async fn sweep(
+    rows: &ProcessorRows,
+    of: &PartitionId,
+    parked: &HashMap<StreamId, ParkRow>,
+) -> Result<(), ControlStoreError> {
+    if parked.is_empty() {
+        return Ok(());
+    }
+    let is_left = |stream: &StreamId, version| {
+        let row = parked.get(stream).filter(|row| !row.is_follower);
+        row.is_some_and(|row| row.is_duplicate(version))
+    };
+    let (mut left, mut after) = (0, None);
     loop {
-        let page = rows.park_page(partition, after).await?;
-        for (stream, row) in page.rows {
-            let position = match &shared.positions {
-                Some(positions) => positions.get(&stream).await?.map(|(version, _)| version),
-                None => None,
-            };
-            loaded.parked.push((stream, row, position));
+        let page = rows.deferred_keys(of, after).await?;
+        for (stream, version) in page.keys {
+            if left < SWEPT && is_left(&stream, version) {
+                left += 1;
+                rows.deferred_delete(of, &stream, version).await?;
+            }
         }
         after = page.next;
-        if after.is_none() {
+        if after.is_none() || left >= SWEPT {
             break;
         }
     }
+    after = None;
     loop {
-        let page = rows.discard_page(partition, after).await?;
-        loaded.discards.extend(page.rows);
+        let page = rows.order_page(of, after).await?;
+        for (key, row) in page.rows {
+            if left < SWEPT && is_left(&row.value.stream, row.value.version) {
+                left += 1;
+                rows.order_delete(of, key).await?;
+            }
+        }
         after = page.next;
-        if after.is_none() {
+        if after.is_none() || left >= SWEPT {
             break;
         }
     }
-    loop {
-        let page = rows.letter_page(partition, after).await?;
-        let keys: Vec<LetterKey> = page.rows.into_iter().map(|(key, _)| key).collect();
-        loaded.letters.extend(keys);
-        after = page.next;
-        if after.is_none() {
-            break;
-        }
+    if left > 0 {
+        tracing::info!(processor = %rows.processor(), partition = %of, rows = left, "rows of deferred records that were handled before are deleted");
     }
-    loop {
-        let page = rows.ask_page(partition, after).await?;
-        loaded.asks.extend(page.rows);
-        after = page.next;
-        if after.is_none() {
-            return Ok(loaded);
-        }
-    }
+    Ok(())
 }
 
 /// Reads the change token and the request to pause.
@@ -109,17 +179,25 @@ pub(super) async fn perform(
             let put = rows.discard_replace(of, &stream, version, row, seen);
             RowAnswer::Discard(put.await?)
         }
-        RowOp::ReadDiscards(stream, first, last) => {
-            let (mut found, mut after) = (Vec::new(), None);
-            loop {
-                let versions = (first, last);
-                let page = rows.discards_of(of, &stream, versions, after).await?;
-                found.extend(page.rows);
-                after = page.next;
-                if after.is_none() {
-                    break RowAnswer::Discards(found);
-                }
+        RowOp::ArchiveDiscard(stream, version, row) => {
+            // Without a condition there is no conflict.
+            let (PutIf::Written(_) | PutIf::Conflict(_)) =
+                rows.discard_archive(of, &stream, version, row).await?;
+            RowAnswer::Done
+        }
+        RowOp::DeleteDiscard(stream, version, seen) => {
+            match rows.discard_delete(of, &stream, version, seen).await? {
+                DeleteIf::Deleted => RowAnswer::Done,
+                DeleteIf::Conflict(row) => RowAnswer::Discard(PutIf::Conflict(Some(row))),
             }
+        }
+        RowOp::Audit(entry) => {
+            rows.rows.audit_put(entry).await?;
+            RowAnswer::Done
+        }
+        RowOp::ReadDiscards(stream, first, last) => {
+            let of_stream = all(|after| rows.discards_of(of, &stream, (first, last), after));
+            RowAnswer::Discards(of_stream.await?)
         }
         RowOp::PutDeferred(stream, version, record) => {
             rows.deferred_put(of, &stream, version, &record).await?;
@@ -140,7 +218,7 @@ pub(super) async fn perform(
         }
         RowOp::DeleteAsk(key, seen) => {
             // A newer request is served when the rows are read again.
-            let (crate::control::DeleteIf::Deleted | crate::control::DeleteIf::Conflict(_)) =
+            let (DeleteIf::Deleted | DeleteIf::Conflict(_)) =
                 rows.ask_delete(of, &key, seen).await?;
             RowAnswer::Done
         }

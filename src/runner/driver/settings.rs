@@ -1,6 +1,7 @@
 //! The settings that never change while a processor runs.
 use super::{
     super::{Entry, RunnerBuilder, erased::ErasedProcessor, machine::Rules},
+    letter_topic::LetterTopic,
     watch::Watching,
 };
 use crate::{
@@ -17,6 +18,7 @@ pub(in crate::runner) struct Settings {
     pub(super) ports: Ports,
     pub(super) handling: Handling,
     pub(super) watching: Watching,
+    pub(super) letter_topic: Option<LetterTopic>,
     pub(super) topics: Vec<Arc<str>>,
     pub(super) group_prefix: Arc<str>,
     /// `Projector::MODEL`; 0 for a listener.
@@ -58,8 +60,13 @@ impl Settings {
             started: (Instant::now(), shared.clock.now()),
             seed: seed.unwrap_or_else(|| fastrand::u64(..)),
         };
+        let letter_topic = entry.policy.dead_letter_topic.clone().map(|topic| {
+            let (bus, clock) = (shared.bus.clone(), shared.clock.clone());
+            LetterTopic::new(topic, entry.name.clone(), bus, clock)
+        });
         Self {
             rules: Arc::new(rules),
+            letter_topic,
             ports: Ports {
                 bus: shared.bus.clone(),
                 control: shared.control.clone(),

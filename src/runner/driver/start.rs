@@ -3,7 +3,7 @@
 //!
 //! Each step is tried once. A backend that is away is a [`Setback::Wait`], and the machine decides
 //! when the step is tried again.
-use super::{Settings, next::Membership};
+use super::{Settings, next::Membership, perform::in_time};
 use crate::{
     SystemClock,
     control::{BootError, BootRows, ProcessorRows, StreamPositions, join_generation},
@@ -13,14 +13,13 @@ use crate::{
     },
     resilience::{Failure, FailureClass},
     runner::{
-        DeliveryLevel, HandlerError, ModelId, RunnerError,
+        DeliveryLevel, ModelId, RunnerError,
         attempt::{AttemptRules, Shared},
         machine::{Ends, Setback},
         spans::Spans,
     },
 };
-use futures::FutureExt;
-use std::{error::Error, panic::AssertUnwindSafe, sync::Arc};
+use std::{error::Error, sync::Arc};
 
 impl Settings {
     /// Joins the group.
@@ -107,15 +106,8 @@ impl Settings {
     async fn prepare(&self, model: &ModelId) -> Result<(), Setback> {
         let prepare = self.handling.processor.prepare(model);
         let timeout = self.rules.policy.attempt_timeout;
-        let prepared = tokio::time::timeout(timeout, AssertUnwindSafe(prepare).catch_unwind());
-        let error = match prepared.await {
-            Ok(Ok(Ok(()))) => return Ok(()),
-            Ok(Ok(Err(error))) => error,
-            Ok(Err(panic)) => {
-                let message = crate::runner::attempt::panic_message("preparation", &*panic);
-                HandlerError::permanent(message)
-            }
-            Err(_) => HandlerError::timed_out(timeout),
+        let Err(error) = in_time("prepare", prepare, timeout).await else {
+            return Ok(());
         };
         Err(match FailureClass::from(error.class()) {
             FailureClass::Permanent => Setback::Halt(RunnerError::Prepare {

@@ -1,7 +1,7 @@
 //! Requests of operators for dead letters of streams that are not parked: handle the event once
 //! more, or drop the letter.
 use super::{
-    AttemptId, Ended, Machine, Outcome, What, Work,
+    Again, AttemptId, Ended, Machine, Outcome, What, Work,
     give_up::LetterOf,
     partition::Phase,
     retry::Retry,
@@ -83,9 +83,7 @@ impl Machine {
             AskStep::Write => self.end_ask(reply, ask),
             AskStep::Passed => self.delete_letter(reply, ask),
             AskStep::DeleteLetter => {
-                if let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) {
-                    owned.parking.letters.remove(&ask.letter);
-                }
+                self.letter_deleted(reply, &ask.letter);
                 self.end_ask(reply, ask);
             }
             AskStep::DeleteAsk => {}
@@ -125,9 +123,11 @@ impl Machine {
                 self.end_ask(reply, ask);
             };
         }
+        let is_given_up = letter.head.is_given_up || !self.rules.is_projector;
         match (ask.row.value.what, event) {
-            (AskKind::Redrive, Some(event)) if !self.was_handled(&event) => {
-                ask.step = AskStep::Ready(Box::new(event));
+            (AskKind::Redrive, Some(event)) if is_given_up || !self.was_handled(&event) => {
+                let event = Box::new(event);
+                ask.step = AskStep::Ready(Again { event, is_given_up });
                 self.go_on(reply, Kind::Ask(ask), None);
             }
             (AskKind::Redrive, None) => {
@@ -156,12 +156,11 @@ impl Machine {
         self.delete_letter(reply, ask);
     }
 
-    /// Returns true if a projector has the event in its model. A listener's event was passed over
-    /// when its letter was written, so its position says nothing.
+    /// Returns true if an event whose letter does not say that it was given up is known to be
+    /// handled: the writer of the letter died before it parked the stream, and the event came again.
     fn was_handled(&mut self, event: &RecordedEvent) -> bool {
         let progress = self.streams.get(&event.header.stream);
-        self.rules.is_projector
-            && matches!(progress, Progress::At(at) if at.version >= event.header.version)
+        matches!(progress, Progress::At(at) if at.version >= event.header.version)
     }
 
     /// Returns true if nothing else runs in the lane of a request. Asked before there is a permit:
@@ -174,10 +173,10 @@ impl Machine {
         let Kind::Ask(ask) = &task.kind else {
             return false;
         };
-        let AskStep::Ready(event) = &ask.step else {
+        let AskStep::Ready(again) = &ask.step else {
             return false;
         };
-        self.may_run_beside(&task.partition, &event.header.stream)
+        self.may_run_beside(&task.partition, &again.event.header.stream)
     }
 
     /// Starts the attempt of a request.
@@ -188,29 +187,29 @@ impl Machine {
         let Kind::Ask(ask) = &mut task.kind else {
             return;
         };
-        let AskStep::Ready(event) = &ask.step else {
+        let AskStep::Ready(again) = &ask.step else {
             return;
         };
-        let lane = self.rules.lane(&event.header.stream);
+        let lane = self.rules.lane(&again.event.header.stream);
         let owned = self.partitions.owned.get(&task.partition);
         if !owned.is_some_and(|owned| matches!(owned.phase, Phase::Serving))
             || !self.lanes.reserve(&lane)
         {
             return;
         }
-        let event = event.clone();
+        let again = again.clone();
         let work = Work {
             partition: task.partition.clone(),
             epoch: task.epoch,
             lane,
-            what: What::Again(event.clone()),
-            progress: Progress::NoBase,
+            what: What::Again(again.clone()),
+            progress: Progress::Unknown,
             number: 1,
             skip: Vec::new(),
             letters: Vec::new(),
         };
         let attempt = self.attempts.start(work.clone(), permit, now);
-        ask.step = AskStep::Handling(attempt, event);
+        ask.step = AskStep::Handling(attempt, again);
         self.out.push(super::Effect::Start(attempt, work));
         self.counts.redrives += 1;
     }
@@ -236,8 +235,8 @@ impl Machine {
         match ended.result {
             // The service is away: the request waits.
             Outcome::Failed(_) if is_kept => {
-                if let AskStep::Handling(_, event) = ask.step {
-                    ask.step = AskStep::Ready(event);
+                if let AskStep::Handling(_, again) = ask.step {
+                    ask.step = AskStep::Ready(again);
                     self.go_on(&reply, Kind::Ask(ask), None);
                 }
             }
@@ -245,21 +244,21 @@ impl Machine {
                 let mut retry = Retry::new(crate::RetryPolicy::fail_fast(), failure.version);
                 let _ = retry.failed(failure.error.class().into(), now);
                 let wall = self.rules.wall(now);
-                let (Some(stream), AskStep::Handling(_, event)) = (work.stream(), &ask.step) else {
+                let (Some(stream), AskStep::Handling(_, again)) = (work.stream(), &ask.step) else {
                     return;
                 };
                 tracing::warn!(processor = %self.rules.name, %stream, version = %failure.version, error = crate::chain(failure.error.source()), "a redriven event has failed again: its letter stays");
-                let of = LetterOf::Event(event);
+                let of = LetterOf::Event(&again.event);
                 let (_, letter) = self.rules.letter_of(stream, &failure, &retry, wall, &of);
                 let op = RowOp::WriteLetter(ask.letter.clone(), Arc::clone(&letter));
                 ask.step = AskStep::Write;
                 self.go_on(&reply, Kind::Ask(ask), Some(op));
             }
             Outcome::Done => {
-                let AskStep::Handling(_, event) = &ask.step else {
+                let AskStep::Handling(_, again) = &ask.step else {
                     return;
                 };
-                let stream = event.header.stream.clone();
+                let stream = again.event.header.stream.clone();
                 if self.rules.is_projector
                     && let Some(owned) = self.partitions.get(&reply.partition, reply.epoch)
                 {
@@ -306,8 +305,25 @@ impl Machine {
             .filter(|key| owned.parking.letters.remove(key))
             .collect();
         for key in dropped {
-            let op = RowOp::DeleteLetter(key);
-            self.begin_task(&work.partition, work.epoch, Kind::DropLetter, Some(op));
+            let op = RowOp::DeleteLetter(key.clone());
+            let kind = Kind::DropLetter(key);
+            self.begin_task(&work.partition, work.epoch, kind, Some(op));
+        }
+    }
+
+    /// Notes that a letter is written.
+    pub(super) fn letter_written(&mut self, reply: &Reply, key: LetterKey) {
+        let loads = self.polling.loads;
+        if let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) {
+            owned.parking.letter_written(key, loads);
+        }
+    }
+
+    /// Notes that a letter is deleted.
+    pub(super) fn letter_deleted(&mut self, reply: &Reply, key: &LetterKey) {
+        let loads = self.polling.loads;
+        if let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) {
+            owned.parking.letter_deleted(key, loads);
         }
     }
 }

@@ -6,13 +6,13 @@ use super::{
     record::Record,
     retry::Retry,
     rows::{RowAnswer, RowOp},
-    tasks::{GiveUp, How, Kind, ParkStep, Reply, TaskId},
+    tasks::{DiscardStep, GiveUp, How, Kind, ParkStep, Reply, TaskId},
 };
 use crate::{
     StreamId, Timestamp,
     control::{
-        DeadLetter, DiscardRow, DiscardState, Failed, LetterBody, LetterKey, ParkFailure, PutIf,
-        Stored,
+        AuditRow, DeadLetter, DiscardRow, DiscardState, Failed, LetterBody, LetterKey, ParkFailure,
+        PutIf, Stored,
     },
     runner::{ErrorClass, FailedEvent, FailureAction, RunnerError, streams::Progress},
 };
@@ -64,16 +64,25 @@ impl Machine {
                 return self.lanes.hold(lane);
             }
             FailureAction::DeadLetter => {
-                let letter =
-                    self.rules
-                        .letter_of(stream, &failure, retry, wall, &LetterOf::Record(record));
-                (Some(letter), How::Letter)
+                let of = LetterOf::Record(record);
+                let (key, letter) = self.rules.letter_of(stream, &failure, retry, wall, &of);
+                let letter = Arc::new(Arc::unwrap_or_clone(letter).given_up());
+                (Some((key, letter)), How::Letter)
             }
             FailureAction::Discard(reason) => {
                 let row = DiscardRow::asked(&self.rules.by_policy(), &reason, wall).passed();
-                let op = RowOp::PutDiscard(stream.clone(), failure.version, row);
-                let give_up = GiveUp::new(lane, record, &failure, None, How::Discard);
-                return self.begin_give_up(record, give_up, Some(op));
+                let is_record = failure.event().is_none();
+                let row = if is_record {
+                    row.at_offset(record.offset)
+                } else {
+                    row
+                };
+                let (name, version) = (&self.rules.name, failure.version);
+                let target = format!("{name} {stream} version {version}");
+                let entry = self.rules.audit_of_discard(target, &reason, now);
+                let how = How::Discard(DiscardStep::Audit, row);
+                let give_up = GiveUp::new(lane, record, &failure, None, how);
+                return self.begin_give_up(record, give_up, Some(RowOp::Audit(entry)));
             }
         };
         let op = match (&letter, &how) {
@@ -168,7 +177,12 @@ impl Machine {
                 self.note_letter(reply, &give_up);
                 self.pass_over(reply, &give_up);
             }
-            How::Discard => {
+            How::Discard(step @ DiscardStep::Audit, row) => {
+                *step = DiscardStep::Row;
+                let op = RowOp::PutDiscard(stream, give_up.version, row.clone());
+                self.go_on(reply, Kind::GiveUp(give_up), Some(op));
+            }
+            How::Discard(DiscardStep::Row, _) => {
                 if let RowAnswer::Discard(PutIf::Conflict(Some(row))) = &reply.answer
                     && row.value.state == DiscardState::Asked
                 {
@@ -212,10 +226,8 @@ impl Machine {
     }
 
     fn note_letter(&mut self, reply: &Reply, give_up: &GiveUp) {
-        if let Some((key, _)) = &give_up.letter
-            && let Some(owned) = self.partitions.get(&reply.partition, reply.epoch)
-        {
-            owned.parking.letters.insert(key.clone());
+        if let Some((key, _)) = &give_up.letter {
+            self.letter_written(reply, key.clone());
         }
     }
 
@@ -286,6 +298,18 @@ impl Rules {
         let passed = now.saturating_duration_since(instant).as_micros();
         let passed = i64::try_from(passed).unwrap_or(i64::MAX);
         Timestamp::from_micros(wall.as_micros().saturating_add(passed))
+    }
+
+    /// Returns the audit entry of a discard by the policy.
+    pub(super) fn audit_of_discard(&self, target: String, reason: &str, now: Instant) -> AuditRow {
+        AuditRow {
+            who: self.by_policy(),
+            at: self.wall(now),
+            action: "discard".into(),
+            target,
+            why: reason.into(),
+            affected: Some(1),
+        }
     }
 
     fn by_policy(&self) -> String {

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     CommitId, RecordedEvent, StreamId, Version, WireError,
-    control::StoredRecord,
+    control::{DeadLetter, StoredRecord},
     ports::{
         AssignedPartition, AssignmentEpoch, MessageBusError, NoPosition, Offset, OffsetCommit,
         PartitionId,
@@ -79,6 +79,8 @@ pub(in crate::runner) enum Input {
     Polled(Result<Polled, Setback>),
     /// Partitions were paused or resumed, or not.
     PauseChanged(Result<(), MessageBusError>),
+    /// A letter was sent to the topic of dead letters, or not.
+    LetterSent(Result<(), MessageBusError>),
     /// The offsets that the whole group has committed, or the reason why they are not known.
     GroupCommitted(Result<Ends, MessageBusError>),
     /// The bus has answered a question that was no part of the work.
@@ -133,8 +135,17 @@ pub(in crate::runner) enum What {
     Records(Vec<Arc<Record>>),
     /// Versions of a parked stream.
     Range(Range),
-    /// One event that was given up, handled once more whatever the progress is.
-    Again(Box<RecordedEvent>),
+    /// One event that has a letter, handled once more.
+    Again(Again),
+}
+
+/// An event that has a letter, and is handled once more.
+#[derive(Clone, Debug)]
+pub(in crate::runner) struct Again {
+    pub(in crate::runner) event: Box<RecordedEvent>,
+    /// The event was given up, so that it is handled whatever the position says. Otherwise it may
+    /// be in the read model, and is looked up first.
+    pub(in crate::runner) is_given_up: bool,
 }
 
 impl Work {
@@ -143,7 +154,7 @@ impl Work {
         match &self.what {
             What::Records(records) => records.first().map(|record| &record.event.header.stream),
             What::Range(range) => Some(&range.stream),
-            What::Again(event) => Some(&event.header.stream),
+            What::Again(again) => Some(&again.event.header.stream),
         }
     }
     /// Returns the records; none if the events come from elsewhere.
@@ -199,6 +210,9 @@ pub(in crate::runner) enum Effect {
     Pause(Vec<PartitionId>),
     /// Resume partitions: answers `PauseChanged`.
     Resume(Vec<PartitionId>),
+    /// Send a letter about a record of this partition to the topic of dead letters: answers
+    /// `LetterSent`.
+    SendLetter(PartitionId, Arc<DeadLetter>),
     /// Ask for the offsets of the whole group: answers `GroupCommitted`.
     AskGroup,
     /// Leave the group: answers `Left`.

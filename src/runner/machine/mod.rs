@@ -9,6 +9,7 @@
 //! record -> window of its partition -> lane of its stream -> attempt -> done
 //!        -> checkpoint: flush, positions, offsets
 //! ```
+mod archive;
 mod asks;
 mod attempts;
 mod breaker;
@@ -20,9 +21,13 @@ mod holding;
 mod health;
 mod input;
 mod lanes;
+mod letter_topic;
 mod membership;
+mod outcome;
 mod parked;
+mod parking;
 mod partition;
+mod place;
 mod rebalance;
 mod record;
 mod redrive;
@@ -52,10 +57,11 @@ use self::{
 };
 pub(super) use self::{
     health::{Failing, Noted, Snapshot},
-    input::{Effect, Ends, Input, Setback, StreamPosition, What, Work},
+    input::{Again, Effect, Ends, Input, Setback, StreamPosition, What, Work},
+    outcome::{Ended, Failure, FailureOf, Outcome},
     record::Record,
     redrive::Range,
-    rows::{Loaded, Polled, RowAnswer, RowOp},
+    rows::{Load, Loaded, Polled, RowAnswer, RowOp},
 };
 use super::{
     ProcessorPolicy,
@@ -79,65 +85,6 @@ pub(super) struct AttemptId(pub(super) u64);
 /// The number of a revocation, unique in its processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct RevocationId(pub(super) u64);
-
-/// An event that could not be handled.
-#[derive(Debug)]
-pub(super) struct Failure {
-    pub(super) version: crate::Version,
-    pub(super) error: super::HandlerError,
-    pub(super) of: FailureOf,
-}
-
-/// The part that failed.
-#[derive(Debug)]
-pub(super) enum FailureOf {
-    /// The record that was handled.
-    Record,
-    /// An event that was read from the event store, or from a deferred record.
-    Event(Box<crate::RecordedEvent>),
-    /// The event store, or the store of deferred records.
-    Store,
-}
-
-impl Failure {
-    /// Returns the event that failed, if it is not the record itself.
-    fn event(&self) -> Option<&crate::RecordedEvent> {
-        match &self.of {
-            FailureOf::Event(event) => Some(event),
-            FailureOf::Record | FailureOf::Store => None,
-        }
-    }
-}
-
-/// The end of an attempt. The work that it got done counts even if it failed.
-#[derive(Debug)]
-pub(super) struct Ended {
-    /// The progress in the stream now.
-    pub(super) progress: Progress,
-    /// The number of records that are done, from the first.
-    pub(super) done: usize,
-    pub(super) counts: Counts,
-    pub(super) result: Outcome,
-    /// The versions that were passed over, since they are discarded.
-    pub(super) passed: Vec<crate::Version>,
-    /// Of a range: the first version that is not done.
-    pub(super) next: crate::Version,
-    /// Of a range: the history ended before it.
-    pub(super) is_short: bool,
-    /// The versions with a letter that were handled or passed over, and not found to be duplicates.
-    pub(super) settled: Vec<crate::Version>,
-}
-
-/// The result of an attempt.
-#[derive(Debug)]
-pub(super) enum Outcome {
-    /// All records are done, or as many as there were before it was told to end.
-    Done,
-    /// The record after those that are done has failed.
-    Failed(Failure),
-    /// It was cancelled: nothing is known of the record after those that are done.
-    Cancelled,
-}
 
 /// The rules that never change while a processor runs.
 #[derive(Debug)]
@@ -202,6 +149,8 @@ pub(super) struct Machine {
     pausing: Option<Pausing>,
     room: Room,
     counts: Counts,
+    /// The letters that are being sent to the topic of dead letters.
+    sending: usize,
     out: Vec<Effect>,
 }
 
@@ -249,6 +198,7 @@ impl Machine {
             pausing: None,
             room: Room::default(),
             counts: Counts::default(),
+            sending: 0,
             out: Vec::new(),
             rules,
         }
@@ -383,6 +333,7 @@ impl Machine {
             Input::PositionsStored(result) => self.positions_stored(result, now),
             Input::Committed(result) => self.committed(result, now),
             Input::PauseChanged(result) => self.pause_changed(result, now),
+            Input::LetterSent(result) => self.letter_sent(result),
             Input::GroupCommitted(result) => self.group_committed(result, now),
             Input::Reachable => self.reachable(),
             Input::Left => self.left(now),

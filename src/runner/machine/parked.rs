@@ -1,61 +1,26 @@
 //! Parked streams: what is deferred, what is released, and what other processes have changed.
 use super::{
-    Effect, Machine, Rules, Setback,
+    Effect, Machine, Setback,
     lanes::LaneKey,
+    parking::{Parked, Parking},
     partition::{Partition, Phase},
     record::Record,
     rows::{Load, Loaded, Polled, RowAnswer, RowOp},
-    shared::SharedLane,
     tasks::{Clear, Kind, Raise, Reply},
 };
 use crate::{
     StreamId, Version,
-    control::{AskRow, ChangeToken, DeleteIf, DiscardRow, LetterKey, ParkRow, PutIf, Stored},
+    control::{DeleteIf, ParkRow, PutIf, Stored},
     ports::{AssignmentEpoch, PartitionId},
     runner::streams::Progress,
 };
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// The interval in which the change token is read.
 const POLL: Duration = Duration::from_secs(5);
 /// The interval in which all rows are read again, whether or not the token has moved.
 const RELOAD: Duration = Duration::from_secs(300);
-
-/// The rows about failed events of one partition, as this owner knows them.
-#[derive(Debug, Default)]
-pub(super) struct Parking {
-    pub(super) parked: HashMap<StreamId, Parked>,
-    pub(super) discards: BTreeMap<(StreamId, Version), Stored<DiscardRow>>,
-    pub(super) letters: BTreeSet<LetterKey>,
-    pub(super) asks: HashMap<LetterKey, Stored<AskRow>>,
-    /// The lanes that several streams share, of which at least one stream is parked.
-    pub(super) shared: BTreeMap<Arc<str>, SharedLane>,
-    /// The change token as it was before the rows were last read.
-    token: Option<ChangeToken>,
-    /// The rows are being read.
-    is_loading: bool,
-    /// A row may be newer than what is known here, whatever the token says.
-    pub(super) is_outdated: bool,
-    /// The number of loads that had begun when a discard was last read or written by itself.
-    discards_after: u64,
-}
-
-/// A parked stream.
-#[derive(Debug)]
-pub(super) struct Parked {
-    pub(super) row: Stored<ParkRow>,
-    /// Records that have arrived and are not covered by the durable `high`, in order.
-    pub(super) deferred: Vec<Arc<Record>>,
-    /// The number of loads that had begun when the row was last written here.
-    pub(super) written_after: u64,
-    /// Another owner has written its name: the row is left alone until it is read again.
-    pub(super) is_yielded: bool,
-}
 
 /// The reading of rows that other processes may have changed.
 #[derive(Debug)]
@@ -91,118 +56,13 @@ impl Polling {
     }
 }
 
-impl Parked {
-    pub(super) const fn new(row: Stored<ParkRow>, written_after: u64) -> Self {
-        Self {
-            row,
-            deferred: Vec::new(),
-            written_after,
-            is_yielded: false,
-        }
-    }
-}
-
-impl Parking {
-    /// Notes a stream that is parked now.
-    fn note_parked(&mut self, stream: &StreamId, parked: Parked, rules: &Rules) {
-        self.parked.insert(stream.clone(), parked);
-        if let Some(lane) = rules.shared_lane(stream) {
-            let shared = self.shared.entry(lane).or_default();
-            shared.streams.insert(stream.clone());
-        }
-    }
-
-    /// Returns true if a parked stream is to be redriven: somebody has asked for it, or has
-    /// discarded the event that failed.
-    pub(super) fn wants_redrive(&self, stream: &StreamId, parked: &Parked) -> bool {
-        let row = &parked.row.value;
-        let key = (stream.clone(), row.from);
-        let discard = self.discards.get(&key).filter(|_| !row.is_follower);
-        let is_discarded = discard.is_some_and(|discard| discard.value.is_in_force());
-        !parked.is_yielded && (row.wants_redrive() || is_discarded)
-    }
-
-    /// Returns the versions of a stream that are to be passed over.
-    pub(super) fn skip(&self, stream: &StreamId) -> Vec<Version> {
-        if self.discards.is_empty() {
-            return Vec::new();
-        }
-        let key = |version| (stream.clone(), Version::new(version));
-        let of = self.discards.range(key(0)..=key(u64::MAX));
-        of.filter(|(_, row)| row.value.is_in_force())
-            .map(|((_, version), _)| *version)
-            .collect()
-    }
-
-    /// Takes the discards of a load. What was read or written by itself since the load began is
-    /// newer, and stays.
-    fn load_discards(&mut self, rows: Vec<((StreamId, Version), Stored<DiscardRow>)>, load: u64) {
-        if self.discards_after < load {
-            self.discards = rows.into_iter().collect();
-            return;
-        }
-        for (key, row) in rows {
-            self.discards.entry(key).or_insert(row);
-        }
-        self.is_outdated = true;
-    }
-
-    /// Takes the discards of a stream from a version on, as they are now.
-    pub(super) fn read_discards(
-        &mut self,
-        stream: &StreamId,
-        from: Version,
-        rows: &[(Version, Stored<DiscardRow>)],
-        loads: u64,
-    ) {
-        self.discards
-            .retain(|(of, version), _| of != stream || *version < from);
-        for (version, row) in rows {
-            self.discards
-                .insert((stream.clone(), *version), row.clone());
-        }
-        self.discards_after = loads;
-    }
-
-    /// Notes a discard as it is now.
-    pub(super) fn note_discard(
-        &mut self,
-        key: (StreamId, Version),
-        row: Stored<DiscardRow>,
-        loads: u64,
-    ) {
-        self.discards.insert(key, row);
-        self.discards_after = loads;
-    }
-
-    /// Returns the versions of a stream that have a letter.
-    pub(super) fn lettered(&self, stream: &StreamId) -> Vec<Version> {
-        let letters = self.letters_of(stream, Version::new(u64::MAX));
-        let versions = letters.filter_map(|key| match key {
-            LetterKey::Event { version, .. } => Some(*version),
-            _ => None,
-        });
-        versions.collect()
-    }
-
-    /// Returns the letters of a stream below a version.
-    pub(super) fn letters_below(&self, stream: &StreamId, below: Version) -> Vec<LetterKey> {
-        self.letters_of(stream, below).cloned().collect()
-    }
-
-    /// The letters of a stream below a version, in order. There may be thousands of other streams.
-    fn letters_of(&self, stream: &StreamId, below: Version) -> impl Iterator<Item = &LetterKey> {
-        let first = LetterKey::event(stream.clone(), Version::NONE);
-        self.letters
-            .range(first..LetterKey::event(stream.clone(), below))
-    }
-}
-
 impl Machine {
     /// Asks for the rows of a partition.
     pub(super) fn load(&mut self, partition: &PartitionId, epoch: AssignmentEpoch) {
         self.polling.loads += 1;
+        let mut is_first = false;
         if let Some(owned) = self.partitions.get(partition, epoch) {
+            is_first = matches!(owned.phase, Phase::Starting(_));
             owned.parking.is_loading = true;
             owned.parking.is_outdated = false;
         }
@@ -210,6 +70,7 @@ impl Machine {
             partition: partition.clone(),
             epoch,
             number: self.polling.loads,
+            is_first,
         }));
     }
 
@@ -275,9 +136,10 @@ impl Machine {
         let parking = &mut owned.parking;
         (parking.token, parking.is_loading) = (loaded.token, false);
         parking.load_discards(loaded.discards, load.number);
-        parking.letters.extend(loaded.letters);
+        parking.load_letters(loaded.letters, load.number);
         parking.asks = loaded.asks.into_iter().collect();
         self.compare(load, loaded.parked);
+        self.archive_discards(load, &loaded.positions);
         if is_first {
             self.serve(&load.partition, load.epoch);
         }

@@ -1,6 +1,6 @@
 //! The partitions that a processor owns, each in its own state: one that starts or leaves does not
 //! hold up the others.
-use super::{RevocationId, parked::Parking, record::Record, retry::Patience, window::Window};
+use super::{RevocationId, parking::Parking, record::Record, retry::Patience, window::Window};
 use crate::{
     CommitId, StreamId, Version, WireError,
     control::StoredRecord,

@@ -9,7 +9,7 @@
 use super::{
     AttemptId, Effect, Ended, FailureOf, Machine, Outcome, What, Work,
     give_up::LetterOf,
-    parked::Parked,
+    parking::Parked,
     partition::Phase,
     retry::Retry,
     rows::{RowAnswer, RowOp},
@@ -28,6 +28,8 @@ use crate::{
 };
 use std::sync::Arc;
 use tokio::time::Instant;
+
+mod lane;
 
 /// The most versions that are handled between two moves of `from`.
 const PAGE: u64 = 100;
@@ -250,18 +252,14 @@ impl Machine {
                 self.after_flush(reply, redrive);
             }
             Step::Letter => {
-                if let Some((key, _)) = redrive.letter.take()
-                    && let Some(owned) = self.partitions.get(&reply.partition, reply.epoch)
-                {
-                    owned.parking.letters.insert(key);
+                if let Some((key, _)) = redrive.letter.take() {
+                    self.letter_written(reply, key);
                 }
                 self.advance_row(reply, redrive);
             }
             Step::DropLetters => {
-                if let Some(letter) = redrive.done_letters.pop()
-                    && let Some(owned) = self.partitions.get(&reply.partition, reply.epoch)
-                {
-                    owned.parking.letters.remove(&letter);
+                if let Some(letter) = redrive.done_letters.pop() {
+                    self.letter_deleted(reply, &letter);
                 }
                 self.drop_done(reply, redrive);
             }
@@ -566,36 +564,6 @@ impl Machine {
             return self.go_on(reply, Kind::Redrive(redrive), Some(op));
         }
         self.advance_row(reply, redrive);
-    }
-
-    /// Deletes the row of a stream whose lane has nothing left to handle.
-    fn delete_drained(&mut self, id: TaskId) {
-        let Some((reply, Kind::Redrive(mut redrive))) = self.tasks.take(id) else {
-            return;
-        };
-        if let Some(owned) = self.partitions.get(&reply.partition, reply.epoch)
-            && let Some(parked) = owned.parking.parked.get(&redrive.stream)
-        {
-            let op = RowOp::DeletePark(redrive.stream.clone(), parked.row.revision);
-            redrive.step = Step::Delete;
-            self.go_on(&reply, Kind::Redrive(redrive), Some(op));
-        }
-    }
-
-    /// Parks a stream again whose lane cannot go on, since another stream of it has failed.
-    pub(super) fn stop_redrive(&mut self, id: TaskId) {
-        let Some((reply, Kind::Redrive(mut redrive))) = self.tasks.take(id) else {
-            return;
-        };
-        if let Some(owned) = self.partitions.get(&reply.partition, reply.epoch)
-            && let Some(parked) = owned.parking.parked.get(&redrive.stream)
-        {
-            let stopped = parked.row.value.stopped();
-            let op =
-                RowOp::ReplacePark(redrive.stream.clone(), stopped.clone(), parked.row.revision);
-            (redrive.step, redrive.wanted) = (Step::Advance, Some(stopped));
-            self.go_on(&reply, Kind::Redrive(redrive), Some(op));
-        }
     }
 
     /// Moves `from`, or parks the stream again at a new failure.

@@ -3,12 +3,13 @@
 use crate::{
     StreamId, Version,
     control::{
-        AskRow, ChangeToken, DeadLetter, DeleteIf, DiscardRow, Followed, KeyedPage, LaneHash,
-        LetterKey, OrderKey, OrderRow, ParkFailure, ParkRow, PauseRow, PutIf, Stored, StoredRecord,
+        AskRow, AuditRow, ChangeToken, DeadLetter, DeleteIf, DiscardRow, Followed, KeyedPage,
+        LaneHash, LetterKey, OrderKey, OrderRow, ParkFailure, ParkRow, PauseRow, PutIf, Stored,
+        StoredRecord,
     },
     ports::{PartitionId, Revision},
 };
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// One operation on the rows of a partition.
 #[derive(Clone, Debug)]
@@ -26,6 +27,12 @@ pub(in crate::runner) enum RowOp {
     /// Stores that a version was passed over, unless somebody has asked for it.
     PutDiscard(StreamId, Version, DiscardRow),
     ReplaceDiscard(StreamId, Version, DiscardRow, Revision),
+    /// Copies a decided discard to the archive.
+    ArchiveDiscard(StreamId, Version, DiscardRow),
+    /// Deletes a discard that was archived.
+    DeleteDiscard(StreamId, Version, Revision),
+    /// Stores an entry in the audit.
+    Audit(AuditRow),
     /// Reads the discards of a stream between two versions.
     ReadDiscards(StreamId, Version, Version),
     /// Stores a record of a parked stream, where there is no event store to read it from.
@@ -61,6 +68,8 @@ pub(in crate::runner) struct Loaded {
     /// The parked streams, each with the durable position in it, if one is stored.
     pub(in crate::runner) parked: Vec<(StreamId, Stored<ParkRow>, Option<Version>)>,
     pub(in crate::runner) discards: Vec<((StreamId, Version), Stored<DiscardRow>)>,
+    /// The durable positions in streams with decided discards, where positions are stored.
+    pub(in crate::runner) positions: BTreeMap<StreamId, Version>,
     pub(in crate::runner) letters: Vec<LetterKey>,
     pub(in crate::runner) asks: Vec<(LetterKey, Stored<AskRow>)>,
 }
@@ -79,4 +88,7 @@ pub(in crate::runner) struct Load {
     pub(in crate::runner) epoch: crate::ports::AssignmentEpoch,
     /// The number of this load: what was written after it began is newer than what it returns.
     pub(in crate::runner) number: u64,
+    /// Nothing of the partition is handled before the answer, so that rows that nobody needs any
+    /// more can be deleted.
+    pub(in crate::runner) is_first: bool,
 }

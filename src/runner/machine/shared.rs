@@ -12,23 +12,19 @@
 //! Each stream of the lane has a redrive of its own. [`Turn`] says which of them may go on.
 use super::{
     Machine, Rules,
-    lanes::LaneKey,
-    partition::{Partition, Phase},
+    partition::Phase,
     record::Record,
     rows::{RowAnswer, RowOp},
     tasks::{Kind, Reply, TaskId},
 };
 use crate::{
     StreamId, Version,
-    control::{Followed, LaneHash, OrderKey, OrderRow, ParkState, PutIf},
+    control::{LaneHash, OrderKey, OrderRow, ParkRow, ParkState},
     ports::{AssignmentEpoch, Offset, PartitionId},
-    runner::{
-        step::{Arrived, Step, next_step},
-        streams::Progress,
-    },
+    runner::step::{Arrived, Step, next_step},
 };
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeSet, VecDeque},
     sync::Arc,
 };
 
@@ -38,16 +34,16 @@ pub(super) struct SharedLane {
     /// The streams that have a park row.
     pub(super) streams: BTreeSet<StreamId>,
     /// Records that have arrived and whose rows are not durable, in order.
-    deferred: Vec<Arc<Record>>,
+    pub(super) deferred: Vec<Arc<Record>>,
     /// The redrive of the lane.
-    round: Option<Round>,
+    pub(super) round: Option<Round>,
     /// Another stream would be parked, over the limit.
     pub(super) is_held: bool,
 }
 
 /// A redrive of a whole lane.
 #[derive(Debug, Default)]
-struct Round {
+pub(super) struct Round {
     /// The next records in the order of the lane.
     next: VecDeque<(Offset, OrderRow)>,
     /// Those that are done, and whose rows are to be deleted.
@@ -78,29 +74,6 @@ pub(super) enum Turn {
     Delete,
 }
 
-/// Deferred records whose rows are being written: the order rows first, the park rows last.
-#[derive(Debug)]
-pub(super) struct Place {
-    lane: Arc<str>,
-    records: Vec<Arc<Record>>,
-    step: PlaceStep,
-    /// The streams whose park rows are to be written, with the last version of each.
-    rows: BTreeMap<StreamId, Version>,
-    has_created: bool,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum PlaceStep {
-    /// Waits for a flush that begins after this number of flushes.
-    Flush(u64),
-    /// Stores the place of this record.
-    Order(usize),
-    /// Stores this record, where there is no event store.
-    Record(usize),
-    Row,
-    Announce,
-}
-
 /// A page of order rows that is being read, after those that are done are deleted.
 #[derive(Debug)]
 pub(super) struct Reading {
@@ -108,28 +81,38 @@ pub(super) struct Reading {
     done: Vec<Offset>,
 }
 
-impl Place {
-    pub(super) fn awaits_flush(&self) -> Option<(u64, &StreamId)> {
-        let first = self.records.first()?;
-        match self.step {
-            PlaceStep::Flush(after) => Some((after, &first.event.header.stream)),
-            _ => None,
+impl SharedLane {
+    /// Returns the deferred records that may have rows, and true if others must wait: their streams
+    /// would be parked over the limit.
+    pub(super) fn within(&self, limit: usize, parked: usize) -> (Vec<Arc<Record>>, bool) {
+        let (mut records, mut new) = (Vec::new(), BTreeSet::new());
+        for record in &self.deferred {
+            let stream = &record.event.header.stream;
+            if !self.streams.contains(stream) && !new.contains(stream) {
+                if parked + new.len() >= limit {
+                    return (records, true);
+                }
+                new.insert(stream);
+            }
+            records.push(record.clone());
         }
-    }
-    /// Returns the stream whose park row is being written.
-    pub(super) fn parked_stream(&self) -> Option<&StreamId> {
-        let (stream, _) = self.rows.first_key_value()?;
-        (self.step == PlaceStep::Row).then_some(stream)
+        (records, false)
     }
 }
 
 impl Round {
-    fn take_done(&mut self, is_done: impl Fn(&OrderRow) -> bool) {
-        while let Some((offset, row)) = self.next.front() {
-            if !is_done(row) {
+    /// Takes out what is done, and what waits for nobody: a place that its park row does not cover
+    /// is that of a record that comes again. Only what is done is deleted, since another owner may
+    /// write the park row.
+    fn take_done<'a>(&mut self, row_of: impl Fn(&StreamId) -> Option<&'a ParkRow>) {
+        while let Some((offset, place)) = self.next.front() {
+            let row = row_of(&place.stream);
+            if row.is_some_and(|row| row.covers(place.version)) {
                 return;
             }
-            self.done.push(*offset);
+            if row.is_some_and(|row| row.is_duplicate(place.version)) {
+                self.done.push(*offset);
+            }
             self.next.pop_front();
         }
     }
@@ -163,7 +146,6 @@ impl Machine {
     pub(super) fn defer_in_lane(&mut self, lane: &Arc<str>, record: &Arc<Record>) -> bool {
         let header = &record.event.header;
         let progress = self.streams.get(&header.stream);
-        let has_store = self.rules.has_event_store;
         let Some(owned) = self.partitions.get(&record.partition, record.epoch) else {
             return false;
         };
@@ -176,16 +158,13 @@ impl Machine {
             Some(row) => row.is_duplicate(header.version),
             None => next_step(&progress, arrived(record)) == Step::Duplicate,
         };
-        // It will be handled by a redrive, and its place is known.
-        let is_covered = has_store && row.is_some_and(|row| row.covers(header.version));
         if is_duplicate {
             self.counts.duplicates += 1;
-        } else {
-            self.counts.deferred += 1;
-        }
-        if is_duplicate || is_covered {
             owned.window.done(record.offset);
         } else {
+            // Also if the park row covers it: another owner has written that row, and may not have
+            // kept the place of the record.
+            self.counts.deferred += 1;
             shared.deferred.push(record.clone());
         }
         true
@@ -213,205 +192,22 @@ impl Machine {
         Vec::new()
     }
 
-    /// Makes durable what is deferred in shared lanes.
-    pub(super) fn place_deferred(&mut self) {
-        let mut found = Vec::new();
-        for (partition, owned) in &self.partitions.owned {
-            if matches!(owned.phase, Phase::Starting(_)) {
-                continue;
-            }
-            for (lane, shared) in &owned.parking.shared {
-                let is_idle = shared.round.is_none() && !shared.is_held;
-                // An attempt that began before the lane was parked may still move a position.
-                let key = LaneKey::Shared(lane.clone());
-                if is_idle
-                    && !shared.deferred.is_empty()
-                    && !self.is_lane_at_work(partition, lane, shared)
-                    && !self.attempts.runs_in(&key)
-                {
-                    let records = shared.deferred.clone();
-                    found.push((partition.clone(), owned.epoch, lane.clone(), records));
-                }
-            }
-        }
-        for (partition, epoch, lane, records) in found {
-            let mut rows = BTreeMap::new();
-            for record in &records {
-                let header = &record.event.header;
-                let last: &mut Version = rows.entry(header.stream.clone()).or_default();
-                *last = header.version.max(*last);
-            }
-            let place = Place {
-                lane,
-                records,
-                rows,
-                step: PlaceStep::Flush(self.checkpoint.flushes_begun()),
-                has_created: false,
-            };
-            let id = self.begin_task(&partition, epoch, Kind::Place(Box::new(place)), None);
-            // What is buffered of the lane must be durable first: a park row says so.
-            let owned = self.partitions.owned.get(&partition);
-            let task = self.tasks.running.get(&id).and_then(|t| t.awaits_flush());
-            let is_buffered = owned
-                .zip(task)
-                .is_some_and(|(owned, (_, stream))| self.rules.is_buffered(owned, stream));
-            if !is_buffered {
-                self.place_flushed(id);
-            }
-        }
-    }
-
     /// Returns true if a task changes rows of the lane.
-    fn is_lane_at_work(&self, partition: &PartitionId, lane: &Arc<str>, of: &SharedLane) -> bool {
+    pub(super) fn is_lane_at_work(
+        &self,
+        partition: &PartitionId,
+        lane: &Arc<str>,
+        of: &SharedLane,
+    ) -> bool {
         let mut tasks = self.tasks.running.values();
         tasks.any(|task| {
             task.partition == *partition
                 && match &task.kind {
-                    Kind::Place(place) => place.lane == *lane,
+                    Kind::Place(place) => place.lane() == lane,
                     Kind::Reading(reading) => reading.lane == *lane,
                     _ => task.parked_stream().is_some_and(|s| of.streams.contains(s)),
                 }
         })
-    }
-
-    pub(super) fn place_flushed(&mut self, id: TaskId) {
-        if let Some((reply, Kind::Place(mut place))) = self.tasks.take(id) {
-            place.step = PlaceStep::Order(0);
-            self.place_on(&reply, place);
-        }
-    }
-
-    fn place_on(&mut self, reply: &Reply, mut place: Box<Place>) {
-        if !self.is_deferred(reply, &place) {
-            // The lane was released meanwhile, and its records are in the lane again.
-            return;
-        }
-        let op = match place.step {
-            PlaceStep::Flush(_) => None,
-            PlaceStep::Order(at) => (place.records.get(at)).and_then(|r| self.rules.order_op(r)),
-            PlaceStep::Record(at) => place.records.get(at).map(|record| {
-                let header = &record.event.header;
-                let stored = Arc::new(record.stored());
-                RowOp::PutDeferred(header.stream.clone(), header.version, stored)
-            }),
-            PlaceStep::Row => match self.place_row(reply, &place) {
-                Ok(op) => op,
-                // Over the limit: the records wait in memory, and so does their offset.
-                Err(Held) => return,
-            },
-            PlaceStep::Announce => Some(RowOp::Announce),
-        };
-        let Some(op) = op else {
-            place.step = match place.step {
-                PlaceStep::Order(_) if !self.rules.has_event_store => PlaceStep::Record(0),
-                PlaceStep::Row if place.has_created => PlaceStep::Announce,
-                PlaceStep::Row | PlaceStep::Announce => return self.place_done(reply, &place),
-                _ => PlaceStep::Row,
-            };
-            return self.place_on(reply, place);
-        };
-        self.go_on(reply, Kind::Place(place), Some(op));
-    }
-
-    fn is_deferred(&mut self, reply: &Reply, place: &Place) -> bool {
-        let owned = self.partitions.get(&reply.partition, reply.epoch);
-        let shared = owned.and_then(|owned| owned.parking.shared.get(&place.lane));
-        let mut deferred = shared.into_iter().flat_map(|shared| &shared.deferred);
-        let first = place.records.first();
-        deferred.any(|record| first.is_some_and(|first| Arc::ptr_eq(first, record)))
-    }
-
-    /// Returns the write of the next park row; `None` if all are written.
-    fn place_row(&mut self, reply: &Reply, place: &Place) -> Result<Option<RowOp>, Held> {
-        let Some((stream, last)) = place.rows.first_key_value() else {
-            return Ok(None);
-        };
-        let progress = self.streams.get(stream);
-        let is_full = self.parked() >= self.rules.policy.limits.parked;
-        let has_store = self.rules.has_event_store;
-        let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) else {
-            return Ok(None);
-        };
-        let parking = &mut owned.parking;
-        if let Some(parked) = parking.parked.get(stream) {
-            let row = parked.row.value.deferred_to(*last);
-            let op = RowOp::ReplacePark(stream.clone(), row, parked.row.revision);
-            return Ok(Some(op));
-        }
-        let Some(shared) = parking.shared.get_mut(&place.lane) else {
-            return Ok(None);
-        };
-        if is_full {
-            shared.is_held = true;
-            return Err(Held);
-        }
-        let mut rows = shared.streams.iter().filter_map(|s| parking.parked.get(s));
-        let failed = rows.clone().find(|parked| !parked.row.value.is_follower);
-        let mut of_stream = place.records.iter();
-        let first = of_stream.find(|record| record.event.header.stream == *stream);
-        let (Some(row), Some(first)) = (failed.or_else(|| rows.next()), first) else {
-            return Ok(None);
-        };
-        let followed = Followed {
-            from: first_version(&progress, first, has_store),
-            high: *last,
-            fingerprint: row.row.value.fingerprint,
-            at: row.row.value.since,
-        };
-        Ok(Some(RowOp::Follow(stream.clone(), followed)))
-    }
-
-    /// Takes the answer to the write of a row about deferred records.
-    pub(super) fn placed(&mut self, reply: &Reply, mut place: Box<Place>) {
-        match &mut place.step {
-            PlaceStep::Flush(_) => {}
-            PlaceStep::Order(at) | PlaceStep::Record(at) => *at += 1,
-            PlaceStep::Announce => return self.place_done(reply, &place),
-            PlaceStep::Row => {
-                let Some((stream, last)) = place.rows.first_key_value() else {
-                    return;
-                };
-                let (stream, last) = (stream.clone(), *last);
-                let (row, is_new) = match &reply.answer {
-                    RowAnswer::Park(PutIf::Written(row)) => (row.clone(), true),
-                    RowAnswer::Park(PutIf::Conflict(Some(row))) => (row.clone(), false),
-                    // The stream was released: what is deferred of it is looked at again.
-                    _ => return self.row_gone(reply, stream),
-                };
-                let high = row.value.high;
-                let owned = self.partitions.get(&reply.partition, reply.epoch);
-                let was_known = owned.is_some_and(|o| o.parking.parked.contains_key(&stream));
-                if is_new && !was_known {
-                    self.counts.parked += 1;
-                    place.has_created = true;
-                }
-                self.row_written(reply, &stream, row);
-                if high >= last {
-                    place.rows.remove(&stream);
-                }
-            }
-        }
-        self.place_on(reply, place);
-    }
-
-    /// All rows about deferred records are durable: the offset may pass them.
-    fn place_done(&mut self, reply: &Reply, place: &Place) {
-        let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) else {
-            return;
-        };
-        let Partition {
-            parking, window, ..
-        } = owned;
-        if let Some(shared) = parking.shared.get_mut(&place.lane) {
-            let placed: BTreeSet<_> = place.records.iter().map(|r| r.offset).collect();
-            shared.deferred.retain(|record| {
-                let is_placed = placed.contains(&record.offset);
-                if is_placed {
-                    window.done(record.offset);
-                }
-                !is_placed
-            });
-        }
     }
 
     /// Begins redrives of lanes, and goes on with those that run.
@@ -498,12 +294,8 @@ impl Machine {
         let Some(round) = &mut shared.round else {
             return;
         };
-        // A place that its park row does not cover is that of a record that comes again.
         let parked = &parking.parked;
-        round.take_done(|row| {
-            let parked = parked.get(&row.stream);
-            !parked.is_some_and(|parked| parked.row.value.covers(row.version))
-        });
+        round.take_done(|stream| parked.get(stream).map(|parked| &parked.row.value));
         let is_empty = round.next.is_empty() && (!round.is_read || !round.done.is_empty());
         if is_reading || !is_empty {
             return;
@@ -645,9 +437,6 @@ impl Machine {
     }
 }
 
-/// The records wait in memory.
-struct Held;
-
 impl Reading {
     fn op(&self, after: Option<String>) -> RowOp {
         let lane = LaneHash::of(&self.lane);
@@ -661,20 +450,12 @@ impl Reading {
     }
 }
 
-fn arrived(record: &Record) -> Arrived<'_> {
+pub(super) fn arrived(record: &Record) -> Arrived<'_> {
     let header = &record.event.header;
     Arrived {
         version: header.version,
         commit_id: header.event_id.commit_id(),
         previous: record.previous,
         partition: &record.partition,
-    }
-}
-
-/// Returns the first version of a stream that waits, by the first record of it that does.
-fn first_version(progress: &Progress, record: &Record, has_store: bool) -> Version {
-    match next_step(progress, arrived(record)) {
-        Step::Fill(first, _) if has_store => first,
-        _ => record.event.header.version,
     }
 }

@@ -3,18 +3,22 @@
 //! A task belongs to one assignment of its partition. If the partition goes, the task ends where it
 //! is, as it would in a crash, and the next owner finds a state from which it can go on.
 use super::{
-    AttemptId, Effect, Ended, Machine, Setback, Work,
+    Again, AttemptId, Effect, Ended, Machine, Setback, Work,
+    archive::Archive,
     asks::LetterOnly,
     lanes::LaneKey,
+    place::Place,
     record::Record,
     redrive::Redrive,
     retry::Patience,
     rows::{RowAnswer, RowOp},
-    shared::{Place, Reading},
+    shared::Reading,
 };
 use crate::{
-    RecordedEvent, StreamId, Version,
-    control::{AskRow, DeadLetter, DiscardState, LetterKey, ParkFailure, PutIf, Stored},
+    StreamId, Version,
+    control::{
+        AskRow, DeadLetter, DiscardRow, DiscardState, LetterKey, ParkFailure, PutIf, Stored,
+    },
     ports::{AssignmentEpoch, PartitionId},
 };
 use std::{
@@ -59,7 +63,11 @@ pub(super) enum Kind {
     /// Releases a stream whose row is gone, once its discards are read.
     Release(StreamId),
     /// Deletes the letter of an event that was handled meanwhile.
-    DropLetter,
+    DropLetter(LetterKey),
+    /// Writes the audit entry of a record that cannot be read, and that the policy discards.
+    DiscardUnreadable(crate::ports::Offset),
+    /// Moves decided discards to the archive.
+    Archive(Archive),
     /// Stores the letter of a record that cannot be read.
     LetterOnly(LetterOnly),
     /// Serves the request for a letter of a stream that is not parked.
@@ -81,9 +89,16 @@ pub(super) struct GiveUp {
 #[derive(Debug)]
 pub(super) enum How {
     Letter,
-    Discard,
-    /// The stream is parked; true once the read model is flushed.
+    /// An audit entry is written, then this row.
+    Discard(DiscardStep, DiscardRow),
+    /// The stream is parked, one step after the other.
     Park(ParkFailure, ParkStep),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DiscardStep {
+    Audit,
+    Row,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -130,8 +145,8 @@ pub(super) struct Ask {
 pub(super) enum AskStep {
     Read,
     /// Waits for the lane of the stream.
-    Ready(Box<RecordedEvent>),
-    Handling(AttemptId, Box<RecordedEvent>),
+    Ready(Again),
+    Handling(AttemptId, Again),
     /// Waits for a flush that begins after this number of flushes.
     Flush(u64, StreamId),
     Write,
@@ -289,8 +304,10 @@ impl Machine {
             Err(Setback::Halt(error)) => return self.halt(error, now),
         };
         task.patience.reset();
-        task.op = None;
         let (partition, epoch) = (task.partition.clone(), task.epoch);
+        if let Some(RowOp::WriteLetter(_, letter)) = task.op.take() {
+            self.send_letter(&partition, letter);
+        }
         let Some(Task { kind, .. }) = self.tasks.running.remove(&id) else {
             return;
         };
@@ -309,7 +326,9 @@ impl Machine {
             Kind::Redrive(redrive) => self.redrive_answered(&task, redrive),
             Kind::Clear(clear) => self.cleared(&task, clear),
             Kind::Release(stream) => self.discards_read(&task, &stream),
-            Kind::DropLetter => {}
+            Kind::DropLetter(key) => self.letter_deleted(&task, &key),
+            Kind::DiscardUnreadable(offset) => self.discard_stored(&task, offset),
+            Kind::Archive(archive) => self.archived(&task, archive),
             Kind::LetterOnly(letter) => self.letter_stored(&task, letter),
             Kind::Ask(ask) => self.ask_answered(&task, ask),
         }
@@ -398,7 +417,11 @@ impl Machine {
             let key = (stream.clone(), *version);
             match owned.parking.discards.get(&key) {
                 Some(row) if row.value.state == DiscardState::Asked => {
-                    let (value, seen) = (row.value.passed(), row.revision);
+                    let (mut value, seen) = (row.value.passed(), row.revision);
+                    let mut records = pass.work.records().iter();
+                    if let Some(of) = records.find(|r| r.event.header.version == *version) {
+                        value = value.at_offset(of.offset);
+                    }
                     return Some(RowOp::ReplaceDiscard(key.0, key.1, value, seen));
                 }
                 _ => pass.versions.pop(),

@@ -9,7 +9,7 @@ use super::{
 use crate::{
     StreamId, WireError,
     control::{DeadLetter, Failed, LetterBody, LetterClass, LetterKey, StoredRecord},
-    ports::{AssignmentEpoch, PartitionId},
+    ports::{AssignmentEpoch, Offset, PartitionId},
     runner::{FailedEvent, FailureAction, HandlerError, RunnerError},
 };
 use std::sync::Arc;
@@ -111,16 +111,19 @@ impl Machine {
                     last: wall,
                 };
                 let letter = DeadLetter::new(&failed, LetterBody::Record(record.clone()));
+                let letter = letter.given_up();
                 first.is_given_up = true;
                 let (key, letter) = (LetterKey::Record(offset), Arc::new(letter));
                 let op = RowOp::WriteLetter(key.clone(), letter);
                 let kind = Kind::LetterOnly(LetterOnly { key, offset });
                 self.begin_task(partition, epoch, kind, Some(op));
             }
-            FailureAction::Discard(_) => {
-                owned.window.done(offset);
-                owned.unreadable.pop_front();
-                self.counts.discarded += 1;
+            FailureAction::Discard(reason) => {
+                first.is_given_up = true;
+                let target = format!("{} {partition} offset {offset}", rules.name);
+                let entry = rules.audit_of_discard(target, &reason, now);
+                let kind = Kind::DiscardUnreadable(offset);
+                self.begin_task(partition, epoch, kind, Some(RowOp::Audit(entry)));
             }
             // A record without a stream and a version cannot be parked.
             FailureAction::Park | FailureAction::Halt => {
@@ -141,9 +144,19 @@ impl Machine {
     /// The letter of a record that cannot be read is stored.
     pub(super) fn letter_stored(&mut self, reply: &Reply, letter: LetterOnly) {
         self.counts.dead_letters += 1;
+        self.letter_written(reply, letter.key);
+        self.pass_unreadable(reply, letter.offset);
+    }
+
+    /// The discard of a record that cannot be read is in the audit.
+    pub(super) fn discard_stored(&mut self, reply: &Reply, offset: Offset) {
+        self.counts.discarded += 1;
+        self.pass_unreadable(reply, offset);
+    }
+
+    fn pass_unreadable(&mut self, reply: &Reply, offset: Offset) {
         if let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) {
-            owned.parking.letters.insert(letter.key);
-            owned.window.done(letter.offset);
+            owned.window.done(offset);
             owned.unreadable.pop_front();
         }
     }

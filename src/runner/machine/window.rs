@@ -104,6 +104,11 @@ impl Window {
         self.low
     }
 
+    /// Returns the offset up to which everything is committed.
+    pub(super) const fn committed_to(&self) -> Offset {
+        self.committed
+    }
+
     /// Returns the first record that is not done.
     pub(super) fn first_open(&self) -> Option<Offset> {
         self.records.get(self.done).map(|record| record.offset)

@@ -199,6 +199,7 @@ fn kind(input: &Input) -> &'static str {
         Input::Committed(Err(_)) => "not committed",
         Input::PauseChanged(_) => "pause changed",
         Input::GroupCommitted(_) => "group committed",
+        Input::LetterSent(_) => "letter sent",
         Input::Reachable => "reachable",
         Input::Left => "left",
         Input::Stop(_) => "stop",

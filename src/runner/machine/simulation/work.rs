@@ -220,6 +220,7 @@ impl Simulation {
             Effect::Load(load) => self.job(at, What::Load(load)),
             Effect::Row(id, partition, op) => self.job(at, What::Row(id, partition, op)),
             Effect::Poll => self.job(at, What::Poll),
+            Effect::SendLetter(..) => panic!("this processor has no topic of dead letters"),
             Effect::AskGroup => panic!("this run has no ends"),
             Effect::Leave => {
                 let instance = &mut self.instances[at];

@@ -1,8 +1,12 @@
 //! Parked streams, dead letters, and the requests of operators about them.
 mod assignment;
+mod discards;
+mod given_up;
 mod lanes;
+mod letter_topic;
 mod letters;
 mod operator;
 mod simulation;
 mod streams;
+mod sweep;
 mod views;

@@ -152,7 +152,14 @@ impl Operator {
     }
     /// Returns the state of a discard.
     pub(super) async fn discarded(&self, id: &str, version: u64) -> Option<String> {
-        let key = self.event_key("discarded", id, version);
+        self.state_of(self.event_key("discarded", id, version))
+            .await
+    }
+    /// Returns the state of a discard in the archive.
+    pub(super) async fn archived(&self, id: &str, version: u64) -> Option<String> {
+        self.state_of(self.event_key("archive", id, version)).await
+    }
+    async fn state_of(&self, key: RowKey) -> Option<String> {
         let row = self.control.get(&key).await.unwrap()?;
         let value: Value = serde_json::from_slice(&row.value).unwrap();
         Some(value["s"].as_str().unwrap().to_owned())

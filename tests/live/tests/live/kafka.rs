@@ -184,14 +184,14 @@ fn message(topic: &str, value: impl Into<String>) -> Message {
         .with_value(value.into())
 }
 
-async fn next(consumer: &Arc<dyn Consumer>) -> ConsumerEvent {
+pub(crate) async fn next(consumer: &Arc<dyn Consumer>) -> ConsumerEvent {
     tokio::time::timeout(Duration::from_secs(60), consumer.next())
         .await
         .expect("an event within a minute")
         .unwrap()
 }
 
-fn from_start(group: &str, topic: &str) -> Subscription {
+pub(crate) fn from_start(group: &str, topic: &str) -> Subscription {
     let start = StartOffset::new(PartitionId::new(topic, 0), Offset::new(0));
     Subscription::new(group, [topic]).with_start(vec![start])
 }

@@ -1,0 +1,61 @@
+//! The end of an attempt, as its driver tells it.
+use crate::runner::{report::Counts, streams::Progress};
+
+/// An event that could not be handled.
+#[derive(Debug)]
+pub(in crate::runner) struct Failure {
+    pub(in crate::runner) version: crate::Version,
+    pub(in crate::runner) error: crate::runner::HandlerError,
+    pub(in crate::runner) of: FailureOf,
+}
+
+/// The part that failed.
+#[derive(Debug)]
+pub(in crate::runner) enum FailureOf {
+    /// The record that was handled.
+    Record,
+    /// An event that was read from the event store, or from a deferred record.
+    Event(Box<crate::RecordedEvent>),
+    /// The event store, or the store of deferred records.
+    Store,
+}
+
+impl Failure {
+    /// Returns the event that failed, if it is not the record itself.
+    pub(super) fn event(&self) -> Option<&crate::RecordedEvent> {
+        match &self.of {
+            FailureOf::Event(event) => Some(event),
+            FailureOf::Record | FailureOf::Store => None,
+        }
+    }
+}
+
+/// The end of an attempt. The work that it got done counts even if it failed.
+#[derive(Debug)]
+pub(in crate::runner) struct Ended {
+    /// The progress in the stream now.
+    pub(in crate::runner) progress: Progress,
+    /// The number of records that are done, from the first.
+    pub(in crate::runner) done: usize,
+    pub(in crate::runner) counts: Counts,
+    pub(in crate::runner) result: Outcome,
+    /// The versions that were passed over, since they are discarded.
+    pub(in crate::runner) passed: Vec<crate::Version>,
+    /// Of a range: the first version that is not done.
+    pub(in crate::runner) next: crate::Version,
+    /// Of a range: the history ended before it.
+    pub(in crate::runner) is_short: bool,
+    /// The versions with a letter that were handled or passed over, and not found to be duplicates.
+    pub(in crate::runner) settled: Vec<crate::Version>,
+}
+
+/// The result of an attempt.
+#[derive(Debug)]
+pub(in crate::runner) enum Outcome {
+    /// All records are done, or as many as there were before it was told to end.
+    Done,
+    /// The record after those that are done has failed.
+    Failed(Failure),
+    /// It was cancelled: nothing is known of the record after those that are done.
+    Cancelled,
+}

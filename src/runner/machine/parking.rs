@@ -1,0 +1,216 @@
+//! The rows about failed events of one partition, as its owner knows them.
+use super::{Rules, record::Record, shared::SharedLane};
+use crate::{
+    StreamId, Version,
+    control::{AskRow, ChangeToken, DiscardRow, LetterKey, ParkRow, Stored},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+/// The rows about failed events of one partition, as this owner knows them.
+#[derive(Debug, Default)]
+pub(super) struct Parking {
+    pub(super) parked: HashMap<StreamId, Parked>,
+    pub(super) discards: BTreeMap<(StreamId, Version), Stored<DiscardRow>>,
+    pub(super) letters: BTreeSet<LetterKey>,
+    pub(super) asks: HashMap<LetterKey, Stored<AskRow>>,
+    /// The lanes that several streams share, of which at least one stream is parked.
+    pub(super) shared: BTreeMap<Arc<str>, SharedLane>,
+    /// The change token as it was before the rows were last read.
+    pub(super) token: Option<ChangeToken>,
+    /// The rows are being read.
+    pub(super) is_loading: bool,
+    /// A row may be newer than what is known here, whatever the token says.
+    pub(super) is_outdated: bool,
+    /// The number of loads that had begun when a discard was last read or written by itself.
+    discards_after: u64,
+    /// Letters that were written or deleted while the rows were being read, with the number of
+    /// loads that had begun. True: the letter is there.
+    letters_after: Vec<(LetterKey, bool, u64)>,
+}
+
+/// A parked stream.
+#[derive(Debug)]
+pub(super) struct Parked {
+    pub(super) row: Stored<ParkRow>,
+    /// Records that have arrived and are not covered by the durable `high`, in order.
+    pub(super) deferred: Vec<Arc<Record>>,
+    /// The number of loads that had begun when the row was last written here.
+    pub(super) written_after: u64,
+    /// Another owner has written its name: the row is left alone until it is read again.
+    pub(super) is_yielded: bool,
+}
+
+impl Parked {
+    pub(super) const fn new(row: Stored<ParkRow>, written_after: u64) -> Self {
+        Self {
+            row,
+            deferred: Vec::new(),
+            written_after,
+            is_yielded: false,
+        }
+    }
+}
+
+impl Parking {
+    /// Notes a stream that is parked now.
+    pub(super) fn note_parked(&mut self, stream: &StreamId, parked: Parked, rules: &Rules) {
+        self.parked.insert(stream.clone(), parked);
+        if let Some(lane) = rules.shared_lane(stream) {
+            let shared = self.shared.entry(lane).or_default();
+            shared.streams.insert(stream.clone());
+        }
+    }
+
+    /// Returns true if a parked stream is to be redriven: somebody has asked for it, or has
+    /// discarded the event that failed.
+    pub(super) fn wants_redrive(&self, stream: &StreamId, parked: &Parked) -> bool {
+        let row = &parked.row.value;
+        let key = (stream.clone(), row.from);
+        let discard = self.discards.get(&key).filter(|_| !row.is_follower);
+        let is_discarded = discard.is_some_and(|discard| discard.value.is_in_force());
+        !parked.is_yielded && (row.wants_redrive() || is_discarded)
+    }
+
+    /// Returns the versions of a stream that are to be passed over.
+    pub(super) fn skip(&self, stream: &StreamId) -> Vec<Version> {
+        if self.discards.is_empty() {
+            return Vec::new();
+        }
+        let key = |version| (stream.clone(), Version::new(version));
+        let of = self.discards.range(key(0)..=key(u64::MAX));
+        of.filter(|(_, row)| row.value.is_in_force())
+            .map(|((_, version), _)| *version)
+            .collect()
+    }
+
+    /// Notes that a letter is there.
+    pub(super) fn letter_written(&mut self, key: LetterKey, loads: u64) {
+        self.letters.insert(key.clone());
+        self.note_letter(key, true, loads);
+    }
+
+    /// Notes that a letter is deleted.
+    pub(super) fn letter_deleted(&mut self, key: &LetterKey, loads: u64) {
+        self.letters.remove(key);
+        self.note_letter(key.clone(), false, loads);
+    }
+
+    fn note_letter(&mut self, key: LetterKey, is_there: bool, loads: u64) {
+        // A load that begins later reads the row as it is.
+        if self.is_loading {
+            self.letters_after.push((key, is_there, loads));
+        }
+    }
+
+    /// Takes the letters of a load. The load may have read a letter before it was deleted here, or
+    /// its page before the letter was written: what was done since it began is newer.
+    pub(super) fn load_letters(&mut self, keys: Vec<LetterKey>, load: u64) {
+        self.letters = keys.into_iter().collect();
+        for (key, is_there, after) in std::mem::take(&mut self.letters_after) {
+            if after < load {
+                continue;
+            }
+            if is_there {
+                self.letters.insert(key);
+            } else {
+                self.letters.remove(&key);
+            }
+        }
+    }
+
+    /// Takes the discards of a load. What was read or written by itself since the load began is
+    /// newer, and stays.
+    pub(super) fn load_discards(
+        &mut self,
+        rows: Vec<((StreamId, Version), Stored<DiscardRow>)>,
+        load: u64,
+    ) {
+        if self.discards_after < load {
+            self.discards = rows.into_iter().collect();
+            return;
+        }
+        for (key, row) in rows {
+            self.discards.entry(key).or_insert(row);
+        }
+        self.is_outdated = true;
+    }
+
+    /// Takes the discards of a stream from a version on, as they are now.
+    pub(super) fn read_discards(
+        &mut self,
+        stream: &StreamId,
+        from: Version,
+        rows: &[(Version, Stored<DiscardRow>)],
+        loads: u64,
+    ) {
+        self.discards
+            .retain(|(of, version), _| of != stream || *version < from);
+        for (version, row) in rows {
+            self.discards
+                .insert((stream.clone(), *version), row.clone());
+        }
+        self.discards_after = loads;
+    }
+
+    /// Notes a discard as it is now.
+    pub(super) fn note_discard(
+        &mut self,
+        key: (StreamId, Version),
+        row: Stored<DiscardRow>,
+        loads: u64,
+    ) {
+        self.discards.insert(key, row);
+        self.discards_after = loads;
+    }
+
+    /// Returns the versions of a stream that have a letter.
+    pub(super) fn lettered(&self, stream: &StreamId) -> Vec<Version> {
+        let letters = self.letters_of(stream, Version::new(u64::MAX));
+        let versions = letters.filter_map(|key| match key {
+            LetterKey::Event { version, .. } => Some(*version),
+            _ => None,
+        });
+        versions.collect()
+    }
+
+    /// Returns the letters of a stream below a version.
+    pub(super) fn letters_below(&self, stream: &StreamId, below: Version) -> Vec<LetterKey> {
+        self.letters_of(stream, below).cloned().collect()
+    }
+
+    /// The letters of a stream below a version, in order. There may be thousands of other streams.
+    fn letters_of(&self, stream: &StreamId, below: Version) -> impl Iterator<Item = &LetterKey> {
+        let first = LetterKey::event(stream.clone(), Version::NONE);
+        self.letters
+            .range(first..LetterKey::event(stream.clone(), below))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::stream;
+    use super::*;
+
+    fn letter(version: u64) -> LetterKey {
+        LetterKey::event(stream("a"), Version::new(version))
+    }
+
+    #[test]
+    fn a_letter_that_is_deleted_while_the_rows_are_read_does_not_come_back() {
+        let mut parking = Parking::default();
+        parking.letter_written(letter(1), 0);
+        parking.letter_written(letter(2), 0);
+        // The load has begun, and has read both.
+        parking.is_loading = true;
+        parking.letter_deleted(&letter(1), 1);
+        parking.letter_written(letter(3), 1);
+        parking.load_letters(vec![letter(1), letter(2)], 1);
+        assert_eq!(parking.letters, BTreeSet::from([letter(2), letter(3)]));
+        // The next load finds what is there.
+        parking.load_letters(vec![letter(2)], 2);
+        assert_eq!(parking.letters, BTreeSet::from([letter(2)]));
+    }
+}

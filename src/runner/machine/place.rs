@@ -1,0 +1,273 @@
+//! Making durable what is deferred in lanes that several streams share: order rows first, then the
+//! park row of each stream that is met.
+use super::{
+    Machine,
+    lanes::LaneKey,
+    partition::{Partition, Phase},
+    record::Record,
+    rows::{RowAnswer, RowOp},
+    shared::arrived,
+    tasks::{Kind, Reply, TaskId},
+};
+use crate::{
+    StreamId, Version,
+    control::{Followed, PutIf},
+    runner::{
+        step::{Step, next_step},
+        streams::Progress,
+    },
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+/// Deferred records whose rows are being written: the order rows first, the park rows last.
+#[derive(Debug)]
+pub(super) struct Place {
+    lane: Arc<str>,
+    records: Vec<Arc<Record>>,
+    step: PlaceStep,
+    /// The streams whose park rows are to be written, with the last version of each.
+    rows: BTreeMap<StreamId, Version>,
+    has_created: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PlaceStep {
+    /// Waits for a flush that begins after this number of flushes.
+    Flush(u64),
+    /// Stores the place of this record.
+    Order(usize),
+    /// Stores this record, where there is no event store.
+    Record(usize),
+    Row,
+    Announce,
+}
+
+impl Place {
+    pub(super) const fn lane(&self) -> &Arc<str> {
+        &self.lane
+    }
+    pub(super) fn awaits_flush(&self) -> Option<(u64, &StreamId)> {
+        let first = self.records.first()?;
+        match self.step {
+            PlaceStep::Flush(after) => Some((after, &first.event.header.stream)),
+            _ => None,
+        }
+    }
+    /// Returns the stream whose park row is being written.
+    pub(super) fn parked_stream(&self) -> Option<&StreamId> {
+        let (stream, _) = self.rows.first_key_value()?;
+        (self.step == PlaceStep::Row).then_some(stream)
+    }
+}
+
+impl Machine {
+    /// Makes durable what is deferred in shared lanes.
+    pub(super) fn place_deferred(&mut self) {
+        let mut found = Vec::new();
+        for (partition, owned) in &self.partitions.owned {
+            if matches!(owned.phase, Phase::Starting(_)) {
+                continue;
+            }
+            for (lane, shared) in &owned.parking.shared {
+                let is_idle = shared.round.is_none() && !shared.is_held;
+                // An attempt that began before the lane was parked may still move a position.
+                let key = LaneKey::Shared(lane.clone());
+                if is_idle
+                    && !shared.deferred.is_empty()
+                    && !self.is_lane_at_work(partition, lane, shared)
+                    && !self.attempts.runs_in(&key)
+                {
+                    let records = shared.within(self.rules.policy.limits.parked, self.parked());
+                    found.push((partition.clone(), owned.epoch, lane.clone(), records));
+                }
+            }
+        }
+        for (partition, epoch, lane, (records, is_held)) in found {
+            if let Some(owned) = self.partitions.get(&partition, epoch)
+                && let Some(shared) = owned.parking.shared.get_mut(&lane)
+            {
+                shared.is_held = is_held;
+            }
+            if records.is_empty() {
+                continue;
+            }
+            let mut rows = BTreeMap::new();
+            for record in &records {
+                let header = &record.event.header;
+                let last: &mut Version = rows.entry(header.stream.clone()).or_default();
+                *last = header.version.max(*last);
+            }
+            let place = Place {
+                lane,
+                records,
+                rows,
+                step: PlaceStep::Flush(self.checkpoint.flushes_begun()),
+                has_created: false,
+            };
+            let id = self.begin_task(&partition, epoch, Kind::Place(Box::new(place)), None);
+            // What is buffered of the lane must be durable first: a park row says so.
+            let owned = self.partitions.owned.get(&partition);
+            let task = self.tasks.running.get(&id).and_then(|t| t.awaits_flush());
+            let is_buffered = owned
+                .zip(task)
+                .is_some_and(|(owned, (_, stream))| self.rules.is_buffered(owned, stream));
+            if !is_buffered {
+                self.place_flushed(id);
+            }
+        }
+    }
+
+    pub(super) fn place_flushed(&mut self, id: TaskId) {
+        if let Some((reply, Kind::Place(mut place))) = self.tasks.take(id) {
+            place.step = PlaceStep::Order(0);
+            self.place_on(&reply, place);
+        }
+    }
+
+    fn place_on(&mut self, reply: &Reply, mut place: Box<Place>) {
+        if !self.is_deferred(reply, &place) {
+            // The lane was released meanwhile, and its records are in the lane again.
+            return;
+        }
+        let op = match place.step {
+            PlaceStep::Flush(_) => None,
+            PlaceStep::Order(at) => (place.records.get(at)).and_then(|r| self.rules.order_op(r)),
+            PlaceStep::Record(at) => place.records.get(at).map(|record| {
+                let header = &record.event.header;
+                let stored = Arc::new(record.stored());
+                RowOp::PutDeferred(header.stream.clone(), header.version, stored)
+            }),
+            PlaceStep::Row => match self.place_row(reply, &place) {
+                Ok(op) => op,
+                // Over the limit: the records wait in memory, and so does their offset.
+                Err(Held) => return,
+            },
+            PlaceStep::Announce => Some(RowOp::Announce),
+        };
+        let Some(op) = op else {
+            place.step = match place.step {
+                PlaceStep::Order(_) if !self.rules.has_event_store => PlaceStep::Record(0),
+                PlaceStep::Row if place.has_created => PlaceStep::Announce,
+                PlaceStep::Row | PlaceStep::Announce => return self.place_done(reply, &place),
+                _ => PlaceStep::Row,
+            };
+            return self.place_on(reply, place);
+        };
+        self.go_on(reply, Kind::Place(place), Some(op));
+    }
+
+    fn is_deferred(&mut self, reply: &Reply, place: &Place) -> bool {
+        let owned = self.partitions.get(&reply.partition, reply.epoch);
+        let shared = owned.and_then(|owned| owned.parking.shared.get(&place.lane));
+        let mut deferred = shared.into_iter().flat_map(|shared| &shared.deferred);
+        let first = place.records.first();
+        deferred.any(|record| first.is_some_and(|first| Arc::ptr_eq(first, record)))
+    }
+
+    /// Returns the write of the next park row; `None` if all are written.
+    fn place_row(&mut self, reply: &Reply, place: &Place) -> Result<Option<RowOp>, Held> {
+        let Some((stream, last)) = place.rows.first_key_value() else {
+            return Ok(None);
+        };
+        let progress = self.streams.get(stream);
+        let is_full = self.parked() >= self.rules.policy.limits.parked;
+        let has_store = self.rules.has_event_store;
+        let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) else {
+            return Ok(None);
+        };
+        let parking = &mut owned.parking;
+        if let Some(parked) = parking.parked.get(stream) {
+            let row = parked.row.value.deferred_to(*last);
+            let op = RowOp::ReplacePark(stream.clone(), row, parked.row.revision);
+            return Ok(Some(op));
+        }
+        let Some(shared) = parking.shared.get_mut(&place.lane) else {
+            return Ok(None);
+        };
+        if is_full {
+            shared.is_held = true;
+            return Err(Held);
+        }
+        let mut rows = shared.streams.iter().filter_map(|s| parking.parked.get(s));
+        let failed = rows.clone().find(|parked| !parked.row.value.is_follower);
+        let mut of_stream = place.records.iter();
+        let first = of_stream.find(|record| record.event.header.stream == *stream);
+        let (Some(row), Some(first)) = (failed.or_else(|| rows.next()), first) else {
+            return Ok(None);
+        };
+        let followed = Followed {
+            from: first_version(&progress, first, has_store),
+            high: *last,
+            fingerprint: row.row.value.fingerprint,
+            at: row.row.value.since,
+        };
+        Ok(Some(RowOp::Follow(stream.clone(), followed)))
+    }
+
+    /// Takes the answer to the write of a row about deferred records.
+    pub(super) fn placed(&mut self, reply: &Reply, mut place: Box<Place>) {
+        match &mut place.step {
+            PlaceStep::Flush(_) => {}
+            PlaceStep::Order(at) | PlaceStep::Record(at) => *at += 1,
+            PlaceStep::Announce => return self.place_done(reply, &place),
+            PlaceStep::Row => {
+                let Some((stream, last)) = place.rows.first_key_value() else {
+                    return;
+                };
+                let (stream, last) = (stream.clone(), *last);
+                let (row, is_new) = match &reply.answer {
+                    RowAnswer::Park(PutIf::Written(row)) => (row.clone(), true),
+                    RowAnswer::Park(PutIf::Conflict(Some(row))) => (row.clone(), false),
+                    // The stream was released: what is deferred of it is looked at again.
+                    _ => return self.row_gone(reply, stream),
+                };
+                let high = row.value.high;
+                let owned = self.partitions.get(&reply.partition, reply.epoch);
+                let was_known = owned.is_some_and(|o| o.parking.parked.contains_key(&stream));
+                if is_new && !was_known {
+                    self.counts.parked += 1;
+                    place.has_created = true;
+                }
+                self.row_written(reply, &stream, row);
+                if high >= last {
+                    place.rows.remove(&stream);
+                }
+            }
+        }
+        self.place_on(reply, place);
+    }
+
+    /// All rows about deferred records are durable: the offset may pass them.
+    fn place_done(&mut self, reply: &Reply, place: &Place) {
+        let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) else {
+            return;
+        };
+        let Partition {
+            parking, window, ..
+        } = owned;
+        if let Some(shared) = parking.shared.get_mut(&place.lane) {
+            let placed: BTreeSet<_> = place.records.iter().map(|r| r.offset).collect();
+            shared.deferred.retain(|record| {
+                let is_placed = placed.contains(&record.offset);
+                if is_placed {
+                    window.done(record.offset);
+                }
+                !is_placed
+            });
+        }
+    }
+}
+
+/// The records wait in memory.
+struct Held;
+
+/// Returns the first version of a stream that waits, by the first record of it that does.
+fn first_version(progress: &Progress, record: &Record, has_store: bool) -> Version {
+    match next_step(progress, arrived(record)) {
+        Step::Fill(first, _) if has_store => first,
+        _ => record.event.header.version,
+    }
+}
