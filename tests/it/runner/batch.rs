@@ -20,6 +20,9 @@ const SECOND: Duration = Duration::from_secs(1);
 
 type Versions = Vec<(String, u64)>;
 
+/// The number of events that a handler says it has handled, by the length of its batch.
+type Done = fn(usize) -> usize;
+
 /// The result of the nth batch, from 1.
 type Script = dyn Fn(usize, &[(String, u64)]) -> BatchResult + Send + Sync;
 
@@ -136,7 +139,7 @@ async fn of_a_batch_that_failed_in_the_middle_the_rest_is_tried_again() {
 async fn a_batch_that_answers_nonsense_is_a_permanent_failure_that_says_so() {
     let with_error = |done| BatchResult::failed(done, HandlerError::transient("odd"));
     // What is believed to be done: never the event that the failure is about.
-    let answers: [(&str, fn(usize) -> usize, bool, u64); 4] = [
+    let answers: [(&str, Done, bool, u64); 4] = [
         ("more than there were", |len| len + 1, false, 4),
         ("all, with an error", |len| len, true, 4),
         (
