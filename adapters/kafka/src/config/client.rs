@@ -73,8 +73,8 @@ impl KafkaConfig {
         // Counts per partition, in addition to the records that the adapter reads ahead itself.
         config.set("queued.min.messages", "1000");
         config.set("queued.max.messages.kbytes", "1024");
-        // librdkafka stops fetching a partition whose queue is full, and looks again only after this
-        // time: by default after a second, in which the caller has long emptied the queue.
+        // librdkafka stops fetching a partition whose queue is full, and looks again only after
+        // this time: by default after a second, in which the caller has long emptied the queue.
         config.set("fetch.queue.backoff.ms", "10");
         extend(&mut config, &self.common());
         config.set("group.id", group);
