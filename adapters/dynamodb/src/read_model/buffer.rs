@@ -18,9 +18,10 @@ use foldstream::{
 };
 use std::collections::{HashMap, HashSet};
 
-/// The most rows in memory, and the most bytes of their items, after which they are written before
-/// another row is read.
+/// The number of rows in memory at which they are written before another row is read.
 const MAX_ROWS: usize = 10_000;
+/// The number of bytes of items in memory at which they are written before another event is
+/// applied.
 const MAX_BYTES: usize = 64 * 1024 * 1024;
 
 /// The rows of one model that are not stored yet.
@@ -114,7 +115,13 @@ impl<T: ReadModelRow> Default for Buffer<T> {
 impl<T: ReadModelRow> Buffer<T> {
     /// Returns true if rows must be written before another one is read.
     pub(super) fn is_full(&self) -> bool {
-        self.rows.len() >= MAX_ROWS || self.bytes >= MAX_BYTES
+        self.rows.len() >= MAX_ROWS || self.is_large()
+    }
+
+    /// Returns true if rows must be written before another event is applied: it might let one that
+    /// is in memory grow further.
+    pub(super) fn is_large(&self) -> bool {
+        self.bytes >= MAX_BYTES
     }
 
     /// Applies an event to its rows: to all of them or to none.

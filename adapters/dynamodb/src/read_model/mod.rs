@@ -348,6 +348,10 @@ impl<T: ReadModelRow> ReadModel<T> {
         let model = self.model(ctx.model()).map_err(classified)?;
         let location = &model.location;
         let keys = Self::keys(location, event, ctx).map_err(classified)?;
+        let is_large = model.buffer().is_large();
+        if is_large {
+            self.flush(ctx.model()).await?;
+        }
         let mut found = HashMap::new();
         for _ in 0..MAX_READS {
             // The guard must not live until the end of the match.

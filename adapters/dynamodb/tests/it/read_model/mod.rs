@@ -1,6 +1,7 @@
 //! Read models: rows, positions, conflicts between processes, resets, queries and tables.
 mod rows;
 mod stored;
+mod memory;
 mod conflicts;
 mod keyed;
 mod resets;
