@@ -371,16 +371,32 @@ impl Machine {
         }
     }
 
-    /// Returns true if a step about a failed event waits for a flush.
+    /// Returns true if a step about a failed event waits for a flush, or for a position.
     pub(super) fn is_flush_awaited(&self) -> bool {
         let mut tasks = self.tasks.running.values();
-        tasks.any(|task| task.awaits_flush().is_some())
+        tasks.any(|task| task.awaits_flush().is_some() || task.awaits_position().is_some())
+    }
+
+    /// Returns true if no position of a stream waits to be stored.
+    pub(super) fn is_position_stored(&self, partition: &PartitionId, stream: &StreamId) -> bool {
+        if self.rules.policy.level != DeliveryLevel::Deduplicated {
+            return true;
+        }
+        let mut storing = self.checkpoint.positions.iter();
+        let owned = self.partitions.owned.get(partition);
+        !storing.any(|(_, position)| position.stream == *stream)
+            && owned.is_none_or(|owned| !owned.effects.positions.contains_key(stream))
     }
 
     /// Goes on with the steps about failed events whose effects are durable.
     pub(super) fn advance_flushes(&mut self) {
         let mut ready = Vec::new();
         for (id, task) in &self.tasks.running {
+            if let Some(stream) = task.awaits_position()
+                && self.is_position_stored(&task.partition, stream)
+            {
+                ready.push(*id);
+            }
             let Some((after, stream)) = task.awaits_flush() else {
                 continue;
             };

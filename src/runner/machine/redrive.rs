@@ -3,9 +3,10 @@
 //! ```text
 //! claim the row -> read the discards -> handle a page -> flush -> note what was passed over
 //!   -> letter of a new failure -> move `from` -> delete letters -> next page
-//!   -> `from` is after `high`: delete the row -> release the stream
+//!   -> `from` is after `high`: store the position, delete the row -> release the stream
 //! ```
-//! `from` is a durable position: it moves only after the flush.
+//! `from` is a durable position: it moves only after the flush. Without the row, the position of the
+//! stream must tell what was handled, since the offset has passed the deferred records.
 use super::{
     AttemptId, Effect, Ended, FailureOf, Machine, Outcome, What, Work,
     give_up::LetterOf,
@@ -69,6 +70,8 @@ enum Step {
     Advance,
     DropLetters,
     DropRecords,
+    /// Waits until the position of what was handled is stored.
+    Position,
     Delete,
 }
 
@@ -84,6 +87,11 @@ impl Redrive {
             Step::Flush(after) => Some(after),
             _ => None,
         }
+    }
+
+    /// Returns true if it waits for the position of what it has handled.
+    pub(super) fn awaits_position(&self) -> bool {
+        self.step == Step::Position
     }
 }
 
@@ -274,7 +282,7 @@ impl Machine {
                 }
                 _ => self.row_gone(reply, redrive.stream),
             },
-            Step::Ready(_) | Step::Handling(_) | Step::Flush(_) => {}
+            Step::Ready(_) | Step::Handling(_) | Step::Flush(_) | Step::Position => {}
         }
     }
 
@@ -323,8 +331,11 @@ impl Machine {
             let letters = owned.parking.letters_below(&redrive.stream, value.from);
             redrive.done_letters = letters;
             let durable = Version::new(value.from.get().saturating_sub(1));
-            if !is_claim && durable > Version::NONE {
-                // `from` has moved after a flush. Without the position a restart would find a gap.
+            // The first `from` of a stream that follows others of its lane is no position.
+            let is_position = !is_claim || !value.is_follower;
+            if is_position && durable > Version::NONE {
+                // `from` has moved after a flush, perhaps by an owner that died before it stored
+                // the position. Without the position a restart would find a gap.
                 let positions = &mut owned.effects.positions;
                 positions.insert(redrive.stream.clone(), (durable, None));
             }
@@ -371,9 +382,7 @@ impl Machine {
             ParkState::Redriving { .. }
                 if row.value.is_drained() && self.rules.policy.lane.is_none() =>
             {
-                redrive.step = Step::Delete;
-                let op = RowOp::DeletePark(stream, row.revision);
-                self.go_on(reply, Kind::Redrive(redrive), Some(op));
+                self.delete_row(reply, redrive);
             }
             ParkState::Redriving { .. } => {
                 redrive.step = Step::Ready(None);
@@ -537,7 +546,10 @@ impl Machine {
     /// Goes on with what was waiting for a flush.
     pub(super) fn redrive_flushed(&mut self, id: TaskId) {
         if let Some((reply, Kind::Redrive(redrive))) = self.tasks.take(id) {
-            self.after_flush(&reply, redrive);
+            match redrive.step {
+                Step::Position => self.delete_row(&reply, redrive),
+                _ => self.after_flush(&reply, redrive),
+            }
         }
     }
 

@@ -193,6 +193,13 @@ impl Task {
             _ => None,
         }
     }
+    /// Returns the stream whose position must be stored before the task goes on.
+    pub(super) fn awaits_position(&self) -> Option<&StreamId> {
+        match &self.kind {
+            Kind::Redrive(redrive) => redrive.awaits_position().then_some(&redrive.stream),
+            _ => None,
+        }
+    }
     /// Returns the stream whose park row the task changes.
     pub(super) fn parked_stream(&self) -> Option<&StreamId> {
         match &self.kind {

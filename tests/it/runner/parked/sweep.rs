@@ -1,6 +1,6 @@
-//! Rows of deferred records that an owner leaves when it dies after it has handled them.
+//! What an owner leaves when it dies after it has handled deferred records.
 use super::views::*;
-use foldstream::runner::ProcessorPolicy;
+use foldstream::runner::{DeliveryLevel, ProcessorPolicy};
 use foldstream_testkit::faults::{Call, Fault, Faults, Op};
 
 fn sharing() -> ProcessorPolicy {
@@ -53,5 +53,43 @@ async fn rows_of_records_that_were_handled_are_swept_by_the_next_owner_and_no_ot
         assert_eq!(shop.views.of("b"), [1, 2]);
         shop.assert_at_rest().await;
         running.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_row_of_a_parked_stream_stays_until_the_position_of_its_redrive_is_stored() {
+    for lane in [false, true] {
+        let policy = || {
+            let policy = if lane { sharing() } else { policy() };
+            policy.with_level(DeliveryLevel::Deduplicated)
+        };
+        let shop = Shop::new(&[("a", 2)]);
+        shop.deposits(&["a", "a", "a"]).await;
+        let running = shop.start_as(shop.views.clone(), policy());
+        seconds(30).await;
+        running.stop().await;
+        shop.views.fix();
+        let stuck = Fault::Unavailable
+            .on([Op::Put])
+            .matching(|call| is_about(call, "pos"));
+        let faults = Faults::script([stuck]);
+        let builder = shop.world.faulty_builder(&faults);
+        let builder = builder.with_event_store(shop.world.store.clone());
+        let runner = builder.projector_with(shop.views.clone(), policy()).build();
+        let running = Running::start(runner.unwrap());
+        seconds(1).await;
+        shop.operator.redrive("a").await;
+        seconds(60).await;
+        assert_eq!(shop.views.of("a"), [1, 2, 3]);
+        running.crash().await;
+        // The row tells the next owner what was handled.
+        assert_eq!(shop.operator.position("a").await, Some(1), "lane: {lane}");
+        assert!(shop.operator.parked("a").await.is_some(), "lane: {lane}");
+        let running = shop.start_as(shop.views.clone(), policy());
+        seconds(30).await;
+        assert_eq!(shop.operator.position("a").await, Some(3), "lane: {lane}");
+        shop.assert_at_rest().await;
+        running.stop().await;
+        assert_eq!(shop.views.of("a"), [1, 2, 3], "nothing is repeated");
     }
 }
