@@ -290,12 +290,18 @@ async fn step(world: &World, operator: &Operator, round: u32) -> Result<bool, Op
         run_open(operator).await?;
         return Ok(false);
     }
-    for address in waiting
-        .iter()
-        .filter(|address| event_of(&address.key).is_none())
-    {
-        operator.discard(address, &reason()).await?;
-        world.hit("unreadable record discarded");
+    for address in &waiting {
+        match event_of(&address.key) {
+            None => {
+                operator.discard(address, &reason()).await?;
+                world.hit("unreadable record discarded");
+            }
+            // An operator has died in the middle of a discard, which must be repeated.
+            Some(event) if world.facts().asked.contains(&event) => {
+                operator.discard(address, &reason()).await?;
+            }
+            Some(_) => {}
+        }
     }
     if !waiting
         .iter()

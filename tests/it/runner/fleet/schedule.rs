@@ -111,10 +111,6 @@ impl Schedule {
         }
     }
 
-    pub(super) const fn is_projector(&self) -> bool {
-        !matches!(self.role, Role::Listener)
-    }
-
     /// Returns true if the processor finds every event that has no record before that of a later
     /// version: it must know where it stands, and have the event store.
     pub(super) fn fills_gaps(&self) -> bool {
