@@ -1,4 +1,4 @@
-//! What one event costs at each level.
+//! The price of one event at each level.
 use super::{
     calls::price,
     still::{Happens, publish, run},

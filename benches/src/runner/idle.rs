@@ -1,4 +1,4 @@
-//! What a processor costs in an hour without events.
+//! The price of a processor in an hour without events.
 use super::{
     calls::price,
     still::{Happens, run},

@@ -20,7 +20,7 @@ const PARTITIONS: u32 = 6;
 /// The time in which a processor starts, and in which it handles what was published.
 const SETTLES: Duration = Duration::from_secs(60);
 
-/// What was called in a period.
+/// The calls of a period, in order.
 pub(super) struct Period {
     pub(super) calls: Vec<Call>,
     /// The first call of the period, and the one after it.
@@ -28,7 +28,7 @@ pub(super) struct Period {
     pub(super) end: usize,
 }
 
-/// What happens in the period.
+/// The work that comes in the period.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Happens {
     /// Nothing, for this long.

@@ -157,7 +157,8 @@ impl Machine {
     }
 
     /// Returns true if an event whose letter does not say that it was given up is known to be
-    /// handled: the writer of the letter died before it parked the stream, and the event came again.
+    /// handled: the writer of the letter died before it parked the stream, and the event came
+    /// again.
     fn was_handled(&mut self, event: &RecordedEvent) -> bool {
         let progress = self.streams.get(&event.header.stream);
         matches!(progress, Progress::At(at) if at.version >= event.header.version)

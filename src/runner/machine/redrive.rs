@@ -5,8 +5,8 @@
 //!   -> letter of a new failure -> move `from` -> delete letters -> next page
 //!   -> `from` is after `high`: store the position, delete the row -> release the stream
 //! ```
-//! `from` is a durable position: it moves only after the flush. Without the row, the position of the
-//! stream must tell what was handled, since the offset has passed the deferred records.
+//! `from` is a durable position: it moves only after the flush. Without the row, the position of
+//! the stream must tell what was handled, since the offset has passed the deferred records.
 use super::{
     AttemptId, Effect, Ended, FailureOf, Machine, Outcome, What, Work,
     give_up::LetterOf,

@@ -1,4 +1,4 @@
-//! What an owner leaves when it dies after it has handled deferred records.
+//! Rows that an owner leaves when it dies after it has handled deferred records.
 use super::views::*;
 use foldstream::runner::{DeliveryLevel, ProcessorPolicy};
 use foldstream_testkit::faults::{Call, Fault, Faults, Op};
