@@ -130,7 +130,7 @@ impl Body {
     }
     async fn lives(&self) {
         if self.faults.is_crashed() {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

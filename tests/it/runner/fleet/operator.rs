@@ -233,7 +233,7 @@ async fn acknowledge(world: &World, operator: &Operator) -> Result<(), OperateEr
 
 /// Executes jobs, in processes that die now and then.
 pub(super) async fn run_jobs(world: Arc<World>, stop: CancellationToken) {
-    let mut rng = fastrand::Rng::with_seed(world.plan.seed ^ 0x0b5_e5);
+    let mut rng = fastrand::Rng::with_seed(world.plan.seed ^ 0xb5e5);
     while !stop.is_cancelled() {
         let faults = operators_faults(&world, rng.u64(..));
         if world.plan.is_peaceful {
