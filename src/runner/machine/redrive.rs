@@ -31,6 +31,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 mod lane;
+mod row;
 
 /// The most versions that are handled between two moves of `from`.
 const PAGE: u64 = 100;
@@ -576,30 +577,5 @@ impl Machine {
             return self.go_on(reply, Kind::Redrive(redrive), Some(op));
         }
         self.advance_row(reply, redrive);
-    }
-
-    /// Moves `from`, or parks the stream again at a new failure.
-    fn advance_row(&mut self, reply: &Reply, mut redrive: Box<Redrive>) {
-        let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) else {
-            return;
-        };
-        let Some(parked) = owned.parking.parked.get(&redrive.stream) else {
-            return;
-        };
-        let row = &parked.row.value;
-        let mut wanted = match redrive.failure.take() {
-            Some(failure) => row.failed(&failure),
-            None => row.advanced(redrive.next),
-        };
-        // What has arrived meanwhile needs no operation of its own, so that a long redrive does not
-        // keep the offset back.
-        let last = parked.deferred.iter().map(|r| r.event.header.version).max();
-        if let Some(last) = last.filter(|_| self.rules.has_event_store) {
-            wanted = wanted.deferred_to(last);
-        }
-        redrive.step = Step::Advance;
-        redrive.wanted = Some(wanted.clone());
-        let op = RowOp::ReplacePark(redrive.stream.clone(), wanted, parked.row.revision);
-        self.go_on(reply, Kind::Redrive(redrive), Some(op));
     }
 }
