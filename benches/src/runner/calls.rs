@@ -10,7 +10,7 @@ use foldstream::ports::{
     ControlStore, ControlStoreError, DeleteExpect, DeleteOutcome, Expect, PutOutcome, RangeQuery,
     Row, RowKey, RowPage,
 };
-use foldstream_dynamodb::{PublishMode, TableOptions, create_tables};
+use foldstream_dynamodb::{DynamoDb, PublishMode, TableOptions, create_tables};
 use foldstream_testkit::intercept::{ControlStoreLayer, async_trait};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -111,8 +111,11 @@ impl ControlStoreLayer for Recorder {
     }
 }
 
-/// Makes the calls again on DynamoDB, and returns the cost of those from `first` to before `end`.
-pub(super) fn price(calls: &[Call], first: usize, end: usize) -> Result<Cost, BenchError> {
+/// Runs work on DynamoDB in this process, behind the meter. The tables exist, and the stores are
+/// connected.
+pub(super) fn metered<T>(
+    work: impl AsyncFnOnce(&Endpoint, &DynamoDb) -> Result<T, BenchError>,
+) -> Result<T, BenchError> {
     let endpoint = Endpoint::start()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -124,6 +127,13 @@ pub(super) fn price(calls: &[Call], first: usize, end: usize) -> Result<Cost, Be
             .await
             .map_err(BenchError::other)?;
         let stores = over(&endpoint.metered, PublishMode::Stream).await?;
+        work(&endpoint, &stores).await
+    })
+}
+
+/// Makes the calls again on DynamoDB, and returns the cost of those from `first` to before `end`.
+pub(super) fn price(calls: &[Call], first: usize, end: usize) -> Result<Cost, BenchError> {
+    metered(async |endpoint, stores| {
         let control = stores.control_store();
         for (at, call) in calls.iter().take(end).enumerate() {
             if at == first {

@@ -1,16 +1,16 @@
 //! The price of one event at each level.
 use super::{
-    calls::price,
+    calls::{metered, price},
     still::{Happens, publish, run},
 };
 use crate::{
     BenchError,
     account::AccountEvent,
-    store::{Cost, Endpoint, config, over},
+    store::Cost,
     table::{Bound, Goal, Row},
 };
 use foldstream::runner::{DeliveryLevel, EventContext, HandlerResult, ProcessorPolicy, Runner};
-use foldstream_dynamodb::{PublishMode, ReadModelRow, TableOptions, create_tables};
+use foldstream_dynamodb::ReadModelRow;
 use foldstream_testkit::{InMemoryControlStore, InMemoryMessageBus};
 use serde::{Deserialize, Serialize};
 
@@ -125,17 +125,7 @@ impl ReadModelRow for Balance {
 
 /// The cost of the rows of a read model that store their positions. Its control rows are in memory.
 fn of_read_model(each: u64, is_sabotaged: bool) -> Result<Cost, BenchError> {
-    let endpoint = Endpoint::start()?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(crate::io("no runtime"))?;
-    runtime.block_on(async {
-        let settings = config(&endpoint.direct, PublishMode::Stream);
-        create_tables(&settings, &TableOptions::default())
-            .await
-            .map_err(BenchError::other)?;
-        let stores = over(&endpoint.metered, PublishMode::Stream).await?;
+    metered(async |endpoint, stores| {
         let model = stores.read_model::<Balance>();
         let (bus, control) = (InMemoryMessageBus::new(), InMemoryControlStore::new());
         bus.create_topic("GlobalEvents", 6);
