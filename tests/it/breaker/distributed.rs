@@ -77,6 +77,17 @@ fn start(control: &Arc<dyn ControlStore>, instances: usize) -> Vec<Process> {
         .collect()
 }
 
+/// Starts three processes and lets two of them fail, so that the circuits of all are open.
+async fn open_by_two_of_three(control: &Arc<dyn ControlStore>) -> Vec<Process> {
+    let processes = start(control, 3);
+    sleep(SECOND).await;
+    processes[0].fail(5).await;
+    processes[1].fail(5).await;
+    sleep(12 * SECOND).await;
+    assert!(!processes[2].is_closed());
+    processes
+}
+
 /// The rows of the breaker, as they are stored.
 async fn rows(control: &Arc<dyn ControlStore>) -> BTreeMap<String, String> {
     let page = control
@@ -104,12 +115,7 @@ async fn local(test: impl Future<Output = ()>) {
 async fn at_two_votes_all_processes_are_open_and_one_probe_closes_them() {
     local(async {
         let control = in_memory();
-        let processes = start(&control, 3);
-        sleep(SECOND).await;
-        processes[0].fail(5).await;
-        processes[1].fail(5).await;
-        sleep(12 * SECOND).await;
-        assert!(!processes[2].is_closed());
+        let processes = open_by_two_of_three(&control).await;
         assert_eq!(votes(&control).await, 2);
 
         // The service is well again. Of all calls until the circuits close only the probe is made,
@@ -147,12 +153,7 @@ async fn at_two_votes_all_processes_are_open_and_one_probe_closes_them() {
 async fn of_many_waiters_in_all_processes_exactly_one_probes() {
     local(async {
         let control = in_memory();
-        let processes = start(&control, 3);
-        sleep(SECOND).await;
-        processes[0].fail(5).await;
-        processes[1].fail(5).await;
-        sleep(12 * SECOND).await;
-        assert!(!processes[2].is_closed());
+        let processes = open_by_two_of_three(&control).await;
 
         // Ten callers of each process try all the time, and a call takes longer than their pauses.
         let made = Rc::new(Cell::new(0));
@@ -257,12 +258,7 @@ async fn without_the_store_every_process_decides_alone() {
     local(async {
         let faults = Faults::none();
         let control = faults.control_store(InMemoryControlStore::new());
-        let processes = start(&control, 3);
-        sleep(SECOND).await;
-        processes[0].fail(5).await;
-        processes[1].fail(5).await;
-        sleep(12 * SECOND).await;
-        assert!(!processes[2].is_closed());
+        let processes = open_by_two_of_three(&control).await;
         faults.set([Fault::Unavailable.on([Op::Get, Op::Put, Op::Delete, Op::Range])]);
         // Three renew periods, and one more in which a vote may have been seen to change.
         sleep(16 * SECOND).await;
@@ -327,12 +323,7 @@ async fn rows_that_are_unreadable_or_newer_do_not_stop_a_process_from_reading_th
         put(&control, "!epoch", r#"{"e":1,"x":[2]}"#, 1).await;
         put(&control, "vote/broken", "?", 2).await;
         put(&control, "weight/node-0", r#"{"new":true}"#, 3).await;
-        let processes = start(&control, 3);
-        sleep(SECOND).await;
-        processes[0].fail(5).await;
-        processes[1].fail(5).await;
-        sleep(12 * SECOND).await;
-        assert!(!processes[2].is_closed());
+        let processes = open_by_two_of_three(&control).await;
         let until = Instant::now() + 60 * SECOND;
         while !processes[2].is_closed() {
             assert!(Instant::now() < until);

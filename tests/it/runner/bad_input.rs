@@ -174,16 +174,20 @@ async fn foreign(world: &World, key: &str) -> Vec<(&'static str, Message)> {
     ]
 }
 
+/// A record of one of these kinds between good events, and the name of the kind.
+async fn around_foreign(key: &str, kind: usize) -> (&'static str, World) {
+    let (what, message) = foreign(&World::new(1), key).await.swap_remove(kind);
+    let world = around(async |world: &World| {
+        world.bus.publish(&message).await.unwrap();
+    });
+    (what, world.await)
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_record_that_is_no_event_is_a_letter_and_counts_as_unreadable() {
     let kinds = foreign(&World::new(1), "x").await.len();
     for kind in 0..kinds {
-        let source = World::new(1);
-        let (what, message) = foreign(&source, "x").await.swap_remove(kind);
-        let publish = async |world: &World| {
-            world.bus.publish(&message).await.unwrap();
-        };
-        let world = around(publish).await;
+        let (what, world) = around_foreign("x", kind).await;
         let seen = Seen::new();
         let handle = listen(&world, seen.clone(), listening());
         pass(30).await;
@@ -212,12 +216,7 @@ async fn a_record_that_is_no_event_is_a_letter_and_counts_as_unreadable() {
 async fn a_record_that_is_no_event_and_may_be_of_its_stream_halts_a_projector_visibly() {
     let kinds = foreign(&World::new(1), "account#bad").await.len();
     for kind in 0..kinds {
-        let source = World::new(1);
-        let (what, message) = foreign(&source, "account#bad").await.swap_remove(kind);
-        let publish = async |world: &World| {
-            world.bus.publish(&message).await.unwrap();
-        };
-        let world = around(publish).await;
+        let (what, world) = around_foreign("account#bad", kind).await;
         let model = Arc::new(Model::default());
         let handle = project(&world, Shared(model.clone()), projecting());
         pass(30).await;
