@@ -82,6 +82,17 @@ pub enum Fault {
     /// worked before, and `Refused(MissingTopic)` after that or if the topic has never worked. A
     /// process that [restarts](super::Faults::restart) has not used any topic yet.
     UnknownTopic,
+    /// A run of messages is cut: it breaks off, and its caller gets `Unavailable`.
+    ///
+    /// A run of at most `reported` messages is sent whole. If `reported` is greater than
+    /// `durable`, it counts as `durable`.
+    CutRun {
+        /// The number of messages that are published, from the first of the run. `usize::MAX`
+        /// stands for all.
+        durable: usize,
+        /// The number of messages that the caller is told to be durable.
+        reported: usize,
+    },
     /// A partition has no position, for this reason.
     ///
     /// The consumer gets [`ConsumerEvent::NoPosition`](foldstream::ports::ConsumerEvent) for the
@@ -183,6 +194,7 @@ impl Fault {
                     | Op::Next
                     | Op::Commit
             ),
+            Self::CutRun { .. } => op == Op::PublishRun,
             Self::HoldBack(_) | Self::LoseSession | Self::NoPosition(_) => op == Op::Next,
             Self::Hole | Self::HoleAt(_) | Self::TornCommit => op == Op::Read,
             Self::Hide(_) => matches!(op, Op::Append | Op::AppendAll),

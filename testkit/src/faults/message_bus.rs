@@ -3,12 +3,15 @@ use super::{
     Call, Fault, Faults,
     consumer::FaultyConsumer,
     known_topics::KnownTopics,
-    pass::{Late, Plain},
+    pass::{Late, Plain, says_the_test},
 };
 use async_trait::async_trait;
-use foldstream::ports::{
-    Consumer, Message, MessageBus, MessageBusError, Offset, PartitionId, PartitionOffsets,
-    RunOutcome, Subscription, TopicDescription,
+use foldstream::{
+    adapter::check_run,
+    ports::{
+        Consumer, Message, MessageBus, MessageBusError, Offset, PartitionId, PartitionOffsets,
+        RunOutcome, Subscription, TopicDescription,
+    },
 };
 use futures::future::BoxFuture;
 use std::sync::Arc;
@@ -55,6 +58,41 @@ impl FaultyMessageBus {
     }
 }
 
+/// The place at which a [`Fault::CutRun`] cuts a run.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    durable: usize,
+    reported: usize,
+}
+
+impl Cut {
+    /// Returns the cut of a run by this fault. A run that is invalid is not cut, so that the bus
+    /// refuses it.
+    fn of(fault: Option<&Fault>, run: &[Message]) -> Option<Self> {
+        match fault {
+            Some(&Fault::CutRun { durable, reported })
+                if reported < run.len() && check_run(run).is_ok() =>
+            {
+                let durable = durable.min(run.len());
+                let reported = reported.min(durable);
+                Some(Self { durable, reported })
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns the answer to a cut run whose first part got this outcome.
+    fn answer(self, first: RunOutcome) -> RunOutcome {
+        let durable = first.durable.min(self.reported);
+        let source = says_the_test("the run was cut");
+        let error = first.error;
+        RunOutcome::broken_off(
+            durable,
+            error.unwrap_or(MessageBusError::Unavailable { source }),
+        )
+    }
+}
+
 #[deny(clippy::missing_trait_methods)]
 #[async_trait]
 impl MessageBus for FaultyMessageBus {
@@ -78,6 +116,14 @@ impl MessageBus for FaultyMessageBus {
     }
 
     async fn publish_run(&self, run: &[Message]) -> RunOutcome {
+        let topic = run.first().map(|message| &*message.topic);
+        let topic = topic.unwrap_or_default();
+        let fault = match self.arrive(&Call::PublishRun(run), topic).await {
+            Ok(fault) => fault,
+            Err(error) => return RunOutcome::broken_off(0, error),
+        };
+        let cut = Cut::of(fault.as_ref(), run);
+        let run = cut.map_or(run, |cut| &run[..cut.durable]);
         let late = || -> Late {
             let (this, run) = (self.clone(), run.to_vec());
             Box::pin(async move {
@@ -101,18 +147,15 @@ impl MessageBus for FaultyMessageBus {
             })
         };
         let call = Call::PublishRun(run);
-        let topic = run.first().map(|message| &*message.topic);
-        let topic = topic.unwrap_or_default();
-        let fault = match self.arrive(&call, topic).await {
-            Ok(fault) => fault,
-            Err(error) => return RunOutcome::broken_off(0, error),
-        };
         match self.faults.finish(call, fault, act, late).await {
             Ok(outcome) => {
                 if outcome.durable > 0 {
                     self.topics.worked(topic);
                 }
-                outcome
+                match cut {
+                    Some(cut) => cut.answer(outcome),
+                    None => outcome,
+                }
             }
             // The caller cannot know of any message that it is durable.
             Err(error) => RunOutcome::broken_off(0, error),

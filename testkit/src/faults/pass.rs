@@ -115,7 +115,7 @@ impl<T> Answer for Plain<T> {}
 /// The late delivery of a request that the caller has given up.
 pub(super) type Late = BoxFuture<'static, ()>;
 
-fn says_the_test(what: &str) -> BoxError {
+pub(super) fn says_the_test(what: &str) -> BoxError {
     format!("injected by the test: {what}").into()
 }
 

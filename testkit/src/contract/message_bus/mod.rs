@@ -84,6 +84,7 @@ macro_rules! __message_bus_cases {
             runs::a_run_of_mixed_messages_is_invalid_and_sends_nothing,
             runs::a_run_that_breaks_off_is_durable_up_to_some_message,
             runs::a_dropped_run_leaves_a_first_part_and_can_be_sent_again,
+            runs::concurrent_runs_of_different_keys_each_keep_their_order,
             deliver::everything_of_a_message_arrives_as_sent,
             deliver::each_group_gets_all_messages,
             deliver::an_assignment_comes_before_the_first_delivery,

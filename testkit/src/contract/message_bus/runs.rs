@@ -183,3 +183,29 @@ pub async fn a_dropped_run_leaves_a_first_part_and_can_be_sent_again(fixture: Fi
         assert_eq!(first_occurrences(&records, key), numbers(LEN), "of {key}");
     }
 }
+
+/// Runs of different keys that are sent at the same time are each durable in their own order, also
+/// when one of them is dropped.
+pub async fn concurrent_runs_of_different_keys_each_keep_their_order(fixture: Fixture) {
+    const LEN: usize = 12;
+    let topic = Topic::fresh(&fixture, 1).await;
+    let keys: Vec<_> = (0..6).map(|n| format!("{n}-{}", unique())).collect();
+    let dropped = run(&topic, 0, "dropped", LEN);
+    let sends = keys.iter().map(|key| {
+        let (topic, sent) = (&topic, run(&topic, 0, key, LEN));
+        async move {
+            // Two runs per key, so that the second begins while the other keys are being sent.
+            for half in sent.chunks(LEN / 2) {
+                assert_complete(&topic.bus.publish_run(half).await, LEN / 2);
+            }
+        }
+    });
+    let drop_one = dropped_after(2, topic.bus.publish_run(&dropped));
+    futures::join!(futures::future::join_all(sends), drop_one);
+    let records = records(&topic).await;
+    for key in &keys {
+        assert_eq!(first_occurrences(&records, key), numbers(LEN), "of {key}");
+    }
+    let found = first_occurrences(&records, "dropped");
+    assert!(numbers(LEN).starts_with(&found), "there are {found:?}");
+}

@@ -7,6 +7,7 @@ use foldstream::{
 };
 use foldstream_testkit::InMemoryMessageBus;
 use futures::FutureExt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::task::yield_now;
 
 pub(super) fn suspects() -> Suspects {
@@ -14,6 +15,7 @@ pub(super) fn suspects() -> Suspects {
         broken::<SendsBackwards>(&["a_run_is_durable_in_its_order"]).and_by(&[
             "a_run_that_breaks_off_is_durable_up_to_some_message",
             "a_dropped_run_leaves_a_first_part_and_can_be_sent_again",
+            "concurrent_runs_of_different_keys_each_keep_their_order",
         ]),
         broken::<AcknowledgesBeforeItSends>(&["a_run_is_durable_in_its_order"]).and_by(&[
             "a_missing_topic_is_refused_and_never_made",
@@ -21,6 +23,7 @@ pub(super) fn suspects() -> Suspects {
             "a_timestamp_that_the_bus_cannot_keep_is_invalid",
             "a_run_that_breaks_off_is_durable_up_to_some_message",
             "a_dropped_run_leaves_a_first_part_and_can_be_sent_again",
+            "concurrent_runs_of_different_keys_each_keep_their_order",
         ]),
         broken::<RefusesEmptyRuns>(&["an_empty_run_is_durable_at_once"]),
         broken::<SendsMixedRuns>(&["a_run_of_mixed_messages_is_invalid_and_sends_nothing"]),
@@ -30,6 +33,10 @@ pub(super) fn suspects() -> Suspects {
             .and_by(&["a_missing_topic_is_refused_and_never_made"]),
         broken::<SendsItsLastWhenDropped>(&[
             "a_dropped_run_leaves_a_first_part_and_can_be_sent_again",
+        ])
+        .and_by(&["concurrent_runs_of_different_keys_each_keep_their_order"]),
+        broken::<OvertakesWhileOthersSend>(&[
+            "concurrent_runs_of_different_keys_each_keep_their_order",
         ]),
     ]
 }
@@ -168,5 +175,29 @@ impl Sabotage for SendsItsLastWhenDropped {
         }
         unsent.1 = None;
         RunOutcome::complete(run.len())
+    }
+}
+
+/// Behaves like a producer whose second request in flight overtakes the first one, which is
+/// refused and sent again. That happens only while several runs are being sent.
+#[derive(Debug, Default)]
+struct OvertakesWhileOthersSend(AtomicUsize);
+struct Sending<'a>(&'a AtomicUsize);
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+#[async_trait]
+impl Sabotage for OvertakesWhileOthersSend {
+    async fn publish_run(&self, bus: &InMemoryMessageBus, run: &[Message]) -> RunOutcome {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        let _sending = Sending(&self.0);
+        yield_now().await;
+        let mut sent = run.to_vec();
+        if check_run(run).is_ok() && run.len() > 1 && self.0.load(Ordering::SeqCst) > 1 {
+            sent.swap(0, 1);
+        }
+        bus.publish_run(&sent).await
     }
 }

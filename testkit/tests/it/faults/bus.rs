@@ -252,6 +252,55 @@ async fn a_run_that_the_bus_refuses_is_refused_although_replies_are_lost() {
     );
 }
 
+#[tokio::test]
+async fn a_cut_run_is_durable_as_far_as_the_script_says_and_reports_no_more_than_that() {
+    let all = usize::MAX;
+    // Each case: durable and reported as in the script, then as found of a run of three.
+    for (script, found) in [
+        ((0, 0), (0, 0)),
+        ((2, 2), (2, 2)),
+        ((2, 1), (2, 1)),
+        ((all, 0), (3, 0)),
+        ((all, 2), (3, 2)),
+        // No more is reported than is durable.
+        ((1, 2), (1, 1)),
+    ] {
+        let (durable, reported) = script;
+        let cut = Fault::CutRun { durable, reported };
+        let faults = Faults::script([cut.on(Op::PublishRun).at(1)]);
+        let (inner, bus, [key, _]) = bus(&faults);
+        let outcome = bus.publish_run(&run(&key)).await;
+        assert!(outcome.error.is_some_and(|error| error.is_transient()));
+        let end = inner.offsets(TOPIC).await.unwrap()[0].end.get();
+        assert_eq!((end, outcome.durable), found, "{script:?}");
+        let again = bus.publish_run(&run(&key)).await;
+        assert!(again.error.is_none() && again.durable == 3, "{again:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_cut_after_the_end_of_a_run_and_a_cut_of_an_invalid_run_change_nothing() {
+    let cut = Fault::CutRun {
+        durable: 3,
+        reported: 3,
+    };
+    let faults = Faults::script([cut.anywhere()]);
+    let (inner, bus, [key, _]) = bus(&faults);
+    let outcome = bus.publish_run(&run(&key)).await;
+    assert!(
+        outcome.error.is_none() && outcome.durable == 3,
+        "{outcome:?}"
+    );
+    let mut mixed = run(&key);
+    mixed.push(message(&key));
+    let outcome = bus.publish_run(&mixed).await;
+    assert!(
+        matches!(outcome.error, Some(MessageBusError::Invalid { .. })),
+        "{outcome:?}"
+    );
+    assert_eq!(inner.offsets(TOPIC).await.unwrap()[0].end.get(), 3);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_offset_without_a_record_is_reached_after_what_is_held_back() {
     let held = Duration::from_secs(5);
