@@ -1,7 +1,7 @@
 //! Requests of operators for dead letters of streams that are not parked: handle the event once
 //! more, or drop the letter.
 use super::{
-    Again, AttemptId, Ended, Machine, Outcome, What, Work,
+    Again, AttemptId, Ended, Failure, FailureOf, Machine, Outcome, What, Work,
     give_up::LetterOf,
     partition::Phase,
     retry::Retry,
@@ -16,7 +16,6 @@ use crate::{
     ports::Offset,
     runner::streams::Progress,
 };
-use std::sync::Arc;
 use tokio::time::Instant;
 
 /// The letter of a record that cannot be read.
@@ -32,8 +31,9 @@ impl Machine {
         if self.ending.is_some() {
             return;
         }
+        let is_ready = |at: Option<Instant>| at.is_none_or(|at| at <= now);
         let ready = self.tasks.running.iter().filter(
-            |(_, task)| matches!(&task.kind, Kind::Ask(ask) if matches!(ask.step, AskStep::Ready(_))),
+            |(_, task)| matches!(&task.kind, Kind::Ask(ask) if matches!(ask.step, AskStep::Ready(_, at) if is_ready(at))),
         );
         let ready: Vec<_> = ready.map(|(id, _)| *id).collect();
         for id in ready {
@@ -68,6 +68,7 @@ impl Machine {
                     letter,
                     row,
                     step: AskStep::Read,
+                    retry: None,
                 };
                 self.begin_task(&partition, epoch, Kind::Ask(Box::new(ask)), Some(op));
             }
@@ -78,7 +79,7 @@ impl Machine {
     pub(super) fn ask_answered(&mut self, reply: &Reply, mut ask: Box<Ask>) {
         match &mut ask.step {
             AskStep::Read => self.ask_read(reply, ask),
-            AskStep::Ready(_) | AskStep::Handling(..) | AskStep::Flush(..) => {}
+            AskStep::Ready(..) | AskStep::Handling(..) | AskStep::Flush(..) => {}
             // The letter of the new failure is written: the request is served.
             AskStep::Write => self.end_ask(reply, ask),
             AskStep::Passed => self.delete_letter(reply, ask),
@@ -127,7 +128,7 @@ impl Machine {
         match (ask.row.value.what, event) {
             (AskKind::Redrive, Some(event)) if is_given_up || !self.was_handled(&event) => {
                 let event = Box::new(event);
-                ask.step = AskStep::Ready(Again { event, is_given_up });
+                ask.step = AskStep::Ready(Again { event, is_given_up }, None);
                 self.go_on(reply, Kind::Ask(ask), None);
             }
             (AskKind::Redrive, None) => {
@@ -174,7 +175,7 @@ impl Machine {
         let Kind::Ask(ask) = &task.kind else {
             return false;
         };
-        let AskStep::Ready(again) = &ask.step else {
+        let AskStep::Ready(again, _) = &ask.step else {
             return false;
         };
         self.may_run_beside(&task.partition, &again.event.header.stream)
@@ -188,7 +189,7 @@ impl Machine {
         let Kind::Ask(ask) = &mut task.kind else {
             return;
         };
-        let AskStep::Ready(again) = &ask.step else {
+        let AskStep::Ready(again, _) = &ask.step else {
             return;
         };
         let lane = self.rules.lane(&again.event.header.stream);
@@ -198,28 +199,29 @@ impl Machine {
         {
             return;
         }
-        let again = again.clone();
+        let (again, retry) = (again.clone(), ask.retry.as_ref());
+        let number = retry.map_or(1, |retry| retry.attempts() + 1);
         let work = Work {
             partition: task.partition.clone(),
             epoch: task.epoch,
             lane,
             what: What::Again(again.clone()),
             progress: Progress::Unknown,
-            number: 1,
+            number,
             skip: Vec::new(),
             letters: Vec::new(),
         };
         let attempt = self.attempts.start(work.clone(), permit, now);
+        // An event that is tried again is one redrive.
+        self.counts.redrives += u64::from(ask.retry.is_none());
         ask.step = AskStep::Handling(attempt, again);
         self.out.push(super::Effect::Start(attempt, work));
-        self.counts.redrives += 1;
     }
 
     /// Takes the result of an event that was handled once more.
     pub(super) fn asked_again(
         &mut self,
         attempt: AttemptId,
-        work: &Work,
         ended: Ended,
         is_kept: bool,
         now: Instant,
@@ -235,26 +237,8 @@ impl Machine {
         };
         match ended.result {
             // The service is away: the request waits.
-            Outcome::Failed(_) if is_kept => {
-                if let AskStep::Handling(_, again) = ask.step {
-                    ask.step = AskStep::Ready(again);
-                    self.go_on(&reply, Kind::Ask(ask), None);
-                }
-            }
-            Outcome::Failed(failure) => {
-                let mut retry = Retry::new(crate::RetryPolicy::fail_fast(), failure.version);
-                let _ = retry.failed(failure.error.class().into(), now);
-                let wall = self.rules.wall(now);
-                let (Some(stream), AskStep::Handling(_, again)) = (work.stream(), &ask.step) else {
-                    return;
-                };
-                tracing::warn!(processor = %self.rules.name, %stream, version = %failure.version, error = crate::chain(failure.error.source()), "a redriven event has failed again: its letter stays");
-                let of = LetterOf::Event(&again.event);
-                let (_, letter) = self.rules.letter_of(stream, &failure, &retry, wall, &of);
-                let op = RowOp::WriteLetter(ask.letter.clone(), Arc::clone(&letter));
-                ask.step = AskStep::Write;
-                self.go_on(&reply, Kind::Ask(ask), Some(op));
-            }
+            Outcome::Failed(_) if is_kept => self.handle_later(&reply, ask, None),
+            Outcome::Failed(failure) => self.asked_in_vain(&reply, ask, &failure, now),
             Outcome::Done => {
                 let AskStep::Handling(_, again) = &ask.step else {
                     return;
@@ -277,6 +261,53 @@ impl Machine {
                 }
             }
         }
+    }
+
+    /// Lets a request wait for its next attempt.
+    fn handle_later(&mut self, reply: &Reply, mut ask: Box<Ask>, at: Option<Instant>) {
+        if let AskStep::Handling(_, again) = ask.step {
+            ask.step = AskStep::Ready(again, at);
+            self.go_on(reply, Kind::Ask(ask), None);
+        }
+    }
+
+    /// Tries an event again that was handled once more and has failed, or keeps its letter.
+    fn asked_in_vain(&mut self, reply: &Reply, mut ask: Box<Ask>, failure: &Failure, now: Instant) {
+        let AskStep::Handling(_, again) = &ask.step else {
+            return;
+        };
+        let (stream, class) = (again.event.header.stream.clone(), failure.error.class());
+        let is_store = matches!(failure.of, FailureOf::Store);
+        let mut retry = Retry::after(
+            ask.retry.take(),
+            self.rules.retry(),
+            failure.version,
+            is_store,
+        );
+        if let Some(at) = retry.failed(class.into(), now) {
+            ask.retry = Some(retry);
+            self.counts.retries += 1;
+            return self.handle_later(reply, ask, Some(at));
+        }
+        tracing::warn!(processor = %self.rules.name, %stream, version = %failure.version, attempts = retry.attempts(), ?class, error = crate::chain(failure.error.source()), "a redriven event has failed again: its letter stays");
+        let (wall, of) = (self.rules.wall(now), LetterOf::Event(&again.event));
+        let (_, letter) = self.rules.letter_of(&stream, failure, &retry, wall, &of);
+        let op = RowOp::WriteLetter(ask.letter.clone(), letter);
+        ask.step = AskStep::Write;
+        self.go_on(reply, Kind::Ask(ask), Some(op));
+    }
+
+    /// Returns the time at which the pause after a failure of a request is over.
+    pub(super) fn ask_wake_at(&self) -> Option<Instant> {
+        let tasks = self.tasks.running.values();
+        let pauses = tasks.filter_map(|task| match &task.kind {
+            Kind::Ask(ask) => match ask.step {
+                AskStep::Ready(_, at) => at,
+                _ => None,
+            },
+            _ => None,
+        });
+        pauses.min()
     }
 
     /// The effect of an event that was handled once more is durable: its letter goes.

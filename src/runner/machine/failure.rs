@@ -23,16 +23,8 @@ impl Machine {
         }
         // A failure of another event of the lane was overcome since.
         let is_store = matches!(failure.of, FailureOf::Store);
-        let known = self.lanes.take_retry(lane);
-        let known = known.filter(|retry| retry.is_of(version, is_store));
-        let mut retry = known.unwrap_or_else(|| {
-            let policy = self.retry_of(record);
-            if is_store {
-                Retry::of_store(policy, version)
-            } else {
-                Retry::new(policy, version)
-            }
-        });
+        let (known, policy) = (self.lanes.take_retry(lane), self.retry_of(record));
+        let mut retry = Retry::after(known, policy, version, is_store);
         let next = retry.failed(class.into(), now);
         retry.note(Noted::of_event(&failure.error, stream));
         match next {

@@ -264,7 +264,11 @@ impl Machine {
                     .flatten(),
                 self.polling.wake_at().filter(|_| self.ending.is_none()),
                 self.tasks.wake_at(),
-                self.redrive_wake_at().filter(|_| self.may_redrive()),
+                self.redrive_wake_at()
+                    .into_iter()
+                    .chain(self.ask_wake_at())
+                    .min()
+                    .filter(|_| self.may_redrive()),
                 self.holding_wake_at(),
             ],
             Member::Leaving => {
@@ -421,7 +425,7 @@ impl Machine {
             }
             What::Again(_) => {
                 self.lanes.finished(&work.lane, 0);
-                return self.asked_again(id, &work, ended, is_kept, now);
+                return self.asked_again(id, ended, is_kept, now);
             }
         }
         let (partition, epoch) = (work.partition.clone(), work.epoch);

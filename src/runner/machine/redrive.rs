@@ -490,17 +490,9 @@ impl Machine {
                 if redrive.next > before {
                     redrive.retry = None;
                 }
-                let known = redrive.retry.take();
+                let (known, class) = (redrive.retry.take(), failure.error.class());
                 let is_store = matches!(failure.of, FailureOf::Store);
-                let known = known.filter(|retry| retry.is_of(failure.version, is_store));
-                let (class, policy) = (failure.error.class(), self.rules.retry());
-                let mut retry = known.unwrap_or_else(|| {
-                    if is_store {
-                        Retry::of_store(policy, failure.version)
-                    } else {
-                        Retry::new(policy, failure.version)
-                    }
-                });
+                let mut retry = Retry::after(known, self.rules.retry(), failure.version, is_store);
                 let again = retry.failed(class.into(), now);
                 if let Some(at) = again {
                     redrive.retry = Some(retry);

@@ -39,11 +39,29 @@ impl Retry {
 
     /// No failure yet of a store that the event of this version needs. The store is waited for,
     /// whatever the policy about events says.
-    pub(super) fn of_store(policy: RetryPolicy, version: Version) -> Self {
+    fn of_store(policy: RetryPolicy, version: Version) -> Self {
         Self {
             is_of_store: true,
             ..Self::new(RetryPolicy::forever(policy.backoff), version)
         }
+    }
+
+    /// Continues the failures of the event of this version, or of the store that it needs; earlier
+    /// failures of something else were overcome since.
+    pub(super) fn after(
+        known: Option<Self>,
+        policy: RetryPolicy,
+        version: Version,
+        is_store: bool,
+    ) -> Self {
+        let known = known.filter(|retry| retry.is_of(version, is_store));
+        known.unwrap_or_else(|| {
+            if is_store {
+                Self::of_store(policy, version)
+            } else {
+                Self::new(policy, version)
+            }
+        })
     }
 
     /// Keeps the last failure for those who ask for the health of the processor.
@@ -58,7 +76,7 @@ impl Retry {
 
     /// Returns true if these are failures of the event of this version, or of the store that it
     /// needs.
-    pub(super) fn is_of(&self, version: Version, of_store: bool) -> bool {
+    fn is_of(&self, version: Version, of_store: bool) -> bool {
         self.version == version && self.is_of_store == of_store
     }
 

@@ -10,7 +10,7 @@ use super::{
     place::Place,
     record::Record,
     redrive::Redrive,
-    retry::Patience,
+    retry::{Patience, Retry},
     rows::{RowAnswer, RowOp},
     shared::Reading,
 };
@@ -139,13 +139,15 @@ pub(super) struct Ask {
     pub(super) letter: LetterKey,
     pub(super) row: Stored<AskRow>,
     pub(super) step: AskStep,
+    /// The failures of the event since it was asked for.
+    pub(super) retry: Option<Retry>,
 }
 
 #[derive(Debug)]
 pub(super) enum AskStep {
     Read,
-    /// Waits for the lane of the stream.
-    Ready(Again),
+    /// Waits for the lane of the stream, and until this time.
+    Ready(Again, Option<Instant>),
     Handling(AttemptId, Again),
     /// Waits for a flush that begins after this number of flushes.
     Flush(u64, StreamId),

@@ -1,10 +1,17 @@
 //! Dead letters of listeners, and of records that cannot be read.
-use super::super::harness::{SEEN, SENT_AT, TOPIC};
-use super::views::*;
+use super::super::harness::{SEEN, SENT_AT, Seen, TOPIC, World};
+use super::{operator::Operator, views::*};
 use foldstream::{
+    RetryPolicy,
     ports::{EventData, Message, MessageBus},
-    runner::{DeliveryLevel, FailureAction},
+    runner::{DeliveryLevel, FailureAction, HandlerError},
 };
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+const MINUTE: Duration = Duration::from_secs(60);
 
 #[tokio::test(start_paused = true)]
 async fn a_listener_stores_a_letter_and_goes_on() {
@@ -33,6 +40,52 @@ async fn a_listener_stores_a_letter_and_goes_on() {
     assert_eq!(desk.seen.of("a"), [1, 3, 2]);
     for kind in ["dlq", "ask"] {
         assert_eq!(desk.operator.all(kind).await, [""; 0]);
+    }
+    let report = running.stop().await;
+    assert_eq!((report.dead_letters, report.redrives), (1, 2));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_redriven_letter_is_retried_as_any_event_is() {
+    let world = World::new(1);
+    let operator = Operator::new(world.control.clone(), "seen", 1);
+    let mode = Arc::new(Mutex::new("refused"));
+    let how = mode.clone();
+    let seen = Seen::failing(move |_, _, attempt| match *how.lock().unwrap() {
+        "refused" => Err(HandlerError::permanent("refused")),
+        "away" => Err(HandlerError::transient("away")),
+        "busy" if attempt == 2 => Err(HandlerError::throttled(Duration::from_secs(30), "busy")),
+        "busy" if attempt < 4 => Err(HandlerError::transient("away")),
+        _ => Ok(()),
+    });
+    let retry = RetryPolicy::default().with_max_elapsed(MINUTE);
+    // A breaker would wait for the service without an end.
+    let policy = listening().with_retry(retry).without_breaker();
+    world.deposit("a").await;
+    let builder = world.builder().listener_with(seen.clone(), policy);
+    let running = Running::start(builder.build().unwrap());
+    seconds(5).await;
+    assert_eq!(operator.letters("a").await, [1]);
+
+    // The limit of the policy holds, and an operator's request ends with it.
+    *mode.lock().unwrap() = "away";
+    operator.ask("a", 1, "redrive").await;
+    seconds(40).await;
+    assert_eq!(operator.all("ask").await.len(), 1);
+    seconds(60).await;
+    assert_eq!(operator.all("ask").await, [""; 0]);
+    let letter = operator.letter("a", 1).await.unwrap();
+    assert_eq!(letter["c"], "transient");
+    assert!(letter["n"].as_u64() > Some(2), "{letter}");
+
+    *mode.lock().unwrap() = "busy";
+    operator.ask("a", 1, "redrive").await;
+    seconds(25).await;
+    assert_eq!(seen.len(), 0);
+    seconds(35).await;
+    assert_eq!(seen.of("a"), [1]);
+    for kind in ["dlq", "ask"] {
+        assert_eq!(operator.all(kind).await, [""; 0]);
     }
     let report = running.stop().await;
     assert_eq!((report.dead_letters, report.redrives), (1, 2));
