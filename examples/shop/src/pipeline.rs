@@ -15,8 +15,8 @@ use foldstream::{
     DomainEvent, RetryPolicy, StreamId, chain,
     operate::{OperateError, Operator},
     ports::{EventStoreError, MessageBusError},
-    publisher::{PollConfig, PollError, PollReport, PublishError, TopicError},
-    resilience::Retryable,
+    publisher::{PollConfig, PollError, PollReport, PublishError, StreamFailure, TopicError},
+    resilience::{Attempts, Retryable},
     runner::{BuildError, ProcessorPolicy, Projector, Runner},
 };
 use std::{
@@ -116,6 +116,9 @@ pub async fn import_file(
 
 /// Publishes until no events are left to publish, and returns the number of records sent.
 ///
+/// What fails for a moment is tried again, as a poller does, until nothing has succeeded for as
+/// long as the default [`RetryPolicy`] says.
+///
 /// # Errors
 /// [`PipelineError`] if some streams cannot be published. Records already sent are not taken back;
 /// the other events stay listed as unpublished.
@@ -124,20 +127,35 @@ pub async fn publish_all(backend: &Backend) -> Result<u64, PipelineError> {
     publisher
         .check_topics([CartEvent::AGGREGATE, PaymentEvent::AGGREGATE])
         .await?;
+    let mut attempts = Attempts::new(RetryPolicy::default());
     let (mut sent, mut quiet_since) = (0, Instant::now());
     loop {
-        let report = publisher.publish_pending().await?;
+        let report = match publisher.publish_pending().await {
+            Ok(report) => report,
+            Err(error) => {
+                attempts.wait_or(error).await?;
+                continue;
+            }
+        };
         sent += report.messages;
-        let count = report.failed.len();
-        if let Some(failure) = report.failed.into_iter().next() {
-            return Err(PipelineError::Publish {
-                count,
-                stream: failure.stream,
-                source: failure.error.into(),
-            });
-        }
         if report.messages > 0 {
             quiet_since = Instant::now();
+            attempts.reset();
+        }
+        let count = report.failed.len();
+        // One that can never succeed says more than one that was tried in vain for long.
+        let worst = |failure: &StreamFailure| failure.error.is_transient();
+        if let Some(failure) = report.failed.into_iter().min_by_key(worst) {
+            let stream = failure.stream;
+            attempts.wait_or(failure.error).await.map_err(|error| {
+                let source = error.into();
+                PipelineError::Publish {
+                    count,
+                    stream,
+                    source,
+                }
+            })?;
+            continue;
         }
         if quiet_since.elapsed() >= backend.listing_delay {
             return Ok(sent);

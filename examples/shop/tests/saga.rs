@@ -151,6 +151,39 @@ async fn a_redelivered_order_is_not_taken_for_a_second_request_of_the_customer()
     assert_eq!(events, ["PaymentRequested", "PaymentDeclined"]);
 }
 
+/// Servers that do not answer for a while cost time, and no event.
+#[tokio::test(start_paused = true)]
+async fn an_order_that_cannot_be_published_for_a_moment_is_paid_all_the_same() {
+    let steps = [
+        [Op::Unpublished; 2],
+        [Op::ClearUnpublished; 2],
+        [Op::Put; 2],
+        [Op::Publish, Op::PublishRun],
+    ];
+    for step in steps {
+        let (mut backend, faults) = (Backend::embedded(), Faults::none());
+        backend.store = faults.event_store(backend.store);
+        backend.control = faults.control_store(backend.control);
+        backend.bus = faults.message_bus(backend.bus);
+        let provider = PaymentProvider::default();
+        check_out(&backend.carts(), Metadata::new()).await;
+        // Nobody waits without an end.
+        faults.set([Fault::Unavailable.on(step)]);
+        let failed = pipeline::publish_all(&backend).await.unwrap_err();
+        let said = foldstream::chain(&failed).to_string();
+        assert!(said.contains("unavailable"), "{step:?}: {said}");
+
+        faults.set([Fault::Unavailable.on(step).first(60)]);
+        pipeline::publish_all(&backend).await.unwrap();
+        let report = runner(&backend, &provider).run_until_caught_up().await;
+        report.into_result().unwrap();
+        settle(&backend, &provider).await;
+        let calls: u64 = step.iter().map(|op| faults.calls(*op)).sum();
+        assert!(calls > 60, "{step:?}");
+        assert_eq!(provider.charges().len(), 1, "{step:?}");
+    }
+}
+
 #[tokio::test]
 async fn a_crash_between_charge_and_record_charges_once() {
     let (faults, store) = (Faults::none(), InMemoryEventStore::new());
