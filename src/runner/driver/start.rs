@@ -5,7 +5,6 @@
 //! when the step is tried again.
 use super::{Settings, next::Membership, perform::in_time};
 use crate::{
-    SystemClock,
     control::{BootError, BootRows, ProcessorRows, StreamPositions, join_generation},
     ports::{
         AssignedPartition, Consumer, ControlStoreError, MessageBusError, Offset, OffsetCommit,
@@ -57,7 +56,8 @@ impl Settings {
         });
         let (control, ids) = (self.ports.control.clone(), self.ports.ids.clone());
         let (name, generation) = (self.rules.name.clone(), model.generation());
-        let rows = ProcessorRows::over(control, ids, Arc::new(SystemClock), name, generation);
+        let clock = self.watching.clock.clone();
+        let rows = ProcessorRows::over(control, ids, clock, name, generation);
         Shared {
             rows,
             processor: self.handling.processor.clone(),
