@@ -1,5 +1,6 @@
 //! The breaker around any future.
 use super::{
+    changes::{Changes, ChangesReceiver},
     circuit::{Admission, CircuitState, Ticket, Transition},
     machine::Breaker,
     outcome::Outcome,
@@ -13,7 +14,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 
 /// A circuit breaker: refuses calls to a service that has been failing, and tries it again with one
 /// call at a time.
@@ -69,7 +70,7 @@ pub struct CircuitBreaker {
 struct Shared {
     machine: Mutex<Breaker>,
     /// Counts the changes after which another admission may be given.
-    changes: watch::Sender<u64>,
+    changes: Changes,
 }
 
 impl Default for CircuitBreaker {
@@ -100,7 +101,7 @@ impl CircuitBreaker {
         Self {
             shared: Arc::new(Shared {
                 machine: Mutex::new(machine),
-                changes: watch::Sender::new(0),
+                changes: Changes::default(),
             }),
         }
     }
@@ -270,7 +271,7 @@ impl CircuitBreaker {
     }
 
     /// Returns a receiver that is notified when another admission may be given than before.
-    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+    pub(crate) fn changes(&self) -> ChangesReceiver {
         self.shared.changes.subscribe()
     }
 
@@ -285,8 +286,7 @@ impl CircuitBreaker {
     }
 
     pub(super) fn notify(&self) {
-        let changes = &self.shared.changes;
-        changes.send_modify(|count| *count = count.wrapping_add(1));
+        self.shared.changes.notify();
     }
 
     pub(super) fn machine(&self) -> MutexGuard<'_, Breaker> {

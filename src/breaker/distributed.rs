@@ -1,6 +1,7 @@
 //! The driver of a distributed breaker: does what the machine asks for, one request at a time.
 use super::{
     call::CircuitBreaker,
+    changes::ChangesReceiver,
     machine::Breaker,
     policy::{BreakerPolicy, InvalidBreaker},
     probe_lease::millis,
@@ -14,10 +15,7 @@ use crate::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::{sync::Arc, time::Duration};
-use tokio::{
-    sync::watch,
-    time::{Instant, sleep_until, timeout},
-};
+use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 /// The longest time that a request to the control store may take.
@@ -305,14 +303,13 @@ impl Driver {
     async fn rest(
         &self,
         at: Instant,
-        changes: &mut watch::Receiver<u64>,
+        changes: &mut ChangesReceiver,
         stop: &CancellationToken,
     ) -> bool {
         tokio::select! {
             biased;
             () = stop.cancelled() => false,
-            // Never an error, as the breaker holds the sender.
-            _ = changes.changed() => true,
+            () = changes.changed() => true,
             () = sleep_until(at) => {
                 let transition = self.breaker.machine().observe(Instant::now());
                 self.breaker.report(transition);

@@ -23,6 +23,7 @@
 //! number of openings before it began.
 
 mod call;
+mod changes;
 mod circuit;
 mod distributed;
 pub(crate) mod machine;
@@ -45,6 +46,7 @@ mod simulation;
 
 pub(crate) use call::Permit;
 pub use call::{CallError, CircuitBreaker, CircuitOpen};
+pub(crate) use changes::ChangesReceiver;
 pub use circuit::CircuitState;
 #[cfg(test)]
 pub(crate) use circuit::{Admission, Ticket, Transition};

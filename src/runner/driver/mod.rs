@@ -202,11 +202,9 @@ impl Driver {
 
 /// Waits until a circuit breaker may admit other calls than before: another process may have voted,
 /// or another processor may share the breaker.
-async fn changed(breaker: Option<&mut tokio::sync::watch::Receiver<u64>>) {
-    if let Some(breaker) = breaker
-        && breaker.changed().await.is_ok()
-    {
-        return;
+async fn changed(breaker: Option<&mut crate::breaker::ChangesReceiver>) {
+    match breaker {
+        Some(breaker) => breaker.changed().await,
+        None => std::future::pending().await,
     }
-    std::future::pending::<()>().await;
 }

@@ -10,7 +10,7 @@ use super::super::{
 use super::store::Store;
 use crate::{
     StreamId, Version,
-    breaker::{CircuitBreaker, CircuitState},
+    breaker::{ChangesReceiver, CircuitBreaker, CircuitState},
     ports::{AssignedPartition, OffsetCommit, PartitionId},
     runner::{
         DeliveryLevel, ErrorClass, HandlerError,
@@ -25,7 +25,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 
 /// A step of I/O that the driver does.
 #[derive(Debug)]
@@ -127,7 +127,7 @@ pub(super) struct Instance {
     pub(super) machine: Option<Machine>,
     pub(super) breaker: Option<CircuitBreaker>,
     /// Tells of changes of the breaker, as the driver listens to them.
-    pub(super) changes: Option<watch::Receiver<u64>>,
+    pub(super) changes: Option<ChangesReceiver>,
     /// The attempts that have been started while the circuit was not closed.
     pub(super) probes: BTreeSet<AttemptId>,
     pub(super) jobs: Vec<Job>,
@@ -171,11 +171,7 @@ impl Instance {
     /// Returns true once for each time at which the breaker has told of a change.
     pub(super) fn is_breaker_changed(&mut self) -> bool {
         let changes = self.changes.as_mut();
-        changes.is_some_and(|changes| {
-            let is_changed = changes.has_changed().unwrap_or(false);
-            changes.mark_unchanged();
-            is_changed
-        })
+        changes.is_some_and(ChangesReceiver::take)
     }
 
     /// Checks that no attempt begins while the circuit is open, and only one at a time while it is

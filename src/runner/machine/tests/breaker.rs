@@ -21,11 +21,11 @@ use crate::{
 
 /// Returns true if a processor that waits for the breaker is woken by what it does itself.
 fn wakes_itself(driven: &mut Driven, breaker: &CircuitBreaker) -> bool {
-    let changes = breaker.changes();
+    let mut changes = breaker.changes();
     for _ in 0..3 {
         let _ = driven.on(Input::Timer);
     }
-    changes.has_changed().unwrap_or(true)
+    changes.take()
 }
 
 fn stored<T>(value: T) -> Stored<T> {
