@@ -274,8 +274,9 @@ impl Keeper {
             }
         };
         tokio::select! {
-            () = keep => {}
+            biased;
             () = stop.cancelled() => {}
+            () = keep => {}
         }
     }
 }

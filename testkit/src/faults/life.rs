@@ -1,7 +1,10 @@
 //! The state of a process (alive, frozen or dead), which all its wrappers share.
-use std::future;
+use std::{
+    future,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 use tokio::{
-    sync::watch,
+    sync::Notify,
     time::{Instant, sleep_until},
 };
 
@@ -13,52 +16,61 @@ enum State {
     Dead,
 }
 
+/// It wakes those who wait in the order in which they came. `tokio::sync::watch` would wake them in
+/// a random one, and a seed would have more than one history.
 #[derive(Debug)]
-pub(super) struct Life(watch::Sender<State>);
+pub(super) struct Life {
+    state: Mutex<State>,
+    changed: Notify,
+}
 
 impl Life {
     pub(super) fn new() -> Self {
-        Self(watch::Sender::new(State::Alive))
+        Self {
+            state: Mutex::new(State::Alive),
+            changed: Notify::new(),
+        }
     }
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn change(&self, to: State, may: impl FnOnce(State) -> bool) {
+        let mut state = self.state();
+        if may(*state) {
+            *state = to;
+            drop(state);
+            self.changed.notify_waiters();
+        }
+    }
+
     pub(super) fn crash(&self) {
-        self.0.send_replace(State::Dead);
+        self.change(State::Dead, |_| true);
     }
     pub(super) fn freeze(&self, until: Option<Instant>) {
-        self.0.send_if_modified(|state| {
-            let is_alive = *state != State::Dead;
-            if is_alive {
-                *state = State::Frozen(until);
-            }
-            is_alive
-        });
+        self.change(State::Frozen(until), |state| state != State::Dead);
     }
     pub(super) fn thaw(&self) {
-        self.0.send_if_modified(|state| {
-            let is_frozen = matches!(state, State::Frozen(_));
-            if is_frozen {
-                *state = State::Alive;
-            }
-            is_frozen
-        });
+        self.change(State::Alive, |state| matches!(state, State::Frozen(_)));
     }
     pub(super) fn is_dead(&self) -> bool {
-        *self.0.borrow() == State::Dead
+        *self.state() == State::Dead
     }
     pub(super) async fn died(&self) {
-        let mut state = self.0.subscribe();
-        // Fails only if the sender was dropped, but `self` owns it.
-        let _ = state.wait_for(|state| *state == State::Dead).await;
+        loop {
+            // Woken by every change from here on, also by one before its first poll.
+            let changed = self.changed.notified();
+            if self.is_dead() {
+                return;
+            }
+            changed.await;
+        }
     }
 
     /// Waits until the process is alive. Never returns in a dead process.
     pub(super) async fn gate(&self) {
-        let now = *self.0.borrow();
-        if now == State::Alive {
-            return;
-        }
-        let mut changes = self.0.subscribe();
         loop {
-            let state = *changes.borrow_and_update();
+            let changed = self.changed.notified();
+            let state = *self.state();
             match state {
                 State::Alive => return,
                 State::Dead => future::pending().await,
@@ -72,7 +84,7 @@ impl Life {
                     };
                     tokio::select! {
                         biased;
-                        _ = changes.changed() => {}
+                        () = changed => {}
                         () = over => {}
                     }
                 }
