@@ -4,6 +4,7 @@ use super::{
     checks,
     handlers::{Body, Projects, Reacts},
     schedule::{Breaker, GiveUp, Role},
+    trace,
     world::{Event, PREFIX, World},
 };
 use foldstream::{
@@ -200,7 +201,9 @@ fn service(world: &Arc<World>, slot: u64, id: u64, seed: u64, has_faults: bool) 
         .policy()
         .with_on_failure(move |event| decide(&deciding, event));
     let mut votes = None;
+    let who = format!("i{id}");
     let control = faults.control_store(world.control.clone());
+    let control = trace::control_store(world, &who, control);
     let ids = SeededIds::new(seed);
     match plan.breaker {
         Breaker::Absent => {}
@@ -224,11 +227,14 @@ fn service(world: &Arc<World>, slot: u64, id: u64, seed: u64, has_faults: bool) 
         policy = policy.with_instance_id(format!("slot-{slot}"));
     }
     let bus = intercept::message_bus(faults.message_bus(world.bus.clone()), Ears(body.clone()));
+    let bus = trace::message_bus(world, &who, bus);
     let mut builder = Runner::builder(bus, control, PREFIX)
         .with_ids(ids)
+        .with_clock(world.clock.clone())
         .with_instance(format!("slot-{slot}"));
     if plan.has_store {
-        builder = builder.with_event_store(faults.event_store(world.store.clone()));
+        let store = faults.event_store(world.store.clone());
+        builder = builder.with_event_store(trace::event_store(world, &who, store));
     }
     let runner = register(builder, plan.role, body.clone(), policy)
         .build()

@@ -12,6 +12,7 @@ mod handlers;
 mod instance;
 mod operator;
 mod schedule;
+mod trace;
 mod two_processors;
 mod world;
 
@@ -23,8 +24,8 @@ use tokio_util::sync::CancellationToken;
 use world::{Hits, World};
 
 /// Runs one seed. Returns the world as it is at the end.
-async fn history(plan: Schedule, hits: &Hits) -> Arc<World> {
-    let world = World::new(plan, hits.clone());
+async fn history(plan: Schedule, hits: &Hits, is_traced: bool) -> Arc<World> {
+    let world = World::new(plan, hits.clone(), is_traced);
     let stop = CancellationToken::new();
     let written = async {
         for _ in 0..world.plan.commits {
@@ -87,7 +88,7 @@ fn run(name: &str, level: DeliveryLevel, short: u64, features: &[&str]) {
     for seed in seeds {
         let plan = Schedule::draw(seed, level);
         let hour = Duration::from_secs(3_600);
-        let world = alone(async { tokio::time::timeout(hour, history(plan, &hits)).await });
+        let world = alone(async { tokio::time::timeout(hour, history(plan, &hits, false)).await });
         let violated = world.map_or_else(|_| Some("it hangs".into()), |world| world.violations());
         assert!(
             violated.is_none(),
@@ -208,4 +209,41 @@ fn nothing_before_a_stored_position_is_repeated() {
 fn every_effect_comes_exactly_once() {
     let name = "every_effect_comes_exactly_once";
     run(name, DeliveryLevel::ExactlyOnceEffect, 150, &[]);
+}
+
+/// Runs a seed on a thread of its own, and returns everything that its processes did and heard.
+fn traced(seed: u64, level: DeliveryLevel) -> Vec<String> {
+    let run = move || {
+        let plan = Schedule::draw(seed, level);
+        alone(history(plan, &Hits::default(), true)).notes()
+    };
+    std::thread::spawn(run).join().unwrap()
+}
+
+#[test]
+fn a_seed_has_one_history() {
+    let levels = [
+        DeliveryLevel::AtLeastOnce,
+        DeliveryLevel::Deduplicated,
+        DeliveryLevel::ExactlyOnceEffect,
+    ];
+    for seed in foldstream_testkit::length::seeds(10, 300) {
+        for level in levels {
+            let (first, second) = (traced(seed, level), traced(seed, level));
+            let pairs = first.iter().zip(&second);
+            let same = pairs.take_while(|(a, b)| a == b).count();
+            let next = |notes: &[String]| {
+                let end = notes.len().min(same + 3);
+                notes[same.saturating_sub(5).min(end)..end].join("\n")
+            };
+            assert!(
+                first == second,
+                "seed {seed} at {level:?} has two histories, of {} and {} notes:\n{}\n---\n{}",
+                first.len(),
+                second.len(),
+                next(&first),
+                next(&second),
+            );
+        }
+    }
 }

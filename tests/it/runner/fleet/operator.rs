@@ -4,6 +4,7 @@ use super::{
     checks,
     handlers::stream_of,
     instance::operators_faults,
+    trace,
     world::{Event, NAME, World},
 };
 use foldstream::{
@@ -20,9 +21,12 @@ use tokio_util::sync::CancellationToken;
 
 const PAGE: NonZeroU32 = NonZeroU32::MIN.saturating_add(99);
 
-fn operator(world: &World, faults: &Faults, seed: u64) -> Operator {
+fn operator(world: &Arc<World>, faults: &Faults, seed: u64) -> Operator {
     let control = faults.control_store(world.control.clone());
-    Operator::new(control).with_ids(SeededIds::new(seed ^ 0x0b5))
+    let control = trace::control_store(world, "operator", control);
+    Operator::new(control)
+        .with_ids(SeededIds::new(seed ^ 0x0b5))
+        .with_clock(world.clock.clone())
 }
 
 fn reason() -> Reason {
@@ -254,7 +258,7 @@ pub(super) async fn run_jobs(world: Arc<World>, stop: CancellationToken) {
 }
 
 /// Waits until everything is handled, redrives what is left, and discards what nobody can read.
-pub(super) async fn clear_up(world: &World) {
+pub(super) async fn clear_up(world: &Arc<World>) {
     let operator = operator(world, &Faults::none(), world.plan.seed);
     for round in 0..60 {
         sleep(Duration::from_secs(6)).await;

@@ -1,5 +1,5 @@
 //! The facts outside of all processes: what was published, what took effect, and what fails.
-use super::schedule::Schedule;
+use super::{schedule::Schedule, trace::SimulatedClock};
 use crate::support::stream;
 use foldstream::{
     CommitId, DomainEvent, IdSource, SourceUri, StreamHead, StreamId, Timestamp, Version,
@@ -129,10 +129,17 @@ pub(super) struct World {
     ids: Arc<SeededIds>,
     heads: Mutex<BTreeMap<u32, StreamHead>>,
     began: Instant,
+    pub(super) clock: Arc<SimulatedClock>,
+    /// Every call of a port is noted.
+    pub(super) is_traced: bool,
 }
 
 impl World {
-    pub(super) fn new(plan: Schedule, hits: Hits) -> Arc<Self> {
+    pub(super) fn new(plan: Schedule, hits: Hits, is_traced: bool) -> Arc<Self> {
+        // The library draws the jitter of its own pauses from the generator of this thread.
+        fastrand::seed(plan.seed);
+        let began = Instant::now();
+        let clock = Arc::new(SimulatedClock(began));
         let grace = if plan.is_peaceful { 30_000 } else { 1_500 };
         let bus = InMemoryMessageBus::with_grace(Duration::from_millis(grace));
         assert!(bus.create_topic(TOPIC, plan.partitions));
@@ -140,13 +147,15 @@ impl World {
         Arc::new(Self {
             store: InMemoryEventStore::new(),
             bus,
-            control: InMemoryControlStore::new(),
+            control: InMemoryControlStore::with_clock(clock.clone()),
             rng: Mutex::new(fastrand::Rng::with_seed(plan.seed)),
             facts: Mutex::default(),
             hits,
             ids: SeededIds::new(plan.seed),
             heads: Mutex::default(),
-            began: Instant::now(),
+            began,
+            clock,
+            is_traced,
             plan,
         })
     }
@@ -174,6 +183,10 @@ impl World {
     pub(super) fn violated(&self, what: String) {
         self.note(|| format!("VIOLATED: {what}"));
         self.facts().violations.push(what);
+    }
+    /// Returns everything that was noted.
+    pub(super) fn notes(&self) -> Vec<String> {
+        self.facts().notes.clone()
     }
     /// Returns the rules that were broken, and the history that led to them.
     pub(super) fn violations(&self) -> Option<String> {
