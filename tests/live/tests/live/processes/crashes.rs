@@ -78,7 +78,7 @@ impl Plan {
 async fn nothing_is_lost_while_processes_die_and_the_broker_restarts() {
     let plan = Plan::new();
     let kafka = Kafka::start_restartable().await.unwrap();
-    let mut fleet = Fleet::open("crashes", kafka.brokers(), PARTITIONS).await;
+    let mut fleet = Fleet::with_own_database("crashes", kafka.brokers(), PARTITIONS).await;
     fleet.settings.failures = 100;
     let polling = Polling::start(fleet.publisher());
     let load = start_load(&fleet, plan);

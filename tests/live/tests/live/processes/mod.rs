@@ -34,16 +34,32 @@ struct Fleet {
     settings: WorkerSettings,
     stores: DynamoDb,
     folder: tempfile::TempDir,
+    /// The database of this fleet, if it has one of its own.
+    _database: Option<containers::DynamoDb>,
 }
 
 impl Fleet {
-    /// Creates the tables, and the topic unless there are no brokers.
+    /// Creates the tables on the database that all tests share, and the topic unless there are no
+    /// brokers.
     async fn open(name: &str, brokers: &str, partitions: u32) -> Self {
+        let database = containers::DynamoDb::shared().await;
+        Self::on(database.endpoint(), name, brokers, partitions).await
+    }
+
+    /// Creates a fleet with a database of its own, under whose load no other test suffers.
+    async fn with_own_database(name: &str, brokers: &str, partitions: u32) -> Self {
+        let database = containers::DynamoDb::start().await.unwrap();
+        let mut fleet = Self::on(database.endpoint(), name, brokers, partitions).await;
+        fleet._database = Some(database);
+        fleet
+    }
+
+    async fn on(database: &str, name: &str, brokers: &str, partitions: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let settings = WorkerSettings {
             role: Role::Accounts,
             instance: "test".into(),
-            dynamodb: containers::DynamoDb::shared().await.endpoint().into(),
+            dynamodb: database.into(),
             brokers: brokers.into(),
             name: crate::kafka::unique(name),
             folder: folder.path().into(),
@@ -62,6 +78,7 @@ impl Fleet {
             settings,
             stores,
             folder,
+            _database: None,
         }
     }
 
