@@ -15,5 +15,5 @@ pub use accounts::{
     OlderAccountEvent, Statements,
 };
 pub use effects::{Effect, Effects};
-pub use settings::{Role, WorkerSettings};
+pub use settings::{Role, WorkerSettings, dynamodb_config};
 pub use worker::run;

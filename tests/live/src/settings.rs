@@ -56,9 +56,7 @@ impl WorkerSettings {
 
     /// Returns the configuration of the stores.
     pub fn dynamodb_config(&self) -> DynamoDbConfig {
-        DynamoDbConfig::default()
-            .with_endpoint(&self.dynamodb)
-            .with_prefix(format!("{}-", self.name))
+        dynamodb_config(&self.dynamodb, &self.name)
     }
 
     /// Connects to the stores.
@@ -90,4 +88,13 @@ impl WorkerSettings {
     pub fn moves(&self) -> PathBuf {
         self.folder.join("moves")
     }
+}
+
+/// Returns the configuration of stores on a server that a busy machine may keep from answering for
+/// many seconds.
+pub fn dynamodb_config(endpoint: &str, name: &str) -> DynamoDbConfig {
+    DynamoDbConfig::default()
+        .with_endpoint(endpoint)
+        .with_prefix(format!("{name}-"))
+        .with_attempt_timeout(Duration::from_secs(30))
 }

@@ -4,14 +4,13 @@
 //! The contract suites run with tables of their own per test. The other tests need a real server.
 use foldstream::CommitId;
 use foldstream_dynamodb::{DynamoDb, DynamoDbConfig, PublishMode, TableOptions, create_tables};
+use foldstream_live::dynamodb_config;
 use foldstream_testkit::containers;
 use std::sync::Arc;
 
 async fn config() -> DynamoDbConfig {
     let server = containers::DynamoDb::shared().await;
-    DynamoDbConfig::default()
-        .with_endpoint(server.endpoint())
-        .with_prefix(format!("{}-", CommitId::random()))
+    dynamodb_config(server.endpoint(), &CommitId::random().to_string())
 }
 
 async fn stores(config: DynamoDbConfig) -> DynamoDb {

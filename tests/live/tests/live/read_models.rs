@@ -10,9 +10,10 @@ use foldstream::{
     },
 };
 use foldstream_dynamodb::{
-    DynamoDb, DynamoDbConfig, IndexKey, IndexQuery, ReadModel, ReadModelError, ReadModelRow,
-    RowKeys, TableOptions, create_tables,
+    DynamoDb, IndexKey, IndexQuery, ReadModel, ReadModelError, ReadModelRow, RowKeys, TableOptions,
+    create_tables,
 };
+use foldstream_live::dynamodb_config;
 use foldstream_testkit::containers;
 use futures::TryStreamExt as _;
 use serde::{Deserialize, Serialize};
@@ -76,9 +77,7 @@ fn meter(id: impl std::fmt::Display) -> StreamId {
 
 async fn stores() -> DynamoDb {
     let server = containers::DynamoDb::shared().await;
-    let config = DynamoDbConfig::default()
-        .with_endpoint(server.endpoint())
-        .with_prefix(format!("{}-", CommitId::random()));
+    let config = dynamodb_config(server.endpoint(), &CommitId::random().to_string());
     create_tables(&config, &TableOptions::default())
         .await
         .unwrap();

@@ -12,7 +12,8 @@ use std::{
 };
 
 use aws_sdk_dynamodb::{Client, types::AttributeValue};
-use foldstream_dynamodb::{DynamoDb, DynamoDbConfig};
+use foldstream_dynamodb::DynamoDb;
+use foldstream_live::dynamodb_config;
 use foldstream_testkit::{containers, length};
 use rdkafka::{
     ClientConfig, Message as _, Offset, TopicPartitionList,
@@ -180,9 +181,7 @@ impl Shop {
 
     /// Returns a plain client of the SDK.
     async fn client(&self) -> Client {
-        let config = DynamoDbConfig::default()
-            .with_prefix(format!("{}-", self.name))
-            .with_endpoint(&self.dynamodb);
+        let config = dynamodb_config(&self.dynamodb, &self.name);
         DynamoDb::connect(config).await.unwrap().client().clone()
     }
 

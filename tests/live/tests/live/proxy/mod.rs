@@ -19,6 +19,7 @@ use foldstream::{
     ports::{Commit, EventStore, PendingAppend, ReadFrom},
 };
 use foldstream_dynamodb::{DynamoDb, DynamoDbConfig, TableOptions, create_tables};
+use foldstream_live::dynamodb_config;
 use foldstream_testkit::{containers, length};
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
@@ -90,9 +91,7 @@ struct Servers {
 impl Servers {
     async fn start() -> Self {
         let server = containers::DynamoDb::shared().await;
-        let config = DynamoDbConfig::default()
-            .with_endpoint(server.endpoint())
-            .with_prefix(format!("{}-", CommitId::random()));
+        let config = dynamodb_config(server.endpoint(), &CommitId::random().to_string());
         let options = TableOptions::default();
         create_tables(&config, &options).await.unwrap();
         let proxy = Proxy::start(server.endpoint()).await;
