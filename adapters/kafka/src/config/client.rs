@@ -51,13 +51,14 @@ impl KafkaConfig {
         config
     }
 
-    /// Returns the configuration of a member of a group. Its log reveals the ids of topics, which
-    /// no call returns: see `consumer/topic_ids.rs`.
+    /// Returns the configuration of a member of a group. Its log reveals the ids of topics and some
+    /// losses of partitions, which no call returns: see `consumer/topic_ids.rs` and
+    /// `consumer/member.rs`.
     pub(crate) fn member(&self, group: &str, instance_id: Option<&str>) -> ClientConfig {
         let mut config = self.consumer(group);
         let debug = match self.properties.get("debug") {
-            Some(contexts) if !contexts.is_empty() => format!("{contexts},metadata"),
-            _ => "metadata".to_owned(),
+            Some(contexts) if !contexts.is_empty() => format!("{contexts},metadata,consumer"),
+            _ => "metadata,consumer".to_owned(),
         };
         config.set("debug", debug);
         config.set_log_level(RDKafkaLogLevel::Debug);

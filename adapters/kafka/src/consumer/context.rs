@@ -35,10 +35,12 @@ pub(super) struct GroupContext {
     closing: AtomicBool,
     ids: Mutex<TopicIds>,
     /// True if the configuration asks for debug lines. Otherwise they are read only for the ids of
-    /// topics.
+    /// topics and for hidden losses.
     logs_debug: bool,
     /// The number of events that librdkafka has handed over.
     events: AtomicU64,
+    /// True if the group has expelled this member and librdkafka has not reported it.
+    hidden_loss: AtomicBool,
 }
 
 impl GroupContext {
@@ -50,6 +52,7 @@ impl GroupContext {
             ids: Mutex::default(),
             logs_debug,
             events: AtomicU64::new(0),
+            hidden_loss: AtomicBool::new(false),
         }
     }
 
@@ -57,6 +60,11 @@ impl GroupContext {
     /// found no event.
     pub(super) fn events(&self) -> u64 {
         self.events.load(Ordering::Relaxed)
+    }
+
+    /// Returns true once for each loss of all partitions that only the log tells of.
+    pub(super) fn take_hidden_loss(&self) -> bool {
+        self.hidden_loss.swap(false, Ordering::SeqCst)
     }
 
     fn count_event(&self) {
@@ -117,6 +125,9 @@ impl ClientContext for GroupContext {
         if facility == "METADATA" {
             self.ids().hear(text);
         }
+        if facility == "REBALANCE" && tells_of_a_hidden_loss(text) {
+            self.hidden_loss.store(true, Ordering::SeqCst);
+        }
         if !matches!(level, RDKafkaLogLevel::Debug) || self.logs_debug {
             log(level, facility, text);
         }
@@ -170,6 +181,12 @@ impl ConsumerContext for GroupContext {
     fn commit_callback(&self, _: KafkaResult<()>, _: &TopicPartitionList) {
         self.count_event();
     }
+}
+
+/// Returns true for the line with which librdkafka gives up reporting a loss, since a rebalance is
+/// under way: see `member.rs`.
+fn tells_of_a_hidden_loss(line: &str) -> bool {
+    line.contains("already in progress, skipping") && line.contains("assigned partition(s) (lost)")
 }
 
 fn partitions(list: &TopicPartitionList) -> Vec<PartitionId> {

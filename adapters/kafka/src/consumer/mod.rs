@@ -2,6 +2,7 @@
 mod assign;
 mod context;
 mod convert;
+mod member;
 mod poll;
 mod pull;
 mod revoke;
@@ -16,12 +17,13 @@ use crate::{
     worked_before::{Access, Uses},
 };
 use async_trait::async_trait;
-use context::{Client, GroupContext};
+use context::GroupContext;
 use foldstream::{
     Backoff, RetryPolicy,
     ports::{Consumer, ConsumerEvent, MessageBusError, OffsetCommit, PartitionId, Subscription},
     resilience::Attempts,
 };
+use member::Member;
 use poll::{PollLoop, Settings};
 use rdkafka::{
     Offset as Place, TopicPartitionList,
@@ -29,11 +31,7 @@ use rdkafka::{
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
 };
 use shared::Shared;
-use std::{
-    fmt,
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 use tokio::{
     sync::Semaphore,
     time::{Instant, sleep_until, timeout_at},
@@ -47,9 +45,6 @@ const REBALANCE_PAUSES: Backoff =
 /// The Kafka side of a [`foldstream::ports::Consumer`].
 pub(crate) struct KafkaConsumer {
     shared: Arc<Shared>,
-    /// The client. The poll thread owns it, so that the member leaves the group there and not
-    /// wherever the last reference is dropped.
-    client: Weak<Client>,
     errors: Arc<Errors>,
     group: String,
     timeout: Duration,
@@ -82,31 +77,25 @@ pub(crate) fn join(
     } = subscription;
     let errors = Arc::new(errors.of_another_client());
     let wake = Arc::new(Wake::default());
-    let context = GroupContext::new(Arc::clone(&errors), config.logs_debug());
-    let failed = |error| {
+    let member = Member {
+        config: config.member(&group, instance_id.as_deref()),
+        topics: topics.clone(),
+        errors: Arc::clone(&errors),
+        wake: Arc::clone(&wake),
+        logs_debug: config.logs_debug(),
+    };
+    let client = member.join().map_err(|error| {
         let doing = format_args!("joining the group {group}");
         errors.failed(doing, Uses::nothing(), error)
-    };
-    let mut client: Client = config
-        .member(&group, instance_id.as_deref())
-        .create_with_context(context)
-        .map_err(failed)?;
-    let poll_wake = Arc::clone(&wake);
-    client.set_nonempty_callback(move || poll_wake.notify());
-    let mut names: Vec<&str> = topics.iter().map(|topic| &**topic).collect();
-    names.sort_unstable();
-    names.dedup();
-    client.subscribe(&names).map_err(failed)?;
-
-    let client = Arc::new(client);
+    })?;
     let shared = Arc::new(Shared::new(
         wake,
         config.buffer_records,
         config.buffer_bytes,
     ));
+    shared.set_client(&client);
     let consumer = KafkaConsumer {
         shared: Arc::clone(&shared),
-        client: Arc::downgrade(&client),
         errors: Arc::clone(&errors),
         group: group.clone(),
         timeout: config.request_timeout,
@@ -122,7 +111,7 @@ pub(crate) fn join(
         request_timeout: config.request_timeout,
         grace: config.revoke_grace(),
     };
-    let poll_loop = PollLoop::new(client, shared, reader, settings);
+    let poll_loop = PollLoop::new(member, client, shared, reader, settings);
     std::thread::Builder::new()
         .name("kafka-consumer".into())
         .spawn(move || poll_loop.run())
@@ -145,8 +134,8 @@ impl KafkaConsumer {
         let Some(Ok(permit)) = self.within_grace(commits, deadline, permit).await else {
             return Ok(Err(timed_out));
         };
-        let held = self.shared.begin_commit(commits)?;
-        let client = self.client.upgrade().ok_or(MessageBusError::Closed)?;
+        let (held, client) = self.shared.begin_commit(commits)?;
+        let client = client.upgrade().ok_or(MessageBusError::Closed)?;
         let metadata = commit_metadata(client.context(), commits)?;
         let commits_to_store = commits.to_vec();
         // The attempt continues if this future is dropped or its time is over. `held` ends with the

@@ -16,6 +16,7 @@ use super::{
     assign::Assigning,
     context::{Client, Rebalance},
     convert::Names,
+    member::Member,
     pull::Queue,
     revoke::Revoking,
     shared::Shared,
@@ -62,6 +63,7 @@ struct Doubt {
 }
 
 pub(super) struct PollLoop {
+    pub(super) member: Member,
     pub(super) client: Arc<Client>,
     pub(super) shared: Arc<Shared>,
     pub(super) reader: Arc<Reader>,
@@ -69,6 +71,8 @@ pub(super) struct PollLoop {
     pub(super) queues: Vec<Queue>,
     pub(super) assigning: Option<Assigning>,
     pub(super) revoking: Option<Revoking>,
+    /// The time of the next attempt to replace the client of a member that was expelled.
+    pub(super) start_over_at: Option<Instant>,
     /// The stopped partitions whose range could not be requested yet.
     pub(super) unexplained: Vec<PartitionId>,
     pub(super) explain_at: Instant,
@@ -88,12 +92,14 @@ impl Drop for Gone {
 
 impl PollLoop {
     pub(super) fn new(
+        member: Member,
         client: Arc<Client>,
         shared: Arc<Shared>,
         reader: Arc<Reader>,
         settings: Settings,
     ) -> Self {
         Self {
+            member,
             client,
             shared,
             reader,
@@ -101,6 +107,7 @@ impl PollLoop {
             queues: Vec::new(),
             assigning: None,
             revoking: None,
+            start_over_at: None,
             unexplained: Vec::new(),
             explain_at: Instant::now(),
             holes_at: Instant::now(),
@@ -114,8 +121,11 @@ impl PollLoop {
         let _gone = Gone(Arc::clone(&self.shared));
         while !self.shared.is_leaving() {
             let served = self.serve_group();
-            self.assign_when_due();
-            self.revoke_when_drained();
+            self.start_over_when_expelled();
+            if self.start_over_at.is_none() {
+                self.assign_when_due();
+                self.revoke_when_drained();
+            }
             self.explain_when_due();
             self.look_into_doubt();
             self.fetch_again_when_due();

@@ -1,17 +1,18 @@
 //! The revocation of partitions, and the departure from the group.
 use super::{
-    context::{Rebalance, add, remove},
+    context::remove,
+    member::answer,
     poll::{LONGEST_WAIT, PollLoop},
     shared::Pending,
 };
 use crate::{client::list, worked_before::Uses};
 use foldstream::ports::PartitionId;
-use rdkafka::{Offset as Place, TopicPartitionList, consumer::Consumer as _};
+use rdkafka::{Offset as Place, consumer::Consumer as _};
 use std::time::Instant;
 
 /// The partitions that are being revoked.
 pub(super) struct Revoking {
-    partitions: Vec<PartitionId>,
+    pub(super) partitions: Vec<PartitionId>,
     stage: Stage,
 }
 enum Stage {
@@ -81,26 +82,11 @@ impl PollLoop {
         while self.shared.commits() > 0 && Instant::now() < until {
             self.shared.wake.wait(LONGEST_WAIT);
         }
-        self.client.context().close();
-        // The client closes only after its decisions are answered.
-        if self.assigning.take().is_some() {
-            let _ = add(&self.client, &TopicPartitionList::new());
-        }
-        if let Some(revoking) = self.revoking.take() {
-            let _ = list(&revoking.partitions, |_| Place::Invalid)
-                .and_then(|list| remove(&self.client, &list));
-        }
-        while let Some(decision) = self.client.context().take() {
-            let _ = match decision {
-                Rebalance::Assign(_) => add(&self.client, &TopicPartitionList::new()),
-                Rebalance::Revoke(partitions) => list(&partitions, |_| Place::Invalid)
-                    .and_then(|list| remove(&self.client, &list)),
-            };
-        }
         // Each queue holds the client. Dropping the last reference leaves the group and waits for
         // it.
         self.queues.clear();
-        let Self { client, .. } = self;
-        drop(client);
+        let unanswered = self.take_unanswered();
+        answer(&self.client, unanswered);
+        drop(self.client);
     }
 }

@@ -4,7 +4,7 @@
 //! Each partition has a buffer of its own with an even share of the read-ahead. A full or paused
 //! partition never holds up the others. A pause or a revocation is one flag or one removal, and
 //! nothing remains in a common queue.
-use super::wake::Wake;
+use super::{context::Client, wake::Wake};
 use foldstream::ports::{
     AssignedPartition, Assignment, AssignmentEpoch, ConsumerEvent, Delivery, MessageBusError,
     NoPosition, Offset, OffsetCommit, PartitionId, Revocation, StartedFrom,
@@ -12,7 +12,7 @@ use foldstream::ports::{
 use std::{
     collections::{HashMap, VecDeque},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
@@ -72,6 +72,9 @@ struct State {
     ready: VecDeque<PartitionId>,
     commits: usize,
     last_epoch: u64,
+    /// The client of the current assignments. The poll thread owns it, so that the member leaves the
+    /// group there and not wherever the last reference is dropped.
+    client: Weak<Client>,
 }
 
 /// The number of records and bytes that one partition may hold.
@@ -126,6 +129,7 @@ impl Shared {
                 ready: VecDeque::new(),
                 commits: 0,
                 last_epoch: 0,
+                client: Weak::new(),
             }),
             told: Notify::new(),
             wake,
@@ -174,11 +178,12 @@ impl Shared {
         Some(Ok(event))
     }
 
-    /// Starts a commit, which holds its assignments until it has ended.
+    /// Starts a commit, which holds its assignments until it has ended. Also returns the client that
+    /// the assignments belong to.
     pub(super) fn begin_commit(
         self: &Arc<Self>,
         commits: &[OffsetCommit],
-    ) -> Result<Commit, MessageBusError> {
+    ) -> Result<(Commit, Weak<Client>), MessageBusError> {
         let mut state = self.lock();
         if state.phase != Phase::Open {
             return Err(MessageBusError::Closed);
@@ -192,7 +197,7 @@ impl Shared {
             }
         }
         state.commits += 1;
-        Ok(Commit(Arc::clone(self)))
+        Ok((Commit(Arc::clone(self)), Weak::clone(&state.client)))
     }
 
     /// Returns the end of the grace of the partitions that are being revoked, or `None` if none of
@@ -264,6 +269,11 @@ impl Shared {
 impl Shared {
     pub(super) fn is_leaving(&self) -> bool {
         self.lock().phase != Phase::Open
+    }
+
+    /// Sets the client that the following assignments belong to.
+    pub(super) fn set_client(&self, client: &Arc<Client>) {
+        self.lock().client = Arc::downgrade(client);
     }
 
     pub(super) fn commits(&self) -> usize {

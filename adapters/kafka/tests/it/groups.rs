@@ -9,6 +9,7 @@ use foldstream::ports::{
     OffsetCommit, PartitionId, RefusedKind, StartOffset, StartedFrom, Subscription,
 };
 use foldstream_kafka::KafkaMessageBus;
+use rdkafka::types::{RDKafkaApiKey as Api, RDKafkaRespErr as Answer};
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -326,6 +327,57 @@ async fn a_commit_during_a_revocation_waits_no_longer_than_the_grace() {
     // The attempt itself continues, and the test ends only after it.
     h.mock
         .order(|cluster| cluster.broker_round_trip_time(-1, SECOND / 50).unwrap());
+}
+
+/// During a rebalance librdkafka keeps such a loss to itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_is_expelled_during_a_revocation_loses_everything_and_starts_over() {
+    let h = Handover::new(20 * SECOND).await;
+    let given = h.revocation.partitions()[0].clone();
+    let (kept, epoch) = h.epochs.iter().find(|(id, _)| *id != given).unwrap();
+    h.first.commit(&[h.offset_commit(kept, 1)]).await.unwrap();
+    // The group has forgotten its members, and tells them by their next heartbeats.
+    let unknown = Answer::RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID;
+    h.mock.answers(Api::Heartbeat, unknown, 8);
+    let lost = loop {
+        match next(&h.first).await {
+            ConsumerEvent::Lost(lost) => break lost,
+            ConsumerEvent::Delivery(_) => {}
+            other => panic!("not a loss: {other:?}"),
+        }
+    };
+    assert_eq!(HashSet::from_iter(&lost), HashSet::from([&given, kept]));
+    for id in [&given, kept] {
+        let error = h.first.commit(&[h.offset_commit(id, 5)]).await.unwrap_err();
+        let is_stale = matches!(error, MessageBusError::StaleAssignment { .. });
+        assert!(is_stale, "{id}: {error:?}");
+    }
+    let committed = (h.committed(&given).await, h.committed(kept).await);
+    assert_eq!(committed, (None, Some(Offset::new(1))));
+
+    // The member comes back, under new epochs and at the committed offsets.
+    h.second.leave().await.unwrap();
+    let deadline = tokio::time::Instant::now() + 30 * SECOND;
+    let back = loop {
+        assert!(tokio::time::Instant::now() < deadline, "{kept} is gone");
+        match next(&h.first).await {
+            ConsumerEvent::Assigned(assignment) => {
+                let mut partitions = assignment.partitions.into_iter();
+                if let Some(back) = partitions.find(|back| back.partition == *kept) {
+                    break back;
+                }
+            }
+            ConsumerEvent::Delivery(_) | ConsumerEvent::Lost(_) => {}
+            ConsumerEvent::Revoking(revocation) => drop(revocation),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_ne!(back.epoch, *epoch);
+    assert_eq!(
+        (back.next, back.from),
+        (Offset::new(1), StartedFrom::Committed)
+    );
+    drop(h.revocation);
 }
 
 #[tokio::test(flavor = "multi_thread")]
