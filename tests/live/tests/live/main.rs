@@ -5,6 +5,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used)]
 
 mod containers;
+mod costs;
 mod dead_letters;
 mod dynamodb;
 mod kafka;
