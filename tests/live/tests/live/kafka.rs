@@ -17,15 +17,15 @@ use rdkafka::{
 };
 use std::{sync::Arc, time::Duration};
 
-struct Fixture {
-    bus: Arc<KafkaMessageBus>,
+pub(crate) struct Fixture {
+    pub(crate) bus: Arc<KafkaMessageBus>,
 }
 
 pub(crate) async fn config() -> KafkaConfig {
     KafkaConfig::default().with_brokers(Kafka::shared().await.brokers())
 }
 
-async fn fixture(protocol: GroupProtocol) -> Fixture {
+pub(crate) async fn fixture(protocol: GroupProtocol) -> Fixture {
     let mut config = config().await.with_group_protocol(protocol);
     if protocol == GroupProtocol::Classic {
         config = config.with_session_timeout(SESSION);
@@ -106,7 +106,7 @@ impl BusFixture for Fixture {
 }
 
 /// The shortest session timeout that brokers accept by default.
-const SESSION: Duration = Duration::from_secs(6);
+pub(crate) const SESSION: Duration = Duration::from_secs(6);
 
 fn admin(brokers: &str) -> AdminClient<DefaultClientContext> {
     let mut client = ClientConfig::new();
