@@ -2,9 +2,10 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 use foldstream::{
     Repository,
+    operate::{JobRunner, Operator, Reason, Redrive},
     ports::{ControlStore, EventStore, MessageBus},
     publisher::Publisher,
-    runner::{EventContext, HandlerResult, Listener, ProcessorPolicy, Runner, Start},
+    runner::{EventContext, HandlerError, HandlerResult, Listener, ProcessorPolicy, Runner, Start},
 };
 use foldstream_testkit::{InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus};
 use opentelemetry::trace::{SpanId, TracerProvider};
@@ -14,7 +15,13 @@ use shop::{
     money::Money,
     telemetry::OpenTelemetry,
 };
-use std::sync::Arc;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use tracing_subscriber::layer::SubscriberExt;
 
 /// The export of one service.
@@ -65,6 +72,20 @@ impl Listener for SecondCart {
                 .await?;
         }
         Ok(())
+    }
+}
+
+/// Fails until it is mended.
+#[derive(Clone, Default)]
+struct Mailer(Arc<AtomicBool>);
+impl Listener for Mailer {
+    const NAME: &'static str = "mailer";
+    type Events = CartEvent;
+    async fn handle(&self, _: &CartEvent, _: &EventContext) -> HandlerResult {
+        match self.0.load(Ordering::SeqCst) {
+            true => Ok(()),
+            false => Err(HandlerError::permanent("the template is broken")),
+        }
     }
 }
 
@@ -127,5 +148,56 @@ async fn command_append_publish_and_handle_are_one_trace_over_two_services() {
         assert_eq!(span.span_context.trace_id(), trace, "{}", span.name);
         let expected = parent.span_context.span_id();
         assert_eq!(span.parent_span_id, expected, "{}", span.name);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_redrive_is_a_trace_of_its_own_with_a_link_to_that_of_its_event() {
+    let store: Arc<dyn EventStore> = InMemoryEventStore::new();
+    let control: Arc<dyn ControlStore> = InMemoryControlStore::new();
+    let memory = InMemoryMessageBus::new();
+    assert!(memory.create_topic("GlobalEvents", 1));
+    let bus: Arc<dyn MessageBus> = memory;
+    let traces = OpenTelemetry::default();
+    let service = Service::start();
+    let carts = Repository::<Cart>::new(store.clone()).with_trace_context(traces.clone());
+    carts.execute(&"first".into(), add_item()).await.unwrap();
+    let publisher = Publisher::new(store, bus.clone(), control.clone());
+    let published = publisher.publish_pending().await.unwrap();
+    let events = usize::try_from(published.messages).unwrap();
+    let mailer = Mailer::default();
+    let policy = ProcessorPolicy::listener().with_start(Start::Beginning);
+    let runner = Runner::builder(bus, control.clone(), "shop").with_trace_context(traces);
+    let runner = runner.listener_with(mailer.clone(), policy);
+    let handle = runner.build().unwrap().start();
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let failed = service.spans("process mailer");
+    assert_eq!(failed.len(), events);
+
+    mailer.0.store(true, Ordering::SeqCst);
+    let operator = Operator::new(control);
+    let reason = Reason::new("ann", "the template is mended").unwrap();
+    let redrive = Redrive::all("mailer");
+    operator.redrive(&redrive, &reason).await.unwrap();
+    let jobs = JobRunner::new(operator, "ann");
+    jobs.run_open(std::future::pending()).await.unwrap();
+    handle.stop();
+    handle.wait().await.into_result().unwrap();
+
+    let command = service.span("execute CartCommand").span_context;
+    let spans = service.spans("process mailer");
+    let redriven = &spans[events..];
+    assert_eq!(redriven.len(), events);
+    for span in &spans[..events] {
+        assert_eq!(span.span_context.trace_id(), command.trace_id());
+        assert_eq!(span.links.len(), 0);
+    }
+    for span in redriven {
+        assert_eq!(span.parent_span_id, SpanId::INVALID);
+        assert_ne!(span.span_context.trace_id(), command.trace_id());
+        let linked: Vec<_> = span.links.iter().map(|link| &link.span_context).collect();
+        assert_eq!(linked.len(), 1);
+        assert_eq!(linked[0].trace_id(), command.trace_id());
+        assert_eq!(linked[0].span_id(), command.span_id());
     }
 }
