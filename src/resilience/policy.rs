@@ -43,7 +43,9 @@ pub struct RetryPolicy {
     pub max_elapsed: Duration,
     /// The total time that a call waits for a backend that throttles it. Default: 1 hour. With zero
     /// a throttled call is not repeated. A backend that asks for a longer pause than what is left
-    /// ends the retry at once, since an earlier repeat would only be throttled again.
+    /// ends the retry of a call at once, since an earlier repeat would only be throttled again. A
+    /// [`Runner`](crate::runner::Runner) waits for what is left instead, and tries the event or the
+    /// flush once more before it gives up.
     pub max_throttle: Duration,
 }
 

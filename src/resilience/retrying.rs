@@ -172,6 +172,22 @@ impl Retrying {
         self.failed.saturating_add(self.throttles)
     }
 
+    /// Returns the class with a requested pause that is no longer than what is left of
+    /// [`RetryPolicy::max_throttle`]: for callers that wait for as long as they may, and only then
+    /// give up.
+    pub(crate) fn cut_to_limit(&self, class: FailureClass) -> FailureClass {
+        match class {
+            FailureClass::Throttled { retry_after } => FailureClass::Throttled {
+                retry_after: retry_after.min(self.throttle_left()),
+            },
+            other => other,
+        }
+    }
+
+    const fn throttle_left(&self) -> Duration {
+        self.policy.max_throttle.saturating_sub(self.throttled)
+    }
+
     fn after_failure(&self, elapsed: Duration) -> Option<Duration> {
         let elapsed = elapsed.saturating_sub(self.throttled);
         let left = self.policy.max_elapsed.saturating_sub(elapsed);
@@ -187,7 +203,7 @@ impl Retrying {
     }
 
     fn after_throttling(&mut self, retry_after: Duration) -> Option<Duration> {
-        let left = self.policy.max_throttle.saturating_sub(self.throttled);
+        let left = self.throttle_left();
         if left.is_zero() || retry_after > left {
             return None;
         }

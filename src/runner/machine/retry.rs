@@ -81,8 +81,13 @@ impl Retry {
     }
 
     /// Returns when the next attempt may start, or `None` if there must be none.
+    ///
+    /// An event is not given up because a service asks for a longer pause than
+    /// [`RetryPolicy::max_throttle`]: it waits for as long as the limit allows, and is tried once
+    /// more.
     pub(super) fn failed(&mut self, class: FailureClass, now: Instant) -> Option<Instant> {
         let since = *self.since.get_or_insert(now);
+        let class = self.retrying.cut_to_limit(class);
         let pause = self.retrying.next(class, now.duration_since(since))?;
         Some(super::later(now, pause))
     }

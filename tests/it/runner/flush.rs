@@ -197,3 +197,47 @@ async fn throttling_ends_with_its_own_limit_for_flushes_as_for_handlers() {
     assert!(matches!(class, ErrorClass::Throttled { .. }), "{class:?}");
     assert!((3..=11).contains(attempts), "{attempts}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_longer_pause_than_the_limit_is_waited_for_up_to_the_limit_by_flushes_and_handlers() {
+    const HOUR: Duration = Duration::from_secs(3_600);
+    const LIMIT: Duration = Duration::from_secs(60);
+    let policy = |name: &str| {
+        let retry = RetryPolicy::default().with_max_throttle(LIMIT);
+        let policy = ProcessorPolicy::projector().with_retry(retry);
+        let policy = policy.with_name(name);
+        policy.with_on_failure(|_| FailureAction::Halt)
+    };
+    // The service asks for an hour, and is there again after a minute, or is not.
+    for times in [1, u32::MAX] {
+        let busy = move |nth: u32| match nth <= times {
+            true => Err(HandlerError::throttled(HOUR, "come back in an hour")),
+            false => Ok(()),
+        };
+        for is_flush in [true, false] {
+            let (world, started) = (World::new(1), Instant::now());
+            world.deposit("a").await;
+            let (report, calls) = if is_flush {
+                let model = Buffering::new(move |_, nth| busy(nth));
+                let runner = world.builder();
+                let runner = runner.projector_with(model.clone(), policy("flush"));
+                let report = runner.build().unwrap().run_until_caught_up().await;
+                (report, model.flushes.load(Ordering::SeqCst))
+            } else {
+                let calls = Arc::new(AtomicU32::new(0));
+                let counted = calls.clone();
+                let seen =
+                    Seen::failing(move |_, _, _| busy(counted.fetch_add(1, Ordering::SeqCst) + 1));
+                let report = world.catch_up(seen, policy("handler")).await;
+                (report, calls.load(Ordering::SeqCst))
+            };
+            let took = started.elapsed();
+            assert!((LIMIT..2 * LIMIT).contains(&took), "{took:?}");
+            let is_over = times == u32::MAX;
+            assert_eq!(report.processors[0].error.is_some(), is_over);
+            // A flush that failed for good is tried once more at the end.
+            let most = 2 + u32::from(is_over && is_flush);
+            assert!((2..=most).contains(&calls), "{calls}");
+        }
+    }
+}
