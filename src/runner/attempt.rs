@@ -7,7 +7,7 @@ pub(super) use self::read::panic_message;
 use super::{
     EventContext, EventSource, HandlerError, ModelId, Position, Start, UnknownEvents,
     erased::{AnyEvent, ErasedProcessor},
-    machine::{Again, Ended, Failure, FailureOf, Outcome, Range, Record, What, Work},
+    machine::{Again, Ended, Failure, FailureOf, Outcome, Range, Record, Suspects, What, Work},
     report::Counts,
     spans::{self, Cause, Spans},
     step::{Arrived, HistoryForked, Step, next_step},
@@ -61,6 +61,27 @@ struct Pending {
     ctx: EventContext,
     /// The event itself, if it did not come by the bus.
     filled: Option<Box<RecordedEvent>>,
+}
+
+/// The answer of a handler to one call.
+struct Answer {
+    /// The number of events that were handled, from the first.
+    done: usize,
+    /// The error of the next event.
+    error: Option<HandlerError>,
+    /// The handler has said which event the error is of. It has not if it has panicked or has taken
+    /// too long.
+    names_event: bool,
+}
+
+impl Answer {
+    const fn new(done: usize, error: Option<HandlerError>) -> Self {
+        Self {
+            done,
+            error,
+            names_event: true,
+        }
+    }
 }
 
 /// The signals to an attempt.
@@ -480,7 +501,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
                     ctx,
                     filled,
                 });
-                if self.pending.len() >= self.shared.rules.max_batch {
+                if self.work.is_alone || self.pending.len() >= self.shared.rules.max_batch {
                     self.handle_pending().await?;
                 }
                 return Ok(());
@@ -532,7 +553,11 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
             })
             .collect();
         let partition = self.work.partition.clone();
-        let (done, error) = self.call(pending).await;
+        let Answer {
+            done,
+            error,
+            names_event,
+        } = self.call(pending).await;
         for (_, version, commit_id, filled) in notes.iter().take(done) {
             if done < asked {
                 self.certain.handled(*version, Some(*commit_id), &partition);
@@ -542,12 +567,23 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
             self.counts.handled += 1;
             self.counts.filled += u64::from(self.is_filling(filled.as_deref()));
         }
+        let suspects = match (notes.first(), notes.last()) {
+            (Some(first), Some(last)) if asked > 1 && !names_event => Some(Suspects {
+                records: last.0 - first.0 + 1,
+                last: last.1,
+            }),
+            _ => None,
+        };
         let failed_one = notes.into_iter().nth(done.min(asked - 1));
         match (error, failed_one) {
             (Some(error), Some((record, version, _, filled))) => {
                 self.progress = self.certain.clone();
                 let of = filled.map_or(FailureOf::Record, FailureOf::Event);
-                Err(failed(record, version, error, of))
+                let failure = Failure {
+                    suspects,
+                    ..Failure::new(version, error, of)
+                };
+                Err((record, Outcome::Failed(failure)))
             }
             _ => {
                 self.certain = self.progress.clone();
@@ -556,11 +592,11 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
         }
     }
 
-    /// Returns how many events were handled, and the error of the next one.
-    async fn call(&self, mut pending: Vec<Pending>) -> (usize, Option<HandlerError>) {
+    /// Calls the handler with events, of which there is at least one.
+    async fn call(&self, mut pending: Vec<Pending>) -> Answer {
         let asked = pending.len();
         let Some(first) = pending.first() else {
-            return (0, None);
+            return Answer::new(0, None);
         };
         let cause = match &self.work.what {
             What::Records(_) => Cause::Event,
@@ -596,20 +632,21 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
         #[cfg(feature = "metrics")]
         let began = tokio::time::Instant::now();
         let called = tokio::time::timeout(timeout, call).await;
-        let answer = match called {
-            Err(_) => (0, Some(HandlerError::timed_out(timeout))),
+        let (done, error) = match called {
+            Err(_) => (0, Err(HandlerError::timed_out(timeout))),
             Ok(Err(panic)) => {
                 let message = panic_message(what, &*panic);
-                (0, Some(HandlerError::permanent(message)))
+                (0, Err(HandlerError::permanent(message)))
             }
-            Ok(Ok(answer)) => {
+            Ok(Ok((done, error))) => {
                 for guard in unanswered {
                     guard.disarm();
                 }
-                answer
+                (done, Ok(error))
             }
         };
-        let (done, error) = answer;
+        let names_event = error.is_ok();
+        let error = error.unwrap_or_else(Some);
         if let Some(error) = &error {
             spans::failed(&span, error);
         }
@@ -620,8 +657,11 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
             error.as_ref().map(HandlerError::class),
         );
         match error {
-            None if done == asked => (asked, None),
-            Some(error) if done < asked => (done, Some(error)),
+            None if done == asked => Answer::new(asked, None),
+            Some(error) if done < asked => Answer {
+                names_event,
+                ..Answer::new(done, Some(error))
+            },
             error => {
                 let reason = format!(
                     "the batch handler says that it has handled {done} of {asked} events, {}: a batch is done with all of its events and no error, or with less and the error of the next one",
@@ -631,12 +671,12 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
                         "without an error"
                     }
                 );
-                (done.min(asked - 1), Some(HandlerError::permanent(reason)))
+                Answer::new(done.min(asked - 1), Some(HandlerError::permanent(reason)))
             }
         }
     }
 }
 
 fn failed(done: usize, version: Version, error: HandlerError, of: FailureOf) -> (usize, Outcome) {
-    (done, Outcome::Failed(Failure { version, error, of }))
+    (done, Outcome::Failed(Failure::new(version, error, of)))
 }

@@ -8,7 +8,7 @@ use crate::{
         attempt::{Attempt, Shared, Signals, panic_message},
         machine::{
             AttemptId, Effect, Ended, Ends, Failure, FailureOf, Input, Outcome, StreamPosition,
-            What, Work,
+            Suspects, What, Work,
         },
         report::Counts,
         streams::Progress,
@@ -34,6 +34,8 @@ pub(super) struct Running {
     signals: Signals,
     /// The version of its first event.
     version: Version,
+    /// The records that it handles, if there are several.
+    suspects: Option<Suspects>,
 }
 
 impl Driver {
@@ -177,7 +179,7 @@ impl Driver {
             // The driver outlives its attempts, so somebody listens.
             let _ = advanced.send(id);
         };
-        let version = first_version(&work);
+        let (version, suspects) = (first_version(&work), Suspects::of(work.records()));
         let attempt = Attempt::new(membership.shared.clone(), work, signals.clone(), advance);
         let job = async move { Done::Input(Input::Finished(id, attempt.run().await)) };
         let abort = self.jobs.spawn(job);
@@ -186,6 +188,7 @@ impl Driver {
             abort,
             signals,
             version,
+            suspects,
         };
         self.attempts.insert(id, running);
     }
@@ -268,7 +271,7 @@ impl Driver {
         match (error.try_into_panic(), running) {
             (Ok(panic), Some((id, running))) => {
                 let message = panic_message("attempt", &*panic);
-                Some(Input::Finished(id, panicked(running.version, message)))
+                Some(Input::Finished(id, panicked(&running, message)))
             }
             (Ok(panic), None) => Some(Input::Broken(panic_message("bus or store", &*panic))),
             (Err(_), Some((id, _))) => Some(Input::Finished(id, cancelled())),
@@ -290,11 +293,15 @@ fn first_version(work: &Work) -> Version {
 }
 
 /// An attempt has panicked outside of the code of the user: nothing is known of what it has done.
-fn panicked(version: Version, message: String) -> Ended {
+fn panicked(running: &Running, message: String) -> Ended {
     let error = HandlerError::permanent(message);
-    let of = FailureOf::Record;
+    let failure = Failure::new(running.version, error, FailureOf::Record);
+    let failure = Failure {
+        suspects: running.suspects,
+        ..failure
+    };
     Ended {
-        result: Outcome::Failed(Failure { version, error, of }),
+        result: Outcome::Failed(failure),
         ..cancelled()
     }
 }

@@ -208,6 +208,7 @@ impl Machine {
             what: What::Again(again.clone()),
             progress: Progress::Unknown,
             number,
+            is_alone: false,
             skip: Vec::new(),
             letters: Vec::new(),
         };

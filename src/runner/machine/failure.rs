@@ -21,6 +21,12 @@ impl Machine {
             // Nor do the records after it run: they would be handled before it.
             return self.lanes.finished(lane, work.records().len() - done);
         }
+        if let Some(suspects) = failure.suspects {
+            // Nobody knows which of them has failed: each is tried alone before any is given up.
+            tracing::warn!(processor = %self.rules.name, %stream, %version, ?class, records = suspects.records, error = crate::chain(failure.error.source()), "a batch failed and its events are tried one by one");
+            self.counts.retries += 1;
+            return self.lanes.try_alone(lane, suspects.records);
+        }
         // A failure of another event of the lane was overcome since.
         let is_store = matches!(failure.of, FailureOf::Store);
         let (known, policy) = (self.lanes.take_retry(lane), self.retry_of(record));

@@ -122,6 +122,9 @@ pub(in crate::runner) struct Work {
     pub(in crate::runner) progress: Progress,
     /// The number of the attempt at the first event, from 1.
     pub(in crate::runner) number: u32,
+    /// Each event is handled by a call of its own: one of a batch has failed, and it is not known
+    /// which.
+    pub(in crate::runner) is_alone: bool,
     /// The versions that are passed over, since an operator has discarded them.
     pub(in crate::runner) skip: Vec<Version>,
     /// The versions that have a letter, which is deleted once they are handled.

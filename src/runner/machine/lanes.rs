@@ -26,6 +26,8 @@ struct Lane {
     state: State,
     /// The failures of the record at the head.
     retry: Option<Retry>,
+    /// The number of records, from the head, that are tried one by one.
+    alone: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +72,7 @@ impl Lanes {
             queue: VecDeque::from([record]),
             state: State::Ready,
             retry: None,
+            alone: 0,
         };
         self.lanes.insert(key.clone(), lane);
         self.ready.push_back(key.clone());
@@ -124,7 +127,8 @@ impl Lanes {
                 }
                 // After a failure the head is tried alone, so that each event counts its own
                 // failures.
-                let most = if lane.retry.is_some() { 1 } else { most.max(1) };
+                let is_alone = lane.retry.is_some() || lane.alone > 0;
+                let most = if is_alone { 1 } else { most.max(1) };
                 let records: Vec<_> = (lane.queue.iter().take(most))
                     .take_while(|record| {
                         record.partition == head.partition
@@ -145,6 +149,7 @@ impl Lanes {
             return;
         };
         lane.queue.drain(..done.min(lane.queue.len()));
+        lane.alone = lane.alone.saturating_sub(done);
         if done > 0 {
             lane.retry = None;
         }
@@ -165,6 +170,19 @@ impl Lanes {
         }
     }
 
+    /// Lets the first records of a lane be tried one by one: a batch of them has failed, and nothing
+    /// says at which.
+    pub(super) fn try_alone(&mut self, key: &LaneKey, records: usize) {
+        if let Some(lane) = self.lanes.get_mut(key) {
+            lane.alone = lane.alone.max(records);
+        }
+    }
+
+    /// Returns true if the head of a lane is tried alone since a batch with it has failed.
+    pub(super) fn is_alone(&self, key: &LaneKey) -> bool {
+        self.lanes.get(key).is_some_and(|lane| lane.alone > 0)
+    }
+
     /// Lets a task finish the first records of a lane: the lane runs until
     /// [`finished`](Self::finished).
     pub(super) fn block(&mut self, key: &LaneKey, records: usize) {
@@ -180,6 +198,7 @@ impl Lanes {
             queue: VecDeque::new(),
             state: State::Ready,
             retry: None,
+            alone: 0,
         });
         let is_free = !matches!(lane.state, State::Running(_));
         if is_free {
@@ -278,7 +297,6 @@ impl Lanes {
         }
     }
 
-    /// Returns true if a lane may be ready.
     /// Returns true if [`start_next`](Self::start_next) finds a lane to start.
     pub(super) fn has_next(&self, may_run: impl Fn(&LaneKey, &StreamId) -> bool) -> bool {
         self.ready.iter().any(|key| {

@@ -53,12 +53,13 @@ use self::{
     membership::{Member, Membership},
     parked::Polling,
     partition::Partitions,
+    retry::Retry,
     tasks::{Kind, Pass, Tasks},
 };
 pub(super) use self::{
     health::{Failing, Noted, Snapshot},
     input::{Again, Effect, Ends, Input, Setback, StreamPosition, What, Work},
-    outcome::{Ended, Failure, FailureOf, Outcome},
+    outcome::{Ended, Failure, FailureOf, Outcome, Suspects},
     record::Record,
     redrive::Range,
     rows::{Load, Loaded, Polled, RowAnswer, RowOp},
@@ -390,7 +391,10 @@ impl Machine {
             let Some(head) = records.first() else {
                 continue;
             };
-            let number = self.lanes.retry(&lane).map_or(1, |r| r.attempts() + 1);
+            let is_alone = self.lanes.is_alone(&lane);
+            let failed = self.lanes.retry(&lane).map_or(0, Retry::attempts);
+            // An event that is tried alone was in a batch before.
+            let number = failed + 1 + u32::from(is_alone);
             let stream = &head.event.header.stream;
             let owned = self.partitions.owned.get(&head.partition);
             let work = Work {
@@ -399,6 +403,7 @@ impl Machine {
                 lane,
                 progress: self.streams.get(stream),
                 number,
+                is_alone,
                 skip: owned.map_or_else(Vec::new, |owned| owned.parking.skip(stream)),
                 letters: owned.map_or_else(Vec::new, |owned| owned.parking.lettered(stream)),
                 what: What::Records(records),
@@ -465,6 +470,11 @@ impl Machine {
         }
         self.lanes.finished(&lane, ended.done);
         self.lanes.set_retry(&lane, retry);
+        if let Outcome::Failed(Failure { suspects, .. }) = &ended.result
+            && let Some(suspects) = suspects
+        {
+            self.lanes.try_alone(&lane, suspects.records);
+        }
         self.lanes.return_first(&lane);
     }
 

@@ -7,6 +7,19 @@ pub(in crate::runner) struct Failure {
     pub(in crate::runner) version: crate::Version,
     pub(in crate::runner) error: crate::runner::HandlerError,
     pub(in crate::runner) of: FailureOf,
+    /// The call had several events, and nothing says which of them has failed.
+    pub(in crate::runner) suspects: Option<Suspects>,
+}
+
+/// The events of a call of a batch handler that has panicked, or has taken too long. Any of them
+/// may be the cause.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::runner) struct Suspects {
+    /// The number of records that the events come from, or come before, from the first that is not
+    /// done.
+    pub(in crate::runner) records: usize,
+    /// The version of the last event.
+    pub(in crate::runner) last: crate::Version,
 }
 
 /// The part that failed.
@@ -20,7 +33,31 @@ pub(in crate::runner) enum FailureOf {
     Store,
 }
 
+impl Suspects {
+    /// Returns the records of an attempt, if it has several.
+    pub(in crate::runner) fn of(records: &[std::sync::Arc<super::Record>]) -> Option<Self> {
+        let last = records.last().filter(|_| records.len() > 1)?;
+        Some(Self {
+            records: records.len(),
+            last: last.event.header.version,
+        })
+    }
+}
+
 impl Failure {
+    /// A failure of one event, or of what it needs.
+    pub(in crate::runner) const fn new(
+        version: crate::Version,
+        error: crate::runner::HandlerError,
+        of: FailureOf,
+    ) -> Self {
+        Self {
+            version,
+            error,
+            of,
+            suspects: None,
+        }
+    }
     /// Returns the event that failed, if it is not the record itself.
     pub(super) fn event(&self) -> Option<&crate::RecordedEvent> {
         match &self.of {

@@ -8,7 +8,7 @@
 //! `from` is a durable position: it moves only after the flush. Without the row, the position of
 //! the stream must tell what was handled, since the offset has passed the deferred records.
 use super::{
-    AttemptId, Effect, Ended, FailureOf, Machine, Outcome, What, Work,
+    AttemptId, Effect, Ended, Failure, FailureOf, Machine, Outcome, What, Work,
     give_up::LetterOf,
     parking::Parked,
     partition::Phase,
@@ -55,6 +55,8 @@ pub(super) struct Redrive {
     /// Rows of deferred records that were handled.
     done_records: Vec<Version>,
     retry: Option<Retry>,
+    /// The last version of a batch that has failed, and whose events are handled one by one.
+    alone_to: Option<Version>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -231,6 +233,7 @@ impl Machine {
             done_letters: Vec::new(),
             done_records: Vec::new(),
             retry: None,
+            alone_to: None,
         };
         self.counts.redrives += 1;
         self.begin_task(partition, epoch, Kind::Redrive(Box::new(redrive)), Some(op));
@@ -416,17 +419,18 @@ impl Machine {
         if !matches!(owned.phase, Phase::Serving) || !self.lanes.reserve(&lane) {
             return;
         }
-        let number = redrive
-            .retry
-            .as_ref()
-            .map_or(1, |retry| retry.attempts() + 1);
+        let failed = redrive.retry.as_ref().map_or(0, Retry::attempts);
+        let from = from.max(redrive.next);
+        redrive.alone_to = redrive.alone_to.filter(|last| *last >= from);
+        let limit = redrive.alone_to.map_or(limit, |last| limit.min(last));
         let range = Range {
             stream: redrive.stream.clone(),
-            from: from.max(redrive.next),
+            from,
             to: to.min(limit),
             may_begin_before: parked.row.value.is_follower && self.rules.has_event_store,
         };
         let skip = owned.parking.skip(&redrive.stream);
+        let number = failed + 1 + u32::from(redrive.alone_to.is_some());
         let work = Work {
             partition,
             epoch,
@@ -434,6 +438,7 @@ impl Machine {
             what: What::Range(range),
             progress: Progress::Unknown,
             number,
+            is_alone: redrive.alone_to.is_some(),
             skip,
             letters: Vec::new(),
         };
@@ -484,6 +489,17 @@ impl Machine {
         match ended.result {
             Outcome::Failed(_) if is_kept => {
                 redrive.step = Step::Ready(None);
+                return;
+            }
+            Outcome::Failed(Failure {
+                suspects: Some(suspects),
+                error,
+                ..
+            }) => {
+                tracing::warn!(processor = %self.rules.name, stream = %range.stream, last = %suspects.last, error = crate::chain(error.source()), "a batch of a redrive failed and its events are tried one by one");
+                redrive.alone_to = Some(suspects.last);
+                redrive.step = Step::Ready(None);
+                self.counts.retries += 1;
                 return;
             }
             Outcome::Failed(failure) => {

@@ -269,7 +269,7 @@ impl Instance {
                     if let Some((class, _)) = fails {
                         let error = HandlerError::new(class, "scripted");
                         let of = FailureOf::Record;
-                        result = Outcome::Failed(Failure { version, error, of });
+                        result = Outcome::Failed(Failure::new(version, error, of));
                         break;
                     }
                     let commit_id = Some(record.event.header.event_id.commit_id());

@@ -220,11 +220,9 @@ impl Driven {
         let attempt = self.attempt_at(id).expect("an attempt runs");
         let work = &self.started[&attempt];
         let version = work.records().first().map(|r| r.event.header.version);
-        let failure = Failure {
-            version: version.unwrap_or(Version::NONE),
-            error: HandlerError::new(class, "scripted"),
-            of: FailureOf::Record,
-        };
+        let version = version.unwrap_or(Version::NONE);
+        let error = HandlerError::new(class, "scripted");
+        let failure = Failure::new(version, error, FailureOf::Record);
         self.end(attempt, Outcome::Failed(failure))
     }
 

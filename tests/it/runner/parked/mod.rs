@@ -1,5 +1,6 @@
 //! Parked streams, dead letters, and the requests of operators about them.
 mod assignment;
+mod batches;
 mod discards;
 mod given_up;
 mod lanes;
