@@ -5,7 +5,7 @@ mod read;
 use self::read::Read;
 pub(super) use self::read::panic_message;
 use super::{
-    EventContext, EventSource, HandlerError, ModelId, Position, Start, UnknownEvents,
+    ErrorClass, EventContext, EventSource, HandlerError, ModelId, Position, Start, UnknownEvents,
     erased::{AnyEvent, ErasedProcessor},
     machine::{Again, Ended, Failure, FailureOf, Outcome, Range, Record, Suspects, What, Work},
     report::Counts,
@@ -316,7 +316,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
         self.next = range.from;
         let range = &match self.not_stored(range).await {
             Ok(range) => range,
-            Err(error) => return failed(0, range.from, error, FailureOf::Store),
+            Err(error) => return self.without_position(range, error).await,
         };
         if range.from > range.to {
             return (0, Outcome::Done);
@@ -366,6 +366,48 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
         Ok(range)
     }
 
+    /// The position of a stream could not be had. If that is for good, such as after a panic, it is
+    /// a failure of the first event of the range, which is read for its letter.
+    async fn without_position(&self, range: &Range, error: HandlerError) -> (usize, Outcome) {
+        let from = match range.may_begin_before {
+            true => Version::NONE.next(),
+            false => range.from,
+        };
+        if !matches!(error.class(), ErrorClass::Permanent | ErrorClass::Poison) {
+            return failed(0, from, error, FailureOf::Store);
+        }
+        let of = match self.first_of(range, from).await {
+            Ok(Some(of)) => of,
+            Ok(None) => FailureOf::Store,
+            Err(away) => return failed(0, from, away, FailureOf::Store),
+        };
+        failed(0, from, error, of)
+    }
+
+    /// Returns the event of a version of a parked stream, as the part that fails.
+    async fn first_of(
+        &self,
+        range: &Range,
+        from: Version,
+    ) -> Result<Option<FailureOf>, HandlerError> {
+        let Some(history) = self.shared.history.clone() else {
+            let rows = &self.shared.rows;
+            let partition = &self.work.partition;
+            let page = rows.deferred_page(partition, &range.stream, (from, from), None);
+            let page = self.in_time("control store", async { Ok(page.await?) });
+            let first = page.await?.records.into_iter().next();
+            return Ok(first.map(|(_, record)| FailureOf::Deferred(Box::new(record))));
+        };
+        let mut commits = history.read(&range.stream, ReadFrom::Event(from), None);
+        let read = self.in_time("event store", async { Ok(commits.try_next().await?) });
+        let Some(commit) = read.await? else {
+            return Ok(None);
+        };
+        let mut events = commit.recorded();
+        let event = events.find(|event| event.header.version == from);
+        Ok(event.map(|event| FailureOf::Event(Box::new(event))))
+    }
+
     async fn take_history(
         &mut self,
         range: &Range,
@@ -409,8 +451,14 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
                 if self.signals.finish.is_cancelled() {
                     return Ok(());
                 }
-                let event = from_message(&record.message)
-                    .map_err(|e| failed(0, version, HandlerError::poison(e), FailureOf::Store))?;
+                let event = match from_message(&record.message) {
+                    Ok(event) => event,
+                    Err(error) => {
+                        self.handle_pending().await?;
+                        let of = FailureOf::Deferred(Box::new(record));
+                        return Err(failed(0, version, HandlerError::poison(error), of));
+                    }
+                };
                 self.handle(0, &event, EventSource::History, &partition)
                     .await?;
                 (self.advance)();
@@ -437,6 +485,10 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
                     return (1, Outcome::Done);
                 }
                 Ok(_) => {}
+                Err(error) if error.class() == ErrorClass::Permanent => {
+                    let of = FailureOf::Event(Box::new(event.clone()));
+                    return failed(0, event.header.version, error, of);
+                }
                 Err(error) => {
                     // That is no failure of the event: the request waits.
                     let stream = &event.header.stream;

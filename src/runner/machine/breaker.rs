@@ -124,7 +124,7 @@ impl Machine {
         let is_probe = permit.is_probe();
         let class = match result {
             Outcome::Failed(Failure {
-                of: FailureOf::Record | FailureOf::Event(_),
+                of: FailureOf::Record | FailureOf::Event(_) | FailureOf::Deferred(_),
                 error,
                 ..
             }) => Some(error.class()),

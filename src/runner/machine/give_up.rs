@@ -11,8 +11,8 @@ use super::{
 use crate::{
     StreamId, Timestamp,
     control::{
-        AuditRow, DeadLetter, DiscardRow, DiscardState, Failed, LetterBody, LetterKey, ParkFailure,
-        PutIf, Stored,
+        AuditRow, DeadLetter, DiscardRow, DiscardState, Failed, Fingerprint, LetterBody, LetterKey,
+        ParkFailure, PutIf, Stored,
     },
     runner::{ErrorClass, FailedEvent, FailureAction, RunnerError, streams::Progress},
 };
@@ -289,6 +289,7 @@ impl GiveUp {
 pub(super) enum LetterOf<'a> {
     Record(&'a Record),
     Event(&'a crate::RecordedEvent),
+    Deferred(&'a crate::control::StoredRecord),
 }
 
 impl Rules {
@@ -316,6 +317,24 @@ impl Rules {
         format!("policy of {}", self.name)
     }
 
+    /// Returns the fingerprint of a failure without an event.
+    pub(super) fn fingerprint_of(&self, stream: &StreamId, failure: &Failure) -> Fingerprint {
+        let (error, at) = (
+            crate::chain(failure.error.source()).to_string(),
+            self.started.1,
+        );
+        Fingerprint::of(&Failed {
+            class: failure.error.class().into(),
+            error_type: failure.error.error_type(),
+            error: &error,
+            event_type: None,
+            stream: Some(stream),
+            attempts: 1,
+            first: at,
+            last: at,
+        })
+    }
+
     /// Makes the letter of a failed event.
     pub(super) fn letter_of(
         &self,
@@ -326,17 +345,18 @@ impl Rules {
         of: &LetterOf<'_>,
     ) -> (LetterKey, Arc<DeadLetter>) {
         let header = match (failure.event(), of) {
-            (Some(event), _) => &event.header,
-            (None, LetterOf::Record(record)) => &record.event.header,
-            (None, LetterOf::Event(event)) => &event.header,
+            (Some(event), _) => Some(&event.header),
+            (None, LetterOf::Record(record)) => Some(&record.event.header),
+            (None, LetterOf::Event(event)) => Some(&event.header),
+            (None, LetterOf::Deferred(_)) => None,
         };
-        let event_type = format!("{}.{}", stream.aggregate(), header.name);
+        let event_type = header.map(|header| format!("{}.{}", stream.aggregate(), header.name));
         let error = crate::chain(failure.error.source()).to_string();
         let failed = Failed {
             class: failure.error.class().into(),
             error_type: failure.error.error_type(),
             error: &error,
-            event_type: Some(&event_type),
+            event_type: event_type.as_deref(),
             stream: Some(stream),
             attempts: retry.attempts(),
             first: retry.since().map_or(wall, |since| self.wall(since)),
@@ -346,6 +366,7 @@ impl Rules {
             (Some(event), _) => LetterBody::Event(event.clone()),
             (None, LetterOf::Record(record)) => LetterBody::Record(record.stored()),
             (None, LetterOf::Event(event)) => LetterBody::Event((*event).clone()),
+            (None, LetterOf::Deferred(record)) => LetterBody::Record((*record).clone()),
         };
         let key = LetterKey::Event {
             stream: stream.clone(),

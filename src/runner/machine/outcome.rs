@@ -29,6 +29,8 @@ pub(in crate::runner) enum FailureOf {
     Record,
     /// An event that was read from the event store, or from a deferred record.
     Event(Box<crate::RecordedEvent>),
+    /// A deferred record that cannot be read.
+    Deferred(Box<crate::control::StoredRecord>),
     /// The event store, or the store of deferred records.
     Store,
 }
@@ -62,7 +64,7 @@ impl Failure {
     pub(super) fn event(&self) -> Option<&crate::RecordedEvent> {
         match &self.of {
             FailureOf::Event(event) => Some(event),
-            FailureOf::Record | FailureOf::Store => None,
+            FailureOf::Record | FailureOf::Deferred(_) | FailureOf::Store => None,
         }
     }
 }

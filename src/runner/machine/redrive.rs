@@ -9,7 +9,6 @@
 //! the stream must tell what was handled, since the offset has passed the deferred records.
 use super::{
     AttemptId, Effect, Ended, Failure, FailureOf, Machine, Outcome, What, Work,
-    give_up::LetterOf,
     parking::Parked,
     partition::Phase,
     retry::Retry,
@@ -25,13 +24,16 @@ use crate::{
         Stored, merge,
     },
     ports::{AssignmentEpoch, PartitionId},
-    runner::{RunnerError, streams::Progress},
+    runner::{ErrorClass, streams::Progress},
 };
 use std::sync::Arc;
 use tokio::time::Instant;
 
+mod failed;
 mod lane;
 mod row;
+
+use self::failed::halted;
 
 /// The most versions that are handled between two moves of `from`.
 const PAGE: u64 = 100;
@@ -506,42 +508,19 @@ impl Machine {
                 if redrive.next > before {
                     redrive.retry = None;
                 }
-                let (known, class) = (redrive.retry.take(), failure.error.class());
+                let known = redrive.retry.take();
                 let is_store = matches!(failure.of, FailureOf::Store);
                 let mut retry = Retry::after(known, self.rules.retry(), failure.version, is_store);
-                let again = retry.failed(class.into(), now);
-                if let Some(at) = again {
+                if let Some(at) = retry.failed(failure.error.class().into(), now) {
                     redrive.retry = Some(retry);
                     redrive.step = Step::Ready(Some(at));
                     self.counts.retries += 1;
                     return;
                 }
-                let (stream, wall) = (range.stream.clone(), self.rules.wall(now));
-                let Some(event) = failure.event().cloned() else {
-                    // The store refuses: no event of the stream can be had.
-                    let (name, attempts) = (self.rules.name.clone(), retry.attempts());
-                    let error = RunnerError::Halted {
-                        processor: name,
-                        stream,
-                        version: failure.version,
-                        partition: work.partition.clone(),
-                        attempts,
-                        class,
-                        source: failure.error.into_source(),
-                    };
-                    return self.halt(error, now);
-                };
-                let of = LetterOf::Event(&event);
-                let letter = self.rules.letter_of(&stream, &failure, &retry, wall, &of);
-                tracing::warn!(processor = %self.rules.name, %stream, version = %failure.version, ?class, error = crate::chain(failure.error.source()), "the redrive of a stream has failed: it stays parked");
-                redrive.next = redrive.next.max(failure.version);
-                redrive.failure = Some(ParkFailure {
-                    version: failure.version,
-                    fingerprint: letter.1.head.fingerprint,
-                    attempts: retry.attempts(),
-                    at: wall,
-                });
-                redrive.letter = Some(letter);
+                if is_store && failure.error.class() == ErrorClass::Fatal {
+                    return self.halt(halted(&self.rules, work, range, failure, &retry), now);
+                }
+                redrive.give_up(&self.rules, &range.stream, &failure, &retry, now);
             }
             Outcome::Done if ended.is_short => {
                 tracing::error!(processor = %self.rules.name, stream = %range.stream, next = %redrive.next, to = %range.to, "the history of a parked stream ends before the last version that was deferred: its redrive ends here");

@@ -7,6 +7,7 @@ mod lanes;
 mod letter_topic;
 mod letters;
 mod operator;
+mod positions;
 mod simulation;
 mod streams;
 mod sweep;

@@ -165,6 +165,18 @@ impl Operator {
         Some(value["s"].as_str().unwrap().to_owned())
     }
 
+    /// Replaces a header of a deferred record, so that the record is no event any more.
+    pub(super) async fn damage_deferred(&self, id: &str, version: u64) {
+        let key = self.event_key("def", id, version);
+        let row = self.control.get(&key).await.unwrap().unwrap();
+        let text = String::from_utf8(row.value.to_vec()).unwrap();
+        let damaged = text.replace("ce_fsversion", "ce_fsdamaged");
+        assert_ne!(text, damaged);
+        let row = Row::new(key, damaged, self.fresh());
+        let put = self.control.put(&row, Expect::Any).await.unwrap();
+        assert_eq!(put, PutOutcome::Written);
+    }
+
     /// Returns the head of a letter.
     pub(super) async fn letter(&self, id: &str, version: u64) -> Option<Value> {
         let key = self.event_key("dlq", id, version);
