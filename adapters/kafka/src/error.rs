@@ -1,8 +1,5 @@
 //! The conversion of librdkafka's errors into those of the port, all in one place.
-use crate::{
-    topic_admin::RECORD_OVERHEAD,
-    worked_before::{About, Access, Uses, WorkedBefore},
-};
+use crate::worked_before::{About, Access, Uses, WorkedBefore};
 use foldstream::{
     BoxError,
     ports::{Message, MessageBusError, RefusedKind},
@@ -314,21 +311,14 @@ impl Errors {
         }
     }
 
-    /// Converts the error of a publish by a producer that sends records of up to `max_bytes`.
-    pub(crate) fn publish_failed(
-        &self,
-        message: &Message,
-        max_bytes: usize,
-        error: KafkaError,
-    ) -> MessageBusError {
+    /// Converts the error of a publish.
+    pub(crate) fn publish_failed(&self, message: &Message, error: KafkaError) -> MessageBusError {
         if code(&error).map(class) == Some(Class::TooLarge) {
-            let limit = max_bytes.saturating_sub(RECORD_OVERHEAD);
             return MessageBusError::TooLarge {
                 topic: Arc::clone(&message.topic),
                 bytes: message.size(),
-                // The topic's own limit may be lower than that of the producer. It is not known
-                // here.
-                limit: (message.size() > limit).then_some(limit),
+                // The message is within the limits that were known, so the topic has another one.
+                limit: None,
             };
         }
         let doing = format_args!("publishing to {}", message.topic);
@@ -481,18 +471,18 @@ mod tests {
     }
 
     #[test]
-    fn a_record_over_the_limit_is_too_large() {
+    fn a_record_that_the_brokers_find_too_large_is_too_large() {
         let message = Message::new("t", Timestamp::now())
             .with_key("k")
             .with_value(vec![0; 10]);
         let error = KafkaError::MessageProduction(Code::MessageSizeTooLarge);
-        let error = errors().publish_failed(&message, 102, error);
+        let error = errors().publish_failed(&message, error);
         assert!(
             matches!(
                 error,
                 MessageBusError::TooLarge {
                     bytes: 11,
-                    limit: Some(5),
+                    limit: None,
                     ..
                 }
             ),

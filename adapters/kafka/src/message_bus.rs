@@ -13,7 +13,7 @@ use foldstream::{
     adapter::{check_group, check_subscription, check_topic},
     ports::{
         Consumer, Message, MessageBus, MessageBusError, Offset, PartitionId, PartitionOffsets,
-        Subscription, TopicDescription,
+        RunOutcome, Subscription, TopicDescription,
     },
 };
 use rdkafka::{
@@ -64,11 +64,11 @@ impl KafkaMessageBus {
         config.check()?;
         let worked_before = Arc::new(WorkedBefore::new(config.refusal_patience));
         let errors = Arc::new(Errors::new(config.brokers(), worked_before));
-        let producer = Producer::new(config.clone(), Arc::clone(&errors));
         let admin = Admin {
             config: config.clone(),
             errors: Arc::clone(&errors),
         };
+        let producer = Producer::new(config.clone(), Arc::clone(&errors), admin.clone());
         Ok(Self {
             shared: Arc::new(Shared {
                 config,
@@ -160,6 +160,10 @@ fn partition_ids(topic: &Arc<str>, count: u32) -> Vec<PartitionId> {
 impl MessageBus for KafkaMessageBus {
     async fn publish(&self, message: &Message) -> Result<(PartitionId, Offset), MessageBusError> {
         self.shared.producer.publish(message).await
+    }
+
+    async fn publish_run(&self, run: &[Message]) -> RunOutcome {
+        self.shared.producer.publish_run(run).await
     }
 
     async fn subscribe(

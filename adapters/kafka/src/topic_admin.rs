@@ -241,7 +241,34 @@ impl Admin {
         let description = TopicDescription::new(partitions)
             .with_max_producer_bytes(u64::try_from(self.config.max_message_bytes).ok())
             .with_record_overhead(RECORD_OVERHEAD as u64);
-        let (doing, name) = (format!("describing the topic {topic}"), topic.to_owned());
+        let config = self.describe_config(&uses_of, broker).await?;
+        Ok(match config {
+            Some(config) => with_config(description, &config),
+            None => description,
+        })
+    }
+
+    /// Returns the size in bytes of the largest record that a topic takes, if the brokers reveal it
+    /// to this principal.
+    pub(crate) async fn max_message_bytes(
+        &self,
+        topic: &Arc<str>,
+        broker: Option<i32>,
+    ) -> Result<Option<usize>, MessageBusError> {
+        let config = self.describe_config(topic, broker).await?;
+        let described = config.map(|config| with_config(TopicDescription::new(1), &config));
+        let bytes = described.and_then(|described| described.max_message_bytes);
+        Ok(bytes.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX)))
+    }
+
+    /// Asks a broker for the properties of a topic. Returns `None` if the brokers do not know this
+    /// question, or if this principal may not ask it.
+    async fn describe_config(
+        &self,
+        topic: &Arc<str>,
+        broker: Option<i32>,
+    ) -> Result<Option<ConfigResource>, MessageBusError> {
+        let (doing, name) = (format!("describing the topic {topic}"), topic.to_string());
         let answer = self.ask(doing.clone(), move |admin| async move {
             // Any broker can answer. The default is the controller, for which the client may wait
             // in vain.
@@ -253,25 +280,24 @@ impl Admin {
                     .await?,
             )
         });
-        let uses = Uses::topic(Access::DescribeConfigs, &uses_of);
+        let uses = Uses::topic(Access::DescribeConfigs, topic);
         match answer.await? {
             Ok(config) => {
                 self.errors.succeeded(uses);
-                Ok(with_config(description, &config))
+                Ok(Some(config))
             }
             Err(error) => {
                 let error = self.errors.failed(doing, uses, error);
                 if error.is_transient() {
                     return Err(error);
                 }
-                // The broker does not know this question, or this principal may not ask it. The
-                // port's description leaves the value open in that case.
+                // The port's description leaves the value open in that case.
                 tracing::debug!(
-                    topic,
+                    topic = &**topic,
                     error = foldstream::chain(&error),
                     "no topic settings"
                 );
-                Ok(description)
+                Ok(None)
             }
         }
     }

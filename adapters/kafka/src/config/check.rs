@@ -79,6 +79,30 @@ pub(super) const PROTECTED: &[(&str, &str)] = &[
         "without it a retry inside the client doubles and reorders records",
     ),
     (
+        "enable.gapless.guarantee",
+        "without it records after a refused one of the same stream may be stored without it",
+    ),
+    (
+        "max.in.flight.requests.per.connection",
+        "five requests in flight keep their order, and more do not",
+    ),
+    (
+        "max.in.flight",
+        "five requests in flight keep their order, and more do not",
+    ),
+    (
+        "linger.ms",
+        "a run is queued at once, and waiting for more records would delay it",
+    ),
+    (
+        "queue.buffering.max.ms",
+        "a run is queued at once, and waiting for more records would delay it",
+    ),
+    (
+        "batch.size",
+        "batches stay below the limit of every topic: a larger one would be refused with all its records",
+    ),
+    (
         "transactional.id",
         "records are published outside of transactions",
     ),
@@ -198,16 +222,20 @@ impl KafkaConfig {
     pub(crate) fn check(&self) -> Result<(), KafkaConfigError> {
         self.check_names(["brokers", "group_id", "client_id", "events_topic"])?;
         self.check_protocol()?;
-        for (name, value, least) in [
-            ("request_timeout", self.request_timeout, 1),
-            ("publish_timeout", self.publish_timeout, 1),
-            ("session_timeout", self.session_timeout, 1),
-            ("max_poll_interval", self.max_poll_interval, 1),
+        for (name, value) in [
+            ("request_timeout", self.request_timeout),
+            ("session_timeout", self.session_timeout),
+            ("max_poll_interval", self.max_poll_interval),
         ] {
-            let millis = value.as_millis();
-            if millis < least || millis > 86_400_000 {
+            if !(1..=86_400_000).contains(&value.as_millis()) {
                 return Err(invalid(name, "must be from 1 ms to 1 day"));
             }
+        }
+        if !(1_000..=86_400_000).contains(&self.publish_timeout.as_millis()) {
+            return Err(invalid(
+                "publish_timeout",
+                "must be from 1 s to 1 day: a producer that is given up sooner could not even connect",
+            ));
         }
         self.check_group_protocol()?;
         // The broker sets the session timeout of the other protocol.
@@ -237,7 +265,7 @@ impl KafkaConfig {
                 "must be from 1,000 to 1,000,000,000",
             ));
         }
-        for config in [self.producer(), self.consumer("check")] {
+        for config in [self.producer(Self::BATCH_BYTES), self.consumer("check")] {
             config
                 .create_native_config()
                 .map_err(KafkaConfigError::rejected)?;

@@ -27,18 +27,33 @@ impl KafkaConfig {
         self.properties.get("debug").is_some_and(|d| !d.is_empty())
     }
 
-    pub(crate) fn producer(&self) -> ClientConfig {
+    /// The most bytes of a batch that has several records. A topic with a lower limit makes it
+    /// smaller.
+    pub(crate) const BATCH_BYTES: usize = 262_144;
+
+    /// Returns the configuration of a producer that sends several records in one batch only up to
+    /// `batch_bytes`.
+    pub(crate) fn producer(&self, batch_bytes: usize) -> ClientConfig {
         let mut config = ClientConfig::new();
-        // The publisher sends one record of a stream at a time, so waiting for more records only
-        // delays it.
-        config.set("linger.ms", "0");
-        // A batch stays far below the limit of any topic, so that a refused batch means a record
-        // that is too large.
-        config.set("batch.size", "262144");
+        // A connection that is stuck is replaced by the client itself, before the adapter loses its
+        // patience and replaces the client.
+        let patience = self.publish_timeout;
+        let least = Duration::from_secs(1).min(patience * 2 / 3);
+        let answer = (patience / 3).clamp(least, Duration::from_secs(60));
+        let answer = millis(answer.max(Duration::from_millis(10)));
+        config.set("socket.timeout.ms", &answer);
+        config.set("request.timeout.ms", &answer);
         extend(&mut config, &self.common());
         config.set("enable.idempotence", "true");
         config.set("acks", "all");
-        config.set("message.timeout.ms", millis(self.publish_timeout));
+        // The client stops if records after a refused one could be stored without it.
+        config.set("enable.gapless.guarantee", "true");
+        // Only the adapter gives records up, so that it can give up all that are after them, too.
+        config.set("message.timeout.ms", "0");
+        config.set("max.in.flight.requests.per.connection", "5");
+        // A run is queued at once, so waiting for more records only delays it.
+        config.set("linger.ms", "0");
+        config.set("batch.size", batch_bytes.to_string());
         config.set("message.max.bytes", self.max_message_bytes.to_string());
         config
     }

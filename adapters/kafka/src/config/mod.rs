@@ -160,10 +160,13 @@ impl KafkaConfig {
         self.request_timeout = timeout;
         self
     }
-    /// Sets the longest time of a publish with all its retries inside the client. Default: 30 s.
+    /// Sets the longest time in which a partition may acknowledge no record while some are in
+    /// flight. Default: 30 s.
     ///
-    /// A longer time bridges longer failovers, and holds back the next record of the stream for as
-    /// long.
+    /// A publish then fails, and the producer is replaced. The adapter begins with half of this
+    /// time, but at least a second, and waits longer each time until a record is acknowledged. A
+    /// longer time bridges longer failovers, and holds back the next record of the stream for as
+    /// long. It must be at least 1 s, since a new producer needs time to connect.
     #[must_use]
     pub fn with_publish_timeout(mut self, timeout: Duration) -> Self {
         self.publish_timeout = timeout;
@@ -211,8 +214,8 @@ impl KafkaConfig {
     /// Sets the size of the largest record in bytes. Default: 1,000,000, as in librdkafka, and
     /// below the brokers' 1,048,588.
     ///
-    /// A record has up to 97 bytes more than its message (see [`record_overhead`]). Topics must
-    /// accept records of this size, by `max.message.bytes`.
+    /// A record has up to 97 bytes more than its message (see [`record_overhead`]). The lower of this
+    /// size and the topic's `max.message.bytes` applies.
     ///
     /// [`record_overhead`]: foldstream::ports::TopicDescription::record_overhead
     #[must_use]

@@ -116,6 +116,15 @@ fn a_property_that_the_contract_stands_on_is_protected() {
         "check.crcs",
         "isolation.level",
         "delivery.report.only.error",
+        "enable.gapless.guarantee",
+        "max.in.flight",
+        "max.in.flight.requests.per.connection",
+        "linger.ms",
+        "queue.buffering.max.ms",
+        "batch.size",
+        "message.timeout.ms",
+        "delivery.timeout.ms",
+        "message.max.bytes",
         "test.mock.num.brokers",
         "group.instance.id",
     ] {
@@ -129,7 +138,10 @@ fn a_property_that_the_contract_stands_on_is_protected() {
 
 #[test]
 fn an_unknown_property_is_named_and_its_value_is_not() {
-    for (property, value) in [("no.such.property", "hunter2"), ("linger.ms", "hunter2")] {
+    for (property, value) in [
+        ("no.such.property", "hunter2"),
+        ("retry.backoff.ms", "hunter2"),
+    ] {
         let config = KafkaConfig::default()
             .with_property(property, value)
             .unwrap();
@@ -154,7 +166,7 @@ fn a_field_that_cannot_work_is_named() {
         ),
         (
             "publish_timeout",
-            base().with_publish_timeout(Duration::ZERO),
+            base().with_publish_timeout(Duration::from_millis(999)),
         ),
         (
             "session_timeout",
@@ -189,6 +201,33 @@ fn checksums_are_verified_and_aborted_records_are_left_out() {
     let consumer = KafkaConfig::default().consumer("g");
     assert_eq!(consumer.get("check.crcs"), Some("true"));
     assert_eq!(consumer.get("isolation.level"), Some("read_committed"));
+}
+
+#[test]
+fn a_producer_gives_up_nothing_by_itself_and_keeps_the_order_of_what_is_in_flight() {
+    let config = KafkaConfig::default().producer(20_000);
+    for (property, value) in [
+        ("enable.idempotence", "true"),
+        ("acks", "all"),
+        ("enable.gapless.guarantee", "true"),
+        ("message.timeout.ms", "0"),
+        ("max.in.flight.requests.per.connection", "5"),
+        ("linger.ms", "0"),
+        ("batch.size", "20000"),
+        ("message.max.bytes", "1000000"),
+        ("allow.auto.create.topics", "false"),
+        // Below the 15 s of the adapter's own patience.
+        ("socket.timeout.ms", "10000"),
+        ("request.timeout.ms", "10000"),
+    ] {
+        assert_eq!(config.get(property), Some(value), "{property}");
+    }
+    let short = KafkaConfig::default().with_publish_timeout(Duration::from_secs(1));
+    assert_eq!(short.producer(1).get("socket.timeout.ms"), Some("666"));
+    // Others may be set.
+    let own = KafkaConfig::default().with_property("socket.timeout.ms", "4000");
+    let own = own.unwrap().producer(1);
+    assert_eq!(own.get("socket.timeout.ms"), Some("4000"));
 }
 
 /// The properties with which librdkafka refuses a member of a KIP-848 group.

@@ -277,11 +277,11 @@ async fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
     .await
 }
 
-/// The leader refuses the first request of a new producer and stores the second, which was already
-/// on its way. librdkafka takes that as a proof for both, and acknowledges the first record without
-/// an offset. The record is not in the topic.
+/// The leader refuses the first request of a new producer. If the second one were on its way, the
+/// leader would store it, and librdkafka would take that as a proof for both: it would acknowledge
+/// the first record without an offset, although it is not in the topic.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_record_for_which_only_a_later_one_vouches_is_not_published() {
+async fn the_first_record_of_a_new_producer_is_acknowledged_alone() {
     for refusal in [
         Answer::RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION,
         Answer::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS,
@@ -293,22 +293,76 @@ async fn a_record_for_which_only_a_later_one_vouches_is_not_published() {
         let config = mock.config().with_property("batch.num.messages", "1");
         let bus = KafkaMessageBus::new(config.unwrap()).unwrap();
         mock.order(move |cluster| cluster.request_errors(Api::Produce, &[refusal]));
-        let (a, b) = (message(&topic, "k", "a"), message(&topic, "k", "b"));
-        let (sent_a, sent_b) = tokio::join!(bus.publish(&a), bus.publish(&b));
-        let (stored, refused) = match (sent_a, sent_b) {
-            (Err(error), Ok((_, offset))) => ((b, offset), (a, error)),
-            (Ok((_, offset)), Err(error)) => ((a, offset), (b, error)),
-            other => panic!("{refusal:?}: one of the two must be refused: {other:?}"),
+        let run = |key: &str| {
+            let numbered = |n: usize| message(&topic, key, &format!("{key}{n}")).with_partition(0);
+            (0..3).map(numbered).collect::<Vec<_>>()
         };
-        assert!(refused.1.is_transient(), "{refusal:?}: {:?}", refused.1);
-        let (_, again) = bus.publish(&refused.0).await.unwrap();
+        let (a, b) = (run("a"), run("b"));
+        for outcome in <[_; 2]>::from(tokio::join!(bus.publish_run(&a), bus.publish_run(&b))) {
+            assert!(outcome.error.is_none(), "{refusal:?}: {outcome:?}");
+            assert_eq!(outcome.durable, 3, "{refusal:?}");
+        }
         let consumer = bus.subscribe(from_start(&group, &topic, 1)).await.unwrap();
         next_assigned(&consumer).await;
-        for (sent, at) in [stored, (refused.0, again)] {
+        let mut found = [Vec::new(), Vec::new()];
+        for _ in 0..6 {
             let delivery = next_delivery(&consumer).await;
-            assert_eq!((delivery.message.value, delivery.offset), (sent.value, at));
+            let value = value(&delivery).to_owned();
+            found[usize::from(value.starts_with('b'))].push(value);
+        }
+        assert_eq!(found, [["a0", "a1", "a2"], ["b0", "b1", "b2"]]);
+    }
+}
+
+/// The producer is replaced for all runs. Those that did not fail continue on the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_record_ends_its_own_run_only() {
+    let (mock, group) = (Mock::new(), fresh("group"));
+    let topic = mock.topic(1);
+    let config = mock.config().with_property("batch.num.messages", "1");
+    let bus = KafkaMessageBus::new(config.unwrap()).unwrap();
+    let primes = message(&topic, "k", "primes").with_partition(0);
+    bus.publish(&primes).await.unwrap();
+    let refusal = Answer::RD_KAFKA_RESP_ERR_INVALID_RECORD;
+    mock.order(move |cluster| cluster.request_errors(Api::Produce, &[refusal]));
+    let sends = (0..8).map(|key| {
+        let (bus, topic) = (bus.clone(), Arc::clone(&topic));
+        async move {
+            let numbered = |n: usize| {
+                let message = message(&topic, &format!("k{key}"), &n.to_string());
+                message.with_partition(0)
+            };
+            bus.publish_run(&(0..20).map(numbered).collect::<Vec<_>>())
+                .await
+        }
+    });
+    let outcomes = futures::future::join_all(sends).await;
+    let (refused, complete): (Vec<_>, Vec<_>) =
+        outcomes.iter().partition(|outcome| outcome.error.is_some());
+    let [refused] = refused[..] else {
+        panic!("one run must be refused: {outcomes:?}");
+    };
+    let kind = match &refused.error {
+        Some(MessageBusError::Refused { kind, .. }) => *kind,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(kind, RefusedKind::Validation);
+    assert!(complete.iter().all(|outcome| outcome.durable == 20));
+    let consumer = bus.subscribe(from_start(&group, &topic, 1)).await.unwrap();
+    next_assigned(&consumer).await;
+    let mut found = vec![Vec::new(); 8];
+    while found.iter().filter(|values| values.len() == 20).count() < 7 {
+        let delivery = next_delivery(&consumer).await;
+        let key = delivery.message.key.as_deref().unwrap_or_default();
+        let Ok(key) = String::from_utf8_lossy(&key[1..]).parse::<usize>() else {
+            continue;
+        };
+        let value = value(&delivery).parse::<usize>().unwrap();
+        if !found[key].contains(&value) {
+            found[key].push(value);
         }
     }
+    assert!(found.iter().all(|values| values.is_sorted()), "{found:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
