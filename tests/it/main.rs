@@ -9,6 +9,7 @@ mod breaker;
 mod commit_bytes;
 mod control;
 mod derive;
+mod interop;
 mod large_rows;
 mod leases;
 mod operate;
