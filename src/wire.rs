@@ -173,7 +173,9 @@ pub fn to_message_after(
     ))
 }
 
-fn write(
+/// Returns the record of an event. `previous` is the version of the stream's previous record, if
+/// that is not the version before the event's own.
+pub(crate) fn write(
     event: &RecordedEvent,
     topic: &Arc<str>,
     source: &SourceUri,

@@ -21,6 +21,7 @@ mod park;
 mod order;
 mod position;
 pub(crate) mod processor_rows;
+pub(crate) mod publisher_rows;
 mod requests;
 mod restore;
 mod rows;
@@ -55,6 +56,8 @@ pub(crate) use self::{
 pub use large::{LargePut, LargeRows};
 pub use lease::{Contender, Lease, Leases};
 pub(crate) use position::StreamPositions;
+pub(crate) use publisher_rows::{BootstrapRow, DirtyRow, PublisherRows, SkipRow};
+pub use publisher_rows::{InvalidPublisherName, PublisherName};
 pub use restore::{
     Finding, InvalidRestoreCursor, RestoreCursor, RestoreError, RestorePage, RestoreRepair,
     WritesSinceRestore,

@@ -1,5 +1,5 @@
-//! The topics that this process has checked, and who publishes to them now.
-use super::TopicError;
+//! The topics that this process has checked, and the streams that are being published to them.
+use super::{TopicError, pace::Pace};
 use crate::kafka_partition;
 use std::{
     collections::BTreeMap,
@@ -33,7 +33,8 @@ impl CheckedTopic {
             checked_at: Instant::now(),
         }
     }
-    /// The partition of a key. It follows from the pinned number, so a topic that grows moves no stream.
+    /// Returns the partition of a key. It follows from the pinned number, so a topic that grows
+    /// moves no stream.
     pub(super) fn partition_of(&self, key: &[u8]) -> u32 {
         kafka_partition(key, self.partitions)
     }
@@ -42,11 +43,12 @@ impl CheckedTopic {
     }
 }
 
-/// One topic.
+/// The state of one topic in this process.
 #[derive(Debug, Default)]
 pub(super) struct Topic {
     known: Mutex<Known>,
-    /// Held during a check, so that one at a time asks, and while a number of partitions is accepted.
+    /// Held during a check, so that one at a time asks, and while a number of partitions is
+    /// accepted.
     checking: tokio::sync::Mutex<()>,
 }
 
@@ -55,13 +57,15 @@ struct Known {
     checked: Option<CheckedTopic>,
     /// Streams that are being published to the topic.
     publishing: usize,
+    pace: Pace,
 }
 
 impl Topic {
     /// Returns the last answer of `check`, or asks again if that answer is older than a minute.
     ///
-    /// Those who ask during the first check wait for it. Those who ask during a later one get the last answer: the number
-    /// of partitions is pinned, so an answer that is a little old sends no record elsewhere.
+    /// Those who ask during the first check wait for it. Those who ask during a later one get the
+    /// last answer: the number of partitions is pinned, so an answer that is a little old sends no
+    /// record elsewhere.
     pub(super) async fn checked(
         &self,
         check: impl AsyncFnOnce() -> Result<CheckedTopic, TopicError>,
@@ -92,6 +96,16 @@ impl Topic {
         answer
     }
 
+    /// Returns the most messages of the next run to the topic.
+    pub(super) fn run_limit(&self) -> usize {
+        lock(&self.known).pace.limit()
+    }
+    /// Takes note of a run of this number of durable messages.
+    pub(super) fn on_run(&self, durable: usize, took: Duration) {
+        let mut known = lock(&self.known);
+        known.pace = known.pace.after(durable, took);
+    }
+
     /// Makes the next one who asks check the topic.
     pub(super) fn forget(&self) {
         lock(&self.known).checked = None;
@@ -101,8 +115,8 @@ impl Topic {
         lock(&self.known).checked.is_some()
     }
 
-    /// Notes that a stream is being published, and returns what is known now: another number of partitions may have been
-    /// accepted since the stream's worker asked.
+    /// Notes that a stream is being published, and returns what is known now: another number of
+    /// partitions may have been accepted since the stream's worker asked.
     fn enter(topic: &Arc<Self>) -> Option<(Publishing, CheckedTopic)> {
         let mut known = lock(&topic.known);
         let checked = known.checked?;
@@ -142,7 +156,7 @@ impl Drop for Publishing {
     }
 }
 
-/// All topics by name.
+/// The states of all topics, by name.
 #[derive(Debug, Default)]
 pub(super) struct Topics(Mutex<BTreeMap<Arc<str>, Arc<Topic>>>);
 
@@ -156,7 +170,8 @@ impl Topics {
             .get(name)
             .is_some_and(|topic| topic.is_checked())
     }
-    /// Notes that a stream is being published to the topic; none if the topic must be checked first.
+    /// Notes that a stream is being published to the topic; none if the topic must be checked
+    /// first.
     pub(super) fn enter(&self, name: &Arc<str>) -> Option<(Publishing, CheckedTopic)> {
         Topic::enter(&self.get(name))
     }

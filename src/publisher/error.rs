@@ -1,45 +1,46 @@
-//! Why a stream, a topic or the poller stands still.
+//! The errors of publishing: of a stream, a topic, the poller.
+use super::OutboxError;
 use crate::{
     CommitId, StreamId, Version,
-    control::Watermark,
+    control::{PublisherName, Watermark},
     ports::{ControlStoreError, EventStoreError, MessageBusError, RefusedKind},
     resilience::{Failure, FailureClass},
 };
 use std::sync::Arc;
 
-/// The error of a stream that could not be brought up to date. Other streams are not affected, and nothing is lost: what was not
-/// acknowledged keeps its marker and is above the watermark.
+/// The error of a stream that could not be brought up to date. Other streams are not affected, and
+/// nothing is lost: what was not acknowledged keeps its marker and is above the watermark.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishError {
     /// The events could not be read.
     #[error("the events of {stream} cannot be read")]
     Store {
-        /// The stream.
+        /// The stream that is not up to date.
         stream: StreamId,
-        /// The cause.
+        /// The error behind the failure.
         #[source]
         source: EventStoreError,
     },
     /// The bus did not acknowledge an event.
     #[error("event {version} of {stream} cannot be sent")]
     Bus {
-        /// The stream.
+        /// The stream that is not up to date.
         stream: StreamId,
-        /// The event.
+        /// The version of the event.
         version: Version,
-        /// The cause.
+        /// The error behind the failure.
         #[source]
         source: MessageBusError,
     },
-    /// An event is larger than the topic takes; nothing of its commit was sent.
+    /// An event is larger than the topic takes. Nothing of its commit was sent.
     #[error(
         "event {version} of {stream} makes a message of {bytes} bytes, topic {topic} takes {limit}: raise max.message.bytes"
     )]
     TooLarge {
-        /// The stream.
+        /// The stream that is not up to date.
         stream: StreamId,
-        /// The event.
+        /// The version of the event.
         version: Version,
         /// The topic that the event should go to.
         topic: Arc<str>,
@@ -48,42 +49,63 @@ pub enum PublishError {
         /// The largest size of a message that topic and producer take.
         limit: u64,
     },
+    /// The outbox cannot tell how an event is published. No later event of the stream is sent.
+    #[error("event {version} of {stream} has no public form")]
+    Outbox {
+        /// The stream of the event.
+        stream: StreamId,
+        /// The version of the event.
+        version: Version,
+        /// The error of the outbox.
+        #[source]
+        source: OutboxError,
+    },
+    /// A bootstrap has begun and is not done, so that nobody knows yet where publishing begins.
+    #[error(
+        "{stream} is not published: the bootstrap is not done; let Publisher::bootstrap finish"
+    )]
+    NotBootstrapped {
+        /// The stream that was to be published.
+        stream: StreamId,
+    },
     /// The watermark could not be read or moved.
     #[error("the watermark of {stream} cannot be moved")]
     Watermark {
-        /// The stream.
+        /// The stream that is not up to date.
         stream: StreamId,
-        /// The cause.
+        /// The error behind the failure.
         #[source]
         source: ControlStoreError,
     },
-    /// The events are published and the watermark has moved, but they are still listed as unpublished.
+    /// The events are published and the watermark has moved, but they are still listed as
+    /// unpublished.
     #[error("the published commits of {stream} cannot be cleared")]
     Clear {
-        /// The stream.
+        /// The stream that is not up to date.
         stream: StreamId,
-        /// The cause.
+        /// The error behind the failure.
         #[source]
         source: EventStoreError,
     },
-    /// The topic cannot be used.
+    /// Nothing can be published to the topic of the stream.
     #[error("{stream} cannot be published")]
     Topic {
-        /// The stream.
+        /// The stream that is not up to date.
         stream: StreamId,
-        /// The cause.
+        /// The error behind the failure.
         #[source]
         source: TopicError,
     },
-    /// The store's history of the stream is not the one that was published. Publishing on would give consumers two
-    /// different events under one version, so the stream stops until somebody decides.
+    /// The store's history of the stream is not the one that was published. Publishing more of it
+    /// would give consumers two different events under one version, so the stream stops until an
+    /// operator decides.
     #[error(
         "the history of {stream} has forked: version {} was published as commit {}, the store has {}: was a backup restored? Bring the watermark down to where both agree and rebuild the consumers",
         watermark.version, watermark.commit_id,
         found.map_or_else(|| "nothing there".into(), |(v, id)| format!("version {v} by commit {id}"))
     )]
     HistoryForked {
-        /// The stream.
+        /// The stream that is not up to date.
         stream: StreamId,
         /// The watermark: the commit that was published.
         watermark: Watermark,
@@ -95,7 +117,7 @@ pub enum PublishError {
         "the publisher was stopped after version {version} of {stream}, which is not up to date"
     )]
     Interrupted {
-        /// The stream.
+        /// The stream that is not up to date.
         stream: StreamId,
         /// The last version that the bus has acknowledged; 0 if there is none.
         version: Version,
@@ -105,7 +127,7 @@ pub enum PublishError {
         "the store does not show version {named} of {stream}, which a notice names; it ends at {tail}"
     )]
     NotVisible {
-        /// The stream.
+        /// The stream that is not up to date.
         stream: StreamId,
         /// The version that was named.
         named: Version,
@@ -115,25 +137,30 @@ pub enum PublishError {
 }
 
 impl PublishError {
-    /// Returns true if the same notice may succeed later without anybody's help.
-    pub const fn is_transient(&self) -> bool {
+    /// Returns true if the same notice may succeed later although nobody changes anything.
+    pub fn is_transient(&self) -> bool {
         match self {
             Self::Store { source, .. } | Self::Clear { source, .. } => source.is_transient(),
             Self::Bus { source, .. } => source.is_transient(),
             Self::Watermark { source, .. } => source.is_transient(),
             Self::Topic { source, .. } => source.is_transient(),
+            Self::Outbox { source, .. } => source.is_transient(),
             Self::NotVisible { .. } | Self::Interrupted { .. } => true,
-            Self::TooLarge { .. } | Self::HistoryForked { .. } => false,
+            Self::TooLarge { .. } | Self::HistoryForked { .. } | Self::NotBootstrapped { .. } => {
+                false
+            }
         }
     }
 
-    /// Returns true if no stream can be published until an operator changes the set-up, so that a poller had better end.
-    /// A topic that cannot be used is not such an error: it concerns only the streams that go there.
+    /// Returns true if no stream can be published until an operator changes the set-up, so that a
+    /// poller ends. A topic that cannot be used is not such an error: it concerns only the streams
+    /// that go there.
     pub const fn is_set_up_wrong(&self) -> bool {
         match self {
             Self::Store { source, .. } | Self::Clear { source, .. } => match source {
                 EventStoreError::Refused { kind, .. } => concerns_all(*kind),
-                // Watermarks may be of the old table: they must be checked before anything else is published.
+                // Watermarks may be of the old table. They are checked before anything else is
+                // published.
                 EventStoreError::Replaced { .. } => true,
                 _ => false,
             },
@@ -158,14 +185,37 @@ impl PublishError {
                 } => concerns_all(*kind),
                 _ => false,
             },
+            Self::NotBootstrapped { .. } => true,
             Self::TooLarge { .. }
+            | Self::Outbox { .. }
             | Self::HistoryForked { .. }
             | Self::Interrupted { .. }
             | Self::NotVisible { .. } => false,
         }
     }
 
-    /// Returns true if no stream of the same topic can be published until an operator changes something.
+    /// Returns true if the stream cannot be published until an operator changes something, while
+    /// other streams can. Such a stream is noted as dirty.
+    pub(super) fn is_stuck(&self) -> bool {
+        !self.is_transient() && !self.is_set_up_wrong()
+    }
+
+    /// Returns the version of the event that cannot be published, if an operator may skip it:
+    /// events after it might be published.
+    pub const fn refused_event(&self) -> Option<Version> {
+        match self {
+            Self::TooLarge { version, .. } | Self::Outbox { version, .. } => Some(*version),
+            Self::Bus {
+                version, source, ..
+            } if !source.is_transient() && !self.is_topic_unusable() && !self.is_set_up_wrong() => {
+                Some(*version)
+            }
+            _ => None,
+        }
+    }
+
+    /// Returns true if no stream of the same topic can be published until an operator changes
+    /// something.
     pub(super) const fn is_topic_unusable(&self) -> bool {
         match self {
             Self::Topic { source, .. } => !source.is_transient(),
@@ -186,8 +236,8 @@ const fn concerns_all(kind: RefusedKind) -> bool {
     )
 }
 
-/// A topic that is missing, denied or set up in a way that does not take the records says nothing about other topics;
-/// credentials are the same for all.
+/// A topic that is missing, denied or set up in a way that does not take the records says nothing
+/// about other topics. Credentials are the same for all.
 const fn concerns_one_topic(kind: RefusedKind) -> bool {
     matches!(
         kind,
@@ -203,20 +253,20 @@ const fn concerns_one_topic(kind: RefusedKind) -> bool {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TopicError {
-    /// Old records of a key may be dropped.
+    /// The topic may drop old records of a key.
     #[error(
         "topic {topic} is compacted, which keeps one event a stream and loses the others: set cleanup.policy=delete"
     )]
     Compacted {
-        /// The topic.
+        /// The name of the topic.
         topic: Arc<str>,
     },
-    /// Its records are too small for events.
+    /// The topic takes no records that are large enough for events.
     #[error(
         "topic {topic} takes records up to {bytes} bytes: set max.message.bytes to at least {needed}"
     )]
     SmallRecords {
-        /// The topic.
+        /// The name of the topic.
         topic: Arc<str>,
         /// The size of the largest message that the topic takes.
         bytes: u64,
@@ -228,7 +278,7 @@ pub enum TopicError {
         "topic {topic} has {found} partitions, pinned are {pinned}: streams would move to other partitions and their events overtake each other. Publish to a topic with {pinned}, or stop all publishers, wait until every consumer group has read everything and no stream is parked, and accept the new number with accept_partitions"
     )]
     PartitionsChanged {
-        /// The topic.
+        /// The name of the topic.
         topic: Arc<str>,
         /// The pinned number of partitions.
         pinned: u32,
@@ -240,36 +290,36 @@ pub enum TopicError {
         "{streams} streams are being published to topic {topic}: stop all publishers, wait until every consumer group has read everything, then accept the new number"
     )]
     StillPublishing {
-        /// The topic.
+        /// The name of the topic.
         topic: Arc<str>,
         /// The number of streams.
         streams: usize,
     },
-    /// A number was to be accepted that the topic does not have.
+    /// The number of partitions that was to be accepted is not that of the topic.
     #[error("topic {topic} has {found} partitions, not {accepted}: nothing was pinned")]
     NotThatMany {
-        /// The topic.
+        /// The name of the topic.
         topic: Arc<str>,
         /// The number of partitions that was to be accepted.
         accepted: u32,
         /// The number of partitions that the topic has.
         found: u32,
     },
-    /// The bus does not describe it: it does not exist, or the bus cannot be asked.
+    /// The bus does not describe the topic: it does not exist, or the bus cannot be asked.
     #[error("topic {topic} cannot be checked")]
     Bus {
-        /// The topic.
+        /// The name of the topic.
         topic: Arc<str>,
-        /// The cause.
+        /// The error behind the failure.
         #[source]
         source: MessageBusError,
     },
     /// The pinned number of partitions could not be read or written.
     #[error("the pinned partitions of topic {topic} cannot be read")]
     Control {
-        /// The topic.
+        /// The name of the topic.
         topic: Arc<str>,
-        /// The cause.
+        /// The error behind the failure.
         #[source]
         source: ControlStoreError,
     },
@@ -294,24 +344,33 @@ pub enum PollError {
         "the event store lists no unpublished commits: create its tables for a poller, or drive the publisher by a change stream"
     )]
     NoList,
+    /// The publisher has a name. The list of unpublished commits belongs to the publisher without
+    /// one, which removes the markers.
+    #[error(
+        "publisher {name} cannot poll: the markers are those of the publisher without a name; call reconcile, or drive it by a change stream"
+    )]
+    Named {
+        /// The name of the publisher.
+        name: PublisherName,
+    },
     /// The list of unpublished commits cannot be read until something is changed.
     #[error("the unpublished commits cannot be listed")]
     List {
-        /// The cause.
+        /// The error behind the failure.
         #[source]
         source: EventStoreError,
     },
     /// Nothing can be published to the topic until something is changed.
     #[error("nothing can be published")]
     Topic {
-        /// The cause.
+        /// The error behind the failure.
         #[source]
         source: TopicError,
     },
     /// A stream was refused for a reason that concerns all.
     #[error("nothing can be published")]
     Refused {
-        /// The cause.
+        /// The error behind the failure.
         #[source]
         source: PublishError,
     },
@@ -335,6 +394,8 @@ impl Failure for PublishError {
             Self::Topic { source, .. } => source.failure_class(),
             Self::NotVisible { .. }
             | Self::Interrupted { .. }
+            | Self::Outbox { .. }
+            | Self::NotBootstrapped { .. }
             | Self::TooLarge { .. }
             | Self::HistoryForked { .. } => self.is_transient().into(),
         }

@@ -1,78 +1,109 @@
-//! The publisher: brings what the event store holds to the message bus.
+//! The publisher: sends what the event store holds to the message bus.
 //!
-//! **Guarantees.** Nothing is lost: an event counts as published only once the bus has acknowledged it. Within a stream
-//! the first occurrences are in version order. Duplicates are possible, after a crash or a lost answer or with two
-//! publishers at once, and carry the same event id.
+//! **Guarantees.** Nothing is lost: an event counts as published only once the bus has acknowledged
+//! it. Within a stream the first occurrences are in version order. Duplicates are possible, after a
+//! crash or a lost answer or with two publishers at once, and carry the same event id.
 //!
-//! **One algorithm, several triggers.** Whatever learns that a stream has something new calls
-//! [`publish`](Publisher::publish) with a [`Notice`]; [`poll`](Publisher::poll) is the trigger that needs nothing but
-//! the store's own list of unpublished commits. Notices are hints: late, duplicate, reordered or missing notices affect
-//! when an event is published, never which events or in what order. **A trigger may forget a notice only when the report does not name its
-//! stream as failed.**
+//! # One algorithm, several triggers
+//! A trigger learns that a stream has something new, and calls [`publish`](Publisher::publish) with
+//! a [`Notice`]. [`poll`](Publisher::poll) is the trigger that needs nothing but the store's own
+//! list of unpublished commits. Notices are hints: late, duplicate, reordered or missing notices
+//! affect when an event is published, never which events or in what order.
 //!
-//! **Why not mark as published, then send?** Because the send may fail: the events are lost. And why not send several at
-//! once? Because the producer may drop one in the middle: the order is lost.
+//! **A trigger may forget a notice only when the watermark covers it or a dirty row is durable.**
+//! [`PublishReport`] says which notices those are.
 //!
-//! **Stuck streams.** A stream that cannot be published (an event larger than the topic takes, a forked history)
-//! is reported, keeps its markers, and is tried again later; all others go on. There is no durable list of stuck streams
-//! yet: where no markers are kept, the trigger must keep the notice.
-mod bells;
-mod checked_topics;
+//! # Why not mark as published, then send?
+//! Because the send may fail, and then the events are lost. The watermark of a stream moves only
+//! after the bus has acknowledged the events below it, and a marker is removed only after the
+//! watermark covers it. A crash in between repeats events and loses none.
+//!
+//! # Runs
+//! The events of a stream are sent in runs
+//! ([`MessageBus::publish_run`](crate::ports::MessageBus::publish_run)) of up to 1,000 messages or
+//! 1 MiB. No message of a run becomes durable without those before it.
+//!
+//! # Streams that cannot be published
+//! An event that is larger than its topic takes, or a forked history, stops its stream and no
+//! other. The stream is noted as dirty in a row, which a [`sweep`](Publisher::sweep) tries again
+//! with growing pauses. [`skip`](Publisher::skip) is an operator's way past such an event.
+//!
+//! # Public and private events
+//! An [`Outbox`] says which events are published, and in what form.
 mod config;
 mod error;
-mod poller;
+mod notice;
 mod report;
+mod status;
+mod outbox;
+mod publish;
+mod worker;
+mod machine;
+mod prepare;
+mod queue;
+mod pace;
 mod state;
-mod stream;
 mod topics;
+mod checked_topics;
+mod poller;
+mod dirty;
+mod sweep;
+mod reconcile;
+mod bootstrap;
+mod skip;
 
-pub use bells::Notice;
+pub use crate::control::publisher_rows::{BootstrapMode, DirtyReason};
+pub use bootstrap::{BootstrapError, BootstrapReport};
 pub use config::{PollConfig, TopicRoute};
+pub use dirty::{DirtyPage, DirtyStream};
 pub use error::{PollError, PublishError, TopicError};
+pub use notice::Notice;
+pub use outbox::{Outbox, OutboxError, PublicEvent, Publication, TypedOutbox};
+pub use reconcile::{
+    InvalidReconcileCursor, ReconcileBudget, ReconcileCursor, ReconcileError, ReconcileReport,
+};
 pub use report::{PollReport, PublishReport, StreamFailure};
+pub use skip::{SkipError, Skipped};
+pub use status::{PublisherStatus, TopicStatus};
+pub use sweep::{SweepConfig, SweepError, SweepReport};
 
 use crate::{
-    Backoff, Clock, IdSource, RetryPolicy, SourceUri, StreamId, SystemClock, SystemIds,
-    TraceContext,
-    control::{Rows, TopicPins, Watermarks},
-    keyed::KeyedLock,
-    ports::{
-        ControlStore, EventStore, EventStoreError, MessageBus, ScanCursor, Segment,
-        UnpublishedPage, shared,
-    },
-    resilience::{Attempts, Failure, Retryable},
+    Backoff, Clock, IdSource, RetryPolicy, SourceUri, SystemClock, SystemIds, TraceContext,
+    control::{PublisherName, PublisherRows, Rows, TopicPins, Watermarks},
+    ports::{ControlStore, EventStore, MessageBus, shared},
+    resilience::Attempts,
 };
-use bells::Bells;
-use checked_topics::Topics;
-use futures::{StreamExt, stream::FuturesUnordered};
-use state::Marks;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    future::Future,
-    num::NonZeroU32,
-    sync::Arc,
-    time::Duration,
-};
+use state::State;
+use std::{sync::Arc, time::Duration};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
-/// Publishes streams. Cloning shares what it remembers; one is enough for a process.
+/// A publisher of the streams of one event store. Clones share what the publisher remembers, and
+/// its limit of concurrent streams. One publisher is enough for a process.
 ///
 /// # Example
-/// ```no_run
-/// # use foldstream::{ports::*, publisher::*};
-/// # use std::{future::Future, sync::Arc};
-/// # async fn run(
-/// #     store: Arc<dyn EventStore>, bus: Arc<dyn MessageBus>, control: Arc<dyn ControlStore>,
-/// #     shutdown: impl Future<Output = ()> + Send,
-/// # ) -> Result<(), Box<dyn std::error::Error>> {
+/// ```
+/// use foldstream::publisher::{PollConfig, Publisher, TopicRoute};
+/// use foldstream_testkit::{InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus};
+/// use std::time::Duration;
+///
+/// # let mut runtime = tokio::runtime::Builder::new_current_thread();
+/// # runtime.enable_all().start_paused(true).build()?.block_on(async {
+/// let (store, bus, control) =
+///     (InMemoryEventStore::new(), InMemoryMessageBus::new(), InMemoryControlStore::new());
+/// bus.create_topic("shop.cart", 3);
+/// bus.create_topic("shop.order", 3);
+///
 /// let publisher = Publisher::new(store, bus, control)
 ///     .with_route(TopicRoute::ByAggregate { prefix: "shop.".into() })
 ///     .with_source("urn:shop".parse()?);
 /// publisher.check_topics(["cart", "order"]).await?;
+/// let shutdown = tokio::time::sleep(Duration::from_secs(5));
 /// let report = publisher.poll(PollConfig::default(), shutdown).await?;
-/// println!("{} records", report.messages);
-/// # Ok(())
-/// # }
+/// assert_eq!(report.messages, 0);
+/// # Ok::<(), foldstream::BoxError>(())
+/// # })?;
+/// # Ok::<(), foldstream::BoxError>(())
 /// ```
 #[derive(Clone, Debug)]
 pub struct Publisher {
@@ -80,82 +111,96 @@ pub struct Publisher {
     bus: Arc<dyn MessageBus>,
     control: Arc<dyn ControlStore>,
     clock: Arc<dyn Clock>,
+    ids: Arc<dyn IdSource>,
     trace: Option<Arc<dyn TraceContext>>,
     route: TopicRoute,
     source: SourceUri,
+    outbox: Option<Arc<dyn Outbox>>,
+    name: Option<PublisherName>,
     concurrency: usize,
+    /// One permit per stream that may be published at the same time.
+    slots: Arc<Semaphore>,
     retry: RetryPolicy,
     watermarks: Watermarks,
+    rows: PublisherRows,
     pins: TopicPins,
     state: Arc<State>,
 }
 
-/// Shared by clones.
-#[derive(Debug)]
-struct State {
-    /// One worker per stream in this process. Those that come for the same stream meanwhile wait, and then mostly find
-    /// that the watermark covers what they came for.
-    streams: KeyedLock<StreamId, ()>,
-    marks: Marks,
-    topics: Topics,
-}
-
-impl Default for State {
-    fn default() -> Self {
-        Self {
-            streams: KeyedLock::new(0),
-            marks: Marks::default(),
-            topics: Topics::default(),
-        }
-    }
-}
-
 impl Publisher {
-    /// Commits that [`publish_pending`](Self::publish_pending) lists at once.
-    const PENDING_PAGE: NonZeroU32 = NonZeroU32::new(1000).expect("not zero");
+    /// The default of [`with_concurrency`](Self::with_concurrency).
+    const CONCURRENCY: usize = 32;
 
-    /// Creates a publisher that sends everything to `GlobalEvents`, 32 streams at a time. A failing call is repeated twice
-    /// at once, then with pauses of up to 100 ms that grow to 2 s, for 30 s; a throttling backend is waited for as long.
+    /// Creates a publisher that sends everything to the topic `GlobalEvents`, 32 streams at a time.
+    /// It repeats a failing call twice at once, then with pauses of up to 100 ms that grow to 2 s,
+    /// for 30 s. It waits for a throttling backend as long.
     pub fn new(store: impl EventStore, bus: impl MessageBus, control: impl ControlStore) -> Self {
         let control = shared::control_store(control);
-        let rows = Rows::new(control.clone(), Arc::new(SystemIds));
+        let ids: Arc<dyn IdSource> = Arc::new(SystemIds);
+        let rows = Rows::new(control.clone(), ids.clone());
         let backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
         Self {
             store: shared::event_store(store),
             bus: shared::message_bus(bus),
             control,
             clock: Arc::new(SystemClock),
+            ids,
             trace: None,
             route: TopicRoute::default(),
             source: SourceUri::default(),
-            concurrency: 32,
+            outbox: None,
+            name: None,
+            concurrency: Self::CONCURRENCY,
+            slots: Arc::new(Semaphore::new(Self::CONCURRENCY)),
             retry: RetryPolicy::default()
                 .with_backoff(backoff)
                 .with_max_elapsed(Duration::from_secs(30))
                 .with_max_throttle(Duration::from_secs(30)),
             watermarks: Watermarks::over(rows.clone()),
+            rows: PublisherRows::over(rows.clone(), None),
             pins: TopicPins::new(rows),
             state: Arc::default(),
         }
     }
-    /// Sets the topics. Never change a stream's topic: with another route, what is still unpublished goes elsewhere.
+    /// Sets the topics. Never change the topic of a stream: with another route, its unpublished
+    /// events go elsewhere.
     #[must_use]
     pub fn with_route(mut self, route: TopicRoute) -> Self {
         self.route = route;
         self
     }
-    /// Sets the CloudEvents source of all records, which identifies an event worldwide together with its event id. Default
-    /// `urn:foldstream`.
+    /// Sets the CloudEvents source of all records, which identifies an event worldwide together
+    /// with its event id. Default `urn:foldstream`.
     #[must_use]
     pub fn with_source(mut self, source: SourceUri) -> Self {
         self.source = source;
         self
     }
-    /// Sets how many streams are published at the same time; within one it is always one event after the other. Default
-    /// 32; 0 counts as 1. More is faster where the bus is far away, and takes a read and its commits of memory for each.
+    /// Sets the rule that makes public events of stored ones. Default: every event is published as
+    /// it is stored. Give the same outbox to the runners.
     #[must_use]
-    pub const fn with_concurrency(mut self, streams: usize) -> Self {
-        self.concurrency = if streams == 0 { 1 } else { streams };
+    pub fn with_outbox(mut self, outbox: impl Outbox) -> Self {
+        self.outbox = Some(Arc::new(outbox));
+        self
+    }
+    /// Gives the publisher a name, and with it watermarks and other rows of its own, so that it
+    /// publishes the same streams once more. Give it another [outbox](Self::with_outbox) and
+    /// another [route](Self::with_route).
+    ///
+    /// A named publisher needs notices, or [`reconcile`](Self::reconcile): markers in the store
+    /// belong to the publisher without a name.
+    #[must_use]
+    pub fn with_name(mut self, name: PublisherName) -> Self {
+        self.name = Some(name);
+        self.with_rows()
+    }
+    /// Sets how many streams are published at the same time, by this publisher and all clones made
+    /// from now on, however many calls they serve. Default 32; 0 counts as 1. More is faster if the
+    /// bus is far away. Each takes the memory of a run, up to 1 MiB and one commit, and of a read.
+    #[must_use]
+    pub fn with_concurrency(mut self, streams: usize) -> Self {
+        self.concurrency = streams.clamp(1, Semaphore::MAX_PERMITS);
+        self.slots = Arc::new(Semaphore::new(self.concurrency));
         self
     }
     /// Sets how a failing call is repeated before its stream is given up for this time.
@@ -170,112 +215,40 @@ impl Publisher {
         self.trace = Some(Arc::new(trace));
         self
     }
-    /// Sets the clock that measures how long checkpoints are apart. Repeats follow tokio's clock.
+    /// Sets the clock for the times in records and rows. Repeats follow tokio's clock.
     #[must_use]
     pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
         self.clock = clock;
         self
     }
-    /// Sets where the revisions of rows come from.
+    /// Sets the source of the revisions of rows. Default: the system's randomness.
     #[must_use]
     pub fn with_ids(mut self, ids: Arc<dyn IdSource>) -> Self {
-        let rows = Rows::new(self.control.clone(), ids);
-        self.watermarks = Watermarks::over(rows.clone());
+        self.ids = ids;
+        self.with_rows()
+    }
+
+    fn with_rows(mut self) -> Self {
+        let rows = Rows::new(self.control.clone(), self.ids.clone());
+        let watermarks = Watermarks::over(rows.clone());
+        self.watermarks = match &self.name {
+            None => watermarks,
+            Some(name) => watermarks.of_publisher(name.clone()),
+        };
+        self.rows = PublisherRows::over(rows.clone(), self.name.clone());
         self.pins = TopicPins::new(rows);
+        // What was remembered is of other rows.
+        self.state = Arc::default();
         self
     }
 
-    /// Brings every stream in the notices up to date: sends in version order what its watermark does not cover, moves
-    /// the watermark, clears what is no longer unpublished. A failed stream does not stop the others. No notice: nothing
-    /// happens.
-    ///
-    /// May be called at any time, also by several at once and for the same streams; within the process they take turns.
-    /// A dropped future loses nothing: what it sent since its last checkpoint is sent again.
-    pub fn publish<N>(
-        &self,
-        notices: impl IntoIterator<Item = N>,
-    ) -> impl Future<Output = PublishReport> + Send
-    where
-        N: Into<Notice>,
-    {
-        let notices = notices.into_iter().enumerate();
-        let streams = Bells::by_stream(notices.map(|(place, n)| (Some(place), n.into())));
-        async move { self.ring_all(streams).await }
+    /// Returns the state of this publisher and its clones at this moment. It reads nothing.
+    pub fn status(&self) -> PublisherStatus {
+        let dirty = self.state.marks.dirty();
+        self.state.status.read(dirty, self.clock.now())
     }
 
-    /// Publishes everything that is listed as unpublished, and again, until nothing is left or nothing moves. Streams
-    /// that fail are tried once.
-    ///
-    /// # Errors
-    /// [`EventStoreError`] if the list cannot be read, after repeats; `Refused(Unsupported)` where the store keeps none.
-    /// What was published until then stays so.
-    pub async fn publish_pending(&self) -> Result<PublishReport, EventStoreError> {
-        let mut total = PublishReport::default();
-        let mut failed = BTreeSet::new();
-        loop {
-            let before = total.messages;
-            let mut after = None;
-            loop {
-                let page = self.list(Segment::ALL, after, Self::PENDING_PAGE).await?;
-                let keys = page
-                    .keys
-                    .into_iter()
-                    .filter(|k| !failed.contains(&k.stream));
-                let streams = Bells::by_stream(keys.map(|key| (None, Notice::Key(key))));
-                let report = self.ring_all(streams).await;
-                total.messages += report.messages;
-                failed.extend(report.failed.iter().map(|f| f.stream.clone()));
-                total.published.extend(report.published);
-                total.failed.extend(report.failed);
-                after = page.next;
-                if after.is_none() {
-                    break;
-                }
-            }
-            if total.messages == before {
-                total.published.retain(|stream, _| !failed.contains(stream));
-                return Ok(total);
-            }
-        }
-    }
-
-    async fn list(
-        &self,
-        segment: Segment,
-        after: Option<ScanCursor>,
-        limit: NonZeroU32,
-    ) -> Result<UnpublishedPage, EventStoreError> {
-        let list = || self.store.unpublished(segment, after.clone(), limit);
-        list.retry(self.retry)
-            .when(Failure::failure_class)
-            .run()
-            .await
-    }
-
-    async fn ring_all(&self, streams: BTreeMap<StreamId, Bells>) -> PublishReport {
-        // Nobody cancels it: the call ends with its work.
-        let stop = CancellationToken::new();
-        let mut waiting = streams.into_values();
-        let mut ringing = FuturesUnordered::new();
-        let mut report = PublishReport::default();
-        loop {
-            let free = self.concurrency - ringing.len();
-            ringing.extend(
-                waiting
-                    .by_ref()
-                    .take(free)
-                    .map(|bells| self.ring(bells, &stop)),
-            );
-            match ringing.next().await {
-                Some(rung) => report.add(rung),
-                None => break,
-            }
-        }
-        report.failed.sort_by(|a, b| a.stream.cmp(&b.stream));
-        report
-    }
-
-    fn attempts<'a>(&'a self, stop: &'a CancellationToken) -> Attempts<'a> {
+    fn attempts<'a>(&self, stop: &'a CancellationToken) -> Attempts<'a> {
         Attempts::new(self.retry).until(stop)
     }
 }

@@ -1,11 +1,12 @@
-//! The trigger that needs nothing but the store's list of unpublished commits.
+//! The poller: the trigger that needs nothing but the store's list of unpublished commits.
 //!
-//! It walks the list in segments, a page of each in turn, while the streams that it has found are being published: a
-//! stream that hangs or has a long backlog holds one of the slots, and never the walk. A stream that fails is left alone
-//! for a growing time; its markers stay, so nothing is lost, and it costs the walk no more than its keys.
+//! The poller walks through the list in segments, a page of each in turn, while the streams that it
+//! has found are being published. A stream that hangs or has a long backlog holds one of the slots,
+//! and never the walk. A stream that fails is left alone for a growing time. Its markers stay, so
+//! that nothing is lost, and it costs the walk no more than its keys.
 use super::{
-    Notice, PollConfig, PollError, PollReport, PublishError, Publisher, TopicRoute, bells::Bells,
-    report::Rung,
+    Notice, PollConfig, PollError, PollReport, PublishError, Publisher, TopicRoute,
+    notice::Notices, report::Outcome, worker::Budget,
 };
 use crate::{
     Backoff, RetryPolicy, StreamId,
@@ -26,19 +27,21 @@ use std::{
     time::Duration,
 };
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
 impl Publisher {
-    /// Publishes what the store lists as unpublished, until `shutdown` is ready; then it finishes the commits in hand,
-    /// moves their watermarks and returns. Several pollers do no harm, but send things twice; leases come later.
+    /// Publishes what the store lists as unpublished, until `shutdown` is ready. Then it finishes
+    /// the runs in hand, moves their watermarks, and returns.
     ///
-    /// What may pass by itself never ends it: a store or bus that does not answer is tried again with growing pauses,
-    /// and logged. A dropped future loses nothing.
+    /// What may pass by itself never ends the poller: a store or bus that does not answer is tried
+    /// again with growing pauses, and logged. If the future is dropped, nothing is lost.
     ///
     /// # Errors
-    /// [`PollError`], once something must be changed before any stream can be published: a missing table, credentials, and
-    /// where all events go to one topic, that topic. Streams in hand are finished first. A topic of some aggregate types
-    /// that is missing, denied, or has another number of partitions ends nothing: its streams wait, and all others are published.
+    /// - [`PollError::NoList`] if the store keeps no list of unpublished commits.
+    /// - [`PollError::Named`] if the publisher has a name: the list is that of the one without.
+    /// - Another [`PollError`] if something must be changed before any stream can be published: a
+    ///   missing table, credentials, or the topic if all events go to one. Streams in hand are
+    ///   finished first. A topic of some aggregate types that is missing, denied, or has another
+    ///   number of partitions ends nothing: its streams wait, and all others are published.
     pub async fn poll(
         &self,
         config: PollConfig,
@@ -47,37 +50,41 @@ impl Publisher {
         if !self.store.capabilities().lists_unpublished {
             return Err(PollError::NoList);
         }
+        if let Some(name) = &self.name {
+            return Err(PollError::Named { name: name.clone() });
+        }
         let mut shutdown = pin!(shutdown.fuse());
         tokio::select! {
             biased;
             () = &mut shutdown => return Ok(PollReport::default()),
             checked = self.check_only_topic() => checked?,
         }
-        let stop = CancellationToken::new();
+        let budget = Budget::default();
+        let stop = &budget.stop;
         let mut poller = Poller::new(self, config);
-        let mut rings = FuturesUnordered::new();
+        let mut working = FuturesUnordered::new();
         let mut listing = pin!(Fuse::terminated());
         loop {
             if poller.ended_by.is_some() {
                 stop.cancel();
             }
-            if stop.is_cancelled() && rings.is_empty() {
+            if stop.is_cancelled() && working.is_empty() {
                 return poller.end();
             }
             while !stop.is_cancelled()
-                && rings.len() < self.concurrency
-                && let Some(bells) = poller.found.pop_front()
+                && working.len() < self.concurrency
+                && let Some(notices) = poller.found.pop_front()
             {
-                rings.push(self.ring(bells, &stop));
+                working.push(self.publish_one(notices, &budget));
             }
             // Nothing is listed before there is room for it.
-            if listing.is_terminated() && rings.len() < self.concurrency {
+            if listing.is_terminated() && working.len() < self.concurrency {
                 listing.set(list(self, poller.next_look(), config.batch).fuse());
             }
             tokio::select! {
                 biased;
                 () = &mut shutdown, if !shutdown.is_terminated() => stop.cancel(),
-                Some(rung) = rings.next(), if !rings.is_empty() => poller.rung(rung),
+                Some(outcome) = working.next(), if !working.is_empty() => poller.worked(outcome),
                 page = &mut listing, if !stop.is_cancelled() && !listing.is_terminated() => {
                     poller.listed(page);
                 }
@@ -85,7 +92,8 @@ impl Publisher {
         }
     }
 
-    /// Where all events go to one topic, a wrong one is found before the first event comes.
+    /// Checks the topic if all events go to one, so that a wrong one is found before the first
+    /// event comes.
     async fn check_only_topic(&self) -> Result<(), PollError> {
         let TopicRoute::One(topic) = &self.route else {
             return Ok(());
@@ -101,7 +109,7 @@ impl Publisher {
     }
 }
 
-/// What to list, and from when on.
+/// A page to list, and the instant before which it is not listed.
 #[derive(Debug)]
 struct Look {
     segment: Segment,
@@ -124,13 +132,14 @@ async fn list(
 struct Walk {
     segment: Segment,
     after: Option<ScanCursor>,
-    /// The stream that the last page ended with: it has been rung in this walk, and the next page may go on with it.
+    /// The stream with which the last page has ended. It was taken in this walk, and the next page
+    /// may continue with it.
     last: Option<StreamId>,
-    /// Whether this walk has rung anything.
-    rang: bool,
+    /// True if this walk has found a stream to publish.
+    has_found: bool,
     pause: Duration,
     next_at: Instant,
-    /// Grows with each look, so that equal times go round.
+    /// The number of the last look, so that of equal times the segments take turns.
     looked: u64,
 }
 
@@ -142,8 +151,8 @@ struct Stuck {
 }
 
 impl Stuck {
-    /// After another failure: the pause grows. What is permanent is tried again, too, since it stays listed and an
-    /// operator may have mended it.
+    /// Returns the state after another failure: the pause grows. What is permanent is tried again,
+    /// too, since it stays listed and an operator may have mended it.
     fn again(known: Option<Self>, backoff: Backoff, class: FailureClass) -> (Self, Duration) {
         let fresh = || Attempts::new(RetryPolicy::forever(backoff));
         let mut attempts = known.map_or_else(fresh, |stuck| stuck.attempts);
@@ -162,26 +171,28 @@ struct Poller<'a> {
     publisher: &'a Publisher,
     config: PollConfig,
     walks: Vec<Walk>,
-    /// The walk whose page is being listed.
+    /// The index of the walk whose page is being listed.
     current: usize,
     looks: u64,
-    /// Looks that have failed in a row.
+    /// The looks that have failed in a row.
     listing: Attempts<'static>,
-    /// Found, and waiting for a slot: at most a page.
-    found: VecDeque<Bells>,
-    /// Found or being published.
+    /// The streams that wait for a slot: at most a page.
+    found: VecDeque<Notices>,
+    /// The streams that wait for a slot or are being published.
     busy: BTreeSet<StreamId>,
     stuck: BTreeMap<StreamId, Stuck>,
-    /// Topics that cannot be used, and how long their streams are left alone.
+    /// The topics that cannot be used, and the time for which their streams are left alone.
     stuck_topics: BTreeMap<Arc<str>, Stuck>,
-    /// Of each topic that is not known to be usable, the one stream that tries it: the others would only hold slots.
+    /// The one stream that tries each topic that is not known to be usable: others would only hold
+    /// slots.
     trying: BTreeMap<Arc<str>, StreamId>,
     report: PollReport,
     ended_by: Option<PollError>,
 }
 
 impl<'a> Poller<'a> {
-    /// Streams whose pause is remembered. With more the rest is tried at every walk: then everything is stuck anyway.
+    /// The most streams whose pause is remembered. With more, the rest is tried at every walk: then
+    /// everything is stuck anyway.
     const MAX_STUCK: usize = 10_000;
 
     fn new(publisher: &'a Publisher, mut config: PollConfig) -> Self {
@@ -191,7 +202,7 @@ impl<'a> Poller<'a> {
             segment,
             after: None,
             last: None,
-            rang: false,
+            has_found: false,
             pause: config.min_pause,
             next_at: Instant::now(),
             looked: 0,
@@ -213,7 +224,8 @@ impl<'a> Poller<'a> {
         }
     }
 
-    /// The segment whose turn it is: the one that may be looked at first, of several the one not looked at for longest.
+    /// Returns the page to list next: of the segment that may be looked at first, and of several
+    /// such segments the one that was not looked at for longest.
     fn next_look(&mut self) -> Look {
         self.looks += 1;
         let turns = self.walks.iter().enumerate();
@@ -248,24 +260,25 @@ impl<'a> Poller<'a> {
         }
     }
 
-    /// Queues the streams of a page that may be rung, each with all its keys, once a walk.
+    /// Queues the streams of a page that may be published now, each with all its keys and once per
+    /// walk.
     fn take_in(&mut self, page: UnpublishedPage) {
         let now = Instant::now();
         let walk = &self.walks[self.current];
         let last = page.keys.last().map(|key| key.stream.clone());
-        let (rung, busy, stuck) = (&walk.last, &self.busy, &self.stuck);
-        let may_ring = |stream: &StreamId| {
-            rung.as_ref() != Some(stream)
+        let (taken, busy, stuck) = (&walk.last, &self.busy, &self.stuck);
+        let may_take = |stream: &StreamId| {
+            taken.as_ref() != Some(stream)
                 && !busy.contains(stream)
                 && stuck.get(stream).is_none_or(|s| s.until <= now)
         };
         let mut keys = page.keys;
-        keys.retain(|key| may_ring(&key.stream));
+        keys.retain(|key| may_take(&key.stream));
         keys.retain(|key| self.may_try_topic_of(&key.stream, now));
         let keys = keys.into_iter().map(|key| (None, Notice::Key(key)));
-        let streams = Bells::by_stream(keys);
+        let streams = Notices::by_stream(keys);
         let walk = &mut self.walks[self.current];
-        walk.rang |= !streams.is_empty();
+        walk.has_found |= !streams.is_empty();
         self.busy.extend(streams.keys().cloned());
         self.found.extend(streams.into_values());
         walk.after = page.next;
@@ -275,13 +288,13 @@ impl<'a> Poller<'a> {
             return;
         }
         let (shortest, longest) = (self.config.min_pause, self.config.max_pause);
-        walk.pause = if walk.rang {
+        walk.pause = if walk.has_found {
             shortest
         } else {
             walk.pause.saturating_mul(2).min(longest)
         };
         walk.next_at += walk.pause;
-        (walk.last, walk.rang) = (None, false);
+        (walk.last, walk.has_found) = (None, false);
     }
 
     /// Returns true if a stream may be tried, as far as its topic is concerned.
@@ -295,7 +308,7 @@ impl<'a> Poller<'a> {
             && self.trying.entry(topic).or_insert_with(|| stream.clone()) == stream
     }
 
-    /// Leaves the topic's streams alone for a growing time, or no longer.
+    /// Leaves the streams of a topic alone for a growing time if it is unusable.
     fn tried_topic_of(&mut self, stream: &StreamId, is_unusable: bool) {
         let topic = self.publisher.route.topic(stream);
         if self.trying.get(&topic) == Some(stream) {
@@ -307,20 +320,20 @@ impl<'a> Poller<'a> {
         }
         let known = self.stuck_topics.remove(&topic);
         let stuck = match known {
-            // Several streams may have been under way to it.
+            // Several streams may have been under way to the topic.
             Some(stuck) if stuck.until > Instant::now() => stuck,
             known => Stuck::again(known, self.config.backoff, FailureClass::Permanent).0,
         };
         self.stuck_topics.insert(topic, stuck);
     }
 
-    fn rung(&mut self, rung: Rung) {
-        let stream = rung.stream;
+    fn worked(&mut self, outcome: Outcome) {
+        let stream = outcome.stream;
         self.busy.remove(&stream);
-        self.report.messages += rung.messages;
-        let is_unusable = matches!(&rung.result, Err(error) if error.is_topic_unusable());
+        self.report.messages += outcome.messages;
+        let is_unusable = matches!(&outcome.result, Err(error) if error.is_topic_unusable());
         self.tried_topic_of(&stream, is_unusable);
-        let error = match rung.result {
+        let error = match outcome.result {
             Ok(()) => {
                 self.report.brought_up += 1;
                 self.stuck.remove(&stream);

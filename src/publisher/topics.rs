@@ -7,13 +7,15 @@ use std::{collections::BTreeSet, sync::Arc};
 const MIN_RECORD_BYTES: u64 = 1_000_000;
 
 impl Publisher {
-    /// Checks, before anything is published, the topics of these aggregate types (of all, where all go to one): each
-    /// exists, is not compacted, takes records of 1 MB where the bus says so, and has the partitions that it had when
-    /// its first event was published. The first publisher pins that number in the row `topic/<name>`.
+    /// Checks the topics of these aggregate types before anything is published; if all events go to
+    /// one topic, that topic. Each topic exists, is not compacted, takes records of 1 MB if the bus
+    /// tells its limit, and has the partitions that it had when its first event was published. The
+    /// first publisher pins that number in the row `topic/<name>`.
     ///
-    /// Call it at start, for a clear error at once. A topic that was not checked here is checked before its first event,
-    /// so nothing is ever published to a topic that fails. Every topic in use is checked again each minute: one that has
-    /// another number of partitions than the pinned one is stopped until [`accept_partitions`](Self::accept_partitions).
+    /// Call this function at start, for a clear error at once. A topic that was not checked here is
+    /// checked before its first event, so nothing is ever published to a topic that fails. Every
+    /// topic in use is checked again each minute: one that has another number of partitions than
+    /// the pinned one is stopped until [`accept_partitions`](Self::accept_partitions).
     ///
     /// # Errors
     /// [`TopicError`] says what to change; transient ones were retried.
@@ -35,21 +37,25 @@ impl Publisher {
 
     /// Accepts that a topic now has this many partitions, and pins the number.
     ///
-    /// The partition of a stream follows from the pinned number, so streams move to other partitions, where new events may
-    /// be read before older ones that are still unread in the old partition. Before you call this,
+    /// The partition of a stream follows from the pinned number, so streams move to other
+    /// partitions, where new events may be read before older ones that are still unread in the old
+    /// partition. Before you call this,
     /// 1. stop every publisher of the topic, in all processes,
     /// 2. wait until every consumer group has read the topic to its end (lag 0),
-    /// 3. redrive or discard every parked stream of the topic: rows of parked streams are kept by partition.
+    /// 3. redrive or discard every parked stream of the topic: rows of parked streams are kept by
+    ///    partition.
     ///
-    /// This publisher checks what it can: the topic has this number of partitions, and this publisher and its clones are
-    /// publishing nothing to the topic now.
+    /// This publisher checks what it can: the topic has this number of partitions, and this
+    /// publisher and its clones are publishing nothing to the topic now.
     ///
     /// # Errors
     /// - [`TopicError::NotThatMany`] if the topic has another number,
     /// - [`TopicError::StillPublishing`] if this publisher is publishing streams to the topic,
-    /// - [`TopicError::Bus`] or [`TopicError::Control`] if the topic cannot be described, or the number cannot be pinned.
+    /// - [`TopicError::Bus`] or [`TopicError::Control`] if the topic cannot be described, or the
+    ///   number cannot be pinned.
     ///
-    /// Nothing is pinned then, except that a number may be pinned although the control store's answer was lost.
+    /// Nothing is pinned then, except that a number may be pinned although the control store's
+    /// answer was lost.
     pub async fn accept_partitions(&self, topic: &str, partitions: u32) -> Result<(), TopicError> {
         let name: Arc<str> = topic.into();
         let accept = async || {
@@ -74,8 +80,8 @@ impl Publisher {
         self.state.topics.get(&name).while_idle(&name, accept).await
     }
 
-    /// Returns what is known about the topic. It is checked first if this process has not checked it within the last
-    /// minute.
+    /// Returns what is known about the topic. It is checked first if this process has not checked
+    /// it within the last minute.
     pub(super) async fn checked_topic(&self, topic: &Arc<str>) -> Result<CheckedTopic, TopicError> {
         let known = self.state.topics.get(topic);
         known.checked(async || self.check_topic(topic).await).await

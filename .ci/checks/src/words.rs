@@ -11,9 +11,6 @@ use crate::{error::CheckError, workspace::Workspace};
 use doc::{Doc, Kind};
 use std::{collections::BTreeMap, fmt};
 
-/// Paths that are counted and not judged, because their documentation is written when they are
-/// rebuilt.
-const EXEMPT: [&str; 1] = ["src/publisher/"];
 /// The core, whose doc comments must say enough.
 const CORE: &str = "src/";
 /// The most characters of a line that is a comment: rustfmt's `comment_width`.
@@ -138,29 +135,24 @@ fn count(sources: &[Source<'_>]) -> Report {
     let (mut all, mut core) = (Counts::default(), Counts::default());
     let mut problems = Vec::new();
     for source in sources {
-        let is_judged = !EXEMPT.iter().any(|path| source.path.starts_with(path));
         for doc in doc::of(source.text) {
             parts.entry(part_of(source.path)).or_default().add(&doc);
-            if is_judged {
-                all.add(&doc);
-                if source.path.starts_with(CORE) {
-                    core.add(&doc);
-                    problems.extend(idle_examples(source.path, &doc));
-                }
-                problems.extend(question(source.path, &doc));
+            all.add(&doc);
+            if source.path.starts_with(CORE) {
+                core.add(&doc);
+                problems.extend(idle_examples(source.path, &doc));
             }
+            problems.extend(question(source.path, &doc));
         }
-        if is_judged {
-            problems.extend(lines(source));
-        }
+        problems.extend(lines(source));
     }
     problems.extend(limits(&all, &core));
     let mut table: Vec<_> = parts
         .iter()
         .map(|(part, counts)| format!("{part:28} {counts}"))
         .collect();
-    table.push(format!("{:28} {core}", "core, judged"));
-    table.push(format!("{:28} {all}", "all, judged"));
+    table.push(format!("{:28} {core}", "core"));
+    table.push(format!("{:28} {all}", "all"));
     Report { table, problems }
 }
 

@@ -261,7 +261,9 @@ impl RestoreRepair {
         mode: Mode,
         page: &mut RestorePage,
     ) -> Result<(), RestoreError> {
-        let Watermark { version, commit_id } = seen.value;
+        let Watermark {
+            version, commit_id, ..
+        } = seen.value;
         let tail = match self.fit(stream, version, commit_id).await? {
             Fit::Fits => return Ok(()),
             Fit::Above(tail) | Fit::Forked(tail) => tail,
@@ -282,7 +284,7 @@ impl RestoreRepair {
             return Ok(());
         }
         // An empty stream has no commit to be the watermark.
-        let to = to.and_then(|head| Some(Watermark::new(head.version(), head.commit_id()?)));
+        let to = to.and_then(|head| Some(seen.value.lowered_to(head.version(), head.commit_id()?)));
         if mode == Mode::Repair && !self.rows.replace(key, seen.revision, to).await? {
             let stream = stream.clone();
             return Err(RestoreError::InUse { stream });

@@ -4,17 +4,19 @@ use foldstream::{
     adapter::from_message,
     control::{Stored, Watermark, Watermarks},
     ports::{
-        Append, AppendOutcome, Commit, CommitKey, EventData, EventStore, MessageBus, Row, Segment,
+        Append, AppendOutcome, Commit, CommitKey, EventData, EventStore, Message, MessageBus,
+        MessageBusError, Offset, PartitionId, Row, RunOutcome, Segment,
     },
     publisher::Publisher,
 };
 use foldstream_testkit::{
     InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus, SeededIds,
     faults::{Call, Fault, Faults, Moment, Rule},
+    intercept::{self, MessageBusLayer, async_trait},
 };
 use futures::FutureExt;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     num::NonZeroU32,
     sync::{Arc, Mutex},
     time::Duration,
@@ -47,8 +49,22 @@ pub(crate) struct Network {
     /// The records of each stream on the bus, with repeats, and the version up to which none is
     /// missing.
     sent: Mutex<BTreeMap<StreamId, Sent>>,
+    /// Streams of which a watermark or a record says that not every event has a record.
+    private: Mutex<BTreeSet<StreamId>>,
+    /// The records in the order in which the bus has stored them.
+    records: Mutex<Vec<Message>>,
 }
 impl Network {
+    fn keep(&self, message: &Message) {
+        self.records.lock().unwrap().push(message.clone());
+    }
+    /// Returns the records of a stream, with repeats.
+    pub(crate) fn records(&self, stream: &StreamId) -> Vec<Message> {
+        let records = self.records.lock().unwrap();
+        let key = stream.as_str().as_bytes();
+        let of_stream = records.iter().filter(|m| m.key.as_deref() == Some(key));
+        of_stream.cloned().collect()
+    }
     pub(crate) fn done(&self) -> Vec<Done> {
         self.done.lock().unwrap().clone()
     }
@@ -75,7 +91,7 @@ impl Network {
             .unwrap_or_default()
     }
     /// Returns the version up to which the bus has a stream without a gap.
-    fn sent_to(&self, stream: &StreamId) -> Version {
+    pub(crate) fn sent_to(&self, stream: &StreamId) -> Version {
         let sent = self.sent.lock().unwrap();
         sent.get(stream)
             .map_or(Version::NONE, |(_, gapless)| *gapless)
@@ -93,6 +109,74 @@ impl Network {
     }
 }
 
+/// Records what the bus has stored, and cuts runs short by a seed.
+struct Recorder {
+    network: Arc<Network>,
+    /// One run in this many is cut; 0 for none.
+    cuts: Arc<Mutex<(u32, fastrand::Rng)>>,
+}
+
+#[async_trait]
+impl MessageBusLayer for Recorder {
+    async fn publish(
+        &self,
+        inner: &Arc<dyn MessageBus>,
+        message: &Message,
+    ) -> Result<(PartitionId, Offset), MessageBusError> {
+        let place = inner.publish(message).await?;
+        let header = from_message(message).unwrap().header;
+        let done = Done::Sent(header.stream, header.version, header.event_id);
+        self.network.note(done);
+        if message.header("ce_fsprev").is_some() {
+            let key = std::str::from_utf8(message.key.as_deref().unwrap()).unwrap();
+            let stream = StreamId::parse(key).unwrap();
+            self.network.private.lock().unwrap().insert(stream);
+        }
+        self.network.keep(message);
+        Ok(place)
+    }
+
+    async fn publish_run(&self, inner: &Arc<dyn MessageBus>, run: &[Message]) -> RunOutcome {
+        let (stored, reported) = {
+            let mut cuts = self.cuts.lock().unwrap();
+            let (one_in, dice) = &mut *cuts;
+            if *one_in > 0 && dice.u32(..*one_in) == 0 {
+                let stored = dice.usize(..=run.len());
+                (stored, dice.usize(..=stored))
+            } else {
+                (run.len(), run.len())
+            }
+        };
+        for (done, message) in run[..stored].iter().enumerate() {
+            // A process may die between two messages.
+            tokio::task::yield_now().await;
+            if let Err(error) = self.publish(inner, message).await {
+                return RunOutcome::broken_off(done, error);
+            }
+        }
+        if reported == run.len() {
+            return RunOutcome::complete(reported);
+        }
+        let source = "the run was cut".into();
+        RunOutcome::broken_off(reported, MessageBusError::Unavailable { source })
+    }
+}
+
+/// Sends runs one message at a time, so that faults concern single messages.
+struct OneByOne;
+
+#[async_trait]
+impl MessageBusLayer for OneByOne {
+    async fn publish_run(&self, inner: &Arc<dyn MessageBus>, run: &[Message]) -> RunOutcome {
+        for (done, message) in run.iter().enumerate() {
+            if let Err(error) = inner.publish(message).await {
+                return RunOutcome::broken_off(done, error);
+            }
+        }
+        RunOutcome::complete(run.len())
+    }
+}
+
 /// Backends, and the network in front of them.
 #[derive(Clone, Debug)]
 pub(crate) struct World {
@@ -101,7 +185,8 @@ pub(crate) struct World {
     pub(crate) control: Arc<InMemoryControlStore>,
     pub(crate) network: Arc<Network>,
     pub(crate) faults: Faults,
-    ids: Arc<SeededIds>,
+    pub(crate) ids: Arc<SeededIds>,
+    cuts: Arc<Mutex<(u32, fastrand::Rng)>>,
     heads: Arc<Mutex<BTreeMap<StreamId, StreamHead>>>,
 }
 
@@ -142,6 +227,7 @@ impl World {
             control,
             network,
             faults: Faults::seeded(seed).with_probe(probe),
+            cuts: Arc::new(Mutex::new((0, fastrand::Rng::with_seed(seed)))),
             ids,
             heads: Arc::default(),
         }
@@ -164,13 +250,30 @@ impl World {
     pub(crate) fn heal(&self) {
         self.faults.set([]);
     }
+    /// Cuts one run in this many short; 0 for none.
+    pub(crate) fn cut_runs(&self, one_in: u32) {
+        self.cuts.lock().unwrap().0 = one_in;
+    }
     /// Creates a publisher as a process of its own. It retries a failing call at once, and again
-    /// after a millisecond.
+    /// after a millisecond. Each message of a run is a call of its own.
     pub(crate) fn publisher(&self) -> Publisher {
+        let bus = intercept::message_bus(self.faulty_bus(&self.faults), OneByOne);
+        self.process(&self.faults, bus)
+    }
+    /// Creates a publisher whose runs are one call each, in a process that these faults may kill.
+    pub(crate) fn publisher_of_runs(&self, faults: &Faults) -> Publisher {
+        self.process(faults, self.faulty_bus(faults))
+    }
+    fn faulty_bus(&self, faults: &Faults) -> Arc<dyn MessageBus> {
+        let (network, cuts) = (self.network.clone(), self.cuts.clone());
+        let recorder = Recorder { network, cuts };
+        faults.message_bus(intercept::message_bus(self.bus.clone(), recorder))
+    }
+    fn process(&self, faults: &Faults, bus: Arc<impl MessageBus + ?Sized>) -> Publisher {
         Publisher::new(
-            self.faults.event_store(self.store.clone()),
-            self.faults.message_bus(self.bus.clone()),
-            self.faults.control_store(self.control.clone()),
+            faults.event_store(self.store.clone()),
+            bus,
+            faults.control_store(self.control.clone()),
         )
         .with_clock(Arc::new(TokioClock(Instant::now())))
         .with_ids(self.ids.clone())
@@ -184,12 +287,21 @@ impl World {
 
     /// Appends a commit of events with these payloads.
     pub(crate) async fn append_payloads(&self, stream: &StreamId, payloads: &[String]) -> Commit {
+        let event = |payload: &String| EventData::new("Added", 1, payload.clone());
+        let events = payloads.iter().map(event).collect();
+        self.append_events(stream, events).await
+    }
+    /// Appends a commit of small events with these names.
+    pub(crate) async fn append_named(&self, stream: &StreamId, names: &[&str]) -> Commit {
+        let event = |name: &&str| EventData::new((*name).to_owned(), 1, "{}");
+        let events = names.iter().map(event).collect();
+        self.append_events(stream, events).await
+    }
+    async fn append_events(&self, stream: &StreamId, events: Vec<EventData>) -> Commit {
         use foldstream::IdSource;
         let head = self.heads.lock().unwrap().get(stream).cloned();
         let head = head.unwrap_or_else(|| StreamHead::empty(stream.clone()));
         let at = Timestamp::from_micros(1_767_225_600_000_000);
-        let event = |payload: &String| EventData::new("Added", 1, payload.clone());
-        let events: Vec<_> = payloads.iter().map(event).collect();
         let append = Append::after(head, self.ids.commit_id(), at, events);
         match self.store.append(&append).await.unwrap() {
             AppendOutcome::Appended(head) => {
@@ -219,6 +331,9 @@ impl World {
     }
     /// Returns the keys that the store still lists, sorted.
     pub(crate) async fn unpublished(&self) -> Vec<CommitKey> {
+        if !self.store.capabilities().lists_unpublished {
+            return Vec::new();
+        }
         let all = NonZeroU32::MAX;
         let page = self
             .store
@@ -232,6 +347,19 @@ impl World {
     pub(crate) async fn records(&self) -> u64 {
         let offsets = self.bus.offsets(TOPIC).await.unwrap();
         offsets.iter().map(|p| p.end.get()).sum()
+    }
+
+    /// Returns the versions of a stream's records, each with the version that it names in
+    /// `ce_fsprev`.
+    pub(crate) fn explained(&self, stream: &StreamId) -> Vec<(u64, Option<u64>)> {
+        let number = |message: &Message, header: &str| {
+            message.header(header).map(|text| text.parse().unwrap())
+        };
+        let records = self.network.records(stream);
+        let records = records.iter();
+        records
+            .map(|m| (number(m, "ce_fsversion").unwrap(), number(m, "ce_fsprev")))
+            .collect()
     }
 
     /// Asserts that each stream's first occurrences are 1, 2, 3, ..., and that no event has two
@@ -271,18 +399,31 @@ impl World {
 
 /// Asserts what must hold when a call reaches its backend.
 ///
-/// Every event up to a watermark is on the bus before the watermark is written. The watermark
-/// covers a marker before the marker is cleared.
+/// Every event up to a watermark is on the bus before the watermark is written, unless events are
+/// private: then the record that the watermark names is. The watermark covers a marker before the
+/// marker is cleared.
 fn assert_allowed(network: &Network, marks: &Watermarks, call: &Call<'_>) {
     match call {
         Call::Put { row, .. } => {
             if let Some((stream, mark)) = watermark_of(row) {
-                let sent = network.sent_to(&stream);
-                let version = mark.version;
-                assert!(
-                    version <= sent,
-                    "{stream} is marked at {version}, sent to {sent}"
-                );
+                let (version, record) = (mark.version, mark.last_record());
+                let mut private = network.private.lock().unwrap();
+                if record != version {
+                    private.insert(stream.clone());
+                }
+                if private.contains(&stream) {
+                    let is_sent = network.sent(&stream).iter().any(|(v, _)| *v == record);
+                    assert!(
+                        is_sent || record == Version::NONE,
+                        "{stream} is marked at {version}, its record {record} is not sent"
+                    );
+                } else {
+                    let sent = network.sent_to(&stream);
+                    assert!(
+                        version <= sent,
+                        "{stream} is marked at {version}, sent to {sent}"
+                    );
+                }
             }
         }
         Call::ClearUnpublished(keys) => {
@@ -302,10 +443,6 @@ fn assert_allowed(network: &Network, marks: &Watermarks, call: &Call<'_>) {
 
 fn note(network: &Network, call: &Call<'_>) {
     match call {
-        Call::Publish(message) => {
-            let header = from_message(message).unwrap().header;
-            network.note(Done::Sent(header.stream, header.version, header.event_id));
-        }
         Call::Put { row, .. } => {
             if let Some((stream, mark)) = watermark_of(row) {
                 network.note(Done::Marked(stream, mark.version));

@@ -88,21 +88,6 @@ fn an_example_of_the_core_runs_and_asserts() {
 }
 
 #[test]
-fn exempt_modules_are_counted_and_not_judged() {
-    let text = "/// What.\nfn a() {}";
-    let report = count(&[Source {
-        path: "src/publisher/a.rs",
-        text,
-    }]);
-    assert!(
-        report.table[0].contains("src/publisher"),
-        "{:?}",
-        report.table
-    );
-    assert!(problems("src/publisher/a.rs", text).is_empty());
-}
-
-#[test]
 fn the_totals_have_limits() {
     let fragments = "/// Its place.\nfn a() {}\n".repeat(10);
     let report = count(&[Source {

@@ -339,7 +339,7 @@ fn a_halt_that_nobody_looks_at_fails_at_the_next_call_and_at_the_end() {
 #[test]
 fn a_run_that_waits_for_what_never_happens_fails() {
     let text = failure(|| {
-        let faults = Faults::script([Fault::Hang.on(Op::Publish).every(1)]);
+        let faults = Faults::script([Fault::Hang.on(Op::PublishRun).every(1)]);
         let _ = PipelineScenario::new()
             .with_faults(&faults)
             .projector(Balances::default())

@@ -498,7 +498,7 @@ fn a_pipeline_comes_to_rest_and_ends_the_same_whatever_goes_wrong() {
         let faults = Faults::seeded(seed)
             .with(Fault::Unavailable.anywhere().one_in(15))
             .with(Fault::LoseReply.anywhere().one_in(15))
-            .with(Fault::Duplicate.on(Op::Publish).one_in(5))
+            .with(Fault::Duplicate.on(Op::PublishRun).one_in(5))
             .with(Fault::Lag(3).on(Op::Append).one_in(3))
             .with(Fault::LoseSession.on(Op::Next).one_in(20))
             .with(Fault::CrashBefore.on(Op::WRITES).one_in(40))
@@ -530,7 +530,7 @@ fn a_pipeline_comes_to_rest_and_ends_the_same_whatever_goes_wrong() {
 #[test]
 fn a_pipeline_in_which_nothing_gets_through_fails() {
     let text = failure(|| {
-        let faults = Faults::script([Fault::Unavailable.on(Op::Publish)]);
+        let faults = Faults::script([Fault::Unavailable.on(Op::PublishRun)]);
         let _ = bank()
             .0
             .with_faults(&faults)
