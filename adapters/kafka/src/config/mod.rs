@@ -214,8 +214,8 @@ impl KafkaConfig {
     /// Sets the size of the largest record in bytes. Default: 1,000,000, as in librdkafka, and
     /// below the brokers' 1,048,588.
     ///
-    /// A record has up to 97 bytes more than its message (see [`record_overhead`]). The lower of this
-    /// size and the topic's `max.message.bytes` applies.
+    /// A record has up to 97 bytes more than its message (see [`record_overhead`]). The lower of
+    /// this size and the topic's `max.message.bytes` applies.
     ///
     /// [`record_overhead`]: foldstream::ports::TopicDescription::record_overhead
     #[must_use]

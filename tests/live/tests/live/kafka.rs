@@ -341,36 +341,31 @@ async fn a_group_is_deleted_only_without_members_and_any_number_of_times() {
 async fn a_record_over_the_limit_of_its_topic_is_too_large() {
     let bus = fixture(GroupProtocol::Classic).await.bus;
     let topic = unique("topic");
-    let spec = TopicSpec::new(&topic, 1).with_config("max.message.bytes", "400000");
+    let spec = TopicSpec::new(&topic, 1).with_config("max.message.bytes", "20000");
     bus.create_topic(&spec).await.unwrap();
     let described = bus.describe_topic(&topic).await.unwrap();
     let limit = usize::try_from(described.message_limit().unwrap()).unwrap();
     let largest = message(&topic, "x".repeat(limit - 1));
     assert_eq!(largest.size(), limit);
     bus.publish(&largest).await.unwrap();
-    let error = bus
-        .publish(&message(&topic, "x".repeat(500_000)))
-        .await
-        .unwrap_err();
-    assert!(
+    let too_large = message(&topic, "x".repeat(30_000)).with_partition(0);
+    let expected = |error: &MessageBusError| {
         matches!(
             error,
-            MessageBusError::TooLarge {
-                bytes: 500_001,
-                limit: None,
-                ..
-            }
-        ),
-        "{error:?}"
-    );
+            MessageBusError::TooLarge { bytes: 30_001, limit: Some(named), .. } if *named == limit
+        )
+    };
+    let error = bus.publish(&too_large).await.unwrap_err();
+    assert!(expected(&error), "{error:?}");
+    // The messages before it are sent.
+    let small = message(&topic, "x".repeat(1_000)).with_partition(0);
+    let run = [small.clone(), small.clone(), too_large, small.clone()];
+    let outcome = bus.publish_run(&run).await;
+    assert_eq!(outcome.durable, 2);
+    assert!(outcome.error.as_ref().is_some_and(expected), "{outcome:?}");
+    let end = bus.offsets(&topic).await.unwrap()[0].end;
+    assert_eq!(end, Offset::new(3));
     // Small records are never refused because of others in their batch.
-    let sends: Vec<_> = (0..50)
-        .map(|_| {
-            let (bus, message) = (Arc::clone(&bus), message(&topic, "x".repeat(50_000)));
-            tokio::spawn(async move { bus.publish(&message).await.map(drop) })
-        })
-        .collect();
-    for send in sends {
-        send.await.unwrap().unwrap();
-    }
+    let outcome = bus.publish_run(&vec![small; 500]).await;
+    assert!(outcome.error.is_none(), "{outcome:?}");
 }

@@ -9,6 +9,7 @@ mod costs;
 mod dead_letters;
 mod dynamodb;
 mod kafka;
+mod kafka_proxy;
 mod kafka_groups;
 mod kafka_topics;
 mod processes;
