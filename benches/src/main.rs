@@ -4,12 +4,13 @@
 //! ```sh
 //! cargo run --release -p foldstream-bench -- store
 //! ```
-//! prints a table, and so does `runner`, which needs Docker for a Kafka broker. `--json FILE`
+//! prints a table, and so do `runner` and `publisher`, which need Docker for a Kafka broker. `--json FILE`
 //! writes its rows with the raw samples of both sides, and `--only WORK` measures one work.
 //! `--sabotage ROW` adds a read, a write or 1 ms to our side of that row, which must then miss its
 //! goal: a benchmark that cannot fail shows nothing. The exit status is 2 if a row misses its goal.
 mod account;
 mod memory;
+mod publisher;
 mod runner;
 mod store;
 mod table;
@@ -38,6 +39,8 @@ enum Suite {
     Memory(Options),
     /// The runner on Kafka against a loop over rdkafka's StreamConsumer, its memory, and its cost.
     Runner(Options),
+    /// Runs of the Kafka adapter against a raw idempotent producer, on a Kafka broker.
+    Publisher(Options),
     /// The process whose memory `runner` measures.
     #[command(hide = true)]
     SlowKey(runner::SlowKey),
@@ -94,6 +97,7 @@ fn main() -> ExitCode {
         Suite::Store(options) => report(&options, true),
         Suite::Memory(options) => report(&options, false),
         Suite::Runner(options) => report_runner(&options),
+        Suite::Publisher(options) => report_publisher(&options),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -177,6 +181,12 @@ fn report(options: &Options, with_store: bool) -> Result<bool, BenchError> {
 /// Prints the rows about the runner. Returns true if all of them hold.
 fn report_runner(options: &Options) -> Result<bool, BenchError> {
     let rows = runner::rows(&runner::Size::default(), options.which())?;
+    show(options, &rows)
+}
+
+/// Prints the rows about publishing. Returns true if all of them hold.
+fn report_publisher(options: &Options) -> Result<bool, BenchError> {
+    let rows = publisher::rows(&publisher::Size::default(), options.which())?;
     show(options, &rows)
 }
 

@@ -105,7 +105,7 @@ impl Moment {
 }
 
 /// Returns the processor time of this process in seconds. `None` where `/proc` does not have it.
-fn cpu() -> Option<f64> {
+pub(crate) fn cpu() -> Option<f64> {
     let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
     // The name of the program, in brackets, may hold blanks.
     let fields: Vec<_> = stat.rsplit_once(')')?.1.split_whitespace().collect();

@@ -4,7 +4,7 @@
 //! Both sides read the same topic from its beginning, in turns, decode the same headers and
 //! payloads into the same types, and give them to the same handler. A run counts from the first
 //! event that is handled to the last, so it has no start of a group in it.
-mod topic;
+pub(crate) mod topic;
 mod raw;
 mod ours;
 mod meter;
@@ -14,6 +14,7 @@ mod calls;
 mod cost;
 mod idle;
 
+pub(crate) use meter::cpu;
 pub(crate) use slow_key::{SlowKey, work_off as work_off_slow_key};
 
 use crate::{

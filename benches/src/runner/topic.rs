@@ -36,7 +36,7 @@ pub(super) struct Topic {
 }
 
 /// The broker, and what was made on it.
-pub(super) struct Broker {
+pub(crate) struct Broker {
     kafka: Kafka,
     /// Tells apart the runs of this program on a broker that outlives them.
     run: String,
@@ -44,7 +44,7 @@ pub(super) struct Broker {
 }
 
 impl Broker {
-    pub(super) async fn start() -> Result<Self, BenchError> {
+    pub(crate) async fn start() -> Result<Self, BenchError> {
         Ok(Self {
             kafka: Kafka::start().await.map_err(BenchError::other)?,
             run: CommitId::random().to_string(),
@@ -52,17 +52,17 @@ impl Broker {
         })
     }
 
-    pub(super) fn address(&self) -> &str {
+    pub(crate) fn address(&self) -> &str {
         self.kafka.brokers()
     }
 
     /// Returns a name that nobody has used on this broker.
-    pub(super) fn new_name(&mut self, what: &str) -> String {
+    pub(crate) fn new_name(&mut self, what: &str) -> String {
         self.made += 1;
         format!("{what}-{}-{}", self.run, self.made)
     }
 
-    pub(super) fn bus(&self) -> Result<KafkaMessageBus, BenchError> {
+    pub(crate) fn bus(&self) -> Result<KafkaMessageBus, BenchError> {
         let config = KafkaConfig::default().with_brokers(self.address());
         KafkaMessageBus::new(config).map_err(BenchError::other)
     }
@@ -124,7 +124,7 @@ pub(super) fn messages(
 }
 
 /// Creates an event of 80 bytes.
-pub(super) fn event(stream: &StreamId, version: Version, n: u64) -> RecordedEvent {
+pub(crate) fn event(stream: &StreamId, version: Version, n: u64) -> RecordedEvent {
     let event = AccountEvent::Deposited(Deposit::of_80_bytes(n % 1_000_000));
     let mut payload = Vec::new();
     let kind = event.event_type();
