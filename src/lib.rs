@@ -58,9 +58,7 @@ pub use snapshot::{LoadPolicy, SinceSnapshot, SnapshotPolicy};
 pub use source_uri::{InvalidSourceUri, SourceUri};
 pub use stream::{InvalidStreamId, StreamId, Version};
 pub use trace::TraceContext;
-pub(crate) use wire::{
-    WireError, from_message, previous_record, to_message, write as write_record,
-};
+pub(crate) use wire::{WireError, from_message, to_message, write as write_record};
 
 /// The boxed error type in which every `source` is kept.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync + 'static>;

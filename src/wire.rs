@@ -242,14 +242,19 @@ pub(crate) fn write(
 /// # Errors
 /// [`WireError`] if a part of the record is missing or malformed.
 pub fn from_message(message: &Message) -> Result<RecordedEvent, WireError> {
+    read(message).map(|(event, _)| event)
+}
+
+/// Returns the event of a record as [`from_message`] does, and what [`previous_record`] returns.
+pub(crate) fn read(message: &Message) -> Result<(RecordedEvent, Option<Version>), WireError> {
     let payload = message.value.clone().ok_or(WireError::Tombstone)?;
-    let headers = Headers(&message.headers);
+    let headers = Headers::find(&message.headers);
     // The format comes first: in another format nothing below need mean what it means here.
-    match headers.number(FORMAT)? {
+    match parsed_if(FORMAT, headers.format)? {
         None | Some(FORMAT_NUMBER) => {}
         Some(found) => return Err(WireError::UnknownFormat { found }),
     }
-    let spec = headers.required(SPEC_VERSION)?;
+    let spec = required(SPEC_VERSION, headers.spec_version)?;
     if !spec.starts_with("1.") {
         let reason = format!("CloudEvents {spec:?} is not 1.x");
         return Err(invalid(SPEC_VERSION, reason));
@@ -259,28 +264,28 @@ pub fn from_message(message: &Message) -> Result<RecordedEvent, WireError> {
     let stream = stream
         .and_then(|text| StreamId::parse(text).map_err(BoxError::from))
         .map_err(|source| WireError::Key { source })?;
-    let name = event_name(headers.required(TYPE)?, &stream)?;
-    let event_id: EventId = headers.parsed(ID)?;
-    let recorded_at: Timestamp = headers.parsed(TIME)?;
+    let name = event_name(required(TYPE, headers.kind)?, &stream)?;
+    let event_id: EventId = parsed(ID, headers.id)?;
+    let recorded_at: Timestamp = parsed(TIME, headers.time)?;
     let version = headers.version()?;
     // The commit began `index` events earlier, at version 1 or later.
     if version.get() <= u64::from(event_id.index()) {
         let reason = format!("version {version} is too low for event {event_id}");
         return Err(invalid(VERSION, reason));
     }
-    let commit_last = headers.number(COMMIT_LAST)?.map_or(version, Version::new);
+    let commit_last = parsed_if(COMMIT_LAST, headers.commit_last)?.map_or(version, Version::new);
     if commit_last < version {
         let reason = format!("the commit cannot end at {commit_last}, before version {version}");
         return Err(invalid(COMMIT_LAST, reason));
     }
-    headers.previous()?;
-    let schema = headers.parsed_if(SCHEMA)?.unwrap_or(1);
+    let previous = headers.previous()?;
+    let schema = parsed_if(SCHEMA, headers.schema)?.unwrap_or(1);
     let header = EventHeader::new(event_id, stream, version, name, recorded_at)
         .with_commit_last(commit_last)
         .with_schema_version(schema)
-        .with_codec(headers.text(CODEC)?.map(Arc::from))
+        .with_codec(text(headers.codec)?.map(Arc::from))
         .with_metadata(headers.metadata()?);
-    Ok(RecordedEvent::new(header, payload))
+    Ok((RecordedEvent::new(header, payload), previous))
 }
 
 /// Returns the version of the stream's previous record in the topic, if the record says that it is
@@ -290,7 +295,7 @@ pub fn from_message(message: &Message) -> Result<RecordedEvent, WireError> {
 /// # Errors
 /// [`WireError`] if the version of the event or of its predecessor is missing or malformed.
 pub fn previous_record(message: &Message) -> Result<Option<Version>, WireError> {
-    Headers(&message.headers).previous()
+    Headers::find(&message.headers).previous()
 }
 
 fn check_previous(previous: Version, version: Version) -> Result<(), WireError> {
@@ -307,10 +312,10 @@ fn invalid(header: &'static str, reason: String) -> WireError {
 }
 
 /// Returns the part of `ce_type` after the stream's aggregate type. Both parts may contain dots.
-fn event_name(ce_type: &str, stream: &StreamId) -> Result<String, WireError> {
+fn event_name(ce_type: &str, stream: &StreamId) -> Result<Arc<str>, WireError> {
     let rest = ce_type.strip_prefix(stream.aggregate());
     match rest.and_then(|rest| rest.strip_prefix('.')) {
-        Some(name) => Ok(name.to_owned()),
+        Some(name) => Ok(name.into()),
         None => Err(invalid(
             TYPE,
             format!(
@@ -321,42 +326,69 @@ fn event_name(ce_type: &str, stream: &StreamId) -> Result<String, WireError> {
     }
 }
 
-struct Headers<'a>(&'a [(HeaderName, Option<Bytes>)]);
+/// A header of a record: its name and its value.
+type Header = (HeaderName, Option<Bytes>);
+
+/// The headers of a record that this build knows, found in one pass. Of a repeated header the first
+/// one counts.
+#[derive(Default)]
+struct Headers<'a> {
+    format: Option<&'a Header>,
+    spec_version: Option<&'a Header>,
+    kind: Option<&'a Header>,
+    id: Option<&'a Header>,
+    time: Option<&'a Header>,
+    version: Option<&'a Header>,
+    commit_last: Option<&'a Header>,
+    previous: Option<&'a Header>,
+    schema: Option<&'a Header>,
+    codec: Option<&'a Header>,
+    correlation: Option<&'a Header>,
+    causation: Option<&'a Header>,
+    command: Option<&'a Header>,
+    actor: Option<&'a Header>,
+    traceparent: Option<&'a Header>,
+    /// The headers from the first one that holds an entry of the user.
+    user: &'a [Header],
+}
 
 impl<'a> Headers<'a> {
-    fn text(&self, name: &'static str) -> Result<Option<&'a str>, WireError> {
-        match self.0.iter().find(|(n, _)| *n == *name) {
-            Some(header) => as_text(header),
-            None => Ok(None),
+    fn find(headers: &'a [Header]) -> Self {
+        let mut found = Self::default();
+        for (at, header) in headers.iter().enumerate() {
+            let place = match header.0.as_str() {
+                SPEC_VERSION => &mut found.spec_version,
+                ID => &mut found.id,
+                TYPE => &mut found.kind,
+                TIME => &mut found.time,
+                VERSION => &mut found.version,
+                FORMAT => &mut found.format,
+                SCHEMA => &mut found.schema,
+                COMMIT_LAST => &mut found.commit_last,
+                PREVIOUS => &mut found.previous,
+                CODEC => &mut found.codec,
+                CORRELATION => &mut found.correlation,
+                CAUSATION => &mut found.causation,
+                TRACEPARENT => &mut found.traceparent,
+                COMMAND => &mut found.command,
+                ACTOR => &mut found.actor,
+                name => {
+                    if found.user.is_empty() && name.starts_with(USER) {
+                        found.user = headers.get(at..).unwrap_or_default();
+                    }
+                    continue;
+                }
+            };
+            place.get_or_insert(header);
         }
+        found
     }
-    fn required(&self, name: &'static str) -> Result<&'a str, WireError> {
-        self.text(name)?.ok_or(WireError::Missing { header: name })
-    }
-    fn parsed_if<T: FromStr<Err: Into<BoxError>>>(
-        &self,
-        name: &'static str,
-    ) -> Result<Option<T>, WireError> {
-        let parse = |text: &str| {
-            text.parse().map_err(|e: T::Err| WireError::Invalid {
-                header: name,
-                source: e.into(),
-            })
-        };
-        self.text(name)?.map(parse).transpose()
-    }
-    fn parsed<T: FromStr<Err: Into<BoxError>>>(&self, name: &'static str) -> Result<T, WireError> {
-        self.parsed_if(name)?
-            .ok_or(WireError::Missing { header: name })
-    }
-    fn number(&self, name: &'static str) -> Result<Option<u64>, WireError> {
-        self.parsed_if(name)
-    }
+
     fn version(&self) -> Result<Version, WireError> {
-        self.parsed(VERSION).map(Version::new)
+        parsed(VERSION, self.version).map(Version::new)
     }
     fn previous(&self) -> Result<Option<Version>, WireError> {
-        let previous = self.number(PREVIOUS)?.map(Version::new);
+        let previous = parsed_if(PREVIOUS, self.previous)?.map(Version::new);
         if let Some(previous) = previous {
             check_previous(previous, self.version()?)?;
         }
@@ -364,25 +396,25 @@ impl<'a> Headers<'a> {
     }
     fn metadata(&self) -> Result<Metadata, WireError> {
         let mut metadata = Metadata::new();
-        if let Some(id) = self.text(CORRELATION)? {
+        if let Some(id) = text(self.correlation)? {
             metadata = metadata.with_correlation_id(id);
         }
-        if let Some(id) = self.text(CAUSATION)? {
+        if let Some(id) = text(self.causation)? {
             metadata = metadata.with_causation_id(id);
         }
-        if let Some(id) = self.text(COMMAND)? {
+        if let Some(id) = text(self.command)? {
             metadata = metadata.with_command_id(id);
         }
-        if let Some(actor) = self.text(ACTOR)? {
+        if let Some(actor) = text(self.actor)? {
             metadata = metadata.with_actor(actor);
         }
-        if let Some(value) = self.text(TRACEPARENT)? {
+        if let Some(value) = text(self.traceparent)? {
             metadata = metadata.with_traceparent(value);
         }
-        for header in self.0 {
+        for header in self.user {
             if let Some(key) = header.0.strip_prefix(USER)
                 && metadata.get(key).is_none()
-                && let Some(value) = as_text(header)?
+                && let Some(value) = text(Some(header))?
             {
                 metadata = metadata.with(key, value);
             }
@@ -391,8 +423,36 @@ impl<'a> Headers<'a> {
     }
 }
 
+/// Returns the value of a header that every event has.
+fn required<'a>(name: &'static str, header: Option<&'a Header>) -> Result<&'a str, WireError> {
+    text(header)?.ok_or(WireError::Missing { header: name })
+}
+
+fn parsed_if<T: FromStr<Err: Into<BoxError>>>(
+    name: &'static str,
+    header: Option<&Header>,
+) -> Result<Option<T>, WireError> {
+    let parse = |text: &str| {
+        text.parse().map_err(|e: T::Err| WireError::Invalid {
+            header: name,
+            source: e.into(),
+        })
+    };
+    text(header)?.map(parse).transpose()
+}
+
+fn parsed<T: FromStr<Err: Into<BoxError>>>(
+    name: &'static str,
+    header: Option<&Header>,
+) -> Result<T, WireError> {
+    parsed_if(name, header)?.ok_or(WireError::Missing { header: name })
+}
+
 /// Returns the text of a header. A header without a value counts as absent.
-fn as_text((name, value): &(HeaderName, Option<Bytes>)) -> Result<Option<&str>, WireError> {
+fn text(header: Option<&Header>) -> Result<Option<&str>, WireError> {
+    let Some((name, value)) = header else {
+        return Ok(None);
+    };
     let text = value.as_deref().map(std::str::from_utf8).transpose();
     text.map_err(|_| WireError::NotText {
         header: name.clone(),

@@ -32,7 +32,7 @@ impl<K: Eq + Hash + Clone, V> RecentlyUsed<K, V> {
 
     /// Returns the value of a key, which becomes young by that.
     pub(crate) fn get(&mut self, key: &K) -> Option<&V> {
-        if !self.young.contains_key(key) {
+        if !self.old.is_empty() && !self.young.contains_key(key) {
             let (key, value) = self.old.remove_entry(key)?;
             self.insert(key, value);
         }

@@ -6,7 +6,8 @@ use self::read::Read;
 pub(super) use self::read::panic_message;
 use super::{
     ErrorClass, EventContext, EventSource, HandlerError, ModelId, Position, Start, UnknownEvents,
-    erased::{AnyEvent, ErasedProcessor},
+    erased::{AnyEvent, ErasedProcessor, Handled},
+    handler::{Cancel, Unanswered},
     machine::{Again, Ended, Failure, FailureOf, Outcome, Range, Record, Suspects, What, Work},
     report::Counts,
     spans::{self, Cause, Spans},
@@ -21,9 +22,18 @@ use crate::{
     resilience::FailureClass,
 };
 use futures::{FutureExt, TryStreamExt};
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{
+    panic::AssertUnwindSafe,
+    pin::pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Poll,
+    time::Duration,
+};
 use tokio_util::sync::CancellationToken;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 /// The parts that the attempts of one processor share.
 pub(super) struct Shared {
@@ -82,6 +92,34 @@ impl Answer {
             names_event: true,
         }
     }
+
+    /// Creates the answer of a handler that has not said which event the error is of.
+    const fn of_no_event(error: HandlerError) -> Self {
+        Self {
+            done: 0,
+            error: Some(error),
+            names_event: false,
+        }
+    }
+}
+
+/// What is remembered of an event while the handler has it.
+struct Note {
+    record: usize,
+    version: Version,
+    commit_id: crate::CommitId,
+    filled: Option<Box<RecordedEvent>>,
+}
+
+impl Note {
+    fn of(pending: &mut Pending) -> Self {
+        Self {
+            record: pending.record,
+            version: pending.version,
+            commit_id: pending.ctx.event_id().commit_id(),
+            filled: pending.filled.take(),
+        }
+    }
 }
 
 /// The signals to an attempt.
@@ -90,12 +128,23 @@ pub(super) struct Signals {
     /// The result no longer counts.
     pub(super) cancelled: CancellationToken,
     /// The attempt is to end after its current call.
-    pub(super) finish: CancellationToken,
+    finish: Arc<AtomicBool>,
+}
+
+impl Signals {
+    /// Lets the attempt end after its current call.
+    pub(super) fn finish(&self) {
+        self.finish.store(true, Ordering::Relaxed);
+    }
+
+    fn is_to_finish(&self) -> bool {
+        self.finish.load(Ordering::Relaxed)
+    }
 }
 
 pub(super) struct Attempt<F> {
     shared: Arc<Shared>,
-    work: Work,
+    work: Arc<Work>,
     signals: Signals,
     /// Tells that the next call of a handler begins.
     advance: F,
@@ -104,6 +153,10 @@ pub(super) struct Attempt<F> {
     /// Without it.
     certain: Progress,
     pending: Vec<Pending>,
+    /// Empty between two calls.
+    notes: Vec<Note>,
+    /// Of the next call.
+    cancel: Arc<Cancel>,
     counts: Counts,
     passed: Vec<Version>,
     /// Of a range: the first version that is not done.
@@ -114,9 +167,11 @@ pub(super) struct Attempt<F> {
 }
 
 impl<F: Fn() + Send + Sync> Attempt<F> {
-    pub(super) fn new(shared: Arc<Shared>, mut work: Work, signals: Signals, advance: F) -> Self {
-        let progress = std::mem::replace(&mut work.progress, Progress::Unknown);
+    pub(super) fn new(shared: Arc<Shared>, work: Arc<Work>, signals: Signals, advance: F) -> Self {
+        let progress = work.progress.clone();
+        let cancel = Arc::new(Cancel::of(signals.cancelled.clone()));
         Self {
+            cancel,
             shared,
             work,
             signals,
@@ -124,6 +179,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
             certain: progress.clone(),
             progress,
             pending: Vec::new(),
+            notes: Vec::new(),
             counts: Counts::default(),
             passed: Vec::new(),
             next: Version::NONE,
@@ -133,8 +189,8 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
     }
 
     pub(super) async fn run(mut self) -> Ended {
-        let what = self.work.what.clone();
-        let (done, result) = match &what {
+        let work = self.work.clone();
+        let (done, result) = match &work.what {
             What::Records(records) => self.take_all(records).await,
             What::Range(range) => self.take_range(range).await,
             What::Again(again) => self.take_again(again).await,
@@ -153,7 +209,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
 
     async fn take_all(&mut self, records: &[Arc<Record>]) -> (usize, Outcome) {
         for (at, record) in records.iter().enumerate() {
-            if at > 0 && self.signals.finish.is_cancelled() {
+            if at > 0 && self.signals.is_to_finish() {
                 let done = self.pending.first().map_or(at, |pending| pending.record);
                 return (done, Outcome::Done);
             }
@@ -416,7 +472,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
         let partition = self.work.partition.clone();
         let mut commits = history.read(&range.stream, ReadFrom::Event(range.from), None);
         let mut expected = range.from;
-        while expected <= range.to && !self.signals.finish.is_cancelled() {
+        while expected <= range.to && !self.signals.is_to_finish() {
             let read = self.in_time("event store", async { Ok(commits.try_next().await?) });
             let commit = (read.await).map_err(|e| failed(0, expected, e, FailureOf::Store))?;
             let Some(commit) = commit else {
@@ -448,7 +504,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
                 .await;
             let page = page.map_err(|e| failed(0, range.from, e, FailureOf::Store))?;
             for (version, record) in page.records {
-                if self.signals.finish.is_cancelled() {
+                if self.signals.is_to_finish() {
                     return Ok(());
                 }
                 let event = match from_message(&record.message) {
@@ -508,7 +564,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
     }
 
     /// Returns true if the event fills a gap. What a redrive reads from history fills none.
-    const fn is_filling(&self, filled: Option<&RecordedEvent>) -> bool {
+    fn is_filling(&self, filled: Option<&RecordedEvent>) -> bool {
         filled.is_some() && matches!(self.work.what, What::Records(_))
     }
 
@@ -543,9 +599,8 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
             Read::Event(event) => {
                 self.progress.handled(version, commit_id, partition);
                 let number = if at == 0 { self.work.number } else { 1 };
-                let cancelled = self.signals.cancelled.child_token();
                 let ctx = EventContext::new(self.shared.model.clone(), header.clone(), source)
-                    .with_attempt(number, cancelled);
+                    .with_attempt(number, self.cancel.clone());
                 self.pending.push(Pending {
                     record: at,
                     version,
@@ -594,48 +649,43 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
         if asked == 0 {
             return Ok(());
         }
-        let notes: Vec<_> = (pending.iter_mut())
-            .map(|p| {
-                (
-                    p.record,
-                    p.version,
-                    p.ctx.event_id().commit_id(),
-                    p.filled.take(),
-                )
-            })
-            .collect();
-        let partition = self.work.partition.clone();
+        let mut notes = std::mem::take(&mut self.notes);
+        notes.extend(pending.iter_mut().map(Note::of));
         let Answer {
             done,
             error,
             names_event,
-        } = self.call(pending).await;
-        for (_, version, commit_id, filled) in notes.iter().take(done) {
+        } = self.call(&mut pending).await;
+        let work = self.work.clone();
+        for note in notes.iter().take(done) {
             if done < asked {
-                self.certain.handled(*version, Some(*commit_id), &partition);
+                let commit_id = Some(note.commit_id);
+                (self.certain).handled(note.version, commit_id, &work.partition);
             }
-            self.next = self.next.max(version.next());
-            self.settle(*version);
+            self.next = self.next.max(note.version.next());
+            self.settle(note.version);
             self.counts.handled += 1;
-            self.counts.filled += u64::from(self.is_filling(filled.as_deref()));
+            self.counts.filled += u64::from(self.is_filling(note.filled.as_deref()));
         }
         let suspects = match (notes.first(), notes.last()) {
             (Some(first), Some(last)) if asked > 1 && !names_event => Some(Suspects {
-                records: last.0 - first.0 + 1,
-                last: last.1,
+                records: last.record - first.record + 1,
+                last: last.version,
             }),
             _ => None,
         };
-        let failed_one = notes.into_iter().nth(done.min(asked - 1));
+        let failed_one = notes.drain(..).nth(done.min(asked - 1));
+        // The next call needs no new memory.
+        (self.pending, self.notes) = (pending, notes);
         match (error, failed_one) {
-            (Some(error), Some((record, version, _, filled))) => {
+            (Some(error), Some(note)) => {
                 self.progress = self.certain.clone();
-                let of = filled.map_or(FailureOf::Record, FailureOf::Event);
+                let of = note.filled.map_or(FailureOf::Record, FailureOf::Event);
                 let failure = Failure {
                     suspects,
-                    ..Failure::new(version, error, of)
+                    ..Failure::new(note.version, error, of)
                 };
-                Err((record, Outcome::Failed(failure)))
+                Err((note.record, Outcome::Failed(failure)))
             }
             _ => {
                 self.certain = self.progress.clone();
@@ -644,8 +694,8 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
         }
     }
 
-    /// Calls the handler with events, of which there is at least one.
-    async fn call(&self, mut pending: Vec<Pending>) -> Answer {
+    /// Calls the handler with all that are pending, of which there is at least one.
+    async fn call(&mut self, pending: &mut Vec<Pending>) -> Answer {
         let asked = pending.len();
         let Some(first) = pending.first() else {
             return Answer::new(0, None);
@@ -655,64 +705,32 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
             What::Range(_) | What::Again(_) => Cause::Redrive,
         };
         let span = self.shared.spans.process(&first.ctx, asked, cause);
-        let caused = self.shared.spans.caused(&span);
-        for event in &mut pending {
-            event.ctx.set_trace(caused.clone());
+        if let Some(caused) = self.shared.spans.caused(&span) {
+            for event in &mut *pending {
+                event.ctx.set_trace(Some(caused.clone()));
+            }
         }
-        let tokens: Vec<_> = pending.iter().map(|p| p.ctx.cancel_token()).collect();
-        // Work that the handler left elsewhere is told when nobody waits for the answer any more:
-        // after a timeout, a panic, or the end of the run.
-        let unanswered: Vec<_> = tokens
-            .into_iter()
-            .map(CancellationToken::drop_guard)
-            .collect();
-        let (what, call) = if self.shared.rules.max_batch == 1
+        // Work that the handler left elsewhere is told when nobody waits for the answer any more.
+        let next = Arc::new(Cancel::of(self.signals.cancelled.clone()));
+        let unanswered = Unanswered(Some(std::mem::replace(&mut self.cancel, next)));
+        let processor = &self.shared.processor;
+        let answer = if self.shared.rules.max_batch == 1
             && let Some(Pending { event, ctx, .. }) = pending.pop()
         {
-            let processor = self.shared.processor.clone();
-            let call = async move {
-                let handled = processor.handle(&*event, &ctx).await;
-                (usize::from(handled.is_ok()), handled.err())
-            };
-            ("handler", call.boxed())
+            let call = processor.handle(&*event, &ctx);
+            let call = call.map(|handled| (usize::from(handled.is_ok()), handled.err()));
+            self.answer("handler", call, &span, unanswered).await
         } else {
-            let events = pending.into_iter().map(|p| (p.event, p.ctx)).collect();
-            ("batch handler", self.shared.processor.handle_batch(events))
+            let events = pending.drain(..).map(|p| (p.event, p.ctx)).collect();
+            let call = processor.handle_batch(events);
+            self.answer("batch handler", call, &span, unanswered).await
         };
-        let timeout = self.shared.rules.timeout;
-        let call = AssertUnwindSafe(call.instrument(span.clone())).catch_unwind();
-        #[cfg(feature = "metrics")]
-        let began = tokio::time::Instant::now();
-        let called = tokio::time::timeout(timeout, call).await;
-        let (done, error) = match called {
-            Err(_) => (0, Err(HandlerError::timed_out(timeout))),
-            Ok(Err(panic)) => {
-                let message = panic_message(what, &*panic);
-                (0, Err(HandlerError::permanent(message)))
-            }
-            Ok(Ok((done, error))) => {
-                for guard in unanswered {
-                    guard.disarm();
-                }
-                (done, Ok(error))
-            }
-        };
-        let names_event = error.is_ok();
-        let error = error.unwrap_or_else(Some);
-        if let Some(error) = &error {
-            spans::failed(&span, error);
-        }
-        #[cfg(feature = "metrics")]
-        super::metrics::called(
-            self.shared.model.processor(),
-            began.elapsed(),
-            error.as_ref().map(HandlerError::class),
-        );
-        match error {
+        let done = answer.done;
+        match answer.error {
             None if done == asked => Answer::new(asked, None),
             Some(error) if done < asked => Answer {
-                names_event,
-                ..Answer::new(done, Some(error))
+                error: Some(error),
+                ..answer
             },
             error => {
                 let reason = format!(
@@ -726,6 +744,47 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
                 Answer::new(done.min(asked - 1), Some(HandlerError::permanent(reason)))
             }
         }
+    }
+
+    /// Waits for a call of a handler, at most for the timeout.
+    async fn answer(
+        &self,
+        what: &str,
+        call: impl Future<Output = Handled> + Send,
+        span: &Span,
+        unanswered: Unanswered,
+    ) -> Answer {
+        let timeout = self.shared.rules.timeout;
+        let call = AssertUnwindSafe(call.instrument(span.clone())).catch_unwind();
+        #[cfg(feature = "metrics")]
+        let began = tokio::time::Instant::now();
+        let mut call = pin!(call);
+        let called = match futures::poll!(call.as_mut()) {
+            // Most calls never wait, and need no timer.
+            Poll::Ready(called) => Ok(called),
+            Poll::Pending => tokio::time::timeout(timeout, call).await,
+        };
+        let answer = match called {
+            Err(_) => Answer::of_no_event(HandlerError::timed_out(timeout)),
+            Ok(Err(panic)) => {
+                let message = panic_message(what, &*panic);
+                Answer::of_no_event(HandlerError::permanent(message))
+            }
+            Ok(Ok((done, error))) => {
+                unanswered.answered();
+                Answer::new(done, error)
+            }
+        };
+        if let Some(error) = &answer.error {
+            spans::failed(span, error);
+        }
+        #[cfg(feature = "metrics")]
+        super::metrics::called(
+            self.shared.model.processor(),
+            began.elapsed(),
+            answer.error.as_ref().map(HandlerError::class),
+        );
+        answer
     }
 }
 

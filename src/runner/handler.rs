@@ -5,7 +5,15 @@ use crate::{
     Timestamp, Version,
     ports::{Offset, PartitionId},
 };
-use std::{fmt, future::Future, str::FromStr, sync::Arc};
+use std::{
+    fmt,
+    future::Future,
+    str::FromStr,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 use tokio_util::sync::CancellationToken;
 
 /// Reacts to events with side effects: sends a mail, calls a service, executes a command on another
@@ -248,7 +256,7 @@ pub struct EventContext {
     header: EventHeader,
     attempt: u32,
     source: EventSource,
-    cancelled: CancellationToken,
+    cancel: Arc<Cancel>,
     /// The trace context of this attempt's span.
     trace: Option<Arc<str>>,
 }
@@ -262,19 +270,16 @@ impl EventContext {
             header,
             attempt: 1,
             source,
-            cancelled: CancellationToken::new(),
+            cancel: Arc::new(Cancel::of(CancellationToken::new())),
             trace: None,
         }
     }
     pub(super) fn set_trace(&mut self, trace: Option<Arc<str>>) {
         self.trace = trace;
     }
-    pub(super) fn with_attempt(mut self, attempt: u32, cancelled: CancellationToken) -> Self {
-        (self.attempt, self.cancelled) = (attempt, cancelled);
+    pub(super) fn with_attempt(mut self, attempt: u32, cancel: Arc<Cancel>) -> Self {
+        (self.attempt, self.cancel) = (attempt, cancel);
         self
-    }
-    pub(super) fn cancel_token(&self) -> CancellationToken {
-        self.cancelled.clone()
     }
     /// The same on every delivery: the key to deduplicate by.
     pub const fn event_id(&self) -> EventId {
@@ -320,11 +325,11 @@ impl EventContext {
     /// or the process is to end. For work that the handler has started elsewhere; the handler
     /// itself is dropped.
     pub async fn cancelled(&self) {
-        self.cancelled.cancelled().await;
+        self.cancel.token().cancelled().await;
     }
     /// Returns true if the result no longer counts.
     pub fn is_cancelled(&self) -> bool {
-        self.cancelled.is_cancelled()
+        self.cancel.is_cancelled()
     }
     /// Returns the id of the command that this event causes in a step of its handler, made of
     /// processor, event and `step`.
@@ -371,6 +376,63 @@ impl EventContext {
             metadata = metadata.with_traceparent(trace);
         }
         metadata
+    }
+}
+
+/// Tells work that a handler has started elsewhere that the result of a call no longer counts.
+///
+/// The token is created for the first one who asks for it: most handlers never do, and a token
+/// costs more than everything else around a call.
+#[derive(Debug)]
+pub(super) struct Cancel {
+    /// The attempt that the call is part of.
+    attempt: CancellationToken,
+    token: OnceLock<CancellationToken>,
+    /// The call has ended without an answer.
+    is_unanswered: AtomicBool,
+}
+
+impl Cancel {
+    pub(super) const fn of(attempt: CancellationToken) -> Self {
+        Self {
+            attempt,
+            token: OnceLock::new(),
+            is_unanswered: AtomicBool::new(false),
+        }
+    }
+
+    fn token(&self) -> &CancellationToken {
+        let token = self.token.get_or_init(|| self.attempt.child_token());
+        // A call that ends meanwhile either finds the token, or is found here.
+        if self.is_unanswered.load(Ordering::SeqCst) {
+            token.cancel();
+        }
+        token
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.is_unanswered.load(Ordering::SeqCst) || self.attempt.is_cancelled()
+    }
+}
+
+/// Cancels when it is dropped before the call was answered: after a timeout, a panic, or the end of
+/// the run.
+pub(super) struct Unanswered(pub(super) Option<Arc<Cancel>>);
+
+impl Unanswered {
+    pub(super) fn answered(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        if let Some(cancel) = &self.0 {
+            cancel.is_unanswered.store(true, Ordering::SeqCst);
+            if let Some(token) = cancel.token.get() {
+                token.cancel();
+            }
+        }
     }
 }
 

@@ -45,9 +45,10 @@ impl Driver {
             Err(error) => return Some(Input::NotReceived(error)),
         };
         Some(match event {
-            ConsumerEvent::Delivery(delivery) => match Record::read(&delivery) {
+            ConsumerEvent::Delivery(delivery) => match Record::read(delivery) {
                 Ok(record) => Input::Delivered(Arc::new(record)),
-                Err(error) => {
+                Err(unreadable) => {
+                    let (delivery, error) = *unreadable;
                     let message = delivery
                         .message
                         .with_partition(delivery.partition.partition);

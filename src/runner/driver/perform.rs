@@ -46,7 +46,7 @@ impl Driver {
             Effect::Start(id, work) => self.start(id, work),
             Effect::Finish(id) => {
                 if let Some(running) = self.attempts.get(&id) {
-                    running.signals.finish.cancel();
+                    running.signals.finish();
                 }
             }
             Effect::Cancel(id) => {
@@ -170,7 +170,7 @@ impl Driver {
         self.joining = Some(job);
     }
 
-    fn start(&mut self, id: AttemptId, work: Work) {
+    fn start(&mut self, id: AttemptId, work: Arc<Work>) {
         let Some(membership) = &self.membership else {
             return;
         };

@@ -16,6 +16,7 @@ use crate::{
     ports::Offset,
     runner::streams::Progress,
 };
+use std::sync::Arc;
 use tokio::time::Instant;
 
 /// The letter of a record that cannot be read.
@@ -201,7 +202,7 @@ impl Machine {
         }
         let (again, retry) = (again.clone(), ask.retry.as_ref());
         let number = retry.map_or(1, |retry| retry.attempts() + 1);
-        let work = Work {
+        let work = Arc::new(Work {
             partition: task.partition.clone(),
             epoch: task.epoch,
             lane,
@@ -211,7 +212,7 @@ impl Machine {
             is_alone: false,
             skip: Vec::new(),
             letters: Vec::new(),
-        };
+        });
         let attempt = self.attempts.start(work.clone(), permit, now);
         // An event that is tried again is one redrive.
         self.counts.redrives += u64::from(ask.retry.is_none());

@@ -3,6 +3,7 @@ use super::{AttemptId, Effect, input::Work, lanes::LaneKey};
 use crate::{StreamId, breaker::Permit, ports::PartitionId};
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
+    sync::Arc,
     time::Duration,
 };
 use tokio::time::Instant;
@@ -13,7 +14,7 @@ const CANCEL_GRACE: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Running {
-    pub(super) work: Work,
+    pub(super) work: Arc<Work>,
     /// The right to call, if a circuit breaker gives it.
     pub(super) permit: Option<Permit>,
     /// When it counts as stuck if nothing is heard of it.
@@ -52,7 +53,12 @@ impl Attempts {
         }
     }
 
-    pub(super) fn start(&mut self, work: Work, permit: Option<Permit>, now: Instant) -> AttemptId {
+    pub(super) fn start(
+        &mut self,
+        work: Arc<Work>,
+        permit: Option<Permit>,
+        now: Instant,
+    ) -> AttemptId {
         self.last = AttemptId(self.last.0 + 1);
         let watch = self.watch_from(work.records().len(), now);
         let running = Running {

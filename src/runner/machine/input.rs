@@ -186,7 +186,7 @@ pub(in crate::runner) enum Effect {
     /// Store the start of a partition: answers `Begun` or `NotBegun`.
     Begin(AssignedPartition),
     /// Handle records: answers `Finished`.
-    Start(AttemptId, Work),
+    Start(AttemptId, Arc<Work>),
     /// Tell an attempt to end after its current record.
     Finish(AttemptId),
     /// Abort an attempt.

@@ -79,13 +79,13 @@ impl Lanes {
     }
 
     /// Returns the first records of the lane that has been ready longest: at most `most`, all of
-    /// one stream and assignment. The lane runs until [`finished`](Self::finished). Lanes whose
-    /// head may not run stay where they are.
+    /// one stream and assignment; and how often the first of them has failed. The lane runs until
+    /// [`finished`](Self::finished). Lanes whose head may not run stay where they are.
     pub(super) fn start_next(
         &mut self,
         most: usize,
         may_run: impl Fn(&LaneKey, &StreamId) -> bool,
-    ) -> Option<(LaneKey, Vec<Arc<Record>>)> {
+    ) -> Option<(LaneKey, Vec<Arc<Record>>, u32)> {
         let mut held = Vec::new();
         let started = self.start_first(most, may_run, &mut held);
         for key in held.into_iter().rev() {
@@ -115,7 +115,7 @@ impl Lanes {
         most: usize,
         may_run: impl Fn(&LaneKey, &StreamId) -> bool,
         held: &mut Vec<LaneKey>,
-    ) -> Option<(LaneKey, Vec<Arc<Record>>)> {
+    ) -> Option<(LaneKey, Vec<Arc<Record>>, u32)> {
         while let Some(key) = self.ready.pop_front() {
             if let Some(lane) = self.lanes.get_mut(&key)
                 && lane.state == State::Ready
@@ -137,7 +137,8 @@ impl Lanes {
                     .cloned()
                     .collect();
                 lane.state = State::Running(records.len());
-                return Some((key, records));
+                let failed = lane.retry.as_ref().map_or(0, Retry::attempts);
+                return Some((key, records, failed));
             }
         }
         None
@@ -313,11 +314,6 @@ impl Lanes {
         lane.is_none_or(|lane| !matches!(lane.state, State::Running(_)))
     }
 
-    /// Returns the failures of the lane's head.
-    pub(super) fn retry(&self, key: &LaneKey) -> Option<&Retry> {
-        self.lanes.get(key).and_then(|lane| lane.retry.as_ref())
-    }
-
     /// Makes a lane ready that was running, and lets it run before the others.
     pub(super) fn return_first(&mut self, key: &LaneKey) {
         if let Some(lane) = self.lanes.get_mut(key) {
@@ -475,7 +471,7 @@ mod tests {
         lanes
     }
     fn next(lanes: &mut Lanes, most: usize) -> Option<(LaneKey, Vec<u64>)> {
-        let (key, records) = lanes.start_next(most, |_, _| true)?;
+        let (key, records, _) = lanes.start_next(most, |_, _| true)?;
         Some((key, records.iter().map(|r| r.offset.get()).collect()))
     }
 

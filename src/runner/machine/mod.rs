@@ -53,7 +53,6 @@ use self::{
     membership::{Member, Membership},
     parked::Polling,
     partition::Partitions,
-    retry::Retry,
     tasks::{Kind, Pass, Tasks},
 };
 pub(super) use self::{
@@ -65,7 +64,7 @@ pub(super) use self::{
     rows::{Load, Loaded, Polled, RowAnswer, RowOp},
 };
 use super::{
-    ProcessorPolicy,
+    DeliveryLevel, ProcessorPolicy,
     report::Counts,
     streams::{Progress, Streams},
 };
@@ -385,19 +384,18 @@ impl Machine {
             let may_run = |lane: &LaneKey, stream: &StreamId| {
                 !self.checkpoint.is_to_forget(stream) && !self.attempts.runs_in(lane)
             };
-            let Some((lane, records)) = self.lanes.start_next(most, may_run) else {
+            let Some((lane, records, failed)) = self.lanes.start_next(most, may_run) else {
                 return;
             };
             let Some(head) = records.first() else {
                 continue;
             };
             let is_alone = self.lanes.is_alone(&lane);
-            let failed = self.lanes.retry(&lane).map_or(0, Retry::attempts);
             // An event that is tried alone was in a batch before.
             let number = failed + 1 + u32::from(is_alone);
             let stream = &head.event.header.stream;
             let owned = self.partitions.owned.get(&head.partition);
-            let work = Work {
+            let work = Arc::new(Work {
                 partition: head.partition.clone(),
                 epoch: head.epoch,
                 lane,
@@ -407,7 +405,7 @@ impl Machine {
                 skip: owned.map_or_else(Vec::new, |owned| owned.parking.skip(stream)),
                 letters: owned.map_or_else(Vec::new, |owned| owned.parking.lettered(stream)),
                 what: What::Records(records),
-            };
+            });
             let id = self.attempts.start(work.clone(), permit, now);
             self.out.push(Effect::Start(id, work));
         }
@@ -484,6 +482,8 @@ impl Machine {
     fn note_buffered(&mut self, work: &Work) {
         if let Some(stream) = work.stream().filter(|_| self.rules.is_projector) {
             match self.partitions.get(&work.partition, work.epoch) {
+                // Most streams are there already.
+                Some(owned) if owned.effects.touched.contains(stream) => {}
                 Some(owned) => drop(owned.effects.touched.insert(stream.clone())),
                 None => self.checkpoint.forget(std::iter::once(stream.clone())),
             }
@@ -521,7 +521,8 @@ impl Machine {
         for record in work.records().iter().take(ended.done) {
             owned.window.done(record.offset);
         }
-        if ended.counts.has_moved()
+        if self.rules.policy.level == DeliveryLevel::Deduplicated
+            && ended.counts.has_moved()
             && let Progress::At(at) = &ended.progress
         {
             let position = (at.version, at.commit_id);

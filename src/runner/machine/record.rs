@@ -2,9 +2,8 @@
 use crate::{
     RecordedEvent, Version, WireError,
     control::StoredRecord,
-    from_message,
     ports::{AssignmentEpoch, Delivery, Message, Offset, PartitionId},
-    previous_record,
+    wire::read,
 };
 
 /// A record that has arrived, and was understood.
@@ -27,17 +26,21 @@ impl Record {
     /// Reads a delivery.
     ///
     /// # Errors
-    /// [`WireError`] if it is not an event of this library, or of a newer format.
-    pub(in crate::runner) fn read(delivery: &Delivery) -> Result<Self, WireError> {
-        let message = &delivery.message;
+    /// The delivery and the [`WireError`] if it is not an event of this library, or of a newer
+    /// format.
+    pub(in crate::runner) fn read(delivery: Delivery) -> Result<Self, Box<(Delivery, WireError)>> {
+        let (event, previous) = match read(&delivery.message) {
+            Ok(read) => read,
+            Err(error) => return Err(Box::new((delivery, error))),
+        };
         Ok(Self {
-            message: message.clone(),
-            partition: delivery.partition.clone(),
+            bytes: delivery.message.size(),
+            message: delivery.message,
+            partition: delivery.partition,
             offset: delivery.offset,
             epoch: delivery.epoch,
-            bytes: message.size(),
-            event: from_message(message)?,
-            previous: previous_record(message)?,
+            event,
+            previous,
         })
     }
 

@@ -433,7 +433,7 @@ impl Machine {
         };
         let skip = owned.parking.skip(&redrive.stream);
         let number = failed + 1 + u32::from(redrive.alone_to.is_some());
-        let work = Work {
+        let work = Arc::new(Work {
             partition,
             epoch,
             lane,
@@ -443,7 +443,7 @@ impl Machine {
             is_alone: redrive.alone_to.is_some(),
             skip,
             letters: Vec::new(),
-        };
+        });
         let attempt = self.attempts.start(work.clone(), permit, now);
         redrive.step = Step::Handling(attempt);
         self.out.push(Effect::Start(attempt, work));

@@ -115,7 +115,7 @@ pub(super) enum ParkStep {
 #[derive(Debug)]
 pub(super) struct Pass {
     pub(super) versions: Vec<Version>,
-    pub(super) work: Work,
+    pub(super) work: Arc<Work>,
     pub(super) ended: Ended,
 }
 

@@ -67,7 +67,7 @@ pub(super) enum Plan {
 
 #[derive(Debug)]
 pub(super) struct Attempt {
-    pub(super) work: Work,
+    pub(super) work: Arc<Work>,
     pub(super) plan: Plan,
     pub(super) not_before: Instant,
     pub(super) is_cancelled: bool,
@@ -193,7 +193,13 @@ impl Instance {
         }
     }
 
-    pub(super) fn begin_attempt(&mut self, id: AttemptId, work: Work, plan: Plan, at: Instant) {
+    pub(super) fn begin_attempt(
+        &mut self,
+        id: AttemptId,
+        work: Arc<Work>,
+        plan: Plan,
+        at: Instant,
+    ) {
         let lane: &LaneKey = &work.lane;
         let runs = self.attempts.values().any(|a| a.work.lane == *lane);
         assert!(!runs, "two attempts of {lane:?} at once");

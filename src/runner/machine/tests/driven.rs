@@ -26,7 +26,7 @@ pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) struct Driven {
     pub(super) machine: Machine,
     pub(super) now: Instant,
-    pub(super) started: BTreeMap<AttemptId, Work>,
+    pub(super) started: BTreeMap<AttemptId, Arc<Work>>,
 }
 
 impl Driven {
