@@ -7,6 +7,7 @@ mod letter_topic;
 mod live;
 mod next;
 mod perform;
+mod pool;
 mod rows;
 mod settings;
 mod start;
@@ -15,18 +16,18 @@ mod watch;
 pub(super) use self::{live::Live, settings::Settings, watch::Keeper};
 use self::{
     next::Membership,
-    perform::Running,
+    pool::Pool,
     watch::{Answer, Watch},
 };
 use super::{
     RunnerError,
+    attempt::Signals,
     machine::{AttemptId, Ends, Input, Machine, RevocationId},
 };
 use crate::ports::Revocation;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{
-    sync::mpsc,
-    task::{AbortHandle, Id, JoinSet},
+    task::{AbortHandle, JoinSet},
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
@@ -50,9 +51,9 @@ pub(super) struct Driver {
     settings: Arc<Settings>,
     machine: Machine,
     jobs: JoinSet<Done>,
-    /// The attempts among the jobs.
-    attempts: HashMap<AttemptId, Running>,
-    attempt_of: HashMap<Id, AttemptId>,
+    pool: Pool,
+    /// The attempts that have not ended.
+    attempts: HashMap<AttemptId, Signals>,
     /// The job that joins the group, while it runs.
     joining: Option<AbortHandle>,
     membership: Option<Membership>,
@@ -60,11 +61,6 @@ pub(super) struct Driver {
     left: u64,
     revocations: HashMap<RevocationId, Revocation>,
     last_revocation: u64,
-    /// Signs of life of attempts.
-    advanced: (
-        mpsc::UnboundedSender<AttemptId>,
-        mpsc::UnboundedReceiver<AttemptId>,
-    ),
     /// The run goes only up to where the topics end at its start.
     until_caught_up: bool,
     live: Arc<Live>,
@@ -78,14 +74,13 @@ impl Driver {
             machine: Machine::new(settings.rules.clone(), Instant::now()),
             settings,
             jobs: JoinSet::new(),
+            pool: Pool::new(),
             attempts: HashMap::new(),
-            attempt_of: HashMap::new(),
             joining: None,
             membership: None,
             left: 0,
             revocations: HashMap::new(),
             last_revocation: 0,
-            advanced: mpsc::unbounded_channel(),
             until_caught_up,
             live,
             watch: Watch::new(Instant::now()),
@@ -120,7 +115,7 @@ impl Driver {
     async fn finish_sending(&mut self) {
         let sent = async {
             while self.machine.is_sending() {
-                let Some(joined) = self.jobs.join_next_with_id().await else {
+                let Some(joined) = self.jobs.join_next().await else {
                     return;
                 };
                 if let Some(input @ Input::LetterSent(_)) = self.answered(joined) {
@@ -161,8 +156,8 @@ impl Driver {
                     let by = self.live.stop_by();
                     Some(Input::Stop(by))
                 }
-                Some(joined) = self.jobs.join_next_with_id() => self.answered(joined),
-                Some(id) = self.advanced.1.recv() => Some(Input::Advanced(id)),
+                Some(joined) = self.jobs.join_next() => self.answered(joined),
+                news = self.pool.next() => Some(self.heard(news)),
                 () = &mut sleep, if wake_at.is_some() => Some(Input::Timer),
                 () = changed(breaker.as_mut()) => Some(Input::Timer),
                 event = next::receive(consumer.as_deref()), if receives => self.received(event),
@@ -178,12 +173,16 @@ impl Driver {
     /// Takes in answers and records that are there already, before anything is decided.
     fn take_what_is_there(&mut self, now: Instant) {
         for _ in 0..INPUTS_AT_ONCE {
-            let Some(joined) = self.jobs.try_join_next_with_id() else {
+            let Some(joined) = self.jobs.try_join_next() else {
                 break;
             };
             if let Some(input) = self.answered(joined) {
                 self.machine.take(input, now);
             }
+        }
+        while let Some(news) = self.pool.next_now() {
+            let input = self.heard(news);
+            self.machine.take(input, now);
         }
         for _ in 0..INPUTS_AT_ONCE {
             if !self.machine.receives() || self.machine.is_full() {

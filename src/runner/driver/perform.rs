@@ -1,25 +1,16 @@
 //! Doing what the machine returns. Each effect becomes a job, or is done at once without waiting.
-use super::{Done, Driver, next::Membership, rows};
+use super::{Done, Driver, next::Membership, pool::Job, rows};
 use crate::{
-    Version,
     ports::{AssignedPartition, OffsetCommit},
     runner::{
         HandlerError, RunnerError,
-        attempt::{Attempt, Shared, Signals, panic_message},
-        machine::{
-            AttemptId, Effect, Ended, Ends, Failure, FailureOf, Input, Outcome, StreamPosition,
-            Suspects, What, Work,
-        },
-        report::Counts,
-        streams::Progress,
+        attempt::{Shared, Signals, panic_message},
+        machine::{AttemptId, Effect, Ends, Input, StreamPosition, Work},
     },
 };
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
-use tokio::{
-    task::{AbortHandle, Id, JoinError},
-    time::Instant,
-};
+use tokio::{task::JoinError, time::Instant};
 
 /// The time for which leaving the group is waited for. Afterwards the membership ends by itself,
 /// with the session timeout.
@@ -28,16 +19,6 @@ const LEAVE: Duration = Duration::from_secs(5);
 /// The number of positions that are stored at a time.
 const STORES_AT_ONCE: usize = 16;
 
-/// An attempt that runs.
-pub(super) struct Running {
-    abort: AbortHandle,
-    signals: Signals,
-    /// The version of its first event.
-    version: Version,
-    /// The records that it handles, if there are several.
-    suspects: Option<Suspects>,
-}
-
 impl Driver {
     /// Does what the machine wants. Returns the result of the processor once it has ended.
     pub(super) fn perform(&mut self, effect: Effect) -> Option<Result<(), RunnerError>> {
@@ -45,15 +26,14 @@ impl Driver {
             Effect::Join => self.join(),
             Effect::Start(id, work) => self.start(id, work),
             Effect::Finish(id) => {
-                if let Some(running) = self.attempts.get(&id) {
-                    running.signals.finish();
+                if let Some(signals) = self.attempts.get(&id) {
+                    signals.finish();
                 }
             }
             Effect::Cancel(id) => {
-                if let Some(running) = self.attempts.get(&id) {
+                if let Some(signals) = self.attempts.get(&id) {
                     tracing::warn!(processor = %self.settings.rules.name, "a handler is cancelled: its partition is gone, or it took longer than the drain");
-                    running.signals.cancelled.cancel();
-                    running.abort.abort();
+                    signals.cancelled.cancel();
                 }
             }
             Effect::Abandon(id) => {
@@ -174,23 +154,15 @@ impl Driver {
         let Some(membership) = &self.membership else {
             return;
         };
-        let (signals, advanced) = (Signals::default(), self.advanced.0.clone());
-        let advance = move || {
-            // The driver outlives its attempts, so somebody listens.
-            let _ = advanced.send(id);
-        };
-        let (version, suspects) = (first_version(&work), Suspects::of(work.records()));
-        let attempt = Attempt::new(membership.shared.clone(), work, signals.clone(), advance);
-        let job = async move { Done::Input(Input::Finished(id, attempt.run().await)) };
-        let abort = self.jobs.spawn(job);
-        self.attempt_of.insert(abort.id(), id);
-        let running = Running {
-            abort,
+        let signals = Signals::default();
+        self.attempts.insert(id, signals.clone());
+        let job = Job {
+            id,
+            shared: membership.shared.clone(),
+            work,
             signals,
-            version,
-            suspects,
         };
-        self.attempts.insert(id, running);
+        self.pool.start(job, self.attempts.len());
     }
 
     fn commit(&mut self, offsets: Vec<OffsetCommit>) {
@@ -224,13 +196,18 @@ impl Driver {
         });
     }
 
+    /// Notes what was heard of an attempt.
+    pub(super) fn heard(&mut self, input: Input) -> Input {
+        if let Input::Finished(id, _) = &input {
+            self.attempts.remove(id);
+        }
+        input
+    }
+
     /// Turns the answer of a job into an input.
-    pub(super) fn answered(&mut self, joined: Result<(Id, Done), JoinError>) -> Option<Input> {
+    pub(super) fn answered(&mut self, joined: Result<Done, JoinError>) -> Option<Input> {
         let error = match joined {
-            Ok((id, done)) => {
-                if let Some(attempt) = self.attempt_of.remove(&id) {
-                    self.attempts.remove(&attempt);
-                }
+            Ok(done) => {
                 return Some(match done {
                     Done::Watched(answer) => {
                         return self.answered_watch(answer, Instant::now());
@@ -266,56 +243,11 @@ impl Driver {
             }
             Err(error) => error,
         };
-        let attempt = self.attempt_of.remove(&error.id());
-        let running = attempt.and_then(|id| Some((id, self.attempts.remove(&id)?)));
-        match (error.try_into_panic(), running) {
-            (Ok(panic), Some((id, running))) => {
-                let message = panic_message("attempt", &*panic);
-                Some(Input::Finished(id, panicked(&running, message)))
-            }
-            (Ok(panic), None) => Some(Input::Broken(panic_message("bus or store", &*panic))),
-            (Err(_), Some((id, _))) => Some(Input::Finished(id, cancelled())),
+        match error.try_into_panic() {
+            Ok(panic) => Some(Input::Broken(panic_message("bus or store", &*panic))),
             // The job that joins was aborted, since the processor ends.
-            (Err(_), None) => None,
+            Err(_) => None,
         }
-    }
-}
-
-fn first_version(work: &Work) -> Version {
-    match &work.what {
-        What::Records(records) => {
-            let first = records.first();
-            first.map_or(Version::NONE, |first| first.event.header.version)
-        }
-        What::Range(range) => range.from,
-        What::Again(again) => again.event.header.version,
-    }
-}
-
-/// An attempt has panicked outside of the code of the user: nothing is known of what it has done.
-fn panicked(running: &Running, message: String) -> Ended {
-    let error = HandlerError::permanent(message);
-    let failure = Failure::new(running.version, error, FailureOf::Record);
-    let failure = Failure {
-        suspects: running.suspects,
-        ..failure
-    };
-    Ended {
-        result: Outcome::Failed(failure),
-        ..cancelled()
-    }
-}
-
-fn cancelled() -> Ended {
-    Ended {
-        progress: Progress::Unknown,
-        done: 0,
-        counts: Counts::default(),
-        result: Outcome::Cancelled,
-        passed: Vec::new(),
-        next: Version::NONE,
-        is_short: false,
-        settled: Vec::new(),
     }
 }
 
