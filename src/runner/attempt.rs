@@ -1,39 +1,38 @@
 //! One attempt at the first records of a lane: check each version, fill gaps from history, decode,
 //! handle.
+mod call;
+mod history;
 mod read;
 
-use self::read::Read;
 pub(super) use self::read::panic_message;
+use self::{
+    call::{Note, Pending},
+    read::Read,
+};
 use super::{
-    ErrorClass, EventContext, EventSource, HandlerError, ModelId, Position, Start, UnknownEvents,
-    erased::{AnyEvent, ErasedProcessor, Handled},
-    handler::{Cancel, Unanswered},
-    machine::{Again, Ended, Failure, FailureOf, Outcome, Range, Record, Suspects, What, Work},
+    EventContext, EventSource, HandlerError, ModelId, Position, Start, UnknownEvents,
+    erased::ErasedProcessor,
+    handler::Cancel,
+    machine::{Ended, Failure, FailureOf, Outcome, Record, What, Work},
     report::Counts,
-    spans::{self, Cause, Spans},
+    spans::Spans,
     step::{Arrived, HistoryForked, Step, next_step},
     streams::Progress,
 };
 use crate::{
     PayloadCodecs, RecordedEvent, StreamId, Upcasters, Version,
     control::{ProcessorRows, StreamPositions},
-    from_message,
-    ports::{EventStore, PartitionId, ReadFrom},
+    ports::{EventStore, PartitionId},
     resilience::FailureClass,
 };
-use futures::{FutureExt, TryStreamExt};
 use std::{
-    panic::AssertUnwindSafe,
-    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::Poll,
     time::Duration,
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{Instrument, Span};
 
 /// The parts that the attempts of one processor share.
 pub(super) struct Shared {
@@ -60,66 +59,6 @@ pub(super) struct AttemptRules {
     pub(super) max_batch: usize,
     /// The projector must store its positions.
     pub(super) needs_position: bool,
-}
-
-/// An event that waits for the next call of the handler.
-struct Pending {
-    /// The record that it comes from, or before.
-    record: usize,
-    version: Version,
-    event: Box<AnyEvent>,
-    ctx: EventContext,
-    /// The event itself, if it did not come by the bus.
-    filled: Option<Box<RecordedEvent>>,
-}
-
-/// The answer of a handler to one call.
-struct Answer {
-    /// The number of events that were handled, from the first.
-    done: usize,
-    /// The error of the next event.
-    error: Option<HandlerError>,
-    /// The handler has said which event the error is of. It has not if it has panicked or has taken
-    /// too long.
-    names_event: bool,
-}
-
-impl Answer {
-    const fn new(done: usize, error: Option<HandlerError>) -> Self {
-        Self {
-            done,
-            error,
-            names_event: true,
-        }
-    }
-
-    /// Creates the answer of a handler that has not said which event the error is of.
-    const fn of_no_event(error: HandlerError) -> Self {
-        Self {
-            done: 0,
-            error: Some(error),
-            names_event: false,
-        }
-    }
-}
-
-/// What is remembered of an event while the handler has it.
-struct Note {
-    record: usize,
-    version: Version,
-    commit_id: crate::CommitId,
-    filled: Option<Box<RecordedEvent>>,
-}
-
-impl Note {
-    fn of(pending: &mut Pending) -> Self {
-        Self {
-            record: pending.record,
-            version: pending.version,
-            commit_id: pending.ctx.event_id().commit_id(),
-            filled: pending.filled.take(),
-        }
-    }
 }
 
 /// The signals to an attempt.
@@ -323,246 +262,6 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
         }))
     }
 
-    /// Handles what the bus has skipped before a record. Without a history source, the gap is only
-    /// counted.
-    async fn fill(
-        &mut self,
-        at: usize,
-        record: &Record,
-        first: Version,
-        last: Version,
-    ) -> Result<(), (usize, Outcome)> {
-        let stream = &record.event.header.stream;
-        let Some(history) = self.shared.history.clone() else {
-            self.handle_pending().await?;
-            self.counts.gaps_unverified += 1;
-            // It has been passed: a retry of what follows it does not meet it again.
-            self.progress.passed(first, last);
-            self.certain = self.progress.clone();
-            return Ok(());
-        };
-        let mut commits = history.read(stream, ReadFrom::Event(first), None);
-        let mut expected = first;
-        while expected <= last {
-            let read = self.in_time("event store", async { Ok(commits.try_next().await?) });
-            let commit = (read.await).map_err(|e| failed(at, expected, e, FailureOf::Store))?;
-            let Some(commit) = commit else {
-                let gap = format!("{stream} ends before version {last} in the event store");
-                let gap = HandlerError::transient(gap);
-                let version = record.event.header.version;
-                return Err(failed(at, version, gap, FailureOf::Record));
-            };
-            for event in commit.recorded() {
-                let version = event.header.version;
-                if version < expected || version > last {
-                    continue;
-                }
-                self.handle(at, &event, EventSource::History, &record.partition)
-                    .await?;
-                (self.advance)();
-                expected = version.next();
-            }
-        }
-        Ok(())
-    }
-
-    /// Handles versions of a parked stream, from the event store, or from the rows of deferred
-    /// records.
-    async fn take_range(&mut self, range: &Range) -> (usize, Outcome) {
-        self.next = range.from;
-        let range = &match self.not_stored(range).await {
-            Ok(range) => range,
-            Err(error) => return self.without_position(range, error).await,
-        };
-        if range.from > range.to {
-            return (0, Outcome::Done);
-        }
-        let taken = match self.shared.history.clone() {
-            Some(history) => self.take_history(range, &*history).await,
-            None => self.take_deferred(range).await,
-        };
-        let taken = match taken {
-            Ok(()) => self.handle_pending().await,
-            Err(failed) => Err(failed),
-        };
-        match taken {
-            Ok(()) => {
-                // What is passed over at the end is done, too.
-                if let Progress::At(at) = &self.certain {
-                    self.next = self.next.max(at.version.next());
-                }
-                (0, Outcome::Done)
-            }
-            Err((done, outcome)) => (done, outcome),
-        }
-    }
-
-    /// Returns the part of a range that is not in the read model: an attempt before this one may
-    /// have stored its events, and nobody has learned of it.
-    async fn not_stored(&mut self, range: &Range) -> Result<Range, HandlerError> {
-        let known = self.look_up(&range.stream).await?;
-        let mut range = range.clone();
-        if let Progress::At(at) = &known
-            && range.may_begin_before
-            && at.version.next() < range.from
-        {
-            // The stream has not failed itself, so that nobody has looked for a gap before it.
-            range.from = at.version.next();
-        }
-        if let Progress::At(at) = known
-            && at.version >= range.from
-        {
-            let first = range.from.get();
-            range.from = at.version.next().min(range.to.next());
-            self.counts.duplicates += range.from.get() - first;
-            self.next = range.from;
-        }
-        // History has no gaps and no duplicates.
-        (self.progress, self.certain) = (Progress::NoBase, Progress::NoBase);
-        Ok(range)
-    }
-
-    /// The position of a stream could not be had. If that is for good, such as after a panic, it is
-    /// a failure of the first event of the range, which is read for its letter.
-    async fn without_position(&self, range: &Range, error: HandlerError) -> (usize, Outcome) {
-        let from = match range.may_begin_before {
-            true => Version::NONE.next(),
-            false => range.from,
-        };
-        if !matches!(error.class(), ErrorClass::Permanent | ErrorClass::Poison) {
-            return failed(0, from, error, FailureOf::Store);
-        }
-        let of = match self.first_of(range, from).await {
-            Ok(Some(of)) => of,
-            Ok(None) => FailureOf::Store,
-            Err(away) => return failed(0, from, away, FailureOf::Store),
-        };
-        failed(0, from, error, of)
-    }
-
-    /// Returns the event of a version of a parked stream, as the part that fails.
-    async fn first_of(
-        &self,
-        range: &Range,
-        from: Version,
-    ) -> Result<Option<FailureOf>, HandlerError> {
-        let Some(history) = self.shared.history.clone() else {
-            let rows = &self.shared.rows;
-            let partition = &self.work.partition;
-            let page = rows.deferred_page(partition, &range.stream, (from, from), None);
-            let page = self.in_time("control store", async { Ok(page.await?) });
-            let first = page.await?.records.into_iter().next();
-            return Ok(first.map(|(_, record)| FailureOf::Deferred(Box::new(record))));
-        };
-        let mut commits = history.read(&range.stream, ReadFrom::Event(from), None);
-        let read = self.in_time("event store", async { Ok(commits.try_next().await?) });
-        let Some(commit) = read.await? else {
-            return Ok(None);
-        };
-        let mut events = commit.recorded();
-        let event = events.find(|event| event.header.version == from);
-        Ok(event.map(|event| FailureOf::Event(Box::new(event))))
-    }
-
-    async fn take_history(
-        &mut self,
-        range: &Range,
-        history: &dyn EventStore,
-    ) -> Result<(), (usize, Outcome)> {
-        let partition = self.work.partition.clone();
-        let mut commits = history.read(&range.stream, ReadFrom::Event(range.from), None);
-        let mut expected = range.from;
-        while expected <= range.to && !self.signals.is_to_finish() {
-            let read = self.in_time("event store", async { Ok(commits.try_next().await?) });
-            let commit = (read.await).map_err(|e| failed(0, expected, e, FailureOf::Store))?;
-            let Some(commit) = commit else {
-                self.is_short = true;
-                return Ok(());
-            };
-            for event in commit.recorded() {
-                let version = event.header.version;
-                if version < expected || version > range.to {
-                    continue;
-                }
-                self.handle(0, &event, EventSource::History, &partition)
-                    .await?;
-                (self.advance)();
-                expected = version.next();
-            }
-        }
-        Ok(())
-    }
-
-    async fn take_deferred(&mut self, range: &Range) -> Result<(), (usize, Outcome)> {
-        let (rows, partition) = (self.shared.rows.clone(), self.work.partition.clone());
-        let mut after = None;
-        loop {
-            let versions = (range.from, range.to);
-            let page = rows.deferred_page(&partition, &range.stream, versions, after);
-            let page = self
-                .in_time("control store", async { Ok(page.await?) })
-                .await;
-            let page = page.map_err(|e| failed(0, range.from, e, FailureOf::Store))?;
-            for (version, record) in page.records {
-                if self.signals.is_to_finish() {
-                    return Ok(());
-                }
-                let event = match from_message(&record.message) {
-                    Ok(event) => event,
-                    Err(error) => {
-                        self.handle_pending().await?;
-                        let of = FailureOf::Deferred(Box::new(record));
-                        return Err(failed(0, version, HandlerError::poison(error), of));
-                    }
-                };
-                self.handle(0, &event, EventSource::History, &partition)
-                    .await?;
-                (self.advance)();
-            }
-            after = page.next;
-            if after.is_none() {
-                break;
-            }
-        }
-        // Versions without a record are of private events, or are in a gap.
-        self.handle_pending().await?;
-        self.next = range.to.next();
-        Ok(())
-    }
-
-    /// Handles one event that has a letter. If it was given up, its stream has gone on without it,
-    /// so that the position says nothing.
-    async fn take_again(&mut self, again: &Again) -> (usize, Outcome) {
-        let event = &*again.event;
-        if !again.is_given_up {
-            match self.look_up(&event.header.stream).await {
-                Ok(Progress::At(at)) if at.version >= event.header.version => {
-                    self.counts.duplicates += 1;
-                    return (1, Outcome::Done);
-                }
-                Ok(_) => {}
-                Err(error) if error.class() == ErrorClass::Permanent => {
-                    let of = FailureOf::Event(Box::new(event.clone()));
-                    return failed(0, event.header.version, error, of);
-                }
-                Err(error) => {
-                    // That is no failure of the event: the request waits.
-                    let stream = &event.header.stream;
-                    tracing::warn!(%stream, error = crate::chain(error.source()), "the position of a stream could not be read for a redrive");
-                    return (0, Outcome::Cancelled);
-                }
-            }
-        }
-        (self.progress, self.certain) = (Progress::NoBase, Progress::NoBase);
-        let partition = self.work.partition.clone();
-        let handled = self.handle(0, event, EventSource::History, &partition);
-        let handled = match handled.await {
-            Ok(()) => self.handle_pending().await,
-            Err(failed) => Err(failed),
-        };
-        handled.map_or_else(|failed| failed, |()| (1, Outcome::Done))
-    }
-
     /// Returns true if the event fills a gap. What a redrive reads from history fills none.
     fn is_filling(&self, filled: Option<&RecordedEvent>) -> bool {
         filled.is_some() && matches!(self.work.what, What::Records(_))
@@ -640,151 +339,6 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
         if self.work.letters.contains(&version) {
             self.settled.push(version);
         }
-    }
-
-    /// Calls the handler with what is pending.
-    async fn handle_pending(&mut self) -> Result<(), (usize, Outcome)> {
-        let mut pending = std::mem::take(&mut self.pending);
-        let asked = pending.len();
-        if asked == 0 {
-            return Ok(());
-        }
-        let mut notes = std::mem::take(&mut self.notes);
-        notes.extend(pending.iter_mut().map(Note::of));
-        let Answer {
-            done,
-            error,
-            names_event,
-        } = self.call(&mut pending).await;
-        let work = self.work.clone();
-        for note in notes.iter().take(done) {
-            if done < asked {
-                let commit_id = Some(note.commit_id);
-                (self.certain).handled(note.version, commit_id, &work.partition);
-            }
-            self.next = self.next.max(note.version.next());
-            self.settle(note.version);
-            self.counts.handled += 1;
-            self.counts.filled += u64::from(self.is_filling(note.filled.as_deref()));
-        }
-        let suspects = match (notes.first(), notes.last()) {
-            (Some(first), Some(last)) if asked > 1 && !names_event => Some(Suspects {
-                records: last.record - first.record + 1,
-                last: last.version,
-            }),
-            _ => None,
-        };
-        let failed_one = notes.drain(..).nth(done.min(asked - 1));
-        // The next call needs no new memory.
-        (self.pending, self.notes) = (pending, notes);
-        match (error, failed_one) {
-            (Some(error), Some(note)) => {
-                self.progress = self.certain.clone();
-                let of = note.filled.map_or(FailureOf::Record, FailureOf::Event);
-                let failure = Failure {
-                    suspects,
-                    ..Failure::new(note.version, error, of)
-                };
-                Err((note.record, Outcome::Failed(failure)))
-            }
-            _ => {
-                self.certain = self.progress.clone();
-                Ok(())
-            }
-        }
-    }
-
-    /// Calls the handler with all that are pending, of which there is at least one.
-    async fn call(&mut self, pending: &mut Vec<Pending>) -> Answer {
-        let asked = pending.len();
-        let Some(first) = pending.first() else {
-            return Answer::new(0, None);
-        };
-        let cause = match &self.work.what {
-            What::Records(_) => Cause::Event,
-            What::Range(_) | What::Again(_) => Cause::Redrive,
-        };
-        let span = self.shared.spans.process(&first.ctx, asked, cause);
-        if let Some(caused) = self.shared.spans.caused(&span) {
-            for event in &mut *pending {
-                event.ctx.set_trace(Some(caused.clone()));
-            }
-        }
-        // Work that the handler left elsewhere is told when nobody waits for the answer any more.
-        let next = Arc::new(Cancel::of(self.signals.cancelled.clone()));
-        let unanswered = Unanswered(Some(std::mem::replace(&mut self.cancel, next)));
-        let processor = &self.shared.processor;
-        let answer = if self.shared.rules.max_batch == 1
-            && let Some(Pending { event, ctx, .. }) = pending.pop()
-        {
-            let call = processor.handle(&*event, &ctx);
-            let call = call.map(|handled| (usize::from(handled.is_ok()), handled.err()));
-            self.answer("handler", call, &span, unanswered).await
-        } else {
-            let events = pending.drain(..).map(|p| (p.event, p.ctx)).collect();
-            let call = processor.handle_batch(events);
-            self.answer("batch handler", call, &span, unanswered).await
-        };
-        let done = answer.done;
-        match answer.error {
-            None if done == asked => Answer::new(asked, None),
-            Some(error) if done < asked => Answer {
-                error: Some(error),
-                ..answer
-            },
-            error => {
-                let reason = format!(
-                    "the batch handler says that it has handled {done} of {asked} events, {}: a batch is done with all of its events and no error, or with less and the error of the next one",
-                    if error.is_some() {
-                        "with an error"
-                    } else {
-                        "without an error"
-                    }
-                );
-                Answer::new(done.min(asked - 1), Some(HandlerError::permanent(reason)))
-            }
-        }
-    }
-
-    /// Waits for a call of a handler, at most for the timeout.
-    async fn answer(
-        &self,
-        what: &str,
-        call: impl Future<Output = Handled> + Send,
-        span: &Span,
-        unanswered: Unanswered,
-    ) -> Answer {
-        let timeout = self.shared.rules.timeout;
-        let call = AssertUnwindSafe(call.instrument(span.clone())).catch_unwind();
-        #[cfg(feature = "metrics")]
-        let began = tokio::time::Instant::now();
-        let mut call = pin!(call);
-        let called = match futures::poll!(call.as_mut()) {
-            // Most calls never wait, and need no timer.
-            Poll::Ready(called) => Ok(called),
-            Poll::Pending => tokio::time::timeout(timeout, call).await,
-        };
-        let answer = match called {
-            Err(_) => Answer::of_no_event(HandlerError::timed_out(timeout)),
-            Ok(Err(panic)) => {
-                let message = panic_message(what, &*panic);
-                Answer::of_no_event(HandlerError::permanent(message))
-            }
-            Ok(Ok((done, error))) => {
-                unanswered.answered();
-                Answer::new(done, error)
-            }
-        };
-        if let Some(error) = &answer.error {
-            spans::failed(span, error);
-        }
-        #[cfg(feature = "metrics")]
-        super::metrics::called(
-            self.shared.model.processor(),
-            began.elapsed(),
-            answer.error.as_ref().map(HandlerError::class),
-        );
-        answer
     }
 }
 
