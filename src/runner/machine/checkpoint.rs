@@ -7,6 +7,7 @@ use super::{
     partition::{Partition, Phase},
     retry::{Patience, Retry},
     tasks::Kind,
+    window::Window,
 };
 use crate::{
     StreamId, Version,
@@ -203,17 +204,18 @@ impl Machine {
         }
     }
 
-    /// Returns true if so much is done that it shall be committed before its time: half a window.
+    /// Returns true if so much is done that it shall be committed before its time: a quarter of a
+    /// bound. The rest of the window is for what is handled during the checkpoint, and for what
+    /// waits.
     fn is_much_done(&self) -> bool {
         let policy = &self.rules.policy;
-        let is_half = self.partitions.bytes() >= policy.max_total_bytes / 2;
-        self.partitions.owned.values().any(|owned| {
-            let window = &owned.window;
-            window.to_commit().is_some()
-                && (window.uncommitted() >= policy.max_records.div_ceil(2)
-                    || (window.uncommitted() > 0
-                        && (is_half || window.bytes() >= policy.max_bytes / 2)))
-        })
+        let windows = || self.partitions.owned.values().map(|owned| &owned.window);
+        let total: usize = windows().map(Window::uncommitted_bytes).sum();
+        total >= policy.max_total_bytes.div_ceil(4)
+            || windows().any(|window| {
+                window.uncommitted() >= policy.max_records.div_ceil(4)
+                    || window.uncommitted_bytes() >= policy.max_bytes.div_ceil(4)
+            })
     }
 
     pub(super) fn flushed(&mut self, result: Result<(), HandlerError>, now: Instant) {

@@ -6,6 +6,15 @@ use crate::{
     wire::read,
 };
 
+/// The bytes that a record counts beside its key, value and headers: about what is kept with it in
+/// the window and in its lane. Without it, the memory of many small records would have no bound.
+const KEPT_WITH_EACH: usize = 1024;
+
+/// Returns the bytes that a record counts towards the window.
+pub(super) fn held_size(message: &Message) -> usize {
+    message.size() + KEPT_WITH_EACH
+}
+
 /// A record that has arrived, and was understood.
 #[derive(Debug)]
 pub(in crate::runner) struct Record {
@@ -34,7 +43,7 @@ impl Record {
             Err(error) => return Err(Box::new((delivery, error))),
         };
         Ok(Self {
-            bytes: delivery.message.size(),
+            bytes: held_size(&delivery.message),
             message: delivery.message,
             partition: delivery.partition,
             offset: delivery.offset,

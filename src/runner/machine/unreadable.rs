@@ -3,6 +3,7 @@ use super::{
     Machine,
     asks::LetterOnly,
     partition::{Phase, Unreadable},
+    record::held_size,
     rows::RowOp,
     tasks::{Kind, Reply},
 };
@@ -28,9 +29,9 @@ impl Machine {
         let partition = PartitionId::new(record.message.topic.clone(), number);
         let owned = self.partitions.get(&partition, epoch);
         if let Some(owned) = owned.filter(|owned| !owned.is_leaving())
-            && owned.window.push(record.offset, record.message.size())
+            && owned.window.push(record.offset, held_size(&record.message))
         {
-            let bytes = record.message.size();
+            let bytes = held_size(&record.message);
             self.room.took(&owned.window, bytes, &self.rules.policy);
             self.counts.unreadable += 1;
             owned.unreadable.push_back(Unreadable {

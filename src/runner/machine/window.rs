@@ -19,6 +19,7 @@ pub(super) struct Window {
     records: VecDeque<Held>,
     /// The number of records at the front that are done: those before `low`.
     done: usize,
+    done_bytes: usize,
     bytes: usize,
 }
 
@@ -37,6 +38,7 @@ impl Window {
             committed: next,
             records: VecDeque::new(),
             done: 0,
+            done_bytes: 0,
             bytes: 0,
         }
     }
@@ -75,8 +77,9 @@ impl Window {
 
     /// A hole before the first open record, or at the end, holds nothing to wait for.
     fn move_low(&mut self) {
-        while self.records.get(self.done).is_some_and(|r| r.is_done) {
+        while let Some(record) = self.records.get(self.done).filter(|r| r.is_done) {
             self.done += 1;
+            self.done_bytes += record.bytes;
         }
         self.low = self.first_open().unwrap_or(self.next);
     }
@@ -94,6 +97,7 @@ impl Window {
             && first.offset < next
         {
             self.bytes -= first.bytes;
+            self.done_bytes -= first.bytes;
             self.records.pop_front();
             self.done -= 1;
         }
@@ -117,6 +121,11 @@ impl Window {
     /// Returns the number of records that are done and not committed.
     pub(super) const fn uncommitted(&self) -> usize {
         self.done
+    }
+
+    /// Returns the size of the records that are done and not committed.
+    pub(super) const fn uncommitted_bytes(&self) -> usize {
+        self.done_bytes
     }
 
     /// Returns the number of records that are not committed.
@@ -162,9 +171,10 @@ mod tests {
             window.done(at(offset));
         }
         assert_eq!((window.len(), window.bytes()), (4, 400));
-        assert_eq!(window.uncommitted(), 4);
+        assert_eq!((window.uncommitted(), window.uncommitted_bytes()), (4, 400));
         window.committed(at(3));
         assert_eq!((window.len(), window.bytes()), (1, 100));
+        assert_eq!((window.uncommitted(), window.uncommitted_bytes()), (1, 100));
         assert_eq!(window.to_commit(), Some(at(4)));
     }
 

@@ -127,7 +127,7 @@ async fn large(world: &World, events: u64) {
 
 #[tokio::test(start_paused = true)]
 async fn the_bytes_of_a_partition_and_of_a_processor_are_bounds_to_within_one_record() {
-    let (bytes, record) = (500_000, 51_000);
+    let (bytes, record) = (500_000, 52_000);
     let policies = [
         (1, patient().with_window(1_000_000, bytes)),
         (4, patient().with_max_memory(bytes)),
