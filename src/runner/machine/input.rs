@@ -179,6 +179,8 @@ pub(in crate::runner) struct StreamPosition {
 
 /// Something that the driver must do. Each effect is one step of I/O, which answers with one input;
 /// a crash can fall between any two.
+// The large one is rare, and no effect is kept.
+#[expect(clippy::large_enum_variant)]
 #[derive(Debug)]
 pub(in crate::runner) enum Effect {
     /// Join the group: answers `Joined` or `NotJoined`.

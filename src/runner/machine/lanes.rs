@@ -511,6 +511,20 @@ mod tests {
     }
 
     #[test]
+    fn lanes_that_wait_are_found_for_a_probe_although_they_were_ready_before() {
+        let mut lanes = lanes(&[("a", 1), ("b", 2)]);
+        let later = Instant::now() + Duration::from_secs(3600);
+        for id in ["a", "b"] {
+            next(&mut lanes, 1);
+            lanes.finished(&key(id), 0);
+            lanes.wait(&key(id), Retry::testing(), later);
+        }
+        lanes.wake_one_for_probe(Some(&key("a")));
+        assert_eq!(next(&mut lanes, 1), Some((key("b"), vec![2])));
+        assert_eq!(next(&mut lanes, 1), None, "one is enough");
+    }
+
+    #[test]
     fn dropping_a_partition_keeps_what_runs_and_other_partitions() {
         let mut lanes = lanes(&[("a", 1), ("a", 2), ("b", 3)]);
         lanes.push(&key("c"), record(1, 4, "c", 4));
