@@ -4,8 +4,9 @@ use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
 use std::time::Duration;
 
 impl KafkaConfig {
-    fn common(&self) -> ClientConfig {
-        let mut config = ClientConfig::new();
+    /// Sets what all clients have in common. It overrides the defaults of one kind of client that are
+    /// set before, as properties do.
+    fn set_common(&self, config: &mut ClientConfig) {
         config.set("bootstrap.servers", &self.brokers);
         config.set("client.id", &self.client_id);
         // By default librdkafka's producers let the brokers create unknown topics.
@@ -18,7 +19,6 @@ impl KafkaConfig {
         } else {
             RDKafkaLogLevel::Info
         });
-        config
     }
 
     /// Returns true if the property `debug` names contexts, whose lines would not appear below that
@@ -43,7 +43,7 @@ impl KafkaConfig {
         let answer = millis(answer.max(Duration::from_millis(10)));
         config.set("socket.timeout.ms", &answer);
         config.set("request.timeout.ms", &answer);
-        extend(&mut config, &self.common());
+        self.set_common(&mut config);
         config.set("enable.idempotence", "true");
         config.set("acks", "all");
         // The client stops if records after a refused one could be stored without it.
@@ -60,7 +60,8 @@ impl KafkaConfig {
 
     /// Returns the configuration of a client for requests and administration.
     pub(crate) fn reader(&self) -> ClientConfig {
-        let mut config = self.common();
+        let mut config = ClientConfig::new();
+        self.set_common(&mut config);
         // The end of a partition counts every record, also after a transaction that is still open.
         config.set("isolation.level", "read_uncommitted");
         config
@@ -92,7 +93,7 @@ impl KafkaConfig {
         // librdkafka stops fetching a partition whose queue is full, and looks again only after
         // this time: by default after a second, in which the caller has long emptied the queue.
         config.set("fetch.queue.backoff.ms", "10");
-        extend(&mut config, &self.common());
+        self.set_common(&mut config);
         config.set("group.id", group);
         config.set("enable.auto.commit", "false");
         config.set("enable.auto.offset.store", "false");
@@ -125,13 +126,6 @@ impl KafkaConfig {
         }
         config
     }
-}
-
-fn extend(config: &mut ClientConfig, by: &ClientConfig) {
-    for (property, value) in by.config_map() {
-        config.set(property, value);
-    }
-    config.set_log_level(by.log_level);
 }
 
 fn millis(duration: Duration) -> String {

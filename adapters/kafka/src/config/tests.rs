@@ -196,6 +196,24 @@ fn debug_hides_secrets() {
     );
 }
 
+/// `ClientConfig::config_map` of rdkafka has a placeholder instead of a secret.
+#[test]
+fn every_client_gets_the_secrets() {
+    let names = ["sasl.password", "ssl.key.password", "ssl.keystore.password"];
+    let set = |config: KafkaConfig, name: &&str| config.with_property(*name, "hunter2").unwrap();
+    let config = names.iter().fold(KafkaConfig::default(), set);
+    for client in [
+        config.producer(262_144),
+        config.reader(),
+        config.consumer("g"),
+        config.member("g", None),
+    ] {
+        for name in names {
+            assert_eq!(client.get(name), Some("hunter2"), "{name}");
+        }
+    }
+}
+
 #[test]
 fn checksums_are_verified_and_aborted_records_are_left_out() {
     let consumer = KafkaConfig::default().consumer("g");
