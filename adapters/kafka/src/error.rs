@@ -185,6 +185,12 @@ struct Problem {
     at: Instant,
 }
 
+impl Problem {
+    fn is_refusal(&self) -> bool {
+        matches!(self.code.map(class), Some(Class::Refused(_)))
+    }
+}
+
 /// Converts the errors of one client into those of the port, and remembers why its brokers cannot
 /// be reached.
 #[derive(Debug)]
@@ -234,12 +240,22 @@ impl Errors {
     }
 
     /// Remembers a problem that the client reported about its connections.
+    ///
+    /// After each refused login the client also reports that the broker is down, which explains
+    /// less. A refusal is therefore replaced by another refusal only.
     pub(crate) fn heard(&self, error: &KafkaError, text: &str) {
-        *self.problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(Problem {
+        let new = Problem {
             code: code(error),
             text: text.to_owned(),
             at: Instant::now(),
+        };
+        let mut problem = self.problem.lock().unwrap_or_else(PoisonError::into_inner);
+        let explains_more = problem.as_ref().is_some_and(|old| {
+            old.is_refusal() && old.at.elapsed() < PROBLEM_AGE && !new.is_refusal()
         });
+        if !explains_more {
+            *problem = Some(new);
+        }
     }
 
     /// Records that a call succeeded, and forgets the reported problem.
@@ -398,6 +414,26 @@ mod tests {
             let source = std::error::Error::source(&error).unwrap().to_string();
             assert!(source.contains("b:1"), "{source}");
         }
+    }
+
+    #[test]
+    fn a_refused_login_is_not_hidden_by_the_report_that_the_brokers_are_down() {
+        let errors = errors();
+        let heard = |code, text| errors.heard(&KafkaError::Global(code), text);
+        heard(Code::Authentication, "invalid credentials");
+        heard(Code::AllBrokersDown, "1/1 brokers are down");
+        let timed_out = KafkaError::MetadataFetch(Code::OperationTimedOut);
+        let error = errors.failed("asking", Uses::nothing(), timed_out);
+        assert_eq!(kind(&error), Some(RefusedKind::Credentials), "{error:?}");
+        // A later success shows that the login is accepted.
+        errors.succeeded(Uses::nothing());
+        heard(Code::AllBrokersDown, "1/1 brokers are down");
+        let timed_out = KafkaError::MetadataFetch(Code::OperationTimedOut);
+        assert!(
+            errors
+                .failed("asking", Uses::nothing(), timed_out)
+                .is_transient()
+        );
     }
 
     #[test]
