@@ -1,7 +1,9 @@
 //! The parts that all clients of librdkafka share: their log, the thread that drops them, and the
 //! requests that need no group.
 use crate::{
+    config::KafkaConfig,
     error::{Errors, task_failed},
+    security::{Login, await_token, serve_while_idle},
     worked_before::{Access, Uses},
 };
 use foldstream::{
@@ -11,21 +13,39 @@ use foldstream::{
 };
 use rdkafka::{
     ClientContext, Offset as Place, Statistics, TopicPartitionList,
-    config::{ClientConfig, RDKafkaLogLevel},
+    client::OAuthToken,
+    config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext},
     error::{KafkaError, KafkaResult, RDKafkaErrorCode},
     metadata::Metadata,
     types::RDKafkaRespErr,
 };
-use std::{fmt, sync::Arc, time::Duration};
+use std::{error::Error, fmt, sync::Arc, time::Duration};
 
-/// The client context that sends librdkafka's log to `tracing` and its problems to [`Errors`].
+/// The client context that sends librdkafka's log to `tracing` and its problems to [`Errors`], and
+/// that logs in with tokens if the configuration has a provider.
 #[derive(Clone, Debug)]
 pub(crate) struct Listening {
-    pub(crate) errors: Arc<Errors>,
+    errors: Arc<Errors>,
+    login: Login,
+}
+
+impl Listening {
+    /// Creates the context of one client.
+    pub(crate) fn new(config: &KafkaConfig, errors: &Arc<Errors>) -> Self {
+        Self {
+            errors: Arc::clone(errors),
+            login: config.login(),
+        }
+    }
 }
 
 impl ClientContext for Listening {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        self.login.answer()
+    }
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
         log(level, facility, text);
     }
@@ -103,6 +123,19 @@ pub(crate) fn kafka_number(partition: u32) -> i32 {
     i32::try_from(partition).unwrap_or(i32::MAX)
 }
 
+/// Creates a client for one request about a group, of which it does not become a member. Blocks.
+pub(crate) fn asker_of(
+    config: &KafkaConfig,
+    group: &str,
+    errors: &Arc<Errors>,
+) -> KafkaResult<BaseConsumer<Listening>> {
+    let context = Listening::new(config, errors);
+    let login = context.login.clone();
+    let client = config.consumer(group).create_with_context(context)?;
+    await_token(&client, &login);
+    Ok(client)
+}
+
 /// The offsets that a partition holds: its oldest one, and one after its newest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Range {
@@ -112,7 +145,7 @@ pub(crate) struct Range {
 
 /// A client that asks brokers about topics. It joins no group.
 pub(crate) struct Reader {
-    client: DropElsewhere<BaseConsumer<Listening>>,
+    client: DropElsewhere<Arc<BaseConsumer<Listening>>>,
     errors: Arc<Errors>,
     timeout: Duration,
 }
@@ -124,21 +157,21 @@ impl fmt::Debug for Reader {
 }
 
 impl Reader {
-    pub(crate) fn new(
-        config: &ClientConfig,
-        errors: &Arc<Errors>,
-        timeout: Duration,
-    ) -> Result<Self, MessageBusError> {
-        let context = Listening {
-            errors: Arc::clone(errors),
-        };
+    pub(crate) fn new(config: &KafkaConfig, errors: &Arc<Errors>) -> Result<Self, MessageBusError> {
+        let context = Listening::new(config, errors);
+        let login = context.login.clone();
         let client = config
+            .reader()
             .create_with_context(context)
             .map_err(|error| errors.failed("creating a client", Uses::nothing(), error))?;
+        let client = Arc::new(client);
+        serve_while_idle(&client, &login).map_err(|error| MessageBusError::Unavailable {
+            source: error.into(),
+        })?;
         Ok(Self {
             client: DropElsewhere::new(client),
             errors: Arc::clone(errors),
-            timeout,
+            timeout: config.request_timeout,
         })
     }
 

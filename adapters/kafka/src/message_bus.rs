@@ -1,6 +1,6 @@
 //! The `MessageBus` port on Kafka: [`KafkaMessageBus`].
 use crate::{
-    client::{Reader, blocking, committed_places, list, topics_of},
+    client::{Reader, asker_of, blocking, committed_places, list, topics_of},
     config::{KafkaConfig, KafkaConfigError},
     consumer,
     error::Errors,
@@ -16,10 +16,7 @@ use foldstream::{
         RunOutcome, Subscription, TopicDescription,
     },
 };
-use rdkafka::{
-    Offset as Place,
-    consumer::{BaseConsumer, Consumer as _},
-};
+use rdkafka::{Offset as Place, consumer::Consumer as _};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Apache Kafka as a [`MessageBus`]. Clones share the connections.
@@ -121,8 +118,7 @@ impl Shared {
         if let Some(reader) = reader.as_ref() {
             return Ok(Arc::clone(reader));
         }
-        let timeout = self.config.request_timeout;
-        let made = Arc::new(Reader::new(&self.config.reader(), &self.errors, timeout)?);
+        let made = Arc::new(Reader::new(&self.config, &self.errors)?);
         *reader = Some(Arc::clone(&made));
         Ok(made)
     }
@@ -139,8 +135,7 @@ impl Shared {
             let doing = format_args!("asking where the group {group} is");
             self.errors.failed(doing, uses, error)
         };
-        // The client carries the name of the group but never subscribes, so it is not a member.
-        let client: BaseConsumer = self.config.consumer(group).create().map_err(failed)?;
+        let client = asker_of(&self.config, group, &self.errors).map_err(failed)?;
         let answer = list(partitions, |_| Place::Invalid)
             .and_then(|asked| client.committed_offsets(asked, self.config.request_timeout))
             .and_then(|answer| committed_places(&answer, partitions))

@@ -8,7 +8,7 @@ use crate::{
 use foldstream::{
     Backoff, RetryPolicy,
     adapter::{check_group, check_topic},
-    ports::{MessageBusError, TopicDescription},
+    ports::{MessageBusError, RefusedKind, TopicDescription},
     resilience::Retryable,
 };
 use rdkafka::{
@@ -147,12 +147,13 @@ impl Admin {
         F: Future<Output = KafkaResult<T>> + Send,
     {
         let Self { config, errors } = self.clone();
+        if config.tokens.is_some() {
+            return Err(no_administration(&doing));
+        }
         let runtime = tokio::runtime::Handle::current();
         blocking(move || {
             let timeout = config.request_timeout;
-            let context = Listening {
-                errors: Arc::clone(&errors),
-            };
+            let context = Listening::new(&config, &errors);
             let client = config
                 .reader()
                 .create_with_context::<_, AdminClient<_>>(context)
@@ -262,12 +263,15 @@ impl Admin {
     }
 
     /// Asks a broker for the properties of a topic. Returns `None` if the brokers do not know this
-    /// question, or if this principal may not ask it.
+    /// question, if this principal may not ask it, or if the login needs tokens.
     async fn describe_config(
         &self,
         topic: &Arc<str>,
         broker: Option<i32>,
     ) -> Result<Option<ConfigResource>, MessageBusError> {
+        if self.config.tokens.is_some() {
+            return Ok(None);
+        }
         let (doing, name) = (format!("describing the topic {topic}"), topic.to_string());
         let answer = self.ask(doing.clone(), move |admin| async move {
             // Any broker can answer. The default is the controller, for which the client may wait
@@ -325,6 +329,16 @@ impl Admin {
             Err(error) if code(&error) == Some(RDKafkaErrorCode::GroupIdNotFound) => Ok(()),
             Err(error) => Err(self.errors.failed(doing, Uses::nothing(), error)),
         }
+    }
+}
+
+/// Returns the refusal of a request that cannot be sent with tokens: rdkafka's client for
+/// administration does not serve the events with which librdkafka asks for one.
+fn no_administration(doing: &str) -> MessageBusError {
+    MessageBusError::Refused {
+        kind: RefusedKind::Unsupported,
+        reason: format!("{doing} is not possible with a token provider: use Kafka's own tools"),
+        source: KafkaError::AdminOp(RDKafkaErrorCode::UnsupportedFeature).into(),
     }
 }
 

@@ -25,7 +25,7 @@ pub enum KafkaConfigError {
     },
     /// A property is refused by librdkafka.
     #[error(
-        "the property {property} is refused: see librdkafka's CONFIGURATION.md; ssl.* and sasl.* need the crate features ssl or gssapi"
+        "the property {property} is refused: see librdkafka's CONFIGURATION.md; ssl.* and sasl.* need the crate features tls or gssapi"
     )]
     Rejected {
         /// The name of the librdkafka property. Empty if librdkafka does not name one.
@@ -212,6 +212,8 @@ pub(super) fn is_secret(property: &str) -> bool {
         "key.pem",
         "token",
         "oauthbearer.config",
+        "passphrase",
+        "jaas",
     ]
     .iter()
     .any(|part| property.contains(part))
@@ -237,6 +239,7 @@ impl KafkaConfig {
                 "must be from 1 s to 1 day: a producer that is given up sooner could not even connect",
             ));
         }
+        self.check_login()?;
         self.check_group_protocol()?;
         // The broker sets the session timeout of the other protocol.
         let is_classic = self.group_protocol == GroupProtocol::Classic;
@@ -269,6 +272,41 @@ impl KafkaConfig {
             config
                 .create_native_config()
                 .map_err(KafkaConfigError::rejected)?;
+        }
+        Ok(())
+    }
+
+    /// Checks that tokens are used by the mechanism that has them.
+    pub(super) fn check_login(&self) -> Result<(), KafkaConfigError> {
+        let property = |name: &str| self.properties.get(name).map_or("", String::as_str);
+        let names = ["sasl.mechanism", "sasl.mechanisms"].map(property);
+        let is_bearer = |name: &str| name.eq_ignore_ascii_case("OAUTHBEARER");
+        let has_another = names
+            .iter()
+            .any(|name| !name.is_empty() && !is_bearer(name));
+        let protocol = property("security.protocol");
+        let is_sasl = protocol
+            .get(..4)
+            .is_some_and(|p| p.eq_ignore_ascii_case("sasl"));
+        if self.tokens.is_some() && has_another {
+            return Err(invalid(
+                "token_provider",
+                "is for the SASL mechanism OAUTHBEARER: leave out the property sasl.mechanism",
+            ));
+        }
+        if self.tokens.is_some() && !is_sasl {
+            return Err(invalid(
+                "token_provider",
+                "needs the property security.protocol = sasl_ssl",
+            ));
+        }
+        let has_own_source = property("enable.sasl.oauthbearer.unsecure.jwt") == "true"
+            || property("sasl.oauthbearer.method").eq_ignore_ascii_case("oidc");
+        if self.tokens.is_none() && names.into_iter().any(is_bearer) && !has_own_source {
+            return Err(invalid(
+                "token_provider",
+                "is missing: the SASL mechanism OAUTHBEARER needs KafkaConfig::with_token_provider",
+            ));
         }
         Ok(())
     }

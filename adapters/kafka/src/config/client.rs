@@ -1,5 +1,6 @@
 //! The configurations of librdkafka for each kind of client.
 use super::{GroupProtocol, KafkaConfig};
+use crate::security::Login;
 use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
 use std::time::Duration;
 
@@ -14,11 +15,19 @@ impl KafkaConfig {
         for (property, value) in &self.properties {
             config.set(property, value);
         }
+        if self.tokens.is_some() {
+            config.set("sasl.mechanism", "OAUTHBEARER");
+        }
         config.set_log_level(if self.logs_debug() {
             RDKafkaLogLevel::Debug
         } else {
             RDKafkaLogLevel::Info
         });
+    }
+
+    /// Returns the login of one client.
+    pub(crate) fn login(&self) -> Login {
+        Login::new(self.tokens.as_ref(), self.request_timeout)
     }
 
     /// Returns true if the property `debug` names contexts, whose lines would not appear below that

@@ -5,9 +5,10 @@ mod wiring;
 #[cfg(test)]
 mod tests;
 
+use crate::security::{TokenProvider, Tokens};
 pub use check::KafkaConfigError;
 use check::{PROTECTED, invalid, is_secret};
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 
 /// The protocol by which the members of a group share its partitions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,6 +54,7 @@ pub struct KafkaConfig {
     pub(crate) buffer_bytes: usize,
     pub(crate) group_protocol: GroupProtocol,
     pub(crate) properties: BTreeMap<String, String>,
+    pub(crate) tokens: Option<Tokens>,
 }
 
 impl Default for KafkaConfig {
@@ -73,6 +75,7 @@ impl Default for KafkaConfig {
             buffer_bytes: 16 * 1024 * 1024,
             group_protocol: GroupProtocol::Classic,
             properties: BTreeMap::new(),
+            tokens: None,
         }
     }
 }
@@ -262,6 +265,18 @@ impl KafkaConfig {
         Ok(self)
     }
 
+    /// Sets the source of the OAuth tokens with which all clients log in, by the SASL mechanism
+    /// OAUTHBEARER. Default: none.
+    ///
+    /// The property `security.protocol` must be `sasl_ssl`, or `sasl_plaintext` for tests. Both need
+    /// the crate feature `tls` or `tls-vendored`. librdkafka asks for each token before the last one
+    /// expires, also while a client is idle.
+    #[must_use]
+    pub fn with_token_provider(mut self, provider: impl TokenProvider + 'static) -> Self {
+        self.tokens = Some(Tokens(Arc::new(provider)));
+        self
+    }
+
     /// Returns the brokers to connect to first.
     pub fn brokers(&self) -> &str {
         &self.brokers
@@ -312,6 +327,7 @@ impl fmt::Debug for KafkaConfig {
             .field("buffer_bytes", &self.buffer_bytes)
             .field("group_protocol", &self.group_protocol)
             .field("properties", &shown)
+            .field("tokens", &self.tokens)
             .finish()
     }
 }

@@ -196,6 +196,30 @@ fn debug_hides_secrets() {
     );
 }
 
+/// The properties that librdkafka itself hides in its dump of a configuration, but for names of
+/// users, files and certificates, which help to find a mistake.
+#[test]
+fn debug_hides_every_secret_that_librdkafka_knows() {
+    for property in [
+        "ssl.key.password",
+        "ssl.key.pem",
+        "ssl.keystore.password",
+        "sasl.password",
+        "sasl.jaas.config",
+        "sasl.oauthbearer.config",
+        "sasl.oauthbearer.client.secret",
+        "sasl.oauthbearer.assertion.private.key.passphrase",
+        "sasl.oauthbearer.assertion.private.key.pem",
+    ] {
+        let config = KafkaConfig::default().with_property(property, "hunter2");
+        let shown = format!("{:?}", config.unwrap());
+        assert!(
+            shown.contains(property) && !shown.contains("hunter2"),
+            "{shown}"
+        );
+    }
+}
+
 /// `ClientConfig::config_map` of rdkafka has a placeholder instead of a secret.
 #[test]
 fn every_client_gets_the_secrets() {
@@ -211,6 +235,51 @@ fn every_client_gets_the_secrets() {
         for name in names {
             assert_eq!(client.get(name), Some("hunter2"), "{name}");
         }
+    }
+}
+
+struct NoTokens;
+#[async_trait::async_trait]
+impl TokenProvider for NoTokens {
+    async fn token(&self) -> Result<crate::Token, foldstream::BoxError> {
+        Err("none".into())
+    }
+}
+
+#[test]
+fn tokens_and_the_mechanism_that_has_them_belong_together() {
+    let with = |properties: &[(&str, &str)]| {
+        let mut config = KafkaConfig::default();
+        for (property, value) in properties {
+            config = config.with_property(*property, *value).unwrap();
+        }
+        config
+    };
+    let sasl = ("security.protocol", "SASL_SSL");
+    let (bearer, scram) = (
+        ("sasl.mechanism", "OAUTHBEARER"),
+        ("sasl.mechanisms", "SCRAM-SHA-512"),
+    );
+    let unsecured = ("enable.sasl.oauthbearer.unsecure.jwt", "true");
+    for (config, is_right) in [
+        (with(&[sasl]).with_token_provider(NoTokens), true),
+        (with(&[sasl, bearer]).with_token_provider(NoTokens), true),
+        (with(&[sasl, scram]).with_token_provider(NoTokens), false),
+        (with(&[]).with_token_provider(NoTokens), false),
+        (with(&[sasl, bearer]), false),
+        (with(&[sasl, bearer, unsecured]), true),
+        (with(&[sasl, scram]), true),
+    ] {
+        let checked = config.check_login();
+        assert_eq!(checked.is_ok(), is_right, "{config:?}: {checked:?}");
+    }
+    let config = with(&[sasl]).with_token_provider(NoTokens);
+    for client in [
+        config.producer(262_144),
+        config.reader(),
+        config.member("g", None),
+    ] {
+        assert_eq!(client.get("sasl.mechanism"), Some("OAUTHBEARER"));
     }
 }
 

@@ -1,10 +1,11 @@
 //! The callbacks of librdkafka. They only record a rebalance, and the poll loop serves it, so that
 //! no callback ever waits.
 use super::topic_ids::{Recreated, TopicId, TopicIds};
-use crate::{client::log, error::Errors};
+use crate::{client::log, error::Errors, security::Login};
 use foldstream::ports::PartitionId;
 use rdkafka::{
     ClientContext, Statistics, TopicPartitionList,
+    client::OAuthToken,
     config::RDKafkaLogLevel,
     consumer::{BaseConsumer, Consumer, ConsumerContext, RebalanceProtocol},
     error::{KafkaError, KafkaResult},
@@ -12,6 +13,7 @@ use rdkafka::{
 };
 use std::{
     collections::VecDeque,
+    error::Error,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -31,6 +33,7 @@ pub(super) enum Rebalance {
 #[derive(Debug)]
 pub(super) struct GroupContext {
     pub(super) errors: Arc<Errors>,
+    login: Login,
     noted: Mutex<VecDeque<Rebalance>>,
     closing: AtomicBool,
     ids: Mutex<TopicIds>,
@@ -44,9 +47,10 @@ pub(super) struct GroupContext {
 }
 
 impl GroupContext {
-    pub(super) fn new(errors: Arc<Errors>, logs_debug: bool) -> Self {
+    pub(super) fn new(errors: Arc<Errors>, login: Login, logs_debug: bool) -> Self {
         Self {
             errors,
+            login,
             noted: Mutex::new(VecDeque::new()),
             closing: AtomicBool::new(false),
             ids: Mutex::default(),
@@ -120,6 +124,11 @@ impl GroupContext {
 }
 
 impl ClientContext for GroupContext {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, _: Option<&str>) -> Result<OAuthToken, Box<dyn Error>> {
+        self.login.answer()
+    }
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
         self.count_event();
         if facility == "METADATA" {

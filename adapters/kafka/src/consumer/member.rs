@@ -12,7 +12,7 @@ use super::{
     poll::{PollLoop, RETRY_PAUSE},
     wake::Wake,
 };
-use crate::{client::list, error::Errors, worked_before::Uses};
+use crate::{client::list, error::Errors, security::Login, worked_before::Uses};
 use rdkafka::{
     ClientConfig, Offset as Place, TopicPartitionList, consumer::Consumer as _, error::KafkaResult,
 };
@@ -24,6 +24,7 @@ pub(super) struct Member {
     pub(super) topics: Vec<Arc<str>>,
     pub(super) errors: Arc<Errors>,
     pub(super) wake: Arc<Wake>,
+    pub(super) login: Login,
     /// True if the configuration asks for the debug lines of the clients.
     pub(super) logs_debug: bool,
 }
@@ -31,7 +32,8 @@ pub(super) struct Member {
 impl Member {
     /// Creates a client and lets it join the group.
     pub(super) fn join(&self) -> KafkaResult<Arc<Client>> {
-        let context = GroupContext::new(Arc::clone(&self.errors), self.logs_debug);
+        let login = self.login.of_another_client();
+        let context = GroupContext::new(Arc::clone(&self.errors), login, self.logs_debug);
         let mut client: Client = self.config.create_with_context(context)?;
         let wake = Arc::clone(&self.wake);
         client.set_nonempty_callback(move || wake.notify());

@@ -82,6 +82,7 @@ pub(crate) fn join(
         topics: topics.clone(),
         errors: Arc::clone(&errors),
         wake: Arc::clone(&wake),
+        login: config.login(),
         logs_debug: config.logs_debug(),
     };
     let client = member.join().map_err(|error| {

@@ -201,9 +201,7 @@ impl Sessions {
     }
 
     fn create(&self, batch_bytes: usize) -> Result<Session, MessageBusError> {
-        let context = Listening {
-            errors: Arc::clone(&self.errors),
-        };
+        let context = Listening::new(&self.config, &self.errors);
         let client = self
             .config
             .producer(batch_bytes)
