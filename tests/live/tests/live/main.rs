@@ -15,4 +15,6 @@ mod kafka_topics;
 mod processes;
 mod proxy;
 mod read_models;
+#[cfg(feature = "tls")]
+mod security;
 mod shop;
