@@ -5,8 +5,8 @@ use rdkafka::{ClientConfig, config::RDKafkaLogLevel};
 use std::time::Duration;
 
 impl KafkaConfig {
-    /// Sets what all clients have in common. It overrides the defaults of one kind of client that are
-    /// set before, as properties do.
+    /// Sets what all clients have in common. It overrides the defaults of one kind of client that
+    /// are set before, as properties do.
     fn set_common(&self, config: &mut ClientConfig) {
         config.set("bootstrap.servers", &self.brokers);
         config.set("client.id", &self.client_id);

@@ -268,9 +268,9 @@ impl KafkaConfig {
     /// Sets the source of the OAuth tokens with which all clients log in, by the SASL mechanism
     /// OAUTHBEARER. Default: none.
     ///
-    /// The property `security.protocol` must be `sasl_ssl`, or `sasl_plaintext` for tests. Both need
-    /// the crate feature `tls` or `tls-vendored`. librdkafka asks for each token before the last one
-    /// expires, also while a client is idle.
+    /// The property `security.protocol` must be `sasl_ssl`, or `sasl_plaintext` for tests. Both
+    /// need the crate feature `tls` or `tls-vendored`. librdkafka asks for each token before the
+    /// last one expires, also while a client is idle.
     #[must_use]
     pub fn with_token_provider(mut self, provider: impl TokenProvider + 'static) -> Self {
         self.tokens = Some(Tokens(Arc::new(provider)));

@@ -72,8 +72,8 @@ struct State {
     ready: VecDeque<PartitionId>,
     commits: usize,
     last_epoch: u64,
-    /// The client of the current assignments. The poll thread owns it, so that the member leaves the
-    /// group there and not wherever the last reference is dropped.
+    /// The client of the current assignments. The poll thread owns it, so that the member leaves
+    /// the group there and not wherever the last reference is dropped.
     client: Weak<Client>,
 }
 
@@ -178,8 +178,8 @@ impl Shared {
         Some(Ok(event))
     }
 
-    /// Starts a commit, which holds its assignments until it has ended. Also returns the client that
-    /// the assignments belong to.
+    /// Starts a commit, which holds its assignments until it has ended. Also returns the client
+    /// that the assignments belong to.
     pub(super) fn begin_commit(
         self: &Arc<Self>,
         commits: &[OffsetCommit],

@@ -38,7 +38,7 @@ impl Listener for Ignore {
     }
 }
 
-/// What this process uses.
+/// The threads, connections and memory that this process uses.
 #[derive(Clone, Debug)]
 struct Used {
     /// The threads, by name.
