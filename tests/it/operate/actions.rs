@@ -2,7 +2,7 @@
 use super::world::{World, address, hex, reason, stream};
 use foldstream::{
     CommitId, StreamHead, Timestamp, Version,
-    operate::{DiscardState, EventRef, OperateError, Reason},
+    operate::{DiscardState, Discarded, EventRef, OperateError, Operator, Reason},
     ports::{Append, EventData, EventStore, Message, MessageBus},
 };
 use foldstream_testkit::{
@@ -13,6 +13,18 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
+
+async fn discard(operator: &Operator, id: &str, version: u64) -> Discarded {
+    let discarded = operator.discard(&address(id, version), &reason()).await;
+    discarded.unwrap()
+}
+async fn state_of(operator: &Operator, id: &str, version: u64) -> Option<DiscardState> {
+    operator.discard_state(&address(id, version)).await.unwrap()
+}
+async fn skip(operator: &Operator, event: &EventRef) -> Discarded {
+    let skipped = operator.skip("billing", event, &reason()).await;
+    skipped.unwrap()
+}
 
 #[tokio::test]
 async fn pause_and_resume_say_how_many_they_affected_and_tell_the_instances_each_time() {
@@ -54,12 +66,9 @@ async fn pause_and_resume_say_how_many_they_affected_and_tell_the_instances_each
 async fn every_operation_that_affects_nothing_says_0_and_is_audited() {
     let world = World::new(1).await;
     let operator = world.operator();
-    let nothing = operator.discard(&address("a", 3), &reason()).await.unwrap();
+    let nothing = discard(&operator, "a", 3).await;
     assert_eq!((nothing.affected, nothing.state), (0, None));
-    assert_eq!(
-        operator.discard_state(&address("a", 3)).await.unwrap(),
-        None
-    );
+    assert_eq!(state_of(&operator, "a", 3).await, None);
     assert!(world.texts("discarded/billing/1/orders/0").await.is_empty());
     assert!(world.texts("ask/billing/1/orders/0").await.is_empty());
     let expected = (
@@ -75,13 +84,13 @@ async fn a_discard_in_a_parked_stream_is_asked_for_once_and_told_each_time() {
     let world = World::new(1).await;
     world.park("a", 3, 5, 1).await;
     let operator = world.operator();
-    let first = operator.discard(&address("a", 4), &reason()).await.unwrap();
+    let first = discard(&operator, "a", 4).await;
     assert_eq!(
         (first.affected, first.state),
         (1, Some(DiscardState::Asked))
     );
     let token = world.token().await;
-    let again = operator.discard(&address("a", 4), &reason()).await.unwrap();
+    let again = discard(&operator, "a", 4).await;
     assert_eq!(
         (again.affected, again.state),
         (0, Some(DiscardState::Asked))
@@ -99,10 +108,7 @@ async fn a_discard_in_a_parked_stream_is_asked_for_once_and_told_each_time() {
     assert!(world.texts("ask/billing/1/orders/0").await.is_empty());
     // Versions that do not wait cannot be discarded.
     for version in [2, 6] {
-        let outside = operator
-            .discard(&address("a", version), &reason())
-            .await
-            .unwrap();
+        let outside = discard(&operator, "a", version).await;
         assert_eq!((outside.affected, outside.state), (0, None), "{version}");
     }
 }
@@ -124,11 +130,11 @@ async fn the_token_is_written_after_the_rows_of_a_request() {
         }
     });
     let operator = foldstream::operate::Operator::new(faults.control_store(world.rows.clone()));
-    operator.discard(&address("a", 3), &reason()).await.unwrap();
-    operator.discard(&address("b", 1), &reason()).await.unwrap();
+    discard(&operator, "a", 3).await;
+    discard(&operator, "b", 1).await;
     operator.pause("billing", &reason()).await.unwrap();
     let event = EventRef::new(stream("c"), Version::new(1));
-    operator.skip("billing", &event, &reason()).await.unwrap();
+    skip(&operator, &event).await;
     assert_eq!(
         *puts.lock().unwrap(),
         [
@@ -157,11 +163,7 @@ async fn the_token_is_written_after_the_rows_of_a_request() {
 async fn the_letter_of_a_stream_that_is_not_parked_is_discarded_by_a_request_of_its_own() {
     let world = World::new(1).await;
     world.letter(0, "a", 3, 1).await;
-    let answer = world
-        .operator()
-        .discard(&address("a", 3), &reason())
-        .await
-        .unwrap();
+    let answer = discard(&world.operator(), "a", 3).await;
     assert_eq!(
         (answer.affected, answer.state),
         (1, Some(DiscardState::Asked))
@@ -213,20 +215,12 @@ async fn a_discard_is_acknowledged_by_the_owner_or_came_too_late() {
         if let Some(from) = from {
             world.park("a", from, 9, 1).await;
         }
-        let found = world
-            .operator()
-            .discard_state(&address("a", 3))
-            .await
-            .unwrap();
+        let found = state_of(&world.operator(), "a", 3).await;
         assert_eq!(found, Some(expected), "{state} {from:?}");
         // An archived row gives the same answer.
         world.delete(discarded, sort).await;
         world.put("archive/billing/1/orders/0", sort, &row).await;
-        let found = world
-            .operator()
-            .discard_state(&address("a", 3))
-            .await
-            .unwrap();
+        let found = state_of(&world.operator(), "a", 3).await;
         assert_eq!(found, Some(expected), "{state} {from:?}, archived");
     }
 }
@@ -238,11 +232,7 @@ async fn an_event_that_came_again_and_failed_is_discarded_although_it_was_handle
     let row = r#"{"r":"no","b":"ann","t":7,"s":"handled"}"#;
     let sort = "cart#a\u{1f}00000000000000000003";
     world.put("discarded/billing/1/orders/0", sort, row).await;
-    let answer = world
-        .operator()
-        .discard(&address("a", 3), &reason())
-        .await
-        .unwrap();
+    let answer = discard(&world.operator(), "a", 3).await;
     assert_eq!(
         (answer.affected, answer.state),
         (1, Some(DiscardState::Asked))
@@ -254,12 +244,12 @@ async fn an_event_is_skipped_in_the_partition_of_its_stream_before_it_has_failed
     let world = World::new(12).await;
     let operator = world.operator();
     let event = EventRef::new(stream("a"), Version::new(7));
-    let first = operator.skip("billing", &event, &reason()).await.unwrap();
+    let first = skip(&operator, &event).await;
     assert_eq!(
         (first.affected, first.state),
         (1, Some(DiscardState::Asked))
     );
-    let again = operator.skip("billing", &event, &reason()).await.unwrap();
+    let again = skip(&operator, &event).await;
     assert_eq!(
         (again.affected, again.state),
         (0, Some(DiscardState::Asked))
@@ -306,14 +296,7 @@ async fn a_skip_says_which_topic_it_needs_and_which_event_does_not_exist() {
     ];
     let append = Append::after(head, CommitId::random(), Timestamp::default(), events);
     let _ = store.append(&append).await.unwrap();
-    assert_eq!(
-        operator
-            .skip("billing", &event, &reason())
-            .await
-            .unwrap()
-            .affected,
-        1
-    );
+    assert_eq!(skip(&operator, &event).await.affected, 1);
 
     world.put("topic", "refunds", r#"{"p":4}"#).await;
     let error = operator
@@ -326,14 +309,7 @@ async fn a_skip_says_which_topic_it_needs_and_which_event_does_not_exist() {
     );
     assert!(error.to_string().contains("orders, refunds"), "{error}");
     let named = event.clone().in_topic("refunds");
-    assert_eq!(
-        operator
-            .skip("billing", &named, &reason())
-            .await
-            .unwrap()
-            .affected,
-        1
-    );
+    assert_eq!(skip(&operator, &named).await.affected, 1);
     let error = operator
         .skip("billing", &event.clone().in_topic("x"), &reason())
         .await;
@@ -346,14 +322,7 @@ async fn a_skip_says_which_topic_it_needs_and_which_event_does_not_exist() {
             r#"{"o":0,"s":true}"#,
         )
         .await;
-    assert_eq!(
-        operator
-            .skip("billing", &event, &reason())
-            .await
-            .unwrap()
-            .affected,
-        0
-    );
+    assert_eq!(skip(&operator, &event).await.affected, 0);
     world.delete("topic", "orders").await;
     world.delete("topic", "refunds").await;
     world
@@ -407,8 +376,8 @@ async fn an_answer_that_was_lost_changes_nothing() {
             1
         );
         world.faults.set([Fault::LoseReply.on(Op::Put).at(at)]);
-        let discard = operator.discard(&address("a", 3), &reason()).await.unwrap();
-        assert_eq!(discard.affected, 1, "put {at}");
+        let discarded = discard(&operator, "a", 3).await;
+        assert_eq!(discarded.affected, 1, "put {at}");
         let numbers: Vec<_> = world
             .audit()
             .await

@@ -2,7 +2,10 @@
 use super::world::{World, address, hex, reason, stream};
 use foldstream::{
     Version,
-    operate::{JobRunner, JobState, LetterKey, OperateError, Redrive, RedriveSize, Selection},
+    operate::{
+        JobRunner, JobState, JobStatus, LetterKey, OperateError, Operator, Redrive, RedriveSize,
+        Selection,
+    },
     ports::{ControlStore, RangeQuery},
 };
 use foldstream_testkit::faults::{Call, Fault, Op};
@@ -14,6 +17,18 @@ fn sizes(size: RedriveSize) -> (u64, u64, u64) {
 }
 fn runner(world: &World) -> JobRunner {
     JobRunner::new(world.operator(), "host-1").with_poll(Duration::from_millis(100))
+}
+
+/// Creates the job of a redrive of everything.
+async fn redrive_all(operator: &Operator) -> JobStatus {
+    let all = Redrive::all("billing");
+    operator.redrive(&all, &reason()).await.unwrap()
+}
+/// An operator who has created the job of a redrive of everything.
+async fn begun(world: &World) -> (Operator, JobStatus) {
+    let operator = world.operator();
+    let job = redrive_all(&operator).await;
+    (operator, job)
 }
 
 #[tokio::test(start_paused = true)]
@@ -138,11 +153,7 @@ async fn a_selection_is_frozen_in_pages_and_what_comes_later_is_not_in_it() {
         world.park(&format!("s{n:03}"), 1, 2, 1).await;
     }
     world.letter(1, "c", 7, 1).await;
-    let operator = world.operator();
-    let job = operator
-        .redrive(&Redrive::all("billing"), &reason())
-        .await
-        .unwrap();
+    let (operator, job) = begun(&world).await;
     assert_eq!((job.items, job.events), (251, 501));
     world.park("later", 1, 1, 1).await;
     world.park("s000", 1, 9, 1).await;
@@ -218,11 +229,7 @@ async fn a_job_counts_what_is_done_what_failed_again_and_what_was_gone() {
     world.park("b", 3, 5, 1).await;
     world.park("gone", 3, 5, 1).await;
     world.letter(0, "c", 7, 1).await;
-    let operator = world.operator();
-    let job = operator
-        .redrive(&Redrive::all("billing"), &reason())
-        .await
-        .unwrap();
+    let (operator, job) = begun(&world).await;
     world.delete("park/billing/1/orders/0", "cart#gone").await;
     let runner = runner(&world);
     let run = runner.run("billing", job.id, pending());
@@ -263,11 +270,7 @@ async fn an_aborted_job_takes_back_its_requests_and_no_others() {
         world.park(id, 3, 5, 1).await;
     }
     world.letter(0, "c", 7, 1).await;
-    let operator = world.operator();
-    let job = operator
-        .redrive(&Redrive::all("billing"), &reason())
-        .await
-        .unwrap();
+    let (operator, job) = begun(&world).await;
     let runner = runner(&world);
     let stopped = runner.run(
         "billing",
@@ -301,11 +304,7 @@ async fn an_aborted_job_takes_back_its_requests_and_no_others() {
 async fn a_job_that_another_process_executes_is_aborted_by_that_process() {
     let world = World::new(1).await;
     world.park("a", 3, 5, 1).await;
-    let operator = world.operator();
-    let job = operator
-        .redrive(&Redrive::all("billing"), &reason())
-        .await
-        .unwrap();
+    let (operator, job) = begun(&world).await;
     let runner = runner(&world);
     let run = runner.run("billing", job.id, pending());
     let abort = async {
@@ -358,11 +357,7 @@ async fn open_jobs_of_all_processors_are_executed_the_oldest_first() {
     let key = LetterKey::event(stream("c"), Version::new(7));
     let of_letter = Redrive::new("billing", Selection::Letter(key));
     let first = operator.redrive(&of_letter, &reason()).await.unwrap().id;
-    let second = operator
-        .redrive(&Redrive::all("billing"), &reason())
-        .await
-        .unwrap()
-        .id;
+    let second = redrive_all(&operator).await.id;
     assert!(first < second);
     let runner = runner(&world);
     let over = served(&world, "none", runner.run_open(pending()))
@@ -401,10 +396,7 @@ async fn jobs_are_kept_for_400_days() {
     let world = World::new(1).await;
     world.park("a", 3, 5, 1).await;
     let operator = world.operator();
-    operator
-        .redrive(&Redrive::all("billing"), &reason())
-        .await
-        .unwrap();
+    redrive_all(&operator).await;
     let day = Duration::from_secs(24 * 3600);
     world.clock.advance(399 * day);
     assert_eq!(operator.jobs("billing", None).await.unwrap().jobs.len(), 1);
@@ -424,11 +416,7 @@ async fn whoever_takes_over_a_job_tells_the_owners_of_requests_that_are_there_al
     let world = World::new(1).await;
     world.park("a", 3, 5, 1).await;
     let operator = world.operator();
-    let job = operator
-        .redrive(&Redrive::all("billing"), &reason())
-        .await
-        .unwrap()
-        .id;
+    let job = redrive_all(&operator).await.id;
     // It dies after its request, and before it has told the owner.
     let is_token =
         |call: &Call<'_>| matches!(call, Call::Put { row, .. } if row.key.sort == "!changed");

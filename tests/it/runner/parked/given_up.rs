@@ -61,12 +61,7 @@ async fn a_letter_whose_writer_died_before_it_parked_the_stream_is_not_handled_a
     let shop = Shop::new(&[("a", 2)]);
     shop.deposits(&["a", "a", "a"]).await;
     let policy = || policy().with_level(DeliveryLevel::Deduplicated);
-    let start = |faults: &Faults| {
-        let builder = shop.world.faulty_builder(faults);
-        let builder = builder.with_event_store(shop.world.store.clone());
-        let runner = builder.projector_with(shop.views.clone(), policy());
-        Running::start(runner.build().unwrap())
-    };
+    let start = |faults: &Faults| shop.start_with(faults, shop.views.clone(), policy());
     // The letter is written, and the park row is not.
     let no_row = Fault::Unavailable
         .on(Op::Put)
@@ -117,10 +112,7 @@ async fn a_redrive_of_what_was_given_up_survives_a_death_at_any_row_operation() 
                 let is_row = |c: &Call<'_>| ["dlq/", "ask/"].iter().any(|k| is_about(c, k));
                 let dies = fault.on([Op::Put, Op::Delete]).matching(is_row).at(point);
                 let faults = Faults::script([dies]);
-                let builder = shop.world.faulty_builder(&faults);
-                let builder = builder.with_event_store(shop.world.store.clone());
-                let runner = builder.projector_with(shop.views.buffered(), policy());
-                let running = Running::start(runner.build().unwrap());
+                let running = shop.start_with(&faults, shop.views.buffered(), policy());
                 seconds(20).await;
                 running.crash().await;
                 deaths += u64::from(faults.is_crashed());

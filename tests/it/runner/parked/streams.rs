@@ -28,10 +28,7 @@ async fn a_failed_event_parks_its_stream_and_no_other() {
         shop.deposits(&["a", "b"]).await;
         seconds(5).await;
         assert_eq!(shop.views.of("b"), [1, 2, 3]);
-        assert_eq!(
-            shop.operator.parked("a").await,
-            Some((2, 4, "parked".into()))
-        );
+        shop.assert_parked("a", 2, 4).await;
         shop.assert_committed().await;
         let report = running.stop().await;
         assert_eq!((report.parked, report.deferred), (1, 3));
@@ -84,25 +81,17 @@ async fn a_redrive_after_the_fix_handles_what_waits_in_order_and_once() {
 #[tokio::test(start_paused = true)]
 async fn a_redrive_that_fails_again_leaves_the_stream_parked_at_the_new_failure() {
     let shop = Shop::new(&[("a", 2), ("a", 4)]);
-    shop.deposits(&["a", "a", "a", "a", "a"]).await;
-    let running = shop.start();
-    seconds(5).await;
+    let running = shop.started_after(&["a", "a", "a", "a", "a"]).await;
     shop.views.bad.lock().unwrap().remove(&("a".into(), 2));
     shop.operator.redrive("a").await;
     seconds(20).await;
     assert_eq!(shop.views.of("a"), [1, 2, 3]);
-    assert_eq!(
-        shop.operator.parked("a").await,
-        Some((4, 5, "parked".into()))
-    );
+    shop.assert_parked("a", 4, 5).await;
     assert_eq!(shop.operator.letters("a").await, [4]);
     // An operator may ask again, and again.
     shop.operator.redrive("a").await;
     seconds(20).await;
-    assert_eq!(
-        shop.operator.parked("a").await,
-        Some((4, 5, "parked".into()))
-    );
+    shop.assert_parked("a", 4, 5).await;
     shop.views.fix();
     shop.operator.redrive("a").await;
     seconds(20).await;
@@ -144,9 +133,7 @@ async fn a_discard_of_the_head_goes_on_after_it_and_one_of_a_later_version_waits
 #[tokio::test(start_paused = true)]
 async fn a_discard_is_remembered_after_a_restart() {
     let shop = Shop::new(&[("a", 2)]);
-    shop.deposits(&["a", "a", "a"]).await;
-    let running = shop.start();
-    seconds(5).await;
+    let running = shop.started_after(&["a", "a", "a"]).await;
     running.stop().await;
     shop.operator.ask_discard("a", 3).await;
     let running = shop.start();
@@ -208,16 +195,10 @@ async fn a_buffered_read_model_is_flushed_before_the_stream_is_parked_and_before
             }
         })
     };
-    let runner = shop.world.faulty_builder(&checks);
-    let runner = runner.with_event_store(shop.world.store.clone());
-    let runner = runner.projector_with(shop.views.buffered(), slow).build();
-    let running = Running::start(runner.unwrap());
+    let running = shop.start_with(&checks, shop.views.buffered(), slow);
     seconds(5).await;
     assert_eq!(shop.views.of("a"), [1, 2]);
-    assert_eq!(
-        shop.operator.parked("a").await,
-        Some((3, 3, "parked".into()))
-    );
+    shop.assert_parked("a", 3, 3).await;
     shop.views.fix();
     shop.operator.redrive("a").await;
     seconds(20).await;
@@ -256,10 +237,7 @@ async fn batches_park_at_the_event_that_failed() {
     let running = shop.start_as(shop.views.clone(), policy().with_max_batch(10));
     seconds(5).await;
     assert_eq!(shop.views.of("a"), [1, 2]);
-    assert_eq!(
-        shop.operator.parked("a").await,
-        Some((3, 5, "parked".into()))
-    );
+    shop.assert_parked("a", 3, 5).await;
     shop.operator.discard("a", 4).await;
     shop.views.fix();
     shop.operator.redrive("a").await;
@@ -296,10 +274,7 @@ async fn the_offset_does_not_pass_while_the_rows_cannot_be_written() {
     let shop = Shop::new(&[("a", 2)]);
     shop.deposits(&["a", "a", "b", "b"]).await;
     let faults = Faults::none();
-    let builder = shop.world.faulty_builder(&faults);
-    let builder = builder.with_event_store(shop.world.store.clone());
-    let runner = builder.projector_with(shop.views.clone(), policy());
-    let running = Running::start(runner.build().unwrap());
+    let running = shop.start_with(&faults, shop.views.clone(), policy());
     tokio::task::yield_now().await;
     let is_letter = |call: &foldstream_testkit::faults::Call<'_>| matches!(call, foldstream_testkit::faults::Call::Put { row, .. } if row.key.partition.starts_with("dlq/"));
     faults.set([Fault::Unavailable.on(Op::Put).matching(is_letter)]);
@@ -316,10 +291,7 @@ async fn the_offset_does_not_pass_while_the_rows_cannot_be_written() {
     faults.set([]);
     seconds(30).await;
     shop.assert_committed().await;
-    assert_eq!(
-        shop.operator.parked("a").await,
-        Some((2, 2, "parked".into()))
-    );
+    shop.assert_parked("a", 2, 2).await;
     running.stop().await;
 }
 
@@ -402,9 +374,7 @@ async fn a_discard_of_a_released_stream_holds_for_records_that_were_deferred() {
 #[tokio::test(start_paused = true)]
 async fn a_redrive_of_an_owner_that_died_is_taken_over() {
     let shop = Shop::new(&[("a", 2)]);
-    shop.deposits(&["a", "a", "a"]).await;
-    let running = shop.start();
-    seconds(5).await;
+    let running = shop.started_after(&["a", "a", "a"]).await;
     running.stop().await;
     let fields = [("s", "redriving"), ("b", "ann"), ("o", "a dead process")];
     let fields = fields.map(|(field, to)| (field, to.into()));
@@ -420,9 +390,7 @@ async fn a_redrive_of_an_owner_that_died_is_taken_over() {
 #[tokio::test(start_paused = true)]
 async fn a_row_with_nothing_left_to_redrive_is_deleted_by_the_next_owner() {
     let shop = Shop::new(&[("a", 2)]);
-    shop.deposits(&["a", "a", "a"]).await;
-    let running = shop.start();
-    seconds(5).await;
+    let running = shop.started_after(&["a", "a", "a"]).await;
     running.stop().await;
     let fields = [("s", "redriving".into()), ("b", "ann".into())];
     shop.operator.change_park_row("a", &fields).await;
@@ -453,10 +421,7 @@ async fn a_row_of_another_owner_with_a_higher_from_is_adopted() {
         .await;
     faults.set([]);
     seconds(20).await;
-    assert_eq!(
-        shop.operator.parked("a").await,
-        Some((3, 4, "parked".into()))
-    );
+    shop.assert_parked("a", 3, 4).await;
     shop.operator.redrive("a").await;
     seconds(20).await;
     assert_eq!(shop.views.of("a"), [3, 4]);
@@ -481,10 +446,7 @@ async fn a_stream_stays_parked_when_its_partition_moves() {
         (shop.views.of("a"), shop.views.of("b").last()),
         (vec![1], Some(&3))
     );
-    assert_eq!(
-        shop.operator.parked("a").await,
-        Some((2, 4, "parked".into()))
-    );
+    shop.assert_parked("a", 2, 4).await;
     shop.views.fix();
     shop.operator.redrive("a").await;
     shop.world.bus.expel(VIEWS);

@@ -9,7 +9,7 @@ use foldstream::{
         Projector, Runner, RunnerBuilder, Start,
     },
 };
-use foldstream_testkit::InMemoryMessageBus;
+use foldstream_testkit::{InMemoryMessageBus, faults::Faults};
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex},
@@ -173,6 +173,29 @@ impl Shop {
     pub(super) fn start_as(&self, views: Views, policy: ProcessorPolicy) -> Running {
         let runner = self.builder().projector_with(views, policy).build();
         Running::start(runner.unwrap())
+    }
+    /// Starts a process whose bus and control store have these faults.
+    pub(super) fn start_with(
+        &self,
+        faults: &Faults,
+        views: Views,
+        policy: ProcessorPolicy,
+    ) -> Running {
+        let builder = self.world.faulty_builder(faults);
+        let builder = builder.with_event_store(self.world.store.clone());
+        Running::start(builder.projector_with(views, policy).build().unwrap())
+    }
+    /// Stores and publishes deposits of these accounts, and starts a process that has met them.
+    pub(super) async fn started_after(&self, ids: &[&str]) -> Running {
+        self.deposits(ids).await;
+        let running = self.start();
+        seconds(5).await;
+        running
+    }
+    /// Asserts that a stream waits at this version, up to this one.
+    pub(super) async fn assert_parked(&self, id: &str, from: u64, high: u64) {
+        let parked = Some((from, high, "parked".into()));
+        assert_eq!(self.operator.parked(id).await, parked);
     }
     /// Stores and publishes deposits of these accounts.
     pub(super) async fn deposits(&self, ids: &[&str]) {
