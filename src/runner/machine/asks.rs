@@ -126,6 +126,10 @@ impl Machine {
             };
         }
         let is_given_up = letter.head.is_given_up || !self.rules.is_projector;
+        if self.is_discarded(reply, &ask.letter) {
+            // Whatever was asked first: what is discarded is not handled.
+            return self.discard_letter(reply, ask);
+        }
         match (ask.row.value.what, event) {
             (AskKind::Redrive, Some(event)) if is_given_up || !self.was_handled(&event) => {
                 let event = Box::new(event);
@@ -140,6 +144,16 @@ impl Machine {
             (AskKind::Redrive, Some(_)) => self.delete_letter(reply, ask),
             _ => self.discard_letter(reply, ask),
         }
+    }
+
+    /// Returns true if an operator has discarded the event of a letter.
+    fn is_discarded(&mut self, reply: &Reply, letter: &LetterKey) -> bool {
+        let owned = self.partitions.get(&reply.partition, reply.epoch);
+        let LetterKey::Event { stream, version } = letter else {
+            return false;
+        };
+        let row = owned.and_then(|o| o.parking.discards.get(&(stream.clone(), *version)));
+        row.is_some_and(|row| row.value.is_in_force())
     }
 
     /// Notes that a letter is discarded, then deletes it.

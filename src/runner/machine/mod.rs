@@ -21,6 +21,7 @@ mod holding;
 mod health;
 mod input;
 mod lanes;
+mod letter_discards;
 mod letter_topic;
 mod membership;
 mod outcome;

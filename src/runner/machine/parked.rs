@@ -139,6 +139,7 @@ impl Machine {
         parking.load_letters(loaded.letters, load.number);
         parking.asks = loaded.asks.into_iter().collect();
         self.compare(load, loaded.parked);
+        self.carry_out_discards(load);
         self.archive_discards(load, &loaded.positions);
         if is_first {
             self.serve(&load.partition, load.epoch);

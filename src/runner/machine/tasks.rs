@@ -7,6 +7,7 @@ use super::{
     archive::Archive,
     asks::LetterOnly,
     lanes::LaneKey,
+    letter_discards::LetterDiscards,
     place::Place,
     record::Record,
     redrive::Redrive,
@@ -68,6 +69,8 @@ pub(super) enum Kind {
     DiscardUnreadable(crate::ports::Offset),
     /// Moves decided discards to the archive.
     Archive(Archive),
+    /// Deletes the letters of versions that are discarded.
+    LetterDiscards(LetterDiscards),
     /// Stores the letter of a record that cannot be read.
     LetterOnly(LetterOnly),
     /// Serves the request for a letter of a stream that is not parked.
@@ -338,6 +341,7 @@ impl Machine {
             Kind::DropLetter(key) => self.letter_deleted(&task, &key),
             Kind::DiscardUnreadable(offset) => self.discard_stored(&task, offset),
             Kind::Archive(archive) => self.archived(&task, archive),
+            Kind::LetterDiscards(discards) => self.letter_discarded(&task, discards),
             Kind::LetterOnly(letter) => self.letter_stored(&task, letter),
             Kind::Ask(ask) => self.ask_answered(&task, ask),
         }

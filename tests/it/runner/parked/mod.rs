@@ -3,6 +3,7 @@ mod assignment;
 mod batches;
 mod discards;
 mod given_up;
+mod half_done;
 mod lanes;
 mod letter_topic;
 mod letters;
