@@ -47,8 +47,8 @@ pub(crate) struct DiscardRow {
     /// True if the version need not have failed: the operator skips an event that may still come.
     #[serde(rename = "k", default, skip_serializing_if = "is_false")]
     pub(crate) is_skip: bool,
-    /// The offset of the record that was passed over, if the owner had the record: once this
-    /// offset is committed, the record does not come again.
+    /// The offset of the record that was passed over, or of a later one of its stream, if the owner
+    /// had one: once this offset is committed, the record does not come again.
     #[serde(rename = "o", default, skip_serializing_if = "Option::is_none")]
     pub(crate) offset: Option<Offset>,
     /// The fields that a newer build has written. This build keeps them.

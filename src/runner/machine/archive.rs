@@ -54,8 +54,19 @@ impl Machine {
         let mut left = Vec::new();
         for ((stream, version), row) in &parking.discards {
             let parked = parking.parked.get(stream);
-            let is_waiting = parked.is_some_and(|parked| parked.row.value.from <= *version);
-            let position = positions.get(stream).copied();
+            // What lies before the first version of a stream that waits for its lane may be a gap.
+            let is_waiting = parked.is_some_and(|parked| {
+                let row = &parked.row.value;
+                row.is_follower || row.from <= *version
+            });
+            // Without stored positions it is what has arrived and is committed since the partition
+            // was assigned.
+            let met = parking.met_to(stream);
+            let met = met.filter(|(_, offset)| *offset < committed);
+            let position = positions
+                .get(stream)
+                .copied()
+                .max(met.map(|(version, _)| version));
             // The request for a letter is answered when the letter is deleted.
             let key = LetterKey::event(stream.clone(), *version);
             let has_letter = parking.letters.contains(&key);

@@ -301,6 +301,7 @@ impl Machine {
         let Some(owned) = self.partitions.get(&record.partition, record.epoch) else {
             return false;
         };
+        owned.parking.meet(record);
         let Some(parked) = owned.parking.parked.get_mut(&header.stream) else {
             return false;
         };

@@ -3,6 +3,7 @@ use super::{Rules, record::Record, shared::SharedLane};
 use crate::{
     StreamId, Version,
     control::{AskRow, ChangeToken, DiscardRow, LetterKey, ParkRow, Stored},
+    ports::Offset,
 };
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -18,6 +19,9 @@ pub(super) struct Parking {
     pub(super) asks: HashMap<LetterKey, Stored<AskRow>>,
     /// The lanes that several streams share, of which at least one stream is parked.
     pub(super) shared: BTreeMap<Arc<str>, SharedLane>,
+    /// The newest record that has arrived of each stream that is parked or has discards: its version
+    /// and its offset. Once the offset is committed, no record of a version up to it comes again.
+    met: BTreeMap<StreamId, (Version, Offset)>,
     /// The change token as it was before the rows were last read.
     pub(super) token: Option<ChangeToken>,
     /// The rows are being read.
@@ -55,6 +59,39 @@ impl Parked {
 }
 
 impl Parking {
+    /// Notes that a record has arrived, if its stream is parked or has discards.
+    pub(super) fn meet(&mut self, record: &Record) {
+        if self.parked.is_empty() && self.discards.is_empty() {
+            return;
+        }
+        let header = &record.event.header;
+        let is_followed = self.parked.contains_key(&header.stream)
+            || self.discards_of(&header.stream).next().is_some();
+        if is_followed
+            && self
+                .met_to(&header.stream)
+                .is_none_or(|(to, _)| to < header.version)
+        {
+            let met = (header.version, record.offset);
+            self.met.insert(header.stream.clone(), met);
+        }
+    }
+
+    /// Returns the newest version of a stream that has arrived, and the offset of its record, if
+    /// the stream is parked or has discards.
+    pub(super) fn met_to(&self, stream: &StreamId) -> Option<(Version, Offset)> {
+        self.met.get(stream).copied()
+    }
+
+    fn discards_of(
+        &self,
+        stream: &StreamId,
+    ) -> impl Iterator<Item = (Version, &Stored<DiscardRow>)> {
+        let key = |version| (stream.clone(), Version::new(version));
+        let of = self.discards.range(key(0)..=key(u64::MAX));
+        of.map(|((_, version), row)| (*version, row))
+    }
+
     /// Notes a stream that is parked now.
     pub(super) fn note_parked(&mut self, stream: &StreamId, parked: Parked, rules: &Rules) {
         self.parked.insert(stream.clone(), parked);
@@ -79,10 +116,9 @@ impl Parking {
         if self.discards.is_empty() {
             return Vec::new();
         }
-        let key = |version| (stream.clone(), Version::new(version));
-        let of = self.discards.range(key(0)..=key(u64::MAX));
+        let of = self.discards_of(stream);
         of.filter(|(_, row)| row.value.is_in_force())
-            .map(|((_, version), _)| *version)
+            .map(|(version, _)| version)
             .collect()
     }
 
@@ -130,6 +166,10 @@ impl Parking {
     ) {
         if self.discards_after < load {
             self.discards = rows.into_iter().collect();
+            let discarded: BTreeSet<_> = self.discards.keys().map(|(of, _)| of.clone()).collect();
+            let is_followed =
+                |of: &StreamId| self.parked.contains_key(of) || discarded.contains(of);
+            self.met.retain(|of, _| is_followed(of));
             return;
         }
         for (key, row) in rows {

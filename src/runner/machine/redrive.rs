@@ -547,11 +547,17 @@ impl Machine {
         while let Some(version) = redrive.passed.last().copied() {
             let key = (redrive.stream.clone(), version);
             let owned = self.partitions.get(&reply.partition, reply.epoch);
-            let row = owned.and_then(|owned| owned.parking.discards.get(&key).cloned());
-            match row {
-                Some(row) if row.value.state == DiscardState::Asked => {
+            let found = owned.and_then(|owned| {
+                let row = owned.parking.discards.get(&key).cloned()?;
+                Some((row, owned.parking.met_to(&key.0)))
+            });
+            match found {
+                Some((row, met)) if row.value.state == DiscardState::Asked => {
                     redrive.step = Step::Pass;
-                    let (value, seen) = (row.value.passed(), row.revision);
+                    let (mut value, seen) = (row.value.passed(), row.revision);
+                    if let Some((_, offset)) = met.filter(|(to, _)| *to >= version) {
+                        value = value.at_offset(offset);
+                    }
                     let op = RowOp::ReplaceDiscard(key.0, version, value, seen);
                     return self.go_on(reply, Kind::Redrive(redrive), Some(op));
                 }

@@ -149,6 +149,7 @@ impl Machine {
         let Some(owned) = self.partitions.get(&record.partition, record.epoch) else {
             return false;
         };
+        owned.parking.meet(record);
         let Some(shared) = owned.parking.shared.get_mut(lane) else {
             return false;
         };

@@ -151,3 +151,63 @@ async fn a_discard_by_the_policy_is_in_the_audit_before_its_offset_passes() {
         ]
     );
 }
+
+#[tokio::test(start_paused = true)]
+async fn discards_are_archived_without_stored_positions_once_their_records_are_committed() {
+    for restarts in [false, true] {
+        let shop = Shop::new(&[("a", 2)]);
+        shop.deposits(&["a", "a", "a", "a"]).await;
+        let mut running = shop.start();
+        seconds(15).await;
+        // Of the head, and of one that waits.
+        for version in [2, 4] {
+            shop.operator.discard("a", version).await;
+        }
+        seconds(15).await;
+        assert_eq!(shop.views.of("a"), [1, 3]);
+        if restarts {
+            running.stop().await;
+            running = shop.start();
+            seconds(5).await;
+        }
+        // Of one that was handled before.
+        shop.operator.discard("a", 1).await;
+        seconds(400).await;
+        // Only the owner that has met the record of version 1 knows that it was handled.
+        let left = if restarts { vec![1] } else { vec![] };
+        assert_eq!(shop.operator.versions("discarded", "a").await, left);
+        for version in [2, 4] {
+            let state = shop.operator.archived("a", version).await;
+            assert_eq!(state.as_deref(), Some("passed"), "{version}");
+        }
+        shop.deposits(&["a"]).await;
+        seconds(400).await;
+        assert_eq!(shop.operator.all("discarded").await, NONE);
+        let state = shop.operator.archived("a", 1).await;
+        assert_eq!(state.as_deref(), Some("handled"));
+        assert_eq!(shop.views.of("a"), [1, 3, 5]);
+        running.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_discard_in_a_parked_stream_is_not_archived_while_its_record_may_come_again() {
+    let shop = Shop::new(&[("a", 2)]);
+    let faults = Faults::none();
+    let running = shop.start_with(&faults, shop.views.clone(), policy());
+    seconds(5).await;
+    faults.set([Fault::Unavailable.on(Op::Commit)]);
+    shop.deposits(&["a", "a", "a", "a"]).await;
+    seconds(10).await;
+    shop.operator.discard("a", 2).await;
+    seconds(400).await;
+    assert_eq!(shop.views.of("a"), [1, 3, 4]);
+    assert_eq!(shop.operator.versions("discarded", "a").await, [2]);
+    running.crash().await;
+    // All records come again.
+    shop.views.fix();
+    let running = shop.start();
+    seconds(10).await;
+    assert_eq!(shop.views.of("a"), [1, 3, 4, 1, 3, 4]);
+    running.stop().await;
+}
