@@ -190,6 +190,9 @@ async fn a_value_over_the_limit_of_the_topic_is_left_out_and_named() {
         let running = Running::start(runner.unwrap());
         seconds(5).await;
         let found = copies(&desk.world.bus).await;
+        // A value that is known to be too large is not sent in vain.
+        let sent = faults.calls(Op::Publish);
+        assert_eq!(sent, if is_described { 2 } else { 3 });
         let omitted: Vec<_> = found.iter().map(|c| c.header("fs_value_omitted")).collect();
         assert_eq!(omitted, [None, Some("3000")]);
         assert_eq!(found[1].value, None);
