@@ -42,6 +42,9 @@ pub trait Listener: Send + Sync + 'static {
     /// [`ProcessorPolicy::with_max_batch`](super::ProcessorPolicy::with_max_batch) allows more than
     /// one event.
     ///
+    /// A call that panics or takes too long does not say which of its events has failed: each of
+    /// them is then handled by a call of its own, before any is given up.
+    ///
     /// The default calls [`handle`](Self::handle) for one event after the other, until one fails.
     fn handle_batch(
         &self,
@@ -123,6 +126,9 @@ pub trait Projector: Send + Sync + 'static {
     /// Projects neighbouring events of one lane with one call, in order. The runner calls it if
     /// [`ProcessorPolicy::with_max_batch`](super::ProcessorPolicy::with_max_batch) allows more than
     /// one event.
+    ///
+    /// A call that panics or takes too long does not say which of its events has failed: each of
+    /// them is then projected by a call of its own, before any is given up.
     ///
     /// The default calls [`project`](Self::project) for one event after the other, until one fails.
     fn project_batch(
