@@ -138,3 +138,23 @@ async fn a_letter_that_is_discarded_is_not_handled_by_a_redrive_that_was_asked_b
     assert_eq!(state.as_deref(), Some("passed"));
     running.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_discard_of_a_letter_below_the_stored_position_is_passed_and_not_handled_before() {
+    for has_request in [true, false] {
+        // The position has passed the event, since it was given up.
+        let (shop, giving_up) = with_letter(DeliveryLevel::Deduplicated).await;
+        assert_eq!(shop.operator.position("a").await, Some(3));
+        shop.operator.ask_discard("a", 2).await;
+        if has_request {
+            shop.operator.ask("a", 2, "discard").await;
+        }
+        let running = shop.start_as(shop.views.clone(), giving_up());
+        seconds(20).await;
+        assert_eq!(shop.operator.letters("a").await, [0; 0]);
+        let state = shop.operator.discarded("a", 2).await;
+        let archived = shop.operator.archived("a", 2).await;
+        assert_eq!(state.or(archived).as_deref(), Some("passed"));
+        running.stop().await;
+    }
+}
