@@ -60,6 +60,12 @@ pub enum DeliveryLevel {
     /// an event is repeated only if a crash falls between its effect and the checkpoint. It costs
     /// one read of each stream that is met, and one write of each stream that was touched since the
     /// last checkpoint. The checkpoints are 10 s apart by default.
+    ///
+    /// A position is one version. A service without the event store passes a gap that it cannot
+    /// fill, and handles the missing events if they come later, but only until it restarts or the
+    /// partition moves: the next owner takes what lies below the position for duplicates. Give the
+    /// runner the event store, or choose [`AtLeastOnce`](Self::AtLeastOnce), where a topic may
+    /// deliver the events of a stream out of order.
     Deduplicated,
     /// The projector stores its position together with its rows, as
     /// [`Projector::position`](super::Projector::position) says: an event has its effect exactly
@@ -241,7 +247,8 @@ impl ProcessorPolicy {
     /// Sets the most neighbouring events of a lane that one call of
     /// [`handle_batch`](super::Listener::handle_batch) or
     /// [`project_batch`](super::Projector::project_batch) gets. Default 1: the handler is called
-    /// for each event.
+    /// for each event. A batch ends where an event of another stream follows, also in a lane that
+    /// several streams share.
     #[must_use]
     pub const fn with_max_batch(mut self, events: usize) -> Self {
         self.max_batch = events;
