@@ -1,5 +1,5 @@
-//! The circuit breaker is asked only for calls that can be made: a permit that comes back unused
-//! would wake whoever waits for one, the processor itself included, again and again.
+//! The circuit breaker is asked only for calls that can be made: the right to probe that comes back
+//! unused would wake whoever waits for it, the processor itself included, again and again.
 use super::{
     super::{
         Effect, Input, Loaded, Outcome, RowAnswer, RowOp,
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     Timestamp, Version,
-    breaker::CircuitBreaker,
+    breaker::{CircuitBreaker, CircuitState, Outcome as CallOutcome},
     control::{
         AskKind, AskRow, DeadLetter, Failed, Fingerprint, LetterBody, LetterClass, LetterId,
         LetterKey, ParkFailure, ParkId, ParkRow, PutIf, Request, Stored,
@@ -26,6 +26,16 @@ fn wakes_itself(driven: &mut Driven, breaker: &CircuitBreaker) -> bool {
         let _ = driven.on(Input::Timer);
     }
     changes.take()
+}
+
+/// Opens the circuit by calls of others, and waits until one call is admitted as a probe.
+fn half_open(driven: &mut Driven, breaker: &CircuitBreaker) {
+    while breaker.state_at(driven.now) == CircuitState::Closed {
+        let permit = breaker.permit(driven.now).expect("it is closed");
+        let _ = permit.settle(CallOutcome::from(ErrorClass::Transient), driven.now);
+    }
+    let _ = driven.pass(2 * SECOND);
+    assert_eq!(breaker.state_at(driven.now), CircuitState::HalfOpen);
 }
 
 fn stored<T>(value: T) -> Stored<T> {
@@ -104,6 +114,7 @@ fn a_lane_that_may_not_run_takes_no_permit() {
     let _ = driven.lose(0);
     let _ = driven.assign(0, 2);
     let _ = driven.begin(0, 2);
+    half_open(&mut driven, &breaker);
     // What was buffered under the lost assignment is forgotten after the flush, which hangs.
     let effects = driven.deliver_under(2, record(0, 0, "gone", 1));
     assert_eq!(starts(&effects), [""; 0]);
@@ -120,6 +131,8 @@ fn a_request_for_a_letter_waits_for_an_attempt_of_an_ended_assignment_without_a_
     let _ = driven.deliver(0, 5, "a", 2);
     let _ = driven.lose(0);
     let _ = driven.assign(0, 2);
+    // A processor without partitions has closed its circuit.
+    half_open(&mut driven, &breaker);
     let effects = driven.begin_with(0, 2, asked("a"));
     let (task, _) = row(&effects).expect("the letter is read");
     let effects = driven.on(Input::Row(task, Ok(RowAnswer::Letter(Some(letter("a"))))));
@@ -137,6 +150,7 @@ fn a_redrive_of_a_partition_that_leaves_takes_no_permit() {
     let effects = driven.begin_with(0, 1, redrive("a"));
     // This keeps the revocation from being released.
     assert_eq!(starts(&driven.deliver(0, 0, "drains", 1)), ["drains"]);
+    half_open(&mut driven, &breaker);
     let Some((task, RowOp::ReplacePark(_, claimed, _))) = row(&effects) else {
         panic!("{effects:?}")
     };
@@ -158,7 +172,7 @@ fn open(driven: &mut Driven, breaker: &CircuitBreaker) {
         let _ = driven.deliver(0, n, &id, 1);
         let _ = driven.fail(&id, ErrorClass::Transient);
     }
-    assert!(breaker.state_at(driven.now) != crate::breaker::CircuitState::Closed);
+    assert!(breaker.state_at(driven.now) != CircuitState::Closed);
 }
 
 #[test]
