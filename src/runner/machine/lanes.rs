@@ -171,8 +171,8 @@ impl Lanes {
         }
     }
 
-    /// Lets the first records of a lane be tried one by one: a batch of them has failed, and nothing
-    /// says at which.
+    /// Lets the first records of a lane be tried one by one: a batch of them has failed, and
+    /// nothing says at which.
     pub(super) fn try_alone(&mut self, key: &LaneKey, records: usize) {
         if let Some(lane) = self.lanes.get_mut(key) {
             lane.alone = lane.alone.max(records);

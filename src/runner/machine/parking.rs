@@ -19,8 +19,9 @@ pub(super) struct Parking {
     pub(super) asks: HashMap<LetterKey, Stored<AskRow>>,
     /// The lanes that several streams share, of which at least one stream is parked.
     pub(super) shared: BTreeMap<Arc<str>, SharedLane>,
-    /// The newest record that has arrived of each stream that is parked or has discards: its version
-    /// and its offset. Once the offset is committed, no record of a version up to it comes again.
+    /// The newest record that has arrived of each stream that is parked or has discards: its
+    /// version and its offset. Once the offset is committed, no record of a version up to it comes
+    /// again.
     met: BTreeMap<StreamId, (Version, Offset)>,
     /// The change token as it was before the rows were last read.
     pub(super) token: Option<ChangeToken>,

@@ -60,7 +60,7 @@ impl Listener for Breaking {
     }
 }
 
-/// What fails once is given up.
+/// A policy under which an event that fails once is given up.
 fn strict(policy: ProcessorPolicy) -> ProcessorPolicy {
     let policy = policy.with_retry(RetryPolicy::fail_fast());
     let policy = policy.with_max_batch(10).without_breaker();
