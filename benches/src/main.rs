@@ -4,10 +4,11 @@
 //! ```sh
 //! cargo run --release -p foldstream-bench -- store
 //! ```
-//! prints a table, and so do `runner` and `publisher`, which need Docker for a Kafka broker. `--json FILE`
-//! writes its rows with the raw samples of both sides, and `--only WORK` measures one work.
-//! `--sabotage ROW` adds a read, a write or 1 ms to our side of that row, which must then miss its
-//! goal: a benchmark that cannot fail shows nothing. The exit status is 2 if a row misses its goal.
+//! prints a table, and so do `runner` and `publisher`, which need Docker for a Kafka broker.
+//! `--json FILE` writes its rows with the raw samples of both sides, and `--only WORK` measures one
+//! work. `--sabotage ROW` adds a read, a write or 1 ms to our side of that row, which must then
+//! miss its goal: a benchmark that cannot fail shows nothing. The exit status is 2 if a row misses
+//! its goal.
 mod account;
 mod memory;
 mod publisher;

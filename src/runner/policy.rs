@@ -274,9 +274,9 @@ impl ProcessorPolicy {
     /// begins once a quarter of them is done. Each record counts 1 KiB beside its key, value and
     /// headers, which is about what the processor keeps with it.
     ///
-    /// Raising them costs memory, and repeats more after a crash. Lowering them makes a fast handler
-    /// wait for offset commits: what is handled while one is under way must fit in, too. Default
-    /// 4,000 records and 16 MiB.
+    /// Raising them costs memory, and repeats more after a crash. Lowering them makes a fast
+    /// handler wait for offset commits: what is handled while one is under way must fit in, too.
+    /// Default 4,000 records and 16 MiB.
     #[must_use]
     pub const fn with_window(mut self, records: usize, bytes: usize) -> Self {
         (self.max_records, self.max_bytes) = (records, bytes);

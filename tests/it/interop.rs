@@ -1,5 +1,6 @@
 //! Agreement with programs in other languages: the records of events are those that the readers in
-//! `tests/interop` take for CloudEvents, and keys go to the partitions that Java's producer chooses.
+//! `tests/interop` take for CloudEvents, and keys go to the partitions that Java's producer
+//! chooses.
 use bytes::Bytes;
 use foldstream::{
     CommitId, EventHeader, Metadata, RecordedEvent, SourceUri, StreamId, Timestamp, Version,

@@ -55,7 +55,7 @@ impl Answer {
     }
 }
 
-/// What is remembered of an event while the handler has it.
+/// A note about an event while the handler has it.
 pub(super) struct Note {
     record: usize,
     version: Version,

@@ -1,4 +1,4 @@
-//! What the producer knows about topics: the number of their partitions, and the size of the
+//! Facts about topics: the number of their partitions, and the size of the
 //! largest record that they take. Both are requested again after a minute.
 use super::{lock, session::Session};
 use crate::{
