@@ -1,4 +1,5 @@
-//! What the adapter relies on of librdkafka's `enable.gapless.guarantee`, which is experimental.
+//! The behaviour of librdkafka's `enable.gapless.guarantee` on which the adapter relies. It is
+//! experimental.
 use super::{
     TOPIC, read,
     tamper::{Fate, Proxy},
