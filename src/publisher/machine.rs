@@ -17,6 +17,7 @@ use super::{
     PublishError,
     notice::Notices,
     queue::{CommitEnd, Prepared, Queue},
+    step::{Check, Followed, Phase, Step, Then},
 };
 use crate::{
     CommitId, StreamHead, StreamId, Timestamp, Version,
@@ -29,54 +30,6 @@ use std::collections::BTreeSet;
 pub(super) const PAGE: u32 = 100;
 /// The commits without records after which the watermark moves.
 const CHECKPOINT_COMMITS: usize = 100;
-
-/// The next step of the driver.
-#[derive(Debug)]
-pub(super) enum Step {
-    /// Read the row of the watermark.
-    ReadWatermark,
-    /// Read the newest commit that ends at or below this version.
-    Compare(Version),
-    /// Look whether the open read is at its end, without waiting.
-    Peek,
-    /// Take the next commit from the open read, or from a read after [`Machine::read_from`].
-    Read,
-    /// Make the messages of a commit.
-    Prepare(Commit),
-    /// Send the next messages of the queue, this many.
-    Send(usize),
-    /// Move the watermark.
-    Advance(Watermark),
-    /// Remove the markers of these commits.
-    Clear(Vec<CommitKey>),
-    /// Read which events after the watermark operators have skipped: the event of this version
-    /// cannot be published.
-    ReadSkips,
-    /// Wait before the stream is read again: it does not show what a notice names.
-    Wait(PublishError),
-    /// The work ends here.
-    Done(Result<(), PublishError>),
-}
-
-#[derive(Debug)]
-enum Phase {
-    /// The watermark is not known.
-    Row,
-    /// The watermark is to be compared with the stored history.
-    Compare(Then),
-    Work,
-}
-
-/// The way on if the watermark fits the stored history.
-#[derive(Debug)]
-enum Then {
-    /// The work begins. A watermark from memory may be wrong where its row is right.
-    Work { from_memory: bool },
-    /// A notice names what the store does not show.
-    NotVisible,
-    /// The history itself cannot be read.
-    Fail(PublishError),
-}
 
 /// The work on one stream in one call.
 #[derive(Debug)]
@@ -633,19 +586,4 @@ impl Machine {
 
 fn version(at: Option<Watermark>) -> Version {
     at.map_or(Version::NONE, |at| at.version)
-}
-
-enum Check {
-    Fits,
-    Compare,
-    Forked((Version, CommitId)),
-}
-
-/// The place of a commit that was read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Followed {
-    /// The commit is the next one.
-    Next,
-    /// The commit is to be passed over.
-    Known,
 }

@@ -39,6 +39,7 @@ mod outbox;
 mod publish;
 mod worker;
 mod machine;
+mod step;
 mod prepare;
 mod queue;
 mod pace;
@@ -66,6 +67,8 @@ pub use report::{PollReport, PublishReport, StreamFailure};
 pub use skip::{SkipError, Skipped};
 pub use status::{PublisherStatus, TopicStatus};
 pub use sweep::{SweepConfig, SweepError, SweepReport};
+
+pub(crate) use outbox::public_form;
 
 use crate::{
     Backoff, Clock, IdSource, RetryPolicy, SourceUri, SystemClock, SystemIds, TraceContext,

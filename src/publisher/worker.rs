@@ -2,12 +2,13 @@
 use super::{
     PublishError, Publisher,
     checked_topics::{CheckedTopic, Publishing, Topic},
-    machine::{Followed, Machine, PAGE, Step},
+    machine::{Machine, PAGE},
     notice::Notices,
     prepare::prepare,
     report::Outcome,
     state::Known,
     status::Working,
+    step::{Followed, Step},
 };
 use crate::{
     StreamId, Version,

@@ -4,8 +4,8 @@ use foldstream::{
     adapter::from_message,
     control::{Stored, Watermark, Watermarks},
     ports::{
-        Append, AppendOutcome, Commit, CommitKey, EventData, EventStore, Message, MessageBus,
-        MessageBusError, Offset, PartitionId, Row, RunOutcome, Segment,
+        Append, AppendOutcome, Capabilities, Commit, CommitKey, EventData, EventStore, Message,
+        MessageBus, MessageBusError, Offset, PartitionId, Row, RunOutcome, Segment,
     },
     publisher::Publisher,
 };
@@ -206,6 +206,16 @@ pub(crate) fn stream(id: &str) -> StreamId {
 impl World {
     pub(crate) fn new() -> Self {
         Self::seeded(1)
+    }
+    /// Creates a world with one topic of three partitions, whose store keeps a list of unpublished
+    /// commits or none.
+    pub(crate) fn seeded_with(seed: u64, lists: bool) -> Self {
+        let mut world = Self::seeded(seed);
+        if !lists {
+            let capabilities = Capabilities::new(1_000_000);
+            world.store = InMemoryEventStore::with_capabilities(capabilities);
+        }
+        world
     }
     /// Creates a world with one topic of three partitions.
     pub(crate) fn seeded(seed: u64) -> Self {
