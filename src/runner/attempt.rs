@@ -2,9 +2,10 @@
 //! handle.
 mod call;
 mod history;
+mod public;
 mod read;
 
-pub(super) use self::read::panic_message;
+pub(super) use self::{public::PublicHistory, read::panic_message};
 use self::{
     call::{Note, Pending},
     read::Read,
@@ -39,6 +40,7 @@ pub(super) struct Shared {
     pub(super) processor: Arc<dyn ErasedProcessor>,
     pub(super) model: ModelId,
     pub(super) history: Option<Arc<dyn EventStore>>,
+    pub(super) public: PublicHistory,
     /// The stored positions, at the level that stores them.
     pub(super) positions: Option<StreamPositions>,
     /// The rows about failed events.

@@ -59,9 +59,12 @@ pub use report::{BuildError, ProcessorReport, RunnerError, RunnerReport};
 
 use crate::{
     Clock, IdSource, PayloadCodecs, SystemClock, SystemIds, TraceContext, Upcasters,
+    control::{PublisherName, PublisherRows, Rows},
     ports::{ControlStore, EventStore, MessageBus, shared},
+    publisher::Outbox,
     text::forbidden_char,
 };
+use attempt::PublicHistory;
 use erased::{ErasedProcessor, ListenerCell, ProjectorCell};
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
@@ -82,6 +85,8 @@ pub struct RunnerBuilder {
     bus: Arc<dyn MessageBus>,
     control: Arc<dyn ControlStore>,
     history: Option<Arc<dyn EventStore>>,
+    outbox: Option<Arc<dyn Outbox>>,
+    publisher: Option<PublisherName>,
     upcasters: Upcasters,
     codecs: PayloadCodecs,
     ids: Arc<dyn IdSource>,
@@ -165,6 +170,28 @@ impl RunnerBuilder {
     pub fn with_event_store(mut self, store: impl EventStore) -> Self {
         self.history = Some(shared::event_store(store));
         self
+    }
+    /// Sets the outbox of the publisher that fills the topics. What is read from the [event
+    /// store](Self::with_event_store) passes through it, so that a handler sees there what the
+    /// topic shows, and no private event. Default: every event is shown as it is stored.
+    #[must_use]
+    pub fn with_outbox(mut self, outbox: impl Outbox) -> Self {
+        self.outbox = Some(Arc::new(outbox));
+        self
+    }
+    /// Sets the name of the publisher that fills the topics, if it
+    /// [has one](crate::publisher::Publisher::with_name): its skipped events are passed over.
+    #[must_use]
+    pub fn with_publisher(mut self, name: PublisherName) -> Self {
+        self.publisher = Some(name);
+        self
+    }
+    fn public_history(&self) -> PublicHistory {
+        let rows = Rows::new(self.control.clone(), self.ids.clone());
+        PublicHistory {
+            outbox: self.outbox.clone(),
+            rows: PublisherRows::over(rows, self.publisher.clone()),
+        }
     }
     /// Lifts older payloads of event types that bring no upcasters of their own
     /// ([`DomainEvent::upcasters`](crate::DomainEvent::upcasters)), since they are of another
@@ -335,6 +362,8 @@ impl Runner {
             bus: shared::message_bus(bus),
             control: shared::control_store(control),
             history: None,
+            outbox: None,
+            publisher: None,
             upcasters: Upcasters::new(),
             codecs: PayloadCodecs::new(),
             ids: Arc::new(SystemIds),

@@ -31,6 +31,8 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
             self.certain = self.progress.clone();
             return Ok(());
         };
+        let skips = self.skips_of(stream, (first, last)).await;
+        let skips = skips.map_err(|e| failed(at, first, e, FailureOf::Store))?;
         let mut commits = history.read(stream, ReadFrom::Event(first), None);
         let mut expected = first;
         while expected <= last {
@@ -47,7 +49,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
                 if version < expected || version > last {
                     continue;
                 }
-                self.handle(at, &event, EventSource::History, &record.partition)
+                self.handle_stored(at, event, &skips, &record.partition)
                     .await?;
                 (self.advance)();
                 expected = version.next();
@@ -150,8 +152,11 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
             return Ok(None);
         };
         let mut events = commit.recorded();
-        let event = events.find(|event| event.header.version == from);
-        Ok(event.map(|event| FailureOf::Event(Box::new(event))))
+        let Some(event) = events.find(|event| event.header.version == from) else {
+            return Ok(None);
+        };
+        let public = self.public(event).await?;
+        Ok(public.map(|event| FailureOf::Event(Box::new(event))))
     }
 
     async fn take_history(
@@ -160,6 +165,8 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
         history: &dyn EventStore,
     ) -> Result<(), (usize, Outcome)> {
         let partition = self.work.partition.clone();
+        let skips = self.skips_of(&range.stream, (range.from, range.to)).await;
+        let skips = skips.map_err(|e| failed(0, range.from, e, FailureOf::Store))?;
         let mut commits = history.read(&range.stream, ReadFrom::Event(range.from), None);
         let mut expected = range.from;
         while expected <= range.to && !self.signals.is_to_finish() {
@@ -174,8 +181,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
                 if version < expected || version > range.to {
                     continue;
                 }
-                self.handle(0, &event, EventSource::History, &partition)
-                    .await?;
+                self.handle_stored(0, event, &skips, &partition).await?;
                 (self.advance)();
                 expected = version.next();
             }

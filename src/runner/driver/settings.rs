@@ -1,6 +1,8 @@
 //! The settings that never change while a processor runs.
 use super::{
-    super::{Entry, RunnerBuilder, erased::ErasedProcessor, machine::Rules},
+    super::{
+        Entry, RunnerBuilder, attempt::PublicHistory, erased::ErasedProcessor, machine::Rules,
+    },
     letter_topic::LetterTopic,
     watch::Watching,
 };
@@ -30,6 +32,7 @@ pub(super) struct Ports {
     pub(super) bus: Arc<dyn MessageBus>,
     pub(super) control: Arc<dyn ControlStore>,
     pub(super) history: Option<Arc<dyn EventStore>>,
+    pub(super) public: PublicHistory,
     pub(super) ids: Arc<dyn IdSource>,
 }
 
@@ -71,6 +74,7 @@ impl Settings {
                 bus: shared.bus.clone(),
                 control: shared.control.clone(),
                 history: shared.history.clone(),
+                public: shared.public_history(),
                 ids: shared.ids.clone(),
             },
             handling: Handling {

@@ -63,6 +63,7 @@ impl Settings {
             processor: self.handling.processor.clone(),
             model,
             history: self.ports.history.clone(),
+            public: self.ports.public.clone(),
             positions,
             upcasters: self.handling.upcasters.clone(),
             codecs: self.handling.codecs.clone(),

@@ -14,6 +14,7 @@ mod health;
 mod late;
 mod level;
 mod outage;
+mod outbox;
 mod panic;
 mod parked;
 mod payload;
