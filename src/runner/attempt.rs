@@ -5,11 +5,11 @@ mod history;
 mod public;
 mod read;
 
-pub(super) use self::{public::PublicHistory, read::panic_message};
 use self::{
     call::{Note, Pending},
     read::Read,
 };
+pub(super) use self::{public::PublicHistory, read::panic_message};
 use super::{
     EventContext, EventSource, HandlerError, ModelId, Position, Start, UnknownEvents,
     erased::ErasedProcessor,
