@@ -261,7 +261,8 @@ impl Lanes {
         taken
     }
 
-    /// Puts records before all others of their lane, except those that are being handled.
+    /// Puts records before all others of their lane, except those that are being handled and those
+    /// with lower offsets.
     pub(super) fn put_back(&mut self, key: &LaneKey, records: Vec<Arc<Record>>) {
         let Some(first) = records.first().cloned() else {
             return;
@@ -275,10 +276,24 @@ impl Lanes {
         }
         if let Some(lane) = self.lanes.get_mut(key) {
             let (running, is_running) = lane.running();
-            for (at, record) in records.into_iter().enumerate() {
-                lane.queue.insert(running + at, record);
+            let mut at = running;
+            for record in records {
+                // A record before them may have come back to the lane meanwhile, from an attempt
+                // that has failed.
+                let is_before = |queued: &Arc<Record>| {
+                    queued.partition == record.partition && queued.offset < record.offset
+                };
+                at += lane
+                    .queue
+                    .iter()
+                    .skip(at)
+                    .take_while(|q| is_before(q))
+                    .count();
+                lane.queue.insert(at, record);
+                at += 1;
             }
-            if !is_running {
+            let is_first = |head: &Arc<Record>| Arc::ptr_eq(head, &first);
+            if !is_running && lane.queue.front().is_some_and(is_first) {
                 lane.retry = None;
                 lane.state = State::Ready;
                 self.ready.push_back(key.clone());
@@ -522,6 +537,24 @@ mod tests {
         lanes.wake_one_for_probe(Some(&key("a")));
         assert_eq!(next(&mut lanes, 1), Some((key("b"), vec![2])));
         assert_eq!(next(&mut lanes, 1), None, "one is enough");
+    }
+
+    #[test]
+    fn what_is_put_back_comes_after_a_head_that_has_failed() {
+        let mut lanes = lanes(&[("a", 1), ("a", 2)]);
+        next(&mut lanes, 1);
+        let now = Instant::now();
+        lanes.wait(&key("a"), Retry::testing(), now);
+        let of_a = |offset| record(0, offset, "a", offset);
+        lanes.push(&key("a"), of_a(5));
+        lanes.put_back(&key("a"), vec![of_a(3), of_a(4)]);
+        // Its pause and its failures stay.
+        assert_eq!(next(&mut lanes, 9), None);
+        assert!(lanes.retry(&key("a")).is_some());
+        lanes.wake(now);
+        assert_eq!(next(&mut lanes, 9), Some((key("a"), vec![1])));
+        lanes.finished(&key("a"), 1);
+        assert_eq!(next(&mut lanes, 9), Some((key("a"), vec![2, 3, 4, 5])));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::{
     lanes::LaneKey,
     parking::{Parked, Parking},
     partition::{Partition, Phase},
-    record::Record,
+    record::{Record, defer_in_order},
     rows::{Load, Loaded, Polled, RowAnswer, RowOp},
     tasks::{Clear, Kind, Raise, Reply},
 };
@@ -317,7 +317,7 @@ impl Machine {
             return true;
         }
         self.counts.deferred += 1;
-        parked.deferred.push(record.clone());
+        defer_in_order(&mut parked.deferred, record);
         true
     }
 

@@ -5,6 +5,7 @@ use crate::{
     ports::{AssignmentEpoch, Delivery, Message, Offset, PartitionId},
     wire::read,
 };
+use std::sync::Arc;
 
 /// The bytes that a record counts beside its key, value and headers: about what is kept with it in
 /// the window and in its lane. Without it, the memory of many small records would have no bound.
@@ -57,4 +58,13 @@ impl Record {
     pub(in crate::runner) fn stored(&self) -> StoredRecord {
         StoredRecord::new(self.message.clone(), self.offset)
     }
+}
+
+/// Adds a record to the deferred records of a stream or lane, in the order of their offsets.
+///
+/// A record may arrive after its stream's park row is written and before the records that are
+/// queued with the failed event are deferred. Its place is after them.
+pub(super) fn defer_in_order(deferred: &mut Vec<Arc<Record>>, record: &Arc<Record>) {
+    let at = deferred.partition_point(|other| other.offset < record.offset);
+    deferred.insert(at, record.clone());
 }

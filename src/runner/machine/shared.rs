@@ -13,7 +13,7 @@
 use super::{
     Machine, Rules,
     partition::Phase,
-    record::Record,
+    record::{Record, defer_in_order},
     rows::{RowAnswer, RowOp},
     tasks::{Kind, Reply, TaskId},
 };
@@ -166,7 +166,7 @@ impl Machine {
             // Also if the park row covers it: another owner has written that row, and may not have
             // kept the place of the record.
             self.counts.deferred += 1;
-            shared.deferred.push(record.clone());
+            defer_in_order(&mut shared.deferred, record);
         }
         true
     }

@@ -1,6 +1,8 @@
 //! Lanes that several streams share, of which one stream fails.
 use super::views::*;
 use foldstream::runner::{DeliveryLevel, ProcessorPolicy};
+use foldstream_testkit::faults::{Fault, Faults, Op};
+use std::time::Duration;
 
 /// Streams whose ids begin with the same letter share a lane.
 fn sharing() -> ProcessorPolicy {
@@ -225,6 +227,29 @@ async fn a_gap_before_a_stream_that_waits_for_its_lane_is_filled_by_the_redrive(
         seconds(20).await;
         let all = [("a2", 1), ("a1", 1), ("a2", 2), ("a2", 3)];
         assert_eq!(of_lane(&shop, "a"), events(&all), "{level:?}");
+        running.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_arrives_while_its_lane_is_being_parked_waits_after_those_queued() {
+    for has_store in [true, false] {
+        let mut shop = Shop::new(&[("a1", 1)]);
+        shop.has_store = has_store;
+        shop.deposits(&["a1", "a2", "a2"]).await;
+        let late = Fault::Delay(Duration::from_secs(2)).on(Op::Put);
+        let faults = Faults::script([late.matching(announces).first(1)]);
+        let running = shop.start_with(&faults, shop.views.clone(), sharing());
+        seconds(1).await;
+        shop.deposits(&["a2"]).await;
+        seconds(10).await;
+        assert_eq!(shop.operator.parked("a2").await, waits(1, 3), "{has_store}");
+        shop.views.fix();
+        shop.operator.redrive("a1").await;
+        seconds(40).await;
+        let all = [("a1", 1), ("a2", 1), ("a2", 2), ("a2", 3)];
+        assert_eq!(of_lane(&shop, "a"), events(&all), "{has_store}");
+        shop.assert_at_rest().await;
         running.stop().await;
     }
 }

@@ -457,3 +457,26 @@ async fn a_stream_stays_parked_when_its_partition_moves() {
         running.stop().await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_arrives_while_its_stream_is_being_parked_waits_after_those_queued() {
+    for has_store in [true, false] {
+        let mut shop = Shop::new(&[("a", 1)]);
+        shop.has_store = has_store;
+        shop.deposits(&["a", "a", "a"]).await;
+        let late = Fault::Delay(Duration::from_secs(2)).on(Op::Put);
+        let faults = Faults::script([late.matching(announces).first(1)]);
+        // No record is covered by the row before the redrive.
+        let policy = policy().with_commit_interval(Duration::from_secs(30));
+        let running = shop.start_with(&faults, shop.views.clone(), policy);
+        seconds(1).await;
+        shop.deposits(&["a"]).await;
+        seconds(4).await;
+        shop.views.fix();
+        shop.operator.redrive("a").await;
+        seconds(100).await;
+        assert_eq!(shop.views.of("a"), [1, 2, 3, 4], "{has_store}");
+        shop.assert_at_rest().await;
+        running.stop().await;
+    }
+}

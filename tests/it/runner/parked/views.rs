@@ -9,7 +9,10 @@ use foldstream::{
         Projector, Runner, RunnerBuilder, Start,
     },
 };
-use foldstream_testkit::{InMemoryMessageBus, faults::Faults};
+use foldstream_testkit::{
+    InMemoryMessageBus,
+    faults::{Call, Faults},
+};
 use std::{
     collections::BTreeSet,
     sync::{Arc, Mutex},
@@ -181,8 +184,10 @@ impl Shop {
         views: Views,
         policy: ProcessorPolicy,
     ) -> Running {
-        let builder = self.world.faulty_builder(faults);
-        let builder = builder.with_event_store(self.world.store.clone());
+        let mut builder = self.world.faulty_builder(faults);
+        if self.has_store {
+            builder = builder.with_event_store(self.world.store.clone());
+        }
         Running::start(builder.projector_with(views, policy).build().unwrap())
     }
     /// Stores and publishes deposits of these accounts, and starts a process that has met them.
@@ -214,6 +219,11 @@ impl Shop {
         let committed = self.world.committed(VIEWS).await;
         assert_eq!(committed, self.world.ends().await, "{TOPIC}");
     }
+}
+
+/// Returns true for the write that tells other processes of a change.
+pub(super) fn announces(call: &Call<'_>) -> bool {
+    matches!(call, Call::Put { row, .. } if row.key.sort == "!changed")
 }
 
 /// A projector from the beginning.
