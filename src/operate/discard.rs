@@ -1,5 +1,8 @@
 //! Discard and skip: events that are not to be handled.
-use super::{DiscardState, LetterAddress, LetterKey, OperateError, Operator, Reason};
+use super::{
+    DiscardState, LetterAddress, LetterKey, OperateError, Operator, Reason,
+    select::is_passed_letter,
+};
 use crate::{
     StreamId, Version,
     control::{AskKind, AskRow, DiscardRow, LetterHead, ParkRow, ProcessorRows, PutIf},
@@ -205,8 +208,9 @@ impl Operator {
             let (affected, state) = asked_state(asked);
             (answer.affected, answer.state) = (affected, Some(state));
         }
-        // The letter of a stream that is not parked: no redrive will meet it.
-        if let (Some(head), None) = (&found.letter, &found.parked) {
+        // The letter of a stream that is not parked, or that has passed the event: no redrive of the
+        // stream will meet it.
+        if let Some(head) = found.letter_to_ask_for(&address.key) {
             let ask = AskRow {
                 letter: head.id,
                 what: AskKind::Discard,
@@ -317,13 +321,27 @@ struct Found {
 }
 
 impl Found {
-    /// Returns true if the version may still be passed over: it waits in a parked stream, or it is
-    /// the letter of a stream that is not parked.
+    /// Returns true if the version may still be passed over: it waits in a parked stream, or there
+    /// is a letter of it that no redrive of the stream meets.
     fn is_open(&self, version: Version) -> bool {
         match &self.parked {
-            Some(row) => row.covers(version),
+            Some(row) => row.covers(version) || self.is_passed(row, version),
             None => self.letter.is_some(),
         }
+    }
+
+    /// Returns the letter that the owner deletes on request.
+    fn letter_to_ask_for(&self, key: &LetterKey) -> Option<&LetterHead> {
+        let letter = self.letter.as_ref()?;
+        match (&self.parked, key) {
+            (Some(row), LetterKey::Event { version, .. }) if !self.is_passed(row, *version) => None,
+            _ => Some(letter),
+        }
+    }
+
+    fn is_passed(&self, row: &ParkRow, version: Version) -> bool {
+        let letter = self.letter.as_ref();
+        letter.is_some_and(|letter| is_passed_letter(row, letter, version))
     }
 }
 

@@ -174,7 +174,13 @@ impl Selector {
     ) -> Result<Vec<Item>, OperateError> {
         let streams = letters.iter().filter_map(|(key, _)| key.stream());
         let mut parked = self.rows.park_get_many(at, streams).await?.into_iter();
-        letters.retain(|(key, _)| key.stream().is_none() || matches!(parked.next(), Some(None)));
+        letters.retain(|(key, head)| match key {
+            LetterKey::Record(_) => true,
+            LetterKey::Event { version, .. } => match parked.next() {
+                Some(Some(row)) => is_passed_letter(&row.value, &head.value, *version),
+                row => row.is_some(),
+            },
+        });
         let event = |key| match key {
             LetterKey::Event { stream, version } => Some((stream, version)),
             LetterKey::Record(_) => None,
@@ -197,6 +203,12 @@ impl Selector {
         });
         Ok(items.collect())
     }
+}
+
+/// Returns true if the letter of a parked stream is about an event that the stream went on without
+/// before it was parked: no redrive of the stream handles the event.
+pub(super) fn is_passed_letter(row: &ParkRow, letter: &LetterHead, version: Version) -> bool {
+    letter.is_given_up && row.is_duplicate(version)
 }
 
 fn item(at: &PartitionId, target: ItemTarget, events: u64) -> Option<Item> {

@@ -63,7 +63,10 @@ pub(super) async fn load(shared: &Shared, load: &Load) -> Result<Loaded, Control
         parked,
         discards,
         positions,
-        letters: letters.into_iter().map(|(key, _)| key).collect(),
+        letters: letters
+            .into_iter()
+            .map(|(key, head)| (key, head.value.is_given_up))
+            .collect(),
         asks,
     })
 }

@@ -69,7 +69,7 @@ impl Machine {
                 .max(met.map(|(version, _)| version));
             // The request for a letter is answered when the letter is deleted.
             let key = LetterKey::event(stream.clone(), *version);
-            let has_letter = parking.letters.contains(&key);
+            let has_letter = parking.letters.contains_key(&key);
             if !is_waiting && !has_letter && row.value.is_over(*version, position, committed) {
                 left.push((stream.clone(), *version, row.clone()));
             }

@@ -118,12 +118,15 @@ impl Machine {
             && let Some(owned) = self.partitions.get(&reply.partition, reply.epoch)
             && let Some(parked) = owned.parking.parked.get(stream)
         {
-            return if parked.row.value.is_duplicate(*version) {
-                self.delete_letter(reply, ask);
-            } else {
+            if !parked.row.value.is_duplicate(*version) {
                 // The park row and the discards of the stream serve it.
-                self.end_ask(reply, ask);
-            };
+                return self.end_ask(reply, ask);
+            }
+            if !letter.head.is_given_up {
+                return self.delete_letter(reply, ask);
+            }
+            // The stream went on without the event before it was parked: no redrive of the stream
+            // handles it.
         }
         let is_given_up = letter.head.is_given_up || !self.rules.is_projector;
         if self.is_discarded(reply, &ask.letter) {
@@ -350,7 +353,7 @@ impl Machine {
             .iter()
             .map(|version| LetterKey::event(stream.clone(), *version));
         let dropped: Vec<_> = letters
-            .filter(|key| owned.parking.letters.remove(key))
+            .filter(|key| owned.parking.letters.remove(key).is_some())
             .collect();
         for key in dropped {
             let op = RowOp::DeleteLetter(key.clone());
@@ -360,10 +363,10 @@ impl Machine {
     }
 
     /// Notes that a letter is written.
-    pub(super) fn letter_written(&mut self, reply: &Reply, key: LetterKey) {
+    pub(super) fn letter_written(&mut self, reply: &Reply, key: LetterKey, is_given_up: bool) {
         let loads = self.polling.loads;
         if let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) {
-            owned.parking.letter_written(key, loads);
+            owned.parking.letter_written(key, is_given_up, loads);
         }
     }
 

@@ -226,8 +226,8 @@ impl Machine {
     }
 
     fn note_letter(&mut self, reply: &Reply, give_up: &GiveUp) {
-        if let Some((key, _)) = &give_up.letter {
-            self.letter_written(reply, key.clone());
+        if let Some((key, letter)) = &give_up.letter {
+            self.letter_written(reply, key.clone(), letter.head.is_given_up);
         }
     }
 

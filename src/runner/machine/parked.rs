@@ -231,7 +231,9 @@ impl Machine {
         let Some(owned) = self.partitions.get(&load.partition, load.epoch) else {
             return;
         };
-        let mut letters = owned.parking.letters_below(&stream, row.value.high.next());
+        // What was given up was not handled, although the stream has passed it.
+        let below = row.value.high.next();
+        let mut letters = owned.parking.letters_of_handled(&stream, below, below);
         let revision = row.revision;
         let op = match letters.pop() {
             Some(letter) => RowOp::DeleteLetter(letter),

@@ -6,7 +6,7 @@ use crate::{
     ports::Offset,
 };
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
 };
 
@@ -15,7 +15,9 @@ use std::{
 pub(super) struct Parking {
     pub(super) parked: HashMap<StreamId, Parked>,
     pub(super) discards: BTreeMap<(StreamId, Version), Stored<DiscardRow>>,
-    pub(super) letters: BTreeSet<LetterKey>,
+    /// The dead letters. True for an event that the policy gave up and that its stream went on
+    /// without: it was not handled, whatever a position says.
+    pub(super) letters: BTreeMap<LetterKey, bool>,
     pub(super) asks: HashMap<LetterKey, Stored<AskRow>>,
     /// The lanes that several streams share, of which at least one stream is parked.
     pub(super) shared: BTreeMap<Arc<str>, SharedLane>,
@@ -32,8 +34,8 @@ pub(super) struct Parking {
     /// The number of loads that had begun when a discard was last read or written by itself.
     discards_after: u64,
     /// Letters that were written or deleted while the rows were being read, with the number of
-    /// loads that had begun. True: the letter is there.
-    letters_after: Vec<(LetterKey, bool, u64)>,
+    /// loads that had begun. `None`: the letter is deleted.
+    letters_after: Vec<(LetterKey, Option<bool>, u64)>,
 }
 
 /// A parked stream.
@@ -124,36 +126,35 @@ impl Parking {
     }
 
     /// Notes that a letter is there.
-    pub(super) fn letter_written(&mut self, key: LetterKey, loads: u64) {
-        self.letters.insert(key.clone());
-        self.note_letter(key, true, loads);
+    pub(super) fn letter_written(&mut self, key: LetterKey, is_given_up: bool, loads: u64) {
+        self.letters.insert(key.clone(), is_given_up);
+        self.note_letter(key, Some(is_given_up), loads);
     }
 
     /// Notes that a letter is deleted.
     pub(super) fn letter_deleted(&mut self, key: &LetterKey, loads: u64) {
         self.letters.remove(key);
-        self.note_letter(key.clone(), false, loads);
+        self.note_letter(key.clone(), None, loads);
     }
 
-    fn note_letter(&mut self, key: LetterKey, is_there: bool, loads: u64) {
+    fn note_letter(&mut self, key: LetterKey, letter: Option<bool>, loads: u64) {
         // A load that begins later reads the row as it is.
         if self.is_loading {
-            self.letters_after.push((key, is_there, loads));
+            self.letters_after.push((key, letter, loads));
         }
     }
 
     /// Takes the letters of a load. The load may have read a letter before it was deleted here, or
     /// its page before the letter was written: what was done since it began is newer.
-    pub(super) fn load_letters(&mut self, keys: Vec<LetterKey>, load: u64) {
-        self.letters = keys.into_iter().collect();
-        for (key, is_there, after) in std::mem::take(&mut self.letters_after) {
+    pub(super) fn load_letters(&mut self, letters: Vec<(LetterKey, bool)>, load: u64) {
+        self.letters = letters.into_iter().collect();
+        for (key, letter, after) in std::mem::take(&mut self.letters_after) {
             if after < load {
                 continue;
             }
-            if is_there {
-                self.letters.insert(key);
-            } else {
-                self.letters.remove(&key);
+            match letter {
+                Some(is_given_up) => drop(self.letters.insert(key, is_given_up)),
+                None => drop(self.letters.remove(&key)),
             }
         }
     }
@@ -210,20 +211,33 @@ impl Parking {
     /// Returns the versions of a stream that have a letter.
     pub(super) fn lettered(&self, stream: &StreamId) -> Vec<Version> {
         let letters = self.letters_of(stream, Version::new(u64::MAX));
-        let versions = letters.filter_map(|key| match key {
+        let versions = letters.filter_map(|(key, _)| match key {
             LetterKey::Event { version, .. } => Some(*version),
             _ => None,
         });
         versions.collect()
     }
 
-    /// Returns the letters of a stream below a version.
-    pub(super) fn letters_below(&self, stream: &StreamId, below: Version) -> Vec<LetterKey> {
-        self.letters_of(stream, below).cloned().collect()
+    /// Returns the letters of the events of a stream below `below`, of which those from `from` on
+    /// were handled. Lower ones were handled, too, unless they were given up.
+    pub(super) fn letters_of_handled(
+        &self,
+        stream: &StreamId,
+        from: Version,
+        below: Version,
+    ) -> Vec<LetterKey> {
+        let first = LetterKey::event(stream.clone(), from);
+        let letters = self.letters_of(stream, below);
+        let of_handled = letters.filter(|(key, is_given_up)| !**is_given_up || **key >= first);
+        of_handled.map(|(key, _)| key.clone()).collect()
     }
 
     /// The letters of a stream below a version, in order. There may be thousands of other streams.
-    fn letters_of(&self, stream: &StreamId, below: Version) -> impl Iterator<Item = &LetterKey> {
+    fn letters_of(
+        &self,
+        stream: &StreamId,
+        below: Version,
+    ) -> impl Iterator<Item = (&LetterKey, &bool)> {
         let first = LetterKey::event(stream.clone(), Version::NONE);
         self.letters
             .range(first..LetterKey::event(stream.clone(), below))
@@ -242,16 +256,17 @@ mod tests {
     #[test]
     fn a_letter_that_is_deleted_while_the_rows_are_read_does_not_come_back() {
         let mut parking = Parking::default();
-        parking.letter_written(letter(1), 0);
-        parking.letter_written(letter(2), 0);
+        parking.letter_written(letter(1), false, 0);
+        parking.letter_written(letter(2), false, 0);
         // The load has begun, and has read both.
         parking.is_loading = true;
         parking.letter_deleted(&letter(1), 1);
-        parking.letter_written(letter(3), 1);
-        parking.load_letters(vec![letter(1), letter(2)], 1);
-        assert_eq!(parking.letters, BTreeSet::from([letter(2), letter(3)]));
+        parking.letter_written(letter(3), true, 1);
+        parking.load_letters(vec![(letter(1), false), (letter(2), false)], 1);
+        let left = BTreeMap::from([(letter(2), false), (letter(3), true)]);
+        assert_eq!(parking.letters, left);
         // The next load finds what is there.
-        parking.load_letters(vec![letter(2)], 2);
-        assert_eq!(parking.letters, BTreeSet::from([letter(2)]));
+        parking.load_letters(vec![(letter(2), false)], 2);
+        assert_eq!(parking.letters, BTreeMap::from([(letter(2), false)]));
     }
 }

@@ -44,6 +44,8 @@ pub(super) struct Redrive {
     step: Step,
     /// The row to put next.
     wanted: Option<ParkRow>,
+    /// The first version that is handled by this redrive.
+    first: Version,
     /// The first version that is not handled.
     next: Version,
     /// Versions that were passed over and are not noted.
@@ -225,6 +227,7 @@ impl Machine {
         let wanted = claimed.unwrap_or_else(|| row.claimed_for_discard(me, by));
         let op = RowOp::ReplacePark(stream.clone(), wanted.clone(), parked.row.revision);
         let redrive = Redrive {
+            first: row.from,
             next: row.from,
             stream,
             step: Step::Claim,
@@ -266,8 +269,8 @@ impl Machine {
                 self.after_flush(reply, redrive);
             }
             Step::Letter => {
-                if let Some((key, _)) = redrive.letter.take() {
-                    self.letter_written(reply, key);
+                if let Some((key, letter)) = redrive.letter.take() {
+                    self.letter_written(reply, key, letter.head.is_given_up);
                 }
                 self.advance_row(reply, redrive);
             }
@@ -334,7 +337,8 @@ impl Machine {
         redrive.next = redrive.next.max(value.from);
         let is_claim = redrive.step == Step::Claim;
         if let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) {
-            let letters = owned.parking.letters_below(&redrive.stream, value.from);
+            let (stream, first) = (&redrive.stream, redrive.first);
+            let letters = owned.parking.letters_of_handled(stream, first, value.from);
             redrive.done_letters = letters;
             let durable = Version::new(value.from.get().saturating_sub(1));
             // The first `from` of a stream that follows others of its lane is no position.

@@ -70,7 +70,8 @@ pub(in crate::runner) struct Loaded {
     pub(in crate::runner) discards: Vec<((StreamId, Version), Stored<DiscardRow>)>,
     /// The durable positions in streams with decided discards, where positions are stored.
     pub(in crate::runner) positions: BTreeMap<StreamId, Version>,
-    pub(in crate::runner) letters: Vec<LetterKey>,
+    /// The dead letters, each with true if its event was given up.
+    pub(in crate::runner) letters: Vec<(LetterKey, bool)>,
     pub(in crate::runner) asks: Vec<(LetterKey, Stored<AskRow>)>,
 }
 

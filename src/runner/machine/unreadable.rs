@@ -145,7 +145,7 @@ impl Machine {
     /// The letter of a record that cannot be read is stored.
     pub(super) fn letter_stored(&mut self, reply: &Reply, letter: LetterOnly) {
         self.counts.dead_letters += 1;
-        self.letter_written(reply, letter.key);
+        self.letter_written(reply, letter.key, true);
         self.pass_unreadable(reply, letter.offset);
     }
 

@@ -44,7 +44,7 @@ fn stored<T>(value: T) -> Stored<T> {
 }
 
 /// Returns the operation on a row that is to be done.
-fn row(effects: &[Effect]) -> Option<(TaskId, RowOp)> {
+pub(super) fn row(effects: &[Effect]) -> Option<(TaskId, RowOp)> {
     effects.iter().find_map(|effect| match effect {
         Effect::Row(id, _, op) => Some((*id, op.clone())),
         _ => None,
@@ -52,7 +52,7 @@ fn row(effects: &[Effect]) -> Option<(TaskId, RowOp)> {
 }
 
 /// Rows with a request to handle version 1 of a stream once more.
-fn asked(id: &str) -> Loaded {
+pub(super) fn asked(id: &str) -> Loaded {
     let letter = LetterKey::event(stream(id), Version::new(1));
     let row = AskRow {
         letter: LetterId::from_u128(0),
@@ -62,13 +62,13 @@ fn asked(id: &str) -> Loaded {
         at: Timestamp::from_micros(7),
     };
     Loaded {
-        letters: vec![letter.clone()],
+        letters: vec![(letter.clone(), false)],
         asks: vec![(letter, stored(row))],
         ..Loaded::default()
     }
 }
 
-fn letter(id: &str) -> Box<DeadLetter> {
+pub(super) fn letter(id: &str) -> Box<DeadLetter> {
     let failed = Failed {
         class: LetterClass::from(ErrorClass::Permanent),
         error_type: "Refused",

@@ -1,6 +1,7 @@
 //! Projectors that give single events up: the note in the letter decides what a redrive does, since
 //! the position of the processor has passed the event.
 use super::views::*;
+use foldstream::Version;
 use foldstream::runner::{DeliveryLevel, FailureAction, ProcessorPolicy};
 use foldstream_testkit::faults::{Call, Fault, Faults, Op};
 use std::time::Duration;
@@ -134,4 +135,86 @@ async fn a_redrive_of_what_was_given_up_survives_a_death_at_any_row_operation() 
         }
         assert!(deaths >= 4, "{deaths} deaths");
     }
+}
+
+/// Gives version 1 up by a dead letter, and parks a stream at any other version.
+fn mixed() -> ProcessorPolicy {
+    policy().with_on_failure(|event| match event.version() {
+        Some(version) if version.get() == 1 => FailureAction::DeadLetter,
+        _ => FailureAction::Park,
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_redrive_of_a_parked_stream_keeps_the_letters_of_what_was_given_up_before_it() {
+    for level in LEVELS {
+        for restarts in [false, true] {
+            let shop = Shop::new(&[("a", 1), ("a", 3)]);
+            shop.deposits(&["a", "a", "a"]).await;
+            let mut running = shop.start_as(shop.views.clone(), mixed().with_level(level));
+            seconds(10).await;
+            assert_eq!(shop.operator.letters("a").await, [1, 3]);
+            if restarts {
+                running.stop().await;
+                running = shop.start_as(shop.views.clone(), mixed().with_level(level));
+                seconds(10).await;
+            }
+            shop.views.fix();
+            shop.operator.redrive("a").await;
+            seconds(20).await;
+            assert_eq!(shop.views.of("a"), [2, 3]);
+            assert_eq!(shop.operator.parked("a").await, None);
+            assert_eq!(shop.operator.letters("a").await, [1]);
+            shop.operator.ask("a", 1, "redrive").await;
+            seconds(20).await;
+            assert_eq!(shop.views.of("a"), [2, 3, 1]);
+            shop.assert_at_rest().await;
+            running.stop().await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_for_what_was_given_up_is_served_while_its_stream_is_parked() {
+    for (what, handled) in [("redrive", &[2, 1][..]), ("discard", &[2])] {
+        let shop = Shop::new(&[("a", 1), ("a", 3)]);
+        shop.deposits(&["a", "a", "a"]).await;
+        let running = shop.start_as(shop.views.clone(), mixed());
+        seconds(10).await;
+        let one = ("a".to_owned(), 1);
+        shop.views.bad.lock().unwrap().remove(&one);
+        shop.operator.ask("a", 1, what).await;
+        seconds(20).await;
+        assert_eq!(shop.views.of("a"), handled);
+        assert_eq!(shop.operator.letters("a").await, [3]);
+        let parked = Some((3, 3, "parked".into()));
+        assert_eq!(shop.operator.parked("a").await, parked);
+        // The event at which the stream is parked waits for a redrive of the stream.
+        shop.views.fix();
+        shop.operator.ask("a", 3, "redrive").await;
+        seconds(20).await;
+        assert_eq!(shop.views.of("a"), handled);
+        shop.operator.redrive("a").await;
+        seconds(20).await;
+        assert_eq!(shop.views.of("a"), [handled, &[3]].concat());
+        shop.assert_at_rest().await;
+        running.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_clearing_of_a_stale_row_keeps_the_letters_of_what_was_given_up() {
+    let shop = Shop::new(&[("a", 1)]);
+    shop.deposits(&["a", "a", "a"]).await;
+    let running = shop.start_as(shop.views.clone(), mixed());
+    seconds(10).await;
+    assert_eq!(shop.views.of("a"), [2, 3]);
+    // An owner that has lost the partition parks the stream at an event that is handled.
+    let (from, high) = (Version::new(2), Version::new(3));
+    shop.operator.write_park_row("a", from, high).await;
+    shop.operator.announce().await;
+    seconds(20).await;
+    assert_eq!(shop.operator.parked("a").await, None);
+    assert_eq!(shop.operator.letters("a").await, [1]);
+    running.stop().await;
 }
