@@ -47,7 +47,7 @@ pub(crate) use self::{
         StoredRecord,
     },
     order::{LaneHash, OrderKey, OrderRow},
-    park::{Followed, ParkFailure, ParkId, ParkRow, ParkState, Request, merge},
+    park::{Followed, ParkFailure, ParkId, ParkNotes, ParkRow, ParkState, Request, merge},
     processor_rows::{ChangeToken, LetterKey, ProcessorRows},
     requests::PauseRow,
     rows::{DeleteIf, KeyedPage, PutIf, Races, Rows},

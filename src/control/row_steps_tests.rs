@@ -69,7 +69,10 @@ async fn the_rows_of_a_processor_have_their_keys() {
     } = World::new();
     let discard = DiscardRow::asked("ann", "no", Timestamp::default());
     let version = Version::new(7);
-    let _ = rows.park_create(&of, &cart(), &failure(7)).await.unwrap();
+    let _ = rows
+        .park_create(&of, &cart(), &failure(7), ParkNotes::default())
+        .await
+        .unwrap();
     let id = rows
         .letter_write(&of, &at(7), &letter("no", 1))
         .await
@@ -116,7 +119,11 @@ async fn a_step_whose_answer_was_lost_is_this_owners_own() {
     let world = World::new();
     let World { rows, at, .. } = &world;
     world.lose_each();
-    let PutIf::Written(row) = rows.park_create(at, &cart(), &failure(2)).await.unwrap() else {
+    let PutIf::Written(row) = rows
+        .park_create(at, &cart(), &failure(2), ParkNotes::default())
+        .await
+        .unwrap()
+    else {
         panic!("the write was lost and found");
     };
     assert_eq!(
@@ -142,10 +149,17 @@ async fn a_step_whose_answer_was_lost_is_this_owners_own() {
 #[tokio::test(start_paused = true)]
 async fn a_row_that_another_process_has_changed_is_neither_replaced_nor_deleted() {
     let World { rows, at, .. } = World::new();
-    let PutIf::Written(mine) = rows.park_create(&at, &cart(), &failure(2)).await.unwrap() else {
+    let PutIf::Written(mine) = rows
+        .park_create(&at, &cart(), &failure(2), ParkNotes::default())
+        .await
+        .unwrap()
+    else {
         panic!("there was no row");
     };
-    let again = rows.park_create(&at, &cart(), &failure(4)).await.unwrap();
+    let again = rows
+        .park_create(&at, &cart(), &failure(4), ParkNotes::default())
+        .await
+        .unwrap();
     assert_eq!(again, PutIf::Conflict(Some(mine.clone())), "parked once");
     let theirs = mine.value.deferred_to(Version::new(9));
     let put = rows
@@ -173,7 +187,11 @@ async fn a_row_that_another_process_has_changed_is_neither_replaced_nor_deleted(
         .unwrap();
     assert_eq!(gone, PutIf::Conflict(None));
     // A stream that is parked again is another parking.
-    let PutIf::Written(again) = rows.park_create(&at, &cart(), &failure(2)).await.unwrap() else {
+    let PutIf::Written(again) = rows
+        .park_create(&at, &cart(), &failure(2), ParkNotes::default())
+        .await
+        .unwrap()
+    else {
         panic!("there was no row");
     };
     assert_ne!(again.value.id, theirs.value.id);
@@ -337,7 +355,10 @@ async fn of_two_owners_none_lowers_what_the_other_has_deferred() {
         let store = TestStore::new(seed);
         let rows = ProcessorRows::over(store.clone(), store.clone(), store.clone(), "billing", 1);
         let of = PartitionId::new("orders", 2);
-        let _ = rows.park_create(&of, &cart(), &failure(1)).await.unwrap();
+        let _ = rows
+            .park_create(&of, &cart(), &failure(1), ParkNotes::default())
+            .await
+            .unwrap();
         store.set_chaos(Chaos {
             lose_request: 6,
             lose_reply: 6,

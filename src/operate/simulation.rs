@@ -7,8 +7,8 @@ use super::*;
 use crate::{
     StreamId, Version,
     control::{
-        Failed, ItemState, ItemTarget, ParkFailure, ParkId, ParkRow, ParkState, PutIf, Request,
-        Stored, merge,
+        Failed, ItemState, ItemTarget, ParkFailure, ParkId, ParkNotes, ParkRow, ParkState, PutIf,
+        Request, Stored, merge,
         test_store::{Chaos, TestStore},
     },
     ports::{ControlStoreError, Message, Offset},
@@ -138,7 +138,10 @@ impl World {
         self.letter(name, version).await;
         let (of, failure) = (stream(name), self.failure(Version::new(version)));
         let _ = self
-            .insist(|| self.rows.park_create(&self.at, &of, &failure))
+            .insist(|| {
+                self.rows
+                    .park_create(&self.at, &of, &failure, ParkNotes::default())
+            })
             .await;
     }
     async fn get(&self, name: &str) -> Option<Stored<ParkRow>> {

@@ -11,6 +11,7 @@ use super::{ParkRow, ParkState};
 ///   also if the owner has just parked the stream again.
 /// - `from` of a stream that only waits for another one of its lane is not a durable position. That
 ///   of a failure counts instead, also if it is lower.
+/// - The records of all versions that wait are stored if both rows say so.
 /// - An owner that finds another owner's name has lost its partition, or will lose it.
 pub(crate) fn merge(wanted: &ParkRow, theirs: &ParkRow, me: &str) -> Option<ParkRow> {
     if theirs.id != wanted.id {
@@ -35,6 +36,7 @@ pub(crate) fn merge(wanted: &ParkRow, theirs: &ParkRow, me: &str) -> Option<Park
     }
     merged.last_job = wanted.last_job.or(theirs.last_job);
     merged.high = wanted.high.max(theirs.high);
+    merged.has_records = wanted.has_records && theirs.has_records;
     let mut merged = merged.advanced(wanted.from);
     if is_ours {
         merged.is_follower = wanted.is_follower;

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     Timestamp, Version,
-    control::{Fingerprint, JobId, ParkFailure, ParkId, Request},
+    control::{Fingerprint, JobId, ParkFailure, ParkId, ParkNotes, Request},
 };
 
 const ME: &str = "me";
@@ -108,4 +108,18 @@ fn a_failure_below_from_of_a_stream_that_only_waits_for_its_lane_counts() {
     // Of two that only wait, the higher one counts.
     let row = merged(&parked(7, 9).stopped(), &waits);
     assert_eq!((row.from.get(), row.is_follower), (7, true));
+}
+
+#[test]
+fn the_records_that_wait_are_stored_if_both_writes_say_so() {
+    let stored = parked(2, 4).noting(ParkNotes { has_records: true });
+    let raised = stored.deferred_to_history(Version::new(5));
+    for (wanted, theirs, has_records) in [
+        (&stored, &stored, true),
+        (&raised, &stored, false),
+        (&stored, &raised, false),
+    ] {
+        let merged = merge(wanted, theirs, "me").unwrap();
+        assert_eq!(merged.has_records, has_records);
+    }
 }

@@ -10,7 +10,7 @@ mod merge;
 mod row;
 
 pub(crate) use merge::merge;
-pub(crate) use row::{Followed, ParkFailure, ParkId, ParkRow, ParkState, Request};
+pub(crate) use row::{Followed, ParkFailure, ParkId, ParkNotes, ParkRow, ParkState, Request};
 
 use super::{DeleteIf, KeyedPage, ProcessorRows, PutIf, Stored, rows::decode};
 use crate::{
@@ -81,9 +81,10 @@ impl ProcessorRows {
         partition: &PartitionId,
         stream: &StreamId,
         failure: &ParkFailure,
+        notes: ParkNotes,
     ) -> Result<PutIf<ParkRow>, ControlStoreError> {
         let revision = self.rows.fresh_revision();
-        let row = ParkRow::new(ParkId::from_u128(revision.as_u128()), failure);
+        let row = ParkRow::new(ParkId::from_u128(revision.as_u128()), failure).noting(notes);
         let key = self.park_key(partition, stream);
         self.rows
             .put_as(&key, row, revision, Expect::Absent, None)

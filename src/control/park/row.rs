@@ -48,6 +48,13 @@ pub(crate) struct ParkFailure {
     pub(crate) at: Timestamp,
 }
 
+/// The facts about a stream that its owner notes when it parks the stream.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ParkNotes {
+    /// The owner has no event store: it has stored the records that wait.
+    pub(crate) has_records: bool,
+}
+
 /// A stream that waits since another stream of its lane has failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Followed {
@@ -58,6 +65,7 @@ pub(crate) struct Followed {
     /// The fingerprint of the failure for which the lane waits.
     pub(crate) fingerprint: Fingerprint,
     pub(crate) at: Timestamp,
+    pub(crate) notes: ParkNotes,
 }
 
 /// The value of a park row.
@@ -81,6 +89,9 @@ pub(crate) struct ParkRow {
     /// The last job that asked for this stream and whose redrive has failed. A job asks each stream
     /// once, also if its executor has died meanwhile.
     pub(crate) last_job: Option<JobId>,
+    /// The record of each version that waits is stored in a row of its own. False if an owner with
+    /// an event store has passed records over: the versions are only in the event store.
+    pub(crate) has_records: bool,
     /// The fields that a newer build has written. This build keeps them.
     rest: Map<String, Value>,
 }
@@ -97,7 +108,17 @@ impl ParkRow {
             attempts: failure.attempts,
             since: failure.at,
             last_job: None,
+            has_records: false,
             rest: Map::new(),
+        }
+    }
+
+    /// Returns the row with the notes of the owner that parks the stream.
+    #[must_use]
+    pub(crate) fn noting(self, notes: ParkNotes) -> Self {
+        Self {
+            has_records: notes.has_records,
+            ..self
         }
     }
 
@@ -112,7 +133,7 @@ impl ParkRow {
         Self {
             is_follower: true,
             high: followed.high.max(followed.from),
-            ..Self::new(id, &failure)
+            ..Self::new(id, &failure).noting(followed.notes)
         }
     }
 
@@ -168,6 +189,15 @@ impl ParkRow {
         Self {
             high,
             ..self.clone()
+        }
+    }
+    /// Returns the row once a record of this version was passed over by an owner that has an event
+    /// store, and has not stored the record.
+    #[must_use]
+    pub(crate) fn deferred_to_history(&self, version: Version) -> Self {
+        Self {
+            has_records: self.has_records && version <= self.high,
+            ..self.deferred_to(version)
         }
     }
     /// Returns the row under which this owner redrives the stream; `None` if nobody has asked.
@@ -295,6 +325,8 @@ struct StoredRow {
     last_job: Option<JobId>,
     #[serde(rename = "w", default, skip_serializing_if = "std::ops::Not::not")]
     is_follower: bool,
+    #[serde(rename = "d", default, skip_serializing_if = "std::ops::Not::not")]
+    has_records: bool,
     #[serde(flatten)]
     rest: Map<String, Value>,
 }
@@ -336,6 +368,7 @@ impl From<ParkRow> for StoredRow {
             since: row.since,
             last_job: row.last_job,
             is_follower: row.is_follower,
+            has_records: row.has_records,
             rest: row.rest,
         }
     }
@@ -365,6 +398,7 @@ impl TryFrom<StoredRow> for ParkRow {
             since: row.since,
             last_job: row.last_job,
             is_follower: row.is_follower,
+            has_records: row.has_records,
             rest: row.rest,
         })
     }

@@ -196,6 +196,7 @@ fn a_follower_of_its_lane_has_a_stored_form_and_is_one_until_its_first_move() {
         high: Version::new(6),
         fingerprint: Fingerprint::from_u128(2),
         at: Timestamp::from_micros(7),
+        notes: ParkNotes::default(),
     };
     let row = ParkRow::following(ParkId::from_u128(1), &followed);
     let id = |n: u128| format!("{n:032x}");
@@ -220,4 +221,26 @@ fn a_follower_of_its_lane_has_a_stored_form_and_is_one_until_its_first_move() {
     assert!(stopped.is_follower);
     let stopped = moved.requested(request).unwrap().stopped();
     assert_eq!(stopped.last_job, Some(JobId::from_u128(3)));
+}
+
+#[test]
+fn a_row_says_whether_the_records_that_wait_are_stored_until_one_is_not() {
+    let notes = ParkNotes { has_records: true };
+    let stored = row(2, 4).noting(notes);
+    let text = serde_json::to_string(&row(2, 4)).unwrap();
+    let text = text.replace('}', r#","d":true}"#);
+    assert_eq!(serde_json::to_string(&stored).unwrap(), text);
+    assert_eq!(serde_json::from_str::<ParkRow>(&text).unwrap(), stored);
+    let version = Version::new;
+    for (row, has_records) in [
+        (stored.deferred_to(version(9)), true),
+        (stored.advanced(version(3)), true),
+        (stored.failed(&failure(3)), true),
+        (stored.stopped(), true),
+        (stored.deferred_to_history(version(4)), true),
+        (stored.deferred_to_history(version(5)), false),
+        (row(2, 4).deferred_to(version(5)), false),
+    ] {
+        assert_eq!(row.has_records, has_records, "{row:?}");
+    }
 }

@@ -62,6 +62,14 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
     /// records.
     pub(super) async fn take_range(&mut self, range: &Range) -> (usize, Outcome) {
         self.next = range.from;
+        if !range.is_readable {
+            // A version without a stored record would be taken for one that no record has.
+            let error = HandlerError::permanent(format!(
+                "{} was parked by a process that read its events from the event store: start the processor with RunnerBuilder::with_event_store, then redrive the stream",
+                range.stream
+            ));
+            return failed(0, range.from, error, FailureOf::Store);
+        }
         let range = &match self.not_stored(range).await {
             Ok(range) => range,
             Err(error) => return self.without_position(range, error).await,

@@ -163,8 +163,8 @@ pub(super) async fn perform(
             rows.letter_delete(of, &key).await?;
             RowAnswer::Done
         }
-        RowOp::Park(stream, failure) => {
-            RowAnswer::Park(rows.park_create(of, &stream, &failure).await?)
+        RowOp::Park(stream, failure, notes) => {
+            RowAnswer::Park(rows.park_create(of, &stream, &failure, notes).await?)
         }
         RowOp::Follow(stream, followed) => {
             RowAnswer::Park(rows.park_follower(of, &stream, &followed).await?)

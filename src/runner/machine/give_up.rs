@@ -12,7 +12,7 @@ use crate::{
     StreamId, Timestamp,
     control::{
         AuditRow, DeadLetter, DiscardRow, DiscardState, Failed, Fingerprint, LetterBody, LetterKey,
-        ParkFailure, PutIf, Stored,
+        ParkFailure, ParkNotes, PutIf, Stored,
     },
     runner::{ErrorClass, FailedEvent, FailureAction, RunnerError, streams::Progress},
 };
@@ -133,6 +133,7 @@ impl Machine {
         let How::Park(failed, step) = &give_up.how else {
             return;
         };
+        let notes = self.rules.park_notes();
         let op = match step {
             ParkStep::Flush(_) => None,
             ParkStep::Order => match self.rules.order_op(&give_up.record) {
@@ -149,9 +150,9 @@ impl Machine {
             }
             ParkStep::Letter => match &give_up.letter {
                 Some((key, letter)) => Some(RowOp::WriteLetter(key.clone(), letter.clone())),
-                None => Some(RowOp::Park(stream, failed.clone())),
+                None => Some(RowOp::Park(stream, failed.clone(), notes)),
             },
-            ParkStep::Create => Some(RowOp::Park(stream, failed.clone())),
+            ParkStep::Create => Some(RowOp::Park(stream, failed.clone(), notes)),
             ParkStep::Announce => Some(RowOp::Announce),
         };
         self.go_on(reply, Kind::GiveUp(give_up), op);
@@ -293,6 +294,13 @@ pub(super) enum LetterOf<'a> {
 }
 
 impl Rules {
+    /// Returns the notes for the row of a stream that is parked.
+    pub(super) const fn park_notes(&self) -> ParkNotes {
+        ParkNotes {
+            has_records: !self.has_event_store,
+        }
+    }
+
     /// The wall clock's time at this moment.
     pub(super) fn wall(&self, now: Instant) -> Timestamp {
         let (instant, wall) = self.started;

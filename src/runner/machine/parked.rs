@@ -1,6 +1,6 @@
 //! Parked streams: what is deferred, what is released, and what other processes have changed.
 use super::{
-    Effect, Machine, Setback,
+    Effect, Machine, Rules, Setback,
     lanes::LaneKey,
     parking::{Parked, Parking},
     partition::{Partition, Phase},
@@ -364,7 +364,7 @@ impl Machine {
             } else {
                 parked.deferred.clone()
             };
-            let op = raise_op(&stream, &to_store, parked, to);
+            let op = self.rules.raise_op(&stream, &to_store, parked, to);
             let raise = Raise {
                 stream,
                 to_store,
@@ -411,9 +411,10 @@ impl Machine {
     }
 
     fn raise_on(&mut self, reply: &Reply, raise: Raise) {
+        let rules = self.rules.clone();
         let op = match self.partitions.get(&reply.partition, reply.epoch) {
             Some(owned) => match owned.parking.parked.get(&raise.stream) {
-                Some(parked) => raise_op(&raise.stream, &raise.to_store, parked, raise.to),
+                Some(parked) => rules.raise_op(&raise.stream, &raise.to_store, parked, raise.to),
                 None => return,
             },
             None => return,
@@ -474,15 +475,32 @@ impl Machine {
     }
 }
 
-fn raise_op(stream: &StreamId, to_store: &[Arc<Record>], parked: &Parked, to: Version) -> RowOp {
-    match to_store.last() {
-        Some(record) => {
-            let version = record.event.header.version;
-            RowOp::PutDeferred(stream.clone(), version, Arc::new(record.stored()))
+impl Rules {
+    fn raise_op(
+        &self,
+        stream: &StreamId,
+        to_store: &[Arc<Record>],
+        parked: &Parked,
+        to: Version,
+    ) -> RowOp {
+        match to_store.last() {
+            Some(record) => {
+                let version = record.event.header.version;
+                RowOp::PutDeferred(stream.clone(), version, Arc::new(record.stored()))
+            }
+            None => {
+                let row = self.deferred(&parked.row.value, to);
+                RowOp::ReplacePark(stream.clone(), row, parked.row.revision)
+            }
         }
-        None => {
-            let row = parked.row.value.deferred_to(to);
-            RowOp::ReplacePark(stream.clone(), row, parked.row.revision)
+    }
+
+    /// Returns a park row once a record of this version was passed over.
+    pub(super) fn deferred(&self, row: &ParkRow, version: Version) -> ParkRow {
+        if self.has_event_store {
+            row.deferred_to_history(version)
+        } else {
+            row.deferred_to(version)
         }
     }
 }

@@ -180,7 +180,7 @@ impl Machine {
         };
         let parking = &mut owned.parking;
         if let Some(parked) = parking.parked.get(stream) {
-            let row = parked.row.value.deferred_to(*last);
+            let row = self.rules.deferred(&parked.row.value, *last);
             let op = RowOp::ReplacePark(stream.clone(), row, parked.row.revision);
             return Ok(Some(op));
         }
@@ -203,6 +203,7 @@ impl Machine {
             high: *last,
             fingerprint: row.row.value.fingerprint,
             at: row.row.value.since,
+            notes: self.rules.park_notes(),
         };
         Ok(Some(RowOp::Follow(stream.clone(), followed)))
     }

@@ -110,6 +110,8 @@ pub(in crate::runner) struct Range {
     pub(in crate::runner) to: Version,
     /// Versions below `from` that are not in the read model are handled, too.
     pub(in crate::runner) may_begin_before: bool,
+    /// The versions can be read: there is an event store, or each record that waits is stored.
+    pub(in crate::runner) is_readable: bool,
 }
 
 impl Machine {
@@ -434,6 +436,7 @@ impl Machine {
             from,
             to: to.min(limit),
             may_begin_before: parked.row.value.is_follower && self.rules.has_event_store,
+            is_readable: self.rules.has_event_store || parked.row.value.has_records,
         };
         let skip = owned.parking.skip(&redrive.stream);
         let number = failed + 1 + u32::from(redrive.alone_to.is_some());

@@ -4,8 +4,8 @@ use crate::{
     StreamId, Version,
     control::{
         AskRow, AuditRow, ChangeToken, DeadLetter, DeleteIf, DiscardRow, Followed, KeyedPage,
-        LaneHash, LetterKey, OrderKey, OrderRow, ParkFailure, ParkRow, PauseRow, PutIf, Stored,
-        StoredRecord,
+        LaneHash, LetterKey, OrderKey, OrderRow, ParkFailure, ParkNotes, ParkRow, PauseRow, PutIf,
+        Stored, StoredRecord,
     },
     ports::{PartitionId, Revision},
 };
@@ -19,7 +19,7 @@ pub(in crate::runner) enum RowOp {
     GetLetter(LetterKey),
     DeleteLetter(LetterKey),
     /// Parks a stream, unless it is parked.
-    Park(StreamId, ParkFailure),
+    Park(StreamId, ParkFailure, ParkNotes),
     /// Parks a stream whose lane is parked, unless the stream is parked itself.
     Follow(StreamId, Followed),
     ReplacePark(StreamId, ParkRow, Revision),

@@ -26,7 +26,7 @@ impl Machine {
         // keep the offset back.
         let last = parked.deferred.iter().map(|r| r.event.header.version).max();
         if let Some(last) = last.filter(|_| self.rules.has_event_store) {
-            wanted = wanted.deferred_to(last);
+            wanted = wanted.deferred_to_history(last);
         }
         redrive.step = Step::Advance;
         redrive.wanted = Some(wanted.clone());

@@ -14,3 +14,4 @@ mod simulation;
 mod streams;
 mod sweep;
 mod views;
+mod without_store;
