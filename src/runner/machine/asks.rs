@@ -32,11 +32,17 @@ impl Machine {
         if self.ending.is_some() {
             return;
         }
-        let is_ready = |at: Option<Instant>| at.is_none_or(|at| at <= now);
-        let ready = self.tasks.running.iter().filter(
-            |(_, task)| matches!(&task.kind, Kind::Ask(ask) if matches!(ask.step, AskStep::Ready(_, at) if is_ready(at))),
-        );
-        let ready: Vec<_> = ready.map(|(id, _)| *id).collect();
+        let mut ready = Vec::new();
+        for (id, task) in &mut self.tasks.running {
+            if let Kind::Ask(ask) = &mut task.kind
+                && let AskStep::Ready(_, at) = &mut ask.step
+                && at.is_none_or(|at| at <= now)
+            {
+                // It may have to wait for its lane or for the breaker, and needs no timer for that.
+                *at = None;
+                ready.push(*id);
+            }
+        }
         for id in ready {
             if !self.may_redrive() {
                 break;

@@ -4,4 +4,5 @@ mod checkpoint;
 mod driven;
 mod membership;
 mod rebalance;
+mod wake;
 mod window;
