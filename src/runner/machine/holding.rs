@@ -17,6 +17,12 @@ pub(super) struct Holding {
     try_at: Option<Instant>,
 }
 
+/// Returns true if a processor that holds for this limit may go on. It never may if the limit is
+/// zero: the event would be held again at once.
+const fn is_below_half(count: usize, limit: usize) -> bool {
+    count < limit && count <= limit / 2
+}
+
 impl Machine {
     pub(super) fn parked(&self) -> usize {
         let owned = self.partitions.owned.values();
@@ -65,9 +71,9 @@ impl Machine {
         };
         let limits = self.rules.policy.limits;
         let newly = self.newly_parked(now);
-        let is_below_half = self.parked() <= limits.parked / 2
-            && newly <= limits.parked_per_minute / 2
-            && self.letters() <= limits.dead_letters / 2;
+        let is_below_half = is_below_half(self.parked(), limits.parked)
+            && is_below_half(newly, limits.parked_per_minute)
+            && is_below_half(self.letters(), limits.dead_letters);
         // A trial has succeeded if nothing is held or tried again when the next one is due.
         let has_succeeded = try_at <= now && !has_held && self.lanes.waiting() == 0;
         if is_below_half || has_succeeded {

@@ -54,3 +54,18 @@ fn a_request_whose_pause_is_over_waits_for_the_breaker_without_a_timer() {
     assert!(breaker.state_at(driven.now) != crate::breaker::CircuitState::Closed);
     assert_eq!(starts(&driven.pass(20 * SECOND)), [""; 0]);
 }
+
+#[test]
+fn a_processor_whose_limits_are_zero_tries_what_it_holds_once_in_a_minute() {
+    for (parked, per_minute, letters) in [(0, 9, 9), (9, 0, 9), (9, 9, 0), (0, 0, 0)] {
+        let limited = policy().with_limits(parked, per_minute, letters);
+        let mut driven = Driven::serving(limited, &[0]);
+        let _ = driven.deliver(0, 0, "a", 1);
+        for _ in 0..3 {
+            let mut started = starts(&driven.fail("a", ErrorClass::Permanent));
+            started.extend(starts(&driven.pass(59 * SECOND)));
+            assert_eq!(started, [""; 0], "{parked} {per_minute} {letters}");
+            assert_eq!(starts(&driven.pass(SECOND)), ["a"]);
+        }
+    }
+}
