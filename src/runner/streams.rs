@@ -154,6 +154,16 @@ impl Progress {
         }
     }
 
+    /// Moves over all versions up to this one, which were handled elsewhere. What was never handled
+    /// before the newest version stays so.
+    pub(super) fn reached(&mut self, version: Version) {
+        match self {
+            Self::At(position) if version <= position.version => {}
+            Self::At(position) => (position.version, position.commit_id) = (version, None),
+            Self::Unknown | Self::NoBase => *self = Self::at(version, None),
+        }
+    }
+
     /// Moves over versions that could not be had: they were never handled.
     pub(super) fn passed(&mut self, first: Version, last: Version) {
         if let Self::At(position) = self {

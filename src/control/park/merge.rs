@@ -37,6 +37,7 @@ pub(crate) fn merge(wanted: &ParkRow, theirs: &ParkRow, me: &str) -> Option<Park
     merged.last_job = wanted.last_job.or(theirs.last_job);
     merged.high = wanted.high.max(theirs.high);
     merged.has_records = wanted.has_records && theirs.has_records;
+    merged.is_late = wanted.is_late || theirs.is_late;
     let mut merged = merged.advanced(wanted.from);
     if is_ours {
         merged.is_follower = wanted.is_follower;

@@ -112,7 +112,10 @@ fn a_failure_below_from_of_a_stream_that_only_waits_for_its_lane_counts() {
 
 #[test]
 fn the_records_that_wait_are_stored_if_both_writes_say_so() {
-    let stored = parked(2, 4).noting(ParkNotes { has_records: true });
+    let stored = parked(2, 4).noting(ParkNotes {
+        has_records: true,
+        is_late: false,
+    });
     let raised = stored.deferred_to_history(Version::new(5));
     for (wanted, theirs, has_records) in [
         (&stored, &stored, true),

@@ -53,6 +53,8 @@ pub(crate) struct ParkFailure {
 pub(crate) struct ParkNotes {
     /// The owner has no event store: it has stored the records that wait.
     pub(crate) has_records: bool,
+    /// A newer event of the stream was handled before: the events that wait came late.
+    pub(crate) is_late: bool,
 }
 
 /// A stream that waits since another stream of its lane has failed.
@@ -92,6 +94,9 @@ pub(crate) struct ParkRow {
     /// The record of each version that waits is stored in a row of its own. False if an owner with
     /// an event store has passed records over: the versions are only in the event store.
     pub(crate) has_records: bool,
+    /// A newer event of the stream was handled before the stream was parked: the position in the
+    /// stream tells nothing about the events that wait.
+    pub(crate) is_late: bool,
     /// The fields that a newer build has written. This build keeps them.
     rest: Map<String, Value>,
 }
@@ -109,6 +114,7 @@ impl ParkRow {
             since: failure.at,
             last_job: None,
             has_records: false,
+            is_late: false,
             rest: Map::new(),
         }
     }
@@ -118,6 +124,7 @@ impl ParkRow {
     pub(crate) fn noting(self, notes: ParkNotes) -> Self {
         Self {
             has_records: notes.has_records,
+            is_late: notes.is_late,
             ..self
         }
     }
@@ -153,7 +160,7 @@ impl ParkRow {
     /// Returns true if the row tells nothing that is not done, by what the owner knows to be done.
     /// `None`: the owner knows of nothing.
     pub(crate) fn is_stale(&self, progress: Option<Version>) -> bool {
-        progress.is_some_and(|done| self.high <= done)
+        !self.is_late && progress.is_some_and(|done| self.high <= done)
     }
     /// Returns true if the owner of the partition has to redrive the stream, or to go on with it.
     pub(crate) fn wants_redrive(&self) -> bool {
@@ -327,6 +334,8 @@ struct StoredRow {
     is_follower: bool,
     #[serde(rename = "d", default, skip_serializing_if = "std::ops::Not::not")]
     has_records: bool,
+    #[serde(rename = "y", default, skip_serializing_if = "std::ops::Not::not")]
+    is_late: bool,
     #[serde(flatten)]
     rest: Map<String, Value>,
 }
@@ -369,6 +378,7 @@ impl From<ParkRow> for StoredRow {
             last_job: row.last_job,
             is_follower: row.is_follower,
             has_records: row.has_records,
+            is_late: row.is_late,
             rest: row.rest,
         }
     }
@@ -399,6 +409,7 @@ impl TryFrom<StoredRow> for ParkRow {
             last_job: row.last_job,
             is_follower: row.is_follower,
             has_records: row.has_records,
+            is_late: row.is_late,
             rest: row.rest,
         })
     }

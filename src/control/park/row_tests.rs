@@ -225,7 +225,10 @@ fn a_follower_of_its_lane_has_a_stored_form_and_is_one_until_its_first_move() {
 
 #[test]
 fn a_row_says_whether_the_records_that_wait_are_stored_until_one_is_not() {
-    let notes = ParkNotes { has_records: true };
+    let notes = ParkNotes {
+        has_records: true,
+        is_late: false,
+    };
     let stored = row(2, 4).noting(notes);
     let text = serde_json::to_string(&row(2, 4)).unwrap();
     let text = text.replace('}', r#","d":true}"#);
@@ -242,5 +245,22 @@ fn a_row_says_whether_the_records_that_wait_are_stored_until_one_is_not() {
         (row(2, 4).deferred_to(version(5)), false),
     ] {
         assert_eq!(row.has_records, has_records, "{row:?}");
+    }
+}
+
+#[test]
+fn a_row_of_late_events_is_never_stale_by_the_position_in_its_stream() {
+    let late = row(1, 2).noting(ParkNotes {
+        has_records: false,
+        is_late: true,
+    });
+    let text = serde_json::to_string(&row(1, 2)).unwrap();
+    let text = text.replace('}', r#","y":true}"#);
+    assert_eq!(serde_json::to_string(&late).unwrap(), text);
+    assert_eq!(serde_json::from_str::<ParkRow>(&text).unwrap(), late);
+    assert!(row(1, 2).is_stale(Some(Version::new(3))));
+    let again = late.advanced(Version::new(2)).failed(&failure(2));
+    for row in [late, again] {
+        assert!(!row.is_stale(Some(Version::new(3))));
     }
 }

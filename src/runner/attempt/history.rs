@@ -100,6 +100,10 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
     /// Returns the part of a range that is not in the read model: an attempt before this one may
     /// have stored its events, and nobody has learned of it.
     async fn not_stored(&mut self, range: &Range) -> Result<Range, HandlerError> {
+        if range.is_late {
+            (self.progress, self.certain) = (Progress::NoBase, Progress::NoBase);
+            return Ok(range.clone());
+        }
         let known = self.look_up(&range.stream).await?;
         let mut range = range.clone();
         if let Progress::At(at) = &known

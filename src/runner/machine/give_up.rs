@@ -9,7 +9,7 @@ use super::{
     tasks::{DiscardStep, GiveUp, How, Kind, ParkStep, Reply, TaskId},
 };
 use crate::{
-    StreamId, Timestamp,
+    StreamId, Timestamp, Version,
     control::{
         AuditRow, DeadLetter, DiscardRow, DiscardState, Failed, Fingerprint, LetterBody, LetterKey,
         ParkFailure, ParkNotes, PutIf, Stored,
@@ -133,7 +133,8 @@ impl Machine {
         let How::Park(failed, step) = &give_up.how else {
             return;
         };
-        let notes = self.rules.park_notes();
+        let progress = self.streams.get(&stream);
+        let notes = self.rules.park_notes(&progress, failed.version);
         let op = match step {
             ParkStep::Flush(_) => None,
             ParkStep::Order => match self.rules.order_op(&give_up.record) {
@@ -294,10 +295,11 @@ pub(super) enum LetterOf<'a> {
 }
 
 impl Rules {
-    /// Returns the notes for the row of a stream that is parked.
-    pub(super) const fn park_notes(&self) -> ParkNotes {
+    /// Returns the notes for the row of a stream that is parked at this version.
+    pub(super) fn park_notes(&self, progress: &Progress, first: Version) -> ParkNotes {
         ParkNotes {
             has_records: !self.has_event_store,
+            is_late: matches!(progress, Progress::At(at) if first <= at.version),
         }
     }
 

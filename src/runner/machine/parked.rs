@@ -462,10 +462,11 @@ impl Machine {
             .high
             .max(Version::new(parked.row.value.from.get().saturating_sub(1)));
         let mut progress = self.streams.get(stream);
-        if !matches!(&progress, Progress::At(at) if at.version >= high) {
-            progress = Progress::at(high, None);
+        // Newer events were handled if those that waited came late: only a known position may move.
+        if !parked.row.value.is_late || matches!(progress, Progress::At(_)) {
+            progress.reached(high);
+            self.streams.set(stream, partition.clone(), progress);
         }
-        self.streams.set(stream, partition.clone(), progress);
         let lane = self.lane(stream);
         let deferred = match &lane {
             LaneKey::Stream(_) => parked.deferred,

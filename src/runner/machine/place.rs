@@ -198,12 +198,13 @@ impl Machine {
         let (Some(row), Some(first)) = (failed.or_else(|| rows.next()), first) else {
             return Ok(None);
         };
+        let from = first_version(&progress, first, has_store);
         let followed = Followed {
-            from: first_version(&progress, first, has_store),
+            from,
             high: *last,
             fingerprint: row.row.value.fingerprint,
             at: row.row.value.since,
-            notes: self.rules.park_notes(),
+            notes: self.rules.park_notes(&progress, from),
         };
         Ok(Some(RowOp::Follow(stream.clone(), followed)))
     }

@@ -112,6 +112,8 @@ pub(in crate::runner) struct Range {
     pub(in crate::runner) may_begin_before: bool,
     /// The versions can be read: there is an event store, or each record that waits is stored.
     pub(in crate::runner) is_readable: bool,
+    /// A newer event was handled before: the position in the stream tells nothing about these.
+    pub(in crate::runner) is_late: bool,
 }
 
 impl Machine {
@@ -338,6 +340,7 @@ impl Machine {
         self.row_written(reply, &redrive.stream, row);
         redrive.next = redrive.next.max(value.from);
         let is_claim = redrive.step == Step::Claim;
+        let progress = self.streams.get(&redrive.stream);
         if let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) {
             let (stream, first) = (&redrive.stream, redrive.first);
             let letters = owned.parking.letters_of_handled(stream, first, value.from);
@@ -345,6 +348,9 @@ impl Machine {
             let durable = Version::new(value.from.get().saturating_sub(1));
             // The first `from` of a stream that follows others of its lane is no position.
             let is_position = !is_claim || !value.is_follower;
+            // Newer events were handled before those that came late.
+            let is_newest = matches!(progress, Progress::At(at) if at.version < durable);
+            let is_position = is_position && (is_newest || !value.is_late);
             if is_position && durable > Version::NONE {
                 // `from` has moved after a flush, perhaps by an owner that died before it stored
                 // the position. Without the position a restart would find a gap.
@@ -437,6 +443,7 @@ impl Machine {
             to: to.min(limit),
             may_begin_before: parked.row.value.is_follower && self.rules.has_event_store,
             is_readable: self.rules.has_event_store || parked.row.value.has_records,
+            is_late: parked.row.value.is_late,
         };
         let skip = owned.parking.skip(&redrive.stream);
         let number = failed + 1 + u32::from(redrive.alone_to.is_some());

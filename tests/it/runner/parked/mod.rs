@@ -5,6 +5,7 @@ mod discards;
 mod given_up;
 mod half_done;
 mod lanes;
+mod late;
 mod letter_rows;
 mod letter_topic;
 mod letters;
