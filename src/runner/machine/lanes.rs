@@ -550,7 +550,7 @@ mod tests {
         lanes.put_back(&key("a"), vec![of_a(3), of_a(4)]);
         // Its pause and its failures stay.
         assert_eq!(next(&mut lanes, 9), None);
-        assert!(lanes.retry(&key("a")).is_some());
+        assert!(lanes.retries().next().is_some());
         lanes.wake(now);
         assert_eq!(next(&mut lanes, 9), Some((key("a"), vec![1])));
         lanes.finished(&key("a"), 1);

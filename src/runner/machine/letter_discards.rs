@@ -84,8 +84,12 @@ impl Machine {
         };
         let parking = &owned.parking;
         let mut tasks = self.tasks.running.values();
-        parking.letters.contains(&key)
-            && !parking.parked.contains_key(stream)
+        let Some(is_given_up) = parking.letters.get(&key) else {
+            return false;
+        };
+        let parked = parking.parked.get(stream);
+        // No redrive meets an event that was given up before its stream was parked.
+        parked.is_none_or(|parked| *is_given_up && parked.row.value.is_duplicate(version))
             && !parking.asks.contains_key(&key)
             && !tasks.any(|task| match &task.kind {
                 Kind::Ask(ask) => ask.letter == key,

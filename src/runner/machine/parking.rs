@@ -6,7 +6,7 @@ use crate::{
     ports::Offset,
 };
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
