@@ -7,8 +7,8 @@ use super::{Settings, next::Membership, perform::in_time};
 use crate::{
     control::{BootError, BootRows, ProcessorRows, StreamPositions, join_generation},
     ports::{
-        AssignedPartition, Consumer, ControlStoreError, MessageBusError, Offset, OffsetCommit,
-        PartitionId, StartedFrom, Subscription,
+        AssignedPartition, Consumer, ControlStoreError, MessageBusError, OffsetCommit, StartedFrom,
+        Subscription,
     },
     resilience::{Failure, FailureClass},
     runner::{
@@ -188,13 +188,11 @@ impl Settings {
             let read = boot.read_again(partition).await;
             read.map_err(|e| self.control_setback(e))?;
             if boot.get(partition).is_some_and(|boot| boot.started) {
-                return self.check_not_lost(group, partition).await;
+                return self.check_not_lost(consumer, group, assigned).await;
             }
             let start = OffsetCommit::new(partition.clone(), assigned.epoch, assigned.next);
-            match consumer.commit(std::slice::from_ref(&start)).await {
-                Ok(()) => {}
-                Err(MessageBusError::StaleAssignment { .. }) => return Ok(false),
-                Err(error) => return Err(self.bus_setback(error)),
+            if !self.commit_start(consumer, &start).await? {
+                return Ok(false);
             }
         }
         let noted = boot.set_started(partition).await;
@@ -203,18 +201,41 @@ impl Settings {
     }
 
     /// The partition had started, and nothing was committed when this assignment was made. Either
-    /// the commit was lost since, or another instance has taken over and started it: then this
-    /// assignment has ended, and the consumer will say so.
-    async fn check_not_lost(&self, group: &str, partition: &PartitionId) -> Result<bool, Setback> {
+    /// the commit was lost since; or it was made under this assignment, and only the answers about
+    /// it were lost; or another instance has taken over and started the partition: then this
+    /// assignment has ended, and the consumer will say so. The bus knows whether it has: it takes
+    /// the same offset once more only from the owner.
+    async fn check_not_lost(
+        &self,
+        consumer: &dyn Consumer,
+        group: &str,
+        assigned: &AssignedPartition,
+    ) -> Result<bool, Setback> {
+        let partition = &assigned.partition;
         let committed = self.ports.bus.committed(group, &partition.topic).await;
         let committed = committed.map_err(|e| self.bus_setback(e))?;
-        let is_of = |(of, next): &(PartitionId, Option<Offset>)| of == partition && next.is_some();
-        if committed.iter().any(is_of) {
-            return Ok(false);
+        let mut committed = committed.into_iter();
+        let found = committed.find_map(|(of, next)| next.filter(|_| of == *partition));
+        let Some(next) = found else {
+            let name = self.rules.name.clone();
+            let found = "its committed offset is gone";
+            let error = RunnerError::position_lost(name, group, partition.clone(), found);
+            return Err(Setback::Halt(error));
+        };
+        let again = OffsetCommit::new(partition.clone(), assigned.epoch, next);
+        self.commit_start(consumer, &again).await
+    }
+
+    /// Commits an offset before anything is handled. Returns false if the assignment has ended.
+    async fn commit_start(
+        &self,
+        consumer: &dyn Consumer,
+        start: &OffsetCommit,
+    ) -> Result<bool, Setback> {
+        match consumer.commit(std::slice::from_ref(start)).await {
+            Ok(()) => Ok(true),
+            Err(MessageBusError::StaleAssignment { .. }) => Ok(false),
+            Err(error) => Err(self.bus_setback(error)),
         }
-        let name = self.rules.name.clone();
-        let found = "its committed offset is gone";
-        let error = RunnerError::position_lost(name, group, partition.clone(), found);
-        Err(Setback::Halt(error))
     }
 }

@@ -440,3 +440,47 @@ async fn a_start_that_somebody_else_has_noted_since_is_not_taken_for_a_lost_comm
     }
     assert_eq!(seen.of("a"), [1, 2, 3]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_start_that_is_durable_but_whose_answers_were_lost_is_gone_on_with() {
+    for lost in 1..=3 {
+        let world = World::new(1);
+        world.deposit("a").await;
+        let notes = Fault::LoseReply.on(Op::Put).matching(notes_the_start);
+        let faults = Faults::script([notes.first(lost)]);
+        let seen = Seen::new();
+        let runner = world.faulty_builder(&faults);
+        let runner = runner.listener_with(seen.clone(), from_beginning());
+        let runner = runner.build().unwrap();
+        let report = runner
+            .run(tokio::time::sleep(Duration::from_secs(600)))
+            .await;
+        report.into_result().unwrap();
+        assert_eq!(seen.of("a"), [1], "{lost} answers are lost");
+        assert_eq!(world.committed(SEEN).await, 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_group_prefix_is_refused_since_the_positions_of_the_processor_are_lost_with_it() {
+    let world = World::new(1);
+    world.deposit("a").await;
+    let seen = Seen::new();
+    let report = world.catch_up(seen.clone(), from_beginning()).await;
+    report.into_result().unwrap();
+    let builder = |prefix: &str| {
+        let control = world.control.clone() as std::sync::Arc<dyn ControlStore>;
+        Runner::builder(world.bus.clone(), control, prefix.to_owned())
+    };
+    let runner = builder("other").listener_with(seen.clone(), from_beginning());
+    let report = runner.build().unwrap().run(some_time()).await;
+    let RunnerError::PositionLost { .. } = error_of(&report) else {
+        panic!("{report:?}")
+    };
+    // Another name of the processor is what begins again.
+    let again = from_beginning().with_name("again");
+    let runner = builder("other").listener_with(seen.clone(), again);
+    let report = runner.build().unwrap().run(some_time()).await;
+    report.into_result().unwrap();
+    assert_eq!(seen.of("a"), [1, 1]);
+}
