@@ -314,6 +314,34 @@ impl Permit {
         let ticket = self.ticket.take()?;
         self.breaker.settle(ticket, outcome, now)
     }
+    /// Takes in the outcomes of several calls, one after the other, with the time that each took:
+    /// those that went well, and then one that has failed. Of a probe the first one decides. None
+    /// at all ends the permit without an outcome.
+    pub(crate) fn settle_all(
+        mut self,
+        answered: &[Duration],
+        failed: Option<(Outcome, Duration)>,
+        now: Instant,
+    ) {
+        let answered = answered.iter().map(|took| (Outcome::Success, *took));
+        let mut calls = answered.chain(failed);
+        let Some(mut call) = calls.next() else {
+            return;
+        };
+        let Some(ticket) = self.ticket.take() else {
+            return;
+        };
+        if !ticket.is_probe() {
+            let mut counted = None;
+            for next in calls {
+                let (outcome, took) = std::mem::replace(&mut call, next);
+                let transition = self.breaker.machine().count(&ticket, outcome, took, now);
+                counted = counted.or(transition);
+            }
+            self.breaker.report(counted);
+        }
+        self.breaker.settle(ticket.lasting(call.1), call.0, now);
+    }
 }
 
 impl Drop for Permit {

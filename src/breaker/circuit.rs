@@ -25,6 +25,8 @@ pub(crate) struct Ticket {
     round: u64,
     pub(super) kind: Kind,
     started: Instant,
+    /// The time that the call took, if it is not the time since its start.
+    took: Option<Duration>,
 }
 
 /// The reason for which a call was admitted.
@@ -43,8 +45,14 @@ impl Ticket {
     pub(crate) const fn is_probe(&self) -> bool {
         !matches!(self.kind, Kind::Call)
     }
+    /// Tells the time that the call itself took.
+    pub(super) const fn lasting(mut self, took: Duration) -> Self {
+        self.took = Some(took);
+        self
+    }
     pub(super) fn is_slow(&self, policy: &BreakerPolicy, now: Instant) -> bool {
-        let took = now.saturating_duration_since(self.started);
+        let since_start = now.saturating_duration_since(self.started);
+        let took = self.took.unwrap_or(since_start);
         policy.slow_calls.is_some_and(|slow| took > slow.after)
     }
 }
@@ -180,6 +188,7 @@ impl Circuit {
             round: self.round,
             kind,
             started: now,
+            took: None,
         }
     }
 
@@ -204,6 +213,20 @@ impl Circuit {
                 Verdict::Unknown => {}
             }
         } else {
+            self.count(outcome, slow, now);
+        }
+    }
+
+    /// Counts a call that was made with a ticket before its last one.
+    pub(super) fn count_one(
+        &mut self,
+        ticket: &Ticket,
+        outcome: Outcome,
+        took: Duration,
+        now: Instant,
+    ) {
+        if ticket.round == self.round {
+            let slow = self.policy.slow_calls.is_some_and(|slow| took > slow.after);
             self.count(outcome, slow, now);
         }
     }

@@ -71,13 +71,32 @@ impl Breaker {
         } else {
             let openings = self.circuit.openings();
             self.circuit.settle(ticket, outcome, now);
-            if let Some(quorum) = &mut self.quorum
-                && self.circuit.openings() > openings
-            {
-                quorum.opened(now);
-            }
+            self.told_of(openings, now);
         }
         self.observe(now)
+    }
+
+    /// Counts a call that was made with a ticket before its last one. The ticket is no probe.
+    pub(crate) fn count(
+        &mut self,
+        ticket: &Ticket,
+        outcome: Outcome,
+        took: Duration,
+        now: Instant,
+    ) -> Option<Transition> {
+        let openings = self.circuit.openings();
+        self.circuit.count_one(ticket, outcome, took, now);
+        self.told_of(openings, now);
+        self.observe(now)
+    }
+
+    /// Tells the other processes if the circuit has opened since there were so many openings.
+    fn told_of(&mut self, openings: u32, now: Instant) {
+        if let Some(quorum) = &mut self.quorum
+            && self.circuit.openings() > openings
+        {
+            quorum.opened(now);
+        }
     }
 
     /// Takes in the outcome of a probe on behalf of all processes. The epoch decides whether it

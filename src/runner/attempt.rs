@@ -14,7 +14,7 @@ use super::{
     EventContext, EventSource, HandlerError, ModelId, Position, Start, UnknownEvents,
     erased::ErasedProcessor,
     handler::Cancel,
-    machine::{Ended, Failure, FailureOf, Outcome, Record, What, Work},
+    machine::{Calls, Ended, Failure, FailureOf, Outcome, Record, What, Work},
     report::Counts,
     spans::Spans,
     step::{Arrived, HistoryForked, Step, next_step},
@@ -59,6 +59,8 @@ pub(super) struct AttemptRules {
     pub(super) timeout: Duration,
     /// The most events that one call of the handler gets.
     pub(super) max_batch: usize,
+    /// A circuit breaker counts the calls of the handler.
+    pub(super) counts_calls: bool,
     /// The projector must store its positions.
     pub(super) needs_position: bool,
 }
@@ -105,6 +107,7 @@ pub(super) struct Attempt<F> {
     is_short: bool,
     /// The versions with a letter that were handled or passed over.
     settled: Vec<Version>,
+    calls: Calls,
 }
 
 impl<F: Fn() + Send + Sync> Attempt<F> {
@@ -126,6 +129,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
             next: Version::NONE,
             is_short: false,
             settled: Vec::new(),
+            calls: Calls::default(),
         }
     }
 
@@ -145,6 +149,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
             next: self.next,
             is_short: self.is_short,
             settled: self.settled,
+            calls: self.calls,
         }
     }
 

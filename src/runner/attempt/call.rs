@@ -12,6 +12,7 @@ use crate::{
 };
 use futures::FutureExt;
 use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, task::Poll};
+use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
 /// An event that waits for the next call of the handler.
@@ -84,11 +85,15 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
         }
         let mut notes = std::mem::take(&mut self.notes);
         notes.extend(pending.iter_mut().map(Note::of));
+        let began = self.shared.rules.counts_calls.then(Instant::now);
         let Answer {
             done,
             error,
             names_event,
         } = self.call(&mut pending).await;
+        if let Some(began) = began {
+            self.calls.note(began.elapsed(), error.is_some());
+        }
         let work = self.work.clone();
         for note in notes.iter().take(done) {
             if done < asked {
@@ -190,7 +195,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
         let timeout = self.shared.rules.timeout;
         let call = AssertUnwindSafe(call.instrument(span.clone())).catch_unwind();
         #[cfg(feature = "metrics")]
-        let began = tokio::time::Instant::now();
+        let began = Instant::now();
         let mut call = pin!(call);
         let called = match futures::poll!(call.as_mut()) {
             // Most calls never wait, and need no timer.

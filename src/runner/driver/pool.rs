@@ -18,7 +18,9 @@ use crate::{
     runner::{
         HandlerError,
         attempt::{self, Attempt, Signals, panic_message},
-        machine::{AttemptId, Ended, Failure, FailureOf, Input, Outcome, Suspects, What, Work},
+        machine::{
+            AttemptId, Calls, Ended, Failure, FailureOf, Input, Outcome, Suspects, What, Work,
+        },
         report::Counts,
         streams::Progress,
     },
@@ -222,6 +224,7 @@ fn nothing_done(result: Outcome) -> Ended {
         done: 0,
         counts: Counts::default(),
         result,
+        calls: Calls::default(),
         passed: Vec::new(),
         next: Version::NONE,
         is_short: false,

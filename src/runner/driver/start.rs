@@ -76,6 +76,7 @@ impl Settings {
                 start: policy.start,
                 timeout: policy.attempt_timeout,
                 max_batch: policy.max_batch,
+                counts_calls: self.rules.breaker.is_some(),
                 needs_position: policy.level == DeliveryLevel::ExactlyOnceEffect,
             },
         }

@@ -1,6 +1,6 @@
 //! The circuit breaker around the calls of a handler: while it is open, partitions are paused, what
 //! fails goes back to its lane with no attempt spent, and the clocks of retries stand still.
-use super::{Failure, FailureOf, Machine, Outcome, lanes::LaneKey};
+use super::{Ended, Machine, Outcome, lanes::LaneKey};
 use crate::{
     breaker::{CircuitBreaker, CircuitState, Outcome as CallOutcome, Permit},
     runner::ErrorClass,
@@ -15,6 +15,8 @@ pub(super) struct Guard {
     refused_since: Option<Instant>,
     /// When the next call may be admitted, if that depends on time alone.
     ready_at: Option<Instant>,
+    /// When the next record has waited out a pause that no probe may shorten.
+    pause_over_at: Option<Instant>,
     /// The lane whose probe has failed last: another one gets the next.
     failed_probe: Option<LaneKey>,
     serves: bool,
@@ -26,6 +28,7 @@ impl Guard {
             breaker,
             refused_since: None,
             ready_at: None,
+            pause_over_at: None,
             failed_probe: None,
             serves: false,
         }
@@ -41,8 +44,8 @@ impl Guard {
         self.refused_since.is_none()
     }
 
-    pub(super) const fn wake_at(&self) -> Option<Instant> {
-        self.ready_at
+    pub(super) fn wake_at(&self) -> Option<Instant> {
+        self.ready_at.into_iter().chain(self.pause_over_at).min()
     }
 
     pub(super) fn state(&self, now: Instant) -> Option<CircuitState> {
@@ -76,11 +79,13 @@ impl Machine {
             }
             _ => {}
         }
+        self.guard.pause_over_at = None;
         if !is_closed {
             breaker.set_waiting(self.lanes.has_any());
-            // While the circuit is not closed, whatever waits for a retry is as good a probe.
-            self.lanes
-                .wake_one_for_probe(self.guard.failed_probe.as_ref());
+            // While the circuit is not closed, whatever waits for the service is as good a probe.
+            let failed = self.guard.failed_probe.as_ref();
+            self.lanes.wake_one_for_probe(failed, now);
+            self.guard.pause_over_at = self.lanes.next_pause(now);
         }
         self.guard.ready_at = if is_closed && self.guard.ready_at.is_none() {
             None
@@ -108,43 +113,39 @@ impl Machine {
         }
     }
 
-    /// Tells the breaker how a call has ended. Returns true if the failure is one of the service,
-    /// while the circuit is not closed: then the event keeps its attempts.
-    pub(super) fn settle_call(
+    /// Tells the breaker how the calls of an attempt have ended. Returns true if the failure is one
+    /// of the service, while the circuit is not closed: then the event keeps its attempts. What
+    /// fails without a call, such as a read of the event, says nothing about the service.
+    pub(super) fn settle_calls(
         &mut self,
         permit: Option<Permit>,
         lane: &LaneKey,
-        handled: u64,
-        result: &Outcome,
+        ended: &Ended,
         now: Instant,
     ) -> bool {
         let Some(permit) = permit else {
             return false;
         };
         let is_probe = permit.is_probe();
-        let class = match result {
-            Outcome::Failed(Failure {
-                of: FailureOf::Record | FailureOf::Event(_) | FailureOf::Deferred(_),
-                error,
-                ..
-            }) => Some(error.class()),
-            _ => None,
-        };
-        match class {
-            Some(class) => drop(permit.settle(CallOutcome::from(class), now)),
-            None if handled > 0 => drop(permit.settle(CallOutcome::Success, now)),
-            // No handler was called.
-            None => drop(permit),
-        }
-        let is_of_service = matches!(
-            class,
-            Some(ErrorClass::Transient | ErrorClass::Throttled { .. })
+        let (calls, failure) = (
+            &ended.calls,
+            match &ended.result {
+                Outcome::Failed(failure) => Some(failure.error.class()),
+                Outcome::Done | Outcome::Cancelled => None,
+            },
         );
-        let is_kept = is_of_service && !self.guard.is_closed(now);
-        if is_probe && is_kept {
+        let failed = calls.failed.and_then(|took| Some((failure?, took)));
+        let outcome = failed.map(|(class, took)| (CallOutcome::from(class), took));
+        permit.settle_all(&calls.answered, outcome, now);
+        let is_of_service = matches!(
+            failed,
+            Some((ErrorClass::Transient | ErrorClass::Throttled { .. }, _))
+        );
+        let is_open = !self.guard.is_closed(now);
+        if is_probe && is_open && failure.is_some() {
             self.guard.failed_probe = Some(lane.clone());
         }
-        is_kept
+        is_of_service && is_open
     }
 
     /// Returns true if partitions are to be paused because of the breaker.

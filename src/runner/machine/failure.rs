@@ -8,7 +8,14 @@ use tokio::time::Instant;
 
 impl Machine {
     /// Lets the lane of a failed event wait for its next attempt, or gives the event up.
-    pub(super) fn failed(&mut self, work: &Work, done: usize, failure: Failure, now: Instant) {
+    pub(super) fn failed(
+        &mut self,
+        work: &Work,
+        done: usize,
+        failure: Failure,
+        is_of_call: bool,
+        now: Instant,
+    ) {
         let lane = &work.lane;
         let Some(record) = work.records().get(done) else {
             return;
@@ -37,7 +44,7 @@ impl Machine {
             Some(until) if class != ErrorClass::Fatal => {
                 tracing::warn!(processor = %self.rules.name, %stream, %version, attempts = retry.attempts(), wait = ?(until - now), ?class, error = crate::chain(failure.error.source()), "the handler failed and is tried again");
                 self.counts.retries += 1;
-                self.lanes.wait(lane, retry, until);
+                self.lanes.wait(lane, retry, until, is_of_call);
             }
             _ if is_store => {
                 let error = RunnerError::halted(&self.rules.name, record, failure, &retry);

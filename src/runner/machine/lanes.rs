@@ -26,6 +26,9 @@ struct Lane {
     state: State,
     /// The failures of the record at the head.
     retry: Option<Retry>,
+    /// The last of them was one of the handler, so that the record tells whether the service is
+    /// back. Otherwise it waits out its pause, whatever the circuit breaker wants.
+    is_of_call: bool,
     /// The number of records, from the head, that are tried one by one.
     alone: usize,
 }
@@ -72,6 +75,7 @@ impl Lanes {
             queue: VecDeque::from([record]),
             state: State::Ready,
             retry: None,
+            is_of_call: false,
             alone: 0,
         };
         self.lanes.insert(key.clone(), lane);
@@ -162,10 +166,12 @@ impl Lanes {
         }
     }
 
-    /// Lets a lane wait for its next attempt.
-    pub(super) fn wait(&mut self, key: &LaneKey, retry: Retry, until: Instant) {
+    /// Lets a lane wait for its next attempt. A lane whose handler has failed may be woken before,
+    /// as a probe.
+    pub(super) fn wait(&mut self, key: &LaneKey, retry: Retry, until: Instant, is_of_call: bool) {
         if let Some(lane) = self.lanes.get_mut(key) {
             lane.retry = Some(retry);
+            lane.is_of_call = is_of_call;
             lane.state = State::Waiting(until);
             self.waiting.insert((until, key.clone()));
         }
@@ -199,6 +205,7 @@ impl Lanes {
             queue: VecDeque::new(),
             state: State::Ready,
             retry: None,
+            is_of_call: false,
             alone: 0,
         });
         let is_free = !matches!(lane.state, State::Running(_));
@@ -358,8 +365,8 @@ impl Lanes {
     }
 
     /// Makes a lane ready that waits for its retry, if no lane is ready but the one that was tried
-    /// last.
-    pub(super) fn wake_one_for_probe(&mut self, tried: Option<&LaneKey>) {
+    /// last. A lane whose last failure was none of the handler waits out its pause.
+    pub(super) fn wake_one_for_probe(&mut self, tried: Option<&LaneKey>, now: Instant) {
         // A lane may have gone, or may run or wait, since it was ready.
         let mut ready = std::mem::take(&mut self.ready);
         ready.retain(|key| self.ready_head(key).is_some());
@@ -374,9 +381,13 @@ impl Lanes {
             }
             return;
         }
-        let found = self.waiting.iter().find(|(_, key)| is_other(key));
-        let found = found.or_else(|| self.waiting.first()).cloned();
-        let Some((until, key)) = found else {
+        let may_wake = |(until, key): &&(Instant, LaneKey)| {
+            *until <= now || self.lanes.get(key).is_none_or(|lane| lane.is_of_call)
+        };
+        let mut others = self.waiting.iter().filter(may_wake);
+        let found = others.find(|(_, key)| is_other(key));
+        let found = found.or_else(|| self.waiting.iter().find(may_wake));
+        let Some((until, key)) = found.cloned() else {
             return;
         };
         self.waiting.remove(&(until, key.clone()));
@@ -386,6 +397,15 @@ impl Lanes {
             lane.state = State::Ready;
             self.ready.push_front(key);
         }
+    }
+
+    /// Returns the next time at which a lane has waited out its pause that no probe may shorten.
+    pub(super) fn next_pause(&self, now: Instant) -> Option<Instant> {
+        let mut waiting = self.waiting.iter();
+        let next = waiting.find(|(until, key)| {
+            *until > now && self.lanes.get(key).is_some_and(|lane| !lane.is_of_call)
+        });
+        next.map(|(until, _)| *until)
     }
 
     /// Returns true if records wait.
@@ -516,7 +536,7 @@ mod tests {
         let mut lanes = lanes(&[("a", 1), ("a", 2), ("b", 3)]);
         let now = Instant::now();
         next(&mut lanes, 1);
-        lanes.wait(&key("a"), Retry::testing(), now);
+        lanes.wait(&key("a"), Retry::testing(), now, true);
         assert_eq!(next(&mut lanes, 1), Some((key("b"), vec![3])));
         assert_eq!(next(&mut lanes, 1), None);
         assert_eq!(lanes.wake_at(), Some(now));

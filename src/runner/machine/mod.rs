@@ -59,7 +59,7 @@ use self::{
 pub(super) use self::{
     health::{Failing, Noted, Snapshot},
     input::{Again, Effect, Ends, Input, Setback, StreamPosition, What, Work},
-    outcome::{Ended, Failure, FailureOf, Outcome, Suspects},
+    outcome::{Calls, Ended, Failure, FailureOf, Outcome, Suspects},
     record::Record,
     redrive::Range,
     rows::{Load, Loaded, Polled, RowAnswer, RowOp},
@@ -417,8 +417,8 @@ impl Machine {
         let Some(running) = self.attempts.finished(id) else {
             return;
         };
-        let (work, handled) = (running.work, ended.counts.handled);
-        let is_kept = self.settle_call(running.permit, &work.lane, handled, &ended.result, now);
+        let work = running.work;
+        let is_kept = self.settle_calls(running.permit, &work.lane, &ended, now);
         self.counts.add(&ended.counts);
         self.note_buffered(&work);
         match &work.what {
@@ -502,7 +502,8 @@ impl Machine {
         match ended.result {
             Outcome::Failed(failure) => {
                 self.lanes.finished(lane, ended.done);
-                self.failed(work, ended.done, failure, now);
+                let is_of_call = ended.calls.failed.is_some();
+                self.failed(work, ended.done, failure, is_of_call, now);
             }
             // The rest comes again, here or elsewhere.
             Outcome::Cancelled | Outcome::Done if is_leaving => {

@@ -1,5 +1,6 @@
 //! The end of an attempt, as its driver tells it.
 use crate::runner::{report::Counts, streams::Progress};
+use std::time::Duration;
 
 /// An event that could not be handled.
 #[derive(Debug)]
@@ -33,6 +34,16 @@ pub(in crate::runner) enum FailureOf {
     Deferred(Box<crate::control::StoredRecord>),
     /// The event store, or the store of deferred records.
     Store,
+}
+
+impl Calls {
+    pub(in crate::runner) fn note(&mut self, took: Duration, has_failed: bool) {
+        if has_failed {
+            self.failed = Some(took);
+        } else {
+            self.answered.push(took);
+        }
+    }
 }
 
 impl Suspects {
@@ -78,6 +89,7 @@ pub(in crate::runner) struct Ended {
     pub(in crate::runner) done: usize,
     pub(in crate::runner) counts: Counts,
     pub(in crate::runner) result: Outcome,
+    pub(in crate::runner) calls: Calls,
     /// The versions that were passed over, since they are discarded.
     pub(in crate::runner) passed: Vec<crate::Version>,
     /// Of a range: the first version that is not done.
@@ -86,6 +98,17 @@ pub(in crate::runner) struct Ended {
     pub(in crate::runner) is_short: bool,
     /// The versions with a letter that were handled or passed over, and not found to be duplicates.
     pub(in crate::runner) settled: Vec<crate::Version>,
+}
+
+/// The calls of the handler that an attempt has made, with the time that each took. They are noted
+/// only if a circuit breaker counts them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(in crate::runner) struct Calls {
+    /// Those that went well, in order.
+    pub(in crate::runner) answered: Vec<Duration>,
+    /// The call after them, if it has failed. `None` if something else has failed, such as the
+    /// reading of the event, or a store.
+    pub(in crate::runner) failed: Option<Duration>,
 }
 
 /// The result of an attempt.

@@ -2,8 +2,10 @@
 mod batch;
 mod bad_input;
 mod breaker;
+mod breaker_calls;
 mod crash;
 mod delivery;
+mod durations;
 mod failure;
 mod fleet;
 mod flush;

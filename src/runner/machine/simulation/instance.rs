@@ -1,8 +1,8 @@
 //! A model of one process: the machine, the jobs of its driver, its handlers, and what its
 //! projector has buffered.
 use super::super::{
-    AttemptId, Effect, Ended, Failure, FailureOf, Input, Machine, Outcome, Record, RevocationId,
-    Work,
+    AttemptId, Calls, Effect, Ended, Failure, FailureOf, Input, Machine, Outcome, Record,
+    RevocationId, Work,
     lanes::LaneKey,
     rows::{Load, RowOp},
     tasks::TaskId,
@@ -286,11 +286,16 @@ impl Instance {
             }
             done = at + 1;
         }
+        let calls = Calls {
+            answered: vec![Duration::ZERO; done],
+            failed: matches!(result, Outcome::Failed(_)).then_some(Duration::ZERO),
+        };
         let ended = Ended {
             progress,
             done,
             counts,
             result,
+            calls,
             passed: Vec::new(),
             settled: Vec::new(),
             next: Version::NONE,
@@ -446,6 +451,7 @@ pub(super) fn cancelled() -> Ended {
         done: 0,
         counts: Counts::default(),
         result: Outcome::Cancelled,
+        calls: Calls::default(),
         passed: Vec::new(),
         settled: Vec::new(),
         next: Version::NONE,

@@ -1,7 +1,7 @@
 //! A machine that is driven by hand.
 use super::super::{
-    AttemptId, Effect, Ended, Failure, FailureOf, Input, Loaded, Machine, Outcome, RevocationId,
-    Rules, Work,
+    AttemptId, Calls, Effect, Ended, Failure, FailureOf, Input, Loaded, Machine, Outcome,
+    RevocationId, Rules, Work,
     rows::{Load, Polled},
     testing::{partition, record, stream},
 };
@@ -191,6 +191,10 @@ impl Driven {
                 done,
                 counts,
                 result: Outcome::Done,
+                calls: Calls {
+                    answered: vec![Duration::ZERO; done],
+                    failed: None,
+                },
                 passed: Vec::new(),
                 next: Version::NONE,
                 is_short: false,
@@ -207,6 +211,10 @@ impl Driven {
                 progress: Progress::Unknown,
                 done: 0,
                 counts: Counts::default(),
+                calls: Calls {
+                    answered: Vec::new(),
+                    failed: matches!(result, Outcome::Failed(_)).then_some(Duration::ZERO),
+                },
                 result,
                 passed: Vec::new(),
                 next: Version::NONE,
