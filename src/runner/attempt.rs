@@ -174,7 +174,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
         let header = &record.event.header;
         let stream = &header.stream;
         let here = |error| failed(at, header.version, error, FailureOf::Record);
-        if self.progress == Progress::Unknown || (at == 0 && self.work.number > 1) {
+        if self.progress == Progress::Unknown || (at == 0 && self.work.is_repeat) {
             let progress = self.look_up(stream).await;
             self.progress = progress.map_err(|error| {
                 // Where the position is kept is away, or busy: that says nothing about the event,

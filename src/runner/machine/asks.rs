@@ -232,6 +232,7 @@ impl Machine {
             what: What::Again(again.clone()),
             progress: Progress::Unknown,
             number,
+            is_repeat: number > 1,
             is_alone: false,
             skip: Vec::new(),
             letters: Vec::new(),

@@ -122,6 +122,8 @@ pub(in crate::runner) struct Work {
     pub(in crate::runner) progress: Progress,
     /// The number of the attempt at the first event, from 1.
     pub(in crate::runner) number: u32,
+    /// The first event was tried before, and may have been stored without an answer.
+    pub(in crate::runner) is_repeat: bool,
     /// Each event is handled by a call of its own: one of a batch has failed, and it is not known
     /// which.
     pub(in crate::runner) is_alone: bool,

@@ -31,6 +31,9 @@ struct Lane {
     is_of_call: bool,
     /// The number of records, from the head, that are tried one by one.
     alone: usize,
+    /// A record that was tried and is not done: its effects may be there, whatever became of the
+    /// answer.
+    tried: Option<Arc<Record>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +80,7 @@ impl Lanes {
             retry: None,
             is_of_call: false,
             alone: 0,
+            tried: None,
         };
         self.lanes.insert(key.clone(), lane);
         self.ready.push_back(key.clone());
@@ -185,6 +189,21 @@ impl Lanes {
         }
     }
 
+    /// Notes that the head of a lane was tried.
+    pub(super) fn note_tried(&mut self, key: &LaneKey) {
+        if let Some(lane) = self.lanes.get_mut(key) {
+            lane.tried = lane.queue.front().cloned();
+        }
+    }
+
+    /// Returns true if the head of a lane was tried before, also if that spent no attempt.
+    pub(super) fn was_tried(&self, key: &LaneKey) -> bool {
+        self.lanes.get(key).is_some_and(|lane| {
+            let heads = lane.tried.as_ref().zip(lane.queue.front());
+            heads.is_some_and(|(tried, head)| Arc::ptr_eq(tried, head))
+        })
+    }
+
     /// Returns true if the head of a lane is tried alone since a batch with it has failed.
     pub(super) fn is_alone(&self, key: &LaneKey) -> bool {
         self.lanes.get(key).is_some_and(|lane| lane.alone > 0)
@@ -207,6 +226,7 @@ impl Lanes {
             retry: None,
             is_of_call: false,
             alone: 0,
+            tried: None,
         });
         let is_free = !matches!(lane.state, State::Running(_));
         if is_free {

@@ -394,6 +394,7 @@ impl Machine {
             let is_alone = self.lanes.is_alone(&lane);
             // An event that is tried alone was in a batch before.
             let number = failed + 1 + u32::from(is_alone);
+            let is_repeat = number > 1 || self.lanes.was_tried(&lane);
             let stream = &head.event.header.stream;
             let owned = self.partitions.owned.get(&head.partition);
             let work = Arc::new(Work {
@@ -402,6 +403,7 @@ impl Machine {
                 lane,
                 progress: self.streams.get(stream),
                 number,
+                is_repeat,
                 is_alone,
                 skip: owned.map_or_else(Vec::new, |owned| owned.parking.skip(stream)),
                 letters: owned.map_or_else(Vec::new, |owned| owned.parking.lettered(stream)),
@@ -468,6 +470,7 @@ impl Machine {
             return self.lanes.finished(&lane, work.records().len());
         }
         self.lanes.finished(&lane, ended.done);
+        self.lanes.note_tried(&lane);
         self.lanes.set_retry(&lane, retry);
         if let Outcome::Failed(Failure { suspects, .. }) = &ended.result
             && let Some(suspects) = suspects
@@ -502,6 +505,7 @@ impl Machine {
         match ended.result {
             Outcome::Failed(failure) => {
                 self.lanes.finished(lane, ended.done);
+                self.lanes.note_tried(lane);
                 let is_of_call = ended.calls.failed.is_some();
                 self.failed(work, ended.done, failure, is_of_call, now);
             }
@@ -509,7 +513,11 @@ impl Machine {
             Outcome::Cancelled | Outcome::Done if is_leaving => {
                 self.lanes.finished(lane, records.len());
             }
-            Outcome::Done | Outcome::Cancelled => self.lanes.finished(lane, ended.done),
+            Outcome::Cancelled => {
+                self.lanes.finished(lane, ended.done);
+                self.lanes.note_tried(lane);
+            }
+            Outcome::Done => self.lanes.finished(lane, ended.done),
         }
     }
 

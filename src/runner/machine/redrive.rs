@@ -454,6 +454,7 @@ impl Machine {
             what: What::Range(range),
             progress: Progress::Unknown,
             number,
+            is_repeat: number > 1,
             is_alone: redrive.alone_to.is_some(),
             skip,
             letters: Vec::new(),
