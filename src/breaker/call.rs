@@ -8,6 +8,7 @@ use super::{
 };
 use crate::resilience::{Failure, FailureClass};
 use std::{
+    collections::BTreeMap,
     error::Error,
     fmt,
     future::Future,
@@ -69,6 +70,7 @@ pub struct CircuitBreaker {
 
 struct Shared {
     machine: Mutex<Breaker>,
+    users: Mutex<Users>,
     /// Counts the changes after which another admission may be given.
     changes: Changes,
 }
@@ -101,6 +103,7 @@ impl CircuitBreaker {
         Self {
             shared: Arc::new(Shared {
                 machine: Mutex::new(machine),
+                users: Mutex::default(),
                 changes: Changes::default(),
             }),
         }
@@ -247,6 +250,24 @@ impl CircuitBreaker {
         }
     }
 
+    /// Returns a handle for one processor, which may share the breaker with others of its process.
+    pub(crate) fn user(&self) -> User {
+        let mut users = self.users();
+        users.last += 1;
+        let number = users.last;
+        users.all.insert(number, Needs::default());
+        drop(users);
+        User {
+            breaker: self.clone(),
+            number,
+        }
+    }
+
+    fn users(&self) -> MutexGuard<'_, Users> {
+        let users = self.shared.users.lock();
+        users.unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Says whether this process has work that needs the service. Without any the circuit closes.
     pub(crate) fn set_serving(&self, serving: bool, now: Instant) -> Option<Transition> {
         let (changed, transition) = self.machine().set_serving(serving, now);
@@ -293,6 +314,72 @@ impl CircuitBreaker {
         // No user code runs under the lock, and the machine does not panic.
         let machine = self.shared.machine.lock();
         machine.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The processors of a process that share a breaker.
+#[derive(Debug, Default)]
+struct Users {
+    last: u64,
+    all: BTreeMap<u64, Needs>,
+}
+
+/// The needs of one processor.
+#[derive(Clone, Copy, Debug, Default)]
+struct Needs {
+    /// It has work that needs the service.
+    is_serving: bool,
+    /// It holds work back that would be the probe.
+    is_waiting: bool,
+}
+
+/// One processor that uses a breaker. The process needs the service for as long as any of its
+/// processors does; one that is dropped needs it no more.
+#[derive(Debug)]
+pub(crate) struct User {
+    breaker: CircuitBreaker,
+    number: u64,
+}
+
+impl User {
+    pub(crate) const fn breaker(&self) -> &CircuitBreaker {
+        &self.breaker
+    }
+    /// Says whether this processor has work that needs the service.
+    pub(crate) fn set_serving(&self, is_serving: bool, now: Instant) {
+        let mut users = self.breaker.users();
+        if let Some(needs) = users.all.get_mut(&self.number) {
+            needs.is_serving = is_serving;
+        }
+        // Under the lock, so that two processors do not tell the breaker in another order.
+        let any = users.all.values().any(|needs| needs.is_serving);
+        self.breaker.set_serving(any, now);
+        drop(users);
+    }
+    /// Says whether this processor holds work back that would be the probe.
+    pub(crate) fn set_waiting(&self, is_waiting: bool) {
+        let mut users = self.breaker.users();
+        if let Some(needs) = users.all.get_mut(&self.number) {
+            needs.is_waiting = is_waiting;
+        }
+        let any = users.all.values().any(|needs| needs.is_waiting);
+        self.breaker.set_waiting(any);
+        drop(users);
+    }
+}
+
+impl Drop for User {
+    fn drop(&mut self) {
+        let mut users = self.breaker.users();
+        let needs = users.all.remove(&self.number).unwrap_or_default();
+        if needs.is_waiting {
+            let any = users.all.values().any(|needs| needs.is_waiting);
+            self.breaker.set_waiting(any);
+        }
+        if needs.is_serving {
+            let any = users.all.values().any(|needs| needs.is_serving);
+            self.breaker.set_serving(any, Instant::now());
+        }
     }
 }
 

@@ -44,8 +44,8 @@ mod quorum_tests;
 #[cfg(test)]
 mod simulation;
 
-pub(crate) use call::Permit;
 pub use call::{CallError, CircuitBreaker, CircuitOpen};
+pub(crate) use call::{Permit, User};
 pub(crate) use changes::ChangesReceiver;
 pub use circuit::CircuitState;
 #[cfg(test)]

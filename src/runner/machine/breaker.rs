@@ -2,7 +2,7 @@
 //! fails goes back to its lane with no attempt spent, and the clocks of retries stand still.
 use super::{Ended, Machine, Outcome, lanes::LaneKey};
 use crate::{
-    breaker::{CircuitBreaker, CircuitState, Outcome as CallOutcome, Permit},
+    breaker::{CircuitBreaker, CircuitState, Outcome as CallOutcome, Permit, User},
     runner::ErrorClass,
 };
 use tokio::time::Instant;
@@ -10,9 +10,9 @@ use tokio::time::Instant;
 /// The breaker of a processor, as its machine sees it.
 #[derive(Debug)]
 pub(super) struct Guard {
-    breaker: Option<CircuitBreaker>,
-    /// The time since which calls are refused.
-    refused_since: Option<Instant>,
+    breaker: Option<User>,
+    /// The time since which no call is made, so that the clocks of retries stand still.
+    frozen_since: Option<Instant>,
     /// When the next call may be admitted, if that depends on time alone.
     ready_at: Option<Instant>,
     /// When the next record has waited out a pause that no probe may shorten.
@@ -23,10 +23,10 @@ pub(super) struct Guard {
 }
 
 impl Guard {
-    pub(super) const fn new(breaker: Option<CircuitBreaker>) -> Self {
+    pub(super) fn new(breaker: Option<&CircuitBreaker>) -> Self {
         Self {
-            breaker,
-            refused_since: None,
+            breaker: breaker.map(CircuitBreaker::user),
+            frozen_since: None,
             ready_at: None,
             pause_over_at: None,
             failed_probe: None,
@@ -41,7 +41,7 @@ impl Guard {
 
     /// Returns true if no call is refused.
     pub(super) const fn is_unused(&self) -> bool {
-        self.refused_since.is_none()
+        self.frozen_since.is_none()
     }
 
     pub(super) fn wake_at(&self) -> Option<Instant> {
@@ -49,7 +49,7 @@ impl Guard {
     }
 
     pub(super) fn state(&self, now: Instant) -> Option<CircuitState> {
-        Some(self.breaker.as_ref()?.state_at(now))
+        Some(self.breaker.as_ref()?.breaker().state_at(now))
     }
 
     fn is_closed(&self, now: Instant) -> bool {
@@ -61,27 +61,23 @@ impl Guard {
 impl Machine {
     /// Follows the breaker: freezes and thaws the clocks of retries.
     pub(super) fn advance_breaker(&mut self, now: Instant) {
-        let Some(breaker) = self.guard.breaker.clone() else {
-            return;
-        };
         let serves = !self.partitions.owned.is_empty();
-        if serves != self.guard.serves {
+        if let Some(user) = &self.guard.breaker
+            && serves != self.guard.serves
+        {
             self.guard.serves = serves;
-            breaker.set_serving(serves, now);
+            user.set_serving(serves, now);
         }
         let is_closed = self.guard.is_closed(now);
-        match (is_closed, self.guard.refused_since) {
-            (false, None) => self.guard.refused_since = Some(now),
-            (true, Some(since)) => {
-                self.guard.refused_since = None;
-                self.guard.failed_probe = None;
-                self.lanes.thaw(now.saturating_duration_since(since));
-            }
-            _ => {}
-        }
+        self.advance_clocks(is_closed, now);
+        let Some(user) = &self.guard.breaker else {
+            return;
+        };
         self.guard.pause_over_at = None;
-        if !is_closed {
-            breaker.set_waiting(self.lanes.has_any());
+        if is_closed {
+            self.guard.failed_probe = None;
+        } else {
+            user.set_waiting(self.lanes.has_any());
             // While the circuit is not closed, whatever waits for the service is as good a probe.
             let failed = self.guard.failed_probe.as_ref();
             self.lanes.wake_one_for_probe(failed, now);
@@ -90,8 +86,21 @@ impl Machine {
         self.guard.ready_at = if is_closed && self.guard.ready_at.is_none() {
             None
         } else {
-            breaker.ready_at(now).filter(|at| *at > now)
+            let ready_at = user.breaker().ready_at(now);
+            ready_at.filter(|at| *at > now)
         };
+    }
+
+    /// Lets the clocks of retries stand still while no call is made.
+    fn advance_clocks(&mut self, is_closed: bool, now: Instant) {
+        match (is_closed, self.guard.frozen_since) {
+            (false, None) => self.guard.frozen_since = Some(now),
+            (true, Some(since)) => {
+                self.guard.frozen_since = None;
+                self.lanes.thaw(now.saturating_duration_since(since));
+            }
+            _ => {}
+        }
     }
 
     /// Returns true if retries wait as they do without a breaker.
@@ -104,7 +113,7 @@ impl Machine {
         let Some(breaker) = &self.guard.breaker else {
             return Ok(None);
         };
-        match breaker.permit(now) {
+        match breaker.breaker().permit(now) {
             Ok(permit) => Ok(Some(permit)),
             Err(open) => {
                 self.guard.ready_at = open.retry_after.map(|pause| super::later(now, pause));

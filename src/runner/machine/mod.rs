@@ -194,7 +194,7 @@ impl Machine {
             polling: Polling::new(rules.seed, now),
             checkpoint: Checkpoint::new(&rules, now),
             holding: holding::Holding::default(),
-            guard: breaker::Guard::new(rules.breaker.clone()),
+            guard: breaker::Guard::new(rules.breaker.as_ref()),
             ending: None,
             pausing: None,
             room: Room::default(),
