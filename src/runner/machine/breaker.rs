@@ -39,8 +39,8 @@ impl Guard {
         self.breaker.is_some()
     }
 
-    /// Returns true if no call is refused.
-    pub(super) const fn is_unused(&self) -> bool {
+    /// Returns true if the clocks of retries go.
+    pub(super) const fn is_going(&self) -> bool {
         self.frozen_since.is_none()
     }
 
@@ -69,7 +69,7 @@ impl Machine {
             user.set_serving(serves, now);
         }
         let is_closed = self.guard.is_closed(now);
-        self.advance_clocks(is_closed, now);
+        self.advance_clocks(is_closed && !self.polling.is_paused, now);
         let Some(user) = &self.guard.breaker else {
             return;
         };
@@ -92,8 +92,8 @@ impl Machine {
     }
 
     /// Lets the clocks of retries stand still while no call is made.
-    fn advance_clocks(&mut self, is_closed: bool, now: Instant) {
-        match (is_closed, self.guard.frozen_since) {
+    fn advance_clocks(&mut self, may_call: bool, now: Instant) {
+        match (may_call, self.guard.frozen_since) {
             (false, None) => self.guard.frozen_since = Some(now),
             (true, Some(since)) => {
                 self.guard.frozen_since = None;
@@ -101,11 +101,6 @@ impl Machine {
             }
             _ => {}
         }
-    }
-
-    /// Returns true if retries wait as they do without a breaker.
-    pub(super) fn may_wake(&self, now: Instant) -> bool {
-        self.guard.is_closed(now)
     }
 
     /// Returns the right to make a call, or `None` if there is none now.

@@ -169,6 +169,7 @@ impl Machine {
                 }));
             }
         }
+        failing.extend(self.polling.failures().map(step));
         let tasks = self.tasks.running.values();
         failing.extend(tasks.filter_map(|task| task.noted()).map(step));
         // What could not be made durable may be gone with its partition.

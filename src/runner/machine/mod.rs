@@ -220,7 +220,7 @@ impl Machine {
         self.join(now);
         self.advance_rejoin(now);
         self.advance_breaker(now);
-        if self.may_wake(now) {
+        if self.guard.is_going() {
             self.lanes.wake(now);
         }
         self.advance_unreadable(now);
@@ -246,7 +246,7 @@ impl Machine {
     pub(super) fn wake_at(&self) -> Option<Instant> {
         let always = [
             self.membership.receive_at,
-            self.lanes.wake_at().filter(|_| self.guard.is_unused()),
+            self.lanes.wake_at().filter(|_| self.guard.is_going()),
             self.guard.wake_at(),
             self.attempts.wake_at(),
             self.partitions.release_at(),
@@ -356,7 +356,7 @@ impl Machine {
 
     /// Starts attempts at the heads of lanes that are ready.
     fn dispatch(&mut self, now: Instant) {
-        if self.ending.is_some() || self.polling.is_paused {
+        if self.ending.is_some() || !self.polling.may_handle() {
             return;
         }
         let (concurrency, max_batch) = (self.rules.policy.concurrency, self.rules.policy.max_batch);

@@ -1,10 +1,12 @@
 //! Parked streams: what is deferred, what is released, and what other processes have changed.
 use super::{
     Effect, Machine, Rules, Setback,
+    health::Noted,
     lanes::LaneKey,
     parking::{Parked, Parking},
     partition::{Partition, Phase},
     record::{Record, defer_in_order},
+    retry::Patience,
     rows::{Load, Loaded, Polled, RowAnswer, RowOp},
     tasks::{Clear, Kind, Raise, Reply},
 };
@@ -34,6 +36,9 @@ pub(super) struct Polling {
     /// Streams that were parked lately, for the limit per minute.
     pub(super) newly_parked: std::collections::VecDeque<Instant>,
     pub(super) is_paused: bool,
+    /// The failures of the polls before the first answer. `None` once it is known whether an
+    /// operator has paused the processor; nothing is handled before.
+    unknown: Option<Patience>,
 }
 
 impl Polling {
@@ -45,10 +50,19 @@ impl Polling {
             rng: fastrand::Rng::with_seed(seed),
             newly_parked: std::collections::VecDeque::new(),
             is_paused: false,
+            unknown: Some(Patience::new(seed)),
         }
     }
     pub(super) const fn wake_at(&self) -> Option<Instant> {
         self.poll_at
+    }
+    /// Returns true if it is known that no operator has paused the processor.
+    pub(super) const fn may_handle(&self) -> bool {
+        !self.is_paused && self.unknown.is_none()
+    }
+    /// Returns the failures of the polls, while nothing is handled because of them.
+    pub(super) fn failures(&self) -> Option<(&Noted, Instant)> {
+        self.unknown.as_ref()?.noted()
     }
     /// Instances that started together do not poll together.
     fn next(&mut self, now: Instant) {
@@ -106,12 +120,17 @@ impl Machine {
         self.polling.next(now);
         match result {
             Ok(polled) => {
+                self.polling.unknown = None;
                 self.polling.is_paused = polled.pause.is_some_and(|pause| pause.is_paused);
                 // Each partition has the token that was read before its rows: a partition whose
                 // rows were read before the last change, or while it happened, is read again.
                 self.reload(|parking| parking.is_outdated || parking.token != polled.token);
             }
             Err(Setback::Wait(error)) => {
+                if let Some(patience) = &mut self.polling.unknown {
+                    patience.note(&*error);
+                    self.polling.poll_at = Some(patience.failed(now));
+                }
                 tracing::warn!(processor = %self.rules.name, error = crate::chain(&*error), "the requests of operators could not be read yet");
             }
             Err(Setback::Halt(error)) => self.halt(error, now),

@@ -191,7 +191,7 @@ impl Machine {
     /// Returns true if a redrive may start an attempt.
     pub(super) fn may_redrive(&self) -> bool {
         self.ending.is_none()
-            && !self.polling.is_paused
+            && self.polling.may_handle()
             && self.attempts.len() < self.rules.policy.concurrency
     }
 

@@ -196,3 +196,54 @@ async fn a_shutdown_ends_although_a_handler_blocks_its_thread_and_reports_it() {
     assert_eq!(world.committed(SEEN).await, 1);
     drop(release);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_last_checkpoint_that_fails_is_tried_again_while_there_is_time() {
+    for failures in [1, 3] {
+        let world = World::new(1);
+        for _ in 0..3 {
+            world.deposit("a").await;
+        }
+        let (seen, faults) = (Seen::new(), Faults::none());
+        let policy = from_beginning().with_commit_interval(Duration::from_secs(3_600));
+        let runner = world
+            .faulty_builder(&faults)
+            .listener_with(seen.clone(), policy);
+        let runner = runner.build().unwrap();
+        let at_stop = async {
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            faults.set([Fault::Unavailable.on(Op::Commit).first(failures)]);
+        };
+        let report = runner.run(at_stop).await;
+        report.into_result().unwrap();
+        assert_eq!(seen.of("a"), [1, 2, 3]);
+        assert_eq!(world.committed(SEEN).await, 3);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stop_whose_checkpoints_all_fail_ends_in_time() {
+    let world = World::new(1);
+    world.deposit("a").await;
+    let (seen, faults) = (Seen::new(), Faults::none());
+    let policy = from_beginning().with_commit_interval(Duration::from_secs(3_600));
+    let runner = world
+        .faulty_builder(&faults)
+        .listener_with(seen.clone(), policy);
+    let runner = runner.with_shutdown_timeout(Duration::from_secs(20));
+    let runner = runner.build().unwrap();
+    let at_stop = async {
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        faults.set([Fault::Unavailable.on(Op::Commit)]);
+    };
+    let began = Instant::now();
+    runner.run(at_stop).await.into_result().unwrap();
+    assert!(
+        began.elapsed() <= Duration::from_secs(30),
+        "{:?}",
+        began.elapsed()
+    );
+    let tries = faults.calls(Op::Commit);
+    assert!((2..50).contains(&tries), "{tries} commits");
+    assert_eq!(world.committed(SEEN).await, 0);
+}
