@@ -123,7 +123,8 @@ impl Machine {
             .ending
             .as_ref()
             .is_some_and(|e| e.wants_last_checkpoint());
-        let may = self.checkpoint.not_before.is_none_or(|at| at <= now) || is_last;
+        let is_at_once = self.ending.as_ref().is_some_and(|e| e.wants_it_at_once());
+        let may = self.checkpoint.not_before.is_none_or(|at| at <= now) || is_at_once;
         // Once nothing runs any more, the last checkpoint is next.
         let is_ending = self.ending.is_some() && !self.attempts.any();
         let is_due = !is_ending && (self.checkpoint.next_at <= now || self.is_much_done());
@@ -369,7 +370,8 @@ impl Machine {
         self.checkpoint.step = Step::Idle;
         self.checkpoint.offsets.clear();
         if let Some(ending) = &mut self.ending {
-            ending.checkpoint_ended();
+            // After a failure that a repeat may help.
+            ending.checkpoint_ended(self.checkpoint.not_before.is_some());
         }
     }
 

@@ -36,6 +36,8 @@ enum LastCheckpoint {
     /// Attempts run.
     NotYet,
     Wanted,
+    /// It has failed, and is tried once more after a pause.
+    WantedAgain,
     /// It has begun, so it holds all that is done.
     Running,
     Done,
@@ -47,20 +49,35 @@ impl Ending {
         matches!(self.then, Then::End(_))
     }
 
-    pub(super) fn wants_last_checkpoint(&self) -> bool {
+    /// Returns true if the last checkpoint is to begin, or to begin once more after its pause.
+    pub(super) const fn wants_last_checkpoint(&self) -> bool {
+        matches!(
+            self.last,
+            LastCheckpoint::Wanted | LastCheckpoint::WantedAgain
+        )
+    }
+
+    /// Returns true if the last checkpoint is to begin, whatever pause an earlier one has to make.
+    pub(super) fn wants_it_at_once(&self) -> bool {
         self.last == LastCheckpoint::Wanted
     }
 
     pub(super) const fn checkpoint_began(&mut self) {
-        if matches!(self.last, LastCheckpoint::Wanted) {
+        if self.wants_last_checkpoint() {
             self.last = LastCheckpoint::Running;
         }
     }
 
-    /// A checkpoint that had begun before the last record was done is not the last one.
-    pub(super) const fn checkpoint_ended(&mut self) {
+    /// A checkpoint that had begun before the last record was done is not the last one. One that
+    /// may be repeated after a pause is not, either, if the processor ends: there is time until the
+    /// group is left. Whoever joins the group again gets the records once more.
+    pub(super) const fn checkpoint_ended(&mut self, may_repeat: bool) {
         if matches!(self.last, LastCheckpoint::Running) {
-            self.last = LastCheckpoint::Done;
+            self.last = if may_repeat && self.is_end() {
+                LastCheckpoint::WantedAgain
+            } else {
+                LastCheckpoint::Done
+            };
         }
     }
 
@@ -81,7 +98,12 @@ impl Ending {
         }
         let cancel = machine.attempts.any().then_some(self.cancel_at);
         let cancel = cancel.filter(|_| machine.attempts.any_uncancelled());
-        Some(cancel.map_or(self.leave_at, |at| at.min(self.leave_at)))
+        let again = machine.checkpoint.not_before;
+        let again = again.filter(|_| {
+            self.last == LastCheckpoint::WantedAgain && machine.checkpoint.wake_at().is_some()
+        });
+        let times = cancel.into_iter().chain(again);
+        Some(times.fold(self.leave_at, Instant::min))
     }
 }
 
