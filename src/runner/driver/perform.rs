@@ -1,14 +1,14 @@
 //! Doing what the machine returns. Each effect becomes a job, or is done at once without waiting.
 use super::{Done, Driver, next::Membership, pool::Job, rows};
 use crate::{
-    ports::{AssignedPartition, OffsetCommit},
+    ports::{AssignedPartition, MessageBusError, OffsetCommit},
     runner::{
         HandlerError, RunnerError,
         attempt::{Shared, Signals, panic_message},
-        machine::{AttemptId, Effect, Ends, Input, StreamPosition, Work},
+        machine::{AttemptId, Effect, Ends, Input, Setback, StreamPosition, Work},
     },
 };
-use futures::{FutureExt, StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt};
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tokio::{task::JoinError, time::Instant};
 
@@ -18,6 +18,14 @@ const LEAVE: Duration = Duration::from_secs(5);
 
 /// The number of positions that are stored at a time.
 const STORES_AT_ONCE: usize = 16;
+
+/// The time that a call of the bus or of the control store may take, more than any adapter waits
+/// for its server. A call that never returns would keep back all that waits for it, and nothing
+/// would show it.
+const CALL: Duration = Duration::from_secs(60);
+
+/// The time in which all rows of a partition must be read, which may be many pages.
+const LOAD: Duration = Duration::from_secs(300);
 
 impl Driver {
     /// Does what the machine wants. Returns the result of the processor once it has ended.
@@ -58,42 +66,48 @@ impl Driver {
             Effect::StorePositions(positions) => self.member(|m, s| {
                 let (shared, settings) = (m.shared.clone(), s.clone());
                 async move {
-                    let stored = store_positions(&shared, positions).await;
-                    Input::PositionsStored(stored.map_err(|e| settings.control_setback(e)))
+                    let stored = store_positions(&shared, positions);
+                    let stored = stored.map_err(|e| settings.control_setback(e));
+                    Input::PositionsStored(returning(CALL, stored).await)
                 }
                 .boxed()
             }),
             Effect::Commit(offsets) => self.commit(offsets),
             Effect::Pause(partitions) => self.member(|m, _| {
                 let consumer = m.consumer.clone();
-                async move { Input::PauseChanged(consumer.pause(&partitions).await) }.boxed()
+                async move { Input::PauseChanged(of_bus(consumer.pause(&partitions)).await) }
+                    .boxed()
             }),
             Effect::Resume(partitions) => self.member(|m, _| {
                 let consumer = m.consumer.clone();
-                async move { Input::PauseChanged(consumer.resume(&partitions).await) }.boxed()
+                async move { Input::PauseChanged(of_bus(consumer.resume(&partitions)).await) }
+                    .boxed()
             }),
             Effect::Load(load) => self.member(|m, s| {
                 let (shared, settings) = (m.shared.clone(), s.clone());
                 async move {
-                    let loaded = rows::load(&shared, &load).await;
-                    let loaded = loaded.map(Box::new);
-                    Input::Loaded(load, loaded.map_err(|e| settings.control_setback(e)))
+                    let loaded = rows::load(&shared, &load).map_ok(Box::new);
+                    let loaded = loaded.map_err(|e| settings.control_setback(e));
+                    let loaded = returning(LOAD, loaded).await;
+                    Input::Loaded(load, loaded)
                 }
                 .boxed()
             }),
             Effect::Row(id, partition, op) => self.member(|m, s| {
                 let (shared, settings) = (m.shared.clone(), s.clone());
                 async move {
-                    let answer = rows::perform(&shared.rows, &partition, op).await;
-                    Input::Row(id, answer.map_err(|e| settings.control_setback(e)))
+                    let answer = rows::perform(&shared.rows, &partition, op);
+                    let answer = answer.map_err(|e| settings.control_setback(e));
+                    Input::Row(id, returning(CALL, answer).await)
                 }
                 .boxed()
             }),
             Effect::Poll => self.member(|m, s| {
                 let (shared, settings) = (m.shared.clone(), s.clone());
                 async move {
-                    let polled = rows::poll(&shared.rows).await;
-                    Input::Polled(polled.map_err(|e| settings.control_setback(e)))
+                    let polled = rows::poll(&shared.rows);
+                    let polled = polled.map_err(|e| settings.control_setback(e));
+                    Input::Polled(returning(CALL, polled).await)
                 }
                 .boxed()
             }),
@@ -109,7 +123,8 @@ impl Driver {
             }
             Effect::AskGroup => self.member(|m, s| {
                 let (group, settings) = (m.group.clone(), s.clone());
-                async move { Input::GroupCommitted(settings.group_committed(&group).await) }.boxed()
+                async move { Input::GroupCommitted(of_bus(settings.group_committed(&group)).await) }
+                    .boxed()
             }),
         }
         None
@@ -168,7 +183,7 @@ impl Driver {
     fn commit(&mut self, offsets: Vec<OffsetCommit>) {
         self.member(|m, _| {
             let consumer = m.consumer.clone();
-            async move { Input::Committed(consumer.commit(&offsets).await) }.boxed()
+            async move { Input::Committed(of_bus(consumer.commit(&offsets)).await) }.boxed()
         });
     }
 
@@ -259,7 +274,8 @@ fn begin(
     let (consumer, group) = (membership.consumer.clone(), membership.group.clone());
     let (boot, settings) = (membership.boot.clone(), settings.clone());
     async move {
-        let begun = settings.begin(&*consumer, &group, boot, &assigned).await;
+        let begun = settings.begin(&*consumer, &group, boot, &assigned);
+        let begun = returning(CALL, begun).await;
         let (partition, epoch) = (assigned.partition, assigned.epoch);
         match begun {
             Ok(is_owned) => Input::Begun(partition, epoch, is_owned),
@@ -267,6 +283,30 @@ fn begin(
         }
     }
     .boxed()
+}
+
+/// Awaits a step, and counts a backend as away that has not answered in time.
+pub(super) async fn returning<T>(
+    time: Duration,
+    step: impl Future<Output = Result<T, Setback>>,
+) -> Result<T, Setback> {
+    let answer = tokio::time::timeout(time, step).await;
+    answer.unwrap_or_else(|_| Err(Setback::Wait(no_answer(time))))
+}
+
+/// Awaits a call of the bus in the same way.
+async fn of_bus<T>(
+    call: impl Future<Output = Result<T, MessageBusError>>,
+) -> Result<T, MessageBusError> {
+    let answer = tokio::time::timeout(CALL, call).await;
+    answer.unwrap_or_else(|_| {
+        let source = no_answer(CALL);
+        Err(MessageBusError::Unavailable { source })
+    })
+}
+
+fn no_answer(time: Duration) -> crate::BoxError {
+    format!("no answer within {time:?}").into()
 }
 
 async fn flush(shared: &Shared, timeout: Duration) -> Result<(), HandlerError> {

@@ -3,7 +3,11 @@
 //!
 //! Each step is tried once. A backend that is away is a [`Setback::Wait`], and the machine decides
 //! when the step is tried again.
-use super::{Settings, next::Membership, perform::in_time};
+use super::{
+    Settings,
+    next::Membership,
+    perform::{in_time, returning},
+};
 use crate::{
     control::{BootError, BootRows, ProcessorRows, StreamPositions, join_generation},
     ports::{
@@ -18,26 +22,32 @@ use crate::{
         spans::Spans,
     },
 };
-use std::{error::Error, sync::Arc};
+use futures::TryFutureExt;
+use std::{error::Error, sync::Arc, time::Duration};
+
+/// The time that a step of a start may take. The rows of many partitions are read one by one.
+const STEP: Duration = Duration::from_secs(300);
 
 impl Settings {
     /// Joins the group.
     pub(super) async fn join(&self) -> Result<Membership, Setback> {
-        let (generation, epoch) = self.generation().await?;
+        let (generation, epoch) = returning(STEP, self.generation()).await?;
         let group = format!("{}.{}.g{generation}", self.group_prefix, self.rules.name);
         let model = ModelId::new(self.rules.name.clone(), generation);
         self.prepare(&model).await?;
         let (control, ids) = (self.ports.control.clone(), self.ports.ids.clone());
         let mut boot = BootRows::new(control, ids, &self.rules.name, generation);
         let resolved = boot.resolve(&*self.ports.bus, &self.topics, self.rules.policy.start);
-        resolved.await.map_err(|e| self.not_resolved(&group, e))?;
+        let resolved = resolved.map_err(|e| self.not_resolved(&group, e));
+        returning(STEP, resolved).await?;
         let mut subscription =
             Subscription::new(group.clone(), self.topics.clone()).with_start(boot.start_offsets());
         if let Some(id) = &self.rules.policy.instance_id {
             subscription = subscription.with_instance_id(id.to_string());
         }
-        let consumer = self.ports.bus.subscribe(subscription).await;
-        let consumer = consumer.map_err(|e| self.bus_setback(e))?;
+        let consumer = self.ports.bus.subscribe(subscription);
+        let consumer = consumer.map_err(|e| self.bus_setback(e));
+        let consumer = returning(STEP, consumer).await?;
         let shared = Arc::new(self.shared(model, &group));
         Ok(Membership {
             group: group.into(),
@@ -125,7 +135,8 @@ impl Settings {
 
     /// Returns where the topics end now.
     pub(super) async fn ends(&self) -> Result<Ends, Setback> {
-        self.ends_of_topics().await.map_err(|e| self.bus_setback(e))
+        let ends = self.ends_of_topics().map_err(|e| self.bus_setback(e));
+        returning(STEP, ends).await
     }
 
     pub(super) async fn ends_of_topics(&self) -> Result<Ends, MessageBusError> {
