@@ -5,7 +5,7 @@ use crate::{
     runner::{
         Lag, ProcessorHealth, ProcessorReport, ProcessorState, RunnerError, Trouble, TroubleSource,
         health::PATIENCE,
-        machine::{Failing, Noted, Snapshot},
+        machine::{Failing, Noted, Snapshot, later},
         report::Counts,
     },
 };
@@ -192,7 +192,7 @@ impl Live {
     }
 
     pub(super) fn stop_by(&self) -> Instant {
-        Instant::now() + self.shutdown
+        later(Instant::now(), self.shutdown)
     }
 
     pub(super) fn count(&self, counts: Counts) {

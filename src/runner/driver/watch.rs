@@ -6,7 +6,7 @@ use crate::{
     ports::{ControlStoreError, MessageBusError, Revision},
     runner::{
         ProcessorState,
-        machine::{Ends, Failing, Input, Noted},
+        machine::{Ends, Failing, Input, Noted, later},
     },
 };
 use std::{sync::Arc, time::Duration};
@@ -167,7 +167,7 @@ impl Driver {
             return;
         }
         ends.is_asked = true;
-        ends.at = now + self.settings.watching.lag_interval;
+        ends.at = later(now, self.settings.watching.lag_interval);
         let settings = self.settings.clone();
         self.jobs.spawn(async move {
             let asked = tokio::time::timeout(TIMEOUT, settings.ends_of_topics());

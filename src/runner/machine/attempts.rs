@@ -74,7 +74,8 @@ impl Attempts {
     /// A call of a handler ends with the attempt timeout, unless it blocks its thread.
     fn watch_from(&self, records: usize, now: Instant) -> Instant {
         let calls = u32::try_from(records + 1).unwrap_or(u32::MAX);
-        super::later(now, (self.timeout + CANCEL_GRACE).saturating_mul(calls))
+        let each = self.timeout.saturating_add(CANCEL_GRACE);
+        super::later(now, each.saturating_mul(calls))
     }
 
     pub(super) fn advanced(&mut self, id: AttemptId, now: Instant) {

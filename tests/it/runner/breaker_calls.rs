@@ -3,10 +3,11 @@ use super::harness::*;
 use crate::support::AccountEvent;
 use foldstream::{
     breaker::{BreakerPolicy, CircuitBreaker, CircuitState, DistributedBreaker},
+    operate::{JobRunner, Operator, Reason, Redrive},
     ports::{ControlStore, EventData},
     runner::{
-        DeliveryLevel, EventContext, HandlerError, HandlerResult, Listener, ModelId, Position,
-        ProcessorPolicy, Projector, Start,
+        DeliveryLevel, EventContext, FailureAction, HandlerError, HandlerResult, Listener, ModelId,
+        Position, ProcessorPolicy, Projector, Start,
     },
 };
 use foldstream_testkit::faults::{Call, Fault, Faults, Op};
@@ -155,18 +156,32 @@ async fn an_event_whose_answer_was_lost_is_looked_up_after_it_was_held() {
         world.deposit(id).await;
     }
     let model = Arc::new(Model::default());
-    // Only one stream may be parked, so the other one is held, and resumed later.
+    // Only one stream may be parked, so the other one is held until the first one is released.
     let policy = ProcessorPolicy::projector()
         .with_level(DeliveryLevel::ExactlyOnceEffect)
         .with_retry(foldstream::RetryPolicy::fail_fast())
-        .with_on_failure(|_| foldstream::runner::FailureAction::Park)
+        .with_on_failure(|_| FailureAction::Park)
         .with_limits(1, 1, 10);
     let projector = LosesAnswers::new(&model);
     let runner = world.builder().projector_with(projector, policy);
     let runner = runner.build().unwrap();
-    let report = runner.run(tokio::time::sleep(3_600 * S)).await;
+    let work = async {
+        tokio::time::sleep(60 * S).await;
+        let operator = Operator::new(world.control.clone() as Arc<dyn ControlStore>);
+        let reason = Reason::new("ann", "it is fixed").unwrap();
+        let job = operator.redrive(&Redrive::all("model"), &reason).await;
+        let job = job.unwrap();
+        let jobs = JobRunner::new(operator, "jobs");
+        let run = jobs.run("model", job.id, tokio::time::sleep(600 * S));
+        run.await.unwrap();
+        tokio::time::sleep(600 * S).await;
+    };
+    let report = runner.run(work).await;
     report.into_result().unwrap();
-    assert_eq!(model.versions("b"), [1]);
+    assert_eq!(
+        (model.versions("a"), model.versions("b")),
+        (vec![1, 2], vec![1])
+    );
 }
 
 /// A listener that takes some time for each call, of which some fail.
