@@ -66,6 +66,10 @@ pub enum DeliveryLevel {
     /// partition moves: the next owner takes what lies below the position for duplicates. Give the
     /// runner the event store, or choose [`AtLeastOnce`](Self::AtLeastOnce), where a topic may
     /// deliver the events of a stream out of order.
+    ///
+    /// Keep the level once you have chosen it. A processor that runs at another level for a while
+    /// stores no positions meanwhile. Back at this level it fills what it takes for gaps from the
+    /// event store, and so repeats the events that it has handled in between.
     Deduplicated,
     /// The projector stores its position together with its rows, as
     /// [`Projector::position`](super::Projector::position) says: an event has its effect exactly

@@ -229,10 +229,14 @@ impl Driver {
                     }
                     Done::OfMember(left, input) => {
                         // A consumer that was left may answer late, and that it is closed. Nobody
-                        // waits for it, and it says nothing about the consumer after it.
+                        // waits for it, and it says nothing about the consumer after it, whose
+                        // assignments may have the same epochs. Nor do rows that were read before.
                         let is_of_consumer = matches!(
                             input,
-                            Input::PauseChanged(_) | Input::Begun(..) | Input::NotBegun(..)
+                            Input::PauseChanged(_)
+                                | Input::Begun(..)
+                                | Input::NotBegun(..)
+                                | Input::Loaded(..)
                         );
                         if left != self.left && is_of_consumer {
                             return None;

@@ -20,6 +20,9 @@ pub(super) struct Running {
     /// When it counts as stuck if nothing is heard of it.
     watch: Instant,
     cancel: Cancel,
+    /// Its partition is gone. The partition may have come again since, and under the same epoch if
+    /// the group was joined again.
+    pub(super) is_void: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +69,7 @@ impl Attempts {
             permit,
             watch,
             cancel: Cancel::No,
+            is_void: false,
         };
         self.running.insert(self.last, running);
         self.last
@@ -156,6 +160,13 @@ impl Attempts {
                 running.cancel = Cancel::Until(now + CANCEL_GRACE);
                 out.push(Effect::Cancel(*id));
             }
+        }
+    }
+
+    /// Lets the results of attempts count no more, since their partitions are gone.
+    pub(super) fn void(&mut self, partitions: &HashSet<PartitionId>) {
+        for running in self.running.values_mut() {
+            running.is_void |= running.is_of(partitions);
         }
     }
 

@@ -422,7 +422,9 @@ impl Machine {
         let work = running.work;
         let is_kept = self.settle_calls(running.permit, &work.lane, &ended, now);
         self.counts.add(&ended.counts);
-        self.note_buffered(&work);
+        let is_gone =
+            running.is_void || (self.partitions.get(&work.partition, work.epoch)).is_none();
+        self.note_buffered(&work, is_gone);
         match &work.what {
             What::Records(_) => {}
             What::Range(_) => {
@@ -435,7 +437,7 @@ impl Machine {
             }
         }
         let (partition, epoch) = (work.partition.clone(), work.epoch);
-        if self.partitions.get(&partition, epoch).is_none() {
+        if is_gone {
             // The partition is gone, and whoever has it now gets the records again.
             return self.lanes.finished(&work.lane, work.records().len());
         }
@@ -483,9 +485,10 @@ impl Machine {
     /// Notes that the projector may hold effects of an attempt, also if it has failed or was
     /// cancelled. If its partition is gone, they must be dropped before the stream is projected
     /// again.
-    fn note_buffered(&mut self, work: &Work) {
+    fn note_buffered(&mut self, work: &Work, is_gone: bool) {
         if let Some(stream) = work.stream().filter(|_| self.rules.is_projector) {
-            match self.partitions.get(&work.partition, work.epoch) {
+            let owned = self.partitions.get(&work.partition, work.epoch);
+            match owned.filter(|_| !is_gone) {
                 // Most streams are there already.
                 Some(owned) if owned.effects.touched.contains(stream) => {}
                 Some(owned) => drop(owned.effects.touched.insert(stream.clone())),

@@ -283,6 +283,7 @@ impl Machine {
     /// Forgets everything about partitions that are gone: others may work on them from now on.
     fn forget(&mut self, partitions: &HashSet<PartitionId>) {
         self.membership.lost(partitions);
+        self.attempts.void(partitions);
         self.lanes.drop_queued(partitions);
         self.end_tasks(partitions);
         self.streams.forget(partitions);

@@ -124,3 +124,20 @@ fn the_other_partitions_go_on_until_the_group_is_left_for_one_without_a_start() 
     effects.extend(driven.pass(30 * SECOND));
     assert!(has(&effects, |e| matches!(e, Effect::Finish(_))));
 }
+
+#[test]
+fn an_attempt_says_nothing_about_its_partition_once_the_group_was_joined_again() {
+    let mut driven = Driven::projector(policy().with_drain(SECOND));
+    driven.join_and_serve(&[0]);
+    assert_eq!(starts(&driven.deliver(0, 0, "a", 1)), ["a"]);
+    // It blocks its thread for longer than the membership lasts.
+    let _ = rejoin(&mut driven, 1);
+    // The epochs of the next membership may begin with 1 again, as those of Kafka do.
+    let _ = driven.assign(0, 1);
+    let _ = driven.begin(0, 1);
+    assert!(starts(&driven.deliver(0, 0, "a", 1)).is_empty());
+    // What it has buffered was dropped with its partition, so the event is handled again.
+    let effects = driven.finish("a");
+    let again = starts(&driven.settle(effects));
+    assert_eq!(again, ["a"]);
+}
