@@ -227,7 +227,8 @@ async fn opens(each: Duration, fails_every: u64, policy: BreakerPolicy) -> bool 
             break;
         }
     }
-    assert_eq!(handle.report().processors[0].handled, 400);
+    let handled = handle.report().processors[0].handled;
+    assert!(has_opened || handled == 400, "{handled} were handled");
     has_opened
 }
 
