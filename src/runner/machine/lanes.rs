@@ -568,13 +568,14 @@ mod tests {
     #[test]
     fn lanes_that_wait_are_found_for_a_probe_although_they_were_ready_before() {
         let mut lanes = lanes(&[("a", 1), ("b", 2)]);
-        let later = Instant::now() + Duration::from_secs(3600);
+        let now = Instant::now();
+        let later = now + Duration::from_secs(3600);
         for id in ["a", "b"] {
             next(&mut lanes, 1);
             lanes.finished(&key(id), 0);
-            lanes.wait(&key(id), Retry::testing(), later);
+            lanes.wait(&key(id), Retry::testing(), later, true);
         }
-        lanes.wake_one_for_probe(Some(&key("a")));
+        lanes.wake_one_for_probe(Some(&key("a")), now);
         assert_eq!(next(&mut lanes, 1), Some((key("b"), vec![2])));
         assert_eq!(next(&mut lanes, 1), None, "one is enough");
     }
@@ -584,7 +585,7 @@ mod tests {
         let mut lanes = lanes(&[("a", 1), ("a", 2)]);
         next(&mut lanes, 1);
         let now = Instant::now();
-        lanes.wait(&key("a"), Retry::testing(), now);
+        lanes.wait(&key("a"), Retry::testing(), now, true);
         let of_a = |offset| record(0, offset, "a", offset);
         lanes.push(&key("a"), of_a(5));
         lanes.put_back(&key("a"), vec![of_a(3), of_a(4)]);
@@ -595,6 +596,21 @@ mod tests {
         assert_eq!(next(&mut lanes, 9), Some((key("a"), vec![1])));
         lanes.finished(&key("a"), 1);
         assert_eq!(next(&mut lanes, 9), Some((key("a"), vec![2, 3, 4, 5])));
+    }
+
+    #[test]
+    fn a_lane_whose_handler_was_not_called_waits_out_its_pause_before_it_is_a_probe() {
+        let mut lanes = lanes(&[("a", 1)]);
+        let now = Instant::now();
+        let later = now + Duration::from_secs(60);
+        next(&mut lanes, 1);
+        lanes.wait(&key("a"), Retry::testing(), later, false);
+        lanes.wake_one_for_probe(None, now);
+        assert_eq!(next(&mut lanes, 1), None);
+        assert_eq!(lanes.next_pause(now), Some(later));
+        lanes.wake_one_for_probe(None, later);
+        assert_eq!(next(&mut lanes, 1), Some((key("a"), vec![1])));
+        assert_eq!(lanes.next_pause(later), None);
     }
 
     #[test]

@@ -3,7 +3,7 @@ use super::{
     super::{Effect, Input, Setback, testing::partition},
     driven::{Driven, SECOND, has, policy, starts},
 };
-use crate::ports::NoPosition;
+use crate::{ports::NoPosition, runner::streams::Progress};
 use std::time::Duration;
 
 /// Lets a partition have no start, and returns the time until the group is left and joined again.
@@ -138,6 +138,10 @@ fn an_attempt_says_nothing_about_its_partition_once_the_group_was_joined_again()
     assert!(starts(&driven.deliver(0, 0, "a", 1)).is_empty());
     // What it has buffered was dropped with its partition, so the event is handled again.
     let effects = driven.finish("a");
-    let again = starts(&driven.settle(effects));
-    assert_eq!(again, ["a"]);
+    let mut effects = driven.settle(effects);
+    assert_eq!(starts(&effects), ["a"]);
+    let again = driven.attempt_at("a").unwrap();
+    assert_eq!(driven.started[&again].progress, Progress::Unknown);
+    effects.extend(driven.pass(30 * SECOND));
+    assert!(!has(&effects, |e| matches!(e, Effect::Commit(_))));
 }
