@@ -20,7 +20,7 @@
 //!
 //! # Runs
 //! The events of a stream are sent in runs
-//! ([`MessageBus::publish_run`](crate::ports::MessageBus::publish_run)) of up to 1,000 messages or
+//! ([`MessageBus::publish_run`]) of up to 1,000 messages or
 //! 1 MiB. No message of a run becomes durable without those before it.
 //!
 //! # Streams that cannot be published
