@@ -208,8 +208,8 @@ impl Operator {
             let (affected, state) = asked_state(asked);
             (answer.affected, answer.state) = (affected, Some(state));
         }
-        // The letter of a stream that is not parked, or that has passed the event: no redrive of the
-        // stream will meet it.
+        // The letter of a stream that is not parked, or that has passed the event: no redrive of
+        // the stream will meet it.
         if let Some(head) = found.letter_to_ask_for(&address.key) {
             let ask = AskRow {
                 letter: head.id,

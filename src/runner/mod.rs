@@ -351,9 +351,9 @@ impl Runner {
     /// `group_prefix` is the first part of the consumer groups' names,
     /// `<prefix>.<processor>.g<generation>`. It has no default: two services with the same prefix
     /// and a processor of the same name would share a group, and each would miss the records that
-    /// the other gets. Choose it once: with another prefix, each processor that has begun halts with
-    /// [`RunnerError::PositionLost`], since its committed offsets belong to its former group. A
-    /// processor that is to begin again gets another name.
+    /// the other gets. Choose it once: with another prefix, each processor that has begun halts
+    /// with [`RunnerError::PositionLost`], since its committed offsets belong to its former group.
+    /// A processor that is to begin again gets another name.
     #[must_use]
     pub fn builder(
         bus: impl MessageBus,

@@ -301,8 +301,9 @@ impl ProcessorPolicy {
     /// letter.
     ///
     /// The limits are for each instance, over the rows of its partitions. Default 1,000 parked
-    /// streams, 100 within a minute, and 10,000 dead letters. A processor with a limit of zero never
-    /// gets below half of it: it tries the failed events again once in a minute until they go well.
+    /// streams, 100 within a minute, and 10,000 dead letters. A processor with a limit of zero
+    /// never gets below half of it: it tries the failed events again once in a minute until they go
+    /// well.
     #[must_use]
     pub const fn with_limits(
         mut self,
