@@ -14,6 +14,7 @@ mod holes;
 mod limits;
 mod incarnation;
 mod error;
+pub mod stream_record;
 
 pub use config::{ConfigError, DynamoDbConfig, PublishMode};
 pub use control_store::DynamoDbControlStore;

@@ -14,6 +14,7 @@ pub(crate) use encode::FORMAT;
 
 use crate::{
     DynamoDb, DynamoDbConfig, DynamoDbError,
+    attributes::Attributes,
     client::Connection,
     limits::{
         MAX_COMMIT_BYTES, MAX_EVENT_BYTES, MAX_ITEM_BYTES, MAX_STREAMS, MAX_TRANSACTION_BYTES,
@@ -31,6 +32,26 @@ use foldstream::{
 };
 use futures::{StreamExt as _, TryStreamExt as _};
 use std::num::NonZeroU32;
+
+/// Returns the commit that an item holds as a whole; `None` for a part of a split commit, and for
+/// an item that this build cannot read or whose key is another one.
+pub(crate) fn decode_commit(key: &CommitKey, item: Attributes) -> Option<Commit> {
+    let item = decode::StoredItem::read(item).ok()?;
+    if item.parts != 1 || item.first != key.first_version {
+        return None;
+    }
+    let mut names = events_attribute::Names::default();
+    decode::join(&key.stream, item, Vec::new(), &mut names).ok()
+}
+
+/// Returns the items of a commit, for tests of whatever reads them.
+#[cfg(test)]
+pub(crate) fn encode_commit(
+    append: &Append,
+    config: &DynamoDbConfig,
+) -> Result<Vec<Attributes>, EventStoreError> {
+    encode::items(append, config, true)
+}
 
 /// The event store on DynamoDB: one item is one commit, written by one conditional put.
 ///
