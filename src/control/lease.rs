@@ -27,16 +27,43 @@ use tokio::time::Instant;
 
 /// The value of a lease's row.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-struct LeaseRow {
+pub(super) struct LeaseRow {
     #[serde(rename = "e")]
-    epoch: u64,
+    pub(super) epoch: u64,
     /// The owner of the lease. It is for people, and to distinguish a process's own writes from
     /// those of others.
     #[serde(rename = "o", default, skip_serializing_if = "Option::is_none")]
-    owner: Option<String>,
+    pub(super) owner: Option<String>,
     /// The lease time, in milliseconds, on which the holder relies.
     #[serde(rename = "t", default)]
-    millis: u64,
+    pub(super) millis: u64,
+}
+
+/// The row of a lease as it was read, for a contender that reads several rows at once.
+#[derive(Clone, Debug)]
+pub(crate) struct FoundLease(pub(super) Stored<LeaseRow>);
+
+/// The last write that a process has seen in a row, and since when.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct LastSeen(Option<(Revision, Instant)>);
+
+impl LastSeen {
+    /// Returns true if this very write has been the row for the lease time, that of the reader or
+    /// that of the writer, whichever is longer. A write that is new to the reader begins to count
+    /// now.
+    pub(crate) fn stands_still(&mut self, found: &FoundLease, time: Duration) -> bool {
+        let row = &found.0;
+        match self.0 {
+            Some((revision, since)) if revision == row.revision => {
+                let theirs = Duration::from_millis(row.value.millis);
+                since.elapsed() >= time.max(theirs)
+            }
+            _ => {
+                self.0 = Some((row.revision, Instant::now()));
+                false
+            }
+        }
+    }
 }
 
 /// The leases of one kind. Clones share the store.
@@ -72,7 +99,10 @@ impl Leases {
         Self { rows, time }
     }
 
-    fn millis(&self) -> u64 {
+    pub(crate) const fn time(&self) -> Duration {
+        self.time
+    }
+    pub(super) fn millis(&self) -> u64 {
         // Rounded up, and limited to what the row can hold.
         let millis = self.time.as_nanos().div_ceil(1_000_000);
         u64::try_from(millis).unwrap_or(u64::MAX)
@@ -85,7 +115,7 @@ impl Leases {
             leases: self.clone(),
             key,
             owner: owner.into(),
-            seen: None,
+            seen: LastSeen::default(),
         }
     }
 }
@@ -97,7 +127,7 @@ pub struct Contender {
     leases: Leases,
     key: RowKey,
     owner: String,
-    seen: Option<(Revision, Instant)>,
+    seen: LastSeen,
 }
 
 impl Contender {
@@ -113,12 +143,29 @@ impl Contender {
     /// answer was lost is free again after the lease time.
     pub async fn try_take(&mut self) -> Result<Option<Lease>, ControlStoreError> {
         let found = self.leases.rows.get::<LeaseRow>(&self.key).await?;
-        let (epoch, expect) = match &found {
+        let found = found.map(FoundLease);
+        if self.may_take(found.as_ref()) {
+            self.take(found.as_ref()).await
+        } else {
+            Ok(None)
+        }
+    }
+
+    /// Takes note of the row as it was read, and returns true if the lease may be taken.
+    pub(crate) fn may_take(&mut self, found: Option<&FoundLease>) -> bool {
+        found.is_none_or(|found| {
+            found.0.value.owner.is_none() || self.seen.stands_still(found, self.leases.time)
+        })
+    }
+
+    /// Takes the lease if its row is as it was read.
+    pub(crate) async fn take(
+        &mut self,
+        found: Option<&FoundLease>,
+    ) -> Result<Option<Lease>, ControlStoreError> {
+        let (epoch, expect) = match found {
             None => (1, Expect::Absent),
-            Some(row) if row.value.owner.is_none() || self.stands_still(row) => {
-                (row.value.epoch + 1, Expect::Revision(row.revision))
-            }
-            Some(_) => return Ok(None),
+            Some(FoundLease(row)) => (row.value.epoch + 1, Expect::Revision(row.revision)),
         };
         let row = LeaseRow {
             epoch,
@@ -135,24 +182,10 @@ impl Contender {
             }),
             // Another process was faster, and its lease time begins now.
             PutIf::Conflict(theirs) => {
-                self.seen = theirs.map(|row| (row.revision, Instant::now()));
+                self.seen = LastSeen(theirs.map(|row| (row.revision, Instant::now())));
                 None
             }
         })
-    }
-
-    /// Returns true if this very write has been the row for the lease time.
-    fn stands_still(&mut self, row: &Stored<LeaseRow>) -> bool {
-        match self.seen {
-            Some((revision, since)) if revision == row.revision => {
-                let theirs = Duration::from_millis(row.value.millis);
-                since.elapsed() >= self.leases.time.max(theirs)
-            }
-            _ => {
-                self.seen = Some((row.revision, Instant::now()));
-                false
-            }
-        }
     }
 }
 

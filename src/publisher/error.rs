@@ -360,6 +360,14 @@ pub enum PollError {
         #[source]
         source: EventStoreError,
     },
+    /// The leases by which pollers share the list cannot be read or written until something is
+    /// changed.
+    #[error("the leases of the poller cannot be read or written")]
+    Leases {
+        /// The error behind the failure.
+        #[source]
+        source: ControlStoreError,
+    },
     /// Nothing can be published to the topic until something is changed.
     #[error("nothing can be published")]
     Topic {

@@ -73,9 +73,13 @@ pub struct PollReport {
     pub messages: u64,
     /// The number of times that a stream was brought up to date.
     pub brought_up: u64,
-    /// The number of times that the shutdown has cut a stream short. Such a stream is not up to
-    /// date. Its markers stay, so that the next poller finds it.
+    /// The number of times that a stream was cut short, by the shutdown or because its segment went
+    /// to another poller. Such a stream is not up to date. Its markers stay, so that the next
+    /// poller finds it.
     pub interrupted: u64,
+    /// The number of segments that another poller has taken over, since this one had not renewed
+    /// its lease in time. Events of such a segment may have been sent by both.
+    pub leases_lost: u64,
     /// The number of times that a stream failed.
     pub failures: u64,
     /// The streams that still fail, and how often each has failed in a row. Their markers stay, so

@@ -108,6 +108,11 @@ impl Marks {
         lock(&self.known).insert(stream.clone(), known);
     }
 
+    /// Forgets all watermarks, since other processes may have moved them.
+    pub(super) fn forget(&self) {
+        *lock(&self.known) = RecentlyUsed::new(Self::CAPACITY);
+    }
+
     pub(super) fn is_suspect(&self, stream: &StreamId) -> bool {
         let suspects = lock(&self.suspects);
         suspects.is_everyone || suspects.streams.contains(stream)

@@ -8,6 +8,7 @@ mod partitions;
 mod poller;
 mod reconcile;
 mod runs;
+mod sharing;
 mod simulation;
 mod topics;
 mod world;

@@ -26,12 +26,12 @@ fn config() -> PollConfig {
     PollConfig::default().with_backoff(Backoff::new(S, 8 * S).with_seed(7))
 }
 
-struct Polling {
+pub(super) struct Polling {
     shutdown: oneshot::Sender<()>,
-    task: JoinHandle<Result<PollReport, PollError>>,
+    pub(super) task: JoinHandle<Result<PollReport, PollError>>,
 }
 impl Polling {
-    fn start(world: &World, config: PollConfig) -> Self {
+    pub(super) fn start(world: &World, config: PollConfig) -> Self {
         let publisher = world.publisher().with_concurrency(4);
         let (shutdown, asked) = oneshot::channel();
         let task = tokio::spawn(async move {
@@ -40,14 +40,14 @@ impl Polling {
         });
         Self { shutdown, task }
     }
-    async fn stop(self) -> PollReport {
+    pub(super) async fn stop(self) -> PollReport {
         self.shutdown.send(()).unwrap();
         self.task.await.unwrap().unwrap()
     }
 }
 
 /// Waits until the condition holds, at most a minute of the paused clock.
-async fn until<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
+pub(super) async fn until<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
     let deadline = Instant::now() + 60 * S;
     while !holds().await {
         assert!(Instant::now() < deadline, "{what}: not within a minute");

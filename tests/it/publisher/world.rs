@@ -186,6 +186,7 @@ pub(crate) struct World {
     pub(crate) network: Arc<Network>,
     pub(crate) faults: Faults,
     pub(crate) ids: Arc<SeededIds>,
+    pub(crate) clock: Arc<dyn Clock>,
     cuts: Arc<Mutex<(u32, fastrand::Rng)>>,
     heads: Arc<Mutex<BTreeMap<StreamId, StreamHead>>>,
 }
@@ -221,7 +222,9 @@ impl World {
     pub(crate) fn seeded(seed: u64) -> Self {
         let bus = InMemoryMessageBus::new();
         bus.create_topic(TOPIC, 3);
-        let (network, control) = (Arc::<Network>::default(), InMemoryControlStore::new());
+        let clock: Arc<dyn Clock> = Arc::new(TokioClock(Instant::now()));
+        let control = InMemoryControlStore::with_clock(clock.clone());
+        let network = Arc::<Network>::default();
         let ids = SeededIds::new(seed);
         let probe = {
             let network = network.clone();
@@ -239,6 +242,7 @@ impl World {
             faults: Faults::seeded(seed).with_probe(probe),
             cuts: Arc::new(Mutex::new((0, fastrand::Rng::with_seed(seed)))),
             ids,
+            clock,
             heads: Arc::default(),
         }
     }
@@ -285,7 +289,7 @@ impl World {
             bus,
             faults.control_store(self.control.clone()),
         )
-        .with_clock(Arc::new(TokioClock(Instant::now())))
+        .with_clock(self.clock.clone())
         .with_ids(self.ids.clone())
         .with_retry(
             RetryPolicy::default()

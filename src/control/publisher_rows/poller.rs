@@ -1,0 +1,152 @@
+//! The rows by which pollers share the segments of the list of unpublished commits.
+//!
+//! ```text
+//! pub   poller/<segments>/<index>     a lease: which poller walks through the segment
+//!       poller/<segments>/by/<id>     a poller that runs; the value is a lease's, under epoch 1
+//! ```
+//! A poller renews its own row and its leases together, so that others see within the lease time
+//! that it is dead. Its row expires, since each start of a process has another id.
+use super::PublisherRows;
+use crate::{
+    Timestamp,
+    control::lease::{FoundLease, LeaseRow, Leases},
+    ports::{ControlStoreError, Expect, RangeQuery, RowKey, SortBounds},
+};
+use std::{collections::BTreeMap, time::Duration};
+
+/// The rows of all pollers that have the same number of segments.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PollerRows {
+    /// The rows of the segments' leases, by the number of the segment.
+    pub(crate) leases: BTreeMap<u32, FoundLease>,
+    /// The rows of the pollers, by their ids.
+    pub(crate) pollers: BTreeMap<String, FoundLease>,
+}
+
+/// The meaning of a sort key.
+enum Key {
+    Segment(u32),
+    Poller(String),
+}
+
+/// The least time after which the row of a silent poller expires.
+const EXPIRY: Duration = Duration::from_secs(600);
+
+fn prefix(segments: u32) -> String {
+    format!("poller/{segments}/")
+}
+
+fn key_of(sort: &str, prefix: &str) -> Option<Key> {
+    let rest = sort.strip_prefix(prefix)?;
+    match rest.strip_prefix("by/") {
+        Some(id) => Some(Key::Poller(id.to_owned())),
+        None => rest.parse().ok().map(Key::Segment),
+    }
+}
+
+impl PublisherRows {
+    /// Returns the key of the lease of one segment.
+    pub(crate) fn poller_lease_key(&self, segments: u32, index: u32) -> RowKey {
+        self.single_key(&format!("{}{index}", prefix(segments)))
+    }
+
+    fn poller_key(&self, segments: u32, id: &str) -> RowKey {
+        self.single_key(&format!("{}by/{id}", prefix(segments)))
+    }
+
+    /// Returns the rows of all pollers with this number of segments.
+    pub(crate) async fn pollers(&self, segments: u32) -> Result<PollerRows, ControlStoreError> {
+        let prefix = prefix(segments);
+        let partition = self.single_key("").partition;
+        let query = RangeQuery::new(partition).with_bounds(SortBounds::Prefix(prefix.clone()));
+        let (mut found, mut after) = (PollerRows::default(), None);
+        loop {
+            let query = query.clone().with_after(after);
+            let page = self
+                .rows
+                .page::<_, LeaseRow>(&query, |sort| key_of(sort, &prefix));
+            let page = page.await?;
+            for (key, row) in page.rows {
+                match key {
+                    Key::Segment(index) => found.leases.insert(index, FoundLease(row)),
+                    Key::Poller(id) => found.pollers.insert(id, FoundLease(row)),
+                };
+            }
+            after = page.next;
+            if after.is_none() {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Writes the row of a poller. Every write has another revision, which shows that the poller
+    /// is alive.
+    pub(crate) async fn poller_put(
+        &self,
+        segments: u32,
+        id: &str,
+        leases: &Leases,
+        now: Timestamp,
+    ) -> Result<(), ControlStoreError> {
+        let row = LeaseRow {
+            epoch: 1,
+            owner: Some(id.into()),
+            millis: leases.millis(),
+        };
+        let lives = EXPIRY.max(leases.time().saturating_mul(4));
+        let key = self.poller_key(segments, id);
+        let expires_at = Some(now.plus(lives));
+        // Without a condition there is no conflict.
+        let _ = self
+            .rows
+            .put_until(&key, row, Expect::Any, expires_at)
+            .await?;
+        Ok(())
+    }
+
+    /// Deletes the row of a poller that ends.
+    pub(crate) async fn poller_delete(
+        &self,
+        segments: u32,
+        id: &str,
+    ) -> Result<(), ControlStoreError> {
+        self.rows.remove(&self.poller_key(segments, id)).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        control::{Rows, test_store::TestStore},
+        ports::ControlStore,
+    };
+
+    #[tokio::test]
+    async fn the_stored_form_of_a_pollers_rows_is_fixed() {
+        let store = TestStore::new(1);
+        let rows = PublisherRows::over(Rows::new(store.clone(), store.clone()), None);
+        let leases = Leases::new(store.clone(), store.clone(), Duration::from_secs(15));
+        let now = Timestamp::from_micros(0);
+        rows.poller_put(8, "a1", &leases, now).await.unwrap();
+        let mut contender = leases.contender(rows.poller_lease_key(8, 3), "a1");
+        contender.try_take().await.unwrap().unwrap();
+
+        let row = store.get(&RowKey::new("pub", "poller/8/by/a1")).await;
+        let row = row.unwrap().unwrap();
+        assert_eq!(row.value, r#"{"e":1,"o":"a1","t":15000}"#);
+        assert_eq!(row.expires_at, Some(now.plus(EXPIRY)));
+        let row = store.get(&RowKey::new("pub", "poller/8/3")).await;
+        let row = row.unwrap().unwrap();
+        assert_eq!(row.value, r#"{"e":1,"o":"a1","t":15000}"#);
+        assert_eq!(row.expires_at, None, "epochs only grow");
+
+        let found = rows.pollers(8).await.unwrap();
+        assert_eq!(found.leases.keys().copied().collect::<Vec<_>>(), [3]);
+        assert_eq!(found.pollers.keys().collect::<Vec<_>>(), ["a1"]);
+        // Pollers with another number of segments share nothing with these.
+        assert!(rows.pollers(80).await.unwrap().pollers.is_empty());
+        rows.poller_delete(8, "a1").await.unwrap();
+        assert!(rows.pollers(8).await.unwrap().pollers.is_empty());
+    }
+}
