@@ -127,7 +127,7 @@ mod tests {
         let store = TestStore::new(1);
         let rows = PublisherRows::over(Rows::new(store.clone(), store.clone()), None);
         let leases = Leases::new(store.clone(), store.clone(), Duration::from_secs(15));
-        let now = Timestamp::from_micros(0);
+        let now = crate::Clock::now(&*store);
         rows.poller_put(8, "a1", &leases, now).await.unwrap();
         let mut contender = leases.contender(rows.poller_lease_key(8, 3), "a1");
         contender.try_take().await.unwrap().unwrap();
