@@ -60,8 +60,9 @@ impl KafkaConfig {
         // Only the adapter gives records up, so that it can give up all that are after them, too.
         config.set("message.timeout.ms", "0");
         config.set("max.in.flight.requests.per.connection", "5");
-        // A run is queued at once, so waiting for more records only delays it.
-        config.set("linger.ms", "0");
+        // The client sends a batch as soon as it is full. Without this millisecond, a run that is
+        // still being queued would leave in many small batches, and only five may be in flight.
+        config.set("linger.ms", "1");
         config.set("batch.size", batch_bytes.to_string());
         config.set("message.max.bytes", self.max_message_bytes.to_string());
         config

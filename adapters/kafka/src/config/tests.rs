@@ -299,7 +299,7 @@ fn a_producer_gives_up_nothing_by_itself_and_keeps_the_order_of_what_is_in_fligh
         ("enable.gapless.guarantee", "true"),
         ("message.timeout.ms", "0"),
         ("max.in.flight.requests.per.connection", "5"),
-        ("linger.ms", "0"),
+        ("linger.ms", "1"),
         ("batch.size", "20000"),
         ("message.max.bytes", "1000000"),
         ("allow.auto.create.topics", "false"),
