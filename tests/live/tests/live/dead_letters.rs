@@ -7,7 +7,7 @@ use foldstream::{
 };
 use foldstream_kafka::{KafkaMessageBus, TopicSpec};
 use foldstream_testkit::InMemoryControlStore;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 #[derive(Clone, Debug, PartialEq, DomainEvent)]
 #[event(aggregate = "meter")]
@@ -46,13 +46,23 @@ async fn dead_letters_are_copied_to_a_topic_of_kafka_and_values_over_its_limit_a
     let policy = ProcessorPolicy::listener()
         .with_start(Start::Beginning)
         .with_dead_letter_topic(&*dead);
-    let runner = Runner::builder(bus.clone(), InMemoryControlStore::new(), unique("group"))
+    let handle = Runner::builder(bus.clone(), InMemoryControlStore::new(), unique("group"))
         .with_topics([&*topic])
         .listener_with(Meters, policy)
         .build()
-        .unwrap();
-    let report = runner.run_until_caught_up().await.into_result().unwrap();
+        .unwrap()
+        .start();
+    // The copies are sent beside the rest, and a processor that ends waits only a moment for them.
+    let all_sent = async {
+        while handle.report().processors[0].dead_letters_sent < 2 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_secs(60), all_sent).await;
+    handle.stop();
+    let report = handle.wait().await.into_result().unwrap();
     let report = &report[0];
+    assert!(in_time.is_ok(), "{report:?}");
     assert_eq!((report.dead_letters, report.dead_letters_sent), (2, 2));
     assert_eq!(report.dead_letters_not_sent, 0);
 
