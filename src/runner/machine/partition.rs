@@ -103,8 +103,27 @@ pub(super) struct Pause {
     pub(super) is_full: bool,
     /// There is a reason to pause it.
     pub(super) is_wanted: bool,
-    /// The consumer was told to pause it.
-    pub(super) is_told: bool,
+    pub(super) told: Told,
+}
+
+/// The last thing that the consumer was told about a partition, and has confirmed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Told {
+    #[default]
+    Resumed,
+    Paused,
+    /// It was told to pause an earlier assignment, and may have kept the pause for this one.
+    Unsure,
+}
+
+impl Told {
+    /// Returns true if the partition is known to be paused, or known not to be.
+    pub(super) const fn is(self, is_paused: bool) -> bool {
+        matches!(
+            (self, is_paused),
+            (Self::Paused, true) | (Self::Resumed, false)
+        )
+    }
 }
 
 /// A revocation that has not been released.
@@ -172,7 +191,7 @@ impl Partitions {
     /// Removes a partition that is gone.
     pub(super) fn remove(&mut self, partition: &PartitionId) -> Option<Partition> {
         let owned = self.owned.remove(partition)?;
-        if owned.pause.is_told {
+        if owned.pause.told != Told::Resumed {
             self.maybe_paused.insert(partition.clone());
         }
         Some(owned)
@@ -188,10 +207,11 @@ impl Partitions {
         is_paused: bool,
     ) {
         match self.owned.get_mut(partition) {
-            Some(owned) if owned.epoch == epoch => owned.pause.is_told = is_paused,
-            Some(owned) => owned.pause.is_told |= is_paused,
+            Some(owned) if owned.epoch == epoch && is_paused => owned.pause.told = Told::Paused,
+            Some(owned) if owned.epoch == epoch => owned.pause.told = Told::Resumed,
+            Some(owned) if is_paused => owned.pause.told = Told::Unsure,
             None if is_paused => drop(self.maybe_paused.insert(partition.clone())),
-            None => {}
+            Some(_) | None => {}
         }
     }
 

@@ -2,7 +2,7 @@
 use super::{
     Effect, Machine, Member, Pausing, RevocationId, Room, Setback,
     lanes::LaneKey,
-    partition::{Leaving, Partition, Phase},
+    partition::{Leaving, Partition, Phase, Told},
     record::Record,
     window::Window,
 };
@@ -54,8 +54,10 @@ impl Machine {
         for assigned in assigned {
             let partition = assigned.partition.clone();
             let mut starting = Partition::starting(assigned, self.rules.seed, Some(now));
-            // It may still be paused, and is resumed then.
-            starting.pause.is_told = self.partitions.maybe_paused.remove(&partition);
+            // It may still be paused: then it is told again which it shall be.
+            if self.partitions.maybe_paused.remove(&partition) {
+                starting.pause.told = Told::Unsure;
+            }
             self.partitions.owned.insert(partition, starting);
         }
     }
@@ -343,7 +345,7 @@ impl Machine {
         self.pausing = None;
         for is_paused in [true, false] {
             let changed = self.partitions.owned.iter().filter(|(_, owned)| {
-                owned.pause.is_wanted == is_paused && owned.pause.is_told != is_paused
+                owned.pause.is_wanted == is_paused && !owned.pause.told.is(is_paused)
             });
             let partitions: Vec<_> = changed.map(|(p, owned)| (p.clone(), owned.epoch)).collect();
             if partitions.is_empty() {

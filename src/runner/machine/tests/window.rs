@@ -141,3 +141,17 @@ fn a_pause_without_an_answer_does_not_keep_rebalances_waiting() {
     let _ = driven.on(Input::PauseChanged(Err(away())));
     assert!(driven.machine.receives());
 }
+
+#[test]
+fn a_partition_that_comes_back_full_is_paused_although_it_may_be_paused_still() {
+    let mut driven = Driven::serving(policy().with_max_memory(1_000), &[0, 1]);
+    for n in 0..10 {
+        let _ = driven.deliver(1, n, &format!("b{n}"), 1);
+    }
+    let _ = driven.on(Input::PauseChanged(Ok(())));
+    // The consumer may keep a pause for the next assignment, or may not.
+    let _ = driven.lose(0);
+    let mut effects = driven.assign(0, 2);
+    effects.extend(driven.begin(0, 2));
+    assert_eq!(pauses(&effects), (vec![0], vec![]));
+}
