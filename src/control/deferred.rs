@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     StreamId, Version,
-    ports::{ControlStoreError, PartitionId, RangeQuery, RowKey},
+    ports::{ControlStoreError, Offset, PartitionId, RangeQuery, RowKey},
 };
 use std::num::NonZeroU32;
 
@@ -23,10 +23,18 @@ pub(crate) struct DeferredPage {
     pub(crate) next: Option<String>,
 }
 
+/// The identity of a deferred record.
+#[derive(Debug, PartialEq)]
+pub(crate) struct DeferredKey {
+    pub(crate) stream: StreamId,
+    pub(crate) version: Version,
+    pub(crate) offset: Offset,
+}
+
 /// The keys of a page of deferred records.
 #[derive(Debug, PartialEq)]
 pub(crate) struct DeferredKeys {
-    pub(crate) keys: Vec<(StreamId, Version)>,
+    pub(crate) keys: Vec<DeferredKey>,
     /// The sort key after which the next page starts; `None` on the last page.
     pub(crate) next: Option<String>,
 }
@@ -87,11 +95,22 @@ impl ProcessorRows {
     ) -> Result<DeferredKeys, ControlStoreError> {
         let query = RangeQuery::new(self.partition("def", partition)).with_after(after);
         let (lines, next) = self.large.first_lines(&query).await?;
-        let keys = lines.into_iter().filter_map(|(sort, _)| parse_event(&sort));
-        Ok(DeferredKeys {
-            keys: keys.collect(),
-            next,
-        })
+        let mut keys = Vec::with_capacity(lines.len());
+        for (sort, line) in lines {
+            let Some((stream, version)) = parse_event(&sort) else {
+                continue;
+            };
+            let offset = StoredRecord::offset_in(&line.value).map_err(|reason| {
+                let key = RowKey::new(&*query.partition, &*sort);
+                ControlStoreError::Corrupt { key, reason }
+            })?;
+            keys.push(DeferredKey {
+                stream,
+                version,
+                offset,
+            });
+        }
+        Ok(DeferredKeys { keys, next })
     }
 
     /// Deletes a record that was handled. Returns false if there was none.

@@ -40,6 +40,13 @@ impl StoredRecord {
         write_record(self, &mut value);
         value.into()
     }
+    /// Reads the offset from the first line of what [`to_bytes`](Self::to_bytes) has written.
+    pub(crate) fn offset_in(line: &[u8]) -> Result<Offset, String> {
+        match serde_json::from_slice(line).map_err(|e| e.to_string())? {
+            Shape::Record { offset, .. } => Ok(offset),
+            Shape::Event { .. } => Err("it is an event and not a record".into()),
+        }
+    }
     /// Reads what [`to_bytes`](Self::to_bytes) has written.
     pub(crate) fn from_bytes(value: &Bytes) -> Result<Self, String> {
         match LetterBody::read(value)? {

@@ -5,7 +5,7 @@ use crate::{
     ports::{ControlStoreError, PartitionId},
     runner::{
         attempt::Shared,
-        machine::{Load, Loaded, Polled, RowAnswer, RowOp},
+        machine::{Load, Loaded, Polled, RowAnswer, RowOp, Sweep},
     },
 };
 use std::collections::{BTreeMap, HashMap};
@@ -53,10 +53,10 @@ pub(super) async fn load(shared: &Shared, load: &Load) -> Result<Loaded, Control
     }
     let letters = all(|after| rows.letter_page(partition, after)).await?;
     let asks = all(|after| rows.ask_page(partition, after)).await?;
-    if load.is_first {
+    if let Some(sweep) = load.sweep {
         let parked = parked.iter();
         let parked = parked.map(|(stream, row, _)| (stream.clone(), row.value.clone()));
-        sweep(rows, partition, &parked.collect()).await?;
+        sweep_deferred(rows, partition, &parked.collect(), sweep).await?;
     }
     Ok(Loaded {
         token,
@@ -83,50 +83,47 @@ async fn position(
 }
 
 /// Deletes the rows of deferred records that nobody needs: their owner died after it had handled
-/// them, before it deleted them.
+/// them and before it deleted them, or has lost a race with another owner.
 ///
-/// Only rows below `from` of a park row are deleted: `from` is durable, whoever has moved it. A row
-/// without a park row may be that of another owner, which is about to write the park row. It is
-/// deleted when its stream is parked again.
-async fn sweep(
+/// A row below `from` of a park row was handled: `from` is durable, whoever has moved it. A row
+/// without a park row was handled, too, once the offset has passed its record. Before that it may be
+/// the row of another owner that is about to write the park row, or that has given the record back
+/// to its lane because the park row was gone. The owner after this one deletes it.
+async fn sweep_deferred(
     rows: &ProcessorRows,
     of: &PartitionId,
     parked: &HashMap<StreamId, ParkRow>,
+    sweep: Sweep,
 ) -> Result<(), ControlStoreError> {
-    if parked.is_empty() {
-        return Ok(());
-    }
-    let is_left = |stream: &StreamId, version| {
-        let row = parked.get(stream).filter(|row| !row.is_follower);
-        row.is_some_and(|row| row.is_duplicate(version))
+    let is_left = |stream: &StreamId, version, offset| match parked.get(stream) {
+        // The first `from` of a stream that follows others of its lane is no position.
+        Some(row) => !row.is_follower && row.is_duplicate(version),
+        None => offset < sweep.starts_at,
     };
     let (mut left, mut after) = (0, None);
-    loop {
+    let mut is_more = sweep.has_records;
+    while is_more {
         let page = rows.deferred_keys(of, after).await?;
-        for (stream, version) in page.keys {
-            if left < SWEPT && is_left(&stream, version) {
+        for key in page.keys {
+            if left < SWEPT && is_left(&key.stream, key.version, key.offset) {
                 left += 1;
-                rows.deferred_delete(of, &stream, version).await?;
+                rows.deferred_delete(of, &key.stream, key.version).await?;
             }
         }
         after = page.next;
-        if after.is_none() || left >= SWEPT {
-            break;
-        }
+        is_more = after.is_some() && left < SWEPT;
     }
-    after = None;
-    loop {
+    (is_more, after) = (sweep.has_places, None);
+    while is_more {
         let page = rows.order_page(of, after).await?;
         for (key, row) in page.rows {
-            if left < SWEPT && is_left(&row.value.stream, row.value.version) {
+            if left < SWEPT && is_left(&row.value.stream, row.value.version, key.1) {
                 left += 1;
                 rows.order_delete(of, key).await?;
             }
         }
         after = page.next;
-        if after.is_none() || left >= SWEPT {
-            break;
-        }
+        is_more = after.is_some() && left < SWEPT;
     }
     if left > 0 {
         tracing::info!(processor = %rows.processor(), partition = %of, rows = left, "rows of deferred records that were handled before are deleted");

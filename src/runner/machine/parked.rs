@@ -7,7 +7,7 @@ use super::{
     partition::{Partition, Phase},
     record::{Record, defer_in_order},
     retry::Patience,
-    rows::{Load, Loaded, Polled, RowAnswer, RowOp},
+    rows::{Load, Loaded, Polled, RowAnswer, RowOp, Sweep},
     tasks::{Clear, Kind, Raise, Reply},
 };
 use crate::{
@@ -74,9 +74,15 @@ impl Machine {
     /// Asks for the rows of a partition.
     pub(super) fn load(&mut self, partition: &PartitionId, epoch: AssignmentEpoch) {
         self.polling.loads += 1;
-        let mut is_first = false;
+        let mut sweep = None;
         if let Some(owned) = self.partitions.get(partition, epoch) {
-            is_first = matches!(owned.phase, Phase::Starting(_));
+            if let Phase::Starting(starting) = &owned.phase {
+                sweep = Some(Sweep {
+                    starts_at: starting.assigned.next,
+                    has_records: !self.rules.has_event_store,
+                    has_places: self.rules.policy.lane.is_some(),
+                });
+            }
             owned.parking.is_loading = true;
             owned.parking.is_outdated = false;
         }
@@ -84,7 +90,7 @@ impl Machine {
             partition: partition.clone(),
             epoch,
             number: self.polling.loads,
-            is_first,
+            sweep,
         }));
     }
 

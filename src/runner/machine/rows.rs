@@ -7,7 +7,7 @@ use crate::{
         LaneHash, LetterKey, OrderKey, OrderRow, ParkFailure, ParkNotes, ParkRow, PauseRow, PutIf,
         Stored, StoredRecord,
     },
-    ports::{PartitionId, Revision},
+    ports::{Offset, PartitionId, Revision},
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -89,7 +89,18 @@ pub(in crate::runner) struct Load {
     pub(in crate::runner) epoch: crate::ports::AssignmentEpoch,
     /// The number of this load: what was written after it began is newer than what it returns.
     pub(in crate::runner) number: u64,
-    /// Nothing of the partition is handled before the answer, so that rows that nobody needs any
-    /// more can be deleted.
-    pub(in crate::runner) is_first: bool,
+    /// Of the first load of an assignment. Nothing of the partition is handled before the answer,
+    /// so that rows of deferred records that nobody needs any more can be deleted.
+    pub(in crate::runner) sweep: Option<Sweep>,
+}
+
+/// The rows of deferred records that may be left.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::runner) struct Sweep {
+    /// The offset from which on records are delivered.
+    pub(in crate::runner) starts_at: Offset,
+    /// Records have rows, since there is no event store.
+    pub(in crate::runner) has_records: bool,
+    /// Places have rows, since streams share lanes.
+    pub(in crate::runner) has_places: bool,
 }
