@@ -47,7 +47,7 @@ impl Machine {
             if !self.may_redrive() {
                 break;
             }
-            if !self.may_handle_again(id) {
+            if self.end_if_handled(id) || !self.may_handle_again(id) {
                 continue;
             }
             let Ok(permit) = self.permit(now) else {
@@ -189,6 +189,29 @@ impl Machine {
         matches!(progress, Progress::At(at) if at.version >= event.header.version)
     }
 
+    /// Ends a request whose event was not given up and has come by the bus meanwhile. Returns false
+    /// if there is still something to do.
+    fn end_if_handled(&mut self, id: TaskId) -> bool {
+        let event = self
+            .tasks
+            .running
+            .get(&id)
+            .and_then(|task| match &task.kind {
+                Kind::Ask(ask) => match &ask.step {
+                    AskStep::Ready(again, _) if !again.is_given_up => Some(again.event.clone()),
+                    _ => None,
+                },
+                _ => None,
+            });
+        if !event.is_some_and(|event| self.was_handled(&event)) {
+            return false;
+        }
+        if let Some((reply, Kind::Ask(ask))) = self.tasks.take(id) {
+            self.delete_letter(&reply, ask);
+        }
+        true
+    }
+
     /// Returns true if nothing else runs in the lane of a request. Asked before there is a permit:
     /// one that is given back unused would tell all that wait for the breaker to look again, this
     /// processor first of all, without end.
@@ -270,6 +293,17 @@ impl Machine {
                     return;
                 };
                 let stream = again.event.header.stream.clone();
+                if !again.is_given_up {
+                    // The writer of the letter died before it parked the stream, so the record may
+                    // still come. What lies below it was made durable before the letter.
+                    let (version, id) = (again.event.header.version, again.event.header.event_id);
+                    let progress = Progress::at(version, Some(id.commit_id()));
+                    self.streams.set(&stream, reply.partition.clone(), progress);
+                    if let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) {
+                        let position = (version, Some(id.commit_id()));
+                        owned.effects.positions.insert(stream.clone(), position);
+                    }
+                }
                 if self.rules.is_projector
                     && let Some(owned) = self.partitions.get(&reply.partition, reply.epoch)
                 {

@@ -201,6 +201,11 @@ impl Machine {
                 Progress::Unknown | Progress::NoBase => None,
             };
             let is_stale = row.value.is_stale(position.max(known));
+            if let Some(position) = position.filter(|at| is_stale && known < Some(*at)) {
+                // What the row covers may end below the position.
+                let progress = Progress::at(position, None);
+                self.streams.set(&stream, load.partition.clone(), progress);
+            }
             let Some(owned) = self.partitions.get(&load.partition, load.epoch) else {
                 return;
             };

@@ -3,6 +3,7 @@ mod breaker;
 mod checkpoint;
 mod driven;
 mod membership;
+mod parked;
 mod rebalance;
 mod wake;
 mod window;
