@@ -15,6 +15,7 @@ use crate::{
     ports::Revision,
     runner::{DeliveryLevel, ErrorClass, streams::Progress},
 };
+use std::sync::Arc;
 
 fn stored<T>(value: T) -> Stored<T> {
     let revision = Revision::from_u128(1);
@@ -22,7 +23,7 @@ fn stored<T>(value: T) -> Stored<T> {
 }
 
 /// Answers operations on rows until there are none, and returns the attempts that were started.
-fn answer_rows(driven: &mut Driven, mut effects: Vec<Effect>) -> Vec<Work> {
+fn answer_rows(driven: &mut Driven, mut effects: Vec<Effect>) -> Vec<Arc<Work>> {
     let mut started = Vec::new();
     while let Some(effect) = effects.pop() {
         match effect {
@@ -63,7 +64,7 @@ fn letter_of_a_writer_that_died() -> Box<DeadLetter> {
 }
 
 /// Returns the version after which the attempt goes on in its stream.
-fn known(work: &Work) -> Option<u64> {
+fn known(work: &Arc<Work>) -> Option<u64> {
     match &work.progress {
         Progress::At(at) => Some(at.version.get()),
         Progress::Unknown | Progress::NoBase => None,
