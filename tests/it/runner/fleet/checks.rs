@@ -185,7 +185,7 @@ pub(super) async fn ends(world: &World) -> Vec<(PartitionId, u64)> {
 
 /// Checks the rules that hold once everything is quiet.
 pub(super) async fn at_the_end(world: &World) {
-    for kind in ["park", "dlq", "ask"] {
+    for kind in ["park", "dlq", "ask", "def", "order"] {
         let left = left(world, kind).await;
         if !left.is_empty() {
             world.violated(format!("rows of {kind} are left: {left:?}"));

@@ -1,5 +1,6 @@
 //! The handlers of one instance, which fail as the world says and report what they do to it.
 use super::{
+    ears::{Heard, Windows},
     schedule::ATTEMPT_TIMEOUT,
     world::{Ailment, Event, Moved, NAME, World},
 };
@@ -27,6 +28,8 @@ pub(super) struct Body {
     pub(super) faults: Faults,
     /// The instance hears nothing of its group before this time.
     pub(super) deaf_until: Mutex<Option<Instant>>,
+    pub(super) windows: Mutex<Windows>,
+    pub(super) operators: Mutex<Heard>,
     state: Mutex<State>,
     rng: Mutex<fastrand::Rng>,
 }
@@ -71,6 +74,8 @@ impl Body {
             id,
             faults,
             deaf_until: Mutex::default(),
+            windows: Mutex::default(),
+            operators: Mutex::default(),
             state: Mutex::default(),
             rng: Mutex::new(fastrand::Rng::with_seed(seed)),
         })
@@ -119,6 +124,14 @@ impl Body {
         }
     }
 
+    /// Notes that the instance works under its assignment of a partition.
+    pub(super) fn works_at(&self, partition: &PartitionId) {
+        let wrong = self.windows.lock().unwrap().works_at(partition);
+        if let Some(wrong) = wrong {
+            self.world.violated(format!("i{} {wrong}", self.id));
+        }
+    }
+
     /// Dies if that was drawn: nothing happens in this process any more.
     async fn may_die(&self, n: u32, at: &str) {
         if self.goes_wrong(n) {
@@ -158,6 +171,12 @@ impl Body {
         if let Some(wrong) = wrong {
             self.world
                 .violated(format!("i{}: {event:?} comes again, and {wrong}", self.id));
+        }
+        self.works_at(&partition);
+        let lane = self.world.plan.lane(event.0);
+        if let Some(wrong) = self.operators.lock().unwrap().called(lane) {
+            self.world
+                .violated(format!("i{}: {event:?} comes {wrong}", self.id));
         }
         state.told.entry(event.0).or_default();
         (since, now)

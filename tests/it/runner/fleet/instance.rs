@@ -2,6 +2,7 @@
 //! place.
 use super::{
     checks,
+    ears::Ears,
     handlers::{Body, Projects, Reacts},
     schedule::{Breaker, GiveUp, Role},
     trace,
@@ -9,48 +10,19 @@ use super::{
 };
 use foldstream::{
     breaker::{BreakerPolicy, CallWindow, CircuitBreaker, DistributedBreaker},
-    ports::{Consumer, ConsumerEvent, MessageBus, MessageBusError, PartitionId, Subscription},
+    ports::PartitionId,
     runner::{FailedEvent, FailureAction, ProcessorPolicy, Runner, RunnerReport},
 };
 use foldstream_testkit::{
     SeededIds,
     faults::{Call, Fault, Faults, Moment, Op, Rule},
-    intercept::{self, ConsumerLayer, MessageBusLayer, async_trait},
+    intercept,
 };
 use std::{sync::Arc, time::Duration};
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::super::harness::TOPIC;
-
-/// Tells the instance's handlers what the instance hears of its group. A deaf instance hears
-/// nothing, and goes on with what it has.
-struct Ears(Arc<Body>);
-
-#[async_trait]
-impl MessageBusLayer for Ears {
-    async fn subscribe(
-        &self,
-        inner: &Arc<dyn MessageBus>,
-        subscription: Subscription,
-    ) -> Result<Arc<dyn Consumer>, MessageBusError> {
-        let consumer = inner.subscribe(subscription).await?;
-        Ok(intercept::consumer(consumer, Self(self.0.clone())))
-    }
-}
-
-#[async_trait]
-impl ConsumerLayer for Ears {
-    async fn next(&self, inner: &Arc<dyn Consumer>) -> Result<ConsumerEvent, MessageBusError> {
-        let until = *self.0.deaf_until.lock().unwrap();
-        if let Some(until) = until {
-            sleep_until(until).await;
-        }
-        let event = inner.next().await?;
-        self.0.heard(&event);
-        Ok(event)
-    }
-}
 
 /// The calls of ports that runners make.
 pub(super) const CALLS: [Op; 13] = [
@@ -203,6 +175,7 @@ fn service(world: &Arc<World>, slot: u64, id: u64, seed: u64, has_faults: bool) 
     let mut votes = None;
     let who = format!("i{id}");
     let control = faults.control_store(world.control.clone());
+    let control = intercept::control_store(control, Ears(body.clone()));
     let control = trace::control_store(world, &who, control);
     let ids = SeededIds::new(seed);
     match plan.breaker {
@@ -384,8 +357,8 @@ async fn disturb(world: &World, body: &Body, seed: u64) {
 }
 
 /// Runs an instance without faults until `rest` is over.
-pub(super) async fn heal(world: &Arc<World>, slot: u64, rest: impl Future<Output = ()>) {
-    let service = service(world, slot, slot * 1_000 + 999, world.plan.seed, false);
+pub(super) async fn heal(world: &Arc<World>, id: u64, rest: impl Future<Output = ()>) {
+    let service = service(world, 0, id, world.plan.seed ^ id, false);
     let stop = CancellationToken::new();
     let rest = async {
         rest.await;

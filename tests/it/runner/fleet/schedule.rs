@@ -55,7 +55,10 @@ pub(super) struct Schedule {
     pub(super) outage: Option<(Duration, Duration)>,
     pub(super) drain: Duration,
     pub(super) concurrency: usize,
+    /// The most records and bytes of a partition, and the most bytes of an instance.
     pub(super) window: usize,
+    pub(super) bytes: usize,
+    pub(super) memory: usize,
 }
 
 pub(super) const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -108,6 +111,8 @@ impl Schedule {
             },
             concurrency: rng.usize(1..5),
             window: [4, 10, 1_000][rng.usize(0..3)],
+            bytes: [1_500, 1 << 20, 1 << 20][rng.usize(0..3)],
+            memory: [2_500, 1 << 26, 1 << 26][rng.usize(0..3)],
         }
     }
 
@@ -144,7 +149,8 @@ impl Schedule {
             .with_drain(self.drain)
             .with_attempt_timeout(ATTEMPT_TIMEOUT)
             .with_concurrency(self.concurrency)
-            .with_window(self.window, 1 << 20)
+            .with_window(self.window, self.bytes)
+            .with_max_memory(self.memory)
             .with_max_batch(self.max_batch)
             .without_breaker();
         if let Some(limit) = self.limit {
