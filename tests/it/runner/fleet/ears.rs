@@ -15,6 +15,9 @@ use tokio::time::{Instant, sleep_until};
 /// The time that an attempt takes at most between two events, and the news of a pause at most.
 const MOMENT: Duration = Duration::from_secs(4);
 
+/// The bytes that a record counts beside its key, value and headers, as the runner says.
+const KEPT_WITH_EACH: usize = 1_024;
+
 /// Tells the instance's handlers what the instance hears of its group and of operators. A deaf
 /// instance hears nothing of its group, and goes on with what it has.
 #[derive(Clone)]
@@ -75,7 +78,7 @@ impl Windows {
     fn delivered(&mut self, delivery: &Delivery, plan: &Schedule) -> Option<&Held> {
         let held = self.held.get_mut(&delivery.partition)?;
         let (count, bytes) = (held.records.len(), held.bytes());
-        let size = delivery.message.size();
+        let size = delivery.message.size() + KEPT_WITH_EACH;
         held.records.insert(delivery.offset.get(), size);
         if (count >= plan.window || bytes >= plan.bytes) && !self.may_overflow {
             let partition = delivery.partition.partition;

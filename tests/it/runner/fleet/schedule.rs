@@ -111,8 +111,8 @@ impl Schedule {
             },
             concurrency: rng.usize(1..5),
             window: [4, 10, 1_000][rng.usize(0..3)],
-            bytes: [1_500, 1 << 20, 1 << 20][rng.usize(0..3)],
-            memory: [2_500, 1 << 26, 1 << 26][rng.usize(0..3)],
+            bytes: [7_500, 1 << 20, 1 << 20][rng.usize(0..3)],
+            memory: [12_500, 1 << 26, 1 << 26][rng.usize(0..3)],
         }
     }
 
