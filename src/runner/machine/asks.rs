@@ -116,9 +116,9 @@ impl Machine {
             // The letter that was meant is gone.
             _ => return self.end_ask(reply, ask),
         };
-        let event = match &letter.body {
-            LetterBody::Event(event) => Some(event.clone()),
-            LetterBody::Record(record) => from_message(&record.message).ok(),
+        let (event, offset) = match &letter.body {
+            LetterBody::Event(event) => (Some(event.clone()), None),
+            LetterBody::Record(record) => (from_message(&record.message).ok(), Some(record.offset)),
         };
         if let LetterKey::Event { stream, version } = &ask.letter
             && let Some(owned) = self.partitions.get(&reply.partition, reply.epoch)
@@ -141,8 +141,12 @@ impl Machine {
         }
         match (ask.row.value.what, event) {
             (AskKind::Redrive, Some(event)) if is_given_up || !self.was_handled(&event) => {
-                let event = Box::new(event);
-                ask.step = AskStep::Ready(Again { event, is_given_up }, None);
+                let again = Again {
+                    event: Box::new(event),
+                    is_given_up,
+                    offset,
+                };
+                ask.step = AskStep::Ready(again, None);
                 self.go_on(reply, Kind::Ask(ask), None);
             }
             (AskKind::Redrive, None) => {
@@ -293,17 +297,7 @@ impl Machine {
                     return;
                 };
                 let stream = again.event.header.stream.clone();
-                if !again.is_given_up {
-                    // The writer of the letter died before it parked the stream, so the record may
-                    // still come. What lies below it was made durable before the letter.
-                    let (version, id) = (again.event.header.version, again.event.header.event_id);
-                    let progress = Progress::at(version, Some(id.commit_id()));
-                    self.streams.set(&stream, reply.partition.clone(), progress);
-                    if let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) {
-                        let position = (version, Some(id.commit_id()));
-                        owned.effects.positions.insert(stream.clone(), position);
-                    }
-                }
+                self.note_redriven(&reply, again);
                 if self.rules.is_projector
                     && let Some(owned) = self.partitions.get(&reply.partition, reply.epoch)
                 {
@@ -320,6 +314,31 @@ impl Machine {
                     owned.parking.is_outdated = true;
                 }
             }
+        }
+    }
+
+    /// Notes that an event was handled whose record may still come: the process that has written
+    /// its letter may have died before the offset passed the record.
+    fn note_redriven(&mut self, reply: &Reply, again: &Again) {
+        let header = &again.event.header;
+        let (stream, version) = (&header.stream, header.version);
+        if again.is_given_up {
+            let is_passed = again.offset.is_none() && self.was_handled(&again.event);
+            if let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) {
+                let low = owned.window.low();
+                if !is_passed && again.offset.is_none_or(|offset| offset >= low) {
+                    owned.parking.redriven.insert((stream.clone(), version));
+                }
+            }
+            return;
+        }
+        // The writer was about to park the stream. What lies below was made durable before.
+        let commit_id = Some(header.event_id.commit_id());
+        let progress = Progress::at(version, commit_id);
+        self.streams.set(stream, reply.partition.clone(), progress);
+        if let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) {
+            let position = (version, commit_id);
+            owned.effects.positions.insert(stream.clone(), position);
         }
     }
 

@@ -151,6 +151,8 @@ pub(in crate::runner) struct Again {
     /// The event was given up, so that it is handled whatever the position says. Otherwise it may
     /// be in the read model, and is looked up first.
     pub(in crate::runner) is_given_up: bool,
+    /// The offset of the record, if the letter keeps the record.
+    pub(in crate::runner) offset: Option<Offset>,
 }
 
 impl Work {

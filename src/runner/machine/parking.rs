@@ -19,6 +19,9 @@ pub(super) struct Parking {
     /// without: it was not handled, whatever a position says.
     pub(super) letters: BTreeMap<LetterKey, bool>,
     pub(super) asks: HashMap<LetterKey, Stored<AskRow>>,
+    /// The given-up events that were handled once more before their records came again: the process
+    /// that gave them up has died before the offset passed them.
+    pub(super) redriven: BTreeSet<(StreamId, Version)>,
     /// The lanes that several streams share, of which at least one stream is parked.
     pub(super) shared: BTreeMap<Arc<str>, SharedLane>,
     /// The newest record that has arrived of each stream that is parked or has discards: its
@@ -116,12 +119,16 @@ impl Parking {
 
     /// Returns the versions of a stream that are to be passed over.
     pub(super) fn skip(&self, stream: &StreamId) -> Vec<Version> {
-        if self.discards.is_empty() {
+        if self.discards.is_empty() && self.redriven.is_empty() {
             return Vec::new();
         }
-        let of = self.discards_of(stream);
-        of.filter(|(_, row)| row.value.is_in_force())
+        let discarded = self.discards_of(stream);
+        let discarded = discarded.filter(|(_, row)| row.value.is_in_force());
+        let key = |version| (stream.clone(), Version::new(version));
+        let redriven = self.redriven.range(key(0)..=key(u64::MAX));
+        discarded
             .map(|(version, _)| version)
+            .chain(redriven.map(|(_, version)| *version))
             .collect()
     }
 
