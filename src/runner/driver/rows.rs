@@ -4,11 +4,16 @@ use crate::{
     control::{DeleteIf, DiscardState, KeyedPage, ParkRow, ProcessorRows, PutIf, Stored},
     ports::{ControlStoreError, PartitionId},
     runner::{
+        Position,
         attempt::Shared,
-        machine::{Load, Loaded, Polled, RowAnswer, RowOp, Sweep},
+        machine::{Durable, Load, Loaded, Polled, RowAnswer, RowOp, Sweep},
     },
 };
-use std::collections::{BTreeMap, HashMap};
+use futures::FutureExt;
+use std::{
+    collections::{BTreeMap, HashMap},
+    panic::AssertUnwindSafe,
+};
 
 /// The most rows that are swept when a partition is taken up. The rest is swept the next time.
 const SWEPT: usize = 1_000;
@@ -44,10 +49,17 @@ pub(super) async fn load(shared: &Shared, load: &Load) -> Result<Loaded, Control
     let discards = all(|after| rows.discard_page(partition, after)).await?;
     let mut positions = BTreeMap::new();
     for ((stream, _), row) in &discards {
-        if row.value.state != DiscardState::Handled
-            && !positions.contains_key(stream)
-            && let Some(position) = position(shared, stream).await?
-        {
+        if row.value.state == DiscardState::Handled || positions.contains_key(stream) {
+            continue;
+        }
+        let position = match position_of_model(shared, stream).await {
+            Some(of_model) => Some(of_model),
+            None => position(shared, stream).await?.map(|version| Durable {
+                version,
+                is_of_model: false,
+            }),
+        };
+        if let Some(position) = position {
             positions.insert(stream.clone(), position);
         }
     }
@@ -71,6 +83,22 @@ pub(super) async fn load(shared: &Shared, load: &Load) -> Result<Loaded, Control
     })
 }
 
+/// Returns the position that the read model stores with its rows, or `None` if it stores none. A
+/// read model that cannot tell it now is asked again when the rows are read the next time.
+async fn position_of_model(shared: &Shared, stream: &StreamId) -> Option<Durable> {
+    let position = shared.processor.position(&shared.model, stream);
+    let position = AssertUnwindSafe(position).catch_unwind();
+    let version = match tokio::time::timeout(shared.rules.timeout, position).await {
+        Ok(Ok(Ok(Position::KeptByRunner))) => return None,
+        Ok(Ok(Ok(Position::Stored { version, .. }))) => version,
+        Ok(Ok(Err(_)) | Err(_)) | Err(_) => Version::NONE,
+    };
+    Some(Durable {
+        version,
+        is_of_model: true,
+    })
+}
+
 async fn position(
     shared: &Shared,
     stream: &StreamId,
@@ -86,9 +114,9 @@ async fn position(
 /// them and before it deleted them, or has lost a race with another owner.
 ///
 /// A row below `from` of a park row was handled: `from` is durable, whoever has moved it. A row
-/// without a park row was handled, too, once the offset has passed its record. Before that it may be
-/// the row of another owner that is about to write the park row, or that has given the record back
-/// to its lane because the park row was gone. The owner after this one deletes it.
+/// without a park row was handled, too, once the offset has passed its record. Before that it may
+/// be the row of another owner that is about to write the park row, or that has given the record
+/// back to its lane because the park row was gone. The owner after this one deletes it.
 async fn sweep_deferred(
     rows: &ProcessorRows,
     of: &PartitionId,

@@ -3,12 +3,13 @@
 //! answered first.
 use super::{
     Machine,
-    rows::{Load, RowAnswer, RowOp},
+    rows::{Durable, Load, RowAnswer, RowOp},
     tasks::{Kind, Reply},
 };
 use crate::{
     StreamId, Version,
     control::{DiscardRow, DiscardState, LetterKey, PutIf, Stored},
+    ports::Offset,
 };
 use std::collections::BTreeMap;
 
@@ -39,7 +40,7 @@ impl Machine {
     pub(super) fn archive_discards(
         &mut self,
         load: &Load,
-        positions: &BTreeMap<StreamId, Version>,
+        positions: &BTreeMap<StreamId, Durable>,
     ) {
         let mut tasks = self.tasks.running.values();
         let is_archiving = tasks
@@ -59,18 +60,25 @@ impl Machine {
                 let row = &parked.row.value;
                 row.is_follower || row.from <= *version
             });
-            // Without stored positions it is what has arrived and is committed since the partition
-            // was assigned.
-            let met = parking.met_to(stream);
-            let met = met.filter(|(_, offset)| *offset < committed);
-            let position = positions
-                .get(stream)
-                .copied()
-                .max(met.map(|(version, _)| version));
+            let is_over = match positions.get(stream) {
+                Some(at) if at.is_of_model => {
+                    row.value
+                        .is_over(*version, Some(at.version), Offset::new(0))
+                }
+                position => {
+                    // Without stored positions it is what has arrived and is committed since the
+                    // partition was assigned.
+                    let met = parking.met_to(stream);
+                    let met = met.filter(|(_, offset)| *offset < committed);
+                    let stored = position.map(|at| at.version);
+                    let position = stored.max(met.map(|(version, _)| version));
+                    row.value.is_over(*version, position, committed)
+                }
+            };
             // The request for a letter is answered when the letter is deleted.
             let key = LetterKey::event(stream.clone(), *version);
             let has_letter = parking.letters.contains_key(&key);
-            if !is_waiting && !has_letter && row.value.is_over(*version, position, committed) {
+            if !is_waiting && !has_letter && is_over {
                 left.push((stream.clone(), *version, row.clone()));
             }
         }

@@ -62,7 +62,7 @@ pub(super) use self::{
     outcome::{Calls, Ended, Failure, FailureOf, Outcome, Suspects},
     record::Record,
     redrive::Range,
-    rows::{Load, Loaded, Polled, RowAnswer, RowOp, Sweep},
+    rows::{Durable, Load, Loaded, Polled, RowAnswer, RowOp, Sweep},
 };
 use super::{
     DeliveryLevel, ProcessorPolicy,

@@ -69,10 +69,19 @@ pub(in crate::runner) struct Loaded {
     pub(in crate::runner) parked: Vec<(StreamId, Stored<ParkRow>, Option<Version>)>,
     pub(in crate::runner) discards: Vec<((StreamId, Version), Stored<DiscardRow>)>,
     /// The durable positions in streams with decided discards, where positions are stored.
-    pub(in crate::runner) positions: BTreeMap<StreamId, Version>,
+    pub(in crate::runner) positions: BTreeMap<StreamId, Durable>,
     /// The dead letters, each with true if its event was given up.
     pub(in crate::runner) letters: Vec<(LetterKey, bool)>,
     pub(in crate::runner) asks: Vec<(LetterKey, Stored<AskRow>)>,
+}
+
+/// A durable position in a stream.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::runner) struct Durable {
+    pub(in crate::runner) version: Version,
+    /// The read model stores it with its rows. It has not heard of versions that were passed over,
+    /// so that the gap before a later record begins at this position, wherever the offset is.
+    pub(in crate::runner) is_of_model: bool,
 }
 
 /// The answer to a poll.

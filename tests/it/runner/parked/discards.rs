@@ -1,11 +1,15 @@
 //! Discards of the past: the archive, and the audit of what a policy has discarded.
 use super::super::harness::{SENT_AT, TOPIC};
 use super::views::*;
+use crate::support::AccountEvent;
 use foldstream::{
-    Timestamp,
+    StreamId, Timestamp, Version,
     operate::{AuditEntry, Operator},
     ports::{Message, MessageBus},
-    runner::{DeliveryLevel, FailureAction},
+    runner::{
+        DeliveryLevel, EventContext, FailureAction, HandlerError, HandlerResult, ModelId, Position,
+        Projector,
+    },
 };
 use foldstream_testkit::faults::{Call, Fault, Faults, Op};
 use std::time::Duration;
@@ -209,5 +213,54 @@ async fn a_discard_in_a_parked_stream_is_not_archived_while_its_record_may_come_
     let running = shop.start();
     seconds(10).await;
     assert_eq!(shop.views.of("a"), [1, 3, 4, 1, 3, 4]);
+    running.stop().await;
+}
+
+/// A read model that stores the position with its rows.
+struct Placed(Views);
+
+impl Projector for Placed {
+    const NAME: &'static str = "views";
+    type Events = AccountEvent;
+    async fn project(&self, event: &AccountEvent, ctx: &EventContext) -> HandlerResult {
+        self.0.project(event, ctx).await
+    }
+    async fn position(&self, _: &ModelId, stream: &StreamId) -> Result<Position, HandlerError> {
+        Ok(Position::Stored {
+            version: Version::new(self.0.of(stream.id()).last().copied().unwrap_or(0)),
+            commit_id: None,
+        })
+    }
+    async fn reset(&self, _: &ModelId) -> HandlerResult {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_discard_is_not_archived_before_the_position_of_the_read_model_passes_it() {
+    let shop = Shop::new(&[("a", 2), ("a", 3)]);
+    shop.deposits(&["a", "a", "a"]).await;
+    let start = || {
+        let policy = policy().with_level(DeliveryLevel::ExactlyOnceEffect);
+        let runner = shop.builder();
+        let runner = runner.projector_with(Placed(shop.views.clone()), policy);
+        Running::start(runner.build().unwrap())
+    };
+    let running = start();
+    for version in [2, 3] {
+        seconds(15).await;
+        shop.operator.discard("a", version).await;
+    }
+    seconds(400).await;
+    assert_eq!(shop.operator.versions("discarded", "a").await, [2, 3]);
+    running.stop().await;
+    // The read model knows nothing of versions 2 and 3, and the record of 4 shows the gap.
+    shop.views.fix();
+    let running = start();
+    seconds(5).await;
+    shop.deposits(&["a"]).await;
+    seconds(400).await;
+    assert_eq!(shop.views.of("a"), [1, 4]);
+    assert_eq!(shop.operator.all("discarded").await, NONE);
     running.stop().await;
 }
