@@ -15,6 +15,7 @@ mod operator;
 mod schedule;
 mod trace;
 mod two_processors;
+mod watch;
 mod world;
 
 use foldstream::runner::DeliveryLevel;
@@ -28,6 +29,7 @@ use std::{
 };
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+use watch::Watch;
 use world::{Hits, World};
 
 /// Runs one seed. Returns the world as it is at the end.
@@ -82,19 +84,18 @@ async fn heal(world: &Arc<World>) {
     }
 }
 
-/// Runs a future on paused time, on this thread alone.
-fn alone<T>(future: impl Future<Output = T>) -> T {
-    let mut runtime = tokio::runtime::Builder::new_current_thread();
-    let runtime = runtime.enable_time().start_paused(true).build().unwrap();
-    runtime.block_on(future)
-}
-
 /// Runs one seed. Returns the history of a rule that was broken.
-fn violation(seed: u64, level: DeliveryLevel, hits: &Hits, is_traced: bool) -> Option<String> {
+fn violation(
+    watch: &Arc<Watch>,
+    (seed, level): (u64, DeliveryLevel),
+    hits: &Hits,
+    is_traced: bool,
+) -> Option<String> {
     let plan = Schedule::draw(seed, level);
     let hour = Duration::from_secs(3_600);
     let run = async { tokio::time::timeout(hour, history(plan, hits, is_traced)).await };
-    alone(run).map_or_else(|_| Some("it hangs".into()), |world| world.violations())
+    let ended = watch.alone(seed, run);
+    ended.map_or_else(|_| Some("it hangs".into()), |world| world.violations())
 }
 
 /// Runs seeds at a level on all cores, and asserts that each of these things has happened.
@@ -103,13 +104,13 @@ fn run(name: &str, level: DeliveryLevel, features: &[&str]) {
     let seeds = foldstream_testkit::length::seeds(SHORT, 3_400);
     let number = seeds.end - seeds.start;
     let next = AtomicU64::new(seeds.start);
-    let run_seeds = || {
+    let run_seeds = &|watch: &Arc<Watch>| {
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= seeds.end {
                 return None;
             }
-            if let Some(violated) = violation(seed, level, &hits, number == 1) {
+            if let Some(violated) = violation(watch, (seed, level), &hits, number == 1) {
                 // The other threads need not run the rest.
                 next.store(seeds.end, Ordering::Relaxed);
                 return Some((seed, violated));
@@ -117,8 +118,12 @@ fn run(name: &str, level: DeliveryLevel, features: &[&str]) {
         }
     };
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    let watches: Vec<Arc<Watch>> = (0..threads).map(|_| Arc::default()).collect();
     let violated = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(run_seeds)).collect();
+        let threads = watches.iter();
+        let threads = threads.map(|watch| scope.spawn(move || run_seeds(watch)));
+        let threads: Vec<_> = threads.collect();
+        watch::guard(&watches, || threads.iter().all(|t| t.is_finished()));
         let ended = threads.into_iter().map(|thread| thread.join().unwrap());
         ended.collect::<Vec<_>>()
     });
@@ -128,7 +133,8 @@ fn run(name: &str, level: DeliveryLevel, features: &[&str]) {
         );
     }
     let hits = hits.lock().unwrap();
-    println!("{number} seeds: {hits:#?}");
+    let longest = watches.iter().map(|watch| watch.longest()).max();
+    println!("{number} seeds, {longest:?} moments in the longest: {hits:#?}");
     // The seeds are always the same ones, so that luck does not decide.
     if number >= SHORT {
         let features = COMMON.iter().chain(features);
@@ -252,7 +258,10 @@ fn every_effect_comes_exactly_once() {
 fn traced(seed: u64, level: DeliveryLevel) -> Vec<String> {
     let run = move || {
         let plan = Schedule::draw(seed, level);
-        alone(history(plan, &Hits::default(), true)).notes()
+        let watch = Arc::<Watch>::default();
+        watch
+            .alone(seed, history(plan, &Hits::default(), true))
+            .notes()
     };
     std::thread::spawn(run).join().unwrap()
 }
