@@ -21,3 +21,4 @@ mod replication;
 mod repository;
 mod after_restore;
 mod read_model;
+mod deployment;

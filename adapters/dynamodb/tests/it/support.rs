@@ -83,6 +83,18 @@ impl Server {
     ) -> Client {
         Wire::new(fate).client(&self.endpoint)
     }
+    /// Returns a client without faults, for requests of the tests.
+    pub(crate) fn client(&self) -> Client {
+        self.client_over(|_| Fate::Pass)
+    }
+    /// Returns a client whose requests are recorded, and meet the fates that `fate` decides.
+    pub(crate) fn wire(
+        &self,
+        fate: impl Fn(&Call) -> Fate + Send + Sync + 'static,
+    ) -> (Client, Wire) {
+        let wire = Wire::new(fate);
+        (wire.client(&self.endpoint), wire)
+    }
     /// Connects to existing tables by a client whose requests meet the fates that `fate` decides.
     pub(crate) async fn connect_over(
         &self,

@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 /// The events of a notebook, which say themselves what they do to a row.
 #[derive(Clone, Debug, PartialEq, DomainEvent)]
 #[event(aggregate = "notebook")]
-pub(super) enum NoteEvent {
+pub(crate) enum NoteEvent {
     /// A number is noted on these boards.
     Noted { number: u64, boards: Vec<String> },
     /// A text of this length is noted.
@@ -43,7 +43,7 @@ pub(super) enum NoteEvent {
 }
 pub(super) use NoteEvent::{Erased, Filled, Noted, Panicked, Refused, Skipped, Spoiled};
 
-pub(super) fn noted(number: u64) -> NoteEvent {
+pub(crate) fn noted(number: u64) -> NoteEvent {
     noted_on(number, &["all"])
 }
 pub(super) fn noted_on(number: u64, boards: &[&str]) -> NoteEvent {
@@ -53,7 +53,7 @@ pub(super) fn noted_on(number: u64, boards: &[&str]) -> NoteEvent {
 
 /// A row per notebook, with all numbers in the order of the events.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(super) struct Notebook {
+pub(crate) struct Notebook {
     pub(super) numbers: Vec<u64>,
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(super) text: String,
@@ -120,14 +120,14 @@ impl ReadModelRow for Board {
     }
 }
 
-pub(super) fn model() -> ModelId {
+pub(crate) fn model() -> ModelId {
     ModelId::new("notes", 1)
 }
-pub(super) fn notebook(id: impl std::fmt::Display) -> StreamId {
+pub(crate) fn notebook(id: impl std::fmt::Display) -> StreamId {
     StreamId::new("notebook", &id).unwrap()
 }
 /// Returns the context of an event. Its commit follows from stream and version.
-pub(super) fn context(stream: &StreamId, version: u64) -> EventContext {
+pub(crate) fn context(stream: &StreamId, version: u64) -> EventContext {
     let commit = CommitId::from_u128(u128::from(version) << 8 | u128::from(stream.shard(251)));
     let header = EventHeader::new(
         commit.event_id(0),
