@@ -365,14 +365,20 @@ impl Lanes {
         }
     }
 
-    /// Moves the clocks of all retries: the time for which the circuit was open does not count.
+    /// Moves the clocks of all retries: the time for which the circuit was open does not count. A
+    /// pause that no probe may shorten has passed meanwhile, and is not made longer.
     pub(super) fn thaw(&mut self, frozen: Duration) {
         let waiting = std::mem::take(&mut self.waiting);
         for (until, key) in waiting {
             if let Some(lane) = self.lanes.get_mut(&key)
                 && lane.state == State::Waiting(until)
             {
-                let until = super::later(until, frozen);
+                let moved = if lane.is_of_call {
+                    frozen
+                } else {
+                    Duration::ZERO
+                };
+                let until = super::later(until, moved);
                 lane.state = State::Waiting(until);
                 self.waiting.insert((until, key));
             }

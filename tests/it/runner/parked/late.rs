@@ -52,7 +52,7 @@ async fn late_events_that_fail_are_parked_and_redriven() {
         seconds(60).await;
         assert_eq!(shop.views.of(&id), [3, 1, 2], "{level:?} {restarts}");
         shop.deposits(&[&id]).await;
-        seconds(20).await;
+        seconds(60).await;
         assert_eq!(shop.views.of(&id), [3, 1, 2, 4], "{level:?} {restarts}");
         shop.assert_at_rest().await;
         running.stop().await;
