@@ -1,5 +1,9 @@
 //! Making durable what is deferred in lanes that several streams share: order rows first, then the
 //! park row of each stream that is met.
+//!
+//! An owner may die between any two rows. A redrive handles the records that the park rows cover,
+//! and the others come again. So the park rows are raised in the order of the records: at any
+//! moment they cover none that is after one that comes again.
 use super::{
     Machine,
     lanes::LaneKey,
@@ -28,8 +32,8 @@ pub(super) struct Place {
     lane: Arc<str>,
     records: Vec<Arc<Record>>,
     step: PlaceStep,
-    /// The streams whose park rows are to be written, with the last version of each.
-    rows: BTreeMap<StreamId, Version>,
+    /// `high` of the park rows that were written for these records.
+    written: BTreeMap<StreamId, Version>,
     has_created: bool,
 }
 
@@ -41,7 +45,8 @@ enum PlaceStep {
     Order(usize),
     /// Stores this record, where there is no event store.
     Record(usize),
-    Row,
+    /// Lets the park row of its stream cover this record, and those of the stream right after it.
+    Row(usize),
     Announce,
 }
 
@@ -58,8 +63,33 @@ impl Place {
     }
     /// Returns the stream whose park row is being written.
     pub(super) fn parked_stream(&self) -> Option<&StreamId> {
-        let (stream, _) = self.rows.first_key_value()?;
-        (self.step == PlaceStep::Row).then_some(stream)
+        match self.step {
+            PlaceStep::Row(at) => self.records.get(at).map(|r| &r.event.header.stream),
+            _ => None,
+        }
+    }
+    /// Returns the record at this place, the number of records of its stream from it up to the
+    /// first of another stream, and their last version.
+    fn run(&self, at: usize) -> Option<(&Arc<Record>, usize, Version)> {
+        let first = self.records.get(at)?;
+        let stream = &first.event.header.stream;
+        let headers = self.records.iter().skip(at).map(|r| &r.event.header);
+        let of_stream = headers.take_while(|header| header.stream == *stream);
+        let (count, last) = of_stream.fold((0, Version::NONE), |(count, last), header| {
+            (count + 1, header.version.max(last))
+        });
+        Some((first, count, last))
+    }
+    /// Notes the row of a stream, and goes on with the first record that no row is known to cover.
+    fn row_written(&mut self, stream: StreamId, high: Version) {
+        self.written.insert(stream, high);
+        while let PlaceStep::Row(at) = self.step
+            && let Some((first, count, last)) = self.run(at)
+            && let Some(high) = self.written.get(&first.event.header.stream)
+            && *high >= last
+        {
+            self.step = PlaceStep::Row(at + count);
+        }
     }
 }
 
@@ -94,16 +124,10 @@ impl Machine {
             if records.is_empty() {
                 continue;
             }
-            let mut rows = BTreeMap::new();
-            for record in &records {
-                let header = &record.event.header;
-                let last: &mut Version = rows.entry(header.stream.clone()).or_default();
-                *last = header.version.max(*last);
-            }
             let place = Place {
                 lane,
                 records,
-                rows,
+                written: BTreeMap::new(),
                 step: PlaceStep::Flush(self.checkpoint.flushes_begun()),
                 has_created: false,
             };
@@ -140,9 +164,9 @@ impl Machine {
                 let stored = Arc::new(record.stored());
                 RowOp::PutDeferred(header.stream.clone(), header.version, stored)
             }),
-            PlaceStep::Row => match self.place_row(reply, &place) {
+            PlaceStep::Row(at) => match self.place_row(reply, &place, at) {
                 Ok(op) => op,
-                // Over the limit: the records wait in memory, and so does their offset.
+                // The records wait in memory, and so does their offset.
                 Err(Held) => return,
             },
             PlaceStep::Announce => Some(RowOp::Announce),
@@ -150,9 +174,9 @@ impl Machine {
         let Some(op) = op else {
             place.step = match place.step {
                 PlaceStep::Order(_) if !self.rules.has_event_store => PlaceStep::Record(0),
-                PlaceStep::Row if place.has_created => PlaceStep::Announce,
-                PlaceStep::Row | PlaceStep::Announce => return self.place_done(reply, &place),
-                _ => PlaceStep::Row,
+                PlaceStep::Row(_) if place.has_created => PlaceStep::Announce,
+                PlaceStep::Row(_) | PlaceStep::Announce => return self.place_done(reply, &place),
+                _ => PlaceStep::Row(0),
             };
             return self.place_on(reply, place);
         };
@@ -167,25 +191,31 @@ impl Machine {
         deferred.any(|record| first.is_some_and(|first| Arc::ptr_eq(first, record)))
     }
 
-    /// Returns the write of the next park row; `None` if all are written.
-    fn place_row(&mut self, reply: &Reply, place: &Place) -> Result<Option<RowOp>, Held> {
-        let Some((stream, last)) = place.rows.first_key_value() else {
+    /// Returns the write of the park row that covers this record; `None` if all are covered.
+    fn place_row(
+        &mut self,
+        reply: &Reply,
+        place: &Place,
+        at: usize,
+    ) -> Result<Option<RowOp>, Held> {
+        let Some((first, _, last)) = place.run(at) else {
             return Ok(None);
         };
+        let stream = &first.event.header.stream;
         let progress = self.streams.get(stream);
         let is_full = self.parked() >= self.rules.policy.limits.parked;
         let has_store = self.rules.has_event_store;
         let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) else {
-            return Ok(None);
+            return Err(Held);
         };
         let parking = &mut owned.parking;
         if let Some(parked) = parking.parked.get(stream) {
-            let row = self.rules.deferred(&parked.row.value, *last);
+            let row = self.rules.deferred(&parked.row.value, last);
             let op = RowOp::ReplacePark(stream.clone(), row, parked.row.revision);
             return Ok(Some(op));
         }
         let Some(shared) = parking.shared.get_mut(&place.lane) else {
-            return Ok(None);
+            return Err(Held);
         };
         if is_full {
             shared.is_held = true;
@@ -193,15 +223,13 @@ impl Machine {
         }
         let mut rows = shared.streams.iter().filter_map(|s| parking.parked.get(s));
         let failed = rows.clone().find(|parked| !parked.row.value.is_follower);
-        let mut of_stream = place.records.iter();
-        let first = of_stream.find(|record| record.event.header.stream == *stream);
-        let (Some(row), Some(first)) = (failed.or_else(|| rows.next()), first) else {
-            return Ok(None);
+        let Some(row) = failed.or_else(|| rows.next()) else {
+            return Err(Held);
         };
         let from = first_version(&progress, first, has_store);
         let followed = Followed {
             from,
-            high: *last,
+            high: last,
             fingerprint: row.row.value.fingerprint,
             at: row.row.value.since,
             notes: self.rules.park_notes(&progress, from),
@@ -215,11 +243,10 @@ impl Machine {
             PlaceStep::Flush(_) => {}
             PlaceStep::Order(at) | PlaceStep::Record(at) => *at += 1,
             PlaceStep::Announce => return self.place_done(reply, &place),
-            PlaceStep::Row => {
-                let Some((stream, last)) = place.rows.first_key_value() else {
+            PlaceStep::Row(_) => {
+                let Some(stream) = place.parked_stream().cloned() else {
                     return;
                 };
-                let (stream, last) = (stream.clone(), *last);
                 let (row, is_new) = match &reply.answer {
                     RowAnswer::Park(PutIf::Written(row)) => (row.clone(), true),
                     RowAnswer::Park(PutIf::Conflict(Some(row))) => (row.clone(), false),
@@ -234,9 +261,7 @@ impl Machine {
                     place.has_created = true;
                 }
                 self.row_written(reply, &stream, row);
-                if high >= last {
-                    place.rows.remove(&stream);
-                }
+                place.row_written(stream, high);
             }
         }
         self.place_on(reply, place);
@@ -263,7 +288,7 @@ impl Machine {
     }
 }
 
-/// The records wait in memory.
+/// The records wait in memory: another park row would be over the limit, or the lane is gone.
 struct Held;
 
 /// Returns the first version of a stream that waits, by the first record of it that does.

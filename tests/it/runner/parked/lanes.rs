@@ -1,7 +1,10 @@
 //! Lanes that several streams share, of which one stream fails.
 use super::views::*;
-use foldstream::runner::{DeliveryLevel, ProcessorPolicy};
-use foldstream_testkit::faults::{Fault, Faults, Op};
+use foldstream::{
+    ports::RowKey,
+    runner::{DeliveryLevel, ProcessorPolicy},
+};
+use foldstream_testkit::faults::{Call, Fault, Faults, Op};
 use std::time::Duration;
 
 /// Streams whose ids begin with the same letter share a lane.
@@ -251,5 +254,65 @@ async fn a_record_that_arrives_while_its_lane_is_being_parked_waits_after_those_
         assert_eq!(of_lane(&shop, "a"), events(&all), "{has_store}");
         shop.assert_at_rest().await;
         running.stop().await;
+    }
+}
+
+fn writes_a_park_row(call: &Call<'_>) -> bool {
+    let of_stream = |row: &RowKey| row.partition.starts_with("park/") && row.sort != "!changed";
+    matches!(call, Call::Put { row, .. } if of_stream(&row.key))
+}
+
+/// Lets a process die at this write of a park row, asks for a redrive, and lets the next process
+/// find the request. Returns false if there was no such write.
+async fn dies_at_a_park_row(mut shop: Shop, has_store: bool, fault: Fault, point: u64) -> bool {
+    let first = [("a1", 1), ("a3", 1), ("a2", 1), ("a3", 2)];
+    let later = [
+        ("a3", 3),
+        ("a2", 2),
+        ("a4", 1),
+        ("a3", 4),
+        ("a2", 3),
+        ("a1", 2),
+    ];
+    let ids = |events: &[(&'static str, u64)]| events.iter().map(|(id, _)| *id).collect::<Vec<_>>();
+    shop.has_store = has_store;
+    shop.deposits(&ids(&first)).await;
+    let death = fault.on(Op::Put).matching(writes_a_park_row).at(point);
+    let faults = Faults::script([death]);
+    let running = shop.start_with(&faults, shop.views.clone(), sharing());
+    seconds(5).await;
+    shop.deposits(&ids(&later)).await;
+    seconds(5).await;
+    running.crash().await;
+    let (is_dead, context) = (faults.is_crashed(), format!("{has_store} {point}"));
+    shop.views.fix();
+    shop.operator.redrive("a1").await;
+    let running = shop.start_as(shop.views.clone(), sharing());
+    seconds(30).await;
+    let all = events(&[&first[..], &later[..]].concat());
+    assert_eq!(of_lane(&shop, "a"), all, "{context}");
+    shop.assert_committed().await;
+    assert_eq!(shop.operator.all("park").await, [""; 0], "{context}");
+    running.stop().await;
+    is_dead
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lane_whose_owner_dies_between_two_of_its_park_rows_is_redriven_in_order() {
+    for has_store in [true, false] {
+        let mut deaths = 0;
+        for point in 1.. {
+            let mut is_dead = false;
+            for fault in [Fault::CrashBefore, Fault::CrashAfter] {
+                let shop = Shop::new(&[("a1", 1)]);
+                is_dead |= dies_at_a_park_row(shop, has_store, fault, point).await;
+            }
+            if !is_dead {
+                break;
+            }
+            deaths += 1;
+        }
+        // One for each row, and for each record whose stream is not that of the record before.
+        assert!(deaths >= 8, "{deaths}");
     }
 }
