@@ -187,6 +187,15 @@ impl Contender {
             }
         })
     }
+
+    /// Notes that the lease's row has this revision now, as a list of rows has shown. A contender
+    /// that observes a holder before it wants the lease need not wait for the whole lease time
+    /// later.
+    pub fn observe(&mut self, revision: Revision) {
+        if self.seen.0.is_none_or(|(seen, _)| seen != revision) {
+            self.seen = LastSeen(Some((revision, Instant::now())));
+        }
+    }
 }
 
 /// A lease that is held. Dropping it lets it expire; [`release`](Self::release) hands it on at
