@@ -8,7 +8,6 @@ use aws_credential_types::Credentials;
 use aws_sdk_dynamodb::{
     Client,
     config::{
-        BehaviorVersion, Builder, Region, SharedCredentialsProvider,
         http::HttpResponse,
         retry::RetryConfig,
         timeout::{TimeoutConfig, TimeoutConfigBuilder},
@@ -246,11 +245,7 @@ fn time_limits(own: Option<&TimeoutConfig>, config: &DynamoDbConfig) -> TimeoutC
 }
 
 async fn sdk_config(config: &DynamoDbConfig) -> Result<aws_sdk_dynamodb::Config, ConfigError> {
-    let builder = if config.is_plain_http() {
-        plain_http(config)
-    } else {
-        over_tls(config).await?
-    };
+    let builder = tables::builder(config).await?;
     // For the application's own requests only. DynamoDB answers in milliseconds, and the SDK's
     // first pause of up to a second is meant for slower services.
     let retries = RetryConfig::standard()
@@ -262,64 +257,112 @@ async fn sdk_config(config: &DynamoDbConfig) -> Result<aws_sdk_dynamodb::Config,
         .build())
 }
 
-/// Returns the SDK configuration for an emulator, which needs a region and a signature but accepts
-/// any.
-fn plain_http(config: &DynamoDbConfig) -> Builder {
-    let region = config.region.clone().unwrap_or_else(|| "us-east-1".into());
-    let credentials = config.credentials().cloned().unwrap_or_else(|| {
-        // Only letters and digits, since DynamoDB Local refuses other access keys.
-        Credentials::new("local", "local", None, None, "plain HTTP endpoint")
-    });
-    let mut builder = Builder::new()
-        .behavior_version(BehaviorVersion::latest())
-        .http_client(aws_smithy_http_client::Builder::new().build_http())
-        .region(Region::new(region))
-        .credentials_provider(SharedCredentialsProvider::new(credentials));
-    builder.set_endpoint_url(config.endpoint.clone());
-    builder
+/// Defines how the configuration of a service's client follows from that of this adapter. The SDK
+/// has the same builder for each service, in a crate of its own.
+macro_rules! client_config {
+    ($sdk:ident) => {
+        use $sdk::config::{BehaviorVersion, Builder, Region, SharedCredentialsProvider};
+
+        /// Returns the SDK configuration for an emulator, which needs a region and a signature but
+        /// accepts any.
+        fn plain_http(config: &DynamoDbConfig) -> Builder {
+            let region = config.region.clone().unwrap_or_else(|| "us-east-1".into());
+            let credentials = config.credentials().cloned().unwrap_or_else(|| {
+                // Only letters and digits, since DynamoDB Local refuses other access keys.
+                Credentials::new("local", "local", None, None, "plain HTTP endpoint")
+            });
+            let mut builder = Builder::new()
+                .behavior_version(BehaviorVersion::latest())
+                .http_client(aws_smithy_http_client::Builder::new().build_http())
+                .region(Region::new(region))
+                .credentials_provider(SharedCredentialsProvider::new(credentials));
+            builder.set_endpoint_url(config.endpoint.clone());
+            builder
+        }
+
+        #[cfg(feature = "https")]
+        async fn over_tls(config: &DynamoDbConfig) -> Result<Builder, ConfigError> {
+            let mut loader = aws_config::defaults(BehaviorVersion::latest());
+            if let Some(region) = &config.region {
+                loader = loader.region(Region::new(region.clone()));
+            }
+            if let Some(credentials) = config.credentials() {
+                loader = loader.credentials_provider(credentials.clone());
+            }
+            if let Some(url) = &config.endpoint {
+                loader = loader.endpoint_url(url);
+            }
+            let loaded = loader.load().await;
+            if loaded.region().is_none() {
+                return Err(ConfigError::NoRegion);
+            }
+            Ok(Builder::from(&loaded))
+        }
+
+        /// Returns the SDK configuration for a build without the SDK's default chain, in which
+        /// region and credentials come from the configuration.
+        #[cfg(all(feature = "tls", not(feature = "https")))]
+        async fn over_tls(config: &DynamoDbConfig) -> Result<Builder, ConfigError> {
+            let region = config.region.clone().ok_or(ConfigError::NoRegion)?;
+            let credentials = config.credentials().ok_or(ConfigError::NoCredentials)?;
+            let mut builder = Builder::new()
+                .behavior_version(BehaviorVersion::latest())
+                .region(Region::new(region))
+                .credentials_provider(SharedCredentialsProvider::new(credentials.clone()));
+            builder.set_endpoint_url(config.endpoint.clone());
+            Ok(builder)
+        }
+
+        #[cfg(not(feature = "tls"))]
+        async fn over_tls(config: &DynamoDbConfig) -> Result<Builder, ConfigError> {
+            Err(ConfigError::HttpsDisabled {
+                endpoint: config
+                    .endpoint
+                    .clone()
+                    .unwrap_or_else(|| "DynamoDB in AWS".into()),
+            })
+        }
+
+        /// Returns the configuration without times and retries.
+        pub(super) async fn builder(config: &DynamoDbConfig) -> Result<Builder, ConfigError> {
+            if config.is_plain_http() {
+                Ok(plain_http(config))
+            } else {
+                over_tls(config).await
+            }
+        }
+    };
 }
 
-#[cfg(feature = "https")]
-async fn over_tls(config: &DynamoDbConfig) -> Result<Builder, ConfigError> {
-    let mut loader = aws_config::defaults(BehaviorVersion::latest());
-    if let Some(region) = &config.region {
-        loader = loader.region(Region::new(region.clone()));
-    }
-    if let Some(credentials) = config.credentials() {
-        loader = loader.credentials_provider(credentials.clone());
-    }
-    if let Some(url) = &config.endpoint {
-        loader = loader.endpoint_url(url);
-    }
-    let loaded = loader.load().await;
-    if loaded.region().is_none() {
-        return Err(ConfigError::NoRegion);
-    }
-    Ok(Builder::from(&loaded))
+mod tables {
+    use super::{ConfigError, Credentials, DynamoDbConfig};
+    client_config!(aws_sdk_dynamodb);
+}
+#[cfg(feature = "streams")]
+mod streams {
+    use super::{ConfigError, Credentials, DynamoDbConfig};
+    client_config!(aws_sdk_dynamodbstreams);
 }
 
-/// Returns the SDK configuration for a build without the SDK's default chain, in which region and
-/// credentials come from the configuration.
-#[cfg(all(feature = "tls", not(feature = "https")))]
-#[expect(clippy::unused_async, reason = "the feature `https` awaits here")]
-async fn over_tls(config: &DynamoDbConfig) -> Result<Builder, ConfigError> {
-    let region = config.region.clone().ok_or(ConfigError::NoRegion)?;
-    let credentials = config.credentials().ok_or(ConfigError::NoCredentials)?;
-    let mut builder = Builder::new()
-        .behavior_version(BehaviorVersion::latest())
-        .region(Region::new(region))
-        .credentials_provider(SharedCredentialsProvider::new(credentials.clone()));
-    builder.set_endpoint_url(config.endpoint.clone());
-    Ok(builder)
+/// Returns a client of the streams API for this configuration.
+#[cfg(feature = "streams")]
+pub(crate) async fn streams_client(
+    config: &DynamoDbConfig,
+) -> Result<aws_sdk_dynamodbstreams::Client, ConfigError> {
+    let builder = streams::builder(config).await?;
+    Ok(aws_sdk_dynamodbstreams::Client::from_conf(builder.build()))
 }
 
-#[cfg(not(feature = "tls"))]
-#[expect(clippy::unused_async, reason = "the feature `https` awaits here")]
-async fn over_tls(config: &DynamoDbConfig) -> Result<Builder, ConfigError> {
-    Err(ConfigError::HttpsDisabled {
-        endpoint: config
-            .endpoint
-            .clone()
-            .unwrap_or_else(|| "DynamoDB in AWS".into()),
-    })
+/// Returns a client of the streams API that sends every request once and in bounded time.
+#[cfg(feature = "streams")]
+pub(crate) fn once_streams(
+    client: &aws_sdk_dynamodbstreams::Client,
+    config: &DynamoDbConfig,
+) -> aws_sdk_dynamodbstreams::Client {
+    let own = client.config();
+    let once = own
+        .to_builder()
+        .retry_config(RetryConfig::disabled())
+        .timeout_config(time_limits(own.timeout_config(), config));
+    aws_sdk_dynamodbstreams::Client::from_conf(once.build())
 }

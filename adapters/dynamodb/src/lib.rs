@@ -15,6 +15,8 @@ mod limits;
 mod incarnation;
 mod error;
 pub mod stream_record;
+#[cfg(feature = "streams")]
+pub mod streams;
 
 pub use config::{ConfigError, DynamoDbConfig, PublishMode};
 pub use control_store::DynamoDbControlStore;

@@ -22,3 +22,4 @@ mod repository;
 mod after_restore;
 mod read_model;
 mod deployment;
+mod streams;

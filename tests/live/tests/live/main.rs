@@ -18,3 +18,4 @@ mod read_models;
 #[cfg(feature = "tls")]
 mod security;
 mod shop;
+mod streams;
