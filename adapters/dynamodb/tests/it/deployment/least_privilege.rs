@@ -112,7 +112,11 @@ fn called_operations() -> BTreeSet<String> {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                folders.push(path);
+                // The calls of the streams API are the reader's, whose permissions are listed in
+                // its module and not part of the templates yet.
+                if !path.ends_with("src/streams") {
+                    folders.push(path);
+                }
                 continue;
             }
             let source = fs::read_to_string(&path).unwrap();
