@@ -6,13 +6,13 @@ use foldstream::{
     operate::{JobRunner, Operator, Reason, Redrive},
     publisher::Publisher,
     runner::{
-        EventContext, HandlerError, HandlerResult, Listener, ModelId, ProcessorPolicy, Projector,
-        Start, metrics as names,
+        EventContext, HandlerError, HandlerResult, Listener, ModelId, ProcessorPolicy,
+        ProcessorState, Projector, Start, metrics as names,
     },
 };
 use metrics::{Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -433,4 +433,48 @@ async fn what_a_command_stores_is_published_and_handled_in_its_trace() {
         assert_eq!(of("account#a"), Some(traceparent(command)), "{name}");
         assert_eq!(of("account#b"), Some(traceparent(4711)), "{name}");
     }
+}
+
+/// The exporter for Prometheus writes `_` for each character that its names cannot have.
+#[test]
+fn the_alerts_of_prometheus_watch_metrics_labels_and_states_that_exist() {
+    let alerts = include_str!("../../../deploy/prometheus/alerts.yaml");
+    let known = [
+        names::PROCESSOR,
+        names::OUTCOME,
+        names::EVENTS,
+        names::STATE,
+        names::LAG_TIME,
+        names::STUCK,
+        names::PARKED,
+        names::DEAD_LETTERS,
+        names::DEAD_LETTER_RECORDS,
+    ];
+    let known: BTreeSet<_> = known.iter().map(|name| name.replace('.', "_")).collect();
+    let expressions: Vec<_> = alerts
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("expr: "))
+        .collect();
+    assert!(!expressions.is_empty());
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let words = expressions.iter().flat_map(|e| e.split(|c| !is_part(c)));
+    let used: BTreeSet<_> = words
+        .filter(|word| word.starts_with("foldstream_") || word.starts_with("messaging_"))
+        .map(str::to_owned)
+        .collect();
+    assert_eq!(used, known);
+
+    let quoted = expressions
+        .iter()
+        .flat_map(|e| e.split('"').skip(1).step_by(2));
+    let states = [
+        ProcessorState::Halted,
+        ProcessorState::Held,
+        ProcessorState::Unreachable,
+    ];
+    let states = states.iter().map(ToString::to_string);
+    // The other two are outcomes, which the documentation of their metrics lists.
+    let outcomes = ["gap_unverified", "not_sent"].map(str::to_owned);
+    let values: BTreeSet<_> = states.chain(outcomes).collect();
+    assert_eq!(quoted.map(str::to_owned).collect::<BTreeSet<_>>(), values);
 }
