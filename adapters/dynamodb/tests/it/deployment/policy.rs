@@ -23,12 +23,13 @@ impl Policy {
         let template = Template::read("roles.yaml", &[("PublishMode", publish_mode)]);
         let roles = template.resources("AWS::IAM::Role");
         let name = format!("{role}Policy");
-        // The role has this policy and no other.
+        // The role has this policy and no other, apart from reads of the change stream.
         let attached = &roles[&format!("{role}Role")];
-        assert_eq!(
-            attached["ManagedPolicyArns"],
-            serde_json::json!([{ "resource": name }])
-        );
+        let mut expected = vec![serde_json::json!({ "resource": name })];
+        if role == "Publisher" && publish_mode != "poller" {
+            expected.push(serde_json::json!({ "resource": "ChangeStreamPolicy" }));
+        }
+        assert_eq!(attached["ManagedPolicyArns"], Value::Array(expected));
         assert!(attached["Policies"].is_null());
         let policies = template.resources("AWS::IAM::ManagedPolicy");
         Self::read(&policies[&name]["PolicyDocument"])
