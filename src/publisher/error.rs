@@ -122,6 +122,18 @@ pub enum PublishError {
         /// The last version that the bus has acknowledged; 0 if there is none.
         version: Version,
     },
+    /// The stream has a longer backlog than a call with a deadline takes on. A sweep publishes it.
+    #[error(
+        "{stream} has {events} unpublished events before those of the notices, and a call with a deadline takes on {limit}; a sweep publishes it"
+    )]
+    FarBehind {
+        /// The stream that is not up to date.
+        stream: StreamId,
+        /// The number of events between the watermark and the first notice above it.
+        events: u64,
+        /// The limit, from [`Publisher::with_max_behind`](super::Publisher::with_max_behind).
+        limit: u64,
+    },
     /// A notice names an event that the store does not show.
     #[error(
         "the store does not show version {named} of {stream}, which a notice names; it ends at {tail}"
@@ -145,7 +157,7 @@ impl PublishError {
             Self::Watermark { source, .. } => source.is_transient(),
             Self::Topic { source, .. } => source.is_transient(),
             Self::Outbox { source, .. } => source.is_transient(),
-            Self::NotVisible { .. } | Self::Interrupted { .. } => true,
+            Self::NotVisible { .. } | Self::Interrupted { .. } | Self::FarBehind { .. } => true,
             Self::TooLarge { .. } | Self::HistoryForked { .. } | Self::NotBootstrapped { .. } => {
                 false
             }
@@ -190,6 +202,7 @@ impl PublishError {
             | Self::Outbox { .. }
             | Self::HistoryForked { .. }
             | Self::Interrupted { .. }
+            | Self::FarBehind { .. }
             | Self::NotVisible { .. } => false,
         }
     }
@@ -405,6 +418,7 @@ impl Failure for PublishError {
             | Self::Outbox { .. }
             | Self::NotBootstrapped { .. }
             | Self::TooLarge { .. }
+            | Self::FarBehind { .. }
             | Self::HistoryForked { .. } => self.is_transient().into(),
         }
     }

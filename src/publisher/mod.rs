@@ -37,6 +37,7 @@ mod report;
 mod status;
 mod outbox;
 mod publish;
+mod budget;
 mod worker;
 mod machine;
 mod step;
@@ -123,6 +124,7 @@ pub struct Publisher {
     concurrency: usize,
     /// One permit per stream that may be published at the same time.
     slots: Arc<Semaphore>,
+    max_behind: Option<u64>,
     retry: RetryPolicy,
     watermarks: Watermarks,
     rows: PublisherRows,
@@ -155,6 +157,7 @@ impl Publisher {
             name: None,
             concurrency: Self::CONCURRENCY,
             slots: Arc::new(Semaphore::new(Self::CONCURRENCY)),
+            max_behind: None,
             retry: RetryPolicy::default()
                 .with_backoff(backoff)
                 .with_max_elapsed(Duration::from_secs(30))
@@ -204,6 +207,18 @@ impl Publisher {
     pub fn with_concurrency(mut self, streams: usize) -> Self {
         self.concurrency = streams.clamp(1, Semaphore::MAX_PERMITS);
         self.slots = Arc::new(Semaphore::new(self.concurrency));
+        self
+    }
+    /// Sets the longest backlog, in events, with which
+    /// [`publish_until`](Self::publish_until) publishes a stream. Default: no limit.
+    ///
+    /// The backlog lies between the watermark and the first notice above it, so that a call with
+    /// many notices of one stream does not count. A stream with a longer backlog could use up the
+    /// time of a call that has a deadline. It is noted as dirty instead, with the reason
+    /// [`Backlog`](DirtyReason::Backlog), and a [`sweep`](Self::sweep) publishes it.
+    #[must_use]
+    pub const fn with_max_behind(mut self, events: u64) -> Self {
+        self.max_behind = Some(events);
         self
     }
     /// Sets how a failing call is repeated before its stream is given up for this time.

@@ -1,4 +1,5 @@
 //! Notices: hints that a stream has unpublished commits.
+use super::PublishError;
 use crate::{
     StreamId, Version,
     ports::{Commit, CommitKey},
@@ -150,6 +151,21 @@ impl Notices {
     pub(super) fn lowest_above(&self, watermark: Version) -> Option<Version> {
         let mut above = self.by_version.range(watermark.next()..);
         above.next().map(|(version, _)| *version)
+    }
+    /// Returns the error of a stream whose watermark is more than `limit` events below its first
+    /// notice.
+    pub(super) fn far_behind(
+        &self,
+        watermark: Version,
+        limit: Option<u64>,
+    ) -> Option<PublishError> {
+        let (limit, named) = (limit?, self.lowest_above(watermark)?);
+        let events = named.get().saturating_sub(watermark.next().get());
+        (events > limit).then(|| PublishError::FarBehind {
+            stream: self.stream.clone(),
+            events,
+            limit,
+        })
     }
     /// Returns the highest version that a notice names.
     pub(super) fn highest(&self) -> Version {

@@ -1,7 +1,7 @@
 //! The calls that publish streams.
 use super::{
-    DirtyReason, Notice, PublishError, PublishReport, Publisher, notice::Notices, report::Outcome,
-    worker::Budget,
+    DirtyReason, Notice, PublishError, PublishReport, Publisher, budget::Budget, notice::Notices,
+    report::Outcome,
 };
 use crate::{
     StreamId, Version,
@@ -15,14 +15,8 @@ use std::{
     future::Future,
     num::NonZeroU32,
     sync::atomic::Ordering::{Acquire, Release},
-    time::Duration,
 };
 use tokio::time::Instant;
-
-/// The time before a deadline in which no other stream begins.
-const LAST_START: Duration = Duration::from_secs(3);
-/// The time before a deadline in which no other run begins.
-const LAST_RUN: Duration = Duration::from_secs(1);
 
 impl Publisher {
     /// Commits that [`publish_pending`](Self::publish_pending) lists at once.
@@ -76,7 +70,9 @@ impl Publisher {
     /// half and quarter of the time if there is less of it. Whatever is still under way at the
     /// deadline is dropped, so that nothing of this call is in flight once it has returned. A
     /// stream that is not up to date by then is [`PublishError::Interrupted`], and its notices are
-    /// to be kept, or replaced by [`set_aside`](Self::set_aside).
+    /// to be kept, or replaced by [`set_aside`](Self::set_aside). With
+    /// [`with_max_behind`](Self::with_max_behind), a stream with a longer backlog is
+    /// [`PublishError::FarBehind`] and dirty.
     pub fn publish_until<N>(
         &self,
         notices: impl IntoIterator<Item = N>,
@@ -87,25 +83,11 @@ impl Publisher {
     {
         let streams = numbered(notices);
         async move {
-            let left = deadline.saturating_duration_since(Instant::now());
             let budget = Budget {
-                deadline: Some(deadline),
-                last_start: Some(deadline - LAST_START.min(left / 2)),
-                ..Budget::default()
+                max_behind: self.max_behind,
+                ..Budget::until(deadline)
             };
-            let last_run = deadline - LAST_RUN.min(left / 4);
-            let stop = budget.stop.clone();
-            let stopping = async move {
-                tokio::time::sleep_until(last_run).await;
-                stop.cancel();
-                std::future::pending().await
-            };
-            tokio::select! {
-                biased;
-                report = self.publish_all(streams, &budget) => report,
-                // It never ends.
-                report = stopping => report,
-            }
+            budget.run(self.publish_all(streams, &budget)).await
         }
     }
 
@@ -248,9 +230,8 @@ impl Publisher {
         let mut working = FuturesUnordered::new();
         let mut report = PublishReport::default();
         loop {
-            let may_begin = budget.last_start.is_none_or(|last| Instant::now() < last);
             let free = self.concurrency - working.len();
-            if may_begin {
+            if budget.may_begin() {
                 let next = waiting.by_ref().take(free);
                 working.extend(next.map(|notices| self.publish_one(notices, budget)));
             }

@@ -1,5 +1,5 @@
 //! The reconciliation: the tails of all streams against their watermarks.
-use super::{DirtyReason, Publisher, StreamFailure, notice::Notices, worker::Budget};
+use super::{DirtyReason, Publisher, StreamFailure, budget::Budget, notice::Notices};
 use crate::{
     StreamHead, StreamId, Version,
     ports::{ControlStoreError, EventStoreError, ScanCursor, ScanItems, ScanScope, Segment},

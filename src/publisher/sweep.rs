@@ -1,5 +1,5 @@
 //! The sweep: dirty streams are tried again.
-use super::{DirtyReason, PublishError, Publisher, notice::Notices, worker::Budget};
+use super::{DirtyReason, PublishError, Publisher, budget::Budget, notice::Notices};
 use crate::{
     Backoff, StreamId,
     control::{DirtyRow, Lease, Leases, PublisherRows, Stored},
@@ -8,7 +8,10 @@ use crate::{
 };
 use futures::FutureExt;
 use std::{collections::BTreeMap, future::Future, num::NonZeroU32, pin::pin, time::Duration};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
+
+/// The time before a deadline that is left for the rows of a sweep.
+const LAST_ROWS: Duration = Duration::from_secs(1);
 
 /// The settings of a sweep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +70,9 @@ pub struct SweepReport {
     pub still_dirty: u64,
     /// The number of records that the bus has acknowledged.
     pub messages: u64,
+    /// True if the deadline came first, so that some dirty streams may not have been tried to the
+    /// end.
+    pub is_cut_short: bool,
 }
 
 /// The error returned by a sweep that could not read or write its rows. The streams stay dirty.
@@ -101,13 +107,46 @@ impl Publisher {
     /// - [`SweepError::Control`] if rows cannot be read or written, after repeats.
     /// - [`SweepError::Refused`] if no stream can be published.
     pub async fn sweep(&self, config: &SweepConfig) -> Result<SweepReport, SweepError> {
+        let mut report = SweepReport::default();
+        self.sweep_within(config, &Budget::default(), &mut report)
+            .await?;
+        Ok(report)
+    }
+
+    /// Sweeps as [`sweep`](Self::sweep) does, and returns at the deadline at the latest. No other
+    /// stream begins in the last 4 s, or in the last five eighths of the time if there is less of
+    /// it. What was published until then stays published, and the next sweep continues.
+    ///
+    /// # Errors
+    /// The same as [`sweep`](Self::sweep).
+    pub async fn sweep_until(
+        &self,
+        config: &SweepConfig,
+        deadline: Instant,
+    ) -> Result<SweepReport, SweepError> {
+        let left = deadline.saturating_duration_since(Instant::now());
+        // The rest of the time is for the rows and the lease.
+        let budget = Budget::until(deadline - LAST_ROWS.min(left / 4));
+        let mut report = SweepReport::default();
+        let sweep = budget.run(self.sweep_within(config, &budget, &mut report));
+        match timeout_at(deadline, sweep).await {
+            Ok(swept) => swept?,
+            Err(_) => report.is_cut_short = true,
+        }
+        Ok(report)
+    }
+
+    async fn sweep_within(
+        &self,
+        config: &SweepConfig,
+        budget: &Budget,
+        report: &mut SweepReport,
+    ) -> Result<(), SweepError> {
         let Some(mut lease) = self.take_sweep(config).await? else {
-            return Ok(SweepReport {
-                is_elsewhere: true,
-                ..SweepReport::default()
-            });
+            report.is_elsewhere = true;
+            return Ok(());
         };
-        let swept = self.sweep_under(&mut lease, config).await;
+        let swept = self.sweep_under(&mut lease, config, budget, report).await;
         if let Err(error) = lease.release().await {
             tracing::debug!(
                 error = crate::chain(&error),
@@ -172,11 +211,16 @@ impl Publisher {
         &self,
         lease: &mut Lease,
         config: &SweepConfig,
-    ) -> Result<SweepReport, SweepError> {
-        let mut report = SweepReport::default();
+        budget: &Budget,
+        report: &mut SweepReport,
+    ) -> Result<(), SweepError> {
         for shard in 0..PublisherRows::SHARDS {
             let mut after: Option<String> = None;
             loop {
+                if !budget.may_begin() {
+                    report.is_cut_short = true;
+                    return Ok(());
+                }
                 let read = || self.rows.dirty_page(shard, after.clone(), Self::SWEEP_PAGE);
                 let page = read
                     .retry(self.retry)
@@ -190,10 +234,10 @@ impl Publisher {
                 let due: BTreeMap<_, _> = page.rows.into_iter().filter(|(_, r)| due(r)).collect();
                 report.not_due += found - due.len() as u64;
                 if !due.is_empty() {
-                    self.sweep_streams(due, &mut report).await?;
+                    self.sweep_streams(due, budget, report).await?;
                     // Another process sweeps: it goes on from here, or has done the same.
                     if !lease.renew().await? {
-                        return Ok(report);
+                        return Ok(());
                     }
                 }
                 after = page.next;
@@ -202,21 +246,20 @@ impl Publisher {
                 }
             }
         }
-        Ok(report)
+        Ok(())
     }
 
     async fn sweep_streams(
         &self,
         due: BTreeMap<StreamId, Stored<DirtyRow>>,
+        budget: &Budget,
         report: &mut SweepReport,
     ) -> Result<(), SweepError> {
         let notices = due.iter().map(|(stream, row)| {
             let notices = Notices::of_version(stream.clone(), row.value.known);
             (stream.clone(), notices)
         });
-        let done = self
-            .publish_all(notices.collect(), &Budget::default())
-            .await;
+        let done = self.publish_all(notices.collect(), budget).await;
         report.messages += done.messages;
         for stream in done.published.keys() {
             // A row that was written again meanwhile is of a later finding, and stays.
@@ -228,6 +271,11 @@ impl Publisher {
         }
         for failure in done.failed {
             report.still_dirty += 1;
+            if matches!(failure.error, PublishError::Interrupted { .. }) {
+                // The next sweep continues at once.
+                report.is_cut_short = true;
+                continue;
+            }
             if failure.error.is_set_up_wrong() {
                 return Err(SweepError::Refused {
                     source: failure.error,

@@ -1,6 +1,7 @@
 //! The driver of one stream: carries out the steps that [`Machine`] decides.
 use super::{
     PublishError, Publisher,
+    budget::Budget,
     checked_topics::{CheckedTopic, Publishing, Topic},
     machine::{Machine, PAGE},
     notice::Notices,
@@ -33,17 +34,6 @@ const FILL: Duration = Duration::from_millis(100);
 const TURN: u32 = 10;
 const FULL_PAGE: NonZeroU32 = NonZeroU32::new(PAGE).expect("not zero");
 
-/// The end of the time that a call may take.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Budget {
-    /// Cancelled when the work is to be finished: runs in flight end, and no other begins.
-    pub(super) stop: CancellationToken,
-    /// The instant from which no other stream begins.
-    pub(super) last_start: Option<Instant>,
-    /// The instant at which whatever is still under way is dropped.
-    pub(super) deadline: Option<Instant>,
-}
-
 impl Publisher {
     /// Brings one stream up to date. If the future is dropped, events may have been sent that the
     /// watermark does not cover yet. They are sent again.
@@ -54,6 +44,7 @@ impl Publisher {
         let mut worker = Worker {
             publisher: self,
             stop: &budget.stop,
+            max_behind: budget.max_behind,
             topic_name: self.route.topic(&stream),
             topic: None,
             machine: Machine::new(notices, has_markers),
@@ -103,6 +94,7 @@ struct Page<'a> {
 struct Worker<'a> {
     publisher: &'a Publisher,
     stop: &'a CancellationToken,
+    max_behind: Option<u64>,
     topic_name: Arc<str>,
     /// The topic, once it is checked, and the note that this stream is being published to it.
     topic: Option<(Arc<Topic>, Publishing)>,
@@ -169,6 +161,11 @@ impl<'a> Worker<'a> {
                 let covered = self.machine.notices.covered(self.machine.covered());
                 let status = &self.publisher.state.status;
                 status.suppressed(&self.topic_name, covered.count() as u64);
+                let (notices, at) = (&self.machine.notices, self.machine.covered());
+                if let Some(error) = notices.far_behind(at, self.max_behind) {
+                    self.machine.fail(error);
+                    continue;
+                }
             }
             let done = match step {
                 Step::ReadWatermark => self.read_watermark().await,
@@ -541,18 +538,20 @@ impl<'a> Worker<'a> {
             self.publisher.state.marks.set_suspect(&stream, true);
             tracing::error!(%stream, error = crate::chain(error), "publishing of this stream has stopped");
         }
-        if !error.is_stuck() {
-            return;
-        }
+        let why = match error {
+            PublishError::FarBehind { .. } => DirtyReason::Backlog,
+            _ if error.is_stuck() => DirtyReason::Stuck,
+            _ => return,
+        };
         let known = self
             .machine
             .notices
             .highest()
             .max(self.machine.acknowledged().next());
         let text = crate::chain(error).to_string();
-        let noted = self
-            .publisher
-            .note_dirty(&stream, known, DirtyReason::Stuck, Some(&text));
+        // A stream that was not tried has no failed attempt, so that the next sweep takes it.
+        let failed = (why != DirtyReason::Backlog).then_some(&*text);
+        let noted = self.publisher.note_dirty(&stream, known, why, failed);
         match noted.await {
             Ok(()) => self.is_dirty = true,
             Err(error) => {

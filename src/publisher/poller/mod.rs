@@ -13,8 +13,8 @@ mod leases;
 mod walks;
 
 use super::{
-    Notice, PollConfig, PollError, PollReport, PublishError, Publisher, TopicRoute,
-    notice::Notices, report::Outcome, worker::Budget,
+    Notice, PollConfig, PollError, PollReport, PublishError, Publisher, TopicRoute, budget::Budget,
+    notice::Notices, report::Outcome,
 };
 use crate::{
     control::Leases,

@@ -1,4 +1,5 @@
 //! The publisher's rules.
+mod backlog;
 mod bootstrap;
 mod deadline;
 mod dirty;
