@@ -82,6 +82,26 @@ impl KafkaMessageBus {
         &self.shared.config
     }
 
+    /// Returns the number of records that are queued or in flight: those of calls that run now, and
+    /// those of calls that were dropped. The client counts a record for a moment after its call has
+    /// returned.
+    pub fn unacknowledged(&self) -> usize {
+        self.shared.producer.unacknowledged()
+    }
+
+    /// Gives up all records that are queued or in flight, and closes the connections of the
+    /// producer and of the client for requests. Returns the number of records, once nothing is in
+    /// flight any more. The next call connects again.
+    ///
+    /// A process that is about to be frozen calls this method if records of dropped calls are
+    /// still [unacknowledged](Self::unacknowledged), and a process that was frozen calls it since
+    /// its connections are likely to be dead. A record that was given up may be stored or not. A
+    /// call that runs meanwhile continues on the next producer.
+    pub async fn reconnect(&self) -> usize {
+        drop(self.shared.take_reader());
+        self.shared.producer.reset().await
+    }
+
     /// Creates a topic and waits until it can be used. An existing topic of that name is not
     /// changed.
     ///
@@ -121,6 +141,11 @@ impl Shared {
         let made = Arc::new(Reader::new(&self.config, &self.errors)?);
         *reader = Some(Arc::clone(&made));
         Ok(made)
+    }
+
+    fn take_reader(&self) -> Option<Arc<Reader>> {
+        let mut reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        reader.take()
     }
 
     /// Returns the committed offsets of a group. Blocks.

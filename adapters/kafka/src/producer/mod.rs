@@ -78,6 +78,17 @@ impl Producer {
         }
     }
 
+    /// Gives up what is queued or in flight, and closes the connections. Returns the number of
+    /// records that were given up, once that is done.
+    pub(crate) async fn reset(&self) -> usize {
+        self.sessions.reset().await
+    }
+
+    /// Returns the number of records that are queued or in flight.
+    pub(crate) fn unacknowledged(&self) -> usize {
+        self.sessions.unacknowledged()
+    }
+
     /// Publishes one message, and returns its partition and offset once it is durable.
     pub(crate) async fn publish(
         &self,

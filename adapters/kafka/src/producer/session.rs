@@ -60,6 +60,12 @@ impl Session {
         *self.is_open.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Returns the number of records that are queued or in flight.
+    fn unacknowledged(&self) -> usize {
+        let count = self.client.get().map_or(0, Client::in_flight_count);
+        usize::try_from(count).unwrap_or(0)
+    }
+
     /// Takes no more records. Records that were queued are still sent.
     fn close(&self) {
         *self.is_open.write().unwrap_or_else(PoisonError::into_inner) = false;
@@ -242,14 +248,50 @@ impl Sessions {
     /// client, so that what is in flight fails promptly, and drops it. There is no other session
     /// until the purge has ended.
     pub(super) fn retire(self: &Arc<Self>, session: &Arc<Session>, why: &KafkaError) -> bool {
+        let is_first = self.replace(session);
+        if is_first {
+            tracing::warn!(
+                error = foldstream::chain(why),
+                "a record could not be published, and the Kafka producer is replaced"
+            );
+        }
+        is_first
+    }
+
+    /// Retires the current session, if there is one, and returns once it is purged. Returns the
+    /// number of records that were queued or in flight.
+    pub(super) async fn reset(self: &Arc<Self>) -> usize {
+        let mut given_up = 0;
+        let current = match &lock(&self.slot).current {
+            Current::Session(session) => Some(Arc::clone(session)),
+            Current::Empty | Current::Retiring => None,
+        };
+        if let Some(session) = current {
+            given_up = session.unacknowledged();
+            self.replace(&session);
+        }
+        loop {
+            let changed = self.changed.notified();
+            if !matches!(lock(&self.slot).current, Current::Retiring) {
+                return given_up;
+            }
+            changed.await;
+        }
+    }
+
+    /// Returns the number of records that are queued or in flight.
+    pub(super) fn unacknowledged(&self) -> usize {
+        match &lock(&self.slot).current {
+            Current::Session(session) => session.unacknowledged(),
+            Current::Empty | Current::Retiring => 0,
+        }
+    }
+
+    fn replace(self: &Arc<Self>, session: &Arc<Session>) -> bool {
         session.close();
         if std::mem::replace(&mut *lock(&session.is_retired), true) {
             return false;
         }
-        tracing::warn!(
-            error = foldstream::chain(why),
-            "a record could not be published, and the Kafka producer is replaced"
-        );
         let is_current = {
             let mut slot = lock(&self.slot);
             let is_current =

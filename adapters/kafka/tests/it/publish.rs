@@ -379,3 +379,48 @@ async fn a_record_that_the_broker_calls_a_duplicate_is_not_published() {
     let (_, offset) = bus.publish(&message(&topic, "k", "1")).await.unwrap();
     assert_eq!(offset.get(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reconnect_gives_up_the_records_of_dropped_calls() {
+    let (mock, group) = (Mock::new(), fresh("group"));
+    let (bus, topic) = (mock.bus(), mock.topic(1));
+    publish(&bus, &topic, "k", 1).await;
+    while bus.unacknowledged() > 0 {
+        tokio::task::yield_now().await;
+    }
+    mock.order(|cluster| cluster.broker_down(1).unwrap());
+    let (lost, soon) = (
+        message(&topic, "k", "lost"),
+        std::time::Duration::from_millis(500),
+    );
+    let dropped = tokio::time::timeout(soon, bus.publish(&lost)).await;
+    assert!(dropped.is_err(), "{dropped:?}");
+    // The client still has the record, and would send it as soon as it can.
+    assert_eq!(bus.unacknowledged(), 1);
+    assert_eq!(bus.reconnect().await, 1);
+    assert_eq!(bus.unacknowledged(), 0);
+    mock.order(|cluster| cluster.broker_up(1).unwrap());
+    let sent = bus.publish(&message(&topic, "k", "sent")).await.unwrap();
+    assert_eq!(sent.1, foldstream::ports::Offset::new(1));
+
+    // A call that runs meanwhile is not disturbed.
+    let delay = std::time::Duration::from_millis(300);
+    mock.order(move |cluster| cluster.broker_round_trip_time(1, delay).unwrap());
+    let running = {
+        let (bus, last) = (bus.clone(), message(&topic, "k", "last"));
+        tokio::spawn(async move { bus.publish(&last).await })
+    };
+    while bus.unacknowledged() == 0 {
+        tokio::task::yield_now().await;
+    }
+    bus.reconnect().await;
+    running.await.unwrap().unwrap();
+    let consumer = bus.subscribe(from_start(&group, &topic, 1)).await.unwrap();
+    next_assigned(&consumer).await;
+    let mut values = Vec::new();
+    while values.last().map(String::as_str) != Some("last") {
+        values.push(value(&next_delivery(&consumer).await).to_owned());
+    }
+    values.dedup();
+    assert_eq!(values[1..], ["sent", "last"], "{values:?}");
+}
