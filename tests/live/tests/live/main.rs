@@ -12,6 +12,7 @@ mod kafka;
 mod kafka_proxy;
 mod kafka_groups;
 mod kafka_topics;
+mod lambda;
 mod processes;
 mod proxy;
 mod read_models;
