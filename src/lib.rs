@@ -21,6 +21,7 @@ pub mod resilience;
 pub mod breaker;
 mod keyed;
 mod hash;
+mod host;
 mod clock;
 mod chain;
 mod text;

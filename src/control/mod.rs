@@ -57,7 +57,10 @@ pub use large::{LargePut, LargeRows};
 pub(crate) use lease::LastSeen;
 pub use lease::{Contender, Lease, Leases};
 pub(crate) use position::StreamPositions;
-pub(crate) use publisher_rows::{BootstrapRow, DirtyRow, PollerRows, PublisherRows, SkipRow};
+pub(crate) use publisher_rows::{
+    BootstrapRow, DirtyRow, PollerRows, PublisherInstanceRow, PublisherRows, ReconcileRow,
+    ReconcileRun, SkipRow, TopicNumbers,
+};
 pub use publisher_rows::{InvalidPublisherName, PublisherName};
 pub use restore::{
     Finding, InvalidRestoreCursor, RestoreCursor, RestoreError, RestorePage, RestoreRepair,

@@ -1,14 +1,14 @@
 //! Watermarks: the last commit of each stream that the bus has acknowledged.
 use super::{
-    PublisherName, PutIf, Rows, Stored,
+    KeyedPage, PublisherName, PutIf, Rows, Stored,
     publisher_rows::shard_partition,
     rows::{Races, decode},
 };
 use crate::{
     CommitId, IdSource, StreamId, Version,
-    ports::{ControlStore, ControlStoreError, Expect, RowKey, shared},
+    ports::{ControlStore, ControlStoreError, Expect, RangeQuery, RowKey, shared},
 };
-use std::sync::Arc;
+use std::{num::NonZeroU32, sync::Arc};
 
 /// The last commit of a stream that the bus has acknowledged. It is always a commit end.
 ///
@@ -164,6 +164,21 @@ impl Watermarks {
         let keys: Vec<_> = streams.map(|stream| self.row_key(stream)).collect();
         let found = self.rows.get_raw(&keys).await?.into_iter();
         found.map(|row| row.map(decode).transpose()).collect()
+    }
+
+    /// Returns one page of at most `limit` watermarks of a shard.
+    pub(crate) async fn page(
+        &self,
+        shard: u32,
+        after: Option<String>,
+        limit: NonZeroU32,
+    ) -> Result<KeyedPage<StreamId, Watermark>, ControlStoreError> {
+        let query = RangeQuery::new(shard_partition("wm", self.name.as_ref(), shard))
+            .with_after(after)
+            .with_limit(limit);
+        self.rows
+            .page(&query, |sort| StreamId::parse(sort).ok())
+            .await
     }
 
     /// Moves the watermark forward to `to`, and returns where it is now: at `to`, or where another

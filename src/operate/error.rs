@@ -3,6 +3,7 @@ use super::JobId;
 use crate::{
     StreamId, Version,
     ports::{ControlStoreError, EventStoreError, MessageBusError},
+    publisher::{ReconcileError, SkipError, SweepError},
 };
 
 /// The error returned by an [`Operator`](super::Operator).
@@ -96,6 +97,65 @@ pub enum OperateError {
         /// The version that was given.
         version: Version,
     },
+    /// The operation needs the bus.
+    #[error("the operation needs the bus: give the operator one with Operator::with_bus")]
+    NoBus,
+    /// The topic has another number of partitions than the one to accept.
+    #[error(
+        "topic {topic} has {found} partitions and not {accepted}: accept the number that it has"
+    )]
+    NotThatMany {
+        /// The name of the topic.
+        topic: String,
+        /// The number that was to be accepted.
+        accepted: u32,
+        /// The number that the topic has.
+        found: u32,
+    },
+    /// Publishers of the topic were alive within the last minute.
+    #[error(
+        "topic {topic} is still published to by {}: stop these processes first",
+        list(instances)
+    )]
+    StillPublishing {
+        /// The name of the topic.
+        topic: String,
+        /// The names of the processes.
+        instances: Vec<String>,
+    },
+    /// A processor has not read the topic to its end.
+    #[error(
+        "processor {processor} has {records} records of topic {topic} to handle: wait until its lag is 0"
+    )]
+    Unhandled {
+        /// The name of the topic.
+        topic: String,
+        /// The name of the processor.
+        processor: String,
+        /// The number of records between its position and the end.
+        records: u64,
+    },
+    /// A processor has parked a stream of the topic.
+    #[error(
+        "processor {processor} has parked stream {stream} of topic {topic}: redrive or discard its parked streams first"
+    )]
+    StillParked {
+        /// The name of the topic.
+        topic: String,
+        /// The name of the processor.
+        processor: String,
+        /// The first parked stream.
+        stream: StreamId,
+    },
+    /// The event cannot be kept out of the topic.
+    #[error("the event cannot be skipped")]
+    SkipPublishing(#[from] SkipError),
+    /// The dirty streams cannot be tried again.
+    #[error("the dirty streams cannot be tried again")]
+    Sweep(#[from] SweepError),
+    /// The streams cannot be compared with their watermarks.
+    #[error("the streams cannot be compared with their watermarks")]
+    Reconcile(#[from] ReconcileError),
     /// Another process has ended the job while its selection was being written, since this process
     /// was too slow or the job was aborted.
     #[error("job {job} was ended while its selection was being written: start another one")]

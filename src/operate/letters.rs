@@ -369,7 +369,7 @@ fn count(groups: &mut BTreeMap<Fingerprint, LetterGroup>, letter: ListedLetter) 
 }
 
 /// Reads the places one after the other, from where the cursor says, until the page is full.
-async fn walk<T>(
+pub(super) async fn walk<T>(
     places: &[Place],
     after: Option<&ListCursor>,
     limit: NonZeroU32,

@@ -13,6 +13,18 @@
 //! | [`skip`](Operator::skip) | an event is passed over, also one that has not failed yet or halts its processor |
 //! | [`pause`](Operator::pause), [`resume`](Operator::resume) | no instance begins to handle an event meanwhile |
 //!
+//! The same holds for publishers: [`publisher`](Operator::publisher) shows what runs, and
+//! [`dirty_streams`](Operator::dirty_streams) and
+//! [`published_streams`](Operator::published_streams) list streams from rows. An operation that
+//! publishes takes a [`Publisher`](crate::publisher::Publisher) with the route and the outbox of
+//! the service, which may be made in any process.
+//! | operation | effect |
+//! |---|---|
+//! | [`sweep`](Operator::sweep) | dirty streams are tried again now |
+//! | [`reconcile`](Operator::reconcile) | streams whose notices were lost are found and published |
+//! | [`skip_publishing`](Operator::skip_publishing) | an event that cannot be published is kept out of the topic |
+//! | [`accept_partitions`](Operator::accept_partitions) | a topic may be used with another number of partitions |
+//!
 //! Every operation names its target, says how many it has affected, and leaves an entry in the
 //! [audit](Operator::audit). 0 is an answer: there was nothing at the target.
 //!
@@ -36,6 +48,7 @@ mod judge;
 mod letters;
 mod pause;
 mod processors;
+mod publishing;
 mod redrive;
 mod select;
 
@@ -61,6 +74,9 @@ pub use letters::{
 };
 pub use pause::{PauseChange, PauseStatus};
 pub use processors::{InstanceStatus, ProcessorStatus};
+pub use publishing::{
+    PinnedTopic, PublishedStream, PublisherInstance, PublisherOverview, ReconcileStatus,
+};
 pub use redrive::{Redrive, RedriveSize, Selection};
 
 use crate::{

@@ -153,6 +153,16 @@ impl Operator {
 
     /// Returns the sum over the partitions of the topics that the generation has begun to read.
     async fn lag(&self, name: &str, generation: u32) -> Result<Option<u64>, OperateError> {
+        self.lag_of(name, generation, None).await
+    }
+
+    /// Returns the lag in one topic, or in all that the generation has begun to read.
+    pub(super) async fn lag_of(
+        &self,
+        name: &str,
+        generation: u32,
+        only: Option<&str>,
+    ) -> Result<Option<u64>, OperateError> {
         let Some((bus, prefix)) = &self.bus else {
             return Ok(None);
         };
@@ -163,7 +173,8 @@ impl Operator {
         let group = format!("{prefix}.{name}.g{generation}");
         let topics: BTreeSet<_> = starts.keys().map(|p| p.topic.clone()).collect();
         let mut lag: u64 = 0;
-        for topic in topics {
+        let topics = topics.into_iter();
+        for topic in topics.filter(|topic| only.is_none_or(|only| &**topic == only)) {
             let committed: BTreeMap<PartitionId, Option<Offset>> =
                 bus.committed(&group, &topic).await?.into_iter().collect();
             for offsets in bus.offsets(&topic).await? {

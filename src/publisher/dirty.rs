@@ -27,7 +27,7 @@ pub struct DirtyStream {
     pub last_attempt: Timestamp,
 }
 impl DirtyStream {
-    fn new(stream: StreamId, row: Stored<DirtyRow>) -> Self {
+    pub(crate) fn new(stream: StreamId, row: Stored<DirtyRow>) -> Self {
         let row = row.value;
         Self {
             stream,

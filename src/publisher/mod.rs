@@ -35,6 +35,7 @@ mod error;
 mod notice;
 mod report;
 mod status;
+mod live;
 mod outbox;
 mod publish;
 mod budget;
@@ -121,6 +122,8 @@ pub struct Publisher {
     source: SourceUri,
     outbox: Option<Arc<dyn Outbox>>,
     name: Option<PublisherName>,
+    /// The name of the process in the row of its status. Without one, that of the host.
+    label: Option<Arc<str>>,
     concurrency: usize,
     /// One permit per stream that may be published at the same time.
     slots: Arc<Semaphore>,
@@ -155,6 +158,7 @@ impl Publisher {
             source: SourceUri::default(),
             outbox: None,
             name: None,
+            label: None,
             concurrency: Self::CONCURRENCY,
             slots: Arc::new(Semaphore::new(Self::CONCURRENCY)),
             max_behind: None,
@@ -199,6 +203,13 @@ impl Publisher {
     pub fn with_name(mut self, name: PublisherName) -> Self {
         self.name = Some(name);
         self.with_rows()
+    }
+    /// Sets the name under which operators see this process, as in
+    /// [`Operator::publisher`](crate::operate::Operator::publisher). Default: the name of the host.
+    #[must_use]
+    pub fn with_instance(mut self, label: impl Into<Arc<str>>) -> Self {
+        self.label = Some(label.into());
+        self
     }
     /// Sets how many streams are published at the same time, by this publisher and all clones made
     /// from now on, however many calls they serve. Default 32; 0 counts as 1. More is faster if the
@@ -260,6 +271,10 @@ impl Publisher {
         self
     }
 
+    /// Returns the name of the publisher; `None` for the publisher without one.
+    pub const fn name(&self) -> Option<&PublisherName> {
+        self.name.as_ref()
+    }
     /// Returns the state of this publisher and its clones at this moment. It reads nothing.
     pub fn status(&self) -> PublisherStatus {
         let dirty = self.state.marks.dirty();

@@ -1,7 +1,8 @@
 //! The reconciliation: the tails of all streams against their watermarks.
 use super::{DirtyReason, Publisher, StreamFailure, budget::Budget, notice::Notices};
 use crate::{
-    StreamHead, StreamId, Version,
+    StreamHead, StreamId, Timestamp, Version,
+    control::{ReconcileRow, ReconcileRun},
     ports::{ControlStoreError, EventStoreError, ScanCursor, ScanItems, ScanScope, Segment},
     resilience::{Failure, Retryable},
 };
@@ -103,6 +104,8 @@ pub struct ReconcileReport {
     pub heads: u64,
     /// The number of times that a stream was found behind its tail.
     pub behind: u64,
+    /// The number of events that those streams lacked.
+    pub events_behind: u64,
     /// The number of records that the bus has acknowledged.
     pub messages: u64,
     /// The streams that could not be published. All of them are noted as dirty.
@@ -111,6 +114,24 @@ pub struct ReconcileReport {
     pub read_units: f64,
     /// The place at which the next call continues; `None` once all streams were compared.
     pub next: Option<ReconcileCursor>,
+}
+
+impl ReconcileReport {
+    /// Returns the numbers of the whole reconciliation of which this call is a part.
+    fn run(&self, before: Option<ReconcileRun>, since: Timestamp, now: Timestamp) -> ReconcileRun {
+        let (since, heads, behind, events, failed) = before.map_or((since, 0, 0, 0, 0), |run| {
+            (run.since, run.heads, run.behind, run.events, run.failed)
+        });
+        ReconcileRun {
+            since,
+            updated: now,
+            heads: heads + self.heads,
+            behind: behind + self.behind,
+            events: events + self.events_behind,
+            failed: failed + self.failed.len() as u64,
+            cursor: self.next.as_ref().map(ToString::to_string),
+        }
+    }
 }
 
 /// The error returned by a reconciliation that could not be continued. What was published stays
@@ -166,6 +187,56 @@ impl Publisher {
         }
     }
 
+    /// Continues the reconciliation where the last call of any process has ended, as
+    /// [`reconcile`](Self::reconcile) does, and stores how far it is. Once all streams were
+    /// compared, the next call begins again. An [`Operator`](crate::operate::Operator) shows what
+    /// was found.
+    ///
+    /// Two processes at once do the same work, and lose nothing by it.
+    ///
+    /// # Errors
+    /// - [`ReconcileError::Store`] if the scan fails.
+    /// - [`ReconcileError::Control`] if rows cannot be read or written.
+    pub async fn reconcile_next(
+        &self,
+        budget: &ReconcileBudget,
+    ) -> Result<ReconcileReport, ReconcileError> {
+        let read = || self.rows.reconcile_get();
+        let seen = read
+            .retry(self.retry)
+            .when(Failure::failure_class)
+            .run()
+            .await?;
+        let known = seen.as_ref().map(|row| row.value.clone());
+        let known = known.unwrap_or_default();
+        let cursor = known.running.as_ref().and_then(|run| run.cursor.clone());
+        let cursor = cursor.and_then(|text| text.parse().ok());
+        let continues = cursor.is_some();
+        let since = self.clock.now();
+        let report = match self.reconcile(cursor, budget).await {
+            // The cursor is of another store: a backup was restored meanwhile.
+            Err(ReconcileError::Store(EventStoreError::Invalid { .. })) if continues => {
+                self.reconcile(None, budget).await?
+            }
+            report => report?,
+        };
+        let before = known.running.filter(|_| continues);
+        let run = report.run(before, since, self.clock.now());
+        let row = match report.next {
+            Some(_) => ReconcileRow {
+                running: Some(run),
+                last: known.last,
+            },
+            None => ReconcileRow {
+                running: None,
+                last: Some(run),
+            },
+        };
+        // Another process has written meanwhile: what it has stored is as good.
+        let _ = self.rows.reconcile_put(row, seen.as_ref()).await?;
+        Ok(report)
+    }
+
     async fn reconcile_heads(
         &self,
         tails: BTreeMap<StreamId, StreamHead>,
@@ -186,6 +257,8 @@ impl Publisher {
                 continue;
             }
             report.behind += u64::from(version < head.version());
+            let lacks = head.version().get().saturating_sub(version.get());
+            report.events_behind += lacks;
             // A watermark at or above the head of another commit is a fork, or the stream goes on
             // in another page of the scan. The comparison with its history tells.
             let mut notices = Notices::of_version(stream.clone(), head.version());

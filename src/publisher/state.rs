@@ -26,6 +26,8 @@ pub(super) struct State {
     pub(super) is_bootstrapped: AtomicBool,
     /// Held while the row of the bootstrap is read, so that one call reads it.
     pub(super) bootstrapping: tokio::sync::Mutex<()>,
+    /// Held by the clone that shows the status in a row.
+    pub(super) showing: tokio::sync::Mutex<()>,
     /// The contender for the lease of the sweep, which remembers since when its holder is silent.
     pub(super) sweeper: tokio::sync::Mutex<Option<Contender>>,
 }
@@ -40,6 +42,7 @@ impl Default for State {
             status: Arc::default(),
             is_bootstrapped: AtomicBool::new(false),
             bootstrapping: tokio::sync::Mutex::default(),
+            showing: tokio::sync::Mutex::default(),
             sweeper: tokio::sync::Mutex::default(),
         }
     }

@@ -127,16 +127,27 @@ impl Statuses {
             topics.entry(at_work.topic.clone()).or_default().lag += at_work.lag();
         }
         let oldest = inner.working.values().filter_map(|at| at.oldest).min();
-        let sum = |of: fn(&TopicStatus) -> u64| topics.values().map(of).sum();
-        PublisherStatus {
-            published: sum(|topic| topic.published),
-            duplicates_suppressed: sum(|topic| topic.duplicates_suppressed),
-            working: inner.working.len(),
-            lag: sum(|topic| topic.lag),
-            oldest_unpublished: oldest.map(|at| now.since(at)),
-            dirty,
-            topics,
-        }
+        let age = oldest.map(|at| now.since(at));
+        total(topics, inner.working.len(), age, dirty)
+    }
+}
+
+/// Returns the status that follows from the numbers of the topics.
+pub(super) fn total(
+    topics: BTreeMap<Arc<str>, TopicStatus>,
+    working: usize,
+    oldest_unpublished: Option<Duration>,
+    dirty: usize,
+) -> PublisherStatus {
+    let sum = |of: fn(&TopicStatus) -> u64| topics.values().map(of).sum();
+    PublisherStatus {
+        published: sum(|topic| topic.published),
+        duplicates_suppressed: sum(|topic| topic.duplicates_suppressed),
+        working,
+        lag: sum(|topic| topic.lag),
+        oldest_unpublished,
+        dirty,
+        topics,
     }
 }
 

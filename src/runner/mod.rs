@@ -36,7 +36,6 @@ mod failed_event;
 mod handle;
 mod handler;
 mod health;
-mod host;
 mod machine;
 #[cfg(feature = "metrics")]
 pub mod metrics;
@@ -370,7 +369,7 @@ impl Runner {
             codecs: PayloadCodecs::new(),
             ids: Arc::new(SystemIds),
             clock: Arc::new(SystemClock),
-            label: host::name(),
+            label: crate::host::name(),
             lag_interval: Duration::from_secs(10),
             on_halt: OnHalt::default(),
             trace: None,

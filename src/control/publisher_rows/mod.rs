@@ -5,20 +5,26 @@
 //! skip/<shard>    <stream>\u{1f}<version:020> -> SkipRow, never deleted
 //! pub             bootstrap -> BootstrapRow
 //! pub             sweep -> a lease: which process retries the dirty streams
+//! pub             reconcile -> ReconcileRow
+//! pub             inst/<id> -> PublisherInstanceRow: the status of a process that publishes
 //! pub             poller/.. -> leases: which poller walks through a segment of the list
 //! ```
 //! The rows about streams are in the same shards as the watermarks. A publisher with a name has
 //! rows of its own: `dirty/<name>/<shard>`, `skip/<name>/<shard>`, `pub/<name>`.
 mod bootstrap;
 mod dirty;
+mod instance;
 mod poller;
+mod reconcile;
 mod skip;
 
 pub use bootstrap::BootstrapMode;
 pub(crate) use bootstrap::BootstrapRow;
 pub use dirty::DirtyReason;
 pub(crate) use dirty::DirtyRow;
+pub(crate) use instance::{PublisherInstanceRow, TopicNumbers};
 pub(crate) use poller::PollerRows;
+pub(crate) use reconcile::{ReconcileRow, ReconcileRun};
 pub(crate) use skip::SkipRow;
 
 use super::{Rows, Watermarks};

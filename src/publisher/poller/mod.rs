@@ -26,8 +26,14 @@ use futures::{
     stream::FuturesUnordered,
 };
 use leases::Holdings;
-use std::{future::Future, num::NonZeroU32, pin::pin, time::Duration};
+use std::{
+    future::Future,
+    num::NonZeroU32,
+    pin::{Pin, pin},
+    time::Duration,
+};
 use tokio::time::{sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
 use walks::{Look, Poller};
 
 /// The longest time that the store may take to list a page.
@@ -69,7 +75,22 @@ impl Publisher {
             () = &mut shutdown => return Ok(PollReport::default()),
             checked = self.check_only_topic() => checked?,
         }
-        let config = config.within_limits();
+        // The row of the status is deleted before the poller returns.
+        let ended = CancellationToken::new();
+        let poll = async {
+            let polled = self.poll_until(config.within_limits(), shutdown).await;
+            ended.cancel();
+            polled
+        };
+        tokio::join!(poll, self.show_status(ended.cancelled())).0
+    }
+
+    /// Walks through the list until `shutdown` is ready.
+    async fn poll_until(
+        &self,
+        config: PollConfig,
+        mut shutdown: Pin<&mut Fuse<impl Future<Output = ()> + Send>>,
+    ) -> Result<PollReport, PollError> {
         let mut poller = Poller::new(self, config);
         let stop = poller.stop.clone();
         let mut holdings = Some(self.holdings(&config));

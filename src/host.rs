@@ -5,7 +5,7 @@ use std::sync::Arc;
 const FILES: [&str; 2] = ["/proc/sys/kernel/hostname", "/etc/hostname"];
 
 /// Returns the name of the host, or `unknown` if no file tells it.
-pub(super) fn name() -> Arc<str> {
+pub(crate) fn name() -> Arc<str> {
     let names = FILES
         .iter()
         .filter_map(|file| std::fs::read_to_string(file).ok());
