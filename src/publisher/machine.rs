@@ -113,6 +113,10 @@ impl Machine {
     pub(super) fn acknowledged(&self) -> Version {
         version(self.sent)
     }
+    /// Returns the version up to which the messages of the stream were made.
+    pub(super) fn filled(&self) -> Version {
+        version(self.filled)
+    }
     pub(super) fn row(&self) -> Option<Stored<Watermark>> {
         self.row
     }

@@ -20,7 +20,7 @@ pub struct PublisherStatus {
     /// The number of streams that are being published now.
     pub working: usize,
     /// The number of events that are known to wait: those between the watermark and the highest
-    /// version that a notice names, of the streams that are being published now.
+    /// version that a notice names or that was read, of the streams that are being published now.
     pub lag: u64,
     /// The age of the oldest commit that was read and is not acknowledged; `None` if there is none.
     pub oldest_unpublished: Option<Duration>,
@@ -158,9 +158,11 @@ pub(super) struct Working {
     stream: StreamId,
 }
 impl Working {
-    /// Notes how far the stream is, and the time of its oldest commit that waits.
-    pub(super) fn at(&self, acknowledged: Version, oldest: Option<Timestamp>) {
+    /// Notes how far the stream is, the version up to which it was read, and the time of its
+    /// oldest commit that waits.
+    pub(super) fn at(&self, acknowledged: Version, read: Version, oldest: Option<Timestamp>) {
         if let Some(at_work) = self.statuses.lock().working.get_mut(&self.stream) {
+            at_work.named = at_work.named.max(read);
             (at_work.acknowledged, at_work.oldest) = (acknowledged, oldest);
         }
     }

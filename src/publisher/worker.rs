@@ -518,7 +518,8 @@ impl<'a> Worker<'a> {
     /// Shows in the status how far the stream is.
     fn show(&self) {
         if let Some(working) = &self.working {
-            working.at(self.machine.acknowledged(), self.machine.queue.oldest());
+            let (acknowledged, read) = (self.machine.acknowledged(), self.machine.filled());
+            working.at(acknowledged, read, self.machine.queue.oldest());
         }
     }
 

@@ -171,7 +171,7 @@ async fn run(cli: Cli) -> Result<Ending, BoxError> {
         }
         Some(Step::Operator(command)) => {
             let backend = servers::connect(servers, Uses::Everything).await?;
-            steps::operate(&backend.operator(), &command, &shutdown).await
+            steps::operate(&backend, &command, &shutdown).await
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The subcommands and their messages on standard output.
 use crate::What;
-use foldstream::{BoxError, operate::Operator};
+use foldstream::BoxError;
 use shop::{
     backend::Backend,
     chaos,
@@ -122,11 +122,12 @@ pub(crate) async fn project(
 
 /// Carries out a command of the operator.
 pub(crate) async fn operate(
-    operator: &Operator,
+    backend: &Backend,
     command: &OperatorCommand,
     shutdown: &CancellationToken,
 ) -> Result<Ending, BoxError> {
-    let mut console = Console::new(operator, std::io::stdout());
+    let (operator, publisher) = (backend.operator(), backend.publisher());
+    let mut console = Console::new(&operator, &publisher, std::io::stdout());
     Ok(match console.run(command, shutdown).await? {
         Outcome::Done => Ending::AllWell,
         Outcome::NotAll => Ending::NotAll,

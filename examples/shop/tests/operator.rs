@@ -80,9 +80,10 @@ impl Shop {
     async fn try_run(&self, line: &str, by: &[&str]) -> Result<(Outcome, String), CommandError> {
         let words: Vec<_> = line.split(' ').chain(by.iter().copied()).collect();
         let command = operator::parse(&words).unwrap();
-        let (operator, mut text) = (self.backend.operator(), Vec::new());
+        let (operator, publisher) = (self.backend.operator(), self.backend.publisher());
+        let mut text = Vec::new();
         let stop = CancellationToken::new();
-        let outcome = Console::new(&operator, &mut text)
+        let outcome = Console::new(&operator, &publisher, &mut text)
             .run(&command, &stop)
             .await?;
         Ok((outcome, String::from_utf8(text).unwrap()))

@@ -9,9 +9,7 @@ use foldstream::{
     control::PublisherName,
     operate::{OperateError, Operator, Reason},
     ports::{ControlStore, Expect, MessageBus, Row, RowKey, TopicDescription},
-    publisher::{
-        DirtyReason, PollConfig, PublishError, Publisher, ReconcileBudget, SkipError, SweepConfig,
-    },
+    publisher::{DirtyReason, PollConfig, ReconcileBudget, SkipError, SweepConfig},
 };
 use foldstream_testkit::{
     InMemoryEventStore,
@@ -424,14 +422,11 @@ async fn a_number_of_partitions_is_accepted_once_nothing_can_get_out_of_order() 
     assert_eq!(accept(6).await.unwrap(), 1);
     assert_eq!(pinned().await, (TOPIC.into(), 6, Some(6)));
     assert_eq!(accept(6).await.unwrap(), 0, "it is pinned already");
-    let done: Vec<_> = audit(&world)
+    let mut done: Vec<_> = audit(&world)
         .await
         .into_iter()
         .filter_map(|entry| entry.2)
         .collect();
-    assert_eq!(
-        done,
-        [0, 1],
-        "the newest first; what was refused has no number"
-    );
+    done.sort_unstable();
+    assert_eq!(done, [0, 1], "what was refused has no number");
 }

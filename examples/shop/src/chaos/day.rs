@@ -151,9 +151,10 @@ impl<W: Write + Send> Day<W> {
         let shown: Vec<_> = words.iter().map(|word| quoted(word)).collect();
         self.say(format!("   $ shop {}", shown.join(" ")))?;
         let command = operator::parse(words)?;
-        let (operator, mut text) = (self.backend.operator(), Vec::new());
+        let (operator, publisher) = (self.backend.operator(), self.backend.publisher());
+        let mut text = Vec::new();
         let stop = CancellationToken::new();
-        let outcome = Console::new(&operator, &mut text)
+        let outcome = Console::new(&operator, &publisher, &mut text)
             .run(&command, &stop)
             .await?;
         for line in String::from_utf8_lossy(&text).lines() {

@@ -48,6 +48,9 @@ pub enum OperatorCommand {
     /// Lists the circuit breakers that processes share, with their votes. Takes some seconds while
     /// there are votes, because a vote counts only if it is renewed.
     Breakers,
+    /// Shows and repairs what publishes the events.
+    #[command(subcommand)]
+    Publisher(PublisherCommand),
     /// Lists who did what on a day, and why; the newest first.
     Audit(AuditArgs),
 }
@@ -180,6 +183,51 @@ pub enum JobCommand {
         processor: String,
         /// The id of the redrive.
         job: JobId,
+        /// The operator who acts.
+        #[command(flatten)]
+        by: By,
+    },
+}
+
+/// A command about publishers, streams that they publish, and topics.
+#[derive(Clone, Debug, Subcommand)]
+pub enum PublisherCommand {
+    /// Lists the running publishers with their numbers, and what the last reconciliation found.
+    Status,
+    /// Lists the streams, each with the version up to which it is published.
+    Streams,
+    /// Lists the streams that were set aside, with the last error.
+    Dirty,
+    /// Lists the topics with their pinned numbers of partitions.
+    Topics,
+    /// Tries the streams that were set aside again.
+    Sweep {
+        /// The operator who acts.
+        #[command(flatten)]
+        by: By,
+    },
+    /// Compares all streams with the topic, and publishes those that are behind.
+    Reconcile {
+        /// The operator who acts.
+        #[command(flatten)]
+        by: By,
+    },
+    /// Keeps an event out of the topic that cannot be published. What waits after it goes on.
+    Skip {
+        /// The stream, as in cart#c0001.
+        stream: StreamId,
+        /// The version of the event.
+        version: u64,
+        /// The operator who acts.
+        #[command(flatten)]
+        by: By,
+    },
+    /// Accepts that a topic has another number of partitions.
+    AcceptPartitions {
+        /// The name of the topic.
+        topic: String,
+        /// The number that the topic has now.
+        partitions: u32,
         /// The operator who acts.
         #[command(flatten)]
         by: By,

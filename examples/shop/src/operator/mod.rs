@@ -7,17 +7,19 @@ mod act;
 mod args;
 mod breakers;
 mod find;
+mod publishing;
 mod show;
 
 pub use args::{
-    AuditArgs, By, EventArgs, JobCommand, LetterCommand, OperatorCommand, RedriveArgs,
-    RedriveTarget,
+    AuditArgs, By, EventArgs, JobCommand, LetterCommand, OperatorCommand, PublisherCommand,
+    RedriveArgs, RedriveTarget,
 };
 pub use find::{Target, TargetError};
 
 use foldstream::{
     BoxError,
     operate::{OperateError, Operator},
+    publisher::Publisher,
 };
 use std::{io, time::Duration};
 use tokio_util::sync::CancellationToken;
@@ -54,15 +56,17 @@ pub enum CommandError {
 #[derive(Debug)]
 pub struct Console<'a, W> {
     operator: &'a Operator,
+    publisher: &'a Publisher,
     out: W,
     poll: Duration,
 }
 
 impl<'a, W: io::Write + Send> Console<'a, W> {
-    /// Creates a console that writes to `out`.
-    pub const fn new(operator: &'a Operator, out: W) -> Self {
+    /// Creates a console that writes to `out`. The publisher publishes what a command asks for.
+    pub const fn new(operator: &'a Operator, publisher: &'a Publisher, out: W) -> Self {
         Self {
             operator,
+            publisher,
             out,
             poll: Duration::from_secs(1),
         }
@@ -103,6 +107,7 @@ impl<'a, W: io::Write + Send> Console<'a, W> {
             OperatorCommand::Pause { processor, by } => self.pause(processor, by).await,
             OperatorCommand::Resume { processor, by } => self.resume(processor, by).await,
             OperatorCommand::Breakers => self.breakers().await,
+            OperatorCommand::Publisher(command) => self.publishing(command).await,
             OperatorCommand::Audit(args) => self.audit(args).await,
         }
     }
