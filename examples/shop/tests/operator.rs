@@ -453,7 +453,8 @@ async fn a_redrive_that_was_stopped_is_continued_or_aborted() {
         Vec::new(),
     );
     stop.cancel();
-    let outcome = Console::new(&operator, &mut text)
+    let publisher = shop.backend.publisher();
+    let outcome = Console::new(&operator, &publisher, &mut text)
         .run(&command, &stop)
         .await
         .unwrap();

@@ -4,6 +4,7 @@ mod bootstrap;
 mod deadline;
 mod dirty;
 mod fork;
+mod memory;
 mod operator;
 mod outbox;
 mod partitions;
