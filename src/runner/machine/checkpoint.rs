@@ -241,7 +241,17 @@ impl Machine {
             }
             None => self.halt(self.rules.flush_error(error), now),
         }
+        self.forget_failed_flushes();
         self.checkpoint_ended();
+    }
+
+    /// Forgets that flushes have failed if nothing is left that was to be flushed: the next flush
+    /// is of other effects, and has all its retries.
+    pub(super) fn forget_failed_flushes(&mut self) {
+        let mut owned = self.partitions.owned.values();
+        if owned.all(|owned| owned.effects.is_flushed()) {
+            self.checkpoint.flushes = Retry::new(self.rules.retry(), Version::NONE);
+        }
     }
 
     fn store_positions(&mut self, now: Instant) {

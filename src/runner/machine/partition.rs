@@ -83,6 +83,10 @@ impl Effects {
     pub(super) fn has_buffered(&self, stream: &StreamId) -> bool {
         self.touched.contains(stream) || self.flushing.contains(stream)
     }
+    /// Returns true if no effects are buffered.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.touched.is_empty() && self.flushing.is_empty()
+    }
     /// Returns the streams whose effects may be buffered, some of them twice, in no order.
     pub(super) fn buffered(&self) -> impl Iterator<Item = &StreamId> {
         self.touched.iter().chain(&self.flushing)

@@ -295,6 +295,7 @@ impl Machine {
                 self.checkpoint.forget(owned.effects.take_buffered());
             }
         }
+        self.forget_failed_flushes();
     }
 
     pub(super) fn no_position(

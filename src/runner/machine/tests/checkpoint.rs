@@ -6,7 +6,10 @@ use super::{
     },
     driven::{Driven, SECOND, away, commits, flushes, has, policy, starts},
 };
-use crate::{ports::AssignmentEpoch, runner::DeliveryLevel};
+use crate::{
+    ports::AssignmentEpoch,
+    runner::{DeliveryLevel, HandlerError},
+};
 
 /// Returns the streams and versions of the positions that are to be stored.
 fn stored(effects: &[Effect]) -> Vec<(String, u64)> {
@@ -111,6 +114,37 @@ fn what_is_buffered_of_a_lost_partition_is_forgotten_after_the_flush_that_runs()
     let effects = driven.pass(10 * SECOND);
     assert!(!flushes(&effects) && starts(&effects).is_empty());
     assert_eq!(starts(&driven.on(Input::Forgotten(Ok(())))), ["gone"]);
+}
+
+#[test]
+fn a_flush_has_all_its_retries_once_what_could_not_be_flushed_is_gone() {
+    for is_lost in [true, false] {
+        let mut driven = Driven::serving(policy().with_commit_interval(SECOND), &[0]);
+        let _ = driven.deliver(0, 0, "a", 1);
+        let _ = driven.finish("a");
+        assert!(flushes(&driven.pass(2 * SECOND)));
+        let away = || Input::Flushed(Err(HandlerError::transient("away")));
+        let _ = driven.on(away());
+        if is_lost {
+            // The first retry has begun at once.
+            let mut again = driven.lose(0);
+            again.extend(driven.on(away()));
+            assert_eq!(forgets(&again), ["a"]);
+            again.extend(driven.on(Input::Forgotten(Ok(()))));
+            again.extend(driven.assign(0, 2));
+            again.extend(driven.begin(0, 2));
+            let _ = driven.settle(again);
+            // Longer than a flush is tried again.
+            let _ = driven.pass(3_600 * SECOND);
+            let _ = driven.deliver_under(2, record(0, 0, "a", 1));
+            let _ = driven.finish("a");
+        }
+        assert_eq!(flushes(&driven.pass(3_600 * SECOND)), is_lost);
+        let mut effects = driven.on(away());
+        effects.extend(driven.pass(60 * SECOND));
+        let has_halted = has(&effects, |e| matches!(e, Effect::Leave));
+        assert_eq!(has_halted, !is_lost, "{effects:?}");
+    }
 }
 
 #[test]
