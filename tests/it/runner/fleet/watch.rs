@@ -9,8 +9,8 @@ use std::{
 };
 
 /// The most moments of one run at which its thread has nothing to do until the clock moves on. The
-/// longest runs take a fifth of this.
-const MOMENTS: u64 = 50_000;
+/// longest of the short runs has fewer than 2,000.
+const MOMENTS: u64 = 20_000;
 
 /// The real time that a thread may be busy without such a moment. Most runs take a tenth of a
 /// second in all.
