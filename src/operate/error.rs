@@ -149,7 +149,7 @@ pub enum OperateError {
     },
     /// The event cannot be kept out of the topic.
     #[error("the event cannot be skipped")]
-    SkipPublishing(#[from] SkipError),
+    SkipPublishing(#[source] Box<SkipError>),
     /// The dirty streams cannot be tried again.
     #[error("the dirty streams cannot be tried again")]
     Sweep(#[from] SweepError),
@@ -163,6 +163,12 @@ pub enum OperateError {
         /// The id of the job.
         job: JobId,
     },
+}
+
+impl From<SkipError> for OperateError {
+    fn from(error: SkipError) -> Self {
+        Self::SkipPublishing(Box::new(error))
+    }
 }
 
 impl OperateError {

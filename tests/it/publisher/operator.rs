@@ -266,8 +266,8 @@ async fn an_operator_skips_an_event_that_cannot_be_published() {
         "{source}"
     );
     assert!(matches!(
-        wrong,
-        OperateError::SkipPublishing(SkipError::NotRefused { .. })
+        &wrong,
+        OperateError::SkipPublishing(why) if matches!(**why, SkipError::NotRefused { .. })
     ));
     assert_eq!(audit(&world).await, [], "nothing was done");
     let skipped = operator
