@@ -6,7 +6,7 @@ use foldstream::{
 };
 use foldstream_dynamodb::{ConfigError, DynamoDb, DynamoDbConfig, DynamoDbError};
 use foldstream_kafka::{KafkaConfig, KafkaConfigError, KafkaMessageBus};
-use std::{collections::BTreeMap, env, ffi::OsString, fmt, time::Duration};
+use std::{collections::BTreeMap, env, ffi::OsString, time::Duration};
 
 /// The configuration of the function.
 ///
@@ -21,7 +21,7 @@ use std::{collections::BTreeMap, env, ffi::OsString, fmt, time::Duration};
 /// run(config.handler(publisher, bus)).await
 /// # }
 /// ```
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub struct LambdaConfig {
     dynamodb: DynamoDbConfig,
     kafka: KafkaConfig,
@@ -31,21 +31,6 @@ pub struct LambdaConfig {
     max_age: Duration,
     max_behind: u64,
     freeze: Duration,
-}
-
-impl fmt::Debug for LambdaConfig {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LambdaConfig")
-            .field("dynamodb", &self.dynamodb)
-            .field("kafka", &self.kafka)
-            .field("route", &self.route)
-            .field("source", &self.source)
-            .field("concurrency", &self.concurrency)
-            .field("max_age", &self.max_age)
-            .field("max_behind", &self.max_behind)
-            .field("freeze", &self.freeze)
-            .finish()
-    }
 }
 
 /// The error of a configuration that cannot work, found before any connection.
