@@ -123,6 +123,28 @@ impl BootRows {
         Ok(())
     }
 
+    /// Gives every partition of a replay's hand-over a row, and then each topic. The rows are the
+    /// same whoever writes them, so that a run that was broken off writes them again.
+    pub(crate) async fn hand_over(
+        &mut self,
+        offsets: &BTreeMap<PartitionId, Offset>,
+    ) -> Result<(), ControlStoreError> {
+        let mut topics: BTreeMap<Arc<str>, u32> = BTreeMap::new();
+        for (partition, offset) in offsets {
+            *topics.entry(partition.topic.clone()).or_default() += 1;
+            self.resolve_partition(partition.clone(), *offset).await?;
+        }
+        for (topic, partitions) in topics {
+            let key = RowKey::new(self.partition.clone(), &*topic);
+            // If the row is there already, it is as good.
+            let _ = self
+                .rows
+                .put(&key, Booted { partitions }, Expect::Absent)
+                .await?;
+        }
+        Ok(())
+    }
+
     /// Reads the existing rows, and lists the start offsets of the partitions that have none.
     async fn missing(
         &mut self,

@@ -22,6 +22,7 @@ mod order;
 mod position;
 pub(crate) mod processor_rows;
 pub(crate) mod publisher_rows;
+mod replay;
 mod requests;
 mod restore;
 mod rows;
@@ -38,7 +39,7 @@ pub(crate) use self::{
     audit::{AuditRow, date as audit_date},
     boot::{BootError, BootRows},
     discard::{DiscardRow, DiscardState},
-    generation::{Generations, join as join_generation},
+    generation::{Generations, State as GenerationState, join as join_generation},
     hex_id::InvalidHexId,
     instance::{InstanceId, InstanceRow, InstanceState},
     job::{Item, ItemPage, ItemState, ItemTarget, JobId, JobRow},
@@ -49,6 +50,7 @@ pub(crate) use self::{
     order::{LaneHash, OrderKey, OrderRow},
     park::{Followed, ParkFailure, ParkId, ParkNotes, ParkRow, ParkState, Request, merge},
     processor_rows::{ChangeToken, LetterKey, ProcessorRows},
+    replay::{RunFilter, RunProcessor, RunRow, SegmentCounts, SegmentRow},
     requests::PauseRow,
     rows::{DeleteIf, KeyedPage, PutIf, Races, Rows},
     topic_pin::TopicPins,
@@ -62,6 +64,7 @@ pub(crate) use publisher_rows::{
     ReconcileRun, SkipRow, TopicNumbers,
 };
 pub use publisher_rows::{InvalidPublisherName, PublisherName};
+pub use replay::{ReplayMode, RunId, RunState};
 pub use restore::{
     Finding, InvalidRestoreCursor, RestoreCursor, RestoreError, RestorePage, RestoreRepair,
     WritesSinceRestore,
