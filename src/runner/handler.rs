@@ -38,7 +38,7 @@ pub trait Listener: Send + Sync + 'static {
         event: &Self::Events,
         ctx: &EventContext,
     ) -> impl Future<Output = HandlerResult> + Send;
-    /// Handles neighbouring events of one lane with one call, in order. The runner calls it if
+    /// Handles neighbouring events of one stream with one call, in order. The runner calls it if
     /// [`ProcessorPolicy::with_max_batch`](super::ProcessorPolicy::with_max_batch) allows more than
     /// one event.
     ///
@@ -123,7 +123,7 @@ pub trait Projector: Send + Sync + 'static {
         event: &Self::Events,
         ctx: &EventContext,
     ) -> impl Future<Output = HandlerResult> + Send;
-    /// Projects neighbouring events of one lane with one call, in order. The runner calls it if
+    /// Projects neighbouring events of one stream with one call, in order. The runner calls it if
     /// [`ProcessorPolicy::with_max_batch`](super::ProcessorPolicy::with_max_batch) allows more than
     /// one event.
     ///

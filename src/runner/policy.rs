@@ -248,7 +248,7 @@ impl ProcessorPolicy {
         self.checkpoint_interval = Some(interval);
         self
     }
-    /// Sets the most neighbouring events of a lane that one call of
+    /// Sets the most neighbouring events of a stream that one call of
     /// [`handle_batch`](super::Listener::handle_batch) or
     /// [`project_batch`](super::Projector::project_batch) gets. Default 1: the handler is called
     /// for each event. A batch ends where an event of another stream follows, also in a lane that
