@@ -14,8 +14,7 @@ pub enum PublishMode {
     /// index `unpublished`.
     ///
     /// Costs one write to the index when a commit is stored, and one write to table and index when
-    /// its marker is cleared.
-    #[default]
+    /// its marker is cleared. Intended for development and small loads.
     Poller,
     /// Gives each commit a marker as [`PublishMode::Poller`] does, while the change stream
     /// reports it too.
@@ -28,6 +27,7 @@ pub enum PublishMode {
     ///
     /// In this mode [`EventStore::unpublished`](foldstream::ports::EventStore::unpublished) is
     /// `Refused(Unsupported)`.
+    #[default]
     Stream,
 }
 
@@ -94,7 +94,7 @@ pub struct DynamoDbConfig {
     /// an `http://` endpoint.
     pub region: Option<String>,
     /// The way in which the publisher learns of new commits. `None` (the default) uses the mode of
-    /// existing tables, and [`PublishMode::Poller`] for new ones.
+    /// existing tables, and [`PublishMode::Stream`] for new ones.
     ///
     /// Tables of another mode are refused. [`set_publish_mode`](crate::set_publish_mode) changes
     /// the mode of tables.

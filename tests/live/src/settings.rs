@@ -1,5 +1,5 @@
 //! The settings of a worker process.
-use foldstream_dynamodb::{DynamoDb, DynamoDbConfig};
+use foldstream_dynamodb::{DynamoDb, DynamoDbConfig, PublishMode};
 use foldstream_kafka::{KafkaConfig, KafkaMessageBus};
 use serde::{Deserialize, Serialize};
 use std::{path::PathBuf, time::Duration};
@@ -91,10 +91,11 @@ impl WorkerSettings {
 }
 
 /// Returns the configuration of stores on a server that a busy machine may keep from answering for
-/// many seconds.
+/// many seconds. Commits have markers, for a poller.
 pub fn dynamodb_config(endpoint: &str, name: &str) -> DynamoDbConfig {
     DynamoDbConfig::default()
         .with_endpoint(endpoint)
         .with_prefix(format!("{name}-"))
+        .with_publish_mode(PublishMode::Poller)
         .with_attempt_timeout(Duration::from_secs(30))
 }

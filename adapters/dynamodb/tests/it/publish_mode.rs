@@ -66,6 +66,15 @@ async fn a_process_of_another_mode_is_refused_and_told_what_to_do() {
 }
 
 #[tokio::test]
+async fn new_tables_have_the_mode_stream_unless_another_one_is_configured() {
+    let server = Server::start();
+    let stores = server.stores_with(server.config()).await;
+    assert!(!lists_what_it_appends(&stores).await);
+    let stream = server.config().with_publish_mode(PublishMode::Stream);
+    DynamoDb::connect(stream).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_process_without_a_mode_takes_that_of_the_tables() {
     for stored in ALL {
         let server = Server::start();
@@ -74,7 +83,7 @@ async fn a_process_without_a_mode_takes_that_of_the_tables() {
             .await
             .unwrap();
         // Another call without a mode does not change the mode.
-        let stores = server.stores().await;
+        let stores = server.stores_with(server.config()).await;
         assert_eq!(
             lists_what_it_appends(&stores).await,
             stored.marks_commits(),
@@ -98,7 +107,7 @@ async fn a_new_mode_holds_for_every_process_that_connects_from_then_on() {
                 assert_names_the_mode(&connected.unwrap_err(), to, from);
             }
             // The tables may also have been created without the index of markers.
-            let stores = server.stores().await;
+            let stores = server.stores_with(server.config()).await;
             assert_eq!(
                 lists_what_it_appends(&stores).await,
                 to.marks_commits(),
@@ -140,7 +149,7 @@ async fn changing_the_mode_keeps_what_a_later_build_has_written_into_the_row() {
     changed.remove("d");
     later.remove("d");
     assert_eq!(changed, later);
-    server.stores().await;
+    server.stores_with(server.config()).await;
 }
 
 #[tokio::test]

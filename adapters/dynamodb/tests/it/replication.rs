@@ -140,7 +140,7 @@ mod contract {
     async fn fresh() -> Arc<dyn EventStore> {
         let server = Server::start();
         let config = server
-            .config()
+            .poller()
             .with_replication(Replication::StronglyConsistent);
         Arc::new(server.stores_with(config).await.event_store())
     }

@@ -19,7 +19,9 @@ use foldstream::{
     CommitId, StreamHead, StreamId, Timestamp,
     ports::{Append, Commit, EventData, EventStore, EventStoreError, ReadFrom},
 };
-use foldstream_dynamodb::{DynamoDb, DynamoDbConfig, DynamoDbError, TableOptions, create_tables};
+use foldstream_dynamodb::{
+    DynamoDb, DynamoDbConfig, DynamoDbError, PublishMode, TableOptions, create_tables,
+};
 use foldstream_testkit::embedded::DynamoDbServer;
 use futures::TryStreamExt as _;
 use std::{
@@ -49,9 +51,13 @@ impl Server {
     pub(crate) fn config(&self) -> DynamoDbConfig {
         DynamoDbConfig::default().with_endpoint(&self.endpoint)
     }
-    /// Creates the tables, and returns the stores.
+    /// Returns the configuration for tables whose commits have markers.
+    pub(crate) fn poller(&self) -> DynamoDbConfig {
+        self.config().with_publish_mode(PublishMode::Poller)
+    }
+    /// Creates tables whose commits have markers, and returns the stores.
     pub(crate) async fn stores(&self) -> DynamoDb {
-        self.stores_with(self.config()).await
+        self.stores_with(self.poller()).await
     }
     pub(crate) async fn stores_with(&self, config: DynamoDbConfig) -> DynamoDb {
         create_tables(&config, &TableOptions::default())
@@ -64,7 +70,7 @@ impl Server {
         &self,
         fate: impl Fn(&Call) -> Fate + Send + Sync + 'static,
     ) -> (DynamoDb, Wire) {
-        let config = self.config();
+        let config = self.poller();
         create_tables(&config, &TableOptions::default())
             .await
             .unwrap();

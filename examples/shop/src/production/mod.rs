@@ -12,7 +12,7 @@ use foldstream::{
     runner::{EventContext, HandlerResult, ModelId, ResultExt},
 };
 use foldstream_dynamodb::{
-    DynamoDb, DynamoDbConfig, DynamoDbControlStore, DynamoDbError, ReadModel,
+    DynamoDb, DynamoDbConfig, DynamoDbControlStore, DynamoDbError, PublishMode, ReadModel,
     ReadModelError as Failure, ReadModelRow, TableOptions, create_tables,
 };
 use foldstream_kafka::{KafkaConfig, KafkaConfigError, KafkaMessageBus, TopicSpec};
@@ -111,6 +111,9 @@ impl ConnectError {
 impl Servers {
     fn dynamodb(&self) -> Result<DynamoDbConfig, DynamoDbError> {
         let config = DynamoDbConfig::from_env()?;
+        // The shop publishes with a poller, which needs markers.
+        let mode = config.publish_mode.unwrap_or(PublishMode::Poller);
+        let config = config.with_publish_mode(mode);
         Ok(match &self.dynamodb {
             Some(url) => config.with_endpoint(url),
             None => config,
