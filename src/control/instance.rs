@@ -8,7 +8,7 @@
 use super::{DeleteIf, KeyedPage, LetterClass, PutIf, Rows, hex_id::hex_id};
 use crate::{
     Timestamp,
-    ports::{ControlStoreError, Expect, RangeQuery, Revision, RowKey},
+    ports::{ControlStoreError, RangeQuery, Revision, RowKey},
 };
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -78,16 +78,12 @@ pub(crate) struct InstanceRow {
     pub(crate) partitions: u32,
 }
 
-/// The time after which the row of a silent instance expires.
-const EXPIRY: Duration = Duration::from_secs(600);
-
 fn partition(processor: &str) -> String {
     format!("inst/{processor}")
 }
 
 impl Rows {
-    /// Writes the row of this instance. Every write has another revision, which shows that the
-    /// instance is alive.
+    /// Writes the row of this instance.
     pub(crate) async fn instance_put(
         &self,
         processor: &str,
@@ -96,8 +92,7 @@ impl Rows {
         now: Timestamp,
     ) -> Result<PutIf<InstanceRow>, ControlStoreError> {
         let key = RowKey::new(partition(processor), instance.to_string());
-        let expires_at = Some(now.plus(EXPIRY));
-        self.put_until(&key, row, Expect::Any, expires_at).await
+        self.put_alive(&key, row, now, Duration::ZERO).await
     }
 
     /// Deletes the row of this instance, which stops.

@@ -45,13 +45,13 @@ pub(crate) struct FoundLease(pub(super) Stored<LeaseRow>);
 
 /// The last write that a process has seen in a row, and since when.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct LastSeen(Option<(Revision, Instant)>);
+pub(super) struct LastSeen(Option<(Revision, Instant)>);
 
 impl LastSeen {
     /// Returns true if this very write has been the row for the lease time, that of the reader or
     /// that of the writer, whichever is longer. A write that is new to the reader begins to count
     /// now.
-    pub(crate) fn stands_still(&mut self, found: &FoundLease, time: Duration) -> bool {
+    pub(super) fn stands_still(&mut self, found: &FoundLease, time: Duration) -> bool {
         let row = &found.0;
         match self.0 {
             Some((revision, since)) if revision == row.revision => {
@@ -101,6 +101,9 @@ impl Leases {
 
     pub(crate) const fn time(&self) -> Duration {
         self.time
+    }
+    pub(super) const fn rows(&self) -> &Rows {
+        &self.rows
     }
     pub(super) fn millis(&self) -> u64 {
         // Rounded up, and limited to what the row can hold.

@@ -17,6 +17,7 @@ pub(crate) mod job;
 mod large;
 mod lease;
 pub(crate) mod letters;
+mod members;
 mod park;
 mod order;
 mod position;
@@ -56,8 +57,8 @@ pub(crate) use self::{
     topic_pin::TopicPins,
 };
 pub use large::{LargePut, LargeRows};
-pub(crate) use lease::LastSeen;
 pub use lease::{Contender, Lease, Leases};
+pub use members::Members;
 pub(crate) use position::StreamPositions;
 pub(crate) use publisher_rows::{
     BootstrapRow, DirtyRow, PollerRows, PublisherInstanceRow, PublisherRows, ReconcileRow,

@@ -57,6 +57,9 @@ const RACES: RetryPolicy = RetryPolicy::new(
 )
 .with_immediate(2);
 
+/// The least time after which the row of a process that has died expires.
+pub(super) const ALIVE: Duration = Duration::from_secs(600);
+
 /// The lost races of one compare-and-set, or of one read of several rows. Each means that another
 /// process has changed what was just read.
 #[derive(Debug, Default)]
@@ -163,6 +166,20 @@ impl Rows {
     ) -> Result<PutIf<T>, ControlStoreError> {
         let revision = self.ids.revision();
         self.put_as(key, value, revision, expect, expires_at).await
+    }
+
+    /// Writes the row of a process that runs. Every write has another revision, which shows that
+    /// the process is alive. If the process dies, the row expires after [`ALIVE`], or after `lives`
+    /// if that is longer.
+    pub(super) async fn put_alive<T: Serialize + DeserializeOwned>(
+        &self,
+        key: &RowKey,
+        value: T,
+        now: Timestamp,
+        lives: Duration,
+    ) -> Result<PutIf<T>, ControlStoreError> {
+        let expires_at = Some(now.plus(ALIVE.max(lives)));
+        self.put_until(key, value, Expect::Any, expires_at).await
     }
 
     /// Returns a revision that no write has used.

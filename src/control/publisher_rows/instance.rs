@@ -9,7 +9,7 @@ use super::PublisherRows;
 use crate::{
     Timestamp,
     control::{InstanceId, KeyedPage},
-    ports::{ControlStoreError, Expect, RangeQuery, RowKey, SortBounds},
+    ports::{ControlStoreError, RangeQuery, RowKey, SortBounds},
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, time::Duration};
@@ -62,8 +62,6 @@ pub(crate) struct TopicNumbers {
     pub(crate) acknowledged: Option<Timestamp>,
 }
 
-/// The time after which the row of a silent publisher expires.
-const EXPIRY: Duration = Duration::from_secs(600);
 const PREFIX: &str = "inst/";
 
 impl PublisherRows {
@@ -77,11 +75,9 @@ impl PublisherRows {
         instance: InstanceId,
         row: PublisherInstanceRow,
     ) -> Result<(), ControlStoreError> {
-        let expires_at = Some(row.updated.plus(EXPIRY));
-        let key = self.instance_key(instance);
+        let (key, now) = (self.instance_key(instance), row.updated);
         // Without a condition there is no conflict.
-        let put = self.rows.put_until(&key, row, Expect::Any, expires_at);
-        let _ = put.await?;
+        let _ = self.rows.put_alive(&key, row, now, Duration::ZERO).await?;
         Ok(())
     }
 

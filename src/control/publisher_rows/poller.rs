@@ -2,17 +2,16 @@
 //!
 //! ```text
 //! pub   poller/<segments>/<index>     a lease: which poller walks through the segment
-//!       poller/<segments>/by/<id>     a poller that runs; the value is a lease's, under epoch 1
+//!       poller/<segments>/by/<id>     a poller that runs: one of the `Members`
 //! ```
 //! A poller renews its own row and its leases together, so that others see within the lease time
 //! that it is dead. Its row expires, since each start of a process has another id.
 use super::PublisherRows;
 use crate::{
-    Timestamp,
-    control::lease::{FoundLease, LeaseRow, Leases},
-    ports::{ControlStoreError, Expect, RangeQuery, RowKey, SortBounds},
+    control::lease::{FoundLease, LeaseRow},
+    ports::{ControlStoreError, RangeQuery, RowKey, SortBounds},
 };
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 /// The rows of all pollers that have the same number of segments.
 #[derive(Clone, Debug, Default)]
@@ -28,9 +27,6 @@ enum Key {
     Segment(u32),
     Poller(String),
 }
-
-/// The least time after which the row of a silent poller expires.
-const EXPIRY: Duration = Duration::from_secs(600);
 
 fn prefix(segments: u32) -> String {
     format!("poller/{segments}/")
@@ -50,7 +46,8 @@ impl PublisherRows {
         self.single_key(&format!("{}{index}", prefix(segments)))
     }
 
-    fn poller_key(&self, segments: u32, id: &str) -> RowKey {
+    /// Returns the key of the row of a poller.
+    pub(crate) fn poller_key(&self, segments: u32, id: &str) -> RowKey {
         self.single_key(&format!("{}by/{id}", prefix(segments)))
     }
 
@@ -78,49 +75,16 @@ impl PublisherRows {
             }
         }
     }
-
-    /// Writes the row of a poller. Every write has another revision, which shows that the poller
-    /// is alive.
-    pub(crate) async fn poller_put(
-        &self,
-        segments: u32,
-        id: &str,
-        leases: &Leases,
-        now: Timestamp,
-    ) -> Result<(), ControlStoreError> {
-        let row = LeaseRow {
-            epoch: 1,
-            owner: Some(id.into()),
-            millis: leases.millis(),
-        };
-        let lives = EXPIRY.max(leases.time().saturating_mul(4));
-        let key = self.poller_key(segments, id);
-        let expires_at = Some(now.plus(lives));
-        // Without a condition there is no conflict.
-        let _ = self
-            .rows
-            .put_until(&key, row, Expect::Any, expires_at)
-            .await?;
-        Ok(())
-    }
-
-    /// Deletes the row of a poller that ends.
-    pub(crate) async fn poller_delete(
-        &self,
-        segments: u32,
-        id: &str,
-    ) -> Result<(), ControlStoreError> {
-        self.rows.remove(&self.poller_key(segments, id)).await
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        control::{Rows, test_store::TestStore},
+        control::{Leases, Rows, test_store::TestStore},
         ports::ControlStore,
     };
+    use std::time::Duration;
 
     #[tokio::test]
     async fn the_stored_form_of_a_pollers_rows_is_fixed() {
@@ -128,14 +92,15 @@ mod tests {
         let rows = PublisherRows::over(Rows::new(store.clone(), store.clone()), None);
         let leases = Leases::new(store.clone(), store.clone(), Duration::from_secs(15));
         let now = crate::Clock::now(&*store);
-        rows.poller_put(8, "a1", &leases, now).await.unwrap();
+        let members = leases.members(rows.poller_key(8, "a1"), "a1");
+        members.announce(now).await.unwrap();
         let mut contender = leases.contender(rows.poller_lease_key(8, 3), "a1");
         contender.try_take().await.unwrap().unwrap();
 
         let row = store.get(&RowKey::new("pub", "poller/8/by/a1")).await;
         let row = row.unwrap().unwrap();
         assert_eq!(row.value, r#"{"e":1,"o":"a1","t":15000}"#);
-        assert_eq!(row.expires_at, Some(now.plus(EXPIRY)));
+        assert_eq!(row.expires_at, Some(now.plus(Duration::from_secs(600))));
         let row = store.get(&RowKey::new("pub", "poller/8/3")).await;
         let row = row.unwrap().unwrap();
         assert_eq!(row.value, r#"{"e":1,"o":"a1","t":15000}"#);
@@ -146,7 +111,7 @@ mod tests {
         assert_eq!(found.pollers.keys().collect::<Vec<_>>(), ["a1"]);
         // Pollers with another number of segments share nothing with these.
         assert!(rows.pollers(80).await.unwrap().pollers.is_empty());
-        rows.poller_delete(8, "a1").await.unwrap();
+        members.leave().await.unwrap();
         assert!(rows.pollers(8).await.unwrap().pollers.is_empty());
     }
 }

@@ -8,7 +8,7 @@
 //! whose holder was silent for the lease time.
 use crate::{
     Clock,
-    control::{Contender, LastSeen, Lease, Leases, PollerRows, PublisherRows},
+    control::{Contender, Lease, Leases, Members, PollerRows, PublisherRows},
     ports::ControlStoreError,
 };
 use futures::{FutureExt, future::join_all};
@@ -31,12 +31,10 @@ pub(super) struct Holdings {
     rows: PublisherRows,
     leases: Leases,
     clock: Arc<dyn Clock>,
-    /// The id of this poller.
-    id: String,
+    /// The pollers that share the segments, this one among them.
+    pollers: Members,
     contenders: Vec<Contender>,
     held: BTreeMap<u32, Lease>,
-    /// The other pollers' rows as last seen.
-    pollers: BTreeMap<String, LastSeen>,
 }
 
 /// The work of one round, besides the renewal of what is held.
@@ -77,12 +75,11 @@ impl Holdings {
         let contenders = keys.map(|key| leases.contender(key, id.clone())).collect();
         Self {
             contenders,
+            pollers: leases.members(rows.poller_key(segments, &id), id),
             rows,
             leases,
             clock,
-            id,
             held: BTreeMap::new(),
-            pollers: BTreeMap::new(),
         }
     }
 
@@ -123,8 +120,7 @@ impl Holdings {
     pub(super) async fn end(mut self) {
         let held = self.held.keys().copied().collect();
         self.release(held).await;
-        let deleted = self.rows.poller_delete(self.segments(), &self.id);
-        if let Err(error) = self.within(deleted).await {
+        if let Err(error) = self.within(self.pollers.leave()).await {
             let error = crate::chain(&error);
             tracing::debug!(error, "the row of the poller expires");
         }
@@ -149,8 +145,8 @@ impl Holdings {
 
     /// Renews the leases and the row of this poller.
     async fn renew(&mut self, round: &mut Round) {
-        let (time, segments, now) = (self.leases.time(), self.segments(), self.clock.now());
-        let alive = self.rows.poller_put(segments, &self.id, &self.leases, now);
+        let (time, now) = (self.leases.time(), self.clock.now());
+        let alive = self.pollers.announce(now);
         let renewals = self
             .held
             .iter_mut()
@@ -178,9 +174,8 @@ impl Holdings {
 
     /// Takes segments up to the share of this poller.
     async fn balance(&mut self, found: PollerRows, round: &mut Round) {
-        let mut alive = self.alive(&found);
-        alive.insert(self.id.clone());
-        let share = share(self.contenders.len(), &alive, &self.id);
+        self.pollers.observe_found(&found.pollers);
+        let share = self.pollers.share(self.contenders.len());
         // All rows are looked at, so that it is known since when each holder is silent.
         let mut free = Vec::new();
         for (index, contender) in (0..).zip(&mut self.contenders) {
@@ -208,19 +203,6 @@ impl Holdings {
         }
         round.surplus = self.held.len().saturating_sub(share);
         round.wants_more = self.held.len() < share;
-    }
-
-    /// Returns the pollers whose rows have moved within the lease time, or were not seen before.
-    fn alive(&mut self, found: &PollerRows) -> BTreeSet<String> {
-        self.pollers.retain(|id, _| found.pollers.contains_key(id));
-        let mut alive = BTreeSet::new();
-        for (id, row) in &found.pollers {
-            let seen = self.pollers.entry(id.clone()).or_default();
-            if !seen.stands_still(row, self.leases.time()) {
-                alive.insert(id.clone());
-            }
-        }
-        alive
     }
 
     async fn within<T>(
@@ -256,34 +238,4 @@ async fn within<T>(
     timeout(time / RENEWALS, call)
         .map(|done| done.unwrap_or_else(given_up))
         .await
-}
-
-/// Returns the number of segments that one of these pollers takes. The shares differ by one at
-/// most, and their sum is the number of segments.
-fn share(segments: usize, pollers: &BTreeSet<String>, id: &str) -> usize {
-    let before = pollers
-        .iter()
-        .take_while(|poller| poller.as_str() < id)
-        .count();
-    let all = pollers.len().max(1);
-    segments / all + usize::from(before < segments % all)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_shares_of_all_pollers_are_as_equal_as_possible_and_cover_every_segment() {
-        for segments in 0..20 {
-            for count in 1..12 {
-                let pollers: BTreeSet<_> = (0..count).map(|n| format!("{n:02}")).collect();
-                let shares = pollers.iter().map(|id| share(segments, &pollers, id));
-                let shares: Vec<_> = shares.collect();
-                assert_eq!(shares.iter().sum::<usize>(), segments);
-                let (least, most) = (shares.iter().min(), shares.iter().max());
-                assert!(most.unwrap() - least.unwrap() <= 1, "{shares:?}");
-            }
-        }
-    }
 }

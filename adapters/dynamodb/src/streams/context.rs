@@ -163,24 +163,23 @@ impl Context {
         self.works(shard, "the note of lost records");
     }
 
-    /// Returns true if the description of the stream lists a shard.
-    pub(super) async fn is_listed(
+    /// Returns all shards that the description of a stream lists, and their parents; `None` if the
+    /// stream is gone.
+    pub(super) async fn shards(
         &self,
         stream: &ChangeStream,
-        shard: &str,
-    ) -> Result<bool, StreamServiceError> {
-        let mut after: Option<String> = None;
+    ) -> Result<Option<BTreeMap<String, Option<String>>>, StreamServiceError> {
+        let (mut shards, mut after) = (BTreeMap::new(), None::<String>);
         loop {
             let page = match self.service.shards(stream, after.as_deref()).await {
-                Err(StreamServiceError::Gone) => return Ok(false),
+                Err(StreamServiceError::Gone) => return Ok(None),
                 page => page?,
             };
-            if page.shards.iter().any(|listed| listed.id == shard) {
-                return Ok(true);
-            }
+            let listed = page.shards.into_iter();
+            shards.extend(listed.map(|shard| (shard.id, shard.parent)));
             after = page.next;
             if after.is_none() {
-                return Ok(false);
+                return Ok(Some(shards));
             }
         }
     }

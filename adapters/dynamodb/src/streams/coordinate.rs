@@ -10,7 +10,7 @@ use super::{
 };
 use foldstream::{
     Timestamp,
-    control::{Contender, Lease},
+    control::{Contender, Lease, Members},
     ports::Revision,
     resilience::{Attempts, FailureClass},
 };
@@ -39,11 +39,11 @@ pub(super) struct Round {
 #[derive(Debug)]
 pub(super) struct Coordinator {
     stream: Option<ChangeStream>,
+    /// The instances that share the shards of the stream.
+    members: Option<Members>,
     is_disabled: bool,
     shards: Shards,
     contenders: BTreeMap<String, Contender>,
-    /// The other instances, and since when each has not been seen to write.
-    seen: BTreeMap<String, (Revision, Instant)>,
     next_at: Instant,
     describe_at: Instant,
     failures: Attempts<'static>,
@@ -55,10 +55,10 @@ impl Coordinator {
     pub(super) fn new(cx: &Context) -> Self {
         Self {
             stream: None,
+            members: None,
             is_disabled: false,
             shards: Shards::default(),
             contenders: BTreeMap::new(),
-            seen: BTreeMap::new(),
             next_at: Instant::now(),
             describe_at: Instant::now(),
             failures: cx.attempts(),
@@ -123,10 +123,14 @@ impl Coordinator {
             self.describe_at = self.describe_at.min(soon);
         }
         self.observe(cx, &stream, held, &listing.leases);
-        let mut members = self.alive(cx, &listing.members);
-        members.insert(cx.instance.clone());
-        cx.rows.announce(label, &cx.instance, held.len()).await?;
-        let plan = self.shards.plan(&cx.instance, &members, held);
+        let (instance, lease) = (&cx.instance, cx.config.lease);
+        let members = self
+            .members
+            .get_or_insert_with(|| cx.rows.members(label, instance, lease));
+        members.observe(listing.members)?;
+        members.announce(cx.now()).await?;
+        let instances = members.count();
+        let plan = self.shards.plan(instance, members, held);
         for shard in &plan.sweep {
             cx.rows.sweep(label, shard).await?;
         }
@@ -137,7 +141,7 @@ impl Coordinator {
             .cloned()
             .chain(round.taken.iter().map(|a| a.shard.clone()))
             .collect();
-        self.show(cx, &plan, &held, members.len()).await
+        self.show(cx, &plan, &held, instances).await
     }
 
     /// Describes the stream. A table whose stream is another one than before has lost records.
@@ -166,23 +170,12 @@ impl Coordinator {
             self.describe_at = now + jittered(cx.config.coordination);
             return Ok(());
         };
-        let (mut shards, mut after) = (BTreeMap::new(), None::<String>);
-        loop {
-            let page = match cx.service.shards(stream, after.as_deref()).await {
-                // The stream was disabled a day ago.
-                Err(StreamServiceError::Gone) if self.is_disabled => break,
-                page => page?,
-            };
-            shards.extend(
-                page.shards
-                    .into_iter()
-                    .map(|shard| (shard.id, shard.parent)),
-            );
-            after = page.next;
-            if after.is_none() {
-                break;
-            }
-        }
+        let shards = match cx.shards(stream).await? {
+            Some(shards) => shards,
+            // The stream was disabled a day ago.
+            None if self.is_disabled => BTreeMap::new(),
+            None => return Err(StreamServiceError::Gone.into()),
+        };
         self.shards.on_description(shards);
         self.describe_at = now + jittered(cx.config.description);
         Ok(())
@@ -201,25 +194,9 @@ impl Coordinator {
         tracing::info!(stream = stream.arn, "reading the change stream");
         self.shards = Shards::default();
         self.contenders.clear();
-        self.seen.clear();
+        self.members = None;
         self.stream = Some(stream);
         Ok(())
-    }
-
-    /// Returns the instances that have written within the lease time.
-    fn alive(&mut self, cx: &Context, members: &BTreeMap<String, Revision>) -> BTreeSet<String> {
-        let now = Instant::now();
-        self.seen.retain(|member, _| members.contains_key(member));
-        for (member, revision) in members {
-            let seen = self.seen.entry(member.clone()).or_insert((*revision, now));
-            if seen.0 != *revision {
-                *seen = (*revision, now);
-            }
-        }
-        let lease = cx.config.lease;
-        let is_alive = |(_, since): &(Revision, Instant)| now - *since < lease;
-        let alive = self.seen.iter().filter(|(_, seen)| is_alive(seen));
-        alive.map(|(member, _)| member.clone()).collect()
     }
 
     /// Watches the leases of others, so that the time of a holder that has died counts from its

@@ -142,7 +142,11 @@ async fn recover(
         Recovery::Look => {
             // A shard that has just been made may be unknown to another host of the service.
             cursor.iterator = None;
-            if matches!(cx.is_listed(stream, shard).await, Ok(false)) {
+            let is_deleted = match cx.shards(stream).await {
+                Ok(listed) => listed.is_none_or(|listed| !listed.contains_key(shard)),
+                Err(_) => false,
+            };
+            if is_deleted {
                 cx.note_loss(shard, "the shard was deleted before it was read")
                     .await;
                 cursor.is_at_end = true;

@@ -62,6 +62,7 @@ use context::Context;
 use coordinate::Coordinator;
 use foldstream::{
     Backoff, Clock, IdSource, RetryPolicy, SystemClock, SystemIds,
+    control::Members,
     ports::{ControlStore, ControlStoreError},
     publisher::Publisher,
 };
@@ -231,7 +232,7 @@ impl StreamsReader {
 
     /// Reads and publishes until `shutdown` is ready. Then it finishes what is being published,
     /// writes checkpoints, and hands its shards on. It also [sweeps](Publisher::sweep) every 5 min,
-    /// under a lease.
+    /// under a lease, and [shows the status](Publisher::show_status) of its publisher.
     ///
     /// What may pass by itself never ends the reader, and what it waits for is in
     /// [`status`](Self::status). If the future is dropped, nothing is lost: other instances take
@@ -245,10 +246,35 @@ impl StreamsReader {
         shutdown: impl Future<Output = ()> + Send,
     ) -> Result<StreamsReport, StreamsError> {
         let cx = &*self.context;
-        let stop = CancellationToken::new();
+        let (stop, ended) = (CancellationToken::new(), CancellationToken::new());
+        let reading = async {
+            let fatal = self.read_until(shutdown, &stop).await;
+            self.leave().await;
+            ended.cancel();
+            fatal
+        };
+        let sweeping = cx.publisher.sweep_every(cx.config.sweep, stop.cancelled());
+        let showing = cx.publisher.show_status(ended.cancelled());
+        let (fatal, (), ()) = tokio::join!(reading, sweeping, showing);
+        let status = cx.status();
+        match fatal {
+            Some(error) => Err(error),
+            None => Ok(StreamsReport {
+                messages: status.messages,
+                set_aside: status.set_aside,
+            }),
+        }
+    }
+
+    /// Reads shards until `shutdown` is ready and all of them are handed on. Returns the failure
+    /// after which the reader could not go on.
+    async fn read_until(
+        &self,
+        shutdown: impl Future<Output = ()> + Send,
+        stop: &CancellationToken,
+    ) -> Option<StreamsError> {
+        let cx = &*self.context;
         let mut shutdown = pin!(shutdown.fuse());
-        let sweep = cx.publisher.sweep_every(cx.config.sweep, stop.cancelled());
-        let mut sweeping = pin!(sweep.fuse());
         let mut reading = FuturesUnordered::new();
         let mut held = BTreeMap::new();
         let mut coordinator = Some(Coordinator::new(cx));
@@ -259,15 +285,14 @@ impl StreamsReader {
                 && let Some(coordinator) = coordinator.take()
             {
                 let held = held.keys().cloned().collect();
-                coordinating.set(coordinator.round(cx, held, &stop).fuse());
+                coordinating.set(coordinator.round(cx, held, stop).fuse());
             }
             if stop.is_cancelled() && reading.is_empty() && coordinating.is_terminated() {
-                break;
+                return fatal;
             }
             tokio::select! {
                 biased;
                 () = &mut shutdown, if !shutdown.is_terminated() => stop.cancel(),
-                () = &mut sweeping, if !sweeping.is_terminated() => {}
                 Some((shard, end)) = reading.next(), if !reading.is_empty() => {
                     held.remove(&shard);
                     if end == ShardEnd::Done {
@@ -293,15 +318,11 @@ impl StreamsReader {
                 }
             }
         }
-        self.leave().await;
-        let status = cx.status();
-        match fatal {
-            Some(error) => Err(error),
-            None => Ok(StreamsReport {
-                messages: status.messages,
-                set_aside: status.set_aside,
-            }),
-        }
+    }
+
+    fn members(&self, label: &str) -> Members {
+        let lease = self.config.lease;
+        self.rows.members(label, &self.instance, lease)
     }
 
     /// Tells the other instances that this one needs no share any more.
@@ -312,7 +333,7 @@ impl StreamsReader {
             shared.status.stream.clone()
         };
         if let Some(label) = stream
-            && let Err(error) = self.rows.leave(&label, &self.instance).await
+            && let Err(error) = self.members(&label).leave().await
         {
             let error = foldstream::chain(&error);
             tracing::debug!(error, "the row of this instance expires");

@@ -6,14 +6,14 @@
 //!                  reconciled
 //! streams/<label>  shard/<shard id> -> { "p": parent, "q": checkpoint, "d": true if done }
 //!                  lease/<shard id> -> a lease
-//!                  member/<instance> -> { "n": shards held }, written again at each look; expires
+//!                  member/<instance> -> one of the `Members`, written again at each look; expires
 //! ```
 //! A checkpoint is always true, whoever writes it: everything up to it is covered. Writes are
 //! compare-and-set, and of two checkpoints the higher one wins.
 use super::service::SequenceNumber;
 use foldstream::{
-    Clock, IdSource, RetryPolicy, Timestamp,
-    control::{Contender, Leases},
+    Clock, IdSource, RetryPolicy,
+    control::{Contender, Leases, Members},
     ports::{
         ControlStore, ControlStoreError, DeleteExpect, Expect, PutOutcome, RangeQuery, Revision,
         Row, RowKey,
@@ -22,9 +22,6 @@ use foldstream::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
-
-/// The time after which the row of an instance that has died is deleted.
-const MEMBER_EXPIRY: Duration = Duration::from_secs(3600);
 
 /// The progress in a shard.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,12 +53,6 @@ struct StreamRow {
     label: String,
 }
 
-#[derive(Debug, Serialize, Deserialize)]
-struct MemberRow {
-    #[serde(rename = "n")]
-    held: usize,
-}
-
 /// The row that says that a reconcile is needed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct ReconcileRow {
@@ -75,8 +66,8 @@ pub(super) struct ReconcileRow {
 #[derive(Debug, Default)]
 pub(super) struct Listing {
     pub(super) shards: BTreeMap<String, ShardRow>,
-    /// The other instances, and their last writes.
-    pub(super) members: BTreeMap<String, Revision>,
+    /// The rows of the instances.
+    pub(super) members: BTreeMap<String, Row>,
     /// The last writes of the leases.
     pub(super) leases: BTreeMap<String, Revision>,
 }
@@ -117,8 +108,16 @@ impl ReaderRows {
         instance: &str,
         time: Duration,
     ) -> Contender {
-        let leases = Leases::new(self.store.clone(), self.ids.clone(), time);
+        let leases = self.leases(time);
         leases.contender(lease_key(label, shard), instance)
+    }
+    /// Returns the instances that share the shards of a stream, as one of them sees them.
+    pub(super) fn members(&self, label: &str, instance: &str, time: Duration) -> Members {
+        let leases = self.leases(time);
+        leases.members(member_key(label, instance), instance)
+    }
+    fn leases(&self, time: Duration) -> Leases {
+        Leases::new(self.store.clone(), self.ids.clone(), time)
     }
 
     /// Reads all rows of a stream.
@@ -136,7 +135,7 @@ impl ReaderRows {
                 if let Some(shard) = row.key.sort.strip_prefix("shard/") {
                     listing.shards.insert(shard.to_owned(), decode(&row)?);
                 } else if let Some(member) = row.key.sort.strip_prefix("member/") {
-                    listing.members.insert(member.to_owned(), row.revision);
+                    listing.members.insert(member.to_owned(), row.clone());
                 } else if let Some(shard) = row.key.sort.strip_prefix("lease/") {
                     listing.leases.insert(shard.to_owned(), row.revision);
                 }
@@ -178,7 +177,7 @@ impl ReaderRows {
                     Expect::Revision(*revision)
                 }
             };
-            match self.put(&key, &wanted, expect, None).await? {
+            match self.put(&key, &wanted, expect).await? {
                 None => return Ok(wanted),
                 // Each conflict is a write of another instance, which has advanced the row.
                 Some(conflict) => found = conflict,
@@ -196,24 +195,6 @@ impl ReaderRows {
             .await
     }
 
-    pub(super) async fn announce(
-        &self,
-        label: &str,
-        instance: &str,
-        held: usize,
-    ) -> Result<(), ControlStoreError> {
-        let expiry = Some(self.clock.now().plus(MEMBER_EXPIRY));
-        let key = member_key(label, instance);
-        let row = MemberRow { held };
-        self.put::<MemberRow>(&key, &row, Expect::Any, expiry)
-            .await
-            .map(drop)
-    }
-    pub(super) async fn leave(&self, label: &str, instance: &str) -> Result<(), ControlStoreError> {
-        self.delete(&member_key(label, instance), DeleteExpect::Any)
-            .await
-    }
-
     /// Returns the label of the stream that is read.
     pub(super) async fn stream(&self) -> Result<Option<String>, ControlStoreError> {
         let row = self
@@ -226,7 +207,7 @@ impl ReaderRows {
             label: label.into(),
         };
         let key = RowKey::new(PARTITION, "stream");
-        self.put(&key, &row, Expect::Any, None).await.map(drop)
+        self.put(&key, &row, Expect::Any).await.map(drop)
     }
 
     /// Notes that records were lost. An earlier note stays.
@@ -236,12 +217,12 @@ impl ReaderRows {
             micros: self.clock.now().as_micros(),
         };
         let key = RowKey::new(PARTITION, "reconcile");
-        let conflict = self.put(&key, &row, Expect::Absent, None).await?;
+        let conflict = self.put(&key, &row, Expect::Absent).await?;
         if let Some(Some((stored, revision))) = conflict {
             // The same note under another revision, so that an operator who reconciles now does
             // not delete the note of a loss that the reconcile may not have seen.
             let again = Expect::Revision(revision);
-            let _changed = self.put(&key, &stored, again, None).await?;
+            let _changed = self.put(&key, &stored, again).await?;
         }
         Ok(())
     }
@@ -284,10 +265,9 @@ impl ReaderRows {
         key: &RowKey,
         value: &T,
         expect: Expect,
-        expires_at: Option<Timestamp>,
     ) -> Result<Option<Option<(T, Revision)>>, ControlStoreError> {
         let value = serde_json::to_vec(value).map_err(|e| corrupt(key, &e))?;
-        let row = Row::new(key.clone(), value, self.ids.revision()).with_expiry(expires_at);
+        let row = Row::new(key.clone(), value, self.ids.revision());
         let put = || self.store.put(&row, expect);
         let outcome = put
             .retry(self.retry)
@@ -342,7 +322,6 @@ mod tests {
                 label: "2026".into(),
             })
             .unwrap(),
-            serde_json::to_string(&MemberRow { held: 3 }).unwrap(),
             serde_json::to_string(&ReconcileRow {
                 why: "trimmed".into(),
                 micros: 5,
@@ -353,7 +332,6 @@ mod tests {
             r#"{"p":"shardId-1","q":"100000000003498069978","d":true}"#,
             "{}",
             r#"{"l":"2026"}"#,
-            r#"{"n":3}"#,
             r#"{"w":"trimmed","t":5}"#,
         ];
         assert_eq!(forms, expected);

@@ -97,20 +97,11 @@ impl Shard<'_> {
         let mut until = None;
         loop {
             self.show();
-            let is_idle = publishing.is_empty() && self.window.len() == 0;
-            if is_at_end && is_idle {
-                return self.end(true).await;
+            if let Some(is_done) = self.is_over(is_at_end, until, publishing.len()) {
+                return self.end(is_done).await;
             }
-            let is_over = until.is_some_and(|until| Instant::now() >= until);
-            if until.is_some() && (publishing.is_empty() || is_over) {
-                return self.end(false).await;
-            }
-            // Pages that are covered hold only their places, but there is a limit to them as well.
-            let most = cx.config.max_pages_per_shard.max(1);
-            let has_room =
-                publishing.len() < most && self.window.len() < most.saturating_mul(COVERED);
-            if has_room
-                && until.is_none()
+            if until.is_none()
+                && self.has_room(publishing.len())
                 && let Some(cursor) = cursor.take()
             {
                 fetching.set(fetch(cx, &stream, &id, cursor).fuse());
@@ -123,17 +114,12 @@ impl Shard<'_> {
                     fetching.set(Fuse::terminated());
                 }
                 () = sleep_until(until.unwrap_or(checkpoint_at)), if until.is_some() => {}
-                () = sleep_until(renew_at) => {
-                    match self.renew().await {
-                        Some(next) => renew_at = next,
-                        None => return ShardEnd::Lost,
-                    }
-                }
+                () = sleep_until(renew_at) => match self.renew().await {
+                    Some(next) => renew_at = next,
+                    None => return ShardEnd::Lost,
+                },
                 Some(batch) = publishing.next(), if !publishing.is_empty() => {
-                    let batch: Batch = batch;
-                    let first_to_keep = batch.first_to_keep();
-                    self.window.cover(batch.page, first_to_keep);
-                    if first_to_keep.is_some() {
+                    if let Some(batch) = self.cover(batch) {
                         publishing.push(batch.publish(cx));
                     }
                 }
@@ -141,18 +127,40 @@ impl Shard<'_> {
                     checkpoint_at = Instant::now() + cx.config.checkpoint;
                     self.checkpoint(false).await;
                 }
-                (next, fetched) = &mut fetching, if !fetching.is_terminated() => {
-                    match fetched {
-                        Fetched::End => is_at_end = true,
-                        Fetched::Page(records, permit) => {
-                            cursor = Some(next);
-                            let page = self.window.add(&records);
-                            publishing.push(Batch::new(cx, &id, page, records, permit).publish(cx));
-                        }
+                (next, fetched) = &mut fetching, if !fetching.is_terminated() => match fetched {
+                    Fetched::End => is_at_end = true,
+                    Fetched::Page(records, permit) => {
+                        cursor = Some(next);
+                        let page = self.window.add(&records);
+                        publishing.push(Batch::new(cx, &id, page, records, permit).publish(cx));
                     }
-                }
+                },
             }
         }
+    }
+
+    /// Returns whether the shard is done, once there is nothing left to do here: everything is
+    /// covered, or the shard is given up and nothing is being published or the grace is over.
+    fn is_over(&self, is_at_end: bool, until: Option<Instant>, publishing: usize) -> Option<bool> {
+        if is_at_end && publishing == 0 && self.window.len() == 0 {
+            return Some(true);
+        }
+        let is_given_up = until.is_some_and(|until| publishing == 0 || Instant::now() >= until);
+        is_given_up.then_some(false)
+    }
+
+    /// Returns true if another page may be fetched. Pages that are covered hold only their places,
+    /// but there is a limit to them as well.
+    fn has_room(&self, publishing: usize) -> bool {
+        let most = self.cx.config.max_pages_per_shard.max(1);
+        publishing < most && self.window.len() < most.saturating_mul(COVERED)
+    }
+
+    /// Notes what an attempt at a page has covered. Returns the page if something is left.
+    fn cover(&mut self, batch: Batch) -> Option<Batch> {
+        let first_to_keep = batch.first_to_keep();
+        self.window.cover(batch.page, first_to_keep);
+        first_to_keep.map(|_| batch)
     }
 
     fn renew_at(&self) -> Instant {

@@ -7,6 +7,7 @@
 //! description forgets a shard 24 hours after it was closed, and may list a closed shard before its
 //! children. The row is written when a shard is first read, and deleted once nobody needs it.
 use super::rows::ShardRow;
+use foldstream::control::Members;
 use std::{
     collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash, Hasher},
@@ -110,20 +111,15 @@ impl Shards {
         self.listed.keys().filter(is_done).any(|id| !has_child(id))
     }
 
-    /// Decides what the instance `me` does. `members` are the instances that are alive, `me` among
-    /// them, and `held` the shards that `me` reads.
-    pub(super) fn plan(
-        &self,
-        me: &str,
-        members: &BTreeSet<String>,
-        held: &BTreeSet<String>,
-    ) -> Plan {
+    /// Decides what the instance `me` does. `members` are the instances as `me` sees them, and
+    /// `held` the shards that `me` reads.
+    pub(super) fn plan(&self, me: &str, members: &Members, held: &BTreeSet<String>) -> Plan {
         let ids = self.ids();
         let is_ready = |id: &&String| matches!(self.state(id), ShardState::Ready { .. });
         let mut ready: Vec<&String> = ids.iter().copied().filter(is_ready).collect();
         // Every instance has an order of its own, so that they rarely contend for the same shard.
         ready.sort_by_key(|id| preference(me, id));
-        let target = share(ready.len(), me, members);
+        let target = members.share(ready.len());
         let (mine, free): (Vec<&String>, Vec<&String>) =
             ready.into_iter().partition(|id| held.contains(*id));
         let take = if mine.len() < target {
@@ -161,14 +157,6 @@ impl Shards {
     }
 }
 
-/// Returns the number of shards that an instance should hold: an equal share, and one more for the
-/// first instances if the shards cannot be divided equally.
-fn share(shards: usize, me: &str, members: &BTreeSet<String>) -> usize {
-    let count = members.len().max(1);
-    let rank = members.iter().position(|member| member == me).unwrap_or(0);
-    shards / count + usize::from(rank < shards % count)
-}
-
 fn preference(me: &str, shard: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     (me, shard).hash(&mut hasher);
@@ -178,6 +166,12 @@ fn preference(me: &str, shard: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::{super::service::SequenceNumber, *};
+    use foldstream::{
+        control::Leases,
+        ports::{Revision, Row, RowKey},
+    };
+    use foldstream_testkit::{InMemoryControlStore, SeededIds};
+    use std::time::Duration;
 
     fn listed(shards: &[(&str, Option<&str>)]) -> BTreeMap<String, Option<String>> {
         let owned = |(id, parent): &(&str, Option<&str>)| ((*id).into(), parent.map(Into::into));
@@ -199,6 +193,21 @@ mod tests {
                 .collect(),
         );
         shards
+    }
+    /// Returns the members as `me` sees them.
+    fn members(me: &str, all: &[&str]) -> Members {
+        let store = InMemoryControlStore::new();
+        let leases = Leases::new(store, SeededIds::new(1), Duration::from_secs(1));
+        let mut members = leases.members(RowKey::new("m", me), me);
+        let row = |name: &&str| {
+            let revision = Revision::from_u128(1);
+            (
+                (*name).to_owned(),
+                Row::new(RowKey::new("m", *name), r#"{"e":1}"#, revision),
+            )
+        };
+        members.observe(all.iter().map(row)).unwrap();
+        members
     }
     fn set(names: &[&str]) -> BTreeSet<String> {
         names.iter().map(|name| (*name).into()).collect()
@@ -242,7 +251,7 @@ mod tests {
     fn rows_stay_until_all_children_have_rows() {
         let plan = |description: &[_], rows: &[_]| {
             let shards = shards(description, rows);
-            shards.plan("m", &set(&["m"]), &set(&[])).sweep
+            shards.plan("m", &members("m", &["m"]), &set(&[])).sweep
         };
         let rows = [("a", None, true), ("b", Some("a"), false)];
         let children = [("b", Some("a")), ("c", Some("a"))];
@@ -258,21 +267,22 @@ mod tests {
             (0..7).map(|n| (n.to_string(), None)).collect();
         let mut all = Shards::default();
         all.on_description(description.into_iter().collect());
-        let members = set(&["x", "y", "z"]);
-        let targets = ["x", "y", "z"].map(|me| all.plan(me, &members, &set(&[])).target);
+        let plan =
+            |me: &str, held: &BTreeSet<String>| all.plan(me, &members(me, &["x", "y", "z"]), held);
+        let targets = ["x", "y", "z"].map(|me| plan(me, &set(&[])).target);
         assert_eq!(targets, [3, 2, 2]);
         // An instance with more than its share gives the rest away, and takes nothing.
         let held = set(&["0", "1", "2", "3", "4"]);
-        let plan = all.plan("y", &members, &held);
-        assert_eq!((plan.release.len(), plan.take.len()), (3, 0));
-        assert!(plan.release.iter().all(|id| held.contains(id)));
-        let plan = all.plan("z", &members, &set(&["5"]));
-        assert_eq!((plan.release.len(), plan.take.len()), (0, 6));
+        let much = plan("y", &held);
+        assert_eq!((much.release.len(), much.take.len()), (3, 0));
+        assert!(much.release.iter().all(|id| held.contains(id)));
+        let little = plan("z", &set(&["5"]));
+        assert_eq!((little.release.len(), little.take.len()), (0, 6));
     }
 
     #[test]
     fn a_stream_whose_shards_are_all_done_has_no_work() {
-        let has_work = |shards: Shards| shards.plan("m", &set(&["m"]), &set(&[])).has_work;
+        let has_work = |shards: Shards| shards.plan("m", &members("m", &["m"]), &set(&[])).has_work;
         assert!(!has_work(shards(&[], &[])));
         assert!(!has_work(shards(&[("a", None)], &[("a", None, true)])));
         assert!(has_work(shards(&[("a", None)], &[])));
