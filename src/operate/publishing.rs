@@ -58,7 +58,7 @@ pub struct PublisherInstance {
     /// The time since which the process shows its status.
     pub since: Timestamp,
     /// The time of this status. It is written every ten seconds, so a much older one is that of a
-    /// process that has died.
+    /// process that has died: see [`is_silent`](Self::is_silent).
     pub updated: Timestamp,
     /// The status at that time.
     pub status: PublisherStatus,
@@ -67,6 +67,13 @@ pub struct PublisherInstance {
 impl PublisherInstance {
     /// The age from which a status is that of a process that has died or is cut off.
     const SILENT: Duration = Duration::from_secs(60);
+
+    /// Returns true if the status is more than a minute old at `now`, so that the process has died
+    /// or is cut off from the control store. What the status says was true at
+    /// [`updated`](Self::updated).
+    pub fn is_silent(&self, now: Timestamp) -> bool {
+        now.since(self.updated) >= Self::SILENT
+    }
 
     fn new(id: InstanceId, row: &PublisherInstanceRow) -> Self {
         Self {
@@ -179,8 +186,8 @@ impl Operator {
     }
 
     /// Returns the state of a publisher in all processes; `None` stands for the publisher without a
-    /// name. Processes show their status if they [poll](Publisher::poll) or call
-    /// [`show_status`](Publisher::show_status).
+    /// name. Processes show their status if they [poll](Publisher::poll), read a change stream, or
+    /// call [`show_status`](Publisher::show_status).
     ///
     /// # Errors
     /// [`OperateError::Control`] if the control store refuses or fails.
@@ -344,7 +351,7 @@ impl Operator {
         }
         let now = self.clock.now();
         let instances = self.publisher(None).await?.instances.into_iter();
-        let alive = instances.filter(|of| now.since(of.updated) < PublisherInstance::SILENT);
+        let alive = instances.filter(|of| !of.is_silent(now));
         let busy = alive.filter(|of| of.status.topics.contains_key(topic));
         let busy: Vec<String> = busy.map(|of| of.label).collect();
         if !busy.is_empty() {

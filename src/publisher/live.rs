@@ -20,7 +20,8 @@ impl Publisher {
     /// every 10 s and deleted at the end; that of a process that has died expires after 10 min.
     ///
     /// [`poll`](Self::poll) does this by itself. Call this function beside another trigger. A row
-    /// that cannot be written is logged and tried again at the next interval.
+    /// that cannot be written is logged and tried again at the next interval. With the feature
+    /// `metrics`, the metrics of the publisher are recorded meanwhile.
     pub async fn show_status(&self, shutdown: impl Future<Output = ()> + Send) {
         let mut shutdown = pin!(shutdown.fuse());
         // Clones share the counters, so that one row is enough for all of them.
@@ -34,12 +35,22 @@ impl Publisher {
             biased;
             () = &mut shutdown => {}
             () = self.write_status(id) => {}
+            () = self.record_metrics() => {}
         }
+        #[cfg(feature = "metrics")]
+        self.record_metrics_once();
         // A store that does not answer must not hold up a shutdown.
-        let deleted = tokio::time::timeout(LAST, self.rows.instance_delete(id)).await;
-        if !matches!(deleted, Ok(Ok(()))) {
-            tracing::debug!("the row of the publisher expires");
-        }
+        let error = match tokio::time::timeout(LAST, self.rows.instance_delete(id)).await {
+            Ok(Ok(())) => return,
+            Ok(Err(error)) => crate::chain(&error),
+            Err(_) => "the control store does not answer".into(),
+        };
+        tracing::debug!(error, "the row of the publisher expires");
+    }
+
+    #[cfg(not(feature = "metrics"))]
+    async fn record_metrics(&self) {
+        std::future::pending().await
     }
 
     /// Writes the row at each interval, forever.

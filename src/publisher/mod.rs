@@ -36,6 +36,8 @@ mod notice;
 mod report;
 mod status;
 mod live;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 mod outbox;
 mod publish;
 mod budget;

@@ -22,6 +22,8 @@ pub(super) struct State {
     pub(super) marks: Marks,
     pub(super) topics: Topics,
     pub(super) status: Arc<Statuses>,
+    #[cfg(feature = "metrics")]
+    pub(super) meter: super::metrics::Meter,
     /// True once the bootstrap was seen to be done, or not to exist.
     pub(super) is_bootstrapped: AtomicBool,
     /// Held while the row of the bootstrap is read, so that one call reads it.
@@ -40,6 +42,8 @@ impl Default for State {
             marks: Marks::default(),
             topics: Topics::default(),
             status: Arc::default(),
+            #[cfg(feature = "metrics")]
+            meter: super::metrics::Meter::default(),
             is_bootstrapped: AtomicBool::new(false),
             bootstrapping: tokio::sync::Mutex::default(),
             showing: tokio::sync::Mutex::default(),

@@ -168,7 +168,9 @@ impl Publisher {
             let sweep = async {
                 match self.sweep(&config).await {
                     Ok(report) if report.still_dirty > 0 => {
-                        tracing::warn!(streams = report.still_dirty, "streams stay unpublished");
+                        // Alerts look for this field. The Lambda function logs the same one.
+                        let still_dirty = report.still_dirty;
+                        tracing::warn!(still_dirty, "streams stay unpublished");
                     }
                     Ok(_) => {}
                     Err(error) => {

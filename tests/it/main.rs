@@ -16,6 +16,7 @@ mod operate;
 mod payload;
 mod ports;
 mod publisher;
+mod recorder;
 mod repository;
 mod restore;
 mod runner;

@@ -13,6 +13,7 @@ mod reconcile;
 mod runs;
 mod sharing;
 mod simulation;
+mod telemetry;
 mod topics;
 mod world;
 

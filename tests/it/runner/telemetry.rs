@@ -1,6 +1,9 @@
 //! Spans, traces over processes, and metrics.
 use super::{handle::pass, harness::*};
-use crate::support::{Account, AccountCommand, AccountEvent};
+use crate::{
+    recorder::Recorder,
+    support::{Account, AccountCommand, AccountEvent},
+};
 use foldstream::{
     Repository, TraceContext,
     operate::{JobRunner, Operator, Reason, Redrive},
@@ -10,7 +13,6 @@ use foldstream::{
         ProcessorState, Projector, Start, metrics as names,
     },
 };
-use metrics::{Counter, CounterFn, Gauge, GaugeFn, Histogram, HistogramFn, Key, KeyName, Metadata};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
@@ -287,77 +289,9 @@ async fn a_redrive_links_to_the_trace_of_its_event_and_begins_one_of_its_own() {
     }
 }
 
-/// Keeps the last value of each metric, by name and labels.
-#[derive(Clone, Debug, Default)]
-struct Recorder(Arc<Mutex<BTreeMap<String, f64>>>);
-
-struct Cell(String, Recorder);
-impl Cell {
-    fn change(&self, to: impl FnOnce(f64) -> f64) {
-        let mut values = self.1.0.lock().unwrap();
-        let value = values.entry(self.0.clone()).or_default();
-        *value = to(*value);
-    }
-}
-impl CounterFn for Cell {
-    fn increment(&self, by: u64) {
-        self.change(|value| value + by as f64);
-    }
-    fn absolute(&self, value: u64) {
-        self.change(|_| value as f64);
-    }
-}
-impl GaugeFn for Cell {
-    fn increment(&self, by: f64) {
-        self.change(|value| value + by);
-    }
-    fn decrement(&self, by: f64) {
-        self.change(|value| value - by);
-    }
-    fn set(&self, to: f64) {
-        self.change(|_| to);
-    }
-}
-impl HistogramFn for Cell {
-    /// Counts the values.
-    fn record(&self, _: f64) {
-        self.change(|value| value + 1.0);
-    }
-}
-
-impl Recorder {
-    fn cell(&self, key: &Key) -> Arc<Cell> {
-        let labels = key.labels();
-        let mut labels: Vec<_> = labels
-            .map(|label| format!("{}={}", label.key(), label.value()))
-            .collect();
-        labels.sort();
-        let name = format!("{}{{{}}}", key.name(), labels.join(","));
-        Arc::new(Cell(name, self.clone()))
-    }
-    /// Returns the value of a metric with these labels beside the processor's name.
-    fn of(&self, name: &str, labels: &str) -> Option<f64> {
-        let mut all = vec![format!("{}=seen", names::PROCESSOR)];
-        all.extend((!labels.is_empty()).then(|| labels.to_owned()));
-        all.sort();
-        let key = format!("{name}{{{}}}", all.join(","));
-        self.0.lock().unwrap().get(&key).copied()
-    }
-}
-
-impl metrics::Recorder for Recorder {
-    fn describe_counter(&self, _: KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
-    fn describe_gauge(&self, _: KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
-    fn describe_histogram(&self, _: KeyName, _: Option<metrics::Unit>, _: metrics::SharedString) {}
-    fn register_counter(&self, key: &Key, _: &Metadata<'_>) -> Counter {
-        Counter::from_arc(self.cell(key))
-    }
-    fn register_gauge(&self, key: &Key, _: &Metadata<'_>) -> Gauge {
-        Gauge::from_arc(self.cell(key))
-    }
-    fn register_histogram(&self, key: &Key, _: &Metadata<'_>) -> Histogram {
-        Histogram::from_arc(self.cell(key))
-    }
+/// Returns the value of a metric of the processor `seen` with these labels beside its name.
+fn of(recorder: &Recorder, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+    recorder.of(name, &[&[(names::PROCESSOR, "seen")], labels].concat())
 }
 
 #[tokio::test(start_paused = true)]
@@ -380,13 +314,13 @@ async fn metrics_tell_counts_and_state_without_ids_of_streams_or_events() {
     }
     pass(10).await;
     drop(handle);
-    let state = |state: &str| recorder.of(names::STATE, &format!("{}={state}", names::OUTCOME));
+    let state = |state: &str| of(&recorder, names::STATE, &[(names::OUTCOME, state)]);
     assert_eq!((state("halted"), state("running")), (Some(1.0), Some(0.0)));
-    let handled = format!("{}=handled", names::OUTCOME);
-    assert_eq!(recorder.of(names::EVENTS, &handled), Some(2.0));
-    assert_eq!(recorder.of(names::RETRIES, ""), Some(2.0));
-    assert_eq!(recorder.of(names::IN_FLIGHT, ""), Some(0.0));
-    let keys: Vec<_> = recorder.0.lock().unwrap().keys().cloned().collect();
+    let handled = [(names::OUTCOME, "handled")];
+    assert_eq!(of(&recorder, names::EVENTS, &handled), Some(2.0));
+    assert_eq!(of(&recorder, names::RETRIES, &[]), Some(2.0));
+    assert_eq!(of(&recorder, names::IN_FLIGHT, &[]), Some(0.0));
+    let keys = recorder.keys();
     let calls = keys
         .iter()
         .filter(|key| key.starts_with(names::PROCESS_DURATION));

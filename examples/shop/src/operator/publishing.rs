@@ -1,7 +1,7 @@
 //! Publishers: what runs, streams that were set aside, pinned topics, and what is done about them.
 use super::{By, CommandError, Console, Outcome, PublisherCommand, find::PAGE, show::count};
 use foldstream::{
-    StreamId, Version,
+    StreamId, Timestamp, Version,
     operate::ReconcileStatus,
     publisher::{DirtyReason, DirtyStream, ReconcileBudget, SweepConfig},
 };
@@ -41,7 +41,13 @@ impl<W: io::Write + Send> Console<'_, W> {
                 count(status.dirty as u64, "stream"),
             );
             let label = &instance.label;
-            self.line(format!("{label:16} {lag} waiting, {dirty} set aside"))?;
+            let silent = match instance.is_silent(Timestamp::now()) {
+                true => format!(", silent since {}", instance.updated),
+                false => String::new(),
+            };
+            self.line(format!(
+                "{label:16} {lag} waiting, {dirty} set aside{silent}"
+            ))?;
             for (topic, numbers) in &status.topics {
                 self.line(format!(
                     "  {topic}: {} published, {} suppressed",
