@@ -5,6 +5,7 @@
 
 mod support;
 mod contract;
+mod costs;
 mod stored_form;
 mod payload;
 mod append;

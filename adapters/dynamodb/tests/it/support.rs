@@ -37,7 +37,7 @@ use std::{
 /// An empty database and its server. The server runs until the process ends, since stores outlive
 /// this value.
 pub(crate) struct Server {
-    endpoint: String,
+    pub(crate) endpoint: String,
 }
 
 impl Server {
@@ -178,6 +178,31 @@ impl Wire {
             .credentials_provider(Credentials::new("local", "local", None, None, "test"))
             .endpoint_url(endpoint);
         Client::from_conf(config.build())
+    }
+    /// Returns a client of the streams API, whose requests are recorded together with those to the
+    /// tables.
+    pub(crate) fn streams_client(&self, endpoint: &str) -> aws_sdk_dynamodbstreams::Client {
+        let config = aws_sdk_dynamodbstreams::Config::builder()
+            .behavior_version(aws_sdk_dynamodbstreams::config::BehaviorVersion::latest())
+            .http_client(self.clone())
+            .region(Region::new("us-east-1"))
+            .credentials_provider(Credentials::new("local", "local", None, None, "test"))
+            .endpoint_url(endpoint);
+        aws_sdk_dynamodbstreams::Client::from_conf(config.build())
+    }
+    /// Adds the stream to the recorded requests for records, which name only an iterator. There
+    /// must be one stream.
+    pub(crate) fn name_streams_of_iterators(&self) {
+        let mut calls = self.calls.lock().unwrap();
+        let named = calls.iter().filter(|c| c.operation == "GetShardIterator");
+        let mut streams: Vec<_> = named.map(|c| c.body["StreamArn"].clone()).collect();
+        streams.dedup();
+        let [stream] = &streams[..] else {
+            panic!("{streams:?}");
+        };
+        for call in calls.iter_mut().filter(|c| c.operation == "GetRecords") {
+            call.body["StreamArn"] = stream.clone();
+        }
     }
     pub(crate) fn calls(&self) -> Vec<Call> {
         self.calls.lock().unwrap().clone()

@@ -88,6 +88,14 @@ pub(super) fn accesses(call: &Call) -> Vec<Access> {
         | "DescribeTimeToLive"
         | "UpdateTimeToLive"
         | "UpdateContinuousBackups" => vec![Access::new(operation, table())],
+        // A stream has a resource of its own. A request for records names the stream only by its
+        // iterator, so whoever has recorded the request adds the stream.
+        "DescribeStream" | "GetShardIterator" | "GetRecords" => {
+            let arn = body["StreamArn"].as_str().unwrap();
+            let (_, stream) = arn.split_once(":table/").unwrap();
+            let (table, _label) = stream.split_once("/stream/").unwrap();
+            vec![Access::new(operation, format!("{table}/stream/*"))]
+        }
         other => panic!("add the IAM actions of {other} to this table"),
     }
 }
@@ -174,6 +182,18 @@ fn a_query_of_an_index_needs_the_index_and_not_the_table() {
     let found = accesses(&call);
     assert_eq!(found[0].resource, "t/index/i");
     assert_eq!(found[0].leading_keys, BTreeSet::from(["7".into()]));
+}
+
+#[test]
+fn a_request_to_a_stream_needs_the_stream_and_not_the_table() {
+    let arn = "arn:aws:dynamodb:us-east-1:1:table/t/stream/2026-01-01T00:00:00.000";
+    let call = Call {
+        operation: "GetRecords".into(),
+        body: serde_json::json!({ "StreamArn": arn, "ShardIterator": "i" }),
+        nth: 1,
+    };
+    let found: Vec<_> = accesses(&call).into_iter().map(|a| a.resource).collect();
+    assert_eq!(found, ["t/stream/*"]);
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod actions;
 mod policy;
 mod app;
 mod publisher;
+mod streams_reader;
 mod processors;
 mod administration;
 mod least_privilege;

@@ -1,6 +1,6 @@
 //! The work of a publisher: finding commits in each publish mode, publishing, the sweep and the
 //! reconciliation.
-use super::app::hide;
+use super::{app::hide, streams_reader};
 use crate::support::{Call, Fate, Server, event, given, stream};
 use async_trait::async_trait;
 use foldstream::{
@@ -100,6 +100,10 @@ pub(super) async fn work(server: &Server, mode: PublishMode) -> Vec<Call> {
     let budget = ReconcileBudget::default();
     let reconciled = publisher.reconcile(None, &budget).await.unwrap();
     assert!(reconciled.next.is_none(), "{reconciled:?}");
+
+    if mode != PublishMode::Poller {
+        streams_reader::work(server, &writer, &stores, &wire, &publisher).await;
+    }
 
     publisher.accept_partitions(TOPIC, 1).await.unwrap();
     let named = publisher.with_name("audit".parse().unwrap());

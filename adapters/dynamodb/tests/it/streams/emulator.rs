@@ -1,5 +1,5 @@
 //! The reader on dynoxide, whose streams have one shard: the calls of the SDK, and real records.
-use crate::support::Server;
+use crate::support::{Fate, Server};
 use foldstream::{
     CommitId, StreamHead, StreamId, Timestamp, Version,
     control::Watermarks,
@@ -90,4 +90,41 @@ async fn commits_large_and_small_are_published_from_a_real_stream() {
     until("what came meanwhile", async || records().await == 8).await;
     stop.cancel();
     assert_eq!(running.await.unwrap().unwrap().messages, 1);
+}
+
+#[tokio::test]
+async fn an_expired_iterator_is_made_again_after_the_last_record_and_not_at_the_newest() {
+    let server = Server::start();
+    let config = server.config().with_publish_mode(PublishMode::Stream);
+    let stores = server.stores_with(config).await;
+    let (_, wire) = server.wire(|_| Fate::Pass);
+    let bus = InMemoryMessageBus::new();
+    bus.create_topic("GlobalEvents", 1);
+    let publisher = Publisher::new(stores.event_store(), bus.clone(), stores.control_store());
+    let client = wire.streams_client(&server.endpoint);
+    let config = StreamsConfig::default().with_idle_pause(Duration::from_millis(20));
+    let reader = StreamsReader::with_client(&client, &stores, publisher).with_config(config);
+    let stop = CancellationToken::new();
+    let stopping = stop.clone();
+    let running = tokio::spawn(async move { reader.run(stopping.cancelled()).await });
+    let records = async || bus.offsets("GlobalEvents").await.unwrap()[0].end.get();
+    let small = || vec![EventData::new("Placed", 1, "{}")];
+    append(&stores, 1, small()).await;
+    until("the first record", async || records().await == 1).await;
+
+    // Another record is written while the iterator expires.
+    wire.decide(|call| match call.operation.as_str() {
+        "GetRecords" => Fate::error(400, "ExpiredIteratorException", "15 minutes"),
+        _ => Fate::Pass,
+    });
+    append(&stores, 2, small()).await;
+    let iterators = || {
+        let calls = wire.operations().into_iter();
+        calls.filter(|name| name == "GetShardIterator").count()
+    };
+    until("another iterator", async || iterators() >= 3).await;
+    wire.decide(|_| Fate::Pass);
+    until("the second record", async || records().await == 2).await;
+    stop.cancel();
+    assert_eq!(running.await.unwrap().unwrap().messages, 2);
 }

@@ -113,3 +113,29 @@ async fn an_instance_that_was_frozen_stops_reading_what_others_have_taken() {
     assert_eq!(all, ["a"]);
     world.assert_at_rest().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_record_that_comes_again_after_a_lost_lease_is_not_taken_for_published() {
+    let world = World::new(Script::new(&["a"]));
+    world.take_down("1");
+    world.write("a", "1").await;
+    let one = world.start_with("one", Faults::none());
+    pass(10 * S).await;
+    assert_eq!(
+        (one.shards(), world.sent("1")),
+        (vec!["a".to_owned()], vec![])
+    );
+    // It loses the lease while the record waits, and drops the page.
+    one.faults.freeze();
+    pass(MIN).await;
+    assert_eq!(one.shards(), [""; 0]);
+    one.faults.thaw();
+    world.bring_up();
+    // The same process takes the shard again, and meets the record again.
+    pass(2 * MIN).await;
+    assert_eq!(
+        (one.shards(), world.sent("1")),
+        (vec!["a".to_owned()], vec![1])
+    );
+    world.assert_at_rest().await;
+}
