@@ -5,5 +5,6 @@
 mod batches;
 mod deadlines;
 mod freezes;
+mod logs;
 mod sweeps;
 mod world;
