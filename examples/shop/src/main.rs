@@ -72,12 +72,15 @@ enum Step {
         /// The CSV file; the same as --import.
         file: Option<PathBuf>,
     },
-    /// Publishes stored events until it is stopped.
+    /// Publishes stored events, which it finds by their markers, until it is stopped.
     Publish {
         /// Ends when no events are left to publish.
         #[arg(long)]
         until_idle: bool,
     },
+    /// Publishes stored events, which the change stream of their table reports, until it is
+    /// stopped. Any number of processes share the work.
+    Stream,
     /// Projects published events until it is stopped.
     Run {
         /// The processor's name. A new name starts from the beginning.
@@ -154,6 +157,11 @@ async fn run(cli: Cli) -> Result<Ending, BoxError> {
         Some(Step::Publish { until_idle }) => {
             let backend = servers::connect(servers, Uses::Everything).await?;
             steps::publish(&backend, until(until_idle), &shutdown).await
+        }
+        Some(Step::Stream) => {
+            let (sent, topic) = servers::read_change_stream(servers, &shutdown).await?;
+            println!("published  {sent} records to topic {topic}");
+            Ok(Ending::AllWell)
         }
         Some(Step::Run {
             name,

@@ -5,14 +5,27 @@ use shop::{
     backend::{Backend, Uses},
     read_model::SalesModel,
 };
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 #[cfg(feature = "production")]
 mod adapters {
-    use super::{Backend, BoxError, Operator, SalesModel, Servers, Uses};
+    use super::{Arc, Backend, BoxError, CancellationToken, Operator, SalesModel, Servers, Uses};
     use shop::production::{self, ConnectError};
 
     pub(crate) async fn connect(servers: Servers, uses: Uses) -> Result<Backend, BoxError> {
         production(servers).connect(uses).await.map_err(with_hint)
+    }
+
+    /// Publishes what the change stream reports until `shutdown` is cancelled, and returns the
+    /// number of records sent and the topic.
+    pub(crate) async fn read_change_stream(
+        servers: Servers,
+        shutdown: &CancellationToken,
+    ) -> Result<(u64, Arc<str>), BoxError> {
+        let (reader, backend) = production(servers).reader().await.map_err(with_hint)?;
+        let report = reader.run(shutdown.cancelled()).await?;
+        Ok((report.messages, backend.topic))
     }
 
     pub(crate) async fn rows(servers: Servers) -> Result<(SalesModel, Operator), BoxError> {
@@ -38,7 +51,7 @@ mod adapters {
 
 #[cfg(not(feature = "production"))]
 mod adapters {
-    use super::{Backend, BoxError, Operator, SalesModel, Servers, Uses};
+    use super::{Arc, Backend, BoxError, CancellationToken, Operator, SalesModel, Servers, Uses};
 
     const NONE: &str =
         "this build has no adapters for DynamoDB and Kafka: build it with --features production";
@@ -47,9 +60,16 @@ mod adapters {
         Err(NONE.into())
     }
 
+    pub(crate) async fn read_change_stream(
+        _: Servers,
+        _: &CancellationToken,
+    ) -> Result<(u64, Arc<str>), BoxError> {
+        Err(NONE.into())
+    }
+
     pub(crate) async fn rows(_: Servers) -> Result<(SalesModel, Operator), BoxError> {
         Err(NONE.into())
     }
 }
 
-pub(crate) use adapters::{connect, rows};
+pub(crate) use adapters::{connect, read_change_stream, rows};

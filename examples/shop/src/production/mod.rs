@@ -8,12 +8,12 @@ use crate::{
 };
 use foldstream::{
     InvalidSourceUri, StreamId, Timestamp,
-    ports::{BoxStream, MessageBusError},
+    ports::{BoxStream, MessageBusError, RefusedKind},
     runner::{EventContext, HandlerResult, ModelId, ResultExt},
 };
 use foldstream_dynamodb::{
     DynamoDb, DynamoDbConfig, DynamoDbControlStore, DynamoDbError, PublishMode, ReadModel,
-    ReadModelError as Failure, ReadModelRow, TableOptions, create_tables,
+    ReadModelError as Failure, ReadModelRow, TableOptions, create_tables, streams::StreamsReader,
 };
 use foldstream_kafka::{KafkaConfig, KafkaConfigError, KafkaMessageBus, TopicSpec};
 use futures::StreamExt;
@@ -111,13 +111,27 @@ impl ConnectError {
 impl Servers {
     fn dynamodb(&self) -> Result<DynamoDbConfig, DynamoDbError> {
         let config = DynamoDbConfig::from_env()?;
-        // The shop publishes with a poller, which needs markers.
-        let mode = config.publish_mode.unwrap_or(PublishMode::Poller);
-        let config = config.with_publish_mode(mode);
         Ok(match &self.dynamodb {
             Some(url) => config.with_endpoint(url),
             None => config,
         })
+    }
+
+    /// Connects to the tables, which are created if they are missing.
+    async fn tables(&self) -> Result<DynamoDb, DynamoDbError> {
+        let mut config = self.dynamodb()?;
+        let is_new = match DynamoDb::connect(config.clone()).await {
+            Err(DynamoDbError::NoFormat { .. }) => true,
+            Err(DynamoDbError::Refused { kind, .. }) => kind == RefusedKind::MissingTable,
+            _ => false,
+        };
+        if is_new && config.publish_mode.is_none() {
+            // `shop publish` polls, which needs markers, and `shop stream` reads the change stream.
+            // Tables that exist keep their mode.
+            config = config.with_publish_mode(PublishMode::Both);
+        }
+        create_tables(&config, &TableOptions::default()).await?;
+        DynamoDb::connect(config).await
     }
 
     fn kafka(&self) -> Result<KafkaConfig, KafkaConfigError> {
@@ -133,9 +147,22 @@ impl Servers {
     /// # Errors
     /// [`ConnectError`] if a server cannot be used; it says what to do.
     pub async fn connect(&self, uses: Uses) -> Result<Backend, ConnectError> {
-        let config = self.dynamodb()?;
-        create_tables(&config, &TableOptions::default()).await?;
-        let dynamodb = DynamoDb::connect(config).await?;
+        Ok(self.open(uses).await?.1)
+    }
+
+    /// Connects as [`connect`](Self::connect) does. Returns the reader of the change stream too,
+    /// which publishes what it reads.
+    ///
+    /// # Errors
+    /// [`ConnectError`] if a server cannot be used; it says what to do.
+    pub async fn reader(&self) -> Result<(StreamsReader, Backend), ConnectError> {
+        let (dynamodb, backend) = self.open(Uses::Everything).await?;
+        let reader = StreamsReader::new(&dynamodb, backend.publisher()).await?;
+        Ok((reader, backend))
+    }
+
+    async fn open(&self, uses: Uses) -> Result<(DynamoDb, Backend), ConnectError> {
+        let dynamodb = self.tables().await?;
         let kafka = self.kafka()?;
         let topic: Arc<str> = kafka.events_topic().into();
         let group_prefix = kafka.group_id().unwrap_or("shop").into();
@@ -144,18 +171,19 @@ impl Servers {
             bus.create_topic(&TopicSpec::new(topic.as_ref(), PARTITIONS))
                 .await?;
         }
-        Ok(Backend {
+        let backend = Backend {
             store: Arc::new(dynamodb.event_store()),
             bus: Arc::new(bus),
             control: Arc::new(dynamodb.control_store()),
-            read_model: SalesModel::DynamoDb(DynamoDbRows::new(dynamodb)),
+            read_model: SalesModel::DynamoDb(DynamoDbRows::new(dynamodb.clone())),
             topic,
             source: "urn:foldstream:shop".parse()?,
             group_prefix,
             cart_prefix: format!("c{:x}-", Timestamp::now().as_micros()),
             // The poller's index is eventually consistent.
             listing_delay: Duration::from_secs(2),
-        })
+        };
+        Ok((dynamodb, backend))
     }
 
     /// Connects to DynamoDB alone, for the report, which reads nothing else.

@@ -470,7 +470,21 @@ async fn processes_that_are_told_to_stop_finish_and_go_on_later() {
     }
     let file = shop.write("all.csv", &all);
     shop.step(&["import", &file]).await;
-    shop.step(&["publish", "--until-idle"]).await;
+    // The other trigger knows what the poller has published.
+    let (reader, started) = (shop.start(&["stream"]), Instant::now());
+    while shop.events_in_the_topic().await < all.len() {
+        assert!(started.elapsed() < PATIENCE, "not published");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    signal(&reader, "TERM");
+    let ended = end(reader).await;
+    assert_eq!(ended.status.code(), Some(0));
+    let said = String::from_utf8(ended.stdout).unwrap();
+    let new = all.len() - first.len();
+    assert!(
+        said.contains(&format!("published  {new} records")),
+        "{said}"
+    );
     let said = shop.step(&["run", "--until-caught-up"]).await;
     assert!(
         said.contains(&format!("{} events", all.len() - first.len())),
