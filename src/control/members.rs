@@ -23,7 +23,8 @@ use std::collections::{BTreeMap, BTreeSet};
 ///
 /// # Example
 /// ```
-/// # use foldstream::{SystemIds, Timestamp, control::Leases, ports::{ControlStore, RangeQuery, RowKey}};
+/// # use foldstream::{SystemIds, Timestamp, control::Leases};
+/// # use foldstream::ports::{ControlStore, RangeQuery, RowKey};
 /// # use std::{sync::Arc, time::Duration};
 /// use foldstream_testkit::InMemoryControlStore;
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
