@@ -274,6 +274,26 @@ impl BootRows {
     }
 }
 
+impl BootRows {
+    /// Reads the rows that a replay has written, and adds partitions that are new since. Returns
+    /// false if the replay has not written them all.
+    pub(crate) async fn resolve_built(
+        &mut self,
+        bus: &dyn MessageBus,
+        topics: &[Arc<str>],
+    ) -> Result<bool, BootError> {
+        for topic in topics {
+            let key = RowKey::new(self.partition.clone(), &**topic);
+            if self.rows.get::<Booted>(&key).await?.is_none() {
+                return Ok(false);
+            }
+        }
+        // Only partitions that are new since have no row, and they begin at 0.
+        self.resolve(bus, topics, Start::Oldest).await?;
+        Ok(true)
+    }
+}
+
 impl Rows {
     /// Returns the partitions that a generation of a processor has begun to read, and where.
     pub(crate) async fn boot_offsets(

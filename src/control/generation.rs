@@ -199,16 +199,16 @@ pub(crate) async fn join(
     ids: Arc<dyn crate::IdSource>,
     processor: &str,
     model: u32,
-) -> Result<Generations, ControlStoreError> {
+) -> Result<Stored<Generations>, ControlStoreError> {
     let rows = Rows::new(control, ids);
     let mut races = Races::default();
     loop {
         if let Some(row) = rows.generations(processor).await? {
-            return Ok(row.value);
+            return Ok(row);
         }
         let put = rows.generations_put(processor, Generations::first(model), None);
         match put.await? {
-            PutIf::Written(row) | PutIf::Conflict(Some(row)) => return Ok(row.value),
+            PutIf::Written(row) | PutIf::Conflict(Some(row)) => return Ok(row),
             PutIf::Conflict(None) => rows.lost(&mut races, &key(processor)).await?,
         }
     }

@@ -37,7 +37,7 @@ pub enum InstanceState {
     Halted,
     /// The instance waits for a generation of the read model that its build writes.
     Waiting,
-    /// A newer build serves. This instance does nothing.
+    /// The read model of a newer build serves. This instance does nothing.
     Superseded,
     /// The instance finishes its work and leaves its group.
     Stopping,
@@ -76,6 +76,40 @@ pub(crate) struct InstanceRow {
     /// The number of partitions that the instance owns.
     #[serde(rename = "n", default)]
     pub(crate) partitions: u32,
+    /// The time in milliseconds after which no attempt of the instance runs any more, if the row
+    /// has not changed for so long. `None`: an older build, which may run on.
+    #[serde(rename = "d", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) idle_after: Option<u64>,
+    /// The generation that catches up in the instance beside the one that serves.
+    #[serde(rename = "ng", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) next_generation: Option<u32>,
+    /// The number of records that the next generation has not handled in its partitions, if known.
+    #[serde(rename = "nr", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) next_lag: Option<u64>,
+    /// The failure of the next generation, as one line.
+    #[serde(rename = "nm", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) next_error: Option<String>,
+}
+
+#[cfg(test)]
+impl InstanceRow {
+    pub(crate) fn testing(generation: u32) -> Self {
+        Self {
+            label: "host-1".into(),
+            epoch: 3,
+            generation,
+            state: InstanceState::Running,
+            since: Timestamp::from_micros(7),
+            class: None,
+            error: None,
+            lag: None,
+            partitions: 4,
+            idle_after: None,
+            next_generation: None,
+            next_lag: None,
+            next_error: None,
+        }
+    }
 }
 
 fn partition(processor: &str) -> String {
@@ -122,18 +156,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_stored_form_of_an_instance_is_fixed_and_states_of_newer_builds_are_readable() {
-        let mut row = InstanceRow {
-            label: "host-1".into(),
-            epoch: 3,
-            generation: 1,
-            state: InstanceState::Running,
-            since: Timestamp::from_micros(7),
-            class: None,
-            error: None,
-            lag: None,
-            partitions: 4,
+    fn the_stored_form_of_an_instance_that_runs_two_generations_is_fixed() {
+        let row = InstanceRow {
+            idle_after: Some(95_000),
+            next_generation: Some(2),
+            next_lag: Some(5),
+            next_error: Some("no".into()),
+            ..InstanceRow::testing(1)
         };
+        let text = concat!(
+            r#"{"l":"host-1","e":3,"g":1,"s":"running","t":7,"n":4,"#,
+            r#""d":95000,"ng":2,"nr":5,"nm":"no"}"#
+        );
+        assert_eq!(serde_json::to_string(&row).unwrap(), text);
+        assert_eq!(serde_json::from_str::<InstanceRow>(text).unwrap(), row);
+    }
+
+    #[test]
+    fn the_stored_form_of_an_instance_is_fixed_and_states_of_newer_builds_are_readable() {
+        let mut row = InstanceRow::testing(1);
         let text = r#"{"l":"host-1","e":3,"g":1,"s":"running","t":7,"n":4}"#;
         assert_eq!(serde_json::to_string(&row).unwrap(), text);
         row.state = InstanceState::Halted;

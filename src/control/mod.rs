@@ -26,6 +26,7 @@ pub(crate) mod publisher_rows;
 mod replay;
 mod requests;
 mod restore;
+mod retired;
 mod rows;
 #[cfg(test)]
 pub(crate) mod test_store;
@@ -70,5 +71,6 @@ pub use restore::{
     Finding, InvalidRestoreCursor, RestoreCursor, RestoreError, RestorePage, RestoreRepair,
     WritesSinceRestore,
 };
+pub(crate) use retired::RetiredRow;
 pub use rows::Stored;
 pub use watermark::{Watermark, Watermarks};

@@ -27,7 +27,7 @@ pub(crate) struct StreamPositions {
 impl StreamPositions {
     /// The number of partitions over which the rows are spread. It determines stored keys, so it
     /// never changes.
-    const SHARDS: u32 = 64;
+    pub(super) const SHARDS: u32 = 64;
 
     pub(crate) fn new(
         control: Arc<dyn ControlStore>,

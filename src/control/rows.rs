@@ -238,6 +238,23 @@ impl Rows {
         Ok(())
     }
 
+    /// Deletes all rows of a partition, whichever writes they hold.
+    pub(crate) async fn clear(&self, partition: &str) -> Result<(), ControlStoreError> {
+        let mut after = None;
+        loop {
+            let page = (self.store)
+                .range(&RangeQuery::new(partition).with_after(after))
+                .await?;
+            for row in &page.rows {
+                self.remove(&row.key).await?;
+            }
+            after = page.next;
+            if after.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
     /// Returns several rows at once, in the order of their keys.
     pub(super) async fn get_raw(
         &self,
