@@ -35,6 +35,7 @@ pub(super) trait ErasedProcessor: Send + Sync {
     ) -> BoxFuture<'a, HandlerResult>;
     fn handle_batch(&self, events: Vec<(Box<AnyEvent>, EventContext)>) -> BoxFuture<'_, Handled>;
     fn prepare<'a>(&'a self, model: &'a ModelId) -> BoxFuture<'a, HandlerResult>;
+    fn delete_model<'a>(&'a self, model: &'a ModelId) -> BoxFuture<'a, HandlerResult>;
     fn flush<'a>(&'a self, model: &'a ModelId) -> BoxFuture<'a, HandlerResult>;
     fn forget_buffered<'a>(
         &'a self,
@@ -121,6 +122,9 @@ impl<L: Listener> ErasedProcessor for ListenerCell<L> {
     fn prepare<'a>(&'a self, _: &'a ModelId) -> BoxFuture<'a, HandlerResult> {
         Box::pin(async { Ok(()) })
     }
+    fn delete_model<'a>(&'a self, _: &'a ModelId) -> BoxFuture<'a, HandlerResult> {
+        Box::pin(async { Ok(()) })
+    }
     fn flush<'a>(&'a self, _: &'a ModelId) -> BoxFuture<'a, HandlerResult> {
         Box::pin(async { Ok(()) })
     }
@@ -175,6 +179,9 @@ impl<P: Projector> ErasedProcessor for ProjectorCell<P> {
     }
     fn prepare<'a>(&'a self, model: &'a ModelId) -> BoxFuture<'a, HandlerResult> {
         Box::pin(self.0.prepare(model))
+    }
+    fn delete_model<'a>(&'a self, model: &'a ModelId) -> BoxFuture<'a, HandlerResult> {
+        Box::pin(self.0.delete_model(model))
     }
     fn flush<'a>(&'a self, model: &'a ModelId) -> BoxFuture<'a, HandlerResult> {
         Box::pin(self.0.flush(model))

@@ -1,8 +1,7 @@
 //! [`RunnerHandle`]: processors that run, and what can be asked of them meanwhile.
 use super::{
-    OnHalt, RunnerBuilder, RunnerError, RunnerHealth, RunnerReport,
-    attempt::panic_message,
-    driver::{Driver, Live, Settings},
+    OnHalt, ReadModels, RunnerBuilder, RunnerError, RunnerHealth, RunnerReport,
+    attempt::panic_message, driver::Live, generations::Supervisor,
 };
 use crate::control::InstanceId;
 use futures::FutureExt;
@@ -132,11 +131,16 @@ impl RunnerHandle {
         let (Some(entry), Some(slot)) = (self.shared.entries.get(at), self.slots.get(at)) else {
             return;
         };
-        let settings = Settings::new(entry, &self.shared, self.instance);
-        let driver = Driver::new(settings, self.until_caught_up, slot.live.clone());
+        let supervisor = Supervisor::new(
+            entry,
+            &self.shared,
+            self.instance,
+            slot.live.clone(),
+            self.until_caught_up,
+        );
         let guard = EndGuard(Some((slot.live.clone(), entry.name.clone())));
         let stop = self.stop.clone();
-        let task = tokio::spawn(supervise(driver, guard, stop, self.shared.on_halt));
+        let task = tokio::spawn(supervise(supervisor, guard, stop, self.shared.on_halt));
         let mut slot = slot.task.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(before) = slot.replace(task) {
             before.abort();
@@ -155,6 +159,11 @@ impl RunnerHandle {
     /// Returns the state of all processors. It is at most a second old, and costs no request.
     pub fn health(&self) -> RunnerHealth {
         RunnerHealth::new(self.slots.iter().map(|slot| slot.live.health()))
+    }
+
+    /// Returns access to the read models of the projectors, for those who query them.
+    pub fn read_models(&self) -> ReadModels {
+        ReadModels::new(self.shared.clone())
     }
 
     /// Tells every processor to finish what is in hand, commit and leave its group, within
@@ -219,26 +228,22 @@ impl Drop for RunnerHandle {
     }
 }
 
-/// Runs a processor until it has ended, and shows a halt to others until the runner is told to
-/// stop.
-async fn supervise(driver: Driver, mut guard: EndGuard, stop: CancellationToken, on_halt: OnHalt) {
-    let ended = AssertUnwindSafe(driver.run(stop.clone())).catch_unwind();
-    let keeper = match ended.await {
-        Ok(None) => return guard.disarm(),
-        Ok(Some(keeper)) => {
-            guard.disarm();
-            Some(keeper)
-        }
+/// Runs a processor until it has ended.
+async fn supervise(
+    supervisor: Supervisor,
+    mut guard: EndGuard,
+    stop: CancellationToken,
+    on_halt: OnHalt,
+) {
+    let ended = AssertUnwindSafe(supervisor.run(stop.clone())).catch_unwind();
+    match ended.await {
+        Ok(()) => guard.disarm(),
         Err(panic) => {
-            guard.end(panic_message("driver", &*panic));
-            None
+            guard.end(panic_message("supervisor", &*panic));
+            if on_halt == OnHalt::StopAll {
+                stop.cancel();
+            }
         }
-    };
-    if on_halt == OnHalt::StopAll {
-        stop.cancel();
-    }
-    if let Some(keeper) = keeper {
-        keeper.keep_row(&stop).await;
     }
 }
 
@@ -246,7 +251,7 @@ async fn supervise(driver: Driver, mut guard: EndGuard, stop: CancellationToken,
 /// end before the processor does, and then nobody else says so.
 struct EndGuard(Option<(Arc<Live>, Arc<str>)>);
 impl EndGuard {
-    /// Leaves the end to the driver, which has noted it.
+    /// Leaves the end to the supervisor, which has noted it.
     fn disarm(&mut self) {
         self.0 = None;
     }

@@ -153,6 +153,13 @@ pub trait Projector: Send + Sync + 'static {
     /// Empties a model, before a full replay builds it. Nothing calls it in this version, which has
     /// no replay.
     fn reset(&self, model: &ModelId) -> impl Future<Output = HandlerResult> + Send;
+    /// Deletes a model that does not serve any more, at least ten minutes after another generation
+    /// has taken its place. The model may be gone already, and it may be one that another build has
+    /// written. The default empties the model by [`reset`](Self::reset), which leaves behind what
+    /// [`prepare`](Self::prepare) has created.
+    fn delete_model(&self, model: &ModelId) -> impl Future<Output = HandlerResult> + Send {
+        self.reset(model)
+    }
     /// Makes durable what `project` only buffered; called before an offset is committed.
     fn flush(&self, model: &ModelId) -> impl Future<Output = HandlerResult> + Send {
         let _ = model;

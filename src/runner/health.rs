@@ -48,6 +48,9 @@ pub struct ProcessorHealth {
     /// The generation of the read model that the processor serves; `None` before it has joined its
     /// group.
     pub generation: Option<u32>,
+    /// The generation that a replay has built and that catches up in this process, beside the one
+    /// that serves; `None` if there is none.
+    pub next: Option<NextGeneration>,
     /// The number of partitions that the processor owns. It may be 0 if there are more instances
     /// than partitions.
     pub partitions: u32,
@@ -89,6 +92,22 @@ pub struct ProcessorHealth {
     pub silent: Duration,
 }
 
+/// The state of a generation that catches up beside the one that serves.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct NextGeneration {
+    /// The number of the generation.
+    pub generation: u32,
+    /// The state of the generation.
+    pub state: ProcessorState,
+    /// The number of partitions that the generation owns in this process.
+    pub partitions: u32,
+    /// The distance to the end of these partitions.
+    pub lag: Lag,
+    /// The failure that explains the state, or has lasted longest; `None` if nothing fails.
+    pub trouble: Option<Trouble>,
+}
+
 /// The state of a processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -104,6 +123,12 @@ pub enum ProcessorState {
     Held,
     /// An operator has paused the processor.
     Paused,
+    /// No generation of this build's [model](super::Projector::MODEL) is there: a replay builds
+    /// one. Or a replay builds the live model again in place. [`ProcessorHealth::trouble`] says
+    /// which.
+    Waiting,
+    /// The read model of a newer build serves, and this build does nothing.
+    Superseded,
     /// The processor finishes its work and leaves its group.
     Stopping,
     /// The processor has ended because it was told to.
@@ -122,6 +147,8 @@ impl ProcessorState {
             Self::Unreachable => "unreachable",
             Self::Held => "held",
             Self::Paused => "paused",
+            Self::Waiting => "waiting",
+            Self::Superseded => "superseded",
             Self::Stopping => "stopping",
             Self::Stopped => "stopped",
             Self::Halted => "halted",
@@ -273,6 +300,8 @@ impl fmt::Display for ProblemKind {
             Self::State(ProcessorState::Halted) => "it has halted",
             Self::State(ProcessorState::Running) => "it is running",
             Self::State(ProcessorState::Paused) => "it is paused",
+            Self::State(ProcessorState::Waiting) => "it waits for a replay",
+            Self::State(ProcessorState::Superseded) => "the read model of a newer build serves",
             Self::NotDurable => "what it has handled cannot be made durable",
             Self::Stuck(1) => "a handler blocks its thread",
             Self::Stuck(handlers) => return write!(f, "{handlers} handlers block their threads"),
@@ -292,6 +321,7 @@ impl ProcessorHealth {
             lasting: Duration::ZERO,
             trouble: None,
             generation: None,
+            next: None,
             partitions: 0,
             lag: Lag::default(),
             in_flight: 0,
@@ -312,10 +342,18 @@ impl ProcessorHealth {
 
     /// Returns the problem because of which the processor is not ready, if there is one.
     ///
-    /// A processor is ready while it runs or is paused by an operator. A failing event is no
-    /// problem in this sense: it holds up its own stream only.
+    /// A processor is ready while it runs, is paused by an operator, waits for a replay, or was
+    /// superseded: a rolling deployment must be able to go on. A failing event is not a problem in
+    /// this sense, since it holds up its own stream only.
     pub fn not_ready(&self) -> Option<Problem> {
-        if !matches!(self.state, ProcessorState::Running | ProcessorState::Paused) {
+        let is_ready = matches!(
+            self.state,
+            ProcessorState::Running
+                | ProcessorState::Paused
+                | ProcessorState::Waiting
+                | ProcessorState::Superseded
+        );
+        if !is_ready {
             let error = self.trouble.as_ref().map(|trouble| trouble.error.clone());
             return Some(self.problem(ProblemKind::State(self.state), self.lasting, error));
         }

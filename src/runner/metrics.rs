@@ -55,12 +55,14 @@ pub const DEAD_LETTER_RECORDS: &str = "foldstream.processor.dead_letter_records"
 /// A gauge: the dead letters. It is not recorded while the number is not known.
 pub const DEAD_LETTERS: &str = "foldstream.processor.dead_letters";
 
-const STATES: [ProcessorState; 8] = [
+const STATES: [ProcessorState; 10] = [
     ProcessorState::Starting,
     ProcessorState::Running,
     ProcessorState::Unreachable,
     ProcessorState::Held,
     ProcessorState::Paused,
+    ProcessorState::Waiting,
+    ProcessorState::Superseded,
     ProcessorState::Stopping,
     ProcessorState::Stopped,
     ProcessorState::Halted,

@@ -33,6 +33,7 @@ mod driver;
 mod erased;
 mod error;
 mod failed_event;
+mod generations;
 mod handle;
 mod handler;
 mod health;
@@ -40,6 +41,7 @@ mod machine;
 #[cfg(feature = "metrics")]
 pub mod metrics;
 mod policy;
+mod read_models;
 mod report;
 mod spans;
 mod step;
@@ -50,10 +52,11 @@ pub use failed_event::{FailedEvent, FailureAction};
 pub use handle::{RestartError, RunnerHandle};
 pub use handler::{BatchResult, EventContext, EventSource, Listener, ModelId, Position, Projector};
 pub use health::{
-    Lag, Probe, Problem, ProblemKind, ProcessorHealth, ProcessorState, RunnerHealth, Trouble,
-    TroubleSource,
+    Lag, NextGeneration, Probe, Problem, ProblemKind, ProcessorHealth, ProcessorState,
+    RunnerHealth, Trouble, TroubleSource,
 };
 pub use policy::{DeliveryLevel, OnHalt, ProcessorPolicy, Start, UnknownEvents};
+pub use read_models::{ReadModelError, ReadModels};
 pub use report::{BuildError, ProcessorReport, RunnerError, RunnerReport};
 
 use crate::{
@@ -65,6 +68,7 @@ use crate::{
 };
 use attempt::PublicHistory;
 use erased::{ErasedProcessor, ListenerCell, ProjectorCell};
+use health::PATIENCE;
 use std::{collections::BTreeSet, fmt, sync::Arc, time::Duration};
 
 /// One registered listener or projector.
@@ -333,6 +337,11 @@ fn check_group_prefix(prefix: &str) -> Result<(), BuildError> {
     })
 }
 
+/// Returns the name of the consumer group of a generation.
+fn group_name(prefix: &str, processor: &str, generation: u32) -> String {
+    format!("{prefix}.{processor}.g{generation}")
+}
+
 fn check_name(name: &str) -> Result<(), BuildError> {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
     if (1..=64).contains(&name.len()) && name.bytes().all(allowed) {
@@ -378,6 +387,13 @@ impl Runner {
             shutdown_timeout: Duration::from_secs(25),
             entries: Vec::new(),
         }
+    }
+
+    /// Returns access to the read models of the projectors, for those who query them. The
+    /// processors need not run in this process.
+    #[must_use]
+    pub fn read_models(&self) -> ReadModels {
+        ReadModels::new(self.shared.clone())
     }
 
     /// Starts every processor on a task of its own, and returns a handle to them.

@@ -3,13 +3,16 @@ use super::watch::Watched;
 use crate::{
     Clock,
     runner::{
-        Lag, ProcessorHealth, ProcessorReport, ProcessorState, RunnerError, Trouble, TroubleSource,
+        ErrorClass, Lag, NextGeneration, ProcessorHealth, ProcessorReport, ProcessorState,
+        RunnerError, Trouble, TroubleSource,
+        generations::Idle,
         health::PATIENCE,
         machine::{Failing, Noted, Snapshot, later},
         report::Counts,
     },
 };
 use std::{
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -25,43 +28,56 @@ pub(in crate::runner) struct Live {
     shutdown: Duration,
     shown: Mutex<Shown>,
     has_ended: watch::Sender<bool>,
+    /// The state, for those who wait for a change of it.
+    state: watch::Sender<ProcessorState>,
     #[cfg(feature = "metrics")]
     meter: crate::runner::metrics::Meter,
 }
 
 #[derive(Debug)]
 struct Shown {
-    /// The counts of earlier tasks.
+    /// The counts of earlier tasks, and of generations that have ended.
     before: Counts,
-    counts: Counts,
+    /// The generations that run here, by their numbers.
+    parts: BTreeMap<u32, Part>,
+    /// The generation that serves here; `None` before it is known, and if there is none.
+    serving: Option<u32>,
+    /// The generation that catches up here.
+    next: Option<u32>,
+    /// The reason why no generation serves here.
+    idle: Option<Idle>,
     state: ProcessorState,
     since: Instant,
-    /// The error with which the last task has ended.
+    /// The error with which the generation that serves has ended.
     error: Option<Arc<RunnerError>>,
-    snapshot: Snapshot,
-    watched: Watched,
+    /// The failures of what all generations share.
+    failing: Vec<Failing>,
     /// The last sign of life.
     at: Instant,
 }
 
-impl Shown {
-    fn new(before: Counts, now: Instant) -> Self {
+/// The state of one generation.
+#[derive(Debug)]
+struct Part {
+    counts: Counts,
+    state: ProcessorState,
+    since: Instant,
+    /// The error with which the generation has ended.
+    error: Option<Arc<RunnerError>>,
+    snapshot: Snapshot,
+    watched: Watched,
+}
+
+impl Part {
+    fn new(now: Instant) -> Self {
         Self {
-            before,
             counts: Counts::default(),
             state: ProcessorState::Starting,
             since: now,
             error: None,
             snapshot: Snapshot::default(),
             watched: Watched::default(),
-            at: now,
         }
-    }
-
-    fn counts(&self) -> Counts {
-        let mut counts = self.before;
-        counts.add(&self.counts);
-        counts
     }
 
     fn set(&mut self, state: ProcessorState, since: Instant) {
@@ -70,17 +86,28 @@ impl Shown {
         }
     }
 
+    /// Keeps only what is shown of a generation that has ended.
+    fn end(&mut self, error: Option<Arc<RunnerError>>, now: Instant) {
+        self.snapshot = Snapshot::default();
+        self.watched.failing.clear();
+        self.set(
+            if error.is_some() {
+                ProcessorState::Halted
+            } else {
+                ProcessorState::Stopped
+            },
+            now,
+        );
+        self.error = error;
+    }
+
     /// Returns the failures of the bus, of stores and of the read model.
     fn failing(&self) -> impl Iterator<Item = &Failing> {
         self.snapshot.failing.iter().chain(&self.watched.failing)
     }
 
-    fn next_state(&self, now: Instant) -> (ProcessorState, Instant) {
-        let is_backend = |failing: &&Failing| {
-            let source = failing.noted.source;
-            matches!(source, TroubleSource::Bus | TroubleSource::ControlStore)
-        };
-        let away = self.failing().filter(is_backend).map(|f| f.since).min();
+    fn next_state(&self, shared: &[Failing], now: Instant) -> (ProcessorState, Instant) {
+        let away = away(self.failing().chain(shared));
         let snapshot = &self.snapshot;
         match (away, snapshot.held_since) {
             _ if snapshot.is_ending => (ProcessorState::Stopping, now),
@@ -95,16 +122,6 @@ impl Shown {
         }
     }
 
-    fn now(&self, now: Instant) -> Now {
-        Now {
-            state: self.state,
-            since: self.since,
-            lag: lag(self),
-            partitions: partitions(self),
-            trouble: self.trouble(now),
-        }
-    }
-
     const fn has_run(&self) -> bool {
         !matches!(
             self.state,
@@ -112,11 +129,12 @@ impl Shown {
         )
     }
 
-    fn trouble(&self, now: Instant) -> Option<Trouble> {
+    fn trouble(&self, shared: &[Failing], now: Instant) -> Option<Trouble> {
         if let Some(error) = &self.error {
             return Some(of_error(error, now.duration_since(self.since)));
         }
-        let steps = self.failing().min_by_key(|failing| failing.since);
+        let steps = self.failing().chain(shared);
+        let steps = steps.min_by_key(|failing| failing.since);
         let oldest = match (steps, &self.snapshot.oldest_retry) {
             // What explains the state comes first.
             (Some(step), _) if self.state == ProcessorState::Unreachable => Some(step),
@@ -124,6 +142,145 @@ impl Shown {
             (step, retry) => step.or(retry.as_ref()),
         };
         oldest.map(|failing| of_failing(failing, now))
+    }
+
+    fn partitions(&self) -> u32 {
+        u32::try_from(self.snapshot.low.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Returns the number of offsets up to the ends of the partitions that are owned.
+    fn lag(&self) -> Option<u64> {
+        if self.state.has_ended() || self.watched.generation.is_none() {
+            return None;
+        }
+        let low = self.snapshot.low.iter();
+        let lags = low.map(|(partition, low)| {
+            let end = self.watched.ends.get(partition)?;
+            Some(end.get().saturating_sub(low.get()))
+        });
+        lags.sum()
+    }
+
+    fn lag_at(&self, now: crate::Timestamp) -> Lag {
+        let records = self.lag();
+        let time = match records {
+            Some(0) => Some(Duration::ZERO),
+            _ => self.snapshot.oldest_event.map(|at| now.since(at)),
+        };
+        Lag {
+            records,
+            time: if self.state.has_ended() { None } else { time },
+        }
+    }
+}
+
+/// Returns the time since which the bus or the control store is away.
+fn away<'a>(failing: impl Iterator<Item = &'a Failing>) -> Option<Instant> {
+    let is_backend = |failing: &&Failing| {
+        let source = failing.noted.source;
+        matches!(source, TroubleSource::Bus | TroubleSource::ControlStore)
+    };
+    failing.filter(is_backend).map(|f| f.since).min()
+}
+
+impl Shown {
+    const fn new(before: Counts, now: Instant) -> Self {
+        Self {
+            before,
+            parts: BTreeMap::new(),
+            serving: None,
+            next: None,
+            idle: None,
+            state: ProcessorState::Starting,
+            since: now,
+            error: None,
+            failing: Vec::new(),
+            at: now,
+        }
+    }
+
+    fn counts(&self) -> Counts {
+        let mut counts = self.before;
+        for part in self.parts.values() {
+            counts.add(&part.counts);
+        }
+        counts
+    }
+
+    fn serving(&self) -> Option<&Part> {
+        self.parts.get(&self.serving?)
+    }
+
+    /// Takes the state from the generation that serves, or from the reason why there is none.
+    fn settle(&mut self, now: Instant) {
+        if self.state.has_ended() {
+            return;
+        }
+        let (state, since) = match (self.serving(), &self.idle) {
+            (Some(part), _) => (part.state, part.since),
+            (None, idle) => {
+                let away = away(self.failing.iter());
+                let away = away.filter(|since| now.duration_since(*since) >= PATIENCE);
+                match (away, idle) {
+                    (Some(since), _) => (ProcessorState::Unreachable, since),
+                    (None, Some(idle)) => (idle.state(), now),
+                    (None, None) => (ProcessorState::Starting, now),
+                }
+            }
+        };
+        if self.state != state {
+            (self.state, self.since) = (state, since);
+        }
+    }
+
+    fn now(&self, now: Instant) -> Now {
+        let next = self.next.and_then(|next| self.parts.get(&next));
+        Now {
+            state: self.state,
+            since: self.since,
+            generation: self.serving().and_then(|part| part.watched.generation),
+            lag: self.serving().and_then(Part::lag),
+            partitions: self.serving().map_or(0, Part::partitions),
+            trouble: self.trouble(now),
+            next: self.next,
+            next_lag: next.and_then(Part::lag),
+            next_error: next.and_then(|part| Some(part.trouble(&[], now)?.error)),
+        }
+    }
+
+    fn trouble(&self, now: Instant) -> Option<Trouble> {
+        if let Some(error) = &self.error {
+            return Some(of_error(error, now.duration_since(self.since)));
+        }
+        match (self.serving(), &self.idle) {
+            (Some(part), _) => part.trouble(&self.failing, now),
+            (None, Some(idle)) if self.state == idle.state() => Some(Trouble {
+                source: TroubleSource::Processor,
+                class: ErrorClass::Permanent,
+                error: idle.to_string().into(),
+                stream: None,
+                version: None,
+                partition: None,
+                attempts: 0,
+                lasting: now.duration_since(self.since),
+            }),
+            (None, _) => {
+                let oldest = self.failing.iter().min_by_key(|failing| failing.since);
+                oldest.map(|failing| of_failing(failing, now))
+            }
+        }
+    }
+
+    fn next(&self, clock: &dyn Clock, now: Instant) -> Option<NextGeneration> {
+        let generation = self.next?;
+        let part = self.parts.get(&generation)?;
+        Some(NextGeneration {
+            generation,
+            state: part.state,
+            partitions: part.partitions(),
+            lag: part.lag_at(clock.now()),
+            trouble: part.trouble(&[], now),
+        })
     }
 }
 
@@ -182,6 +339,7 @@ impl Live {
             shutdown,
             shown: Mutex::new(Shown::new(Counts::default(), Instant::now())),
             has_ended: watch::Sender::new(false),
+            state: watch::Sender::new(ProcessorState::Starting),
             #[cfg(feature = "metrics")]
             meter: crate::runner::metrics::Meter::default(),
         }
@@ -195,12 +353,14 @@ impl Live {
         later(Instant::now(), self.shutdown)
     }
 
-    pub(super) fn count(&self, counts: Counts) {
-        self.shown().counts = counts;
+    pub(super) fn count(&self, generation: u32, counts: Counts) {
+        if let Some(part) = self.shown().parts.get_mut(&generation) {
+            part.counts = counts;
+        }
     }
 
     /// Records the counts and the state, where metrics are wanted.
-    pub(super) fn record(&self) {
+    pub(in crate::runner) fn record(&self) {
         #[cfg(feature = "metrics")]
         {
             let counts = self.shown().counts();
@@ -208,44 +368,137 @@ impl Live {
         }
     }
 
-    /// Shows the state of the processor, and returns it.
-    pub(super) fn show(&self, snapshot: Snapshot, watched: Watched, now: Instant) -> Now {
+    /// Changes what is shown, and tells those who wait for another state.
+    fn change<T>(&self, change: impl FnOnce(&mut Shown, Instant) -> T) -> T {
+        let now = Instant::now();
         let mut shown = self.shown();
-        shown.snapshot = snapshot;
-        shown.watched = watched;
-        shown.at = now;
-        let (state, since) = shown.next_state(now);
-        shown.set(state, since);
-        shown.now(now)
+        let changed = change(&mut shown, now);
+        shown.settle(now);
+        let state = shown.state;
+        drop(shown);
+        self.state
+            .send_if_modified(|told| std::mem::replace(told, state) != state);
+        changed
     }
 
-    /// Returns what is shown now.
-    pub(super) fn now(&self, now: Instant) -> Now {
+    /// Shows the state of a generation. Returns the number of its partitions, and their lag.
+    pub(super) fn show(
+        &self,
+        generation: u32,
+        snapshot: Snapshot,
+        watched: Watched,
+    ) -> (u32, Option<u64>) {
+        self.change(|shown, now| {
+            if shown.serving == Some(generation) {
+                shown.at = now;
+            }
+            let Some(part) = shown.parts.get_mut(&generation) else {
+                return (0, None);
+            };
+            part.snapshot = snapshot;
+            part.watched = watched;
+            let (state, since) = part.next_state(&shown.failing, now);
+            part.set(state, since);
+            (part.partitions(), part.lag())
+        })
+    }
+
+    /// Shows which generations run here, or why none serves.
+    pub(in crate::runner) fn serve(
+        &self,
+        serving: Option<u32>,
+        next: Option<u32>,
+        idle: Option<Idle>,
+    ) {
+        self.change(|shown, now| {
+            if shown.serving != serving {
+                // The silence of a generation that served before says nothing about this one.
+                shown.at = now;
+            }
+            (shown.serving, shown.next, shown.idle) = (serving, next, idle);
+        });
+    }
+
+    /// Notes that a generation starts here.
+    pub(in crate::runner) fn begins(&self, generation: u32) {
+        self.change(|shown, now| {
+            if let Some(before) = shown.parts.insert(generation, Part::new(now)) {
+                shown.before.add(&before.counts);
+            }
+        });
+    }
+
+    /// Notes that a generation has ended here because it was told to.
+    pub(in crate::runner) fn left(&self, generation: u32) {
+        self.change(|shown, _| {
+            if let Some(part) = shown.parts.remove(&generation) {
+                shown.before.add(&part.counts);
+            }
+        });
+    }
+
+    /// Notes that a generation beside the one that serves has halted.
+    pub(in crate::runner) fn halted_beside(&self, generation: u32, error: RunnerError) {
+        self.change(|shown, now| {
+            if let Some(part) = shown.parts.get_mut(&generation) {
+                part.end(Some(Arc::new(error)), now);
+            }
+        });
+    }
+
+    /// Notes that the generation that serves has halted.
+    pub(in crate::runner) fn halted(&self, error: RunnerError) {
+        self.change(|shown, now| shown.end(Err(error), now));
+        self.record();
+    }
+
+    /// Notes that another generation serves in place of one that had halted.
+    pub(in crate::runner) fn revived(&self) {
+        self.change(|shown, now| {
+            if shown.state.has_ended() {
+                shown.error = None;
+                (shown.state, shown.since) = (ProcessorState::Starting, now);
+            }
+        });
+    }
+
+    /// Notes whether the processor has ended in this task.
+    pub(in crate::runner) fn set_over(&self, is_over: bool) {
+        self.has_ended
+            .send_if_modified(|has_ended| std::mem::replace(has_ended, is_over) != is_over);
+    }
+
+    /// Shows the failures of what all generations share, and a sign of life while none serves.
+    pub(in crate::runner) fn show_shared(&self, failing: Vec<Failing>) {
+        self.change(|shown, now| {
+            shown.failing = failing;
+            if shown.serving().is_none_or(|part| part.state.has_ended()) {
+                shown.at = now;
+            }
+        });
+    }
+
+    /// Returns what the row of the instance tells.
+    pub(in crate::runner) fn now(&self, now: Instant) -> Now {
         self.shown().now(now)
+    }
+
+    /// Returns a receiver that is told of each other state.
+    pub(in crate::runner) fn states(&self) -> watch::Receiver<ProcessorState> {
+        self.state.subscribe()
     }
 
     /// Notes the end of the processor. Only the first end of a task counts.
     pub(in crate::runner) fn ended(&self, result: Result<(), RunnerError>) {
-        let now = Instant::now();
-        self.has_ended.send_if_modified(|has_ended| {
-            if *has_ended {
-                return false;
+        if self.has_ended() {
+            return;
+        }
+        self.change(|shown, now| {
+            if !shown.state.has_ended() {
+                shown.end(result, now);
             }
-            let mut shown = self.shown();
-            shown.snapshot = Snapshot::default();
-            shown.watched.failing.clear();
-            shown.set(
-                if result.is_ok() {
-                    ProcessorState::Stopped
-                } else {
-                    ProcessorState::Halted
-                },
-                now,
-            );
-            shown.error = result.err().map(Arc::new);
-            *has_ended = true;
-            true
         });
+        self.set_over(true);
         self.record();
     }
 
@@ -254,14 +507,15 @@ impl Live {
         self.has_ended.send_replace(true);
     }
 
-    /// Starts again after an end. Returns false if the processor has not halted.
+    /// Starts again after a halt. Returns false if no generation has halted.
     pub(in crate::runner) fn restarted(&self) -> bool {
-        self.has_ended.send_if_modified(|has_ended| {
-            let mut shown = self.shown();
-            let may = *has_ended && shown.state == ProcessorState::Halted;
+        self.change(|shown, now| {
+            let mut parts = shown.parts.values();
+            let may = shown.state == ProcessorState::Halted
+                || parts.any(|part| part.state == ProcessorState::Halted);
             if may {
-                *shown = Shown::new(shown.counts(), Instant::now());
-                *has_ended = false;
+                *shown = Shown::new(shown.counts(), now);
+                self.set_over(false);
             }
             may
         })
@@ -285,14 +539,10 @@ impl Live {
 
     pub(in crate::runner) fn health(&self) -> ProcessorHealth {
         let (shown, now) = (self.shown(), Instant::now());
-        let (counts, snapshot) = (shown.counts(), &shown.snapshot);
-        let records = lag(&shown);
-        let time = match records {
-            Some(0) => Some(Duration::ZERO),
-            _ => snapshot.oldest_event.map(|at| self.clock.now().since(at)),
-        };
-        let has_ended = shown.state.has_ended();
-        let silent = if has_ended {
+        let (counts, none) = (shown.counts(), Part::new(now));
+        let part = shown.serving().unwrap_or(&none);
+        let snapshot = &part.snapshot;
+        let silent = if shown.state.has_ended() {
             Duration::ZERO
         } else {
             now.duration_since(shown.at)
@@ -300,12 +550,10 @@ impl Live {
         ProcessorHealth {
             lasting: now.duration_since(shown.since),
             trouble: shown.trouble(now),
-            generation: shown.watched.generation,
-            partitions: partitions(&shown),
-            lag: Lag {
-                records,
-                time: if has_ended { None } else { time },
-            },
+            generation: part.watched.generation,
+            next: shown.next(&*self.clock, now),
+            partitions: part.partitions(),
+            lag: part.lag_at(self.clock.now()),
             in_flight: snapshot.in_flight,
             stuck: snapshot.stuck,
             held_records: snapshot.held_records,
@@ -324,29 +572,37 @@ impl Live {
     }
 }
 
-/// The part of the shown state that the driver itself needs.
-#[derive(Debug)]
-pub(super) struct Now {
-    pub(super) state: ProcessorState,
-    pub(super) since: Instant,
-    pub(super) lag: Option<u64>,
-    pub(super) partitions: u32,
-    pub(super) trouble: Option<Trouble>,
-}
-
-fn partitions(shown: &Shown) -> u32 {
-    u32::try_from(shown.snapshot.low.len()).unwrap_or(u32::MAX)
-}
-
-/// Returns the number of offsets up to the ends of the partitions that are owned.
-fn lag(shown: &Shown) -> Option<u64> {
-    if shown.state.has_ended() || shown.watched.generation.is_none() {
-        return None;
+impl Shown {
+    fn end(&mut self, result: Result<(), RunnerError>, now: Instant) {
+        let error = result.err().map(Arc::new);
+        let state = if error.is_some() {
+            ProcessorState::Halted
+        } else {
+            ProcessorState::Stopped
+        };
+        (self.state, self.since) = (state, now);
+        let serving = self
+            .serving
+            .and_then(|serving| self.parts.get_mut(&serving));
+        if let Some(part) = serving {
+            part.end(error.clone(), now);
+        }
+        self.error = error;
     }
-    let low = shown.snapshot.low.iter();
-    let lags = low.map(|(partition, low)| {
-        let end = shown.watched.ends.get(partition)?;
-        Some(end.get().saturating_sub(low.get()))
-    });
-    lags.sum()
+}
+
+/// The part of the shown state that the row of the instance tells.
+#[derive(Debug)]
+pub(in crate::runner) struct Now {
+    pub(in crate::runner) state: ProcessorState,
+    pub(in crate::runner) since: Instant,
+    /// The generation that serves here, once its group is joined.
+    pub(in crate::runner) generation: Option<u32>,
+    pub(in crate::runner) lag: Option<u64>,
+    pub(in crate::runner) partitions: u32,
+    pub(in crate::runner) trouble: Option<Trouble>,
+    /// The generation that catches up here.
+    pub(in crate::runner) next: Option<u32>,
+    pub(in crate::runner) next_lag: Option<u64>,
+    pub(in crate::runner) next_error: Option<Arc<str>>,
 }

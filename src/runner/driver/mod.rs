@@ -13,7 +13,11 @@ mod settings;
 mod start;
 mod watch;
 
-pub(super) use self::{live::Live, settings::Settings, watch::Keeper};
+pub(super) use self::{
+    live::{Live, Now},
+    perform::{in_time, in_time_of},
+    settings::Settings,
+};
 use self::{
     next::Membership,
     pool::Pool,
@@ -87,28 +91,14 @@ impl Driver {
         }
     }
 
-    /// Runs until `stop`, or until it has caught up, or until it halts. After a halt, it returns
-    /// what shows the halt to others.
-    pub(super) async fn run(mut self, stop: CancellationToken) -> Option<Keeper> {
-        let processor = self.settings.rules.name.clone();
-        tracing::info!(%processor, topics = ?self.settings.topics, "the processor starts");
+    /// Runs the generation until `stop`, or until it has caught up, or until it halts.
+    pub(super) async fn run(mut self, stop: CancellationToken) -> Result<(), RunnerError> {
+        let (processor, generation) = (&self.settings.rules.name, self.settings.generation);
+        tracing::info!(%processor, generation, topics = ?self.settings.topics, "the processor starts");
         let result = self.drive(&stop).await;
         self.finish_sending().await;
-        self.live.count(self.machine.counts());
-        match result {
-            Ok(()) => {
-                let live = self.live.clone();
-                self.into_keeper().delete_row().await;
-                tracing::info!(%processor, "the processor has stopped");
-                live.ended(Ok(()));
-                None
-            }
-            Err(error) => {
-                tracing::error!(%processor, error = crate::chain(&error), "the processor has halted");
-                self.live.ended(Err(error));
-                Some(self.into_keeper())
-            }
-        }
+        self.live.count(generation, self.machine.counts());
+        result
     }
 
     /// Waits a moment for the letters that are being sent to their topic.
@@ -134,6 +124,7 @@ impl Driver {
         tokio::pin!(sleep);
         let mut is_stopped = false;
         loop {
+            self.machine.set_lease(self.settings.lease.until());
             for effect in self.machine.effects(Instant::now()) {
                 if let Some(result) = self.perform(effect) {
                     return result;

@@ -19,8 +19,6 @@ pub(super) struct Membership {
     /// The start positions as they were when the group was joined.
     pub(super) boot: BootRows,
     pub(super) shared: Arc<Shared>,
-    /// The epoch of the generations that were found.
-    pub(super) epoch: u64,
 }
 
 type Received = Result<ConsumerEvent, MessageBusError>;

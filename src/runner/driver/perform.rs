@@ -105,7 +105,7 @@ impl Driver {
             Effect::Poll => self.member(|m, s| {
                 let (shared, settings) = (m.shared.clone(), s.clone());
                 async move {
-                    let polled = rows::poll(&shared.rows);
+                    let polled = rows::poll(&shared.rows, &settings.found);
                     let polled = polled.map_err(|e| settings.control_setback(e));
                     Input::Polled(returning(CALL, polled).await)
                 }
@@ -252,8 +252,8 @@ impl Driver {
                     Done::Joined(membership, ends) => {
                         self.joining = None;
                         let group = membership.group.clone();
-                        let generation = membership.shared.model.generation();
-                        self.watch.joined(generation, membership.epoch);
+                        let generation = self.settings.generation;
+                        self.watch.joined(generation);
                         tracing::info!(processor = %self.settings.rules.name, %group, generation, "the group is joined");
                         self.membership = Some(*membership);
                         Input::Joined(group, ends)
@@ -318,11 +318,20 @@ async fn flush(shared: &Shared, timeout: Duration) -> Result<(), HandlerError> {
 }
 
 /// Makes a call of the projector, within the time of an attempt.
-pub(super) async fn in_time(
+pub(in crate::runner) async fn in_time(
     what: &str,
     call: impl Future<Output = Result<(), HandlerError>>,
     timeout: Duration,
 ) -> Result<(), HandlerError> {
+    in_time_of(what, call, timeout).await
+}
+
+/// Makes a call of the projector that returns a value, within the time of an attempt.
+pub(in crate::runner) async fn in_time_of<T>(
+    what: &str,
+    call: impl Future<Output = Result<T, HandlerError>>,
+    timeout: Duration,
+) -> Result<T, HandlerError> {
     let call = AssertUnwindSafe(call).catch_unwind();
     match tokio::time::timeout(timeout, call).await {
         Ok(Ok(result)) => result,

@@ -1,7 +1,9 @@
 //! The row operations about failed events, as calls of the control store.
 use crate::{
     StreamId, Version,
-    control::{DeleteIf, DiscardState, KeyedPage, ParkRow, ProcessorRows, PutIf, Stored},
+    control::{
+        DeleteIf, DiscardState, Generations, KeyedPage, ParkRow, ProcessorRows, PutIf, Stored,
+    },
     ports::{ControlStoreError, PartitionId},
     runner::{
         Position,
@@ -14,6 +16,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     panic::AssertUnwindSafe,
 };
+use tokio::sync::watch;
 
 /// The most rows that are swept when a partition is taken up. The rest is swept the next time.
 const SWEPT: usize = 1_000;
@@ -159,9 +162,16 @@ async fn sweep_deferred(
     Ok(())
 }
 
-/// Reads the change token and the request to pause.
-pub(super) async fn poll(rows: &ProcessorRows) -> Result<Polled, ControlStoreError> {
+/// Reads the change token and the request to pause. Passes on the generations, which are read with
+/// the token.
+pub(super) async fn poll(
+    rows: &ProcessorRows,
+    found: &watch::Sender<Option<Stored<Generations>>>,
+) -> Result<Polled, ControlStoreError> {
     let polled = rows.poll().await?;
+    if polled.generations.is_some() {
+        found.send_replace(polled.generations);
+    }
     let pause = rows.rows.pause_get(rows.processor()).await?;
     Ok(Polled {
         token: polled.token,

@@ -1,30 +1,34 @@
 //! The settings that never change while a processor runs.
 use super::{
     super::{
-        Entry, RunnerBuilder, attempt::PublicHistory, erased::ErasedProcessor, machine::Rules,
+        Entry, RunnerBuilder, attempt::PublicHistory, erased::ErasedProcessor, generations::Lease,
+        machine::Rules,
     },
     letter_topic::LetterTopic,
-    watch::Watching,
 };
 use crate::{
     IdSource, PayloadCodecs, TraceContext, Upcasters,
-    control::InstanceId,
+    control::{Generations, Stored},
     ports::{ControlStore, EventStore, MessageBus},
 };
-use std::sync::Arc;
-use tokio::time::Instant;
+use std::{sync::Arc, time::Duration};
+use tokio::{sync::watch, time::Instant};
 
-/// The ports, the handler and the rules of one processor.
+/// The ports, the handler and the rules of one generation of a processor.
 pub(in crate::runner) struct Settings {
     pub(super) rules: Arc<Rules>,
     pub(super) ports: Ports,
     pub(super) handling: Handling,
-    pub(super) watching: Watching,
+    pub(super) clock: Arc<dyn crate::Clock>,
+    pub(super) lag_interval: Duration,
     pub(super) letter_topic: Option<LetterTopic>,
     pub(super) topics: Vec<Arc<str>>,
     pub(super) group_prefix: Arc<str>,
-    /// `Projector::MODEL`; 0 for a listener.
-    pub(super) model: u32,
+    pub(super) generation: u32,
+    /// The time until which attempts may start.
+    pub(super) lease: Arc<Lease>,
+    /// The generations, for those who start and stop drivers.
+    pub(super) found: Arc<watch::Sender<Option<Stored<Generations>>>>,
 }
 
 /// The ports that a processor uses.
@@ -48,7 +52,9 @@ impl Settings {
     pub(in crate::runner) fn new(
         entry: &Entry,
         shared: &RunnerBuilder,
-        instance: InstanceId,
+        generation: u32,
+        lease: Arc<Lease>,
+        found: Arc<watch::Sender<Option<Stored<Generations>>>>,
     ) -> Self {
         // The only draw of randomness: everything else follows from it.
         let seed = entry.policy.retry.backoff.seed;
@@ -83,15 +89,13 @@ impl Settings {
                 codecs: shared.codecs.clone(),
                 trace: shared.trace.clone(),
             },
-            watching: Watching {
-                instance,
-                label: shared.label.clone(),
-                clock: shared.clock.clone(),
-                lag_interval: shared.lag_interval,
-            },
+            clock: shared.clock.clone(),
+            lag_interval: shared.lag_interval,
             topics: shared.topics.clone(),
             group_prefix: shared.group_prefix.clone(),
-            model: entry.model,
+            generation,
+            lease,
+            found,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The steps that come before the first record: the generation, the read model, the start
+//! The steps that come before the first record: the read model, the start
 //! positions, the membership, and the start of each partition.
 //!
 //! Each step is tried once. A backend that is away is a [`Setback::Wait`], and the machine decides
@@ -9,7 +9,7 @@ use super::{
     perform::{in_time, returning},
 };
 use crate::{
-    control::{BootError, BootRows, ProcessorRows, StreamPositions, join_generation},
+    control::{BootError, BootRows, ProcessorRows, StreamPositions},
     ports::{
         AssignedPartition, Consumer, ControlStoreError, MessageBusError, OffsetCommit, StartedFrom,
         Subscription,
@@ -18,6 +18,7 @@ use crate::{
     runner::{
         DeliveryLevel, ModelId, RunnerError,
         attempt::{AttemptRules, Shared},
+        group_name,
         machine::{Ends, Setback},
         spans::Spans,
     },
@@ -29,17 +30,20 @@ use std::{error::Error, sync::Arc, time::Duration};
 const STEP: Duration = Duration::from_secs(300);
 
 impl Settings {
-    /// Joins the group.
+    /// Joins the group of the generation.
     pub(super) async fn join(&self) -> Result<Membership, Setback> {
-        let (generation, epoch) = returning(STEP, self.generation()).await?;
-        let group = format!("{}.{}.g{generation}", self.group_prefix, self.rules.name);
+        let generation = self.generation;
+        let group = group_name(&self.group_prefix, &self.rules.name, generation);
         let model = ModelId::new(self.rules.name.clone(), generation);
         self.prepare(&model).await?;
         let (control, ids) = (self.ports.control.clone(), self.ports.ids.clone());
         let mut boot = BootRows::new(control, ids, &self.rules.name, generation);
-        let resolved = boot.resolve(&*self.ports.bus, &self.topics, self.rules.policy.start);
+        let resolved = self.resolve(&mut boot);
         let resolved = resolved.map_err(|e| self.not_resolved(&group, e));
-        returning(STEP, resolved).await?;
+        if !returning(STEP, resolved).await? {
+            let missing = "the replay has not written where the generation starts";
+            return Err(Setback::Wait(missing.into()));
+        }
         let mut subscription =
             Subscription::new(group.clone(), self.topics.clone()).with_start(boot.start_offsets());
         if let Some(id) = &self.rules.policy.instance_id {
@@ -54,8 +58,18 @@ impl Settings {
             consumer,
             boot,
             shared,
-            epoch,
         })
+    }
+
+    /// Resolves the start positions. Those of a generation that a replay has built come from its
+    /// hand-over only: any other start would skip events. Returns false if they are not there.
+    async fn resolve(&self, boot: &mut BootRows) -> Result<bool, BootError> {
+        let (bus, topics) = (&*self.ports.bus, &self.topics);
+        if self.generation > 1 {
+            return boot.resolve_built(bus, topics).await;
+        }
+        boot.resolve(bus, topics, self.rules.policy.start).await?;
+        Ok(true)
     }
 
     fn shared(&self, model: ModelId, group: &str) -> Shared {
@@ -66,7 +80,7 @@ impl Settings {
         });
         let (control, ids) = (self.ports.control.clone(), self.ports.ids.clone());
         let (name, generation) = (self.rules.name.clone(), model.generation());
-        let clock = self.watching.clock.clone();
+        let clock = self.clock.clone();
         let rows = ProcessorRows::over(control, ids, clock, name, generation);
         Shared {
             rows,
@@ -90,29 +104,6 @@ impl Settings {
                 needs_position: policy.level == DeliveryLevel::ExactlyOnceEffect,
             },
         }
-    }
-
-    /// Returns the live generation, and the epoch of what was found.
-    async fn generation(&self) -> Result<(u32, u64), Setback> {
-        let (control, ids) = (self.ports.control.clone(), self.ports.ids.clone());
-        let live = join_generation(control, ids, &self.rules.name, self.model).await;
-        let live = live.map_err(|e| self.control_setback(e))?;
-        let processor = self.rules.name.clone();
-        if !live.may_start() {
-            let state = live.state.as_str().into();
-            return Err(Setback::Halt(RunnerError::UnknownState {
-                processor,
-                state,
-            }));
-        }
-        if live.model != self.model {
-            return Err(Setback::Halt(RunnerError::WrongModel {
-                processor,
-                expected: self.model,
-                found: live.model,
-            }));
-        }
-        Ok((live.active, live.epoch))
     }
 
     async fn prepare(&self, model: &ModelId) -> Result<(), Setback> {

@@ -62,6 +62,7 @@ pub(super) use self::{
     outcome::{Calls, Ended, Failure, FailureOf, Outcome, Suspects},
     record::Record,
     redrive::Range,
+    retry::Patience,
     rows::{Durable, Load, Loaded, Polled, RowAnswer, RowOp, Sweep},
 };
 use super::{
@@ -205,6 +206,11 @@ impl Machine {
         }
     }
 
+    /// Sets the time after which no attempt may start; `None` if there is no such time.
+    pub(super) const fn set_lease(&mut self, until: Option<Instant>) {
+        self.polling.lease = until;
+    }
+
     /// Takes in what has happened, and returns what is to be done.
     #[cfg(test)]
     pub(super) fn on(&mut self, input: Input, now: Instant) -> Vec<Effect> {
@@ -217,6 +223,7 @@ impl Machine {
         if self.membership.state == Member::Over {
             return std::mem::take(&mut self.out);
         }
+        self.polling.check_lease(now);
         self.join(now);
         self.advance_rejoin(now);
         self.advance_breaker(now);

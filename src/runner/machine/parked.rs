@@ -39,6 +39,9 @@ pub(super) struct Polling {
     /// The failures of the polls before the first answer. `None` once it is known whether an
     /// operator has paused the processor; nothing is handled before.
     unknown: Option<Patience>,
+    /// The time after which no attempt may start.
+    pub(super) lease: Option<Instant>,
+    has_lease: bool,
 }
 
 impl Polling {
@@ -51,14 +54,21 @@ impl Polling {
             newly_parked: std::collections::VecDeque::new(),
             is_paused: false,
             unknown: Some(Patience::new(seed)),
+            lease: None,
+            has_lease: true,
         }
+    }
+    /// Notes whether attempts may start now.
+    pub(super) fn check_lease(&mut self, now: Instant) {
+        self.has_lease = self.lease.is_none_or(|until| now < until);
     }
     pub(super) const fn wake_at(&self) -> Option<Instant> {
         self.poll_at
     }
-    /// Returns true if it is known that no operator has paused the processor.
+    /// Returns true if it is known that no operator has paused the processor, and if the row of
+    /// this instance was renewed in time.
     pub(super) const fn may_handle(&self) -> bool {
-        !self.is_paused && self.unknown.is_none()
+        !self.is_paused && self.unknown.is_none() && self.has_lease
     }
     /// Returns the failures of the polls, while nothing is handled because of them.
     pub(super) fn failures(&self) -> Option<(&Noted, Instant)> {

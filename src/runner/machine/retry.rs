@@ -110,13 +110,13 @@ impl Retry {
 
 /// A step that needs a backend, and is repeated until the backend answers.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(in crate::runner) struct Patience {
     retry: Retry,
     seed: u64,
 }
 
 impl Patience {
-    pub(super) const fn new(seed: u64) -> Self {
+    pub(in crate::runner) const fn new(seed: u64) -> Self {
         let policy = RetryPolicy::forever(PAUSES.with_seed(seed));
         Self {
             retry: Retry::new(policy, Version::NONE),
@@ -125,7 +125,7 @@ impl Patience {
     }
 
     /// Returns when the step may be repeated.
-    pub(super) fn failed(&mut self, now: Instant) -> Instant {
+    pub(in crate::runner) fn failed(&mut self, now: Instant) -> Instant {
         let next = self.retry.failed(FailureClass::Transient, now);
         next.unwrap_or(now + PAUSES.max)
     }
@@ -141,7 +141,7 @@ impl Patience {
         Some((noted, since))
     }
 
-    pub(super) fn reset(&mut self) {
+    pub(in crate::runner) fn reset(&mut self) {
         *self = Self::new(self.seed);
     }
 }

@@ -31,7 +31,7 @@ pub(super) struct World {
     pub(super) store: Arc<InMemoryEventStore>,
     pub(super) bus: Arc<InMemoryMessageBus>,
     pub(super) control: Arc<InMemoryControlStore>,
-    ids: Arc<SeededIds>,
+    pub(super) ids: Arc<SeededIds>,
     heads: Mutex<BTreeMap<StreamId, StreamHead>>,
 }
 

@@ -9,6 +9,7 @@ mod durations;
 mod failure;
 mod fleet;
 mod flush;
+mod generations;
 mod group;
 mod handle;
 mod harness;
