@@ -15,6 +15,7 @@ mod wire;
 mod source_uri;
 pub mod publisher;
 pub mod runner;
+pub mod replay;
 pub mod operate;
 pub mod control;
 pub mod resilience;

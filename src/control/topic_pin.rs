@@ -49,6 +49,13 @@ impl TopicPins {
         }
     }
 
+    /// Returns the pinned number of a topic; `None` if no publisher has pinned one.
+    pub(crate) async fn pinned(&self, topic: &str) -> Result<Option<u32>, ControlStoreError> {
+        let key = RowKey::new(PARTITION, topic);
+        let pin = self.rows.get::<TopicPin>(&key).await?;
+        Ok(pin.map(|pin| pin.value.partitions))
+    }
+
     /// Pins this number, whatever was pinned before.
     pub(crate) async fn pin(&self, topic: &str, partitions: u32) -> Result<(), ControlStoreError> {
         let key = RowKey::new(PARTITION, topic);

@@ -1,12 +1,15 @@
 //! One attempt at the first records of a lane: check each version, fill gaps from history, decode,
 //! handle.
 mod call;
+mod commits;
 mod history;
 mod public;
 mod read;
 
+pub(crate) use self::commits::{KnownSkips, Only};
 use self::{
     call::{Note, Pending},
+    history::Gap,
     read::Read,
 };
 pub(super) use self::{public::PublicHistory, read::panic_message};
@@ -49,6 +52,8 @@ pub(super) struct Shared {
     pub(super) codecs: PayloadCodecs,
     pub(super) spans: Spans,
     pub(super) rules: AttemptRules,
+    /// The part of the history that a filtered replay repeats; `None` for all.
+    pub(super) only: Option<Only>,
 }
 
 /// The part of the policy that concerns one attempt.
@@ -139,6 +144,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
             What::Records(records) => self.take_all(records).await,
             What::Range(range) => self.take_range(range).await,
             What::Again(again) => self.take_again(again).await,
+            What::Commits(commits) => self.take_commits(commits).await,
         };
         Ended {
             progress: self.certain,
@@ -220,7 +226,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
                 found: arrived.commit_id,
             }))),
             Step::Fill(first, last) => {
-                self.fill(at, record, first, last).await?;
+                self.fill(at, Gap::before(record), first, last).await?;
                 self.handle(at, &record.event, source(), &record.partition)
                     .await
             }

@@ -1,6 +1,7 @@
 //! A processor without its types: one runner serves every listener and projector.
 use super::{
-    BatchResult, EventContext, HandlerError, HandlerResult, Listener, ModelId, Position, Projector,
+    BatchResult, EventContext, HandlerError, HandlerResult, Listener, ModelId, PartialReplay,
+    Position, Projector, ReplayPart,
 };
 use crate::{
     CodecError, EventHeader, EventSelector, EventSet, InvalidUpcasters, StreamId, Upcasters, codec,
@@ -36,6 +37,14 @@ pub(super) trait ErasedProcessor: Send + Sync {
     fn handle_batch(&self, events: Vec<(Box<AnyEvent>, EventContext)>) -> BoxFuture<'_, Handled>;
     fn prepare<'a>(&'a self, model: &'a ModelId) -> BoxFuture<'a, HandlerResult>;
     fn delete_model<'a>(&'a self, model: &'a ModelId) -> BoxFuture<'a, HandlerResult>;
+    fn reset<'a>(&'a self, model: &'a ModelId) -> BoxFuture<'a, HandlerResult>;
+    /// What a filtered replay may do with the model.
+    fn partial_replay(&self) -> PartialReplay;
+    fn reset_part<'a>(
+        &'a self,
+        model: &'a ModelId,
+        part: &'a ReplayPart,
+    ) -> BoxFuture<'a, HandlerResult>;
     fn flush<'a>(&'a self, model: &'a ModelId) -> BoxFuture<'a, HandlerResult>;
     fn forget_buffered<'a>(
         &'a self,
@@ -125,6 +134,19 @@ impl<L: Listener> ErasedProcessor for ListenerCell<L> {
     fn delete_model<'a>(&'a self, _: &'a ModelId) -> BoxFuture<'a, HandlerResult> {
         Box::pin(async { Ok(()) })
     }
+    fn reset<'a>(&'a self, _: &'a ModelId) -> BoxFuture<'a, HandlerResult> {
+        Box::pin(async { Err(HandlerError::fatal("a listener has no read model")) })
+    }
+    fn partial_replay(&self) -> PartialReplay {
+        PartialReplay::Refused
+    }
+    fn reset_part<'a>(
+        &'a self,
+        model: &'a ModelId,
+        _: &'a ReplayPart,
+    ) -> BoxFuture<'a, HandlerResult> {
+        self.reset(model)
+    }
     fn flush<'a>(&'a self, _: &'a ModelId) -> BoxFuture<'a, HandlerResult> {
         Box::pin(async { Ok(()) })
     }
@@ -182,6 +204,19 @@ impl<P: Projector> ErasedProcessor for ProjectorCell<P> {
     }
     fn delete_model<'a>(&'a self, model: &'a ModelId) -> BoxFuture<'a, HandlerResult> {
         Box::pin(self.0.delete_model(model))
+    }
+    fn reset<'a>(&'a self, model: &'a ModelId) -> BoxFuture<'a, HandlerResult> {
+        Box::pin(self.0.reset(model))
+    }
+    fn partial_replay(&self) -> PartialReplay {
+        P::PARTIAL_REPLAY
+    }
+    fn reset_part<'a>(
+        &'a self,
+        model: &'a ModelId,
+        part: &'a ReplayPart,
+    ) -> BoxFuture<'a, HandlerResult> {
+        Box::pin(self.0.reset_part(model, part))
     }
     fn flush<'a>(&'a self, model: &'a ModelId) -> BoxFuture<'a, HandlerResult> {
         Box::pin(self.0.flush(model))

@@ -150,8 +150,11 @@ pub trait Projector: Send + Sync + 'static {
         let _ = model;
         async { Ok(()) }
     }
-    /// Empties a model, before a full replay builds it. Nothing calls it in this version, which has
-    /// no replay.
+    /// Empties a model, before a full [replay](crate::replay) builds it. The model is that of a
+    /// new generation, and nothing reads it before it is built.
+    ///
+    /// A reset that has failed or taken too long is not repeated: the replay takes another
+    /// generation, since the late effect of the first call would empty what was built since.
     fn reset(&self, model: &ModelId) -> impl Future<Output = HandlerResult> + Send;
     /// Deletes a model that does not serve any more, at least ten minutes after another generation
     /// has taken its place. The model may be gone already, and it may be one that another build has
@@ -159,6 +162,25 @@ pub trait Projector: Send + Sync + 'static {
     /// [`prepare`](Self::prepare) has created.
     fn delete_model(&self, model: &ModelId) -> impl Future<Output = HandlerResult> + Send {
         self.reset(model)
+    }
+    /// What a replay of a part of the history may do with the live model. Default
+    /// [`PartialReplay::Refused`].
+    const PARTIAL_REPLAY: PartialReplay = PartialReplay::Refused;
+    /// Removes from the live model what came from this part of the history, before a filtered
+    /// replay repeats that part. It must leave alone what other events have done. It is called
+    /// only if [`PARTIAL_REPLAY`](Self::PARTIAL_REPLAY) is [`PartialReplay::ScopedReset`]. The
+    /// default fails.
+    fn reset_part(
+        &self,
+        model: &ModelId,
+        part: &ReplayPart,
+    ) -> impl Future<Output = HandlerResult> + Send {
+        let _ = (model, part);
+        async {
+            Err(HandlerError::fatal(
+                "the projector declares a scoped reset: implement Projector::reset_part",
+            ))
+        }
     }
     /// Makes durable what `project` only buffered; called before an offset is committed.
     fn flush(&self, model: &ModelId) -> impl Future<Output = HandlerResult> + Send {
@@ -189,6 +211,41 @@ pub trait Projector: Send + Sync + 'static {
         let _ = (model, stream);
         async { Ok(Position::KeptByRunner) }
     }
+}
+
+/// The ways in which a projector can take a part of the history once more into its live model.
+///
+/// A filtered replay changes the model that serves. Most projectors would count twice, or undo what
+/// later events have done, so that the default refuses it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum PartialReplay {
+    /// Only full replays are possible. The default.
+    #[default]
+    Refused,
+    /// An event that is projected once more changes nothing that it must not, whatever was
+    /// projected since: each row keeps the version of its last event, for example, or the effect of
+    /// an event does not depend on its place.
+    Reapplicable,
+    /// [`Projector::reset_part`] removes what came from the part first.
+    ScopedReset,
+}
+
+/// The part of the history that a filtered replay repeats. Each `None` stands for everything that
+/// the projector subscribes to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ReplayPart {
+    /// The names of event types.
+    pub events: Option<Vec<String>>,
+    /// The streams.
+    pub streams: Option<Vec<StreamId>>,
+    /// The aggregate types.
+    pub aggregates: Option<Vec<String>>,
+    /// The first time of events that are repeated.
+    pub from: Option<Timestamp>,
+    /// The first time after those of events that are repeated.
+    pub until: Option<Timestamp>,
 }
 
 /// One generation of a projector's read model, shown `<name>.g<N>`.
@@ -479,6 +536,14 @@ impl<P: Projector> Projector for Arc<P> {
     }
     fn reset(&self, model: &ModelId) -> impl Future<Output = HandlerResult> + Send {
         (**self).reset(model)
+    }
+    const PARTIAL_REPLAY: PartialReplay = P::PARTIAL_REPLAY;
+    fn reset_part(
+        &self,
+        model: &ModelId,
+        part: &ReplayPart,
+    ) -> impl Future<Output = HandlerResult> + Send {
+        (**self).reset_part(model, part)
     }
     fn flush(&self, model: &ModelId) -> impl Future<Output = HandlerResult> + Send {
         (**self).flush(model)

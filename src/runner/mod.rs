@@ -42,6 +42,7 @@ mod machine;
 pub mod metrics;
 mod policy;
 mod read_models;
+pub(crate) mod rebuild;
 mod report;
 mod spans;
 mod step;
@@ -50,7 +51,10 @@ mod streams;
 pub use error::{ErrorClass, HandlerError, HandlerResult, ResultExt};
 pub use failed_event::{FailedEvent, FailureAction};
 pub use handle::{RestartError, RunnerHandle};
-pub use handler::{BatchResult, EventContext, EventSource, Listener, ModelId, Position, Projector};
+pub use handler::{
+    BatchResult, EventContext, EventSource, Listener, ModelId, PartialReplay, Position, Projector,
+    ReplayPart,
+};
 pub use health::{
     Lag, NextGeneration, Probe, Problem, ProblemKind, ProcessorHealth, ProcessorState,
     RunnerHealth, Trouble, TroubleSource,
@@ -104,7 +108,8 @@ pub struct RunnerBuilder {
     entries: Vec<Entry>,
 }
 
-/// Listeners and projectors over one bus.
+/// Listeners and projectors over one bus. Clones are the same runner.
+#[derive(Clone)]
 pub struct Runner {
     shared: Arc<RunnerBuilder>,
 }
@@ -194,6 +199,7 @@ impl RunnerBuilder {
         PublicHistory {
             outbox: self.outbox.clone(),
             rows: PublisherRows::over(rows, self.publisher.clone()),
+            skips: None,
         }
     }
     /// Lifts older payloads of event types that bring no upcasters of their own

@@ -19,12 +19,14 @@ pub(super) enum Cause {
     /// An operator has asked for the event, or it was parked after one that an operator has asked
     /// for.
     Redrive,
+    /// A replay has read the event from the event store.
+    Replay,
 }
 
 impl Spans {
     /// Opens the span of a call of a handler. The span is a child of the span that stored the first
-    /// event. That of a redrive is linked to it instead, since it has another cause and may come
-    /// long after the trace of the event was closed.
+    /// event. That of a redrive or replay is linked to it instead, since it has another cause and
+    /// may come long after the trace of the event was closed.
     pub(super) fn process(&self, first: &EventContext, events: usize, cause: Cause) -> Span {
         let header = first.header();
         let name = first.model().processor();
@@ -48,6 +50,7 @@ impl Spans {
             foldstream.event = &*header.name,
             foldstream.attempt = first.attempt(),
             foldstream.redrive = (cause == Cause::Redrive).then_some(true),
+            foldstream.replay = (cause == Cause::Replay).then_some(true),
         );
         if events > 1 {
             span.record("messaging.batch.message_count", events);
@@ -61,7 +64,7 @@ impl Spans {
         if let (Some(context), Some(parent)) = (&self.context, header.metadata.traceparent()) {
             match cause {
                 Cause::Event => context.adopt(&span, parent),
-                Cause::Redrive => context.link(&span, parent),
+                Cause::Redrive | Cause::Replay => context.link(&span, parent),
             }
         }
         span

@@ -6,10 +6,10 @@ use crate::{
         PutIf,
         processor_rows::{event_sort, parse_event, stream_query},
     },
-    ports::{ControlStoreError, Expect, RowKey},
+    ports::{ControlStoreError, Expect, RangeQuery, RowKey},
 };
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 /// The value of the row of a skipped event. It is written once and never deleted: whoever reads the
 /// stream for a handler passes the event over as the topic does.
@@ -54,6 +54,34 @@ impl PublisherRows {
                 return Ok(versions);
             }
         }
+    }
+
+    /// Returns the skipped versions of all streams; `None` if there are more than `limit`.
+    pub(crate) async fn all_skips(
+        &self,
+        limit: usize,
+    ) -> Result<Option<HashMap<StreamId, BTreeSet<Version>>>, ControlStoreError> {
+        let (mut skips, mut found) = (HashMap::<_, BTreeSet<_>>::new(), 0);
+        for shard in 0..Self::SHARDS {
+            let partition = self.shard("skip", shard);
+            let mut after = None;
+            loop {
+                let query = RangeQuery::new(partition.clone()).with_after(after);
+                let page = self.rows.page::<_, SkipRow>(&query, parse_event).await?;
+                found += page.rows.len();
+                if found > limit {
+                    return Ok(None);
+                }
+                for ((stream, version), _) in page.rows {
+                    skips.entry(stream).or_default().insert(version);
+                }
+                after = page.next;
+                if after.is_none() {
+                    break;
+                }
+            }
+        }
+        Ok(Some(skips))
     }
 }
 

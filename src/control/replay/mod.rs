@@ -3,6 +3,7 @@
 //! ```text
 //! run         <id>          -> RunRow
 //! run/lease   <id>          -> that of a lease
+//! run/part    <processor>   -> that of a lease, for filtered replays
 //! seg/<id>    <segment:08>  -> SegmentRow
 //! ```
 //! # Which row decides?
@@ -59,6 +60,10 @@ impl Leases {
     /// Returns a contender for the lease of a run.
     pub(crate) fn run_contender(&self, run: RunId, owner: &str) -> super::Contender {
         self.contender(lease_key(run), owner)
+    }
+    /// Returns a contender for the lease of filtered replays of a processor.
+    pub(crate) fn part_contender(&self, processor: &str, owner: &str) -> super::Contender {
+        self.contender(RowKey::new("run/part", processor), owner)
     }
 }
 

@@ -141,6 +141,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
         let cause = match &self.work.what {
             What::Records(_) => Cause::Event,
             What::Range(_) | What::Again(_) => Cause::Redrive,
+            What::Commits(_) => Cause::Replay,
         };
         let span = self.shared.spans.process(&first.ctx, asked, cause);
         if let Some(caused) = self.shared.spans.caused(&span) {

@@ -2,8 +2,8 @@
 //! and an event that has a letter.
 use super::{Attempt, failed};
 use crate::{
-    Version, from_message,
-    ports::{EventStore, ReadFrom},
+    StreamId, Version, from_message,
+    ports::{EventStore, PartitionId, ReadFrom},
     runner::{
         ErrorClass, EventSource, HandlerError,
         machine::{Again, FailureOf, Outcome, Range, Record},
@@ -12,17 +12,39 @@ use crate::{
 };
 use futures::TryStreamExt;
 
+/// The event before which a gap lies.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Gap<'a> {
+    pub(super) stream: &'a StreamId,
+    pub(super) version: Version,
+    pub(super) partition: &'a PartitionId,
+}
+
+impl<'a> Gap<'a> {
+    pub(super) fn before(record: &'a Record) -> Self {
+        Self {
+            stream: &record.event.header.stream,
+            version: record.event.header.version,
+            partition: &record.partition,
+        }
+    }
+}
+
 impl<F: Fn() + Send + Sync> Attempt<F> {
-    /// Handles what the bus has skipped before a record. Without a history source, the gap is only
+    /// Handles what the bus, or a scan, has skipped before an event. Without a history source, the gap is only
     /// counted.
     pub(super) async fn fill(
         &mut self,
         at: usize,
-        record: &Record,
+        before: Gap<'_>,
         first: Version,
         last: Version,
     ) -> Result<(), (usize, Outcome)> {
-        let stream = &record.event.header.stream;
+        let Gap {
+            stream,
+            version,
+            partition,
+        } = before;
         let Some(history) = self.shared.history.clone() else {
             self.handle_pending().await?;
             self.counts.gaps_unverified += 1;
@@ -41,7 +63,6 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
             let Some(commit) = commit else {
                 let gap = format!("{stream} ends before version {last} in the event store");
                 let gap = HandlerError::transient(gap);
-                let version = record.event.header.version;
                 return Err(failed(at, version, gap, FailureOf::Record));
             };
             for event in commit.recorded() {
@@ -49,8 +70,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
                 if version < expected || version > last {
                     continue;
                 }
-                self.handle_stored(at, event, &skips, &record.partition)
-                    .await?;
+                self.handle_stored(at, event, &skips, partition).await?;
                 (self.advance)();
                 expected = version.next();
             }

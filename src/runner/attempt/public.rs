@@ -1,6 +1,6 @@
 //! The stored history in the form in which the topic shows it, so that a handler cannot tell
 //! whether an event came by the bus or from the event store.
-use super::{Attempt, EventSource, FailureOf, HandlerError, Outcome, failed};
+use super::{Attempt, EventSource, FailureOf, HandlerError, KnownSkips, Outcome, failed};
 use crate::{
     RecordedEvent, StreamId, Version,
     control::PublisherRows,
@@ -14,6 +14,9 @@ use std::{collections::BTreeSet, sync::Arc};
 pub(in crate::runner) struct PublicHistory {
     pub(in crate::runner) outbox: Option<Arc<dyn Outbox>>,
     pub(in crate::runner) rows: PublisherRows,
+    /// All skipped versions, if they were read at once. Otherwise those of a stream are read when
+    /// its events are.
+    pub(in crate::runner) skips: Option<KnownSkips>,
 }
 
 impl<F: Fn() + Send + Sync> Attempt<F> {
@@ -23,6 +26,9 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
         stream: &StreamId,
         versions: (Version, Version),
     ) -> Result<BTreeSet<Version>, HandlerError> {
+        if let Some(known) = &self.shared.public.skips {
+            return Ok(known.get(stream).cloned().unwrap_or_default());
+        }
         let rows = &self.shared.public.rows;
         let skips = async { Ok(rows.skips_of(stream, versions).await?) };
         self.in_time("control store", skips).await
@@ -56,7 +62,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
         partition: &PartitionId,
     ) -> Result<(), (usize, Outcome)> {
         let (version, id) = (event.header.version, event.header.event_id.commit_id());
-        let public = if skips.contains(&version) {
+        let public = if skips.contains(&version) || self.is_left_out(&event) {
             Ok(None)
         } else if self.shared.public.outbox.is_none() {
             Ok(Some(event))

@@ -59,7 +59,17 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
     /// Lifts and decodes. An upcaster or a deserializer is code of the user, which may panic.
     fn decode(&self, header: &EventHeader, payload: &Bytes) -> Result<Decoded, HandlerError> {
         let shared = &*self.shared;
-        let decode = || shared.processor.decode(&shared.upcasters, header, payload);
+        let decode = || {
+            if let Some(only) = &shared.only {
+                let (aggregate, version) = (header.stream.aggregate(), header.schema_version);
+                let lifted = &shared.upcasters;
+                let lifted = lifted.apply(aggregate, &header.name, version, payload)?;
+                if lifted.is_some_and(|lifted| !only.has_event(&lifted.name)) {
+                    return Ok(None);
+                }
+            }
+            shared.processor.decode(&shared.upcasters, header, payload)
+        };
         catch_unwind(AssertUnwindSafe(decode))
             .map_err(|panic| HandlerError::poison(panic_message("decoding of the event", &*panic)))
     }

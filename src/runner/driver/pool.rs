@@ -214,6 +214,10 @@ fn first_version(work: &Work) -> Version {
         }
         What::Range(range) => range.from,
         What::Again(again) => again.event.header.version,
+        What::Commits(commits) => {
+            let first = commits.first();
+            first.map_or(Version::NONE, |first| first.first_version)
+        }
     }
 }
 

@@ -103,6 +103,7 @@ impl Settings {
                 counts_calls: self.rules.breaker.is_some(),
                 needs_position: policy.level == DeliveryLevel::ExactlyOnceEffect,
             },
+            only: None,
         }
     }
 

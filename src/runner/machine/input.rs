@@ -11,8 +11,8 @@ use crate::{
     CommitId, RecordedEvent, StreamId, Version, WireError,
     control::{DeadLetter, StoredRecord},
     ports::{
-        AssignedPartition, AssignmentEpoch, MessageBusError, NoPosition, Offset, OffsetCommit,
-        PartitionId,
+        AssignedPartition, AssignmentEpoch, Commit, MessageBusError, NoPosition, Offset,
+        OffsetCommit, PartitionId,
     },
     runner::{HandlerError, RunnerError, streams::Progress},
 };
@@ -142,6 +142,8 @@ pub(in crate::runner) enum What {
     Range(Range),
     /// One event that has a letter, handled once more.
     Again(Again),
+    /// Commits of one stream that a replay has read, in order, with at least one commit.
+    Commits(Vec<Arc<Commit>>),
 }
 
 /// An event that has a letter, and is handled once more.
@@ -156,19 +158,43 @@ pub(in crate::runner) struct Again {
 }
 
 impl Work {
+    /// Creates an attempt at commits of one stream that a replay has read. `failed` counts the
+    /// failures of its first event.
+    pub(in crate::runner) fn of_replay(
+        partition: PartitionId,
+        commits: Vec<Arc<Commit>>,
+        progress: Progress,
+        failed: u32,
+    ) -> Self {
+        let stream = commits.first().map(|commit| commit.stream.clone());
+        Self {
+            partition,
+            epoch: AssignmentEpoch::new(0),
+            lane: stream.map_or_else(|| LaneKey::Shared("".into()), LaneKey::Stream),
+            what: What::Commits(commits),
+            progress,
+            number: failed + 1,
+            is_repeat: failed > 0,
+            // After a failure of a batch it is not known which of its events has failed.
+            is_alone: failed > 0,
+            skip: Vec::new(),
+            letters: Vec::new(),
+        }
+    }
     /// Returns the stream of the events.
     pub(in crate::runner) fn stream(&self) -> Option<&StreamId> {
         match &self.what {
             What::Records(records) => records.first().map(|record| &record.event.header.stream),
             What::Range(range) => Some(&range.stream),
             What::Again(again) => Some(&again.event.header.stream),
+            What::Commits(commits) => commits.first().map(|commit| &commit.stream),
         }
     }
     /// Returns the records; none if the events come from elsewhere.
     pub(in crate::runner) fn records(&self) -> &[Arc<Record>] {
         match &self.what {
             What::Records(records) => records,
-            What::Range(_) | What::Again(_) => &[],
+            What::Range(_) | What::Again(_) | What::Commits(_) => &[],
         }
     }
 }

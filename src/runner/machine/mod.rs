@@ -433,7 +433,7 @@ impl Machine {
             running.is_void || (self.partitions.get(&work.partition, work.epoch)).is_none();
         self.note_buffered(&work, is_gone);
         match &work.what {
-            What::Records(_) => {}
+            What::Records(_) | What::Commits(_) => {}
             What::Range(_) => {
                 self.lanes.finished(&work.lane, 0);
                 return self.redriven(id, &work, ended, is_kept, now);
