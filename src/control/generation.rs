@@ -118,9 +118,10 @@ impl Generations {
     /// A number is never allocated twice, also not for the same run: a process that has lost the
     /// lease may still empty the model of the number that it got.
     pub(crate) fn preparing(&self, run: RunId, mode: ReplayMode) -> Option<(Self, u32)> {
-        let is_mine = self.is_of(run)
-            && [State::PREPARING, State::DRAINING, State::RESET_DONE].contains(&self.state);
-        if !is_mine && !(self.state == State::LIVE && self.run.is_none()) {
+        let early = [State::PREPARING, State::DRAINING, State::RESET_DONE];
+        let is_mine = self.is_of(run) && early.contains(&self.state);
+        let is_free = self.state == State::LIVE && self.run.is_none();
+        if !is_mine && !is_free {
             return None;
         }
         let generation = self.highest().checked_add(1)?;

@@ -10,16 +10,6 @@ use crate::{
 const PARTS: u32 = 64;
 
 /// The numbers that a replay is expected to have.
-///
-/// # Example
-/// ```
-/// # use foldstream::replay::DryRun;
-/// fn shown(dry_run: &DryRun, euros_per_million_units: f64) -> String {
-///     let price = dry_run.price(euros_per_million_units);
-///     format!("about {} events for {price:.2} EUR", dry_run.events)
-/// }
-/// # let _ = shown;
-/// ```
 #[derive(Clone, Copy, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct DryRun {

@@ -19,8 +19,8 @@ pub struct ReplayReport {
 
 /// A replay that runs in this process.
 ///
-/// If the handle is dropped, the replay ends as in a crash: [`Replay::resume`](super::Replay::resume)
-/// goes on with it.
+/// If the handle is dropped, the replay ends as in a crash:
+/// [`Replay::resume`](super::Replay::resume) goes on with it.
 #[derive(Debug)]
 pub struct ReplayHandle {
     pub(super) run: RunId,

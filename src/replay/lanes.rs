@@ -71,10 +71,11 @@ pub(super) struct Unstarted {
 type Ended = Result<(), (usize, RebuildError)>;
 
 impl Lanes {
-    pub(super) fn new(
+    /// Creates the lanes of these projectors.
+    pub(super) fn of(
         rebuilds: &[Arc<Rebuild>],
         memory: usize,
-        tell: mpsc::UnboundedSender<News>,
+        tell: &mpsc::UnboundedSender<News>,
     ) -> Unstarted {
         let mut workers = Vec::new();
         let targets = (0..).zip(rebuilds).map(|(number, rebuild)| {

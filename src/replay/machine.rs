@@ -1,4 +1,5 @@
-//! The decisions of a run: which step comes next, by the row of the run and what this process knows.
+//! The decisions of a run: which step comes next, by the row of the run and what this process
+//! knows.
 //!
 //! ```text
 //! Claim

@@ -9,7 +9,8 @@
 //! 1. The replay gets a generation that was never used, and names itself in the row of the
 //!    processor. A second replay is refused until this one is over.
 //! 2. It notes where the topics end. There the new generation will begin to consume.
-//! 3. It empties the new generation's model ([`Projector::reset`](crate::runner::Projector::reset)).
+//! 3. It empties the new generation's model
+//!    ([`Projector::reset`](crate::runner::Projector::reset)).
 //! 4. It scans the event store and projects what it finds, with the upcasters, payload codecs,
 //!    outbox and skipped events that the runner uses, and under the processor's own policy.
 //! 5. The runners consume what came since step 2, beside the live generation. Once they have caught
@@ -35,8 +36,8 @@
 //!
 //! # Limits
 //! - The order is that of each stream. A lane that several streams share
-//!   ([`with_lane`](crate::runner::ProcessorPolicy::with_lane)) is handled by one task, in the order
-//!   of the scan, and the replay stops where such a projector would park a stream.
+//!   ([`with_lane`](crate::runner::ProcessorPolicy::with_lane)) is handled by one task, in the
+//!   order of the scan, and the replay stops where such a projector would park a stream.
 //! - The topics must keep their records for longer than the scan takes, which is checked.
 mod budget;
 mod cancel;
@@ -116,19 +117,40 @@ enum Source {
 /// A replay that is to be started.
 ///
 /// # Example
-/// Every projector of a runner, all events:
-/// ```no_run
-/// # async fn example(runner: foldstream::runner::Runner) -> Result<(), foldstream::BoxError> {
-/// use foldstream::replay::Replay;
+/// Every projector of a runner, all events, with a line for each step of the progress:
+/// ```
+/// # use foldstream::{DomainEvent, runner::*};
+/// # use foldstream_testkit::{InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus};
+/// # #[derive(Clone, Debug, PartialEq, DomainEvent)]
+/// # #[event(aggregate = "cart")]
+/// # enum CartEvent { Opened }
+/// # struct Carts;
+/// # impl Projector for Carts {
+/// #     const NAME: &'static str = "carts";
+/// #     type Events = CartEvent;
+/// #     async fn project(&self, _: &CartEvent, _: &EventContext) -> HandlerResult { Ok(()) }
+/// #     async fn reset(&self, _: &ModelId) -> HandlerResult { Ok(()) }
+/// # }
+/// use foldstream::replay::{Replay, RunState};
 /// use futures::StreamExt;
+///
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// # let bus = InMemoryMessageBus::new();
+/// # bus.create_topic("GlobalEvents", 1);
+/// let runner = Runner::builder(bus, InMemoryControlStore::new(), "shop")
+///     .with_event_store(InMemoryEventStore::new())
+///     .projector(Carts)
+///     .build()?;
 ///
 /// let replay = Replay::all(&runner).with_read_units_per_second(500.0).start().await?;
 /// let mut progress = replay.progress();
 /// while let Some(progress) = progress.next().await {
-///     println!("{} events", progress.events);
+///     println!("{:?}: {} events", progress.state, progress.events);
 /// }
-/// replay.wait().await?;
-/// # Ok(()) }
+/// let report = replay.wait().await?;
+/// assert_eq!(report.progress.state, RunState::CatchUp);
+/// # Ok::<(), foldstream::BoxError>(()) })?;
+/// # Ok::<(), foldstream::BoxError>(())
 /// ```
 #[must_use = "a replay does nothing before `start`"]
 pub struct Replay {
@@ -136,6 +158,8 @@ pub struct Replay {
     names: Option<Vec<String>>,
     part: ReplayPart,
     settings: ReplaySettings,
+    /// The method that was called although it has no effect on a runner's projectors.
+    misused: Option<&'static str>,
 }
 
 impl fmt::Debug for Replay {
@@ -155,12 +179,13 @@ impl Replay {
             names: None,
             part: ReplayPart::default(),
             settings: ReplaySettings::default(),
+            misused: None,
         }
     }
 
     /// Creates a replay for projectors that [`projector`](Self::projector) adds. The topics, the
-    /// outbox, upcasters and payload codecs are those of a runner without settings of its own. Where
-    /// the service has others, use [`all`](Self::all) or [`of`](Self::of).
+    /// outbox, upcasters and payload codecs are those of a runner without settings of its own.
+    /// Where the service has others, use [`all`](Self::all) or [`of`](Self::of).
     pub fn new(store: impl EventStore, control: impl ControlStore, bus: impl MessageBus) -> Self {
         let builder = Runner::builder(bus, control, "replay").with_event_store(store);
         Self::over(Source::Own(Box::new(builder)))
@@ -181,23 +206,28 @@ impl Replay {
         }
     }
 
-    /// Adds a projector under the default policy of projectors. On a replay of a runner's
-    /// projectors, use [`of`](Self::of) instead: this adds nothing there.
+    /// Adds a projector under the default policy of projectors. Only a replay of [`new`](Self::new)
+    /// takes it: a runner's projectors are chosen with [`of`](Self::of), and
+    /// [`start`](Self::start) refuses what was added to them.
     pub fn projector(self, projector: impl Projector) -> Self {
         self.projector_with(projector, ProcessorPolicy::projector())
     }
     /// Adds a projector under its own policy, which is that of the service.
     pub fn projector_with(mut self, projector: impl Projector, policy: ProcessorPolicy) -> Self {
-        if let Source::Own(builder) = self.source {
-            self.source = Source::Own(Box::new(builder.projector_with(projector, policy)));
+        match self.source {
+            Source::Own(builder) => {
+                self.source = Source::Own(Box::new(builder.projector_with(projector, policy)));
+            }
+            Source::Runner(_) => self.misused = Some("projector"),
         }
         self
     }
     /// Replaces the settings that the projectors of [`new`](Self::new) share, such as topics,
-    /// outbox and payload codecs.
+    /// outbox and payload codecs. [`start`](Self::start) refuses it for a runner's projectors.
     pub fn with_runner(mut self, set: impl FnOnce(RunnerBuilder) -> RunnerBuilder) -> Self {
-        if let Source::Own(builder) = self.source {
-            self.source = Source::Own(Box::new(set(*builder)));
+        match self.source {
+            Source::Own(builder) => self.source = Source::Own(Box::new(set(*builder))),
+            Source::Runner(_) => self.misused = Some("with_runner"),
         }
         self
     }
@@ -348,6 +378,10 @@ impl Replay {
     }
 
     fn into_runner(self) -> Result<Runner, ReplayError> {
+        if let Some(field) = self.misused {
+            let reason = "the replay is one of a runner's projectors: register them with the runner, and choose them with Replay::of".into();
+            return Err(ReplayError::Invalid { field, reason });
+        }
         Ok(match self.source {
             Source::Runner(runner) => runner,
             Source::Own(builder) => builder.build()?,

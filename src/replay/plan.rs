@@ -95,16 +95,16 @@ impl Plan {
     /// Returns the part of the history in the form in which events are compared with it.
     pub(super) fn only(&self) -> Option<Only> {
         self.part.as_ref().map(|part| Only {
-            events: part.events.as_ref().map(set),
-            streams: part.streams.as_ref().map(set),
-            aggregates: part.aggregates.as_ref().map(set),
+            events: part.events.as_deref().map(set),
+            streams: part.streams.as_deref().map(set),
+            aggregates: part.aggregates.as_deref().map(set),
             from: part.from,
             until: part.until,
         })
     }
 }
 
-fn set<T: Clone + Eq + std::hash::Hash>(of: &Vec<T>) -> Arc<HashSet<T>> {
+fn set<T: Clone + Eq + std::hash::Hash>(of: &[T]) -> Arc<HashSet<T>> {
     Arc::new(of.iter().cloned().collect())
 }
 

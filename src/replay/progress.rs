@@ -5,17 +5,6 @@ use std::time::Duration;
 
 /// The numbers of a replay at one moment, all processes that have worked on it together.
 ///
-/// # Example
-/// A line for people:
-/// ```
-/// use foldstream::replay::ReplayProgress;
-///
-/// fn line(progress: &ReplayProgress) -> String {
-///     let done = progress.fraction().map_or(0.0, |fraction| 100.0 * fraction);
-///     format!("{done:.0} %, {} events, {:.0} per second", progress.events, progress.rate)
-/// }
-/// # let _ = line;
-/// ```
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct ReplayProgress {
@@ -58,7 +47,7 @@ impl ReplayProgress {
     }
 }
 
-/// What a process knows of the progress of a scan.
+/// The numbers with which a process estimates the progress of a scan.
 #[derive(Clone, Debug)]
 pub(super) struct Meter {
     /// The number of events that a dry run has estimated.

@@ -88,7 +88,7 @@ impl Scan {
         let estimate = self.settings.expected_events;
         let meter = Meter { estimate, before };
         let (tell, mut news) = mpsc::unbounded_channel();
-        let lanes = Lanes::new(&self.rebuilds, self.settings.memory, tell.clone());
+        let lanes = Lanes::of(&self.rebuilds, self.settings.memory, &tell);
         let (lanes, mut workers) = lanes.start();
         let mut readers = self.read(&parts, &lanes, &tell);
         drop((tell, lanes));

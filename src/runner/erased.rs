@@ -38,7 +38,7 @@ pub(super) trait ErasedProcessor: Send + Sync {
     fn prepare<'a>(&'a self, model: &'a ModelId) -> BoxFuture<'a, HandlerResult>;
     fn delete_model<'a>(&'a self, model: &'a ModelId) -> BoxFuture<'a, HandlerResult>;
     fn reset<'a>(&'a self, model: &'a ModelId) -> BoxFuture<'a, HandlerResult>;
-    /// What a filtered replay may do with the model.
+    /// Returns the ways in which a filtered replay may change the model.
     fn partial_replay(&self) -> PartialReplay;
     fn reset_part<'a>(
         &'a self,

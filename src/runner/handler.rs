@@ -163,7 +163,7 @@ pub trait Projector: Send + Sync + 'static {
     fn delete_model(&self, model: &ModelId) -> impl Future<Output = HandlerResult> + Send {
         self.reset(model)
     }
-    /// What a replay of a part of the history may do with the live model. Default
+    /// The way in which the live model can take a part of the history once more. Default
     /// [`PartialReplay::Refused`].
     const PARTIAL_REPLAY: PartialReplay = PartialReplay::Refused;
     /// Removes from the live model what came from this part of the history, before a filtered

@@ -18,6 +18,7 @@ mod ports;
 mod publisher;
 mod recorder;
 mod repository;
+mod replay;
 mod restore;
 mod runner;
 mod support;

@@ -31,8 +31,8 @@ impl<'a> Gap<'a> {
 }
 
 impl<F: Fn() + Send + Sync> Attempt<F> {
-    /// Handles what the bus, or a scan, has skipped before an event. Without a history source, the gap is only
-    /// counted.
+    /// Handles what the bus, or a scan, has skipped before an event. Without a history source, the
+    /// gap is only counted.
     pub(super) async fn fill(
         &mut self,
         at: usize,

@@ -82,6 +82,7 @@ impl Rebuild {
         attempts: u32,
     ) -> Result<(), RebuildError> {
         let limit = self.policy.limits.parked;
+        let _one_at_a_time = self.parking.lock().await;
         if self.parked.len() >= limit {
             return Err(RebuildError::TooManyParked { limit });
         }

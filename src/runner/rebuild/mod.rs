@@ -221,6 +221,8 @@ pub(crate) struct Rebuild {
     places: Arc<Places>,
     clock: Arc<dyn Clock>,
     parked: ParkedStreams,
+    /// Held while a stream is parked, so that the limit holds.
+    parking: tokio::sync::Mutex<()>,
     touched: Mutex<Touched>,
 }
 
@@ -272,6 +274,7 @@ impl Rebuild {
             places,
             clock: runner.clock.clone(),
             parked: ParkedStreams::default(),
+            parking: tokio::sync::Mutex::default(),
             touched: Mutex::default(),
         }
     }

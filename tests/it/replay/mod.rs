@@ -1,0 +1,5 @@
+//! Replays on the in-memory adapters.
+mod choice;
+mod failure;
+mod full;
+mod world;
