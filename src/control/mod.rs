@@ -41,7 +41,7 @@ pub(crate) use self::{
     audit::{AuditRow, date as audit_date},
     boot::{BootError, BootRows},
     discard::{DiscardRow, DiscardState},
-    generation::{Generations, join as join_generation},
+    generation::{Generations, State as GenerationState, join as join_generation},
     hex_id::InvalidHexId,
     instance::{InstanceId, InstanceRow, InstanceState},
     job::{Item, ItemPage, ItemState, ItemTarget, JobId, JobRow},
