@@ -7,6 +7,8 @@
 mod accounts;
 mod caller;
 mod effects;
+mod publishers;
+mod sends;
 mod settings;
 mod worker;
 
@@ -15,5 +17,6 @@ pub use accounts::{
     OlderAccountEvent, Statements,
 };
 pub use effects::{Effect, Effects};
+pub use sends::{RecordedBus, Sends};
 pub use settings::{Role, WorkerSettings, dynamodb_config};
 pub use worker::run;

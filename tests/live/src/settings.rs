@@ -15,6 +15,12 @@ pub enum Role {
     NewerBuild,
     /// Calls a service through a distributed breaker.
     Caller,
+    /// Publishes what the store lists as unpublished.
+    Poller,
+    /// Publishes what the change stream of the events table reports.
+    Reader,
+    /// Publishes the batches that a Lambda Runtime API hands out.
+    Function,
 }
 
 /// The settings of a worker process.
@@ -34,7 +40,7 @@ pub struct WorkerSettings {
     pub folder: PathBuf,
     /// One of this many attempts of a handler fails at random. 0: none.
     pub failures: u32,
-    /// The address of the service that a caller calls.
+    /// The address of the service that a caller calls, or that of a function's Runtime API.
     pub service: String,
 }
 
@@ -56,7 +62,11 @@ impl WorkerSettings {
 
     /// Returns the configuration of the stores.
     pub fn dynamodb_config(&self) -> DynamoDbConfig {
-        dynamodb_config(&self.dynamodb, &self.name)
+        let mode = match self.role {
+            Role::Poller | Role::Reader | Role::Function => PublishMode::Both,
+            _ => PublishMode::Poller,
+        };
+        dynamodb_config(&self.dynamodb, &self.name).with_publish_mode(mode)
     }
 
     /// Connects to the stores.

@@ -1,7 +1,7 @@
 //! The work of a worker process.
 use crate::{
     AccountEvent, Balance, Balances, Effects, Journal, Ledger, OlderAccountEvent, Role, Statements,
-    WorkerSettings, accounts::Failures, caller, effects,
+    WorkerSettings, accounts::Failures, caller, effects, publishers,
 };
 use foldstream::runner::{
     DeliveryLevel, ProcessorPolicy, Runner, RunnerBuilder, RunnerHandle, Start,
@@ -25,6 +25,13 @@ pub async fn run(settings: WorkerSettings) {
     let mut stop = signal(SignalKind::terminate()).unwrap();
     if settings.role == Role::Caller {
         caller::run(&settings, async move {
+            let _ = stop.recv().await;
+        })
+        .await;
+        return;
+    }
+    if matches!(settings.role, Role::Poller | Role::Reader | Role::Function) {
+        publishers::run(&settings, async move {
             let _ = stop.recv().await;
         })
         .await;
@@ -57,7 +64,7 @@ async fn runner(settings: &WorkerSettings) -> Runner {
     let builder = match settings.role {
         Role::OlderBuild => builder.projector(Journal::<OlderAccountEvent>::new(effects)),
         Role::NewerBuild => builder.projector(Journal::<AccountEvent>::new(effects)),
-        Role::Accounts | Role::Caller => {
+        _ => {
             let rows = stores.read_model::<Balance>();
             accounts(builder, settings, rows, effects, interval)
         }

@@ -1,6 +1,6 @@
 //! The Lambda function on real servers: the program `bootstrap`, driven by a fake of the Runtime
 //! API, which is frozen and killed.
-mod runtime_api;
+pub(crate) mod runtime_api;
 
 use self::runtime_api::{Answer, RuntimeApi};
 use crate::kafka::unique;

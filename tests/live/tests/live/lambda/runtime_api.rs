@@ -23,7 +23,7 @@ use tokio::{
 
 /// The answer of a function to one invocation.
 #[derive(Debug)]
-pub(super) enum Answer {
+pub(crate) enum Answer {
     Response(Value),
     Error(Value),
 }
@@ -40,15 +40,15 @@ struct Shared {
 }
 
 /// The Runtime API of one function.
-pub(super) struct RuntimeApi {
-    pub(super) address: String,
+pub(crate) struct RuntimeApi {
+    pub(crate) address: String,
     invocations: mpsc::UnboundedSender<Invocation>,
     shared: Arc<Shared>,
     count: AtomicU64,
 }
 
 impl RuntimeApi {
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (invocations, next) = mpsc::unbounded_channel();
@@ -76,7 +76,13 @@ impl RuntimeApi {
     }
 
     /// Invokes the function, and waits for its answer.
-    pub(super) async fn invoke(&self, event: &Value, timeout: Duration) -> Answer {
+    pub(crate) async fn invoke(&self, event: &Value, timeout: Duration) -> Answer {
+        let answer = self.try_invoke(event, timeout).await;
+        answer.expect("the function answers before its deadline")
+    }
+
+    /// Invokes the function, and returns its answer; `None` if none comes before the deadline.
+    pub(crate) async fn try_invoke(&self, event: &Value, timeout: Duration) -> Option<Answer> {
         let id = format!("request-{}", self.count.fetch_add(1, Ordering::SeqCst));
         let (sender, answer) = oneshot::channel();
         self.shared
@@ -91,10 +97,7 @@ impl RuntimeApi {
         };
         assert!(self.invocations.send(invocation).is_ok());
         // An answer after the deadline is none: Lambda has killed the function by then.
-        tokio::time::timeout(timeout, answer)
-            .await
-            .expect("the function answers before its deadline")
-            .unwrap()
+        tokio::time::timeout(timeout, answer).await.ok()?.ok()
     }
 }
 

@@ -8,6 +8,7 @@ mod crashes;
 mod outage;
 mod second;
 mod stored;
+mod triggers;
 
 use foldstream::{
     Backoff, Repository,
@@ -43,21 +44,45 @@ impl Fleet {
     /// brokers.
     async fn open(name: &str, brokers: &str, partitions: u32) -> Self {
         let database = containers::DynamoDb::shared().await;
-        Self::on(database.endpoint(), name, brokers, partitions).await
+        Self::on(
+            database.endpoint(),
+            Role::Accounts,
+            name,
+            brokers,
+            partitions,
+        )
+        .await
     }
 
     /// Creates a fleet with a database of its own, under whose load no other test suffers.
     async fn with_own_database(name: &str, brokers: &str, partitions: u32) -> Self {
         let database = containers::DynamoDb::start().await.unwrap();
-        let mut fleet = Self::on(database.endpoint(), name, brokers, partitions).await;
+        let mut fleet = Self::on(
+            database.endpoint(),
+            Role::Accounts,
+            name,
+            brokers,
+            partitions,
+        )
+        .await;
         fleet._database = Some(database);
         fleet
     }
 
-    async fn on(database: &str, name: &str, brokers: &str, partitions: u32) -> Self {
+    /// Creates a fleet of publishers, whose table has a list of unpublished commits and a change
+    /// stream.
+    async fn of_publishers(name: &str, brokers: &str, partitions: u32) -> Self {
+        let database = containers::DynamoDb::start().await.unwrap();
+        let mut fleet =
+            Self::on(database.endpoint(), Role::Poller, name, brokers, partitions).await;
+        fleet._database = Some(database);
+        fleet
+    }
+
+    async fn on(database: &str, role: Role, name: &str, brokers: &str, partitions: u32) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let settings = WorkerSettings {
-            role: Role::Accounts,
+            role,
             instance: "test".into(),
             dynamodb: database.into(),
             brokers: brokers.into(),
@@ -99,6 +124,12 @@ impl Fleet {
                 WorkerSettings::VARIABLE,
                 serde_json::to_string(&settings).unwrap(),
             )
+            .envs([
+                ("AWS_LAMBDA_RUNTIME_API", &*settings.service),
+                ("AWS_LAMBDA_FUNCTION_NAME", "publisher"),
+                ("AWS_LAMBDA_FUNCTION_MEMORY_SIZE", "256"),
+                ("AWS_LAMBDA_FUNCTION_VERSION", "1"),
+            ])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)
@@ -200,6 +231,11 @@ impl Worker {
     }
 
     async fn kill(mut self) {
+        self.kill_now().await;
+    }
+
+    /// Kills the process, which another one may replace.
+    async fn kill_now(&mut self) {
         self.child.kill().await.unwrap();
     }
 

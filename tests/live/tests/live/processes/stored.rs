@@ -127,7 +127,7 @@ pub(super) async fn breaker(fleet: &Fleet, name: &str) -> BTreeMap<String, Strin
         .collect()
 }
 
-async fn scan(client: &Client, table: &str) -> Vec<Item> {
+pub(super) async fn scan(client: &Client, table: &str) -> Vec<Item> {
     let request = client.scan().table_name(table).consistent_read(true);
     let mut items = request.into_paginator().items().send();
     let mut all = Vec::new();
