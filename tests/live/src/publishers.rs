@@ -9,7 +9,7 @@ use foldstream_lambda::Handler;
 use std::time::Duration;
 
 /// The time after which another process takes over from one that was killed.
-const LEASE: Duration = Duration::from_secs(2);
+const LEASE: Duration = Duration::from_secs(4);
 
 /// Publishes until `stop` is ready. A Lambda function ends by itself, at `SIGTERM`.
 pub(crate) async fn run(settings: &WorkerSettings, stop: impl Future<Output = ()> + Send) {

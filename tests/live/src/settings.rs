@@ -86,7 +86,10 @@ impl WorkerSettings {
             .with_brokers(&self.brokers)
             .with_session_timeout(Self::SESSION)
             .with_max_poll_interval(Duration::from_secs(30))
-            .with_revoke_grace(Duration::from_secs(3));
+            .with_revoke_grace(Duration::from_secs(3))
+            // After an outage, librdkafka may wait ten seconds before it connects again.
+            .with_property("reconnect.backoff.max.ms", "1000")
+            .unwrap();
         KafkaMessageBus::new(config).unwrap()
     }
 

@@ -69,12 +69,16 @@ impl Fleet {
         fleet
     }
 
-    /// Creates a fleet of publishers, whose table has a list of unpublished commits and a change
-    /// stream.
-    async fn of_publishers(name: &str, brokers: &str, partitions: u32) -> Self {
-        let database = containers::DynamoDb::start().await.unwrap();
-        let mut fleet =
-            Self::on(database.endpoint(), Role::Poller, name, brokers, partitions).await;
+    /// Creates a fleet of publishers on this database, in which the table of events has a list of
+    /// unpublished commits and a change stream.
+    async fn of_publishers(
+        name: &str,
+        database: containers::DynamoDb,
+        brokers: &str,
+        partitions: u32,
+    ) -> Self {
+        let (endpoint, role) = (database.endpoint(), Role::Poller);
+        let mut fleet = Self::on(endpoint, role, name, brokers, partitions).await;
         fleet._database = Some(database);
         fleet
     }
@@ -180,7 +184,7 @@ impl Fleet {
 
 impl Drop for Fleet {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if std::thread::panicking() || std::env::var_os("KEEP").is_some() {
             self.folder.disable_cleanup(true);
             eprintln!("files and logs: {}", self.folder.path().display());
         }

@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// A mapping in tasks of its own.
 pub(super) struct Mapping {
-    /// Changes whenever the function was killed.
+    /// The number of kills of the function.
     kills: watch::Sender<u64>,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -54,9 +54,10 @@ impl Mapping {
         Self { kills, stop, task }
     }
 
-    /// Delivers the batch of the function that has died again.
-    pub(super) fn function_was_killed(&self) {
-        self.kills.send_modify(|kills| *kills += 1);
+    /// Returns the number of kills of the function, to be raised by each kill. The batch of a
+    /// function that has died is delivered again.
+    pub(super) fn kills(&self) -> watch::Sender<u64> {
+        self.kills.clone()
     }
 
     pub(super) async fn stop(self) {
@@ -129,6 +130,7 @@ impl Source {
             let event = json!({"Records": batch});
             let answer = tokio::select! {
                 biased;
+                () = stop.cancelled() => return,
                 _ = kills.changed() => None,
                 answer = self.api.try_invoke(&event, TIMEOUT) => answer,
             };
