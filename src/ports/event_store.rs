@@ -283,8 +283,10 @@ impl EventStoreError {
 ///   stream that is created during the listing may be missing from it.
 /// - `unpublished` lists a stored commit until it is cleared, once per walk. Within a page, the
 ///   keys of a stream are next to each other, in any order. The next page may continue with the
-///   last stream, and with lower versions of it. Commits that are cleared or stored during a walk
-///   may be listed or not, and no other commit is passed over because of them.
+///   last stream, and with lower versions of it.
+///   [`next_stream`](UnpublishedPage::next_stream) leaves out the rest of that stream, and nothing
+///   else. Commits that are cleared or stored during a walk may be listed or not, and no other
+///   commit is passed over because of them.
 /// - Clearing an unknown or already cleared key does nothing, even where nothing is listed.
 ///
 /// # Example

@@ -144,11 +144,24 @@ pub struct UnpublishedPage {
     pub keys: Vec<CommitKey>,
     /// The start of the next page; `None` on the last page.
     pub next: Option<ScanCursor>,
+    /// The start of the next page without what is left of the stream at which this page ends. A
+    /// page with keys that is not the last one has it. By default `None`.
+    pub next_stream: Option<ScanCursor>,
 }
 impl UnpublishedPage {
     /// Creates a page of commit keys.
     #[must_use]
     pub const fn new(keys: Vec<CommitKey>, next: Option<ScanCursor>) -> Self {
-        Self { keys, next }
+        Self {
+            keys,
+            next,
+            next_stream: None,
+        }
+    }
+    /// Sets the start of the next page without what is left of the last stream.
+    #[must_use]
+    pub fn with_next_stream(mut self, cursor: Option<ScanCursor>) -> Self {
+        self.next_stream = cursor;
+        self
     }
 }

@@ -3,7 +3,7 @@
 //! The poller walks through the list in segments, a page of each in turn, while the streams that it
 //! has found are being published. A stream that hangs or has a long backlog holds one of the slots,
 //! and never the walk. A stream that fails is left alone for a growing time. Its markers stay, so
-//! that nothing is lost, and it costs the walk no more than its keys.
+//! that nothing is lost, and it costs the walk no more than a page of keys.
 //!
 //! Several pollers share the segments by leases, so that each stream is published by one of them.
 //! A poller that dies keeps its segments until its leases end, and then the others take them over.

@@ -38,9 +38,6 @@ struct Walk {
     /// True if the segment is handed on to another poller once nothing of it is being published.
     is_leaving: bool,
     after: Option<ScanCursor>,
-    /// The stream with which the last page has ended. It was taken in this walk, and the next page
-    /// may continue with it.
-    last: Option<StreamId>,
     /// True if this walk has found a stream to publish.
     has_found: bool,
     pause: Duration,
@@ -258,7 +255,6 @@ impl<'a> Poller<'a> {
                 stop: self.stop.child_token(),
                 is_leaving: false,
                 after: None,
-                last: None,
                 has_found: false,
                 pause: self.config.min_pause,
                 next_at: Instant::now(),
@@ -385,15 +381,9 @@ impl<'a> Poller<'a> {
     fn take_in(&mut self, page: UnpublishedPage) {
         let now = Instant::now();
         let segment = self.current;
-        let Some(walk) = self.walks.get(&segment) else {
-            return;
-        };
-        let last = page.keys.last().map(|key| key.stream.clone());
-        let (taken, busy, stuck) = (&walk.last, &self.busy, &self.stuck);
+        let (busy, stuck) = (&self.busy, &self.stuck);
         let may_take = |stream: &StreamId| {
-            taken.as_ref() != Some(stream)
-                && !busy.contains_key(stream)
-                && stuck.get(stream).is_none_or(|s| s.until <= now)
+            !busy.contains_key(stream) && stuck.get(stream).is_none_or(|s| s.until <= now)
         };
         let mut keys = page.keys;
         keys.retain(|key| may_take(&key.stream));
@@ -411,10 +401,11 @@ impl<'a> Poller<'a> {
             return;
         };
         walk.has_found |= has_found;
-        walk.after = page.next;
+        // One key of a stream is enough to publish all of it. So the walk goes on with the next
+        // stream, also if the page ends in the middle of a long backlog.
+        walk.after = page.next_stream.or(page.next);
         walk.next_at = now;
         if walk.after.is_some() {
-            walk.last = last.or(walk.last.take());
             return;
         }
         walk.pause = if walk.has_found {
@@ -424,7 +415,7 @@ impl<'a> Poller<'a> {
         };
         // Pollers that have started together do not look together.
         walk.next_at += walk.pause.mul_f64(0.5 + jitter / 2.0);
-        (walk.last, walk.has_found) = (None, false);
+        walk.has_found = false;
     }
 
     /// Returns true if a stream may be tried, as far as its topic is concerned.

@@ -175,6 +175,23 @@ impl InMemoryEventStore {
         append.validate_for(&self.capabilities)
     }
 
+    /// Returns the start of the next page without the rest of the stream of the last key.
+    fn past_last_stream(
+        &self,
+        walk: Walk,
+        keys: &[CommitKey],
+        next: Option<&ScanCursor>,
+    ) -> Result<Option<ScanCursor>, EventStoreError> {
+        let Some(next) = next else { return Ok(None) };
+        let mut position = Position::decode(Some(next), walk)?;
+        let next_key = self.shard(position.shard).first_key(position.stream);
+        if keys.last().map(|key| &key.stream) == next_key.as_ref().map(|key| &key.stream) {
+            position.stream += 1;
+            position.commit = 0;
+        }
+        Ok(Some(position.encode(walk)))
+    }
+
     /// Visits the shards of a scan or list, each under its own lock, from a cursor on.
     ///
     /// Returns the cursor of the next page if `visit` stops the walk, or `None` at the end.
@@ -483,7 +500,9 @@ impl EventStore for InMemoryEventStore {
                 })
             },
         )?;
-        Ok(UnpublishedPage::new(keys, next))
+        let next_stream =
+            self.past_last_stream(Walk::Unpublished(segment), &keys, next.as_ref())?;
+        Ok(UnpublishedPage::new(keys, next).with_next_stream(next_stream))
     }
 
     async fn clear_unpublished(&self, commits: &[CommitKey]) -> Result<(), EventStoreError> {

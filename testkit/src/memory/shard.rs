@@ -355,6 +355,12 @@ impl Shard {
         None
     }
 
+    /// Returns the key of the first commit of the stream with this number.
+    pub(super) fn first_key(&self, stream: usize) -> Option<CommitKey> {
+        let history = self.histories.get(stream)?;
+        history.commits.first().map(Commit::key)
+    }
+
     /// Passes streams to `take`, as [`walk_commits`](Self::walk_commits) does with commits.
     pub(super) fn walk_streams(
         &self,

@@ -44,6 +44,40 @@ async fn a_hot_stream_is_read_no_further_ahead_than_a_run_and_two_pages() {
     assert!(most > 1_000 && most <= 1_000 + 2 * PAGE, "{most}");
 }
 
+/// Returns the number of pages that a poller lists in ten minutes while the only stream is stuck
+/// with this many commits.
+async fn pages_listed_beside(commits: usize) -> usize {
+    let world = World::new();
+    for _ in 0..commits {
+        world.append(&stream("hot"), 1).await;
+    }
+    let listed = Arc::new(AtomicUsize::new(0));
+    let pages = listed.clone();
+    world.set_fates(move |call| match call {
+        Call::Unpublished { .. } => {
+            pages.fetch_add(1, SeqCst);
+            None
+        }
+        Call::Publish(_) => Some(Fault::Hang),
+        _ => None,
+    });
+    let polling = Polling::start(&world, PollConfig::default());
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    polling.task.abort();
+    listed.load(SeqCst)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_walk_passes_over_the_backlog_of_a_hot_stream() {
+    let (short, long) = (
+        pages_listed_beside(10).await,
+        pages_listed_beside(5_000).await,
+    );
+    // The backlog fills 50 pages. One of eight segments has two pages instead of one.
+    assert!(short > 1_000, "{short} pages");
+    assert!(long < short * 5 / 4, "{long} pages instead of {short}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn of_a_hundred_thousand_streams_a_poller_holds_a_page_and_its_slots() {
     let world = World::new();

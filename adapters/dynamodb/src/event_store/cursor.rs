@@ -1,7 +1,10 @@
 //! Cursors: the position of a scan or listing, as bytes that outlive the process.
 use crate::attributes::{Attributes, number, text};
 use aws_sdk_dynamodb::types::AttributeValue;
-use foldstream::ports::{EventStoreError, ScanCursor, Segment};
+use foldstream::{
+    StreamId,
+    ports::{EventStoreError, ScanCursor, Segment},
+};
 use serde::{Deserialize, Serialize};
 
 /// A position in a scan or listing. It names that scan or listing, so that any other one refuses
@@ -14,6 +17,9 @@ pub(super) struct Cursor {
     pub(super) shard: u32,
     /// The last item seen in the shard or segment. `None` at its start.
     pub(super) last: Option<LastItem>,
+    /// The stream after which the listing goes on in the shard. It has no `last` then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) past: Option<StreamId>,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -68,7 +74,21 @@ impl Listing {
 
 impl Cursor {
     pub(super) const fn at(of: Listing, shard: u32, last: Option<LastItem>) -> Self {
-        Self { of, shard, last }
+        Self {
+            of,
+            shard,
+            last,
+            past: None,
+        }
+    }
+    /// Creates the position after all items of a stream in a shard.
+    pub(super) const fn past(of: Listing, shard: u32, stream: StreamId) -> Self {
+        Self {
+            of,
+            shard,
+            last: None,
+            past: Some(stream),
+        }
     }
     pub(super) fn encode(&self) -> Result<ScanCursor, EventStoreError> {
         match serde_json::to_vec(self) {

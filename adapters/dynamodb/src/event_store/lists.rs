@@ -38,11 +38,11 @@ pub(super) async fn streams(
         shards: (0..connection.config().list_shards).collect(),
         limit: STREAM_PAGE,
     };
-    let (rows, next) = walk
+    let page = walk
         .page(listing, after, |shard| encode::list_shard(aggregate, shard))
         .await?;
-    let streams = rows.into_iter().map(|row| row.stream).collect();
-    Ok(StreamPage::new(streams, next))
+    let streams = page.rows.into_iter().map(|row| row.stream).collect();
+    Ok(StreamPage::new(streams, page.next))
 }
 
 pub(super) async fn unpublished(
@@ -63,10 +63,11 @@ pub(super) async fn unpublished(
         limit: limit.get(),
     };
     let listing = Listing::unpublished(segment);
-    let (mut keys, next) = walk.page(listing, after, |shard| shard.to_string()).await?;
+    let page = walk.page(listing, after, |shard| shard.to_string()).await?;
+    let mut keys = page.rows;
     // An index orders its rows by stream, but not within a stream.
     keys.sort();
-    Ok(UnpublishedPage::new(keys, next))
+    Ok(UnpublishedPage::new(keys, page.next).with_next_stream(page.next_stream))
 }
 
 pub(super) async fn clear_unpublished(
@@ -112,6 +113,20 @@ struct Walk<'a> {
     limit: u32,
 }
 
+/// The rows of a page, and where the next one starts.
+struct Page {
+    rows: Vec<CommitKey>,
+    next: Option<ScanCursor>,
+    /// The start of the next page without the rest of the stream of the last row.
+    next_stream: Option<ScanCursor>,
+}
+
+/// The row or stream after which a query of a shard starts.
+enum After {
+    Item(LastItem),
+    Stream(StreamId),
+}
+
 impl Walk<'_> {
     /// Returns one page: the rows after the cursor, from as many shards as it takes to fill the
     /// page.
@@ -120,54 +135,86 @@ impl Walk<'_> {
         listing: Listing,
         after: Option<ScanCursor>,
         partition: impl Fn(u32) -> String,
-    ) -> Result<(Vec<CommitKey>, Option<ScanCursor>), EventStoreError> {
+    ) -> Result<Page, EventStoreError> {
         let start = self.shards.first().copied().unwrap_or_default();
         let cursor = listing.clone().resume(after.as_ref(), start)?;
-        let mut last = cursor.last;
-        let mut rows = Vec::new();
+        let past = cursor.past.map(After::Stream);
+        let mut after = cursor.last.map(After::Item).or(past);
+        let mut rows: Vec<CommitKey> = Vec::new();
         let ahead = self.shards.iter().copied().filter(|&s| s >= cursor.shard);
         for shard in ahead {
             loop {
                 if rows.len() >= self.limit as usize {
-                    let next = Cursor::at(listing, shard, last).encode()?;
-                    return Ok((rows, Some(next)));
+                    let last = match after {
+                        Some(After::Item(last)) => Some(last),
+                        // A shard that was not begun.
+                        _ => None,
+                    };
+                    let next_stream = match rows.last() {
+                        Some(row) if last.is_some() => {
+                            Cursor::past(listing.clone(), shard, row.stream.clone())
+                        }
+                        _ => Cursor::at(listing.clone(), shard, None),
+                    };
+                    return Ok(Page {
+                        rows,
+                        next: Some(Cursor::at(listing, shard, last).encode()?),
+                        next_stream: Some(next_stream.encode()?),
+                    });
                 }
                 let room = self.limit as usize - rows.len();
-                let more = self.query(partition(shard), last.take(), room, &mut rows);
-                last = more.await?;
-                if last.is_none() {
+                let more = self.query(partition(shard), after.take(), room, &mut rows);
+                after = more.await?.map(After::Item);
+                if after.is_none() {
                     break;
                 }
             }
         }
-        Ok((rows, None))
+        Ok(Page {
+            rows,
+            next: None,
+            next_stream: None,
+        })
     }
 
     /// Sends one query to one shard, and returns the item after which the next query starts.
     async fn query(
         &self,
         partition: String,
-        after: Option<LastItem>,
+        after: Option<After>,
         room: usize,
         rows: &mut Vec<CommitKey>,
     ) -> Result<Option<LastItem>, EventStoreError> {
         let table = self.connection.events();
         let target = self.connection.at("Query", table);
-        let start = after.map(|last| {
-            let mut key = last.key();
-            key.insert(self.attribute.into(), text(&*partition));
-            key
-        });
+        let (mut start, mut past) = (None, None);
+        match after {
+            None => {}
+            Some(After::Item(last)) => {
+                let mut key = last.key();
+                key.insert(self.attribute.into(), text(&*partition));
+                start = Some(key);
+            }
+            Some(After::Stream(stream)) => past = Some(stream),
+        }
+        let mut condition = format!("{} = :shard", self.attribute);
+        if past.is_some() {
+            condition.push_str(" AND pk > :past");
+        }
         let request = self
             .connection
             .once()
             .query()
             .table_name(table)
             .index_name(self.index)
-            .key_condition_expression(format!("{} = :shard", self.attribute))
+            .key_condition_expression(condition)
             .expression_attribute_values(":shard", text(partition))
             .limit(i32::try_from(room).unwrap_or(i32::MAX))
             .set_exclusive_start_key(start);
+        let request = match past {
+            Some(stream) => request.expression_attribute_values(":past", text(stream.as_str())),
+            None => request,
+        };
         let answer = self
             .connection
             .send(target, || request.clone().send())

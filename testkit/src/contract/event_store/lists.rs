@@ -233,6 +233,39 @@ pub async fn unpublished_commits_come_in_pages_by_stream(store: Store) {
     }
 }
 
+/// A walk that goes from stream to stream visits each stream on one page, and leaves none out.
+pub async fn a_walk_from_stream_to_stream_visits_each_once(store: Store) {
+    let (one, first) = given(&store, &[1; 5]).await;
+    let (two, second) = given(&store, &[1; 4]).await;
+    let (three, third) = given(&store, &[1]).await;
+    let all = [keys(&first), keys(&second), keys(&third)].concat();
+    let streams = [&one, &two, &three];
+    assert_unpublished(&store, &streams, &all).await;
+    for limit in [1, 2, 3, 1000] {
+        let limit = NonZeroU32::new(limit).unwrap();
+        let (mut visited, mut after) = (Vec::new(), None);
+        for walked in 0.. {
+            assert!(walked < ENDLESS, "the list does not end");
+            let page = store.unpublished(Segment::ALL, after, limit).await.unwrap();
+            assert!(
+                page.keys.is_empty() || page.next.is_some() == page.next_stream.is_some(),
+                "a page has both cursors or none"
+            );
+            let mut found: Vec<_> = page.keys.into_iter().map(|key| key.stream).collect();
+            found.dedup();
+            visited.extend(found.into_iter().filter(|s| streams.contains(&s)));
+            after = stored(page.next_stream.or(page.next));
+            if after.is_none() {
+                break;
+            }
+        }
+        visited.sort();
+        let mut expected: Vec<_> = streams.into_iter().cloned().collect();
+        expected.sort();
+        assert_eq!(visited, expected, "pages of {limit}");
+    }
+}
+
 /// Commits that are cleared during a walk hide no others: a cursor is a place, not a number.
 pub async fn commits_cleared_during_a_walk_hide_no_others(store: Store) {
     let (one, first) = given(&store, &[1; 7]).await;

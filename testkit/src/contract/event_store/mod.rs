@@ -134,6 +134,7 @@ macro_rules! __event_store_cases {
             lists::clearing_an_unknown_or_cleared_key_does_nothing,
             lists::many_keys_are_cleared_in_one_call,
             lists::unpublished_commits_come_in_pages_by_stream,
+            lists::a_walk_from_stream_to_stream_visits_each_once,
             lists::commits_cleared_during_a_walk_hide_no_others,
             lists::each_unpublished_commit_is_in_exactly_one_segment,
             lists::a_cursor_that_is_not_the_unpublished_lists_is_invalid,

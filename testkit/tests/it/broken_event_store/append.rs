@@ -27,6 +27,7 @@ pub(super) fn suspects() -> Suspects {
         full::<AnswersTheOldHead>(&["a_commit_at_the_tail_is_stored_and_answers_the_new_head"])
             .and_by(&[
                 "cursors_of_scans_and_of_the_unpublished_list_are_not_mixed_up",
+                "a_walk_from_stream_to_stream_visits_each_once",
                 "commits_cleared_during_a_walk_hide_no_others",
                 "of_several_conflicts_a_stream_that_moved_is_named",
                 "a_cursor_of_a_scan_for_commits_is_invalid_for_tails",

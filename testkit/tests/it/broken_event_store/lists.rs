@@ -19,6 +19,7 @@ pub(super) fn suspects() -> Suspects {
         full::<ForgetsFirstCommits>(&["a_stored_commit_is_unpublished_until_it_is_cleared"])
             .and_by(&[
                 "cursors_of_scans_and_of_the_unpublished_list_are_not_mixed_up",
+                "a_walk_from_stream_to_stream_visits_each_once",
                 "commits_cleared_during_a_walk_hide_no_others",
                 "clearing_touches_nothing_else",
                 "clearing_an_unknown_or_cleared_key_does_nothing",
@@ -44,12 +45,17 @@ pub(super) fn suspects() -> Suspects {
         full::<ClearsOneBatch>(&["many_keys_are_cleared_in_one_call"]),
         full::<IgnoresTheLimit>(&["unpublished_commits_come_in_pages_by_stream"])
             .and_by(&["cursors_of_scans_and_of_the_unpublished_list_are_not_mixed_up"]),
-        full::<ListsByVersion>(&["unpublished_commits_come_in_pages_by_stream"]),
+        full::<NeverSkips>(&["a_walk_from_stream_to_stream_visits_each_once"]),
+        full::<SkipsNoRest>(&["a_walk_from_stream_to_stream_visits_each_once"]),
+        full::<SkipsTwo>(&["a_walk_from_stream_to_stream_visits_each_once"]),
+        full::<ListsByVersion>(&["unpublished_commits_come_in_pages_by_stream"])
+            .and_by(&["a_walk_from_stream_to_stream_visits_each_once"]),
         full::<ListsInEverySegment>(&["each_unpublished_commit_is_in_exactly_one_segment"])
             .and_by(&["cursors_of_scans_and_of_the_unpublished_list_are_not_mixed_up"]),
         full::<ForgetsAtomicCommits>(&["commits_of_an_atomic_append_are_unpublished"]),
         plain::<ListsUndeclared>(&["an_undeclared_list_of_unpublished_commits_is_unsupported"]),
-        full::<ListsByNumber>(&["commits_cleared_during_a_walk_hide_no_others"]),
+        full::<ListsByNumber>(&["commits_cleared_during_a_walk_hide_no_others"])
+            .and_by(&["a_walk_from_stream_to_stream_visits_each_once"]),
         full::<TakesCursorsOfScans>(&[
             "cursors_of_scans_and_of_the_unpublished_list_are_not_mixed_up",
         ]),
@@ -222,6 +228,63 @@ impl EventStoreLayer for IgnoresTheLimit {
     ) -> Unpublished {
         let many = NonZeroU32::new(1000).unwrap();
         store.unpublished(segment, after, many).await
+    }
+}
+
+/// Has no start after the last stream.
+#[derive(Debug, Default)]
+struct NeverSkips;
+#[async_trait]
+impl EventStoreLayer for NeverSkips {
+    async fn unpublished(
+        &self,
+        store: &Store,
+        segment: Segment,
+        after: Option<ScanCursor>,
+        limit: NonZeroU32,
+    ) -> Unpublished {
+        let page = store.unpublished(segment, after, limit).await?;
+        Ok(page.with_next_stream(None))
+    }
+}
+
+/// Goes on with the rest of the last stream.
+#[derive(Debug, Default)]
+struct SkipsNoRest;
+#[async_trait]
+impl EventStoreLayer for SkipsNoRest {
+    async fn unpublished(
+        &self,
+        store: &Store,
+        segment: Segment,
+        after: Option<ScanCursor>,
+        limit: NonZeroU32,
+    ) -> Unpublished {
+        let page = store.unpublished(segment, after, limit).await?;
+        let next = page.next.clone();
+        Ok(page.with_next_stream(next))
+    }
+}
+
+/// Leaves out another stream.
+#[derive(Debug, Default)]
+struct SkipsTwo;
+#[async_trait]
+impl EventStoreLayer for SkipsTwo {
+    async fn unpublished(
+        &self,
+        store: &Store,
+        segment: Segment,
+        after: Option<ScanCursor>,
+        limit: NonZeroU32,
+    ) -> Unpublished {
+        let page = store.unpublished(segment, after, limit).await?;
+        let Some(past) = page.next_stream.clone() else {
+            return Ok(page);
+        };
+        let other = store.unpublished(segment, Some(past), NonZeroU32::MIN);
+        let past = other.await?.next_stream;
+        Ok(page.with_next_stream(past))
     }
 }
 
