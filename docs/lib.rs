@@ -37,6 +37,9 @@ pub mod tutorial {
 pub mod sagas {
     #![doc = include_str!("src/sagas.md")]
 }
+pub mod replay {
+    #![doc = include_str!("src/replay.md")]
+}
 pub mod operations {
     #![doc = include_str!("src/operations.md")]
 }

@@ -1,5 +1,11 @@
 //! The ports that the shop runs on, apart from the adapters that implement them.
-use crate::{cart::Cart, memory_rows::InMemoryRows, payment::Payment, read_model::SalesModel};
+use crate::{
+    cart::Cart,
+    hot_products::{HotProducts, InMemoryProducts},
+    memory_rows::InMemoryRows,
+    payment::Payment,
+    read_model::SalesModel,
+};
 use foldstream::{
     Repository, SourceUri,
     operate::Operator,
@@ -23,6 +29,8 @@ pub struct Backend {
     pub control: Arc<dyn ControlStore>,
     /// The read model from which the report is summed.
     pub read_model: SalesModel,
+    /// The read model of the products that customers want most.
+    pub hot_products: HotProducts,
     /// The topic to which the events are published.
     pub topic: Arc<str>,
     /// The CloudEvents source of the shop's events.
@@ -63,6 +71,7 @@ impl Backend {
             bus,
             control: InMemoryControlStore::new(),
             read_model: SalesModel::InMemory(InMemoryRows::default()),
+            hot_products: HotProducts::InMemory(InMemoryProducts::default()),
             topic: topic.into(),
             source: SourceUri::default(),
             group_prefix: "shop".into(),

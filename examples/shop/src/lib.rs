@@ -11,6 +11,7 @@ pub mod generate;
 pub mod read_model;
 pub mod memory_rows;
 pub mod projector;
+pub mod hot_products;
 pub mod listener;
 pub mod report;
 pub mod backend;

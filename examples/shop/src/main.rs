@@ -1,4 +1,5 @@
 //! The command line of the shop.
+mod replay;
 mod servers;
 mod steps;
 
@@ -90,6 +91,14 @@ enum Step {
         #[arg(long, visible_alias = "until-idle")]
         until_caught_up: bool,
     },
+    /// Builds read models again from the event store, while those of before serve.
+    Replay(replay::ReplayArgs),
+    /// Lists the products that were put into carts most.
+    HotProducts {
+        /// The most products that are listed.
+        #[arg(long, default_value_t = 10)]
+        limit: usize,
+    },
     /// Sums the read model to a report.
     Report {
         /// The file for the report; the same as --report.
@@ -169,6 +178,14 @@ async fn run(cli: Cli) -> Result<Ending, BoxError> {
         }) => {
             let backend = servers::connect(servers, Uses::Everything).await?;
             steps::project(&backend, name.as_deref(), until(until_caught_up), &shutdown).await
+        }
+        Some(Step::Replay(args)) => {
+            let backend = servers::connect(servers, Uses::Everything).await?;
+            replay::replay(&backend, &args, &shutdown).await
+        }
+        Some(Step::HotProducts { limit }) => {
+            let backend = servers::connect(servers, Uses::Everything).await?;
+            steps::hot_products(&backend, limit).await
         }
         Some(Step::Report { file, name }) => {
             let file = one_of(file, what.report, "report")?;

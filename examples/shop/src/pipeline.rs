@@ -3,6 +3,7 @@
 use crate::{
     backend::Backend,
     cart::CartEvent,
+    hot_products::HotProducts,
     import::{ImportError, Imported, InvoiceFile, RefusedLine, import},
     payment::PaymentEvent,
     progress,
@@ -17,7 +18,7 @@ use foldstream::{
     ports::{EventStoreError, MessageBusError},
     publisher::{PollConfig, PollError, PollReport, PublishError, StreamFailure, TopicError},
     resilience::{Attempts, Retryable},
-    runner::{BuildError, ProcessorPolicy, Projector, Runner},
+    runner::{BuildError, ModelId, ProcessorPolicy, Projector, Runner},
 };
 use std::{
     path::Path,
@@ -186,11 +187,12 @@ pub async fn publish(
 /// [`PipelineError::ReadModelLost`] if the read model is missing and that processor has read events
 /// before. It would not read them again, so the report would lack them.
 pub async fn check_read_model(backend: &Backend, name: Option<&str>) -> Result<(), PipelineError> {
-    if backend.read_model.exists(&SalesModel::id(name)).await? {
+    let name = name.unwrap_or(SalesProjector::NAME);
+    let model = active_model(&backend.operator(), name).await?;
+    if backend.read_model.exists(&model).await? {
         return Ok(());
     }
-    let name = name.unwrap_or(SalesProjector::NAME);
-    let group = format!("{}.{name}.g1", backend.group_prefix);
+    let group = format!("{}.{model}", backend.group_prefix);
     let ask = || backend.bus.committed(&group, &backend.topic);
     let committed = ask
         .retry(RetryPolicy::default())
@@ -204,6 +206,23 @@ pub async fn check_read_model(backend: &Backend, name: Option<&str>) -> Result<(
     Ok(())
 }
 
+/// Returns the read model of a processor that serves. Each replay builds another generation, and a
+/// processor that has never run will build the first.
+///
+/// A service that answers queries all the time asks
+/// [`ReadModels::active_model`](foldstream::runner::ReadModels::active_model), which remembers the
+/// answer for a moment. A command asks once.
+///
+/// # Errors
+/// [`PipelineError::Operate`] if the control store cannot be read.
+pub async fn active_model(operator: &Operator, name: &str) -> Result<ModelId, PipelineError> {
+    match operator.processor(name).await {
+        Ok(processor) => Ok(ModelId::new(name, processor.generation)),
+        Err(OperateError::UnknownProcessor { .. }) => Ok(ModelId::new(name, 1)),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Sums the read model of a processor. Without a name it is that of `sales`, or if that one has no
 /// rows, that of the first projector that has.
 ///
@@ -214,14 +233,15 @@ pub async fn report(
     operator: &Operator,
     name: Option<&str>,
 ) -> Result<Report, PipelineError> {
-    let report = Report::read(rows, &SalesModel::id(name), |_| true).await?;
+    let model = active_model(operator, name.unwrap_or(SalesProjector::NAME)).await?;
+    let report = Report::read(rows, &model, |_| true).await?;
     if name.is_some() || report.orders > 0 {
         return Ok(report);
     }
     for processor in operator.processors().await? {
         // Listeners have no model.
-        if processor.model > 0 {
-            let model = SalesModel::id(Some(&processor.name));
+        if processor.model > 0 && processor.name != HotProducts::NAME {
+            let model = ModelId::new(processor.name.as_str(), processor.generation);
             let other = Report::read(rows, &model, |_| true).await?;
             if other.orders > 0 {
                 return Ok(other);
@@ -250,12 +270,27 @@ pub fn sales_runner(
     backend.runner().projector_with(projector, policy).build()
 }
 
+/// Builds the runner of `shop run`: the sales projector and the hot products.
+///
+/// # Errors
+/// [`BuildError`] if the processors are not valid.
+pub fn shop_runner(
+    backend: &Backend,
+    progress: impl Fn() + Send + Sync + 'static,
+) -> Result<Runner, BuildError> {
+    let sales = backend.read_model.projector().with_progress(progress);
+    let runner = backend.runner().projector(sales);
+    let hot_products = backend.hot_products.clone();
+    runner.projector_with(hot_products, HotProducts::policy()).build()
+}
+
 /// Compares the projections with `tally` for its orders, and returns the report over all orders.
 ///
 /// # Errors
 /// [`PipelineError::Mismatch`] if they differ; it names the differences.
 pub async fn check(backend: &Backend, tally: &Tally) -> Result<Report, PipelineError> {
-    let (expected, model) = (tally.report(), SalesModel::id(None));
+    let expected = tally.report();
+    let model = active_model(&backend.operator(), SalesProjector::NAME).await?;
     let rows = &backend.read_model;
     let found = Report::read(rows, &model, |order| tally.has(order.id())).await?;
     if found != expected {

@@ -115,8 +115,8 @@ pub enum SalesModel {
 }
 
 impl SalesModel {
-    /// Returns the model that a processor of this name keeps. A processor under another name builds
-    /// a model of its own, beside the first.
+    /// Returns the first model that a processor of this name keeps, before any replay. A processor
+    /// under another name builds a model of its own, beside the first.
     pub fn id(processor: Option<&str>) -> ModelId {
         ModelId::new(processor.unwrap_or(OrderRow::NAME), 1)
     }

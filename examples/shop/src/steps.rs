@@ -1,9 +1,10 @@
 //! The subcommands and their messages on standard output.
 use crate::What;
-use foldstream::BoxError;
+use foldstream::{BoxError, runner::Projector};
 use shop::{
     backend::Backend,
     chaos,
+    hot_products::HotProducts,
     import::Imported,
     operator::{Console, OperatorCommand, Outcome},
     pipeline, progress,
@@ -102,7 +103,11 @@ pub(crate) async fn project(
     pipeline::check_read_model(backend, name).await?;
     let counter = progress::counter("projecting");
     let ticks = counter.clone();
-    let runner = pipeline::sales_runner(backend, name, move || ticks.inc(1))?;
+    let progress = move || ticks.inc(1);
+    let runner = match name {
+        None => pipeline::shop_runner(backend, progress)?,
+        Some(_) => pipeline::sales_runner(backend, name, progress)?,
+    };
     let report = match until {
         Until::Stopped => runner.run(shutdown.clone().cancelled_owned()).await,
         Until::Done => tokio::select! {
@@ -116,6 +121,15 @@ pub(crate) async fn project(
             "projected  {} events as {}; {} known already and dropped",
             processor.handled, processor.name, processor.duplicates
         );
+    }
+    Ok(Ending::AllWell)
+}
+
+/// Lists the products with the most units.
+pub(crate) async fn hot_products(backend: &Backend, limit: usize) -> Result<Ending, BoxError> {
+    let model = pipeline::active_model(&backend.operator(), HotProducts::NAME).await?;
+    for product in backend.hot_products.top(&model, limit).await? {
+        println!("{:12} {:8}", product.stock_code, product.units);
     }
     Ok(Ending::AllWell)
 }

@@ -6,7 +6,7 @@ use crate::{
     generate::shopping,
     listener::{ConfirmationListener, MailService},
     pipeline,
-    read_model::SalesModel,
+    read_model::OrderRow,
     report::Report,
     tally::Tally,
 };
@@ -207,7 +207,8 @@ async fn crash(backend: &Backend, mails: &MailService, events: u64) -> Result<()
         report = runner.run_until_caught_up() => drop(report.into_result()?),
     }
     drop(runner);
-    let durable = Report::read(&backend.read_model, &SalesModel::id(None), |_| true).await?;
+    let model = pipeline::active_model(&backend.operator(), OrderRow::NAME).await?;
+    let durable = Report::read(&backend.read_model, &model, |_| true).await?;
     println!(
         "   the read model holds {} events of {events}; what was only in memory is gone",
         durable.events

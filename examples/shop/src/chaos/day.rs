@@ -5,8 +5,9 @@ use crate::{
     cart::{Cart, CartCommand, CartEvent, CartId},
     money::Money,
     operator::{self, Console, Outcome},
+    pipeline::active_model,
     provider::PaymentProvider,
-    read_model::SalesModel,
+    read_model::OrderRow,
     report::Report,
     saga::PaymentSaga,
     tally::Tally,
@@ -181,7 +182,8 @@ impl<W: Write + Send> Day<W> {
 
     /// Returns the report over the orders of the story.
     pub(super) async fn report(&self) -> Result<Report, BoxError> {
-        let (rows, model) = (&self.backend.read_model, SalesModel::id(None));
+        let rows = &self.backend.read_model;
+        let model = active_model(&self.backend.operator(), OrderRow::NAME).await?;
         Ok(Report::read(rows, &model, |order| self.tally.has(order.id())).await?)
     }
 

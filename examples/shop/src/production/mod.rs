@@ -4,6 +4,7 @@
 use crate::{
     backend::{Backend, PARTITIONS, Uses},
     cart::CartEvent,
+    hot_products::{AddedRow, HotProducts, ItemEvent},
     read_model::{OrderEntry, OrderRow, ReadModelError, SalesModel},
 };
 use foldstream::{
@@ -26,6 +27,15 @@ impl ReadModelRow for OrderRow {
 
     fn apply(row: &mut Option<Self>, event: &CartEvent, _: &EventContext) -> HandlerResult {
         OrderRow::apply(row, event).permanent()
+    }
+}
+
+impl ReadModelRow for AddedRow {
+    const NAME: &'static str = AddedRow::NAME;
+    type Events = ItemEvent;
+
+    fn apply(row: &mut Option<Self>, event: &ItemEvent, _: &EventContext) -> HandlerResult {
+        AddedRow::apply(row, event).permanent()
     }
 }
 
@@ -175,6 +185,7 @@ impl Servers {
             store: Arc::new(dynamodb.event_store()),
             bus: Arc::new(bus),
             control: Arc::new(dynamodb.control_store()),
+            hot_products: HotProducts::DynamoDb(dynamodb.read_model()),
             read_model: SalesModel::DynamoDb(DynamoDbRows::new(dynamodb.clone())),
             topic,
             source: "urn:foldstream:shop".parse()?,
