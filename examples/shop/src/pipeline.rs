@@ -281,7 +281,9 @@ pub fn shop_runner(
     let sales = backend.read_model.projector().with_progress(progress);
     let runner = backend.runner().projector(sales);
     let hot_products = backend.hot_products.clone();
-    runner.projector_with(hot_products, HotProducts::policy()).build()
+    runner
+        .projector_with(hot_products, HotProducts::policy())
+        .build()
 }
 
 /// Compares the projections with `tally` for its orders, and returns the report over all orders.

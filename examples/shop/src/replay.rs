@@ -91,7 +91,10 @@ pub(crate) async fn replay(
         if args.dry_run {
             return Ok(Ending::AllWell);
         }
-        args.replay(&runner).with_estimate(&estimate).start().await?
+        args.replay(&runner)
+            .with_estimate(&estimate)
+            .start()
+            .await?
     };
     let run = handle.run();
     println!("replay     {run}; the models of before serve meanwhile");
