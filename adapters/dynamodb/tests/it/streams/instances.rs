@@ -3,6 +3,7 @@ use super::{
     script::Script,
     world::{MIN, S, World, pass},
 };
+use foldstream::operate::Operator;
 use foldstream_testkit::faults::Faults;
 
 const SHARDS: [&str; 7] = ["a", "b", "c", "d", "e", "f", "g"];
@@ -78,6 +79,23 @@ async fn a_graceful_stop_finishes_writes_the_checkpoint_and_releases_the_leases(
     pass(6 * S).await;
     assert_eq!(two.shards(), ["a"]);
     assert_eq!(world.sent("1"), [1, 2, 3, 4]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn operators_see_what_the_publisher_of_a_running_instance_has_done() {
+    let world = World::new(Script::new(&["a"]));
+    let one = world.start("one");
+    for _ in 0..4 {
+        world.write("a", "1").await;
+    }
+    pass(20 * S).await;
+    let operator = Operator::new(world.control.clone());
+    let overview = operator.publisher(None).await.unwrap();
+    let published = overview.instances.iter().map(|of| of.status.published);
+    assert_eq!(published.collect::<Vec<_>>(), [4]);
+    one.stop().await.unwrap();
+    let overview = operator.publisher(None).await.unwrap();
+    assert_eq!(overview.instances, []);
 }
 
 #[tokio::test(start_paused = true)]
