@@ -2,6 +2,7 @@
 //! allows what the role's work requests, and nothing else.
 mod template;
 mod tables;
+mod mapping;
 mod actions;
 mod policy;
 mod app;
