@@ -33,7 +33,8 @@ pub struct PublisherOverview {
 
 impl PublisherOverview {
     /// Returns the number of events that the processes know to wait. Events of which no process has
-    /// a notice are found by a reconciliation.
+    /// a notice are found by a reconciliation. A process that is
+    /// [silent](PublisherInstance::is_silent) counts with its last number.
     pub fn lag(&self) -> u64 {
         let lags = self.instances.iter().map(|instance| instance.status.lag);
         lags.fold(0, u64::saturating_add)

@@ -8,10 +8,13 @@ use crate::recorder::Recorder;
 use foldstream::{
     control::PublisherName,
     operate::Operator,
-    publisher::{Notice, PollConfig, TopicRoute, metrics as names},
+    publisher::{DirtyReason, Notice, PollConfig, SweepConfig, TopicRoute, metrics as names},
 };
 use foldstream_testkit::faults::{Fault, Op};
-use std::time::Duration;
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 use tokio::sync::oneshot;
 
 const S: Duration = Duration::from_secs(1);
@@ -57,7 +60,7 @@ async fn the_row_of_a_killed_publisher_says_that_it_is_silent_until_it_expires()
     let world = World::new();
     let operator = || Operator::new(world.control.clone()).with_clock(world.clock.clone());
     let polling = Polling::start(&world, PollConfig::default());
-    let commit = world.append(&stream("a"), 2).await;
+    world.append(&stream("a"), 2).await;
     until("published", || async {
         world.unpublished().await.is_empty()
     })
@@ -71,7 +74,6 @@ async fn the_row_of_a_killed_publisher_says_that_it_is_silent_until_it_expires()
     polling.task.abort();
     assert!(polling.task.await.unwrap_err().is_cancelled());
     world.faults.set([]);
-    drop(commit);
 
     let seen = operator().publisher(None).await.unwrap();
     let [instance] = &seen.instances[..] else {
@@ -108,6 +110,51 @@ async fn the_row_of_a_killed_publisher_says_that_it_is_silent_until_it_expires()
     assert_eq!(left.len(), 1);
     assert!(!left[0].is_silent(world.clock.now()));
     next.stop().await;
+}
+
+/// The text that was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(bytes);
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Alerts on the log of a service look for the field, as the alarm of the Lambda function does.
+#[tokio::test(start_paused = true)]
+async fn a_sweeping_service_logs_how_many_streams_stay_dirty() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let world = World::new();
+    let publisher = world.publisher();
+    for id in ["a", "b"] {
+        let (stream, why) = (stream(id), DirtyReason::Backlog);
+        world.append(&stream, 1).await;
+        publisher.set_aside(&stream, v(1), why).await.unwrap();
+    }
+    world.faults.set([Fault::Unavailable.on(Op::Publish)]);
+    let sweeping = publisher.sweep_every(SweepConfig::default(), tokio::time::sleep(200 * S));
+    sweeping.await;
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let lines = text
+        .lines()
+        .filter(|line| line.contains("streams stay unpublished"));
+    let lines: Vec<_> = lines.collect();
+    assert_eq!(lines.len(), 1, "{text}");
+    assert!(
+        lines[0].contains("WARN") && lines[0].ends_with("still_dirty=2"),
+        "{text}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
