@@ -1,7 +1,7 @@
 //! The end of a replay from outside: the row of the run first, then those of the processors.
 use super::{ReplayError, RunId, RunState};
 use crate::{
-    control::{PutIf, Rows, RunRow, Stored},
+    control::{PutIf, ReplayMode, Rows, RunRow, Stored},
     ports::ControlStoreError,
 };
 
@@ -44,13 +44,19 @@ pub(super) async fn cancel(rows: &Rows, run: RunId) -> Result<CancelOutcome, Rep
         return Err(raced(&format!("replay {run}")).into());
     }
     for of in &stored.value.processors {
-        release(rows, run, &of.name).await?;
+        release(rows, (run, &stored.value), &of.name).await?;
     }
     note_switches(rows, run, stored).await
 }
 
-/// Takes the run out of the row of a processor.
-pub(super) async fn release(rows: &Rows, run: RunId, name: &str) -> Result<(), ControlStoreError> {
+/// Takes the run out of the row of a processor. The generation that it has built is left to the
+/// runners, which delete it.
+pub(super) async fn release(
+    rows: &Rows,
+    (run, row): (RunId, &RunRow),
+    name: &str,
+) -> Result<(), ControlStoreError> {
+    let generation = row.processor(name).map_or(0, |of| of.generation);
     for _ in 0..RACES {
         let Some(stored) = rows.generations(name).await? else {
             return Ok(());
@@ -58,6 +64,10 @@ pub(super) async fn release(rows: &Rows, run: RunId, name: &str) -> Result<(), C
         let Some(next) = stored.value.without(run) else {
             return Ok(());
         };
+        if generation > 0 && generation != stored.value.active {
+            rows.retired_put(name, generation, row.mode == ReplayMode::InPlace)
+                .await?;
+        }
         let put = rows.generations_put(name, next, Some(stored.revision));
         if matches!(put.await?, PutIf::Written(_)) {
             return Ok(());

@@ -250,8 +250,8 @@ impl Driver {
             Step::Cancel => self.move_run(held, RunRow::cancelled).await?,
             Step::Release(of) => {
                 let name = self.plan.projectors[of].name();
-                self.controlled(|| release(&self.rows, self.run, name))
-                    .await?;
+                let run = (self.run, &held.row.value);
+                self.controlled(|| release(&self.rows, run, name)).await?;
             }
             Step::End => {}
         }
@@ -297,11 +297,15 @@ impl Driver {
         let mode = held.row.value.mode;
         let Some((row, generation)) = found.value.preparing(self.run, mode) else {
             let run = found.value.run.clone();
+            if self.settle(name, run.as_deref()).await? {
+                return Ok(());
+            }
             let run = run.unwrap_or_else(|| found.value.state.as_str().into());
             let processor = name.to_string();
             held.machine.cancel(Stop::Busy { processor, run });
             return Ok(());
         };
+        self.retire(of, held).await?;
         held.named[of] = Some((row, found.revision));
         let before = held.row.revision;
         self.move_run(held, |row| row.allocated(name, generation))
@@ -312,6 +316,37 @@ impl Driver {
             held.machine.done(Step::Allocate(of));
         }
         Ok(())
+    }
+
+    /// Takes a run out of the row of a processor if the run is over: the process that has cancelled
+    /// it may have died in between. Returns false if the run is not over.
+    async fn settle(&self, name: &str, run: Option<&str>) -> Result<bool, ReplayError> {
+        let Some(Ok(other)) = run.map(str::parse::<RunId>) else {
+            return Ok(false);
+        };
+        if other == self.run {
+            return Ok(false);
+        }
+        let row = self.controlled(|| self.rows.run(other)).await?;
+        let Some(row) = row.filter(|row| row.value.state.is_over()) else {
+            return Ok(false);
+        };
+        let release = || release(&self.rows, (other, &row.value), name);
+        self.controlled(release).await?;
+        Ok(true)
+    }
+
+    /// Notes that the generation before is left, if there is one: this process takes another one,
+    /// and runners delete what there may be of its model.
+    async fn retire(&self, of: usize, held: &Held) -> Result<(), ReplayError> {
+        let name = self.plan.projectors[of].name();
+        let before = held.row.value.processor(name).map_or(0, |of| of.generation);
+        if before == 0 {
+            return Ok(());
+        }
+        Ok(self
+            .controlled(|| self.rows.retired_put(name, before, false))
+            .await?)
     }
 
     /// Writes the allocated generation into the row `proc`, which names the run.

@@ -2,4 +2,5 @@
 mod choice;
 mod failure;
 mod full;
+mod simulation;
 mod world;

@@ -20,8 +20,9 @@ use foldstream_testkit::{
     intercept::{self, EventStoreLayer, Scan, async_trait},
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     sync::{Arc, Mutex},
+    time::Duration,
 };
 
 pub(super) const TOPIC: &str = "GlobalEvents";
@@ -34,6 +35,10 @@ pub(super) struct World {
     pub(super) model: Arc<Model>,
     pub(super) ids: Arc<SeededIds>,
     heads: Mutex<BTreeMap<StreamId, StreamHead>>,
+    /// Commits that are not published yet.
+    pub(super) late: Mutex<VecDeque<Commit>>,
+    /// The partition, offset, stream and version of each record.
+    pub(super) log: Mutex<Vec<(u32, u64, String, u64)>>,
 }
 
 impl World {
@@ -47,6 +52,8 @@ impl World {
             model: Arc::default(),
             ids: SeededIds::new(seed),
             heads: Mutex::default(),
+            late: Mutex::default(),
+            log: Mutex::default(),
         })
     }
 
@@ -71,7 +78,10 @@ impl World {
     pub(super) async fn publish(&self, commit: &Commit) {
         for event in commit.recorded() {
             let message = to_message(&event, &TOPIC.into(), &SourceUri::default(), SENT_AT);
-            self.bus.publish(&message).await.unwrap();
+            let (partition, offset) = self.bus.publish(&message).await.unwrap();
+            let (id, version) = (commit.stream.id().to_owned(), event.header.version.get());
+            let record = (partition.partition, offset.get(), id, version);
+            self.log.lock().unwrap().push(record);
         }
     }
     /// Stores and publishes a commit.
@@ -165,7 +175,7 @@ pub(super) struct Generation {
 /// A projector that buffers until it is flushed, and stores its position if told to.
 #[derive(Default)]
 pub(super) struct Model {
-    pub(super) generations: Mutex<BTreeMap<u32, Generation>>,
+    pub(super) generations: Arc<Mutex<BTreeMap<u32, Generation>>>,
     pub(super) stores_position: Mutex<bool>,
     /// The versions of a stream that fail.
     pub(super) failing: Mutex<BTreeSet<(String, u64)>>,
@@ -174,6 +184,8 @@ pub(super) struct Model {
     /// The ids of streams that a scoped reset was called for.
     pub(super) scoped: Mutex<Vec<ReplayPart>>,
     pub(super) holes: Mutex<Vec<String>>,
+    /// Resets may take long, and then have their effect whether or not anybody waits for it.
+    pub(super) late_resets: Mutex<Option<fastrand::Rng>>,
 }
 
 impl Model {
@@ -197,7 +209,7 @@ impl Model {
     }
     /// Takes an event. A version that is there changes nothing, and one after a hole leaves the
     /// hole for good.
-    fn take(&self, generation: u32, id: &str, version: u64) {
+    pub(super) fn take(&self, generation: u32, id: &str, version: u64) {
         let mut generations = self.generations.lock().unwrap();
         let of = generations.entry(generation).or_default();
         let stored = of.versions.get(id).and_then(|all| all.last()).copied();
@@ -245,12 +257,29 @@ impl Projector for Model {
         Ok(())
     }
     async fn reset(&self, model: &ModelId) -> HandlerResult {
-        let mut generations = self.generations.lock().unwrap();
-        let of = generations.entry(model.generation()).or_default();
-        *of = Generation {
-            resets: of.resets + 1,
-            ..Generation::default()
+        let late = {
+            let mut late = self.late_resets.lock().unwrap();
+            let late = late.as_mut().map(|rng| (rng.u32(0..3), rng.u64(0..20_000)));
+            late.filter(|(is_late, _)| *is_late == 0)
+                .map(|(_, millis)| Duration::from_millis(millis))
         };
+        let (generations, generation) = (self.generations.clone(), model.generation());
+        {
+            let mut generations = generations.lock().unwrap();
+            generations.entry(generation).or_default().resets += 1;
+        }
+        let effect = tokio::spawn(async move {
+            if let Some(late) = late {
+                tokio::time::sleep(late).await;
+            }
+            let mut generations = generations.lock().unwrap();
+            let of = generations.entry(generation).or_default();
+            *of = Generation {
+                resets: of.resets,
+                ..Generation::default()
+            };
+        });
+        effect.await?;
         let mut failing = self.failing_resets.lock().unwrap();
         if *failing > 0 {
             *failing -= 1;
