@@ -46,7 +46,7 @@ pub(super) struct Meter(Mutex<BTreeMap<Arc<str>, TopicStatus>>);
 
 impl Meter {
     /// Records the difference to the last counts, and the state.
-    fn record(&self, name: &str, status: PublisherStatus) {
+    fn record(&self, name: &str, status: &PublisherStatus) {
         let before = {
             let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *last, status.topics.clone())
@@ -54,14 +54,8 @@ impl Meter {
         let nothing = TopicStatus::default();
         for (topic, now) in &status.topics {
             let before = before.get(topic).unwrap_or(&nothing);
-            let counts: [(_, fn(&TopicStatus) -> u64); 4] = [
-                (PUBLISHED, |topic| topic.published),
-                (BYTES, |topic| topic.bytes),
-                (DUPLICATES_SUPPRESSED, |topic| topic.duplicates_suppressed),
-                (FAILURES, |topic| topic.failures),
-            ];
-            for (counter, of) in counts {
-                let new = of(now).saturating_sub(of(before));
+            for ((counter, now), (_, before)) in counts(now).into_iter().zip(counts(before)) {
+                let new = now.saturating_sub(before);
                 if new > 0 {
                     metrics::counter!(counter, PUBLISHER => name.to_owned(), TOPIC => topic.clone())
                         .increment(new);
@@ -93,8 +87,17 @@ impl Publisher {
 
     pub(super) fn record_metrics_once(&self) {
         let name = self.name.as_ref().map_or("", |name| name.as_str());
-        self.state.meter.record(name, self.status());
+        self.state.meter.record(name, &self.status());
     }
+}
+
+const fn counts(topic: &TopicStatus) -> [(&'static str, u64); 4] {
+    [
+        (PUBLISHED, topic.published),
+        (BYTES, topic.bytes),
+        (DUPLICATES_SUPPRESSED, topic.duplicates_suppressed),
+        (FAILURES, topic.failures),
+    ]
 }
 
 /// A gauge is a floating-point number: exact up to 2^53.
