@@ -53,6 +53,12 @@ pub enum OperateError {
         /// The id that was given.
         job: JobId,
     },
+    /// There is no replay with this id.
+    #[error("there is no replay {run}: list the replays; they are kept for 400 days")]
+    UnknownReplay {
+        /// The id that was given.
+        run: crate::replay::RunId,
+    },
     /// The name of the operator or the reason is empty. The audit needs both.
     #[error("an operation needs the name of the operator and a reason: {missing} is empty")]
     NoReason {

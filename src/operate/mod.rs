@@ -50,6 +50,7 @@ mod pause;
 mod processors;
 mod publishing;
 mod redrive;
+mod replays;
 mod select;
 
 pub use crate::control::{
@@ -78,6 +79,7 @@ pub use publishing::{
     PinnedTopic, PublishedStream, PublisherInstance, PublisherOverview, ReconcileStatus,
 };
 pub use redrive::{Redrive, RedriveSize, Selection};
+pub use replays::{ReplayCounts, ReplayPage, ReplayStatus, ReplayedProcessor};
 
 use crate::{
     Clock, IdSource, SystemClock, SystemIds,

@@ -26,7 +26,7 @@ pub enum CancelOutcome {
 
 /// Cancels a run. What was done before may be done again, so that a cancellation that was broken
 /// off can be repeated.
-pub(super) async fn cancel(rows: &Rows, run: RunId) -> Result<CancelOutcome, ReplayError> {
+pub(crate) async fn cancel(rows: &Rows, run: RunId) -> Result<CancelOutcome, ReplayError> {
     let mut stored = rows.run(run).await?.ok_or(ReplayError::NotFound { run })?;
     for _ in 0..RACES {
         if stored.value.state == RunState::Done {

@@ -62,6 +62,8 @@ impl Driver {
 
     /// Starts a new run, and works on it to its end.
     pub(super) async fn start(&self) -> Result<RunEnd, ReplayError> {
+        // What is wrong with topics and route is found out before anything is written.
+        let places = Arc::new(self.places().await?);
         let leases = self.take_over().await?;
         let row = self.first_row();
         let put = || self.rows.run_put(self.run, row.clone(), None);
@@ -71,15 +73,16 @@ impl Driver {
             PutIf::Written(row) | PutIf::Conflict(Some(row)) => row,
             PutIf::Conflict(None) => return Err(ReplayError::NotFound { run: self.run }),
         };
-        self.work(leases, row).await
+        self.work(leases, row, places).await
     }
 
     /// Takes over a run whose process has died, and works on it to its end.
     pub(super) async fn resume(&self) -> Result<RunEnd, ReplayError> {
+        let places = Arc::new(self.places().await?);
         let leases = self.take_over().await?;
         let row = self.controlled(|| self.rows.run(self.run)).await?;
         let row = row.ok_or(ReplayError::NotFound { run: self.run })?;
-        self.work(leases, row).await
+        self.work(leases, row, places).await
     }
 
     /// Takes the lease of the run. A filtered replay, which leaves no note in the rows of its
@@ -143,10 +146,11 @@ impl Driver {
         &self,
         mut leases: Vec<Lease>,
         row: Stored<RunRow>,
+        places: Arc<Places>,
     ) -> Result<RunEnd, ReplayError> {
         // The first lease is that of the run.
         let epoch = leases.first().map_or(0, Lease::epoch);
-        let work = self.steps(epoch, row);
+        let work = self.steps(epoch, row, places);
         let result = tokio::select! {
             biased;
             // Nothing that the lost lease protects is touched after this: the work is dropped.
@@ -180,9 +184,13 @@ impl Driver {
         }
     }
 
-    async fn steps(&self, epoch: u64, row: Stored<RunRow>) -> Result<RunEnd, ReplayError> {
+    async fn steps(
+        &self,
+        epoch: u64,
+        row: Stored<RunRow>,
+        places: Arc<Places>,
+    ) -> Result<RunEnd, ReplayError> {
         let processors = self.plan.projectors.len();
-        let places = Arc::new(self.places().await?);
         let mut held = Held {
             lease_epoch: epoch,
             row,

@@ -1,5 +1,5 @@
 //! [`ReplayHandle`]: a replay that runs in this process.
-use super::{CancelOutcome, ReplayError, ReplayProgress, RunId, cancel, driver::RunEnd};
+use super::{CancelOutcome, ReplayError, ReplayProgress, RunId, driver::RunEnd};
 use crate::control::Rows;
 use futures::Stream;
 use tokio::{sync::watch, task::JoinHandle};
@@ -67,7 +67,7 @@ impl ReplayHandle {
     /// # Errors
     /// [`ReplayError::Control`] if the rows cannot be read or written.
     pub async fn cancel(&self) -> Result<CancelOutcome, ReplayError> {
-        cancel::cancel(&self.rows, self.run).await
+        super::cancel(&self.rows, self.run).await
     }
 
     /// Waits for the end of the scan.

@@ -52,6 +52,7 @@ mod plan;
 mod progress;
 mod scan;
 
+pub(crate) use self::{cancel::cancel, plan::part_of};
 pub use crate::control::{ReplayMode, RunId, RunState};
 pub use cancel::CancelOutcome;
 pub use dry_run::DryRun;
@@ -206,7 +207,24 @@ impl Replay {
         }
     }
 
-    /// Adds a projector under the default policy of projectors. Only a replay of [`new`](Self::new)
+    /// Adds a projector under the default policy of projectors. A listener does not compile, since a
+    /// replay would repeat its side effects:
+    /// ```compile_fail,E0277
+    /// # use foldstream::{DomainEvent, replay::Replay, runner::*};
+    /// # #[derive(Clone, Debug, PartialEq, DomainEvent)]
+    /// # #[event(aggregate = "cart")]
+    /// # enum CartEvent { Opened }
+    /// struct Mails;
+    /// impl Listener for Mails {
+    ///     const NAME: &'static str = "mails";
+    ///     type Events = CartEvent;
+    ///     async fn handle(&self, _: &CartEvent, _: &EventContext) -> HandlerResult { Ok(()) }
+    /// }
+    /// fn replayed(replay: Replay) -> Replay {
+    ///     replay.projector(Mails)
+    /// }
+    /// ```
+    /// Only a replay of [`new`](Self::new)
     /// takes it: a runner's projectors are chosen with [`of`](Self::of), and
     /// [`start`](Self::start) refuses what was added to them.
     pub fn projector(self, projector: impl Projector) -> Self {

@@ -108,7 +108,8 @@ fn set<T: Clone + Eq + std::hash::Hash>(of: &[T]) -> Arc<HashSet<T>> {
     Arc::new(of.iter().cloned().collect())
 }
 
-fn part_of(filter: &RunFilter) -> ReplayPart {
+/// Returns a filter as users know it.
+pub(crate) fn part_of(filter: &RunFilter) -> ReplayPart {
     // A stream id was written by this library, and is readable.
     let streams = filter.streams.as_ref();
     let streams = streams.map(|of| of.iter().filter_map(|s| StreamId::parse(s).ok()).collect());

@@ -10,6 +10,8 @@ use crate::{
     },
 };
 
+use std::sync::atomic::Ordering;
+
 impl Rebuild {
     /// Does what the policy says about an event that is not tried again.
     pub(super) async fn give_up(
@@ -60,6 +62,11 @@ impl Rebuild {
                     .await;
             }
             FailureAction::DeadLetter => {
+                let limit = self.policy.limits.dead_letters;
+                if self.letters.fetch_add(1, Ordering::Relaxed) >= limit {
+                    let what = "dead letters are written";
+                    return Err(RebuildError::TooManyGivenUp { what, limit });
+                }
                 let letter = self.letter(&event, &failure, attempts).given_up();
                 self.write_letter(partition, stream, version, &letter)
                     .await?;
@@ -84,7 +91,8 @@ impl Rebuild {
         let limit = self.policy.limits.parked;
         let _one_at_a_time = self.parking.lock().await;
         if self.parked.len() >= limit {
-            return Err(RebuildError::TooManyParked { limit });
+            let what = "streams are parked";
+            return Err(RebuildError::TooManyGivenUp { what, limit });
         }
         // Every version below the failed one is durable before the row says so.
         self.flush().await?;

@@ -30,7 +30,7 @@ use parked::ParkedStreams;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     panic::AssertUnwindSafe,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
     time::Duration,
 };
 use tokio::time::Instant;
@@ -187,11 +187,11 @@ pub(crate) enum RebuildError {
         #[source]
         source: BoxError,
     },
-    /// As many streams are parked as the policy allows.
+    /// As many events are given up as the policy allows.
     #[error(
-        "{limit} streams are parked, which is the limit of ProcessorPolicy::with_limits: mend the projector, and start the replay again"
+        "{limit} {what}, which is the limit of ProcessorPolicy::with_limits: mend the projector, then resume the replay, or cancel it and start another one"
     )]
-    TooManyParked { limit: usize },
+    TooManyGivenUp { what: &'static str, limit: usize },
     /// The events or the positions of a stream could not be read.
     #[error("the events or the position of {stream} could not be read")]
     Store {
@@ -220,7 +220,11 @@ pub(crate) struct Rebuild {
     policy: ProcessorPolicy,
     places: Arc<Places>,
     clock: Arc<dyn Clock>,
+    /// The aggregate types that the projector subscribes to.
+    aggregates: Vec<&'static str>,
     parked: ParkedStreams,
+    /// The number of dead letters that this process has written.
+    letters: AtomicUsize,
     /// Held while a stream is parked, so that the limit holds.
     parking: tokio::sync::Mutex<()>,
     touched: Mutex<Touched>,
@@ -273,7 +277,9 @@ impl Rebuild {
             policy: policy.clone(),
             places,
             clock: runner.clock.clone(),
+            aggregates: of.subscriptions().into_keys().collect(),
             parked: ParkedStreams::default(),
+            letters: AtomicUsize::new(0),
             parking: tokio::sync::Mutex::default(),
             touched: Mutex::default(),
         }
@@ -286,8 +292,7 @@ impl Rebuild {
 
     /// Returns true if the projector subscribes to this aggregate type.
     pub(crate) fn subscribes(&self, aggregate: &str) -> bool {
-        let selectors = self.shared.processor.selectors();
-        selectors.iter().any(|s| s.aggregate == aggregate)
+        self.aggregates.contains(&aggregate)
     }
 
     /// Creates or checks what the model needs.

@@ -2,5 +2,6 @@
 mod choice;
 mod failure;
 mod full;
+mod operate;
 mod simulation;
 mod world;
