@@ -207,8 +207,8 @@ impl Replay {
         }
     }
 
-    /// Adds a projector under the default policy of projectors. A listener does not compile, since a
-    /// replay would repeat its side effects:
+    /// Adds a projector under the default policy of projectors. A listener does not compile, since
+    /// a replay would repeat its side effects:
     /// ```compile_fail,E0277
     /// # use foldstream::{DomainEvent, replay::Replay, runner::*};
     /// # #[derive(Clone, Debug, PartialEq, DomainEvent)]

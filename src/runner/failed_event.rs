@@ -88,8 +88,8 @@ impl FailedEvent<'_> {
     pub const fn partition(&self) -> &PartitionId {
         self.partition
     }
-    /// Returns the offset of the record; 0 for an event that a [replay](crate::replay) has read from
-    /// the event store.
+    /// Returns the offset of the record; 0 for an event that a [replay](crate::replay) has read
+    /// from the event store.
     pub const fn offset(&self) -> Offset {
         self.offset
     }

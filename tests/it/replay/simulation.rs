@@ -93,7 +93,9 @@ impl History {
 
     /// Returns faults of a process: it dies at a write, and some answers are lost or late.
     fn faults(&self, dies: bool) -> Faults {
-        let at = POINTS[self.below(POINTS.len() as u32) as usize];
+        let any = POINTS[self.below(POINTS.len() as u32) as usize];
+        // What was flushed before a cursor moves is decided there.
+        let at = if self.below(3) == 0 { "seg" } else { any };
         let (nth, before) = (self.below(2), self.below(2) == 0);
         let (seen, hits) = (Mutex::new(0), self.hits.clone());
         let crash = Rule::chosen_by(move |call| {
