@@ -137,7 +137,7 @@ fn function(fields: &Map<String, Value>) -> Option<(&str, &Value)> {
     is_function.then_some((name.as_str(), argument))
 }
 
-fn json_of(yaml: &Yaml) -> Value {
+pub(super) fn json_of(yaml: &Yaml) -> Value {
     match yaml {
         Yaml::String(text) => text.clone().into(),
         Yaml::Integer(number) => (*number).into(),
