@@ -1,14 +1,21 @@
-//! Runs of the Kafka adapter against a raw idempotent producer, on one real Kafka broker.
+//! Runs of the Kafka adapter against a raw idempotent producer, on one real Kafka broker; and what
+//! each trigger costs and how long it takes.
 //!
 //! Both sides send the same records to the same topic, in turns. The raw side queues all records
 //! and awaits their acknowledgements at the end. It stands for the fastest way that keeps no
 //! promise about an error. Our side sends each stream in runs, as a publisher does, and knows of
 //! each stream how far it is durable.
 mod raw;
+mod changes;
+mod tables;
+mod cost;
+mod idle;
+mod lag;
 
 use crate::{
     BenchError, Which,
     runner::{cpu, topic},
+    store::Endpoint,
     table::{Bound, Goal, Row},
 };
 use foldstream::{
@@ -80,42 +87,58 @@ const WORKS: &[Work] = &[
     },
 ];
 
-/// Returns true if this suite has a row to measure.
-fn has(which: Which<'_>) -> bool {
-    WORKS.iter().any(|work| match which {
-        Which::All => true,
-        Which::Of(name) => work.name == name,
-        Which::Sabotaged(row) => work
-            .goals
-            .iter()
-            .any(|goal| row.split_once('/') == Some((work.name, goal.measure))),
-    })
+/// Returns the names of all works.
+fn works() -> impl Iterator<Item = &'static str> {
+    let runs = WORKS.iter().map(|work| work.name);
+    let costs = cost::WORKS.into_iter().map(|(name, ..)| name);
+    let idle = idle::WORKS.into_iter().map(|(name, _)| name);
+    runs.chain(costs)
+        .chain(idle)
+        .chain(lag::WORKS.into_iter().map(|(name, _)| name))
 }
 
-/// Measures the rows. The sabotaged side awaits each record before it sends the next one.
+/// Measures the rows. The sabotaged side of runs awaits each record before it sends the next one,
+/// and that of costs reads and writes once more at each write.
 pub(crate) fn rows(size: &Size, which: Which<'_>) -> Result<Vec<Row>, BenchError> {
-    if !has(which) {
+    let is_wanted = |name: &str| which.work().is_none_or(|only| only == name);
+    if !works().any(is_wanted) {
         return Err(BenchError::UnknownRow(format!("{which:?}")));
     }
+    let is_sabotaged = matches!(which, Which::Sabotaged(_));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()
         .map_err(crate::io("no runtime"))?;
-    let run = match which {
-        Which::Sabotaged(_) => 1,
-        _ => RUN,
-    };
-    runtime.block_on(async {
-        let mut broker = Broker::start().await?;
-        let mut rows = Vec::new();
-        for work in WORKS {
-            if which.work().is_none_or(|only| only == work.name) {
+    let mut rows = Vec::new();
+    let runs = WORKS.iter().filter(|work| is_wanted(work.name));
+    let lags = lag::WORKS.iter().filter(|(name, _)| is_wanted(name));
+    if runs.clone().count() + lags.clone().count() > 0 {
+        // Their runtimes are made and ended outside of this one.
+        let endpoints = lags.clone().map(|_| Endpoint::start());
+        let endpoints = endpoints.collect::<Result<Vec<_>, _>>()?;
+        let measured = runtime.block_on(async {
+            let mut broker = Broker::start().await?;
+            let mut rows = Vec::new();
+            for work in runs {
+                let run = if is_sabotaged { 1 } else { RUN };
                 rows.extend(side_by_side(size, &mut broker, work, run).await?);
             }
-        }
-        Ok(rows)
-    })
+            for (work, endpoint) in lags.zip(&endpoints) {
+                rows.extend(lag::rows(&mut broker, endpoint, *work).await?);
+            }
+            Ok::<_, BenchError>(rows)
+        });
+        rows.extend(measured?);
+    }
+    for work in cost::WORKS.iter().filter(|(name, ..)| is_wanted(name)) {
+        let endpoints = [Endpoint::start()?, Endpoint::start()?];
+        rows.extend(runtime.block_on(cost::rows(&endpoints, *work, is_sabotaged))?);
+    }
+    for (name, goals) in idle::WORKS.iter().filter(|(name, _)| is_wanted(name)) {
+        rows.extend(idle::rows(name, goals, is_sabotaged)?);
+    }
+    Ok(rows)
 }
 
 /// The rate in events per second, and the processor time per event in microseconds.

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A call of a control store.
 #[derive(Clone, Debug)]
-pub(super) enum Call {
+pub(crate) enum Call {
     Get(RowKey),
     GetMany(Vec<RowKey>),
     Put(Row, Expect),
@@ -26,14 +26,14 @@ pub(super) enum Call {
 
 /// Notes each call.
 #[derive(Debug, Default)]
-pub(super) struct Recorder {
+pub(crate) struct Recorder {
     calls: Mutex<Vec<Call>>,
     /// A sabotaged store is read and written once more with each call.
     is_sabotaged: bool,
 }
 
 impl Recorder {
-    pub(super) fn new(is_sabotaged: bool) -> Self {
+    pub(crate) fn new(is_sabotaged: bool) -> Self {
         Self {
             calls: Mutex::default(),
             is_sabotaged,
@@ -56,11 +56,11 @@ impl Recorder {
     }
 
     /// Returns the number of calls so far.
-    pub(super) fn count(&self) -> usize {
+    pub(crate) fn count(&self) -> usize {
         self.lock().len()
     }
 
-    pub(super) fn calls(&self) -> Vec<Call> {
+    pub(crate) fn calls(&self) -> Vec<Call> {
         self.lock().clone()
     }
 }
@@ -113,7 +113,15 @@ impl ControlStoreLayer for Recorder {
 
 /// Runs work on DynamoDB in this process, behind the meter. The tables exist, and the stores are
 /// connected.
-pub(super) fn metered<T>(
+pub(crate) fn metered<T>(
+    work: impl AsyncFnOnce(&Endpoint, &DynamoDb) -> Result<T, BenchError>,
+) -> Result<T, BenchError> {
+    metered_in(PublishMode::Stream, work)
+}
+
+/// Runs work as [`metered`] does, on tables in a publish mode.
+pub(crate) fn metered_in<T>(
+    mode: PublishMode,
     work: impl AsyncFnOnce(&Endpoint, &DynamoDb) -> Result<T, BenchError>,
 ) -> Result<T, BenchError> {
     let endpoint = Endpoint::start()?;
@@ -122,17 +130,17 @@ pub(super) fn metered<T>(
         .build()
         .map_err(crate::io("no runtime"))?;
     runtime.block_on(async {
-        let settings = config(&endpoint.direct, PublishMode::Stream);
+        let settings = config(&endpoint.direct, mode);
         create_tables(&settings, &TableOptions::default())
             .await
             .map_err(BenchError::other)?;
-        let stores = over(&endpoint.metered, PublishMode::Stream).await?;
+        let stores = over(&endpoint.metered, mode).await?;
         work(&endpoint, &stores).await
     })
 }
 
 /// Makes the calls again on DynamoDB, and returns the cost of those from `first` to before `end`.
-pub(super) fn price(calls: &[Call], first: usize, end: usize) -> Result<Cost, BenchError> {
+pub(crate) fn price(calls: &[Call], first: usize, end: usize) -> Result<Cost, BenchError> {
     metered(async |endpoint, stores| {
         let control = stores.control_store();
         for (at, call) in calls.iter().take(end).enumerate() {

@@ -22,7 +22,7 @@ const ACKNOWLEDGED: Duration = Duration::from_secs(60);
 
 /// The contents of a topic.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Contents {
+pub(crate) struct Contents {
     pub(super) events: u64,
     pub(super) streams: u64,
     pub(super) partitions: u32,

@@ -363,7 +363,8 @@ async fn a_function_publishes_batches_and_sweeps_also_after_a_freeze() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs Docker; see CONTRIBUTING.md"]
 async fn a_batch_whose_function_was_killed_is_published_when_it_comes_again() {
-    let kills = if length::is_long() { 20 } else { 3 };
+    // `processes::triggers` kills a function as well.
+    let kills = length::of("kills of a function", 1, 20);
     let mut world = World::open("lambda-kill").await;
     let mut above = 0;
     for kill in 0..kills {
