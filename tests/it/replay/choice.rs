@@ -123,7 +123,7 @@ async fn a_part_resets_its_scope_and_touches_neither_positions_nor_generations()
     assert!(report.is_partial);
     assert_eq!(world.model.versions(1), world.history());
     assert_eq!(world.proc().await, before);
-    let scoped = world.model.scoped.lock().unwrap();
+    let scoped = world.model.scoped.lock().unwrap().clone();
     assert_eq!(scoped[0].streams, Some(vec![stream("1")]));
     assert_eq!(
         report.progress.handled, 4,

@@ -79,7 +79,8 @@ async fn a_replay_that_has_switched_is_not_cancelled_any_more() {
     use foldstream::ports::{ControlStore, Expect, Revision, Row};
     let live = &br#"{"a":2,"st":"live","e":9,"m":1,"t":2}"#[..];
     let row = Row::new(key, live, Revision::from_u128(99));
-    world.control.put(&row, Expect::Any).await.unwrap();
+    let put = world.control.put(&row, Expect::Any).await.unwrap();
+    assert_eq!(put, foldstream::ports::PutOutcome::Written);
     let reason = Reason::new("bob", "too late").unwrap();
     let operator = Operator::new(world.control.clone());
     let outcome = operator.cancel_replay(run, &reason).await.unwrap();

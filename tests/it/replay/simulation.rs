@@ -252,11 +252,9 @@ impl History {
     /// history.
     async fn check(&self) {
         let (seed, world, model) = (self.seed, &self.world, &self.world.model);
-        while let Some(commit) = {
-            let commit = world.late.lock().unwrap().pop_front();
-            commit
-        } {
-            world.publish(&commit).await;
+        let late = std::mem::take(&mut *world.late.lock().unwrap());
+        for commit in &late {
+            world.publish(commit).await;
         }
         let proc = world.proc().await;
         assert_eq!(
