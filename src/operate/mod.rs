@@ -74,7 +74,7 @@ pub use letters::{
     LetterAddress, LetterGroup, LetterGroups, ListedLetter, ParkedState, ParkedStream,
 };
 pub use pause::{PauseChange, PauseStatus};
-pub use processors::{InstanceStatus, ProcessorStatus};
+pub use processors::{InstanceStatus, NextGenerationStatus, ProcessorStatus};
 pub use publishing::{
     PinnedTopic, PublishedStream, PublisherInstance, PublisherOverview, ReconcileStatus,
 };

@@ -15,8 +15,11 @@ pub struct ProcessorStatus {
     pub name: String,
     /// The generation that serves, from 1.
     pub generation: u32,
-    /// The generation that is being built; `None` if there is none.
-    pub next_generation: Option<u32>,
+    /// The generation that a replay has built and that catches up beside the one that serves;
+    /// `None` if there is none.
+    pub next: Option<NextGenerationStatus>,
+    /// The id of the replay that works on the processor; `None` if there is none.
+    pub run: Option<String>,
     /// The state of the generations: `live`, or a phase of a replay.
     pub state: String,
     /// The `Projector::MODEL` of the generation that serves; 0 for a listener.
@@ -28,6 +31,19 @@ pub struct ProcessorStatus {
     pub instances: Vec<InstanceStatus>,
     /// The number of offsets between what the generation that serves has committed and the ends of
     /// its partitions. `None` without a [bus](Operator::with_bus), and before its first start.
+    pub lag: Option<u64>,
+}
+
+/// The state of a generation that catches up beside the one that serves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NextGenerationStatus {
+    /// The number of the generation.
+    pub generation: u32,
+    /// The `Projector::MODEL` of the generation.
+    pub model: u32,
+    /// The number of offsets between what the generation has committed and the ends of its
+    /// partitions. `None` without a [bus](Operator::with_bus).
     pub lag: Option<u64>,
 }
 
@@ -60,6 +76,13 @@ pub struct InstanceStatus {
     pub lag: Option<u64>,
     /// The number of partitions that the instance owns.
     pub partitions: u32,
+    /// The generation that catches up in the instance beside the one that it serves; `None` if
+    /// there is none.
+    pub next_generation: Option<u32>,
+    /// The number of records of its partitions that the next generation has not handled, if known.
+    pub next_lag: Option<u64>,
+    /// The failure of the next generation, as one line; `None` if there is none.
+    pub next_error: Option<String>,
 }
 
 impl InstanceStatus {
@@ -74,6 +97,9 @@ impl InstanceStatus {
             error: row.error,
             lag: row.lag,
             partitions: row.partitions,
+            next_generation: row.next_generation,
+            next_lag: row.next_lag,
+            next_error: row.next_error,
         }
     }
 }
@@ -101,10 +127,19 @@ impl Operator {
     pub async fn processor(&self, name: &str) -> Result<ProcessorStatus, OperateError> {
         let generations = self.generations(name).await?;
         let pause = self.rows.pause_get(name).await?;
+        let next = match generations.next {
+            Some(generation) => Some(NextGenerationStatus {
+                generation,
+                model: generations.next_model.unwrap_or(generations.model),
+                lag: self.lag(name, generation).await?,
+            }),
+            None => None,
+        };
         Ok(ProcessorStatus {
             name: name.into(),
             generation: generations.active,
-            next_generation: generations.next,
+            next,
+            run: generations.run,
             state: generations.state.as_str().to_owned(),
             model: generations.model,
             pause: pause.map(|row| row.value.into()),

@@ -245,6 +245,29 @@ async fn the_lag_is_what_the_generation_has_not_committed_and_none_without_a_bus
     // Three records in partition 0, of which it begins at the second; two in partition 1.
     assert_eq!(lag(with_bus()).await, Some(4));
     assert_eq!(lag(world.operator()).await, None);
+    // While a replay runs, the generation that it has built is shown with its own lag.
+    let row = r#"{"a":1,"n":2,"st":"catch_up","s":false,"e":1,"m":3,"r":"ab","nm":4}"#;
+    world.put("proc", "billing", row).await;
+    world.put("boot/billing/2", "orders", r#"{"p":2}"#).await;
+    for (partition, offset) in [(0, 3), (1, 1)] {
+        let boot = format!(r#"{{"o":{offset},"s":false}}"#);
+        world.put("boot/billing/2", &begun(partition), &boot).await;
+    }
+    let inst = r#"{"l":"host-1","e":1,"g":1,"s":"running","t":7,"r":4,"n":2,"d":95000,"ng":2,"nr":1,"nm":"no"}"#;
+    world.put("inst/billing", &hex(8), inst).await;
+    let status = with_bus().processor("billing").await.unwrap();
+    assert_eq!((status.lag, status.run.as_deref()), (Some(4), Some("ab")));
+    let next = status.next.unwrap();
+    assert_eq!((next.generation, next.model, next.lag), (2, 4, Some(1)));
+    let [instance] = &status.instances[..] else {
+        panic!("one instance");
+    };
+    assert_eq!(
+        (instance.generation, instance.next_generation),
+        (1, Some(2))
+    );
+    assert_eq!((instance.lag, instance.next_lag), (Some(4), Some(1)));
+    assert_eq!(instance.next_error.as_deref(), Some("no"));
 }
 
 #[tokio::test]

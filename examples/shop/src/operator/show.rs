@@ -33,6 +33,11 @@ impl<W: io::Write + Send> Console<'_, W> {
             status.state,
             count(status.instances.len() as u64, "instance"),
         ))?;
+        if let Some(next) = &status.next {
+            let lag = next.lag.map_or("unknown".into(), |lag| lag.to_string());
+            let generation = next.generation;
+            self.line(format!("  generation {generation} catches up: lag {lag}"))?;
+        }
         if let Some(pause) = status.pause.as_ref().filter(|pause| pause.is_paused) {
             self.line(format!("  paused by {}: {}", pause.by, pause.why))?;
         }
