@@ -107,8 +107,9 @@ pub trait Projector: Send + Sync + 'static {
     /// Part of the consumer group's name, 1 to 64 characters of `[A-Za-z0-9_.-]`. Stored: never
     /// change it.
     const NAME: &'static str;
-    /// Raise it when the read model's shape or meaning changes: a build joins only models of its
-    /// own number.
+    /// The number of the read model's shape and meaning. Raise it when one of them changes: a build
+    /// works only on generations of its own number, waits until a replay has built
+    /// one, and does nothing once a greater number serves.
     const MODEL: u32 = 1;
     /// The events that it receives: one [`DomainEvent`](crate::DomainEvent), or several by
     /// [`event_set!`](crate::event_set).
@@ -158,10 +159,14 @@ pub trait Projector: Send + Sync + 'static {
     fn reset(&self, model: &ModelId) -> impl Future<Output = HandlerResult> + Send;
     /// Deletes a model that does not serve any more, at least ten minutes after another generation
     /// has taken its place. The model may be gone already, and it may be one that another build has
-    /// written. The default empties the model by [`reset`](Self::reset), which leaves behind what
-    /// [`prepare`](Self::prepare) has created.
+    /// written.
+    ///
+    /// The default does nothing: a projector that keeps all generations in the same rows would lose
+    /// the rows that serve. A projector that keeps them apart deletes those of `model`, or they
+    /// stay for good.
     fn delete_model(&self, model: &ModelId) -> impl Future<Output = HandlerResult> + Send {
-        self.reset(model)
+        let _ = model;
+        async { Ok(()) }
     }
     /// The way in which the live model can take a part of the history once more. Default
     /// [`PartialReplay::Refused`].

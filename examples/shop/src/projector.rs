@@ -118,6 +118,11 @@ impl Projector for SalesProjector {
             Rows::DynamoDb(rows) => rows.reset(model).await,
         }
     }
+
+    /// Each generation has rows of its own.
+    async fn delete_model(&self, model: &ModelId) -> HandlerResult {
+        self.reset(model).await
+    }
 }
 
 #[cfg(test)]

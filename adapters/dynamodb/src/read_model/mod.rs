@@ -443,4 +443,9 @@ impl<T: ReadModelRow> Projector for ReadModel<T> {
         model.buffer().clear();
         emptied.map_err(classified)
     }
+
+    /// Deletes the rows and positions of the model. A table of its own stays, without items.
+    async fn delete_model(&self, model: &ModelId) -> HandlerResult {
+        self.reset(model).await
+    }
 }
