@@ -25,7 +25,12 @@
 //!    listener is open, events wait with no attempt spent.
 //! 9. A partition whose window is full is paused while the consumer is still polled, so the group
 //!    never expels a slow handler.
-//! 10. A processor halts if it cannot go on without skipping events, if an error is
+//! 10. A generation that a replay has built catches up beside the one that serves, with a consumer
+//!     group of its own, and takes its place once it has reached the ends of the topics.
+//!     [`ReadModels`] tells queries which generation to read, and waits for a caller's own writes.
+//!     A build whose [model](Projector::MODEL) is not there waits for a replay, and an older build
+//!     is superseded. Neither halts.
+//! 11. A processor halts if it cannot go on without skipping events, if an error is
 //!     [`Fatal`](ErrorClass::Fatal), or if its policy says so. The others go on, and
 //!     [`RunnerHandle::health`] shows the halt.
 mod attempt;

@@ -1,4 +1,4 @@
-//! [`ReadModels`]: which generation of a read model queries read, and how a caller waits for its own
+//! [`ReadModels`]: the generation of a read model that queries read, and the wait for one's own
 //! writes.
 use super::{
     DeliveryLevel, Entry, HandlerError, ModelId, Position, RunnerBuilder, driver::in_time_of,

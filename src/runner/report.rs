@@ -87,10 +87,11 @@ pub enum RunnerError {
         /// A description of what was found and of what to do.
         reason: String,
     },
-    /// Another build works on the processor in a state that this build does not know, and the
-    /// active generation may have to stop meanwhile.
+    /// A [run that is to end](super::Runner::run_until_caught_up) has met a replay in place, or a
+    /// state of a newer build in which the active generation may have to stop. A runner that goes
+    /// on waits for another state.
     #[error(
-        "processor {processor} is in state {state:?}, which this build does not know and in which its active generation may have to stop: run the build that has put it there, or wait until it is live again"
+        "processor {processor} is in state {state:?}, in which its active generation may have to stop: run it again once it is live"
     )]
     UnknownState {
         /// The processor.
@@ -98,9 +99,11 @@ pub enum RunnerError {
         /// The stored state.
         state: String,
     },
-    /// The live read model is of another [`Projector::MODEL`](super::Projector::MODEL).
+    /// A [run that is to end](super::Runner::run_until_caught_up) has found a live read model of
+    /// another [`Projector::MODEL`](super::Projector::MODEL). A runner that goes on waits for a
+    /// replay, or is superseded.
     #[error(
-        "processor {processor} is of model {expected}, the live read model is {found}: run the matching build, or rebuild under a new name"
+        "processor {processor} is of model {expected}, the live read model is {found}: run the matching build, or start a replay"
     )]
     WrongModel {
         /// The processor.

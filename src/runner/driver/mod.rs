@@ -6,6 +6,7 @@
 mod letter_topic;
 mod live;
 mod next;
+mod part;
 mod perform;
 mod pool;
 mod rows;

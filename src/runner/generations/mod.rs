@@ -16,6 +16,7 @@
 //! instances. An instance that it does not find has not written its row yet, and reads the row
 //! `proc` only afterwards: it finds that it must not start.
 mod instance;
+mod jobs;
 mod plan;
 mod retire;
 mod steps;
