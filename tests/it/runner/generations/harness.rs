@@ -30,6 +30,8 @@ pub(super) struct Books<const MODEL: u32> {
     pub(super) deleted: Arc<Mutex<Vec<u32>>>,
     /// The generations of the calls, in order.
     pub(super) calls: Arc<Mutex<Vec<u32>>>,
+    /// The generation that cannot handle events of this version now.
+    pub(super) blocked: Arc<Mutex<Option<(u32, u64)>>>,
 }
 
 impl<const MODEL: u32> Books<MODEL> {
@@ -53,6 +55,11 @@ impl<const MODEL: u32> Projector for Books<MODEL> {
         tokio::task::yield_now().await;
         let generation = ctx.model().generation();
         self.calls.lock().unwrap().push(generation);
+        if *self.blocked.lock().unwrap() == Some((generation, ctx.version().get())) {
+            return Err(HandlerError::transient(
+                "the tables of the new model are busy",
+            ));
+        }
         let mut applied = self.applied.lock().unwrap();
         let key = (generation, ctx.stream().clone());
         applied.entry(key).or_default().push(ctx.version().get());

@@ -6,3 +6,4 @@ mod models;
 mod release;
 mod switch;
 mod wait_for;
+mod whole;
