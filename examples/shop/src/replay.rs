@@ -160,7 +160,7 @@ async fn switched(
     for name in names {
         loop {
             let processor = operator.processor(&name).await?;
-            if processor.next_generation.is_none() && processor.state == "live" {
+            if processor.next.is_none() && processor.state == "live" {
                 models.push(format!("{name}.g{}", processor.generation));
                 break;
             }
@@ -260,7 +260,7 @@ mod tests {
         shop.run_until_caught_up().await.into_result().unwrap();
         replayed(&backend, &["--dry-run"]).await.unwrap();
         let sales = backend.operator().processor(OrderRow::NAME).await.unwrap();
-        assert_eq!((sales.generation, sales.next_generation), (1, None));
+        assert_eq!((sales.generation, sales.next.is_some()), (1, false));
         assert_eq!(sales.state, "live");
     }
 }
