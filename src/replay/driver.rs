@@ -174,7 +174,8 @@ impl Driver {
                 let until = lease.valid_until();
                 match tokio::time::timeout_at(until, lease.renew()).await {
                     Ok(Ok(true)) => {}
-                    Ok(Ok(false)) | Err(_) => return ReplayError::TakenOver { run: self.run },
+                    Ok(Ok(false)) => return ReplayError::TakenOver { run: self.run },
+                    Err(_) => return ReplayError::LeaseExpired { run: self.run },
                     Ok(Err(error)) if Instant::now() >= until || !error.is_transient() => {
                         return error.into();
                     }

@@ -107,6 +107,15 @@ pub enum ReplayError {
         /// The id.
         run: RunId,
     },
+    /// This process could not renew its lease in time, so that another one may take the replay
+    /// over.
+    #[error(
+        "the lease of replay {run} was not renewed in time: resume it, with a longer lease if the machine or the control store is slow"
+    )]
+    LeaseExpired {
+        /// The id.
+        run: RunId,
+    },
     /// The replay was cancelled.
     #[error("replay {run} was cancelled")]
     Cancelled {

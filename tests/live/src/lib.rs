@@ -8,6 +8,7 @@ mod accounts;
 mod caller;
 mod effects;
 mod publishers;
+mod replayer;
 mod sends;
 mod settings;
 mod worker;
@@ -17,6 +18,7 @@ pub use accounts::{
     OlderAccountEvent, Statements,
 };
 pub use effects::{Effect, Effects};
+pub use replayer::Step;
 pub use sends::{RecordedBus, Sends};
 pub use settings::{Role, WorkerSettings, dynamodb_config};
 pub use worker::run;

@@ -9,6 +9,10 @@ use std::{path::PathBuf, time::Duration};
 pub enum Role {
     /// Runs a listener and a projector of each level.
     Accounts,
+    /// Runs the two projectors whose rows a replay builds again.
+    Models,
+    /// Replays these two, or goes on with the replay of a process that was killed.
+    Replayer,
     /// Runs a projector of the build that does not know disputes.
     OlderBuild,
     /// Runs the same projector of the build that knows them.
@@ -96,6 +100,14 @@ impl WorkerSettings {
     /// Returns the file whose existence says that the cause of all failures is mended.
     pub fn mended(&self) -> PathBuf {
         self.folder.join("mended")
+    }
+    /// Returns the file with the id of the replay.
+    pub fn replay(&self) -> PathBuf {
+        self.folder.join("replay")
+    }
+    /// Returns the file to which processes append the progress of the replay.
+    pub fn progress(&self) -> PathBuf {
+        self.folder.join("progress")
     }
     /// Returns the file to which processes append the changes of their partitions.
     pub fn moves(&self) -> PathBuf {

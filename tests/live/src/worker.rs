@@ -1,7 +1,7 @@
 //! The work of a worker process.
 use crate::{
     AccountEvent, Balance, Balances, Effects, Journal, Ledger, OlderAccountEvent, Role, Statements,
-    WorkerSettings, accounts::Failures, caller, effects, publishers,
+    WorkerSettings, accounts::Failures, caller, effects, publishers, replayer,
 };
 use foldstream::runner::{
     DeliveryLevel, ProcessorPolicy, Runner, RunnerBuilder, RunnerHandle, Start,
@@ -37,6 +37,10 @@ pub async fn run(settings: WorkerSettings) {
         .await;
         return;
     }
+    if settings.role == Role::Replayer {
+        replayer::run(&settings, &runner(&settings).await).await;
+        return;
+    }
     let handle = runner(&settings).await.start();
     let report = tokio::select! {
         report = handle.wait() => report,
@@ -64,6 +68,10 @@ async fn runner(settings: &WorkerSettings) -> Runner {
     let builder = match settings.role {
         Role::OlderBuild => builder.projector(Journal::<OlderAccountEvent>::new(effects)),
         Role::NewerBuild => builder.projector(Journal::<AccountEvent>::new(effects)),
+        Role::Models | Role::Replayer => {
+            let rows = stores.read_model::<Balance>();
+            models(builder, settings, rows, effects, interval)
+        }
         _ => {
             let rows = stores.read_model::<Balance>();
             accounts(builder, settings, rows, effects, interval)
@@ -80,7 +88,6 @@ fn accounts(
     interval: Duration,
 ) -> RunnerBuilder {
     let failures = Failures::new(settings.failures, settings.mended());
-    let projector = || ProcessorPolicy::projector().with_commit_interval(interval);
     let statements = Statements {
         effects: effects.clone(),
         failures,
@@ -89,17 +96,33 @@ fn accounts(
         effects: effects.clone(),
         failures,
     };
-    let balances = Balances {
-        rows: rows.clone(),
-        effects,
-        failures,
-    };
-    builder
+    let builder = builder
         .listener_with(
             statements,
             ProcessorPolicy::listener().with_start(Start::Beginning),
         )
-        .projector_with(ledger, projector())
+        .projector_with(
+            ledger,
+            ProcessorPolicy::projector().with_commit_interval(interval),
+        );
+    models(builder, settings, rows, effects, interval)
+}
+
+/// Adds the projectors whose rows can be compared with the events.
+fn models(
+    builder: RunnerBuilder,
+    settings: &WorkerSettings,
+    rows: foldstream_dynamodb::ReadModel<Balance>,
+    effects: Effects,
+    interval: Duration,
+) -> RunnerBuilder {
+    let projector = || ProcessorPolicy::projector().with_commit_interval(interval);
+    let balances = Balances {
+        rows: rows.clone(),
+        effects,
+        failures: Failures::new(settings.failures, settings.mended()),
+    };
+    builder
         .projector_with(
             balances,
             projector().with_level(DeliveryLevel::Deduplicated),

@@ -7,7 +7,7 @@
 //!
 //! `FOLDSTREAM_LONG=1` goes on for 20 minutes, and `FOLDSTREAM_SEED=<n>` gives another schedule.
 use super::{
-    Fleet, PATIENCE, Polling, Worker,
+    Fleet, PATIENCE, Polling, Worker, publish_the_rest,
     stored::{self, StoredEvent},
     until, until_none_is_left,
 };
@@ -155,16 +155,6 @@ fn start_load(fleet: &Fleet, plan: Plan) -> JoinHandle<()> {
             ended.unwrap();
         }
     })
-}
-
-/// Publishes what the poller has left.
-async fn publish_the_rest(fleet: &Fleet) {
-    let publisher = fleet.publisher();
-    let left = async || {
-        let report = publisher.publish_pending().await.unwrap();
-        Some((report.failed.len() + report.published.len()) as u64)
-    };
-    until_none_is_left("commits to publish", left).await;
 }
 
 /// The number of things that have happened.

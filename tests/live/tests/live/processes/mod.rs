@@ -6,6 +6,7 @@ mod breaker;
 mod builds;
 mod crashes;
 mod outage;
+mod replay;
 mod second;
 mod stored;
 mod triggers;
@@ -182,6 +183,16 @@ impl Fleet {
     }
 }
 
+/// Publishes what the poller has not published yet.
+async fn publish_the_rest(fleet: &Fleet) {
+    let publisher = fleet.publisher();
+    let left = async || {
+        let report = publisher.publish_pending().await.unwrap();
+        Some((report.failed.len() + report.published.len()) as u64)
+    };
+    until_none_is_left("commits to publish", left).await;
+}
+
 impl Drop for Fleet {
     fn drop(&mut self) {
         if std::thread::panicking() || std::env::var_os("KEEP").is_some() {
@@ -244,8 +255,13 @@ impl Worker {
     }
 
     /// Stops the process in order, as an orchestrator does.
-    async fn stop(mut self) {
+    async fn stop(self) {
         self.signal("TERM");
+        self.wait().await;
+    }
+
+    /// Waits until the process has ended by itself.
+    async fn wait(mut self) {
         let ended = tokio::time::timeout(PATIENCE, self.child.wait()).await;
         let status = ended.expect("the process ends").unwrap();
         assert!(status.success(), "{}: {status}", self.instance);

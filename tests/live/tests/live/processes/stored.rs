@@ -73,15 +73,24 @@ pub(super) fn fold(events: &[StoredEvent]) -> Balance {
     }
 }
 
-/// Returns the rows of a read model, each with the position that it holds.
+/// Returns the rows of the first generation of a read model, each with the position that it holds.
 pub(super) async fn rows_of<T: DeserializeOwned>(
     fleet: &Fleet,
     model: &str,
 ) -> BTreeMap<String, (T, u64)> {
+    rows_of_generation(fleet, model, 1).await
+}
+
+/// Returns the rows of a generation of a read model, each with the position that it holds.
+pub(super) async fn rows_of_generation<T: DeserializeOwned>(
+    fleet: &Fleet,
+    model: &str,
+    generation: u32,
+) -> BTreeMap<String, (T, u64)> {
     let table = fleet.settings.dynamodb_config().read_models_table();
     let (items, start) = (
         scan(fleet.stores.client(), &table).await,
-        format!("{model}.g1/"),
+        format!("{model}.g{generation}/"),
     );
     let of_model = items
         .into_iter()
