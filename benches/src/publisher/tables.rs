@@ -157,8 +157,8 @@ pub(super) async fn invoke(handler: &Handler, changes: &mut Changes) -> Result<(
 /// A way to publish what was appended to a table.
 pub(super) enum Publishing {
     /// The requests of a poller, without its pauses.
-    Pending(Publisher),
-    Invocations(Handler, Changes),
+    Pending(Box<Publisher>),
+    Invocations(Box<(Handler, Changes)>),
     /// A reader that runs, and does nothing by the clock in the time of a measurement.
     Reading(JoinHandle<()>),
 }
@@ -174,10 +174,10 @@ impl Publishing {
         let stores = over(&table.endpoint.metered, mode).await?;
         let publisher = Publisher::new(stores.event_store(), bus, control(&stores));
         Ok(match trigger {
-            Trigger::Poller => Self::Pending(publisher),
+            Trigger::Poller => Self::Pending(Box::new(publisher)),
             Trigger::Lambda => {
                 let changes = Changes::open(&table.endpoint.direct, "events").await?;
-                Self::Invocations(handler(publisher), changes)
+                Self::Invocations(Box::new((handler(publisher), changes)))
             }
             Trigger::Reader => {
                 let hours = Duration::from_secs(24 * 3600);
@@ -219,7 +219,7 @@ impl Publishing {
                     return Err(BenchError::other(format!("{:?}", found.failed)));
                 }
             }
-            Self::Invocations(handler, changes) => invoke(handler, changes).await?,
+            Self::Invocations(both) => invoke(&both.0, &mut both.1).await?,
             Self::Reading(_) => {}
         }
         table.until_published().await?;

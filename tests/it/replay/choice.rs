@@ -23,7 +23,7 @@ async fn the_name_of_a_listener_and_unknown_names_are_typed_errors() {
     let runner = world.runner(ProcessorPolicy::projector());
     let error = refused(Replay::of(&runner, ["mails"])).await;
     assert!(matches!(&error, ReplayError::NotAProjector { name } if name == "mails"));
-    let error = refused(Replay::of(&runner, ["acounts"])).await;
+    let error = refused(Replay::of(&runner, ["account"])).await;
     assert!(error.to_string().contains("there are accounts"), "{error}");
     let error = refused(Replay::all(&runner).event_types(["Deposit"])).await;
     assert!(

@@ -165,7 +165,7 @@ async fn a_replay_that_is_killed_is_resumed_while_the_service_goes_on() {
 }
 
 /// Returns the events at which each process went on with the work of another, and fails if one of
-/// them began anew.
+/// them began at the first event.
 fn resumed(fleet: &Fleet) -> Vec<u64> {
     let (mut resumed, mut last) = (Vec::new(), None::<Step>);
     // A process says 0 before it has read the cursors.
@@ -204,7 +204,7 @@ async fn check(fleet: &Fleet, commits: u64) {
     }
 }
 
-/// What a switch has left is kept for ten minutes.
+/// Waits for the deletion of the models that the switch has left, ten minutes after it.
 async fn until_the_old_ones_are_gone(fleet: &Fleet) {
     let (started, most) = (Instant::now(), Duration::from_secs(700) + PATIENCE);
     for model in PROCESSORS {
