@@ -287,7 +287,6 @@ impl ReadModels {
     /// # Errors
     /// At once:
     /// - [`ReadModelError::Unknown`] if the runner has no projector of this name.
-    /// - [`ReadModelError::NotStarted`] if the projector has never been started.
     /// - [`ReadModelError::NotSubscribed`] if the projector does not subscribe to the stream.
     /// - [`ReadModelError::NoPositions`] if the projector stores no positions.
     /// - [`ReadModelError::Parked`] if the stream is parked at the version or before it.
@@ -298,6 +297,7 @@ impl ReadModels {
     ///
     /// After the time:
     /// - [`ReadModelError::TimedOut`] if the version was not reached.
+    /// - [`ReadModelError::NotStarted`] if the projector has not been started yet.
     /// - [`ReadModelError::Control`], [`ReadModelError::Bus`] or [`ReadModelError::Position`] if
     ///   the control store, the bus or the read model was still away.
     pub async fn wait_for(
@@ -319,6 +319,8 @@ impl ReadModels {
                 }
                 Ok(Look::Again) if Instant::now() < by => continue,
                 Ok(Look::NotYet | Look::Again) => None,
+                // The first instance may be about to start.
+                Err(error @ ReadModelError::NotStarted { .. }) => Some(error),
                 Err(error) if error.is_transient() => Some(error),
                 Err(error) => return Err(error),
             };
