@@ -10,7 +10,7 @@
 //!    processor. A second replay is refused until this one is over.
 //! 2. It notes where the topics end. There the new generation will begin to consume.
 //! 3. It empties the new generation's model
-//!    ([`Projector::reset`](crate::runner::Projector::reset)).
+//!    ([`Projector::reset`]).
 //! 4. It scans the event store and projects what it finds, with the upcasters, payload codecs,
 //!    outbox and skipped events that the runner uses, and under the processor's own policy.
 //! 5. The runners consume what came since step 2, beside the live generation. Once they have caught
