@@ -222,7 +222,13 @@ impl EventStore for MapEventStore {
         let (keys, next) = self.walk(&name, after.as_ref(), limit, |key, row| {
             (is_in(segment, key) && !row.is_published).then(|| key.clone())
         })?;
-        Ok(UnpublishedPage::new(keys, next))
+        // The rest of the last stream lies before the highest version that it can have.
+        let rest = keys
+            .last()
+            .map(|key| CommitKey::new(key.stream.clone(), LAST));
+        let rest = next.as_ref().and(rest);
+        let next_stream = rest.map(|key| adapter::write_cursor(&name, &key));
+        Ok(UnpublishedPage::new(keys, next).with_next_stream(next_stream))
     }
 
     async fn clear_unpublished(&self, commits: &[CommitKey]) -> Result<(), EventStoreError> {

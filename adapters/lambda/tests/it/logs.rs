@@ -3,18 +3,18 @@ use super::world::{TIMEOUT, World, handle, stream};
 use foldstream::{Version, publisher::DirtyReason};
 use foldstream_testkit::faults::Fault;
 use serde_json::{Value, json};
-use std::{
-    io,
-    process::Command,
-    sync::{Arc, Mutex},
-};
+use std::{cell::RefCell, io, process::Command};
 
-/// The text that was logged.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<Vec<u8>>>);
+thread_local! {
+    /// The text that the test of this thread has logged.
+    static LOG: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Writes to the log of the thread.
+struct Log;
 impl io::Write for Log {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend(bytes);
+        LOG.with_borrow_mut(|log| log.extend(bytes));
         Ok(bytes.len())
     }
     fn flush(&mut self) -> io::Result<()> {
@@ -34,15 +34,13 @@ fn lines(log: &[u8]) -> Vec<Value> {
 /// The pattern of CloudWatch compares a number at the top of the object.
 #[tokio::test(start_paused = true)]
 async fn the_alarm_on_dirty_streams_counts_what_the_sweep_logs() {
-    let log = Log::default();
-    let writer = log.clone();
-    // The format of the program, see below.
-    let subscriber = tracing_subscriber::fmt()
+    // The format of the program, see below. It is that of all threads: what another test logs first
+    // would be lost to a subscriber of this thread alone.
+    tracing_subscriber::fmt()
         .json()
         .flatten_event(true)
-        .with_writer(move || writer.clone())
-        .finish();
-    let _guard = tracing::subscriber::set_default(subscriber);
+        .with_writer(|| Log)
+        .init();
     let world = World::new();
     for id in ["a", "b", "c"] {
         world.append(id, 1).await;
@@ -57,22 +55,21 @@ async fn the_alarm_on_dirty_streams_counts_what_the_sweep_logs() {
     handle(&world, &world.handler(), &sweep, TIMEOUT)
         .await
         .unwrap();
-    let counted = |log: &Log| {
-        let lines = lines(&log.0.lock().unwrap());
+    let counted = || {
+        let lines = lines(&LOG.take());
         let found = lines.iter().filter_map(|line| line["still_dirty"].as_u64());
         found.collect::<Vec<_>>()
     };
-    assert_eq!(counted(&log), [2]);
+    assert_eq!(counted(), [2]);
     let template = include_str!("../../../../deploy/cloudformation/lambda-publisher.yaml");
     assert!(template.contains(r#"FilterPattern: "{ $.still_dirty > 0 }""#));
 
     world.faults.set([]);
-    log.0.lock().unwrap().clear();
     tokio::time::sleep(2 * TIMEOUT).await;
     handle(&world, &world.handler(), &sweep, TIMEOUT)
         .await
         .unwrap();
-    assert_eq!(counted(&log), [0], "the alarm ends");
+    assert_eq!(counted(), [0], "the alarm ends");
 }
 
 #[test]
