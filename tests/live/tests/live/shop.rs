@@ -12,7 +12,7 @@ use std::{
 };
 
 use aws_sdk_dynamodb::{Client, types::AttributeValue};
-use foldstream_dynamodb::DynamoDb;
+use foldstream_dynamodb::{DynamoDb, PublishMode};
 use foldstream_live::dynamodb_config;
 use foldstream_testkit::{containers, length};
 use rdkafka::{
@@ -182,6 +182,8 @@ impl Shop {
     /// Returns a plain client of the SDK.
     async fn client(&self) -> Client {
         let config = dynamodb_config(&self.dynamodb, &self.name);
+        // Tables that the shop creates have what both of its publishers need.
+        let config = config.with_publish_mode(PublishMode::Both);
         DynamoDb::connect(config).await.unwrap().client().clone()
     }
 
@@ -571,7 +573,10 @@ async fn an_operator_sees_and_pauses_processors_of_other_processes() {
     let unknown = shop.output(&["parked", "nobody"]).await;
     assert_eq!(unknown.status.code(), Some(1));
     let complained = String::from_utf8(unknown.stderr).unwrap();
-    assert!(complained.contains("known are sales"), "{complained}");
+    assert!(
+        complained.contains("known are hot-products, sales"),
+        "{complained}"
+    );
     signal(&runner, "TERM");
     assert_eq!(end(runner).await.status.code(), Some(0));
 }
