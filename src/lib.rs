@@ -22,6 +22,7 @@ pub mod resilience;
 pub mod breaker;
 mod keyed;
 mod hash;
+mod hex;
 mod host;
 mod clock;
 mod chain;

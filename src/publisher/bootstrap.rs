@@ -1,11 +1,12 @@
 //! The bootstrap: where the publishing of data begins that was stored before the first publisher.
 use super::{
     BootstrapMode, DirtyReason, Publisher,
-    reconcile::{from_hex, heads_of, tails, to_hex},
+    reconcile::{heads_of, tails},
 };
 use crate::{
     StreamHead, StreamId, Version,
     control::{BootstrapRow, PutIf, Stored, Watermark},
+    hex::{from_hex, to_hex},
     ports::{ControlStoreError, EventStoreError, ScanCursor, ScanScope, Segment},
     resilience::{Failure, Retryable},
 };

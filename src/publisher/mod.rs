@@ -73,7 +73,6 @@ pub use status::{PublisherStatus, TopicStatus};
 pub use sweep::{SweepConfig, SweepError, SweepReport};
 
 pub(crate) use outbox::public_form;
-pub(crate) use reconcile::{from_hex, to_hex};
 
 use crate::{
     Backoff, Clock, IdSource, RetryPolicy, SourceUri, SystemClock, SystemIds, TraceContext,

@@ -3,6 +3,7 @@ use super::{DirtyReason, Publisher, StreamFailure, budget::Budget, notice::Notic
 use crate::{
     StreamHead, StreamId, Timestamp, Version,
     control::{ReconcileRow, ReconcileRun},
+    hex::{from_hex, to_hex},
     ports::{ControlStoreError, EventStoreError, ScanCursor, ScanItems, ScanScope, Segment},
     resilience::{Failure, Retryable},
 };
@@ -77,23 +78,6 @@ impl FromStr for ReconcileCursor {
 #[error("{text:?} is no cursor of a reconciliation: pass on the cursor of the last report")]
 pub struct InvalidReconcileCursor {
     text: String,
-}
-
-pub(crate) fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-pub(crate) fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digit = |c: u8| {
-        char::from(c)
-            .to_digit(16)
-            .and_then(|d| u8::try_from(d).ok())
-    };
-    let pairs = text.as_bytes().chunks(2);
-    let bytes = pairs.map(|pair| match pair {
-        [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
-        _ => None,
-    });
-    bytes.collect()
 }
 
 /// The result of one call of [`Publisher::reconcile`].

@@ -17,11 +17,11 @@ use super::{
 };
 use crate::{
     control::{PutIf, Rows, RunRow, SegmentCounts, SegmentRow, Stored},
+    hex::{from_hex, to_hex},
     ports::{
         Commit, ControlStoreError, EventStore, EventStoreError, ScanCursor, ScanItems, ScanPage,
         ScanScope, Segment,
     },
-    publisher::{from_hex, to_hex},
     resilience::{Failure, Retryable},
     runner::rebuild::{Only, Rebuild},
 };

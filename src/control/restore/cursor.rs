@@ -1,6 +1,9 @@
 //! The position at which a check or repair continues, as text that can be stored.
 use super::Watermarks;
-use crate::ports::ScanCursor;
+use crate::{
+    hex::{from_hex, to_hex},
+    ports::ScanCursor,
+};
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
 
@@ -88,19 +91,6 @@ impl FromStr for RestoreCursor {
             text: text.to_owned(),
         })
     }
-}
-
-fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let digits: Option<Vec<u8>> = text
-        .chars()
-        .map(|c| c.to_digit(16).and_then(|d| u8::try_from(d).ok()))
-        .collect();
-    let (pairs, rest) = digits.as_ref()?.as_chunks::<2>();
-    rest.is_empty()
-        .then(|| pairs.iter().map(|[high, low]| high << 4 | low).collect())
 }
 
 #[cfg(test)]
