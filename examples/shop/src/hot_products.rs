@@ -14,7 +14,6 @@ use foldstream::{
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use std::{
-    cmp::Reverse,
     collections::{BTreeMap, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -134,11 +133,7 @@ impl HotProducts {
                 units.insert(code, sum);
             }
         }
-        let products = units.into_iter();
-        let mut products: Vec<_> = products
-            .map(|(stock_code, units)| HotProduct { stock_code, units })
-            .collect();
-        products.sort_by_key(|product| Reverse(product.units));
+        let mut products = HotProduct::ranked(units);
         products.truncate(limit);
         Ok(products)
     }

@@ -22,6 +22,21 @@ pub struct HotProduct {
     pub units: i64,
 }
 
+impl HotProduct {
+    /// Creates the list of products from units by code, highest first; products with equal units
+    /// by code, in byte order.
+    pub fn ranked(units: impl IntoIterator<Item = (String, i64)>) -> Vec<Self> {
+        let products = units.into_iter();
+        let mut products: Vec<_> = products
+            .map(|(stock_code, units)| Self { stock_code, units })
+            .collect();
+        products.sort_by(|a, b| {
+            (Reverse(a.units), &a.stock_code).cmp(&(Reverse(b.units), &b.stock_code))
+        });
+        products
+    }
+}
+
 /// The totals over all orders.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
@@ -84,15 +99,8 @@ impl Report {
         orders: u64,
         events: u64,
     ) -> Self {
-        let products = units
-            .into_iter()
-            .map(|(stock_code, units)| HotProduct { stock_code, units });
-        let mut hot_products: Vec<_> = products.collect();
-        hot_products.sort_by(|a, b| {
-            (Reverse(a.units), &a.stock_code).cmp(&(Reverse(b.units), &b.stock_code))
-        });
         Self {
-            hot_products,
+            hot_products: HotProduct::ranked(units),
             revenue_by_country,
             orders,
             events,
