@@ -93,7 +93,7 @@ async fn names_that_cover_all_that_a_projector_subscribes_to_are_a_full_replay()
         .replay()
         .event_types(["Withdrawn", "Deposited"])
         .aggregate_types(["account"]);
-    let report = replay.start().await.unwrap().wait().await.unwrap();
+    let report = to_the_end(replay).await.unwrap();
     assert!(!report.is_partial);
     assert_eq!(world.model.versions(2), world.history());
     assert_eq!(world.proc().await["n"], 2);
@@ -155,7 +155,7 @@ async fn a_part_by_time_takes_the_events_from_the_first_and_before_the_second() 
     )
     .projector(taken.clone())
     .between(Timestamp::from_micros(20), Timestamp::from_micros(40));
-    let report = replay.start().await.unwrap().wait().await.unwrap();
+    let report = to_the_end(replay).await.unwrap();
     assert!(report.is_partial);
     assert_eq!(taken.versions(), [2, 3]);
 }
@@ -173,7 +173,7 @@ async fn a_part_by_event_types_takes_only_those() {
         )
         .projector(taken.clone())
         .event_types([name]);
-        replay.start().await.unwrap().wait().await.unwrap();
+        to_the_end(replay).await.unwrap();
         assert_eq!(taken.versions(), expected, "{name}");
     }
 }

@@ -46,7 +46,7 @@ async fn a_stream_that_fails_is_parked_in_the_new_generation_and_the_others_go_o
     let world = World::new(1);
     world.fill(4, 5).await;
     fail(&world, "2", 4);
-    let report = world.replay().start().await.unwrap().wait().await.unwrap();
+    let report = to_the_end(world.replay()).await.unwrap();
     let mut expected = world.history();
     expected.insert("2".into(), vec![1, 2, 3]);
     assert_eq!(world.model.versions(2), expected);
@@ -103,7 +103,7 @@ async fn the_policy_decides_about_an_event_that_fails() {
             action.clone()
         });
         let replay = Replay::all(&world.runner(policy));
-        replay.start().await.unwrap().wait().await.unwrap();
+        to_the_end(replay).await.unwrap();
         assert_eq!(world.model.versions(2)["0"], versions);
         assert_eq!(letters(&world, 2).await, letter_count);
         assert_eq!(parked(&world, 2).await.len(), 0);
@@ -143,7 +143,7 @@ async fn a_replay_ends_where_too_many_streams_would_be_parked() {
     }
     let policy = ProcessorPolicy::projector().with_limits(2, 100, 100);
     let replay = Replay::all(&world.runner(policy));
-    let error = replay.start().await.unwrap().wait().await.unwrap_err();
+    let error = to_the_end(replay).await.unwrap_err();
     let text = foldstream::chain(&error).to_string();
     assert!(text.contains("2 streams are parked"), "{text}");
 }
@@ -153,7 +153,7 @@ async fn a_reset_that_fails_is_not_repeated_but_another_generation_is_taken() {
     let world = World::new(1);
     world.fill(3, 3).await;
     *world.model.failing_resets.lock().unwrap() = 1;
-    world.replay().start().await.unwrap().wait().await.unwrap();
+    to_the_end(world.replay()).await.unwrap();
     assert_eq!((world.model.resets(2), world.model.resets(3)), (1, 1));
     assert_eq!(world.model.versions(3), world.history());
     let proc = world.proc().await;
@@ -165,14 +165,7 @@ async fn resets_that_fail_again_and_again_cancel_the_replay() {
     let world = World::new(1);
     world.fill(3, 3).await;
     *world.model.failing_resets.lock().unwrap() = 9;
-    let error = world
-        .replay()
-        .start()
-        .await
-        .unwrap()
-        .wait()
-        .await
-        .unwrap_err();
+    let error = to_the_end(world.replay()).await.unwrap_err();
     assert!(
         matches!(error, ReplayError::Reset { attempts: 3, .. }),
         "{error:?}"

@@ -61,7 +61,7 @@ async fn a_full_replay_builds_the_next_generation_and_hands_it_over() {
 #[tokio::test(start_paused = true)]
 async fn an_empty_store_is_replayed_too() {
     let world = World::new(1);
-    let report = world.replay().start().await.unwrap().wait().await.unwrap();
+    let report = to_the_end(world.replay()).await.unwrap();
     assert_eq!(report.progress.events, 0);
     assert_eq!(world.proc().await["n"], 2);
 }
@@ -74,7 +74,7 @@ async fn commits_of_a_stream_in_several_segments_are_projected_in_order_and_once
         let policy = ProcessorPolicy::projector().with_level(level);
         let runner = world.runner_on(&Faults::none(), scattered(world.store.clone()), policy);
         let replay = Replay::all(&runner).with_segments(4).with_page(page(3));
-        let report = replay.start().await.unwrap().wait().await.unwrap();
+        let report = to_the_end(replay).await.unwrap();
         assert_eq!(world.model.versions(2), world.history());
         assert_eq!(*world.model.holes.lock().unwrap(), Vec::<String>::new());
         assert_eq!(world.model.generations.lock().unwrap()[&2].repeated, 0);
@@ -113,7 +113,7 @@ async fn the_hand_over_is_taken_before_the_scan_so_that_nothing_falls_between() 
     let store = intercept::event_store(world.store.clone(), layer);
     let runner = world.runner_on(&Faults::none(), store, ProcessorPolicy::projector());
     let replay = Replay::all(&runner).with_page(page(2));
-    let report = replay.start().await.unwrap().wait().await.unwrap();
+    let report = to_the_end(replay).await.unwrap();
     assert_eq!(world.boot(2).await, before);
     assert_ne!(
         world.ends().await,
@@ -130,7 +130,7 @@ async fn the_hand_over_is_taken_before_the_scan_so_that_nothing_falls_between() 
 async fn a_second_replay_is_refused_while_one_works_on_the_projector() {
     let world = World::new(1);
     world.fill(2, 2).await;
-    let first = world.replay().start().await.unwrap().wait().await.unwrap();
+    let first = to_the_end(world.replay()).await.unwrap();
     let second = world.replay().start().await.unwrap();
     let run = second.run();
     let error = second.wait().await.unwrap_err();
@@ -151,7 +151,7 @@ async fn a_second_replay_is_refused_while_one_works_on_the_projector() {
     // Once the first one is cancelled, another may begin, with another number.
     let cancelled = world.replay().cancel(first.run).await.unwrap();
     assert_eq!(cancelled, CancelOutcome::Cancelled);
-    world.replay().start().await.unwrap().wait().await.unwrap();
+    to_the_end(world.replay()).await.unwrap();
     assert_eq!(world.proc().await["n"], 3);
     assert_eq!(world.model.versions(3), world.history());
 }
@@ -262,7 +262,7 @@ async fn a_scan_keeps_to_its_read_budget_and_waits_while_the_store_throttles() {
         .with_page(page(2))
         .with_segments(2)
         .with_read_units_per_second(4.0);
-    let report = replay.start().await.unwrap().wait().await.unwrap();
+    let report = to_the_end(replay).await.unwrap();
     // Each of the 20 pages costs two units.
     assert_eq!(report.progress.read_units, 40.0);
     let took = began.elapsed().as_secs_f64();
@@ -278,7 +278,7 @@ async fn the_memory_of_what_is_read_is_bounded() {
     let world = World::new(1);
     world.fill(10, 10).await;
     let replay = world.replay().with_memory(1).with_page(page(7));
-    replay.start().await.unwrap().wait().await.unwrap();
+    to_the_end(replay).await.unwrap();
     assert_eq!(world.model.versions(2), world.history());
 }
 
@@ -289,13 +289,7 @@ async fn records_that_the_topic_has_deleted_during_the_scan_cancel_the_replay() 
     let layer = Deleting(world.clone());
     let store = intercept::event_store(world.store.clone(), layer);
     let runner = world.runner_on(&Faults::none(), store, ProcessorPolicy::projector());
-    let error = Replay::all(&runner)
-        .start()
-        .await
-        .unwrap()
-        .wait()
-        .await
-        .unwrap_err();
+    let error = to_the_end(Replay::all(&runner)).await.unwrap_err();
     assert!(
         matches!(error, ReplayError::RetentionTooShort { .. }),
         "{error:?}"
@@ -340,7 +334,7 @@ async fn positions_are_stored_at_the_level_that_stores_them() {
     world.fill(3, 3).await;
     let policy = ProcessorPolicy::projector().with_level(DeliveryLevel::Deduplicated);
     let replay = Replay::all(&world.runner(policy));
-    replay.start().await.unwrap().wait().await.unwrap();
+    to_the_end(replay).await.unwrap();
     for id in ["0", "1", "2"] {
         let shard = stream(id).shard(64);
         let row = world

@@ -30,15 +30,7 @@ async fn operators_list_watch_and_cancel_replays_and_the_audit_says_who() {
     let outcome = operator.cancel_replay(first, &reason).await.unwrap();
     assert_eq!(outcome, CancelOutcome::Cancelled);
     assert_eq!(world.proc().await["st"], "live");
-    let second = world
-        .replay()
-        .start()
-        .await
-        .unwrap()
-        .wait()
-        .await
-        .unwrap()
-        .run;
+    let second = to_the_end(world.replay()).await.unwrap().run;
     let page = operator.replays(None).await.unwrap();
     let listed: Vec<_> = page.replays.iter().map(|of| (of.run, of.state)).collect();
     let expected = [(second, RunState::CatchUp), (first, RunState::Cancelled)];
@@ -65,15 +57,7 @@ async fn operators_list_watch_and_cancel_replays_and_the_audit_says_who() {
 async fn a_replay_that_has_switched_is_not_cancelled_any_more() {
     let world = World::new(1);
     world.fill(2, 2).await;
-    let run = world
-        .replay()
-        .start()
-        .await
-        .unwrap()
-        .wait()
-        .await
-        .unwrap()
-        .run;
+    let run = to_the_end(world.replay()).await.unwrap().run;
     // An instance has switched, and has died before it noted that.
     let key = foldstream::ports::RowKey::new("proc", "accounts");
     use foldstream::ports::{ControlStore, Expect, Revision, Row};

@@ -8,7 +8,7 @@ use foldstream::{
         Append, AppendOutcome, Commit, ControlStore, EventData, EventStore, EventStoreError,
         MessageBus, RowKey, ScanCursor, ScanItems, ScanPage, ScanScope, Segment,
     },
-    replay::Replay,
+    replay::{Replay, ReplayError, ReplayReport},
     runner::{
         EventContext, HandlerError, HandlerResult, Listener, ModelId, PartialReplay, Position,
         ProcessorPolicy, Projector, ReplayPart, Runner,
@@ -39,6 +39,11 @@ pub(super) struct World {
     pub(super) late: Mutex<VecDeque<Commit>>,
     /// The partition, offset, stream and version of each record.
     pub(super) log: Mutex<Vec<(u32, u64, String, u64)>>,
+}
+
+/// Starts a replay and waits for its end.
+pub(super) async fn to_the_end(replay: Replay) -> Result<ReplayReport, ReplayError> {
+    replay.start().await.unwrap().wait().await
 }
 
 impl World {
