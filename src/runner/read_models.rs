@@ -310,10 +310,11 @@ impl ReadModels {
         let entry = self.entry(projector)?;
         self.check(entry, stream)?;
         let by = super::machine::later(Instant::now(), timeout);
-        let (mut pause, longest) = PAUSES;
+        let ((mut pause, longest), mut places) = (PAUSES, None);
         loop {
             let mut last = Version::NONE;
-            let error = match self.look(entry, stream, version, &mut last).await {
+            let looked = self.look(entry, (stream, version), &mut last, &mut places);
+            let error = match looked.await {
                 Ok(Look::Yes(generation)) => {
                     return Ok(ModelId::new(entry.name.clone(), generation));
                 }
@@ -411,15 +412,21 @@ impl ReadModels {
     async fn look(
         &self,
         entry: &Entry,
-        stream: &StreamId,
-        version: Version,
+        (stream, version): (&StreamId, Version),
         reached: &mut Version,
+        places: &mut Option<Vec<PartitionId>>,
     ) -> Result<Look, ReadModelError> {
         let before = self.active(entry).await?;
         *reached = self.position(entry, before, stream).await?;
         let look = judge(before, *reached, version, self.active(entry).await?);
         if look == Look::NotYet {
-            self.check_parked(entry, before, stream, version).await?;
+            // A topic keeps its partitions while a stream of it is parked: they are asked for once.
+            let places = match places {
+                Some(places) => places,
+                None => places.insert(self.places(entry, stream).await?),
+            };
+            self.check_parked(entry, before, (stream, version), places)
+                .await?;
         }
         Ok(look)
     }
@@ -449,19 +456,15 @@ impl ReadModels {
         }
     }
 
-    /// Returns an error if the stream waits for an operator at the version or before it.
-    async fn check_parked(
+    /// Returns the partition of each topic in which a stream would be parked.
+    async fn places(
         &self,
         entry: &Entry,
-        generation: u32,
         stream: &StreamId,
-        version: Version,
-    ) -> Result<(), ReadModelError> {
-        let (control_store, ids) = (self.shared.control.clone(), self.shared.ids.clone());
-        let (clock, name) = (self.shared.clock.clone(), entry.name.clone());
-        let rows = ProcessorRows::over(control_store, ids, clock, name, generation);
+    ) -> Result<Vec<PartitionId>, ReadModelError> {
         let pinned = self.rows.pinned_topics().await;
         let pinned: BTreeMap<_, _> = pinned.map_err(|e| control(entry, e))?.into_iter().collect();
+        let mut places = Vec::new();
         for topic in &self.shared.topics {
             let count = match pinned.get(&**topic) {
                 Some(count) => *count,
@@ -476,8 +479,24 @@ impl ReadModels {
                 }
             };
             let number = kafka_partition(stream.as_str().as_bytes(), count);
-            let partition = PartitionId::new(topic.clone(), number);
-            let row = rows.park_get(&partition, stream).await;
+            places.push(PartitionId::new(topic.clone(), number));
+        }
+        Ok(places)
+    }
+
+    /// Returns an error if the stream waits for an operator at the version or before it.
+    async fn check_parked(
+        &self,
+        entry: &Entry,
+        generation: u32,
+        (stream, version): (&StreamId, Version),
+        places: &[PartitionId],
+    ) -> Result<(), ReadModelError> {
+        let (control_store, ids) = (self.shared.control.clone(), self.shared.ids.clone());
+        let (clock, name) = (self.shared.clock.clone(), entry.name.clone());
+        let rows = ProcessorRows::over(control_store, ids, clock, name, generation);
+        for partition in places {
+            let row = rows.park_get(partition, stream).await;
             let row = row.map_err(|e| control(entry, e))?;
             if let Some(row) = row.filter(|row| row.value.from <= version) {
                 return Err(ReadModelError::Parked {
