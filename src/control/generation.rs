@@ -210,12 +210,12 @@ pub(crate) async fn join(
         let put = rows.generations_put(processor, Generations::first(model), None);
         match put.await? {
             PutIf::Written(row) | PutIf::Conflict(Some(row)) => return Ok(row),
-            PutIf::Conflict(None) => rows.lost(&mut races, &key(processor)).await?,
+            PutIf::Conflict(None) => rows.lost(&mut races, &generations_key(processor)).await?,
         }
     }
 }
 
-fn key(processor: &str) -> RowKey {
+pub(crate) fn generations_key(processor: &str) -> RowKey {
     RowKey::new("proc", processor)
 }
 
@@ -225,7 +225,7 @@ impl Rows {
         &self,
         processor: &str,
     ) -> Result<Option<Stored<Generations>>, ControlStoreError> {
-        self.get(&key(processor)).await
+        self.get(&generations_key(processor)).await
     }
 
     /// Writes the generations of a processor in place of the write that was `seen`.
@@ -236,7 +236,7 @@ impl Rows {
         seen: Option<Revision>,
     ) -> Result<PutIf<Generations>, ControlStoreError> {
         let expect = seen.map_or(Expect::Absent, Expect::Revision);
-        self.put(&key(processor), row, expect).await
+        self.put(&generations_key(processor), row, expect).await
     }
 }
 

@@ -18,7 +18,10 @@
 //! token when it looks again. In the opposite order a change between the two reads would be missed
 //! until the next one.
 use super::{
-    LargeRows, PutIf, Rows, Stored, generation::Generations, hex_id::hex_id, rows::decode,
+    LargeRows, PutIf, Rows, Stored,
+    generation::{Generations, generations_key},
+    hex_id::hex_id,
+    rows::decode,
 };
 use crate::{
     Clock, IdSource, StreamId, Version,
@@ -129,7 +132,7 @@ impl ProcessorRows {
 
     /// Reads the change token and the generations of the processor at once.
     pub(crate) async fn poll(&self) -> Result<Polled, ControlStoreError> {
-        let keys = [self.changed_key(), RowKey::new("proc", &*self.processor)];
+        let keys = [self.changed_key(), generations_key(&self.processor)];
         let mut found = self.rows.get_raw(&keys).await?.into_iter();
         let changed = found.next().flatten().map(decode::<Changed>).transpose()?;
         let generations = found.next().flatten().map(decode).transpose()?;

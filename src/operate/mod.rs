@@ -84,7 +84,7 @@ pub use replays::{ReplayCounts, ReplayPage, ReplayStatus, ReplayedProcessor};
 use crate::{
     Clock, IdSource, SystemClock, SystemIds,
     control::{Generations, ProcessorRows, Rows},
-    ports::{ControlStore, EventStore, MessageBus, PartitionId, RowKey, shared},
+    ports::{ControlStore, EventStore, MessageBus, PartitionId, shared},
 };
 use std::sync::Arc;
 
@@ -172,9 +172,8 @@ impl Operator {
 
     /// Returns the generations of a processor.
     async fn generations(&self, processor: &str) -> Result<Generations, OperateError> {
-        let key = RowKey::new("proc", processor);
         if !processor.is_empty()
-            && let Some(row) = self.rows.get::<Generations>(&key).await?
+            && let Some(row) = self.rows.generations(processor).await?
         {
             return Ok(row.value);
         }

@@ -1,18 +1,9 @@
 //! The end of a replay from outside: the row of the run first, then those of the processors.
 use super::{ReplayError, RunId, RunState};
 use crate::{
-    control::{PutIf, ReplayMode, Rows, RunRow, Stored},
+    control::{PutIf, Races, ReplayMode, Rows, RunRow, Stored, generations_key, run_key},
     ports::ControlStoreError,
 };
-
-/// The most races that one step loses before it gives up.
-const RACES: usize = 20;
-
-fn raced(what: &str) -> ControlStoreError {
-    ControlStoreError::Unavailable {
-        source: format!("{what} was changed by others {RACES} times meanwhile").into(),
-    }
-}
 
 /// The result of a cancellation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,20 +19,25 @@ pub enum CancelOutcome {
 /// off can be repeated.
 pub(crate) async fn cancel(rows: &Rows, run: RunId) -> Result<CancelOutcome, ReplayError> {
     let mut stored = rows.run(run).await?.ok_or(ReplayError::NotFound { run })?;
-    for _ in 0..RACES {
-        if stored.value.state == RunState::Done {
-            return Ok(CancelOutcome::TooLate);
-        }
-        let Some(next) = stored.value.cancelled() else {
-            break;
-        };
+    let mut races = Races::default();
+    while let Some(next) = stored.value.cancelled() {
         match rows.run_put(run, next, Some(stored.revision)).await? {
-            PutIf::Written(row) | PutIf::Conflict(Some(row)) => stored = row,
+            PutIf::Written(row) => stored = row,
+            PutIf::Conflict(Some(row)) => {
+                stored = row;
+                rows.lost(&mut races, &run_key(run)).await?;
+            }
             PutIf::Conflict(None) => return Err(ReplayError::NotFound { run }),
         }
     }
-    if stored.value.state != RunState::Cancelled {
-        return Err(raced(&format!("replay {run}")).into());
+    match stored.value.state {
+        RunState::Done => return Ok(CancelOutcome::TooLate),
+        RunState::Cancelled => {}
+        _ => {
+            let source = format!("replay {run} is in a state that a newer build has written");
+            let source = source.into();
+            return Err(ControlStoreError::Unavailable { source }.into());
+        }
     }
     for of in &stored.value.processors {
         release(rows, (run, &stored.value), &of.name).await?;
@@ -57,7 +53,8 @@ pub(super) async fn release(
     name: &str,
 ) -> Result<(), ControlStoreError> {
     let generation = row.processor(name).map_or(0, |of| of.generation);
-    for _ in 0..RACES {
+    let mut races = Races::default();
+    loop {
         let Some(stored) = rows.generations(name).await? else {
             return Ok(());
         };
@@ -72,38 +69,24 @@ pub(super) async fn release(
         if matches!(put.await?, PutIf::Written(_)) {
             return Ok(());
         }
+        rows.lost(&mut races, &generations_key(name)).await?;
     }
-    Err(raced(&format!("the row of {name}")))
 }
 
 /// Notes the processors that have switched to their new generations although nobody has noted it:
 /// the instance that has switched may have died before.
-pub(super) async fn note_switches(
+async fn note_switches(
     rows: &Rows,
     run: RunId,
     mut stored: Stored<RunRow>,
 ) -> Result<CancelOutcome, ReplayError> {
-    let processors = stored.value.processors.clone();
-    for of in processors.iter().filter(|of| !of.is_switched) {
-        let found = rows.generations(&of.name).await?;
-        // The row of a run in catch-up is cleared by the switch only. After it, other runs may
-        // have switched to later generations.
-        let is_catching_up = stored.value.state == RunState::CatchUp;
-        let serves = found.is_some_and(|found| {
-            let found = found.value;
-            let is_later = is_catching_up && found.active > of.generation && !found.is_of(run);
-            found.active == of.generation || is_later
-        });
-        if of.generation == 0 || !serves || stored.value.filter.is_some() {
-            continue;
-        }
-        for _ in 0..RACES {
-            let Some(next) = stored.value.switched(&of.name) else {
-                break;
-            };
-            match rows.run_put(run, next, Some(stored.revision)).await? {
-                PutIf::Written(row) | PutIf::Conflict(Some(row)) => stored = row,
-                PutIf::Conflict(None) => return Err(ReplayError::NotFound { run }),
+    if stored.value.filter.is_none() {
+        let processors = stored.value.processors.clone();
+        for of in processors.iter().filter(|of| !of.is_switched) {
+            let found = rows.generations(&of.name).await?;
+            if found.is_some_and(|found| found.value.active == of.generation) {
+                let noted = rows.run_switched(run, &of.name).await?;
+                stored = noted.ok_or(ReplayError::NotFound { run })?;
             }
         }
     }

@@ -25,7 +25,7 @@ pub(crate) use self::{
     row::{RunFilter, RunProcessor, RunRow},
     segment::{SegmentCounts, SegmentRow},
 };
-use super::{KeyedPage, Leases, PutIf, Rows, Stored, audit::KEPT, hex_id::hex_id};
+use super::{KeyedPage, Leases, PutIf, Races, Rows, Stored, audit::KEPT, hex_id::hex_id};
 use crate::ports::{ControlStoreError, Direction, Expect, RangeQuery, Revision, RowKey};
 use serde::{Deserialize, Serialize};
 
@@ -47,7 +47,7 @@ pub enum ReplayMode {
     InPlace,
 }
 
-fn run_key(run: RunId) -> RowKey {
+pub(crate) fn run_key(run: RunId) -> RowKey {
     RowKey::new("run", run.to_string())
 }
 
@@ -87,6 +87,28 @@ impl Rows {
         let expires_at = Some(row.at.plus(KEPT));
         let expect = seen.map_or(Expect::Absent, Expect::Revision);
         self.put_until(&run_key(run), row, expect, expires_at).await
+    }
+
+    /// Notes in the row of a run that a processor has switched to its new generation. Returns the
+    /// row as it is then; `None` if there is none.
+    pub(crate) async fn run_switched(
+        &self,
+        run: RunId,
+        processor: &str,
+    ) -> Result<Option<Stored<RunRow>>, ControlStoreError> {
+        let mut races = Races::default();
+        loop {
+            let Some(found) = self.run(run).await? else {
+                return Ok(None);
+            };
+            let Some(row) = found.value.switched(processor) else {
+                return Ok(Some(found));
+            };
+            if let PutIf::Written(row) = self.run_put(run, row, Some(found.revision)).await? {
+                return Ok(Some(row));
+            }
+            self.lost(&mut races, &run_key(run)).await?;
+        }
     }
 
     /// Returns one page of the runs, the newest first.

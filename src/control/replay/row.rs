@@ -174,7 +174,6 @@ impl RunRow {
     }
     /// Returns the ends of the topics after the scan; `None` until the scan has ended. A partition
     /// that is not in the map was added later: its end is 0.
-    #[allow(dead_code, reason = "the runner reads it before it switches")]
     pub(crate) fn ends(&self) -> Option<BTreeMap<PartitionId, Offset>> {
         self.ends.as_ref().map(by_partition)
     }

@@ -4,8 +4,8 @@ use super::{
     switch::{Committed, Offsets, Step, needs_offsets, next_step},
 };
 use crate::{
-    control::{Generations, PutIf, Races, RunId, Stored},
-    ports::{ControlStoreError, MessageBusError, RowKey},
+    control::{Generations, PutIf, RunId, Stored},
+    ports::{ControlStoreError, MessageBusError},
     runner::PATIENCE,
 };
 use std::time::Duration;
@@ -80,7 +80,7 @@ impl Base {
                 // Another instance may have been faster, and may have died since.
                 if found.as_ref().is_some_and(|found| found.value.active == to) {
                     tracing::info!(processor = %name, from = active, %to, "the processor has switched to the generation that a replay has built");
-                    self.note_switch(id).await?;
+                    self.rows.run_switched(id, name).await?;
                 }
                 Ok(found)
             }
@@ -94,25 +94,6 @@ impl Base {
                 }
                 Ok(found)
             }
-        }
-    }
-
-    /// Notes in the row of the run that the processor has switched.
-    async fn note_switch(&self, id: RunId) -> Result<(), ControlStoreError> {
-        let (name, mut races) = (&self.entry.name, Races::default());
-        loop {
-            let Some(run) = self.rows.run(id).await? else {
-                return Ok(());
-            };
-            let Some(row) = run.value.switched(name) else {
-                return Ok(());
-            };
-            let put = self.rows.run_put(id, row, Some(run.revision));
-            if let PutIf::Written(_) = put.await? {
-                return Ok(());
-            }
-            let key = RowKey::new("run", id.to_string());
-            self.rows.lost(&mut races, &key).await?;
         }
     }
 
