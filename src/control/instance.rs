@@ -5,7 +5,7 @@
 //! ```
 //! An instance writes its row at every change, and otherwise at most every ten seconds. The row of
 //! a process that has died expires after ten minutes.
-use super::{DeleteIf, KeyedPage, LetterClass, PutIf, Rows, hex_id::hex_id};
+use super::{DeleteIf, LetterClass, PutIf, Rows, hex_id::hex_id};
 use crate::{
     Timestamp,
     ports::{ControlStoreError, RangeQuery, Revision, RowKey},
@@ -140,14 +140,22 @@ impl Rows {
         self.delete(&key, seen).await
     }
 
-    /// Returns one page of the instances of a processor.
-    pub(crate) async fn instance_page(
+    /// Returns the instances of a processor. There are as many as a deployment runs.
+    pub(crate) async fn instances(
         &self,
         processor: &str,
-        after: Option<String>,
-    ) -> Result<KeyedPage<InstanceId, InstanceRow>, ControlStoreError> {
-        let query = RangeQuery::new(partition(processor)).with_after(after);
-        self.page(&query, |sort| sort.parse().ok()).await
+    ) -> Result<Vec<(InstanceId, InstanceRow)>, ControlStoreError> {
+        let (mut all, mut after) = (Vec::new(), None);
+        loop {
+            let query = RangeQuery::new(partition(processor)).with_after(after);
+            let page = self.page(&query, |sort| sort.parse().ok()).await?;
+            let rows = page.rows.into_iter();
+            all.extend(rows.map(|(id, row)| (id, row.value)));
+            after = page.next;
+            if after.is_none() {
+                return Ok(all);
+            }
+        }
     }
 }
 

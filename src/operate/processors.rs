@@ -4,6 +4,7 @@ use crate::{
     Timestamp,
     control::{Generations, InstanceRow},
     ports::{Offset, PartitionId, RangeQuery},
+    runner::group_name,
 };
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -174,16 +175,8 @@ impl Operator {
     }
 
     async fn instances(&self, name: &str) -> Result<Vec<InstanceStatus>, OperateError> {
-        let (mut all, mut after) = (Vec::new(), None);
-        loop {
-            let page = self.rows.instance_page(name, after).await?;
-            let rows = page.rows.into_iter();
-            all.extend(rows.map(|(id, row)| InstanceStatus::new(id, row.value)));
-            after = page.next;
-            if after.is_none() {
-                return Ok(all);
-            }
-        }
+        let rows = self.rows.instances(name).await?.into_iter();
+        Ok(rows.map(|(id, row)| InstanceStatus::new(id, row)).collect())
     }
 
     /// Returns the sum over the partitions of the topics that the generation has begun to read.
@@ -205,7 +198,7 @@ impl Operator {
         if starts.is_empty() {
             return Ok(None);
         }
-        let group = format!("{prefix}.{name}.g{generation}");
+        let group = group_name(prefix, name, generation);
         let topics: BTreeSet<_> = starts.keys().map(|p| p.topic.clone()).collect();
         let mut lag: u64 = 0;
         let topics = topics.into_iter();

@@ -13,8 +13,8 @@ use crate::{
         BootRows, Contender, Generations, Lease, Leases, PutIf, ReplayMode, Rows, RunRow, Stored,
         TopicPins, join_generation,
     },
-    ports::{ControlStoreError, MessageBusError, Offset, PartitionId},
-    resilience::{Failure, FailureClass, Retryable},
+    ports::{ControlStoreError, Offset, PartitionId},
+    resilience::{Failure, Retryable},
     runner::{
         Runner,
         rebuild::{Places, Rebuild, RunnerPorts},
@@ -125,16 +125,13 @@ impl Driver {
     }
 
     fn first_row(&self) -> RunRow {
-        let processors = self
-            .plan
-            .projectors
-            .iter()
-            .map(|of| crate::control::RunProcessor {
-                name: of.name().to_string(),
-                generation: 0,
-                model: of.model(),
-                is_switched: false,
-            });
+        let projectors = self.plan.projectors.iter();
+        let processors = projectors.map(|of| crate::control::RunProcessor {
+            name: of.name().to_string(),
+            generation: 0,
+            model: of.model(),
+            is_switched: false,
+        });
         let (segments, by) = (self.settings.segments, &self.settings.by);
         let (filter, now) = (self.plan.filter(), self.ports.clock.now());
         let mode = ReplayMode::BlueGreen;
@@ -547,13 +544,13 @@ impl Driver {
         let mut ends = BTreeMap::new();
         for topic in &self.ports.topics {
             let ask = || self.ports.bus.offsets(topic);
-            let class = |error: &MessageBusError| error.failure_class();
-            let offsets = ask.retry(self.settings.retry).when(class).run().await?;
-            ends.extend(
-                offsets
-                    .into_iter()
-                    .map(|of| (of.partition, (of.begin, of.end))),
-            );
+            let offsets = ask
+                .retry(self.settings.retry)
+                .when(Failure::failure_class)
+                .run()
+                .await?;
+            let offsets = offsets.into_iter();
+            ends.extend(offsets.map(|of| (of.partition, (of.begin, of.end))));
         }
         Ok(ends)
     }
@@ -593,7 +590,10 @@ impl Driver {
     where
         F: Future<Output = Result<T, ControlStoreError>>,
     {
-        let class = |error: &ControlStoreError| -> FailureClass { error.failure_class() };
-        operation.retry(self.settings.retry).when(class).run().await
+        operation
+            .retry(self.settings.retry)
+            .when(Failure::failure_class)
+            .run()
+            .await
     }
 }

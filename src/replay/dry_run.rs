@@ -1,9 +1,11 @@
 //! [`DryRun`]: what a replay would read, estimated from a sample.
-use super::{ReplayError, ReplaySettings, scan::counts_of};
+use super::{
+    ReplayError, ReplaySettings,
+    scan::{counts_of, read_page},
+};
 use crate::{
     control::SegmentCounts,
-    ports::{EventStore, EventStoreError, ScanItems, ScanScope, Segment},
-    resilience::{Failure, Retryable},
+    ports::{EventStore, ScanItems, Segment},
 };
 
 /// The number of parts of which some are read.
@@ -64,12 +66,7 @@ pub(super) async fn dry_run(
     for segment in Segment::split(PARTS) {
         let mut cursor = None;
         loop {
-            let scan = || {
-                let scope = ScanScope::Commits;
-                store.scan(segment, cursor.clone(), scope, settings.page)
-            };
-            let class = |error: &EventStoreError| error.failure_class();
-            let page = scan.retry(settings.retry).when(class).run().await?;
+            let page = read_page(store, settings, segment, &cursor).await?;
             if let ScanItems::Commits(commits) = &page.items {
                 counts.add(&counts_of(commits));
             }

@@ -16,9 +16,9 @@
 //! 5. The runners consume what came since step 2, beside the live generation. Once they have caught
 //!    up, one of them switches to the new generation.
 //!
-//! What was published before step 2 is in the event store when the scan begins. What was published
-//! after it is consumed. What is both is a duplicate: it is dropped at the levels
-//! [`Deduplicated`](crate::runner::DeliveryLevel::Deduplicated) and
+//! Events that were published before step 2 are in the event store when the scan begins. Those that
+//! were published after it are consumed. Some are both, and their duplicates are dropped at the
+//! levels [`Deduplicated`](crate::runner::DeliveryLevel::Deduplicated) and
 //! [`ExactlyOnceEffect`](crate::runner::DeliveryLevel::ExactlyOnceEffect), and projected twice in
 //! order at [`AtLeastOnce`](crate::runner::DeliveryLevel::AtLeastOnce), as after a crash.
 //!
@@ -185,8 +185,8 @@ impl Replay {
     }
 
     /// Creates a replay for projectors that [`projector`](Self::projector) adds. The topics, the
-    /// outbox, upcasters and payload codecs are those of a runner without settings of its own.
-    /// Where the service has others, use [`all`](Self::all) or [`of`](Self::of).
+    /// outbox, upcasters and payload codecs are those of a runner without settings of its own. A
+    /// service that has others uses [`all`](Self::all) or [`of`](Self::of).
     pub fn new(store: impl EventStore, control: impl ControlStore, bus: impl MessageBus) -> Self {
         let builder = Runner::builder(bus, control, "replay").with_event_store(store);
         Self::over(Source::Own(Box::new(builder)))

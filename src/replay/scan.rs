@@ -289,8 +289,11 @@ impl Scan {
     where
         F: Future<Output = Result<T, ControlStoreError>>,
     {
-        let class = |error: &ControlStoreError| error.failure_class();
-        operation.retry(self.settings.retry).when(class).run().await
+        operation
+            .retry(self.settings.retry)
+            .when(Failure::failure_class)
+            .run()
+            .await
     }
 }
 
@@ -337,7 +340,7 @@ impl Reader {
     async fn run(self, mut cursor: Option<ScanCursor>) -> Result<(), ReplayError> {
         for page in 0u64.. {
             self.wait_for_budget().await;
-            let read = self.page(cursor.clone()).await?;
+            let read = read_page(&*self.store, &self.settings, self.segment, &cursor).await?;
             self.pay(&read);
             cursor = read.next;
             let commits = match read.items {
@@ -376,15 +379,6 @@ impl Reader {
         only.is_none_or(|only| only.has_stream(&commit.stream))
     }
 
-    async fn page(&self, cursor: Option<ScanCursor>) -> Result<ScanPage, EventStoreError> {
-        let scan = || {
-            let (scope, size) = (ScanScope::Commits, self.settings.page);
-            self.store.scan(self.segment, cursor.clone(), scope, size)
-        };
-        let class = |error: &EventStoreError| error.failure_class();
-        scan.retry(self.settings.retry).when(class).run().await
-    }
-
     async fn wait_for_budget(&self) {
         let Some(budget) = &self.budget else {
             return;
@@ -416,6 +410,20 @@ impl Reader {
         let mut budget = budget.lock().unwrap_or_else(PoisonError::into_inner);
         budget.spent(units, Instant::now());
     }
+}
+
+/// Reads a page of a segment.
+pub(super) async fn read_page(
+    store: &dyn EventStore,
+    settings: &ReplaySettings,
+    segment: Segment,
+    cursor: &Option<ScanCursor>,
+) -> Result<ScanPage, EventStoreError> {
+    let scan = || store.scan(segment, cursor.clone(), ScanScope::Commits, settings.page);
+    scan.retry(settings.retry)
+        .when(Failure::failure_class)
+        .run()
+        .await
 }
 
 /// Returns about the bytes that a commit takes in memory.

@@ -349,7 +349,7 @@ fn check_group_prefix(prefix: &str) -> Result<(), BuildError> {
 }
 
 /// Returns the name of the consumer group of a generation.
-fn group_name(prefix: &str, processor: &str, generation: u32) -> String {
+pub(crate) fn group_name(prefix: &str, processor: &str, generation: u32) -> String {
     format!("{prefix}.{processor}.g{generation}")
 }
 

@@ -16,7 +16,7 @@ mod watch;
 
 pub(super) use self::{
     live::{Live, Now},
-    perform::{in_time, in_time_of},
+    perform::{in_time, in_time_of, within},
     settings::Settings,
 };
 use self::{

@@ -332,12 +332,22 @@ pub(in crate::runner) async fn in_time_of<T>(
     call: impl Future<Output = Result<T, HandlerError>>,
     timeout: Duration,
 ) -> Result<T, HandlerError> {
+    within(what, call, timeout, "the attempt timeout of ").await
+}
+
+/// Makes a call of the projector within a time. `limit` is what an error says before the time.
+pub(in crate::runner) async fn within<T>(
+    what: &str,
+    call: impl Future<Output = Result<T, HandlerError>>,
+    timeout: Duration,
+    limit: &str,
+) -> Result<T, HandlerError> {
     let call = AssertUnwindSafe(call).catch_unwind();
     match tokio::time::timeout(timeout, call).await {
         Ok(Ok(result)) => result,
         Ok(Err(panic)) => Err(HandlerError::permanent(panic_message(what, &*panic))),
         Err(_) => Err(HandlerError::transient(format!(
-            "{what} took longer than the attempt timeout of {timeout:?}"
+            "{what} took longer than {limit}{timeout:?}"
         ))),
     }
 }

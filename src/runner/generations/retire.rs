@@ -1,7 +1,7 @@
 //! The deletion of generations that do not serve any more.
 use super::supervisor::Base;
 use crate::{
-    control::{Generations, InstanceRow, KeyedPage, ProcessorRows, RetiredRow, Stored},
+    control::{Generations, InstanceId, InstanceRow, KeyedPage, ProcessorRows, RetiredRow, Stored},
     ports::{ControlStoreError, MessageBusError, Revision},
     runner::{HandlerError, ModelId, driver::in_time},
 };
@@ -43,13 +43,15 @@ impl Seen {
 fn may_delete(
     generation: u32,
     proc: &Generations,
-    instances: &[InstanceRow],
+    instances: &[(InstanceId, InstanceRow)],
     lasting: Duration,
 ) -> bool {
     let runs =
         |row: &InstanceRow| row.generation == generation || row.next_generation == Some(generation);
     // A row that was written before a switch that then failed names a generation that serves.
-    !proc.all().any(|used| used == generation) && lasting >= KEPT && !instances.iter().any(runs)
+    !proc.all().any(|used| used == generation)
+        && lasting >= KEPT
+        && !instances.iter().any(|(_, row)| runs(row))
 }
 
 impl Base {
@@ -85,7 +87,7 @@ impl Base {
         let Some(proc) = self.rows.generations(name).await? else {
             return Ok(());
         };
-        let instances = self.instances().await?;
+        let instances = self.rows.instances(name).await?;
         if !may_delete(generation, &proc.value, &instances, lasting) {
             return Ok(());
         }
@@ -120,18 +122,6 @@ impl Base {
         rows.delete_all().await?;
         Ok(())
     }
-
-    async fn instances(&self) -> Result<Vec<InstanceRow>, ControlStoreError> {
-        let (mut all, mut after) = (Vec::new(), None);
-        loop {
-            let page = self.rows.instance_page(&self.entry.name, after).await?;
-            all.extend(page.rows.into_iter().map(|(_, row)| row.value));
-            after = page.next;
-            if after.is_none() {
-                return Ok(all);
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -141,9 +131,12 @@ mod tests {
     #[test]
     fn a_generation_is_deleted_only_after_a_while_and_when_nobody_names_it() {
         let proc = |text: &str| serde_json::from_str::<Generations>(text).unwrap();
-        let instance = |generation: u32, next: Option<u32>| InstanceRow {
-            next_generation: next,
-            ..InstanceRow::testing(generation)
+        let instance = |generation: u32, next: Option<u32>| {
+            let row = InstanceRow {
+                next_generation: next,
+                ..InstanceRow::testing(generation)
+            };
+            (InstanceId::from_u128(1), row)
         };
         let live = proc(r#"{"a":2,"st":"live","e":3,"m":1,"t":2}"#);
         let others = [instance(2, None), instance(0, None)];

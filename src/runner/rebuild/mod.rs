@@ -12,6 +12,8 @@ use super::{
     DeliveryLevel, Entry, ErrorClass, HandlerError, HandlerResult, ModelId, PartialReplay,
     ProcessorPolicy, ReplayPart, Runner, RunnerBuilder, Start,
     attempt::{self, Attempt, AttemptRules, KnownSkips, Shared, Signals, panic_message},
+    driver::within,
+    group_name,
     machine::{Ended, Failure, FailureOf, Outcome, Work},
     report::Counts,
     spans::Spans,
@@ -258,7 +260,7 @@ impl Rebuild {
             upcasters: entry.upcasters.clone(),
             codecs: runner.codecs.clone(),
             spans: Spans {
-                group: format!("{}.{}.g{generation}", runner.group_prefix, entry.name).into(),
+                group: group_name(&runner.group_prefix, &entry.name, generation).into(),
                 context: runner.trace.clone(),
             },
             rules: AttemptRules {
@@ -305,14 +307,14 @@ impl Rebuild {
     /// Empties the model, with one call: see [`Projector::reset`](super::Projector::reset).
     pub(crate) async fn reset(&self, timeout: Duration) -> HandlerResult {
         let reset = self.shared.processor.reset(&self.shared.model);
-        in_time("reset", reset, timeout).await
+        within("reset", reset, timeout, "").await
     }
 
     /// Removes a part of the history from the live model, with one call.
     pub(crate) async fn reset_part(&self, part: &ReplayPart, timeout: Duration) -> HandlerResult {
         let model = &self.shared.model;
         let reset = self.shared.processor.reset_part(model, part);
-        in_time("reset of a part", reset, timeout).await
+        within("reset of a part", reset, timeout, "").await
     }
 
     /// Makes durable what was projected.
@@ -329,7 +331,7 @@ impl Rebuild {
         timeout: Duration,
         mut call: impl FnMut() -> futures::future::BoxFuture<'a, HandlerResult>,
     ) -> Result<(), RebuildError> {
-        let call = || in_time(what, call(), timeout);
+        let call = || within(what, call(), timeout, "");
         let called = call
             .retry(self.policy.retry)
             .when(|error: &HandlerError| FailureClass::from(error.class()))
@@ -486,31 +488,14 @@ impl Failing {
     }
 }
 
-/// Awaits a call of the projector, which may panic, and limits its time.
-async fn in_time(
-    what: &str,
-    call: impl Future<Output = HandlerResult>,
-    timeout: Duration,
-) -> HandlerResult {
-    let call = AssertUnwindSafe(call).catch_unwind();
-    match tokio::time::timeout(timeout, call).await {
-        Ok(Ok(result)) => result,
-        Ok(Err(panic)) => Err(HandlerError::permanent(panic_message(what, &*panic))),
-        Err(_) => Err(HandlerError::transient(format!(
-            "{what} took longer than {timeout:?}"
-        ))),
-    }
-}
-
 /// Repeats an operation on a row while the control store is away, for a limited time.
 async fn controlled<T, F>(operation: impl FnMut() -> F) -> Result<T, ControlStoreError>
 where
     F: Future<Output = Result<T, ControlStoreError>>,
 {
-    use crate::resilience::Failure as _;
     operation
         .retry(RetryPolicy::default())
-        .when(|error: &ControlStoreError| error.failure_class())
+        .when(crate::resilience::Failure::failure_class)
         .run()
         .await
 }
