@@ -130,7 +130,8 @@ impl Coordinator {
         members.observe(listing.members)?;
         members.announce(cx.now()).await?;
         let instances = members.count();
-        let plan = self.shards.plan(instance, members, held);
+        let share = |all| members.share(all);
+        let plan = self.shards.plan(instance, share, held);
         for shard in &plan.sweep {
             cx.rows.sweep(label, shard).await?;
         }

@@ -7,7 +7,6 @@
 //! description forgets a shard 24 hours after it was closed, and may list a closed shard before its
 //! children. The row is written when a shard is first read, and deleted once nobody needs it.
 use super::rows::ShardRow;
-use foldstream::control::Members;
 use std::{
     collections::{BTreeMap, BTreeSet},
     hash::{DefaultHasher, Hash, Hasher},
@@ -111,15 +110,20 @@ impl Shards {
         self.listed.keys().filter(is_done).any(|id| !has_child(id))
     }
 
-    /// Decides what the instance `me` does. `members` are the instances as `me` sees them, and
-    /// `held` the shards that `me` reads.
-    pub(super) fn plan(&self, me: &str, members: &Members, held: &BTreeSet<String>) -> Plan {
+    /// Decides what the instance `me` does. `share` tells how many of a number of shards it should
+    /// read, and `held` are those that it reads.
+    pub(super) fn plan(
+        &self,
+        me: &str,
+        share: impl FnOnce(usize) -> usize,
+        held: &BTreeSet<String>,
+    ) -> Plan {
         let ids = self.ids();
         let is_ready = |id: &&String| matches!(self.state(id), ShardState::Ready { .. });
         let mut ready: Vec<&String> = ids.iter().copied().filter(is_ready).collect();
         // Every instance has an order of its own, so that they rarely contend for the same shard.
         ready.sort_by_key(|id| preference(me, id));
-        let target = members.share(ready.len());
+        let target = share(ready.len());
         let (mine, free): (Vec<&String>, Vec<&String>) =
             ready.into_iter().partition(|id| held.contains(*id));
         let take = if mine.len() < target {
@@ -166,12 +170,6 @@ fn preference(me: &str, shard: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::{super::service::SequenceNumber, *};
-    use foldstream::{
-        control::Leases,
-        ports::{Revision, Row, RowKey},
-    };
-    use foldstream_testkit::{InMemoryControlStore, SeededIds};
-    use std::time::Duration;
 
     fn listed(shards: &[(&str, Option<&str>)]) -> BTreeMap<String, Option<String>> {
         let owned = |(id, parent): &(&str, Option<&str>)| ((*id).into(), parent.map(Into::into));
@@ -193,21 +191,6 @@ mod tests {
                 .collect(),
         );
         shards
-    }
-    /// Returns the members as `me` sees them.
-    fn members(me: &str, all: &[&str]) -> Members {
-        let store = InMemoryControlStore::new();
-        let leases = Leases::new(store, SeededIds::new(1), Duration::from_secs(1));
-        let mut members = leases.members(RowKey::new("m", me), me);
-        let row = |name: &&str| {
-            let revision = Revision::from_u128(1);
-            (
-                (*name).to_owned(),
-                Row::new(RowKey::new("m", *name), r#"{"e":1}"#, revision),
-            )
-        };
-        members.observe(all.iter().map(row)).unwrap();
-        members
     }
     fn set(names: &[&str]) -> BTreeSet<String> {
         names.iter().map(|name| (*name).into()).collect()
@@ -251,7 +234,7 @@ mod tests {
     fn rows_stay_until_all_children_have_rows() {
         let plan = |description: &[_], rows: &[_]| {
             let shards = shards(description, rows);
-            shards.plan("m", &members("m", &["m"]), &set(&[])).sweep
+            shards.plan("m", |all| all, &set(&[])).sweep
         };
         let rows = [("a", None, true), ("b", Some("a"), false)];
         let children = [("b", Some("a")), ("c", Some("a"))];
@@ -262,15 +245,14 @@ mod tests {
     }
 
     #[test]
-    fn instances_share_the_shards_equally() {
+    fn an_instance_takes_and_gives_away_shards_until_it_has_its_share() {
         let description: Vec<(String, Option<String>)> =
             (0..7).map(|n| (n.to_string(), None)).collect();
         let mut all = Shards::default();
         all.on_description(description.into_iter().collect());
-        let plan =
-            |me: &str, held: &BTreeSet<String>| all.plan(me, &members(me, &["x", "y", "z"]), held);
-        let targets = ["x", "y", "z"].map(|me| plan(me, &set(&[])).target);
-        assert_eq!(targets, [3, 2, 2]);
+        // Of three instances, the second or third.
+        let plan = |me: &str, held: &BTreeSet<String>| all.plan(me, |all| all / 3, held);
+        assert_eq!(plan("y", &set(&[])).target, 2);
         // An instance with more than its share gives the rest away, and takes nothing.
         let held = set(&["0", "1", "2", "3", "4"]);
         let much = plan("y", &held);
@@ -282,7 +264,7 @@ mod tests {
 
     #[test]
     fn a_stream_whose_shards_are_all_done_has_no_work() {
-        let has_work = |shards: Shards| shards.plan("m", &members("m", &["m"]), &set(&[])).has_work;
+        let has_work = |shards: Shards| shards.plan("m", |all| all, &set(&[])).has_work;
         assert!(!has_work(shards(&[], &[])));
         assert!(!has_work(shards(&[("a", None)], &[("a", None, true)])));
         assert!(has_work(shards(&[("a", None)], &[])));
