@@ -59,7 +59,9 @@ impl Plan {
             rng_seed: RngSeed::Fixed(seed),
             // A library must not write files into the user's sources.
             failure_persistence: None,
+            // A model in a database is slow, and a failure must be told before a test is killed.
             max_shrink_iters: 1024,
+            max_shrink_time: 60_000,
             ..Config::default()
         };
         (config, seed)

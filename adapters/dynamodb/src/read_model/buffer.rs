@@ -37,6 +37,10 @@ pub(super) struct Buffer<T: ReadModelRow> {
 struct Entry<T: ReadModelRow> {
     /// The stored positions that the next write expects.
     base: Positions,
+    /// Set if the row was not read, since the first event of its stream makes it. If that event
+    /// came late, the row is as it was after the versions in memory, which is right for the next
+    /// version and for no other.
+    is_assumed: bool,
     /// The row after all events. `None`: the row must be read again, since an event failed on it
     /// or was forgotten.
     state: Option<State<T>>,
@@ -65,6 +69,8 @@ pub(super) struct Found<T> {
     /// The positions that the buffer held of the row when it asked. `None`: it had no such row.
     pub(super) asked: Option<Positions>,
     pub(super) stored: Stored<T>,
+    /// Set if the row was not read: it is taken to be absent.
+    pub(super) is_assumed: bool,
 }
 
 /// The outcome of giving an event to the buffer.
@@ -143,6 +149,9 @@ impl<T: ReadModelRow> Buffer<T> {
             self.tidy(keys);
             return Err(error);
         }
+        for key in keys {
+            self.doubt(key, ctx);
+        }
         let missing: Vec<_> = keys
             .iter()
             .filter_map(|key| match self.rows.get(key) {
@@ -164,6 +173,20 @@ impl<T: ReadModelRow> Buffer<T> {
             }
         }
         Ok(Applied::Yes)
+    }
+
+    /// Lets a row be read that was only assumed, if versions lie between it and this event.
+    fn doubt(&mut self, key: &str, ctx: &EventContext) {
+        let Some(entry) = self.rows.get_mut(key).filter(|entry| entry.is_assumed) else {
+            return;
+        };
+        let bytes = entry.bytes();
+        let known = entry.state.as_ref();
+        let known = known.and_then(|state| state.positions.get(ctx.stream()));
+        if known.is_some_and(|at| at.version.next() < ctx.version()) {
+            entry.state = None;
+            self.bytes = self.bytes.saturating_sub(bytes);
+        }
     }
 
     fn apply_to_all(
@@ -217,6 +240,7 @@ impl<T: ReadModelRow> Buffer<T> {
             self.bytes += state.bytes;
             let entry = Entry {
                 base,
+                is_assumed: found.is_assumed,
                 state: Some(state),
                 pending: Vec::new(),
             };
@@ -255,6 +279,7 @@ impl<T: ReadModelRow> Buffer<T> {
         self.bytes = self.bytes.saturating_sub(entry.bytes());
         entry.state = None;
         entry.base.clone_from(&stored.positions);
+        entry.is_assumed = false;
         entry.drop_stored();
         let mut state = State::of(location, key, stored).map_err(classified)?;
         for pending in &entry.pending {
@@ -318,7 +343,11 @@ impl<T: ReadModelRow> Buffer<T> {
         stored: Stored<T>,
     ) -> Result<(), HandlerError> {
         let asked = Some(asked);
-        let found = Found { asked, stored };
+        let found = Found {
+            asked,
+            stored,
+            is_assumed: false,
+        };
         let provided = match self.rows.contains_key(key) {
             true => self.provide(location, key.into(), found),
             false => Ok(()),
@@ -334,6 +363,7 @@ impl<T: ReadModelRow> Buffer<T> {
             // then the positions are already later.
             if covers(&put.positions, &entry.base) {
                 entry.base = put.positions;
+                entry.is_assumed = false;
             }
             entry.drop_stored();
         }

@@ -17,6 +17,7 @@ pub use row::{IndexKey, ReadModelRow, RowKeys};
 use self::{
     buffer::{Applied, Buffer, Found},
     decode::Stored,
+    encode::Positions,
     error::classified,
     location::Location,
 };
@@ -368,9 +369,8 @@ impl<T: ReadModelRow> ReadModel<T> {
             }
             found = HashMap::new();
             for (key, asked) in missing {
-                let stored = self.read(location, &key, asked.is_none(), ctx).await;
-                let stored = stored.map_err(classified)?;
-                found.insert(key, Found { asked, stored });
+                let row = self.read(location, &key, asked, ctx).await;
+                found.insert(key, row.map_err(classified)?);
             }
         }
         Err(classified(ReadModelError::Contended {
@@ -385,15 +385,22 @@ impl<T: ReadModelRow> ReadModel<T> {
         &self,
         location: &Location<T>,
         key: &str,
-        is_new: bool,
+        asked: Option<Positions>,
         ctx: &EventContext,
-    ) -> Result<Stored<T>, ReadModelError> {
+    ) -> Result<Found<T>, ReadModelError> {
         // The row of a stream's first event. If it exists after all, since the event is a
         // duplicate, then the condition of the write fails and returns the stored row.
-        if is_new && location.is_per_stream() && ctx.version() == Version::NONE.next() {
-            return Ok(Stored::NOTHING);
-        }
-        read::row(&self.connection, location, key, true).await
+        let is_first = location.is_per_stream() && ctx.version() == Version::NONE.next();
+        let is_assumed = is_first && asked.is_none();
+        let stored = match is_assumed {
+            true => Stored::NOTHING,
+            false => read::row(&self.connection, location, key, true).await?,
+        };
+        Ok(Found {
+            asked,
+            stored,
+            is_assumed,
+        })
     }
 }
 

@@ -24,7 +24,6 @@ use std::{
         LazyLock,
         atomic::{AtomicU32, Ordering},
     },
-    time::Duration,
 };
 
 /// A row per account, which is deleted when the account is closed.
@@ -110,10 +109,7 @@ fn fresh_tables() -> DynamoDbConfig {
     static SERVER: LazyLock<Server> = LazyLock::new(Server::start);
     static TABLES: AtomicU32 = AtomicU32::new(0);
     let prefix = format!("t{}-", TABLES.fetch_add(1, Ordering::Relaxed));
-    // A server that other tests keep busy is slow, which is no broken law.
-    let patience = Duration::from_secs(30);
     let config = SERVER.config().with_prefix(prefix);
-    let config = config.with_attempt_timeout(patience);
     config.with_replication(Replication::None)
 }
 

@@ -40,8 +40,10 @@ pub(crate) enum NoteEvent {
     Panicked,
     /// The row gets a value that JSON does not have.
     Spoiled,
+    /// The row takes the event only after this number.
+    Follows { number: u64 },
 }
-pub(super) use NoteEvent::{Erased, Filled, Noted, Panicked, Refused, Skipped, Spoiled};
+pub(super) use NoteEvent::{Erased, Filled, Follows, Noted, Panicked, Refused, Skipped, Spoiled};
 
 pub(crate) fn noted(number: u64) -> NoteEvent {
     noted_on(number, &["all"])
@@ -77,6 +79,12 @@ impl ReadModelRow for Notebook {
             Refused { .. } => return Err(HandlerError::permanent("refused")),
             Panicked => panic!("this event panics"),
             Spoiled => row.get_or_insert_default().ratio = f64::NAN,
+            Follows { number } => {
+                let last = row.as_ref().and_then(|row| row.numbers.last());
+                if last != Some(number) {
+                    return Err(HandlerError::permanent(format!("after {last:?}")));
+                }
+            }
         }
         Ok(())
     }

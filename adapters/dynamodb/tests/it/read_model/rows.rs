@@ -1,7 +1,7 @@
 //! A row per stream: what is written, when, and at what cost.
 use super::{
-    Erased, Filled, Notebook, Panicked, Process, Refused, Skipped, Spoiled, World, model, notebook,
-    noted, typed,
+    Erased, Filled, Follows, Notebook, Panicked, Process, Refused, Skipped, Spoiled, World, model,
+    notebook, noted, typed,
 };
 use crate::support::chain;
 use foldstream::{
@@ -60,6 +60,43 @@ async fn duplicates_and_late_events_change_nothing() {
     }
     assert_eq!(process.numbers(&stream).await, [1, 2, 3]);
     assert_eq!(process.position(&stream).await, 3);
+}
+
+/// A late first event is not read for, and must not hide the events that are stored after it.
+#[tokio::test]
+async fn an_event_meets_all_events_before_it_also_after_a_late_one() {
+    let world = World::new().await;
+    for late in 1..=3 {
+        let process: Process<Notebook> = world.process().await;
+        let stream = notebook(late);
+        process.note(&stream, 1, &[1, 2, 3]).await;
+        process.flush().await;
+        for version in 1..=late {
+            process.project(&stream, version, noted(version)).await;
+        }
+        let follows = Follows { number: 3 };
+        process.project(&stream, 4, follows).await;
+        process.flush().await;
+        assert_eq!(process.numbers(&stream).await, [1, 2, 3], "{late}");
+        assert_eq!(process.position(&stream).await, 4, "{late}");
+    }
+}
+
+/// The first event may be followed by one that the row does not take.
+#[tokio::test]
+async fn a_new_row_is_read_only_if_its_stream_skips_a_version() {
+    let world = World::new().await;
+    let process: Process<Notebook> = world.process().await;
+    let stream = notebook(1);
+    process.note(&stream, 1, &[1, 2]).await;
+    assert!(process.operations().is_empty());
+    for version in [4, 6] {
+        process.project(&stream, version, noted(version)).await;
+    }
+    assert_eq!(process.operations(), ["GetItem"]);
+    process.flush().await;
+    assert_eq!(process.operations(), ["PutItem"]);
+    assert_eq!(process.numbers(&stream).await, [1, 2, 4, 6]);
 }
 
 #[tokio::test]
