@@ -1,5 +1,5 @@
 //! The generations of a processor, and which of them is live.
-use super::{PutIf, ReplayMode, Rows, RunId, Stored, rows::Races};
+use super::{PutIf, ReplayMode, Rows, RunId, RunRow, Stored, rows::Races};
 use crate::ports::{ControlStore, ControlStoreError, Expect, Revision, RowKey};
 use serde_json::{Map, Value};
 use std::{borrow::Cow, sync::Arc};
@@ -60,6 +60,10 @@ pub(crate) struct Generations {
     /// The id of the run that works on the processor; `None` in the state `live`.
     #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
     pub(crate) run: Option<String>,
+    /// True after a replay in place was cancelled that had begun to empty the model. Nothing serves
+    /// until another replay has built it.
+    #[serde(rename = "x", default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_empty: bool,
     /// The `Projector::MODEL` of the next generation.
     #[serde(rename = "nm", default, skip_serializing_if = "Option::is_none")]
     pub(crate) next_model: Option<u32>,
@@ -88,6 +92,7 @@ impl Generations {
             model,
             top: 0,
             run: None,
+            is_empty: false,
             next_model: None,
             rest: Map::new(),
         }
@@ -131,7 +136,7 @@ impl Generations {
                 ReplayMode::BlueGreen => State::PREPARING,
                 ReplayMode::InPlace => State::DRAINING,
             },
-            stop: Some(in_place),
+            stop: Some(in_place || self.is_empty),
             epoch: self.epoch + 1,
             top: generation,
             run: Some(run.to_string()),
@@ -169,15 +174,30 @@ impl Generations {
         (self.is_of(run) && self.state == State::CATCH_UP).then(|| Self {
             active,
             model,
+            is_empty: false,
+            stop: None,
             ..self.live()
         })
     }
 
     /// Returns the row without the run, so that the active generation serves as before. `None` if
     /// this run does not work on the processor. The caller has seen that the run is cancelled,
-    /// done, or gone.
-    pub(crate) fn without(&self, run: RunId) -> Option<Self> {
-        self.is_of(run).then(|| self.live())
+    /// done, or gone; `row` is its row.
+    ///
+    /// A run in place that may have emptied the model leaves nothing that could serve.
+    pub(crate) fn without(&self, run: RunId, row: Option<&RunRow>) -> Option<Self> {
+        let must_stop = self.stop == Some(true);
+        let has_emptied = match row {
+            Some(row) => row.has_emptied_in_place(),
+            None => must_stop,
+        };
+        self.is_of(run).then(|| {
+            Self {
+                is_empty: self.is_empty || has_emptied,
+                ..self.clone()
+            }
+            .live()
+        })
     }
 
     fn live(&self) -> Self {
@@ -185,7 +205,7 @@ impl Generations {
             next: None,
             next_model: None,
             state: State::LIVE,
-            stop: None,
+            stop: self.is_empty.then_some(true),
             epoch: self.epoch + 1,
             top: self.highest(),
             run: None,
@@ -280,7 +300,7 @@ mod tests {
         // Another process takes the run over before the reset, or the reset has failed.
         let (row, second) = row.preparing(RUN, ReplayMode::BlueGreen).unwrap();
         // The run is cancelled, and another one begins.
-        let row = row.without(RUN).unwrap();
+        let row = row.without(RUN, None).unwrap();
         let (row, third) = row.preparing(OTHER, ReplayMode::BlueGreen).unwrap();
         let row = row.catching_up(OTHER, third, 1).unwrap();
         let row = row.switched(OTHER).unwrap();
@@ -294,11 +314,11 @@ mod tests {
         let live = Generations::first(1);
         assert_eq!(live.catching_up(RUN, 2, 1), None);
         assert_eq!(live.switched(RUN), None);
-        assert_eq!(live.without(RUN), None);
+        assert_eq!(live.without(RUN, None), None);
         let (preparing, generation) = live.preparing(RUN, ReplayMode::BlueGreen).unwrap();
         assert_eq!(preparing.preparing(OTHER, ReplayMode::BlueGreen), None);
         assert_eq!(preparing.catching_up(OTHER, generation, 1), None);
-        assert_eq!(preparing.without(OTHER), None);
+        assert_eq!(preparing.without(OTHER, None), None);
         assert_eq!(preparing.switched(RUN), None, "nothing was built yet");
         assert_eq!((preparing.next, preparing.may_start()), (None, true));
         let catching_up = preparing.catching_up(RUN, generation, 1).unwrap();
@@ -306,7 +326,7 @@ mod tests {
         assert_eq!(catching_up.preparing(RUN, ReplayMode::BlueGreen), None);
         assert_eq!(catching_up.catching_up(RUN, generation, 1), None);
         assert!(catching_up.may_start());
-        let cancelled = catching_up.without(RUN).unwrap();
+        let cancelled = catching_up.without(RUN, None).unwrap();
         assert_eq!((cancelled.active, cancelled.next), (1, None));
         assert_eq!(cancelled.highest(), 2, "the number is used up");
         assert!(cancelled.may_start());

@@ -5,7 +5,7 @@
 //! ```
 //! An instance writes its row at every change, and otherwise at most every ten seconds. The row of
 //! a process that has died expires after ten minutes.
-use super::{DeleteIf, LetterClass, PutIf, Rows, hex_id::hex_id};
+use super::{DeleteIf, LetterClass, PutIf, Rows, Stored, hex_id::hex_id};
 use crate::{
     Timestamp,
     ports::{ControlStoreError, RangeQuery, Revision, RowKey},
@@ -53,7 +53,7 @@ pub(crate) struct InstanceRow {
     /// The stable name of the instance: by default that of its host.
     #[serde(rename = "l")]
     pub(crate) label: String,
-    /// The epoch of the row `proc` that the instance has read last.
+    /// The epoch of the row `proc` to which the instance keeps: what must stop by it has stopped.
     #[serde(rename = "e")]
     pub(crate) epoch: u64,
     /// The generation that the instance serves.
@@ -145,12 +145,20 @@ impl Rows {
         &self,
         processor: &str,
     ) -> Result<Vec<(InstanceId, InstanceRow)>, ControlStoreError> {
+        let stored = self.stored_instances(processor).await?.into_iter();
+        Ok(stored.map(|(id, row)| (id, row.value)).collect())
+    }
+
+    /// Returns the rows of the instances of a processor, with their revisions.
+    pub(crate) async fn stored_instances(
+        &self,
+        processor: &str,
+    ) -> Result<Vec<(InstanceId, Stored<InstanceRow>)>, ControlStoreError> {
         let (mut all, mut after) = (Vec::new(), None);
         loop {
             let query = RangeQuery::new(partition(processor)).with_after(after);
             let page = self.page(&query, |sort| sort.parse().ok()).await?;
-            let rows = page.rows.into_iter();
-            all.extend(rows.map(|(id, row)| (id, row.value)));
+            all.extend(page.rows);
             after = page.next;
             if after.is_none() {
                 return Ok(all);

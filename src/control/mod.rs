@@ -15,6 +15,7 @@ pub(crate) mod hex_id;
 pub(crate) mod instance;
 pub(crate) mod job;
 mod large;
+mod lasting;
 mod lease;
 pub(crate) mod letters;
 mod members;
@@ -45,6 +46,7 @@ pub(crate) use self::{
     hex_id::InvalidHexId,
     instance::{InstanceId, InstanceRow, InstanceState},
     job::{Item, ItemPage, ItemState, ItemTarget, JobId, JobRow},
+    lasting::Lasting,
     letters::{
         DeadLetter, Failed, Fingerprint, LetterBody, LetterClass, LetterHead, LetterId,
         StoredRecord,

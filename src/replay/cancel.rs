@@ -58,7 +58,7 @@ pub(super) async fn release(
         let Some(stored) = rows.generations(name).await? else {
             return Ok(());
         };
-        let Some(next) = stored.value.without(run) else {
+        let Some(next) = stored.value.without(run, Some(row)) else {
             return Ok(());
         };
         if generation > 0 && generation != stored.value.active {

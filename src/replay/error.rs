@@ -8,7 +8,8 @@ use crate::{
 
 /// The error returned by a replay that was refused, or that has ended before its scan was whole.
 ///
-/// The live read model is as it was, and serves.
+/// The live read model is as it was, and serves, unless a replay
+/// [in place](super::Replay::in_place) has begun to empty it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReplayError {
@@ -136,14 +137,14 @@ pub enum ReplayError {
         /// The number of the replay.
         found: u32,
     },
-    /// A new model could not be emptied, and the replay was cancelled.
+    /// A model could not be emptied, and the replay was cancelled.
     #[error(
-        "the new model of {processor} could not be emptied {attempts} times, and the replay was cancelled"
+        "the model of {processor} could not be emptied {attempts} times, and the replay was cancelled"
     )]
     Reset {
         /// The name of the processor.
         processor: String,
-        /// The number of attempts, each at the model of another generation.
+        /// The number of attempts, each at the model of another generation. In place there is one.
         attempts: u32,
         /// The last failure.
         #[source]

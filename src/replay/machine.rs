@@ -4,6 +4,7 @@
 //! ```text
 //! Claim
 //! -> for each processor: Allocate (row of the run), Name (row `proc`)
+//! -> in place, for each processor: Drain
 //! -> HandOver -> for each processor: Reset -> ResetDone -> BeginScan
 //! -> Scan -> for each processor: Boot, CatchUp -> End
 //! ```
@@ -11,10 +12,10 @@
 //! so that a process may die between any two. A process that takes the run over begins again with
 //! `Claim`.
 use super::error::Stop;
-use crate::control::{RunRow, RunState};
+use crate::control::{ReplayMode, RunRow, RunState};
 
 /// The most resets of a processor that may fail before the run is cancelled.
-pub(super) const MAX_RESETS: u32 = 3;
+const MAX_RESETS: u32 = 3;
 
 /// The next step of a run. The number is that of the processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +26,8 @@ pub(super) enum Step {
     Allocate(usize),
     /// Write the row `proc`, which names the run from then on.
     Name(usize),
+    /// Wait until no instance handles an event of the live generation. In place only.
+    Drain(usize),
     /// Write the ends of the topics into the row of the run.
     HandOver,
     /// Empty the model of the generation, once.
@@ -56,6 +59,7 @@ struct Progress {
     is_allocated: bool,
     /// The row `proc` names the run and the generation.
     is_named: bool,
+    is_drained: bool,
     is_reset: bool,
     failed_resets: u32,
     is_booted: bool,
@@ -130,6 +134,12 @@ impl Machine {
                 return Step::Name(of);
             }
         }
+        // Until the hand-over is taken, a cancelled run in place has done no harm.
+        if run.mode == ReplayMode::InPlace
+            && let open @ Step::Drain(_) = self.each(|p| p.is_drained, Step::Drain)
+        {
+            return open;
+        }
         if run.hand_over().is_none() {
             return Step::HandOver;
         }
@@ -170,9 +180,10 @@ impl Machine {
         match step {
             Step::Allocate(of) => set(of, |p| {
                 p.is_allocated = true;
-                (p.is_named, p.is_reset) = (false, false);
+                (p.is_named, p.is_drained, p.is_reset) = (false, false, false);
             }),
             Step::Name(of) => set(of, |p| p.is_named = true),
+            Step::Drain(of) => set(of, |p| p.is_drained = true),
             Step::Reset(of) | Step::ResetPart(of) => set(of, |p| p.is_reset = true),
             Step::Boot(of) => set(of, |p| p.is_booted = true),
             Step::CatchUp(of) => set(of, |p| p.is_caught_up = true),
@@ -196,15 +207,19 @@ impl Machine {
     }
 
     /// Notes that a reset has failed, or that its outcome is not known. It is not repeated: its
-    /// late effect would empty what is built meanwhile. Another generation is allocated. Returns
-    /// false if there were enough.
-    pub(super) fn reset_failed(&mut self, of: usize) -> bool {
+    /// late effect would empty what is built meanwhile. Another generation is allocated. In place
+    /// that would be the same model. Returns the number of resets if there were enough.
+    pub(super) fn reset_failed(&mut self, of: usize, mode: ReplayMode) -> Option<u32> {
         let Some(progress) = self.processors.get_mut(of) else {
-            return false;
+            return Some(0);
         };
         progress.failed_resets += 1;
         progress.is_allocated = false;
-        progress.failed_resets < MAX_RESETS
+        let most = match mode {
+            ReplayMode::BlueGreen => MAX_RESETS,
+            ReplayMode::InPlace => 1,
+        };
+        (progress.failed_resets >= most).then_some(progress.failed_resets)
     }
 
     /// Cancels the run for a reason of this process.
@@ -223,7 +238,7 @@ mod tests {
     use super::*;
     use crate::{
         Timestamp,
-        control::{ReplayMode, RunFilter, RunProcessor},
+        control::{RunFilter, RunProcessor},
         ports::{Offset, PartitionId},
     };
     use std::collections::BTreeMap;
@@ -331,7 +346,7 @@ mod tests {
             match machine.next(&row) {
                 Step::Reset(0) => {
                     generations.push(row.processors[0].generation);
-                    if !machine.reset_failed(0) {
+                    if machine.reset_failed(0, ReplayMode::BlueGreen).is_some() {
                         machine.cancel(Stop::Cancelled);
                         break;
                     }
@@ -343,6 +358,26 @@ mod tests {
         let steps = take_until_end(&mut machine, &mut row);
         assert_eq!(steps, [Step::Cancel, Step::Release(0)], "the run row first");
         assert_eq!(row.state, RunState::Cancelled);
+    }
+
+    #[test]
+    fn in_place_all_instances_are_drained_before_the_hand_over_and_a_failed_reset_cancels() {
+        let (mut machine, mut row) = (Machine::new(1, 2), row(&["a", "b"], None));
+        row.mode = ReplayMode::InPlace;
+        let steps = take_until_end(&mut machine, &mut row);
+        let early = [
+            Step::Claim,
+            Step::Allocate(0),
+            Step::Name(0),
+            Step::Allocate(1),
+            Step::Name(1),
+            Step::Drain(0),
+            Step::Drain(1),
+            Step::HandOver,
+            Step::Reset(0),
+        ];
+        assert_eq!(steps[..early.len()], early);
+        assert_eq!(machine.reset_failed(0, ReplayMode::InPlace), Some(1));
     }
 
     #[test]

@@ -28,6 +28,9 @@
 //! was stopped for longer than its lease can neither move the replay nor empty the model that
 //! another process fills.
 //!
+//! A replay [in place](Replay::in_place) empties the live model instead. All instances stop
+//! handling events before, and begin again with step 5.
+//!
 //! # What of a part of the history?
 //! A replay of some event types, streams or times changes the live model, so that most projectors
 //! refuse it: see [`PartialReplay`](crate::runner::PartialReplay). It touches no positions, and
@@ -74,6 +77,7 @@ use tokio::sync::watch;
 /// The settings of a replay.
 #[derive(Clone, Debug)]
 struct ReplaySettings {
+    mode: ReplayMode,
     segments: u32,
     page: NonZeroU32,
     read_units_per_second: Option<f64>,
@@ -92,6 +96,7 @@ impl Default for ReplaySettings {
     fn default() -> Self {
         const PAGE: NonZeroU32 = NonZeroU32::new(500).expect("not zero");
         Self {
+            mode: ReplayMode::BlueGreen,
             segments: 8,
             page: PAGE,
             read_units_per_second: None,
@@ -271,6 +276,23 @@ impl Replay {
         self
     }
 
+    /// Empties the live model and builds it again, instead of a new one beside it. For projectors
+    /// whose rows are the same in all generations. A model that has rows per generation, such as
+    /// `ReadModel` of `foldstream-dynamodb`, gains nothing by it.
+    ///
+    /// Nothing serves meanwhile. All instances stop handling events first, and go on once the scan
+    /// has ended ([`RunState::Draining`]). Queries find an empty or half-built model, and
+    /// [`ReadModels::wait_for`](crate::runner::ReadModels::wait_for) returns an error.
+    ///
+    /// Once the model may have been emptied, [`cancel`](Self::cancel) cannot bring it back. The
+    /// processor then waits, and its health says why, until another replay has built the model. A
+    /// machine that is frozen in the middle of an attempt, for longer than its lease and the
+    /// attempt's timeout, may still write into the model afterwards.
+    pub const fn in_place(mut self) -> Self {
+        self.settings.mode = ReplayMode::InPlace;
+        self
+    }
+
     /// Sets the number of parts in which the event store is scanned at the same time, from 1 to
     /// 1,000. Each has a position of its own, which costs a row write about once a second. A replay
     /// that is resumed keeps the number it began with. Default 8.
@@ -386,7 +408,8 @@ impl Replay {
         Ok(spawn(runner, settings, plan, run, false))
     }
 
-    /// Cancels a replay of any process, also of one that has died. The generations of before serve.
+    /// Cancels a replay of any process, also of one that has died. The generations of before serve,
+    /// unless the replay was one [in place](Self::in_place) that may have emptied them.
     ///
     /// # Errors
     /// - [`ReplayError::NotFound`] if there is no such replay.
@@ -408,9 +431,15 @@ impl Replay {
 
     fn check(self) -> Result<(Runner, Plan), ReplayError> {
         self.settings.check()?;
+        let settings = self.settings.clone();
         let (names, part) = (self.names.clone(), self.part.clone());
         let runner = self.into_runner()?;
         let plan = Plan::new(runner.candidates(), names.as_deref(), &part)?;
+        if plan.part.is_some() && settings.mode == ReplayMode::InPlace {
+            let reason = "a replay of a part of the history changes the live model in any case: leave `in_place` out".into();
+            let field = "in_place";
+            return Err(ReplayError::Invalid { field, reason });
+        }
         if runner.ports().store.is_none() {
             return Err(ReplayError::NoEventStore);
         }

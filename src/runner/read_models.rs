@@ -117,7 +117,9 @@ pub enum ReadModelError {
         reason: String,
     },
     /// A replay in place builds the model again, so that nothing is known of it until it has ended.
-    #[error("a replay builds the read model of projector {processor} again in place")]
+    #[error(
+        "a replay builds the read model of projector {processor} again in place, or has emptied it and was cancelled"
+    )]
     Rebuilding {
         /// The projector.
         processor: Arc<str>,

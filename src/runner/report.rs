@@ -99,6 +99,16 @@ pub enum RunnerError {
         /// The stored state.
         state: String,
     },
+    /// A [run that is to end](super::Runner::run_until_caught_up) has found a read model that a
+    /// replay in place had emptied before it was cancelled. A runner that goes on waits for a
+    /// replay.
+    #[error(
+        "the read model of processor {processor} was emptied by a replay in place that was cancelled: start a replay"
+    )]
+    EmptyModel {
+        /// The processor.
+        processor: Arc<str>,
+    },
     /// A [run that is to end](super::Runner::run_until_caught_up) has found a live read model of
     /// another [`Projector::MODEL`](super::Projector::MODEL). A runner that goes on waits for a
     /// replay, or is superseded.
@@ -301,6 +311,7 @@ impl RunnerError {
             Self::Control { source, .. } => class_of(source),
             Self::PositionLost { .. }
             | Self::UnknownState { .. }
+            | Self::EmptyModel { .. }
             | Self::WrongModel { .. }
             | Self::Broken { .. } => ErrorClass::Fatal,
         }

@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 pub enum RunState {
     /// Generations are allocated, the hand-over is taken, and the new models are emptied.
     Preparing,
-    /// A replay in place waits until no instance handles an event.
+    /// A replay in place waits until no instance handles an event, and then empties the models.
     Draining,
     /// Every new model was emptied.
     ResetDone,
@@ -149,7 +149,10 @@ impl RunRow {
         at: Timestamp,
     ) -> Self {
         Self {
-            state: RunState::Preparing,
+            state: match mode {
+                ReplayMode::BlueGreen => RunState::Preparing,
+                ReplayMode::InPlace => RunState::Draining,
+            },
             epoch: 0,
             processors,
             mode,
@@ -176,6 +179,11 @@ impl RunRow {
     /// that is not in the map was added later: its end is 0.
     pub(crate) fn ends(&self) -> Option<BTreeMap<PartitionId, Offset>> {
         self.ends.as_ref().map(by_partition)
+    }
+    /// Returns true if the run may have emptied a model that served before. It does so after the
+    /// hand-over is taken, and never before.
+    pub(crate) fn has_emptied_in_place(&self) -> bool {
+        self.mode == ReplayMode::InPlace && self.hand_over.is_some()
     }
     /// Returns true if the holder of this lease may go on with the run.
     pub(crate) fn is_held(&self, epoch: u64) -> bool {

@@ -1,12 +1,12 @@
 //! The jobs of a [`Supervisor`]: rows that it writes and reads, and their answers. Each is one job
 //! at a time, so that the supervisor waits for none of them.
 use super::{
-    retire::{RetireError, Seen},
+    retire::RetireError,
     steps::{Looks, StepError},
     supervisor::Supervisor,
 };
 use crate::{
-    control::{Generations, Stored, join_generation},
+    control::{Generations, Lasting, Stored, join_generation},
     ports::{ControlStoreError, Revision},
     resilience::{Failure, FailureClass},
     runner::{
@@ -36,7 +36,7 @@ pub(super) enum Answer {
     Row(Result<Revision, ControlStoreError>, Told),
     Proc(Result<Stored<Generations>, ControlStoreError>),
     Replay(Result<Option<Stored<Generations>>, StepError>, Looks),
-    Retired(Result<(), RetireError>, Seen),
+    Retired(Result<(), RetireError>, Lasting<u32>),
 }
 
 /// The part of the row of the instance whose change is written at once.

@@ -25,6 +25,8 @@ pub(in crate::runner) enum Idle {
     Superseded { expected: u32, found: u32 },
     /// The live model is emptied and built again. The replay is in this state.
     InPlace(String),
+    /// A replay in place has emptied the live model, and was cancelled.
+    Emptied,
     /// A newer build has written a state in which the active generation may have to stop.
     Unknown(String),
 }
@@ -43,7 +45,9 @@ impl Idle {
     pub(in crate::runner) const fn state(&self) -> ProcessorState {
         match self {
             Self::Superseded { .. } => ProcessorState::Superseded,
-            Self::NoModel { .. } | Self::InPlace(_) | Self::Unknown(_) => ProcessorState::Waiting,
+            Self::NoModel { .. } | Self::InPlace(_) | Self::Emptied | Self::Unknown(_) => {
+                ProcessorState::Waiting
+            }
         }
     }
 
@@ -60,6 +64,7 @@ impl Idle {
             Self::InPlace(state) | Self::Unknown(state) => {
                 RunnerError::UnknownState { processor, state }
             }
+            Self::Emptied => RunnerError::EmptyModel { processor },
         }
     }
 }
@@ -81,6 +86,9 @@ impl fmt::Display for Idle {
                     "a replay builds the live read model again in place ({state})"
                 )
             }
+            Self::Emptied => f.write_str(
+                "the live read model was emptied by a replay in place that was cancelled: start a replay",
+            ),
             Self::Unknown(state) => write!(
                 f,
                 "the processor is in state {state:?}, which this build does not know and in which its active generation may have to stop"
@@ -98,7 +106,9 @@ pub(super) fn plan(row: &Generations, model: u32, running: Option<u32>) -> Plan 
     let may_serve = goes_on || row.may_start();
     let is_catching_up = row.state == GenerationState::CATCH_UP && row.next_model == Some(model);
     let state = || row.state.as_str().to_owned();
-    let idle = if !may_serve && is_known {
+    let idle = if !may_serve && row.is_empty && row.run.is_none() {
+        Some(Idle::Emptied)
+    } else if !may_serve && is_known {
         Some(Idle::InPlace(state()))
     } else if !may_serve {
         Some(Idle::Unknown(state()))

@@ -1,11 +1,13 @@
 //! The deletion of generations that do not serve any more.
 use super::supervisor::Base;
 use crate::{
-    control::{Generations, InstanceId, InstanceRow, KeyedPage, ProcessorRows, RetiredRow, Stored},
-    ports::{ControlStoreError, MessageBusError, Revision},
+    control::{
+        Generations, InstanceId, InstanceRow, KeyedPage, Lasting, ProcessorRows, RetiredRow, Stored,
+    },
+    ports::{ControlStoreError, MessageBusError},
     runner::{HandlerError, ModelId, driver::in_time},
 };
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 use tokio::time::Instant;
 
 /// The time for which a generation is kept at least after it was left, and the time after which
@@ -21,22 +23,6 @@ pub(super) enum RetireError {
     Bus(#[from] MessageBusError),
     #[error("its read model cannot be deleted: {0}")]
     Model(HandlerError),
-}
-
-/// The writes that this process has seen in the rows of generations that were left, and since when.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Seen(BTreeMap<u32, (Revision, Instant)>);
-
-impl Seen {
-    /// Returns the time for which this very write has been the row. The clocks of two processes
-    /// are not compared.
-    fn lasting(&mut self, generation: u32, revision: Revision, now: Instant) -> Duration {
-        let seen = self.0.entry(generation).or_insert((revision, now));
-        if seen.0 != revision {
-            *seen = (revision, now);
-        }
-        now.duration_since(seen.1)
-    }
 }
 
 /// Returns true if nothing needs a generation any more.
@@ -56,7 +42,7 @@ fn may_delete(
 
 impl Base {
     /// Deletes the generations that nobody needs any more.
-    pub(super) async fn retire(&self, seen: &mut Seen) -> Result<(), RetireError> {
+    pub(super) async fn retire(&self, seen: &mut Lasting<u32>) -> Result<(), RetireError> {
         let name = &self.entry.name;
         let mut after = None;
         loop {
@@ -75,11 +61,11 @@ impl Base {
         &self,
         generation: u32,
         row: Stored<RetiredRow>,
-        seen: &mut Seen,
+        seen: &mut Lasting<u32>,
     ) -> Result<(), RetireError> {
         let (name, owner) = (&self.entry.name, self.instance.to_string());
         let is_mine = row.value.owner.as_ref() == Some(&owner);
-        let lasting = seen.lasting(generation, row.revision, Instant::now());
+        let lasting = seen.of(generation, row.revision, Instant::now());
         let lasting = if is_mine { KEPT } else { lasting };
         if lasting < KEPT {
             return Ok(());
@@ -153,15 +139,5 @@ mod tests {
         }
         let catch_up = r#"{"a":2,"n":3,"st":"catch_up","s":false,"e":3,"m":1,"t":3}"#;
         assert!(!may_delete(3, &proc(catch_up), &[], KEPT));
-    }
-
-    #[test]
-    fn the_time_counts_from_the_last_write_of_the_row() {
-        let (mut seen, start) = (Seen::default(), Instant::now());
-        let (first, second) = (Revision::from_u128(1), Revision::from_u128(2));
-        assert_eq!(seen.lasting(1, first, start), Duration::ZERO);
-        let later = start + KEPT;
-        assert_eq!(seen.lasting(1, first, later), KEPT);
-        assert_eq!(seen.lasting(1, second, later), Duration::ZERO);
     }
 }

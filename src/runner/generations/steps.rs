@@ -4,7 +4,7 @@ use super::{
     switch::{Committed, Offsets, Step, needs_offsets, next_step},
 };
 use crate::{
-    control::{Generations, PutIf, RunId, Stored},
+    control::{Generations, PutIf, ReplayMode, RunId, Stored},
     ports::{ControlStoreError, MessageBusError},
     runner::PATIENCE,
 };
@@ -65,6 +65,8 @@ impl Base {
         let name = &self.entry.name;
         let run = self.rows.run(id).await?;
         let run = run.as_ref().map(|run| &run.value);
+        let must_stop = proc.value.stop == Some(true);
+        let in_place = run.map_or(must_stop, |run| run.mode == ReplayMode::InPlace);
         let is_missing = run.is_none_or(|run| run.processor(name).is_none() || run.state.is_over());
         let is_gone = looks.is_gone(id, is_missing, Instant::now());
         let committed = if needs_offsets(&proc.value, run) {
@@ -76,7 +78,7 @@ impl Base {
             None => Ok(None),
             Some(Step::Switch(row)) => {
                 let (active, to) = (proc.value.active, row.active);
-                let found = self.leave(proc, active, row).await?;
+                let found = self.leave(proc, (active, in_place), row).await?;
                 // Another instance may have been faster, and may have died since.
                 if found.as_ref().is_some_and(|found| found.value.active == to) {
                     tracing::info!(processor = %name, from = active, %to, "the processor has switched to the generation that a replay has built");
@@ -86,7 +88,7 @@ impl Base {
             }
             Some(Step::Release(row, built)) => {
                 let found = match built.filter(|built| *built != row.active) {
-                    Some(built) => self.leave(proc, built, row).await?,
+                    Some(built) => self.leave(proc, (built, in_place), row).await?,
                     None => self.put_proc(proc, row).await?,
                 };
                 if let Some(row) = &found {
@@ -101,10 +103,9 @@ impl Base {
     async fn leave(
         &self,
         proc: &Stored<Generations>,
-        generation: u32,
+        (generation, in_place): (u32, bool),
         row: Generations,
     ) -> Result<Option<Stored<Generations>>, ControlStoreError> {
-        let in_place = proc.value.stop == Some(true);
         let retired = self
             .rows
             .retired_put(&self.entry.name, generation, in_place);

@@ -3,11 +3,10 @@ use super::{
     instance::Lease,
     jobs::{Answer, ROW, TIMEOUT, Task, Told, within},
     plan::{Plan, plan},
-    retire::Seen,
     steps::Looks,
 };
 use crate::{
-    control::{Generations, InstanceId, Rows, Stored},
+    control::{Generations, InstanceId, Lasting, Rows, Stored},
     ports::Revision,
     runner::{
         Entry, OnHalt, RunnerBuilder, RunnerError,
@@ -73,7 +72,7 @@ pub(in crate::runner) struct Supervisor {
     pub(super) replay: Task,
     pub(super) retire: Task,
     pub(super) looks: Looks,
-    pub(super) seen: Seen,
+    pub(super) seen: Lasting<u32>,
     /// The last revision of the row of this instance.
     pub(super) written: Option<Revision>,
     pub(super) told: Option<Told>,
@@ -120,7 +119,7 @@ impl Supervisor {
             replay: Task::new(now),
             retire: Task::new(now),
             looks: Looks::default(),
-            seen: Seen::default(),
+            seen: Lasting::default(),
             written: None,
             told: None,
             known: None,

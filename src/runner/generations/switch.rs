@@ -57,7 +57,7 @@ pub(super) fn next_step(
     let (id, run) = run;
     let of = run.and_then(|run| run.processor(name));
     let built = of.map(|of| of.generation).or(proc.next);
-    let release = || proc.without(id).map(|row| Step::Release(row, built));
+    let release = || proc.without(id, run).map(|row| Step::Release(row, built));
     let (Some(run), Some(of)) = (run, of) else {
         return is_gone.then(release).flatten();
     };
@@ -196,7 +196,7 @@ mod tests {
     #[test]
     fn a_processor_is_released_from_a_run_that_is_cancelled_or_gone() {
         let (proc, row) = catch_up(&[5]);
-        let released = Some(Step::Release(proc.without(RUN).unwrap(), Some(2)));
+        let released = Some(Step::Release(proc.without(RUN, None).unwrap(), Some(2)));
         let cancelled = row.cancelled().unwrap();
         let all = Committed {
             active: at(&[9]),
@@ -239,7 +239,7 @@ mod tests {
                     }
                     2 if has_switched => run = run.switched("carts").unwrap_or(run),
                     3 => run = run.cancelled().unwrap_or(run),
-                    4 => match proc.without(RUN) {
+                    4 => match proc.without(RUN, None) {
                         Some(row) => proc = row,
                         None => was_late = proc.active == 2,
                     },

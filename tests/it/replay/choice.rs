@@ -47,7 +47,9 @@ async fn the_name_of_a_listener_and_unknown_names_are_typed_errors() {
 #[tokio::test(start_paused = true)]
 async fn invalid_settings_are_typed_errors() {
     let world = World::new(1);
+    let part = world.replay().event_types(["Deposited"]);
     for (field, replay) in [
+        ("in_place", part.in_place()),
         ("segments", world.replay().with_segments(0)),
         ("segments", world.replay().with_segments(1001)),
         (

@@ -32,6 +32,8 @@ pub(super) struct Books<const MODEL: u32> {
     pub(super) calls: Arc<Mutex<Vec<u32>>>,
     /// The generation that cannot handle events of this version now.
     pub(super) blocked: Arc<Mutex<Option<(u32, u64)>>>,
+    /// The number of resets that fail.
+    pub(super) failing_resets: Arc<Mutex<u32>>,
 }
 
 impl<const MODEL: u32> Books<MODEL> {
@@ -66,6 +68,11 @@ impl<const MODEL: u32> Projector for Books<MODEL> {
         Ok(())
     }
     async fn reset(&self, _: &ModelId) -> HandlerResult {
+        let mut failing = self.failing_resets.lock().unwrap();
+        if *failing > 0 {
+            *failing -= 1;
+            return Err(HandlerError::transient("the tables are busy"));
+        }
         Ok(())
     }
     async fn delete_model(&self, model: &ModelId) -> HandlerResult {

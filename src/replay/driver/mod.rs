@@ -1,5 +1,7 @@
 //! The driver of a run: takes the steps that the [machine](super::machine) names, each with one
 //! operation, and keeps the lease meanwhile. It decides nothing.
+mod models;
+
 use super::{
     ReplayError, ReplayProgress, ReplaySettings, RunId, RunState,
     cancel::release,
@@ -134,7 +136,7 @@ impl Driver {
         });
         let (segments, by) = (self.settings.segments, &self.settings.by);
         let (filter, now) = (self.plan.filter(), self.ports.clock.now());
-        let mode = ReplayMode::BlueGreen;
+        let mode = self.settings.mode;
         RunRow::new(processors.collect(), mode, filter, segments, by, now)
     }
 
@@ -246,6 +248,7 @@ impl Driver {
                 let ends = ends.into_iter().map(|(of, (_, end))| (of, end)).collect();
                 self.move_run(held, |row| row.handed_over(&ends)).await?;
             }
+            Step::Drain(of) => self.drain(of, held).await?,
             Step::Reset(of) => return self.reset(of, held).await,
             Step::ResetDone => self.move_run(held, RunRow::reset_done).await?,
             Step::BeginScan => self.move_run(held, RunRow::scanning).await?,
@@ -350,8 +353,9 @@ impl Driver {
         if before == 0 {
             return Ok(());
         }
+        let in_place = held.row.value.mode == ReplayMode::InPlace;
         Ok(self
-            .controlled(|| self.rows.retired_put(name, before, false))
+            .controlled(|| self.rows.retired_put(name, before, in_place))
             .await?)
     }
 
@@ -369,86 +373,6 @@ impl Driver {
             PutIf::Conflict(_) => held.machine.not_named(of),
         }
         Ok(())
-    }
-
-    async fn rebuild(&self, of: usize, held: &mut Held) -> Result<Arc<Rebuild>, ReplayError> {
-        let candidate = &self.plan.projectors[of];
-        let generation = held.row.value.processor(candidate.name());
-        let generation = generation.map_or(0, |of| of.generation);
-        if let Some(known) = &held.rebuilds[of]
-            && known.generation() == generation
-        {
-            return Ok(known.clone());
-        }
-        let skips = self.controlled(|| self.runner.known_skips()).await?;
-        let (places, only) = (held.places.clone(), self.plan.only());
-        let rebuild = Arc::new(Rebuild::new(candidate, generation, places, skips, only));
-        let prepared = rebuild.prepare().await;
-        prepared.map_err(|e| ReplayError::projector(self.run, candidate.name(), e))?;
-        held.rebuilds[of] = Some(rebuild.clone());
-        Ok(rebuild)
-    }
-
-    async fn reset(&self, of: usize, held: &mut Held) -> Result<(), ReplayError> {
-        let rebuild = self.rebuild(of, held).await?;
-        let Err(error) = rebuild.reset(self.settings.reset_timeout).await else {
-            held.machine.done(Step::Reset(of));
-            return Ok(());
-        };
-        let processor = self.plan.projectors[of].name().to_string();
-        tracing::warn!(run = %self.run, processor, error = crate::chain(error.source()), "a new model could not be emptied, and another generation is taken");
-        if !held.machine.reset_failed(of) {
-            held.machine.cancel(Stop::Reset {
-                processor,
-                attempts: super::machine::MAX_RESETS,
-                source: error.into_source(),
-            });
-        } else {
-            tokio::time::sleep(self.settings.reset_pause).await;
-        }
-        Ok(())
-    }
-
-    async fn reset_part(&self, of: usize, held: &mut Held) -> Result<(), ReplayError> {
-        let candidate = &self.plan.projectors[of];
-        if candidate.partial_replay() != crate::runner::PartialReplay::ScopedReset {
-            return Ok(());
-        }
-        let rebuild = self.live(of, held).await?;
-        let part = self.plan.part.clone().unwrap_or_default();
-        let reset = rebuild.reset_part(&part, self.settings.reset_timeout).await;
-        reset.map_err(|error| ReplayError::Projector {
-            run: self.run,
-            processor: candidate.name().to_string(),
-            source: error.into_source(),
-        })
-    }
-
-    /// Returns the live generation of a processor, for a filtered replay.
-    async fn live(&self, of: usize, held: &mut Held) -> Result<Arc<Rebuild>, ReplayError> {
-        let candidate = &self.plan.projectors[of];
-        let (name, model) = (candidate.name(), candidate.model());
-        let (control, ids) = (self.ports.control.clone(), self.ports.ids.clone());
-        let join = || join_generation(control.clone(), ids.clone(), name, model);
-        let live = self.controlled(join).await?.value;
-        if live.model != model {
-            return Err(ReplayError::WrongModel {
-                run: self.run,
-                processor: name.to_string(),
-                expected: model,
-                found: live.model,
-            });
-        }
-        if let Some(run) = live.run {
-            return Err(ReplayError::AlreadyRunning {
-                processor: name.to_string(),
-                run,
-            });
-        }
-        if let Some(processor) = held.row.value.processors.get_mut(of) {
-            processor.generation = live.active;
-        }
-        self.rebuild(of, held).await
     }
 
     async fn scan(&self, held: &mut Held) -> Result<(), ReplayError> {
