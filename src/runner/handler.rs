@@ -512,6 +512,7 @@ impl Drop for Unanswered {
 }
 
 /// Lets one instance serve several builders, and tests look into it.
+#[deny(clippy::missing_trait_methods)]
 impl<P: Projector> Projector for Arc<P> {
     const NAME: &'static str = P::NAME;
     const MODEL: u32 = P::MODEL;
@@ -542,6 +543,9 @@ impl<P: Projector> Projector for Arc<P> {
     fn reset(&self, model: &ModelId) -> impl Future<Output = HandlerResult> + Send {
         (**self).reset(model)
     }
+    fn delete_model(&self, model: &ModelId) -> impl Future<Output = HandlerResult> + Send {
+        (**self).delete_model(model)
+    }
     const PARTIAL_REPLAY: PartialReplay = P::PARTIAL_REPLAY;
     fn reset_part(
         &self,
@@ -561,6 +565,7 @@ impl<P: Projector> Projector for Arc<P> {
         (**self).position(model, stream)
     }
 }
+#[deny(clippy::missing_trait_methods)]
 impl<L: Listener> Listener for Arc<L> {
     const NAME: &'static str = L::NAME;
     type Events = L::Events;

@@ -1,7 +1,11 @@
 //! The deletion of generations that were left.
 use super::harness::*;
 use crate::runner::harness::{TOPIC, World};
-use foldstream::ports::MessageBus;
+use foldstream::{
+    ports::MessageBus,
+    runner::{ModelId, Projector},
+};
+use std::sync::Arc;
 
 #[tokio::test(start_paused = true)]
 async fn a_generation_that_was_left_is_kept_for_ten_minutes_and_then_deleted() {
@@ -71,4 +75,12 @@ async fn a_generation_that_an_instance_still_runs_is_not_deleted() {
     pass(180).await;
     assert_eq!(*books.deleted.lock().unwrap(), [1]);
     stop(handle).await;
+}
+
+#[tokio::test]
+async fn a_projector_behind_an_arc_deletes_its_model() {
+    let books = Arc::new(Books::<1>::default());
+    let model = ModelId::new("books", 1);
+    Projector::delete_model(&books, &model).await.unwrap();
+    assert_eq!(*books.deleted.lock().unwrap(), [1]);
 }
