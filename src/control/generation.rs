@@ -112,6 +112,11 @@ impl Generations {
     pub(crate) fn highest(&self) -> u32 {
         self.top.max(self.active).max(self.next.unwrap_or(0))
     }
+    /// Returns true if something may be left of a generation that a run has built and that does not
+    /// serve. A number that this row has never named is that of no model yet: the next run gets it.
+    pub(crate) fn has_left(&self, built: u32) -> bool {
+        (1..=self.highest()).contains(&built) && built != self.active
+    }
     /// Returns true if this run works on the processor.
     pub(crate) fn is_of(&self, run: RunId) -> bool {
         self.run.as_ref().is_some_and(|of| *of == run.to_string())

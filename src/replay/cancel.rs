@@ -61,7 +61,7 @@ pub(super) async fn release(
         let Some(next) = stored.value.without(run, Some(row)) else {
             return Ok(());
         };
-        if generation > 0 && generation != stored.value.active {
+        if stored.value.has_left(generation) {
             rows.retired_put(name, generation, row.mode == ReplayMode::InPlace)
                 .await?;
         }

@@ -314,7 +314,14 @@ impl Driver {
             held.machine.cancel(Stop::Busy { processor, run });
             return Ok(());
         };
-        self.retire(of, held).await?;
+        // A process that has died before it named its generation leaves the number to this one.
+        let former = held.row.value.processor(name).map_or(0, |of| of.generation);
+        if former != 0 && former != generation {
+            // Runners delete what there may be of its model.
+            let in_place = mode == ReplayMode::InPlace;
+            let retire = || self.rows.retired_put(name, former, in_place);
+            self.controlled(retire).await?;
+        }
         held.named[of] = Some((row, found.revision));
         let before = held.row.revision;
         self.move_run(held, |row| row.allocated(name, generation))
@@ -343,20 +350,6 @@ impl Driver {
         let release = || release(&self.rows, (other, &row.value), name);
         self.controlled(release).await?;
         Ok(true)
-    }
-
-    /// Notes that the generation before is left, if there is one: this process takes another one,
-    /// and runners delete what there may be of its model.
-    async fn retire(&self, of: usize, held: &Held) -> Result<(), ReplayError> {
-        let name = self.plan.projectors[of].name();
-        let before = held.row.value.processor(name).map_or(0, |of| of.generation);
-        if before == 0 {
-            return Ok(());
-        }
-        let in_place = held.row.value.mode == ReplayMode::InPlace;
-        Ok(self
-            .controlled(|| self.rows.retired_put(name, before, in_place))
-            .await?)
     }
 
     /// Writes the allocated generation into the row `proc`, which names the run.

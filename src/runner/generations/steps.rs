@@ -87,7 +87,7 @@ impl Base {
                 Ok(found)
             }
             Some(Step::Release(row, built)) => {
-                let found = match built.filter(|built| *built != row.active) {
+                let found = match built {
                     Some(built) => self.leave(proc, (built, in_place), row).await?,
                     None => self.put_proc(proc, row).await?,
                 };

@@ -57,6 +57,7 @@ pub(super) fn next_step(
     let (id, run) = run;
     let of = run.and_then(|run| run.processor(name));
     let built = of.map(|of| of.generation).or(proc.next);
+    let built = built.filter(|built| proc.has_left(*built));
     let release = || proc.without(id, run).map(|row| Step::Release(row, built));
     let (Some(run), Some(of)) = (run, of) else {
         return is_gone.then(release).flatten();
@@ -209,6 +210,11 @@ mod tests {
             "its row may still come"
         );
         assert_eq!(step(&proc, None, true, Some(&all)), released);
+        // The process has died before it named the generation: it has no model.
+        let early = run().allocated("carts", 3).unwrap().cancelled().unwrap();
+        let released_only = proc.without(RUN, Some(&early)).unwrap();
+        let nothing_left = Some(Step::Release(released_only, None));
+        assert_eq!(step(&proc, Some(&early), false, None), nothing_left);
         let done = row.switched("carts").unwrap();
         assert_eq!(done.state, RunState::Done);
         assert_eq!(step(&proc, Some(&done), false, Some(&all)), None);

@@ -3,10 +3,10 @@ use super::world::*;
 use crate::support::stream;
 use foldstream::{
     ports::{ControlStore, RangeQuery},
-    replay::{Replay, ReplayError},
+    replay::{Replay, ReplayError, RunId},
     runner::{ErrorClass, FailureAction, ProcessorPolicy},
 };
-use foldstream_testkit::faults::Faults;
+use foldstream_testkit::faults::{Call, Fault, Faults, Op};
 
 async fn parked(world: &World, generation: u32) -> Vec<serde_json::Value> {
     let mut found = Vec::new();
@@ -174,4 +174,48 @@ async fn resets_that_fail_again_and_again_cancel_the_replay() {
     assert_eq!((&proc["st"], &proc["t"]), (&"live".into(), &4.into()));
     assert!(proc.get("r").is_none());
     assert_eq!(stream("0").id(), "0");
+}
+
+/// Returns the generations that runners are told to delete.
+async fn left(world: &World) -> Vec<String> {
+    let query = RangeQuery::new(format!("old/{}", Model::NAME));
+    let page = world.control.range(&query).await.unwrap();
+    page.rows.into_iter().map(|row| row.key.sort).collect()
+}
+
+/// Starts a replay whose process dies before it names its generation for the `nth` time.
+async fn dies_before_it_names(world: &World, nth: u64) -> RunId {
+    let names = |call: &Call<'_>| matches!(call, Call::Put { row, .. } if row.key.partition == "proc" && row.value.windows(9).any(|text| text == b"preparing"));
+    let dies = Fault::CrashBefore.on(Op::Put).matching(names).at(nth);
+    let faults = Faults::script([dies]);
+    let runner = world.runner_on(&faults, world.store.clone(), ProcessorPolicy::projector());
+    let handle = Replay::all(&runner).start().await.unwrap();
+    let run = handle.run();
+    assert!(faults.run(handle.wait()).await.is_none(), "it has died");
+    run
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_generation_that_a_dead_process_has_not_named_is_built_by_the_next_and_not_deleted() {
+    let world = World::new(1);
+    world.fill(3, 3).await;
+    let run = dies_before_it_names(&world, 1).await;
+    let resumed = world.replay().resume(run).await.unwrap();
+    resumed.wait().await.unwrap();
+    assert_eq!(world.proc().await["n"], 2);
+    // A runner would delete it while it is built: a scan may take longer than old ones are kept.
+    assert_eq!(left(&world).await, Vec::<String>::new());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_generation_that_a_cancelled_replay_has_not_named_is_built_by_the_next_and_not_deleted() {
+    let world = World::new(1);
+    world.fill(3, 3).await;
+    // The first reset fails, and the process dies before it names the next generation.
+    *world.model.failing_resets.lock().unwrap() = 1;
+    let run = dies_before_it_names(&world, 2).await;
+    world.replay().cancel(run).await.unwrap();
+    to_the_end(world.replay()).await.unwrap();
+    assert_eq!(world.proc().await["n"], 3);
+    assert_eq!(left(&world).await, ["0000000002"]);
 }
