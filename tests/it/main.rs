@@ -21,6 +21,7 @@ mod repository;
 mod replay;
 mod restore;
 mod runner;
+mod seeds;
 mod support;
 mod upcasters;
 mod wire;

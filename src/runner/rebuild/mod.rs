@@ -355,9 +355,11 @@ impl Rebuild {
     pub(crate) fn take_touched(&self) -> Vec<(StreamId, Version, Option<CommitId>)> {
         let touched = std::mem::take(&mut *lock(&self.touched));
         let touched = touched.into_iter();
+        let touched = touched.map(|(stream, (version, id))| (stream, version, id));
+        let mut touched: Vec<_> = touched.collect();
+        // A seed of a simulation has one history.
+        touched.sort_unstable_by(|(a, ..), (b, ..)| a.cmp(b));
         touched
-            .map(|(stream, (version, id))| (stream, version, id))
-            .collect()
     }
 
     /// Stores positions, after the flush, and the versions that wait in parked streams.

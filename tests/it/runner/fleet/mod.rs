@@ -24,21 +24,14 @@ mod operator;
 mod schedule;
 mod trace;
 mod two_processors;
-mod watch;
 mod world;
 
+use crate::seeds::{self, Watch};
 use foldstream::runner::DeliveryLevel;
 use schedule::Schedule;
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use watch::Watch;
 use world::{Hits, World};
 
 /// Runs one seed. Returns the world as it is at the end.
@@ -112,38 +105,11 @@ fn run(name: &str, level: DeliveryLevel, features: &[&str]) {
     let hits = Hits::default();
     let seeds = foldstream_testkit::length::seeds(SHORT, 3_400);
     let number = seeds.end - seeds.start;
-    let next = AtomicU64::new(seeds.start);
-    let run_seeds = &|watch: &Arc<Watch>| {
-        loop {
-            let seed = next.fetch_add(1, Ordering::Relaxed);
-            if seed >= seeds.end {
-                return None;
-            }
-            if let Some(violated) = violation(watch, (seed, level), &hits, number == 1) {
-                // The other threads need not run the rest.
-                next.store(seeds.end, Ordering::Relaxed);
-                return Some((seed, violated));
-            }
-        }
-    };
-    let threads = std::thread::available_parallelism().map_or(2, usize::from);
-    let watches: Vec<Arc<Watch>> = (0..threads).map(|_| Arc::default()).collect();
-    let violated = std::thread::scope(|scope| {
-        let threads = watches.iter();
-        let threads = threads.map(|watch| scope.spawn(move || run_seeds(watch)));
-        let threads: Vec<_> = threads.collect();
-        watch::guard(&watches, || threads.iter().all(|t| t.is_finished()));
-        let ended = threads.into_iter().map(|thread| thread.join().unwrap());
-        ended.collect::<Vec<_>>()
+    seeds::run(&format!("runner::fleet::{name}"), seeds, |watch, seed| {
+        violation(watch, (seed, level), &hits, number == 1)
     });
-    if let Some((seed, violated)) = violated.into_iter().flatten().next() {
-        panic!(
-            "{violated}\nseed {seed}: FOLDSTREAM_SEED={seed} cargo test -p foldstream --test it -- --exact runner::fleet::{name}"
-        );
-    }
     let hits = hits.lock().unwrap();
-    let longest = watches.iter().map(|watch| watch.longest()).max();
-    println!("{number} seeds, {longest:?} moments in the longest: {hits:#?}");
+    println!("{hits:#?}");
     // The seeds are always the same ones, so that luck does not decide.
     if number >= SHORT {
         let features = COMMON.iter().chain(features);
