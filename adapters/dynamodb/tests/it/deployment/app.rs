@@ -12,12 +12,14 @@ use foldstream_testkit::domains::account::{Account, AccountCommand, AccountId};
 use futures::TryStreamExt as _;
 use std::time::Duration;
 
-/// Hides an item from all queries of the events table. A reader then asks for it by its key.
+/// Hides an item from all queries and scans of the events table. A reader then asks for it by its
+/// key.
 pub(super) fn hide(stream: &StreamId, first: u64) -> impl Fn(&Call) -> Fate + Send + Sync + use<> {
     let hidden = key(stream, first);
     let hidden = ["pk", "sk"].map(|name| hidden[name].clone());
     move |call: &Call| {
-        if call.operation != "Query" || call.body["TableName"] != "events" {
+        let lists = matches!(&*call.operation, "Query" | "Scan");
+        if !lists || call.body["TableName"] != "events" {
             return Fate::Pass;
         }
         let (pk, sk) = (

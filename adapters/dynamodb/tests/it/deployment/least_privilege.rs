@@ -1,5 +1,10 @@
 //! Each role may do what its work requests, and nothing else.
-use super::{administration, app, policy::Policy, processors, publisher, tables};
+use super::{
+    actions::accesses,
+    administration, app,
+    policy::{Policy, pattern},
+    processors, publisher, replayer, tables,
+};
 use crate::support::{Call, Server};
 use foldstream_dynamodb::PublishMode;
 use std::{
@@ -9,10 +14,11 @@ use std::{
 };
 use tokio::sync::OnceCell;
 
-const ROLES: [&str; 7] = [
+const ROLES: [&str; 8] = [
     "App",
     "Publisher",
     "Runner",
+    "Replayer",
     "Operator",
     "Viewer",
     "Restorer",
@@ -26,11 +32,13 @@ async fn work(mode: PublishMode) -> BTreeMap<&'static str, Vec<Call>> {
     let setup = administration::set_up(&server, mode).await;
     let publisher = publisher::work(&server, mode).await;
     let processors = processors::work(&server, mode).await;
+    let replays = replayer::work(mode).await;
     BTreeMap::from([
         ("Setup", setup),
-        ("Runner", processors.runner),
-        ("Operator", processors.operator),
-        ("Viewer", processors.viewer),
+        ("Runner", [processors.runner, replays.runner].concat()),
+        ("Replayer", replays.replayer),
+        ("Operator", [processors.operator, replays.operator].concat()),
+        ("Viewer", [processors.viewer, replays.viewer].concat()),
         ("App", app::work(&server, mode).await),
         ("Publisher", publisher),
         ("Restorer", administration::restore(&server, mode).await),
@@ -77,6 +85,53 @@ async fn every_operation_that_the_adapter_calls_has_been_recorded() {
     let all = work_with_both().await.values().flatten();
     recorded.extend(all.map(|call| call.operation.clone()));
     assert_eq!(recorded, called_operations());
+}
+
+/// A role whose suite does not touch these rows would be compared with too little.
+#[tokio::test]
+async fn the_rows_of_generations_and_replays_have_been_recorded() {
+    let recorded = work_with_both().await;
+    for (role, expected) in [
+        (
+            "Runner",
+            "GetItem proc, PutItem proc, GetItem run, PutItem run, PutItem boot/*, PutItem inst/*, \
+             Query inst/*, PutItem old/*, Query old/*, DeleteItem old/*, DeleteItem boot/*, \
+             DeleteItem pos/*, DeleteItem park/*",
+        ),
+        (
+            "Replayer",
+            "GetItem proc, PutItem proc, GetItem run, PutItem run, GetItem run/*, PutItem run/*, \
+             Query seg/*, PutItem seg/*, DeleteItem chunk/*, PutItem boot/*, PutItem park/*, PutItem pos/*, \
+             GetItem topic, Query skip/*",
+        ),
+        (
+            "Operator",
+            "Query run, GetItem run, PutItem run, GetItem proc, PutItem proc, PutItem old/*, \
+             Query seg/*",
+        ),
+        ("Viewer", "Query run, GetItem run, Query seg/*, Query proc"),
+    ] {
+        let rows: BTreeSet<_> = recorded[role].iter().flat_map(control_rows).collect();
+        let missing = expected.split(", ").filter(|row| !rows.contains(*row));
+        let missing: Vec<_> = missing.collect();
+        assert!(missing.is_empty(), "{role}: {missing:?} of {rows:#?}");
+    }
+    let deleted = recorded["Runner"].iter().flat_map(accesses);
+    let of_models = deleted.filter(|access| access.resource == "events-models");
+    let actions: BTreeSet<_> = of_models.map(|access| access.action).collect();
+    assert!(actions.contains("BatchWriteItem"), "{actions:?}");
+}
+
+/// Returns the actions of a request on the control table, each with the kind of its rows.
+fn control_rows(call: &Call) -> Vec<String> {
+    let of_control = accesses(call).into_iter();
+    let of_control = of_control.filter(|access| access.resource == "events-control");
+    let rows = of_control.flat_map(|access| {
+        let kinds = access.leading_keys.iter().map(|key| pattern(key));
+        let lines = kinds.map(|kind| format!("{} {kind}", access.action));
+        lines.collect::<Vec<_>>()
+    });
+    rows.collect()
 }
 
 /// Only a restorer deletes events, and only a poller changes them.

@@ -11,5 +11,6 @@ mod app;
 mod publisher;
 mod streams_reader;
 mod processors;
+mod replayer;
 mod administration;
 mod least_privilege;

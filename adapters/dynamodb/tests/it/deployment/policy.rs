@@ -172,7 +172,7 @@ impl Policy {
 }
 
 /// Returns the pattern under which policies list a partition of the control table.
-fn pattern(partition: &str) -> String {
+pub(super) fn pattern(partition: &str) -> String {
     match partition.split_once('/') {
         Some((kind, _)) => format!("{kind}/*"),
         None => partition.into(),

@@ -1,7 +1,7 @@
 //! The work of a runner, of an operator of its processors, and of somebody who only looks.
 use super::{app::hide, publisher::TOPIC};
 use crate::{
-    read_model::{NoteEvent, Notebook, model, notebook},
+    read_model::{NoteEvent, Notebook, notebook},
     support::{Call, Fate, Server, Wire},
 };
 use foldstream::{
@@ -12,7 +12,7 @@ use foldstream::{
     publisher::Publisher,
     runner::{
         DeliveryLevel, EventContext, FailureAction, HandlerError, HandlerResult, Listener,
-        ProcessorPolicy, Projector as _, Runner, Start,
+        ProcessorPolicy, Runner, Start,
     },
 };
 use foldstream_dynamodb::{DynamoDb, PublishMode};
@@ -52,7 +52,7 @@ pub(super) struct Calls {
 }
 
 /// The stores of one role, and the requests that they send.
-async fn role(server: &Server) -> (DynamoDb, Wire) {
+pub(super) async fn role(server: &Server) -> (DynamoDb, Wire) {
     let (stores, wire) = server.connect_over(server.config(), |_| Fate::Pass).await;
     (stores.unwrap(), wire)
 }
@@ -148,13 +148,6 @@ pub(super) async fn work(server: &Server, mode: PublishMode) -> Calls {
     operate(&operator, &reason).await;
     abort(&operator, &writer, &reason).await;
 
-    stores
-        .read_model::<Notebook>()
-        .reset(&model())
-        .await
-        .unwrap();
-    let rows = foldstream::runner::ModelId::new("notebooks", 1);
-    stores.read_model::<Notebook>().reset(&rows).await.unwrap();
     Calls {
         runner: runners.calls(),
         operator: operators.calls(),
