@@ -49,9 +49,10 @@ pub use payload::{
     Opened, PayloadCodec, PayloadCodecs, PayloadContext, PayloadError, PayloadKind, Sealed,
 };
 pub use repository::{
-    AppendError, AsOf, Committed, ExecuteError, ExecuteResult, Executed, FoldError, ForgetError,
-    Historical, LoadError, LoadMetrics, Loaded, Rejection, Repository, RepositoryMetrics, Settled,
-    SnapshotMetrics, Transaction, TransactionExecuted, TransactionLoaded,
+    AppendError, AsOf, Committed, Difference, ExecuteError, ExecuteResult, Executed, FoldError,
+    ForgetError, Historical, InapplicableDifference, LoadError, LoadMetrics, Loaded, Rejection,
+    Repository, RepositoryMetrics, Settled, SnapshotMetrics, StateStep, StepEffect, TimelineError,
+    TimelineStep, Transaction, TransactionExecuted, TransactionLoaded,
 };
 pub use resilience::{
     backoff::Backoff,

@@ -1,8 +1,8 @@
 //! Folding commits into a state.
-use super::{FoldError, LoadError, Loaded};
+use super::{FoldError, LoadError, Loaded, StepEffect};
 use crate::{
-    Aggregate, CodecError, DomainEvent, PayloadCodecs, Recorded, StreamHead, Timestamp, Upcasters,
-    Version, codec,
+    Aggregate, CodecError, DomainEvent, PayloadCodecs, Recorded, StreamHead, StreamId, Timestamp,
+    Upcasters, Version, codec,
     ports::{Commit, EventData},
 };
 use std::{
@@ -53,9 +53,24 @@ impl<A: Aggregate> Fold<A> {
         &self.head
     }
 
+    /// Returns the state as it is folded so far.
+    pub(super) const fn state(&self) -> &A {
+        &self.state
+    }
+
     /// Folds the next commit. A retired event keeps its version, so the head moves by the length of
     /// the commit.
     pub(super) fn take(&mut self, commit: &Commit, upcasters: &Upcasters) -> Result<(), LoadError> {
+        self.expect(commit)?;
+        for (version, data) in versions(commit) {
+            self.take_event(version, data, upcasters)?;
+        }
+        self.pass(commit);
+        Ok(())
+    }
+
+    /// Checks that a commit is the next one.
+    pub(super) fn expect(&self, commit: &Commit) -> Result<(), LoadError> {
         let expected = self.head.version().next();
         if commit.first_version != expected {
             return Err(LoadError::NotContiguous {
@@ -64,15 +79,33 @@ impl<A: Aggregate> Fold<A> {
                 found: commit.first_version,
             });
         }
-        for (version, data) in versions(commit) {
-            if let Some(event) = decode_at::<A::Event>(commit, version, data, upcasters)? {
-                self.evolve(version, &event)?;
-            }
-        }
+        Ok(())
+    }
+
+    /// Folds one event of the next commit, without moving the head.
+    pub(super) fn take_event(
+        &mut self,
+        version: Version,
+        data: &EventData,
+        upcasters: &Upcasters,
+    ) -> Result<StepEffect, LoadError> {
+        let stream = self.head.stream();
+        let Some(event) = decode_at(stream, version, data, upcasters)? else {
+            return Ok(if is_shredded(data) {
+                StepEffect::Shredded
+            } else {
+                StepEffect::Retired
+            });
+        };
+        self.evolve(version, &event)?;
+        Ok(StepEffect::Folded)
+    }
+
+    /// Moves the head to the end of the next commit.
+    pub(super) fn pass(&mut self, commit: &Commit) {
         let last = commit.last_version();
         self.head.advance(last, commit.id, commit.recorded_at);
         self.has_begun(commit.recorded_at);
-        Ok(())
     }
 
     /// Folds events that are not stored yet. The head stays where it is.
@@ -123,16 +156,21 @@ fn versions(commit: &Commit) -> impl Iterator<Item = (Version, &EventData)> {
 }
 
 fn decode_at<E: DomainEvent>(
-    commit: &Commit,
+    stream: &StreamId,
     version: Version,
     data: &EventData,
     upcasters: &Upcasters,
 ) -> Result<Option<E>, LoadError> {
     decode(data, upcasters).map_err(|source| LoadError::Codec {
-        stream: commit.stream.clone(),
+        stream: stream.clone(),
         version,
         source,
     })
+}
+
+/// Returns true if the key of an event's payload was deleted.
+fn is_shredded(data: &EventData) -> bool {
+    data.codec.as_deref() == Some(PayloadCodecs::SHREDDED)
 }
 
 /// Decodes one stored event of `E`'s aggregate type, which was opened before; `None` if it is
@@ -141,7 +179,7 @@ pub(super) fn decode<E: DomainEvent>(
     data: &EventData,
     upcasters: &Upcasters,
 ) -> Result<Option<E>, CodecError> {
-    if data.codec.as_deref() == Some(PayloadCodecs::SHREDDED) {
+    if is_shredded(data) {
         return Ok(None);
     }
     codec::decode(
@@ -160,7 +198,7 @@ pub(super) fn decode_recorded<E: DomainEvent>(
 ) -> Vec<Result<Recorded<E>, LoadError>> {
     let events = commit.recorded().zip(commit.events.iter());
     let decoded = events.map(|(recorded, data)| {
-        let event = decode_at(commit, recorded.header.version, data, upcasters)?;
+        let event = decode_at(&commit.stream, recorded.header.version, data, upcasters)?;
         Ok(event.map(|event| Recorded::new(recorded.header, event)))
     });
     decoded.filter_map(Result::transpose).collect()

@@ -16,6 +16,8 @@ mod append;
 mod settle;
 mod transaction;
 mod travel;
+mod timeline;
+mod difference;
 mod fold;
 mod error;
 mod metrics;
@@ -25,12 +27,14 @@ mod spans;
 mod turns;
 mod values;
 
+pub use difference::{Difference, InapplicableDifference};
 pub use error::{AppendError, ExecuteError, FoldError, ForgetError, LoadError, Rejection};
 pub use execute::ExecuteResult;
 pub use metrics::{LoadMetrics, RepositoryMetrics, SnapshotMetrics};
+pub use timeline::{StateStep, TimelineError, TimelineStep};
 pub use transaction::{Committed, Transaction, TransactionExecuted, TransactionLoaded};
 pub use travel::{AsOf, Historical};
-pub use values::{Executed, Loaded, Settled};
+pub use values::{Executed, Loaded, Settled, StepEffect};
 
 pub(crate) use prepare::seal_append;
 

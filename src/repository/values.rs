@@ -93,3 +93,15 @@ pub enum Settled {
     /// again, or sends the same append again.
     Open,
 }
+
+/// The effect that an event of a history has on the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StepEffect {
+    /// The event was folded into the state.
+    Folded,
+    /// The event is retired: an upcaster says that nothing reads it any more. The state stays.
+    Retired,
+    /// The event is shredded: its key was deleted, so that nobody can read it. The state stays.
+    Shredded,
+}

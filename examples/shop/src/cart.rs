@@ -61,8 +61,8 @@ pub enum CartEvent {
     },
 }
 
-/// The state of one cart: the fold of its events.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// The state of one cart: the fold of its events. Operators read it as JSON, by `shop history`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Cart {
     items: Vec<CartItem>,
     is_known: bool,

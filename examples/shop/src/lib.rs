@@ -17,6 +17,7 @@ pub mod report;
 pub mod backend;
 pub mod pipeline;
 pub mod operator;
+pub mod history;
 pub mod story;
 pub mod chaos;
 

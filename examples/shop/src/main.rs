@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use foldstream::{BoxError, chain};
 use shop::{
     backend::{Backend, Uses},
+    history::HistoryArgs,
     operator::OperatorCommand,
     pipeline, shutdown,
 };
@@ -108,6 +109,8 @@ enum Step {
         #[arg(long)]
         name: Option<String>,
     },
+    /// Shows each version of a cart or a payment: the event, and what it changed in the state.
+    History(HistoryArgs),
     #[command(flatten)]
     Operator(OperatorCommand),
 }
@@ -193,6 +196,10 @@ async fn run(cli: Cli) -> Result<Ending, BoxError> {
             let report = pipeline::report(&rows, &operator, name.as_deref()).await?;
             steps::write(&report, Some(&file))?;
             Ok(Ending::AllWell)
+        }
+        Some(Step::History(args)) => {
+            let backend = servers::connect(servers, Uses::EventStore).await?;
+            steps::history(&backend, &args).await
         }
         Some(Step::Operator(command)) => {
             let backend = servers::connect(servers, Uses::Everything).await?;

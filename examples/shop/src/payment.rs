@@ -4,6 +4,7 @@
 //! come again, or come late, and then changes nothing.
 use crate::{cart::CartId, money::Money};
 use foldstream::{Aggregate, Context, Decide, Decision, DomainEvent};
+use serde::Serialize;
 
 /// An event of a payment. The payment of an order has the order's id.
 #[derive(Clone, Debug, PartialEq, DomainEvent)]
@@ -26,8 +27,8 @@ pub enum PaymentEvent {
     },
 }
 
-/// The state of one payment: the fold of its events.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// The state of one payment: the fold of its events. Operators read it as JSON, by `shop history`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub enum Payment {
     /// Nobody has asked for a payment.
     #[default]

@@ -4,6 +4,7 @@ use foldstream::{BoxError, runner::Projector};
 use shop::{
     backend::Backend,
     chaos,
+    history::{self, HistoryArgs},
     hot_products::HotProducts,
     import::Imported,
     operator::{Console, OperatorCommand, Outcome},
@@ -21,6 +22,16 @@ pub(crate) enum Ending {
     SomeRefused,
     NotAll,
     Interrupted,
+}
+
+impl From<Outcome> for Ending {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Done => Self::AllWell,
+            Outcome::NotAll => Self::NotAll,
+            Outcome::Interrupted => Self::Interrupted,
+        }
+    }
 }
 
 /// The condition on which a step ends.
@@ -142,11 +153,13 @@ pub(crate) async fn operate(
 ) -> Result<Ending, BoxError> {
     let (operator, publisher) = (backend.operator(), backend.publisher());
     let mut console = Console::new(&operator, &publisher, std::io::stdout());
-    Ok(match console.run(command, shutdown).await? {
-        Outcome::Done => Ending::AllWell,
-        Outcome::NotAll => Ending::NotAll,
-        Outcome::Interrupted => Ending::Interrupted,
-    })
+    Ok(console.run(command, shutdown).await?.into())
+}
+
+/// Shows the versions of a stream.
+pub(crate) async fn history(backend: &Backend, args: &HistoryArgs) -> Result<Ending, BoxError> {
+    let shown = history::show(backend, args, std::io::stdout().lock()).await?;
+    Ok(shown.into())
 }
 
 /// Writes the report if a file is named.

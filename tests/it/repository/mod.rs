@@ -39,6 +39,7 @@
 //! | marks end; a refusal is not recorded; ids that cannot be stored | `execute::a_mark_names_the_slot_..`, `once::a_refusal_..`, `once::a_command_id_that_..` |
 //! | transactions read, continue from their own writes, and retry until they end | `transactions::..` |
 //! | an unusable snapshot is replaced; a slow snapshot store is not waited for | `unusable_snapshots::..` |
+//! | past states: each version with its differences, in bounded memory | `timeline::..` |
 //! | **Snapshots** | `snapshots::..`, one test per rule |
 mod at;
 mod cache;
@@ -55,6 +56,7 @@ mod several;
 mod skew;
 mod snapshots;
 mod stepped;
+mod timeline;
 mod transactions;
 mod turns;
 
