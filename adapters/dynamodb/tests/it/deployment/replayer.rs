@@ -25,7 +25,6 @@ use std::{
 };
 
 const GROUP: &str = "shop";
-const SECOND: Duration = Duration::from_secs(1);
 /// The time for which a generation that was left is kept.
 const KEPT: Duration = Duration::from_secs(600);
 
@@ -112,12 +111,12 @@ pub(super) async fn work(mode: PublishMode) -> Calls {
     let (stores, runner) = role(&server).await;
     let running = service(&stores, &bus).start();
     let watch = Operator::new(writer.control_store());
-    hurry(SECOND, async || serves(&watch, 1).await).await;
+    hurry(async || serves(&watch, 1).await).await;
 
     let (operator, viewer) = (role(&server).await, role(&server).await);
     let replayer = role(&server).await;
     replay(&replayer, &operator.0, &viewer.0, &bus).await;
-    hurry(SECOND, async || serves(&watch, 3).await).await;
+    hurry(async || serves(&watch, 3).await).await;
     retire(&writer, &runner).await;
     running.stop();
     running.wait().await.into_result().unwrap();
@@ -198,10 +197,7 @@ async fn retire(writer: &DynamoDb, runner: &Wire) {
         let of = |call: &Call| call.body.to_string().contains(&format!("\"{partition}\""));
         runner.calls()[before..].iter().any(of)
     };
-    hurry(SECOND * 20, async || {
-        looked_at("old/notebooks") && looked_at("old/tally")
-    })
-    .await;
+    hurry(async || looked_at("old/notebooks") && looked_at("old/tally")).await;
     pass(KEPT).await;
     let control = writer.control_store();
     let are_gone = async || {
@@ -213,7 +209,7 @@ async fn retire(writer: &DynamoDb, runner: &Wire) {
         }
         true
     };
-    hurry(SECOND * 20, are_gone).await;
+    hurry(are_gone).await;
 }
 
 /// Returns true if a generation of both processors serves, and none catches up.
@@ -230,12 +226,12 @@ async fn pass(time: Duration) {
     tokio::time::resume();
 }
 
-/// Lets time pass in steps until something is so. Requests take the time they take.
-async fn hurry(step: Duration, is_so: impl AsyncFn() -> bool) {
+/// Lets time pass a hundred times as fast until something is so. Requests take the time they take.
+async fn hurry(is_so: impl AsyncFn() -> bool) {
     let until = Instant::now() + Duration::from_secs(120);
     while !is_so().await {
         assert!(Instant::now() < until, "it does not happen");
-        pass(step).await;
+        pass(Duration::from_secs(1)).await;
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
