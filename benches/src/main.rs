@@ -4,7 +4,8 @@
 //! ```sh
 //! cargo run --release -p foldstream-bench -- store
 //! ```
-//! prints a table, and so do `runner` and `publisher`, which need Docker for a Kafka broker.
+//! prints a table, and so do `replay`, and `runner` and `publisher`, which need Docker for a Kafka
+//! broker.
 //! `--json FILE` writes its rows with the raw samples of both sides, and `--only WORK` measures one
 //! work. `--sabotage ROW` adds a read, a write or 1 ms to our side of that row, which must then
 //! miss its goal: a benchmark that cannot fail shows nothing. The exit status is 2 if a row misses
@@ -12,6 +13,7 @@
 mod account;
 mod memory;
 mod publisher;
+mod replay;
 mod runner;
 mod store;
 mod table;
@@ -42,9 +44,21 @@ enum Suite {
     Runner(Options),
     /// Runs of the Kafka adapter against a raw idempotent producer, on a Kafka broker.
     Publisher(Options),
+    /// A full replay against a loop over the SDK's Scan, on an emulator in this process, and the
+    /// memory of a replay.
+    Replay {
+        #[command(flatten)]
+        options: Options,
+        /// Takes this part of the events, for a quick look.
+        #[arg(long, value_name = "PARTS", default_value_t = 1)]
+        divide_by: u64,
+    },
     /// The process whose memory `runner` measures.
     #[command(hide = true)]
     SlowKey(runner::SlowKey),
+    /// The process whose memory `replay` measures.
+    #[command(hide = true)]
+    ReplayMemory(replay::ReplayMemory),
 }
 
 #[derive(Args)]
@@ -95,6 +109,8 @@ fn main() -> ExitCode {
     let done = match suite {
         Suite::Memory(options) if options.worker => measure(options.which()),
         Suite::SlowKey(process) => runner::work_off_slow_key(&process),
+        Suite::ReplayMemory(process) => replay::work_off(&process),
+        Suite::Replay { options, divide_by } => report_replay(&options, divide_by),
         Suite::Store(options) => report(&options, true),
         Suite::Memory(options) => report(&options, false),
         Suite::Runner(options) => report_runner(&options),
@@ -188,6 +204,13 @@ fn report_runner(options: &Options) -> Result<bool, BenchError> {
 /// Prints the rows about publishing. Returns true if all of them hold.
 fn report_publisher(options: &Options) -> Result<bool, BenchError> {
     let rows = publisher::rows(&publisher::Size::default(), options.which())?;
+    show(options, &rows)
+}
+
+/// Prints the rows about replays. Returns true if all of them hold.
+fn report_replay(options: &Options, divide_by: u64) -> Result<bool, BenchError> {
+    let size = replay::Size::divided_by(divide_by);
+    let rows = replay::rows(&size, options.which())?;
     show(options, &rows)
 }
 

@@ -8,6 +8,8 @@ use std::fmt::Write;
 pub(crate) enum Bound {
     AtLeast,
     AtMost,
+    /// The value must be the goal: a count that both sides share.
+    Exactly,
     /// The value is shown, and has no goal.
     Noted,
 }
@@ -64,6 +66,7 @@ impl Row {
         let holds = match goal.bound {
             Bound::AtLeast => value >= goal.goal - 1e-9,
             Bound::AtMost => value <= goal.goal + 1e-9,
+            Bound::Exactly => (value - goal.goal).abs() <= 1e-9,
             Bound::Noted => true,
         };
         Self {
@@ -109,6 +112,7 @@ pub(crate) fn draw(rows: &[Row]) -> String {
         let (goal, verdict) = match row.bound {
             Bound::AtLeast => (format!(">= {}", row.goal), row.verdict()),
             Bound::AtMost => (format!("<= {}", row.goal), row.verdict()),
+            Bound::Exactly => (format!("= {}", row.goal), row.verdict()),
             Bound::Noted => ("-".to_owned(), ""),
         };
         let _ = writeln!(

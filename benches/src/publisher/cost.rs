@@ -162,6 +162,7 @@ pub(super) async fn rows(
         // The last walk of two finds nothing.
         write_units: (cost.write_units - 2.0 * looks.write_units) / events as f64,
         read_units: (cost.read_units - 2.0 * looks.read_units) / events as f64,
+        scan_units: 0.0,
     };
     let (one, ten) = (per(one, STREAMS), per(ten, 10 * STREAMS));
     let rows = goals.iter().map(|goal| {

@@ -101,6 +101,7 @@ fn of_control_rows(
         trips: with.trips - without.trips,
         write_units: with.write_units - without.write_units,
         read_units: with.read_units - without.read_units,
+        scan_units: with.scan_units - without.scan_units,
     })
 }
 

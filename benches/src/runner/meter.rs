@@ -114,9 +114,19 @@ pub(crate) fn cpu() -> Option<f64> {
 }
 
 /// Returns the resident memory of this process in bytes. `None` where `/proc` does not have it.
-pub(super) fn resident() -> Option<f64> {
+pub(crate) fn resident() -> Option<f64> {
+    memory("VmRSS:")
+}
+
+/// Returns the highest resident memory of this process so far in bytes. `None` where `/proc` does
+/// not have it.
+pub(crate) fn peak() -> Option<f64> {
+    memory("VmHWM:")
+}
+
+fn memory(field: &str) -> Option<f64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let line = status.lines().find(|line| line.starts_with(field))?;
     let kib: f64 = line.split_whitespace().nth(1)?.parse().ok()?;
     Some(kib * 1024.0)
 }

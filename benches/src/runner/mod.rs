@@ -15,7 +15,7 @@ mod cost;
 mod idle;
 
 pub(crate) use calls::{Call, Recorder, metered_in, price};
-pub(crate) use meter::cpu;
+pub(crate) use meter::{cpu, peak, resident};
 pub(crate) use slow_key::{SlowKey, work_off as work_off_slow_key};
 
 use crate::{

@@ -316,6 +316,7 @@ impl Bench<'_> {
                     trips,
                     write_units,
                     read_units,
+                    ..
                 } = self.endpoint.take_cost();
                 add(samples, TRIPS, trips, trips);
                 add(samples, WRITE_UNITS, write_units, write_units);

@@ -18,7 +18,7 @@ use catalogue::{WORKS, Work};
 use sides::{Bench, Samples};
 
 pub(crate) use endpoint::{Cost, Endpoint};
-pub(crate) use sides::{config, over};
+pub(crate) use sides::{config, over, without_stream};
 
 /// The size of a measurement.
 #[derive(Clone, Copy, Debug)]

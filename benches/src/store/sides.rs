@@ -101,7 +101,7 @@ pub(crate) fn config(endpoint: &str, mode: PublishMode) -> DynamoDbConfig {
 ///
 /// The tables of the other sides have none, and the emulator, unlike DynamoDB, goes through all
 /// stream records at each write.
-async fn without_stream(stores: &DynamoDb, table: &str) -> Result<(), BenchError> {
+pub(crate) async fn without_stream(stores: &DynamoDb, table: &str) -> Result<(), BenchError> {
     let off = StreamSpecification::builder().stream_enabled(false).build();
     stores
         .client()
