@@ -99,7 +99,8 @@ impl Scan {
                 return Ok(ScanEnd::Whole);
             }
             let is_all_applied = parts.iter().all(|part| part.pages.is_idle());
-            if is_all_applied || Instant::now() >= checkpoint_at {
+            let is_due = Instant::now() >= checkpoint_at || self.needs_checkpoint();
+            if is_all_applied || is_due {
                 if !self.checkpoint(run, &mut parts).await? {
                     return Ok(ScanEnd::Moved);
                 }
@@ -224,6 +225,10 @@ impl Scan {
             }
             Err(error) => Err(broken(&error)),
         }
+    }
+
+    fn needs_checkpoint(&self) -> bool {
+        self.rebuilds.iter().any(|of| of.needs_checkpoint())
     }
 
     /// Makes durable what is applied, and then moves the cursors. Returns false if another process

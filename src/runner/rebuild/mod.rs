@@ -35,7 +35,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicUsize},
     time::Duration,
 };
-use tokio::time::Instant;
+use tokio::{sync::Notify, time::Instant};
 
 /// The positions that are written at the same time.
 const WRITES: usize = 32;
@@ -43,6 +43,10 @@ const WRITES: usize = 32;
 /// The most skipped versions that a replay keeps in memory. With more, those of a stream are read
 /// when its events are.
 const SKIPS: usize = 10_000;
+
+/// The most streams whose positions wait for a checkpoint. With more, the projector waits, so that
+/// a replay whose positions are written slowly takes no more memory.
+const TOUCHED: usize = 10_000;
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -230,6 +234,8 @@ pub(crate) struct Rebuild {
     /// Held while a stream is parked, so that the limit holds.
     parking: tokio::sync::Mutex<()>,
     touched: Mutex<Touched>,
+    /// Tells that a checkpoint has taken what was touched.
+    taken: Notify,
 }
 
 impl Rebuild {
@@ -284,6 +290,7 @@ impl Rebuild {
             letters: AtomicUsize::new(0),
             parking: tokio::sync::Mutex::default(),
             touched: Mutex::default(),
+            taken: Notify::new(),
         }
     }
 
@@ -354,6 +361,7 @@ impl Rebuild {
     /// what is projected later is not flushed.
     pub(crate) fn take_touched(&self) -> Vec<(StreamId, Version, Option<CommitId>)> {
         let touched = std::mem::take(&mut *lock(&self.touched));
+        self.taken.notify_waiters();
         let touched = touched.into_iter();
         let touched = touched.map(|(stream, (version, id))| (stream, version, id));
         let mut touched: Vec<_> = touched.collect();
@@ -396,6 +404,7 @@ impl Rebuild {
             if self.parked.defer(&stream, high) {
                 return Ok(applied);
             }
+            self.wait_for_checkpoint().await;
             let (known, failed) = (progress.0.clone(), failing.failed());
             let work = Work::of_replay(partition.clone(), commits.clone(), known, failed);
             let ended = self.attempt(work).await;
@@ -437,6 +446,24 @@ impl Rebuild {
                 settled: Vec::new(),
             }
         })
+    }
+
+    /// Returns true if so many positions wait for a checkpoint that the projector waits, too.
+    pub(crate) fn needs_checkpoint(&self) -> bool {
+        self.shared.positions.is_some() && lock(&self.touched).len() >= TOUCHED
+    }
+
+    /// Waits for a checkpoint if the projector needs one.
+    async fn wait_for_checkpoint(&self) {
+        loop {
+            // A checkpoint may take the positions right after the look. It is not missed, since
+            // notices count from here on.
+            let taken = self.taken.notified();
+            if !self.needs_checkpoint() {
+                return;
+            }
+            taken.await;
+        }
     }
 
     fn touch(&self, stream: &StreamId, ended: &Ended) {

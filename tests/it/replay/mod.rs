@@ -2,6 +2,7 @@
 mod choice;
 mod failure;
 mod full;
+mod memory;
 mod operate;
 mod simulation;
 mod world;
