@@ -323,7 +323,7 @@ impl Replay {
         self
     }
     /// Sets the interval in which models are flushed and positions stored. A longer one costs fewer
-    /// writes, and repeats more after a crash. Default 1 s.
+    /// writes, and repeats more after a crash. At least 1 ms, default 1 s.
     pub const fn with_checkpoint_interval(mut self, interval: Duration) -> Self {
         self.settings.checkpoint = interval;
         self
@@ -390,12 +390,14 @@ impl Replay {
     /// process is over.
     ///
     /// # Errors
+    /// - [`ReplayError::Invalid`] if a setting is not valid.
     /// - [`ReplayError::NotFound`] if there is no such replay.
     /// - [`ReplayError::Over`] if it has ended.
     /// - [`ReplayError::WrongModel`] if it builds models of another build.
     /// - [`ReplayError::UnknownProcessor`] if a projector of it is not registered here.
     /// - [`ReplayError::Control`] if its row cannot be read.
     pub async fn resume(self, run: RunId) -> Result<ReplayHandle, ReplayError> {
+        self.settings.check()?;
         let settings = self.settings.clone();
         let runner = self.into_runner()?;
         let rows = rows_of(&runner);
@@ -466,6 +468,10 @@ impl ReplaySettings {
         }
         if self.lease < Duration::from_millis(30) {
             return invalid("lease", "at least 30 ms");
+        }
+        // Without a pause, checkpoints would leave no time to take in what was applied.
+        if self.checkpoint < Duration::from_millis(1) {
+            return invalid("checkpoint_interval", "at least 1 ms");
         }
         if self.memory == 0 {
             return invalid("memory", "at least 1 byte");

@@ -64,6 +64,12 @@ async fn invalid_settings_are_typed_errors() {
             "lease",
             world.replay().with_lease(std::time::Duration::ZERO),
         ),
+        (
+            "checkpoint_interval",
+            world
+                .replay()
+                .with_checkpoint_interval(std::time::Duration::ZERO),
+        ),
         ("memory", world.replay().with_memory(0)),
         ("projector", world.replay().projector(Plain)),
         ("with_runner", world.replay().with_runner(|runner| runner)),
@@ -73,6 +79,21 @@ async fn invalid_settings_are_typed_errors() {
             panic!("{field}: {error:?}")
         };
         assert_eq!(found, field);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn invalid_settings_of_a_replay_that_goes_on_are_typed_errors() {
+    let world = World::new(1);
+    let run = world.replay().start().await.unwrap().run();
+    for replay in [
+        world
+            .replay()
+            .with_checkpoint_interval(std::time::Duration::ZERO),
+        world.replay().with_memory(0),
+    ] {
+        let error = replay.resume(run).await.unwrap_err();
+        assert!(matches!(error, ReplayError::Invalid { .. }), "{error:?}");
     }
 }
 

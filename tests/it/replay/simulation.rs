@@ -159,7 +159,7 @@ impl History {
             .with_page(NonZeroU32::new(1 + self.below(4)).unwrap())
             .with_lease(Duration::from_secs(3))
             .with_reset_timeout(Duration::from_secs(5))
-            .with_checkpoint_interval(Duration::from_millis(u64::from(self.below(900))));
+            .with_checkpoint_interval(Duration::from_millis(u64::from(1 + self.below(900))));
         (runner, replay)
     }
 
