@@ -4,5 +4,6 @@ mod failure;
 mod full;
 mod memory;
 mod operate;
+mod rebuild;
 mod simulation;
 mod world;
