@@ -1,12 +1,30 @@
-//! The time for which rows have stood still, as one process has seen them.
+//! The time for which rows have stood still, as one process has seen them. The clocks of two
+//! processes are not compared.
 use crate::ports::Revision;
 use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
 
-/// The writes that this process has seen in rows, and since when. The clocks of two processes are
-/// not compared.
+/// The last write that a process has seen in a row, and since when.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct LastSeen(pub(super) Option<(Revision, Instant)>);
+
+impl LastSeen {
+    /// Returns the time for which this very write has been the row. `None` if it is new to the
+    /// reader: it begins to count now.
+    pub(super) fn lasting(&mut self, revision: Revision, now: Instant) -> Option<Duration> {
+        match self.0 {
+            Some((seen, since)) if seen == revision => Some(now.duration_since(since)),
+            _ => {
+                self.0 = Some((revision, now));
+                None
+            }
+        }
+    }
+}
+
+/// The last writes that a process has seen in several rows, and since when.
 #[derive(Clone, Debug)]
-pub(crate) struct Lasting<K>(BTreeMap<K, (Revision, Instant)>);
+pub(crate) struct Lasting<K>(BTreeMap<K, LastSeen>);
 
 impl<K> Default for Lasting<K> {
     fn default() -> Self {
@@ -17,11 +35,8 @@ impl<K> Default for Lasting<K> {
 impl<K: Ord> Lasting<K> {
     /// Returns the time for which this very write has been the row.
     pub(crate) fn of(&mut self, key: K, revision: Revision, now: Instant) -> Duration {
-        let seen = self.0.entry(key).or_insert((revision, now));
-        if seen.0 != revision {
-            *seen = (revision, now);
-        }
-        now.duration_since(seen.1)
+        let seen = self.0.entry(key).or_default();
+        seen.lasting(revision, now).unwrap_or_default()
     }
 }
 

@@ -17,7 +17,7 @@
 //! A lease only makes duplicates rare: a process may be stopped between its last check and its next
 //! action. Work that must not be done twice is guarded by the epoch, which grows with every
 //! take-over. Storage that is written under an epoch refuses a smaller one.
-use super::{PutIf, Rows, Stored};
+use super::{PutIf, Rows, Stored, lasting::LastSeen};
 use crate::{
     IdSource,
     ports::{ControlStore, ControlStoreError, Expect, Revision, RowKey, shared},
@@ -43,26 +43,15 @@ pub(super) struct LeaseRow {
 #[derive(Clone, Debug)]
 pub(crate) struct FoundLease(pub(super) Stored<LeaseRow>);
 
-/// The last write that a process has seen in a row, and since when.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct LastSeen(Option<(Revision, Instant)>);
-
 impl LastSeen {
     /// Returns true if this very write has been the row for the lease time, that of the reader or
     /// that of the writer, whichever is longer. A write that is new to the reader begins to count
     /// now.
     pub(super) fn stands_still(&mut self, found: &FoundLease, time: Duration) -> bool {
         let row = &found.0;
-        match self.0 {
-            Some((revision, since)) if revision == row.revision => {
-                let theirs = Duration::from_millis(row.value.millis);
-                since.elapsed() >= time.max(theirs)
-            }
-            _ => {
-                self.0 = Some((row.revision, Instant::now()));
-                false
-            }
-        }
+        let time = time.max(Duration::from_millis(row.value.millis));
+        self.lasting(row.revision, Instant::now())
+            .is_some_and(|lasting| lasting >= time)
     }
 }
 
@@ -195,9 +184,7 @@ impl Contender {
     /// that observes a holder before it wants the lease need not wait for the whole lease time
     /// later.
     pub fn observe(&mut self, revision: Revision) {
-        if self.seen.0.is_none_or(|(seen, _)| seen != revision) {
-            self.seen = LastSeen(Some((revision, Instant::now())));
-        }
+        let _ = self.seen.lasting(revision, Instant::now());
     }
 }
 

@@ -7,7 +7,8 @@
 //! Every write has another revision, so a row that stands still is that of a dead process. As with
 //! leases, the clocks of two processes are never compared.
 use super::{
-    lease::{FoundLease, LastSeen, LeaseRow, Leases},
+    lasting::LastSeen,
+    lease::{FoundLease, LeaseRow, Leases},
     rows::decode,
 };
 use crate::{
