@@ -179,9 +179,7 @@ impl Generations {
         (self.is_of(run) && self.state == State::CATCH_UP).then(|| Self {
             active,
             model,
-            is_empty: false,
-            stop: None,
-            ..self.live()
+            ..self.live(false)
         })
     }
 
@@ -196,21 +194,18 @@ impl Generations {
             Some(row) => row.has_emptied_in_place(),
             None => must_stop,
         };
-        self.is_of(run).then(|| {
-            Self {
-                is_empty: self.is_empty || has_emptied,
-                ..self.clone()
-            }
-            .live()
-        })
+        self.is_of(run)
+            .then(|| self.live(self.is_empty || has_emptied))
     }
 
-    fn live(&self) -> Self {
+    /// Returns the row without any run. Nothing serves while the model is empty.
+    fn live(&self, is_empty: bool) -> Self {
         Self {
+            is_empty,
             next: None,
             next_model: None,
             state: State::LIVE,
-            stop: self.is_empty.then_some(true),
+            stop: is_empty.then_some(true),
             epoch: self.epoch + 1,
             top: self.highest(),
             run: None,
