@@ -69,6 +69,7 @@ use crate::{
     control::Rows,
     ports::{ControlStore, EventStore, MessageBus},
     publisher::TopicRoute,
+    resilience::{Failure, Retryable},
     runner::{ProcessorPolicy, Projector, ReplayPart, Runner, RunnerBuilder},
 };
 use std::{fmt, num::NonZeroU32, time::Duration};
@@ -433,11 +434,11 @@ impl Replay {
 
     fn check(self) -> Result<(Runner, Plan), ReplayError> {
         self.settings.check()?;
-        let settings = self.settings.clone();
+        let mode = self.settings.mode;
         let (names, part) = (self.names.clone(), self.part.clone());
         let runner = self.into_runner()?;
         let plan = Plan::new(runner.candidates(), names.as_deref(), &part)?;
-        if plan.part.is_some() && settings.mode == ReplayMode::InPlace {
+        if plan.part.is_some() && mode == ReplayMode::InPlace {
             let reason = "a replay of a part of the history changes the live model in any case: leave `in_place` out".into();
             let field = "in_place";
             return Err(ReplayError::Invalid { field, reason });
@@ -450,6 +451,18 @@ impl Replay {
 }
 
 impl ReplaySettings {
+    /// Repeats an operation while its store or bus is away, for a limited time.
+    async fn repeated<T, E: Failure, F>(&self, operation: impl FnMut() -> F) -> Result<T, E>
+    where
+        F: Future<Output = Result<T, E>>,
+    {
+        operation
+            .retry(self.retry)
+            .when(Failure::failure_class)
+            .run()
+            .await
+    }
+
     fn check(&self) -> Result<(), ReplayError> {
         let invalid = |field, reason: &str| {
             Err(ReplayError::Invalid {

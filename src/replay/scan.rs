@@ -22,7 +22,6 @@ use crate::{
         Commit, ControlStoreError, EventStore, EventStoreError, ScanCursor, ScanItems, ScanPage,
         ScanScope, Segment,
     },
-    resilience::{Failure, Retryable},
     runner::rebuild::{Only, Rebuild},
 };
 use std::sync::{Arc, Mutex, PoisonError};
@@ -129,7 +128,7 @@ impl Scan {
         let mut after = None;
         loop {
             let read = || self.rows.segment_page(self.run, after.clone());
-            let page = self.controlled(read).await?;
+            let page = self.settings.repeated(read).await?;
             found.extend(page.rows);
             after = page.next;
             if after.is_none() {
@@ -170,7 +169,7 @@ impl Scan {
                 let of = (self.run, run);
                 self.rows.segment_put(of, index, claimed.clone(), seen)
             };
-            match self.controlled(put).await? {
+            match self.settings.repeated(put).await? {
                 PutIf::Written(row) => return Ok(Some(row)),
                 PutIf::Conflict(row) => found = row,
             }
@@ -245,7 +244,7 @@ impl Scan {
             let stored = rebuild.store_positions(touched).await;
             stored.map_err(failed(rebuild))?;
         }
-        let found = self.controlled(|| self.rows.run(self.run)).await?;
+        let found = self.settings.repeated(|| self.rows.run(self.run)).await?;
         if !found.is_some_and(|found| found.value.is_held(self.epoch)) {
             return Ok(false);
         }
@@ -262,7 +261,7 @@ impl Scan {
                 self.rows
                     .segment_put((self.run, run), index, row.clone(), seen)
             };
-            match self.controlled(put).await? {
+            match self.settings.repeated(put).await? {
                 PutIf::Written(row) => part.row = row,
                 // The answer to this very write was lost.
                 PutIf::Conflict(Some(found)) if found.value == row => part.row = found,
@@ -288,17 +287,6 @@ impl Scan {
             }
             is_new
         });
-    }
-
-    async fn controlled<T, F>(&self, operation: impl FnMut() -> F) -> Result<T, ControlStoreError>
-    where
-        F: Future<Output = Result<T, ControlStoreError>>,
-    {
-        operation
-            .retry(self.settings.retry)
-            .when(Failure::failure_class)
-            .run()
-            .await
     }
 }
 
@@ -425,10 +413,7 @@ pub(super) async fn read_page(
     cursor: &Option<ScanCursor>,
 ) -> Result<ScanPage, EventStoreError> {
     let scan = || store.scan(segment, cursor.clone(), ScanScope::Commits, settings.page);
-    scan.retry(settings.retry)
-        .when(Failure::failure_class)
-        .run()
-        .await
+    settings.repeated(scan).await
 }
 
 /// Returns about the bytes that a commit takes in memory.

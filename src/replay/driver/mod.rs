@@ -16,7 +16,6 @@ use crate::{
         TopicPins, join_generation,
     },
     ports::{ControlStoreError, Offset, PartitionId},
-    resilience::{Failure, Retryable},
     runner::{
         Runner,
         rebuild::{Places, Rebuild, RunnerPorts},
@@ -69,7 +68,7 @@ impl Driver {
         let leases = self.take_over().await?;
         let row = self.first_row();
         let put = || self.rows.run_put(self.run, row.clone(), None);
-        let row = match self.controlled(put).await? {
+        let row = match self.settings.repeated(put).await? {
             // A row that is there already is one that this call has written without an answer: the
             // id is new.
             PutIf::Written(row) | PutIf::Conflict(Some(row)) => row,
@@ -82,7 +81,7 @@ impl Driver {
     pub(super) async fn resume(&self) -> Result<RunEnd, ReplayError> {
         let places = Arc::new(self.places().await?);
         let leases = self.take_over().await?;
-        let row = self.controlled(|| self.rows.run(self.run)).await?;
+        let row = self.settings.repeated(|| self.rows.run(self.run)).await?;
         let row = row.ok_or(ReplayError::NotFound { run: self.run })?;
         self.work(leases, row, places).await
     }
@@ -260,7 +259,9 @@ impl Driver {
             Step::Release(of) => {
                 let name = self.plan.projectors[of].name();
                 let run = (self.run, &held.row.value);
-                self.controlled(|| release(&self.rows, run, name)).await?;
+                self.settings
+                    .repeated(|| release(&self.rows, run, name))
+                    .await?;
             }
             Step::End => {}
         }
@@ -280,7 +281,7 @@ impl Driver {
         };
         let seen = Some(held.row.revision);
         let put = || self.rows.run_put(self.run, row.clone(), seen);
-        match self.controlled(put).await? {
+        match self.settings.repeated(put).await? {
             PutIf::Written(row) | PutIf::Conflict(Some(row)) => held.row = row,
             PutIf::Conflict(None) => return Err(ReplayError::NotFound { run: self.run }),
         }
@@ -291,7 +292,11 @@ impl Driver {
     async fn allocate(&self, of: usize, held: &mut Held) -> Result<(), ReplayError> {
         let candidate = &self.plan.projectors[of];
         let name = candidate.name();
-        let found = match self.controlled(|| self.rows.generations(name)).await? {
+        let found = match self
+            .settings
+            .repeated(|| self.rows.generations(name))
+            .await?
+        {
             Some(found) => found,
             None => {
                 // No instance of the processor has ever started. Its first generation is live,
@@ -299,7 +304,7 @@ impl Driver {
                 let (control, ids) = (self.ports.control.clone(), self.ports.ids.clone());
                 let join =
                     || join_generation(control.clone(), ids.clone(), name, candidate.model());
-                self.controlled(join).await?;
+                self.settings.repeated(join).await?;
                 return Ok(());
             }
         };
@@ -320,7 +325,7 @@ impl Driver {
             // Runners delete what there may be of its model.
             let in_place = mode == ReplayMode::InPlace;
             let retire = || self.rows.retired_put(name, former, in_place);
-            self.controlled(retire).await?;
+            self.settings.repeated(retire).await?;
         }
         held.named[of] = Some((row, found.revision));
         let before = held.row.revision;
@@ -343,12 +348,12 @@ impl Driver {
         if other == self.run {
             return Ok(false);
         }
-        let row = self.controlled(|| self.rows.run(other)).await?;
+        let row = self.settings.repeated(|| self.rows.run(other)).await?;
         let Some(row) = row.filter(|row| row.value.state.is_over()) else {
             return Ok(false);
         };
         let release = || release(&self.rows, (other, &row.value), name);
-        self.controlled(release).await?;
+        self.settings.repeated(release).await?;
         Ok(true)
     }
 
@@ -360,7 +365,7 @@ impl Driver {
             return Ok(());
         };
         let put = || self.rows.generations_put(name, row.clone(), Some(seen));
-        match self.controlled(put).await? {
+        match self.settings.repeated(put).await? {
             PutIf::Written(_) => held.machine.done(Step::Name(of)),
             // Another process has changed the row, or this write was applied without an answer.
             PutIf::Conflict(_) => held.machine.not_named(of),
@@ -391,7 +396,7 @@ impl Driver {
             progress: self.progress.clone(),
         };
         if let ScanEnd::Moved = scan.run(&held.row.value).await? {
-            let row = self.controlled(|| self.rows.run(self.run)).await?;
+            let row = self.settings.repeated(|| self.rows.run(self.run)).await?;
             held.row = row.ok_or(ReplayError::NotFound { run: self.run })?;
             return Ok(());
         }
@@ -425,7 +430,7 @@ impl Driver {
             let mut boot = BootRows::new(control, ids, name, generation);
             boot.hand_over(&offsets).await
         };
-        Ok(self.controlled(boot).await?)
+        Ok(self.settings.repeated(boot).await?)
     }
 
     /// Gives the generation to the runners. Other processes write the row, too, so that it is read
@@ -453,7 +458,7 @@ impl Driver {
                 }),
             }
         };
-        Ok(self.controlled(write).await?)
+        Ok(self.settings.repeated(write).await?)
     }
 
     /// Returns the begin and the end of every partition of the topics.
@@ -461,11 +466,7 @@ impl Driver {
         let mut ends = BTreeMap::new();
         for topic in &self.ports.topics {
             let ask = || self.ports.bus.offsets(topic);
-            let offsets = ask
-                .retry(self.settings.retry)
-                .when(Failure::failure_class)
-                .run()
-                .await?;
+            let offsets = self.settings.repeated(ask).await?;
             let offsets = offsets.into_iter();
             ends.extend(offsets.map(|of| (of.partition, (of.begin, of.end))));
         }
@@ -479,7 +480,7 @@ impl Driver {
             *partitions.entry(partition.topic).or_insert(0) += 1;
         }
         for (topic, count) in &mut partitions {
-            let pinned = self.controlled(|| pins.pinned(topic)).await?;
+            let pinned = self.settings.repeated(|| pins.pinned(topic)).await?;
             *count = pinned.unwrap_or(*count);
         }
         let route = self.settings.route.clone();
@@ -500,17 +501,5 @@ impl Driver {
             }
         }
         Ok(Places { route, partitions })
-    }
-
-    /// Repeats an operation on rows while the control store is away, for a limited time.
-    async fn controlled<T, F>(&self, operation: impl FnMut() -> F) -> Result<T, ControlStoreError>
-    where
-        F: Future<Output = Result<T, ControlStoreError>>,
-    {
-        operation
-            .retry(self.settings.retry)
-            .when(Failure::failure_class)
-            .run()
-            .await
     }
 }

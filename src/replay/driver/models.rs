@@ -1,7 +1,7 @@
 //! The models that a run builds: the processes that must let go of them, and how they are emptied.
 use super::{Driver, Held, Step, Stop};
 use crate::{
-    control::{Generations, InstanceId, InstanceRow, Lasting, Stored, join_generation},
+    control::{InstanceId, InstanceRow, Lasting, Stored, join_generation},
     replay::ReplayError,
     runner::rebuild::Rebuild,
 };
@@ -29,18 +29,24 @@ impl Driver {
         let (mut lasting, mut told) = (Lasting::default(), Vec::new());
         loop {
             // A cancel is noticed here, too.
-            let run = self.controlled(|| self.rows.run(self.run)).await?;
+            let run = self.settings.repeated(|| self.rows.run(self.run)).await?;
             held.row = run.ok_or(ReplayError::NotFound { run: self.run })?;
             if !held.row.value.is_held(held.lease_epoch) {
                 return Ok(());
             }
-            let proc = self.controlled(|| self.rows.generations(name)).await?;
-            let Some(epoch) = proc.and_then(|proc| self.named_epoch(&proc.value)) else {
+            let proc = self
+                .settings
+                .repeated(|| self.rows.generations(name))
+                .await?;
+            let Some(proc) = proc.filter(|proc| proc.value.is_of(self.run)) else {
                 held.machine.not_named(of);
                 return Ok(());
             };
-            let rows = self.controlled(|| self.rows.stored_instances(name)).await?;
-            let busy = busy(rows, epoch, &mut lasting);
+            let rows = self
+                .settings
+                .repeated(|| self.rows.stored_instances(name))
+                .await?;
+            let busy = busy(rows, proc.value.epoch, &mut lasting);
             if busy.is_empty() {
                 return Ok(());
             }
@@ -50,11 +56,6 @@ impl Driver {
             }
             tokio::time::sleep(LOOK).await;
         }
-    }
-
-    /// Returns the epoch of the row `proc` if it names this run.
-    fn named_epoch(&self, proc: &Generations) -> Option<u64> {
-        proc.is_of(self.run).then_some(proc.epoch)
     }
 
     pub(super) async fn rebuild(
@@ -70,7 +71,7 @@ impl Driver {
         {
             return Ok(known.clone());
         }
-        let skips = self.controlled(|| self.runner.known_skips()).await?;
+        let skips = self.settings.repeated(|| self.runner.known_skips()).await?;
         let (places, only) = (held.places.clone(), self.plan.only());
         let rebuild = Arc::new(Rebuild::new(candidate, generation, places, skips, only));
         let prepared = rebuild.prepare().await;
@@ -123,7 +124,7 @@ impl Driver {
         let (name, model) = (candidate.name(), candidate.model());
         let (control, ids) = (self.ports.control.clone(), self.ports.ids.clone());
         let join = || join_generation(control.clone(), ids.clone(), name, model);
-        let live = self.controlled(join).await?.value;
+        let live = self.settings.repeated(join).await?.value;
         if live.model != model {
             return Err(ReplayError::WrongModel {
                 run: self.run,
