@@ -28,8 +28,8 @@
 //! Every operation names its target, says how many it has affected, and leaves an entry in the
 //! [audit](Operator::audit). 0 is an answer: there was nothing at the target.
 //!
-//! What happened to one aggregate, version by version, is told by a repository, which has the types
-//! of its events: [`Repository::timeline`](crate::Repository::timeline).
+//! A repository tells the history of one aggregate, version by version, since it has the types of
+//! its events: [`Repository::timeline`](crate::Repository::timeline).
 //!
 //! # What does a discard promise?
 //! [`DiscardState::Passed`] says that the owner of the partition has passed the version over, and
