@@ -250,9 +250,16 @@ mod tests {
             (0..7).map(|n| (n.to_string(), None)).collect();
         let mut all = Shards::default();
         all.on_description(description.into_iter().collect());
-        // Of three instances, the second or third.
-        let plan = |me: &str, held: &BTreeSet<String>| all.plan(me, |all| all / 3, held);
-        assert_eq!(plan("y", &set(&[])).target, 2);
+        // The shares of three instances, of all shards.
+        let plan = |me: &str, held: &BTreeSet<String>| {
+            let share = |all| {
+                assert_eq!(all, 7);
+                if me == "x" { 3 } else { 2 }
+            };
+            all.plan(me, share, held)
+        };
+        let targets = ["x", "y", "z"].map(|me| plan(me, &set(&[])).target);
+        assert_eq!(targets, [3, 2, 2]);
         // An instance with more than its share gives the rest away, and takes nothing.
         let held = set(&["0", "1", "2", "3", "4"]);
         let much = plan("y", &held);
