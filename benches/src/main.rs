@@ -137,6 +137,19 @@ fn io(what: &str) -> impl FnOnce(std::io::Error) -> BenchError {
     move |source| BenchError::Io { what, source }
 }
 
+/// Runs this program with other arguments, and returns the number that it prints.
+fn measured(arguments: &[String]) -> Result<f64, BenchError> {
+    let program = std::env::current_exe().map_err(io("this program cannot be found"))?;
+    let mut process = Command::new(program);
+    process.args(arguments).stderr(Stdio::inherit());
+    let output = process.output();
+    let output = output.map_err(io("the measuring process cannot be started"))?;
+    if !output.status.success() {
+        return Err(BenchError::Worker(arguments.join(" ")));
+    }
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
 /// Runs the process that measures.
 fn measure(which: Which<'_>) -> Result<bool, BenchError> {
     let rows = memory::rows(&memory::Size::default(), which)?;

@@ -15,10 +15,7 @@ use foldstream::{
     runner::{ProcessorPolicy, Runner},
 };
 use foldstream_testkit::InMemoryControlStore;
-use std::{
-    process::{Command, Stdio},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 /// The number of events of each stream, one per commit.
 const EVENTS_EACH: u64 = 10;
@@ -107,17 +104,12 @@ pub(super) fn rows(work: &Work, events: u64, is_sabotaged: bool) -> Result<Vec<R
 
 /// Replays in a process of its own, and returns its memory in MiB.
 fn process(events: u64, memory: usize) -> Result<f64, BenchError> {
-    let program = std::env::current_exe().map_err(crate::io("this program cannot be found"))?;
-    let mut process = Command::new(program);
-    process
-        .args(["replay-memory", &events.to_string(), &memory.to_string()])
-        .stderr(Stdio::inherit());
-    let output = process.output();
-    let output = output.map_err(crate::io("the measuring process cannot be started"))?;
-    if !output.status.success() {
-        return Err(BenchError::Worker("replay-memory".into()));
-    }
-    let bytes: f64 = serde_json::from_slice(&output.stdout)?;
+    let arguments = [
+        "replay-memory".into(),
+        events.to_string(),
+        memory.to_string(),
+    ];
+    let bytes = crate::measured(&arguments)?;
     Ok(bytes / MIB)
 }
 

@@ -12,11 +12,7 @@ use clap::Args;
 use foldstream::runner::{ProcessorPolicy, Runner};
 use foldstream_kafka::{KafkaConfig, KafkaMessageBus};
 use foldstream_testkit::InMemoryControlStore;
-use std::{
-    process::{Command, Stdio},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 /// The work and its goals.
 pub(super) const WORK: (&str, &[Goal]) = (
@@ -59,21 +55,17 @@ pub(super) async fn rows(
     };
     let topic = broker.fill(contents).await?;
     let group = broker.new_name("slow-key");
-    let program = std::env::current_exe().map_err(crate::io("this program cannot be found"))?;
-    let mut process = Command::new(program);
-    process
-        .args(["slow-key", broker.address(), &topic.name, &group])
-        .stderr(Stdio::inherit());
+    let mut arguments = vec![
+        "slow-key".into(),
+        broker.address().to_owned(),
+        topic.name.to_string(),
+        group,
+    ];
     if is_sabotaged {
-        process.arg("--unbounded");
+        arguments.push("--unbounded".into());
     }
-    let output = tokio::task::spawn_blocking(move || process.output());
-    let output = output.await.map_err(BenchError::other)?;
-    let output = output.map_err(crate::io("the measuring process cannot be started"))?;
-    if !output.status.success() {
-        return Err(BenchError::Worker("slow-key".into()));
-    }
-    let bytes: f64 = serde_json::from_slice(&output.stdout)?;
+    let bytes = tokio::task::spawn_blocking(move || crate::measured(&arguments));
+    let bytes = bytes.await.map_err(BenchError::other)??;
     let rows = WORK.1.iter().map(|goal| {
         let row = Row::new(WORK.0, *goal, vec![bytes / 1024.0 / 1024.0], Vec::new());
         row.with_note(format!(
