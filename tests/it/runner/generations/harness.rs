@@ -8,9 +8,10 @@ use foldstream::{
     ports::{ControlStore, DeleteExpect, Expect, MessageBus, PutOutcome, RangeQuery, Row, RowKey},
     runner::{
         DeliveryLevel, EventContext, HandlerError, HandlerResult, ModelId, Position,
-        ProcessorPolicy, ProcessorState, Projector, RunnerHandle, Start,
+        ProcessorPolicy, ProcessorState, Projector, Runner, RunnerHandle, Start,
     },
 };
+use foldstream_testkit::faults::Faults;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex},
@@ -99,6 +100,21 @@ pub(super) fn start<const MODEL: u32>(world: &World, books: &Books<MODEL>) -> Ru
     let runner = runner.with_event_store(world.store.clone());
     let runner = runner.projector_with(books.clone(), policy());
     runner.build().unwrap().start()
+}
+
+/// Creates a runner that can be replayed.
+pub(super) fn runner(world: &World, books: &Books<1>) -> Runner {
+    runner_on(&Faults::none(), world, books)
+}
+/// Creates a runner that can be replayed, from an event store with these faults.
+pub(super) fn runner_on(faults: &Faults, world: &World, books: &Books<1>) -> Runner {
+    let store = faults.event_store(world.store.clone());
+    let runner = world.builder().with_event_store(store);
+    let runner = runner.with_ids(world.ids.clone());
+    runner
+        .projector_with(books.clone(), policy())
+        .build()
+        .unwrap()
 }
 
 pub(super) fn state(handle: &RunnerHandle) -> ProcessorState {

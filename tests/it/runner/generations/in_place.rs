@@ -1,5 +1,7 @@
 //! Replays in place, and the row of an instance as a lease.
-use super::harness::{self, Books, pass, policy, serves, start, state, stop, trouble};
+use super::harness::{
+    self, Books, pass, policy, runner, runner_on, serves, start, state, stop, trouble,
+};
 use crate::{runner::harness::World, support::stream};
 use foldstream::{
     Version,
@@ -113,22 +115,10 @@ async fn an_instance_reads_the_generations_only_after_its_row_is_written() {
     stop(handle).await;
 }
 
-fn runner(world: &World, books: &Books<1>) -> Runner {
-    runner_on(&Faults::none(), world, books)
-}
 /// Creates a runner whose scans take a while.
 fn slow(world: &World, books: &Books<1>) -> Runner {
     let delay = Fault::Delay(Duration::from_secs(30));
     runner_on(&Faults::script([delay.on(Op::Scan)]), world, books)
-}
-fn runner_on(faults: &Faults, world: &World, books: &Books<1>) -> Runner {
-    let store = faults.event_store(world.store.clone());
-    let runner = world.builder().with_event_store(store);
-    let runner = runner.with_ids(world.ids.clone());
-    runner
-        .projector_with(books.clone(), policy())
-        .build()
-        .unwrap()
 }
 
 /// Waits until the row of the run is in this state.

@@ -5,17 +5,8 @@ use foldstream::{
     operate::Operator,
     ports::{ControlStore, MessageBus},
     replay::{CancelOutcome, Replay},
-    runner::{ModelId, ProcessorState, Runner},
+    runner::{ModelId, ProcessorState},
 };
-
-fn runner(world: &World, books: &Books<1>) -> Runner {
-    let runner = world.builder().with_event_store(world.store.clone());
-    let runner = runner.with_ids(world.ids.clone());
-    runner
-        .projector_with(books.clone(), policy())
-        .build()
-        .unwrap()
-}
 
 #[tokio::test(start_paused = true)]
 async fn a_model_is_built_again_twice_while_events_come_and_the_old_ones_go() {
