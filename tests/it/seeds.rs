@@ -1,31 +1,42 @@
 //! The seeds of a simulation, on all cores. A run that never comes to rest, or that keeps its
 //! thread busy without end, fails with the number of its seed.
 use std::{
+    fmt::Debug,
     ops::Range,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
-
-/// The most moments of one run at which its thread has nothing to do until the clock moves on. The
-/// longest of the short runs has fewer than 20,000.
-const MOMENTS: u64 = 200_000;
+use tokio_util::sync::CancellationToken;
 
 /// The real time that a thread may be busy without such a moment. Most runs take a tenth of a
 /// second in all.
 const BUSY: Duration = Duration::from_secs(120);
 
 /// The run of one thread.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Watch {
+    most: u64,
     seed: AtomicU64,
     moments: AtomicU64,
     longest: AtomicU64,
 }
 
 impl Watch {
+    /// Creates a watch over runs that have at most so many moments at which their thread has
+    /// nothing to do until the clock moves on.
+    pub(crate) fn new(most: u64) -> Arc<Self> {
+        let [seed, moments, longest] = Default::default();
+        Arc::new(Self {
+            most,
+            seed,
+            moments,
+            longest,
+        })
+    }
+
     /// Runs a future on paused time, on this thread alone.
     ///
     /// # Panics
@@ -38,7 +49,7 @@ impl Watch {
         runtime.enable_time().start_paused(true);
         runtime.on_thread_park(move || {
             let moments = watch.moments.fetch_add(1, Ordering::Relaxed);
-            assert!(moments < MOMENTS, "seed {seed} does not come to rest");
+            assert!(moments < watch.most, "seed {seed} does not come to rest");
         });
         let result = runtime.build().unwrap().block_on(future);
         let (_, moments) = self.place();
@@ -58,13 +69,15 @@ impl Watch {
 }
 
 /// Runs seeds on all cores. `violation` runs one of them on a thread of its own, and returns the
-/// history of a rule that was broken. `test` is the path of the test.
+/// history of a rule that was broken. `test` is the path of the test, and `most` limits the
+/// [moments](Watch::new) of a run.
 ///
 /// # Panics
 /// With that history, and the command that repeats it. The other seeds are then left out.
 pub(crate) fn run(
     test: &str,
     seeds: Range<u64>,
+    most: u64,
     violation: impl Fn(&Arc<Watch>, u64) -> Option<String> + Sync,
 ) {
     let number = seeds.end - seeds.start;
@@ -83,7 +96,7 @@ pub(crate) fn run(
         }
     };
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
-    let watches: Vec<Arc<Watch>> = (0..threads).map(|_| Arc::default()).collect();
+    let watches: Vec<Arc<Watch>> = (0..threads).map(|_| Watch::new(most)).collect();
     let violated = std::thread::scope(|scope| {
         let threads = watches.iter();
         let threads = threads.map(|watch| scope.spawn(move || run_seeds(watch)));
@@ -119,6 +132,72 @@ fn guard(watches: &[Arc<Watch>], is_over: impl Fn() -> bool) {
                 eprintln!("seed {} keeps its thread busy without end", now.0);
                 std::process::abort();
             }
+        }
+    }
+}
+
+/// The history of a run, for the report of a seed that fails.
+#[derive(Debug)]
+pub(crate) struct Log {
+    began: tokio::time::Instant,
+    /// Everything that was noted, and the rules that were broken.
+    told: Mutex<(Vec<String>, Vec<String>)>,
+}
+
+impl Log {
+    pub(crate) fn new(began: tokio::time::Instant) -> Self {
+        let told = Mutex::default();
+        Self { began, told }
+    }
+    /// Notes what happens.
+    pub(crate) fn note(&self, what: impl FnOnce() -> String) {
+        let at = self.began.elapsed().as_millis();
+        let line = format!("{at:>7} {}", what());
+        self.told.lock().unwrap().0.push(line);
+    }
+    /// Notes that a rule was broken. A panic in a handler would only be a failed event.
+    pub(crate) fn violated(&self, what: String) {
+        self.note(|| format!("VIOLATED: {what}"));
+        self.told.lock().unwrap().1.push(what);
+    }
+    /// Returns everything that was noted.
+    pub(crate) fn notes(&self) -> Vec<String> {
+        self.told.lock().unwrap().0.clone()
+    }
+    /// Returns the rules that were broken, and the end of the history that led to them. `plan` is
+    /// what was drawn for the run.
+    pub(crate) fn violations(&self, plan: &impl Debug) -> Option<String> {
+        let (notes, violations) = &*self.told.lock().unwrap();
+        (!violations.is_empty()).then(|| {
+            let notes = notes[notes.len().saturating_sub(4_000)..].join("\n");
+            format!("{notes}\n{plan:?}\n{}", violations.join("\n"))
+        })
+    }
+}
+
+/// The life of a process in a run: it is stopped after a while, or killed in the middle of its work.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Life {
+    pub(crate) length: Duration,
+    pub(crate) is_killed: bool,
+    /// The awaits between the end of that time and the kill.
+    pub(crate) steps: u32,
+}
+
+impl Life {
+    /// Waits until the process is told to stop, at the latest by `stop`.
+    pub(crate) async fn until_stopped(self, stop: &CancellationToken) {
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(self.length), if !self.is_killed => {}
+        }
+    }
+    /// Waits until the process is killed.
+    pub(crate) async fn until_killed(self) {
+        tokio::time::sleep(self.length).await;
+        for _ in 0..self.steps {
+            tokio::task::yield_now().await;
         }
     }
 }

@@ -330,6 +330,10 @@ fn check_proc(control: &dyn ControlStore, value: &[u8]) -> Option<String> {
     (generation != named && !is_older).then(|| format!("{value} and {row}"))
 }
 
+/// The most moments of one run at which its thread has nothing to do until the clock moves on. The
+/// longest of the short runs has fewer than 20,000.
+const MOMENTS: u64 = 200_000;
+
 /// Runs one seed. Returns the reason for which it has failed.
 fn violation(watch: &Arc<Watch>, seed: u64, hits: &Hits) -> Option<String> {
     let play = || watch.alone(seed, History::new(seed, hits.clone()).play());
@@ -346,6 +350,7 @@ fn no_event_is_lost_or_out_of_order_whenever_the_replayer_dies() {
     seeds::run(
         &format!("replay::simulation::{NAME}"),
         seeds,
+        MOMENTS,
         |watch, seed| violation(watch, seed, &hits),
     );
     let hits = hits.lock().unwrap();

@@ -4,7 +4,7 @@ use super::{
     process::{Kind, Process, point},
     world::{NAME, TOPIC, World},
 };
-use crate::support::stream;
+use crate::{seeds::Life, support::stream};
 use foldstream::{
     Version,
     ports::{MessageBus, PartitionId},
@@ -348,25 +348,16 @@ pub(super) async fn serves(world: Arc<World>, slot: u64, stop: CancellationToken
         }
         process.faults.set(rules);
         let runner = process.runner();
-        let life = Duration::from_millis(5_000 + process.below(40_000));
-        let (is_killed, steps) = (process.below(2) == 0, process.below(60));
-        let shutdown = async {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => {}
-                () = sleep(life), if !is_killed => {}
-            }
+        let life = Life {
+            length: Duration::from_millis(5_000 + process.below(40_000)),
+            is_killed: process.below(2) == 0,
+            steps: u32::try_from(process.below(60)).unwrap(),
         };
-        let killed = async {
-            sleep(life).await;
-            for _ in 0..steps {
-                tokio::task::yield_now().await;
-            }
-        };
+        let shutdown = life.until_stopped(&stop);
         world.note(|| format!("{} starts", process.who));
         tokio::select! {
             biased;
-            () = killed, if is_killed => world.hit("instance killed at any await"),
+            () = life.until_killed(), if life.is_killed => world.hit("instance killed at any await"),
             () = rebalances(&world, process.below(u64::MAX)) => {}
             report = process.faults.run(runner.run(shutdown)) => match report {
                 Some(report) => {

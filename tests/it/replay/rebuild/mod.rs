@@ -89,6 +89,10 @@ async fn watches(world: &World, stop: &CancellationToken) {
     }
 }
 
+/// The most moments of one run at which its thread has nothing to do until the clock moves on. The
+/// longest of the short runs has fewer than 20,000.
+const MOMENTS: u64 = 200_000;
+
 /// Runs one seed. Returns the history of a rule that was broken.
 fn violation(watch: &Arc<Watch>, seed: u64, hits: &Hits) -> Option<String> {
     let plan = Plan::draw(seed);
@@ -103,7 +107,7 @@ fn violation(watch: &Arc<Watch>, seed: u64, hits: &Hits) -> Option<String> {
 /// The seeds of a short run.
 const SHORT: u64 = 300;
 
-/// What must have happened besides the deaths.
+/// The events that must have happened besides the deaths.
 const FEATURES: &[&str] = &[
     "a wait timed out",
     "a wait was answered",
@@ -151,7 +155,9 @@ fn a_rebuild_is_whole_whatever_dies_while_the_service_goes_on() {
     let seeds = foldstream_testkit::length::seeds(SHORT, 8_000);
     let number = seeds.end - seeds.start;
     let of_test = format!("replay::rebuild::{NAME}");
-    seeds::run(&of_test, seeds, |watch, seed| violation(watch, seed, &hits));
+    seeds::run(&of_test, seeds, MOMENTS, |watch, seed| {
+        violation(watch, seed, &hits)
+    });
     let hits = hits.lock().unwrap();
     println!("{number} seeds: {hits:#?}");
     // The seeds are always the same ones, so that luck does not decide.

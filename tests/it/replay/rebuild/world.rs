@@ -1,6 +1,6 @@
 //! The world of one seed: the stores, the bus, and everything that has happened to them.
 use super::plan::Plan;
-use crate::support::stream;
+use crate::{seeds::Log, support::stream};
 use foldstream::{
     Clock, IdSource, SourceUri, StreamHead, StreamId, Timestamp,
     adapter::to_message,
@@ -94,8 +94,6 @@ pub(super) struct Facts {
     pub(super) before_scan: BTreeMap<String, BTreeMap<String, u64>>,
     pub(super) is_calm: bool,
     moment: u64,
-    violations: Vec<String>,
-    notes: Vec<String>,
 }
 
 impl Facts {
@@ -154,7 +152,7 @@ pub(super) struct World {
     facts: Mutex<Facts>,
     hits: Hits,
     ids: Arc<SeededIds>,
-    began: Instant,
+    log: Log,
 }
 
 impl World {
@@ -174,7 +172,7 @@ impl World {
             facts: Mutex::default(),
             hits,
             ids: SeededIds::new(plan.seed),
-            began,
+            log: Log::new(began),
             plan,
         })
     }
@@ -198,24 +196,15 @@ impl World {
         self.rng.lock().unwrap().u64(..)
     }
 
-    /// Notes what happens, for the report of a seed that fails.
     pub(super) fn note(&self, what: impl FnOnce() -> String) {
-        let at = self.began.elapsed().as_millis();
-        let line = format!("{at:>7} {}", what());
-        self.facts().notes.push(line);
+        self.log.note(what);
     }
-    /// Notes that a rule was broken. A panic in a handler would only be a failed event.
     pub(super) fn violated(&self, what: String) {
-        self.note(|| format!("VIOLATED: {what}"));
-        self.facts().violations.push(what);
+        self.log.violated(what);
     }
     /// Returns the rules that were broken, and the history that led to them.
     pub(super) fn violations(&self) -> Option<String> {
-        let facts = self.facts();
-        (!facts.violations.is_empty()).then(|| {
-            let notes = facts.notes.join("\n");
-            format!("{notes}\n{:?}\n{}", self.plan, facts.violations.join("\n"))
-        })
+        self.log.violations(&self.plan)
     }
 
     /// Stores a commit. Some of its events are of a type to which the projector does not

@@ -8,6 +8,7 @@ use super::{
     trace,
     world::{Event, PREFIX, World},
 };
+use crate::seeds::Life;
 use foldstream::{
     breaker::{BreakerPolicy, CallWindow, CircuitBreaker, DistributedBreaker},
     ports::PartitionId,
@@ -289,25 +290,16 @@ pub(super) async fn lives(world: Arc<World>, slot: u64, stop: CancellationToken)
         let is_peaceful = world.plan.is_peaceful;
         let service = service(&world, slot, id, rng.u64(..), !is_peaceful);
         let (body, faults) = (service.body.clone(), service.body.faults.clone());
-        let life = Duration::from_millis(rng.u64(500..12_000));
-        let (is_killed, steps) = (!is_peaceful && rng.bool(), rng.u32(0..60));
-        let shutdown = async {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => {}
-                () = sleep(life), if !is_killed => {}
-            }
+        let life = Life {
+            length: Duration::from_millis(rng.u64(500..12_000)),
+            is_killed: !is_peaceful && rng.bool(),
+            steps: rng.u32(0..60),
         };
-        let killed = async {
-            sleep(life).await;
-            for _ in 0..steps {
-                tokio::task::yield_now().await;
-            }
-        };
+        let shutdown = life.until_stopped(&stop);
         world.note(|| format!("i{id} starts"));
         tokio::select! {
             biased;
-            () = killed, if is_killed => {
+            () = life.until_killed(), if life.is_killed => {
                 world.hit("killed at any await");
                 world.note(|| format!("i{id} is killed"));
             }

@@ -34,6 +34,10 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use world::{Hits, World};
 
+/// The most moments of one run at which its thread has nothing to do until the clock moves on. The
+/// longest of the short runs has fewer than 2,000.
+const MOMENTS: u64 = 20_000;
+
 /// Runs one seed. Returns the world as it is at the end.
 async fn history(plan: Schedule, hits: &Hits, is_traced: bool) -> Arc<World> {
     let world = World::new(plan, hits.clone(), is_traced);
@@ -105,9 +109,12 @@ fn run(name: &str, level: DeliveryLevel, features: &[&str]) {
     let hits = Hits::default();
     let seeds = foldstream_testkit::length::seeds(SHORT, 3_400);
     let number = seeds.end - seeds.start;
-    seeds::run(&format!("runner::fleet::{name}"), seeds, |watch, seed| {
-        violation(watch, (seed, level), &hits, number == 1)
-    });
+    seeds::run(
+        &format!("runner::fleet::{name}"),
+        seeds,
+        MOMENTS,
+        |watch, seed| violation(watch, (seed, level), &hits, number == 1),
+    );
     let hits = hits.lock().unwrap();
     println!("{hits:#?}");
     // The seeds are always the same ones, so that luck does not decide.
@@ -233,7 +240,7 @@ fn every_effect_comes_exactly_once() {
 fn traced(seed: u64, level: DeliveryLevel) -> Vec<String> {
     let run = move || {
         let plan = Schedule::draw(seed, level);
-        let watch = Arc::<Watch>::default();
+        let watch = Watch::new(MOMENTS);
         watch
             .alone(seed, history(plan, &Hits::default(), true))
             .notes()

@@ -1,6 +1,6 @@
 //! The facts outside of all processes: what was published, what took effect, and what fails.
 use super::{schedule::Schedule, trace::SimulatedClock};
-use crate::support::stream;
+use crate::{seeds::Log, support::stream};
 use foldstream::{
     CommitId, DomainEvent, IdSource, SourceUri, StreamHead, StreamId, Timestamp, Version,
     adapter::to_message_after,
@@ -106,8 +106,6 @@ pub(super) struct Facts {
     pub(super) of_history: BTreeSet<Event>,
     pub(super) calls_of_history: u64,
     moment: u64,
-    violations: Vec<String>,
-    notes: Vec<String>,
 }
 
 impl Facts {
@@ -128,7 +126,7 @@ pub(super) struct World {
     hits: Hits,
     ids: Arc<SeededIds>,
     heads: Mutex<BTreeMap<u32, StreamHead>>,
-    began: Instant,
+    log: Log,
     pub(super) clock: Arc<SimulatedClock>,
     /// Every call of a port is noted.
     pub(super) is_traced: bool,
@@ -153,7 +151,7 @@ impl World {
             hits,
             ids: SeededIds::new(plan.seed),
             heads: Mutex::default(),
-            began,
+            log: Log::new(began),
             clock,
             is_traced,
             plan,
@@ -173,29 +171,19 @@ impl World {
         Duration::from_millis(self.rng.lock().unwrap().u64(range))
     }
 
-    /// Notes what happens, for the report of a seed that fails.
     pub(super) fn note(&self, what: impl FnOnce() -> String) {
-        let at = self.began.elapsed().as_millis();
-        let line = format!("{at:>7} {}", what());
-        self.facts().notes.push(line);
+        self.log.note(what);
     }
-    /// Notes that a rule was broken. A panic in a handler would only be a failed event.
     pub(super) fn violated(&self, what: String) {
-        self.note(|| format!("VIOLATED: {what}"));
-        self.facts().violations.push(what);
+        self.log.violated(what);
     }
     /// Returns everything that was noted.
     pub(super) fn notes(&self) -> Vec<String> {
-        self.facts().notes.clone()
+        self.log.notes()
     }
     /// Returns the rules that were broken, and the history that led to them.
     pub(super) fn violations(&self) -> Option<String> {
-        let facts = self.facts();
-        (!facts.violations.is_empty()).then(|| {
-            let from = facts.notes.len().saturating_sub(4_000);
-            let notes = facts.notes[from..].join("\n");
-            format!("{notes}\n{:?}\n{}", self.plan, facts.violations.join("\n"))
-        })
+        self.log.violations(&self.plan)
     }
 
     /// Stores a commit, and publishes it: once, twice, later, or with private events.
