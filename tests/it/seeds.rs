@@ -175,7 +175,7 @@ impl Log {
     }
 }
 
-/// The life of a process in a run: it is stopped after a while, or killed in the middle of its work.
+/// The life of a process in a run: in the end it is stopped, or killed in the middle of its work.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Life {
     pub(crate) length: Duration,
