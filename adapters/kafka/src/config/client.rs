@@ -103,6 +103,10 @@ impl KafkaConfig {
         // librdkafka stops fetching a partition whose queue is full, and looks again only after
         // this time: by default after a second, in which the caller has long emptied the queue.
         config.set("fetch.queue.backoff.ms", "10");
+        // A broker gets one fetch at a time. A partition whose queue was full is not part of it,
+        // and is not fetched before it is answered: by default for half a second, if the others
+        // have no records.
+        config.set("fetch.wait.max.ms", "50");
         self.set_common(&mut config);
         config.set("group.id", group);
         config.set("enable.auto.commit", "false");

@@ -317,6 +317,17 @@ fn a_producer_gives_up_nothing_by_itself_and_keeps_the_order_of_what_is_in_fligh
     assert_eq!(own.get("socket.timeout.ms"), Some("4000"));
 }
 
+#[test]
+fn a_consumer_waits_briefly_for_partitions_without_records_unless_told_otherwise() {
+    let consumer = KafkaConfig::default().consumer("g");
+    assert_eq!(consumer.get("fetch.wait.max.ms"), Some("50"));
+    let patient = KafkaConfig::default()
+        .with_property("fetch.wait.max.ms", "500")
+        .unwrap();
+    let consumer = patient.consumer("g");
+    assert_eq!(consumer.get("fetch.wait.max.ms"), Some("500"));
+}
+
 /// The properties with which librdkafka refuses a member of a KIP-848 group.
 const CLASSIC: [&str; 3] = [
     "session.timeout.ms",
