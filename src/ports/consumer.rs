@@ -1,6 +1,7 @@
 //! The `Consumer` port: a member of a consumer group, and the events that it receives.
 use super::{Message, MessageBusError, Offset, PartitionId};
 use async_trait::async_trait;
+use futures::FutureExt;
 use std::{fmt, fmt::Debug, time::Duration};
 
 /// The number of an assignment of one partition to one consumer. Commits under an older assignment
@@ -236,7 +237,8 @@ pub enum ConsumerEvent {
 /// waiting for it.
 ///
 /// # Contract
-/// - Dropping the future of `next` loses nothing. Only one caller at a time may wait for `next`.
+/// - Dropping the future of `next` loses nothing. Only one caller at a time may wait for `next`,
+///   and nobody calls `try_next` meanwhile.
 /// - A commit is durable when `commit` returns. It never moves a partition that this consumer does
 ///   not own under that epoch: then the answer is `StaleAssignment`, and nothing of the call is
 ///   stored.
@@ -317,6 +319,14 @@ pub trait Consumer: Debug + Send + Sync + 'static {
     /// [`MessageBusError`] if the consumer has left, or if the bus refuses or fails. After a
     /// transient error the caller calls again.
     async fn next(&self) -> Result<ConsumerEvent, MessageBusError>;
+
+    /// Returns what [`next`](Self::next) would return, if it is there already.
+    ///
+    /// The default polls `next` once. An adapter whose `next` costs more than a look at a queue
+    /// overrides it: a runner calls it for most messages.
+    fn try_next(&self) -> Option<Result<ConsumerEvent, MessageBusError>> {
+        self.next().now_or_never()
+    }
 
     /// Stores positions of the group.
     ///

@@ -2,7 +2,7 @@
 use super::{HeaderName, MessageBusError};
 use crate::Timestamp;
 use bytes::Bytes;
-use std::{fmt, sync::Arc, time::Duration};
+use std::{cmp::Ordering, fmt, sync::Arc, time::Duration};
 
 /// A message to send, or one that was received.
 ///
@@ -172,7 +172,7 @@ impl RunOutcome {
 /// use foldstream::ports::PartitionId;
 /// assert_eq!(PartitionId::new("orders", 2).to_string(), "orders[2]");
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub struct PartitionId {
     /// The topic of the partition.
@@ -188,6 +188,23 @@ impl PartitionId {
             topic: topic.into(),
             partition,
         }
+    }
+}
+/// By the topic, then by the number.
+impl Ord for PartitionId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        // Ids of one origin share the text of their topic.
+        let topics = if Arc::ptr_eq(&self.topic, &other.topic) {
+            Ordering::Equal
+        } else {
+            self.topic.cmp(&other.topic)
+        };
+        topics.then_with(|| self.partition.cmp(&other.partition))
+    }
+}
+impl PartialOrd for PartitionId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
     }
 }
 impl fmt::Display for PartitionId {

@@ -172,6 +172,9 @@ impl<T: Consumer + ?Sized> Consumer for Arc<T> {
     async fn next(&self) -> Result<ConsumerEvent, MessageBusError> {
         (**self).next().await
     }
+    fn try_next(&self) -> Option<Result<ConsumerEvent, MessageBusError>> {
+        (**self).try_next()
+    }
     async fn commit(&self, offsets: &[OffsetCommit]) -> Result<(), MessageBusError> {
         (**self).commit(offsets).await
     }

@@ -5,6 +5,7 @@ use foldstream::ports::{
     AssignmentEpoch, Consumer, ConsumerEvent, MessageBus, MessageBusError, NoPosition,
     OffsetCommit, PartitionId, Subscription,
 };
+use futures::FutureExt;
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     future,
@@ -357,6 +358,9 @@ impl Consumer for FaultyConsumer {
         }
     }
 
+    fn try_next(&self) -> Option<Result<ConsumerEvent, MessageBusError>> {
+        self.next().now_or_never()
+    }
     async fn commit(&self, commits: &[OffsetCommit]) -> Result<(), MessageBusError> {
         // The member is looked up when the call is carried out: a call that was delayed may find
         // that the consumer was expelled and has joined again meanwhile.

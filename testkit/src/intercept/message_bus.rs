@@ -5,6 +5,7 @@ use foldstream::ports::{
     Consumer, ConsumerEvent, Message, MessageBus, MessageBusError, Offset, OffsetCommit,
     PartitionId, PartitionOffsets, RunOutcome, Subscription, TopicDescription,
 };
+use futures::FutureExt;
 use std::sync::Arc;
 
 /// A layer over a message bus. Every method passes the call on unless the layer overrides it.
@@ -210,6 +211,9 @@ pub trait ConsumerLayer: Send + Sync + 'static {
 impl<L: ConsumerLayer> Consumer for Intercepted<dyn Consumer, L> {
     async fn next(&self) -> Result<ConsumerEvent, MessageBusError> {
         self.layer.next(&self.inner).await
+    }
+    fn try_next(&self) -> Option<Result<ConsumerEvent, MessageBusError>> {
+        self.next().now_or_never()
     }
     async fn commit(&self, commits: &[OffsetCommit]) -> Result<(), MessageBusError> {
         self.layer.commit(&self.inner, commits).await

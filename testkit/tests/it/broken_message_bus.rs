@@ -16,6 +16,7 @@ use foldstream_testkit::{
     InMemoryMessageBus,
     contract::{self, message_bus::BusFixture},
 };
+use futures::FutureExt;
 use std::{
     collections::BTreeSet,
     fmt::Debug,
@@ -60,6 +61,10 @@ trait Sabotage: Debug + Default + Send + Sync + 'static {
     }
     async fn next(&self, member: &Member) -> Next {
         member.inner.next().await
+    }
+    /// Changes what the bus returns if it is there already.
+    fn tried(&self, found: Option<Next>) -> Option<Next> {
+        found
     }
     async fn commit(&self, member: &Member, commits: &[OffsetCommit]) -> Done {
         member.inner.commit(commits).await
@@ -152,6 +157,9 @@ struct BrokenConsumer<S> {
 impl<S: Sabotage> Consumer for BrokenConsumer<S> {
     async fn next(&self) -> Next {
         self.sabotage.next(&self.member).await
+    }
+    fn try_next(&self) -> Option<Next> {
+        self.sabotage.tried(self.next().now_or_never())
     }
     async fn commit(&self, commits: &[OffsetCommit]) -> Done {
         self.sabotage.commit(&self.member, commits).await

@@ -198,12 +198,19 @@ fn tells_of_a_hidden_loss(line: &str) -> bool {
     line.contains("already in progress, skipping") && line.contains("assigned partition(s) (lost)")
 }
 
+/// Returns the ids of partitions. Those of one topic share its text.
 fn partitions(list: &TopicPartitionList) -> Vec<PartitionId> {
     let elements = list.elements();
-    elements
-        .iter()
-        .map(|e| PartitionId::new(e.topic(), e.partition().unsigned_abs()))
-        .collect()
+    let mut last: Option<Arc<str>> = None;
+    let ids = elements.iter().map(|e| {
+        let topic = match &last {
+            Some(last) if **last == *e.topic() => Arc::clone(last),
+            _ => Arc::from(e.topic()),
+        };
+        last = Some(Arc::clone(&topic));
+        PartitionId::new(topic, e.partition().unsigned_abs())
+    });
+    ids.collect()
 }
 
 /// Tells the client to read these partitions too.

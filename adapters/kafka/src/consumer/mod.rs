@@ -232,6 +232,10 @@ impl Consumer for KafkaConsumer {
         self.shared.next().await
     }
 
+    fn try_next(&self) -> Option<Result<ConsumerEvent, MessageBusError>> {
+        self.shared.take()
+    }
+
     async fn commit(&self, commits: &[OffsetCommit]) -> Result<(), MessageBusError> {
         let deadline = Instant::now() + self.timeout;
         let topics = topics_of(commits.iter().map(|commit| &commit.partition));

@@ -42,7 +42,8 @@ pub(super) struct Queue {
 /// The records that were taken from one queue.
 struct Pulled {
     id: PartitionId,
-    deliveries: Vec<Delivery>,
+    /// Each with its size.
+    deliveries: Vec<(Delivery, usize)>,
     error: Option<KafkaError>,
 }
 
@@ -85,8 +86,10 @@ impl Queue {
                     }
                     self.next = offset.next();
                     let message = names.message(&self.id, &record);
-                    bytes += message.size();
-                    deliveries.push(Delivery::new(self.id.clone(), offset, epoch, message));
+                    let size = message.size();
+                    bytes += size;
+                    let delivery = Delivery::new(self.id.clone(), offset, epoch, message);
+                    deliveries.push((delivery, size));
                 }
                 Some(Err(e)) if code(&e) == Some(RDKafkaErrorCode::PartitionEOF) => {}
                 Some(Err(e)) => {

@@ -10,7 +10,7 @@ use foldstream::ports::{
     NoPosition, Offset, OffsetCommit, PartitionId, Revocation, StartedFrom,
 };
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
@@ -29,7 +29,8 @@ pub(super) enum Start {
 /// An entry that waits for `next`, in the order of its partition.
 #[derive(Debug)]
 enum Item {
-    Delivery(Delivery),
+    /// A record, and its size.
+    Delivery(Delivery, usize),
     Reached(Offset),
     NoPosition(NoPosition),
 }
@@ -67,7 +68,7 @@ struct State {
     control: VecDeque<ConsumerEvent>,
     /// The newest problem that `next` has not returned.
     problem: Option<MessageBusError>,
-    partitions: HashMap<PartitionId, Reading>,
+    partitions: BTreeMap<PartitionId, Reading>,
     /// The partitions that have a delivery, served in rotation.
     ready: VecDeque<PartitionId>,
     commits: usize,
@@ -125,7 +126,7 @@ impl Shared {
                 phase: Phase::Open,
                 control: VecDeque::new(),
                 problem: None,
-                partitions: HashMap::new(),
+                partitions: BTreeMap::new(),
                 ready: VecDeque::new(),
                 commits: 0,
                 last_epoch: 0,
@@ -158,7 +159,8 @@ impl Shared {
         }
     }
 
-    fn take(&self) -> Option<Result<ConsumerEvent, MessageBusError>> {
+    /// Returns the next event if it is there already.
+    pub(super) fn take(&self) -> Option<Result<ConsumerEvent, MessageBusError>> {
         let mut state = self.lock();
         if state.phase != Phase::Open {
             return Some(Err(MessageBusError::Closed));
@@ -397,15 +399,15 @@ impl Shared {
         self.lock().partitions.get(id).map(|reading| reading.epoch)
     }
 
-    /// Adds records of one partition, in order.
-    pub(super) fn deliver(&self, id: &PartitionId, deliveries: Vec<Delivery>) {
+    /// Adds records of one partition, in order, each with its size.
+    pub(super) fn deliver(&self, id: &PartitionId, deliveries: Vec<(Delivery, usize)>) {
         let mut state = self.lock();
         let Some(reading) = state.partitions.get_mut(id) else {
             return;
         };
-        for delivery in deliveries {
-            reading.bytes += delivery.message.size();
-            reading.buffer.push_back(Item::Delivery(delivery));
+        for (delivery, size) in deliveries {
+            reading.bytes += size;
+            reading.buffer.push_back(Item::Delivery(delivery, size));
         }
         state.make_ready(id);
         drop(state);
@@ -522,8 +524,8 @@ impl State {
                 continue;
             };
             let event = match item {
-                Item::Delivery(delivery) => {
-                    reading.bytes -= delivery.message.size();
+                Item::Delivery(delivery, size) => {
+                    reading.bytes -= size;
                     ConsumerEvent::Delivery(delivery)
                 }
                 Item::Reached(next) => ConsumerEvent::Reached(id.clone(), reading.epoch, next),

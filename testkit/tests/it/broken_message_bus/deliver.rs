@@ -50,6 +50,7 @@ pub(super) fn suspects() -> Suspects {
             "a_commit_during_a_revocation_counts",
         ]),
         broken::<TakesBeforeItReturns>(&["a_dropped_next_loses_nothing"]),
+        broken::<LosesWhatIsTried>(&["a_dropped_next_loses_nothing"]),
         broken::<DoesNotWakeUp>(&[
             "next_waits_for_what_comes",
             "messages_published_while_a_member_reads_are_delivered_once",
@@ -309,6 +310,16 @@ impl Sabotage for TakesBeforeItReturns {
         let event = member.inner.next().await?;
         yield_now().await;
         Ok(event)
+    }
+}
+
+/// Takes what is there, and does not return it.
+#[derive(Debug, Default)]
+struct LosesWhatIsTried;
+#[async_trait]
+impl Sabotage for LosesWhatIsTried {
+    fn tried(&self, _: Option<Next>) -> Option<Next> {
+        None
     }
 }
 
