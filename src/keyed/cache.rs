@@ -1,5 +1,6 @@
 //! A bounded cache of the entries that were used last.
-use std::{collections::HashMap, hash::Hash};
+use foldhash::HashMap;
+use std::hash::Hash;
 
 /// A map that remembers the entries used most recently, in two halves.
 ///
@@ -24,8 +25,8 @@ impl<K: Eq + Hash + Clone, V> RecentlyUsed<K, V> {
     /// Creates an empty cache that holds the `capacity` entries used last. With zero it holds none.
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
-            young: HashMap::new(),
-            old: HashMap::new(),
+            young: HashMap::default(),
+            old: HashMap::default(),
             capacity,
         }
     }

@@ -16,9 +16,9 @@ pub(super) use self::{public::PublicHistory, read::panic_message};
 use super::{
     EventContext, EventSource, HandlerError, ModelId, Position, Start, UnknownEvents,
     erased::ErasedProcessor,
-    handler::Cancel,
     machine::{Calls, Ended, Failure, FailureOf, Outcome, Record, What, Work},
     report::Counts,
+    signals::{Cancel, Signals},
     spans::Spans,
     step::{Arrived, HistoryForked, Step, next_step},
     streams::Progress,
@@ -29,14 +29,7 @@ use crate::{
     ports::{EventStore, PartitionId},
     resilience::FailureClass,
 };
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
-use tokio_util::sync::CancellationToken;
+use std::{sync::Arc, time::Duration};
 
 /// The parts that the attempts of one processor share.
 pub(super) struct Shared {
@@ -70,32 +63,10 @@ pub(super) struct AttemptRules {
     pub(super) needs_position: bool,
 }
 
-/// The signals to an attempt.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Signals {
-    /// The result no longer counts.
-    pub(super) cancelled: CancellationToken,
-    /// The attempt is to end after its current call.
-    finish: Arc<AtomicBool>,
-}
-
-impl Signals {
-    /// Lets the attempt end after its current call.
-    pub(super) fn finish(&self) {
-        self.finish.store(true, Ordering::Relaxed);
-    }
-
-    fn is_to_finish(&self) -> bool {
-        self.finish.load(Ordering::Relaxed)
-    }
-}
-
-pub(super) struct Attempt<F> {
+pub(super) struct Attempt {
     shared: Arc<Shared>,
     work: Arc<Work>,
     signals: Signals,
-    /// Tells that the next call of a handler begins.
-    advance: F,
     /// With what is pending counted as handled.
     progress: Progress,
     /// Without it.
@@ -103,8 +74,8 @@ pub(super) struct Attempt<F> {
     pending: Vec<Pending>,
     /// Empty between two calls.
     notes: Vec<Note>,
-    /// Of the next call.
-    cancel: Arc<Cancel>,
+    /// Of the next call, once an event waits for it.
+    cancel: Option<Arc<Cancel>>,
     counts: Counts,
     passed: Vec<Version>,
     /// Of a range: the first version that is not done.
@@ -115,16 +86,14 @@ pub(super) struct Attempt<F> {
     calls: Calls,
 }
 
-impl<F: Fn() + Send + Sync> Attempt<F> {
-    pub(super) fn new(shared: Arc<Shared>, work: Arc<Work>, signals: Signals, advance: F) -> Self {
+impl Attempt {
+    pub(super) fn new(shared: Arc<Shared>, work: Arc<Work>, signals: Signals) -> Self {
         let progress = work.progress.clone();
-        let cancel = Arc::new(Cancel::of(signals.cancelled.clone()));
         Self {
-            cancel,
+            cancel: None,
             shared,
             work,
             signals,
-            advance,
             certain: progress.clone(),
             progress,
             pending: Vec::new(),
@@ -142,9 +111,10 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
         let work = self.work.clone();
         let (done, result) = match &work.what {
             What::Records(records) => self.take_all(records).await,
-            What::Range(range) => self.take_range(range).await,
-            What::Again(again) => self.take_again(again).await,
-            What::Commits(commits) => self.take_commits(commits).await,
+            // What is rare is boxed, so that the future of what is not stays small.
+            What::Range(range) => Box::pin(self.take_range(range)).await,
+            What::Again(again) => Box::pin(self.take_again(again)).await,
+            What::Commits(commits) => Box::pin(self.take_commits(commits)).await,
         };
         Ended {
             progress: self.certain,
@@ -156,6 +126,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
             is_short: self.is_short,
             settled: self.settled,
             calls: self.calls,
+            has_waited: false,
         }
     }
 
@@ -181,7 +152,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
         let stream = &header.stream;
         let here = |error| failed(at, header.version, error, FailureOf::Record);
         if self.progress == Progress::Unknown || (at == 0 && self.work.is_repeat) {
-            let progress = self.look_up(stream).await;
+            let progress = Box::pin(self.look_up(stream)).await;
             self.progress = progress.map_err(|error| {
                 // Where the position is kept is away, or busy: that says nothing about the event,
                 // and is waited for.
@@ -226,7 +197,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
                 found: arrived.commit_id,
             }))),
             Step::Fill(first, last) => {
-                self.fill(at, Gap::before(record), first, last).await?;
+                Box::pin(self.fill(at, Gap::before(record), first, last)).await?;
                 self.handle(at, &record.event, source(), &record.partition)
                     .await
             }
@@ -311,8 +282,9 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
             Read::Event(event) => {
                 self.progress.handled(version, commit_id, partition);
                 let number = if at == 0 { self.work.number } else { 1 };
+                let cancel = self.cancel_of_next_call();
                 let ctx = EventContext::new(self.shared.model.clone(), header.clone(), source)
-                    .with_attempt(number, self.cancel.clone());
+                    .with_attempt(number, cancel);
                 self.pending.push(Pending {
                     record: at,
                     version,
@@ -331,6 +303,11 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
         self.counts.filled += u64::from(is_filling);
         self.passed_over(version, commit_id, partition);
         Ok(())
+    }
+
+    fn cancel_of_next_call(&mut self) -> Arc<Cancel> {
+        let create = || Arc::new(Cancel::of(self.signals.clone()));
+        self.cancel.get_or_insert_with(create).clone()
     }
 
     /// Moves over an event that no handler gets.

@@ -1,20 +1,14 @@
 //! [`Listener`] and [`Projector`]: what users write, and what they are told about an event.
-use super::{HandlerError, HandlerResult};
+use super::{
+    HandlerError, HandlerResult,
+    signals::{Cancel, Signals},
+};
 use crate::{
     BoxError, CausationId, CommandId, CommitId, EventHeader, EventId, EventSet, Metadata, StreamId,
     Timestamp, Version,
     ports::{Offset, PartitionId},
 };
-use std::{
-    fmt,
-    future::Future,
-    str::FromStr,
-    sync::{
-        Arc, OnceLock,
-        atomic::{AtomicBool, Ordering},
-    },
-};
-use tokio_util::sync::CancellationToken;
+use std::{fmt, future::Future, str::FromStr, sync::Arc};
 
 /// Reacts to events with side effects: sends a mail, calls a service, executes a command on another
 /// aggregate.
@@ -345,7 +339,7 @@ impl EventContext {
             header,
             attempt: 1,
             source,
-            cancel: Arc::new(Cancel::of(CancellationToken::new())),
+            cancel: Arc::new(Cancel::of(Signals::default())),
             trace: None,
         }
     }
@@ -451,63 +445,6 @@ impl EventContext {
             metadata = metadata.with_traceparent(trace);
         }
         metadata
-    }
-}
-
-/// Tells work that a handler has started elsewhere that the result of a call no longer counts.
-///
-/// The token is created for the first one who asks for it: most handlers never do, and a token
-/// costs more than everything else around a call.
-#[derive(Debug)]
-pub(super) struct Cancel {
-    /// The attempt that the call is part of.
-    attempt: CancellationToken,
-    token: OnceLock<CancellationToken>,
-    /// The call has ended without an answer.
-    is_unanswered: AtomicBool,
-}
-
-impl Cancel {
-    pub(super) const fn of(attempt: CancellationToken) -> Self {
-        Self {
-            attempt,
-            token: OnceLock::new(),
-            is_unanswered: AtomicBool::new(false),
-        }
-    }
-
-    fn token(&self) -> &CancellationToken {
-        let token = self.token.get_or_init(|| self.attempt.child_token());
-        // A call that ends meanwhile either finds the token, or is found here.
-        if self.is_unanswered.load(Ordering::SeqCst) {
-            token.cancel();
-        }
-        token
-    }
-
-    fn is_cancelled(&self) -> bool {
-        self.is_unanswered.load(Ordering::SeqCst) || self.attempt.is_cancelled()
-    }
-}
-
-/// Cancels when it is dropped before the call was answered: after a timeout, a panic, or the end of
-/// the run.
-pub(super) struct Unanswered(pub(super) Option<Arc<Cancel>>);
-
-impl Unanswered {
-    pub(super) fn answered(mut self) {
-        self.0 = None;
-    }
-}
-
-impl Drop for Unanswered {
-    fn drop(&mut self) {
-        if let Some(cancel) = &self.0 {
-            cancel.is_unanswered.store(true, Ordering::SeqCst);
-            if let Some(token) = cancel.token.get() {
-                token.cancel();
-            }
-        }
     }
 }
 

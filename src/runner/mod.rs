@@ -49,6 +49,7 @@ mod policy;
 mod read_models;
 pub(crate) mod rebuild;
 mod report;
+mod signals;
 mod spans;
 mod step;
 mod streams;

@@ -52,6 +52,9 @@ impl Spans {
             foldstream.redrive = (cause == Cause::Redrive).then_some(true),
             foldstream.replay = (cause == Cause::Replay).then_some(true),
         );
+        if span.is_disabled() {
+            return self.adopted(span, first, cause);
+        }
         if events > 1 {
             span.record("messaging.batch.message_count", events);
         }
@@ -61,6 +64,12 @@ impl Spans {
             span.record("messaging.destination.partition.id", number);
             span.record("messaging.kafka.offset", offset.get());
         }
+        self.adopted(span, first, cause)
+    }
+
+    /// Puts a span into the trace of the event.
+    fn adopted(&self, span: Span, first: &EventContext, cause: Cause) -> Span {
+        let header = first.header();
         if let (Some(context), Some(parent)) = (&self.context, header.metadata.traceparent()) {
             match cause {
                 Cause::Event => context.adopt(&span, parent),

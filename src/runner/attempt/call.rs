@@ -5,13 +5,13 @@ use crate::{
     runner::{
         EventContext, HandlerError,
         erased::{AnyEvent, Handled},
-        handler::{Cancel, Unanswered},
         machine::{Failure, FailureOf, Outcome, Suspects, What},
+        signals::Unanswered,
         spans::{self, Cause},
     },
 };
 use futures::FutureExt;
-use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, task::Poll};
+use std::{panic::AssertUnwindSafe, pin::pin, task::Poll};
 use tokio::time::Instant;
 use tracing::{Instrument, Span};
 
@@ -75,7 +75,7 @@ impl Note {
     }
 }
 
-impl<F: Fn() + Send + Sync> Attempt<F> {
+impl Attempt {
     /// Calls the handler with what is pending.
     pub(super) async fn handle_pending(&mut self) -> Result<(), (usize, Outcome)> {
         let mut pending = std::mem::take(&mut self.pending);
@@ -150,8 +150,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
             }
         }
         // Work that the handler left elsewhere is told when nobody waits for the answer any more.
-        let next = Arc::new(Cancel::of(self.signals.cancelled.clone()));
-        let unanswered = Unanswered(Some(std::mem::replace(&mut self.cancel, next)));
+        let unanswered = Unanswered(self.cancel.take());
         let processor = &self.shared.processor;
         let answer = if self.shared.rules.max_batch == 1
             && let Some(Pending { event, ctx, .. }) = pending.pop()

@@ -46,7 +46,7 @@ impl Only {
     }
 }
 
-impl<F: Fn() + Send + Sync> Attempt<F> {
+impl Attempt {
     /// Handles the events of commits that are not in the read model yet. What is missing before a
     /// commit is read from the event store first.
     pub(super) async fn take_commits(&mut self, commits: &[Arc<Commit>]) -> (usize, Outcome) {
@@ -106,7 +106,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
                 Step::Duplicate => self.counts.duplicates += 1,
                 Step::Handle | Step::Late => {
                     self.handle_stored(at, event, &skips, &partition).await?;
-                    (self.advance)();
+                    self.signals.advance();
                 }
                 Step::Fill(first, last) => {
                     let gap = Gap {
@@ -117,7 +117,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
                     self.fill(at, gap, first, last).await?;
                     self.counts.filled += last.get() - first.get() + 1;
                     self.handle_stored(at, event, &skips, &partition).await?;
-                    (self.advance)();
+                    self.signals.advance();
                 }
                 Step::Fork { followed } => {
                     let error = HistoryForked {

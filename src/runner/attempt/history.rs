@@ -30,7 +30,7 @@ impl<'a> Gap<'a> {
     }
 }
 
-impl<F: Fn() + Send + Sync> Attempt<F> {
+impl Attempt {
     /// Handles what the bus, or a scan, has skipped before an event. Without a history source, the
     /// gap is only counted.
     pub(super) async fn fill(
@@ -71,7 +71,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
                     continue;
                 }
                 self.handle_stored(at, event, &skips, partition).await?;
-                (self.advance)();
+                self.signals.advance();
                 expected = version.next();
             }
         }
@@ -214,7 +214,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
                     continue;
                 }
                 self.handle_stored(0, event, &skips, &partition).await?;
-                (self.advance)();
+                self.signals.advance();
                 expected = version.next();
             }
         }
@@ -245,7 +245,7 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
                 };
                 self.handle(0, &event, EventSource::History, &partition)
                     .await?;
-                (self.advance)();
+                self.signals.advance();
             }
             after = page.next;
             if after.is_none() {

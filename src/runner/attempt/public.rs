@@ -19,7 +19,7 @@ pub(in crate::runner) struct PublicHistory {
     pub(in crate::runner) skips: Option<KnownSkips>,
 }
 
-impl<F: Fn() + Send + Sync> Attempt<F> {
+impl Attempt {
     /// Returns the versions of a stream, between two, that operators keep out of the topic.
     pub(super) async fn skips_of(
         &self,

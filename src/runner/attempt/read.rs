@@ -23,18 +23,14 @@ pub(super) enum Read {
     Shredded,
 }
 
-impl<F: Fn() + Send + Sync> Attempt<F> {
+impl Attempt {
     /// Opens, lifts and decodes.
     pub(super) async fn read(&self, event: &RecordedEvent) -> Result<Read, HandlerError> {
         let header = &event.header;
         let decoded = match header.codec.as_deref() {
             None => self.decode(header, &event.payload)?,
             Some(tags) if self.may_know(header) => {
-                let context = PayloadContext::of_event(header);
-                let codecs = &self.shared.codecs;
-                let open = codecs.open(&context, Some(tags), &event.payload);
-                let open = async { open.await.map_err(HandlerError::unreadable) };
-                match self.in_time("payload codec", open).await? {
+                match Box::pin(self.open(header, tags, &event.payload)).await? {
                     Opened::Payload(payload) => self.decode(header, &payload)?,
                     Opened::Shredded => return Ok(Read::Shredded),
                 }
@@ -54,6 +50,19 @@ impl<F: Fn() + Send + Sync> Attempt<F> {
             }
             Err(error) => Err(HandlerError::unreadable(error)),
         }
+    }
+
+    /// Opens a payload that was encoded with these tags.
+    async fn open(
+        &self,
+        header: &EventHeader,
+        tags: &str,
+        payload: &Bytes,
+    ) -> Result<Opened, HandlerError> {
+        let context = PayloadContext::of_event(header);
+        let open = (self.shared.codecs).open(&context, Some(tags), payload);
+        let open = async { open.await.map_err(HandlerError::unreadable) };
+        self.in_time("payload codec", open).await
     }
 
     /// Lifts and decodes. An upcaster or a deserializer is code of the user, which may panic.

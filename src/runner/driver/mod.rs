@@ -26,8 +26,8 @@ use self::{
 };
 use super::{
     RunnerError,
-    attempt::Signals,
     machine::{AttemptId, Ends, Input, Machine, RevocationId},
+    signals::Signals,
 };
 use crate::ports::Revocation;
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -52,13 +52,20 @@ enum Done {
     Watched(Answer),
 }
 
+/// An attempt that has not ended.
+struct Running {
+    signals: Signals,
+    /// The signs of life that the machine knows of.
+    steps: u32,
+}
+
 pub(super) struct Driver {
     settings: Arc<Settings>,
     machine: Machine,
     jobs: JoinSet<Done>,
     pool: Pool,
     /// The attempts that have not ended.
-    attempts: HashMap<AttemptId, Signals>,
+    attempts: foldhash::HashMap<AttemptId, Running>,
     /// The job that joins the group, while it runs.
     joining: Option<AbortHandle>,
     membership: Option<Membership>,
@@ -77,10 +84,9 @@ impl Driver {
         let settings = Arc::new(settings);
         Self {
             machine: Machine::new(settings.rules.clone(), Instant::now()),
-            settings,
             jobs: JoinSet::new(),
-            pool: Pool::new(),
-            attempts: HashMap::new(),
+            pool: Pool::new(settings.rules.policy.concurrency),
+            attempts: foldhash::HashMap::default(),
             joining: None,
             membership: None,
             left: 0,
@@ -89,6 +95,7 @@ impl Driver {
             until_caught_up,
             live,
             watch: Watch::new(Instant::now()),
+            settings,
         }
     }
 
@@ -131,6 +138,7 @@ impl Driver {
                     return result;
                 }
             }
+            self.pool.hand_out(self.attempts.len());
             self.watch(Instant::now());
             let wake_at = self.machine.wake_at();
             let wake_at = wake_at.into_iter().chain(self.watch.wake_at()).min();

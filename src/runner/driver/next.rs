@@ -8,7 +8,6 @@ use crate::{
         machine::{Input, Record, RevocationId},
     },
 };
-use futures::FutureExt;
 use std::sync::Arc;
 use tokio::time::Instant;
 
@@ -33,7 +32,7 @@ pub(super) async fn receive(consumer: Option<&dyn Consumer>) -> Received {
 
 /// Returns the next event if it is there already.
 pub(super) fn receive_now(consumer: Option<&dyn Consumer>) -> Option<Received> {
-    consumer?.next().now_or_never()
+    consumer?.try_next()
 }
 
 impl Driver {

@@ -1,11 +1,12 @@
 //! Doing what the machine returns. Each effect becomes a job, or is done at once without waiting.
-use super::{Done, Driver, next::Membership, pool::Job, rows};
+use super::{Done, Driver, Running, next::Membership, pool::Job, rows};
 use crate::{
     ports::{AssignedPartition, MessageBusError, OffsetCommit},
     runner::{
         HandlerError, RunnerError,
-        attempt::{Shared, Signals, panic_message},
+        attempt::{Shared, panic_message},
         machine::{AttemptId, Effect, Ends, Input, Setback, StreamPosition, Work},
+        signals::Signals,
     },
 };
 use futures::{FutureExt, StreamExt, TryFutureExt, TryStreamExt};
@@ -34,14 +35,18 @@ impl Driver {
             Effect::Join => self.join(),
             Effect::Start(id, work) => self.start(id, work),
             Effect::Finish(id) => {
-                if let Some(signals) = self.attempts.get(&id) {
-                    signals.finish();
+                if let Some(running) = self.attempts.get(&id)
+                    && !self.pool.withdraw(id)
+                {
+                    running.signals.finish();
                 }
             }
             Effect::Cancel(id) => {
-                if let Some(signals) = self.attempts.get(&id) {
+                if let Some(running) = self.attempts.get(&id)
+                    && !self.pool.withdraw(id)
+                {
                     tracing::warn!(processor = %self.settings.rules.name, "a handler is cancelled: its partition is gone, or it took longer than the drain");
-                    signals.cancelled.cancel();
+                    running.signals.cancel();
                 }
             }
             Effect::Abandon(id) => {
@@ -96,7 +101,7 @@ impl Driver {
             Effect::Row(id, partition, op) => self.member(|m, s| {
                 let (shared, settings) = (m.shared.clone(), s.clone());
                 async move {
-                    let answer = rows::perform(&shared.rows, &partition, op);
+                    let answer = rows::perform(&shared.rows, &partition, *op);
                     let answer = answer.map_err(|e| settings.control_setback(e));
                     Input::Row(id, returning(CALL, answer).await)
                 }
@@ -170,14 +175,18 @@ impl Driver {
             return;
         };
         let signals = Signals::default();
-        self.attempts.insert(id, signals.clone());
-        let job = Job {
+        let running = Running {
+            signals: signals.clone(),
+            steps: 0,
+        };
+        self.attempts.insert(id, running);
+        self.pool.queue(Job {
             id,
             shared: membership.shared.clone(),
             work,
             signals,
-        };
-        self.pool.start(job, self.attempts.len());
+            until: self.settings.lease.until(),
+        });
     }
 
     fn commit(&mut self, offsets: Vec<OffsetCommit>) {

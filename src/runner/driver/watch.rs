@@ -123,6 +123,13 @@ impl Driver {
         }
         self.watch.looked_at = Some(now);
         self.watch.is_new = false;
+        for (id, running) in &mut self.attempts {
+            let steps = running.signals.steps();
+            if steps != running.steps {
+                running.steps = steps;
+                self.machine.take(Input::Advanced(*id), now);
+            }
+        }
         let snapshot = self.machine.snapshot(now);
         let watched = self.watch.watched();
         let (partitions, lag) = self.live.show(generation, snapshot, watched);

@@ -53,7 +53,7 @@ impl Machine {
             let Ok(permit) = self.permit(now) else {
                 break;
             };
-            self.handle_again(id, permit, now);
+            self.handle_again(id, permit);
         }
         let mut begun = Vec::new();
         for (partition, owned) in &mut self.partitions.owned {
@@ -233,7 +233,7 @@ impl Machine {
     }
 
     /// Starts the attempt of a request.
-    fn handle_again(&mut self, id: TaskId, permit: Option<Permit>, now: Instant) {
+    fn handle_again(&mut self, id: TaskId, permit: Option<Permit>) {
         let Some(task) = self.tasks.running.get_mut(&id) else {
             return;
         };
@@ -264,7 +264,7 @@ impl Machine {
             skip: Vec::new(),
             letters: Vec::new(),
         });
-        let attempt = self.attempts.start(work.clone(), permit, now);
+        let attempt = self.attempts.start(work.clone(), permit);
         // An event that is tried again is one redrive.
         self.counts.redrives += u64::from(ask.retry.is_none());
         ask.step = AskStep::Handling(attempt, again);

@@ -1,5 +1,5 @@
 //! The attempts that run, and how long each may go on without a sign of life.
-use super::{AttemptId, Effect, input::Work, lanes::LaneKey};
+use super::{AttemptId, Effect, Ended, Outcome, input::Work, lanes::LaneKey};
 use crate::{StreamId, breaker::Permit, ports::PartitionId};
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -12,13 +12,16 @@ use tokio::time::Instant;
 /// thread.
 const CANCEL_GRACE: Duration = Duration::from_secs(1);
 
+/// The most attempts that are started ahead of those whose handlers may be called now.
+const AHEAD: usize = 256;
+
 #[derive(Debug)]
 pub(super) struct Running {
     pub(super) work: Arc<Work>,
     /// The right to call, if a circuit breaker gives it.
     pub(super) permit: Option<Permit>,
-    /// When it counts as stuck if nothing is heard of it.
-    watch: Instant,
+    /// When it counts as stuck if nothing is heard of it; `None` if nothing says that it has begun.
+    watch: Option<Instant>,
     cancel: Cancel,
     /// Its partition is gone. The partition may have come again since, and under the same epoch if
     /// the group was joined again.
@@ -39,9 +42,16 @@ pub(super) struct Attempts {
     running: BTreeMap<AttemptId, Running>,
     last: AttemptId,
     timeout: Duration,
+    /// The attempt that has ended last got its work done, and did not wait.
+    is_quick: bool,
+    /// The attempts that were cancelled or are void.
+    outdated: usize,
 }
 
 impl Running {
+    fn is_outdated(&self) -> bool {
+        self.is_void || self.cancel != Cancel::No
+    }
     fn is_of(&self, partitions: &HashSet<PartitionId>) -> bool {
         partitions.contains(&self.work.partition)
     }
@@ -53,21 +63,17 @@ impl Attempts {
             running: BTreeMap::new(),
             last: AttemptId(0),
             timeout,
+            is_quick: false,
+            outdated: 0,
         }
     }
 
-    pub(super) fn start(
-        &mut self,
-        work: Arc<Work>,
-        permit: Option<Permit>,
-        now: Instant,
-    ) -> AttemptId {
+    pub(super) fn start(&mut self, work: Arc<Work>, permit: Option<Permit>) -> AttemptId {
         self.last = AttemptId(self.last.0 + 1);
-        let watch = self.watch_from(work.records().len(), now);
         let running = Running {
             work,
             permit,
-            watch,
+            watch: None,
             cancel: Cancel::No,
             is_void: false,
         };
@@ -87,16 +93,30 @@ impl Attempts {
         if let Some(watch) = self.running.get(&id).map(watch)
             && let Some(running) = self.running.get_mut(&id)
         {
-            running.watch = watch;
+            running.watch = Some(watch);
         }
     }
 
-    pub(super) fn finished(&mut self, id: AttemptId) -> Option<Running> {
-        self.running.remove(&id)
+    pub(super) fn finished(&mut self, id: AttemptId, ended: &Ended) -> Option<Running> {
+        self.is_quick = !ended.has_waited && matches!(ended.result, Outcome::Done);
+        let running = self.running.remove(&id)?;
+        self.outdated -= usize::from(running.is_outdated());
+        Some(running)
     }
 
-    /// Returns the number of attempts that occupy a place: all, since one that is abandoned still
-    /// blocks its thread.
+    /// Returns true if an attempt may be started, where handlers are called for `concurrency`
+    /// streams at a time. While attempts do not wait, some are started ahead: the next ones are
+    /// then there when these have ended.
+    pub(super) fn has_room(&self, concurrency: usize, may_be_ahead: bool) -> bool {
+        let ahead = if may_be_ahead && self.is_quick {
+            AHEAD
+        } else {
+            0
+        };
+        self.running.len() < concurrency.saturating_add(ahead)
+    }
+
+    /// Returns the number of attempts that have not ended, those that are abandoned included.
     pub(super) fn len(&self) -> usize {
         self.running.len()
     }
@@ -116,8 +136,10 @@ impl Attempts {
     }
 
     /// Returns true if an attempt of this lane runs, also one that is waited for no longer.
+    ///
+    /// A lane is ready again only if the attempt at its records has ended, or is outdated.
     pub(super) fn runs_in(&self, lane: &LaneKey) -> bool {
-        self.running.values().any(|r| r.work.lane == *lane)
+        self.outdated > 0 && self.running.values().any(|r| r.work.lane == *lane)
     }
 
     /// Returns true if any attempt runs and is waited for.
@@ -157,6 +179,7 @@ impl Attempts {
             if running.cancel == Cancel::No && partitions.is_none_or(|p| running.is_of(p)) {
                 // The result no longer counts: another call may be the probe.
                 running.permit = None;
+                self.outdated += usize::from(!running.is_outdated());
                 running.cancel = Cancel::Until(now + CANCEL_GRACE);
                 out.push(Effect::Cancel(*id));
             }
@@ -166,7 +189,10 @@ impl Attempts {
     /// Lets the results of attempts count no more, since their partitions are gone.
     pub(super) fn void(&mut self, partitions: &HashSet<PartitionId>) {
         for running in self.running.values_mut() {
-            running.is_void |= running.is_of(partitions);
+            if running.is_of(partitions) {
+                self.outdated += usize::from(!running.is_outdated());
+                running.is_void = true;
+            }
         }
     }
 
@@ -185,7 +211,10 @@ impl Attempts {
 
     /// Returns the number of attempts of which nothing was heard for too long.
     pub(super) fn stuck(&self, now: Instant) -> usize {
-        self.running.values().filter(|r| r.watch <= now).count()
+        let running = self.running.values();
+        running
+            .filter(|r| r.watch.is_some_and(|watch| watch <= now))
+            .count()
     }
 
     pub(super) fn wake_at(&self) -> Option<Instant> {

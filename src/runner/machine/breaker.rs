@@ -20,6 +20,8 @@ pub(super) struct Guard {
     /// The lane whose probe has failed last: another one gets the next.
     failed_probe: Option<LaneKey>,
     serves: bool,
+    /// The attempts that were started before the circuit opened were told to end.
+    has_called_back: bool,
 }
 
 impl Guard {
@@ -31,6 +33,7 @@ impl Guard {
             pause_over_at: None,
             failed_probe: None,
             serves: false,
+            has_called_back: false,
         }
     }
 
@@ -76,7 +79,13 @@ impl Machine {
         self.guard.pause_over_at = None;
         if is_closed {
             self.guard.failed_probe = None;
+            self.guard.has_called_back = false;
         } else {
+            if !self.guard.has_called_back {
+                // What has begun ends after its call, and the others do not call at all.
+                self.guard.has_called_back = true;
+                self.attempts.finish(None, &mut self.out);
+            }
             user.set_waiting(self.lanes.has_any());
             // While the circuit is not closed, whatever waits for the service is as good a probe.
             let failed = self.guard.failed_probe.as_ref();

@@ -134,7 +134,7 @@ impl Machine {
                 .iter()
                 .map(|(p, owned)| (p.clone(), owned.window.low()))
                 .collect(),
-            in_flight: self.attempts.len(),
+            in_flight: self.attempts.len().min(self.rules.policy.concurrency),
             stuck: self.attempts.stuck(now),
             waiting_lanes: self.lanes.waiting(),
             held_records: windows().map(Window::len).sum(),

@@ -61,7 +61,7 @@ pub(in crate::runner) enum Input {
     /// An attempt has begun its next call of a handler, so it is not stuck.
     Advanced(AttemptId),
     /// An attempt has ended.
-    Finished(AttemptId, Ended),
+    Finished(AttemptId, Box<Ended>),
     /// The read model was flushed, or not.
     Flushed(Result<(), HandlerError>),
     /// The effects that the projector had buffered of lost partitions are gone, or could not be
@@ -209,8 +209,6 @@ pub(in crate::runner) struct StreamPosition {
 
 /// Something that the driver must do. Each effect is one step of I/O, which answers with one input;
 /// a crash can fall between any two.
-// The large one is rare, and no effect is kept.
-#[expect(clippy::large_enum_variant)]
 #[derive(Debug)]
 pub(in crate::runner) enum Effect {
     /// Join the group: answers `Joined` or `NotJoined`.
@@ -236,7 +234,7 @@ pub(in crate::runner) enum Effect {
     /// Read the rows of a partition: answers `Loaded`.
     Load(Load),
     /// Do one operation on the rows of a partition: answers `Row`.
-    Row(TaskId, PartitionId, RowOp),
+    Row(TaskId, PartitionId, Box<RowOp>),
     /// Read the requests of operators: answers `Polled`.
     Poll,
     /// Let the group have the partitions of a revocation.

@@ -4,8 +4,9 @@
 //! streams are handled one after the other, in order, and a lane in backoff blocks only itself.
 use super::{record::Record, retry::Retry};
 use crate::{StreamId, ports::PartitionId};
+use foldhash::HashMap;
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -46,7 +47,25 @@ enum State {
     Held,
 }
 
+/// The first records of a lane, which are to be handled.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub(super) key: LaneKey,
+    pub(super) records: Vec<Arc<Record>>,
+    /// The failures of the first record.
+    pub(super) failed: u32,
+    /// The first record is tried alone since a batch with it has failed.
+    pub(super) is_alone: bool,
+    /// The first record was tried before, also if that spent no attempt.
+    pub(super) was_tried: bool,
+}
+
 impl Lane {
+    fn was_tried(&self) -> bool {
+        let heads = self.tried.as_ref().zip(self.queue.front());
+        heads.is_some_and(|(tried, head)| Arc::ptr_eq(tried, head))
+    }
+
     /// Returns the number of records that are being handled, and true if the lane runs. A lane that
     /// is reserved runs without a record.
     const fn running(&self) -> (usize, bool) {
@@ -86,14 +105,14 @@ impl Lanes {
         self.ready.push_back(key.clone());
     }
 
-    /// Returns the first records of the lane that has been ready longest: at most `most`, all of
-    /// one stream and assignment; and how often the first of them has failed. The lane runs until
-    /// [`finished`](Self::finished). Lanes whose head may not run stay where they are.
+    /// Starts the lane that has been ready longest, with at most `most` records, all of one stream
+    /// and assignment. The lane runs until [`finished`](Self::finished). Lanes whose head may not
+    /// run stay where they are.
     pub(super) fn start_next(
         &mut self,
         most: usize,
         may_run: impl Fn(&LaneKey, &StreamId) -> bool,
-    ) -> Option<(LaneKey, Vec<Arc<Record>>, u32)> {
+    ) -> Option<Started> {
         let mut held = Vec::new();
         let started = self.start_first(most, may_run, &mut held);
         for key in held.into_iter().rev() {
@@ -123,7 +142,7 @@ impl Lanes {
         most: usize,
         may_run: impl Fn(&LaneKey, &StreamId) -> bool,
         held: &mut Vec<LaneKey>,
-    ) -> Option<(LaneKey, Vec<Arc<Record>>, u32)> {
+    ) -> Option<Started> {
         while let Some(key) = self.ready.pop_front() {
             if let Some(lane) = self.lanes.get_mut(&key)
                 && lane.state == State::Ready
@@ -144,9 +163,15 @@ impl Lanes {
                     })
                     .cloned()
                     .collect();
-                lane.state = State::Running(records.len());
-                let failed = lane.retry.as_ref().map_or(0, Retry::attempts);
-                return Some((key, records, failed));
+                let started = Started {
+                    failed: lane.retry.as_ref().map_or(0, Retry::attempts),
+                    is_alone: lane.alone > 0,
+                    was_tried: lane.was_tried(),
+                    key,
+                    records,
+                };
+                lane.state = State::Running(started.records.len());
+                return Some(started);
             }
         }
         None
@@ -194,19 +219,6 @@ impl Lanes {
         if let Some(lane) = self.lanes.get_mut(key) {
             lane.tried = lane.queue.front().cloned();
         }
-    }
-
-    /// Returns true if the head of a lane was tried before, also if that spent no attempt.
-    pub(super) fn was_tried(&self, key: &LaneKey) -> bool {
-        self.lanes.get(key).is_some_and(|lane| {
-            let heads = lane.tried.as_ref().zip(lane.queue.front());
-            heads.is_some_and(|(tried, head)| Arc::ptr_eq(tried, head))
-        })
-    }
-
-    /// Returns true if the head of a lane is tried alone since a batch with it has failed.
-    pub(super) fn is_alone(&self, key: &LaneKey) -> bool {
-        self.lanes.get(key).is_some_and(|lane| lane.alone > 0)
     }
 
     /// Lets a task finish the first records of a lane: the lane runs until
@@ -340,16 +352,6 @@ impl Lanes {
         }
     }
 
-    /// Returns true if [`start_next`](Self::start_next) finds a lane to start.
-    pub(super) fn has_next(&self, may_run: impl Fn(&LaneKey, &StreamId) -> bool) -> bool {
-        self.ready.iter().any(|key| {
-            self.lanes.get(key).is_some_and(|lane| {
-                let head = lane.queue.front();
-                lane.state == State::Ready
-                    && head.is_some_and(|head| may_run(key, &head.event.header.stream))
-            })
-        })
-    }
     /// Returns true if nothing runs in a lane.
     pub(super) fn is_free(&self, key: &LaneKey) -> bool {
         let lane = self.lanes.get(key);

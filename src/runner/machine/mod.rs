@@ -366,15 +366,10 @@ impl Machine {
         if self.ending.is_some() || !self.polling.may_handle() {
             return;
         }
-        let (concurrency, max_batch) = (self.rules.policy.concurrency, self.rules.policy.max_batch);
+        let max_batch = self.rules.policy.max_batch;
         let most = if max_batch > 1 { max_batch } else { NEIGHBOURS };
-        while self.attempts.len() < concurrency {
-            let may_run = |lane: &LaneKey, stream: &StreamId| {
-                !self.checkpoint.is_to_forget(stream) && !self.attempts.runs_in(lane)
-            };
-            if !self.lanes.has_next(may_run) {
-                return;
-            }
+        let (concurrency, may_be_ahead) = (self.rules.policy.concurrency, self.may_be_ahead());
+        while self.attempts.has_room(concurrency, may_be_ahead) {
             let may_run = |lane: &LaneKey, stream: &StreamId| {
                 !self.checkpoint.is_to_forget(stream) && !self.attempts.runs_in(lane)
             };
@@ -392,38 +387,43 @@ impl Machine {
             let may_run = |lane: &LaneKey, stream: &StreamId| {
                 !self.checkpoint.is_to_forget(stream) && !self.attempts.runs_in(lane)
             };
-            let Some((lane, records, failed)) = self.lanes.start_next(most, may_run) else {
+            let Some(started) = self.lanes.start_next(most, may_run) else {
                 return;
             };
-            let Some(head) = records.first() else {
+            let Some(head) = started.records.first() else {
                 continue;
             };
-            let is_alone = self.lanes.is_alone(&lane);
             // An event that is tried alone was in a batch before.
-            let number = failed + 1 + u32::from(is_alone);
-            let is_repeat = number > 1 || self.lanes.was_tried(&lane);
+            let number = started.failed + 1 + u32::from(started.is_alone);
             let stream = &head.event.header.stream;
             let owned = self.partitions.owned.get(&head.partition);
             let work = Arc::new(Work {
                 partition: head.partition.clone(),
                 epoch: head.epoch,
-                lane,
+                lane: started.key,
                 progress: self.streams.get(stream),
                 number,
-                is_repeat,
-                is_alone,
+                is_repeat: number > 1 || started.was_tried,
+                is_alone: started.is_alone,
                 skip: owned.map_or_else(Vec::new, |owned| owned.parking.skip(stream)),
                 letters: owned.map_or_else(Vec::new, |owned| owned.parking.lettered(stream)),
-                what: What::Records(records),
+                what: What::Records(started.records),
             });
-            let id = self.attempts.start(work.clone(), permit, now);
+            let id = self.attempts.start(work.clone(), permit);
             self.out.push(Effect::Start(id, work));
         }
     }
 
+    /// Returns true if attempts may be started ahead.
+    fn may_be_ahead(&self) -> bool {
+        // A record that cannot be read may end the run, and little after it should be handled then.
+        let mut owned = self.partitions.owned.values();
+        owned.all(|owned| owned.unreadable.is_empty())
+    }
+
     /// Takes the result of an attempt.
-    fn finished(&mut self, id: AttemptId, ended: Ended, now: Instant) {
-        let Some(running) = self.attempts.finished(id) else {
+    fn finished(&mut self, id: AttemptId, ended: Box<Ended>, now: Instant) {
+        let Some(running) = self.attempts.finished(id, &ended) else {
             return;
         };
         let work = running.work;
@@ -436,11 +436,11 @@ impl Machine {
             What::Records(_) | What::Commits(_) => {}
             What::Range(_) => {
                 self.lanes.finished(&work.lane, 0);
-                return self.redriven(id, &work, ended, is_kept, now);
+                return self.redriven(id, &work, *ended, is_kept, now);
             }
             What::Again(_) => {
                 self.lanes.finished(&work.lane, 0);
-                return self.asked_again(id, ended, is_kept, now);
+                return self.asked_again(id, *ended, is_kept, now);
             }
         }
         let (partition, epoch) = (work.partition.clone(), work.epoch);
@@ -505,7 +505,7 @@ impl Machine {
     }
 
     /// Notes what an attempt at records has done, and goes on with its lane.
-    fn conclude(&mut self, work: &Work, ended: Ended, now: Instant) {
+    fn conclude(&mut self, work: &Work, ended: Box<Ended>, now: Instant) {
         let (records, lane) = (work.records(), &work.lane);
         let Some(owned) = self.partitions.get(&work.partition, work.epoch) else {
             return self.lanes.finished(lane, records.len());

@@ -98,6 +98,26 @@ pub(in crate::runner) struct Ended {
     pub(in crate::runner) is_short: bool,
     /// The versions with a letter that were handled or passed over, and not found to be duplicates.
     pub(in crate::runner) settled: Vec<crate::Version>,
+    /// It had to wait for something, such as an answer that its handler has asked for.
+    pub(in crate::runner) has_waited: bool,
+}
+
+impl Ended {
+    /// Creates the end of an attempt that got nothing done.
+    pub(in crate::runner) fn with_nothing_done(result: Outcome) -> Self {
+        Self {
+            progress: Progress::Unknown,
+            done: 0,
+            counts: Counts::default(),
+            result,
+            calls: Calls::default(),
+            passed: Vec::new(),
+            next: crate::Version::NONE,
+            is_short: false,
+            settled: Vec::new(),
+            has_waited: false,
+        }
+    }
 }
 
 /// The calls of the handler that an attempt has made, with the time that each took. They are noted

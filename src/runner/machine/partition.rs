@@ -7,7 +7,7 @@ use crate::{
     ports::{AssignedPartition, AssignmentEpoch, PartitionId},
 };
 use std::{
-    collections::{BTreeMap, HashMap, HashSet, VecDeque},
+    collections::{BTreeMap, HashSet, VecDeque},
     sync::Arc,
 };
 use tokio::time::Instant;
@@ -61,11 +61,11 @@ pub(super) struct Starting {
 #[derive(Debug, Default)]
 pub(super) struct Effects {
     /// Streams that were projected since the last flush began.
-    pub(super) touched: HashSet<StreamId>,
+    pub(super) touched: foldhash::HashSet<StreamId>,
     /// Streams that were projected before the flush that runs now.
-    pub(super) flushing: HashSet<StreamId>,
+    pub(super) flushing: foldhash::HashSet<StreamId>,
     /// Positions that are to be stored, at the level that stores them.
-    pub(super) positions: HashMap<StreamId, (Version, Option<CommitId>)>,
+    pub(super) positions: foldhash::HashMap<StreamId, (Version, Option<CommitId>)>,
 }
 
 impl Effects {

@@ -168,7 +168,7 @@ impl Machine {
             let Ok(permit) = self.permit(now) else {
                 return;
             };
-            self.handle_page(id, limit, permit, now);
+            self.handle_page(id, limit, permit);
         }
     }
 
@@ -192,7 +192,7 @@ impl Machine {
     pub(super) fn may_redrive(&self) -> bool {
         self.ending.is_none()
             && self.polling.may_handle()
-            && self.attempts.len() < self.rules.policy.concurrency
+            && (self.attempts).has_room(self.rules.policy.concurrency, self.may_be_ahead())
     }
 
     /// Returns the time at which the pause after a failure is over.
@@ -411,7 +411,7 @@ impl Machine {
     }
 
     /// Starts an attempt at the next versions.
-    fn handle_page(&mut self, id: TaskId, limit: Version, permit: Option<Permit>, now: Instant) {
+    fn handle_page(&mut self, id: TaskId, limit: Version, permit: Option<Permit>) {
         let Some(task) = self.tasks.running.get_mut(&id) else {
             return;
         };
@@ -459,7 +459,7 @@ impl Machine {
             skip,
             letters: Vec::new(),
         });
-        let attempt = self.attempts.start(work.clone(), permit, now);
+        let attempt = self.attempts.start(work.clone(), permit);
         redrive.step = Step::Handling(attempt);
         self.out.push(Effect::Start(attempt, work));
     }

@@ -119,7 +119,7 @@ pub(super) enum ParkStep {
 pub(super) struct Pass {
     pub(super) versions: Vec<Version>,
     pub(super) work: Arc<Work>,
-    pub(super) ended: Ended,
+    pub(super) ended: Box<Ended>,
 }
 
 #[derive(Debug)]
@@ -282,7 +282,7 @@ impl Machine {
             task.op = Some(op.clone());
             task.try_at = None;
             let partition = task.partition.clone();
-            self.out.push(Effect::Row(id, partition, op));
+            self.out.push(Effect::Row(id, partition, Box::new(op)));
         }
     }
 
@@ -292,7 +292,8 @@ impl Machine {
             if task.try_at.is_some_and(|at| at <= now) {
                 task.try_at = None;
                 if let Some(op) = task.op.clone() {
-                    self.out.push(Effect::Row(*id, task.partition.clone(), op));
+                    self.out
+                        .push(Effect::Row(*id, task.partition.clone(), Box::new(op)));
                 }
             }
         }

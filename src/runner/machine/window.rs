@@ -69,10 +69,23 @@ impl Window {
 
     /// Marks a record as done, and moves the low watermark over the records that are done.
     pub(super) fn done(&mut self, offset: Offset) {
-        if let Ok(at) = self.records.binary_search_by_key(&offset, |r| r.offset) {
+        if let Some(at) = self.find(offset) {
             self.records[at].is_done = true;
             self.move_low();
         }
+    }
+
+    /// Returns the index of the record at an offset.
+    fn find(&self, offset: Offset) -> Option<usize> {
+        // Offsets seldom have holes.
+        let first = self.records.front()?.offset;
+        let at = usize::try_from(offset.get().checked_sub(first.get())?).ok()?;
+        if self.records.get(at).is_some_and(|r| r.offset == offset) {
+            return Some(at);
+        }
+        self.records
+            .binary_search_by_key(&offset, |r| r.offset)
+            .ok()
     }
 
     /// A hole before the first open record, or at the end, holds nothing to wait for.

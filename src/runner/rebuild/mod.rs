@@ -11,11 +11,12 @@ pub(crate) use super::attempt::Only;
 use super::{
     DeliveryLevel, Entry, ErrorClass, HandlerError, HandlerResult, ModelId, PartialReplay,
     ProcessorPolicy, ReplayPart, Runner, RunnerBuilder, Start,
-    attempt::{self, Attempt, AttemptRules, KnownSkips, Shared, Signals, panic_message},
+    attempt::{self, Attempt, AttemptRules, KnownSkips, Shared, panic_message},
     driver::within,
     group_name,
     machine::{Ended, Failure, FailureOf, Outcome, Work},
     report::Counts,
+    signals::Signals,
     spans::Spans,
     streams::Progress,
 };
@@ -430,20 +431,14 @@ impl Rebuild {
     async fn attempt(&self, work: Work) -> Ended {
         let progress = work.progress.clone();
         let work = Arc::new(work);
-        let attempt = Attempt::new(self.shared.clone(), work, Signals::default(), || {});
+        let attempt = Attempt::new(self.shared.clone(), work, Signals::default());
         let ended = AssertUnwindSafe(attempt.run()).catch_unwind().await;
         ended.unwrap_or_else(|panic| {
             let error = HandlerError::permanent(panic_message("attempt", &*panic));
+            let failure = Failure::new(Version::NONE, error, FailureOf::Store);
             Ended {
                 progress,
-                done: 0,
-                counts: Counts::default(),
-                result: Outcome::Failed(Failure::new(Version::NONE, error, FailureOf::Store)),
-                calls: super::machine::Calls::default(),
-                passed: Vec::new(),
-                next: Version::NONE,
-                is_short: false,
-                settled: Vec::new(),
+                ..Ended::with_nothing_done(Outcome::Failed(failure))
             }
         })
     }

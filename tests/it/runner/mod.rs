@@ -1,5 +1,6 @@
 //! Rules of the runner, on the in-memory bus with paused time.
 mod batch;
+mod ahead;
 mod bad_input;
 mod breaker;
 mod breaker_calls;

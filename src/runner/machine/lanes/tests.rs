@@ -12,7 +12,7 @@ fn lanes(records: &[(&str, u64)]) -> Lanes {
     lanes
 }
 fn next(lanes: &mut Lanes, most: usize) -> Option<(LaneKey, Vec<u64>)> {
-    let (key, records, _) = lanes.start_next(most, |_, _| true)?;
+    let Started { key, records, .. } = lanes.start_next(most, |_, _| true)?;
     Some((key, records.iter().map(|r| r.offset.get()).collect()))
 }
 

@@ -240,7 +240,8 @@ impl Instance {
         }
         let (mut counts, mut done, mut result) = (Counts::default(), 0, Outcome::Done);
         for (at, record) in records.iter().enumerate() {
-            if at > 0 && is_told && rng.bool() {
+            // One that has not begun when it is told ends with nothing done.
+            if is_told && rng.bool() {
                 break;
             }
             let version = record.event.header.version;
@@ -300,6 +301,7 @@ impl Instance {
             settled: Vec::new(),
             next: Version::NONE,
             is_short: false,
+            has_waited: rng.bool(),
         };
         if let Some(attempt) = self.attempts.get_mut(&id) {
             attempt.ended = Some(ended);
@@ -446,17 +448,7 @@ impl Instance {
 }
 
 pub(super) fn cancelled() -> Ended {
-    Ended {
-        progress: Progress::Unknown,
-        done: 0,
-        counts: Counts::default(),
-        result: Outcome::Cancelled,
-        calls: Calls::default(),
-        passed: Vec::new(),
-        settled: Vec::new(),
-        next: Version::NONE,
-        is_short: false,
-    }
+    Ended::with_nothing_done(Outcome::Cancelled)
 }
 
 /// A draw of what an attempt does.

@@ -218,7 +218,7 @@ impl Simulation {
             Effect::Pause(partitions) => self.job(at, What::Pause(partitions, true)),
             Effect::Resume(partitions) => self.job(at, What::Pause(partitions, false)),
             Effect::Load(load) => self.job(at, What::Load(load)),
-            Effect::Row(id, partition, op) => self.job(at, What::Row(id, partition, op)),
+            Effect::Row(id, partition, op) => self.job(at, What::Row(id, partition, *op)),
             Effect::Poll => self.job(at, What::Poll),
             Effect::SendLetter(..) => panic!("this processor has no topic of dead letters"),
             Effect::AskGroup => panic!("this run has no ends"),
@@ -427,6 +427,6 @@ impl Simulation {
         let ended = ended.filter(|_| !is_cancelled || self.rng.bool());
         let ended = ended.unwrap_or_else(instance::cancelled);
         self.instances[at].steps_at_once = 0;
-        self.input(at, Input::Finished(id, ended));
+        self.input(at, Input::Finished(id, Box::new(ended)));
     }
 }

@@ -46,7 +46,7 @@ fn stored<T>(value: T) -> Stored<T> {
 /// Returns the operation on a row that is to be done.
 pub(super) fn row(effects: &[Effect]) -> Option<(TaskId, RowOp)> {
     effects.iter().find_map(|effect| match effect {
-        Effect::Row(id, _, op) => Some((*id, op.clone())),
+        Effect::Row(id, _, op) => Some((*id, (**op).clone())),
         _ => None,
     })
 }

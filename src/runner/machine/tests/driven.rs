@@ -186,20 +186,16 @@ impl Driven {
         };
         self.on(Input::Finished(
             attempt,
-            Ended {
+            Box::new(Ended {
                 progress,
                 done,
                 counts,
-                result: Outcome::Done,
                 calls: Calls {
                     answered: vec![Duration::ZERO; done],
                     failed: None,
                 },
-                passed: Vec::new(),
-                next: Version::NONE,
-                is_short: false,
-                settled: Vec::new(),
-            },
+                ..Ended::with_nothing_done(Outcome::Done)
+            }),
         ))
     }
 
@@ -207,20 +203,13 @@ impl Driven {
     pub(super) fn end(&mut self, attempt: AttemptId, result: Outcome) -> Vec<Effect> {
         self.on(Input::Finished(
             attempt,
-            Ended {
-                progress: Progress::Unknown,
-                done: 0,
-                counts: Counts::default(),
+            Box::new(Ended {
                 calls: Calls {
                     answered: Vec::new(),
                     failed: matches!(result, Outcome::Failed(_)).then_some(Duration::ZERO),
                 },
-                result,
-                passed: Vec::new(),
-                next: Version::NONE,
-                is_short: false,
-                settled: Vec::new(),
-            },
+                ..Ended::with_nothing_done(result)
+            }),
         ))
     }
 
