@@ -50,7 +50,7 @@ impl Publisher {
 
     #[cfg(not(feature = "metrics"))]
     async fn record_metrics(&self) {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 
     /// Writes the row at each interval, forever.

@@ -2,7 +2,7 @@
 use crate::{WorkerSettings, effects};
 use foldstream::{
     publisher::TopicRoute,
-    replay::{Replay, ReplayProgress, RunId},
+    replay::{Replay, ReplayError, ReplayProgress, ReplayReport, RunId},
     runner::Runner,
 };
 use futures::StreamExt as _;
@@ -46,22 +46,37 @@ impl Step {
 }
 
 /// Replays every projector of the runner. If a process before has left the id of its replay, this
-/// one goes on with that replay.
+/// one goes on with that replay. So does it after a pause of the machine in which its lease has
+/// expired, as a process that is started again would.
 ///
 /// The scan is so slow that a test can kill the process on the way.
 pub(crate) async fn run(settings: &WorkerSettings, runner: &Runner) {
+    loop {
+        match replay(settings, runner).await {
+            Err(error @ ReplayError::LeaseExpired { .. }) => {
+                tracing::warn!(error = foldstream::chain(&error), "the replay is resumed");
+            }
+            report => {
+                tracing::info!(report = ?report.unwrap(), "the scan is whole");
+                return;
+            }
+        }
+    }
+}
+
+async fn replay(settings: &WorkerSettings, runner: &Runner) -> Result<ReplayReport, ReplayError> {
     let route = TopicRoute::One(settings.name.as_str().into());
     let replay = Replay::all(runner)
         .with_route(route)
         .with_segments(4)
         .with_page(NonZeroU32::new(20).unwrap())
         .with_checkpoint_interval(Duration::from_millis(200))
-        .with_lease(Duration::from_secs(5))
+        .with_lease(Duration::from_secs(10))
         .with_read_units_per_second(25.0);
     let handle = match std::fs::read_to_string(settings.replay()) {
-        Ok(run) => replay.resume(run.parse::<RunId>().unwrap()).await.unwrap(),
+        Ok(run) => replay.resume(run.parse::<RunId>().unwrap()).await?,
         Err(_) => {
-            let handle = replay.start().await.unwrap();
+            let handle = replay.start().await?;
             std::fs::write(settings.replay(), handle.run().to_string()).unwrap();
             handle
         }
@@ -73,6 +88,5 @@ pub(crate) async fn run(settings: &WorkerSettings, runner: &Runner) {
         }
     };
     let (report, ()) = tokio::join!(handle.wait(), telling);
-    let report = report.unwrap();
-    tracing::info!(?report, "the scan is whole");
+    report
 }
