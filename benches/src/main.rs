@@ -137,6 +137,14 @@ fn io(what: &str) -> impl FnOnce(std::io::Error) -> BenchError {
     move |source| BenchError::Io { what, source }
 }
 
+/// Creates the runtime of a measurement, with two threads.
+fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+}
+
 /// Runs this program with other arguments, and returns the number that it prints.
 fn measured(arguments: &[String]) -> Result<f64, BenchError> {
     let program = std::env::current_exe().map_err(io("this program cannot be found"))?;

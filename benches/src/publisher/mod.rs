@@ -105,11 +105,7 @@ pub(crate) fn rows(size: &Size, which: Which<'_>) -> Result<Vec<Row>, BenchError
         return Err(BenchError::UnknownRow(format!("{which:?}")));
     }
     let is_sabotaged = matches!(which, Which::Sabotaged(_));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(crate::io("no runtime"))?;
+    let runtime = crate::runtime().map_err(crate::io("no runtime"))?;
     let mut rows = Vec::new();
     let runs = WORKS.iter().filter(|work| is_wanted(work.name));
     let lags = lag::WORKS.iter().filter(|(name, _)| is_wanted(name));

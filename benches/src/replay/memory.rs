@@ -115,11 +115,7 @@ fn process(events: u64, memory: usize) -> Result<f64, BenchError> {
 
 /// Replays, and prints the highest memory of this process above that before the start.
 pub(crate) fn work_off(args: &ReplayMemory) -> Result<bool, BenchError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(crate::io("no runtime"))?;
+    let runtime = crate::runtime().map_err(crate::io("no runtime"))?;
     let unknown = || BenchError::other("/proc does not tell the memory of this process");
     let count = Arc::new(Count::default());
     let store = Generated {

@@ -206,11 +206,7 @@ pub(crate) fn rows(size: &Size, which: Which<'_>) -> Result<Vec<Row>, BenchError
         Which::Sabotaged(row) => row.split_once('/').map(|(_, measure)| measure),
         Which::All | Which::Of(_) => None,
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(crate::io("no runtime"))?;
+    let runtime = crate::runtime().map_err(crate::io("no runtime"))?;
     let mut rows = Vec::new();
     for events_each in [1, 10] {
         let works = WORKS.iter().filter(|work| work.events_each == events_each);

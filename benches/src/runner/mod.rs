@@ -152,11 +152,7 @@ pub(crate) fn rows(size: &Size, which: Which<'_>) -> Result<Vec<Row>, BenchError
     let wants = |name: &str| which.work().is_none_or(|only| only == name);
     let is_sabotaged = matches!(which, Which::Sabotaged(_));
     let mut rows = Vec::new();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(crate::io("no runtime"))?;
+    let runtime = crate::runtime().map_err(crate::io("no runtime"))?;
     let on_kafka: Vec<_> = WORKS.iter().filter(|work| wants(work.name)).collect();
     let wants_slow_key = wants(slow_key::WORK.0);
     if !on_kafka.is_empty() || wants_slow_key {

@@ -77,11 +77,7 @@ pub(super) async fn rows(
 
 /// Reads for a while, and prints how much the memory of this process has grown.
 pub(crate) fn work_off(args: &SlowKey) -> Result<bool, BenchError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .map_err(crate::io("no runtime"))?;
+    let runtime = crate::runtime().map_err(crate::io("no runtime"))?;
     let unknown = || BenchError::other("/proc does not tell the memory of this process");
     let grown = runtime.block_on(async {
         let config = KafkaConfig::default().with_brokers(&*args.brokers);

@@ -67,11 +67,7 @@ pub(crate) const DELAY: Duration = Duration::from_millis(5);
 
 impl Endpoint {
     pub(crate) fn start() -> Result<Self, BenchError> {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .map_err(crate::io("no runtime for the proxies"))?;
+        let runtime = crate::runtime().map_err(crate::io("no runtime for the proxies"))?;
         let server = DynamoDbServer::start().map_err(crate::io("the emulator does not start"))?;
         let direct = server.endpoint().to_owned();
         let meter = Arc::new(Mutex::new(Cost::default()));
