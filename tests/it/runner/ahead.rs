@@ -174,11 +174,7 @@ async fn attempts_that_were_started_ahead_do_not_begin_once_the_row_of_the_insta
     let slows = Slows::after(40);
     let is_away = Arc::new(AtomicBool::new(false));
     let asked = is_away.clone();
-    let of_row = move |call: &Call<'_>| {
-        let is_row =
-            matches!(call, Call::Put { row, .. } if row.key.partition.starts_with("inst/"));
-        is_row && asked.load(Ordering::SeqCst)
-    };
+    let of_row = move |call: &Call<'_>| writes_the_instance(call) && asked.load(Ordering::SeqCst);
     let faults = Faults::script([Fault::Unavailable.on(Op::Put).matching(of_row)]);
     let policy = ProcessorPolicy::projector().with_concurrency(1);
     let policy = policy.with_attempt_timeout(Duration::from_secs(3_600));

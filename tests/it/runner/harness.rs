@@ -174,6 +174,11 @@ pub(super) fn unreliable(seed: u64) -> Faults {
         .with(late.on(calls).one_in(50).jittered())
 }
 
+/// Returns true if a call writes the row of an instance.
+pub(super) fn writes_the_instance(call: &Call<'_>) -> bool {
+    matches!(call, Call::Put { row, .. } if row.key.partition.starts_with("inst/"))
+}
+
 /// Returns true if a call writes the boot row of a partition that has started.
 pub(super) fn notes_the_start(call: &Call<'_>) -> bool {
     matches!(call, Call::Put { row, .. } if row.value.ends_with(br#""s":true}"#))

@@ -358,9 +358,7 @@ async fn a_row_is_written_every_ten_seconds_and_at_changes_whatever_the_load() {
     let written = Arc::new(std::sync::atomic::AtomicU32::new(0));
     let counted = written.clone();
     let counts = move |call: &foldstream_testkit::faults::Call<'_>| {
-        let is_row = matches!(call, foldstream_testkit::faults::Call::Put { row, .. }
-            if row.key.partition.starts_with("inst/"));
-        counted.fetch_add(u32::from(is_row), Ordering::SeqCst);
+        counted.fetch_add(u32::from(writes_the_instance(call)), Ordering::SeqCst);
         false
     };
     let faults = Faults::script([Fault::Unavailable.on(Op::Put).matching(counts)]);

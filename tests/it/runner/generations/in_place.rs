@@ -2,7 +2,10 @@
 use super::harness::{
     self, Books, pass, policy, runner, runner_on, serves, start, state, stop, trouble,
 };
-use crate::{runner::harness::World, support::stream};
+use crate::{
+    runner::harness::{World, writes_the_instance},
+    support::stream,
+};
 use foldstream::{
     Version,
     replay::{CancelOutcome, Replay, ReplayError, ReplayProgress, RunState},
@@ -64,9 +67,7 @@ async fn an_instance_whose_row_could_not_be_renewed_starts_no_attempt() {
     let away = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let asked = away.clone();
     let of_row = move |call: &Call<'_>| {
-        let is_row =
-            matches!(call, Call::Put { row, .. } if row.key.partition.starts_with("inst/"));
-        is_row && asked.load(std::sync::atomic::Ordering::SeqCst)
+        writes_the_instance(call) && asked.load(std::sync::atomic::Ordering::SeqCst)
     };
     let faults = Faults::script([Fault::Unavailable.on(Op::Put).matching(of_row)]);
     let runner = world
@@ -98,9 +99,8 @@ async fn an_instance_reads_the_generations_only_after_its_row_is_written() {
     world.put("proc", "books", row.into()).await;
     world.deposit("a").await;
     // The row of the instance is on its way for a while, and a replay in place begins meanwhile.
-    let of_row = |call: &Call<'_>| matches!(call, Call::Put { row, .. } if row.key.partition.starts_with("inst/"));
     let late = Fault::Delay(std::time::Duration::from_secs(5)).on(Op::Put);
-    let faults = Faults::script([late.matching(of_row).first(1)]);
+    let faults = Faults::script([late.matching(writes_the_instance).first(1)]);
     let runner = world
         .faulty_builder(&faults)
         .projector_with(books.clone(), policy());
