@@ -111,7 +111,7 @@ impl Attempt {
         let work = self.work.clone();
         let (done, result) = match &work.what {
             What::Records(records) => self.take_all(records).await,
-            // What is rare is boxed, so that the future of what is not stays small.
+            // Boxed, so that the future of an attempt at records stays small.
             What::Range(range) => Box::pin(self.take_range(range)).await,
             What::Again(again) => Box::pin(self.take_again(again)).await,
             What::Commits(commits) => Box::pin(self.take_commits(commits)).await,

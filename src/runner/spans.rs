@@ -52,24 +52,9 @@ impl Spans {
             foldstream.redrive = (cause == Cause::Redrive).then_some(true),
             foldstream.replay = (cause == Cause::Replay).then_some(true),
         );
-        if span.is_disabled() {
-            return self.adopted(span, first, cause);
+        if !span.is_disabled() {
+            record_messages(&span, first, events);
         }
-        if events > 1 {
-            span.record("messaging.batch.message_count", events);
-        }
-        if let EventSource::Bus { partition, offset } = first.source() {
-            span.record("messaging.destination.name", &*partition.topic);
-            let number = tracing::field::display(partition.partition);
-            span.record("messaging.destination.partition.id", number);
-            span.record("messaging.kafka.offset", offset.get());
-        }
-        self.adopted(span, first, cause)
-    }
-
-    /// Puts a span into the trace of the event.
-    fn adopted(&self, span: Span, first: &EventContext, cause: Cause) -> Span {
-        let header = first.header();
         if let (Some(context), Some(parent)) = (&self.context, header.metadata.traceparent()) {
             match cause {
                 Cause::Event => context.adopt(&span, parent),
@@ -83,6 +68,19 @@ impl Spans {
     pub(super) fn caused(&self, span: &Span) -> Option<Arc<str>> {
         let context = self.context.as_ref()?;
         Some(span.in_scope(|| context.current())?.into())
+    }
+}
+
+/// Notes the place of the first event, and the number of events.
+fn record_messages(span: &Span, first: &EventContext, events: usize) {
+    if events > 1 {
+        span.record("messaging.batch.message_count", events);
+    }
+    if let EventSource::Bus { partition, offset } = first.source() {
+        span.record("messaging.destination.name", &*partition.topic);
+        let number = tracing::field::display(partition.partition);
+        span.record("messaging.destination.partition.id", number);
+        span.record("messaging.kafka.offset", offset.get());
     }
 }
 

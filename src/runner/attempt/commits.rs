@@ -114,7 +114,7 @@ impl Attempt {
                         version,
                         partition: &partition,
                     };
-                    self.fill(at, gap, first, last).await?;
+                    Box::pin(self.fill(at, gap, first, last)).await?;
                     self.counts.filled += last.get() - first.get() + 1;
                     self.handle_stored(at, event, &skips, &partition).await?;
                     self.signals.advance();

@@ -201,14 +201,12 @@ fn tells_of_a_hidden_loss(line: &str) -> bool {
 /// Returns the ids of partitions. Those of one topic share its text.
 fn partitions(list: &TopicPartitionList) -> Vec<PartitionId> {
     let elements = list.elements();
-    let mut last: Option<Arc<str>> = None;
+    let mut topic: Arc<str> = Arc::default();
     let ids = elements.iter().map(|e| {
-        let topic = match &last {
-            Some(last) if **last == *e.topic() => Arc::clone(last),
-            _ => Arc::from(e.topic()),
-        };
-        last = Some(Arc::clone(&topic));
-        PartitionId::new(topic, e.partition().unsigned_abs())
+        if *topic != *e.topic() {
+            topic = e.topic().into();
+        }
+        PartitionId::new(Arc::clone(&topic), e.partition().unsigned_abs())
     });
     ids.collect()
 }
