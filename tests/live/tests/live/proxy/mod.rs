@@ -18,7 +18,7 @@ use foldstream::{
     Aggregate, CommitId, DomainEvent, Repository, Settled, StreamHead, StreamId, id,
     ports::{Commit, EventStore, PendingAppend, ReadFrom},
 };
-use foldstream_dynamodb::{DynamoDb, DynamoDbConfig, TableOptions, create_tables};
+use foldstream_dynamodb::{DynamoDb, DynamoDbConfig, DynamoDbError, TableOptions, create_tables};
 use foldstream_live::dynamodb_config;
 use foldstream_testkit::{containers, length};
 use futures::{FutureExt as _, StreamExt as _, TryStreamExt as _, stream};
@@ -27,7 +27,7 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 const WRITERS: u64 = 1_000;
 const WRITERS_OF_A_LONG_TEST: u64 = 10_000;
 const WRITERS_AT_ONCE: usize = 16;
-/// The longest time of one writer, which takes a second or two.
+/// The longest time of one writer, which takes a second or two, and of connecting.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -121,6 +121,18 @@ impl Servers {
 }
 
 async fn event_store(config: DynamoDbConfig) -> Arc<dyn EventStore> {
-    let stores = DynamoDb::connect(config).await.unwrap();
-    Arc::new(stores.event_store())
+    let stores = tokio::time::timeout(PATIENCE, connect(config)).await;
+    Arc::new(stores.expect("the server answers").event_store())
+}
+
+/// Connects as soon as the server answers within the timeout of an attempt, which it may not do
+/// while other tests load it.
+async fn connect(config: DynamoDbConfig) -> DynamoDb {
+    loop {
+        match DynamoDb::connect(config.clone()).await {
+            Ok(stores) => return stores,
+            Err(DynamoDbError::Unavailable { .. }) => {}
+            Err(error) => panic!("cannot connect: {error}"),
+        }
+    }
 }
