@@ -28,9 +28,9 @@
 //! lower-case letters and digits only. The record's timestamp is the time of sending, from which
 //! the topic's retention counts; an event's own time is `ce_time`.
 use crate::{
-    BoxError, EventHeader, EventId, Metadata, RecordedEvent, SourceUri, StreamId, Timestamp,
-    Version,
-    ports::{HeaderName, Message},
+    BoxError, EventHeader, EventId, EventName, EventSelector, Metadata, RecordedEvent, SourceUri,
+    StreamId, Timestamp, Version,
+    ports::{HeaderName, Headers, HeadersIter, Message},
 };
 use bytes::Bytes;
 use std::{str::FromStr, sync::Arc};
@@ -57,6 +57,29 @@ const TRACEPARENT: &str = "ce_traceparent";
 /// The header that OpenTelemetry reads. This module does not read it: a program that forwards a
 /// record may put the context of the forwarding there.
 const TRACEPARENT_OF_TRANSPORT: &str = "traceparent";
+
+/// The names of the headers of an event.
+pub(crate) const NAMES: [HeaderName; 19] = [
+    HeaderName::from_static(CONTENT_TYPE),
+    HeaderName::from_static(SPEC_VERSION),
+    HeaderName::from_static(ID),
+    HeaderName::from_static(SOURCE),
+    HeaderName::from_static(TYPE),
+    HeaderName::from_static(TIME),
+    HeaderName::from_static(SUBJECT),
+    HeaderName::from_static(VERSION),
+    HeaderName::from_static(FORMAT),
+    HeaderName::from_static(SCHEMA),
+    HeaderName::from_static(COMMIT_LAST),
+    HeaderName::from_static(PREVIOUS),
+    HeaderName::from_static(CODEC),
+    HeaderName::from_static(CORRELATION),
+    HeaderName::from_static(CAUSATION),
+    HeaderName::from_static(TRACEPARENT),
+    HeaderName::from_static(TRACEPARENT_OF_TRANSPORT),
+    HeaderName::from_static(COMMAND),
+    HeaderName::from_static(ACTOR),
+];
 
 /// The number of the only format so far.
 const FORMAT_NUMBER: u64 = 1;
@@ -194,7 +217,7 @@ pub(crate) fn write(
         .with_header(name(SOURCE), source.to_string())
         .with_header(name(TYPE), format!("{}.{}", h.stream.aggregate(), h.name))
         .with_header(name(TIME), h.recorded_at.to_string())
-        .with_header(name(SUBJECT), h.stream.id().to_owned())
+        .with_header(name(SUBJECT), h.stream.id())
         .with_header(name(VERSION), h.version.to_string());
     let numbers = [
         (
@@ -217,15 +240,15 @@ pub(crate) fn write(
         (COMMAND, m.command_id().map(|id| id.as_str())),
         (ACTOR, m.actor().map(|id| id.as_str())),
     ];
-    let texts = texts.map(|(header, text)| (header, text.map(str::to_owned)));
-    for (header, value) in numbers.into_iter().chain(texts) {
+    let numbers = numbers.iter().map(|(of, number)| (*of, number.as_deref()));
+    for (header, value) in numbers.chain(texts) {
         if let Some(value) = value {
             message = message.with_header(name(header), value);
         }
     }
     for (key, value) in m.user() {
         match HeaderName::new(format!("{USER}{key}")) {
-            Ok(header) => message = message.with_header(header, value.to_owned()),
+            Ok(header) => message = message.with_header(header, value),
             Err(error) => {
                 tracing::error!(event = %h.event_id, error = crate::chain(&error), "an entry is left out");
             }
@@ -242,13 +265,17 @@ pub(crate) fn write(
 /// # Errors
 /// [`WireError`] if a part of the record is missing or malformed.
 pub fn from_message(message: &Message) -> Result<RecordedEvent, WireError> {
-    read(message).map(|(event, _)| event)
+    read(message, &[]).map(|(event, _)| event)
 }
 
 /// Returns the event of a record as [`from_message`] does, and what [`previous_record`] returns.
-pub(crate) fn read(message: &Message) -> Result<(RecordedEvent, Option<Version>), WireError> {
+/// Names of events that are `known` need no memory of their own.
+pub(crate) fn read(
+    message: &Message,
+    known: &[EventSelector],
+) -> Result<(RecordedEvent, Option<Version>), WireError> {
     let payload = message.value.clone().ok_or(WireError::Tombstone)?;
-    let headers = Headers::find(&message.headers);
+    let headers = Known::find(&message.headers);
     // The format comes first: in another format nothing below need mean what it means here.
     match parsed_if(FORMAT, headers.format)? {
         None | Some(FORMAT_NUMBER) => {}
@@ -264,7 +291,7 @@ pub(crate) fn read(message: &Message) -> Result<(RecordedEvent, Option<Version>)
     let stream = stream
         .and_then(|text| StreamId::parse(text).map_err(BoxError::from))
         .map_err(|source| WireError::Key { source })?;
-    let name = event_name(required(TYPE, headers.kind)?, &stream)?;
+    let name = event_name(required(TYPE, headers.kind)?, &stream, known)?;
     let event_id: EventId = parsed(ID, headers.id)?;
     let recorded_at: Timestamp = parsed(TIME, headers.time)?;
     let version = headers.version()?;
@@ -295,7 +322,7 @@ pub(crate) fn read(message: &Message) -> Result<(RecordedEvent, Option<Version>)
 /// # Errors
 /// [`WireError`] if the version of the event or of its predecessor is missing or malformed.
 pub fn previous_record(message: &Message) -> Result<Option<Version>, WireError> {
-    Headers::find(&message.headers).previous()
+    Known::find(&message.headers).previous()
 }
 
 fn check_previous(previous: Version, version: Version) -> Result<(), WireError> {
@@ -312,10 +339,21 @@ fn invalid(header: &'static str, reason: String) -> WireError {
 }
 
 /// Returns the part of `ce_type` after the stream's aggregate type. Both parts may contain dots.
-fn event_name(ce_type: &str, stream: &StreamId) -> Result<Arc<str>, WireError> {
+fn event_name(
+    ce_type: &str,
+    stream: &StreamId,
+    known: &[EventSelector],
+) -> Result<EventName, WireError> {
     let rest = ce_type.strip_prefix(stream.aggregate());
     match rest.and_then(|rest| rest.strip_prefix('.')) {
-        Some(name) => Ok(name.into()),
+        Some(name) => {
+            let mut of_aggregate = known.iter().filter(|s| s.aggregate == stream.aggregate());
+            let known = of_aggregate.find_map(|s| s.types.iter().find(|t| t.name() == name));
+            Ok(match known {
+                Some(known) => known.name().into(),
+                None => Arc::<str>::from(name).into(),
+            })
+        }
         None => Err(invalid(
             TYPE,
             format!(
@@ -327,35 +365,40 @@ fn event_name(ce_type: &str, stream: &StreamId) -> Result<Arc<str>, WireError> {
 }
 
 /// A header of a record: its name and its value.
-type Header = (HeaderName, Option<Bytes>);
+type Header<'a> = (&'a HeaderName, Option<&'a [u8]>);
 
 /// The headers of a record that this build knows, found in one pass. Of a repeated header the first
 /// one counts.
 #[derive(Default)]
-struct Headers<'a> {
-    format: Option<&'a Header>,
-    spec_version: Option<&'a Header>,
-    kind: Option<&'a Header>,
-    id: Option<&'a Header>,
-    time: Option<&'a Header>,
-    version: Option<&'a Header>,
-    commit_last: Option<&'a Header>,
-    previous: Option<&'a Header>,
-    schema: Option<&'a Header>,
-    codec: Option<&'a Header>,
-    correlation: Option<&'a Header>,
-    causation: Option<&'a Header>,
-    command: Option<&'a Header>,
-    actor: Option<&'a Header>,
-    traceparent: Option<&'a Header>,
+struct Known<'a> {
+    format: Option<Header<'a>>,
+    spec_version: Option<Header<'a>>,
+    kind: Option<Header<'a>>,
+    id: Option<Header<'a>>,
+    time: Option<Header<'a>>,
+    version: Option<Header<'a>>,
+    commit_last: Option<Header<'a>>,
+    previous: Option<Header<'a>>,
+    schema: Option<Header<'a>>,
+    codec: Option<Header<'a>>,
+    correlation: Option<Header<'a>>,
+    causation: Option<Header<'a>>,
+    command: Option<Header<'a>>,
+    actor: Option<Header<'a>>,
+    traceparent: Option<Header<'a>>,
     /// The headers from the first one that holds an entry of the user.
-    user: &'a [Header],
+    user: Option<HeadersIter<'a>>,
 }
 
-impl<'a> Headers<'a> {
-    fn find(headers: &'a [Header]) -> Self {
+impl<'a> Known<'a> {
+    fn find(headers: &'a Headers) -> Self {
         let mut found = Self::default();
-        for (at, header) in headers.iter().enumerate() {
+        let mut rest = headers.iter();
+        loop {
+            let from_here = rest.clone();
+            let Some(header) = rest.next() else {
+                return found;
+            };
             let place = match header.0.as_str() {
                 SPEC_VERSION => &mut found.spec_version,
                 ID => &mut found.id,
@@ -373,15 +416,14 @@ impl<'a> Headers<'a> {
                 COMMAND => &mut found.command,
                 ACTOR => &mut found.actor,
                 name => {
-                    if found.user.is_empty() && name.starts_with(USER) {
-                        found.user = headers.get(at..).unwrap_or_default();
+                    if found.user.is_none() && name.starts_with(USER) {
+                        found.user = Some(from_here);
                     }
                     continue;
                 }
             };
             place.get_or_insert(header);
         }
-        found
     }
 
     fn version(&self) -> Result<Version, WireError> {
@@ -411,7 +453,7 @@ impl<'a> Headers<'a> {
         if let Some(value) = text(self.traceparent)? {
             metadata = metadata.with_traceparent(value);
         }
-        for header in self.user {
+        for header in self.user.clone().into_iter().flatten() {
             if let Some(key) = header.0.strip_prefix(USER)
                 && metadata.get(key).is_none()
                 && let Some(value) = text(Some(header))?
@@ -424,13 +466,13 @@ impl<'a> Headers<'a> {
 }
 
 /// Returns the value of a header that every event has.
-fn required<'a>(name: &'static str, header: Option<&'a Header>) -> Result<&'a str, WireError> {
+fn required<'a>(name: &'static str, header: Option<Header<'a>>) -> Result<&'a str, WireError> {
     text(header)?.ok_or(WireError::Missing { header: name })
 }
 
 fn parsed_if<T: FromStr<Err: Into<BoxError>>>(
     name: &'static str,
-    header: Option<&Header>,
+    header: Option<Header<'_>>,
 ) -> Result<Option<T>, WireError> {
     let parse = |text: &str| {
         text.parse().map_err(|e: T::Err| WireError::Invalid {
@@ -443,17 +485,17 @@ fn parsed_if<T: FromStr<Err: Into<BoxError>>>(
 
 fn parsed<T: FromStr<Err: Into<BoxError>>>(
     name: &'static str,
-    header: Option<&Header>,
+    header: Option<Header<'_>>,
 ) -> Result<T, WireError> {
     parsed_if(name, header)?.ok_or(WireError::Missing { header: name })
 }
 
 /// Returns the text of a header. A header without a value counts as absent.
-fn text(header: Option<&Header>) -> Result<Option<&str>, WireError> {
+fn text(header: Option<Header<'_>>) -> Result<Option<&str>, WireError> {
     let Some((name, value)) = header else {
         return Ok(None);
     };
-    let text = value.as_deref().map(std::str::from_utf8).transpose();
+    let text = value.map(std::str::from_utf8).transpose();
     text.map_err(|_| WireError::NotText {
         header: name.clone(),
     })
@@ -464,13 +506,11 @@ fn text(header: Option<&Header>) -> Result<Option<&str>, WireError> {
 ///
 /// A type that begins with `application/cloudevents` would tell readers that the whole event is in
 /// the value (structured content mode), which it never is here.
-fn content_type(codec: Option<&str>) -> Bytes {
+fn content_type(codec: Option<&str>) -> &str {
     match codec {
-        None => Bytes::from_static(b"application/json"),
-        Some(tag) if is_media_type(tag) && !is_structured_mode(tag) => {
-            Bytes::copy_from_slice(tag.as_bytes())
-        }
-        Some(_) => Bytes::from_static(b"application/octet-stream"),
+        None => "application/json",
+        Some(tag) if is_media_type(tag) && !is_structured_mode(tag) => tag,
+        Some(_) => "application/octet-stream",
     }
 }
 

@@ -10,7 +10,7 @@
 //! |---|---|
 //! | the encoding and the checks of a repository | [`encode_events`], [`seal_append`], [`encode_state`], [`decode_state`], [`upcasters_of`] |
 //! | an event store | [`append_alone`], [`append_answer`], [`read_in_pages`], [`write_cursor`], [`read_cursor`], [`observed_head`], [`version_conflict`], [`unsupported`] |
-//! | a message bus | [`check_topic`], [`check_group`], [`check_subscription`], [`check_run`], [`kafka_partition`], [`murmur2`] |
+//! | a message bus | [`check_topic`], [`check_group`], [`check_subscription`], [`check_run`], [`kafka_partition`], [`murmur2`], [`MessageCopier`] |
 //! | records without a publisher or a runner | [`to_message`], [`to_message_after`], [`from_message`], [`previous_record`], [`recorded_event`] |
 //!
 //! A test double that encodes by itself lets a test pass that fails in production. Therefore the
@@ -20,6 +20,7 @@ mod encoded;
 mod append;
 mod read;
 mod cursor;
+mod copier;
 mod values;
 
 pub use crate::{
@@ -27,6 +28,7 @@ pub use crate::{
     wire::{WireError, from_message, previous_record, to_message, to_message_after},
 };
 pub use append::{append_alone, append_answer};
+pub use copier::MessageCopier;
 pub use cursor::{read_cursor, write_cursor};
 pub use encoded::{decode_state, encode_events, encode_state, seal_append, upcasters_of};
 pub use read::read_in_pages;

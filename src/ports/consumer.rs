@@ -215,6 +215,10 @@ pub enum NoPosition {
 /// A message, or a change of the partitions that a consumer reads.
 #[derive(Debug)]
 #[non_exhaustive]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "almost all events are deliveries"
+)]
 pub enum ConsumerEvent {
     /// The next message of its partition.
     Delivery(Delivery),

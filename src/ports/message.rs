@@ -1,5 +1,5 @@
 //! Messages, and the positions at which a bus stores them.
-use super::{HeaderName, MessageBusError};
+use super::{HeaderName, Headers, MessageBusError};
 use crate::Timestamp;
 use bytes::Bytes;
 use std::{cmp::Ordering, fmt, sync::Arc, time::Duration};
@@ -30,8 +30,8 @@ pub struct Message {
     /// The payload of the message. `None` differs from an empty payload: it is a tombstone, which
     /// deletes the key in a compacted topic.
     pub value: Option<Bytes>,
-    /// The headers, in order. Names may repeat. A value of `None` differs from an empty value.
-    pub headers: Vec<(HeaderName, Option<Bytes>)>,
+    /// The headers, in order.
+    pub headers: Headers,
     /// The partition to send to. `None` stands for the partition that
     /// [`kafka_partition`](crate::adapter::kafka_partition) computes from the key and the
     /// adapter's count of the topic's partitions. A message that was received holds the partition
@@ -49,7 +49,7 @@ impl Message {
             topic: topic.into(),
             key: None,
             value: None,
-            headers: Vec::new(),
+            headers: Headers::new(),
             partition: None,
             timestamp,
         }
@@ -68,14 +68,14 @@ impl Message {
     }
     /// Appends a header to the message.
     #[must_use]
-    pub fn with_header(mut self, name: HeaderName, value: impl Into<Bytes>) -> Self {
-        self.headers.push((name, Some(value.into())));
+    pub fn with_header(mut self, name: HeaderName, value: impl AsRef<[u8]>) -> Self {
+        self.headers.push(name, Some(value.as_ref()));
         self
     }
     /// Appends a header that has no value.
     #[must_use]
     pub fn with_null_header(mut self, name: HeaderName) -> Self {
-        self.headers.push((name, None));
+        self.headers.push(name, None);
         self
     }
     /// Sets the partition to send to.
@@ -86,19 +86,18 @@ impl Message {
     }
     /// Returns the value of the first header of that name, if that value is text.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let (_, value) = self.headers.iter().find(|(n, _)| *n == *name)?;
-        std::str::from_utf8(value.as_ref()?).ok()
+        std::str::from_utf8(self.headers.get(name)?).ok()
     }
     /// Returns the size of key, value and headers in bytes. It counts the bytes that tell the
     /// lengths of a header's name and value, as Kafka writes them, and nothing else of what the bus
     /// adds: that is [`record_overhead`](TopicDescription::record_overhead), the same for every
     /// message.
     pub fn size(&self) -> usize {
-        let bytes = |part: &Option<Bytes>| part.as_ref().map_or(0, Bytes::len);
+        let bytes = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
         let with_length = |length: usize| varint_size(length) + length;
         let headers = self.headers.iter();
         let headers = headers.map(|(n, v)| with_length(n.len()) + with_length(bytes(v)));
-        bytes(&self.key) + bytes(&self.value) + headers.sum::<usize>()
+        bytes(self.key.as_deref()) + bytes(self.value.as_deref()) + headers.sum::<usize>()
     }
 
     /// Checks that these messages form a run: they name one partition, and they have the same

@@ -34,6 +34,7 @@ mod event_store;
 mod capabilities;
 mod scan;
 mod header_name;
+mod headers;
 mod message;
 mod message_bus;
 mod subscription;
@@ -58,6 +59,8 @@ pub use control_store::{
 pub use event_store::{EventStore, EventStoreError, PendingAppend, ReadFrom};
 pub use futures::stream::BoxStream;
 pub use header_name::{HeaderName, InvalidHeaderName};
+pub(crate) use headers::NamesSeen;
+pub use headers::{Headers, HeadersIter};
 pub use message::{
     Message, Offset, PartitionId, PartitionOffsets, RunOutcome, TopicDescription, TopicId,
 };

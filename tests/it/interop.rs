@@ -55,11 +55,11 @@ fn events() -> Vec<(RecordedEvent, u64)> {
 }
 
 fn record(message: &Message, event: &RecordedEvent, previous: u64) -> Value {
-    let text = |bytes: &Bytes| String::from_utf8(bytes.to_vec()).unwrap();
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
     let headers = message
         .headers
         .iter()
-        .map(|(name, value)| json!([name.as_str(), text(value.as_ref().unwrap())]));
+        .map(|(name, value)| json!([name.as_str(), text(value.unwrap())]));
     json!({
         "key": text(message.key.as_ref().unwrap()),
         "headers": headers.collect::<Vec<_>>(),

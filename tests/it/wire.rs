@@ -37,8 +37,8 @@ fn plain() -> RecordedEvent {
 }
 
 fn headers(message: &Message) -> Vec<(&str, &str)> {
-    fn text(value: &Option<Bytes>) -> &str {
-        std::str::from_utf8(value.as_deref().unwrap()).unwrap()
+    fn text(value: Option<&[u8]>) -> &str {
+        std::str::from_utf8(value.unwrap()).unwrap()
     }
     let all = message.headers.iter();
     all.map(|(name, value)| (name.as_str(), text(value)))
@@ -177,7 +177,7 @@ fn a_header_without_a_value_is_absent() {
     let all = to_message_after(&plain(), &topic(), &source(), sent_at(), Version::NONE).unwrap();
     let null = |name: &'static str| {
         let mut message = all.clone();
-        message.headers.retain(|(n, _)| *n != *name);
+        message.headers.retain(|n, _| *n != *name);
         message.with_null_header(HeaderName::from_static(name))
     };
     for name in [
@@ -250,7 +250,7 @@ fn a_missing_header_is_named() {
         "ce_fsversion",
     ] {
         let mut message = to_message(&plain(), &topic(), &source(), sent_at());
-        message.headers.retain(|(n, _)| *n != *name);
+        message.headers.retain(|n, _| *n != *name);
         match from_message(&message) {
             Err(WireError::Missing { header }) => assert_eq!(header, name),
             other => panic!("{name}: {other:?}"),
@@ -275,7 +275,7 @@ fn a_malformed_header_is_named() {
         ("ce_fsprev", "-1"),
     ] {
         let mut message = to_message(&plain(), &topic(), &source(), sent_at());
-        message.headers.retain(|(n, _)| *n != *name);
+        message.headers.retain(|n, _| *n != *name);
         match from_message(&message.with_header(HeaderName::from_static(name), value)) {
             Err(WireError::Invalid { header, .. }) => assert_eq!(header, name),
             other => panic!("{name} {value}: {other:?}"),
@@ -287,7 +287,7 @@ fn a_malformed_header_is_named() {
 fn a_header_that_is_not_text_is_named() {
     for name in ["ce_type", "ce_correlationid", "fs_actor", "fs_user_x"] {
         let mut message = to_message(&plain(), &topic(), &source(), sent_at());
-        message.headers.retain(|(n, _)| *n != *name);
+        message.headers.retain(|n, _| *n != *name);
         match from_message(
             &message.with_header(HeaderName::from_static(name), Bytes::from_static(&[0xff])),
         ) {

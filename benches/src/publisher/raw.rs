@@ -53,7 +53,6 @@ async fn queue(producer: &FutureProducer, message: &Message) -> Result<DeliveryF
     loop {
         let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
         for (key, value) in &message.headers {
-            let value = value.as_deref();
             headers = headers.insert(Header { key, value });
         }
         let partition = message.partition.unwrap_or_default();

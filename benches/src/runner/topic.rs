@@ -142,7 +142,6 @@ fn send_one(producer: &BaseProducer, message: &Message) -> Result<(), BenchError
     loop {
         let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
         for (key, value) in &message.headers {
-            let value = value.as_deref();
             headers = headers.insert(Header { key, value });
         }
         let record = BaseRecord::to(&message.topic)

@@ -169,7 +169,7 @@ impl Parts {
                 message.value = self.take_if(value)?;
                 for (name, len) in headers {
                     let name = HeaderName::new(name).map_err(|e| e.to_string())?;
-                    message.headers.push((name, self.take_if(len)?));
+                    message.headers.push(name, self.take_if(len)?.as_deref());
                 }
                 Ok(LetterBody::Record(StoredRecord::new(message, offset)))
             }
@@ -203,22 +203,23 @@ impl Parts {
 
 fn write_record(record: &StoredRecord, out: &mut Vec<u8>) {
     let message = &record.message;
-    let len = |part: &Option<Bytes>| part.as_ref().map(Bytes::len);
+    let len = |part: Option<&[u8]>| part.map(<[u8]>::len);
     let headers = message.headers.iter();
     let shape = Shape::Record {
         topic: message.topic.as_ref().into(),
         partition: message.partition,
         offset: record.offset,
         timestamp: message.timestamp,
-        key: len(&message.key),
-        value: len(&message.value),
+        key: len(message.key.as_deref()),
+        value: len(message.value.as_deref()),
         headers: headers
             .map(|(name, value)| (name.as_str().to_owned(), len(value)))
             .collect(),
     };
     write_shape(&shape, out);
     let values = message.headers.iter().map(|(_, value)| value);
-    let parts = [&message.key, &message.value].into_iter().chain(values);
+    let parts = [message.key.as_deref(), message.value.as_deref()];
+    let parts = parts.into_iter().chain(values);
     parts.flatten().for_each(|part| out.extend_from_slice(part));
 }
 

@@ -42,17 +42,19 @@ impl Driver {
             Err(error) => return Some(Input::NotReceived(error)),
         };
         Some(match event {
-            ConsumerEvent::Delivery(delivery) => match Record::read(delivery) {
-                Ok(record) => Input::Delivered(Arc::new(record)),
-                Err(unreadable) => {
-                    let (delivery, error) = *unreadable;
-                    let message = delivery
-                        .message
-                        .with_partition(delivery.partition.partition);
-                    let record = StoredRecord::new(message, delivery.offset);
-                    Input::Unreadable(Box::new(record), delivery.epoch, error)
+            ConsumerEvent::Delivery(delivery) => {
+                match Record::read(delivery, &self.settings.rules.selectors) {
+                    Ok(record) => Input::Delivered(Arc::new(record)),
+                    Err(unreadable) => {
+                        let (delivery, error) = *unreadable;
+                        let message = delivery
+                            .message
+                            .with_partition(delivery.partition.partition);
+                        let record = StoredRecord::new(message, delivery.offset);
+                        Input::Unreadable(Box::new(record), delivery.epoch, error)
+                    }
                 }
-            },
+            }
             ConsumerEvent::Reached(partition, epoch, next) => {
                 Input::Reached(partition, epoch, next)
             }

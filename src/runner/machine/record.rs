@@ -1,6 +1,6 @@
 //! A record that has arrived, and was understood.
 use crate::{
-    RecordedEvent, Version, WireError,
+    EventSelector, RecordedEvent, Version, WireError,
     control::StoredRecord,
     ports::{AssignmentEpoch, Delivery, Message, Offset, PartitionId},
     wire::read,
@@ -33,13 +33,16 @@ pub(in crate::runner) struct Record {
 }
 
 impl Record {
-    /// Reads a delivery.
+    /// Reads a delivery. Names of events that are `known` need no memory of their own.
     ///
     /// # Errors
     /// The delivery and the [`WireError`] if it is not an event of this library, or of a newer
     /// format.
-    pub(in crate::runner) fn read(delivery: Delivery) -> Result<Self, Box<(Delivery, WireError)>> {
-        let (event, previous) = match read(&delivery.message) {
+    pub(in crate::runner) fn read(
+        delivery: Delivery,
+        known: &[EventSelector],
+    ) -> Result<Self, Box<(Delivery, WireError)>> {
+        let (event, previous) = match read(&delivery.message, known) {
             Ok(read) => read,
             Err(error) => return Err(Box::new((delivery, error))),
         };

@@ -20,6 +20,10 @@ pub(super) struct MemberId(pub(super) u64);
 
 /// The answer to a member that asks for its next event.
 #[derive(Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "almost all events are deliveries"
+)]
 pub(super) enum Polled {
     Event(ConsumerEvent),
     /// The partitions of a revocation, and the time that is left for it.

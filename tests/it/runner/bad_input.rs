@@ -147,17 +147,23 @@ async fn foreign(world: &World, key: &str) -> Vec<(&'static str, Message)> {
     let real = to_message(&event, &TOPIC.into(), &Default::default(), SENT_AT);
     let changed = |name: &str, value: &'static [u8]| {
         let mut message = real.clone().with_key(key.to_owned()).with_partition(0);
-        let header = message
-            .headers
-            .iter_mut()
-            .find(|(of, _)| of.as_str() == name);
-        header.unwrap().1 = Some(value.into());
+        assert!(message.headers.get(name).is_some());
+        let headers = real.headers.iter();
+        let headers = headers.map(|(of, old)| {
+            let value = if of.as_str() == name {
+                Some(value)
+            } else {
+                old
+            };
+            (of.clone(), value)
+        });
+        message.headers = headers.collect();
         message
     };
     let with_format = |format: &'static str| {
         let name = HeaderName::from_static("ce_fsformat");
         let mut message = changed("ce_fsversion", b"1");
-        message.headers.retain(|(of, _)| *of != name);
+        message.headers.retain(|of, _| *of != name);
         message.with_header(name, format)
     };
     let mut tombstone = plain("");

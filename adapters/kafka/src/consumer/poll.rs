@@ -15,7 +15,6 @@
 use super::{
     assign::Assigning,
     context::{Client, Rebalance},
-    convert::Names,
     member::Member,
     pull::Queue,
     revoke::Revoking,
@@ -26,7 +25,10 @@ use crate::{
     error::{Class, class, code},
     worked_before::{Access, Uses},
 };
-use foldstream::ports::{MessageBusError, Offset, PartitionId, RefusedKind};
+use foldstream::{
+    adapter::MessageCopier,
+    ports::{MessageBusError, Offset, PartitionId, RefusedKind},
+};
 use rdkafka::{
     Message as _,
     consumer::Consumer as _,
@@ -78,7 +80,7 @@ pub(super) struct PollLoop {
     pub(super) explain_at: Instant,
     /// The time from which positions may be compared again.
     pub(super) holes_at: Instant,
-    pub(super) names: Names,
+    pub(super) copier: MessageCopier,
     doubt: Option<Doubt>,
 }
 
@@ -111,7 +113,7 @@ impl PollLoop {
             unexplained: Vec::new(),
             explain_at: Instant::now(),
             holes_at: Instant::now(),
-            names: Names::default(),
+            copier: MessageCopier::new(),
             doubt: None,
         }
     }

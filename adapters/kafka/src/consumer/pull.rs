@@ -2,7 +2,7 @@
 //! created again.
 use super::{
     context::GroupContext,
-    convert::Names,
+    convert::message,
     poll::{LONGEST_WAIT, PollLoop, RETRY_PAUSE},
     shared::Shared,
     topic_ids::Recreated,
@@ -12,7 +12,10 @@ use crate::{
     error::{Class, class, code},
     worked_before::{Access, Uses},
 };
-use foldstream::ports::{Delivery, NoPosition, Offset, PartitionId};
+use foldstream::{
+    adapter::MessageCopier,
+    ports::{Delivery, NoPosition, Offset, PartitionId},
+};
 use rdkafka::{
     Message as _, Offset as Place,
     consumer::{Consumer as _, base_consumer::PartitionQueue},
@@ -22,7 +25,7 @@ use std::time::{Duration, Instant};
 
 /// The most records that are pulled from one partition at a time, so that no partition starves
 /// another.
-const RECORDS_AT_A_TIME: usize = 256;
+const RECORDS_AT_A_TIME: usize = 128;
 
 /// The queue of one partition that is read.
 pub(super) struct Queue {
@@ -68,10 +71,11 @@ impl Queue {
     }
 
     /// Takes the records that fit into the buffer of the partition.
-    fn pull(&mut self, shared: &Shared, names: &mut Names) -> Option<Pulled> {
+    fn pull(&mut self, shared: &Shared, copier: &mut MessageCopier) -> Option<Pulled> {
         let (room, epoch) = (shared.room(&self.id)?, shared.epoch(&self.id)?);
         let (mut deliveries, mut bytes, mut error) = (Vec::new(), 0, None);
         let most = room.records.min(RECORDS_AT_A_TIME);
+        copier.begin_batch();
         self.drained = false;
         while deliveries.len() < most && (bytes < room.bytes || deliveries.is_empty()) {
             match self.records.poll(Duration::ZERO) {
@@ -85,10 +89,13 @@ impl Queue {
                         continue;
                     }
                     self.next = offset.next();
-                    let message = names.message(&self.id, &record);
+                    let message = message(copier, &self.id, &record);
                     let size = message.size();
                     bytes += size;
                     let delivery = Delivery::new(self.id.clone(), offset, epoch, message);
+                    if deliveries.is_empty() {
+                        deliveries.reserve_exact(most);
+                    }
                     deliveries.push((delivery, size));
                 }
                 Some(Err(e)) if code(&e) == Some(RDKafkaErrorCode::PartitionEOF) => {}
@@ -113,10 +120,10 @@ impl Queue {
 impl PollLoop {
     /// Takes the records that fit from every partition. Returns true if there were any.
     pub(super) fn pull(&mut self) -> bool {
-        let (shared, names) = (&self.shared, &mut self.names);
+        let (shared, copier) = (&self.shared, &mut self.copier);
         let reading = self.queues.iter_mut().filter(|queue| queue.is_read());
         let pulled: Vec<_> = reading
-            .filter_map(|queue| queue.pull(shared, names))
+            .filter_map(|queue| queue.pull(shared, copier))
             .collect();
         if pulled.is_empty() {
             return false;

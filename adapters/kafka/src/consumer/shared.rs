@@ -16,6 +16,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
+    vec,
 };
 use tokio::sync::{Notify, watch};
 
@@ -26,11 +27,11 @@ pub(super) enum Start {
     Nowhere(NoPosition),
 }
 
-/// An entry that waits for `next`, in the order of its partition.
+/// Entries that wait for `next`, in the order of their partition.
 #[derive(Debug)]
 enum Item {
-    /// A record, and its size.
-    Delivery(Delivery, usize),
+    /// Records, at least one, each with its size.
+    Records(vec::IntoIter<(Delivery, usize)>),
     Reached(Offset),
     NoPosition(NoPosition),
 }
@@ -40,6 +41,8 @@ enum Item {
 struct Reading {
     epoch: AssignmentEpoch,
     buffer: VecDeque<Item>,
+    /// The number of entries in the buffer.
+    entries: usize,
     bytes: usize,
     /// True if the caller has paused the partition.
     paused: bool,
@@ -343,8 +346,7 @@ impl Shared {
         for id in &known {
             if let Some(reading) = state.partitions.get_mut(id) {
                 reading.revoked = Some(Instant::now() + grace);
-                reading.buffer.clear();
-                reading.bytes = 0;
+                reading.clear();
             }
         }
         let wake = Arc::clone(&self.wake);
@@ -389,7 +391,7 @@ impl Shared {
         }
         reading.full = !reading.has_room(share);
         (!reading.full).then(|| Share {
-            records: share.records - reading.buffer.len(),
+            records: share.records - reading.entries,
             bytes: share.bytes.saturating_sub(reading.bytes),
         })
     }
@@ -401,14 +403,16 @@ impl Shared {
 
     /// Adds records of one partition, in order, each with its size.
     pub(super) fn deliver(&self, id: &PartitionId, deliveries: Vec<(Delivery, usize)>) {
+        if deliveries.is_empty() {
+            return;
+        }
+        let bytes = deliveries.iter().map(|(_, size)| size).sum::<usize>();
         let mut state = self.lock();
         let Some(reading) = state.partitions.get_mut(id) else {
             return;
         };
-        for (delivery, size) in deliveries {
-            reading.bytes += size;
-            reading.buffer.push_back(Item::Delivery(delivery, size));
-        }
+        reading.bytes += bytes;
+        reading.push(Item::Records(deliveries.into_iter()));
         state.make_ready(id);
         drop(state);
         self.told.notify_one();
@@ -422,7 +426,7 @@ impl Shared {
             match reading.buffer.back_mut() {
                 // The caller has not seen the earlier report, and the newer one includes it.
                 Some(Item::Reached(before)) => *before = next,
-                _ => reading.buffer.push_back(Item::Reached(next)),
+                _ => reading.push(Item::Reached(next)),
             }
             state.make_ready(id);
         }
@@ -438,11 +442,8 @@ impl Shared {
             && !reading.recreated
         {
             reading.recreated = true;
-            reading.buffer.clear();
-            reading.bytes = 0;
-            reading
-                .buffer
-                .push_back(Item::NoPosition(NoPosition::Recreated));
+            reading.clear();
+            reading.push(Item::NoPosition(NoPosition::Recreated));
             state.make_ready(id);
         }
         drop(state);
@@ -458,7 +459,7 @@ impl Shared {
     pub(super) fn stop(&self, id: &PartitionId, why: NoPosition) {
         let mut state = self.lock();
         if let Some(reading) = state.partitions.get_mut(id) {
-            reading.buffer.push_back(Item::NoPosition(why));
+            reading.push(Item::NoPosition(why));
             state.make_ready(id);
         }
         drop(state);
@@ -471,6 +472,7 @@ impl Reading {
         Self {
             epoch,
             buffer: VecDeque::new(),
+            entries: 0,
             bytes: 0,
             paused: false,
             ready: false,
@@ -486,7 +488,40 @@ impl Reading {
     }
 
     fn has_room(&self, share: Share) -> bool {
-        self.buffer.is_empty() || (self.buffer.len() < share.records && self.bytes < share.bytes)
+        self.buffer.is_empty() || (self.entries < share.records && self.bytes < share.bytes)
+    }
+
+    fn push(&mut self, item: Item) {
+        self.entries += match &item {
+            Item::Records(records) => records.len(),
+            Item::Reached(_) | Item::NoPosition(_) => 1,
+        };
+        self.buffer.push_back(item);
+    }
+
+    fn clear(&mut self) {
+        self.buffer.clear();
+        (self.entries, self.bytes) = (0, 0);
+    }
+
+    /// Takes the first entry.
+    fn take(&mut self, id: &PartitionId) -> Option<ConsumerEvent> {
+        if let Some(Item::Records(records)) = self.buffer.front_mut() {
+            let (delivery, size) = records.next()?;
+            if records.len() == 0 {
+                self.buffer.pop_front();
+            }
+            self.entries -= 1;
+            self.bytes -= size;
+            return Some(ConsumerEvent::Delivery(delivery));
+        }
+        let item = self.buffer.pop_front()?;
+        self.entries -= 1;
+        match item {
+            Item::Records(_) => None,
+            Item::Reached(next) => Some(ConsumerEvent::Reached(id.clone(), self.epoch, next)),
+            Item::NoPosition(why) => Some(ConsumerEvent::NoPosition(id.clone(), why)),
+        }
     }
 }
 
@@ -520,19 +555,10 @@ impl State {
             if reading.paused {
                 continue;
             }
-            let Some(item) = reading.buffer.pop_front() else {
+            let Some(event) = reading.take(&id) else {
                 continue;
             };
-            let event = match item {
-                Item::Delivery(delivery, size) => {
-                    reading.bytes -= size;
-                    ConsumerEvent::Delivery(delivery)
-                }
-                Item::Reached(next) => ConsumerEvent::Reached(id.clone(), reading.epoch, next),
-                Item::NoPosition(why) => ConsumerEvent::NoPosition(id.clone(), why),
-            };
-            let half =
-                reading.buffer.len() <= share.records / 2 && reading.bytes <= share.bytes / 2;
+            let half = reading.entries <= share.records / 2 && reading.bytes <= share.bytes / 2;
             let has_room = reading.full && half;
             if has_room {
                 reading.full = false;

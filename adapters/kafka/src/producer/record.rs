@@ -35,10 +35,7 @@ pub(super) fn to_record(message: &Message, partition: u32) -> FutureRecord<'_, [
     if !message.headers.is_empty() {
         let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
         for (name, value) in &message.headers {
-            headers = headers.insert(Header {
-                key: name,
-                value: value.as_deref(),
-            });
+            headers = headers.insert(Header { key: name, value });
         }
         record = record.headers(headers);
     }

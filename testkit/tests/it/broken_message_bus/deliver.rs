@@ -101,9 +101,12 @@ impl Sabotage for FillsHeaders {
     async fn next(&self, member: &Member) -> Next {
         let mut event = member.inner.next().await?;
         if let ConsumerEvent::Delivery(delivery) = &mut event {
-            for (_, value) in &mut delivery.message.headers {
-                value.get_or_insert(Bytes::new());
-            }
+            let headers = &mut delivery.message.headers;
+            let filled = headers.iter().map(|(name, value)| {
+                let value = value.unwrap_or_default();
+                (name.clone(), Some(value))
+            });
+            *headers = filled.collect();
         }
         Ok(event)
     }

@@ -82,7 +82,7 @@ async fn dead_letters_are_copied_to_a_topic_of_kafka_and_values_over_its_limit_a
     for (copy, partition) in [(whole, "2"), (cut, "1")] {
         assert_eq!(copy.key.as_deref(), Some(&b"k"[..]));
         assert_eq!(copy.header("h"), Some("v"));
-        assert!(copy.headers.contains(&(name.clone(), None)));
+        assert!(copy.headers.iter().any(|header| header == (&name, None)));
         assert_eq!(copy.header("__connect.errors.topic"), Some(&*topic));
         assert_eq!(copy.header("__connect.errors.partition"), Some(partition));
         assert_eq!(copy.header("__connect.errors.offset"), Some("0"));
