@@ -63,6 +63,13 @@ pub(super) struct AttemptRules {
     pub(super) needs_position: bool,
 }
 
+/// The memory that one attempt leaves to the next one. An attempt that is dropped leaves none.
+#[derive(Default)]
+pub(super) struct Buffers {
+    pending: Vec<Pending>,
+    notes: Vec<Note>,
+}
+
 pub(super) struct Attempt {
     shared: Arc<Shared>,
     work: Arc<Work>,
@@ -75,7 +82,9 @@ pub(super) struct Attempt {
     /// Empty between two calls.
     notes: Vec<Note>,
     /// Of the next call, once an event waits for it.
-    cancel: Option<Arc<Cancel>>,
+    cancel: Option<Cancel>,
+    /// The handler was called.
+    has_called: bool,
     counts: Counts,
     passed: Vec<Version>,
     /// Of a range: the first version that is not done.
@@ -91,6 +100,7 @@ impl Attempt {
         let progress = work.progress.clone();
         Self {
             cancel: None,
+            has_called: false,
             shared,
             work,
             signals,
@@ -107,7 +117,11 @@ impl Attempt {
         }
     }
 
-    pub(super) async fn run(mut self) -> Ended {
+    pub(super) async fn run(mut self, buffers: &mut Buffers) -> Ended {
+        (self.pending, self.notes) = (
+            std::mem::take(&mut buffers.pending),
+            std::mem::take(&mut buffers.notes),
+        );
         let work = self.work.clone();
         let (done, result) = match &work.what {
             What::Records(records) => self.take_all(records).await,
@@ -116,6 +130,9 @@ impl Attempt {
             What::Again(again) => Box::pin(self.take_again(again)).await,
             What::Commits(commits) => Box::pin(self.take_commits(commits)).await,
         };
+        self.pending.clear();
+        self.notes.clear();
+        (buffers.pending, buffers.notes) = (self.pending, self.notes);
         Ended {
             progress: self.certain,
             done,
@@ -283,8 +300,8 @@ impl Attempt {
                 self.progress.handled(version, commit_id, partition);
                 let number = if at == 0 { self.work.number } else { 1 };
                 let cancel = self.cancel_of_next_call();
-                let ctx = EventContext::new(self.shared.model.clone(), header.clone(), source)
-                    .with_attempt(number, cancel);
+                let model = self.shared.model.clone();
+                let ctx = EventContext::of_attempt(model, header.clone(), source, number, cancel);
                 self.pending.push(Pending {
                     record: at,
                     version,
@@ -305,8 +322,15 @@ impl Attempt {
         Ok(())
     }
 
-    fn cancel_of_next_call(&mut self) -> Arc<Cancel> {
-        let create = || Arc::new(Cancel::of(self.signals.clone()));
+    fn cancel_of_next_call(&mut self) -> Cancel {
+        let create = || {
+            let attempt = self.signals.clone();
+            if self.has_called {
+                Cancel::of_later(attempt)
+            } else {
+                Cancel::of_first(attempt)
+            }
+        };
         self.cancel.get_or_insert_with(create).clone()
     }
 

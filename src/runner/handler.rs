@@ -325,7 +325,7 @@ pub struct EventContext {
     header: EventHeader,
     attempt: u32,
     source: EventSource,
-    cancel: Arc<Cancel>,
+    cancel: Cancel,
     /// The trace context of this attempt's span.
     trace: Option<Arc<str>>,
 }
@@ -334,21 +334,27 @@ impl EventContext {
     /// For tests and own drivers: a first attempt that nobody cancels.
     #[must_use]
     pub fn new(model: ModelId, header: EventHeader, source: EventSource) -> Self {
+        let cancel = Cancel::of_first(Signals::default());
+        Self::of_attempt(model, header, source, 1, cancel)
+    }
+    pub(super) const fn of_attempt(
+        model: ModelId,
+        header: EventHeader,
+        source: EventSource,
+        attempt: u32,
+        cancel: Cancel,
+    ) -> Self {
         Self {
             model,
             header,
-            attempt: 1,
+            attempt,
             source,
-            cancel: Arc::new(Cancel::of(Signals::default())),
+            cancel,
             trace: None,
         }
     }
     pub(super) fn set_trace(&mut self, trace: Option<Arc<str>>) {
         self.trace = trace;
-    }
-    pub(super) fn with_attempt(mut self, attempt: u32, cancel: Arc<Cancel>) -> Self {
-        (self.attempt, self.cancel) = (attempt, cancel);
-        self
     }
     /// The same on every delivery: the key to deduplicate by.
     pub const fn event_id(&self) -> EventId {

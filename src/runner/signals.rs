@@ -51,6 +51,8 @@ struct Flags {
     is_to_finish: AtomicBool,
     /// The signs of life that the attempt has given.
     steps: AtomicU32,
+    /// The first call of the handler has ended without an answer. Most attempts make one call.
+    first_unanswered: Cancellation,
 }
 
 impl Signals {
@@ -93,34 +95,49 @@ impl Signals {
 }
 
 /// Tells work that a handler has started elsewhere that the result of a call no longer counts.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Cancel {
     /// The attempt that the call is part of.
     attempt: Signals,
-    /// The call has ended without an answer.
-    unanswered: Cancellation,
+    /// A later call than the first one of the attempt has ended without an answer.
+    later_unanswered: Option<Arc<Cancellation>>,
 }
 
 impl Cancel {
-    pub(super) fn of(attempt: Signals) -> Self {
+    /// Creates that of the first call of an attempt.
+    pub(super) const fn of_first(attempt: Signals) -> Self {
         Self {
             attempt,
-            unanswered: Cancellation::default(),
+            later_unanswered: None,
         }
     }
 
+    /// Creates that of a later call.
+    pub(super) fn of_later(attempt: Signals) -> Self {
+        Self {
+            attempt,
+            later_unanswered: Some(Arc::default()),
+        }
+    }
+
+    fn unanswered(&self) -> &Cancellation {
+        let later = self.later_unanswered.as_deref();
+        later.unwrap_or(&self.attempt.0.first_unanswered)
+    }
+
     pub(super) fn token(&self) -> &CancellationToken {
-        self.unanswered.token(|| self.attempt.token().child_token())
+        let create = || self.attempt.token().child_token();
+        self.unanswered().token(create)
     }
 
     pub(super) fn is_cancelled(&self) -> bool {
-        self.unanswered.is_cancelled() || self.attempt.is_cancelled()
+        self.unanswered().is_cancelled() || self.attempt.is_cancelled()
     }
 }
 
 /// Cancels when it is dropped before the call was answered: after a timeout, a panic, or the end of
 /// the run.
-pub(super) struct Unanswered(pub(super) Option<Arc<Cancel>>);
+pub(super) struct Unanswered(pub(super) Option<Cancel>);
 
 impl Unanswered {
     pub(super) fn answered(mut self) {
@@ -131,7 +148,7 @@ impl Unanswered {
 impl Drop for Unanswered {
     fn drop(&mut self) {
         if let Some(cancel) = &self.0 {
-            cancel.unanswered.cancel();
+            cancel.unanswered().cancel();
         }
     }
 }

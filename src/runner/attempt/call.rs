@@ -151,6 +151,7 @@ impl Attempt {
         }
         // Work that the handler left elsewhere is told when nobody waits for the answer any more.
         let unanswered = Unanswered(self.cancel.take());
+        self.has_called = true;
         let processor = &self.shared.processor;
         let answer = if self.shared.rules.max_batch == 1
             && let Some(Pending { event, ctx, .. }) = pending.pop()

@@ -131,9 +131,11 @@ impl Driver {
         let sleep = tokio::time::sleep_until(Instant::now());
         tokio::pin!(sleep);
         let mut is_stopped = false;
+        let mut effects = Vec::new();
         loop {
             self.machine.set_lease(self.settings.lease.until());
-            for effect in self.machine.effects(Instant::now()) {
+            self.machine.effects(Instant::now(), &mut effects);
+            for effect in effects.drain(..) {
                 if let Some(result) = self.perform(effect) {
                     return result;
                 }
@@ -184,11 +186,11 @@ impl Driver {
             let input = self.heard(news);
             self.machine.take(input, now);
         }
+        let consumer = self.membership.as_ref().map(|m| m.consumer.clone());
         for _ in 0..INPUTS_AT_ONCE {
             if !self.machine.receives() || self.machine.is_full() {
                 return;
             }
-            let consumer = self.membership.as_ref().map(|m| m.consumer.clone());
             let Some(event) = next::receive_now(consumer.as_deref()) else {
                 return;
             };

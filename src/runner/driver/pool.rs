@@ -20,7 +20,7 @@ use crate::{
     Version,
     runner::{
         HandlerError,
-        attempt::{self, Attempt, panic_message},
+        attempt::{self, Attempt, Buffers, panic_message},
         machine::{AttemptId, Ended, Failure, FailureOf, Input, Outcome, Suspects, What, Work},
         signals::Signals,
     },
@@ -174,6 +174,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Shared {
     async fn work_off(self: Arc<Self>) {
+        let mut buffers = Buffers::default();
         loop {
             let mut job = lock(&self.jobs).queue.pop_front();
             if job.is_none() {
@@ -182,7 +183,7 @@ impl Shared {
             }
             if let Some(job) = job {
                 let id = job.id;
-                let ended = Box::new(job.run(&self).await);
+                let ended = Box::new(job.run(&self, &mut buffers).await);
                 self.ended(id, ended).await;
             } else {
                 let Ok(woken) = self.woken.acquire().await else {
@@ -256,7 +257,7 @@ async fn give_way() {
 
 impl Job {
     /// Runs the attempt until it has ended or is cancelled.
-    async fn run(self, tasks: &Shared) -> Ended {
+    async fn run(self, tasks: &Shared, buffers: &mut Buffers) -> Ended {
         let signals = self.signals;
         let is_late = || self.until.is_some_and(|until| until <= Instant::now());
         if signals.is_cancelled() || is_late() {
@@ -266,7 +267,8 @@ impl Job {
         signals.advance();
         let (version, suspects) = (first_version(&self.work), Suspects::of(self.work.records()));
         // Pinned before it is wrapped, since a future of its size costs more to move than to run.
-        let attempt = pin!(Attempt::new(self.shared, self.work, signals.clone()).run());
+        let attempt = Attempt::new(self.shared, self.work, signals.clone());
+        let attempt = pin!(attempt.run(buffers));
         let attempt = AssertUnwindSafe(attempt).catch_unwind();
         let attempt = attempt.map(|ended| {
             ended.unwrap_or_else(|panic| {

@@ -1,8 +1,9 @@
 //! The attempts that run, and how long each may go on without a sign of life.
 use super::{AttemptId, Effect, Ended, Outcome, input::Work, lanes::LaneKey};
 use crate::{StreamId, breaker::Permit, ports::PartitionId};
+use foldhash::HashMap;
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeSet, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -39,7 +40,9 @@ enum Cancel {
 
 #[derive(Debug)]
 pub(super) struct Attempts {
-    running: BTreeMap<AttemptId, Running>,
+    /// Only looked up, or iterated in an order that is sorted afterwards, so that the machine stays
+    /// deterministic.
+    running: HashMap<AttemptId, Running>,
     last: AttemptId,
     timeout: Duration,
     /// The attempt that has ended last got its work done, and did not wait.
@@ -57,10 +60,17 @@ impl Running {
     }
 }
 
+/// Returns the ids, the oldest first.
+fn in_order(ids: impl IntoIterator<Item = AttemptId>) -> impl Iterator<Item = AttemptId> {
+    let mut ids: Vec<_> = ids.into_iter().collect();
+    ids.sort_unstable();
+    ids.into_iter()
+}
+
 impl Attempts {
-    pub(super) const fn new(timeout: Duration) -> Self {
+    pub(super) fn new(timeout: Duration) -> Self {
         Self {
-            running: BTreeMap::new(),
+            running: HashMap::default(),
             last: AttemptId(0),
             timeout,
             is_quick: false,
@@ -161,11 +171,9 @@ impl Attempts {
 
     /// Tells attempts to end after their current record; `None` tells all.
     pub(super) fn finish(&self, partitions: Option<&HashSet<PartitionId>>, out: &mut Vec<Effect>) {
-        for (id, running) in &self.running {
-            if partitions.is_none_or(|partitions| running.is_of(partitions)) {
-                out.push(Effect::Finish(*id));
-            }
-        }
+        let running = self.running.iter();
+        let told = running.filter(|(_, r)| partitions.is_none_or(|p| r.is_of(p)));
+        out.extend(in_order(told.map(|(id, _)| *id)).map(Effect::Finish));
     }
 
     /// Cancels attempts; `None` cancels all.
@@ -175,15 +183,17 @@ impl Attempts {
         now: Instant,
         out: &mut Vec<Effect>,
     ) {
+        let mut cancelled = Vec::new();
         for (id, running) in &mut self.running {
             if running.cancel == Cancel::No && partitions.is_none_or(|p| running.is_of(p)) {
                 // The result no longer counts: another call may be the probe.
                 running.permit = None;
                 self.outdated += usize::from(!running.is_outdated());
                 running.cancel = Cancel::Until(now + CANCEL_GRACE);
-                out.push(Effect::Cancel(*id));
+                cancelled.push(*id);
             }
         }
+        out.extend(in_order(cancelled).map(Effect::Cancel));
     }
 
     /// Lets the results of attempts count no more, since their partitions are gone.
@@ -198,15 +208,16 @@ impl Attempts {
 
     /// Gives up attempts that have not ended although they were cancelled. Returns their number.
     pub(super) fn abandon(&mut self, now: Instant, out: &mut Vec<Effect>) -> u64 {
-        let mut abandoned = 0;
+        let mut abandoned = Vec::new();
         for (id, running) in &mut self.running {
             if matches!(running.cancel, Cancel::Until(until) if until <= now) {
                 running.cancel = Cancel::Abandoned;
-                abandoned += 1;
-                out.push(Effect::Abandon(*id));
+                abandoned.push(*id);
             }
         }
-        abandoned
+        let number = abandoned.len() as u64;
+        out.extend(in_order(abandoned).map(Effect::Abandon));
+        number
     }
 
     /// Returns the number of attempts of which nothing was heard for too long.

@@ -16,6 +16,7 @@ use crate::{
     },
     runner::{HandlerError, RunnerError, streams::Progress},
 };
+use smallvec::SmallVec;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
@@ -137,7 +138,7 @@ pub(in crate::runner) struct Work {
 #[derive(Clone, Debug)]
 pub(in crate::runner) enum What {
     /// Neighbours of the lane, in order, with at least one record.
-    Records(Vec<Arc<Record>>),
+    Records(SmallVec<[Arc<Record>; 1]>),
     /// Versions of a parked stream.
     Range(Range),
     /// One event that has a letter, handled once more.

@@ -5,12 +5,18 @@
 use super::{record::Record, retry::Retry};
 use crate::{StreamId, ports::PartitionId};
 use foldhash::HashMap;
+use smallvec::SmallVec;
 use std::{
     collections::{BTreeSet, HashSet, VecDeque},
     sync::Arc,
     time::Duration,
 };
 use tokio::time::Instant;
+
+/// The most queues of lanes that are gone whose memory is kept for the next ones.
+const SPARE_QUEUES: usize = 512;
+/// The most records for which such a queue has room.
+const SPARE_CAPACITY: usize = 16;
 
 /// The key of a lane.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -51,7 +57,7 @@ enum State {
 #[derive(Debug)]
 pub(super) struct Started {
     pub(super) key: LaneKey,
-    pub(super) records: Vec<Arc<Record>>,
+    pub(super) records: SmallVec<[Arc<Record>; 1]>,
     /// The failures of the first record.
     pub(super) failed: u32,
     /// The first record is tried alone since a batch with it has failed.
@@ -61,6 +67,17 @@ pub(super) struct Started {
 }
 
 impl Lane {
+    const fn new(queue: VecDeque<Arc<Record>>) -> Self {
+        Self {
+            queue,
+            state: State::Ready,
+            retry: None,
+            is_of_call: false,
+            alone: 0,
+            tried: None,
+        }
+    }
+
     fn was_tried(&self) -> bool {
         let heads = self.tried.as_ref().zip(self.queue.front());
         heads.is_some_and(|(tried, head)| Arc::ptr_eq(tried, head))
@@ -84,6 +101,8 @@ pub(super) struct Lanes {
     ready: VecDeque<LaneKey>,
     waiting: BTreeSet<(Instant, LaneKey)>,
     held: BTreeSet<LaneKey>,
+    /// Empty queues of lanes that are gone.
+    spare: Vec<VecDeque<Arc<Record>>>,
 }
 
 impl Lanes {
@@ -93,14 +112,8 @@ impl Lanes {
             lane.queue.push_back(record);
             return;
         }
-        let lane = Lane {
-            queue: VecDeque::from([record]),
-            state: State::Ready,
-            retry: None,
-            is_of_call: false,
-            alone: 0,
-            tried: None,
-        };
+        let mut lane = Lane::new(self.spare.pop().unwrap_or_default());
+        lane.queue.push_back(record);
         self.lanes.insert(key.clone(), lane);
         self.ready.push_back(key.clone());
     }
@@ -156,7 +169,7 @@ impl Lanes {
                 // failures.
                 let is_alone = lane.retry.is_some() || lane.alone > 0;
                 let most = if is_alone { 1 } else { most.max(1) };
-                let records: Vec<_> = (lane.queue.iter().take(most))
+                let records: SmallVec<_> = (lane.queue.iter().take(most))
                     .take_while(|record| {
                         record.partition == head.partition
                             && record.event.header.stream == head.event.header.stream
@@ -189,7 +202,11 @@ impl Lanes {
         }
         lane.state = State::Ready;
         if lane.queue.is_empty() {
-            self.lanes.remove(key);
+            let lane = self.lanes.remove(key);
+            self.spare
+                .extend(lane.map(|lane| lane.queue).filter(|queue| {
+                    self.spare.len() < SPARE_QUEUES && queue.capacity() <= SPARE_CAPACITY
+                }));
         } else {
             self.ready.push_back(key.clone());
         }
@@ -232,14 +249,8 @@ impl Lanes {
     /// Keeps a lane for an attempt at events that are not in it. Returns false if the lane runs.
     /// Otherwise it runs until [`finished`](Self::finished).
     pub(super) fn reserve(&mut self, key: &LaneKey) -> bool {
-        let lane = self.lanes.entry(key.clone()).or_insert_with(|| Lane {
-            queue: VecDeque::new(),
-            state: State::Ready,
-            retry: None,
-            is_of_call: false,
-            alone: 0,
-            tried: None,
-        });
+        let lane = self.lanes.entry(key.clone());
+        let lane = lane.or_insert_with(|| Lane::new(VecDeque::new()));
         let is_free = !matches!(lane.state, State::Running(_));
         if is_free {
             lane.state = State::Running(0);

@@ -215,14 +215,20 @@ impl Machine {
     #[cfg(test)]
     pub(super) fn on(&mut self, input: Input, now: Instant) -> Vec<Effect> {
         self.take(input, now);
-        self.effects(now)
+        let mut effects = Vec::new();
+        self.effects(now, &mut effects);
+        effects
     }
 
-    /// Returns what is to be done now.
-    pub(super) fn effects(&mut self, now: Instant) -> Vec<Effect> {
-        if self.membership.state == Member::Over {
-            return std::mem::take(&mut self.out);
+    /// Fills an empty list with what is to be done now. Its memory is used again by later calls.
+    pub(super) fn effects(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        if self.membership.state != Member::Over {
+            self.decide(now);
         }
+        std::mem::swap(&mut self.out, effects);
+    }
+
+    fn decide(&mut self, now: Instant) {
         self.polling.check_lease(now);
         self.join(now);
         self.advance_rejoin(now);
@@ -246,7 +252,6 @@ impl Machine {
         self.advance_pauses(now);
         self.end_if_caught_up(now);
         self.advance_ending(now);
-        std::mem::take(&mut self.out)
     }
 
     /// Returns the time at which [`Input::Timer`] is due at the latest.

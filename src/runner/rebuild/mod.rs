@@ -11,7 +11,7 @@ pub(crate) use super::attempt::Only;
 use super::{
     DeliveryLevel, Entry, ErrorClass, HandlerError, HandlerResult, ModelId, PartialReplay,
     ProcessorPolicy, ReplayPart, Runner, RunnerBuilder, Start,
-    attempt::{self, Attempt, AttemptRules, KnownSkips, Shared, panic_message},
+    attempt::{self, Attempt, AttemptRules, Buffers, KnownSkips, Shared, panic_message},
     driver::within,
     group_name,
     machine::{Ended, Failure, FailureOf, Outcome, Work},
@@ -432,7 +432,9 @@ impl Rebuild {
         let progress = work.progress.clone();
         let work = Arc::new(work);
         let attempt = Attempt::new(self.shared.clone(), work, Signals::default());
-        let ended = AssertUnwindSafe(attempt.run()).catch_unwind().await;
+        let mut buffers = Buffers::default();
+        let attempt = AssertUnwindSafe(attempt.run(&mut buffers));
+        let ended = attempt.catch_unwind().await;
         ended.unwrap_or_else(|panic| {
             let error = HandlerError::permanent(panic_message("attempt", &*panic));
             let failure = Failure::new(Version::NONE, error, FailureOf::Store);
