@@ -25,6 +25,7 @@ use crate::{
 use foldstream::runner::DeliveryLevel;
 use meter::{Meter, Stopwatch};
 use ours::{Counts, Way};
+use raw::Waits;
 use std::{sync::Arc, time::Duration};
 use topic::{Broker, Contents, Topic};
 
@@ -46,8 +47,8 @@ pub(crate) struct Size {
 impl Default for Size {
     fn default() -> Self {
         Self {
-            rounds: 7,
-            events: 100_000,
+            rounds: 5,
+            events: 300_000,
             slow: 600,
             queued: 1_000_000,
         }
@@ -58,6 +59,7 @@ impl Default for Size {
 struct Work {
     name: &'static str,
     way: Way,
+    waits: Waits,
     is_slow: bool,
     goals: &'static [Goal],
 }
@@ -73,54 +75,72 @@ const fn throughput(goal: f64) -> Goal {
 }
 
 /// The processor time of the process, which a busy machine changes less than the throughput.
-const CPU: Goal = Goal {
-    measure: "cpu",
-    unit: "us/event",
-    bound: Bound::Noted,
-    goal: 0.0,
-    is_ratio: true,
-};
+const CPU: Goal = noted("cpu", "us/event");
+
+const fn noted(measure: &'static str, unit: &'static str) -> Goal {
+    Goal {
+        measure,
+        unit,
+        bound: Bound::Noted,
+        goal: 0.0,
+        is_ratio: true,
+    }
+}
 
 const WORKS: &[Work] = &[
     Work {
         name: "empty",
         way: Way::Projector(DeliveryLevel::AtLeastOnce),
+        waits: Waits::Default,
         is_slow: false,
         goals: &[throughput(0.8), CPU],
     },
     Work {
+        name: "empty-tuned",
+        way: Way::Projector(DeliveryLevel::AtLeastOnce),
+        waits: Waits::OfAdapter,
+        is_slow: false,
+        goals: &[noted("throughput", "events/s"), CPU],
+    },
+    Work {
         name: "empty-batches",
         way: Way::Batches,
+        waits: Waits::Default,
         is_slow: false,
         goals: &[throughput(0.9), CPU],
     },
     Work {
         name: "empty-breaker",
         way: Way::Listener,
+        waits: Waits::Default,
         is_slow: false,
         goals: &[throughput(0.6), CPU],
     },
     Work {
         name: "empty-store",
         way: Way::WithStore,
+        waits: Waits::Default,
         is_slow: false,
         goals: &[throughput(0.6), CPU],
     },
     Work {
         name: "empty-deduplicated",
         way: Way::Projector(DeliveryLevel::Deduplicated),
+        waits: Waits::Default,
         is_slow: false,
         goals: &[throughput(0.6), CPU],
     },
     Work {
         name: "empty-exactly-once",
         way: Way::Projector(DeliveryLevel::ExactlyOnceEffect),
+        waits: Waits::Default,
         is_slow: false,
         goals: &[throughput(0.6), CPU],
     },
     Work {
         name: "slow",
         way: Way::Projector(DeliveryLevel::AtLeastOnce),
+        waits: Waits::Default,
         is_slow: true,
         goals: &[throughput(10.0)],
     },
@@ -234,7 +254,7 @@ async fn turn(
         pause,
         is_slowed,
     };
-    let raw = raw::run(address, &theirs, &topic.name, events, pause);
+    let raw = raw::run(address, &theirs, &topic.name, work.waits, (events, pause));
     let own = ours::run(bus, &group, &topic.name, work.way, counts);
     if round % 2 == 0 {
         let raw = raw.await?;
@@ -253,14 +273,17 @@ fn of_work(work: &Work, samples: &Samples) -> Vec<Row> {
         let ours = samples.ours.iter().map(value).collect();
         let theirs = samples.theirs.iter().map(value).collect();
         let row = Row::new(work.name, *goal, ours, theirs);
-        match (goal.measure, raw::SETTINGS) {
-            ("throughput", [(a, b), (c, d)]) => row.with_note(format!(
-                "theirs: StreamConsumer with {a}={b}, {c}={d}, else librdkafka's defaults; asynchronous commit every {} records. ours: {:?}, else defaults",
-                raw::COMMIT_EVERY,
-                work.way,
-            )),
-            _ => row,
+        if goal.measure != "throughput" {
+            return row;
         }
+        let settings = work.waits.settings().into_iter();
+        let settings: Vec<_> = settings.map(|(of, value)| format!("{of}={value}")).collect();
+        row.with_note(format!(
+            "theirs: StreamConsumer with {}, else librdkafka's defaults; asynchronous commit every {} records. ours: {:?}, else defaults",
+            settings.join(", "),
+            raw::COMMIT_EVERY,
+            work.way,
+        ))
     });
     rows.collect()
 }

@@ -15,11 +15,31 @@ use rdkafka::{
 };
 use std::time::Duration;
 
-/// The settings of the consumer that are not librdkafka's defaults.
-pub(super) const SETTINGS: [(&str, &str); 2] = [
-    ("enable.auto.commit", "false"),
-    ("auto.offset.reset", "earliest"),
-];
+/// The waits of the fetches of a loop.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Waits {
+    /// Those of librdkafka: a loop as one writes it. It stands still for up to a second each time
+    /// that its queue was full.
+    Default,
+    /// Those of our adapter: what the runner itself costs.
+    OfAdapter,
+}
+
+impl Waits {
+    /// Returns the settings of the consumer that are not librdkafka's defaults.
+    pub(super) fn settings(self) -> Vec<(&'static str, &'static str)> {
+        let mut settings = vec![
+            ("enable.auto.commit", "false"),
+            ("auto.offset.reset", "earliest"),
+        ];
+        if let Self::OfAdapter = self {
+            settings.push(("fetch.queue.backoff.ms", "10"));
+            settings.push(("fetch.wait.max.ms", "50"));
+        }
+        settings
+    }
+}
+
 /// The number of records after which the loop commits, without waiting for the answer.
 pub(super) const COMMIT_EVERY: u64 = 1_000;
 
@@ -28,14 +48,14 @@ pub(super) async fn run(
     brokers: &str,
     group: &str,
     topic: &str,
-    events: u64,
-    pause: Option<Duration>,
+    waits: Waits,
+    (events, pause): (u64, Option<Duration>),
 ) -> Result<Stopwatch, BenchError> {
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", brokers)
         .set("group.id", group);
-    for (property, value) in SETTINGS {
+    for (property, value) in waits.settings() {
         config.set(property, value);
     }
     let consumer: StreamConsumer = config.create().map_err(BenchError::other)?;
