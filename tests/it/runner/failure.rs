@@ -201,6 +201,48 @@ async fn a_handler_that_takes_too_long_is_a_transient_failure() {
     assert!(source.contains("attempt timeout of 3s"), "{source}");
 }
 
+/// Keeps the context of each call, and never answers the first call for one version.
+struct Keeping {
+    unanswered: u64,
+    contexts: Mutex<Vec<EventContext>>,
+}
+impl Listener for Keeping {
+    const NAME: &'static str = "seen";
+    type Events = crate::support::AccountEvent;
+    async fn handle(&self, _: &Self::Events, ctx: &EventContext) -> HandlerResult {
+        self.contexts.lock().unwrap().push(ctx.clone());
+        if (ctx.version().get(), ctx.attempt()) == (self.unanswered, 1) {
+            std::future::pending::<()>().await;
+        }
+        Ok(())
+    }
+}
+
+/// The calls of one attempt tell their handlers apart: what a handler has started elsewhere goes on
+/// if its own call was answered.
+#[tokio::test(start_paused = true)]
+async fn only_the_call_that_was_not_answered_is_cancelled() {
+    for unanswered in 1..=3 {
+        let world = World::new(1);
+        for _ in 0..3 {
+            world.deposit("a").await;
+        }
+        let keeping = Arc::new(Keeping {
+            unanswered,
+            contexts: Mutex::default(),
+        });
+        let policy =
+            quick_retry(1, Duration::from_secs(2)).with_attempt_timeout(Duration::from_secs(3));
+        let report = world.catch_up(keeping.clone(), policy).await;
+        report.into_result().unwrap();
+        let contexts = keeping.contexts.lock().unwrap();
+        let cancelled: Vec<_> = (contexts.iter().filter(|ctx| ctx.is_cancelled()))
+            .map(|ctx| (ctx.version().get(), ctx.attempt()))
+            .collect();
+        assert_eq!((contexts.len(), cancelled), (4, vec![(unanswered, 1)]));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_shutdown_finishes_and_commits_what_is_in_hand() {
     #[derive(Default)]
