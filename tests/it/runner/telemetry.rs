@@ -7,7 +7,7 @@ use crate::{
 use foldstream::{
     Repository, TraceContext,
     operate::{JobRunner, Operator, Reason, Redrive},
-    publisher::Publisher,
+    publisher::{Publisher, metrics as publishing},
     runner::{
         EventContext, HandlerError, HandlerResult, Listener, ModelId, ProcessorPolicy,
         ProcessorState, Projector, Start, metrics as names,
@@ -383,6 +383,11 @@ fn the_alerts_of_prometheus_watch_metrics_labels_and_states_that_exist() {
         names::PARKED,
         names::DEAD_LETTERS,
         names::DEAD_LETTER_RECORDS,
+        publishing::PUBLISHER,
+        publishing::TOPIC,
+        publishing::LAG_TIME,
+        publishing::FAILURES,
+        publishing::DIRTY,
     ];
     let known: BTreeSet<_> = known.iter().map(|name| name.replace('.', "_")).collect();
     let expressions: Vec<_> = alerts
