@@ -9,7 +9,7 @@ use foldstream::{
     runner::{EventContext, HandlerResult, ModelId, Projector, Runner},
 };
 use foldstream_testkit::{InMemoryControlStore, InMemoryEventStore, InMemoryMessageBus};
-use std::{collections::BTreeMap, convert::Infallible};
+use std::{collections::BTreeMap, convert::Infallible, time::Duration};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +40,9 @@ impl Decide<Deposit> for Account {
 }
 
 /// The read model: the balance of each account.
+///
+/// It has one place for its rows, whatever the generation. `Replay::in_place` builds such a model
+/// again: a replay beside the live model would write into the rows that serve.
 #[derive(Clone, Default)]
 struct Balances(watch::Sender<BTreeMap<String, u64>>);
 
@@ -70,12 +73,13 @@ async fn main() -> Result<(), BoxError> {
     bus.create_topic("bank", 3);
 
     let accounts = Repository::<Account>::new(events.clone()).with_cache(1_000);
-    let publisher = Publisher::new(events, bus.clone(), control.clone())
+    let publisher = Publisher::new(events.clone(), bus.clone(), control.clone())
         .with_route(TopicRoute::One("bank".into()))
         .with_source("urn:bank".parse()?);
     let balances = Balances::default();
     let runner = Runner::builder(bus, control, "bank-service")
         .with_topics(["bank"])
+        .with_event_store(events)
         .projector(balances.clone())
         .build()?;
 
@@ -99,10 +103,12 @@ async fn main() -> Result<(), BoxError> {
     let total = seen.wait_for(|balances| balances.get("ann") == Some(&123));
     println!("read model: {:?}", *total.await?);
 
-    // The answers to the probes of an orchestrator.
-    let health = processors.health();
-    let (ready, live) = (health.readiness().is_ok(), health.liveness().is_ok());
-    println!("ready: {ready}, live: {live}");
+    // The probes of an orchestrator, which asks until the service is ready.
+    let mut probes = tokio::time::interval(Duration::from_millis(10));
+    while processors.health().readiness().is_err() {
+        probes.tick().await;
+    }
+    println!("ready, live: {}", processors.health().liveness().is_ok());
 
     // On SIGTERM, in production: what is in hand is finished and committed.
     shutdown.cancel();
