@@ -6,10 +6,10 @@ use crate::{
 use bytes::BytesMut;
 use std::sync::Arc;
 
-/// The bytes for which room is made for each header's value.
-const BYTES_OF_A_VALUE: usize = 24;
-/// The most headers for which room is made before they are seen.
-const MOST_EXPECTED_HEADERS: usize = 32;
+/// The most bytes for which room is made before the values of headers are seen.
+const MOST_EXPECTED: usize = 4_096;
+/// The bytes by which these values may be larger than those of the message before.
+const SLACK: usize = 32;
 
 /// Copies the messages that one consumer receives out of the memory of its client.
 ///
@@ -29,6 +29,8 @@ const MOST_EXPECTED_HEADERS: usize = 32;
 #[derive(Clone, Debug)]
 pub struct MessageCopier {
     names: NamesSeen,
+    /// The bytes of the header values of the last message. The next one seldom has many more.
+    values: usize,
 }
 
 impl Default for MessageCopier {
@@ -43,6 +45,7 @@ impl MessageCopier {
     pub fn new() -> Self {
         Self {
             names: NamesSeen::new(crate::wire::NAMES),
+            values: 0,
         }
     }
 
@@ -62,14 +65,12 @@ impl MessageCopier {
         value: Option<&[u8]>,
         headers: impl IntoIterator<Item = (&'m str, Option<&'m [u8]>)>,
     ) -> Message {
-        let headers = headers.into_iter();
         let size = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
-        let (_, count) = headers.size_hint();
-        let count = count.unwrap_or_default().min(MOST_EXPECTED_HEADERS);
-        let room = size(key) + size(value) + count * BYTES_OF_A_VALUE;
-        let mut buffer = BytesMut::with_capacity(room);
+        let expected = self.values.min(MOST_EXPECTED) + SLACK;
+        let mut buffer = BytesMut::with_capacity(expected + size(key) + size(value));
         let headers = self.names.copy(headers, &mut buffer);
         let values = buffer.len();
+        self.values = values;
         for part in [key, value].into_iter().flatten() {
             buffer.extend_from_slice(part);
         }

@@ -183,8 +183,12 @@ impl Shared {
             }
             if let Some(job) = job {
                 let id = job.id;
-                let ended = Box::new(job.run(&self, &mut buffers).await);
-                self.ended(id, ended).await;
+                let ended = AssertUnwindSafe(job.run(&self, &mut buffers)).catch_unwind();
+                let ended = ended.await.unwrap_or_else(|_| {
+                    // A destructor of a handler that was cancelled. The panic hook has told it.
+                    Ended::with_nothing_done(Outcome::Cancelled)
+                });
+                self.ended(id, Box::new(ended)).await;
             } else {
                 let Ok(woken) = self.woken.acquire().await else {
                     return;

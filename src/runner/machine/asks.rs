@@ -291,6 +291,8 @@ impl Machine {
         match ended.result {
             // The service is away: the request waits.
             Outcome::Failed(_) if is_kept => self.handle_later(&reply, ask, None),
+            // Perhaps it has not even begun.
+            Outcome::Cancelled => self.handle_later(&reply, ask, None),
             Outcome::Failed(failure) => self.asked_in_vain(&reply, ask, &failure, now),
             Outcome::Done => {
                 let AskStep::Handling(_, again) = &ask.step else {
@@ -306,13 +308,6 @@ impl Machine {
                 // The letter goes once the effect is durable.
                 ask.step = AskStep::Flush(self.checkpoint.flushes_begun(), stream);
                 self.go_on(&reply, Kind::Ask(ask), None);
-            }
-            // Nothing is known of the event: the request stays, for the next owner or for the next
-            // time that the rows are read.
-            Outcome::Cancelled => {
-                if let Some(owned) = self.partitions.get(&reply.partition, reply.epoch) {
-                    owned.parking.is_outdated = true;
-                }
             }
         }
     }

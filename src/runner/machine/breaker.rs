@@ -118,7 +118,12 @@ impl Machine {
             return Ok(None);
         };
         match breaker.breaker().permit(now) {
-            Ok(permit) => Ok(Some(permit)),
+            Ok(permit) => {
+                // Another processor may have closed the circuit, and it may open again before this
+                // one has noticed.
+                self.guard.has_called_back &= permit.is_probe();
+                Ok(Some(permit))
+            }
             Err(open) => {
                 self.guard.ready_at = open.retry_after.map(|pause| super::later(now, pause));
                 Err(())

@@ -137,7 +137,12 @@ impl Machine {
         match result {
             Ok(polled) => {
                 self.polling.unknown = None;
-                self.polling.is_paused = polled.pause.is_some_and(|pause| pause.is_paused);
+                let is_paused = polled.pause.is_some_and(|pause| pause.is_paused);
+                if is_paused && !self.polling.is_paused {
+                    // What has begun ends after its call, and the others do not call at all.
+                    self.attempts.finish(None, &mut self.out);
+                }
+                self.polling.is_paused = is_paused;
                 // Each partition has the token that was read before its rows: a partition whose
                 // rows were read before the last change, or while it happened, is read again.
                 self.reload(|parking| parking.is_outdated || parking.token != polled.token);

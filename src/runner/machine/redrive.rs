@@ -346,8 +346,9 @@ impl Machine {
             let letters = owned.parking.letters_of_handled(stream, first, value.from);
             redrive.done_letters = letters;
             let durable = Version::new(value.from.get().saturating_sub(1));
-            // The first `from` of a stream that follows others of its lane is no position.
-            let is_position = !is_claim || !value.is_follower;
+            // The first `from` of a stream that follows others of its lane is no position, and
+            // stays none until it has moved.
+            let is_position = !value.is_follower;
             // Newer events were handled before those that came late.
             let is_newest = matches!(progress, Progress::At(at) if at.version < durable);
             let is_position = is_position && (is_newest || !value.is_late);
@@ -541,7 +542,14 @@ impl Machine {
                 tracing::error!(processor = %self.rules.name, stream = %range.stream, next = %redrive.next, to = %range.to, "the history of a parked stream ends before the last version that was deferred: its redrive ends here");
                 redrive.next = range.to.next();
             }
-            Outcome::Done | Outcome::Cancelled => redrive.retry = None,
+            // Perhaps it has not even begun. What it did is repeated, as after a crash.
+            Outcome::Cancelled => {
+                redrive.step = Step::Ready(None);
+                return;
+            }
+            Outcome::Done => {
+                redrive.retry = redrive.retry.take().filter(|_| redrive.next == before)
+            }
         }
         redrive.step = Step::Flush(flushes);
     }

@@ -2,6 +2,8 @@
 use super::harness::*;
 use foldstream::{
     breaker::{BreakerPolicy, CircuitBreaker, CircuitState},
+    operate::{Operator, Reason},
+    ports::ControlStore,
     runner::{
         EventContext, HandlerError, HandlerResult, Listener, ModelId, ProcessorPolicy, Projector,
     },
@@ -117,6 +119,28 @@ async fn attempts_that_have_not_begun_when_the_processor_stops_do_not_call_the_h
     slows.gate.add_permits(100);
     assert!(handle.wait().await.into_result().is_ok());
     assert_eq!((slows.begun(), world.committed(SEEN).await), (42, 42));
+}
+
+#[tokio::test(start_paused = true)]
+async fn attempts_that_have_not_begun_when_the_processor_is_paused_do_not_call_the_handler() {
+    let world = with_streams(100).await;
+    let slows = Slows::after(40);
+    let policy = from_beginning().with_concurrency(2);
+    let runner = world.builder().listener_with(slows.clone(), policy);
+    let handle = runner.build().unwrap().start();
+    settled().await;
+    let operator = Operator::new(world.control.clone() as Arc<dyn ControlStore>);
+    let reason = Reason::new("ann", "the service is slow").unwrap();
+    operator.pause("seen", &reason).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    slows.gate.add_permits(100);
+    settled().await;
+    assert_eq!(slows.begun(), 42);
+    operator.resume("seen", &reason).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(30)).await;
+    assert_eq!((slows.begun(), world.committed(SEEN).await), (100, 100));
+    handle.stop();
+    assert!(handle.wait().await.into_result().is_ok());
 }
 
 #[tokio::test(start_paused = true)]

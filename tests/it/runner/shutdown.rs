@@ -247,3 +247,35 @@ async fn a_stop_whose_checkpoints_all_fail_ends_in_time() {
     assert!((2..50).contains(&tries), "{tries} commits");
     assert_eq!(world.committed(SEEN).await, 0);
 }
+
+/// Panics when it is dropped.
+struct PanicsWhenDropped;
+impl Drop for PanicsWhenDropped {
+    fn drop(&mut self) {
+        panic!("dropped");
+    }
+}
+
+struct Fragile(Arc<tokio::sync::Notify>);
+impl Listener for Fragile {
+    const NAME: &'static str = "seen";
+    type Events = crate::support::AccountEvent;
+    async fn handle(&self, _: &Self::Events, _: &EventContext) -> HandlerResult {
+        let _fragile = PanicsWhenDropped;
+        self.0.notify_one();
+        std::future::pending().await
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_whose_destructor_panics_when_it_is_cancelled_has_ended() {
+    let world = World::new(1);
+    world.deposit("a").await;
+    let called = Arc::new(tokio::sync::Notify::new());
+    let policy = from_beginning().with_drain(Duration::from_secs(2));
+    let runner = world.builder();
+    let runner = runner.listener_with(Fragile(called.clone()), policy);
+    let report = runner.build().unwrap().run(called.notified()).await;
+    let report = report.into_result().unwrap();
+    assert_eq!((report[0].handled, report[0].abandoned), (0, 0));
+}
