@@ -547,9 +547,8 @@ impl Machine {
                 redrive.step = Step::Ready(None);
                 return;
             }
-            Outcome::Done => {
-                redrive.retry = redrive.retry.take().filter(|_| redrive.next == before)
-            }
+            Outcome::Done if redrive.next > before => redrive.retry = None,
+            Outcome::Done => {}
         }
         redrive.step = Step::Flush(flushes);
     }
