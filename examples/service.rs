@@ -105,7 +105,7 @@ async fn main() -> Result<(), BoxError> {
 
     // The probes of an orchestrator, which asks until the service is ready.
     let mut probes = tokio::time::interval(Duration::from_millis(10));
-    while processors.health().readiness().is_err() {
+    while !processors.health().readiness().is_ok() {
         probes.tick().await;
     }
     println!("ready, live: {}", processors.health().liveness().is_ok());
