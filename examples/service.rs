@@ -1,8 +1,8 @@
 //! A whole service in one process: commands, publisher, runner, read model, and a shutdown that
 //! loses nothing.
 //!
-//! Run it with `cargo run --example service`. In production, the four in-memory adapters become
-//! those of `foldstream-dynamodb` and `foldstream-kafka`; nothing else changes.
+//! Run it with `cargo run --example service`. In production, the in-memory adapters become those of
+//! `foldstream-dynamodb` and `foldstream-kafka`.
 use foldstream::{
     Aggregate, BoxError, Context, Decide, Decision, DomainEvent, Repository, id,
     publisher::{PollConfig, Publisher, TopicRoute},
