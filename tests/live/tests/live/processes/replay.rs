@@ -26,6 +26,9 @@ use tokio_util::sync::CancellationToken;
 const PROCESSORS: [&str; 2] = ["balances", "exact"];
 const PARTITIONS: u32 = 6;
 const EVENTS_PER_COMMIT: u64 = 10;
+/// The pause between two commands during the replay. Two generations of each model must handle the
+/// events faster than they come, or the new ones never catch up.
+const PAUSE: Duration = Duration::from_millis(100);
 /// The partition to which nothing is appended during the replay, and whose end is a marker.
 const QUIET: u32 = 0;
 
@@ -71,7 +74,7 @@ fn start_load(fleet: &Fleet, accounts: u64, stop: CancellationToken) -> JoinHand
             }
             repository.execute(&account(n), events(7)).await.unwrap();
             commits += 1;
-            tokio::time::sleep(Duration::from_millis(25)).await;
+            tokio::time::sleep(PAUSE).await;
         }
         commits
     })
